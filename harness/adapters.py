@@ -1,0 +1,216 @@
+"""How a model is called: which fields its ``forward`` takes, where its logits are, and what its loss is."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from harness.batches import IGNORED, Batch
+from harness.errors import ConfigError, ForwardError, OutputError, did_you_mean
+from harness.tasks import TaskSpec, TaskType
+
+
+@dataclass(frozen=True)
+class CallPlan:
+    """How a batch's fields become the arguments of ``forward``.
+
+    Attributes:
+        named: Fields passed by their own name.
+        positional: Fields passed by position, before the named ones.
+        whole: The batch itself is the only argument.
+    """
+
+    named: tuple[str, ...] = ()
+    positional: tuple[str, ...] = ()
+    whole: bool = False
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Every field that reaches the model."""
+        return self.positional + self.named
+
+    def call(self, model: nn.Module, batch: Batch) -> Any:
+        """Calls the model; returns whatever it returns."""
+        if self.whole:
+            return model(batch)
+        return model(*(batch[name] for name in self.positional), **{name: batch[name] for name in self.named})
+
+
+def plan_call(model: nn.Module, inputs: tuple[str, ...]) -> CallPlan:
+    """Reads the signature of ``forward`` and decides how the fields are passed.
+
+    Fields go by name where ``forward`` has a parameter of that name. Required parameters of other names take the fields that
+    are left, in the task's order. Optional parameters of other names keep their defaults.
+
+    Args:
+        model: The model.
+        inputs: The task's fields, in the order in which they are matched by position.
+
+    Raises:
+        ForwardError: ``forward`` requires more arguments than the task has fields, or takes none of them.
+    """
+    signature = inspect.signature(model.forward)
+    parameters = list(signature.parameters.values())
+    variadic = {p.kind for p in parameters} & {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
+    parameters = [p for p in parameters if p.kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)]
+    named = {p.name for p in parameters if p.name in inputs}
+    left = [name for name in inputs if name not in named]
+    required = [p for p in parameters if p.default is p.empty and p.name not in named]
+    if [p.name for p in required] == ["batch"] and not named:
+        return CallPlan(whole=True)
+    if len(required) > len(left) or any(p.kind is p.KEYWORD_ONLY for p in required):
+        surplus = required[len(left) :] or required
+        raise ForwardError(
+            f"{type(model).__name__}.forward{signature} requires {_names(p.name for p in surplus)}, which the task does not provide; "
+            f"the fields are {_names(inputs)}. Give it a default, or set `adapter` to a class that fills it"
+        )
+    if not parameters and variadic:
+        if inspect.Parameter.VAR_POSITIONAL in variadic:
+            return CallPlan(positional=inputs[:1])
+        return CallPlan(named=inputs)
+    positional: list[str] = []
+    for parameter in parameters:
+        if parameter in required:
+            positional.append(left.pop(0))
+        elif parameter.name in named and parameter.kind is not parameter.KEYWORD_ONLY and len(required) > len(positional):
+            positional.append(parameter.name)
+    fields = CallPlan(named=tuple(name for name in inputs if name in named and name not in positional), positional=tuple(positional))
+    if not fields.fields:
+        raise ForwardError(
+            f"{type(model).__name__}.forward{signature} takes none of the task's fields {_names(inputs)}; "
+            "name a parameter after one of them, or make it required"
+        )
+    return fields
+
+
+class Adapter:
+    """Calls a model for a task and finds its logits; the loss is what each task's subclass adds.
+
+    A class of your own (config key ``adapter``, as ``file.py:Class``) may override any of the three public methods.
+    """
+
+    def __init__(self, task: TaskSpec) -> None:
+        self.task = task
+        self._plans: WeakKeyDictionary[nn.Module, CallPlan] = WeakKeyDictionary()
+
+    def plan(self, model: nn.Module) -> CallPlan:
+        """How this model is called."""
+        if model not in self._plans:
+            self._plans[model] = plan_call(model, self.task.facts.inputs)
+        return self._plans[model]
+
+    def logits(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Calls the model and returns its logits.
+
+        Raises:
+            OutputError: The output holds no logits.
+        """
+        return find_logits(self.plan(model).call(model, batch))
+
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """The task's mean loss (a scalar, in nats for classes) against ``batch["labels"]``."""
+        return F.cross_entropy(logits.flatten(0, -2), batch["labels"].flatten(), ignore_index=IGNORED)
+
+    def takes(self, model: nn.Module, field: str) -> bool:
+        """Whether a field reaches the model."""
+        plan = self.plan(model)
+        return plan.whole or field in plan.fields
+
+
+class CausalLMAdapter(Adapter):
+    """Position t predicts token t + 1."""
+
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Mean cross-entropy of the next token, in nats."""
+        return F.cross_entropy(logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=IGNORED)
+
+
+class RegressionAdapter(Adapter):
+    """One number a row; ``[B, 1]`` counts as ``[B]``."""
+
+    def logits(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The predictions, ``[B]``."""
+        output = super().logits(model, batch)
+        return output.squeeze(-1) if output.ndim == 2 and output.shape[-1] == 1 else output
+
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Mean squared error."""
+        return F.mse_loss(logits, batch["labels"].to(logits.dtype))
+
+
+ADAPTERS: dict[str, type[Adapter]] = {
+    task.value: {TaskType.CAUSAL_LM: CausalLMAdapter, TaskType.TABULAR_REGRESSION: RegressionAdapter}.get(task, Adapter)
+    for task in TaskType
+}
+"""Built-in adapters by name: one for every task type."""
+
+
+def make_adapter(task: TaskSpec, name: str | None = None, folder: Path = Path()) -> Adapter:
+    """The adapter of a task, a built-in one by name, or a user's ``file.py:Class``.
+
+    Raises:
+        ConfigError: There is no such adapter.
+    """
+    if name is None:
+        return ADAPTERS[task.task_type.value](task)
+    if name in ADAPTERS:
+        return ADAPTERS[name](task)
+    file, separator, attribute = name.rpartition(":")
+    if not separator or not file.endswith(".py"):
+        raise ConfigError(
+            f"`adapter`: no adapter {name!r}.{did_you_mean(name, ADAPTERS)} Built in: {', '.join(ADAPTERS)}; or file.py:Class"
+        )
+    path = (folder / file).resolve()
+    if not path.is_file():
+        raise ConfigError(f"`adapter`: no such file {path}")
+    spec = importlib.util.spec_from_file_location(f"modeltiers_adapter_{path.stem}", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ConfigError(f"`adapter`: importing {path} raised {type(error).__name__}: {error}") from error
+    cls = getattr(module, attribute, None)
+    if not (isinstance(cls, type) and hasattr(cls, "logits") and hasattr(cls, "loss")):
+        raise ConfigError(f"`adapter`: {path} has no class {attribute!r} with `logits` and `loss`; subclass harness.adapters.Adapter")
+    return cls(task)
+
+
+def find_logits(output: Any) -> Tensor:
+    """The logits in whatever a forward returned: a tensor, a tuple's first item, or ``logits`` of a mapping or an object.
+
+    Raises:
+        OutputError: There are none.
+    """
+    found = output
+    if isinstance(output, Mapping):
+        found = output.get("logits")
+    elif hasattr(output, "logits"):
+        found = output.logits
+    elif isinstance(output, (tuple, list)) and output:
+        found = output[0]
+    if isinstance(found, Tensor):
+        return found
+    has = f"keys {_names(output)}" if isinstance(output, Mapping) else f"type {type(output).__name__}"
+    raise OutputError(
+        f"forward's output holds no logits: it has {has}. Return a tensor, a tuple whose first item is the logits, "
+        "or a mapping or object with `logits`"
+    )
+
+
+def same_shape(logits: Tensor, expected: tuple[int, ...]) -> bool:
+    """Whether logits have a shape, and are floating point."""
+    return tuple(logits.shape) == expected and torch.is_floating_point(logits)
+
+
+def _names(names: Any) -> str:
+    return ", ".join(f"`{name}`" for name in names)

@@ -1,0 +1,148 @@
+"""Inputs for a model, made from its TaskSpec.
+
+A batch is a dict of tensors: the fields of the task (``input_ids`` int64 ``[B, S]``, ``attention_mask`` int64 ``[B, S]`` with 1 at
+real tokens, ``decoder_input_ids`` int64 ``[B, T]``, ``pixel_values`` float32 ``[B, C, H, W]``, ``features`` float32 ``[B, F]``) and
+``labels``. Positions a loss must ignore carry the label -100.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from harness.tasks import TaskSpec, TaskType
+
+Batch = dict[str, Tensor]
+
+IGNORED = -100
+"""Label of a position that the loss leaves out."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The free sizes of a batch.
+
+    Attributes:
+        batch: Rows.
+        seq: Tokens of the (source) sequence; ignored by tasks without one.
+        target_seq: Tokens of the target sequence, for seq2seq.
+        image: ``(H, W)`` in pixels, where it differs from the declared size.
+    """
+
+    batch: int
+    seq: int = 1
+    target_seq: int = 1
+    image: tuple[int, int] | None = None
+
+    def describe(self, task: TaskSpec) -> str:
+        """The sizes that matter to a task, such as ``batch=2, seq=5``."""
+        parts = [f"batch={self.batch}"]
+        if task.is_text:
+            parts.append(f"seq={self.seq}")
+        if task.is_seq2seq:
+            parts.append(f"target_seq={self.target_seq}")
+        if self.image:
+            parts.append(f"image={self.image[0]}x{self.image[1]}")
+        return ", ".join(parts)
+
+    def logits_shape(self, task: TaskSpec) -> tuple[int, ...]:
+        """The shape the logits must have."""
+        return task.logits_shape(self.batch, self.seq, self.target_seq)
+
+
+def typical_sizes(task: TaskSpec) -> Sizes:
+    """Sizes that no axis shares with another, so that an axis can be told by its length; as long as the task allows."""
+    longest = task.max_seq_len or 1
+    return Sizes(batch=3, seq=min(11, longest), target_seq=min(7, longest))
+
+
+def make_batch(task: TaskSpec, sizes: Sizes, seed: int = 0) -> Batch:
+    """A random batch with every field of the task and its labels; all tokens real.
+
+    Args:
+        task: What the fields hold.
+        sizes: How large they are.
+        seed: The same seed gives the same batch.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    if task.is_text:
+        batch = _text_batch(task, sizes, rng)
+    elif task.task_type is TaskType.IMAGE_CLASSIFICATION:
+        assert task.image_size is not None
+        channels, *declared = task.image_size
+        batch = {"pixel_values": torch.randn(sizes.batch, channels, *(sizes.image or declared), generator=rng)}
+    else:
+        assert task.num_features is not None
+        batch = {"features": torch.randn(sizes.batch, task.num_features, generator=rng)}
+    batch["labels"] = make_labels(task, batch, sizes, rng)
+    return batch
+
+
+def real_tokens(task: TaskSpec, shape: Iterable[int], rng: torch.Generator) -> Tensor:
+    """Random token ids (int64) other than the padding token, as a tokenizer would give them."""
+    assert task.vocab_size is not None
+    if task.pad_token_id is None or task.vocab_size == 1:
+        return torch.randint(task.vocab_size, tuple(shape), generator=rng)
+    ids = torch.randint(task.vocab_size - 1, tuple(shape), generator=rng)
+    return ids + (ids >= task.pad_token_id).long()
+
+
+def make_labels(task: TaskSpec, batch: Batch, sizes: Sizes, rng: torch.Generator) -> Tensor:
+    """Labels that say nothing about the inputs, drawn evenly; a causal LM's are its input ids."""
+    if task.task_type is TaskType.CAUSAL_LM:
+        return batch["input_ids"].clone()
+    if task.is_regression:
+        return torch.randn(sizes.batch, generator=rng)
+    classes = task.output_size
+    assert classes is not None
+    return torch.randint(classes, sizes.logits_shape(task)[:-1], generator=rng)
+
+
+def pad_right(task: TaskSpec, batch: Batch, lengths: Iterable[int], total: int) -> Batch:
+    """The batch with each row cut to a length and padded on the right to ``total`` tokens.
+
+    Padded positions hold ``pad_token_id`` (a repeated last token where the task has none), mask 0 and label -100.
+    """
+    ids = batch["input_ids"]
+    lengths = torch.as_tensor(list(lengths))
+    real = torch.arange(total) < lengths[:, None]
+    grown = ids[:, -1:].expand(-1, total).clone()
+    grown[:, : min(total, ids.shape[1])] = ids[:, :total]
+    filler = task.pad_token_id
+    if filler is not None:
+        grown = torch.where(real, grown, filler)
+    padded = {**batch, "input_ids": grown, "attention_mask": real.long()}
+    labels = batch.get("labels")
+    if labels is not None and labels.shape == ids.shape:
+        fresh = torch.full((len(ids), total), IGNORED)
+        kept = min(total, ids.shape[1])
+        fresh[:, :kept] = torch.where(real[:, :kept], labels[:, :kept], IGNORED)
+        padded["labels"] = fresh
+    return padded
+
+
+def rows(batch: Batch, index: slice | list[int]) -> Batch:
+    """The batch with only some of its rows."""
+    return {name: tensor[index] for name, tensor in batch.items()}
+
+
+def to_device(batch: Batch, device: torch.device | str, dtype: torch.dtype | None = None) -> Batch:
+    """The batch on a device, its floating fields in a dtype."""
+    return {
+        name: tensor.to(device=device, dtype=dtype if dtype and tensor.is_floating_point() else tensor.dtype)
+        for name, tensor in batch.items()
+    }
+
+
+
+def _text_batch(task: TaskSpec, sizes: Sizes, rng: torch.Generator) -> Batch:
+    batch = {
+        "input_ids": real_tokens(task, (sizes.batch, sizes.seq), rng),
+        "attention_mask": torch.ones(sizes.batch, sizes.seq, dtype=torch.long),
+    }
+    if task.is_seq2seq:
+        batch["decoder_input_ids"] = real_tokens(task, (sizes.batch, sizes.target_seq), rng)
+    return batch

@@ -1,0 +1,130 @@
+"""Every property the suite can judge, as data.
+
+The config validates names against this table, the plugin generates tests from it, and the reports take their words from it.
+Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.tasks import TaskSpec, TaskType
+
+_TEXT = (
+    TaskType.CAUSAL_LM,
+    TaskType.MASKED_LM,
+    TaskType.SEQUENCE_CLASSIFICATION,
+    TaskType.TOKEN_CLASSIFICATION,
+    TaskType.SEQ2SEQ_LM,
+)
+
+
+@dataclass(frozen=True)
+class Property:
+    """One thing that must hold of a model.
+
+    Attributes:
+        name: Key in the config's ``properties`` and ``tolerances``; the test is ``test_<name>``.
+        tier: 1 to 5.
+        statement: What must hold, as a sentence about a sound model.
+        tolerance: What a number under this name in ``tolerances`` means, with its unit; ``None`` where the property is exact.
+        tasks: Task types it applies to; empty for all of them.
+        cases: Parameters that are judged one by one; empty for a property with a single test.
+    """
+
+    name: str
+    tier: int
+    statement: str
+    tolerance: str | None = None
+    tasks: tuple[TaskType, ...] = ()
+    cases: tuple[str, ...] = ()
+
+    def applies_to(self, task: TaskSpec) -> bool:
+        """Whether the property is generated for a task: it fits the task type and the user left it on."""
+        fits = not self.tasks or task.task_type in self.tasks
+        return fits and task.properties.get(self.name, True)
+
+    def cases_for(self, task: TaskSpec) -> tuple[str, ...]:
+        """The cases that make sense for a task, in a fixed order."""
+        return tuple(case for case in self.cases if task.task_type in _CASE_TASKS.get((self.name, case), (task.task_type,)))
+
+
+_DIFFERENCE = "largest absolute difference of the logits that still counts as equal"
+
+CATALOGUE: dict[str, Property] = {
+    entry.name: entry
+    for entry in (
+        Property("shape_contract", 1, "Logits have the promised shape at every batch size, length and image size"),
+        Property(
+            "finite_output",
+            1,
+            "Logits are finite, at typical and at extreme inputs",
+            cases=("typical", "extremes", "fully_padded_row"),
+        ),
+        Property(
+            "batch_independence",
+            1,
+            "A row's logits and gradients do not depend on the other rows of its batch",
+            _DIFFERENCE,
+            cases=("forward", "gradient"),
+        ),
+        Property(
+            "causal", 1, "A position's logits never depend on later tokens", _DIFFERENCE, (TaskType.CAUSAL_LM, TaskType.SEQ2SEQ_LM)
+        ),
+        Property("padding_ignored", 1, "Right padding changes nothing at the real positions", _DIFFERENCE, _TEXT),
+        Property("eval_deterministic", 1, "In eval mode the same input gives the same logits", _DIFFERENCE),
+        Property("mode_round_trip", 1, "train() and eval() reach every module, and going there and back changes nothing", _DIFFERENCE),
+        Property("stateless", 1, "A call leaves nothing behind that changes the next one", _DIFFERENCE),
+        Property("rng_untouched", 1, "forward neither seeds nor, in eval mode, consumes the global random state"),
+        Property("inputs_unchanged", 1, "forward does not write into the tensors it is given"),
+        Property("memory_layout", 1, "The same values in another memory layout give the same logits", _DIFFERENCE),
+        Property(
+            "gradient_flow",
+            1,
+            "Every trainable parameter receives a gradient, and every gradient is finite",
+            cases=("reaches_every_parameter", "finite"),
+        ),
+        Property(
+            "input_dependence",
+            1,
+            "The output depends on every input it should",
+            cases=("tokens", "context", "order", "source", "channels", "regions", "features"),
+        ),
+        Property("registration", 1, "Every parameter, module and tensor the model uses is registered with it"),
+        Property(
+            "initialisation",
+            1,
+            "Fresh weights break symmetry, keep a sane scale, and start at the loss of a uniform guess",
+            "nats above log C that the first loss may be (case `loss`)",
+            cases=("loss", "symmetry", "scale"),
+        ),
+        Property("dtype_move", 1, "The model runs after a move to another floating dtype", cases=("float64", "bfloat16")),
+        Property("device_move", 1, "The model runs after a move to another device"),
+        Property(
+            "serialisation",
+            1,
+            "Saved, pickled and copied models give the same logits, and tied weights stay tied",
+            _DIFFERENCE,
+            cases=("state_dict", "pickle", "deepcopy", "tied_weights"),
+        ),
+        Property("full_vocabulary", 1, "Every token id of the vocabulary can be read and predicted", tasks=_TEXT),
+        Property("full_length", 1, "The model works at the whole declared length", tasks=_TEXT),
+        Property("memory_footprint", 1, "Memory is bounded and does not grow from call to call", "MiB that one call may hold at its peak"),
+        Property("inference_speed", 1, "Work does not grow from call to call", "milliseconds that the median call may take"),
+    )
+}
+
+_CASE_TASKS: dict[tuple[str, str], tuple[TaskType, ...]] = {
+    ("finite_output", "fully_padded_row"): _TEXT,
+    ("input_dependence", "tokens"): _TEXT,
+    ("input_dependence", "context"): (TaskType.CAUSAL_LM, TaskType.MASKED_LM, TaskType.TOKEN_CLASSIFICATION, TaskType.SEQ2SEQ_LM),
+    ("input_dependence", "order"): (TaskType.CAUSAL_LM, TaskType.MASKED_LM, TaskType.TOKEN_CLASSIFICATION),
+    ("input_dependence", "source"): (TaskType.SEQ2SEQ_LM,),
+    ("input_dependence", "channels"): (TaskType.IMAGE_CLASSIFICATION,),
+    ("input_dependence", "regions"): (TaskType.IMAGE_CLASSIFICATION,),
+    ("input_dependence", "features"): (TaskType.TABULAR_CLASSIFICATION, TaskType.TABULAR_REGRESSION),
+    ("initialisation", "loss"): tuple(task for task in TaskType if task is not TaskType.TABULAR_REGRESSION),
+}
+
+BUILT_TIERS = tuple(sorted({entry.tier for entry in CATALOGUE.values()}))
+"""Tiers that this version generates tests for."""

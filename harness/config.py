@@ -1,0 +1,355 @@
+"""The config file: its keys, how it is read, and what is said when it is wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
+
+from harness.catalogue import CATALOGUE
+from harness.errors import ConfigError, did_you_mean
+from harness.presets import DATASETS, PRESETS
+from harness.tasks import FACTS, MODALITIES, TaskSpec, TaskType
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pragma: no cover
+    import tomli as tomllib
+
+Positive = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[int, Field(ge=0)]
+Rate = Annotated[float, Field(ge=0)]
+TierName = Literal["1", "2", "3", "4", "5"]
+
+_TIERS: tuple[TierName, ...] = ("1", "2", "3", "4", "5")
+
+
+class _Keys(BaseModel):
+    """A group of keys: nothing unknown, nothing coerced."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
+
+
+class TaskKeys(_Keys):
+    """What the model is for, and its sizes."""
+
+    task_name: str | None = Field(None, description="A preset (lm_tiny, cls_tiny, seq2seq_tiny, vision_tiny) or a name of your own.")
+    task_type: Literal[tuple(t.value for t in TaskType)] | None = Field(None, description="What the logits mean.")  # type: ignore[valid-type]
+    modality: Literal[MODALITIES] | None = Field(None, description="The kind of input.")  # type: ignore[valid-type]
+    vocab_size: Positive | None = Field(None, description="Number of token ids.")
+    max_seq_len: Positive | None = Field(None, description="Longest sequence, in tokens.")
+    pad_token_id: NonNegative | None = Field(None, description="Token that fills padded positions.")
+    image_size: Annotated[list[Positive], Field(min_length=3, max_length=3)] | None = Field(None, description="[C, H, W] in pixels.")
+    num_classes: Positive | None = Field(None, description="Number of classes.")
+    num_features: Positive | None = Field(None, description="Number of tabular features.")
+    metrics: list[str] = Field(default_factory=list, description="Metrics to evaluate.")
+    properties: dict[str, bool] = Field(default_factory=dict, description='Switch a property off: {"causal": false}.')
+    tolerances: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict, description="Bounds by property name, instead of the ones derived from the model's noise floor."
+    )
+
+
+class ModelKeys(_Keys):
+    """Where the model comes from."""
+
+    model_file: str | None = Field(None, description="A .py file with a model factory.")
+    model_import: str | None = Field(None, description="pkg.mod:callable.", pattern=r"^[\w.]+(:[\w.]+)?$")
+    gist_id: str | None = Field(None, description="A GitHub gist that holds the model.")
+    gist_revision: str | None = Field(None, description="The gist's revision.")
+    preset: str | None = Field(None, description="The embedded stub of a preset.")
+    model_factory: str = Field("build_model", description="Callable in model_file that returns the model.")
+    model_kwargs: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of the factory.")
+    weights: str | None = Field(None, description=".safetensors, a state dict, or a Lightning .ckpt.")
+    adapter: str | None = Field(None, description="A built-in adapter's name, or file.py:Class.")
+
+
+class RunKeys(_Keys):
+    """How the suite runs."""
+
+    tier: TierName | list[TierName] | None = Field(None, description="Tiers to generate; all that apply by default.")
+    seed: NonNegative = Field(0, description="Seed of everything that is drawn.")
+    device: str = Field("cpu", description="cpu, cuda, cuda:0, mps …")
+    time_budget: Annotated[float, Field(gt=0)] = Field(
+        120.0, description="Seconds the config's tests may take; one that hangs is stopped after this long."
+    )
+
+
+class TrainingConfig(_Keys):
+    """How the model is trained."""
+
+    epochs: Positive = 1
+    batch_size: Positive = 8
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-4
+    weight_decay: Rate = 0.01
+    warmup_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
+    max_grad_norm: Rate = 1.0
+    strategy: Literal["auto", "ddp", "fsdp_native"] = "auto"
+    devices: Positive | Literal["auto"] | list[NonNegative] = "auto"
+    num_nodes: Positive = 1
+    precision: Literal["32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true", "32", "16", "bf16", "64"] = "32-true"
+    use_amp: bool = False
+    accumulate_grad_batches: Positive = 1
+    resume_from_checkpoint: str | None = None
+    checkpoint_dir: str | None = None
+    export_bundle: bool = False
+    export_formats: list[str] = Field(default_factory=list)
+    deterministic: bool = False
+    compile_mode: Literal["default", "reduce-overhead", "max-autotune"] | None = None
+    use_gpu: bool | None = None
+
+
+class EvalConfig(_Keys):
+    """A dataset and how it is read."""
+
+    dataset_id: Literal[DATASETS] | None = None  # type: ignore[valid-type]
+    path: str | None = None
+    split: str | None = None
+    max_eval_examples: Positive | None = None
+    batch_size: Positive | None = None
+    num_workers: NonNegative = 0
+
+    @model_validator(mode="after")
+    def _one_source(self) -> EvalConfig:
+        if self.dataset_id and self.path:
+            raise ValueError("give `dataset_id` or `path`, not both")
+        return self
+
+
+class DataKeys(_Keys):
+    """The datasets."""
+
+    train: EvalConfig | None = None
+    eval: EvalConfig | None = None
+
+
+class ExportConfig(_Keys):
+    """What is exported, and where to."""
+
+    formats: list[str] = Field(default_factory=lambda: ["torchscript", "onnx", "pytorch"])
+    quantization: Literal["dynamic", "static"] | None = None
+    export_dir: str | None = None
+    opset_version: Positive | None = None
+    dynamic_shapes: bool = True
+
+
+class ExportKeys(_Keys):
+    """Export."""
+
+    export: ExportConfig | None = None
+
+
+class MonitoringKeys(_Keys):
+    """Baselines and profiles."""
+
+    baseline_run_id: int | str | None = None
+    reference_profile_id: int | str | None = None
+    db_path: str = "experiments.db"
+
+
+class LoggingKeys(_Keys):
+    """What is remembered."""
+
+    log_to_db: bool = False
+    run_name: str | None = None
+
+
+class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingConfig, RunKeys, ModelKeys, TaskKeys):
+    """A model and everything the suite does with it: the config file."""
+
+    model_config = ConfigDict(title="pytest-modeltiers config")
+
+    _path: Path = PrivateAttr(default=Path("config"))
+
+    @field_validator("properties", "tolerances")
+    @classmethod
+    def _known_properties(cls, value: dict[str, Any], info: Any) -> dict[str, Any]:
+        valid = [p.name for p in CATALOGUE.values() if info.field_name == "properties" or p.tolerance]
+        for name in value:
+            if name not in valid:
+                raise ValueError(f"no property {name!r} to set here.{did_you_mean(name, valid)} Valid: {', '.join(valid)}")
+        return value
+
+    @field_validator("preset")
+    @classmethod
+    def _known_preset(cls, value: str | None) -> str | None:
+        if value is not None and value not in PRESETS:
+            raise ValueError(f"no preset {value!r}.{did_you_mean(value, PRESETS)} Valid: {', '.join(PRESETS)}")
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset_defaults(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        names = (data.get("task_name"), data.get("preset"))
+        defaults = next((PRESETS[name] for name in names if isinstance(name, str) and name in PRESETS), {})
+        implied = defaults.get("task_type")
+        if implied and data.get("task_type") not in (None, implied):
+            raise ValueError(f"`task_name` {data.get('task_name')!r} implies task_type {implied!r}, not {data['task_type']!r}")
+        return {**defaults, **{key: value for key, value in data.items() if value is not None}}
+
+    @model_validator(mode="after")
+    def _possible(self) -> SuiteConfig:
+        sources = [key for key in ("model_file", "model_import", "gist_id", "preset") if getattr(self, key)]
+        if len(sources) > 1:
+            raise ValueError(f"give one of {', '.join(f'`{s}`' for s in sources)}, not {len(sources)}")
+        if self.gist_revision and not self.gist_id:
+            raise ValueError("`gist_revision` needs `gist_id`")
+        if self.task_type is None:
+            hint = did_you_mean(self.task_name, PRESETS) if self.task_name else ""
+            raise ValueError(
+                f"no `task_type`, and `task_name` is no preset ({', '.join(PRESETS)}).{hint} "
+                f"Give `task_type`: one of {', '.join(t.value for t in TaskType)}"
+            )
+        facts = FACTS[TaskType(self.task_type)]
+        missing = [key for key in facts.requires if getattr(self, key) is None]
+        if missing:
+            raise ValueError(f"task_type {self.task_type!r} needs {', '.join(f'`{key}`' for key in missing)}")
+        if self.modality and self.modality != facts.modality:
+            raise ValueError(f"task_type {self.task_type!r} has modality {facts.modality!r}, not {self.modality!r}")
+        if self.vocab_size and self.pad_token_id is not None and self.pad_token_id >= self.vocab_size:
+            raise ValueError(f"`pad_token_id` {self.pad_token_id} is outside the vocabulary of {self.vocab_size} tokens")
+        return self
+
+    @property
+    def path(self) -> Path:
+        """The file this config was read from."""
+        return self._path
+
+    @property
+    def name(self) -> str:
+        """Name of the config in reports: the file's stem."""
+        return self._path.stem
+
+    @property
+    def tiers(self) -> tuple[int, ...]:
+        """The tiers asked for, in order."""
+        asked = _TIERS if self.tier is None else ((self.tier,) if isinstance(self.tier, str) else self.tier)
+        return tuple(sorted({int(tier) for tier in asked}))
+
+    @property
+    def fingerprint(self) -> str:
+        """A short hash of the config's content."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
+
+    def resolve(self, path: str) -> Path:
+        """A path of the config, relative to its file, made absolute."""
+        return (self._path.parent / Path(path).expanduser()).resolve()
+
+    def task_spec(self) -> TaskSpec:
+        """The task and its sizes."""
+        task_type = TaskType(self.task_type)
+        return TaskSpec(
+            task_type=task_type,
+            task_name=self.task_name or task_type.value,
+            modality=FACTS[task_type].modality,
+            vocab_size=self.vocab_size,
+            max_seq_len=self.max_seq_len,
+            pad_token_id=self.pad_token_id,
+            image_size=tuple(self.image_size) if self.image_size else None,  # type: ignore[arg-type]
+            num_classes=self.num_classes,
+            num_features=self.num_features,
+            metrics=tuple(self.metrics),
+            properties=dict(self.properties),
+            tolerances=dict(self.tolerances),
+        )
+
+    def training_config(self) -> TrainingConfig:
+        """The training group on its own."""
+        return TrainingConfig(**{key: getattr(self, key) for key in TrainingConfig.model_fields})
+
+    def eval_config(self) -> EvalConfig:
+        """The evaluation data; an empty one when the config names none."""
+        return self.eval or EvalConfig()
+
+
+def load_config(path: str | Path) -> SuiteConfig:
+    """Reads and validates a config file.
+
+    Args:
+        path: A ``.json`` or ``.toml`` file.
+
+    Raises:
+        ConfigError: The file is missing, is not JSON or TOML, or its content is refused; one line a mistake.
+    """
+    file = Path(path)
+    raw = _read(file)
+    try:
+        config = SuiteConfig.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{file}: {line}" for line in _explain(error))) from None
+    config._path = file.resolve()
+    return config
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of the config file, for editors that complete and check it."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **SuiteConfig.model_json_schema()}
+
+
+def _read(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        near = [p.name for p in file.parent.glob("*") if p.suffix in (".json", ".toml")] if file.parent.is_dir() else []
+        raise ConfigError(f"{file}: no such config file.{did_you_mean(file.name, near)}")
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: cannot be read: {error}") from None
+    try:
+        raw = tomllib.loads(text) if file.suffix == ".toml" else json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{file}:{error.lineno}:{error.colno}: not JSON: {error.msg}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file}: not TOML: {error}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{file}: expected an object of keys, got {type(raw).__name__}")
+    raw.pop("$schema", None)
+    return raw
+
+
+def _explain(error: ValidationError) -> list[str]:
+    """One line a mistake: the key's path, what was expected, what was found, and the nearest valid name."""
+    lines: dict[str, str] = {}
+    for item in error.errors():
+        path = [str(part) for part in item["loc"] if not _is_union_label(part)]
+        # A value that fits none of a union's branches is reported once for each of them.
+        key = ".".join(path)
+        text = _explain_one(item, path)
+        if key not in lines:
+            lines[key] = text
+        elif key and "expected" in text:
+            lines[key] += " or " + text.split("expected ", 1)[1].split(", got")[0]
+    return list(lines.values())
+
+
+def _is_union_label(part: int | str) -> bool:
+    return isinstance(part, str) and ("[" in part or part in ("int", "str", "float", "bool"))
+
+
+def _explain_one(item: Any, path: list[str]) -> str:
+    key = ".".join(path)
+    kind, got = item["type"], item["input"]
+    if kind == "extra_forbidden":
+        valid = _keys_at(path[:-1])
+        return f"unknown key `{key}`.{did_you_mean(path[-1], valid)}"
+    if kind == "value_error":
+        message = str(item["ctx"]["error"])
+        return f"`{key}`: {message}" if key else message
+    if kind == "literal_error":
+        expected = item["ctx"]["expected"]
+        valid = [name.strip("' ") for name in expected.replace(" or ", ", ").split(", ")]
+        hint = did_you_mean(got, valid) if isinstance(got, str) else ""
+        return f"`{key}`: got {json.dumps(got, default=str)}, expected {expected}.{hint}"
+    expected = item["msg"].removeprefix("Input should be ").removeprefix("a valid ")
+    article = "" if expected.split()[0] in ("greater", "less", "a", "an") else ("an " if expected[0] in "aeiou" else "a ")
+    return f"`{key}`: got {json.dumps(got, default=str)}, expected {article}{expected}"
+
+
+def _keys_at(path: list[str]) -> list[str]:
+    """The keys that are valid inside a group of the config."""
+    groups: dict[str, type[BaseModel]] = {"train": EvalConfig, "eval": EvalConfig, "export": ExportConfig}
+    return list((groups.get(path[0], SuiteConfig) if path else SuiteConfig).model_fields)

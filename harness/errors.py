@@ -1,0 +1,56 @@
+"""The mistakes a user can make, one class each.
+
+Every message is a single line that says what is wrong, where, and what to do, so that the plugin and the command line can
+print it as it stands. Each class also subclasses the builtin that a caller would try to catch.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something only the user can put right; shown without a traceback."""
+
+
+class ConfigError(UserError, ValueError):
+    """The config file is missing, unreadable, or says something impossible."""
+
+
+class ModelSourceError(UserError, ImportError):
+    """The model's file or import path cannot be imported."""
+
+
+class FactoryError(UserError, TypeError):
+    """The model factory is missing, raises, or returns something that is not an ``nn.Module``."""
+
+
+class WeightsError(UserError, ValueError):
+    """The weights file is missing, unsafe, or does not fit the model."""
+
+
+class ForwardError(UserError, RuntimeError):
+    """The model refused inputs that the task says it takes."""
+
+
+class OutputError(UserError, ValueError):
+    """The model's output holds no logits of the shape the task promises."""
+
+
+class DataError(UserError, ValueError):
+    """A data file is missing, unreadable, or does not fit the task."""
+
+
+class TimeBudgetError(UserError, TimeoutError):
+    """The model did not answer within the time budget."""
+
+
+class MissingExtraError(UserError, ImportError):
+    """An optional package is needed; the message names the extra that brings it."""
+
+
+def did_you_mean(name: object, valid: Iterable[str]) -> str:
+    """``" Did you mean 'x'?"`` for the nearest valid name, or an empty string when none is near."""
+    near = difflib.get_close_matches(str(name), list(valid), n=1, cutoff=0.6)
+    return f" Did you mean {near[0]!r}?" if near else ""

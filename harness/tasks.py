@@ -1,0 +1,144 @@
+"""What a task promises: the inputs a model takes, the logits it returns, and the sizes that are free."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class TaskType(str, Enum):
+    """The task types a config may name."""
+
+    CAUSAL_LM = "causal_lm"
+    MASKED_LM = "masked_lm"
+    SEQUENCE_CLASSIFICATION = "sequence_classification"
+    TOKEN_CLASSIFICATION = "token_classification"
+    SEQ2SEQ_LM = "seq2seq_lm"
+    IMAGE_CLASSIFICATION = "image_classification"
+    TABULAR_CLASSIFICATION = "tabular_classification"
+    TABULAR_REGRESSION = "tabular_regression"
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """What is true of every model of a task type.
+
+    Attributes:
+        modality: The kind of input.
+        inputs: Fields that ``forward`` may take, in the order in which they are matched by position.
+        output: Axes of the logits: ``batch``, ``seq``, ``target_seq``, ``vocab``, ``classes``; a scalar has ``batch`` alone.
+        requires: Config keys that the task cannot do without.
+    """
+
+    modality: str
+    inputs: tuple[str, ...]
+    output: tuple[str, ...]
+    requires: tuple[str, ...]
+
+
+FACTS: dict[TaskType, TaskFacts] = {
+    TaskType.CAUSAL_LM: TaskFacts(
+        "text", ("input_ids", "attention_mask"), ("batch", "seq", "vocab"), ("vocab_size", "max_seq_len")
+    ),
+    TaskType.MASKED_LM: TaskFacts(
+        "text", ("input_ids", "attention_mask"), ("batch", "seq", "vocab"), ("vocab_size", "max_seq_len")
+    ),
+    TaskType.SEQUENCE_CLASSIFICATION: TaskFacts(
+        "text", ("input_ids", "attention_mask"), ("batch", "classes"), ("vocab_size", "max_seq_len", "num_classes")
+    ),
+    TaskType.TOKEN_CLASSIFICATION: TaskFacts(
+        "text", ("input_ids", "attention_mask"), ("batch", "seq", "classes"), ("vocab_size", "max_seq_len", "num_classes")
+    ),
+    TaskType.SEQ2SEQ_LM: TaskFacts(
+        "text",
+        ("input_ids", "attention_mask", "decoder_input_ids"),
+        ("batch", "target_seq", "vocab"),
+        ("vocab_size", "max_seq_len"),
+    ),
+    TaskType.IMAGE_CLASSIFICATION: TaskFacts("vision", ("pixel_values",), ("batch", "classes"), ("image_size", "num_classes")),
+    TaskType.TABULAR_CLASSIFICATION: TaskFacts("tabular", ("features",), ("batch", "classes"), ("num_features", "num_classes")),
+    TaskType.TABULAR_REGRESSION: TaskFacts("tabular", ("features",), ("batch",), ("num_features",)),
+}
+
+MODALITIES = ("text", "vision", "tabular", "audio")
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """A task with its sizes: everything needed to make inputs for a model and to judge its outputs.
+
+    Attributes:
+        image_size: ``(C, H, W)`` in pixels.
+        pad_token_id: Token that fills padded positions; ``None`` when the task has none.
+        properties: Properties the user switched on or off by name.
+        tolerances: Bounds the user set by property name, instead of the derived ones.
+    """
+
+    task_type: TaskType
+    task_name: str = ""
+    modality: str = ""
+    vocab_size: int | None = None
+    max_seq_len: int | None = None
+    pad_token_id: int | None = None
+    image_size: tuple[int, int, int] | None = None
+    num_classes: int | None = None
+    num_features: int | None = None
+    metrics: tuple[str, ...] = ()
+    properties: Mapping[str, bool] = field(default_factory=dict)
+    tolerances: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def facts(self) -> TaskFacts:
+        """What holds for every model of this task type."""
+        return FACTS[self.task_type]
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the model reads token ids."""
+        return self.facts.modality == "text"
+
+    @property
+    def is_seq2seq(self) -> bool:
+        """Whether the model reads a source and writes a target."""
+        return self.task_type is TaskType.SEQ2SEQ_LM
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether the output is a number rather than scores of classes."""
+        return self.task_type is TaskType.TABULAR_REGRESSION
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether the logits along a sequence predict the next token."""
+        return self.task_type in (TaskType.CAUSAL_LM, TaskType.SEQ2SEQ_LM)
+
+    @property
+    def causal_field(self) -> str:
+        """The token field along which causality must hold."""
+        return "decoder_input_ids" if self.is_seq2seq else "input_ids"
+
+    @property
+    def output_size(self) -> int | None:
+        """Size of the last axis of the logits; ``None`` for a scalar output."""
+        last = self.facts.output[-1]
+        return {"vocab": self.vocab_size, "classes": self.num_classes}.get(last)
+
+    @property
+    def is_per_position(self) -> bool:
+        """Whether there are logits for every position of a sequence."""
+        return len(self.facts.output) == 3
+
+    def logits_shape(self, batch: int, seq: int | None = None, target_seq: int | None = None) -> tuple[int, ...]:
+        """The shape the logits must have for a batch of the given sizes."""
+        sizes = {
+            "batch": batch,
+            "seq": seq,
+            "target_seq": target_seq,
+            "vocab": self.vocab_size,
+            "classes": self.num_classes,
+        }
+        shape = tuple(sizes[axis] for axis in self.facts.output)
+        if any(size is None for size in shape):
+            raise ValueError(f"{self.task_type.value} needs a size for each of the axes {self.facts.output}, got {sizes}")
+        return shape  # type: ignore[return-value]
