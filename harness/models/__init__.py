@@ -1,0 +1,1 @@
+"""Where models come from: embedded stubs, files, imports, and their weights."""

@@ -1,0 +1,79 @@
+"""Weights from a file into a model, never running code from the file."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from harness.errors import WeightsError
+
+_SHOWN = 5
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Loads ``.safetensors``, a state dict, or a Lightning ``.ckpt`` into a model, in place.
+
+    Raises:
+        WeightsError: The file is missing, damaged or would run code, or its names and shapes do not fit; they are listed.
+    """
+    if not path.is_file():
+        raise WeightsError(f"`weights`: no such file {path}")
+    state = _without_wrapper_prefix(_read_state(path), model)
+    expected = model.state_dict()
+    wrong_shape = [
+        f"{name} {tuple(state[name].shape)} instead of {tuple(expected[name].shape)}"
+        for name in expected
+        if name in state and state[name].shape != expected[name].shape
+    ]
+    missing = [name for name in expected if name not in state and not _is_tied_to(name, state, expected)]
+    unexpected = [name for name in state if name not in expected]
+    if wrong_shape or missing or unexpected:
+        parts = [
+            f"{label}: {_shown(names)}" for label, names in (("missing", missing), ("unexpected", unexpected), ("shape", wrong_shape)) if names
+        ]
+        raise WeightsError(f"`weights`: {path.name} does not fit {type(model).__name__}; " + "; ".join(parts))
+    model.load_state_dict(state, strict=False)
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[0]
+        raise WeightsError(
+            f"`weights`: {path} is refused: loading it would run code ({reason}). Save model.state_dict() or use .safetensors"
+        ) from None
+    except Exception as error:
+        raise WeightsError(f"`weights`: {path} cannot be read: {type(error).__name__}: {str(error).splitlines()[0]}") from None
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not (isinstance(content, dict) and content and all(isinstance(v, Tensor) for v in content.values())):
+        raise WeightsError(f"`weights`: {path} holds no state dict: expected names with tensors, got {type(content).__name__}")
+    return content
+
+
+def _without_wrapper_prefix(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Drops a prefix such as ``model.`` or ``module.`` that a LightningModule or DDP put before every name."""
+    expected = model.state_dict().keys()
+    for prefix in {name.split(".", 1)[0] + "." for name in state}:
+        stripped = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+        if len(stripped) == len(state) and not state.keys() & expected and stripped.keys() & expected:
+            return stripped
+    return state
+
+
+def _is_tied_to(name: str, state: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
+    """Whether a missing tensor shares its storage with one that is there, as safetensors leaves shared ones out."""
+    return any(other in state and expected[other].data_ptr() == expected[name].data_ptr() for other in expected if other != name)
+
+
+def _shown(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
