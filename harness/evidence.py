@@ -1,0 +1,92 @@
+"""Evidence: what was measured, the bound it was held to, and what follows. Everything that judges a model returns it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from typing import Any
+
+
+class Status(str, Enum):
+    """A verdict."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+    SKIPPED = "skipped"
+
+    @property
+    def severity(self) -> int:
+        """Larger is worse."""
+        return ("skipped", "ok", "warn", "fail").index(self.value)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What one check of one property found.
+
+    Attributes:
+        property: Name of the property in the catalogue.
+        status: The verdict.
+        message: One sentence in the user's terms; of a failure, what is wrong with the model.
+        measured: The quantity the verdict rests on; ``None`` where the verdict is not numeric.
+        bound: What ``measured`` was held to.
+        unit: Unit of both.
+        counterexample: The inputs that show it, such as ``batch=2, seq=6, position=3``.
+        module: Path of the module or parameter to blame; empty where none stands out.
+        cause: What usually causes it.
+        details: Further facts, JSON-ready.
+    """
+
+    property: str
+    status: Status
+    message: str
+    measured: float | None = None
+    bound: float | None = None
+    unit: str = ""
+    counterexample: str = ""
+    module: str = ""
+    cause: str = ""
+    details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def excess(self) -> float:
+        """How far the measurement is beyond its bound, as a ratio; 0 where nothing was measured."""
+        if self.measured is None or self.bound is None:
+            return 0.0
+        if self.bound == 0:
+            return float("inf") if self.measured else 0.0
+        return self.measured / self.bound
+
+    def explain(self) -> str:
+        """The whole finding as a short paragraph: the message first, then a line for each fact that is known."""
+        facts = {
+            "counterexample": self.counterexample,
+            "measured": self.comparison,
+            "blame": f"`{self.module}`" if self.module else "",
+            "usual cause": self.cause,
+        }
+        return "\n".join([self.message, *(f"  {name}: {text}" for name, text in facts.items() if text)])
+
+    @property
+    def comparison(self) -> str:
+        """``3.1e-02 (bound 4.0e-07)``, or an empty string."""
+        if self.measured is None:
+            return ""
+        bound = "" if self.bound is None else f" (bound {_figure(self.bound)})"
+        return f"{_figure(self.measured)}{' ' + self.unit if self.unit else ''}{bound}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The evidence as JSON-ready values."""
+        return {**asdict(self), "status": self.status.value}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Evidence:
+        """The inverse of ``to_json``."""
+        return cls(**{**data, "status": Status(data["status"])})
+
+
+def _figure(value: float) -> str:
+    if value == int(value) and abs(value) < 1e6:
+        return str(int(value))
+    return f"{value:.3g}" if 1e-3 <= abs(value) < 1e6 else f"{value:.1e}"

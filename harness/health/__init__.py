@@ -1,0 +1,1 @@
+"""Health reports: checks, their score, and how they are shown."""

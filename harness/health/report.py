@@ -1,0 +1,144 @@
+"""The health report: a list of checks, a score, and what to do; as JSON, Markdown and one HTML page."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal
+
+CheckStatus = Literal["passed", "warning", "failed"]
+
+_ORDER: tuple[CheckStatus, ...] = ("failed", "warning", "passed")
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """One check.
+
+    Attributes:
+        check_name: Unique name, such as ``tier1::causal`` or ``onnx_validation``.
+        status: The verdict.
+        message: One sentence.
+        details: JSON-ready facts. Those with a meaning to the report: ``tier`` (int), ``nodeid``, ``property``, ``statement``,
+            ``counterexample``, ``module``, ``cause``, ``comparison``, ``examples`` (how many inputs were tried).
+        duration_seconds: How long it took.
+        recommendation: What to do about a failure or a warning.
+    """
+
+    check_name: str
+    status: CheckStatus
+    message: str
+    details: dict[str, Any] = field(default_factory=dict)
+    duration_seconds: float = 0.0
+    recommendation: str = ""
+
+
+@dataclass(frozen=True)
+class SkippedCheck:
+    """A check that could not run here."""
+
+    check_name: str
+    reason: str
+    tier: int | None = None
+
+
+@dataclass
+class ExportHealthReport:
+    """The checks of one model.
+
+    Attributes:
+        model_name: Name for people.
+        model_facts: Facts for the report's head, label to text.
+        coverage: How much of the suite ran, as a sentence; empty when all of it did.
+        skipped: Checks that did not run, with the reason.
+        layers: Per-parameter facts for the plots: ``{"name", "shape", "count", "mean", "std", "rms", "grad_rms", "trainable"}``.
+    """
+
+    model_name: str
+    timestamp: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
+    checks: list[CheckResult] = field(default_factory=list)
+    skipped: list[SkippedCheck] = field(default_factory=list)
+    model_facts: dict[str, str] = field(default_factory=dict)
+    coverage: str = ""
+    layers: list[dict[str, Any]] = field(default_factory=list)
+
+    def add_check(self, check: CheckResult) -> None:
+        """Adds a check."""
+        self.checks.append(check)
+
+    def get_failed_checks(self) -> list[CheckResult]:
+        """The checks that failed."""
+        return [check for check in self.checks if check.status == "failed"]
+
+    def worst_first(self) -> list[CheckResult]:
+        """The checks, failures first, then warnings, otherwise in the order they were added."""
+        return sorted(self.checks, key=lambda check: _ORDER.index(check.status))
+
+    @property
+    def summary(self) -> dict[str, int]:
+        """How many checks there are of each status."""
+        count = {status: sum(check.status == status for check in self.checks) for status in _ORDER}
+        return {"total": len(self.checks), "passed": count["passed"], "warnings": count["warning"], "failed": count["failed"]}
+
+    @property
+    def health_score(self) -> float:
+        """``(passed + 0.5 * warnings) / total * 100``, one decimal; 0 when nothing was checked."""
+        counts = self.summary
+        return round((counts["passed"] + 0.5 * counts["warnings"]) / counts["total"] * 100, 1) if counts["total"] else 0.0
+
+    @property
+    def all_passed(self) -> bool:
+        """Whether something was checked and nothing failed."""
+        return bool(self.checks) and not self.get_failed_checks()
+
+    @property
+    def recommendations(self) -> list[str]:
+        """What to do, once each, worst first."""
+        return list(dict.fromkeys(check.recommendation for check in self.worst_first() if check.recommendation))
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as JSON-ready values."""
+        return {
+            "timestamp": self.timestamp,
+            "model_name": self.model_name,
+            "summary": self.summary,
+            "health_score": self.health_score,
+            "all_passed": self.all_passed,
+            "coverage": self.coverage,
+            "checks": [asdict(check) for check in self.checks],
+            "skipped": [asdict(check) for check in self.skipped],
+            "recommendations": self.recommendations,
+            "model_facts": self.model_facts,
+            "layers": self.layers,
+        }
+
+    def save_json(self, path: str | Path) -> Path:
+        """Writes the report as JSON; returns the path."""
+        return write_whole(Path(path), json.dumps(self.to_json(), indent=2, allow_nan=False, default=str) + "\n")
+
+    def save_markdown(self, path: str | Path) -> Path:
+        """Writes the report as Markdown; returns the path."""
+        from harness.health.markdown import to_markdown
+
+        return write_whole(Path(path), to_markdown(self))
+
+    def save_html(self, path: str | Path) -> Path:
+        """Writes the report as one self-contained HTML page; returns the path."""
+        from harness.health.page import to_html
+
+        return write_whole(Path(path), to_html(self))
+
+
+def write_whole(path: Path, text: str) -> Path:
+    """Writes a file aside and renames it, so that a reader never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        aside.write_text(text, encoding="utf-8")
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+    return path
