@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from typing import Any
 
@@ -36,6 +37,7 @@ class Evidence:
         module: Path of the module or parameter to blame; empty where none stands out.
         cause: What usually causes it.
         details: Further facts, JSON-ready.
+        investigate: Finds ``module``; slow, so it is left until the finding is reported.
     """
 
     property: str
@@ -48,6 +50,18 @@ class Evidence:
     module: str = ""
     cause: str = ""
     details: dict[str, Any] = field(default_factory=dict)
+    investigate: Callable[[], str] | None = field(default=None, compare=False, repr=False)
+
+    def investigated(self) -> Evidence:
+        """The evidence with the module to blame."""
+        if self.investigate is None:
+            return self
+        return replace(self, module=self.module or self.investigate(), investigate=None)
+
+    @property
+    def headline(self) -> str:
+        """The message, and where it was first seen."""
+        return f"{self.message} (first seen in `{self.module}`)" if self.module else self.message
 
     @property
     def excess(self) -> float:
@@ -63,10 +77,10 @@ class Evidence:
         facts = {
             "counterexample": self.counterexample,
             "measured": self.comparison,
-            "blame": f"`{self.module}`" if self.module else "",
+            "blame": self.module,
             "usual cause": self.cause,
         }
-        return "\n".join([self.message, *(f"  {name}: {text}" for name, text in facts.items() if text)])
+        return "\n".join([self.headline, *(f"  {name}: {text}" for name, text in facts.items() if text)])
 
     @property
     def comparison(self) -> str:
@@ -78,7 +92,8 @@ class Evidence:
 
     def to_json(self) -> dict[str, Any]:
         """The evidence as JSON-ready values."""
-        return {**asdict(self), "status": self.status.value}
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "investigate"}
+        return {**plain, "status": self.status.value}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Evidence:

@@ -1,0 +1,115 @@
+"""The rounding noise of a model's logits, from which every bound on a difference is derived.
+
+Two estimates are taken, and the larger one counts:
+
+* the largest difference between the logits and those of the same model in float64;
+* the largest change of the logits when every weight moves by at most one unit in its last place, a stochastic estimate in the
+  manner of CESTAC (Vignes 1993), which also serves models that do not run in float64.
+
+On 34 small real architectures a row alone and the same row in a batch differed by at most 1.5 times the first estimate, so a
+factor of ten leaves room on both sides: sound models stay far below it, and a real dependence is usually thousands of times above.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from harness.properties.subject import Subject
+
+FACTOR = 10
+"""How many noise floors a difference must exceed to be real."""
+
+_DRAWS = 2
+
+
+@dataclass(frozen=True)
+class NoiseFloor:
+    """The rounding noise of a model's logits.
+
+    Attributes:
+        float64: Largest difference from the float64 logits; ``None`` where the model does not run in float64.
+        last_place: Largest change under a one-ulp change of the weights.
+        scale: Largest absolute logit.
+        epsilon: Machine epsilon of the model's dtype.
+    """
+
+    float64: float | None
+    last_place: float
+    scale: float
+    epsilon: float
+
+    @property
+    def value(self) -> float:
+        """The floor: the larger estimate, never below the dtype's resolution at the logits' scale."""
+        return max(self.float64 or 0.0, self.last_place, self.epsilon * self.scale)
+
+    @property
+    def bound(self) -> float:
+        """Largest difference that counts as rounding."""
+        return FACTOR * self.value
+
+    @property
+    def repeat_bound(self) -> float:
+        """The bound for a repeated call; leaves out the float64 estimate, which a random forward would inflate."""
+        return FACTOR * max(self.last_place, self.epsilon * self.scale)
+
+    def describe(self) -> str:
+        """The floor as a phrase."""
+        how = "float64 and last-place" if self.float64 is not None else "last-place"
+        return f"noise floor {self.value:.1e} ({how}), bound {self.bound:.1e}"
+
+
+def measure_floor(subject: Subject) -> NoiseFloor:
+    """Measures the noise floor of a subject's logits at its typical sizes."""
+    batches = [subject.batch(seed=seed) for seed in range(_DRAWS)]
+    reference = subject.fresh()
+    logits = [_seeded(subject, batch, reference) for batch in batches]
+    double = subject.double
+    exact = None if double is None else max(difference(a, _seeded(subject, b, double)) for a, b in zip(logits, batches, strict=True))
+    nudged = [_seeded(subject, batch, _nudged(reference, seed)) for seed, batch in enumerate(batches)]
+    return NoiseFloor(
+        float64=None if exact is None or not _finite(exact) else exact,
+        last_place=_or_zero(max(difference(a, b) for a, b in zip(logits, nudged, strict=True))),
+        scale=_or_zero(max(float(a.abs().max()) for a in logits)),
+        epsilon=torch.finfo(subject.dtype).eps,
+    )
+
+
+def difference(left: Tensor, right: Tensor) -> float:
+    """Largest absolute difference, in float64; infinite where the shapes differ, nothing is compared, or NaN is met."""
+    if left.shape != right.shape or left.numel() == 0:
+        return float("inf")
+    gap = (left.double() - right.double()).abs().max().item()
+    return gap if gap == gap else float("inf")
+
+
+def _seeded(subject: Subject, batch: dict[str, Tensor], model: nn.Module) -> Tensor:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return subject.logits(batch, model)
+
+
+@torch.no_grad()
+def _nudged(model: nn.Module, seed: int) -> nn.Module:
+    """A copy whose weights each moved by up to one unit in the last place."""
+    nudged = copy.deepcopy(model)
+    rng = torch.Generator().manual_seed(seed)
+    for parameter in nudged.parameters():
+        if parameter.is_floating_point():
+            signs = torch.randint(-1, 2, parameter.shape, generator=rng).to(parameter.device, parameter.dtype)
+            parameter.mul_(1 + signs * torch.finfo(parameter.dtype).eps)
+    return nudged
+
+
+def _finite(value: float) -> bool:
+    return value not in (float("inf"), float("-inf")) and value == value
+
+
+def _or_zero(value: float) -> float:
+    return value if _finite(value) else 0.0

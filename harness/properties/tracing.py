@@ -1,0 +1,189 @@
+"""Finding the module to blame: every module's inputs and outputs are recorded, and the first call with sound inputs and broken
+outputs is the culprit.
+
+A call counts as the culprit only when its inputs are sound, so that a layer which merely passes on what an attention mixed before
+it is not blamed; the module whose own code did the mixing is.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from harness.batches import Sizes
+from harness.properties.noise import difference
+
+View = Callable[[Tensor], "Tensor | None"]
+"""The part of a tensor that must not change; ``None`` where the tensor has no such part."""
+
+
+@dataclass
+class Call:
+    """One call of a module.
+
+    Attributes:
+        module: Its path, ``(model)`` for the root.
+        inputs: Copies of its tensor arguments, as they were before the call.
+        outputs: Copies of the tensors it returned.
+    """
+
+    module: str
+    inputs: list[Tensor]
+    outputs: list[Tensor] = field(default_factory=list)
+
+
+@contextmanager
+def recording(model: nn.Module) -> Iterator[list[Call]]:
+    """Records every module call, in the order in which they finish."""
+    finished: list[Call] = []
+    running: list[Call] = []
+    handles = []
+
+    def enter(name: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            running.append(Call(name, _copies((args, kwargs))))
+
+        return hook
+
+    def leave(_module: nn.Module, _args: Any, output: Any) -> None:
+        call = running.pop()
+        call.outputs = _copies(_fields(output))
+        finished.append(call)
+
+    for name, module in model.named_modules():
+        handles.append(module.register_forward_pre_hook(enter(name or "(model)"), with_kwargs=True))
+        handles.append(module.register_forward_hook(leave))
+    try:
+        yield finished
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def first_divergence(left: list[Call], right: list[Call], view_left: View, view_right: View | None = None) -> str:
+    """Path of the first module whose outputs differ between two recordings though its inputs agree.
+
+    Args:
+        left: One recording.
+        right: The other.
+        view_left: What must agree, of a tensor of ``left``.
+        view_right: The same for ``right``; ``view_left`` by default.
+
+    Returns:
+        The module's path; empty where no module stands out.
+    """
+    view_right = view_right or view_left
+    others = dict(_numbered(right))
+    fallback = ""
+    for key, call in _numbered(left):
+        other = others.get(key)
+        if other is None or not _differ(call.outputs, other.outputs, view_left, view_right):
+            continue
+        if not _differ(call.inputs, other.inputs, view_left, view_right):
+            return call.module
+        fallback = fallback or call.module
+    return fallback
+
+
+def first_broken(calls: list[Call], broken: Callable[[Tensor], bool]) -> str:
+    """Path of the first module with a broken output and no broken input; empty where there is none."""
+    for call in calls:
+        if any(map(broken, call.outputs)) and not any(map(broken, call.inputs)):
+            return call.module
+    return ""
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor."""
+    return tensor
+
+
+def row_view(sizes: Sizes, row: int) -> View:
+    """One row of the batch."""
+
+    def view(tensor: Tensor) -> Tensor | None:
+        split = _split_rows(tensor, sizes)
+        return None if split is None else split[row]
+
+    return view
+
+
+def positions_view(batch: int, seq: int, stop: int, row: int | None = None) -> View:
+    """The positions before ``stop`` of a sequence of length ``seq``, of every row or one; on both axes of attention weights."""
+    sizes = Sizes(batch=batch, seq=seq)
+
+    def view(tensor: Tensor) -> Tensor | None:
+        split = _split_rows(tensor, sizes)
+        if split is None:
+            return None
+        axes = [axis for axis in range(1, split.ndim) if split.shape[axis] == seq]
+        if not axes and row is None:
+            return None
+        for axis in axes:
+            split = split.narrow(axis, 0, stop)
+        return split if row is None else split[row]
+
+    return view
+
+
+def finite(tensor: Tensor) -> bool:
+    """Whether a floating tensor holds neither NaN nor infinity; an additive mask's -inf is no defect."""
+    if not tensor.is_floating_point():
+        return True
+    return not bool((tensor.isnan() | (tensor == float("inf"))).any()) and not bool(tensor.isneginf().all() if tensor.numel() else False)
+
+
+def _split_rows(tensor: Tensor, sizes: Sizes) -> Tensor | None:
+    """The tensor with the batch as its first axis, also where a module folded the sequence into it or put the sequence first."""
+    if tensor.ndim == 0:
+        return None
+    if tensor.shape[0] == sizes.batch:
+        return tensor
+    if sizes.seq > 1 and tensor.shape[0] == sizes.batch * sizes.seq:
+        return tensor.unflatten(0, (sizes.batch, sizes.seq))
+    if tensor.ndim > 2 and tensor.shape[:2] == (sizes.seq, sizes.batch):
+        return tensor.transpose(0, 1)
+    if sizes.batch > 1 and tensor.shape[0] % sizes.batch == 0:
+        return tensor.unflatten(0, (sizes.batch, -1))
+    return None
+
+
+def _differ(left: list[Tensor], right: list[Tensor], view_left: View, view_right: View) -> bool:
+    return any(_differs(view_left(a), view_right(b)) for a, b in zip(left, right, strict=False))
+
+
+def _differs(left: Tensor | None, right: Tensor | None) -> bool:
+    if left is None or right is None or left.shape != right.shape or left.numel() == 0:
+        return False
+    if not left.is_floating_point():
+        return not torch.equal(left, right)
+    both = torch.isfinite(left) & torch.isfinite(right)
+    if not torch.equal(torch.isfinite(left), torch.isfinite(right)):
+        return True
+    left, right = torch.where(both, left, 0), torch.where(both, right, 0)
+    # Rounding left over from float32 kernels inside a float64 model must not be taken for the defect.
+    resolution = 1e-9 if left.dtype == torch.float64 else 1e-5
+    return difference(left, right) > resolution * float(left.abs().max())
+
+
+def _numbered(calls: list[Call]) -> Iterator[tuple[tuple[str, int], Call]]:
+    seen: Counter[str] = Counter()
+    for call in calls:
+        yield (call.module, seen[call.module]), call
+        seen[call.module] += 1
+
+
+def _copies(tree: Any) -> list[Tensor]:
+    return [leaf.detach().clone() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _fields(output: Any) -> Any:
+    """A module's output as something whose tensors can be listed, such as a Hugging Face ModelOutput."""
+    return dict(output) if hasattr(output, "keys") else (vars(output) if hasattr(output, "logits") and hasattr(output, "__dict__") else output)
