@@ -1,0 +1,239 @@
+"""What a model promises about its inputs and outputs: shapes, sizes, vocabulary, layout, and hands off the inputs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from harness.adapters import same_shape
+from harness.batches import Batch, Sizes
+from harness.evidence import Evidence, Status
+from harness.properties.equality import judge_equal
+from harness.properties.subject import ModelRaisedError, Subject, mode
+from harness.properties.tracing import finite, first_broken, recording
+
+LAYOUTS = ("transposed", "strided", "offset", "expanded", "channels_last")
+"""Memory layouts that inputs arrive in."""
+
+_MOST_LOGITS = 1 << 22
+
+
+def shape_contract(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
+    """The logits have the promised shape at these sizes.
+
+    An image size other than the declared one may be refused with an exception; if it is taken, the logits must have the shape.
+    """
+    name = "shape_contract"
+    expected = sizes.logits_shape(subject.task)
+    counterexample = f"{sizes.describe(subject.task)}, seed={seed}"
+    try:
+        logits = subject.logits(subject.batch(sizes, seed))
+    except ModelRaisedError as error:
+        if sizes.image is not None:
+            return Evidence(name, Status.OK, f"refuses images of {sizes.image[0]}x{sizes.image[1]}", counterexample=counterexample)
+        return Evidence(
+            name,
+            Status.FAIL,
+            f"forward raises at {sizes.describe(subject.task)}: {error}",
+            counterexample=counterexample,
+            module=error.module,
+            cause="a size that is assumed: a hard-coded batch or length, a squeeze() without dim, a view with fixed sizes",
+        )
+    if same_shape(logits, expected):
+        return Evidence(name, Status.OK, "logits have the promised shape", counterexample=counterexample)
+    return Evidence(
+        name,
+        Status.FAIL,
+        f"logits have shape {tuple(logits.shape)} ({logits.dtype}) at {sizes.describe(subject.task)}, "
+        f"expected {expected} ({', '.join(subject.task.facts.output)})",
+        counterexample=counterexample,
+        cause="a squeeze() without dim, a transpose left over, a head of the wrong size, or a pooling that is missing",
+    )
+
+
+def full_length(subject: Subject, batch: int, seed: int = 0) -> Evidence:
+    """The model works at the whole declared length, and its logits there have the right shape and are finite."""
+    length = subject.task.max_seq_len or 1
+    return _works(
+        subject,
+        "full_length",
+        Sizes(batch, length, length),
+        seed,
+        f"the declared max_seq_len of {length} tokens",
+        "a position table, mask buffer or rotary cache shorter than max_seq_len, often by one",
+    )
+
+
+def full_vocabulary(subject: Subject, seed: int = 0) -> Evidence:
+    """Every token id can be read, and no two ids are read as the same token.
+
+    Each id is read as a sequence of its own. Where the vocabulary is too large for that, the first and last ids and evenly
+    spaced ones between them are.
+    """
+    name = "full_vocabulary"
+    task = subject.task
+    vocab = task.vocab_size or 1
+    count = min(vocab, max(64, _MOST_LOGITS // max(1, task.output_size or 1)), 4096)
+    ids = torch.linspace(0, vocab - 1, count).round().long().unique()
+    template = subject.batch(Sizes(1, 1, 1), seed)
+    outputs = []
+    for chunk in ids.split(256):
+        read = {field: value.expand(len(chunk), *value.shape[1:]).clone() for field, value in template.items()}
+        read["input_ids"] = chunk[:, None].to(subject.device)
+        try:
+            outputs.append(subject.logits(read).flatten(1).cpu())
+        except ModelRaisedError as error:
+            return Evidence(
+                name,
+                Status.FAIL,
+                f"token ids {int(chunk[0])} to {int(chunk[-1])} cannot be read: {error}",
+                counterexample=f"input_ids=[[{int(chunk[-1])}]]",
+                module=error.module,
+                cause=f"an embedding with fewer than the declared vocab_size of {vocab} rows",
+            )
+    logits = torch.cat(outputs)
+    counterexample = f"{len(ids)} of {vocab} ids, one a sequence"
+    if not finite(logits):
+        bad = int(ids[~torch.isfinite(logits).all(1)][0])
+        return Evidence(name, Status.FAIL, f"token {bad} gives logits that are not finite", counterexample=f"input_ids=[[{bad}]]")
+    _, group = torch.unique(logits, dim=0, return_inverse=True)
+    first = torch.full((int(group.max()) + 1,), len(ids)).scatter_reduce(0, group, torch.arange(len(ids)), "amin")
+    twins = (first[group] != torch.arange(len(ids))).nonzero().flatten()
+    if not len(twins):
+        return Evidence(name, Status.OK, "every token id is read, each as a token of its own", counterexample=counterexample)
+    second = int(twins[0])
+    pair = (int(ids[first[group[second]]]), int(ids[second]))
+    everything = len(twins) == len(ids) - 1
+    return Evidence(
+        name,
+        # Trained models keep rows that no tokenizer uses, often equal ones.
+        Status.FAIL if subject.fresh_weights and not everything else Status.WARN,
+        "all token ids read alone give the same logits"
+        if everything
+        else f"tokens {pair[0]} and {pair[1]} give the same logits, and so do {len(twins) - 1} other pairs",
+        measured=float(len(twins)),
+        bound=0.0,
+        unit="ids read as another",
+        counterexample=f"input_ids=[[{pair[0]}]] and [[{pair[1]}]]",
+        cause="ids clamped, wrapped with % or hashed before the embedding, or a special token's row copied",
+    )
+
+
+def inputs_unchanged(subject: Subject, sizes: Sizes, train: bool, seed: int = 0) -> Evidence:
+    """forward does not write into the tensors it is given."""
+    name = "inputs_unchanged"
+    batch = subject.batch(sizes, seed)
+    before = {field: (tensor.clone(), tensor._version) for field, tensor in batch.items()}
+    with mode(subject.model, train):
+        subject.logits(batch)
+    changed = [
+        field
+        for field, (value, version) in before.items()
+        if batch[field]._version != version or not torch.equal(value, batch[field])
+    ]
+    counterexample = f"{sizes.describe(subject.task)}, {'train' if train else 'eval'} mode, seed={seed}"
+    if not changed:
+        return Evidence(name, Status.OK, "inputs are as they were", counterexample=counterexample)
+    return Evidence(
+        name,
+        Status.FAIL,
+        f"forward writes into `{changed[0]}`, the caller's own tensor",
+        counterexample=counterexample,
+        cause="an in-place operation (`x += …`, `relu_`, `masked_fill_`, an index assignment) on an input that was not cloned",
+        investigate=lambda: _writer(subject, subject.batch(sizes, seed), changed[0], train),
+    )
+
+
+def memory_layout(subject: Subject, sizes: Sizes, layout: str, seed: int = 0) -> Evidence:
+    """The same values in another memory layout give the same logits.
+
+    Args:
+        subject: The model.
+        sizes: Sizes of the batch.
+        layout: One of ``LAYOUTS``.
+        seed: Seed of the values.
+    """
+    base = subject.batch(sizes, seed)
+    if layout == "expanded":
+        base = {field: tensor[:1].expand(tensor.shape).contiguous() for field, tensor in base.items()}
+    relaid = {field: _relaid(tensor, layout) for field, tensor in base.items()}
+    counterexample = f"{sizes.describe(subject.task)}, layout={layout}, seed={seed}"
+
+    def compare(model: nn.Module) -> tuple[Tensor, Tensor]:
+        return subject.logits(base, model), subject.logits(relaid, model)
+
+    try:
+        return judge_equal(
+            subject,
+            "memory_layout",
+            compare,
+            f"the logits change when the same inputs arrive {layout} in memory",
+            counterexample,
+            "a view, as_strided or data_ptr trick that assumes contiguous inputs",
+        )
+    except ModelRaisedError as error:
+        return Evidence(
+            "memory_layout",
+            Status.FAIL,
+            f"forward raises when the same inputs arrive {layout} in memory: {error}",
+            counterexample=counterexample,
+            module=error.module,
+            cause="`.view` on an input that may be non-contiguous; `.reshape` takes every layout",
+        )
+
+
+def _works(subject: Subject, name: str, sizes: Sizes, seed: int, what: str, cause: str) -> Evidence:
+    counterexample = f"{sizes.describe(subject.task)}, seed={seed}"
+    try:
+        with recording(subject.model) as calls:
+            logits = subject.logits(subject.batch(sizes, seed))
+    except ModelRaisedError as error:
+        message = f"forward raises at {what}: {error}"
+        return Evidence(name, Status.FAIL, message, counterexample=counterexample, module=error.module, cause=cause)
+    if not same_shape(logits, sizes.logits_shape(subject.task)):
+        message = f"logits have shape {tuple(logits.shape)} at {what}, expected {sizes.logits_shape(subject.task)}"
+        return Evidence(name, Status.FAIL, message, counterexample=counterexample, cause=cause)
+    if not finite(logits):
+        module = first_broken(calls, lambda tensor: not finite(tensor))
+        return Evidence(name, Status.FAIL, f"logits are not finite at {what}", counterexample=counterexample, module=module, cause=cause)
+    return Evidence(name, Status.OK, f"works at {what}", counterexample=counterexample)
+
+
+def _relaid(tensor: Tensor, layout: str) -> Tensor:
+    """The tensor's values in another layout; tensors that have no such layout stay as they are."""
+    if layout == "channels_last":
+        return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
+    if layout == "transposed" and tensor.ndim >= 2:
+        return tensor.transpose(0, -1).contiguous().transpose(0, -1)
+    if layout == "strided" and tensor.ndim >= 1:
+        return torch.stack((tensor, tensor), -1).flatten(-2)[..., ::2]
+    if layout == "offset":
+        return torch.cat((tensor[:1], tensor))[1:]
+    if layout == "expanded":
+        return tensor[:1].expand(tensor.shape)
+    return tensor
+
+
+def _writer(subject: Subject, batch: Batch, field: str, train: bool) -> str:
+    """Path of the innermost module during whose call an input was first written to."""
+    watched = batch[field]
+    entered: list[tuple[str, int]] = []
+    writers: list[str] = []
+    names = {module: name or "(model)" for name, module in subject.model.named_modules()}
+    handles = []
+
+    def leave(module: nn.Module, _args: object, _output: object) -> None:
+        name, version = entered.pop()
+        if watched._version != version:
+            writers.append(name)
+
+    for module, name in names.items():
+        handles.append(module.register_forward_pre_hook(lambda _m, _a, name=name: entered.append((name, watched._version))))
+        handles.append(module.register_forward_hook(leave))
+    try:
+        with mode(subject.model, train):
+            subject.logits(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return writers[0] if writers else ""

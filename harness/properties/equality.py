@@ -1,0 +1,66 @@
+"""The verdict on two logits that should be equal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from harness.evidence import Evidence, Status
+from harness.properties.noise import FACTOR, difference
+from harness.properties.subject import Subject
+
+Comparison = Callable[[nn.Module], "tuple[Tensor, Tensor]"]
+"""From a model to two tensors that should be equal."""
+
+
+def judge_equal(
+    subject: Subject,
+    name: str,
+    compare: Comparison,
+    wrong: str | Callable[[], str],
+    counterexample: str,
+    cause: str,
+    investigate: Callable[[nn.Module], str] | None = None,
+    bound: float | None = None,
+) -> Evidence:
+    """Holds two results of a model to the bound derived from its noise.
+
+    A difference above the bound must also survive in float64, where the model runs there: rounding shrinks by nine orders of
+    magnitude, a real dependence stays as large as it was.
+
+    Args:
+        subject: The model.
+        name: The property.
+        compare: Computes the two results.
+        wrong: What is wrong with the model when they differ.
+        counterexample: The inputs, for people.
+        cause: What usually causes it.
+        investigate: Finds the module to blame, given the model on which to look.
+        bound: Bound on the difference; by default the subject's for this property.
+    """
+    left, right = compare(subject.model)
+    measured = difference(left, right)
+    bound = subject.bound(name) if bound is None else subject.task.tolerances.get(name, bound)
+    facts: dict[str, Any] = {"property": name, "measured": measured, "bound": bound, "counterexample": counterexample}
+    if measured <= bound:
+        return Evidence(status=Status.OK, message="equal within rounding", **facts)
+    double = subject.double if name not in subject.task.tolerances else None
+    if double is not None:
+        confirmed = difference(*compare(double))
+        if confirmed < measured / FACTOR:
+            return Evidence(
+                status=Status.OK,
+                message="equal within rounding (the difference vanishes in float64)",
+                details={"float64_difference": confirmed},
+                **facts,
+            )
+    judge = double if double is not None else subject.model
+    return Evidence(
+        status=Status.FAIL,
+        message=wrong if isinstance(wrong, str) else wrong(),
+        cause=cause,
+        investigate=None if investigate is None else lambda: investigate(judge),
+        **facts,
+    )

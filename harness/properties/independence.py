@@ -1,0 +1,218 @@
+"""What an output may not depend on: the other rows, later tokens, padding."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from harness.batches import Batch, Sizes, pad_right, real_tokens, rows
+from harness.evidence import Evidence, Status
+from harness.properties.equality import judge_equal
+from harness.properties.noise import FACTOR, difference
+from harness.properties.subject import Subject, blaming
+from harness.properties.tracing import first_divergence, positions_view, recording, row_view
+
+
+def batch_independence(subject: Subject, sizes: Sizes, row: int, seed: int = 0) -> Evidence:
+    """A row's logits stay the same when every other row is replaced, and when the row is alone.
+
+    Args:
+        subject: The model.
+        sizes: At least two rows.
+        row: The row that is watched.
+        seed: Seed of the rows' content.
+    """
+    base = subject.batch(sizes, seed)
+    others = subject.batch(sizes, seed + 1)
+    changed = {name: torch.cat((others[name][:row], value[row : row + 1], others[name][row + 1 :])) for name, value in base.items()}
+    alone = rows(base, [row])
+
+    def compare(model: nn.Module) -> tuple[Tensor, Tensor]:
+        reference = subject.logits(base, model)[row]
+        return torch.stack((reference, reference)), torch.stack(
+            (subject.logits(changed, model)[row], subject.logits(alone, model)[0])
+        )
+
+    def culprit(model: nn.Module) -> str:
+        return _divergence(subject, model, base, changed, row_view(sizes, row)) or _alone_divergence(
+            subject, model, base, alone, sizes, row
+        )
+
+    return judge_equal(
+        subject,
+        "batch_independence",
+        compare,
+        f"row {row}'s logits change when the other rows of its batch change",
+        f"{sizes.describe(subject.task)}, row={row}, seed={seed}",
+        "an operation over the batch axis: a norm or softmax on dim 0, a mean without dim, a reshape that mixes batch and sequence, "
+        "batch statistics used in eval mode",
+        culprit,
+    )
+
+
+def gradient_independence(subject: Subject, sizes: Sizes, row: int, seed: int = 0) -> Evidence:
+    """The gradient of a row's logits with respect to the other rows' inputs is zero.
+
+    Token ids have no gradient; that of the token embeddings' output stands in for it.
+    """
+    name = "batch_independence"
+    counterexample = f"{sizes.describe(subject.task)}, row={row}, seed={seed}"
+    inputs, logits = _differentiable_inputs(subject, subject.batch(sizes, seed))
+    if not inputs or not logits.requires_grad:
+        return Evidence(name, Status.SKIPPED, "no embedding or floating input to differentiate", counterexample=counterexample)
+    weights = torch.randn(logits[row].shape, generator=torch.Generator().manual_seed(seed)).to(logits)
+    gradients = torch.autograd.grad((logits[row] * weights).sum(), inputs, allow_unused=True)
+    own, foreign = 0.0, 0.0
+    for gradient in gradients:
+        if gradient is not None:
+            others = torch.cat((gradient[:row], gradient[row + 1 :]))
+            own = max(own, float(gradient[row].abs().max()))
+            foreign = max(foreign, difference(others, torch.zeros_like(others)))
+    measured = foreign / own if own else foreign
+    bound = FACTOR * torch.finfo(subject.dtype).eps
+    holds = measured <= bound
+    return Evidence(
+        name,
+        Status.OK if holds else Status.FAIL,
+        "no gradient reaches the other rows" if holds else f"the gradient of row {row}'s logits reaches the inputs of other rows",
+        measured,
+        bound,
+        "of the row's own gradient",
+        counterexample,
+        cause="" if holds else "an operation over the batch axis whose forward value hides it, or a custom autograd function",
+    )
+
+
+def causality(subject: Subject, sizes: Sizes, position: int, seed: int = 0) -> Evidence:
+    """The logits before a position stay the same when its token changes.
+
+    Args:
+        subject: A causal language model, or a seq2seq model whose decoder is meant.
+        sizes: A sequence longer than ``position``.
+        position: The token that is replaced, at least 1.
+        seed: Seed of the tokens.
+    """
+    field = subject.task.causal_field
+    base = subject.batch(sizes, seed)
+    changed = {**base, field: replace_tokens(subject, base[field], position, seed)}
+    length = base[field].shape[1]
+
+    def compare(model: nn.Module) -> tuple[Tensor, Tensor]:
+        return subject.logits(base, model)[:, :position], subject.logits(changed, model)[:, :position]
+
+    def wrong() -> str:
+        left, right = compare(subject.model)
+        gaps = (left.double() - right.double()).abs().amax((0, 2))
+        reader = int(gaps.argmax()) if torch.isfinite(gaps).all() else position - 1
+        return f"position {reader}'s logits change when token {position} changes: the causal mask leaks"
+
+    return judge_equal(
+        subject,
+        "causal",
+        compare,
+        wrong,
+        f"{sizes.describe(subject.task)}, token={position}, seed={seed}",
+        "a missing or shifted causal mask (off by one, wrong orientation, not applied in one layer or head), a bidirectional or "
+        "centred layer, or a statistic over the sequence axis",
+        lambda model: _divergence(subject, model, base, changed, positions_view(len(base[field]), length, position)),
+    )
+
+
+def padding_ignored(subject: Subject, sizes: Sizes, lengths: tuple[int, ...], seed: int = 0) -> Evidence:
+    """A row gives the same logits alone and unpadded as padded on the right within a batch.
+
+    Args:
+        subject: A text model.
+        sizes: Sizes of the padded batch.
+        lengths: Real tokens of each row, between 1 and ``sizes.seq``.
+        seed: Seed of the tokens.
+    """
+    task = subject.task
+    base = subject.batch(sizes, seed)
+    padded = pad_right(task, base, lengths, sizes.seq)
+    row = min(range(len(lengths)), key=lambda index: lengths[index])
+    length = lengths[row]
+    alone = pad_right(task, rows(base, [row]), [length], length)
+
+    def real(logits: Tensor) -> Tensor:
+        return logits[:length] if task.is_per_position and not task.is_seq2seq else logits
+
+    def compare(model: nn.Module) -> tuple[Tensor, Tensor]:
+        return real(subject.logits(alone, model)[0]), real(subject.logits(padded, model)[row])
+
+    def culprit(model: nn.Module) -> str:
+        return first_divergence(
+            _record(subject, model, alone),
+            _record(subject, model, padded),
+            positions_view(1, length, length, row=0),
+            positions_view(sizes.batch, sizes.seq, length, row=row),
+        )
+
+    takes_mask = subject.adapter.takes(subject.model, "attention_mask")
+    cause = (
+        "the padding mask is not applied (in one layer, in the pooling), inverted, or added with too small a number"
+        if takes_mask
+        else "forward takes no `attention_mask`, so padding is read as text"
+    )
+    return judge_equal(
+        subject,
+        "padding_ignored",
+        compare,
+        f"row {row}'s logits change when {sizes.seq - length} padded positions follow its {length} real tokens",
+        f"{sizes.describe(task)}, lengths={list(lengths)}, seed={seed}",
+        cause,
+        culprit,
+    )
+
+
+def replace_tokens(subject: Subject, ids: Tensor, position: int, seed: int) -> Tensor:
+    """Token ids ``[B, S]`` with another real token at one position of every row."""
+    vocab = subject.task.vocab_size or 1
+    rng = torch.Generator().manual_seed(seed + 10_007)
+    fresh = real_tokens(subject.task, (len(ids),), rng).to(ids.device)
+    for _ in range(2):  # twice, as the next token may be the padding token
+        fresh = torch.where((fresh == ids[:, position]) | (fresh == subject.task.pad_token_id), (fresh + 1) % vocab, fresh)
+    changed = ids.clone()
+    changed[:, position] = fresh
+    return changed
+
+
+def _divergence(subject: Subject, model: nn.Module, left: Batch, right: Batch, view: object) -> str:
+    return first_divergence(_record(subject, model, left), _record(subject, model, right), view)  # type: ignore[arg-type]
+
+
+def _alone_divergence(subject: Subject, model: nn.Module, base: Batch, alone: Batch, sizes: Sizes, row: int) -> str:
+    single = Sizes(1, sizes.seq, sizes.target_seq, sizes.image)
+    return first_divergence(_record(subject, model, base), _record(subject, model, alone), row_view(sizes, row), row_view(single, 0))
+
+
+def _record(subject: Subject, model: nn.Module, batch: Batch) -> list:  # type: ignore[type-arg]
+    with recording(model) as calls:
+        subject.logits(batch, model)
+    return calls
+
+
+def _differentiable_inputs(subject: Subject, batch: Batch) -> tuple[list[Tensor], Tensor]:
+    """Runs the model; returns its floating inputs and the outputs of the embeddings that read tokens row by row, and the logits."""
+    captured: list[Tensor] = []
+    size = len(next(iter(batch.values())))
+
+    def keep(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        if not args or args[0].ndim < 2 or len(args[0]) != size:
+            return None
+        # A leaf of its own: embeddings whose weights are frozen have no gradient either.
+        leaf = output.detach().requires_grad_()
+        captured.append(leaf)
+        return leaf * 1
+
+    handles = [m.register_forward_hook(keep) for m in subject.model.modules() if isinstance(m, nn.Embedding)]
+    fields = {name: value.detach().clone().requires_grad_() if value.is_floating_point() else value for name, value in batch.items()}
+    labels = fields.pop("labels", None)
+    try:
+        with torch.enable_grad(), blaming(subject.model):
+            logits = subject.adapter.logits(subject.model, fields)
+    finally:
+        for handle in handles:
+            handle.remove()
+    del labels
+    return [value for value in fields.values() if value.requires_grad] + captured, logits
