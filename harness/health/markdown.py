@@ -1,0 +1,182 @@
+"""The health report as GitHub-flavoured Markdown, and the words it shares with the HTML page."""
+
+from __future__ import annotations
+
+import html
+import re
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from harness.health.report import CheckResult, CheckStatus, ExportHealthReport, SkippedCheck
+
+GLYPHS: dict[CheckStatus, str] = {"failed": "✕", "warning": "▲", "passed": "✓"}
+WORDS: dict[CheckStatus, str] = {"failed": "Failed", "warning": "Warning", "passed": "Passed"}
+CODE_SPAN = re.compile(r"`([^`\n]+)`")
+"""How messages mark module paths; the page and the Markdown both honour it."""
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One labelled line of a finding; ``code`` asks for a monospaced face."""
+
+    label: str
+    text: str
+    code: bool = False
+
+
+def to_markdown(report: ExportHealthReport) -> str:
+    """The report as GitHub-flavoured Markdown, fit for a file, a comment or a step summary."""
+    failures = report.get_failed_checks()
+    warnings = [check for check in report.checks if check.status == "warning"]
+    blocks = [
+        f"# {_prose(report.model_name)}: {_score(report)}",
+        f"**{verdict(report)}**",
+        _coverage(report),
+        _model_facts(report),
+        *_findings("Failures", failures),
+        *_findings("Warnings", warnings),
+        *(_table(heading, checks) for heading, checks in by_tier(report.worst_first()).items()),
+        _skipped(report.skipped),
+        _recommendations(report),
+    ]
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def verdict(report: ExportHealthReport) -> str:
+    """The outcome as one sentence without its full stop, such as ``Sound: 38 of 38 checks passed``."""
+    counts, skipped = report.summary, len(report.skipped)
+    if not counts["total"]:
+        return f"Nothing was checked: {_count(skipped, 'check')} skipped" if skipped else "Nothing was checked"
+    passed = f"{counts['passed']} of {_count(counts['total'], 'check')} passed" + (f", {skipped} skipped" if skipped else "")
+    warnings = _count(counts["warnings"], "warning") if counts["warnings"] else ""
+    if counts["failed"]:
+        return ", ".join(part for part in (f"Broken: {counts['failed']} failed", warnings, passed) if part)
+    # A sound part must not read like a sound whole.
+    scope = " as far as it ran" if report.coverage else ""
+    return f"Sound{scope}{f', with {warnings}' if warnings else ''}: {passed}"
+
+
+def facts_of(check: CheckResult) -> list[Fact]:
+    """What is known about a finding, in reading order; what its details lack is left out."""
+    rows = (
+        ("Counterexample", "counterexample", True),
+        ("Measured", "comparison", True),
+        ("Blamed module", "module", True),
+        ("Usual cause", "cause", False),
+        ("Test", "nodeid", True),
+    )
+    facts = [Fact(label, str(check.details[key]), code) for label, key, code in rows if check.details.get(key)]
+    command = _rerun(check)
+    return [*facts, Fact("Run it again", command, code=True)] if command else facts
+
+
+def by_tier(checks: Iterable[CheckResult]) -> dict[str, list[CheckResult]]:
+    """Groups checks under ``Tier 1``, ``Tier 2``, ... and last those without a tier under ``Checks``, keeping their order."""
+    groups: dict[tuple[bool, int], list[CheckResult]] = {}
+    for check in checks:
+        tier = check.details.get("tier")
+        groups.setdefault((False, tier) if isinstance(tier, int) else (True, 0), []).append(check)
+    return {"Checks" if outside else f"Tier {tier}": groups[outside, tier] for outside, tier in sorted(groups)}
+
+
+def duration_text(seconds: float) -> str:
+    """A duration for people: ``4 ms``, ``1.2 s``, ``2 min 5 s``; empty when it was not measured."""
+    if seconds <= 0:
+        return ""
+    if seconds < 0.9995:
+        return "<1 ms" if seconds < 0.001 else f"{seconds * 1000:.0f} ms"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s"
+
+
+def examples_text(check: CheckResult) -> str:
+    """How many inputs were tried, with thousands separated; empty when unknown."""
+    examples = check.details.get("examples")
+    return f"{examples:,}" if isinstance(examples, int) else ""
+
+
+def score_text(report: ExportHealthReport) -> str:
+    """``92.5`` or ``100``; a dash when nothing was checked, where a 0 would read as a judgement."""
+    return f"{report.health_score:g}" if report.checks else "–"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _rerun(check: CheckResult) -> str:
+    if check.details.get("rerun"):
+        return str(check.details["rerun"])
+    # Only a Python test can be named to pytest alone; one that a config file generates needs options known to its maker.
+    nodeid = str(check.details.get("nodeid") or "")
+    return f"pytest {shlex.quote(nodeid)}" if nodeid.partition("::")[0].endswith(".py") else ""
+
+
+def _score(report: ExportHealthReport) -> str:
+    return f"health {score_text(report)} of 100" if report.checks else "no health score"
+
+
+def _coverage(report: ExportHealthReport) -> str:
+    return f"> [!WARNING]\n> **Partial run.** {_prose(report.coverage)}" if report.coverage else ""
+
+
+def _model_facts(report: ExportHealthReport) -> str:
+    return "\n".join(f"- {_prose(label)}: {_prose(text)}" for label, text in report.model_facts.items())
+
+
+def _findings(heading: str, checks: list[CheckResult]) -> list[str]:
+    return [f"## {heading}", *map(_finding, checks)] if checks else []
+
+
+def _finding(check: CheckResult) -> str:
+    lines = [f"### {GLYPHS[check.status]} {_prose(check.message)}", "", f"- **Check:** {_code(check.check_name)}"]
+    lines += [f"- **{fact.label}:** {_code(fact.text) if fact.code else _prose(fact.text)}" for fact in facts_of(check)]
+    return "\n".join(lines)
+
+
+def _table(heading: str, checks: list[CheckResult]) -> str:
+    head = [f"## {heading}", "", "| Status | Property | Measured | Tried | Time |", "|---|---|---|--:|--:|"]
+    return "\n".join([*head, *map(_row, checks)])
+
+
+def _row(check: CheckResult) -> str:
+    cells = (
+        f"{GLYPHS[check.status]} {WORDS[check.status]}",
+        f"{_prose(str(check.details.get('statement') or check.message))}<br>{_code(check.check_name)}",
+        _prose(str(check.details.get("comparison") or "")),
+        examples_text(check),
+        html.escape(duration_text(check.duration_seconds)),
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _skipped(skipped: list[SkippedCheck]) -> str:
+    rows = [f"| {_code(check.check_name)} | {_prose(check.reason)} |" for check in skipped]
+    return "\n".join(["## Skipped", "", "| Check | Reason |", "|---|---|", *rows]) if rows else ""
+
+
+def _recommendations(report: ExportHealthReport) -> str:
+    return "\n".join(["## Recommendations", "", *(f"- {_prose(text)}" for text in report.recommendations)]) if report.recommendations else ""
+
+
+def _prose(text: str) -> str:
+    """One line of text that Markdown shows as it is, except that spans in backticks stay code."""
+    parts = CODE_SPAN.split(" ".join(text.split()))
+    return "".join(_code(part) if index % 2 else _plain(part) for index, part in enumerate(parts))
+
+
+def _plain(text: str) -> str:
+    text = re.sub(r"([\\`*\[\]~|$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))", r"\\\1", text)
+    text = re.sub(r"^(\d*)([-#+.)])", r"\1\\\2", text)
+    return html.escape(text, quote=False)
+
+
+def _code(text: str) -> str:
+    text = " ".join(text.split())
+    if not text or not set(text) & set("`|"):
+        return f"`{text}`" if text else ""
+    # Neither a backtick nor a pipe in a table has an escape that every renderer honours inside a code span; entities do.
+    return f"<code>{re.sub(r'[^A-Za-z0-9 .,:;=()/-]', lambda match: f'&#{ord(match[0])};', text)}</code>"

@@ -1,0 +1,245 @@
+"""The health report as one HTML page that needs nothing else: no network, no fonts, no scripts from elsewhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from harness.health import markdown
+from harness.health.report import CheckStatus, ExportHealthReport
+
+ROW_HEIGHT = 32
+"""Pixels of a plot's height that one parameter takes: its name above its bar."""
+
+_MAX_LABEL = 34
+_MAX_TICKS = 6
+_RING_GAP = 1.2
+
+
+@dataclass(frozen=True)
+class Arc:
+    """A stretch of the score ring, in percent of its circumference."""
+
+    status: CheckStatus
+    start: float
+    length: float
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A labelled place on a plot's axis, in percent of its width."""
+
+    x: float
+    label: str
+    anchor: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One parameter in a plot.
+
+    Attributes:
+        label: Its name, shortened to fit.
+        tooltip: Its whole name with what is known about it.
+        y: Top edge in pixels.
+        width: Length of the bar in percent; ``None`` for a value that a log axis cannot show.
+        text: The value for people, or ``none``.
+        alarming: Whether the value deserves a second look.
+    """
+
+    label: str
+    tooltip: str
+    y: int
+    width: float | None
+    text: str
+    alarming: bool
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Horizontal bars on a log axis, one for each parameter."""
+
+    title: str
+    caption: str
+    description: str
+    height: int
+    ticks: tuple[Tick, ...]
+    rows: tuple[Row, ...]
+
+
+def to_html(report: ExportHealthReport) -> str:
+    """The report as a self-contained HTML page."""
+    checks = report.worst_first()
+    return _environment().get_template("page.html.j2").render(
+        report=report,
+        verdict=markdown.verdict(report),
+        score=markdown.score_text(report),
+        arcs=ring_arcs(report),
+        mood=_mood(report),
+        moment=_moment(report.timestamp),
+        total_time=markdown.duration_text(sum(check.duration_seconds for check in checks)),
+        findings={status: [check for check in checks if check.status == status] for status in ("failed", "warning")},
+        anchors={id(check): f"check-{number}" for number, check in enumerate(checks, 1)},
+        sections=markdown.by_tier(checks),
+        plots=parameter_plots(report.layers),
+    )  # fmt: skip
+
+
+def ring_arcs(report: ExportHealthReport) -> list[Arc]:
+    """The score ring's arcs: what passed, then warnings, then failures; the rarest still wide enough to be seen."""
+    counts = report.summary
+    statuses: tuple[tuple[CheckStatus, int], ...] = (
+        ("passed", counts["passed"]),
+        ("warning", counts["warnings"]),
+        ("failed", counts["failed"]),
+    )
+    shares = [(status, max(count / counts["total"], 0.03)) for status, count in statuses if count]
+    scale = 100 / sum(share for _, share in shares) if shares else 0.0
+    gap = _RING_GAP if len(shares) > 1 else 0.0
+    arcs, start = [], 0.0
+    for status, share in shares:
+        arcs.append(Arc(status, round(start + gap / 2, 3), round(share * scale - gap, 3)))
+        start += share * scale
+    return arcs
+
+
+def parameter_plots(layers: Sequence[dict[str, Any]]) -> list[Plot]:
+    """The plots of parameter scale and gradient norm; one whose quantity was never measured is left out."""
+    quantities = (
+        ("rms", "Parameter scale", "Root mean square of each parameter"),
+        ("grad_rms", "Gradient norm", "Root mean square of each parameter’s gradient"),
+    )
+    measured = (quantity for quantity in quantities if any(_number(layer.get(quantity[0])) is not None for layer in layers))
+    return [_plot(layers, *quantity) for quantity in measured]
+
+
+def log_axis(values: Sequence[float]) -> tuple[int, int]:
+    """The decades, as exponents of ten, that span positive values with room for the smallest to have a visible bar."""
+    return math.ceil(math.log10(min(values))) - 1, math.ceil(math.log10(max(values)))
+
+
+def axis_ticks(low: int, high: int) -> tuple[Tick, ...]:
+    """Ticks at whole decades from ``10**low`` to ``10**high``, few enough to be read."""
+    step = math.ceil((high - low) / (_MAX_TICKS - 1))
+    return tuple(
+        Tick(_percent(exponent, low, high), figure(10.0**exponent), _anchor(exponent, low, high))
+        for exponent in range(low, high + 1, step)
+    )
+
+
+def figure(value: float) -> str:
+    """A number for people in three digits: ``0.0213``, ``1``, ``3.1e-5``, ``nan``."""
+    if value == 0 or not math.isfinite(value) or 1e-3 <= abs(value) < 1e5:
+        return f"{value:.3g}" if abs(value) < 1000 or not math.isfinite(value) else f"{value:,.0f}"
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+
+
+def shorten(name: str, limit: int = _MAX_LABEL) -> str:
+    """Cuts a long name in its middle, where module paths differ least."""
+    if len(name) <= limit:
+        return name
+    head = (limit - 1) // 2
+    return f"{name[:head]}…{name[len(name) - (limit - 1 - head) :]}"
+
+
+def _plot(layers: Sequence[dict[str, Any]], key: str, title: str, caption: str) -> Plot:
+    values = [_number(layer.get(key)) for layer in layers]
+    drawn = [value for value in values if _drawable(value)]
+    axis = log_axis([value for value in drawn if value]) if drawn else None
+    rows = tuple(_row(layer, value, index * ROW_HEIGHT, axis, key) for index, (layer, value) in enumerate(zip(layers, values)))
+    description = f"{caption} on a log axis, {len(layers)} in all. "
+    description += _extremes(layers, values) if drawn else "None is a positive number."
+    return Plot(title, caption, description, ROW_HEIGHT * len(layers), axis_ticks(*axis) if axis else (), rows)
+
+
+def _row(layer: dict[str, Any], value: float | None, y: int, axis: tuple[int, int] | None, key: str) -> Row:
+    name, frozen = str(layer.get("name") or "unnamed"), layer.get("trainable") is False
+    text = "none" if value is None else figure(value)
+    absent = value is None or not math.isfinite(value) or (key == "grad_rms" and value == 0)
+    width = _percent(math.log10(value), *axis) if axis and value is not None and _drawable(value) else None
+    tooltip = " · ".join(part for part in (name, shape_text(layer), text, "frozen" if frozen else "") if part)
+    return Row(shorten(name), tooltip, y, width, f"{text}, frozen" if frozen and value is None else text, absent and not frozen)
+
+
+def shape_text(layer: dict[str, Any]) -> str:
+    """``512 × 128``; ``scalar`` for no dimensions; empty when unknown."""
+    shape = layer.get("shape")
+    if not isinstance(shape, (list, tuple)):
+        return str(shape or "")
+    return " × ".join(str(size) for size in shape) or "scalar"
+
+
+def _extremes(layers: Sequence[dict[str, Any]], values: Sequence[float | None]) -> str:
+    pairs = [(value, str(layer.get("name"))) for layer, value in zip(layers, values) if value is not None and _drawable(value)]
+    (least, where_least), (most, where_most) = min(pairs), max(pairs)
+    rest = f" {len(layers) - len(pairs)} have no bar." if len(pairs) < len(layers) else ""
+    return f"Smallest {figure(least)} in {where_least}, largest {figure(most)} in {where_most}.{rest}"
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def _drawable(value: float | None) -> bool:
+    return value is not None and math.isfinite(value) and value > 0
+
+
+def _percent(position: float, low: int, high: int) -> float:
+    return round((position - low) / (high - low) * 100, 3)
+
+
+def _anchor(exponent: int, low: int, high: int) -> str:
+    return {low: "start", high: "end"}.get(exponent, "middle")
+
+
+def _cell(value: Any) -> str:
+    number = _number(value)
+    return "none" if number is None else f"{value:,}" if isinstance(value, int) else figure(number)
+
+
+def _mood(report: ExportHealthReport) -> str:
+    """The status that colours the verdict; a partial run is not coloured sound."""
+    counts = report.summary
+    if not counts["total"]:
+        return "empty"
+    if counts["failed"]:
+        return "failed"
+    return "warning" if counts["warnings"] or report.coverage else "passed"
+
+
+def _moment(timestamp: str) -> str:
+    try:
+        moment = datetime.fromisoformat(timestamp.replace("Z", "+00:00"))
+    except ValueError:
+        return timestamp
+    return f"{moment.day} {moment:%B %Y, %H:%M} {moment.tzname() or ''}".strip()
+
+
+def _prose(text: Any) -> Markup:
+    """Escaped text in which spans in backticks become code."""
+    parts = markdown.CODE_SPAN.split(str(text))
+    return Markup("").join(Markup("<code>{}</code>").format(part) if index % 2 else part for index, part in enumerate(parts))
+
+
+@cache
+def _environment() -> Environment:
+    loader = PackageLoader("harness.health", "")
+    environment = Environment(autoescape=True, loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"prose": _prose, "number": _cell, "shape": shape_text, "took": markdown.duration_text}
+    environment.globals |= {
+        "glyphs": markdown.GLYPHS,
+        "words": markdown.WORDS,
+        "facts_of": markdown.facts_of,
+        "tried": markdown.examples_text,
+        "row_height": ROW_HEIGHT,
+        "id": id,
+    }
+    return environment

@@ -1,0 +1,289 @@
+"""The same call gives the same answer: no hidden randomness, no memory of earlier calls, no mode that sticks."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from harness.batches import Sizes
+from harness.evidence import Evidence, Status
+from harness.properties.equality import judge_equal
+from harness.properties.noise import difference
+from harness.properties.subject import ModelRaisedError, Subject, mode
+from harness.properties.tracing import first_divergence, recording, whole
+
+
+def eval_deterministic(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
+    """In eval mode the same input gives the same logits, whatever the global random state."""
+    batch = subject.batch(sizes, seed)
+
+    def compare(model: nn.Module) -> tuple[Tensor, Tensor]:
+        first = seeded(1, lambda: subject.logits(batch, model))
+        repeats = [seeded(2 + n, lambda: subject.logits(batch, model)) for n in range(2)]
+        return first, max(repeats, key=lambda other: difference(first, other))
+
+    def culprit(model: nn.Module) -> str:
+        traces = []
+        for draw in (1, 2):
+            with recording(model) as calls:
+                seeded(draw, lambda: subject.logits(batch, model))
+            traces.append(calls)
+        return first_divergence(traces[0], traces[1], whole)
+
+    return judge_equal(
+        subject,
+        "eval_deterministic",
+        compare,
+        "the same input gives other logits when eval() is called again",
+        f"{sizes.describe(subject.task)}, seed={seed}",
+        "F.dropout without training=self.training, noise or sampling outside `if self.training`, or a module that eval() does not reach",
+        culprit,
+        bound=subject.floor.repeat_bound,
+    )
+
+
+def mode_round_trip(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
+    """train() and eval() reach every module, forward leaves the mode alone, and a round trip changes nothing.
+
+    The round trip includes a forward in train mode, whose effect on buffers (running statistics) is undone.
+    """
+    name = "mode_round_trip"
+    model, batch = subject.model, subject.batch(sizes, seed)
+    counterexample = f"{sizes.describe(subject.task)}, seed={seed}"
+    model.eval()
+    stuck = [path or "(model)" for path, module in model.named_modules() if module.training]
+    if stuck:
+        return Evidence(
+            name,
+            Status.FAIL,
+            f"eval() leaves `{stuck[0]}` in train mode",
+            float(len(stuck)),
+            0.0,
+            "modules",
+            counterexample,
+            stuck[0],
+            "an overridden train() or eval() that does not call super() or passes on the wrong mode",
+        )
+    before = subject.logits(batch)
+    flipped = _flipped(model, lambda: subject.logits(batch), expected=False)
+    if flipped:
+        return _flip_evidence(flipped, "train", counterexample)
+    weights = copy.deepcopy(model.state_dict())
+    model.train()
+    if not model.training:
+        return Evidence(name, Status.FAIL, "train() leaves the model in eval mode", counterexample=counterexample, cause="an overridden train()")
+    frozen = {module for module in model.modules() if not module.training}
+    flipped = _flipped(model, lambda: seeded(0, lambda: subject.logits(batch)), expected=True, ignoring=frozen)
+    if flipped:
+        return _flip_evidence(flipped, "eval", counterexample)
+    with torch.no_grad():
+        model.load_state_dict(weights)
+    model.eval()
+
+    def compare(judge: nn.Module) -> tuple[Tensor, Tensor]:
+        if judge is model:
+            return before, subject.logits(batch)
+        first = subject.logits(batch, judge)
+        state = copy.deepcopy(judge.state_dict())
+        with mode(judge, train=True):
+            seeded(0, lambda: subject.logits(batch, judge))
+        judge.load_state_dict(state)
+        return first, subject.logits(batch, judge)
+
+    return judge_equal(
+        subject,
+        name,
+        compare,
+        "the logits in eval mode are not the same after train() and back",
+        counterexample,
+        "weights merged or rescaled on a mode switch, a cache filled in train mode, or statistics kept outside the buffers",
+    )
+
+
+def stateless(subject: Subject, first: Sizes, second: Sizes, seed: int = 0) -> Evidence:
+    """A call gives the same logits after a call with another input as on a model that was never called.
+
+    Args:
+        subject: The model.
+        first: Sizes of the earlier call.
+        second: Sizes of the call that is judged.
+        seed: Seed of both inputs.
+    """
+    name = "stateless"
+    earlier, batch = subject.batch(first, seed + 1), subject.batch(second, seed)
+    counterexample = f"first {first.describe(subject.task)}; then {second.describe(subject.task)}; seed={seed}"
+    used = subject.fresh()
+    try:
+        subject.logits(earlier, used)
+        subject.logits(batch, used)
+    except ModelRaisedError as error:
+        subject.logits(batch, subject.fresh())  # raises where the first call does too: then the size is at fault, not the past
+        return Evidence(
+            name,
+            Status.FAIL,
+            f"forward raises only after an earlier call of another size: {error}",
+            counterexample=counterexample,
+            module=error.module,
+            cause="a mask, cache or hidden state kept from the earlier call",
+        )
+
+    def pair(model: nn.Module) -> tuple[nn.Module, nn.Module]:
+        if model is subject.model:
+            return subject.fresh(), subject.fresh()
+        return subject.fresh().double(), subject.fresh().double()
+
+    def compare(model: nn.Module) -> tuple[Tensor, Tensor]:
+        untouched, called = pair(model)
+        subject.logits(earlier, called)
+        return subject.logits(batch, untouched), subject.logits(batch, called)
+
+    def culprit(model: nn.Module) -> str:
+        untouched, called = pair(model)
+        subject.logits(earlier, called)
+        traces = []
+        for judge in (untouched, called):
+            with recording(judge) as calls:
+                subject.logits(batch, judge)
+            traces.append(calls)
+        return first_divergence(traces[0], traces[1], whole)
+
+    return judge_equal(
+        subject,
+        name,
+        compare,
+        "the logits depend on an earlier, unrelated call",
+        counterexample,
+        "a hidden state, key/value cache, mask or counter kept on the module between calls",
+        culprit,
+    )
+
+
+def repeated_backward(subject: Subject, seed: int = 0) -> Evidence:
+    """Two training steps in a row work: no graph is kept from the first one."""
+    name = "stateless"
+    model = subject.model
+    with mode(model, train=True), torch.random.fork_rng(devices=[]):
+        for step in range(2):
+            try:
+                subject.backward(subject.batch(seed=seed + step))
+            except RuntimeError as error:
+                if "second time" not in str(error):
+                    raise
+                return Evidence(
+                    name,
+                    Status.FAIL,
+                    "the second training step reaches back into the first one's graph",
+                    counterexample=f"{subject.typical.describe(subject.task)}, two forward and backward passes",
+                    module=getattr(error, "module", ""),
+                    cause="a hidden state or cached tensor carried over without detach()",
+                )
+    model.zero_grad(set_to_none=True)
+    return Evidence(name, Status.OK, "two training steps in a row work")
+
+
+def rng_untouched(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
+    """forward does not seed the global random state in either mode, nor consume it in eval mode."""
+    name = "rng_untouched"
+    batch = subject.batch(sizes, seed)
+    counterexample = f"{sizes.describe(subject.task)}, seed={seed}"
+    with _random_states_kept():
+        changed = _advanced(lambda: subject.logits(batch))
+        if changed:
+            return Evidence(
+                name,
+                Status.FAIL,
+                f"forward in eval mode changes the global random state of {changed}",
+                counterexample=counterexample,
+                cause="manual_seed inside forward, or random numbers drawn in eval mode; give the draw a Generator of its own",
+                investigate=lambda: _drawer(subject.model, lambda: subject.logits(batch)),
+            )
+        ends = []
+        with mode(subject.model, train=True):
+            for start in (11, 12):
+                torch.manual_seed(start)
+                subject.logits(batch)
+                ends.append(torch.get_rng_state())
+    if torch.equal(*ends):
+        return Evidence(
+            name,
+            Status.FAIL,
+            "forward in train mode seeds the global random state, so every step draws the same numbers",
+            counterexample=counterexample,
+            cause="manual_seed inside forward",
+        )
+    return Evidence(name, Status.OK, "the global random state is left alone", counterexample=counterexample)
+
+
+def seeded(seed: int, run: Callable[[], Tensor]) -> Tensor:
+    """Runs something under a seed and puts the global random state of torch back."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return run()
+
+
+@contextmanager
+def _random_states_kept() -> Iterator[None]:
+    state, numpy_state = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        try:
+            yield
+        finally:
+            random.setstate(state)
+            np.random.set_state(numpy_state)
+
+
+def _advanced(run: Callable[[], object]) -> str:
+    """The generators whose state a call changed, as a phrase."""
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy(), np.random.get_state()[2]
+    run()
+    changed = {
+        "torch": not torch.equal(before[0], torch.get_rng_state()),
+        "random": before[1] != random.getstate(),
+        "numpy": before[3] != np.random.get_state()[2] or not np.array_equal(before[2], np.random.get_state()[1]),
+    }
+    return " and ".join(name for name, moved in changed.items() if moved)
+
+
+def _drawer(model: nn.Module, run: Callable[[], object]) -> str:
+    """Path of the innermost module during whose call the global random state of torch first changed."""
+    entered: list[Tensor] = []
+    found: list[str] = []
+    handles = []
+    for path, module in model.named_modules():
+        handles.append(module.register_forward_pre_hook(lambda _m, _a: entered.append(torch.get_rng_state())))
+
+        def leave(_module: nn.Module, _args: object, _output: object, path: str = path) -> None:
+            if not torch.equal(entered.pop(), torch.get_rng_state()):
+                found.append(path or "(model)")
+
+        handles.append(module.register_forward_hook(leave))
+    try:
+        run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if found else ""
+
+
+def _flipped(model: nn.Module, run: Callable[[], object], expected: bool, ignoring: set[nn.Module] | None = None) -> str:
+    """Path of the first module that is in another mode than expected after a call."""
+    run()
+    wrong = (path or "(model)" for path, m in model.named_modules() if m.training is not expected and m not in (ignoring or ()))
+    return next(wrong, "")
+
+
+def _flip_evidence(module: str, switched_to: str, counterexample: str) -> Evidence:
+    return Evidence(
+        "mode_round_trip",
+        Status.FAIL,
+        f"forward switches `{module}` to {switched_to} mode",
+        counterexample=counterexample,
+        module=module,
+        cause="a call of train() or eval() inside forward",
+    )

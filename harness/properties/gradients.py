@@ -1,0 +1,169 @@
+"""Whether the gradient reaches every trainable parameter, and where it is cut."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from harness.evidence import Evidence, Status
+from harness.properties.subject import Subject, mode
+
+_STEPS = 3
+_NUDGE = 1e-2
+
+
+def gradient_reaches(subject: Subject, seed: int = 0) -> Evidence:
+    """Every trainable parameter receives a gradient that is not zero, over a few batches in train mode.
+
+    A gradient that is exactly zero at initialisation is normal behind a zero-initialised gate or branch (ReZero, LoRA, zero-gamma),
+    so parameters without one are judged again on a copy whose weights were nudged.
+    """
+    name = "gradient_flow"
+    trainable = [path for path, p in subject.model.named_parameters() if p.requires_grad]
+    counterexample = f"{subject.typical.describe(subject.task)}, {_STEPS} batches, train mode, seed={seed}"
+    if not trainable:
+        return Evidence(name, Status.SKIPPED, "the model has no trainable parameter")
+    model = subject.fresh()
+    gradients = _accumulate(subject, model, seed)
+    layers = layer_facts(model, gradients)
+    unreached = [path for path in trainable if gradients.get(path, 0.0) == 0.0]
+    if unreached:
+        nudged = _accumulate(subject, _nudged(model), seed)
+        unreached = [path for path in unreached if nudged.get(path, 0.0) == 0.0]
+    if not unreached:
+        return Evidence(
+            name,
+            Status.OK,
+            f"all {len(trainable)} trainable parameters receive a gradient",
+            0.0,
+            0.0,
+            "parameters",
+            counterexample,
+            details={"layers": layers},
+        )
+    why, module = _cut(subject, model, unreached[0], gradients)
+    others = f" (nor do {len(unreached) - 1} others: {', '.join(unreached[1:4])}{'…' if len(unreached) > 4 else ''})" if unreached[1:] else ""
+    return Evidence(
+        name,
+        Status.FAIL,
+        f"parameter `{unreached[0]}` receives no gradient{others}: {why}",
+        float(len(unreached)),
+        0.0,
+        "parameters",
+        counterexample,
+        module,
+        "a detach(), no_grad() or .data, an argmax or rounding in the path, a module that forward never calls, or a branch multiplied by zero",
+        {"layers": layers, "unreached": unreached},
+    )
+
+
+def layer_facts(model: nn.Module, gradients: dict[str, float]) -> list[dict[str, Any]]:
+    """Scale and gradient of every parameter, for plots."""
+    facts = []
+    for path, parameter in model.named_parameters():
+        values = parameter.detach().double()
+        facts.append(
+            {
+                "name": path,
+                "shape": list(parameter.shape),
+                "count": parameter.numel(),
+                "mean": float(values.mean()) if parameter.numel() else 0.0,
+                "std": float(values.std(unbiased=False)) if parameter.numel() else 0.0,
+                "rms": float(values.square().mean().sqrt()) if parameter.numel() else 0.0,
+                "grad_rms": gradients.get(path),
+                "trainable": parameter.requires_grad,
+            }
+        )
+    return facts
+
+
+def _accumulate(subject: Subject, model: nn.Module, seed: int) -> dict[str, float]:
+    """Largest gradient rms of each parameter over a few training batches; a parameter without a gradient is absent."""
+    found: dict[str, float] = {}
+    with mode(model, train=True), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for step in range(_STEPS):
+            model.zero_grad(set_to_none=True)
+            try:
+                subject.backward(subject.batch(seed=seed + step), model)
+            except RuntimeError as error:
+                if "does not require grad" not in str(error):
+                    raise
+                return {}
+            for path, parameter in model.named_parameters():
+                if parameter.grad is not None:
+                    rms = float(parameter.grad.double().square().mean().sqrt())
+                    found[path] = max(found.get(path, 0.0), rms if rms == rms else float("inf"))
+    model.zero_grad(set_to_none=True)
+    return {path: value for path, value in found.items() if value == value}
+
+
+def _nudged(model: nn.Module) -> nn.Module:
+    nudged = copy.deepcopy(model)
+    rng = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in nudged.parameters():
+            if parameter.is_floating_point():
+                scale = _NUDGE * max(float(parameter.abs().mean()), 1.0)
+                parameter.add_(scale * torch.randn(parameter.shape, generator=rng).to(parameter))
+    return nudged
+
+
+def _cut(subject: Subject, model: nn.Module, path: str, gradients: dict[str, float]) -> tuple[str, str]:
+    """Why a parameter receives no gradient, and the module in which its path to the loss is cut."""
+    owner, _, _ = path.rpartition(".")
+    outputs: dict[str, list[Tensor]] = {}
+
+    def keep(name: str) -> Any:
+        def hook(_module: nn.Module, _args: object, output: Any) -> None:
+            outputs.setdefault(name, []).extend(leaf for leaf in tree_leaves(_leaves(output)) if isinstance(leaf, Tensor))
+
+        return hook
+
+    handles = [module.register_forward_hook(keep(name)) for name, module in model.named_modules()]
+    try:
+        with mode(model, train=True), torch.random.fork_rng(devices=[]), torch.enable_grad():
+            loss = subject.adapter.loss(subject.logits_with_grad(subject.batch(), model), subject.batch())
+    finally:
+        for handle in handles:
+            handle.remove()
+    if path in gradients:
+        return "its gradient is exactly zero", owner or path
+    if owner and owner not in outputs:
+        return f"forward never calls `{owner}`", owner
+    graph = _graph_nodes(loss)
+    for container in _enclosing(owner):
+        connected = any(output.grad_fn in graph for output in outputs.get(container, ()) if output.grad_fn is not None)
+        if connected or not container:
+            where = container or "the model's own forward"
+            inside = "is not used" if container == owner else f"the output of `{owner}` is cut off or dropped"
+            return f"inside `{where}` {'it ' if container == owner else ''}{inside}", container or "(model)"
+    return "it is cut off", owner
+
+
+def _enclosing(path: str) -> Iterator[str]:
+    """A module's path and those of the modules around it, innermost first, ending with the root's empty path."""
+    while path:
+        yield path
+        path = path.rpartition(".")[0]
+    yield ""
+
+
+def _graph_nodes(loss: Tensor) -> set[Any]:
+    seen: set[Any] = set()
+    pending = [loss.grad_fn]
+    while pending:
+        node = pending.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            pending.extend(parent for parent, _ in node.next_functions)
+    return seen
+
+
+def _leaves(output: Any) -> Any:
+    return dict(output) if hasattr(output, "keys") else output

@@ -1,0 +1,177 @@
+"""Finite outputs and gradients, at typical and at extreme inputs."""
+
+from __future__ import annotations
+
+import torch
+
+from harness.batches import IGNORED, Batch, Sizes, pad_right
+from harness.evidence import Evidence, Status
+from harness.properties.subject import ModelRaisedError, Subject, mode
+from harness.properties.tracing import finite, first_broken, recording
+
+EXTREMES = ("constant_zero", "constant_large", "constant_negative", "spike", "first_id", "last_id", "alternating")
+"""Extreme contents; each becomes what the task's fields can hold."""
+
+_LARGE = 1e4
+_LARGE_PIXEL = 255.0
+
+
+def finite_output(subject: Subject, sizes: Sizes, content: str = "typical", seed: int = 0) -> Evidence:
+    """The logits hold neither NaN nor infinity.
+
+    Args:
+        subject: The model.
+        sizes: Sizes of the batch.
+        content: ``typical`` or one of ``EXTREMES``.
+        seed: Seed of typical content.
+    """
+    batch = extreme_batch(subject, sizes, content, seed)
+    return _finite_forward(subject, batch, f"{sizes.describe(subject.task)}, content={content}, seed={seed}", f"at {_spoken(content)} inputs")
+
+
+def fully_padded_row(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
+    """A row that is all padding poisons neither the logits nor the gradients of its batch.
+
+    Such rows come from empty texts and from filling up the last batch.
+    """
+    name = "finite_output"
+    counterexample = f"{sizes.describe(subject.task)}, lengths={[sizes.seq] * (sizes.batch - 1) + [0]}, seed={seed}"
+    if not subject.adapter.takes(subject.model, "attention_mask"):
+        return Evidence(name, Status.SKIPPED, "forward takes no `attention_mask`")
+    batch = pad_right(subject.task, subject.batch(sizes, seed), [sizes.seq] * (sizes.batch - 1) + [0], sizes.seq)
+    evidence = _finite_forward(subject, batch, counterexample, "of a batch with a row that is all padding")
+    if evidence.status is not Status.OK:
+        return evidence
+    if subject.task.is_seq2seq:
+        batch["labels"][-1] = IGNORED
+    bad = _bad_gradients(subject, batch)
+    if not bad:
+        return evidence
+    return Evidence(
+        name,
+        Status.FAIL,
+        f"a row that is all padding makes the gradient of `{bad[0]}` NaN or infinite, and that of {len(bad) - 1} other parameters",
+        measured=float(len(bad)),
+        bound=0.0,
+        unit="parameters",
+        counterexample=counterexample,
+        module=bad[0],
+        cause="a softmax over a row of -inf, or a mean that divides by the number of real tokens",
+    )
+
+
+def finite_gradients(subject: Subject, sizes: Sizes, content: str = "typical", seed: int = 0) -> Evidence:
+    """Every gradient is finite in train mode, whatever the inputs hold."""
+    name = "gradient_flow"
+    counterexample = f"{sizes.describe(subject.task)}, content={content}, seed={seed}"
+    bad = _bad_gradients(subject, extreme_batch(subject, sizes, content, seed))
+    if not bad:
+        return Evidence(name, Status.OK, "every gradient is finite", counterexample=counterexample)
+    return Evidence(
+        name,
+        Status.FAIL,
+        f"the gradient of `{bad[0]}` is NaN or infinite at {_spoken(content)} inputs, and so are {len(bad) - 1} others",
+        measured=float(len(bad)),
+        bound=0.0,
+        unit="parameters",
+        counterexample=counterexample,
+        module=bad[0],
+        cause="sqrt, norm, log or a division whose argument reaches zero; a `where` that hides the bad branch in forward only",
+    )
+
+
+def extreme_batch(subject: Subject, sizes: Sizes, content: str, seed: int) -> Batch:
+    """A batch whose inputs hold the given content."""
+    batch = subject.batch(sizes, seed)
+    if content == "typical":
+        return batch
+    for field in subject.task.facts.inputs:
+        tensor = batch[field]
+        if tensor.is_floating_point():
+            batch[field] = _extreme_values(tensor, content, _LARGE_PIXEL if field == "pixel_values" else _LARGE)
+        elif field != "attention_mask":
+            batch[field] = _extreme_ids(tensor, content, subject.task.vocab_size or 1, subject.task.pad_token_id)
+    if subject.task.task_type.value == "causal_lm":
+        batch["labels"] = batch["input_ids"].clone()
+    return batch
+
+
+def _extreme_values(tensor: torch.Tensor, content: str, large: float) -> torch.Tensor:
+    if content == "spike":
+        spiked = torch.zeros_like(tensor)
+        spiked[(slice(None), *(0,) * (tensor.ndim - 1))] = large
+        return spiked
+    if content == "alternating":
+        signs = torch.arange(tensor.numel(), device=tensor.device).reshape(tensor.shape) % 2 * 2 - 1
+        return signs.to(tensor.dtype)
+    value = {"constant_large": large, "constant_negative": -large, "last_id": 1.0}.get(content, 0.0)
+    return torch.full_like(tensor, value)
+
+
+def _extreme_ids(ids: torch.Tensor, content: str, vocab: int, pad: int | None) -> torch.Tensor:
+    real = [token for token in (0, 1, vocab - 2, vocab - 1) if 0 <= token < vocab and (token != pad or vocab == 1)]
+    if content == "alternating":
+        position = torch.arange(ids.shape[1], device=ids.device) % 2
+        return torch.where(position.bool(), real[-1], real[0]).expand(ids.shape).clone()
+    if content == "spike":
+        spiked = torch.full_like(ids, real[0])
+        spiked[:, 0] = real[-1]
+        return spiked
+    return torch.full_like(ids, real[-1] if content in ("last_id", "constant_large") else real[0])
+
+
+def _finite_forward(subject: Subject, batch: Batch, counterexample: str, where: str) -> Evidence:
+    name = "finite_output"
+    try:
+        logits = subject.logits(batch)
+    except ModelRaisedError as error:
+        return Evidence(name, Status.FAIL, f"forward raises {where}: {error}", counterexample=counterexample, module=error.module)
+    bad = int((~torch.isfinite(logits)).sum())
+    if not bad and logits.numel():
+        return Evidence(name, Status.OK, "logits are finite", 0.0, 0.0, "elements", counterexample)
+    kind = "NaN" if bool(logits.isnan().any()) else "infinite"
+
+    def culprit() -> str:
+        with recording(subject.model) as calls:
+            subject.logits(batch)
+        return first_broken(calls, lambda tensor: not finite(tensor))
+
+    return Evidence(
+        name,
+        Status.FAIL,
+        f"{bad} of {logits.numel()} logits are {kind} {where}",
+        float(bad),
+        0.0,
+        "elements",
+        counterexample,
+        cause="a division by zero, log or sqrt of a non-positive number, exp that overflows, or a softmax over a row of -inf",
+        investigate=culprit,
+    )
+
+
+def _bad_gradients(subject: Subject, batch: Batch) -> list[str]:
+    """Names of the parameters whose gradient is not finite, after one backward in train mode; the model is left as it was."""
+    model = subject.model
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    model.zero_grad(set_to_none=True)
+    with mode(model, train=True), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        try:
+            loss = subject.backward(batch)
+        except RuntimeError as error:
+            if "does not require grad" in str(error):
+                return []
+            raise
+        bad = [name for name, p in model.named_parameters() if p.grad is not None and not bool(torch.isfinite(p.grad).all())]
+    if not bad and not bool(torch.isfinite(loss)):
+        bad = ["loss"]
+    model.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            if name in buffers and buffers[name].shape == buffer.shape:
+                buffer.copy_(buffers[name])
+    return bad
+
+
+def _spoken(content: str) -> str:
+    return content.replace("_", " ")
