@@ -170,7 +170,7 @@ def _prose(text: str) -> str:
 
 def _plain(text: str) -> str:
     text = re.sub(r"([\\`*\[\]~|$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))", r"\\\1", text)
-    text = re.sub(r"^(\d*)([-#+.)])", r"\1\\\2", text)
+    text = re.sub(r"^(\d*)([-#+.)])(?=[-#+]*(?:\s|$))", r"\1\\\2", text)
     return html.escape(text, quote=False)
 
 

@@ -129,7 +129,7 @@ def axis_ticks(low: int, high: int) -> tuple[Tick, ...]:
     """Ticks at whole decades from ``10**low`` to ``10**high``, few enough to be read."""
     step = math.ceil((high - low) / (_MAX_TICKS - 1))
     return tuple(
-        Tick(_percent(exponent, low, high), figure(10.0**exponent), _anchor(exponent, low, high))
+        Tick(_percent(exponent, low, high), f"1e{exponent}" if exponent else "1", _anchor(exponent, low, high))
         for exponent in range(low, high + 1, step)
     )
 

@@ -1,0 +1,242 @@
+"""Whether the output depends on everything it should: every token, context on both sides, order, channels, regions, features.
+
+Influence is measured in float64 where the model runs there, so that a small one is not lost in rounding. An input counts as ignored
+only when no example shows any influence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from harness.batches import Batch
+from harness.evidence import Evidence, Status
+from harness.properties.independence import replace_tokens
+from harness.properties.noise import FACTOR, difference
+from harness.properties.subject import Subject
+from harness.properties.tracing import first_divergence, recording
+from harness.tasks import TaskType
+
+Change = tuple[str, Batch]
+"""What was changed, for people, and the batch with the change."""
+
+_NAME = "input_dependence"
+_DRAWS = 3
+
+
+def depends_on_tokens(subject: Subject, seed: int = 0) -> Evidence:
+    """Each token changes the logits at its own position; for a pooled output, every position changes the logits."""
+    task = subject.task
+    field = task.causal_field
+
+    def changes(base: Batch, draw: int) -> Iterable[Change]:
+        for position in range(base[field].shape[1]):
+            yield f"token {position}", {**base, field: replace_tokens(subject, base[field], position, draw)}
+
+    def own(logits: Tensor, label: str) -> Tensor:
+        return logits[:, int(label.split()[1])] if task.is_per_position else logits
+
+    cause = "a pooling that reads some positions only, a mask that hides real tokens, or an embedding that is not used"
+    return _judge(subject, changes, own, "the logits do not depend on {}", cause, seed)
+
+
+def depends_on_source(subject: Subject, seed: int = 0) -> Evidence:
+    """The logits of a seq2seq model depend on every source token."""
+
+    def changes(base: Batch, draw: int) -> Iterable[Change]:
+        for position in range(base["input_ids"].shape[1]):
+            yield f"source token {position}", {**base, "input_ids": replace_tokens(subject, base["input_ids"], position, draw)}
+
+    cause = "cross-attention that is missing, masked out, or fed the decoder's own states"
+    return _judge(subject, changes, lambda logits, _: logits, "the logits do not depend on {}", cause, seed)
+
+
+def depends_on_context(subject: Subject, seed: int = 0) -> Evidence:
+    """A position's logits depend on some token before it and, where the model is bidirectional, on some token after it."""
+    field = subject.task.causal_field
+    bidirectional = subject.task.task_type in (TaskType.MASKED_LM, TaskType.TOKEN_CLASSIFICATION)
+    if subject.batch()[field].shape[1] < 3:
+        return Evidence(_NAME, Status.SKIPPED, "sequences of fewer than 3 tokens have no context")
+
+    def changes(base: Batch, draw: int) -> Iterable[Change]:
+        length = base[field].shape[1]
+        sides = {"any token before it": range(length // 2)}
+        if bidirectional:
+            sides["any token after it"] = range(length // 2 + 1, length)
+        for side, positions in sides.items():
+            ids = base[field]
+            for position in positions:
+                ids = replace_tokens(subject, ids, position, draw)
+            yield side, {**base, field: ids}
+
+    def middle(logits: Tensor, _label: str) -> Tensor:
+        return logits[:, logits.shape[1] // 2]
+
+    evidence = _judge(
+        subject,
+        changes,
+        middle,
+        "the logits of a position do not depend on {}",
+        "an attention mask that hides too much (inverted, or the diagonal alone), or a causal mask left in a bidirectional model",
+        seed,
+    )
+    one_sided = subject.task.task_type is TaskType.TOKEN_CLASSIFICATION and evidence.details.get("ignored") == ["any token after it"]
+    # Tagging from the left context alone is a design some choose.
+    return _softened(evidence) if one_sided else evidence
+
+
+def depends_on_order(subject: Subject, seed: int = 0) -> Evidence:
+    """Swapping two other tokens changes a position's logits; a warning otherwise, as some models are bags of words by design."""
+    field = subject.task.causal_field
+    if subject.batch()[field].shape[1] < 4:
+        return Evidence(_NAME, Status.SKIPPED, "sequences of fewer than 4 tokens have no order to lose")
+
+    def changes(base: Batch, draw: int) -> Iterable[Change]:
+        ids = base[field].clone()
+        # Two different tokens, or the swap would change nothing.
+        ids[:, 1] = replace_tokens(subject, ids[:, :2], 1, draw)[:, 1]
+        ids[:, 1] = torch.where(ids[:, 1] == ids[:, 0], replace_tokens(subject, ids[:, :2], 1, draw + 1)[:, 1], ids[:, 1])
+        base[field] = ids
+        yield "the order of the other tokens", {**base, field: torch.cat((ids[:, 1:2], ids[:, :1], ids[:, 2:]), 1)}
+
+    cause = "positions that never reach the model: a position embedding that is not added, or positions that are all the same"
+    return _softened(_judge(subject, changes, lambda logits, _: logits[:, -1], "the logits do not depend on {}", cause, seed))
+
+
+def depends_on_channels(subject: Subject, seed: int = 0) -> Evidence:
+    """The scores depend on every channel of the image."""
+
+    def changes(base: Batch, draw: int) -> Iterable[Change]:
+        pixels = base["pixel_values"]
+        for channel in range(pixels.shape[1]):
+            changed = pixels.clone()
+            changed[:, channel] = _noise_like(changed[:, channel], draw)
+            yield f"channel {channel}", {**base, "pixel_values": changed}
+
+    cause = "a channel dropped by an index or a group, or the same channel read twice"
+    return _judge(subject, changes, lambda logits, _: logits, "the scores do not depend on {}", cause, seed)
+
+
+def depends_on_regions(subject: Subject, seed: int = 0) -> Evidence:
+    """The scores depend on every quarter of the image."""
+
+    def changes(base: Batch, draw: int) -> Iterable[Change]:
+        pixels = base["pixel_values"]
+        height, width = pixels.shape[-2] // 2, pixels.shape[-1] // 2
+        if not height or not width:
+            return
+        for row, down in (("upper", slice(None, height)), ("lower", slice(height, None))):
+            for column, across in (("left", slice(None, width)), ("right", slice(width, None))):
+                changed = pixels.clone()
+                changed[..., down, across] = _noise_like(changed[..., down, across], draw)
+                yield f"the {row} {column} quarter", {**base, "pixel_values": changed}
+
+    cause = "a crop, a stride or a patch grid that leaves part of the image out, or a pooling over one corner"
+    return _judge(subject, changes, lambda logits, _: logits, "the scores do not depend on {}", cause, seed)
+
+
+def depends_on_features(subject: Subject, seed: int = 0) -> Evidence:
+    """The output depends on every feature."""
+
+    def changes(base: Batch, draw: int) -> Iterable[Change]:
+        for feature in range(base["features"].shape[1]):
+            changed = base["features"].clone()
+            changed[:, feature] = _noise_like(changed[:, feature], draw)
+            yield f"feature {feature}", {**base, "features": changed}
+
+    cause = "a slice that leaves columns out, or a column overwritten by another"
+    return _judge(subject, changes, lambda logits, _: logits, "the output does not depend on {}", cause, seed)
+
+
+DEPENDENCE: dict[str, Callable[..., Evidence]] = {
+    "tokens": depends_on_tokens,
+    "source": depends_on_source,
+    "context": depends_on_context,
+    "order": depends_on_order,
+    "channels": depends_on_channels,
+    "regions": depends_on_regions,
+    "features": depends_on_features,
+}
+"""The checks by case name."""
+
+
+def _judge(
+    subject: Subject,
+    changes: Callable[[Batch, int], Iterable[Change]],
+    select: Callable[[Tensor, str], Tensor],
+    wrong: str,
+    cause: str,
+    seed: int,
+) -> Evidence:
+    """Fails when something that was changed never changed the selected logits."""
+    judge = subject.double if subject.double is not None else subject.model
+    influence: dict[str, float] = {}
+    for draw in range(seed, seed + _DRAWS):
+        base = subject.batch(seed=draw)
+        altered = list(changes(base, draw))
+        reference = subject.logits(base, judge)
+        for label, batch in altered:
+            if influence.get(label, 0.0) == 0.0:
+                influence[label] = _influence(select(reference, label), select(subject.logits(batch, judge), label))
+        if influence and all(influence.values()):
+            break
+    counterexample = f"{subject.typical.describe(subject.task)}, {_DRAWS} draws from seed={seed}"
+    ignored = [label for label, value in influence.items() if value == 0.0]
+    if not influence:
+        return Evidence(_NAME, Status.SKIPPED, "nothing to change in inputs of these sizes")
+    weakest = min(influence.values())
+    if not ignored:
+        return Evidence(_NAME, Status.OK, "every part matters", weakest, None, "of the logits, weakest influence", counterexample)
+    what = ignored[0] if len(ignored) == 1 else ("any of them" if len(ignored) == len(influence) > 4 else ", ".join(ignored[:6]))
+    if len(ignored) == len(influence) > 1:
+        what = f"their input at all ({ignored[0]} to {ignored[-1]})"
+    return Evidence(
+        _NAME,
+        Status.FAIL,
+        wrong.format(what),
+        measured=float(len(ignored)),
+        bound=0.0,
+        unit=f"of {len(influence)} parts ignored",
+        counterexample=counterexample,
+        cause=cause,
+        details={"ignored": ignored},
+        investigate=lambda: _where_lost(subject, changes, ignored[0], seed),
+    )
+
+
+def _influence(left: Tensor, right: Tensor) -> float:
+    """Relative change of the logits; zero when it is no more than rounding in their dtype."""
+    gap = difference(left, right)
+    scale = float(left.abs().max())
+    if gap <= FACTOR * torch.finfo(left.dtype).eps * scale:
+        return 0.0
+    return gap / scale if scale else gap
+
+
+def _where_lost(subject: Subject, changes: Callable[[Batch, int], Iterable[Change]], label: str, seed: int) -> str:
+    """Path of the first module that the change reaches but whose output it no longer shows; empty when it reaches none."""
+    base = subject.batch(seed=seed)
+    changed = dict(changes(base, seed))[label]
+    traces = []
+    for batch in (base, changed):
+        with recording(subject.model) as calls:
+            subject.logits(batch)
+        traces.append(calls)
+    for left, right in zip(*traces, strict=False):
+        inputs_differ = any(not torch.equal(a, b) for a, b in zip(left.inputs, right.inputs, strict=False) if a.shape == b.shape)
+        outputs_differ = first_divergence([left], [right], lambda tensor: tensor) != ""
+        if inputs_differ and not outputs_differ:
+            return left.module
+    return ""
+
+
+def _noise_like(tensor: Tensor, seed: int) -> Tensor:
+    return torch.randn(tensor.shape, generator=torch.Generator().manual_seed(seed + 7)).to(tensor)
+
+
+def _softened(evidence: Evidence) -> Evidence:
+    if evidence.status is not Status.FAIL:
+        return evidence
+    return Evidence(**{**vars(evidence), "status": Status.WARN})

@@ -1,0 +1,166 @@
+"""Fresh weights: the loss before training, symmetry between units, and the scale of the signal."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from harness.evidence import Evidence, Status
+from harness.properties.subject import Subject, mode
+from harness.properties.tracing import recording
+
+_NAME = "initialisation"
+_BATCHES = 4
+_HALF_PRECISION_MAX = 65504.0
+_NOT_FRESH = Evidence(_NAME, Status.SKIPPED, "the weights are loaded, not freshly initialised")
+
+
+def initial_loss(subject: Subject, seed: int = 0) -> Evidence:
+    """Before training the loss is near log C, that of a uniform guess.
+
+    It is measured in train mode, where training would meet it, against labels that say nothing about the inputs. A warning from 1 nat
+    above log C (the model bets e to 1 on its guesses before it saw data); a failure from log C + 1 above, where the loss is more than
+    twice that of a guess and the first part of training goes into unlearning.
+    """
+    if not subject.fresh_weights:
+        return _NOT_FRESH
+    classes = subject.task.output_size or 1
+    uniform = math.log(classes)
+    model = subject.fresh()
+    losses = []
+    with mode(model, train=True), torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(seed)
+        for draw in range(_BATCHES):
+            batch = subject.batch(seed=seed + draw)
+            losses.append(float(subject.adapter.loss(subject.logits(batch, model), batch)))
+    loss = sum(losses) / len(losses)
+    excess = loss - uniform
+    allowed = subject.task.tolerances.get(_NAME, uniform + 1.0)
+    # Scores drawn at random rather than from a model make the mean loss vary by about their spread over the root of the count.
+    status = Status.FAIL if not excess <= allowed else (Status.WARN if excess > min(1.0, allowed) else Status.OK)
+    what = f"the loss before training is {loss:.2f} nats, {excess:+.2f} from a uniform guess over {classes} classes (log C = {uniform:.2f})"
+    return Evidence(
+        _NAME,
+        status,
+        what if status is Status.OK else f"{what}: the fresh model is sure of wrong answers",
+        excess,
+        allowed,
+        "nats above log C",
+        f"{_BATCHES} batches of {subject.typical.describe(subject.task)}, train mode, seed={seed}",
+        cause="" if status is Status.OK else "an embedding or head initialised with too large a scale (nn.Embedding's default of 1, tied to the "
+        "head), a missing final norm, or inputs that are not normalised",
+        details={"loss": loss, "uniform": uniform},
+    )
+
+
+def symmetry(subject: Subject, seed: int = 0) -> Evidence:
+    """No two units of a layer are the same and stay the same.
+
+    Two rows of a weight matrix that are equal and receive equal, non-zero gradients are one unit that is stored twice, for ever.
+    """
+    if not subject.fresh_weights:
+        return _NOT_FRESH
+    model = subject.fresh()
+    with mode(model, train=False), torch.random.fork_rng(devices=[]):
+        model.zero_grad(set_to_none=True)
+        try:
+            subject.backward(subject.batch(seed=seed), model)
+        except RuntimeError as error:
+            if "does not require grad" not in str(error):
+                raise
+            return Evidence(_NAME, Status.SKIPPED, "the model has no trainable parameter")
+    twins = [(path, *pair) for path, p in model.named_parameters() if p.grad is not None and (pair := _twin_rows(p, p.grad))]
+    counterexample = f"{subject.typical.describe(subject.task)}, seed={seed}"
+    if not twins:
+        return Evidence(_NAME, Status.OK, "all units differ, or their gradients do", 0.0, 0.0, "layers", counterexample)
+    path, first, second = twins[0]
+    return Evidence(
+        _NAME,
+        Status.FAIL,
+        f"units {first} and {second} of `{path}` start equal and receive equal gradients, so they can never differ",
+        float(len(twins)),
+        0.0,
+        "layers",
+        counterexample,
+        path,
+        "weights filled with a constant (zeros_, ones_, constant_) or copied from one unit to all",
+        {"layers": [name for name, *_ in twins]},
+    )
+
+
+def signal_scale(subject: Subject, seed: int = 0) -> Evidence:
+    """Parameters and signals are finite and in range, and different inputs give logits that differ by more than rounding."""
+    model = subject.fresh()
+    broken = [path for path, t in (*model.named_parameters(), *model.named_buffers()) if t.is_floating_point() and not bool(t.isfinite().all())]
+    counterexample = f"{subject.typical.describe(subject.task)}, seed={seed}"
+    if broken:
+        return Evidence(
+            _NAME,
+            Status.FAIL,
+            f"`{broken[0]}` holds NaN or infinity before any input is seen",
+            float(len(broken)),
+            0.0,
+            "tensors",
+            counterexample,
+            broken[0],
+            "memory that was never initialised (torch.empty), or weights saved after training diverged",
+        )
+    with recording(model) as calls:
+        logits = subject.logits(subject.batch(seed=seed), model)
+    spread = float((logits.double() - subject.logits(subject.batch(seed=seed + 1), model).double()).abs().max())
+    floor = subject.floor.bound
+    if not spread > floor:
+        return Evidence(
+            _NAME,
+            Status.FAIL,
+            "different inputs give the same logits up to rounding: the signal dies on its way",
+            spread,
+            floor,
+            "between two inputs",
+            counterexample,
+            cause="weights too small for the depth, units that are all dead, or a norm that divides by too much",
+        )
+    loudest, module = max(((_largest(call.outputs), call.module) for call in calls), default=(0.0, ""))
+    if loudest > _HALF_PRECISION_MAX:
+        return Evidence(
+            _NAME,
+            Status.WARN,
+            f"activations reach {loudest:.1e}, beyond half precision's {_HALF_PRECISION_MAX:.0f}",
+            loudest,
+            _HALF_PRECISION_MAX,
+            "",
+            counterexample,
+            module,
+            "a residual stream without norm, or an initial scale that grows with depth",
+        )
+    return Evidence(
+        _NAME, Status.OK, "parameters and signals are in range", loudest, _HALF_PRECISION_MAX, "largest activation", counterexample
+    )
+
+
+def _twin_rows(weight: Tensor, gradient: Tensor) -> tuple[int, int] | None:
+    """Two rows that are equal in value and in their non-zero gradient, up to rounding of the gradient."""
+    if weight.ndim < 2 or len(weight) < 2:
+        return None
+    rows, slopes = weight.detach().flatten(1), gradient.flatten(1)
+    _, group, counts = torch.unique(rows, dim=0, return_inverse=True, return_counts=True)
+    for index in (counts > 1).nonzero().flatten().tolist():
+        members = (group == index).nonzero().flatten()
+        first = members[0]
+        scale = slopes[members].abs().max()
+        if scale == 0:
+            continue
+        same = (slopes[members[1:]] - slopes[first]).abs().amax(1) <= 1e-5 * scale
+        nonzero = slopes[members[1:]].abs().amax(1) > 0
+        found = (same & nonzero).nonzero().flatten()
+        if len(found):
+            return int(first), int(members[1:][found[0]])
+    return None
+
+
+def _largest(tensors: list[Tensor]) -> float:
+    # The most negative number of a dtype is how additive masks say "never".
+    values = [t[t > torch.finfo(t.dtype).min].abs() for t in tensors if t.is_floating_point() and t.numel()]
+    return max((float(v.max()) for v in values if v.numel() and bool(v.isfinite().all())), default=0.0)

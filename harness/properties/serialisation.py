@@ -1,0 +1,159 @@
+"""Saved, pickled and copied models are the model."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from harness.evidence import Evidence, Status
+from harness.properties.equality import judge_equal
+from harness.properties.subject import Subject
+
+_NAME = "serialisation"
+
+
+def state_dict_round_trip(subject: Subject, seed: int = 0) -> Evidence:
+    """Another instance, built from another seed and given the saved state dict, gives the same logits."""
+    if subject.rebuild is None:
+        return Evidence(_NAME, Status.SKIPPED, "the model came without a factory, so that no second instance can be built")
+    file = io.BytesIO()
+    torch.save(subject.model.state_dict(), file)
+    file.seek(0)
+    other = subject.rebuild(seed + 1_000_003)
+    try:
+        other.load_state_dict(torch.load(file, weights_only=True))
+    except (RuntimeError, pickle.UnpicklingError) as error:
+        first = " ".join(str(error).split())[:300]
+        return Evidence(
+            _NAME,
+            Status.FAIL,
+            f"the saved state dict does not load into a second instance: {first}",
+            cause="parameters made during forward, or a factory that builds another architecture each time",
+        )
+    return _same(
+        subject,
+        other,
+        "an instance with the loaded state dict gives other logits: part of the model is not in it",
+        "a tensor that is neither parameter nor persistent buffer (a plain attribute, persistent=False) drawn at random in __init__",
+        seed,
+    )
+
+
+def pickle_round_trip(subject: Subject, seed: int = 0) -> Evidence:
+    """A pickled copy gives the same logits; a model that cannot be pickled is a warning."""
+    try:
+        loaded = pickle.loads(pickle.dumps(subject.model))
+    except Exception as error:
+        return Evidence(
+            _NAME,
+            Status.WARN,
+            f"the model cannot be pickled, so spawned processes cannot have it: {type(error).__name__}: {str(error).splitlines()[0]}",
+            module=_unpicklable(subject.model),
+            cause="a lambda, a local class, a lock, a file or a generator kept as an attribute",
+        )
+    return _same(subject, loaded, "a pickled copy gives other logits", "a __getstate__, __reduce__ or property that leaves something out", seed)
+
+
+def deepcopy_independent(subject: Subject, seed: int = 0) -> Evidence:
+    """A deep copy gives the same logits, and goes on giving them when the original's weights change."""
+    try:
+        copied = copy.deepcopy(subject.model)
+    except Exception as error:
+        return Evidence(
+            _NAME,
+            Status.FAIL,
+            f"the model cannot be deep-copied: {type(error).__name__}: {str(error).splitlines()[0]}",
+            cause="a non-leaf tensor kept on the module (a cached activation), or a handle that cannot be copied; it breaks "
+            "averaging of weights, quantisation and this suite's own isolation",
+        )
+    same = _same(subject, copied, "a deep copy gives other logits", "a __deepcopy__ that leaves something out", seed)
+    if same.status is not Status.OK:
+        return same
+    batch = subject.batch(seed=seed)
+    before = subject.logits(batch, copied)
+    original = subject.model
+    weights = {name: p.detach().clone() for name, p in original.named_parameters()}
+    with torch.no_grad():
+        for parameter in original.parameters():
+            if parameter.is_floating_point():
+                parameter.mul_(1.5).add_(0.1)
+    after = subject.logits(batch, copied)
+    with torch.no_grad():
+        for name, parameter in original.named_parameters():
+            parameter.copy_(weights[name])
+    return judge_equal(
+        subject,
+        _NAME,
+        lambda _model: (before, after),
+        "a deep copy shares weights with the original: changing one changes the other",
+        f"{subject.typical.describe(subject.task)}, seed={seed}",
+        "a lambda or bound method stored on the module that still refers to the original's parameters",
+    )
+
+
+def tied_weights(subject: Subject, seed: int = 0) -> Evidence:
+    """Weights that are tied stay tied through deepcopy, a dtype move and loading."""
+    tied = _tied_groups(subject.model)
+    if not tied:
+        return Evidence(_NAME, Status.SKIPPED, "no weights are tied")
+    moves: dict[str, Callable[[], nn.Module]] = {
+        "deepcopy": lambda: copy.deepcopy(subject.model),
+        "a dtype move": lambda: copy.deepcopy(subject.model).double(),
+    }
+    if subject.rebuild is not None:
+        moves["loading into a second instance"] = lambda: _loaded(subject)
+    for label, move in moves.items():
+        lost = tied - _tied_groups(move())
+        if lost:
+            names = sorted(next(iter(lost)))
+            return Evidence(
+                _NAME,
+                Status.FAIL,
+                f"`{names[0]}` and `{names[1]}` are tied, but not after {label}",
+                module=names[1],
+                cause="tying by copying data, or tying outside __init__ so that a rebuilt model does not repeat it",
+            )
+    return Evidence(_NAME, Status.OK, f"{len(tied)} groups of tied weights stay tied")
+
+
+def _loaded(subject: Subject) -> nn.Module:
+    assert subject.rebuild is not None
+    other = subject.rebuild(1_000_003)
+    other.load_state_dict(subject.model.state_dict())
+    return other
+
+
+def _same(subject: Subject, other: nn.Module, wrong: str, cause: str, seed: int) -> Evidence:
+    batch = subject.batch(seed=seed)
+    other.eval()
+
+    def compare(_model: nn.Module) -> tuple[Tensor, Tensor]:
+        return subject.logits(batch), subject.logits(batch, other)
+
+    return judge_equal(subject, _NAME, compare, wrong, f"{subject.typical.describe(subject.task)}, seed={seed}", cause)
+
+
+def _tied_groups(model: nn.Module) -> set[frozenset[str]]:
+    """Names of the parameters that are one and the same tensor."""
+    groups: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        groups.setdefault(id(parameter), []).append(name)
+    return {frozenset(names) for names in groups.values() if len(names) > 1}
+
+
+def _unpicklable(model: nn.Module) -> str:
+    """Path of an attribute that cannot be pickled."""
+    for path, module in model.named_modules():
+        for name, value in vars(module).items():
+            if name in ("_modules", "_parameters", "_buffers"):
+                continue
+            try:
+                pickle.dumps(value)
+            except Exception:
+                return f"{path}.{name}".lstrip(".")
+    return ""

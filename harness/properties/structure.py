@@ -1,0 +1,80 @@
+"""Whether everything the model uses is registered with it, so that it is trained, saved and moved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.evidence import Evidence, Status
+from harness.properties.subject import Subject, mode
+
+_NAME = "registration"
+_DEPTH = 3
+
+
+def registration(subject: Subject, seed: int = 0) -> Evidence:
+    """No parameter or module hides in a plain list, dict or attribute, where the optimizer, save and .to() do not see it.
+
+    A hidden part fails the property when forward uses it and it is trainable; one that is not used, or frozen, is a warning.
+    """
+    model = subject.fresh()
+    hidden = dict(_hidden_parts(model))
+    counterexample = f"{subject.typical.describe(subject.task)}, seed={seed}"
+    if not hidden:
+        return Evidence(_NAME, Status.OK, "every parameter and module is registered", 0.0, 0.0, "parts", counterexample)
+    used = _trained_parts(subject, model, hidden, seed)
+    path = used[0] if used else next(iter(hidden))
+    kind = "module" if isinstance(hidden[path], nn.Module) else "parameter"
+    wrong = f"{kind} `{path}` is not registered: the optimizer, state_dict() and .to() do not see it"
+    return Evidence(
+        _NAME,
+        Status.FAIL if used else Status.WARN,
+        wrong if used else f"{wrong}, though no gradient reaches it",
+        float(len(used) or len(hidden)),
+        0.0,
+        "parts",
+        counterexample,
+        path,
+        "modules in a Python list or dict instead of nn.ModuleList or nn.ModuleDict; tensors that require grad and are no nn.Parameter",
+        {"hidden": list(hidden)},
+    )
+
+
+def _hidden_parts(model: nn.Module) -> Iterator[tuple[str, Tensor | nn.Module]]:
+    """Paths and values of the trainable tensors and the modules that are reachable but not registered."""
+    modules = set(model.modules())
+    storages = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    for path, module in model.named_modules():
+        for name, value in vars(module).items():
+            if name.startswith("_") and name in nn.Module().__dict__:
+                continue
+            for where, part in _walk(f"{path}.{name}".lstrip("."), value, _DEPTH):
+                if isinstance(part, nn.Module):
+                    tensors = list(part.parameters())
+                    known = part in modules or all(t.untyped_storage().data_ptr() in storages for t in tensors)
+                    if not known and tensors:
+                        yield where, part
+                elif part.requires_grad and part.is_leaf and part.untyped_storage().data_ptr() not in storages:
+                    yield where, part
+
+
+def _walk(path: str, value: Any, depth: int) -> Iterator[tuple[str, Tensor | nn.Module]]:
+    if isinstance(value, (Tensor, nn.Module)):
+        yield path, value
+    elif depth and isinstance(value, dict):
+        for key, item in value.items():
+            yield from _walk(f"{path}[{key!r}]", item, depth - 1)
+    elif depth and isinstance(value, (list, tuple, set)):
+        for index, item in enumerate(value):
+            yield from _walk(f"{path}[{index}]", item, depth - 1)
+
+
+def _trained_parts(subject: Subject, model: nn.Module, hidden: dict[str, Tensor | nn.Module], seed: int) -> list[str]:
+    """The hidden parts that a backward pass gives a gradient."""
+    tensors = {path: list(part.parameters()) if isinstance(part, nn.Module) else [part] for path, part in hidden.items()}
+    with mode(model, train=True), torch.random.fork_rng(devices=[]):
+        subject.backward(subject.batch(seed=seed), model)
+    return [path for path, parts in tensors.items() if any(t.grad is not None for t in parts)]
