@@ -159,18 +159,23 @@ def _skipped(skipped: list[SkippedCheck]) -> str:
 
 
 def _recommendations(report: ExportHealthReport) -> str:
-    return "\n".join(["## Recommendations", "", *(f"- {_prose(text)}" for text in report.recommendations)]) if report.recommendations else ""
+    return (
+        "\n".join(["## Recommendations", "", *(f"- {_prose(text)}" for text in report.recommendations)])
+        if report.recommendations
+        else ""
+    )
 
 
 def _prose(text: str) -> str:
     """One line of text that Markdown shows as it is, except that spans in backticks stay code."""
     parts = CODE_SPAN.split(" ".join(text.split()))
-    return "".join(_code(part) if index % 2 else _plain(part) for index, part in enumerate(parts))
+    line = "".join(_code(part) if index % 2 else _plain(part) for index, part in enumerate(parts))
+    # At the start of an item these would open a list or a heading within it.
+    return re.sub(r"^(\d*)([-#+.)])(?=[-#+]*(?:\s|$))", r"\1\\\2", line)
 
 
 def _plain(text: str) -> str:
     text = re.sub(r"([\\`*\[\]~|$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))", r"\\\1", text)
-    text = re.sub(r"^(\d*)([-#+.)])(?=[-#+]*(?:\s|$))", r"\1\\\2", text)
     return html.escape(text, quote=False)
 
 

@@ -198,7 +198,7 @@ def _differentiable_inputs(subject: Subject, batch: Batch) -> tuple[list[Tensor]
     size = len(next(iter(batch.values())))
 
     def keep(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-        if not args or args[0].ndim < 2 or len(args[0]) != size:
+        if not args or args[0].ndim < 2 or len(args[0]) != size or len(output) != size:
             return None
         # A leaf of its own: embeddings whose weights are frozen have no gradient either.
         leaf = output.detach().requires_grad_()

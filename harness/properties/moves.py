@@ -1,0 +1,141 @@
+"""The model after a move to another dtype or device.
+
+Where no other device is at hand, one is simulated: the model and its inputs move to PyTorch's ``meta`` device, whose tensors carry
+shape, dtype and device but no data, and every operator is checked for tensors that were left behind on the CPU.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from harness.evidence import Evidence, Status
+from harness.properties.subject import ModelRaisedError, Subject
+from harness.properties.tracing import finite, first_broken, recording
+
+_NO_KERNEL = ("not implemented for", "not supported", "unsupported")
+
+_MAY_MIX = ("_to_copy", "copy_", "index", "index_put", "index_put_", "_index_put_impl_", "unsafe_index")
+"""Operators that take tensors of two devices: copies, and indexing with an index on the CPU."""
+
+
+class LeftBehindError(RuntimeError):
+    """An operator was given tensors of two devices."""
+
+
+class DeviceWatch(TorchDispatchMode):
+    """Refuses operators that mix tensors of two devices, as a real device does; scalars on the CPU may mix with anything.
+
+    Args:
+        answer: What ``.item()`` of a tensor without data gives, so that control flow on values can go on.
+    """
+
+    def __init__(self, answer: int) -> None:
+        super().__init__()
+        self.answer = answer
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Runs the operator when its tensors share a device."""
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].device.type == "meta":
+            return torch.full((), self.answer, dtype=args[0].dtype).item()
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor) and leaf.ndim]
+        if len({tensor.device.type for tensor in tensors}) > 1 and func.overloadpacket.__name__ not in _MAY_MIX:
+            left = next(tensor for tensor in tensors if tensor.device.type != "meta")
+            raise LeftBehindError(f"{func.overloadpacket.__name__} met a tensor of shape {tuple(left.shape)} on the {left.device.type}")
+        return func(*args, **(kwargs or {}))
+
+
+def dtype_move(subject: Subject, dtype: torch.dtype, seed: int = 0) -> Evidence:
+    """The model runs after ``.to(dtype)`` and gives finite, floating logits."""
+    name = "dtype_move"
+    label = str(dtype).removeprefix("torch.")
+    counterexample = f"{subject.typical.describe(subject.task)}, dtype={label}, seed={seed}"
+    if not any(p.is_floating_point() for p in subject.model.parameters()):
+        return Evidence(name, Status.SKIPPED, "the model has no floating parameters to move")
+    model = subject.fresh().to(dtype)
+    try:
+        with recording(model) as calls:
+            logits = subject.logits(subject.batch(seed=seed), model)
+    except ModelRaisedError as error:
+        if isinstance(error.error, NotImplementedError) or any(words in str(error).lower() for words in _NO_KERNEL):
+            return Evidence(name, Status.SKIPPED, f"an operation has no {label} kernel here: {error}", counterexample=counterexample)
+        return Evidence(
+            name,
+            Status.FAIL,
+            f"forward raises after .to({label}): {error}",
+            counterexample=counterexample,
+            module=error.module,
+            cause="a tensor made in forward without dtype=x.dtype, a hard-coded .float(), or a constant that is no buffer",
+        )
+    if not finite(logits) or not logits.is_floating_point():
+        return Evidence(
+            name,
+            Status.FAIL,
+            f"logits are not finite after .to({label})",
+            counterexample=counterexample,
+            module=first_broken(calls, lambda tensor: not finite(tensor)),
+            cause="a constant such as -1e9 or 1e-8 that the dtype cannot hold",
+        )
+    return Evidence(name, Status.OK, f"runs in {label}", counterexample=counterexample)
+
+
+def device_move(subject: Subject, seed: int = 0) -> Evidence:
+    """The model runs on another device: a real one where there is one, a simulated CUDA device otherwise."""
+    if subject.device.type == "cpu" and torch.cuda.is_available():
+        return _real_move(subject, "cuda", seed)
+    if subject.device.type == "cpu":
+        return _simulated_move(subject, seed)
+    return _real_move(subject, "cpu", seed)
+
+
+def _real_move(subject: Subject, device: str, seed: int) -> Evidence:
+    moved = _on(subject, device)
+    counterexample = f"{subject.typical.describe(subject.task)}, device={device}, seed={seed}"
+    try:
+        logits = moved.logits(moved.batch(seed=seed))
+    except ModelRaisedError as error:
+        return _refused(f"forward raises after .to({device!r}): {error}", error, counterexample)
+    if logits.device.type != device:
+        return _refused(f"after .to({device!r}) the logits come back on {logits.device.type}", None, counterexample)
+    return Evidence("device_move", Status.OK, f"runs on {device}", counterexample=counterexample)
+
+
+def _simulated_move(subject: Subject, seed: int) -> Evidence:
+    counterexample = f"{subject.typical.describe(subject.task)}, simulated device, seed={seed}"
+    moved = _on(subject, "meta")
+    # A check such as `mask.all()` has no answer without data; either one leads down a path that real data can take.
+    for answer in (1, 0):
+        try:
+            with DeviceWatch(answer):
+                logits = moved.logits(moved.batch(seed=seed))
+            break
+        except ModelRaisedError as error:
+            if isinstance(error.error, LeftBehindError):
+                return _refused(f"a tensor stays on the CPU when the model moves to another device: {error}", error, counterexample)
+            reason = f"no other device here, and the simulated one has no data for control flow or this operator ({error})"
+    else:
+        return Evidence("device_move", Status.SKIPPED, reason, counterexample=counterexample)
+    if logits.device.type != "meta":
+        return _refused(f"the logits come back on the {logits.device.type} when the model moves to another device", None, counterexample)
+    return Evidence("device_move", Status.OK, "every tensor moves with the model (simulated device)", counterexample=counterexample)
+
+
+def _on(subject: Subject, device: str) -> Subject:
+    model: nn.Module = copy.deepcopy(subject.fresh()).to(device)
+    return Subject(model, subject.adapter, subject.task, make=subject.make)
+
+
+def _refused(message: str, error: ModelRaisedError | None, counterexample: str) -> Evidence:
+    return Evidence(
+        "device_move",
+        Status.FAIL,
+        message,
+        counterexample=counterexample,
+        module=error.module if error else "",
+        cause="a tensor made in forward without device=x.device, or a constant kept as a plain attribute instead of a buffer",
+    )

@@ -1,0 +1,231 @@
+"""Memory and work: bounded, and not growing from call to call.
+
+Growth is judged by counting, not by timing: bytes of tensors that stay alive and operators that run are the same on every machine,
+so a verdict on them raises no false alarm under load.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from harness.batches import Sizes
+from harness.evidence import Evidence, Status
+from harness.properties.subject import Subject, mode
+
+MIB = 1 << 20
+_CALLS = 5
+_WARN_BYTES = 1 << 30
+_CONFIDENCE = 0.99
+
+
+class LiveBytes(TorchDispatchMode):
+    """Follows the tensors that operators make while it is active, until they are freed.
+
+    Attributes:
+        live: Bytes alive now.
+        peak: Most bytes alive at once.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = 0
+        self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Runs the operator and notes the storages it made."""
+        before = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor) and leaf.untyped_storage()._cdata not in before:
+                self._follow(leaf.untyped_storage())
+        return result
+
+    def _follow(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._known:
+            return
+        self._known.add(key)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._forget, key, size)
+
+    def _forget(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.live -= size
+
+
+class OperatorCount(TorchDispatchMode):
+    """Counts the operators that run while it is active."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Counts and runs the operator."""
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def memory_footprint(subject: Subject, seed: int = 0) -> Evidence:
+    """What one call holds at its peak is within bounds, and nothing it made stays alive call after call.
+
+    The bound is the user's, in MiB; without one, more than 1 GiB is a warning.
+    """
+    name = "memory_footprint"
+    model = subject.fresh()
+    parameters = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
+    tracker = LiveBytes()
+    left: dict[str, list[int]] = {"eval": [], "train": []}
+    with tracker:
+        for label in left:
+            with mode(model, train=label == "train"), torch.random.fork_rng(devices=[]):
+                for call in range(_CALLS):
+                    batch = subject.batch(seed=seed + call)
+                    _call_once(subject, model, batch, gradient=label == "train")
+                    del batch
+                    gc.collect(0)
+                    left[label].append(tracker.live)
+    peak = parameters + tracker.peak
+    counterexample = f"{subject.typical.describe(subject.task)}, {_CALLS} calls, seed={seed}"
+    details = {"parameter_bytes": parameters, "activation_peak_bytes": tracker.peak}
+    for label, totals in left.items():
+        growth = [later - earlier for earlier, later in zip(totals[1:], totals[2:], strict=False)]
+        if min(growth) > 0:
+            return Evidence(
+                name,
+                Status.FAIL,
+                f"every call in {label} mode leaves {growth[-1]:,} bytes behind: memory grows until it is full",
+                float(growth[-1]),
+                0.0,
+                "bytes a call",
+                counterexample,
+                _growing(subject, model, label == "train"),
+                "outputs, losses or hidden states appended to a list on the module, with or without their graph",
+                details,
+            )
+    bound = subject.task.tolerances.get(name)
+    status = Status.OK
+    if bound is not None:
+        status = Status.FAIL if peak / MIB > bound else Status.OK
+    elif peak > _WARN_BYTES:
+        status = Status.WARN
+    message = f"one call holds {peak / MIB:.2f} MiB at its peak, {parameters / MIB:.2f} of it parameters"
+    shown = bound if bound is not None else _WARN_BYTES / MIB
+    return Evidence(name, status, message, peak / MIB, shown, "MiB", counterexample, details=details)
+
+
+def inference_speed(subject: Subject, seed: int = 0) -> Evidence:
+    """A call runs as many operators as the one before, their number does not grow with each row, and the median call is fast enough.
+
+    The bound on time is the user's, in milliseconds at the typical sizes; it fails only where even the lower confidence bound of the
+    median (order statistics, 99%) is above it. Without one the time is reported.
+    """
+    name = "inference_speed"
+    model = subject.fresh()
+    counts = [_operators(subject, model, subject.typical, seed) for _ in range(_CALLS)]
+    counterexample = f"{subject.typical.describe(subject.task)}, {_CALLS} calls, seed={seed}"
+    if counts[-1] > counts[-2] > counts[-3]:
+        return Evidence(
+            name,
+            Status.FAIL,
+            f"every call does more work than the one before: {counts[-3]}, {counts[-2]}, {counts[-1]} operators",
+            float(counts[-1] - counts[-2]),
+            0.0,
+            "more operators a call",
+            counterexample,
+            cause="a loop over something that grows with every call, such as a history kept on the module",
+        )
+    times = _timings(subject, model, seed)
+    middle = times[len(times) // 2]
+    bound = subject.task.tolerances.get(name)
+    details = {"p50_ms": middle, "p90_ms": times[int(len(times) * 0.9)], "calls": len(times), "operators": counts[-1]}
+    figures = f"median call {middle:.2f} ms, {counts[-1]} operators"
+    if bound is not None and _median_lower_bound(times) > bound:
+        message = f"{figures}: slower than {bound:g} ms"
+        return Evidence(name, Status.FAIL, message, middle, bound, "ms", counterexample, cause="", details=details)
+    by_rows = [_operators(subject, model, Sizes(rows, subject.typical.seq, subject.typical.target_seq), seed) for rows in (2, 4, 8)]
+    details["operators_by_rows"] = by_rows
+    steps = (by_rows[1] - by_rows[0]) / 2, (by_rows[2] - by_rows[1]) / 4
+    if steps[0] == steps[1] >= 1:
+        return Evidence(
+            name,
+            Status.WARN,
+            f"each row of a batch costs {steps[0]:g} operators of its own: batching saves nothing",
+            steps[0],
+            0.0,
+            "operators a row",
+            counterexample,
+            cause="a Python loop over the batch",
+            details=details,
+        )
+    return Evidence(name, Status.OK, figures, middle, bound, "ms", counterexample, details=details)
+
+
+def _call_once(subject: Subject, model: nn.Module, batch: dict[str, Tensor], gradient: bool) -> None:
+    if gradient:
+        loss = subject.adapter.loss(subject.logits_with_grad(batch, model), batch)
+        del loss
+    else:
+        subject.logits(batch, model)
+
+
+def _operators(subject: Subject, model: nn.Module, sizes: Sizes, seed: int) -> int:
+    batch = subject.batch(sizes, seed)
+    with OperatorCount() as counter:
+        subject.logits(batch, model)
+    return counter.count
+
+
+def _timings(subject: Subject, model: nn.Module, seed: int, budget: float = 0.25) -> list[float]:
+    """Milliseconds of repeated calls after a warm-up, sorted."""
+    batch = subject.batch(seed=seed)
+    subject.logits(batch, model)
+    times: list[float] = []
+    started = time.perf_counter()
+    while len(times) < 5 or (len(times) < 50 and time.perf_counter() - started < budget):
+        begin = time.perf_counter()
+        subject.logits(batch, model)
+        if subject.device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append((time.perf_counter() - begin) * 1e3)
+    return sorted(times)
+
+
+def _median_lower_bound(times: list[float]) -> float:
+    """The largest order statistic that is below the true median with the stated confidence; 0 when there are too few."""
+    total, below, mass = len(times), -1, 0.0
+    weight = 0.5**total
+    for k in range(total):
+        mass += weight
+        if mass > 1 - _CONFIDENCE:
+            break
+        below = k
+        weight = weight * (total - k) / (k + 1)
+    return times[below] if below >= 0 else 0.0
+
+
+def _growing(subject: Subject, model: nn.Module, train: bool) -> str:
+    """Path of a container attribute that a call makes longer."""
+
+    def lengths() -> dict[str, int]:
+        return {
+            f"{path}.{name}".lstrip("."): len(value)
+            for path, module in model.named_modules()
+            for name, value in vars(module).items()
+            if isinstance(value, (list, dict, set)) or type(value).__name__ == "deque"
+        }
+
+    before = lengths()
+    with mode(model, train), torch.random.fork_rng(devices=[]):
+        _call_once(subject, model, subject.batch(), gradient=train)
+    return next((path for path, size in lengths().items() if size > before.get(path, 0)), "")

@@ -1,0 +1,176 @@
+"""The Markdown report: what a reader meets first, and text that cannot break out of its place."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from harness.health.markdown import by_tier, duration_text, facts_of, to_markdown, verdict
+from harness.health.report import CheckResult, ExportHealthReport, SkippedCheck
+
+LEAK = CheckResult(
+    "tier1::causal",
+    "failed",
+    "Position 3's logits change when token 5 changes (first seen in `blocks.1.attn`)",
+    {
+        "tier": 1,
+        "statement": "A position's logits never depend on later tokens",
+        "counterexample": "batch=2, seq=6",
+        "module": "blocks.1.attn",
+        "cause": "the mask is shifted by one",
+        "comparison": "3.1e-02 (bound 4.0e-07)",
+        "nodeid": "models.yaml::gpt::test_causal",
+        "examples": 2500,
+    },
+    0.0123,
+    "Build the mask with `torch.tril`.",
+)
+SLOW = CheckResult("tier2::speed", "warning", "The median call takes 61 ms", {"tier": 2})
+SHAPE = CheckResult("tier1::shape", "passed", "Shapes hold", {"tier": 1})
+EXPORT = CheckResult("onnx", "passed", "The graph agrees")
+
+
+def report_of(*checks: CheckResult, **fields: object) -> ExportHealthReport:
+    return ExportHealthReport(checks=list(checks), **{"model_name": "tiny-gpt", **fields})  # type: ignore[arg-type]
+
+
+def cells(row: str) -> list[str]:
+    """A table row's cells, split where GitHub splits them: at every pipe without a backslash."""
+    return [cell.strip() for cell in re.split(r"(?<!\\)\|", row.strip().removeprefix("|").removesuffix("|"))]
+
+
+def test_begins_with_the_name_and_the_score() -> None:
+    assert to_markdown(report_of(LEAK, SHAPE)).splitlines()[0] == "# tiny-gpt: health 50 of 100"
+
+
+def test_a_failure_comes_before_the_tables_with_all_that_is_known() -> None:
+    before_tables = to_markdown(report_of(SHAPE, LEAK)).partition("| Status |")[0]
+    assert "### ✕ Position 3's logits change when token 5 changes (first seen in `blocks.1.attn`)" in before_tables
+    assert "- **Counterexample:** `batch=2, seq=6`" in before_tables
+    assert "- **Measured:** `3.1e-02 (bound 4.0e-07)`" in before_tables
+    assert "- **Blamed module:** `blocks.1.attn`" in before_tables
+    assert "- **Usual cause:** the mask is shifted by one" in before_tables
+    assert "- **Test:** `models.yaml::gpt::test_causal`" in before_tables
+
+
+def test_each_tier_has_a_table_worst_first() -> None:
+    text = to_markdown(report_of(EXPORT, SHAPE, SLOW, LEAK))
+    assert re.findall(r"^## (.+)$", text, re.MULTILINE) == [
+        "Failures",
+        "Warnings",
+        "Tier 1",
+        "Tier 2",
+        "Checks",
+        "Recommendations",
+    ]
+    assert re.findall(r"^\| ([✕▲✓] \w+)", text, re.MULTILINE) == ["✕ Failed", "✓ Passed", "▲ Warning", "✓ Passed"]
+
+
+def test_a_row_tells_what_was_measured_how_often_and_how_long() -> None:
+    row = next(line for line in to_markdown(report_of(LEAK)).splitlines() if line.startswith("| ✕"))
+    statement = "A position's logits never depend on later tokens<br>`tier1::causal`"
+    assert cells(row) == ["✕ Failed", statement, "3.1e-02 (bound 4.0e-07)", "2,500", "12 ms"]
+
+
+def test_skipped_checks_and_recommendations_are_listed() -> None:
+    text = to_markdown(report_of(LEAK, skipped=[SkippedCheck("tier1::device_move", "no second device")]))
+    assert "| `tier1::device_move` | no second device |" in text
+    assert text.endswith("## Recommendations\n\n- Build the mask with `torch.tril`.\n")
+
+
+def test_a_partial_run_says_so_before_anything_else_but_the_verdict() -> None:
+    text = to_markdown(report_of(SHAPE, coverage="9 of 38 properties ran."))
+    assert text.splitlines()[2:6] == [
+        "**Sound as far as it ran: 1 of 1 check passed**",
+        "",
+        "> [!WARNING]",
+        "> **Partial run.** 9 of 38 properties ran.",
+    ]
+    assert "Partial run" not in to_markdown(report_of(SHAPE))
+
+
+@pytest.mark.parametrize("hostile", ["a | b", "a\nb", "a \\| b", "`a | b`", "`a \\| b`", "a ` | ` b"])
+def test_no_text_adds_a_cell_or_a_line_to_a_table(hostile: str) -> None:
+    check = CheckResult(hostile, "passed", hostile, {"comparison": hostile})
+    text = to_markdown(report_of(check, skipped=[SkippedCheck(hostile, hostile)]))
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert [len(cells(row)) for row in rows] == [5, 5, 5, 2, 2, 2]
+
+
+def test_no_markup_in_a_report_survives_as_markup() -> None:
+    hostile = "<script>alert(1)</script> [x](javascript:y) *z* __init__"
+    text = to_markdown(
+        report_of(
+            CheckResult("<script>|", "failed", hostile, {"cause": hostile}), model_name=hostile, model_facts={hostile: hostile}
+        )
+    )
+    outside_code = re.sub(r"`[^`]*`", "", text)
+    assert "<script" not in outside_code
+    assert "[x](" not in outside_code
+    assert not re.search(r"(?<!\\)\*z|(?<!\\)_init", outside_code)
+    assert "<code>&#60;script&#62;&#124;</code>" in text
+
+
+def test_a_message_cannot_open_a_list_or_a_heading() -> None:
+    text = to_markdown(report_of(CheckResult("c", "failed", "m", {}, recommendation="# 1. - x"), model_name="3.5 billion"))
+    assert "- \\# 1. - x" in text
+    assert text.startswith("# 3.5 billion: ")
+
+
+def test_an_empty_report_has_no_score_and_no_tables() -> None:
+    assert to_markdown(report_of()) == "# tiny-gpt: no health score\n\n**Nothing was checked**\n"
+
+
+def test_a_report_of_skipped_checks_gives_only_the_reasons() -> None:
+    text = to_markdown(report_of(skipped=[SkippedCheck("a", "no GPU"), SkippedCheck("b", "no GPU")]))
+    assert "**Nothing was checked: 2 checks skipped**" in text
+    assert re.findall(r"^## (.+)$", text, re.MULTILINE) == ["Skipped"]
+
+
+@pytest.mark.parametrize(
+    ("checks", "sentence"),
+    [
+        ([SHAPE, EXPORT], "Sound: 2 of 2 checks passed"),
+        ([SHAPE, SLOW], "Sound, with 1 warning: 1 of 2 checks passed"),
+        ([SHAPE, SLOW, LEAK], "Broken: 1 failed, 1 warning, 1 of 3 checks passed"),
+        ([LEAK], "Broken: 1 failed, 0 of 1 check passed"),
+    ],
+)
+def test_verdict(checks: list[CheckResult], sentence: str) -> None:
+    assert verdict(report_of(*checks)) == sentence
+
+
+def test_tiers_are_ordered_as_numbers_and_the_rest_comes_last() -> None:
+    checks = [CheckResult(str(tier), "passed", "", {} if tier is None else {"tier": tier}) for tier in (None, 10, 2, 1)]
+    assert list(by_tier(checks)) == ["Tier 1", "Tier 2", "Tier 10", "Checks"]
+
+
+@pytest.mark.parametrize(
+    ("details", "command"),
+    [
+        ({"nodeid": "tests/test_x.py::test_y[a b]"}, "pytest 'tests/test_x.py::test_y[a b]'"),
+        ({"nodeid": "models.yaml::gpt::test_causal"}, None),
+        ({"nodeid": "models.yaml::gpt::test_causal", "rerun": "pytest models.yaml -k causal"}, "pytest models.yaml -k causal"),
+        ({}, None),
+    ],
+)
+def test_a_rerun_command_is_only_given_when_it_would_work(details: dict[str, str], command: str | None) -> None:
+    commands = [fact.text for fact in facts_of(CheckResult("c", "failed", "m", dict(details))) if fact.label == "Run it again"]
+    assert commands == ([command] if command else [])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.0, ""),
+        (0.0004, "<1 ms"),
+        (0.0123, "12 ms"),
+        (0.9996, "1.0 s"),
+        (6.24, "6.2 s"),
+        (59.97, "1 min 0 s"),
+        (125.2, "2 min 5 s"),
+    ],
+)
+def test_durations_are_for_people(seconds: float, text: str) -> None:
+    assert duration_text(seconds) == text

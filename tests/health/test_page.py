@@ -1,0 +1,326 @@
+"""The HTML report: complete, self-contained, safe against the text it shows, and legible."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from harness.health.page import ROW_HEIGHT, axis_ticks, figure, log_axis, parameter_plots, ring_arcs, shorten, to_html
+from harness.health.report import CheckResult, ExportHealthReport, SkippedCheck
+
+VOID = {"meta", "link", "col", "br", "input", "img"}
+HOSTILE = "</title></script><script>alert('x')</script>\" onload=\"y|`<b>`"
+LEAK = CheckResult(
+    "tier1::causal",
+    "failed",
+    "Token 5 leaks into position 3 (first seen in `blocks.1.attn`)",
+    {
+        "tier": 1,
+        "statement": "A position's logits never depend on later tokens",
+        "counterexample": "batch=2, seq=6",
+        "module": "blocks.1.attn",
+        "cause": "the mask is shifted by one",
+        "comparison": "3.1e-02 (bound 4.0e-07)",
+        "nodeid": "models.yaml::gpt::test_causal",
+        "rerun": "pytest models.yaml -k causal",
+        "examples": 2500,
+    },
+    0.0123,
+    "Build the mask with `torch.tril`.",
+)
+SLOW = CheckResult("tier2::speed", "warning", "The median call takes 61 ms", {"tier": 2})
+SHAPE = CheckResult("tier1::shape", "passed", "Shapes hold", {"tier": 1})
+EXPORT = CheckResult("onnx", "passed", "The graph agrees")
+
+
+class Page(HTMLParser):
+    """Every element with its attributes and text; fails on tags that do not nest."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None], list[str]]] = []
+        self._open: list[tuple[str, list[str]]] = []
+        self.feed(html)
+        assert not self._open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        text: list[str] = []
+        self.elements.append((tag, dict(attrs), text))
+        if tag not in VOID:
+            self._open.append((tag, text))
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs), []))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop()[0] == tag
+
+    def handle_data(self, data: str) -> None:
+        for _, text in self._open:
+            text.append(data)
+
+    def texts(self, tag: str, **wanted: str) -> list[str]:
+        return [
+            " ".join("".join(text).split())
+            for name, attrs, text in self.elements
+            if name == tag and wanted.items() <= {key.replace("class", "class_"): value for key, value in attrs.items()}.items()
+        ]
+
+
+def report_of(*checks: CheckResult, **fields: Any) -> ExportHealthReport:
+    return ExportHealthReport(
+        checks=list(checks), **{"model_name": "tiny-gpt", "timestamp": "2025-03-04T05:06:07+00:00", **fields}
+    )
+
+
+def page_of(*checks: CheckResult, **fields: Any) -> Page:
+    return Page(to_html(report_of(*checks, **fields)))
+
+
+def layer(name: str, rms: Any = 0.02, grad_rms: Any = 1e-3, **more: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "shape": [4, 2],
+        "count": 8,
+        "mean": 0.0,
+        "std": 0.1,
+        "rms": rms,
+        "grad_rms": grad_rms,
+        "trainable": True,
+        **more,
+    }
+
+
+def test_the_head_gives_name_moment_verdict_and_score() -> None:
+    page = page_of(SHAPE, EXPORT)
+    assert page.texts("h1") == ["tiny-gpt"]
+    assert page.texts("time") == ["4 March 2025, 05:06 UTC"]
+    assert page.texts("p", class_="verdict passed") == ["Sound: 2 of 2 checks passed"]
+    assert page.texts("text", class_="score") == ["100"]
+
+
+def test_a_timestamp_that_is_no_date_is_shown_as_it_is() -> None:
+    assert page_of(SHAPE, timestamp="yesterday").texts("time") == ["yesterday"]
+
+
+def test_a_failure_card_leads_with_the_message_and_gives_all_that_is_known() -> None:
+    page = page_of(LEAK)
+    assert page.texts("article")[0].startswith(
+        "Token 5 leaks into position 3 (first seen in blocks.1.attn) ✕ Failed tier1::causal"
+    )
+    assert page.texts("dt") == ["Counterexample", "Measured", "Blamed module", "Usual cause", "Test", "Run it again"]
+    assert page.texts("dd")[-1] == "pytest models.yaml -k causal Copy"
+    assert "blocks.1.attn" in page.texts("code")
+
+
+def test_what_the_details_lack_is_left_out() -> None:
+    page = page_of(CheckResult("c", "failed", "It broke"))
+    assert page.texts("article") == ["It broke ✕ Failed c"]
+    assert not page.texts("dt")
+
+
+def test_failures_come_before_warnings_and_passed_checks_get_no_card() -> None:
+    page = page_of(SHAPE, SLOW, LEAK)
+    assert [text.partition(" ")[0] for text in page.texts("h3")] == ["Token", "The"]
+    assert [heading for heading in page.texts("h2") if "check" not in heading] == ["Recommendations", "Failures 1", "Warnings 1"]
+
+
+def test_each_tier_has_a_table_worst_first_with_status_in_words() -> None:
+    page = page_of(EXPORT, SHAPE, SLOW, LEAK)
+    assert page.texts("h2")[-3:] == ["Tier 1 2 checks", "Tier 2 1 check", "Checks 1"]
+    assert page.texts("td")[::4] == ["✕ Failed", "✓ Passed", "▲ Warning", "✓ Passed"]
+    assert page.texts("td")[:4] == ["✕ Failed", "3.1e-02 (bound 4.0e-07)", "2,500", "12 ms"]
+    assert page.texts("th", scope="row")[0] == "A position's logits never depend on later tokens tier1::causal"
+
+
+def test_links_in_the_tables_lead_to_the_cards() -> None:
+    page = page_of(SHAPE, SLOW, LEAK)
+    cards = [attrs["id"] for tag, attrs, _ in page.elements if tag == "article"]
+    assert [attrs["href"] for tag, attrs, _ in page.elements if tag == "a"] == [f"#{card}" for card in cards]
+
+
+def test_the_coverage_banner_appears_only_for_a_partial_run() -> None:
+    assert page_of(SHAPE, coverage="9 of 38 ran.").texts("p", role="note") == ["Partial run. 9 of 38 ran."]
+    assert page_of(SHAPE).texts("p", role="note") == []
+
+
+def test_a_partial_run_is_not_coloured_sound() -> None:
+    assert page_of(SHAPE, coverage="9 of 38 ran.").texts("p", class_="verdict warning")
+
+
+def test_an_empty_report_has_no_score() -> None:
+    page = page_of()
+    assert page.texts("text", class_="score") == ["–"]
+    assert page.texts("p", class_="verdict empty") == ["Nothing was checked"]
+    assert page.texts("h2") == []
+
+
+def test_a_report_of_skipped_checks_gives_the_reasons() -> None:
+    page = page_of(skipped=[SkippedCheck("tier1::device_move", "no second device")])
+    assert page.texts("p", class_="verdict empty") == ["Nothing was checked: 1 check skipped"]
+    assert page.texts("details") == ["Skipped checks 1 tier1::device_move no second device"]
+
+
+def test_no_text_of_a_report_becomes_markup() -> None:
+    hostile = CheckResult(HOSTILE, "failed", HOSTILE, {key: HOSTILE for key in LEAK.details if key != "tier"}, 0.0, HOSTILE)
+    fields = {
+        "model_name": HOSTILE,
+        "timestamp": HOSTILE,
+        "coverage": HOSTILE,
+        "model_facts": {HOSTILE: HOSTILE},
+        "skipped": [SkippedCheck(HOSTILE, HOSTILE)],
+        "layers": [layer(HOSTILE, shape=HOSTILE), layer(HOSTILE, rms=HOSTILE, count=HOSTILE, trainable=HOSTILE)],
+    }
+    harmless = CheckResult(
+        "name", "failed", "message `code`", {key: "x `code`" for key in LEAK.details if key != "tier"}, 0.0, "y `code`"
+    )
+    plain = {**fields, "model_name": "m", "timestamp": "t", "coverage": "c `code`", "model_facts": {"f": "g `code`"}}
+    plain |= {
+        "skipped": [SkippedCheck("s", "r `code`")],
+        "layers": [layer("l"), layer("l", rms=None, count=None, trainable=None)],
+    }
+    # Whatever the text, the page has the same elements with the same attributes.
+    hostile_page, plain_page = page_of(hostile, **fields), page_of(harmless, **plain)
+    assert [(tag, set(attrs)) for tag, attrs, _ in hostile_page.elements] == [
+        (tag, set(attrs)) for tag, attrs, _ in plain_page.elements
+    ]
+    assert "alert" not in hostile_page.texts("script")[0]
+
+
+def test_the_page_asks_the_network_for_nothing() -> None:
+    html = to_html(report_of(LEAK, SLOW, SHAPE, model_facts={"Source": "https://example.org/model"}, layers=[layer("w")]))
+    references = re.findall(r"""\b(?:src|href|srcset|action|data)\s*=\s*["']?([^"'\s>]+)""", html)
+    assert references
+    assert [reference for reference in references if not reference.startswith(("#", "data:"))] == []
+    assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest|import\(", html)
+    assert "default-src 'none'" in html
+
+
+def test_plots_have_a_row_for_each_parameter_and_a_bar_for_each_positive_value() -> None:
+    layers = [layer("a", 1e-3), layer("b", 0), layer("c", None), {"name": "d"}, layer("e", float("nan")), layer("f", 1.0)]
+    scale = parameter_plots(layers)[0]
+    assert [row.text for row in scale.rows] == ["0.001", "0", "none", "none", "nan", "1"]
+    assert [row.width for row in scale.rows] == [25.0, None, None, None, None, 100.0]
+    assert [row.y for row in scale.rows] == [index * ROW_HEIGHT for index in range(6)]
+    assert scale.description.endswith("Smallest 0.001 in a, largest 1 in f. 4 have no bar.")
+
+
+def test_a_gradient_that_is_missing_is_marked_unless_the_parameter_is_frozen() -> None:
+    layers = [layer("a"), layer("b", grad_rms=None), layer("c", grad_rms=0.0), layer("d", grad_rms=None, trainable=False)]
+    rows = parameter_plots(layers)[1].rows
+    assert [(row.text, row.alarming) for row in rows] == [("0.001", False), ("none", True), ("0", True), ("none, frozen", False)]
+
+
+def test_a_zero_bias_is_nothing_to_worry_about() -> None:
+    assert not parameter_plots([layer("bias", rms=0.0)])[0].rows[0].alarming
+
+
+def test_a_quantity_that_was_never_measured_has_no_plot() -> None:
+    assert [plot.title for plot in parameter_plots([layer("a", grad_rms=None)])] == ["Parameter scale"]
+    assert parameter_plots([{"name": "a"}]) == []
+
+
+def test_all_zero_values_make_a_plot_without_an_axis() -> None:
+    plot = parameter_plots([layer("a", rms=0.0)])[0]
+    assert (plot.ticks, plot.rows[0].text) == ((), "0")
+
+
+def test_plots_are_described_and_repeated_as_a_table() -> None:
+    page = page_of(SHAPE, layers=[layer("w", 0.5, None)])
+    described = [attrs["aria-label"] or "" for tag, attrs, _ in page.elements if attrs.get("role") == "img"]
+    assert described[1].startswith("Root mean square of each parameter on a log axis, 1 in all.")
+    assert page.texts("td")[-7:] == ["4 × 2", "8", "0", "0.1", "0.5", "none", "yes"]
+
+
+def test_four_hundred_layers_stay_in_a_scrolling_box_with_whole_names_on_hover() -> None:
+    name = "encoder.layers.17.self_attention.projection.output.weight"
+    page = page_of(SHAPE, layers=[layer(name) for _ in range(400)])
+    boxes = [attrs for tag, attrs, _ in page.elements if attrs.get("class") == "rows"]
+    assert [attrs["tabindex"] for attrs in boxes] == ["0", "0"]
+    assert len(page.texts("text", class_="name")) == 800
+    assert max(map(len, page.texts("text", class_="name"))) == 34
+    assert page.texts("title")[1] == f"{name} · 4 × 2 · 0.02"
+
+
+@pytest.mark.parametrize(
+    ("values", "decades"),
+    [([2e-4, 0.5], (-4, 0)), ([1e-4, 1.0], (-5, 0)), ([0.01], (-3, -2)), ([3.0, 4.0], (0, 1)), ([1e-30, 1e3], (-31, 3))],
+)
+def test_the_axis_spans_the_values_and_leaves_the_smallest_a_bar(values: list[float], decades: tuple[int, int]) -> None:
+    assert log_axis(values) == decades
+
+
+def test_ticks_are_whole_decades() -> None:
+    assert [(tick.x, tick.label, tick.anchor) for tick in axis_ticks(-2, 0)] == [
+        (0.0, "1e-2", "start"),
+        (50.0, "1e-1", "middle"),
+        (100.0, "1", "end"),
+    ]
+
+
+@pytest.mark.parametrize("decades", range(1, 60))
+def test_a_wide_axis_still_has_few_ticks(decades: int) -> None:
+    assert 2 <= len(axis_ticks(-decades, 0)) <= 6
+
+
+def test_the_ring_shows_each_status_in_proportion_and_closes() -> None:
+    arcs = ring_arcs(report_of(*[SHAPE] * 8, SLOW, LEAK))
+    assert [arc.status for arc in arcs] == ["passed", "warning", "failed"]
+    assert arcs[0].length == pytest.approx(80, abs=2)
+    assert arcs[-1].start + arcs[-1].length == pytest.approx(100, abs=1)
+
+
+def test_one_failure_among_hundreds_is_still_seen_in_the_ring() -> None:
+    assert ring_arcs(report_of(*[SHAPE] * 999, LEAK))[-1].length > 1
+
+
+def test_a_ring_of_one_status_has_no_gap() -> None:
+    assert [(arc.start, arc.length) for arc in ring_arcs(report_of(SHAPE))] == [(0.0, 100.0)]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0"),
+        (0.02134, "0.0213"),
+        (3.1e-5, "3.1e-5"),
+        (1e-4, "1e-4"),
+        (1234.0, "1,234"),
+        (2.5e7, "2.5e7"),
+        (float("inf"), "inf"),
+        (-0.5, "-0.5"),
+    ],
+)
+def test_figures_are_for_people(value: float, text: str) -> None:
+    assert figure(value) == text
+
+
+@pytest.mark.parametrize("limit", [9, 10])
+def test_long_names_lose_their_middle(limit: int) -> None:
+    short = shorten("abcdefghijklmnopqrstuvwxyz", limit)
+    assert len(short) == limit
+    assert re.fullmatch(r"abcd…[w-z]{4}|abcd…[v-z]{5}", short)
+
+
+def palettes() -> dict[str, dict[str, str]]:
+    light, dark = re.findall(r":root \{(.*?)\}", to_html(report_of()), re.DOTALL)
+    base = dict(re.findall(r"--([\w-]+): (#\w{6});", light))
+    return {"light": base, "dark": {**base, **dict(re.findall(r"--([\w-]+): (#\w{6});", dark))}}
+
+
+def luminance(colour: str) -> float:
+    channels = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [value / 12.92 if value <= 0.03928 else ((value + 0.055) / 1.055) ** 2.4 for value in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("ground", ["page", "failed-tint", "warning-tint"])
+@pytest.mark.parametrize("ink", ["ink", "soft", "failed", "warning", "passed"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_has_the_contrast_that_wcag_aa_asks_for(scheme: str, ink: str, ground: str) -> None:
+    palette = palettes()[scheme]
+    lighter, darker = sorted((luminance(palette[ink]), luminance(palette[ground])), reverse=True)
+    assert (lighter + 0.05) / (darker + 0.05) >= 4.5
