@@ -1,0 +1,179 @@
+"""From evidence to the outcome of a test.
+
+A judge collects the evidence of one test, keeps the worst of it, and fails, warns, skips or passes. Where a size or a value is free,
+Hypothesis draws it and shrinks what fails to the smallest counterexample.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
+from hypothesis.errors import Flaky
+from hypothesis.strategies import SearchStrategy
+
+from harness.evidence import Evidence, Status
+from harness.properties.subject import ModelRaisedError, Subject
+from pytest_modeltiers.checks import ModelCheck
+
+VERDICT = pytest.StashKey[dict[str, Any]]()
+"""What a test found, for the report."""
+
+EXAMPLES = 12
+"""Examples drawn of a property with free sizes."""
+
+Check = Callable[..., Evidence]
+"""A property function: from a subject and the values of an example to evidence."""
+
+_SHRINK_FACTOR = 4
+
+
+class ViolationError(Exception):
+    """Carries the evidence of a failing example through Hypothesis."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        super().__init__(evidence.message)
+        self.evidence = evidence
+
+
+class Judge:
+    """Judges one test.
+
+    Attributes:
+        name: The property.
+        subject: The model.
+        share: Seconds the test may go on drawing examples.
+        worst: The worst evidence so far.
+        examples: How many examples were judged.
+        cut: Whether the time budget kept examples from being drawn.
+    """
+
+    def __init__(self, name: str, subject: Subject, share: float, start: int = 0) -> None:
+        self.name = name
+        self.subject = subject
+        self.share = share
+        self.start = start
+        self.worst: Evidence | None = None
+        self.examples = 0
+        self.cut = False
+
+    def holds(self, check: Check, **values: Any) -> None:
+        """Judges one example with the given values."""
+        self._keep(self._run(check, values))
+
+    def for_all(self, check: Check, cases: SearchStrategy[dict[str, Any]], examples: int = EXAMPLES) -> None:
+        """Judges examples whose values are drawn; of those that fail, the smallest is kept.
+
+        Args:
+            check: The property function.
+            cases: Keyword arguments of ``check``.
+            examples: How many are drawn, the time budget allowing.
+        """
+        known: dict[Hashable, Evidence] = {}
+        started = time.perf_counter()
+
+        @settings(
+            max_examples=examples,
+            deadline=None,
+            database=None,
+            phases=(Phase.generate, Phase.shrink),
+            suppress_health_check=list(HealthCheck),
+            report_multiple_bugs=False,
+            print_blob=False,
+            verbosity=Verbosity.quiet,
+        )
+        @seed(self.start)
+        @given(cases)
+        def judged(case: dict[str, Any]) -> None:
+            key = tuple(sorted((name, _hashable(value)) for name, value in case.items()))
+            if key not in known:
+                # An example was judged already, so the rest can be left out when time is up; shrinking may take longer.
+                failed = any(e.status is Status.FAIL for e in known.values())
+                if known and time.perf_counter() - started > self.share * (_SHRINK_FACTOR if failed else 1):
+                    self.cut = True
+                    return
+                known[key] = self._run(check, case)
+            if known[key].status is Status.FAIL:
+                raise ViolationError(known[key])
+
+        try:
+            judged()
+        except ViolationError as violation:
+            self._keep(violation.evidence)
+        except Flaky:
+            self._keep(next(e for e in known.values() if e.status is Status.FAIL))
+        for evidence in known.values():
+            if evidence.status is not Status.FAIL:
+                self._keep(evidence)
+
+    def conclude(self, strict: bool) -> None:
+        """Ends the test with its outcome.
+
+        Raises:
+            pytest.fail.Exception: The property does not hold, or is in doubt and warnings are to fail.
+            pytest.skip.Exception: Nothing could be judged.
+        """
+        evidence = self.worst
+        if evidence is None:
+            pytest.fail(f"{self.name}: nothing was compared", pytrace=False)
+        if evidence.status is Status.FAIL or (strict and evidence.status is Status.WARN):
+            pytest.fail(evidence.explain(), pytrace=False)
+        if evidence.status is Status.SKIPPED:
+            pytest.skip(evidence.message)
+
+    def verdict(self) -> dict[str, Any]:
+        """The finding as JSON-ready values."""
+        evidence = self.worst.to_json() if self.worst is not None else None
+        return {"property": self.name, "evidence": evidence, "examples": self.examples, "cut": self.cut}
+
+    def _run(self, check: Check, values: dict[str, Any]) -> Evidence:
+        self.examples += 1
+        self.subject.model.eval()
+        try:
+            return check(self.subject, **values)
+        except ModelRaisedError as error:
+            shown = ", ".join(f"{name}={_shown(value, self.subject)}" for name, value in values.items())
+            return Evidence(
+                self.name,
+                Status.FAIL,
+                f"cannot be judged, forward raises: {error}",
+                counterexample=shown,
+                module=error.module,
+                cause="see shape_contract, which judges every size",
+            )
+
+    def _keep(self, evidence: Evidence) -> None:
+        if evidence.status in (Status.FAIL, Status.WARN):
+            evidence = evidence.investigated()
+        worst = self.worst
+        if worst is None or (evidence.status.severity, evidence.excess) > (worst.status.severity, worst.excess):
+            self.worst = evidence
+
+
+def judged(check: ModelCheck) -> Callable[..., None]:
+    """A user's check as a test function: what it returns is its verdict, and an assertion that fails is one too."""
+
+    @functools.wraps(check.function)
+    def test(*args: Any, **kwargs: Any) -> None:
+        result = check.function(*args, **kwargs)
+        if isinstance(result, Evidence):
+            if result.status is Status.FAIL:
+                pytest.fail(result.investigated().explain(), pytrace=False)
+            if result.status is Status.SKIPPED:
+                pytest.skip(result.message)
+        elif result is False:
+            pytest.fail(check.statement or f"{check.name} does not hold", pytrace=False)
+
+    return test
+
+
+def _hashable(value: Any) -> Hashable:
+    return value if isinstance(value, Hashable) else repr(value)
+
+
+def _shown(value: Any, subject: Subject) -> str:
+    return f"({value.describe(subject.task)})" if hasattr(value, "describe") else repr(value)

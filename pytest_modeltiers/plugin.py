@@ -1,0 +1,113 @@
+"""Options, markers and collection.
+
+Every pytest start imports this module, so it imports the standard library and pytest alone; whatever is heavier begins in
+``suite.py``, once a config is in use.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pytest_modeltiers.suite import Suite
+
+TIERS = {
+    1: "critical properties",
+    2: "analysis",
+    3: "training",
+    4: "export",
+    5: "monitoring",
+}
+
+CONFIGS = pytest.StashKey[list[Path]]()
+"""The config files of this run, resolved."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds the command line options and the ini key."""
+    group = parser.getgroup("modeltiers", "model validation")
+    group.addoption(
+        "--model-config",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="JSON or TOML file that describes a model; it becomes a suite of tests. Repeatable.",
+    )
+    group.addoption("--model-report", metavar="DIR", help="write the health report (JSON, Markdown, HTML) into DIR")
+    group.addoption("--modeltiers-strict", action="store_true", help="warnings of the model suite fail")
+    parser.addini("model_config", type="paths", default=[], help="config files to run when no path is typed")
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Declares the plugin's own hooks."""
+    from pytest_modeltiers import hooks
+
+    pluginmanager.add_hookspecs(hooks)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Registers the markers, and puts the config files among the paths to collect.
+
+    xdist workers parse the original command line, so each of them does the same here.
+    """
+    for number, title in TIERS.items():
+        config.addinivalue_line("markers", f"tier{number}: {title} of a model")
+    config.addinivalue_line("markers", "slow: takes seconds rather than milliseconds")
+    typed = config.args_source is pytest.Config.ArgsSource.ARGS
+    from_option = [Path(path).absolute() for path in config.getoption("model_config")]
+    from_ini = [Path(path).absolute() for path in config.getini("model_config")]
+    configs = list(dict.fromkeys(from_option or from_ini))
+    config.stash[CONFIGS] = configs
+    if not configs:
+        return
+    _activate(config, configs)
+    if from_option and not typed:
+        config.args[:] = []
+    if from_option or not typed:
+        already = {Path(arg.partition("::")[0]).absolute() for arg in config.args}
+        config.args.extend(str(path) for path in configs if path not in already)
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    """Collects a config file as a module of generated tests."""
+    if file_path not in parent.config.stash[CONFIGS]:
+        return None
+    return ModelConfigFile.from_parent(parent, path=file_path)
+
+
+class ModelConfigFile(pytest.Module):
+    """A config file, as the module of tests that it stands for."""
+
+    def _getobj(self) -> object:
+        from harness.errors import UserError
+        from pytest_modeltiers.suite import Suite, test_module
+
+        try:
+            suite: Suite = Suite.of(self.path)
+            if not self.config.option.collectonly:
+                suite.check_model()
+            return test_module(suite, self.config)
+        except UserError as error:
+            raise self.CollectError(str(error)) from None
+
+
+def _activate(config: pytest.Config, configs: list[Path]) -> None:
+    """Checks the configs and brings in the fixtures and the report."""
+    from harness.errors import UserError
+    from pytest_modeltiers.suite import Suite
+
+    for path in configs:
+        try:
+            Suite.of(path)
+        except UserError as error:
+            pytest.exit(str(error), returncode=2)
+    pytest.register_assert_rewrite("pytest_modeltiers.tiers")
+    from pytest_modeltiers import fixtures
+    from pytest_modeltiers.report import Reporter
+
+    config.pluginmanager.register(fixtures, "modeltiers_fixtures")
+    config.pluginmanager.register(Reporter(config, configs), "modeltiers_report")

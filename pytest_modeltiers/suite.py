@@ -1,0 +1,202 @@
+"""A config file as a suite: its model, and the module of tests that pytest collects."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from harness.catalogue import CATALOGUE, Property
+from harness.config import SuiteConfig, load_config
+from harness.errors import ForwardError, OutputError
+from harness.tasks import TaskSpec
+from pytest_modeltiers.checks import REGISTERED, ModelCheck
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from harness.adapters import Adapter
+    from harness.models.loading import ModelSource
+    from harness.properties.noise import NoiseFloor
+    from harness.properties.subject import Subject
+
+
+@dataclass
+class Suite:
+    """The tests of one config file, and the model they share.
+
+    Attributes:
+        config: The config.
+        floors: Noise floors measured so far.
+        spent: Seconds that tests of this process have used of the time budget.
+    """
+
+    config: SuiteConfig
+    floors: dict[str, NoiseFloor] = field(default_factory=dict)
+    spent: float = 0.0
+
+    @staticmethod
+    def of(path: Path) -> Suite:
+        """The suite of a config file; the same object for the same file.
+
+        Raises:
+            ConfigError: The file is refused.
+        """
+        return _suite(Path(path).absolute())
+
+    @cached_property
+    def task(self) -> TaskSpec:
+        """The task of the config."""
+        return self.config.task_spec()
+
+    @cached_property
+    def source(self) -> ModelSource:
+        """Where the model comes from."""
+        from harness.models.loading import model_source
+
+        return model_source(self.config)
+
+    @cached_property
+    def adapter(self) -> Adapter:
+        """How the model is called."""
+        from harness.adapters import make_adapter
+
+        return make_adapter(self.task, self.config.adapter, self.config.path.parent)
+
+    @cached_property
+    def pristine(self) -> nn.Module:
+        """The model, built once and never called."""
+        return self.source.build(self.config.seed)
+
+    def model(self) -> nn.Module:
+        """A copy of the model with no past."""
+        try:
+            return copy.deepcopy(self.pristine)
+        except Exception:  # a model that cannot be copied is rebuilt; the serialisation property reports it
+            return self.source.build(self.config.seed)
+
+    def subject(self, model: nn.Module, adapter: Adapter, task: TaskSpec) -> Subject:
+        """A model of this suite as the properties take it."""
+        from harness.data.examples import example_maker
+        from harness.properties.subject import Subject
+
+        return Subject(
+            model,
+            adapter,
+            task,
+            pristine=self.pristine,
+            rebuild=self.source.build,
+            fresh_weights=self.source.weights is None,
+            make=example_maker(self.config),
+            floors=self.floors,
+        )
+
+    def check_model(self) -> None:
+        """Builds the model and calls it once, so that what keeps every test from running is said once.
+
+        Raises:
+            UserError: The model cannot be built or called, or its logits have another shape than the task promises.
+        """
+        from harness.adapters import same_shape
+        from harness.properties.subject import ModelRaisedError
+        from pytest_modeltiers.watchdog import time_limit
+
+        with time_limit(self.config.time_budget):
+            subject = self.subject(self.model(), self.adapter, self.task)
+            plan = self.adapter.plan(subject.model)
+            signature = _signature(subject.model)
+            fields = "the whole batch" if plan.whole else ", ".join(f"`{name}`" for name in plan.fields)
+            at = subject.typical.describe(self.task)
+            if self.task.image_size:
+                at += f", image_size={list(self.task.image_size)}"
+            try:
+                logits = subject.logits(subject.batch())
+            except ModelRaisedError as error:
+                where = f" in `{error.module}`" if error.module else ""
+                raise ForwardError(
+                    f"{self.config.path.name}: {self.source.origin}: {signature} raised on {fields} at {at}{where}: {error}"
+                ) from error
+            expected = subject.typical.logits_shape(self.task)
+            if not same_shape(logits, expected):
+                raise OutputError(
+                    f"{self.config.path.name}: {self.source.origin}: logits of shape {tuple(logits.shape)} ({logits.dtype}) at {at}; "
+                    f"{self.task.task_type.value} promises {expected} ({', '.join(self.task.facts.output)})"
+                )
+
+    def properties(self, tier: int) -> list[Property]:
+        """The properties generated for a tier."""
+        return [p for p in CATALOGUE.values() if p.tier == tier and tier in self.config.tiers and p.applies_to(self.task)]
+
+    def test_count(self) -> int:
+        """How many tests of the catalogue a full run has."""
+        return sum(len(p.cases_for(self.task)) if p.cases else 1 for tier in self.config.tiers for p in self.properties(tier))
+
+    @property
+    def share(self) -> float:
+        """Seconds one test may go on drawing examples: an even part of half the budget, the rest is for what cannot be cut."""
+        return self.config.time_budget / 2 / max(1, self.test_count())
+
+
+def test_module(suite: Suite, pytest_config: pytest.Config | None = None) -> ModuleType:
+    """The module of test classes that a config stands for."""
+    module = ModuleType(suite.config.path.name)
+    module.__file__ = str(suite.config.path)
+    module.__doc__ = f"Generated tests of {suite.config.path.name}."
+    vars(module).update(test_classes(suite, pytest_config))
+    return module
+
+
+def test_classes(suite: Suite, pytest_config: pytest.Config | None = None) -> dict[str, type]:
+    """The test classes of a suite by name, one a tier, with the tests that apply and the user's own checks."""
+    from pytest_modeltiers.tiers.critical import CriticalTier
+
+    checks = _own_checks(suite, pytest_config)
+    classes: dict[str, type] = {}
+    for tier in suite.config.tiers:
+        base = {1: CriticalTier}.get(tier, object)
+        wanted = {f"test_{p.name}" for p in suite.properties(tier)}
+        left_out = {name: None for name in dir(base) if name.startswith("test_") and name not in wanted}
+        own = {f"test_{check.name}": _as_method(check) for check in checks if check.tier == tier}
+        if wanted or own:
+            body: dict[str, Any] = {"suite": suite, "pytestmark": getattr(pytest.mark, f"tier{tier}"), **left_out, **own}
+            classes[f"TestTier{tier}"] = type(f"TestTier{tier}", (base,), body)
+    return classes
+
+
+def tests_for(path: str | Path) -> dict[str, type]:
+    """The test classes of a config file, for a ``test_model.py`` that editors can discover::
+
+        from pytest_modeltiers.suite import tests_for
+
+        globals().update(tests_for("modeltiers.json"))
+    """
+    return test_classes(Suite.of(Path(path)))
+
+
+@lru_cache(maxsize=None)
+def _suite(path: Path) -> Suite:
+    return Suite(load_config(path))
+
+
+def _own_checks(suite: Suite, pytest_config: pytest.Config | None) -> list[ModelCheck]:
+    hooked = [] if pytest_config is None else pytest_config.hook.pytest_modeltiers_checks(task_spec=suite.task)
+    return [*REGISTERED.values(), *(check for group in hooked for check in group or ())]
+
+
+def _as_method(check: ModelCheck) -> staticmethod[..., Any]:
+    from pytest_modeltiers.judge import judged
+
+    return staticmethod(judged(check))
+
+
+def _signature(model: nn.Module) -> str:
+    import inspect
+
+    return f"{type(model).__name__}.forward{inspect.signature(model.forward)}"
+
+
