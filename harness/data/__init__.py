@@ -1,0 +1,1 @@
+"""Data: where the inputs of a model come from."""

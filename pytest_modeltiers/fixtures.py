@@ -1,0 +1,122 @@
+"""Fixtures for the generated tests and for the user's own; a ``conftest.py`` may override any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+from torch import nn
+
+from harness.adapters import Adapter
+from harness.batches import Batch, Sizes
+from harness.catalogue import CATALOGUE
+from harness.config import EvalConfig, TrainingConfig
+from harness.errors import TimeBudgetError
+from harness.properties.subject import Subject
+from harness.tasks import TaskSpec
+from pytest_modeltiers.judge import VERDICT, Judge
+from pytest_modeltiers.plugin import CONFIGS
+from pytest_modeltiers.suite import Suite
+from pytest_modeltiers.watchdog import time_limit
+
+if TYPE_CHECKING:
+    from _pytest.fixtures import SubRequest
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Gives a property its cases, and a user's own test every config of the run."""
+    suite = getattr(metafunc.cls, "suite", None)
+    if isinstance(suite, Suite):
+        entry = CATALOGUE.get(metafunc.function.__name__.removeprefix("test_"))
+        if entry is not None and "case" in metafunc.fixturenames:
+            metafunc.parametrize("case", entry.cases_for(suite.task))
+    elif "suite" in metafunc.fixturenames:
+        configs = metafunc.config.stash[CONFIGS]
+        if len(configs) > 1:
+            metafunc.parametrize("suite", configs, ids=[path.stem for path in configs], indirect=True)
+
+
+@pytest.fixture(scope="class")
+def suite(request: SubRequest) -> Suite:
+    """The suite a test belongs to; for a user's own test, that of the run's config."""
+    own = getattr(request.cls, "suite", None)
+    return own if isinstance(own, Suite) else Suite.of(getattr(request, "param", request.config.stash[CONFIGS][0]))
+
+
+@pytest.fixture(scope="class")
+def task_spec(suite: Suite) -> TaskSpec:
+    """The task: what goes in, what comes out, and the sizes."""
+    return suite.task
+
+
+@pytest.fixture(scope="class")
+def training_config(suite: Suite) -> TrainingConfig:
+    """The config's training keys."""
+    return suite.config.training_config()
+
+
+@pytest.fixture(scope="class")
+def eval_config(suite: Suite) -> EvalConfig:
+    """The config's evaluation data."""
+    return suite.config.eval_config()
+
+
+@pytest.fixture(scope="class")
+def adapter(suite: Suite) -> Adapter:
+    """How the model is called and where its logits are."""
+    return suite.adapter
+
+
+@pytest.fixture
+def model(suite: Suite) -> nn.Module:
+    """The model in eval mode, with its original weights, whatever earlier tests did to theirs."""
+    return suite.model()
+
+
+@pytest.fixture
+def subject(suite: Suite, model: nn.Module, adapter: Adapter, task_spec: TaskSpec) -> Subject:
+    """The model with what the properties need to call and judge it."""
+    return suite.subject(model, adapter, task_spec)
+
+
+@pytest.fixture
+def make_batch(subject: Subject) -> Callable[..., Batch]:
+    """Makes batches: ``make_batch(batch=4, seq=10, seed=1)``."""
+
+    def make(batch: int = 2, seq: int | None = None, target_seq: int | None = None, seed: int = 0) -> Batch:
+        longest = subject.task.max_seq_len or 1
+        return subject.batch(Sizes(batch, seq or min(8, longest), target_seq or min(6, longest)), seed)
+
+    return make
+
+
+@pytest.fixture
+def batch(subject: Subject) -> Batch:
+    """A batch of the task's fields and labels."""
+    return subject.batch()
+
+
+@pytest.fixture
+def judge(request: SubRequest, subject: Subject, suite: Suite) -> Iterator[Judge]:
+    """Judges the test's property."""
+    name = request.function.__name__.removeprefix("test_")
+    yield Judge(name, subject, suite.share, suite.config.seed)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
+    """Runs a generated test within the time budget, and ends it with its judge's outcome."""
+    own = getattr(pyfuncitem.cls, "suite", None)
+    if not isinstance(own, Suite):
+        return (yield)
+    try:
+        with time_limit(own.config.time_budget):
+            result = yield
+    except TimeBudgetError as error:
+        pytest.fail(str(error), pytrace=False)
+    judge = pyfuncitem.funcargs.get("judge")
+    if isinstance(judge, Judge):
+        pyfuncitem.stash[VERDICT] = judge.verdict()
+        judge.conclude(strict=pyfuncitem.config.getoption("modeltiers_strict"))
+    return result

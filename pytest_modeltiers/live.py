@@ -1,0 +1,83 @@
+"""Tier 1 on a model object, without a config file or a pytest run: for notebooks, benchmarks and the project's own tests.
+
+    findings = judge_model(lambda: MyModel(), TaskSpec(TaskType.CAUSAL_LM, vocab_size=100, max_seq_len=32))
+    print(findings["causal"].explain())
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from harness.adapters import Adapter, make_adapter
+from harness.catalogue import CATALOGUE
+from harness.evidence import Evidence, Status
+from harness.properties.subject import Subject
+from harness.tasks import TaskSpec
+from pytest_modeltiers.judge import Judge
+from pytest_modeltiers.tiers.critical import CriticalTier
+
+
+def judge_model(
+    factory: Callable[[], nn.Module],
+    task: TaskSpec,
+    *,
+    adapter: Adapter | None = None,
+    seed: int = 0,
+    share: float = 5.0,
+    only: Iterable[str] | None = None,
+) -> dict[str, Evidence]:
+    """Judges every property of tier 1 that applies to a task.
+
+    Args:
+        factory: Returns a fresh model; called again for the properties that need a second instance.
+        task: What the model is for.
+        adapter: How it is called; by default the task's own.
+        seed: Seed of the weights and of what is drawn.
+        share: Seconds that one property may go on drawing examples.
+        only: Names of properties, where not all are wanted.
+
+    Returns:
+        The worst evidence of every test, by its name, such as ``finite_output[extremes]``.
+    """
+
+    def build(weights_seed: int) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(weights_seed)
+            return factory().eval()
+
+    pristine = build(seed)
+    adapter = adapter or make_adapter(task)
+    floors: dict[str, Any] = {}
+    found: dict[str, Evidence] = {}
+    for name, entry in CATALOGUE.items():
+        if entry.tier != 1 or not entry.applies_to(task) or (only is not None and name not in only):
+            continue
+        for case in entry.cases_for(task) if entry.cases else (None,):
+            subject = Subject(_copy(pristine, build, seed), adapter, task, pristine=pristine, rebuild=build, floors=floors)
+            found[name if case is None else f"{name}[{case}]"] = _judge(name, case, subject, share, seed)
+    return found
+
+
+def _judge(name: str, case: str | None, subject: Subject, share: float, seed: int) -> Evidence:
+    judge = Judge(name, subject, share, seed)
+    test = getattr(CriticalTier(), f"test_{name}")
+    available = {"subject": subject, "judge": judge, "case": case}
+    try:
+        test(**{parameter: available[parameter] for parameter in inspect.signature(test).parameters})
+    except pytest.skip.Exception as skipped:
+        return Evidence(name, Status.SKIPPED, str(skipped))
+    return judge.worst or Evidence(name, Status.FAIL, "nothing was compared")
+
+
+def _copy(pristine: nn.Module, build: Callable[[int], nn.Module], seed: int) -> nn.Module:
+    try:
+        return copy.deepcopy(pristine)
+    except Exception:  # the serialisation property reports it
+        return build(seed)

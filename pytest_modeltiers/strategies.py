@@ -1,0 +1,113 @@
+"""What Hypothesis draws: the free sizes and contents of a task's inputs, smallest first, so that counterexamples shrink."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+
+from harness.batches import Sizes
+from harness.properties.contracts import LAYOUTS
+from harness.properties.numerics import EXTREMES
+from harness.tasks import TaskSpec
+
+Cases = SearchStrategy[dict[str, Any]]
+"""Keyword arguments of a property function."""
+
+_SEEDS = st.integers(0, 7)
+_LONGEST_USUAL = 48
+
+
+def sizes(task: TaskSpec, min_batch: int = 1, min_seq: int = 1) -> SearchStrategy[Sizes]:
+    """Sizes of a batch: up to five rows, and lengths up to the declared one, which is drawn often."""
+    lengths = _lengths(task, min_seq)
+    return st.builds(
+        Sizes,
+        batch=st.integers(min_batch, max(min_batch, 5)),
+        seq=lengths,
+        target_seq=lengths if task.is_seq2seq else st.just(1),
+    )
+
+
+def shapes(task: TaskSpec) -> Cases:
+    """Sizes and, for images, also heights and widths around the declared ones."""
+    if task.image_size is None:
+        return st.fixed_dictionaries({"sizes": sizes(task), "seed": _SEEDS})
+    _, height, width = task.image_size
+    near = st.tuples(
+        st.sampled_from(sorted({height, height + 1, max(1, height - 1), 2 * height})),
+        st.sampled_from(sorted({width, width + 1, max(1, width - 1), 2 * width})),
+    )
+    images = st.one_of(st.none(), near.filter(lambda size: size != (height, width)))
+    built = st.builds(Sizes, batch=st.integers(1, 5), image=images)
+    return st.fixed_dictionaries({"sizes": built, "seed": _SEEDS})
+
+
+def batches(task: TaskSpec) -> Cases:
+    """Sizes and a seed."""
+    return st.fixed_dictionaries({"sizes": sizes(task), "seed": _SEEDS})
+
+
+def contents(task: TaskSpec) -> Cases:
+    """Batches whose inputs hold extreme values."""
+    return st.fixed_dictionaries({"sizes": sizes(task), "content": st.sampled_from(EXTREMES), "seed": st.just(0)})
+
+
+def gradients_at(task: TaskSpec) -> Cases:
+    """Batches for a training step, whose inputs hold typical or extreme values."""
+    several = sizes(task, min_batch=2, min_seq=2)
+    return st.fixed_dictionaries({"sizes": several, "content": st.sampled_from(("typical", *EXTREMES)), "seed": _SEEDS})
+
+
+def layouts(task: TaskSpec) -> Cases:
+    """Batches and a memory layout."""
+    return st.fixed_dictionaries({"sizes": sizes(task), "layout": st.sampled_from(LAYOUTS), "seed": _SEEDS})
+
+
+def modes(task: TaskSpec) -> Cases:
+    """Batches and whether the model is in train mode, which batch norm needs two rows for."""
+    return st.fixed_dictionaries({"sizes": sizes(task, min_batch=2, min_seq=2), "train": st.booleans(), "seed": _SEEDS})
+
+
+def several_rows(task: TaskSpec) -> Cases:
+    """Batches of two rows or more."""
+    return st.fixed_dictionaries({"sizes": sizes(task, min_batch=2, min_seq=2), "seed": _SEEDS})
+
+
+@st.composite
+def watched_rows(draw: st.DrawFn, task: TaskSpec) -> dict[str, Any]:
+    """Batches of two rows or more, and one of the rows."""
+    drawn = draw(sizes(task, min_batch=2))
+    return {"sizes": drawn, "row": draw(st.integers(0, drawn.batch - 1)), "seed": draw(_SEEDS)}
+
+
+@st.composite
+def later_tokens(draw: st.DrawFn, task: TaskSpec) -> dict[str, Any]:
+    """Batches, and a token after the first."""
+    drawn = draw(sizes(task, min_seq=2))
+    length = drawn.target_seq if task.is_seq2seq else drawn.seq
+    return {"sizes": drawn, "position": draw(st.integers(1, length - 1)), "seed": draw(_SEEDS)}
+
+
+@st.composite
+def pad_patterns(draw: st.DrawFn, task: TaskSpec) -> dict[str, Any]:
+    """Batches, and the real length of each row; at least one row is padded."""
+    drawn = draw(sizes(task, min_seq=2))
+    lengths = draw(st.lists(st.integers(1, drawn.seq), min_size=drawn.batch, max_size=drawn.batch))
+    lengths[0] = min(lengths[0], drawn.seq - 1)
+    return {"sizes": drawn, "lengths": tuple(lengths), "seed": draw(_SEEDS)}
+
+
+def call_pairs(task: TaskSpec) -> Cases:
+    """The sizes of two calls in a row."""
+    return st.fixed_dictionaries({"first": sizes(task), "second": sizes(task), "seed": _SEEDS})
+
+
+def _lengths(task: TaskSpec, least: int) -> SearchStrategy[int]:
+    longest = task.max_seq_len
+    if longest is None:
+        return st.just(1)
+    if longest <= least:
+        return st.just(longest)
+    return st.one_of(st.integers(least, min(longest, _LONGEST_USUAL)), st.just(longest))

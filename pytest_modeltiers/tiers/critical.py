@@ -1,0 +1,135 @@
+"""Tier 1: what must hold of any model before it is worth training."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from harness.properties import contracts, dependence, determinism, gradients, independence, initialisation, moves, numerics
+from harness.properties import resources, serialisation, structure
+from harness.properties.subject import Subject
+from pytest_modeltiers import strategies as draw
+from pytest_modeltiers.judge import Judge
+
+INITIALISATION = {
+    "loss": initialisation.initial_loss,
+    "symmetry": initialisation.symmetry,
+    "scale": initialisation.signal_scale,
+}
+SERIALISATION = {
+    "state_dict": serialisation.state_dict_round_trip,
+    "pickle": serialisation.pickle_round_trip,
+    "deepcopy": serialisation.deepcopy_independent,
+    "tied_weights": serialisation.tied_weights,
+}
+
+
+class CriticalTier:
+    """Each method states one property of a sound model."""
+
+    def test_shape_contract(self, subject: Subject, judge: Judge) -> None:
+        """Logits have the promised shape at every batch size, length and image size."""
+        judge.for_all(contracts.shape_contract, draw.shapes(subject.task), examples=24)
+
+    def test_full_length(self, subject: Subject, judge: Judge) -> None:
+        """The model works at the whole declared length."""
+        judge.holds(contracts.full_length, batch=1)
+        judge.holds(contracts.full_length, batch=3)
+
+    def test_full_vocabulary(self, judge: Judge) -> None:
+        """Every token id can be read and predicted."""
+        judge.holds(contracts.full_vocabulary)
+
+    def test_finite_output(self, subject: Subject, judge: Judge, case: str) -> None:
+        """Logits are finite, at typical and at extreme inputs."""
+        if case == "typical":
+            judge.for_all(numerics.finite_output, draw.batches(subject.task))
+        elif case == "extremes":
+            judge.for_all(numerics.finite_output, draw.contents(subject.task), examples=20)
+        else:
+            judge.for_all(numerics.fully_padded_row, draw.several_rows(subject.task))
+
+    def test_eval_deterministic(self, subject: Subject, judge: Judge) -> None:
+        """In eval mode the same input gives the same logits."""
+        judge.for_all(determinism.eval_deterministic, draw.batches(subject.task))
+
+    def test_batch_independence(self, subject: Subject, judge: Judge, case: str) -> None:
+        """A row's logits and gradients do not depend on the other rows of its batch."""
+        check = independence.batch_independence if case == "forward" else independence.gradient_independence
+        judge.for_all(check, draw.watched_rows(subject.task), examples=20)
+
+    def test_causal(self, subject: Subject, judge: Judge) -> None:
+        """A position's logits never depend on later tokens."""
+        judge.for_all(independence.causality, draw.later_tokens(subject.task), examples=30)
+
+    def test_padding_ignored(self, subject: Subject, judge: Judge) -> None:
+        """Right padding changes nothing at the real positions."""
+        _needs_padding(subject)
+        judge.for_all(independence.padding_ignored, draw.pad_patterns(subject.task), examples=20)
+
+    def test_input_dependence(self, judge: Judge, case: str) -> None:
+        """The output depends on every input it should."""
+        judge.holds(dependence.DEPENDENCE[case])
+
+    def test_gradient_flow(self, subject: Subject, judge: Judge, case: str) -> None:
+        """Every trainable parameter receives a gradient, and every gradient is finite."""
+        if case == "finite":
+            judge.for_all(numerics.finite_gradients, draw.gradients_at(subject.task))
+        else:
+            judge.holds(gradients.gradient_reaches)
+
+    def test_registration(self, judge: Judge) -> None:
+        """Every parameter and module that the model uses is registered with it."""
+        judge.holds(structure.registration)
+
+    def test_initialisation(self, judge: Judge, case: str) -> None:
+        """Fresh weights break symmetry, keep a sane scale, and start at the loss of a uniform guess."""
+        judge.holds(INITIALISATION[case])
+
+    def test_mode_round_trip(self, subject: Subject, judge: Judge) -> None:
+        """train() and eval() reach every module, and going there and back changes nothing."""
+        judge.for_all(determinism.mode_round_trip, draw.several_rows(subject.task), examples=6)
+
+    def test_stateless(self, subject: Subject, judge: Judge) -> None:
+        """A call leaves nothing behind that changes the next one."""
+        judge.holds(determinism.repeated_backward)
+        judge.for_all(determinism.stateless, draw.call_pairs(subject.task), examples=16)
+
+    def test_rng_untouched(self, subject: Subject, judge: Judge) -> None:
+        """forward neither seeds nor, in eval mode, consumes the global random state."""
+        judge.for_all(determinism.rng_untouched, draw.several_rows(subject.task), examples=4)
+
+    def test_inputs_unchanged(self, subject: Subject, judge: Judge) -> None:
+        """forward does not write into the tensors it is given."""
+        judge.for_all(contracts.inputs_unchanged, draw.modes(subject.task), examples=8)
+
+    def test_memory_layout(self, subject: Subject, judge: Judge) -> None:
+        """The same values in another memory layout give the same logits."""
+        judge.for_all(contracts.memory_layout, draw.layouts(subject.task), examples=16)
+
+    def test_dtype_move(self, judge: Judge, case: str) -> None:
+        """The model runs after a move to another floating dtype."""
+        judge.holds(moves.dtype_move, dtype=getattr(torch, case))
+
+    def test_device_move(self, judge: Judge) -> None:
+        """The model runs after a move to another device."""
+        judge.holds(moves.device_move)
+
+    def test_serialisation(self, judge: Judge, case: str) -> None:
+        """Saved, pickled and copied models give the same logits, and tied weights stay tied."""
+        judge.holds(SERIALISATION[case])
+
+    def test_memory_footprint(self, judge: Judge) -> None:
+        """Memory is bounded and does not grow from call to call."""
+        judge.holds(resources.memory_footprint)
+
+    def test_inference_speed(self, judge: Judge) -> None:
+        """Work does not grow from call to call."""
+        judge.holds(resources.inference_speed)
+
+
+def _needs_padding(subject: Subject) -> None:
+    if (subject.task.max_seq_len or 0) < 2:
+        pytest.skip("sequences of one token have no room for padding")
+    if subject.task.pad_token_id is None and not subject.adapter.takes(subject.model, "attention_mask"):
+        pytest.skip("the task has no `pad_token_id` and forward takes no `attention_mask`")
