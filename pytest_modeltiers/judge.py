@@ -150,7 +150,7 @@ class Judge:
         if evidence.status in (Status.FAIL, Status.WARN):
             evidence = evidence.investigated()
         worst = self.worst
-        if worst is None or (evidence.status.severity, evidence.excess) > (worst.status.severity, worst.excess):
+        if worst is None or _rank(evidence) > _rank(worst):
             self.worst = evidence
 
 
@@ -169,6 +169,11 @@ def judged(check: ModelCheck) -> Callable[..., None]:
             pytest.fail(check.statement or f"{check.name} does not hold", pytrace=False)
 
     return test
+
+
+def _rank(evidence: Evidence) -> tuple[int, float, bool]:
+    """Worse is larger; among equals one that measured something."""
+    return evidence.status.severity, evidence.excess, evidence.measured is not None
 
 
 def _hashable(value: Any) -> Hashable:

@@ -28,16 +28,18 @@ def example_maker(config: SuiteConfig) -> Maker:
     data = config.eval or config.train
     if data is None or data.path is None:
         return make_batch
-    table = read_npz(config.resolve(data.path), config.task_spec())
+    path = config.resolve(data.path)
+    table = read_npz(path)
+    _check(table, config.task_spec(), path)
     return lambda task, sizes, seed: _deal(table, task, sizes, seed)
 
 
 @lru_cache(maxsize=8)
-def read_npz(path: Path, task_key: TaskSpec) -> dict[str, Tensor]:
+def read_npz(path: Path) -> dict[str, Tensor]:
     """Reads an ``.npz`` file with an array for each of the task's fields and for ``labels``; the first axis counts rows.
 
     Raises:
-        DataError: The file is missing or unreadable, a field is missing, or shapes, values or labels do not fit the task.
+        DataError: The file is missing or unreadable.
     """
     if path.suffix != ".npz":
         raise DataError(f"`path`: {path.name}: this version reads .npz files with an array for each field")
@@ -48,7 +50,6 @@ def read_npz(path: Path, task_key: TaskSpec) -> dict[str, Tensor]:
             table = {name: torch.from_numpy(np.ascontiguousarray(archive[name])) for name in archive.files}
     except (OSError, ValueError, TypeError) as error:
         raise DataError(f"`path`: {path} cannot be read: {error}") from None
-    _check(table, task_key, path)
     return {name: tensor.float() if name in ("pixel_values", "features") else tensor for name, tensor in table.items()}
 
 
