@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -101,7 +103,11 @@ def batch(subject: Subject) -> Batch:
 def judge(request: SubRequest, subject: Subject, suite: Suite) -> Iterator[Judge]:
     """Judges the test's property."""
     name = request.function.__name__.removeprefix("test_")
-    yield Judge(name, subject, suite.share, suite.config.seed)
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    started = time.perf_counter()
+    yield Judge(name, subject, suite.share(workers), suite.config.seed)
+    suite.spent += time.perf_counter() - started
+    suite.finished += 1
 
 
 @pytest.hookimpl(wrapper=True)

@@ -132,7 +132,8 @@ class Judge:
 
     def _run(self, check: Check, values: dict[str, Any]) -> Evidence:
         self.examples += 1
-        self.subject.model.eval()
+        if self.subject.model.training:
+            self.subject.model.eval()
         try:
             return check(self.subject, **values)
         except ModelRaisedError as error:

@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
-import torch
 from torch import nn
 
 from harness.adapters import Adapter, make_adapter
 from harness.catalogue import CATALOGUE
 from harness.evidence import Evidence, Status
 from harness.properties.subject import Subject
+from harness.randomness import seeded
 from harness.tasks import TaskSpec
 from pytest_modeltiers.judge import Judge
 from pytest_modeltiers.tiers.critical import CriticalTier
@@ -48,8 +48,7 @@ def judge_model(
     """
 
     def build(weights_seed: int) -> nn.Module:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(weights_seed)
+        with seeded(weights_seed):
             return factory().eval()
 
     pristine = build(seed)

@@ -6,6 +6,7 @@ Every pytest start imports this module, so it imports the standard library and p
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -109,5 +110,16 @@ def _activate(config: pytest.Config, configs: list[Path]) -> None:
     from pytest_modeltiers import fixtures
     from pytest_modeltiers.report import Reporter
 
+    if hasattr(config, "workerinput"):
+        _share_cores(int(config.workerinput["workercount"]))
     config.pluginmanager.register(fixtures, "modeltiers_fixtures")
     config.pluginmanager.register(Reporter(config, configs), "modeltiers_report")
+    # Torch and what comes with it are a million objects that stay: without this every collection walks over them.
+    gc.freeze()
+
+
+def _share_cores(workers: int) -> None:
+    """Leaves each worker its part of the cores; by default torch would start a thread for every core in every worker."""
+    import torch
+
+    torch.set_num_threads(max(1, torch.get_num_threads() // workers))

@@ -70,24 +70,14 @@ def modes(task: TaskSpec) -> Cases:
     return st.fixed_dictionaries({"sizes": sizes(task, min_batch=2, min_seq=2), "train": st.booleans(), "seed": _SEEDS})
 
 
+def several_tokens(task: TaskSpec) -> Cases:
+    """Batches of two tokens or more."""
+    return st.fixed_dictionaries({"sizes": sizes(task, min_seq=2), "seed": _SEEDS})
+
+
 def several_rows(task: TaskSpec) -> Cases:
     """Batches of two rows or more."""
     return st.fixed_dictionaries({"sizes": sizes(task, min_batch=2, min_seq=2), "seed": _SEEDS})
-
-
-@st.composite
-def watched_rows(draw: st.DrawFn, task: TaskSpec) -> dict[str, Any]:
-    """Batches of two rows or more, and one of the rows."""
-    drawn = draw(sizes(task, min_batch=2))
-    return {"sizes": drawn, "row": draw(st.integers(0, drawn.batch - 1)), "seed": draw(_SEEDS)}
-
-
-@st.composite
-def later_tokens(draw: st.DrawFn, task: TaskSpec) -> dict[str, Any]:
-    """Batches, and a token after the first."""
-    drawn = draw(sizes(task, min_seq=2))
-    length = drawn.target_seq if task.is_seq2seq else drawn.seq
-    return {"sizes": drawn, "position": draw(st.integers(1, length - 1)), "seed": draw(_SEEDS)}
 
 
 @st.composite

@@ -33,12 +33,14 @@ class Suite:
     Attributes:
         config: The config.
         floors: Noise floors measured so far.
-        spent: Seconds that tests of this process have used of the time budget.
+        spent: Seconds that the tests of this process took so far.
+        finished: How many they were.
     """
 
     config: SuiteConfig
     floors: dict[str, NoiseFloor] = field(default_factory=dict)
     spent: float = 0.0
+    finished: int = 0
 
     @staticmethod
     def of(path: Path) -> Suite:
@@ -136,10 +138,14 @@ class Suite:
         """How many tests of the catalogue a full run has."""
         return sum(len(p.cases_for(self.task)) if p.cases else 1 for tier in self.config.tiers for p in self.properties(tier))
 
-    @property
-    def share(self) -> float:
-        """Seconds one test may go on drawing examples: an even part of half the budget, the rest is for what cannot be cut."""
-        return self.config.time_budget / 2 / max(1, self.test_count())
+    def share(self, workers: int = 1) -> float:
+        """Seconds the next test may go on drawing examples: an even part of what is left of the budget.
+
+        Args:
+            workers: Processes that the tests are spread over.
+        """
+        waiting = max(1.0, self.test_count() / workers - self.finished)
+        return max(0.0, self.config.time_budget - self.spent) / waiting
 
 
 def test_module(suite: Suite, pytest_config: pytest.Config | None = None) -> ModuleType:

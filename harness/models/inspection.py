@@ -14,6 +14,7 @@ from torch import nn
 from harness.adapters import find_logits, make_adapter, plan_call
 from harness.batches import Sizes, make_batch, typical_sizes
 from harness.errors import FactoryError, UserError
+from harness.randomness import seeded
 from harness.tasks import FACTS, TaskSpec, TaskType
 
 _LONGEST = 4096
@@ -52,7 +53,7 @@ def find_factory(module: ModuleType) -> str:
             tried[name] = "needs arguments"
             continue
         try:
-            with torch.random.fork_rng(devices=[]):
+            with seeded(0):
                 made = own[name]()
         except Exception as error:
             tried[name] = f"raises {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

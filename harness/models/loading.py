@@ -20,6 +20,7 @@ from harness.config import SuiteConfig
 from harness.errors import ConfigError, FactoryError, ModelSourceError, UserError, did_you_mean
 from harness.models.stubs import build_stub
 from harness.models.weights import load_weights
+from harness.randomness import seeded
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,7 @@ class ModelSource:
             FactoryError: The factory raised, or returned no ``nn.Module``.
             WeightsError: The weights do not fit.
         """
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             try:
                 model = self.factory(**self.kwargs)
             except UserError:

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from harness.batches import Sizes
+from harness.batches import Batch, Sizes
 from harness.evidence import Evidence, Status
 from harness.properties.equality import judge_equal
 from harness.properties.noise import difference
-from harness.properties.subject import ModelRaisedError, Subject, mode
+from harness.properties.subject import ModelRaisedError, Subject, floating_dtype, mode
 from harness.properties.tracing import first_divergence, recording, whole
+from harness.randomness import seed_torch, seeded, torch_states
 
 
 def eval_deterministic(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
@@ -24,15 +25,15 @@ def eval_deterministic(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidenc
     batch = subject.batch(sizes, seed)
 
     def compare(model: nn.Module) -> tuple[Tensor, Tensor]:
-        first = seeded(1, lambda: subject.logits(batch, model))
-        repeats = [seeded(2 + n, lambda: subject.logits(batch, model)) for n in range(2)]
+        first = _under_seed(1, subject, batch, model)
+        repeats = [_under_seed(2 + n, subject, batch, model) for n in range(2)]
         return first, max(repeats, key=lambda other: difference(first, other))
 
     def culprit(model: nn.Module) -> str:
         traces = []
         for draw in (1, 2):
             with recording(model) as calls:
-                seeded(draw, lambda: subject.logits(batch, model))
+                _under_seed(draw, subject, batch, model)
             traces.append(calls)
         return first_divergence(traces[0], traces[1], whole)
 
@@ -79,7 +80,7 @@ def mode_round_trip(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     if not model.training:
         return Evidence(name, Status.FAIL, "train() leaves the model in eval mode", counterexample=counterexample, cause="an overridden train()")
     frozen = {module for module in model.modules() if not module.training}
-    flipped = _flipped(model, lambda: seeded(0, lambda: subject.logits(batch)), expected=True, ignoring=frozen)
+    flipped = _flipped(model, lambda: _under_seed(0, subject, batch, model), expected=True, ignoring=frozen)
     if flipped:
         return _flip_evidence(flipped, "eval", counterexample)
     with torch.no_grad():
@@ -92,7 +93,7 @@ def mode_round_trip(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
         first = subject.logits(batch, judge)
         state = copy.deepcopy(judge.state_dict())
         with mode(judge, train=True):
-            seeded(0, lambda: subject.logits(batch, judge))
+            _under_seed(0, subject, batch, judge)
         judge.load_state_dict(state)
         return first, subject.logits(batch, judge)
 
@@ -118,12 +119,12 @@ def stateless(subject: Subject, first: Sizes, second: Sizes, seed: int = 0) -> E
     name = "stateless"
     earlier, batch = subject.batch(first, seed + 1), subject.batch(second, seed)
     counterexample = f"first {first.describe(subject.task)}; then {second.describe(subject.task)}; seed={seed}"
+    subject.logits(batch, subject.model)  # a size that raises at any time is shape_contract's matter
     used = subject.fresh()
+    subject.logits(earlier, used)
     try:
-        subject.logits(earlier, used)
-        subject.logits(batch, used)
+        after = subject.logits(batch, used)
     except ModelRaisedError as error:
-        subject.logits(batch, subject.fresh())  # raises where the first call does too: then the size is at fault, not the past
         return Evidence(
             name,
             Status.FAIL,
@@ -134,18 +135,18 @@ def stateless(subject: Subject, first: Sizes, second: Sizes, seed: int = 0) -> E
         )
 
     def pair(model: nn.Module) -> tuple[nn.Module, nn.Module]:
-        if model is subject.model:
-            return subject.fresh(), subject.fresh()
-        return subject.fresh().double(), subject.fresh().double()
+        untouched, called = (subject.fresh().to(floating_dtype(model)) for _ in range(2))
+        subject.logits(earlier, called)
+        return untouched, called
 
     def compare(model: nn.Module) -> tuple[Tensor, Tensor]:
+        if model is subject.model:
+            return subject.logits(batch, subject.fresh()), after
         untouched, called = pair(model)
-        subject.logits(earlier, called)
         return subject.logits(batch, untouched), subject.logits(batch, called)
 
     def culprit(model: nn.Module) -> str:
         untouched, called = pair(model)
-        subject.logits(earlier, called)
         traces = []
         for judge in (untouched, called):
             with recording(judge) as calls:
@@ -168,7 +169,7 @@ def repeated_backward(subject: Subject, seed: int = 0) -> Evidence:
     """Two training steps in a row work: no graph is kept from the first one."""
     name = "stateless"
     model = subject.model
-    with mode(model, train=True), torch.random.fork_rng(devices=[]):
+    with mode(model, train=True), seeded(seed):
         for step in range(2):
             try:
                 subject.backward(subject.batch(seed=seed + step))
@@ -206,10 +207,10 @@ def rng_untouched(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
         ends = []
         with mode(subject.model, train=True):
             for start in (11, 12):
-                torch.manual_seed(start)
+                seed_torch(start)
                 subject.logits(batch)
-                ends.append(torch.get_rng_state())
-    if torch.equal(*ends):
+                ends.append(torch_states())
+    if all(map(torch.equal, *ends)):
         return Evidence(
             name,
             Status.FAIL,
@@ -220,17 +221,15 @@ def rng_untouched(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     return Evidence(name, Status.OK, "the global random state is left alone", counterexample=counterexample)
 
 
-def seeded(seed: int, run: Callable[[], Tensor]) -> Tensor:
-    """Runs something under a seed and puts the global random state of torch back."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return run()
+def _under_seed(seed: int, subject: Subject, batch: Batch, model: nn.Module) -> Tensor:
+    with seeded(seed):
+        return subject.logits(batch, model)
 
 
 @contextmanager
 def _random_states_kept() -> Iterator[None]:
     state, numpy_state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
+    with seeded(0):
         try:
             yield
         finally:
@@ -240,10 +239,10 @@ def _random_states_kept() -> Iterator[None]:
 
 def _advanced(run: Callable[[], object]) -> str:
     """The generators whose state a call changed, as a phrase."""
-    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy(), np.random.get_state()[2]
+    before = torch_states(), random.getstate(), np.random.get_state()[1].copy(), np.random.get_state()[2]
     run()
     changed = {
-        "torch": not torch.equal(before[0], torch.get_rng_state()),
+        "torch": not all(map(torch.equal, before[0], torch_states())),
         "random": before[1] != random.getstate(),
         "numpy": before[3] != np.random.get_state()[2] or not np.array_equal(before[2], np.random.get_state()[1]),
     }
@@ -252,14 +251,14 @@ def _advanced(run: Callable[[], object]) -> str:
 
 def _drawer(model: nn.Module, run: Callable[[], object]) -> str:
     """Path of the innermost module during whose call the global random state of torch first changed."""
-    entered: list[Tensor] = []
+    entered: list[list[Tensor]] = []
     found: list[str] = []
     handles = []
     for path, module in model.named_modules():
-        handles.append(module.register_forward_pre_hook(lambda _m, _a: entered.append(torch.get_rng_state())))
+        handles.append(module.register_forward_pre_hook(lambda _m, _a: entered.append(torch_states())))
 
         def leave(_module: nn.Module, _args: object, _output: object, path: str = path) -> None:
-            if not torch.equal(entered.pop(), torch.get_rng_state()):
+            if not all(map(torch.equal, entered.pop(), torch_states())):
                 found.append(path or "(model)")
 
         handles.append(module.register_forward_hook(leave))

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from harness.evidence import Evidence, Status
 from harness.properties.subject import Subject, mode
+from harness.randomness import seeded
 
 _STEPS = 3
 _NUDGE = 1e-2
@@ -85,8 +86,7 @@ def layer_facts(model: nn.Module, gradients: dict[str, float]) -> list[dict[str,
 def _accumulate(subject: Subject, model: nn.Module, seed: int) -> dict[str, float]:
     """Largest gradient rms of each parameter over a few training batches; a parameter without a gradient is absent."""
     found: dict[str, float] = {}
-    with mode(model, train=True), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with mode(model, train=True), seeded(seed):
         for step in range(_STEPS):
             model.zero_grad(set_to_none=True)
             try:
@@ -127,7 +127,7 @@ def _cut(subject: Subject, model: nn.Module, path: str, gradients: dict[str, flo
 
     handles = [module.register_forward_hook(keep(name)) for name, module in model.named_modules()]
     try:
-        with mode(model, train=True), torch.random.fork_rng(devices=[]), torch.enable_grad():
+        with mode(model, train=True), seeded(0), torch.enable_grad():
             loss = subject.adapter.loss(subject.logits_with_grad(subject.batch(), model), subject.batch())
     finally:
         for handle in handles:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -10,32 +12,97 @@ from harness.evidence import Evidence, Status
 from harness.properties.equality import judge_equal
 from harness.properties.noise import FACTOR, difference
 from harness.properties.subject import Subject, blaming
-from harness.properties.tracing import first_divergence, positions_view, recording, row_view
+from harness.properties.tracing import Call, first_divergence, positions_view, recording, row_view
+
+Run = Callable[[nn.Module], Tensor]
+"""From a model to its logits."""
+
+_MOST_POSITIONS = 16
 
 
-def batch_independence(subject: Subject, sizes: Sizes, row: int, seed: int = 0) -> Evidence:
-    """A row's logits stay the same when every other row is replaced, and when the row is alone.
+def batch_independence(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
+    """Each row's logits stay the same when every other row is replaced, and when the row is alone.
 
     Args:
         subject: The model.
         sizes: At least two rows.
-        row: The row that is watched.
         seed: Seed of the rows' content.
     """
+    base, others = subject.batch(sizes, seed), subject.batch(sizes, seed + 1)
+    reference = _remembered(lambda model: subject.logits(base, model))
+    return first_failure(_row_independence(subject, sizes, row, base, others, reference, seed) for row in range(sizes.batch))
+
+
+def gradient_independence(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
+    """The gradient of a row's logits with respect to the other rows' inputs is zero.
+
+    Token ids have no gradient; that of the token embeddings' output stands in for it.
+    """
+    inputs, logits = _differentiable_inputs(subject, subject.batch(sizes, seed))
+    if not inputs or not logits.requires_grad:
+        return Evidence("batch_independence", Status.SKIPPED, "no embedding or floating input to differentiate")
+    return first_failure(_row_gradient(subject, sizes, row, inputs, logits, seed) for row in range(sizes.batch))
+
+
+def causality(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
+    """The logits before a position stay the same when its token changes, for every position or, of a long sequence, a spread of them.
+
+    Args:
+        subject: A causal language model, or a seq2seq model whose decoder is meant.
+        sizes: A sequence of at least two tokens.
+        seed: Seed of the tokens.
+    """
     base = subject.batch(sizes, seed)
-    others = subject.batch(sizes, seed + 1)
+    length = base[subject.task.causal_field].shape[1]
+    reference = _remembered(lambda model: subject.logits(base, model))
+    positions = torch.linspace(1, length - 1, min(length - 1, _MOST_POSITIONS)).round().long().unique().tolist()
+    return first_failure(_causal_at(subject, sizes, position, base, reference, seed) for position in positions)
+
+
+def padding_ignored(subject: Subject, sizes: Sizes, lengths: tuple[int, ...], seed: int = 0) -> Evidence:
+    """Each padded row gives the same logits alone and unpadded as padded on the right within a batch.
+
+    Args:
+        subject: A text model.
+        sizes: Sizes of the padded batch.
+        lengths: Real tokens of each row, between 1 and ``sizes.seq``.
+        seed: Seed of the tokens.
+    """
+    base = subject.batch(sizes, seed)
+    padded = pad_right(subject.task, base, lengths, sizes.seq)
+    reference = _remembered(lambda model: subject.logits(padded, model))
+    short = [row for row in range(sizes.batch) if lengths[row] < sizes.seq]
+    return first_failure(_padding_of(subject, sizes, lengths, row, base, padded, reference, seed) for row in short)
+
+
+def first_failure(findings: Iterable[Evidence]) -> Evidence:
+    """The first failure, or where nothing fails the finding that came closest to one."""
+    closest: Evidence | None = None
+    for evidence in findings:
+        if evidence.status is Status.FAIL:
+            return evidence
+        if closest is None or evidence.excess > closest.excess:
+            closest = evidence
+    if closest is None:
+        raise ValueError("nothing was compared")
+    return closest
+
+
+def _row_independence(
+    subject: Subject, sizes: Sizes, row: int, base: Batch, others: Batch, reference: Run, seed: int
+) -> Evidence:
     changed = {name: torch.cat((others[name][:row], value[row : row + 1], others[name][row + 1 :])) for name, value in base.items()}
     alone = rows(base, [row])
 
     def compare(model: nn.Module) -> tuple[Tensor, Tensor]:
-        reference = subject.logits(base, model)[row]
-        return torch.stack((reference, reference)), torch.stack(
-            (subject.logits(changed, model)[row], subject.logits(alone, model)[0])
-        )
+        own = reference(model)[row]
+        return torch.stack((own, own)), torch.stack((subject.logits(changed, model)[row], subject.logits(alone, model)[0]))
 
     def culprit(model: nn.Module) -> str:
-        return _divergence(subject, model, base, changed, row_view(sizes, row)) or _alone_divergence(
-            subject, model, base, alone, sizes, row
+        single = Sizes(1, sizes.seq, sizes.target_seq, sizes.image)
+        among = _record(subject, model, base)
+        return first_divergence(among, _record(subject, model, changed), row_view(sizes, row)) or first_divergence(
+            among, _record(subject, model, alone), row_view(sizes, row), row_view(single, 0)
         )
 
     return judge_equal(
@@ -50,18 +117,9 @@ def batch_independence(subject: Subject, sizes: Sizes, row: int, seed: int = 0) 
     )
 
 
-def gradient_independence(subject: Subject, sizes: Sizes, row: int, seed: int = 0) -> Evidence:
-    """The gradient of a row's logits with respect to the other rows' inputs is zero.
-
-    Token ids have no gradient; that of the token embeddings' output stands in for it.
-    """
-    name = "batch_independence"
-    counterexample = f"{sizes.describe(subject.task)}, row={row}, seed={seed}"
-    inputs, logits = _differentiable_inputs(subject, subject.batch(sizes, seed))
-    if not inputs or not logits.requires_grad:
-        return Evidence(name, Status.SKIPPED, "no embedding or floating input to differentiate", counterexample=counterexample)
+def _row_gradient(subject: Subject, sizes: Sizes, row: int, inputs: list[Tensor], logits: Tensor, seed: int) -> Evidence:
     weights = torch.randn(logits[row].shape, generator=torch.Generator().manual_seed(seed)).to(logits)
-    gradients = torch.autograd.grad((logits[row] * weights).sum(), inputs, allow_unused=True)
+    gradients = torch.autograd.grad((logits[row] * weights).sum(), inputs, allow_unused=True, retain_graph=True)
     own, foreign = 0.0, 0.0
     for gradient in gradients:
         if gradient is not None:
@@ -72,39 +130,33 @@ def gradient_independence(subject: Subject, sizes: Sizes, row: int, seed: int = 
     bound = FACTOR * torch.finfo(subject.dtype).eps
     holds = measured <= bound
     return Evidence(
-        name,
+        "batch_independence",
         Status.OK if holds else Status.FAIL,
         "no gradient reaches the other rows" if holds else f"the gradient of row {row}'s logits reaches the inputs of other rows",
         measured,
         bound,
         "of the row's own gradient",
-        counterexample,
+        f"{sizes.describe(subject.task)}, row={row}, seed={seed}",
         cause="" if holds else "an operation over the batch axis whose forward value hides it, or a custom autograd function",
     )
 
 
-def causality(subject: Subject, sizes: Sizes, position: int, seed: int = 0) -> Evidence:
-    """The logits before a position stay the same when its token changes.
-
-    Args:
-        subject: A causal language model, or a seq2seq model whose decoder is meant.
-        sizes: A sequence longer than ``position``.
-        position: The token that is replaced, at least 1.
-        seed: Seed of the tokens.
-    """
+def _causal_at(subject: Subject, sizes: Sizes, position: int, base: Batch, reference: Run, seed: int) -> Evidence:
     field = subject.task.causal_field
-    base = subject.batch(sizes, seed)
     changed = {**base, field: replace_tokens(subject, base[field], position, seed)}
-    length = base[field].shape[1]
 
     def compare(model: nn.Module) -> tuple[Tensor, Tensor]:
-        return subject.logits(base, model)[:, :position], subject.logits(changed, model)[:, :position]
+        return reference(model)[:, :position], subject.logits(changed, model)[:, :position]
 
     def wrong() -> str:
         left, right = compare(subject.model)
         gaps = (left.double() - right.double()).abs().amax((0, 2))
         reader = int(gaps.argmax()) if torch.isfinite(gaps).all() else position - 1
         return f"position {reader}'s logits change when token {position} changes: the causal mask leaks"
+
+    def culprit(model: nn.Module) -> str:
+        view = positions_view(*base[field].shape, position)
+        return first_divergence(_record(subject, model, base), _record(subject, model, changed), view)
 
     return judge_equal(
         subject,
@@ -114,31 +166,21 @@ def causality(subject: Subject, sizes: Sizes, position: int, seed: int = 0) -> E
         f"{sizes.describe(subject.task)}, token={position}, seed={seed}",
         "a missing or shifted causal mask (off by one, wrong orientation, not applied in one layer or head), a bidirectional or "
         "centred layer, or a statistic over the sequence axis",
-        lambda model: _divergence(subject, model, base, changed, positions_view(len(base[field]), length, position)),
+        culprit,
     )
 
 
-def padding_ignored(subject: Subject, sizes: Sizes, lengths: tuple[int, ...], seed: int = 0) -> Evidence:
-    """A row gives the same logits alone and unpadded as padded on the right within a batch.
-
-    Args:
-        subject: A text model.
-        sizes: Sizes of the padded batch.
-        lengths: Real tokens of each row, between 1 and ``sizes.seq``.
-        seed: Seed of the tokens.
-    """
-    task = subject.task
-    base = subject.batch(sizes, seed)
-    padded = pad_right(task, base, lengths, sizes.seq)
-    row = min(range(len(lengths)), key=lambda index: lengths[index])
-    length = lengths[row]
+def _padding_of(
+    subject: Subject, sizes: Sizes, lengths: tuple[int, ...], row: int, base: Batch, padded: Batch, reference: Run, seed: int
+) -> Evidence:
+    task, length = subject.task, lengths[row]
     alone = pad_right(task, rows(base, [row]), [length], length)
 
     def real(logits: Tensor) -> Tensor:
         return logits[:length] if task.is_per_position and not task.is_seq2seq else logits
 
     def compare(model: nn.Module) -> tuple[Tensor, Tensor]:
-        return real(subject.logits(alone, model)[0]), real(subject.logits(padded, model)[row])
+        return real(subject.logits(alone, model)[0]), real(reference(model)[row])
 
     def culprit(model: nn.Module) -> str:
         return first_divergence(
@@ -149,18 +191,15 @@ def padding_ignored(subject: Subject, sizes: Sizes, lengths: tuple[int, ...], se
         )
 
     takes_mask = subject.adapter.takes(subject.model, "attention_mask")
-    cause = (
-        "the padding mask is not applied (in one layer, in the pooling), inverted, or added with too small a number"
-        if takes_mask
-        else "forward takes no `attention_mask`, so padding is read as text"
-    )
     return judge_equal(
         subject,
         "padding_ignored",
         compare,
         f"row {row}'s logits change when {sizes.seq - length} padded positions follow its {length} real tokens",
         f"{sizes.describe(task)}, lengths={list(lengths)}, seed={seed}",
-        cause,
+        "the padding mask is not applied (in one layer, in the pooling), inverted, or added with too small a number"
+        if takes_mask
+        else "forward takes no `attention_mask`, so padding is read as text",
         culprit,
     )
 
@@ -177,16 +216,19 @@ def replace_tokens(subject: Subject, ids: Tensor, position: int, seed: int) -> T
     return changed
 
 
-def _divergence(subject: Subject, model: nn.Module, left: Batch, right: Batch, view: object) -> str:
-    return first_divergence(_record(subject, model, left), _record(subject, model, right), view)  # type: ignore[arg-type]
+def _remembered(run: Run) -> Run:
+    """Runs once for each model."""
+    results: dict[nn.Module, Tensor] = {}
+
+    def remembered(model: nn.Module) -> Tensor:
+        if model not in results:
+            results[model] = run(model)
+        return results[model]
+
+    return remembered
 
 
-def _alone_divergence(subject: Subject, model: nn.Module, base: Batch, alone: Batch, sizes: Sizes, row: int) -> str:
-    single = Sizes(1, sizes.seq, sizes.target_seq, sizes.image)
-    return first_divergence(_record(subject, model, base), _record(subject, model, alone), row_view(sizes, row), row_view(single, 0))
-
-
-def _record(subject: Subject, model: nn.Module, batch: Batch) -> list:  # type: ignore[type-arg]
+def _record(subject: Subject, model: nn.Module, batch: Batch) -> list[Call]:
     with recording(model) as calls:
         subject.logits(batch, model)
     return calls

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from harness.evidence import Evidence, Status
 from harness.properties.subject import Subject, mode
 from harness.properties.tracing import recording
+from harness.randomness import seeded
 
 _NAME = "initialisation"
 _BATCHES = 4
@@ -30,8 +31,7 @@ def initial_loss(subject: Subject, seed: int = 0) -> Evidence:
     uniform = math.log(classes)
     model = subject.fresh()
     losses = []
-    with mode(model, train=True), torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(seed)
+    with mode(model, train=True), seeded(seed), torch.no_grad():
         for draw in range(_BATCHES):
             batch = subject.batch(seed=seed + draw)
             losses.append(float(subject.adapter.loss(subject.logits(batch, model), batch)))
@@ -63,7 +63,7 @@ def symmetry(subject: Subject, seed: int = 0) -> Evidence:
     if not subject.fresh_weights:
         return _NOT_FRESH
     model = subject.fresh()
-    with mode(model, train=False), torch.random.fork_rng(devices=[]):
+    with mode(model, train=False), seeded(seed):
         model.zero_grad(set_to_none=True)
         try:
             subject.backward(subject.batch(seed=seed), model)

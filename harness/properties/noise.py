@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from harness.randomness import seeded
+
 if TYPE_CHECKING:
     from harness.properties.subject import Subject
 
@@ -90,8 +92,7 @@ def difference(left: Tensor, right: Tensor) -> float:
 
 
 def _seeded(subject: Subject, batch: dict[str, Tensor], model: nn.Module) -> Tensor:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         return subject.logits(batch, model)
 
 

@@ -8,6 +8,7 @@ from harness.batches import IGNORED, Batch, Sizes, pad_right
 from harness.evidence import Evidence, Status
 from harness.properties.subject import ModelRaisedError, Subject, mode
 from harness.properties.tracing import finite, first_broken, recording
+from harness.randomness import seeded
 
 EXTREMES = ("constant_zero", "constant_large", "constant_negative", "spike", "first_id", "last_id", "alternating")
 """Extreme contents; each becomes what the task's fields can hold."""
@@ -154,8 +155,7 @@ def _bad_gradients(subject: Subject, batch: Batch) -> list[str]:
     model = subject.model
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     model.zero_grad(set_to_none=True)
-    with mode(model, train=True), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with mode(model, train=True), seeded(0):
         try:
             loss = subject.backward(batch)
         except RuntimeError as error:

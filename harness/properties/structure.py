@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from harness.evidence import Evidence, Status
 from harness.properties.subject import Subject, mode
+from harness.randomness import seeded
 
 _NAME = "registration"
 _DEPTH = 3
@@ -75,6 +75,6 @@ def _walk(path: str, value: Any, depth: int) -> Iterator[tuple[str, Tensor | nn.
 def _trained_parts(subject: Subject, model: nn.Module, hidden: dict[str, Tensor | nn.Module], seed: int) -> list[str]:
     """The hidden parts that a backward pass gives a gradient."""
     tensors = {path: list(part.parameters()) if isinstance(part, nn.Module) else [part] for path, part in hidden.items()}
-    with mode(model, train=True), torch.random.fork_rng(devices=[]):
+    with mode(model, train=True), seeded(seed):
         subject.backward(subject.batch(seed=seed), model)
     return [path for path, parts in tensors.items() if any(t.grad is not None for t in parts)]

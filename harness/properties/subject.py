@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -65,7 +66,7 @@ class Subject:
     @cached_property
     def device(self) -> torch.device:
         """Device of the model's first tensor."""
-        return next((t.device for t in (*self.model.parameters(), *self.model.buffers())), torch.device("cpu"))
+        return next((t.device for t in chain(self.model.parameters(), self.model.buffers())), torch.device("cpu"))
 
     @cached_property
     def dtype(self) -> torch.dtype:
@@ -132,7 +133,7 @@ class Subject:
 
 def floating_dtype(model: nn.Module) -> torch.dtype:
     """Dtype of a model's first floating tensor; the default dtype where it has none."""
-    tensors = (*model.parameters(), *model.buffers())
+    tensors = chain(model.parameters(), model.buffers())
     return next((t.dtype for t in tensors if t.is_floating_point()), torch.get_default_dtype())
 
 

@@ -1,0 +1,224 @@
+"""Weights from files: what fits is loaded, what does not is listed, and no code of a file is ever run."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from harness.errors import WeightsError
+from harness.models.weights import load_weights
+
+
+class Net(nn.Module):
+    def __init__(self, width: int = 4) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(5, width)
+        self.norm = nn.BatchNorm1d(width)
+        self.head = nn.Linear(width, 5)
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(5, 4)
+        self.head = nn.Linear(4, 5, bias=False)
+        self.head.weight = self.embed.weight
+
+
+def prefixed(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {f"{prefix}{name}": tensor for name, tensor in state.items()}
+
+
+def equal(model: nn.Module, other: nn.Module) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+SAVED: dict[str, tuple[str, Any]] = {
+    "safetensors": ("w.safetensors", lambda state, path: save_file(state, path)),
+    "state_dict": ("w.pt", lambda state, path: torch.save(state, path)),
+    "bin": ("w.bin", lambda state, path: torch.save(state, path)),
+    "ddp": ("w.pt", lambda state, path: torch.save(prefixed(state, "module."), path)),
+    "checkpoint": ("w.ckpt", lambda state, path: torch.save({"epoch": 3, "state_dict": prefixed(state, "model.")}, path)),
+    "checkpoint_of_the_model_itself": ("w.ckpt", lambda state, path: torch.save({"state_dict": state, "epoch": 3}, path)),
+    "safetensors_of_ddp": ("w.safetensors", lambda state, path: save_file(prefixed(state, "module."), path)),
+}
+
+
+@pytest.mark.parametrize("form", SAVED)
+def test_weights_are_loaded_from(form: str, tmp_path: Path) -> None:
+    name, save = SAVED[form]
+    trained, fresh = Net(), Net()
+    trained.norm.running_mean.fill_(7)
+    save(trained.state_dict(), tmp_path / name)
+    assert not equal(fresh, trained)
+
+    load_weights(fresh, tmp_path / name)
+
+    assert equal(fresh, trained)
+
+
+def test_a_checkpoint_with_more_than_the_model_in_it_is_loaded(tmp_path: Path) -> None:
+    trained, fresh = Net(), Net()
+    callbacks = {"ModelCheckpoint": {"best_model_score": torch.tensor(0.5), "dirpath": "out"}}
+    content = {
+        "state_dict": prefixed(trained.state_dict(), "model."),
+        "optimizer_states": [{"state": {}}],
+        "callbacks": callbacks,
+    }
+    torch.save(content, tmp_path / "w.ckpt")
+
+    load_weights(fresh, tmp_path / "w.ckpt")
+
+    assert equal(fresh, trained)
+
+
+@pytest.mark.parametrize("left_out", ["embed.weight", "head.weight"])
+def test_tied_weights_may_be_stored_once(left_out: str, tmp_path: Path) -> None:
+    trained, fresh = Tied(), Tied()
+    save_file({name: tensor for name, tensor in trained.state_dict().items() if name != left_out}, tmp_path / "w.safetensors")
+
+    load_weights(fresh, tmp_path / "w.safetensors")
+
+    assert equal(fresh, trained)
+    assert fresh.head.weight is fresh.embed.weight
+
+
+def test_a_name_that_begins_like_a_prefix_is_left_alone(tmp_path: Path) -> None:
+    trained, fresh = nn.ModuleDict({"model": nn.Linear(2, 3)}), nn.ModuleDict({"model": nn.Linear(2, 3)})
+    torch.save(trained.state_dict(), tmp_path / "w.pt")
+
+    load_weights(fresh, tmp_path / "w.pt")
+
+    assert equal(fresh, trained)
+
+
+@pytest.mark.parametrize("name", ["evil.pt", "evil.ckpt", "evil.bin"])
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "plain_pickle"])
+def test_a_file_that_would_run_code_is_refused_and_does_not_run_it(tmp_path: Path, name: str, zipped: bool) -> None:
+    mark = tmp_path / "mark"
+
+    class Payload:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (open, (str(mark), "w"))
+
+    content = {"embed.weight": Payload()}
+    if zipped:
+        torch.save(content, tmp_path / name)
+    else:
+        (tmp_path / name).write_bytes(pickle.dumps(content))
+
+    with pytest.raises(WeightsError) as caught:
+        load_weights(Net(), tmp_path / name)
+
+    assert not mark.exists()
+    assert f"{name} is refused" in str(caught.value)
+    assert "would run code" in str(caught.value)
+    assert ".safetensors" in str(caught.value), "what to do instead"
+    assert "\n" not in str(caught.value)
+
+
+def test_the_payload_of_the_test_above_is_a_real_one(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+
+    class Payload:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (open, (str(mark), "w"))
+
+    pickle.loads(pickle.dumps(Payload())).close()
+
+    assert mark.exists()
+
+
+def test_a_whole_pickled_model_is_refused(tmp_path: Path) -> None:
+    torch.save(nn.Linear(2, 2), tmp_path / "w.pt")
+
+    with pytest.raises(WeightsError, match="state_dict"):
+        load_weights(nn.Linear(2, 2), tmp_path / "w.pt")
+
+
+def test_weights_that_do_not_fit_are_listed_by_name_and_shape(tmp_path: Path) -> None:
+    state = {**Net(width=6).state_dict(), "tail.bias": torch.zeros(1)}
+    del state["norm.running_var"]
+    torch.save(state, tmp_path / "w.pt")
+
+    with pytest.raises(WeightsError) as caught:
+        load_weights(Net(width=4), tmp_path / "w.pt")
+
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "w.pt does not fit Net" in message
+    assert "missing: norm.running_var" in message
+    assert "unexpected: tail.bias" in message
+    assert "embed.weight (5, 6) instead of (5, 4)" in message
+    assert "head.weight (5, 6) instead of (5, 4)" in message
+
+
+def test_a_model_that_weights_do_not_fit_is_left_as_it_was(tmp_path: Path) -> None:
+    model, before = Net(), Net()
+    before.load_state_dict(model.state_dict())
+    state = Net().state_dict()
+    del state["head.bias"]
+    torch.save(state, tmp_path / "w.pt")
+
+    with pytest.raises(WeightsError):
+        load_weights(model, tmp_path / "w.pt")
+
+    assert equal(model, before)
+
+
+def test_a_long_list_of_names_is_cut(tmp_path: Path) -> None:
+    torch.save({f"layer{i}.weight": torch.zeros(1) for i in range(40)}, tmp_path / "w.pt")
+
+    with pytest.raises(WeightsError) as caught:
+        load_weights(Net(), tmp_path / "w.pt")
+
+    assert "and 35 more" in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"epoch": 3}, "no state dict"),
+        ([torch.zeros(2)], "no state dict"),
+        ({}, "no state dict"),
+        (torch.zeros(2), "no state dict"),
+    ],
+)
+def test_a_file_without_a_state_dict_is_refused(tmp_path: Path, content: Any, said: str) -> None:
+    torch.save(content, tmp_path / "w.pt")
+
+    with pytest.raises(WeightsError, match=said):
+        load_weights(Net(), tmp_path / "w.pt")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"`weights`: no such file .*nowhere\.pt"):
+        load_weights(Net(), tmp_path / "nowhere.pt")
+
+
+@pytest.mark.parametrize("name", ["w.pt", "w.safetensors", "w.ckpt"])
+@pytest.mark.parametrize("content", [b"", b"not weights at all", b"\x80\x02}q\x00", b"PK\x03\x04 cut short"])
+def test_a_damaged_file_is_refused_in_one_line(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+
+    with pytest.raises(WeightsError) as caught:
+        load_weights(Net(), tmp_path / name)
+
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_file_is_not_called_dangerous(tmp_path: Path) -> None:
+    torch.save(Net().state_dict(), tmp_path / "w.pt")
+    whole = (tmp_path / "w.pt").read_bytes()
+    (tmp_path / "w.pt").write_bytes(whole[: len(whole) // 2])
+
+    with pytest.raises(WeightsError, match="cannot be read"):
+        load_weights(Net(), tmp_path / "w.pt")
