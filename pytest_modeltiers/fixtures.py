@@ -117,7 +117,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
     if not isinstance(own, Suite):
         return (yield)
     try:
-        with time_limit(own.config.time_budget):
+        with time_limit(own.config.time_budget), own.threads():
             result = yield
     except TimeBudgetError as error:
         pytest.fail(str(error), pytrace=False)

@@ -23,7 +23,7 @@ from pytest_modeltiers.checks import ModelCheck
 VERDICT = pytest.StashKey[dict[str, Any]]()
 """What a test found, for the report."""
 
-EXAMPLES = 12
+EXAMPLES = 30
 """Examples drawn of a property with free sizes."""
 
 Check = Callable[..., Evidence]

@@ -8,8 +8,6 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from harness.batches import Sizes
-from harness.properties.contracts import LAYOUTS
-from harness.properties.numerics import EXTREMES
 from harness.tasks import TaskSpec
 
 Cases = SearchStrategy[dict[str, Any]]
@@ -49,34 +47,13 @@ def batches(task: TaskSpec) -> Cases:
     return st.fixed_dictionaries({"sizes": sizes(task), "seed": _SEEDS})
 
 
-def contents(task: TaskSpec) -> Cases:
-    """Batches whose inputs hold extreme values."""
-    return st.fixed_dictionaries({"sizes": sizes(task), "content": st.sampled_from(EXTREMES), "seed": st.just(0)})
-
-
-def gradients_at(task: TaskSpec) -> Cases:
-    """Batches for a training step, whose inputs hold typical or extreme values."""
-    several = sizes(task, min_batch=2, min_seq=2)
-    return st.fixed_dictionaries({"sizes": several, "content": st.sampled_from(("typical", *EXTREMES)), "seed": _SEEDS})
-
-
-def layouts(task: TaskSpec) -> Cases:
-    """Batches and a memory layout."""
-    return st.fixed_dictionaries({"sizes": sizes(task), "layout": st.sampled_from(LAYOUTS), "seed": _SEEDS})
-
-
-def modes(task: TaskSpec) -> Cases:
-    """Batches and whether the model is in train mode, which batch norm needs two rows for."""
-    return st.fixed_dictionaries({"sizes": sizes(task, min_batch=2, min_seq=2), "train": st.booleans(), "seed": _SEEDS})
-
-
 def several_tokens(task: TaskSpec) -> Cases:
     """Batches of two tokens or more."""
     return st.fixed_dictionaries({"sizes": sizes(task, min_seq=2), "seed": _SEEDS})
 
 
 def several_rows(task: TaskSpec) -> Cases:
-    """Batches of two rows or more."""
+    """Batches of two rows or more, as batch norm needs them in train mode."""
     return st.fixed_dictionaries({"sizes": sizes(task, min_batch=2, min_seq=2), "seed": _SEEDS})
 
 
@@ -89,9 +66,10 @@ def pad_patterns(draw: st.DrawFn, task: TaskSpec) -> dict[str, Any]:
     return {"sizes": drawn, "lengths": tuple(lengths), "seed": draw(_SEEDS)}
 
 
-def call_pairs(task: TaskSpec) -> Cases:
-    """The sizes of two calls in a row."""
-    return st.fixed_dictionaries({"first": sizes(task), "second": sizes(task), "seed": _SEEDS})
+def call_sequences(task: TaskSpec) -> Cases:
+    """The sizes of a few calls in a row."""
+    calls = st.lists(sizes(task), min_size=2, max_size=4).map(tuple)
+    return st.fixed_dictionaries({"calls": calls, "seed": _SEEDS})
 
 
 def _lengths(task: TaskSpec, least: int) -> SearchStrategy[int]:

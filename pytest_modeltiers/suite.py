@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
     from harness.models.loading import ModelSource
     from harness.properties.noise import NoiseFloor
     from harness.properties.subject import Subject
+
+
+_SMALL = 1_000_000
+"""Parameters below which a model runs on one thread."""
 
 
 @dataclass
@@ -98,6 +104,23 @@ class Suite:
             floors=self.floors,
         )
 
+    @contextmanager
+    def threads(self) -> Iterator[None]:
+        """Runs a small model on one thread.
+
+        Its operators are too short to share out, and where the cores are busy with something else, as in CI, threads that wait for
+        each other make a run several times slower.
+        """
+        import torch
+
+        before = torch.get_num_threads()
+        if sum(parameter.numel() for parameter in self.pristine.parameters()) < _SMALL:
+            torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
     def check_model(self) -> None:
         """Builds the model and calls it once, so that what keeps every test from running is said once.
 
@@ -108,7 +131,7 @@ class Suite:
         from harness.properties.subject import ModelRaisedError
         from pytest_modeltiers.watchdog import time_limit
 
-        with time_limit(self.config.time_budget):
+        with time_limit(self.config.time_budget), self.threads():
             subject = self.subject(self.model(), self.adapter, self.task)
             plan = self.adapter.plan(subject.model)
             signature = _signature(subject.model)

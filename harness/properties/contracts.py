@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from harness.adapters import same_shape
 from harness.batches import Batch, Sizes
 from harness.evidence import Evidence, Status
-from harness.properties.equality import judge_equal
+from harness.properties.equality import first_failure, judge_equal
 from harness.properties.subject import ModelRaisedError, Subject, mode
 from harness.properties.tracing import finite, first_broken, recording
 
@@ -119,8 +119,12 @@ def full_vocabulary(subject: Subject, seed: int = 0) -> Evidence:
     )
 
 
-def inputs_unchanged(subject: Subject, sizes: Sizes, train: bool, seed: int = 0) -> Evidence:
-    """forward does not write into the tensors it is given."""
+def inputs_unchanged(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
+    """forward does not write into the tensors it is given, in either mode."""
+    return first_failure(_inputs_kept(subject, sizes, train, seed) for train in (False, True))
+
+
+def _inputs_kept(subject: Subject, sizes: Sizes, train: bool, seed: int) -> Evidence:
     name = "inputs_unchanged"
     batch = subject.batch(sizes, seed)
     before = {field: (tensor.clone(), tensor._version) for field, tensor in batch.items()}
@@ -144,15 +148,12 @@ def inputs_unchanged(subject: Subject, sizes: Sizes, train: bool, seed: int = 0)
     )
 
 
-def memory_layout(subject: Subject, sizes: Sizes, layout: str, seed: int = 0) -> Evidence:
-    """The same values in another memory layout give the same logits.
+def memory_layout(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
+    """The same values in every other memory layout give the same logits."""
+    return first_failure(_layout(subject, sizes, layout, seed) for layout in LAYOUTS)
 
-    Args:
-        subject: The model.
-        sizes: Sizes of the batch.
-        layout: One of ``LAYOUTS``.
-        seed: Seed of the values.
-    """
+
+def _layout(subject: Subject, sizes: Sizes, layout: str, seed: int) -> Evidence:
     base = subject.batch(sizes, seed)
     if layout == "expanded":
         base = {field: tensor[:1].expand(tensor.shape).contiguous() for field, tensor in base.items()}

@@ -107,62 +107,60 @@ def mode_round_trip(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     )
 
 
-def stateless(subject: Subject, first: Sizes, second: Sizes, seed: int = 0) -> Evidence:
-    """A call gives the same logits after a call with another input as on a model that was never called.
+def stateless(subject: Subject, calls: tuple[Sizes, ...], seed: int = 0) -> Evidence:
+    """A few calls give the same logits in one order as in the other, on models that were never called before.
 
     Args:
         subject: The model.
-        first: Sizes of the earlier call.
-        second: Sizes of the call that is judged.
-        seed: Seed of both inputs.
+        calls: Sizes of two calls or more.
+        seed: Seed of their inputs.
     """
     name = "stateless"
-    earlier, batch = subject.batch(first, seed + 1), subject.batch(second, seed)
-    counterexample = f"first {first.describe(subject.task)}; then {second.describe(subject.task)}; seed={seed}"
-    subject.logits(batch, subject.model)  # a size that raises at any time is shape_contract's matter
-    used = subject.fresh()
-    subject.logits(earlier, used)
+    batches = [subject.batch(sizes, seed + number) for number, sizes in enumerate(calls)]
+    counterexample = f"calls in both orders: {'; '.join(f'({sizes.describe(subject.task)})' for sizes in calls)}; seed={seed}"
+
+    def in_order(model: nn.Module, order: list[int]) -> dict[int, Tensor]:
+        fresh = subject.fresh().to(floating_dtype(model))
+        first = subject.logits(batches[order[0]], fresh)  # what raises here is shape_contract's matter: there was no earlier call
+        return {order[0]: first} | {number: subject.logits(batches[number], fresh) for number in order[1:]}
+
+    def compare(model: nn.Module) -> tuple[Tensor, Tensor]:
+        there, back = (in_order(model, order) for order in _both_orders(len(batches)))
+        worst = max(there, key=lambda number: difference(there[number], back[number]))
+        return there[worst], back[worst]
+
+    def culprit(model: nn.Module) -> str:
+        untouched, called = (subject.fresh().to(floating_dtype(model)) for _ in range(2))
+        for batch in batches[1:]:
+            subject.logits(batch, called)
+        traces = []
+        for judge in (untouched, called):
+            with recording(judge) as trace:
+                subject.logits(batches[0], judge)
+            traces.append(trace)
+        return first_divergence(traces[0], traces[1], whole)
+
     try:
-        after = subject.logits(batch, used)
+        return judge_equal(
+            subject,
+            name,
+            compare,
+            "the logits depend on earlier, unrelated calls",
+            counterexample,
+            "a hidden state, key/value cache, mask or counter kept on the module between calls",
+            culprit,
+        )
     except ModelRaisedError as error:
+        for batch in batches:
+            subject.logits(batch, subject.fresh())
         return Evidence(
             name,
             Status.FAIL,
-            f"forward raises only after an earlier call of another size: {error}",
+            f"forward raises only after an earlier call: {error}",
             counterexample=counterexample,
             module=error.module,
-            cause="a mask, cache or hidden state kept from the earlier call",
+            cause="a mask, cache or hidden state kept from the earlier call, whose size was another",
         )
-
-    def pair(model: nn.Module) -> tuple[nn.Module, nn.Module]:
-        untouched, called = (subject.fresh().to(floating_dtype(model)) for _ in range(2))
-        subject.logits(earlier, called)
-        return untouched, called
-
-    def compare(model: nn.Module) -> tuple[Tensor, Tensor]:
-        if model is subject.model:
-            return subject.logits(batch, subject.fresh()), after
-        untouched, called = pair(model)
-        return subject.logits(batch, untouched), subject.logits(batch, called)
-
-    def culprit(model: nn.Module) -> str:
-        untouched, called = pair(model)
-        traces = []
-        for judge in (untouched, called):
-            with recording(judge) as calls:
-                subject.logits(batch, judge)
-            traces.append(calls)
-        return first_divergence(traces[0], traces[1], whole)
-
-    return judge_equal(
-        subject,
-        name,
-        compare,
-        "the logits depend on an earlier, unrelated call",
-        counterexample,
-        "a hidden state, key/value cache, mask or counter kept on the module between calls",
-        culprit,
-    )
 
 
 def repeated_backward(subject: Subject, seed: int = 0) -> Evidence:
@@ -224,6 +222,10 @@ def rng_untouched(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
 def _under_seed(seed: int, subject: Subject, batch: Batch, model: nn.Module) -> Tensor:
     with seeded(seed):
         return subject.logits(batch, model)
+
+
+def _both_orders(count: int) -> tuple[list[int], list[int]]:
+    return list(range(count)), list(reversed(range(count)))
 
 
 @contextmanager

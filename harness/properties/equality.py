@@ -1,8 +1,8 @@
-"""The verdict on two logits that should be equal."""
+"""The verdict on two logits that should be equal, and on many of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor, nn
@@ -64,3 +64,16 @@ def judge_equal(
         investigate=None if investigate is None else lambda: investigate(judge),
         **facts,
     )
+
+
+def first_failure(findings: Iterable[Evidence]) -> Evidence:
+    """The first failure, or where nothing fails the finding that came closest to one."""
+    closest: Evidence | None = None
+    for evidence in findings:
+        if evidence.status is Status.FAIL:
+            return evidence
+        if closest is None or evidence.excess > closest.excess:
+            closest = evidence
+    if closest is None:
+        raise ValueError("nothing was compared")
+    return closest

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from harness.batches import Batch, Sizes, pad_right, real_tokens, rows
 from harness.evidence import Evidence, Status
-from harness.properties.equality import judge_equal
+from harness.properties.equality import first_failure, judge_equal
 from harness.properties.noise import FACTOR, difference
 from harness.properties.subject import Subject, blaming
 from harness.properties.tracing import Call, first_divergence, positions_view, recording, row_view
@@ -73,19 +73,6 @@ def padding_ignored(subject: Subject, sizes: Sizes, lengths: tuple[int, ...], se
     reference = _remembered(lambda model: subject.logits(padded, model))
     short = [row for row in range(sizes.batch) if lengths[row] < sizes.seq]
     return first_failure(_padding_of(subject, sizes, lengths, row, base, padded, reference, seed) for row in short)
-
-
-def first_failure(findings: Iterable[Evidence]) -> Evidence:
-    """The first failure, or where nothing fails the finding that came closest to one."""
-    closest: Evidence | None = None
-    for evidence in findings:
-        if evidence.status is Status.FAIL:
-            return evidence
-        if closest is None or evidence.excess > closest.excess:
-            closest = evidence
-    if closest is None:
-        raise ValueError("nothing was compared")
-    return closest
 
 
 def _row_independence(

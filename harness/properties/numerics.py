@@ -6,6 +6,7 @@ import torch
 
 from harness.batches import IGNORED, Batch, Sizes, pad_right
 from harness.evidence import Evidence, Status
+from harness.properties.equality import first_failure
 from harness.properties.subject import ModelRaisedError, Subject, mode
 from harness.properties.tracing import finite, first_broken, recording
 from harness.randomness import seeded
@@ -17,17 +18,16 @@ _LARGE = 1e4
 _LARGE_PIXEL = 255.0
 
 
-def finite_output(subject: Subject, sizes: Sizes, content: str = "typical", seed: int = 0) -> Evidence:
+def finite_output(subject: Subject, sizes: Sizes, contents: tuple[str, ...] = ("typical",), seed: int = 0) -> Evidence:
     """The logits hold neither NaN nor infinity.
 
     Args:
         subject: The model.
         sizes: Sizes of the batch.
-        content: ``typical`` or one of ``EXTREMES``.
+        contents: What the inputs hold, one after the other: ``typical`` or any of ``EXTREMES``.
         seed: Seed of typical content.
     """
-    batch = extreme_batch(subject, sizes, content, seed)
-    return _finite_forward(subject, batch, f"{sizes.describe(subject.task)}, content={content}, seed={seed}", f"at {_spoken(content)} inputs")
+    return first_failure(_finite_at(subject, sizes, content, seed) for content in contents)
 
 
 def fully_padded_row(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
@@ -61,8 +61,17 @@ def fully_padded_row(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     )
 
 
-def finite_gradients(subject: Subject, sizes: Sizes, content: str = "typical", seed: int = 0) -> Evidence:
-    """Every gradient is finite in train mode, whatever the inputs hold."""
+def finite_gradients(subject: Subject, sizes: Sizes, contents: tuple[str, ...] = ("typical",), seed: int = 0) -> Evidence:
+    """Every gradient is finite in train mode, whatever the inputs hold; see ``finite_output``."""
+    return first_failure(_finite_gradients_at(subject, sizes, content, seed) for content in contents)
+
+
+def _finite_at(subject: Subject, sizes: Sizes, content: str, seed: int) -> Evidence:
+    batch = extreme_batch(subject, sizes, content, seed)
+    return _finite_forward(subject, batch, f"{sizes.describe(subject.task)}, content={content}, seed={seed}", f"at {_spoken(content)} inputs")
+
+
+def _finite_gradients_at(subject: Subject, sizes: Sizes, content: str, seed: int) -> Evidence:
     name = "gradient_flow"
     counterexample = f"{sizes.describe(subject.task)}, content={content}, seed={seed}"
     bad = _bad_gradients(subject, extreme_batch(subject, sizes, content, seed))

@@ -93,6 +93,11 @@ def test_an_unknown_key_is_named_by_its_path_with_the_nearest_one(refusal: Any, 
     assert refusal({**LM, **keys}) == expected
 
 
+@pytest.mark.parametrize("key", ["[", "int", "list[int]", "two\nlines"])
+def test_an_unknown_key_may_look_like_anything(refusal: Any, key: str) -> None:
+    assert "unknown key" in refusal({**LM, key: 1})
+
+
 @pytest.mark.parametrize(
     ("keys", "expected"),
     [

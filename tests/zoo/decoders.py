@@ -71,7 +71,9 @@ class SoftmaxOverQueriesInOneHead(Decoder):
         self.blocks[1].attn = _WrongAxis()
 
 
-@planted("causal", task=CAUSAL, sound=Decoder, module="blocks.0.attn", source=f"{HUMBATOVA}: faults that show at one input size only")
+@planted(
+    "causal", task=CAUSAL, sound=Decoder, module="blocks.0.attn", source=f"{HUMBATOVA}: faults that show at one input size only"
+)
 class MaskSkippedAtFullLength(Decoder):
     def visible(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         if input_ids.shape[1] == LENGTH:
@@ -89,7 +91,9 @@ class MeanOfTheSequenceAdded(Decoder):
         return self.head(self.norm(x + 0.1 * x.mean(1, keepdim=True)))
 
 
-@planted("input_dependence[context]", task=CAUSAL, sound=Decoder, source=f"{RECIPE}: overfit one batch, then look at what it reads")
+@planted(
+    "input_dependence[context]", task=CAUSAL, sound=Decoder, source=f"{RECIPE}: overfit one batch, then look at what it reads"
+)
 class EveryPositionSeesItselfAlone(Decoder):
     def visible(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         return super().visible(input_ids, attention_mask) & earlier(input_ids.shape[1], input_ids.device).mT
@@ -114,7 +118,7 @@ class _Wrapped(Embedding):
         return super().forward(input_ids % (VOCAB - 1))
 
 
-@planted("full_vocabulary", task=CAUSAL, sound=Decoder, source=f"{HUMBATOVA}: wrong preprocessing of ids")
+@planted("full_vocabulary", task=CAUSAL, sound=Decoder, module="embed", source=f"{HUMBATOVA}: wrong preprocessing of ids")
 class IdsWrapped(Decoder):
     def __init__(self) -> None:
         super().__init__()
@@ -167,7 +171,7 @@ class _HiddenDivision(Attention):
     "finite_output[fully_padded_row]",
     task=CAUSAL,
     sound=Decoder,
-    module="blocks.0",
+    module="blocks.0.attn",
     source=f"{PYTORCH}: torch.where lets the gradient of the branch that was not chosen through",
 )
 class DivisionHiddenByWhere(Decoder):
@@ -229,7 +233,9 @@ class WidenedByCopyingUnits(Decoder):
             down.weight[:, WIDTH:] = down.weight[:, :WIDTH]
 
 
-@planted("initialisation[symmetry]", task=CAUSAL, sound=Decoder, module="blocks.1.mlp", source=f"{HUMBATOVA}: wrong initialisation")
+@planted(
+    "initialisation[symmetry]", task=CAUSAL, sound=Decoder, module="blocks.1.mlp", source=f"{HUMBATOVA}: wrong initialisation"
+)
 class ZeroHiddenLayer(Decoder):
     def __init__(self) -> None:
         super().__init__()

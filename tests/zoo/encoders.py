@@ -80,7 +80,11 @@ class PositionsNeverAdded(Encoder):
 
 
 @planted(
-    "gradient_flow[reaches_every_parameter]", task=MASKED, sound=Encoder, module="embed.positions", source=f"{HUMBATOVA}: unused layer"
+    "gradient_flow[reaches_every_parameter]",
+    task=MASKED,
+    sound=Encoder,
+    module="embed",
+    source=f"{HUMBATOVA}: unused layer",
 )
 class PositionsLookedUpAndDropped(PositionsNeverAdded):
     pass
@@ -91,7 +95,13 @@ class _InvertedMask(Attention):
         return super().weights(scores, ~visible)
 
 
-@planted("padding_ignored", task=MASKED, sound=Encoder, module="blocks.1.attn", source=f"{PYTORCH}: key_padding_mask is true at padding")
+@planted(
+    "padding_ignored",
+    task=MASKED,
+    sound=Encoder,
+    module="blocks.1.attn",
+    source=f"{PYTORCH}: key_padding_mask is true at padding",
+)
 class MaskInvertedInOneLayer(Encoder):
     def __init__(self) -> None:
         super().__init__()
@@ -103,7 +113,13 @@ class _AddedMask(Attention):
         return (scores - (~visible).to(scores.dtype)).softmax(-1)
 
 
-@planted("padding_ignored", task=MASKED, sound=Encoder, module="blocks.0.attn", source=f"{ISLAM}: a mask of 0 and 1 added to the scores")
+@planted(
+    "padding_ignored",
+    task=MASKED,
+    sound=Encoder,
+    module="blocks.0.attn",
+    source=f"{ISLAM}: a mask of 0 and 1 added to the scores",
+)
 class MaskAddedAsMinusOne(Encoder):
     def __init__(self) -> None:
         super().__init__()
@@ -137,7 +153,9 @@ class EveryTokenTaggedAlone(Tagger):
 
 class _OverThePositions(nn.LayerNorm):
     def forward(self, x: Tensor) -> Tensor:
-        return (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True, unbiased=False) + self.eps).sqrt() * self.weight + self.bias
+        return (x - x.mean(1, keepdim=True)) / (
+            x.var(1, keepdim=True, unbiased=False) + self.eps
+        ).sqrt() * self.weight + self.bias
 
 
 @planted("padding_ignored", task=TAGGING, sound=Tagger, module="norm", source=f"{ISLAM}: API misuse, norm over the wrong axis")
@@ -152,7 +170,13 @@ class _OverTheBatch(nn.LayerNorm):
         return (x - x.mean((0, 2), keepdim=True)) / (x.var((0, 2), keepdim=True, unbiased=False) + self.eps).sqrt() * self.weight
 
 
-@planted("batch_independence[forward]", task=TAGGING, sound=Tagger, module="norm", source=f"{ISLAM}: API misuse, norm over the wrong axis")
+@planted(
+    "batch_independence[forward]",
+    task=TAGGING,
+    sound=Tagger,
+    module="norm",
+    source=f"{ISLAM}: API misuse, norm over the wrong axis",
+)
 class NormOverTheBatch(Tagger):
     def __init__(self) -> None:
         super().__init__()
@@ -187,13 +211,21 @@ class MeanOverPadding(TextClassifier):
         return x.mean(1)
 
 
-@planted("padding_ignored", task=TEXT, sound=TextClassifier, module="(model)", source=f"{ISLAM}: the last position read instead of the last token")
+@planted(
+    "padding_ignored",
+    task=TEXT,
+    sound=TextClassifier,
+    module="(model)",
+    source=f"{ISLAM}: the last position read instead of the last token",
+)
 class LastPositionPooled(TextClassifier):
     def pool(self, x: Tensor, real: Tensor) -> Tensor:
         return x[:, -1]
 
 
-@planted("finite_output[fully_padded_row]", task=TEXT, sound=TextClassifier, module="(model)", source=f"{ZHANG}: division by zero")
+@planted(
+    "finite_output[fully_padded_row]", task=TEXT, sound=TextClassifier, module="(model)", source=f"{ZHANG}: division by zero"
+)
 class MeanWithoutClamp(TextClassifier):
     def pool(self, x: Tensor, real: Tensor) -> Tensor:
         weights = real[..., None].to(x.dtype)
@@ -212,14 +244,25 @@ class DeviationOfOneToken(TextClassifier):
         return super().pool(x, real) + x.std(1)
 
 
-@planted("input_dependence[tokens]", task=TEXT, sound=TextClassifier, source="Devlin et al. 2019, BERT: the first token must read the rest")
+@planted(
+    "input_dependence[tokens]",
+    task=TEXT,
+    sound=TextClassifier,
+    source="Devlin et al. 2019, BERT: the first token must read the rest",
+)
 class FirstTokenPooledUnderACausalMask(TextClassifier):
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         visible = real_keys(input_ids, attention_mask) & earlier(input_ids.shape[1], input_ids.device)
         return self.head(self.encode(input_ids, visible)[:, 0])
 
 
-@planted("gradient_flow[finite]", task=TEXT, sound=TextClassifier, module="embed", source=f"{PYTORCH}: the gradient of sqrt at zero is infinite")
+@planted(
+    "gradient_flow[finite]",
+    task=TEXT,
+    sound=TextClassifier,
+    module="(model)",
+    source=f"{PYTORCH}: the gradient of sqrt at zero is infinite",
+)
 class RootMeanSquareWithoutEps(TextClassifier):
     def pool(self, x: Tensor, real: Tensor) -> Tensor:
         centred = x - super().pool(x, real)[:, None]
@@ -232,7 +275,13 @@ class _FrozenTable(Embedding):
             return super().forward(input_ids)
 
 
-@planted("gradient_flow[reaches_every_parameter]", task=TEXT, sound=TextClassifier, module="embed", source=f"{ISLAM}: no_grad around a trained layer")
+@planted(
+    "gradient_flow[reaches_every_parameter]",
+    task=TEXT,
+    sound=TextClassifier,
+    module="embed",
+    source=f"{ISLAM}: no_grad around a trained layer",
+)
 class EmbeddingUnderNoGrad(TextClassifier):
     def __init__(self) -> None:
         super().__init__()

@@ -13,7 +13,17 @@ from harness.tasks import TaskSpec, TaskType
 
 Factory = Callable[[], nn.Module]
 
-FAMILIES = ("decoders", "decoder_life", "encoders", "vision", "recurrent", "seq2seq", "tabular", "lightning_pairs")
+FAMILIES = (
+    "decoders",
+    "decoder_life",
+    "decoder_copies",
+    "encoders",
+    "vision",
+    "recurrent",
+    "seq2seq",
+    "tabular",
+    "lightning_pairs",
+)
 """Modules of this package that register pairs."""
 
 VOCAB, LENGTH, CLASSES, FEATURES, CHANNELS, SIDE = 37, 12, 4, 6, 3, 8

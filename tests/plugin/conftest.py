@@ -1,0 +1,94 @@
+"""A small project to run the plugin in.
+
+Runs are in this process unless what they show needs a process of its own: a subprocess spends seconds on importing torch.
+"""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# An in-process run forgets the modules it imported; torch must not be among them.
+import torch  # noqa: F401
+from small_models import GOOD
+
+import pytest_modeltiers.fixtures
+import pytest_modeltiers.report
+import pytest_modeltiers.terminal
+import pytest_modeltiers.tiers.critical  # noqa: F401
+from harness.catalogue import CATALOGUE
+from pytest_modeltiers import checks
+
+
+class Project:
+    """A folder with configs, models and tests."""
+
+    def __init__(self, pytester: pytest.Pytester) -> None:
+        self.pytester = pytester
+        self.path = pytester.path
+
+    def config(
+        self, name: str = "cfg.json", only: tuple[str, ...] | None = ("causal",), model: str | None = GOOD, **keys: Any
+    ) -> Path:
+        """Writes a config of a small language model, and beside it the model's file.
+
+        Args:
+            name: The config's file name.
+            only: Properties that stay on; ``None`` for all.
+            model: Content of the model's file; ``None`` for the embedded stub.
+            keys: Further keys of the config.
+        """
+        file = self.path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        content: dict[str, Any] = {"task_name": "lm_tiny", "tier": "1", "vocab_size": 32, "max_seq_len": 16}
+        if only is not None:
+            content["properties"] = {name: False for name in CATALOGUE if name not in only}
+        if model is not None:
+            content["model_file"] = f"{file.stem}_model.py"
+            (file.parent / content["model_file"]).write_text(model)
+        file.write_text(json.dumps(content | keys))
+        return file
+
+    def write(self, name: str, text: str) -> Path:
+        """Writes a file."""
+        file = self.path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+        return file
+
+    def run(self, *args: Any) -> pytest.RunResult:
+        """Runs pytest in this process."""
+        return self.pytester.runpytest_inprocess(*args)
+
+    def run_apart(self, *args: Any) -> pytest.RunResult:
+        """Runs pytest in a process of its own."""
+        return self.pytester.runpytest_subprocess(*args, timeout=100)
+
+    def ids(self, *args: Any) -> list[str]:
+        """Node ids that a run would have, in order."""
+        result = self.run("--collect-only", "-q", *args)
+        return [line for line in result.outlines if "::" in line]
+
+    def cases(self, name: str = "junit.xml") -> dict[str, ElementTree.Element]:
+        """Test cases of a JUnit file by name."""
+        return {case.get("name", ""): case for case in ElementTree.parse(self.path / name).iter("testcase")}
+
+    def json(self, name: str) -> Any:
+        """A JSON file."""
+        return json.loads((self.path / name).read_text())
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
+    """An empty project; what in-process runs register is taken back."""
+    for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "CI"):
+        monkeypatch.delenv(name, raising=False)
+    registered = dict(checks.REGISTERED)
+    yield Project(pytester)
+    checks.REGISTERED.clear()
+    checks.REGISTERED.update(registered)

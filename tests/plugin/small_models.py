@@ -1,0 +1,29 @@
+"""Model files of a few lines, sound and not."""
+
+GOOD = """\
+import torch
+from torch import nn
+
+class Model(nn.Module):
+    def __init__(self, vocab_size=32, width=16):
+        super().__init__()
+        self.embed = nn.Embedding(vocab_size, width)
+        self.head = nn.Linear(width, vocab_size)
+
+    def forward(self, input_ids):
+        x = self.embed(input_ids)
+        return self.head(x + self.before(x))
+
+    def before(self, x):
+        return x.cumsum(1) / torch.arange(1, x.shape[1] + 1)[:, None]
+
+def build_model(**kwargs):
+    return Model(**kwargs)
+"""
+"""A causal model."""
+
+LEAKY = GOOD.replace("return x.cumsum(1) / torch.arange(1, x.shape[1] + 1)[:, None]", "return x.mean(1, keepdim=True)")
+"""Every position sees the whole sequence."""
+
+HIDING = GOOD.replace("self.embed =", "self.spare = [nn.Linear(2, 2)]\n        self.embed =")
+"""A layer that nothing uses is not registered: a warning."""

@@ -1,0 +1,246 @@
+"""Perceptrons over features: classifiers and regressors."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .pairs import CLASSES, FEATURES, HUMBATOVA, ISLAM, NUMBER, PYTORCH, RECIPE, TABLE, ZHANG, planted
+from .parts import WIDTH
+
+
+class Perceptron(nn.Module):
+    """Three layers with a residual in the middle."""
+
+    def __init__(self, outputs: int = CLASSES) -> None:
+        super().__init__()
+        self.stem = nn.Linear(FEATURES, WIDTH)
+        self.middle = nn.Linear(WIDTH, WIDTH)
+        self.norm = nn.LayerNorm(WIDTH)
+        self.head = nn.Linear(WIDTH, outputs)
+        self.dropout = nn.Dropout(0.1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        x = self.stem(self.prepare(features)).tanh()
+        x = self.norm(x + self.dropout(self.middle(x).tanh()))
+        return self.head(self.finish(x))
+
+    def prepare(self, features: Tensor) -> Tensor:
+        return features
+
+    def finish(self, x: Tensor) -> Tensor:
+        return x
+
+
+class Regressor(Perceptron):
+    """One number a row."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(features).squeeze(-1)
+
+
+@planted("input_dependence[features]", task=TABLE, sound=Perceptron, source=f"{HUMBATOVA}: wrong preprocessing of an input")
+class FeatureOverwritten(Perceptron):
+    def prepare(self, features: Tensor) -> Tensor:
+        return torch.cat((features[:, :3], features[:, 2:3], features[:, 4:]), 1)
+
+
+@planted("input_dependence[features]", task=NUMBER, sound=Regressor, module="stem", source=f"{ISLAM}: off by one")
+class LastFeatureSlicedOff(Regressor):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = _ShortLinear(FEATURES - 1, WIDTH)
+
+
+class _ShortLinear(nn.Linear):
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(features[:, : FEATURES - 1])
+
+
+@planted("finite_output[extremes]", task=TABLE, sound=Perceptron, module="(model)", source=f"{ZHANG}: exp overflows")
+class SoftplusByHand(Perceptron):
+    def prepare(self, features: Tensor) -> Tensor:
+        return features + (1 + features.exp()).log() - (1 + features.exp()).log()
+
+
+@planted("finite_output[extremes]", task=NUMBER, sound=Regressor, module="(model)", source=f"{ISLAM}: log of zero")
+class LogOfMagnitudes(Regressor):
+    def prepare(self, features: Tensor) -> Tensor:
+        return features + 0.1 * features.abs().log()
+
+
+@planted(
+    "gradient_flow[finite]", task=TABLE, sound=Perceptron, module="(model)", source=f"{PYTORCH}: the gradient of a norm at zero"
+)
+class LengthOfAZeroVector(Perceptron):
+    def finish(self, x: Tensor) -> Tensor:
+        gap = x - x.detach()
+        return x + gap.square().sum(-1, keepdim=True).sqrt()
+
+
+@planted(
+    "gradient_flow[reaches_every_parameter]", task=TABLE, sound=Perceptron, source=f"{HUMBATOVA}: an operation without a gradient"
+)
+class UnitsRounded(Perceptron):
+    def finish(self, x: Tensor) -> Tensor:
+        return x.round()
+
+
+@planted(
+    "gradient_flow[reaches_every_parameter]", task=NUMBER, sound=Regressor, module="gate", source=f"{HUMBATOVA}: unused layer"
+)
+class GateNeverCalled(Regressor):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Linear(WIDTH, WIDTH)
+
+
+@planted(
+    "initialisation[symmetry]", task=TABLE, sound=Perceptron, module="stem.weight", source=f"{HUMBATOVA}: wrong initialisation"
+)
+class EveryWeightTheSame(Perceptron):
+    def __init__(self) -> None:
+        super().__init__()
+        for layer in (self.stem, self.middle):
+            nn.init.constant_(layer.weight, 0.1)
+            nn.init.zeros_(layer.bias)
+        self.norm = nn.Identity()
+        nn.init.constant_(self.head.weight, 0.1)
+        with torch.no_grad():
+            self.head.weight += torch.arange(CLASSES)[:, None] * 0.1
+
+
+@planted("initialisation[scale]", task=TABLE, sound=Perceptron, source="Glorot and Bengio 2010: a signal that dies with depth")
+class WeightsTooSmall(Perceptron):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.Identity()
+        for layer in (self.stem, self.middle, self.head):
+            nn.init.normal_(layer.weight, std=1e-5)
+
+
+@planted(
+    "initialisation[scale]",
+    task=NUMBER,
+    sound=Regressor,
+    module="offset",
+    source=f"{PYTORCH}: torch.empty holds whatever was in memory",
+)
+class OffsetNotANumber(Regressor):
+    def __init__(self) -> None:
+        super().__init__()
+        self.offset = nn.Parameter(torch.zeros(1) / torch.zeros(1))
+
+
+@planted(
+    "dtype_move[bfloat16]",
+    task=TABLE,
+    sound=Perceptron,
+    module="(model)",
+    source="Kingma and Ba 2015, Adam: the correction 1 / (1 - decay)",
+)
+class DecayRoundsToOne(Perceptron):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("decay", torch.tensor(0.999))
+
+    def finish(self, x: Tensor) -> Tensor:
+        return 1e-3 * x / (1 - self.decay)
+
+
+@planted("dtype_move[float64]", task=NUMBER, sound=Regressor, module="middle", source=f"{ISLAM}: a hard-coded float()")
+class FloatHardCoded(Regressor):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = _Float(FEATURES, WIDTH)
+
+
+class _Float(nn.Linear):
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(features).float()
+
+
+@planted(
+    "device_move", task=TABLE, sound=Perceptron, module="(model)", source=f"{PYTORCH}: a tensor that is no buffer does not move"
+)
+class MeansInAPlainAttribute(Perceptron):
+    def __init__(self) -> None:
+        super().__init__()
+        self.means = torch.linspace(-0.1, 0.1, FEATURES)
+
+    def prepare(self, features: Tensor) -> Tensor:
+        return features - self.means.to(features.dtype)
+
+
+@planted(
+    "serialisation[state_dict]",
+    task=TABLE,
+    sound=Perceptron,
+    module="projection",
+    source=f"{PYTORCH}: register_buffer with persistent=False is not saved",
+)
+class ProjectionNotPersistent(Perceptron):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("projection", torch.randn(FEATURES, FEATURES), persistent=False)
+
+    def prepare(self, features: Tensor) -> Tensor:
+        return features @ self.projection
+
+
+@planted("shape_contract", task=NUMBER, sound=Regressor, source=f"{ISLAM}: squeeze() takes the batch axis of one row too")
+class SqueezedToAScalar(Regressor):
+    def forward(self, features: Tensor) -> Tensor:
+        return Perceptron.forward(self, features).squeeze()
+
+
+@planted(
+    "batch_independence[forward]", task=NUMBER, sound=Regressor, module="(model)", source=f"{ISLAM}: softmax over the wrong axis"
+)
+class SoftmaxOverRows(Regressor):
+    def finish(self, x: Tensor) -> Tensor:
+        return x * x.softmax(0)
+
+
+@planted("batch_independence[gradient]", task=TABLE, sound=Perceptron, source=f"{RECIPE}: use backprop to chart dependencies")
+class StraightThroughTheBatchMaximum(Perceptron):
+    def finish(self, x: Tensor) -> Tensor:
+        peak = x.amax(0, keepdim=True)
+        return x + peak - peak.detach()
+
+
+@planted("inputs_unchanged", task=TABLE, sound=Perceptron, source=f"{PYTORCH}: in-place operations change the caller's tensor")
+class OutliersClippedInPlace(Perceptron):
+    def prepare(self, features: Tensor) -> Tensor:
+        return features.clamp_(-8.0, 8.0)
+
+
+@planted(
+    "memory_footprint",
+    task=NUMBER,
+    sound=Regressor,
+    module="seen",
+    source=f"{PYTORCH} FAQ: don't accumulate history across your loop",
+)
+class OutputsKeptInTrainMode(Regressor):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Tensor] = []
+
+    def finish(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.seen.append(x)
+        return x
+
+
+@planted("registration", task=TABLE, sound=Perceptron, module="gain", source=f"{PYTORCH}: only nn.Parameter registers itself")
+class TensorThatRequiresGrad(Perceptron):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = torch.ones(WIDTH, requires_grad=True)
+
+    def finish(self, x: Tensor) -> Tensor:
+        return x * self.gain.to(x.dtype)
