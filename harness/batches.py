@@ -90,6 +90,23 @@ def real_tokens(task: TaskSpec, shape: Iterable[int], rng: torch.Generator) -> T
     return ids + (ids >= task.pad_token_id).long()
 
 
+def other_tokens(task: TaskSpec, ids: Tensor, seed: int = 0) -> Tensor:
+    """Real token ids of the same shape that differ from the given ones everywhere, where the vocabulary has that many."""
+    vocab = task.vocab_size or 1
+    fresh = real_tokens(task, ids.shape, torch.Generator().manual_seed(seed + 10_007)).to(ids.device)
+    for _ in range(2):  # twice, as the next token may be the padding token
+        fresh = torch.where((fresh == ids) | (fresh == (-1 if task.pad_token_id is None else task.pad_token_id)), (fresh + 1) % vocab, fresh)
+    return fresh
+
+
+def swap_tokens(ids: Tensor, others: Tensor, positions: Iterable[int]) -> Tensor:
+    """Token ids ``[B, S]`` with those of ``others`` at some positions."""
+    swapped = ids.clone()
+    for position in positions:
+        swapped[:, position] = others[:, position]
+    return swapped
+
+
 def make_labels(task: TaskSpec, batch: Batch, sizes: Sizes, rng: torch.Generator) -> Tensor:
     """Labels that say nothing about the inputs, drawn evenly; a causal LM's are its input ids."""
     if task.task_type is TaskType.CAUSAL_LM:

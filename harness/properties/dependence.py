@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from harness.batches import Batch
+from harness.batches import Batch, other_tokens, swap_tokens
 from harness.evidence import Evidence, Status
-from harness.properties.independence import replace_tokens
 from harness.properties.noise import FACTOR, difference
 from harness.properties.subject import Subject
 from harness.properties.tracing import first_divergence, recording
@@ -32,8 +31,9 @@ def depends_on_tokens(subject: Subject, seed: int = 0) -> Evidence:
     field = task.causal_field
 
     def changes(base: Batch, draw: int) -> Iterable[Change]:
+        others = other_tokens(task, base[field], draw)
         for position in range(base[field].shape[1]):
-            yield f"token {position}", {**base, field: replace_tokens(subject, base[field], position, draw)}
+            yield f"token {position}", {**base, field: swap_tokens(base[field], others, [position])}
 
     def own(logits: Tensor, label: str) -> Tensor:
         return logits[:, int(label.split()[1])] if task.is_per_position else logits
@@ -46,8 +46,9 @@ def depends_on_source(subject: Subject, seed: int = 0) -> Evidence:
     """The logits of a seq2seq model depend on every source token."""
 
     def changes(base: Batch, draw: int) -> Iterable[Change]:
+        others = other_tokens(subject.task, base["input_ids"], draw)
         for position in range(base["input_ids"].shape[1]):
-            yield f"source token {position}", {**base, "input_ids": replace_tokens(subject, base["input_ids"], position, draw)}
+            yield f"source token {position}", {**base, "input_ids": swap_tokens(base["input_ids"], others, [position])}
 
     cause = "cross-attention that is missing, masked out, or fed the decoder's own states"
     return _judge(subject, changes, lambda logits, _: logits, "the logits do not depend on {}", cause, seed)
@@ -65,11 +66,9 @@ def depends_on_context(subject: Subject, seed: int = 0) -> Evidence:
         sides = {"any token before it": range(length // 2)}
         if bidirectional:
             sides["any token after it"] = range(length // 2 + 1, length)
+        others = other_tokens(subject.task, base[field], draw)
         for side, positions in sides.items():
-            ids = base[field]
-            for position in positions:
-                ids = replace_tokens(subject, ids, position, draw)
-            yield side, {**base, field: ids}
+            yield side, {**base, field: swap_tokens(base[field], others, positions)}
 
     def middle(logits: Tensor, _label: str) -> Tensor:
         return logits[:, logits.shape[1] // 2]
@@ -95,9 +94,7 @@ def depends_on_order(subject: Subject, seed: int = 0) -> Evidence:
 
     def changes(base: Batch, draw: int) -> Iterable[Change]:
         ids = base[field].clone()
-        # Two different tokens, or the swap would change nothing.
-        ids[:, 1] = replace_tokens(subject, ids[:, :2], 1, draw)[:, 1]
-        ids[:, 1] = torch.where(ids[:, 1] == ids[:, 0], replace_tokens(subject, ids[:, :2], 1, draw + 1)[:, 1], ids[:, 1])
+        ids[:, 1] = other_tokens(subject.task, ids[:, 0], draw)  # two different tokens, or the swap would change nothing
         base[field] = ids
         yield "the order of the other tokens", {**base, field: torch.cat((ids[:, 1:2], ids[:, :1], ids[:, 2:]), 1)}
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from harness.batches import Batch, Sizes, pad_right, real_tokens, rows
+from harness.batches import Batch, Sizes, other_tokens, pad_right, rows, swap_tokens
 from harness.evidence import Evidence, Status
 from harness.properties.equality import first_failure, judge_equal
 from harness.properties.noise import FACTOR, difference
@@ -54,9 +54,10 @@ def causality(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     """
     base = subject.batch(sizes, seed)
     length = base[subject.task.causal_field].shape[1]
+    others = other_tokens(subject.task, base[subject.task.causal_field], seed)
     reference = _remembered(lambda model: subject.logits(base, model))
     positions = torch.linspace(1, length - 1, min(length - 1, _MOST_POSITIONS)).round().long().unique().tolist()
-    return first_failure(_causal_at(subject, sizes, position, base, reference, seed) for position in positions)
+    return first_failure(_causal_at(subject, sizes, position, base, others, reference, seed) for position in positions)
 
 
 def padding_ignored(subject: Subject, sizes: Sizes, lengths: tuple[int, ...], seed: int = 0) -> Evidence:
@@ -128,9 +129,11 @@ def _row_gradient(subject: Subject, sizes: Sizes, row: int, inputs: list[Tensor]
     )
 
 
-def _causal_at(subject: Subject, sizes: Sizes, position: int, base: Batch, reference: Run, seed: int) -> Evidence:
+def _causal_at(
+    subject: Subject, sizes: Sizes, position: int, base: Batch, others: Tensor, reference: Run, seed: int
+) -> Evidence:
     field = subject.task.causal_field
-    changed = {**base, field: replace_tokens(subject, base[field], position, seed)}
+    changed = {**base, field: swap_tokens(base[field], others, [position])}
 
     def compare(model: nn.Module) -> tuple[Tensor, Tensor]:
         return reference(model)[:, :position], subject.logits(changed, model)[:, :position]
@@ -189,18 +192,6 @@ def _padding_of(
         else "forward takes no `attention_mask`, so padding is read as text",
         culprit,
     )
-
-
-def replace_tokens(subject: Subject, ids: Tensor, position: int, seed: int) -> Tensor:
-    """Token ids ``[B, S]`` with another real token at one position of every row."""
-    vocab = subject.task.vocab_size or 1
-    rng = torch.Generator().manual_seed(seed + 10_007)
-    fresh = real_tokens(subject.task, (len(ids),), rng).to(ids.device)
-    for _ in range(2):  # twice, as the next token may be the padding token
-        fresh = torch.where((fresh == ids[:, position]) | (fresh == subject.task.pad_token_id), (fresh + 1) % vocab, fresh)
-    changed = ids.clone()
-    changed[:, position] = fresh
-    return changed
 
 
 def _remembered(run: Run) -> Run:

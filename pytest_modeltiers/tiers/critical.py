@@ -95,7 +95,7 @@ class CriticalTier:
     def test_stateless(self, subject: Subject, judge: Judge) -> None:
         """A call leaves nothing behind that changes the next one."""
         judge.holds(determinism.repeated_backward)
-        judge.for_all(determinism.stateless, draw.call_sequences(subject.task))
+        judge.for_all(determinism.stateless, draw.call_sequences(subject.task), examples=12)
 
     def test_rng_untouched(self, subject: Subject, judge: Judge) -> None:
         """forward neither seeds nor, in eval mode, consumes the global random state."""

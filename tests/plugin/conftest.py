@@ -74,9 +74,9 @@ class Project:
         result = self.run("--collect-only", "-q", *args)
         return [line for line in result.outlines if "::" in line]
 
-    def cases(self, name: str = "junit.xml") -> dict[str, ElementTree.Element]:
-        """Test cases of a JUnit file by name."""
-        return {case.get("name", ""): case for case in ElementTree.parse(self.path / name).iter("testcase")}
+    def tree(self, name: str) -> ElementTree.ElementTree:
+        """An XML file."""
+        return ElementTree.parse(self.path / name)
 
     def json(self, name: str) -> Any:
         """A JSON file."""

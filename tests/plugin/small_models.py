@@ -1,5 +1,9 @@
 """Model files of a few lines, sound and not."""
 
+from __future__ import annotations
+
+import pytest
+
 GOOD = """\
 import torch
 from torch import nn
@@ -27,3 +31,8 @@ LEAKY = GOOD.replace("return x.cumsum(1) / torch.arange(1, x.shape[1] + 1)[:, No
 
 HIDING = GOOD.replace("self.embed =", "self.spare = [nn.Linear(2, 2)]\n        self.embed =")
 """A layer that nothing uses is not registered: a warning."""
+
+
+def output(result: pytest.RunResult) -> str:
+    """All a run printed."""
+    return "\n".join([*result.outlines, *result.errlines])

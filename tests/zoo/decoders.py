@@ -199,7 +199,7 @@ class HeadsMergedAcrossTheBatch(Decoder):
         self.blocks[1].attn = _SplitBatch()
 
 
-@planted("padding_ignored", task=CAUSAL, sound=Decoder, module="", source=f"{HUMBATOVA}: wrong masking")
+@planted("padding_ignored", task=CAUSAL, sound=Decoder, module="(model)", source=f"{HUMBATOVA}: wrong masking")
 class LogitsDividedByPaddedLength(Decoder):
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         return super().forward(input_ids, attention_mask) / input_ids.shape[1] ** 0.5

@@ -19,6 +19,7 @@ FAMILIES = (
     "decoder_copies",
     "encoders",
     "vision",
+    "mixers",
     "recurrent",
     "seq2seq",
     "tabular",
@@ -72,6 +73,10 @@ class Pair:
     def property(self) -> str:
         """The property of the expected finding."""
         return self.test.partition("[")[0]
+
+    def blames(self, module: str) -> bool:
+        """Whether a finding that blames a module blames the right one."""
+        return not self.module or module == self.module or module.startswith((f"{self.module}.", f"{self.module}["))
 
 
 _REGISTER: dict[str, Pair] = {}

@@ -19,7 +19,7 @@ def row(pair: Pair) -> tuple[str, ...]:
     findings = judge_model(pair.buggy, pair.task)
     finding = findings[pair.test]
     others = [test for test, other in findings.items() if other.status is Status.FAIL and test != pair.test]
-    named = f"{finding.module or '-'}{'' if _named(pair, finding.module) else f' (want {pair.module})'}"
+    named = f"{finding.module or '-'}{'' if pair.blames(finding.module) else f' (want {pair.module})'}"
     caught = "yes" if finding.status is pair.status else f"NO: {finding.status.value}"
     return pair.name, pair.test, caught, named, ", ".join(others) or "-", f"{time.perf_counter() - started:.1f}"
 
@@ -35,10 +35,6 @@ def main(names: list[str]) -> None:
             except Exception as error:  # a crash of the machinery is a row of its own
                 cells = (pair.name, pair.test, f"CRASH: {type(error).__name__}: {str(error)[:120]}", "", "", "")
             print("| " + " | ".join(cells) + " |", flush=True)
-
-
-def _named(pair: Pair, module: str) -> bool:
-    return not pair.module or module == pair.module or module.startswith((f"{pair.module}.", f"{pair.module}["))
 
 
 if __name__ == "__main__":

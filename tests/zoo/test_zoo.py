@@ -21,27 +21,28 @@ for _pair in PAIRS:
 _CLUMSY = re.compile(r"\b0 other|\b1 (others|\w+ \w+s|positions)\b|\bNone\b|``|\n|Traceback| at 0x|raises of")
 
 
+@pytest.fixture(scope="module", params=PAIRS, ids=lambda pair: pair.name)
+def pair(request: pytest.FixtureRequest) -> Pair:
+    """A pair; the tests of one pair run one after the other."""
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def found() -> dict[str, dict[str, Evidence]]:
-    """Findings by pair, so that the tests of one pair judge its buggy model once."""
-    return {}
+def finding(pair: Pair) -> Evidence:
+    """What the property that is about the bug finds in the buggy model."""
+    return judge_model(pair.buggy, pair.task, only=[pair.property])[pair.test]
 
 
-@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: pair.name)
 class TestBuggy:
-    def test_is_caught(self, pair: Pair, found: dict[str, dict[str, Evidence]]) -> None:
-        finding = _finding(pair, found)
+    def test_is_caught(self, pair: Pair, finding: Evidence) -> None:
         assert finding.status is pair.status, finding.explain()
 
-    def test_is_told_in_one_clear_line(self, pair: Pair, found: dict[str, dict[str, Evidence]]) -> None:
-        headline = _finding(pair, found).headline
-        assert len(headline) > 20
-        assert not _CLUMSY.search(headline), headline
+    def test_is_told_in_one_clear_line(self, finding: Evidence) -> None:
+        assert len(finding.headline) > 20
+        assert not _CLUMSY.search(finding.headline), finding.headline
 
-    def test_names_the_module(self, pair: Pair, found: dict[str, dict[str, Evidence]]) -> None:
-        if pair.module:
-            blamed = _finding(pair, found).module
-            assert blamed == pair.module or blamed.startswith((f"{pair.module}.", f"{pair.module}[")), blamed
+    def test_names_the_module(self, pair: Pair, finding: Evidence) -> None:
+        assert pair.blames(finding.module), f"blames {finding.module!r}, not {pair.module!r}"
 
 
 @pytest.mark.parametrize("sound", SOUND, ids=lambda sound: sound.__name__)
@@ -54,9 +55,9 @@ def test_sound_twin_passes(sound: Factory) -> None:
         assert findings[test].status is Status.OK, f"{test}: {findings[test].explain()}"
 
 
-@pytest.mark.parametrize("pair", [pair for pair in PAIRS if pair.property == "shape_contract"], ids=lambda pair: pair.name)
-def test_wrong_shapes_crash_no_other_property(pair: Pair) -> None:
-    assert judge_model(pair.buggy, pair.task)[pair.test].status is Status.FAIL
+@pytest.mark.parametrize("wrong", [pair for pair in PAIRS if pair.property == "shape_contract"], ids=lambda wrong: wrong.name)
+def test_wrong_shapes_crash_no_other_property(wrong: Pair) -> None:
+    assert judge_model(wrong.buggy, wrong.task)[wrong.test].status is Status.FAIL
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -70,9 +71,3 @@ def test_every_pair_expects_a_known_finding() -> None:
 
 def test_a_sound_twin_serves_one_task() -> None:
     assert all(len({pair.task.task_type for pair in pairs}) == 1 for pairs in SOUND.values())
-
-
-def _finding(pair: Pair, found: dict[str, dict[str, Evidence]]) -> Evidence:
-    if pair.name not in found:
-        found[pair.name] = judge_model(pair.buggy, pair.task, only=[pair.property])
-    return found[pair.name][pair.test]

@@ -1,0 +1,159 @@
+"""A user's mistake gives one clear line and no traceback, before a single test runs."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from small_models import GOOD, output
+
+
+def text_of(result: pytest.RunResult) -> str:
+    """All a run printed; checked to be free of anything that reads like a crash of the plugin."""
+    text = output(result)
+    for part in ("Traceback", "INTERNALERROR", "suite.py", "plugin.py", "loading.py"):
+        assert part not in text, text
+    return text
+
+
+def line_with(text: str, part: str) -> str:
+    lines = list(dict.fromkeys(line for line in text.splitlines() if part in line and not line.startswith("ERROR ")))
+    assert len(lines) == 1, text
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "cfg.json: no such config file"),
+        ('{"task_name": "lm_tiny",}', "cfg.json:1:25: not JSON"),
+        ("[]", "cfg.json: expected an object"),
+        ('{"task_name": "lm_tiny", "vocab_sise": 3}', "unknown key `vocab_sise`. Did you mean 'vocab_size'?"),
+        ('{"task_name": "lm_tiny", "epochs": "3"}', '`epochs`: got "3", expected an integer'),
+    ],
+    ids=["missing", "broken", "no_object", "unknown_key", "wrong_type"],
+)
+def test_a_config_that_is_refused_ends_the_run_with_status_2(project: Any, content: str | None, said: str) -> None:
+    if content is not None:
+        project.write("cfg.json", content)
+
+    result = project.run("--model-config", "cfg.json")
+
+    assert result.ret == 2
+    line_with(text_of(result), said)
+
+
+def test_a_config_of_the_ini_file_that_is_refused_ends_the_run_too(project: Any) -> None:
+    project.pytester.makeini("[pytest]\nmodel_config = nowhere.json\n")
+
+    result = project.run()
+
+    assert result.ret == 2
+    line_with(text_of(result), "nowhere.json: no such config file")
+
+
+def test_several_mistakes_of_a_config_are_told_at_once(project: Any) -> None:
+    project.write("cfg.json", json.dumps({"task_name": "lm_tiny", "epochs": "3", "vocab_sise": 3}))
+
+    text = text_of(project.run("--model-config", "cfg.json"))
+
+    line_with(text, "`epochs`")
+    line_with(text, "`vocab_sise`")
+
+
+@pytest.mark.parametrize("option", [["-n", "1"], ["--collect-only"]], ids=["workers", "collect_only"])
+def test_a_config_is_refused_in_every_kind_of_run(project: Any, option: list[str]) -> None:
+    project.config(epochs="3")
+
+    result = project.run("--model-config", "cfg.json", *option)
+
+    assert result.ret == 2
+    line_with(text_of(result), "`epochs`")
+
+
+REFUSING = GOOD.replace("def forward(self, input_ids):", "def forward(self, input_ids):\n        raise ValueError('too wide')")
+RAW = "import torch\nfrom torch import nn\n\ndef build_model():\n"
+MODELS: dict[str, tuple[str | None, dict[str, Any], list[str]]] = {
+    "missing_file": (None, {"model_file": "nowhere.py"}, ["`model_file`: no such file", "nowhere.py"]),
+    "syntax": ("def build_model(:\n", {}, ["importing", "SyntaxError", "cfg_model.py, line 1"]),
+    "raises_on_import": ("x = 1 / 0\n", {}, ["importing", "ZeroDivisionError", "cfg_model.py, line 1"]),
+    "exits_on_import": ("raise SystemExit(3)\n", {}, ["importing", "SystemExit", "cfg_model.py, line 1"]),
+    "missing_package": ("import no_such_package\n", {}, ["ModuleNotFoundError", "no_such_package", "cfg_model.py, line 1"]),
+    "no_factory": (GOOD, {"model_factory": "biuld_model"}, ["no 'biuld_model'", "Did you mean 'build_model'?"]),
+    "factory_raises": (RAW + "    raise KeyError('width')\n", {}, ["build_model raised KeyError", "cfg_model.py, line 5"]),
+    "factory_exits": (RAW + "    raise SystemExit(3)\n", {}, ["build_model raised SystemExit", "cfg_model.py, line 5"]),
+    "no_module": (RAW + "    return [1]\n", {}, ["returned a list", "expected an nn.Module"]),
+    "kwargs": (GOOD, {"model_kwargs": {"widht": 3}}, ["build_model raised TypeError", "widht"]),
+    "forward_refuses": (REFUSING, {}, ["Model.forward(input_ids)", "ValueError: too wide", "batch=", "seq=", "`input_ids`"]),
+    "forward_wants_more": (
+        GOOD.replace("forward(self, input_ids)", "forward(self, input_ids, mask, positions)"),
+        {},
+        ["Model.forward(input_ids, mask, positions)", "`positions`"],
+    ),
+    "vocabulary": (GOOD.replace("vocab_size=32", "vocab_size=8"), {}, ["Model.forward(input_ids)", "IndexError", "batch="]),
+    "no_logits": (GOOD.replace("return self.head(", "return {'scores': 1} or ("), {}, ["no logits", "`scores`"]),
+    "wrong_shape": (GOOD, {"model_kwargs": {"vocab_size": 33}}, ["logits of shape (3, 11, 33)", "(3, 11, 32)"]),
+    "pooled": (GOOD.replace("self.before(x))", "self.before(x)).mean(1)"), {}, ["logits of shape (3, 32)", "(3, 11, 32)"]),
+    "adapter": (GOOD, {"adapter": "causal-lm"}, ["`adapter`: no adapter 'causal-lm'", "Did you mean 'causal_lm'?"]),
+    "device": (GOOD, {"device": "gpu"}, ["`device`: got 'gpu'"]),
+    "missing_weights": (GOOD, {"weights": "nowhere.pt"}, ["`weights`: no such file", "nowhere.pt"]),
+    "gist": (None, {"gist_id": "abc123"}, ["`gist_id`"]),
+    "data": (GOOD, {"eval": {"path": "nowhere.jsonl"}}, ["nowhere.jsonl"]),
+}
+
+
+@pytest.mark.parametrize("case", MODELS)
+def test_a_model_that_cannot_be_judged_is_one_collection_error(project: Any, case: str) -> None:
+    body, keys, said = MODELS[case]
+    file = project.config(**keys, **({} if body is None else {"model": body}))
+    if case == "gist":
+        content = json.loads(file.read_text())
+        del content["model_file"]
+        file.write_text(json.dumps(content))
+
+    result = project.run("--model-config", "cfg.json")
+
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    assert result.parseoutcomes() == {"errors": 1}
+    line = line_with(text_of(result), said[0])
+    for part in said:
+        assert part in line
+
+
+def test_weights_that_do_not_fit_are_one_collection_error(project: Any) -> None:
+    torch.save({"head.weight": torch.zeros(3, 3), "tail": torch.zeros(1)}, project.path / "w.pt")
+    project.config(weights="w.pt")
+
+    result = project.run("--model-config", "cfg.json")
+
+    assert result.parseoutcomes() == {"errors": 1}
+    line = line_with(text_of(result), "does not fit")
+    for part in ("missing: embed.weight", "unexpected: tail", "head.weight (3, 3) instead of (32, 16)"):
+        assert part in line
+
+
+def test_an_image_size_the_model_cannot_take_is_one_collection_error(project: Any) -> None:
+    body = "from torch import nn\n\ndef build_model():\n    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 4))\n"
+    project.write("net.py", body)
+    project.write(
+        "cfg.json", json.dumps({"task_name": "vision_tiny", "tier": "1", "image_size": [3, 16, 16], "model_file": "net.py"})
+    )
+
+    result = project.run("--model-config", "cfg.json")
+
+    assert result.parseoutcomes() == {"errors": 1}
+    line = line_with(text_of(result), "image_size=[3, 16, 16]")
+    for part in ("Sequential.forward(input)", "RuntimeError", "in `1`"):
+        assert part in line
+
+
+def test_every_line_names_the_config(project: Any) -> None:
+    project.config("one.json", model=REFUSING)
+    project.config("two.json", model="x = 1 / 0\n")
+
+    text = text_of(project.run("--model-config", "one.json", "--model-config", "two.json"))
+
+    assert "one.json" in line_with(text, "too wide")
+    assert "two.json" in line_with(text, "ZeroDivisionError")

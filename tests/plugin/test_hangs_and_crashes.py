@@ -1,0 +1,73 @@
+"""Models that do not answer, and models that take their process down with them."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+from small_models import GOOD, output
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+
+HANG = GOOD.replace("x = self.embed(input_ids)", "while {condition}: pass\n        x = self.embed(input_ids)")
+DIE = "import os\nimport signal\n" + GOOD.replace(
+    "x = self.embed(input_ids)", "if {condition}: {death}\n        x = self.embed(input_ids)"
+)
+NEVER_PROBED = "input_ids.shape[0] == 1"
+
+
+def test_a_model_that_hangs_at_once_is_one_collection_error(project: Any) -> None:
+    project.config(model=HANG.format(condition="True"), time_budget=1)
+
+    result = project.run_apart("--model-config", "cfg.json")
+
+    assert result.parseoutcomes() == {"errors": 1}
+    result.stdout.fnmatch_lines(["*did not answer within the time budget of 1 s*Model.forward*cfg_model.py, line *"])
+    assert "Traceback" not in output(result)
+
+
+@pytest.mark.parametrize("name", ["causal", "shape_contract", "full_length"])
+def test_a_model_that_hangs_in_a_test_is_stopped_with_a_line_that_says_where(project: Any, name: str) -> None:
+    project.config(only=(name,), model=HANG.format(condition=NEVER_PROBED), time_budget=1)
+
+    result = project.pytester.runpytest_subprocess("--model-config", "cfg.json", timeout=25)
+
+    assert result.parseoutcomes() == {"failed": 1}
+    result.stdout.fnmatch_lines(["*did not answer within the time budget of 1 s*Model.forward*cfg_model.py, line *"])
+    assert "Traceback" not in output(result)
+
+
+def test_a_model_that_hangs_where_it_is_built_is_one_collection_error(project: Any) -> None:
+    project.config(model="def build_model():\n    while True: pass\n", time_budget=1)
+
+    result = project.run_apart("--model-config", "cfg.json")
+
+    assert result.parseoutcomes() == {"errors": 1}
+    result.stdout.fnmatch_lines(["*did not answer within the time budget of 1 s*"])
+
+
+def test_a_user_test_is_not_stopped_by_the_models_time_budget(project: Any) -> None:
+    project.config(time_budget=0.2)
+    project.write("test_own.py", "import time\n\ndef test_own():\n    time.sleep(0.5)\n")
+
+    project.run("--model-config", "cfg.json", "test_own.py").assert_outcomes(passed=2)
+
+
+@pytest.mark.parametrize("death", ["os._exit(3)", "os.kill(os.getpid(), signal.SIGKILL)"], ids=["exit", "kill"])
+def test_a_model_that_kills_its_worker_fails_that_test_alone(project: Any, death: str) -> None:
+    project.config(only=("full_length", "registration"), model=DIE.format(condition=NEVER_PROBED, death=death))
+
+    result = project.run("--model-config", "cfg.json", "-n", "2", "--model-report", "out", "--junitxml=junit.xml")
+
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert {name: count for name, count in result.parseoutcomes().items() if name != "workers"} == {"passed": 1, "failed": 1}
+    result.stdout.fnmatch_lines(["  FAIL full_length *the process died while this test ran*"])
+    report = project.json("out/health_report.json")
+    assert {check["check_name"]: check["status"] for check in report["checks"]} == {
+        "tier1::full_length": "failed",
+        "tier1::registration": "passed",
+    }
+    assert any("the process died" in check["message"] for check in report["checks"])
+    died = {case.get("name"): len(case) for case in project.tree("junit.xml").iter("testcase") if len(case.findall("failure"))}
+    assert list(died) == ["test_full_length"]

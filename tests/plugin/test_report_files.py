@@ -1,0 +1,183 @@
+"""The health report that ``--model-report`` writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_models import LEAKY, output
+
+FILES = {"health_report.json", "health_report.md", "health_report.html"}
+
+
+def written(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_one_config_gives_three_files(project: Any) -> None:
+    project.config()
+
+    result = project.run("--model-config", "cfg.json", "--model-report", "out")
+
+    assert written(project.path / "out") == FILES
+    result.stdout.fnmatch_lines(["*out/health_report.html"])
+
+
+def test_two_configs_give_a_folder_each(project: Any) -> None:
+    project.config("a.json")
+    project.config("b.json")
+
+    project.run("--model-config", "a.json", "--model-config", "b.json", "--model-report", "out")
+
+    assert written(project.path / "out") == {f"{name}/{file}" for name in "ab" for file in FILES}
+
+
+def test_two_configs_of_one_name_do_not_overwrite_each_other(project: Any) -> None:
+    project.config("a/cfg.json")
+    project.config("b/cfg.json", only=("causal", "registration"))
+
+    project.run("--model-config", "a/cfg.json", "--model-config", "b/cfg.json", "--model-report", "out")
+
+    assert len(written(project.path / "out")) == 6
+
+
+def test_configs_of_one_stem_in_one_folder_do_not_overwrite_each_other(project: Any) -> None:
+    project.config("cfg.json")
+    project.write("cfg.toml", 'task_name = "lm_tiny"\ntier = "1"\n')
+
+    project.run("--model-config", "cfg.json", "--model-config", "cfg.toml", "-k", "causal", "--model-report", "out")
+
+    assert len(written(project.path / "out")) == 6
+
+
+def test_the_report_says_what_the_run_said(project: Any) -> None:
+    project.config(only=("causal", "registration"), model=LEAKY, run_name="my run")
+    project.run("--model-config", "cfg.json", "--model-report", "out")
+
+    report = project.json("out/health_report.json")
+    assert report["model_name"] == "my run"
+    assert report["summary"] == {"total": 2, "passed": 1, "warnings": 0, "failed": 1}
+    assert (report["health_score"], report["all_passed"]) == (50.0, False)
+    assert {check["check_name"]: check["status"] for check in report["checks"]} == {
+        "tier1::causal": "failed",
+        "tier1::registration": "passed",
+    }
+    causal = next(check for check in report["checks"] if check["status"] == "failed")
+    assert causal["details"]["nodeid"] == "cfg.json::TestTier1::test_causal"
+    assert causal["details"]["statement"] == "A position's logits never depend on later tokens"
+    assert causal["recommendation"] in report["recommendations"]
+    assert causal["recommendation"]
+
+
+@pytest.mark.parametrize("name", ["cfg.json", "sub/cfg.json"])
+def test_the_command_in_the_report_runs_the_test_again(project: Any, name: str) -> None:
+    project.config(name, only=("causal", "registration"), model=LEAKY)
+    project.run("--model-config", name, "--model-report", "out")
+    causal = next(check for check in project.json("out/health_report.json")["checks"] if check["check_name"] == "tier1::causal")
+    program, *arguments = causal["details"]["rerun"].split()
+
+    assert program == "pytest"
+    project.run(*arguments).assert_outcomes(failed=1)
+
+
+def test_a_whole_run_says_nothing_of_coverage(project: Any) -> None:
+    project.config(only=("causal", "batch_independence"))
+
+    result = project.run("--model-config", "cfg.json", "--model-report", "out")
+
+    assert project.json("out/health_report.json")["coverage"] == ""
+    assert "Only" not in output(result)
+
+
+@pytest.mark.parametrize("part", [["-k", "causal"], ["--deselect", "cfg.json::TestTier1::test_batch_independence"]])
+def test_a_part_of_a_run_says_that_the_score_speaks_for_that_part(project: Any, part: list[str]) -> None:
+    project.config(only=("causal", "batch_independence"))
+
+    result = project.run("--model-config", "cfg.json", "--model-report", "out", *part)
+
+    sentence = "Only 1 of the suite's 3 tests ran, so the score speaks for these alone."
+    assert project.json("out/health_report.json")["coverage"] == sentence
+    assert sentence in output(result)
+    assert sentence in (project.path / "out/health_report.md").read_text()
+
+
+def test_a_run_that_stops_early_says_so(project: Any) -> None:
+    project.config(only=("causal", "registration", "full_length"), model=LEAKY)
+
+    project.run("--model-config", "cfg.json", "--model-report", "out", "-x")
+
+    assert project.json("out/health_report.json")["coverage"].startswith("Only 1 of the suite's 3 tests ran")
+
+
+def test_skipped_tests_are_listed_with_their_reasons(project: Any) -> None:
+    project.config(only=("padding_ignored", "causal"), max_seq_len=2, model=None, pad_token_id=None)
+    project.config("short.json", only=("padding_ignored", "registration"), max_seq_len=1)
+
+    project.run("--model-config", "short.json", "--model-report", "out")
+
+    report = project.json("out/health_report.json")
+    assert [skipped["check_name"] for skipped in report["skipped"]] == ["tier1::padding_ignored"]
+    assert "one token" in report["skipped"][0]["reason"]
+    assert report["summary"]["total"] == 1
+
+
+def test_a_user_test_that_merely_uses_the_fixtures_is_no_check_of_the_report(project: Any) -> None:
+    project.config()
+    project.write("test_own.py", "def test_own(model):\n    assert False\n")
+
+    project.run("--model-config", "cfg.json", "test_own.py", "--model-report", "out").assert_outcomes(passed=1, failed=1)
+
+    assert project.json("out/health_report.json")["summary"]["total"] == 1
+
+
+def test_nothing_is_written_when_a_model_cannot_be_collected(project: Any) -> None:
+    project.config(model="def build_model():\n    return None\n")
+
+    result = project.run("--model-config", "cfg.json", "--model-report", "out")
+
+    result.assert_outcomes(errors=1)
+    assert not (project.path / "out").exists()
+
+
+def test_nothing_is_written_when_one_of_two_models_cannot_be_collected(project: Any) -> None:
+    project.config("fine.json")
+    project.config(model="def build_model():\n    return None\n")
+
+    result = project.run(
+        "--model-config", "fine.json", "--model-config", "cfg.json", "--model-report", "out", "--continue-on-collection-errors"
+    )
+
+    result.assert_outcomes(errors=1, passed=1)
+    assert not (project.path / "out").exists()
+
+
+def test_an_earlier_report_is_replaced(project: Any) -> None:
+    project.config()
+    project.write("out/health_report.json", "{}")
+
+    project.run("--model-config", "cfg.json", "--model-report", "out")
+
+    assert project.json("out/health_report.json")["summary"]["total"] == 1
+
+
+def test_a_folder_that_cannot_be_written_is_said_in_one_line(project: Any) -> None:
+    project.config()
+    project.write("out", "a file, not a folder")
+
+    result = project.run("--model-config", "cfg.json", "--model-report", "out")
+
+    text = output(result)
+    assert result.ret not in (pytest.ExitCode.OK, pytest.ExitCode.INTERNAL_ERROR)
+    assert "--model-report: cannot write into out" in text
+    assert "Traceback" not in text
+    assert "INTERNALERROR" not in text
+
+
+def test_two_workers_write_one_report(project: Any) -> None:
+    """See test_selection for the equality of both reports; the folder here must hold nothing else."""
+    project.config()
+
+    project.run("--model-config", "cfg.json", "--model-report", "out", "-n", "1")
+
+    assert written(project.path / "out") == FILES
