@@ -11,7 +11,7 @@ from harness.batches import Batch, Sizes, other_tokens, pad_right, rows, swap_to
 from harness.evidence import Evidence, Status
 from harness.properties.equality import first_failure, judge_equal
 from harness.properties.noise import FACTOR, difference
-from harness.properties.subject import Subject, blaming
+from harness.properties.subject import Subject
 from harness.properties.tracing import Call, first_divergence, positions_view, recording, row_view
 
 Run = Callable[[nn.Module], Tensor]
@@ -213,12 +213,13 @@ def _record(subject: Subject, model: nn.Module, batch: Batch) -> list[Call]:
 
 
 def _differentiable_inputs(subject: Subject, batch: Batch) -> tuple[list[Tensor], Tensor]:
-    """Runs the model; returns its floating inputs and the outputs of the embeddings that read tokens row by row, and the logits."""
+    """Runs the model; returns its floating inputs and what the embeddings made of the batch's token ids, and the logits."""
+    tokens = [tensor for name, tensor in batch.items() if name in subject.task.facts.inputs and name != "attention_mask"]
     captured: list[Tensor] = []
-    size = len(next(iter(batch.values())))
 
     def keep(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-        if not args or args[0].ndim < 2 or len(args[0]) != size or len(output) != size:
+        # Positions and relative distances are embedded too, and their tables may happen to have the batch's shape.
+        if not any(args and args[0].shape == ids.shape and torch.equal(args[0], ids) for ids in tokens):
             return None
         # A leaf of its own: embeddings whose weights are frozen have no gradient either.
         leaf = output.detach().requires_grad_()
@@ -227,12 +228,11 @@ def _differentiable_inputs(subject: Subject, batch: Batch) -> tuple[list[Tensor]
 
     handles = [m.register_forward_hook(keep) for m in subject.model.modules() if isinstance(m, nn.Embedding)]
     fields = {name: value.detach().clone().requires_grad_() if value.is_floating_point() else value for name, value in batch.items()}
-    labels = fields.pop("labels", None)
     try:
-        with torch.enable_grad(), blaming(subject.model):
-            logits = subject.adapter.logits(subject.model, fields)
+        with torch.enable_grad():
+            logits = subject.logits_with_grad(fields)
     finally:
         for handle in handles:
             handle.remove()
-    del labels
-    return [value for value in fields.values() if value.requires_grad] + captured, logits
+    floating = [fields[name] for name in subject.task.facts.inputs if name in fields and fields[name].requires_grad]
+    return floating + captured, logits

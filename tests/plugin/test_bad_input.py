@@ -24,50 +24,53 @@ def line_with(text: str, part: str) -> str:
     return lines[0]
 
 
+# The run ends before there is a session, which an in-process run cannot show. No torch is imported, so these are short.
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (None, "cfg.json: no such config file"),
-        ('{"task_name": "lm_tiny",}', "cfg.json:1:25: not JSON"),
-        ("[]", "cfg.json: expected an object"),
-        ('{"task_name": "lm_tiny", "vocab_sise": 3}', "unknown key `vocab_sise`. Did you mean 'vocab_size'?"),
-        ('{"task_name": "lm_tiny", "epochs": "3"}', '`epochs`: got "3", expected an integer'),
+        (None, ["cfg.json: no such config file"]),
+        ('{"task_name": "lm_tiny",}', ["cfg.json:1:25: not JSON"]),
+        ("[]", ["cfg.json: expected an object"]),
+        (
+            '{"task_name": "lm_tiny", "epochs": "3", "vocab_sise": 3}',
+            ["unknown key `vocab_sise`. Did you mean 'vocab_size'?", '`epochs`: got "3", expected an integer'],
+        ),
     ],
-    ids=["missing", "broken", "no_object", "unknown_key", "wrong_type"],
+    ids=["missing", "broken", "no_object", "two_mistakes"],
 )
-def test_a_config_that_is_refused_ends_the_run_with_status_2(project: Any, content: str | None, said: str) -> None:
+def test_a_config_that_is_refused_ends_the_run_with_status_2(project: Any, content: str | None, said: list[str]) -> None:
     if content is not None:
         project.write("cfg.json", content)
 
-    result = project.run("--model-config", "cfg.json")
+    result = project.run_apart("--model-config", "cfg.json")
 
     assert result.ret == 2
-    line_with(text_of(result), said)
+    text = text_of(result)
+    for line in said:
+        line_with(text, line)
 
 
 def test_a_config_of_the_ini_file_that_is_refused_ends_the_run_too(project: Any) -> None:
     project.pytester.makeini("[pytest]\nmodel_config = nowhere.json\n")
 
-    result = project.run()
+    result = project.run_apart()
 
     assert result.ret == 2
     line_with(text_of(result), "nowhere.json: no such config file")
 
 
-def test_several_mistakes_of_a_config_are_told_at_once(project: Any) -> None:
-    project.write("cfg.json", json.dumps({"task_name": "lm_tiny", "epochs": "3", "vocab_sise": 3}))
+def test_a_refused_config_of_the_ini_file_does_not_stop_a_run_of_typed_paths(project: Any) -> None:
+    project.pytester.makeini("[pytest]\nmodel_config = nowhere.json\n")
+    project.write("test_own.py", "def test_own():\n    pass\n")
 
-    text = text_of(project.run("--model-config", "cfg.json"))
-
-    line_with(text, "`epochs`")
-    line_with(text, "`vocab_sise`")
+    project.run_apart("test_own.py").assert_outcomes(passed=1)
 
 
-@pytest.mark.parametrize("option", [["-n", "1"], ["--collect-only"]], ids=["workers", "collect_only"])
-def test_a_config_is_refused_in_every_kind_of_run(project: Any, option: list[str]) -> None:
+@pytest.mark.parametrize("option", ["-n2", "--collect-only"])
+def test_a_config_is_refused_in_every_kind_of_run(project: Any, option: str) -> None:
     project.config(epochs="3")
 
-    result = project.run("--model-config", "cfg.json", *option)
+    result = project.run_apart("--model-config", "cfg.json", option)
 
     assert result.ret == 2
     line_with(text_of(result), "`epochs`")

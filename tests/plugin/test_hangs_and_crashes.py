@@ -27,11 +27,11 @@ def test_a_model_that_hangs_at_once_is_one_collection_error(project: Any) -> Non
     assert "Traceback" not in output(result)
 
 
-@pytest.mark.parametrize("name", ["causal", "shape_contract", "full_length"])
+@pytest.mark.parametrize("name", ["causal", "full_length"])
 def test_a_model_that_hangs_in_a_test_is_stopped_with_a_line_that_says_where(project: Any, name: str) -> None:
     project.config(only=(name,), model=HANG.format(condition=NEVER_PROBED), time_budget=1)
 
-    result = project.pytester.runpytest_subprocess("--model-config", "cfg.json", timeout=25)
+    result = project.pytester.runpytest_subprocess("--model-config", "cfg.json", timeout=20)
 
     assert result.parseoutcomes() == {"failed": 1}
     result.stdout.fnmatch_lines(["*did not answer within the time budget of 1 s*Model.forward*cfg_model.py, line *"])
@@ -48,14 +48,14 @@ def test_a_model_that_hangs_where_it_is_built_is_one_collection_error(project: A
 
 
 def test_a_user_test_is_not_stopped_by_the_models_time_budget(project: Any) -> None:
-    project.config(time_budget=0.2)
-    project.write("test_own.py", "import time\n\ndef test_own():\n    time.sleep(0.5)\n")
+    project.config(time_budget=2)
+    project.write("test_own.py", "import time\n\ndef test_own():\n    time.sleep(2.5)\n")
 
     project.run("--model-config", "cfg.json", "test_own.py").assert_outcomes(passed=2)
 
 
-@pytest.mark.parametrize("death", ["os._exit(3)", "os.kill(os.getpid(), signal.SIGKILL)"], ids=["exit", "kill"])
-def test_a_model_that_kills_its_worker_fails_that_test_alone(project: Any, death: str) -> None:
+def test_a_model_that_kills_its_worker_fails_that_test_alone(project: Any) -> None:
+    death = "os.kill(os.getpid(), signal.SIGKILL)"
     project.config(only=("full_length", "registration"), model=DIE.format(condition=NEVER_PROBED, death=death))
 
     result = project.run("--model-config", "cfg.json", "-n", "2", "--model-report", "out", "--junitxml=junit.xml")
@@ -69,5 +69,5 @@ def test_a_model_that_kills_its_worker_fails_that_test_alone(project: Any, death
         "tier1::registration": "passed",
     }
     assert any("the process died" in check["message"] for check in report["checks"])
-    died = {case.get("name"): len(case) for case in project.tree("junit.xml").iter("testcase") if len(case.findall("failure"))}
-    assert list(died) == ["test_full_length"]
+    died = [case.get("name") for case in project.tree("junit.xml").iter("testcase") if len(case)]
+    assert died == ["test_full_length"]

@@ -283,6 +283,8 @@ def test_ids_outcomes_and_reports_are_the_same_on_two_workers(project: Any) -> N
     assert alone.ret == spread.ret == pytest.ExitCode.TESTS_FAILED
     for config in ("cfg", "warns"):
         one, two = (timeless(project.json(f"{run}/{config}/health_report.json")) for run in ("alone", "spread"))
+        for check, other in zip(one.pop("checks"), two.pop("checks"), strict=True):
+            assert check == other
         assert one == two
 
 

@@ -66,7 +66,7 @@ class LstmClassifier(nn.Module):
         return torch.cat((last[0], last[1]), -1)
 
 
-@planted("stateless", task=CAUSAL, sound=RecurrentLM, module="gru", source=f"{HUMBATOVA}: state kept between calls")
+@planted("stateless", task=CAUSAL, sound=RecurrentLM, module="(model)", source=f"{HUMBATOVA}: state kept between calls")
 class HiddenStateKept(RecurrentLM):
     def __init__(self) -> None:
         super().__init__()
