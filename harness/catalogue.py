@@ -6,7 +6,8 @@ Nothing here imports torch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from harness.tasks import TaskSpec, TaskType
 
@@ -29,7 +30,7 @@ class Property:
         statement: What must hold, as a sentence about a sound model.
         tolerance: What a number under this name in ``tolerances`` means, with its unit; ``None`` where the property is exact.
         tasks: Task types it applies to; empty for all of them.
-        cases: Parameters that are judged one by one; empty for a property with a single test.
+        cases: Parts that are judged one by one, with the statement of each; empty for a property with a single test.
     """
 
     name: str
@@ -37,7 +38,7 @@ class Property:
     statement: str
     tolerance: str | None = None
     tasks: tuple[TaskType, ...] = ()
-    cases: tuple[str, ...] = ()
+    cases: Mapping[str, str] = field(default_factory=dict)
 
     def applies_to(self, task: TaskSpec) -> bool:
         """Whether the property is generated for a task: it fits the task type and the user left it on."""
@@ -59,14 +60,21 @@ CATALOGUE: dict[str, Property] = {
             "finite_output",
             1,
             "Logits are finite, at typical and at extreme inputs",
-            cases=("typical", "extremes", "fully_padded_row"),
+            cases={
+                "typical": "Logits are finite at typical inputs",
+                "extremes": "Logits are finite at extreme inputs",
+                "fully_padded_row": "A row that is all padding poisons neither logits nor gradients",
+            },
         ),
         Property(
             "batch_independence",
             1,
             "A row's logits and gradients do not depend on the other rows of its batch",
             _DIFFERENCE,
-            cases=("forward", "gradient"),
+            cases={
+                "forward": "A row's logits do not depend on the other rows of its batch",
+                "gradient": "A row's gradient does not reach the other rows of its batch",
+            },
         ),
         Property(
             "causal", 1, "A position's logits never depend on later tokens", _DIFFERENCE, (TaskType.CAUSAL_LM, TaskType.SEQ2SEQ_LM)
@@ -82,13 +90,24 @@ CATALOGUE: dict[str, Property] = {
             "gradient_flow",
             1,
             "Every trainable parameter receives a gradient, and every gradient is finite",
-            cases=("reaches_every_parameter", "finite"),
+            cases={
+                "reaches_every_parameter": "Every trainable parameter receives a gradient",
+                "finite": "Every gradient is finite, at typical and at extreme inputs",
+            },
         ),
         Property(
             "input_dependence",
             1,
             "The output depends on every input it should",
-            cases=("tokens", "context", "order", "source", "channels", "regions", "features"),
+            cases={
+                "tokens": "The output depends on every token",
+                "context": "A position's logits depend on the tokens around it",
+                "order": "The output depends on the order of the tokens",
+                "source": "The output depends on every source token",
+                "channels": "The scores depend on every channel",
+                "regions": "The scores depend on every quarter of the image",
+                "features": "The output depends on every feature",
+            },
         ),
         Property("registration", 1, "Every parameter, module and tensor the model uses is registered with it"),
         Property(
@@ -96,16 +115,26 @@ CATALOGUE: dict[str, Property] = {
             1,
             "Fresh weights break symmetry, keep a sane scale, and start at the loss of a uniform guess",
             "nats above log C that the first loss may be (case `loss`)",
-            cases=("loss", "symmetry", "scale"),
+            cases={
+                "loss": "Training starts at the loss of a uniform guess",
+                "symmetry": "No two units start equal and stay equal",
+                "scale": "Fresh signals are in range and tell inputs apart",
+            },
         ),
-        Property("dtype_move", 1, "The model runs after a move to another floating dtype", cases=("float64", "bfloat16")),
+        Property("dtype_move", 1, "The model runs after a move to another floating dtype", cases={"float64": "The model runs in float64", "bfloat16": "The model runs in bfloat16"},
+        ),
         Property("device_move", 1, "The model runs after a move to another device"),
         Property(
             "serialisation",
             1,
             "Saved, pickled and copied models give the same logits, and tied weights stay tied",
             _DIFFERENCE,
-            cases=("state_dict", "pickle", "deepcopy", "tied_weights"),
+            cases={
+                "state_dict": "A second instance with the saved state dict gives the same logits",
+                "pickle": "A pickled copy gives the same logits",
+                "deepcopy": "A deep copy gives the same logits and shares nothing",
+                "tied_weights": "Tied weights stay tied through copies, moves and loading",
+            },
         ),
         Property("full_vocabulary", 1, "Every token id of the vocabulary can be read and predicted", tasks=_TEXT),
         Property("full_length", 1, "The model works at the whole declared length", tasks=_TEXT),

@@ -344,6 +344,9 @@ def _explain_one(item: Any, path: list[str]) -> str:
         valid = [name.strip("' ") for name in expected.replace(" or ", ", ").split(", ")]
         hint = did_you_mean(got, valid) if isinstance(got, str) else ""
         return f"`{key}`: got {json.dumps(got, default=str)}, expected {expected}.{hint}"
+    if kind in ("too_short", "too_long"):
+        size = item["ctx"].get("min_length", item["ctx"].get("max_length"))
+        return f"`{key}`: got {json.dumps(got, default=str)}, expected a list of {size} items"
     expected = item["msg"].removeprefix("Input should be ").removeprefix("a valid ")
     article = "" if expected.split()[0] in ("greater", "less", "a", "an") else ("an " if expected[0] in "aeiou" else "a ")
     return f"`{key}`: got {json.dumps(got, default=str)}, expected {article}{expected}"

@@ -101,6 +101,11 @@ class Evidence:
         return cls(**{**data, "status": Status(data["status"])})
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 row``, ``2 rows``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def _figure(value: float) -> str:
     if value == int(value) and abs(value) < 1e6:
         return str(int(value))

@@ -66,7 +66,7 @@ class Reporter:
         self.configs = configs
         self.results: dict[str, Result] = {}
         self.controls = not hasattr(config, "workerinput")
-        self._refused = False
+        self.written: list[Path] = []
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Iterator[None]:
@@ -99,15 +99,16 @@ class Reporter:
             return "warn", "w", ("WARN", {"yellow": True})
         return None
 
-    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """Notes that a config could not be collected."""
-        self._refused = self._refused or report.failed
-
     @pytest.hookimpl(optionalhook=True)
     def pytest_json_runtest_metadata(self, item: pytest.Item, call: pytest.CallInfo[None]) -> dict[str, Any]:
         """Adds the finding to pytest-json-report's metadata of a test."""
         finding = item.stash.get(VERDICT, None)
         return {"modeltiers": _without_plots(finding)} if finding and call.when == "call" else {}
+
+    def pytest_sessionfinish(self) -> None:
+        """Writes the reports, before anything is printed that a closed pipe could cut off."""
+        if self.controls:
+            self.written = list(self._write_files())
 
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
@@ -120,7 +121,7 @@ class Reporter:
             results = self._of(path)
             if results:
                 print_summary(terminalreporter, path, results, self.health_report(path))
-        for file in self._write_files():
+        for file in self.written:
             terminalreporter.write_line(f"report: {file}")
         if os.environ.get("GITHUB_ACTIONS") == "true":
             for result in self.results.values():
@@ -130,7 +131,7 @@ class Reporter:
     def health_report(self, path: Path) -> ExportHealthReport:
         """The health report of one config file."""
         suite = Suite.of(path)
-        report = ExportHealthReport(suite.config.run_name or suite.config.task_spec().task_name)
+        report = ExportHealthReport(suite.config.run_name or suite.config.task_name or suite.config.name)
         results = self._of(path)
         for result in results:
             if result.status is Status.SKIPPED:
@@ -229,14 +230,13 @@ def _junit_properties(report: pytest.TestReport, finding: dict[str, Any]) -> lis
 
 
 def _check(result: Result, path: Path) -> CheckResult:
-    entry = CATALOGUE.get(result.label.partition("[")[0])
     own = REGISTERED.get(result.label)
     evidence = result.evidence
     details: dict[str, Any] = {
         "tier": result.tier,
         "tier_title": TIERS.get(result.tier, ""),
         "nodeid": result.nodeid,
-        "statement": entry.statement if entry else (own.statement if own else ""),
+        "statement": _statement(result) or (own.statement if own else ""),
         "rerun": f"pytest --model-config {shlex.quote(path.name)} {shlex.quote(result.nodeid)}",
     }
     if evidence is not None:
@@ -260,6 +260,12 @@ def _check(result: Result, path: Path) -> CheckResult:
         round(result.seconds, 4),
         _recommendation(result, evidence),
     )
+
+
+def _statement(result: Result) -> str:
+    name, _, case = result.label.rstrip("]").partition("[")
+    entry = CATALOGUE.get(name)
+    return "" if entry is None else entry.cases.get(case, entry.statement)
 
 
 def _recommendation(result: Result, evidence: Evidence | None) -> str:

@@ -48,6 +48,8 @@ def _print_row(terminal: pytest.TerminalReporter, row: Result, width: int) -> No
     terminal.line(row.message)
     if evidence is not None and row.status in (Status.FAIL, Status.WARN):
         indent = " " * (9 + width)
-        for label, text in (("smallest", evidence.counterexample), ("measured", evidence.comparison), ("cause", evidence.cause)):
+        # A failure's cause stands in its own section above; a warning has none.
+        cause = evidence.cause if row.status is Status.WARN else ""
+        for label, text in (("smallest", evidence.counterexample), ("measured", evidence.comparison), ("cause", cause)):
             if text:
                 terminal.line(f"{indent}{label}: {text}", light=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.batches import Batch, Sizes, other_tokens, pad_right, rows, swap_tokens
-from harness.evidence import Evidence, Status
+from harness.evidence import Evidence, Status, counted
 from harness.properties.equality import first_failure, judge_equal
 from harness.properties.noise import FACTOR, difference
 from harness.properties.subject import Subject
@@ -185,11 +185,11 @@ def _padding_of(
         subject,
         "padding_ignored",
         compare,
-        f"row {row}'s logits change when {sizes.seq - length} padded positions follow its {length} real tokens",
+        f"row {row}'s logits change when its {counted(length, 'real token')} get {counted(sizes.seq - length, 'padded position')} appended",
         f"{sizes.describe(task)}, lengths={list(lengths)}, seed={seed}",
-        "the padding mask is not applied (in one layer, in the pooling), inverted, or added with too small a number"
+        "a padding mask that is not applied (in one layer, in the pooling), is inverted, or is added with too small a number"
         if takes_mask
-        else "forward takes no `attention_mask`, so padding is read as text",
+        else "a forward that takes no `attention_mask` and reads padding as text",
         culprit,
     )
 

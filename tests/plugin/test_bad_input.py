@@ -59,13 +59,6 @@ def test_a_config_of_the_ini_file_that_is_refused_ends_the_run_too(project: Any)
     line_with(text_of(result), "nowhere.json: no such config file")
 
 
-def test_a_refused_config_of_the_ini_file_does_not_stop_a_run_of_typed_paths(project: Any) -> None:
-    project.pytester.makeini("[pytest]\nmodel_config = nowhere.json\n")
-    project.write("test_own.py", "def test_own():\n    pass\n")
-
-    project.run_apart("test_own.py").assert_outcomes(passed=1)
-
-
 @pytest.mark.parametrize("option", ["-n2", "--collect-only"])
 def test_a_config_is_refused_in_every_kind_of_run(project: Any, option: str) -> None:
     project.config(epochs="3")
@@ -152,11 +145,14 @@ def test_an_image_size_the_model_cannot_take_is_one_collection_error(project: An
         assert part in line
 
 
-def test_every_line_names_the_config(project: Any) -> None:
+def test_each_of_two_configs_has_its_own_error_under_its_own_name(project: Any) -> None:
     project.config("one.json", model=REFUSING)
     project.config("two.json", model="x = 1 / 0\n")
 
-    text = text_of(project.run("--model-config", "one.json", "--model-config", "two.json"))
+    result = project.run("--model-config", "one.json", "--model-config", "two.json")
 
-    assert "one.json" in line_with(text, "too wide")
-    assert "two.json" in line_with(text, "ZeroDivisionError")
+    assert result.parseoutcomes() == {"errors": 2}
+    text_of(result)
+    result.stdout.fnmatch_lines(
+        ["*ERROR collecting one.json*", "*too wide*", "*ERROR collecting two.json*", "*ZeroDivisionError*"]
+    )

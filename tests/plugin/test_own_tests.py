@@ -88,13 +88,6 @@ def test_two_configs_run_a_users_test_twice(project: Any) -> None:
     result.stdout.fnmatch_lines_random(["test_own.py::test_own?small? PASSED*", "test_own.py::test_own?large? FAILED*"])
 
 
-def test_without_a_config_a_users_test_is_told_what_to_type(project: Any) -> None:
-    project.config()
-    project.write("test_own.py", "def test_own(task_spec):\n    pass\n")
-
-    assert "--model-config" in output(project.run("test_own.py"))
-
-
 OWN_CHECKS = """\
 import pytest
 from harness.evidence import Evidence, Status
@@ -307,6 +300,18 @@ def test_a_model_of_the_users_conftest_is_the_one_that_every_property_judges(pro
     result = project.run("--model-config", "cfg.json")
 
     assert result.parseoutcomes().get("failed"), "the config's own model has no such fault"
+
+
+def test_a_sound_model_of_the_users_conftest_is_judged_sound(project: Any) -> None:
+    project.config(only=("gradient_flow", "stateless", "batch_independence", "serialisation", "initialisation"))
+    project.write(
+        "conftest.py",
+        "import pytest\nfrom harness.models.stubs import LMStub\n\n@pytest.fixture\ndef model():\n    return LMStub(32, 16).eval()\n",
+    )
+
+    result = project.run("--model-config", "cfg.json")
+
+    assert not {"failed", "errors", "warn"} & set(result.parseoutcomes())
 
 
 def test_a_batch_of_the_users_conftest_replaces_the_plugins_in_tests_and_checks(project: Any) -> None:

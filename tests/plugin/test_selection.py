@@ -269,15 +269,29 @@ def test_an_unused_plugin_imports_nothing_heavy_and_prints_nothing(project: Any)
     assert "health" not in body
 
 
+NOTE_IDS = """\
+import os
+import pathlib
+
+def pytest_collection_finish(session):
+    name = os.environ.get("PYTEST_XDIST_WORKER") if hasattr(session.config, "workerinput") else "main"
+    (pathlib.Path(__file__).parent / f"ids-{name}").write_text("\\n".join(item.nodeid for item in session.items))
+"""
+
+
 def test_ids_outcomes_and_reports_are_the_same_on_two_workers(project: Any) -> None:
     names = ("shape_contract", "batch_independence", "causal", "stateless", "gradient_flow", "registration", "initialisation")
     project.config(only=names, model=LEAKY)
     project.config("warns.json", only=("registration", "eval_deterministic"), model=HIDING)
+    project.write("conftest.py", NOTE_IDS)
     both = ("--model-config", "cfg.json", "--model-config", "warns.json", "-v")
 
     alone = project.run(*both, "--model-report", "alone")
     spread = project.run(*both, "--model-report", "spread", "-n", "2")
 
+    ids = {name: (project.path / f"ids-{name}").read_text() for name in ("main", "gw0", "gw1")}
+    assert ids["main"] == ids["gw0"] == ids["gw1"]
+    assert set(words(alone)) == set(ids["main"].split())
     assert words(alone) == words(spread)
     assert {"PASSED", "FAILED", "WARN"} == set(words(alone).values())
     assert alone.ret == spread.ret == pytest.ExitCode.TESTS_FAILED
