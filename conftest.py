@@ -1,1 +1,3 @@
+"""Plugins of the project's own tests."""
+
 pytest_plugins = ["pytester"]

@@ -144,7 +144,6 @@ class Judge:
                 f"cannot be judged, forward raises: {error}",
                 counterexample=shown,
                 module=error.module,
-                cause="see shape_contract, which judges every size",
             )
 
     def _keep(self, evidence: Evidence) -> None:

@@ -72,12 +72,15 @@ def facts_of(check: CheckResult) -> list[Fact]:
 
 
 def by_tier(checks: Iterable[CheckResult]) -> dict[str, list[CheckResult]]:
-    """Groups checks under ``Tier 1``, ``Tier 2``, ... and last those without a tier under ``Checks``, keeping their order."""
+    """Groups checks under ``Tier 1: critical properties``, ..., and last those without a tier under ``Checks``, in their order."""
     groups: dict[tuple[bool, int], list[CheckResult]] = {}
+    titles: dict[int, str] = {}
     for check in checks:
         tier = check.details.get("tier")
         groups.setdefault((False, tier) if isinstance(tier, int) else (True, 0), []).append(check)
-    return {"Checks" if outside else f"Tier {tier}": groups[outside, tier] for outside, tier in sorted(groups)}
+        if isinstance(tier, int) and check.details.get("tier_title"):
+            titles[tier] = f": {check.details['tier_title']}"
+    return {"Checks" if outside else f"Tier {tier}{titles.get(tier, '')}": groups[outside, tier] for outside, tier in sorted(groups)}
 
 
 def duration_text(seconds: float) -> str:

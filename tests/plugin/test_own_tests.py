@@ -306,7 +306,8 @@ def test_a_sound_model_of_the_users_conftest_is_judged_sound(project: Any) -> No
     project.config(only=("gradient_flow", "stateless", "batch_independence", "serialisation", "initialisation"))
     project.write(
         "conftest.py",
-        "import pytest\nfrom harness.models.stubs import LMStub\n\n@pytest.fixture\ndef model():\n    return LMStub(32, 16).eval()\n",
+        "import pytest\nfrom harness.models.stubs import LMStub\n\n"
+        "@pytest.fixture\ndef model():\n    return LMStub(32, 16).eval()\n",
     )
 
     result = project.run("--model-config", "cfg.json")

@@ -37,6 +37,13 @@ def test_a_config_and_a_typed_path_run_both(project: Any) -> None:
     assert sorted(project.ids("--model-config", "cfg.json", "test_own.py")) == [CAUSAL, "test_own.py::test_own"]
 
 
+def test_a_typed_folder_that_holds_the_config_runs_it_once(project: Any) -> None:
+    project.config()
+    project.write("test_own.py", OWN)
+
+    assert sorted(project.ids("--model-config", "cfg.json", ".")) == [CAUSAL, "test_own.py::test_own"]
+
+
 def test_without_a_config_a_run_is_an_ordinary_one(project: Any) -> None:
     project.config()
     project.write("test_own.py", OWN)

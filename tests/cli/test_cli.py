@@ -1,0 +1,139 @@
+"""The command line, as a user or a script meets it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.cli import main
+from harness.config import load_config
+from harness.scaffold import scaffold
+from harness.tasks import TaskType
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "harness", *arguments], capture_output=True, text=True, check=False, cwd=ROOT)
+
+
+def test_tiers_prints_one_json_object_and_nothing_else() -> None:
+    done = command("tiers", "--config", "examples/vision_tiny.json", "--json")
+    answer = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert answer["status"] == "ok"
+    assert answer["tiers"]["1"]["status"] == "ok"
+    assert answer["tiers"]["1"]["tests"]["shape_contract"]["status"] == "ok"
+    assert answer["tiers"]["1"]["tests"]["serialisation[tied_weights]"] == {"status": "skipped", "message": "no weights are tied"}
+    assert answer["health_score"] == 100.0
+
+
+def test_tiers_exits_with_1_when_a_property_fails(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(
+        "from harness.models.stubs import SimpleCNN\n"
+        "class Mixing(SimpleCNN):\n"
+        "    def forward(self, pixel_values):\n"
+        "        return super().forward(pixel_values - pixel_values.mean(0, keepdim=True))\n"
+        "def build_model():\n"
+        "    return Mixing(3, 4)\n"
+    )
+    config = tmp_path / "cfg.json"
+    config.write_text(json.dumps({"task_name": "vision_tiny", "model_file": "model.py"}))
+    done = command("tiers", "--config", str(config), "--json")
+    answer = json.loads(done.stdout)
+    assert done.returncode == 1
+    assert answer["status"] == answer["tiers"]["1"]["status"] == "fail"
+    assert "other rows" in answer["tiers"]["1"]["tests"]["batch_independence[forward]"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (None, "no such config file"),
+        ({"task_name": "lm_tinny"}, "Did you mean 'lm_tiny'?"),
+        ({"task_name": "lm_tiny", "model_file": "gone.py"}, "no such file"),
+        ({"task_name": "lm_tiny", "tier": "5"}, "asks for tier 5, and this version has tier 1"),
+    ],
+)
+def test_wrong_input_exits_with_2_and_one_clear_message(config: dict[str, object] | None, words: str, tmp_path: Path) -> None:
+    file = tmp_path / "cfg.json"
+    if config is not None:
+        file.write_text(json.dumps(config))
+    done = command("tiers", "--config", str(file), "--json")
+    assert done.returncode == 2
+    assert words in json.loads(done.stdout)["error"]
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_schema_is_json_that_knows_the_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    assert {"task_name", "model_file", "eval", "export", "db_path"} <= set(schema["properties"])
+
+
+@pytest.mark.parametrize(
+    ("source", "task", "sizes"),
+    [
+        ("LMStub(70, 20)", TaskType.CAUSAL_LM, {"vocab_size": 70, "max_seq_len": 20}),
+        ("EncoderStub(70, 20, 70, pooled=False)", TaskType.MASKED_LM, {"vocab_size": 70, "max_seq_len": 20}),
+        ("EncoderStub(70, 20, 5, pooled=False)", TaskType.TOKEN_CLASSIFICATION, {"vocab_size": 70, "num_classes": 5}),
+        ("EncoderStub(70, 20, 5, pooled=True)", TaskType.SEQUENCE_CLASSIFICATION, {"vocab_size": 70, "num_classes": 5}),
+        ("Seq2SeqStub(70, 20)", TaskType.SEQ2SEQ_LM, {"vocab_size": 70, "max_seq_len": 20}),
+        ("SimpleCNN(1, 7)", TaskType.IMAGE_CLASSIFICATION, {"image_size": (1, 32, 32), "num_classes": 7}),
+        ("TabularMLP(9, 3)", TaskType.TABULAR_CLASSIFICATION, {"num_features": 9, "num_classes": 3}),
+        ("TabularMLP(9, 1)", TaskType.TABULAR_REGRESSION, {"num_features": 9}),
+    ],
+)
+def test_init_guesses_the_task_and_writes_a_config_that_loads(
+    source: str, task: TaskType, sizes: dict[str, object], tmp_path: Path
+) -> None:
+    model = tmp_path / "model.py"
+    model.write_text(f"from harness.models.stubs import *\ndef build_model():\n    return {source}\n")
+    path, guess = scaffold(model)
+    spec = load_config(path).task_spec()
+    assert spec.task_type is guess.task.task_type is task
+    assert {name: getattr(spec, name) for name in sizes} == sizes
+
+
+def test_init_finds_a_class_and_leaves_an_existing_config_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = tmp_path / "net.py"
+    model.write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.layer = nn.Linear(6, 2)\n"
+        "    def forward(self, x):\n"
+        "        return self.layer(x)\n"
+    )
+    assert main(["init", str(model)]) == 0
+    config = json.loads((tmp_path / "modeltiers.json").read_text())
+    assert config["model_factory"] == "Net"
+    assert config["num_features"] == 6
+    before = (tmp_path / "modeltiers.json").read_text()
+    assert main(["init", str(model)]) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert (tmp_path / "modeltiers.json").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("x = 1\n", "no function and no nn.Module class"),
+        ("def build_model(size):\n    pass\n", "build_model needs arguments"),
+        ("def build_model():\n    return 3\n", "build_model returns a int"),
+        ("from torch import nn\nclass Odd(nn.Module):\n    def forward(self, x):\n        return x\n", "fits no task"),
+        ("import nothing_like_this\n", "nothing_like_this"),
+    ],
+)
+def test_init_says_why_it_cannot(source: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = tmp_path / "model.py"
+    model.write_text(source)
+    assert main(["init", str(model)]) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "modeltiers.json").exists()

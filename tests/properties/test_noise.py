@@ -1,0 +1,111 @@
+"""Bounds follow the model's own rounding, and comparisons that compared nothing fail."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from harness.adapters import make_adapter
+from harness.evidence import Status
+from harness.models.stubs import build_stub
+from harness.properties.equality import first_failure, judge_equal
+from harness.properties.noise import FACTOR, difference
+from harness.properties.subject import Subject
+from harness.tasks import TaskSpec, TaskType
+
+TASK = TaskSpec(TaskType.TABULAR_CLASSIFICATION, num_features=6, num_classes=3)
+
+
+def subject_of(model: nn.Module, task: TaskSpec = TASK) -> Subject:
+    return Subject(model.eval(), make_adapter(task), task)
+
+
+class Scaled(nn.Module):
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.inner = build_stub(TASK)
+        self.scale = scale
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.inner(features) * self.scale
+
+
+def test_the_bound_grows_with_the_scale_of_the_logits() -> None:
+    small, large = (subject_of(Scaled(scale)).floor for scale in (1.0, 1000.0))
+    assert large.bound == pytest.approx(1000 * small.bound, rel=0.5)
+    assert small.bound == FACTOR * small.value
+
+
+def test_the_bound_is_far_below_the_logits_and_above_their_resolution() -> None:
+    floor = subject_of(Scaled(1.0)).floor
+    assert floor.epsilon * floor.scale <= floor.value < 1e-4 * floor.scale
+
+
+def test_a_model_that_refuses_float64_has_a_floor_all_the_same() -> None:
+    class Single(Scaled):
+        def forward(self, features: Tensor) -> Tensor:
+            if features.dtype == torch.float64:
+                raise NotImplementedError("no float64 kernel")
+            return super().forward(features)
+
+    floor = subject_of(Single(1.0)).floor
+    assert floor.float64 is None
+    assert 0 < floor.last_place < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        (torch.zeros(0), torch.zeros(0)),
+        (torch.zeros(2), torch.zeros(3)),
+        (torch.tensor([float("nan")]), torch.tensor([float("nan")])),
+        (torch.tensor([1.0]), torch.tensor([float("inf")])),
+    ],
+)
+def test_a_comparison_of_nothing_or_of_nan_is_infinitely_wrong(left: Tensor, right: Tensor) -> None:
+    assert difference(left, right) == float("inf")
+
+
+def test_a_difference_that_vanishes_in_float64_is_rounding() -> None:
+    subject = subject_of(Scaled(1.0))
+    batch = subject.batch()
+
+    def compare(model: nn.Module) -> tuple[Tensor, Tensor]:
+        logits = subject.logits(batch, model)
+        return logits, logits + (1e-3 if logits.dtype == torch.float32 else 1e-12)
+
+    evidence = judge_equal(subject, "causal", compare, "wrong", "", "")
+    assert evidence.status is Status.OK
+    assert "vanishes in float64" in evidence.message
+
+
+def test_a_difference_that_stays_in_float64_is_real() -> None:
+    subject = subject_of(Scaled(1.0))
+    batch = subject.batch()
+
+    def compare(model: nn.Module) -> tuple[Tensor, Tensor]:
+        logits = subject.logits(batch, model)
+        return logits, logits + 1e-3
+
+    assert judge_equal(subject, "causal", compare, "wrong", "", "").status is Status.FAIL
+
+
+def test_the_user_s_tolerance_takes_the_place_of_the_derived_bound() -> None:
+    task = TaskSpec(TaskType.TABULAR_CLASSIFICATION, num_features=6, num_classes=3, tolerances={"memory_layout": 1e-2})
+    subject = subject_of(Scaled(1.0), task)
+    batch = subject.batch()
+
+    def off_by(gap: float) -> Status:
+        return judge_equal(
+            subject, "memory_layout", lambda m: (subject.logits(batch, m), subject.logits(batch, m) + gap), "wrong", "", ""
+        ).status
+
+    assert off_by(5e-3) is Status.OK
+    assert off_by(2e-2) is Status.FAIL
+
+
+def test_judging_no_finding_at_all_is_an_error() -> None:
+    with pytest.raises(ValueError, match="nothing was compared"):
+        first_failure([])

@@ -1,0 +1,93 @@
+"""Blame names the module whose own code is at fault, not one that passes the fault on."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from harness.batches import Sizes
+from harness.properties.tracing import finite, first_broken, first_divergence, positions_view, recording, row_view, whole
+
+
+class Mixer(nn.Module):
+    """Adds the mean over the batch between two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+        self.second = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.second(x + x.mean(0, keepdim=True))
+
+
+class Stack(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.before = nn.Linear(4, 4)
+        self.mixer = Mixer()
+        self.after = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(self.mixer(self.before(x)))
+
+
+def record(model: nn.Module, x: Tensor) -> list:
+    with recording(model) as calls, torch.no_grad():
+        model(x)
+    return calls
+
+
+def test_the_module_that_mixes_is_named_and_not_the_layer_after_the_mixing() -> None:
+    model, x = Stack(), torch.randn(3, 4)
+    y = x.clone()
+    y[1:] += 1
+    assert first_divergence(record(model, x), record(model, y), row_view(Sizes(3), 0)) == "mixer"
+
+
+def test_recordings_that_agree_name_nothing() -> None:
+    model, x = Stack(), torch.randn(3, 4)
+    assert first_divergence(record(model, x), record(model, x), whole) == ""
+
+
+def test_inputs_are_copied_before_an_in_place_operation_changes_them() -> None:
+    model, x = nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True)), torch.randn(3, 4)
+    calls = record(model, x)
+    relu = next(call for call in calls if call.module == "1")
+    assert bool((relu.inputs[0] < 0).any())
+    assert not bool((relu.outputs[0] < 0).any())
+
+
+def test_hooks_are_gone_afterwards_even_when_the_model_raises() -> None:
+    model = nn.Sequential(nn.Linear(4, 4))
+    try:
+        record(model, torch.randn(3, 5))
+    except RuntimeError:
+        pass
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+def test_the_first_module_that_makes_a_nan_from_sound_inputs_is_named() -> None:
+    class Log(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.log()
+
+    model = nn.Sequential(nn.Linear(4, 4), Log(), nn.Linear(4, 4))
+    calls = record(model, torch.randn(8, 4))
+    assert first_broken(calls, lambda tensor: not finite(tensor)) == "1"
+
+
+def test_an_additive_mask_of_minus_infinity_is_no_defect() -> None:
+    assert finite(torch.tensor([0.0, float("-inf")]))
+    assert not finite(torch.tensor([0.0, float("inf")]))
+    assert not finite(torch.tensor([float("nan")]))
+
+
+def test_positions_are_found_on_both_axes_of_attention_weights_and_in_folded_batches() -> None:
+    view = positions_view(batch=2, seq=5, stop=3)
+    assert view(torch.zeros(2, 5, 7)).shape == (2, 3, 7)
+    assert view(torch.zeros(2, 4, 5, 5)).shape == (2, 4, 3, 3)
+    assert view(torch.zeros(10, 7)).shape == (2, 3, 7)
+    assert view(torch.zeros(5, 2, 7)).shape == (2, 3, 7)
+    assert view(torch.zeros(3)) is None
