@@ -38,14 +38,23 @@ def architectures() -> dict[str, Architecture]:
             lm,
             lambda: hf.GPT2LMHeadModel(
                 hf.GPT2Config(
-                    vocab_size=VOCAB, n_positions=LENGTH, n_embd=32, n_layer=2, n_head=4, bos_token_id=1, eos_token_id=2, pad_token_id=0
+                    vocab_size=VOCAB,
+                    n_positions=LENGTH,
+                    n_embd=32,
+                    n_layer=2,
+                    n_head=4,
+                    bos_token_id=1,
+                    eos_token_id=2,
+                    pad_token_id=0,
                 )
             ),
         ),
         "Llama": Architecture(
             lm,
             lambda: hf.LlamaForCausalLM(
-                hf.LlamaConfig(**attention, vocab_size=VOCAB, num_key_value_heads=2, max_position_embeddings=LENGTH, pad_token_id=0)
+                hf.LlamaConfig(
+                    **attention, vocab_size=VOCAB, num_key_value_heads=2, max_position_embeddings=LENGTH, pad_token_id=0
+                )
             ),
         ),
         "Mamba": Architecture(
@@ -89,7 +98,9 @@ def architectures() -> dict[str, Architecture]:
         "Swin": Architecture(
             _IMAGES,
             lambda: hf.SwinForImageClassification(
-                hf.SwinConfig(image_size=32, patch_size=2, embed_dim=16, depths=[1, 1], num_heads=[2, 4], window_size=4, num_labels=CLASSES)
+                hf.SwinConfig(
+                    image_size=32, patch_size=2, embed_dim=16, depths=[1, 1], num_heads=[2, 4], window_size=4, num_labels=CLASSES
+                )
             ),
         ),
         "ResNet": Architecture(

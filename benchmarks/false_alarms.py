@@ -1,6 +1,6 @@
 """Runs tier 1 on ten real architectures over many seeds; every failure would be a false alarm.
 
-    python benchmarks/false_alarms.py --seeds 10
+python benchmarks/false_alarms.py --seeds 10
 """
 
 from __future__ import annotations

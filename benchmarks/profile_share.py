@@ -76,8 +76,12 @@ def main() -> int:
     torch.Tensor.backward = watch.wrap(torch.Tensor.backward)  # type: ignore[method-assign]
     torch.autograd.grad = watch.wrap(torch.autograd.grad)
     with tempfile.TemporaryDirectory() as folder:
-        status = pytest.main(["-q", "--model-config", config, "--model-report", folder, "-p", "no:cacheprovider"], plugins=[watch])
-    print(f"imports {imports:.2f} s; run {watch.total:.2f} s, inside the model {watch.inside:.2f} s = {watch.inside / watch.total:.0%}")
+        status = pytest.main(
+            ["-q", "--model-config", config, "--model-report", folder, "-p", "no:cacheprovider"], plugins=[watch]
+        )
+    print(
+        f"imports {imports:.2f} s; run {watch.total:.2f} s, inside the model {watch.inside:.2f} s = {watch.inside / watch.total:.0%}"
+    )
     return int(status)
 
 

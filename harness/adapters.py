@@ -83,7 +83,9 @@ def plan_call(model: nn.Module, inputs: tuple[str, ...]) -> CallPlan:
             positional.append(left.pop(0))
         elif parameter.name in named and parameter.kind is not parameter.KEYWORD_ONLY and len(required) > len(positional):
             positional.append(parameter.name)
-    fields = CallPlan(named=tuple(name for name in inputs if name in named and name not in positional), positional=tuple(positional))
+    fields = CallPlan(
+        named=tuple(name for name in inputs if name in named and name not in positional), positional=tuple(positional)
+    )
     if not fields.fields:
         raise ForwardError(
             f"{type(model).__name__}.forward{signature} takes none of the task's fields {_names(inputs)}; "
@@ -173,7 +175,8 @@ def make_adapter(task: TaskSpec, name: str | None = None, folder: Path = Path())
     if not path.is_file():
         raise ConfigError(f"`adapter`: no such file {path}")
     spec = importlib.util.spec_from_file_location(f"modeltiers_adapter_{path.stem}", path)
-    assert spec and spec.loader
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -181,8 +184,11 @@ def make_adapter(task: TaskSpec, name: str | None = None, folder: Path = Path())
         raise ConfigError(f"`adapter`: importing {path} raised {type(error).__name__}: {error}") from error
     cls = getattr(module, attribute, None)
     if not (isinstance(cls, type) and hasattr(cls, "logits") and hasattr(cls, "loss")):
-        raise ConfigError(f"`adapter`: {path} has no class {attribute!r} with `logits` and `loss`; subclass harness.adapters.Adapter")
-    return cls(task)
+        raise ConfigError(
+            f"`adapter`: {path} has no class {attribute!r} with `logits` and `loss`; subclass harness.adapters.Adapter"
+        )
+    adapter: Adapter = cls(task)
+    return adapter
 
 
 def find_logits(output: Any) -> Tensor:

@@ -95,7 +95,9 @@ def other_tokens(task: TaskSpec, ids: Tensor, seed: int = 0) -> Tensor:
     vocab = task.vocab_size or 1
     fresh = real_tokens(task, ids.shape, torch.Generator().manual_seed(seed + 10_007)).to(ids.device)
     for _ in range(2):  # twice, as the next token may be the padding token
-        fresh = torch.where((fresh == ids) | (fresh == (-1 if task.pad_token_id is None else task.pad_token_id)), (fresh + 1) % vocab, fresh)
+        fresh = torch.where(
+            (fresh == ids) | (fresh == (-1 if task.pad_token_id is None else task.pad_token_id)), (fresh + 1) % vocab, fresh
+        )
     return fresh
 
 
@@ -152,7 +154,6 @@ def to_device(batch: Batch, device: torch.device | str, dtype: torch.dtype | Non
         name: tensor.to(device=device, dtype=dtype if dtype and tensor.is_floating_point() else tensor.dtype)
         for name, tensor in batch.items()
     }
-
 
 
 def _text_batch(task: TaskSpec, sizes: Sizes, rng: torch.Generator) -> Batch:

@@ -77,11 +77,17 @@ CATALOGUE: dict[str, Property] = {
             },
         ),
         Property(
-            "causal", 1, "A position's logits never depend on later tokens", _DIFFERENCE, (TaskType.CAUSAL_LM, TaskType.SEQ2SEQ_LM)
+            "causal",
+            1,
+            "A position's logits never depend on later tokens",
+            _DIFFERENCE,
+            (TaskType.CAUSAL_LM, TaskType.SEQ2SEQ_LM),
         ),
         Property("padding_ignored", 1, "Right padding changes nothing at the real positions", _DIFFERENCE, _TEXT),
         Property("eval_deterministic", 1, "In eval mode the same input gives the same logits", _DIFFERENCE),
-        Property("mode_round_trip", 1, "train() and eval() reach every module, and going there and back changes nothing", _DIFFERENCE),
+        Property(
+            "mode_round_trip", 1, "train() and eval() reach every module, and going there and back changes nothing", _DIFFERENCE
+        ),
         Property("stateless", 1, "A call leaves nothing behind that changes the next one", _DIFFERENCE),
         Property("rng_untouched", 1, "forward neither seeds nor, in eval mode, consumes the global random state"),
         Property("inputs_unchanged", 1, "forward does not write into the tensors it is given"),
@@ -121,7 +127,11 @@ CATALOGUE: dict[str, Property] = {
                 "scale": "Fresh signals are in range and tell inputs apart",
             },
         ),
-        Property("dtype_move", 1, "The model runs after a move to another floating dtype", cases={"float64": "The model runs in float64", "bfloat16": "The model runs in bfloat16"},
+        Property(
+            "dtype_move",
+            1,
+            "The model runs after a move to another floating dtype",
+            cases={"float64": "The model runs in float64", "bfloat16": "The model runs in bfloat16"},
         ),
         Property("device_move", 1, "The model runs after a move to another device"),
         Property(
@@ -138,7 +148,12 @@ CATALOGUE: dict[str, Property] = {
         ),
         Property("full_vocabulary", 1, "Every token id of the vocabulary can be read and predicted", tasks=_TEXT),
         Property("full_length", 1, "The model works at the whole declared length", tasks=_TEXT),
-        Property("memory_footprint", 1, "Memory is bounded and does not grow from call to call", "MiB that one call may hold at its peak"),
+        Property(
+            "memory_footprint",
+            1,
+            "Memory is bounded and does not grow from call to call",
+            "MiB that one call may hold at its peak",
+        ),
         Property("inference_speed", 1, "Work does not grow from call to call", "milliseconds that the median call may take"),
     )
 }

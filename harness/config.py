@@ -37,13 +37,17 @@ class _Keys(BaseModel):
 class TaskKeys(_Keys):
     """What the model is for, and its sizes."""
 
-    task_name: str | None = Field(None, description="A preset (lm_tiny, cls_tiny, seq2seq_tiny, vision_tiny) or a name of your own.")
+    task_name: str | None = Field(
+        None, description="A preset (lm_tiny, cls_tiny, seq2seq_tiny, vision_tiny) or a name of your own."
+    )
     task_type: Literal[tuple(t.value for t in TaskType)] | None = Field(None, description="What the logits mean.")  # type: ignore[valid-type]
     modality: Literal[MODALITIES] | None = Field(None, description="The kind of input.")  # type: ignore[valid-type]
     vocab_size: Positive | None = Field(None, description="Number of token ids.")
     max_seq_len: Positive | None = Field(None, description="Longest sequence, in tokens.")
     pad_token_id: NonNegative | None = Field(None, description="Token that fills padded positions.")
-    image_size: Annotated[list[Positive], Field(min_length=3, max_length=3)] | None = Field(None, description="[C, H, W] in pixels.")
+    image_size: Annotated[list[Positive], Field(min_length=3, max_length=3)] | None = Field(
+        None, description="[C, H, W] in pixels."
+    )
     num_classes: Positive | None = Field(None, description="Number of classes.")
     num_features: Positive | None = Field(None, description="Number of tabular features.")
     metrics: list[str] = Field(default_factory=list, description="Metrics to evaluate.")
@@ -90,7 +94,9 @@ class TrainingConfig(_Keys):
     strategy: Literal["auto", "ddp", "fsdp_native"] = "auto"
     devices: Positive | Literal["auto"] | list[NonNegative] = "auto"
     num_nodes: Positive = 1
-    precision: Literal["32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true", "32", "16", "bf16", "64"] = "32-true"
+    precision: Literal["32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true", "32", "16", "bf16", "64"] = (
+        "32-true"
+    )
     use_amp: bool = False
     accumulate_grad_batches: Positive = 1
     resume_from_checkpoint: str | None = None

@@ -27,7 +27,7 @@ class Evidence:
     """What one check of one property found.
 
     Attributes:
-        property: Name of the property in the catalogue.
+        name: Name of the property in the catalogue.
         status: The verdict.
         message: One sentence in the user's terms; of a failure, what is wrong with the model.
         measured: The quantity the verdict rests on; ``None`` where the verdict is not numeric.
@@ -40,7 +40,7 @@ class Evidence:
         investigate: Finds ``module``; slow, so it is left until the finding is reported.
     """
 
-    property: str
+    name: str
     status: Status
     message: str
     measured: float | None = None

@@ -1,7 +1,7 @@
 """Tier 1 on a model object, without a config file or a pytest run: for notebooks, benchmarks and the project's own tests.
 
-    findings = judge_model(lambda: MyModel(), TaskSpec(TaskType.CAUSAL_LM, vocab_size=100, max_seq_len=32))
-    print(findings["causal"].explain())
+findings = judge_model(lambda: MyModel(), TaskSpec(TaskType.CAUSAL_LM, vocab_size=100, max_seq_len=32))
+print(findings["causal"].explain())
 """
 
 from __future__ import annotations

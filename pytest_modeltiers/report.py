@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,14 +70,15 @@ class Reporter:
         self.written: list[Path] = []
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(self, item: pytest.Item) -> Iterator[None]:
+    def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Puts a test's finding into its report, which travels from worker to controller."""
         report = yield
         suite = getattr(getattr(item, "cls", None), "suite", None)
         if not isinstance(suite, Suite):
             return report
         finding = item.stash.get(VERDICT, {})
-        report.modeltiers = {"config": str(suite.config.path), "tier": _tier_of(item), "finding": finding}
+        # Extra attributes of a report travel with it from worker to controller.
+        report.modeltiers = {"config": str(suite.config.path), "tier": _tier_of(item), "finding": finding}  # type: ignore[attr-defined]
         if report.when == "call":
             report.user_properties.extend(_junit_properties(report, finding))
         return report
@@ -139,7 +141,7 @@ class Reporter:
             else:
                 report.add_check(_check(result, path))
             evidence = result.evidence
-            if evidence is not None and "layers" in evidence.details and evidence.property == "gradient_flow":
+            if evidence is not None and "layers" in evidence.details and evidence.name == "gradient_flow":
                 report.layers = evidence.details["layers"]
         report.model_facts = _model_facts(suite, report)
         report.coverage = _coverage(suite, results)
@@ -200,7 +202,8 @@ def _first_line(report: pytest.TestReport, evidence: Evidence | None) -> str:
     if evidence is not None and evidence.status in (Status.FAIL, Status.WARN):
         return evidence.headline
     crash = getattr(report.longrepr, "reprcrash", None)
-    lines = (crash.message if crash else report.longreprtext).strip().splitlines()
+    text: str = crash.message if crash else report.longreprtext
+    lines = text.strip().splitlines()
     return lines[0].removeprefix("Failed: ") if lines else "failed"
 
 
@@ -241,7 +244,7 @@ def _check(result: Result, path: Path) -> CheckResult:
     }
     if evidence is not None:
         details |= {
-            "property": evidence.property,
+            "property": evidence.name,
             "counterexample": evidence.counterexample,
             "module": evidence.module,
             "cause": evidence.cause,
@@ -281,10 +284,8 @@ def _check_name(result: Result) -> str:
 
 def _model_facts(suite: Suite, report: ExportHealthReport) -> dict[str, str]:
     facts = {"config": suite.config.path.name, "task": suite.task.task_type.value}
-    try:
+    with suppress(UserError):
         facts["model"] = suite.source.origin
-    except UserError:
-        pass
     if report.layers:
         total = sum(layer["count"] for layer in report.layers)
         trainable = sum(layer["count"] for layer in report.layers if layer["trainable"])

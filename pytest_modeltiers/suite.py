@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -200,14 +200,14 @@ def test_classes(suite: Suite, pytest_config: pytest.Config | None = None) -> di
 def tests_for(path: str | Path) -> dict[str, type]:
     """The test classes of a config file, for a ``test_model.py`` that editors can discover::
 
-        from pytest_modeltiers.suite import tests_for
+    from pytest_modeltiers.suite import tests_for
 
-        globals().update(tests_for("modeltiers.json"))
+    globals().update(tests_for("modeltiers.json"))
     """
     return test_classes(Suite.of(Path(path)))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _suite(path: Path) -> Suite:
     return Suite(load_config(path))
 
@@ -227,5 +227,3 @@ def _signature(model: nn.Module) -> str:
     import inspect
 
     return f"{type(model).__name__}.forward{inspect.signature(model.forward)}"
-
-

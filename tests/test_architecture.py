@@ -48,7 +48,7 @@ def imports_of(path: Path) -> Iterator[tuple[str, bool]]:
 
 
 def room_of(module: str) -> str:
-    return (module.split(".") + ["__init__"])[1]
+    return [*module.split("."), "__init__"][1]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
@@ -56,7 +56,9 @@ def test_arrows_point_one_way(path: Path) -> None:
     package, room = path.relative_to(ROOT).parts[0], path.relative_to(ROOT).parts[1].removesuffix(".py")
     for module, _ in imports_of(path):
         if package == "harness":
-            assert not module.startswith(("pytest", "_pytest", "hypothesis")), f"harness knows nothing of pytest, but imports {module}"
+            assert not module.startswith(("pytest", "_pytest", "hypothesis")), (
+                f"harness knows nothing of pytest, but imports {module}"
+            )
         if package == "harness" and module.startswith("harness"):
             assert LEVELS[room_of(module)] <= LEVELS[room], f"{room} may not import {module}"
 

@@ -31,7 +31,9 @@ def test_it_opens_with_two_commands_of_one_line() -> None:
 def test_ci_runs_the_test_command_of_the_readme() -> None:
     script = (ROOT / ".ci" / "run").read_text()
     extract = next(line for line in script.splitlines() if line.startswith("command="))
-    printed = subprocess.run(["bash", "-c", f'{extract}; printf %s "$command"'], cwd=ROOT, capture_output=True, text=True, check=True)
+    printed = subprocess.run(
+        ["bash", "-c", f'{extract}; printf %s "$command"'], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert printed.stdout == block("tests")
 
 

@@ -23,7 +23,9 @@ EPOCHS = 30
 def main() -> None:
     digits = load_digits()
     images = digits.images.astype("float32")[:, None]
-    train_x, test_x, train_y, test_y = train_test_split(images, digits.target, test_size=360, stratify=digits.target, random_state=0)
+    train_x, test_x, train_y, test_y = train_test_split(
+        images, digits.target, test_size=360, stratify=digits.target, random_state=0
+    )
     np.savez_compressed(FOLDER / "digits.npz", pixel_values=test_x.astype("uint8"), labels=test_y.astype("int64"))
 
     torch.manual_seed(0)

@@ -63,7 +63,9 @@ def _check(table: dict[str, Tensor], task: TaskSpec, path: Path) -> None:
         raise DataError(f"`path`: {path.name}: every array needs the same number of rows, at least one; got {rows}")
     expected = {"pixel_values": task.image_size, "features": (task.num_features,)}.get(field)
     if expected is not None and tuple(table[field].shape[1:]) != tuple(expected):
-        raise DataError(f"`path`: {path.name}: `{field}` has rows of shape {tuple(table[field].shape[1:])}, the task says {tuple(expected)}")
+        raise DataError(
+            f"`path`: {path.name}: `{field}` has rows of shape {tuple(table[field].shape[1:])}, the task says {tuple(expected)}"
+        )
     if not bool(torch.isfinite(table[field].float()).all()):
         raise DataError(f"`path`: {path.name}: `{field}` holds NaN or infinity")
     if task.num_classes is not None and not task.is_text:

@@ -80,7 +80,9 @@ def by_tier(checks: Iterable[CheckResult]) -> dict[str, list[CheckResult]]:
         groups.setdefault((False, tier) if isinstance(tier, int) else (True, 0), []).append(check)
         if isinstance(tier, int) and check.details.get("tier_title"):
             titles[tier] = f": {check.details['tier_title']}"
-    return {"Checks" if outside else f"Tier {tier}{titles.get(tier, '')}": groups[outside, tier] for outside, tier in sorted(groups)}
+    return {
+        "Checks" if outside else f"Tier {tier}{titles.get(tier, '')}": groups[outside, tier] for outside, tier in sorted(groups)
+    }
 
 
 def duration_text(seconds: float) -> str:

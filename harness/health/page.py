@@ -154,7 +154,9 @@ def _plot(layers: Sequence[dict[str, Any]], key: str, title: str, caption: str) 
     values = [_number(layer.get(key)) for layer in layers]
     drawn = [value for value in values if _drawable(value)]
     axis = log_axis([value for value in drawn if value]) if drawn else None
-    rows = tuple(_row(layer, value, index * ROW_HEIGHT, axis, key) for index, (layer, value) in enumerate(zip(layers, values)))
+    rows = tuple(
+        _row(layer, value, index * ROW_HEIGHT, axis, key) for index, (layer, value) in enumerate(zip(layers, values, strict=True))
+    )
     description = f"{caption} on a log axis, {len(layers)} in all. "
     description += _extremes(layers, values) if drawn else "None is a positive number."
     return Plot(title, caption, description, ROW_HEIGHT * len(layers), axis_ticks(*axis) if axis else (), rows)
@@ -178,7 +180,11 @@ def shape_text(layer: dict[str, Any]) -> str:
 
 
 def _extremes(layers: Sequence[dict[str, Any]], values: Sequence[float | None]) -> str:
-    pairs = [(value, str(layer.get("name"))) for layer, value in zip(layers, values) if value is not None and _drawable(value)]
+    pairs = [
+        (value, str(layer.get("name")))
+        for layer, value in zip(layers, values, strict=True)
+        if value is not None and _drawable(value)
+    ]
     (least, where_least), (most, where_most) = min(pairs), max(pairs)
     rest = f" {len(layers) - len(pairs)} have no bar." if len(pairs) < len(layers) else ""
     return f"Smallest {figure(least)} in {where_least}, largest {figure(most)} in {where_most}.{rest}"

@@ -46,10 +46,15 @@ def find_factory(module: ModuleType) -> str:
     own = {name: value for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__}
     functions = [name for name, value in own.items() if inspect.isfunction(value) and not name.startswith("_")]
     classes = [name for name, value in own.items() if inspect.isclass(value) and issubclass(value, nn.Module)]
-    preferred = [name for name in ("build_model", "make_model", "get_model", "create_model", "model_factory") if name in functions]
+    preferred = [
+        name for name in ("build_model", "make_model", "get_model", "create_model", "model_factory") if name in functions
+    ]
     tried: dict[str, str] = {}
     for name in dict.fromkeys([*preferred, *reversed(functions), *reversed(classes)]):
-        if any(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) for p in _parameters(own[name])):
+        if any(
+            p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+            for p in _parameters(own[name])
+        ):
             tried[name] = "needs arguments"
             continue
         try:
@@ -62,7 +67,9 @@ def find_factory(module: ModuleType) -> str:
             return name
         tried[name] = f"returns a {type(made).__name__}"
     found = "; ".join(f"{name} {why}" for name, why in tried.items()) or "no function and no nn.Module class"
-    raise FactoryError(f"{module.__file__}: nothing here makes a model without arguments ({found}). Write a function build_model() that does")
+    raise FactoryError(
+        f"{module.__file__}: nothing here makes a model without arguments ({found}). Write a function build_model() that does"
+    )
 
 
 def guess_task(model: nn.Module) -> Guess:
@@ -78,7 +85,9 @@ def guess_task(model: nn.Module) -> Guess:
             return outcome
         failures.append(f"{candidate.task.task_type.value}: {outcome}")
     tried = "; ".join(dict.fromkeys(failures)) or "its layers say nothing about its inputs"
-    raise FactoryError(f"{type(model).__name__}.forward{inspect.signature(model.forward)} fits no task ({tried}). Write the config by hand")
+    raise FactoryError(
+        f"{type(model).__name__}.forward{inspect.signature(model.forward)} fits no task ({tried}). Write the config by hand"
+    )
 
 
 def _candidates(model: nn.Module) -> Iterator[Guess]:
@@ -110,7 +119,9 @@ def _text_candidates(model: nn.Module) -> Iterator[Guess]:
     else:
         positions = {n: m for n, m in embeddings.items() if n not in tables}
         length = min((m.num_embeddings for m in positions.values()), default=128)
-        reasons["max_seq_len"] = f"rows of {next(iter(positions))}" if positions else "a guess: no position table limits the length"
+        reasons["max_seq_len"] = (
+            f"rows of {next(iter(positions))}" if positions else "a guess: no position table limits the length"
+        )
     pad = getattr(settings, "pad_token_id", None)
     if pad is None and table is not None:
         pad = table.padding_idx
@@ -134,7 +145,9 @@ def _image_candidates(model: nn.Module) -> Iterator[Guess]:
     settings = getattr(model, "config", None)
     side = getattr(settings, "image_size", None)
     sides = [side] if isinstance(side, int) else list(_IMAGE_SIDES)
-    reasons = {"image_size": "the model's config" if isinstance(side, int) else f"channels of {convolution[0]}, and a side that works"}
+    reasons = {
+        "image_size": "the model's config" if isinstance(side, int) else f"channels of {convolution[0]}, and a side that works"
+    }
     for number in sides:
         yield Guess(TaskSpec(TaskType.IMAGE_CLASSIFICATION, image_size=(convolution[1].in_channels, number, number)), reasons)
 

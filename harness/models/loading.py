@@ -73,11 +73,15 @@ def model_source(config: SuiteConfig) -> ModelSource:
     weights = config.resolve(config.weights) if config.weights else None
     options: dict[str, Any] = {"kwargs": config.model_kwargs, "weights": weights, "device": _device(config)}
     if config.gist_id:
-        raise ConfigError(f"{config.path}: `gist_id`: loading models from gists is not part of this version; download it and use `model_file`")
+        raise ConfigError(
+            f"{config.path}: `gist_id`: loading models from gists is not part of this version; download it and use `model_file`"
+        )
     if config.model_file:
         path = config.resolve(config.model_file)
         module = import_file(path)
-        return ModelSource(_find_factory(module, config.model_factory, str(path)), f"{path.name}:{config.model_factory}", **options)
+        return ModelSource(
+            _find_factory(module, config.model_factory, str(path)), f"{path.name}:{config.model_factory}", **options
+        )
     if config.model_import:
         name, _, attribute = config.model_import.partition(":")
         attribute = attribute or config.model_factory
@@ -131,8 +135,12 @@ def _find_factory(module: ModuleType, name: str, where: str) -> Callable[..., nn
     if callable(target):
         return target
     if target is not None:
-        raise FactoryError(f"`model_factory`: {name!r} in {where} is {_describe(target)}, expected a callable that returns an nn.Module")
-    callables = [key for key, value in vars(module).items() if callable(value) and getattr(value, "__module__", None) == module.__name__]
+        raise FactoryError(
+            f"`model_factory`: {name!r} in {where} is {_describe(target)}, expected a callable that returns an nn.Module"
+        )
+    callables = [
+        key for key, value in vars(module).items() if callable(value) and getattr(value, "__module__", None) == module.__name__
+    ]
     has = ", ".join(callables) if callables else "nothing callable"
     raise FactoryError(f"`model_factory`: {where} has no {name!r}.{did_you_mean(name, callables)} It defines: {has}")
 
@@ -144,14 +152,18 @@ def _device(config: SuiteConfig) -> str:
         raise ConfigError(f"{config.path}: `device`: got {config.device!r}, expected cpu, cuda, cuda:0 or mps") from None
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not available.get(kind, True):
-        raise ConfigError(f"{config.path}: `device`: {config.device!r} is not available here; use \"cpu\" or run where it is")
+        raise ConfigError(f'{config.path}: `device`: {config.device!r} is not available here; use "cpu" or run where it is')
     return config.device
 
 
 def _where(error: BaseException, path: Path | None = None) -> str:
     """``ZeroDivisionError: division by zero (model.py, line 7)``: the innermost frame of the user's own code."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if (path is None or Path(f.filename) == path) and "importlib" not in f.filename and __file__ != f.filename]
+    own = [
+        f
+        for f in frames
+        if (path is None or Path(f.filename) == path) and "importlib" not in f.filename and __file__ != f.filename
+    ]
     line = getattr(error, "lineno", None) if isinstance(error, SyntaxError) else (own[-1].lineno if own else None)
     file = Path(error.filename or "").name if isinstance(error, SyntaxError) else (Path(own[-1].filename).name if own else "")
     place = f" ({file}, line {line})" if line else ""

@@ -48,9 +48,7 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         self.dropout = nn.Dropout(dropout)
 
-    def forward(
-        self, x: Tensor, mask: Tensor | None, source: Tensor | None = None, source_mask: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None, source: Tensor | None = None, source_mask: Tensor | None = None) -> Tensor:
         """Returns ``[B, T, D]``."""
         normed = self.norm_attn(x)
         x = x + self.dropout(self.attn(normed, normed, mask))

@@ -32,7 +32,9 @@ def load_weights(model: nn.Module, path: Path) -> None:
     unexpected = [name for name in state if name not in expected]
     if wrong_shape or missing or unexpected:
         parts = [
-            f"{label}: {_shown(names)}" for label, names in (("missing", missing), ("unexpected", unexpected), ("shape", wrong_shape)) if names
+            f"{label}: {_shown(names)}"
+            for label, names in (("missing", missing), ("unexpected", unexpected), ("shape", wrong_shape))
+            if names
         ]
         raise WeightsError(f"`weights`: {path.name} does not fit {type(model).__name__}; " + "; ".join(parts))
     model.load_state_dict(state, strict=False)

@@ -30,7 +30,9 @@ def shape_contract(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
         logits = subject.logits(subject.batch(sizes, seed))
     except ModelRaisedError as error:
         if sizes.image is not None:
-            return Evidence(name, Status.OK, f"refuses images of {sizes.image[0]}x{sizes.image[1]}", counterexample=counterexample)
+            return Evidence(
+                name, Status.OK, f"refuses images of {sizes.image[0]}x{sizes.image[1]}", counterexample=counterexample
+            )
         return Evidence(
             name,
             Status.FAIL,
@@ -120,7 +122,7 @@ def full_vocabulary(subject: Subject, seed: int = 0) -> Evidence:
 
 
 def inputs_unchanged(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
-    """forward does not write into the tensors it is given, in either mode."""
+    """Forward does not write into the tensors it is given, in either mode."""
     return first_failure(_inputs_kept(subject, sizes, train, seed) for train in (False, True))
 
 
@@ -196,7 +198,9 @@ def _works(subject: Subject, name: str, sizes: Sizes, seed: int, what: str, caus
         return Evidence(name, Status.FAIL, message, counterexample=counterexample, cause=cause)
     if not finite(logits):
         module = first_broken(calls, lambda tensor: not finite(tensor))
-        return Evidence(name, Status.FAIL, f"logits are not finite at {what}", counterexample=counterexample, module=module, cause=cause)
+        return Evidence(
+            name, Status.FAIL, f"logits are not finite at {what}", counterexample=counterexample, module=module, cause=cause
+        )
     return Evidence(name, Status.OK, f"works at {what}", counterexample=counterexample)
 
 

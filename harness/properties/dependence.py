@@ -81,7 +81,9 @@ def depends_on_context(subject: Subject, seed: int = 0) -> Evidence:
         "an attention mask that hides too much (inverted, or the diagonal alone), or a causal mask left in a bidirectional model",
         seed,
     )
-    one_sided = subject.task.task_type is TaskType.TOKEN_CLASSIFICATION and evidence.details.get("ignored") == ["any token after it"]
+    one_sided = subject.task.task_type is TaskType.TOKEN_CLASSIFICATION and evidence.details.get("ignored") == [
+        "any token after it"
+    ]
     # Tagging from the left context alone is a design some choose.
     return _softened(evidence) if one_sided else evidence
 

@@ -43,7 +43,7 @@ def judge_equal(
     left, right = compare(subject.model)
     measured = difference(left, right)
     bound = subject.bound(name) if bound is None else subject.task.tolerances.get(name, bound)
-    facts: dict[str, Any] = {"property": name, "measured": measured, "bound": bound, "counterexample": counterexample}
+    facts: dict[str, Any] = {"name": name, "measured": measured, "bound": bound, "counterexample": counterexample}
     if measured <= bound:
         return Evidence(status=Status.OK, message="equal within rounding", **facts)
     double = subject.double if name not in subject.task.tolerances else None

@@ -48,7 +48,11 @@ def gradient_reaches(subject: Subject, seed: int = 0) -> Evidence:
             details={"layers": layers},
         )
     why, module = _cut(subject, model, unreached[0], gradients)
-    others = f" (nor do {len(unreached) - 1} others: {', '.join(unreached[1:4])}{'…' if len(unreached) > 4 else ''})" if unreached[1:] else ""
+    others = (
+        f" (nor do {len(unreached) - 1} others: {', '.join(unreached[1:4])}{'…' if len(unreached) > 4 else ''})"
+        if unreached[1:]
+        else ""
+    )
     return Evidence(
         name,
         Status.FAIL,

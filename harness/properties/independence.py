@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -79,7 +79,9 @@ def padding_ignored(subject: Subject, sizes: Sizes, lengths: tuple[int, ...], se
 def _row_independence(
     subject: Subject, sizes: Sizes, row: int, base: Batch, others: Batch, reference: Run, seed: int
 ) -> Evidence:
-    changed = {name: torch.cat((others[name][:row], value[row : row + 1], others[name][row + 1 :])) for name, value in base.items()}
+    changed = {
+        name: torch.cat((others[name][:row], value[row : row + 1], others[name][row + 1 :])) for name, value in base.items()
+    }
     alone = rows(base, [row])
 
     def compare(model: nn.Module) -> tuple[Tensor, Tensor]:
@@ -129,9 +131,7 @@ def _row_gradient(subject: Subject, sizes: Sizes, row: int, inputs: list[Tensor]
     )
 
 
-def _causal_at(
-    subject: Subject, sizes: Sizes, position: int, base: Batch, others: Tensor, reference: Run, seed: int
-) -> Evidence:
+def _causal_at(subject: Subject, sizes: Sizes, position: int, base: Batch, others: Tensor, reference: Run, seed: int) -> Evidence:
     field = subject.task.causal_field
     changed = {**base, field: swap_tokens(base[field], others, [position])}
 
@@ -145,7 +145,7 @@ def _causal_at(
         return f"position {reader}'s logits change when token {position} changes: the causal mask leaks"
 
     def culprit(model: nn.Module) -> str:
-        view = positions_view(*base[field].shape, position)
+        view = positions_view(len(base[field]), base[field].shape[1], position)
         return first_divergence(_record(subject, model, base), _record(subject, model, changed), view)
 
     return judge_equal(
@@ -227,7 +227,9 @@ def _differentiable_inputs(subject: Subject, batch: Batch) -> tuple[list[Tensor]
         return leaf * 1
 
     handles = [m.register_forward_hook(keep) for m in subject.model.modules() if isinstance(m, nn.Embedding)]
-    fields = {name: value.detach().clone().requires_grad_() if value.is_floating_point() else value for name, value in batch.items()}
+    fields = {
+        name: value.detach().clone().requires_grad_() if value.is_floating_point() else value for name, value in batch.items()
+    }
     try:
         with torch.enable_grad():
             logits = subject.logits_with_grad(fields)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from harness.evidence import Evidence, Status
 from harness.properties.subject import Subject, mode
@@ -49,7 +49,9 @@ def initial_loss(subject: Subject, seed: int = 0) -> Evidence:
         allowed,
         "nats above log C",
         f"{_BATCHES} batches of {subject.typical.describe(subject.task)}, train mode, seed={seed}",
-        cause="" if status is Status.OK else "an embedding or head initialised with too large a scale (nn.Embedding's default of 1, tied to the "
+        cause=""
+        if status is Status.OK
+        else "an embedding or head initialised with too large a scale (nn.Embedding's default of 1, tied to the "
         "head), a missing final norm, or inputs that are not normalised",
         details={"loss": loss, "uniform": uniform},
     )
@@ -93,7 +95,11 @@ def symmetry(subject: Subject, seed: int = 0) -> Evidence:
 def signal_scale(subject: Subject, seed: int = 0) -> Evidence:
     """Parameters and signals are finite and in range, and different inputs give logits that differ by more than rounding."""
     model = subject.fresh()
-    broken = [path for path, t in (*model.named_parameters(), *model.named_buffers()) if t.is_floating_point() and not bool(t.isfinite().all())]
+    broken = [
+        path
+        for path, t in (*model.named_parameters(), *model.named_buffers())
+        if t.is_floating_point() and not bool(t.isfinite().all())
+    ]
     counterexample = f"{subject.typical.describe(subject.task)}, seed={seed}"
     if broken:
         return Evidence(
@@ -136,7 +142,13 @@ def signal_scale(subject: Subject, seed: int = 0) -> Evidence:
             "a residual stream without norm, or an initial scale that grows with depth",
         )
     return Evidence(
-        _NAME, Status.OK, "parameters and signals are in range", loudest, _HALF_PRECISION_MAX, "largest activation", counterexample
+        _NAME,
+        Status.OK,
+        "parameters and signals are in range",
+        loudest,
+        _HALF_PRECISION_MAX,
+        "largest activation",
+        counterexample,
     )
 
 

@@ -46,7 +46,9 @@ class DeviceWatch(TorchDispatchMode):
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor) and leaf.ndim]
         if len({tensor.device.type for tensor in tensors}) > 1 and func.overloadpacket.__name__ not in _MAY_MIX:
             left = next(tensor for tensor in tensors if tensor.device.type != "meta")
-            raise LeftBehindError(f"{func.overloadpacket.__name__} met a tensor of shape {tuple(left.shape)} on the {left.device.type}")
+            raise LeftBehindError(
+                f"{func.overloadpacket.__name__} met a tensor of shape {tuple(left.shape)} on the {left.device.type}"
+            )
         return func(*args, **(kwargs or {}))
 
 
@@ -63,7 +65,9 @@ def dtype_move(subject: Subject, dtype: torch.dtype, seed: int = 0) -> Evidence:
             logits = subject.logits(subject.batch(seed=seed), model)
     except ModelRaisedError as error:
         if isinstance(error.error, NotImplementedError) or any(words in str(error).lower() for words in _NO_KERNEL):
-            return Evidence(name, Status.SKIPPED, f"an operation has no {label} kernel here: {error}", counterexample=counterexample)
+            return Evidence(
+                name, Status.SKIPPED, f"an operation has no {label} kernel here: {error}", counterexample=counterexample
+            )
         return Evidence(
             name,
             Status.FAIL,
@@ -116,13 +120,19 @@ def _simulated_move(subject: Subject, seed: int) -> Evidence:
             break
         except ModelRaisedError as error:
             if isinstance(error.error, LeftBehindError):
-                return _refused(f"a tensor stays on the CPU when the model moves to another device: {error}", error, counterexample)
+                return _refused(
+                    f"a tensor stays on the CPU when the model moves to another device: {error}", error, counterexample
+                )
             reason = f"no other device here, and the simulated one has no data for control flow or this operator ({error})"
     else:
         return Evidence("device_move", Status.SKIPPED, reason, counterexample=counterexample)
     if logits.device.type != "meta":
-        return _refused(f"the logits come back on the {logits.device.type} when the model moves to another device", None, counterexample)
-    return Evidence("device_move", Status.OK, "every tensor moves with the model (simulated device)", counterexample=counterexample)
+        return _refused(
+            f"the logits come back on the {logits.device.type} when the model moves to another device", None, counterexample
+        )
+    return Evidence(
+        "device_move", Status.OK, "every tensor moves with the model (simulated device)", counterexample=counterexample
+    )
 
 
 def _on(subject: Subject, device: str) -> Subject:

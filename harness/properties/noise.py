@@ -73,7 +73,9 @@ def measure_floor(subject: Subject) -> NoiseFloor:
     reference = subject.fresh()
     logits = [_seeded(subject, batch, reference) for batch in batches]
     double = subject.double
-    exact = None if double is None else max(difference(a, _seeded(subject, b, double)) for a, b in zip(logits, batches, strict=True))
+    exact = (
+        None if double is None else max(difference(a, _seeded(subject, b, double)) for a, b in zip(logits, batches, strict=True))
+    )
     nudged = [_seeded(subject, batch, _nudged(reference, seed)) for seed, batch in enumerate(batches)]
     return NoiseFloor(
         float64=None if exact is None or not _finite(exact) else exact,

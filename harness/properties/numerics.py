@@ -68,7 +68,9 @@ def finite_gradients(subject: Subject, sizes: Sizes, contents: tuple[str, ...] =
 
 def _finite_at(subject: Subject, sizes: Sizes, content: str, seed: int) -> Evidence:
     batch = extreme_batch(subject, sizes, content, seed)
-    return _finite_forward(subject, batch, f"{sizes.describe(subject.task)}, content={content}, seed={seed}", f"at {_spoken(content)} inputs")
+    return _finite_forward(
+        subject, batch, f"{sizes.describe(subject.task)}, content={content}, seed={seed}", f"at {_spoken(content)} inputs"
+    )
 
 
 def _finite_gradients_at(subject: Subject, sizes: Sizes, content: str, seed: int) -> Evidence:
@@ -109,7 +111,7 @@ def extreme_batch(subject: Subject, sizes: Sizes, content: str, seed: int) -> Ba
 def _extreme_values(tensor: torch.Tensor, content: str, large: float) -> torch.Tensor:
     if content == "spike":
         spiked = torch.zeros_like(tensor)
-        spiked[(slice(None), *(0,) * (tensor.ndim - 1))] = large
+        spiked.flatten(1)[:, 0] = large
         return spiked
     if content == "alternating":
         signs = torch.arange(tensor.numel(), device=tensor.device).reshape(tensor.shape) % 2 * 2 - 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import time
 import weakref
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -143,12 +144,19 @@ def inference_speed(subject: Subject, seed: int = 0) -> Evidence:
     times = _timings(subject, model, seed)
     middle = times[len(times) // 2]
     bound = subject.task.tolerances.get(name)
-    details = {"p50_ms": middle, "p90_ms": times[int(len(times) * 0.9)], "calls": len(times), "operators": counts[-1]}
+    details: dict[str, Any] = {
+        "p50_ms": middle,
+        "p90_ms": times[int(len(times) * 0.9)],
+        "calls": len(times),
+        "operators": counts[-1],
+    }
     figures = f"median call {middle:.2f} ms, {counts[-1]} operators"
     if bound is not None and _median_lower_bound(times) > bound:
         message = f"{figures}: slower than {bound:g} ms"
         return Evidence(name, Status.FAIL, message, middle, bound, "ms", counterexample, cause="", details=details)
-    by_rows = [_operators(subject, model, Sizes(rows, subject.typical.seq, subject.typical.target_seq), seed) for rows in (2, 4, 8)]
+    by_rows = [
+        _operators(subject, model, Sizes(rows, subject.typical.seq, subject.typical.target_seq), seed) for rows in (2, 4, 8)
+    ]
     details["operators_by_rows"] = by_rows
     steps = (by_rows[1] - by_rows[0]) / 2, (by_rows[2] - by_rows[1]) / 4
     if steps[0] == steps[1] >= 1:
@@ -166,7 +174,9 @@ def inference_speed(subject: Subject, seed: int = 0) -> Evidence:
     return Evidence(name, Status.OK, figures, middle, bound, "ms", counterexample, details=details)
 
 
-def _left_behind(subject: Subject, model: nn.Module, tracker: LiveBytes, train: bool, seed: int, collect: bool = False) -> list[int]:
+def _left_behind(
+    subject: Subject, model: nn.Module, tracker: LiveBytes, train: bool, seed: int, collect: bool = False
+) -> list[int]:
     """Bytes alive after each of a few calls."""
     left = []
     with tracker, mode(model, train), seeded(seed):
@@ -182,7 +192,7 @@ def _left_behind(subject: Subject, model: nn.Module, tracker: LiveBytes, train: 
 
 def _growth(totals: list[int]) -> list[int]:
     """Bytes by which each call after the second added to what is alive; the first ones may fill caches."""
-    return [later - earlier for earlier, later in zip(totals[1:], totals[2:], strict=False)]
+    return [later - earlier for earlier, later in pairwise(totals[1:])]
 
 
 def _call_once(subject: Subject, model: nn.Module, batch: dict[str, Tensor], gradient: bool) -> None:

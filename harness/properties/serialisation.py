@@ -56,7 +56,13 @@ def pickle_round_trip(subject: Subject, seed: int = 0) -> Evidence:
             module=_unpicklable(subject.model),
             cause="a lambda, a local class, a lock, a file or a generator kept as an attribute",
         )
-    return _same(subject, loaded, "a pickled copy gives other logits", "a __getstate__, __reduce__ or property that leaves something out", seed)
+    return _same(
+        subject,
+        loaded,
+        "a pickled copy gives other logits",
+        "a __getstate__, __reduce__ or property that leaves something out",
+        seed,
+    )
 
 
 def deepcopy_independent(subject: Subject, seed: int = 0) -> Evidence:

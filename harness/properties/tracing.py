@@ -1,6 +1,6 @@
-"""Finding the module to blame: every module's inputs and outputs are recorded, and the first call with sound inputs and broken
-outputs is the culprit.
+"""Finding the module to blame.
 
+Every module's inputs and outputs are recorded, and the first call with sound inputs and broken outputs is the culprit.
 A call counts as the culprit only when its inputs are sound, so that a layer which merely passes on what an attention mixed before
 it is not blamed; the module whose own code did the mixing is.
 """
@@ -137,7 +137,9 @@ def finite(tensor: Tensor) -> bool:
     """Whether a floating tensor holds neither NaN nor infinity; an additive mask's -inf is no defect."""
     if not tensor.is_floating_point():
         return True
-    return not bool((tensor.isnan() | (tensor == float("inf"))).any()) and not bool(tensor.isneginf().all() if tensor.numel() else False)
+    return not bool((tensor.isnan() | (tensor == float("inf"))).any()) and not bool(
+        tensor.isneginf().all() if tensor.numel() else False
+    )
 
 
 def _split_rows(tensor: Tensor, sizes: Sizes) -> Tensor | None:
@@ -186,4 +188,8 @@ def _copies(tree: Any) -> list[Tensor]:
 
 def _fields(output: Any) -> Any:
     """A module's output as something whose tensors can be listed, such as a Hugging Face ModelOutput."""
-    return dict(output) if hasattr(output, "keys") else (vars(output) if hasattr(output, "logits") and hasattr(output, "__dict__") else output)
+    return (
+        dict(output)
+        if hasattr(output, "keys")
+        else (vars(output) if hasattr(output, "logits") and hasattr(output, "__dict__") else output)
+    )

@@ -1,0 +1,1 @@
+"""The tiers: a class each, a property a method."""

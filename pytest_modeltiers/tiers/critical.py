@@ -7,8 +7,19 @@ from functools import partial
 import pytest
 import torch
 
-from harness.properties import contracts, dependence, determinism, gradients, independence, initialisation, moves, numerics
-from harness.properties import resources, serialisation, structure
+from harness.properties import (
+    contracts,
+    dependence,
+    determinism,
+    gradients,
+    independence,
+    initialisation,
+    moves,
+    numerics,
+    resources,
+    serialisation,
+    structure,
+)
 from harness.properties.subject import Subject
 from pytest_modeltiers import strategies as draw
 from pytest_modeltiers.judge import Judge
@@ -98,11 +109,11 @@ class CriticalTier:
         judge.for_all(determinism.stateless, draw.call_sequences(subject.task), examples=12)
 
     def test_rng_untouched(self, subject: Subject, judge: Judge) -> None:
-        """forward neither seeds nor, in eval mode, consumes the global random state."""
+        """Forward neither seeds nor, in eval mode, consumes the global random state."""
         judge.for_all(determinism.rng_untouched, draw.several_rows(subject.task), examples=4)
 
     def test_inputs_unchanged(self, subject: Subject, judge: Judge) -> None:
-        """forward does not write into the tensors it is given."""
+        """Forward does not write into the tensors it is given."""
         judge.for_all(contracts.inputs_unchanged, draw.several_rows(subject.task), examples=8)
 
     def test_memory_layout(self, subject: Subject, judge: Judge) -> None:

@@ -15,7 +15,17 @@ CONFIGS = sorted(p.relative_to(EXAMPLES) for p in EXAMPLES.rglob("*") if p.suffi
 
 
 def run(config: Path, report: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pytest", "--model-config", str(config), "--model-report", str(report), "-p", "no:cacheprovider"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--model-config",
+        str(config),
+        "--model-report",
+        str(report),
+        "-p",
+        "no:cacheprovider",
+    ]
     return subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, check=False)
 
 
