@@ -106,6 +106,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def and_others(count: int, noun: str) -> str:
+    """`` (and 2 other rows)`` after the one that is named, or nothing where it is the only one."""
+    return f" (and {counted(count, f'other {noun}')})" if count else ""
+
+
 def _figure(value: float) -> str:
     if value == int(value) and abs(value) < 1e6:
         return str(int(value))

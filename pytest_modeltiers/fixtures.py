@@ -17,6 +17,7 @@ from harness.config import EvalConfig, TrainingConfig
 from harness.errors import TimeBudgetError
 from harness.properties.subject import Subject
 from harness.tasks import TaskSpec
+from harness.threads import threads_for
 from pytest_modeltiers.judge import VERDICT, Judge
 from pytest_modeltiers.plugin import CONFIGS
 from pytest_modeltiers.suite import Suite
@@ -117,7 +118,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
     if not isinstance(own, Suite):
         return (yield)
     try:
-        with time_limit(own.config.time_budget), own.threads():
+        with time_limit(own.config.time_budget), threads_for(own.pristine):
             result = yield
     except TimeBudgetError as error:
         pytest.fail(str(error), pytrace=False)

@@ -31,6 +31,11 @@ Check = Callable[..., Evidence]
 
 _SHRINK_FACTOR = 4
 
+_JUDGES_RAISING = ("shape_contract", "full_length", "full_vocabulary")
+"""Properties that say which sizes and tokens make forward raise; where it raises anyway, the others have nothing to add."""
+
+_JUDGES_FINITENESS = ("finite_output", "full_length", "full_vocabulary", "dtype_move")
+
 
 class ViolationError(Exception):
     """Carries the evidence of a failing example through Hypothesis."""
@@ -64,6 +69,11 @@ class Judge:
     def holds(self, check: Check, **values: Any) -> None:
         """Judges one example with the given values."""
         self._keep(self._run(check, values))
+
+    def holds_at_anchors(self, check: Check, **values: Any) -> None:
+        """Judges the sizes and seeds on which ``Subject.trouble`` rests, so that what it hides elsewhere is red here."""
+        for sizes, number in self.subject.anchors:
+            self.holds(check, sizes=sizes, seed=number, **values)
 
     def for_all(self, check: Check, cases: SearchStrategy[dict[str, Any]], examples: int = EXAMPLES) -> None:
         """Judges examples whose values are drawn; of those that fail, the smallest is kept.
@@ -135,8 +145,10 @@ class Judge:
         if self.subject.model.training:
             self.subject.model.eval()
         try:
-            return check(self.subject, **values)
+            evidence = check(self.subject, **values)
         except ModelRaisedError as error:
+            if self.subject.trouble.raises and self.name not in _JUDGES_RAISING:
+                return Evidence(self.name, Status.SKIPPED, f"{self.subject.trouble.raises} (see shape_contract)")
             shown = ", ".join(f"{name}={_shown(value, self.subject)}" for name, value in values.items())
             return Evidence(
                 self.name,
@@ -145,6 +157,9 @@ class Judge:
                 counterexample=shown,
                 module=error.module,
             )
+        if evidence.measured == float("inf") and self.subject.trouble.not_finite and self.name not in _JUDGES_FINITENESS:
+            return Evidence(self.name, Status.SKIPPED, f"{self.subject.trouble.not_finite} (see finite_output)")
+        return evidence
 
     def _keep(self, evidence: Evidence) -> None:
         if evidence.status in (Status.FAIL, Status.WARN):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import pytest
 from torch import nn
@@ -17,9 +16,10 @@ from torch import nn
 from harness.adapters import Adapter, make_adapter
 from harness.catalogue import CATALOGUE
 from harness.evidence import Evidence, Status
-from harness.properties.subject import Subject
+from harness.properties.subject import Shared, Subject
 from harness.randomness import seeded
 from harness.tasks import TaskSpec
+from harness.threads import threads_for
 from pytest_modeltiers.judge import Judge
 from pytest_modeltiers.tiers.critical import CriticalTier
 
@@ -53,14 +53,15 @@ def judge_model(
 
     pristine = build(seed)
     adapter = adapter or make_adapter(task)
-    floors: dict[str, Any] = {}
+    shared = Shared()
     found: dict[str, Evidence] = {}
     for name, entry in CATALOGUE.items():
         if entry.tier != 1 or not entry.applies_to(task) or (only is not None and name not in only):
             continue
         for case in entry.cases_for(task) if entry.cases else (None,):
-            subject = Subject(_copy(pristine, build, seed), adapter, task, pristine=pristine, rebuild=build, floors=floors)
-            found[name if case is None else f"{name}[{case}]"] = _judge(name, case, subject, share, seed)
+            subject = Subject(_copy(pristine, build, seed), adapter, task, pristine=pristine, rebuild=build, shared=shared)
+            with threads_for(pristine):
+                found[name if case is None else f"{name}[{case}]"] = _judge(name, case, subject, share, seed)
     return found
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from harness.batches import Sizes
-from harness.tasks import TaskSpec
+from harness.tasks import TaskSpec, TaskType
 
 Cases = SearchStrategy[dict[str, Any]]
 """Keyword arguments of a property function."""
@@ -55,6 +55,12 @@ def several_tokens(task: TaskSpec) -> Cases:
 def several_rows(task: TaskSpec) -> Cases:
     """Batches of two rows or more, as batch norm needs them in train mode."""
     return st.fixed_dictionaries({"sizes": sizes(task, min_batch=2, min_seq=2), "seed": _SEEDS})
+
+
+def training_steps(task: TaskSpec) -> Cases:
+    """Batches for a training step: two rows or more, and a single token too where that has a label."""
+    least = 2 if task.task_type is TaskType.CAUSAL_LM else 1
+    return st.fixed_dictionaries({"sizes": sizes(task, min_batch=2, min_seq=least), "seed": _SEEDS})
 
 
 @st.composite

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from types import ModuleType
@@ -24,12 +22,7 @@ if TYPE_CHECKING:
 
     from harness.adapters import Adapter
     from harness.models.loading import ModelSource
-    from harness.properties.noise import NoiseFloor
-    from harness.properties.subject import Subject
-
-
-_SMALL = 1_000_000
-"""Parameters below which a model runs on one thread."""
+    from harness.properties.subject import Shared, Subject
 
 
 @dataclass
@@ -38,13 +31,11 @@ class Suite:
 
     Attributes:
         config: The config.
-        floors: Noise floors measured so far.
         spent: Seconds that the tests of this process took so far.
         finished: How many they were.
     """
 
     config: SuiteConfig
-    floors: dict[str, NoiseFloor] = field(default_factory=dict)
     spent: float = 0.0
     finished: int = 0
 
@@ -81,6 +72,13 @@ class Suite:
         """The model, built once and never called."""
         return self.source.build(self.config.seed)
 
+    @cached_property
+    def shared(self) -> Shared:
+        """What is found out once about the model."""
+        from harness.properties.subject import Shared
+
+        return Shared()
+
     def model(self) -> nn.Module:
         """A copy of the model with no past."""
         try:
@@ -101,25 +99,8 @@ class Suite:
             rebuild=self.source.build,
             fresh_weights=self.source.weights is None,
             make=example_maker(self.config),
-            floors=self.floors,
+            shared=self.shared,
         )
-
-    @contextmanager
-    def threads(self) -> Iterator[None]:
-        """Runs a small model on one thread.
-
-        Its operators are too short to share out, and where the cores are busy with something else, as in CI, threads that wait for
-        each other make a run several times slower.
-        """
-        import torch
-
-        before = torch.get_num_threads()
-        if sum(parameter.numel() for parameter in self.pristine.parameters()) < _SMALL:
-            torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
 
     def check_model(self) -> None:
         """Builds the model and calls it once, so that what keeps every test from running is said once.
@@ -129,9 +110,10 @@ class Suite:
         """
         from harness.adapters import same_shape
         from harness.properties.subject import ModelRaisedError
+        from harness.threads import threads_for
         from pytest_modeltiers.watchdog import time_limit
 
-        with time_limit(self.config.time_budget), self.threads():
+        with time_limit(self.config.time_budget), threads_for(self.pristine):
             subject = self.subject(self.model(), self.adapter, self.task)
             plan = self.adapter.plan(subject.model)
             signature = _signature(subject.model)

@@ -19,6 +19,7 @@ LEVELS = {
     "presets": GROUND,
     "catalogue": GROUND,
     "randomness": GROUND,
+    "threads": GROUND,
     "config": GROUND,
     "batches": GROUND,
     "adapters": GROUND,

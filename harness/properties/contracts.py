@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from harness.adapters import same_shape
 from harness.batches import Batch, Sizes
-from harness.evidence import Evidence, Status
+from harness.evidence import Evidence, Status, and_others
 from harness.properties.equality import first_failure, judge_equal
 from harness.properties.subject import ModelRaisedError, Subject, mode
-from harness.properties.tracing import finite, first_broken, recording
+from harness.properties.tracing import finite, first_broken, first_divergence, probing, recording, whole
 
 LAYOUTS = ("transposed", "strided", "offset", "expanded", "channels_last")
 """Memory layouts that inputs arrive in."""
@@ -112,12 +112,13 @@ def full_vocabulary(subject: Subject, seed: int = 0) -> Evidence:
         Status.FAIL if subject.fresh_weights and not everything else Status.WARN,
         "all token ids read alone give the same logits"
         if everything
-        else f"tokens {pair[0]} and {pair[1]} give the same logits, and so do {len(twins) - 1} other pairs",
+        else f"tokens {pair[0]} and {pair[1]} give the same logits{and_others(len(twins) - 1, 'pair')}",
         measured=float(len(twins)),
         bound=0.0,
         unit="ids read as another",
         counterexample=f"input_ids=[[{pair[0]}]] and [[{pair[1]}]]",
         cause="ids clamped, wrapped with % or hashed before the embedding, or a special token's row copied",
+        investigate=lambda: _where_ids_meet(subject, template, pair),
     )
 
 
@@ -165,6 +166,14 @@ def _layout(subject: Subject, sizes: Sizes, layout: str, seed: int) -> Evidence:
     def compare(model: nn.Module) -> tuple[Tensor, Tensor]:
         return subject.logits(base, model), subject.logits(relaid, model)
 
+    def culprit(model: nn.Module) -> str:
+        traces = []
+        for batch in (base, relaid):
+            with recording(model) as calls:
+                subject.logits(batch, model)
+            traces.append(calls)
+        return first_divergence(traces[0], traces[1], whole)
+
     try:
         return judge_equal(
             subject,
@@ -173,6 +182,7 @@ def _layout(subject: Subject, sizes: Sizes, layout: str, seed: int) -> Evidence:
             f"the logits change when the same inputs arrive {layout} in memory",
             counterexample,
             "a view, as_strided or data_ptr trick that assumes contiguous inputs",
+            culprit,
         )
     except ModelRaisedError as error:
         return Evidence(
@@ -183,6 +193,19 @@ def _layout(subject: Subject, sizes: Sizes, layout: str, seed: int) -> Evidence:
             module=error.module,
             cause="`.view` on an input that may be non-contiguous; `.reshape` takes every layout",
         )
+
+
+def _where_ids_meet(subject: Subject, template: Batch, pair: tuple[int, int]) -> str:
+    """Path of the first module that reads the two ids and returns the same for both."""
+    traces = []
+    for token in pair:
+        with recording(subject.model) as calls:
+            subject.logits({**template, "input_ids": torch.full_like(template["input_ids"], token)})
+        traces.append(calls)
+    for left, right in zip(*traces, strict=False):
+        if not all(map(torch.equal, left.inputs, right.inputs)) and all(map(torch.equal, left.outputs, right.outputs)):
+            return left.module
+    return ""
 
 
 def _works(subject: Subject, name: str, sizes: Sizes, seed: int, what: str, cause: str) -> Evidence:
@@ -221,24 +244,6 @@ def _relaid(tensor: Tensor, layout: str) -> Tensor:
 
 def _writer(subject: Subject, batch: Batch, field: str, train: bool) -> str:
     """Path of the innermost module during whose call an input was first written to."""
-    watched = batch[field]
-    entered: list[tuple[str, int]] = []
-    writers: list[str] = []
-    names = {module: name or "(model)" for name, module in subject.model.named_modules()}
-    handles = []
-
-    def leave(module: nn.Module, _args: object, _output: object) -> None:
-        name, version = entered.pop()
-        if watched._version != version:
-            writers.append(name)
-
-    for module, name in names.items():
-        handles.append(module.register_forward_pre_hook(lambda _m, _a, name=name: entered.append((name, watched._version))))
-        handles.append(module.register_forward_hook(leave))
-    try:
-        with mode(subject.model, train):
-            subject.logits(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return writers[0] if writers else ""
+    with mode(subject.model, train), probing(subject.model, lambda: batch[field]._version) as probes:
+        subject.logits(batch)
+    return next((probe.module for probe in probes if probe.before != probe.after), "")

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import copy
-import pickle
-import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from harness.batches import Batch, Sizes
+from harness.batches import Batch, Sizes, pad_right
 from harness.evidence import Evidence, Status
 from harness.properties.equality import judge_equal
 from harness.properties.noise import difference
 from harness.properties.subject import ModelRaisedError, Subject, floating_dtype, mode
-from harness.properties.tracing import first_divergence, recording, whole
-from harness.randomness import seed_torch, seeded, torch_states
+from harness.properties.tracing import first_divergence, path_of, probing, recording, whole
+from harness.randomness import RandomState, seed_everything, seeded
+
+_STARTS = (11, 12)
+"""Two seeds to start from."""
 
 
 def eval_deterministic(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
@@ -32,11 +32,13 @@ def eval_deterministic(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidenc
 
     def culprit(model: nn.Module) -> str:
         traces = []
-        for draw in (1, 2):
+        for draw in range(1, 9):
             with recording(model) as calls:
                 _under_seed(draw, subject, batch, model)
             traces.append(calls)
-        return first_divergence(traces[0], traces[1], whole)
+            if module := first_divergence(traces[0], calls, whole):
+                return module
+        return ""
 
     return judge_equal(
         subject,
@@ -59,7 +61,7 @@ def mode_round_trip(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     model, batch = subject.model, subject.batch(sizes, seed)
     counterexample = f"{sizes.describe(subject.task)}, seed={seed}"
     model.eval()
-    stuck = [path or "(model)" for path, module in model.named_modules() if module.training]
+    stuck = [path_of(path) for path, module in model.named_modules() if module.training]
     if stuck:
         return Evidence(
             name,
@@ -98,10 +100,11 @@ def mode_round_trip(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
         if judge is model:
             return before, subject.logits(batch)
         first = subject.logits(batch, judge)
+        judge.train()
         state = copy.deepcopy(judge.state_dict())
-        with mode(judge, train=True):
-            _under_seed(0, subject, batch, judge)
+        _under_seed(0, subject, batch, judge)
         judge.load_state_dict(state)
+        judge.eval()
         return first, subject.logits(batch, judge)
 
     return judge_equal(
@@ -124,6 +127,7 @@ def stateless(subject: Subject, calls: tuple[Sizes, ...], seed: int = 0) -> Evid
     """
     name = "stateless"
     batches = [subject.batch(sizes, seed + number) for number, sizes in enumerate(calls)]
+    batches += _half_padded(subject, subject.batch(calls[0], seed + len(calls)))
     counterexample = f"calls in both orders: {'; '.join(f'({sizes.describe(subject.task)})' for sizes in calls)}; seed={seed}"
 
     def in_order(model: nn.Module, order: list[int]) -> dict[int, Tensor]:
@@ -198,91 +202,88 @@ def rng_untouched(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     name = "rng_untouched"
     batch = subject.batch(sizes, seed)
     counterexample = f"{sizes.describe(subject.task)}, seed={seed}"
-    with _random_states_kept():
-        changed = _advanced(lambda: subject.logits(batch))
-        if changed:
-            return Evidence(
-                name,
-                Status.FAIL,
-                f"forward in eval mode changes the global random state of {changed}",
-                counterexample=counterexample,
-                cause="manual_seed inside forward, or random numbers drawn in eval mode; give the draw a Generator of its own",
-                investigate=lambda: _drawer(subject.model, lambda: subject.logits(batch)),
-            )
+    with _unseeded():
+        before = RandomState()
+        subject.raw_logits(batch)
+        changed = before.changes(RandomState())
         ends = []
         with mode(subject.model, train=True):
-            for start in (11, 12):
-                seed_torch(start)
-                subject.logits(batch)
-                ends.append(torch_states())
-    if all(map(torch.equal, *ends)):
+            for start in _STARTS:
+                seed_everything(start)
+                subject.raw_logits(batch)
+                ends.append(RandomState())
+    if changed:
+        return Evidence(
+            name,
+            Status.FAIL,
+            f"forward in eval mode changes the global random state of {' and '.join(changed)}",
+            counterexample=counterexample,
+            cause="manual_seed inside forward, or random numbers drawn in eval mode; give the draw a Generator of its own",
+            investigate=lambda: _drawer(subject, batch),
+        )
+    if "torch" not in ends[0].changes(ends[1]):
         return Evidence(
             name,
             Status.FAIL,
             "forward in train mode seeds the global random state, so every step draws the same numbers",
             counterexample=counterexample,
             cause="manual_seed inside forward",
+            investigate=lambda: _seeder(subject, batch),
         )
     return Evidence(name, Status.OK, "the global random state is left alone", counterexample=counterexample)
 
 
 def _under_seed(seed: int, subject: Subject, batch: Batch, model: nn.Module) -> Tensor:
     with seeded(seed):
-        return subject.logits(batch, model)
+        return subject.raw_logits(batch, model)
+
+
+def _half_padded(subject: Subject, batch: Batch) -> list[Batch]:
+    """The batch with padding, so that a mask kept from an earlier call of the same shape shows; nothing where there is no padding."""
+    length = batch["input_ids"].shape[1] if subject.task.is_text else 1
+    if length == 1 or not subject.adapter.takes(subject.model, "attention_mask"):
+        return []
+    return [pad_right(subject.task, batch, [length // 2] * len(batch["input_ids"]), length)]
 
 
 def _both_orders(count: int) -> tuple[list[int], list[int]]:
     return list(range(count)), list(reversed(range(count)))
 
 
+def _drawer(subject: Subject, batch: Batch) -> str:
+    """Path of the innermost module during whose call the global random state first changed."""
+    with _unseeded(), probing(subject.model, RandomState) as probes:
+        subject.raw_logits(batch)
+    return next((probe.module for probe in probes if probe.before.changes(probe.after)), "")
+
+
+def _seeder(subject: Subject, batch: Batch) -> str:
+    """Path of the innermost module that is entered in different random states and left in the same one."""
+    runs = []
+    with _unseeded(), mode(subject.model, train=True):
+        for start in _STARTS:
+            seed_everything(start)
+            with probing(subject.model, RandomState) as probes:
+                subject.raw_logits(batch)
+            runs.append(probes)
+    for first, second in zip(*runs, strict=False):
+        if "torch" in first.before.changes(second.before) and "torch" not in first.after.changes(second.after):
+            return first.module
+    return ""
+
+
 @contextmanager
-def _random_states_kept() -> Iterator[None]:
-    state, numpy_state = random.getstate(), np.random.get_state()
-    with seeded(0):
-        try:
-            yield
-        finally:
-            random.setstate(state)
-            np.random.set_state(numpy_state)
-
-
-def _advanced(run: Callable[[], object]) -> str:
-    """The generators whose state a call changed, as a phrase."""
-    before = torch_states(), random.getstate(), pickle.dumps(np.random.get_state())
-    run()
-    changed = {
-        "torch": not all(map(torch.equal, before[0], torch_states())),
-        "random": before[1] != random.getstate(),
-        "numpy": before[2] != pickle.dumps(np.random.get_state()),
-    }
-    return " and ".join(name for name, moved in changed.items() if moved)
-
-
-def _drawer(model: nn.Module, run: Callable[[], object]) -> str:
-    """Path of the innermost module during whose call the global random state of torch first changed."""
-    entered: list[list[Tensor]] = []
-    found: list[str] = []
-    handles = []
-    for path, module in model.named_modules():
-        handles.append(module.register_forward_pre_hook(lambda _m, _a: entered.append(torch_states())))
-
-        def leave(_module: nn.Module, _args: object, _output: object, path: str = path) -> None:
-            if not all(map(torch.equal, entered.pop(), torch_states())):
-                found.append(path or "(model)")
-
-        handles.append(module.register_forward_hook(leave))
-    try:
-        run()
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found[0] if found else ""
+def _unseeded() -> Iterator[None]:
+    """A block that begins in a random state no small seed leads to, and ends in the one before."""
+    with seeded(0x5EED):
+        torch.rand(1)
+        yield
 
 
 def _flipped(model: nn.Module, run: Callable[[], object], expected: bool, ignoring: set[nn.Module] | None = None) -> str:
     """Path of the first module that is in another mode than expected after a call."""
     run()
-    wrong = (path or "(model)" for path, m in model.named_modules() if m.training is not expected and m not in (ignoring or ()))
+    wrong = (path_of(path) for path, m in model.named_modules() if m.training is not expected and m not in (ignoring or ()))
     return next(wrong, "")
 
 

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch import nn
 
-from harness.evidence import Evidence, Status
-from harness.properties.subject import Subject, mode
+from harness.evidence import Evidence, Status, and_others
+from harness.properties.gradient_tracing import graph_of, recording_graph
+from harness.properties.subject import NoGradientError, Subject, mode
+from harness.properties.tracing import path_of
 from harness.randomness import seeded
 
 _STEPS = 3
@@ -48,15 +49,10 @@ def gradient_reaches(subject: Subject, seed: int = 0) -> Evidence:
             details={"layers": layers},
         )
     why, module = _cut(subject, model, unreached[0], gradients)
-    others = (
-        f" (nor do {len(unreached) - 1} others: {', '.join(unreached[1:4])}{'…' if len(unreached) > 4 else ''})"
-        if unreached[1:]
-        else ""
-    )
     return Evidence(
         name,
         Status.FAIL,
-        f"parameter `{unreached[0]}` receives no gradient{others}: {why}",
+        f"parameter `{unreached[0]}` receives no gradient{and_others(len(unreached) - 1, 'parameter')}: {why}",
         float(len(unreached)),
         0.0,
         "parameters",
@@ -95,9 +91,7 @@ def _accumulate(subject: Subject, model: nn.Module, seed: int) -> dict[str, floa
             model.zero_grad(set_to_none=True)
             try:
                 subject.backward(subject.batch(seed=seed + step), model)
-            except RuntimeError as error:
-                if "does not require grad" not in str(error):
-                    raise
+            except NoGradientError:
                 return {}
             for path, parameter in model.named_parameters():
                 if parameter.grad is not None:
@@ -121,32 +115,22 @@ def _nudged(model: nn.Module) -> nn.Module:
 def _cut(subject: Subject, model: nn.Module, path: str, gradients: dict[str, float]) -> tuple[str, str]:
     """Why a parameter receives no gradient, and the module in which its path to the loss is cut."""
     owner, _, _ = path.rpartition(".")
-    outputs: dict[str, list[Tensor]] = {}
-
-    def keep(name: str) -> Any:
-        def hook(_module: nn.Module, _args: object, output: Any) -> None:
-            outputs.setdefault(name, []).extend(leaf for leaf in tree_leaves(_leaves(output)) if isinstance(leaf, Tensor))
-
-        return hook
-
-    handles = [module.register_forward_hook(keep(name)) for name, module in model.named_modules()]
-    try:
-        with mode(model, train=True), seeded(0), torch.enable_grad():
-            loss = subject.adapter.loss(subject.logits_with_grad(subject.batch(), model), subject.batch())
-    finally:
-        for handle in handles:
-            handle.remove()
+    with mode(model, train=True), seeded(0), torch.enable_grad(), recording_graph(model) as calls:
+        batch = subject.batch()
+        loss = subject.adapter.loss(subject.logits_with_grad(batch, model), batch)
     if path in gradients:
         return "its gradient is exactly zero", owner or path
-    if owner and owner not in outputs:
+    if owner and all(call.module != owner for call in calls):
         return f"forward never calls `{owner}`", owner
-    graph = _graph_nodes(loss)
+    graph = graph_of(loss)
+    cutter = next((call.module for call in calls if call.cuts(graph)), "")
+    if cutter and cutter != path_of(""):
+        return f"`{cutter}` cuts the graph", cutter
     for container in _enclosing(owner):
-        connected = any(output.grad_fn in graph for output in outputs.get(container, ()) if output.grad_fn is not None)
-        if connected or not container:
-            where = container or "the model's own forward"
-            inside = "is not used" if container == owner else f"the output of `{owner}` is cut off or dropped"
-            return f"inside `{where}` {'it ' if container == owner else ''}{inside}", container or "(model)"
+        if not container or any(call.reaches(graph) for call in calls if call.module == container):
+            where = f"`{container}`" if container else "the model's own forward"
+            fate = "it is not used" if container == owner else f"the output of `{owner}` is cut off or dropped"
+            return f"inside {where} {fate}", path_of(container)
     return "it is cut off", owner
 
 
@@ -156,18 +140,3 @@ def _enclosing(path: str) -> Iterator[str]:
         yield path
         path = path.rpartition(".")[0]
     yield ""
-
-
-def _graph_nodes(loss: Tensor) -> set[Any]:
-    seen: set[Any] = set()
-    pending = [loss.grad_fn]
-    while pending:
-        node = pending.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            pending.extend(parent for parent, _ in node.next_functions)
-    return seen
-
-
-def _leaves(output: Any) -> Any:
-    return dict(output) if hasattr(output, "keys") else output

@@ -86,7 +86,10 @@ def _row_independence(
 
     def compare(model: nn.Module) -> tuple[Tensor, Tensor]:
         own = reference(model)[row]
-        return torch.stack((own, own)), torch.stack((subject.logits(changed, model)[row], subject.logits(alone, model)[0]))
+        by_itself = subject.logits(alone, model)
+        # Logits that lost an axis are another property's matter; here they must only not be taken for a row.
+        by_itself = by_itself[0] if by_itself.ndim == own.ndim + 1 else by_itself
+        return max(((own, subject.logits(changed, model)[row]), (own, by_itself)), key=lambda pair: difference(*pair))
 
     def culprit(model: nn.Module) -> str:
         single = Sizes(1, sizes.seq, sizes.target_seq, sizes.image)
@@ -173,12 +176,10 @@ def _padding_of(
         return real(subject.logits(alone, model)[0]), real(reference(model)[row])
 
     def culprit(model: nn.Module) -> str:
-        return first_divergence(
-            _record(subject, model, alone),
-            _record(subject, model, padded),
-            positions_view(1, length, length, row=0),
-            positions_view(sizes.batch, sizes.seq, length, row=row),
-        )
+        # First at sizes that no two axes share: at small ones a source axis can be taken for a target axis.
+        clear = subject.typical
+        kept = tuple(max(1, clear.seq // 2) if index == 0 else clear.seq for index in range(clear.batch))
+        return _padding_trace(subject, model, clear, kept, 0, seed) or _padding_trace(subject, model, sizes, lengths, row, seed)
 
     takes_mask = subject.adapter.takes(subject.model, "attention_mask")
     return judge_equal(
@@ -191,6 +192,17 @@ def _padding_of(
         if takes_mask
         else "a forward that takes no `attention_mask` and reads padding as text",
         culprit,
+    )
+
+
+def _padding_trace(subject: Subject, model: nn.Module, sizes: Sizes, lengths: tuple[int, ...], row: int, seed: int) -> str:
+    """Path of the first module whose outputs at the real positions of a row differ between the row alone and padded."""
+    base, length = subject.batch(sizes, seed), lengths[row]
+    return first_divergence(
+        _record(subject, model, pad_right(subject.task, rows(base, [row]), [length], length)),
+        _record(subject, model, pad_right(subject.task, base, lengths, sizes.seq)),
+        positions_view(1, length, length, row=0),
+        positions_view(sizes.batch, sizes.seq, length, row=row),
     )
 
 

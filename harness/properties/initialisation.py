@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.evidence import Evidence, Status
-from harness.properties.subject import Subject, mode
+from harness.properties.subject import NoGradientError, Subject, mode
 from harness.properties.tracing import recording
 from harness.randomness import seeded
 
@@ -69,11 +69,10 @@ def symmetry(subject: Subject, seed: int = 0) -> Evidence:
         model.zero_grad(set_to_none=True)
         try:
             subject.backward(subject.batch(seed=seed), model)
-        except RuntimeError as error:
-            if "does not require grad" not in str(error):
-                raise
+        except NoGradientError:
             return Evidence(_NAME, Status.SKIPPED, "the model has no trainable parameter")
     twins = [(path, *pair) for path, p in model.named_parameters() if p.grad is not None and (pair := _twin_rows(p, p.grad))]
+    twins = twins or [(path, 0, 1) for path in _stuck_at_one_value(subject, model, seed)]
     counterexample = f"{subject.typical.describe(subject.task)}, seed={seed}"
     if not twins:
         return Evidence(_NAME, Status.OK, "all units differ, or their gradients do", 0.0, 0.0, "layers", counterexample)
@@ -150,6 +149,30 @@ def signal_scale(subject: Subject, seed: int = 0) -> Evidence:
         "largest activation",
         counterexample,
     )
+
+
+def _stuck_at_one_value(subject: Subject, model: nn.Module, seed: int, steps: int = 4) -> list[str]:
+    """Weight matrices that hold one value and still do after a few steps of gradient descent; a gate at zero moves at once."""
+    constant = {
+        path: p.detach().clone()
+        for path, p in model.named_parameters()
+        if p.ndim > 1 and len(p) > 1 and bool((p == p.flatten()[0]).all())
+    }
+    if not constant:
+        return []
+    trained = subject.fresh()
+    for step in range(steps):
+        trained.zero_grad(set_to_none=True)
+        subject.backward(subject.batch(seed=seed + step), trained)
+        with torch.no_grad():
+            for p in trained.parameters():
+                if p.grad is not None:
+                    p.sub_(p.grad, alpha=0.1)
+    return [
+        path
+        for path, p in trained.named_parameters()
+        if path in constant and p.grad is not None and torch.equal(p, constant[path])
+    ]
 
 
 def _twin_rows(weight: Tensor, gradient: Tensor) -> tuple[int, int] | None:

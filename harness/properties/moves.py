@@ -20,6 +20,8 @@ from harness.properties.tracing import finite, first_broken, recording
 
 _NO_KERNEL = ("not implemented for", "not supported", "unsupported")
 
+_TWO_DEVICES = ("same device", "different devices")
+
 _MAY_MIX = ("_to_copy", "copy_", "index", "index_put", "index_put_", "_index_put_impl_", "unsafe_index")
 """Operators that take tensors of two devices: copies, and indexing with an index on the CPU."""
 
@@ -119,7 +121,7 @@ def _simulated_move(subject: Subject, seed: int) -> Evidence:
                 logits = moved.logits(moved.batch(seed=seed))
             break
         except ModelRaisedError as error:
-            if isinstance(error.error, LeftBehindError):
+            if isinstance(error.error, LeftBehindError) or any(words in str(error) for words in _TWO_DEVICES):
                 return _refused(
                     f"a tensor stays on the CPU when the model moves to another device: {error}", error, counterexample
                 )
@@ -137,7 +139,7 @@ def _simulated_move(subject: Subject, seed: int) -> Evidence:
 
 def _on(subject: Subject, device: str) -> Subject:
     model: nn.Module = copy.deepcopy(subject.fresh()).to(device)
-    return Subject(model, subject.adapter, subject.task, make=subject.make)
+    return Subject(model, subject.adapter, subject.task, make=subject.make, shared=subject.shared)
 
 
 def _refused(message: str, error: ModelRaisedError | None, counterexample: str) -> Evidence:

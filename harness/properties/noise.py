@@ -12,7 +12,6 @@ factor of ten leaves room on both sides: sound models stay far below it, and a r
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -70,16 +69,16 @@ class NoiseFloor:
 def measure_floor(subject: Subject) -> NoiseFloor:
     """Measures the noise floor of a subject's logits at its typical sizes."""
     batches = [subject.batch(seed=seed) for seed in range(_DRAWS)]
-    reference = subject.fresh()
-    logits = [_seeded(subject, batch, reference) for batch in batches]
-    double = subject.double
-    exact = (
-        None if double is None else max(difference(a, _seeded(subject, b, double)) for a, b in zip(logits, batches, strict=True))
-    )
-    nudged = [_seeded(subject, batch, _nudged(reference, seed)) for seed, batch in enumerate(batches)]
+    # A model of its own for every call: what a call leaves behind is no rounding.
+    logits = [_seeded(subject, batch, subject.fresh()) for batch in batches]
+    exact = None
+    if subject.double is not None:
+        doubled = [_seeded(subject, batch, subject.fresh().double()) for batch in batches]
+        exact = max(map(difference, logits, doubled))
+    nudged = [_seeded(subject, batch, _nudged(subject.fresh(), seed)) for seed, batch in enumerate(batches)]
     return NoiseFloor(
         float64=None if exact is None or not _finite(exact) else exact,
-        last_place=_or_zero(max(difference(a, b) for a, b in zip(logits, nudged, strict=True))),
+        last_place=_or_zero(max(map(difference, logits, nudged))),
         scale=_or_zero(max(float(a.abs().max()) for a in logits)),
         epsilon=torch.finfo(subject.dtype).eps,
     )
@@ -95,19 +94,18 @@ def difference(left: Tensor, right: Tensor) -> float:
 
 def _seeded(subject: Subject, batch: dict[str, Tensor], model: nn.Module) -> Tensor:
     with seeded(0):
-        return subject.logits(batch, model)
+        return subject.raw_logits(batch, model)
 
 
 @torch.no_grad()
 def _nudged(model: nn.Module, seed: int) -> nn.Module:
-    """A copy whose weights each moved by up to one unit in the last place."""
-    nudged = copy.deepcopy(model)
+    """The model with each weight moved by up to one unit in the last place."""
     rng = torch.Generator().manual_seed(seed)
-    for parameter in nudged.parameters():
+    for parameter in model.parameters():
         if parameter.is_floating_point():
             signs = torch.randint(-1, 2, parameter.shape, generator=rng).to(parameter.device, parameter.dtype)
             parameter.mul_(1 + signs * torch.finfo(parameter.dtype).eps)
-    return nudged
+    return model
 
 
 def _finite(value: float) -> bool:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 
 from harness.batches import IGNORED, Batch, Sizes, pad_right
-from harness.evidence import Evidence, Status
+from harness.evidence import Evidence, Status, and_others
 from harness.properties.equality import first_failure
-from harness.properties.subject import ModelRaisedError, Subject, mode
+from harness.properties.gradient_tracing import first_bad_gradient
+from harness.properties.subject import ModelRaisedError, NoGradientError, Subject, mode
 from harness.properties.tracing import finite, first_broken, recording
 from harness.randomness import seeded
 
@@ -40,7 +41,7 @@ def fully_padded_row(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     if not subject.adapter.takes(subject.model, "attention_mask"):
         return Evidence(name, Status.SKIPPED, "forward takes no `attention_mask`")
     batch = pad_right(subject.task, subject.batch(sizes, seed), [sizes.seq] * (sizes.batch - 1) + [0], sizes.seq)
-    evidence = _finite_forward(subject, batch, counterexample, "of a batch with a row that is all padding")
+    evidence = _finite_forward(subject, batch, counterexample, "at a batch with a row that is all padding")
     if evidence.status is not Status.OK:
         return evidence
     if subject.task.is_seq2seq:
@@ -51,12 +52,12 @@ def fully_padded_row(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     return Evidence(
         name,
         Status.FAIL,
-        f"a row that is all padding makes the gradient of `{bad[0]}` NaN or infinite, and that of {len(bad) - 1} other parameters",
+        f"a row that is all padding makes the gradient of `{bad[0]}` NaN or infinite{and_others(len(bad) - 1, 'parameter')}",
         measured=float(len(bad)),
         bound=0.0,
         unit="parameters",
         counterexample=counterexample,
-        module=bad[0],
+        investigate=lambda: _source_of_bad_gradients(subject, batch) or bad[0],
         cause="a softmax over a row of -inf, or a mean that divides by the number of real tokens",
     )
 
@@ -76,18 +77,19 @@ def _finite_at(subject: Subject, sizes: Sizes, content: str, seed: int) -> Evide
 def _finite_gradients_at(subject: Subject, sizes: Sizes, content: str, seed: int) -> Evidence:
     name = "gradient_flow"
     counterexample = f"{sizes.describe(subject.task)}, content={content}, seed={seed}"
-    bad = _bad_gradients(subject, extreme_batch(subject, sizes, content, seed))
+    batch = extreme_batch(subject, sizes, content, seed)
+    bad = _bad_gradients(subject, batch)
     if not bad:
         return Evidence(name, Status.OK, "every gradient is finite", counterexample=counterexample)
     return Evidence(
         name,
         Status.FAIL,
-        f"the gradient of `{bad[0]}` is NaN or infinite at {_spoken(content)} inputs, and so are {len(bad) - 1} others",
+        f"the gradient of `{bad[0]}` is NaN or infinite at {_spoken(content)} inputs{and_others(len(bad) - 1, 'parameter')}",
         measured=float(len(bad)),
         bound=0.0,
         unit="parameters",
         counterexample=counterexample,
-        module=bad[0],
+        investigate=lambda: _source_of_bad_gradients(subject, batch) or bad[0],
         cause="sqrt, norm, log or a division whose argument reaches zero; a `where` that hides the bad branch in forward only",
     )
 
@@ -169,10 +171,8 @@ def _bad_gradients(subject: Subject, batch: Batch) -> list[str]:
     with mode(model, train=True), seeded(0):
         try:
             loss = subject.backward(batch)
-        except RuntimeError as error:
-            if "does not require grad" in str(error):
-                return []
-            raise
+        except NoGradientError:
+            return []
         bad = [name for name, p in model.named_parameters() if p.grad is not None and not bool(torch.isfinite(p.grad).all())]
     if not bad and not bool(torch.isfinite(loss)):
         bad = ["loss"]
@@ -182,6 +182,12 @@ def _bad_gradients(subject: Subject, batch: Batch) -> list[str]:
             if name in buffers and buffers[name].shape == buffer.shape:
                 buffer.copy_(buffers[name])
     return bad
+
+
+def _source_of_bad_gradients(subject: Subject, batch: Batch) -> str:
+    model = subject.fresh()
+    with mode(model, train=True), seeded(0):
+        return first_bad_gradient(model, lambda: subject.backward(batch, model))
 
 
 def _spoken(content: str) -> str:

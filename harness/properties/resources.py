@@ -139,6 +139,7 @@ def inference_speed(subject: Subject, seed: int = 0) -> Evidence:
             0.0,
             "more operators a call",
             counterexample,
+            module=_growing(subject, model, train=False),
             cause="a loop over something that grows with every call, such as a history kept on the module",
         )
     times = _timings(subject, model, seed)

@@ -67,8 +67,10 @@ def pickle_round_trip(subject: Subject, seed: int = 0) -> Evidence:
 
 def deepcopy_independent(subject: Subject, seed: int = 0) -> Evidence:
     """A deep copy gives the same logits, and goes on giving them when the original's weights change."""
+    # The subject's model is a copy itself, whose lambdas hold the model it was copied from; a model of one's own has none.
+    original = subject.rebuild(seed) if subject.rebuild is not None else subject.model
     try:
-        copied = copy.deepcopy(subject.model)
+        copied = copy.deepcopy(original)
     except Exception as error:
         return Evidence(
             _NAME,
@@ -77,12 +79,11 @@ def deepcopy_independent(subject: Subject, seed: int = 0) -> Evidence:
             cause="a non-leaf tensor kept on the module (a cached activation), or a handle that cannot be copied; it breaks "
             "averaging of weights, quantisation and this suite's own isolation",
         )
-    same = _same(subject, copied, "a deep copy gives other logits", "a __deepcopy__ that leaves something out", seed)
+    same = _same(subject, copied, "a deep copy gives other logits", "a __deepcopy__ that leaves something out", seed, original)
     if same.status is not Status.OK:
         return same
     batch = subject.batch(seed=seed)
     before = subject.logits(batch, copied)
-    original = subject.model
     weights = {name: p.detach().clone() for name, p in original.named_parameters()}
     with torch.no_grad():
         for parameter in original.parameters():
@@ -104,12 +105,13 @@ def deepcopy_independent(subject: Subject, seed: int = 0) -> Evidence:
 
 def tied_weights(subject: Subject, seed: int = 0) -> Evidence:
     """Weights that are tied stay tied through deepcopy, a dtype move and loading."""
-    tied = _tied_groups(subject.model)
+    original = subject.rebuild(seed) if subject.rebuild is not None else subject.model
+    tied = _tied_groups(original)
     if not tied:
         return Evidence(_NAME, Status.SKIPPED, "no weights are tied")
     moves: dict[str, Callable[[], nn.Module]] = {
-        "deepcopy": lambda: copy.deepcopy(subject.model),
-        "a dtype move": lambda: copy.deepcopy(subject.model).double(),
+        "deepcopy": lambda: copy.deepcopy(original),
+        "a dtype move": lambda: copy.deepcopy(original).double(),
     }
     if subject.rebuild is not None:
         moves["loading into a second instance"] = lambda: _loaded(subject)
@@ -134,21 +136,43 @@ def _loaded(subject: Subject) -> nn.Module:
     return other
 
 
-def _same(subject: Subject, other: nn.Module, wrong: str, cause: str, seed: int) -> Evidence:
+def _same(subject: Subject, other: nn.Module, wrong: str, cause: str, seed: int, reference: nn.Module | None = None) -> Evidence:
     batch = subject.batch(seed=seed)
     other.eval()
 
     def compare(_model: nn.Module) -> tuple[Tensor, Tensor]:
-        return subject.logits(batch), subject.logits(batch, other)
+        return subject.logits(batch, reference), subject.logits(batch, other)
 
-    return judge_equal(subject, _NAME, compare, wrong, f"{subject.typical.describe(subject.task)}, seed={seed}", cause)
+    return judge_equal(
+        subject,
+        _NAME,
+        compare,
+        wrong,
+        f"{subject.typical.describe(subject.task)}, seed={seed}",
+        cause,
+        lambda _judge: _unsaved(subject.model, other),
+    )
+
+
+def _unsaved(model: nn.Module, other: nn.Module) -> str:
+    """Path of a tensor that the state dict leaves out and that differs between two instances."""
+    for (path, left), (_, right) in zip(model.named_modules(), other.named_modules(), strict=False):
+        saved = set(dict(left.named_parameters(recurse=False))) | (
+            set(dict(left.named_buffers(recurse=False))) - left._non_persistent_buffers_set
+        )
+        for name in {*vars(left), *left._buffers} - saved:
+            a, b = getattr(left, name, None), getattr(right, name, None)
+            if isinstance(a, Tensor) and isinstance(b, Tensor) and not (a.shape == b.shape and torch.equal(a, b)):
+                return f"{path}.{name}".lstrip(".")
+    return ""
 
 
 def _tied_groups(model: nn.Module) -> set[frozenset[str]]:
-    """Names of the parameters that are one and the same tensor."""
-    groups: dict[int, list[str]] = {}
+    """Names of the parameters that share their memory."""
+    groups: dict[tuple[object, ...], list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        groups.setdefault(id(parameter), []).append(name)
+        if parameter.numel():
+            groups.setdefault((parameter.data_ptr(), parameter.shape, parameter.stride()), []).append(name)
     return {frozenset(names) for names in groups.values() if len(names) > 1}
 
 

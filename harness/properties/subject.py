@@ -18,9 +18,15 @@ from harness.adapters import Adapter
 from harness.batches import Batch, Sizes, make_batch, to_device, typical_sizes
 from harness.errors import ForwardError, TimeBudgetError, UserError
 from harness.properties.noise import NoiseFloor, measure_floor
+from harness.properties.tracing import path_of
+from harness.randomness import seeded
 from harness.tasks import TaskSpec
 
 _TORCH = Path(torch.__file__).parent
+
+
+class NoGradientError(UserError, RuntimeError):
+    """The loss depends on nothing that asks for a gradient."""
 
 
 class ModelRaisedError(ForwardError):
@@ -39,6 +45,29 @@ class ModelRaisedError(ForwardError):
         super().__init__(f"{type(error).__name__}: {text[0] if text else 'no message'}{f' ({place})' if place else ''}")
 
 
+@dataclass(frozen=True)
+class Trouble:
+    """What keeps other properties from being judged, and is itself judged by one.
+
+    Attributes:
+        raises: What forward raised at an anchor; ``shape_contract`` fails on it.
+        not_finite: At which anchor the logits are not finite; ``finite_output`` fails on it.
+        random: Whether logits in eval mode depend on the global random state; ``eval_deterministic`` fails on it.
+    """
+
+    raises: str = ""
+    not_finite: str = ""
+    random: bool = False
+
+
+@dataclass
+class Shared:
+    """What is found out once about a model."""
+
+    floor: NoiseFloor | None = None
+    trouble: Trouble | None = None
+
+
 @dataclass
 class Subject:
     """A model under test.
@@ -51,7 +80,7 @@ class Subject:
         rebuild: Builds another instance from a seed; ``None`` where the model came without a factory.
         fresh_weights: Whether the weights are as the factory made them, rather than trained.
         make: Makes a batch for sizes and a seed; by default from the TaskSpec.
-        floors: Cache of noise floors, shared by the subjects of one model.
+        shared: What is found out once, and shared by the subjects of one model.
     """
 
     model: nn.Module
@@ -61,7 +90,7 @@ class Subject:
     rebuild: Callable[[int], nn.Module] | None = None
     fresh_weights: bool = True
     make: Callable[[TaskSpec, Sizes, int], Batch] = make_batch
-    floors: dict[str, NoiseFloor] = field(default_factory=dict)
+    shared: Shared = field(default_factory=lambda: Shared())
 
     @cached_property
     def device(self) -> torch.device:
@@ -96,13 +125,23 @@ class Subject:
             return None
         return model
 
-    @torch.no_grad()
     def logits(self, batch: Batch, model: nn.Module | None = None) -> Tensor:
         """Logits of a batch in the model's current mode, without gradients.
+
+        A model that is random in eval mode is called under a seed: that it is random is said once, by ``eval_deterministic``, and
+        what else is wrong with it can still be seen.
 
         Raises:
             ModelRaisedError: The model's code raised.
         """
+        if not self.trouble.random:
+            return self.raw_logits(batch, model)
+        with seeded(0):
+            return self.raw_logits(batch, model)
+
+    @torch.no_grad()
+    def raw_logits(self, batch: Batch, model: nn.Module | None = None) -> Tensor:
+        """Logits of a batch, under whatever the global random state is."""
         return self.logits_with_grad(batch, model)
 
     def logits_with_grad(self, batch: Batch, model: nn.Module | None = None) -> Tensor:
@@ -116,19 +155,59 @@ class Subject:
         model = self.model if model is None else model
         with blaming(model):
             loss = self.adapter.loss(self.adapter.logits(model, to_device(batch, self.device, floating_dtype(model))), batch)
+            if not loss.requires_grad:
+                raise NoGradientError("the loss depends on nothing that asks for a gradient")
             loss.backward()
         return loss.detach()
 
     @property
+    def trouble(self) -> Trouble:
+        """What is wrong with the model at its anchors, in every property alike."""
+        if self.shared.trouble is None:
+            self.shared.trouble = Trouble()  # while it is looked for, there is none
+            self.shared.trouble = find_trouble(self)
+        return self.shared.trouble
+
+    @property
+    def anchors(self) -> tuple[tuple[Sizes, int], ...]:
+        """Sizes and seeds that the properties of shape, finiteness and determinism always judge, before any are drawn."""
+        longest = self.task.max_seq_len or 1
+        return (
+            (self.typical, 0),
+            (self.typical, 1),
+            (Sizes(1), 0),
+            (Sizes(2, longest, longest), 0),
+            (Sizes(3, longest, longest), 1),
+        )
+
+    @property
     def floor(self) -> NoiseFloor:
         """The rounding noise of the model's logits."""
-        if "typical" not in self.floors:
-            self.floors["typical"] = measure_floor(self)
-        return self.floors["typical"]
+        if self.shared.floor is None:
+            self.shared.floor = measure_floor(self)
+        return self.shared.floor
 
     def bound(self, name: str) -> float:
         """Largest difference of logits that counts as equal: the user's tolerance, or the one derived from the noise floor."""
         return self.task.tolerances.get(name, self.floor.bound)
+
+
+def find_trouble(subject: Subject) -> Trouble:
+    """Calls fresh copies of a model at its anchors."""
+    raises, not_finite, random = "", "", False
+    for sizes, seed in subject.anchors:
+        batch, at = subject.batch(sizes, seed), f"{sizes.describe(subject.task)}, seed={seed}"
+        logits = []
+        for draw in range(2):
+            try:
+                with seeded(draw):
+                    logits.append(subject.raw_logits(batch, subject.fresh()))
+            except ModelRaisedError as error:
+                raises = raises or f"forward raises at {at}: {error}"
+        if len(logits) == 2:
+            not_finite = not_finite or ("" if bool(logits[0].isfinite().all()) else f"logits are not finite at {at}")
+            random = random or not torch.equal(logits[0].nan_to_num(), logits[1].nan_to_num())
+    return Trouble(raises, not_finite, random)
 
 
 def floating_dtype(model: nn.Module) -> torch.dtype:
@@ -162,7 +241,7 @@ def mode(model: nn.Module, train: bool) -> Iterator[None]:
 
 def _running_module(model: nn.Module, error: BaseException) -> str:
     """Path of the innermost module that was in its forward when an exception was raised."""
-    names = {id(module): name for name, module in model.named_modules()}
+    names = {id(module): path_of(name) for name, module in model.named_modules()}
     found = ""
     frame = error.__traceback__
     while frame is not None:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,8 @@ from torch.utils._pytree import tree_leaves
 
 from harness.batches import Sizes
 from harness.properties.noise import difference
+
+T = TypeVar("T")
 
 View = Callable[[Tensor], "Tensor | None"]
 """The part of a tensor that must not change; ``None`` where the tensor has no such part."""
@@ -39,6 +41,11 @@ class Call:
     outputs: list[Tensor] = field(default_factory=list)
 
 
+def path_of(name: str) -> str:
+    """A module's path as it is shown; the model itself has an empty name."""
+    return name or "(model)"
+
+
 @contextmanager
 def recording(model: nn.Module) -> Iterator[list[Call]]:
     """Records every module call, in the order in which they finish."""
@@ -54,11 +61,40 @@ def recording(model: nn.Module) -> Iterator[list[Call]]:
 
     def leave(_module: nn.Module, _args: Any, output: Any) -> None:
         call = running.pop()
-        call.outputs = _copies(_fields(output))
+        call.outputs = _copies(fields_of(output))
         finished.append(call)
 
     for name, module in model.named_modules():
-        handles.append(module.register_forward_pre_hook(enter(name or "(model)"), with_kwargs=True))
+        handles.append(module.register_forward_pre_hook(enter(path_of(name)), with_kwargs=True))
+        handles.append(module.register_forward_hook(leave))
+    try:
+        yield finished
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@dataclass(frozen=True)
+class Probe(Generic[T]):
+    """What a probe read before and after a module's call."""
+
+    module: str
+    before: T
+    after: T
+
+
+@contextmanager
+def probing(model: nn.Module, read: Callable[[], T]) -> Iterator[list[Probe[T]]]:
+    """Reads something before and after every module call, in the order in which the calls finish."""
+    finished: list[Probe[T]] = []
+    running: list[T] = []
+    handles = []
+    for name, module in model.named_modules():
+
+        def leave(_module: nn.Module, _args: Any, _output: Any, path: str = path_of(name)) -> None:
+            finished.append(Probe(path, running.pop(), read()))
+
+        handles.append(module.register_forward_pre_hook(lambda _module, _args: running.append(read())))
         handles.append(module.register_forward_hook(leave))
     try:
         yield finished
@@ -186,7 +222,7 @@ def _copies(tree: Any) -> list[Tensor]:
     return [leaf.detach().clone() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
-def _fields(output: Any) -> Any:
+def fields_of(output: Any) -> Any:
     """A module's output as something whose tensors can be listed, such as a Hugging Face ModelOutput."""
     return (
         dict(output)

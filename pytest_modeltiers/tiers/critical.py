@@ -42,6 +42,7 @@ class CriticalTier:
 
     def test_shape_contract(self, subject: Subject, judge: Judge) -> None:
         """Logits have the promised shape at every batch size, length and image size."""
+        judge.holds_at_anchors(contracts.shape_contract)
         judge.for_all(contracts.shape_contract, draw.shapes(subject.task), examples=24)
 
     def test_full_length(self, subject: Subject, judge: Judge) -> None:
@@ -59,10 +60,13 @@ class CriticalTier:
             judge.for_all(numerics.fully_padded_row, draw.several_rows(subject.task))
         else:
             contents = numerics.EXTREMES if case == "extremes" else ("typical",)
+            if case == "typical":
+                judge.holds_at_anchors(numerics.finite_output)
             judge.for_all(partial(numerics.finite_output, contents=contents), draw.batches(subject.task))
 
     def test_eval_deterministic(self, subject: Subject, judge: Judge) -> None:
         """In eval mode the same input gives the same logits."""
+        judge.holds_at_anchors(determinism.eval_deterministic)
         judge.for_all(determinism.eval_deterministic, draw.batches(subject.task))
 
     def test_batch_independence(self, subject: Subject, judge: Judge, case: str) -> None:
@@ -87,7 +91,7 @@ class CriticalTier:
         """Every trainable parameter receives a gradient, and every gradient is finite."""
         if case == "finite":
             everything = partial(numerics.finite_gradients, contents=("typical", *numerics.EXTREMES))
-            judge.for_all(everything, draw.several_rows(subject.task), examples=6)
+            judge.for_all(everything, draw.training_steps(subject.task), examples=6)
         else:
             judge.holds(gradients.gradient_reaches)
 
