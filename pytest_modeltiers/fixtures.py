@@ -15,10 +15,11 @@ from harness.batches import Batch, Sizes
 from harness.catalogue import CATALOGUE
 from harness.config import EvalConfig, TrainingConfig
 from harness.errors import TimeBudgetError
+from harness.evidence import Evidence
 from harness.properties.subject import Subject
 from harness.tasks import TaskSpec
 from harness.threads import threads_for
-from pytest_modeltiers.judge import VERDICT, Judge
+from pytest_modeltiers.judge import FOUND, VERDICT, Judge, conclude
 from pytest_modeltiers.plugin import CONFIGS
 from pytest_modeltiers.suite import Suite
 from pytest_modeltiers.watchdog import time_limit
@@ -78,9 +79,16 @@ def model(suite: Suite) -> nn.Module:
 
 
 @pytest.fixture
-def subject(suite: Suite, model: nn.Module, adapter: Adapter, task_spec: TaskSpec) -> Subject:
+def subject(request: SubRequest, suite: Suite, model: nn.Module, adapter: Adapter, task_spec: TaskSpec) -> Subject:
     """The model with what the properties need to call and judge it."""
-    return suite.subject(model, adapter, task_spec)
+    if any(_is_overridden(request, name) for name in ("model", "adapter", "task_spec")):
+        return suite.foreign_subject(model, adapter, task_spec)
+    return suite.subject(model)
+
+
+def _is_overridden(request: SubRequest, name: str) -> bool:
+    """Whether a user's fixture took the place of ours; pytest has no public way to ask."""
+    return request.node._fixtureinfo.name2fixturedefs[name][-1].func.__module__ != __name__
 
 
 @pytest.fixture
@@ -117,13 +125,27 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
     own = getattr(pyfuncitem.cls, "suite", None)
     if not isinstance(own, Suite):
         return (yield)
+    FOUND.set(None)
+    result = None
     try:
         with time_limit(own.config.time_budget), threads_for(own.pristine):
             result = yield
+        judge = _judge_of(pyfuncitem)
+        if judge is not None and judge.worst is None:
+            judge.stop("nothing was compared")
     except TimeBudgetError as error:
-        pytest.fail(str(error), pytrace=False)
-    judge = pyfuncitem.funcargs.get("judge")
-    if isinstance(judge, Judge):
-        pyfuncitem.stash[VERDICT] = judge.verdict()
-        judge.conclude(strict=pyfuncitem.config.getoption("modeltiers_strict"))
+        judge = _judge_of(pyfuncitem)
+        if judge is None:
+            pytest.fail(str(error), pytrace=False)
+        judge.stop(str(error))
+    finally:
+        judge = _judge_of(pyfuncitem)
+        pyfuncitem.stash[VERDICT] = finding = FOUND.get() or {} if judge is None else judge.verdict()
+    if finding.get("evidence"):
+        conclude(Evidence.from_json(finding["evidence"]), strict=pyfuncitem.config.getoption("modeltiers_strict"))
     return result
+
+
+def _judge_of(item: pytest.Function) -> Judge | None:
+    judge = item.funcargs.get("judge")
+    return judge if isinstance(judge, Judge) else None

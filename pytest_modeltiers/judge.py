@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Hashable
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -22,6 +23,9 @@ from pytest_modeltiers.checks import ModelCheck
 
 VERDICT = pytest.StashKey[dict[str, Any]]()
 """What a test found, for the report."""
+
+FOUND: ContextVar[dict[str, Any] | None] = ContextVar("FOUND", default=None)
+"""What the user's check that runs now has found."""
 
 EXAMPLES = 30
 """Examples drawn of a property with free sizes."""
@@ -120,25 +124,14 @@ class Judge:
             if evidence.status is not Status.FAIL:
                 self._keep(evidence)
 
-    def conclude(self, strict: bool) -> None:
-        """Ends the test with its outcome.
-
-        Raises:
-            pytest.fail.Exception: The property does not hold, or is in doubt and warnings are to fail.
-            pytest.skip.Exception: Nothing could be judged.
-        """
-        evidence = self.worst
-        if evidence is None:
-            pytest.fail(f"{self.name}: nothing was compared", pytrace=False)
-        if evidence.status is Status.FAIL or (strict and evidence.status is Status.WARN):
-            pytest.fail(evidence.explain(), pytrace=False)
-        if evidence.status is Status.SKIPPED:
-            pytest.skip(evidence.message)
-
     def verdict(self) -> dict[str, Any]:
         """The finding as JSON-ready values."""
-        evidence = self.worst.to_json() if self.worst is not None else None
+        evidence = None if self.worst is None else self.worst.to_json()
         return {"property": self.name, "evidence": evidence, "examples": self.examples, "cut": self.cut}
+
+    def stop(self, reason: str) -> None:
+        """Records that the test could not go on, which is a failure."""
+        self._keep(Evidence(self.name, Status.FAIL, reason))
 
     def _run(self, check: Check, values: dict[str, Any]) -> Evidence:
         self.examples += 1
@@ -174,16 +167,39 @@ def judged(check: ModelCheck) -> Callable[..., None]:
 
     @functools.wraps(check.function)
     def test(*args: Any, **kwargs: Any) -> None:
+        finding: dict[str, Any] = {
+            "property": check.name,
+            "statement": check.statement,
+            "evidence": None,
+            "examples": 1,
+            "cut": False,
+        }
+        FOUND.set(finding)
         result = check.function(*args, **kwargs)
+        if result is False:
+            result = Evidence(check.name, Status.FAIL, check.statement or f"{check.name} does not hold")
         if isinstance(result, Evidence):
-            if result.status is Status.FAIL:
-                pytest.fail(result.investigated().explain(), pytrace=False)
-            if result.status is Status.SKIPPED:
-                pytest.skip(result.message)
-        elif result is False:
-            pytest.fail(check.statement or f"{check.name} does not hold", pytrace=False)
+            result = result.investigated()
+            finding["evidence"] = result.to_json()
 
     return test
+
+
+def conclude(evidence: Evidence, strict: bool) -> None:
+    """Ends a test with the outcome its evidence stands for.
+
+    Args:
+        evidence: The worst that was found.
+        strict: Whether warnings fail.
+
+    Raises:
+        pytest.fail.Exception: The property does not hold, or is in doubt and warnings are to fail.
+        pytest.skip.Exception: Nothing could be judged.
+    """
+    if evidence.status is Status.FAIL or (strict and evidence.status is Status.WARN):
+        pytest.fail(evidence.explain(), pytrace=False)
+    if evidence.status is Status.SKIPPED:
+        pytest.skip(evidence.message)
 
 
 def _rank(evidence: Evidence) -> tuple[int, float, bool]:

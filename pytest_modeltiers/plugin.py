@@ -7,6 +7,7 @@ Every pytest start imports this module, so it imports the standard library and p
 from __future__ import annotations
 
 import gc
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ TIERS = {
     4: "export",
     5: "monitoring",
 }
+
+_FIXTURES = "modeltiers_fixtures"
 
 CONFIGS = pytest.StashKey[list[Path]]()
 """The config files of this run, resolved."""
@@ -59,8 +62,8 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", f"tier{number}: {title} of a model")
     config.addinivalue_line("markers", "slow: takes seconds rather than milliseconds")
     typed = config.args_source is pytest.Config.ArgsSource.ARGS
-    from_option = [Path(path).absolute() for path in config.getoption("model_config")]
-    from_ini = [Path(path).absolute() for path in config.getini("model_config")]
+    from_option = [_absolute(path) for path in config.getoption("model_config")]
+    from_ini = [_absolute(path) for path in config.getini("model_config")]
     configs = list(dict.fromkeys(from_option or from_ini))
     config.stash[CONFIGS] = configs
     if not configs:
@@ -69,7 +72,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if from_option and not typed:
         config.args[:] = []
     if from_option or not typed:
-        already = {Path(arg.partition("::")[0]).absolute() for arg in config.args}
+        already = {_absolute(arg.partition("::")[0]) for arg in config.args}
         config.args.extend(str(path) for path in configs if path not in already)
 
 
@@ -78,6 +81,15 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
     if file_path not in parent.config.stash[CONFIGS]:
         return None
     return ModelConfigFile.from_parent(parent, path=file_path)
+
+
+def pytest_pycollect_makeitem(collector: pytest.Collector, obj: object) -> None:
+    """Brings the plugin to life for a ``test_model.py`` that takes its classes from a config."""
+    suite = vars(obj).get("suite") if isinstance(obj, type) else None
+    if type(suite).__module__ == "pytest_modeltiers.suite" and not collector.config.pluginmanager.has_plugin(_FIXTURES):
+        path = suite.config.path  # type: ignore[union-attr]
+        collector.config.stash[CONFIGS].append(path)
+        _activate(collector.config, [path])
 
 
 class ModelConfigFile(pytest.Module):
@@ -96,6 +108,11 @@ class ModelConfigFile(pytest.Module):
             raise self.CollectError(str(error)) from None
 
 
+def _absolute(path: str | Path) -> Path:
+    # As pytest makes its own paths: without "..", but with links as they are.
+    return Path(os.path.abspath(path))
+
+
 def _activate(config: pytest.Config, configs: list[Path]) -> None:
     """Checks the configs and brings in the fixtures and the report."""
     from harness.errors import UserError
@@ -106,13 +123,12 @@ def _activate(config: pytest.Config, configs: list[Path]) -> None:
             Suite.of(path)
         except UserError as error:
             pytest.exit(str(error), returncode=2)
-    pytest.register_assert_rewrite("pytest_modeltiers.tiers")
     from pytest_modeltiers import fixtures
     from pytest_modeltiers.report import Reporter
 
     if hasattr(config, "workerinput"):
         _share_cores(int(config.workerinput["workercount"]))
-    config.pluginmanager.register(fixtures, "modeltiers_fixtures")
+    config.pluginmanager.register(fixtures, _FIXTURES)
     config.pluginmanager.register(Reporter(config, configs), "modeltiers_report")
     # Torch and what comes with it are a million objects that stay: without this every collection walks over them.
     gc.freeze()

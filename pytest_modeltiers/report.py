@@ -16,7 +16,6 @@ from harness.catalogue import CATALOGUE
 from harness.errors import UserError
 from harness.evidence import Evidence, Status
 from harness.health.report import CheckResult, CheckStatus, ExportHealthReport, SkippedCheck
-from pytest_modeltiers.checks import REGISTERED
 from pytest_modeltiers.judge import VERDICT
 from pytest_modeltiers.plugin import TIERS
 from pytest_modeltiers.suite import Suite
@@ -68,6 +67,7 @@ class Reporter:
         self.results: dict[str, Result] = {}
         self.controls = not hasattr(config, "workerinput")
         self.written: list[Path] = []
+        self.incomplete = False
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
@@ -80,7 +80,9 @@ class Reporter:
         # Extra attributes of a report travel with it from worker to controller.
         report.modeltiers = {"config": str(suite.config.path), "tier": _tier_of(item), "finding": finding}  # type: ignore[attr-defined]
         if report.when == "call":
-            report.user_properties.extend(_junit_properties(report, finding))
+            # Of the item: junitxml reads them from the report of the teardown, which is made from the item's.
+            item.user_properties.extend(_junit_properties(report, finding))
+            report.user_properties[:] = item.user_properties
         return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -107,9 +109,13 @@ class Reporter:
         finding = item.stash.get(VERDICT, None)
         return {"modeltiers": _without_plots(finding)} if finding and call.when == "call" else {}
 
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Notes that something could not be collected."""
+        self.incomplete = self.incomplete or report.failed
+
     def pytest_sessionfinish(self) -> None:
         """Writes the reports, before anything is printed that a closed pipe could cut off."""
-        if self.controls:
+        if self.controls and not self.incomplete:
             self.written = list(self._write_files())
 
     @pytest.hookimpl(trylast=True)
@@ -139,7 +145,7 @@ class Reporter:
             if result.status is Status.SKIPPED:
                 report.skipped.append(SkippedCheck(_check_name(result), result.message, result.tier))
             else:
-                report.add_check(_check(result, path))
+                report.add_check(_check(result))
             evidence = result.evidence
             if evidence is not None and "layers" in evidence.details and evidence.name == "gradient_flow":
                 report.layers = evidence.details["layers"]
@@ -169,10 +175,7 @@ class Reporter:
                 except OSError as error:
                     raise pytest.UsageError(f"--model-report: cannot write into {target}: {error.strerror}") from None
             if summary:
-                from harness.health.markdown import to_markdown
-
-                with open(summary, "a", encoding="utf-8") as file:
-                    file.write(to_markdown(report) + "\n")
+                _append(Path(summary), report)
 
     def _about_crashed(self, report: pytest.TestReport) -> dict[str, Any] | None:
         """What a report without a finding is about, when the worker died under one of our tests."""
@@ -181,6 +184,17 @@ class Reporter:
         file = (self.config.rootpath / report.nodeid.partition("::")[0]).resolve()
         mine = next((path for path in self.configs if path.resolve() == file), None)
         return None if mine is None else {"config": str(file), "tier": _tier_in(report.nodeid), "finding": {}, "crashed": True}
+
+
+def _append(summary: Path, report: ExportHealthReport) -> None:
+    """Adds the report to GitHub's step summary."""
+    from harness.health.markdown import to_markdown
+
+    try:
+        with summary.open("a", encoding="utf-8") as file:
+            file.write(to_markdown(report) + "\n")
+    except OSError as error:
+        print(f"GITHUB_STEP_SUMMARY: cannot write {summary}: {error.strerror}")
 
 
 def _result(report: pytest.TestReport, about: dict[str, Any]) -> Result:
@@ -232,15 +246,14 @@ def _junit_properties(report: pytest.TestReport, finding: dict[str, Any]) -> lis
     return [(name, str(value)) for name, value in shown.items() if value not in (None, "")]
 
 
-def _check(result: Result, path: Path) -> CheckResult:
-    own = REGISTERED.get(result.label)
+def _check(result: Result) -> CheckResult:
     evidence = result.evidence
     details: dict[str, Any] = {
         "tier": result.tier,
         "tier_title": TIERS.get(result.tier, ""),
         "nodeid": result.nodeid,
-        "statement": _statement(result) or (own.statement if own else ""),
-        "rerun": f"pytest --model-config {shlex.quote(path.name)} {shlex.quote(result.nodeid)}",
+        "statement": _statement(result),
+        "rerun": f"pytest --model-config {shlex.quote(result.nodeid.partition('::')[0])} {shlex.quote(result.nodeid)}",
     }
     if evidence is not None:
         details |= {
@@ -268,7 +281,7 @@ def _check(result: Result, path: Path) -> CheckResult:
 def _statement(result: Result) -> str:
     name, _, case = result.label.rstrip("]").partition("[")
     entry = CATALOGUE.get(name)
-    return "" if entry is None else entry.cases.get(case, entry.statement)
+    return str(result.finding.get("statement", "")) if entry is None else entry.cases.get(case, entry.statement)
 
 
 def _recommendation(result: Result, evidence: Evidence | None) -> str:
@@ -308,8 +321,11 @@ def _coverage(suite: Suite, results: list[Result]) -> str:
 
 
 def _folder_name(path: Path, configs: list[Path]) -> str:
-    same = [other for other in configs if other.stem == path.stem]
-    return path.stem if len(same) == 1 else f"{path.parent.name}-{path.stem}"
+    """A name for the report's folder that no other config of the run has."""
+    for name in (path.stem, path.name.replace(".", "-"), f"{path.parent.name}-{path.name.replace('.', '-')}"):
+        if sum(name in (p.stem, p.name.replace(".", "-"), f"{p.parent.name}-{p.name.replace('.', '-')}") for p in configs) == 1:
+            return name
+    return f"{configs.index(path)}-{path.stem}"
 
 
 def _annotation(result: Result, root: Path) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+import sys
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -46,7 +48,7 @@ class Suite:
         Raises:
             ConfigError: The file is refused.
         """
-        return _suite(Path(path).absolute())
+        return _suite(Path(os.path.abspath(path)))
 
     @cached_property
     def task(self) -> TaskSpec:
@@ -86,21 +88,28 @@ class Suite:
         except Exception:  # a model that cannot be copied is rebuilt; the serialisation property reports it
             return self.source.build(self.config.seed)
 
-    def subject(self, model: nn.Module, adapter: Adapter, task: TaskSpec) -> Subject:
-        """A model of this suite as the properties take it."""
+    def subject(self, model: nn.Module) -> Subject:
+        """A copy of the suite's own model as the properties take it."""
         from harness.data.examples import example_maker
         from harness.properties.subject import Subject
 
         return Subject(
             model,
-            adapter,
-            task,
+            self.adapter,
+            self.task,
             pristine=self.pristine,
             rebuild=self.source.build,
             fresh_weights=self.source.weights is None,
             make=example_maker(self.config),
             shared=self.shared,
         )
+
+    def foreign_subject(self, model: nn.Module, adapter: Adapter, task: TaskSpec) -> Subject:
+        """A subject in which a user's fixture took the place of the suite's model, adapter or task; nothing of the suite's is shared."""
+        from harness.data.examples import example_maker
+        from harness.properties.subject import Subject
+
+        return Subject(model, adapter, task, pristine=copy.deepcopy(model), make=example_maker(self.config))
 
     def check_model(self) -> None:
         """Builds the model and calls it once, so that what keeps every test from running is said once.
@@ -114,7 +123,7 @@ class Suite:
         from pytest_modeltiers.watchdog import time_limit
 
         with time_limit(self.config.time_budget), threads_for(self.pristine):
-            subject = self.subject(self.model(), self.adapter, self.task)
+            subject = self.subject(self.model())
             plan = self.adapter.plan(subject.model)
             signature = _signature(subject.model)
             fields = "the whole batch" if plan.whole else ", ".join(f"`{name}`" for name in plan.fields)
@@ -122,7 +131,7 @@ class Suite:
             if self.task.image_size:
                 at += f", image_size={list(self.task.image_size)}"
             try:
-                logits = subject.logits(subject.batch())
+                logits = subject.raw_logits(subject.batch())
             except ModelRaisedError as error:
                 where = f" in `{error.module}`" if error.module else ""
                 raise ForwardError(
@@ -180,13 +189,23 @@ def test_classes(suite: Suite, pytest_config: pytest.Config | None = None) -> di
 
 
 def tests_for(path: str | Path) -> dict[str, type]:
-    """The test classes of a config file, for a ``test_model.py`` that editors can discover::
+    """The test classes of a config file, for a ``test_model.py`` that editors can discover.
 
-    from pytest_modeltiers.suite import tests_for
+    The file needs two statements::
 
-    globals().update(tests_for("modeltiers.json"))
+        from pytest_modeltiers.suite import tests_for
+
+        globals().update(tests_for("modeltiers.json"))
+
+    Args:
+        path: The config, relative to the file that calls.
     """
-    return test_classes(Suite.of(Path(path)))
+    caller = Path(sys._getframe(1).f_globals["__file__"])
+    return test_classes(Suite.of(caller.parent / path))
+
+
+for _function in (test_module, test_classes, tests_for):
+    _function.__test__ = False  # type: ignore[union-attr]  # about tests, but none
 
 
 @cache

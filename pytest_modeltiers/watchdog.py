@@ -11,6 +11,10 @@ from types import FrameType
 from harness.errors import TimeBudgetError
 
 
+class _TimeIsUpError(BaseException):
+    """Passes through every ``except Exception`` on its way, in the model's code and in ours."""
+
+
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
     """Raises TimeBudgetError in the block when it takes longer than this.
@@ -23,12 +27,14 @@ def time_limit(seconds: float) -> Iterator[None]:
         return
 
     def stop(_number: int, frame: FrameType | None) -> None:
-        raise TimeBudgetError(f"the model did not answer within the time budget of {seconds:g} s; it was {_place(frame)}")
+        raise _TimeIsUpError(f"the model did not answer within the time budget of {seconds:g} s; it was {_place(frame)}")
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
+    except _TimeIsUpError as error:
+        raise TimeBudgetError(str(error)) from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from harness.adapters import Adapter
 from harness.batches import Batch, Sizes, make_batch, to_device, typical_sizes
-from harness.errors import ForwardError, TimeBudgetError, UserError
+from harness.errors import ForwardError, UserError
 from harness.properties.noise import NoiseFloor, measure_floor
 from harness.properties.tracing import path_of
 from harness.randomness import seeded
@@ -221,7 +221,7 @@ def blaming(model: nn.Module) -> Iterator[None]:
     """Turns an exception of the model's code into a ModelRaisedError that names the module."""
     try:
         yield
-    except (UserError, TimeBudgetError):
+    except UserError:
         raise
     except Exception as error:
         raise ModelRaisedError(_running_module(model, error), error) from error

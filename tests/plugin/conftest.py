@@ -63,7 +63,8 @@ class Project:
 
     def run(self, *args: Any) -> pytest.RunResult:
         """Runs pytest in this process."""
-        return self.pytester.runpytest_inprocess(*args)
+        # The plugin is imported already, so pytest cannot rewrite its assertions once more; it has none.
+        return self.pytester.runpytest_inprocess(*args, "-W", "ignore::pytest.PytestAssertRewriteWarning")
 
     def run_apart(self, *args: Any) -> pytest.RunResult:
         """Runs pytest in a process of its own."""
