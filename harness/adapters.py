@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.batches import IGNORED, Batch
-from harness.errors import ConfigError, ForwardError, OutputError, did_you_mean
+from harness.errors import ConfigError, ForwardError, ModelSourceError, OutputError, did_you_mean
 from harness.tasks import TaskSpec, TaskType
+from harness.user_code import import_file, raised
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ def plan_call(model: nn.Module, inputs: tuple[str, ...]) -> CallPlan:
     Raises:
         ForwardError: ``forward`` requires more arguments than the task has fields, or takes none of them.
     """
+    if getattr(type(model).forward, "__name__", "") == "_forward_unimplemented":
+        raise ForwardError(f"{type(model).__name__} has no forward of its own; define one that takes {_names(inputs)}")
     signature = inspect.signature(model.forward)
     parameters = list(signature.parameters.values())
     variadic = {p.kind for p in parameters} & {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
@@ -81,7 +83,7 @@ def plan_call(model: nn.Module, inputs: tuple[str, ...]) -> CallPlan:
     for parameter in parameters:
         if parameter in required:
             positional.append(left.pop(0))
-        elif parameter.name in named and parameter.kind is not parameter.KEYWORD_ONLY and len(required) > len(positional):
+        elif parameter.name in named and (parameter.kind is parameter.POSITIONAL_ONLY or len(required) > len(positional)):
             positional.append(parameter.name)
     fields = CallPlan(
         named=tuple(name for name in inputs if name in named and name not in positional), positional=tuple(positional)
@@ -172,22 +174,18 @@ def make_adapter(task: TaskSpec, name: str | None = None, folder: Path = Path())
             f"`adapter`: no adapter {name!r}.{did_you_mean(name, ADAPTERS)} Built in: {', '.join(ADAPTERS)}; or file.py:Class"
         )
     path = (folder / file).resolve()
-    if not path.is_file():
-        raise ConfigError(f"`adapter`: no such file {path}")
-    spec = importlib.util.spec_from_file_location(f"modeltiers_adapter_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise ConfigError(f"`adapter`: importing {path} raised {type(error).__name__}: {error}") from error
-    cls = getattr(module, attribute, None)
+        cls = getattr(import_file(path, "adapter"), attribute, None)
+    except ModelSourceError as error:
+        raise ConfigError(str(error)) from error
     if not (isinstance(cls, type) and hasattr(cls, "logits") and hasattr(cls, "loss")):
         raise ConfigError(
             f"`adapter`: {path} has no class {attribute!r} with `logits` and `loss`; subclass harness.adapters.Adapter"
         )
-    adapter: Adapter = cls(task)
+    try:
+        adapter: Adapter = cls(task)
+    except Exception as error:
+        raise ConfigError(f"`adapter`: {path.name}:{attribute} raised {raised(error)}") from error
     return adapter
 
 

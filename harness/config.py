@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from harness.catalogue import CATALOGUE
+from harness.config_mistakes import explain
 from harness.errors import ConfigError, did_you_mean
 from harness.presets import DATASETS, PRESETS
 from harness.tasks import FACTS, MODALITIES, TaskSpec, TaskType
@@ -25,19 +26,22 @@ NonNegative = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(ge=0)]
 TierName = Literal["1", "2", "3", "4", "5"]
 
+ExportFormat = Literal["torchscript", "onnx", "pytorch", "safetensors", "torch_export", "openvino", "executorch"]
+Name = Annotated[str, Field(min_length=1)]
+
 _TIERS: tuple[TierName, ...] = ("1", "2", "3", "4", "5")
 
 
 class _Keys(BaseModel):
     """A group of keys: nothing unknown, nothing coerced."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
 
 
 class TaskKeys(_Keys):
     """What the model is for, and its sizes."""
 
-    task_name: str | None = Field(
+    task_name: Name | None = Field(
         None, description="A preset (lm_tiny, cls_tiny, seq2seq_tiny, vision_tiny) or a name of your own."
     )
     task_type: Literal[tuple(t.value for t in TaskType)] | None = Field(None, description="What the logits mean.")  # type: ignore[valid-type]
@@ -60,21 +64,23 @@ class TaskKeys(_Keys):
 class ModelKeys(_Keys):
     """Where the model comes from."""
 
-    model_file: str | None = Field(None, description="A .py file with a model factory.")
+    model_file: Name | None = Field(None, description="A .py file with a model factory.")
     model_import: str | None = Field(None, description="pkg.mod:callable.", pattern=r"^[\w.]+(:[\w.]+)?$")
-    gist_id: str | None = Field(None, description="A GitHub gist that holds the model.")
-    gist_revision: str | None = Field(None, description="The gist's revision.")
-    preset: str | None = Field(None, description="The embedded stub of a preset.")
+    gist_id: Name | None = Field(None, description="A GitHub gist that holds the model.")
+    gist_revision: Name | None = Field(None, description="The gist's revision.")
+    preset: Name | None = Field(None, description="The embedded stub of a preset.")
     model_factory: str = Field("build_model", description="Callable in model_file that returns the model.")
     model_kwargs: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of the factory.")
-    weights: str | None = Field(None, description=".safetensors, a state dict, or a Lightning .ckpt.")
-    adapter: str | None = Field(None, description="A built-in adapter's name, or file.py:Class.")
+    weights: Name | None = Field(None, description=".safetensors, a state dict, or a Lightning .ckpt.")
+    adapter: Name | None = Field(None, description="A built-in adapter's name, or file.py:Class.")
 
 
 class RunKeys(_Keys):
     """How the suite runs."""
 
-    tier: TierName | list[TierName] | None = Field(None, description="Tiers to generate; all that apply by default.")
+    tier: TierName | Annotated[list[TierName], Field(min_length=1)] | None = Field(
+        None, description="Tiers to generate; all that apply by default."
+    )
     seed: NonNegative = Field(0, description="Seed of everything that is drawn.")
     device: str = Field("cpu", description="cpu, cuda, cuda:0, mps …")
     time_budget: Annotated[float, Field(gt=0)] = Field(
@@ -102,7 +108,7 @@ class TrainingConfig(_Keys):
     resume_from_checkpoint: str | None = None
     checkpoint_dir: str | None = None
     export_bundle: bool = False
-    export_formats: list[str] = Field(default_factory=list)
+    export_formats: list[ExportFormat] = Field(default_factory=list)
     deterministic: bool = False
     compile_mode: Literal["default", "reduce-overhead", "max-autotune"] | None = None
     use_gpu: bool | None = None
@@ -135,7 +141,7 @@ class DataKeys(_Keys):
 class ExportConfig(_Keys):
     """What is exported, and where to."""
 
-    formats: list[str] = Field(default_factory=lambda: ["torchscript", "onnx", "pytorch"])
+    formats: list[ExportFormat] = ["torchscript", "onnx", "pytorch"]
     quantization: Literal["dynamic", "static"] | None = None
     export_dir: str | None = None
     opset_version: Positive | None = None
@@ -191,11 +197,14 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
     def _preset_defaults(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        names = (data.get("task_name"), data.get("preset"))
-        defaults = next((PRESETS[name] for name in names if isinstance(name, str) and name in PRESETS), {})
-        implied = defaults.get("task_type")
-        if implied and data.get("task_type") not in (None, implied):
-            raise ValueError(f"`task_name` {data.get('task_name')!r} implies task_type {implied!r}, not {data['task_type']!r}")
+        named = {key: data[key] for key in ("task_name", "preset") if isinstance(data.get(key), str) and data[key] in PRESETS}
+        implied = {key: PRESETS[name]["task_type"] for key, name in named.items()}
+        if isinstance(data.get("task_type"), str):
+            implied["task_type"] = data["task_type"]
+        if len(set(implied.values())) > 1:
+            said = [f"`{key}` {data[key]!r}" + (f" implies {task!r}" if key in named else "") for key, task in implied.items()]
+            raise ValueError(f"{' but '.join(said)}: these are different task types")
+        defaults = PRESETS[next(iter(named.values()))] if named else {}
         return {**defaults, **{key: value for key, value in data.items() if value is not None}}
 
     @model_validator(mode="after")
@@ -287,14 +296,16 @@ def load_config(path: str | Path) -> SuiteConfig:
     try:
         config = SuiteConfig.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{file}: {line}" for line in _explain(error))) from None
+        raise ConfigError("\n".join(f"{file}: {line}" for line in explain(error, _keys_at))) from None
     config._path = file.resolve()
     return config
 
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of the config file, for editors that complete and check it."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **SuiteConfig.model_json_schema()}
+    schema = SuiteConfig.model_json_schema()
+    schema["properties"]["$schema"] = {"type": "string", "description": "Where this schema lies, for editors."}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -302,60 +313,29 @@ def _read(file: Path) -> dict[str, Any]:
         near = [p.name for p in file.parent.glob("*") if p.suffix in (".json", ".toml")] if file.parent.is_dir() else []
         raise ConfigError(f"{file}: no such config file.{did_you_mean(file.name, near)}")
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: cannot be read: {error}") from None
     try:
-        raw = tomllib.loads(text) if file.suffix == ".toml" else json.loads(text)
+        raw = tomllib.loads(text) if file.suffix == ".toml" else json.loads(text, object_pairs_hook=_without_duplicates)
     except json.JSONDecodeError as error:
         raise ConfigError(f"{file}:{error.lineno}:{error.colno}: not JSON: {error.msg}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{file}: not TOML: {error}") from None
+    except (RecursionError, ValueError) as error:
+        if isinstance(error, tomllib.TOMLDecodeError):
+            raise ConfigError(f"{file}: not TOML: {error}") from None
+        raise ConfigError(f"{file}: not JSON that can be read: {str(error).splitlines()[0]}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{file}: expected an object of keys, got {type(raw).__name__}")
     raw.pop("$schema", None)
     return raw
 
 
-def _explain(error: ValidationError) -> list[str]:
-    """One line a mistake: the key's path, what was expected, what was found, and the nearest valid name."""
-    lines: dict[str, str] = {}
-    for item in error.errors():
-        path = [str(part) for part in item["loc"] if not _is_union_label(part)]
-        # A value that fits none of a union's branches is reported once for each of them.
-        key = ".".join(path)
-        text = _explain_one(item, path)
-        if key not in lines:
-            lines[key] = text
-        elif key and "expected" in text:
-            lines[key] += " or " + text.split("expected ", 1)[1].split(", got")[0]
-    return list(lines.values())
-
-
-def _is_union_label(part: int | str) -> bool:
-    return isinstance(part, str) and ("[" in part or part in ("int", "str", "float", "bool"))
-
-
-def _explain_one(item: Any, path: list[str]) -> str:
-    key = ".".join(path)
-    kind, got = item["type"], item["input"]
-    if kind == "extra_forbidden":
-        valid = _keys_at(path[:-1])
-        return f"unknown key `{key}`.{did_you_mean(path[-1], valid)}"
-    if kind == "value_error":
-        message = str(item["ctx"]["error"])
-        return f"`{key}`: {message}" if key else message
-    if kind == "literal_error":
-        expected = item["ctx"]["expected"]
-        valid = [name.strip("' ") for name in expected.replace(" or ", ", ").split(", ")]
-        hint = did_you_mean(got, valid) if isinstance(got, str) else ""
-        return f"`{key}`: got {json.dumps(got, default=str)}, expected {expected}.{hint}"
-    if kind in ("too_short", "too_long"):
-        size = item["ctx"].get("min_length", item["ctx"].get("max_length"))
-        return f"`{key}`: got {json.dumps(got, default=str)}, expected a list of {size} items"
-    expected = item["msg"].removeprefix("Input should be ").removeprefix("a valid ")
-    article = "" if expected.split()[0] in ("greater", "less", "a", "an") else ("an " if expected[0] in "aeiou" else "a ")
-    return f"`{key}`: got {json.dumps(got, default=str)}, expected {article}{expected}"
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    twice = next((key for key in keys if keys.count(key) > 1), None)
+    if twice is not None:
+        raise ValueError(f"the key {twice!r} is given twice")
+    return dict(pairs)
 
 
 def _keys_at(path: list[str]) -> list[str]:

@@ -9,7 +9,8 @@ from typing import Any
 from harness.errors import ConfigError
 from harness.health.report import write_whole
 from harness.models.inspection import Guess, find_factory, guess_task
-from harness.models.loading import ModelSource, import_file
+from harness.models.loading import ModelSource
+from harness.user_code import import_file
 
 
 def scaffold(model_file: Path, target: Path | None = None, *, overwrite: bool = False) -> tuple[Path, Guess]:
@@ -29,7 +30,7 @@ def scaffold(model_file: Path, target: Path | None = None, *, overwrite: bool = 
     target = target or model_file.parent / "modeltiers.json"
     if target.exists() and not overwrite:
         raise ConfigError(f"{target} exists already; --force replaces it, --output writes elsewhere")
-    module = import_file(model_file.resolve())
+    module = import_file(model_file.resolve(), "MODEL.py")
     factory = find_factory(module)
     model = ModelSource(getattr(module, factory), f"{model_file.name}:{factory}").build()
     guess = guess_task(model)

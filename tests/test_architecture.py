@@ -21,6 +21,8 @@ LEVELS = {
     "randomness": GROUND,
     "threads": GROUND,
     "config": GROUND,
+    "config_mistakes": GROUND,
+    "user_code": GROUND,
     "batches": GROUND,
     "adapters": GROUND,
     "models": 1,

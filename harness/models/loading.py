@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import importlib.util
 import sys
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +18,7 @@ from harness.errors import ConfigError, FactoryError, ModelSourceError, UserErro
 from harness.models.stubs import build_stub
 from harness.models.weights import load_weights
 from harness.randomness import seeded
+from harness.user_code import import_file, raised
 
 
 @dataclass(frozen=True)
@@ -53,8 +51,8 @@ class ModelSource:
                 model = self.factory(**self.kwargs)
             except UserError:
                 raise
-            except Exception as error:
-                raise FactoryError(f"{self.origin} raised {_where(error)}") from error
+            except (Exception, SystemExit) as error:
+                raise FactoryError(f"{self.origin} raised {raised(error)}") from error
         if not isinstance(model, nn.Module):
             raise FactoryError(f"{self.origin} returned {_describe(model)}, expected an nn.Module")
         if self.weights is not None:
@@ -78,7 +76,7 @@ def model_source(config: SuiteConfig) -> ModelSource:
         )
     if config.model_file:
         path = config.resolve(config.model_file)
-        module = import_file(path)
+        module = import_file(path, "model_file")
         return ModelSource(
             _find_factory(module, config.model_factory, str(path)), f"{path.name}:{config.model_factory}", **options
         )
@@ -92,40 +90,13 @@ def model_source(config: SuiteConfig) -> ModelSource:
     return ModelSource(lambda: build_stub(task), f"embedded {task.task_name} stub", **options)
 
 
-def import_file(path: Path) -> ModuleType:
-    """Imports a Python file under a name of its own, so that its classes can be pickled and its siblings imported.
-
-    Raises:
-        ModelSourceError: The file is missing or raises on import.
-    """
-    if not path.is_file():
-        near = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        raise ModelSourceError(f"`model_file`: no such file {path}.{did_you_mean(path.name, near)}")
-    name = f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ModelSourceError(f"`model_file`: {path} is not a Python file; expected a name ending in .py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    if str(path.parent) not in sys.path:
-        sys.path.insert(0, str(path.parent))
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        del sys.modules[name]
-        raise ModelSourceError(f"`model_file`: importing {path} raised {_where(error, path)}") from error
-    return module
-
-
 def _import_module(name: str, folder: Path) -> ModuleType:
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
     try:
         return importlib.import_module(name)
     except (Exception, SystemExit) as error:
-        raise ModelSourceError(f"`model_import`: importing {name!r} raised {_where(error)}") from error
+        raise ModelSourceError(f"`model_import`: importing {name!r} raised {raised(error)}") from error
 
 
 def _find_factory(module: ModuleType, name: str, where: str) -> Callable[..., nn.Module]:
@@ -154,21 +125,6 @@ def _device(config: SuiteConfig) -> str:
     if not available.get(kind, True):
         raise ConfigError(f'{config.path}: `device`: {config.device!r} is not available here; use "cpu" or run where it is')
     return config.device
-
-
-def _where(error: BaseException, path: Path | None = None) -> str:
-    """``ZeroDivisionError: division by zero (model.py, line 7)``: the innermost frame of the user's own code."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [
-        f
-        for f in frames
-        if (path is None or Path(f.filename) == path) and "importlib" not in f.filename and __file__ != f.filename
-    ]
-    line = getattr(error, "lineno", None) if isinstance(error, SyntaxError) else (own[-1].lineno if own else None)
-    file = Path(error.filename or "").name if isinstance(error, SyntaxError) else (Path(own[-1].filename).name if own else "")
-    place = f" ({file}, line {line})" if line else ""
-    text = (error.msg if isinstance(error, SyntaxError) else str(error)).strip().splitlines()
-    return f"{type(error).__name__}: {text[0] if text else ''}{place}"
 
 
 def _describe(value: object) -> str:

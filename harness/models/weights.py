@@ -53,7 +53,8 @@ def _read_state(path: Path) -> dict[str, Tensor]:
             f"`weights`: {path} is refused: loading it would run code ({reason}). Save model.state_dict() or use .safetensors"
         ) from None
     except Exception as error:
-        raise WeightsError(f"`weights`: {path} cannot be read: {type(error).__name__}: {str(error).splitlines()[0]}") from None
+        reason = next(iter(str(error).splitlines()), "the file is cut short")
+        raise WeightsError(f"`weights`: {path} cannot be read: {type(error).__name__}: {reason}") from None
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not (isinstance(content, dict) and content and all(isinstance(v, Tensor) for v in content.values())):

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import copy
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +19,7 @@ from harness.properties.noise import NoiseFloor, measure_floor
 from harness.properties.tracing import path_of
 from harness.randomness import seeded
 from harness.tasks import TaskSpec
-
-_TORCH = Path(torch.__file__).parent
+from harness.user_code import raised
 
 
 class NoGradientError(UserError, RuntimeError):
@@ -40,9 +37,7 @@ class ModelRaisedError(ForwardError):
     def __init__(self, module: str, error: BaseException) -> None:
         self.module = module
         self.error = error
-        text = str(error).strip().splitlines()
-        place = _user_line(error)
-        super().__init__(f"{type(error).__name__}: {text[0] if text else 'no message'}{f' ({place})' if place else ''}")
+        super().__init__(raised(error))
 
 
 @dataclass(frozen=True)
@@ -250,10 +245,3 @@ def _running_module(model: nn.Module, error: BaseException) -> str:
             found = names.get(id(owner), found)
         frame = frame.tb_next
     return found
-
-
-def _user_line(error: BaseException) -> str:
-    """``model.py, line 7``: the last frame outside torch."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if _TORCH not in Path(f.filename).parents]
-    frames = [f for f in frames if Path(__file__).parent.parent not in Path(f.filename).parents]
-    return f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""

@@ -1,0 +1,82 @@
+"""What is said when a config file is wrong: the key's path, what was expected, what was found, and the nearest valid name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from harness.errors import did_you_mean
+
+_SEVERAL_FORMS = {
+    "tier": '"1" to "5", or a list of them',
+    "devices": 'a number of devices from 1, "auto", or a list of device numbers from 0',
+    "baseline_run_id": "a run's number or name",
+    "reference_profile_id": "a run's number or name",
+}
+"""What is expected of keys that take values of several forms, for which the validation library reports every form by itself."""
+
+_PATTERNS = {"model_import": "pkg.mod:callable"}
+
+
+def explain(error: ValidationError, keys_at: Callable[[list[str]], list[str]]) -> list[str]:
+    """One line a mistake.
+
+    Args:
+        error: What the validation found.
+        keys_at: The valid keys inside a group, by the group's path.
+    """
+    lines: dict[str, str] = {}
+    # Of the forms a value may have, the one it came closest to is reported deepest.
+    for item in sorted(error.errors(), key=lambda item: -len(item["loc"])):
+        path = [str(part) for part in item["loc"]]
+        if path and path[0] in _SEVERAL_FORMS and item["type"] != "extra_forbidden":
+            key, got = _bad_item(path[0], item)
+            lines.setdefault(path[0], f"`{key}`: got {_shown(got)}, expected {_SEVERAL_FORMS[path[0]]}")
+        else:
+            lines.setdefault(".".join(path), _explain_one(item, path, keys_at))
+    return list(lines.values())
+
+
+def _bad_item(key: str, item: Mapping[str, Any]) -> tuple[str, Any]:
+    """The key's path and the value that is wrong: an item of the list where one was given."""
+    index = next((part for part in item["loc"][1:] if isinstance(part, int)), None)
+    return (key if index is None else f"{key}.{index}"), item["input"]
+
+
+def _explain_one(item: Mapping[str, Any], path: list[str], keys_at: Callable[[list[str]], list[str]]) -> str:
+    key = ".".join(path).encode("unicode_escape").decode()
+    kind, got = item["type"], item["input"]
+    if kind == "extra_forbidden":
+        return f"unknown key `{key}`.{did_you_mean(path[-1], keys_at(path[:-1]))}"
+    if kind == "value_error":
+        message = str(item["ctx"]["error"])
+        return f"`{key}`: {message}" if key else message
+    return f"`{key}`: got {_shown(got)}, expected {_expected(item, path)}"
+
+
+def _expected(item: Mapping[str, Any], path: list[str]) -> str:
+    kind, context = item["type"], item.get("ctx", {})
+    if kind == "literal_error":
+        choices = context["expected"]
+        valid = [name.strip("' ") for name in choices.replace(" or ", ", ").split(", ")]
+        return f"{choices}.{did_you_mean(item['input'], valid)}" if isinstance(item["input"], str) else choices
+    if kind in ("too_short", "too_long"):
+        return f"a list of {context.get('min_length', context.get('max_length'))} items"
+    if kind == "string_too_short":
+        return "a name, not an empty string"
+    if kind == "string_pattern_mismatch":
+        return _PATTERNS.get(path[0], "another form")
+    if kind in ("model_type", "dict_type", "model_attributes_type"):
+        return "an object of keys"
+    text = item["msg"].removeprefix("Input should be ").removeprefix("a valid ")
+    if text.split()[0] in ("greater", "less", "a", "an"):
+        return str(text)
+    return f"{'an' if text[0] in 'aeiou' else 'a'} {text}"
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 80 else f"{text[:77]}…"
