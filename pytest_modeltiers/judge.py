@@ -27,7 +27,7 @@ VERDICT = pytest.StashKey[dict[str, Any]]()
 FOUND: ContextVar[dict[str, Any] | None] = ContextVar("FOUND", default=None)
 """What the user's check that runs now has found."""
 
-EXAMPLES = 30
+EXAMPLES = 15
 """Examples drawn of a property with free sizes."""
 
 Check = Callable[..., Evidence]

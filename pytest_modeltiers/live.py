@@ -6,7 +6,6 @@ print(findings["causal"].explain())
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Callable, Iterable
 
@@ -16,6 +15,7 @@ from torch import nn
 from harness.adapters import Adapter, make_adapter
 from harness.catalogue import CATALOGUE
 from harness.evidence import Evidence, Status
+from harness.models.cloning import clone
 from harness.properties.subject import Shared, Subject
 from harness.randomness import seeded
 from harness.tasks import TaskSpec
@@ -78,6 +78,6 @@ def _judge(name: str, case: str | None, subject: Subject, share: float, seed: in
 
 def _copy(pristine: nn.Module, build: Callable[[int], nn.Module], seed: int) -> nn.Module:
     try:
-        return copy.deepcopy(pristine)
+        return clone(pristine)
     except Exception:  # the serialisation property reports it
         return build(seed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import sys
 from dataclasses import dataclass
@@ -83,8 +82,10 @@ class Suite:
 
     def model(self) -> nn.Module:
         """A copy of the model with no past."""
+        from harness.models.cloning import clone
+
         try:
-            return copy.deepcopy(self.pristine)
+            return clone(self.pristine)
         except Exception:  # a model that cannot be copied is rebuilt; the serialisation property reports it
             return self.source.build(self.config.seed)
 
@@ -107,9 +108,10 @@ class Suite:
     def foreign_subject(self, model: nn.Module, adapter: Adapter, task: TaskSpec) -> Subject:
         """A subject in which a user's fixture took the place of the suite's model, adapter or task; nothing of the suite's is shared."""
         from harness.data.examples import example_maker
+        from harness.models.cloning import clone
         from harness.properties.subject import Subject
 
-        return Subject(model, adapter, task, pristine=copy.deepcopy(model), make=example_maker(self.config))
+        return Subject(model, adapter, task, pristine=clone(model), make=example_maker(self.config))
 
     def check_model(self) -> None:
         """Builds the model and calls it once, so that what keeps every test from running is said once.

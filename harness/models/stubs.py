@@ -93,7 +93,7 @@ def padding_mask(padding: Tensor | None, like: Tensor) -> Tensor | None:
 class LMStub(nn.Module):
     """A decoder-only language model with tied embeddings."""
 
-    def __init__(self, vocab_size: int, max_seq_len: int, width: int = 64, depth: int = 2, heads: int = 4) -> None:
+    def __init__(self, vocab_size: int, max_seq_len: int, width: int = 128, depth: int = 4, heads: int = 4) -> None:
         super().__init__()
         self.embed = Embedding(vocab_size, max_seq_len, width)
         self.blocks = nn.ModuleList(Block(width, heads, dropout=0.1) for _ in range(depth))

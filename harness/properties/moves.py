@@ -6,7 +6,6 @@ shape, dtype and device but no data, and every operator is checked for tensors t
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -138,7 +137,7 @@ def _simulated_move(subject: Subject, seed: int) -> Evidence:
 
 
 def _on(subject: Subject, device: str) -> Subject:
-    model: nn.Module = copy.deepcopy(subject.fresh()).to(device)
+    model: nn.Module = subject.fresh().to(device)
     return Subject(model, subject.adapter, subject.task, make=subject.make, shared=subject.shared)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from harness.adapters import Adapter
 from harness.batches import Batch, Sizes, make_batch, to_device, typical_sizes
 from harness.errors import ForwardError, UserError
+from harness.models.cloning import clone
 from harness.properties.noise import NoiseFloor, measure_floor
 from harness.properties.tracing import path_of
 from harness.randomness import seeded
@@ -108,7 +108,7 @@ class Subject:
 
     def fresh(self) -> nn.Module:
         """A copy of the model that was never called."""
-        return copy.deepcopy(self.pristine if self.pristine is not None else self.model).eval()
+        return clone(self.pristine if self.pristine is not None else self.model).eval()
 
     @cached_property
     def double(self) -> nn.Module | None:
@@ -143,13 +143,13 @@ class Subject:
         """Logits of a batch, with the graph."""
         model = self.model if model is None else model
         with blaming(model):
-            return self.adapter.logits(model, to_device(batch, self.device, floating_dtype(model)))
+            return self.adapter.logits(model, _as_the_model_takes(batch, model))
 
     def backward(self, batch: Batch, model: nn.Module | None = None) -> Tensor:
         """Runs forward, loss and backward; returns the loss and leaves gradients in the parameters."""
         model = self.model if model is None else model
         with blaming(model):
-            loss = self.adapter.loss(self.adapter.logits(model, to_device(batch, self.device, floating_dtype(model))), batch)
+            loss = self.adapter.loss(self.adapter.logits(model, _as_the_model_takes(batch, model)), batch)
             if not loss.requires_grad:
                 raise NoGradientError("the loss depends on nothing that asks for a gradient")
             loss.backward()
@@ -190,25 +190,36 @@ class Subject:
 def find_trouble(subject: Subject) -> Trouble:
     """Calls fresh copies of a model at its anchors."""
     raises, not_finite, random = "", "", False
-    for sizes, seed in subject.anchors:
+    for number, (sizes, seed) in enumerate(subject.anchors):
         batch, at = subject.batch(sizes, seed), f"{sizes.describe(subject.task)}, seed={seed}"
-        logits = []
-        for draw in range(2):
-            try:
-                with seeded(draw):
-                    logits.append(subject.raw_logits(batch, subject.fresh()))
-            except ModelRaisedError as error:
-                raises = raises or f"forward raises at {at}: {error}"
-        if len(logits) == 2:
-            not_finite = not_finite or ("" if bool(logits[0].isfinite().all()) else f"logits are not finite at {at}")
-            random = random or not torch.equal(logits[0].nan_to_num(), logits[1].nan_to_num())
+        try:
+            # Where a model is random at all, it is at typical sizes.
+            first, *again = [_drawn(subject, batch, draw) for draw in range(1 if number else 2)]
+        except ModelRaisedError as error:
+            raises = raises or f"forward raises at {at}: {error}"
+            continue
+        not_finite = not_finite or ("" if bool(first.isfinite().all()) else f"logits are not finite at {at}")
+        random = random or not all(torch.equal(first.nan_to_num(), other.nan_to_num()) for other in again)
     return Trouble(raises, not_finite, random)
+
+
+def _drawn(subject: Subject, batch: Batch, draw: int) -> Tensor:
+    with seeded(draw):
+        return subject.raw_logits(batch, subject.fresh())
 
 
 def floating_dtype(model: nn.Module) -> torch.dtype:
     """Dtype of a model's first floating tensor; the default dtype where it has none."""
     tensors = chain(model.parameters(), model.buffers())
     return next((t.dtype for t in tensors if t.is_floating_point()), torch.get_default_dtype())
+
+
+def _as_the_model_takes(batch: Batch, model: nn.Module) -> Batch:
+    """The batch with its floating fields in the model's dtype."""
+    if not any(tensor.is_floating_point() for tensor in batch.values()):
+        return batch
+    dtype = floating_dtype(model)
+    return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in batch.items()}
 
 
 @contextmanager

@@ -43,7 +43,7 @@ class CriticalTier:
     def test_shape_contract(self, subject: Subject, judge: Judge) -> None:
         """Logits have the promised shape at every batch size, length and image size."""
         judge.holds_at_anchors(contracts.shape_contract)
-        judge.for_all(contracts.shape_contract, draw.shapes(subject.task), examples=24)
+        judge.for_all(contracts.shape_contract, draw.shapes(subject.task))
 
     def test_full_length(self, subject: Subject, judge: Judge) -> None:
         """The model works at the whole declared length."""
@@ -72,16 +72,16 @@ class CriticalTier:
     def test_batch_independence(self, subject: Subject, judge: Judge, case: str) -> None:
         """A row's logits and gradients do not depend on the other rows of its batch."""
         check = independence.batch_independence if case == "forward" else independence.gradient_independence
-        judge.for_all(check, draw.several_rows(subject.task))
+        judge.for_all(check, draw.several_rows(subject.task), examples=40)
 
     def test_causal(self, subject: Subject, judge: Judge) -> None:
         """A position's logits never depend on later tokens."""
-        judge.for_all(independence.causality, draw.several_tokens(subject.task))
+        judge.for_all(independence.causality, draw.several_tokens(subject.task), examples=40)
 
     def test_padding_ignored(self, subject: Subject, judge: Judge) -> None:
         """Right padding changes nothing at the real positions."""
         _needs_padding(subject)
-        judge.for_all(independence.padding_ignored, draw.pad_patterns(subject.task))
+        judge.for_all(independence.padding_ignored, draw.pad_patterns(subject.task), examples=30)
 
     def test_input_dependence(self, judge: Judge, case: str) -> None:
         """The output depends on every input it should."""
