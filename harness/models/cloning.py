@@ -17,6 +17,6 @@ def clone(model: nn.Module) -> nn.Module:
     copied: dict[int, object] = {}
     for module in model.modules():
         for value in vars(module).values():
-            if not value and type(value) in (dict, OrderedDict, set):
+            if type(value) in (dict, OrderedDict, set) and not value:
                 copied[id(value)] = type(value)()
     return copy.deepcopy(model, copied)

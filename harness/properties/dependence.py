@@ -13,7 +13,8 @@ from torch import Tensor
 
 from harness.batches import Batch, other_tokens, swap_tokens
 from harness.evidence import Evidence, Status
-from harness.properties.noise import FACTOR, difference
+from harness.properties.difference import difference
+from harness.properties.noise import FACTOR
 from harness.properties.subject import Subject
 from harness.properties.tracing import first_divergence, recording
 from harness.tasks import TaskType

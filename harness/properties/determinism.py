@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from harness.batches import Batch, Sizes, pad_right
 from harness.evidence import Evidence, Status
+from harness.properties.difference import difference
 from harness.properties.equality import judge_equal
-from harness.properties.noise import difference
 from harness.properties.subject import ModelRaisedError, Subject, floating_dtype, mode
 from harness.properties.tracing import first_divergence, path_of, probing, recording, whole
 from harness.randomness import RandomState, seed_everything, seeded

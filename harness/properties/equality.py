@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from harness.evidence import Evidence, Status
-from harness.properties.noise import FACTOR, difference
+from harness.properties.difference import difference
+from harness.properties.noise import FACTOR
 from harness.properties.subject import Subject
 
 Comparison = Callable[[nn.Module], "tuple[Tensor, Tensor]"]

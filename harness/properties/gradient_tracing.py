@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from harness.properties.tracing import fields_of, path_of
+from harness.properties.tracing import fields_of, hooked
 
 
 @dataclass
@@ -52,29 +52,19 @@ def recording_graph(model: nn.Module) -> Iterator[list[GraphCall]]:
     """Records every module call, in the order in which they finish, without copying."""
     finished: list[GraphCall] = []
     running: list[GraphCall] = []
-    handles = []
 
-    def enter(path: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
-            inputs = _tensors((args, kwargs))
-            trainable = any(p.requires_grad for p in module.parameters()) or any(t.requires_grad for t in inputs)
-            running.append(GraphCall(path, inputs, torch.is_grad_enabled(), trainable))
+    def enter(path: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+        inputs = _tensors((args, kwargs))
+        trainable = any(p.requires_grad for p in module.parameters()) or any(t.requires_grad for t in inputs)
+        running.append(GraphCall(path, inputs, torch.is_grad_enabled(), trainable))
 
-        return hook
-
-    def leave(_module: nn.Module, _args: Any, output: Any) -> None:
+    def leave(_path: str, output: Any) -> None:
         call = running.pop()
         call.outputs = _tensors(fields_of(output))
         finished.append(call)
 
-    for name, module in model.named_modules():
-        handles.append(module.register_forward_pre_hook(enter(path_of(name)), with_kwargs=True))
-        handles.append(module.register_forward_hook(leave))
-    try:
+    with hooked(model, enter, leave):
         yield finished
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def graph_of(loss: Tensor) -> set[Any]:
@@ -100,43 +90,33 @@ def first_bad_gradient(model: nn.Module, backward: Callable[[], object]) -> str:
         The path; empty where no module stands out.
     """
     finished: list[tuple[str, list[bool], list[bool]]] = []
-    running: list[tuple[str, list[bool], list[bool]]] = []
+    running: list[tuple[list[bool], list[bool]]] = []
 
     def watch(tensor: Tensor, notes: list[bool]) -> None:
         tensor.register_hook(lambda gradient: notes.append(bool(torch.isfinite(gradient).all())))
 
-    def enter(path: str) -> Callable[..., Any]:
-        def hook(_module: nn.Module, args: Any, kwargs: Any) -> Any:
-            given: list[bool] = []
-            running.append((path, given, []))
+    def enter(_path: str, _module: nn.Module, args: Any, kwargs: Any) -> Any:
+        passed_on: list[bool] = []
+        running.append((passed_on, []))
 
-            def own(leaf: Any) -> Any:
-                # A view of the module's own: a tensor that others read too would show their gradients as well.
-                if isinstance(leaf, Tensor) and leaf.requires_grad:
-                    leaf = leaf.view_as(leaf)
-                    watch(leaf, given)
-                return leaf
+        def own(leaf: Any) -> Any:
+            # A view of the module's own: a tensor that others read too would show their gradients as well.
+            if isinstance(leaf, Tensor) and leaf.requires_grad:
+                leaf = leaf.view_as(leaf)
+                watch(leaf, passed_on)
+            return leaf
 
-            return tree_map(own, args), tree_map(own, kwargs)
+        return tree_map(own, args), tree_map(own, kwargs)
 
-        return hook
-
-    def leave(_module: nn.Module, _args: Any, output: Any) -> None:
-        call = running.pop()
+    def leave(path: str, output: Any) -> None:
+        passed_on, received = running.pop()
         for tensor in _tensors(fields_of(output)):
             if tensor.requires_grad:
-                watch(tensor, call[2])
-        finished.append(call)
+                watch(tensor, received)
+        finished.append((path, passed_on, received))
 
-    handles = []
-    for name, module in model.named_modules():
-        handles.append(module.register_forward_pre_hook(enter(path_of(name)), with_kwargs=True))
-        handles.append(module.register_forward_hook(leave))
-    try:
+    with hooked(model, enter, leave):
         backward()
-    finally:
-        for handle in handles:
-            handle.remove()
     for path, passed_on, received in finished:
         if received and all(received) and not all(passed_on):
             return path

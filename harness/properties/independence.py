@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from harness.batches import Batch, Sizes, other_tokens, pad_right, rows, swap_tokens
 from harness.evidence import Evidence, Status, counted
+from harness.properties.difference import difference
 from harness.properties.equality import first_failure, judge_equal
-from harness.properties.noise import FACTOR, difference
+from harness.properties.noise import FACTOR
 from harness.properties.subject import Subject
 from harness.properties.tracing import Call, first_divergence, positions_view, recording, row_view
 

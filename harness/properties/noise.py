@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from harness.properties.difference import difference
 from harness.randomness import seeded
 
 if TYPE_CHECKING:
@@ -82,14 +83,6 @@ def measure_floor(subject: Subject) -> NoiseFloor:
         scale=_or_zero(max(float(a.abs().max()) for a in logits)),
         epsilon=torch.finfo(subject.dtype).eps,
     )
-
-
-def difference(left: Tensor, right: Tensor) -> float:
-    """Largest absolute difference, in float64; infinite where the shapes differ, nothing is compared, or NaN is met."""
-    if left.shape != right.shape or left.numel() == 0:
-        return float("inf")
-    gap = (left.double() - right.double()).abs().max().item()
-    return gap if gap == gap else float("inf")
 
 
 def _seeded(subject: Subject, batch: dict[str, Tensor], model: nn.Module) -> Tensor:

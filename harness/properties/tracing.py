@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from harness.batches import Sizes
-from harness.properties.noise import difference
+from harness.properties.difference import difference
 
 T = TypeVar("T")
 
@@ -47,31 +47,46 @@ def path_of(name: str) -> str:
 
 
 @contextmanager
+def hooked(
+    model: nn.Module,
+    enter: Callable[[str, nn.Module, tuple[Any, ...], dict[str, Any]], Any],
+    leave: Callable[[str, Any], None],
+) -> Iterator[None]:
+    """Calls ``enter`` before and ``leave`` after the forward of every module, and unhooks them at the end of the block.
+
+    Args:
+        model: The model.
+        enter: Given the path, the module, and its arguments; may return other arguments, as a pre-hook may.
+        leave: Given the path and what forward returned.
+    """
+    handles = []
+    for name, module in model.named_modules():
+        path = path_of(name)
+        handles.append(module.register_forward_pre_hook(lambda m, a, k, path=path: enter(path, m, a, k), with_kwargs=True))
+        handles.append(module.register_forward_hook(lambda _m, _a, output, path=path: leave(path, output)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
 def recording(model: nn.Module) -> Iterator[list[Call]]:
     """Records every module call, in the order in which they finish."""
     finished: list[Call] = []
     running: list[Call] = []
-    handles = []
 
-    def enter(name: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            running.append(Call(name, _copies((args, kwargs))))
+    def enter(path: str, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        running.append(Call(path, _copies((args, kwargs))))
 
-        return hook
-
-    def leave(_module: nn.Module, _args: Any, output: Any) -> None:
+    def leave(_path: str, output: Any) -> None:
         call = running.pop()
         call.outputs = _copies(fields_of(output))
         finished.append(call)
 
-    for name, module in model.named_modules():
-        handles.append(module.register_forward_pre_hook(enter(path_of(name)), with_kwargs=True))
-        handles.append(module.register_forward_hook(leave))
-    try:
+    with hooked(model, enter, leave):
         yield finished
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @dataclass(frozen=True)
@@ -88,19 +103,15 @@ def probing(model: nn.Module, read: Callable[[], T]) -> Iterator[list[Probe[T]]]
     """Reads something before and after every module call, in the order in which the calls finish."""
     finished: list[Probe[T]] = []
     running: list[T] = []
-    handles = []
-    for name, module in model.named_modules():
 
-        def leave(_module: nn.Module, _args: Any, _output: Any, path: str = path_of(name)) -> None:
-            finished.append(Probe(path, running.pop(), read()))
+    def enter(*_call: Any) -> None:
+        running.append(read())
 
-        handles.append(module.register_forward_pre_hook(lambda _module, _args: running.append(read())))
-        handles.append(module.register_forward_hook(leave))
-    try:
+    def leave(path: str, _output: Any) -> None:
+        finished.append(Probe(path, running.pop(), read()))
+
+    with hooked(model, enter, leave):
         yield finished
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def first_divergence(left: list[Call], right: list[Call], view_left: View, view_right: View | None = None) -> str:
