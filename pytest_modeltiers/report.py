@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Generator, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,48 +12,15 @@ import pytest
 
 from harness.catalogue import CATALOGUE
 from harness.errors import UserError
-from harness.evidence import Evidence, Status
-from harness.health.report import CheckResult, CheckStatus, ExportHealthReport, SkippedCheck
+from harness.evidence import Status
+from harness.health.report import ExportHealthReport, SkippedCheck
+from pytest_modeltiers.github import annotation, append_summary
 from pytest_modeltiers.judge import VERDICT
 from pytest_modeltiers.plugin import TIERS
+from pytest_modeltiers.results import Result, check_name, junit_properties, read_result, to_check, warned, without_plots
 from pytest_modeltiers.suite import Suite
 
-_STATUS: dict[Status, CheckStatus] = {Status.OK: "passed", Status.WARN: "warning", Status.FAIL: "failed"}
 _CRASHED = "crashed while running"
-
-
-@dataclass
-class Result:
-    """What one test found.
-
-    Attributes:
-        nodeid: The test.
-        config: The config file it belongs to.
-        tier: Its tier.
-        status: Its verdict.
-        message: One sentence.
-        seconds: How long it took.
-        finding: The judge's verdict; empty for a test without one.
-    """
-
-    nodeid: str
-    config: str
-    tier: int
-    status: Status
-    message: str
-    seconds: float
-    finding: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def label(self) -> str:
-        """Name of the property with its case, such as ``finite_output[extremes]``."""
-        return self.nodeid.rpartition("::")[2].removeprefix("test_")
-
-    @property
-    def evidence(self) -> Evidence | None:
-        """The evidence, where the test had a judge that reached a verdict."""
-        found = self.finding.get("evidence")
-        return Evidence.from_json(found) if found else None
 
 
 class Reporter:
@@ -81,7 +46,7 @@ class Reporter:
         report.modeltiers = {"config": str(suite.config.path), "tier": _tier_of(item), "finding": finding}  # type: ignore[attr-defined]
         if report.when == "call":
             # Of the item: junitxml reads them from the report of the teardown, which is made from the item's.
-            item.user_properties.extend(_junit_properties(report, finding))
+            item.user_properties.extend(junit_properties(report, finding))
             report.user_properties[:] = item.user_properties
         return report
 
@@ -95,11 +60,11 @@ class Reporter:
             if about is None:
                 return
         if report.when == "call" or report.outcome != "passed":
-            self.results[report.nodeid] = _result(report, about)
+            self.results[report.nodeid] = read_result(report, about)
 
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
         """Shows a warning as its own letter and word."""
-        if report.when == "call" and report.passed and _warned(report):
+        if report.when == "call" and report.passed and warned(report):
             return "warn", "w", ("WARN", {"yellow": True})
         return None
 
@@ -107,7 +72,7 @@ class Reporter:
     def pytest_json_runtest_metadata(self, item: pytest.Item, call: pytest.CallInfo[None]) -> dict[str, Any]:
         """Adds the finding to pytest-json-report's metadata of a test."""
         finding = item.stash.get(VERDICT, None)
-        return {"modeltiers": _without_plots(finding)} if finding and call.when == "call" else {}
+        return {"modeltiers": without_plots(finding)} if finding and call.when == "call" else {}
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """Notes that something could not be collected."""
@@ -134,7 +99,7 @@ class Reporter:
         if os.environ.get("GITHUB_ACTIONS") == "true":
             for result in self.results.values():
                 if result.status in (Status.FAIL, Status.WARN):
-                    terminalreporter.write_line(_annotation(result, self.config.rootpath))
+                    terminalreporter.write_line(annotation(result, self.config.rootpath))
 
     def health_report(self, path: Path) -> ExportHealthReport:
         """The health report of one config file."""
@@ -143,9 +108,9 @@ class Reporter:
         results = self._of(path)
         for result in results:
             if result.status is Status.SKIPPED:
-                report.skipped.append(SkippedCheck(_check_name(result), result.message, result.tier))
+                report.skipped.append(SkippedCheck(check_name(result), result.message, result.tier))
             else:
-                report.add_check(_check(result))
+                report.add_check(to_check(result))
             evidence = result.evidence
             if evidence is not None and "layers" in evidence.details and evidence.name == "gradient_flow":
                 report.layers = evidence.details["layers"]
@@ -175,7 +140,7 @@ class Reporter:
                 except OSError as error:
                     raise pytest.UsageError(f"--model-report: cannot write into {target}: {error.strerror}") from None
             if summary:
-                _append(Path(summary), report)
+                append_summary(Path(summary), report)
 
     def _about_crashed(self, report: pytest.TestReport) -> dict[str, Any] | None:
         """What a report without a finding is about, when the worker died under one of our tests."""
@@ -184,115 +149,6 @@ class Reporter:
         file = (self.config.rootpath / report.nodeid.partition("::")[0]).resolve()
         mine = next((path for path in self.configs if path.resolve() == file), None)
         return None if mine is None else {"config": str(file), "tier": _tier_in(report.nodeid), "finding": {}, "crashed": True}
-
-
-def _append(summary: Path, report: ExportHealthReport) -> None:
-    """Adds the report to GitHub's step summary."""
-    from harness.health.markdown import to_markdown
-
-    try:
-        with summary.open("a", encoding="utf-8") as file:
-            file.write(to_markdown(report) + "\n")
-    except OSError as error:
-        print(f"GITHUB_STEP_SUMMARY: cannot write {summary}: {error.strerror}")
-
-
-def _result(report: pytest.TestReport, about: dict[str, Any]) -> Result:
-    finding = about["finding"]
-    evidence = Evidence.from_json(finding["evidence"]) if finding.get("evidence") else None
-    if report.skipped:
-        status, message = Status.SKIPPED, _skip_reason(report)
-    elif report.failed:
-        status, message = Status.FAIL, _first_line(report, evidence)
-        if about.get("crashed"):
-            message = "the process died while this test ran: out of memory, or a crash in native code"
-    else:
-        status = Status.WARN if _warned(report) else Status.OK
-        message = evidence.headline if evidence else "holds"
-    return Result(report.nodeid, about["config"], about["tier"], status, message, report.duration, finding)
-
-
-def _first_line(report: pytest.TestReport, evidence: Evidence | None) -> str:
-    if evidence is not None and evidence.status in (Status.FAIL, Status.WARN):
-        return evidence.headline
-    crash = getattr(report.longrepr, "reprcrash", None)
-    text: str = crash.message if crash else report.longreprtext
-    lines = text.strip().splitlines()
-    return lines[0].removeprefix("Failed: ") if lines else "failed"
-
-
-def _skip_reason(report: pytest.TestReport) -> str:
-    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext
-    return str(reason).removeprefix("Skipped: ")
-
-
-def _warned(report: pytest.TestReport) -> bool:
-    evidence = getattr(report, "modeltiers", {}).get("finding", {}).get("evidence")
-    return bool(evidence) and evidence["status"] == Status.WARN.value
-
-
-def _junit_properties(report: pytest.TestReport, finding: dict[str, Any]) -> list[tuple[str, object]]:
-    evidence = finding.get("evidence") or {}
-    status = evidence.get("status") or ("fail" if report.failed else "ok")
-    shown = {
-        "modeltiers_status": status,
-        "modeltiers_property": finding.get("property"),
-        "modeltiers_message": evidence.get("message"),
-        "modeltiers_module": evidence.get("module"),
-        "modeltiers_counterexample": evidence.get("counterexample"),
-        "modeltiers_measured": evidence.get("measured"),
-        "modeltiers_bound": evidence.get("bound"),
-    }
-    return [(name, str(value)) for name, value in shown.items() if value not in (None, "")]
-
-
-def _check(result: Result) -> CheckResult:
-    evidence = result.evidence
-    details: dict[str, Any] = {
-        "tier": result.tier,
-        "tier_title": TIERS.get(result.tier, ""),
-        "nodeid": result.nodeid,
-        "statement": _statement(result),
-        "rerun": f"pytest --model-config {shlex.quote(result.nodeid.partition('::')[0])} {shlex.quote(result.nodeid)}",
-    }
-    if evidence is not None:
-        details |= {
-            "property": evidence.name,
-            "counterexample": evidence.counterexample,
-            "module": evidence.module,
-            "cause": evidence.cause,
-            "comparison": evidence.comparison,
-            "examples": result.finding.get("examples"),
-            "measured": _finite(evidence.measured),
-            "bound": _finite(evidence.bound),
-        }
-    if result.finding.get("cut"):
-        details["cut"] = "the time budget ended the search early"
-    return CheckResult(
-        _check_name(result),
-        _STATUS[result.status],
-        result.message,
-        {key: value for key, value in details.items() if value not in (None, "")},
-        round(result.seconds, 4),
-        _recommendation(result, evidence),
-    )
-
-
-def _statement(result: Result) -> str:
-    name, _, case = result.label.rstrip("]").partition("[")
-    entry = CATALOGUE.get(name)
-    return str(result.finding.get("statement", "")) if entry is None else entry.cases.get(case, entry.statement)
-
-
-def _recommendation(result: Result, evidence: Evidence | None) -> str:
-    if evidence is None or result.status not in (Status.FAIL, Status.WARN):
-        return ""
-    where = f"In `{evidence.module}`, look" if evidence.module else "Look"
-    return f"{where} for {evidence.cause}." if evidence.cause else ""
-
-
-def _check_name(result: Result) -> str:
-    return f"tier{result.tier}::{result.label}"
 
 
 def _model_facts(suite: Suite, report: ExportHealthReport) -> dict[str, str]:
@@ -328,30 +184,9 @@ def _folder_name(path: Path, configs: list[Path]) -> str:
     return f"{configs.index(path)}-{path.stem}"
 
 
-def _annotation(result: Result, root: Path) -> str:
-    """A GitHub workflow command that shows the finding beside the config file."""
-    level = "error" if result.status is Status.FAIL else "warning"
-    file = Path(result.config)
-    shown = file.relative_to(root) if root in file.parents else file
-    message = result.message.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-    return f"::{level} file={shown},title=tier {result.tier}%3A {result.label}::{message}"
-
-
-def _without_plots(finding: dict[str, Any]) -> dict[str, Any]:
-    evidence = finding.get("evidence")
-    if not evidence:
-        return finding
-    return {**finding, "evidence": {**evidence, "details": {k: v for k, v in evidence["details"].items() if k != "layers"}}}
-
-
 def _tier_of(item: pytest.Item) -> int:
     return next((number for number in TIERS if item.get_closest_marker(f"tier{number}")), 0)
 
 
 def _tier_in(nodeid: str) -> int:
     return next((number for number in TIERS if f"::TestTier{number}::" in nodeid), 0)
-
-
-def _finite(value: float | None) -> float | str | None:
-    """JSON has no infinity."""
-    return value if value is None or abs(value) < float("inf") else str(value)

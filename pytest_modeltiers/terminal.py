@@ -9,7 +9,7 @@ import pytest
 from harness.evidence import Status
 from harness.health.report import ExportHealthReport
 from pytest_modeltiers.plugin import TIERS
-from pytest_modeltiers.report import Result
+from pytest_modeltiers.results import Result
 
 _MARKUP: dict[Status, dict[str, bool]] = {
     Status.FAIL: {"red": True, "bold": True},

@@ -1,0 +1,171 @@
+"""What a test found: read from its report, and written as a health check or as JUnit properties."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from harness.catalogue import CATALOGUE
+from harness.evidence import Evidence, Status
+from harness.health.report import CheckResult, CheckStatus
+from pytest_modeltiers.plugin import TIERS
+
+_STATUS: dict[Status, CheckStatus] = {Status.OK: "passed", Status.WARN: "warning", Status.FAIL: "failed"}
+
+
+@dataclass
+class Result:
+    """What one test found.
+
+    Attributes:
+        nodeid: The test.
+        config: The config file it belongs to.
+        tier: Its tier.
+        status: Its verdict.
+        message: One sentence.
+        seconds: How long it took.
+        finding: The judge's verdict; empty for a test without one.
+    """
+
+    nodeid: str
+    config: str
+    tier: int
+    status: Status
+    message: str
+    seconds: float
+    finding: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """Name of the property with its case, such as ``finite_output[extremes]``."""
+        return self.nodeid.rpartition("::")[2].removeprefix("test_")
+
+    @property
+    def evidence(self) -> Evidence | None:
+        """The evidence, where the test had a judge that reached a verdict."""
+        found = self.finding.get("evidence")
+        return Evidence.from_json(found) if found else None
+
+
+def read_result(report: pytest.TestReport, about: dict[str, Any]) -> Result:
+    """The result that a test report stands for.
+
+    Args:
+        report: The report.
+        about: What the worker sent along: ``config``, ``tier`` and ``finding``.
+    """
+    finding = about["finding"]
+    evidence = Evidence.from_json(finding["evidence"]) if finding.get("evidence") else None
+    if report.skipped:
+        status, message = Status.SKIPPED, _skip_reason(report)
+    elif report.failed:
+        status, message = Status.FAIL, _first_line(report, evidence)
+        if about.get("crashed"):
+            message = "the process died while this test ran: out of memory, or a crash in native code"
+    else:
+        status = Status.WARN if warned(report) else Status.OK
+        message = evidence.headline if evidence else "holds"
+    return Result(report.nodeid, about["config"], about["tier"], status, message, report.duration, finding)
+
+
+def _first_line(report: pytest.TestReport, evidence: Evidence | None) -> str:
+    if evidence is not None and evidence.status in (Status.FAIL, Status.WARN):
+        return evidence.headline
+    crash = getattr(report.longrepr, "reprcrash", None)
+    text: str = crash.message if crash else report.longreprtext
+    lines = text.strip().splitlines()
+    return lines[0].removeprefix("Failed: ") if lines else "failed"
+
+
+def _skip_reason(report: pytest.TestReport) -> str:
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext
+    return str(reason).removeprefix("Skipped: ")
+
+
+def warned(report: pytest.TestReport) -> bool:
+    """Whether a test passed with a warning."""
+    evidence = getattr(report, "modeltiers", {}).get("finding", {}).get("evidence")
+    return bool(evidence) and evidence["status"] == Status.WARN.value
+
+
+def junit_properties(report: pytest.TestReport, finding: dict[str, Any]) -> list[tuple[str, object]]:
+    """The finding as JUnit properties, names and values."""
+    evidence = finding.get("evidence") or {}
+    status = evidence.get("status") or ("fail" if report.failed else "ok")
+    shown = {
+        "modeltiers_status": status,
+        "modeltiers_property": finding.get("property"),
+        "modeltiers_message": evidence.get("message"),
+        "modeltiers_module": evidence.get("module"),
+        "modeltiers_counterexample": evidence.get("counterexample"),
+        "modeltiers_measured": evidence.get("measured"),
+        "modeltiers_bound": evidence.get("bound"),
+    }
+    return [(name, str(value)) for name, value in shown.items() if value not in (None, "")]
+
+
+def to_check(result: Result) -> CheckResult:
+    """The result as a check of the health report."""
+    evidence = result.evidence
+    details: dict[str, Any] = {
+        "tier": result.tier,
+        "tier_title": TIERS.get(result.tier, ""),
+        "nodeid": result.nodeid,
+        "statement": _statement(result),
+        "rerun": f"pytest --model-config {shlex.quote(result.nodeid.partition('::')[0])} {shlex.quote(result.nodeid)}",
+    }
+    if evidence is not None:
+        details |= {
+            "property": evidence.name,
+            "counterexample": evidence.counterexample,
+            "module": evidence.module,
+            "cause": evidence.cause,
+            "comparison": evidence.comparison,
+            "examples": result.finding.get("examples"),
+            "measured": _finite(evidence.measured),
+            "bound": _finite(evidence.bound),
+        }
+    if result.finding.get("cut"):
+        details["cut"] = "the time budget ended the search early"
+    return CheckResult(
+        check_name(result),
+        _STATUS[result.status],
+        result.message,
+        {key: value for key, value in details.items() if value not in (None, "")},
+        round(result.seconds, 4),
+        _recommendation(result, evidence),
+    )
+
+
+def _statement(result: Result) -> str:
+    name, _, case = result.label.rstrip("]").partition("[")
+    entry = CATALOGUE.get(name)
+    return str(result.finding.get("statement", "")) if entry is None else entry.cases.get(case, entry.statement)
+
+
+def _recommendation(result: Result, evidence: Evidence | None) -> str:
+    if evidence is None or result.status not in (Status.FAIL, Status.WARN):
+        return ""
+    where = f"In `{evidence.module}`, look" if evidence.module else "Look"
+    return f"{where} for {evidence.cause}." if evidence.cause else ""
+
+
+def check_name(result: Result) -> str:
+    """Name of the result in the health report."""
+    return f"tier{result.tier}::{result.label}"
+
+
+def without_plots(finding: dict[str, Any]) -> dict[str, Any]:
+    """The finding without what only plots need."""
+    evidence = finding.get("evidence")
+    if not evidence:
+        return finding
+    return {**finding, "evidence": {**evidence, "details": {k: v for k, v in evidence["details"].items() if k != "layers"}}}
+
+
+def _finite(value: float | None) -> float | str | None:
+    """JSON has no infinity."""
+    return value if value is None or abs(value) < float("inf") else str(value)
