@@ -231,8 +231,9 @@ def _differentiable_inputs(subject: Subject, batch: Batch) -> tuple[list[Tensor]
     captured: list[Tensor] = []
 
     def keep(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-        # Positions and relative distances are embedded too, and their tables may happen to have the batch's shape.
-        if not any(args and args[0].shape == ids.shape and torch.equal(args[0], ids) for ids in tokens):
+        # Positions are embedded too, some by modules that are given the ids and return one row for all.
+        read = args[0] if args else None
+        if not any(read is not None and read.shape == ids.shape == output.shape[:-1] and torch.equal(read, ids) for ids in tokens):
             return None
         # A leaf of its own: embeddings whose weights are frozen have no gradient either.
         leaf = output.detach().requires_grad_()
