@@ -16,7 +16,7 @@ from harness.evidence import Evidence, Status
 from harness.properties.difference import difference
 from harness.properties.noise import FACTOR
 from harness.properties.subject import Subject
-from harness.properties.tracing import first_divergence, recording
+from harness.properties.tracing import first_divergence, recording, whole
 from harness.tasks import TaskType
 
 Change = tuple[str, Batch]
@@ -96,10 +96,14 @@ def depends_on_order(subject: Subject, seed: int = 0) -> Evidence:
         return Evidence(_NAME, Status.SKIPPED, "sequences of fewer than 4 tokens have no order to lose")
 
     def changes(base: Batch, draw: int) -> Iterable[Change]:
+        # The two tokens before the last, which a window of attention still reaches, and different ones, or the swap would change nothing.
         ids = base[field].clone()
-        ids[:, 1] = other_tokens(subject.task, ids[:, 0], draw)  # two different tokens, or the swap would change nothing
+        ids[:, -2] = other_tokens(subject.task, ids[:, -3], draw)
         base[field] = ids
-        yield "the order of the other tokens", {**base, field: torch.cat((ids[:, 1:2], ids[:, :1], ids[:, 2:]), 1)}
+        yield (
+            "the order of the other tokens",
+            {**base, field: torch.cat((ids[:, :-3], ids[:, -2:-1], ids[:, -3:-2], ids[:, -1:]), 1)},
+        )
 
     cause = "positions that never reach the model: a position embedding that is not added, or positions that are all the same"
     return _softened(_judge(subject, changes, lambda logits, _: logits[:, -1], "the logits do not depend on {}", cause, seed))
@@ -216,7 +220,7 @@ def _influence(left: Tensor, right: Tensor) -> float:
 
 
 def _where_lost(subject: Subject, changes: Callable[[Batch, int], Iterable[Change]], label: str, seed: int) -> str:
-    """Path of the first module that the change reaches but whose output it no longer shows; empty when it reaches none."""
+    """Path of the module that the change reaches and after which nothing shows it any more; empty where there is none."""
     base = subject.batch(seed=seed)
     changed = dict(changes(base, seed))[label]
     traces = []
@@ -224,12 +228,15 @@ def _where_lost(subject: Subject, changes: Callable[[Batch, int], Iterable[Chang
         with recording(subject.model) as calls:
             subject.logits(batch)
         traces.append(calls)
+    lost = ""
     for left, right in zip(*traces, strict=False):
-        inputs_differ = any(not torch.equal(a, b) for a, b in zip(left.inputs, right.inputs, strict=False) if a.shape == b.shape)
-        outputs_differ = first_divergence([left], [right], lambda tensor: tensor) != ""
-        if inputs_differ and not outputs_differ:
-            return left.module
-    return ""
+        if first_divergence([left], [right], whole):
+            lost = ""
+        elif not lost and any(
+            not torch.equal(a, b) for a, b in zip(left.inputs, right.inputs, strict=False) if a.shape == b.shape
+        ):
+            lost = left.module
+    return lost
 
 
 def _noise_like(tensor: Tensor, seed: int) -> Tensor:

@@ -233,7 +233,9 @@ def _differentiable_inputs(subject: Subject, batch: Batch) -> tuple[list[Tensor]
     def keep(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         # Positions are embedded too, some by modules that are given the ids and return one row for all.
         read = args[0] if args else None
-        if not any(read is not None and read.shape == ids.shape == output.shape[:-1] and torch.equal(read, ids) for ids in tokens):
+        if not isinstance(read, Tensor) or read.shape != output.shape[:-1]:
+            return None
+        if not any(read.shape == ids.shape and torch.equal(read, ids) for ids in tokens):
             return None
         # A leaf of its own: embeddings whose weights are frozen have no gradient either.
         leaf = output.detach().requires_grad_()

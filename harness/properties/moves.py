@@ -17,7 +17,7 @@ from harness.evidence import Evidence, Status
 from harness.properties.subject import ModelRaisedError, Subject
 from harness.properties.tracing import finite, first_broken, recording
 
-_NO_KERNEL = ("not implemented for", "not supported", "unsupported")
+_NO_KERNEL = ("not implemented for", "not supported", "unsupported", "expected mat_a to be")
 
 _TWO_DEVICES = ("same device", "different devices")
 
