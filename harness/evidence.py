@@ -84,8 +84,8 @@ class Evidence:
 
     @property
     def comparison(self) -> str:
-        """``3.1e-02 (bound 4.0e-07)``, or an empty string."""
-        if self.measured is None:
+        """``3.1e-02 (bound 4.0e-07)``; empty where nothing was measured, or nothing found of what must not be there at all."""
+        if self.measured is None or (self.measured == 0 and self.bound == 0):
             return ""
         bound = "" if self.bound is None else f" (bound {_figure(self.bound)})"
         return f"{_figure(self.measured)}{' ' + self.unit if self.unit else ''}{bound}"

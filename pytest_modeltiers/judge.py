@@ -38,6 +38,9 @@ _SHRINK_FACTOR = 4
 _JUDGES_RAISING = ("shape_contract", "full_length", "full_vocabulary")
 """Properties that say which sizes and tokens make forward raise; where it raises anyway, the others have nothing to add."""
 
+_NEEDS_REPEATABLE = ("batch_independence", "padding_ignored")
+"""Properties that compare calls of different shapes, for which even the same seed gives other random numbers."""
+
 _JUDGES_FINITENESS = ("finite_output", "full_length", "full_vocabulary", "dtype_move")
 
 
@@ -152,6 +155,8 @@ class Judge:
             )
         if evidence.measured == float("inf") and self.subject.trouble.not_finite and self.name not in _JUDGES_FINITENESS:
             return Evidence(self.name, Status.SKIPPED, f"{self.subject.trouble.not_finite} (see finite_output)")
+        if evidence.status is Status.FAIL and self.subject.trouble.random and self.name in _NEEDS_REPEATABLE:
+            return Evidence(self.name, Status.SKIPPED, "logits in eval mode are random (see eval_deterministic)")
         return evidence
 
     def _keep(self, evidence: Evidence) -> None:

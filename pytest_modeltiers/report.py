@@ -34,6 +34,13 @@ class Reporter:
         self.written: list[Path] = []
         self.incomplete = False
 
+    def pytest_report_header(self) -> list[str]:
+        """Says which models are judged."""
+        suites = [Suite.of(path) for path in self.configs]
+        return [
+            f"modeltiers: {suite.config.path.name} ({suite.task.task_type.value}, {suite.test_count()} tests)" for suite in suites
+        ]
+
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Puts a test's finding into its report, which travels from worker to controller."""

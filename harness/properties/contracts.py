@@ -185,6 +185,8 @@ def _layout(subject: Subject, sizes: Sizes, layout: str, seed: int) -> Evidence:
             culprit,
         )
     except ModelRaisedError as error:
+        if subject.trouble.raises:  # in any layout
+            raise
         return Evidence(
             "memory_layout",
             Status.FAIL,

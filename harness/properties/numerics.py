@@ -139,6 +139,8 @@ def _finite_forward(subject: Subject, batch: Batch, counterexample: str, where: 
     try:
         logits = subject.logits(batch)
     except ModelRaisedError as error:
+        if subject.trouble.raises:  # whatever the inputs hold
+            raise
         return Evidence(name, Status.FAIL, f"forward raises {where}: {error}", counterexample=counterexample, module=error.module)
     bad = int((~torch.isfinite(logits)).sum())
     if not bad and logits.numel():

@@ -1,0 +1,145 @@
+"""How a judge searches, cuts, and what a user's tolerance means to it."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from harness.adapters import make_adapter
+from harness.evidence import Evidence, Status
+from harness.models.stubs import LMStub, build_stub
+from harness.properties.subject import Subject
+from harness.tasks import TaskSpec, TaskType
+from pytest_modeltiers.judge import Judge
+from pytest_modeltiers.live import judge_model
+
+LM = TaskSpec(TaskType.CAUSAL_LM, vocab_size=20, max_seq_len=12, pad_token_id=0)
+
+
+@pytest.fixture
+def subject() -> Subject:
+    torch.manual_seed(0)
+    return Subject(LMStub(20, 12, width=16, depth=1).eval(), make_adapter(LM), LM)
+
+
+def finding(status: Status, message: str = "") -> Evidence:
+    return Evidence("made_up", status, message)
+
+
+def test_a_failure_is_shrunk_to_the_smallest_example(subject: Subject) -> None:
+    def check(_subject: Subject, size: int) -> Evidence:
+        return finding(Status.FAIL if size >= 7 else Status.OK, f"at {size}")
+
+    judge = Judge("made_up", subject, share=10)
+    judge.for_all(check, st.fixed_dictionaries({"size": st.integers(0, 100)}), examples=50)
+    assert judge.worst == finding(Status.FAIL, "at 7")
+
+
+def test_a_warning_outweighs_what_holds_and_a_failure_outweighs_a_warning(subject: Subject) -> None:
+    judge = Judge("made_up", subject, share=10)
+    for status in (Status.OK, Status.WARN, Status.OK, Status.FAIL, Status.WARN):
+        judge.holds(lambda _subject, status=status: finding(status))
+    assert judge.worst is not None
+    assert judge.worst.status is Status.FAIL
+    assert judge.examples == 5
+
+
+def test_no_more_examples_are_drawn_when_the_share_is_spent_but_one_always_is(subject: Subject) -> None:
+    def slow(_subject: Subject, size: int) -> Evidence:
+        time.sleep(0.05)
+        return finding(Status.OK)
+
+    judge = Judge("made_up", subject, share=0.0)
+    judge.for_all(slow, st.fixed_dictionaries({"size": st.integers(0, 100)}), examples=50)
+    assert judge.examples == 1
+    assert judge.cut
+    assert judge.worst == finding(Status.OK)
+
+
+def test_a_check_that_fails_only_the_first_time_is_a_failure_all_the_same(subject: Subject) -> None:
+    calls: list[int] = []
+
+    def flaky(_subject: Subject, size: int) -> Evidence:
+        calls.append(size)
+        return finding(Status.FAIL if len(calls) == 1 else Status.OK)
+
+    judge = Judge("made_up", subject, share=10)
+    judge.for_all(flaky, st.fixed_dictionaries({"size": st.integers(0, 100)}))
+    assert judge.worst == finding(Status.FAIL)
+
+
+@pytest.mark.parametrize(
+    ("name", "loose", "tight"),
+    [("inference_speed", 1e6, 1e-6), ("memory_footprint", 1e6, 1e-6), ("initialisation", 50.0, 0.0)],
+)
+def test_a_tolerance_is_what_the_catalogue_says_it_is(name: str, loose: float, tight: float) -> None:
+    def judged(tolerance: float) -> set[Status]:
+        task = dataclasses.replace(LM, tolerances={name: tolerance})
+        # Embeddings of scale 1, tied to the head: the first loss is above that of a guess, though not by 50 nats.
+        return {evidence.status for evidence in judge_model(Loud, task, only=[name]).values()}
+
+    assert Status.FAIL not in judged(loose)
+    assert Status.FAIL in judged(tight)
+
+
+class Loud(LMStub):
+    def __init__(self) -> None:
+        super().__init__(20, 12, width=16, depth=1)
+        nn.init.normal_(self.embed.tokens.weight, std=0.5)
+
+
+class Raising(LMStub):
+    def __init__(self) -> None:
+        super().__init__(20, 12, width=16, depth=1)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        if input_ids.shape[1] == 12:
+            raise IndexError("position 11 is out of range")
+        return super().forward(input_ids, attention_mask)
+
+
+class NotANumber(LMStub):
+    def __init__(self) -> None:
+        super().__init__(20, 12, width=16, depth=1)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        logits = super().forward(input_ids, attention_mask)
+        return logits / (0 if input_ids.shape[1] == 12 else 1) * 0 + logits
+
+
+class Random(LMStub):
+    def __init__(self) -> None:
+        super().__init__(20, 12, width=16, depth=1)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        return nn.functional.dropout(super().forward(input_ids, attention_mask), 0.1)
+
+
+@pytest.mark.parametrize(
+    ("model", "owners"),
+    [
+        (Raising, {"shape_contract", "full_length"}),
+        (NotANumber, {"finite_output[typical]", "finite_output[extremes]", "finite_output[fully_padded_row]", "full_length"}),
+        (Random, {"eval_deterministic", "rng_untouched"}),
+    ],
+)
+def test_one_bug_is_red_where_it_belongs_and_not_everywhere(model: type[nn.Module], owners: set[str]) -> None:
+    found: dict[str, Any] = judge_model(model, LM)
+    red = {label for label, evidence in found.items() if evidence.status is Status.FAIL}
+    assert red & owners
+    assert red <= owners | {"gradient_flow[finite]"}
+
+
+@pytest.mark.parametrize("task_type", list(TaskType), ids=lambda t: t.value)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_every_embedded_model_is_sound(task_type: TaskType, seed: int) -> None:
+    task = TaskSpec(task_type, vocab_size=40, max_seq_len=14, pad_token_id=0, image_size=(3, 8, 8), num_classes=4, num_features=5)
+    found = judge_model(lambda: build_stub(task), task, seed=seed)
+    assert {label for label, e in found.items() if e.status in (Status.FAIL, Status.WARN)} == set()
+    assert len(found) >= 24
