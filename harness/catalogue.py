@@ -124,7 +124,7 @@ CATALOGUE: dict[str, Property] = {
             cases={
                 "loss": "Training starts at the loss of a uniform guess",
                 "symmetry": "No two units start equal and stay equal",
-                "scale": "Fresh signals are in range and tell inputs apart",
+                "scale": "Signals are in range and tell inputs apart",
             },
         ),
         Property(

@@ -35,8 +35,9 @@ def gradient_reaches(subject: Subject, seed: int = 0) -> Evidence:
     layers = layer_facts(model, gradients)
     unreached = [path for path in trainable if gradients.get(path, 0.0) == 0.0]
     if unreached:
-        nudged = _accumulate(subject, _nudged(model), seed)
-        unreached = [path for path in unreached if nudged.get(path, 0.0) == 0.0]
+        # In eval mode too: a bias before a batch norm has none in train mode, where the norm takes the mean away.
+        again = [_accumulate(subject, _nudged(model), seed, train) for train in (True, False)]
+        unreached = [path for path in unreached if all(found.get(path, 0.0) == 0.0 for found in again)]
     if not unreached:
         return Evidence(
             name,
@@ -83,10 +84,10 @@ def layer_facts(model: nn.Module, gradients: dict[str, float]) -> list[dict[str,
     return facts
 
 
-def _accumulate(subject: Subject, model: nn.Module, seed: int) -> dict[str, float]:
-    """Largest gradient rms of each parameter over a few training batches; a parameter without a gradient is absent."""
+def _accumulate(subject: Subject, model: nn.Module, seed: int, train: bool = True) -> dict[str, float]:
+    """Largest gradient rms of each parameter over a few batches; a parameter without a gradient is absent."""
     found: dict[str, float] = {}
-    with mode(model, train=True), seeded(seed):
+    with mode(model, train), seeded(seed):
         for step in range(_STEPS):
             model.zero_grad(set_to_none=True)
             try:

@@ -187,7 +187,7 @@ def _padding_of(
         subject,
         "padding_ignored",
         compare,
-        f"row {row}'s logits change when its {counted(length, 'real token')} get {counted(sizes.seq - length, 'padded position')} appended",
+        f"row {row}'s logits change after appending {counted(sizes.seq - length, 'padded position')} to its {counted(length, 'real token')}",
         f"{sizes.describe(task)}, lengths={list(lengths)}, seed={seed}",
         "a padding mask that is not applied (in one layer, in the pooling), is inverted, or is added with too small a number"
         if takes_mask
