@@ -58,3 +58,11 @@ def test_the_count_of_tests_is_right() -> None:
 @pytest.mark.parametrize("link", re.findall(r"\]\((?!http)([^)#]+)\)", README))
 def test_links_lead_somewhere(link: str) -> None:
     assert (ROOT / link).exists()
+
+
+def test_every_property_is_explained() -> None:
+    page = (ROOT / "docs" / "properties.md").read_text(encoding="utf-8")
+    sections = {part.split("\n", 1)[0]: part for part in page.split("\n## ")[1:]}
+    assert set(sections) == set(CATALOGUE)
+    for name, entry in CATALOGUE.items():
+        assert ("Tolerance:" in sections[name] or "tolerance" in sections[name]) is (entry.tolerance is not None), name

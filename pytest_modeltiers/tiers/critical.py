@@ -43,7 +43,7 @@ class CriticalTier:
     def test_shape_contract(self, subject: Subject, judge: Judge) -> None:
         """Logits have the promised shape at every batch size, length and image size."""
         judge.holds_at_anchors(contracts.shape_contract)
-        judge.for_all(contracts.shape_contract, draw.shapes(subject.task))
+        judge.for_all(contracts.shape_contract, draw.shapes(subject.task), examples=15)
 
     def test_full_length(self, subject: Subject, judge: Judge) -> None:
         """The model works at the whole declared length."""
@@ -72,16 +72,16 @@ class CriticalTier:
     def test_batch_independence(self, subject: Subject, judge: Judge, case: str) -> None:
         """A row's logits and gradients do not depend on the other rows of its batch."""
         check = independence.batch_independence if case == "forward" else independence.gradient_independence
-        judge.for_all(check, draw.several_rows(subject.task), examples=40)
+        judge.for_all(check, draw.several_rows(subject.task), examples=14)
 
     def test_causal(self, subject: Subject, judge: Judge) -> None:
         """A position's logits never depend on later tokens."""
-        judge.for_all(independence.causality, draw.several_tokens(subject.task), examples=40)
+        judge.for_all(independence.causality, draw.several_tokens(subject.task), examples=14)
 
     def test_padding_ignored(self, subject: Subject, judge: Judge) -> None:
         """Right padding changes nothing at the real positions."""
         _needs_padding(subject)
-        judge.for_all(independence.padding_ignored, draw.pad_patterns(subject.task), examples=30)
+        judge.for_all(independence.padding_ignored, draw.pad_patterns(subject.task), examples=12)
 
     def test_input_dependence(self, judge: Judge, case: str) -> None:
         """The output depends on every input it should."""
@@ -91,7 +91,7 @@ class CriticalTier:
         """Every trainable parameter receives a gradient, and every gradient is finite."""
         if case == "finite":
             everything = partial(numerics.finite_gradients, contents=("typical", *numerics.EXTREMES))
-            judge.for_all(everything, draw.training_steps(subject.task), examples=6)
+            judge.for_all(everything, draw.training_steps(subject.task), examples=4)
         else:
             judge.holds(gradients.gradient_reaches)
 
@@ -105,24 +105,24 @@ class CriticalTier:
 
     def test_mode_round_trip(self, subject: Subject, judge: Judge) -> None:
         """train() and eval() reach every module, and going there and back changes nothing."""
-        judge.for_all(determinism.mode_round_trip, draw.several_rows(subject.task), examples=6)
+        judge.for_all(determinism.mode_round_trip, draw.several_rows(subject.task), examples=3)
 
     def test_stateless(self, subject: Subject, judge: Judge) -> None:
         """A call leaves nothing behind that changes the next one."""
         judge.holds(determinism.repeated_backward)
-        judge.for_all(determinism.stateless, draw.call_sequences(subject.task), examples=12)
+        judge.for_all(determinism.stateless, draw.call_sequences(subject.task), examples=6)
 
     def test_rng_untouched(self, subject: Subject, judge: Judge) -> None:
         """Forward neither seeds nor, in eval mode, consumes the global random state."""
-        judge.for_all(determinism.rng_untouched, draw.several_rows(subject.task), examples=4)
+        judge.for_all(determinism.rng_untouched, draw.several_rows(subject.task), examples=2)
 
     def test_inputs_unchanged(self, subject: Subject, judge: Judge) -> None:
         """Forward does not write into the tensors it is given."""
-        judge.for_all(contracts.inputs_unchanged, draw.several_rows(subject.task), examples=8)
+        judge.for_all(contracts.inputs_unchanged, draw.several_rows(subject.task), examples=4)
 
     def test_memory_layout(self, subject: Subject, judge: Judge) -> None:
         """The same values in another memory layout give the same logits."""
-        judge.for_all(contracts.memory_layout, draw.batches(subject.task), examples=8)
+        judge.for_all(contracts.memory_layout, draw.batches(subject.task), examples=4)
 
     def test_dtype_move(self, judge: Judge, case: str) -> None:
         """The model runs after a move to another floating dtype."""
