@@ -50,7 +50,7 @@ def test_the_config_table_names_keys_that_exist() -> None:
 
 
 def test_the_count_of_tests_is_right() -> None:
-    said = re.search(r"a table of (\d+) properties", README)
+    said = re.search(r"a table of (\d+) tests", README)
     assert said is not None
     assert int(said.group(1)) == Suite.of(ROOT / "examples" / "lm_tiny.json").test_count()
 

@@ -42,6 +42,41 @@ class MaskInFloat32(Decoder):
         self.blocks[0].attn = _FloatMask()
 
 
+class _BillionMask(Attention):
+    def weights(self, scores: Tensor, visible: Tensor) -> Tensor:
+        return scores.masked_fill(~visible, -1e9).softmax(-1)
+
+
+@planted(
+    "dtype_move[float16]",
+    task=CAUSAL,
+    sound=Decoder,
+    module="blocks.1.attn",
+    source=f"{PYTORCH}: float16 ends at 65504, so -1e9 overflows",
+)
+class MaskBeyondHalfPrecision(Decoder):
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks[1].attn = _BillionMask()
+
+
+class _EpsilonInADenominator(nn.Module):
+    """Divides by a number that is zero but for an epsilon, which float16 rounds to zero."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        zero = x * 0
+        return x + zero / (zero.abs() + 1e-8)
+
+
+@planted(
+    "dtype_move[float16]", task=CAUSAL, sound=Decoder, module="blocks.0.norm_mlp.1", source=f"{PYTORCH}: 1e-8 is zero in float16"
+)
+class EpsilonBelowHalfPrecision(Decoder):
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks[0].norm_mlp = nn.Sequential(self.blocks[0].norm_mlp, _EpsilonInADenominator())
+
+
 @planted(
     "serialisation[pickle]",
     task=CAUSAL,
