@@ -56,7 +56,11 @@ class Evidence:
         """The evidence with the module to blame."""
         if self.investigate is None:
             return self
-        return replace(self, module=self.module or self.investigate(), investigate=None)
+        try:
+            module = self.module or self.investigate()
+        except Exception:  # the finding stands, whether or not a broken model lets itself be looked into
+            module = ""
+        return replace(self, module=module, investigate=None)
 
     @property
     def headline(self) -> str:

@@ -114,7 +114,9 @@ def judge(request: SubRequest, subject: Subject, suite: Suite) -> Iterator[Judge
     name = request.function.__name__.removeprefix("test_")
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     started = time.perf_counter()
-    yield Judge(name, subject, suite.share(workers), suite.config.seed)
+    same_class = [item for item in request.session.items if getattr(item, "cls", None) is request.cls]
+    present = {item.originalname.removeprefix("test_") for item in same_class if isinstance(item, pytest.Function)}
+    yield Judge(name, subject, suite.share(workers), suite.config.seed, present)
     suite.spent += time.perf_counter() - started
     suite.finished += 1
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Container, Hashable
 from contextvars import ContextVar
 from typing import Any
 
@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 from hypothesis.errors import Flaky
 from hypothesis.strategies import SearchStrategy
 
+from harness.catalogue import CATALOGUE
 from harness.evidence import Evidence, Status
 from harness.properties.subject import ModelRaisedError, Subject
 from pytest_modeltiers.checks import ModelCheck
@@ -65,13 +66,18 @@ class Judge:
         name: The property.
         subject: The model.
         share: Seconds the test may go on drawing examples.
+        start: Seed of what is drawn.
+        present: The properties that are judged in this run; what one of them owns is left to it.
         worst: The worst evidence so far.
         examples: How many examples were judged.
         cut: Whether the time budget kept examples from being drawn.
     """
 
-    def __init__(self, name: str, subject: Subject, share: float, start: int = 0) -> None:
+    def __init__(
+        self, name: str, subject: Subject, share: float, start: int = 0, present: Container[str] = frozenset(CATALOGUE)
+    ) -> None:
         self.name = name
+        self.present = present
         self.subject = subject
         self.share = share
         self.start = start
@@ -162,7 +168,7 @@ class Judge:
         try:
             evidence = check(self.subject, **values)
         except ModelRaisedError as error:
-            if self.subject.trouble.raises and self.name not in _JUDGES_RAISING:
+            if self._is_left_to("shape_contract", bool(self.subject.trouble.raises)) and self.name not in _JUDGES_RAISING:
                 return Evidence(self.name, Status.SKIPPED, f"{self.subject.trouble.raises} (see shape_contract)")
             shown = ", ".join(f"{name}={_shown(value, self.subject)}" for name, value in values.items())
             return Evidence(
@@ -172,11 +178,17 @@ class Judge:
                 counterexample=shown,
                 module=error.module,
             )
-        if evidence.measured == float("inf") and self.subject.trouble.not_finite and self.name not in _JUDGES_FINITENESS:
+        not_finite = evidence.measured == float("inf") and bool(self.subject.trouble.not_finite)
+        if self._is_left_to("finite_output", not_finite) and self.name not in _JUDGES_FINITENESS:
             return Evidence(self.name, Status.SKIPPED, f"{self.subject.trouble.not_finite} (see finite_output)")
-        if evidence.status is Status.FAIL and self.subject.trouble.random and self.name in _NEEDS_REPEATABLE:
+        random = evidence.status is Status.FAIL and self.subject.trouble.random
+        if self._is_left_to("eval_deterministic", random) and self.name in _NEEDS_REPEATABLE:
             return Evidence(self.name, Status.SKIPPED, "logits in eval mode are random (see eval_deterministic)")
         return evidence
+
+    def _is_left_to(self, owner: str, trouble: bool) -> bool:
+        """Whether another property of this run is certain to fail on a trouble."""
+        return trouble and owner in self.present
 
     def _keep(self, evidence: Evidence) -> None:
         if evidence.status in (Status.FAIL, Status.WARN):

@@ -7,7 +7,7 @@ print(findings["causal"].explain())
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 
 import pytest
 from torch import nn
@@ -31,7 +31,7 @@ def judge_model(
     adapter: Adapter | None = None,
     seed: int = 0,
     share: float = 5.0,
-    only: Iterable[str] | None = None,
+    only: Collection[str] | None = None,
 ) -> dict[str, Evidence]:
     """Judges every property of tier 1 that applies to a task.
 
@@ -61,19 +61,19 @@ def judge_model(
         for case in entry.cases_for(task) if entry.cases else (None,):
             subject = Subject(_copy(pristine, build, seed), adapter, task, pristine=pristine, rebuild=build, shared=shared)
             with threads_for(pristine):
-                found[name if case is None else f"{name}[{case}]"] = _judge(name, case, subject, share, seed)
+                judge = Judge(name, subject, share, seed, CATALOGUE if only is None else only)
+                found[name if case is None else f"{name}[{case}]"] = _worst(judge, case)
     return found
 
 
-def _judge(name: str, case: str | None, subject: Subject, share: float, seed: int) -> Evidence:
-    judge = Judge(name, subject, share, seed)
-    test = getattr(CriticalTier(), f"test_{name}")
-    available = {"subject": subject, "judge": judge, "case": case}
+def _worst(judge: Judge, case: str | None) -> Evidence:
+    test = getattr(CriticalTier(), f"test_{judge.name}")
+    available = {"subject": judge.subject, "judge": judge, "case": case}
     try:
         test(**{parameter: available[parameter] for parameter in inspect.signature(test).parameters})
     except pytest.skip.Exception as skipped:
-        return Evidence(name, Status.SKIPPED, str(skipped))
-    return judge.worst or Evidence(name, Status.FAIL, "nothing was compared")
+        return Evidence(judge.name, Status.SKIPPED, str(skipped))
+    return judge.worst or Evidence(judge.name, Status.FAIL, "nothing was compared")
 
 
 def _copy(pristine: nn.Module, build: Callable[[int], nn.Module], seed: int) -> nn.Module:

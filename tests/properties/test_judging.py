@@ -143,3 +143,9 @@ def test_every_embedded_model_is_sound(task_type: TaskType, seed: int) -> None:
     found = judge_model(lambda: build_stub(task), task, seed=seed)
     assert {label for label, e in found.items() if e.status in (Status.FAIL, Status.WARN)} == set()
     assert len(found) >= 24
+
+
+@pytest.mark.parametrize("left", [["causal"], ["causal", "memory_layout"]])
+def test_a_bug_is_not_left_to_a_property_that_is_not_judged(left: list[str]) -> None:
+    found = judge_model(Raising, LM, only=left)
+    assert {evidence.status for evidence in found.values()} == {Status.FAIL}
