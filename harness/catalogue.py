@@ -131,7 +131,11 @@ CATALOGUE: dict[str, Property] = {
             "dtype_move",
             1,
             "The model runs after a move to another floating dtype",
-            cases={"float64": "The model runs in float64", "bfloat16": "The model runs in bfloat16", "float16": "The model runs in float16"},
+            cases={
+                "float64": "The model runs in float64",
+                "bfloat16": "The model runs in bfloat16",
+                "float16": "The model runs in float16",
+            },
         ),
         Property("device_move", 1, "The model runs after a move to another device"),
         Property(

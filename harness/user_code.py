@@ -12,6 +12,8 @@ from types import ModuleType
 from harness.errors import ModelSourceError, did_you_mean
 from harness.randomness import seeded
 
+_OUT_OF_MEMORY = "out of memory: a smaller max_seq_len or image_size in the config, or a machine with more of it"
+
 _OURS = Path(__file__).parent
 _spec = importlib.util.find_spec("torch")
 _NOT_THE_USERS = (_OURS, *((Path(_spec.origin).parent,) if _spec is not None and _spec.origin else ()))
@@ -52,10 +54,15 @@ def raised(error: BaseException) -> str:
     """``ZeroDivisionError: division by zero (model.py, line 7)``: an exception and the innermost line of the user's own code."""
     if isinstance(error, SyntaxError):
         return f"SyntaxError: {error.msg} ({Path(error.filename or '').name}, line {error.lineno})"
-    text = str(error).strip().splitlines()
+    text = [_OUT_OF_MEMORY] if _is_out_of_memory(error) else str(error).strip().splitlines()
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_the_users(frame.filename)]
     place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
     return f"{type(error).__name__}: {text[0] if text else 'no message'}{place}"
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed; torch says so in a RuntimeError on the CPU, and in an error of its own on a GPU."""
+    return isinstance(error, MemoryError) or "can't allocate memory" in str(error) or type(error).__name__ == "OutOfMemoryError"
 
 
 def _is_the_users(filename: str) -> bool:

@@ -149,3 +149,21 @@ def test_every_embedded_model_is_sound(task_type: TaskType, seed: int) -> None:
 def test_a_bug_is_not_left_to_a_property_that_is_not_judged(left: list[str]) -> None:
     found = judge_model(Raising, LM, only=left)
     assert {evidence.status for evidence in found.values()} == {Status.FAIL}
+
+
+class TooLarge(LMStub):
+    def __init__(self) -> None:
+        super().__init__(20, 12, width=16, depth=1)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        if input_ids.shape[1] == 12:
+            torch.empty(10**14)
+        return super().forward(input_ids, attention_mask)
+
+
+def test_running_out_of_memory_is_said_in_plain_words() -> None:
+    found = judge_model(TooLarge, LM, only=["shape_contract"])["shape_contract"]
+    assert found.status is Status.FAIL
+    assert "out of memory" in found.message
+    assert "test_judging.py, line" in found.message
+    assert "alloc_cpu" not in found.message
