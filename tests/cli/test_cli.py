@@ -137,3 +137,12 @@ def test_init_says_why_it_cannot(source: str, words: str, tmp_path: Path, capsys
     assert main(["init", str(model)]) == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "modeltiers.json").exists()
+
+
+def test_a_reader_that_has_seen_enough_gets_no_traceback() -> None:
+    piped = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m harness schema | head -c 10"], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert piped.stdout.startswith("{")
+    assert "Traceback" not in piped.stderr
+    assert "BrokenPipe" not in piped.stderr
