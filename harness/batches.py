@@ -148,8 +148,8 @@ def rows(batch: Batch, index: slice | list[int]) -> Batch:
     return {name: tensor[index] for name, tensor in batch.items()}
 
 
-def to_device(batch: Batch, device: torch.device | str, dtype: torch.dtype | None = None) -> Batch:
-    """The batch on a device, its floating fields in a dtype."""
+def to_device(batch: Batch, device: torch.device | str | None, dtype: torch.dtype | None = None) -> Batch:
+    """The batch on a device, its floating fields in a dtype; ``None`` leaves either as it is."""
     return {
         name: tensor.to(device=device, dtype=dtype if dtype and tensor.is_floating_point() else tensor.dtype)
         for name, tensor in batch.items()

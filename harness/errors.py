@@ -46,10 +46,6 @@ class TimeBudgetError(UserError, TimeoutError):
     """The model did not answer within the time budget."""
 
 
-class MissingExtraError(UserError, ImportError):
-    """An optional package is needed; the message names the extra that brings it."""
-
-
 def did_you_mean(name: object, valid: Iterable[str]) -> str:
     """``" Did you mean 'x'?"`` for the nearest valid name, or an empty string when none is near."""
     near = difflib.get_close_matches(str(name), list(valid), n=1, cutoff=0.6)

@@ -108,15 +108,20 @@ def batch(subject: Subject) -> Batch:
     return subject.batch()
 
 
+@pytest.fixture(scope="class")
+def present_properties(request: SubRequest) -> frozenset[str]:
+    """The properties of the test's class that are judged in this run."""
+    own = [item for item in request.session.items if isinstance(item, pytest.Function) and item.cls is request.cls]
+    return frozenset(item.originalname.removeprefix("test_") for item in own)
+
+
 @pytest.fixture
-def judge(request: SubRequest, subject: Subject, suite: Suite) -> Iterator[Judge]:
+def judge(request: SubRequest, subject: Subject, suite: Suite, present_properties: frozenset[str]) -> Iterator[Judge]:
     """Judges the test's property."""
     name = request.function.__name__.removeprefix("test_")
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     started = time.perf_counter()
-    same_class = [item for item in request.session.items if getattr(item, "cls", None) is request.cls]
-    present = {item.originalname.removeprefix("test_") for item in same_class if isinstance(item, pytest.Function)}
-    yield Judge(name, subject, suite.share(workers), suite.config.seed, present)
+    yield Judge(name, subject, suite.share(workers), suite.config.seed, present_properties)
     suite.spent += time.perf_counter() - started
     suite.finished += 1
 

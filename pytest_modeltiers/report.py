@@ -31,6 +31,7 @@ class Reporter:
         self.configs = configs
         self.results: dict[str, Result] = {}
         self.controls = not hasattr(config, "workerinput")
+        self.reports: dict[Path, ExportHealthReport] = {}
         self.written: list[Path] = []
         self.incomplete = False
 
@@ -50,7 +51,7 @@ class Reporter:
             return report
         finding = item.stash.get(VERDICT, {})
         # Extra attributes of a report travel with it from worker to controller.
-        report.modeltiers = {"config": str(suite.config.path), "tier": _tier_of(item), "finding": finding}  # type: ignore[attr-defined]
+        report.modeltiers = {"config": str(suite.config.path), "tier": _tier_in(item.nodeid), "finding": finding}  # type: ignore[attr-defined]
         if report.when == "call":
             # Of the item: junitxml reads them from the report of the teardown, which is made from the item's.
             item.user_properties.extend(junit_properties(report, finding))
@@ -87,6 +88,8 @@ class Reporter:
 
     def pytest_sessionfinish(self) -> None:
         """Writes the reports, before anything is printed that a closed pipe could cut off."""
+        if self.controls:
+            self.reports = {path: self.health_report(path) for path in self.configs if self._of(path)}
         if self.controls and not self.incomplete:
             self.written = list(self._write_files())
 
@@ -97,10 +100,8 @@ class Reporter:
             return
         from pytest_modeltiers.terminal import print_summary
 
-        for path in self.configs:
-            results = self._of(path)
-            if results:
-                print_summary(terminalreporter, path, results, self.health_report(path))
+        for path, report in self.reports.items():
+            print_summary(terminalreporter, path, self._of(path), report)
         for file in self.written:
             terminalreporter.write_line(f"report: {file}")
         if os.environ.get("GITHUB_ACTIONS") == "true":
@@ -128,16 +129,13 @@ class Reporter:
     def _of(self, path: Path) -> list[Result]:
         found = [result for result in self.results.values() if result.config == str(path.resolve())]
         # Workers finish in any order; the report must not depend on it.
-        order = {f"test_{name}": index for index, name in enumerate(CATALOGUE)}
-        return sorted(found, key=lambda r: (r.tier, order.get("test_" + r.label.partition("[")[0], len(order)), r.nodeid))
+        order = {name: index for index, name in enumerate(CATALOGUE)}
+        return sorted(found, key=lambda r: (r.tier, order.get(r.label.partition("[")[0], len(order)), r.nodeid))
 
     def _write_files(self) -> Iterator[Path]:
         folder = self.config.getoption("model_report")
         summary = os.environ.get("GITHUB_STEP_SUMMARY")
-        for path in self.configs:
-            if not self._of(path):
-                continue
-            report = self.health_report(path)
+        for path, report in self.reports.items():
             if folder:
                 target = Path(folder) if len(self.configs) == 1 else Path(folder) / _folder_name(path, self.configs)
                 try:
@@ -189,10 +187,6 @@ def _folder_name(path: Path, configs: list[Path]) -> str:
         if sum(name in (p.stem, p.name.replace(".", "-"), f"{p.parent.name}-{p.name.replace('.', '-')}") for p in configs) == 1:
             return name
     return f"{configs.index(path)}-{path.stem}"
-
-
-def _tier_of(item: pytest.Item) -> int:
-    return next((number for number in TIERS if item.get_closest_marker(f"tier{number}")), 0)
 
 
 def _tier_in(nodeid: str) -> int:

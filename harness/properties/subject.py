@@ -219,8 +219,7 @@ def _as_the_model_takes(batch: Batch, model: nn.Module) -> Batch:
     """The batch with its floating fields in the model's dtype."""
     if not any(tensor.is_floating_point() for tensor in batch.values()):
         return batch
-    dtype = floating_dtype(model)
-    return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in batch.items()}
+    return to_device(batch, None, floating_dtype(model))
 
 
 @contextmanager
