@@ -1,0 +1,97 @@
+"""What every exporter does, and the table of them."""
+
+from __future__ import annotations
+
+import importlib.util
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from harness.errors import UserError
+from harness.export.program import Program, Runner
+
+
+class ExportError(UserError, RuntimeError):
+    """A model could not be exported to a format, or an artifact could not be used."""
+
+
+class MissingPackageError(UserError, ImportError):
+    """A format needs a package that is not installed."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One way an exporter tried.
+
+    Attributes:
+        way: Its name, such as ``dynamo, free batch and seq``.
+        error: Why it did not work, in one line; empty for the way that did.
+    """
+
+    way: str
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an exporter says of the file it wrote.
+
+    Attributes:
+        attempts: The ways it tried, the last of which worked.
+        limits: Smallest and largest size of each axis as the exporter derived them, where it did; ``None`` for no upper limit.
+        static: Axes that came out fixed though they were to stay free.
+        notes: Further facts, JSON-ready.
+    """
+
+    attempts: tuple[Attempt, ...]
+    limits: dict[str, tuple[int, int | None]] = field(default_factory=dict)
+    static: tuple[str, ...] = ()
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+class Exporter(ABC):
+    """A format: how it is written and how it is run.
+
+    Attributes:
+        name: Name of the format in configs and tests.
+        filename: Name of its file.
+        packages: Packages it needs, by import name.
+        extra: The extra of this project that brings them.
+        holds_code: Whether loading a file of the format can run code from it.
+        weights_only: Whether a file holds weights without the computation.
+    """
+
+    name: ClassVar[str]
+    filename: ClassVar[str]
+    packages: ClassVar[tuple[str, ...]] = ()
+    extra: ClassVar[str] = ""
+    holds_code: ClassVar[bool] = False
+    weights_only: ClassVar[bool] = False
+
+    @abstractmethod
+    def export(self, program: Program, path: Path) -> Exported:
+        """Writes a program to a file.
+
+        Raises:
+            ExportError: No way worked; the message has the reason of each.
+        """
+
+    @abstractmethod
+    def load(self, path: Path, program: Program) -> Runner:
+        """Reads a file of this format.
+
+        Raises:
+            ExportError: It is damaged, or no file of this format.
+        """
+
+    def check_available(self) -> None:
+        """Makes sure that the packages are there.
+
+        Raises:
+            MissingPackageError: One is not; the message names the extra.
+        """
+        missing = [name for name in self.packages if importlib.util.find_spec(name) is None]
+        if missing:
+            brings = f"pip install 'pytest-modeltiers[{self.extra}]'" if self.extra else f"pip install {' '.join(missing)}"
+            raise MissingPackageError(f"format {self.name!r} needs {', '.join(missing)}, not installed here: {brings}")

@@ -1,0 +1,141 @@
+"""What is exported: a model as a function from named tensors to logits, an example, and the axes that stay free."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.adapters import Adapter
+from harness.batches import Batch, Sizes
+from harness.tasks import TaskSpec
+
+Runner = Callable[[Batch], Tensor]
+"""An artifact that was loaded: from a batch to logits."""
+
+LARGEST_BATCH = 1 << 16
+"""Rows that a free batch axis is declared for."""
+
+_WRAPPER = "model"
+
+
+class LogitsOf(nn.Module):
+    """A model whose inputs are tensors by position and whose output is its logits, which is what every exporter can take.
+
+    Attributes:
+        model: The model, in eval mode.
+        adapter: How it is called.
+        fields: Names of the inputs, in order.
+    """
+
+    def __init__(self, model: nn.Module, adapter: Adapter, fields: tuple[str, ...]) -> None:
+        super().__init__()
+        self.model = model
+        self.adapter = adapter
+        self.fields = fields
+        self.eval()
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        """The logits of a batch whose fields are given in order."""
+        return self.adapter.logits(self.model, dict(zip(self.fields, tensors, strict=True)))
+
+
+@dataclass(frozen=True)
+class Program:
+    """A model ready for an exporter.
+
+    Attributes:
+        forward: The model as a function of tensors, on the CPU, in eval mode.
+        task: What it is for.
+        sizes: Sizes of the example.
+        example: The batch shown to exporters that trace; holds the model's fields alone.
+        axes: Names of each field's free axes by position, such as ``{"input_ids": {0: "batch", 1: "seq"}}``.
+        limits: Smallest and largest size of each free axis.
+    """
+
+    forward: LogitsOf
+    task: TaskSpec
+    sizes: Sizes
+    example: Batch
+    axes: dict[str, dict[int, str]]
+    limits: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the inputs, in order."""
+        return self.forward.fields
+
+    @property
+    def arguments(self) -> tuple[Tensor, ...]:
+        """The example, in order."""
+        return self.ordered(self.example)
+
+    def ordered(self, batch: Batch) -> tuple[Tensor, ...]:
+        """The tensors of a batch that the model takes, in order."""
+        return tuple(batch[name] for name in self.fields)
+
+    @torch.no_grad()
+    def eager(self, batch: Batch) -> Tensor:
+        """Logits of the model itself."""
+        return self.forward(*self.ordered(batch)).detach()
+
+    @property
+    def output_axes(self) -> dict[int, str]:
+        """Names of the free axes of the logits by position."""
+        free = {name for axes in self.axes.values() for name in axes.values()}
+        return {position: name for position, name in enumerate(self.task.facts.output) if name in free}
+
+
+def make_program(
+    model: nn.Module,
+    adapter: Adapter,
+    task: TaskSpec,
+    batch: Batch,
+    sizes: Sizes,
+    free: tuple[str, ...] = ("batch", "seq", "target_seq"),
+) -> Program:
+    """The program of a model.
+
+    Args:
+        model: The model, on the CPU; put into eval mode.
+        adapter: How it is called.
+        task: What it is for.
+        batch: An example at ``sizes``.
+        sizes: Its sizes.
+        free: Axes that shall stay free, of ``batch``, ``seq`` and ``target_seq``.
+    """
+    fields = input_fields(model, adapter, task)
+    axes = {name: {p: axis for p, axis in enumerate(_axes_of(name)) if axis in free} for name in fields}
+    used = {axis for named in axes.values() for axis in named.values()}
+    longest = task.max_seq_len or 1
+    limits = {axis: (1, LARGEST_BATCH if axis == "batch" else longest) for axis in ("batch", "seq", "target_seq") if axis in used}
+    return Program(
+        LogitsOf(model, adapter, fields), task, sizes, {name: batch[name] for name in fields}, axes, limits
+    )
+
+
+def input_fields(model: nn.Module, adapter: Any, task: TaskSpec) -> tuple[str, ...]:
+    """The fields that reach a model, in order; all of the task's where the adapter has a way of its own to call it."""
+    try:
+        plan = adapter.plan(model)
+    except AttributeError:
+        return task.facts.inputs
+    return task.facts.inputs if plan.whole else plan.fields
+
+
+def module_path(name: str) -> str:
+    """A module's path inside the user's model, from its path inside the exported function; ``(model)`` for the model itself."""
+    return "(model)" if name in ("", _WRAPPER) else name.removeprefix(f"{_WRAPPER}.")
+
+
+def _axes_of(name: str) -> tuple[str, ...]:
+    if name == "decoder_input_ids":
+        return ("batch", "target_seq")
+    if name in ("input_ids", "attention_mask"):
+        return ("batch", "seq")
+    return ("batch",)
+
+
