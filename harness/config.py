@@ -29,6 +29,9 @@ TierName = Literal["1", "2", "3", "4", "5"]
 ExportFormat = Literal["torchscript", "onnx", "pytorch", "safetensors", "torch_export", "openvino", "executorch"]
 Name = Annotated[str, Field(min_length=1)]
 
+AxisLimits = Annotated[list[Positive], Field(min_length=2, max_length=2)]
+"""Smallest and largest size of an axis."""
+
 _TIERS: tuple[TierName, ...] = ("1", "2", "3", "4", "5")
 
 
@@ -145,7 +148,9 @@ class ExportConfig(_Keys):
     quantization: Literal["dynamic", "static"] | None = None
     export_dir: str | None = None
     opset_version: Positive | None = None
-    dynamic_shapes: bool = True
+    dynamic_shapes: bool | dict[Literal["batch", "seq", "target_seq"], bool | AxisLimits] = Field(
+        True, description='Axes that stay free: true, or by axis {"seq": false, "batch": [1, 64]}.'
+    )
 
 
 class ExportKeys(_Keys):

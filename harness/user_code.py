@@ -55,7 +55,7 @@ def raised(error: BaseException) -> str:
     if isinstance(error, SyntaxError):
         return f"SyntaxError: {error.msg} ({Path(error.filename or '').name}, line {error.lineno})"
     text = [_OUT_OF_MEMORY] if _is_out_of_memory(error) else str(error).strip().splitlines()
-    own = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_the_users(frame.filename)]
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if is_users_file(frame.filename)]
     place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
     return f"{type(error).__name__}: {text[0] if text else 'no message'}{place}"
 
@@ -65,7 +65,8 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or "can't allocate memory" in str(error) or type(error).__name__ == "OutOfMemoryError"
 
 
-def _is_the_users(filename: str) -> bool:
+def is_users_file(filename: str) -> bool:
+    """Whether a frame's file is neither torch's nor this project's."""
     return not filename.startswith("<") and not any(folder in Path(filename).parents for folder in _NOT_THE_USERS)
 
 

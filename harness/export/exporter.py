@@ -40,13 +40,13 @@ class Exported:
     Attributes:
         attempts: The ways it tried, the last of which worked.
         limits: Smallest and largest size of each axis as the exporter derived them, where it did; ``None`` for no upper limit.
-        static: Axes that came out fixed though they were to stay free.
+        static: Axes that came out fixed though they were to stay free, with the reason.
         notes: Further facts, JSON-ready.
     """
 
     attempts: tuple[Attempt, ...]
     limits: dict[str, tuple[int, int | None]] = field(default_factory=dict)
-    static: tuple[str, ...] = ()
+    static: dict[str, str] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,9 @@ Runner = Callable[[Batch], Tensor]
 
 LARGEST_BATCH = 1 << 16
 """Rows that a free batch axis is declared for."""
+
+AXES = ("batch", "seq", "target_seq")
+"""Axes that may be free."""
 
 _WRAPPER = "model"
 
@@ -95,7 +98,7 @@ def make_program(
     task: TaskSpec,
     batch: Batch,
     sizes: Sizes,
-    free: tuple[str, ...] = ("batch", "seq", "target_seq"),
+    free: Mapping[str, tuple[int, int]] | None = None,
 ) -> Program:
     """The program of a model.
 
@@ -105,16 +108,38 @@ def make_program(
         task: What it is for.
         batch: An example at ``sizes``.
         sizes: Its sizes.
-        free: Axes that shall stay free, of ``batch``, ``seq`` and ``target_seq``.
+        free: Smallest and largest size of each axis that shall stay free; by default all of ``free_axes``.
     """
+    free = free_axes(task) if free is None else free
     fields = input_fields(model, adapter, task)
     axes = {name: {p: axis for p, axis in enumerate(_axes_of(name)) if axis in free} for name in fields}
     used = {axis for named in axes.values() for axis in named.values()}
+    limits = {axis: free[axis] for axis in AXES if axis in used}
+    return Program(LogitsOf(model, adapter, fields), task, sizes, {name: batch[name].cpu() for name in fields}, axes, limits)
+
+
+def free_axes(task: TaskSpec, wanted: bool | Mapping[Any, bool | list[int]] = True) -> dict[str, tuple[int, int]]:
+    """The axes that stay free in an export, each with its smallest and largest size.
+
+    Args:
+        task: What the model is for.
+        wanted: All of them or none; or for some axes whether they stay free, or their limits.
+    """
     longest = task.max_seq_len or 1
-    limits = {axis: (1, LARGEST_BATCH if axis == "batch" else longest) for axis in ("batch", "seq", "target_seq") if axis in used}
-    return Program(
-        LogitsOf(model, adapter, fields), task, sizes, {name: batch[name] for name in fields}, axes, limits
-    )
+    known = {"batch": (1, LARGEST_BATCH)}
+    if task.is_text:
+        known["seq"] = (1, longest)
+    if task.is_seq2seq:
+        known["target_seq"] = (1, longest)
+    chosen = dict.fromkeys(known, wanted) if isinstance(wanted, bool) else {**dict.fromkeys(known, True), **wanted}
+    free: dict[str, tuple[int, int]] = {}
+    for axis, limits in known.items():
+        choice = chosen[axis]
+        low, high = limits if isinstance(choice, bool) else (choice[0], choice[1])
+        # An axis of a single size has nothing free about it, and torch.export refuses to call it so.
+        if choice is not False and high >= 2:
+            free[axis] = (low, high)
+    return free
 
 
 def input_fields(model: nn.Module, adapter: Any, task: TaskSpec) -> tuple[str, ...]:
@@ -137,5 +162,3 @@ def _axes_of(name: str) -> tuple[str, ...]:
     if name in ("input_ids", "attention_mask"):
         return ("batch", "seq")
     return ("batch",)
-
-

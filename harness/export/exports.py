@@ -1,0 +1,205 @@
+"""The exports of one model: made once, found again by later tests, processes and runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+from torch import Tensor, nn
+
+from harness.batches import Batch, Sizes
+from harness.config import ExportConfig
+from harness.errors import UserError
+from harness.export.artifact import Artifact, describe, find_artifact, publish
+from harness.export.cache import Cache, key_of
+from harness.export.exporter import Exporter, ExportError
+from harness.export.formats import make_exporter
+from harness.export.identity import identity_of, versions
+from harness.export.lattice import Point, lattice, make_point, pad_rows
+from harness.export.program import Program, Runner, free_axes, make_program
+from harness.properties.noise import NoiseFloor
+from harness.properties.subject import Subject
+
+T = TypeVar("T")
+
+
+@dataclass
+class Exports:
+    """The exports of one model.
+
+    Attributes:
+        subject: The model.
+        options: What is exported, and how.
+        folder: Where the files go; ``None`` leaves them in the cache.
+        cache: Where exports, noise floors and timings are kept.
+        config: The config file that the model can be rebuilt from.
+        trusted: Whether files that this project did not write may be loaded even where that can run code.
+    """
+
+    subject: Subject
+    options: ExportConfig = field(default_factory=lambda: ExportConfig())
+    folder: Path | None = None
+    cache: Cache = field(default_factory=Cache)
+    config: Path | None = None
+    trusted: bool = False
+
+    def __post_init__(self) -> None:
+        self._artifacts: dict[str, Artifact | UserError] = {}
+        self._runners: dict[str, Runner | UserError] = {}
+        self._expected: dict[Point, Tensor] = {}
+
+    @cached_property
+    def program(self) -> Program:
+        """The model as exporters take it: a copy that was never called, on the CPU."""
+        subject, free = self.subject, free_axes(self.subject.task, self.options.dynamic_shapes)
+        sizes = example_sizes(subject, free)
+        program = make_program(subject.fresh().cpu(), subject.adapter, subject.task, subject.batch(sizes), sizes, free)
+        if "attention_mask" in program.fields and sizes.batch > 1 and sizes.seq > 1:
+            # An example with padding keeps models from leaving the mask out because nothing is masked.
+            padded = pad_rows(subject, subject.batch(sizes), sizes)
+            program.example.update({name: padded[name] for name in program.fields})
+        return program
+
+    @cached_property
+    def identity(self) -> str:
+        """A hash of everything the exports depend on."""
+        return identity_of(self.program)
+
+    @cached_property
+    def floor(self) -> NoiseFloor:
+        """The rounding noise of the model's logits, remembered between runs."""
+        if self.subject.shared.floor is None:
+            found = self.cache.values(key_of("noise floor", self.identity), lambda: asdict(self.subject.floor))
+            self.subject.shared.floor = NoiseFloor(**found)
+        return self.subject.shared.floor
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """The formats asked for, each once."""
+        return tuple(dict.fromkeys(self.options.formats))
+
+    def exporter(self, name: str) -> Exporter:
+        """The exporter of a format, whose packages are there.
+
+        Raises:
+            ExportError: There is no such format.
+            MissingPackageError: It needs a package that is not installed.
+        """
+        exporter = make_exporter(name, self.options.opset_version)
+        exporter.check_available()
+        return exporter
+
+    def artifact(self, name: str) -> Artifact:
+        """The file of a format: the one in the folder where it is there, a new one otherwise.
+
+        A file in the folder that an older version of the model gave is replaced. One that is not this project's, or was changed since,
+        is left as it is and judged as it stands.
+
+        Raises:
+            ExportError: The model cannot be exported to the format.
+            MissingPackageError: The format needs a package that is not installed.
+        """
+        return _once(self._artifacts, name, lambda: self._find_or_export(name))
+
+    def runner(self, name: str) -> Runner:
+        """The file of a format, loaded.
+
+        Raises:
+            ExportError: It is damaged, or is not this project's and could run code.
+        """
+        return _once(self._runners, name, lambda: self._load(name))
+
+    @cached_property
+    def points(self) -> tuple[Point, ...]:
+        """The shapes and contents at which artifacts are judged."""
+        return lattice(self.program)
+
+    def batch(self, point: Point) -> Batch:
+        """The batch of a point."""
+        return make_point(self.subject, self.program, point)
+
+    def expected(self, point: Point) -> Tensor:
+        """The model's own logits at a point."""
+        if point not in self._expected:
+            self._expected[point] = self.eager(self.batch(point))
+        return self._expected[point]
+
+    def eager(self, batch: Batch) -> Tensor:
+        """The model's own logits, from a copy that no exporter touched."""
+        return self.subject.logits(batch, self.reference)
+
+    @cached_property
+    def reference(self) -> nn.Module:
+        """A copy of the model that no exporter touched, on the CPU."""
+        return self.subject.fresh().cpu()
+
+    def _find_or_export(self, name: str) -> Artifact:
+        exporter = self.exporter(name)
+        if self.folder is not None:
+            found = find_artifact(self.folder / exporter.filename)
+            if found is not None and (not found.ours or (found.manifest and found.manifest.identity == self._identity_of(name))):
+                return found
+        started = time.perf_counter()
+        made: list[bool] = []
+
+        def make(folder: Path) -> None:
+            made.append(True)
+            path = folder / exporter.filename
+            exported = exporter.export(self.program, path)
+            describe(exported, path, name, self._identity_of(name), self.program.fields, versions())
+
+        path = self.cache.files(self._identity_of(name), make) / exporter.filename
+        if not find_sound(path):
+            raise ExportError(f"{path}: the cache holds a damaged file; delete {path.parent}")
+        if self.folder is not None:
+            path = publish(path, self.folder)
+        artifact = find_artifact(path)
+        assert artifact is not None
+        seconds = time.perf_counter() - started if made else 0.0
+        return Artifact(artifact.path, artifact.manifest, artifact.changed, seconds)
+
+    def _identity_of(self, name: str) -> str:
+        return key_of(self.identity, name, self.options.opset_version if name == "onnx" else None)
+
+    def _load(self, name: str) -> Runner:
+        artifact, exporter = self.artifact(name), self.exporter(name)
+        if exporter.holds_code and not artifact.ours and not self.trusted:
+            raise ExportError(
+                f"{artifact.path} was not written by this project, or changed since, and loading a {name} file can run code from it; "
+                "export it anew, or say that you trust it (`trust`)"
+            )
+        return exporter.load(artifact.path, self.program)
+
+
+def example_sizes(subject: Subject, free: dict[str, tuple[int, int]]) -> Sizes:
+    """Sizes of the example: such that a free axis is told from the others by its length, a fixed one as it will be served."""
+    longest = subject.task.max_seq_len or 1
+    typical = subject.typical
+    seq = typical.seq if "seq" in free else longest
+    target = typical.target_seq if "target_seq" in free else longest
+    batch = 1 if "batch" not in free else next(size for size in (3, 4, 5) if size not in (seq, target))
+    limit = free.get("batch")
+    return Sizes(batch if limit is None else max(limit[0], min(batch, limit[1])), seq, target)
+
+
+def find_sound(path: Path) -> bool:
+    """Whether a file is there and is the one that its manifest speaks of."""
+    found = find_artifact(path)
+    return found is not None and found.ours
+
+
+def _once(results: dict[str, T | UserError], name: str, compute: Callable[[], T]) -> T:
+    """A result, or the mistake that kept it from being, found out once."""
+    if name not in results:
+        try:
+            results[name] = compute()
+        except UserError as error:
+            results[name] = error
+    found = results[name]
+    if isinstance(found, UserError):
+        raise found
+    return found

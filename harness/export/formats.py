@@ -1,0 +1,27 @@
+"""The table of formats."""
+
+from __future__ import annotations
+
+from harness.errors import did_you_mean
+from harness.export.exporter import Exporter, ExportError
+from harness.export.onnx_exporter import ONNXExporter
+from harness.export.torch_export import TorchExportExporter
+from harness.export.torchscript import TorchScriptExporter
+from harness.export.weights_files import PyTorchExporter, SafetensorsExporter
+
+FORMATS: dict[str, type[Exporter]] = {
+    exporter.name: exporter
+    for exporter in (TorchScriptExporter, ONNXExporter, PyTorchExporter, SafetensorsExporter, TorchExportExporter)
+}
+"""Exporters by the name of their format."""
+
+
+def make_exporter(name: str, opset_version: int | None = None) -> Exporter:
+    """The exporter of a format.
+
+    Raises:
+        ExportError: There is no such format.
+    """
+    if name not in FORMATS:
+        raise ExportError(f"no export format {name!r}.{did_you_mean(name, FORMATS)} Valid: {', '.join(FORMATS)}")
+    return ONNXExporter(opset_version) if name == "onnx" else FORMATS[name]()

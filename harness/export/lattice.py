@@ -1,0 +1,107 @@
+"""The shapes and contents at which an artifact is held against its model; the exporter saw one of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from harness.batches import Batch, Sizes, pad_right
+from harness.export.program import Program
+from harness.properties.numerics import extreme_batch
+from harness.properties.subject import Subject
+
+_BATCHES = (1, 2, 7, 13, 33)
+"""Sizes that share no factor with each other or with the example's, and some way beyond it."""
+
+_SHIFT = 3.0
+_ID_CONTENTS = ("first_id", "last_id")
+_VALUE_CONTENTS = ("zero", "shifted_up", "shifted_down")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One batch of the lattice.
+
+    Attributes:
+        sizes: Its sizes.
+        seed: Seed of its contents.
+        content: ``typical``, or what its inputs hold instead.
+        padded: Whether some rows are padded on the right.
+    """
+
+    sizes: Sizes
+    seed: int = 0
+    content: str = "typical"
+    padded: bool = False
+
+    def describe(self, program: Program) -> str:
+        """The point for people."""
+        parts = [self.sizes.describe(program.task)]
+        parts += ["padded rows"] if self.padded else []
+        parts += [f"content={self.content}"] if self.content != "typical" else []
+        return ", ".join((*parts, f"seed={self.seed}"))
+
+    def seen(self, program: Program) -> bool:
+        """Whether the exporter saw this shape."""
+        return self.sizes == program.sizes
+
+
+def lattice(program: Program) -> tuple[Point, ...]:
+    """The points for a program: each free axis at 1, 2, the example's size and its neighbours, coprime sizes and the largest."""
+    choices = {axis: _sizes_of(axis, program) for axis in ("batch", "seq", "target_seq")}
+    count = max(map(len, choices.values()))
+    points = [Point(program.sizes, 0), Point(program.sizes, 1)]
+    for index in range(count):
+        # Each size of one axis meets different sizes of the others; a full product would say no more and take longer.
+        sizes = Sizes(
+            batch=choices["batch"][index % len(choices["batch"])],
+            seq=choices["seq"][(index + 1) % len(choices["seq"])],
+            target_seq=choices["target_seq"][(index + 2) % len(choices["target_seq"])],
+        )
+        points.append(Point(sizes, seed=index + 2))
+    if "attention_mask" in program.fields and program.sizes.seq > 1:
+        points += [Point(program.sizes, 0, padded=True)]
+        points += [Point(point.sizes, point.seed, padded=True) for point in points[2:] if _can_pad(point.sizes)][:3]
+    contents = _ID_CONTENTS if program.task.is_text else _VALUE_CONTENTS
+    points += [Point(program.sizes, 0, content) for content in contents]
+    return tuple(dict.fromkeys(points))
+
+
+def make_point(subject: Subject, program: Program, point: Point) -> Batch:
+    """The batch of a point: the model's fields on the CPU."""
+    if point.content in _ID_CONTENTS:
+        batch = extreme_batch(subject, point.sizes, point.content, point.seed)
+    else:
+        batch = subject.batch(point.sizes, point.seed)
+    if point.padded:
+        batch = pad_rows(subject, batch, point.sizes)
+    batch = {name: batch[name].cpu() for name in program.fields}
+    change = {"zero": 0.0, "shifted_up": _SHIFT, "shifted_down": -_SHIFT}.get(point.content)
+    if change is None:
+        return batch
+    return {name: _changed(tensor, change) if tensor.is_floating_point() else tensor for name, tensor in batch.items()}
+
+
+def pad_rows(subject: Subject, batch: Batch, sizes: Sizes) -> Batch:
+    """The batch with every second row padded on the right, and the first one whole."""
+    lengths = [sizes.seq if row % 2 == 0 else max(1, sizes.seq // 2) for row in range(sizes.batch)]
+    on_cpu = {name: tensor.cpu() for name, tensor in batch.items()}
+    return pad_right(subject.task, on_cpu, lengths, sizes.seq)
+
+
+def _can_pad(sizes: Sizes) -> bool:
+    return sizes.batch > 1 and sizes.seq > 1
+
+
+def _sizes_of(axis: str, program: Program) -> tuple[int, ...]:
+    own = getattr(program.sizes, axis)
+    if axis not in program.limits:
+        return (own,)
+    low, high = program.limits[axis]
+    wanted = (1, own + 1, 2, own - 1, *_BATCHES) if axis == "batch" else (own + 1, 1, own - 1, high, 2, 5, 9, 17)
+    return tuple(dict.fromkeys(size for size in wanted if low <= size <= high)) or (own,)
+
+
+def _changed(tensor: torch.Tensor, change: float) -> torch.Tensor:
+    return tensor + change if change else torch.zeros_like(tensor)

@@ -1,0 +1,119 @@
+"""TorchScript: traced, or scripted where tracing would freeze a decision that depends on the data."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from harness.batches import Batch
+from harness.export.exported_program import one_line, quiet
+from harness.export.exporter import Attempt, Exported, Exporter, ExportError
+from harness.export.program import Program, Runner
+from harness.randomness import seeded
+from harness.user_code import is_users_file
+
+
+class TorchScriptExporter(Exporter):
+    """``torch.jit``; deprecated in PyTorch, and still what many servers load."""
+
+    name = "torchscript"
+    filename = "model.ts"
+    holds_code = True
+
+    def export(self, program: Program, path: Path) -> Exported:
+        """Traces the program; scripts the model instead where the tracer says that it froze something and scripting works."""
+        attempts: list[Attempt] = []
+        frozen: list[str] = []
+        module: torch.jit.ScriptModule | None = None
+        try:
+            module, frozen = _trace(program)
+        except Exception as error:
+            attempts.append(Attempt("trace", one_line(error)))
+        if module is None or frozen:
+            scripted, reason = _script(program)
+            if scripted is not None:
+                attempts += [Attempt("trace", frozen[0])] if frozen else []
+                module, frozen = scripted, []
+                attempts.append(Attempt("script"))
+            elif module is None:
+                raise ExportError("; ".join(f"{a.way}: {a.error}" for a in (*attempts, Attempt("script", reason))))
+            else:
+                attempts += [Attempt("script", reason), Attempt("trace")]
+        else:
+            attempts.append(Attempt("trace"))
+        with quiet():
+            torch.jit.save(module, str(path))
+        return Exported(tuple(attempts), notes={"frozen": frozen} if frozen else {})
+
+    def load(self, path: Path, program: Program) -> Runner:
+        """Loads the module on the CPU."""
+        try:
+            with quiet():
+                module = torch.jit.load(str(path), map_location="cpu")
+        except Exception as error:
+            raise ExportError(f"{path.name} is no TorchScript file that can be loaded: {one_line(error)}") from error
+
+        def run(batch: Batch) -> Tensor:
+            with torch.no_grad():
+                return module(*program.ordered(batch))
+
+        return run
+
+
+def _trace(program: Program) -> tuple[torch.jit.ScriptModule, list[str]]:
+    """The traced program, and what of the user's code the tracer says it froze."""
+    with quiet(), seeded(0), torch.no_grad(), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        module = torch.jit.trace(program.forward, program.arguments, check_trace=False)
+    frozen = [
+        f"{Path(warning.filename).name}:{warning.lineno}: {str(warning.message).partition('.')[0]}"
+        for warning in caught
+        if issubclass(warning.category, torch.jit._trace.TracerWarning) and is_users_file(warning.filename)
+    ]
+    return module, list(dict.fromkeys(frozen))
+
+
+def _script(program: Program) -> tuple[torch.jit.ScriptModule | None, str]:
+    """The scripted model where its signature is that of an exported function; otherwise the reason."""
+    model = program.forward.model
+    parameters = [
+        p for p in inspect.signature(model.forward).parameters.values() if p.default is p.empty or p.name in program.fields
+    ]
+    if len(parameters) != len(program.fields) or len(program.fields) > len(_BY_POSITION):
+        return None, "forward takes other arguments than the exported function"
+    try:
+        with quiet():
+            scripted = torch.jit.script(_BY_POSITION[len(program.fields) - 1](model).eval())
+            output = scripted(*program.arguments)
+    except Exception as error:
+        return None, one_line(error)
+    if not isinstance(output, Tensor) or output.shape != program.eager(program.example).shape:
+        return None, "forward returns something other than the logits"
+    return scripted, ""
+
+
+class _One(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, a: Tensor) -> Tensor:
+        return self.model(a)
+
+
+class _Two(_One):
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:  # type: ignore[override]
+        return self.model(a, b)
+
+
+class _Three(_One):
+    def forward(self, a: Tensor, b: Tensor, c: Tensor) -> Tensor:  # type: ignore[override]
+        return self.model(a, b, c)
+
+
+_BY_POSITION = (_One, _Two, _Three)
+"""Scripting knows no variable number of arguments."""
