@@ -6,7 +6,7 @@ Nothing here imports torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from harness.tasks import TaskSpec, TaskType
@@ -30,6 +30,7 @@ class Property:
         statement: What must hold, as a sentence about a sound model.
         tolerance: What a number under this name in ``tolerances`` means, with its unit; ``None`` where the property is exact.
         tasks: Task types it applies to; empty for all of them.
+        formats: Export formats it is judged for, one by one; empty for a property that knows no formats.
         cases: Parts that are judged one by one, with the statement of each; empty for a property with a single test.
     """
 
@@ -39,16 +40,32 @@ class Property:
     tolerance: str | None = None
     tasks: tuple[TaskType, ...] = ()
     cases: Mapping[str, str] = field(default_factory=dict)
+    formats: tuple[str, ...] = ()
 
     def applies_to(self, task: TaskSpec) -> bool:
         """Whether the property is generated for a task: it fits the task type and the user left it on."""
         fits = not self.tasks or task.task_type in self.tasks
         return fits and task.properties.get(self.name, True)
 
-    def cases_for(self, task: TaskSpec) -> tuple[str, ...]:
-        """The cases that make sense for a task, in a fixed order."""
+    @property
+    def has_cases(self) -> bool:
+        """Whether it is judged case by case."""
+        return bool(self.cases or self.formats)
+
+    def cases_for(self, task: TaskSpec, formats: Collection[str] = ()) -> tuple[str, ...]:
+        """The cases that make sense for a task and the formats of its export, in a fixed order."""
+        if self.formats:
+            return tuple(name for name in formats if name in self.formats)
         return tuple(case for case in self.cases if task.task_type in _CASE_TASKS.get((self.name, case), (task.task_type,)))
 
+
+_RUNNING = ("torchscript", "onnx", "onnx_int8", "torch_export", "openvino", "executorch")
+"""Formats that hold the computation."""
+
+_WEIGHTS = ("pytorch", "safetensors")
+"""Formats that hold the weights alone."""
+
+_FORMATS = _RUNNING + _WEIGHTS
 
 _DIFFERENCE = "largest absolute difference of the logits that still counts as equal"
 
@@ -159,6 +176,42 @@ CATALOGUE: dict[str, Property] = {
             "MiB that one call may hold at its peak",
         ),
         Property("inference_speed", 1, "Work does not grow from call to call", "milliseconds that the median call may take"),
+        Property("architecture_validation", 4, "The model has modules and a forward, all of them in eval mode"),
+        Property("parameter_validation", 4, "No parameter or buffer holds NaN or infinity"),
+        Property("shape_validation", 4, "Logits have the promised shape at several batch sizes"),
+        Property("memory_requirements", 4, "Parameters and one call fit into a gigabyte"),
+        Property("forward_pass_validation", 4, "Forward gives finite logits at several batch sizes"),
+        Property("exports", 4, "The model exports, and the file is the one that was exported", formats=_FORMATS),
+        Property(
+            "validation", 4, "The file is whole, well formed, of the opset asked for, and gives finite logits", formats=_FORMATS
+        ),
+        Property(
+            "fresh_process", 4, "A process that never saw the exporter loads the file and gets the same logits", formats=_FORMATS
+        ),
+        Property(
+            "numerical_consistency",
+            4,
+            "The file gives the model's logits at shapes its exporter never saw",
+            _DIFFERENCE,
+            formats=tuple(name for name in _FORMATS if name != "onnx_int8"),
+        ),
+        Property("dynamic_axes", 4, "Every axis declared free takes every size it was declared for", formats=_RUNNING),
+        Property("inference_mode", 4, "No active Dropout and no norm over the batch is left in the file", formats=_RUNNING),
+        Property("invalid_input", 4, "The file refuses what the model refuses", formats=_RUNNING),
+        Property(
+            "quantisation",
+            4,
+            "The quantised file keeps the model's answers and is no slower",
+            "decibels of signal over quantisation noise that the logits must keep",
+            formats=("onnx_int8",),
+        ),
+        Property(
+            "performance_benchmark",
+            4,
+            "The file is no slower than the model itself",
+            "milliseconds that the file's median call may take",
+            formats=_FORMATS,
+        ),
     )
 }
 

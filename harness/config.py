@@ -144,13 +144,28 @@ class DataKeys(_Keys):
 class ExportConfig(_Keys):
     """What is exported, and where to."""
 
-    formats: list[ExportFormat] = ["torchscript", "onnx", "pytorch"]
+    formats: Annotated[list[ExportFormat], Field(min_length=1)] = ["torchscript", "onnx", "pytorch"]
     quantization: Literal["dynamic", "static"] | None = None
-    export_dir: str | None = None
+    export_dir: Name | None = None
     opset_version: Positive | None = None
     dynamic_shapes: bool | dict[Literal["batch", "seq", "target_seq"], bool | AxisLimits] = Field(
-        True, description='Axes that stay free: true, or by axis {"seq": false, "batch": [1, 64]}.'
+        default=True, description='Axes that stay free: true, or by axis {"seq": false, "batch": [1, 64]}.'
     )
+
+    @model_validator(mode="after")
+    def _possible(self) -> ExportConfig:
+        if self.quantization and "onnx" not in self.formats:
+            raise ValueError(f'`quantization` {self.quantization!r} needs "onnx" among the `formats`')
+        if isinstance(self.dynamic_shapes, dict):
+            for axis, limits in self.dynamic_shapes.items():
+                if not isinstance(limits, bool) and limits[0] > limits[1]:
+                    raise ValueError(f"`dynamic_shapes`: {axis} from {limits[0]} to {limits[1]} holds no size")
+        return self
+
+    @property
+    def artifacts(self) -> tuple[str, ...]:
+        """The formats asked for, each once, and the quantised one."""
+        return tuple(dict.fromkeys([*self.formats, *(["onnx_int8"] if self.quantization else [])]))
 
 
 class ExportKeys(_Keys):
@@ -250,6 +265,11 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
         """The tiers asked for, in order."""
         asked = _TIERS if self.tier is None else ((self.tier,) if isinstance(self.tier, str) else self.tier)
         return tuple(sorted({int(tier) for tier in asked}))
+
+    @property
+    def export_options(self) -> ExportConfig:
+        """What is exported; the defaults when the config says nothing."""
+        return self.export or ExportConfig.model_validate({})
 
     @property
     def fingerprint(self) -> str:

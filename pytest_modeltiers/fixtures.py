@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -27,6 +28,8 @@ from pytest_modeltiers.watchdog import time_limit
 if TYPE_CHECKING:
     from _pytest.fixtures import SubRequest
 
+    from harness.export.exports import Exports
+
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Gives a property its cases, and a user's own test every config of the run."""
@@ -34,7 +37,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if isinstance(suite, Suite):
         entry = CATALOGUE.get(metafunc.function.__name__.removeprefix("test_"))
         if entry is not None and "case" in metafunc.fixturenames:
-            metafunc.parametrize("case", entry.cases_for(suite.task))
+            metafunc.parametrize("case", suite.cases(entry))
     elif "suite" in metafunc.fixturenames:
         configs = metafunc.config.stash[CONFIGS]
         if len(configs) > 1:
@@ -84,6 +87,39 @@ def subject(request: SubRequest, suite: Suite, model: nn.Module, adapter: Adapte
     if any(_is_overridden(request, name) for name in ("model", "adapter", "task_spec")):
         return suite.foreign_subject(model, adapter, task_spec)
     return suite.subject(model)
+
+
+@pytest.fixture
+def exports(request: SubRequest, suite: Suite, subject: Subject) -> Exports:
+    """The exports of the model: made once, shared between tests, workers and runs."""
+    if any(_is_overridden(request, name) for name in ("model", "adapter", "task_spec")):
+        return suite.exports_of(subject)
+    return suite.exports
+
+
+@pytest.fixture
+def exported(exports: Exports) -> ExportedFiles:
+    """The exported files by format: ``exported["onnx"]`` is a path."""
+    return ExportedFiles(exports)
+
+
+class ExportedFiles(Mapping[str, Path]):
+    """Exported files by format, each made when it is asked for."""
+
+    def __init__(self, exports: Exports) -> None:
+        self._exports = exports
+
+    def __getitem__(self, format: str) -> Path:
+        """The file of a format."""
+        return self._exports.artifact(format).path
+
+    def __iter__(self) -> Iterator[str]:
+        """The formats of the config."""
+        return iter(self._exports.formats)
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._exports.formats)
 
 
 def _is_overridden(request: SubRequest, name: str) -> bool:

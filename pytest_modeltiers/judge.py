@@ -89,6 +89,10 @@ class Judge:
         """Judges one example with the given values."""
         self._keep(self._run(check, values))
 
+    def finds(self, measure: Callable[[], Evidence]) -> None:
+        """Judges what a measurement finds."""
+        self._keep(self._run(lambda _subject: measure(), {}))
+
     def holds_at_anchors(self, check: Check, **values: Any) -> None:
         """Judges the sizes and seeds on which ``Subject.trouble`` rests, so that what it hides elsewhere is red here."""
         for sizes, number in self.subject.anchors:

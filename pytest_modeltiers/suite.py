@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from harness.adapters import Adapter
+    from harness.export.exports import Exports
     from harness.models.loading import ModelSource
     from harness.properties.subject import Shared, Subject
 
@@ -105,6 +107,24 @@ class Suite:
             shared=self.shared,
         )
 
+    @cached_property
+    def exports(self) -> Exports:
+        """The exports of the suite's own model."""
+        return self.exports_of(self.subject(self.model()), self.config.path)
+
+    def exports_of(self, subject: Subject, config: Path | None = None) -> Exports:
+        """The exports of a subject.
+
+        Args:
+            subject: The model.
+            config: The config that it can be rebuilt from.
+        """
+        from harness.export.exports import Exports
+
+        options = self.config.export_options
+        folder = self.config.resolve(options.export_dir) if options.export_dir else None
+        return Exports(subject, options, folder, config=config)
+
     def foreign_subject(self, model: nn.Module, adapter: Adapter, task: TaskSpec) -> Subject:
         """A subject in which a user's fixture took the place of the suite's model, adapter or task; nothing of the suite's is shared."""
         from harness.data.examples import example_maker
@@ -148,11 +168,16 @@ class Suite:
 
     def properties(self, tier: int) -> list[Property]:
         """The properties generated for a tier."""
-        return [p for p in CATALOGUE.values() if p.tier == tier and tier in self.config.tiers and p.applies_to(self.task)]
+        fitting = [p for p in CATALOGUE.values() if p.tier == tier and tier in self.config.tiers and p.applies_to(self.task)]
+        return [p for p in fitting if self.cases(p) or not p.has_cases]
+
+    def cases(self, entry: Property) -> tuple[str, ...]:
+        """The cases of a property that are judged for this config."""
+        return entry.cases_for(self.task, self.config.export_options.artifacts)
 
     def test_count(self) -> int:
         """How many tests of the catalogue a full run has."""
-        return sum(len(p.cases_for(self.task)) if p.cases else 1 for tier in self.config.tiers for p in self.properties(tier))
+        return sum(len(self.cases(p)) if p.has_cases else 1 for tier in self.config.tiers for p in self.properties(tier))
 
     def share(self, workers: int = 1) -> float:
         """Seconds the next test may go on drawing examples: an even part of what is left of the budget.
@@ -175,12 +200,10 @@ def test_module(suite: Suite, pytest_config: pytest.Config | None = None) -> Mod
 
 def test_classes(suite: Suite, pytest_config: pytest.Config | None = None) -> dict[str, type]:
     """The test classes of a suite by name, one a tier, with the tests that apply and the user's own checks."""
-    from pytest_modeltiers.tiers.critical import CriticalTier
-
     checks = _own_checks(suite, pytest_config)
     classes: dict[str, type] = {}
     for tier in suite.config.tiers:
-        base = {1: CriticalTier}.get(tier, object)
+        base = _TIERS[tier]() if tier in _TIERS else object
         wanted = {f"test_{p.name}" for p in suite.properties(tier)}
         left_out = {name: None for name in dir(base) if name.startswith("test_") and name not in wanted}
         own = {f"test_{check.name}": _as_method(check) for check in checks if check.tier == tier}
@@ -205,6 +228,21 @@ def tests_for(path: str | Path) -> dict[str, type]:
     caller = Path(sys._getframe(1).f_globals["__file__"])
     return test_classes(Suite.of(caller.parent / path))
 
+
+def _critical() -> type:
+    from pytest_modeltiers.tiers.critical import CriticalTier
+
+    return CriticalTier
+
+
+def _export() -> type:
+    from pytest_modeltiers.tiers.export import ExportTier
+
+    return ExportTier
+
+
+_TIERS: dict[int, Callable[[], type]] = {1: _critical, 4: _export}
+"""The test class of each tier, imported when a config asks for it."""
 
 for _function in (test_module, test_classes, tests_for):
     _function.__test__ = False  # type: ignore[union-attr]  # about tests, but none

@@ -55,8 +55,16 @@ class Cache:
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = _writable(folder or default_folder())
 
-    def values(self, key: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """A JSON object by its key; computed where it is not there."""
+    def values(
+        self, key: str, compute: Callable[[], dict[str, Any]], keep: Callable[[dict[str, Any]], bool] = lambda _found: True
+    ) -> dict[str, Any]:
+        """A JSON object by its key; computed where it is not there.
+
+        Args:
+            key: The key.
+            compute: Computes it.
+            keep: Whether what was computed is worth remembering; a failure may be the machine's.
+        """
         path = self.folder / "values" / f"{key}.json"
         found = _read_json(path)
         if found is None:
@@ -64,7 +72,8 @@ class Cache:
                 found = _read_json(path)
                 if found is None:
                     found = compute()
-                    write_whole(path, json.dumps(found))
+                    if keep(found):
+                        write_whole(path, json.dumps(found))
         return found
 
     def files(self, key: str, make: Callable[[Path], None]) -> Path:

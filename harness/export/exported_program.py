@@ -74,7 +74,7 @@ def _ways(program: Program) -> Iterator[tuple[str, Any]]:
         return
     free = tuple({position: dims[axis] for position, axis in program.axes[name].items()} for name in program.fields)
     yield "torch.export, free axes", (free,)
-    inferred = tuple({position: Dim.AUTO for position in program.axes[name]} for name in program.fields)
+    inferred = tuple(dict.fromkeys(program.axes[name], Dim.AUTO) for name in program.fields)
     yield "torch.export, inferred axes", (inferred,)
 
 

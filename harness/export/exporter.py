@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from harness.config import ExportConfig
 from harness.errors import UserError
 from harness.export.program import Program, Runner
 
@@ -50,11 +51,27 @@ class Exported:
     notes: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Inspection:
+    """What a file says of itself.
+
+    Attributes:
+        facts: JSON-ready facts, such as counts of operators.
+        problems: What is wrong with it, a sentence each.
+        training: Operators that only belong into training, such as a Dropout that is active, with the module where it is known.
+    """
+
+    facts: dict[str, Any] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
+    training: tuple[str, ...] = ()
+
+
 class Exporter(ABC):
     """A format: how it is written and how it is run.
 
     Attributes:
         name: Name of the format in configs and tests.
+        runs_as: The format whose runtime reads its files, where that is another one.
         filename: Name of its file.
         packages: Packages it needs, by import name.
         extra: The extra of this project that brings them.
@@ -63,11 +80,17 @@ class Exporter(ABC):
     """
 
     name: ClassVar[str]
+    runs_as: ClassVar[str] = ""
     filename: ClassVar[str]
     packages: ClassVar[tuple[str, ...]] = ()
     extra: ClassVar[str] = ""
     holds_code: ClassVar[bool] = False
     weights_only: ClassVar[bool] = False
+
+    @classmethod
+    def from_options(cls, options: ExportConfig) -> Exporter:
+        """The exporter as a config wants it."""
+        return cls()
 
     @abstractmethod
     def export(self, program: Program, path: Path) -> Exported:
@@ -84,6 +107,10 @@ class Exporter(ABC):
         Raises:
             ExportError: It is damaged, or no file of this format.
         """
+
+    def inspect(self, path: Path, program: Program) -> Inspection:
+        """What can be read from a file without running it; by default its size alone."""
+        return Inspection({"file_bytes": path.stat().st_size})
 
     def check_available(self) -> None:
         """Makes sure that the packages are there.

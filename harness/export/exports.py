@@ -78,9 +78,14 @@ class Exports:
         return self.subject.shared.floor
 
     @property
+    def failures(self) -> Path | None:
+        """Where the smallest files that show a failure go; ``None`` where nothing is to be written."""
+        return None if self.folder is None else self.folder / "failures"
+
+    @property
     def formats(self) -> tuple[str, ...]:
-        """The formats asked for, each once."""
-        return tuple(dict.fromkeys(self.options.formats))
+        """The formats asked for, each once, and the quantised one."""
+        return self.options.artifacts
 
     def exporter(self, name: str) -> Exporter:
         """The exporter of a format, whose packages are there.
@@ -89,7 +94,7 @@ class Exports:
             ExportError: There is no such format.
             MissingPackageError: It needs a package that is not installed.
         """
-        exporter = make_exporter(name, self.options.opset_version)
+        exporter = make_exporter(name, self.options)
         exporter.check_available()
         return exporter
 
@@ -163,7 +168,8 @@ class Exports:
         return Artifact(artifact.path, artifact.manifest, artifact.changed, seconds)
 
     def _identity_of(self, name: str) -> str:
-        return key_of(self.identity, name, self.options.opset_version if name == "onnx" else None)
+        settings = (self.options.opset_version, self.options.quantization) if name.startswith("onnx") else ()
+        return key_of(self.identity, name, settings)
 
     def _load(self, name: str) -> Runner:
         artifact, exporter = self.artifact(name), self.exporter(name)

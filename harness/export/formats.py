@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from harness.config import ExportConfig
 from harness.errors import did_you_mean
 from harness.export.exporter import Exporter, ExportError
 from harness.export.onnx_exporter import ONNXExporter
@@ -16,12 +17,12 @@ FORMATS: dict[str, type[Exporter]] = {
 """Exporters by the name of their format."""
 
 
-def make_exporter(name: str, opset_version: int | None = None) -> Exporter:
-    """The exporter of a format.
+def make_exporter(name: str, options: ExportConfig) -> Exporter:
+    """The exporter of a format, as the options want it.
 
     Raises:
         ExportError: There is no such format.
     """
     if name not in FORMATS:
         raise ExportError(f"no export format {name!r}.{did_you_mean(name, FORMATS)} Valid: {', '.join(FORMATS)}")
-    return ONNXExporter(opset_version) if name == "onnx" else FORMATS[name]()
+    return FORMATS[name].from_options(options)

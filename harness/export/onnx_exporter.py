@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from harness.config import ExportConfig
 from harness.export.exported_program import Captured, capture, one_line, quiet
-from harness.export.exporter import Attempt, Exported, Exporter, ExportError
+from harness.export.exporter import Attempt, Exported, Exporter, ExportError, Inspection
 from harness.export.program import Program, Runner
 from harness.randomness import seeded
 
@@ -40,6 +41,11 @@ class ONNXExporter(Exporter):
         self.optimize = optimize
         self.validate = validate
 
+    @classmethod
+    def from_options(cls, options: ExportConfig) -> ONNXExporter:
+        """The exporter with the opset of a config."""
+        return cls(options.opset_version)
+
     def export(self, program: Program, path: Path) -> Exported:
         """Writes the file by the first way that gives what was asked for."""
         attempts: list[Attempt] = []
@@ -66,6 +72,12 @@ class ONNXExporter(Exporter):
             attempts = [*(described.attempts if described else ()), *attempts, Attempt(way)]
             return self._described(program, path, described, tuple(attempts))
         raise ExportError("; ".join(f"{attempt.way}: {attempt.error}" for attempt in attempts))
+
+    def inspect(self, path: Path, program: Program) -> Inspection:
+        """Runs the checker, counts the operators, and holds opset, inputs and outputs against what was asked for."""
+        from harness.export.onnx_inspection import inspect_onnx
+
+        return inspect_onnx(path, program, self.opset_version)
 
     def load(self, path: Path, program: Program) -> Runner:
         """Opens an ONNX Runtime session."""

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from harness.batches import Batch
 from harness.export.exported_program import one_line, quiet
-from harness.export.exporter import Attempt, Exported, Exporter, ExportError
-from harness.export.program import Program, Runner
+from harness.export.exporter import Attempt, Exported, Exporter, ExportError, Inspection
+from harness.export.program import Program, Runner, module_path
+from harness.export.training_operators import trains
 from harness.randomness import seeded
 from harness.user_code import is_users_file
 
@@ -49,19 +53,50 @@ class TorchScriptExporter(Exporter):
             torch.jit.save(module, str(path))
         return Exported(tuple(attempts), notes={"frozen": frozen} if frozen else {})
 
+    def inspect(self, path: Path, program: Program) -> Inspection:
+        """Counts the operators, and looks for those of training."""
+        nodes = list(_nodes(_load(path).inlined_graph))
+        counts = Counter(node.kind() for node in nodes if not node.kind().startswith("prim::"))
+        training = [f"{node.kind()}{_scope(node)}" for node in nodes if trains(node.kind(), _constants(node))]
+        facts = {"operators": dict(counts.most_common()), "file_bytes": path.stat().st_size}
+        return Inspection(facts, training=tuple(training))
+
     def load(self, path: Path, program: Program) -> Runner:
         """Loads the module on the CPU."""
-        try:
-            with quiet():
-                module = torch.jit.load(str(path), map_location="cpu")
-        except Exception as error:
-            raise ExportError(f"{path.name} is no TorchScript file that can be loaded: {one_line(error)}") from error
+        module = _load(path)
 
         def run(batch: Batch) -> Tensor:
             with torch.no_grad():
                 return module(*program.ordered(batch))
 
         return run
+
+
+def _load(path: Path) -> torch.jit.ScriptModule:
+    try:
+        with quiet():
+            return torch.jit.load(str(path), map_location="cpu")
+    except Exception as error:
+        raise ExportError(f"{path.name} is no TorchScript file that can be loaded: {one_line(error)}") from error
+
+
+def _nodes(block: Any) -> Iterator[Any]:
+    """The nodes of a graph, those of branches and loops too."""
+    for node in block.nodes():
+        yield node
+        for inner in node.blocks():
+            yield from _nodes(inner)
+
+
+def _constants(node: Any) -> list[Any]:
+    """A node's arguments: constants by their value, ``None`` for what is computed."""
+    return [value.toIValue() if value.node().kind() == "prim::Constant" else None for value in node.inputs()]
+
+
+def _scope(node: Any) -> str:
+    """The module that a traced node came from."""
+    name = node.scopeName().rpartition("/")[2].partition("::")[2]
+    return f" in `{module_path(name)}`" if name else ""
 
 
 def _trace(program: Program) -> tuple[torch.jit.ScriptModule, list[str]]:

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from harness.batches import Batch
 from harness.errors import WeightsError
-from harness.export.exporter import Attempt, Exported, Exporter, ExportError
+from harness.export.exporter import Attempt, Exported, Exporter, ExportError, Inspection
 from harness.export.program import LogitsOf, Program, Runner
 from harness.models.cloning import clone
-from harness.models.weights import load_weights
+from harness.models.weights import load_weights, not_finite, read_state
 
 
 class WeightsFile(Exporter):
@@ -33,6 +33,17 @@ class WeightsFile(Exporter):
                 return forward(*program.ordered(batch))
 
         return run
+
+    def inspect(self, path: Path, program: Program) -> Inspection:
+        """Whether every tensor of the model is there, of its shape and finite."""
+        state = read_state(path)
+        expected = program.forward.model.state_dict()
+        problems = [f"`{name}` holds NaN or infinity" for name in not_finite(state)]
+        if not state.keys() <= expected.keys():
+            problems.append(f"holds `{min(state.keys() - expected.keys())}`, which the model has not")
+        parameters = sum(tensor.numel() for tensor in state.values())
+        facts = {"tensors": len(state), "values": parameters, "file_bytes": path.stat().st_size}
+        return Inspection(facts, tuple(problems))
 
 
 class PyTorchExporter(WeightsFile):

@@ -21,7 +21,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     """
     if not path.is_file():
         raise WeightsError(f"`weights`: no such file {path}")
-    state = _without_wrapper_prefix(_read_state(path), model)
+    state = _without_wrapper_prefix(read_state(path), model)
     expected = model.state_dict()
     wrong_shape = [
         f"{name} {tuple(state[name].shape)} instead of {tuple(expected[name].shape)}"
@@ -40,7 +40,12 @@ def load_weights(model: nn.Module, path: Path) -> None:
     model.load_state_dict(state, strict=False)
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The named tensors of a file.
+
+    Raises:
+        WeightsError: It is damaged, would run code, or holds something else.
+    """
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -60,6 +65,11 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     if not (isinstance(content, dict) and content and all(isinstance(v, Tensor) for v in content.values())):
         raise WeightsError(f"`weights`: {path} holds no state dict: expected names with tensors, got {type(content).__name__}")
     return content
+
+
+def not_finite(state: dict[str, Tensor]) -> list[str]:
+    """Names of floating tensors that hold NaN or infinity."""
+    return [name for name, tensor in state.items() if tensor.is_floating_point() and not bool(tensor.isfinite().all())]
 
 
 def _without_wrapper_prefix(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:

@@ -1,0 +1,137 @@
+"""Whether a model is fit to be exported at all."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import torch
+
+from harness.batches import Sizes
+from harness.errors import UserError
+from harness.evidence import Evidence, Status, counted
+from harness.export.exports import Exports
+from harness.properties.resources import MIB, LiveBytes
+from harness.properties.subject import ModelRaisedError
+
+_BATCHES = (1, 2, 4, 8)
+_WARN_BYTES = 1 << 30
+_SHOWN = 3
+
+
+def architecture_validation(exports: Exports) -> Evidence:
+    """The model has modules and parameters, and a forward that takes the task's fields; counts the modules by type."""
+    name, model = "architecture_validation", exports.reference
+    counts = Counter(type(module).__name__ for module in model.modules() if not list(module.children()))
+    details = {"modules": dict(counts.most_common()), "inputs": list(exports.program.fields)}
+    training = [path for path, module in model.named_modules() if module.training]
+    if training:
+        return Evidence(
+            name,
+            Status.FAIL,
+            f"{counted(len(training), 'module')} stay in train mode after eval(), `{training[0]}` first",
+            module=training[0],
+            cause="an eval() or train() that was overridden and does not call super()",
+            details=details,
+        )
+    common = ", ".join(f"{count} {kind}" for kind, count in counts.most_common(_SHOWN))
+    return Evidence(name, Status.OK, f"{counted(sum(counts.values()), 'leaf module')}: {common}", details=details)
+
+
+def parameter_validation(exports: Exports) -> Evidence:
+    """No parameter or buffer holds NaN or infinity."""
+    name, model = "parameter_validation", exports.reference
+    parameters = dict(model.named_parameters())
+    tensors = {**parameters, **dict(model.named_buffers())}
+    floating = {path: tensor.detach() for path, tensor in tensors.items() if tensor.is_floating_point() and tensor.numel()}
+    nan = {path: int(tensor.isnan().sum()) for path, tensor in floating.items()}
+    infinite = {path: int(tensor.isinf().sum()) for path, tensor in floating.items() if path in parameters}
+    every = torch.cat([floating[path].flatten().double() for path in parameters if path in floating] or [torch.zeros(1)])
+    sound = every[every.isfinite()]
+    trainable = sum(p.numel() for p in parameters.values() if p.requires_grad)
+    details = {
+        "total": sum(p.numel() for p in parameters.values()),
+        "trainable": trainable,
+        "nan": sum(nan.values()),
+        "infinite": sum(infinite.values()),
+        "mean": float(sound.mean()) if sound.numel() else None,
+        "std": float(sound.std(correction=0)) if sound.numel() else None,
+        "min": float(sound.min()) if sound.numel() else None,
+        "max": float(sound.max()) if sound.numel() else None,
+    }
+    bad = [path for path in floating if nan[path] or infinite.get(path)]
+    if bad:
+        message = f"`{bad[0]}` holds {nan[bad[0]]} NaN and {infinite.get(bad[0], 0)} infinite values"
+        others = f" (and {counted(len(bad) - 1, 'other tensor')})" if len(bad) > 1 else ""
+        cause = "a training run that diverged: lower the learning rate, clip gradients, or go back to an earlier checkpoint"
+        return Evidence(
+            name, Status.FAIL, message + others, float(len(bad)), 0.0, "tensors", module=bad[0], cause=cause, details=details
+        )
+    if not parameters:
+        return Evidence(name, Status.WARN, "the model has no parameters", details=details)
+    message = f"{details['total']:,} parameters ({trainable:,} trainable), none of them NaN or infinite"
+    return Evidence(name, Status.OK, message, details=details)
+
+
+def shape_validation(exports: Exports) -> Evidence:
+    """Logits have the promised shape at several batch sizes."""
+    return _at_batch_sizes(exports, "shape_validation")
+
+
+def forward_pass_validation(exports: Exports) -> Evidence:
+    """Forward gives finite logits at several batch sizes."""
+    return _at_batch_sizes(exports, "forward_pass_validation")
+
+
+def memory_requirements(exports: Exports) -> Evidence:
+    """Bytes of parameters and of one call at its peak; more than 1 GB is a warning."""
+    name, program = "memory_requirements", exports.program
+    parameters = sum(t.numel() * t.element_size() for t in (*exports.reference.parameters(), *exports.reference.buffers()))
+    tracker = LiveBytes()
+    try:
+        with tracker:
+            exports.eager(exports.batch(exports.points[0]))
+    except ModelRaisedError as error:
+        return Evidence(name, Status.FAIL, f"cannot be measured, forward raises: {error}", module=error.module)
+    peak = parameters + tracker.peak
+    details = {"parameter_bytes": parameters, "activation_peak_bytes": tracker.peak, "peak_bytes": peak}
+    message = f"{peak / MIB:.2f} MiB at {program.sizes.describe(program.task)}, {parameters / MIB:.2f} of it parameters"
+    status = Status.WARN if peak > _WARN_BYTES else Status.OK
+    cause = "a model of this size; quantise it, or serve it in half precision" if status is Status.WARN else ""
+    return Evidence(name, status, message, peak / MIB, _WARN_BYTES / MIB, "MiB", cause=cause, details=details)
+
+
+def _at_batch_sizes(exports: Exports, name: str) -> Evidence:
+    """Shape or finiteness of the logits at each batch size; each failure belongs to one of the two."""
+    task, example = exports.program.task, exports.program.sizes
+    shapes: dict[str, list[int]] = {}
+    for size in _BATCHES if "batch" in exports.program.limits else (example.batch,):
+        sizes = Sizes(size, example.seq, example.target_seq)
+        at = sizes.describe(task)
+        try:
+            logits = exports.eager({k: v.cpu() for k, v in exports.subject.batch(sizes, size).items()})
+        except UserError as error:
+            module = error.module if isinstance(error, ModelRaisedError) else ""
+            return Evidence(name, Status.FAIL, f"forward raises at {at}: {error}", counterexample=at, module=module)
+        shapes[at] = list(logits.shape)
+        if name == "shape_validation" and tuple(logits.shape) != sizes.logits_shape(task):
+            promised = f"{task.task_type.value} promises {sizes.logits_shape(task)}"
+            return Evidence(name, Status.FAIL, f"logits of shape {tuple(logits.shape)} at {at}; {promised}", counterexample=at)
+        if name == "forward_pass_validation" and not bool(logits.isfinite().all()):
+            message = f"{counted(int((~logits.isfinite()).sum()), 'logit')} NaN or infinite at {at}"
+            cause = "weights that diverged in training, or a softmax over a row that is all masked"
+            return Evidence(name, Status.FAIL, message, counterexample=at, cause=cause)
+    what = "the promised shape" if name == "shape_validation" else "finite logits"
+    return Evidence(name, Status.OK, f"{what} at {counted(len(shapes), 'batch size')}", details={"shapes": shapes})
+
+
+MODEL_CHECKS = {
+    check.__name__: check
+    for check in (
+        architecture_validation,
+        parameter_validation,
+        shape_validation,
+        memory_requirements,
+        forward_pass_validation,
+    )
+}
+"""Checks of the model itself, by name."""

@@ -1,0 +1,59 @@
+"""How fast an artifact is beside the model itself, and what quantisation cost and brought."""
+
+from __future__ import annotations
+
+import os
+import platform
+
+import torch
+
+from harness.evidence import Evidence, Status
+from harness.export.cache import key_of
+from harness.export.exports import Exports
+from harness.export.identity import versions
+from harness.export.latency import Comparison, compare_latency
+
+_MUCH = 1.5
+"""An artifact slower than the model by this factor is worth a warning; below it, what runs it may just be another machine."""
+
+_BUDGET = 8.0
+
+
+def performance_benchmark(exports: Exports, format: str) -> Evidence:
+    """The artifact is no slower than the model; mean, percentiles and speed-up are measured, the two taking turns.
+
+    With a bound of the user's, in milliseconds, the artifact fails where even the lower confidence bound of its median is above it.
+    Without one, it is a warning where the artifact is slower than the model by half, beyond the confidence bounds of both.
+
+    Raises:
+        UserError: There is no artifact that can be loaded.
+    """
+    name = "performance_benchmark"
+    times = compared_latency(exports, format)
+    artifact, eager = times.artifact, times.eager
+    bound = exports.subject.task.tolerances.get(name)
+    details = {**times.to_json(), "speed_up": times.speed_up}
+    figures = f"median {artifact.p50:.3f} ms, {times.speed_up:.2f} times the model's speed ({eager.p50:.3f} ms)"
+    at = exports.program.sizes.describe(exports.program.task)
+    if bound is not None and artifact.p50_bounds[0] > bound:
+        message = f"{format}: {figures}: slower than {bound:g} ms"
+        return Evidence(name, Status.FAIL, message, artifact.p50, bound, "ms", at, details=details)
+    if bound is None and artifact.p50_bounds[0] > _MUCH * eager.p50_bounds[1]:
+        message = f"{format}: slower than the model itself: {figures}"
+        cause = "operators without a fast kernel in the runtime, threads that wait for each other, or a model too small to gain"
+        return Evidence(name, Status.WARN, message, artifact.p50, _MUCH * eager.p50, "ms", at, cause=cause, details=details)
+    return Evidence(name, Status.OK, figures, artifact.p50, bound, "ms", at, details=details)
+
+
+def compared_latency(exports: Exports, format: str, other: str | None = None) -> Comparison:
+    """Times of an artifact beside those of another one or of the model itself; remembered for this machine."""
+    run, files = exports.runner(format), exports.artifact(format)
+    batch = exports.batch(exports.points[0])
+    against = exports.runner(other) if other else exports.eager
+    where = [platform.node(), os.cpu_count(), torch.get_num_threads(), versions()]
+    key = key_of("latency", files.manifest and files.manifest.files, other, exports.identity, where)
+
+    def measure() -> dict[str, object]:
+        return compare_latency(lambda: run(batch), lambda: against(batch), budget=_BUDGET).to_json()
+
+    return Comparison.from_json(exports.cache.values(key, measure, lambda _found: files.ours))

@@ -1,0 +1,65 @@
+"""Every check of tier 4 by name, for the tests, the health checker and the command line alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container
+
+from harness.errors import UserError
+from harness.evidence import Evidence, Status
+from harness.export.contracts import dynamic_axes, exports_to, inference_mode, invalid_input
+from harness.export.exporter import MissingPackageError
+from harness.export.exports import Exports
+from harness.export.file_checks import fresh_process, validation
+from harness.export.parity import numerical_consistency
+from harness.export.performance import performance_benchmark
+from harness.threads import threads_for
+
+FORMAT_CHECKS: dict[str, Callable[[Exports, str], Evidence]] = {
+    "exports": exports_to,
+    "validation": validation,
+    "fresh_process": fresh_process,
+    "numerical_consistency": numerical_consistency,
+    "dynamic_axes": dynamic_axes,
+    "inference_mode": inference_mode,
+    "invalid_input": invalid_input,
+    "performance_benchmark": performance_benchmark,
+}
+"""Checks of an artifact, by name."""
+
+
+def judge_format(name: str, exports: Exports, format: str, judged: Container[str] = FORMAT_CHECKS) -> Evidence:
+    """The evidence of one check of one artifact.
+
+    A file that is not there, or cannot be loaded, is said once: by ``exports`` or ``validation``. The others skip with a hint where those
+    are judged too, and fail where they are not.
+
+    Args:
+        name: The check.
+        exports: The exports.
+        format: The format.
+        judged: Names of the checks of this run.
+    """
+    try:
+        exports.exporter(format)
+    except MissingPackageError as error:
+        return Evidence(name, Status.SKIPPED, str(error))
+    owner, reason = _trouble(exports, format)
+    if owner not in ("", name) and name != "exports":
+        if owner in judged:
+            return Evidence(name, Status.SKIPPED, f"there is no {format} file to judge (see {owner})")
+        return Evidence(name, Status.FAIL, f"{format}: {reason}")
+    with threads_for(exports.reference):
+        return FORMAT_CHECKS[name](exports, format)
+
+
+def _trouble(exports: Exports, format: str) -> tuple[str, str]:
+    """The check that says why there is no artifact that runs, and the reason; empty where there is one."""
+    try:
+        exports.artifact(format)
+    except UserError as error:
+        return "exports", str(error)
+    try:
+        exports.runner(format)
+    except UserError as error:
+        return "validation", str(error)
+    return "", ""
