@@ -52,6 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     tiers.add_argument("-n", dest="processes", metavar="N", help="run in N processes (needs pytest-xdist)")
     tiers.set_defaults(run=_tiers)
 
+    _add_export(commands)
+    _add_bundle(commands)
+
     init = commands.add_parser("init", help="write a config by looking at a model file")
     init.add_argument("model", type=Path, metavar="MODEL.py", help="file with a model factory or class")
     init.add_argument("--output", type=Path, metavar="FILE", help="where the config goes (modeltiers.json beside the model)")
@@ -61,6 +64,66 @@ def _parser() -> argparse.ArgumentParser:
     schema = commands.add_parser("schema", help="print the JSON Schema of the config file")
     schema.set_defaults(run=_schema)
     return parser
+
+
+def _add_export(commands: Any) -> None:
+    export = commands.add_parser("export", help="export the model of a config to its formats")
+    export.add_argument("--config", required=True, type=Path, metavar="FILE", help="JSON or TOML file that describes the model")
+    export.add_argument("--output", type=Path, metavar="DIR", help="where the files go (the config's export_dir)")
+    export.add_argument("--json", action="store_true", help="print one JSON object, and nothing else, on standard output")
+    export.set_defaults(run=_export)
+
+
+def _add_bundle(commands: Any) -> None:
+    bundle = commands.add_parser("bundle", help="pack everything a deployment needs; `bundle verify DIR` replays it")
+    bundle.add_argument("--config", type=Path, metavar="FILE", help="JSON or TOML file that describes the model")
+    bundle.add_argument("--output", type=Path, metavar="DIR", help="where the bundle goes (<name>-bundle beside the config)")
+    bundle.add_argument(
+        "--layout", action="append", default=[], metavar="NAME", help="also a layout for triton or mlflow; repeatable"
+    )
+    bundle.add_argument("--no-health", action="store_true", help="without running the health checks")
+    bundle.add_argument("--json", action="store_true", help="print one JSON object, and nothing else, on standard output")
+    bundle.set_defaults(run=_bundle)
+    verify = bundle.add_subparsers(metavar="").add_parser("verify", help="check every hash, and replay the golden batches")
+    verify.add_argument("folder", type=Path, metavar="DIR", help="the bundle")
+    verify.add_argument("--trust", action="store_true", help="also load formats that can run code when loaded")
+    verify.add_argument("--json", action="store_true", help="print one JSON object, and nothing else, on standard output")
+    verify.set_defaults(run=_verify)
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from harness.export.command import export_config
+
+    files = export_config(arguments.config, arguments.output)
+    if arguments.json:
+        print(json.dumps({"status": "ok", "export": {name: str(path) for name, path in files.items()}}))
+        return 0
+    for name, path in files.items():
+        print(f"{name}: {path}")
+    return 0
+
+
+def _bundle(arguments: argparse.Namespace) -> int:
+    from harness.export.command import bundle_config
+
+    if arguments.config is None:
+        raise ConfigError("bundle: give --config FILE, or `bundle verify DIR`")
+    made = bundle_config(arguments.config, arguments.output, arguments.layout, health=not arguments.no_health)
+    if arguments.json:
+        print(json.dumps(made))
+    else:
+        print(f"wrote {made['bundle']} ({', '.join(made['formats'])}; health {made['health_score']})")
+        for message in made["failed"]:
+            print(f"  failed: {message}")
+    return 1 if made["status"] == "fail" else 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from harness.export.bundle_verify import verify_bundle
+
+    report = verify_bundle(arguments.folder, trust=arguments.trust)
+    print(json.dumps(report.to_json()) if arguments.json else report)
+    return 0 if report.ok else 1
 
 
 def _schema(_arguments: argparse.Namespace) -> int:
@@ -113,6 +176,7 @@ def _summary(report: dict[str, Any], returncode: int) -> dict[str, Any]:
     for tier in tiers.values():
         found = {test["status"] for test in tier["tests"].values()}
         tier["status"] = next(status for status in ("fail", "warn", "ok", "skipped") if status in found)
+    files = _tier4(report)
     status = "fail" if returncode else ("warn" if report["summary"]["warnings"] else "ok")
     return {
         "model_name": report["model_name"],
@@ -121,7 +185,28 @@ def _summary(report: dict[str, Any], returncode: int) -> dict[str, Any]:
         "summary": report["summary"],
         "coverage": report["coverage"],
         "tiers": tiers,
+        **files,
     }
+
+
+def _tier4(report: dict[str, Any]) -> dict[str, Any]:
+    """The files of tier 4 and their figures; empty where it did not run."""
+    from harness.evidence import Evidence, Status
+    from harness.export.summary import overall, summary_of
+
+    found: dict[str, dict[str, Evidence]] = {}
+    for check in report["checks"]:
+        name, _, format = check["check_name"].removeprefix("tier4::").rstrip("]").partition("[")
+        if check["check_name"].startswith("tier4::") and format:
+            evidence = Evidence(
+                name, Status(_WORDS[check["status"]]), check["message"], details=check["details"].get("facts", {})
+            )
+            found.setdefault(format, {})[name] = evidence
+    if not found:
+        return {}
+    results = {format: summary_of(checks) for format, checks in found.items()}
+    files = {format: result["path"] for format, result in results.items() if result["path"]}
+    return {"export": files, "tier4": {**results, "status": overall(result["status"] for result in results.values())}}
 
 
 def _add(tiers: dict[str, dict[str, Any]], check_name: str, entry: dict[str, str]) -> None:

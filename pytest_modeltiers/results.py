@@ -127,6 +127,7 @@ def to_check(result: Result) -> CheckResult:
             "examples": result.finding.get("examples"),
             "measured": _finite(evidence.measured),
             "bound": _finite(evidence.bound),
+            "facts": {key: value for key, value in evidence.details.items() if key != "layers"} if result.tier > 1 else None,
         }
     if result.finding.get("cut"):
         details["cut"] = "the time budget ended the search early"

@@ -137,6 +137,7 @@ class Divergence:
         tolerance: Relative difference from which values count as different.
         confirmed: Whether what follows is right once ``found`` is put right.
         absent: Whether the artifact has nothing in its place: ``found`` is what comes before.
+        surplus: Whether the model reads ``right`` there as it is, so that what made ``found`` of it is too much.
     """
 
     expected: int
@@ -146,6 +147,7 @@ class Divergence:
     tolerance: float
     confirmed: bool
     absent: bool = False
+    surplus: bool = False
 
 
 class _Side(NamedTuple):
@@ -160,6 +162,7 @@ class _Trial(NamedTuple):
     found: int
     right: Tensor
     absent: bool = False
+    surplus: bool = False
 
 
 @dataclass
@@ -214,8 +217,8 @@ def _levels(reference: Trace, artifact: Trace) -> list[_Level]:
         expected, found = _side(reference, gaps.expected, tolerance), _side(artifact, gaps.found, tolerance)
         if expected.starts and found.starts:
             levels.append(_Level(reference, artifact, gaps, tolerance, expected, found))
-    clear = [level for level in levels if level.jump >= _CLEAR_JUMP]
-    return sorted(levels, key=lambda level: (level is not (clear or [None])[0], -level.jump))
+    clear = next((level for level in levels if level.jump >= _CLEAR_JUMP), None)
+    return sorted(levels, key=lambda level: (level is not clear, -level.jump))
 
 
 def _side(trace: Trace, gaps: Sequence[float], tolerance: float) -> _Side:
@@ -245,25 +248,37 @@ def _vouched_for(trace: Trace, right: Callable[[int], bool]) -> set[int]:
 
 
 def _trials(level: _Level) -> Iterator[_Trial]:
-    """Values to put right, likeliest first: those where the wrong begins, those that follow, those before a missing operator."""
+    """Values to put right, likeliest first: those where the wrong begins, those before a missing operator, those that follow."""
     first = level.expected.starts[0]
-    ranked: dict[tuple[int, int], float] = {}
+    pairs = _pairs(level)
+    likely = [pair for pair in pairs if pair[0] == first][:_LIKELY]
+    for expected, found in likely:
+        yield _trial(level, expected, found)
+    for found in _before_missing(level, first):
+        yield _trial(level, first, found, absent=not _stands_for(level, first, found))
+    for expected, found in pairs:
+        if (expected, found) not in likely:
+            yield _trial(level, expected, found)
+
+
+def _trial(level: _Level, expected: int, found: int, absent: bool = False) -> _Trial:
+    like = level.artifact.values[found].tensor
+    return _Trial(expected, found, level.reference.values[expected].tensor.reshape(like.shape).to(like.dtype), absent)
+
+
+def _pairs(level: _Level) -> list[tuple[int, int]]:
+    """Wrong values of the artifact beside those of the reference that they may stand for, nearest to where the wrong begins first."""
+    ranked: dict[tuple[int, int], int] = {}
     for expected_rank, expected_start in enumerate(level.expected.starts[:2]):
         starts = sorted(level.found.starts, key=lambda found: not level.same_place(expected_start, found))[:3]
         lefts = _computed(level.reference, expected_start, level.expected.wrong)
         for found_rank, found_start in enumerate(starts):
             rights = _computed(level.artifact, found_start, level.found.wrong)
-            for (i, left), (j, right) in ((a, b) for a in enumerate(lefts) for b in enumerate(rights)):
+            for (i, left), (j, right) in product(enumerate(lefts), enumerate(rights)):
                 if level.reference.values[left].tensor.numel() == level.artifact.values[right].tensor.numel():
-                    rank = i + j + 2 * expected_rank + 2 * found_rank
+                    rank = i + j + 2 * (expected_rank + found_rank)
                     ranked[left, right] = min(rank, ranked.get((left, right), rank))
-    pairs = sorted(ranked, key=lambda pair: ranked[pair])[:_MOST_TRIALS]
-    before = [(first, found) for found in _before_missing(level, first)]
-    for expected, found in pairs[: _MOST_TRIALS // 4] + before + pairs[_MOST_TRIALS // 4 :]:
-        absent = (expected, found) in before and not _stands_for(level, expected, found)
-        yield _Trial(
-            expected, found, _shaped(level.reference.values[expected].tensor, level.artifact.values[found].tensor), absent
-        )
+    return sorted(ranked, key=lambda pair: ranked[pair])[:_MOST_TRIALS]
 
 
 def _computed(trace: Trace, start: int, among: list[int]) -> list[int]:
@@ -314,19 +329,20 @@ def _heals(level: _Level, trial: _Trial, rerun: Rerun) -> bool:
 
 def _narrowed(level: _Level, trial: _Trial, rerun: Rerun) -> Divergence:
     """The divergence of a trial that succeeded, moved to a wrong operand where putting that right is enough."""
-    values = level.artifact.values
-    for index in values[trial.found].inputs if not trial.absent else ():
-        if index not in level.found.wrong:
-            continue
-        for source in level.reference.values[trial.expected].inputs:
-            tensor = level.reference.values[source].tensor
-            if tensor.numel() == values[index].tensor.numel():
-                operand = _Trial(trial.expected, index, _shaped(tensor, values[index].tensor))
-                if _heals(level, operand, rerun):
-                    return _narrowed(level, operand, rerun)
+    for operand in _operands(level, trial) if not trial.absent else ():
+        if _heals(level, operand, rerun):
+            return _narrowed(level, operand, rerun)
     segment = (trial.found,) if trial.absent else tuple(level.artifact.led_to(trial.found, level.found.wrong))
-    return Divergence(trial.expected, trial.found, trial.right, segment, level.tolerance, True, trial.absent)
+    return Divergence(trial.expected, trial.found, trial.right, segment, level.tolerance, True, trial.absent, trial.surplus)
 
 
-def _shaped(tensor: Tensor, like: Tensor) -> Tensor:
-    return tensor.reshape(like.shape).to(like.dtype)
+def _operands(level: _Level, trial: _Trial) -> Iterator[_Trial]:
+    """The wrong operands of a value, with the right ones of the value it stands for."""
+    values = level.reference.values
+    through = level.reference.led_to(trial.expected, level.expected.wrong)
+    sources = dict.fromkeys(i for index in through for i in values[index].inputs if i not in through and not values[i].given)
+    for index in level.artifact.values[trial.found].inputs:
+        like = level.artifact.values[index].tensor
+        for source in sources if index in level.found.wrong else ():
+            if values[source].tensor.numel() == like.numel():
+                yield _Trial(trial.expected, index, values[source].tensor.reshape(like.shape).to(like.dtype), surplus=True)

@@ -6,7 +6,7 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +64,7 @@ def capture(program: Program) -> Captured:
             continue
         attempts.append(Attempt(way))
         return _described(exported, program, tuple(attempts))
-    raise ExportError("; ".join(f"{attempt.way}: {attempt.error}" for attempt in attempts))
+    raise ExportError(failures(attempts))
 
 
 def _ways(program: Program) -> Iterator[tuple[str, Any]]:
@@ -172,12 +172,24 @@ _TELLING = re.compile(r"Not all values|marked .* as dynamic|data-dependent|unsup
 
 def one_line(error: BaseException) -> str:
     """The part of an exporter's message that says what is wrong, as one line, with the user's line where it names one."""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    text = re.sub(r"\x1b\[[0-9;]*m|\s*\((unhinted|Size-like symbols):[^)]*\)*\)", "", str(error))
     lines = [line.strip().removeprefix("- ") for line in text.splitlines() if line.strip(" -=~^#")]
     chosen = next(filter(_TELLING.search, lines), lines[0] if lines else "no message")
+    if "TorchScript interpreter" in text:
+        chosen = lines[-1]
+    elif "data-dependent" in text:
+        chosen = f"the code decides by a value that it computes, which a graph cannot hold: {chosen}"
     sources = [s for s in re.findall(r'File "([^"]+)", line (\d+)', text) if is_users_file(s[0])]
     where = f" ({Path(sources[-1][0]).name}:{sources[-1][1]})" if sources else ""
     return f"{type(error).__name__}: {chosen.partition(' If you')[0][:240]}{where}"
+
+
+def failures(attempts: Iterable[Attempt]) -> str:
+    """Why nothing worked, as one line; ways that failed for the same reason are named together."""
+    ways: dict[str, list[str]] = {}
+    for attempt in attempts:
+        ways.setdefault(attempt.error, []).append(attempt.way)
+    return "; ".join(f"{' and '.join(names)}: {error}" for error, names in ways.items() if error)
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from harness.config import ExportConfig
 from harness.errors import did_you_mean
 from harness.export.exporter import Exporter, ExportError
@@ -23,6 +25,16 @@ def make_exporter(name: str, options: ExportConfig) -> Exporter:
     Raises:
         ExportError: There is no such format.
     """
-    if name not in FORMATS:
-        raise ExportError(f"no export format {name!r}.{did_you_mean(name, FORMATS)} Valid: {', '.join(FORMATS)}")
+    check_formats([name])
     return FORMATS[name].from_options(options)
+
+
+def check_formats(names: Iterable[str]) -> None:
+    """Makes sure that formats exist.
+
+    Raises:
+        ExportError: One does not; the message has the nearest name.
+    """
+    for name in names:
+        if name not in FORMATS:
+            raise ExportError(f"no export format {name!r}.{did_you_mean(name, FORMATS)} Valid: {', '.join(FORMATS)}")

@@ -39,7 +39,7 @@ class FreshRun:
         first_call_seconds: The first call, on the first batch.
         warm_call_seconds: Median of a few further calls on it.
         peak_bytes: Most memory the process held at once, interpreter and libraries included.
-        packages: What it had imported at the end, other than the standard library.
+        packages: What it had imported at the end, other than the standard library and private modules.
         error: Why there are no outputs, in one line; empty when all went well.
     """
 

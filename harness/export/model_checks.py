@@ -78,7 +78,12 @@ def shape_validation(exports: Exports) -> Evidence:
 
 
 def forward_pass_validation(exports: Exports) -> Evidence:
-    """Forward gives finite logits at several batch sizes."""
+    """Forward gives finite logits at several batch sizes, and the same ones again."""
+    if exports.subject.trouble.random:
+        cause = "F.dropout without `training=self.training`, or random numbers drawn in forward"
+        return Evidence(
+            "forward_pass_validation", Status.FAIL, "logits in eval mode are random: no file can repeat them", cause=cause
+        )
     return _at_batch_sizes(exports, "forward_pass_validation")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from harness.config import ExportConfig
-from harness.export.exported_program import Captured, capture, one_line, quiet
+from harness.export.exported_program import Captured, capture, failures, one_line, quiet
 from harness.export.exporter import Attempt, Exported, Exporter, ExportError, Inspection
 from harness.export.program import Program, Runner
 from harness.randomness import seeded
@@ -71,7 +71,7 @@ class ONNXExporter(Exporter):
             described = captured if captured is not None and way == "dynamo" else None
             attempts = [*(described.attempts if described else ()), *attempts, Attempt(way)]
             return self._described(program, path, described, tuple(attempts))
-        raise ExportError("; ".join(f"{attempt.way}: {attempt.error}" for attempt in attempts))
+        raise ExportError(failures(attempts))
 
     def inspect(self, path: Path, program: Program) -> Inspection:
         """Runs the checker, counts the operators, and holds opset, inputs and outputs against what was asked for."""

@@ -28,8 +28,13 @@ _TORCH = Path(torch.__file__).parent
 _STANDARD_LIBRARY = Path(sysconfig.get_paths()["stdlib"])
 _INSTALLED = ("site-packages", "dist-packages")
 
+_unoptimised: Any = torch.jit.optimized_execution  # type: ignore[attr-defined]
+
 Place = tuple[str, tuple[str, ...]]
 """A module's path, and the user's lines, innermost first."""
+
+DECISION = "aten._local_scalar_dense.default"
+"""A number taken out of a tensor, which is how a branch in Python comes to depend on data."""
 
 _PRODUCTS = {"aten.addmm.default": torch.mm, "aten.baddbmm.default": torch.bmm}
 """Products with a bias added; most other formats have the two apart."""
@@ -69,6 +74,8 @@ class Recorder(TorchDispatchMode):
             self._add(product, Value(f"{name}, the product alone", product, inputs[1:], "", *place))
             inputs = (inputs[0], len(self.values) - 1)
         result = func(*args, **(kwargs or {}))
+        if name == DECISION:
+            self.values.append(Value(name, args[0].detach().clone(), inputs, "", *place))
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         writes = func._schema.is_mutable
         swapped = {id(leaf): self._record(leaf, name, inputs, place, writes) for leaf in made}
@@ -141,9 +148,7 @@ def record_eager(program: Program, batch: Batch, detailed: bool = True) -> Trace
     return recorder.trace(logits)
 
 
-def record_artifact(
-    runner: Runner, batch: Batch, detailed: bool = True, replaced: Mapping[int, Tensor] | None = None
-) -> Trace:
+def record_artifact(runner: Runner, batch: Batch, detailed: bool = True, replaced: Mapping[int, Tensor] | None = None) -> Trace:
     """Runs an artifact that PyTorch runs.
 
     Args:
@@ -153,7 +158,7 @@ def record_artifact(
         replaced: Tensors to put in place of values, by their index.
     """
     recorder = Recorder({id(tensor): name for name, tensor in batch.items()}, None, replaced)
-    with torch.no_grad(), torch.jit.optimized_execution(False), _kernels(detailed), recorder:
+    with torch.no_grad(), _unoptimised(False), _kernels(detailed), recorder:
         logits = runner(batch)
     return recorder.trace(logits)
 
@@ -182,7 +187,8 @@ def _user_lines() -> tuple[str, ...]:
     """The user's lines that are being run, innermost first; those of installed packages where the user has none."""
     lines: dict[int, list[str]] = {_USERS: [], _PACKAGES: []}
     frame = sys._getframe(2)
-    while frame is not None:
+    # Above the recording stands whoever asked for it, a test or a script, which is no part of the model.
+    while frame is not None and frame.f_code is not record_eager.__code__:
         owner = _owner(frame.f_code.co_filename)
         if owner in lines:
             lines[owner].append(line_of(frame.f_code.co_filename, frame.f_lineno))

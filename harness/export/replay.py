@@ -280,9 +280,9 @@ def _peak_bytes() -> int | None:
 
 
 def _packages() -> list[str]:
-    """Packages imported so far, other than the standard library."""
+    """Packages imported so far, other than the standard library and private modules."""
     tops = {name.partition(".")[0] for name in sys.modules}
-    return sorted(tops - {*sys.stdlib_module_names, "__main__", "__mp_main__"})
+    return sorted(top for top in tops - sys.stdlib_module_names if not top.startswith("_"))
 
 
 def _one_line(error: BaseException) -> str:

@@ -10,6 +10,7 @@ from harness.export.contracts import dynamic_axes, exports_to, inference_mode, i
 from harness.export.exporter import MissingPackageError
 from harness.export.exports import Exports
 from harness.export.file_checks import fresh_process, validation
+from harness.export.model_checks import MODEL_CHECKS
 from harness.export.parity import numerical_consistency
 from harness.export.performance import performance_benchmark
 from harness.threads import threads_for
@@ -26,8 +27,11 @@ FORMAT_CHECKS: dict[str, Callable[[Exports, str], Evidence]] = {
 }
 """Checks of an artifact, by name."""
 
+ALL = frozenset((*MODEL_CHECKS, *FORMAT_CHECKS))
+"""Names of every check of tier 4."""
 
-def judge_format(name: str, exports: Exports, format: str, judged: Container[str] = FORMAT_CHECKS) -> Evidence:
+
+def judge_format(name: str, exports: Exports, format: str, judged: Container[str] = ALL) -> Evidence:
     """The evidence of one check of one artifact.
 
     A file that is not there, or cannot be loaded, is said once: by ``exports`` or ``validation``. The others skip with a hint where those
@@ -48,8 +52,16 @@ def judge_format(name: str, exports: Exports, format: str, judged: Container[str
         if owner in judged:
             return Evidence(name, Status.SKIPPED, f"there is no {format} file to judge (see {owner})")
         return Evidence(name, Status.FAIL, f"{format}: {reason}")
+    if name in _COMPARED and exports.subject.trouble.random:
+        reason = "the model's own logits are random in eval mode"
+        status = Status.SKIPPED if "forward_pass_validation" in judged else Status.FAIL
+        return Evidence(name, status, f"{reason} (see forward_pass_validation)")
     with threads_for(exports.reference):
         return FORMAT_CHECKS[name](exports, format)
+
+
+_COMPARED = ("numerical_consistency", "fresh_process")
+"""Checks that hold an artifact's logits against the model's."""
 
 
 def _trouble(exports: Exports, format: str) -> tuple[str, str]:

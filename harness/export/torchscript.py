@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.batches import Batch
-from harness.export.exported_program import one_line, quiet
+from harness.export.exported_program import failures, one_line, quiet
 from harness.export.exporter import Attempt, Exported, Exporter, ExportError, Inspection
 from harness.export.program import Program, Runner, module_path
 from harness.export.training_operators import trains
@@ -44,7 +44,7 @@ class TorchScriptExporter(Exporter):
                 module, frozen = scripted, []
                 attempts.append(Attempt("script"))
             elif module is None:
-                raise ExportError("; ".join(f"{a.way}: {a.error}" for a in (*attempts, Attempt("script", reason))))
+                raise ExportError(failures([*attempts, Attempt("script", reason)]))
             else:
                 attempts += [Attempt("script", reason), Attempt("trace")]
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
@@ -108,7 +109,7 @@ class ExportHealthReport:
             "health_score": self.health_score,
             "all_passed": self.all_passed,
             "coverage": self.coverage,
-            "checks": [asdict(check) for check in self.checks],
+            "checks": [_plain(asdict(check)) for check in self.checks],
             "skipped": [asdict(check) for check in self.skipped],
             "recommendations": self.recommendations,
             "model_facts": self.model_facts,
@@ -130,6 +131,15 @@ class ExportHealthReport:
         from harness.health.page import to_html
 
         return write_whole(Path(path), to_html(self))
+
+
+def _plain(value: Any) -> Any:
+    """The value with text in place of NaN and infinities, which JSON does not have."""
+    if isinstance(value, dict):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_whole(path: Path, text: str) -> Path:

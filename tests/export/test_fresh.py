@@ -32,6 +32,7 @@ TASK = TaskSpec(TaskType.CAUSAL_LM, vocab_size=23, max_seq_len=12)
 BATCHES = [make_batch(TASK, Sizes(batch, seq), seed=seq) for batch, seq in ((2, 5), (3, 9))]
 FORMATS = ("torchscript", "onnx", "torch_export", "pytorch", "safetensors")
 WEIGHTS = ("pytorch", "safetensors")
+SUFFIXES = {"torch_export": "pt2"}
 
 FIRST_LINES = "import os, subprocess, sys, time\nimport torch\nfrom torch import nn\n"
 
@@ -73,7 +74,7 @@ def program() -> Program:
 @pytest.fixture(scope="module")
 def artifacts(program: Program, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("artifacts")
-    paths = {format: folder / f"model.{format}" for format in FORMATS}
+    paths = {format: folder / f"model.{SUFFIXES.get(format, format)}" for format in FORMATS}
     for format, path in paths.items():
         write(format, program, path)
     return paths

@@ -1,0 +1,175 @@
+"""The health of a model that is to be shipped, and of its exported files: the checks of tier 4 without pytest."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from harness.adapters import Adapter, make_adapter
+from harness.catalogue import CATALOGUE
+from harness.config import ExportConfig, SuiteConfig
+from harness.evidence import Evidence, Status
+from harness.export.exports import Exports
+from harness.export.model_checks import MODEL_CHECKS
+from harness.export.tier4 import FORMAT_CHECKS, judge_format
+from harness.health.report import CheckResult, CheckStatus, ExportHealthReport, SkippedCheck
+from harness.properties.subject import Subject
+from harness.tasks import TaskSpec
+from harness.threads import threads_for
+
+CustomCheck = Callable[[Exports], "Evidence | CheckResult"]
+"""A check of the user's own."""
+
+_STATUS: dict[Status, CheckStatus] = {Status.OK: "passed", Status.WARN: "warning", Status.FAIL: "failed"}
+
+
+class ExportHealthChecker:
+    """Checks a model and its exported files.
+
+    Args:
+        model: The model.
+        config: A ``SuiteConfig``, an ``ExportConfig``, or any mapping or object with some of an ``ExportConfig``'s keys, such as
+            ``formats``; what else it holds is left alone.
+        task_spec: What the model is for.
+        adapter: How it is called; by default the task's own.
+    """
+
+    def __init__(self, model: nn.Module, config: Any, task_spec: TaskSpec, adapter: Adapter | None = None) -> None:
+        self.options = export_options(config)
+        self.subject = Subject(model.eval(), adapter or make_adapter(task_spec), task_spec)
+        self.exports = Exports(self.subject, self.options)
+        self.custom: dict[str, CustomCheck] = {}
+
+    def add_check(self, name: str, check: CustomCheck) -> None:
+        """Adds a check of the user's own, which runs after the others."""
+        self.custom[name] = check
+
+    def run_all_checks(self, export_dir: str | Path | None = None, formats: Iterable[str] | None = None) -> ExportHealthReport:
+        """Runs every check.
+
+        Args:
+            export_dir: Where the exported files are, or go where there are none; by default they stay in the cache.
+            formats: The formats; by default those of the config.
+        """
+        options = self.options.model_copy(update={} if formats is None else {"formats": list(formats)})
+        folder = None if export_dir is None else Path(export_dir)
+        self.exports = Exports(self.subject, options, folder, cache=self.exports.cache)
+        return check_exports(self.exports, self.custom)
+
+
+def check_exports(exports: Exports, custom: Mapping[str, CustomCheck] | None = None) -> ExportHealthReport:
+    """Runs every check on the exports of a model, and the user's own after them."""
+    task = exports.subject.task
+    report = ExportHealthReport(type(exports.subject.model).__name__)
+    report.model_facts = {"task": task.task_type.value, "formats": ", ".join(exports.formats)}
+    with threads_for(exports.subject.model):
+        for name, check in MODEL_CHECKS.items():
+            _add(report, name, {"": partial(check, exports)})
+        for format in exports.formats:
+            _add(report, f"{format}_validation", {format: partial(judge_format, "validation", exports, format)})
+        for name in FORMAT_CHECKS:
+            formats = CATALOGUE[name].cases_for(task, exports.formats) if name != "validation" else ()
+            if formats:
+                _add(report, name, {format: partial(judge_format, name, exports, format) for format in formats})
+        for name, own in (custom or {}).items():
+            _add_custom(report, name, partial(own, exports))
+    return report
+
+
+def export_options(config: Any) -> ExportConfig:
+    """The export part of whatever describes a model.
+
+    Raises:
+        ValidationError: A key it shares with ``ExportConfig`` has an impossible value.
+    """
+    if isinstance(config, ExportConfig):
+        return config
+    if isinstance(config, SuiteConfig):
+        return config.export_options
+    found = config if isinstance(config, Mapping) else getattr(config, "__dict__", {})
+    inner = found.get("export")
+    chosen = inner if isinstance(inner, Mapping) else found
+    return ExportConfig.model_validate({key: chosen[key] for key in ExportConfig.model_fields if key in chosen})
+
+
+def _add(report: ExportHealthReport, name: str, checks: Mapping[str, Callable[[], Evidence]]) -> None:
+    """Adds one check, or what several formats' checks of one name come to: the worst of them."""
+    started = time.perf_counter()
+    found = {format: _measured(name, check).investigated() for format, check in checks.items()}
+    judged = {format: evidence for format, evidence in found.items() if evidence.status is not Status.SKIPPED}
+    if not judged:
+        for format, evidence in found.items():
+            report.skipped.append(SkippedCheck(f"{name}[{format}]" if len(found) > 1 else name, evidence.message, 4))
+        return
+    worst = max(judged.values(), key=lambda evidence: (evidence.status.severity, evidence.excess))
+    bad = [evidence for evidence in judged.values() if evidence.status is worst.status]
+    message = "; ".join(evidence.headline for evidence in bad) if worst.status is not Status.OK else _all_good(judged)
+    details: dict[str, Any] = {"tier": 4, "module": worst.module, "cause": worst.cause, "comparison": worst.comparison}
+    details |= {"counterexample": worst.counterexample, "property": worst.name}
+    by_format = {format: {"status": e.status.value, "message": e.message, **e.details} for format, e in found.items()}
+    details |= {"by_format": by_format} if len(found) > 1 else found[next(iter(found))].details
+    kept = {key: value for key, value in details.items() if value not in (None, "")}
+    seconds = round(time.perf_counter() - started, 4)
+    report.add_check(CheckResult(name, _STATUS[worst.status], message, kept, seconds, recommendation(worst)))
+
+
+def _all_good(judged: Mapping[str, Evidence]) -> str:
+    if len(judged) == 1:
+        return next(iter(judged.values())).message
+    return "; ".join(f"{format}: {evidence.message}" for format, evidence in judged.items())
+
+
+def _add_custom(report: ExportHealthReport, name: str, check: Callable[[], Evidence | CheckResult]) -> None:
+    found: list[CheckResult] = []
+
+    def measure() -> Evidence:
+        result = check()
+        if isinstance(result, CheckResult):
+            found.append(result)
+            return Evidence(name, Status.OK, result.message)
+        return result
+
+    evidence = _measured(name, measure)
+    if found:
+        report.add_check(found[0])
+    else:
+        _add(report, name, {"": lambda: evidence})
+
+
+def _measured(name: str, check: Callable[[], Evidence]) -> Evidence:
+    """A check's evidence; one that raises has failed."""
+    try:
+        return check()
+    except Exception as error:
+        return Evidence(name, Status.FAIL, f"the check itself raised {type(error).__name__}: {str(error)[:200]}")
+
+
+_ADVICE = {
+    "parameter_validation": "Train again with a lower learning rate and gradient clipping, or go back to a checkpoint without NaN",
+    "numerical_consistency": "Compare in float64, export with another opset or without optimisation, and look at the named operator",
+    "memory_requirements": 'Quantise the model (`quantization: "dynamic"`), or serve it in half precision',
+    "forward_pass_validation": "Look for NaN weights first, then for a softmax over rows that are all masked",
+    "shape_validation": "Make forward return logits of the shape that the task promises at every batch size",
+    "dynamic_axes": "Replace Python branches and loops over a size by tensor operations, or declare the axis fixed",
+    "inference_mode": "Call eval() before the export, and pass `training=self.training` to functional dropout",
+    "performance_benchmark": "Try another format, more threads, or a larger batch",
+    "exports": "Rewrite the operator that the exporter names, or ship one of the formats that work",
+    "fresh_process": "Register every tensor with the module, and keep no state outside the file",
+    "invalid_input": "Check ids and shapes before the call, or export with this project, which adds guards",
+    "quantisation": "Leave the worst layers in float, calibrate with real data, or ship the float model",
+}
+
+
+def recommendation(evidence: Evidence) -> str:
+    """What to do about a failure or a warning; empty for what passed."""
+    if evidence.status not in (Status.FAIL, Status.WARN):
+        return ""
+    advice = _ADVICE.get(evidence.name, "")
+    where = f" (in `{evidence.module}`)" if evidence.module else ""
+    cause = f"usual cause: {evidence.cause}" if evidence.cause else ""
+    return ". ".join(part for part in (f"{advice}{where}" if advice else "", cause) if part)

@@ -1,0 +1,272 @@
+"""The first operator of an ONNX file that differs from the model, and who is at fault."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from torch import Tensor
+
+from harness.batches import Batch
+from harness.export.blame import (
+    FRESH,
+    PLAIN_RUNTIME,
+    PROGRAM,
+    REASONS,
+    REFERENCE,
+    RUNTIME,
+    Blame,
+    at_fault,
+    describe,
+    other_weights,
+)
+from harness.export.closeness import relative_gap
+from harness.export.contestants import Contest
+from harness.export.divergence import Divergence, Trace, find_divergence
+from harness.export.exporter import ExportError
+from harness.export.onnx_file import read, session
+from harness.export.onnx_graph import Arrays, OnnxGraph, label, metadata
+from harness.export.program import Program
+from harness.export.recording import record_eager
+from harness.properties.difference import difference
+
+
+@dataclass
+class _Case:
+    """A file that is wrong, beside the model.
+
+    Attributes:
+        graph: The file, or what ONNX Runtime's optimiser made of it.
+        feeds: The file's inputs.
+        arrays: Every value of its run, the inputs too.
+        reference: The model's recording.
+        artifact: The file's.
+        divergence: Where they part, if that is known.
+    """
+
+    graph: OnnxGraph
+    feeds: Arrays
+    arrays: Arrays
+    reference: Trace
+    artifact: Trace
+    divergence: Divergence | None
+
+    @property
+    def nodes(self) -> list[onnx.NodeProto]:
+        """The nodes to blame."""
+        if self.divergence is None:
+            return []
+        names = [self.artifact.values[index].name for index in self.divergence.segment]
+        return [self.graph.maker[name] for name in names if name in self.graph.maker]
+
+
+def blame_onnx(path: Path, program: Program, batch: Batch, bound: float, save_to: Path | None = None) -> Blame:
+    """Finds the first operator of an ONNX file that differs from the model.
+
+    Args:
+        path: The file.
+        program: The model.
+        batch: Inputs on which their logits differ.
+        bound: Up to where logits count as equal.
+        save_to: Folder for a small file that shows the difference by itself.
+
+    Raises:
+        ExportError: The file is damaged, or asks for other inputs than the model.
+    """
+    graph = OnnxGraph(read(path))
+    contest = Contest(path, graph, program, batch)
+    runtime, plain = contest.ask(RUNTIME), contest.ask(PLAIN_RUNTIME)
+    if runtime is None and plain is None:
+        return _raised(graph, contest.absent[PLAIN_RUNTIME])
+    if all(distance is not None and distance <= bound for distance in (runtime, plain)):
+        return Blame(votes=contest.votes, explanation="nothing diverges: the file's logits are the model's")
+    optimised = plain is not None and plain <= bound
+    case = _compare(_optimised(path) if optimised else graph, program, batch, bound)
+    changed = _signs_of_change(case, graph) if case.divergence else ""
+    if not optimised:
+        contest.ask(REFERENCE)
+        contest.ask(PROGRAM)
+    fault = at_fault(contest.votes, bound, bool(changed))
+    if fault == "exporter" and contest.votes.get(PROGRAM, 0.0) <= bound:
+        contest.ask(FRESH)
+        fault = at_fault(contest.votes, bound)
+    blame = _described(case, contest, fault, changed, bound)
+    if save_to is None:
+        return blame
+    return replace(blame, failing_file=_save_failing(case, contest, save_to, bound, optimised))
+
+
+def _compare(graph: OnnxGraph, program: Program, batch: Batch, bound: float) -> _Case:
+    """Runs model and file step by step, and finds where they part."""
+    feeds = graph.feeds(program.fields, batch)
+    found = graph.run(feeds)
+    arrays = {**found, **feeds}
+    artifact = graph.trace(feeds, arrays)
+
+    def rerun(index: int, tensor: Tensor) -> Trace | None:
+        name = artifact.values[index].name
+        if name not in graph.maker:
+            return None
+        try:
+            return graph.trace(feeds, graph.run(feeds, {name: tensor.numpy()}))
+        except ExportError:
+            return None
+
+    reference = record_eager(program, batch)
+    if difference(reference.logits, artifact.logits) <= bound:
+        # Only the fused kernels differ, so they must not be taken apart.
+        reference = record_eager(program, batch, detailed=False)
+    return _Case(graph, feeds, arrays, reference, artifact, find_divergence(reference, artifact, rerun))
+
+
+def _optimised(path: Path) -> OnnxGraph:
+    """What ONNX Runtime's optimiser makes of a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "optimised.onnx"
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        options.optimized_model_filepath = str(target)
+        ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return OnnxGraph(onnx.load(target))
+
+
+def _raised(graph: OnnxGraph, message: str) -> Blame:
+    """The blame for a file that does not run, from the node that ONNX Runtime names."""
+    name = re.search(r"Name:\s*'([^']+)'", message)
+    node = next((node for node in graph.model.graph.node if name and node.name == name[1]), None)
+    return Blame(label(node) if node else "", explanation=f"the file could not be run: {message}")
+
+
+def _signs_of_change(case: _Case, graph: OnnxGraph) -> str:
+    """What shows that no exporter wrote the file of this model as it is; empty where nothing does."""
+    assert case.divergence is not None
+    weights = other_weights(case.reference, case.artifact, case.divergence)
+    if weights:
+        return f"the file holds other values for the weight {', '.join(f'`{name}`' for name in weights)}"
+    wrong = {metadata(node, "fx_node") for node in case.nodes} - {""}
+    translations = _translations(graph)
+    for source in wrong:
+        others = {_written(nodes) for other, nodes in translations.items() if _call(other) == _call(source)} - {
+            _written(translations.get(source, []))
+        }
+        if others:
+            return "elsewhere in the file the same operator with the same arguments is written otherwise"
+    return ""
+
+
+def _translations(graph: OnnxGraph) -> dict[str, list[onnx.NodeProto]]:
+    """The nodes that stand for each operator of the exported program."""
+    found: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+    for node in graph.model.graph.node:
+        if node.op_type != "Constant":
+            found[metadata(node, "fx_node")].append(node)
+    found.pop("", None)
+    return found
+
+
+def _call(source: str) -> str:
+    """An operator of the exported program with its arguments, less the names of values."""
+    return re.sub(r"%\w+", "%", source.partition("call_function")[2])
+
+
+def _written(nodes: list[onnx.NodeProto]) -> str:
+    """The last node of a translation, which a folded constant before it does not change: its operator and attributes."""
+    if not nodes:
+        return ""
+    attributes = sorted(str(attribute) for attribute in nodes[-1].attribute)
+    return f"{nodes[-1].op_type}({', '.join(attributes)})"
+
+
+def _described(case: _Case, contest: Contest, fault: str, changed: str, bound: float) -> Blame:
+    divergence = case.divergence
+    if divergence is None:
+        operator = "ONNX Runtime's graph optimisation" if fault == "optimiser" else ""
+        sentences = ["the logits differ, but no operator stands out", *_reasons(contest, fault, changed, bound)]
+        return Blame(operator, "", "", fault, contest.votes, "; ".join(sentences))
+    expected = case.reference.values[divergence.expected]
+    line = expected.lines[0] if expected.lines else ""
+    labels = [label(node) for node in case.nodes]
+    operator = labels[0] if len(labels) == 1 else f"{labels[0]} to {labels[-1]}" if labels else "the output"
+    if divergence.absent:
+        operator = f"{expected.operator}, missing after {labels[0] if labels else 'the inputs'}"
+        first = f"the file lacks {describe(expected, line)}"
+    else:
+        first = f"{operator} differs from {describe(expected, line)} though its inputs agree"
+    sure = "" if divergence.confirmed else " (likely, not confirmed: putting it right does not put right what follows)"
+    sentences = [first + sure, *_reasons(contest, fault, changed, bound)]
+    return Blame(operator, expected.module, line, fault, contest.votes, "; ".join(sentences))
+
+
+def _reasons(contest: Contest, fault: str, changed: str, bound: float) -> Iterator[str]:
+    """Why somebody is at fault, and who could not be asked."""
+    frozen = fault == "exporter" and contest.right_at_example(bound)
+    if frozen and contest.votes.get(PROGRAM, 0.0) > bound:
+        yield "torch.export already froze a branch or a size of its example: on that the file is right, on other inputs it is not"
+    elif frozen:
+        yield "the exporter froze a branch or a size of its example: on that the file is right, on other inputs it is not"
+    elif fault == "file" and changed:
+        yield f"{changed}, so it was changed or is of another state of the model"
+    elif fault:
+        yield REASONS[fault]
+    for name, reason in contest.absent.items():
+        yield f"the {name} could not be asked ({reason})"
+
+
+def _save_failing(case: _Case, contest: Contest, folder: Path, bound: float, optimised: bool) -> Path | None:
+    """Saves the smallest part of the file that is wrong by itself; ``None`` where nothing that was saved fails again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for names, end, right, tolerance in _parts(case):
+        model, inputs = case.graph.part(names, end, case.arrays)
+        expected = right.numpy()
+        path = _save(model, inputs, {end: expected}, folder / f"{contest.path.stem}-{_safe(end)}.onnx")
+        if relative_gap(right, _run_saved(path, inputs, end)) > tolerance:
+            return path
+        path.unlink()
+        path.with_suffix(".npz").unlink()
+    whole = OnnxGraph(read(contest.path))
+    feeds = whole.feeds(contest.program.fields, contest.batch)
+    expected = contest.expected.numpy()
+    path = _save(whole.model, feeds, {whole.output: expected}, folder / f"{contest.path.stem}-whole.onnx")
+    found = _run_saved(path, feeds, whole.output, optimised=True)
+    return path if difference(contest.expected, found) > bound else None
+
+
+def _parts(case: _Case) -> Iterator[tuple[list[str], str, Tensor, float]]:
+    """Parts to save, smallest first: the nodes to blame, then with those before them."""
+    divergence = case.divergence
+    if divergence is None or divergence.absent or not divergence.confirmed:
+        return
+    values = case.artifact.values
+    end = values[divergence.found].name
+    part = set(divergence.segment)
+    for _ in range(3):
+        yield [values[index].name for index in part], end, divergence.right, divergence.tolerance
+        part |= {i for index in part for i in values[index].inputs if values[i].operator}
+
+
+def _save(model: onnx.ModelProto, inputs: Arrays, outputs: Arrays, path: Path) -> Path:
+    """Writes a model, and beside it the arrays ``input:NAME`` and ``expected:NAME``."""
+    onnx.save(model, path)
+    named = {f"input:{name}": array for name, array in inputs.items()}
+    named |= {f"expected:{name}": array for name, array in outputs.items()}
+    np.savez(path.with_suffix(".npz"), **named)
+    return path
+
+
+def _run_saved(path: Path, inputs: Arrays, output: str, optimised: bool = False) -> Tensor:
+    try:
+        return torch.from_numpy(session(path, optimised).run([output], inputs)[0])
+    except Exception:  # a part that does not run proves nothing
+        return torch.zeros(0)
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"\W+", "_", name).strip("_")[:60]

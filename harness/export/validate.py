@@ -1,0 +1,105 @@
+"""Exports a model, and validates the files, in one call each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from harness.adapters import Adapter, make_adapter
+from harness.config import ExportConfig
+from harness.errors import UserError
+from harness.export.exports import Exports
+from harness.export.summary import overall, summary_of
+from harness.export.tier4 import FORMAT_CHECKS, judge_format
+from harness.properties.subject import Subject
+from harness.tasks import TaskSpec
+
+Quantisation = Literal["dynamic", "static"]
+
+
+def export_model(
+    model: nn.Module,
+    adapter: Adapter | None,
+    task_spec: TaskSpec,
+    export_dir: str | Path,
+    formats: Iterable[str],
+    quantization: Quantisation | None = None,
+) -> dict[str, Path]:
+    """Exports a model into a folder.
+
+    Args:
+        model: The model.
+        adapter: How it is called; the task's own where ``None``.
+        task_spec: What it is for.
+        export_dir: Where the files go, each with a manifest beside it.
+        formats: Names of formats.
+        quantization: Also writes an 8-bit ONNX file, ``onnx_int8``.
+
+    Returns:
+        The file of each format.
+
+    Raises:
+        UserError: A format does not exist, is not available here, or the model cannot be exported to it.
+    """
+    exports = exports_of(model, adapter, task_spec, export_dir, formats, quantization)
+    return {format: exports.artifact(format).path for format in exports.formats}
+
+
+def run_tier4_export_validation(
+    model: nn.Module,
+    adapter: Adapter | None,
+    task_spec: TaskSpec,
+    export_dir: str | Path | None = None,
+    formats: Iterable[str] = ("torchscript", "onnx", "pytorch"),
+    quantization: Quantisation | None = None,
+) -> dict[str, Any]:
+    """Exports a model and runs every check of tier 4 on the files; see ``export_model`` for the arguments.
+
+    Returns:
+        By format ``{status, max_abs_diff, max_rel_diff, latency_ms, path, checks}``, and the overall ``status``.
+
+    Raises:
+        UserError: A format does not exist.
+    """
+    exports = exports_of(model, adapter, task_spec, export_dir, formats, quantization)
+    results: dict[str, Any] = {format: validate_format(exports, format) for format in exports.formats}
+    return {**results, "status": overall(result["status"] for result in results.values())}
+
+
+def validate_format(exports: Exports, format: str) -> dict[str, Any]:
+    """The checks of one format, and their main figures."""
+    from harness.catalogue import CATALOGUE
+
+    wanted = [name for name in FORMAT_CHECKS if format in CATALOGUE[name].formats]
+    found = {name: judge_format(name, exports, format) for name in wanted}
+    return summary_of({name: evidence.investigated() for name, evidence in found.items()})
+
+
+def exports_of(
+    model: nn.Module,
+    adapter: Adapter | None,
+    task_spec: TaskSpec,
+    export_dir: str | Path | None,
+    formats: Iterable[str],
+    quantization: Quantisation | None,
+) -> Exports:
+    """The exports of a model object.
+
+    Raises:
+        UserError: The formats and the quantisation do not go together, or a format does not exist.
+    """
+    from pydantic import ValidationError
+
+    from harness.export.formats import check_formats
+
+    names = list(formats)
+    check_formats(names)
+    try:
+        options = ExportConfig.model_validate({"formats": names, "quantization": quantization})
+    except ValidationError as error:
+        raise UserError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+    folder = None if export_dir is None else Path(export_dir)
+    return Exports(Subject(model.eval(), adapter or make_adapter(task_spec), task_spec), options, folder)
