@@ -29,6 +29,7 @@ LEVELS = {
     "data": 1,
     "properties": 1,
     "health": 1,
+    "export": 2,
     "scaffold": 2,
     "cli": 3,
     "__main__": 4,

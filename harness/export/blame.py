@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from harness.export.closeness import gaps_between
-from harness.export.divergence import Divergence, Trace, Value
+from harness.export.divergence import Divergence
+from harness.export.recording import DECISION
+from harness.export.trace import Trace, Value
 
 RUNTIME = "onnxruntime"
 PLAIN_RUNTIME = "onnxruntime without optimisations"
@@ -109,7 +111,69 @@ def _layouts(trace: Trace, index: int) -> list[Value]:
     return [value, *(layout for i in value.inputs for layout in _layouts(trace, i))]
 
 
-def describe(expected: Value, line: str = "") -> str:
-    """``aten.add.Tensor in `blocks.0` (model.py:48)``: an operator of the model and where it is."""
-    place = f" ({line.partition(': ')[0]})" if line else ""
-    return f"{expected.operator} in `{expected.module}`{place}" if expected.module else f"{expected.operator}{place}"
+@dataclass(frozen=True)
+class Finding:
+    """A divergence in words.
+
+    Attributes:
+        operator: The operator to blame.
+        module: Its module.
+        line: The user's line.
+        sentence: What is wrong with it.
+    """
+
+    operator: str
+    module: str
+    line: str
+    sentence: str
+
+
+def put_in_words(reference: Trace, artifact: Trace, divergence: Divergence, labels: Sequence[str]) -> Finding:
+    """A divergence for people.
+
+    Args:
+        reference: The model's recording.
+        artifact: The artifact's recording.
+        divergence: Where they part.
+        labels: Names of the artifact's operators to blame, in order.
+    """
+    expected = reference.values[divergence.expected]
+    operator = " to ".join(dict.fromkeys((labels[0], labels[-1]))) if labels else "the inputs"
+    module, line = expected.module, _first(expected.lines)
+    model = f"{expected.operator} in `{module}`" + (f" ({line.partition(': ')[0]})" if line else "")
+    if divergence.absent:
+        operator = f"{expected.operator}, missing after {operator}"
+        sentence = f"the artifact lacks {model}"
+    elif divergence.surplus:
+        sentence = f"{operator} is too much: {model} reads what comes before it"
+        source = artifact.values[divergence.segment[0]]
+        decision = last_decision(reference, divergence)
+        if source.module:
+            module, line = source.module, _first(source.lines)
+        elif decision:
+            module, line = decision.module, _first(decision.lines)
+    elif operator == expected.operator:
+        sentence = f"{model} gives other values in the artifact though its inputs agree"
+    else:
+        sentence = f"{operator} differs from {model} though its inputs agree"
+    if not divergence.confirmed:
+        sentence += " (likely, not confirmed: putting it right does not put right what follows)"
+    return Finding(operator, module, line, sentence)
+
+
+def last_decision(reference: Trace, divergence: Divergence) -> Value | None:
+    """The model's last decision on data before its run and the artifact's part."""
+    earlier = reference.values[divergence.expected :: -1]
+    return next((value for value in earlier if value.operator == DECISION), None)
+
+
+def why_frozen(reference: Trace, divergence: Divergence | None) -> str:
+    """What an exporter must have frozen when its file is right on its own example alone."""
+    decision = last_decision(reference, divergence) if divergence else None
+    if decision and decision.lines:
+        return f"on the exporter's own example it is right: the decision on data at {decision.lines[0]!r} was frozen there"
+    return "on the exporter's own example it is right: a branch or a size was frozen there"
+
+
+def _first(lines: Sequence[str]) -> str:
+    return lines[0] if lines else ""

@@ -18,6 +18,7 @@ from harness.export.exporter import ExportError
 from harness.export.onnx_file import opset, session
 from harness.export.onnx_graph import OnnxGraph, metadata
 from harness.export.program import Program
+from harness.export.torch_blame import run_unguarded
 from harness.properties.difference import difference
 from harness.randomness import seeded
 
@@ -100,10 +101,7 @@ def _run_reference(contest: Contest) -> Tensor:
 
 
 def _run_program(contest: Contest) -> Tensor:
-    # Without its guards: what other formats keep of the graph has none either.
-    module = contest.captured.module(check_guards=False)
-    with torch.no_grad():
-        return module(*contest.program.ordered(contest.batch))
+    return run_unguarded(contest.captured, contest.program.ordered(contest.batch))
 
 
 def _run_fresh(contest: Contest) -> Tensor:

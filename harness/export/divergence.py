@@ -8,13 +8,15 @@ the right value in its place, and only if what follows is then right is it to bl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import NamedTuple
 
 from torch import Tensor
 
 from harness.export.closeness import Gaps, gaps_between, is_telling, relative_gap
+from harness.export.trace import Trace
 
 _TOLERANCES = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 """Tried from loose to tight. Rounding grows along a deep model, so a loose one misleads least; but a real defect may be small where it
@@ -26,100 +28,6 @@ _CLEAR_JUMP = 30.0
 _ROUNDING = 1e-7
 _MOST_TRIALS = 16
 _LIKELY = 4
-
-LAYOUT = frozenset(
-    [
-        "alias",
-        "cast",
-        "castlike",
-        "clone",
-        "concat",
-        "cat",
-        "contiguous",
-        "detach",
-        "expand",
-        "flatten",
-        "identity",
-        "lift_fresh_copy",
-        "permute",
-        "reshape",
-        "select",
-        "slice",
-        "split",
-        "split_with_sizes",
-        "squeeze",
-        "stack",
-        "t",
-        "to",
-        "_to_copy",
-        "transpose",
-        "unflatten",
-        "unsafe_view",
-        "_unsafe_view",
-        "unsqueeze",
-        "view",
-    ]
-)
-"""Operators that pass values on without computing any."""
-
-
-@dataclass
-class Value:
-    """A tensor that came up while something was computed.
-
-    Attributes:
-        operator: What made it, such as ``aten.add.Tensor`` or ``Add``; empty where nothing did.
-        tensor: A copy of it.
-        inputs: The values it was made from, by their index.
-        name: Its own name, or that of the node that made it.
-        module: Path of the module in which it came up.
-        lines: The user's lines that led to it, innermost first.
-        given: Whether it is right by definition: an input, a weight, or a weight in another layout.
-    """
-
-    operator: str
-    tensor: Tensor
-    inputs: tuple[int, ...] = ()
-    name: str = ""
-    module: str = ""
-    lines: tuple[str, ...] = ()
-    given: bool = False
-
-    @property
-    def passes_on(self) -> bool:
-        """Whether its operator only moves values."""
-        return self.operator.removeprefix("aten.").partition(".")[0].lower() in LAYOUT
-
-
-@dataclass
-class Trace:
-    """The values of one run, in the order in which they came up, and which of them are the logits."""
-
-    values: list[Value]
-    output: int
-
-    @property
-    def logits(self) -> Tensor:
-        """The logits."""
-        return self.values[self.output].tensor
-
-    def made_from(self, starts: Iterable[int], among: Iterable[int]) -> list[int]:
-        """The values of ``among`` that are one of ``starts`` or made from one."""
-        found = set(starts)
-        for index in sorted(among):
-            if not found.isdisjoint(self.values[index].inputs):
-                found.add(index)
-        return sorted(found)
-
-    def led_to(self, end: int, among: Iterable[int]) -> list[int]:
-        """The values of ``among`` that are ``end`` or that it was made from, through such values."""
-        allowed, found, open_ = set(among), {end}, [end]
-        while open_:
-            fresh = {i for i in self.values[open_.pop()].inputs if i in allowed} - found
-            found |= fresh
-            open_ += fresh
-        return sorted(found)
-
 
 Rerun = Callable[[int, Tensor], "Trace | None"]
 """Runs the artifact again with another tensor in place of a value; ``None`` where that is not possible."""
@@ -341,8 +249,10 @@ def _operands(level: _Level, trial: _Trial) -> Iterator[_Trial]:
     values = level.reference.values
     through = level.reference.led_to(trial.expected, level.expected.wrong)
     sources = dict.fromkeys(i for index in through for i in values[index].inputs if i not in through and not values[i].given)
-    for index in level.artifact.values[trial.found].inputs:
-        like = level.artifact.values[index].tensor
-        for source in sources if index in level.found.wrong else ():
-            if values[source].tensor.numel() == like.numel():
-                yield _Trial(trial.expected, index, values[source].tensor.reshape(like.shape).to(like.dtype), surplus=True)
+    artifact = level.artifact
+    wrong = [index for index in artifact.led_to(trial.found, level.found.wrong) if index != trial.found]
+    likely = sorted(reversed(wrong), key=lambda index: artifact.values[index].passes_on)[:_LIKELY]
+    for index, source in product(likely, sources):
+        like = artifact.values[index].tensor
+        if values[source].tensor.numel() == like.numel():
+            yield _Trial(trial.expected, index, values[source].tensor.reshape(like.shape).to(like.dtype), surplus=True)

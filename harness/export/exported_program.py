@@ -153,11 +153,8 @@ def _lower(bound: Any) -> int:
 
 
 def _upper(bound: Any) -> int | None:
-    try:
-        value = int(bound)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return value if value < _UNBOUNDED else None
+    # An infinite bound is an object of sympy's or torch's own, and neither turns into a number.
+    return int(bound) if bool(bound < _UNBOUNDED) else None
 
 
 def _narrower(known: tuple[int, int | None] | None, other: tuple[int, int | None]) -> tuple[int, int | None]:
@@ -172,6 +169,8 @@ _TELLING = re.compile(r"Not all values|marked .* as dynamic|data-dependent|unsup
 
 def one_line(error: BaseException) -> str:
     """The part of an exporter's message that says what is wrong, as one line, with the user's line where it names one."""
+    while error.__cause__ is not None and "step" in str(error):  # what the ONNX exporter says itself is which of its steps failed
+        error = error.__cause__
     text = re.sub(r"\x1b\[[0-9;]*m|\s*\((unhinted|Size-like symbols):[^)]*\)*\)", "", str(error))
     lines = [line.strip().removeprefix("- ") for line in text.splitlines() if line.strip(" -=~^#")]
     chosen = next(filter(_TELLING.search, lines), lines[0] if lines else "no message")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -16,7 +16,8 @@ from harness.config import ExportConfig
 from harness.errors import UserError
 from harness.export.artifact import Artifact, describe, find_artifact, publish
 from harness.export.cache import Cache, key_of
-from harness.export.exporter import Exporter, ExportError
+from harness.export.exported_program import one_line
+from harness.export.exporter import Exported, Exporter, ExportError
 from harness.export.formats import make_exporter
 from harness.export.identity import identity_of, versions
 from harness.export.lattice import Point, lattice, make_point, pad_rows
@@ -25,6 +26,9 @@ from harness.properties.noise import NoiseFloor
 from harness.properties.subject import Subject
 
 T = TypeVar("T")
+
+_CALIBRATION = 16
+"""Batches that static quantisation is calibrated with."""
 
 
 @dataclass
@@ -62,6 +66,9 @@ class Exports:
             # An example with padding keeps models from leaving the mask out because nothing is masked.
             padded = pad_rows(subject, subject.batch(sizes), sizes)
             program.example.update({name: padded[name] for name in program.fields})
+        if self.options.quantization == "static":
+            made = (subject.batch(sizes, seed) for seed in range(_CALIBRATION))
+            program = replace(program, samples=tuple({name: b[name].cpu() for name in program.fields} for b in made))
         return program
 
     @cached_property
@@ -154,7 +161,7 @@ class Exports:
         def make(folder: Path) -> None:
             made.append(True)
             path = folder / exporter.filename
-            exported = exporter.export(self.program, path)
+            exported = self._export(exporter, path)
             describe(exported, path, name, self._identity_of(name), self.program.fields, versions())
 
         path = self.cache.files(self._identity_of(name), make) / exporter.filename
@@ -166,6 +173,16 @@ class Exports:
         assert artifact is not None
         seconds = time.perf_counter() - started if made else 0.0
         return Artifact(artifact.path, artifact.manifest, artifact.changed, seconds)
+
+    def _export(self, exporter: Exporter, path: Path) -> Exported:
+        try:
+            return exporter.export(self.program, path)
+        except (UserError, KeyboardInterrupt):
+            raise
+        except OSError as error:
+            raise ExportError(f"cannot write {path.name} into the cache {self.cache.folder}: {error.strerror or error}") from error
+        except Exception as error:  # exporters raise whatever their innards raise
+            raise ExportError(f"the {exporter.name} exporter raised {one_line(error)}") from error
 
     def _identity_of(self, name: str) -> str:
         settings = (self.options.opset_version, self.options.quantization) if name.startswith("onnx") else ()

@@ -8,13 +8,21 @@ from harness.config import ExportConfig
 from harness.errors import did_you_mean
 from harness.export.exporter import Exporter, ExportError
 from harness.export.onnx_exporter import ONNXExporter
+from harness.export.quantised_onnx import QuantisedONNXExporter
 from harness.export.torch_export import TorchExportExporter
 from harness.export.torchscript import TorchScriptExporter
 from harness.export.weights_files import PyTorchExporter, SafetensorsExporter
 
 FORMATS: dict[str, type[Exporter]] = {
     exporter.name: exporter
-    for exporter in (TorchScriptExporter, ONNXExporter, PyTorchExporter, SafetensorsExporter, TorchExportExporter)
+    for exporter in (
+        TorchScriptExporter,
+        ONNXExporter,
+        QuantisedONNXExporter,
+        PyTorchExporter,
+        SafetensorsExporter,
+        TorchExportExporter,
+    )
 }
 """Exporters by the name of their format."""
 

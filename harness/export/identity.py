@@ -40,7 +40,7 @@ def identity_of(program: Program) -> str:
         repr(model),
         program.task,
         [program.fields, program.sizes, program.axes, program.limits],
-        {name: _tensor_hash(tensor) for name, tensor in program.example.items()},
+        [{name: _tensor_hash(tensor) for name, tensor in batch.items()} for batch in (program.example, *program.samples)],
         versions(),
         _own_code(),
     )

@@ -25,17 +25,19 @@ from harness.export.blame import (
     RUNTIME,
     Blame,
     at_fault,
-    describe,
     other_weights,
+    put_in_words,
+    why_frozen,
 )
 from harness.export.closeness import relative_gap
 from harness.export.contestants import Contest
-from harness.export.divergence import Divergence, Trace, find_divergence
+from harness.export.divergence import Divergence, find_divergence
 from harness.export.exporter import ExportError
 from harness.export.onnx_file import read, session
 from harness.export.onnx_graph import Arrays, OnnxGraph, label, metadata
 from harness.export.program import Program
 from harness.export.recording import record_eager
+from harness.export.trace import Trace
 from harness.properties.difference import difference
 
 
@@ -93,11 +95,12 @@ def blame_onnx(path: Path, program: Program, batch: Batch, bound: float, save_to
     changed = _signs_of_change(case, graph) if case.divergence else ""
     if not optimised:
         contest.ask(REFERENCE)
-        contest.ask(PROGRAM)
     fault = at_fault(contest.votes, bound, bool(changed))
-    if fault == "exporter" and contest.votes.get(PROGRAM, 0.0) <= bound:
-        contest.ask(FRESH)
-        fault = at_fault(contest.votes, bound)
+    for witness in (PROGRAM, FRESH):
+        # Exporting anew takes longer than all the rest, so it is left where it would change nothing.
+        if fault == "exporter" and contest.votes.get(PROGRAM, 0.0) <= bound:
+            contest.ask(witness)
+            fault = at_fault(contest.votes, bound)
     blame = _described(case, contest, fault, changed, bound)
     if save_to is None:
         return blame
@@ -151,13 +154,16 @@ def _signs_of_change(case: _Case, graph: OnnxGraph) -> str:
     weights = other_weights(case.reference, case.artifact, case.divergence)
     if weights:
         return f"the file holds other values for the weight {', '.join(f'`{name}`' for name in weights)}"
-    wrong = {metadata(node, "fx_node") for node in case.nodes} - {""}
     translations = _translations(graph)
-    for source in wrong:
-        others = {_written(nodes) for other, nodes in translations.items() if _call(other) == _call(source)} - {
-            _written(translations.get(source, []))
-        }
-        if others:
+    for node in case.nodes:
+        source = metadata(node, "fx_node")
+        others = [
+            _written(other)
+            for name, nodes in translations.items()
+            if name != source and _call(name) == _call(source)
+            for other in nodes
+        ]
+        if source and others and _written(node) not in others:
             return "elsewhere in the file the same operator with the same arguments is written otherwise"
     return ""
 
@@ -166,9 +172,7 @@ def _translations(graph: OnnxGraph) -> dict[str, list[onnx.NodeProto]]:
     """The nodes that stand for each operator of the exported program."""
     found: dict[str, list[onnx.NodeProto]] = defaultdict(list)
     for node in graph.model.graph.node:
-        if node.op_type != "Constant":
-            found[metadata(node, "fx_node")].append(node)
-    found.pop("", None)
+        found[metadata(node, "fx_node")].append(node)
     return found
 
 
@@ -177,41 +181,28 @@ def _call(source: str) -> str:
     return re.sub(r"%\w+", "%", source.partition("call_function")[2])
 
 
-def _written(nodes: list[onnx.NodeProto]) -> str:
-    """The last node of a translation, which a folded constant before it does not change: its operator and attributes."""
-    if not nodes:
-        return ""
-    attributes = sorted(str(attribute) for attribute in nodes[-1].attribute)
-    return f"{nodes[-1].op_type}({', '.join(attributes)})"
+def _written(node: onnx.NodeProto) -> str:
+    """A node's operator and attributes."""
+    return f"{node.op_type}({', '.join(sorted(map(str, node.attribute)))})"
 
 
 def _described(case: _Case, contest: Contest, fault: str, changed: str, bound: float) -> Blame:
-    divergence = case.divergence
-    if divergence is None:
+    reasons = list(_reasons(case, contest, fault, changed, bound))
+    if case.divergence is None:
         operator = "ONNX Runtime's graph optimisation" if fault == "optimiser" else ""
-        sentences = ["the logits differ, but no operator stands out", *_reasons(contest, fault, changed, bound)]
-        return Blame(operator, "", "", fault, contest.votes, "; ".join(sentences))
-    expected = case.reference.values[divergence.expected]
-    line = expected.lines[0] if expected.lines else ""
-    labels = [label(node) for node in case.nodes]
-    operator = labels[0] if len(labels) == 1 else f"{labels[0]} to {labels[-1]}" if labels else "the output"
-    if divergence.absent:
-        operator = f"{expected.operator}, missing after {labels[0] if labels else 'the inputs'}"
-        first = f"the file lacks {describe(expected, line)}"
-    else:
-        first = f"{operator} differs from {describe(expected, line)} though its inputs agree"
-    sure = "" if divergence.confirmed else " (likely, not confirmed: putting it right does not put right what follows)"
-    sentences = [first + sure, *_reasons(contest, fault, changed, bound)]
-    return Blame(operator, expected.module, line, fault, contest.votes, "; ".join(sentences))
+        explanation = "; ".join(("the logits differ, but no operator stands out", *reasons))
+        return Blame(operator, at_fault=fault, votes=contest.votes, explanation=explanation)
+    finding = put_in_words(case.reference, case.artifact, case.divergence, [label(node) for node in case.nodes])
+    explanation = "; ".join((finding.sentence, *reasons))
+    return Blame(finding.operator, finding.module, finding.line, fault, contest.votes, explanation)
 
 
-def _reasons(contest: Contest, fault: str, changed: str, bound: float) -> Iterator[str]:
+def _reasons(case: _Case, contest: Contest, fault: str, changed: str, bound: float) -> Iterator[str]:
     """Why somebody is at fault, and who could not be asked."""
-    frozen = fault == "exporter" and contest.right_at_example(bound)
-    if frozen and contest.votes.get(PROGRAM, 0.0) > bound:
-        yield "torch.export already froze a branch or a size of its example: on that the file is right, on other inputs it is not"
-    elif frozen:
-        yield "the exporter froze a branch or a size of its example: on that the file is right, on other inputs it is not"
+    if fault == "exporter" and contest.right_at_example(bound):
+        yield why_frozen(case.reference, case.divergence)
+        if contest.votes.get(PROGRAM, 0.0) > bound:
+            yield "torch.export's program has the same fault"
     elif fault == "file" and changed:
         yield f"{changed}, so it was changed or is of another state of the model"
     elif fault:

@@ -14,11 +14,11 @@ from onnx import helper, numpy_helper
 from torch import Tensor
 
 from harness.batches import Batch
-from harness.export.divergence import LAYOUT, Trace, Value
 from harness.export.exporter import ExportError
 from harness.export.onnx_file import runtime_message, session
 from harness.export.program import module_path
-from harness.export.recording import line_of
+from harness.export.recording import is_shown, line_of
+from harness.export.trace import LAYOUT, Trace, Value
 
 Arrays = dict[str, Any]
 """NumPy arrays by the names of the values that hold them."""
@@ -42,12 +42,14 @@ class OnnxGraph:
         model: The same.
         maker: The node that makes a value, by the value's name.
         weights: The initialisers by name.
+        places: The module and the lines that each node came from.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = model
         self.maker = {name: node for node in model.graph.node for name in node.output if name}
         self.weights = {tensor.name: tensor for tensor in model.graph.initializer}
+        self.places = [_place(node) for node in model.graph.node]
 
     @property
     def output(self) -> str:
@@ -181,11 +183,12 @@ class _Tracing:
             self._add(name, Value("", _tensor(numpy_helper.to_array(weight)), name=name, given=True))
 
     def trace(self) -> Trace:
-        for node in self.graph.model.graph.node:
-            module, lines = _place(node)
+        for node, (module, lines) in zip(self.graph.model.graph.node, self.graph.places, strict=True):
             read = self.graph.inputs_of(node)
             inputs = tuple(dict.fromkeys(index for name in read for index in self.indices.get(name, ())))
-            is_size = node.op_type == "Shape" or all(name in self.sizes or name in self.graph.weights for name in read)
+            # Of its second input, CastLike reads the type alone.
+            data = read[:1] if node.op_type == "CastLike" else read
+            is_size = node.op_type == "Shape" or all(name in self.sizes or name in self.graph.weights for name in data)
             for name in filter(None, node.output):
                 array = self.arrays.get(name)
                 if not isinstance(array, np.ndarray):
@@ -218,7 +221,7 @@ def _place(node: onnx.NodeProto) -> tuple[str, tuple[str, ...]]:
     except ValueError:
         names = []
     stack = re.findall(r'File "([^"]+)", line (\d+)', metadata(node, "stack_trace"))
-    lines = tuple(line_of(filename, int(number)) for filename, number in reversed(stack))
+    lines = tuple(line_of(filename, int(number)) for filename, number in reversed(stack) if is_shown(filename))
     return (module_path(names[-2]) if len(names) > 1 else ""), lines
 
 

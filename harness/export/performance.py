@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+from dataclasses import asdict
+from typing import Any
 
 import torch
 
@@ -19,6 +21,9 @@ _MUCH = 1.5
 _OVERHEAD_MS = 0.2
 """A gap below this is what calling any runtime costs, and says nothing of the model."""
 
+_SLOWER = 1.1
+_FEWEST_DECIBELS = 20.0
+_AGREEMENT = 0.95
 _BUDGET = 8.0
 
 
@@ -46,6 +51,50 @@ def performance_benchmark(exports: Exports, format: str) -> Evidence:
         cause = "operators without a fast kernel in the runtime, threads that wait for each other, or a model too small to gain"
         return Evidence(name, Status.WARN, message, artifact.p50, _MUCH * eager.p50, "ms", at, cause=cause, details=details)
     return Evidence(name, Status.OK, figures, artifact.p50, bound, "ms", at, details=details)
+
+
+def quantisation(exports: Exports, format: str) -> Evidence:
+    """The quantised file keeps the float file's answers, and is not slower.
+
+    Signal over quantisation noise of the logits is held to the user's bound or 20 dB (errors a tenth of the logits); fewer than 95% equal
+    largest logits are a warning. It fails where it is certainly slower than the float file by a tenth.
+
+    Raises:
+        UserError: There is no artifact that can be loaded.
+    """
+    from harness.export.quantisation import measure_quality
+
+    name = "quantisation"
+    points = exports.points
+    quality = measure_quality(
+        exports.artifact("onnx").path,
+        exports.artifact(format).path,
+        [exports.batch(point) for point in points],
+        exports.program.fields,
+        [exports.expected(point) for point in points],
+    )
+    times = compared_latency(exports, format, "onnx")
+    slower = times.artifact.p50_bounds[0] > _SLOWER * times.eager.p50_bounds[1]
+    bound = exports.subject.task.tolerances.get(name, _FEWEST_DECIBELS)
+    details = {**asdict(quality), "speed_up_over_float": times.speed_up}
+    worst = quality.worst_tensors[0] if quality.worst_tensors else None
+    figures = (
+        f"{quality.sqnr_db:.1f} dB, {quality.operators_quantised} of {quality.operators_quantisable} operators, "
+        f"{quality.bytes_after / quality.bytes_before:.0%} of the size, {times.speed_up:.2f} times the float file's speed"
+    )
+    facts: dict[str, Any] = {"measured": quality.sqnr_db, "bound": bound, "unit": "dB", "details": details}
+    if quality.sqnr_db < bound:
+        message = f"{format}: quantisation destroys the logits: {figures}"
+        named = f" (worst weight: `{worst.name}`, {worst.sqnr_db:.1f} dB)" if worst else ""
+        cause = "weights with outliers, or a calibration that saw other inputs; leave the worst layers in float"
+        return Evidence(name, Status.FAIL, message + named, module=worst.module if worst else "", cause=cause, **facts)
+    if slower:
+        cause = "operators too small to gain, or a layout that converts to and fro; quantise fewer operators, or none"
+        return Evidence(name, Status.FAIL, f"{format}: slower than the float file: {figures}", cause=cause, **facts)
+    if quality.argmax_agreement is not None and quality.argmax_agreement < _AGREEMENT:
+        message = f"{format}: the largest logit stays the same at {quality.argmax_agreement:.1%} of positions only; {figures}"
+        return Evidence(name, Status.WARN, message, cause="classes whose logits lie closer than the quantisation noise", **facts)
+    return Evidence(name, Status.OK, figures, **facts)
 
 
 def compared_latency(exports: Exports, format: str, other: str | None = None) -> Comparison:

@@ -57,6 +57,7 @@ class Program:
         example: The batch shown to exporters that trace; holds the model's fields alone.
         axes: Names of each field's free axes by position, such as ``{"input_ids": {0: "batch", 1: "seq"}}``.
         limits: Smallest and largest size of each free axis.
+        samples: Further batches of the same sizes, for formats that are calibrated.
     """
 
     forward: LogitsOf
@@ -65,6 +66,7 @@ class Program:
     example: Batch
     axes: dict[str, dict[int, str]]
     limits: dict[str, tuple[int, int]] = field(default_factory=dict)
+    samples: tuple[Batch, ...] = ()
 
     @property
     def fields(self) -> tuple[str, ...]:

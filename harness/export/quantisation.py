@@ -138,7 +138,7 @@ def quantise(path: Path, target: Path, kind: Kind, batches: Iterable[Batch], fie
 
     if _size(path) >= _PROTOBUF_LIMIT:
         raise ExportError(f"{path.name}: 2 GiB or more, which ONNX Runtime's tools do not quantise; quantise its parts")
-    with tempfile.TemporaryDirectory(prefix=".quantise-", dir=target.parent) as name, _silent():
+    with tempfile.TemporaryDirectory(prefix=".quantise-", dir=target.parent) as name, silent():
         prepared, result = Path(name) / "prepared.onnx", Path(name) / target.name
         preparation = _prepare(path, prepared)
         model = read(prepared)
@@ -177,7 +177,7 @@ def measure_quality(
     outputs = [run({name: batch[name] for name in fields}) for batch in batches]
     sqnr = logits_sqnr(expected, outputs)
     after = read(quantised_path)
-    with tempfile.TemporaryDirectory(prefix="modeltiers-prepared-") as name, _silent():
+    with tempfile.TemporaryDirectory(prefix="modeltiers-prepared-") as name, silent():
         # The float weights as the quantiser saw them: constants folded, under the names it gave them.
         _prepare(float_path, Path(name) / "prepared.onnx")
         prepared = read(Path(name) / "prepared.onnx")
@@ -285,14 +285,19 @@ def _prepare(path: Path, prepared: Path) -> str:
 
 def _worst_tensors(prepared: onnx.ModelProto, after: onnx.ModelProto, modules: Mapping[str, str]) -> tuple[TensorQuality, ...]:
     """The weights that are farthest from what they were."""
-    floats, rounded = _initialisers(prepared), _dequantised(after)
-    users = {name: modules.get(node.name, "") for node in prepared.graph.node for name in node.input}
+    floats, users = _initialisers(prepared), {name: node.name for node in prepared.graph.node for name in node.input}
     found = [
-        TensorQuality(name, users.get(name, ""), _sqnr(floats[name], values))
-        for name, values in rounded.items()
+        TensorQuality(name, _module_of(name, modules.get(users.get(name, ""), "")), _sqnr(floats[name], values))
+        for name, values in _dequantised(after).items()
         if name in floats and floats[name].shape == values.shape
     ]
     return tuple(sorted(found, key=lambda tensor: tensor.sqnr_db)[:_WORST])
+
+
+def _module_of(name: str, user: str) -> str:
+    """The module of a weight: in its name, unless that was lost when constants were folded; then it is who uses it."""
+    owner = name.rpartition(".")[0]
+    return module_path(owner) if owner else user
 
 
 def _dequantised(model: onnx.ModelProto) -> dict[str, Array]:
@@ -371,7 +376,7 @@ def _check_available() -> None:
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
+def silent() -> Iterator[None]:
     """Keeps to itself what ONNX Runtime's tools print, log and warn of."""
     root, before = logging.getLogger(), logging.root.manager.disable
     own = logging.NullHandler()

@@ -18,8 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from harness.batches import Batch
-from harness.export.divergence import Trace, Value
 from harness.export.program import Program, Runner, module_path
+from harness.export.trace import Trace, Value
 from harness.properties.tracing import hooked
 
 _HARNESS = Path(__file__).parent.parent
@@ -71,7 +71,7 @@ class Recorder(TorchDispatchMode):
         name = str(func)
         if name in _PRODUCTS and not kwargs:
             product = _PRODUCTS[name](args[1], args[2])
-            self._add(product, Value(f"{name}, the product alone", product, inputs[1:], "", *place))
+            self._add(product, Value(f"the product in {name}", product, inputs[1:], "", *place))
             inputs = (inputs[0], len(self.values) - 1)
         result = func(*args, **(kwargs or {}))
         if name == DECISION:
@@ -199,6 +199,11 @@ def _user_lines() -> tuple[str, ...]:
 def line_of(filename: str, number: int) -> str:
     """``model.py:48: x = x + 1``."""
     return f"{Path(filename).name}:{number}: {linecache.getline(filename, number).strip()}"
+
+
+def is_shown(filename: str) -> bool:
+    """Whether a file is the user's or an installed package's, rather than torch's or this project's."""
+    return _owner(filename) != _NOBODY
 
 
 _USERS, _PACKAGES, _NOBODY = range(3)

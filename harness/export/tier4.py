@@ -12,7 +12,7 @@ from harness.export.exports import Exports
 from harness.export.file_checks import fresh_process, validation
 from harness.export.model_checks import MODEL_CHECKS
 from harness.export.parity import numerical_consistency
-from harness.export.performance import performance_benchmark
+from harness.export.performance import performance_benchmark, quantisation
 from harness.threads import threads_for
 
 FORMAT_CHECKS: dict[str, Callable[[Exports, str], Evidence]] = {
@@ -23,6 +23,7 @@ FORMAT_CHECKS: dict[str, Callable[[Exports, str], Evidence]] = {
     "dynamic_axes": dynamic_axes,
     "inference_mode": inference_mode,
     "invalid_input": invalid_input,
+    "quantisation": quantisation,
     "performance_benchmark": performance_benchmark,
 }
 """Checks of an artifact, by name."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, OutputKind
 
 from harness.batches import Batch
-from harness.export.blame import PROGRAM, Blame, describe, other_weights
-from harness.export.divergence import Divergence, Trace, find_divergence
+from harness.export.blame import PROGRAM, Blame, other_weights, put_in_words, why_frozen
+from harness.export.divergence import find_divergence
 from harness.export.exported_program import capture, quiet
 from harness.export.program import Program, Runner
 from harness.export.recording import record_artifact, record_eager
+from harness.export.trace import Trace
 from harness.properties.difference import difference
 
 ARTIFACT = "artifact"
@@ -48,27 +51,34 @@ def blame_torch(runner: Runner, program: Program, batch: Batch, bound: float) ->
     votes |= _vote_of_program(program, batch, expected)
     frozen = not weights and _is_right(runner, program, bound)
     fault = "exporter" if frozen or votes.get(PROGRAM, 0.0) > bound else "file"
-    sentences = [_finding(reference, artifact, divergence), _reason(weights, frozen, fault)]
+    reasons = [why_frozen(reference, divergence) if frozen else _reason(weights, fault)]
     if PROGRAM not in votes:
-        sentences.append("torch.export could not be asked")
+        reasons.append("torch.export could not be asked")
     if divergence is None:
-        return Blame("", "", "", fault, votes, "; ".join(sentences))
-    value = reference.values[divergence.expected]
-    return Blame(
-        _operator(reference, artifact, divergence),
-        value.module,
-        value.lines[0] if value.lines else "",
-        fault,
-        votes,
-        "; ".join(sentences),
-    )
+        sentence = "the logits differ, but no operator stands out"
+        return Blame(at_fault=fault, votes=votes, explanation="; ".join((sentence, *reasons)))
+    labels = [artifact.values[index].operator for index in divergence.segment]
+    finding = put_in_words(reference, artifact, divergence, labels)
+    explanation = "; ".join((finding.sentence, *reasons))
+    return Blame(finding.operator, finding.module, finding.line, fault, votes, explanation)
+
+
+def run_unguarded(exported: ExportedProgram, tensors: tuple[Tensor, ...]) -> Tensor:
+    """An exported program's logits, without its guards: what other formats make of it has none either."""
+    state = {**exported.state_dict, **exported.constants}
+    given = iter(tensors)
+    signature = exported.graph_signature
+    arguments = [next(given) if spec.kind is InputKind.USER_INPUT else state[spec.target] for spec in signature.input_specs]
+    kinds = [spec.kind for spec in signature.output_specs]
+    with torch.no_grad():
+        outputs = torch.fx.Interpreter(exported.graph_module).run(*arguments)
+    return outputs[kinds.index(OutputKind.USER_OUTPUT)]
 
 
 def _vote_of_program(program: Program, batch: Batch, expected: Tensor) -> dict[str, float]:
     try:
-        with quiet(), torch.no_grad():
-            module = capture(program).program.module(check_guards=False)
-            return {PROGRAM: difference(expected, module(*program.ordered(batch)))}
+        with quiet():
+            return {PROGRAM: difference(expected, run_unguarded(capture(program).program, program.ordered(batch)))}
     except Exception:  # a model that torch.export does not take has one witness less
         return {}
 
@@ -81,34 +91,10 @@ def _is_right(runner: Runner, program: Program, bound: float) -> bool:
         return False
 
 
-def _operator(reference: Trace, artifact: Trace, divergence: Divergence) -> str:
-    expected = reference.values[divergence.expected].operator
-    first, last = (artifact.values[index].operator for index in (divergence.segment[0], divergence.segment[-1]))
-    if divergence.absent:
-        return f"{expected}, missing after {last or 'the inputs'}"
-    return first if first == last else f"{first} to {last}"
-
-
-def _finding(reference: Trace, artifact: Trace, divergence: Divergence | None) -> str:
-    if divergence is None:
-        return "the logits differ, but no operator stands out"
-    value = reference.values[divergence.expected]
-    model = describe(value, value.lines[0] if value.lines else "")
-    sure = "" if divergence.confirmed else " (likely, not confirmed: putting it right does not put right what follows)"
-    if divergence.absent:
-        return f"the artifact lacks {model}{sure}"
-    operator = _operator(reference, artifact, divergence)
-    if operator == value.operator:
-        return f"{model} gives other values in the artifact though its inputs agree{sure}"
-    return f"in the place of {model} the artifact has {operator}{sure}"
-
-
-def _reason(weights: list[str], frozen: bool, fault: str) -> str:
+def _reason(weights: list[str], fault: str) -> str:
     if weights:
         names = ", ".join(f"`{name}`" for name in weights)
         return f"the artifact holds other values for the weight {names}, so it was changed or is of another state of the model"
-    if frozen:
-        return "on the exporter's own example it is right: a branch or a size was frozen there"
     if fault == "exporter":
         return "torch.export itself gives a program that is wrong"
     return "torch.export gives a program that is right: the artifact was changed, or is of another state of the model"
