@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum
@@ -116,6 +117,6 @@ def and_others(count: int, noun: str) -> str:
 
 
 def _figure(value: float) -> str:
-    if value == int(value) and abs(value) < 1e6:
+    if math.isfinite(value) and value == int(value) and abs(value) < 1e6:
         return str(int(value))
     return f"{value:.3g}" if 1e-3 <= abs(value) < 1e6 else f"{value:.1e}"

@@ -125,9 +125,11 @@ def _activate(config: pytest.Config, configs: list[Path]) -> None:
             pytest.exit(str(error), returncode=2)
     from pytest_modeltiers import fixtures
     from pytest_modeltiers.report import Reporter
+    from pytest_modeltiers.suite import forget_suites
 
     if hasattr(config, "workerinput"):
         _share_cores(int(config.workerinput["workercount"]))
+    forget_suites()  # of an earlier run in this process, whose files may have changed since
     config.pluginmanager.register(fixtures, _FIXTURES)
     config.pluginmanager.register(Reporter(config, configs), "modeltiers_report")
     # Torch and what comes with it are a million objects that stay: without this every collection walks over them.

@@ -248,6 +248,11 @@ for _function in (test_module, test_classes, tests_for):
     _function.__test__ = False  # type: ignore[union-attr]  # about tests, but none
 
 
+def forget_suites() -> None:
+    """Lets every config be read, and its model be built, anew."""
+    _suite.cache_clear()
+
+
 @cache
 def _suite(path: Path) -> Suite:
     return Suite(load_config(path))

@@ -76,17 +76,19 @@ class Cache:
                         write_whole(path, json.dumps(found))
         return found
 
-    def files(self, key: str, make: Callable[[Path], None]) -> Path:
-        """A folder of files by its key; made where it is not there.
+    def files(self, key: str, make: Callable[[Path], None], sound: Callable[[Path], bool] = Path.is_dir) -> Path:
+        """A folder of files by its key; made where it is not there, or not as it was.
 
         Args:
             key: The key.
             make: Fills an empty folder; where it raises, nothing is kept.
+            sound: Whether a folder that is there holds what was made.
         """
         path = self.folder / "files" / key
-        if not path.is_dir():
+        if not (path.is_dir() and sound(path)):
             with self._lock(key):
-                if not path.is_dir():
+                if not (path.is_dir() and sound(path)):
+                    shutil.rmtree(path, ignore_errors=True)
                     self._make(path, make)
         with suppress(OSError):
             os.utime(path)

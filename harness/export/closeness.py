@@ -18,6 +18,7 @@ _INFINITE = 1e30
 
 _OUTLYING = 1e3
 _TINY = 1e-30
+_VARIED = 0.1
 
 
 @dataclass
@@ -73,7 +74,12 @@ def gaps_between(expected: Sequence[Tensor], found: Sequence[Tensor]) -> Gaps:
 
 def is_telling(tensor: Tensor) -> bool:
     """Whether two different computations would hardly give this tensor by chance."""
-    return tensor.is_floating_point() and len(_Flat.of(tensor).sample.unique()) > 4
+    if not tensor.is_floating_point():
+        return False
+    sample = _Flat.of(tensor).sample
+    sample = sample[sample.isfinite()]
+    # Numbers that are all about the same are close to many others.
+    return len(sample.unique()) > 4 and float(sample.std()) > _VARIED * float(sample.square().mean().sqrt())
 
 
 def _compare(expected: Sequence[Tensor], found: Sequence[Tensor], lefts: list[int], rights: list[int], gaps: Gaps) -> None:

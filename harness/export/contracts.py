@@ -15,6 +15,7 @@ from harness.evidence import Evidence, Status, counted
 from harness.export.exported_program import one_line
 from harness.export.exports import Exports
 from harness.export.lattice import Point
+from harness.export.onnx_exporter import LAST_RESORT
 from harness.export.program import Program, Runner
 from harness.properties.difference import difference
 from harness.randomness import seeded
@@ -48,7 +49,7 @@ def exports_to(exports: Exports, format: str) -> Evidence:
     failed = [attempt for attempt in artifact.manifest.attempts if attempt.error]
     way = artifact.manifest.attempts[-1].way
     size = f"{artifact.size / 2**20:.2f} MiB"
-    if way.startswith(_LAST_RESORT) and failed:
+    if way.startswith(LAST_RESORT) and failed:
         return Evidence(name, Status.WARN, f"{format}: only by the {way}; {failed[0].way}: {failed[0].error}", details=details)
     if artifact.manifest.notes.get("frozen"):
         frozen = artifact.manifest.notes["frozen"]
@@ -199,7 +200,6 @@ def invalid_cases(exports: Exports) -> Iterator[InvalidCase]:
 
 _ID_FIELDS: tuple[str, ...] = ("input_ids", "decoder_input_ids")
 _VALUE_FIELDS: tuple[str, ...] = ("features", "pixel_values")
-_LAST_RESORT = "TorchScript-based exporter"
 
 
 def _silent(exports: Exports, format: str, case: InvalidCase, what: str, behaviour: dict[str, str]) -> Evidence:

@@ -8,26 +8,20 @@ the right value in its place, and only if what follows is then right is it to bl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from typing import NamedTuple
 
 from torch import Tensor
 
-from harness.export.closeness import Gaps, gaps_between, is_telling, relative_gap
+from harness.export.closeness import is_telling, relative_gap
+from harness.export.comparison import Comparison, comparisons
 from harness.export.trace import Trace
 
-_TOLERANCES = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
-"""Tried from loose to tight. Rounding grows along a deep model, so a loose one misleads least; but a real defect may be small where it
-arises and grow later, and then only a tight one sees where."""
+_MOST_TRIALS, _LIKELY, _NEXT, _CHAIN = 24, 4, 2, 12
 
-_CLEAR_JUMP = 30.0
-"""A suspect's error over its inputs' from which a tolerance is taken to fit: above it lie defects, below it rounding that was amplified."""
-
-_ROUNDING = 1e-7
-_MOST_TRIALS = 16
-_LIKELY = 4
+_IDENTITIES = ("Identity", "aten.alias.default", "aten.clone.default", "aten.detach.default")
 
 Rerun = Callable[[int, Tensor], "Trace | None"]
 """Runs the artifact again with another tensor in place of a value; ``None`` where that is not possible."""
@@ -58,14 +52,9 @@ class Divergence:
     surplus: bool = False
 
 
-class _Side(NamedTuple):
-    """What is wrong in one recording: all of it on the way to the logits, and where it starts, likeliest first."""
-
-    wrong: list[int]
-    starts: list[int]
-
-
 class _Trial(NamedTuple):
+    """A value of the artifact to put right; see ``Divergence``."""
+
     expected: int
     found: int
     right: Tensor
@@ -73,117 +62,85 @@ class _Trial(NamedTuple):
     surplus: bool = False
 
 
-@dataclass
-class _Level:
-    """The two recordings compared at one tolerance."""
-
-    reference: Trace
-    artifact: Trace
-    gaps: Gaps
-    tolerance: float
-    expected: _Side
-    found: _Side
-
-    @property
-    def jump(self) -> float:
-        """How much larger the first suspect's error is than those of its inputs."""
-        first = self.found.starts[0]
-        inputs = [self.gaps.found[i] for i in self.artifact.values[first].inputs if not self.artifact.values[i].given]
-        return self.gaps.found[first] / max([_ROUNDING, *inputs])
-
-    def same_place(self, expected: int, found: int) -> bool:
-        """Whether both came up in the same module and line, as far as the artifact says."""
-        left, right = self.reference.values[expected], self.artifact.values[found]
-        return left.module == right.module and (not right.lines or not set(left.lines).isdisjoint(right.lines))
-
-
 def find_divergence(reference: Trace, artifact: Trace, rerun: Rerun) -> Divergence | None:
     """The first value of an artifact that is wrong; ``None`` where its logits are the reference's, or no value stands out."""
-    levels = _levels(reference, artifact)
-    for level in levels:
-        for trial in _trials(level):
-            if _heals(level, trial, rerun):
-                return _narrowed(level, trial, rerun)
-    if not levels:
+    compared = comparisons(reference, artifact)
+    for comparison in compared:
+        found = _first_success(comparison, rerun)
+        if found is not None:
+            return _narrowed(comparison, *found, rerun)
+    if not compared:
         return None
-    level = levels[0]
-    expected, found = level.expected.starts[0], level.found.starts[0]
-    right = reference.values[expected].tensor
-    return Divergence(expected, found, right, (found,), level.tolerance, confirmed=False)
+    best = compared[0]
+    expected, start = best.expected.starts[0], best.found.starts[0]
+    return Divergence(expected, start, reference.values[expected].tensor, (start,), best.tolerance, confirmed=False)
 
 
-def _levels(reference: Trace, artifact: Trace) -> list[_Level]:
-    """The comparisons worth a trial: the loosest with a clear jump first, then the others by their jump."""
-    gaps = gaps_between([v.tensor for v in reference.values], [v.tensor for v in artifact.values])
-    # The logits must equal the logits; that they equal some other value is no excuse.
-    total = relative_gap(reference.logits, artifact.logits)
-    gaps.expected[reference.output] = gaps.found[artifact.output] = total
-    levels = []
-    for tolerance in (*_TOLERANCES, total / 3):
-        if total <= tolerance:
+def _first_success(comparison: Comparison, rerun: Rerun) -> tuple[_Trial, bool] | None:
+    """The first trial that puts the logits right, or else the values that follow; and whether it is the logits."""
+    partial: _Trial | None = None
+    patience = _MOST_TRIALS
+    for trial in _trials(comparison):
+        again = _run_again(comparison, trial, rerun)
+        if again is None:
             continue
-        expected, found = _side(reference, gaps.expected, tolerance), _side(artifact, gaps.found, tolerance)
-        if expected.starts and found.starts:
-            levels.append(_Level(reference, artifact, gaps, tolerance, expected, found))
-    clear = next((level for level in levels if level.jump >= _CLEAR_JUMP), None)
-    return sorted(levels, key=lambda level: (level is not clear, -level.jump))
+        if comparison.is_right(again):
+            return trial, True
+        if partial is None and _followers_are_right(comparison, trial, again):
+            # Where a fault comes up again later on, the logits stay wrong. That is rare: a few more trials shall show whether it is so.
+            partial, patience = trial, _LIKELY
+        patience -= 1
+        if not patience:
+            break
+    return (partial, False) if partial is not None else None
 
 
-def _side(trace: Trace, gaps: Sequence[float], tolerance: float) -> _Side:
-    def right(index: int) -> bool:
-        return trace.values[index].given or gaps[index] <= tolerance
-
-    wrong: set[int] = set()
-    waiting = [trace.output]
-    while waiting:
-        index = waiting.pop()
-        if index not in wrong and not (right(index) and index != trace.output):
-            wrong.add(index)
-            waiting += trace.values[index].inputs
-    vouched = _vouched_for(trace, right)
-    starts = [index for index in sorted(wrong) if all(map(right, trace.values[index].inputs))]
-    return _Side(sorted(wrong), sorted(starts, key=lambda index: (index in vouched, index)))
+def _run_again(comparison: Comparison, trial: _Trial, rerun: Rerun) -> Trace | None:
+    again = rerun(trial.found, trial.right)
+    return again if again is not None and len(again.values) == len(comparison.artifact.values) else None
 
 
-def _vouched_for(trace: Trace, right: Callable[[int], bool]) -> set[int]:
-    """Values from which something right and telling was made, so that they are hardly wrong themselves."""
-    vouched: set[int] = set()
-    for index in range(len(trace.values) - 1, -1, -1):
-        value = trace.values[index]
-        if index in vouched or (not value.given and right(index) and is_telling(value.tensor)):
-            vouched.update(value.inputs)
-    return vouched
+def _followers_are_right(comparison: Comparison, trial: _Trial, again: Trace) -> bool:
+    """Whether a value computed from one that was put right is right too, which it was not before."""
+    computed = comparison.artifact.made_from([trial.found], comparison.found.wrong)
+    followers = [again.values[index] for index in computed if index != trial.found]
+    telling = [value.tensor for value in followers if not value.passes_on and is_telling(value.tensor)]
+    return comparison.has_any(telling[:_CHAIN], trial.expected)
 
 
-def _trials(level: _Level) -> Iterator[_Trial]:
+def _trials(comparison: Comparison) -> Iterator[_Trial]:
     """Values to put right, likeliest first: those where the wrong begins, those before a missing operator, those that follow."""
-    first = level.expected.starts[0]
-    pairs = _pairs(level)
-    likely = [pair for pair in pairs if pair[0] == first][:_LIKELY]
+    first = comparison.expected.starts[0]
+    pairs = _pairs(comparison)
+    likely = [pair for pair in pairs if pair[0] == first and not comparison.artifact.values[pair[1]].passes_on][:_LIKELY]
     for expected, found in likely:
-        yield _trial(level, expected, found)
-    for found in _before_missing(level, first):
-        yield _trial(level, first, found, absent=not _stands_for(level, first, found))
+        yield _trial(comparison, expected, found)
+    for expected in _computed(comparison.reference, first, comparison.expected.wrong)[:_NEXT]:
+        for found in _before_missing(comparison, first, expected):
+            yield _trial(comparison, expected, found, absent=not _stands_for(comparison, expected, found))
     for expected, found in pairs:
         if (expected, found) not in likely:
-            yield _trial(level, expected, found)
+            yield _trial(comparison, expected, found)
 
 
-def _trial(level: _Level, expected: int, found: int, absent: bool = False) -> _Trial:
-    like = level.artifact.values[found].tensor
-    return _Trial(expected, found, level.reference.values[expected].tensor.reshape(like.shape).to(like.dtype), absent)
+def _trial(comparison: Comparison, expected: int, found: int, absent: bool = False, surplus: bool = False) -> _Trial:
+    like = comparison.artifact.values[found].tensor
+    return _Trial(
+        expected, found, comparison.reference.values[expected].tensor.reshape(like.shape).to(like.dtype), absent, surplus
+    )
 
 
-def _pairs(level: _Level) -> list[tuple[int, int]]:
+def _pairs(comparison: Comparison) -> list[tuple[int, int]]:
     """Wrong values of the artifact beside those of the reference that they may stand for, nearest to where the wrong begins first."""
+    reference, artifact = comparison.reference, comparison.artifact
     ranked: dict[tuple[int, int], int] = {}
-    for expected_rank, expected_start in enumerate(level.expected.starts[:2]):
-        starts = sorted(level.found.starts, key=lambda found: not level.same_place(expected_start, found))[:3]
-        lefts = _computed(level.reference, expected_start, level.expected.wrong)
+    for expected_rank, expected_start in enumerate(comparison.expected.starts[:2]):
+        starts = sorted(comparison.found.starts, key=lambda found: not comparison.same_place(expected_start, found))[:3]
+        lefts = _computed(reference, expected_start, comparison.expected.wrong)
         for found_rank, found_start in enumerate(starts):
-            rights = _computed(level.artifact, found_start, level.found.wrong)
+            rights = _computed(artifact, found_start, comparison.found.wrong)
             for (i, left), (j, right) in product(enumerate(lefts), enumerate(rights)):
-                if level.reference.values[left].tensor.numel() == level.artifact.values[right].tensor.numel():
+                if reference.values[left].tensor.numel() == artifact.values[right].tensor.numel():
                     rank = i + j + 2 * (expected_rank + found_rank)
                     ranked[left, right] = min(rank, ranked.get((left, right), rank))
     return sorted(ranked, key=lambda pair: ranked[pair])[:_MOST_TRIALS]
@@ -192,67 +149,50 @@ def _pairs(level: _Level) -> list[tuple[int, int]]:
 def _computed(trace: Trace, start: int, among: list[int]) -> list[int]:
     """A start and the first values computed from it; what only moves values need not be tried, the computation before it is."""
     later = trace.made_from([start], among)
-    return [index for index in later if index == start or not trace.values[index].passes_on][:8]
+    return [index for index in later if index == start or not trace.values[index].passes_on][:_CHAIN]
 
 
-def _before_missing(level: _Level, expected: int) -> list[int]:
-    """The artifact's values that an operator would have read which the artifact may lack, the last one first."""
-    value = level.reference.values[expected]
+def _before_missing(comparison: Comparison, first: int, expected: int) -> list[int]:
+    """The artifact's values that ``first`` would have read, in the size of ``expected``: what remains where operators are missing."""
+    values = comparison.reference.values
+    wanted, sources = values[expected].tensor, [values[index] for index in values[first].inputs]
     found = [
         index
-        for index, other in enumerate(level.artifact.values)
-        if not other.given
-        and other.tensor.numel() == value.tensor.numel()
-        and any(
-            relative_gap(level.reference.values[i].tensor, other.tensor) <= level.tolerance
-            for i in value.inputs
-            if not level.reference.values[i].given
-        )
+        for index, other in enumerate(comparison.artifact.values)
+        if other.operator
+        and other.tensor.numel() == wanted.numel()
+        and other.tensor.is_floating_point() == wanted.is_floating_point()
+        and any(not value.given and relative_gap(value.tensor, other.tensor) <= comparison.tolerance for value in sources)
     ]
-    return sorted(found, key=lambda index: (not level.same_place(expected, index), -index))[:4]
+    return sorted(found, key=lambda index: (not _stands_for(comparison, expected, index), -index))[:_LIKELY]
 
 
-def _stands_for(level: _Level, expected: int, found: int) -> bool:
+def _stands_for(comparison: Comparison, expected: int, found: int) -> bool:
     """Whether a value that equals an operator's input is what was to be its output, such as that of an ``Identity`` put in its place."""
-    value = level.artifact.values[found]
-    return bool(value.lines) and value.passes_on and level.same_place(expected, found)
+    value = comparison.artifact.values[found]
+    return value.operator in _IDENTITIES and bool(value.module) and comparison.same_place(expected, found)
 
 
-def _heals(level: _Level, trial: _Trial, rerun: Rerun) -> bool:
-    """Whether what follows a value is right once the value is."""
-    again = rerun(trial.found, trial.right)
-    if again is None or len(again.values) != len(level.artifact.values):
-        return False
-    if relative_gap(level.reference.logits, again.logits) <= level.tolerance:
-        return True
-    # Where a fault comes up again later on, the logits stay wrong; but the values up to there are right now.
-    followers = [
-        again.values[index].tensor
-        for index in level.artifact.made_from([trial.found], level.found.wrong)
-        if index != trial.found and not again.values[index].passes_on and is_telling(again.values[index].tensor)
-    ][:12]
-    later = [value.tensor for value in level.reference.values[trial.expected + 1 :]]
-    return any(gap <= level.tolerance for gap in gaps_between(later, followers).found)
+def _narrowed(comparison: Comparison, trial: _Trial, whole: bool, rerun: Rerun) -> Divergence:
+    """The divergence of a trial that succeeded, moved to a wrong operand where putting that right does as much."""
+    for operand in _operands(comparison, trial) if not trial.absent else ():
+        again = _run_again(comparison, operand, rerun)
+        if again is not None and (comparison.is_right(again) if whole else _followers_are_right(comparison, operand, again)):
+            return _narrowed(comparison, operand, whole, rerun)
+    segment = [trial.found] if trial.absent else comparison.artifact.led_to(trial.found, comparison.found.wrong)
+    expected, found, right, absent, surplus = trial
+    return Divergence(expected, found, right, tuple(segment), comparison.tolerance, True, absent, surplus)
 
 
-def _narrowed(level: _Level, trial: _Trial, rerun: Rerun) -> Divergence:
-    """The divergence of a trial that succeeded, moved to a wrong operand where putting that right is enough."""
-    for operand in _operands(level, trial) if not trial.absent else ():
-        if _heals(level, operand, rerun):
-            return _narrowed(level, operand, rerun)
-    segment = (trial.found,) if trial.absent else tuple(level.artifact.led_to(trial.found, level.found.wrong))
-    return Divergence(trial.expected, trial.found, trial.right, segment, level.tolerance, True, trial.absent, trial.surplus)
-
-
-def _operands(level: _Level, trial: _Trial) -> Iterator[_Trial]:
+def _operands(comparison: Comparison, trial: _Trial) -> Iterator[_Trial]:
     """The wrong operands of a value, with the right ones of the value it stands for."""
-    values = level.reference.values
-    through = level.reference.led_to(trial.expected, level.expected.wrong)
-    sources = dict.fromkeys(i for index in through for i in values[index].inputs if i not in through and not values[i].given)
-    artifact = level.artifact
-    wrong = [index for index in artifact.led_to(trial.found, level.found.wrong) if index != trial.found]
-    likely = sorted(reversed(wrong), key=lambda index: artifact.values[index].passes_on)[:_LIKELY]
+    reference, artifact = comparison.reference, comparison.artifact
+    through = reference.led_to(trial.expected, comparison.expected.wrong)
+    inputs = [index for inner in through for index in reference.values[inner].inputs]
+    sources = dict.fromkeys(index for index in inputs if index not in through and not reference.values[index].given)
+    wrong = [index for index in artifact.led_to(trial.found, comparison.found.wrong) if index != trial.found]
+    likely = sorted(wrong, key=lambda index: (artifact.values[index].passes_on, -index))[:_LIKELY]
     for index, source in product(likely, sources):
-        like = artifact.values[index].tensor
-        if values[source].tensor.numel() == like.numel():
-            yield _Trial(trial.expected, index, values[source].tensor.reshape(like.shape).to(like.dtype), surplus=True)
+        if reference.values[source].tensor.numel() == artifact.values[index].tensor.numel():
+            operand = _trial(comparison, source, index, surplus=True)
+            yield operand._replace(expected=trial.expected)

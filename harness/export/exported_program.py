@@ -113,7 +113,7 @@ def _guards(exported: ExportedProgram, symbols: dict[str, str]) -> dict[str, str
             for symbol, axis in symbols.items():
                 named, count = re.subn(rf"\b{symbol}\b", axis, text)
                 if count and not _links_sizes(guard.expr):
-                    found.setdefault(axis, f"{named} {guard.sloc}")
+                    found.setdefault(axis, f"{named}{_place(guard)}")
     return found
 
 
@@ -133,8 +133,14 @@ def _where(size: Any) -> str:
         return ""
     for guard in size.node.shape_env.guards:
         if str(guard.expr).startswith("Eq(") and str(size.node.expr) in str(guard.expr):
-            return f" {guard.sloc}"
+            return _place(guard)
     return ""
+
+
+def _place(guard: Any) -> str:
+    """The file and line that put up a guard."""
+    found = re.search(r"([^/\\]+:\d+) in", str(guard.sloc))
+    return f" ({found.group(1).lstrip('(')})" if found else ""
 
 
 def _inputs(exported: ExportedProgram) -> list[Tensor]:
@@ -205,3 +211,16 @@ def quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)
+
+
+@contextmanager
+def tracing() -> Iterator[list[str]]:
+    """Collects what a tracer says it froze in the user's code, a line each; complete after the block."""
+    frozen: list[str] = []
+    with quiet(), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield frozen
+    for warning in caught:
+        if issubclass(warning.category, torch.jit._trace.TracerWarning) and is_users_file(warning.filename):
+            line = f"{Path(warning.filename).name}:{warning.lineno}: {str(warning.message).partition('.')[0]}"
+            frozen += [] if line in frozen else [line]

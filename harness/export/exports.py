@@ -16,6 +16,7 @@ from harness.config import ExportConfig
 from harness.errors import UserError
 from harness.export.artifact import Artifact, describe, find_artifact, publish
 from harness.export.cache import Cache, key_of
+from harness.export.detours import choose_detours, detour_candidates, path_of_batch
 from harness.export.exported_program import one_line
 from harness.export.exporter import Exported, Exporter, ExportError
 from harness.export.formats import make_exporter
@@ -130,6 +131,19 @@ class Exports:
         """The shapes and contents at which artifacts are judged."""
         return lattice(self.program)
 
+    def points_for(self, name: str) -> tuple[Point, ...]:
+        """The points at which one artifact is judged: with detours where it may have frozen a decision that depends on values."""
+        manifest = self.artifact(name).manifest
+        frozen = manifest is None or self.artifact(name).changed or bool(manifest.notes.get("frozen"))
+        return (*self.points, *self.detours) if frozen and not self.exporter(name).weights_only else self.points
+
+    @cached_property
+    def detours(self) -> tuple[Point, ...]:
+        """Points at which the model takes another path through its code than at the example."""
+        known = path_of_batch(self.program, self.program.example)
+        candidates = ((point, path_of_batch(self.program, self.batch(point))) for point in detour_candidates(self.program))
+        return choose_detours(known, candidates)
+
     def batch(self, point: Point) -> Batch:
         """The batch of a point."""
         return make_point(self.subject, self.program, point)
@@ -164,9 +178,7 @@ class Exports:
             exported = self._export(exporter, path)
             describe(exported, path, name, self._identity_of(name), self.program.fields, versions())
 
-        path = self.cache.files(self._identity_of(name), make) / exporter.filename
-        if not find_sound(path):
-            raise ExportError(f"{path}: the cache holds a damaged file; delete {path.parent}")
+        path = self.cache.files(self._identity_of(name), make, lambda kept: is_sound(kept / exporter.filename)) / exporter.filename
         if self.folder is not None:
             path = publish(path, self.folder)
         artifact = find_artifact(path)
@@ -180,7 +192,9 @@ class Exports:
         except (UserError, KeyboardInterrupt):
             raise
         except OSError as error:
-            raise ExportError(f"cannot write {path.name} into the cache {self.cache.folder}: {error.strerror or error}") from error
+            raise ExportError(
+                f"cannot write {path.name} into the cache {self.cache.folder}: {error.strerror or error}"
+            ) from error
         except Exception as error:  # exporters raise whatever their innards raise
             raise ExportError(f"the {exporter.name} exporter raised {one_line(error)}") from error
 
@@ -209,7 +223,7 @@ def example_sizes(subject: Subject, free: dict[str, tuple[int, int]]) -> Sizes:
     return Sizes(batch if limit is None else max(limit[0], min(batch, limit[1])), seq, target)
 
 
-def find_sound(path: Path) -> bool:
+def is_sound(path: Path) -> bool:
     """Whether a file is there and is the one that its manifest speaks of."""
     found = find_artifact(path)
     return found is not None and found.ours

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from harness.batches import Batch, Sizes, pad_right
 from harness.export.program import Program
@@ -15,7 +16,8 @@ _BATCHES = (1, 2, 7, 13, 33)
 """Sizes that share no factor with each other or with the example's, and some way beyond it."""
 
 _SHIFT = 3.0
-_ID_CONTENTS = ("first_id", "last_id")
+ID_CONTENTS = ("first_id", "last_id")
+SCALES = {"times_30": 30.0, "times_0.03": 0.03, "times_-30": -30.0}
 _VALUE_CONTENTS = ("zero", "shifted_up", "shifted_down")
 
 
@@ -63,24 +65,21 @@ def lattice(program: Program) -> tuple[Point, ...]:
     if "attention_mask" in program.fields and program.sizes.seq > 1:
         points += [Point(program.sizes, 0, padded=True)]
         points += [Point(point.sizes, point.seed, padded=True) for point in points[2:] if _can_pad(point.sizes)][:3]
-    contents = _ID_CONTENTS if program.task.is_text else _VALUE_CONTENTS
+    contents = ID_CONTENTS if program.task.is_text else _VALUE_CONTENTS
     points += [Point(program.sizes, 0, content) for content in contents]
     return tuple(dict.fromkeys(points))
 
 
 def make_point(subject: Subject, program: Program, point: Point) -> Batch:
     """The batch of a point: the model's fields on the CPU."""
-    if point.content in _ID_CONTENTS:
+    if point.content in ID_CONTENTS:
         batch = extreme_batch(subject, point.sizes, point.content, point.seed)
     else:
         batch = subject.batch(point.sizes, point.seed)
     if point.padded:
         batch = pad_rows(subject, batch, point.sizes)
     batch = {name: batch[name].cpu() for name in program.fields}
-    change = {"zero": 0.0, "shifted_up": _SHIFT, "shifted_down": -_SHIFT}.get(point.content)
-    if change is None:
-        return batch
-    return {name: _changed(tensor, change) if tensor.is_floating_point() else tensor for name, tensor in batch.items()}
+    return {name: _changed(tensor, point.content) if tensor.is_floating_point() else tensor for name, tensor in batch.items()}
 
 
 def pad_rows(subject: Subject, batch: Batch, sizes: Sizes) -> Batch:
@@ -103,5 +102,7 @@ def _sizes_of(axis: str, program: Program) -> tuple[int, ...]:
     return tuple(dict.fromkeys(size for size in wanted if low <= size <= high)) or (own,)
 
 
-def _changed(tensor: torch.Tensor, change: float) -> torch.Tensor:
-    return tensor + change if change else torch.zeros_like(tensor)
+def _changed(tensor: Tensor, content: str) -> Tensor:
+    if content == "zero":
+        return torch.zeros_like(tensor)
+    return tensor * SCALES.get(content, 1.0) + {"shifted_up": _SHIFT, "shifted_down": -_SHIFT}.get(content, 0.0)

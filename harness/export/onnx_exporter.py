@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from harness.config import ExportConfig
-from harness.export.exported_program import Captured, capture, failures, one_line, quiet
+from harness.export.exported_program import Captured, capture, failures, one_line, quiet, tracing
 from harness.export.exporter import Attempt, Exported, Exporter, ExportError, Inspection
 from harness.export.program import Program, Runner
 from harness.randomness import seeded
@@ -21,6 +21,9 @@ _REFUSED_ID = 2**31 - 1
 """Stands for a negative token id: no table is that long, so a lookup fails as it does in PyTorch."""
 
 _DEFAULT_OPSET = 20
+
+LAST_RESORT = "TorchScript-based exporter"
+"""It traces, and so freezes every decision."""
 
 
 class ONNXExporter(Exporter):
@@ -50,13 +53,14 @@ class ONNXExporter(Exporter):
         """Writes the file by the first way that gives what was asked for."""
         attempts: list[Attempt] = []
         captured: Captured | None = None
+        frozen: list[str] = []
         try:
             captured = capture(program)
         except ExportError as error:
             attempts.append(Attempt("torch.export", str(error)))
         ways: list[tuple[str, Callable[[], None]]] = [
-            ("TorchScript-based exporter", lambda: self._from_trace(program, path)),
-            ("TorchScript-based exporter, without constant folding", lambda: self._from_trace(program, path, folding=False)),
+            (LAST_RESORT, lambda: frozen.extend(self._from_trace(program, path))),
+            (f"{LAST_RESORT}, without constant folding", lambda: frozen.extend(self._from_trace(program, path, folding=False))),
         ]
         if captured is not None:
             graph = captured
@@ -70,7 +74,7 @@ class ONNXExporter(Exporter):
                 continue
             described = captured if captured is not None and way == "dynamo" else None
             attempts = [*(described.attempts if described else ()), *attempts, Attempt(way)]
-            return self._described(program, path, described, tuple(attempts))
+            return self._described(program, path, described, tuple(attempts), frozen)
         raise ExportError(failures(attempts))
 
     def inspect(self, path: Path, program: Program) -> Inspection:
@@ -103,9 +107,10 @@ class ONNXExporter(Exporter):
 
         name_axes(path, captured.symbols)
 
-    def _from_trace(self, program: Program, path: Path, folding: bool = True) -> None:
+    def _from_trace(self, program: Program, path: Path, folding: bool = True) -> list[str]:
+        """Writes the file; returns what of the user's code the tracer says it froze."""
         axes = {**program.axes, "logits": program.output_axes}
-        with quiet(), seeded(0), torch.no_grad():
+        with tracing() as frozen, seeded(0), torch.no_grad():
             torch.onnx.export(
                 program.forward,
                 program.arguments,
@@ -117,6 +122,7 @@ class ONNXExporter(Exporter):
                 opset_version=self.opset_version or _DEFAULT_OPSET,
                 do_constant_folding=self.optimize and folding,
             )
+        return frozen
 
     def _check(self, path: Path) -> None:
         import onnx
@@ -129,7 +135,9 @@ class ONNXExporter(Exporter):
         if self.validate:
             onnx.checker.check_model(str(path), full_check=True)
 
-    def _described(self, program: Program, path: Path, captured: Captured | None, attempts: tuple[Attempt, ...]) -> Exported:
+    def _described(
+        self, program: Program, path: Path, captured: Captured | None, attempts: tuple[Attempt, ...], frozen: list[str]
+    ) -> Exported:
         from harness.export.onnx_surgery import refuse_negative_ids
 
         guarded = [
@@ -137,7 +145,7 @@ class ONNXExporter(Exporter):
         ]
         if guarded:
             refuse_negative_ids(path, guarded, _REFUSED_ID)
-        notes: dict[str, Any] = {"refuses_negative": guarded}
+        notes: dict[str, Any] = {"refuses_negative": guarded, **({"frozen": frozen} if frozen else {})}
         if captured is None:
             return Exported(attempts, notes=notes)
         return Exported(attempts, captured.limits, captured.static, {**notes, "guards": captured.guards})

@@ -60,7 +60,7 @@ def numerical_consistency(exports: Exports, format: str) -> Evidence:
     run = exports.runner(format)
     found: list[Compared] = []
     refused: dict[Point, str] = {}
-    for point in exports.points:
+    for point in exports.points_for(format):
         try:
             found.append(compare(exports, format, point, run(exports.batch(point))))
         except Exception as error:

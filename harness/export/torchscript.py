@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,12 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from harness.batches import Batch
-from harness.export.exported_program import failures, one_line, quiet
+from harness.export.exported_program import failures, one_line, quiet, tracing
 from harness.export.exporter import Attempt, Exported, Exporter, ExportError, Inspection
 from harness.export.program import Program, Runner, module_path
 from harness.export.training_operators import trains
 from harness.randomness import seeded
-from harness.user_code import is_users_file
 
 
 class TorchScriptExporter(Exporter):
@@ -101,15 +99,9 @@ def _scope(node: Any) -> str:
 
 def _trace(program: Program) -> tuple[torch.jit.ScriptModule, list[str]]:
     """The traced program, and what of the user's code the tracer says it froze."""
-    with quiet(), seeded(0), torch.no_grad(), warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with tracing() as frozen, seeded(0), torch.no_grad():
         module = torch.jit.trace(program.forward, program.arguments, check_trace=False)
-    frozen = [
-        f"{Path(warning.filename).name}:{warning.lineno}: {str(warning.message).partition('.')[0]}"
-        for warning in caught
-        if issubclass(warning.category, torch.jit._trace.TracerWarning) and is_users_file(warning.filename)
-    ]
-    return module, list(dict.fromkeys(frozen))
+    return module, frozen
 
 
 def _script(program: Program) -> tuple[torch.jit.ScriptModule | None, str]:

@@ -83,6 +83,11 @@ class Trace:
         """The logits."""
         return self.values[self.output].tensor
 
+    @property
+    def live(self) -> list[int]:
+        """The values that led to the logits."""
+        return self.led_to(self.output, range(len(self.values)))
+
     def made_from(self, starts: Iterable[int], among: Iterable[int]) -> list[int]:
         """The values of ``among`` that are one of ``starts`` or made from one."""
         found = set(starts)
