@@ -84,25 +84,25 @@ REASONS = {
 
 
 def other_weights(reference: Trace, artifact: Trace, divergence: Divergence) -> list[str]:
-    """Names of the weights that the diverging operator reads and that have other values in the artifact.
+    """Names of the weights that the diverging operators read and that have other values in the artifact.
 
     Empty where that cannot be told, because an exporter folded several operators and their weights into one.
     """
-    expected = reference.values[divergence.expected]
-    computed = [reference.values[i].tensor for i in expected.inputs if not reference.values[i].given]
-    known = [value.tensor for value in artifact.values]
-    if any(gap > divergence.tolerance for gap in gaps_between(computed, known).expected):
-        return []
     read = [artifact.values[i] for found in divergence.segment for i in artifact.values[found].inputs]
     sizes = {value.tensor.numel() for value in read if value.given}
     weights = [value.tensor for value in artifact.values if value.given]
-    names = []
-    for index in expected.inputs:
-        layouts = _layouts(reference, index) if reference.values[index].given else []
-        present = min(gaps_between([value.tensor for value in layouts], weights).expected, default=0.0) <= _SAME_WEIGHT
-        if layouts and not present and layouts[-1].name and layouts[-1].tensor.numel() in sizes:
-            names.append(layouts[-1].name)
-    return names
+    known = [value.tensor for value in artifact.values]
+    names: dict[str, None] = {}
+    for expected in (reference.values[index] for index in divergence.lacking):
+        computed = [reference.values[i].tensor for i in expected.inputs if not reference.values[i].given]
+        if any(gap > divergence.tolerance for gap in gaps_between(computed, known).expected):
+            continue
+        for index in expected.inputs:
+            layouts = _layouts(reference, index) if reference.values[index].given else []
+            present = min(gaps_between([value.tensor for value in layouts], weights).expected, default=0.0) <= _SAME_WEIGHT
+            if not present and layouts[-1].name and layouts[-1].tensor.numel() in sizes:
+                names[layouts[-1].name] = None
+    return list(names)
 
 
 def _layouts(trace: Trace, index: int) -> list[Value]:

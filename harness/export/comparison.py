@@ -88,11 +88,14 @@ def comparisons(reference: Trace, artifact: Trace) -> list[Comparison]:
 
 
 def _gaps(reference: Trace, artifact: Trace) -> Gaps:
-    # What the model computes and does not use, such as the mean that a layer norm also returns, is no sign that anything is right.
-    live = reference.live
-    among = gaps_between([reference.values[index].tensor for index in live], [value.tensor for value in artifact.values])
-    expected = dict(zip(live, among.expected, strict=True))
-    gaps = Gaps([expected.get(index, float("inf")) for index in range(len(reference.values))], among.found)
+    # What is computed and not used, such as the mean that a layer norm also returns, is no sign that anything is right.
+    sides = reference.live, artifact.live
+    tensors = [[trace.values[index].tensor for index in live] for trace, live in zip((reference, artifact), sides, strict=True)]
+    among = gaps_between(*tensors)
+    gaps = Gaps([float("inf")] * len(reference.values), [float("inf")] * len(artifact.values))
+    for target, live, known in zip((gaps.expected, gaps.found), sides, (among.expected, among.found), strict=True):
+        for index, gap in zip(live, known, strict=True):
+            target[index] = gap
     # The logits must equal the logits; that they equal some other value is no excuse.
     total = relative_gap(reference.logits, artifact.logits)
     gaps.expected[reference.output] = gaps.found[artifact.output] = total

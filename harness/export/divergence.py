@@ -36,6 +36,7 @@ class Divergence:
         found: The value in its place, by its index in the artifact.
         right: What ``found`` should hold, in its shape.
         segment: The artifact's values from right inputs to ``found``; more than one where none in between can be told right or wrong.
+        lacking: The reference's values from right inputs to ``expected``, which the artifact lacks.
         tolerance: Relative difference from which values count as different.
         confirmed: Whether what follows is right once ``found`` is put right.
         absent: Whether the artifact has nothing in its place: ``found`` is what comes before.
@@ -46,6 +47,7 @@ class Divergence:
     found: int
     right: Tensor
     segment: tuple[int, ...]
+    lacking: tuple[int, ...]
     tolerance: float
     confirmed: bool
     absent: bool = False
@@ -73,7 +75,8 @@ def find_divergence(reference: Trace, artifact: Trace, rerun: Rerun) -> Divergen
         return None
     best = compared[0]
     expected, start = best.expected.starts[0], best.found.starts[0]
-    return Divergence(expected, start, reference.values[expected].tensor, (start,), best.tolerance, confirmed=False)
+    right = reference.values[expected].tensor
+    return Divergence(expected, start, right, (start,), (expected,), best.tolerance, confirmed=False)
 
 
 def _first_success(comparison: Comparison, rerun: Rerun) -> tuple[_Trial, bool] | None:
@@ -158,7 +161,7 @@ def _before_missing(comparison: Comparison, first: int, expected: int) -> list[i
     wanted, sources = values[expected].tensor, [values[index] for index in values[first].inputs]
     found = [
         index
-        for index, other in enumerate(comparison.artifact.values)
+        for index, other in ((index, comparison.artifact.values[index]) for index in comparison.artifact.live)
         if other.operator
         and other.tensor.numel() == wanted.numel()
         and other.tensor.is_floating_point() == wanted.is_floating_point()
@@ -179,9 +182,10 @@ def _narrowed(comparison: Comparison, trial: _Trial, whole: bool, rerun: Rerun) 
         again = _run_again(comparison, operand, rerun)
         if again is not None and (comparison.is_right(again) if whole else _followers_are_right(comparison, operand, again)):
             return _narrowed(comparison, operand, whole, rerun)
-    segment = [trial.found] if trial.absent else comparison.artifact.led_to(trial.found, comparison.found.wrong)
     expected, found, right, absent, surplus = trial
-    return Divergence(expected, found, right, tuple(segment), comparison.tolerance, True, absent, surplus)
+    segment = [found] if absent else comparison.artifact.led_to(found, comparison.found.wrong)
+    lacking = comparison.reference.led_to(expected, comparison.expected.wrong)
+    return Divergence(expected, found, right, tuple(segment), tuple(lacking), comparison.tolerance, True, absent, surplus)
 
 
 def _operands(comparison: Comparison, trial: _Trial) -> Iterator[_Trial]:
