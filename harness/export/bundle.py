@@ -434,4 +434,5 @@ def _one_line_for(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ExportError(f"cannot write the bundle {target}: {error.strerror or error}; nothing was written there") from None
+        where = f" ({error.filename})" if error.filename and Path(error.filename) in target.parents else ""
+        raise ExportError(f"cannot write the bundle {target}: {error.strerror or error}{where}; nothing was written there") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -88,7 +89,6 @@ def dynamic_axes(exports: Exports, format: str) -> Evidence:
     if not reasons:
         point, reason = next(iter(refused.items()))
         reasons = [f"it refuses {point.sizes.describe(program.task)}: {reason}"]
-    fixed = tuple(static) + tuple(narrowed)
     return Evidence(
         name,
         Status.FAIL,
@@ -97,7 +97,7 @@ def dynamic_axes(exports: Exports, format: str) -> Evidence:
         bound=0.0 if refused else None,
         unit="shapes refused",
         counterexample=next((point.describe(program) for point in refused), ""),
-        cause=_what_works(exports, format, fixed),
+        cause=_what_works(exports, format, {**dict.fromkeys(static, None), **narrowed}),
         details=details,
     )
 
@@ -255,23 +255,25 @@ def _narrowing(axis: str, limits: tuple[int, int | None], program: Program, guar
     return f"{axis} is valid from {limits[0]} to {upper} alone, declared from {low} to {high}{why}"
 
 
-def _what_works(exports: Exports, format: str, axes: tuple[str, ...]) -> str:
-    """What a user can do about an axis that is not free."""
-    named = " and ".join(f"`{axis}`" for axis in axes) or "the axis"
-    shown = ", ".join(f'"{axis}": false' for axis in axes) or '"seq": false'
-    text = f"a size that the model's code fixes or branches on; or declare {named} as fixed: `dynamic_shapes`: {{{shown}}}"
-    others = [other for other in exports.formats if other != format and _is_free(exports, other, axes)]
+def _what_works(exports: Exports, format: str, axes: dict[str, tuple[int, int | None] | None]) -> str:
+    """What a user can do about axes that are fixed (``None``) or take fewer sizes than declared."""
+    declared = {axis: [low, high] for axis, (low, high) in exports.program.limits.items()}
+    honest = {axis: [limits[0], limits[1] or declared[axis][1]] if limits else False for axis, limits in axes.items()}
+    shown = json.dumps({"dynamic_shapes": honest or {"seq": False}})
+    text = f"a size that the model's code fixes or branches on; or declare what does work: {shown}"
+    others = [other for other in exports.formats if other != format and _is_free(exports, other)]
     return f"{text}; free in {', '.join(others)}" if others else text
 
 
-def _is_free(exports: Exports, format: str, axes: tuple[str, ...]) -> bool:
+def _is_free(exports: Exports, format: str) -> bool:
     try:
         if exports.exporter(format).weights_only:
             return False
         artifact, run = exports.artifact(format), exports.runner(format)
     except UserError:
         return False
-    if artifact.manifest is None or any(axis in artifact.manifest.static for axis in axes):
+    manifest = artifact.manifest
+    if manifest is None or manifest.static or _narrowed(exports.program, manifest.limits):
         return False
     return not any(_refusal(run, exports, point) for point in exports.points)
 

@@ -21,7 +21,7 @@ from harness.export.program import Program
 from harness.randomness import seeded
 from harness.user_code import is_users_file
 
-_NOISY = ("torch.onnx", "torch.export", "torch._export", "torch._dynamo", "torch.fx", "onnxscript", "onnx_ir")
+_NOISY = ("torch.onnx", "torch.export", "torch._export", "torch._dynamo", "torch.fx", "onnxscript", "onnx_ir", "torch.__trace")
 
 _UNBOUNDED = 1 << 40
 """Sizes beyond this mean that there is no upper limit."""

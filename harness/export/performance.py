@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import platform
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
 import torch
 
+from harness.batches import Batch
 from harness.evidence import Evidence, Status
 from harness.export.cache import key_of
+from harness.export.exporter import ExportError
 from harness.export.exports import Exports
 from harness.export.identity import versions
 from harness.export.latency import Comparison, compare_latency
@@ -65,13 +68,13 @@ def quantisation(exports: Exports, format: str) -> Evidence:
     from harness.export.quantisation import measure_quality
 
     name = "quantisation"
-    points = exports.points
+    plain, batches = exports.runner("onnx"), _accepted(exports, "onnx")
     quality = measure_quality(
         exports.artifact("onnx").path,
         exports.artifact(format).path,
-        [exports.batch(point) for point in points],
+        batches,
         exports.program.fields,
-        [exports.expected(point) for point in points],
+        [plain(batch) for batch in batches],
     )
     times = compared_latency(exports, format, "onnx")
     slower = times.artifact.p50_bounds[0] > _SLOWER * times.eager.p50_bounds[1]
@@ -95,6 +98,16 @@ def quantisation(exports: Exports, format: str) -> Evidence:
         message = f"{format}: the largest logit stays the same at {quality.argmax_agreement:.1%} of positions only; {figures}"
         return Evidence(name, Status.WARN, message, cause="classes whose logits lie closer than the quantisation noise", **facts)
     return Evidence(name, Status.OK, figures, **facts)
+
+
+def _accepted(exports: Exports, format: str) -> list[Batch]:
+    """The batches of the lattice that a file takes; which it should take is judged by ``dynamic_axes``."""
+    run, accepted = exports.runner(format), []
+    for batch in map(exports.batch, exports.points):
+        with suppress(ExportError):
+            run(batch)
+            accepted.append(batch)
+    return accepted
 
 
 def compared_latency(exports: Exports, format: str, other: str | None = None) -> Comparison:

@@ -1,0 +1,233 @@
+"""OpenVINO's own format: the graph in ``model.xml``, its weights in ``model.bin`` beside it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.batches import Batch
+from harness.export.exported_program import capture, one_line, quiet
+from harness.export.exporter import Attempt, Exported, Exporter, ExportError, Inspection
+from harness.export.program import Program, Runner
+
+_DTYPES = {
+    "boolean": torch.bool,
+    "i32": torch.int32,
+    "i64": torch.int64,
+    "f16": torch.float16,
+    "bf16": torch.bfloat16,
+    "f32": torch.float32,
+    "f64": torch.float64,
+}
+
+_NOT_COUNTED = ("Parameter", "Constant", "Result")
+_RANDOM = ("RandomUniform", "Multinomial")
+_SHOWN = 3
+
+
+class OpenVINOExporter(Exporter):
+    """OpenVINO on the CPU, which computes in float32; a float16 or bfloat16 model keeps its weights as they are."""
+
+    name = "openvino"
+    filename = "model.xml"
+    packages = ("openvino",)
+    extra = "openvino"
+
+    def export(self, program: Program, path: Path) -> Exported:
+        """Converts the graph of ``torch.export``, or the ONNX file where OpenVINO does not take the graph."""
+        failed: list[Attempt] = []
+        for way, convert in (("from the graph of torch.export", _from_graph), ("from the ONNX file", _from_onnx)):
+            try:
+                with quiet():
+                    model, exported = convert(program)
+                    _declare(model, program, exported)
+                    _write(model, path)
+                    _try_out(self.load(path, program), program)
+            except Exception as error:
+                failed.append(Attempt(way, _message(error)))
+                continue
+            return replace(exported, attempts=(*failed, *exported.attempts, Attempt(way)))
+        raise ExportError("; ".join(f"{attempt.way}: {attempt.error}" for attempt in failed))
+
+    def inspect(self, path: Path, program: Program) -> Inspection:
+        """Counts the operators, looks for NaN among the weights, and holds the inputs against the model's fields."""
+        model = _read(path)
+        operators = model.get_ops()
+        strange = sorted({_name_of(port) for port in model.inputs} - set(program.fields))
+        problems = [f"asks for {', '.join(strange)}, which is no field of the model"] if strange else []
+        bad = [operator.get_friendly_name() for operator in operators if _holds_nan(operator)]
+        if bad:
+            problems.append(f"weights that hold NaN: {', '.join(bad[:_SHOWN])}")
+        counts = Counter(kind for operator in operators if (kind := operator.get_type_name()) not in _NOT_COUNTED)
+        random = [operator for operator in operators if operator.get_type_name() in _RANDOM]
+        weights = path.with_suffix(".bin")
+        facts = {
+            "operators": dict(counts.most_common()),
+            "nodes": counts.total(),
+            "inputs": {_name_of(port): str(port.partial_shape) for port in model.inputs},
+            "outputs": {_name_of(port): str(port.partial_shape) for port in model.outputs},
+            "file_bytes": sum(file.stat().st_size for file in (path, weights) if file.is_file()),
+        }
+        training = tuple(f"{operator.get_type_name()} (node {operator.get_friendly_name()})" for operator in random)
+        return Inspection(facts, tuple(problems), training)
+
+    def load(self, path: Path, program: Program) -> Runner:
+        """Compiles the file for the CPU, with as many threads as torch has."""
+        import openvino
+
+        settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads(), "NUM_STREAMS": 1}
+        model = _read(path)
+        try:
+            request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
+        except Exception as error:
+            raise ExportError(f"OpenVINO does not take {path.name}: {_reason(error)}") from error
+        return _runner(request, model)
+
+
+def _from_graph(program: Program) -> tuple[Any, Exported]:
+    import openvino
+
+    captured = capture(program)
+    model = openvino.convert_model(captured.program)
+    fields = dict(zip(captured.program.graph_signature.user_inputs, program.fields, strict=True))
+    for port in model.inputs:
+        _name(port, fields[port.any_name])
+    return model, Exported(captured.attempts, captured.limits, captured.static, {"guards": captured.guards})
+
+
+def _from_onnx(program: Program) -> tuple[Any, Exported]:
+    import openvino
+
+    from harness.export.onnx_exporter import ONNXExporter
+    from harness.export.onnx_inspection import static_axes
+
+    with TemporaryDirectory(prefix="modeltiers-openvino-", ignore_cleanup_errors=True) as folder:
+        path = Path(folder) / ONNXExporter.filename
+        exported = ONNXExporter().export(program, path)
+        static = {**static_axes(path, program), **exported.static}
+        notes = {"guards": exported.notes.get("guards", {})}
+        return openvino.convert_model(str(path)), Exported(exported.attempts, exported.limits, static, notes)
+
+
+def _declare(model: Any, program: Program, exported: Exported) -> None:
+    """Gives inputs and output their names, and every axis its size or limits.
+
+    OpenVINO's conversion leaves axes open that the model fixes, and on a size it cannot compute the CPU plugin may return the logits of
+    the call before instead of an error; a declared axis is held to its limits at every call.
+    """
+    import openvino
+
+    shapes: dict[Any, Any] = {}
+    for port in model.inputs:
+        field = port.any_name
+        dimensions = []
+        for position, size in enumerate(program.example[field].shape):
+            axis = program.axes[field].get(position)
+            if axis is None or axis in exported.static:
+                dimensions.append(openvino.Dimension(size))
+            else:
+                low, high = exported.limits.get(axis, program.limits[axis])
+                dimensions.append(openvino.Dimension(low, -1 if high is None else high))
+        shapes[port] = openvino.PartialShape(dimensions)
+    model.reshape(shapes)
+    _name(model.outputs[0], "logits")
+
+
+def _name(port: Any, name: str) -> None:
+    port.get_tensor().set_names({name})
+    if port.get_node().get_type_name() == "Parameter":
+        port.get_node().set_friendly_name(name)
+
+
+def _name_of(port: Any) -> str:
+    """The name of an input or output; a file from elsewhere may give it none but its node's."""
+    return min(port.get_names(), default=port.get_node().get_friendly_name())
+
+
+def _write(model: Any, path: Path) -> None:
+    import openvino
+
+    openvino.save_model(model, path, compress_to_fp16=False)
+
+
+def _try_out(run: Runner, program: Program) -> None:
+    """Runs the example, as some graphs convert and cannot be run.
+
+    Raises:
+        ExportError: The logits are of another shape than the model's.
+    """
+    found, expected = run(program.example).shape, program.eager(program.example).shape
+    if found != expected:
+        raise ExportError(f"logits of shape {tuple(found)} instead of {tuple(expected)}")
+
+
+def _read(path: Path) -> Any:
+    import openvino
+
+    core = openvino.Core()
+    core.set_property({"ENABLE_MMAP": False})  # a mapped file that is overwritten takes the process down
+    try:
+        return core.read_model(path)
+    except Exception as error:
+        raise ExportError(f"{path.name} is no OpenVINO file that can be read: {_reason(error)}") from error
+
+
+def _runner(request: Any, model: Any) -> Runner:
+    """An infer request as a function from a batch to its first output."""
+    inputs = {_name_of(port): _DTYPES.get(port.element_type.get_type_name()) for port in model.inputs}
+
+    def run(batch: Batch) -> Tensor:
+        missing = inputs.keys() - batch.keys()
+        if missing:
+            raise ExportError(f"the file asks for {', '.join(sorted(missing))}, which is no field of the model")
+        try:
+            # A synchronous call on a single thread drops errors of the graph and returns the logits of the call before (2026.4).
+            request.start_async({name: _to_openvino(batch[name], dtype) for name, dtype in inputs.items()})
+            request.wait()
+            return _to_torch(request.get_output_tensor(0))
+        except Exception as error:
+            raise ExportError(f"OpenVINO raised {_reason(error)}") from error
+
+    return run
+
+
+def _to_openvino(tensor: Tensor, dtype: torch.dtype | None) -> Any:
+    import openvino
+
+    tensor = tensor.detach().cpu().to(dtype or tensor.dtype).contiguous()
+    if tensor.dtype is torch.bfloat16:
+        # NumPy has no bfloat16: the bits travel as integers.
+        return openvino.Tensor(tensor.view(torch.int16).numpy(), list(tensor.shape), openvino.Type.bf16)
+    return openvino.Tensor(tensor.numpy())
+
+
+def _to_torch(output: Any) -> Tensor:
+    """A copy, as the next call writes into the same memory; bfloat16 as float32."""
+    if output.element_type.get_type_name() == "bf16":
+        return torch.from_numpy(output.data.view("int16").copy()).view(torch.bfloat16).reshape(list(output.shape)).float()
+    return torch.from_numpy(output.data.copy())
+
+
+def _holds_nan(operator: Any) -> bool:
+    """Whether a constant holds NaN; infinity has its place in masks."""
+    if operator.get_type_name() != "Constant" or operator.get_element_type().get_type_name() not in ("f16", "f32", "f64"):
+        return False
+    return bool(torch.from_numpy(operator.data.copy()).isnan().any())
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, ExportError):
+        return str(error)
+    return f"{type(error).__name__}: {_reason(error)}" if "openvino" in type(error).__module__ else one_line(error)
+
+
+def _reason(error: Exception) -> str:
+    """The last line of OpenVINO's message, which says what is wrong; those before say where in its sources."""
+    lines = [line.strip().removeprefix("-- ") for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:240] if lines else type(error).__name__
