@@ -152,6 +152,11 @@ class ExportConfig(_Keys):
         default=True, description='Axes that stay free: true, or by axis {"seq": false, "batch": [1, 64]}.'
     )
 
+    trust: list[Annotated[str, Field(pattern="^[0-9a-f]{64}$")]] = Field(
+        default_factory=list,
+        description="sha256 of files in export_dir that this project did not write and that may be loaded nevertheless.",
+    )
+
     @model_validator(mode="after")
     def _possible(self) -> ExportConfig:
         if self.quantization and "onnx" not in self.formats:

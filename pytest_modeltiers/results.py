@@ -10,6 +10,7 @@ import pytest
 
 from harness.catalogue import CATALOGUE
 from harness.evidence import Evidence, Status
+from harness.export.advice import recommendation as advice
 from harness.health.report import CheckResult, CheckStatus
 from pytest_modeltiers.plugin import TIERS
 
@@ -150,6 +151,8 @@ def _statement(result: Result) -> str:
 def _recommendation(result: Result, evidence: Evidence | None) -> str:
     if evidence is None or result.status not in (Status.FAIL, Status.WARN):
         return ""
+    if result.tier == 4:
+        return advice(evidence)
     where = f"In `{evidence.module}`, look" if evidence.module else "Look"
     return f"{where} for {evidence.cause}." if evidence.cause else ""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+import math
 import os
 import platform
 import shutil
@@ -13,7 +14,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -290,7 +290,7 @@ def _golden_points(exports: Exports) -> tuple[Point, ...]:
     plain = [point for point in others if point.content == "typical"]
     unseen = sorted((point for point in plain if not point.padded), key=lambda p: (p.seen(exports.program), distance(p)))
     padded = sorted((point for point in plain if point.padded), key=lambda p: (p.seen(exports.program), distance(p)))
-    small = [p for p in (*unseen[:1], *padded[:1]) if prod(p.sizes.logits_shape(exports.program.task)) <= _MOST_LOGITS]
+    small = [p for p in (*unseen[:1], *padded[:1]) if math.prod(p.sizes.logits_shape(exports.program.task)) <= _MOST_LOGITS]
     return tuple(dict.fromkeys((first, *small)))
 
 
@@ -303,10 +303,11 @@ def _held(exports: Exports, format: str, made_up: Exports, points: Sequence[Poin
         except Exception as error:  # runtimes have exceptions of their own
             held.append({"refused": str(error) if isinstance(error, UserError) else one_line(error)})
             continue
+        tolerance, sound = found.bound, math.isfinite(found.absolute)
         rounding = found.relative <= DEFAULT_TOLERANCES.get(format, _OTHER_TOLERANCE)
-        approximate = bool(exports.exporter(format).runs_as) or rounding
-        tolerance = max(found.bound, _SLACK * found.absolute) if approximate and not found.wrong else found.bound
-        held.append({"difference": None if found.wrong else found.absolute, "tolerance": tolerance})
+        if sound and (rounding or exports.exporter(format).runs_as):  # what runs as another format is an approximation of it
+            tolerance = max(tolerance, _SLACK * found.absolute)
+        held.append({"difference": found.absolute if sound else None, "tolerance": tolerance})
     if all("refused" in batch for batch in held):
         raise ExportError(f"no bundle was written: the {format} file does not even take its own example: {held[0]['refused']}")
     return held
@@ -435,4 +436,6 @@ def _one_line_for(target: Path) -> Iterator[None]:
         yield
     except OSError as error:
         where = f" ({error.filename})" if error.filename and Path(error.filename) in target.parents else ""
-        raise ExportError(f"cannot write the bundle {target}: {error.strerror or error}{where}; nothing was written there") from None
+        raise ExportError(
+            f"cannot write the bundle {target}: {error.strerror or error}{where}; nothing was written there"
+        ) from None

@@ -7,6 +7,7 @@ run code are loaded only where the bundle was made on this machine, or is truste
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -220,6 +221,8 @@ class Replays:
             tolerance = self.golden.tolerances[format or name][number]
             held.append((_gap(logits, self.golden.outputs[number]), 0.0 if tolerance is None else tolerance))
         measured, bound = max(held, key=lambda pair: pair[0] / pair[1] if pair[1] else pair[0])
+        if math.isinf(measured):
+            return Evidence(name, Status.FAIL, "gives logits of another shape than the golden ones, or that are not finite")
         if measured > bound:
             cause = "an artifact of other weights, or a runtime of another version that computes otherwise"
             return Evidence(name, Status.FAIL, "gives other logits than the golden ones", measured, bound, cause=cause)

@@ -56,9 +56,9 @@ class Comparison:
             _jump(self.artifact, self.gaps.found, self.found.starts[0]),
         )
 
-    def is_right(self, artifact: Trace) -> bool:
-        """Whether another run of the artifact gives the right logits."""
-        return relative_gap(self.reference.logits, artifact.logits) <= self.tolerance
+    def remaining(self, artifact: Trace) -> float:
+        """How far the logits of another run of the artifact are from right."""
+        return relative_gap(self.reference.logits, artifact.logits)
 
     def has_any(self, tensors: Sequence[Tensor], after: int) -> bool:
         """Whether one of some tensors is a value of the reference that came up after another and led to its logits."""

@@ -19,7 +19,10 @@ from harness.export.closeness import is_telling, relative_gap
 from harness.export.comparison import Comparison, comparisons
 from harness.export.trace import Trace
 
-_MOST_TRIALS, _LIKELY, _NEXT, _CHAIN = 24, 4, 2, 12
+_MOST_TRIALS, _LIKELY, _NEXT, _JOINS, _CHAIN = 40, 4, 2, 3, 12
+
+_CLEAN = 1e-4
+"""Up to this relative difference, logits put right are so but for rounding. Where it is larger, a better trial may follow."""
 
 _IDENTITIES = ("Identity", "aten.alias.default", "aten.clone.default", "aten.detach.default")
 
@@ -81,21 +84,24 @@ def find_divergence(reference: Trace, artifact: Trace, rerun: Rerun) -> Divergen
 
 def _first_success(comparison: Comparison, rerun: Rerun) -> tuple[_Trial, bool] | None:
     """The first trial that puts the logits right, or else the values that follow; and whether it is the logits."""
-    partial: _Trial | None = None
-    patience = _MOST_TRIALS
+    best: tuple[_Trial, bool] | None = None
+    least, patience = comparison.tolerance, _MOST_TRIALS
     for trial in _trials(comparison):
         again = _run_again(comparison, trial, rerun)
         if again is None:
             continue
-        if comparison.is_right(again):
-            return trial, True
-        if partial is None and _followers_are_right(comparison, trial, again):
+        remaining = comparison.remaining(again)
+        if remaining <= least:
+            best, least = (trial, True), remaining
+        if remaining <= min(_CLEAN, comparison.tolerance):
+            break
+        if best is None and _followers_are_right(comparison, trial, again):
             # Where a fault comes up again later on, the logits stay wrong. That is rare: a few more trials shall show whether it is so.
-            partial, patience = trial, _LIKELY
+            best, patience = (trial, False), _LIKELY
         patience -= 1
         if not patience:
             break
-    return (partial, False) if partial is not None else None
+    return best
 
 
 def _run_again(comparison: Comparison, trial: _Trial, rerun: Rerun) -> Trace | None:
@@ -118,8 +124,8 @@ def _trials(comparison: Comparison) -> Iterator[_Trial]:
     likely = [pair for pair in pairs if pair[0] == first and not comparison.artifact.values[pair[1]].passes_on][:_LIKELY]
     for expected, found in likely:
         yield _trial(comparison, expected, found)
-    for expected in _computed(comparison.reference, first, comparison.expected.wrong)[:_NEXT]:
-        for found in _before_missing(comparison, first, expected):
+    for expected in (*_computed(comparison.reference, first, comparison.expected.wrong)[:_NEXT], *_joins(comparison, first)):
+        for found in _before_missing(comparison, expected):
             yield _trial(comparison, expected, found, absent=not _stands_for(comparison, expected, found))
     for expected, found in pairs:
         if (expected, found) not in likely:
@@ -155,19 +161,42 @@ def _computed(trace: Trace, start: int, among: list[int]) -> list[int]:
     return [index for index in later if index == start or not trace.values[index].passes_on][:_CHAIN]
 
 
-def _before_missing(comparison: Comparison, first: int, expected: int) -> list[int]:
-    """The artifact's values that ``first`` would have read, in the size of ``expected``: what remains where operators are missing."""
-    values = comparison.reference.values
-    wanted, sources = values[expected].tensor, [values[index] for index in values[first].inputs]
+def _joins(comparison: Comparison, first: int) -> list[int]:
+    """Values made from ``first`` and something right of the same size: with the operator, an exporter may have dropped the whole branch."""
+    reference, wrong = comparison.reference, set(comparison.expected.wrong)
+
+    def is_join(index: int) -> bool:
+        value = reference.values[index]
+        others = [reference.values[i] for i in value.inputs if i not in wrong and not reference.values[i].given]
+        return index != first and any(other.tensor.numel() == value.tensor.numel() for other in others)
+
+    return list(filter(is_join, reference.made_from([first], wrong)))[:_JOINS]
+
+
+def _before_missing(comparison: Comparison, expected: int) -> list[int]:
+    """The artifact's values that equal one from which ``expected`` is made: what is left in its place where operators are missing."""
+    reference, artifact = comparison.reference, comparison.artifact
+    wanted, sources = (
+        reference.values[expected].tensor,
+        [reference.values[index].tensor for index in _sources(comparison, expected)],
+    )
     found = [
         index
-        for index, other in ((index, comparison.artifact.values[index]) for index in comparison.artifact.live)
-        if other.operator
-        and other.tensor.numel() == wanted.numel()
-        and other.tensor.is_floating_point() == wanted.is_floating_point()
-        and any(not value.given and relative_gap(value.tensor, other.tensor) <= comparison.tolerance for value in sources)
+        for index in artifact.live
+        if artifact.values[index].operator
+        and artifact.values[index].tensor.numel() == wanted.numel()
+        and artifact.values[index].tensor.is_floating_point() == wanted.is_floating_point()
+        and any(relative_gap(source, artifact.values[index].tensor) <= comparison.tolerance for source in sources)
     ]
     return sorted(found, key=lambda index: (not _stands_for(comparison, expected, index), -index))[:_LIKELY]
+
+
+def _sources(comparison: Comparison, expected: int) -> list[int]:
+    """The right values from which the wrong ones up to ``expected`` are made."""
+    values = comparison.reference.values
+    through = comparison.reference.led_to(expected, comparison.expected.wrong)
+    inputs = [index for inner in through for index in values[inner].inputs]
+    return list(dict.fromkeys(index for index in inputs if index not in through and not values[index].given))
 
 
 def _stands_for(comparison: Comparison, expected: int, found: int) -> bool:
@@ -180,7 +209,10 @@ def _narrowed(comparison: Comparison, trial: _Trial, whole: bool, rerun: Rerun) 
     """The divergence of a trial that succeeded, moved to a wrong operand where putting that right does as much."""
     for operand in _operands(comparison, trial) if not trial.absent else ():
         again = _run_again(comparison, operand, rerun)
-        if again is not None and (comparison.is_right(again) if whole else _followers_are_right(comparison, operand, again)):
+        if again is None:
+            continue
+        remaining = comparison.remaining(again)
+        if remaining <= min(_CLEAN, comparison.tolerance) if whole else _followers_are_right(comparison, operand, again):
             return _narrowed(comparison, operand, whole, rerun)
     expected, found, right, absent, surplus = trial
     segment = [found] if absent else comparison.artifact.led_to(found, comparison.found.wrong)
@@ -191,12 +223,8 @@ def _narrowed(comparison: Comparison, trial: _Trial, whole: bool, rerun: Rerun) 
 def _operands(comparison: Comparison, trial: _Trial) -> Iterator[_Trial]:
     """The wrong operands of a value, with the right ones of the value it stands for."""
     reference, artifact = comparison.reference, comparison.artifact
-    through = reference.led_to(trial.expected, comparison.expected.wrong)
-    inputs = [index for inner in through for index in reference.values[inner].inputs]
-    sources = dict.fromkeys(index for index in inputs if index not in through and not reference.values[index].given)
     wrong = [index for index in artifact.led_to(trial.found, comparison.found.wrong) if index != trial.found]
     likely = sorted(wrong, key=lambda index: (artifact.values[index].passes_on, -index))[:_LIKELY]
-    for index, source in product(likely, sources):
+    for index, source in product(likely, _sources(comparison, trial.expected)):
         if reference.values[source].tensor.numel() == artifact.values[index].tensor.numel():
-            operand = _trial(comparison, source, index, surplus=True)
-            yield operand._replace(expected=trial.expected)
+            yield _trial(comparison, source, index, surplus=True)._replace(expected=trial.expected)

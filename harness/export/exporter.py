@@ -108,6 +108,10 @@ class Exporter(ABC):
             ExportError: It is damaged, or no file of this format.
         """
 
+    def risk(self, path: Path) -> str:
+        """Why a file of unknown origin should not be loaded without consent; empty where nothing speaks against it."""
+        return f"loading a {self.name} file can run code from it" if self.holds_code else ""
+
     def inspect(self, path: Path, program: Program) -> Inspection:
         """What can be read from a file without running it; by default its size alone."""
         return Inspection({"file_bytes": path.stat().st_size})

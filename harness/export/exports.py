@@ -15,7 +15,7 @@ from harness.batches import Batch, Sizes
 from harness.config import ExportConfig
 from harness.errors import UserError
 from harness.export.artifact import Artifact, describe, find_artifact, publish
-from harness.export.cache import Cache, key_of
+from harness.export.cache import Cache, file_hash, key_of
 from harness.export.detours import choose_detours, detour_candidates, path_of_batch
 from harness.export.exported_program import one_line
 from harness.export.exporter import Exported, Exporter, ExportError
@@ -42,7 +42,6 @@ class Exports:
         folder: Where the files go; ``None`` leaves them in the cache.
         cache: Where exports, noise floors and timings are kept.
         config: The config file that the model can be rebuilt from.
-        trusted: Whether files that this project did not write may be loaded even where that can run code.
     """
 
     subject: Subject
@@ -50,7 +49,6 @@ class Exports:
     folder: Path | None = None
     cache: Cache = field(default_factory=Cache)
     config: Path | None = None
-    trusted: bool = False
 
     def __post_init__(self) -> None:
         self._artifacts: dict[str, Artifact | UserError] = {}
@@ -178,7 +176,9 @@ class Exports:
             exported = self._export(exporter, path)
             describe(exported, path, name, self._identity_of(name), self.program.fields, versions())
 
-        path = self.cache.files(self._identity_of(name), make, lambda kept: is_sound(kept / exporter.filename)) / exporter.filename
+        path = (
+            self.cache.files(self._identity_of(name), make, lambda kept: is_sound(kept / exporter.filename)) / exporter.filename
+        )
         if self.folder is not None:
             path = publish(path, self.folder)
         artifact = find_artifact(path)
@@ -204,10 +204,11 @@ class Exports:
 
     def _load(self, name: str) -> Runner:
         artifact, exporter = self.artifact(name), self.exporter(name)
-        if exporter.holds_code and not artifact.ours and not self.trusted:
+        risk = "" if artifact.ours else exporter.risk(artifact.path)
+        if risk and file_hash(artifact.path) not in self.options.trust:
             raise ExportError(
-                f"{artifact.path} was not written by this project, or changed since, and loading a {name} file can run code from it; "
-                "export it anew, or say that you trust it (`trust`)"
+                f"{artifact.path} was not written by this project, or changed since, and {risk}; delete it to have it exported anew, "
+                f'or consent to it: "trust": ["{file_hash(artifact.path)}"]'
             )
         return exporter.load(artifact.path, self.program)
 

@@ -6,8 +6,10 @@ from collections.abc import Iterable
 
 from harness.config import ExportConfig
 from harness.errors import did_you_mean
+from harness.export.executorch_exporter import ExecuTorchExporter
 from harness.export.exporter import Exporter, ExportError
 from harness.export.onnx_exporter import ONNXExporter
+from harness.export.openvino_exporter import OpenVINOExporter
 from harness.export.quantised_onnx import QuantisedONNXExporter
 from harness.export.torch_export import TorchExportExporter
 from harness.export.torchscript import TorchScriptExporter
@@ -22,6 +24,8 @@ FORMATS: dict[str, type[Exporter]] = {
         PyTorchExporter,
         SafetensorsExporter,
         TorchExportExporter,
+        OpenVINOExporter,
+        ExecuTorchExporter,
     )
 }
 """Exporters by the name of their format."""

@@ -77,6 +77,13 @@ class ONNXExporter(Exporter):
             return self._described(program, path, described, tuple(attempts), frozen)
         raise ExportError(failures(attempts))
 
+    def risk(self, path: Path) -> str:
+        """Weights in other files: a path may lead anywhere."""
+        from harness.export.onnx_file import names_of_weight_files
+
+        names = sorted(names_of_weight_files(path))
+        return f"it keeps weights in other files ({', '.join(names[:3])})" if names else ""
+
     def inspect(self, path: Path, program: Program) -> Inspection:
         """Runs the checker, counts the operators, and holds opset, inputs and outputs against what was asked for."""
         from harness.export.onnx_inspection import inspect_onnx

@@ -101,6 +101,14 @@ def external_files(model: onnx.ModelProto) -> set[str]:
     }
 
 
+def names_of_weight_files(path: Path) -> set[str]:
+    """Names of the files that hold a file's weights; none where it cannot be read, which loading it will say."""
+    try:
+        return external_files(onnx.load(path, load_external_data=False))
+    except Exception:
+        return set()
+
+
 def walk(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     """Every node, those of branches and loops too."""
     for node in graph.node:

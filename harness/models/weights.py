@@ -55,7 +55,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         reason = str(error).splitlines()[0]
         raise WeightsError(
-            f"`weights`: {path} is refused: loading it would run code ({reason}). Save model.state_dict() or use .safetensors"
+            f"`weights`: {path} is refused: loading it would run code ({reason}). Save model.state_dict() or use .safetensors. "
+            "If you trust the file, convert it once: torch.save(torch.load(PATH, weights_only=False).state_dict(), NEW_PATH)"
         ) from None
     except Exception as error:
         reason = next(iter(str(error).splitlines()), "the file is cut short")

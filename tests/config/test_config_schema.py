@@ -67,7 +67,7 @@ KEYS = [
 NESTED = {
     "train": ["dataset_id", "path", "split", "max_eval_examples", "batch_size", "num_workers"],
     "eval": ["dataset_id", "path", "split", "max_eval_examples", "batch_size", "num_workers"],
-    "export": ["formats", "quantization", "export_dir", "opset_version", "dynamic_shapes"],
+    "export": ["formats", "quantization", "export_dir", "opset_version", "dynamic_shapes", "trust"],
 }
 TYPES = {
     "string": str,

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from harness.adapters import make_adapter
 from harness.config import ExportConfig, load_config
+from harness.export.cache import file_hash
 from harness.export.command import exports_of_config
 from harness.export.exports import Exports
 from harness.models.stubs import build_stub
@@ -260,9 +261,7 @@ def traced_by_hand(folder: Path) -> Exports:
         warnings.simplefilter("ignore")
         model = DataBranch().eval()
         torch.jit.trace(model, torch.randn(3, 5), check_trace=False).save(str(folder / "model.ts"))
-    exports = make_exports(model, folder, "torchscript")
-    exports.trusted = True
-    return exports
+    return make_exports(model, folder, "torchscript", trust=[file_hash(folder / "model.ts")])
 
 
 def truncated(name: str) -> Prepare:
@@ -270,9 +269,7 @@ def truncated(name: str) -> Prepare:
         exports = of(Scores, name)(folder)
         path = exports.artifact(name).path
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-        exports = of(Scores, name)(folder)
-        exports.trusted = True
-        return exports
+        return of(Scores, name, trust=[file_hash(path)])(folder)
 
     return prepare
 
@@ -317,6 +314,18 @@ build_model = Model
 """
 FORGETS = KEEPS.replace('self.register_buffer("shift", torch.randn(3))', "self.shift = torch.tensor(id(self) % 1000 / 100)")
 
+
+def weights_left_behind(folder: Path) -> Exports:
+    """A file that was moved without the file that holds its weights."""
+    with seeded(0):
+        model = Scores().eval()
+        onnx_by_hand(model, folder / "model.onnx")
+    content = onnx.load(folder / "model.onnx")
+    onnx.save(content, folder / "model.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
+    (folder / "weights.bin").unlink()
+    return make_exports(model, folder, "onnx", trust=[file_hash(folder / "model.onnx")])
+
+
 STUB = of(language_model, "onnx")
 
 PLANTED: tuple[Planted, ...] = (
@@ -360,6 +369,7 @@ PLANTED: tuple[Planted, ...] = (
     Planted(
         "validation", opset_nine, of(RowsAtOnce, opset_version=18), "onnx", "has opset 9, asked for 18", name="another_opset"
     ),
+    Planted("validation", weights_left_behind, of(Scores), "onnx", "its weights cannot be read", name="weights_left_behind"),
     Planted("validation", of(with_nan), of(Scores), "onnx", "NaN", name="nan_in_the_file"),
     Planted(
         "fresh_process",

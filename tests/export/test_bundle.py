@@ -39,7 +39,7 @@ from harness.properties.subject import Subject
 from harness.randomness import seeded
 from harness.tasks import TaskSpec, TaskType
 
-FORMATS = ("torchscript", "onnx", "pytorch", "safetensors", "torch_export")
+FORMATS = ("torchscript", "onnx", "pytorch", "torch_export")
 RUNNABLE = ("onnx", "torchscript", "torch_export")
 
 TEXT = TaskSpec(TaskType.CAUSAL_LM, task_name="lm/tiny", vocab_size=23, max_seq_len=12)
@@ -151,7 +151,7 @@ def test_the_manifest_has_every_file_with_its_hash_and_size(whole: Path) -> None
 
 
 def test_everything_is_in_it(whole: Path) -> None:
-    models = {"model.ts", "model.onnx", "model.pt", "model.safetensors", "model.pt2"}
+    models = {"model.ts", "model.onnx", "model.pt", "model.pt2"}
     expected = {f"artifacts/{name}" for name in models} | {f"artifacts/{name}.json" for name in models}
     expected |= {
         "configs/config.json",
@@ -200,7 +200,7 @@ def test_golden_inputs_are_made_up_even_where_the_model_is_checked_on_data(share
 
 def test_requirements_are_pinned_to_what_an_index_has(whole: Path) -> None:
     lines = [line for line in (whole / "requirements.txt").read_text().splitlines() if not line.startswith("#")]
-    assert {line.partition("==")[0] for line in lines} == {"numpy", "onnxruntime", "torch", "safetensors"}
+    assert {line.partition("==")[0] for line in lines} == {"numpy", "onnxruntime", "torch"}
     assert all(re.fullmatch(r"[a-z]+==[\d.]+", line) for line in lines)
 
 
@@ -447,7 +447,9 @@ bundle.write_bundle(table_exports(), Path(sys.argv[1]), configs={{"config": {{"w
 
 
 @pytest.mark.parametrize("stage", ["writing", "exchanging"])
-def test_a_process_that_is_killed_leaves_no_half_bundle(stage: str, shared: Path, tmp_path: Path) -> None:
+def test_a_process_that_is_killed_leaves_no_half_bundle(
+    stage: str, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     target = write_bundle(table_exports(), tmp_path / "bundle", configs={"config": {"width": 1}})
     before = files_of(target)
     code = KILLED.format(here=str(Path(__file__).parent))
@@ -457,12 +459,17 @@ def test_a_process_that_is_killed_leaves_no_half_bundle(stage: str, shared: Path
     assert done.returncode == -signal.SIGKILL, done.stderr
     left = [path for path in tmp_path.iterdir() if path != target]
     assert [path.name.startswith(".bundle.partial-") for path in left] == [True]
-    if stage == "writing":
-        assert files_of(target) == before
-    else:  # killed between the two renames: the old one is put back before anything else
-        assert not target.exists()
-        with pytest.raises(ExportError):
-            write_bundle(table_exports(), target, configs={"config": {"width": float}}, layouts=("nothing",))
+    assert target.exists() == (stage == "writing")
+
+    def full(_formats: object) -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("harness.export.bundle.requirements", full)
+    with pytest.raises(ExportError, match="No space left on device"):
+        write_bundle(table_exports(), target, configs={"config": {"width": 2}})
+    monkeypatch.undo()
+    assert files_of(target) == before  # the old one is there again, and stays where the next attempt fails
+    assert read(target / "configs" / "config.json") == {"width": 1}
     write_bundle(table_exports(), target, configs={"config": {"width": 3}})
     assert read(target / "configs" / "config.json") == {"width": 3}
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
