@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.export.closeness import gaps_between
 from harness.export.divergence import Divergence
-from harness.export.recording import DECISION
+from harness.export.recording import DECISION, PART
 from harness.export.trace import Trace, Value
 
 RUNTIME = "onnxruntime"
@@ -128,7 +128,9 @@ class Finding:
     sentence: str
 
 
-def put_in_words(reference: Trace, artifact: Trace, divergence: Divergence, labels: Sequence[str]) -> Finding:
+def put_in_words(
+    reference: Trace, artifact: Trace, divergence: Divergence, labels: Sequence[str], frozen: bool = False
+) -> Finding:
     """A divergence for people.
 
     Args:
@@ -136,11 +138,13 @@ def put_in_words(reference: Trace, artifact: Trace, divergence: Divergence, labe
         artifact: The artifact's recording.
         divergence: Where they part.
         labels: Names of the artifact's operators to blame, in order.
+        frozen: Whether the exporter froze a decision.
     """
     expected = reference.values[divergence.expected]
     operator = " to ".join(dict.fromkeys((labels[0], labels[-1]))) if labels else "the inputs"
     module, line = expected.module, _first(expected.lines)
-    model = f"{expected.operator} in `{module}`" + (f" ({line.partition(': ')[0]})" if line else "")
+    where = f" ({line.partition(': ')[0]})" if line else ""
+    model = f"{expected.operator} in `{module}`{where}"
     if divergence.absent:
         operator = f"{expected.operator}, missing after {operator}"
         sentence = f"the artifact lacks {model}"
@@ -150,8 +154,10 @@ def put_in_words(reference: Trace, artifact: Trace, divergence: Divergence, labe
         decision = last_decision(reference, divergence)
         if source.module:
             module, line = source.module, _first(source.lines)
-        elif decision:
+        elif frozen and decision:
             module, line = decision.module, _first(decision.lines)
+    elif len(steps := _steps(reference, divergence)) > len(labels):
+        sentence = f"{operator} stands where the model computes {', '.join(steps)}, the last in `{module}`{where}, though its inputs agree"
     elif operator == expected.operator:
         sentence = f"{model} gives other values in the artifact though its inputs agree"
     else:
@@ -159,6 +165,12 @@ def put_in_words(reference: Trace, artifact: Trace, divergence: Divergence, labe
     if not divergence.confirmed:
         sentence += " (likely, not confirmed: putting it right does not put right what follows)"
     return Finding(operator, module, line, sentence)
+
+
+def _steps(reference: Trace, divergence: Divergence) -> list[str]:
+    """The operators by which the model computes what the artifact lacks; a product is a step of the operator it belongs to."""
+    values = [reference.values[index] for index in divergence.lacking]
+    return list(dict.fromkeys(v.operator for v in values if not v.passes_on and not v.operator.startswith(PART)))
 
 
 def last_decision(reference: Trace, divergence: Divergence) -> Value | None:
@@ -171,7 +183,7 @@ def why_frozen(reference: Trace, divergence: Divergence | None) -> str:
     """What an exporter must have frozen when its file is right on its own example alone."""
     decision = last_decision(reference, divergence) if divergence else None
     if decision and decision.lines:
-        return f"on the exporter's own example it is right: the decision on data at {decision.lines[0]!r} was frozen there"
+        return f"on the exporter's own example it is right: the decision on data at `{decision.lines[0]}` was frozen there"
     return "on the exporter's own example it is right: a branch or a size was frozen there"
 
 

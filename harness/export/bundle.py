@@ -58,6 +58,8 @@ Arrays = dict[str, np.ndarray[Any, Any]]
 VERSION = 1
 _OTHER_TOLERANCE = 1e-6
 _MOST_LOGITS = 1 << 26
+"""Further batches with more than these are left out, so that a bundle is not mostly golden logits."""
+
 _SLACK = 2
 """Rounding that was seen when the bundle was made may be this many times as large on another machine."""
 

@@ -6,6 +6,7 @@ import inspect
 import json
 import math
 import re
+import shlex
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -21,7 +22,7 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from harness.errors import did_you_mean
-from harness.export.artifact import Manifest, manifest_path
+from harness.export.artifact import Manifest, find_artifact, manifest_path
 from harness.export.exporter import ExportError
 from harness.export.exports import Exports
 from harness.export.formats import FORMATS
@@ -30,7 +31,7 @@ from harness.export.program import LARGEST_BATCH
 from harness.health.markdown import verdict
 from harness.health.report import ExportHealthReport
 
-_RUNTIMES = ("onnx", "torchscript", "torch_export")
+_RUNTIMES = ("onnx", "openvino", "torchscript", "torch_export")
 """What ``inference.py`` knows, the one that needs least first."""
 
 _PACKAGES = {
@@ -93,6 +94,11 @@ class Shipped:
     def model_name(self) -> str:
         """The model's name, fit for a path."""
         return re.sub(r"[^A-Za-z0-9_-]+", "_", self.signature["task"]["task_name"] or self.signature["model"])
+
+    def size_of(self, format: str) -> int:
+        """Bytes of a format's file, and of those that hold its weights."""
+        found = find_artifact(self.folder / self.artifacts[format]["file"])
+        return 0 if found is None else found.size
 
     def copy_model(self, format: str, folder: Path, filename: str) -> Path:
         """Copies the file of a format, with the files that hold its weights, into a new folder."""
@@ -273,7 +279,7 @@ def readme(shipped: Shipped, report: ExportHealthReport | None, layouts: Sequenc
         {
             "name": format,
             "file": artifact["file"],
-            "size": f"{(shipped.folder / artifact['file']).stat().st_size / 2**20:.2f} MiB",
+            "size": f"{shipped.size_of(format) / 2**20:.2f} MiB",
             "runs_with": " and ".join(packages_of(format)),
         }
         for format, artifact in shipped.artifacts.items()
@@ -283,7 +289,7 @@ def readme(shipped: Shipped, report: ExportHealthReport | None, layouts: Sequenc
         **shipped.signature,
         tool=shipped.tool,
         created=shipped.created,
-        folder=shipped.name,
+        folder=shlex.quote(shipped.name),
         formats=formats,
         runnable=runnable(shipped.artifacts),
         code=[format for format in shipped.artifacts if FORMATS[format].holds_code],

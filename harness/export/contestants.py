@@ -15,7 +15,7 @@ from harness.batches import Batch
 from harness.export.blame import FRESH, PLAIN_RUNTIME, PROGRAM, REFERENCE, RUNTIME
 from harness.export.exported_program import capture, one_line, quiet
 from harness.export.exporter import ExportError
-from harness.export.onnx_file import opset, session
+from harness.export.onnx_file import opset, runtime_message, session
 from harness.export.onnx_graph import OnnxGraph, metadata
 from harness.export.program import Program
 from harness.export.torch_blame import run_unguarded
@@ -82,7 +82,10 @@ class Contest:
 def _run_runtime(contest: Contest, optimised: bool = True) -> Tensor:
     opened = session(contest.path, optimised)
     feeds = contest.graph.feeds(contest.program.fields, contest.batch)
-    return torch.from_numpy(opened.run([contest.graph.output], feeds)[0])
+    try:
+        return torch.from_numpy(opened.run([contest.graph.output], feeds)[0])
+    except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
+        raise ExportError(f"ONNX Runtime raised {runtime_message(error)}") from error
 
 
 def _run_plain_runtime(contest: Contest) -> Tensor:

@@ -142,8 +142,8 @@ def _lower(program: Program, partitioners: Partitioners) -> _Lowered:
     from executorch.exir import to_edge_transform_and_lower
 
     captured = capture(program)
-    # With gradients on, decomposing a convolution asks whether the batch is below 16, and that becomes the limit.
-    with torch.no_grad():
+    # To choose between these two for a convolution, torch asks whether the batch is below 16, and that becomes the limit.
+    with torch.backends.mkldnn.flags(enabled=False), torch.backends.nnpack.flags(enabled=False):
         manager = to_edge_transform_and_lower(captured.program, partitioner=partitioners()).to_executorch()
     plan = manager.executorch_program.execution_plan[0]
     return _Lowered(manager.buffer, captured, _limits(plan, program, captured), sum(plan.non_const_buffer_sizes))

@@ -40,6 +40,8 @@ from harness.export.recording import record_eager
 from harness.export.trace import Trace
 from harness.properties.difference import difference
 
+_OPTIMISER = "ONNX Runtime's graph optimisation"
+
 
 @dataclass
 class _Case:
@@ -70,7 +72,9 @@ class _Case:
         return [self.graph.maker[name] for name in names if name in self.graph.maker]
 
 
-def blame_onnx(path: Path, program: Program, batch: Batch, bound: float, save_to: Path | None = None) -> Blame:
+def blame_onnx(
+    path: Path, program: Program, batch: Batch, bound: float, save_to: Path | None = None, ours: bool = False
+) -> Blame:
     """Finds the first operator of an ONNX file that differs from the model.
 
     Args:
@@ -79,6 +83,8 @@ def blame_onnx(path: Path, program: Program, batch: Batch, bound: float, save_to
         batch: Inputs on which their logits differ.
         bound: Up to where logits count as equal.
         save_to: Folder for a small file that shows the difference by itself.
+        ours: Whether the file is known to be, to the byte, what the exporter wrote of this model. Otherwise it may have to be exported
+            anew to tell, which takes longer than all the rest.
 
     Raises:
         ExportError: The file is damaged, or asks for other inputs than the model.
@@ -86,25 +92,35 @@ def blame_onnx(path: Path, program: Program, batch: Batch, bound: float, save_to
     graph = OnnxGraph(read(path))
     contest = Contest(path, graph, program, batch)
     runtime, plain = contest.ask(RUNTIME), contest.ask(PLAIN_RUNTIME)
-    if runtime is None and plain is None:
-        return _raised(graph, contest.absent[PLAIN_RUNTIME])
-    if all(distance is not None and distance <= bound for distance in (runtime, plain)):
-        return Blame(votes=contest.votes, explanation="nothing diverges: the file's logits are the model's")
-    optimised = plain is not None and plain <= bound
-    case = _compare(_optimised(path) if optimised else graph, program, batch, bound)
-    changed = _signs_of_change(case, graph) if case.divergence else ""
-    if not optimised:
+    if plain is None:
+        return _raised(graph, contest)
+    if plain <= bound:
+        if runtime is None:
+            return Blame(_OPTIMISER, at_fault="optimiser", votes=contest.votes, explanation=contest.absent[RUNTIME])
+        if runtime <= bound:
+            return Blame(votes=contest.votes, explanation="nothing diverges: the file's logits are the model's")
+    try:
+        case = _compare(_optimised(path) if plain <= bound else graph, program, batch, bound)
+    except ExportError as error:
+        return Blame(votes=contest.votes, explanation=f"the file cannot be taken apart: {error}")
+    changed = "" if ours else _signs_of_change(case, graph)
+    fault = _find_fault(contest, bound, bool(changed), ours)
+    blame = _described(case, contest, fault, changed, bound)
+    return blame if save_to is None else replace(blame, failing_file=_save_failing(case, contest, save_to, bound))
+
+
+def _find_fault(contest: Contest, bound: float, changed: bool, ours: bool) -> str:
+    """Asks the other contestants for as long as it is open who is at fault."""
+    fault = at_fault(contest.votes, bound, changed)
+    if fault != "optimiser":
         contest.ask(REFERENCE)
-    fault = at_fault(contest.votes, bound, bool(changed))
-    for witness in (PROGRAM, FRESH):
-        # Exporting anew takes longer than all the rest, so it is left where it would change nothing.
+        fault = at_fault(contest.votes, bound, changed)
+    witnesses = ([PROGRAM] if contest.from_dynamo else []) + ([] if ours else [FRESH])
+    for witness in witnesses:
         if fault == "exporter" and contest.votes.get(PROGRAM, 0.0) <= bound:
             contest.ask(witness)
             fault = at_fault(contest.votes, bound)
-    blame = _described(case, contest, fault, changed, bound)
-    if save_to is None:
-        return blame
-    return replace(blame, failing_file=_save_failing(case, contest, save_to, bound, optimised))
+    return fault
 
 
 def _compare(graph: OnnxGraph, program: Program, batch: Batch, bound: float) -> _Case:
@@ -127,7 +143,8 @@ def _compare(graph: OnnxGraph, program: Program, batch: Batch, bound: float) -> 
     if difference(reference.logits, artifact.logits) <= bound:
         # Only the fused kernels differ, so they must not be taken apart.
         reference = record_eager(program, batch, detailed=False)
-    return _Case(graph, feeds, arrays, reference, artifact, find_divergence(reference, artifact, rerun))
+    differs = difference(reference.logits, artifact.logits) > bound
+    return _Case(graph, feeds, arrays, reference, artifact, find_divergence(reference, artifact, rerun) if differs else None)
 
 
 def _optimised(path: Path) -> OnnxGraph:
@@ -141,16 +158,18 @@ def _optimised(path: Path) -> OnnxGraph:
         return OnnxGraph(onnx.load(target))
 
 
-def _raised(graph: OnnxGraph, message: str) -> Blame:
-    """The blame for a file that does not run, from the node that ONNX Runtime names."""
+def _raised(graph: OnnxGraph, contest: Contest) -> Blame:
+    """The blame for a file that does not run without optimisations, from the node that ONNX Runtime names."""
+    message = contest.absent[PLAIN_RUNTIME]
     name = re.search(r"Name:\s*'([^']+)'", message)
     node = next((node for node in graph.model.graph.node if name and node.name == name[1]), None)
-    return Blame(label(node) if node else "", explanation=f"the file could not be run: {message}")
+    return Blame(label(node) if node else "", votes=contest.votes, explanation=f"the file could not be run: {message}")
 
 
 def _signs_of_change(case: _Case, graph: OnnxGraph) -> str:
     """What shows that no exporter wrote the file of this model as it is; empty where nothing does."""
-    assert case.divergence is not None
+    if case.divergence is None:
+        return ""
     weights = other_weights(case.reference, case.artifact, case.divergence)
     if weights:
         return f"the file holds other values for the weight {', '.join(f'`{name}`' for name in weights)}"
@@ -187,22 +206,22 @@ def _written(node: onnx.NodeProto) -> str:
 
 
 def _described(case: _Case, contest: Contest, fault: str, changed: str, bound: float) -> Blame:
-    reasons = list(_reasons(case, contest, fault, changed, bound))
+    frozen = fault == "exporter" and contest.right_at_example(bound)
+    reasons = list(_reasons(case, contest, fault, changed, frozen))
     if case.divergence is None:
-        operator = "ONNX Runtime's graph optimisation" if fault == "optimiser" else ""
+        operator = _OPTIMISER if fault == "optimiser" else ""
         explanation = "; ".join(("the logits differ, but no operator stands out", *reasons))
         return Blame(operator, at_fault=fault, votes=contest.votes, explanation=explanation)
-    finding = put_in_words(case.reference, case.artifact, case.divergence, [label(node) for node in case.nodes])
+    labels = [label(node) for node in case.nodes]
+    finding = put_in_words(case.reference, case.artifact, case.divergence, labels, frozen)
     explanation = "; ".join((finding.sentence, *reasons))
     return Blame(finding.operator, finding.module, finding.line, fault, contest.votes, explanation)
 
 
-def _reasons(case: _Case, contest: Contest, fault: str, changed: str, bound: float) -> Iterator[str]:
+def _reasons(case: _Case, contest: Contest, fault: str, changed: str, frozen: bool) -> Iterator[str]:
     """Why somebody is at fault, and who could not be asked."""
-    if fault == "exporter" and contest.right_at_example(bound):
+    if frozen:
         yield why_frozen(case.reference, case.divergence)
-        if contest.votes.get(PROGRAM, 0.0) > bound:
-            yield "torch.export's program has the same fault"
     elif fault == "file" and changed:
         yield f"{changed}, so it was changed or is of another state of the model"
     elif fault:
@@ -211,7 +230,7 @@ def _reasons(case: _Case, contest: Contest, fault: str, changed: str, bound: flo
         yield f"the {name} could not be asked ({reason})"
 
 
-def _save_failing(case: _Case, contest: Contest, folder: Path, bound: float, optimised: bool) -> Path | None:
+def _save_failing(case: _Case, contest: Contest, folder: Path, bound: float) -> Path | None:
     """Saves the smallest part of the file that is wrong by itself; ``None`` where nothing that was saved fails again."""
     folder.mkdir(parents=True, exist_ok=True)
     for names, end, right, tolerance in _parts(case):

@@ -21,10 +21,10 @@ _DTYPES = {
     "i32": torch.int32,
     "i64": torch.int64,
     "f16": torch.float16,
-    "bf16": torch.bfloat16,
     "f32": torch.float32,
     "f64": torch.float64,
 }
+"""Types of inputs; NumPy has no bfloat16."""
 
 _NOT_COUNTED = ("Parameter", "Constant", "Result")
 _RANDOM = ("RandomUniform", "Multinomial")
@@ -32,7 +32,7 @@ _SHOWN = 3
 
 
 class OpenVINOExporter(Exporter):
-    """OpenVINO on the CPU, which computes in float32; a float16 or bfloat16 model keeps its weights as they are."""
+    """OpenVINO on the CPU, which computes in float32; weights keep their type, inputs and logits in bfloat16 become float32."""
 
     name = "openvino"
     filename = "model.xml"
@@ -41,13 +41,15 @@ class OpenVINOExporter(Exporter):
 
     def export(self, program: Program, path: Path) -> Exported:
         """Converts the graph of ``torch.export``, or the ONNX file where OpenVINO does not take the graph."""
+        import openvino
+
         failed: list[Attempt] = []
         for way, convert in (("from the graph of torch.export", _from_graph), ("from the ONNX file", _from_onnx)):
             try:
                 with quiet():
                     model, exported = convert(program)
                     _declare(model, program, exported)
-                    _write(model, path)
+                    openvino.save_model(_in_numpys_types(model), path, compress_to_fp16=False)
                     _try_out(self.load(path, program), program)
             except Exception as error:
                 failed.append(Attempt(way, _message(error)))
@@ -59,35 +61,78 @@ class OpenVINOExporter(Exporter):
         """Counts the operators, looks for NaN among the weights, and holds the inputs against the model's fields."""
         model = _read(path)
         operators = model.get_ops()
-        strange = sorted({_name_of(port) for port in model.inputs} - set(program.fields))
-        problems = [f"asks for {', '.join(strange)}, which is no field of the model"] if strange else []
-        bad = [operator.get_friendly_name() for operator in operators if _holds_nan(operator)]
-        if bad:
-            problems.append(f"weights that hold NaN: {', '.join(bad[:_SHOWN])}")
         counts = Counter(kind for operator in operators if (kind := operator.get_type_name()) not in _NOT_COUNTED)
-        random = [operator for operator in operators if operator.get_type_name() in _RANDOM]
-        weights = path.with_suffix(".bin")
         facts = {
             "operators": dict(counts.most_common()),
             "nodes": counts.total(),
             "inputs": {_name_of(port): str(port.partial_shape) for port in model.inputs},
             "outputs": {_name_of(port): str(port.partial_shape) for port in model.outputs},
-            "file_bytes": sum(file.stat().st_size for file in (path, weights) if file.is_file()),
+            "file_bytes": sum(file.stat().st_size for file in (path, path.with_suffix(".bin")) if file.is_file()),
         }
+        random = [operator for operator in operators if operator.get_type_name() in _RANDOM]
         training = tuple(f"{operator.get_type_name()} (node {operator.get_friendly_name()})" for operator in random)
-        return Inspection(facts, tuple(problems), training)
+        return Inspection(facts, _problems(model, program), training)
 
     def load(self, path: Path, program: Program) -> Runner:
         """Compiles the file for the CPU, with as many threads as torch has."""
+        return _Loaded(path)
+
+
+class _Loaded:
+    """A file on the CPU, as a function from a batch to its first output.
+
+    Attributes:
+        path: The file.
+
+    Raises:
+        ExportError: OpenVINO does not take it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._compile()
+
+    def _compile(self) -> None:
         import openvino
 
+        model = _read(self.path)
+        types = {_name_of(port): port.element_type.get_type_name() for port in model.inputs}
+        strange = {*types.values(), *(port.element_type.get_type_name() for port in model.outputs)} - _DTYPES.keys()
+        if strange:
+            raise ExportError(f"{self.path.name} takes or gives {', '.join(sorted(strange))}, which NumPy has not")
         settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads(), "NUM_STREAMS": 1}
-        model = _read(path)
         try:
-            request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
+            self._request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
         except Exception as error:
-            raise ExportError(f"OpenVINO does not take {path.name}: {_reason(error)}") from error
-        return _runner(request, model)
+            raise ExportError(f"OpenVINO does not take {self.path.name}: {_reason(error)}") from error
+        self._inputs = {name: _DTYPES[kind] for name, kind in types.items()}
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """The logits.
+
+        Three things of the CPU plugin (2026.4) are worked around. A synchronous call on a single thread drops errors of the graph and
+        returns the logits of the call before. Only a ``Tensor``, not an array, is held to the limits of the axes. And after an error
+        inside the graph a compiled model may give the same error for ever.
+
+        Raises:
+            ExportError: OpenVINO refuses the batch.
+        """
+        import openvino
+
+        missing = self._inputs.keys() - batch.keys()
+        if missing:
+            raise ExportError(f"the file asks for {', '.join(sorted(missing))}, which is no field of the model")
+        arrays = {name: batch[name].detach().cpu().to(dtype).contiguous().numpy() for name, dtype in self._inputs.items()}
+        try:
+            self._request.start_async({name: openvino.Tensor(array) for name, array in arrays.items()})
+        except Exception as error:
+            raise ExportError(f"OpenVINO refuses it: {_reason(error)}") from error
+        try:
+            self._request.wait()
+            return torch.from_numpy(self._request.get_output_tensor(0).data.copy())
+        except Exception as error:
+            self._compile()
+            raise ExportError(f"OpenVINO raised {_reason(error)}") from error
 
 
 def _from_graph(program: Program) -> tuple[Any, Exported]:
@@ -118,8 +163,7 @@ def _from_onnx(program: Program) -> tuple[Any, Exported]:
 def _declare(model: Any, program: Program, exported: Exported) -> None:
     """Gives inputs and output their names, and every axis its size or limits.
 
-    OpenVINO's conversion leaves axes open that the model fixes, and on a size it cannot compute the CPU plugin may return the logits of
-    the call before instead of an error; a declared axis is held to its limits at every call.
+    OpenVINO's conversion leaves axes open that the model fixes; an axis with limits is held to them at every call.
     """
     import openvino
 
@@ -150,10 +194,17 @@ def _name_of(port: Any) -> str:
     return min(port.get_names(), default=port.get_node().get_friendly_name())
 
 
-def _write(model: Any, path: Path) -> None:
-    import openvino
+def _in_numpys_types(model: Any) -> Any:
+    """The model with float32 in place of bfloat16 at its inputs and output, so that callers can use NumPy."""
+    from openvino import Type
+    from openvino.preprocess import PrePostProcessor
 
-    openvino.save_model(model, path, compress_to_fp16=False)
+    steps = PrePostProcessor(model)
+    for ports, step in ((model.inputs, steps.input), (model.outputs, steps.output)):
+        for index, port in enumerate(ports):
+            if port.element_type == Type.bf16:
+                step(index).tensor().set_element_type(Type.f32)
+    return steps.build()
 
 
 def _try_out(run: Runner, program: Program) -> None:
@@ -178,40 +229,14 @@ def _read(path: Path) -> Any:
         raise ExportError(f"{path.name} is no OpenVINO file that can be read: {_reason(error)}") from error
 
 
-def _runner(request: Any, model: Any) -> Runner:
-    """An infer request as a function from a batch to its first output."""
-    inputs = {_name_of(port): _DTYPES.get(port.element_type.get_type_name()) for port in model.inputs}
-
-    def run(batch: Batch) -> Tensor:
-        missing = inputs.keys() - batch.keys()
-        if missing:
-            raise ExportError(f"the file asks for {', '.join(sorted(missing))}, which is no field of the model")
-        try:
-            # A synchronous call on a single thread drops errors of the graph and returns the logits of the call before (2026.4).
-            request.start_async({name: _to_openvino(batch[name], dtype) for name, dtype in inputs.items()})
-            request.wait()
-            return _to_torch(request.get_output_tensor(0))
-        except Exception as error:
-            raise ExportError(f"OpenVINO raised {_reason(error)}") from error
-
-    return run
-
-
-def _to_openvino(tensor: Tensor, dtype: torch.dtype | None) -> Any:
-    import openvino
-
-    tensor = tensor.detach().cpu().to(dtype or tensor.dtype).contiguous()
-    if tensor.dtype is torch.bfloat16:
-        # NumPy has no bfloat16: the bits travel as integers.
-        return openvino.Tensor(tensor.view(torch.int16).numpy(), list(tensor.shape), openvino.Type.bf16)
-    return openvino.Tensor(tensor.numpy())
-
-
-def _to_torch(output: Any) -> Tensor:
-    """A copy, as the next call writes into the same memory; bfloat16 as float32."""
-    if output.element_type.get_type_name() == "bf16":
-        return torch.from_numpy(output.data.view("int16").copy()).view(torch.bfloat16).reshape(list(output.shape)).float()
-    return torch.from_numpy(output.data.copy())
+def _problems(model: Any, program: Program) -> tuple[str, ...]:
+    strange = sorted({_name_of(port) for port in model.inputs} - set(program.fields))
+    bad = [operator.get_friendly_name() for operator in model.get_ops() if _holds_nan(operator)]
+    found = {
+        f"asks for {', '.join(strange)}, which is no field of the model": strange,
+        f"weights that hold NaN: {', '.join(bad[:_SHOWN])}": bad,
+    }
+    return tuple(problem for problem, names in found.items() if names)
 
 
 def _holds_nan(operator: Any) -> bool:

@@ -39,6 +39,8 @@ DECISION = "aten._local_scalar_dense.default"
 _PRODUCTS = {"aten.addmm.default": torch.mm, "aten.baddbmm.default": torch.bmm}
 """Products with a bias added; most other formats have the two apart."""
 
+PART = "the product in "
+
 
 class Recorder(TorchDispatchMode):
     """Records the tensors that operators make while it is active.
@@ -71,7 +73,7 @@ class Recorder(TorchDispatchMode):
         name = str(func)
         if name in _PRODUCTS and not kwargs:
             product = _PRODUCTS[name](args[1], args[2])
-            self._add(product, Value(f"the product in {name}", product, inputs[1:], "", *place))
+            self._add(product, Value(f"{PART}{name}", product, inputs[1:], "", *place))
             inputs = (inputs[0], len(self.values) - 1)
         result = func(*args, **(kwargs or {}))
         if name == DECISION:

@@ -154,6 +154,34 @@ def _load_torch_export(request: dict[str, Any]) -> Run:
     return _by_position(torch.export.load(request["artifact"]).module(), request)
 
 
+def _load_openvino(request: dict[str, Any]) -> Run:
+    import openvino
+
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": request["threads"], "NUM_STREAMS": 1}
+    compiled = openvino.Core().compile_model(request["artifact"], "CPU", settings)
+    names = [port.any_name for port in compiled.inputs]
+    unknown = [name for name in names if name not in request["fields"]]
+    if unknown:
+        raise MisfitError(f"it takes {_shown(unknown)}, the model takes {_shown(list(request['fields']))}")
+    call = compiled.create_infer_request()
+
+    def run(arrays: Arrays) -> np.ndarray[Any, Any]:
+        # A synchronous call on one thread drops errors, and only a `Tensor` is held to the limits of the axes.
+        call.start_async({name: openvino.Tensor(arrays[name]) for name in names})
+        call.wait()
+        return call.get_output_tensor(0).data.copy()
+
+    return run
+
+
+def _load_executorch(request: dict[str, Any]) -> Run:
+    from executorch.runtime import Runtime
+
+    program = Runtime.get().load_program(request["artifact"])
+    program.load_method("forward")
+    return _by_position(lambda *tensors: program.load_method("forward").execute(tensors)[0], request)
+
+
 def _load_pytorch(request: dict[str, Any]) -> Run | None:
     import torch
 
@@ -247,6 +275,8 @@ _FORMATS: dict[str, tuple[tuple[str, ...], Callable[[dict[str, Any]], Run | None
     "onnx": (("numpy", "onnxruntime"), _load_onnx),
     "torchscript": (("numpy", "torch"), _load_torchscript),
     "torch_export": (("numpy", "torch", "torch.export"), _load_torch_export),
+    "openvino": (("numpy", "openvino"), _load_openvino),
+    "executorch": (("numpy", "torch", "executorch.runtime"), _load_executorch),
     "pytorch": (("numpy", "torch"), _load_pytorch),
     "safetensors": (("numpy", "torch", "safetensors.torch"), _load_safetensors),
 }

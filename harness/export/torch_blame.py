@@ -10,7 +10,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from harness.batches import Batch
 from harness.export.blame import PROGRAM, Blame, other_weights, put_in_words, why_frozen
 from harness.export.divergence import find_divergence
-from harness.export.exported_program import capture, quiet
+from harness.export.exported_program import capture, one_line, quiet
 from harness.export.program import Program, Runner
 from harness.export.recording import record_artifact, record_eager
 from harness.export.trace import Trace
@@ -29,7 +29,10 @@ def blame_torch(runner: Runner, program: Program, batch: Batch, bound: float) ->
         bound: Up to where logits count as equal.
     """
     expected = program.eager(batch)
-    distance = difference(expected, runner(batch))
+    try:
+        distance = difference(expected, runner(batch))
+    except Exception as error:  # TorchScript, guards and operators raise whatever they like
+        return Blame(explanation=f"the artifact could not be run: {one_line(error)}")
     votes = {ARTIFACT: distance}
     if distance <= bound:
         return Blame(votes=votes, explanation="nothing diverges: the artifact's logits are the model's")
@@ -46,7 +49,8 @@ def blame_torch(runner: Runner, program: Program, batch: Batch, bound: float) ->
         except Exception:  # values of another run may be refused, as indices are
             return None
 
-    divergence = find_divergence(reference, artifact, rerun)
+    differs = difference(reference.logits, artifact.logits) > bound
+    divergence = find_divergence(reference, artifact, rerun) if differs else None
     weights = other_weights(reference, artifact, divergence) if divergence else []
     votes |= _vote_of_program(program, batch, expected)
     frozen = not weights and _is_right(runner, program, bound)
@@ -58,7 +62,7 @@ def blame_torch(runner: Runner, program: Program, batch: Batch, bound: float) ->
         sentence = "the logits differ, but no operator stands out"
         return Blame(at_fault=fault, votes=votes, explanation="; ".join((sentence, *reasons)))
     labels = [artifact.values[index].operator for index in divergence.segment]
-    finding = put_in_words(reference, artifact, divergence, labels)
+    finding = put_in_words(reference, artifact, divergence, labels, frozen)
     explanation = "; ".join((finding.sentence, *reasons))
     return Blame(finding.operator, finding.module, finding.line, fault, votes, explanation)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
-from test_bundle import TABLE, TEXT, exports_of, read, table_exports, text_model, whole_bundle, write_config
+from test_bundle import TABLE, exports_of, read, table_exports, text_exports, whole_bundle
 from torch import Tensor, nn
 
 from harness.evidence import Evidence, Status
@@ -107,19 +106,17 @@ def test_a_whole_bundle_replays_itself(shared: Path) -> None:
     assert report.ok
     for format in ("onnx", "torchscript", "torch_export"):
         assert found(report, format).message == "gives the golden logits of 3 batches"
-    for format in ("pytorch", "safetensors"):  # rebuilt from the config file that this machine remembers
-        assert found(report, format).message == "gives the golden logits of 3 batches in the model that cfg.json builds"
+    # The config file is one that this machine remembers.
+    assert found(report, "pytorch").message == "gives the golden logits of 3 batches in the model that cfg.json builds"
     assert found(report, "inference.py").message == "with onnx, gives the golden logits of 1 batch"
     assert json.loads(json.dumps(report.to_json()))["status"] == "ok"
     assert report.sha256 in str(report)
 
 
 def test_weights_whose_code_was_changed_since_are_a_warning(shared: Path, tmp_path: Path) -> None:
-    config = write_config(tmp_path / "home")
-    exports = exports_of(text_model(), TEXT, "safetensors", config=config)
-    bundle = write_bundle(exports, tmp_path / "bundle", configs={})
-    model = config.with_name("model.py")
-    model.write_text(model.read_text().replace("heads=2", "heads=4"))
+    bundle = write_bundle(text_exports(tmp_path / "home", "safetensors"), tmp_path / "bundle", configs={})
+    model = tmp_path / "home" / "model.py"
+    model.write_text(model.read_text().replace("tanh", "sin"))
     evidence = found(verify_bundle(bundle), "safetensors")
     assert evidence.status is Status.WARN
     assert evidence.message.startswith("holds the weights it had, but not for the model that")
@@ -140,9 +137,10 @@ def test_elsewhere_formats_that_can_run_code_wait_for_trust(
         "inference.py": Status.SKIPPED,
     }
     assert "loading it can run code" in found(report, "torchscript").message
-    trusted = verify_bundle(bundle, trust=True)
-    assert {*statuses(trusted).values()} == {Status.OK}
-    assert found(trusted, "inference.py").message.startswith("with torchscript, ")
+    (bundle / "inference.py").write_text("")  # one process is enough
+    relist(bundle, "inference.py")
+    trusted = statuses(verify_bundle(bundle, trust=True))
+    assert trusted["origin"] is trusted["torchscript"] is Status.OK
 
 
 # Files that are not those of the manifest
@@ -286,12 +284,9 @@ class Payload:
         return (os.system, (f"touch {self.mark}",))
 
 
-@pytest.mark.parametrize(
-    "save", [torch.save, lambda thing, path: path.write_bytes(pickle.dumps(thing))], ids=["torch.save", "pickle"]
-)
-def test_a_malicious_pickle_is_refused_and_not_run(save: Callable[[Any, Path], None], bundle: Path, tmp_path: Path) -> None:
+def test_a_malicious_pickle_is_refused_and_not_run(bundle: Path, tmp_path: Path) -> None:
     mark, path = tmp_path / "mark", bundle / "artifacts" / "model.pt"
-    save({"layer.weight": Payload(mark)}, path)
+    torch.save({"layer.weight": Payload(mark)}, path)
     keep(bundle, "pytorch")
     relist(bundle, "artifacts/model.pt")
     report = verify_bundle(bundle)
@@ -380,7 +375,8 @@ def test_other_weights_in_a_weights_file_are_named(bundle: Path) -> None:
 
 def test_weights_outside_the_bundle_are_refused(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "secret.bin").write_bytes(np.ones((6, 3), np.float32).tobytes())
-    weight = helper.make_tensor("weight", TensorProto.FLOAT, (6, 3), b"", raw=True)
+    weight = helper.make_tensor("weight", TensorProto.FLOAT, (6, 3), bytes(72), raw=True)
+    weight.ClearField("raw_data")
     weight.data_location = TensorProto.EXTERNAL
     weight.external_data.add(key="location", value="../../secret.bin")
     graph = helper.make_graph(
@@ -457,8 +453,9 @@ class Constant(nn.Module):
 
 def test_logits_that_are_not_finite_are_no_pass(shared: Path, tmp_path: Path) -> None:
     bundle = write_bundle(exports_of(Constant(), TABLE, "torchscript"), tmp_path / "bundle", configs={})
-    evidence = found(verify_bundle(bundle), "torchscript")
-    assert evidence.status is Status.FAIL
+    report = verify_bundle(bundle)
+    assert found(report, "torchscript").message == "gives logits of another shape than the golden ones, or that are not finite"
+    assert json.dumps(report.to_json(), allow_nan=False)
 
 
 def test_a_process_that_takes_too_long_is_stopped(bundle: Path) -> None:
