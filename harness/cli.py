@@ -119,7 +119,7 @@ def _bundle(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from harness.export.bundle_verify import verify_bundle
+    from harness.export.bundle.verify import verify_bundle
 
     report = verify_bundle(arguments.folder, trust=arguments.trust)
     print(json.dumps(report.to_json()) if arguments.json else report)

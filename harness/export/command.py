@@ -58,7 +58,7 @@ def bundle_config(path: Path, folder: Path | None, layouts: Sequence[str], healt
     Raises:
         UserError: The config, the model or the folder does not allow it.
     """
-    from harness.export.bundle import write_bundle
+    from harness.export.bundle.write import write_bundle
     from harness.export.health import check_exports
 
     config = load_config(path)

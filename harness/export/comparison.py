@@ -60,10 +60,10 @@ class Comparison:
         """How far the logits of another run of the artifact are from right."""
         return relative_gap(self.reference.logits, artifact.logits)
 
-    def has_any(self, tensors: Sequence[Tensor], after: int) -> bool:
-        """Whether one of some tensors is a value of the reference that came up after another and led to its logits."""
+    def count_right(self, tensors: Sequence[Tensor], after: int) -> int:
+        """How many of some tensors are values of the reference that came up after another and led to its logits."""
         later = [self.reference.values[index].tensor for index in self.reference.live if index > after]
-        return any(gap <= self.tolerance for gap in gaps_between(later, tensors).found)
+        return sum(gap <= self.tolerance for gap in gaps_between(later, tensors).found)
 
     def same_place(self, expected: int, found: int) -> bool:
         """Whether both came up in the same module and line, as far as the artifact says."""

@@ -19,7 +19,7 @@ from harness.export.closeness import is_telling, relative_gap
 from harness.export.comparison import Comparison, comparisons
 from harness.export.trace import Trace
 
-_MOST_TRIALS, _LIKELY, _NEXT, _JOINS, _CHAIN = 40, 4, 2, 3, 12
+_MOST_TRIALS, _LIKELY, _NEXT, _JOINS, _CHAIN, _CONVINCING = 40, 4, 2, 3, 12, 3
 
 _CLEAN = 1e-4
 """Up to this relative difference, logits put right are so but for rounding. Where it is larger, a better trial may follow."""
@@ -95,10 +95,12 @@ def _first_success(comparison: Comparison, rerun: Rerun) -> tuple[_Trial, bool] 
             best, least = (trial, True), remaining
         if remaining <= min(_CLEAN, comparison.tolerance):
             break
-        if best is None and _followers_are_right(comparison, trial, again):
-            # Where a fault comes up again later on, the logits stay wrong. That is rare: a few more trials shall show whether it is so.
-            best, patience = (trial, False), _LIKELY
-        patience -= 1
+        # What comes before a missing operator has other readers, some of which a wrong value may not disturb.
+        followers = _right_followers(comparison, trial, again) if best is None and not trial.absent else 0
+        if followers:
+            # Where a fault comes up again later on, the logits stay wrong. One value that is right may be so by chance.
+            best, patience = (trial, False), min(patience, _CHAIN)
+        patience = 0 if followers >= _CONVINCING else patience - 1
         if not patience:
             break
     return best
@@ -109,12 +111,12 @@ def _run_again(comparison: Comparison, trial: _Trial, rerun: Rerun) -> Trace | N
     return again if again is not None and len(again.values) == len(comparison.artifact.values) else None
 
 
-def _followers_are_right(comparison: Comparison, trial: _Trial, again: Trace) -> bool:
-    """Whether a value computed from one that was put right is right too, which it was not before."""
+def _right_followers(comparison: Comparison, trial: _Trial, again: Trace) -> int:
+    """How many values computed from one that was put right are right too, which they were not before."""
     computed = comparison.artifact.made_from([trial.found], comparison.found.wrong)
     followers = [again.values[index] for index in computed if index != trial.found]
     telling = [value.tensor for value in followers if not value.passes_on and is_telling(value.tensor)]
-    return comparison.has_any(telling[:_CHAIN], trial.expected)
+    return comparison.count_right(telling[:_CHAIN], trial.expected)
 
 
 def _trials(comparison: Comparison) -> Iterator[_Trial]:
@@ -212,7 +214,7 @@ def _narrowed(comparison: Comparison, trial: _Trial, whole: bool, rerun: Rerun) 
         if again is None:
             continue
         remaining = comparison.remaining(again)
-        if remaining <= min(_CLEAN, comparison.tolerance) if whole else _followers_are_right(comparison, operand, again):
+        if remaining <= min(_CLEAN, comparison.tolerance) if whole else _right_followers(comparison, operand, again):
             return _narrowed(comparison, operand, whole, rerun)
     expected, found, right, absent, surplus = trial
     segment = [found] if absent else comparison.artifact.led_to(found, comparison.found.wrong)

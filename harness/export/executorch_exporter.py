@@ -47,13 +47,11 @@ class _Lowered:
 
     Attributes:
         content: The file.
-        captured: The graph it was made from.
         limits: Sizes of each free axis that memory is planned for.
         planned_bytes: How much memory that is.
     """
 
     content: bytes
-    captured: Captured
     limits: dict[str, tuple[int, int | None]]
     planned_bytes: int
 
@@ -72,19 +70,18 @@ class ExecuTorchExporter(Exporter):
     def export(self, program: Program, path: Path) -> Exported:
         """Lowers the graph of ``torch.export`` by the first way whose file runs."""
         failed: list[Attempt] = []
+        captured = _capture(_with_rows(program, _ROWS))
         for way, partitioners in (("XNNPACK", _xnnpack), ("portable kernels", _none)):
             try:
                 with quiet(), torch.no_grad():
-                    lowered, larger = _lower_within_memory(program, partitioners, way)
+                    lowered, larger = _lower_within_memory(captured, program, partitioners, way)
                     path.write_bytes(lowered.content)
                     _try_out(self.load(path, program), program)
             except Exception as error:
                 failed.append(Attempt(way, str(error) if isinstance(error, ExportError) else one_line(error)))
                 continue
-            captured = lowered.captured
             notes = {"guards": captured.guards, "planned_bytes": lowered.planned_bytes}
-            attempts = (*captured.attempts, *failed, *larger, Attempt(way))
-            return Exported(attempts, lowered.limits, captured.static, notes)
+            return Exported((*captured.attempts, *failed, *larger, Attempt(way)), lowered.limits, captured.static, notes)
         raise ExportError("; ".join(f"{attempt.way}: {attempt.error}" for attempt in failed))
 
     def inspect(self, path: Path, program: Program) -> Inspection:
@@ -128,25 +125,36 @@ def _none() -> list[Any]:
     return []
 
 
-def _lower_within_memory(program: Program, partitioners: Partitioners, way: str) -> tuple[_Lowered, tuple[Attempt, ...]]:
-    """Lowers a program for as many rows as memory allows, with the larger plan that was given up."""
-    lowered = _lower(_with_rows(program, _ROWS), partitioners)
+def _lower_within_memory(
+    captured: Captured, program: Program, partitioners: Partitioners, way: str
+) -> tuple[_Lowered, tuple[Attempt, ...]]:
+    """Lowers a program for as many rows as memory allows, with the larger plan where that was given up."""
+    lowered = _lower(captured, program, partitioners)
     if lowered.planned_bytes <= _PLANNED_BYTES or not _is_boundless(program):
         return lowered, ()
-    rows = max(program.sizes.batch, _ROWS * _PLANNED_BYTES // lowered.planned_bytes)
     larger = Attempt(f"{way}, batch up to {_ROWS}", f"its memory plan takes {lowered.planned_bytes >> 20} MiB")
-    return _lower(_with_rows(program, rows), partitioners), (larger,)
+    fewer = _with_rows(program, _ROWS * _PLANNED_BYTES // lowered.planned_bytes)
+    return _lower(_capture(fewer), fewer, partitioners), (larger,)
 
 
-def _lower(program: Program, partitioners: Partitioners) -> _Lowered:
+def _capture(program: Program) -> Captured:
+    """The graph with an upper limit to every free axis; where axes had to be inferred, they have none, and memory cannot be planned."""
+    captured = capture(program)
+    if all(high is not None for _, high in captured.limits.values()):
+        return captured
+    limits = {axis: (max(low, captured.limits.get(axis, (low,))[0]), high) for axis, (low, high) in program.limits.items()}
+    limited = capture(replace(program, limits=limits))
+    return replace(limited, attempts=captured.attempts, guards=captured.guards)
+
+
+def _lower(captured: Captured, program: Program, partitioners: Partitioners) -> _Lowered:
     from executorch.exir import to_edge_transform_and_lower
 
-    captured = capture(program)
     # To choose between these two for a convolution, torch asks whether the batch is below 16, and that becomes the limit.
     with torch.backends.mkldnn.flags(enabled=False), torch.backends.nnpack.flags(enabled=False):
         manager = to_edge_transform_and_lower(captured.program, partitioner=partitioners()).to_executorch()
     plan = manager.executorch_program.execution_plan[0]
-    return _Lowered(manager.buffer, captured, _limits(plan, program, captured), sum(plan.non_const_buffer_sizes))
+    return _Lowered(manager.buffer, _limits(plan, program, captured), sum(plan.non_const_buffer_sizes))
 
 
 def _is_boundless(program: Program) -> bool:

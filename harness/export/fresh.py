@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ from torch import Tensor
 
 import harness
 from harness.batches import Batch
-from harness.export.replay import ANSWER, INPUTS, OUTPUTS, STAGE, WEIGHTS_ONLY, digest, state_facts
+from harness.export.loaders import WEIGHTS_ONLY
+from harness.export.replay import ANSWER, INPUTS, OUTPUTS, STAGE
+from harness.export.tensor_facts import TensorFacts, facts_of
 
 _REQUEST, _LOG = "request.json", "log.txt"
 _INSTALLED = ("site-packages", "dist-packages")
@@ -60,7 +62,7 @@ def run_fresh(
     batches: Sequence[Batch],
     *,
     config: Path | None = None,
-    expected: Mapping[str, Tensor] | None = None,
+    expected: Mapping[str, Tensor | TensorFacts] | None = None,
     timeout: float = 120.0,
     threads: int = 1,
 ) -> FreshRun:
@@ -70,9 +72,10 @@ def run_fresh(
         format: One of ``torchscript``, ``onnx``, ``pytorch``, ``safetensors``, ``torch_export``.
         path: The artifact.
         fields: Names of the inputs, in order.
-        batches: The inputs; each holds the fields.
+        batches: The inputs; each holds the fields. Weights that are held to the expected ones need none.
         config: For formats that hold weights alone, the config file to build the model from.
-        expected: For those without a config, the model's state dict, whose names, shapes, dtypes and values the file must hold.
+        expected: For those without a config, the model's state dict, or what was recorded of it: names, shapes, dtypes and values that
+            the file must hold.
         timeout: Seconds until the process, and what it started, is stopped.
         threads: Of each operator.
 
@@ -103,8 +106,9 @@ def run_fresh(
         return _result(folder, status, timeout, 0 if weights_only and config is None else len(batches))
 
 
-def _expected(state: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
-    return {name: {**facts, "sha256": digest(state[name])} for name, facts in state_facts(state).items()}
+def _expected(known: Mapping[str, Tensor | TensorFacts]) -> dict[str, dict[str, Any]]:
+    recorded = {name: facts for name, facts in known.items() if isinstance(facts, TensorFacts)}
+    return {name: asdict(facts) for name, facts in {**facts_of(known), **recorded}.items()}
 
 
 def _dtype(tensor: Tensor) -> str:

@@ -44,7 +44,7 @@ class OpenVINOExporter(Exporter):
         import openvino
 
         failed: list[Attempt] = []
-        for way, convert in (("from the graph of torch.export", _from_graph), ("from the ONNX file", _from_onnx)):
+        for way, convert in (("graph of torch.export", _from_graph), ("ONNX", _from_onnx)):
             try:
                 with quiet():
                     model, exported = convert(program)
@@ -54,7 +54,7 @@ class OpenVINOExporter(Exporter):
             except Exception as error:
                 failed.append(Attempt(way, _message(error)))
                 continue
-            return replace(exported, attempts=(*failed, *exported.attempts, Attempt(way)))
+            return replace(exported, attempts=(*failed, *exported.attempts))
         raise ExportError("; ".join(f"{attempt.way}: {attempt.error}" for attempt in failed))
 
     def inspect(self, path: Path, program: Program) -> Inspection:
@@ -143,7 +143,8 @@ def _from_graph(program: Program) -> tuple[Any, Exported]:
     fields = dict(zip(captured.program.graph_signature.user_inputs, program.fields, strict=True))
     for port in model.inputs:
         _name(port, fields[port.any_name])
-    return model, Exported(captured.attempts, captured.limits, captured.static, {"guards": captured.guards})
+    attempts = (*captured.attempts, Attempt("graph of torch.export"))
+    return model, Exported(attempts, captured.limits, captured.static, {"guards": captured.guards})
 
 
 def _from_onnx(program: Program) -> tuple[Any, Exported]:
@@ -156,8 +157,10 @@ def _from_onnx(program: Program) -> tuple[Any, Exported]:
         path = Path(folder) / ONNXExporter.filename
         exported = ONNXExporter().export(program, path)
         static = {**static_axes(path, program), **exported.static}
-        notes = {"guards": exported.notes.get("guards", {})}
-        return openvino.convert_model(str(path)), Exported(exported.attempts, exported.limits, static, notes)
+        attempts = (*exported.attempts, Attempt(f"{exported.attempts[-1].way}, by way of ONNX"))
+        # The guard on negative ids is one of ONNX's lookup; OpenVINO's takes any id.
+        notes = {key: value for key, value in exported.notes.items() if key != "refuses_negative"}
+        return openvino.convert_model(str(path)), Exported(attempts, exported.limits, static, notes)
 
 
 def _declare(model: Any, program: Program, exported: Exported) -> None:

@@ -65,7 +65,7 @@ def quantisation(exports: Exports, format: str) -> Evidence:
     Raises:
         UserError: There is no artifact that can be loaded.
     """
-    from harness.export.quantisation import measure_quality
+    from harness.export.quantisation_quality import measure_quality
 
     name = "quantisation"
     plain, batches = exports.runner("onnx"), _accepted(exports, "onnx")

@@ -28,8 +28,10 @@ from harness.adapters import make_adapter
 from harness.batches import Batch, Sizes, make_batch
 from harness.config import ExportConfig, load_config
 from harness.errors import UserError
-from harness.export.bundle import create_export_bundle, made_here, write_bundle
-from harness.export.bundle_layouts import check_layouts, json_ready
+from harness.export.bundle.configs import json_ready
+from harness.export.bundle.layouts import check_layouts
+from harness.export.bundle.origin import made_here
+from harness.export.bundle.write import create_export_bundle, write_bundle
 from harness.export.cache import file_hash
 from harness.export.exporter import ExportError
 from harness.export.exports import Exports
@@ -439,13 +441,13 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {here!r})
 from test_bundle import table_exports
-from harness.export import bundle
+from harness.export.bundle import write
 
 def die(*args, **kwargs):
     os.kill(os.getpid(), signal.SIGKILL)
 
 if sys.argv[2] == "writing":
-    bundle.requirements = die
+    write.requirements = die
 else:
     rename = Path.rename
     def once(path, target):
@@ -453,7 +455,7 @@ else:
         if path == Path(sys.argv[1]):
             die()
     Path.rename = once
-bundle.write_bundle(table_exports(), Path(sys.argv[1]), configs={{"config": {{"width": 2}}}})
+write.write_bundle(table_exports(), Path(sys.argv[1]), configs={{"config": {{"width": 2}}}})
 """
 
 
@@ -475,7 +477,7 @@ def test_a_process_that_is_killed_leaves_no_half_bundle(
     def full(_formats: object) -> str:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("harness.export.bundle.requirements", full)
+    monkeypatch.setattr("harness.export.bundle.write.requirements", full)
     with pytest.raises(ExportError, match="No space left on device"):
         write_bundle(table_exports(), target, configs={"config": {"width": 2}})
     monkeypatch.undo()

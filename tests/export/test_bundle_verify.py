@@ -18,9 +18,10 @@ from test_bundle import TABLE, exports_of, read, table_exports, text_exports, wh
 from torch import Tensor, nn
 
 from harness.evidence import Evidence, Status
-from harness.export import bundle_verify
-from harness.export.bundle import write_bundle
-from harness.export.bundle_verify import BundleReport, verify_bundle
+from harness.export.bundle import golden, replays
+from harness.export.bundle.report import BundleReport
+from harness.export.bundle.verify import verify_bundle
+from harness.export.bundle.write import write_bundle
 from harness.export.cache import file_hash
 from harness.export.exporter import ExportError
 from harness.export.fresh import FreshRun, run_fresh
@@ -58,8 +59,8 @@ def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: object, **options: object) -> Any:
         raise AssertionError("something was loaded")
 
-    for name in ("run_fresh", "_child", "_load_arrays"):
-        monkeypatch.setattr(bundle_verify, name, refuse)
+    for module, name in ((replays, "run_fresh"), (replays, "_run_script"), (golden, "load_arrays")):
+        monkeypatch.setattr(module, name, refuse)
 
 
 def relist(bundle: Path, *names: str) -> None:
@@ -304,7 +305,7 @@ def test_a_manifest_that_was_edited_is_another_bundle(bundle: Path, monkeypatch:
         loaded.append(format)
         return run_fresh(format, *arguments, **options)
 
-    monkeypatch.setattr(bundle_verify, "run_fresh", run)
+    monkeypatch.setattr(replays, "run_fresh", run)
     (bundle / "artifacts" / "model.ts").write_bytes((bundle / "artifacts" / "model.ts").read_bytes() + b" ")
     keep(bundle, "torchscript", "onnx")
     relist(bundle, "artifacts/model.ts")
@@ -420,7 +421,7 @@ def read_elsewhere(golden: Any) -> None:
 def test_golden_facts_that_say_nothing_are_no_pass(
     change: Callable[[Any], None], said: str, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bundle_verify, "_load_arrays", lambda path: {"features": np.zeros((1, 6)), "logits": np.zeros((1, 3))})
+    monkeypatch.setattr(golden, "load_arrays", lambda path: {"features": np.zeros((1, 6)), "logits": np.zeros((1, 3))})
     keep(bundle, "onnx")
     edit(bundle / "golden" / "golden.json", change)
     relist(bundle, "golden/golden.json")

@@ -1,0 +1,160 @@
+"""Golden batches: inputs, the model's own logits for them, and how far each format's may be from these."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.batches import Batch, make_batch
+from harness.errors import UserError
+from harness.export.bundle.manifest import GOLDEN
+from harness.export.bundle.signature import read_signature
+from harness.export.exported_program import one_line
+from harness.export.exporter import ExportError
+from harness.export.exports import Exports
+from harness.export.lattice import Point
+from harness.export.parity import DEFAULT_TOLERANCES, compare
+from harness.export.tensor_facts import TensorFacts, facts_of
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+_OTHER_TOLERANCE = 1e-6
+_MOST_LOGITS = 1 << 26
+"""Further batches with more than these are left out, so that a bundle is not mostly golden logits."""
+
+_SLACK = 2
+"""Rounding that was seen when the bundle was made may be this many times as large on another machine."""
+
+
+@dataclass(frozen=True)
+class Golden:
+    """What artifacts are held to.
+
+    Attributes:
+        names: Files of the inputs.
+        inputs: The inputs, in the dtypes of the signature.
+        outputs: The model's logits for them.
+        tolerances: By format, the largest difference for each batch; ``None`` for one that it does not take.
+        state: What is known of each tensor of the model's state dict.
+    """
+
+    names: tuple[str, ...]
+    inputs: tuple[Batch, ...]
+    outputs: tuple[Tensor, ...]
+    tolerances: dict[str, tuple[float | None, ...]]
+    state: dict[str, TensorFacts]
+
+    def taken(self, format: str) -> list[int]:
+        """Numbers of the batches that a format takes."""
+        return [number for number, tolerance in enumerate(self.tolerances[format]) if tolerance is not None]
+
+
+def make_golden(exports: Exports) -> tuple[dict[str, Arrays], dict[str, Any]]:
+    """The golden batches by file name, and what ``golden.json`` says of them.
+
+    Raises:
+        ExportError: There is a format that takes none of them.
+        UserError: The model itself does not.
+    """
+    made_up = exports
+    if exports.subject.make is not make_batch:  # rows of the user's data are no one else's business
+        made_up = Exports(replace(exports.subject, make=make_batch), exports.options, cache=exports.cache)
+    points = _points(made_up)
+    files: dict[str, Arrays] = {}
+    for number, point in enumerate(points):
+        files[f"inputs_{number}.npz"] = {name: _array(tensor) for name, tensor in made_up.batch(point).items()}
+        files[f"outputs_{number}.npz"] = {"logits": _array(made_up.expected(point))}
+    facts = {
+        "batches": [
+            {"inputs": f"inputs_{number}.npz", "outputs": f"outputs_{number}.npz", "sizes": point.describe(made_up.program)}
+            for number, point in enumerate(points)
+        ],
+        "noise_floor": made_up.floor.value,
+        "formats": {format: _held(exports, format, made_up, points) for format in exports.formats},
+        "state": {name: asdict(known) for name, known in facts_of(exports.reference.state_dict()).items()},
+    }
+    return files, facts
+
+
+def read_golden(folder: Path, listed: Container[str], formats: Mapping[str, str]) -> Golden:
+    """The golden batches of a bundle.
+
+    Args:
+        folder: The bundle.
+        listed: Names of the files in its manifest; no others are read.
+        formats: The file of each format, as the manifest has it.
+
+    Raises:
+        ValueError, LookupError, TypeError, AttributeError, OSError, BadZipFile: They are not what a bundle has.
+    """
+    dtypes = read_signature(folder, formats)
+    golden = json.loads((folder / GOLDEN).read_text(encoding="utf-8"))
+    inputs, outputs = [], []
+    for batch in golden["batches"]:
+        for name in (batch["inputs"], batch["outputs"]):
+            if f"golden/{name}" not in listed:
+                raise ValueError(f"golden/{name} is not in the manifest")
+        arrays = load_arrays(folder / "golden" / batch["inputs"])
+        inputs.append({name: torch.from_numpy(arrays[name]).to(dtype) for name, dtype in dtypes.items()})
+        outputs.append(torch.from_numpy(load_arrays(folder / "golden" / batch["outputs"])["logits"]))
+    tolerances = {
+        format: tuple(None if "refused" in held else float(held["tolerance"]) for held in golden["formats"][format])
+        for format in formats
+    }
+    if any(len(held) != len(inputs) or not any(tolerance is not None for tolerance in held) for held in tolerances.values()):
+        raise ValueError("a format has nothing to be held to")
+    names = tuple(batch["inputs"] for batch in golden["batches"])
+    state = {str(name): TensorFacts.from_json(entry) for name, entry in golden["state"].items()}
+    return Golden(names, tuple(inputs), tuple(outputs), tolerances, state)
+
+
+def load_arrays(path: Path) -> Arrays:
+    """The arrays of an ``.npz`` file; pickled objects are refused."""
+    with np.load(path, allow_pickle=False) as stored:
+        return {name: stored[name] for name in stored.files}
+
+
+def _points(exports: Exports) -> tuple[Point, ...]:
+    """The exporter's own example; the nearest shape it did not see; and one of those that is padded, where that means anything."""
+    first, *others = exports.points
+
+    def distance(point: Point) -> int:
+        sizes, own = point.sizes, exports.program.sizes
+        return abs(sizes.batch - own.batch) + abs(sizes.seq - own.seq) + abs(sizes.target_seq - own.target_seq)
+
+    plain = [point for point in others if point.content == "typical"]
+    unseen = sorted((point for point in plain if not point.padded), key=lambda p: (p.seen(exports.program), distance(p)))
+    padded = sorted((point for point in plain if point.padded), key=lambda p: (p.seen(exports.program), distance(p)))
+    small = [p for p in (*unseen[:1], *padded[:1]) if math.prod(p.sizes.logits_shape(exports.program.task)) <= _MOST_LOGITS]
+    return tuple(dict.fromkeys((first, *small)))
+
+
+def _held(exports: Exports, format: str, made_up: Exports, points: Sequence[Point]) -> list[dict[str, Any]]:
+    """For each batch, how far a format's logits are from the model's, and how far they may be; or why it does not take the batch."""
+    held: list[dict[str, Any]] = []
+    for point in points:
+        try:
+            found = compare(made_up, format, point, exports.runner(format)(made_up.batch(point)))
+        except Exception as error:  # runtimes have exceptions of their own
+            held.append({"refused": str(error) if isinstance(error, UserError) else one_line(error)})
+            continue
+        tolerance, sound = found.bound, math.isfinite(found.absolute)
+        rounding = found.relative <= DEFAULT_TOLERANCES.get(format, _OTHER_TOLERANCE)
+        if sound and (rounding or exports.exporter(format).runs_as):  # what runs as another format is an approximation of it
+            tolerance = max(tolerance, _SLACK * found.absolute)
+        held.append({"difference": found.absolute if sound else None, "tolerance": tolerance})
+    if all("refused" in batch for batch in held):
+        raise ExportError(f"no bundle was written: the {format} file does not even take its own example: {held[0]['refused']}")
+    return held
+
+
+def _array(tensor: Tensor) -> np.ndarray[Any, Any]:
+    return (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()
