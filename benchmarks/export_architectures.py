@@ -1,6 +1,6 @@
 """Tier 4 on ten real architectures: what exports, what agrees, and what the reason is where it does not.
 
-    python benchmarks/export_architectures.py --json out.json
+python benchmarks/export_architectures.py --json out.json
 """
 
 from __future__ import annotations

@@ -27,10 +27,10 @@ from torch.onnx.verification import verify_onnx_program
 
 from harness.adapters import make_adapter
 from harness.batches import Sizes, make_batch
-from harness.export.blame import Blame
-from harness.export.exported_program import capture, quiet
-from harness.export.onnx_blame import blame_onnx
-from harness.export.onnx_exporter import ONNXExporter
+from harness.export.blame.onnx import blame_onnx
+from harness.export.blame.verdict import Blame
+from harness.export.formats.exported_program import capture, quiet
+from harness.export.formats.onnx import ONNXExporter
 from harness.export.program import Program, make_program
 from harness.models.stubs import LMStub
 from harness.tasks import TaskSpec, TaskType

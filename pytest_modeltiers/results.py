@@ -10,7 +10,7 @@ import pytest
 
 from harness.catalogue import CATALOGUE
 from harness.evidence import Evidence, Status
-from harness.export.advice import recommendation as advice
+from harness.export.checks.advice import recommendation as advice
 from harness.health.report import CheckResult, CheckStatus
 from pytest_modeltiers.plugin import TIERS
 

@@ -14,10 +14,10 @@ from harness.adapters import Adapter, make_adapter
 from harness.catalogue import CATALOGUE
 from harness.config import ExportConfig, SuiteConfig
 from harness.evidence import Evidence, Status
-from harness.export.advice import recommendation
+from harness.export.checks.advice import recommendation
+from harness.export.checks.models import MODEL_CHECKS
+from harness.export.checks.table import FORMAT_CHECKS, judge_format
 from harness.export.exports import Exports
-from harness.export.model_checks import MODEL_CHECKS
-from harness.export.tier4 import FORMAT_CHECKS, judge_format
 from harness.health.report import CheckResult, CheckStatus, ExportHealthReport, SkippedCheck
 from harness.properties.subject import Subject
 from harness.tasks import TaskSpec

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from torch import nn
 
-from harness.export.exporter import ExportError, MissingPackageError
-from harness.export.quantisation import silent
+from harness.export.formats.exporter import ExportError, MissingPackageError
+from harness.export.onnx.quantisation import silent
 from harness.models.cloning import clone
 from harness.user_code import raised
 

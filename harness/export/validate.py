@@ -11,9 +11,9 @@ from torch import nn
 from harness.adapters import Adapter, make_adapter
 from harness.config import ExportConfig
 from harness.errors import UserError
+from harness.export.checks.summary import overall, summary_of
+from harness.export.checks.table import FORMAT_CHECKS, judge_format
 from harness.export.exports import Exports
-from harness.export.summary import overall, summary_of
-from harness.export.tier4 import FORMAT_CHECKS, judge_format
 from harness.properties.subject import Subject
 from harness.tasks import TaskSpec
 
@@ -93,7 +93,7 @@ def exports_of(
     """
     from pydantic import ValidationError
 
-    from harness.export.formats import check_formats
+    from harness.export.formats.table import check_formats
 
     names = list(formats)
     check_formats(names)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from harness.export.checks.models import MODEL_CHECKS
+from harness.export.checks.table import judge_format
 from harness.export.exports import Exports
-from harness.export.model_checks import MODEL_CHECKS
-from harness.export.tier4 import judge_format
 from pytest_modeltiers.judge import Judge
 
 

@@ -11,7 +11,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = ROOT / "examples"
-CONFIGS = sorted(p.relative_to(EXAMPLES) for p in EXAMPLES.rglob("*") if p.suffix in (".json", ".toml") and "exports" not in p.parts)
+CONFIGS = sorted(
+    p.relative_to(EXAMPLES) for p in EXAMPLES.rglob("*") if p.suffix in (".json", ".toml") and "exports" not in p.parts
+)
 
 
 def run(config: Path, report: Path, *options: str) -> subprocess.CompletedProcess[str]:

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from harness.adapters import make_adapter
 from harness.config import ExportConfig, load_config
-from harness.export.cache import file_hash
 from harness.export.command import exports_of_config
 from harness.export.exports import Exports
+from harness.export.store.cache import file_hash
 from harness.models.stubs import build_stub
 from harness.properties.subject import Subject
 from harness.randomness import seeded

@@ -16,9 +16,9 @@ import torch
 from planted import Scores, make_exports, onnx_by_hand
 
 from harness.errors import UserError
-from harness.export.artifact import find_artifact, manifest_path
-from harness.export.cache import Cache, file_hash, key_of
-from harness.export.exporter import ExportError
+from harness.export.formats.exporter import ExportError
+from harness.export.store.artifact import find_artifact, manifest_path
+from harness.export.store.cache import Cache, file_hash, key_of
 from harness.export.validate import export_model
 from harness.randomness import seeded
 
@@ -134,7 +134,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing() -> None:
         import resource, sys
         from pathlib import Path
         from planted import Scores, make_exports
-        from harness.export.exporter import ExportError
+        from harness.export.formats.exporter import ExportError
         exports = make_exports(Scores(), Path(sys.argv[1]), "pytorch")
         exports.program, exports.identity
         resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))
@@ -165,7 +165,7 @@ def test_killed_in_the_middle_it_leaves_no_half_file(tmp_path: Path) -> None:
         import sys, time
         from pathlib import Path
         from planted import Scores, make_exports
-        from harness.export import artifact
+        from harness.export.store import artifact
         copy = artifact._copy_whole
         def slow(source, target):
             print("copying", flush=True)

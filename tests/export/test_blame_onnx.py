@@ -18,14 +18,14 @@ from torch import Tensor, nn
 
 from harness.adapters import make_adapter
 from harness.batches import Batch, Sizes, make_batch
-from harness.export import contestants, onnx_blame
-from harness.export.blame import FRESH, PLAIN_RUNTIME, PROGRAM, REFERENCE, RUNTIME, Blame, at_fault
-from harness.export.contestants import WAYS, Contest
-from harness.export.exported_program import quiet
-from harness.export.onnx_blame import blame_onnx
-from harness.export.onnx_exporter import ONNXExporter
-from harness.export.onnx_file import session
-from harness.export.onnx_graph import OnnxGraph
+from harness.export.blame import contestants, onnx_blame
+from harness.export.blame.contestants import WAYS, Contest
+from harness.export.blame.onnx import blame_onnx
+from harness.export.blame.onnx_graph import OnnxGraph
+from harness.export.blame.verdict import FRESH, PLAIN_RUNTIME, PROGRAM, REFERENCE, RUNTIME, Blame, at_fault
+from harness.export.formats.exported_program import quiet
+from harness.export.formats.onnx import ONNXExporter
+from harness.export.onnx.file import session
 from harness.export.program import Program, make_program
 from harness.tasks import TaskSpec, TaskType
 

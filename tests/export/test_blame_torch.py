@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from harness.adapters import make_adapter
 from harness.batches import Batch, Sizes, make_batch
-from harness.export.blame import PROGRAM
-from harness.export.exported_program import capture, quiet
+from harness.export.blame.recording import record_artifact, record_eager
+from harness.export.blame.torch import ARTIFACT, blame_torch, run_unguarded
+from harness.export.blame.verdict import PROGRAM
+from harness.export.formats.exported_program import capture, quiet
 from harness.export.program import LogitsOf, Program, Runner, make_program
-from harness.export.recording import record_artifact, record_eager
-from harness.export.torch_blame import ARTIFACT, blame_torch, run_unguarded
 from harness.tasks import TaskSpec, TaskType
 
 BOUND = 1e-5

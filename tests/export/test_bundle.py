@@ -32,9 +32,9 @@ from harness.export.bundle.configs import json_ready
 from harness.export.bundle.layouts import check_layouts
 from harness.export.bundle.origin import made_here
 from harness.export.bundle.write import create_export_bundle, write_bundle
-from harness.export.cache import file_hash
-from harness.export.exporter import ExportError
 from harness.export.exports import Exports
+from harness.export.formats.exporter import ExportError
+from harness.export.store.cache import file_hash
 from harness.models.loading import model_source
 from harness.properties.subject import Subject
 from harness.randomness import seeded

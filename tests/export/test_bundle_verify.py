@@ -22,9 +22,9 @@ from harness.export.bundle import golden, replays
 from harness.export.bundle.report import BundleReport
 from harness.export.bundle.verify import verify_bundle
 from harness.export.bundle.write import write_bundle
-from harness.export.cache import file_hash
-from harness.export.exporter import ExportError
-from harness.export.fresh import FreshRun, run_fresh
+from harness.export.formats.exporter import ExportError
+from harness.export.fresh.run import FreshRun, run_fresh
+from harness.export.store.cache import file_hash
 
 
 @pytest.fixture(scope="module")

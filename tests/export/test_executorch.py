@@ -12,12 +12,12 @@ from planted import DataBranch, Scores, language_model, make_exports
 from torch import Tensor, nn
 
 from harness.evidence import Status
-from harness.export import executorch_exporter
-from harness.export.artifact import Manifest
-from harness.export.executorch_exporter import ExecuTorchExporter
-from harness.export.exporter import ExportError, MissingPackageError
+from harness.export.checks.table import judge_format
 from harness.export.exports import Exports
-from harness.export.tier4 import judge_format
+from harness.export.formats import executorch as executorch_exporter
+from harness.export.formats.executorch import ExecuTorchExporter
+from harness.export.formats.exporter import ExportError, MissingPackageError
+from harness.export.store.artifact import Manifest
 from harness.randomness import seeded
 from harness.tasks import TaskSpec, TaskType
 

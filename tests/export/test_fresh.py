@@ -20,7 +20,7 @@ from torch.export import Dim
 
 from harness.adapters import make_adapter
 from harness.batches import Sizes, make_batch
-from harness.export.fresh import FreshRun, run_fresh
+from harness.export.fresh.run import FreshRun, run_fresh
 from harness.export.program import Program, make_program
 from harness.models.stubs import build_stub
 from harness.randomness import seeded

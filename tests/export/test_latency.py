@@ -12,7 +12,7 @@ from fractions import Fraction
 
 import pytest
 
-from harness.export.latency import Comparison, Latency, compare_latency, fewest_calls, order_statistic_bounds
+from harness.export.checks.latency import Comparison, Latency, compare_latency, fewest_calls, order_statistic_bounds
 
 
 def busy(loops: int) -> Callable[[], object]:

@@ -10,10 +10,10 @@ from planted import TABLE, DataBranch, RowLoop, Scores, language_model, make_exp
 from torch import Tensor, nn
 
 from harness.evidence import Status
-from harness.export.exporter import ExportError, MissingPackageError
+from harness.export.checks.table import judge_format
 from harness.export.exports import Exports
-from harness.export.openvino_exporter import OpenVINOExporter
-from harness.export.tier4 import judge_format
+from harness.export.formats.exporter import ExportError, MissingPackageError
+from harness.export.formats.openvino import OpenVINOExporter
 from harness.randomness import seeded
 from harness.tasks import TaskSpec, TaskType
 

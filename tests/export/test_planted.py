@@ -9,9 +9,9 @@ from planted import PLANTED, Planted
 
 from harness.catalogue import CATALOGUE
 from harness.evidence import Evidence
+from harness.export.checks.models import MODEL_CHECKS
+from harness.export.checks.table import judge_format
 from harness.export.exports import Exports
-from harness.export.model_checks import MODEL_CHECKS
-from harness.export.tier4 import judge_format
 
 
 def judged(planted: Planted, exports: Exports) -> Evidence:

@@ -20,11 +20,11 @@ pytest.importorskip("onnxscript")
 
 from harness.adapters import make_adapter  # noqa: E402  (after the packages it needs)
 from harness.batches import Batch, Sizes, make_batch  # noqa: E402
-from harness.export.exporter import ExportError  # noqa: E402
-from harness.export.onnx_exporter import ONNXExporter  # noqa: E402
+from harness.export.formats.exporter import ExportError  # noqa: E402
+from harness.export.formats.onnx import ONNXExporter  # noqa: E402
+from harness.export.onnx.quantisation import Kind, QuantisationFacts, quantise  # noqa: E402
+from harness.export.onnx.quantisation_quality import QuantisationQuality, logits_sqnr, measure_quality  # noqa: E402
 from harness.export.program import Program, make_program  # noqa: E402
-from harness.export.quantisation import Kind, QuantisationFacts, quantise  # noqa: E402
-from harness.export.quantisation_quality import QuantisationQuality, logits_sqnr, measure_quality  # noqa: E402
 from harness.models.stubs import build_stub  # noqa: E402
 from harness.randomness import seeded  # noqa: E402
 from harness.tasks import TaskSpec, TaskType  # noqa: E402

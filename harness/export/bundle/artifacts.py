@@ -6,9 +6,9 @@ import shutil
 from pathlib import Path
 
 from harness.errors import UserError
-from harness.export.artifact import Artifact, find_artifact, manifest_path
-from harness.export.exporter import ExportError
 from harness.export.exports import Exports
+from harness.export.formats.exporter import ExportError
+from harness.export.store.artifact import Artifact, find_artifact, manifest_path
 
 
 def all_artifacts(exports: Exports) -> dict[str, Artifact]:

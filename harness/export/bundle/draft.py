@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.export.artifact import Manifest, find_artifact, manifest_path
+from harness.export.store.artifact import Manifest, find_artifact, manifest_path
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from harness.export.bundle.manifest import files_in, listed_in
-from harness.export.exporter import ExportError
+from harness.export.formats.exporter import ExportError
 
 
 def check_target(target: Path) -> Path:

@@ -9,7 +9,7 @@ from harness.errors import did_you_mean
 from harness.export.bundle.draft import Draft
 from harness.export.bundle.mlflow import write_mlflow
 from harness.export.bundle.triton import write_triton
-from harness.export.exporter import ExportError
+from harness.export.formats.exporter import ExportError
 
 
 @dataclass(frozen=True)

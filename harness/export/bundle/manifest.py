@@ -10,8 +10,8 @@ from stat import S_ISREG
 from typing import Any
 
 from harness.export.bundle.draft import Draft
-from harness.export.cache import file_hash
-from harness.export.exporter import ExportError
+from harness.export.formats.exporter import ExportError
+from harness.export.store.cache import file_hash
 
 KIND = "pytest-modeltiers bundle"
 MANIFEST, SIGNATURE, GOLDEN, INFERENCE = "manifest.json", "signature.json", "golden/golden.json", "inference.py"

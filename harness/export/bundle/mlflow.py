@@ -9,7 +9,7 @@ from harness.export.bundle.draft import Draft
 from harness.export.bundle.golden import load_arrays
 from harness.export.bundle.signature import sizes_of
 from harness.export.bundle.texts import pinned, render
-from harness.export.identity import versions
+from harness.export.store.identity import versions
 
 
 def write_mlflow(draft: Draft, format: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.export.bundle.manifest import MANIFEST
-from harness.export.cache import Cache, file_hash, key_of
+from harness.export.store.cache import Cache, file_hash, key_of
 
 
 def made_here(folder: Path) -> dict[str, Any]:

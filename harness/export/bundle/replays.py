@@ -20,9 +20,9 @@ from harness.export.bundle.golden import Golden, load_arrays
 from harness.export.bundle.manifest import INFERENCE, MANIFEST
 from harness.export.bundle.signature import runtime_of
 from harness.export.bundle.texts import inference_script, runnable
-from harness.export.exporter import ExportError, MissingPackageError
-from harness.export.formats import FORMATS
-from harness.export.fresh import run_fresh
+from harness.export.formats.exporter import ExportError, MissingPackageError
+from harness.export.formats.table import FORMATS
+from harness.export.fresh.run import run_fresh
 from harness.properties.difference import difference
 
 _RUN_SCRIPT = "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
@@ -78,7 +78,7 @@ class Replays:
         if exporter.weights_only:
             return self._weights(format, path)
         if runtime_of(format) == "onnx":
-            from harness.export.onnx_file import read
+            from harness.export.onnx.file import read
 
             try:
                 read(path)  # refuses weights outside the bundle

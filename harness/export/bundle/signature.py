@@ -13,7 +13,7 @@ from torch import Tensor
 from harness.export.bundle.configs import json_ready
 from harness.export.bundle.manifest import SIGNATURE
 from harness.export.exports import Exports
-from harness.export.formats import FORMATS
+from harness.export.formats.table import FORMATS
 
 
 def make_signature(exports: Exports, files: Mapping[str, str]) -> dict[str, Any]:

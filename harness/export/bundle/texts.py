@@ -12,8 +12,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from harness.export.bundle.draft import Draft
 from harness.export.bundle.signature import runtime_of
-from harness.export.formats import FORMATS
-from harness.export.identity import versions
+from harness.export.formats.table import FORMATS
+from harness.export.store.identity import versions
 from harness.health.markdown import verdict
 from harness.health.report import ExportHealthReport
 

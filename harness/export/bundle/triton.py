@@ -10,7 +10,7 @@ from typing import Any
 from harness.export.bundle.draft import Draft
 from harness.export.bundle.signature import sizes_of
 from harness.export.bundle.texts import render
-from harness.export.exporter import ExportError
+from harness.export.formats.exporter import ExportError
 from harness.export.program import LARGEST_BATCH
 
 _BACKENDS = {
@@ -80,7 +80,7 @@ def _onnx_ports(path: Path) -> tuple[list[Port], list[Port]]:
     """Inputs and outputs as the file has them: Triton refuses a size where the file leaves one open."""
     import onnx
 
-    from harness.export.onnx_file import dimensions
+    from harness.export.onnx.file import dimensions
 
     graph = onnx.load(path, load_external_data=False).graph
 

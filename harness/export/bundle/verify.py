@@ -15,7 +15,7 @@ from harness.export.bundle.manifest import MANIFEST, mistakes_in, parse_manifest
 from harness.export.bundle.origin import made_here
 from harness.export.bundle.replays import Replays
 from harness.export.bundle.report import BundleReport
-from harness.export.cache import file_hash
+from harness.export.store.cache import file_hash
 
 _SHOWN = 20
 

@@ -17,7 +17,6 @@ from torch import nn
 
 from harness.adapters import Adapter, make_adapter
 from harness.config import SuiteConfig
-from harness.export.artifact import Artifact
 from harness.export.bundle.artifacts import all_artifacts, copy_artifact
 from harness.export.bundle.configs import json_ready
 from harness.export.bundle.draft import Draft
@@ -28,10 +27,11 @@ from harness.export.bundle.manifest import GOLDEN, INFERENCE, MANIFEST, SIGNATUR
 from harness.export.bundle.origin import remember
 from harness.export.bundle.signature import make_signature
 from harness.export.bundle.texts import inference_script, readme, requirements
-from harness.export.cache import file_hash
-from harness.export.exporter import ExportError
 from harness.export.exports import Exports
-from harness.export.identity import versions
+from harness.export.formats.exporter import ExportError
+from harness.export.store.artifact import Artifact
+from harness.export.store.cache import file_hash
+from harness.export.store.identity import versions
 from harness.health.report import ExportHealthReport
 from harness.tasks import TaskSpec
 from harness.threads import threads_for

@@ -1,0 +1,237 @@
+"""An ONNX model taken apart: every value it computes, with some put right, or a part of it as a model of its own."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import helper, numpy_helper
+from torch import Tensor
+
+from harness.batches import Batch
+from harness.export.blame.recording import is_shown, line_of
+from harness.export.blame.trace import LAYOUT, Trace, Value
+from harness.export.formats.exporter import ExportError
+from harness.export.onnx.file import runtime_message, session
+from harness.export.program import module_path
+
+Arrays = dict[str, Any]
+"""NumPy arrays by the names of the values that hold them."""
+
+_LARGEST = 1_900_000_000
+"""Bytes up to which a model fits into one message; protobuf ends at 2 GiB."""
+
+_FEW = 8
+"""A vector of this many sizes at most is shape arithmetic rather than data."""
+
+_TORCH_METADATA = "pkg.torch.onnx."
+
+
+class OnnxGraph:
+    """A model in the ONNX format, seen from its values.
+
+    Args:
+        model: The model, with its weights.
+
+    Attributes:
+        model: The same.
+        maker: The node that makes a value, by the value's name.
+        weights: The initialisers by name.
+        places: The module and the lines that each node came from.
+    """
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.model = model
+        self.maker = {name: node for node in model.graph.node for name in node.output if name}
+        self.weights = {tensor.name: tensor for tensor in model.graph.initializer}
+        self.places = [_place(node) for node in model.graph.node]
+
+    @property
+    def output(self) -> str:
+        """Name of the first output."""
+        return str(self.model.graph.output[0].name)
+
+    def feeds(self, fields: tuple[str, ...], batch: Batch) -> Arrays:
+        """A batch under the names of the model's inputs; by position where the model has other names for them.
+
+        Raises:
+            ExportError: It asks for something else.
+        """
+        inputs = [value for value in self.model.graph.input if value.name not in self.weights]
+        names = [value.name for value in inputs]
+        if not set(names) <= set(fields):
+            if len(names) != len(fields):
+                raise ExportError(f"the file asks for {', '.join(names)}; the model takes {', '.join(fields)}")
+            batch = dict(zip(names, (batch[name] for name in fields), strict=True))
+        dtypes = [helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type) for value in inputs]
+        return {name: batch[name].detach().cpu().numpy().astype(dtype) for name, dtype in zip(names, dtypes, strict=True)}
+
+    def run(self, feeds: Arrays, replaced: Mapping[str, Any] | None = None) -> Arrays:
+        """Every value the model computes outside branches and loops, without optimisations.
+
+        Args:
+            feeds: The inputs.
+            replaced: Arrays to put in place of values.
+
+        Raises:
+            ExportError: ONNX Runtime does not run it.
+        """
+        replaced = replaced or {}
+        if self.model.ByteSize() > _LARGEST:
+            raise ExportError("it is too large to be taken apart")
+        opened = session(self._exposed(replaced).SerializeToString(), optimised=False)
+        names = [output.name for output in opened.get_outputs()]
+        try:
+            found = opened.run(names, {**feeds, **replaced})
+        except Exception as error:
+            raise ExportError(f"ONNX Runtime raised {runtime_message(error)}") from error
+        return {**dict(zip(names, found, strict=True)), **replaced}
+
+    def trace(self, feeds: Arrays, arrays: Arrays) -> Trace:
+        """The values of a run in order, as they are compared with those of the model.
+
+        Args:
+            feeds: The inputs.
+            arrays: What ``run`` returned.
+        """
+        return _Tracing(self, feeds, arrays).trace()
+
+    def part(self, names: Iterable[str], end: str, arrays: Arrays) -> tuple[onnx.ModelProto, Arrays]:
+        """The nodes that make some values as a model of its own, and its inputs.
+
+        Args:
+            names: The values.
+            end: The one that becomes the output.
+            arrays: The values of a run and its inputs, from which the inputs are taken.
+        """
+        wanted = set(names)
+        inside = [node for node in self.model.graph.node if wanted & set(node.output)]
+        made = {name for node in inside for name in node.output}
+        needed = dict.fromkeys(name for node in inside for name in self.inputs_of(node) if name not in made)
+        weights = [self.weights[name] for name in needed if name in self.weights]
+        constants = [self.maker[name] for name in needed if name in self.maker and self.maker[name].op_type == "Constant"]
+        inputs = {
+            name: arrays[name] for name in needed if name not in self.weights and name not in {c.output[0] for c in constants}
+        }
+        graph = helper.make_graph(
+            [*constants, *inside],
+            "part",
+            [_described(name, array) for name, array in inputs.items()],
+            [_described(end, arrays[end], free=True)],
+            weights,
+        )
+        model = helper.make_model(graph, opset_imports=self.model.opset_import, functions=self.model.functions)
+        model.ir_version = self.model.ir_version
+        return model, inputs
+
+    def inputs_of(self, node: onnx.NodeProto) -> list[str]:
+        """The values a node reads, those that its branches take from outside too."""
+        names = [name for name in node.input if name]
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                own = {name for each in inner.node for name in each.output} | {value.name for value in inner.input}
+                own |= {tensor.name for tensor in inner.initializer}
+                names += [name for each in inner.node for name in self.inputs_of(each) if name not in own]
+                names += [value.name for value in inner.output if value.name not in own]
+        return names
+
+    def _exposed(self, replaced: Mapping[str, Any]) -> onnx.ModelProto:
+        """The model with every value as an output, and as an input what is to be replaced."""
+        model = onnx.ModelProto()
+        model.CopyFrom(self.model)
+        graph = model.graph
+        outputs = {value.name for value in graph.output}
+        graph.output.extend(onnx.ValueInfoProto(name=name) for name in self.maker if name not in outputs)
+        kept = [value for value in graph.output if value.name not in replaced]
+        del graph.output[:]
+        graph.output.extend(kept)
+        for node in graph.node:
+            for position, name in enumerate(node.output):
+                if name in replaced:
+                    node.output[position] = f"{name}__replaced"
+        graph.input.extend(_described(name, array) for name, array in replaced.items())
+        return model
+
+
+def metadata(node: onnx.NodeProto, key: str) -> str:
+    """What PyTorch's exporter wrote beside a node."""
+    return next((entry.value for entry in node.metadata_props if entry.key == _TORCH_METADATA + key), "")
+
+
+def label(node: onnx.NodeProto) -> str:
+    """``Add (ONNX node `node_add_3`)``."""
+    return f"{node.op_type} (ONNX node `{node.name or node.output[0]}`)"
+
+
+class _Tracing:
+    """Values of a run put in order."""
+
+    def __init__(self, graph: OnnxGraph, feeds: Arrays, arrays: Arrays) -> None:
+        self.graph = graph
+        self.arrays = arrays
+        self.values: list[Value] = []
+        self.indices: dict[str, tuple[int, ...]] = {}
+        self.sizes: set[str] = set()  # names of what was made from shapes and constants alone
+        for name, array in feeds.items():
+            self._add(name, Value("", torch.from_numpy(array), name=name, given=True))
+        for name, weight in graph.weights.items():
+            self._add(name, Value("", _tensor(numpy_helper.to_array(weight)), name=name, given=True))
+
+    def trace(self) -> Trace:
+        for node, (module, lines) in zip(self.graph.model.graph.node, self.graph.places, strict=True):
+            read = self.graph.inputs_of(node)
+            inputs = tuple(dict.fromkeys(index for name in read for index in self.indices.get(name, ())))
+            # Of its second input, CastLike reads the type alone.
+            data = read[:1] if node.op_type == "CastLike" else read
+            is_size = node.op_type == "Shape" or all(name in self.sizes or name in self.graph.weights for name in data)
+            for name in filter(None, node.output):
+                array = self.arrays.get(name)
+                if not isinstance(array, np.ndarray):
+                    self.indices[name] = inputs  # a sequence, or nothing: what is made from it is made from its inputs
+                    continue
+                if is_size:
+                    self.sizes.add(name)
+                value = Value(node.op_type, _tensor(array), inputs, name, module, lines)
+                value.given = self._is_given(node, value, is_size)
+                self._add(name, value)
+        return Trace(self.values, self.indices[self.graph.output][0])
+
+    def _is_given(self, node: onnx.NodeProto, value: Value, is_size: bool) -> bool:
+        if node.op_type == "Constant":
+            return True
+        if is_size and value.tensor.ndim <= 1 and value.tensor.numel() <= _FEW:
+            return True
+        return bool(value.inputs) and node.op_type.lower() in LAYOUT and all(self.values[i].given for i in value.inputs)
+
+    def _add(self, name: str, value: Value) -> None:
+        self.indices[name] = (len(self.values),)
+        self.values.append(value)
+
+
+def _place(node: onnx.NodeProto) -> tuple[str, tuple[str, ...]]:
+    """The module and the lines from which an exporter made a node, innermost first."""
+    scopes = metadata(node, "name_scopes").replace("'", '"')
+    try:
+        names = json.loads(scopes)
+    except ValueError:
+        names = []
+    stack = re.findall(r'File "([^"]+)", line (\d+)', metadata(node, "stack_trace"))
+    lines = tuple(line_of(filename, int(number)) for filename, number in reversed(stack) if is_shown(filename))
+    return (module_path(names[-2]) if len(names) > 1 else ""), lines
+
+
+def _tensor(array: Any) -> Tensor:
+    try:
+        return torch.from_numpy(np.array(array))
+    except TypeError:  # bfloat16 and the like, which NumPy has from elsewhere; or text
+        return torch.zeros(0) if array.dtype.kind in "OSU" else torch.from_numpy(array.astype(np.float32))
+
+
+def _described(name: str, array: Any, free: bool = False) -> onnx.ValueInfoProto:
+    dtype = helper.np_dtype_to_tensor_dtype(array.dtype)
+    return helper.make_tensor_value_info(name, dtype, None if free else array.shape)

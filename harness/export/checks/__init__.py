@@ -1,0 +1,1 @@
+"""The checks of tier 4: from exports to evidence."""

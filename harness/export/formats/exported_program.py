@@ -1,0 +1,226 @@
+"""A program through ``torch.export``: free axes first, inferred ones where the model does not allow them."""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import Dim, ExportedProgram
+
+from harness.export.formats.exporter import Attempt, ExportError
+from harness.export.program import Program
+from harness.randomness import seeded
+from harness.user_code import is_users_file
+
+_NOISY = ("torch.onnx", "torch.export", "torch._export", "torch._dynamo", "torch.fx", "onnxscript", "onnx_ir", "torch.__trace")
+
+_UNBOUNDED = 1 << 40
+"""Sizes beyond this mean that there is no upper limit."""
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A program as ``torch.export`` sees it.
+
+    Attributes:
+        program: The graph.
+        attempts: The ways that were tried.
+        limits: Sizes each free axis may take, as derived by ``torch.export``; it knows of branches on a size.
+        static: Axes that came out fixed though they were to stay free, with the reason.
+        symbols: Names of the size symbols, such as ``{"s77": "batch"}``.
+        guards: By axis, the condition that the model's code puts on it, and its line.
+    """
+
+    program: ExportedProgram
+    attempts: tuple[Attempt, ...]
+    limits: dict[str, tuple[int, int | None]]
+    static: dict[str, str]
+    symbols: dict[str, str]
+    guards: dict[str, str]
+
+
+def capture(program: Program) -> Captured:
+    """Exports a program with ``torch.export``.
+
+    Raises:
+        ExportError: It cannot be exported in any way; the message has the reason of each.
+    """
+    attempts: list[Attempt] = []
+    for way, specs in _ways(program):
+        try:
+            with quiet(), seeded(0), torch.no_grad():
+                exported = torch.export.export(program.forward, program.arguments, dynamic_shapes=specs)
+        except Exception as error:
+            attempts.append(Attempt(way, one_line(error)))
+            continue
+        attempts.append(Attempt(way))
+        return _described(exported, program, tuple(attempts))
+    raise ExportError(failures(attempts))
+
+
+def _ways(program: Program) -> Iterator[tuple[str, Any]]:
+    dims = {axis: Dim(axis, min=low, max=high) for axis, (low, high) in program.limits.items()}
+    if not dims:
+        yield "torch.export, fixed sizes", None
+        return
+    free = tuple({position: dims[axis] for position, axis in program.axes[name].items()} for name in program.fields)
+    yield "torch.export, free axes", (free,)
+    inferred = tuple(dict.fromkeys(program.axes[name], Dim.AUTO) for name in program.fields)
+    yield "torch.export, inferred axes", (inferred,)
+
+
+def _described(exported: ExportedProgram, program: Program, attempts: tuple[Attempt, ...]) -> Captured:
+    limits: dict[str, tuple[int, int | None]] = {}
+    symbols: dict[str, str] = {}
+    static: dict[str, str] = {}
+    for (field, axes), tensor in zip(program.axes.items(), _inputs(exported), strict=True):
+        for position, axis in axes.items():
+            size = tensor.shape[position]
+            expression = None if isinstance(size, int) else size.node.expr
+            if expression is None or expression.is_number:
+                # A field that is never read leaves no trace of its sizes.
+                if _is_read(exported, program.fields.index(field)):
+                    static.setdefault(axis, f"{axis} is always {size}{_where(size)}")
+                continue
+            symbols[str(expression)] = axis
+            known = exported.range_constraints.get(expression)
+            if known is not None:
+                limits[axis] = _narrower(limits.get(axis), (_lower(known.lower), _upper(known.upper)))
+    return Captured(exported, attempts, limits, static, symbols, _guards(exported, symbols))
+
+
+def _guards(exported: ExportedProgram, symbols: dict[str, str]) -> dict[str, str]:
+    """Conditions on the free axes that the model's code asked about, with the line that did."""
+    environments = {
+        id(size.node.shape_env): size.node.shape_env
+        for tensor in _inputs(exported)
+        for size in map(_symbolic, tensor.shape)
+        if size is not None
+    }
+    found: dict[str, str] = {}
+    for environment in environments.values():
+        for guard in environment.guards:
+            text = str(guard.expr)
+            for symbol, axis in symbols.items():
+                named, count = re.subn(rf"\b{symbol}\b", axis, text)
+                if count and not _links_sizes(guard.expr):
+                    found.setdefault(axis, f"{named}{_place(guard)}")
+    return found
+
+
+def _symbolic(size: Any) -> Any:
+    """A size that stayed a symbol; ``None`` of a number."""
+    return None if isinstance(size, int) else size
+
+
+def _links_sizes(condition: Any) -> bool:
+    """Whether a condition only says that two sizes are the same one."""
+    return str(condition).startswith("Eq(") and not any(side.is_number for side in condition.args)
+
+
+def _where(size: Any) -> str:
+    """The line that fixed a size, where it is known."""
+    if isinstance(size, int):
+        return ""
+    for guard in size.node.shape_env.guards:
+        if str(guard.expr).startswith("Eq(") and str(size.node.expr) in str(guard.expr):
+            return _place(guard)
+    return ""
+
+
+def _place(guard: Any) -> str:
+    """The file and line that put up a guard."""
+    found = re.search(r"([^/\\]+:\d+) in", str(guard.sloc))
+    return f" ({found.group(1).lstrip('(')})" if found else ""
+
+
+def _inputs(exported: ExportedProgram) -> list[Tensor]:
+    names = set(exported.graph_signature.user_inputs)
+    return [node.meta["val"] for node in exported.graph.nodes if node.op == "placeholder" and node.name in names]
+
+
+def _is_read(exported: ExportedProgram, index: int) -> bool:
+    name = exported.graph_signature.user_inputs[index]
+    return any(node.name == name and node.users for node in exported.graph.nodes)
+
+
+def _lower(bound: Any) -> int:
+    # Two stands for "not looked at": torch.export never tries a size of 0 or 1. The lattice of shapes does.
+    return 1 if int(bound) <= 2 else int(bound)
+
+
+def _upper(bound: Any) -> int | None:
+    # An infinite bound is an object of sympy's or torch's own, and neither turns into a number.
+    return int(bound) if bool(bound < _UNBOUNDED) else None
+
+
+def _narrower(known: tuple[int, int | None] | None, other: tuple[int, int | None]) -> tuple[int, int | None]:
+    if known is None:
+        return other
+    uppers = [upper for upper in (known[1], other[1]) if upper is not None]
+    return max(known[0], other[0]), min(uppers, default=None)
+
+
+_TELLING = re.compile(r"Not all values|marked .* as dynamic|data-dependent|unsupported|guard", re.IGNORECASE)
+
+
+def one_line(error: BaseException) -> str:
+    """The part of an exporter's message that says what is wrong, as one line, with the user's line where it names one."""
+    while error.__cause__ is not None and "step" in str(error):  # what the ONNX exporter says itself is which of its steps failed
+        error = error.__cause__
+    text = re.sub(r"\x1b\[[0-9;]*m|\s*\((unhinted|Size-like symbols):[^)]*\)*\)", "", str(error))
+    lines = [line.strip().removeprefix("- ") for line in text.splitlines() if line.strip(" -=~^#")]
+    chosen = next(filter(_TELLING.search, lines), lines[0] if lines else "no message")
+    if "TorchScript interpreter" in text:
+        chosen = lines[-1]
+    elif "data-dependent" in text:
+        chosen = f"the code decides by a value that it computes, which a graph cannot hold: {chosen}"
+    sources = [s for s in re.findall(r'File "([^"]+)", line (\d+)', text) if is_users_file(s[0])]
+    where = f" ({Path(sources[-1][0]).name}:{sources[-1][1]})" if sources else ""
+    return f"{type(error).__name__}: {chosen.partition(' If you')[0][:240]}{where}"
+
+
+def failures(attempts: Iterable[Attempt]) -> str:
+    """Why nothing worked, as one line; ways that failed for the same reason are named together."""
+    ways: dict[str, list[str]] = {}
+    for attempt in attempts:
+        ways.setdefault(attempt.error, []).append(attempt.way)
+    return "; ".join(f"{' and '.join(names)}: {error}" for error, names in ways.items() if error)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps what exporters print, log and warn about to themselves; what matters of it is in their results."""
+    loggers = [logging.getLogger(name) for name in _NOISY]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def tracing() -> Iterator[list[str]]:
+    """Collects what a tracer says it froze in the user's code, a line each; complete after the block."""
+    frozen: list[str] = []
+    with quiet(), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield frozen
+    for warning in caught:
+        if issubclass(warning.category, torch.jit._trace.TracerWarning) and is_users_file(warning.filename):
+            line = f"{Path(warning.filename).name}:{warning.lineno}: {str(warning.message).partition('.')[0]}"
+            frozen += [] if line in frozen else [line]

@@ -1,0 +1,173 @@
+"""ONNX: through ``torch.export`` first, through the older tracing exporter where that does not work; every way is recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.config import ExportConfig
+from harness.export.formats.exported_program import Captured, capture, failures, one_line, quiet, tracing
+from harness.export.formats.exporter import Attempt, Exported, Exporter, ExportError, Inspection
+from harness.export.program import Program, Runner
+from harness.randomness import seeded
+
+_INLINE_BYTES = 1_500_000_000
+"""Weights up to this size stay inside the file; protobuf ends at 2 GB."""
+
+_REFUSED_ID = 2**31 - 1
+"""Stands for a negative token id: no table is that long, so a lookup fails as it does in PyTorch."""
+
+_DEFAULT_OPSET = 20
+
+LAST_RESORT = "TorchScript-based exporter"
+"""It traces, and so freezes every decision."""
+
+
+class ONNXExporter(Exporter):
+    """ONNX for ONNX Runtime and everything else that reads it.
+
+    Args:
+        opset_version: Version of the operators; by default one that current runtimes share.
+        optimize: Whether constants are folded and patterns simplified.
+        validate: Whether the file goes through ``onnx.checker`` before it counts.
+    """
+
+    name = "onnx"
+    filename = "model.onnx"
+    packages = ("onnx", "onnxruntime", "onnxscript")
+
+    def __init__(self, opset_version: int | None = None, optimize: bool = True, validate: bool = True) -> None:
+        self.opset_version = opset_version
+        self.optimize = optimize
+        self.validate = validate
+
+    @classmethod
+    def from_options(cls, options: ExportConfig) -> ONNXExporter:
+        """The exporter with the opset of a config."""
+        return cls(options.opset_version)
+
+    def export(self, program: Program, path: Path) -> Exported:
+        """Writes the file by the first way that gives what was asked for."""
+        attempts: list[Attempt] = []
+        captured: Captured | None = None
+        frozen: list[str] = []
+        try:
+            captured = capture(program)
+        except ExportError as error:
+            attempts.append(Attempt("torch.export", str(error)))
+        ways: list[tuple[str, Callable[[], None]]] = [
+            (LAST_RESORT, lambda: frozen.extend(self._from_trace(program, path))),
+            (f"{LAST_RESORT}, without constant folding", lambda: frozen.extend(self._from_trace(program, path, folding=False))),
+        ]
+        if captured is not None:
+            graph = captured
+            ways.insert(0, ("dynamo", lambda: self._from_graph(graph, program, path)))
+        for way, write in ways:
+            try:
+                write()
+                self._check(path)
+            except Exception as error:
+                attempts.append(Attempt(way, str(error) if isinstance(error, ExportError) else one_line(error)))
+                continue
+            described = captured if captured is not None and way == "dynamo" else None
+            attempts = [*(described.attempts if described else ()), *attempts, Attempt(way)]
+            return self._described(program, path, described, tuple(attempts), frozen)
+        raise ExportError(failures(attempts))
+
+    def risk(self, path: Path) -> str:
+        """Weights in other files: a path may lead anywhere."""
+        from harness.export.onnx.file import names_of_weight_files
+
+        names = sorted(names_of_weight_files(path))
+        return f"it keeps weights in other files ({', '.join(names[:3])})" if names else ""
+
+    def inspect(self, path: Path, program: Program) -> Inspection:
+        """Runs the checker, counts the operators, and holds opset, inputs and outputs against what was asked for."""
+        from harness.export.onnx.inspection import inspect_onnx
+
+        return inspect_onnx(path, program, self.opset_version)
+
+    def load(self, path: Path, program: Program) -> Runner:
+        """Opens an ONNX Runtime session."""
+        from harness.export.onnx.file import read, runner, session
+
+        read(path)
+        return runner(session(path))
+
+    def _from_graph(self, captured: Captured, program: Program, path: Path) -> None:
+        with quiet(), seeded(0):
+            exported: Any = torch.onnx.export(
+                captured.program,
+                program.arguments,
+                dynamo=True,
+                input_names=list(program.fields),
+                output_names=["logits"],
+                opset_version=self.opset_version or _DEFAULT_OPSET,
+                optimize=self.optimize,
+                verbose=False,
+            )
+            exported.save(str(path), external_data=_weight_bytes(program) > _INLINE_BYTES)
+        from harness.export.onnx.surgery import name_axes
+
+        name_axes(path, captured.symbols)
+
+    def _from_trace(self, program: Program, path: Path, folding: bool = True) -> list[str]:
+        """Writes the file; returns what of the user's code the tracer says it froze."""
+        axes = {**program.axes, "logits": program.output_axes}
+        with tracing() as frozen, seeded(0), torch.no_grad():
+            torch.onnx.export(
+                program.forward,
+                program.arguments,
+                str(path),
+                dynamo=False,
+                input_names=list(program.fields),
+                output_names=["logits"],
+                dynamic_axes={name: free for name, free in axes.items() if free},
+                opset_version=self.opset_version or _DEFAULT_OPSET,
+                do_constant_folding=self.optimize and folding,
+            )
+        return frozen
+
+    def _check(self, path: Path) -> None:
+        import onnx
+
+        from harness.export.onnx.file import opset, read
+
+        model = read(path)
+        if self.opset_version is not None and opset(model) != self.opset_version:
+            raise ExportError(f"gives opset {opset(model)}, asked for {self.opset_version}")
+        if self.validate:
+            onnx.checker.check_model(str(path), full_check=True)
+
+    def _described(
+        self, program: Program, path: Path, captured: Captured | None, attempts: tuple[Attempt, ...], frozen: list[str]
+    ) -> Exported:
+        from harness.export.onnx.surgery import refuse_negative_ids
+
+        guarded = [
+            name for name in ("input_ids", "decoder_input_ids") if name in program.fields and _refuses_negative(program, name)
+        ]
+        if guarded:
+            refuse_negative_ids(path, guarded, _REFUSED_ID)
+        notes: dict[str, Any] = {"refuses_negative": guarded, **({"frozen": frozen} if frozen else {})}
+        if captured is None:
+            return Exported(attempts, notes=notes)
+        return Exported(attempts, captured.limits, captured.static, {**notes, "guards": captured.guards})
+
+
+def _refuses_negative(program: Program, field: str) -> bool:
+    """Whether the model itself raises at a negative id."""
+    ids = program.example[field].clone()
+    ids[0, 0] = -1
+    try:
+        program.eager({**program.example, field: ids})
+    except Exception:
+        return True
+    return False
+
+
+def _weight_bytes(program: Program) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in program.forward.state_dict().values())

@@ -1,0 +1,65 @@
+"""``torch.export``'s own format, ``.pt2``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from harness.batches import Batch
+from harness.export.formats.exported_program import capture, quiet
+from harness.export.formats.exporter import Exported, Exporter, ExportError, Inspection
+from harness.export.formats.training_operators import trains
+from harness.export.program import Program, Runner, module_path
+
+
+class TorchExportExporter(Exporter):
+    """A graph of ATen operators with its weights. Loading a file may run code from it."""
+
+    name = "torch_export"
+    filename = "model.pt2"
+    holds_code = True
+
+    def export(self, program: Program, path: Path) -> Exported:
+        """Captures the program and saves it."""
+        captured = capture(program)
+        try:
+            with quiet():
+                torch.export.save(captured.program, path)
+        except Exception as error:
+            raise ExportError(f"torch.export.save: {type(error).__name__}: {str(error).splitlines()[0]}") from error
+        return Exported(captured.attempts, captured.limits, captured.static, {"guards": captured.guards})
+
+    def inspect(self, path: Path, program: Program) -> Inspection:
+        """Counts the operators, and looks for those of training."""
+        exported = _load(path)
+        nodes = [node for node in exported.graph.nodes if node.op == "call_function"]
+        counts = Counter(str(node.target).removesuffix(".default") for node in nodes)
+        training = [f"{node.target}{_module_of(node)}" for node in nodes if trains(str(node.target), list(node.args))]
+        facts = {"operators": dict(counts.most_common()), "nodes": len(nodes), "file_bytes": path.stat().st_size}
+        return Inspection(facts, training=tuple(training))
+
+    def load(self, path: Path, program: Program) -> Runner:
+        """Loads the graph as a module."""
+        module = _load(path).module()
+
+        def run(batch: Batch) -> Tensor:
+            with torch.no_grad():
+                return module(*program.ordered(batch))
+
+        return run
+
+
+def _load(path: Path) -> torch.export.ExportedProgram:
+    try:
+        with quiet():
+            return torch.export.load(path)
+    except Exception as error:
+        raise ExportError(f"{path.name} is no .pt2 file that can be loaded: {type(error).__name__}") from error
+
+
+def _module_of(node: torch.fx.Node) -> str:
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    return f" in `{module_path(stack[-1][0])}`" if stack else ""

@@ -1,0 +1,146 @@
+"""TorchScript: traced, or scripted where tracing would freeze a decision that depends on the data."""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.batches import Batch
+from harness.export.formats.exported_program import failures, one_line, quiet, tracing
+from harness.export.formats.exporter import Attempt, Exported, Exporter, ExportError, Inspection
+from harness.export.formats.training_operators import trains
+from harness.export.program import Program, Runner, module_path
+from harness.randomness import seeded
+
+
+class TorchScriptExporter(Exporter):
+    """``torch.jit``; deprecated in PyTorch, and still what many servers load."""
+
+    name = "torchscript"
+    filename = "model.ts"
+    holds_code = True
+
+    def export(self, program: Program, path: Path) -> Exported:
+        """Traces the program; scripts the model instead where the tracer says that it froze something and scripting works."""
+        attempts: list[Attempt] = []
+        frozen: list[str] = []
+        module: torch.jit.ScriptModule | None = None
+        try:
+            module, frozen = _trace(program)
+        except Exception as error:
+            attempts.append(Attempt("trace", one_line(error)))
+        if module is None or frozen:
+            scripted, reason = _script(program)
+            if scripted is not None:
+                attempts += [Attempt("trace", frozen[0])] if frozen else []
+                module, frozen = scripted, []
+                attempts.append(Attempt("script"))
+            elif module is None:
+                raise ExportError(failures([*attempts, Attempt("script", reason)]))
+            else:
+                attempts += [Attempt("script", reason), Attempt("trace")]
+        else:
+            attempts.append(Attempt("trace"))
+        with quiet():
+            torch.jit.save(module, str(path))
+        return Exported(tuple(attempts), notes={"frozen": frozen} if frozen else {})
+
+    def inspect(self, path: Path, program: Program) -> Inspection:
+        """Counts the operators, and looks for those of training."""
+        nodes = list(_nodes(_load(path).inlined_graph))
+        counts = Counter(node.kind() for node in nodes if not node.kind().startswith("prim::"))
+        training = [f"{node.kind()}{_scope(node)}" for node in nodes if trains(node.kind(), _constants(node))]
+        facts = {"operators": dict(counts.most_common()), "file_bytes": path.stat().st_size}
+        return Inspection(facts, training=tuple(training))
+
+    def load(self, path: Path, program: Program) -> Runner:
+        """Loads the module on the CPU."""
+        module = _load(path)
+
+        def run(batch: Batch) -> Tensor:
+            with torch.no_grad():
+                return module(*program.ordered(batch))
+
+        return run
+
+
+def _load(path: Path) -> torch.jit.ScriptModule:
+    try:
+        with quiet():
+            return torch.jit.load(str(path), map_location="cpu")
+    except Exception as error:
+        raise ExportError(f"{path.name} is no TorchScript file that can be loaded: {one_line(error)}") from error
+
+
+def _nodes(block: Any) -> Iterator[Any]:
+    """The nodes of a graph, those of branches and loops too."""
+    for node in block.nodes():
+        yield node
+        for inner in node.blocks():
+            yield from _nodes(inner)
+
+
+def _constants(node: Any) -> list[Any]:
+    """A node's arguments: constants by their value, ``None`` for what is computed."""
+    return [value.toIValue() if value.node().kind() == "prim::Constant" else None for value in node.inputs()]
+
+
+def _scope(node: Any) -> str:
+    """The module that a traced node came from."""
+    name = node.scopeName().rpartition("/")[2].partition("::")[2]
+    return f" in `{module_path(name)}`" if name else ""
+
+
+def _trace(program: Program) -> tuple[torch.jit.ScriptModule, list[str]]:
+    """The traced program, and what of the user's code the tracer says it froze."""
+    with tracing() as frozen, seeded(0), torch.no_grad():
+        module = torch.jit.trace(program.forward, program.arguments, check_trace=False)
+    return module, frozen
+
+
+def _script(program: Program) -> tuple[torch.jit.ScriptModule | None, str]:
+    """The scripted model where its signature is that of an exported function; otherwise the reason."""
+    model = program.forward.model
+    parameters = [
+        p for p in inspect.signature(model.forward).parameters.values() if p.default is p.empty or p.name in program.fields
+    ]
+    if len(parameters) != len(program.fields) or len(program.fields) > len(_BY_POSITION):
+        return None, "forward takes other arguments than the exported function"
+    try:
+        with quiet():
+            scripted = torch.jit.script(_BY_POSITION[len(program.fields) - 1](model).eval())
+            output = scripted(*program.arguments)
+    except Exception as error:
+        return None, one_line(error)
+    if not isinstance(output, Tensor) or output.shape != program.eager(program.example).shape:
+        return None, "forward returns something other than the logits"
+    return scripted, ""
+
+
+class _One(nn.Module):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, a: Tensor) -> Tensor:
+        return self.model(a)
+
+
+class _Two(_One):
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:  # type: ignore[override]
+        return self.model(a, b)
+
+
+class _Three(_One):
+    def forward(self, a: Tensor, b: Tensor, c: Tensor) -> Tensor:  # type: ignore[override]
+        return self.model(a, b, c)
+
+
+_BY_POSITION = (_One, _Two, _Three)
+"""Scripting knows no variable number of arguments."""

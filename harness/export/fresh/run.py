@@ -1,0 +1,198 @@
+"""An artifact in a process of its own that never saw the exporter, as a deployment would load it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import harness
+from harness.batches import Batch
+from harness.export.fresh.loaders import WEIGHTS_ONLY
+from harness.export.fresh.replay import ANSWER, INPUTS, OUTPUTS, STAGE
+from harness.export.fresh.tensor_facts import TensorFacts, facts_of
+
+_REQUEST, _LOG = "request.json", "log.txt"
+_INSTALLED = ("site-packages", "dist-packages")
+_CAUSES = {"SIGKILL": "out of memory?", "SIGSEGV": "segmentation fault", "SIGABRT": "aborted", "SIGILL": "illegal instruction"}
+
+
+@dataclass(frozen=True)
+class FreshRun:
+    """What a fresh process made of an artifact. Figures are ``None`` where it did not get that far.
+
+    Attributes:
+        outputs: Logits of each batch, bfloat16 as float32. Empty after an error, and where weights alone were held to the expected
+            ones because no config says how to build the model.
+        import_seconds: To import what the format needs.
+        load_seconds: To load it; for weights, to build the model too.
+        first_call_seconds: The first call, on the first batch.
+        warm_call_seconds: Median of a few further calls on it.
+        peak_bytes: Most memory the process held at once, interpreter and libraries included.
+        packages: What it had imported at the end, other than the standard library and private modules.
+        error: Why there are no outputs, in one line; empty when all went well.
+    """
+
+    outputs: list[Tensor] = field(default_factory=list, repr=False)
+    import_seconds: float | None = None
+    load_seconds: float | None = None
+    first_call_seconds: float | None = None
+    warm_call_seconds: float | None = None
+    peak_bytes: int | None = None
+    packages: tuple[str, ...] = ()
+    error: str = ""
+
+
+def run_fresh(
+    format: str,
+    path: Path,
+    fields: Sequence[str],
+    batches: Sequence[Batch],
+    *,
+    config: Path | None = None,
+    expected: Mapping[str, Tensor | TensorFacts] | None = None,
+    timeout: float = 120.0,
+    threads: int = 1,
+) -> FreshRun:
+    """Loads an artifact in a fresh process and runs it.
+
+    Args:
+        format: One of ``torchscript``, ``onnx``, ``pytorch``, ``safetensors``, ``torch_export``.
+        path: The artifact.
+        fields: Names of the inputs, in order.
+        batches: The inputs; each holds the fields. Weights that are held to the expected ones need none.
+        config: For formats that hold weights alone, the config file to build the model from.
+        expected: For those without a config, the model's state dict, or what was recorded of it: names, shapes, dtypes and values that
+            the file must hold.
+        timeout: Seconds until the process, and what it started, is stopped.
+        threads: Of each operator.
+
+    Returns:
+        The outputs and figures; a process that raises, dies or hangs gives an ``error`` instead.
+    """
+    weights_only = format in WEIGHTS_ONLY
+    if not batches and not (weights_only and config is None):
+        return FreshRun(error="there is no batch to run it on")
+    with tempfile.TemporaryDirectory(prefix="modeltiers-fresh-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        rebuilds = weights_only and config is not None
+        request = {
+            "format": format,
+            "artifact": str(path.resolve()),
+            "fields": {name: _dtype(batches[0][name]) for name in fields} if batches else {},
+            "batches": len(batches),
+            "threads": threads,
+            "config": str(config.resolve()) if config is not None else None,
+            "expected": _expected(expected or {}) if weights_only and config is None else {},
+            # Only the user's own model may need the user's files.
+            "folder": str(Path.cwd()) if rebuilds else None,
+            "import_paths": sys.path if rebuilds else [],
+        }
+        (folder / _REQUEST).write_text(json.dumps(request), encoding="utf-8")
+        np.savez(folder / INPUTS, *(_array(batch[name]) for batch in batches for name in fields))
+        status = _run_child(folder, timeout, threads)
+        return _result(folder, status, timeout, 0 if weights_only and config is None else len(batches))
+
+
+def _expected(known: Mapping[str, Tensor | TensorFacts]) -> dict[str, dict[str, Any]]:
+    recorded = {name: facts for name, facts in known.items() if isinstance(facts, TensorFacts)}
+    return {name: asdict(facts) for name, facts in {**facts_of(known), **recorded}.items()}
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _array(tensor: Tensor) -> np.ndarray[Any, Any]:
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()
+
+
+def _run_child(folder: Path, timeout: float, threads: int) -> int | None:
+    """The child's exit status; ``None`` when it had to be stopped."""
+    command = [sys.executable, "-m", "harness.export.fresh.replay", _REQUEST]
+    # A file takes what is printed: a pipe would stay open as long as anything the child started.
+    with (folder / _LOG).open("wb") as log:
+        child = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=_environment(threads),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            return child.wait(timeout)
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            if child.returncode is None:
+                _stop(child)
+
+
+def _stop(child: subprocess.Popen[bytes]) -> None:
+    """Ends a process and all that it started."""
+    with suppress(ProcessLookupError, PermissionError):  # it may have ended by itself just now
+        if hasattr(os, "killpg"):
+            os.killpg(child.pid, signal.SIGKILL)
+        else:
+            child.kill()
+    child.wait()
+
+
+def _environment(threads: int) -> dict[str, str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    root = Path(harness.__file__).parent.parent
+    if root.name not in _INSTALLED:
+        paths = [str(root), *filter(None, [environment.get("PYTHONPATH")])]
+        environment["PYTHONPATH"] = os.pathsep.join(paths)
+    return environment
+
+
+def _result(folder: Path, status: int | None, timeout: float, batches: int) -> FreshRun:
+    answered = folder / ANSWER
+    answer: dict[str, Any] = json.loads(answered.read_text(encoding="utf-8")) if answered.is_file() else {}
+    error = answer.pop("error", "")
+    if not error and (status != 0 or not answer):
+        error = f"{_in_words(folder, status, timeout)} while {_stage(folder)}"
+    outputs = [] if error else _outputs(folder / OUTPUTS)
+    if not error and len(outputs) != batches:
+        error = f"gave {len(outputs)} outputs for {batches} batches"
+    packages = tuple(answer.pop("packages", ()))
+    return FreshRun([] if error else outputs, **answer, packages=packages, error=error)
+
+
+def _outputs(path: Path) -> list[Tensor]:
+    if not path.is_file():
+        return []
+    with np.load(path, allow_pickle=False) as stored:
+        return [torch.from_numpy(stored[name]) for name in stored.files]
+
+
+def _stage(folder: Path) -> str:
+    path = folder / STAGE
+    return path.read_text(encoding="utf-8") if path.is_file() else "starting"
+
+
+def _in_words(folder: Path, status: int | None, timeout: float) -> str:
+    if status is None:
+        return f"not done after {timeout:g} s, so it was stopped"
+    if status >= 0:
+        said = (folder / _LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        return f"ended with status {status} and no answer" + (f" ({said[-1].strip()})" if said else "")
+    known = {number.value: number.name for number in signal.Signals}
+    name = known.get(-status, "")
+    return f"killed by signal {-status} ({_CAUSES.get(name, name or 'of unknown name')})"

@@ -1,0 +1,1 @@
+"""ONNX files: read, widened, inspected, changed and quantised."""
