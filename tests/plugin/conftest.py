@@ -11,16 +11,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+# An in-process run forgets the modules it imported; those with native code, which load once, must not be among them.
+import onnx  # noqa: F401
+import onnxruntime  # noqa: F401
 import pytest
-
-# An in-process run forgets the modules it imported; torch must not be among them.
 import torch  # noqa: F401
 from small_models import GOOD
 
 import pytest_modeltiers.fixtures
 import pytest_modeltiers.report
 import pytest_modeltiers.terminal
-import pytest_modeltiers.tiers.critical  # noqa: F401
+import pytest_modeltiers.tiers.critical
+import pytest_modeltiers.tiers.export  # noqa: F401
 from harness.catalogue import CATALOGUE
 from pytest_modeltiers import checks
 
