@@ -263,3 +263,9 @@ def test_an_unknown_format_names_the_nearest(tmp_path: Path) -> None:
 def test_quantisation_needs_onnx(tmp_path: Path) -> None:
     with pytest.raises(UserError, match='needs "onnx"'):
         export_model(scores(), None, make_exports(scores(), None).subject.task, tmp_path, ["pytorch"], quantization="dynamic")
+
+
+def test_an_onnx_file_shows_no_path_of_its_maker(tmp_path: Path) -> None:
+    content = make_exports(scores(), tmp_path).artifact("onnx").path.read_bytes()
+    assert str(Path(__file__).parent).encode() not in content
+    assert b"planted.py" not in content

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from harness.adapters import make_adapter
 from harness.batches import Batch, Sizes, make_batch
-from harness.export.blame import contestants, onnx_blame
+from harness.export.blame import contestants
+from harness.export.blame import onnx as onnx_blame
 from harness.export.blame.contestants import WAYS, Contest
 from harness.export.blame.onnx import blame_onnx
 from harness.export.blame.onnx_graph import OnnxGraph

@@ -22,7 +22,7 @@ from harness.export.blame.trace import Trace, Value
 from harness.export.program import Program, Runner, module_path
 from harness.properties.tracing import hooked
 
-_HARNESS = Path(__file__).parent.parent
+_HARNESS = Path(__file__).parent.parent.parent
 _STUBS = _HARNESS / "models" / "stubs.py"
 _TORCH = Path(torch.__file__).parent
 _STANDARD_LIBRARY = Path(sysconfig.get_paths()["stdlib"])

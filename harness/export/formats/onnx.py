@@ -110,9 +110,9 @@ class ONNXExporter(Exporter):
                 verbose=False,
             )
             exported.save(str(path), external_data=_weight_bytes(program) > _INLINE_BYTES)
-        from harness.export.onnx.surgery import name_axes
+        from harness.export.onnx.surgery import tidy
 
-        name_axes(path, captured.symbols)
+        tidy(path, captured.symbols)
 
     def _from_trace(self, program: Program, path: Path, folding: bool = True) -> list[str]:
         """Writes the file; returns what of the user's code the tracer says it froze."""

@@ -9,10 +9,19 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from harness.export.onnx.file import walk
 
-def name_axes(path: Path, symbols: dict[str, str]) -> None:
-    """Gives free axes their names, such as ``batch`` for ``s77``."""
+
+_STACK_TRACE = "pkg.torch.onnx.stack_trace"
+
+
+def tidy(path: Path, symbols: dict[str, str]) -> None:
+    """Gives free axes their names, such as ``batch`` for ``s77``, and leaves out the stack traces, which show paths and code of the maker."""
     model = onnx.load(path, load_external_data=False)
+    for node in walk(model.graph):
+        kept = [entry for entry in node.metadata_props if entry.key != _STACK_TRACE]
+        del node.metadata_props[:]
+        node.metadata_props.extend(kept)
     for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param in symbols:
