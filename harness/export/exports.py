@@ -16,7 +16,7 @@ from harness.config import ExportConfig
 from harness.errors import UserError
 from harness.export.detours import choose_detours, detour_candidates, path_of_batch
 from harness.export.formats.exported_program import one_line
-from harness.export.formats.exporter import Exported, Exporter, ExportError
+from harness.export.formats.exporter import Exported, Exporter, ExportError, Inspection
 from harness.export.formats.table import make_exporter
 from harness.export.lattice import Point, lattice, make_point, pad_rows
 from harness.export.program import Program, Runner, free_axes, make_program
@@ -53,6 +53,7 @@ class Exports:
     def __post_init__(self) -> None:
         self._artifacts: dict[str, Artifact | UserError] = {}
         self._runners: dict[str, Runner | UserError] = {}
+        self._inspections: dict[str, Inspection | UserError] = {}
         self._expected: dict[Point, Tensor] = {}
 
     @cached_property
@@ -116,6 +117,14 @@ class Exports:
         """
         return _once(self._artifacts, name, lambda: self._find_or_export(name))
 
+    def inspection(self, name: str) -> Inspection:
+        """What can be read from the file of a format.
+
+        Raises:
+            ExportError: It is damaged.
+        """
+        return _once(self._inspections, name, lambda: self.exporter(name).inspect(self.artifact(name).path, self.program))
+
     def runner(self, name: str) -> Runner:
         """The file of a format, loaded.
 
@@ -168,6 +177,25 @@ class Exports:
             if found is not None and (not found.ours or (found.manifest and found.manifest.identity == self._identity_of(name))):
                 return found
         started = time.perf_counter()
+        made, path = self._kept(name)
+        if self.folder is not None:
+            path = publish(path, self.folder)
+        artifact = find_artifact(path)
+        assert artifact is not None
+        seconds = time.perf_counter() - started if made else 0.0
+        return Artifact(artifact.path, artifact.manifest, artifact.changed, seconds)
+
+    def kept(self, name: str) -> Path:
+        """The file of a format in the cache, to the byte what its exporter wrote.
+
+        Raises:
+            ExportError: The model cannot be exported to the format.
+        """
+        return self._kept(name)[1]
+
+    def _kept(self, name: str) -> tuple[bool, Path]:
+        """Whether a file had to be made, and where it is in the cache."""
+        exporter = self.exporter(name)
         made: list[bool] = []
 
         def make(folder: Path) -> None:
@@ -176,15 +204,8 @@ class Exports:
             exported = self._export(exporter, path)
             describe(exported, path, name, self._identity_of(name), self.program.fields, versions())
 
-        path = (
-            self.cache.files(self._identity_of(name), make, lambda kept: is_sound(kept / exporter.filename)) / exporter.filename
-        )
-        if self.folder is not None:
-            path = publish(path, self.folder)
-        artifact = find_artifact(path)
-        assert artifact is not None
-        seconds = time.perf_counter() - started if made else 0.0
-        return Artifact(artifact.path, artifact.manifest, artifact.changed, seconds)
+        folder = self.cache.files(self._identity_of(name), make, lambda kept: is_sound(kept / exporter.filename))
+        return bool(made), folder / exporter.filename
 
     def _export(self, exporter: Exporter, path: Path) -> Exported:
         try:

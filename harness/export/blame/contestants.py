@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -34,17 +35,21 @@ class Contest:
         graph: Its content.
         program: The model.
         batch: The inputs.
+        kept: Gives the path of an export of the model that is kept, to the byte what the exporter wrote; ``None`` where none is.
 
     Attributes:
         votes: How far each way's logits are from the model's.
         absent: Why a way did not run, by its name.
     """
 
-    def __init__(self, path: Path, graph: OnnxGraph, program: Program, batch: Batch) -> None:
+    def __init__(
+        self, path: Path, graph: OnnxGraph, program: Program, batch: Batch, kept: Callable[[], Path] | None = None
+    ) -> None:
         self.path = path
         self.graph = graph
         self.program = program
         self.batch = batch
+        self.kept = kept
         self.votes: dict[str, float] = {}
         self.absent: dict[str, str] = {}
 
@@ -110,7 +115,10 @@ def _run_program(contest: Contest) -> Tensor:
 def _run_fresh(contest: Contest) -> Tensor:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        _export(contest, path)
+        if contest.kept is not None and contest.from_dynamo:
+            path = contest.kept()
+        else:
+            _export(contest, path)
         graph = OnnxGraph(onnx.load(path))
         return _run_plain_runtime(Contest(path, graph, contest.program, contest.batch))
 

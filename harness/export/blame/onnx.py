@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -73,7 +73,13 @@ class _Case:
 
 
 def blame_onnx(
-    path: Path, program: Program, batch: Batch, bound: float, save_to: Path | None = None, ours: bool = False
+    path: Path,
+    program: Program,
+    batch: Batch,
+    bound: float,
+    save_to: Path | None = None,
+    ours: bool = False,
+    kept: Callable[[], Path] | None = None,
 ) -> Blame:
     """Finds the first operator of an ONNX file that differs from the model.
 
@@ -85,12 +91,13 @@ def blame_onnx(
         save_to: Folder for a small file that shows the difference by itself.
         ours: Whether the file is known to be, to the byte, what the exporter wrote of this model. Otherwise it may have to be exported
             anew to tell, which takes longer than all the rest.
+        kept: Gives the path of what the exporter wrote of this model, where that is kept; it then is not exported anew.
 
     Raises:
         ExportError: The file is damaged, or asks for other inputs than the model.
     """
     graph = OnnxGraph(read(path))
-    contest = Contest(path, graph, program, batch)
+    contest = Contest(path, graph, program, batch, kept)
     runtime, plain = contest.ask(RUNTIME), contest.ask(PLAIN_RUNTIME)
     if plain is None:
         return _raised(graph, contest)

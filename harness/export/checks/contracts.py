@@ -110,8 +110,8 @@ def inference_mode(exports: Exports, format: str) -> Evidence:
         UserError: There is no artifact that can be loaded.
     """
     name = "inference_mode"
-    run, artifact = exports.runner(format), exports.artifact(format)
-    inspection = exports.exporter(format).inspect(artifact.path, exports.program)
+    run = exports.runner(format)
+    inspection = exports.inspection(format)
     batch = exports.batch(exports.points[0])
     outputs = []
     for draw in (1, 2):

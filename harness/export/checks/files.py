@@ -28,10 +28,10 @@ def validation(exports: Exports, format: str) -> Evidence:
         UserError: There is no artifact.
     """
     name = "validation"
-    artifact, exporter = exports.artifact(format), exports.exporter(format)
+    artifact = exports.artifact(format)
     try:
         run = exports.runner(format)
-        inspection = exporter.inspect(artifact.path, exports.program)
+        inspection = exports.inspection(format)
         logits = run(exports.program.example)
     except UserError as error:
         cause = "a file that was cut short or damaged, or weights of another model"

@@ -92,9 +92,10 @@ def memory_requirements(exports: Exports) -> Evidence:
     name, program = "memory_requirements", exports.program
     parameters = sum(t.numel() * t.element_size() for t in (*exports.reference.parameters(), *exports.reference.buffers()))
     tracker = LiveBytes()
+    batch = exports.batch(exports.points[0])
     try:
         with tracker:
-            exports.eager(exports.batch(exports.points[0]))
+            exports.eager(batch)
     except ModelRaisedError as error:
         return Evidence(name, Status.FAIL, f"cannot be measured, forward raises: {error}", module=error.module)
     peak = parameters + tracker.peak

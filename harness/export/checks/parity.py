@@ -177,7 +177,8 @@ def _blame(exports: Exports, format: str, worst: Compared) -> Blame:
         if format == "onnx":
             from harness.export.blame.onnx import blame_onnx
 
-            return blame_onnx(path, exports.program, batch, worst.bound, exports.failures, ours=exports.artifact(format).ours)
+            ours = exports.artifact(format).ours
+            return blame_onnx(path, exports.program, batch, worst.bound, exports.failures, ours, lambda: exports.kept(format))
         return blame_torch(exports.runner(format), exports.program, batch, worst.bound)
     except Exception as error:  # the finding stands, whether or not its cause can be found
         return Blame(explanation=f"the operator could not be found: {type(error).__name__}: {error}")

@@ -11,7 +11,6 @@ from onnx import helper, numpy_helper
 
 from harness.export.onnx.file import walk
 
-
 _STACK_TRACE = "pkg.torch.onnx.stack_trace"
 
 
