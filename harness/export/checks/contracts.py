@@ -1,20 +1,14 @@
-"""What an artifact promises beside its values: free axes, no training left in it, and the model's own behaviour on invalid input."""
+"""What an artifact promises beside its values: that it is what was exported, free axes, and no training left in it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from harness.batches import Batch, Sizes
 from harness.errors import UserError
 from harness.evidence import Evidence, Status, counted
+from harness.export.checks.outcome import outcome
 from harness.export.exports import Exports
-from harness.export.formats.exported_program import one_line
 from harness.export.formats.onnx import LAST_RESORT
 from harness.export.lattice import Point
 from harness.export.program import LARGEST_BATCH, Program, Runner
@@ -134,111 +128,12 @@ def inference_mode(exports: Exports, format: str) -> Evidence:
     )
 
 
-def invalid_input(exports: Exports, format: str) -> Evidence:
-    """What the model refuses, the artifact refuses too; what the model computes after all, it computes alike.
-
-    An artifact that refuses more than the model does is loud about it, which is reported and no failure.
-
-    Raises:
-        UserError: There is no artifact that can be loaded.
-    """
-    name, run = "invalid_input", exports.runner(format)
-    behaviour: dict[str, str] = {}
-    for case in invalid_cases(exports):
-        expected, reason = _try(lambda case=case: exports.eager(case.batch))
-        actual, refusal = _try(lambda case=case: run(case.batch))
-        behaviour[case.name] = f"model: {reason or 'returns logits'}; {format}: {refusal or 'returns logits'}"
-        if actual is None or (actual.numel() == 0 and case.empty):
-            continue
-        if expected is None:
-            return _silent(exports, format, case, f"returns logits where the model raises ({reason})", behaviour)
-        scale = max(1.0, float(expected.abs().max()) / exports.floor.scale) if expected.numel() and exports.floor.scale else 1.0
-        if _gap(actual, expected) > exports.floor.bound * scale:
-            return _silent(exports, format, case, "gives other logits than the model", behaviour)
-    return Evidence(name, Status.OK, f"behaves like the model on {', '.join(behaviour)}", details={"behaviour": behaviour})
-
-
-@dataclass(frozen=True)
-class InvalidCase:
-    """A batch that no model should get.
-
-    Attributes:
-        name: What is wrong with it.
-        batch: The batch.
-        field: The field that is wrong.
-    """
-
-    name: str
-    batch: Batch
-    field: str
-
-    @property
-    def empty(self) -> bool:
-        """Whether there are no rows, for which no logits are as good an answer as a refusal."""
-        return len(self.batch[self.field]) == 0
-
-
-def invalid_cases(exports: Exports) -> Iterator[InvalidCase]:
-    """Batches that are wrong in one way each."""
-    program, point = exports.program, exports.points[0]
-    batch, task = exports.batch(point), exports.program.task
-    for field in (f for f in _ID_FIELDS if f in program.fields):
-        for name, token in (("a negative id", -1), ("an id beyond the vocabulary", task.vocab_size or 0)):
-            ids = batch[field].clone()
-            ids[-1, -1] = token
-            yield InvalidCase(name, {**batch, field: ids}, field)
-    if "batch" in program.limits:
-        yield InvalidCase("an empty batch", {name: tensor[:0] for name, tensor in batch.items()}, program.fields[0])
-    if "seq" in program.limits and "input_ids" in program.fields:
-        longer = replace(point, sizes=Sizes(point.sizes.batch, (task.max_seq_len or 1) + 3, point.sizes.target_seq))
-        yield InvalidCase("a sequence that is too long", exports.batch(longer), "input_ids")
-    for field in (f for f in _VALUE_FIELDS if f in program.fields):
-        wrong = torch.cat((batch[field], batch[field][:, :1]), 1)
-        yield InvalidCase(
-            "one channel too many" if field == "pixel_values" else "one feature too many", {**batch, field: wrong}, field
-        )
-
-
-_ID_FIELDS: tuple[str, ...] = ("input_ids", "decoder_input_ids")
-_VALUE_FIELDS: tuple[str, ...] = ("features", "pixel_values")
-
-
-def _silent(exports: Exports, format: str, case: InvalidCase, what: str, behaviour: dict[str, str]) -> Evidence:
-    inherent = exports.exporter(format).accepts_any_id and case.field in _ID_FIELDS
-    return Evidence(
-        "invalid_input",
-        Status.WARN if inherent else Status.FAIL,
-        f"{format}: {what}, on {case.name} in `{case.field}`",
-        counterexample=f"{exports.points[0].describe(exports.program)}, with {case.name} in `{case.field}`",
-        cause="a runtime whose lookups take any id: check ids before the call"
-        if inherent
-        else "a lookup that counts negative indices from the end or clips them; export with this project, which adds a guard, or check "
-        "the input before the call",
-        details={"behaviour": behaviour},
-    )
-
-
-def _try(compute: Any) -> tuple[Tensor | None, str]:
-    try:
-        return compute(), ""
-    except UserError as error:
-        return None, str(error).splitlines()[0][:160]
-    except Exception as error:
-        return None, one_line(error)
-
-
-def _gap(left: Tensor, right: Tensor) -> float:
-    if left.shape != right.shape or not torch.equal(left.isnan(), right.isnan()):
-        return float("inf")
-    return difference(left.nan_to_num(), right.nan_to_num())
-
-
 def _refusal(run: Runner, exports: Exports, point: Point) -> str:
     """Why an artifact does not take a shape; empty where it does, or where the model itself does not either."""
-    _, reason = _try(lambda: run(exports.batch(point)))
+    _, reason = outcome(lambda: run(exports.batch(point)))
     if not reason:
         return ""
-    _, unable = _try(lambda: exports.expected(point))
+    _, unable = outcome(lambda: exports.expected(point))
     return "" if unable else reason
 
 

@@ -6,8 +6,9 @@ from collections.abc import Callable, Container
 
 from harness.errors import UserError
 from harness.evidence import Evidence, Status
-from harness.export.checks.contracts import dynamic_axes, exports_to, inference_mode, invalid_input
+from harness.export.checks.contracts import dynamic_axes, exports_to, inference_mode
 from harness.export.checks.files import fresh_process, validation
+from harness.export.checks.invalid_input import invalid_input
 from harness.export.checks.models import MODEL_CHECKS
 from harness.export.checks.parity import numerical_consistency
 from harness.export.checks.performance import performance_benchmark, quantisation
