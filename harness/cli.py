@@ -55,6 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_export(commands)
     _add_bundle(commands)
 
+    _add_runs(commands)
+
     init = commands.add_parser("init", help="write a config by looking at a model file")
     init.add_argument("model", type=Path, metavar="MODEL.py", help="file with a model factory or class")
     init.add_argument("--output", type=Path, metavar="FILE", help="where the config goes (modeltiers.json beside the model)")
@@ -91,6 +93,16 @@ def _add_bundle(commands: Any) -> None:
     verify.set_defaults(run=_verify)
 
 
+def _add_runs(commands: Any) -> None:
+    runs = commands.add_parser("runs", help="list the runs of an experiment database, or show one")
+    runs.add_argument("reference", nargs="?", metavar="RUN", help="id or name of a run")
+    runs.add_argument("--db", default="experiments.db", metavar="PATH", help="a file, or the URL of a PostgreSQL database")
+    runs.add_argument("--name", metavar="NAME", help="runs of this name alone")
+    runs.add_argument("--metric", metavar="METRIC", help="show a metric of each run, the best first")
+    runs.add_argument("--json", action="store_true", help="print one JSON object, and nothing else, on standard output")
+    runs.set_defaults(run=_runs)
+
+
 def _export(arguments: argparse.Namespace) -> int:
     from harness.export.command import export_config
 
@@ -124,6 +136,14 @@ def _verify(arguments: argparse.Namespace) -> int:
     report = verify_bundle(arguments.folder, trust=arguments.trust)
     print(json.dumps(report.to_json()) if arguments.json else report)
     return 0 if report.ok else 1
+
+
+def _runs(arguments: argparse.Namespace) -> int:
+    from harness.experiments.command import answer
+
+    found = answer(arguments.db, arguments.reference, arguments.name, arguments.metric)
+    print(json.dumps(found.data) if arguments.json else found.text)
+    return 0
 
 
 def _schema(_arguments: argparse.Namespace) -> int:
@@ -192,7 +212,7 @@ def _summary(report: dict[str, Any], returncode: int) -> dict[str, Any]:
 def _tier4(report: dict[str, Any]) -> dict[str, Any]:
     """The files of tier 4 and their figures; empty where it did not run."""
     from harness.evidence import Evidence, Status
-    from harness.export.summary import overall, summary_of
+    from harness.export.checks.summary import overall, summary_of
 
     found: dict[str, dict[str, Evidence]] = {}
     for check in report["checks"]:

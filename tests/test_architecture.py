@@ -30,6 +30,7 @@ LEVELS = {
     "properties": 1,
     "health": 1,
     "export": 2,
+    "experiments": 2,
     "scaffold": 2,
     "cli": 3,
     "__main__": 4,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,23 +14,6 @@ from harness.evidence import Evidence, Status
 from harness.export.checks.outcome import outcome
 from harness.export.exports import Exports
 from harness.properties.difference import difference
-
-_ID_FIELDS if f in program.fields):
-        for name, token in (("a negative id", -1), ("an id beyond the vocabulary", task.vocab_size or 0)):
-            ids = batch[field].clone()
-            ids[-1, -1] = token
-            yield InvalidCase(name, {**batch, field: ids}, field)
-    if "batch" in program.limits:
-        yield InvalidCase("an empty batch", {name: tensor[:0] for name, tensor in batch.items()}, program.fields[0])
-    if "seq" in program.limits and "input_ids" in program.fields:
-        longer = replace(point, sizes=Sizes(point.sizes.batch, (task.max_seq_len or 1) + 3, point.sizes.target_seq))
-        yield InvalidCase("a sequence that is too long", exports.batch(longer), "input_ids")
-    for field in (f for f in _VALUE_FIELDS if f in program.fields):
-        wrong = torch.cat((batch[field], batch[field][:, :1]), 1)
-        yield InvalidCase(
-            "one channel too many" if field == "pixel_values" else "one feature too many", {**batch, field: wrong}, field
-        )
-
 
 _ID_FIELDS: tuple[str, ...] = ("input_ids", "decoder_input_ids")
 _VALUE_FIELDS: tuple[str, ...] = ("features", "pixel_values")
@@ -46,8 +30,8 @@ def invalid_input(exports: Exports, format: str) -> Evidence:
     name, run = "invalid_input", exports.runner(format)
     behaviour: dict[str, str] = {}
     for case in invalid_cases(exports):
-        expected, reason = outcome(lambda case=case: exports.eager(case.batch))
-        actual, refusal = outcome(lambda case=case: run(case.batch))
+        expected, reason = outcome(partial(exports.eager, case.batch))
+        actual, refusal = outcome(partial(run, case.batch))
         behaviour[case.name] = f"model: {reason or 'returns logits'}; {format}: {refusal or 'returns logits'}"
         if actual is None or (actual.numel() == 0 and case.empty):
             continue
@@ -83,7 +67,24 @@ def invalid_cases(exports: Exports) -> Iterator[InvalidCase]:
     """Batches that are wrong in one way each."""
     program, point = exports.program, exports.points[0]
     batch, task = exports.batch(point), exports.program.task
-    for field in (f for f in def _silent(exports: Exports, format: str, case: InvalidCase, what: str, behaviour: dict[str, str]) -> Evidence:
+    for field in (f for f in _ID_FIELDS if f in program.fields):
+        for name, token in (("a negative id", -1), ("an id beyond the vocabulary", task.vocab_size or 0)):
+            ids = batch[field].clone()
+            ids[-1, -1] = token
+            yield InvalidCase(name, {**batch, field: ids}, field)
+    if "batch" in program.limits:
+        yield InvalidCase("an empty batch", {name: tensor[:0] for name, tensor in batch.items()}, program.fields[0])
+    if "seq" in program.limits and "input_ids" in program.fields:
+        longer = replace(point, sizes=Sizes(point.sizes.batch, (task.max_seq_len or 1) + 3, point.sizes.target_seq))
+        yield InvalidCase("a sequence that is too long", exports.batch(longer), "input_ids")
+    for field in (f for f in _VALUE_FIELDS if f in program.fields):
+        wrong = torch.cat((batch[field], batch[field][:, :1]), 1)
+        yield InvalidCase(
+            "one channel too many" if field == "pixel_values" else "one feature too many", {**batch, field: wrong}, field
+        )
+
+
+def _silent(exports: Exports, format: str, case: InvalidCase, what: str, behaviour: dict[str, str]) -> Evidence:
     inherent = exports.exporter(format).accepts_any_id and case.field in _ID_FIELDS
     return Evidence(
         "invalid_input",
@@ -102,5 +103,3 @@ def _gap(left: Tensor, right: Tensor) -> float:
     if left.shape != right.shape or not torch.equal(left.isnan(), right.isnan()):
         return float("inf")
     return difference(left.nan_to_num(), right.nan_to_num())
-
-

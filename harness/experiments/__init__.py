@@ -1,0 +1,38 @@
+"""Experiments: runs, and what is remembered of them."""
+
+from harness.experiments.database import ExperimentDB
+from harness.experiments.errors import ExperimentError, MissingPackageError, UnknownRunError
+from harness.experiments.profiles import get_profile, log_profile_to_db
+from harness.experiments.recorder import Rhythm
+from harness.experiments.records import (
+    ArtifactRecord,
+    ComparisonRecord,
+    MetricColumns,
+    RunRecord,
+    RunRef,
+    RunTable,
+    Scores,
+    SweepPoint,
+    SweepRecord,
+)
+from harness.experiments.run import Run
+
+__all__ = [
+    "ArtifactRecord",
+    "ComparisonRecord",
+    "ExperimentDB",
+    "ExperimentError",
+    "MetricColumns",
+    "MissingPackageError",
+    "Rhythm",
+    "Run",
+    "RunRecord",
+    "RunRef",
+    "RunTable",
+    "Scores",
+    "SweepPoint",
+    "SweepRecord",
+    "UnknownRunError",
+    "get_profile",
+    "log_profile_to_db",
+]

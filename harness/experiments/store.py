@@ -1,0 +1,182 @@
+"""A database: connections, transactions, and the lock under which its tables are made."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from sqlalchemy import Connection, Engine, create_engine, event, func, select
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import SQLAlchemyError
+
+from harness.experiments.address import file_of, place_of
+from harness.experiments.errors import ExperimentError
+from harness.experiments.failures import BUSY_SECONDS, explain
+
+_HEADER = b"SQLite format 3\x00"
+_CONNECT_SECONDS = 10
+_ADVISORY_KEY = 0x6D6F64656C  # "model"; any number that every process of this project shares
+
+
+class Store:
+    """A database and its transactions.
+
+    Args:
+        url: Its address.
+    """
+
+    def __init__(self, url: URL) -> None:
+        self.url = url
+        self.place = place_of(url)
+        self.file = file_of(url)
+        self._engine = _sqlite_engine(url) if self.file else _postgresql_engine(url)
+        _stores.add(self)
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A transaction that only reads.
+
+        Raises:
+            ExperimentError: The database cannot be read.
+        """
+        with self._transaction(writes=False) as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A transaction that is written whole, or not at all where the block raises.
+
+        Raises:
+            ExperimentError: The database cannot be written.
+        """
+        with self._transaction(writes=True) as connection:
+            yield connection
+
+    @contextmanager
+    def alone(self) -> Iterator[Connection]:
+        """A writing transaction that no other process's ``alone`` overlaps.
+
+        Raises:
+            ExperimentError: The database cannot be written.
+        """
+        with self._file_lock(), self.writing() as connection:
+            if not self.file:
+                connection.execute(select(func.pg_advisory_xact_lock(_ADVISORY_KEY)))
+            yield connection
+
+    def make_file(self) -> None:
+        """Makes the folder and the file of a SQLite database, in WAL mode, where they are not there yet.
+
+        Raises:
+            ExperimentError: They cannot be made.
+        """
+        if self.file is None or self._holds_a_database(self.file):
+            return
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ExperimentError(f"{self.place}: its folder cannot be made: {error.strerror}") from None
+        # SQLite changes to WAL only while nobody else reads, and does not wait for that; hence the lock.
+        with self._file_lock():
+            if not self._holds_a_database(self.file):
+                with self._explained():
+                    connection = self._engine.raw_connection()
+                    try:
+                        connection.cursor().execute("PRAGMA journal_mode=WAL")
+                    finally:
+                        connection.close()
+
+    def _holds_a_database(self, file: Path) -> bool:
+        """Whether there is more than an empty file. SQLite itself would write over a file of a few bytes."""
+        try:
+            with file.open("rb") as stream:
+                head = stream.read(len(_HEADER))
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise ExperimentError(f"{self.place}: cannot be opened: {error.strerror}") from None
+        if head and head != _HEADER:
+            raise ExperimentError(f"{self.place}: is no SQLite database; give another path, or move the file away")
+        return bool(head)
+
+    def close(self) -> None:
+        """Closes the connections; the next transaction opens one again."""
+        self._engine.dispose()
+
+    @contextmanager
+    def _transaction(self, writes: bool) -> Iterator[Connection]:
+        with self._explained(), self._engine.connect() as connection:
+            connection.execution_options(modeltiers_writes=writes)
+            with connection.begin():
+                yield connection
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except SQLAlchemyError as error:
+            raise explain(error, self.place) from error
+        except UnicodeEncodeError as error:
+            raise ExperimentError(f"{self.place}: cannot store a text: {error}") from None
+
+    @contextmanager
+    def _file_lock(self) -> Iterator[None]:
+        lock: AbstractContextManager[Any] = nullcontext()
+        if self.file:
+            lock = FileLock(self.file.with_name(f".{self.file.name}.lock"), timeout=BUSY_SECONDS)
+        try:
+            lock.__enter__()
+        except Timeout:
+            raise ExperimentError(f"{self.place}: another process has been making it for {BUSY_SECONDS:.0f} s") from None
+        except OSError as error:
+            raise ExperimentError(f"{self.place}: cannot be written: {error.strerror or error}") from None
+        try:
+            yield
+        finally:
+            lock.__exit__(None, None, None)
+
+    def _leave_to_parent(self) -> None:
+        """In a forked child: new connections. Those of the parent stay open, as closing them here would disturb its files."""
+        _of_the_parent.append(self._engine.pool)
+        self._engine.dispose(close=False)
+
+
+def _sqlite_engine(url: URL) -> Engine:
+    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False})
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # the driver begins no transactions of its own
+        connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        # A transaction that reads first and then asks to write is refused, not queued, when another wrote in between.
+        writes = connection.get_execution_options().get("modeltiers_writes", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def _postgresql_engine(url: URL) -> Engine:
+    query = {"connect_timeout": str(_CONNECT_SECONDS), "application_name": "modeltiers", **url.query}
+    return create_engine(url.set(query=query), pool_pre_ping=True)
+
+
+_stores: weakref.WeakSet[Store] = weakref.WeakSet()
+_of_the_parent: list[Any] = []
+
+
+def _after_fork() -> None:
+    for store in list(_stores):
+        store._leave_to_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,181 @@
+"""The tables of an experiment database, as they are in its newest version.
+
+A change here needs a step in ``migrations.py``; ``tests/experiments`` compares what the steps lead to with what is written here.
+Times are seconds since 1970, UTC.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+)
+from sqlalchemy.types import TypeDecorator
+
+from harness.experiments.documents import from_text, to_text
+
+
+class Document(TypeDecorator[Any]):
+    """JSON text. The databases' own JSON types refuse NaN, which configs and profiles may hold."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Any) -> str | None:
+        """The text that is stored."""
+        return None if value is None else to_text(value)
+
+    def process_result_value(self, value: str | None, dialect: Any) -> Any:
+        """The value that was stored."""
+        return None if value is None else from_text(value)
+
+
+class Measured(TypeDecorator[float]):
+    """A float64 that is always there: SQLite stores NaN as NULL."""
+
+    impl = Double
+    cache_ok = True
+
+    def process_result_value(self, value: float | None, dialect: Any) -> float:
+        """NaN for NULL."""
+        return math.nan if value is None else value
+
+
+Id = BigInteger().with_variant(Integer, "sqlite")
+
+metadata = MetaData()
+
+schema = Table(
+    "modeltiers_schema",
+    metadata,
+    Column("version", Integer, primary_key=True, autoincrement=False),
+    Column("tool", Text, nullable=False),
+    Column("applied", Double, nullable=False),
+)
+
+sweeps = Table(
+    "sweeps",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("space", Document, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("created", Double, nullable=False),
+    Column("finished", Double),
+    sqlite_autoincrement=True,
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("name", Text, nullable=False, index=True),
+    Column("status", Text, nullable=False),
+    Column("task", Text, nullable=False),
+    Column("created", Double, nullable=False),
+    Column("finished", Double),
+    Column("heartbeat", Double, nullable=False),
+    Column("git_commit", Text),
+    Column("git_dirty", Boolean),
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("notes", Text, nullable=False),
+    Column("tags", Document, nullable=False),
+    Column("sweep_id", ForeignKey("sweeps.id"), index=True),
+    Column("sweep_params", Document),
+    Column("facts", Document, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+
+def _run(name: str = "run_id", **options: Any) -> Column[int]:
+    return Column(name, ForeignKey("runs.id"), nullable=False, **options)
+
+
+configs = Table(
+    "configs",
+    metadata,
+    _run(primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("content", Document, nullable=False),
+)
+
+metrics = Table(
+    "metrics",
+    metadata,
+    Column("id", Id, primary_key=True),
+    _run(),
+    Column("name", Text, nullable=False),
+    Column("step", BigInteger),
+    Column("epoch", Double),
+    Column("value", Measured),
+    Column("time", Double, nullable=False),
+    # The last value of a metric, which queries ask for most, is the end of a stretch of this index.
+    Index("ix_metrics_last", "run_id", "name", "id"),
+)
+
+artifacts = Table(
+    "artifacts",
+    metadata,
+    Column("id", Id, primary_key=True),
+    _run(index=True),
+    Column("kind", Text, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("sha256", Text, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("created", Double, nullable=False),
+)
+
+profiles = Table(
+    "profiles",
+    metadata,
+    Column("id", Id, primary_key=True),
+    _run(index=True),
+    Column("name", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("document", Document),
+    Column("blob", LargeBinary),
+    Column("created", Double, nullable=False),
+)
+
+comparisons = Table(
+    "comparisons",
+    metadata,
+    Column("id", Id, primary_key=True),
+    _run("baseline_id", index=True),
+    _run("candidate_id", index=True),
+    Column("metric", Text, nullable=False),
+    Column("result", Document, nullable=False),
+    Column("created", Double, nullable=False),
+)
+
+scores = Table(
+    "scores",
+    metadata,
+    _run(primary_key=True),
+    Column("metric", Text, primary_key=True),
+    Column("dataset", Text, nullable=False),
+    Column("dtype", Text, nullable=False),
+    Column("count", Integer, nullable=False),
+    Column("content", LargeBinary, nullable=False),
+)
+
+names = Table(
+    "names",
+    metadata,
+    Column("name", Text, primary_key=True),
+    _run(),
+    Column("changed", Double, nullable=False),
+)

@@ -1,0 +1,32 @@
+"""Many processes at one database."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sqlalchemy import text
+from writers import together, write_a_run
+
+from harness.experiments import ExperimentDB
+
+
+def test_eight_processes_make_the_tables_and_write_at_once(address: str) -> None:
+    """None of them finds the database there; all of them make it, and none fails or loses a row."""
+    steps = 625
+    assert together(8, write_a_run, address, steps) == []
+    db = ExperimentDB(address)
+    runs = db.list_runs()
+    assert sorted(run.name for run in runs) == [f"writer-{index}" for index in range(8)]
+    assert {run.status for run in runs} == {"finished"}
+    for run in runs:
+        assert db.get_metrics(run, "loss").step == list(range(steps))
+        assert len(db.get_metrics(run)) == 2 * steps
+        assert len(run.facts) == 7
+    assert db.resolve("newest") in {run.id for run in runs}
+
+
+def test_a_sqlite_file_is_in_wal_mode_so_that_readers_do_not_wait(tmp_path: Path) -> None:
+    db = ExperimentDB(tmp_path / "e.db")
+    with db.start_run() as run, db.store.writing() as connection:
+        assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"
+        assert db.get_run(run).status == "running"
