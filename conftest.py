@@ -1,8 +1,6 @@
-"""Plugins of the project's own tests, and a cache of exports that is theirs."""
+"""The project's own tests keep their exports in a cache of their own."""
 
 import os
 from pathlib import Path
-
-pytest_plugins = ["pytester"]
 
 os.environ.setdefault("MODELTIERS_CACHE", str(Path(__file__).parent / ".pytest_cache" / "modeltiers"))
