@@ -126,11 +126,31 @@ def test_a_budget_leaves_as_many_calls_as_bound_a_median() -> None:
     assert comparison.artifact.p90_bounds is None
 
 
-def test_a_budget_is_used_and_kept() -> None:
-    started = time.perf_counter()
-    comparison = compare_latency(lambda: time.sleep(0.005), lambda: time.sleep(0.005), budget=0.4)
-    assert 7 < comparison.artifact.iterations < 60
-    assert time.perf_counter() - started < 0.8
+class Clock:
+    """A clock on which calls take what they are said to, whatever else the machine is doing."""
+
+    def __init__(self) -> None:
+        self.nanoseconds = 0
+
+    def perf_counter(self) -> float:
+        return self.nanoseconds / 1e9
+
+    def perf_counter_ns(self) -> int:
+        return self.nanoseconds
+
+    def call_of(self, milliseconds: int) -> Callable[[], object]:
+        def call() -> None:
+            self.nanoseconds += milliseconds * 1_000_000
+
+        return call
+
+
+def test_a_budget_is_used_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr("harness.export.checks.latency.time", clock)
+    comparison = compare_latency(clock.call_of(5), clock.call_of(5), budget=0.4)
+    assert 30 <= comparison.artifact.iterations <= 40
+    assert 0.35 <= clock.perf_counter() <= 0.41
 
 
 def test_fewer_iterations_are_refused() -> None:
