@@ -1,90 +1,105 @@
-"""Real examples from a file, dealt out as batches for the properties."""
+"""Real examples from a dataset, dealt out as batches for the properties."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from harness.batches import Batch, Sizes, make_batch
-from harness.config import SuiteConfig
-from harness.errors import DataError
-from harness.tasks import TaskSpec
+from harness.config import EvalConfig, SuiteConfig
+from harness.data.arrays import read_npz
+from harness.data.dataset import Dataset, Rows
+from harness.data.opening import open_dataset
+from harness.data.record import Example
+from harness.tasks import TaskSpec, TaskType
+
+__all__ = ["Maker", "example_maker", "read_npz"]
 
 Maker = Callable[[TaskSpec, Sizes, int], Batch]
 """From a task, sizes and a seed to a batch."""
 
+_POOL = 256
+"""Rows that the batches are dealt from."""
+
+_SMALL = 1 << 20
+"""Bytes of a file up to which its rows are taken from all over it, rather than from its beginning."""
+
+_opened: dict[tuple[object, ...], list[Example]] = {}
+
 
 def example_maker(config: SuiteConfig) -> Maker:
-    """A maker of batches: real rows where the config names a file of them, drawn ones otherwise.
+    """A maker of batches: real rows where the config names a dataset, drawn ones otherwise.
 
     Raises:
-        DataError: The file is missing, unreadable, or does not fit the task.
+        DataError: The data is missing, unreadable, or does not fit the task.
     """
     data = config.eval or config.train
-    if data is None or data.path is None:
+    if data is None or (data.path is None and data.dataset_id is None):
         return make_batch
-    path = config.resolve(data.path)
-    table = read_npz(path)
-    _check(table, config.task_spec(), path)
-    return lambda task, sizes, seed: _deal(table, task, sizes, seed)
+    key = (config.path, config.fingerprint, *(_stamp(config, each) for each in (config.train, config.eval)))
+    if key not in _opened:
+        _opened.clear()
+        _opened[key] = _pool(config, data)
+    return partial(_deal, _opened[key])
 
 
-@lru_cache(maxsize=8)
-def read_npz(path: Path) -> dict[str, Tensor]:
-    """Reads an ``.npz`` file with an array for each of the task's fields and for ``labels``; the first axis counts rows.
-
-    Raises:
-        DataError: The file is missing or unreadable.
-    """
-    if path.suffix != ".npz":
-        raise DataError(f"`path`: {path.name}: this version reads .npz files with an array for each field")
-    if not path.is_file():
-        raise DataError(f"`path`: no such file {path}")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            table = {name: torch.from_numpy(np.ascontiguousarray(archive[name])) for name in archive.files}
-    except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"`path`: {path} cannot be read: {error}") from None
-    return {name: tensor.float() if name in ("pixel_values", "features") else tensor for name, tensor in table.items()}
+def _pool(config: SuiteConfig, data: EvalConfig) -> list[Example]:
+    """Some rows of a dataset, without reading all of a large file."""
+    task, folder = config.task_spec(), config.path.parent
+    open_some = partial(open_dataset, task=task, folder=folder, memory_limit=_SMALL)
+    like: Dataset | None = None
+    if data is config.eval and config.train is not None and config.train.path is not None and data.path is not None:
+        like = open_some(config.train)
+    few = min(_POOL, data.max_eval_examples or _POOL)
+    split = "validation" if data is config.eval else "train"
+    dataset = open_some(data.model_copy(update={"max_eval_examples": few}), split=split, like=like)
+    return [dataset[number] for number in range(len(dataset))] if isinstance(dataset, Rows) else list(dataset)
 
 
-def _check(table: dict[str, Tensor], task: TaskSpec, path: Path) -> None:
-    field = task.facts.inputs[0]
-    missing = [name for name in (field, "labels") if name not in table]
-    if missing:
-        raise DataError(f"`path`: {path.name} has arrays {sorted(table)}, but no `{missing[0]}`")
-    rows = {name: len(tensor) for name, tensor in table.items()}
-    if len(set(rows.values())) != 1 or not table[field].shape[0]:
-        raise DataError(f"`path`: {path.name}: every array needs the same number of rows, at least one; got {rows}")
-    expected = {"pixel_values": task.image_size, "features": (task.num_features,)}.get(field)
-    if expected is not None and tuple(table[field].shape[1:]) != tuple(expected):
-        raise DataError(
-            f"`path`: {path.name}: `{field}` has rows of shape {tuple(table[field].shape[1:])}, the task says {tuple(expected)}"
-        )
-    if not bool(torch.isfinite(table[field].float()).all()):
-        raise DataError(f"`path`: {path.name}: `{field}` holds NaN or infinity")
-    if task.num_classes is not None and not task.is_text:
-        labels = table["labels"]
-        if labels.is_floating_point() or int(labels.min()) < 0 or int(labels.max()) >= task.num_classes:
-            raise DataError(f"`path`: {path.name}: `labels` must be integers from 0 to {task.num_classes - 1}")
+def _stamp(config: SuiteConfig, data: EvalConfig | None) -> object:
+    """Changes when the file does."""
+    path = config.resolve(data.path) if data and data.path else Path()
+    return (path, path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else path
 
 
-def _deal(table: dict[str, Tensor], task: TaskSpec, sizes: Sizes, seed: int) -> Batch:
-    """Rows of the table where their shape is the one asked for, and drawn values for what the table lacks."""
+def _deal(pool: Sequence[Example], task: TaskSpec, sizes: Sizes, seed: int) -> Batch:
+    """Rows in random order; drawn values for what they lack, and for fields of another shape than is asked for."""
     batch = make_batch(task, sizes, seed)
-    rng = torch.Generator().manual_seed(seed)
-    index = torch.randint(len(table["labels"]), (sizes.batch,), generator=rng)
+    turn = torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed)).tolist()
+    rows = [_row(pool, turn[place % len(turn) :] + turn[: place % len(turn)], task, sizes) for place in range(sizes.batch)]
     for name, drawn in batch.items():
-        if name not in table:
-            continue
-        real = table[name][index]
-        if name in ("input_ids", "decoder_input_ids") and real.shape[1] >= drawn.shape[1]:
-            real = real[:, : drawn.shape[1]]
-        if real.shape == drawn.shape:
-            batch[name] = real.to(drawn.dtype)
+        real = [row[name] for row in rows if name in row]
+        if len(real) == len(rows) and all(tensor.shape == drawn.shape[1:] for tensor in real):
+            batch[name] = torch.stack(real).to(drawn.dtype)
     return batch
+
+
+def _row(pool: Sequence[Example], order: Sequence[int], task: TaskSpec, sizes: Sizes) -> Example:
+    """A row; a text is lengthened by the ones after it, of the same class where it has one, until no position is padding."""
+    row = pool[order[0]]
+    if not task.is_text:
+        return row
+    alike = [pool[number] for number in order]
+    if task.task_type is TaskType.SEQUENCE_CLASSIFICATION:
+        alike = [other for other in alike if torch.equal(other["labels"], row["labels"])]
+    lengths = {"input_ids": sizes.seq, "decoder_input_ids": sizes.target_seq}
+    lengths["labels"] = sizes.target_seq if task.is_seq2seq else sizes.seq
+    long = {
+        name: _joined((other[name] for other in cycle(alike)), length)
+        for name, length in lengths.items()
+        if row.get(name, torch.tensor(0)).ndim
+    }
+    return {**row, **long}
+
+
+def _joined(parts: Iterator[Tensor], length: int) -> Tensor:
+    """The parts one after the other, as many as fill ``length`` tokens."""
+    found = list[Tensor]()
+    while sum(map(len, found)) < length:
+        found += islice(parts, 1)
+    return torch.cat(found)[:length]

@@ -1,0 +1,116 @@
+"""NPZ: an array for each field."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.data.columns import TARGETS
+from harness.data.record import Record
+from harness.errors import DataError
+from harness.tasks import TaskSpec
+
+
+@dataclass(frozen=True)
+class ArrayTable:
+    """Rows of arrays that are held in memory.
+
+    Attributes:
+        name: The file's name.
+        arrays: A tensor for each field; the first axis counts rows.
+    """
+
+    name: str
+    arrays: Mapping[str, Tensor]
+
+    def __len__(self) -> int:
+        """How many rows there are."""
+        return len(next(iter(self.arrays.values())))
+
+    def __getitem__(self, index: int) -> Record:
+        """A row."""
+        return Record(f"{self.name}, row {index + 1}", {name: array[index] for name, array in self.arrays.items()})
+
+    def __iter__(self) -> Iterator[Record]:
+        """All rows."""
+        return (self[index] for index in range(len(self)))
+
+
+def array_table(path: Path) -> ArrayTable:
+    """The rows of an ``.npz`` file.
+
+    Raises:
+        DataError: The file is missing or unreadable, or its arrays differ in length.
+    """
+    arrays = read_npz(path)
+    rows = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
+    if len(set(rows.values())) != 1 or 0 in rows.values():
+        raise DataError(f"`path`: {path.name}: every array needs the same number of rows, at least one; got {rows}")
+    return ArrayTable(path.name, arrays)
+
+
+def check_arrays(table: ArrayTable, task: TaskSpec) -> None:
+    """Checks images, features and their labels at once, as reading row by row would take long.
+
+    Raises:
+        DataError: An array is missing, or does not fit the task.
+    """
+    name, arrays = table.name, table.arrays
+    field = task.facts.inputs[0]
+    missing = field if field not in arrays else "labels" if not any(label in arrays for label in TARGETS) else None
+    if missing:
+        raise DataError(f"`path`: {name} has arrays {sorted(arrays)}, but no `{missing}`")
+    expected = {"pixel_values": task.image_size, "features": (task.num_features,)}[field]
+    shape = tuple(arrays[field].shape[1:])
+    if shape != expected:
+        raise DataError(f"`path`: {name}: `{field}` has rows of shape {shape}, the task says {expected}")
+    broken = (~arrays[field].isfinite().flatten(1).all(1)).nonzero().flatten()
+    if len(broken):
+        raise DataError(f"`path`: {name}, row {int(broken[0]) + 1}: `{field}` holds NaN or infinity")
+    label = next(label for label in TARGETS if label in arrays)
+    _check_labels(f"`path`: {name}", label, arrays[label], task.num_classes)
+
+
+def _check_labels(where: str, name: str, labels: Tensor, classes: int | None) -> None:
+    if labels.ndim != 1:
+        raise DataError(f"{where}: `{name}` must have one number a row, its shape is {tuple(labels.shape)}")
+    if classes is None:
+        wrong = ~labels.isfinite()
+    elif labels.is_floating_point():
+        raise DataError(f"{where}: `{name}` must be integers from 0 to {classes - 1}, got {labels.dtype}")
+    else:
+        wrong = (labels < 0) | (labels >= classes)
+    if bool(wrong.any()):
+        row = int(wrong.nonzero()[0])
+        allowed = "finite numbers" if classes is None else f"integers from 0 to {classes - 1}"
+        raise DataError(f"{where}, row {row + 1}: `{name}` must be {allowed}, got {labels[row].item()}")
+
+
+def read_npz(path: Path) -> dict[str, Tensor]:
+    """Reads an ``.npz`` file with an array for each of the task's fields and for ``labels``; the first axis counts rows.
+
+    Raises:
+        DataError: The file is missing or unreadable.
+    """
+    if not path.is_file():
+        raise DataError(f"`path`: no such file {path}")
+    stamp = path.stat()
+    return _read(path, stamp.st_mtime_ns, stamp.st_size)
+
+
+@lru_cache(maxsize=8)
+def _read(path: Path, _changed: int, _size: int) -> dict[str, Tensor]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            table = {name: torch.from_numpy(np.ascontiguousarray(archive[name])) for name in archive.files}
+    except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"`path`: {path} cannot be read: {error}") from None
+    return {name: tensor.float() if name in ("pixel_values", "features") else tensor for name, tensor in table.items()}

@@ -1,0 +1,160 @@
+"""A dataset as the config names it: rows in memory, or a stream of a file that is too large for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from typing import Any
+
+from harness.data.classes import Classes
+from harness.data.encoding import Encoder
+from harness.data.record import Example, Record, SizedSource, Source, count_rows
+from harness.data.tokens import Tokenizer
+from harness.errors import DataError
+from harness.tasks import TaskSpec
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a dataset's examples come from, and how they were read.
+
+    Attributes:
+        name: The file, or the built-in set.
+        split: The split as it was asked for.
+        encoder: How rows become examples.
+    """
+
+    name: str
+    split: str
+    encoder: Encoder
+
+    @property
+    def task(self) -> TaskSpec:
+        """What the examples are for."""
+        return self.encoder.task
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """What read the texts; ``None`` where there are none."""
+        return self.encoder.tokenizer
+
+    @property
+    def classes(self) -> Classes | None:
+        """The classes of the labels; ``None`` where the task has none."""
+        return self.encoder.classes
+
+    def describe(self) -> dict[str, Any]:
+        """What should be remembered with a run, ready for JSON."""
+        tokenizer = self.tokenizer
+        return {
+            "name": self.name,
+            "split": self.split,
+            "class_names": list(self.classes.names) if self.classes else [],
+            "feature_columns": list(self.encoder.columns),
+            "tokenizer": tokenizer and {"kind": tokenizer.kind, "fingerprint": tokenizer.fingerprint},
+        }
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Examples that can be had by number.
+
+    Attributes:
+        origin: Where they come from.
+        examples: All of them.
+    """
+
+    origin: Origin
+    examples: Sequence[Example]
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> Example:
+        """One of them, counted from 0."""
+        return self.examples[index]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Examples of a file that is read from its beginning, and never held.
+
+    Attributes:
+        origin: Where they come from.
+        source: The rows.
+        limit: How many are read; all by default.
+    """
+
+    origin: Origin
+    source: Source
+    limit: int | None = None
+
+    def __len__(self) -> int:
+        """How many there are; the first time, this reads through the file."""
+        return self._count
+
+    @cached_property
+    def _count(self) -> int:
+        return count_rows(self.source) if self.limit is None else sum(1 for _ in islice(self.source, self.limit))
+
+    def records(self) -> Iterator[Record]:
+        """The rows, not yet encoded.
+
+        Raises:
+            DataError: There are none.
+        """
+        empty = True
+        for record in islice(self.source, self.limit):
+            empty = False
+            yield record
+        if empty:
+            raise no_rows(self.origin.name, self.origin.task)
+
+    def encode(self, record: Record) -> Example:
+        """The example of a row."""
+        return self.origin.encoder(record)
+
+    def __iter__(self) -> Iterator[Example]:
+        """The examples in the file's order."""
+        return map(self.encode, self.records())
+
+
+Dataset = Rows | Stream
+
+
+@dataclass(frozen=True)
+class LazyExamples(Sequence[Example]):
+    """Examples that are encoded when they are asked for: images to decode, or to draw.
+
+    Attributes:
+        source: The rows.
+        encoder: Makes the examples.
+        picked: The numbers of the rows that are meant.
+    """
+
+    source: SizedSource
+    encoder: Encoder
+    picked: Sequence[int]
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.picked)
+
+    def __getitem__(self, index: Any) -> Any:
+        """One of them, or several for a slice."""
+        if isinstance(index, slice):
+            return [self[number] for number in range(len(self))[index]]
+        return self.encoder(self.source[self.picked[index]])
+
+
+def no_rows(name: str, task: TaskSpec) -> DataError:
+    """The error of a dataset without a row that can be learnt from."""
+    if task.facts.output == ("batch", "seq", "vocab"):
+        return DataError(
+            f"{name}: no row has enough tokens to learn from, cut to `max_seq_len` {task.max_seq_len}: "
+            "a causal LM needs two, a masked one needs one"
+        )
+    return DataError(f"{name}: no rows")

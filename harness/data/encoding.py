@@ -1,0 +1,185 @@
+"""From a row to an example: tokens, labels and pixels as a task's fields."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from harness.batches import IGNORED
+from harness.data.classes import Classes
+from harness.data.columns import LABELS, TARGETS, column, find, items, number, numbers, text, whole_numbers
+from harness.data.id_space import filler
+from harness.data.image_folder import decode
+from harness.data.record import Example, Record
+from harness.data.token_ids import check_range, checked_ids, token_ids, unpadded
+from harness.data.tokens import Tokenizer
+from harness.tasks import TaskSpec, TaskType
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Makes the examples of a task.
+
+    Attributes:
+        task: The task.
+        tokenizer: Reads texts; ``None`` where the rows hold token ids, or no text.
+        classes: Reads class labels; ``None`` where the task has none.
+        columns: Feature columns in order, where a row's features are a column each.
+    """
+
+    task: TaskSpec
+    tokenizer: Tokenizer | None = None
+    classes: Classes | None = None
+    columns: tuple[str, ...] = ()
+
+    def __call__(self, record: Record) -> Example:
+        """The example of a row, truncated to ``max_seq_len`` and not padded.
+
+        Raises:
+            DataError: The row does not fit the task; the message names the file and the line.
+        """
+        return _ENCODERS[self.task.task_type](self, record)
+
+    def _language(self, record: Record) -> Example:
+        ids = self._tokens(record, "text")
+        if record.fields.get("labels") is not None:
+            return _cut(self.task, input_ids=ids, labels=self._ids_or_ignored(record, "labels", len(ids)))
+        labels = {"labels": ids} if self.task.task_type is TaskType.CAUSAL_LM else {}
+        return _cut(self.task, input_ids=ids, **labels)
+
+    def _sequence_class(self, record: Record) -> Example:
+        return {**_cut(self.task, input_ids=self._tokens(record, "text")), "labels": self._label(record)}
+
+    def _token_classes(self, record: Record) -> Example:
+        name = column(record, (*LABELS, "tags"), "the classes of the tokens")
+        labels = [IGNORED if label == IGNORED else self._class_id(record, label, name) for label in items(record, name)]
+        if record.fields.get("input_ids") is None:
+            return self._tagged_words(record, labels)
+        ids, real = unpadded(record, "input_ids", self.task)
+        if len(labels) != len(real):
+            raise record.refuse(f"{len(labels)} `{name}` for {len(real)} `input_ids`")
+        return _cut(self.task, input_ids=ids, labels=torch.tensor(labels)[real])
+
+    def _tagged_words(self, record: Record, labels: list[int]) -> Example:
+        """A word's label stands at its first token; the loss leaves the others out."""
+        words = items(record, column(record, ("tokens", "words", "text"), "the words"))
+        if len(words) != len(labels) or not words:
+            raise record.refuse(f"{len(labels)} labels for {len(words)} words")
+        assert self.tokenizer is not None
+        ids, spread = list[int](), list[int]()
+        for position, (word, label) in enumerate(zip(words, labels, strict=True)):
+            tokens = self.tokenizer.encode(f" {word}" if position and self.tokenizer.kind != "words" else str(word))
+            ids += tokens
+            spread += [label, *[IGNORED] * (len(tokens) - 1)]
+        return _cut(self.task, input_ids=torch.tensor(ids), labels=torch.tensor(spread))
+
+    def _pair(self, record: Record) -> Example:
+        source = self._tokens(record, "source")
+        if record.fields.get("labels") is None:
+            decoder, labels = self._target(record)
+        else:
+            labels = self._ids_or_ignored(record, "labels")
+            decoder = self._decoder_input(record, labels)
+        longest = self.task.max_seq_len
+        return {"input_ids": source[:longest], "decoder_input_ids": decoder[:longest], "labels": labels[:longest]}
+
+    def _target(self, record: Record) -> tuple[Tensor, Tensor]:
+        assert self.tokenizer is not None
+        start, end = self.tokenizer.ids.start, self.tokenizer.ids.end
+        assert start is not None
+        assert end is not None
+        name = column(record, ("target",), "what the decoder writes")
+        tokens = self.tokenizer.encode(text(record, name))
+        return torch.tensor([start, *tokens]), torch.tensor([*tokens, end])
+
+    def _decoder_input(self, record: Record, labels: Tensor) -> Tensor:
+        """The row's own ``decoder_input_ids``, or its labels moved right behind the padding token, as T5 and BART have it."""
+        if record.fields.get("decoder_input_ids") is None:
+            moved = torch.cat([labels.new_tensor([filler(self.task)]), labels[:-1]])
+            return moved.masked_fill(moved == IGNORED, filler(self.task))
+        ids = checked_ids(record, "decoder_input_ids", self.task)
+        if len(ids) < len(labels):
+            raise record.refuse(f"{len(labels)} `labels` for {len(ids)} `decoder_input_ids`")
+        return ids[: len(labels)]
+
+    def _image(self, record: Record) -> Example:
+        assert self.task.image_size is not None
+        name = column(record, ("pixel_values", "image"), "the image")
+        if name == "image":
+            if not isinstance(record.fields[name], Path):
+                raise record.refuse("`image` is read from image folders only; give `pixel_values`, or a folder for each class")
+            pixels = decode(record.fields[name], self.task.image_size, record.where)
+        else:
+            pixels = numbers(record, name)
+            if tuple(pixels.shape) != self.task.image_size:
+                raise record.refuse(f"`{name}` has shape {tuple(pixels.shape)}, the task says {self.task.image_size}")
+        return {"pixel_values": pixels, "labels": self._label(record)}
+
+    def _table(self, record: Record) -> Example:
+        return {"features": self._features(record), "labels": self._label(record)}
+
+    def _features(self, record: Record) -> Tensor:
+        if record.fields.get("features") is not None:
+            features = numbers(record, "features")
+            if tuple(features.shape) != (self.task.num_features,):
+                raise record.refuse(f"`features` of shape {tuple(features.shape)}, the task says ({self.task.num_features},)")
+            return features
+        missing = next((name for name in self.columns if name not in record.fields), None)
+        if missing is not None:
+            raise record.refuse(f"no column `{missing}`; the features are {', '.join(self.columns)}")
+        return torch.tensor([number(record, name) for name in self.columns])
+
+    def _tokens(self, record: Record, name: str) -> Tensor:
+        found = column(record, ("input_ids", name), "the model's input")
+        if found == "input_ids":
+            ids = token_ids(record, found, self.task)
+        else:
+            assert self.tokenizer is not None
+            ids = torch.tensor(self.tokenizer.encode(text(record, found)), dtype=torch.long)
+        if not len(ids):
+            raise record.refuse(f"`{found}` has no tokens")
+        return ids
+
+    def _label(self, record: Record) -> Tensor:
+        name = column(record, TARGETS if self.task.modality == "tabular" else LABELS, "what the model should say")
+        if self.task.is_regression:
+            return torch.tensor(number(record, name))
+        return torch.tensor(self._class_id(record, find(record, (name,), ""), name))
+
+    def _class_id(self, record: Record, label: object, name: str) -> int:
+        assert self.classes is not None
+        return self.classes.id_of(record, label, name)
+
+    def _ids_or_ignored(self, record: Record, name: str, length: int | None = None) -> Tensor:
+        """Labels that are token ids, with -100 where the loss looks away; padding at their end is dropped."""
+        labels = whole_numbers(record, name)
+        if length is not None:
+            real = unpadded(record, "input_ids", self.task)[1]
+            labels = labels[real] if len(labels) == len(real) else labels
+            if len(labels) != length:
+                raise record.refuse(f"{len(labels)} `{name}` for {len(real)} `input_ids`")
+        check_range(record, name, labels[labels != IGNORED], self.task)
+        kept = int((labels != IGNORED).nonzero().max()) + 1 if bool((labels != IGNORED).any()) else 0
+        if not kept:
+            raise record.refuse(f"`{name}` are all {IGNORED}: nothing to learn from")
+        return labels if length is not None else labels[:kept]
+
+
+def _cut(task: TaskSpec, **fields: Tensor) -> Example:
+    return {name: tensor[: task.max_seq_len] for name, tensor in fields.items()}
+
+
+_ENCODERS: dict[TaskType, Callable[[Encoder, Record], Example]] = {
+    TaskType.CAUSAL_LM: Encoder._language,
+    TaskType.MASKED_LM: Encoder._language,
+    TaskType.SEQUENCE_CLASSIFICATION: Encoder._sequence_class,
+    TaskType.TOKEN_CLASSIFICATION: Encoder._token_classes,
+    TaskType.SEQ2SEQ_LM: Encoder._pair,
+    TaskType.IMAGE_CLASSIFICATION: Encoder._image,
+    TaskType.TABULAR_CLASSIFICATION: Encoder._table,
+    TaskType.TABULAR_REGRESSION: Encoder._table,
+}

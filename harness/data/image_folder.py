@@ -1,0 +1,114 @@
+"""A folder of images with a subfolder for each class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.data.packages import optional_package
+from harness.data.record import Record
+from harness.errors import DataError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """Images that are decoded when they are asked for.
+
+    Attributes:
+        path: The folder; its subfolders are the classes.
+        files: Every image, by class and then by name.
+        size: ``(C, H, W)`` that they are decoded to.
+    """
+
+    path: Path
+    files: tuple[Path, ...]
+    size: tuple[int, int, int]
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The subfolders, sorted."""
+        return tuple(sorted({self.label(file) for file in self.files}))
+
+    def label(self, file: Path) -> str:
+        """The class of an image."""
+        return file.relative_to(self.path).parts[0]
+
+    def __len__(self) -> int:
+        """How many images there are."""
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Record:
+        """An image, still a file, and its class."""
+        file = self.files[index]
+        return Record(file.relative_to(self.path.parent).as_posix(), {"image": file, "label": self.label(file)})
+
+    def __iter__(self) -> Iterator[Record]:
+        """All of them."""
+        return (self[index] for index in range(len(self)))
+
+
+def image_folder(path: Path, size: tuple[int, int, int]) -> ImageFolder:
+    """The images under a folder, those in deeper folders too.
+
+    Args:
+        path: A folder with a subfolder for each class.
+        size: ``(C, H, W)`` that they are decoded to.
+
+    Raises:
+        DataError: There is no subfolder, one without images, or no way to decode to so many channels.
+    """
+    if size[0] not in _MODES:
+        raise DataError(f"{path.name}: images are decoded to 1, 3 or 4 channels, not to {size[0]} (`image_size` {list(size)})")
+    classes = sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+    if not classes:
+        raise DataError(f"{path}: no subfolders; an image folder has one for each class")
+    found = {folder: sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES) for folder in classes}
+    empty = next((folder for folder, files in found.items() if not files), None)
+    if empty is not None:
+        raise DataError(f"{path.name}/{empty.name}: no images ({', '.join(SUFFIXES)}) for the class {empty.name!r}")
+    return ImageFolder(path, tuple(file for files in found.values() for file in files), size)
+
+
+def decode(file: Path, size: tuple[int, int, int], where: str) -> Tensor:
+    """Decodes an image, turned as its EXIF data says and resized where its size is another.
+
+    Args:
+        file: The image.
+        size: ``(C, H, W)``.
+        where: What an error message names.
+
+    Returns:
+        Float32 ``[C, H, W]`` from 0 to 1.
+
+    Raises:
+        DataError: It cannot be decoded.
+        MissingPackageError: ``pillow`` is not installed.
+    """
+    pil = optional_package("PIL.Image", f"{where}: an image")
+    turned = optional_package("PIL.ImageOps", f"{where}: an image").exif_transpose
+    channels, height, width = size
+    try:
+        with pil.open(file) as image:
+            pixels = turned(image).convert(_MODES[channels])
+    except Exception as error:  # a damaged file makes a decoder raise whatever it likes
+        raise DataError(
+            f"{where}: cannot be decoded: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        ) from None
+    if pixels.size != (width, height):
+        pixels = pixels.resize((width, height), pil.Resampling.BILINEAR)
+    array = np.asarray(pixels, dtype=np.float32).reshape(height, width, channels) / 255
+    return torch.from_numpy(array).permute(2, 0, 1).contiguous()

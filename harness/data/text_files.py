@@ -1,0 +1,132 @@
+"""Files of lines: JSONL, CSV and plain text, read a line at a time."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.data.record import Record
+from harness.errors import DataError
+
+
+@dataclass(frozen=True)
+class _LineFile:
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return self.path.name
+
+    def _lines(self) -> Iterator[tuple[int, str]]:
+        """Lines with their number, counted from 1, and their line end."""
+        number = 0
+        try:
+            with self.path.open("rb") as stream:
+                for number, line in enumerate(stream, 1):
+                    yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{self.name}:{number}: not UTF-8: byte 0x{error.object[error.start]:02x}") from None
+        except OSError as error:
+            raise DataError(f"{self.path}: cannot be read: {error.strerror}") from None
+
+
+@dataclass(frozen=True)
+class JsonLines(_LineFile):
+    """JSONL: an object a line; blank lines do not count."""
+
+    def __iter__(self) -> Iterator[Record]:
+        """The objects.
+
+        Raises:
+            DataError: A line is no JSON object.
+        """
+        for number, line in self._lines():
+            if line.strip():
+                yield Record(f"{self.name}:{number}", self._object(number, line))
+
+    def count(self) -> int:
+        """How many there are, without looking into them."""
+        return sum(1 for _, line in self._lines() if line.strip())
+
+    def _object(self, number: int, line: str) -> dict[str, object]:
+        try:
+            found = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            what = "too deep" if isinstance(error, RecursionError) else str(error).replace("line 1 column", "column")
+            hint = " (a JSON array over several lines? write one object a line)" if number == 1 and line.startswith("[") else ""
+            raise DataError(f"{self.name}:{number}: not JSON: {what}{hint}") from None
+        if not isinstance(found, dict):
+            raise DataError(f"{self.name}:{number}: expected a JSON object with a key for each field, got {type(found).__name__}")
+        return found
+
+
+@dataclass(frozen=True)
+class PlainText(_LineFile):
+    """Plain text for a language model: a record a line, with its line end."""
+
+    def __iter__(self) -> Iterator[Record]:
+        """The lines."""
+        return (Record(f"{self.name}:{number}", {"text": line}) for number, line in self._lines())
+
+
+@dataclass(frozen=True)
+class CsvTable(_LineFile):
+    """CSV with a header; values are strings. Tabs or semicolons part the cells where the header has those instead of commas."""
+
+    def __iter__(self) -> Iterator[Record]:
+        """The rows after the header.
+
+        Raises:
+            DataError: A row has another number of cells than the header, or the quoting is broken.
+        """
+        lines = _Counted(self._lines())
+        first = next(lines, "")
+        if not first.strip():
+            return
+        separator = max(",;\t", key=first.count)
+        header = _cells(csv.reader([first], delimiter=separator), self.name, 1)
+        assert header is not None
+        header = [name.strip() for name in header]
+        self._check(header)
+        reader = csv.reader(lines, delimiter=separator, strict=True)
+        while True:
+            start = lines.number + 1
+            cells = _cells(reader, self.name, start)
+            if cells is None:
+                return
+            if not cells:
+                continue
+            if len(cells) != len(header):
+                raise DataError(f"{self.name}:{start}: {len(cells)} cells, the header has {len(header)}")
+            yield Record(f"{self.name}:{start}", dict(zip(header, cells, strict=True)))
+
+    def _check(self, header: list[str]) -> None:
+        twice = next((name for name in header if header.count(name) > 1), None)
+        if twice is not None:
+            raise DataError(f"{self.name}:1: the column {twice!r} is there twice")
+
+
+class _Counted:
+    """Lines, and the number of the last one that was taken."""
+
+    def __init__(self, lines: Iterator[tuple[int, str]]) -> None:
+        self._lines = lines
+        self.number = 0
+
+    def __iter__(self) -> _Counted:
+        return self
+
+    def __next__(self) -> str:
+        self.number, line = next(self._lines)
+        return line
+
+
+def _cells(reader: Iterator[list[str]], name: str, number: int) -> list[str] | None:
+    try:
+        return next(reader, None)
+    except csv.Error as error:
+        raise DataError(f"{name}:{number}: not CSV: {error}") from None

@@ -1,0 +1,50 @@
+"""Ready-made token ids: within the vocabulary, and without their padding."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from harness.data.columns import whole_numbers
+from harness.data.record import Record
+from harness.tasks import TaskSpec
+
+
+def token_ids(record: Record, name: str, task: TaskSpec) -> Tensor:
+    """The real tokens of a row, int64 ``[S]``."""
+    return unpadded(record, name, task)[0]
+
+
+def unpadded(record: Record, name: str, task: TaskSpec) -> tuple[Tensor, Tensor]:
+    """The real tokens of a row, and which of its positions they are (bool).
+
+    Padding is what ``attention_mask`` says, or without one the padding tokens at the end.
+    """
+    ids = checked_ids(record, name, task)
+    if record.fields.get("attention_mask") is not None:
+        mask = whole_numbers(record, "attention_mask")
+        if mask.shape != ids.shape:
+            raise record.refuse(f"{len(mask)} values of `attention_mask` for {len(ids)} `{name}`")
+        real = mask.bool()
+    else:
+        padding = ids == task.pad_token_id if task.pad_token_id is not None else torch.zeros_like(ids).bool()
+        real = ~padding.flip(0).long().cumprod(0).bool().flip(0)
+    return ids[real], real
+
+
+def checked_ids(record: Record, name: str, task: TaskSpec) -> Tensor:
+    """Token ids within the vocabulary, int64 ``[S]``."""
+    ids = whole_numbers(record, name)
+    check_range(record, name, ids, task)
+    return ids
+
+
+def check_range(record: Record, name: str, ids: Tensor, task: TaskSpec) -> None:
+    """Refuses ids outside the vocabulary."""
+    assert task.vocab_size is not None
+    wrong = ((ids < 0) | (ids >= task.vocab_size)).nonzero().flatten()
+    if len(wrong):
+        at = int(wrong[0])
+        raise record.refuse(
+            f"`{name}` has {int(ids[at])} at position {at}: `vocab_size` {task.vocab_size} allows 0 to {task.vocab_size - 1}"
+        )
