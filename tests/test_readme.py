@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.catalogue import CATALOGUE
-from harness.config import ExportConfig, SuiteConfig
+from harness.config import EvalConfig, ExportConfig, SuiteConfig
 from pytest_modeltiers.suite import Suite
 
 ROOT = Path(__file__).parent.parent
@@ -45,7 +45,7 @@ def test_the_table_names_every_property() -> None:
 
 def test_the_config_table_names_keys_that_exist() -> None:
     table = README[README.index("| group | keys |") : README.index("`task_type` is one of")]
-    keys = set(re.findall(r"`(\w+)`", table)) - {"path", "labels"} - set(ExportConfig.model_fields)
+    keys = set(re.findall(r"`(\w+)`", table)) - set(ExportConfig.model_fields) - set(EvalConfig.model_fields)
     assert keys <= set(SuiteConfig.model_fields)
 
 
