@@ -11,11 +11,11 @@ from torch import Tensor
 
 from harness.batches import IGNORED
 from harness.data.classes import Classes
-from harness.data.columns import LABELS, TARGETS, column, find, items, number, numbers, text, whole_numbers
-from harness.data.id_space import filler
+from harness.data.columns import LABELS, TARGETS, column, find, items, number, numbers, whole_numbers
+from harness.data.id_space import IdSpace, filler
 from harness.data.image_folder import decode
 from harness.data.record import Example, Record
-from harness.data.token_ids import check_range, checked_ids, token_ids, unpadded
+from harness.data.token_ids import check_range, checked_ids, read_text, token_ids, unpadded
 from harness.data.tokens import Tokenizer
 from harness.tasks import TaskSpec, TaskType
 
@@ -47,9 +47,17 @@ class Encoder:
     def _language(self, record: Record) -> Example:
         ids = self._tokens(record, "text")
         if record.fields.get("labels") is not None:
-            return _cut(self.task, input_ids=ids, labels=self._ids_or_ignored(record, "labels", len(ids)))
+            return self._learnable(
+                record, _cut(self.task, input_ids=ids, labels=self._ids_or_ignored(record, "labels", len(ids)))
+            )
         labels = {"labels": ids} if self.task.task_type is TaskType.CAUSAL_LM else {}
         return _cut(self.task, input_ids=ids, **labels)
+
+    def _learnable(self, record: Record, example: Example) -> Example:
+        learnt = example["labels"][1:] if self.task.task_type is TaskType.CAUSAL_LM else example["labels"]
+        if not bool((learnt != IGNORED).any()):
+            raise record.refuse(f"`labels` are all {IGNORED} within `max_seq_len` {self.task.max_seq_len}: nothing to learn from")
+        return example
 
     def _sequence_class(self, record: Record) -> Example:
         return {**_cut(self.task, input_ids=self._tokens(record, "text")), "labels": self._label(record)}
@@ -62,20 +70,20 @@ class Encoder:
         ids, real = unpadded(record, "input_ids", self.task)
         if len(labels) != len(real):
             raise record.refuse(f"{len(labels)} `{name}` for {len(real)} `input_ids`")
-        return _cut(self.task, input_ids=ids, labels=torch.tensor(labels)[real])
+        return self._learnable(record, _cut(self.task, input_ids=ids, labels=torch.tensor(labels)[real]))
 
     def _tagged_words(self, record: Record, labels: list[int]) -> Example:
         """A word's label stands at its first token; the loss leaves the others out."""
         words = items(record, column(record, ("tokens", "words", "text"), "the words"))
         if len(words) != len(labels) or not words:
             raise record.refuse(f"{len(labels)} labels for {len(words)} words")
-        assert self.tokenizer is not None
+        separator = " " if self.tokenizer is None or self.tokenizer.kind != "words" else ""
         ids, spread = list[int](), list[int]()
         for position, (word, label) in enumerate(zip(words, labels, strict=True)):
-            tokens = self.tokenizer.encode(f" {word}" if position and self.tokenizer.kind != "words" else str(word))
+            tokens = read_text(record, "tokens", self.tokenizer, f"{separator if position else ''}{word}")
             ids += tokens
             spread += [label, *[IGNORED] * (len(tokens) - 1)]
-        return _cut(self.task, input_ids=torch.tensor(ids), labels=torch.tensor(spread))
+        return self._learnable(record, _cut(self.task, input_ids=torch.tensor(ids), labels=torch.tensor(spread)))
 
     def _pair(self, record: Record) -> Example:
         source = self._tokens(record, "source")
@@ -85,15 +93,15 @@ class Encoder:
             labels = self._ids_or_ignored(record, "labels")
             decoder = self._decoder_input(record, labels)
         longest = self.task.max_seq_len
-        return {"input_ids": source[:longest], "decoder_input_ids": decoder[:longest], "labels": labels[:longest]}
+        example = {"input_ids": source[:longest], "decoder_input_ids": decoder[:longest], "labels": labels[:longest]}
+        return self._learnable(record, example)
 
     def _target(self, record: Record) -> tuple[Tensor, Tensor]:
-        assert self.tokenizer is not None
-        start, end = self.tokenizer.ids.start, self.tokenizer.ids.end
+        name = column(record, ("target", "labels"), "what the decoder writes")
+        tokens = read_text(record, name, self.tokenizer)
+        start, end = IdSpace.of(self.task).start, IdSpace.of(self.task).end
         assert start is not None
         assert end is not None
-        name = column(record, ("target",), "what the decoder writes")
-        tokens = self.tokenizer.encode(text(record, name))
         return torch.tensor([start, *tokens]), torch.tensor([*tokens, end])
 
     def _decoder_input(self, record: Record, labels: Tensor) -> Tensor:
@@ -138,8 +146,7 @@ class Encoder:
         if found == "input_ids":
             ids = token_ids(record, found, self.task)
         else:
-            assert self.tokenizer is not None
-            ids = torch.tensor(self.tokenizer.encode(text(record, found)), dtype=torch.long)
+            ids = torch.tensor(read_text(record, found, self.tokenizer), dtype=torch.long)
         if not len(ids):
             raise record.refuse(f"`{found}` has no tokens")
         return ids
@@ -164,8 +171,6 @@ class Encoder:
                 raise record.refuse(f"{len(labels)} `{name}` for {len(real)} `input_ids`")
         check_range(record, name, labels[labels != IGNORED], self.task)
         kept = int((labels != IGNORED).nonzero().max()) + 1 if bool((labels != IGNORED).any()) else 0
-        if not kept:
-            raise record.refuse(f"`{name}` are all {IGNORED}: nothing to learn from")
         return labels if length is not None else labels[:kept]
 
 

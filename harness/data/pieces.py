@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
+import numpy as np
 
-from harness.data.columns import column, text
+from harness.data.columns import column
 from harness.data.record import Record, Source
 from harness.data.text_files import PlainText
-from harness.data.token_ids import token_ids
+from harness.data.token_ids import read_text, token_ids
 from harness.data.tokens import Tokenizer
 from harness.tasks import TaskSpec, TaskType
 
@@ -38,40 +38,42 @@ class Pieces:
         return self.source.name
 
     def __iter__(self) -> Iterator[Record]:
-        """Records with ``input_ids`` and nothing else."""
-        shortest = 2 if self.task.task_type is TaskType.CAUSAL_LM else 1
-        for record in self._joined() if isinstance(self.source, PlainText) else self._cut():
-            if len(record.fields["input_ids"]) >= shortest:
-                yield record
+        """Records with ``input_ids``; and with ``labels`` where a row had some of its own."""
+        return self._joined() if isinstance(self.source, PlainText) else self._cut()
 
     def _cut(self) -> Iterator[Record]:
-        longest = self.task.max_seq_len or 1
         for record in self.source:
-            if "labels" in record.fields and "input_ids" in record.fields:
-                yield record  # labels of its own, so it is left whole; the encoder truncates it
-                continue
-            ids = self._ids(record)
-            for start in range(0, len(ids), longest):
-                yield Record(record.where, {"input_ids": ids[start : start + longest]})
+            if record.fields.get("labels") is not None and record.fields.get("input_ids") is not None:
+                yield record  # the encoder truncates it, as the labels of a later piece might all be ignored
+            else:
+                yield from self._pieces(record.where, self._ids(record))
 
-    def _ids(self, record: Record) -> torch.Tensor:
+    def _pieces(self, where: str, ids: list[int]) -> Iterator[Record]:
+        """Records of arrays, which are small where they wait to be shuffled, and travel to workers as plain bytes."""
+        shortest = 2 if self.task.task_type is TaskType.CAUSAL_LM else 1
+        longest = self.task.max_seq_len or 1
+        for start in range(0, len(ids), longest):
+            piece = ids[start : start + longest]
+            if len(piece) >= shortest:
+                yield Record(where, {"input_ids": np.array(piece, dtype=np.int32)})
+
+    def _ids(self, record: Record) -> list[int]:
         name = column(record, ("input_ids", "text"), self.task.task_type.value)
         if name == "input_ids":
-            return token_ids(record, name, self.task)
+            return token_ids(record, name, self.task).tolist()
         value = record.fields[name]
         if isinstance(value, str) and not value.strip():
-            return torch.empty(0, dtype=torch.long)
-        assert self.tokenizer is not None
-        return torch.tensor(self.tokenizer.encode(text(record, name)), dtype=torch.long)
+            return []
+        return read_text(record, name, self.tokenizer)
 
     def _joined(self) -> Iterator[Record]:
         longest, rest = self.task.max_seq_len or 1, list[int]()
         where = ""
-        assert self.tokenizer is not None
         for record in self.source:
             where = where if rest else record.where
-            rest += self.tokenizer.encode(record.fields["text"])
-            while len(rest) >= longest:
-                yield Record(where, {"input_ids": torch.tensor(rest[:longest])})
-                rest, where = rest[longest:], record.where
-        yield Record(where, {"input_ids": torch.tensor(rest, dtype=torch.long)})
+            rest += read_text(record, "text", self.tokenizer, record.fields["text"])
+            if len(rest) >= longest:
+                whole = len(rest) // longest * longest
+                yield from self._pieces(where, rest[:whole])
+                rest, where = rest[whole:], record.where
+        yield from self._pieces(where, rest)

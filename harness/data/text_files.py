@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+from codecs import getincrementaldecoder
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.data.record import Record
 from harness.errors import DataError
+
+_PART = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -21,13 +24,16 @@ class _LineFile:
         """The file's name."""
         return self.path.name
 
-    def _lines(self) -> Iterator[tuple[int, str]]:
-        """Lines with their number, counted from 1, and their line end."""
-        number = 0
+    def _lines(self, longest: int = -1) -> Iterator[tuple[int, str]]:
+        """Lines with their number, counted from 1, and their line end; longer ones than ``longest`` bytes in parts."""
+        number = 1
+        decoder = getincrementaldecoder("utf-8-sig")()
         try:
             with self.path.open("rb") as stream:
-                for number, line in enumerate(stream, 1):
-                    yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
+                while line := stream.readline(longest):
+                    yield number, decoder.decode(line, final=longest < 0)
+                    number += line.endswith(b"\n")
+                decoder.decode(b"", final=True)
         except UnicodeDecodeError as error:
             raise DataError(f"{self.name}:{number}: not UTF-8: byte 0x{error.object[error.start]:02x}") from None
         except OSError as error:
@@ -66,11 +72,11 @@ class JsonLines(_LineFile):
 
 @dataclass(frozen=True)
 class PlainText(_LineFile):
-    """Plain text for a language model: a record a line, with its line end."""
+    """Plain text for a language model: a record a line, with its line end; a text without lines is not read as a whole."""
 
     def __iter__(self) -> Iterator[Record]:
         """The lines."""
-        return (Record(f"{self.name}:{number}", {"text": line}) for number, line in self._lines())
+        return (Record(f"{self.name}:{number}", {"text": line}) for number, line in self._lines(_PART))
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from harness.data.columns import whole_numbers
+from harness.data.columns import text, whole_numbers
 from harness.data.record import Record
+from harness.data.tokens import Tokenizer
 from harness.tasks import TaskSpec
+
+
+def read_text(record: Record, name: str, tokenizer: Tokenizer | None, value: str | None = None) -> list[int]:
+    """The ids of a column's text, or of a part of it.
+
+    Raises:
+        DataError: It is no text, blank, or in a file whose first row has token ids instead.
+    """
+    if tokenizer is None:
+        raise record.refuse(f"`{name}` is text, but the first row has `input_ids`: a file has one or the other")
+    return tokenizer.encode(text(record, name) if value is None else value)
 
 
 def token_ids(record: Record, name: str, task: TaskSpec) -> Tensor:

@@ -69,6 +69,27 @@ def refusal(path: Path, task: Any, **keys: Any) -> str:
         ("a.csv", 'text,label\n"a\nb",0\n"c",9\n', TEXT, ["a.csv:4: `label` 9 is out of range"]),
         ("a.csv", 'text,label\nx,0\n"open,1\n', TEXT, ["a.csv:3: not CSV: unexpected end of data"]),
         ("a.csv", "text,label\nx,a\nx,b\nx,c\nx,d\n", TEXT, ["a.csv: the labels have more than 3 names", "'a', 'b', 'c', 'd'"]),
+        (
+            "a.jsonl",
+            '{"input_ids": [1, 2]}\n{"text": "xy"}\n',
+            LM,
+            ["a.jsonl:2: `text` is text, but the first row has `input_ids`"],
+        ),
+        (
+            "a.jsonl",
+            '{"input_ids": [5, 6], "labels": [5, -100]}\n',
+            LM,
+            ["a.jsonl:1: `labels` are all -100 within `max_seq_len` 24"],
+        ),
+        ("a.jsonl", '{"input_ids": [5, 6], "labels": [5]}\n', LM, ["a.jsonl:1: 1 `labels` for 2 `input_ids`"]),
+        ("a.jsonl", '{"input_ids": [5, 6]}\n', task_of("seq2seq_lm"), ["a.jsonl:1: no `target` or `labels`"]),
+        (
+            "a.jsonl",
+            '{"tokens": ["x", "y"], "tags": [0]}\n',
+            task_of("token_classification"),
+            ["a.jsonl:1: 1 labels for 2 words"],
+        ),
+        ("a.txt", "fine\n\xff\n", LM, ["a.txt:2: not UTF-8: byte 0xff"]),
         ("a.txt", "", LM, ["a.txt: no rows: the file is empty"]),
         ("a.txt", "x", LM, ["a.txt: no row has enough tokens"]),
         ("a.jsonl", '{"text": "x"}\n', LM, ["a.jsonl: no row has enough tokens"]),
@@ -78,7 +99,7 @@ def refusal(path: Path, task: Any, **keys: Any) -> str:
     ],
 )
 def test_a_line_is_named(name: str, content: str | bytes, task: Any, words: list[str], tmp_path: Path) -> None:
-    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode("latin-1"))
     message = refusal(tmp_path / name, task)
     for part in words:
         assert part in message

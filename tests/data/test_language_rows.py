@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -100,3 +101,17 @@ def test_the_shares_of_masking_are_bert_s() -> None:
 def test_rows_with_labels_of_their_own_are_not_masked_again() -> None:
     example = {"input_ids": torch.tensor([5, 99, 7]), "labels": torch.tensor([IGNORED, 6, IGNORED])}
     assert mask_tokens(example, MASKED, "0") is example
+
+
+def test_a_text_of_a_single_line_is_cut_without_loss_and_without_holding_it(tmp_path: Path) -> None:
+    text = "ça va – " * 30_000
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    task = task_of("causal_lm", max_seq_len=1000)
+    tracemalloc.start()
+    found = bytearray()
+    for example in opened(tmp_path / "a.txt", task, memory_limit=0):
+        found += bytes(id - 1 for id in example["input_ids"].tolist())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.decode() == text
+    assert peak < len(found) + (2 << 20)
