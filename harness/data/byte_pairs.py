@@ -69,7 +69,7 @@ class BytePairTokenizer:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Trains on one thread: having used several, ``tokenizers`` warns in every DataLoader worker that is forked afterwards."""
+    """Trains on one thread: having used several, older ``tokenizers`` (0.20) warn in every DataLoader worker forked afterwards."""
     name = "TOKENIZERS_PARALLELISM"
     before = os.environ.get(name)
     os.environ[name] = "false"

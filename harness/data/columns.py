@@ -17,8 +17,8 @@ LABELS = ("labels", "label")
 TARGETS = (*LABELS, "target")
 
 
-def find(record: Record, names: Sequence[str], purpose: str) -> Any:
-    """The value of the first column that is there.
+def column(record: Record, names: Sequence[str], purpose: str) -> str:
+    """The first of some columns that is there and holds a value.
 
     Args:
         record: The row.
@@ -28,12 +28,6 @@ def find(record: Record, names: Sequence[str], purpose: str) -> Any:
     Raises:
         DataError: There is none of them.
     """
-    name = column(record, names, purpose)
-    return record.fields[name]
-
-
-def column(record: Record, names: Sequence[str], purpose: str) -> str:
-    """The first of the columns that is there and holds a value."""
     for name in names:
         if record.fields.get(name) is not None:
             return name

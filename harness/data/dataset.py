@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from harness.data.classes import Classes
@@ -22,13 +23,15 @@ class Origin:
 
     Attributes:
         name: The file, or the built-in set.
-        split: The split as it was asked for.
+        part: What is read of it: ``train``, ``train[0%:80%]``; for a file that tells no splits apart ``[0%:100%]``.
         encoder: How rows become examples.
+        path: The file or folder; ``None`` for a built-in set.
     """
 
     name: str
-    split: str
+    part: str
     encoder: Encoder
+    path: Path | None = None
 
     @property
     def task(self) -> TaskSpec:
@@ -45,12 +48,17 @@ class Origin:
         """The classes of the labels; ``None`` where the task has none."""
         return self.encoder.classes
 
+    def is_same_as(self, other: Origin) -> bool:
+        """Whether both are the same rows, as when a model is judged on what it was trained on."""
+        return (self.name, self.part, self.path) == (other.name, other.part, other.path)
+
     def describe(self) -> dict[str, Any]:
         """What should be remembered with a run, ready for JSON."""
         tokenizer = self.tokenizer
         return {
             "name": self.name,
-            "split": self.split,
+            "path": self.path and str(self.path),
+            "part": self.part,
             "class_names": list(self.classes.names) if self.classes else [],
             "feature_columns": list(self.encoder.columns),
             "tokenizer": tokenizer and {"kind": tokenizer.kind, "fingerprint": tokenizer.fingerprint},

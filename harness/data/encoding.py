@@ -11,7 +11,7 @@ from torch import Tensor
 
 from harness.batches import IGNORED
 from harness.data.classes import Classes
-from harness.data.columns import LABELS, TARGETS, column, find, items, number, numbers, whole_numbers
+from harness.data.columns import LABELS, TARGETS, column, items, number, numbers, whole_numbers
 from harness.data.id_space import IdSpace, filler
 from harness.data.image_folder import decode
 from harness.data.record import Example, Record
@@ -47,9 +47,7 @@ class Encoder:
     def _language(self, record: Record) -> Example:
         ids = self._tokens(record, "text")
         if record.fields.get("labels") is not None:
-            return self._learnable(
-                record, _cut(self.task, input_ids=ids, labels=self._ids_or_ignored(record, "labels", len(ids)))
-            )
+            return self._learnable(record, _cut(self.task, input_ids=ids, labels=self._aligned_labels(record, len(ids))))
         labels = {"labels": ids} if self.task.task_type is TaskType.CAUSAL_LM else {}
         return _cut(self.task, input_ids=ids, **labels)
 
@@ -90,7 +88,7 @@ class Encoder:
         if record.fields.get("labels") is None:
             decoder, labels = self._target(record)
         else:
-            labels = self._ids_or_ignored(record, "labels")
+            labels = self._target_labels(record)
             decoder = self._decoder_input(record, labels)
         longest = self.task.max_seq_len
         example = {"input_ids": source[:longest], "decoder_input_ids": decoder[:longest], "labels": labels[:longest]}
@@ -155,23 +153,28 @@ class Encoder:
         name = column(record, TARGETS if self.task.modality == "tabular" else LABELS, "what the model should say")
         if self.task.is_regression:
             return torch.tensor(number(record, name))
-        return torch.tensor(self._class_id(record, find(record, (name,), ""), name))
+        return torch.tensor(self._class_id(record, record.fields[name], name))
 
     def _class_id(self, record: Record, label: object, name: str) -> int:
         assert self.classes is not None
         return self.classes.id_of(record, label, name)
 
-    def _ids_or_ignored(self, record: Record, name: str, length: int | None = None) -> Tensor:
-        """Labels that are token ids, with -100 where the loss looks away; padding at their end is dropped."""
-        labels = whole_numbers(record, name)
-        if length is not None:
-            real = unpadded(record, "input_ids", self.task)[1]
-            labels = labels[real] if len(labels) == len(real) else labels
-            if len(labels) != length:
-                raise record.refuse(f"{len(labels)} `{name}` for {len(real)} `input_ids`")
-        check_range(record, name, labels[labels != IGNORED], self.task)
-        kept = int((labels != IGNORED).nonzero().max()) + 1 if bool((labels != IGNORED).any()) else 0
-        return labels if length is not None else labels[:kept]
+    def _aligned_labels(self, record: Record, length: int) -> Tensor:
+        """A label for each real token: its own id, or -100 where the loss looks away."""
+        labels = whole_numbers(record, "labels")
+        real = unpadded(record, "input_ids", self.task)[1]
+        labels = labels[real] if len(labels) == len(real) else labels
+        if len(labels) != length:
+            raise record.refuse(f"{len(labels)} `labels` for {len(real)} `input_ids`")
+        check_range(record, "labels", labels[labels != IGNORED], self.task)
+        return labels
+
+    def _target_labels(self, record: Record) -> Tensor:
+        """A target's token ids, without the -100 that pads it."""
+        labels = whole_numbers(record, "labels")
+        learnt = (labels != IGNORED).nonzero().flatten()
+        check_range(record, "labels", labels[learnt], self.task)
+        return labels[: int(learnt[-1]) + 1] if len(learnt) else labels[:0]
 
 
 def _cut(task: TaskSpec, **fields: Tensor) -> Example:

@@ -23,11 +23,13 @@ __all__ = ["Maker", "example_maker", "read_npz"]
 Maker = Callable[[TaskSpec, Sizes, int], Batch]
 """From a task, sizes and a seed to a batch."""
 
-_POOL = 256
+_POOL = 128
 """Rows that the batches are dealt from."""
 
 _SMALL = 1 << 20
 """Bytes of a file up to which its rows are taken from all over it, rather than from its beginning."""
+
+_REMEMBERED = 8
 
 _opened: dict[tuple[object, ...], list[Example]] = {}
 
@@ -43,7 +45,8 @@ def example_maker(config: SuiteConfig) -> Maker:
         return make_batch
     key = (config.path, config.fingerprint, *(_stamp(config, each) for each in (config.train, config.eval)))
     if key not in _opened:
-        _opened.clear()
+        for oldest in list(_opened)[: 1 - _REMEMBERED]:
+            del _opened[oldest]
         _opened[key] = _pool(config, data)
     return partial(_deal, _opened[key])
 

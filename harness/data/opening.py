@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from harness.config import EvalConfig
 from harness.data.arrays import ArrayTable, check_arrays
 from harness.data.builtin import builtin_source, builtin_tokenizer, class_names, default_dataset
 from harness.data.classes import Classes
-from harness.data.columns import LABELS, TARGETS, column, items
 from harness.data.dataset import Dataset, LazyExamples, Origin, Rows, Stream, no_rows
 from harness.data.encoding import Encoder
 from harness.data.files import file_source, locate
-from harness.data.id_space import IdSpace
+from harness.data.fitting import find_classes, fit_encoder
 from harness.data.image_folder import ImageFolder
 from harness.data.packed import PackedExamples
 from harness.data.pieces import Pieces
-from harness.data.record import Record, SizedSource, Source
-from harness.data.splits import Split, SplitRows
+from harness.data.record import Record, Source
+from harness.data.splits import Split, SplitRows, check_whole
 from harness.data.text_files import PlainText
-from harness.data.tokens import Tokenizer, train_tokenizer
+from harness.data.tokens import Tokenizer
 from harness.errors import DataError
 from harness.tasks import TaskSpec, TaskType
 
@@ -29,7 +28,32 @@ MEMORY_LIMIT = 16 << 20
 """A file of more bytes than this is streamed."""
 
 _LANGUAGE = (TaskType.CAUSAL_LM, TaskType.MASKED_LM)
-_TEXTS = ("text", "source", "target", "tokens", "words")
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file to open, and what of it.
+
+    Attributes:
+        path: The file, or the folder of images.
+        named: Whether it is that of a split, from a folder with one for each.
+        asked: The split.
+        limit: How many rows are wanted; ``None`` for all.
+        task: What they are for.
+        like: Reads the training data.
+    """
+
+    path: Path
+    named: bool
+    asked: Split
+    limit: int | None
+    task: TaskSpec
+    like: Encoder | None
+
+    def origin(self, source: Source, encoder: Encoder, named: bool) -> Origin:
+        if not named:
+            check_whole(source.name, self.asked)
+        return Origin(source.name, self.asked.of(named), encoder, self.path)
 
 
 def open_dataset(
@@ -60,12 +84,16 @@ def open_dataset(
     asked = Split.parse(config.split or "", split)
     if config.path is None:
         return _open_builtin(config, task, asked)
-    path = locate((folder / Path(config.path).expanduser()).resolve(), asked)
+    whole = (folder / Path(config.path).expanduser()).resolve()
+    path = locate(whole, asked)
     source = file_source(path, task)
-    if isinstance(source, (ArrayTable, ImageFolder)):
-        return _open_sized(source, config, task, asked, like)
+    file = _File(path, path != whole, asked, config.max_eval_examples, task, like.origin.encoder if like else None)
+    if isinstance(source, ImageFolder):
+        return _open_images(source, file)
+    if isinstance(source, ArrayTable) and not task.is_text:
+        return _open_arrays(source, file)
     size = path.stat().st_size * (4 if path.suffix == ".parquet" else 1)  # Parquet is packed
-    return _open_lines(source, config, task, asked, like, stream=size > memory_limit)
+    return _open_lines(source, file, stream=size > memory_limit and not isinstance(source, ArrayTable))
 
 
 def _open_builtin(config: EvalConfig, task: TaskSpec, asked: Split) -> Dataset:
@@ -84,39 +112,42 @@ def _open_builtin(config: EvalConfig, task: TaskSpec, asked: Split) -> Dataset:
     return _in_memory(origin, _language(SplitRows(source, asked), task, encoder.tokenizer), config.max_eval_examples)
 
 
-def _open_sized(
-    source: ArrayTable | ImageFolder, config: EvalConfig, task: TaskSpec, asked: Split, like: Dataset | None
-) -> Dataset:
-    """Opens what is read by row number: arrays in memory, images on disk."""
-    if isinstance(source, ArrayTable) and task.is_text:
-        return _open_lines(source, config, task, asked, like, stream=False)
-    if isinstance(source, ArrayTable):
-        check_arrays(source, task)
-    classes = _classes(source, task, like)
-    encoder = Encoder(task, classes=classes)
-    if isinstance(source, ImageFolder) and classes is not None:
-        for name in source.class_names:
-            classes.id_of(Record(source.name, {}), name)
-    picked = _picked(len(source), asked, config.max_eval_examples)
+def _open_images(source: ImageFolder, file: _File) -> Rows:
+    labels = [(Record(source.name, {}), name) for name in source.class_names]
+    classes = find_classes(source.name, labels, file.task, file.like)
+    for record, name in labels:
+        if classes is not None:
+            classes.id_of(record, name)
+    return _by_number(source, file, Encoder(file.task, classes=classes))
+
+
+def _open_arrays(source: ArrayTable, file: _File) -> Rows:
+    check_arrays(source, file.task)
+    classes = Classes(file.task.num_classes) if file.task.num_classes and not file.task.is_regression else None
+    return _by_number(source, file, Encoder(file.task, classes=classes))
+
+
+def _by_number(source: ArrayTable | ImageFolder, file: _File, encoder: Encoder) -> Rows:
+    origin = file.origin(source, encoder, file.named)
+    picked = _picked(len(source), file.asked, file.limit)
     if not picked:
-        raise no_rows(f"{source.name} ({asked})", task)
-    return Rows(Origin(source.name, str(asked), encoder), LazyExamples(source, encoder, picked))
+        raise DataError(f"{source.name}: no rows in {file.asked}")
+    return Rows(origin, LazyExamples(source, encoder, picked))
 
 
-def _open_lines(source: Source, config: EvalConfig, task: TaskSpec, asked: Split, like: Dataset | None, stream: bool) -> Dataset:
+def _open_lines(source: Source, file: _File, stream: bool) -> Dataset:
     """Opens what is read from its beginning."""
-    rows: Source = source if isinstance(source, PlainText) else SplitRows(source, asked)
+    rows: Source = source if isinstance(source, PlainText) else SplitRows(source, file.asked)
     first = next(iter(rows), None)
     if first is None:
-        raise DataError(f"{source.name}: no rows" + (f" in {asked}" if asked.is_share else ": the file is empty"))
-    encoder = Encoder(task, _tokenizer(rows, first, task, like), _classes(rows, task, like), _columns(first, task, like))
-    rows = _language(rows, task, encoder.tokenizer)
+        raise DataError(f"{source.name}: no rows" + (f" in {file.asked}" if file.asked.is_share else ": the file is empty"))
+    origin = file.origin(source, fit_encoder(rows, first, file.task, file.like), file.named or "split" in first.fields)
+    rows = _language(rows, file.task, origin.tokenizer)
     if isinstance(source, PlainText):
-        rows = SplitRows(rows, asked)  # the share is one of sequences, as lines run on
-    origin = Origin(source.name, str(asked), encoder)
+        rows = SplitRows(rows, file.asked)  # the share is one of sequences, as lines run on
     if not stream:
-        return _in_memory(origin, rows, config.max_eval_examples)
-    opened = Stream(origin, rows, config.max_eval_examples)
+        return _in_memory(origin, rows, file.limit)
+    opened = Stream(origin, rows, file.limit)
     next(iter(opened))  # what is wrong with every row is said now
     return opened
 
@@ -142,54 +173,3 @@ def _spread(numbers: Sequence[int], limit: int | None) -> Sequence[int]:
     if limit is None or limit >= len(numbers):
         return numbers
     return [numbers[turn * len(numbers) // limit] for turn in range(limit)]
-
-
-def _tokenizer(rows: Source, first: Record, task: TaskSpec, like: Dataset | None) -> Tokenizer | None:
-    if not task.is_text or first.fields.get("input_ids") is not None:
-        return None
-    if like is not None and like.origin.tokenizer is not None:
-        return like.origin.tokenizer
-    return train_tokenizer(IdSpace.of(task), _texts(rows))
-
-
-def _texts(rows: Iterable[Record]) -> Iterator[str]:
-    for record in rows:
-        for name in _TEXTS:
-            value = record.fields.get(name)
-            if isinstance(value, str):
-                yield value
-            elif isinstance(value, (list, tuple)):
-                yield " ".join(map(str, value))
-
-
-def _classes(rows: Source | SizedSource, task: TaskSpec, like: Dataset | None) -> Classes | None:
-    if task.num_classes is None or "classes" not in task.facts.output:
-        return None
-    if like is not None and like.origin.classes is not None:
-        return like.origin.classes
-    if isinstance(rows, ImageFolder):
-        return Classes.of(rows.name, ((Record(rows.name, {}), name) for name in rows.class_names), task.num_classes)
-    return Classes.of(rows.name, _labels(rows, task), task.num_classes)
-
-
-def _labels(rows: Iterable[Record], task: TaskSpec) -> Iterator[tuple[Record, Any]]:
-    names = TARGETS if task.modality == "tabular" else LABELS
-    if task.task_type is not TaskType.TOKEN_CLASSIFICATION:
-        yield from ((record, record.fields[column(record, names, "what the model should say")]) for record in rows)
-        return
-    for record in rows:
-        yield from ((record, label) for label in items(record, column(record, (*LABELS, "tags"), "the classes of the tokens")))
-
-
-def _columns(first: Record, task: TaskSpec, like: Dataset | None) -> tuple[str, ...]:
-    """The feature columns of a table: all but the label's and the split's, in order."""
-    if task.modality != "tabular" or first.fields.get("features") is not None:
-        return ()
-    if like is not None and like.origin.encoder.columns:
-        return like.origin.encoder.columns
-    label = column(first, TARGETS, "what the model should say")
-    names = tuple(name for name in first.fields if name not in (label, "split"))
-    if len(names) != task.num_features:
-        shown = ", ".join(names[:8]) + (" …" if len(names) > 8 else "")
-        raise first.refuse(f"{len(names)} feature columns ({shown}), `num_features` says {task.num_features}")
-    return names

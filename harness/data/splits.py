@@ -68,6 +68,14 @@ class Split:
         digest = blake2b(number.to_bytes(8, "little"), digest_size=8).digest()
         return self.low <= int.from_bytes(digest, "little") % 10_000 / 100 < self.high
 
+    def of(self, named: bool) -> str:
+        """What is read of a file.
+
+        Args:
+            named: Whether the file tells its splits apart; if not, whatever is not a share is all of it.
+        """
+        return str(self) if named else f"[{self.low}%:{self.high}%]"
+
     def names(self, text: str) -> bool:
         """Whether a name in the data means this split."""
         return text == self.name or text.lower() in NAMES.get(self.name, ())
@@ -143,6 +151,23 @@ def split_of_folder(folder: Path, split: Split, suffixes: tuple[str, ...]) -> Pa
             f"`split`: {folder.name} has no split {split.name!r}.{did_you_mean(split.name, stems)} It has {', '.join(stems)}"
         )
     return folder
+
+
+def check_whole(name: str, split: Split) -> None:
+    """Refuses an unusual split of a file that tells none apart, as that is likely a misspelt one.
+
+    Args:
+        name: The file, in messages.
+        split: What was asked for.
+
+    Raises:
+        DataError: It is none of ``train``, ``validation`` and ``test``.
+    """
+    if not _is_split(split.name):
+        raise DataError(
+            f"`split`: {name} has no splits, so no {split.name!r}.{did_you_mean(split.name, NAMES)} "
+            "Leave it out to read all rows, or write a share such as 'train[:80%]'"
+        )
 
 
 def _is_split(name: str) -> bool:

@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_data import opened, preset_task, task_of, write_images, write_rows
+from torch.utils.data import DistributedSampler
 
 from harness.config import EvalConfig
 from harness.data.loader import Loader, make_loader
@@ -63,6 +64,15 @@ def test_ranks_share_every_row_and_get_as_many_batches(
     assert max(dealt.values()) <= -(-world // count) + 1
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 5), st.booleans())
+def test_unmixed_ranks_share_rows_as_distributed_sampler_does(folder: Path, count: int, world: int, streamed: bool) -> None:
+    dataset = dataset_of(folder, count, streamed)
+    for rank in range(world):
+        expected = list(DistributedSampler(dataset, world, rank, shuffle=False))
+        assert flat(numbers(make_loader(dataset, TABLE, 3, rank=rank, world_size=world))) == expected
+
+
 @settings(max_examples=60, deadline=None)
 @given(**sizes, data=st.data())
 def test_a_restored_loader_gives_exactly_what_was_left(
@@ -87,6 +97,13 @@ def test_a_restored_loader_gives_exactly_what_was_left(
     restored.set_epoch(3)
     whole.set_epoch(3)
     assert numbers(restored) == numbers(whole)
+
+
+def test_a_restored_position_is_forgotten_with_its_epoch(tmp_path: Path) -> None:
+    loader = make_loader(dataset_of(tmp_path, 20, False), TABLE, 4, shuffle=True)
+    loader.load_state_dict({**loader.state_dict(), "epoch": 2, "batch": 3})
+    loader.set_epoch(3)
+    assert sorted(flat(numbers(loader))) == list(range(20))
 
 
 @pytest.mark.parametrize("streamed", [False, True])

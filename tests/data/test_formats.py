@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,10 @@ def test_padding_in_a_file_is_dropped_whether_a_mask_says_so_or_not(tmp_path: Pa
     rows = [{"input_ids": [0, 0, 5, 6], "attention_mask": [0, 0, 1, 1], "labels": [-100, -100, 1, 2]}]
     dataset = opened(write_rows(tmp_path / "a.jsonl", rows), task)
     assert examples(dataset) == [{"input_ids": [5, 6], "labels": [1, 2]}]
+    dataset = opened(
+        write_rows(tmp_path / "c.jsonl", [{"input_ids": [5, 0, 6, 0, 0], "label": 1}]), task_of("sequence_classification")
+    )
+    assert dataset[0]["input_ids"].tolist() == [5, 0, 6]
     pairs = [{"input_ids": [5, 6, 0], "labels": [7, 8, -100]}]
     dataset = opened(write_rows(tmp_path / "b.jsonl", pairs), task_of("seq2seq_lm"))
     assert examples(dataset) == [{"input_ids": [5, 6], "decoder_input_ids": [0, 7], "labels": [7, 8]}]
@@ -152,3 +157,38 @@ def test_a_path_is_relative_to_the_config_s_folder(tmp_path: Path) -> None:
     dataset = open_dataset(EvalConfig(path="rows.csv"), task_of("tabular_classification"), tmp_path)
     batch = next(iter(make_loader(dataset, dataset.origin.task, 2)))
     assert batch["features"].shape == (2, 2)
+
+
+def test_thousands_of_rows_are_held_as_they_were_read(tmp_path: Path) -> None:
+    rows = [{"text": "x" * (1 + number % 7), "label": number % 3} for number in range(5000)]
+    path = write_rows(tmp_path / "a.jsonl", rows)
+    held, streamed = (examples(opened(path, task_of("sequence_classification"), memory_limit=limit)) for limit in (1 << 20, 0))
+    assert held == streamed
+    assert [(len(example["input_ids"]), example["labels"]) for example in held] == [(1 + n % 7, n % 3) for n in range(5000)]
+
+
+def test_images_are_turned_as_the_camera_says_and_a_size_is_height_and_width(tmp_path: Path) -> None:
+    from PIL import Image
+
+    (tmp_path / "pets" / "cat").mkdir(parents=True)
+    upright = Image.new("L", (5, 7), 10)
+    upright.paste(200, (0, 0, 5, 2))  # light above
+    upright.save(tmp_path / "pets" / "cat" / "0.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise by a quarter
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "pets" / "cat" / "1.png", exif=exif)
+    tall = opened(tmp_path / "pets", task_of("image_classification", image_size=(1, 7, 5)))
+    assert torch.equal(tall[0]["pixel_values"], tall[1]["pixel_values"])
+    assert (tall[0]["pixel_values"][0, :, 0] * 255).round().tolist() == [200, 200, 10, 10, 10, 10, 10]
+    wide = opened(tmp_path / "pets", task_of("image_classification", image_size=(1, 5, 7)))
+    assert wide[0]["pixel_values"].shape == (1, 5, 7)
+
+
+def test_datasets_travel_to_workers_that_are_not_forked(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "a.jsonl", TEXTS)
+    for task in (task_of("sequence_classification"), task_of("causal_lm", vocab_size=600)):
+        for limit in (1 << 20, 0):
+            dataset = opened(path, task, memory_limit=limit)
+            assert examples(pickle.loads(pickle.dumps(dataset))) == examples(dataset)
+    folder = opened(write_images(tmp_path / "pets", {"cat": 1}), task_of("image_classification"))
+    assert examples(pickle.loads(pickle.dumps(folder))) == examples(folder)

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_data import opened, task_of, write_images, write_rows
+from small_data import opened, preset_task, task_of, write_images, write_rows
 
 from harness.config import EvalConfig
 from harness.data.opening import open_dataset
@@ -67,7 +67,8 @@ def test_shares_of_a_file_have_no_row_in_common_and_miss_none(limit: int, suffix
     assert sorted(numbers(train) + numbers(test)) == list(range(400))
     assert 0.7 < len(numbers(train)) / 400 < 0.9
     assert min(numbers(test)) < 40 and max(numbers(test)) > 360  # noqa: PT018  # from all over the file
-    assert train.origin.split == "train[0%:80%]"
+    assert train.origin.part == "[0%:80%]"
+    assert not train.origin.is_same_as(test.origin)
     assert len(train) == len(numbers(train))
 
 
@@ -80,11 +81,47 @@ def test_shares_of_text_are_of_whole_sequences(tmp_path: Path) -> None:
     assert len(pieces[1] & pieces[2]) == 0
 
 
+@settings(max_examples=10, deadline=None)
 @given(st.integers(1, 98), st.integers(1, 98), st.integers(0, 10**9))
-def test_each_row_is_in_exactly_one_of_adjoining_shares(one: int, step: int, number: int) -> None:
-    other = min(one + step, 99)
+def test_each_row_is_in_exactly_one_of_adjoining_shares(one: int, step: int, start: int) -> None:
+    other = max(one + 1, min(one + step, 99))
     shares = [Split.parse(text, "train") for text in (f"[:{one}%]", f"[{one}%:{other}%]", f"[{other}%:]")]
-    assert sum(share.holds(number) for share in shares) == 1
+    counts = {sum(share.holds(number) for share in shares) for number in range(start, start + 2000)}
+    assert counts == {1}
+
+
+def test_the_border_of_a_share_belongs_to_the_next() -> None:
+    at = next(
+        number
+        for number in range(100_000)
+        if not Split("train", 0, 50).holds(number) and not Split("train", 51, 100).holds(number)
+    )
+    assert Split("train", 50, 51).holds(at)
+    low, high = Split("train", 0, 50), Split("train", 50, 100)
+    assert all(low.holds(number) != high.holds(number) for number in range(20_000))
+
+
+def test_one_file_for_both_is_known_to_be_the_same_rows(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "a.csv", ROWS)
+    train, test = (opened(path, TABLE, split=split) for split in ("train", "test"))
+    assert train.origin.is_same_as(test.origin)
+    parted = write_rows(tmp_path / "b.csv", [{**row, "split": ("train", "test")[number % 2]} for number, row in enumerate(ROWS)])
+    assert not opened(parted, TABLE, split="train").origin.is_same_as(opened(parted, TABLE, split="test").origin)
+    builtin = [open_dataset(EvalConfig(split=split), preset_task("lm_tiny")) for split in ("train", "test")]
+    assert not builtin[0].origin.is_same_as(builtin[1].origin)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".npz"])
+def test_a_misspelt_split_of_a_file_without_any_is_refused(suffix: str, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / f"a{suffix}", [{"features": [0.5], "label": 0}])
+    with pytest.raises(DataError, match=r"has no splits, so no 'validaton'\. Did you mean 'validation'\?"):
+        opened(path, TABLE, split="validaton")
+
+
+def test_a_folder_of_files_may_have_other_folders(tmp_path: Path) -> None:
+    write_rows(tmp_path / "train.csv", ROWS)
+    (tmp_path / "notes").mkdir()
+    assert len(opened(tmp_path, TABLE)) == len(ROWS)
 
 
 @pytest.mark.parametrize("text", ["train[", "train[:]x", "[80%:20%]", "[:0%]", "[:101%]", "[:100]", "[a%:]"])
