@@ -124,6 +124,10 @@ class Adapter:
         """The task's mean loss (a scalar, in nats for classes) against ``batch["labels"]``."""
         return F.cross_entropy(logits.flatten(0, -2), batch["labels"].flatten(), ignore_index=IGNORED)
 
+    def weight(self, batch: Batch) -> Tensor:
+        """How many labels ``loss`` is the mean of (a scalar, int64), by which the losses of several batches are averaged."""
+        return (batch["labels"] != IGNORED).sum()
+
     def takes(self, model: nn.Module, field: str) -> bool:
         """Whether a field reaches the model."""
         plan = self.plan(model)
@@ -137,6 +141,10 @@ class CausalLMAdapter(Adapter):
         """Mean cross-entropy of the next token, in nats."""
         return F.cross_entropy(logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=IGNORED)
 
+    def weight(self, batch: Batch) -> Tensor:
+        """How many tokens have one before them that predicts them."""
+        return (batch["labels"][:, 1:] != IGNORED).sum()
+
 
 class RegressionAdapter(Adapter):
     """One number a row; ``[B, 1]`` counts as ``[B]``."""
@@ -149,6 +157,10 @@ class RegressionAdapter(Adapter):
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """Mean squared error."""
         return F.mse_loss(logits, batch["labels"].to(logits.dtype))
+
+    def weight(self, batch: Batch) -> Tensor:
+        """How many rows there are."""
+        return torch.tensor(batch["labels"].numel())
 
 
 ADAPTERS: dict[str, type[Adapter]] = {

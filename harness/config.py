@@ -108,8 +108,10 @@ class TrainingConfig(_Keys):
     )
     use_amp: bool = False
     accumulate_grad_batches: Positive = 1
-    resume_from_checkpoint: str | None = None
-    checkpoint_dir: str | None = None
+    resume_from_checkpoint: Name | None = None
+    checkpoint_dir: Name | None = None
+    checkpoint_every_n_steps: Positive | None = None
+    early_stopping_patience: Positive | None = None
     export_bundle: bool = False
     export_formats: list[ExportFormat] = Field(default_factory=list)
     deterministic: bool = False
