@@ -32,7 +32,7 @@ class Step:
     Attributes:
         step: Its number, counted from 1 over the whole run.
         epoch: The epoch it belongs to, counted from 0.
-        loss: Mean loss of its batches over all labels, of all processes.
+        loss: Mean loss of its batches over all labels, of all processes; NaN where the training step returns none.
         learning_rate: Of the first parameter group.
         grad_norm: Norm of the gradients before clipping; ``None`` where it was not measured.
         examples: Rows that went into it, of all processes.

@@ -1,0 +1,164 @@
+"""Checkpoints: written aside and renamed, read without running code, and named by what they reached."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from harness.training.errors import CheckpointError
+
+LAST = "last.ckpt"
+"""Name of the newest checkpoint."""
+
+
+def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
+    """Writes a checkpoint so that a file of its name is always a whole one, whenever the process is killed.
+
+    Raises:
+        CheckpointError: It cannot be written; what was there before is untouched.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            torch.save(dict(content), file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except (OSError, RuntimeError) as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise CheckpointError(f"{path} cannot be written: {_reason(error)}; checkpoints written before are untouched") from error
+
+
+def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """The content of a checkpoint.
+
+    Raises:
+        CheckpointError: It is missing or damaged, holds something else, or would run code.
+    """
+    if not path.is_file():
+        near = sorted(p.name for p in path.parent.glob("*.ckpt")) if path.parent.is_dir() else []
+        there = f"; {path.parent} has {', '.join(near[-5:])}" if near else ""
+        raise CheckpointError(f"`resume_from_checkpoint`: no such file {path}{there}")
+    try:
+        content = torch.load(path, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = next(iter(str(error).splitlines()), "")
+        if "Unsupported" not in reason and "GLOBAL" not in reason and "Weights only" not in reason:
+            raise CheckpointError(f"`resume_from_checkpoint`: {path} is damaged or no checkpoint: {reason}") from None
+        raise CheckpointError(
+            f"`resume_from_checkpoint`: {path} is refused: loading it would run code. Checkpoints that this project writes hold tensors, "
+            "numbers and text alone"
+        ) from None
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), "it is cut short")
+        raise CheckpointError(f"`resume_from_checkpoint`: {path} is damaged: {reason}") from None
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+        raise CheckpointError(f"`resume_from_checkpoint`: {path} is no checkpoint of a training; `weights` takes bare weights")
+    return content
+
+
+def check_fits(content: Mapping[str, Any], model: nn.Module, path: Path) -> None:
+    """Checks that a checkpoint is one of this model.
+
+    Args:
+        content: What was read.
+        model: Whose ``state_dict`` it should be, with or without the prefix ``model.``.
+        path: The file, for the message.
+
+    Raises:
+        CheckpointError: Names or shapes differ, or a value is not finite.
+    """
+    saved = {name.removeprefix("model."): tensor for name, tensor in content["state_dict"].items()}
+    expected = {name.removeprefix("model."): tensor for name, tensor in model.state_dict().items()}
+    parts = {
+        "missing": [name for name in expected if name not in saved],
+        "unexpected": [name for name in saved if name not in expected],
+        "shape": [
+            f"{name} {tuple(saved[name].shape)} instead of {tuple(tensor.shape)}"
+            for name, tensor in expected.items()
+            if name in saved and saved[name].shape != tensor.shape
+        ],
+    }
+    wrong = "; ".join(f"{label}: {', '.join(names[:3])}{' …' * (len(names) > 3)}" for label, names in parts.items() if names)
+    if wrong:
+        raise CheckpointError(f"`resume_from_checkpoint`: {path} is of another model than {type(model).__name__}; {wrong}")
+
+
+class CheckpointFolder:
+    """The checkpoints of one run: the last one, and the best.
+
+    Args:
+        folder: Where they go.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def last(self) -> Path:
+        """The newest checkpoint."""
+        return self.folder / LAST
+
+    @property
+    def best(self) -> Path | None:
+        """The best checkpoint, where there is one."""
+        return next(iter(sorted(self.folder.glob("epoch=*.ckpt"))), None)
+
+    def set_aside(self) -> Path | None:
+        """Moves the checkpoints of an earlier run into a folder of their own; returns it."""
+        files = [*self.folder.glob("*.ckpt"), *self.folder.glob("dashboard.*")] if self.folder.is_dir() else []
+        if not files:
+            return None
+        number = next(n for n in range(1, 1_000_000) if not (self.folder / f"earlier-{n}").exists())
+        target = self.folder / f"earlier-{number}"
+        target.mkdir()
+        for file in files:
+            file.rename(target / file.name)
+        return target
+
+    def keep_best(self, name: str, source: Path | None = None) -> None:
+        """Makes a checkpoint, by default the last one, the best as well, and drops the one that was.
+
+        Raises:
+            CheckpointError: It cannot be written.
+        """
+        path = self.folder / name
+        partial = path.with_name(f".{name}.partial")
+        try:
+            partial.unlink(missing_ok=True)
+            try:
+                os.link(source or self.last, partial)
+            except OSError:  # a file system without hard links
+                shutil.copyfile(source or self.last, partial)
+            partial.replace(path)
+            for other in self.folder.glob("epoch=*.ckpt"):
+                if other != path:
+                    other.unlink(missing_ok=True)
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be written: {_reason(error)}") from error
+
+
+def checkpoint_name(epoch: int, metric: str, value: float) -> str:
+    """``epoch=02-val_loss=0.1234.ckpt``."""
+    return f"epoch={epoch:02d}-{metric}={value:.4f}.ckpt"
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return "the disk is full"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = str(error)
+    # torch's writer hides what the system said behind an assertion of its own.
+    return "the disk is full" if "PytorchStreamWriter" in text or "unexpected pos" in text else text.splitlines()[0]

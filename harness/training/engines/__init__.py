@@ -1,0 +1,1 @@
+"""The engines that take the steps: Lightning, and a plain loop that takes the same ones."""

@@ -1,0 +1,114 @@
+"""A training, ready for an engine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import nn
+
+from harness.adapters import Adapter
+from harness.config import TrainingConfig
+from harness.models.weights import not_finite
+from harness.tasks import TaskSpec
+from harness.training.compute import Compute
+from harness.training.conductor import Conductor
+from harness.training.divergence import diverged
+from harness.training.records import Step
+
+_DELAY = 10
+"""Steps whose losses are read at once from a GPU."""
+
+
+class Batches(Protocol):
+    """The batches of every epoch, from where they were left; ``harness.data.loader.Loader`` is one."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """The batches of the epoch that are left."""
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch, for one process."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch that the next iteration goes through."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """How far they got."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from there."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training, ready for an engine.
+
+    Attributes:
+        model: The model, which is trained in place; a ``LightningModule`` brings its own step and optimizers.
+        adapter: How it is called, and its loss.
+        task: What it is for.
+        config: Rate, clipping, accumulation, compilation.
+        compute: Where it runs.
+        batches: What it learns from; rank 0's, where several processes train.
+        epochs: How often it goes through them.
+        seed: Of the random state of every batch.
+        conductor: What happens between the steps.
+        resume: The checkpoint to go on from.
+        prepare: Called in each process once its rank is known, with the rank; ``None`` for nothing.
+    """
+
+    model: nn.Module
+    adapter: Adapter
+    task: TaskSpec
+    config: TrainingConfig
+    compute: Compute
+    batches: Batches
+    epochs: int
+    seed: int
+    conductor: Conductor
+    resume: Path | None = None
+    prepare: Callable[[int], None] | None = None
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.epochs * steps_of_epoch(len(self.batches), self.config.accumulate_grad_batches)
+
+    @property
+    def guards(self) -> bool:
+        """Whether a gradient that is not finite is an error: under float16 the scaler skips such a step and goes on."""
+        return self.compute.precision != "16-mixed"
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether each step is looked at before it is taken: on a GPU that would wait for it, so it is looked at later."""
+        return self.compute.accelerator == "cpu"
+
+    def direct_conductor(self, save: Callable[[Path], None]) -> None:
+        """Tells the conductor how this job writes checkpoints and when it reads losses."""
+        self.conductor.save = save
+        self.conductor.delay = 1 if self.is_watched else _DELAY
+        if self.guards:
+            self.conductor.on_bad_step = self._stop
+
+    def _stop(self, step: Step) -> None:
+        poisoned = not_finite(dict(self.model.state_dict()))
+        culprit = f"and `{poisoned[0]}` holds NaN or infinity by now" if poisoned else ""
+        what = "gradient" if math.isfinite(step.loss) else "loss"
+        raise diverged(what, step.step, step.epoch, culprit, self.conductor.last_checkpoint, spared=False)
+
+
+def steps_of_epoch(batches: int, accumulate: int) -> int:
+    """Optimizer steps of an epoch; the last one may have fewer batches."""
+    return math.ceil(batches / accumulate)
+
+
+def is_lightning_module(model: nn.Module) -> bool:
+    """Whether a model is a LightningModule, without importing Lightning."""
+    return any(
+        cls.__name__ == "LightningModule" and cls.__module__.startswith(("lightning.", "pytorch_lightning."))
+        for cls in type(model).__mro__
+    )

@@ -1,0 +1,280 @@
+"""Training under Lightning's ``Trainer``, on one device or many."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor
+from torch.optim import Optimizer
+
+from harness.batches import Batch
+from harness.errors import UserError
+from harness.training.checkpoints import check_fits, read_checkpoint, write_checkpoint
+from harness.training.divergence import diverged, find_culprit
+from harness.training.engines.job import Job, is_lightning_module
+from harness.training.errors import CheckpointError
+from harness.training.objective import Objective
+from harness.training.optimisation import clip_gradients, make_optimizer, make_schedule
+from harness.training.position import seed_batch
+
+
+class TaskModule(lightning.LightningModule):
+    """A model of a task as a LightningModule: the task's loss, and the config's optimizer and schedule.
+
+    Args:
+        job: What to train.
+    """
+
+    def __init__(self, job: Job) -> None:
+        super().__init__()
+        self.model = job.model
+        self._job = job
+        self.objective: Objective | None = None
+        self.loss: Tensor | None = None
+        self.examples = 0
+        self.norm: Tensor | None = None
+        self.guard: Callable[[], None] = lambda: None
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The batch's share of the loss."""
+        assert self.objective is not None
+        return self.objective.loss(self.model, batch)
+
+    def configure_optimizers(self) -> Any:
+        """The config's."""
+        optimizer = make_optimizer(self.model, self._job.config)
+        schedule = make_schedule(optimizer, self._job.config, self._job.steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(self, optimizer: Optimizer, *_limits: Any, **_more: Any) -> None:
+        """Puts the gradients to scale, measures and clips them."""
+        assert self.objective is not None
+        total = self.objective.finish(self.model.parameters())
+        self.loss, self.examples = total.loss, total.examples
+        sharded: Any = self.trainer.strategy.model
+        if self._job.compute.strategy == "fsdp":
+            self.norm = sharded.clip_grad_norm_(self._job.config.max_grad_norm or float("inf"))
+        else:
+            self.norm = clip_gradients(self.model, self._job.config.max_grad_norm)
+        self.guard()
+
+
+class Bridge(Checkpoint):
+    """Tells the conductor what Lightning does, and Lightning what the conductor decides.
+
+    As a ``Checkpoint`` it is called after all other callbacks.
+
+    Args:
+        job: What is trained.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._step = 0
+        self._taken = False
+        self._rate = 0.0
+        self._norm: Tensor | None = None
+        self._loss: Tensor | None = None
+        self._batch: Any = None
+        self._rows = 0
+        self._started = 0.0
+
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """The processes are there: which one this is, and how sums are made."""
+        job = self._job
+        if job.prepare is not None:
+            job.prepare(trainer.global_rank)
+        if isinstance(pl_module, TaskModule):
+            world = trainer.world_size
+            reduce = (lambda sums: torch.distributed.all_reduce(sums)) if world > 1 else None
+            pl_module.objective = Objective(job.adapter, job.task, job.config.accumulate_grad_batches, world, reduce)
+            pl_module.guard = lambda: self._guard(trainer, pl_module.norm, pl_module.loss)
+        job.direct_conductor(trainer.save_checkpoint)
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Weights and states are in place."""
+        self._job.conductor.start(trainer.precision_plugin.forward_context)
+        if self._job.conductor.should_stop:
+            trainer.should_stop = True
+        self._started = time.perf_counter()
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Puts the random state where the run is."""
+        self._batch = batch
+        seed_batch(self._job.seed, trainer.current_epoch, batch_idx, trainer.global_rank)
+
+    def on_before_optimizer_step(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, optimizer: Optimizer
+    ) -> None:
+        """The gradients are there."""
+        self._taken = True
+        self._rate = optimizer.param_groups[0]["lr"]
+        if not isinstance(pl_module, TaskModule):
+            gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+            self._norm = torch.nn.utils.get_total_norm(gradients) if gradients else None
+            self._guard(trainer, self._norm, None)
+
+    def _guard(self, trainer: lightning.Trainer, norm: Tensor | None, loss: Tensor | None) -> None:
+        """Stops before a step that would poison the weights."""
+        if not (self._job.guards and self._job.is_watched):
+            return
+        sound = (norm is None or bool(norm.isfinite())) and (loss is None or bool(loss.isfinite()))
+        if sound:
+            return
+        job = self._job
+        index = trainer.fit_loop.batch_idx
+        seed_batch(job.seed, trainer.current_epoch, index, trainer.global_rank)
+        model, batch, culprit = job.model, self._batch, ""
+        if isinstance(batch, dict):
+            with suppress(UserError):  # looking into a broken model may raise; that it is broken stands
+                culprit = find_culprit(model, job.adapter, batch, trainer.precision_plugin.forward_context())
+        what = "gradient" if loss is not None and bool(loss.isfinite()) else "loss"
+        raise diverged(what, self._step + 1, trainer.current_epoch, culprit, job.conductor.last_checkpoint, spared=True)
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """A batch was done, and perhaps an optimizer step."""
+        self._rows += _rows_of(batch)
+        share: Any = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        if isinstance(share, Tensor):  # Lightning has divided it by the batches a step
+            self._loss = share.detach() if self._loss is None else self._loss + share.detach()
+        if not self._taken:
+            return
+        self._taken, self._step = False, self._step + 1
+        now = time.perf_counter()
+        loss, examples, norm = self._loss, self._rows * trainer.world_size, self._norm
+        if isinstance(pl_module, TaskModule):
+            loss, examples, norm = pl_module.loss, pl_module.examples, pl_module.norm
+        self._rows, self._loss = 0, None
+        seconds, self._started = now - self._started, now
+        self._job.conductor.step_done(self._step, trainer.current_epoch, loss, self._rate, norm, examples, seconds)
+        trainer.should_stop = trainer.should_stop or self._job.conductor.should_stop
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """An epoch was done."""
+        if self._job.conductor.should_stop and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            return
+        own = {name: float(value) for name, value in trainer.callback_metrics.items() if value.numel() == 1}
+        self._job.conductor.epoch_done(trainer.current_epoch, self._step, trainer.precision_plugin.forward_context, own)
+        trainer.should_stop = trainer.should_stop or self._job.conductor.should_stop
+        self._started = time.perf_counter()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run must know."""
+        return {"step": self._step, "conductor": self._job.conductor.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from there."""
+        self._step = state_dict["step"]
+        self._job.conductor.load_state_dict(state_dict["conductor"])
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Reads and writes checkpoints as the plain loop does: aside and renamed, and without running code."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Writes a checkpoint."""
+        write_checkpoint(checkpoint, Path(path))
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
+        """Reads a checkpoint."""
+        return read_checkpoint(Path(path), map_location or "cpu")
+
+
+class LightningEngine:
+    """Takes the steps of one job under a ``Trainer``.
+
+    Args:
+        job: What to train.
+        options: Further arguments of the ``Trainer``.
+    """
+
+    def __init__(self, job: Job, **options: Any) -> None:
+        self.job = job
+        self.is_own = is_lightning_module(job.model)
+        self.module: lightning.LightningModule = job.model if self.is_own else TaskModule(job)  # type: ignore[assignment]
+        self.bridge = Bridge(job)
+        if job.config.compile_mode:
+            job.model.compile(mode=job.config.compile_mode)
+        with quiet():
+            self.trainer = lightning.Trainer(**{**self._options(), **options})
+
+    def fit(self) -> None:
+        """Trains to the end, or until the conductor stops it."""
+        job = self.job
+        if job.resume is not None:
+            content = read_checkpoint(job.resume)
+            if content.get("engine") == "plain":
+                raise CheckpointError(
+                    f"`resume_from_checkpoint`: {job.resume} was written by the plain loop; go on with `engine` plain, or begin anew"
+                )
+            check_fits(content, self.module, job.resume)
+        self.module.train()
+        with quiet():
+            self.trainer.fit(self.module, train_dataloaders=job.batches, ckpt_path=job.resume)
+
+    def _options(self) -> dict[str, Any]:
+        job = self.job
+        manual = self.is_own and not self.module.automatic_optimization
+        validates = self.is_own and is_overridden("validation_step", self.module)
+        clip = job.config.max_grad_norm if self.is_own and not manual else None
+        return {
+            "accelerator": job.compute.accelerator,
+            "devices": list(job.compute.devices) if isinstance(job.compute.devices, tuple) else job.compute.devices,
+            "num_nodes": job.compute.num_nodes,
+            "strategy": job.compute.strategy,
+            "precision": job.compute.precision,
+            "max_epochs": job.epochs,
+            "accumulate_grad_batches": 1 if manual else job.config.accumulate_grad_batches,
+            "gradient_clip_val": clip or None,
+            "deterministic": job.config.deterministic or None,
+            "callbacks": [self.bridge],
+            "plugins": [WholeFiles()],
+            "limit_val_batches": None if validates else 0,
+            "num_sanity_val_steps": 0,
+            "use_distributed_sampler": False,
+            "logger": False,
+            "enable_checkpointing": True,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "log_every_n_steps": 1_000_000,
+        }
+
+
+def _rows_of(batch: Any) -> int:
+    """Rows of a batch of whatever form."""
+    if isinstance(batch, Tensor):
+        return len(batch) if batch.ndim else 1
+    if isinstance(batch, Mapping):
+        return next((_rows_of(value) for value in batch.values()), 0)
+    return _rows_of(batch[0]) if isinstance(batch, (list, tuple)) and batch else 0
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps Lightning's advice to itself; what matters is said by this project."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning\..*")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,150 @@
+"""Training in a plain loop, on one device, with PyTorch alone."""
+
+from __future__ import annotations
+
+import time
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.batches import Batch, to_device
+from harness.training.checkpoints import check_fits, read_checkpoint, write_checkpoint
+from harness.training.divergence import diverged, find_culprit
+from harness.training.engines.job import Job
+from harness.training.errors import CheckpointError, TrainingError
+from harness.training.objective import Objective
+from harness.training.optimisation import clip_gradients, make_optimizer, make_schedule
+from harness.training.position import seed_batch
+
+_DTYPES = {"32": torch.float32, "16": torch.float16, "bf16": torch.bfloat16, "64": torch.float64}
+
+
+class PlainEngine:
+    """Takes the steps of one job, as Lightning would: the weights come out the same to the bit.
+
+    Args:
+        job: What to train.
+
+    Raises:
+        TrainingError: The job needs several processes.
+    """
+
+    def __init__(self, job: Job) -> None:
+        if job.compute.world_size > 1:
+            raise TrainingError("several processes need Lightning: pip install lightning")
+        self.job = job
+        kind, _, how = job.compute.precision.partition("-")
+        device = job.compute.devices if isinstance(job.compute.devices, tuple) else (0,)
+        self._device = (
+            torch.device(job.compute.accelerator, device[0])
+            if job.compute.accelerator == "cuda"
+            else (torch.device(job.compute.accelerator))
+        )
+        self._autocast = _DTYPES[kind] if how == "mixed" else None
+        self._dtype = _DTYPES[kind] if how == "true" and kind != "32" else None
+        self._scaler = torch.amp.GradScaler(job.compute.accelerator, enabled=job.compute.precision == "16-mixed")
+        self.model = job.model.to(self._device, self._dtype)
+        if job.config.compile_mode:
+            self.model.compile(mode=job.config.compile_mode)
+        self.optimizer = make_optimizer(self.model, job.config)
+        self.schedule = make_schedule(self.optimizer, job.config, job.steps)
+        self._objective = Objective(job.adapter, job.task, job.config.accumulate_grad_batches)
+        self._epoch = 0
+        self._batch = 0
+        self._step = 0
+
+    def forward(self) -> AbstractContextManager[Any]:
+        """The context of a forward: autocast, where the precision is mixed."""
+        return torch.autocast(self._device.type, self._autocast) if self._autocast else nullcontext()
+
+    def fit(self) -> None:
+        """Trains to the end, or until the conductor stops it."""
+        job = self.job
+        job.direct_conductor(self._save)
+        if job.prepare is not None:
+            job.prepare(0)
+        if job.resume is not None:
+            self._load(job.resume)
+        self.model.train()
+        job.conductor.start(self.forward)
+        while self._epoch < job.epochs and not job.conductor.should_stop:
+            self._run_epoch()
+
+    def _run_epoch(self) -> None:
+        job, total = self.job, len(self.job.batches)
+        job.batches.set_epoch(self._epoch)
+        started = time.perf_counter()
+        for batch in job.batches:
+            self._accumulate(batch)
+            self._batch += 1
+            if self._batch % job.config.accumulate_grad_batches == 0 or self._batch == total:
+                self._take_step(batch, started)
+                started = time.perf_counter()
+            if job.conductor.should_stop and self._batch < total:
+                return
+        self._epoch, self._batch = self._epoch + 1, 0
+        job.conductor.epoch_done(self._epoch - 1, self._step, self.forward)
+
+    def _accumulate(self, batch: Batch) -> None:
+        seed_batch(self.job.seed, self._epoch, self._batch)
+        with self.forward():
+            loss = self._objective.loss(self.model, to_device(batch, self._device, self._dtype))
+        self._scaler.scale(loss / self.job.config.accumulate_grad_batches).backward()
+
+    def _take_step(self, batch: Batch, started: float) -> None:
+        self._scaler.unscale_(self.optimizer)
+        total = self._objective.finish(self.model.parameters())
+        norm = clip_gradients(self.model, self.job.config.max_grad_norm)
+        if self.job.guards and self.job.is_watched:
+            self._guard(total.loss, norm, batch)
+        rate = self.optimizer.param_groups[0]["lr"]
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+        self.optimizer.zero_grad()
+        self.schedule.step()
+        self._step += 1
+        seconds = time.perf_counter() - started
+        self.job.conductor.step_done(self._step, self._epoch, total.loss, rate, norm, total.examples, seconds)
+
+    def _guard(self, loss: Tensor, norm: Tensor, batch: Batch) -> None:
+        if bool(norm.isfinite()) and bool(loss.isfinite()):
+            return
+        seed_batch(self.job.seed, self._epoch, self._batch - 1)
+        culprit = find_culprit(self.model, self.job.adapter, to_device(batch, self._device, self._dtype), self.forward())
+        what = "gradient" if bool(loss.isfinite()) else "loss"
+        raise diverged(what, self._step + 1, self._epoch, culprit, self.job.conductor.last_checkpoint, spared=True)
+
+    def _save(self, path: Path) -> None:
+        content = {
+            "engine": "plain",
+            "state_dict": {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()},
+            "optimizer_states": [self.optimizer.state_dict()],
+            "lr_schedulers": [self.schedule.state_dict()],
+            "scaler": self._scaler.state_dict(),
+            "epoch": self._epoch,
+            "batch": self._batch,
+            "global_step": self._step,
+            "batches": self.job.batches.state_dict(),
+            "conductor": self.job.conductor.state_dict(),
+        }
+        write_checkpoint(content, path)
+
+    def _load(self, path: Path) -> None:
+        content = read_checkpoint(path)
+        if content.get("engine") != "plain":
+            raise CheckpointError(
+                f"`resume_from_checkpoint`: {path} was written under Lightning; install it to go on: pip install lightning"
+            )
+        check_fits(content, self.model, path)
+        self.model.load_state_dict({name.removeprefix("model."): value for name, value in content["state_dict"].items()})
+        self.optimizer.load_state_dict(content["optimizer_states"][0])
+        self.schedule.load_state_dict(content["lr_schedulers"][0])
+        if self._scaler.is_enabled():
+            self._scaler.load_state_dict(content["scaler"])
+        self._epoch, self._batch, self._step = content["epoch"], content["batch"], content["global_step"]
+        if self._batch:
+            self.job.batches.load_state_dict(content["batches"])
+        self.job.conductor.load_state_dict(content["conductor"])

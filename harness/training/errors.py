@@ -1,0 +1,21 @@
+"""What can go wrong in training, one class a mistake."""
+
+from __future__ import annotations
+
+from harness.errors import UserError
+
+
+class TrainingError(UserError, RuntimeError):
+    """The model cannot be trained as the config asks."""
+
+
+class CheckpointError(UserError, ValueError):
+    """A checkpoint is missing, damaged, of another model, or cannot be written."""
+
+
+class DivergedError(TrainingError, ArithmeticError):
+    """The loss or a gradient became NaN or infinite."""
+
+
+class MissingPackageError(TrainingError, ImportError):
+    """A package is not installed; the message names the extra that brings it."""
