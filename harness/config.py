@@ -279,6 +279,11 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
         return self.export or ExportConfig.model_validate({})
 
     @property
+    def database(self) -> str | Path:
+        """The experiment database: a URL as it stands, a file relative to the config's."""
+        return self.db_path if "://" in self.db_path else self.resolve(self.db_path)
+
+    @property
     def fingerprint(self) -> str:
         """A short hash of the config's content."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
@@ -305,9 +310,14 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
             tolerances=dict(self.tolerances),
         )
 
+    def resuming(self, checkpoint: str) -> SuiteConfig:
+        """The config, going on from a checkpoint: ``last``, or a path relative to the current folder."""
+        path = checkpoint if checkpoint == "last" else str(Path(checkpoint).expanduser().resolve())
+        return self.model_copy(update={"resume_from_checkpoint": path})
+
     def training_config(self) -> TrainingConfig:
         """The training group on its own."""
-        return TrainingConfig(**{key: getattr(self, key) for key in TrainingConfig.model_fields})
+        return TrainingConfig(**{key: getattr(self, key) for key in TrainingConfig.model_fields if key in self.model_fields_set})
 
     def eval_config(self) -> EvalConfig:
         """The evaluation data; an empty one when the config names none."""

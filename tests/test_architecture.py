@@ -31,9 +31,13 @@ LEVELS = {
     "health": 1,
     "export": 2,
     "experiments": 2,
+    "evaluation": 2,
+    "training": 3,
+    "sweeps": 4,
+    "repro": 4,
     "scaffold": 2,
-    "cli": 3,
-    "__main__": 4,
+    "cli": 5,
+    "__main__": 6,
     "__init__": GROUND,
 }
 """Rooms of harness: an import goes to a lower level, or to a neighbour on the same one."""

@@ -116,6 +116,15 @@ def linear_labels(values: Sequence[float]) -> list[str]:
     return [f"{round(value / unit, decimals) + 0.0:,.{decimals}f}{suffix if value else ''}" for value in values]
 
 
+def number_text(value: float) -> str:
+    """A number for people in four digits: ``1.457``, ``25,600``, ``3.1e-5``, ``nan``."""
+    if not math.isfinite(value):
+        return str(value)
+    if value == 0 or 1e-3 <= abs(value) < 1e7:
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return next(_scientific([value]))
+
+
 def _scientific(values: Sequence[float]) -> Iterator[str]:
     for value in values:
         mantissa, exponent = f"{value:.2e}".split("e")

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from harness.health.page import figure
-from harness.training.dashboard.axis import Axis, step_axis, value_axis
+from harness.training.dashboard.axis import Axis, number_text, step_axis, value_axis
 from harness.training.dashboard.smoothing import half_window, smoothed
 from harness.training.history import History
 from harness.training.records import Epoch, Plan
@@ -35,13 +34,13 @@ class Line:
     Attributes:
         label: What it shows.
         kind: ``raw`` for what was measured, drawn faintly behind its mean; ``mean`` for the line to look at; ``epochs`` for values
-            that were measured once an epoch.
+            that were measured once an epoch; ``start`` for one that was measured before training.
         steps: Where its points are.
         values: As many as steps.
     """
 
     label: str
-    kind: Literal["raw", "mean", "epochs"]
+    kind: Literal["raw", "mean", "epochs", "start"]
     steps: tuple[int, ...]
     values: Values
 
@@ -136,6 +135,7 @@ class _Charts:
     def loss(self) -> Chart | None:
         band = self._band("loss")
         lines = [*self._lines("training", "loss"), *self._epoch_line("validation", "val_loss")]
+        lines += self._start_line("validation before training", "val_loss")
         if not lines:
             return None
         notes = [*self._words_on_gaps("loss", "the loss was"), *self._words_on_epochs("val_loss")]
@@ -163,8 +163,10 @@ class _Charts:
             return None
         return self._chart("Throughput", "examples a second", self._smooth("throughput", _finite(values)), from_zero=True)
 
-    def metric(self, name: str) -> Chart:
-        return self._chart(name, "after each epoch", self._epoch_line(name, name), notes=self._words_on_epochs(name))
+    def metric(self, name: str) -> Chart | None:
+        # Without the score before training: it is far from all that follow, and would flatten them.
+        lines = self._epoch_line(name, name)
+        return self._chart(name, "after each epoch", lines, notes=self._words_on_epochs(name)) if lines else None
 
     def _chart(
         self,
@@ -207,21 +209,24 @@ class _Charts:
         return Band(self._steps, lows, highs)
 
     def _epoch_line(self, label: str, name: str) -> list[Line]:
-        found = [(epoch.step, epoch.metrics[name]) for epoch in self._shown if name in epoch.metrics]
+        found = [(epoch.step, epoch.metrics[name]) for epoch in self._shown if name in epoch.metrics and epoch.epoch >= 0]
         steps, values = tuple(step for step, _ in found), _finite(value for _, value in found)
         return [Line(label, "epochs", steps, values)] if found else []
 
+    def _start_line(self, label: str, name: str) -> list[Line]:
+        """A point of its own: a line from here to the first epoch would claim what happened between."""
+        found = [epoch for epoch in self._epochs if name in epoch.metrics and epoch.epoch < 0]
+        return [Line(label, "start", (found[0].step,), _finite([found[0].metrics[name]]))] if found else []
+
     def _gaps(self, name: str) -> list[Gap]:
-        """Stretches with values that are not finite, from the finite point before to the one after where nothing else is there."""
+        """Stretches with values that are not finite; those nearly next to each other as one."""
         return _joined(
             [Gap(first, last) for (first, last), broken in zip(self._spans, self._history.broken(name), strict=True) if broken],
             (self._x.high - self._x.low) / (4 * _MOST_GAPS),
         )
 
     def _words_on_gaps(self, name: str, quantity: str) -> list[str]:
-        found = [
-            (span, broken) for span, broken in zip(self._spans, self._history.broken(name), strict=True) if broken
-        ]
+        found = [(span, broken) for span, broken in zip(self._spans, self._history.broken(name), strict=True) if broken]
         if not found:
             return []
         first, last, total = found[0][0][0], found[-1][0][1], sum(broken for _, broken in found)
@@ -247,7 +252,9 @@ def _best(history: History, plan: Plan) -> Best | None:
 def _thinned(epochs: Sequence[Epoch], best: Best | None) -> list[Epoch]:
     """At most about ``_MOST_EPOCHS`` of them, the last and the best among them."""
     stride = math.ceil(len(epochs) / _MOST_EPOCHS) or 1
-    return [epoch for index, epoch in enumerate(reversed(epochs)) if index % stride == 0 or (best and epoch.step == best.step)][::-1]
+    return [epoch for index, epoch in enumerate(reversed(epochs)) if index % stride == 0 or (best and epoch.step == best.step)][
+        ::-1
+    ]
 
 
 def _joined(gaps: Iterable[Gap], near: float) -> list[Gap]:
@@ -268,11 +275,11 @@ def _story(line: Line) -> str:
     name = line.label[:1].upper() + line.label[1:]
     (start, first), (end, last) = points[0], points[-1]
     if len(points) == 1:
-        return f"{name}: {figure(first)} at step {start:,}."
+        return f"{name}: {number_text(first)} at step {start:,}."
     (low_at, low), (high_at, high) = min(points, key=lambda point: point[1]), max(points, key=lambda point: point[1])
     return (
-        f"{name}: from {figure(first)} at step {start:,} to {figure(last)} at step {end:,}; "
-        f"lowest {figure(low)} at step {low_at:,}, highest {figure(high)} at step {high_at:,}."
+        f"{name}: from {number_text(first)} at step {start:,} to {number_text(last)} at step {end:,}; "
+        f"lowest {number_text(low)} at step {low_at:,}, highest {number_text(high)} at step {high_at:,}."
     )
 
 

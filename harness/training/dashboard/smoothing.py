@@ -32,12 +32,10 @@ def smoothed(values: Sequence[float | None], half: int) -> tuple[float | None, .
 
 
 def _means(stretch: Sequence[float], half: int) -> list[float]:
-    sums = [0.0]
-    for value in stretch:
-        sums.append(sums[-1] + value)
     means = []
     for index in range(len(stretch)):
         reach = min(half, index)
-        low, high = index - reach, min(index + reach + 1, len(stretch))
-        means.append((sums[high] - sums[low]) / (high - low))
+        # Not by running sums: one huge value would cost all after it their digits.
+        window = stretch[index - reach : index + reach + 1]
+        means.append(sum(window) / len(window))
     return means

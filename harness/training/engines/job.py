@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from torch import nn
+from torch.optim import Optimizer
 
 from harness.adapters import Adapter
 from harness.config import TrainingConfig
@@ -21,6 +22,10 @@ from harness.training.records import Step
 
 _DELAY = 10
 """Steps whose losses are read at once from a GPU."""
+
+
+OnGradients = Callable[[nn.Module, Sequence[Optimizer]], None]
+"""Called before each optimizer step, with the model and its optimizers; the gradients are those of the whole step, not yet clipped."""
 
 
 class Batches(Protocol):

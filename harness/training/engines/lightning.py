@@ -22,7 +22,7 @@ from harness.batches import Batch
 from harness.errors import UserError
 from harness.training.checkpoints import check_fits, read_checkpoint, write_checkpoint
 from harness.training.divergence import diverged, find_culprit
-from harness.training.engines.job import Job, is_lightning_module
+from harness.training.engines.job import Job, OnGradients, is_lightning_module
 from harness.training.errors import CheckpointError
 from harness.training.objective import Objective
 from harness.training.optimisation import clip_gradients, make_optimizer, make_schedule
@@ -44,6 +44,7 @@ class TaskModule(lightning.LightningModule):
         self.loss: Tensor | None = None
         self.examples = 0
         self.norm: Tensor | None = None
+        self.after_gradients: Callable[[Optimizer], None] = lambda optimizer: None
         self.guard: Callable[[], None] = lambda: None
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -62,6 +63,7 @@ class TaskModule(lightning.LightningModule):
         assert self.objective is not None
         total = self.objective.finish(self.model.parameters())
         self.loss, self.examples = total.loss, total.examples
+        self.after_gradients(optimizer)
         sharded: Any = self.trainer.strategy.model
         if self._job.compute.strategy == "fsdp":
             self.norm = sharded.clip_grad_norm_(self._job.config.max_grad_norm or float("inf"))
@@ -77,10 +79,12 @@ class Bridge(Checkpoint):
 
     Args:
         job: What is trained.
+        on_gradients: Looks at the gradients of each step before they are clipped.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, on_gradients: OnGradients | None = None) -> None:
         self._job = job
+        self._on_gradients = on_gradients
         self._step = 0
         self._taken = False
         self._rate = 0.0
@@ -99,6 +103,9 @@ class Bridge(Checkpoint):
             world = trainer.world_size
             reduce = (lambda sums: torch.distributed.all_reduce(sums)) if world > 1 else None
             pl_module.objective = Objective(job.adapter, job.task, job.config.accumulate_grad_batches, world, reduce)
+            if self._on_gradients is not None:
+                look = self._on_gradients
+                pl_module.after_gradients = lambda optimizer: look(job.model, [optimizer])
             pl_module.guard = lambda: self._guard(trainer, pl_module.norm, pl_module.loss)
         job.direct_conductor(trainer.save_checkpoint)
 
@@ -125,6 +132,8 @@ class Bridge(Checkpoint):
         if not isinstance(pl_module, TaskModule):
             gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
             self._norm = torch.nn.utils.get_total_norm(gradients) if gradients else None
+            if self._on_gradients is not None:
+                self._on_gradients(pl_module, [optimizer])
             self._guard(trainer, self._norm, None)
 
     def _guard(self, trainer: lightning.Trainer, norm: Tensor | None, loss: Tensor | None) -> None:
@@ -200,14 +209,15 @@ class LightningEngine:
 
     Args:
         job: What to train.
+        on_gradients: Looks at the gradients of each step before they are clipped.
         options: Further arguments of the ``Trainer``.
     """
 
-    def __init__(self, job: Job, **options: Any) -> None:
+    def __init__(self, job: Job, on_gradients: OnGradients | None = None, **options: Any) -> None:
         self.job = job
         self.is_own = is_lightning_module(job.model)
         self.module: lightning.LightningModule = job.model if self.is_own else TaskModule(job)  # type: ignore[assignment]
-        self.bridge = Bridge(job)
+        self.bridge = Bridge(job, on_gradients)
         if job.config.compile_mode:
             job.model.compile(mode=job.config.compile_mode)
         with quiet():

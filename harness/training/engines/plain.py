@@ -13,7 +13,7 @@ from torch import Tensor
 from harness.batches import Batch, to_device
 from harness.training.checkpoints import check_fits, read_checkpoint, write_checkpoint
 from harness.training.divergence import diverged, find_culprit
-from harness.training.engines.job import Job
+from harness.training.engines.job import Job, OnGradients
 from harness.training.errors import CheckpointError, TrainingError
 from harness.training.objective import Objective
 from harness.training.optimisation import clip_gradients, make_optimizer, make_schedule
@@ -27,12 +27,14 @@ class PlainEngine:
 
     Args:
         job: What to train.
+        on_gradients: Looks at the gradients of each step before they are clipped.
 
     Raises:
         TrainingError: The job needs several processes.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, on_gradients: OnGradients | None = None) -> None:
+        self._on_gradients = on_gradients
         if job.compute.world_size > 1:
             raise TrainingError("several processes need Lightning: pip install lightning")
         self.job = job
@@ -97,6 +99,8 @@ class PlainEngine:
     def _take_step(self, batch: Batch, started: float) -> None:
         self._scaler.unscale_(self.optimizer)
         total = self._objective.finish(self.model.parameters())
+        if self._on_gradients is not None:
+            self._on_gradients(self.model, [self.optimizer])
         norm = clip_gradients(self.model, self.job.config.max_grad_norm)
         if self.job.guards and self.job.is_watched:
             self._guard(total.loss, norm, batch)

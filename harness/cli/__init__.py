@@ -1,0 +1,66 @@
+"""The command line: ``modeltiers``, which is also ``python -m harness``. One file a command.
+
+Exit status: 0 ok or warn, 1 fail, 2 the user's input is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import TextIO
+
+from harness.cli import bundle, export, init, repro, runs, schema, sweep, tiers, train
+from harness.errors import UserError
+
+_COMMANDS = (tiers, train, sweep, export, bundle, runs, repro, init, schema)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command; returns the exit status."""
+    with warnings.catch_warnings():
+        warnings.showwarning = _say
+        return _run(_parser().parse_args(argv))
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    as_json = getattr(arguments, "json", False)
+    try:
+        status = int(arguments.run(arguments))
+        sys.stdout.flush()
+        return status
+    except UserError as error:
+        print(f"modeltiers: {error}", file=sys.stderr)
+        if as_json:
+            print(json.dumps({"status": "error", "error": str(error)}))
+        return 2
+    except KeyboardInterrupt:
+        print("modeltiers: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader, `head` for one, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="modeltiers", description="Model validation as a test suite.")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for command in _COMMANDS:
+        command.add(commands)
+    return parser
+
+
+def _say(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """A warning for people: the sentence, without the line of code that raised it."""
+    if issubclass(category, UserWarning):
+        print(f"modeltiers: {message}", file=sys.stderr)

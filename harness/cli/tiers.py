@@ -1,0 +1,112 @@
+"""``modeltiers tiers``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from harness.cli.arguments import add_config, add_json
+from harness.errors import ConfigError
+
+_WORDS = {"passed": "ok", "warning": "warn", "failed": "fail"}
+
+
+def add(commands: Any) -> None:
+    """Adds the command."""
+    tiers = commands.add_parser("tiers", help="run the test suite of a config")
+    add_config(tiers)
+    add_json(tiers)
+    tiers.add_argument("--report", type=Path, metavar="DIR", help="write the health report into DIR")
+    tiers.add_argument("--strict", action="store_true", help="warnings fail")
+    tiers.add_argument("-n", dest="processes", metavar="N", help="run in N processes (needs pytest-xdist)")
+    tiers.set_defaults(run=_tiers)
+
+
+def _tiers(arguments: argparse.Namespace) -> int:
+    """Runs pytest on the config in a process of its own, so that its output and its exit can be kept apart from ours."""
+    from harness.config import load_config
+
+    config = load_config(arguments.config)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = arguments.report or Path(scratch)
+        command = [sys.executable, "-m", "pytest", "--model-config", str(arguments.config), "--model-report", str(folder)]
+        command += ["--modeltiers-strict"] * arguments.strict + (["-n", arguments.processes] if arguments.processes else [])
+        done = subprocess.run(command, capture_output=arguments.json, text=True, check=False)
+        if done.returncode not in (0, 1):
+            if not arguments.json and done.returncode != 5:
+                return 2
+            raise ConfigError(_what_stopped(done, config.tiers))
+        report = json.loads((folder / "health_report.json").read_text(encoding="utf-8"))
+    summary = _summary(report, done.returncode)
+    if arguments.json:
+        print(json.dumps(summary))
+    return done.returncode
+
+
+def _summary(report: dict[str, Any], returncode: int) -> dict[str, Any]:
+    """The object that ``tiers --json`` prints."""
+    tiers: dict[str, dict[str, Any]] = {}
+    for check in report["checks"]:
+        _add(tiers, check["check_name"], {"status": _WORDS[check["status"]], "message": check["message"]})
+    for check in report["skipped"]:
+        _add(tiers, check["check_name"], {"status": "skipped", "message": check["reason"]})
+    for tier in tiers.values():
+        found = {test["status"] for test in tier["tests"].values()}
+        tier["status"] = next(status for status in ("fail", "warn", "ok", "skipped") if status in found)
+    files = _tier4(report)
+    status = "fail" if returncode else ("warn" if report["summary"]["warnings"] else "ok")
+    return {
+        "model_name": report["model_name"],
+        "status": status,
+        "health_score": report["health_score"],
+        "summary": report["summary"],
+        "coverage": report["coverage"],
+        "tiers": tiers,
+        **files,
+    }
+
+
+def _tier4(report: dict[str, Any]) -> dict[str, Any]:
+    """The files of tier 4 and their figures; empty where it did not run."""
+    from harness.evidence import Evidence, Status
+    from harness.export.checks.summary import overall, summary_of
+
+    found: dict[str, dict[str, Evidence]] = {}
+    for check in report["checks"]:
+        name, _, format = check["check_name"].removeprefix("tier4::").rstrip("]").partition("[")
+        if check["check_name"].startswith("tier4::") and format:
+            evidence = Evidence(
+                name, Status(_WORDS[check["status"]]), check["message"], details=check["details"].get("facts", {})
+            )
+            found.setdefault(format, {})[name] = evidence
+    if not found:
+        return {}
+    results = {format: summary_of(checks) for format, checks in found.items()}
+    files = {format: result["path"] for format, result in results.items() if result["path"]}
+    return {"export": files, "tier4": {**results, "status": overall(result["status"] for result in results.values())}}
+
+
+def _add(tiers: dict[str, dict[str, Any]], check_name: str, entry: dict[str, str]) -> None:
+    tier, _, test = check_name.removeprefix("tier").partition("::")
+    tiers.setdefault(tier, {"tests": {}})["tests"][test] = entry
+
+
+def _what_stopped(done: subprocess.CompletedProcess[str], tiers: tuple[int, ...]) -> str:
+    """Why pytest ran no test, from what it printed."""
+    if done.returncode == 5:
+        from harness.catalogue import BUILT_TIERS
+
+        asked = ", ".join(str(tier) for tier in tiers)
+        built = ", ".join(str(tier) for tier in BUILT_TIERS)
+        return f"the config generates no test: it asks for tier {asked}, and this version has tier {built}"
+    output = (done.stdout or "") + (done.stderr or "")
+    found = re.search(r"ERROR collecting [^\n]*\n(.*?)\n=+ short test summary", output, re.DOTALL)
+    if found:
+        return found.group(1).strip()
+    return output.strip().splitlines()[-1] if output.strip() else "pytest printed nothing"

@@ -1,0 +1,104 @@
+"""What ``modeltiers train`` does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from harness.adapters import make_adapter
+from harness.config import SuiteConfig
+from harness.experiments.records import SweepPoint
+from harness.models.loading import model_source
+from harness.training.compute import leads
+from harness.training.run import run_training
+
+
+def train_config(
+    config: SuiteConfig, *, sweep: SweepPoint | None = None, db_path: str | Path | None = None, progress: bool = True
+) -> dict[str, Any]:
+    """Trains the model of a config, and writes the bundle that it asks for.
+
+    Args:
+        config: The config.
+        sweep: The run's place in a sweep.
+        db_path: Where the run is remembered; by default where the config says, if it says so.
+        progress: Whether progress is shown.
+
+    Returns:
+        What ``run_training`` returns, and ``bundle``: the folder, or ``None``.
+
+    Raises:
+        UserError: What keeps it from being trained, in one line.
+    """
+    task = config.task_spec()
+    source = model_source(config.model_copy(update={"device": "cpu"}))  # the engine moves it
+    model = source.build(config.seed)
+    adapter = make_adapter(task, config.adapter, config.path.parent)
+    if db_path is None and config.log_to_db:
+        db_path = config.database
+    results = run_training(
+        model,
+        adapter,
+        config.training_config(),
+        task,
+        config.eval,
+        train_cfg=config.train,
+        db=db_path,
+        run_name=config.run_name or config.name,
+        seed=config.seed,
+        folder=config.path.parent,
+        progress=progress,
+        sweep=sweep,
+        suite=config,
+        facts={"config_path": str(config.path), "model": source.origin},
+    )
+    return {**results, "bundle": _bundle(model, config) if config.export_bundle and leads() else None}
+
+
+def _bundle(model: Any, config: SuiteConfig) -> Path:
+    from harness.export.bundle.write import create_export_bundle
+
+    formats = config.export_formats or config.export_options.formats
+    export = config.export_options.model_copy(update={"formats": formats})
+    return create_export_bundle(model.cpu().eval(), config.model_copy(update={"export": export}), config.task_spec())
+
+
+def summary_of(results: dict[str, Any]) -> dict[str, Any]:
+    """A training's results as JSON values, for ``modeltiers train --json``."""
+    paths = {name: _text(results[name]) for name in ("best_checkpoint", "last_checkpoint", "bundle")}
+    dashboard = {name: str(path) for name, path in results["dashboard"].items()}
+    numbers = {
+        name: results[name] for name in ("steps", "epochs", "seconds", "strategy", "devices", "precision", "run_id", "notes")
+    }
+    return {
+        "status": "ok",
+        "eval_summary": results["eval_summary"],
+        "initial_eval": results["initial_eval"],
+        **paths,
+        "dashboard": dashboard,
+        **numbers,
+    }
+
+
+def text_of(results: dict[str, Any]) -> str:
+    """A training's results for people."""
+    before, after = results["initial_eval"], results["eval_summary"]
+    rows = [f"  {name:<20} {_figure(before.get(name)):>10}  ->  {_figure(value)}" for name, value in after.items()]
+    facts = {
+        "best checkpoint": results["best_checkpoint"],
+        "last checkpoint": results["last_checkpoint"],
+        "dashboard": results["dashboard"].get("html"),
+        "bundle": results["bundle"],
+        "run": results["run_id"],
+    }
+    lines = [f"{name}: {value}" for name, value in facts.items() if value is not None]
+    head = f"trained {results['epochs']} epochs, {results['steps']} steps in {results['seconds']:.1f} s"
+    return "\n".join([head, *rows, *lines])
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)

@@ -1,0 +1,259 @@
+"""One training from its config to its results: data, engine, evaluation, checkpoints, records."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from harness.adapters import Adapter
+from harness.config import EvalConfig, TrainingConfig
+from harness.data.dataset import Dataset
+from harness.data.loader import Loader, make_loader
+from harness.properties.subject import Subject
+from harness.tasks import TaskSpec
+from harness.threads import threads_for
+from harness.training.checkpoints import CheckpointFolder, read_checkpoint
+from harness.training.compute import Compute, Machine, choose_compute, leads
+from harness.training.conductor import Conductor
+from harness.training.dashboard import write_dashboard
+from harness.training.datasets import Datasets, open_datasets
+from harness.training.engines.forms import Formed
+from harness.training.engines.job import Batches, Job, is_lightning_module, steps_of_epoch
+from harness.training.errors import MissingPackageError
+from harness.training.evaluator import PREFIX, Evaluator
+from harness.training.history import History
+from harness.training.progress import Progress
+from harness.training.records import Plan
+from harness.training.run_log import RunLog
+from harness.training.trial import Trial
+
+if TYPE_CHECKING:
+    from harness.experiments.run import Run
+
+_OF_OUR_OPTIMIZER = ("learning_rate", "weight_decay", "warmup_ratio")
+
+
+@dataclass
+class TrainingCoordinator:
+    """Trains a model and says what came of it.
+
+    Attributes:
+        model: The model; trained in place. A ``LightningModule`` keeps its own step, optimizers and schedules.
+        adapter: How it is called, and its loss.
+        config: The training keys.
+        task: What it is for.
+        eval_config: What it is judged on.
+        train_config: What it learns from.
+        folder: What relative paths are relative to.
+        name: The run's name.
+        seed: Of the order of the rows and of everything drawn.
+        run: Where metrics are logged; ``None`` for nowhere. Only the leading process has one.
+        engine: ``lightning``, ``plain``, or ``auto`` for Lightning where it is installed.
+        progress: Whether progress is shown.
+    """
+
+    model: nn.Module
+    adapter: Adapter
+    config: TrainingConfig
+    task: TaskSpec
+    eval_config: EvalConfig | None = None
+    train_config: EvalConfig | None = None
+    folder: Path = field(default_factory=Path)
+    name: str = "training"
+    seed: int = 0
+    run: Run | None = None
+    engine: str = "auto"
+    progress: bool = True
+
+    @cached_property
+    def machine(self) -> Machine:
+        """What is here."""
+        return Machine.here()
+
+    @cached_property
+    def compute(self) -> Compute:
+        """What it runs on.
+
+        Raises:
+            TrainingError: The machine lacks what the config asks for.
+        """
+        return choose_compute(self.config, self.machine)
+
+    @cached_property
+    def data(self) -> Datasets:
+        """What it learns from, and is judged on.
+
+        Raises:
+            DataError: Something is missing, unreadable, or does not fit the task.
+        """
+        return open_datasets(self.task, self.train_config, self.eval_config, self.folder)
+
+    @cached_property
+    def checkpoints(self) -> CheckpointFolder:
+        """Where checkpoints go."""
+        named = self.config.checkpoint_dir
+        return CheckpointFolder(
+            (self.folder / (Path(named).expanduser() if named else Path("checkpoints") / self.name)).resolve()
+        )
+
+    def train(self) -> dict[str, Any]:
+        """Trains to the end.
+
+        Returns:
+            ``eval_summary`` of the final weights and ``initial_eval``, by metric; ``history``; the paths ``best_checkpoint``,
+            ``last_checkpoint`` and ``dashboard``; ``steps``, ``epochs`` and ``seconds``; ``strategy``, ``devices`` and ``precision``;
+            ``notes``, a sentence each.
+
+        Raises:
+            UserError: What keeps it from being trained, in one line.
+        """
+        started = time.perf_counter()
+        notes = [*self.compute.notes, *self.data.notes, *self._unused_keys()]
+        resume = self._resume(notes)
+        history, progress = History(), Progress(quiet=not (self.progress and leads()))
+        with threads_for(self.model):
+            learnt, judged = self._loaders()
+            evaluator = Evaluator(self.model, self.adapter, self.task, judged, progress.evaluating)
+            listeners = [history, progress, *([RunLog(self.run)] if self.run is not None else [])]
+            conductor = Conductor(
+                self._plan(learnt, resume),
+                listeners,
+                evaluator,
+                self.checkpoints,
+                every=self.config.checkpoint_every_n_steps,
+                patience=self.config.early_stopping_patience,
+                leads=leads(),
+                resumed=resume,
+                remembered={"history": history},
+            )
+            for note in notes if leads() else ():
+                warnings.warn(note, UserWarning, stacklevel=3)
+            try:
+                self._fit(self._job(learnt, judged, conductor, resume))
+            finally:
+                conductor.end()
+        if leads():
+            self._log(evaluator, conductor)
+        return {
+            "eval_summary": _bare(conductor.metrics),
+            "initial_eval": _bare(conductor.initial),
+            "best_checkpoint": self.checkpoints.best,
+            "last_checkpoint": self.checkpoints.last,
+            "dashboard": self._dashboard(history, conductor.plan) if leads() else {},
+            "history": history,
+            "steps": history.steps[-1] if history.steps else 0,
+            "epochs": sum(1 for epoch in history.epochs if epoch.epoch >= 0),
+            "seconds": time.perf_counter() - started,
+            "strategy": self.compute.strategy,
+            "devices": self.compute.world_size,
+            "precision": self.compute.precision,
+            "notes": notes,
+        }
+
+    def _unused_keys(self) -> Iterable[str]:
+        if is_lightning_module(self.model):
+            for key in _OF_OUR_OPTIMIZER:
+                if key in self.config.model_fields_set:
+                    yield f"`{key}` is not used: {type(self.model).__name__} configures its own optimizers"
+
+    def _resume(self, notes: list[str]) -> Path | None:
+        """The checkpoint to go on from; makes room for new ones where there is none."""
+        asked = self.config.resume_from_checkpoint
+        if asked == "last" and not self.checkpoints.last.is_file():
+            notes.append(f"`resume_from_checkpoint`: {self.checkpoints.folder} has no checkpoint yet, so training begins anew")
+            asked = None
+        if asked is not None:
+            return self.checkpoints.last if asked == "last" else (self.folder / Path(asked).expanduser()).resolve()
+        aside = self.checkpoints.set_aside() if leads() else None
+        if aside is not None:
+            notes.append(f"the checkpoints of an earlier run are in {aside} now")
+        return None
+
+    def _loaders(self) -> tuple[Loader, Loader]:
+        def loader(dataset: Dataset, config: EvalConfig | None, shuffle: bool) -> Loader:
+            keys = config or EvalConfig()
+            return make_loader(
+                dataset,
+                self.task,
+                keys.batch_size or self.config.batch_size,
+                seed=self.seed,
+                world_size=self.compute.world_size,
+                num_workers=keys.num_workers,
+                shuffle=shuffle,
+                pin_memory=self.compute.accelerator == "cuda",
+            )
+
+        return loader(self.data.train, self.train_config, True), loader(self.data.held_out, self.eval_config, False)
+
+    def _plan(self, batches: Batches, resume: Path | None) -> Plan:
+        start = 0
+        if resume is not None:
+            content = read_checkpoint(resume)
+            start = content.get("callbacks", {}).get("Bridge", {}).get("step", content.get("global_step", 0))
+        each = steps_of_epoch(len(batches), self.config.accumulate_grad_batches)
+        return Plan(self.name, self.config.epochs, self.config.epochs * each, start, f"{PREFIX}loss")
+
+    def _job(self, learnt: Loader, judged: Loader, conductor: Conductor, resume: Path | None) -> Job:
+        def prepare(rank: int) -> None:
+            learnt.order.rank = judged.order.rank = rank
+
+        batches: Batches = learnt
+        if is_lightning_module(self.model):
+            batches = Formed(learnt, Trial(Subject(self.model, self.adapter, self.task), self.config).form)
+        return Job(
+            self.model,
+            self.adapter,
+            self.task,
+            self.config,
+            self.compute,
+            batches,
+            self.config.epochs,
+            self.seed,
+            conductor,
+            resume,
+            prepare,
+        )
+
+    def _fit(self, job: Job) -> None:
+        if is_lightning_module(self.model) or self.engine == "lightning" or (self.engine == "auto" and self.machine.lightning):
+            try:
+                from harness.training.engines.lightning import LightningEngine
+            except ImportError as error:
+                raise MissingPackageError("`engine` lightning needs Lightning: pip install lightning") from error
+            LightningEngine(job).fit()
+            return
+        from harness.training.engines.plain import PlainEngine
+
+        PlainEngine(job).fit()
+
+    def _log(self, evaluator: Evaluator, conductor: Conductor) -> None:
+        if self.run is None:
+            return
+        self.run.log_metrics({f"final_{name}": value for name, value in _bare(conductor.metrics).items()}, conductor.plan.steps)
+        origin = self.data.held_out.origin
+        if evaluator.newest is not None:
+            for metric, values in evaluator.newest.scores.items():
+                self.run.log_scores(metric, values, f"{origin.name}:{origin.part}:{len(values)}")
+
+    def _dashboard(self, history: History, plan: Plan) -> dict[str, Path]:
+        keys = {key: str(value) for key, value in self.config.model_dump(exclude_none=True).items()}
+        facts = {
+            "model": type(self.model).__name__,
+            "task": self.task.task_type.value,
+            "train": f"{self.data.train.origin.name} {self.data.train.origin.part}",
+            "eval": f"{self.data.held_out.origin.name} {self.data.held_out.origin.part}",
+            "seed": str(self.seed),
+        }
+        return write_dashboard(history, plan, self.checkpoints.folder, {**facts, **keys})
+
+
+def _bare(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Metrics without the prefix that they have while training goes on."""
+    return {name.removeprefix(PREFIX): value for name, value in metrics.items()}

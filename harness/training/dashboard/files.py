@@ -1,0 +1,52 @@
+"""The files of a dashboard: written aside and renamed, so that none is ever half there."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from harness.training.dashboard.charts import charts_of
+from harness.training.history import History
+from harness.training.records import Plan
+
+_NO_FACTS: Mapping[str, str] = MappingProxyType({})
+
+
+def write_dashboard(history: History, plan: Plan, folder: Path, facts: Mapping[str, str] = _NO_FACTS) -> dict[str, Path]:
+    """Writes the curves of a training as a picture, and as a page that needs nothing else.
+
+    Args:
+        history: What was measured so far; nothing at all is fine.
+        plan: What was about to happen.
+        folder: Where the files go; made if it is not there. Files of an earlier dashboard are replaced.
+        facts: What else to say of the run, such as the values of its config, by label.
+
+    Returns:
+        ``png`` and ``html``, the paths of ``dashboard.png`` and ``dashboard.html``.
+
+    Raises:
+        OSError: The folder or the files can't be written.
+    """
+    from harness.training.dashboard.page import to_html
+    from harness.training.dashboard.picture import to_png
+
+    charts = charts_of(history, plan)
+    contents = {"png": to_png(charts, history, plan), "html": to_html(charts, history, plan, facts).encode()}
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {kind: folder / f"dashboard.{kind}" for kind in contents}
+    for kind, content in contents.items():
+        _write(paths[kind], content)
+    return paths
+
+
+def _write(path: Path, content: bytes) -> None:
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        aside.write_bytes(content)
+        os.replace(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise

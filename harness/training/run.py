@@ -1,0 +1,88 @@
+"""``run_training``: a model, its configs, and what came of it."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from harness.adapters import Adapter, make_adapter
+from harness.config import EvalConfig, TrainingConfig
+from harness.experiments.database import ExperimentDB
+from harness.experiments.records import SweepPoint
+from harness.tasks import TaskSpec
+from harness.training.compute import leads
+from harness.training.coordinator import TrainingCoordinator
+
+
+def run_training(
+    model: nn.Module,
+    adapter: Adapter | None,
+    training_cfg: TrainingConfig,
+    task_spec: TaskSpec,
+    eval_cfg: EvalConfig | None = None,
+    *,
+    train_cfg: EvalConfig | None = None,
+    db: ExperimentDB | str | Path | None = None,
+    run_name: str | None = None,
+    seed: int = 0,
+    folder: str | Path = ".",
+    engine: str = "auto",
+    progress: bool = True,
+    sweep: SweepPoint | None = None,
+    suite: Any = None,
+    facts: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Trains a model, in place.
+
+    Args:
+        model: The model; a ``LightningModule`` is trained by its own ``training_step`` and ``configure_optimizers``.
+        adapter: How it is called, and its loss; ``None`` for the task's own.
+        training_cfg: Epochs, batch size, rate, strategy, precision and the rest.
+        task_spec: What the model is for.
+        eval_cfg: What it is judged on; by default the validation split of what it learns from.
+        train_cfg: What it learns from; by default the training split of what it is judged on, or the task's built-in set.
+        db: Where the run is remembered: a database, its file or its URL; ``None`` for nowhere.
+        run_name: The run's name; by default the task's.
+        seed: Of the order of the rows and of everything drawn.
+        folder: What relative paths are relative to.
+        engine: ``lightning``, ``plain``, or ``auto`` for Lightning where it is installed.
+        progress: Whether progress is shown, on stderr.
+        sweep: The run's place in a sweep.
+        suite: The whole config, to be remembered with the run.
+        facts: Further facts to be remembered.
+
+    Returns:
+        What ``TrainingCoordinator.train`` returns, and ``run_id``.
+
+    Raises:
+        UserError: What keeps it from being trained, in one line.
+    """
+    coordinator = TrainingCoordinator(
+        model,
+        adapter or make_adapter(task_spec),
+        training_cfg,
+        task_spec,
+        eval_cfg,
+        train_cfg,
+        Path(folder),
+        run_name or task_spec.task_name,
+        seed,
+        engine=engine,
+        progress=progress,
+    )
+    if db is None or not leads():
+        return {**coordinator.train(), "run_id": None}
+    with ExitStack() as stack:
+        opened = db if isinstance(db, ExperimentDB) else stack.enter_context(ExperimentDB(db))
+        run = stack.enter_context(opened.start_run(run_name, suite or training_cfg, task_spec, eval_cfg, sweep, facts=facts))
+        coordinator.run = run
+        results = coordinator.train()
+        for kind, path in {**results["dashboard"], "checkpoint": results["last_checkpoint"]}.items():
+            run.log_artifact(path, kind if kind == "checkpoint" else "dashboard")
+        if results["best_checkpoint"] is not None:
+            run.log_artifact(results["best_checkpoint"], "best_checkpoint")
+        run.add_facts(notes=results["notes"], steps=results["steps"], strategy=results["strategy"], devices=results["devices"])
+        return {**results, "run_id": run.id}
