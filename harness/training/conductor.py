@@ -145,7 +145,7 @@ class Conductor:
         found = {} if self._evaluate is None else self._evaluate(forward)
         self.metrics = {**found, **(metrics or {})}
         seen = {**self.metrics, **({"train_loss": total / count} if count else {})}
-        self._tell(Epoch(epoch, step, seen))
+        self._tell(Epoch(epoch, step, self.metrics))
         monitor = self.plan.monitor if self.plan.monitor in seen else "train_loss"
         value = seen.get(monitor, math.nan)
         self._is_best = value < self._best

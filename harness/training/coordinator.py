@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from harness.adapters import Adapter
 from harness.config import EvalConfig, TrainingConfig
 from harness.data.dataset import Dataset
 from harness.data.loader import Loader, make_loader
+from harness.errors import UserError
 from harness.properties.subject import Subject
 from harness.tasks import TaskSpec
 from harness.threads import threads_for
@@ -25,14 +27,15 @@ from harness.training.conductor import Conductor
 from harness.training.dashboard import write_dashboard
 from harness.training.datasets import Datasets, open_datasets
 from harness.training.engines.forms import Formed
-from harness.training.engines.job import Batches, Job, is_lightning_module, steps_of_epoch
-from harness.training.errors import MissingPackageError
+from harness.training.engines.job import Batches, Engine, Job, is_lightning_module, steps_of_epoch
+from harness.training.errors import MissingPackageError, TrainingError
 from harness.training.evaluator import PREFIX, Evaluator
 from harness.training.history import History
 from harness.training.progress import Progress
 from harness.training.records import Plan
 from harness.training.run_log import RunLog
 from harness.training.trial import Trial
+from harness.user_code import is_users_file, raised
 
 if TYPE_CHECKING:
     from harness.experiments.run import Run
@@ -205,8 +208,10 @@ class TrainingCoordinator:
             learnt.order.rank = judged.order.rank = rank
 
         batches: Batches = learnt
+        held_out: Batches | None = None
         if is_lightning_module(self.model):
-            batches = Formed(learnt, Trial(Subject(self.model, self.adapter, self.task), self.config).form)
+            form = Trial(Subject(self.model, self.adapter, self.task), self.config).form
+            batches, held_out = Formed(learnt, form), Formed(judged, form)
         return Job(
             self.model,
             self.adapter,
@@ -217,21 +222,31 @@ class TrainingCoordinator:
             self.config.epochs,
             self.seed,
             conductor,
-            resume,
-            prepare,
+            resume=resume,
+            held_out=held_out,
+            prepare=prepare,
         )
 
     def _fit(self, job: Job) -> None:
+        try:
+            self._engine(job).fit()
+        except UserError:
+            raise
+        except Exception as error:
+            if not any(is_users_file(frame.filename) for frame in traceback.extract_tb(error.__traceback__)):
+                raise
+            raise TrainingError(f"training stopped: {type(self.model).__name__} raised {raised(error)}") from error
+
+    def _engine(self, job: Job) -> Engine:
         if is_lightning_module(self.model) or self.engine == "lightning" or (self.engine == "auto" and self.machine.lightning):
             try:
                 from harness.training.engines.lightning import LightningEngine
             except ImportError as error:
                 raise MissingPackageError("`engine` lightning needs Lightning: pip install lightning") from error
-            LightningEngine(job).fit()
-            return
+            return LightningEngine(job)
         from harness.training.engines.plain import PlainEngine
 
-        PlainEngine(job).fit()
+        return PlainEngine(job)
 
     def _log(self, evaluator: Evaluator, conductor: Conductor) -> None:
         if self.run is None:
@@ -255,5 +270,5 @@ class TrainingCoordinator:
 
 
 def _bare(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Metrics without the prefix that they have while training goes on."""
-    return {name.removeprefix(PREFIX): value for name, value in metrics.items()}
+    """The metrics of an evaluation, without the prefix that they have while training goes on."""
+    return {name.removeprefix(PREFIX): value for name, value in metrics.items() if name.startswith(PREFIX)}

@@ -29,6 +29,5 @@ class RunLog(Listener):
 
     def on_epoch(self, epoch: Epoch) -> None:
         """Logs what the evaluation found."""
-        values = {name: value for name, value in epoch.metrics.items() if name != "train_loss"}
-        if values:
-            self._run.log_metrics(values, epoch.step, epoch.epoch)
+        if epoch.metrics:
+            self._run.log_metrics(epoch.metrics, epoch.step, epoch.epoch)

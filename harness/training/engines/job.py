@@ -62,6 +62,7 @@ class Job:
         seed: Of the random state of every batch.
         conductor: What happens between the steps.
         resume: The checkpoint to go on from.
+        held_out: What a LightningModule's own ``validation_step`` is given; ``None`` for nothing.
         prepare: Called in each process once its rank is known, with the rank; ``None`` for nothing.
     """
 
@@ -75,6 +76,7 @@ class Job:
     seed: int
     conductor: Conductor
     resume: Path | None = None
+    held_out: Batches | None = None
     prepare: Callable[[int], None] | None = None
 
     @property
@@ -104,6 +106,13 @@ class Job:
         culprit = f"and `{poisoned[0]}` holds NaN or infinity by now" if poisoned else ""
         what = "gradient" if math.isfinite(step.loss) else "loss"
         raise diverged(what, step.step, step.epoch, culprit, self.conductor.last_checkpoint, spared=False)
+
+
+class Engine(Protocol):
+    """Takes the steps of a job."""
+
+    def fit(self) -> None:
+        """Trains to the end, or until the conductor stops it."""
 
 
 def steps_of_epoch(batches: int, accumulate: int) -> int:

@@ -235,12 +235,20 @@ class LightningEngine:
             check_fits(content, self.module, job.resume)
         self.module.train()
         with quiet():
-            self.trainer.fit(self.module, train_dataloaders=job.batches, ckpt_path=job.resume)
+            self.trainer.fit(
+                self.module,
+                train_dataloaders=job.batches,
+                val_dataloaders=job.held_out if self._validates else None,
+                ckpt_path=job.resume,
+            )
+
+    @property
+    def _validates(self) -> bool:
+        return self.is_own and self.job.held_out is not None and is_overridden("validation_step", self.module)
 
     def _options(self) -> dict[str, Any]:
         job = self.job
         manual = self.is_own and not self.module.automatic_optimization
-        validates = self.is_own and is_overridden("validation_step", self.module)
         clip = job.config.max_grad_norm if self.is_own and not manual else None
         return {
             "accelerator": job.compute.accelerator,
@@ -254,7 +262,7 @@ class LightningEngine:
             "deterministic": job.config.deterministic or None,
             "callbacks": [self.bridge],
             "plugins": [WholeFiles()],
-            "limit_val_batches": None if validates else 0,
+            "limit_val_batches": None if self._validates else 0,
             "num_sanity_val_steps": 0,
             "use_distributed_sampler": False,
             "logger": False,
