@@ -1,0 +1,133 @@
+"""The area under the ROC curve."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.evaluation.answers import Answers
+from harness.evaluation.meters.meter import Meter
+
+_KEPT = 1 << 24
+"""Scores (float32) that are kept, and counters (int32) that there are otherwise: 64 MiB either way."""
+
+_HALF = 0x7C00
+"""Infinity in half precision, as a whole number: the order of the magnitudes is that of their bits."""
+
+
+class RocArea(Meter):
+    """Mean over the classes of the area under the curve of that class against the rest.
+
+    The area is the chance that a sample of the class has a larger score than one of the rest, where equals count half (Hanley and
+    McNeil, 1982); so it needs the scores' order alone, which is that of the log-odds log(p / (1 - p)). These, other than probabilities,
+    do not all become 0 or 1 for a confident model: evenly spaced thresholds of probability would see nothing of such a one's order.
+
+    Up to 2^24 scores (4 million samples of 4 classes) the area is exact. Beyond, memory must not grow with the data: log-odds are
+    counted as rounded to half precision (1 part in 2000, less for more than 128 classes), and what is rounded to the same counts as equal.
+
+    Args:
+        classes: How many there are.
+        samples: How many there will be, of all processes.
+        synchronisation: How processes share what they found.
+    """
+
+    broken: Tensor
+    scores: list[Tensor]
+    labels: list[Tensor]
+    counts: Tensor
+
+    def __init__(self, classes: int, samples: int, **synchronisation: Any) -> None:
+        super().__init__(**synchronisation)
+        self._classes = classes
+        self._is_exact = classes * samples <= _KEPT
+        self.add_sums("broken")
+        if self._is_exact:
+            self.add_state("scores", [], dist_reduce_fx="cat")
+            self.add_state("labels", [], dist_reduce_fx="cat")
+        else:
+            self._dropped_bits = _dropped_bits(classes)
+            bins = (2 * _HALF >> self._dropped_bits) + 1
+            self.add_state("counts", torch.zeros(classes, 2, bins, dtype=torch.int32, device="cpu"), dist_reduce_fx="sum")
+
+    def update(self, answers: Answers) -> None:
+        """Keeps or counts the log-odds of a batch."""
+        assert answers.log_probs is not None
+        if answers.is_broken:
+            self.broken += 1
+        odds = log_odds(answers.log_probs[~answers.loss.isnan()])
+        labels = answers.labels[~answers.loss.isnan()]
+        if self._is_exact:
+            self.scores.append(odds)
+            self.labels.append(labels)
+            return
+        bins = (half_order(odds) + _HALF) >> self._dropped_bits
+        classes = torch.arange(self._classes, device="cpu")
+        is_label = (labels[:, None] == classes).long()
+        places = (2 * classes + is_label) * self.counts.shape[-1] + bins
+        self.counts.view(-1).index_add_(0, places.flatten(), torch.ones(places.numel(), dtype=torch.int32, device="cpu"))
+
+    def compute(self) -> Tensor | None:
+        """The mean area; NaN where logits were broken, ``None`` where a class has no samples, or all."""
+        if self.broken:
+            return torch.tensor(torch.nan)
+        total, undefined = torch.zeros((), dtype=torch.float64), False
+        for rest, own in self._histograms():
+            undefined = undefined or not rest.any() or not own.any()
+            total = total + _area(rest.double(), own.double())
+        return None if undefined else total / self._classes
+
+    def _histograms(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """For each class, how many samples of the rest and of its own have each score, in ascending order of scores."""
+        if not self._is_exact:
+            yield from (tuple(counts) for counts in self.counts)  # type: ignore[misc]
+            return
+        scores, labels = (torch.cat(parts) if isinstance(parts, list) else parts for parts in (self.scores, self.labels))
+        for number, column in enumerate(scores.unbind(1)):
+            distinct, places = column.unique(return_inverse=True)
+            own, everyone = (places[chosen].bincount(minlength=len(distinct)) for chosen in (labels == number, slice(None)))
+            yield everyone - own, own
+
+
+def log_odds(log_probs: Tensor) -> Tensor:
+    """log(p / (1 - p)) of log p, ``[P, C]``.
+
+    Args:
+        log_probs: Of all classes, ``[P, C]``.
+
+    Returns:
+        float32: what differs by less was equal before it was rounded.
+    """
+    logs = log_probs.double()
+    # 1 - p has no digits left where p is near 1, but it is also the sum of the others.
+    top = logs.argmax(dim=-1, keepdim=True)
+    others = logs.scatter(1, top, -torch.inf).logsumexp(dim=-1, keepdim=True)
+    odds = logs - torch.log1p(-logs.exp())
+    return odds.scatter(1, top, logs.gather(1, top) - others).float()
+
+
+def half_order(values: Tensor) -> Tensor:
+    """Whole numbers from -31744 to 31744 in the order of the values rounded to half precision; float32 in, int64 out."""
+    bits = values.half().view(torch.int16).long()
+    return torch.where(bits < 0, -(bits & 0x7FFF), bits)
+
+
+def _dropped_bits(classes: int) -> int:
+    """How many bits of half precision are left out, for all classes' counters to fit."""
+    bits = 0
+    while classes * 2 * ((2 * _HALF >> bits) + 1) > _KEPT and bits < 15:
+        bits += 1
+    return bits
+
+
+def _area(rest: Tensor, own: Tensor) -> Tensor:
+    """Area under one class's curve; NaN without samples on either side.
+
+    Args:
+        rest: Samples of the other classes at each score, ascending, float64 ``[K]``.
+        own: Samples of the class, float64 ``[K]``.
+    """
+    below = rest.cumsum(0) - rest / 2
+    return (own * below).sum() / (own.sum() * rest.sum())
