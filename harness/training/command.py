@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ from harness.adapters import make_adapter
 from harness.config import SuiteConfig
 from harness.experiments.records import SweepPoint
 from harness.models.loading import model_source
+from harness.training.checkpoints import CheckpointFolder
 from harness.training.compute import leads
 from harness.training.run import run_training
 
@@ -30,6 +33,8 @@ def train_config(
     Raises:
         UserError: What keeps it from being trained, in one line.
     """
+    if sweep is not None:
+        config = _in_sweep(config, sweep)
     task = config.task_spec()
     source = model_source(config.model_copy(update={"device": "cpu"}))  # the engine moves it
     model = source.build(config.seed)
@@ -53,6 +58,16 @@ def train_config(
         facts={"config_path": str(config.path), "model": source.origin},
     )
     return {**results, "bundle": _bundle(model, config) if config.export_bundle and leads() else None}
+
+
+def _in_sweep(config: SuiteConfig, sweep: SweepPoint) -> SuiteConfig:
+    """The config with checkpoints of its own, from which a trial that was killed goes on."""
+    values = ",".join(f"{key}={value}" for key, value in sweep.params.items())
+    own = re.sub(r"[^A-Za-z0-9_.,=-]+", "_", values)[:100]
+    digest = hashlib.sha256(values.encode()).hexdigest()[:8]
+    folder = config.resolve(config.checkpoint_dir or "checkpoints") / f"sweep-{sweep.sweep_id}" / f"{own}-{digest}"
+    goes_on = config.resume_from_checkpoint is None and CheckpointFolder(folder).last.is_file()
+    return config.model_copy(update={"checkpoint_dir": str(folder), **({"resume_from_checkpoint": "last"} if goes_on else {})})
 
 
 def _bundle(model: Any, config: SuiteConfig) -> Path:
