@@ -1,0 +1,207 @@
+"""The metrics of a rerun against those of the run."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from harness.repro.metric_records import Curve, MetricRecords, strict
+
+_RELATIVE = 5e-3
+_EARLY, _EARLY_VALUES = 1e-4, 10
+_EPSILON = {"bf16": 2.0**-8, "16": 2.0**-11, "32": 2.0**-24, "64": 2.0**-53}
+_SHARE = {"bf16": 0.06, "16": 0.06, "32": 0.03, "64": 0.03}
+
+_TIMING = re.compile(
+    r"(?:^|[_/.\- ])(?:seconds?|secs?|ms|time|duration|elapsed|eta|throughput|latency|speed|memory|rss)(?:$|[_/.\- ])"
+    r"|per_(?:second|sec|s)(?:$|[^a-z])",
+    re.IGNORECASE,
+)
+_COUNTED = re.compile(
+    r"(?:^|[_/.\- ])(?:acc|accuracy|f1|precision|recall|auc|auroc|exact_match|error_rate|mcc|kappa|top_?\d+|hits)(?:$|[_/.\-@ ])",
+    re.IGNORECASE,
+)
+
+
+class Verdict(str, Enum):
+    """What a metric of the rerun is beside that of the run."""
+
+    SAME = "same"
+    CLOSE = "close"
+    DIFFERENT = "different"
+    MISSING = "missing"
+    NOT_JUDGED = "not judged"
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """A metric of the run and of the rerun.
+
+    Attributes:
+        metric: Its name.
+        then: Its last value in the run; ``None`` where it was not measured.
+        now: Its last value in the rerun.
+        verdict: How they compare.
+    """
+
+    metric: str
+    then: float | None
+    now: float | None
+    verdict: Verdict
+
+    @property
+    def difference(self) -> float | None:
+        """How much larger it is now; ``None`` where one of them is missing or not finite."""
+        if self.then is None or self.now is None or not (math.isfinite(self.then) and math.isfinite(self.now)):
+            return None
+        return self.now - self.then
+
+    @property
+    def relative(self) -> float | None:
+        """The difference beside the larger of the two, without its sign."""
+        if self.difference is None or self.then is None or self.now is None:
+            return None
+        return abs(self.difference) / max(abs(self.then), abs(self.now)) if self.difference else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Strict JSON values."""
+        return {
+            "metric": self.metric,
+            "then": strict(self.then),
+            "now": strict(self.now),
+            "difference": strict(self.difference),
+            "verdict": self.verdict.value,
+        }
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far a metric of a rerun may be from the run's, where the environment is another one.
+
+    Another processor, library or number of threads adds in another order, and so rounds otherwise; training carries that on. Measured on
+    four small models (decoder, classifier, encoder and decoder, convolutions with BatchNorm), whose initial weights were changed by one
+    unit in the last place, with two learning rates each: after 10 steps the validation loss was off by at most 2e-5, after 50 and 200
+    steps by up to 4e-3, the convolutions being the worst and the others a hundred times better; up to 3 of 100 rows changed class. With
+    another seed it was off by 6e-4 at the least after 10 steps, and by 7e-3 after 200. So a rerun is close where its first values are
+    within 1e-4, which tells the same start from any other, and its last one within 5e-3, and 0.03 for shares of rows.
+
+    In bfloat16 the losses were off by more where they had become small; one rounding of what they were at first covers that: each bound
+    has ``epsilon`` of the largest value on top.
+
+    Attributes:
+        epsilon: Half a unit in the last place, relative, of the dtype that was computed in.
+        share: What a share of rows, such as an accuracy, may differ by.
+    """
+
+    epsilon: float = _EPSILON["32"]
+    share: float = _SHARE["32"]
+
+    @staticmethod
+    def of(config: Mapping[str, Any]) -> Tolerance:
+        """That of a training config."""
+        precision = str(config.get("precision", "32")).partition("-")[0]
+        if precision == "32" and config.get("use_amp"):
+            precision = "bf16"
+        return Tolerance(_EPSILON.get(precision, _EPSILON["32"]), _SHARE.get(precision, _SHARE["32"]))
+
+    def holds(self, metric: str, then: float, now: float, peak: float) -> bool:
+        """Whether a last value is close.
+
+        Args:
+            metric: The metric's name.
+            then: Its last value in the run.
+            now: In the rerun.
+            peak: The largest it was in the run.
+        """
+        if not (math.isfinite(then) and math.isfinite(now)):
+            return False
+        allowed = _RELATIVE * max(abs(then), abs(now)) + self.epsilon * peak
+        return abs(now - then) <= max(allowed, self.share if _COUNTED.search(metric) else 0.0)
+
+    def same_start(self, metric: str, then: Curve, now: Curve) -> bool:
+        """Whether the first values of a curve are close; those of a share say nothing."""
+        pairs = list(zip(then.values, now.values, strict=False))[:_EARLY_VALUES]
+        scale = then.peak
+        return bool(_COUNTED.search(metric)) or all(
+            _same_bits(a, b) or abs(a - b) <= max(_EARLY * abs(a), self.epsilon * scale) for a, b in pairs
+        )
+
+
+@dataclass(frozen=True)
+class FirstDifference:
+    """Where the curves of run and rerun part.
+
+    Attributes:
+        metric: The metric that parts first.
+        step: The step; ``None`` where none was logged.
+        then: The value in the run.
+        now: The value in the rerun.
+    """
+
+    metric: str
+    step: int | None
+    then: float
+    now: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Strict JSON values."""
+        return {"metric": self.metric, "step": self.step, "then": strict(self.then), "now": strict(self.now)}
+
+    def __str__(self) -> str:
+        where = "" if self.step is None else f" at step {self.step}"
+        return f"{self.metric}{where}: {self.then!r} then, {self.now!r} now"
+
+
+def compare_metrics(then: MetricRecords, now: MetricRecords, tolerance: Tolerance | None) -> tuple[MetricRow, ...]:
+    """Each metric of the run beside that of the rerun.
+
+    Args:
+        then: The run's.
+        now: The rerun's.
+        tolerance: What is close; ``None`` in the same environment, where only equal bits will do.
+    """
+    names = [*then.last, *(name for name in now.last if name not in then.last)]
+    return tuple(
+        MetricRow(name, then.last.get(name), now.last.get(name), _verdict(name, then, now, tolerance)) for name in sorted(names)
+    )
+
+
+def first_difference(then: MetricRecords, now: MetricRecords) -> FirstDifference | None:
+    """Where the curves of both part; ``None`` where they are equal, or the rerun has none."""
+    found = []
+    for name in sorted(then.history.keys() & now.history.keys()):
+        if is_timing(name):
+            continue
+        before, after = then.history[name], now.history[name]
+        rows = zip(before.steps, before.values, after.values, strict=False)
+        parted = next((FirstDifference(name, step, a, b) for step, a, b in rows if not _same_bits(a, b)), None)
+        found += [parted] if parted else []
+    return min(found, key=lambda parted: (parted.step is None, parted.step or 0, parted.metric), default=None)
+
+
+def is_timing(metric: str) -> bool:
+    """Whether a metric measures the machine rather than the model."""
+    return _TIMING.search(metric) is not None
+
+
+def _verdict(name: str, then: MetricRecords, now: MetricRecords, tolerance: Tolerance | None) -> Verdict:
+    a, b = then.last.get(name), now.last.get(name)
+    if is_timing(name) or a is None:
+        return Verdict.NOT_JUDGED
+    if b is None:
+        return Verdict.MISSING
+    if _same_bits(a, b):
+        return Verdict.SAME
+    before, after = then.history.get(name, Curve()), now.history.get(name, Curve())
+    if tolerance is None or not tolerance.same_start(name, before, after):
+        return Verdict.DIFFERENT
+    return Verdict.CLOSE if tolerance.holds(name, a, b, max(before.peak, abs(a))) else Verdict.DIFFERENT
+
+
+def _same_bits(a: float, b: float) -> bool:
+    """Whether two values are equal, a NaN being equal to a NaN."""
+    return a == b or (math.isnan(a) and math.isnan(b))

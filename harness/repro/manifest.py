@@ -1,0 +1,137 @@
+"""The manifest of a repro bundle: what it is of, and the sha256 and size of every other file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from harness.export.store.cache import file_hash
+from harness.repro.config_paths import is_inside
+from harness.repro.distributions import OURS
+
+KIND = "pytest-modeltiers repro bundle"
+VERSION = 1
+"""Of what is in a bundle and where; another version is not read."""
+
+MANIFEST, CONFIG, ENVIRONMENT, METRICS, REQUIREMENTS, README = (
+    "manifest.json",
+    "config.json",
+    "environment.json",
+    "metrics.json",
+    "requirements.txt",
+    "README.md",
+)
+"""Names of the files that a bundle always has."""
+
+_HASH = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What is known of a file's content."""
+
+    sha256: str
+    bytes: int
+
+    @staticmethod
+    def of(path: Path) -> FileFacts:
+        """Those of a file."""
+        return FileFacts(file_hash(path), path.stat().st_size)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {"sha256": self.sha256, "bytes": self.bytes}
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a bundle is of, and what is in it.
+
+    Attributes:
+        run: Id, name, task, status and times of the run, and more that was noted of it.
+        created: When the run ended. The bundle has no time of its own, so that the same run gives the same bytes.
+        git_commit: The commit the run was started from.
+        git_dirty: Whether tracked files differed from it.
+        files: Every file but the manifest itself.
+        external: Data files that the run was trained on and that are not in the bundle.
+        notes: What a rerun should know, a sentence each.
+        tool: Name and version of this project.
+    """
+
+    run: dict[str, Any]
+    created: str
+    git_commit: str | None
+    git_dirty: bool | None
+    files: dict[str, FileFacts]
+    external: dict[str, FileFacts] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    tool: str = ""
+
+    @property
+    def title(self) -> str:
+        """``run 3 (cli-run-01)``."""
+        return f"run {self.run.get('id')} ({self.run.get('name')})"
+
+    def to_json(self) -> dict[str, Any]:
+        """The manifest as JSON values."""
+        return {
+            "kind": KIND,
+            "version": VERSION,
+            "tool": self.tool,
+            "created": self.created,
+            "run": self.run,
+            "git_commit": self.git_commit,
+            "git_dirty": self.git_dirty,
+            "files": {name: facts.to_json() for name, facts in sorted(self.files.items())},
+            "external": {name: facts.to_json() for name, facts in sorted(self.external.items())},
+            "notes": list(self.notes),
+        }
+
+    @staticmethod
+    def parse(data: Any) -> Manifest:
+        """The inverse of ``to_json``.
+
+        Raises:
+            ValueError: It is of another version, incomplete, or names a place outside the bundle.
+            LookupError, TypeError, AttributeError: It is no manifest.
+        """
+        if data["kind"] != KIND:
+            raise ValueError("it is something else's")
+        if data["version"] != VERSION:
+            raise ValueError(f"it has version {data['version']}, and this project reads version {VERSION}")
+        files, external = _parse_files(data["files"]), _parse_files(data["external"])
+        missing = [name for name in (CONFIG, ENVIRONMENT, METRICS, REQUIREMENTS) if name not in files]
+        if missing or MANIFEST in files or files.keys() & external.keys():
+            raise ValueError(f"it does not list {missing[0]}" if missing else "it lists a file twice")
+        return Manifest(
+            run=dict(data["run"]),
+            created=str(data["created"]),
+            git_commit=data["git_commit"],
+            git_dirty=data["git_dirty"],
+            files=files,
+            external=external,
+            notes=tuple(str(note) for note in data["notes"]),
+            tool=str(data["tool"]),
+        )
+
+
+def tool() -> str:
+    """Name and version of this project."""
+    try:
+        return f"{OURS} {version(OURS)}"
+    except PackageNotFoundError:
+        return OURS
+
+
+def _parse_files(data: Mapping[str, Any]) -> dict[str, FileFacts]:
+    files = {str(name): FileFacts(str(facts["sha256"]), int(facts["bytes"])) for name, facts in data.items()}
+    for name, facts in files.items():
+        if not is_inside(name):
+            raise ValueError(f"{name!r} is no path inside the bundle, refused")
+        if not _HASH.fullmatch(facts.sha256) or facts.bytes < 0:
+            raise ValueError(f"{name} has no sha256 and size")
+    return files

@@ -1,0 +1,93 @@
+"""What came of a repro bundle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.evidence import Status
+from harness.experiments.text_table import aligned, number
+from harness.repro.comparison import FirstDifference, MetricRow, Verdict
+from harness.repro.environment_changes import EnvironmentChange
+from harness.repro.trust import Code
+
+_WRONG = (Verdict.DIFFERENT, Verdict.MISSING)
+
+
+@dataclass(frozen=True)
+class ReproResult:
+    """What came of a repro bundle.
+
+    Attributes:
+        title: The run, as ``run 3 (name)``.
+        code: What of the bundle a rerun runs.
+        rows: The metrics of run and rerun; empty where nothing was run.
+        changes: What differs in the environment.
+        parted: Where the curves part first; ``None`` where they do not.
+        folder: Where the run was rebuilt; ``None`` where nothing was run.
+        notes: What the bundle's maker noted.
+    """
+
+    title: str
+    code: tuple[Code, ...] = ()
+    rows: tuple[MetricRow, ...] = ()
+    changes: tuple[EnvironmentChange, ...] = ()
+    parted: FirstDifference | None = None
+    folder: Path | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def status(self) -> Status:
+        """``ok`` where every metric came out the same; ``warn`` where they are as close as another environment allows, or nothing was run."""
+        verdicts = {row.verdict for row in self.rows} - {Verdict.NOT_JUDGED}
+        if self.folder is None:
+            return Status.WARN
+        if not verdicts or verdicts & {*_WRONG}:
+            return Status.FAIL
+        return Status.WARN if Verdict.CLOSE in verdicts else Status.OK
+
+    @property
+    def headline(self) -> str:
+        """The result in a sentence."""
+        if self.folder is None:
+            return f"{self.title}: every hash is right; nothing was run, as the bundle brings code: look at it, and say --trust"
+        judged = [row for row in self.rows if row.verdict is not Verdict.NOT_JUDGED]
+        wrong = [row.metric for row in judged if row.verdict in _WRONG]
+        if not judged:
+            return f"{self.title}: the rerun has no metric to compare"
+        if wrong:
+            first = f"; the first to part is {self.parted}" if self.parted else ""
+            return f"{self.title} does not come out the same: {', '.join(wrong[:5])} differ{first}"
+        if self.status is Status.WARN:
+            return f"{self.title} comes out as close as another environment allows"
+        return f"{self.title} comes out the same: {len(judged)} metrics, to the bit"
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as JSON values."""
+        return {
+            "status": self.status.value,
+            "message": self.headline,
+            "metrics": [row.to_json() for row in self.rows],
+            "environment_changes": [change.to_json() for change in self.changes],
+            "first_difference": self.parted and self.parted.to_json(),
+            "code": [code.to_json() for code in self.code],
+            "folder": self.folder and str(self.folder),
+            "notes": list(self.notes),
+        }
+
+    def __str__(self) -> str:
+        """The result for people."""
+        parts = [self.headline]
+        if self.folder is None and self.code:
+            parts.append(aligned([["CODE", "SHA256"], *([code.name, code.sha256] for code in self.code)]))
+        if self.rows:
+            rows = [[row.metric, number(row.then), number(row.now), row.verdict.value] for row in self.rows]
+            parts.append(aligned([["METRIC", "THEN", "NOW", ""], *rows]))
+        if self.changes:
+            parts.append(aligned([["ENVIRONMENT", "THEN", "NOW"], *([c.name, c.then, c.now] for c in self.changes)]))
+        if self.notes:
+            parts.append("\n".join(f"note: {note}" for note in self.notes))
+        if self.folder is not None:
+            parts.append(f"rebuilt in {self.folder}")
+        return "\n\n".join(parts)

@@ -1,0 +1,101 @@
+"""The config of a run: as it was stored, or put together from its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from harness.config import SuiteConfig
+from harness.experiments.documents import flat
+from harness.export.bundle.configs import json_ready
+from harness.repro.errors import ReproError
+from harness.repro.recorded import RecordedRun
+
+HIDDEN = "***"
+"""Stands where a password or key was."""
+
+_MODEL_KEYS = ("model_file", "model_import", "gist_id", "preset")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The config of a run.
+
+    Attributes:
+        values: JSON values by key, those of ``SuiteConfig``; without passwords and keys.
+        notes: What a rerun should know of it, a sentence each.
+    """
+
+    values: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+def config_of(recorded: RecordedRun, training_cfg: Any = None, task_spec: Any = None, eval_cfg: Any = None) -> RunConfig:
+    """The whole config of a run.
+
+    Args:
+        recorded: The run. Its ``suite`` config is taken, or else its ``training``, ``task`` and ``eval`` configs together.
+        training_cfg: Takes the place of the stored one, key by key; may be a whole ``SuiteConfig``.
+        task_spec: The same for the task.
+        eval_cfg: The same for the evaluation data.
+
+    Raises:
+        ReproError: They make no config.
+    """
+    stored = recorded.configs
+    values = dict(stored.get("suite") or {})
+    parts = [training_cfg, task_spec, eval_cfg]
+    if not values:
+        parts = [
+            part if part is not None else stored.get(kind) for part, kind in zip(parts, ("training", "task", "eval"), strict=True)
+        ]
+    training, task, evaluation = (_as_mapping(part, recorded) for part in parts)
+    values = {**values, **training, **task, **({"eval": _given(evaluation)} if evaluation else {})}
+    notes = []
+    unknown = [key for key in values if key not in SuiteConfig.model_fields]
+    if unknown:
+        notes.append(f"left out of config.json, as no config has such keys: {', '.join(unknown)}")
+    values = _given({key: value for key, value in json_ready(values).items() if key not in unknown})
+    if values.get("resume_from_checkpoint") == "last":  # a resumed run ends as the whole one does
+        del values["resume_from_checkpoint"]
+    _check(values, recorded)
+    hidden = [key for key, value in flat(values).items() if isinstance(value, str) and HIDDEN in value and key != "db_path"]
+    notes += [f"{key} was a secret and is left out of config.json: put it back before a rerun" for key in hidden]
+    if not any(values.get(key) for key in _MODEL_KEYS):
+        notes.append("the config names no model, so a rerun trains the embedded stub of its task")
+    return RunConfig(values, tuple(notes))
+
+
+def _as_mapping(part: Any, recorded: RecordedRun) -> dict[str, Any]:
+    """A config as JSON values without secrets; a name alone is the task's."""
+    if isinstance(part, str):
+        return {"task_name": part}
+    found = {} if part is None else json_ready(part)
+    if not isinstance(found, Mapping):
+        raise ReproError(f"{recorded.title}: a config is keys and values, not {type(part).__name__}")
+    return dict(found)
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys that are set, in groups too."""
+    return {
+        key: _given(value) if key in ("train", "eval", "export") and isinstance(value, Mapping) else value
+        for key, value in values.items()
+        if value is not None
+    }
+
+
+def _check(values: dict[str, Any], recorded: RecordedRun) -> None:
+    try:
+        SuiteConfig.model_validate(values)
+    except ValidationError as error:
+        mistake = error.errors()[0]
+        place = ".".join(map(str, mistake["loc"]))
+        message = mistake["msg"].removeprefix("Value error, ")
+        raise ReproError(
+            f"{recorded.title}: what is known of it makes no config: {place + ': ' if place else ''}{message}; "
+            "give training_cfg, task_spec and eval_cfg"
+        ) from None

@@ -1,0 +1,129 @@
+"""Making a repro bundle."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from harness.errors import did_you_mean
+from harness.experiments import ExperimentDB, RunRef
+from harness.repro.archive import write_archive
+from harness.repro.contents import Contents, collect
+from harness.repro.distributions import needed, requirements
+from harness.repro.environment import env_snapshot as snapshot
+from harness.repro.errors import ReproError
+from harness.repro.manifest import CONFIG, ENVIRONMENT, MANIFEST, METRICS, README, REQUIREMENTS, FileFacts, Manifest, tool
+from harness.repro.metric_records import MetricRecords
+from harness.repro.recorded import RecordedRun, read_run
+from harness.repro.run_config import RunConfig, config_of
+
+_DASHBOARDS = "dashboards"
+
+
+def create_repro_bundle(
+    run_id: RunRef,
+    training_cfg: Any = None,
+    task_spec: Any = None,
+    eval_cfg: Any = None,
+    env_snapshot: Mapping[str, Any] | None = None,
+    db: ExperimentDB | str | Path | None = None,
+    dashboard_paths: Iterable[str | Path] | None = None,
+    output_dir: str | Path = ".",
+) -> Path:
+    """Packs what rebuilds a run: its config, code, data, environment, metrics and dashboards.
+
+    Args:
+        run_id: The run: its id, a named reference, or its name.
+        training_cfg: The training config, where it is not the one stored with the run; may be a whole ``SuiteConfig``.
+        task_spec: The same for the task.
+        eval_cfg: The same for the evaluation data.
+        env_snapshot: What ``env_snapshot()`` gave where the run was trained; by default a new one.
+        db: The database of the run, its file or its URL; by default ``experiments.db`` here.
+        dashboard_paths: Files of its dashboard; by default those logged with the run.
+        output_dir: Where the zip goes.
+
+    Returns:
+        The zip, ``<name>-<id>-repro.zip``. The same run gives the same bytes.
+
+    Raises:
+        ExperimentError: There is no such run or database.
+        ReproError: Something that the run was trained from is missing, or the zip cannot be written; nothing is left behind.
+    """
+    recorded = read_run(run_id, db)
+    config = config_of(recorded, training_cfg, task_spec, eval_cfg)
+    contents = collect(config.values, recorded.config_folder)
+    environment = dict(env_snapshot) if env_snapshot is not None else snapshot()
+    names, unknown = needed(contents.imports, contents.data_names)
+    notes = [*config.notes, *contents.notes, *(f"`{name}` is imported, and belongs to no installed package" for name in unknown)]
+    files: dict[str, Path | bytes] = {**contents.files, **_dashboards(recorded, dashboard_paths)}
+    files |= {
+        CONFIG: _json({**contents.config, "log_to_db": True}),
+        ENVIRONMENT: _json(environment),
+        METRICS: _json(MetricRecords.of_run(recorded).to_json()),
+        REQUIREMENTS: requirements(names).encode(),
+    }
+    files[README] = _readme(recorded, config, contents, notes).encode()
+    facts = {name: _facts(content) for name, content in files.items()}
+    manifest = _json(_manifest(recorded, facts, contents, notes).to_json())
+    stem = re.sub(r"[^A-Za-z0-9_.-]+", "_", recorded.record.name)
+    target = Path(output_dir).expanduser().resolve() / f"{stem}-{recorded.record.id}-repro.zip"
+    write_archive(target, {**files, MANIFEST: manifest}, {**facts, MANIFEST: _facts(manifest)})
+    return target
+
+
+def _manifest(recorded: RecordedRun, facts: dict[str, FileFacts], contents: Contents, notes: list[str]) -> Manifest:
+    record = recorded.record
+    return Manifest(
+        run={"id": record.id, "name": record.name, "task": record.task, "status": record.status},
+        created=(record.finished or record.heartbeat).isoformat(timespec="seconds"),
+        git_commit=record.git_commit,
+        git_dirty=record.git_dirty,
+        files=facts,
+        external={name: FileFacts.of(path) for name, path in contents.external.items()},
+        notes=tuple(notes),
+        tool=tool(),
+    )
+
+
+def _dashboards(recorded: RecordedRun, given: Iterable[str | Path] | None) -> dict[str, Path]:
+    logged = [artifact.path for artifact in recorded.artifacts if artifact.kind == "dashboard"]
+    paths = [Path(path).expanduser().resolve() for path in (logged if given is None else given)]
+    missing = [path for path in paths if not path.is_file()]
+    if missing and given is not None:
+        near = [entry.name for entry in missing[0].parent.iterdir()] if missing[0].parent.is_dir() else []
+        raise ReproError(f"no such dashboard {missing[0]}.{did_you_mean(missing[0].name, near)}")
+    return {f"{_DASHBOARDS}/{path.name}": path for path in paths if path not in missing}
+
+
+def _facts(content: Path | bytes) -> FileFacts:
+    return FileFacts(sha256(content).hexdigest(), len(content)) if isinstance(content, bytes) else FileFacts.of(content)
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
+
+
+def _readme(recorded: RecordedRun, config: RunConfig, contents: Contents, notes: list[str]) -> str:
+    record = recorded.record
+    rows = "\n".join(f"| {name} | {value:.6g} |" for name, value in sorted(recorded.last.items()))
+    needs = " --data-dir FOLDER" if contents.external else ""
+    commit = f" from commit {record.git_commit}{' with changes' if record.git_dirty else ''}" if record.git_commit else ""
+    remarks = "".join(f"- {note}\n" for note in notes)
+    return f"""# {recorded.title}
+
+{record.task}, trained on {record.created:%Y-%m-%d}{commit}; {record.status}.
+
+    pip install -r requirements.txt
+    modeltiers repro {record.name}-{record.id}-repro.zip --trust{needs}
+
+rebuilds the run and holds its metrics to these. By hand: `modeltiers train --config config.json` in the unpacked folder.
+
+| metric | last value |
+|---|---|
+{rows}
+
+{remarks}"""
