@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import cache
 from importlib.metadata import Distribution, PackageNotFoundError, distribution, distributions, packages_distributions
 from pathlib import PurePosixPath
 
@@ -34,7 +35,7 @@ def needed(modules: Iterable[str], data: Iterable[str]) -> tuple[list[str], list
     Returns:
         Names of distributions that are installed, and the modules that belong to none.
     """
-    by_module = packages_distributions()
+    by_module = _by_module()
     modules = {*modules} - _INCLUDED
     names = {*_TRAINING, *(name for module in modules for name in by_module.get(module, ()))}
     names |= {_READERS[suffix] for suffix in {PurePosixPath(name).suffix.lower() for name in data} if suffix in _READERS}
@@ -58,6 +59,11 @@ def requirements(names: Iterable[str]) -> str:
 def names_in(text: str) -> list[str]:
     """The distributions that a ``requirements.txt`` of this project pins."""
     return [line.partition("==")[0] for line in text.splitlines() if "==" in line and not line.startswith("#")]
+
+
+@cache
+def _by_module() -> Mapping[str, list[str]]:
+    return packages_distributions()
 
 
 def _found(name: str) -> Distribution | None:
