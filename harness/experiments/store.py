@@ -18,7 +18,9 @@ from harness.experiments.address import file_of, place_of
 from harness.experiments.errors import ExperimentError
 from harness.experiments.failures import BUSY_SECONDS, explain
 
-_HEADER = b"SQLite format 3\x00"
+_SMALLEST = 512
+"""Bytes of a SQLite file, at least."""
+
 _CONNECT_SECONDS = 10
 _ADVISORY_KEY = 0x6D6F64656C  # "model"; any number that every process of this project shares
 
@@ -92,17 +94,20 @@ class Store:
                         connection.close()
 
     def _holds_a_database(self, file: Path) -> bool:
-        """Whether there is more than an empty file. SQLite itself would write over a file of a few bytes."""
+        """Whether there is more than an empty file.
+
+        The file is not opened for this: closing it would drop every lock that this process holds on it (POSIX), and with another process
+        that leaves meanwhile, SQLite then deletes the log under a connection that is in use.
+        """
         try:
-            with file.open("rb") as stream:
-                head = stream.read(len(_HEADER))
+            size = file.stat().st_size
         except FileNotFoundError:
             return False
         except OSError as error:
             raise ExperimentError(f"{self.place}: cannot be opened: {error.strerror}") from None
-        if head and head != _HEADER:
+        if 0 < size < _SMALLEST:  # SQLite itself would write over it
             raise ExperimentError(f"{self.place}: is no SQLite database; give another path, or move the file away")
-        return bool(head)
+        return size > 0
 
     def close(self) -> None:
         """Closes the connections; the next transaction opens one again."""
