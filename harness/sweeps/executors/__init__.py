@@ -1,0 +1,1 @@
+"""Where the trials of a sweep are done: here, in processes, or on a Ray cluster."""

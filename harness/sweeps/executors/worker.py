@@ -1,0 +1,116 @@
+"""A worker process, seen from the sweep's."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from multiprocessing import get_context
+
+from harness.experiments.errors import ExperimentError
+from harness.sweeps.executors.serve import READY, serve
+from harness.sweeps.job import Job, Outcome
+from harness.sweeps.shares import environment
+
+GUARD = 'a script that runs a sweep in processes is imported by each of them, so it needs `if __name__ == "__main__":` around what it runs'
+"""What is said to the author of a script that its workers would run again."""
+
+_context = get_context("spawn")  # a forked child would have the threads, locks and GPU of a parent that has used them
+
+
+class Worker:
+    """A process that does one job after another.
+
+    Args:
+        number: Which of the workers it is, counted from 0.
+        variables: Environment variables it starts with.
+    """
+
+    def __init__(self, number: int, variables: Mapping[str, str]) -> None:
+        self.number = number
+        self.connection, theirs = _context.Pipe()
+        # Daemonic processes may not start processes of their own, which data loaders do.
+        self._process = _context.Process(target=serve, args=(theirs,), name=f"modeltiers-worker-{number}", daemon=False)
+        with environment(variables):
+            self._process.start()
+        assert self._process.pid is not None
+        self._pid = self._process.pid
+        theirs.close()
+        self._ready, self._job, self._given = False, -1, 0.0
+
+    @property
+    def busy(self) -> bool:
+        """Whether it has a job."""
+        return self._job >= 0
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process is there."""
+        return self._process.is_alive()
+
+    def give(self, job: Job) -> None:
+        """Sends a job."""
+        self._job, self._given = job.combination.number, time.perf_counter()
+        with suppress(OSError):  # it is gone, which `collect` will find
+            self.connection.send((self._job, pickle.dumps(job)))
+
+    def collect(self) -> Outcome | None:
+        """The outcome of its job, where there is one by now; a process that died leaves one that says so.
+
+        Raises:
+            ExperimentError: The process ended before it could do anything.
+        """
+        gone = not self.is_alive
+        while self.connection.poll():
+            try:
+                message = self.connection.recv()
+            except (EOFError, OSError):
+                gone = True
+                break
+            if message != READY:
+                self._job = -1
+                return message  # type: ignore[no-any-return]
+            self._ready = True
+        return self._lost() if gone else None
+
+    def interrupt(self) -> None:
+        """Asks it to end: at once where it is idle, by way of Ctrl-C where it is not."""
+        if self.busy and hasattr(os, "killpg"):
+            with suppress(OSError):
+                os.kill(self._pid, signal.SIGINT)
+        self.connection.close()
+
+    def end(self, seconds: float) -> None:
+        """Waits until it has ended, ends it when it takes longer, and whatever its trials have left behind."""
+        self._process.join(max(seconds, 0))
+        if hasattr(os, "killpg"):
+            with suppress(OSError):  # there is no such group when nothing is left
+                os.killpg(self._pid, signal.SIGKILL)
+        if self.is_alive:
+            self._process.kill()
+        self._process.join()
+
+    def _lost(self) -> Outcome:
+        self._process.join()
+        code = self._process.exitcode or 0
+        if not self._ready and code > 0:
+            raise ExperimentError(
+                f"a worker process ended with exit status {code} before its first trial, see above. {GUARD[0].upper()}{GUARD[1:]}"
+            )
+        number, self._job = self._job, -1
+        return Outcome(number, time.perf_counter() - self._given, error=_death(code))
+
+
+def _death(code: int) -> str:
+    """How a process ended, in words."""
+    if code >= 0:
+        return f"its process ended with exit status {code} in the middle of the trial"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = f"signal {-code}"
+    likely = ", as the system does when memory runs out" if name == "SIGKILL" else ""
+    return f"its process was killed by {name}{likely}"

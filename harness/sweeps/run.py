@@ -1,0 +1,102 @@
+"""``run_grid_sweep``: a config trained for every combination of some of its values."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from harness.config import SuiteConfig
+from harness.errors import ConfigError
+from harness.experiments.address import address_of, file_of
+from harness.experiments.database import ExperimentDB
+from harness.experiments.errors import ExperimentError
+from harness.experiments.records import Mode
+from harness.sweeps.base import read_base
+from harness.sweeps.executors.table import ExecutorName, make_executor
+from harness.sweeps.grid import make_grid
+from harness.sweeps.jobs import check_processes, make_jobs
+from harness.sweeps.progress import Progress
+from harness.sweeps.result import SweepResult
+from harness.sweeps.space import space_of, stored_grid
+from harness.sweeps.sweep import Sweep
+from harness.sweeps.trial import Trial
+from harness.sweeps.validation import configs_of
+
+
+def run_grid_sweep(
+    base: Mapping[str, Any] | SuiteConfig | str | Path,
+    grid: Mapping[str, Iterable[Any]],
+    *,
+    metric: str = "val_loss",
+    mode: Mode = "min",
+    executor: ExecutorName = "inline",
+    workers: int | None = None,
+    db_path: str | Path = "experiments.db",
+    name: str | None = None,
+    resume: int | None = None,
+    output_dir: str | Path | None = None,
+    trial: Trial | None = None,
+    progress: bool = True,
+) -> SweepResult:
+    """Trains a config once for every combination of some of its values.
+
+    Every combination is validated before the first is trained. Each is a run in the database with ``sweep_id`` and ``sweep_params``; one
+    that fails is recorded with its reason, and the others go on. A sweep that was stopped, by Ctrl-C or by the death of its process, goes
+    on with ``resume``: combinations that have a finished run are not trained again.
+
+    Args:
+        base: The config: config keys, or a config file.
+        grid: The values to try by config key, dotted where it is nested: ``{"learning_rate": [1e-3, 1e-2], "train.batch_size": [4, 8]}``.
+        metric: What the trials are ordered by: one that the trial returns, or logs to its run.
+        mode: ``min`` where smaller is better, ``max`` where greater is.
+        executor: ``inline`` for one after another, ``processes`` for several at once, ``ray`` for a cluster.
+        workers: How many trials run at once; by default one for every two cores.
+        db_path: The experiment database: a file, or the URL of a PostgreSQL server.
+        name: The sweep's name; by default the config's ``run_name`` or ``task_name``.
+        resume: The id of the sweep to go on with, which must have been begun with the same config and grid.
+        output_dir: Where ``sweep.csv``, ``sweep.json`` and ``sweep.png`` go; by default ``sweep-<id>`` beside the database.
+        trial: What is done for each combination; by default a training.
+        progress: Whether a line a trial is printed on stderr.
+
+    Returns:
+        The trials, the best first.
+
+    Raises:
+        ConfigError: The grid, or a combination of its values, is impossible.
+        ExperimentError: The database cannot be used, the sweep to go on with is another one, or no trial has the metric.
+        MissingPackageError: The executor needs a package that is not installed.
+        KeyboardInterrupt: It was interrupted; the trials that ran are marked as killed, and the sweep can go on later.
+    """
+    if mode not in get_args(Mode):
+        raise ConfigError(f"mode is 'min' or 'max', not {mode!r}")
+    origin, wanted = read_base(base), make_grid(grid)
+    configs = configs_of(origin, wanted)
+    if trial is None:
+        check_processes(configs, os.environ)
+    runner = make_executor(executor, workers)
+    runner.check(make_jobs(wanted.combinations()[:1], configs[:1], trial, 0, "", progress=False)[0])
+    if resume is not None:
+        _check_database(db_path)
+    with ExperimentDB(db_path) as db:
+        if resume is None:
+            title = name or configs[0].run_name or configs[0].task_name or configs[0].name
+            sweep_id = db.start_sweep(title, space_of(origin, wanted))
+        else:
+            before = db.get_sweep(resume)
+            wanted, sweep_id, title = stored_grid(before, origin, wanted), before.id, before.name
+            configs = configs_of(origin, wanted)
+        file = db.store.file
+        folder = Path(output_dir) if output_dir else (file.parent if file else Path.cwd()) / f"sweep-{sweep_id}"
+        said = Progress(len(wanted), metric, quiet=not progress)
+        sweep = Sweep(db, sweep_id, title, wanted, metric, mode, runner, folder.resolve(), said)
+        shows = progress and executor == "inline"
+        return sweep.run(make_jobs(wanted.combinations(), configs, trial, sweep_id, str(file or db_path), shows))
+
+
+def _check_database(db_path: str | Path) -> None:
+    """Checks that a database is there, since opening it would make it."""
+    file = file_of(address_of(db_path))
+    if file is not None and not file.exists():
+        raise ExperimentError(f"{file}: no such database, so there is no sweep in it to go on with")
