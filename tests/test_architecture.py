@@ -33,6 +33,7 @@ LEVELS = {
     "experiments": 2,
     "evaluation": 2,
     "training": 3,
+    "monitoring": 3,
     "sweeps": 4,
     "repro": 4,
     "scaffold": 2,

@@ -1,0 +1,1 @@
+"""Monitoring: is a model still as good, and its data still what it was?"""

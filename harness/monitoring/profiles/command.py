@@ -1,0 +1,122 @@
+"""What ``modeltiers profile`` does: as data for ``--json``, and as text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from harness.adapters import make_adapter
+from harness.config import SuiteConfig
+from harness.experiments.command import Answer
+from harness.experiments.database import ExperimentDB
+from harness.models.loading import model_source
+from harness.monitoring.profiles.compute import compute_dataset_profile
+from harness.monitoring.profiles.errors import ProfileError
+from harness.monitoring.profiles.features import Profile
+from harness.monitoring.profiles.storage import log_profile_to_db
+from harness.monitoring.profiles.summary import summary_rows, summary_table
+from harness.training.datasets import Datasets, open_datasets
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from harness.experiments.records import RunRef
+
+Part = Literal["eval", "train"]
+
+
+def profile_config(
+    config: SuiteConfig,
+    db_path: str | Path | None = None,
+    *,
+    run: RunRef | None = None,
+    name: str | None = None,
+    part: Part = "eval",
+    model: nn.Module | None = None,
+) -> Answer:
+    """Profiles the data that a config names, and the outputs of its model where that is trained.
+
+    By default it is the evaluation data: a model is surer of what it was trained on than of anything it will meet.
+
+    Args:
+        config: The config.
+        db_path: Where the profile is stored; by default where the config says, if it says so.
+        run: The run it is stored with; a new one by default.
+        name: A name, such as ``"production"``, that refers to that run from now on.
+        part: Which data.
+        model: The trained model; by default the config's, where it names ``weights``.
+
+    Raises:
+        UserError: What keeps it from being profiled or stored, in one line.
+    """
+    if db_path is None and config.log_to_db:
+        db_path = config.database
+    if db_path is None and (name is not None or run is not None):
+        raise ProfileError("a name or a run needs a database to be found in: give `--db`, or `log_to_db` in the config")
+    data = open_datasets(config.task_spec(), config.train, config.eval, config.path.parent)
+    profile = profile_of(config, data, part, model)
+    run_id = None if db_path is None else _store(config, profile, db_path, run, name)
+    return Answer(_data(profile, data, part, run_id, name), _text(profile, data, part, run_id, name))
+
+
+def profile_of(config: SuiteConfig, data: Datasets, part: Part = "eval", model: nn.Module | None = None) -> Profile:
+    """The profile of a config's data.
+
+    Args:
+        config: The config.
+        data: What it names.
+        part: Which of it.
+        model: The trained model; by default the config's, where it names ``weights``.
+    """
+    if model is None and config.weights:
+        model = model_source(config).build(config.seed)
+    task = config.task_spec()
+    return compute_dataset_profile(
+        _part(data, part),
+        task,
+        model=model,
+        adapter=make_adapter(task, config.adapter, config.path.parent) if model is not None else None,
+        batch_size=(config.eval_config().batch_size or 32),
+    )
+
+
+def _store(config: SuiteConfig, profile: Profile, db_path: str | Path, run: RunRef | None, name: str | None) -> int:
+    with ExperimentDB(db_path) as db:
+        if run is not None:
+            run_id = log_profile_to_db(db, run, profile)
+        else:
+            with db.start_run(
+                config.run_name or f"{config.name}-profile", config, facts={"config_path": str(config.path)}
+            ) as new:
+                run_id = log_profile_to_db(db, new.id, profile)
+        if name is not None:
+            db.set_name(name, run_id)
+    return run_id
+
+
+def _part(data: Datasets, part: Part) -> Any:
+    return data.held_out if part == "eval" else data.train
+
+
+def _data(profile: Profile, data: Datasets, part: Part, run_id: int | None, name: str | None) -> dict[str, Any]:
+    return {
+        "status": "ok",
+        "data": _part(data, part).origin.describe(),
+        "rows": profile.n,
+        "bytes": len(profile.to_bytes()),
+        "edges_id": profile.edges_id,
+        "features": summary_rows(profile),
+        "reference_profile_id": run_id,
+        "name": name,
+    }
+
+
+def _text(profile: Profile, data: Datasets, part: Part, run_id: int | None, name: str | None) -> str:
+    origin = _part(data, part).origin
+    head = f"{origin.name}, {origin.part}: {profile.n} rows, {len(profile.features)} features, {len(profile.to_bytes())} bytes"
+    lines = [head, "", summary_table(profile)]
+    if run_id is not None:
+        known = f", known as {name!r}" if name else ""
+        lines += ["", f'stored with run {run_id}{known}: "reference_profile_id": {json.dumps(name or run_id)}']
+    return "\n".join(lines)

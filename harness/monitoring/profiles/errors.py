@@ -1,0 +1,17 @@
+"""What can go wrong with a profile, each in one line."""
+
+from __future__ import annotations
+
+from harness.errors import UserError
+
+
+class ProfileError(UserError, ValueError):
+    """A profile cannot be made, read or merged."""
+
+
+class ProfileVersionError(ProfileError):
+    """A profile was written by a newer version."""
+
+
+class ProfileMismatchError(ProfileError):
+    """Two profiles, or a profile and data, were not made to be compared."""

@@ -1,0 +1,157 @@
+"""Where rows come from, whatever they are given as."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.config import EvalConfig
+from harness.monitoring.profiles.errors import ProfileError
+from harness.monitoring.profiles.features import Kind
+from harness.monitoring.profiles.tables import META, table_blocks
+from harness.monitoring.profiles.values import Block
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from harness.adapters import Adapter
+    from harness.data.dataset import Dataset
+    from harness.tasks import TaskSpec
+
+_HELD = 32 << 20
+"""Bytes of measured values that are kept from a first reading, so that a second need not measure again."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How rows are read.
+
+    Attributes:
+        task: What examples are for; ``None`` for tables.
+        model: Whose outputs are measured too.
+        adapter: How it is called.
+        like: The training data, whose tokenizer and classes a file must be read with.
+        folder: What a path in an ``EvalConfig`` is relative to.
+        split: The split, where the ``EvalConfig`` names none.
+        batch_size: Examples that are measured at once.
+        categorical: Columns of a table that are levels, whatever they look like.
+    """
+
+    task: TaskSpec | None = None
+    model: nn.Module | None = None
+    adapter: Adapter | None = None
+    like: Dataset | None = None
+    folder: Path = Path()
+    split: str = "validation"
+    batch_size: int = 32
+    categorical: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Source:
+    """Rows to be measured.
+
+    Attributes:
+        meta: What windows of such rows share.
+        blocks: Measures them, from the first row; given what the columns of a table are, where that is fixed.
+        again: Whether that can be done a second time.
+    """
+
+    meta: Mapping[str, Any]
+    blocks: Callable[[Mapping[str, Kind] | None], Iterator[Block]]
+    again: bool = True
+
+
+def source_of(data: Any, options: Options) -> Source:
+    """The rows of whatever was given.
+
+    Args:
+        data: Columns by name (arrays ``[N]``, or ``[N, D]`` for vectors), a data frame, Arrow data, a Parquet, Arrow or CSV file, an
+            iterable of parts of a table; or with a task a dataset, an ``EvalConfig``, or the path of a file of examples.
+        options: How they are read.
+
+    Raises:
+        ProfileError: It is none of these.
+        DataError: A file is missing, unreadable, or does not fit the task.
+    """
+    if isinstance(data, EvalConfig) and options.task is None:
+        raise ProfileError("an EvalConfig names examples of a task: give `task`")
+    if isinstance(data, EvalConfig) or (options.task is not None and isinstance(data, (str, Path))):
+        return _examples(_opened(data, options), options)
+    if options.task is not None and not _is_table(data):
+        return _examples(data, options)
+    if options.model is not None:
+        raise ProfileError("a model's outputs are measured on the examples of a task: give `task` and a dataset")
+    again = not isinstance(data, Iterator) and not hasattr(data, "read_next_batch")
+    return Source(META, lambda kinds: table_blocks(data, kinds, options.categorical), again)
+
+
+class Replay:
+    """Blocks that are read twice, from memory the second time where they fit.
+
+    Args:
+        source: The rows.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._held: list[Block] | None = []
+        self._bytes = 0
+
+    def first(self) -> Iterator[Block]:
+        """The blocks, read."""
+        for block in self._source.blocks(None):
+            self._hold(block)
+            yield block
+
+    def second(self, kinds: Mapping[str, Kind]) -> Iterator[Block]:
+        """The blocks once more.
+
+        Raises:
+            ProfileError: They did not fit into memory, and cannot be read again.
+        """
+        if self._held is not None:
+            return iter(self._held)
+        if not self._source.again:
+            raise ProfileError(
+                "a reference reads its rows twice, and these can be read only once: give a file, a list of parts, or columns in memory"
+            )
+        return self._source.blocks(kinds)
+
+    def _hold(self, block: Block) -> None:
+        self._bytes += block.nbytes
+        if self._held is not None and self._bytes <= _HELD:
+            self._held.append(block)
+        else:
+            self._held = None
+
+
+def _is_table(data: Any) -> bool:
+    from harness.monitoring.profiles.arrow import is_arrow
+
+    return isinstance(data, Mapping) or hasattr(data, "columns") or is_arrow(data)
+
+
+def _opened(data: EvalConfig | str | Path, options: Options) -> Dataset:
+    from harness.data.opening import open_dataset
+
+    assert options.task is not None
+    config = data if isinstance(data, EvalConfig) else EvalConfig(path=str(data))
+    return open_dataset(config, options.task, options.folder, options.split, options.like)
+
+
+def _examples(dataset: Any, options: Options) -> Source:
+    from harness.monitoring.profiles.examples import encoder_of, example_blocks, measures_of, meta_of
+
+    task = options.task
+    assert task is not None
+    if not isinstance(dataset, Iterable) and not hasattr(dataset, "__getitem__"):
+        raise ProfileError(
+            f"a {type(dataset).__name__} is no dataset: give what `open_dataset` returns, or an iterable of examples"
+        )
+    encoder = encoder_of(dataset, task)
+    measures = measures_of(task, encoder, options.model, options.adapter)
+    again = not isinstance(dataset, Iterator)
+    return Source(meta_of(task, encoder), lambda _kinds: example_blocks(dataset, measures, options.batch_size), again)

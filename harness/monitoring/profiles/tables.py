@@ -1,0 +1,128 @@
+"""Tables, a part of their rows at a time: columns in memory, Arrow data, files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from harness.errors import DataError, did_you_mean
+from harness.monitoring.profiles.arrow import arrow_batches, ipc_batches, is_arrow, parquet_batches
+from harness.monitoring.profiles.columns import Column, block_of, kinds_of
+from harness.monitoring.profiles.errors import ProfileError
+from harness.monitoring.profiles.features import Kind
+from harness.monitoring.profiles.values import Block
+
+Columns = Mapping[str, Column]
+
+ROWS_AT_ONCE = 1 << 16
+
+META = {"modality": "tabular", "task_type": None, "vocab_size": None, "tokenizer": None}
+"""What windows of tables share."""
+
+
+def table_blocks(data: Any, kinds: Mapping[str, Kind] | None, categorical: Iterable[str] = ()) -> Iterator[Block]:
+    """The rows of a table.
+
+    Args:
+        data: What ``tables_of`` takes.
+        kinds: What each column is; by default as the first rows have it.
+        categorical: Columns that are levels, whatever their first rows look like.
+
+    Raises:
+        ProfileError: It is no table, or there is no such column.
+    """
+    tables = tables_of(data)
+    first = next(tables, None)
+    if first is None:
+        return
+    if kinds is None:
+        texts = isinstance(data, (str, Path)) and Path(data).suffix.lower() in (".csv", ".tsv")
+        kinds = _chosen({name: _parsed(column) for name, column in first.items()} if texts else first, list(categorical))
+    for table in chain([first], tables):
+        yield block_of(table, kinds)
+
+
+def tables_of(data: Any) -> Iterator[Columns]:
+    """A table by parts of a bounded number of rows.
+
+    Args:
+        data: Columns by name, a data frame, Arrow data, the path of a file, or an iterable of any of these.
+
+    Raises:
+        ProfileError: It is none of these.
+        DataError: The file is missing or damaged.
+    """
+    if isinstance(data, (str, Path)):
+        yield from _file_tables(Path(data))
+    elif is_arrow(data):
+        yield from arrow_batches(data)
+    elif isinstance(data, Mapping) or hasattr(data, "columns"):
+        yield from _parts(data if isinstance(data, Mapping) else {str(name): data[name] for name in data.columns})
+    elif isinstance(data, Iterable) and not isinstance(data, np.ndarray):
+        for part in data:
+            yield from tables_of(part)
+    else:
+        raise ProfileError(
+            f"a {type(data).__name__} cannot be profiled: give columns by name, a data frame, Arrow data, a dataset or a file"
+        )
+
+
+def _parts(columns: Columns) -> Iterator[Columns]:
+    arrays = {name: np.asarray(column) for name, column in columns.items()}
+    flat = next((name for name, array in arrays.items() if not array.ndim), None)
+    if flat is not None:
+        raise ProfileError(f"column {flat!r} is a single value, not an array of one a row")
+    rows = max((len(array) for array in arrays.values()), default=0)
+    for start in range(0, rows, ROWS_AT_ONCE) or [0]:
+        yield {name: array[start : start + ROWS_AT_ONCE] for name, array in arrays.items()}
+
+
+def _chosen(first: Columns, categorical: list[str]) -> dict[str, Kind]:
+    unknown = next((name for name in categorical if name not in first), None)
+    if unknown is not None:
+        raise ProfileError(f"`categorical`: no column {unknown!r}.{did_you_mean(unknown, first)}")
+    return {**kinds_of(first), **dict.fromkeys(categorical, "categorical")}
+
+
+def _file_tables(path: Path) -> Iterator[Columns]:
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        near = did_you_mean(path.suffix, _READERS)
+        raise DataError(f"{path.name}: no table of a kind that is read.{near} Read are {', '.join(_READERS)}")
+    if not path.exists():
+        near = did_you_mean(path.name, [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else [])
+        raise DataError(f"no such file {path}.{near}")
+    yield from reader(path)
+
+
+def _csv_tables(path: Path) -> Iterator[Columns]:
+    """The columns of a CSV file, as texts."""
+    from harness.data.text_files import CsvTable
+
+    records = iter(CsvTable(path))
+    while part := list(islice(records, ROWS_AT_ONCE)):
+        yield {name: np.array([record.fields[name].strip() or None for record in part], object) for name in part[0].fields}
+
+
+def _parsed(column: Column) -> Column:
+    """Texts as numbers, where all that are not missing are."""
+    texts = [text for text in column if text is not None]
+    for kind in (np.int64, np.float64):
+        with suppress(ValueError, OverflowError):
+            return np.array(texts, kind)
+    return column
+
+
+_READERS: dict[str, Callable[[Path], Iterator[Columns]]] = {
+    ".parquet": parquet_batches,
+    ".arrow": ipc_batches,
+    ".feather": ipc_batches,
+    ".ipc": ipc_batches,
+    ".csv": _csv_tables,
+    ".tsv": _csv_tables,
+}

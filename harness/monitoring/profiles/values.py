@@ -1,0 +1,104 @@
+"""Values on their way to being counted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Values of a numeric feature; NaN where one is missing.
+
+    Attributes:
+        values: float64 ``[N]``.
+    """
+
+    values: NDArray[np.float64]
+
+    @property
+    def nbytes(self) -> int:
+        """Memory taken."""
+        return self.values.nbytes
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Values of a categorical feature, already counted.
+
+    Attributes:
+        counts: Values by level.
+        missing: Values without one.
+    """
+
+    counts: Mapping[str, int]
+    missing: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Memory taken, about."""
+        return 120 * len(self.counts)
+
+
+@dataclass(frozen=True)
+class Ids:
+    """Values of a categorical feature whose levels are numbered, such as tokens and classes.
+
+    Attributes:
+        ids: int64 ``[N]``; a negative one is a missing value.
+        size: Ids are below this.
+        rows: The row of each value, int64 ``[N]``, where rows have several.
+        names: The levels' names by id; the ids themselves where it is empty.
+    """
+
+    ids: NDArray[np.int64]
+    size: int
+    rows: NDArray[np.int64] | None = None
+    names: tuple[str, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        """Memory taken."""
+        return self.ids.nbytes + (0 if self.rows is None else self.rows.nbytes)
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Values that are vectors, such as embeddings.
+
+    Attributes:
+        values: Floating, ``[N, D]``.
+    """
+
+    values: NDArray[np.floating]
+
+    @property
+    def nbytes(self) -> int:
+        """Memory taken."""
+        return self.values.nbytes
+
+
+Values = Numbers | Levels | Ids | Vectors
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some rows, measured.
+
+    Attributes:
+        rows: How many.
+        values: By feature.
+        left_out: Columns that are no features.
+    """
+
+    rows: int
+    values: Mapping[str, Values]
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        """Memory taken, about."""
+        return sum(values.nbytes for values in self.values.values())

@@ -1,0 +1,215 @@
+"""The same rows give the same profile, whatever they come in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.dataset
+import pyarrow.feather
+import pyarrow.parquet
+import pytest
+import torch
+
+from harness.errors import DataError
+from harness.monitoring.profiles import (
+    Profile,
+    ProfileError,
+    ProfileMismatchError,
+    compute_dataset_profile,
+    count_window,
+    profile_columns,
+)
+
+RNG = np.random.default_rng(0)
+ROWS = 3000
+COLUMNS: dict[str, np.ndarray] = {
+    "amount": np.where(RNG.random(ROWS) < 0.05, np.nan, np.exp(RNG.standard_normal(ROWS))),
+    "visits": RNG.integers(0, 400, ROWS),
+    "code": RNG.integers(0, 5, ROWS),
+    "city": np.array([None, "Ulm", "Köln", "Bonn"], object)[RNG.integers(0, 4, ROWS)],
+}
+REFERENCE = profile_columns(COLUMNS)
+TABLE = pa.table({name: pa.array(column, from_pandas=True) for name, column in COLUMNS.items()})
+
+
+class Frame:
+    """As much of a data frame as is needed of one."""
+
+    columns = tuple(COLUMNS)
+
+    def __getitem__(self, name: str) -> Any:
+        return list(COLUMNS[name])
+
+
+def parquet(folder: Path) -> Path:
+    pyarrow.parquet.write_table(TABLE, folder / "rows.parquet", row_group_size=700)
+    return folder / "rows.parquet"
+
+
+def feather(folder: Path) -> Path:
+    pyarrow.feather.write_feather(TABLE, folder / "rows.feather")
+    return folder / "rows.feather"
+
+
+def stream(folder: Path) -> Path:
+    with pa.OSFile(str(folder / "rows.arrow"), "wb") as file, pa.ipc.new_stream(file, TABLE.schema) as writer:
+        writer.write_table(TABLE, max_chunksize=500)
+    return folder / "rows.arrow"
+
+
+def csv(folder: Path) -> Path:
+    pyarrow.csv.write_csv(TABLE, folder / "rows.csv")
+    return folder / "rows.csv"
+
+
+SOURCES: dict[str, Callable[[Path], Any]] = {
+    "data frame": lambda _: Frame(),
+    "parts": lambda _: [{name: column[a : a + 777] for name, column in COLUMNS.items()} for a in range(0, ROWS, 777)],
+    "tensors": lambda _: {
+        name: column if column.dtype == object else torch.from_numpy(column) for name, column in COLUMNS.items()
+    },
+    "Arrow table": lambda _: TABLE,
+    "Arrow batches": lambda _: TABLE.to_batches(max_chunksize=400),
+    "Arrow reader": lambda _: pa.RecordBatchReader.from_batches(TABLE.schema, TABLE.to_batches(max_chunksize=400)),
+    "Arrow dictionary": lambda _: TABLE.set_column(3, "city", TABLE["city"].dictionary_encode()),
+    "Arrow dataset": lambda folder: pyarrow.dataset.dataset(parquet(folder)),
+    "Parquet file": parquet,
+    "Feather file": feather,
+    "Arrow stream file": stream,
+    "CSV file": csv,
+}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_window_is_the_same_from(source: str, tmp_path: Path) -> None:
+    assert count_window(REFERENCE, SOURCES[source](tmp_path)) == REFERENCE
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_reference_is_the_same_from(source: str, tmp_path: Path) -> None:
+    found = compute_dataset_profile(SOURCES[source](tmp_path))
+    assert {name: feature.kind for name, feature in found.features.items()} == {
+        name: feature.kind for name, feature in REFERENCE.features.items()
+    }
+    assert found.edges_id == REFERENCE.edges_id
+    assert Profile.of(found.n, found.features, REFERENCE.meta) == REFERENCE
+
+
+def test_vectors_come_from_arrow_too() -> None:
+    vectors = RNG.standard_normal((100, 4))
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), 4)
+    reference = profile_columns({"v": vectors})
+    assert count_window(reference, pa.table({"v": column})) == reference
+    missing = pa.array([[1.0, 2.0, 3.0, 4.0], None, [0.0] * 4], pa.list_(pa.float64(), 4))
+    window = count_window(reference, pa.table({"v": missing}).slice(1))
+    assert (window.n, window.features["v"].missing) == (2, 1)
+
+
+def test_nested_columns_and_unknown_ones_are_left_out() -> None:
+    table = TABLE.append_column("nested", pa.array([{"a": 1}] * ROWS)).append_column("new", pa.array(np.arange(ROWS)))
+    assert count_window(REFERENCE, table) == REFERENCE
+
+
+def test_decimals_dates_and_truth_values_come_from_arrow() -> None:
+    table = pa.table(
+        {
+            "price": pa.array([1, 2, None], pa.decimal128(8, 2)),
+            "day": pa.array([1, 2, None], pa.date32()),
+            "when": pa.array([1, 2, None], pa.timestamp("ms")),
+            "clock": pa.array([1, 2, None], pa.time64("us")),
+            "open": pa.array([True, None, False]),
+            "nothing": pa.nulls(3),
+        }
+    )
+    found = compute_dataset_profile(table)
+    assert {name: (feature.kind, feature.missing) for name, feature in found.features.items()} == {
+        "price": ("numeric", 1),
+        "day": ("numeric", 1),
+        "when": ("numeric", 1),
+        "clock": ("numeric", 1),
+        "open": ("categorical", 1),
+        "nothing": ("numeric", 3),
+    }
+
+
+def test_csv_keeps_texts_as_they_are_written(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("code;size\n007;1.5\nx;\n", encoding="utf-8")
+    (tmp_path / "b.csv").write_text("code;size\n007;big\n7;2\n", encoding="utf-8")
+    reference = compute_dataset_profile(tmp_path / "a.csv")
+    window = compute_dataset_profile(tmp_path / "b.csv", reference=reference)
+    assert reference.features["code"].levels == ("007", "x")
+    assert window.features["code"].unseen == 1
+    assert (window.features["size"].finite, window.features["size"].nan) == (1, 1)
+
+
+def test_a_missing_column_is_named() -> None:
+    renamed = {("Amount" if name == "amount" else name): column for name, column in COLUMNS.items()}
+    with pytest.raises(ProfileMismatchError, match=r"no 'amount', which the reference has\. Did you mean 'Amount'\?"):
+        count_window(REFERENCE, renamed)
+
+
+def test_a_window_may_lack_the_label() -> None:
+    reference = profile_columns({**COLUMNS, "label": COLUMNS["code"]})
+    window = count_window(reference, COLUMNS)
+    assert list(window.features) == list(COLUMNS)
+    assert reference.only(window.features).edges_id == window.edges_id
+
+
+def test_vectors_of_another_width_are_refused() -> None:
+    reference = profile_columns({"v": np.ones((9, 4))})
+    with pytest.raises(ProfileMismatchError, match="vectors of 5 numbers, the reference's have 4"):
+        profile_columns({"v": np.ones((9, 5))}, reference)
+    with pytest.raises(ProfileError, match=r"column 'v' has shape \[9\]: a vector one has two axes"):
+        profile_columns({"v": np.ones(9)}, reference)
+
+
+def test_columns_of_different_lengths_are_refused() -> None:
+    with pytest.raises(ProfileError, match="different lengths: 'a' has 3 rows, 'b' has 4"):
+        profile_columns({"a": np.arange(3.0), "b": np.arange(4.0)})
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (3, "a int cannot be profiled"),
+        (np.zeros((3, 3)), "a ndarray cannot be profiled"),
+        ({"a": 3.0}, "column 'a' is a single value"),
+        ([{"a": 1, "b": 2}], "column 'a' is a single value"),
+        ({}, "no rows"),
+    ],
+)
+def test_what_is_no_table_is_refused(data: Any, message: str) -> None:
+    with pytest.raises(ProfileError, match=message):
+        compute_dataset_profile(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("rows.parquet", b"PAR1 no", "cannot be read after row 0"),
+        ("rows.feather", b"nothing", "cannot be read after row 0"),
+        ("rows.csv", b"a,b\n1\n", "rows.csv:2: 1 cells, the header has 2"),
+        ("rows.xlsx", b"", "no table of a kind that is read"),
+    ],
+)
+def test_a_damaged_file_is_named(name: str, content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message) as caught:
+        compute_dataset_profile(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("a\n1\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"no such file .*row\.csv\. Did you mean 'rows\.csv'\?"):
+        compute_dataset_profile(tmp_path / "row.csv")
+
+
+def test_a_bad_number_of_bins_is_refused() -> None:
+    with pytest.raises(ProfileError, match="`bins` must be 2 to 160, got 1"):
+        compute_dataset_profile(COLUMNS, bins=1)
