@@ -266,7 +266,11 @@ class TrainingCoordinator:
             "eval": f"{self.data.held_out.origin.name} {self.data.held_out.origin.part}",
             "seed": str(self.seed),
         }
-        return write_dashboard(history, plan, self.checkpoints.folder, {**facts, **keys})
+        try:
+            return write_dashboard(history, plan, self.checkpoints.folder, {**facts, **keys})
+        except OSError as error:  # a full disk must not cost a finished training its result
+            warnings.warn(f"the dashboard cannot be written: {error.strerror or error}", UserWarning, stacklevel=2)
+            return {}
 
 
 def _bare(metrics: Mapping[str, float]) -> dict[str, float]:

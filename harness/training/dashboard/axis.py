@@ -42,7 +42,8 @@ class Axis:
     def place(self, value: float) -> float:
         """Where a value stands: 0 at the low end, 1 at the high end."""
         if self.log:
-            return math.log10(value / self.low) / math.log10(self.high / self.low)
+            low, high = math.log10(self.low), math.log10(self.high)
+            return (math.log10(value) - low) / (high - low)
         return (value - self.low) / (self.high - self.low)
 
     @property
@@ -51,7 +52,8 @@ class Axis:
         values = self._log_values() if self.log else self._linear_values()
         if not values:  # so narrow that nothing round lies between
             values = [self.low, self.high]
-        labels = [_log_label(value) for value in values] if self.log else linear_labels(values)
+        decades = self.log and self.high / self.low > 10
+        labels = [_log_label(value) for value in values] if decades else linear_labels(values)
         return tuple(Tick(self.place(value), value, label) for value, label in zip(values, labels, strict=True))
 
     def _linear_values(self) -> list[float]:
@@ -79,7 +81,7 @@ class Axis:
 def step_axis(first: int, last: int) -> Axis:
     """The axis of steps; it begins at 0 unless the run is known only from a later step on."""
     low = 0 if first <= 1 + (last - first) // 20 else first
-    return Axis(float(low), float(max(last, low + 1)), most_ticks=6, whole=True)
+    return Axis(float(low), float(max(last, low + 1)), most_ticks=5, whole=True)
 
 
 def value_axis(values: Iterable[float], *, log: bool = False, from_zero: bool = False, most_ticks: int = 5) -> Axis | None:
@@ -110,10 +112,10 @@ def linear_labels(values: Sequence[float]) -> list[str]:
     largest = max(map(abs, values), default=0.0)
     if largest >= 1e7 or 0 < largest < 1e-3:
         return list(_scientific(values))
-    unit, suffix = (1e6, "M") if largest >= 1e6 else (1e3, "k") if largest >= 1e4 else (1.0, "")
+    spacing = abs(values[-1] - values[0]) / (len(values) - 1) if len(values) > 1 else largest
+    unit, suffix = (1e6, "M") if spacing >= 1e6 else (1e3, "k") if largest >= 1e4 else (1.0, "")
     decimals = next((count for count in range(7) if _exact(values, unit, count)), 7)
-    # A trailing +0.0 turns a -0.0 into a 0.0.
-    return [f"{round(value / unit, decimals) + 0.0:,.{decimals}f}{suffix if value else ''}" for value in values]
+    return [f"{value / unit:,.{decimals}f}{suffix}" if abs(value) > 1e-9 * largest else "0" for value in values]
 
 
 def number_text(value: float) -> str:
@@ -123,6 +125,15 @@ def number_text(value: float) -> str:
     if value == 0 or 1e-3 <= abs(value) < 1e7:
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
     return next(_scientific([value]))
+
+
+def column_texts(values: Sequence[float | None]) -> list[str]:
+    """The numbers of a table's column, with as many decimals each as its middle value needs for four digits; none is empty."""
+    sizes = sorted(abs(value) for value in values if value is not None and math.isfinite(value) and value != 0)
+    if not sizes or sizes[0] < 1e-4 or sizes[-1] >= 1e6:
+        return ["" if value is None else number_text(value) for value in values]
+    decimals = min(max(3 - math.floor(math.log10(sizes[len(sizes) // 2])), 0), 6)
+    return ["" if value is None else f"{value:,.{decimals}f}" if math.isfinite(value) else str(value) for value in values]
 
 
 def _scientific(values: Sequence[float]) -> Iterator[str]:

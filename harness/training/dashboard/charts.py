@@ -21,6 +21,9 @@ MOST_METRICS = 6
 MOST_DOTS = 60
 """Epochs that each get a dot; more of them are a line alone."""
 
+LABELLED = 0.12
+"""The share of a chart's width from which on a gap has room for words."""
+
 _MOST_EPOCHS = 1000
 _MOST_GAPS = 40
 _WIDE_RATIO = 100.0
@@ -43,6 +46,17 @@ class Line:
     kind: Literal["raw", "mean", "epochs", "start"]
     steps: tuple[int, ...]
     values: Values
+
+    @property
+    def dots(self) -> list[int]:
+        """Which of its points need a dot: those measured once an epoch, and those without a neighbour to draw a line to."""
+        if self.kind in ("epochs", "start") and len(self.values) <= MOST_DOTS:
+            return [index for index, value in enumerate(self.values) if value is not None]
+        padded = (None, *self.values, None)
+        alone = (padded[index] is None and padded[index + 2] is None for index in range(len(self.values)))
+        return [
+            index for index, (value, lonely) in enumerate(zip(self.values, alone, strict=True)) if lonely and value is not None
+        ]
 
 
 @dataclass(frozen=True)
@@ -230,7 +244,7 @@ class _Charts:
         if not found:
             return []
         first, last, total = found[0][0][0], found[-1][0][1], sum(broken for _, broken in found)
-        where = f"in step {first:,}" if first == last else f"in {_count(total, 'step')} from {first:,} to {last:,}"
+        where = f"in step {first:,}" if first == last else f"in {_count(total, 'step')} between {first:,} and {last:,}"
         return [f"Not finite: {quantity} NaN or infinite {where}."]
 
     def _words_on_epochs(self, name: str) -> list[str]:
@@ -243,8 +257,8 @@ class _Charts:
 
 def _best(history: History, plan: Plan) -> Best | None:
     found = history.best(plan.monitor)
-    if found is None:
-        return None
+    if found is None or sum(epoch.epoch >= 0 for epoch in history.epochs) < 2:
+        return None  # of one, the best says nothing
     step = next(epoch.step for epoch in history.epochs if epoch.epoch == found[0])
     return Best(step, f"best, {epoch_name(found[0])}")
 

@@ -34,7 +34,7 @@ def write_dashboard(history: History, plan: Plan, folder: Path, facts: Mapping[s
     from harness.training.dashboard.picture import to_png
 
     charts = charts_of(history, plan)
-    contents = {"png": to_png(charts, history, plan), "html": to_html(charts, history, plan, facts).encode()}
+    contents = {"png": to_png(charts, history, plan), "html": to_html(charts, history, plan, facts).encode(errors="replace")}
     folder.mkdir(parents=True, exist_ok=True)
     paths = {kind: folder / f"dashboard.{kind}" for kind in contents}
     for kind, content in contents.items():

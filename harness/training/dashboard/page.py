@@ -9,8 +9,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from harness.training.dashboard.axis import Axis
-from harness.training.dashboard.charts import MOST_DOTS, MOST_METRICS, Chart, Line, further_metrics
+from harness.training.dashboard.axis import Axis, linear_labels
+from harness.training.dashboard.charts import LABELLED, MOST_METRICS, Chart, Line, further_metrics
 from harness.training.dashboard.summary import epoch_table, key_figures, share_done, verdict
 from harness.training.history import History
 from harness.training.records import Plan
@@ -34,26 +34,27 @@ def to_html(charts: Sequence[Chart], history: History, plan: Plan, facts: Mappin
         share=round(100 * share, 3),
         # Rounded down: 100 % is what is finished.
         percent=math.floor(100 * share + 1e-9),
+        # Three digits, since more don't fit into the ring.
+        wanted=linear_labels([float(f"{plan.steps:.3g}")])[0],
         plan=plan,
         figures=key_figures(history, plan),
         charts=charts,
         left_out=max(left_out, 0),
         table=epoch_table(history, plan),
         facts={str(label): str(text) for label, text in facts.items()},
-        data=[chart_data(chart) for chart in charts],
+        data=page_data(charts),
     )  # fmt: skip
 
 
 def line_path(line: Line, x: Axis, y: Axis) -> str:
-    """A line as the ``d`` of an SVG path; a point without neighbours becomes a stroke of no length, which round caps make a dot."""
+    """A line as the ``d`` of an SVG path; points without neighbours are left to their dots."""
     parts, pen = [], "M"
     for step, value in zip(line.steps, line.values, strict=True):
         if value is None:
             pen = "M"
             continue
         point = f"{_across(step, x)} {_down(value, y)}"
-        # Drawn to itself, so that it is seen even when nothing follows.
-        parts.append(f"M{point}L{point}" if pen == "M" else f"L{point}")
+        parts.append(f"{pen}{point}")
         pen = "L"
     return "".join(parts)
 
@@ -71,12 +72,26 @@ def band_path(chart: Chart, y: Axis) -> str:
     return "".join(_outline(stretch, chart.x, y) for stretch in stretches if stretch)
 
 
-def chart_data(chart: Chart) -> dict[str, Any]:
-    """What the page's script reads a chart's values from."""
+def page_data(charts: Sequence[Chart]) -> dict[str, Any]:
+    """What the page's script reads the values from; lines name their steps by index, as most lines share them."""
+    steps = list(dict.fromkeys(line.steps for chart in charts for line in chart.lines))
+    return {"steps": steps, "charts": [_chart_data(chart, steps) for chart in charts]}
+
+
+def _chart_data(chart: Chart, steps: Sequence[tuple[int, ...]]) -> dict[str, Any]:
     lines = [
-        {"label": line.label, "steps": line.steps, "values": [_digits(value) for value in line.values]} for line in chart.lines
+        {"label": label, "steps": steps.index(line.steps), "values": [_digits(value) for value in line.values]}
+        for label, line in _short_labels(chart)
     ]
     return {"low": chart.x.low, "high": chart.x.high, "lines": lines}
+
+
+def _short_labels(chart: Chart) -> list[tuple[str, Line]]:
+    """The lines that are read out, each with a label that is empty where the chart's title says it all."""
+    lines = [line for line in chart.lines if line.kind != "start"]
+    several = len(lines) > 1 and any(line.kind == "epochs" for line in lines)
+    smooth = any(line.kind == "raw" for line in lines)
+    return [("mean" if smooth and line.kind == "mean" else line.label if several else "", line) for line in lines]
 
 
 def _outline(stretch: Sequence[tuple[int, float, float]], x: Axis, y: Axis) -> str:
@@ -111,10 +126,8 @@ def _gap_places(chart: Chart) -> Iterable[tuple[float, float]]:
 
 
 def _dots(line: Line, x: Axis, y: Axis) -> list[tuple[float, float]]:
-    """Places of an epoch line's dots, in percent."""
-    if line.kind not in ("epochs", "start") or len(line.values) > MOST_DOTS:
-        return []
-    points = zip(line.steps, line.values, strict=True)
+    """Places of a line's dots, in percent."""
+    points = [(line.steps[index], line.values[index]) for index in line.dots]
     return [(_percent(x.place(step)), _percent(1 - y.place(value))) for step, value in points if value is not None]
 
 
@@ -132,6 +145,7 @@ def _environment() -> Environment:
         "band_path": band_path,
         "dots": _dots,
         "gap_places": _gap_places,
+        "labelled": 100 * LABELLED,
         "line_path": line_path,
         "percent_of": _percent,
     }

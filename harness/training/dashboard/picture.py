@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from harness.training.dashboard.charts import MOST_DOTS, Chart, Line, Values
+from harness.training.dashboard.charts import LABELLED, Chart, Line, Values
 from harness.training.dashboard.summary import key_figures, verdict
 from harness.training.history import History
 from harness.training.records import Plan
@@ -52,19 +53,21 @@ def to_png(charts: Sequence[Chart], history: History, plan: Plan) -> bytes:
     rows = math.ceil(max(len(charts) - 1, 0) / _COLUMNS)
     height = _HEAD + (_LOSS if charts else 0.4) + rows * _ROW
     figure = Figure(figsize=(_WIDTH, height), dpi=_DPI, facecolor=COLOURS["page"])
-    FigureCanvasAgg(figure)
+    figure.set_layout_engine("none")
+    canvas = FigureCanvasAgg(figure)
     _head(figure, history, plan, height)
     for index, chart in enumerate(charts):
         _draw(figure.add_axes(_place(index, len(charts) - 1, height)), chart, wide=index == 0)
     _settle(figure)
     file = io.BytesIO()
-    figure.savefig(file, format="png", facecolor=COLOURS["page"], metadata={"Title": plan.name, "Software": None})
+    canvas.print_png(file, metadata={"Software": None})  # not savefig, which would heed a matplotlibrc
     return file.getvalue()
 
 
 def _head(figure: Figure, history: History, plan: Plan, height: float) -> None:
     mood, words = verdict(history, plan)
-    figure.text(0.04, 1 - 0.42 / height, _shortened(plan.name or "training", 70), fontsize=17, fontweight="bold", va="center")
+    name, ink = _shortened(plan.name or "training", 70), COLOURS["ink"]
+    figure.text(0.04, 1 - 0.42 / height, name, fontsize=17, fontweight="bold", color=ink, va="center")
     figure.text(0.04, 1 - 0.76 / height, words, fontsize=11.5, color=COLOURS[mood], va="center")
     figures = key_figures(history, plan)
     asked = [f"{label} {text}" for label, text in figures.items() if label in ("Steps", "Time in steps", "Throughput")]
@@ -86,37 +89,36 @@ def _place(index: int, below: int, height: float) -> tuple[float, float, float, 
 def _draw(axes: Axes, chart: Chart, *, wide: bool) -> None:
     axes.set_facecolor(COLOURS["page"])
     axes.spines[:].set_visible(False)
-    axes.spines["bottom"].set(visible=True, color=COLOURS["line"])
+    axes.spines["bottom"].set(visible=True, color=COLOURS["line"], linewidth=0.8)
     axes.set_xlim(chart.x.low, chart.x.high)
     _entitle(axes, chart, wide=wide)
     _mark_axes(axes, chart)
-    for gap in chart.gaps:
-        axes.axvspan(
-            gap.first - 0.5, gap.last + 0.5, facecolor=COLOURS["failed-tint"], edgecolor=COLOURS["failed"], linewidth=0.4
-        )
+    _mark_gaps(axes, chart, wide=wide)
     if chart.band:
-        axes.fill_between(
-            chart.band.steps, _numbers(chart.band.lows), _numbers(chart.band.highs), color=COLOURS["band"], linewidth=0
-        )
+        ends = _numbers(chart.band.lows), _numbers(chart.band.highs)
+        axes.fill_between(chart.band.steps, *ends, facecolor=COLOURS["band"], edgecolor=COLOURS["raw"], linewidth=0.5)
     for line in chart.lines:
         _draw_line(axes, line, wide=wide)
     if chart.best:
-        axes.axvline(chart.best.step, color=COLOURS["passed"], linewidth=1, linestyle=(0, (4, 3)), zorder=1.5)
+        axes.axvline(chart.best.step, color=COLOURS["passed"], linewidth=1, linestyle=(0, (4, 3)), marker="", zorder=1.5)
     if wide:
         _mark_best(axes, chart)
         _legend(axes, chart)
     if chart.notes:
-        axes.set_xlabel(_shortened(" ".join(chart.notes), 150 if wide else 58), fontsize=7.5, color=COLOURS["failed"], loc="left")
+        notes = textwrap.shorten(" ".join(chart.notes), 150 if wide else 108, placeholder=" …")
+        axes.set_xlabel("\n".join(textwrap.wrap(notes, 150 if wide else 54)), fontsize=7.5, color=COLOURS["failed"], loc="left")
 
 
 def _entitle(axes: Axes, chart: Chart, *, wide: bool) -> None:
     size = 11.5 if wide else 10
-    title = axes.set_title(_shortened(chart.title, 60 if wide else 30), loc="left", fontsize=size, fontweight="bold", pad=9)
+    title = axes.set_title(_shortened(chart.title, 60 if wide else 30), loc="left", fontsize=size, pad=9)
+    title.set(color=COLOURS["ink"], fontweight="bold")
     axes.annotate(
         chart.caption,
         (1, 0),
         xycoords=title,
-        xytext=(7, 0),
+        # Up from the title's lower edge to its baseline.
+        xytext=(7, 0.236 * size),
         textcoords="offset points",
         va="baseline",
         fontsize=8.5,
@@ -126,7 +128,8 @@ def _entitle(axes: Axes, chart: Chart, *, wide: bool) -> None:
 
 def _mark_axes(axes: Axes, chart: Chart) -> None:
     """The ticks of the chart's own axes, so that picture and page have the same."""
-    axes.tick_params(length=0, labelsize=8.5, labelcolor=COLOURS["soft"])
+    axes.tick_params(length=0, pad=4, labelsize=8.5, labelcolor=COLOURS["soft"], labeltop=False, labelright=False)
+    axes.grid(False)
     axes.set_xticks([tick.value for tick in chart.x.ticks], [tick.label for tick in chart.x.ticks], minor=False)
     axes.minorticks_off()
     if chart.y is None:
@@ -138,22 +141,22 @@ def _mark_axes(axes: Axes, chart: Chart) -> None:
     axes.set_ylim(chart.y.low, chart.y.high)
     axes.set_yticks([tick.value for tick in chart.y.ticks], [tick.label for tick in chart.y.ticks], minor=False)
     axes.set_yticks([], minor=True)
-    axes.grid(axis="y", color=COLOURS["line"], linewidth=0.8)
+    axes.grid(axis="y", color=COLOURS["line"], linewidth=0.8, linestyle="-")
     axes.set_axisbelow(True)
 
 
 def _draw_line(axes: Axes, line: Line, *, wide: bool) -> None:
     values = _numbers(line.values)
-    dotted = range(len(values)) if line.kind in ("epochs", "start") and len(values) <= MOST_DOTS else _lonely(line.values)
     axes.plot(
         line.steps,
         values,
         color=COLOURS[line.kind],
+        linestyle="-",
         linewidth={"raw": 0.7, "mean": 1.9 if wide else 1.5, "epochs": 1.4, "start": 0.0}[line.kind],
         solid_capstyle="round",
         label=line.label,
-        marker="o",
-        markevery=list(dotted),
+        marker="o" if line.dots else "",
+        markevery=line.dots or None,
         markersize={"raw": 1.5, "mean": 3.5, "epochs": 5.0, "start": 5.0}[line.kind],
         markerfacecolor=COLOURS["page"] if line.kind == "start" else COLOURS[line.kind],
         clip_on=False,
@@ -174,6 +177,16 @@ def _mark_best(axes: Axes, chart: Chart) -> None:
         color=COLOURS["passed"],
         fontsize=9,
     )
+
+
+def _mark_gaps(axes: Axes, chart: Chart, *, wide: bool) -> None:
+    tint, edge = COLOURS["failed-tint"], COLOURS["failed"]
+    for gap in chart.gaps:
+        axes.axvspan(gap.first - 0.5, gap.last + 0.5, facecolor=tint, edgecolor=edge, linewidth=0.4)
+        left, right = max(chart.x.place(gap.first), 0.0), min(chart.x.place(gap.last), 1.0)
+        if right - left > LABELLED * (1 if wide else 2):
+            middle = (left + right) / 2
+            axes.text(middle, 0.04, "not finite", transform=axes.transAxes, ha="center", color=COLOURS["failed"], fontsize=9)
 
 
 def _legend(axes: Axes, chart: Chart) -> None:
@@ -201,14 +214,6 @@ def _legend(axes: Axes, chart: Chart) -> None:
     )
 
 
-def _lonely(values: Values) -> list[int]:
-    """Points without a neighbour, which a line alone would not show."""
-    padded = (None, *values, None)
-    return [
-        index for index, value in enumerate(values) if value is not None and padded[index] is None and padded[index + 2] is None
-    ]
-
-
 def _numbers(values: Values) -> list[float]:
     return [math.nan if value is None else value for value in values]
 
@@ -224,7 +229,9 @@ def _settle(figure: Figure) -> None:
         text.set_usetex(False)
         text.set_parse_math(False)
         text.set_fontfamily(_FONT)
-        text.set_text("".join(letter if ord(letter) in known else "\N{WHITE SQUARE}" for letter in text.get_text()))
+        text.set_text(
+            "".join(letter if letter == "\n" or ord(letter) in known else "\N{WHITE SQUARE}" for letter in text.get_text())
+        )
 
 
 def _shortened(text: str, limit: int) -> str:

@@ -10,10 +10,10 @@ from itertools import pairwise
 from typing import Literal, TypeAlias
 
 from harness.health.markdown import duration_text
-from harness.training.dashboard.axis import number_text
+from harness.training.dashboard.axis import column_texts, number_text
 from harness.training.dashboard.charts import epoch_name, further_metrics
 from harness.training.history import History
-from harness.training.records import Epoch, Plan
+from harness.training.records import Plan
 
 Mood: TypeAlias = Literal["failed", "warning", "passed", "going", "empty"]
 
@@ -66,7 +66,7 @@ def key_figures(history: History, plan: Plan) -> dict[str, str]:
     best, loss = history.best(plan.monitor), _mean(history.curve("loss")[-max(len(history.steps) // 20, 1) :])
     figures = {
         f"Best {plan.monitor}": f"{number_text(best[1])}, {epoch_name(best[0])}" if best else "",
-        "Training loss lately": number_text(loss) if loss is not None else "not finite",
+        "Recent training loss": number_text(loss) if loss is not None and math.isfinite(loss) else "not finite",
         "Steps": f"{history.steps[-1]:,} of {plan.steps:,}",
         "Epochs": f"{epochs:,} of {plan.epochs:,}",
         "Time in steps": time_text(history.seconds),
@@ -86,17 +86,11 @@ def epoch_table(history: History, plan: Plan) -> Table:
     names = [*(["val_loss"] if any("val_loss" in epoch.metrics for epoch in history.epochs) else []), *further_metrics(history)]
     best = history.best(plan.monitor)
     losses = _losses(history)
+    columns = [losses, *([epoch.metrics.get(name) for epoch in history.epochs] for name in names)]
     rows = []
-    for epoch, loss in zip(history.epochs, losses, strict=True):
-        cells = ("" if loss is None else number_text(loss), *(_cell(epoch, name) for name in names))
-        rows.append(
-            Row(
-                "before training" if epoch.epoch < 0 else str(epoch.epoch + 1),
-                f"{epoch.step:,}",
-                cells,
-                best is not None and best[0] == epoch.epoch,
-            )
-        )
+    for epoch, *cells in zip(history.epochs, *map(column_texts, columns), strict=True):
+        name = "before training" if epoch.epoch < 0 else str(epoch.epoch + 1)
+        rows.append(Row(name, f"{epoch.step:,}", tuple(cells), best is not None and best[0] == epoch.epoch))
     return Table(("Training loss", *names), tuple(_shortened(rows)))
 
 
@@ -118,6 +112,8 @@ def _broken_words(history: History) -> tuple[Mood, str] | None:
     if losses[-1] is None or math.isfinite(losses[-1]):
         steps = "1 step" if total == 1 else f"{total:,} steps"
         return "warning", f"The loss was not finite in {steps}, first in step {_first_broken(history):,}"
+    if total and all(loss is None or math.isnan(loss) for loss in losses):
+        return "warning", "No step had a loss that is a finite number"
     sound = next((index for index in reversed(range(len(losses))) if losses[index] is not None and broken[index] == 0), -1)
     return "failed", f"Diverged: the loss is not finite since step {history.spans[sound + 1][0]:,}"
 
@@ -138,10 +134,6 @@ def _mean(values: Sequence[float | None]) -> float | None:
     """The mean; NaN if any value is, ``None`` if there is none."""
     found = [value for value in values if value is not None]
     return sum(found) / len(found) if found else None
-
-
-def _cell(epoch: Epoch, name: str) -> str:
-    return number_text(epoch.metrics[name]) if name in epoch.metrics else ""
 
 
 def _shortened(rows: Sequence[Row]) -> list[Row]:
