@@ -1,0 +1,216 @@
+"""Measures how often the gate fails candidates that are equal to their baseline, and how often it catches one that is a point worse.
+
+    python benchmarks/gate.py [--repeats 1000] [--only equal worse looks family]
+
+Beside it stands the rule that fails whatever looks more than a point (of other scores: one percent) worse. Exit status 1 where equal models
+fail more often than alpha allows (99% binomial bound; of right-or-wrong scores the rate is computed exactly as well), or a true loss of one
+point on 5,000 samples is caught less often than nine times in ten.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binom
+
+from harness.evidence import Status
+from harness.experiments import Scores
+from harness.monitoring.gate import Comparison, Looks, compare_all_scores, compare_scores
+from harness.monitoring.gate.score_kinds import SHARE_MARGIN
+
+ALPHA = 0.05
+SIZES = (50, 200, 1_000, 5_000, 20_000, 100_000)
+Pair = tuple[NDArray[np.float64], NDArray[np.float64]]
+Draw = Callable[[np.random.Generator, int], Pair]
+
+
+def changed(worse: float, better: float) -> Draw:
+    """Right-or-wrong scores of which a share gets worse and a share better."""
+
+    def draw(random: np.random.Generator, n: int) -> Pair:
+        place = random.random(n)
+        baseline = (place >= better).astype(np.float64)
+        return baseline, (place < 1 - worse).astype(np.float64)
+
+    return draw
+
+
+def heavy_losses(random: np.random.Generator, n: int) -> Pair:
+    """Losses of two equal models on samples whose difficulty has infinite variance."""
+    difficulty = random.pareto(1.5, n) + 1
+    return difficulty * random.exponential(size=n), difficulty * random.exponential(size=n)
+
+
+def skewed_losses(random: np.random.Generator, n: int) -> Pair:
+    """Losses of equal mean: the candidate is a little worse on most samples and much better on a few."""
+    return 1 + random.exponential(size=n), np.full(n, 2.0)
+
+
+EQUAL = {
+    "2% / 2% change": ("correct", changed(0.02, 0.02), 0.04),
+    "10% / 10% change": ("correct", changed(0.1, 0.1), 0.2),
+    "losses, infinite variance": ("loss", heavy_losses, None),
+    "losses, skewed": ("loss", skewed_losses, None),
+}
+"""The score, how it is drawn, and the share of right-or-wrong answers that change."""
+WORSE = {
+    "2.5% worse, 1.5% better": changed(0.025, 0.015),
+    "3% worse, 2% better": changed(0.03, 0.02),
+}
+
+
+def compared(metric: str, pair: Pair, looks: Looks | None = None) -> Comparison:
+    baseline, candidate = (Scores(metric, values, "benchmark") for values in pair)
+    return compare_scores(baseline, candidate, alpha=ALPHA, higher_is_better=metric == "correct", looks=looks)
+
+
+def fixed_rule_fails(found: Comparison) -> bool:
+    return found.worsening > (0.01 if found.is_share else 0.01 * found.baseline)
+
+
+def judged(metric: str, draw: Draw, n: int, repeats: int) -> Iterator[Comparison]:
+    for seed in range(repeats):
+        yield compared(metric, draw(np.random.default_rng([n, seed]), n))
+
+
+def row(*cells: object) -> None:
+    print("|", " | ".join(str(cell) for cell in cells), "|", flush=True)
+
+
+def head(title: str, *columns: str) -> None:
+    print(f"\n**{title}**\n")
+    row(*columns)
+    row("---", *["--:"] * (len(columns) - 1))
+
+
+def percent(count: int, repeats: int) -> str:
+    return f"{100 * count / repeats:.1f}%"
+
+
+def rates(metric: str, draw: Draw, n: int, repeats: int) -> tuple[int, int, int]:
+    """How often the gate fails, how often it warns, and how often the fixed rule fails."""
+    fails = warns = fixed = 0
+    for found in judged(metric, draw, n, repeats):
+        fails += found.status is Status.FAIL
+        warns += found.status is Status.WARN
+        fixed += fixed_rule_fails(found)
+    return fails, warns, fixed
+
+
+def exact_rate(changing: float, n: int) -> float:
+    """The probability that the gate fails equal models by right-or-wrong scores, summed over how many samples change."""
+    total = 0.0
+    fewest, most = (int(count) for count in binom.ppf([1e-9, 1 - 1e-9], n, changing))
+    for changes in range(fewest, most + 1):
+        significant = binom.isf(ALPHA, changes, 0.5) + 1
+        beyond = np.floor((changes + SHARE_MARGIN * n) / 2) + 1
+        total += binom.pmf(changes, n, changing) * binom.sf(max(significant, beyond) - 1, changes, 0.5)
+    return float(total)
+
+
+def equal(repeats: int) -> bool:
+    most = binom.ppf(0.99, repeats, ALPHA)
+    head("Equal models", "scores", "n", "gate fails", "exactly", "gate warns", "fixed rule fails")
+    good = True
+    for name, (metric, draw, changing) in EQUAL.items():
+        for n in SIZES:
+            fails, warns, fixed = rates(metric, draw, n, repeats)
+            exact = exact_rate(changing, n) if changing else 0.0
+            # No test of means holds its level for skewed scores of few samples: those rows are for information.
+            good &= (fails <= most and exact <= ALPHA) or draw is skewed_losses
+            exactly = f"{100 * exact:.1f}%" if changing else ""
+            row(name, f"{n:,}", percent(fails, repeats), exactly, percent(warns, repeats), percent(fixed, repeats))
+    return good
+
+
+def worse(repeats: int) -> bool:
+    head("One point worse", "scores", "n", "gate fails", "gate warns", "fixed rule fails")
+    good = True
+    for name, draw in WORSE.items():
+        for n in SIZES:
+            fails, warns, fixed = rates("correct", draw, n, repeats)
+            good &= n != 5_000 or fails >= 0.9 * repeats
+            row(name, f"{n:,}", *(percent(count, repeats) for count in (fails, warns, fixed)))
+    return good
+
+
+def repeated_looks(repeats: int) -> bool:
+    """Equal candidates, one after the other, against one baseline on the same samples."""
+    total, n, uncertain = 100, 1_000, 0.08
+    spent = unspent = 0
+    for seed in range(repeats):
+        random = np.random.default_rng(seed)
+        sure = random.random(n) >= uncertain
+        baseline = sure | (random.random(n) < 0.5)
+        failed_spent = failed_unspent = False
+        for made in range(total):
+            candidate = sure | (random.random(n) < 0.5)
+            found = compared("correct", (baseline.astype(float), candidate.astype(float)), Looks(made))
+            failed_spent |= found.status is Status.FAIL
+            failed_unspent |= found.p <= ALPHA and found.is_beyond_margin
+        spent += failed_spent
+        unspent += failed_unspent
+    head(f"{total} equal candidates against one baseline, n = {n:,}", "rule", "any of them failed")
+    row("alpha spent over the looks", percent(spent, repeats))
+    row("alpha at every look", percent(unspent, repeats))
+    return bool(spent <= binom.ppf(0.99, repeats, ALPHA))
+
+
+def worse_at_a_look(repeats: int) -> None:
+    head(
+        "One point worse on 5,000 samples (2.5% worse, 1.5% better), by look", "look", "1 expected", "10 expected", "30 expected"
+    )
+    draw = WORSE["2.5% worse, 1.5% better"]
+    for number in (1, 3, 10, 30, 100):
+        caught = []
+        for expected in (1, 10, 30):
+            looks = Looks(number - 1, expected)
+            pairs = (draw(np.random.default_rng(seed), 5_000) for seed in range(repeats))
+            caught.append(sum(compared("correct", pair, looks).status is Status.FAIL for pair in pairs))
+        row(number, *(percent(count, repeats) for count in caught))
+
+
+def looks(repeats: int) -> bool:
+    held = repeated_looks(repeats)
+    worse_at_a_look(repeats)
+    return held
+
+
+def family(repeats: int) -> bool:
+    """Two scores and ten classes, judged together."""
+    fails = lone = 0
+    n = 2_000
+    for seed in range(repeats):
+        random = np.random.default_rng(seed)
+        before, after = heavy_losses(random, n)
+        scores = [{"loss": values, "correct": (values < 10).astype(float)} for values in (before, after)]
+        both = [{name: Scores(name, values, "benchmark") for name, values in one.items()} for one in scores]
+        directions = {"loss": False, "correct": True}
+        found = compare_all_scores(*both, higher_is_better=directions, slices={"class": random.integers(0, 10, n)})
+        fails += found.status is Status.FAIL
+        tests = [part for whole in found.metrics for part in (whole, *whole.slices)]
+        lone += any(test.p <= ALPHA and test.is_beyond_margin for test in tests)
+    head(f"Equal models by two scores and ten classes, n = {n:,}", "rule", "failed")
+    row("corrected together", percent(fails, repeats))
+    row("each at alpha", percent(lone, repeats))
+    return bool(fails <= binom.ppf(0.99, repeats, ALPHA))
+
+
+PARTS = {"equal": equal, "worse": worse, "looks": looks, "family": family}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=1000)
+    parser.add_argument("--only", nargs="*", choices=PARTS, default=list(PARTS))
+    options = parser.parse_args()
+    held = [PARTS[name](options.repeats) for name in options.only]
+    return 0 if all(held) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
