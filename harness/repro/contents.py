@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,17 +61,28 @@ def collect(config: Mapping[str, Any], folder: Path, data_limit: int = DATA_LIMI
     _add_module(contents, text_at(config, "model_import"), folder)
     for key in ("weights", "resume_from_checkpoint"):
         if key in found:
-            places[key] = _free_place(_WEIGHTS, found[key], contents.files)
+            places[key] = free_place(_WEIGHTS, found[key], contents.files)
             contents.files[places[key]] = _plain_file(key, found[key])
     _add_data(contents, {key: found[key] for key in ("train.path", "eval.path") if key in found}, places, data_limit)
     written = {key: place for key, place in OUTPUTS.items() if text_at(config, key) is not None}
-    contents.config = {**with_paths(config, {**places, **written}), "db_path": OUTPUTS["db_path"]}
-    for name in (*contents.files, *contents.external):
+    # Checkpoints would otherwise go by the run's name, which may be no name of a folder.
+    own = {key: OUTPUTS[key] for key in ("checkpoint_dir", "db_path")}
+    contents.config = {**with_paths(config, {**places, **written}), **own}
+    check_names((*contents.files, *contents.external))
+    return contents
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Refuses names that not every system takes.
+
+    Raises:
+        ReproError: There is one.
+    """
+    for name in names:
         if not is_inside(name):
             raise ReproError(
                 f"{name!r} is no name that every system takes: rename the file, without colons, backslashes and line ends"
             )
-    return contents
 
 
 def files_below(path: Path) -> dict[str, Path]:
@@ -148,7 +159,7 @@ def _add_data(contents: Contents, sources: Mapping[str, Path], places: dict[str,
     files: dict[str, Path] = {}
     for key, path in sources.items():
         if path not in by_path:
-            by_path[path] = _free_place(_DATA, path, files)
+            by_path[path] = free_place(_DATA, path, files)
             parent = by_path[path].rpartition("/")[0]
             files.update({f"{parent}/{name}": file for name, file in files_below(path).items()})
         places[key] = by_path[path]
@@ -160,7 +171,7 @@ def _add_data(contents: Contents, sources: Mapping[str, Path], places: dict[str,
         )
 
 
-def _free_place(folder: str, path: Path, taken: Mapping[str, Path]) -> str:
+def free_place(folder: str, path: Path, taken: Mapping[str, Path]) -> str:
     """A name that ends like the path's own; in a subfolder where another file has it."""
     for place in (folder, *(f"{folder}/{number}" for number in range(2, len(taken) + 3))):
         name = f"{place}/{path.name}"

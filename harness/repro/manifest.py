@@ -12,6 +12,7 @@ from typing import Any
 from harness.export.store.cache import file_hash
 from harness.repro.config_paths import is_inside
 from harness.repro.distributions import OURS
+from harness.repro.errors import ReproError
 
 KIND = "pytest-modeltiers repro bundle"
 VERSION = 1
@@ -39,8 +40,15 @@ class FileFacts:
 
     @staticmethod
     def of(path: Path) -> FileFacts:
-        """Those of a file."""
-        return FileFacts(file_hash(path), path.stat().st_size)
+        """Those of a file.
+
+        Raises:
+            ReproError: It cannot be read.
+        """
+        try:
+            return FileFacts(file_hash(path), path.stat().st_size)
+        except OSError as error:
+            raise ReproError(f"{path} cannot be read: {error.strerror or error}") from None
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""

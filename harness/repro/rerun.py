@@ -23,6 +23,8 @@ from harness.repro.recorded import DEFAULT_DB, read_newest
 from harness.repro.result import ReproResult
 from harness.repro.trust import check_config, code_in
 
+_ORDER_NOTE = "kernels of a GPU may add in another order each time, unless `deterministic` is true in the config"
+
 Train: TypeAlias = Callable[[Path], Mapping[str, Any]]
 """Trains a config file, and returns its results."""
 
@@ -53,17 +55,18 @@ def repro(
         manifest = bundle.manifest
         if code and not trust:
             return ReproResult(manifest.title, code, notes=manifest.notes)
-        folder = _empty_folder(output_dir)
-        bundle.unpack(folder)
-        _fetch(bundle, folder, data_dir)
-        then = _metrics_of(bundle)
-        before, packages = bundle.read_json(ENVIRONMENT), names_in(bundle.read(REQUIREMENTS).decode())
+        then, before = _metrics_of(bundle), _environment_of(bundle)
+        packages = names_in(bundle.read(REQUIREMENTS).decode(errors="replace"))
+        folder = _rebuilt(bundle, output_dir, _data_files(bundle, data_dir))
     results = (train or _train)(folder / CONFIG)
     recorded = read_newest(folder / DEFAULT_DB)
     now = MetricRecords.of_run(recorded) if recorded is not None else MetricRecords.of_results(results)
-    changes = environment_changes(before, env_snapshot(), packages)
+    here = env_snapshot()
+    changes = environment_changes(before, here, packages)
     rows = compare_metrics(then, now, Tolerance.of(config) if changes else None)
-    return ReproResult(manifest.title, code, rows, changes, first_difference(then, now), folder, manifest.notes)
+    parted = first_difference(then, now)
+    notes = [*manifest.notes, *([_ORDER_NOTE] if parted and here["gpus"] and not config.get("deterministic") else [])]
+    return ReproResult(manifest.title, code, rows, changes, parted, folder, tuple(notes))
 
 
 def _train(config: Path) -> Mapping[str, Any]:
@@ -92,8 +95,37 @@ def _empty_folder(path: str | Path | None) -> Path:
     return folder
 
 
-def _fetch(bundle: Bundle, folder: Path, data_dir: str | Path | None) -> None:
-    """Puts the data that the bundle does not hold where its config expects it."""
+def _rebuilt(bundle: Bundle, output_dir: str | Path | None, data: Mapping[str, Path]) -> Path:
+    """A folder with everything that the run was trained from; where it cannot be filled, it is left empty.
+
+    Raises:
+        ReproError: It cannot be written.
+    """
+    folder = _empty_folder(output_dir)
+    try:
+        bundle.unpack(folder)
+        for name, source in data.items():
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+    except BaseException as error:
+        for entry in folder.iterdir():
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        if output_dir is None:
+            folder.rmdir()
+        if isinstance(error, OSError):
+            raise ReproError(f"{folder} cannot be written: {error.strerror or error}; nothing was left there") from None
+        raise
+    return folder
+
+
+def _data_files(bundle: Bundle, data_dir: str | Path | None) -> dict[str, Path]:
+    """Where the data is that the bundle does not hold, by the names its config has for it.
+
+    Raises:
+        ReproError: A file is missing, or another one.
+    """
+    found: dict[str, Path] = {}
     for name, facts in bundle.manifest.external.items():
         if data_dir is None:
             raise ReproError(
@@ -105,9 +137,15 @@ def _fetch(bundle: Bundle, folder: Path, data_dir: str | Path | None) -> None:
             raise ReproError(f"{source}: no such file; --data-dir must have {relative}")
         if FileFacts.of(source) != facts:
             raise ReproError(f"{source} is not the file that the run was trained on: its sha256 is another one")
-        target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
+        found[name] = source
+    return found
+
+
+def _environment_of(bundle: Bundle) -> Mapping[str, Any]:
+    found = bundle.read_json(ENVIRONMENT)
+    if not isinstance(found, Mapping):
+        raise ReproError(f"{bundle.path}: {ENVIRONMENT} holds no environment")
+    return found
 
 
 def _metrics_of(bundle: Bundle) -> MetricRecords:

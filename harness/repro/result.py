@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.evidence import Status
+from harness.evidence import Status, and_others, counted
 from harness.experiments.text_table import aligned, number
 from harness.repro.comparison import FirstDifference, MetricRow, Verdict
 from harness.repro.environment_changes import EnvironmentChange
@@ -39,13 +39,22 @@ class ReproResult:
 
     @property
     def status(self) -> Status:
-        """``ok`` where every metric came out the same; ``warn`` where they are as close as another environment allows, or nothing was run."""
+        """The worst that was found.
+
+        ``ok`` where every metric came out the same; ``warn`` where they are as close as another environment allows, where curves part in the
+        same environment though they end the same, and where nothing was run; ``fail`` where a metric came out otherwise or none did.
+        """
         verdicts = {row.verdict for row in self.rows} - {Verdict.NOT_JUDGED}
         if self.folder is None:
             return Status.WARN
         if not verdicts or verdicts & {*_WRONG}:
             return Status.FAIL
-        return Status.WARN if Verdict.CLOSE in verdicts else Status.OK
+        return Status.WARN if Verdict.CLOSE in verdicts or self._wandered else Status.OK
+
+    @property
+    def _wandered(self) -> bool:
+        """Whether something is left to chance, though the last values do not show it."""
+        return self.parted is not None and not self.changes
 
     @property
     def headline(self) -> str:
@@ -58,10 +67,12 @@ class ReproResult:
             return f"{self.title}: the rerun has no metric to compare"
         if wrong:
             first = f"; the first to part is {self.parted}" if self.parted else ""
-            return f"{self.title} does not come out the same: {', '.join(wrong[:5])} differ{first}"
+            return f"{self.title} does not come out the same: {wrong[0]}{and_others(len(wrong) - 1, 'metric')} came out otherwise{first}"
+        if self._wandered:
+            return f"{self.title} ends the same, but parts on the way, so something in it is left to chance: {self.parted}"
         if self.status is Status.WARN:
             return f"{self.title} comes out as close as another environment allows"
-        return f"{self.title} comes out the same: {len(judged)} metrics, to the bit"
+        return f"{self.title} comes out the same: {counted(len(judged), 'metric')}, to the bit"
 
     def to_json(self) -> dict[str, Any]:
         """The result as JSON values."""

@@ -53,6 +53,7 @@ def config_of(recorded: RecordedRun, training_cfg: Any = None, task_spec: Any = 
             part if part is not None else stored.get(kind) for part, kind in zip(parts, ("training", "task", "eval"), strict=True)
         ]
     training, task, evaluation = (_as_mapping(part, recorded) for part in parts)
+    task = {key: value for key, value in task.items() if value != ""}  # a TaskSpec's word for none
     values = {**values, **training, **task, **({"eval": _given(evaluation)} if evaluation else {})}
     notes = []
     unknown = [key for key in values if key not in SuiteConfig.model_fields]
@@ -61,7 +62,11 @@ def config_of(recorded: RecordedRun, training_cfg: Any = None, task_spec: Any = 
     values = _given({key: value for key, value in json_ready(values).items() if key not in unknown})
     if values.get("resume_from_checkpoint") == "last":  # a resumed run ends as the whole one does
         del values["resume_from_checkpoint"]
-    _check(values, recorded)
+    mistake = mistake_in(values)
+    if mistake:
+        raise ReproError(
+            f"{recorded.title}: what is known of it makes no config: {mistake}; give training_cfg, task_spec and eval_cfg"
+        )
     hidden = [key for key, value in flat(values).items() if isinstance(value, str) and HIDDEN in value and key != "db_path"]
     notes += [f"{key} was a secret and is left out of config.json: put it back before a rerun" for key in hidden]
     if not any(values.get(key) for key in _MODEL_KEYS):
@@ -88,14 +93,12 @@ def _given(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _check(values: dict[str, Any], recorded: RecordedRun) -> None:
+def mistake_in(values: Mapping[str, Any]) -> str:
+    """The first thing that is wrong with a config, in one line; empty where nothing is."""
     try:
         SuiteConfig.model_validate(values)
     except ValidationError as error:
         mistake = error.errors()[0]
         place = ".".join(map(str, mistake["loc"]))
-        message = mistake["msg"].removeprefix("Value error, ")
-        raise ReproError(
-            f"{recorded.title}: what is known of it makes no config: {place + ': ' if place else ''}{message}; "
-            "give training_cfg, task_spec and eval_cfg"
-        ) from None
+        return " ".join(f"{place + ': ' if place else ''}{mistake['msg'].removeprefix('Value error, ')}".split())
+    return ""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import PurePosixPath
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 from harness.repro.bundle import Bundle
 from harness.repro.config_paths import OUTPUTS, files_named, is_inside, text_at
 from harness.repro.errors import ReproError
 from harness.repro.manifest import CONFIG
+from harness.repro.run_config import mistake_in
 
 _CODE = (".py", ".pyc", ".pyd", ".so", ".dylib", ".dll", ".pth")
 
@@ -53,11 +54,14 @@ def check_config(bundle: Bundle) -> dict[str, Any]:
     """The config of a bundle, which reads nothing but the bundle's files and writes nowhere but beside them.
 
     Raises:
-        ReproError: It names another place.
+        ReproError: It is none, or names another place.
     """
     config = bundle.read_json(CONFIG)
     if not isinstance(config, dict):
         raise ReproError(f"{bundle.path}: {CONFIG} holds no config")
+    mistake = mistake_in(config)
+    if mistake:
+        raise ReproError(f"{bundle.path}: {CONFIG} is refused: {mistake}")
     listed = (*bundle.manifest.files, *bundle.manifest.external)
     for key, name in files_named(config).items():
         if not is_inside(name) or not any(file == name or file.startswith(f"{name}/") for file in listed):
@@ -66,7 +70,16 @@ def check_config(bundle: Bundle) -> dict[str, Any]:
         place = text_at(config, key)
         if place is not None and not is_inside(place):
             raise ReproError(f"{bundle.path}: {CONFIG}: `{key}` names {place!r}, a place outside the bundle")
+    run_name = text_at(config, "run_name")
+    if run_name is not None and text_at(config, "checkpoint_dir") is None and _leads_away(run_name):
+        raise ReproError(f"{bundle.path}: {CONFIG}: checkpoints of a `run_name` {run_name!r} would lie outside the bundle")
     return config
+
+
+def _leads_away(name: str) -> bool:
+    """Whether a folder of this name may lie elsewhere, on any system."""
+    paths = (PurePosixPath(name), PureWindowsPath(name))
+    return any(path.is_absolute() or path.anchor or ".." in path.parts for path in paths)
 
 
 def _is_code(name: str) -> bool:

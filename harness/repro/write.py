@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from harness.errors import did_you_mean
+from harness.evidence import and_others
 from harness.experiments import ExperimentDB, RunRef
+from harness.export.bundle.configs import json_ready
 from harness.repro.archive import write_archive
-from harness.repro.contents import Contents, collect
+from harness.repro.contents import Contents, check_names, collect, files_below, free_place
 from harness.repro.distributions import needed, requirements
 from harness.repro.environment import env_snapshot as snapshot
 from harness.repro.errors import ReproError
 from harness.repro.manifest import CONFIG, ENVIRONMENT, MANIFEST, METRICS, README, REQUIREMENTS, FileFacts, Manifest, tool
 from harness.repro.metric_records import MetricRecords
 from harness.repro.recorded import RecordedRun, read_run
-from harness.repro.run_config import RunConfig, config_of
+from harness.repro.run_config import config_of
 
 _DASHBOARDS = "dashboards"
+_CLOCK_SECONDS = 2.0
+"""The clocks of a database and of a file system may differ by so much."""
 
 
 def create_repro_bundle(
@@ -41,9 +46,9 @@ def create_repro_bundle(
         training_cfg: The training config, where it is not the one stored with the run; may be a whole ``SuiteConfig``.
         task_spec: The same for the task.
         eval_cfg: The same for the evaluation data.
-        env_snapshot: What ``env_snapshot()`` gave where the run was trained; by default a new one.
+        env_snapshot: What ``env_snapshot()`` gave where the run was trained; by default the ``environment`` stored with the run, or a new one.
         db: The database of the run, its file or its URL; by default ``experiments.db`` here.
-        dashboard_paths: Files of its dashboard; by default those logged with the run.
+        dashboard_paths: Files or folders of its dashboard; by default those logged with the run.
         output_dir: Where the zip goes.
 
     Returns:
@@ -56,9 +61,13 @@ def create_repro_bundle(
     recorded = read_run(run_id, db)
     config = config_of(recorded, training_cfg, task_spec, eval_cfg)
     contents = collect(config.values, recorded.config_folder)
-    environment = dict(env_snapshot) if env_snapshot is not None else snapshot()
+    known = env_snapshot if env_snapshot is not None else recorded.configs.get("environment")
+    environment = json_ready(snapshot() if known is None else known)
     names, unknown = needed(contents.imports, contents.data_names)
     notes = [*config.notes, *contents.notes, *(f"`{name}` is imported, and belongs to no installed package" for name in unknown)]
+    notes += _changed_since(recorded, contents)
+    if known is None and recorded.record.host != socket.gethostname():
+        notes.append("environment.json is of the machine that made the bundle, and the run was trained on another")
     files: dict[str, Path | bytes] = {**contents.files, **_dashboards(recorded, dashboard_paths)}
     files |= {
         CONFIG: _json({**contents.config, "log_to_db": True}),
@@ -66,11 +75,12 @@ def create_repro_bundle(
         METRICS: _json(MetricRecords.of_run(recorded).to_json()),
         REQUIREMENTS: requirements(names).encode(),
     }
-    files[README] = _readme(recorded, config, contents, notes).encode()
-    facts = {name: _facts(content) for name, content in files.items()}
-    manifest = _json(_manifest(recorded, facts, contents, notes).to_json())
+    check_names(files)
     stem = re.sub(r"[^A-Za-z0-9_.-]+", "_", recorded.record.name)
     target = Path(output_dir).expanduser().resolve() / f"{stem}-{recorded.record.id}-repro.zip"
+    files[README] = _readme(recorded, target.name, contents, notes).encode()
+    facts = {name: _facts(content) for name, content in files.items()}
+    manifest = _json(_manifest(recorded, facts, contents, notes).to_json())
     write_archive(target, {**files, MANIFEST: manifest}, {**facts, MANIFEST: _facts(manifest)})
     return target
 
@@ -92,11 +102,23 @@ def _manifest(recorded: RecordedRun, facts: dict[str, FileFacts], contents: Cont
 def _dashboards(recorded: RecordedRun, given: Iterable[str | Path] | None) -> dict[str, Path]:
     logged = [artifact.path for artifact in recorded.artifacts if artifact.kind == "dashboard"]
     paths = [Path(path).expanduser().resolve() for path in (logged if given is None else given)]
-    missing = [path for path in paths if not path.is_file()]
+    missing = [path for path in paths if not path.exists()]
     if missing and given is not None:
         near = [entry.name for entry in missing[0].parent.iterdir()] if missing[0].parent.is_dir() else []
         raise ReproError(f"no such dashboard {missing[0]}.{did_you_mean(missing[0].name, near)}")
-    return {f"{_DASHBOARDS}/{path.name}": path for path in paths if path not in missing}
+    files: dict[str, Path] = {}
+    for path in dict.fromkeys(path for path in paths if path not in missing):
+        folder = free_place(_DASHBOARDS, path, files).rpartition("/")[0]
+        files.update({f"{folder}/{name}": file for name, file in files_below(path).items()})
+    return files
+
+
+def _changed_since(recorded: RecordedRun, contents: Contents) -> list[str]:
+    """A note that names the files written after the run began, which may not be what it was trained from."""
+    began = recorded.record.created.timestamp() + _CLOCK_SECONDS
+    later = [name for name, path in (*contents.files.items(), *contents.external.items()) if path.stat().st_mtime > began]
+    shown = f"{later[0]}{and_others(len(later) - 1, 'file')}" if later else ""
+    return [f"{shown} changed after the run began, so it may have been trained from another version"] if later else []
 
 
 def _facts(content: Path | bytes) -> FileFacts:
@@ -107,7 +129,7 @@ def _json(value: Any) -> bytes:
     return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
 
 
-def _readme(recorded: RecordedRun, config: RunConfig, contents: Contents, notes: list[str]) -> str:
+def _readme(recorded: RecordedRun, filename: str, contents: Contents, notes: list[str]) -> str:
     record = recorded.record
     rows = "\n".join(f"| {name} | {value:.6g} |" for name, value in sorted(recorded.last.items()))
     needs = " --data-dir FOLDER" if contents.external else ""
@@ -118,7 +140,7 @@ def _readme(recorded: RecordedRun, config: RunConfig, contents: Contents, notes:
 {record.task}, trained on {record.created:%Y-%m-%d}{commit}; {record.status}.
 
     pip install -r requirements.txt
-    modeltiers repro {record.name}-{record.id}-repro.zip --trust{needs}
+    modeltiers repro {filename} --trust{needs}
 
 rebuilds the run and holds its metrics to these. By hand: `modeltiers train --config config.json` in the unpacked folder.
 

@@ -3,79 +3,22 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from small_runs import CONFIG, LOSSES, log, made, names, tampered, trainer
 
 from harness.cli import main
 from harness.config import load_config
 from harness.evidence import Status
-from harness.experiments import ExperimentDB
-from harness.models.loading import model_source
 from harness.repro import create_repro_bundle, env_snapshot, repro
 from harness.repro.errors import ReproError
-
-MODEL = "from parts import body\n\ndef build_model():\n    return body()\n"
-PARTS = "from torch import nn\n\ndef body():\n    return nn.Linear(3, 2)\n"
-ADAPTER = "from harness.adapters import Adapter\n\nclass Own(Adapter):\n    pass\n"
-CONFIG = {
-    "task_type": "tabular_classification",
-    "num_features": 3,
-    "num_classes": 2,
-    "model_file": "code/model.py",
-    "adapter": "code/own.py:Own",
-    "train": {"path": "rows.csv"},
-    "run_name": "tiny run",
-}
-
-LOSSES = [1.0, *(0.5 for _ in range(10)), 0.25]
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    folder = tmp_path / "project"
-    (folder / "code").mkdir(parents=True)
-    (folder / "code" / "model.py").write_text(MODEL)
-    (folder / "code" / "parts.py").write_text(PARTS)
-    (folder / "code" / "own.py").write_text(ADAPTER)
-    (folder / "code" / "unrelated.py").write_text("raise SystemExit")
-    (folder / "rows.csv").write_text("a,b,c,label\n" + "1,2,3,0\n4,5,6,1\n" * 10)
-    (folder / "cfg.json").write_text(json.dumps(CONFIG))
-    log(folder / "cfg.json", folder / "runs.db", LOSSES)
-    return folder
-
-
-def log(config: Path, db_path: Path, losses: list[float]) -> None:
-    loaded = load_config(config)
-    with ExperimentDB(db_path) as db, db.start_run(config=loaded, facts={"config_path": str(config)}) as run:
-        for step, loss in enumerate(losses):
-            run.log_metrics({"val_loss": loss, "seconds": step * 1.5}, step)
-
-
-def trainer(losses: list[float]) -> Callable[[Path], Mapping[str, Any]]:
-    def train(config: Path) -> Mapping[str, Any]:
-        loaded = load_config(config)
-        model_source(loaded).build()
-        assert (config.parent / str(loaded.train and loaded.train.path)).is_file()
-        log(config, config.parent / "experiments.db", losses)
-        return {}
-
-    return train
-
-
-def made(project: Path, **options: Any) -> Path:
-    return create_repro_bundle(1, db=project / "runs.db", output_dir=project.parent / "out", **options)
-
-
-def names(path: Path) -> list[str]:
-    with zipfile.ZipFile(path) as archive:
-        return archive.namelist()
+from harness.training.command import train_config
 
 
 def test_what_is_in_it(project: Path) -> None:
@@ -86,9 +29,8 @@ def test_what_is_in_it(project: Path) -> None:
 
 
 def test_the_same_run_gives_the_same_bytes(project: Path) -> None:
-    snapshot = env_snapshot()
-    first = made(project, env_snapshot=snapshot).read_bytes()
-    assert made(project, env_snapshot=snapshot).read_bytes() == first
+    first = made(project, env_snapshot=None).read_bytes()
+    assert made(project, env_snapshot=None).read_bytes() == first
 
 
 def test_a_rerun_that_comes_out_the_same_is_ok(project: Path, tmp_path: Path) -> None:
@@ -96,14 +38,21 @@ def test_a_rerun_that_comes_out_the_same_is_ok(project: Path, tmp_path: Path) ->
     shutil.rmtree(project)  # the bundle alone is enough
     result = repro(path, trust=True, output_dir=tmp_path / "new", train=trainer(LOSSES))
     assert result.status is Status.OK
-    assert result.headline == "run 1 (tiny run) comes out the same: 1 metrics, to the bit"
+    assert result.headline == "run 1 (tiny run) comes out the same: 1 metric, to the bit"
     assert {row.metric: row.verdict.value for row in result.rows} == {"val_loss": "same", "seconds": "not judged"}
 
 
 def test_a_rerun_that_differs_by_a_bit_fails_in_the_same_environment(project: Path) -> None:
     result = repro(made(project), trust=True, train=trainer([1.0, 0.5 + 1e-15, *LOSSES[2:-1], 0.25 + 1e-15]))
     assert result.status is Status.FAIL
-    assert "does not come out the same: val_loss differ; the first to part is val_loss at step 1" in result.headline
+    assert "does not come out the same: val_loss came out otherwise; the first to part is val_loss at step 1" in result.headline
+
+
+def test_a_rerun_that_ends_the_same_by_another_way_is_a_warning(project: Path) -> None:
+    result = repro(made(project), trust=True, train=trainer([1.0, 0.75, *LOSSES[2:]]))
+    assert result.status is Status.WARN
+    assert "ends the same, but parts on the way" in result.headline
+    assert "val_loss at step 1: 0.5 then, 0.75 now" in result.headline
 
 
 @pytest.mark.parametrize(("last", "expected"), [(0.2502, Status.WARN), (0.3, Status.FAIL)])
@@ -129,16 +78,6 @@ def test_without_trust_no_code_of_it_runs(project: Path) -> None:
 def test_a_metric_that_is_gone_fails(project: Path) -> None:
     result = repro(made(project), trust=True, train=lambda _config: {"eval_summary": {}})
     assert result.status is Status.FAIL
-
-
-def tampered(path: Path, change: Callable[[dict[str, bytes]], None]) -> Path:
-    with zipfile.ZipFile(path) as archive:
-        files = {name: archive.read(name) for name in archive.namelist()}
-    change(files)
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return path
 
 
 def flip(files: dict[str, bytes]) -> None:
@@ -218,19 +157,14 @@ def test_passwords_stay_at_home(project: Path) -> None:
 
 def test_a_full_disk_leaves_nothing(project: Path) -> None:
     (project / "rows.csv").write_text("a,b,c,label\n" + "".join(f"{n * 7919 % 99991},{n * n},{n},0\n" for n in range(20_000)))
-    code = f"""
-import resource, signal
-from harness.repro import create_repro_bundle
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (70_000, 70_000))
-try:
-    create_repro_bundle(1, db={str(project / "runs.db")!r}, output_dir={str(project / "out")!r})
-except Exception as error:
-    print(type(error).__name__, error)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout.startswith("ReproError cannot write the bundle"), done.stderr
-    assert not (project / "out").exists()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (70_000, hard))
+    try:
+        with pytest.raises(ReproError, match=r"^cannot write the bundle .*: File too large; nothing was written$"):
+            made(project)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not (project.parent / "out").exists()
 
 
 def test_by_hand(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -242,3 +176,52 @@ def test_by_hand(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["repro", str(out / "lost.zip")]) == 2
     assert "no such file" in capsys.readouterr().err
     assert main(["repro", "create"]) == 2
+
+
+TRAINED = """
+from torch import nn
+from parts import WIDTH
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(3, WIDTH), nn.Dropout(0.2), nn.ReLU(), nn.Linear(WIDTH, 2))
+
+    def forward(self, features):
+        return self.layers(features)CHANCE
+
+def build_model():
+    return Net()
+"""
+CHANCE = " * (1 + __import__('time').time_ns() % 1000 * 1e-3)"
+
+
+def trained(project: Path, chance: str = "") -> Path:
+    """The bundle of a real training, whose project is gone."""
+    (project / "code" / "model.py").write_text(TRAINED.replace("CHANCE", chance))
+    (project / "code" / "parts.py").write_text("WIDTH = 4\n")
+    config = {**CONFIG, "epochs": 2, "batch_size": 4, "log_to_db": True, "db_path": "runs.db"}
+    (project / "cfg.json").write_text(json.dumps(config))
+    train_config(load_config(project / "cfg.json"), progress=False)
+    path = create_repro_bundle(2, db=project / "runs.db", output_dir=project.parent)
+    shutil.rmtree(project)
+    return path
+
+
+@pytest.mark.filterwarnings("ignore:no `eval` data is named")
+def test_a_real_training_is_repeated_to_the_bit(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["repro", str(trained(project)), "--trust", "--json", "--output", str(project)]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["status"], answer["first_difference"], answer["folder"]) == ("ok", None, str(project))
+    verdicts = {row["metric"]: row["verdict"] for row in answer["metrics"]}
+    assert verdicts.pop("examples_per_second") == "not judged"
+    assert {*verdicts.values()} == {"same"}
+    assert (project / "checkpoints" / "last.ckpt").is_file()
+
+
+@pytest.mark.filterwarnings("ignore:no `eval` data is named")
+def test_a_training_that_is_left_to_chance_is_found_out(project: Path) -> None:
+    result = repro(trained(project, CHANCE), trust=True, train=lambda config: train_config(load_config(config), progress=False))
+    assert result.status is Status.FAIL
+    assert result.parted is not None
+    assert result.parted.step in (0, 1)
