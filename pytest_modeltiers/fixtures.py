@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from _pytest.fixtures import SubRequest
 
     from harness.export.exports import Exports
+    from harness.training.trial import Trial
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -95,6 +96,16 @@ def exports(request: SubRequest, suite: Suite, subject: Subject) -> Exports:
     if any(_is_overridden(request, name) for name in ("model", "adapter", "task_spec")):
         return suite.exports_of(subject)
     return suite.exports
+
+
+@pytest.fixture
+def trial(request: SubRequest, suite: Suite, subject: Subject, training_config: TrainingConfig) -> Trial:
+    """Short trainings of the model, each on a fresh copy."""
+    names = ("model", "adapter", "task_spec", "training_config")
+    is_foreign = any(_is_overridden(request, name) for name in names)
+    trial = suite.trial_of(subject, training_config) if is_foreign else suite.trial
+    trial.seconds = suite.training_share
+    return trial
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness.catalogue import CATALOGUE, Property
-from harness.config import SuiteConfig, load_config
+from harness.config import SuiteConfig, TrainingConfig, load_config
 from harness.errors import ForwardError, OutputError
 from harness.tasks import TaskSpec
 from pytest_modeltiers.checks import REGISTERED, ModelCheck
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from harness.export.exports import Exports
     from harness.models.loading import ModelSource
     from harness.properties.subject import Shared, Subject
+    from harness.training.trial import Trial
+
+_TRAINING_SHARE = 0.25
+"""Of the time that is left, what one training test may take."""
 
 
 @dataclass
@@ -125,6 +129,24 @@ class Suite:
         folder = self.config.resolve(options.export_dir) if options.export_dir else None
         return Exports(subject, options, folder, config=config)
 
+    @cached_property
+    def trial(self) -> Trial:
+        """Short trainings of the suite's own model."""
+        return self.trial_of(self.subject(self.model()), self.config.training_config(), self.config)
+
+    @staticmethod
+    def trial_of(subject: Subject, training_config: TrainingConfig, source: SuiteConfig | None = None) -> Trial:
+        """Short trainings of a subject.
+
+        Args:
+            subject: The model.
+            training_config: The training keys.
+            source: The config that the model can be rebuilt from.
+        """
+        from harness.training.trial import Trial
+
+        return Trial(subject, training_config, source=source)
+
     def foreign_subject(self, model: nn.Module, adapter: Adapter, task: TaskSpec) -> Subject:
         """A subject in which a user's fixture took the place of the suite's model, adapter or task; nothing of the suite's is shared."""
         from harness.data.examples import example_maker
@@ -186,7 +208,16 @@ class Suite:
             workers: Processes that the tests are spread over.
         """
         waiting = max(1.0, self.test_count() / workers - self.finished)
-        return max(0.0, self.config.time_budget - self.spent) / waiting
+        return self._left / waiting
+
+    @property
+    def training_share(self) -> float:
+        """Seconds the next test may train: some tests need many times as long as others, so no even part, but a fraction of what is left."""
+        return self._left * _TRAINING_SHARE
+
+    @property
+    def _left(self) -> float:
+        return max(0.0, self.config.time_budget - self.spent)
 
 
 def test_module(suite: Suite, pytest_config: pytest.Config | None = None) -> ModuleType:
@@ -235,13 +266,19 @@ def _critical() -> type:
     return CriticalTier
 
 
+def _training() -> type:
+    from pytest_modeltiers.tiers.training import TrainingTier
+
+    return TrainingTier
+
+
 def _export() -> type:
     from pytest_modeltiers.tiers.export import ExportTier
 
     return ExportTier
 
 
-_TIERS: dict[int, Callable[[], type]] = {1: _critical, 4: _export}
+_TIERS: dict[int, Callable[[], type]] = {1: _critical, 3: _training, 4: _export}
 """The test class of each tier, imported when a config asks for it."""
 
 for _function in (test_module, test_classes, tests_for):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +15,40 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from harness.batches import Batch
-from harness.config import TrainingConfig
+from harness.config import SuiteConfig, TrainingConfig
+from harness.data.loader import Loader, make_loader
 from harness.properties.subject import Subject
 from harness.training.checkpoints import CheckpointFolder
 from harness.training.compute import Compute
 from harness.training.conductor import Conductor
+from harness.training.datasets import Datasets, open_datasets
 from harness.training.engines.forms import Form, as_dict, find_form
 from harness.training.engines.job import Job, OnGradients, is_lightning_module
 from harness.training.records import Listener, Plan, Step
 
+Until = Callable[[nn.Module, int], bool]
+"""Asked after each optimizer step, with the model and the steps taken so far, whether training is to end."""
+
 
 class FixedBatches:
-    """A list of batches as an epoch; a position in it can be saved."""
+    """A sequence of batches as an epoch; a position in it can be saved.
 
-    def __init__(self, batches: Sequence[Any]) -> None:
+    Args:
+        batches: The batches; each is taken when its turn comes.
+        form: What is made of each.
+    """
+
+    def __init__(self, batches: Sequence[Any], form: Form = as_dict) -> None:
         self._batches = batches
+        self._form = form
         self._given = 0
         self._start = 0
 
     def __iter__(self) -> Iterator[Any]:
         self._given, self._start = self._start, 0
-        for batch in self._batches[self._given :]:
+        for number in range(self._given, len(self._batches)):
             self._given += 1
-            yield batch
+            yield self._form(self._batches[number])
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -51,6 +63,41 @@ class FixedBatches:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from there."""
         self._start = self._given = state["batch"]
+
+
+class Drawn(Sequence[Batch]):
+    """The batches of a loader, epoch after epoch, each drawn when it is first asked for.
+
+    Args:
+        loader: Where they come from.
+        length: How many there are to be.
+
+    Attributes:
+        seen: Those that were drawn.
+    """
+
+    def __init__(self, loader: Loader, length: int) -> None:
+        self.seen: list[Batch] = []
+        self._length = length
+        self._source = self._epochs(loader)
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return self._length
+
+    def __getitem__(self, index: Any) -> Any:
+        """One of them, or several for a slice."""
+        if isinstance(index, slice):
+            return [self[number] for number in range(self._length)[index]]
+        number = range(self._length)[index]
+        self.seen += islice(self._source, max(0, number + 1 - len(self.seen)))
+        return self.seen[number]
+
+    @staticmethod
+    def _epochs(loader: Loader) -> Iterator[Batch]:
+        for epoch in count():
+            loader.set_epoch(epoch)
+            yield from loader
 
 
 @dataclass
@@ -83,11 +130,14 @@ class Trial:
         subject: The model under test.
         config: The training keys.
         seconds: What one check may take; what would need longer is left out, with the reason.
+        source: The config that the model came from: names its datasets, and another process builds the model from it. ``None`` for a
+            model without one.
     """
 
     subject: Subject
     config: TrainingConfig = field(default_factory=TrainingConfig)
     seconds: float = math.inf
+    source: SuiteConfig | None = None
 
     @property
     def is_own(self) -> bool:
@@ -103,13 +153,47 @@ class Trial:
         """
         if not self.is_own:
             return as_dict
-        return find_form(
-            self.subject.model, self.subject.adapter, lambda form: self._run([form(self.subject.batch())], form=as_dict)
-        )
+        unformed = replace(self)
+        unformed.form = as_dict
+        return find_form(self.subject.model, self.subject.adapter, lambda form: unformed.train([form(self.subject.batch())]))
+
+    def anew(self, seed: int = 0) -> nn.Module:
+        """A model to begin a training with: built under a seed where it can be, as a copy has the past of what no seed reaches; or a copy."""
+        return self.subject.rebuild(seed) if self.subject.rebuild is not None else self.subject.fresh()
+
+    @cached_property
+    def data(self) -> Datasets:
+        """What the config trains on and is judged on; the built-in set of the task where it names neither.
+
+        Raises:
+            DataError: Something is missing, unreadable, or does not fit the task; or there is no built-in set.
+        """
+        if self.source is None:
+            return open_datasets(self.subject.task, None, None)
+        return open_datasets(self.subject.task, self.source.train, self.source.eval, self.source.path.parent)
+
+    @property
+    def names_data(self) -> bool:
+        """Whether the config names a dataset, rather than leaving it to the built-in ones."""
+        named = (self.source.train, self.source.eval) if self.source is not None else ()
+        return any(keys is not None and (keys.path or keys.dataset_id) for keys in named)
+
+    def stream(self, count: int, seed: int = 0) -> Drawn:
+        """The first batches of a training on ``data``, over as many epochs as that takes.
+
+        Args:
+            count: How many.
+            seed: Of their order.
+
+        Raises:
+            DataError: As ``data``.
+        """
+        own = self.source.train.batch_size if self.source is not None and self.source.train is not None else None
+        return Drawn(make_loader(self.data.train, self.subject.task, own or self.config.batch_size, seed, shuffle=True), count)
 
     def train(
         self,
-        batches: Sequence[Batch],
+        batches: Sequence[Any],
         *,
         epochs: int = 1,
         limit: int | None = None,
@@ -122,6 +206,8 @@ class Trial:
         folder: Path | None = None,
         resume: Path | None = None,
         model: nn.Module | None = None,
+        until: Until | None = None,
+        processes: int = 1,
     ) -> Training:
         """Trains a fresh copy.
 
@@ -135,56 +221,50 @@ class Trial:
             clip: Whether gradients are clipped as the config says.
             prepare: Changes the copy first, such as freezing parameters.
             on_gradients: Looks at the gradients before each step.
-            folder: Where a checkpoint is written at the end (``last.ckpt``).
+            folder: Where a checkpoint is written after every step (``last.ckpt``).
             resume: A checkpoint to go on from.
             model: Trained in place of a fresh copy.
+            until: Asked after each step whether to stop.
+            processes: How many train together, on CPUs; this is one of them, and the environment says which.
 
         Raises:
             TrainingError: The training cannot be taken, or diverged.
         """
-        return self._run(
-            batches, epochs, limit, seed, accumulate, rate, clip, prepare, on_gradients, folder, resume, model, self.form
-        )
-
-    def _run(
-        self,
-        batches: Sequence[Any],
-        epochs: int = 1,
-        limit: int | None = None,
-        seed: int = 0,
-        accumulate: int = 1,
-        rate: float | None = None,
-        clip: bool = True,
-        prepare: Callable[[nn.Module], None] | None = None,
-        on_gradients: OnGradients | None = None,
-        folder: Path | None = None,
-        resume: Path | None = None,
-        model: nn.Module | None = None,
-        form: Form = as_dict,
-    ) -> Training:
         subject = self.subject
         model = subject.fresh() if model is None else model
         if prepare is not None:
             prepare(model)
         keys = {"accumulate_grad_batches": accumulate, "max_grad_norm": self.config.max_grad_norm if clip else 0.0}
         config = self.config.model_copy(update={**keys, **({"learning_rate": rate} if rate else {}), "compile_mode": None})
-        steps = _Steps()
+        steps = _Steps(model, until)
         checkpoints = CheckpointFolder(folder) if folder is not None else None
         conductor = Conductor(Plan("trial", epochs, 0), [steps], None, checkpoints, every=1 if folder else None, limit=limit)
-        device = subject.device
-        accelerator: Any = device.type if device.type in ("cuda", "mps") else "cpu"
-        compute = Compute(accelerator, (device.index or 0,) if accelerator == "cuda" else 1)
-        formed = FixedBatches([form(batch) for batch in batches])
+        steps.stop = lambda: setattr(conductor, "should_stop", True)
+        formed = FixedBatches(batches, self.form)
+        compute = _compute(subject.device, processes)
         job = Job(model, subject.adapter, subject.task, config, compute, formed, epochs, seed, conductor, resume)
         return Training(model, _fit(job, on_gradients), steps.taken, folder)
 
 
 class _Steps(Listener):
-    def __init__(self) -> None:
+    def __init__(self, model: nn.Module, until: Until | None) -> None:
         self.taken: list[Step] = []
+        self.stop: Callable[[], None] = lambda: None
+        self._model = model
+        self._until = until
 
     def on_step(self, step: Step) -> None:
         self.taken.append(step)
+        if self._until is not None and self._until(self._model, len(self.taken)):
+            self.stop()
+
+
+def _compute(device: torch.device, processes: int) -> Compute:
+    """Where the model is; in several processes, the CPU."""
+    if processes > 1:
+        return Compute("cpu", processes, strategy="ddp")
+    accelerator: Any = device.type if device.type in ("cuda", "mps") else "cpu"
+    return Compute(accelerator, (device.index or 0,) if accelerator == "cuda" else 1)
 
 
 def _fit(job: Job, on_gradients: OnGradients | None) -> list[Optimizer]:

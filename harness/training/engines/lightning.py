@@ -153,9 +153,25 @@ class Bridge(Checkpoint):
         what = "gradient" if loss is not None and bool(loss.isfinite()) else "loss"
         raise diverged(what, self._step + 1, trainer.current_epoch, culprit, job.conductor.last_checkpoint, spared=True)
 
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    @contextmanager
+    def behind(self, module: lightning.LightningModule) -> Iterator[None]:
+        """Hears of the end of a batch after the module's own hook: a checkpoint must hold what that hook has changed.
+
+        Lightning calls callbacks first, those of the kind ``Checkpoint`` included.
+        """
+        own = module.on_train_batch_end
+
+        def last(outputs: Any, batch: Any, batch_idx: int) -> None:
+            own(outputs, batch, batch_idx)
+            self._batch_done(module.trainer, module, outputs, batch)
+
+        module.on_train_batch_end = last  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            del module.on_train_batch_end
+
+    def _batch_done(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any) -> None:
         """A batch was done, and perhaps an optimizer step."""
         self._rows += _rows_of(batch)
         share: Any = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
@@ -234,7 +250,7 @@ class LightningEngine:
                 )
             check_fits(content, self.module, job.resume)
         self.module.train()
-        with quiet():
+        with quiet(), self.bridge.behind(self.module):
             self.trainer.fit(
                 self.module,
                 train_dataloaders=job.batches,

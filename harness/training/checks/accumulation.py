@@ -1,0 +1,185 @@
+"""Whether a step over several small batches is the step over the one large batch that they make up."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from harness.batches import IGNORED, Batch, Sizes, pad_right, rows
+from harness.evidence import Evidence, Status
+from harness.training.checks.coverage import optimizer_coverage
+from harness.training.checks.labels import fully_labelled
+from harness.training.checks.noise import Gap, Quantities, find_gap
+from harness.training.checks.observation import Prepare, loss_name, observe
+from harness.training.checks.ownership import owned_by, owner_among
+from harness.training.checks.reduction import reduction
+from harness.training.checks.second_step import is_first_gradient_left, second_step, second_step_anew
+from harness.training.checks.targets import targets
+from harness.training.checks.updates import step_updates
+from harness.training.trial import Trial
+
+_NAME = "accumulation"
+_ROWS = 4
+_MOST = 16
+"""Batches in which a training step that accumulates by itself must have taken a step."""
+
+_OWNERS = {
+    "optimizer_coverage": optimizer_coverage,
+    "step_updates": step_updates,
+    "training_loss[reduction]": reduction,
+    "training_loss[targets]": targets,
+}
+
+_STATE = (
+    "state that one batch leaves to the next (a running mean, a cache, a counter), a loss that depends on statistics of the batch, or gradients "
+    "that are cleared in between"
+)
+_MEAN_OF_MEANS = "a mean of means: where batches hold unequal numbers of labels, those of a short one count for more"
+
+
+def accumulation(trial: Trial) -> Evidence:
+    """The gradient of a step over several small batches is that of the one large batch, within the gradients' own rounding noise.
+
+    The engines weight each batch of a plain model by its labels, so its batches hold unequal numbers of them. The training step of a
+    LightningModule takes means of its own, which Lightning averages: its batches hold equally many, and unequal ones, which no mean of means
+    gets right, are only warned of where the config accumulates. And its second step must begin with no gradient of the first.
+    """
+    if not trial.is_own:
+        return _judge_weighted(trial)
+    seen = observe(trial, [_batch(trial, 2)] * _MOST)
+    if not seen.took_step:
+        return Evidence(_NAME, Status.SKIPPED, f"{loss_name(trial)} took no optimizer step in {_MOST} batches")
+    if seen.optimizers > 1:
+        return Evidence(_NAME, Status.SKIPPED, "several optimizers take their steps at moments of their own")
+    every = max(1, seen.rows // 2)
+    left_over = None if seen.looks > 1 else find_gap(trial, partial(second_step_anew, every), partial(second_step, every))
+    if left_over is not None and left_over.is_real:
+        return _finding(trial, left_over, *_say_left_over(trial, every))
+    if getattr(trial.subject.model, "automatic_optimization", True):
+        return _judge_means(trial)
+    return _judge_manual(trial, every)
+
+
+def _judge_weighted(trial: Trial) -> Evidence:
+    gap = find_gap(trial, _large_unequal, _small_unequal)
+    if not gap.is_real:
+        return _sound(gap, "unequal small batches give the gradient of the large one", _shown(trial))
+    cause = _STATE
+    if not find_gap(trial, _large, _small).is_real:
+        cause = f"{_MEAN_OF_MEANS}: the adapter's `weight` is not the number of labels that its `loss` is the mean of"
+    return _finding(trial, gap, f"the small batches that make up a batch of {_ROWS} rows give another gradient than it", cause)
+
+
+def _judge_means(trial: Trial) -> Evidence:
+    gap = find_gap(trial, _large, _small)
+    if gap.is_real:
+        return _finding(
+            trial, gap, f"two batches of {_ROWS // 2} rows give another gradient than their {_ROWS} rows at once", _STATE
+        )
+    sound = _sound(gap, "small batches give the gradient of the large one", _shown(trial))
+    accumulated = trial.config.accumulate_grad_batches
+    if accumulated == 1 or not trial.subject.task.is_per_position:
+        return sound
+    unequal = find_gap(trial, _large_unequal, _small_unequal)
+    if not unequal.is_real:
+        return sound
+    message = (
+        f"{loss_name(trial)} averages each batch for itself, so with `accumulate_grad_batches` {accumulated} the labels of short rows count for "
+        "more than others"
+    )
+    return _finding(trial, unequal, message, _MEAN_OF_MEANS, Status.WARN)
+
+
+def _judge_manual(trial: Trial, every: int) -> Evidence:
+    if every == 1:
+        message = "each batch is a step of its own, with no gradient of the one before"
+        return Evidence(_NAME, Status.OK, message, counterexample=_shown(trial))
+    gap = find_gap(trial, partial(_large_for_manual, every), partial(_small_for_manual, every))
+    if not gap.is_real:
+        return _sound(gap, f"{every} batches give the gradient of the large one", _shown(trial))
+    message = f"{loss_name(trial)} takes a step after {every} batches, and its gradient is not that of their rows at once"
+    return _finding(trial, gap, message, f"opt.zero_grad() at every batch instead of after every step, or {_STATE}")
+
+
+def _say_left_over(trial: Trial, every: int) -> tuple[str, str]:
+    if is_first_gradient_left(trial, every):
+        return (
+            f"the gradient of the first step is still there at the second: {loss_name(trial)} does not clear it",
+            "manual optimisation without opt.zero_grad(), or an optimizer_zero_grad that does nothing",
+        )
+    return (
+        f"the gradient of the second step depends on the first beyond the weights: {loss_name(trial)} keeps something from batch to batch",
+        "a cache, a counter or a running value in a plain attribute, where no state dict holds it",
+    )
+
+
+def _sound(gap: Gap, message: str, counterexample: str) -> Evidence:
+    return Evidence(_NAME, Status.OK, message, gap.measured, gap.bound, "", counterexample)
+
+
+def _finding(trial: Trial, gap: Gap, message: str, cause: str, status: Status = Status.FAIL) -> Evidence:
+    module = gap.where if len(gap.differing) == 1 else ""
+    owner = owner_among(_OWNERS, trial) if status is Status.FAIL else None
+    facts = {"parameters": list(gap.differing), **(owned_by(owner[0]) if owner is not None else {})}
+    return Evidence(_NAME, status, message, gap.measured, gap.bound, "", _shown(trial), module, cause, facts)
+
+
+def _large(trial: Trial, /, *, prepare: Prepare | None = None, seed: int = 0) -> Quantities:
+    return observe(trial, [_batch(trial)], prepare=prepare, seed=seed).gradients
+
+
+def _small(trial: Trial, /, *, prepare: Prepare | None = None, seed: int = 0) -> Quantities:
+    batches = _split(_batch(trial), _ROWS // 2)
+    return observe(trial, batches, accumulate=2, prepare=prepare, seed=seed).gradients
+
+
+def _large_unequal(trial: Trial, /, *, prepare: Prepare | None = None, seed: int = 0) -> Quantities:
+    return observe(trial, [_with_unequal_rows(trial)], prepare=prepare, seed=seed).gradients
+
+
+def _small_unequal(trial: Trial, /, *, prepare: Prepare | None = None, seed: int = 0) -> Quantities:
+    batches = _split(_with_unequal_rows(trial), _ROWS // 2 if trial.subject.task.is_per_position else _ROWS - 1)
+    return observe(trial, batches, accumulate=2, prepare=prepare, seed=seed).gradients
+
+
+def _large_for_manual(every: int, trial: Trial, /, *, prepare: Prepare | None = None, seed: int = 0) -> Quantities:
+    whole = _batch(trial, every * 2)
+    gradients = observe(trial, [whole], prepare=prepare, seed=seed).gradients
+    # Whatever share of its loss a batch sends back, so many of them send back so many shares.
+    return {name: gradient * every for name, gradient in gradients.items()}
+
+
+def _small_for_manual(every: int, trial: Trial, /, *, prepare: Prepare | None = None, seed: int = 0) -> Quantities:
+    whole = _batch(trial, every * 2)
+    batches = [rows(whole, slice(2 * number, 2 * number + 2)) for number in range(every)]
+    return observe(trial, batches, prepare=prepare, seed=seed).gradients
+
+
+def _batch(trial: Trial, count: int = _ROWS) -> Batch:
+    return fully_labelled(trial.subject, _sizes(trial, count))
+
+
+def _sizes(trial: Trial, count: int = _ROWS) -> Sizes:
+    return Sizes(count, trial.subject.typical.seq, trial.subject.typical.target_seq)
+
+
+def _with_unequal_rows(trial: Trial) -> Batch:
+    """A batch whose later rows are shorter, where the task has rows of several labels."""
+    task, batch = trial.subject.task, _batch(trial)
+    if not task.is_text:
+        return batch
+    total = batch["input_ids"].shape[1]
+    lengths = [total, total, *([max(2, total // 3)] * (_ROWS - 2))]
+    if task.is_seq2seq:
+        labels = batch["labels"].clone()
+        labels[_ROWS // 2 :, max(1, labels.shape[1] // 3) :] = IGNORED
+        return {**batch, "labels": labels}
+    on_host = {name: tensor.cpu() for name, tensor in batch.items()}
+    return {name: tensor.to(batch["labels"].device) for name, tensor in pad_right(task, on_host, lengths, total).items()}
+
+
+def _split(batch: Batch, first: int) -> list[Batch]:
+    return [rows(batch, slice(0, first)), rows(batch, slice(first, None))]
+
+
+def _shown(trial: Trial) -> str:
+    return f"{_sizes(trial).describe(trial.subject.task)}, dropout off"

@@ -1,0 +1,218 @@
+"""Whether a trained model knows more than how common each answer is."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from torch import nn
+
+from harness.adapters import Adapter
+from harness.data.dataset import Dataset, Rows, Stream
+from harness.data.loader import Loader, make_loader
+from harness.errors import DataError
+from harness.evaluation.evaluation import evaluate
+from harness.evidence import Evidence, Status
+from harness.training.checks.baselines import BaselineAdapter, Prior, stronger
+from harness.training.checks.pairing import chance_of_lower
+from harness.training.errors import DivergedError
+from harness.training.trial import Drawn, Trial
+
+_NAME = "baseline_comparison"
+_LOOKS = (20, 40, 80, 160, 300)
+"""Steps after which the model is judged; training ends as soon as it is better."""
+
+_ROWS = 256
+_BATCH = 64
+_ALPHA = 0.01
+"""How often, at most, a model that is exactly as good as the baseline may be called better, or worse."""
+
+_SHARE = 0.7
+"""Of the time there is, what training may take."""
+
+_LONGEST = 60.0
+
+
+def baseline_comparison(trial: Trial) -> Evidence:
+    """After a short training on the config's data the model beats the prior on held-out rows.
+
+    Losses are compared row by row, by a one-sided sign-flip test, in a few looks that share the level. A model that is worse but still gets
+    better has had too few steps, which is a warning.
+    """
+    try:
+        race = _Race(trial, trial.stream(_LOOKS[-1]), _held_out(trial))
+    except DataError as error:
+        return Evidence(_NAME, Status.SKIPPED, f"there is nothing to train on and to be judged by: {error}")
+    try:
+        race.run()
+    except DivergedError as error:
+        return race.evidence(
+            Status.FAIL, f"the model cannot be compared with anything: {error}", "see hyperparameter_sensitivity"
+        )
+    return race.judge()
+
+
+@dataclass(frozen=True)
+class _Look:
+    """The model and the prior after so many steps.
+
+    Attributes:
+        steps: How many.
+        model: Its loss on each held-out row; NaN where the row has no label.
+        prior: The prior's.
+    """
+
+    steps: int
+    model: list[float]
+    prior: list[float]
+
+    @property
+    def pairs(self) -> list[tuple[float, float]]:
+        """The losses of both, of the rows that have labels."""
+        return [(ours, theirs) for ours, theirs in zip(self.model, self.prior, strict=True) if theirs == theirs]
+
+    @cached_property
+    def chance_of_better(self) -> float:
+        """How likely it would look as much better, if it were as good."""
+        return chance_of_lower([ours - theirs for ours, theirs in self.pairs])
+
+    @cached_property
+    def chance_of_worse(self) -> float:
+        """How likely it would look as much worse, if it were as good."""
+        return chance_of_lower([theirs - ours for ours, theirs in self.pairs])
+
+    @property
+    def means(self) -> tuple[float, float]:
+        """Mean losses of the model and of the prior."""
+        pairs = self.pairs or [(float("nan"), float("nan"))]
+        return sum(ours for ours, _ in pairs) / len(pairs), sum(theirs for _, theirs in pairs) / len(pairs)
+
+
+@dataclass
+class _Race:
+    """A training that is judged now and then.
+
+    Attributes:
+        trial: The model.
+        batches: What it learns from.
+        held_out: What it is judged by.
+        looks: What was seen.
+    """
+
+    trial: Trial
+    batches: Drawn
+    held_out: Loader
+    looks: list[_Look] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+
+    def run(self) -> None:
+        """Trains until the model is better than the prior, or time is up.
+
+        Raises:
+            DivergedError: The training does not stay finite.
+        """
+        end = time.perf_counter() + _SHARE * min(self.trial.seconds, _LONGEST)
+
+        def until(model: nn.Module, steps: int) -> bool:
+            is_late = time.perf_counter() > end
+            if steps not in _LOOKS and not is_late:
+                return False
+            self._look(model, steps)
+            return is_late or self._is_better
+
+        training = self.trial.train(self.batches, until=until)
+        self.losses = training.losses
+        if not self.looks or self.looks[-1].steps < len(training.steps):
+            self._look(training.model, len(training.steps))
+
+    def judge(self) -> Evidence:
+        """The verdict."""
+        last = self.looks[-1]
+        ours, theirs = last.means
+        figures = f"{ours:.3g} against {theirs:.3g} on {len(last.pairs)} held-out rows after {last.steps} steps"
+        name = Prior(self.trial.subject.task, self.batches.seen[: max(1, last.steps)]).name
+        if not last.pairs:
+            return self.evidence(Status.SKIPPED, "no held-out row has a label")
+        if any(loss != loss for loss, _ in last.pairs):
+            message = f"after {last.steps} steps the model's loss on held-out rows is NaN"
+            return self.evidence(Status.FAIL, message, "logits that overflow in eval mode alone")
+        if self._is_better:
+            return self.evidence(Status.OK, f"the model beats {name}: {figures}{self._against_stronger(last)}")
+        if last.chance_of_worse >= _ALPHA:
+            return self.evidence(
+                Status.WARN,
+                f"the model cannot be told from {name}: {figures}",
+                "too few steps, too few rows to judge by, or a rate that is too low; or inputs that say nothing about the labels",
+            )
+        if self._is_falling:
+            return self.evidence(
+                Status.WARN,
+                f"the model is worse than {name}, and still learning: {figures}",
+                "too few steps, or a rate that is too low",
+            )
+        learnt = sum(self.losses[-10:]) / max(1, len(self.losses[-10:]))
+        where = f"; on the rows it learns from its loss is {learnt:.3g}" if learnt < theirs else ""
+        return self.evidence(
+            Status.FAIL,
+            f"the model is worse than {name}, and does not get better: {figures}{where}",
+            "another computation in eval mode than in train mode, rows learnt by heart, or labels that do not belong to their inputs",
+        )
+
+    def evidence(self, status: Status, message: str, cause: str = "") -> Evidence:
+        """A finding."""
+        curve = [{"steps": look.steps, "model": look.means[0], "prior": look.means[1]} for look in self.looks]
+        details: dict[str, Any] = {
+            "looks": curve,
+            "train": self.trial.data.train.origin.name,
+            "held_out": self.trial.data.held_out.origin.name,
+        }
+        measured = self.looks[-1].chance_of_better if self.looks else None
+        at = f"{details['train']}, up to {_LOOKS[-1]} steps at batch size {self.trial.config.batch_size}"
+        return Evidence(
+            _NAME, status, message, measured, _ALPHA / len(_LOOKS), "chance of looking as good", at, cause=cause, details=details
+        )
+
+    @property
+    def _is_better(self) -> bool:
+        return bool(self.looks) and self.looks[-1].chance_of_better < _ALPHA / len(_LOOKS)
+
+    @property
+    def _is_falling(self) -> bool:
+        """Whether the held-out loss fell between the last two looks."""
+        if len(self.looks) < 2:
+            return True  # nobody knows yet
+        before, now = self.looks[-2:]
+        gains = [new - old for new, old in zip(now.model, before.model, strict=True) if new == new and old == old]
+        return chance_of_lower(gains) < _ALPHA
+
+    def _look(self, model: nn.Module, steps: int) -> None:
+        subject = self.trial.subject
+        prior = Prior(subject.task, self.batches.seen[: max(1, steps)])
+        adapter = BaselineAdapter(subject.adapter, subject.task)
+        self.looks.append(_Look(steps, self._scores(model, subject.adapter), self._scores(prior, adapter)))
+
+    def _scores(self, model: nn.Module, adapter: Adapter) -> list[float]:
+        task = replace(self.trial.subject.task, metrics=("loss",))
+        return evaluate(model, adapter, task, self.held_out).scores["loss"].tolist()
+
+    def _against_stronger(self, last: _Look) -> str:
+        """How it does against a baseline that looks at the input."""
+        task, seen = self.trial.subject.task, self.batches.seen[: max(1, last.steps)]
+        other = stronger(task, seen, Prior(task, seen))
+        if other is None:
+            return ""
+        scores = self._scores(other, BaselineAdapter(self.trial.subject.adapter, task))
+        mean = replace(last, prior=scores).means[1]
+        return f" ({other.name}: {mean:.3g})"
+
+
+def _held_out(trial: Trial) -> Loader:
+    """Some of the held-out rows."""
+    dataset: Dataset = trial.data.held_out
+    if isinstance(dataset, Stream):
+        dataset = replace(dataset, limit=min(_ROWS, dataset.limit or _ROWS))
+    elif len(dataset) > _ROWS:
+        dataset = Rows(dataset.origin, [dataset[turn * len(dataset) // _ROWS] for turn in range(_ROWS)])
+    return make_loader(dataset, trial.subject.task, _BATCH)

@@ -1,0 +1,141 @@
+"""Whether the optimizers hold what is to be trained, and nothing else."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from harness.evidence import Evidence, Status, and_others, counted
+from harness.training.trial import Trial, gradients_of
+
+_NAME = "optimizer_coverage"
+_BATCHES = 16
+
+
+@dataclass
+class _Held:
+    """The model's parameters and those of its optimizers, at the first step.
+
+    Attributes:
+        before: The parameters when the optimizers were made, by their ids.
+        owned: Those at the step, each once, by its first name.
+        trainable: Names of those that are to be trained.
+        reached: Names of those that have a gradient.
+        listed: Every tensor of every optimizer, as often as it is listed.
+        originals: Keeps the parameters that are replaced.
+    """
+
+    before: dict[int, str] = field(default_factory=dict)
+    owned: dict[str, nn.Parameter] = field(default_factory=dict)
+    trainable: list[str] = field(default_factory=list)
+    reached: set[str] = field(default_factory=set)
+    listed: list[Tensor] = field(default_factory=list)
+    originals: list[nn.Parameter] = field(default_factory=list)
+
+    def start(self, model: nn.Module) -> None:
+        """The model before it is trained."""
+        self.before = {id(parameter): name for name, parameter in model.named_parameters()}
+        self.originals = list(model.parameters())  # so that no new tensor takes the id of one that is gone
+
+    def look(self, model: nn.Module, _optimizers: Sequence[Optimizer]) -> None:
+        """The model at a step; the first one counts."""
+        if self.owned:
+            return
+        self.owned = dict(model.named_parameters())
+        self.trainable = [name for name, parameter in self.owned.items() if parameter.requires_grad]
+        self.reached = {name for name, gradient in gradients_of(model).items() if bool(gradient.any())}
+
+
+def optimizer_coverage(trial: Trial) -> Evidence:
+    """Every trainable parameter is in exactly one group of one optimizer, and the optimizers hold nothing that the model does not own.
+
+    A parameter that is left out and has no gradient either, as of a backbone that runs under ``no_grad``, is no mistake; nor is a frozen one
+    that is listed, or a model whose parts have optimizers of their own.
+    """
+    held = _Held()
+    batch = trial.subject.batch()
+    training = trial.train([batch] * _BATCHES, limit=1, clip=False, prepare=held.start, on_gradients=held.look)
+    if not held.owned:
+        held.look(training.model, [])
+    held.listed = [tensor for optimizer in training.optimizers for tensor in listed(optimizer)]
+    if not held.trainable:
+        return Evidence(_NAME, Status.SKIPPED, "the model has no trainable parameter")
+    return _judge(held, len(training.optimizers))
+
+
+def listed(optimizer: Optimizer) -> list[Tensor]:
+    """Every tensor of an optimizer."""
+    return [tensor for group in optimizer.param_groups for tensor in group["params"]]
+
+
+def _judge(held: _Held, optimizers: int) -> Evidence:
+    times = Counter(map(id, held.listed))
+    missing = [name for name in held.trainable if not times[id(held.owned[name])] and name in held.reached]
+    names = {id(parameter): name for name, parameter in held.owned.items()}
+    twice = [names[key] for key, count in times.items() if count > 1 and key in names]
+    foreign = [tensor for tensor in held.listed if id(tensor) not in names]
+    facts = {"missing": missing, "twice": twice, "foreign": len(foreign), "optimizers": optimizers}
+    total = counted(len(held.trainable), "trainable parameter")
+    if missing:
+        return _finding(*_say_missing(held, missing, foreign), len(missing), missing[0], facts)
+    if foreign:
+        message, module, cause = _say_foreign(held, foreign)
+        return _finding(message, cause, len(foreign), module, facts)
+    if twice:
+        message = f"`{twice[0]}`{and_others(len(twice) - 1, 'parameter')} is listed more than once, so each step moves it more than once"
+        return _finding(message, "groups or optimizers that share a module or a tied weight", len(twice), twice[0], facts)
+    idle = [name for name in held.trainable if not times[id(held.owned[name])]]
+    left_out = f"; {counted(len(idle), 'parameter')} without gradient left out" if idle else ""
+    message = f"{total} in {counted(optimizers, 'optimizer')}, each once{left_out}"
+    return Evidence(_NAME, Status.OK, message, 0.0, 0.0, "parameters", details=facts)
+
+
+def _finding(message: str, cause: str, count: int, module: str, facts: dict[str, object]) -> Evidence:
+    return Evidence(_NAME, Status.FAIL, message, float(count), 0.0, "parameters", module=module, cause=cause, details=facts)
+
+
+def _say_missing(held: _Held, missing: list[str], foreign: list[Tensor]) -> tuple[str, str]:
+    others = and_others(len(missing) - 1, "parameter")
+    replaced = [name for name in missing if id(held.owned[name]) not in held.before]
+    if replaced:
+        return (
+            f"`{replaced[0]}`{and_others(len(replaced) - 1, 'parameter')} was put in place while the model ran, so the optimizer trains "
+            "a tensor that the model no longer uses",
+            "forward or a hook assigns a new nn.Parameter: change the values of the one that is there",
+        )
+    if foreign:
+        return (
+            f"no optimizer holds `{missing[0]}`{others}, which has a gradient; instead it holds {_shown(held, foreign)}",
+            "an optimizer that was made before a layer was replaced, or from copies of the parameters (deepcopy, .data, clone)",
+        )
+    return (
+        f"no optimizer holds `{missing[0]}`{others}, which has a gradient, so it is never trained",
+        "an optimizer made from one part of the model only, or before a layer was added; freeze it (requires_grad=False) if it is not to be "
+        "trained",
+    )
+
+
+def _say_foreign(held: _Held, foreign: list[Tensor]) -> tuple[str, str, str]:
+    message = f"an optimizer holds {_shown(held, foreign)}"
+    gone = next((held.before[id(tensor)] for tensor in foreign if id(tensor) in held.before), "")
+    if gone:
+        cause = "forward or a hook assigns a new nn.Parameter: change the values of the one that is there"
+        return f"{message}: `{gone}` was replaced while the model ran", gone, cause
+    return message, "", "a module in a list or dict, which is trained but not saved or moved, or a layer that was replaced"
+
+
+def _shown(held: _Held, foreign: Iterable[Tensor]) -> str:
+    first, *others = foreign
+    like = _twin(held, first)
+    what = f"a copy of `{like}`" if like else f"a tensor of shape {tuple(first.shape)}"
+    return f"{what} that the model does not own{and_others(len(others), 'tensor')}"
+
+
+def _twin(held: _Held, tensor: Tensor) -> str:
+    """Name of a parameter with the values of a tensor."""
+    return next((name for name, own in held.owned.items() if own.shape == tensor.shape and torch.equal(own, tensor)), "")

@@ -1,0 +1,216 @@
+"""Whether two processes that share the rows of a batch train as one process does with all of them."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+
+import torch
+from torch import nn
+
+from harness.evidence import Evidence, Status, and_others
+from harness.properties.difference import difference
+from harness.training.checks.bits import find_mismatch
+from harness.training.checks.diary import FirstUpdate
+from harness.training.checks.halves import PARTS, halves_at, in_turn, judge_halves, shared_batch
+from harness.training.checks.noise import Quantities, find_gap
+from harness.training.checks.observation import Prepare
+from harness.training.checks.ownership import owned_by, owner_among
+from harness.training.checks.parcel import PackingError
+from harness.training.checks.processes import Answer
+from harness.training.checks.ranks import GroupError, RankResult, on_cpu, train_in_two
+from harness.training.checks.stances import Stance, certain
+from harness.training.checks.stillness import be_still
+from harness.training.checks.updates import step_updates
+from harness.training.trial import Trial
+
+_NAME = "distributed"
+_LONGEST = 120.0
+_START = {False: 5.0, True: 10.0}
+"""Seconds that the processes take to start on a busy machine; by whether they import Lightning."""
+
+_UNUSED = ("did not receive grad", "finished reduction in the prior iteration", "not used in producing")
+_WAITING = ("Timed out", "timed out")
+_SECONDARY = ("onnection", "closed", *_WAITING)
+
+
+def distributed(trial: Trial) -> Evidence:
+    """A step of two processes, each with half of a batch, has the gradients of one process with all of it, and leaves them alike."""
+    if not any(parameter.requires_grad for parameter in trial.subject.model.parameters()):
+        return Evidence(_NAME, Status.SKIPPED, "the model has no trainable parameter")
+    if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
+        return Evidence(_NAME, Status.SKIPPED, "this PyTorch was built without gloo, by which processes on CPUs train together")
+    return _Comparison(on_cpu(trial), time.monotonic() + min(trial.seconds, _LONGEST)).judge()
+
+
+@dataclass
+class _Comparison:
+    """Two processes against one.
+
+    Attributes:
+        trial: The model, on the CPU.
+        end: When time is up.
+    """
+
+    trial: Trial
+    end: float
+    _asked: dict[torch.dtype, list[Answer]] = field(default_factory=dict)
+
+    @cached_property
+    def stances(self) -> tuple[Stance, ...]:
+        """What the gradients are compared in: eval mode, and train mode without what is random in it."""
+        # On CPUs, a synchronised batch norm in train mode raises.
+        synchronised = any(isinstance(module, nn.SyncBatchNorm) for module in self.trial.subject.model.modules())
+        return (be_still,) if synchronised else (be_still, certain)
+
+    def judge(self) -> Evidence:
+        """The verdict."""
+        found = [judge_halves(self.trial, stance) for stance in self.stances] if self._can_be_seen() else []
+        failure = next((evidence for evidence in found if evidence is not None and evidence.status is Status.FAIL), None)
+        return failure or self._judge_processes() or next(filter(None, found), None) or self._sound()
+
+    def _judge_processes(self) -> Evidence | None:
+        left = self.end - time.monotonic()
+        if left < _START[self.trial.is_own]:
+            return self._evidence(Status.SKIPPED, f"{max(0.0, left):.0f} s are too few to start two processes")
+        try:
+            answers = self._answers(self.trial)
+        except PackingError as error:
+            return self._evidence(Status.SKIPPED, str(error))
+        trouble = self._trouble(answers)
+        if trouble is not None:
+            return trouble
+        pairs = [[answer.result[number] for answer in answers] for number in range(len(self.stances))]
+        return next(filter(None, (self._of_process(n) or _alike(self.trial, pair) for n, pair in enumerate(pairs))), None)
+
+    def _answers(self, trial: Trial) -> list[Answer]:
+        key = trial.subject.dtype
+        if key not in self._asked:
+            self._asked[key] = train_in_two(trial, shared_batch(trial), self.stances, self.end - time.monotonic())
+        return self._asked[key]
+
+    def _trouble(self, answers: Sequence[Answer]) -> Evidence | None:
+        """What kept the processes from taking their steps."""
+        errors = [answer for answer in answers if answer.error]
+        if not errors:
+            return None
+        first = next((answer for answer in errors if not any(word in answer.text for word in _SECONDARY)), errors[0])
+        unused = next((answer for answer in errors if any(words in answer.text for words in _UNUSED)), None)
+        if unused is not None:
+            return self._unused(unused)
+        if not first.began or first.kind == GroupError.__name__:
+            return self._evidence(Status.SKIPPED, f"two processes cannot train this model here: {first.error}")
+        if first.is_late:
+            return self._evidence(Status.SKIPPED, f"two processes cannot train this model in the time there is: {first.error}")
+        if any(word in first.text for word in _WAITING):
+            return self._evidence(
+                Status.FAIL,
+                "two processes that train together wait for each other for ever",
+                "a branch on the data or the rank that only one of the processes takes, with a collective call or a module inside",
+            )
+        return self._evidence(
+            Status.FAIL,
+            f"training in two processes raises what training in one does not: {first.error}",
+            "activation checkpointing with use_reentrant, a parameter used outside of the training step's forward, or code that takes "
+            "itself for the only process",
+        )
+
+    def _unused(self, answer: Answer) -> Evidence:
+        """PyTorch waits for the gradients of all parameters, and some have none."""
+        first = FirstUpdate()
+        optimizers = self.trial.train([shared_batch(self.trial)], limit=1, on_gradients=first).optimizers
+        names = first.without or re.findall(r"did not receive grad for rank \d+: (?:model\.)?([\w.]+)", answer.text)
+        which = f"`{names[0]}` receives none{and_others(len(names) - 1, 'parameter')}" if names else "some receive none"
+        message = f"training in several processes stops at the second step: it needs a gradient of every parameter, and {which}"
+        if len(optimizers) > 1:
+            cause = "optimizers that train a part each; DistributedDataParallel's find_unused_parameters=True allows for that"
+            return self._evidence(Status.WARN, message, cause, names)
+        owner = owner_among({"step_updates": step_updates}, self.trial)
+        return Evidence(
+            _NAME,
+            Status.FAIL,
+            message,
+            counterexample=halves_at(self.trial),
+            module=names[0] if names else "",
+            cause="a parameter on which the loss does not depend, in this batch or in any: remove it, freeze it, or let "
+            "DistributedDataParallel find_unused_parameters",
+            details=owned_by(owner[0]) if owner is not None else {},
+        )
+
+    def _can_be_seen(self) -> bool:
+        """Whether the training step lets its gradients be seen."""
+        first = FirstUpdate()
+        self.trial.train([shared_batch(self.trial)], limit=1, on_gradients=first)
+        return bool(first.gradients)
+
+    def _of_process(self, number: int) -> Evidence | None:
+        """A finding where the gradients are not those of the halves in turn."""
+
+        def together(trial: Trial, /, *, prepare: Prepare | None = None, seed: int = 0) -> Quantities:
+            return _gradients(self._answers(trial), number)
+
+        if not _gradients(self._answers(self.trial), number):
+            return None
+        gap = find_gap(self.trial, partial(in_turn, self.stances[number]), together)
+        if not gap.is_real:
+            return None
+        return Evidence(
+            _NAME,
+            Status.FAIL,
+            f"with {PARTS} processes the gradient of `{gap.where}` is not the mean of what each half of the rows gives alone",
+            gap.measured,
+            gap.bound,
+            "",
+            halves_at(self.trial),
+            gap.where,
+            "code that depends on the rank, the number of processes or their environment variables",
+        )
+
+    def _sound(self) -> Evidence:
+        return self._evidence(Status.OK, f"{PARTS} processes train as one does, and have the same weights afterwards")
+
+    def _evidence(self, status: Status, message: str, cause: str = "", blamed: Sequence[str] = ()) -> Evidence:
+        module = blamed[0] if blamed else ""
+        return Evidence(_NAME, status, message, counterexample=halves_at(self.trial), module=module, cause=cause)
+
+
+def _gradients(answers: Sequence[Answer], number: int) -> Quantities:
+    failed = next((answer.error for answer in answers if answer.error), "")
+    if failed:
+        raise RuntimeError(failed)
+    result: RankResult = answers[0].result[number]
+    return result.gradients
+
+
+def _alike(trial: Trial, pair: Sequence[RankResult]) -> Evidence | None:
+    """A finding where the processes end with different models."""
+    mismatch = find_mismatch(pair[0].weights, pair[1].weights)
+    if mismatch is not None and not mismatch.is_rounding:
+        return Evidence(
+            _NAME,
+            Status.FAIL,
+            f"after a step the processes have other weights: `{mismatch.name}` differs{and_others(mismatch.count - 1, 'parameter')}",
+            mismatch.size,
+            0.0,
+            "",
+            halves_at(trial),
+            mismatch.name,
+            "weights that are changed by hand from the rows of one process, or a gradient that is not averaged",
+        )
+    gap, bound = difference(pair[0].logits, pair[1].logits), trial.subject.floor.bound
+    if gap <= bound:
+        return None
+    return Evidence(
+        _NAME,
+        Status.FAIL,
+        "after a step the processes have other models: the same rows give other logits, though the weights are the same",
+        gap,
+        bound,
+        "",
+        halves_at(trial),
+        next((name for name, value in pair[0].attributes.items() if pair[1].attributes.get(name) != value), ""),
+        "state in a plain attribute, made from the rows of one process; as a buffer, the first process's would be sent to all",
+    )

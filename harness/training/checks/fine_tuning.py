@@ -1,0 +1,255 @@
+"""Whether the last layer of a model can be trained while the rest is frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from harness.batches import Batch
+from harness.errors import UserError
+from harness.evidence import Evidence, Status, and_others
+from harness.training.checks.bits import same_bits
+from harness.training.checks.diary import weights_of
+from harness.training.checks.head import Head, find_head
+from harness.training.checks.rate_scale import RateScale
+from harness.training.checks.stances import batch_norms
+from harness.training.trial import Trial
+from harness.user_code import raised
+
+_NAME = "fine_tuning"
+_ROWS = 4
+_STEPS = 8
+_FACTORS = (1.0, 10.0, 100.0)
+"""Rates are tried from the configured one upwards: that a rate is low is said elsewhere."""
+
+_NO_GRAPH = ("does not require grad", "empty parameter list")
+
+
+def fine_tuning(trial: Trial) -> Evidence:
+    """With all but the last layer frozen, and again with a new one in its place, a few steps lower the loss and move that layer alone."""
+    head = find_head(trial)
+    if head is None:
+        return Evidence(_NAME, Status.SKIPPED, "the model has no layer before its last one that could be frozen")
+    batch = trial.subject.batch(replace(trial.subject.typical, batch=_ROWS))
+    free = _Watch(frozenset())
+    optimizers = trial.train([batch], limit=1, on_gradients=free).optimizers
+    if not free.reached & head.parameters:
+        return Evidence(_NAME, Status.SKIPPED, f"no gradient reaches `{_named(head)}`, frozen backbone or not")
+    tuning = _Tuning(trial, head, batch, free.reached, len(optimizers))
+    return tuning.judge(renewed=False) or tuning.judge(renewed=True) or tuning.sound()
+
+
+@dataclass
+class _Watch:
+    """What is seen at each update.
+
+    Attributes:
+        frozen: Names of the parameters that should be frozen.
+        thawed: Those that asked for a gradient nevertheless.
+        reached: Names of those that had one that is not zero.
+        held: Names of those that an optimizer holds.
+        is_moving: Whether some rate was not zero.
+    """
+
+    frozen: frozenset[str]
+    thawed: list[str] = field(default_factory=list)
+    reached: set[str] = field(default_factory=set)
+    held: set[str] = field(default_factory=set)
+    is_moving: bool = False
+
+    def __call__(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
+        """A step is about to be taken."""
+        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+        held = {id(parameter) for group in groups for parameter in group["params"]}
+        self.is_moving |= any(bool(group.get("lr", 1.0)) for group in groups)
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad and name in self.frozen and name not in self.thawed:
+                self.thawed.append(name)
+            if parameter.grad is not None and bool(parameter.grad.any()):
+                self.reached.add(name)
+            if id(parameter) in held:
+                self.held.add(name)
+
+
+@dataclass
+class _Tuned:
+    """A training of the head.
+
+    Attributes:
+        before: Parameters and buffers before it.
+        after: The same after it.
+        watch: What was seen of its updates.
+        fell: Whether it lowered the loss.
+    """
+
+    before: dict[str, Tensor]
+    after: dict[str, Tensor]
+    watch: _Watch
+    fell: bool
+
+
+@dataclass(frozen=True)
+class _Tuning:
+    """Trainings of the head alone.
+
+    Attributes:
+        trial: The model.
+        head: What is trained.
+        batch: What it learns by heart.
+        reachable: Parameters that have a gradient when nothing is frozen.
+        optimizers: How many the training step uses.
+    """
+
+    trial: Trial
+    head: Head
+    batch: Batch
+    reachable: set[str]
+    optimizers: int
+
+    def judge(self, renewed: bool) -> Evidence | None:
+        """A finding, with the head as it is or with a new one; ``None`` where there is nothing to find."""
+        try:
+            tuned = self._tune(renewed, 1.0)
+        except UserError:
+            raise
+        except Exception as error:
+            return self._raised(error)
+        found = self._thawed(tuned) or self._moved(tuned) or self._unmoved(tuned) or self._drifted(tuned)
+        if found is not None or tuned.fell or not tuned.watch.is_moving:
+            return found
+        if any(self._tune(renewed, factor).fell for factor in _FACTORS[1:]):
+            return None
+        what = f"a new `{_named(self.head)}`" if renewed else f"`{_named(self.head)}`"
+        return self._evidence(
+            f"with the rest frozen, {what} learns nothing: {_STEPS} steps do not lower the loss at any rate",
+            "weights that forward reads from a copy (merged, transposed or cached at the start), or a loss that the last layer does not move",
+            self.head.modules[0] if self.head.modules else "",
+        )
+
+    def sound(self) -> Evidence:
+        """Nothing was found."""
+        message = f"`{_named(self.head)}` can be trained alone, as it is and renewed, and nothing else moves"
+        return Evidence(_NAME, Status.OK, message, 0.0, 0.0, "", self._at)
+
+    @property
+    def _at(self) -> str:
+        sizes = replace(self.trial.subject.typical, batch=_ROWS)
+        return f"{_STEPS} steps on one batch, {sizes.describe(self.trial.subject.task)}; all frozen but {_named(self.head)}"
+
+    def _tune(self, renewed: bool, factor: float) -> _Tuned:
+        model = self.trial.anew()
+        frozen = frozenset(name for name, p in model.named_parameters() if p.requires_grad and name not in self.head.parameters)
+        watch, scale = _Watch(frozen), RateScale(factor)
+        self.head.freeze_rest(model)
+        if renewed:
+            self.head.renew(model)
+        before, first = weights_of(model), self._loss(model)
+
+        def look(trained: nn.Module, optimizers: Sequence[Optimizer]) -> None:
+            watch(trained, optimizers)
+            scale(trained, optimizers)
+
+        training = self.trial.train([self.batch] * _STEPS, model=model, on_gradients=look)
+        after = weights_of(model)
+        # Under the seed of the first step, so that both have the same dropout.
+        fell = self._loss(model) < first or self.trial.train([self.batch], limit=1, model=model).losses[0] < training.losses[0]
+        return _Tuned(before, after, watch, fell)
+
+    def _loss(self, model: nn.Module) -> float:
+        """The task's loss in eval mode."""
+        return float(self.trial.subject.adapter.loss(self.trial.subject.logits(self.batch, model.eval()), self.batch))
+
+    def _raised(self, error: Exception) -> Evidence:
+        if self.optimizers > 1:
+            reason = f"its training step uses {self.optimizers} optimizers, and not each of them has something left to train: {raised(error)}"
+            return Evidence(_NAME, Status.SKIPPED, reason)
+        has_no_graph = any(words in str(error) for words in _NO_GRAPH)
+        return self._evidence(
+            "with the rest frozen, the loss carries no gradient back to the last layer"
+            if has_no_graph
+            else f"with the rest frozen, training raises what it otherwise does not: {raised(error)}",
+            "a forward under no_grad, or an optimizer made of other parameters, where the backbone is frozen",
+            _named(self.head) if has_no_graph else "",
+        )
+
+    def _thawed(self, tuned: _Tuned) -> Evidence | None:
+        names = tuned.watch.thawed
+        if not names:
+            return None
+        model = self.trial.anew()
+        self.head.freeze_rest(model)
+        model.train()
+        by_train = dict(model.named_parameters())[names[0]].requires_grad
+        how = "train() unfreezes it" if by_train else "the training step unfreezes it"
+        return self._evidence(
+            f"`{names[0]}` does not stay frozen{and_others(len(names) - 1, 'parameter')}: {how}",
+            "requires_grad set in an overridden train(), in forward, or in a hook; set it once, where the model is made",
+            names[0],
+        )
+
+    def _moved(self, tuned: _Tuned) -> Evidence | None:
+        names = [name for name in tuned.watch.frozen if not same_bits(tuned.before[name], tuned.after[name])]
+        if not names:
+            return None
+        name = next(name for name in tuned.before if name in names)
+        return self._evidence(
+            f"`{name}` is frozen and moves nevertheless{and_others(len(names) - 1, 'parameter')}",
+            "weights changed by hand (decay, an average, a clamp) without a look at requires_grad, or a momentum left over in the optimizer",
+            name,
+            float((tuned.after[name] - tuned.before[name]).abs().max()),
+        )
+
+    def _unmoved(self, tuned: _Tuned) -> Evidence | None:
+        """A part of the head that has a gradient when nothing is frozen, and stays where it is now."""
+        names = [
+            name
+            for name in tuned.before
+            if name in self.head.parameters & self.reachable and same_bits(tuned.before[name], tuned.after[name])
+        ]
+        if not names or not tuned.watch.is_moving:
+            return None
+        watch = tuned.watch
+        why = (
+            "no optimizer holds it"
+            if names[0] not in watch.held
+            else ("it receives no gradient then" if names[0] not in watch.reached else "its steps are too small to be seen")
+        )
+        evidence = self._evidence(
+            f"with the rest frozen, `{names[0]}` does not move{and_others(len(names) - 1, 'parameter')}: {why}",
+            "an optimizer over a fixed list of parameters, or a forward that changes where the backbone is frozen",
+            names[0],
+        )
+        return replace(evidence, status=Status.WARN) if "too small" in why else evidence
+
+    def _drifted(self, tuned: _Tuned) -> Evidence | None:
+        """Statistics of a frozen batch norm that move: what was learnt for the old ones is lost, where anything was."""
+        if self.trial.subject.fresh_weights:
+            return None
+        for path, norm in batch_norms(self.trial.subject.model).items():
+            prefix = f"{path}." if path else ""
+            names = {f"{prefix}{name}" for name, _ in norm.named_parameters()}
+            moved = [f"{prefix}{name}" for name, _ in norm.named_buffers() if name in ("running_mean", "running_var")]
+            moved = [name for name in moved if not same_bits(tuned.before[name], tuned.after[name])]
+            if moved and not names & self.head.parameters:
+                return replace(
+                    self._evidence(
+                        f"`{path}` is frozen, and its running statistics move: the loaded features change though no weight does",
+                        "batch norm in train mode; put frozen ones into eval mode, in train() too",
+                        path,
+                        float((tuned.after[moved[0]] - tuned.before[moved[0]]).abs().max()),
+                    ),
+                    status=Status.WARN,
+                )
+        return None
+
+    def _evidence(self, message: str, cause: str, module: str = "", measured: float | None = None) -> Evidence:
+        bound = None if measured is None else 0.0
+        return Evidence(_NAME, Status.FAIL, message, measured, bound, "", self._at, module, cause)
+
+
+def _named(head: Head) -> str:
+    """The head, as messages call it."""
+    return head.modules[0] if head.modules else min(head.parameters)

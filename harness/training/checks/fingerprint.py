@@ -1,0 +1,94 @@
+"""Short hashes of tensors and other values, equal where every bit is."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from hashlib import blake2b
+from itertools import count
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+_DEEPEST = 5
+_HOOKS = ("_hooks", "_pre_hooks", "_hooks_with_kwargs", "_hooks_always_called")
+
+
+def fingerprint(value: Any) -> str:
+    """A hash of a value by its content: tensors and arrays by their bytes, generators by their state, objects by their attributes."""
+    digest = blake2b(digest_size=8)
+    for part in _parts(value, 0, set()):
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def unsaved_attributes(model: nn.Module) -> dict[str, str]:
+    """Fingerprints of what the modules hold and the state dict does not: plain attributes and non-persistent buffers, by path."""
+    found: dict[str, str] = {}
+    foreign = _framework_attributes(model)
+    for path, module in model.named_modules():
+        saved = {*module._parameters, *module._modules, *(set(module._buffers) - module._non_persistent_buffers_set)}
+        for name, value in {**vars(module), **module._buffers}.items():
+            if name not in saved and name not in foreign and not name.endswith(_HOOKS):
+                found[f"{path}.{name}".lstrip(".")] = fingerprint(value)
+    return found
+
+
+def _framework_attributes(model: nn.Module) -> set[str]:
+    """Names that every module has, and for a LightningModule those of Lightning's own."""
+    names = {*vars(nn.Module())}
+    for cls in type(model).__mro__:
+        if cls.__name__ == "LightningModule":
+            bare = cls()
+            names |= {*vars(bare), "_trainer", "_fabric", "_log_hyperparams", "_hparams_initial", "_hparams_name"}
+    return names
+
+
+def _parts(value: Any, depth: int, seen: set[int]) -> Iterator[bytes]:
+    """The bytes of a value; what lies deeper than a few levels, or was met before, counts by its type alone."""
+    yield type(value).__name__.encode()
+    if isinstance(value, (str, bytes, int, float, complex, bool, type(None), range, slice, torch.dtype, torch.device)):
+        yield repr(value).encode()
+    elif isinstance(value, (Tensor, np.ndarray)):
+        yield from _array_parts(value)
+    elif (state := _generator_state(value)) is not None:
+        yield repr(state).encode()
+    elif isinstance(value, nn.Module):  # one that is not registered
+        yield from _parts(dict(value.state_dict()), depth, seen)
+    elif depth < _DEEPEST and id(value) not in seen and not callable(value):
+        inside = seen | {id(value)}
+        for part in _members(value):
+            yield from _parts(part, depth + 1, inside)
+
+
+def _array_parts(value: Tensor | np.ndarray[Any, Any]) -> Iterator[bytes]:
+    yield f"{value.dtype}{tuple(value.shape)}".encode()
+    if isinstance(value, Tensor):
+        if value.layout is not torch.strided or value.is_meta:
+            return
+        value = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    yield value.tobytes()
+
+
+def _generator_state(value: Any) -> Any:
+    if isinstance(value, torch.Generator):
+        return value.get_state().tolist()
+    if isinstance(value, np.random.Generator):
+        return value.bit_generator.state
+    if isinstance(value, np.random.RandomState):
+        return value.get_state(legacy=False)
+    if isinstance(value, random.Random):
+        return value.getstate()
+    return repr(value) if isinstance(value, count) else None
+
+
+def _members(value: Any) -> list[Any]:
+    if isinstance(value, Mapping):
+        return [part for item in value.items() for part in item]
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(repr, value))
+    if isinstance(value, (list, tuple)) or type(value).__name__ == "deque":
+        return list(value)
+    return [part for item in getattr(value, "__dict__", {}).items() for part in item]

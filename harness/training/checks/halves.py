@@ -1,0 +1,143 @@
+"""The gradients of a batch as a whole, and of its halves one after the other, as processes that share it take them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import nn
+
+from harness.batches import Batch, make_batch, rows
+from harness.evidence import Evidence, Status
+from harness.properties.tracing import Call, View, first_divergence, recording, row_view
+from harness.randomness import seeded
+from harness.training.checks.accumulation import accumulation
+from harness.training.checks.diary import FirstUpdate
+from harness.training.checks.noise import Gap, Quantities, find_gap
+from harness.training.checks.observation import Prepare
+from harness.training.checks.ownership import owned_by, owner_among
+from harness.training.checks.reduction import reduction
+from harness.training.checks.stances import Stance, batch_norms, certain, certain_but_for_norms
+from harness.training.trial import Trial
+
+PARTS = 2
+"""How many processes share a batch."""
+
+ROWS = 2 * PARTS
+_TRIES = 16
+
+_SMALL_BATCH = 16
+"""Rows a process below which batch norm's statistics are known to hurt (Wu and He 2018, arXiv:1803.08494, figure 1)."""
+
+_NAME = "distributed"
+_OWNERS = {"training_loss[reduction]": reduction, "accumulation": accumulation}
+
+
+def shared_batch(trial: Trial) -> Batch:
+    """Rows for both halves; as a training step of one's own takes the mean of its rows, with as many labels in one as in the other."""
+    subject = trial.subject
+    sizes = replace(subject.typical, batch=ROWS)
+    for seed in range(_TRIES):
+        batch = subject.batch(sizes, seed)
+        if not trial.is_own or len({int(subject.adapter.weight(half(batch, number))) for number in range(PARTS)}) == 1:
+            return batch
+    return make_batch(subject.task, sizes)
+
+
+def half(batch: Batch, number: int) -> Batch:
+    """One of the halves."""
+    count = len(next(iter(batch.values()))) // PARTS
+    return rows(batch, slice(number * count, (number + 1) * count))
+
+
+def in_turn(stance: Stance, trial: Trial, /, *, prepare: Prepare | None = None, seed: int = 0) -> Quantities:
+    """The gradients of the halves, each from the same weights, weighted with their labels."""
+    halves = [half(shared_batch(trial), number) for number in range(PARTS)]
+    weights = [1.0 if trial.is_own else float(trial.subject.adapter.weight(batch)) for batch in halves]
+    found = [_step(stance, trial, batch, prepare, seed) for batch in halves]
+    parts = [_times(weight / sum(weights), quantities) for quantities, weight in zip(found, weights, strict=True)]
+    return {name: torch.stack([part[name] for part in parts]).sum(0) for name in parts[0]}
+
+
+def judge_halves(trial: Trial, stance: Stance) -> Evidence | None:
+    """A finding where the halves of a batch do not add up to the whole."""
+    gap = find_gap(trial, partial(_whole, 1.0, stance), partial(in_turn, stance))
+    if not gap.is_real:
+        return None
+    if not find_gap(trial, partial(_whole, 1 / PARTS, stance), partial(in_turn, stance)).is_real:
+        return _finding(
+            trial,
+            gap,
+            f"with {PARTS} processes the gradients are {PARTS} times smaller than with one",
+            "a sum over the rows, or a division by a fixed number of them: gradients are averaged over the processes, so take the mean",
+        )
+    norms = batch_norms(trial.subject.model)
+    if stance is certain and norms and judge_halves(trial, certain_but_for_norms) is None:
+        return _of_norms(trial, gap, next(iter(norms)))
+    return _finding(
+        trial,
+        gap,
+        f"with {PARTS} processes the gradients are others than with one: what a row contributes depends on the other rows of its process",
+        "a loss over pairs of rows (in-batch negatives) or statistics of the batch: gather the rows of all processes first",
+        _mixer(trial, stance) or ("training_step" if trial.is_own else ""),
+    )
+
+
+def _of_norms(trial: Trial, gap: Gap, path: str) -> Evidence | None:
+    """Statistics of a process's own rows are what batch norm is known to take; with few rows a process they are poor ones."""
+    config = trial.config
+    several = config.strategy != "auto" or config.num_nodes > 1 or (isinstance(config.devices, int) and config.devices > 1)
+    if not several or config.batch_size >= _SMALL_BATCH:
+        return None
+    message = f"batch norm takes its statistics from the {config.batch_size} rows of each process alone, not from those of all"
+    cause = f"fewer than {_SMALL_BATCH} rows a process are too few: nn.SyncBatchNorm.convert_sync_batchnorm, larger batches, or GroupNorm"
+    return Evidence(_NAME, Status.WARN, message, gap.measured, gap.bound, "", halves_at(trial), path, cause)
+
+
+def _finding(trial: Trial, gap: Gap, message: str, cause: str, module: str = "") -> Evidence:
+    owner = owner_among(_OWNERS, trial)
+    details = owned_by(owner[0]) if owner is not None else {}
+    blame = module or gap.where
+    return Evidence(_NAME, Status.FAIL, message, gap.measured, gap.bound, "", halves_at(trial), blame, cause, details)
+
+
+def halves_at(trial: Trial) -> str:
+    """The counterexample."""
+    sizes = replace(trial.subject.typical, batch=ROWS)
+    return f"{sizes.describe(trial.subject.task)}, {ROWS // PARTS} rows for each of {PARTS} processes"
+
+
+def _whole(factor: float, stance: Stance, trial: Trial, /, *, prepare: Prepare | None = None, seed: int = 0) -> Quantities:
+    """The gradients of the whole batch, times a factor."""
+    return _times(factor, _step(stance, trial, shared_batch(trial), prepare, seed))
+
+
+def _step(stance: Stance, trial: Trial, batch: Batch, prepare: Prepare | None, seed: int) -> Quantities:
+    def set_up(model: nn.Module) -> None:
+        stance(model)
+        if prepare is not None:
+            prepare(model)
+
+    first = FirstUpdate()
+    trial.train([batch], limit=1, seed=seed, clip=False, prepare=set_up, on_gradients=first)
+    return first.gradients
+
+
+def _times(factor: float, quantities: Quantities) -> Quantities:
+    return {name: tensor * factor for name, tensor in quantities.items()}
+
+
+def _mixer(trial: Trial, stance: Stance) -> str:
+    """Path of the module in which a row first depends on the others; empty where the model's modules keep them apart."""
+
+    def recorded(batch: Batch) -> tuple[list[Call], View]:
+        model = trial.subject.fresh().train()
+        stance(model)
+        with recording(model) as calls, seeded(0):
+            trial.subject.raw_logits(batch, model)
+        return calls, row_view(replace(trial.subject.typical, batch=len(batch["labels"])), 0)
+
+    batch = shared_batch(trial)
+    (left, view_left), (right, view_right) = recorded(batch), recorded(half(batch, 0))
+    return first_divergence(left, right, view_left, view_right)

@@ -1,0 +1,289 @@
+"""One attempt to learn a batch by heart."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from harness.adapters import make_adapter
+from harness.batches import Batch
+from harness.properties.subject import Subject, mode
+from harness.randomness import seeded
+from harness.training.checks.labels import guessing_loss, irreducible_loss, labelled
+from harness.training.checks.observation import Prepare
+from harness.training.checks.pace import seconds_per_step
+from harness.training.errors import DivergedError
+from harness.training.trial import Trial, gradients_of
+
+ENOUGH = 0.1
+"""Share of the loss that may be left; a model that ignores its inputs leaves all of it."""
+
+LONGEST = 1500
+_UNHEARD = 300
+_HEARD = 16
+"""Batches after which a training step that accumulates by itself must have taken a step that is heard of."""
+
+_LOOK_EVERY = 10
+_PATIENCE = 120
+"""Steps without progress after which an attempt is given up, at least."""
+
+_PROGRESS = 0.02
+_JUDGED = 300
+"""Steps from which it can be told whether those that are left will do."""
+
+_HOPE = 2
+"""How much faster than now an attempt may become."""
+
+_TIMED = 5
+"""Steps by which it is known how long the others take."""
+
+_LEAST = 100
+"""Steps that must fit into the time for an attempt to be made."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What there is to learn in a batch.
+
+    Attributes:
+        guess: Loss of the best answer that ignores the inputs.
+        floor: Loss that no model can go below, as equal inputs have different labels.
+    """
+
+    guess: float
+    floor: float
+
+    @staticmethod
+    def of(subject: Subject, batch: Batch) -> Goal:
+        """The goal of a batch."""
+        return Goal(guessing_loss(subject.task, batch), irreducible_loss(subject.task, batch))
+
+    @property
+    def reducible(self) -> float:
+        """What a model can learn of it."""
+        return self.guess - self.floor
+
+    def left(self, loss: float) -> float:
+        """Share of what can be learnt that is not learnt yet."""
+        return max(0.0, loss - self.floor) / self.reducible if loss == loss else float("inf")
+
+
+@dataclass
+class Attempt:
+    """What came of an attempt.
+
+    Attributes:
+        how: The optimizer, as a phrase.
+        losses: The task's own loss of the batch with dropout off, by step.
+        diverged: Why it broke off, where the loss or a gradient became NaN.
+        late: Why there was no time for it.
+        predicted: Share of the labels that the model predicts, at the end; of a regression 0.
+        largest: Largest absolute logit at the end.
+        moved: How far each trainable parameter went, relative to its size.
+        reached: Names of the parameters that got a gradient.
+    """
+
+    how: str = ""
+    losses: dict[int, float] = field(default_factory=dict)
+    diverged: DivergedError | None = None
+    late: str = ""
+    predicted: float = 0.0
+    largest: float = 0.0
+    moved: dict[str, float] = field(default_factory=dict)
+    reached: set[str] = field(default_factory=set)
+
+    @property
+    def best(self) -> float:
+        """The lowest loss."""
+        return min((loss for loss in self.losses.values() if loss == loss), default=float("inf"))
+
+    @property
+    def steps(self) -> int:
+        """The last step at which it was looked at."""
+        return max(self.losses, default=0)
+
+
+class _Watcher:
+    """Looks at a model now and then while it learns, and ends the training when nothing more is to be learnt from it."""
+
+    def __init__(self, trial: Trial, batch: Batch, goal: Goal, seconds: float) -> None:
+        self.attempt = Attempt()
+        self._subject, self._batch, self._goal, self._seconds = trial.subject, batch, goal, seconds
+        self._started = time.perf_counter()
+        self._warm = self._started
+        self._first: dict[str, Tensor] = {}
+        self._steps = 0
+
+    def start(self, model: nn.Module) -> None:
+        """The model before it learns."""
+        self._first = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+        self.attempt.losses[0] = loss_by_heart(self._subject, self._batch, model)
+
+    def look(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
+        """A step is about to be taken."""
+        if not self.attempt.how:
+            self.attempt.how = _describe(optimizers[0])
+        if self._steps % _LOOK_EVERY == 0:
+            self.attempt.reached |= {name for name, gradient in gradients_of(model).items() if bool(gradient.any())}
+
+    def is_over(self, model: nn.Module, steps: int) -> bool:
+        """Whether the attempt ends with the step that was taken."""
+        self._steps = steps
+        now = time.perf_counter()
+        spent = now - self._started
+        if steps == 1:
+            self._warm = now  # the first step imports and allocates
+        each = (now - self._warm) / max(1, steps - 1)
+        if steps == _TIMED and each * _LEAST > self._seconds:
+            self.attempt.late = (
+                f"a step takes {each:.2g} s, so the {_LEAST} steps that this needs at least would take {each * _LEAST:.2g} s, and "
+                f"`time_budget` leaves it {self._seconds:.2g} s"
+            )
+        elif spent > self._seconds:
+            self.attempt.late = f"{steps} steps took the {self._seconds:.2g} s that `time_budget` leaves this check"
+        if not self.attempt.late and steps % _LOOK_EVERY:
+            return False
+        self.attempt.losses[steps] = loss_by_heart(self._subject, self._batch, model)
+        return bool(self.attempt.late) or self._is_settled(steps)
+
+    def look_at_last(self, model: nn.Module) -> None:
+        """The training went to its end, and no step of it was heard of."""
+        self.attempt.losses[_UNHEARD] = loss_by_heart(self._subject, self._batch, model)
+
+    def finish(self, model: nn.Module) -> Attempt:
+        """What came of it."""
+        now = dict(model.named_parameters())
+        for name, before in self._first.items():
+            if name in now and now[name].shape == before.shape:
+                way = float((now[name].detach() - before).norm())
+                self.attempt.moved[name] = way / max(float(before.norm()), 1e-12)
+        self.attempt.predicted, self.attempt.largest = _predictions(self._subject, self._batch, model)
+        return self.attempt
+
+    def _is_settled(self, steps: int) -> bool:
+        """Whether the batch is known, or no progress was made for long."""
+        losses = self.attempt.losses
+        if self._goal.left(losses[steps]) <= ENOUGH:
+            return True
+        since = steps - max(_PATIENCE, steps // 2)
+        before = [loss for step, loss in losses.items() if step <= since]
+        if not before:
+            return False
+        progress = (min(before) - self.attempt.best) / self._goal.reducible
+        to_come = progress / (steps - since) * (LONGEST - steps)
+        is_hopeless = steps >= _JUDGED and self._goal.left(self.attempt.best) - _HOPE * to_come > ENOUGH
+        return progress < _PROGRESS or is_hopeless
+
+
+def memorise(
+    trial: Trial, batch: Batch, goal: Goal, seconds: float, rate: float | None = None, prepare: Prepare | None = None
+) -> Attempt:
+    """Trains a fresh copy of the model on one batch over and over, until it knows it or gets no further.
+
+    Args:
+        trial: The model.
+        batch: What it learns.
+        goal: What there is to learn.
+        seconds: What the attempt may take.
+        rate: A learning rate in place of the config's.
+        prepare: Changes the copy first.
+    """
+    watcher = _Watcher(trial, batch, goal, seconds)
+
+    def set_up(model: nn.Module) -> None:
+        if prepare is not None:
+            prepare(model)
+        watcher.start(model)
+
+    model = trial.subject.fresh()
+    try:
+        trial.train(
+            [batch] * _count(trial, seconds),
+            rate=rate,
+            prepare=set_up,
+            on_gradients=watcher.look,
+            model=model,
+            until=watcher.is_over,
+        )
+    except DivergedError as error:
+        watcher.attempt.diverged = error
+    if watcher.attempt.diverged is None and watcher.attempt.steps == 0:
+        watcher.look_at_last(model)
+    return watcher.finish(model)
+
+
+def _count(trial: Trial, seconds: float) -> int:
+    """How often the batch is given; a training step that steps its optimizers past Lightning is not heard of, and not stopped in time."""
+    if getattr(trial.subject.model, "automatic_optimization", True):
+        return LONGEST
+    if trial.train([trial.subject.batch()] * _HEARD, limit=1).steps:
+        return LONGEST
+    return max(1, min(_UNHEARD, int(min(seconds, 1e9) / seconds_per_step(trial))))
+
+
+def loss_by_heart(subject: Subject, batch: Batch, model: nn.Module) -> float:
+    """The task's own mean loss of a batch, whatever loss the model is trained by.
+
+    It is measured without dropout. Norms over the batch are tried both ways, as their running statistics lag behind: what the model knows
+    in either way it knows.
+    """
+    losses = [_loss(subject, batch, model)]
+    if any(_is_lagging(module) for module in model.modules()):
+        with _batch_statistics(model):
+            losses.append(_loss(subject, batch, model, keep_mode=True))
+    return min((loss for loss in losses if loss == loss), default=float("nan"))
+
+
+def _loss(subject: Subject, batch: Batch, model: nn.Module, keep_mode: bool = False) -> float:
+    logits = _logits(subject, batch, model, keep_mode)
+    return float(make_adapter(subject.task).loss(logits, batch))
+
+
+@torch.no_grad()
+def _logits(subject: Subject, batch: Batch, model: nn.Module, keep_mode: bool = False) -> Tensor:
+    if keep_mode:
+        with seeded(0):
+            return subject.raw_logits(batch, model)
+    with mode(model, train=False), seeded(0):
+        return subject.raw_logits(batch, model)
+
+
+def _is_lagging(module: nn.Module) -> bool:
+    return isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
+
+
+@contextmanager
+def _batch_statistics(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode but for its norms over the batch; their running statistics are left as they were."""
+    kept = {buffer: buffer.detach().clone() for buffer in model.buffers()}
+    with mode(model, train=False):
+        for module in model.modules():
+            if _is_lagging(module):
+                module.training = True
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for buffer, value in kept.items():
+                    buffer.copy_(value)
+
+
+def _predictions(subject: Subject, batch: Batch, model: nn.Module) -> tuple[float, float]:
+    """Share of the labels that the model predicts, and its largest absolute logit."""
+    logits = _logits(subject, batch, model)
+    if subject.task.is_regression:
+        return 0.0, float(logits.abs().max())
+    logits, labels = labelled(subject.task, logits, batch["labels"])
+    return float((logits.argmax(-1) == labels).double().mean()), float(logits.abs().max())
+
+
+def _describe(optimizer: Optimizer) -> str:
+    rates = sorted({float(group["lr"]) for group in optimizer.param_groups})
+    shown = f"{rates[0]:.3g}" if len(rates) == 1 else f"{rates[0]:.3g} to {rates[-1]:.3g}"
+    return f"{type(optimizer).__name__}, learning rate {shown} at its first step"

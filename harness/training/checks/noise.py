@@ -1,0 +1,127 @@
+"""Whether two trainings gave the same, up to the rounding of the very quantities that are compared.
+
+The rounding noise of a gradient is measured as that of logits is: against float64, and under last-place changes of the weights. A
+difference above ten times that must also survive in float64. A training step that draws random numbers of its own is seeded otherwise in
+one of the runs, so that what they change counts as noise too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from harness.properties.difference import difference
+from harness.properties.noise import FACTOR
+from harness.properties.subject import Shared
+from harness.training.checks.observation import Prepare
+from harness.training.trial import Trial
+
+Quantities = dict[str, Tensor]
+"""What is compared, by name."""
+
+
+class Measure(Protocol):
+    """A training, repeatable on other forms of the model."""
+
+    def __call__(self, trial: Trial, /, *, prepare: Prepare | None = None, seed: int = 0) -> Quantities:
+        """Trains a fresh copy of a trial's model, changed first, under a seed; returns what came of it."""
+
+
+@dataclass(frozen=True)
+class Gap:
+    """How far two trainings are apart.
+
+    Attributes:
+        measured: Largest difference, of the quantity that exceeds its bound by most.
+        bound: Largest difference of that quantity that counts as rounding.
+        where: Its name.
+        differing: Names of all quantities that differ.
+        confirmed: The difference in float64; ``None`` where the model does not train in float64, or none was to be confirmed.
+    """
+
+    measured: float
+    bound: float
+    where: str
+    differing: tuple[str, ...]
+    confirmed: float | None = None
+
+    @property
+    def is_real(self) -> bool:
+        """Whether it is more than rounding."""
+        return bool(self.differing)
+
+
+def find_gap(trial: Trial, left: Measure, right: Measure) -> Gap:
+    """Compares what two trainings give.
+
+    Args:
+        trial: The model.
+        left: One training.
+        right: The other; both return the same names.
+    """
+    ours, theirs = left(trial), right(trial)
+    double = in_double(trial)
+    exact = None if double is None else _or_none(lambda: left(double))
+    nudged = left(trial, prepare=_nudge, seed=1)  # a step that draws numbers of its own is as uncertain as these make it
+    loudest = max((_size(tensor) for tensor in ours.values()), default=0.0)
+    gaps = {name: difference(ours[name], theirs[name]) for name in ours}
+    bounds = {
+        name: FACTOR
+        * max(
+            difference(tensor, exact[name]) if exact is not None else 0.0,
+            difference(tensor, nudged[name]),
+            torch.finfo(tensor.dtype).eps * loudest,
+        )
+        for name, tensor in ours.items()
+    }
+    suspects = [name for name in ours if not gaps[name] <= bounds[name]]
+    worst = max(ours, key=lambda name: _ratio(gaps[name], bounds[name]))
+    confirmed = None
+    if suspects and double is not None and exact is not None:
+        again = right(double)
+        real = {name: difference(exact[name], again[name]) for name in suspects}
+        confirmed = real[worst]
+        suspects = [name for name in suspects if not real[name] < gaps[name] / FACTOR]
+    return Gap(gaps[worst], bounds[worst], worst, tuple(suspects), confirmed)
+
+
+def in_double(trial: Trial) -> Trial | None:
+    """The trial of the model in float64; ``None`` where it does not run in float64."""
+    subject = trial.subject
+    if subject.dtype == torch.float64:
+        return trial
+    if subject.double is None:
+        return None
+    model = subject.fresh().double()
+    double = replace(trial, subject=replace(subject, model=model, pristine=model, shared=Shared()))
+    double.form = trial.form
+    return double
+
+
+def _or_none(measure: Callable[[], Quantities]) -> Quantities | None:
+    try:
+        return measure()
+    except (RuntimeError, TypeError, NotImplementedError):  # the loss may not take float64 though the model does
+        return None
+
+
+@torch.no_grad()
+def _nudge(model: nn.Module) -> None:
+    """Moves each weight by up to one unit in its last place."""
+    rng = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            signs = torch.randint(-1, 2, parameter.shape, generator=rng).to(parameter.device, parameter.dtype)
+            parameter.mul_(1 + signs * torch.finfo(parameter.dtype).eps)
+
+
+def _size(tensor: Tensor) -> float:
+    return float(tensor.abs().max()) if tensor.numel() else 0.0
+
+
+def _ratio(gap: float, bound: float) -> float:
+    return gap / bound if bound else (float("inf") if gap else 0.0)

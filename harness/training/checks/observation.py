@@ -1,0 +1,245 @@
+"""One training step of a model, seen from inside: what its loss was, of which logits, and what flowed back to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from harness.adapters import Adapter, CallPlan, find_logits
+from harness.batches import Batch, Sizes
+from harness.errors import OutputError
+from harness.properties.tracing import path_of
+from harness.randomness import seeded
+from harness.training.checks.stillness import be_still
+from harness.training.trial import Trial, gradients_of
+
+Prepare = Callable[[nn.Module], None]
+
+_SAME = 1e-4
+"""Relative difference up to which two tensors are the same logits; other tensors of their shape differ by more than a per mille."""
+
+
+@dataclass
+class Observation:
+    """What was seen of an optimizer step.
+
+    Attributes:
+        loss: What was sent back, in all; ``None`` where the model's own code kept it to itself.
+        logits: The model's logits as the step computed them; ``None`` where they cannot be told from other tensors.
+        slope: Gradient of the loss with respect to them.
+        gradients: Gradients of the trainable parameters; zeros where there is none.
+        took_step: Whether an optimizer took a step.
+        rows: How many rows the step was over.
+        optimizers: How many optimizers there are.
+        looks: How often they had gradients to look at within the step; more often than there are optimizers where one of them calls the
+            training step again, as LBFGS does.
+    """
+
+    loss: Tensor | None
+    logits: Tensor | None
+    slope: Tensor | None
+    gradients: dict[str, Tensor]
+    took_step: bool
+    rows: int
+    optimizers: int
+    looks: int
+
+
+def observe(
+    trial: Trial,
+    batches: Sequence[Batch],
+    *,
+    accumulate: int = 1,
+    train: bool = False,
+    prepare: Prepare | None = None,
+    seed: int = 0,
+) -> Observation:
+    """Lets a fresh copy of the model learn from batches up to its first optimizer step, and looks at that.
+
+    Args:
+        trial: The model.
+        batches: What it learns from; logits are looked for where it is one.
+        accumulate: Batches a step.
+        train: Whether the model is in train mode; otherwise it is still, so that two steps can be compared.
+        prepare: Changes the copy first.
+        seed: Of what the training draws.
+    """
+    seen = _Seen()
+
+    def set_up(model: nn.Module) -> None:
+        if prepare is not None:
+            prepare(model)
+        if not train:
+            be_still(model)
+        if trial.is_own:
+            seen.listen_to_outputs(model)
+            seen.listen_to_losses(model)
+
+    watched = trial
+    if not trial.is_own:
+        watched = replace(trial, subject=replace(trial.subject, adapter=_Listener(trial.subject.adapter, seen)))
+    training = watched.train(
+        batches, limit=1, seed=seed, accumulate=accumulate, clip=False, prepare=set_up, on_gradients=seen.note_gradients
+    )
+    path, candidates = _outermost(seen.outputs, _shapes(trial, batches[0])) if len(batches) == 1 else ("", [])
+    if candidates and path != path_of("") and not train:
+        candidates = _equal_to(_reference(trial, batches[0], prepare), candidates)
+    losses = seen.losses or [torch.tensor(step.loss) for step in training.steps[:1] if step.loss == step.loss]
+    return Observation(
+        loss=torch.stack(losses).sum() if losses else None,
+        logits=candidates[0].detach() if candidates else None,
+        slope=torch.stack([_slope(each) for each in candidates]).sum(0) if candidates else None,
+        gradients=seen.gradients or gradients_of(training.model),
+        took_step=bool(seen.gradients),
+        rows=training.steps[0].examples if training.steps else 0,
+        optimizers=len(training.optimizers),
+        looks=seen.looks,
+    )
+
+
+def loss_name(trial: Trial) -> str:
+    """Whose loss the model is trained by, as messages call it."""
+    if trial.is_own:
+        return f"`{type(trial.subject.model).__name__}.training_step`"
+    return f"`{type(trial.subject.adapter).__name__}.loss`"
+
+
+@dataclass
+class _Seen:
+    """What hooks and listeners have noted, up to where the first optimizer takes its step."""
+
+    outputs: list[tuple[str, Tensor]] = field(default_factory=list)
+    losses: list[Tensor] = field(default_factory=list)
+    gradients: dict[str, Tensor] = field(default_factory=dict)
+    optimizers: set[int] = field(default_factory=set)
+    looks: int = 0
+
+    def note_output(self, path: str, logits: Tensor) -> None:
+        """Logits, or what may be logits."""
+        if logits.requires_grad and not self.looks:
+            logits.retain_grad()
+            self.outputs.append((path, logits))
+
+    def note_loss(self, loss: Tensor) -> None:
+        """What is sent back."""
+        if not self.looks:
+            self.losses.append(loss.detach().clone())
+
+    def note_gradients(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
+        """The gradients at a step; where several optimizers take one, those that each of them has at its own."""
+        self.looks += 1
+        new = [optimizer for optimizer in optimizers if id(optimizer) not in self.optimizers]
+        self.optimizers |= {id(optimizer) for optimizer in new}
+        if not new:
+            return
+        fresh = gradients_of(model)
+        if self.gradients:
+            own = {id(p) for optimizer in new for group in optimizer.param_groups for p in group["params"]}
+            names = {name for name, parameter in model.named_parameters() if id(parameter) in own}
+            fresh = {name: gradient for name, gradient in fresh.items() if name in names}
+        self.gradients.update(fresh)
+
+    def listen_to_outputs(self, model: nn.Module) -> None:
+        """Notes what each module returns: a training step need not call ``forward`` of the whole."""
+        for name, module in model.named_modules():
+            module.register_forward_hook(partial(self._note, path_of(name)))
+
+    def listen_to_losses(self, model: Any) -> None:
+        """Notes what the training step sends back, under automatic and manual optimisation alike."""
+        send_back = model.backward
+
+        def backward(loss: Tensor, *args: Any, **kwargs: Any) -> None:
+            self.note_loss(loss)
+            send_back(loss, *args, **kwargs)
+
+        model.backward = backward
+
+    def _note(self, path: str, _module: nn.Module, _arguments: Any, output: Any) -> None:
+        try:
+            self.note_output(path, find_logits(output))
+        except OutputError:
+            return
+
+
+class _Listener(Adapter):
+    """An adapter that does as another one, and notes the logits and the loss."""
+
+    def __init__(self, adapter: Adapter, seen: _Seen) -> None:
+        self._adapter = adapter
+        self._seen = seen
+        self.task = adapter.task
+
+    def plan(self, model: nn.Module) -> CallPlan:
+        """As the adapter does."""
+        return self._adapter.plan(model)
+
+    def logits(self, model: nn.Module, batch: Batch) -> Tensor:
+        """As the adapter does."""
+        logits = self._adapter.logits(model, batch)
+        self._seen.note_output(path_of(""), logits)
+        return logits
+
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """As the adapter does."""
+        loss = self._adapter.loss(logits, batch)
+        self._seen.note_loss(loss)
+        return loss
+
+    def weight(self, batch: Batch) -> Tensor:
+        """As the adapter does."""
+        return self._adapter.weight(batch)
+
+
+def _shapes(trial: Trial, batch: Batch) -> set[tuple[int, ...]]:
+    """Shapes that a batch's logits may have."""
+    sizes = Sizes(
+        len(batch["labels"]),
+        batch["input_ids"].shape[1] if "input_ids" in batch else 1,
+        batch["decoder_input_ids"].shape[1] if "decoder_input_ids" in batch else 1,
+    )
+    shape = sizes.logits_shape(trial.subject.task)
+    return {shape, (*shape, 1)} if trial.subject.task.is_regression else {shape}
+
+
+def _outermost(outputs: Sequence[tuple[str, Tensor]], shapes: set[tuple[int, ...]]) -> tuple[str, list[Tensor]]:
+    """Of the outputs that have the logits' shape and were sent something back, those of the outermost module that was called last; its path."""
+    fitting = [(path, tensor) for path, tensor in outputs if tuple(tensor.shape) in shapes and tensor.grad is not None]
+    if not fitting:
+        return "", []
+    depth = min(_depth(path) for path, _ in fitting)
+    chosen = [path for path, _ in fitting if _depth(path) == depth][-1]
+    return chosen, [tensor for path, tensor in fitting if path == chosen]
+
+
+def _depth(path: str) -> int:
+    return 0 if path == path_of("") else path.count(".") + 1
+
+
+def _reference(trial: Trial, batch: Batch, prepare: Prepare | None) -> Tensor:
+    """The model's logits outside training."""
+    model = trial.subject.fresh()
+    if prepare is not None:
+        prepare(model)
+    be_still(model)
+    with seeded(0):
+        return trial.subject.raw_logits(batch, model)
+
+
+def _equal_to(reference: Tensor, candidates: list[Tensor]) -> list[Tensor]:
+    bound = _SAME * max(float(reference.abs().max()), torch.finfo(reference.dtype).tiny)
+    return [
+        tensor
+        for tensor in candidates
+        if tensor.numel() == reference.numel()
+        and float((tensor.detach().reshape(reference.shape) - reference).abs().max()) <= bound
+    ]
+
+
+def _slope(tensor: Tensor) -> Tensor:
+    return torch.zeros_like(tensor) if tensor.grad is None else tensor.grad.detach()

@@ -1,0 +1,222 @@
+"""Whether a model can learn one small batch by heart."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from harness.batches import Batch, Sizes, make_batch, to_device
+from harness.evidence import Evidence, Status, counted
+from harness.training.checks.coverage import listed, optimizer_coverage
+from harness.training.checks.curve import describe, is_falling
+from harness.training.checks.initial_loss import initial_loss
+from harness.training.checks.memorising import ENOUGH, LONGEST, Attempt, Goal, loss_by_heart, memorise
+from harness.training.checks.observation import Prepare
+from harness.training.checks.ownership import owned_by, owner_among
+from harness.training.checks.targets import targets
+from harness.training.checks.updates import step_updates
+from harness.training.trial import Trial
+
+_NAME = "overfits_one_batch"
+_TRIED = 5
+_WARM_UP = 10
+_FIRST = 0.5
+"""Share of the time that the first attempt has."""
+
+_PART = 0.3
+"""Share of what can be learnt up to which what is left is a matter of degree."""
+
+_LEAST_NATS = 0.3
+"""What there must be to learn in a batch of classes."""
+
+_USUAL = 1e-3
+"""AdamW's own default."""
+
+_ADAMW_RATES = (1e-3, 1e-4)
+_SHOWN = 3
+_STILL = 0.01
+"""A parameter that went less than this share of the way of the others does not move."""
+
+_CAUSE = (
+    "labels that do not belong to their rows, inputs scaled to almost nothing, a path that is cut or saturated, logits that cannot grow (a "
+    "softmax, sigmoid or tanh at the end), or a learning rate that is far off"
+)
+
+
+def overfits_one_batch(trial: Trial) -> Evidence:
+    """The model can learn one small batch by heart with its own optimizer.
+
+    How far it got is measured with the task's own loss, without dropout, between what the best constant answer has and what the batch
+    leaves open at all. The config's learning rate is tried first; where it does not get there, larger and smaller ones are, and where one
+    of those works that is a warning. A LightningModule's own optimizers are used as they are, and held against a plain AdamW when they fail.
+    """
+    if not any(parameter.requires_grad for parameter in trial.subject.model.parameters()):
+        return Evidence(_NAME, Status.SKIPPED, "the model has no trainable parameter")
+    batch, sizes = _batch(trial)
+    goal = Goal.of(trial.subject, batch)
+    if goal.reducible <= 0:
+        return Evidence(
+            _NAME, Status.SKIPPED, "the data has no batch with something to learn: equal rows or equal labels everywhere"
+        )
+    if not trial.is_own:
+        trial = replace(trial, config=trial.config.model_copy(update={"warmup_ratio": _WARM_UP / LONGEST}))
+    ended = time.perf_counter() + trial.seconds
+    first = memorise(trial, batch, goal, trial.seconds * _FIRST)
+    facts: dict[str, Any] = {"counterexample": f"{sizes.describe(trial.subject.task)}, the same batch again and again"}
+    left = goal.left(first.best)
+    facts |= {"measured": left, "bound": ENOUGH, "unit": "of what can be learnt is left"}
+    facts["details"] = {"losses": list(first.losses.values()), "floor": goal.floor, "guess": goal.guess, "optimizer": first.how}
+    if left <= ENOUGH or _is_known(first, left):
+        message = f"{_rows(batch)} learnt by heart in {counted(first.steps, 'step')}"
+        return Evidence(_NAME, Status.OK, message, **facts)
+    if first.diverged is not None and first.steps == 0:
+        return Evidence(_NAME, Status.FAIL, str(first.diverged), **facts)
+    if first.late and not _is_stuck(first, goal):
+        return Evidence(_NAME, Status.SKIPPED, first.late, counterexample=facts["counterexample"])
+    owner = _owner(trial)
+    if owner is not None:
+        facts["details"] |= owned_by(owner[0])
+        return Evidence(_NAME, Status.FAIL, f"cannot learn {_rows(batch)} by heart: {owner[1].message}", **facts)
+    return _judge_others(trial, batch, goal, first, ended, facts)
+
+
+def _is_known(attempt: Attempt, left: float) -> bool:
+    """Whether a model predicts every label, and its loss stays above by no more than smoothed or mixed labels make it."""
+    return attempt.predicted == 1.0 and left <= _PART and attempt.largest > 1.0
+
+
+def _judge_others(trial: Trial, batch: Batch, goal: Goal, first: Attempt, ended: float, facts: dict[str, Any]) -> Evidence:
+    """The verdict by what other optimizers reach, where the first did not get there."""
+    what = f"{_rows(batch)} by heart"
+    attempts = [first]
+    for name, rate, prepare in _alternatives(trial, first):
+        attempt = memorise(trial, batch, goal, (ended - time.perf_counter()) / 2, rate, prepare)
+        if goal.left(attempt.best) <= ENOUGH or _is_known(attempt, goal.left(attempt.best)):
+            how = "its own optimizer" if trial.is_own else f"`learning_rate` {trial.config.learning_rate:g}"
+            message = (
+                f"{how} does not learn {what} in {first.steps} steps: {describe(first, goal)}; {name} does in {attempt.steps}"
+                f"{f' ({first.how})' if trial.is_own and first.how else ''}"
+            )
+            return Evidence(_NAME, Status.WARN, message, cause="a learning rate or schedule that does not fit the model", **facts)
+        attempts.append(attempt)
+        if attempt.late:
+            break
+    best = min(attempts, key=lambda attempt: goal.left(attempt.best))
+    left = goal.left(best.best)
+    tried = "" if len(attempts) == 1 else f", and no better with {counted(len(attempts) - 1, 'other learning rate')}"
+    facts["measured"] = left
+    if any(attempt.late for attempt in attempts) or is_falling(best, goal):
+        message = f"{left:.0%} of what can be learnt of {_rows(batch)} is left after {best.steps} steps: {describe(best, goal)}"
+        return Evidence(
+            _NAME, Status.WARN, message, cause="a model that learns slowly, labels far from the scale of its outputs", **facts
+        )
+    bounded = best.predicted == 1.0 and best.largest <= 1.0
+    status = Status.WARN if left <= _PART and not bounded else Status.FAIL
+    if targets(trial).status is Status.WARN:  # labels that are left out cannot be learnt
+        facts["details"] |= owned_by("training_loss[targets]")
+    verb = "learns only part of" if left <= _PART else "cannot learn"
+    message = f"{verb} {what}: {describe(best, goal)}{_beside(best, bounded)}{tried}"
+    unmoved = _unmoved(best)
+    return Evidence(_NAME, status, message, module=unmoved[0] if unmoved else "", cause=_CAUSE, **facts)
+
+
+def _alternatives(trial: Trial, first: Attempt) -> Iterator[tuple[str, float | None, Prepare | None]]:
+    """Other optimizers: what they are called, a learning rate, and a change of the model."""
+    if trial.is_own:
+        for rate in _ADAMW_RATES:
+            yield f"AdamW at {rate:g}", None, partial(_give_adamw, rate)
+        return
+    config = trial.config.learning_rate
+    rose = first.diverged is not None or first.losses[first.steps] > first.losses[0]
+    rates = [config * factor for factor in ((0.1, 0.01, 10.0) if rose else (10.0, 0.1, 100.0))]
+    if not min(rates) <= _USUAL <= max(rates):
+        rates.append(_USUAL)
+    for rate in rates:
+        yield f"{rate:.3g}", rate, None
+
+
+def _give_adamw(rate: float, model: Any) -> None:
+    """A LightningModule with a plain AdamW in place of its own optimizer, or of each of them."""
+    configure = model.configure_optimizers
+
+    def configure_optimizers() -> Any:
+        if model.automatic_optimization:
+            return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=rate)
+        return [torch.optim.AdamW(listed(optimizer), lr=rate) for optimizer in _optimizers_in(configure())]
+
+    model.configure_optimizers = configure_optimizers
+
+
+def _optimizers_in(configured: Any) -> list[torch.optim.Optimizer]:
+    """The optimizers in what ``configure_optimizers`` returns."""
+    if isinstance(configured, torch.optim.Optimizer):
+        return [configured]
+    if isinstance(configured, dict):
+        return _optimizers_in(configured["optimizer"])
+    return [optimizer for part in configured or () if not isinstance(part, int) for optimizer in _optimizers_in_part(part)]
+
+
+def _optimizers_in_part(part: Any) -> list[torch.optim.Optimizer]:
+    holds = isinstance(part, (torch.optim.Optimizer, list, tuple)) or (isinstance(part, dict) and "optimizer" in part)
+    return _optimizers_in(part) if holds else []
+
+
+def _owner(trial: Trial) -> tuple[str, Evidence] | None:
+    """The finding of another check that keeps the model from learning."""
+    checks: dict[str, Callable[[Trial], Evidence]] = {
+        "optimizer_coverage": optimizer_coverage,
+        "step_updates": step_updates,
+        "training_loss[targets]": targets,
+    }
+    return owner_among(checks if trial.subject.task.is_regression else {**checks, "initial_loss": initial_loss}, trial)
+
+
+def _is_stuck(attempt: Attempt, goal: Goal) -> bool:
+    return attempt.steps >= LONGEST // 2 and not is_falling(attempt, goal)
+
+
+def _batch(trial: Trial) -> tuple[Batch, Sizes]:
+    """A small batch with something to learn that the model does not know yet."""
+    subject, task = trial.subject, trial.subject.task
+    count = 2 if task.is_per_position else min(4, max(2, task.num_features or 4))
+    sizes = Sizes(count, subject.typical.seq, subject.typical.target_seq)
+    least = 0.0 if task.is_regression else _LEAST_NATS
+    batches = [subject.batch(sizes, seed) for seed in range(_TRIED)]
+    batch = next((batch for batch in batches if Goal.of(subject, batch).reducible > least), None)
+    if batch is not None and Goal.of(subject, batch).left(loss_by_heart(subject, batch, subject.fresh())) > ENOUGH:
+        return batch, sizes
+    drawn = [to_device(make_batch(task, sizes, seed), subject.device, subject.dtype) for seed in range(_TRIED)]
+    if batch is not None and not task.is_causal:
+        drawn = [{**batch, "labels": other["labels"]} for other in drawn]
+    return max(drawn, key=lambda other: Goal.of(subject, other).reducible), sizes
+
+
+def _rows(batch: Batch) -> str:
+    return counted(len(batch["labels"]), "row")
+
+
+def _beside(attempt: Attempt, bounded: bool) -> str:
+    """What else is known of an attempt, as a phrase."""
+    if bounded:
+        return ", though every label is predicted: the logits stay between -1 and 1"
+    unmoved = _unmoved(attempt)
+    return f"; {', '.join(f'`{name}`' for name in unmoved[:_SHOWN])} hardly moved" if unmoved else ""
+
+
+def _unmoved(attempt: Attempt) -> list[str]:
+    """Modules of which no parameter moved, or hardly, beside others that did; inner ones are left to those around them."""
+    moved = {name: way for name, way in attempt.moved.items() if way > 0 and name in attempt.reached}
+    if not moved:
+        return []
+    usual = statistics.median(moved.values())
+    ways: dict[str, float] = {}
+    for name, way in attempt.moved.items():
+        owner = name.rpartition(".")[0] or name
+        ways[owner] = max(ways.get(owner, 0.0), way if name in attempt.reached else 0.0)
+    return [owner for owner, way in ways.items() if way < _STILL * usual]

@@ -1,0 +1,219 @@
+"""Whether the same training gives the same model."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from harness.batches import Batch
+from harness.evidence import Evidence, Status, and_others, counted
+from harness.properties.noise import FACTOR
+from harness.training.checks.bits import Mismatch, find_mismatch
+from harness.training.checks.diary import Diary, Parting, find_parting, weights_of
+from harness.training.checks.kit import Kit
+from harness.training.checks.noise import in_double
+from harness.training.checks.parcel import PackingError
+from harness.training.checks.processes import Answer, run_apart
+from harness.training.checks.trace import Entry, first_other, tracing
+from harness.training.errors import DivergedError
+from harness.training.trial import Trial
+
+_NAME = "seeded_repeat"
+_STEPS = 3
+_SEED = 0
+_START = {False: 5.0, True: 10.0}
+"""Seconds that a process takes to start on a busy machine; by whether it imports Lightning."""
+
+_OF_PROCESS = (
+    "an order or number that comes from hash() of a string (a set of names, hash(token) % n), the process id, or the clock"
+)
+
+
+def seeded_repeat(trial: Trial) -> Evidence:
+    """Two trainings from the same weights, seed and batches are equal to the bit, in one process and in two.
+
+    The second process hashes strings otherwise, as every one does.
+    """
+    started = time.perf_counter()
+    batches = [trial.subject.batch(seed=number) for number in range(_STEPS)]
+    counterexample = f"{_STEPS} steps, {trial.subject.typical.describe(trial.subject.task)}, seed={_SEED}"
+    if not any(parameter.requires_grad for parameter in trial.subject.model.parameters()):
+        return Evidence(_NAME, Status.SKIPPED, "the model has no trainable parameter")
+    models = [trial.anew(_SEED), trial.anew(_SEED)]
+    mismatch = find_mismatch(weights_of(models[0]), weights_of(models[1]))
+    if mismatch is not None:
+        return _built_otherwise(mismatch, counterexample)
+    try:
+        first, second = (_trained(trial, batches, model).diary for model in models)
+    except DivergedError as error:
+        return Evidence(_NAME, Status.SKIPPED, f"the training diverges before it can be repeated: {error}")
+    parting = find_parting(first, second)
+    if parting is not None:
+        return _verdict(trial, batches, parting, counterexample)
+    left = trial.seconds - (time.perf_counter() - started)
+    if left < _START[trial.is_own]:
+        return _sound(f"in this process; {left:.0f} s are too few to start another one", counterexample)
+    return _in_another_process(trial, batches, first, left, counterexample)
+
+
+def _built_otherwise(mismatch: Mismatch, counterexample: str) -> Evidence:
+    return Evidence(
+        _NAME,
+        Status.FAIL,
+        f"the same seed builds models with other weights: `{mismatch.name}` differs{and_others(mismatch.count - 1, 'tensor')}",
+        mismatch.size,
+        0.0,
+        "between the weights",
+        counterexample,
+        mismatch.name,
+        "an initialisation that draws from a generator of its own, such as np.random.default_rng() without a seed, or depends on the clock "
+        "or on earlier models",
+    )
+
+
+def _verdict(trial: Trial, batches: Sequence[Batch], parting: Parting, counterexample: str) -> Evidence:
+    facts: dict[str, Any] = {
+        "measured": parting.mismatch.size,
+        "bound": parting.mismatch.bound,
+        "counterexample": counterexample,
+        "investigate": lambda: _culprit(trial, batches, parting),
+        "details": {"step": parting.step, "kind": parting.kind, "first": parting.mismatch.name},
+    }
+    if _is_rounding(trial, parting):
+        return Evidence(
+            _NAME,
+            Status.WARN,
+            f"the same training gives other bits when it is repeated, within rounding: {parting.describe()}",
+            cause="a kernel whose order of summation varies; `deterministic` true chooses others, where there are any",
+            **facts,
+        )
+    return Evidence(
+        _NAME,
+        Status.FAIL,
+        f"the same training, from the same weights, seed and batches, gives another model when it is repeated: {parting.describe()}",
+        cause="a random generator of the module's own that no seed reaches (np.random.default_rng(), torch.Generator), the clock, or a counter "
+        "or cache on the class or in the module's file, which the training before has changed",
+        **facts,
+    )
+
+
+def _is_rounding(trial: Trial, parting: Parting) -> bool:
+    """Whether repeated trainings part by rounding alone, which in float64 shrinks by nine orders of magnitude."""
+    if parting.mismatch.is_rounding or parting.kind == "rate":
+        return parting.mismatch.is_rounding
+    double = in_double(trial)
+    if double is None or double is trial:
+        return False
+    batches = [double.subject.batch(seed=number) for number in range(_STEPS)]
+    try:
+        again = find_parting(*(_trained(double, batches, trial.anew(_SEED).double()).diary for _ in range(2)))
+    except (RuntimeError, TypeError, NotImplementedError):  # the loss may not take float64 though the model does
+        return False
+    # Where float64 finds nothing at all, the kernel that varies has no counterpart there.
+    return again is None or (again.kind == parting.kind and again.mismatch.size < parting.mismatch.size / FACTOR)
+
+
+def _in_another_process(trial: Trial, batches: Sequence[Batch], first: Diary, seconds: float, counterexample: str) -> Evidence:
+    answer = _ask(trial, batches, seconds)
+    if answer.result is None:
+        return _sound(f"in this process; another one could not be asked: {answer.error}", counterexample)
+    device = trial.subject.device
+    parting = find_parting(first, answer.result.diary.to(device))
+    if parting is None:
+        return _sound("in this process and in another one", counterexample)
+    here = "the same training gives other bits" if parting.mismatch.is_rounding else "the same training gives another model"
+
+    def find() -> str:
+        if parting.kind != "loss":
+            return _named(parting)
+        mine = _trained(trial, batches, trial.anew(_SEED), traced=parting.step).entries
+        again = _ask(trial, batches, seconds, traced=parting.step).result
+        return first_other(mine, again.entries) or _outside(trial)
+
+    return Evidence(
+        _NAME,
+        Status.WARN if parting.mismatch.is_rounding else Status.FAIL,
+        f"{here} in another process: {parting.describe()}",
+        parting.mismatch.size,
+        parting.mismatch.bound,
+        "",
+        counterexample,
+        cause=_OF_PROCESS,
+        details={"step": parting.step, "kind": parting.kind, "first": parting.mismatch.name},
+        investigate=find,
+    )
+
+
+def _sound(where: str, counterexample: str) -> Evidence:
+    return Evidence(
+        _NAME, Status.OK, f"a training of {counted(_STEPS, 'step')} repeats to the bit, {where}", 0.0, 0.0, "", counterexample
+    )
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """A training that was taken down.
+
+    Attributes:
+        diary: Its updates.
+        entries: The calls of its modules, in as many steps as were asked for.
+    """
+
+    diary: Diary
+    entries: list[Entry]
+
+
+@dataclass(frozen=True)
+class _Work:
+    kit: Kit
+    batches: list[Batch]
+    traced: int
+
+
+def train_again(work: _Work) -> _Trained:
+    """Trains in another process."""
+    trial = work.kit.trial()
+    trained = _trained(trial, work.batches, trial.subject.model, work.traced)
+    return _Trained(trained.diary.to(torch.device("cpu")), trained.entries)
+
+
+def _ask(trial: Trial, batches: Sequence[Batch], seconds: float, traced: int = 0) -> Answer:
+    kit = Kit.rebuilding(trial, _SEED) or Kit.of(trial, trial.anew(_SEED))
+    environment = {"PYTHONHASHSEED": "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"}
+    try:
+        return run_apart(train_again, [_Work(kit, list(batches), traced)], seconds, [environment])[0]
+    except PackingError as error:
+        return Answer(error=str(error))
+
+
+def _trained(trial: Trial, batches: Sequence[Batch], model: nn.Module, traced: int = 0) -> _Trained:
+    diary = Diary()
+    with ExitStack() as stack:
+        entries: list[Entry] = stack.enter_context(tracing(model)) if traced else []
+        diary.close(trial.train(batches, limit=traced or None, model=model, seed=_SEED, on_gradients=diary))
+    return _Trained(diary, entries)
+
+
+def _culprit(trial: Trial, batches: Sequence[Batch], parting: Parting) -> str:
+    """Path of the module whose computation does not repeat, or of a parameter where the forward passes agree."""
+    if parting.kind != "loss":
+        return _named(parting)
+    first, second = (_trained(trial, batches, trial.anew(_SEED), traced=parting.step) for _ in range(2))
+    return first_other(first.entries, second.entries) or _outside(trial)
+
+
+def _named(parting: Parting) -> str:
+    """The tensor that differs: of gradients, the one nearest to the loss, where what flows back differs first."""
+    return {"gradient": parting.mismatch.last, "weights": parting.mismatch.name}.get(parting.kind, "")
+
+
+def _outside(trial: Trial) -> str:
+    """Where a loss is made of equal module outputs."""
+    return "training_step" if trial.is_own else ""

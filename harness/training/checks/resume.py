@@ -1,0 +1,210 @@
+"""Whether a training that goes on from a checkpoint is the uninterrupted one."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from harness.batches import Batch
+from harness.evidence import Evidence, Status
+from harness.training.checkpoints import LAST
+from harness.training.checks.bits import find_mismatch
+from harness.training.checks.diary import Diary, Parting, find_parting
+from harness.training.checks.fingerprint import fingerprint, unsaved_attributes
+from harness.training.errors import CheckpointError, DivergedError
+from harness.training.trial import Training, Trial
+
+_NAME = "resume"
+_BATCHES, _EPOCHS = 3, 2
+_CUT = 4
+"""Steps before the checkpoint: the end of an epoch lies behind, and it is in the middle of another."""
+
+_MOST_SUSPECTS = 6
+_OF_OPTIMIZERS = ("defaults", "state", "param_groups")
+
+
+def resume(trial: Trial) -> Evidence:
+    """A run that goes on from a checkpoint, with a model built anew, is equal to the bit to one that was never interrupted."""
+    if not any(parameter.requires_grad for parameter in trial.subject.model.parameters()):
+        return Evidence(_NAME, Status.SKIPPED, "the model has no trainable parameter")
+    with tempfile.TemporaryDirectory(prefix="modeltiers-resume-") as folder:
+        try:
+            return _Interruption(trial, Path(folder)).judge()
+        except DivergedError as error:
+            return Evidence(_NAME, Status.SKIPPED, f"the training diverges before it can be interrupted: {error}")
+
+
+@dataclass
+class _Run:
+    """A training, and what was taken down of it."""
+
+    training: Training
+    diary: Diary
+
+
+class _Interruption:
+    """A run, its first part, and the rest of it from a checkpoint.
+
+    Args:
+        trial: The model.
+        folder: Where the checkpoint goes.
+    """
+
+    def __init__(self, trial: Trial, folder: Path) -> None:
+        self.trial = trial
+        self.folder = folder
+        self.batches: Sequence[Batch] = [trial.subject.batch(seed=number) for number in range(_BATCHES)]
+        self.at = f"{_BATCHES * _EPOCHS} steps, interrupted after {_CUT}, {trial.subject.typical.describe(trial.subject.task)}"
+
+    def judge(self) -> Evidence:
+        """The verdict."""
+        whole = self._run()
+        part = self._run(limit=_CUT, folder=self.folder)
+        if len(part.training.steps) < _CUT or not (self.folder / LAST).is_file():
+            return Evidence(_NAME, Status.SKIPPED, "its training step takes no optimizer step that could be counted")
+        parting = _before(whole.diary, part.diary)
+        if parting is not None:
+            return self._unrepeatable(parting)
+        try:
+            rest = self._go_on()
+        except CheckpointError as error:
+            return self._evidence(
+                Status.FAIL, f"the checkpoint cannot be gone on from: {error}", "what the checkpoint hooks put into it"
+            )
+        return self._compare(whole, part, rest)
+
+    def _compare(self, whole: _Run, part: _Run, rest: _Run) -> Evidence:
+        parting = _after(whole, rest)
+        if parting is not None:
+            what, size, bound = parting.describe(), parting.mismatch.size, parting.mismatch.bound
+            is_rounding = parting.mismatch.is_rounding
+        else:
+            mismatch = find_mismatch(_optimizer_state(whole.training), _optimizer_state(rest.training)) or find_mismatch(
+                {"logits": self._logits(whole)}, {"logits": self._logits(rest)}
+            )
+            if mismatch is None:
+                message = f"a run that goes on after {_CUT} steps is the uninterrupted one, to the bit"
+                return Evidence(_NAME, Status.OK, message, 0.0, 0.0, "", self.at)
+            what = "the logits in eval mode differ" if mismatch.name == "logits" else f"the optimizer's {mismatch.name} differs"
+            size, bound, is_rounding = mismatch.size, mismatch.bound, mismatch.is_rounding
+        return self._evidence(
+            Status.WARN if is_rounding else Status.FAIL,
+            f"a run that goes on from a checkpoint is {'in its last bits ' if is_rounding else ''}not the uninterrupted one: {what}",
+            "state that the checkpoint does not hold: a counter, an average or a temperature in a plain attribute, a buffer with "
+            "persistent=False, a generator, or an optimizer's attribute; make it a buffer, or save it in on_save_checkpoint",
+            size,
+            bound,
+            lambda: self._find_unsaved(whole, part, rest),
+        )
+
+    def _unrepeatable(self, parting: Parting) -> Evidence:
+        if parting.kind == "rate":
+            return self._evidence(
+                Status.FAIL,
+                f"a run that is taken again has another schedule: {parting.describe()}",
+                "a schedule that follows the clock; let it follow the step",
+                parting.mismatch.size,
+                0.0,
+            )
+        return Evidence(
+            _NAME, Status.SKIPPED, f"the training does not repeat, interrupted or not: {parting.describe()} (see seeded_repeat)"
+        )
+
+    def _evidence(
+        self,
+        status: Status,
+        message: str,
+        cause: str,
+        measured: float | None = None,
+        bound: float | None = None,
+        investigate: Callable[[], str] | None = None,
+    ) -> Evidence:
+        return Evidence(_NAME, status, message, measured, bound, "", self.at, cause=cause, investigate=investigate)
+
+    def _run(self, model: nn.Module | None = None, **options: Any) -> _Run:
+        diary = Diary()
+        begun = self.trial.anew() if model is None else model
+        training = self.trial.train(self.batches, epochs=_EPOCHS, model=begun, on_gradients=diary, **options)
+        return _Run(training, diary.close(training))
+
+    def _go_on(self, prepare: Callable[[nn.Module], None] | None = None) -> _Run:
+        return self._run(resume=self.folder / LAST, prepare=prepare)
+
+    def _logits(self, run: _Run) -> Tensor:
+        return self.trial.subject.logits(self.batches[0], run.training.model.eval())
+
+    def _find_unsaved(self, whole: _Run, part: _Run, rest: _Run) -> str:
+        """Path of the attribute that, if it were saved, would make the runs equal; failing that, of one that differs."""
+        saved, begun = part.training.model, self.trial.anew()
+        now, then = unsaved_attributes(saved), unsaved_attributes(begun)
+        suspects = [path for path, value in now.items() if then.get(path) != value]
+        # The checkpoint lay in a folder that is gone by the time someone asks.
+        with tempfile.TemporaryDirectory(prefix="modeltiers-resume-") as folder:
+            again = _Interruption(self.trial, Path(folder))
+            again._run(limit=_CUT, folder=again.folder)
+            for path in suspects[:_MOST_SUSPECTS]:
+                if again._is_healed_by([path], saved, whole):
+                    return path
+        return next(chain(_other_attributes(whole.training.optimizers, rest.training.optimizers), suspects), "")
+
+    def _is_healed_by(self, paths: Sequence[str], saved: nn.Module, whole: _Run) -> bool:
+        """Whether the rest of the run is the uninterrupted one if attributes are carried over by hand."""
+
+        def carry_over(model: nn.Module) -> None:
+            for path in paths:
+                owner, _, name = path.rpartition(".")
+                setattr(model.get_submodule(owner), name, copy.deepcopy(getattr(saved.get_submodule(owner), name)))
+
+        rest = self._go_on(carry_over)
+        return _after(whole, rest) is None and torch.equal(self._logits(whole), self._logits(rest))
+
+
+def _before(whole: Diary, part: Diary) -> Parting | None:
+    """The first difference of the steps before the cut."""
+    share = len(part.gradients)
+    first = Diary(whole.gradients[:share], whole.losses[:_CUT], whole.rates[:_CUT])
+    return find_parting(first, Diary(part.gradients, part.losses, part.rates))
+
+
+def _after(whole: _Run, rest: _Run) -> Parting | None:
+    """The first difference of the steps after the cut, and of the weights."""
+    ours, theirs = whole.diary, rest.diary
+    tail = Diary(
+        ours.gradients[len(ours.gradients) - len(theirs.gradients) :], ours.losses[_CUT:], ours.rates[_CUT:], ours.weights
+    )
+    parting = find_parting(tail, theirs)
+    return None if parting is None else Parting(parting.kind, parting.step + _CUT, parting.mismatch)
+
+
+def _optimizer_state(training: Training) -> dict[str, Tensor]:
+    """The tensors in the state of the optimizers, by what they are and whose."""
+    names = {id(parameter): name for name, parameter in training.model.named_parameters()}
+    return {
+        f"{key} of `{names.get(id(parameter), '?')}`": value
+        for optimizer in training.optimizers
+        for parameter, state in optimizer.state.items()
+        if isinstance(state, Mapping)
+        for key, value in state.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def _other_attributes(left: Sequence[Optimizer], right: Sequence[Optimizer]) -> Iterator[str]:
+    """Plain attributes in which the optimizers of two runs differ."""
+    for one, other in zip(left, right, strict=False):
+        theirs = vars(other)
+        names = (
+            name for name, value in vars(one).items() if name not in _OF_OPTIMIZERS and "hook" not in name and not callable(value)
+        )
+        yield from (
+            f"{type(one).__name__}.{name}" for name in names if fingerprint(vars(one)[name]) != fingerprint(theirs.get(name))
+        )

@@ -1,0 +1,281 @@
+"""What a few optimizer steps change, and what they leave alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from harness.evidence import Evidence, Status, and_others, counted
+from harness.properties.subject import mode
+from harness.properties.tracing import probing
+from harness.randomness import seeded
+from harness.training.checks.coverage import listed
+from harness.training.checks.noise import in_double
+from harness.training.checks.observation import loss_name
+from harness.training.checks.ownership import owned_by
+from harness.training.trial import Training, Trial, gradients_of
+
+_NAME = "step_updates"
+_STEPS = 3
+_BATCHES = 16
+"""Batches in which a training step that accumulates by itself must have taken a step."""
+
+_SAME_WAY = 0.85
+"""Cosine from which a tensor moved the way that another one went, as a moving average does; unrelated ones have at most 0.7."""
+
+
+@dataclass
+class _Watch:
+    """What was seen while a few steps were taken.
+
+    Attributes:
+        parameters: Values before the first step.
+        buffers: The same of buffers.
+        frozen: Names of the parameters that are not to be trained.
+        reached: Names of those that had a gradient at a step.
+        in_optimizer: Names of those that an optimizer holds.
+        rates: Largest learning rate each of these had.
+        steps: Optimizer steps.
+    """
+
+    parameters: dict[str, Tensor] = field(default_factory=dict)
+    buffers: dict[str, Tensor] = field(default_factory=dict)
+    frozen: set[str] = field(default_factory=set)
+    reached: set[str] = field(default_factory=set)
+    in_optimizer: set[str] = field(default_factory=set)
+    rates: dict[str, float] = field(default_factory=dict)
+    steps: int = 0
+
+    def start(self, model: nn.Module) -> None:
+        """The model before it is trained."""
+        self.parameters = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+        self.buffers = {name: buffer.detach().clone() for name, buffer in _lasting_buffers(model).items()}
+        self.frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+
+    def look(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
+        """A step is about to be taken."""
+        self.steps += 1
+        self.reached |= {name for name, gradient in gradients_of(model).items() if bool(gradient.any())}
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        for optimizer in optimizers:
+            self.in_optimizer |= {names[id(tensor)] for tensor in listed(optimizer) if id(tensor) in names}
+            for group in optimizer.param_groups:
+                for name in (names[id(tensor)] for tensor in group["params"] if id(tensor) in names):
+                    self.rates[name] = max(self.rates.get(name, 0.0), float(group["lr"]))
+
+
+def step_updates(trial: Trial) -> Evidence:
+    """A few steps change every trainable parameter that got a gradient, nothing that is frozen, and of the buffers running statistics alone."""
+    if not any(parameter.requires_grad for parameter in trial.subject.model.parameters()):
+        return Evidence(_NAME, Status.SKIPPED, "the model has no trainable parameter")
+    watch, training = _take_steps(trial)
+    values = {name: parameter.detach() for name, parameter in training.model.named_parameters()}
+    counterexample = f"{counted(len(training.steps), 'step')} on {trial.subject.typical.describe(trial.subject.task)}"
+    found = (
+        _judge_steps(trial, watch, values)
+        or _judge_trainable(trial, watch, values)
+        or _judge_frozen(trial, watch, values)
+        or _judge_buffers(trial, watch, training.model)
+    )
+    if found is None:
+        frozen = f", {counted(len(watch.frozen), 'frozen one')} stayed" if watch.frozen else ""
+        message = f"all {len(watch.reached)} parameters that got a gradient changed{frozen}"
+        return Evidence(_NAME, Status.OK, message, 0.0, 0.0, "parameters", counterexample)
+    status, message, module, cause, names = found
+    owner = owned_by("optimizer_coverage") if names and not set(names) & watch.in_optimizer and status is Status.FAIL else {}
+    facts = {"parameters": names, **(owner if not set(names) & watch.frozen else {})}
+    return Evidence(
+        _NAME, status, message, float(len(names) or 1), 0.0, "parameters", counterexample, module, cause=cause, details=facts
+    )
+
+
+_Finding = tuple[Status, str, str, str, list[str]]
+"""Status, message, module, cause, and the names it is about."""
+
+
+def _take_steps(trial: Trial) -> tuple[_Watch, Training]:
+    watch = _Watch()
+    batches = [trial.subject.batch(seed=seed) for seed in range(_STEPS)]
+    training = trial.train(batches, limit=_STEPS, prepare=watch.start, on_gradients=watch.look)
+    if watch.steps:
+        return watch, training
+    watch = _Watch()  # a training step that accumulates by itself takes a step after some batches only
+    batches = [trial.subject.batch(seed=seed) for seed in range(_BATCHES)]
+    training = trial.train(batches, limit=_STEPS, prepare=watch.start, on_gradients=watch.look)
+    if not watch.steps:
+        watch.look(training.model, training.optimizers)
+        watch.steps = 0  # none was heard of, though some may have been taken past the engine
+    return watch, training
+
+
+def _judge_steps(trial: Trial, watch: _Watch, values: dict[str, Tensor]) -> _Finding | None:
+    name = loss_name(trial)
+    if watch.steps and not watch.reached:
+        return (
+            Status.FAIL,
+            f"no parameter has a gradient when the optimizer of {name} takes its step, so training changes nothing",
+            "",
+            "zero_grad() between the backward pass and step(), no backward pass at all, or a loss that is detached from the model",
+            [],
+        )
+    if not watch.steps and not any(
+        _changed(watch.parameters[path], value) for path, value in values.items() if path in watch.parameters
+    ):
+        return (
+            Status.FAIL,
+            f"{name} took no optimizer step in {_BATCHES} batches",
+            "",
+            "manual optimisation without opt.step()",
+            [],
+        )
+    return None
+
+
+def _judge_trainable(trial: Trial, watch: _Watch, values: dict[str, Tensor]) -> _Finding | None:
+    stuck = [name for name in watch.parameters if name in watch.reached and not _changed(watch.parameters[name], values[name])]
+    if not stuck:
+        return None
+    still = [name for name in stuck if watch.rates.get(name) == 0.0]
+    others = and_others(len(stuck) - 1, "parameter")
+    if still:
+        return (
+            Status.FAIL,
+            f"`{still[0]}`{and_others(len(stuck) - 1, 'parameter')} gets a gradient and does not move: the learning rate of its group is 0",
+            still[0],
+            "a group with lr=0, or a schedule that never leaves 0; freeze the parameters (requires_grad=False) if they are not to be trained",
+            stuck,
+        )
+    if not set(stuck) & watch.in_optimizer:
+        return (
+            Status.FAIL,
+            f"`{stuck[0]}`{others} gets a gradient and does not move: no optimizer holds it",
+            stuck[0],
+            "an optimizer made from other tensors than the model's parameters",
+            stuck,
+        )
+    held = [name for name in stuck if name in watch.in_optimizer]
+    if _moves_in_double(trial, held[0]):
+        return (
+            Status.WARN,
+            f"steps are too small for `{held[0]}`{and_others(len(held) - 1, 'parameter')} to move: they are lost in rounding",
+            held[0],
+            "a learning rate that is far too small, or gradients that are",
+            held,
+        )
+    return (
+        Status.FAIL,
+        f"`{held[0]}`{and_others(len(held) - 1, 'parameter')} gets a gradient, an optimizer holds it, and it does not move",
+        held[0],
+        "a gradient that is set to zero before step(), or a forward that puts back the old values",
+        held,
+    )
+
+
+def _judge_frozen(trial: Trial, watch: _Watch, values: dict[str, Tensor]) -> _Finding | None:
+    moved = [name for name in watch.frozen if name in values and _changed(watch.parameters[name], values[name])]
+    moved = sorted(name for name in moved if not _is_average(name, watch, values))
+    if not moved:
+        return None
+    others = and_others(len(moved) - 1, "frozen parameter")
+    writer = _writer(trial, moved[0])
+    if writer:
+        return (
+            Status.FAIL,
+            f"`{moved[0]}` is frozen and changes in training{others}: forward writes into it",
+            writer,
+            "an assignment to .data, or an in-place operation under no_grad, in forward; keep running values in a buffer",
+            moved,
+        )
+    return (
+        Status.FAIL,
+        f"`{moved[0]}` is frozen and changes in training{others}",
+        moved[0],
+        "a training step, hook or optimizer that writes into it, or requires_grad set back to True",
+        moved,
+    )
+
+
+def _judge_buffers(trial: Trial, watch: _Watch, model: nn.Module) -> _Finding | None:
+    known = _running_statistics(model)
+    buffers = _lasting_buffers(model)
+    values = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    moved = [
+        name
+        for name, before in watch.buffers.items()
+        if name in buffers
+        and name not in known
+        and _changed(before, buffers[name])
+        and not _follows(before, buffers[name], values.values())
+    ]
+    if not moved:
+        return None
+    return (
+        Status.WARN,
+        f"buffer `{moved[0]}`{and_others(len(moved) - 1, 'buffer')} changes in training, though its module keeps no running statistics",
+        moved[0].rpartition(".")[0],
+        "an in-place operation on a table or mask; fine where it is meant as a state",
+        moved,
+    )
+
+
+def _changed(before: Tensor, after: Tensor) -> bool:
+    return before.shape != after.shape or not torch.equal(before, after)
+
+
+def _is_average(name: str, watch: _Watch, values: dict[str, Tensor]) -> bool:
+    """Whether a frozen parameter moved towards a trainable one, as the average of a teacher does."""
+    return _follows(watch.parameters[name], values[name], (value for other, value in values.items() if other not in watch.frozen))
+
+
+def _follows(before: Tensor, after: Tensor, leaders: Iterable[Tensor]) -> bool:
+    """Whether a tensor moved straight towards where one of the leaders went."""
+    if not before.is_floating_point() or before.shape != after.shape:
+        return False
+    moved = (after - before).double()
+    for leader in leaders:
+        if leader.shape != before.shape:
+            continue
+        way = (leader - before).double()
+        if float((moved * way).sum()) >= _SAME_WAY * float(moved.norm() * way.norm()) and float(moved.norm()) <= float(
+            way.norm()
+        ):
+            return True
+    return False
+
+
+def _lasting_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Buffers that the state dict holds; others are caches."""
+    saved = model.state_dict(keep_vars=True)
+    return {name: buffer for name, buffer in model.named_buffers() if name in saved}
+
+
+def _running_statistics(model: nn.Module) -> set[str]:
+    """Names of buffers that are meant to change: statistics of norms, power iterations of spectral norms, counters."""
+    found = set()
+    for path, module in model.named_modules():
+        is_kept = isinstance(module, nn.modules.batchnorm._NormBase) or type(module).__module__.startswith("torch.")
+        for name, buffer in module.named_buffers(recurse=False):
+            if is_kept or not buffer.is_floating_point():
+                found.add(f"{path}.{name}".lstrip("."))
+    return found
+
+
+def _moves_in_double(trial: Trial, name: str) -> bool:
+    double = in_double(trial)
+    if double is None:
+        return False
+    watch, training = _take_steps(double)
+    return _changed(watch.parameters[name], dict(training.model.named_parameters())[name].detach())
+
+
+def _writer(trial: Trial, name: str) -> str:
+    """The innermost module whose forward changes a parameter; empty where none does."""
+    model = trial.subject.fresh()
+    parameter = dict(model.named_parameters())[name]
+    with mode(model, train=True), seeded(0), probing(model, lambda: parameter.detach().clone()) as probes:
+        trial.subject.raw_logits(trial.subject.batch(), model)
+    return next((probe.module for probe in probes if _changed(probe.before, probe.after)), "")

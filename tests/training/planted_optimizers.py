@@ -1,0 +1,274 @@
+"""Optimizers that hold something else than what is to be trained, and steps that change something else."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .planted import (
+    CLASSES,
+    ISLAM,
+    LIGHTNING,
+    LIT_SCORES,
+    MANUAL,
+    PYTORCH,
+    TABLE,
+    LitScores,
+    ManualScores,
+    Scores,
+    Training,
+    plant,
+)
+
+# What a step changes
+
+
+class ZeroRate(LitScores):
+    def configure_optimizers(self) -> Any:
+        groups = [{"params": self.net.hidden.parameters(), "lr": 0.0}, {"params": self.net.head.parameters()}]
+        return torch.optim.AdamW(groups, lr=1e-2)
+
+
+class ScheduleOfZero(LitScores):
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(self.parameters(), lr=1e-2)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: step // 100)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class WarmUpFromZero(LitScores):
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(self.parameters(), lr=1e-2)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, step / 10))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class Frozen(Scores):
+    """A frozen projection before the perceptron."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project = nn.Linear(6, 6, bias=False)
+        self.project.weight.requires_grad_(False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(self.project(features))
+
+
+class FrozenButNormalised(Frozen):
+    def forward(self, features: Tensor) -> Tensor:
+        self.project.weight.data = F.normalize(self.project.weight.data * 1.1 + 0.01, dim=1)
+        return super().forward(features)
+
+
+class StretchedTable(Scores):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.ones(6))
+
+    def forward(self, features: Tensor) -> Tensor:
+        if self.training:
+            self.scale.mul_(1.001)
+        return super().forward(features * self.scale)
+
+
+class FixedTable(StretchedTable):
+    def forward(self, features: Tensor) -> Tensor:
+        return Scores.forward(self, features * self.scale)
+
+
+class ClearedTooLate(ManualScores):
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        optimizer: Any = self.optimizers()
+        self.manual_backward(self.loss(self(batch["features"]), batch["labels"]))
+        optimizer.zero_grad()
+        optimizer.step()
+
+
+class NoStep(ManualScores):
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(self.loss(self(batch["features"]), batch["labels"]))
+
+
+plant(
+    "group_with_rate_zero",
+    "step_updates",
+    Training(TABLE, ZeroRate),
+    LIT_SCORES,
+    "the learning rate of its group is 0",
+    PYTORCH,
+    module="net.hidden.weight",
+)
+plant(
+    "schedule_that_begins_with_zeros",
+    "step_updates",
+    Training(TABLE, ScheduleOfZero),
+    Training(TABLE, WarmUpFromZero),
+    "the learning rate of its group is 0",
+    PYTORCH,
+    module="net.hidden.weight",
+)
+plant(
+    "forward_writes_frozen_weights",
+    "step_updates",
+    Training(TABLE, FrozenButNormalised),
+    Training(TABLE, Frozen),
+    "`project.weight` is frozen and changes in training: forward writes into it",
+    ISLAM,
+    module="(model)",
+)
+plant(
+    "buffer_changed_in_place",
+    "step_updates",
+    Training(TABLE, StretchedTable),
+    Training(TABLE, FixedTable),
+    "buffer `scale` changes in training",
+    PYTORCH,
+    status="warn",
+)
+plant(
+    "gradients_cleared_before_the_step",
+    "step_updates",
+    Training(TABLE, ClearedTooLate),
+    MANUAL,
+    "no parameter has a gradient when the optimizer",
+    LIGHTNING,
+)
+plant("no_optimizer_step", "step_updates", Training(TABLE, NoStep), MANUAL, "took no optimizer step in 16 batches", LIGHTNING)
+
+# What the optimizers hold
+
+
+class HeadForgotten(LitScores):
+    def configure_optimizers(self) -> Any:
+        return torch.optim.AdamW(self.net.hidden.parameters(), lr=1e-2)
+
+
+class HeadReplaced(LitScores):
+    """A new head for other classes, after the optimizer was made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held = [list(self.parameters())]
+        self.net.head = nn.Linear(16, CLASSES)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.AdamW(self.held[0], lr=1e-2)
+
+
+class Copies(LitScores):
+    def configure_optimizers(self) -> Any:
+        return torch.optim.AdamW(copy.deepcopy(self.net).parameters(), lr=1e-2)
+
+
+class Reassigned(Scores):
+    def forward(self, features: Tensor) -> Tensor:
+        self.head.weight = nn.Parameter(self.head.weight.clamp(-5, 5))
+        return super().forward(features)
+
+
+class ClampedInPlace(Scores):
+    def forward(self, features: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.head.weight.clamp_(-5, 5)
+        return super().forward(features)
+
+
+class SharedByTwo(ManualScores):
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        optimizers: Any = self.optimizers()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        self.manual_backward(self.loss(self(batch["features"]), batch["labels"]))
+        for optimizer in optimizers:
+            optimizer.step()
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.AdamW(self.parameters(), lr=5e-3), torch.optim.AdamW(self.net.head.parameters(), lr=5e-3)]
+
+
+class SplitOverTwo(SharedByTwo):
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.AdamW(part.parameters(), lr=1e-2) for part in (self.net.hidden, self.net.head)]
+
+
+class Hidden(LitScores):
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = [nn.Linear(6, 6)]
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.net(self.parts[0](features))
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.AdamW([*self.parameters(), *self.parts[0].parameters()], lr=1e-2)
+
+
+class Registered(Hidden):
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(self.parts)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.AdamW(self.parameters(), lr=1e-2)
+
+
+plant(
+    "head_forgotten",
+    "optimizer_coverage",
+    Training(TABLE, HeadForgotten),
+    LIT_SCORES,
+    "no optimizer holds `net.head.weight` (and 1 other parameter), which has a gradient, so it is never trained",
+    PYTORCH,
+    module="net.head.weight",
+)
+plant(
+    "head_replaced_after_the_optimizer",
+    "optimizer_coverage",
+    Training(TABLE, HeadReplaced),
+    LIT_SCORES,
+    "instead it holds a tensor of shape (3, 16)",
+    PYTORCH,
+    module="net.head.weight",
+)
+plant(
+    "optimizer_over_copies",
+    "optimizer_coverage",
+    Training(TABLE, Copies),
+    LIT_SCORES,
+    "instead it holds a copy of `net.hidden.weight`",
+    PYTORCH,
+    module="net.hidden.weight",
+)
+plant(
+    "parameter_assigned_in_forward",
+    "optimizer_coverage",
+    Training(TABLE, Reassigned),
+    Training(TABLE, ClampedInPlace),
+    "`head.weight` was put in place while the model ran",
+    PYTORCH,
+    module="head.weight",
+)
+plant(
+    "held_by_two_optimizers",
+    "optimizer_coverage",
+    Training(TABLE, SharedByTwo),
+    Training(TABLE, SplitOverTwo),
+    "`net.head.weight` (and 1 other parameter) is listed more than once",
+    LIGHTNING,
+    module="net.head.weight",
+)
+plant(
+    "trained_but_not_registered",
+    "optimizer_coverage",
+    Training(TABLE, Hidden),
+    Training(TABLE, Registered),
+    "holds a tensor of shape (6, 6) that the model does not own",
+    ISLAM,
+)
