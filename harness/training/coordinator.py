@@ -101,11 +101,10 @@ class TrainingCoordinator:
 
     @cached_property
     def checkpoints(self) -> CheckpointFolder:
-        """Where checkpoints go."""
+        """Where checkpoints go: the config's folder, or one of the run's name, whatever characters that has."""
+        own = re.sub(r"[^\w=,.+-]+", "_", self.name).lstrip(".") or "training"
         named = self.config.checkpoint_dir
-        return CheckpointFolder(
-            (self.folder / (Path(named).expanduser() if named else Path("checkpoints") / self.name)).resolve()
-        )
+        return CheckpointFolder((self.folder / (Path(named).expanduser() if named else Path("checkpoints") / own)).resolve())
 
     def train(self) -> dict[str, Any]:
         """Trains to the end.
