@@ -28,6 +28,7 @@ from pytest_modeltiers.watchdog import time_limit
 if TYPE_CHECKING:
     from _pytest.fixtures import SubRequest
 
+    from harness.experiments import ExperimentDB
     from harness.export.exports import Exports
     from harness.training.trial import Trial
 
@@ -112,6 +113,15 @@ def trial(request: SubRequest, suite: Suite, subject: Subject, training_config: 
 def exported(exports: Exports) -> ExportedFiles:
     """The exported files by format: ``exported["onnx"]`` is a path."""
     return ExportedFiles(exports)
+
+
+@pytest.fixture
+def experiment_db(suite: Suite) -> Iterator[ExperimentDB]:
+    """The config's experiment database: ``experiment_db.get_best_run("val_loss")``."""
+    from harness.experiments import ExperimentDB
+
+    with ExperimentDB(suite.config.database) as db:
+        yield db
 
 
 class ExportedFiles(Mapping[str, Path]):

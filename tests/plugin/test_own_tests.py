@@ -41,6 +41,11 @@ def test_make_batch(make_batch):
 
 def test_subject(subject, model):
     assert subject.model is model
+
+def test_experiment_db(experiment_db):
+    with experiment_db.start_run("own") as run:
+        run.log_metric("loss", 1.0)
+    assert experiment_db.get_best_run("loss").name == "own"
 """
 SPOIL = """\
 import torch
@@ -58,7 +63,7 @@ def test_every_fixture_is_there_for_the_users_own_tests(project: Any) -> None:
     project.config(epochs=7, eval={"batch_size": 5})
     project.write("test_own.py", EVERY_FIXTURE)
 
-    project.run("--model-config", "cfg.json", "test_own.py", "-k", "test_own").assert_outcomes(passed=8, deselected=1)
+    project.run("--model-config", "cfg.json", "test_own.py", "-k", "test_own").assert_outcomes(passed=9, deselected=1)
 
 
 def test_a_users_test_takes_the_ini_files_config(project: Any) -> None:
