@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from harness.properties.subject import Shared, Subject
     from harness.training.trial import Trial
 
+_TRAINING = 3
+"""The tier that trains."""
+
 _TRAINING_SHARE = 0.25
 """Of the time that is left, what one training test may take."""
 
@@ -199,7 +202,10 @@ class Suite:
 
     def test_count(self) -> int:
         """How many tests of the catalogue a full run has."""
-        return sum(len(self.cases(p)) if p.has_cases else 1 for tier in self.config.tiers for p in self.properties(tier))
+        return sum(map(self._tests_of, self.config.tiers))
+
+    def _tests_of(self, tier: int) -> int:
+        return sum(len(self.cases(p)) if p.has_cases else 1 for p in self.properties(tier))
 
     def share(self, workers: int = 1) -> float:
         """Seconds the next test may go on drawing examples: an even part of what is left of the budget.
@@ -207,8 +213,8 @@ class Suite:
         Args:
             workers: Processes that the tests are spread over.
         """
-        waiting = max(1.0, self.test_count() / workers - self.finished)
-        return self._left / waiting
+        drawing = self.test_count() - self._tests_of(_TRAINING)  # those have a share of another kind
+        return self._left / max(1.0, drawing / workers - self.finished)
 
     @property
     def training_share(self) -> float:

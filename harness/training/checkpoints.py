@@ -73,14 +73,16 @@ def check_fits(content: Mapping[str, Any], model: nn.Module, path: Path) -> None
 
     Args:
         content: What was read.
-        model: Whose ``state_dict`` it should be, with or without the prefix ``model.``.
+        model: Whose ``state_dict`` it should be; that of a plain model is saved with the prefix ``model.``.
         path: The file, for the message.
 
     Raises:
         CheckpointError: Names or shapes differ, or a value is not finite.
     """
-    saved = {name.removeprefix("model."): tensor for name, tensor in content["state_dict"].items()}
-    expected = {name.removeprefix("model."): tensor for name, tensor in model.state_dict().items()}
+    given, expected = content["state_dict"], model.state_dict()
+    bare = {name.removeprefix("model."): tensor for name, tensor in given.items()}
+    # A model may have a part that is called `model` itself, so the prefix goes where that makes the names fit, and not by its looks.
+    saved = max(bare, given, key=lambda names: len(names.keys() & expected.keys()))
     parts = {
         "missing": [name for name in expected if name not in saved],
         "unexpected": [name for name in saved if name not in expected],

@@ -291,6 +291,14 @@ PLANTED = (
         f"{LIGHTNING}, all_gather: in-batch negatives",
     ),
     Planted(
+        "distributed",
+        Run(own.OwnBackward),
+        Run(own.Spread),
+        "the processes keep gradients of their own: that of `net.stem.weight` is not averaged (and 5 other parameters)",
+        "net.stem.weight",
+        f"{LIGHTNING}, manual optimization: use self.manual_backward(loss) instead of loss.backward()",
+    ),
+    Planted(
         "fine_tuning",
         Run(plain.Thawing),
         Run(plain.Lasting),
@@ -313,15 +321,6 @@ PLANTED = (
         "the loss carries no gradient back to the last layer",
         "head",
         f"{FORUM}: element 0 of tensors does not require grad, after freezing",
-    ),
-    Planted(
-        "fine_tuning",
-        _normed(BATCH_NORM, fresh=False),
-        Run(plain.LastingNorms, fresh=False),
-        "`norm` is frozen, and its running statistics move",
-        "norm",
-        "Keras guide, Transfer learning: BatchNormalization layers",
-        "warn",
     ),
     Planted(
         "fine_tuning",

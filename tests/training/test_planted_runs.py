@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import json
+import random
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 
+from harness.adapters import make_adapter
+from harness.config import load_config
 from harness.evidence import Evidence
+from harness.models.loading import model_source
+from harness.properties.subject import Subject
 from harness.training.checks.baseline import baseline_comparison
 from harness.training.checks.distributed import distributed
 from harness.training.checks.fine_tuning import fine_tuning
+from harness.training.checks.head import find_head
+from harness.training.checks.pairing import chance_of_lower
 from harness.training.checks.repeat import seeded_repeat
 from harness.training.checks.resume import resume
 from harness.training.checks.sensitivity import hyperparameter_sensitivity
 from harness.training.trial import Trial
 
 from .planted_runs import PLANTED, Planted, Run, called
+from .run_models import WIDTH, Net
 
 CHECKS: dict[str, Callable[[Trial], Evidence]] = {
     check.__name__: check
@@ -55,3 +65,108 @@ def test_twin_is_sound(check: str, run: Run, tmp_path: Path) -> None:
     evidence = CHECKS[check](run.trial(tmp_path)).investigated()
     assert evidence.status.value == "ok", evidence.explain()
     assert not _CLUMSY.search(evidence.headline)
+
+
+MODEL = """
+import torch
+from torch import nn
+
+class Scores(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.head = nn.Linear(6, 8), nn.Linear(8, 4)
+        {attribute}
+
+    def forward(self, features):
+        return self.head(self.hidden(features).tanh())
+
+def build_model():
+    return Scores()
+"""
+
+
+def trial_of_file(folder: Path, attribute: str = "pass", sourced: bool = True) -> Trial:
+    """A model of a user's file, with or without the config that it can be rebuilt from."""
+    (folder / "model.py").write_text(MODEL.format(attribute=attribute))
+    keys = {"task_type": "tabular_classification", "num_features": 6, "num_classes": 4, "model_file": "model.py"}
+    (folder / "cfg.json").write_text(json.dumps(keys))
+    config = load_config(folder / "cfg.json")
+    source, task = model_source(config), config.task_spec()
+    subject = Subject(source.build(), make_adapter(task), task, rebuild=source.build if sourced else None)
+    return Trial(subject, config.training_config(), source=config if sourced else None)
+
+
+def test_another_process_builds_the_model_of_a_config_where_it_cannot_be_pickled(tmp_path: Path) -> None:
+    trial = trial_of_file(tmp_path, "self.activation = lambda x: x")
+    shared, repeated = distributed(trial), seeded_repeat(trial)
+    assert shared.status.value == "ok", shared.explain()
+    assert repeated.status.value == "ok", repeated.explain()
+    assert repeated.message.endswith("in this process and in another one")
+
+
+def test_another_process_unpickles_the_model_of_a_file(tmp_path: Path) -> None:
+    evidence = seeded_repeat(trial_of_file(tmp_path, sourced=False))
+    assert evidence.status.value == "ok"
+    assert evidence.message.endswith("in this process and in another one")
+
+
+def test_a_model_that_no_process_can_be_given_is_skipped_with_the_reason(tmp_path: Path) -> None:
+    evidence = distributed(trial_of_file(tmp_path, "self.activation = lambda x: x", sourced=False))
+    assert evidence.status.value == "skipped"
+    assert "cannot be given to another process" in evidence.message
+
+
+def test_too_little_time_is_said(tmp_path: Path) -> None:
+    trial = trial_of_file(tmp_path)
+    trial.seconds = 0.01
+    assert distributed(trial).status.value == "skipped"
+    assert "would take longer than the 0.01 s" in hyperparameter_sensitivity(trial).message
+    assert "too few to start another one" in seeded_repeat(trial).message
+
+
+class Scaled(Net):
+    """The root has parameters of its own, on the way to the logits and elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift, self.scale = nn.Parameter(torch.zeros(6)), nn.Parameter(torch.ones(()))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.scale * super().forward(features + self.shift)
+
+
+class TwoHeads(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.other = nn.Linear(WIDTH, 4)
+
+    def forward(self, features: Tensor) -> Tensor:
+        x = self.body(features)
+        return (self.head(x) + self.other(x)).softmax(-1).log()
+
+
+@pytest.mark.parametrize(
+    ("build", "modules", "parameters"),
+    [
+        (Net, {"head"}, {"head.weight", "head.bias"}),
+        (Scaled, {"head"}, {"head.weight", "head.bias", "scale"}),
+        (TwoHeads, {"head", "other"}, {"head.weight", "head.bias", "other.weight", "other.bias"}),
+    ],
+)
+def test_the_head_is_what_lies_last_on_every_way_to_the_logits(
+    build: Callable[[], nn.Module], modules: set[str], parameters: set[str], tmp_path: Path
+) -> None:
+    head = find_head(Run(build).trial(tmp_path))
+    assert head is not None
+    assert set(head.modules) == modules
+    assert head.parameters == parameters
+
+
+def test_a_sign_flip_test_is_as_sure_as_the_rows_allow() -> None:
+    assert chance_of_lower([]) == 1.0
+    assert chance_of_lower([-1.0] * 3) == 0.125
+    assert chance_of_lower([-1.0] * 40) < 0.001
+    assert chance_of_lower([1.0] * 40) == 1.0
+    rng = random.Random(0)
+    chances = [chance_of_lower([rng.gauss(0, 1) for _ in range(20)]) for _ in range(200)]
+    assert 0.02 < sum(chance < 0.05 for chance in chances) / len(chances) < 0.09

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +100,22 @@ def _scope(node: Any) -> str:
 
 def _trace(program: Program) -> tuple[torch.jit.ScriptModule, list[str]]:
     """The traced program, and what of the user's code the tracer says it froze."""
-    with tracing() as frozen, seeded(0), torch.no_grad():
+    with tracing() as frozen, seeded(0), torch.no_grad(), _without_trainer(program.forward.model):
         module = torch.jit.trace(program.forward, program.arguments, check_trace=False)
     return module, frozen
+
+
+@contextmanager
+def _without_trainer(model: nn.Module) -> Iterator[None]:
+    """Lets torch read every attribute of a LightningModule, whose ``trainer`` otherwise raises where there is none."""
+    if not hasattr(type(model), "_jit_is_scripting"):
+        yield
+        return
+    object.__setattr__(model, "_jit_is_scripting", True)
+    try:
+        yield
+    finally:
+        object.__delattr__(model, "_jit_is_scripting")
 
 
 def _script(program: Program) -> tuple[torch.jit.ScriptModule | None, str]:
@@ -113,7 +127,7 @@ def _script(program: Program) -> tuple[torch.jit.ScriptModule | None, str]:
     if len(parameters) != len(program.fields) or len(program.fields) > len(_BY_POSITION):
         return None, "forward takes other arguments than the exported function"
     try:
-        with quiet():
+        with quiet(), _without_trainer(model):
             scripted = torch.jit.script(_BY_POSITION[len(program.fields) - 1](model).eval())
             output = scripted(*program.arguments)
     except Exception as error:

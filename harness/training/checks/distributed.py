@@ -13,7 +13,7 @@ from torch import nn
 
 from harness.evidence import Evidence, Status, and_others
 from harness.properties.difference import difference
-from harness.training.checks.bits import find_mismatch
+from harness.training.checks.bits import Mismatch, find_mismatch
 from harness.training.checks.diary import FirstUpdate
 from harness.training.checks.halves import PARTS, halves_at, in_turn, judge_halves, shared_batch
 from harness.training.checks.noise import Quantities, find_gap
@@ -68,7 +68,7 @@ class _Comparison:
 
     def judge(self) -> Evidence:
         """The verdict."""
-        found = [judge_halves(self.trial, stance) for stance in self.stances] if self._can_be_seen() else []
+        found = [judge_halves(self.trial, stance) for stance in self.stances] if self._takes_steps else []
         failure = next((evidence for evidence in found if evidence is not None and evidence.status is Status.FAIL), None)
         return failure or self._judge_processes() or next(filter(None, found), None) or self._sound()
 
@@ -140,8 +140,9 @@ class _Comparison:
             details=owned_by(owner[0]) if owner is not None else {},
         )
 
-    def _can_be_seen(self) -> bool:
-        """Whether the training step lets its gradients be seen."""
+    @cached_property
+    def _takes_steps(self) -> bool:
+        """Whether a batch brings an optimizer step, so that its gradients can be seen."""
         first = FirstUpdate()
         self.trial.train([shared_batch(self.trial)], limit=1, on_gradients=first)
         return bool(first.gradients)
@@ -154,6 +155,10 @@ class _Comparison:
 
         if not _gradients(self._answers(self.trial), number):
             return None
+        results: list[RankResult] = [answer.result[number] for answer in self._answers(self.trial)]
+        apart = find_mismatch(results[0].gradients, results[1].gradients)
+        if apart is not None and not apart.is_rounding:
+            return self._unshared(apart)
         gap = find_gap(self.trial, partial(in_turn, self.stances[number]), together)
         if not gap.is_real:
             return None
@@ -169,7 +174,25 @@ class _Comparison:
             "code that depends on the rank, the number of processes or their environment variables",
         )
 
+    def _unshared(self, apart: Mismatch) -> Evidence:
+        return Evidence(
+            _NAME,
+            Status.FAIL,
+            f"the processes keep gradients of their own: that of `{apart.name}` is not averaged{and_others(apart.count - 1, 'parameter')}",
+            apart.size,
+            apart.bound,
+            "",
+            halves_at(self.trial),
+            apart.name,
+            "loss.backward() where Lightning needs self.manual_backward(loss), torch.autograd.grad, or a backward under no_sync()",
+        )
+
     def _sound(self) -> Evidence:
+        if not self._takes_steps:
+            message = (
+                f"{PARTS} processes train together; a batch brings no optimizer step, so their gradients could not be compared"
+            )
+            return self._evidence(Status.OK, message)
         return self._evidence(Status.OK, f"{PARTS} processes train as one does, and have the same weights afterwards")
 
     def _evidence(self, status: Status, message: str, cause: str = "", blamed: Sequence[str] = ()) -> Evidence:

@@ -42,7 +42,7 @@ def _framework_attributes(model: nn.Module) -> set[str]:
     for cls in type(model).__mro__:
         if cls.__name__ == "LightningModule":
             bare = cls()
-            names |= {*vars(bare), "_trainer", "_fabric", "_log_hyperparams", "_hparams_initial", "_hparams_name"}
+            names |= {*vars(bare), "_trainer", "_fabric", "_log_hyperparams", "_hparams", "_hparams_initial", "_hparams_name"}
     return names
 
 

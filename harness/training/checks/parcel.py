@@ -18,7 +18,7 @@ from harness.training.errors import TrainingError
 from harness.user_code import is_users_file
 
 _INSTALLED = ("site-packages", "dist-packages")
-_MAIN, _OTHER_MAIN = "__main__", "__mp_main__"
+_MAIN = "__main__"
 
 
 class PackingError(TrainingError):
@@ -57,7 +57,7 @@ class Parcel:
         sys.path.extend(entry for entry in self.path if entry not in sys.path)
         for name, file in self.modules.items():
             _import(name, Path(file))
-        return _Unpacker(io.BytesIO(self.content)).load()
+        return pickle.loads(self.content)
 
 
 def pack(content: Any) -> Parcel:
@@ -94,6 +94,10 @@ class _Packer(pickle.Pickler):
     def files(self) -> dict[str, str]:
         """The files of the user's modules, packages before what is inside them."""
         found: dict[str, str] = {}
+        if _MAIN in self._names:  # run there again, a script may do all that it does here
+            raise PackingError(
+                "the model cannot be given to another process: its code is in the script, notebook or prompt that runs; put it into a module"
+            )
         for name in self._names:
             parts = name.split(".")
             for end in range(1, len(parts) + 1):
@@ -101,32 +105,21 @@ class _Packer(pickle.Pickler):
                 file = getattr(sys.modules.get(known), "__file__", None)
                 if file and file.endswith(".py") and is_users_file(file) and not any(place in file for place in _INSTALLED):
                     found[known] = file
-                elif known == _MAIN:
-                    raise PackingError(
-                        "the model cannot be given to another process: its class was written at a prompt or in a notebook"
-                    )
         return found
-
-
-class _Unpacker(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        """What was in the other process's main file is not in this one's."""
-        return super().find_class(_OTHER_MAIN if module == _MAIN else module, name)
 
 
 def _import(name: str, file: Path) -> ModuleType:
     """A module by its name where that leads to its file, and from the file otherwise."""
-    alias = _OTHER_MAIN if name == _MAIN else name
-    loaded = sys.modules.get(alias)
+    loaded = sys.modules.get(name)
     if loaded is not None and _is_file(getattr(loaded, "__file__", None), file):
         return loaded
-    if name != _MAIN and _is_found(name, file):
+    if _is_found(name, file):
         return importlib.import_module(name)
     places = [str(file.parent)] if file.name == "__init__.py" else None
-    spec = importlib.util.spec_from_file_location(alias, file, submodule_search_locations=places)
+    spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=places)
     assert spec is not None
     assert spec.loader is not None
-    module = sys.modules[alias] = importlib.util.module_from_spec(spec)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 

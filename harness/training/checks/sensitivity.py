@@ -5,19 +5,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from harness.batches import Batch
+from harness.batches import Batch, to_device
 from harness.errors import DataError
 from harness.evidence import Evidence, Status
 from harness.properties.noise import FACTOR
 from harness.training.checks.rate_scale import RateScale
 from harness.training.engines.job import steps_of_epoch
 from harness.training.errors import DivergedError, TrainingError
-from harness.training.trial import Trial
+from harness.training.trial import Training, Trial
 
 _NAME = "hyperparameter_sensitivity"
 _FACTORS = (0.1, 1 / 3, 1.0, 3.0, 10.0)
@@ -32,6 +32,9 @@ _SHARE = 0.8
 """Of the time there is, what the trainings may take."""
 
 _FAR_LESS = 3.0
+_NEAR = 2
+"""Times as many steps as were taken, up to which the pace is taken to last."""
+
 _NOTHING = 0.01
 """Share of the first loss below which a whole training has learnt nothing to speak of."""
 
@@ -99,55 +102,58 @@ class _Runs:
         trial: The model.
         batches: What it learns.
         passes: How often it goes through them.
-        still: The losses of a training that goes nowhere.
-        is_blind: Whether no step could be scaled, or the losses are not known.
+        first: The mean loss before training: that of the last pass of a training that goes nowhere. Where the training step returns none, the
+            task's loss in eval mode, here and afterwards.
+        is_told: Whether the training step returns its loss.
+        is_blind: Whether no step could be scaled.
         is_warming_up: Whether the rate still rises in the end.
     """
 
     trial: Trial
     batches: Sequence[Batch]
     passes: int
-    still: list[float] = field(default_factory=list)
+    first: float = math.nan
+    is_told: bool = True
     is_blind: bool = False
     is_warming_up: bool = False
 
-    @property
-    def first(self) -> float:
-        """The mean loss before training."""
-        return _mean_of_last(self.still, self.batches)
-
     def stand_still(self) -> None:
-        """Takes the losses that the others are compared with.
+        """Takes the loss that the others are compared with.
 
         Raises:
-            DivergedError: They are not finite.
+            DivergedError: It is not finite.
         """
-        self.still = self._losses(0.0)
-        self.is_blind = self.is_blind or not self.still or not all(map(math.isfinite, self.still))
+        training = self._train(0.0)
+        self.is_told = not all(map(math.isnan, training.losses))
+        self.first = self._mean(training)
 
     def at(self, factor: float) -> _Curve:
         """Trains at a multiple of the rate."""
         try:
-            losses = self._losses(factor)
+            end = self._mean(self._train(factor))
         except DivergedError:
-            losses = []
-        if self.is_blind or len(losses) < len(self.still) or not all(map(math.isfinite, losses)):
+            end = math.nan
+        if not math.isfinite(end):
             return _Curve(factor, -math.inf, math.nan, 0.0)
-        end = _mean_of_last(losses, self.batches)
         return _Curve(factor, self.first - end, end, FACTOR * torch.finfo(torch.float32).eps * abs(self.first))
 
-    def _losses(self, factor: float) -> list[float]:
+    def _train(self, factor: float) -> Training:
         scale = RateScale(factor)
         training = self.trial.train(self.batches, epochs=self.passes, on_gradients=scale)
         self.is_blind = self.is_blind or not scale.steps
         rates = [step.learning_rate for step in training.steps]
         self.is_warming_up = self.trial.is_own and bool(rates) and rates[-1] > rates[0]
-        return training.losses
+        return training
 
-
-def _mean_of_last(losses: Sequence[float], batches: Sequence[Batch]) -> float:
-    """The mean loss of the last pass."""
-    return sum(losses[-len(batches) :]) / len(batches)
+    def _mean(self, training: Training) -> float:
+        """The mean loss of the last pass over the batches; NaN where not all of them are finite."""
+        if self.is_told:
+            losses = training.losses[-len(self.batches) :]
+        else:
+            subject, model = self.trial.subject, training.model.eval()
+            there = [to_device(batch, subject.device, subject.dtype) for batch in self.batches]
+            losses = [float(subject.adapter.loss(subject.logits(batch, model), batch)) for batch in there]
+        return sum(losses) / max(1, len(losses))
 
 
 @dataclass(frozen=True)
@@ -208,18 +214,19 @@ class _Table:
         )
 
     def _too_low(self, own: _Curve) -> Evidence | None:
-        """A finding where even the whole training that is planned learns far less than a few steps at ten times the rate."""
+        """A finding where even the whole training that is planned learns next to nothing, or far less than a few steps at ten times the rate."""
         planned, high = planned_steps(self.trial), self.curves[10.0]
-        # A loss falls fastest at first, so in proportion it falls by this much at most.
-        most = own.gain * (math.inf if planned is None else planned / self.steps)
-        if self.trial.is_own:  # its schedule may do anything later
+        if planned is None or self.trial.is_own or high.gain < _FAR_LESS * own.gain:  # its own schedule may do anything later
             return None
-        if high.gain < _FAR_LESS * own.gain or (most > high.gain / _FAR_LESS and most > _NOTHING * abs(self.first)):
+        pace = own.gain * planned / self.steps
+        # How a loss goes on after many more steps nobody knows; that one which hardly moves will is a matter of luck.
+        if pace > (high.gain / _FAR_LESS if planned <= _NEAR * self.steps else _NOTHING * abs(self.first)):
             return None
         than = f"; {self.steps} steps at ten times the rate lower it by {high.gain:.2g}"
         return self._evidence(
             Status.WARN,
-            f"at {self._rate(1.0)} the {planned} steps that are planned lower the loss of {self.first:.3g} by {most:.2g} at most{than}",
+            f"at {self._rate(1.0)} the {planned} steps that are planned lower the loss of {self.first:.3g} by {pace:.2g}, at the pace of "
+            f"the first {self.steps}{than}",
             "a rate too low for so short a training: raise it, or train for longer",
         )
 
@@ -258,7 +265,7 @@ def planned_steps(trial: Trial) -> int | None:
     return trial.config.epochs * steps_of_epoch(batches, trial.config.accumulate_grad_batches)
 
 
-def _batches(trial: Trial) -> list[Batch]:
+def _batches(trial: Trial) -> Sequence[Batch]:
     """A few batches that can be learnt by heart: rows of the config's data where it names some."""
     if trial.names_data:
         return trial.stream(_BATCHES)

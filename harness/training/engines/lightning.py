@@ -111,6 +111,8 @@ class Bridge(Checkpoint):
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Weights and states are in place."""
+        # Where the module asked for ``estimated_stepping_batches``, Lightning has set up the data before it knew how far they were read.
+        trainer.fit_loop._load_combined_loader_states()
         self._job.conductor.start(trainer.precision_plugin.forward_context)
         if self._job.conductor.should_stop:
             trainer.should_stop = True
