@@ -50,6 +50,8 @@ KEYS = [
     "accumulate_grad_batches",
     "resume_from_checkpoint",
     "checkpoint_dir",
+    "checkpoint_every_n_steps",
+    "early_stopping_patience",
     "export_bundle",
     "export_formats",
     "deterministic",
