@@ -71,7 +71,7 @@ def test_a_users_test_takes_the_ini_files_config(project: Any) -> None:
     project.write("test_own.py", EVERY_FIXTURE)
     project.pytester.makeini("[pytest]\nmodel_config = cfg.json\n")
 
-    project.run("test_own.py").assert_outcomes(passed=8)
+    project.run("test_own.py").assert_outcomes(passed=9)
 
 
 def test_the_model_is_restored_between_tests(project: Any) -> None:
