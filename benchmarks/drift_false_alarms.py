@@ -1,0 +1,225 @@
+"""How often the drift gate raises an alarm where there is no drift: windows and references drawn from one distribution.
+
+python benchmarks/drift_false_alarms.py [--quick] [--repeats 1000] [--processes 2]
+
+What a profile holds is counts, so counts are drawn: for edges on the quantiles of a reference, the shares between them follow a Dirichlet
+distribution, whatever the data's own (a skewed one too); tied values and categories are multinomial. The lines "from rows" draw the rows
+themselves and make the profiles of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import Pool
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.evidence import Status
+from harness.monitoring.drift.compare import compare_profiles
+from harness.monitoring.drift.report import DriftReport
+from harness.monitoring.drift.verdict import Finding
+from harness.monitoring.profiles import profile_columns
+from harness.monitoring.profiles.edges import choose_edges
+from harness.monitoring.profiles.features import CategoricalCounts, Feature, NumericCounts, Profile
+from harness.monitoring.profiles.levels import BUCKETS, bucket_of
+from harness.monitoring.profiles.survey import LEVELS
+
+ALPHA = 0.05
+BINS = 100
+REFERENCE_N = 10_000
+SIZES = (50, 200, 1_000, 10_000, 100_000)
+ZEROS = 0.7
+
+Draw = Callable[[np.random.Generator, int, int], tuple[Feature, Feature]]
+NAMES = tuple(f"level{number}" for number in range(1000))
+BY_NAME = np.argsort(np.argsort(NAMES))
+FILTER_HOLDS = 700
+BUCKET = np.array([bucket_of(name) for name in NAMES])
+
+
+def skewed(generator: np.random.Generator, m: int, n: int) -> tuple[Feature, Feature]:
+    """A lognormal, or any other continuous distribution: ranks do not tell them apart."""
+    ranks = np.unique(np.ceil(np.arange(1, BINS) * m / BINS).astype(int))
+    inside = np.diff(np.concatenate([[0], ranks, [m + 1]]))
+    edges = np.arange(1.0, len(ranks) + 1)
+    reference = np.diff(np.concatenate([[0], ranks, [m]]))
+    return NumericCounts(edges, reference), NumericCounts(edges, generator.multinomial(n, generator.dirichlet(inside)))
+
+
+def integers(generator: np.random.Generator, m: int, n: int) -> tuple[Feature, Feature]:
+    """Whole numbers, geometric with mean 20."""
+    support = np.arange(400.0)
+    shares = (20 / 21) ** support
+    return on_support(generator, support, shares / shares.sum(), m, n)
+
+
+def zero_inflated(generator: np.random.Generator, m: int, n: int) -> tuple[Feature, Feature]:
+    """Zeros in 70% of the rows, and amounts rounded to whole cents in the rest."""
+    support = np.round(np.concatenate([[0.0], np.arange(1, 2000) / 100]), 2)
+    shares = np.exp(-0.5 * np.log(np.maximum(support, 1e-9)) ** 2) / np.maximum(support, 0.01)
+    shares[0] = 0.0
+    shares *= (1 - ZEROS) / shares.sum()
+    shares[0] = ZEROS
+    return on_support(generator, support, shares, m, n)
+
+
+def on_support(
+    generator: np.random.Generator, support: NDArray[np.float64], shares: NDArray[np.float64], m: int, n: int
+) -> tuple[Feature, Feature]:
+    reference, current = generator.multinomial(m, shares), generator.multinomial(n, shares)
+    seen = reference > 0
+    edges = choose_edges(support[seen], reference[seen], BINS)
+    place = np.searchsorted(edges, support, side="right")
+    return tuple(NumericCounts(edges, binned(place, counts, len(edges) + 1)) for counts in (reference, current))  # type: ignore[return-value]
+
+
+def categories(generator: np.random.Generator, m: int, n: int, count: int, zipf: bool) -> tuple[Feature, Feature]:
+    shares = 1 / np.arange(1.0, count + 1) if zipf else np.ones(count)
+    reference, current = (generator.multinomial(size, shares / shares.sum()) for size in (m, n))
+    order = np.lexsort((BY_NAME[:count], -reference))
+    seen = order[reference[order] > 0]
+    listed, others = seen[:LEVELS], seen[LEVELS:]
+    once = int((reference == 1).sum())
+    known = b"" if len(others) < FILTER_HOLDS else None
+    features = []
+    for counts in (reference, current):
+        rest, unseen = int(counts[others].sum()), int(counts[reference == 0].sum())
+        if known is None:
+            rest, unseen = rest + unseen, 0
+        levels = tuple(NAMES[level] for level in listed)
+        buckets = binned(BUCKET[:count], counts, BUCKETS)
+        features.append(CategoricalCounts(levels, counts[listed], rest, unseen, 0, buckets, known, once))
+    return features[0], features[1]
+
+
+def binned(place: NDArray[np.intp], counts: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    return np.bincount(place, counts, minlength=size).astype(np.int64)
+
+
+DRAWS: dict[str, Draw] = {
+    "skewed": skewed,
+    "integers": integers,
+    "zero-inflated": zero_inflated,
+    "2 categories": partial(categories, count=2, zipf=False),
+    "20 categories, Zipf": partial(categories, count=20, zipf=True),
+    "1000 categories, Zipf": partial(categories, count=1000, zipf=True),
+    "1000 categories, uniform": partial(categories, count=1000, zipf=False),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One line of the table."""
+
+    data: str
+    features: int
+    n: int
+    reference_n: int = REFERENCE_N
+    from_rows: bool = False
+
+    @property
+    def kinds(self) -> Iterator[str]:
+        names = list(DRAWS) if self.data == "mixed" else [self.data]
+        return (names[place % len(names)] for place in range(self.features))
+
+
+def report_of(case: Case, seed: int) -> DriftReport:
+    generator = np.random.default_rng([seed, case.n, case.features, case.reference_n, sum(case.data.encode())])
+    if case.from_rows:
+        reference = profile_columns(columns(generator, case.reference_n), categorical=["zipf", "pair"])
+        return compare_profiles(reference, profile_columns(columns(generator, case.n), reference), alpha=ALPHA)
+    pairs = {f"{kind} {place}": DRAWS[kind](generator, case.reference_n, case.n) for place, kind in enumerate(case.kinds)}
+    sides = [
+        Profile(1, size, {name: pair[side] for name, pair in pairs.items()}, {}, "")
+        for side, size in enumerate((case.reference_n, case.n))
+    ]
+    return compare_profiles(*sides, alpha=ALPHA)
+
+
+def columns(generator: np.random.Generator, n: int) -> dict[str, NDArray[np.generic]]:
+    numbers = {f"lognormal {place}": generator.lognormal(0, 2, n) for place in range(8)}
+    rounded = {f"rounded {place}": np.round(generator.lognormal(0, 1, n), 1) for place in range(4)}
+    zeros = {f"zeros {place}": np.where(generator.random(n) < ZEROS, 0.0, generator.lognormal(0, 1, n)) for place in range(3)}
+    missing = {"missing": np.where(generator.random(n) < 0.02, np.nan, generator.normal(size=n))}
+    vectors = {"vectors": generator.normal(size=(n, 32)) @ np.diag(np.linspace(1, 3, 32))}
+    levels = {"zipf": np.minimum(generator.zipf(1.3, n), 1000).astype(str), "pair": generator.integers(0, 2, n).astype(str)}
+    return {**numbers, **rounded, **zeros, **missing, **vectors, **levels, "poisson": generator.poisson(3, n).astype(float)}
+
+
+def outcomes(case: Case, seeds: Iterable[int]) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for seed in seeds:
+        report = report_of(case, seed)
+        verdicts = [verdict for one in report.features for verdict in one.verdicts]
+        found["fail"] += report.status is Status.FAIL
+        found["warn"] += not report.names(Status.FAIL) and bool(report.names(Status.WARN))
+        found["significant"] += any(verdict.is_significant for verdict in verdicts)
+        found["unproven"] += any(verdict.finding is Finding.UNPROVEN for verdict in verdicts)
+        found["blind"] += bool(report.blind)
+        found["named"] += len(report.named)
+    return found
+
+
+def cases(quick: bool) -> list[Case]:
+    sizes = SIZES[::2] if quick else SIZES
+    single = [Case(data, 1, n) for data in DRAWS for n in sizes]
+    several = [Case("mixed", 20, n) for n in sizes]
+    small_reference = [Case("mixed", 20, n, reference_n=200) for n in sizes]
+    wide = [Case("mixed", 200, n) for n in sizes]
+    rows = [
+        Case("from rows", 20, n, reference_n=m, from_rows=True)
+        for n, m in ((50, 1_000), (200, 1_000), (1_000, 1_000), (1_000, 10_000))
+    ]
+    return [*rows, *single, *several, *small_reference, *wide]
+
+
+def largest_allowed(repeats: int) -> int:
+    """The upper end of the 95% interval of a binomial count at alpha."""
+    chances = [math.comb(repeats, k) * ALPHA**k * (1 - ALPHA) ** (repeats - k) for k in range(repeats // 4)]
+    return int(np.searchsorted(np.cumsum(chances), 0.975))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=None)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--quick", action="store_true", help="100 repeats, three sizes")
+    parser.add_argument("--only", default="", help="lines whose data has this in its name")
+    options = parser.parse_args()
+    repeats = options.repeats or (100 if options.quick else 1000)
+    allowed = largest_allowed(repeats)
+    print(
+        f"{repeats} windows without drift a line. The gate's alpha is {ALPHA}: up to {allowed / repeats:.3f} is within its binomial interval.\n"
+    )
+    print(
+        "| data | features | reference | n | fail | warn about drift | any significant | beyond the floor alone | window too small | s |"
+    )
+    print("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|")
+    too_many = 0
+    with Pool(options.processes) as pool:
+        for case in cases(options.quick):
+            if options.only not in case.data:
+                continue
+            started = time.perf_counter()
+            parts = [range(first, repeats, 4 * options.processes) for first in range(4 * options.processes)]
+            found = sum(pool.starmap(outcomes, [(case, part) for part in parts]), Counter())
+            too_many += found["fail"] > allowed or found["significant"] > allowed
+            rates = " | ".join(f"{found[key] / repeats:.3f}" for key in ("fail", "warn", "significant", "unproven", "blind"))
+            print(
+                f"| {case.data} | {case.features} | {case.reference_n:,} | {case.n:,} | {rates} | {time.perf_counter() - started:.0f} |",
+                flush=True,
+            )
+    print(f"\n{too_many} lines above {allowed / repeats:.3f}")
+    return 1 if too_many else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,80 @@
+"""How large a difference is, and what sizes a number of rows can show."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+Constant = Callable[[float, float], float]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """How large a difference is.
+
+    Attributes:
+        name: Of the measure.
+        value: As estimated.
+        low: Lower end of its 95% interval.
+        high: Upper end.
+        floor: The least that matters.
+        none: Its value without any difference.
+    """
+
+    name: str
+    value: float
+    low: float
+    high: float
+    floor: float
+    none: float = 0.0
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it matters."""
+        return self.value >= self.floor
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """What effects two numbers of rows can show.
+
+    Every effect here is seen from about ``none + c * sqrt(1/n + 1/m)`` on, where ``c`` depends on the test's level and on the power asked for.
+
+    Attributes:
+        constant: From level and power to ``c``.
+        reference_n: Values of the reference, ``m``.
+        current_n: Values of the window, ``n``.
+        none: The effect's value without any difference.
+        most: Its largest value.
+        design: How many values count as one independent value; above 1 where those of a row hang together.
+        per_row: Values that a row of the window has.
+    """
+
+    constant: Constant
+    reference_n: int
+    current_n: int
+    none: float = 0.0
+    most: float = 1.0
+    design: float = 1.0
+    per_row: float = 1.0
+
+    def detectable(self, alpha: float, power: float) -> float | None:
+        """The smallest effect that a test at level ``alpha`` finds with this power; ``None`` where it finds none."""
+        if not (self.reference_n and self.current_n):
+            return None
+        spread = math.sqrt(self.design * (1 / self.reference_n + 1 / self.current_n))
+        effect = self.none + self.constant(alpha, power) * spread
+        return effect if effect <= self.most else None
+
+    def can_show(self, effect: float, alpha: float, power: float) -> bool:
+        """Whether a test at level ``alpha`` finds this effect with this power."""
+        detectable = self.detectable(alpha, power)
+        return detectable is not None and detectable <= effect
+
+    def needed(self, effect: float, alpha: float, power: float) -> int | None:
+        """Rows that the window needs for that; ``None`` where none would do, as the reference is too small or the effect is nothing."""
+        if effect <= self.none or not self.reference_n:
+            return None
+        inverse = ((effect - self.none) / self.constant(alpha, power)) ** 2 / self.design - 1 / self.reference_n
+        return math.ceil(1 / inverse / self.per_row) if inverse > 0 else None

@@ -1,0 +1,132 @@
+"""Drift in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from harness.evidence import counted
+
+if TYPE_CHECKING:
+    from harness.monitoring.drift.report import DriftReport
+    from harness.monitoring.drift.verdict import Verdict
+
+
+def sentence(verdict: Verdict) -> str:
+    """A verdict as one sentence.
+
+    ```text
+    `age` has drifted: KS D = 0.23 (95% interval 0.17 to 0.29, floor 0.1), p < 0.0001 adjusted for 20 tests; n = 1,000 against 50,000, where
+    0.072 is seen 80% of the time; the share below 3.2 went from 40% to 55%
+    ```
+    """
+    difference = verdict.difference
+    if not difference.is_tested:
+        opening = _opening(verdict) if difference.is_alike else f"{subject(verdict)}: cannot tell"
+        return f"{opening}: {difference.untested}; {_counts(verdict)}"
+    where = difference.where if verdict.is_notable else ""
+    parts = [f"{_opening(verdict)}: {_effect(verdict)}, {_p_value(verdict)}", _sizes(verdict), where]
+    return "; ".join(part for part in parts if part)
+
+
+def subject(verdict: Verdict) -> str:
+    """``age``, or ``missing values of `age```."""
+    difference = verdict.difference
+    name = f"`{difference.feature}`"
+    return name if difference.aspect == "values" else f"{difference.aspect} of {name}"
+
+
+def summary(report: DriftReport) -> str:
+    """All verdicts as one sentence, and what the window cannot tell."""
+    found = [text for text in (_failed(report), _warned(report), blindness(report)) if text]
+    sizes = f"{rows(report.current_n)} against {report.reference_n:,}, {counted(report.tests, 'test')}"
+    return f"{'; '.join(found) or 'no drift seen'} ({sizes})"
+
+
+def rows(number: int) -> str:
+    """``1,000 rows``."""
+    return f"{number:,} row{'' if number == 1 else 's'}"
+
+
+def blindness(report: DriftReport) -> str:
+    """What rows are too few for; empty where they suffice."""
+    if not report.current_n:
+        return "cannot tell: the window is empty"
+    if not report.blind:
+        return ""
+    names = list(dict.fromkeys(verdict.difference.feature for verdict in report.blind))
+    who = f"`{names[0]}`" if len(names) == 1 else f"{len(names)} of {len(report.features)} features"
+    return f"cannot tell about {who}: drift at the floor would be missed more often than seen; {_needed(report.blind)}"
+
+
+def _opening(verdict: Verdict) -> str:
+    from harness.monitoring.drift.verdict import Finding
+
+    about = subject(verdict)
+    have = "has" if verdict.difference.aspect == "values" else "have"
+    return {
+        Finding.DRIFTED: f"{about} {have} drifted",
+        Finding.CHANGED: f"{about} {have} changed, by less than matters",
+        Finding.UNPROVEN: f"{about} may have drifted, or it is chance",
+        Finding.CANNOT_TELL: f"{about}: cannot tell, {_needed([verdict])}",
+        Finding.UNCHANGED: f"no drift seen in {about}",
+    }[verdict.finding]
+
+
+def _needed(verdicts: Sequence[Verdict]) -> str:
+    """``needs n ≥ 662``, so many rows that drift at the floor is seen in 80% of such windows, for all of the verdicts."""
+    needed = [verdict.needed for verdict in verdicts if verdict.needed is not None]
+    if not needed:
+        return "needs a larger reference"
+    rest = "" if len(needed) == len(verdicts) else ", and for some a larger reference"
+    return f"needs n ≥ {max(needed):,}{rest}"
+
+
+def _effect(verdict: Verdict) -> str:
+    effect = verdict.difference.effect
+    return f"{effect.name} = {figure(effect.value)} (95% interval {figure(effect.low)} to {figure(effect.high)}, floor {effect.floor:g})"
+
+
+def _p_value(verdict: Verdict) -> str:
+    adjusted = f" adjusted for {verdict.tests} tests" if verdict.tests > 1 else ""
+    return f"{p_value(verdict.p_adjusted)}{adjusted}"
+
+
+def p_value(p: float) -> str:
+    """``p = 0.0003``."""
+    if p < 1e-4:
+        return "p < 0.0001"
+    return f"p = {p:.2g}" if p < 0.0995 else f"p = {p:.2f}"
+
+
+def _sizes(verdict: Verdict) -> str:
+    seen = verdict.detectable
+    could = "where no drift is seen 80% of the time" if seen is None else f"where {figure(seen)} is seen 80% of the time"
+    return f"{_counts(verdict)}, {could}"
+
+
+def _counts(verdict: Verdict) -> str:
+    difference = verdict.difference
+    return f"n = {difference.current_n:,} against {difference.reference_n:,}"
+
+
+def _failed(report: DriftReport) -> str:
+    names = report.names("fail")
+    return f"{listing(names)} drifted" if names else ""
+
+
+def _warned(report: DriftReport) -> str:
+    names = report.names("warn")
+    return f"{listing(names)} changed, which may not matter" if names else ""
+
+
+def listing(names: list[str], most: int = 5) -> str:
+    """```a`, `b` and 3 others``."""
+    shown = ", ".join(f"`{name}`" for name in names[:most])
+    left = len(names) - most
+    return shown if left <= 0 else f"{shown} and {left} other{'s' if left > 1 else ''}"
+
+
+def figure(value: float) -> str:
+    """Two or three significant digits."""
+    return f"{value:.2g}" if value < 0.1 else f"{value:.3g}"

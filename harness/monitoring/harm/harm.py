@@ -1,0 +1,121 @@
+"""The verdict on what drift does to a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from harness.evidence import Evidence, Status
+from harness.monitoring.drift.report import DriftReport
+from harness.monitoring.harm.estimate import AccuracyEstimate
+
+
+class HarmFinding(str, Enum):
+    """What an estimated loss of accuracy comes to."""
+
+    HARMFUL = "harmful"
+    """The whole interval of the loss is beyond the margin."""
+    UNPROVEN = "unproven"
+    """The loss is beyond the margin, its interval not all of it."""
+    CANNOT_TELL = "cannot tell"
+    """It is not, but the interval is so wide that it says little."""
+    HARMLESS = "harmless"
+    """It is not, and is known well enough."""
+
+    @property
+    def status(self) -> Status:
+        """What the finding means for the gate."""
+        return {HarmFinding.HARMFUL: Status.FAIL, HarmFinding.HARMLESS: Status.OK}.get(self, Status.WARN)
+
+
+@dataclass(frozen=True)
+class Harm:
+    """The estimated loss of accuracy against what is put up with.
+
+    Attributes:
+        estimate: What was estimated.
+        margin: The loss that is put up with, as a share.
+    """
+
+    estimate: AccuracyEstimate
+    margin: float = 0.05
+
+    @property
+    def finding(self) -> HarmFinding:
+        """What the loss comes to."""
+        low, high = self.estimate.loss_interval
+        if low > self.margin:
+            return HarmFinding.HARMFUL
+        if self.estimate.loss > self.margin:
+            return HarmFinding.UNPROVEN
+        return HarmFinding.CANNOT_TELL if (high - low) / 2 > self.margin else HarmFinding.HARMLESS
+
+    @property
+    def is_ruled_out(self) -> bool:
+        """Whether the whole interval of the loss is within the margin."""
+        return self.estimate.loss_interval[1] <= self.margin
+
+    @property
+    def status(self) -> Status:
+        """The verdict."""
+        return self.finding.status
+
+    @property
+    def message(self) -> str:
+        """One sentence."""
+        estimate = self.estimate
+        if not estimate.n:
+            return "accuracy cannot be estimated: the window is empty"
+        opening = {
+            HarmFinding.HARMFUL: "accuracy has fallen",
+            HarmFinding.UNPROVEN: "accuracy may have fallen, or it is chance",
+            HarmFinding.CANNOT_TELL: "cannot tell whether accuracy has fallen",
+            HarmFinding.HARMLESS: "accuracy has not fallen by more than the margin",
+        }[self.finding]
+        low, high = estimate.interval
+        least, most = estimate.loss_interval
+        loss = f"{100 * estimate.loss:.1f} points ({100 * least:.1f} to {100 * most:.1f})"
+        return (
+            f"{opening}: an estimated {estimate.accuracy:.1%} (95% interval {low:.1%} to {high:.1%}, without labels) against "
+            f"{estimate.reference_accuracy:.1%}, a loss of {loss}; the margin is "
+            f"{100 * self.margin:g}; n = {estimate.n:,} against {estimate.reference_n:,}"
+        )
+
+    def evidence(self) -> Evidence:
+        """The harm as evidence."""
+        return Evidence(
+            name="estimated_accuracy",
+            status=self.status,
+            message=self.message,
+            measured=100 * self.estimate.loss,
+            bound=100 * self.margin,
+            unit="points",
+            details=self.to_json(),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The harm as JSON-ready values."""
+        return {
+            "status": self.status.value,
+            "finding": self.finding.value,
+            "message": self.message,
+            "margin": self.margin,
+            **self.estimate.to_json(),
+        }
+
+
+def judge_with_harm(drift: DriftReport, harm: Harm | None) -> Status:
+    """The verdict on a window: harm fails, drift that does not hurt warns.
+
+    Drift fails only as long as harm is not ruled out, since nobody can then tell that it is harmless.
+
+    Args:
+        drift: How the window differs.
+        harm: What that does to the model; ``None`` where it was not estimated.
+    """
+    if harm is None:
+        return drift.status
+    if harm.is_ruled_out and drift.status is Status.FAIL:
+        return Status.WARN
+    return max(drift.status, harm.status, key=lambda status: status.severity)
