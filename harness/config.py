@@ -181,12 +181,31 @@ class ExportKeys(_Keys):
     export: ExportConfig | None = None
 
 
+class DriftFloors(_Keys):
+    """The least effects that count as drift, whatever the number of rows."""
+
+    ks: Annotated[float, Field(ge=0, le=1)] = Field(0.1, description="Kolmogorov-Smirnov distance D of numbers.")
+    cramers_v: Annotated[float, Field(ge=0, le=1)] = Field(0.15, description="Bias-corrected Cramér's V of categories.")
+    auc: Annotated[float, Field(ge=0.5, le=1)] = Field(0.55, description="AUC of a classifier that tells embeddings apart.")
+
+
 class MonitoringKeys(_Keys):
     """Baselines and profiles."""
 
-    baseline_run_id: int | str | None = None
-    reference_profile_id: int | str | None = None
-    db_path: str = "experiments.db"
+    baseline_run_id: int | str | None = Field(None, description="The run that scores are compared with, by id or name.")
+    reference_profile_id: int | str | None = Field(
+        None, description="The run whose profile data is compared with, by id or name."
+    )
+    db_path: str = Field("experiments.db", description="The experiment database: a file, or a PostgreSQL URL.")
+    thresholds: dict[str, float] = Field(
+        default_factory=dict, description='The worst value of a metric that is put up with: {"accuracy": 0.9, "loss": 0.4}.'
+    )
+    margins: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict,
+        description='How much worse than the baseline is put up with, by score: {"correct": 0.005}; "harm" for drifted data.',
+    )
+    drift_floors: DriftFloors | None = Field(None, description="The least effects that count as drift.")
+    expected_comparisons: Positive = Field(1, description="About how many candidates will be held against one baseline.")
 
 
 class LoggingKeys(_Keys):
@@ -272,6 +291,12 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
         """The tiers asked for, in order."""
         asked = _TIERS if self.tier is None else ((self.tier,) if isinstance(self.tier, str) else self.tier)
         return tuple(sorted({int(tier) for tier in asked}))
+
+    @property
+    def is_monitored(self) -> bool:
+        """Whether there is anything for tier 5: it is asked for, or data or a run to compare with is named."""
+        named = (self.eval, self.baseline_run_id, self.reference_profile_id, self.thresholds or None)
+        return 5 in self.tiers and (self.tier is not None or any(value is not None for value in named))
 
     @property
     def export_options(self) -> ExportConfig:
@@ -382,5 +407,10 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _keys_at(path: list[str]) -> list[str]:
     """The keys that are valid inside a group of the config."""
-    groups: dict[str, type[BaseModel]] = {"train": EvalConfig, "eval": EvalConfig, "export": ExportConfig}
+    groups: dict[str, type[BaseModel]] = {
+        "train": EvalConfig,
+        "eval": EvalConfig,
+        "export": ExportConfig,
+        "drift_floors": DriftFloors,
+    }
     return list((groups.get(path[0], SuiteConfig) if path else SuiteConfig).model_fields)

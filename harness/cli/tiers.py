@@ -9,10 +9,13 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.cli.arguments import add_config, add_json
 from harness.errors import ConfigError
+
+if TYPE_CHECKING:
+    from harness.evidence import Evidence
 
 _WORDS = {"passed": "ok", "warning": "warn", "failed": "fail"}
 
@@ -59,7 +62,6 @@ def _summary(report: dict[str, Any], returncode: int) -> dict[str, Any]:
     for tier in tiers.values():
         found = {test["status"] for test in tier["tests"].values()}
         tier["status"] = next(status for status in ("fail", "warn", "ok", "skipped") if status in found)
-    files = _tier4(report)
     status = "fail" if returncode else ("warn" if report["summary"]["warnings"] else "ok")
     return {
         "model_name": report["model_name"],
@@ -68,28 +70,49 @@ def _summary(report: dict[str, Any], returncode: int) -> dict[str, Any]:
         "summary": report["summary"],
         "coverage": report["coverage"],
         "tiers": tiers,
-        **files,
+        **_tier4(report),
+        **_tier5(report),
     }
 
 
 def _tier4(report: dict[str, Any]) -> dict[str, Any]:
     """The files of tier 4 and their figures; empty where it did not run."""
-    from harness.evidence import Evidence, Status
     from harness.export.checks.summary import overall, summary_of
 
     found: dict[str, dict[str, Evidence]] = {}
-    for check in report["checks"]:
-        name, _, format = check["check_name"].removeprefix("tier4::").rstrip("]").partition("[")
-        if check["check_name"].startswith("tier4::") and format:
-            evidence = Evidence(
-                name, Status(_WORDS[check["status"]]), check["message"], details=check["details"].get("facts", {})
-            )
+    for test, evidence in _judged(report, 4).items():
+        name, _, format = test.rstrip("]").partition("[")
+        if format:
             found.setdefault(format, {})[name] = evidence
     if not found:
         return {}
     results = {format: summary_of(checks) for format, checks in found.items()}
     files = {format: result["path"] for format, result in results.items() if result["path"]}
     return {"export": files, "tier4": {**results, "status": overall(result["status"] for result in results.values())}}
+
+
+def _tier5(report: dict[str, Any]) -> dict[str, Any]:
+    """What was monitored; empty where it was not."""
+    found = _judged(report, 5)
+    if not found:
+        return {}
+    from harness.monitoring.run import results_of
+
+    results = results_of(found)
+    return {name: results[name] for name in ("eval_metrics", "comparison", "drift", "harm")}
+
+
+def _judged(report: dict[str, Any], tier: int) -> dict[str, Evidence]:
+    """The evidence of a tier's checks that were not skipped, by the name of the test."""
+    from harness.evidence import Evidence, Status
+
+    own = [check for check in report["checks"] if check["check_name"].startswith(f"tier{tier}::")]
+    return {
+        (test := check["check_name"].partition("::")[2]): Evidence(
+            test.partition("[")[0], Status(_WORDS[check["status"]]), check["message"], details=check["details"].get("facts", {})
+        )
+        for check in own
+    }
 
 
 def _add(tiers: dict[str, dict[str, Any]], check_name: str, entry: dict[str, str]) -> None:
@@ -100,11 +123,8 @@ def _add(tiers: dict[str, dict[str, Any]], check_name: str, entry: dict[str, str
 def _what_stopped(done: subprocess.CompletedProcess[str], tiers: tuple[int, ...]) -> str:
     """Why pytest ran no test, from what it printed."""
     if done.returncode == 5:
-        from harness.catalogue import BUILT_TIERS
-
         asked = ", ".join(str(tier) for tier in tiers)
-        built = ", ".join(str(tier) for tier in BUILT_TIERS)
-        return f"the config generates no test: it asks for tier {asked}, and this version has tier {built}"
+        return f"the config generates no test: of tier {asked}, every property is switched off by `properties`"
     output = (done.stdout or "") + (done.stderr or "")
     found = re.search(r"ERROR collecting [^\n]*\n(.*?)\n=+ short test summary", output, re.DOTALL)
     if found:

@@ -57,15 +57,21 @@ def array_table(path: Path) -> ArrayTable:
     return ArrayTable(path.name, arrays)
 
 
-def check_arrays(table: ArrayTable, task: TaskSpec) -> None:
+def check_arrays(table: ArrayTable, task: TaskSpec, *, lenient: bool = False) -> None:
     """Checks images, features and their labels at once, as reading row by row would take long.
+
+    Args:
+        table: The arrays.
+        task: What they are for.
+        lenient: Whether labels may be missing, and numbers not be finite.
 
     Raises:
         DataError: An array is missing, or does not fit the task.
     """
     name, arrays = table.name, table.arrays
     field = task.facts.inputs[0]
-    missing = field if field not in arrays else "labels" if not any(label in arrays for label in TARGETS) else None
+    label = next((label for label in TARGETS if label in arrays), None)
+    missing = field if field not in arrays else "labels" if label is None and not lenient else None
     if missing:
         raise DataError(f"`path`: {name} has arrays {sorted(arrays)}, but no `{missing}`")
     expected = {"pixel_values": task.image_size, "features": (task.num_features,)}[field]
@@ -73,10 +79,10 @@ def check_arrays(table: ArrayTable, task: TaskSpec) -> None:
     if shape != expected:
         raise DataError(f"`path`: {name}: `{field}` has rows of shape {shape}, the task says {expected}")
     broken = (~arrays[field].isfinite().flatten(1).all(1)).nonzero().flatten()
-    if len(broken):
+    if len(broken) and not lenient:
         raise DataError(f"`path`: {name}, row {int(broken[0]) + 1}: `{field}` holds NaN or infinity")
-    label = next(label for label in TARGETS if label in arrays)
-    _check_labels(f"`path`: {name}", label, arrays[label], task.num_classes)
+    if label is not None:
+        _check_labels(f"`path`: {name}", label, arrays[label], task.num_classes)
 
 
 def _check_labels(where: str, name: str, labels: Tensor, classes: int | None) -> None:

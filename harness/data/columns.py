@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -65,8 +66,13 @@ def whole_numbers(record: Record, name: str) -> Tensor:
     return torch.from_numpy(array.astype(np.int64))
 
 
-def numbers(record: Record, name: str) -> Tensor:
-    """Finite numbers as a float32 tensor of whatever shape.
+def numbers(record: Record, name: str, *, finite: bool = True) -> Tensor:
+    """Numbers as a float32 tensor of whatever shape.
+
+    Args:
+        record: The row.
+        name: The column.
+        finite: Whether all of them must be.
 
     Raises:
         DataError: They are none, or not all finite.
@@ -75,23 +81,30 @@ def numbers(record: Record, name: str) -> Tensor:
     if not np.issubdtype(array.dtype, np.number) and array.dtype != np.bool_:
         raise record.refuse(f"`{name}` must be numbers, got {_short(record.fields[name])}")
     tensor = torch.from_numpy(array.astype(np.float32))
-    if not bool(tensor.isfinite().all()):
+    if finite and not bool(tensor.isfinite().all()):
         raise record.refuse(f"`{name}` holds NaN, infinity or a number beyond float32")
     return tensor
 
 
-def number(record: Record, name: str) -> float:
-    """A finite number, from a string too.
+def number(record: Record, name: str, *, finite: bool = True) -> float:
+    """A number, from a string too; NaN where it is missing and need not be finite.
+
+    Args:
+        record: The row.
+        name: The column.
+        finite: Whether it must be.
 
     Raises:
         DataError: It is none.
     """
     value = record.fields[name]
+    if not finite and value in (None, ""):
+        return math.nan
     try:
         found = float(value)
     except (TypeError, ValueError, OverflowError):
         raise record.refuse(f"`{name}` must be a number, got {_short(value)}") from None
-    if not abs(found) <= torch.finfo(torch.float32).max:
+    if finite and not abs(found) <= torch.finfo(torch.float32).max:
         raise record.refuse(f"`{name}` must be a finite number of float32, got {_short(value)}")
     return found
 

@@ -29,12 +29,14 @@ class Encoder:
         tokenizer: Reads texts; ``None`` where the rows hold token ids, or no text.
         classes: Reads class labels; ``None`` where the task has none.
         columns: Feature columns in order, where a row's features are a column each.
+        lenient: Whether rows are taken as production data comes: without labels, and with numbers that are not finite.
     """
 
     task: TaskSpec
     tokenizer: Tokenizer | None = None
     classes: Classes | None = None
     columns: tuple[str, ...] = ()
+    lenient: bool = False
 
     def __call__(self, record: Record) -> Example:
         """The example of a row, truncated to ``max_seq_len`` and not padded.
@@ -58,7 +60,7 @@ class Encoder:
         return example
 
     def _sequence_class(self, record: Record) -> Example:
-        return {**_cut(self.task, input_ids=self._tokens(record, "text")), "labels": self._label(record)}
+        return {**_cut(self.task, input_ids=self._tokens(record, "text")), **self._label(record)}
 
     def _token_classes(self, record: Record) -> Example:
         name = column(record, (*LABELS, "tags"), "the classes of the tokens")
@@ -120,24 +122,24 @@ class Encoder:
                 raise record.refuse("`image` is read from image folders only; give `pixel_values`, or a folder for each class")
             pixels = decode(record.fields[name], self.task.image_size, record.where)
         else:
-            pixels = numbers(record, name)
+            pixels = numbers(record, name, finite=not self.lenient)
             if tuple(pixels.shape) != self.task.image_size:
                 raise record.refuse(f"`{name}` has shape {tuple(pixels.shape)}, the task says {self.task.image_size}")
-        return {"pixel_values": pixels, "labels": self._label(record)}
+        return {"pixel_values": pixels, **self._label(record)}
 
     def _table(self, record: Record) -> Example:
-        return {"features": self._features(record), "labels": self._label(record)}
+        return {"features": self._features(record), **self._label(record)}
 
     def _features(self, record: Record) -> Tensor:
         if record.fields.get("features") is not None:
-            features = numbers(record, "features")
+            features = numbers(record, "features", finite=not self.lenient)
             if tuple(features.shape) != (self.task.num_features,):
                 raise record.refuse(f"`features` of shape {tuple(features.shape)}, the task says ({self.task.num_features},)")
             return features
         missing = next((name for name in self.columns if name not in record.fields), None)
         if missing is not None:
             raise record.refuse(f"no column `{missing}`; the features are {', '.join(self.columns)}")
-        return torch.tensor([number(record, name) for name in self.columns])
+        return torch.tensor([number(record, name, finite=not self.lenient) for name in self.columns])
 
     def _tokens(self, record: Record, name: str) -> Tensor:
         found = column(record, ("input_ids", name), "the model's input")
@@ -149,11 +151,14 @@ class Encoder:
             raise record.refuse(f"`{found}` has no tokens")
         return ids
 
-    def _label(self, record: Record) -> Tensor:
-        name = column(record, TARGETS if self.task.modality == "tabular" else LABELS, "what the model should say")
+    def _label(self, record: Record) -> Example:
+        names = TARGETS if self.task.modality == "tabular" else LABELS
+        if self.lenient and not any(name in record.fields for name in names):
+            return {}
+        name = column(record, names, "what the model should say")
         if self.task.is_regression:
-            return torch.tensor(number(record, name))
-        return torch.tensor(self._class_id(record, record.fields[name], name))
+            return {"labels": torch.tensor(number(record, name))}
+        return {"labels": torch.tensor(self._class_id(record, record.fields[name], name))}
 
     def _class_id(self, record: Record, label: object, name: str) -> int:
         assert self.classes is not None

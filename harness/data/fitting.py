@@ -17,7 +17,7 @@ _PURPOSE = "what the model should say"
 _TEXTS = ("text", "source", "target", "tokens", "words")
 
 
-def fit_encoder(rows: Source, first: Record, task: TaskSpec, like: Encoder | None) -> Encoder:
+def fit_encoder(rows: Source, first: Record, task: TaskSpec, like: Encoder | None, *, lenient: bool = False) -> Encoder:
     """The encoder for rows.
 
     Args:
@@ -25,16 +25,20 @@ def fit_encoder(rows: Source, first: Record, task: TaskSpec, like: Encoder | Non
         first: The first of them.
         task: What they are for.
         like: The training data's encoder, where these are rows to evaluate on.
+        lenient: Whether they are production data, which need not have labels.
 
     Raises:
         DataError: The rows do not fit the task.
         MissingPackageError: The vocabulary needs ``tokenizers``, which is not installed.
     """
+    names = _label_names(task)
+    labelled = not lenient or any(name in first.fields for name in names)
     return Encoder(
         task,
         _tokenizer(rows, first, task, like),
-        find_classes(rows.name, _labels(rows, task), task, like),
-        _columns(first, task, like),
+        find_classes(rows.name, _labels(rows, task) if labelled else (), task, like),
+        _columns(first, task, like, labelled),
+        lenient,
     )
 
 
@@ -70,21 +74,28 @@ def _texts(rows: Iterable[Record]) -> Iterator[str]:
 
 
 def _labels(rows: Iterable[Record], task: TaskSpec) -> Iterator[tuple[Record, Any]]:
-    names = TARGETS if task.modality == "tabular" else LABELS
+    names = _label_names(task)
     if task.task_type is not TaskType.TOKEN_CLASSIFICATION:
         yield from ((record, record.fields[column(record, names, _PURPOSE)]) for record in rows)
         return
     for record in rows:
-        yield from ((record, label) for label in items(record, column(record, (*LABELS, "tags"), _PURPOSE)))
+        yield from ((record, label) for label in items(record, column(record, names, _PURPOSE)))
 
 
-def _columns(first: Record, task: TaskSpec, like: Encoder | None) -> tuple[str, ...]:
+def _label_names(task: TaskSpec) -> tuple[str, ...]:
+    """The columns in which labels may be."""
+    if task.task_type is TaskType.TOKEN_CLASSIFICATION:
+        return (*LABELS, "tags")
+    return TARGETS if task.modality == "tabular" else LABELS
+
+
+def _columns(first: Record, task: TaskSpec, like: Encoder | None, labelled: bool) -> tuple[str, ...]:
     """The feature columns of a table: all but the label's and the split's, in order."""
     if task.modality != "tabular" or first.fields.get("features") is not None:
         return ()
     if like is not None and like.columns:
         return like.columns
-    label = column(first, TARGETS, _PURPOSE)
+    label = column(first, TARGETS, _PURPOSE) if labelled else None
     names = tuple(name for name in first.fields if name not in (label, "split"))
     if len(names) != task.num_features:
         shown = ", ".join(names[:8]) + (" …" if len(names) > 8 else "")

@@ -41,6 +41,7 @@ class _File:
         limit: How many rows are wanted; ``None`` for all.
         task: What they are for.
         like: Reads the training data.
+        lenient: Whether these are production data.
     """
 
     path: Path
@@ -49,6 +50,7 @@ class _File:
     limit: int | None
     task: TaskSpec
     like: Encoder | None
+    lenient: bool
 
     def origin(self, source: Source, encoder: Encoder, named: bool) -> Origin:
         if not named:
@@ -63,6 +65,8 @@ def open_dataset(
     split: str = "train",
     like: Dataset | None = None,
     memory_limit: int = MEMORY_LIMIT,
+    *,
+    lenient: bool = False,
 ) -> Dataset:
     """Opens the dataset that a config's ``train`` or ``eval`` names; the built-in one for the task where it names none.
 
@@ -73,6 +77,7 @@ def open_dataset(
         split: The split, where the config names none.
         like: The training data, whose tokenizer, classes and feature columns evaluation data must share.
         memory_limit: Bytes of a file that are held in memory; a larger one is streamed.
+        lenient: Whether rows are taken as production data comes: without labels, and with numbers that are not finite.
 
     Returns:
         ``Rows``, or a ``Stream`` for a large file.
@@ -87,7 +92,7 @@ def open_dataset(
     whole = (folder / Path(config.path).expanduser()).resolve()
     path = locate(whole, asked)
     source = file_source(path, task)
-    file = _File(path, path != whole, asked, config.max_eval_examples, task, like.origin.encoder if like else None)
+    file = _File(path, path != whole, asked, config.max_eval_examples, task, like.origin.encoder if like else None, lenient)
     if isinstance(source, ImageFolder):
         return _open_images(source, file)
     if isinstance(source, ArrayTable) and not task.is_text:
@@ -122,9 +127,9 @@ def _open_images(source: ImageFolder, file: _File) -> Rows:
 
 
 def _open_arrays(source: ArrayTable, file: _File) -> Rows:
-    check_arrays(source, file.task)
+    check_arrays(source, file.task, lenient=file.lenient)
     classes = Classes(file.task.num_classes) if file.task.num_classes and not file.task.is_regression else None
-    return _by_number(source, file, Encoder(file.task, classes=classes))
+    return _by_number(source, file, Encoder(file.task, classes=classes, lenient=file.lenient))
 
 
 def _by_number(source: ArrayTable | ImageFolder, file: _File, encoder: Encoder) -> Rows:
@@ -141,7 +146,8 @@ def _open_lines(source: Source, file: _File, stream: bool) -> Dataset:
     first = next(iter(rows), None)
     if first is None:
         raise DataError(f"{source.name}: no rows" + (f" in {file.asked}" if file.asked.is_share else ": the file is empty"))
-    origin = file.origin(source, fit_encoder(rows, first, file.task, file.like), file.named or "split" in first.fields)
+    encoder = fit_encoder(rows, first, file.task, file.like, lenient=file.lenient)
+    origin = file.origin(source, encoder, file.named or "split" in first.fields)
     rows = _language(rows, file.task, origin.tokenizer)
     if isinstance(source, PlainText):
         rows = SplitRows(rows, file.asked)  # the share is one of sequences, as lines run on

@@ -36,12 +36,15 @@ class Evaluation:
         scores: Numbers of each sample in the order of the dataset, float32 ``[N]``: ``loss``, the mean over the sample's labels;
             ``correct`` (0 or 1) for classification; ``accuracy``, the share of its labels that is right, where each token has one;
             ``squared_error`` for regression. NaN for a sample without a label.
+        facts: Whole numbers by which samples can be told apart, float32 ``[N]``: ``label`` where a sample has one class, ``length`` in real
+            tokens where it is text.
         examples: N.
         seconds: From the first batch to the last number.
     """
 
     summary: dict[str, float]
     scores: dict[str, NDArray[np.float32]]
+    facts: dict[str, NDArray[np.float32]]
     examples: int
     seconds: float
 
@@ -84,8 +87,8 @@ def evaluate(
     started = time.perf_counter()
     with mode(model, train=False), torch.no_grad(), seeded(0), ranks.failing_together():
         _score(call, loader, tally, on_batch, raise_at_once=ranks.size == 1)
-    summary, scores = tally.summary(), tally.scores()
-    return Evaluation(summary, scores, len(scores["loss"]), time.perf_counter() - started)
+    summary, scores, facts = tally.summary(), tally.scores(), tally.facts()
+    return Evaluation(summary, scores, facts, len(scores["loss"]), time.perf_counter() - started)
 
 
 class _Call:

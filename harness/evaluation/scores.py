@@ -2,48 +2,62 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from harness.batches import Batch
 from harness.evaluation.answers import Answers
 from harness.evaluation.ranks import Ranks
 from harness.tasks import TaskSpec
 
 
-class Scores:
-    """Collects one number a sample and score, and puts the ranks' numbers into the order of the dataset.
+class RowNumbers:
+    """Collects numbers of every sample by name, and puts those of all ranks into the order of the dataset."""
 
-    Args:
-        task: Decides which scores there are beside the loss.
-    """
-
-    def __init__(self, task: TaskSpec) -> None:
-        self._task = task
+    def __init__(self) -> None:
         self._found: dict[str, list[NDArray[np.float32]]] = {}
 
-    def add(self, answers: Answers, losses: Tensor) -> None:
+    def add(self, numbers: Mapping[str, Tensor]) -> None:
         """Takes a batch into account.
 
         Args:
-            answers: What the model answered.
-            losses: The loss of each row, float64 ``[R]``.
+            numbers: One number a row under each name, ``[R]``; the same names for every batch.
         """
-        if self._task.is_regression:
-            further = {"squared_error": answers.row_means(answers.loss)}
-        else:
-            name = "accuracy" if self._task.is_per_position else "correct"
-            further = {name: answers.row_means(answers.correct)}
-        for name, values in {"loss": losses, **further}.items():
-            self._found.setdefault(name, []).append(values.float().numpy())
+        for name, values in numbers.items():
+            self._found.setdefault(name, []).append(values.float().cpu().numpy())
 
     def gathered(self, ranks: Ranks) -> dict[str, NDArray[np.float32]]:
-        """The scores of all ranks' samples, each ``[N]``; a collective call."""
+        """The numbers of all ranks' samples, float32 ``[N]`` each; a collective call."""
         own = {name: np.concatenate(parts) for name, parts in self._found.items()}
         shares = ranks.gather(own)
         return {name: _interleaved([share[name] for share in shares]) for name in own}
+
+
+def row_scores(task: TaskSpec, answers: Answers, losses: Tensor) -> dict[str, Tensor]:
+    """Numbers of each row by name, float64 ``[R]``; NaN for a row without a label.
+
+    Args:
+        task: Decides which there are beside the loss.
+        answers: What the model answered.
+        losses: The loss of each row, float64 ``[R]``.
+    """
+    if task.is_regression:
+        return {"loss": losses, "squared_error": answers.row_means(answers.loss)}
+    return {"loss": losses, "accuracy" if task.is_per_position else "correct": answers.row_means(answers.correct)}
+
+
+def row_facts(task: TaskSpec, batch: Batch) -> dict[str, Tensor]:
+    """What parts the rows of a batch into kinds: ``label``, where a row has one class, and ``length``, its real tokens; each ``[R]``."""
+    found: dict[str, Tensor] = {}
+    if task.num_classes is not None and not task.is_per_position and not task.is_regression:
+        found["label"] = batch["labels"]
+    if "attention_mask" in batch:
+        found["length"] = batch["attention_mask"].sum(dim=1)
+    return found
 
 
 def _interleaved(shares: list[NDArray[Any]]) -> NDArray[Any]:

@@ -16,7 +16,7 @@ from harness.errors import DataError
 from harness.evaluation.answers import answers_of
 from harness.evaluation.losses import Losses
 from harness.evaluation.ranks import Ranks
-from harness.evaluation.scores import Scores
+from harness.evaluation.scores import RowNumbers, row_facts, row_scores
 from harness.evaluation.targets import check_logits, targets_of
 from harness.tasks import TaskSpec
 
@@ -40,7 +40,8 @@ class Tally:
         self._ranks = ranks
         self._dataset: Any = loader.order.dataset
         self._losses = Losses(adapter, task)
-        self._scores = Scores(task)
+        self._scores = RowNumbers()
+        self._facts = RowNumbers()
         self._meters = make_meters(names, Setting(task.num_classes or 0, lambda: len(self._dataset), ranks.synchronisation))
         self._seen = 0
         self._labels = 0
@@ -65,7 +66,8 @@ class Tally:
         logits, batch = logits[kept], rows(batch, kept)
         answers = answers_of(self._task, logits, targets[kept])
         self._labels += len(answers.labels)
-        self._scores.add(answers, self._losses.add(answers, logits, batch))
+        self._scores.add(row_scores(self._task, answers, self._losses.add(answers, logits, batch)))
+        self._facts.add(row_facts(self._task, batch))
         for meter in self._meters.values():
             meter.update(answers)
 
@@ -87,6 +89,10 @@ class Tally:
     def scores(self) -> dict[str, NDArray[np.float32]]:
         """The scores of each sample, ``[N]``; a collective call."""
         return self._scores.gathered(self._ranks)
+
+    def facts(self) -> dict[str, NDArray[np.float32]]:
+        """What is known of each sample, ``[N]``; a collective call."""
+        return self._facts.gathered(self._ranks)
 
     @property
     def _data_name(self) -> str:

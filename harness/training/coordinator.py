@@ -17,6 +17,7 @@ from torch import nn
 from harness.adapters import Adapter
 from harness.config import EvalConfig, TrainingConfig
 from harness.data.dataset import Dataset
+from harness.data.digest import dataset_id
 from harness.data.loader import Loader, make_loader
 from harness.errors import UserError
 from harness.properties.subject import Subject
@@ -252,10 +253,10 @@ class TrainingCoordinator:
         if self.run is None:
             return
         self.run.log_metrics({f"final_{name}": value for name, value in _bare(conductor.metrics).items()}, conductor.plan.steps)
-        origin = self.data.held_out.origin
         if evaluator.newest is not None:
+            judged = dataset_id(self.data.held_out)
             for metric, values in evaluator.newest.scores.items():
-                self.run.log_scores(metric, values, f"{origin.name}:{origin.part}:{len(values)}")
+                self.run.log_scores(metric, values, judged)
 
     def _dashboard(self, history: History, plan: Plan) -> dict[str, Path]:
         keys = {key: str(value) for key, value in self.config.model_dump(exclude_none=True).items()}

@@ -56,7 +56,10 @@ def test_tiers_exits_with_1_when_a_property_fails(tmp_path: Path) -> None:
         (None, "no such config file"),
         ({"task_name": "lm_tinny"}, "Did you mean 'lm_tiny'?"),
         ({"task_name": "lm_tiny", "model_file": "gone.py"}, "no such file"),
-        ({"task_name": "lm_tiny", "tier": "5"}, "asks for tier 5, and this version has tier 1"),
+        (
+            {"task_name": "lm_tiny", "tier": "5", "properties": dict.fromkeys(("evaluation", "baseline_regression", "drift"), False)},
+            "of tier 5, every property is switched off",
+        ),
     ],
 )
 def test_wrong_input_exits_with_2_and_one_clear_message(config: dict[str, object] | None, words: str, tmp_path: Path) -> None:

@@ -63,6 +63,10 @@ KEYS = [
     "baseline_run_id",
     "reference_profile_id",
     "db_path",
+    "thresholds",
+    "margins",
+    "drift_floors",
+    "expected_comparisons",
     "log_to_db",
     "run_name",
 ]
@@ -70,6 +74,7 @@ NESTED = {
     "train": ["dataset_id", "path", "split", "max_eval_examples", "batch_size", "num_workers"],
     "eval": ["dataset_id", "path", "split", "max_eval_examples", "batch_size", "num_workers"],
     "export": ["formats", "quantization", "export_dir", "opset_version", "dynamic_shapes", "trust"],
+    "drift_floors": ["ks", "cramers_v", "auc"],
 }
 TYPES = {
     "string": str,

@@ -13,6 +13,7 @@ from harness.config import load_config
 from harness.experiments import ExperimentDB, ExperimentError, UnknownRunError
 from harness.experiments import log_profile_to_db as log_any_profile
 from harness.models.stubs import build_stub
+from harness.monitoring.profile_command import profile_config
 from harness.monitoring.profiles import (
     Profile,
     ProfileError,
@@ -21,7 +22,6 @@ from harness.monitoring.profiles import (
     log_profile_to_db,
     profile_columns,
 )
-from harness.monitoring.profiles.command import profile_config
 
 PROFILE = profile_columns({"x": np.arange(500.0) % 37, "k": np.array(list("abcde") * 100)})
 

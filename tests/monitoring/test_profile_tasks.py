@@ -46,12 +46,17 @@ NUMBERS = TaskSpec(TaskType.TABULAR_REGRESSION, modality="tabular", num_features
 
 TEXT = ["tokens", "length", "distinct_tokens", "out_of_vocabulary"]
 SAID = ["output.class", "output.confidence", "output.entropy", "output.margin", "output.embedding"]
+RIGHT = ["score.loss", "score.correct"]
+RIGHT_BY_TOKEN = ["score.loss", "score.accuracy"]
 FEATURES = [
-    (CAUSAL_LM, [*TEXT, *SAID]),
+    (CAUSAL_LM, [*TEXT, *SAID, *RIGHT_BY_TOKEN]),
     (MASKED_LM, [*TEXT, *SAID]),
-    (TEXT_CLASSES, [*TEXT, "label", *SAID, *(f"output.probability.{name}" for name in ("food", "music", "sport", "weather"))]),
-    (TAGS, [*TEXT[:3], "label", *SAID]),
-    (PAIRS, [*TEXT, "label.tokens", "label.length", *SAID]),
+    (
+        TEXT_CLASSES,
+        [*TEXT, "label", *SAID, *(f"output.probability.{name}" for name in ("food", "music", "sport", "weather")), *RIGHT],
+    ),
+    (TAGS, [*TEXT[:3], "label", *SAID, *RIGHT_BY_TOKEN]),
+    (PAIRS, [*TEXT, "label.tokens", "label.length", *SAID, *RIGHT_BY_TOKEN]),
     (
         IMAGES,
         [
@@ -59,10 +64,11 @@ FEATURES = [
             *(f"channel_{number}.{name}" for number in range(3) for name in ("mean", "std")),
             *SAID,
             *(f"output.probability.{name}" for name in ("circle", "cross", "square", "triangle")),
+            *RIGHT,
         ],
     ),
-    (TABLE, ["size", "weight", "age", "label", *SAID, "output.probability.0", "output.probability.1"]),
-    (NUMBERS, ["size", "weight", "age", "label", "output.prediction", "output.embedding"]),
+    (TABLE, ["size", "weight", "age", "label", *SAID, "output.probability.0", "output.probability.1", *RIGHT]),
+    (NUMBERS, ["size", "weight", "age", "label", "output.prediction", "output.embedding", "score.loss", "score.squared_error"]),
 ]
 
 

@@ -69,7 +69,17 @@ def compute_dataset_profile(
         DataError: The data is missing, unreadable, or does not fit the task.
     """
     options = Options(task, model, adapter, like, folder, split, batch_size, tuple(categorical))
-    source = source_of(data, options)
+    return profile_of_source(source_of(data, options), reference, bins)
+
+
+def profile_of_source(source: Source, reference: Profile | None, bins: int = BINS) -> Profile:
+    """The profile of rows, wherever they come from; see ``compute_dataset_profile``.
+
+    Args:
+        source: The rows.
+        reference: The profile on whose scales they are counted; ``None`` for a reference.
+        bins: The most bins of a numeric feature of a reference.
+    """
     return _reference(source, bins) if reference is None else _window(source, reference)
 
 

@@ -30,7 +30,7 @@ Kind = Literal["numeric", "categorical", "vector"]
 
 def is_optional(name: str) -> bool:
     """Whether windows may lack a feature: labels come late or never, and outputs need the model."""
-    return name == "label" or name.startswith(("label.", "output."))
+    return name == "label" or name.startswith(("label.", "output.", "score."))
 
 
 @dataclass(frozen=True, eq=False)

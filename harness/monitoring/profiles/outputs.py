@@ -18,6 +18,7 @@ from harness.data.record import Example
 from harness.evaluation.answers import widened
 from harness.monitoring.profiles.embedding import EmbeddingPlace, catching, find_embedding, one_a_row
 from harness.monitoring.profiles.levels import name_of_id
+from harness.monitoring.profiles.scores import score_values
 from harness.monitoring.profiles.values import Ids, Numbers, Values, Vectors
 from harness.properties.subject import blaming, floating_dtype, mode
 from harness.properties.tracing import recording
@@ -38,7 +39,7 @@ class OutputMeter:
     Of each row: the class it predicts, the probability of that class (``confidence``), the entropy in nats, the margin to the runner-up,
     and up to 32 classes the probability of each, on which label shift shows (black-box shift detection; Rabanser et al. 2019); and the
     embedding. Where there are logits for every position, numbers and embedding are means over a row's real positions, since positions of
-    one row are no independent samples; the predicted classes are counted with the row they belong to.
+    one row are no independent samples; the predicted classes are counted with the row they belong to. With labels, how well it does as well.
 
     Args:
         model: The model; it is in eval mode while it is called.
@@ -63,14 +64,19 @@ class OutputMeter:
             OutputError: Its output holds no logits.
         """
         batch = collate(self._task, examples)
+        there = self._there(batch)
         with threads_for(self._model), mode(self._model, train=False), torch.no_grad(), seeded(0):
-            logits, embedding = self._call(self._there(batch))
+            logits, embedding = self._call(there)
+            scores = score_values(self._task, self._adapter, logits, there)
         real = _real(self._task, batch, examples)
-        return {**self._said(logits, real), **_embedding(embedding, len(examples), real)}
+        return {**self._said(logits, real), **_embedding(embedding, len(examples), real), **scores}
 
     def _there(self, batch: Batch) -> Batch:
+        """The batch where the model is, floating inputs in its dtype; labels keep their own."""
         first = next(chain(self._model.parameters(), self._model.buffers()), None)
-        return to_device(batch, None if first is None else first.device, floating_dtype(self._model))
+        device = None if first is None else first.device
+        labels = {"labels": batch["labels"]} if "labels" in batch else {}
+        return {**to_device(batch, device, floating_dtype(self._model)), **to_device(labels, device)}
 
     def _call(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         self._look(batch)

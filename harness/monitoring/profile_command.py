@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from harness.adapters import make_adapter
 from harness.config import SuiteConfig
+from harness.data.dataset import Dataset
 from harness.experiments.command import Answer
 from harness.experiments.database import ExperimentDB
 from harness.models.loading import model_source
-from harness.monitoring.profiles.compute import compute_dataset_profile
+from harness.monitoring.data import open_window
 from harness.monitoring.profiles.errors import ProfileError
 from harness.monitoring.profiles.features import Profile
-from harness.monitoring.profiles.storage import log_profile_to_db
 from harness.monitoring.profiles.summary import summary_rows, summary_table
-from harness.training.datasets import Datasets, open_datasets
+from harness.monitoring.reference import Reference
+from harness.monitoring.window import measure_window
+from harness.training.datasets import open_datasets
 
 if TYPE_CHECKING:
     from torch import nn
@@ -54,55 +56,54 @@ def profile_config(
         db_path = config.database
     if db_path is None and (name is not None or run is not None):
         raise ProfileError("a name or a run needs a database to be found in: give `--db`, or `log_to_db` in the config")
-    data = open_datasets(config.task_spec(), config.train, config.eval, config.path.parent)
-    profile = profile_of(config, data, part, model)
-    run_id = None if db_path is None else _store(config, profile, db_path, run, name)
-    return Answer(_data(profile, data, part, run_id, name), _text(profile, data, part, run_id, name))
+    data = _opened(config, part)
+    reference = reference_of(config, data, model)
+    profile = reference.profile
+    run_id = None if db_path is None else _store(config, reference, db_path, run, name)
+    return Answer(_data(profile, data, run_id, name), _text(profile, data, run_id, name))
 
 
-def profile_of(config: SuiteConfig, data: Datasets, part: Part = "eval", model: nn.Module | None = None) -> Profile:
-    """The profile of a config's data.
+def reference_of(config: SuiteConfig, data: Dataset, model: nn.Module | None = None) -> Reference:
+    """What later data is held against: the profile of a config's data, and how sure its model is where it is right.
 
     Args:
         config: The config.
-        data: What it names.
-        part: Which of it.
+        data: The data.
         model: The trained model; by default the config's, where it names ``weights``.
     """
     if model is None and config.weights:
         model = model_source(config).build(config.seed)
     task = config.task_spec()
-    return compute_dataset_profile(
-        _part(data, part),
-        task,
-        model=model,
-        adapter=make_adapter(task, config.adapter, config.path.parent) if model is not None else None,
-        batch_size=(config.eval_config().batch_size or 32),
-    )
+    adapter = make_adapter(task, config.adapter, config.path.parent) if model is not None else None
+    batch_size = config.eval_config().batch_size or 32
+    return Reference.of(measure_window(data, task, model=model, adapter=adapter, batch_size=batch_size))
 
 
-def _store(config: SuiteConfig, profile: Profile, db_path: str | Path, run: RunRef | None, name: str | None) -> int:
+def _store(config: SuiteConfig, reference: Reference, db_path: str | Path, run: RunRef | None, name: str | None) -> int:
     with ExperimentDB(db_path) as db:
         if run is not None:
-            run_id = log_profile_to_db(db, run, profile)
+            run_id = reference.store(db, run)
         else:
             with db.start_run(
                 config.run_name or f"{config.name}-profile", config, facts={"config_path": str(config.path)}
             ) as new:
-                run_id = log_profile_to_db(db, new.id, profile)
+                run_id = reference.store(db, new.id)
         if name is not None:
             db.set_name(name, run_id)
     return run_id
 
 
-def _part(data: Datasets, part: Part) -> Any:
-    return data.held_out if part == "eval" else data.train
+def _opened(config: SuiteConfig, part: Part) -> Dataset:
+    task, folder = config.task_spec(), config.path.parent
+    if part == "eval":
+        return open_window(task, config.eval, config.train, folder)
+    return open_datasets(task, config.train, config.eval, folder).train
 
 
-def _data(profile: Profile, data: Datasets, part: Part, run_id: int | None, name: str | None) -> dict[str, Any]:
+def _data(profile: Profile, data: Dataset, run_id: int | None, name: str | None) -> dict[str, Any]:
     return {
         "status": "ok",
-        "data": _part(data, part).origin.describe(),
+        "data": data.origin.describe(),
         "rows": profile.n,
         "bytes": len(profile.to_bytes()),
         "edges_id": profile.edges_id,
@@ -112,8 +113,8 @@ def _data(profile: Profile, data: Datasets, part: Part, run_id: int | None, name
     }
 
 
-def _text(profile: Profile, data: Datasets, part: Part, run_id: int | None, name: str | None) -> str:
-    origin = _part(data, part).origin
+def _text(profile: Profile, data: Dataset, run_id: int | None, name: str | None) -> str:
+    origin = data.origin
     head = f"{origin.name}, {origin.part}: {profile.n} rows, {len(profile.features)} features, {len(profile.to_bytes())} bytes"
     lines = [head, "", summary_table(profile)]
     if run_id is not None:

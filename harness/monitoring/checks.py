@@ -1,0 +1,175 @@
+"""The checks of tier 5: what was measured of a monitored model, as evidence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from harness.evidence import Evidence, Status, counted
+from harness.monitoring.drift import wording
+from harness.monitoring.expectations import is_better_low
+from harness.monitoring.monitor import Monitor
+from harness.monitoring.verdict import WindowVerdict
+
+Check = Callable[[Monitor], Evidence]
+
+_NO_PROFILE = "no reference profile to compare with: name one by `reference_profile_id`; `modeltiers profile` stores it"
+_NO_BASELINE = "no baseline to compare with: name a run by `baseline_run_id`; `modeltiers train` stores runs"
+_SHOWN = 3
+
+
+def judge_monitoring(name: str, monitor: Monitor, case: str = "") -> Evidence:
+    """The evidence of one check.
+
+    Args:
+        name: The check.
+        monitor: The model and the data.
+        case: The features, of ``drift``.
+
+    Raises:
+        UserError: Something only the user can put right: a run that does not exist, other data than the baseline's.
+    """
+    return drift(monitor, case) if name == "drift" else CHECKS[name](monitor)
+
+
+def evaluation(monitor: Monitor) -> Evidence:
+    """Whether the metrics are finite and within the config's thresholds."""
+    expected = monitor.expectations
+    expected.metrics(monitor.task)  # a threshold of no metric is said even where there is nothing to measure
+    found = monitor.evaluation
+    if found is None:
+        return Evidence("evaluation", Status.SKIPPED, "the data has no labels to evaluate the model by")
+    metrics = found.summary
+    details = {"eval_metrics": metrics, "thresholds": dict(expected.thresholds), "rows": found.examples}
+    on = f"on {counted(found.examples, 'row')} of {monitor.data.origin.name}"
+    if not all(map(math.isfinite, metrics.values())):
+        broken = [name for name, value in metrics.items() if not math.isfinite(value)]
+        message = f"{_listed(broken)} not finite {on}: some logits are NaN or infinite"
+        return Evidence("evaluation", Status.FAIL, message, details=details)
+    missed = expected.missed(metrics)
+    if missed:
+        said = "; ".join(_missed(name, metrics.get(name), bound) for name, bound in missed.items())
+        name, bound = next(iter(missed.items()))
+        return Evidence("evaluation", Status.FAIL, f"{said}, {on}", metrics.get(name), bound, details=details)
+    said = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+    return Evidence("evaluation", Status.OK, f"{said}, {on}", details=details)
+
+
+def baseline_regression(monitor: Monitor) -> Evidence:
+    """Whether the model is worse than its baseline."""
+    if monitor.memory.baseline is None:
+        return Evidence("baseline_regression", Status.SKIPPED, _NO_BASELINE)
+    comparison = monitor.comparison
+    if comparison is None:
+        return Evidence("baseline_regression", Status.SKIPPED, "the data has no labels to compare the model with its baseline by")
+    worst = max(comparison.evidence(), key=lambda one: (one.status.severity, one.excess))
+    details = {"comparison": comparison.to_json(), "baseline": str(monitor.memory.baseline)}
+    return Evidence(
+        "baseline_regression",
+        comparison.status,
+        comparison.message.replace("\n", "; "),
+        worst.measured,
+        worst.bound,
+        worst.unit,
+        details=details,
+    )
+
+
+def drift(monitor: Monitor, case: str) -> Evidence:
+    """Whether a group of features is distributed as in the reference."""
+    verdict = monitor.verdict
+    if verdict is None or monitor.reference is None or monitor.window is None:
+        return Evidence("drift", Status.SKIPPED, _NO_PROFILE)
+    found = verdict.group(case)
+    if not found:
+        return Evidence("drift", Status.SKIPPED, _why_none(monitor, case))
+    statuses = [verdict.status_of(one) for one in found]
+    blindness = wording.blindness(verdict.drift) if case == "inputs" else ""
+    worst = max([*statuses, Status.WARN if blindness else Status.OK], key=lambda status: status.severity)
+    said = [one.message.splitlines()[0] for one, status in zip(found, statuses, strict=True) if status is worst]
+    changed = worst is not Status.OK and said
+    message = _several(said, verdict) if changed else blindness or _no_drift(case, verdict)
+    effect = found[0].verdicts[0].difference.effect
+    names = {one.feature for one in found}
+    details = {
+        "features": [{**one.to_json(), "status": status.value} for one, status in zip(found, statuses, strict=True)],
+        "tests": verdict.drift.tests,
+        "alpha": verdict.drift.alpha,
+        "plots": _plots(monitor, verdict, names) if changed else [],
+    }
+    return Evidence(
+        "drift",
+        worst,
+        message,
+        effect.value if changed else None,
+        effect.floor if changed else None,
+        effect.name if changed else "",
+        details=details,
+    )
+
+
+def harm(monitor: Monitor) -> Evidence:
+    """Whether the model is less often right than on the reference."""
+    verdict = monitor.verdict
+    if verdict is None:
+        return Evidence("harm", Status.SKIPPED, _NO_PROFILE)
+    if verdict.harm is None:
+        return Evidence("harm", Status.SKIPPED, _why_no_accuracy(monitor))
+    found = verdict.harm.evidence()
+    return Evidence("harm", found.status, found.message, found.measured, found.bound, found.unit, details={"harm": found.details})
+
+
+CHECKS: dict[str, Check] = {"evaluation": evaluation, "baseline_regression": baseline_regression, "harm": harm}
+"""Checks with a single verdict, by name."""
+
+
+def _plots(monitor: Monitor, verdict: WindowVerdict, names: set[str]) -> list[dict[str, Any]]:
+    from harness.monitoring.plots import plots_of
+
+    assert monitor.reference is not None
+    assert monitor.window is not None
+    return [
+        plot for plot in plots_of(verdict.drift, monitor.reference.profile, monitor.window.profile) if plot["feature"] in names
+    ]
+
+
+def _missed(name: str, value: float | None, bound: float) -> str:
+    if value is None:
+        return f"{name} is not defined for these rows, its threshold is {bound:g}"
+    return f"{name} is {value:.4g}, {'above' if is_better_low(name) else 'below'} the threshold {bound:g}"
+
+
+def _listed(names: list[str]) -> str:
+    return f"{', '.join(names)} {'is' if len(names) == 1 else 'are'}"
+
+
+def _several(said: list[str], verdict: WindowVerdict) -> str:
+    more = f"; and {len(said) - _SHOWN} more" if len(said) > _SHOWN else ""
+    harmless = "; accuracy holds, so that it only warns" if verdict.is_harmless else ""
+    return f"{'; '.join(said[:_SHOWN])}{more}{harmless}"
+
+
+def _no_drift(case: str, verdict: WindowVerdict) -> str:
+    better = [one.feature for one in verdict.group(case) if one.feature in verdict.improved and one.status is not Status.OK]
+    if better:
+        return f"{wording.listing(better)} changed for the better"
+    sizes = f"{wording.rows(verdict.drift.current_n)} against {verdict.drift.reference_n:,}"
+    return f"no drift seen in {counted(len(verdict.group(case)), 'feature')} ({sizes})"
+
+
+def _why_none(monitor: Monitor, case: str) -> str:
+    from harness.monitoring.verdict import group_of
+
+    assert monitor.reference is not None
+    stored = any(group_of(name) == case for name in monitor.reference.profile.features)
+    if stored:
+        return f"the data has no labels: nothing to compare the reference's {case} with"
+    needs = {"labels": "labels", "outputs": "a model's outputs", "scores": "labels and a model's outputs"}
+    return f"the reference profile has no {case}: it was made without {needs.get(case, 'them')}"
+
+
+def _why_no_accuracy(monitor: Monitor) -> str:
+    if monitor.task.is_regression or monitor.task.is_per_position:
+        return f"accuracy is estimated where a row has one class; {monitor.task.task_type.value} has not"
+    return "the reference knows nothing of the model's accuracy: profile labelled data with the trained model"

@@ -1,0 +1,132 @@
+"""``run_tier5_monitoring``: a model judged on data as it comes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from harness.adapters import Adapter, make_adapter
+from harness.catalogue import CATALOGUE
+from harness.config import EvalConfig
+from harness.evidence import Evidence, Status
+from harness.experiments.database import ExperimentDB
+from harness.experiments.records import RunRef
+from harness.monitoring.checks import judge_monitoring
+from harness.monitoring.data import open_window
+from harness.monitoring.drift.floors import DEFAULT_FLOORS, Floors
+from harness.monitoring.expectations import Expectations
+from harness.monitoring.monitor import Memory, Monitor
+from harness.tasks import TaskSpec
+
+TIER = 5
+
+
+def run_tier5_monitoring(
+    model: nn.Module,
+    adapter: Adapter | None,
+    task_spec: TaskSpec,
+    eval_cfg: EvalConfig | None = None,
+    *,
+    db: ExperimentDB | str | Path | None = None,
+    baseline_run_id: RunRef | None = None,
+    reference_profile_id: RunRef | None = None,
+    thresholds: Mapping[str, float] | None = None,
+    margins: Mapping[str, float] | None = None,
+    floors: Floors = DEFAULT_FLOORS,
+    expected_comparisons: int = 1,
+    train_cfg: EvalConfig | None = None,
+    folder: str | Path = ".",
+    run_name: str = "monitoring",
+    on_batch: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Evaluates a model, compares it with its baseline and its data with a reference profile.
+
+    Args:
+        model: The trained model.
+        adapter: How it is called; the task's own where ``None``.
+        task_spec: What it is for.
+        eval_cfg: The data; the task's built-in set by default. Without labels only its distribution and the model's outputs are judged.
+        db: Where runs are remembered: a database, its file or its URL.
+        baseline_run_id: The run whose per-sample scores the model's are compared with, by id or by name; they must be of the same data.
+        reference_profile_id: The run whose profile the data is compared with.
+        thresholds: The worst value of a metric that is put up with, by name.
+        margins: How much worse than the baseline is put up with, by the name of a score; ``harm`` for the accuracy on drifted data.
+        floors: The least effects that count as drift.
+        expected_comparisons: About how many candidates will be held against this baseline.
+        train_cfg: What the model was trained on, whose tokenizer and classes the data is read with.
+        folder: What relative paths are relative to.
+        run_name: The name of the run that is stored when a baseline is given.
+        on_batch: Told how many batches were evaluated, and of how many.
+
+    Returns:
+        ``{eval_metrics, comparison, drift, harm, checks, status}``: the first four ``None`` where they could not be measured; ``checks``
+        with status and message of each; ``status`` is ``ok``, ``warn`` or ``fail``.
+
+    Raises:
+        UserError: Something only the user can put right.
+    """
+    monitor = Monitor(
+        model,
+        adapter or make_adapter(task_spec),
+        task_spec,
+        lambda: open_window(task_spec, eval_cfg, train_cfg, Path(folder)),
+        Expectations(thresholds or {}, margins or {}, floors, expected_comparisons),
+        Memory(db, baseline_run_id, reference_profile_id, run_name),
+        batch_size=(eval_cfg.batch_size if eval_cfg else None) or 32,
+        on_batch=on_batch,
+    )
+    return results_of(all_evidence(monitor))
+
+
+def all_evidence(monitor: Monitor) -> dict[str, Evidence]:
+    """Every check of tier 5 that applies to the task, by the name of its test."""
+    found: dict[str, Evidence] = {}
+    for name, entry in CATALOGUE.items():
+        if entry.tier != TIER or not entry.applies_to(monitor.task):
+            continue
+        for case in entry.cases_for(monitor.task) or ("",):
+            found[f"{name}[{case}]" if case else name] = judge_monitoring(name, monitor, case)
+    return found
+
+
+def results_of(found: Mapping[str, Evidence]) -> dict[str, Any]:
+    """What ``run_tier5_monitoring`` returns, from the evidence of its checks.
+
+    Args:
+        found: Evidence by the name of its test; some tests may be missing.
+    """
+
+    def detail(test: str, key: str) -> Any:
+        return found[test].details.get(key) if test in found else None
+
+    judged = [one.status for one in found.values() if one.status is not Status.SKIPPED]
+    features = [
+        feature for test, one in found.items() if test.startswith("drift[") for feature in one.details.get("features", [])
+    ]
+    return {
+        "eval_metrics": detail("evaluation", "eval_metrics"),
+        "comparison": detail("baseline_regression", "comparison"),
+        "drift": _drift(found, features) if features else None,
+        "harm": detail("harm", "harm"),
+        "checks": {name: {"status": one.status.value, "message": one.message} for name, one in found.items()},
+        "status": max(judged, key=lambda status: status.severity, default=Status.OK).value,
+    }
+
+
+def _drift(found: Mapping[str, Evidence], features: list[dict[str, Any]]) -> dict[str, Any]:
+    cases = {test[len("drift[") : -1]: one for test, one in found.items() if test.startswith("drift[")}
+    judged = [one for one in cases.values() if one.status is not Status.SKIPPED]
+    first = next(one for one in judged if one.details.get("features"))
+    return {
+        "status": max((one.status for one in judged), key=lambda status: status.severity).value,
+        "drifted": [feature["feature"] for feature in features if feature["status"] == "fail"],
+        "changed": [feature["feature"] for feature in features if feature["status"] == "warn"],
+        "named": [feature["feature"] for feature in features if feature["is_named"]],
+        "tests": first.details["tests"],
+        "alpha": first.details["alpha"],
+        "groups": {case: {"status": one.status.value, "message": one.message} for case, one in cases.items()},
+        "features": sorted(features, key=lambda feature: -feature["contribution"]),
+    }

@@ -1,0 +1,102 @@
+"""What the differences of a window come to, once it is known what they do to the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.evidence import Status
+from harness.monitoring.drift.report import DriftReport, FeatureDrift
+from harness.monitoring.expectations import is_better_low
+from harness.monitoring.harm import Harm, estimate_accuracy
+from harness.monitoring.measured_accuracy import measured_accuracy
+from harness.monitoring.profiles.features import Feature, NumericCounts
+from harness.monitoring.reference import Reference
+from harness.monitoring.window import Window
+
+_PREFIXES = {"outputs": ("output.",), "labels": ("label",), "scores": ("score.",)}
+
+
+def group_of(feature: str) -> str:
+    """Which of ``inputs``, ``outputs``, ``labels`` and ``scores`` a feature belongs to."""
+    return next((group for group, prefixes in _PREFIXES.items() if feature.startswith(prefixes)), "inputs")
+
+
+@dataclass(frozen=True)
+class WindowVerdict:
+    """A window against its reference.
+
+    Drift fails as long as nobody can tell that it is harmless. Where accuracy is known to hold, or the scores of the model have changed for
+    the better, it warns.
+
+    Attributes:
+        drift: How the features differ.
+        harm: What that does to the model's accuracy; ``None`` where it is neither known nor to be estimated.
+        improved: Scores that changed for the better.
+    """
+
+    drift: DriftReport
+    harm: Harm | None
+    improved: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, drift: DriftReport, reference: Reference, window: Window, margin: float) -> WindowVerdict:
+        """The verdict on a window.
+
+        Args:
+            drift: How it differs.
+            reference: From what.
+            window: What was measured of it.
+            margin: The loss of accuracy that is put up with, as a share.
+        """
+        profiles = reference.profile.features, window.profile.features
+        scores = [one.feature for one in drift.features if group_of(one.feature) == "scores"]
+        improved = {name for name in scores if _has_improved(name, profiles[0][name], profiles[1][name])}
+        return cls(drift, _harm(reference, window, margin), frozenset(improved))
+
+    def group(self, name: str) -> list[FeatureDrift]:
+        """The features of a group, the gravest first."""
+        found = [one for one in self.drift.features if group_of(one.feature) == name]
+        return sorted(found, key=lambda one: -self.status_of(one).severity)
+
+    def status_of(self, feature: FeatureDrift) -> Status:
+        """The verdict on a feature."""
+        if feature.feature in self.improved:
+            return Status.OK
+        return Status.WARN if feature.status is Status.FAIL and self.is_harmless else feature.status
+
+    @property
+    def is_harmless(self) -> bool:
+        """Whether a loss of accuracy is ruled out."""
+        return self.harm is not None and self.harm.is_ruled_out
+
+    @property
+    def status(self) -> Status:
+        """The verdict on the window."""
+        found = [self.status_of(one) for one in self.drift.features]
+        found.append(Status.WARN if self.drift.blind or not self.drift.current_n else Status.OK)
+        if self.harm is not None:
+            found.append(self.harm.status)
+        return max(found, key=lambda status: status.severity)
+
+
+def _harm(reference: Reference, window: Window, margin: float) -> Harm | None:
+    measured = measured_accuracy(reference.profile, window.profile)
+    if measured is not None:
+        return Harm(measured, margin)
+    if reference.confidence is None or window.confidence is None:
+        return None
+    return Harm(estimate_accuracy(reference.confidence, window.confidence), margin)
+
+
+def _has_improved(name: str, reference: Feature, window: Feature) -> bool:
+    """Whether a value of the window is rather better than one of the reference."""
+    if not (isinstance(reference, NumericCounts) and isinstance(window, NumericCounts)):
+        return False
+    before, now = (np.array(one.counts, np.float64) for one in (reference, window))
+    if not (before.sum() and now.sum()):
+        return False
+    before, now = before / before.sum(), now / now.sum()
+    greater = float(now @ (np.cumsum(before) - before / 2))  # P(window's > reference's) + half of P(equal)
+    return greater < 0.5 if is_better_low(name.removeprefix("score.")) or name.endswith("_error") else greater > 0.5

@@ -1,0 +1,96 @@
+"""A dataset measured: its profile, and what else must be known of every row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.data.dataset import Dataset
+from harness.monitoring.profiles.compute import BINS, profile_of_source
+from harness.monitoring.profiles.features import Kind, Profile
+from harness.monitoring.profiles.sources import Options, Source, source_of
+from harness.monitoring.profiles.values import Block, Numbers
+from harness.tasks import TaskSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from harness.adapters import Adapter
+
+_ENTROPY, _CORRECT = "output.entropy", "score.correct"
+
+
+@dataclass(frozen=True)
+class Window:
+    """Rows of a dataset, measured.
+
+    Attributes:
+        profile: What is counted of them.
+        confidence: How sure the model is of each, the entropy in nats times -1, float64 ``[N]``; ``None`` where there is no model, or a row
+            has more than one answer.
+        correct: Whether it is right, 0 or 1, float64 ``[N]``; ``None`` where there are no labels either.
+    """
+
+    profile: Profile
+    confidence: NDArray[np.float64] | None
+    correct: NDArray[np.float64] | None
+
+
+def measure_window(
+    data: Dataset,
+    task: TaskSpec,
+    *,
+    reference: Profile | None = None,
+    model: nn.Module | None = None,
+    adapter: Adapter | None = None,
+    batch_size: int = 32,
+) -> Window:
+    """Measures a dataset in one pass; two where it is to be a reference.
+
+    Args:
+        data: The dataset.
+        task: What its rows are for.
+        reference: The profile on whose scales they are counted; ``None`` for a reference.
+        model: Whose outputs are measured too.
+        adapter: How it is called.
+        batch_size: Rows at once.
+
+    Raises:
+        ProfileMismatchError: The rows are not of the reference's kind.
+        DataError: A row cannot be read.
+        ForwardError: The model raised.
+    """
+    source = source_of(data, Options(task, model, adapter, batch_size=batch_size))
+    names = () if model is None or task.is_per_position or task.is_regression else (_ENTROPY, _CORRECT)
+    log = _RowLog(source, names)
+    profile = profile_of_source(replace(source, blocks=log.blocks), reference, BINS)
+    entropy = log.column(_ENTROPY)
+    return Window(profile, None if entropy is None else -entropy, log.column(_CORRECT))
+
+
+class _RowLog:
+    """Keeps some numbers of every row as the blocks go by."""
+
+    def __init__(self, source: Source, names: tuple[str, ...]) -> None:
+        self._source = source
+        self._names = names
+        self._kept: dict[str, list[NDArray[np.float64]]] = {}
+
+    def blocks(self, kinds: Mapping[str, Kind] | None) -> Iterator[Block]:
+        """The source's blocks; the numbers kept are those of the last time through."""
+        self._kept = {name: [] for name in self._names}
+        for block in self._source.blocks(kinds):
+            for name, kept in self._kept.items():
+                values = block.values.get(name)
+                if isinstance(values, Numbers):
+                    kept.append(values.values)
+            yield block
+
+    def column(self, name: str) -> NDArray[np.float64] | None:
+        """The numbers of a name, ``[N]``; ``None`` where rows have none."""
+        kept = self._kept.get(name)
+        return np.concatenate(kept) if kept else None

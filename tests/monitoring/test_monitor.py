@@ -1,0 +1,220 @@
+"""A trained model, monitored on what comes after: clean, shifted, with flipped labels, without labels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from monitored import PRODUCTION, Shop, open_shop, rows, write
+
+from harness.cli import main
+from harness.data.digest import dataset_id
+from harness.errors import ConfigError, DataError, UserError
+from harness.experiments import ExperimentDB, ExperimentError, UnknownRunError
+from harness.monitoring.data import open_window
+from harness.monitoring.profiles import ProfileMismatchError
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    return open_shop(tmp_path_factory.mktemp("shop"))
+
+
+@pytest.fixture(scope="module")
+def monitored(shop: Shop) -> Callable[..., dict[str, Any]]:
+    known: dict[str, dict[str, Any]] = {}
+
+    def results(data: str, **keys: Any) -> dict[str, Any]:
+        name = json.dumps([data, keys])
+        if name not in known:
+            known[name] = shop.monitored(data, **keys)
+        return known[name]
+
+    return results
+
+
+Monitored = Callable[..., dict[str, Any]]
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [("clean.csv", "ok"), ("shifted.csv", "warn"), ("flipped.csv", "fail"), ("unlabelled.csv", "ok")],
+)
+def test_the_gate_is_green_on_what_it_knows_and_red_on_what_hurts(monitored: Monitored, data: str, status: str) -> None:
+    assert monitored(data)["status"] == status
+
+
+def test_clean_data_is_evaluated_and_no_check_warns(monitored: Monitored) -> None:
+    found = monitored("clean.csv")
+    assert found["eval_metrics"]["accuracy"] > 0.9
+    assert found["drift"]["drifted"] == found["drift"]["changed"] == []
+    assert found["harm"]["status"] == "ok"
+    assert {name for name, check in found["checks"].items() if check["status"] == "skipped"} == {"baseline_regression"}
+
+
+def test_a_shift_that_does_not_hurt_warns_and_names_the_feature(monitored: Monitored) -> None:
+    found = monitored("shifted.csv")
+    inputs = found["checks"]["drift[inputs]"]
+    assert inputs["status"] == "warn"
+    assert inputs["message"].startswith("`age` has drifted: KS D = ")
+    assert "accuracy holds, so that it only warns" in inputs["message"]
+    assert found["drift"]["features"][0]["contribution"] >= found["drift"]["features"][-1]["contribution"]
+    assert found["harm"]["status"] == "ok"
+
+
+def test_a_shift_nobody_can_tell_the_harm_of_fails(shop: Shop, tmp_path: Path) -> None:
+    with ExperimentDB(shop.database) as db:
+        profile = db.get_profile(PRODUCTION)
+        with db.start_run("inputs alone") as run:
+            from harness.monitoring.profiles import Profile, log_profile_to_db
+
+            log_profile_to_db(db, run.id, Profile.from_bytes(profile).only(["age", "income", "visits"]))
+    found = shop.monitored("shifted.csv", reference_profile_id=run.id)
+    assert found["status"] == found["checks"]["drift[inputs]"]["status"] == "fail"
+    assert found["drift"]["drifted"] == ["age"]
+    assert "made without" in found["checks"]["drift[outputs]"]["message"]
+    assert found["checks"]["harm"]["status"] == "skipped"
+
+
+def test_labels_of_another_meaning_show_in_scores_and_accuracy_and_in_no_input(monitored: Monitored) -> None:
+    checks = monitored("flipped.csv")["checks"]
+    assert checks["drift[inputs]"]["status"] == checks["drift[outputs]"]["status"] == "ok"
+    assert checks["drift[scores]"]["status"] == checks["harm"]["status"] == "fail"
+    assert "score.loss" in checks["drift[scores]"]["message"]
+    assert checks["harm"]["message"].startswith("accuracy has fallen")
+
+
+def test_a_model_that_became_better_is_no_alarm(shop: Shop, monitored: Monitored) -> None:
+    features, labels = rows(3000, 8)
+    clear = abs(features[:, 0] + features[:, 1]) > 0.8  # the rows that nobody gets wrong
+    write(shop.folder / "easy.csv", features[clear], labels[clear])
+    checks = monitored("easy.csv")["checks"]
+    assert checks["drift[scores]"]["status"] == checks["harm"]["status"] == "ok"
+    assert "changed for the better" in checks["drift[scores]"]["message"]
+
+
+def test_accuracy_is_estimated_where_there_are_no_labels(monitored: Monitored) -> None:
+    found = monitored("shifted_unlabelled.csv")
+    truth = monitored("shifted.csv")["eval_metrics"]["accuracy"]
+    assert found["eval_metrics"] is None
+    assert abs(found["harm"]["accuracy"] - truth) < 0.03
+    assert found["checks"]["drift[labels]"]["status"] == "skipped"
+
+
+def test_numbers_that_are_not_finite_are_counted(shop: Shop, monitored: Monitored) -> None:
+    features, _ = rows(600, 9)
+    features[::3, 1] = float("nan")
+    write(shop.folder / "holes.csv", features, None)
+    message = monitored("holes.csv")["checks"]["drift[inputs]"]["message"]
+    assert "missing values of `income` have drifted" in message
+
+
+def test_the_run_itself_as_baseline_is_no_worse(monitored: Monitored) -> None:
+    found = monitored("eval.csv", baseline_run_id="shop-1")
+    assert found["comparison"]["status"] == "ok"
+    assert found["comparison"]["metrics"]["correct"]["is_same"]
+
+
+def test_a_worse_candidate_fails_and_its_slice_is_named(shop: Shop) -> None:
+    source = (shop.folder / "model.py").read_text()
+    worse = source.replace("torch.tanh(self.first(features))", "torch.tanh(self.first(features.clamp(max=0.3)))")
+    (shop.folder / "worse.py").write_text(worse)
+    found = shop.monitored("eval.csv", model_file="worse.py", baseline_run_id=PRODUCTION, reference_profile_id=None)
+    assert found["comparison"]["status"] == found["status"] == "fail"
+    assert "accuracy fell" in found["checks"]["baseline_regression"]["message"]
+    with ExperimentDB(shop.database) as db:
+        assert db.list_runs(name="monitor-", limit=1) is not None
+        assert db.get_comparisons(shop.run_id)
+
+
+def test_another_evaluation_set_than_the_baselines_is_refused(shop: Shop) -> None:
+    with pytest.raises(UserError, match=r"evaluation sets differ.*clean\.csv"):
+        shop.monitored("clean.csv", baseline_run_id=PRODUCTION)
+
+
+def test_the_same_file_with_other_content_is_another_set(shop: Shop, tmp_path: Path) -> None:
+    task = shop.config("eval.csv").task_spec()
+    ids = []
+    for seed in (1, 1, 2):
+        write(tmp_path / "rows.csv", *rows(50, seed))
+        ids.append(
+            dataset_id(open_window(task, shop.config("eval.csv").eval.model_copy(update={"path": str(tmp_path / "rows.csv")})))
+        )  # type: ignore[union-attr]
+    assert ids[0] == ids[1] != ids[2]
+
+
+@pytest.mark.parametrize(("bounds", "status"), [({"accuracy": 0.9, "loss": 1.0}, "ok"), ({"accuracy": 0.999}, "fail")])
+def test_thresholds(monitored: Monitored, bounds: dict[str, float], status: str) -> None:
+    found = monitored("clean.csv", thresholds=bounds)["checks"]["evaluation"]
+    assert found["status"] == status
+    if status == "fail":
+        assert "below the threshold 0.999, on 1000 rows of clean.csv" in found["message"]
+
+
+def test_a_threshold_on_a_metric_of_its_own_is_measured_and_a_wrong_name_is_said(monitored: Monitored) -> None:
+    found = monitored("clean.csv", metrics=["loss"], thresholds={"roc_auc": 0.9})
+    assert list(found["eval_metrics"]) == ["loss", "roc_auc"]
+    with pytest.raises(ConfigError, match=r"no metric 'acuracy'\. Did you mean 'accuracy'"):
+        monitored("clean.csv", thresholds={"acuracy": 0.9})
+
+
+def test_what_does_not_exist_is_said_in_one_line(shop: Shop, tmp_path: Path) -> None:
+    with pytest.raises(UnknownRunError, match="Did you mean 'production'"):
+        shop.monitored("clean.csv", reference_profile_id="produktion")
+    with pytest.raises(UnknownRunError, match="Did you mean 'production'"):
+        shop.monitored("eval.csv", baseline_run_id="prodution")
+    with pytest.raises(ExperimentError, match="no such database"):
+        shop.monitored("clean.csv", db_path=str(tmp_path / "gone.db"))
+    with pytest.raises(DataError, match="no such file"):
+        shop.monitored("gone.csv")
+    with ExperimentDB(shop.database) as db, db.start_run("bare") as run:
+        pass
+    with pytest.raises(ExperimentError, match="has no profile"):
+        shop.monitored("clean.csv", reference_profile_id=run.id)
+    with pytest.raises(UserError, match="no per-sample scores"):
+        shop.monitored("eval.csv", baseline_run_id=run.id)
+
+
+def test_a_window_of_one_row_cannot_tell(shop: Shop, monitored: Monitored) -> None:
+    write(shop.folder / "one.csv", *rows(1, 10))
+    found = monitored("one.csv")
+    assert found["status"] == "warn"
+    assert "cannot tell" in found["checks"]["drift[inputs]"]["message"]
+
+
+def test_an_empty_window_is_said(shop: Shop) -> None:
+    (shop.folder / "empty.csv").write_text("age,income,visits,label\n", encoding="utf-8")
+    with pytest.raises(DataError, match="no rows"):
+        shop.monitored("empty.csv")
+
+
+def test_another_table_than_the_profiles_is_refused(shop: Shop) -> None:
+    features, labels = rows(100, 11)
+    write(shop.folder / "other.csv", features, labels)
+    text = (shop.folder / "other.csv").read_text().replace("income", "salary", 1)
+    (shop.folder / "other.csv").write_text(text, encoding="utf-8")
+    with pytest.raises((DataError, ProfileMismatchError), match="income"):
+        shop.monitored("other.csv")
+
+
+def test_the_command_prints_one_object_and_gates(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+    config = shop.config("flipped.csv").path
+    assert main(["monitor", "--config", str(config), "--json"]) == 1
+    answer = json.loads(capsys.readouterr().out)
+    assert {"eval_metrics", "comparison", "drift", "status"} <= answer.keys()
+    assert main(["monitor", "--config", str(shop.config("clean.csv").path)]) == 0
+    assert capsys.readouterr().out.rstrip().endswith("status: ok")
+    assert main(["monitor", "--config", str(shop.config("shifted.csv").path), "--strict"]) == 1
+    assert main(["monitor", "--config", str(config), "--reference", "nobody"]) == 2
+    assert "nobody" in capsys.readouterr().err
+
+
+def test_runs_of_monitoring_do_not_take_the_baselines_name(shop: Shop) -> None:
+    before = replace(shop)
+    for _ in range(2):
+        found = before.monitored("eval.csv", baseline_run_id="shop-1", run_name="shop-1", reference_profile_id=None)
+        assert found["comparison"]["metrics"]["correct"]["look"] == 1
