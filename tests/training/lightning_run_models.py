@@ -169,11 +169,6 @@ class StepSchedule(ClockSchedule):
 # ------------------------------------------------------------------------------------------------------------------ distributed
 
 
-class Summed(Module):
-    def loss(self, batch: Pair) -> Tensor:
-        return F.cross_entropy(self(batch[0]), batch[1], reduction="sum")
-
-
 class Contrastive(Manual):
     """Pulls rows apart that happen to be in one batch."""
 
@@ -187,6 +182,13 @@ class Contrastive(Manual):
 class Spread(Contrastive):
     def apart(self, logits: Tensor) -> Tensor:
         return -logits.square().sum(1).mean()
+
+
+class Summed(Spread):
+    """A sum over the rows, which grows with the batch."""
+
+    def loss(self, batch: Pair) -> Tensor:
+        return super().loss(batch) * len(batch[1])
 
 
 class OwnBackward(Spread):

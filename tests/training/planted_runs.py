@@ -277,7 +277,7 @@ PLANTED = (
     Planted(
         "distributed",
         Run(own.Summed),
-        Run(own.Module),
+        Run(own.Spread),
         "the gradients are 2 times smaller than with one",
         "net.head.bias",
         f"{PYTORCH}, DistributedDataParallel: gradients are averaged",

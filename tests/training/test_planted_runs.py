@@ -118,10 +118,13 @@ def test_a_model_that_no_process_can_be_given_is_skipped_with_the_reason(tmp_pat
 
 def test_too_little_time_is_said(tmp_path: Path) -> None:
     trial = trial_of_file(tmp_path)
-    trial.seconds = 0.01
-    assert distributed(trial).status.value == "skipped"
-    assert "would take longer than the 0.01 s" in hyperparameter_sensitivity(trial).message
+    trial.seconds = 2.0
+    assert "too few to start two processes" in distributed(trial).message
     assert "too few to start another one" in seeded_repeat(trial).message
+    trial.seconds = 1e-4
+    assert "would take longer than the 0.0001 s" in hyperparameter_sensitivity(trial).message
+    for check in (seeded_repeat, resume, distributed, fine_tuning):
+        assert "`time_budget` leaves it 0.0001 s" in check(trial).message
 
 
 class Scaled(Net):

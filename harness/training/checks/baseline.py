@@ -99,6 +99,8 @@ class _Race:
         batches: What it learns from.
         held_out: What it is judged by.
         looks: What was seen.
+        losses: Those of the training.
+        is_cut: Whether time was up before the last look.
     """
 
     trial: Trial
@@ -106,6 +108,7 @@ class _Race:
     held_out: Loader
     looks: list[_Look] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
+    is_cut: bool = False
 
     def run(self) -> None:
         """Trains until the model is better than the prior, or time is up.
@@ -116,11 +119,11 @@ class _Race:
         end = time.perf_counter() + _SHARE * min(self.trial.seconds, _LONGEST)
 
         def until(model: nn.Module, steps: int) -> bool:
-            is_late = time.perf_counter() > end
-            if steps not in _LOOKS and not is_late:
+            self.is_cut = time.perf_counter() > end and steps < _LOOKS[-1]
+            if steps not in _LOOKS and not self.is_cut:
                 return False
             self._look(model, steps)
-            return is_late or self._is_better
+            return self.is_cut or self._is_better
 
         training = self.trial.train(self.batches, until=until)
         self.losses = training.losses
@@ -140,6 +143,8 @@ class _Race:
             return self.evidence(Status.FAIL, message, "logits that overflow in eval mode alone")
         if self._is_better:
             return self.evidence(Status.OK, f"the model beats {name}: {figures}{self._against_stronger(last)}")
+        if self.is_cut and (last.chance_of_worse >= _ALPHA or self._is_falling):
+            return self.evidence(Status.SKIPPED, f"there was not the time to find out whether the model beats {name}: {figures}")
         if last.chance_of_worse >= _ALPHA:
             return self.evidence(
                 Status.WARN,

@@ -19,6 +19,7 @@ from harness.training.checks.halves import PARTS, halves_at, in_turn, judge_halv
 from harness.training.checks.noise import Quantities, find_gap
 from harness.training.checks.observation import Prepare
 from harness.training.checks.ownership import owned_by, owner_among
+from harness.training.checks.pace import too_long
 from harness.training.checks.parcel import PackingError
 from harness.training.checks.processes import Answer
 from harness.training.checks.ranks import GroupError, RankResult, on_cpu, train_in_two
@@ -28,6 +29,7 @@ from harness.training.checks.updates import step_updates
 from harness.training.trial import Trial
 
 _NAME = "distributed"
+_STEPS = 20
 _LONGEST = 120.0
 _START = {False: 5.0, True: 10.0}
 """Seconds that the processes take to start on a busy machine; by whether they import Lightning."""
@@ -43,6 +45,9 @@ def distributed(trial: Trial) -> Evidence:
         return Evidence(_NAME, Status.SKIPPED, "the model has no trainable parameter")
     if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
         return Evidence(_NAME, Status.SKIPPED, "this PyTorch was built without gloo, by which processes on CPUs train together")
+    reason = too_long(trial, _STEPS)
+    if reason:
+        return Evidence(_NAME, Status.SKIPPED, reason)
     return _Comparison(on_cpu(trial), time.monotonic() + min(trial.seconds, _LONGEST)).judge()
 
 
@@ -101,10 +106,10 @@ class _Comparison:
         unused = next((answer for answer in errors if any(words in answer.text for words in _UNUSED)), None)
         if unused is not None:
             return self._unused(unused)
-        if not first.began or first.kind == GroupError.__name__:
-            return self._evidence(Status.SKIPPED, f"two processes cannot train this model here: {first.error}")
         if first.is_late:
             return self._evidence(Status.SKIPPED, f"two processes cannot train this model in the time there is: {first.error}")
+        if not first.began or first.kind == GroupError.__name__:
+            return self._evidence(Status.SKIPPED, f"two processes cannot train this model here: {first.error}")
         if any(word in first.text for word in _WAITING):
             return self._evidence(
                 Status.FAIL,

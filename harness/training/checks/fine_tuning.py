@@ -14,6 +14,7 @@ from harness.evidence import Evidence, Status, and_others
 from harness.training.checks.bits import same_bits
 from harness.training.checks.diary import weights_of
 from harness.training.checks.head import Head, find_head
+from harness.training.checks.pace import too_long
 from harness.training.checks.rate_scale import RateScale
 from harness.training.checks.stances import batch_norms
 from harness.training.trial import Trial
@@ -30,6 +31,9 @@ _NO_GRAPH = ("does not require grad", "empty parameter list")
 
 def fine_tuning(trial: Trial) -> Evidence:
     """With all but the last layer frozen, and again with a new one in its place, a few steps lower the loss and move that layer alone."""
+    reason = too_long(trial, 3 * _STEPS)
+    if reason:
+        return Evidence(_NAME, Status.SKIPPED, reason)
     head = find_head(trial)
     if head is None:
         return Evidence(_NAME, Status.SKIPPED, "the model has no layer before its last one that could be frozen")

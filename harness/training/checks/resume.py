@@ -20,7 +20,8 @@ from harness.training.checkpoints import LAST
 from harness.training.checks.bits import find_mismatch
 from harness.training.checks.diary import Diary, Parting, find_parting
 from harness.training.checks.fingerprint import fingerprint, unsaved_attributes
-from harness.training.errors import CheckpointError, DivergedError
+from harness.training.checks.pace import too_long
+from harness.training.errors import CheckpointError
 from harness.training.trial import Training, Trial
 
 _NAME = "resume"
@@ -36,11 +37,11 @@ def resume(trial: Trial) -> Evidence:
     """A run that goes on from a checkpoint, with a model built anew, is equal to the bit to one that was never interrupted."""
     if not any(parameter.requires_grad for parameter in trial.subject.model.parameters()):
         return Evidence(_NAME, Status.SKIPPED, "the model has no trainable parameter")
+    reason = too_long(trial, 2 * _BATCHES * _EPOCHS)
+    if reason:
+        return Evidence(_NAME, Status.SKIPPED, reason)
     with tempfile.TemporaryDirectory(prefix="modeltiers-resume-") as folder:
-        try:
-            return _Interruption(trial, Path(folder)).judge()
-        except DivergedError as error:
-            return Evidence(_NAME, Status.SKIPPED, f"the training diverges before it can be interrupted: {error}")
+        return _Interruption(trial, Path(folder)).judge()
 
 
 @dataclass
