@@ -8,11 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = ROOT / "examples"
 CONFIGS = sorted(
-    p.relative_to(EXAMPLES) for p in EXAMPLES.rglob("*") if p.suffix in (".json", ".toml") and "exports" not in p.parts
+    p.relative_to(EXAMPLES)
+    for p in EXAMPLES.rglob("*")
+    if p.suffix in (".json", ".toml") and "exports" not in p.parts and p.stem != "lm_tiny_monitoring"
 )
 
 
@@ -51,3 +54,22 @@ def test_digits_example_judges_real_images_in_two_processes(tmp_path: Path) -> N
     page = (tmp_path / "health_report.html").read_text()
     assert "digits" in page
     assert "<svg" in page
+
+
+def test_monitoring_example_gives_the_documented_object() -> None:
+    command = [sys.executable, "-m", "harness", "tiers", "--config", "examples/lm_tiny_monitoring.json", "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    answer = json.loads(done.stdout)
+    assert answer["status"] == answer["tiers"]["5"]["status"] == "ok"
+    assert answer["eval_metrics"]["loss"] == pytest.approx(4.9, abs=0.2)
+    assert answer["comparison"] is None
+    assert answer["drift"] is None
+    assert not (ROOT / "examples" / "experiments.db").exists()
+
+
+def test_the_workflow_runs_commands_that_exist() -> None:
+    jobs = yaml.safe_load((EXAMPLES / "github-actions-monitoring.yml").read_text())["jobs"]
+    (command,) = [step["run"] for step in jobs["gate"]["steps"] if step.get("name") == "Tier 5"]
+    assert command.split()[0] == "pytest"
+    done = subprocess.run(["pytest", "--help"], capture_output=True, text=True, check=True)
+    assert all(option in done.stdout for option in ("--model-config", "--model-report", "--junit-xml"))

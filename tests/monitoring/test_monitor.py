@@ -12,11 +12,14 @@ import pytest
 from monitored import PRODUCTION, Shop, open_shop, rows, write
 
 from harness.cli import main
+from harness.config import EvalConfig
 from harness.data.digest import dataset_id
 from harness.errors import ConfigError, DataError, UserError
 from harness.experiments import ExperimentDB, ExperimentError, UnknownRunError
+from harness.models.loading import model_source
 from harness.monitoring.data import open_window
 from harness.monitoring.profiles import ProfileMismatchError
+from harness.monitoring.run import run_tier5_monitoring
 
 
 @pytest.fixture(scope="module")
@@ -137,13 +140,11 @@ def test_another_evaluation_set_than_the_baselines_is_refused(shop: Shop) -> Non
 
 
 def test_the_same_file_with_other_content_is_another_set(shop: Shop, tmp_path: Path) -> None:
-    task = shop.config("eval.csv").task_spec()
+    task, data = shop.config("eval.csv").task_spec(), EvalConfig(path=str(tmp_path / "rows.csv"))
     ids = []
     for seed in (1, 1, 2):
         write(tmp_path / "rows.csv", *rows(50, seed))
-        ids.append(
-            dataset_id(open_window(task, shop.config("eval.csv").eval.model_copy(update={"path": str(tmp_path / "rows.csv")})))
-        )  # type: ignore[union-attr]
+        ids.append(dataset_id(open_window(task, data)))
     assert ids[0] == ids[1] != ids[2]
 
 
@@ -218,3 +219,27 @@ def test_runs_of_monitoring_do_not_take_the_baselines_name(shop: Shop) -> None:
     for _ in range(2):
         found = before.monitored("eval.csv", baseline_run_id="shop-1", run_name="shop-1", reference_profile_id=None)
         assert found["comparison"]["metrics"]["correct"]["look"] == 1
+
+
+def test_the_same_in_one_call(shop: Shop) -> None:
+    config = shop.config("clean.csv")
+    model = model_source(config).build(0)
+    found = run_tier5_monitoring(
+        model,
+        None,
+        config.task_spec(),
+        config.eval,
+        db=shop.database,
+        reference_profile_id=PRODUCTION,
+        train_cfg=config.train,
+        folder=shop.folder,
+        thresholds={"accuracy": 0.5},
+    )
+    assert found["status"] == "ok"
+    assert found["eval_metrics"] == shop.monitored("clean.csv")["eval_metrics"]
+    with ExperimentDB(shop.database) as db:
+        again = run_tier5_monitoring(
+            model, None, config.task_spec(), config.eval, db=db, reference_profile_id=shop.run_id, folder=shop.folder
+        )
+        assert db.get_names() == {PRODUCTION: shop.run_id}  # the caller's database stays open
+    assert again["drift"]["status"] == "ok"
