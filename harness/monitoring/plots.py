@@ -6,7 +6,8 @@ nothing of profiles.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from harness.health.plots import bin_labels
 from harness.monitoring.drift.kolmogorov import ks_distance
 from harness.monitoring.drift.report import DriftReport, FeatureDrift
 from harness.monitoring.drift.verdict import Verdict
-from harness.monitoring.profiles.features import CategoricalCounts, Feature, NumericCounts, Profile, VectorCounts
+from harness.monitoring.profiles.features import CategoricalCounts, NumericCounts, Profile, VectorCounts
 
 MOST_PLOTS = 6
 MOST_POINTS = 50
@@ -29,7 +30,7 @@ Plot = dict[str, Any]
 draws (``harness.health.plots``)."""
 
 
-def plots_of(report: DriftReport, reference: Profile, current: Profile) -> list[Plot]:
+def plots_of(report: DriftReport, reference: Profile, current: Profile, among: Container[str] | None = None) -> list[Plot]:
     """Plots of the features that changed, those that contribute most to the drift first, at most 6 of at most 50 shares.
 
     Numbers become shares between edges of the profile, of which neighbours are joined where there are too many. Levels are those that changed
@@ -40,20 +41,19 @@ def plots_of(report: DriftReport, reference: Profile, current: Profile) -> list[
         report: What the comparison of the two profiles came to.
         reference: The reference's profile.
         current: The window's. A feature that was compared on rows, and is in neither profile, has no plot.
+        among: The features to choose from; ``None`` for all.
     """
-    found: list[Plot] = []
-    for one in report.features:
-        before, now = reference.features.get(one.feature), current.features.get(one.feature)
-        if one.status in (Status.WARN, Status.FAIL) and before is not None and now is not None and len(found) < MOST_PLOTS:
-            found += _plots(one, before, now)
-    return found
+    changed = [one for one in report.features if one.status in (Status.WARN, Status.FAIL)]
+    chosen = [one for one in changed if among is None or one.feature in among]
+    return list(islice((plot for one in chosen for plot in _plots(one, reference, current)), MOST_PLOTS))
 
 
-def _plots(drift: FeatureDrift, reference: Feature, current: Feature) -> Iterator[Plot]:
+def _plots(drift: FeatureDrift, of_reference: Profile, of_current: Profile) -> Iterator[Plot]:
     """The plot of a feature, of the respect in which it changed; none where a side has no values."""
+    reference, current = of_reference.features.get(drift.feature), of_current.features.get(drift.feature)
     if isinstance(reference, VectorCounts) and isinstance(current, VectorCounts):
         reference, current = _direction(reference, current)
-    if not (reference.n and current.n):
+    if reference is None or current is None or not (reference.n and current.n):
         return
     head: Plot = {
         "feature": drift.feature,

@@ -13,7 +13,6 @@ from harness.experiments.command import Answer
 from harness.experiments.database import ExperimentDB
 from harness.models.loading import model_source
 from harness.monitoring.data import open_window
-from harness.monitoring.profiles.errors import ProfileError
 from harness.monitoring.profiles.features import Profile
 from harness.monitoring.profiles.summary import summary_rows, summary_table
 from harness.monitoring.reference import Reference
@@ -43,7 +42,7 @@ def profile_config(
 
     Args:
         config: The config.
-        db_path: Where the profile is stored; by default where the config says, if it says so.
+        db_path: Where the profile is stored; by default where the config says, if ``log_to_db`` or a run or a name asks for it.
         run: The run it is stored with; a new one by default.
         name: A name, such as ``"production"``, that refers to that run from now on.
         part: Which data.
@@ -52,10 +51,8 @@ def profile_config(
     Raises:
         UserError: What keeps it from being profiled or stored, in one line.
     """
-    if db_path is None and config.log_to_db:
+    if db_path is None and (config.log_to_db or name is not None or run is not None):
         db_path = config.database
-    if db_path is None and (name is not None or run is not None):
-        raise ProfileError("a name or a run needs a database to be found in: give `--db`, or `log_to_db` in the config")
     data = _opened(config, part)
     reference = reference_of(config, data, model)
     profile = reference.profile

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from safetensors.torch import save_file
 
+from harness.cli import main
 from harness.config import load_config
 from harness.experiments import ExperimentDB, ExperimentError, UnknownRunError
 from harness.experiments import log_profile_to_db as log_any_profile
@@ -107,8 +108,22 @@ def test_the_command_stores_with_a_run_that_is_there(tmp_path: Path) -> None:
         pass
     config = load_config(config_of(tmp_path))
     assert profile_config(config, path, run="trained").data["reference_profile_id"] == run.id
-    with pytest.raises(ProfileError, match="needs a database"):
-        profile_config(config, name="production")
+
+
+def test_a_name_is_stored_in_the_configs_own_database(tmp_path: Path) -> None:
+    config = load_config(config_of(tmp_path, db_path="own.db"))
+    assert profile_config(config).data["reference_profile_id"] is None
+    profile_config(config, name="production")
+    with ExperimentDB(tmp_path / "own.db") as db:
+        assert load_profile(db, "production").n == 100
+
+
+@pytest.mark.parametrize("words", [("--name", "production"), ("--run", "trained", "--part", "train")])
+def test_the_command_line(tmp_path: Path, words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    with ExperimentDB(tmp_path / "experiments.db") as db, db.start_run("trained"):
+        pass
+    assert main(["profile", "--config", str(config_of(tmp_path)), *words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["reference_profile_id"] in (1, 2)
 
 
 def test_summaries_say_what_values_are_like() -> None:
