@@ -42,6 +42,10 @@ class DataError(UserError, ValueError):
     """A data file is missing, unreadable, or does not fit the task."""
 
 
+class MissingPackageError(UserError, ImportError):
+    """A package is not installed; the message names the extra that brings it."""
+
+
 class TimeBudgetError(UserError, TimeoutError):
     """The model did not answer within the time budget."""
 

@@ -5,11 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from harness.errors import UserError
-
-
-class MissingPackageError(UserError, ImportError):
-    """A package is not installed; the message names the extra that brings it."""
+from harness.errors import MissingPackageError
 
 
 def optional_package(module: str, purpose: str) -> Any:

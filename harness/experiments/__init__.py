@@ -1,7 +1,8 @@
 """Experiments: runs, and what is remembered of them."""
 
+from harness.errors import MissingPackageError
 from harness.experiments.database import ExperimentDB
-from harness.experiments.errors import ExperimentError, MissingPackageError, UnknownRunError
+from harness.experiments.errors import ExperimentError, UnknownRunError
 from harness.experiments.profiles import get_profile, log_profile_to_db
 from harness.experiments.recorder import Rhythm
 from harness.experiments.records import (

@@ -8,7 +8,8 @@ from pathlib import Path
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from harness.experiments.errors import ExperimentError, MissingPackageError
+from harness.errors import MissingPackageError
+from harness.experiments.errors import ExperimentError
 
 
 def address_of(db_path: str | Path) -> URL:

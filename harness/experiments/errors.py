@@ -11,7 +11,3 @@ class ExperimentError(UserError, RuntimeError):
 
 class UnknownRunError(ExperimentError, LookupError):
     """No run has that id or name."""
-
-
-class MissingPackageError(ExperimentError, ImportError):
-    """A package is not installed; the message names the extra that brings it."""

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.errors import MissingPackageError
 from harness.experiments.database import ExperimentDB
 from harness.experiments.documents import flat
-from harness.experiments.errors import ExperimentError, MissingPackageError
+from harness.experiments.errors import ExperimentError
 from harness.experiments.records import MetricColumns, RunRecord, RunRef
 
 _STATUSES = {"running": "RUNNING", "finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}

@@ -19,7 +19,7 @@ from harness.config import EvalConfig, TrainingConfig
 from harness.data.dataset import Dataset
 from harness.data.digest import dataset_id
 from harness.data.loader import Loader, make_loader
-from harness.errors import UserError
+from harness.errors import MissingPackageError, UserError
 from harness.properties.subject import Subject
 from harness.tasks import TaskSpec
 from harness.threads import threads_for
@@ -30,7 +30,7 @@ from harness.training.dashboard import write_dashboard
 from harness.training.datasets import Datasets, open_datasets
 from harness.training.engines.forms import Formed
 from harness.training.engines.job import Batches, Engine, Job, is_lightning_module, steps_of_epoch
-from harness.training.errors import MissingPackageError, TrainingError
+from harness.training.errors import TrainingError
 from harness.training.evaluator import PREFIX, Evaluator
 from harness.training.history import History
 from harness.training.progress import Progress

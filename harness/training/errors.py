@@ -15,7 +15,3 @@ class CheckpointError(UserError, ValueError):
 
 class DivergedError(TrainingError, ArithmeticError):
     """The loss or a gradient became NaN or infinite."""
-
-
-class MissingPackageError(TrainingError, ImportError):
-    """A package is not installed; the message names the extra that brings it."""

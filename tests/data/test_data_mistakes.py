@@ -14,8 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_data import opened, task_of, write_images, write_rows
 
-from harness.data.packages import MissingPackageError
-from harness.errors import DataError
+from harness.errors import DataError, MissingPackageError
 
 TEXT, TABLE, LM = task_of("sequence_classification"), task_of("tabular_classification"), task_of("causal_lm")
 GOOD = '{"text": "fine", "label": 0}\n'

@@ -11,12 +11,13 @@ import torch
 from planted import DataBranch, Scores, language_model, make_exports
 from torch import Tensor, nn
 
+from harness.errors import MissingPackageError
 from harness.evidence import Status
 from harness.export.checks.table import judge_format
 from harness.export.exports import Exports
 from harness.export.formats import executorch as executorch_exporter
 from harness.export.formats.executorch import ExecuTorchExporter
-from harness.export.formats.exporter import ExportError, MissingPackageError
+from harness.export.formats.exporter import ExportError
 from harness.export.store.artifact import Manifest
 from harness.randomness import seeded
 from harness.tasks import TaskSpec, TaskType

@@ -9,10 +9,11 @@ import torch
 from planted import TABLE, DataBranch, RowLoop, Scores, language_model, make_exports, with_nan
 from torch import Tensor, nn
 
+from harness.errors import MissingPackageError
 from harness.evidence import Status
 from harness.export.checks.table import judge_format
 from harness.export.exports import Exports
-from harness.export.formats.exporter import ExportError, MissingPackageError
+from harness.export.formats.exporter import ExportError
 from harness.export.formats.openvino import OpenVINOExporter
 from harness.randomness import seeded
 from harness.tasks import TaskSpec, TaskType

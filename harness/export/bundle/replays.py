@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from harness.config import ExportConfig
+from harness.errors import MissingPackageError
 from harness.evidence import Evidence, Status, counted
 from harness.export.bundle.golden import Golden, load_arrays
 from harness.export.bundle.manifest import INFERENCE, MANIFEST
 from harness.export.bundle.signature import runtime_of
 from harness.export.bundle.texts import inference_script, runnable
-from harness.export.formats.exporter import ExportError, MissingPackageError
+from harness.export.formats.exporter import ExportError
 from harness.export.formats.table import FORMATS
 from harness.export.fresh.run import run_fresh
 from harness.properties.difference import difference

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container
 
-from harness.errors import UserError
+from harness.errors import MissingPackageError, UserError
 from harness.evidence import Evidence, Status
 from harness.export.checks.contracts import dynamic_axes, exports_to, inference_mode
 from harness.export.checks.files import fresh_process, validation
@@ -13,7 +13,6 @@ from harness.export.checks.models import MODEL_CHECKS
 from harness.export.checks.parity import numerical_consistency
 from harness.export.checks.performance import performance_benchmark, quantisation
 from harness.export.exports import Exports
-from harness.export.formats.exporter import MissingPackageError
 from harness.threads import threads_for
 
 FORMAT_CHECKS: dict[str, Callable[[Exports, str], Evidence]] = {

@@ -9,16 +9,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from harness.config import ExportConfig
-from harness.errors import UserError
+from harness.errors import MissingPackageError, UserError
 from harness.export.program import Program, Runner
 
 
 class ExportError(UserError, RuntimeError):
     """A model could not be exported to a format, or an artifact could not be used."""
-
-
-class MissingPackageError(UserError, ImportError):
-    """A format needs a package that is not installed."""
 
 
 @dataclass(frozen=True)

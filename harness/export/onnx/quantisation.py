@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.batches import Batch
+from harness.errors import MissingPackageError
 from harness.export.formats.exported_program import quiet
-from harness.export.formats.exporter import ExportError, MissingPackageError
+from harness.export.formats.exporter import ExportError
 from harness.user_code import raised
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
-from harness.experiments.errors import ExperimentError, MissingPackageError
+from harness.errors import MissingPackageError
+from harness.experiments.errors import ExperimentError
 from harness.sweeps.job import Job, Outcome, do_job
 
 _STOP_SECONDS = 5.0
