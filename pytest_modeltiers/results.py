@@ -128,7 +128,8 @@ def to_check(result: Result) -> CheckResult:
             "examples": result.finding.get("examples"),
             "measured": _finite(evidence.measured),
             "bound": _finite(evidence.bound),
-            "facts": {key: value for key, value in evidence.details.items() if key != "layers"} if result.tier > 1 else None,
+            "facts": _without_plots(evidence.details) if result.tier > 1 else None,
+            "plots": evidence.details.get("plots"),
         }
     if result.finding.get("cut"):
         details["cut"] = "the time budget ended the search early"
@@ -167,7 +168,11 @@ def without_plots(finding: dict[str, Any]) -> dict[str, Any]:
     evidence = finding.get("evidence")
     if not evidence:
         return finding
-    return {**finding, "evidence": {**evidence, "details": {k: v for k, v in evidence["details"].items() if k != "layers"}}}
+    return {**finding, "evidence": {**evidence, "details": _without_plots(evidence["details"])}}
+
+
+def _without_plots(details: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in details.items() if key not in ("layers", "plots")}
 
 
 def _finite(value: float | None) -> float | str | None:

@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from harness.health.plots import ranking
 from harness.health.report import CheckResult, CheckStatus, ExportHealthReport, SkippedCheck
 
 GLYPHS: dict[CheckStatus, str] = {"failed": "✕", "warning": "▲", "passed": "✓"}
@@ -67,6 +68,8 @@ def facts_of(check: CheckResult) -> list[Fact]:
         ("Test", "nodeid", True),
     )
     facts = [Fact(label, str(check.details[key]), code) for label, key, code in rows if check.details.get(key)]
+    contributions = ranking(check)
+    facts += [Fact("Contributions", contributions)] if contributions else []
     command = _rerun(check)
     return [*facts, Fact("Run it again", command, code=True)] if command else facts
 

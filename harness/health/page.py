@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from harness.health import markdown
+from harness.health.plots import BAR_ROW, CURVE_HEIGHT, comparisons_of
 from harness.health.report import CheckStatus, ExportHealthReport
 
 ROW_HEIGHT = 32
@@ -150,6 +151,11 @@ def shorten(name: str, limit: int = _MAX_LABEL) -> str:
     return f"{name[:head]}…{name[len(name) - (limit - 1 - head) :]}"
 
 
+def share_text(share: float) -> str:
+    """``12.3%``; ``<0.1%`` of a share that would round to nothing."""
+    return "<0.1%" if 0 < share < 0.0005 else f"{share:.1%}"
+
+
 def _plot(layers: Sequence[dict[str, Any]], key: str, title: str, caption: str) -> Plot:
     values = [_number(layer.get(key)) for layer in layers]
     drawn = [value for value in values if _drawable(value)]
@@ -239,13 +245,23 @@ def _prose(text: Any) -> Markup:
 def _environment() -> Environment:
     loader = PackageLoader("harness.health", "")
     environment = Environment(autoescape=True, loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"prose": _prose, "number": _cell, "shape": shape_text, "took": markdown.duration_text}
+    environment.filters |= {
+        "prose": _prose,
+        "number": _cell,
+        "shape": shape_text,
+        "took": markdown.duration_text,
+        "shorten": shorten,
+        "share": share_text,
+    }
     environment.globals |= {
         "glyphs": markdown.GLYPHS,
         "words": markdown.WORDS,
         "facts_of": markdown.facts_of,
         "tried": markdown.examples_text,
         "row_height": ROW_HEIGHT,
+        "bar_row": BAR_ROW,
+        "curve_height": CURVE_HEIGHT,
+        "comparisons_of": comparisons_of,
         "id": id,
     }
     return environment

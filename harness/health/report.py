@@ -24,7 +24,8 @@ class CheckResult:
         status: The verdict.
         message: One sentence.
         details: JSON-ready facts. Those with a meaning to the report: ``tier`` (int), ``nodeid``, ``property``, ``statement``,
-            ``counterexample``, ``module``, ``cause``, ``comparison``, ``examples`` (how many inputs were tried).
+            ``counterexample``, ``module``, ``cause``, ``comparison``, ``examples`` (how many inputs were tried),
+            ``plots`` (see ``harness.health.plots``), which are drawn where the check failed or warned.
         duration_seconds: How long it took.
         recommendation: What to do about a failure or a warning.
     """

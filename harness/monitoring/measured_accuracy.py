@@ -37,7 +37,7 @@ def _estimate(right_before: int, before: int, right_now: int, now: int) -> Accur
     q, (low_q, high_q) = right_now / now, _wilson(right_now, now)
     least = p - q - math.hypot(p - low_p, high_q - q)
     most = p - q + math.hypot(high_p - p, q - low_q)
-    return AccuracyEstimate(q, (low_q, high_q), p, p - q, (least, most), now, before)
+    return AccuracyEstimate(q, (low_q, high_q), p, p - q, (least, most), now, before, is_measured=True)
 
 
 def _wilson(right: int, n: int) -> tuple[float, float]:

@@ -17,9 +17,10 @@ from harness.monitoring.drift.compare import compare_profiles
 from harness.monitoring.expectations import Expectations
 from harness.monitoring.gate import Comparisons, compare_with_baseline
 from harness.monitoring.reference import Reference, load_reference
+from harness.monitoring.shifted import ShiftedRow, shifted_rows
 from harness.monitoring.slices import slices_of
 from harness.monitoring.verdict import WindowVerdict
-from harness.monitoring.window import Window, measure_window
+from harness.monitoring.window import Window, input_columns, measure_window
 from harness.tasks import TaskSpec, TaskType
 from harness.threads import threads_for
 
@@ -176,6 +177,14 @@ class Monitor:
             reference.profile, window.profile, alpha=self.expectations.alpha, floors=self.expectations.floors
         )
         return WindowVerdict.of(drift, reference, window, self.expectations.harm_margin)
+
+    @cached_property
+    def shifted(self) -> list[ShiftedRow]:
+        """The rows whose inputs have become more frequent, at most ten; they are read once more."""
+        if self.verdict is None or self.reference is None or self.window is None:
+            return []
+        columns = input_columns(self.data, self.task, self.batch_size)
+        return shifted_rows(self.verdict.drift, self.reference.profile, self.window.profile, columns)
 
 
 def _existing(db_path: str | Path) -> ExperimentDB:

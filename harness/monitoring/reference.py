@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from harness.experiments.database import ExperimentDB
 from harness.experiments.errors import ExperimentError
 from harness.experiments.records import RunRef
@@ -31,8 +33,10 @@ class Reference:
     @classmethod
     def of(cls, window: Window) -> Reference:
         """The reference that measured rows make."""
-        known = window.confidence is not None and window.correct is not None
-        return cls(window.profile, fit_threshold(window.confidence, window.correct) if known else None)  # type: ignore[arg-type]
+        sure, right = window.confidence, window.correct
+        if sure is None or right is None or not np.isfinite(right).any():
+            return cls(window.profile)
+        return cls(window.profile, fit_threshold(sure, right))
 
     def store(self, db: ExperimentDB, run: RunRef) -> int:
         """Stores it with a run, in the place of an older one.

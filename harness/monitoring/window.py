@@ -72,6 +72,18 @@ def measure_window(
     return Window(profile, None if entropy is None else -entropy, log.column(_CORRECT))
 
 
+def input_columns(data: Dataset, task: TaskSpec, batch_size: int) -> Iterator[dict[str, NDArray[np.float64]]]:
+    """The numbers measured of the inputs, by feature, ``[B]`` each; some rows at a time.
+
+    Args:
+        data: The dataset.
+        task: What its rows are for.
+        batch_size: Rows at once.
+    """
+    for block in source_of(data, Options(task, batch_size=batch_size)).blocks(None):
+        yield {name: values.values for name, values in block.values.items() if isinstance(values, Numbers)}
+
+
 class _RowLog:
     """Keeps some numbers of every row as the blocks go by."""
 

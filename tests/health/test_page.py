@@ -165,7 +165,10 @@ def test_a_report_of_skipped_checks_gives_the_reasons() -> None:
 
 
 def test_no_text_of_a_report_becomes_markup() -> None:
-    hostile = CheckResult(HOSTILE, "failed", HOSTILE, {key: HOSTILE for key in LEAK.details if key != "tier"}, 0.0, HOSTILE)
+    bars = {"kind": "categorical", "reference": [1.0], "current": [1.0]}
+    details = {key: HOSTILE for key in LEAK.details if key != "tier"}
+    details_with_plot = {**details, "plots": [{**bars, "title": HOSTILE, "caption": HOSTILE, "labels": [HOSTILE]}]}
+    hostile = CheckResult(HOSTILE, "failed", HOSTILE, details_with_plot, 0.0, HOSTILE)
     fields = {
         "model_name": HOSTILE,
         "timestamp": HOSTILE,
@@ -175,7 +178,12 @@ def test_no_text_of_a_report_becomes_markup() -> None:
         "layers": [layer(HOSTILE, shape=HOSTILE), layer(HOSTILE, rms=HOSTILE, count=HOSTILE, trainable=HOSTILE)],
     }
     harmless = CheckResult(
-        "name", "failed", "message `code`", {key: "x `code`" for key in LEAK.details if key != "tier"}, 0.0, "y `code`"
+        "name",
+        "failed",
+        "message `code`",
+        {**dict.fromkeys(details, "x `code`"), "plots": [{**bars, "title": "t", "caption": "c `code`", "labels": ["l"]}]},
+        0.0,
+        "y `code`",
     )
     plain = {**fields, "model_name": "m", "timestamp": "t", "coverage": "c `code`", "model_facts": {"f": "g `code`"}}
     plain |= {
@@ -212,6 +220,22 @@ def test_a_gradient_that_is_missing_is_marked_unless_the_parameter_is_frozen() -
     layers = [layer("a"), layer("b", grad_rms=None), layer("c", grad_rms=0.0), layer("d", grad_rms=None, trainable=False)]
     rows = parameter_plots(layers)[1].rows
     assert [(row.text, row.alarming) for row in rows] == [("0.001", False), ("none", True), ("0", True), ("none, frozen", False)]
+
+
+def test_the_plots_of_a_check_are_drawn_on_its_card_described_and_repeated_as_a_table() -> None:
+    numeric = {"title": "age", "kind": "numeric", "caption": "older", "reference": [0.1, 0.4, 0.5], "current": [0.2, 0.2, 0.6]}
+    bars = {"title": "city", "kind": "categorical", "reference": [0.75, 0.25], "current": [0.5, 0.5], "labels": ["Rome", "Oslo"]}
+    drift = CheckResult("drift", "failed", "It drifted", {"tier": 5, "plots": [{**numeric, "edges": [20, 30]}, bars]})
+    page = page_of(drift, CheckResult("fine", "passed", "It did not", {"plots": [bars]}))
+    drawn = [attrs for tag, attrs, _ in page.elements if tag == "svg" and attrs.get("aria-labelledby")]
+    ids = {attrs["id"] for _, attrs, _ in page.elements if "id" in attrs}
+    assert len(drawn) == 2
+    assert all(set((attrs["aria-labelledby"] or "").split()) <= ids for attrs in drawn)
+    assert page.texts("desc")[1].endswith("The largest change is that of Rome, from 75.0% to 50.0%.")
+    assert len([tag for tag, _, _ in page.elements if tag == "polyline"]) == 2
+    assert [attrs["width"] for tag, attrs, _ in page.elements if tag == "rect"] == ["100.0%", "66.67%", "33.33%", "66.67%"]
+    assert page.texts("th", scope="row")[:3] == ["below 20", "20 to 30", "30 and above"]
+    assert page.texts("td", class_="figure")[:4] == ["10.0%", "20.0%", "40.0%", "20.0%"]
 
 
 def test_a_zero_bias_is_nothing_to_worry_about() -> None:

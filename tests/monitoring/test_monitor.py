@@ -14,9 +14,12 @@ from monitored import PRODUCTION, Shop, open_shop, rows, write
 from harness.cli import main
 from harness.config import EvalConfig
 from harness.data.digest import dataset_id
+from harness.data.examples import example_maker
 from harness.errors import ConfigError, DataError, UserError
 from harness.experiments import ExperimentDB, ExperimentError, UnknownRunError
 from harness.models.loading import model_source
+from harness.monitoring.checks import judge_monitoring
+from harness.monitoring.command import monitor_of
 from harness.monitoring.data import open_window
 from harness.monitoring.profiles import ProfileMismatchError
 from harness.monitoring.run import run_tier5_monitoring
@@ -243,3 +246,17 @@ def test_the_same_in_one_call(shop: Shop) -> None:
         )
         assert db.get_names() == {PRODUCTION: shop.run_id}  # the caller's database stays open
     assert again["drift"]["status"] == "ok"
+
+
+def test_the_rows_nearest_to_the_shift_are_named(shop: Shop, monitored: Monitored) -> None:
+    config = shop.config("shifted.csv")
+    monitor = monitor_of(config, model_source(config).build(0))
+    evidence = judge_monitoring("drift", monitor, "inputs")
+    assert evidence.counterexample.startswith("nearest to the shift: row ")
+    features, _ = rows(1000, 4, move=0.6)
+    assert features[[row["index"] for row in evidence.details["nearest"]], 0].min() > 0.6
+    assert [plot["feature"] for plot in evidence.details["plots"]] == ["age"]
+
+
+def test_data_without_labels_is_no_collection_error(shop: Shop) -> None:
+    example_maker(shop.config("unlabelled.csv"))

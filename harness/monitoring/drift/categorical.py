@@ -82,7 +82,7 @@ def compare_cells(feature: str, aspect: str, cells: Cells, floor: float, draws: 
         p=contingency_p_value(cells.reference, cells.current, draws),
         effect=Effect("Cramér's V", *cramers_v(cells.reference, cells.current), floor),
         resolution=resolution,
-        where=_where(cells),
+        where=where_in(cells),
     )
 
 
@@ -91,11 +91,11 @@ def chi_square_constant(alpha: float, power: float, df: int) -> float:
     return math.sqrt(noncentrality_for(power, alpha, df)) / 2
 
 
-def _where(cells: Cells) -> str:
+def where_in(cells: Cells) -> str:
     """``'cat' went from 12% to 31%``, of the named cell that makes most of the difference."""
     p, q = cells.reference / cells.reference.sum(), cells.current / cells.current.sum()
     parts = np.where([bool(label) for label in cells.labels], (p - q) ** 2 / (p + q), -1.0)
     most = int(parts.argmax())
     if parts[most] <= 0:
         return ""
-    return f"{cells.labels[most]!r} went from {p[most]:.1%} to {q[most]:.1%}"
+    return f"{cells.labels[most]} went from {p[most]:.1%} to {q[most]:.1%}"

@@ -29,7 +29,7 @@ class Cells:
     """A table of two samples.
 
     Attributes:
-        labels: What is in each cell, ``K``.
+        labels: What is in each cell, in words, ``K``; empty where that is too much to say.
         reference: int64 ``[K]``.
         current: int64 ``[K]``.
     """
@@ -76,16 +76,21 @@ def cells_of(reference: CategoricalCounts, current: CategoricalCounts) -> Cells:
 
 
 def _levels_and_buckets(reference: CategoricalCounts, current: CategoricalCounts) -> Cells:
-    """The levels that are certain, and by bucket what remains."""
+    """The levels that are certain, and by bucket what remains.
+
+    In the order of their names: a profile lists levels by their counts in the reference, so that of two with equally many values in both
+    samples together, its order would tell which has more of them in the window.
+    """
     m, n = present(reference), present(current)
-    certain = np.flatnonzero(_certain(reference, current, m, n))
+    found = np.flatnonzero(_certain(reference, current, m, n)).tolist()
+    certain = np.array(sorted(found, key=lambda place: reference.levels[place]), np.intp)
     rests = []
     for side, total in ((reference, m), (current, n)):
         buckets = side.buckets.copy() if side.buckets.size else np.array([total])
         places = [bucket_of(side.levels[level]) if side.buckets.size else 0 for level in certain]
         np.subtract.at(buckets, np.array(places, np.intp), side.counts[certain])
         rests.append(np.concatenate([side.counts[certain], buckets]))
-    labels = tuple(reference.levels[level] for level in certain) + ("",) * (len(rests[0]) - len(certain))
+    labels = tuple(repr(reference.levels[level]) for level in certain) + ("",) * (len(rests[0]) - len(certain))
     return Cells(labels, *rests)
 
 

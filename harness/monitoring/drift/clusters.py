@@ -7,13 +7,15 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.monitoring.drift.cells import MIN_EXPECTED
+from harness.monitoring.drift.categorical import where_in
+from harness.monitoring.drift.cells import MIN_EXPECTED, Cells
 from harness.monitoring.drift.chi_square import noncentrality_for
 from harness.monitoring.drift.contingency import cramers_v
 from harness.monitoring.drift.difference import ALIKE, TOO_FEW, Difference, nothing_to_compare
 from harness.monitoring.drift.effect import Effect, Resolution
 from harness.monitoring.drift.kolmogorov import ks_p_value
 from harness.monitoring.profiles.features import CategoricalCounts, Clusters
+from harness.monitoring.profiles.levels import bucket_of
 
 _FEWEST_ROWS = 10
 
@@ -41,21 +43,23 @@ def compare_clusters(feature: str, reference: CategoricalCounts, current: Catego
     if not p_values:
         why = ALIKE if len(filled) == 1 else TOO_FEW
         return nothing_to_compare(feature, "values", "chi-square by bucket", "Cramér's V", floor, resolution, why)
+    bucket = min(p_values, key=lambda bucket: p_values[bucket])
     return Difference(
         feature=feature,
         aspect="values",
         test="chi-square by bucket",
-        p=min(1.0, len(p_values) * min(p_values)),
+        p=min(1.0, len(p_values) * p_values[bucket]),
         effect=Effect("Cramér's V", *cramers_v(reference.buckets[filled], current.buckets[filled], design), floor),
         resolution=resolution,
+        where=_where(reference, current, bucket),
     )
 
 
-def _tests(reference: CategoricalCounts, current: CategoricalCounts) -> tuple[float, list[float]]:
+def _tests(reference: CategoricalCounts, current: CategoricalCounts) -> tuple[float, dict[int, float]]:
     """The mean design effect, and a p-value for every bucket that can be tested."""
     one, other = reference.clusters, current.clusters
     if one is None or other is None or min(one.rows, other.rows) < _FEWEST_ROWS:
-        return 1.0, []
+        return 1.0, {}
     pooled = reference.buckets + current.buckets
     both = design_effects(pooled, one.merge(other))
     each = [design_effects(side.buckets, clusters) for side, clusters in ((reference, one), (current, other))]
@@ -63,7 +67,14 @@ def _tests(reference: CategoricalCounts, current: CategoricalCounts) -> tuple[fl
     shares = pooled / pooled.sum()
     weights = (1 - shares) * (shares > 0)
     mean = float(both @ weights / max(weights.sum(), 1e-12))
-    return mean, [_p_value(reference, current, bucket, largest[bucket]) for bucket in _tested(reference, current, both)]
+    return mean, {bucket: _p_value(reference, current, bucket, largest[bucket]) for bucket in _tested(reference, current, both)}
+
+
+def _where(reference: CategoricalCounts, current: CategoricalCounts, bucket: int) -> str:
+    """What happened to the level that makes most of a bucket's difference."""
+    inside = [place for place, level in enumerate(reference.levels) if bucket_of(level) == bucket]
+    sides = [np.array([*side.counts[inside], side.buckets.sum() - side.counts[inside].sum()]) for side in (reference, current)]
+    return where_in(Cells((*(repr(reference.levels[place]) for place in inside), ""), *sides))
 
 
 def design_effects(values: NDArray[np.int64], clusters: Clusters) -> NDArray[np.float64]:

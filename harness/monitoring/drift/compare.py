@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from harness.monitoring.drift.categorical import compare_absent, compare_categories, compare_missing
 from harness.monitoring.drift.clusters import compare_clusters
 from harness.monitoring.drift.difference import Difference
 from harness.monitoring.drift.floors import DEFAULT_FLOORS, Floors
-from harness.monitoring.drift.numeric import compare_numbers
-from harness.monitoring.drift.report import DriftReport, judge_differences
+from harness.monitoring.drift.numeric import compare_directions, compare_numbers
+from harness.monitoring.drift.report import DriftReport, check_probabilities, judge_differences
 from harness.monitoring.drift.unseen import compare_unseen
-from harness.monitoring.drift.vectors import compare_directions
+from harness.monitoring.profiles.errors import ProfileMismatchError
 from harness.monitoring.profiles.features import (
     CategoricalCounts,
     Feature,
@@ -20,9 +21,11 @@ from harness.monitoring.profiles.features import (
     Profile,
     VectorCounts,
     check_same_scale,
+    is_optional,
 )
 
-_FEWEST_DRAWS = 1999
+_FEWEST_DRAWS = 1_999
+_MOST_DRAWS = 99_999  # about two seconds for a feature of a hundred levels
 _HYPOTHESES_A_FEATURE = 3
 
 
@@ -43,24 +46,39 @@ def compare_profiles(
 
     Args:
         reference: The reference's profile.
-        current: The window's, counted on the reference's scales; it may lack labels and outputs.
+        current: The window's, counted on the reference's scales; it may lack labels and outputs, which are then not compared.
         alpha: The probability of a failure without drift, at most.
         floors: The least effects that matter.
         min_power: How likely a drift at its floor must be seen for the window to count as large enough; 0 asks for nothing.
         more: Differences measured on rows (``compare_embeddings``), to be judged together with those of the profiles.
 
     Raises:
-        ProfileMismatchError: The profiles were not counted on the same scales.
+        ProfileMismatchError: The profiles were not counted on the same scales, or the window lacks a feature of the inputs.
+        ValueError: ``alpha`` or ``min_power`` is no probability that can be asked for.
     """
-    reference = reference.only(current.features)
-    check_same_scale(reference, current)
-    draws = max(_FEWEST_DRAWS, math.ceil(2 * _HYPOTHESES_A_FEATURE * len(reference.features) / alpha))
+    check_probabilities(alpha, min_power)
+    shared = _shared(reference, current)
+    enough = math.ceil(2 * _HYPOTHESES_A_FEATURE * len(shared.features) / alpha)
+    draws = min(max(_FEWEST_DRAWS, enough), _MOST_DRAWS)
     found = [
         difference
-        for name, feature in reference.features.items()
+        for name, feature in shared.features.items()
         for difference in _differences(name, feature, current.features[name], floors, draws)
     ]
-    return judge_differences([*found, *more], reference_n=reference.n, current_n=current.n, alpha=alpha, min_power=min_power)
+    report = judge_differences([*found, *more], reference_n=reference.n, current_n=current.n, alpha=alpha, min_power=min_power)
+    return replace(report, not_compared=tuple(name for name in reference.features if name not in shared.features))
+
+
+def _shared(reference: Profile, current: Profile) -> Profile:
+    """The reference's part that the window can be compared with: all of it but the labels and outputs that the window may lack."""
+    lacking = next((name for name in reference.features if name not in current.features and not is_optional(name)), None)
+    if lacking is not None:
+        raise ProfileMismatchError(
+            f"the window has no feature {lacking!r}, which its reference has: count it on the reference, or compare `reference.only(...)`"
+        )
+    shared = reference.only(current.features)
+    check_same_scale(shared, current)
+    return shared
 
 
 def _differences(name: str, reference: Feature, current: Feature, floors: Floors, draws: int) -> Iterator[Difference]:

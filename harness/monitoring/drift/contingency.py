@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.monitoring.drift.chi_square import chi_square_tail
+from harness.monitoring.drift.chi_square import chi_square_tail, noncentrality_interval
 from harness.monitoring.drift.kolmogorov import ks_p_value
 from harness.monitoring.drift.permutations import permutation_p_value
 
@@ -15,7 +15,6 @@ Counts = NDArray[np.int64]
 
 _PLENTY = 20.0  # expected in a cell, from which on the chi-square distribution holds far into its tail
 _CLEARLY_NONE = 0.3
-_Z = 1.959964
 _MOST_COLORS = 10**9 - 1  # of NumPy's hypergeometric distribution
 
 
@@ -83,7 +82,8 @@ def cramers_v(reference: Counts, current: Counts, design: float = 1.0) -> tuple[
     """Cramér's V less its bias (Bergsma 2013), with a 95% interval.
 
     V as it is usually computed shrinks as the one sample outgrows the other, so that a reference of a million rows would hide any drift.
-    Here both samples weigh the same; for samples of one size this is Bergsma's V.
+    Here both samples weigh the same; for samples of one size this is Bergsma's V. The interval is that of the noncentrality, so that it
+    agrees with the test.
 
     Args:
         reference: Counts by category, ``[K]``, not all 0.
@@ -93,19 +93,14 @@ def cramers_v(reference: Counts, current: Counts, design: float = 1.0) -> tuple[
     Returns:
         V, and the lower and the upper end of its interval.
     """
-    m, n = int(reference.sum()), int(current.sum())
-    p, q = reference / m, current / n
-    size = max(4 * m * n / (m + n) / design, 2.0)
-    df = len(reference) - 1
-    phi2 = float(((p - q) ** 2 / (2 * (p + q))).sum()) - df / (size - 1)
-    variance = 2 * df / size**2 + design * (_variance(p, q) / m + _variance(q, p) / n)  # by chance alone, and by the delta method
-    margin = _Z * math.sqrt(variance)
-    largest = 1 - 1 / size
-    value, low, high = (math.sqrt(min(1.0, max(0.0, end) / largest)) for end in (phi2, phi2 - margin, phi2 + margin))
-    return value, low, high
+    p, q = reference / reference.sum(), current / current.sum()
+    size = max(effective_size(int(reference.sum()), int(current.sum())) / design, 3.0)
+    phi2, df = float(((p - q) ** 2 / (2 * (p + q))).sum()), len(reference) - 1
+    low, high = (math.sqrt(min(1.0, end / size)) for end in noncentrality_interval(size * phi2, df))
+    value = max(0.0, phi2 - df / (size - 1)) / (1 - 1 / (size - 1))
+    return math.sqrt(min(1.0, value)), low, high
 
 
-def _variance(p: NDArray[np.float64], q: NDArray[np.float64]) -> float:
-    """Of phi squared by the delta method, for one value drawn from ``p``."""
-    slope = (p - q) * (p + 3 * q) / (2 * (p + q) ** 2)
-    return float(p @ slope**2 - (p @ slope) ** 2)
+def effective_size(m: int, n: int) -> float:
+    """Rows of two samples of one size that show as much as ``m`` and ``n`` do."""
+    return 4 * m * n / (m + n)

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 Constant = Callable[[float, float], float]
 
+GOOD_POWER = 0.8
+"""How likely an effect must be seen to be called detectable."""
+
 
 @dataclass(frozen=True)
 class Effect:

@@ -13,12 +13,11 @@ from harness.monitoring.drift.classifier_test import FOLDS, ClassifierTest, clas
 from harness.monitoring.drift.difference import ALIKE, TOO_FEW, Difference, nothing_to_compare
 from harness.monitoring.drift.effect import Effect, Resolution
 from harness.monitoring.drift.floors import DEFAULT_FLOORS, Floors
-from harness.monitoring.drift.kernels import gaussian_kernel
-from harness.monitoring.drift.mmd import mmd_p_value
+from harness.monitoring.drift.mmd import gaussian_kernel, mmd_p_value
 from harness.monitoring.drift.rows import Rows
 
 MOST_ROWS = 1000
-_DRAWS = 1999
+_DRAWS = 9_999
 _FEWEST_ROWS = 2 * FOLDS
 
 
@@ -41,11 +40,11 @@ def compare_embeddings(
         current: Vectors ``[M, D]``.
         feature: What they are called.
         floors: The least effects that matter.
-        draws: Most permutations.
+        draws: Most permutations. No p-value is below ``1 / (draws + 1)``, so that there should be many times ``tests / alpha``.
         most_rows: The most rows to use of either; time grows with the square of it.
 
     Raises:
-        ValueError: They are not of the same width.
+        DataError: They are not of the same width.
     """
     rows = Rows.of(reference, current, most_rows)
     return [_compare(rows, feature, floors.auc, draws), *_missing(rows, feature, floors.cramers_v, draws)]

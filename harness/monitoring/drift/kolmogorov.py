@@ -13,8 +13,6 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.monitoring.drift.factorials import log_binomial
-
 Counts = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
@@ -121,19 +119,24 @@ def _share_inside(pooled: Counts, n: int, widest: int) -> float:
         lowest = max(lowest, low)
         if not walk.size:
             return 0.0
-    left = n - lowest - np.arange(walk.size)  # in the last bin is what is left of the current sample
-    possible = (left >= 0) & (left <= pooled[-1])
-    if not possible.any():
-        return 0.0
-    ends = log_binomial(left[possible], int(pooled[-1]), share) - log_binomial(n, total, share)
-    return float(walk[possible] @ np.exp(ends))
+    first, probabilities = _step(int(pooled[-1]), share)
+    left = n - lowest - np.arange(walk.size) - first  # in the last bin is what is left of the current sample
+    possible = (left >= 0) & (left < probabilities.size)
+    first, whole = _step(total, share)
+    return float(walk[possible] @ probabilities[left[possible]] / whole[n - first])
 
 
 def _step(count: int, share: float) -> tuple[int, Floats]:
-    """How many of a bin's values are the current sample's: the least number, and the probabilities from there."""
+    """How many of a bin's values are the current sample's, a binomial number: the least, and the probabilities from there.
+
+    Each probability is made of the one before, so that counts of any size lose no digits, as logarithms of their factorials would.
+    """
     reach = _REACH * math.sqrt(count * share * (1 - share)) + _REACH
     low, high = max(0, math.floor(count * share - reach)), min(count, math.ceil(count * share + reach))
-    return low, np.exp(log_binomial(np.arange(low, high + 1), count, share))
+    k = np.arange(low, high, dtype=np.float64)
+    logs = np.append(0.0, np.cumsum(np.log((count - k) / (k + 1) * (share / (1 - share)))))
+    weights = np.exp(logs - logs.max())
+    return low, weights / weights.sum()
 
 
 def _bridge_inside(times: Floats, bound: float) -> float:
@@ -146,8 +149,8 @@ def _bridge_inside(times: Floats, bound: float) -> float:
     before = 0.0
     for time in times.tolist():
         spread = math.sqrt(time - before)
-        if spread < 2 * width:
-            continue  # it hardly moved since the last edge, and the cells are too wide to see it
+        if min(spread, math.sqrt(1 - time)) < 2 * width:
+            continue  # it hardly moves from the last edge or to the end, and the cells are too wide to see it
         if not density.size:
             density = _normal(cells, spread)
         else:

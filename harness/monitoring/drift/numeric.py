@@ -1,8 +1,9 @@
-"""Numbers compared: the distance of Kolmogorov and Smirnov, at the edges of the profile."""
+"""Numbers compared: the distance of Kolmogorov and Smirnov, at the edges of the profile; and vectors, by a few of their coordinates."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from statistics import NormalDist
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from harness.monitoring.drift.difference import ALIKE, Difference, nothing_to_compare
 from harness.monitoring.drift.effect import Effect, Resolution
 from harness.monitoring.drift.kolmogorov import ks_critical, ks_distance, ks_p_value
-from harness.monitoring.profiles.features import NumericCounts
+from harness.monitoring.profiles.features import NumericCounts, VectorCounts
 
 _CONFIDENCE = 0.95
 
@@ -47,6 +48,23 @@ def compare_numbers(feature: str, reference: NumericCounts, current: NumericCoun
         noise=_mean_square(among) * (1 / m + 1 / n),
         where=_where(reference, current),
     )
+
+
+def compare_directions(feature: str, reference: VectorCounts, current: VectorCounts, floor: float) -> Difference:
+    """The difference of vectors along the random direction where it is most significant, corrected for their number.
+
+    Args:
+        feature: Name of the feature.
+        reference: Its counts in the reference.
+        current: Its counts in the window, along the same directions.
+        floor: The least D that matters.
+    """
+    pairs = zip(reference.directions, current.directions, strict=True)
+    among = len(reference.directions)
+    found = [compare_numbers(feature, one, other, floor, among) for one, other in pairs]
+    best = min(range(among), key=lambda direction: (found[direction].p, -found[direction].effect.value))
+    where = f"along random direction {best + 1} of {among}"
+    return replace(found[best], test="KS along random directions", where=where)
 
 
 def _constant(alpha: float, power: float, edges: int, among: int) -> float:

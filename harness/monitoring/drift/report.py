@@ -9,9 +9,8 @@ from typing import Any
 from harness.evidence import Evidence, Status
 from harness.monitoring.drift import wording
 from harness.monitoring.drift.difference import Difference
-from harness.monitoring.drift.discovery import false_discovery
+from harness.monitoring.drift.multiplicity import false_discovery, holm
 from harness.monitoring.drift.verdict import Verdict
-from harness.monitoring.gate.holm import adjusted
 
 
 @dataclass(frozen=True)
@@ -79,6 +78,7 @@ class DriftReport:
         alpha: The probability of a failure without drift, at most.
         features: Those that contribute most to the drift first.
         tests: How many hypotheses the gate tested.
+        not_compared: Features of the reference that the window lacks: labels, or outputs.
     """
 
     reference_n: int
@@ -86,6 +86,7 @@ class DriftReport:
     alpha: float
     features: tuple[FeatureDrift, ...]
     tests: int
+    not_compared: tuple[str, ...] = ()
 
     def __getitem__(self, feature: str) -> FeatureDrift:
         found = next((one for one in self.features if one.feature == feature), None)
@@ -148,6 +149,7 @@ class DriftReport:
             "drifted": self.names(Status.FAIL),
             "named": self.named,
             "cannot_tell": list(dict.fromkeys(verdict.difference.feature for verdict in self.blind)),
+            "not_compared": list(self.not_compared),
             "features": [one.to_json() for one in self.features],
         }
 
@@ -163,16 +165,31 @@ def judge_differences(
         current_n: Rows of the window.
         alpha: The probability of a failure without drift, at most.
         min_power: How likely a drift at its floor must be seen for a feature's test to count as able to see it; 0 asks for nothing.
+
+    Raises:
+        ValueError: ``alpha`` or ``min_power`` is no probability that can be asked for.
     """
-    tested = [difference for difference in differences if difference.is_tested]
-    p_values = [difference.p for difference in tested]
-    holm = dict(zip(map(id, tested), adjusted(p_values, [1.0] * len(tested)), strict=True))
-    named = dict(zip(map(id, tested), false_discovery(p_values), strict=True))
+    check_probabilities(alpha, min_power)
+    p_values = [one.p for one in differences if one.is_tested]
+    corrected = zip(holm(p_values), false_discovery(p_values), strict=True)
     by_feature: dict[str, list[Verdict]] = {}
     for one in differences:
-        verdict = Verdict(one, holm.get(id(one), 1.0), named.get(id(one), 1.0), alpha, len(tested), min_power)
+        p_adjusted, q = next(corrected) if one.is_tested else (1.0, 1.0)
+        verdict = Verdict(one, p_adjusted, q, alpha, len(p_values), min_power)
         by_feature.setdefault(one.feature, []).append(verdict)
-    return DriftReport(reference_n, current_n, alpha, _ranked(by_feature), len(tested))
+    return DriftReport(reference_n, current_n, alpha, _ranked(by_feature), len(p_values))
+
+
+def check_probabilities(alpha: float, min_power: float) -> None:
+    """Refuses an error that cannot be kept and a power that cannot be had.
+
+    Raises:
+        ValueError: One of them is out of its range.
+    """
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha must be above 0 and below 1, got {alpha}")
+    if not 0 <= min_power < 1:
+        raise ValueError(f"min_power must be 0 or more and below 1, got {min_power}")
 
 
 def _ranked(by_feature: dict[str, list[Verdict]]) -> tuple[FeatureDrift, ...]:

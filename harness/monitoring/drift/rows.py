@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from harness.errors import DataError
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -40,11 +42,11 @@ class Rows:
             most: The most rows to keep of either; ``None`` for all.
 
         Raises:
-            ValueError: They are no tables of the same width.
+            DataError: They are no tables of the same width.
         """
         one, other = np.asarray(reference, np.float64), np.asarray(current, np.float64)
         if one.ndim != 2 or other.ndim != 2 or one.shape[1] != other.shape[1]:
-            raise ValueError(f"expected two tables of the same width, got shapes {list(one.shape)} and {list(other.shape)}")
+            raise DataError(f"expected two tables of the same width, got shapes {list(one.shape)} and {list(other.shape)}")
         kept = [np.flatnonzero(np.isfinite(rows).all(axis=1)) for rows in (one, other)]
         drawn = [_some(places, most) for places in kept]
         missing = len(one) - len(kept[0]), len(other) - len(kept[1])

@@ -43,7 +43,7 @@ def compare_softmax(
         draws: Most random tables.
 
     Raises:
-        ValueError: They are not of the same classes.
+        DataError: They are not of the same classes.
     """
     rows = Rows.of(reference, current)
     names = tuple(classes) or tuple(map(str, range(rows.reference.shape[1])))
@@ -60,7 +60,7 @@ def compare_softmax(
 
 def _histogram(rows: Rows, names: tuple[str, ...]) -> Cells:
     one, other = (np.bincount(side.argmax(axis=1), minlength=len(names)) for side in (rows.reference, rows.current))
-    return Cells(names, one, other).filled
+    return Cells(tuple(map(repr, names)), one, other).filled
 
 
 def _probability(feature: str, rows: Rows, place: int, floor: float) -> Difference:

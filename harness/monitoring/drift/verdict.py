@@ -3,36 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 from harness.evidence import Status
 from harness.monitoring.drift import wording
 from harness.monitoring.drift.difference import Difference
-
-GOOD_POWER = 0.8
-
-
-class Finding(str, Enum):
-    """What a difference comes to."""
-
-    DRIFTED = "drifted"
-    """Both keys: significant, and large enough to matter."""
-    CHANGED = "changed"
-    """Significant alone."""
-    UNPROVEN = "unproven"
-    """Large alone, among enough rows."""
-    CANNOT_TELL = "cannot tell"
-    """Not significant among so few rows that a drift at the floor would more likely be missed than seen."""
-    UNCHANGED = "unchanged"
-    """Neither."""
-
-    @property
-    def status(self) -> Status:
-        """What the finding means for the gate. That rows are too few is a fact about the whole window, and warned of once for all of it."""
-        if self is Finding.DRIFTED:
-            return Status.FAIL
-        return Status.WARN if self in (Finding.CHANGED, Finding.UNPROVEN) else Status.OK
+from harness.monitoring.drift.effect import GOOD_POWER
+from harness.monitoring.drift.finding import Finding
 
 
 @dataclass(frozen=True)
@@ -70,7 +47,9 @@ class Verdict:
         """Whether a drift at the floor would rather be seen than missed."""
         if not (self.difference.is_tested or self.difference.is_alike):
             return False
-        return self.difference.resolution.can_show(self.difference.effect.floor, self._level, self.min_power)
+        return not self.min_power or self.difference.resolution.can_show(
+            self.difference.effect.floor, self._level, self.min_power
+        )
 
     @property
     def detectable(self) -> float | None:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harness.evidence import counted
+from harness.monitoring.drift.effect import GOOD_POWER
+from harness.monitoring.drift.finding import Finding
 
 if TYPE_CHECKING:
     from harness.monitoring.drift.report import DriftReport
@@ -17,7 +19,7 @@ def sentence(verdict: Verdict) -> str:
 
     ```text
     `age` has drifted: KS D = 0.23 (95% interval 0.17 to 0.29, floor 0.1), p < 0.0001 adjusted for 20 tests; n = 1,000 against 50,000, where
-    0.072 is seen 80% of the time; the share below 3.2 went from 40% to 55%
+    KS D ≥ 0.072 is detectable with power 0.8; the share below 3.2 went from 40% to 55%
     ```
     """
     difference = verdict.difference
@@ -38,9 +40,11 @@ def subject(verdict: Verdict) -> str:
 
 def summary(report: DriftReport) -> str:
     """All verdicts as one sentence, and what the window cannot tell."""
-    found = [text for text in (_failed(report), _warned(report), blindness(report)) if text]
+    found = [text for text in (_failed(report), _warned(report), blindness(report)) if text] or ["no drift seen"]
+    if report.not_compared:
+        found.append(f"not compared: {listing(list(report.not_compared))}, which the window lacks")
     sizes = f"{rows(report.current_n)} against {report.reference_n:,}, {counted(report.tests, 'test')}"
-    return f"{'; '.join(found) or 'no drift seen'} ({sizes})"
+    return f"{'; '.join(found)} ({sizes})"
 
 
 def rows(number: int) -> str:
@@ -60,8 +64,6 @@ def blindness(report: DriftReport) -> str:
 
 
 def _opening(verdict: Verdict) -> str:
-    from harness.monitoring.drift.verdict import Finding
-
     about = subject(verdict)
     have = "has" if verdict.difference.aspect == "values" else "have"
     return {
@@ -100,14 +102,15 @@ def p_value(p: float) -> str:
 
 
 def _sizes(verdict: Verdict) -> str:
-    seen = verdict.detectable
-    could = "where no drift is seen 80% of the time" if seen is None else f"where {figure(seen)} is seen 80% of the time"
-    return f"{_counts(verdict)}, {could}"
+    least = verdict.detectable
+    what = "no drift" if least is None else f"{verdict.difference.effect.name} ≥ {figure(least)}"
+    return f"{_counts(verdict)}, where {what} is detectable with power {GOOD_POWER:g}"
 
 
 def _counts(verdict: Verdict) -> str:
     difference = verdict.difference
-    return f"n = {difference.current_n:,} against {difference.reference_n:,}"
+    of_rows = " values, several a row" if difference.resolution.per_row > 1 else ""
+    return f"n = {difference.current_n:,} against {difference.reference_n:,}{of_rows}"
 
 
 def _failed(report: DriftReport) -> str:

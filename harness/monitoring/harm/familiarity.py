@@ -1,18 +1,23 @@
 """How familiar a row is: a confidence that does not take the model's own word for it.
 
 Far from its training data a model is often sure and wrong, and a threshold on its confidence is fooled with it. A row is familiar where it
-lies near training rows of the class that the model says, and farther from those of any other class.
+lies near training rows of the class that the model says, and farther from those of any other class. On shifted digits this brings the mean
+error of the estimated accuracy from 7 to 9 points to below 3 (`benchmarks/drift_power.py`). It needs training rows at hand when the
+reference is made, and keeps their coordinates; where rows must not be kept, there is the confidence alone.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from harness.errors import DataError
-from harness.monitoring.harm.logistic import fit_logistic
+
+MOST_ROWS = 1000
+"""Training rows that are kept."""
 
 _NEIGHBOURS = 3
 _VARIANCE_KEPT = 0.9
@@ -20,16 +25,19 @@ _PIECE = 1024
 _LEAST = 1e-9
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Familiarity:
     """Measures rows against training rows, by what a trust score is made of (Jiang et al. 2018, "To trust or not to trust a classifier").
+
+    It holds training rows, if only along a few axes, and is kept with the run of its reference: ``db.log_profile(run, familiarity,
+    "familiarity")``, next to the threshold that was fitted to its scores.
 
     Attributes:
         centre: Mean of the training vectors, ``[D]``.
         axes: Their first principal components, with 90% of the variance, ``[D, P]``; noise spreads over the others.
         known: Coordinates of the training rows, ``[K, P]``.
         labels: Their labels, ``[K]``.
-        weights: Of the two measures, and a constant, ``[3]``: what best tells right answers on the reference from wrong ones.
+        weights: Of the two measures, ``[2]``: what best tells right answers on the reference from wrong ones.
     """
 
     centre: NDArray[np.float64]
@@ -44,13 +52,54 @@ class Familiarity:
         Args:
             vectors: Inputs or embeddings, as those of the training rows, ``[M, D]``.
             predictions: The class that the model says, ``[M]``.
+
+        Raises:
+            DataError: The vectors are of another width, or there are not as many of the one as of the other.
         """
         rows, said = np.asarray(vectors, np.float64), np.asarray(predictions, np.int64)
+        if rows.ndim != 2 or rows.shape[1] != len(self.centre) or said.shape != rows.shape[:1]:
+            raise DataError(
+                f"expected vectors of {len(self.centre)} numbers and a prediction for each, got shapes {list(rows.shape)} and {list(said.shape)}"
+            )
         finite = np.isfinite(rows).all(axis=1)
         found = np.full(len(rows), np.nan)
-        coordinates = (rows[finite] - self.centre) @ self.axes
-        found[finite] = _measures(coordinates, said[finite], self.known, self.labels) @ self.weights
+        found[finite] = self._measures(rows[finite], said[finite]) @ self.weights
         return found
+
+    def _measures(self, rows: NDArray[np.float64], said: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Of each row the logarithms of the other classes' distance over the predicted one's, and of that one's inverse, ``[M, 2]``."""
+        coordinates = (rows - self.centre) @ self.axes
+        pieces = range(0, max(len(rows), 1), _PIECE)
+        return np.concatenate([self._of_piece(coordinates[at : at + _PIECE], said[at : at + _PIECE]) for at in pieces])
+
+    def _of_piece(self, rows: NDArray[np.float64], said: NDArray[np.int64]) -> NDArray[np.float64]:
+        squares = (rows**2).sum(axis=1)[:, None] + (self.known**2).sum(axis=1) - 2 * rows @ self.known.T
+        distances = np.sqrt(np.maximum(squares, _LEAST**2))
+        farthest = float(distances.max(initial=_LEAST))  # of a class that the training rows do not have
+        own, other = np.full(len(rows), farthest), np.full(len(rows), farthest)
+        for label in np.unique(self.labels):
+            distance = np.sort(distances[:, self.labels == label], axis=1)[:, :_NEIGHBOURS].mean(axis=1)
+            is_said = said == label
+            own[is_said] = distance[is_said]
+            other[~is_said] = np.minimum(other, distance)[~is_said]
+        return np.stack([np.log(other / own), -np.log(own)], axis=1)
+
+    def to_json(self) -> dict[str, Any]:
+        """The rows and weights as JSON-ready values."""
+        return {name: getattr(self, name).tolist() for name in ("centre", "axes", "known", "labels", "weights")}
+
+    @classmethod
+    def from_json(cls, data: Any) -> Familiarity:
+        """The inverse of ``to_json``.
+
+        Raises:
+            DataError: It is something else.
+        """
+        try:
+            numbers = {name: np.asarray(data[name], np.float64) for name in ("centre", "axes", "known", "weights")}
+            return cls(labels=np.asarray(data["labels"], np.int64), **numbers)
+        except (KeyError, TypeError, ValueError):
+            raise DataError("expected a stored familiarity, got something else; fit and store it anew") from None
 
 
 def fit_familiarity(
@@ -59,7 +108,7 @@ def fit_familiarity(
     """How familiar rows are to a model.
 
     Args:
-        training: Inputs or embeddings of rows that the model was trained on, or of some of them, ``[K, D]``; to be kept as they are.
+        training: Inputs or embeddings of rows that the model was trained on, ``[K, D]``; of at most 1,000 of them the coordinates are kept.
         labels: Their classes, ``[K]``.
         vectors: The same of a labelled reference that it was not trained on, ``[N, D]``.
         predictions: The classes that the model says of it, ``[N]``.
@@ -79,10 +128,12 @@ def fit_familiarity(
         )
     if not (np.isfinite(known).all() and np.isfinite(rows).all()):
         raise DataError("expected finite vectors")
+    if len(known) > MOST_ROWS:
+        kept = np.random.default_rng(0).choice(len(known), MOST_ROWS, replace=False)
+        known, truth = known[kept], truth[kept]
     centre, axes = _principal_axes(known)
-    coordinates = (known - centre) @ axes
-    measures = _measures((rows - centre) @ axes, said, coordinates, truth)
-    return Familiarity(centre, axes, coordinates, truth, fit_logistic(measures, right))
+    unweighted = Familiarity(centre, axes, (known - centre) @ axes, truth, np.ones(2))
+    return replace(unweighted, weights=_weights(unweighted._measures(rows, said), right))
 
 
 def _principal_axes(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -92,39 +143,27 @@ def _principal_axes(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDA
     return centre, axes[: int(np.searchsorted(shares, _VARIANCE_KEPT)) + 1].T
 
 
-def _measures(
-    rows: NDArray[np.float64], predictions: NDArray[np.int64], known: NDArray[np.float64], labels: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """Of each row the logarithms of the other classes' distance over the predicted one's, and of that one's inverse; and 1, ``[M, 3]``.
+def _weights(measures: NDArray[np.float64], right: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """What best tells right answers from wrong ones: logistic regression with a ridge penalty of 1, in units of each measure's spread.
 
-    Args:
-        rows: Coordinates, ``[M, P]``.
-        predictions: ``[M]``.
-        known: Coordinates of training rows, ``[K, P]``.
-        labels: Their classes, ``[K]``.
+    Where all answers are right, or none is, both measures weigh the same.
     """
-    pieces = []
-    for start in range(0, max(len(rows), 1), _PIECE):
-        distances = _distances(rows[start : start + _PIECE], known)
-        pieces.append(_of_classes(distances, predictions[start : start + _PIECE], labels))
-    return np.concatenate(pieces)
+    from scipy.optimize import minimize
+    from scipy.special import expit
 
+    spread = measures.std(axis=0)
+    scale = np.where(spread > 0, spread, 1.0)
+    if right.all() or not right.any():
+        return 1 / scale
+    standard = (measures - measures.mean(axis=0)) / scale
+    signs = np.where(right, 1.0, -1.0)
 
-def _distances(rows: NDArray[np.float64], known: NDArray[np.float64]) -> NDArray[np.float64]:
-    squares = (rows**2).sum(axis=1)[:, None] + (known**2).sum(axis=1) - 2 * rows @ known.T
-    return np.sqrt(np.maximum(squares, 0.0))
+    def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        slopes, constant = weights[:-1], weights[-1]
+        margins = signs * (standard @ slopes + constant)
+        pull = signs * expit(-margins)
+        value = np.logaddexp(0.0, -margins).sum() + slopes @ slopes / 2
+        return float(value), np.append(slopes - standard.T @ pull, -pull.sum())
 
-
-def _of_classes(distances: NDArray[np.float64], predictions: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Distances of rows to the training rows as measures, ``[M, 3]``."""
-    farthest = float(distances.max(initial=1.0))
-    to_own = np.full(len(distances), farthest)
-    to_others = np.full(len(distances), farthest)
-    for label in np.unique(labels):
-        nearest = np.sort(distances[:, labels == label], axis=1)[:, :_NEIGHBOURS]
-        distance = nearest.mean(axis=1)
-        said = predictions == label
-        to_own[said] = distance[said]
-        to_others[~said] = np.minimum(to_others, distance)[~said]
-    to_own, to_others = np.maximum(to_own, _LEAST), np.maximum(to_others, _LEAST)
-    return np.stack([np.log(to_others / to_own), -np.log(to_own), np.ones(len(distances))], axis=1)
+    found = minimize(loss, np.zeros(measures.shape[1] + 1), jac=True).x
+    return np.asarray(found[:-1] / scale)

@@ -35,11 +35,15 @@ class Harm:
 
     Attributes:
         estimate: What was estimated.
-        margin: The loss that is put up with, as a share.
+        margin: The loss that is put up with, as a share: 0.05 is five points.
     """
 
     estimate: AccuracyEstimate
     margin: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.margin <= 1:
+            raise ValueError(f"the margin is a share of the answers, 0 to 1, got {self.margin}")
 
     @property
     def finding(self) -> HarmFinding:
@@ -74,12 +78,10 @@ class Harm:
             HarmFinding.HARMLESS: "accuracy has not fallen by more than the margin",
         }[self.finding]
         low, high = estimate.interval
-        least, most = estimate.loss_interval
-        loss = f"{100 * estimate.loss:.1f} points ({100 * least:.1f} to {100 * most:.1f})"
+        how = "" if estimate.is_measured else ", estimated without labels"
         return (
-            f"{opening}: an estimated {estimate.accuracy:.1%} (95% interval {low:.1%} to {high:.1%}, without labels) against "
-            f"{estimate.reference_accuracy:.1%}, a loss of {loss}; the margin is "
-            f"{100 * self.margin:g}; n = {estimate.n:,} against {estimate.reference_n:,}"
+            f"{opening}: {estimate.accuracy:.1%} (95% interval {low:.1%} to {high:.1%}{how}) against {estimate.reference_accuracy:.1%}, "
+            f"{_change(estimate)}; the margin is {100 * self.margin:g}; n = {estimate.n:,} against {estimate.reference_n:,}"
         )
 
     def evidence(self) -> Evidence:
@@ -105,10 +107,20 @@ class Harm:
         }
 
 
+def _change(estimate: AccuracyEstimate) -> str:
+    """``a loss of 5.1 points (3.2 to 7.4)``, or ``a gain``."""
+    least, most = estimate.loss_interval
+    word, value, low, high = (
+        ("loss", estimate.loss, least, most) if estimate.loss >= 0 else ("gain", -estimate.loss, -most, -least)
+    )
+    return f"a {word} of {100 * value:.1f} points ({100 * low:.1f} to {100 * high:.1f})"
+
+
 def judge_with_harm(drift: DriftReport, harm: Harm | None) -> Status:
     """The verdict on a window: harm fails, drift that does not hurt warns.
 
-    Drift fails only as long as harm is not ruled out, since nobody can then tell that it is harmless.
+    Drift fails only as long as harm is not ruled out, since nobody can then tell that it is harmless. What makes a model wrong without making
+    it less sure, as labels that changed their meaning, cannot be seen without labels; with labels the evaluation sees it.
 
     Args:
         drift: How the window differs.

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from harness.errors import DataError
+from harness.monitoring.harm.confidence import MOST, as_confidence
 
-_REPLICATES = 400
-_UNSURE = -float(np.finfo(np.float64).max)
+DEVIATIONS = 1.96
+"""Standard deviations either side of a mean that hold 95% of a normal distribution."""
 
 
 @dataclass(frozen=True)
@@ -21,55 +23,73 @@ class Cut:
     Attributes:
         value: Rows above it count as right, those below it as wrong.
         tied: How much of a right answer a row exactly at it counts for, from 0 to 1.
-        accuracy: What the cut makes of the rows it was fitted to: the share that is right.
     """
 
     value: float
     tied: float
-    accuracy: float
 
     @classmethod
-    def fit(cls, confidence: NDArray[np.float64], right: NDArray[np.float64]) -> Cut:
-        """The cut that counts as many rows as right as there are.
+    def above(cls, ordered: NDArray[np.float64], wrong: float) -> Cut:
+        """The cut that counts so many rows as wrong.
 
         Args:
-            confidence: float64 ``[N]``, without NaN.
-            right: 0 or 1, ``[N]``.
+            ordered: Their confidence, ascending, ``[N]``.
+            wrong: How many, from 0 to N, and not necessarily a whole number.
         """
-        wrong = len(right) - int(right.sum())
-        value = float(np.partition(confidence, min(wrong, len(right) - 1))[min(wrong, len(right) - 1)])
-        above, at = int((confidence > value).sum()), int((confidence == value).sum())
-        return cls(value, (len(right) - wrong - above) / at, float(right.mean()))
+        value = float(ordered[min(math.floor(wrong), len(ordered) - 1)])
+        below, up_to = _bounds(ordered, value)
+        return cls(value, (up_to - wrong) / (up_to - below))
+
+    def right_among(self, ordered: NDArray[np.float64]) -> float:
+        """How many rows it counts as right.
+
+        Args:
+            ordered: Their confidence, ascending, ``[M]``.
+        """
+        below, up_to = _bounds(ordered, self.value)
+        return len(ordered) - up_to + self.tied * (up_to - below)
 
 
 @dataclass(frozen=True)
 class ConfidenceThreshold:
     """Average thresholded confidence, fitted to a labelled reference (Garg et al. 2022, "Leveraging unlabeled data ...").
 
+    It holds a few numbers and no rows, and is kept with the run that its reference belongs to, beside the reference's profile:
+    ``db.log_profile(run, threshold, "confidence")``, and ``ConfidenceThreshold.from_json(db.get_profile(run, "confidence"))``.
+
     Attributes:
-        cut: As large a share of the reference is above it as is right.
+        accuracy: Of the reference.
         n: Rows of the reference.
-        replicates: The cuts of references with the rows drawn anew (bootstrap).
+        cut: Counts as many rows of the reference as right as there are.
+        lower: Where chance may have put the cut at the lowest (95%): what lies between is a share ``reach`` of the reference.
+        upper: Where it may have put it at the highest.
+        reach: 0 where the cut separates right from wrong without a mistake.
     """
 
-    cut: Cut
+    accuracy: float
     n: int
-    replicates: tuple[Cut, ...]
-
-    @property
-    def accuracy(self) -> float:
-        """Of the reference."""
-        return self.cut.accuracy
+    cut: Cut
+    lower: Cut
+    upper: Cut
+    reach: float
 
     def to_json(self) -> dict[str, Any]:
         """The threshold as JSON-ready values."""
-        cuts = [[cut.value, cut.tied, cut.accuracy] for cut in self.replicates]
-        return {"cut": asdict(self.cut), "n": self.n, "replicates": cuts}
+        cuts = {name: [cut.value, cut.tied] for name, cut in (("cut", self.cut), ("lower", self.lower), ("upper", self.upper))}
+        return {"accuracy": self.accuracy, "n": self.n, "reach": self.reach, **cuts}
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> ConfidenceThreshold:
-        """The inverse of ``to_json``."""
-        return cls(Cut(**data["cut"]), data["n"], tuple(Cut(*values) for values in data["replicates"]))
+    def from_json(cls, data: Any) -> ConfidenceThreshold:
+        """The inverse of ``to_json``.
+
+        Raises:
+            DataError: It is something else.
+        """
+        try:
+            cut, lower, upper = (Cut(*map(float, data[name])) for name in ("cut", "lower", "upper"))
+            return cls(float(data["accuracy"]), int(data["n"]), cut, lower, upper, float(data["reach"]))
+        except (KeyError, TypeError, ValueError):
+            raise DataError("expected a stored confidence threshold, got something else; fit and store it anew") from None
 
 
 def fit_threshold(scores: ArrayLike, correct: ArrayLike) -> ConfidenceThreshold:
@@ -77,24 +97,49 @@ def fit_threshold(scores: ArrayLike, correct: ArrayLike) -> ConfidenceThreshold:
 
     Args:
         scores: How sure the model is of each row, such as ``negative_entropy`` of its probabilities, ``[N]``; NaN counts as not at all.
-        correct: Whether it is right, 0 or 1, ``[N]``.
+        correct: Whether it is right, 0 or 1, ``[N]``; NaN for a row without a label, which is left out.
 
     Raises:
-        DataError: There are no rows, not as many of the one as of the other, or ``correct`` is something else.
+        DataError: There are no labelled rows, not as many of the one as of the other, or ``correct`` is something else.
     """
-    confidence, right = as_confidence(scores), np.asarray(correct, np.float64)
-    if confidence.shape != right.shape or confidence.ndim != 1 or not len(right):
-        shapes = f"{list(confidence.shape)} and {list(right.shape)}"
-        raise DataError(f"expected a score for each answer, and one at least, got shapes {shapes}")
-    if not np.isin(right, (0.0, 1.0)).all():
+    confidence, right = as_confidence(scores), _as_outcomes(correct)
+    if confidence.shape != right.shape:
+        raise DataError(f"expected a score for each answer, got shapes {list(confidence.shape)} and {list(right.shape)}")
+    is_labelled = ~np.isnan(right)
+    confidence, right = confidence[is_labelled], right[is_labelled]
+    if not len(right):
+        raise DataError("expected one labelled row at least")
+    n, wrong = len(right), int((right == 0).sum())
+    ordered = np.sort(confidence)
+    cut = Cut.above(ordered, wrong)
+    counted = np.where(confidence == cut.value, cut.tied, confidence > cut.value)
+    shift = _shift(float(((right - counted) ** 2).sum()))
+    # below all rows of the reference, nothing tells how far
+    lower = Cut.above(ordered, wrong - shift) if wrong >= shift else Cut(-MOST, 0.0)
+    upper = Cut.above(ordered, min(wrong + shift, n))
+    return ConfidenceThreshold(1 - wrong / n, n, cut, lower, upper, shift / n)
+
+
+def _as_outcomes(correct: ArrayLike) -> NDArray[np.float64]:
+    try:
+        found = np.asarray(correct, np.float64)
+    except (TypeError, ValueError):
+        found = np.full(1, np.inf)
+    if not (np.isin(found, (0, 1)) | np.isnan(found)).all():
         raise DataError("expected 0 or 1 for each answer: whether it is right")
-    generator = np.random.default_rng(0)
-    drawn = (generator.integers(len(right), size=len(right)) for _ in range(_REPLICATES))
-    replicates = tuple(Cut.fit(confidence[rows], right[rows]) for rows in drawn)
-    return ConfidenceThreshold(Cut.fit(confidence, right), len(right), replicates)
+    return found
 
 
-def as_confidence(scores: ArrayLike) -> NDArray[np.float64]:
-    """Scores as float64, with the least finite number for NaN."""
-    found = np.asarray(scores, np.float64)
-    return np.where(np.isnan(found), _UNSURE, found).clip(_UNSURE, -_UNSURE)
+def _shift(mistaken: float) -> float:
+    """By how many rows a cut may be misplaced that takes so many for right that are wrong, or the reverse.
+
+    As many of the one as of the other are expected, so that their difference has the variance of their sum. The score interval puts into that
+    sum what the shift itself would add, which leaves room for mistakes where none were seen: ``shift^2 = z^2 (mistaken + shift)``.
+    """
+    square = DEVIATIONS**2
+    return square / 2 + math.sqrt(square * mistaken + square**2 / 4)
+
+
+def _bounds(ordered: NDArray[np.float64], value: float) -> tuple[int, int]:
+    """How many of the ordered numbers are less than a value, and how many no greater."""
+    return int(np.searchsorted(ordered, value, "left")), int(np.searchsorted(ordered, value, "right"))

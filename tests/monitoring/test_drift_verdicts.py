@@ -1,0 +1,229 @@
+"""What the drift gate says of windows with and without drift, of every kind of data."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import reduce
+
+import numpy as np
+import pytest
+from drift_samples import KINDS, WORDS, columns, reference_profile, text_profile, texts, window_profile
+
+from harness.evidence import Evidence, Status
+from harness.monitoring.drift import DriftReport, Finding, Floors, compare_profiles, judge_differences
+from harness.monitoring.profiles import CategoricalCounts, Profile, profile_columns
+
+QUIET = (2, 3, 4)
+"""Seeds of windows without drift; some other one in twenty would warn, and is meant to."""
+
+
+@pytest.fixture(scope="module")
+def reference() -> Profile:
+    return reference_profile()
+
+
+@pytest.mark.parametrize("seed", QUIET)
+@pytest.mark.parametrize("n", [1_000, 2_000])
+def test_a_window_without_drift_is_ok(reference: Profile, n: int, seed: int) -> None:
+    report = compare_profiles(reference, window_profile(reference, n, seed))
+    assert report.status is Status.OK, report.message
+    assert report.message.startswith("no drift seen")
+    assert report.named == []
+
+
+@pytest.mark.parametrize("kind", sorted({*KINDS} - {"skewed"}))
+def test_a_feature_that_drifts_fails_and_is_named(reference: Profile, kind: str) -> None:
+    report = compare_profiles(reference, window_profile(reference, 2_000, QUIET[0], **{kind: 0.5}))
+    assert report.names(Status.FAIL) == [kind]
+    assert report.features[0].feature == kind
+    assert kind in report.named
+    assert f"`{kind}` drifted" in report.message
+    assert f"`{kind}`" in report[kind].message
+
+
+def test_a_shift_of_a_skewed_feature_is_seen_by_its_ranks(reference: Profile) -> None:
+    report = compare_profiles(reference, window_profile(reference, 2_000, QUIET[0], skewed=1.0))
+    assert report.names(Status.FAIL) == ["skewed"]
+
+
+def test_texts_without_drift_are_ok_though_their_tokens_hang_together() -> None:
+    rng = np.random.default_rng(0)
+    reference = text_profile(texts(rng, 1_000, 0.0))
+    for _ in range(3):
+        report = compare_profiles(reference, text_profile(texts(rng, 300, 0.0), reference))
+        assert report.status is Status.OK, report.message
+
+
+def test_texts_on_another_topic_fail() -> None:
+    rng = np.random.default_rng(0)
+    reference = text_profile(texts(rng, 1_000, 0.0))
+    report = compare_profiles(reference, text_profile(texts(rng, 300, 0.9), reference))
+    assert report.names(Status.FAIL) == ["tokens"]
+    assert " values, several a row" in report["tokens"].message
+    assert " went from " in report["tokens"].message
+
+
+def test_tokens_taken_for_independent_would_cry_wolf() -> None:
+    """What the design effects are for."""
+    rng = np.random.default_rng(0)
+    reference = text_profile(texts(rng, 1_000, 0.0))
+    alarms = 0
+    for _ in range(10):
+        window = text_profile(texts(rng, 300, 0.0), reference)
+        loose = [without_clusters(profile) for profile in (reference, window)]
+        alarms += compare_profiles(*loose).status is not Status.OK
+    assert alarms >= 5
+
+
+def without_clusters(profile: Profile) -> Profile:
+    tokens = profile.features["tokens"]
+    assert isinstance(tokens, CategoricalCounts)
+    return Profile.of(profile.n, {"tokens": replace(tokens, clusters=None)}, profile.meta)
+
+
+def test_a_small_drift_of_a_huge_window_warns_that_it_may_not_matter() -> None:
+    rng = np.random.default_rng(0)
+    reference = profile_columns({"x": rng.normal(size=50_000), "y": rng.normal(size=50_000)})
+    window = profile_columns({"x": rng.normal(0.05, 1, 200_000), "y": rng.normal(size=200_000)}, reference)
+    report = compare_profiles(reference, window)
+    verdict = report["x"].verdicts[0]
+    assert (report.status, verdict.finding) == (Status.WARN, Finding.CHANGED)
+    assert verdict.p_adjusted < 1e-6
+    assert "`x` has changed, by less than matters: KS D = 0.02" in report["x"].message
+    assert report.message.startswith("`x` changed, which may not matter")
+
+
+def test_a_large_effect_in_a_tiny_window_warns_that_nobody_can_tell() -> None:
+    rng = np.random.default_rng(3)
+    reference = profile_columns({"x": rng.normal(size=5_000)})
+    report = compare_profiles(reference, profile_columns({"x": rng.normal(0.3, 1, 12)}, reference))
+    verdict = report["x"].verdicts[0]
+    assert verdict.difference.effect.value > 0.1
+    assert (report.status, verdict.finding) == (Status.WARN, Finding.CANNOT_TELL)
+    assert verdict.needed is not None
+    assert (
+        f"cannot tell about `x`: drift at the floor would be missed more often than seen; needs n ≥ {verdict.needed:,}"
+        in report.message
+    )
+    assert report.to_json()["cannot_tell"] == ["x"]
+
+
+def test_as_many_rows_as_were_asked_for_see_drift_at_the_floor() -> None:
+    rng = np.random.default_rng(0)
+    reference = profile_columns({"x": rng.normal(size=20_000)})
+    tiny = compare_profiles(reference, profile_columns({"x": rng.normal(size=20)}, reference))
+    needed = tiny["x"].verdicts[0].needed
+    assert needed is not None
+    move = 0.2507  # standard deviations that part two normal distributions by D = 0.1
+    seen = [
+        compare_profiles(reference, profile_columns({"x": rng.normal(move, 1, needed)}, reference))["x"]
+        .verdicts[0]
+        .is_significant
+        for _ in range(100)
+    ]
+    assert np.mean(seen) >= 0.7
+
+
+def test_a_reference_that_is_too_small_is_said_to_be() -> None:
+    rng = np.random.default_rng(0)
+    reference = profile_columns({"x": rng.normal(size=30)})
+    report = compare_profiles(reference, profile_columns({"x": rng.normal(size=100_000)}, reference))
+    assert report.status is Status.WARN
+    assert "needs a larger reference" in report.message
+
+
+def test_asking_for_no_power_silences_what_cannot_be_told() -> None:
+    rng = np.random.default_rng(0)
+    reference = profile_columns({"x": rng.normal(size=500)})
+    window = profile_columns({"x": rng.normal(size=20)}, reference)
+    assert compare_profiles(reference, window).blind
+    report = compare_profiles(reference, window, min_power=0.0)
+    assert report.blind == ()
+    assert report["x"].verdicts[0].finding is Finding.UNPROVEN, (
+        "the effect alone is above its floor, as one of 20 rows is by chance"
+    )
+
+
+def test_the_floors_decide_what_matters(reference: Profile) -> None:
+    window = window_profile(reference, 2_000, QUIET[0], normal=0.3)
+    assert compare_profiles(reference, window).names(Status.FAIL) == ["normal"]
+    lenient = compare_profiles(reference, window, floors=Floors(ks=0.5))
+    assert lenient.names(Status.FAIL) == []
+    assert "normal" in lenient.names(Status.WARN)
+
+
+def test_a_strict_alpha_lets_pass_what_a_loose_one_does_not() -> None:
+    rng = np.random.default_rng(1)
+    reference = profile_columns({"x": rng.normal(size=400)})
+    window = profile_columns({"x": rng.normal(0.3, 1, 200)}, reference)
+    assert compare_profiles(reference, window, alpha=0.05).status is Status.FAIL
+    assert compare_profiles(reference, window, alpha=1e-9).status is not Status.FAIL
+
+
+def test_merged_windows_give_the_verdict_on_all_of_their_rows(reference: Profile) -> None:
+    rows = columns(np.random.default_rng(9), 1_200, normal=0.3, pair=0.2)
+    whole = profile_columns(rows, reference)
+    parts = [profile_columns({name: part[start::3] for name, part in rows.items()}, reference) for start in range(3)]
+    merged = reduce(Profile.merge, parts)
+    assert compare_profiles(reference, merged).to_json() == compare_profiles(reference, whole).to_json()
+
+
+def test_the_same_comparison_says_the_same_every_time(reference: Profile) -> None:
+    window = window_profile(reference, 300, 1, levels1000=0.3)
+    assert compare_profiles(reference, window).to_json() == compare_profiles(reference, window).to_json()
+
+
+def test_a_sentence_names_feature_effect_interval_p_and_what_was_detectable() -> None:
+    rng = np.random.default_rng(0)
+    reference = profile_columns({"age": rng.normal(40, 10, 5_000), "sex": np.where(rng.random(5_000) < 0.5, "f", "m")})
+    window = profile_columns({"age": rng.normal(44, 10, 1_000), "sex": np.where(rng.random(1_000) < 0.8, "f", "m")}, reference)
+    report = compare_profiles(reference, window)
+    assert report["age"].message == (
+        "`age` has drifted: KS D = 0.155 (95% interval 0.108 to 0.202, floor 0.1), p < 0.0001 adjusted for 2 tests; "
+        "n = 1,000 against 5,000, where KS D ≥ 0.066 is detectable with power 0.8; the share below 41.92 went from 58.0% to 42.5%"
+    )
+    assert report["sex"].message == (
+        "`sex` has drifted: Cramér's V = 0.299 (95% interval 0.265 to 0.333, floor 0.15), p < 0.0001 adjusted for 2 tests; "
+        "n = 1,000 against 5,000, where Cramér's V ≥ 0.053 is detectable with power 0.8; 'm' went from 50.2% to 21.5%"
+    )
+
+
+def test_the_report_as_evidence_and_as_json(reference: Profile) -> None:
+    report = compare_profiles(reference, window_profile(reference, 2_000, QUIET[0], gaps=0.5))
+    size, *features = report.evidence()
+    assert (size.name, size.status) == ("window_size", Status.OK)
+    first = features[0]
+    assert (first.name, first.status, first.unit, first.bound) == ("gaps_drift", Status.FAIL, "Cramér's V", 0.15)
+    assert Evidence.from_json(first.to_json()) == first
+    document = report.to_json()
+    assert (document["status"], document["drifted"], document["named"]) == ("fail", ["gaps"], ["gaps"])
+    aspects = [difference["aspect"] for difference in document["features"][0]["differences"]]
+    assert aspects == ["missing values", "values"]
+    assert sum(one["contribution"] for one in document["features"]) == pytest.approx(1.0)
+
+
+def test_features_are_ranked_by_what_they_contribute(reference: Profile) -> None:
+    report = compare_profiles(reference, window_profile(reference, 2_000, 3, normal=1.0, tied=0.4, pair=0.25))
+    assert [one.feature for one in report.features[:3]] == ["normal", "tied", "pair"]
+    contributions = [one.contribution for one in report.features]
+    assert contributions == sorted(contributions, reverse=True)
+
+
+def test_a_feature_fails_by_its_p_among_all_tests() -> None:
+    """Holm, over what the profiles and the caller's own differences hold together."""
+    rng = np.random.default_rng(4)
+    reference = profile_columns({"x": rng.normal(size=500)})
+    window = profile_columns({"x": rng.normal(0.2, 1, 300)}, reference)
+    alone = compare_profiles(reference, window)
+    difference = alone["x"].verdicts[0].difference
+    assert 0.0005 < difference.p < 0.05
+    others = [replace(difference, feature=f"other{k}", p=1.0) for k in range(99)]
+    among = compare_profiles(reference, window, more=others)
+    assert (alone.status, alone["x"].status) == (Status.FAIL, Status.FAIL)
+    assert among["x"].verdicts[0].p_adjusted == pytest.approx(min(1.0, 100 * difference.p))
+    assert among["x"].status is not Status.FAIL
+    assert isinstance(judge_differences(others, reference_n=500, current_n=300), DriftReport)
+
+
+def test_samples_have_a_column_of_each_kind() -> None:
+    assert {*WORDS} <= {*KINDS}

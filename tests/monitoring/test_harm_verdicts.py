@@ -1,0 +1,114 @@
+"""Drift that does harm fails, drift that does none warns."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from harness.evidence import Status
+from harness.monitoring.drift.compare import compare_profiles
+from harness.monitoring.drift.report import DriftReport
+from harness.monitoring.harm import AccuracyEstimate, Harm, HarmFinding, estimate_accuracy, fit_threshold, judge_with_harm
+from harness.monitoring.profiles import profile_columns
+
+Array = NDArray[np.float64]
+
+
+def estimated(accuracy: float, loss_interval: tuple[float, float], n: int = 1000) -> AccuracyEstimate:
+    return AccuracyEstimate(accuracy, (accuracy - 0.02, accuracy + 0.02), 0.9, 0.9 - accuracy, loss_interval, n, 500)
+
+
+def sampled(n: int, seed: int, irrelevant: float = 0.0, evidence: float = 2.0) -> dict[str, Array]:
+    """Inputs of which the model looks at one: how far it is from 0 is how sure the model is."""
+    generator = np.random.default_rng(seed)
+    return {"irrelevant": generator.normal(irrelevant, 1, n), "evidence": generator.normal(0, evidence, n)}
+
+
+def judged(window: dict[str, Array]) -> tuple[DriftReport, Harm]:
+    reference = sampled(2000, 0)
+    correct = np.random.default_rng(1).random(2000) < 1 / (1 + np.exp(-2 * np.abs(reference["evidence"])))
+    profile = profile_columns(reference)
+    drift = compare_profiles(profile, profile_columns(window, profile))
+    threshold = fit_threshold(np.abs(reference["evidence"]), correct)
+    return drift, Harm(estimate_accuracy(threshold, np.abs(window["evidence"])), 0.05)
+
+
+def test_no_drift_is_fine() -> None:
+    drift, harm = judged(sampled(2000, 5))
+    assert (drift.status, harm.finding, judge_with_harm(drift, harm)) == (Status.OK, HarmFinding.HARMLESS, Status.OK)
+
+
+def test_drift_of_an_input_that_the_model_does_not_look_at_warns() -> None:
+    drift, harm = judged(sampled(2000, 5, irrelevant=1.0))
+    assert drift["irrelevant"].status is Status.FAIL
+    assert harm.is_ruled_out
+    assert judge_with_harm(drift, harm) is Status.WARN
+
+
+def test_drift_that_leaves_the_model_unsure_fails() -> None:
+    drift, harm = judged(sampled(2000, 5, evidence=0.3))
+    assert drift["evidence"].status is Status.FAIL
+    assert harm.finding is HarmFinding.HARMFUL
+    assert judge_with_harm(drift, harm) is Status.FAIL
+
+
+def test_without_an_estimate_the_drift_itself_decides() -> None:
+    drift, _ = judged(sampled(2000, 5, irrelevant=1.0))
+    assert judge_with_harm(drift, None) is Status.FAIL
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "interval", "finding", "status"),
+    [
+        (0.7, (0.15, 0.25), HarmFinding.HARMFUL, Status.FAIL),
+        (0.84, (0.02, 0.1), HarmFinding.UNPROVEN, Status.WARN),
+        (0.9, (-0.2, 0.2), HarmFinding.CANNOT_TELL, Status.WARN),
+        (0.88, (-0.02, 0.06), HarmFinding.HARMLESS, Status.OK),
+        (0.95, (-0.08, -0.02), HarmFinding.HARMLESS, Status.OK),
+    ],
+)
+def test_a_loss_is_held_against_the_margin_with_its_interval(
+    accuracy: float, interval: tuple[float, float], finding: HarmFinding, status: Status
+) -> None:
+    harm = Harm(estimated(accuracy, interval), 0.05)
+    assert (harm.finding, harm.status) == (finding, status)
+    assert harm.evidence().status is status
+    assert f"{accuracy:.1%}" in harm.message
+    assert json.loads(json.dumps(harm.to_json(), allow_nan=False))["finding"] == finding.value
+
+
+def test_the_message_gives_the_figures_and_how_they_came_about() -> None:
+    assert Harm(estimated(0.7, (0.15, 0.25)), 0.05).message == (
+        "accuracy has fallen: 70.0% (95% interval 68.0% to 72.0%, estimated without labels) against 90.0%, "
+        "a loss of 20.0 points (15.0 to 25.0); the margin is 5; n = 1,000 against 500"
+    )
+    assert "a gain of 5.0 points (2.0 to 8.0)" in Harm(estimated(0.95, (-0.08, -0.02)), 0.05).message
+    assert "without labels" not in Harm(replace(estimated(0.7, (0.15, 0.25)), is_measured=True), 0.05).message
+
+
+def test_drift_fails_as_long_as_harm_may_be() -> None:
+    drift, _ = judged(sampled(2000, 5, irrelevant=1.0))
+    assert judge_with_harm(drift, Harm(estimated(0.88, (-0.02, 0.06)), 0.05)) is Status.FAIL
+    assert judge_with_harm(drift, Harm(estimated(0.88, (-0.02, 0.04)), 0.05)) is Status.WARN
+
+
+def test_harm_fails_where_no_drift_is_seen() -> None:
+    drift, _ = judged(sampled(2000, 5))
+    assert judge_with_harm(drift, Harm(estimated(0.7, (0.15, 0.25)), 0.05)) is Status.FAIL
+
+
+def test_an_empty_window_warns() -> None:
+    empty = sampled(0, 0)
+    drift, harm = judged(empty)
+    assert judge_with_harm(drift, harm) is Status.WARN
+    assert harm.message == "accuracy cannot be estimated: the window is empty"
+
+
+@pytest.mark.parametrize("margin", [-0.01, 5, float("nan")])
+def test_a_margin_in_points_is_refused(margin: float) -> None:
+    with pytest.raises(ValueError, match="share"):
+        Harm(estimated(0.9, (0, 0)), margin)
