@@ -109,11 +109,10 @@ def drift(monitor: Monitor, case: str) -> Evidence:
     return Evidence(
         "drift",
         worst,
-        message,
+        message + _nearest(nearest),
         effect.value if changed else None,
         effect.floor if changed else None,
         effect.name if changed else "",
-        counterexample=_nearest(nearest),
         details=details,
     )
 
@@ -134,9 +133,11 @@ CHECKS: dict[str, Check] = {"evaluation": evaluation, "baseline_regression": bas
 
 
 def _nearest(rows: Sequence[ShiftedRow]) -> str:
-    """``row 18 (`age` = 2.1: 4.2 times as frequent as in the reference), row 202 …``."""
-    said = [f"row {row.index + 1} ({row.reasons[0]})" if row.reasons else f"row {row.index + 1}" for row in rows[:_SHOWN]]
-    return f"nearest to the shift: {', '.join(said)}" if said else ""
+    """``; nearest to the shift are rows 18, 202 and 33``, or nothing."""
+    numbers = [str(row.index + 1) for row in rows[:_SHOWN]]
+    if len(numbers) < _SHOWN:
+        return ""
+    return f"; nearest to the shift are rows {', '.join(numbers[:-1])} and {numbers[-1]}"
 
 
 def _missed(name: str, value: float | None, bound: float) -> str:

@@ -252,7 +252,7 @@ def test_the_rows_nearest_to_the_shift_are_named(shop: Shop, monitored: Monitore
     config = shop.config("shifted.csv")
     monitor = monitor_of(config, model_source(config).build(0))
     evidence = judge_monitoring("drift", monitor, "inputs")
-    assert evidence.counterexample.startswith("nearest to the shift: row ")
+    assert "; nearest to the shift are rows " in evidence.message
     features, _ = rows(1000, 4, move=0.6)
     assert features[[row["index"] for row in evidence.details["nearest"]], 0].min() > 0.6
     assert [plot["feature"] for plot in evidence.details["plots"]] == ["age"]
