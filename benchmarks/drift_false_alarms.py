@@ -23,12 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.evidence import Status
-from harness.monitoring.drift.compare import compare_profiles
-from harness.monitoring.drift.report import DriftReport
-from harness.monitoring.drift.verdict import Finding
+from harness.monitoring.drift import DriftReport, Finding, compare_profiles
 from harness.monitoring.profiles import profile_columns
 from harness.monitoring.profiles.edges import choose_edges
-from harness.monitoring.profiles.features import CategoricalCounts, Feature, NumericCounts, Profile
+from harness.monitoring.profiles.features import CategoricalCounts, Clusters, Feature, NumericCounts, Profile
 from harness.monitoring.profiles.levels import BUCKETS, bucket_of
 from harness.monitoring.profiles.survey import LEVELS
 
@@ -42,6 +40,7 @@ Draw = Callable[[np.random.Generator, int, int], tuple[Feature, Feature]]
 NAMES = tuple(f"level{number}" for number in range(1000))
 BY_NAME = np.argsort(np.argsort(NAMES))
 FILTER_HOLDS = 700
+TOPICS = np.random.default_rng(0).dirichlet(20 * np.random.default_rng(1).dirichlet(np.full(BUCKETS, 0.5)) + 1e-3, size=8)
 BUCKET = np.array([bucket_of(name) for name in NAMES])
 
 
@@ -100,6 +99,22 @@ def categories(generator: np.random.Generator, m: int, n: int, count: int, zipf:
     return features[0], features[1]
 
 
+def tokens(generator: np.random.Generator, m: int, n: int) -> tuple[Feature, Feature]:
+    """Texts of eight topics and of very different lengths; one in a hundred repeats a word a hundred times."""
+    return text_counts(generator, m), text_counts(generator, n)
+
+
+def text_counts(generator: np.random.Generator, rows: int) -> CategoricalCounts:
+    lengths = np.ceil(generator.gamma(2, 20, rows)).astype(int)
+    words = generator.multinomial(lengths, TOPICS[generator.integers(0, len(TOPICS), rows)])
+    words[generator.random(rows) < 0.01, 0] += 100
+    lengths = words.sum(axis=1)
+    squares, products = (words**2).sum(axis=0), (words * lengths[:, None]).sum(axis=0)
+    clusters = Clusters(rows, int((lengths**2).sum()), tuple(squares.tolist()), tuple(products.tolist()))
+    buckets = words.sum(axis=0)
+    return CategoricalCounts((), np.zeros(0, np.int64), int(buckets.sum()), buckets=buckets, clusters=clusters)
+
+
 def binned(place: NDArray[np.intp], counts: NDArray[np.int64], size: int) -> NDArray[np.int64]:
     return np.bincount(place, counts, minlength=size).astype(np.int64)
 
@@ -110,9 +125,13 @@ DRAWS: dict[str, Draw] = {
     "zero-inflated": zero_inflated,
     "2 categories": partial(categories, count=2, zipf=False),
     "20 categories, Zipf": partial(categories, count=20, zipf=True),
+    "150 categories, uniform": partial(categories, count=150, zipf=False),
     "1000 categories, Zipf": partial(categories, count=1000, zipf=True),
     "1000 categories, uniform": partial(categories, count=1000, zipf=False),
+    "tokens of texts": tokens,
 }
+SLOW = "tokens of texts"
+MOST_TEXTS = 10_000
 
 
 @dataclass(frozen=True)
@@ -127,7 +146,7 @@ class Case:
 
     @property
     def kinds(self) -> Iterator[str]:
-        names = list(DRAWS) if self.data == "mixed" else [self.data]
+        names = [name for name in DRAWS if name != SLOW] if self.data == "mixed" else [self.data]
         return (names[place % len(names)] for place in range(self.features))
 
 
@@ -170,15 +189,16 @@ def outcomes(case: Case, seeds: Iterable[int]) -> Counter[str]:
 
 def cases(quick: bool) -> list[Case]:
     sizes = SIZES[::2] if quick else SIZES
-    single = [Case(data, 1, n) for data in DRAWS for n in sizes]
+    single = [Case(data, 1, n) for data in DRAWS if data != SLOW for n in sizes]
+    texts = [Case(SLOW, 1, n, reference_n=1_000) for n in sizes if n <= MOST_TEXTS]
     several = [Case("mixed", 20, n) for n in sizes]
     small_reference = [Case("mixed", 20, n, reference_n=200) for n in sizes]
-    wide = [Case("mixed", 200, n) for n in sizes]
+    wide = [Case("mixed", 200, n) for n in SIZES[::2]]
     rows = [
         Case("from rows", 20, n, reference_n=m, from_rows=True)
         for n, m in ((50, 1_000), (200, 1_000), (1_000, 1_000), (1_000, 10_000))
     ]
-    return [*rows, *single, *several, *small_reference, *wide]
+    return [*single, *texts, *several, *small_reference, *rows, *wide]
 
 
 def largest_allowed(repeats: int) -> int:
