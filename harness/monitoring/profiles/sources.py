@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
-from harness.config import EvalConfig
 from harness.monitoring.profiles.errors import ProfileError
 from harness.monitoring.profiles.features import Kind
 from harness.monitoring.profiles.tables import META, table_blocks
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from harness.adapters import Adapter
+    from harness.config import EvalConfig
     from harness.data.dataset import Dataset
     from harness.tasks import TaskSpec
 
@@ -76,9 +77,9 @@ def source_of(data: Any, options: Options) -> Source:
         ProfileError: It is none of these.
         DataError: A file is missing, unreadable, or does not fit the task.
     """
-    if isinstance(data, EvalConfig) and options.task is None:
+    if _is_config(data) and options.task is None:
         raise ProfileError("an EvalConfig names examples of a task: give `task`")
-    if isinstance(data, EvalConfig) or (options.task is not None and isinstance(data, (str, Path))):
+    if _is_config(data) or (options.task is not None and isinstance(data, (str, Path))):
         return _examples(_opened(data, options), options)
     if options.task is not None and not _is_table(data):
         return _examples(data, options)
@@ -128,6 +129,12 @@ class Replay:
             self._held = None
 
 
+def _is_config(data: Any) -> TypeGuard[EvalConfig]:
+    """Whether data is an ``EvalConfig``; if so its module is loaded, and otherwise it need not be."""
+    module = sys.modules.get("harness.config")
+    return module is not None and isinstance(data, module.EvalConfig)
+
+
 def _is_table(data: Any) -> bool:
     from harness.monitoring.profiles.arrow import is_arrow
 
@@ -135,6 +142,7 @@ def _is_table(data: Any) -> bool:
 
 
 def _opened(data: EvalConfig | str | Path, options: Options) -> Dataset:
+    from harness.config import EvalConfig
     from harness.data.opening import open_dataset
 
     assert options.task is not None
