@@ -19,6 +19,7 @@ from harness.monitoring.gate import Comparisons, compare_with_baseline
 from harness.monitoring.reference import Reference, load_reference
 from harness.monitoring.shifted import ShiftedRow, shifted_rows
 from harness.monitoring.slices import slices_of
+from harness.monitoring.sureness import sureness_of
 from harness.monitoring.verdict import WindowVerdict
 from harness.monitoring.window import Window, input_columns, measure_window
 from harness.tasks import TaskSpec, TaskType
@@ -176,7 +177,8 @@ class Monitor:
         drift = compare_profiles(
             reference.profile, window.profile, alpha=self.expectations.alpha, floors=self.expectations.floors
         )
-        return WindowVerdict.of(drift, reference, window, self.expectations.harm_margin)
+        sureness = sureness_of(self.data, window, reference.familiarity)
+        return WindowVerdict.of(drift, reference, window, sureness, self.expectations.harm_margin)
 
     @cached_property
     def shifted(self) -> list[ShiftedRow]:

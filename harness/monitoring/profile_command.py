@@ -16,6 +16,7 @@ from harness.monitoring.data import open_window
 from harness.monitoring.profiles.features import Profile
 from harness.monitoring.profiles.summary import summary_rows, summary_table
 from harness.monitoring.reference import Reference
+from harness.monitoring.sureness import familiarity_of
 from harness.monitoring.window import measure_window
 from harness.training.datasets import open_datasets
 
@@ -35,6 +36,7 @@ def profile_config(
     name: str | None = None,
     part: Part = "eval",
     model: nn.Module | None = None,
+    familiarity: bool = False,
 ) -> Answer:
     """Profiles the data that a config names, and the outputs of its model where that is trained.
 
@@ -47,6 +49,7 @@ def profile_config(
         name: A name, such as ``"production"``, that refers to that run from now on.
         part: Which data.
         model: The trained model; by default the config's, where it names ``weights``.
+        familiarity: Whether accuracy is to be estimated by how near rows are to training rows, of which up to 1,000 are kept.
 
     Raises:
         UserError: What keeps it from being profiled or stored, in one line.
@@ -54,26 +57,29 @@ def profile_config(
     if db_path is None and (config.log_to_db or name is not None or run is not None):
         db_path = config.database
     data = _opened(config, part)
-    reference = reference_of(config, data, model)
+    reference = reference_of(config, data, model, familiarity=familiarity)
     profile = reference.profile
     run_id = None if db_path is None else _store(config, reference, db_path, run, name)
     return Answer(_data(profile, data, run_id, name), _text(profile, data, run_id, name))
 
 
-def reference_of(config: SuiteConfig, data: Dataset, model: nn.Module | None = None) -> Reference:
+def reference_of(config: SuiteConfig, data: Dataset, model: nn.Module | None = None, *, familiarity: bool = False) -> Reference:
     """What later data is held against: the profile of a config's data, and how sure its model is where it is right.
 
     Args:
         config: The config.
         data: The data.
         model: The trained model; by default the config's, where it names ``weights``.
+        familiarity: Whether it is told by training rows how sure the model is.
     """
     if model is None and config.weights:
         model = model_source(config).build(config.seed)
     task = config.task_spec()
     adapter = make_adapter(task, config.adapter, config.path.parent) if model is not None else None
     batch_size = config.eval_config().batch_size or 32
-    return Reference.of(measure_window(data, task, model=model, adapter=adapter, batch_size=batch_size))
+    window = measure_window(data, task, model=model, adapter=adapter, batch_size=batch_size)
+    known = familiarity_of(task, _opened(config, "train"), data, window) if familiarity else None
+    return Reference.of(data, window, known)
 
 
 def _store(config: SuiteConfig, reference: Reference, db_path: str | Path, run: RunRef | None, name: str | None) -> int:

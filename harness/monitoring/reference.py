@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from harness.data.dataset import Dataset
 from harness.experiments.database import ExperimentDB
 from harness.experiments.errors import ExperimentError
 from harness.experiments.records import RunRef
-from harness.monitoring.harm import ConfidenceThreshold, fit_threshold
+from harness.monitoring.harm import ConfidenceThreshold, Familiarity, fit_threshold
 from harness.monitoring.profiles.features import Profile
 from harness.monitoring.profiles.storage import load_profile, log_profile_to_db
+from harness.monitoring.sureness import sureness_of
 from harness.monitoring.window import Window
 
 _CONFIDENCE = "confidence"
+_FAMILIARITY = "familiarity"
 
 
 @dataclass(frozen=True)
@@ -25,18 +29,26 @@ class Reference:
         profile: How the data was distributed.
         confidence: From which confidence on the model's answers count as right; ``None`` where there was no model, were no labels, or a row
             has more than one answer.
+        familiarity: How it is told how sure the model is; by its own confidence where ``None``.
     """
 
     profile: Profile
     confidence: ConfidenceThreshold | None = None
+    familiarity: Familiarity | None = None
 
     @classmethod
-    def of(cls, window: Window) -> Reference:
-        """The reference that measured rows make."""
-        sure, right = window.confidence, window.correct
+    def of(cls, data: Dataset, window: Window, familiarity: Familiarity | None = None) -> Reference:
+        """The reference that measured rows make.
+
+        Args:
+            data: The rows.
+            window: What was measured of them.
+            familiarity: How it is told how sure the model is of a row.
+        """
+        sure, right = sureness_of(data, window, familiarity), window.correct
         if sure is None or right is None or not np.isfinite(right).any():
             return cls(window.profile)
-        return cls(window.profile, fit_threshold(sure, right))
+        return cls(window.profile, fit_threshold(sure, right), familiarity)
 
     def store(self, db: ExperimentDB, run: RunRef) -> int:
         """Stores it with a run, in the place of an older one.
@@ -47,7 +59,8 @@ class Reference:
         Raises:
             ExperimentError: There is no such run, or it cannot be stored.
         """
-        db.log_profile(run, None if self.confidence is None else self.confidence.to_json(), _CONFIDENCE)
+        for name, part in ((_CONFIDENCE, self.confidence), (_FAMILIARITY, self.familiarity)):
+            db.log_profile(run, None if part is None else part.to_json(), name)
         return log_profile_to_db(db, run, self.profile)
 
 
@@ -64,8 +77,17 @@ def load_reference(db: ExperimentDB, run: RunRef) -> Reference:
         ProfileError: What is stored is no profile, or a newer version stored it.
     """
     profile = load_profile(db, run)
+    threshold, familiarity = (_stored(db, run, name) for name in (_CONFIDENCE, _FAMILIARITY))
+    return Reference(
+        profile,
+        None if threshold is None else ConfidenceThreshold.from_json(threshold),
+        None if familiarity is None else Familiarity.from_json(familiarity),
+    )
+
+
+def _stored(db: ExperimentDB, run: RunRef, name: str) -> Any:
+    """What lies beside the profile; ``None`` where nothing does."""
     try:
-        stored = db.get_profile(run, _CONFIDENCE)
-    except ExperimentError:  # a profile alone
-        stored = None
-    return Reference(profile, None if stored is None else ConfidenceThreshold.from_json(stored))
+        return db.get_profile(run, name)
+    except ExperimentError:
+        return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.evidence import Status
 from harness.monitoring.drift.report import DriftReport, FeatureDrift
@@ -41,19 +42,22 @@ class WindowVerdict:
     improved: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, drift: DriftReport, reference: Reference, window: Window, margin: float) -> WindowVerdict:
+    def of(
+        cls, drift: DriftReport, reference: Reference, window: Window, sureness: NDArray[np.float64] | None, margin: float
+    ) -> WindowVerdict:
         """The verdict on a window.
 
         Args:
             drift: How it differs.
             reference: From what.
             window: What was measured of it.
+            sureness: How sure the model is of each row, by the reference's measure, ``[N]``; ``None`` where that is not known.
             margin: The loss of accuracy that is put up with, as a share.
         """
         profiles = reference.profile.features, window.profile.features
         scores = [one.feature for one in drift.features if group_of(one.feature) == "scores"]
         improved = {name for name in scores if _has_improved(name, profiles[0][name], profiles[1][name])}
-        return cls(drift, _harm(reference, window, margin), frozenset(improved))
+        return cls(drift, _harm(reference, window, sureness, margin), frozenset(improved))
 
     def group(self, name: str) -> list[FeatureDrift]:
         """The features of a group, the gravest first."""
@@ -81,13 +85,13 @@ class WindowVerdict:
         return max(found, key=lambda status: status.severity)
 
 
-def _harm(reference: Reference, window: Window, margin: float) -> Harm | None:
+def _harm(reference: Reference, window: Window, sureness: NDArray[np.float64] | None, margin: float) -> Harm | None:
     measured = measured_accuracy(reference.profile, window.profile)
     if measured is not None:
         return Harm(measured, margin)
-    if reference.confidence is None or window.confidence is None:
+    if reference.confidence is None or sureness is None:
         return None
-    return Harm(estimate_accuracy(reference.confidence, window.confidence), margin)
+    return Harm(estimate_accuracy(reference.confidence, sureness), margin)
 
 
 def _has_improved(name: str, reference: Feature, window: Feature) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +14,7 @@ from harness.data.dataset import Dataset
 from harness.monitoring.profiles.compute import BINS, profile_of_source
 from harness.monitoring.profiles.features import Kind, Profile
 from harness.monitoring.profiles.sources import Options, Source, source_of
-from harness.monitoring.profiles.values import Block, Numbers
+from harness.monitoring.profiles.values import Block, Ids, Numbers
 from harness.tasks import TaskSpec
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
     from harness.adapters import Adapter
 
-_ENTROPY, _CORRECT = "output.entropy", "score.correct"
+_ENTROPY, _CLASS, _CORRECT = "output.entropy", "output.class", "score.correct"
+_INPUTS = ("pixel_values", "features")
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,13 @@ class Window:
         profile: What is counted of them.
         confidence: How sure the model is of each, the entropy in nats times -1, float64 ``[N]``; ``None`` where there is no model, or a row
             has more than one answer.
+        predicted: The class that it says, int64 ``[N]``; ``None`` as well.
         correct: Whether it is right, 0 or 1, float64 ``[N]``; ``None`` where there are no labels either.
     """
 
     profile: Profile
     confidence: NDArray[np.float64] | None
+    predicted: NDArray[np.int64] | None
     correct: NDArray[np.float64] | None
 
 
@@ -65,11 +69,29 @@ def measure_window(
         ForwardError: The model raised.
     """
     source = source_of(data, Options(task, model, adapter, batch_size=batch_size))
-    names = () if model is None or task.is_per_position or task.is_regression else (_ENTROPY, _CORRECT)
+    names = () if model is None or task.is_per_position or task.is_regression else (_ENTROPY, _CLASS, _CORRECT)
     log = _RowLog(source, names)
     profile = profile_of_source(replace(source, blocks=log.blocks), reference, BINS)
-    entropy = log.column(_ENTROPY)
-    return Window(profile, None if entropy is None else -entropy, log.column(_CORRECT))
+    entropy, said = log.column(_ENTROPY), log.column(_CLASS)
+    return Window(
+        profile,
+        None if entropy is None else -entropy,
+        None if said is None else said.astype(np.int64),
+        log.column(_CORRECT),
+    )
+
+
+def input_vectors(data: Dataset, rows: int) -> Iterator[NDArray[np.float64]]:
+    """The pixels or features of rows, flattened, float64 ``[B, D]``; so many rows at a time.
+
+    Args:
+        data: Images, or a table.
+        rows: Rows at once.
+    """
+    left = iter(data)
+    while examples := list(islice(left, rows)):
+        field = next(name for name in _INPUTS if name in examples[0])
+        yield np.stack([example[field].numpy().ravel().astype(np.float64) for example in examples])
 
 
 def input_columns(data: Dataset, task: TaskSpec, batch_size: int) -> Iterator[dict[str, NDArray[np.float64]]]:
@@ -100,6 +122,8 @@ class _RowLog:
                 values = block.values.get(name)
                 if isinstance(values, Numbers):
                     kept.append(values.values)
+                elif isinstance(values, Ids):
+                    kept.append(values.ids.astype(np.float64))
             yield block
 
     def column(self, name: str) -> NDArray[np.float64] | None:

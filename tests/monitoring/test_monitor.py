@@ -12,7 +12,7 @@ import pytest
 from monitored import PRODUCTION, Shop, open_shop, rows, write
 
 from harness.cli import main
-from harness.config import EvalConfig
+from harness.config import EvalConfig, load_config
 from harness.data.digest import dataset_id
 from harness.data.examples import example_maker
 from harness.errors import ConfigError, DataError, UserError
@@ -21,7 +21,9 @@ from harness.models.loading import model_source
 from harness.monitoring.checks import judge_monitoring
 from harness.monitoring.command import monitor_of
 from harness.monitoring.data import open_window
+from harness.monitoring.profile_command import profile_config
 from harness.monitoring.profiles import ProfileMismatchError
+from harness.monitoring.reference import load_reference
 from harness.monitoring.run import run_tier5_monitoring
 
 
@@ -260,3 +262,21 @@ def test_the_rows_nearest_to_the_shift_are_named(shop: Shop, monitored: Monitore
 
 def test_data_without_labels_is_no_collection_error(shop: Shop) -> None:
     example_maker(shop.config("unlabelled.csv"))
+
+
+def test_accuracy_is_estimated_by_familiar_rows_where_they_may_be_kept(shop: Shop, monitored: Monitored) -> None:
+    run = profile_config(shop.config("eval.csv"), shop.database, familiarity=True).data["reference_profile_id"]
+    with ExperimentDB(shop.database) as db:
+        reference = load_reference(db, run)
+    assert reference.familiarity is not None
+    assert len(reference.familiarity.known) == 600
+    truth = monitored("shifted.csv")["eval_metrics"]["accuracy"]
+    found = shop.monitored("shifted_unlabelled.csv", reference_profile_id=run)
+    assert abs(found["harm"]["accuracy"] - truth) < 0.03
+    assert found["harm"]["accuracy"] != monitored("shifted_unlabelled.csv")["harm"]["accuracy"]
+
+
+def test_familiarity_of_texts_is_refused() -> None:
+    config = load_config(Path(__file__).parent.parent.parent / "examples" / "lm_tiny_monitoring.json")
+    with pytest.raises(ConfigError, match="on images and tables"):
+        profile_config(config, familiarity=True)

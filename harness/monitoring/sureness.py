@@ -1,0 +1,71 @@
+"""How sure a model is of each row of a window, by the measure that its reference was made with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.data.dataset import Dataset
+from harness.errors import ConfigError
+from harness.monitoring.harm import Familiarity, fit_familiarity
+from harness.monitoring.window import Window, input_vectors
+from harness.tasks import TaskSpec
+
+_ROWS = 1024
+_MOST_ROWS = 5000
+"""Rows of the reference by which the measures are weighed."""
+
+
+def familiarity_of(task: TaskSpec, training: Dataset, data: Dataset, window: Window) -> Familiarity:
+    """How familiar rows are to a model, from rows that it was trained on and rows that it was not.
+
+    Args:
+        task: What the model is for.
+        training: What it was trained on, with labels.
+        data: The reference, with labels.
+        window: What was measured of it.
+
+    Raises:
+        ConfigError: The inputs are no numbers, or the reference has no model or no labels.
+    """
+    if task.is_text or window.predicted is None or window.correct is None:
+        raise ConfigError(
+            "familiarity is measured on images and tables, of a model with weights that gives a row one class, and with labels; "
+            "leave it out to go by the model's confidence"
+        )
+    known = _first_vectors(training)
+    labels = np.array([int(example["labels"]) for example in islice(iter(training), len(known))])
+    rows = _first_vectors(data)
+    usable = np.isfinite(window.correct[: len(rows)]) & np.isfinite(rows).all(axis=1)
+    said, right = window.predicted[: len(rows)][usable], window.correct[: len(rows)][usable]
+    return fit_familiarity(known, labels, rows[usable], said, right)
+
+
+def sureness_of(data: Dataset, window: Window, familiarity: Familiarity | None) -> NDArray[np.float64] | None:
+    """How sure a model is of each row, float64 ``[N]``; ``None`` where there is no model, or a row has more than one answer.
+
+    Args:
+        data: The rows.
+        window: What was measured of them.
+        familiarity: How it is told; by the model's own confidence where ``None``.
+    """
+    if familiarity is None or window.predicted is None:
+        return window.confidence
+    return _scores(familiarity, data, window.predicted)
+
+
+def _scores(familiarity: Familiarity, data: Dataset, predicted: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float64]:
+    found: list[NDArray[np.float64]] = []
+    start = 0
+    for vectors in input_vectors(data, _ROWS):
+        found.append(familiarity.scores(vectors, predicted[start : start + len(vectors)]))
+        start += len(vectors)
+    return np.concatenate(found)
+
+
+def _first_vectors(data: Dataset) -> NDArray[np.float64]:
+    """Of at most 5,000 rows."""
+    return np.concatenate(list(islice(input_vectors(data, _ROWS), -(-_MOST_ROWS // _ROWS))))[:_MOST_ROWS]
