@@ -213,6 +213,7 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="100 repeats, three sizes")
     parser.add_argument("--only", default="", help="lines whose data has this in its name")
+    parser.add_argument("--features", type=int, help="lines of so many features")
     options = parser.parse_args()
     repeats = options.repeats or (100 if options.quick else 1000)
     allowed = largest_allowed(repeats)
@@ -226,7 +227,7 @@ def main() -> int:
     too_many = 0
     with Pool(options.processes) as pool:
         for case in cases(options.quick):
-            if options.only not in case.data:
+            if options.only not in case.data or options.features not in (None, case.features):
                 continue
             started = time.perf_counter()
             parts = [range(first, repeats, 4 * options.processes) for first in range(4 * options.processes)]
