@@ -51,6 +51,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
             from safetensors.torch import load_file
 
             return load_file(path)
+        _refuse_dangerous(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error).splitlines()[0]
@@ -66,6 +67,16 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not (isinstance(content, dict) and content and all(isinstance(v, Tensor) for v in content.values())):
         raise WeightsError(f"`weights`: {path} holds no state dict: expected names with tensors, got {type(content).__name__}")
     return content
+
+
+def _refuse_dangerous(path: Path) -> None:
+    """Raises what the unpickler would raise, before it has begun, where a scanner of pickles knows better."""
+    from harness.scan.weights import dangerous_names
+
+    with path.open("rb") as file:
+        names = dangerous_names(file, path.name)
+    if names:
+        raise pickle.UnpicklingError(f"picklescan found {', '.join(names[:_SHOWN])}")
 
 
 def not_finite(state: dict[str, Tensor]) -> list[str]:
