@@ -71,6 +71,9 @@ class ModelKeys(_Keys):
     model_import: str | None = Field(None, description="pkg.mod:callable.", pattern=r"^[\w.]+(:[\w.]+)?$")
     gist_id: Name | None = Field(None, description="A GitHub gist that holds the model.")
     gist_revision: Name | None = Field(None, description="The gist's revision.")
+    gist_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = Field(
+        None, description="What `modeltiers gist ID` shows; a gist with other files is refused."
+    )
     preset: Name | None = Field(None, description="The embedded stub of a preset.")
     model_factory: str = Field("build_model", description="Callable in model_file that returns the model.")
     model_kwargs: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of the factory.")
@@ -85,6 +88,10 @@ class RunKeys(_Keys):
         None, description="Tiers to generate; all that apply by default."
     )
     seed: NonNegative = Field(0, description="Seed of everything that is drawn.")
+    isolation: Literal["process"] | None = Field(
+        None,
+        description='"process": the model is built and tested in a process that may neither write files nor use the network.',
+    )
     device: str = Field("cpu", description="cpu, cuda, cuda:0, mps …")
     time_budget: Annotated[float, Field(gt=0)] = Field(
         120.0, description="Seconds the config's tests may take; one that hangs is stopped after this long."
@@ -258,8 +265,9 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
         sources = [key for key in ("model_file", "model_import", "gist_id", "preset") if getattr(self, key)]
         if len(sources) > 1:
             raise ValueError(f"give one of {', '.join(f'`{s}`' for s in sources)}, not {len(sources)}")
-        if self.gist_revision and not self.gist_id:
-            raise ValueError("`gist_revision` needs `gist_id`")
+        for key in ("gist_revision", "gist_sha256"):
+            if getattr(self, key) and not self.gist_id:
+                raise ValueError(f"`{key}` needs `gist_id`")
         if self.task_type is None:
             hint = did_you_mean(self.task_name, PRESETS) if self.task_name else ""
             raise ValueError(

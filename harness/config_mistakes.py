@@ -18,7 +18,7 @@ _SEVERAL_FORMS = {
 }
 """What is expected of keys that take values of several forms, for which the validation library reports every form by itself."""
 
-_PATTERNS = {"model_import": "pkg.mod:callable"}
+_PATTERNS = {"model_import": "pkg.mod:callable", "gist_sha256": "64 hexadecimal digits in lower case"}
 
 
 def explain(error: ValidationError, keys_at: Callable[[list[str]], list[str]]) -> list[str]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import sys
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,6 +19,7 @@ from harness.errors import ConfigError, FactoryError, ModelSourceError, UserErro
 from harness.models.stubs import build_stub
 from harness.models.weights import load_weights
 from harness.randomness import seeded
+from harness.scan import scan_source
 from harness.user_code import import_file, raised
 
 
@@ -31,6 +33,7 @@ class ModelSource:
         kwargs: Keyword arguments of the factory.
         weights: File the weights are loaded from; ``None`` for fresh ones.
         device: Device the model is moved to.
+        facts: What an experiment database remembers of it, such as ``gist_id``, ``revision`` and ``sha256``.
     """
 
     factory: Callable[..., nn.Module]
@@ -38,6 +41,7 @@ class ModelSource:
     kwargs: dict[str, Any] = field(default_factory=dict)
     weights: Path | None = None
     device: str = "cpu"
+    facts: dict[str, str] = field(default_factory=dict)
 
     def build(self, seed: int = 0) -> nn.Module:
         """A model in eval mode; the same seed gives the same fresh weights, and the global random state is left as it was.
@@ -66,20 +70,21 @@ def model_source(config: SuiteConfig) -> ModelSource:
     Raises:
         ModelSourceError: The file or module does not import.
         FactoryError: It has no such factory.
-        ConfigError: The config asks for a source or device that is not available.
+        ConfigError: The config asks for a source or device that is not available, or for isolation where there is none.
     """
+    if config.isolation:
+        raise ConfigError(
+            f'{config.path}: `isolation` "process": here the model would be built in this very process; only the tests '
+            '(`pytest --model-config`, `modeltiers tiers`) run in isolation. To go on without: "isolation": null'
+        )
     weights = config.resolve(config.weights) if config.weights else None
     options: dict[str, Any] = {"kwargs": config.model_kwargs, "weights": weights, "device": _device(config)}
     if config.gist_id:
-        raise ConfigError(
-            f"{config.path}: `gist_id`: loading models from gists is not part of this version; download it and use `model_file`"
-        )
+        return _from_gist(config, options)
     if config.model_file:
         path = config.resolve(config.model_file)
-        module = import_file(path, "model_file")
-        return ModelSource(
-            _find_factory(module, config.model_factory, str(path)), f"{path.name}:{config.model_factory}", **options
-        )
+        warn_of_findings(path)
+        return source_of_file(path, "model_file", config.model_factory, **options)
     if config.model_import:
         name, _, attribute = config.model_import.partition(":")
         attribute = attribute or config.model_factory
@@ -88,6 +93,47 @@ def model_source(config: SuiteConfig) -> ModelSource:
     task = config.task_spec()
     options["kwargs"] = {}
     return ModelSource(lambda: build_stub(task), f"embedded {task.task_name} stub", **options)
+
+
+def source_of_file(path: Path, key: str, factory: str, **options: Any) -> ModelSource:
+    """The model of a Python file, which is imported.
+
+    Args:
+        path: The file.
+        key: The config key that named it, for messages.
+        factory: Name of the callable in it that returns the model.
+        options: Further attributes of the source.
+
+    Raises:
+        ModelSourceError: The file does not import.
+        FactoryError: It has no such factory.
+    """
+    return ModelSource(_find_factory(import_file(path, key), factory, str(path)), f"{path.name}:{factory}", **options)
+
+
+def warn_of_findings(path: Path) -> None:
+    """Warns of what a file of the user's own does that no model needs; it is run all the same."""
+    try:
+        grave = [finding for finding in scan_source(path.read_bytes(), path.name) if finding.grave]
+    except OSError:
+        return  # the import says what is wrong
+    if grave:
+        more = f" (and {len(grave) - 1} more)" if len(grave) > 1 else ""
+        warnings.warn(f"`model_file`: {grave[0]}{more}", UserWarning, stacklevel=2)
+
+
+def _from_gist(config: SuiteConfig, options: dict[str, Any]) -> ModelSource:
+    """The model of a gist, once it is admitted; weights may lie in the gist."""
+    from harness.gists import admit, open_gist
+    from harness.gists.load import model_path
+
+    gist = open_gist(str(config.gist_id), config.gist_revision)
+    admit(gist, config.gist_sha256)
+    path = model_path(gist)
+    if config.weights in gist.files and not options["weights"].is_file():
+        options["weights"] = path.parent / str(config.weights)
+    source = source_of_file(path, "gist_id", config.model_factory, **options, facts=gist.facts)
+    return replace(source, origin=f"gist {gist.id[:12]}@{gist.revision[:12]} {source.origin}")
 
 
 def _import_module(name: str, folder: Path) -> ModuleType:

@@ -55,7 +55,7 @@ def train_config(
         progress=progress,
         sweep=sweep,
         suite=config,
-        facts={"config_path": str(config.path), "model": source.origin},
+        facts={"config_path": str(config.path), "model": source.origin, **source.facts},
     )
     return {**results, "bundle": _bundle(model, config) if config.export_bundle and leads() else None}
 
