@@ -102,7 +102,7 @@ class ModelConfigFile(pytest.Module):
         try:
             suite: Suite = Suite.of(self.path)
             if not self.config.option.collectonly:
-                suite.check_model()
+                _check_model(suite, self.config)
             return test_module(suite, self.config)
         except UserError as error:
             raise self.CollectError(str(error)) from None
@@ -132,8 +132,22 @@ def _activate(config: pytest.Config, configs: list[Path]) -> None:
     forget_suites()  # of an earlier run in this process, whose files may have changed since
     config.pluginmanager.register(fixtures, _FIXTURES)
     config.pluginmanager.register(Reporter(config, configs), "modeltiers_report")
+    if any(Suite.of(path).config.isolation for path in configs):
+        from pytest_modeltiers.isolated import Isolation
+
+        Isolation.of(config)
     # Torch and what comes with it are a million objects that stay: without this every collection walks over them.
     gc.freeze()
+
+
+def _check_model(suite: Suite, config: pytest.Config) -> None:
+    """Has the model built and called once, here or in isolation."""
+    if not suite.config.isolation:
+        suite.check_model()
+        return
+    from pytest_modeltiers.isolated import Isolation
+
+    Isolation.of(config).start(suite)
 
 
 def _share_cores(workers: int) -> None:

@@ -122,9 +122,14 @@ class Reporter:
             evidence = result.evidence
             if evidence is not None and "layers" in evidence.details and evidence.name == "gradient_flow":
                 report.layers = evidence.details["layers"]
-        report.model_facts = _model_facts(suite, report)
+        report.model_facts = _model_facts(suite, report) | self._isolation_facts(path)
         report.coverage = _coverage(suite, results)
         return report
+
+    def _isolation_facts(self, path: Path) -> dict[str, str]:
+        """What the report says of isolation; nothing where there was none."""
+        isolation = self.config.pluginmanager.get_plugin("modeltiers_isolation")
+        return {} if isolation is None else isolation.facts(Suite.of(path).config.path)
 
     def _of(self, path: Path) -> list[Result]:
         found = [result for result in self.results.values() if result.config == str(path.resolve())]

@@ -1,0 +1,240 @@
+"""The isolated process, seen from outside."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.isolation.channel import Channel
+from harness.isolation.errors import IsolationError
+from harness.isolation.guard import Attempt
+from harness.isolation.limits import Limits
+
+_KEPT = frozenset(
+    {
+        *("PATH", "LANG", "LANGUAGE", "TZ", "TERM", "CI", "PYTHONPATH", "PYTHONHASHSEED", "VIRTUAL_ENV", "LD_LIBRARY_PATH"),
+        *("CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"),
+        "PYTEST_XDIST_WORKER_COUNT",
+    }
+)
+"""Variables the process inherits. The others may hold secrets."""
+
+_IN_FOLDER = {
+    "HOME": "home",
+    "TMPDIR": "tmp",
+    "MODELTIERS_CACHE": "cache",
+    "MPLCONFIGDIR": "matplotlib",
+    "TORCHINDUCTOR_CACHE_DIR": "inductor",
+    "TRITON_CACHE_DIR": "triton",
+    "HYPOTHESIS_STORAGE_DIRECTORY": "hypothesis",
+}
+"""Folders that libraries write in."""
+
+_STARTING = 120.0
+_LAST_WORDS = 300
+
+
+@dataclass(frozen=True)
+class Isolated:
+    """What came of a function that was run in isolation.
+
+    Attributes:
+        value: What it returned.
+        error: What it raised, in one line; empty where it returned.
+        attempts: What was refused.
+        walls: The walls that stood.
+    """
+
+    value: Any
+    error: str
+    attempts: list[Attempt]
+    walls: list[str]
+
+
+class IsolatedProcess:
+    """A process behind walls that answers messages, until it is closed.
+
+    Args:
+        target: ``module:function`` that is called there with the argument, a ``Channel`` to answer on, and the ``Guard``.
+        argument: JSON-ready.
+        own: Folders of the code that is not trusted.
+        preload: Modules that are imported before the guard is there.
+        limits: What it may use up.
+        environment: Further variables for it.
+
+    Raises:
+        IsolationError: It could not be started.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        argument: Any,
+        *,
+        own: Sequence[Path] = (),
+        preload: Sequence[str] = (),
+        limits: Limits | None = None,
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        if os.name != "posix":
+            raise IsolationError('`isolation` "process" needs Linux or macOS')
+        self.folder = Path(tempfile.mkdtemp(prefix="modeltiers-isolated-"))
+        self._log = self.folder / "output.log"
+        self._process, self._channel = self._start(environment or {})
+        job = {
+            "target": target,
+            "argument": argument,
+            "folder": str(self.folder),
+            "own": [str(path) for path in own],
+            "preload": list(preload),
+            "limits": (limits or Limits()).to_json(),
+            "sys_path": [entry for entry in sys.path if entry],
+        }
+        try:
+            self._channel.send(job)
+            self.walls: list[str] = list(self.receive(_STARTING)["walls"])
+        except (OSError, KeyError, TypeError) as error:
+            self.close()
+            raise IsolationError(f"the isolated process could not be started: {error}") from None
+        except IsolationError:
+            self.close()
+            raise
+
+    def ask(self, message: Any, timeout: float | None = None) -> Any:
+        """Sends a message and waits for the answer.
+
+        Args:
+            message: JSON-ready.
+            timeout: Seconds to wait.
+
+        Raises:
+            IsolationError: The process died, did not answer in time, or answered nonsense; it is then ended.
+        """
+        with contextlib.suppress(OSError):  # a process that is gone shows itself in the answer
+            self._channel.send(message)
+        return self.receive(timeout)
+
+    def receive(self, timeout: float | None = None) -> Any:
+        """The next message of the process.
+
+        Raises:
+            IsolationError: As for ``ask``.
+        """
+        try:
+            return self._channel.receive(timeout)
+        except TimeoutError:
+            problem = f"the isolated process did not answer within {timeout:g} s, and was ended"
+        except (EOFError, OSError):
+            problem = f"the isolated process died: {self._end()}"
+        except ValueError as error:
+            problem = f"the isolated process answered nonsense ({error}), and was ended"
+        self.kill()
+        raise IsolationError(problem)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it still runs."""
+        return self._process.poll() is None
+
+    def kill(self) -> None:
+        """Ends the process and whatever it started."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def close(self) -> None:
+        """Ends the process and removes its folder."""
+        if self._process.poll() is None:
+            self.kill()
+        with contextlib.suppress(OSError):
+            self._channel.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self) -> IsolatedProcess:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def _start(self, environment: dict[str, str]) -> tuple[subprocess.Popen[bytes], Channel]:
+        to_child, from_child = os.pipe(), os.pipe()
+        command = [sys.executable, "-m", "harness.isolation.child", str(to_child[0]), str(from_child[1])]
+        with self._log.open("wb") as log:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self.folder,
+                env=self._environment() | environment,
+                pass_fds=(to_child[0], from_child[1]),
+                start_new_session=True,
+            )
+        os.close(to_child[0])
+        os.close(from_child[1])
+        return process, Channel(from_child[0], to_child[1])
+
+    def _environment(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if name in _KEPT or name.startswith("LC_")}
+        for variable, name in _IN_FOLDER.items():
+            (self.folder / name).mkdir()
+            kept[variable] = str(self.folder / name)
+        # Packages that were put on the path by hand, this one for one, must be found before the job is read.
+        path = os.pathsep.join([*filter(None, [kept.get("PYTHONPATH")]), str(Path(__file__).parents[2])])
+        return kept | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONSAFEPATH": "1"}
+
+    def _end(self) -> str:
+        """How a process that is gone ended."""
+        try:
+            status = self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            return "it closed its pipe"
+        if status < 0:
+            names = {
+                signal.SIGKILL: "killed, which is what happens when memory runs out",
+                signal.SIGXCPU: "its processor time was used up",
+            }
+            return names.get(signal.Signals(-status), f"by {signal.Signals(-status).name}, a crash in native code")
+        said = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        return f"exit status {status}{': ' + said[-1][:_LAST_WORDS] if said else ''}"
+
+
+def run_isolated(
+    function: str,
+    argument: Any,
+    *,
+    own: Sequence[Path] = (),
+    preload: Sequence[str] = (),
+    limits: Limits | None = None,
+    seconds: float = 120.0,
+) -> Isolated:
+    """Calls a function in a process of its own behind walls.
+
+    Args:
+        function: ``module:function``, which takes the argument and returns something JSON-ready.
+        argument: JSON-ready.
+        own: Folders of the code that is not trusted.
+        preload: Modules that are imported before the guard is there.
+        limits: What it may use up.
+        seconds: How long it may take.
+
+    Raises:
+        IsolationError: The process could not be started, died, or took too long.
+    """
+    asked = {"function": function, "argument": argument}
+    with IsolatedProcess("harness.isolation.child:answer_once", asked, own=own, preload=preload, limits=limits) as process:
+        found = process.receive(seconds)
+        try:
+            attempts = [Attempt(**attempt) for attempt in found["attempts"]]
+            return Isolated(found["value"], str(found["error"]), attempts, process.walls)
+        except (KeyError, TypeError):
+            raise IsolationError("the isolated process answered nonsense") from None

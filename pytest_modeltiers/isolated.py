@@ -1,0 +1,263 @@
+"""Configs with ``isolation``: their tests run in a process behind walls, and their reports come back as an xdist worker's do.
+
+This side collects the tests, whose names follow from the config alone, and asks the other side for one after another. The model is
+never built here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from harness.isolation.errors import IsolationError
+
+if TYPE_CHECKING:
+    from harness.config import SuiteConfig
+    from harness.isolation import IsolatedProcess
+    from pytest_modeltiers.suite import Suite
+
+_GRACE = 60.0
+"""Seconds beyond its time budget that a test is waited for: its own watchdog is to end it first."""
+
+_DEATHS = 3
+"""Deaths of the process after which the rest of a suite is not tried any more."""
+
+_MORE_CPU = 20
+
+_NAME = "modeltiers_isolation"
+
+
+class Isolation:
+    """Runs the tests of isolated suites elsewhere."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self._running: dict[Path, _Elsewhere] = {}
+        self._facts: dict[Path, dict[str, Any]] = {}
+
+    @staticmethod
+    def of(config: pytest.Config) -> Isolation:
+        """The plugin of a run, registered when it is first asked for."""
+        found: Isolation | None = config.pluginmanager.get_plugin(_NAME)
+        if found is None:
+            found = Isolation(config)
+            config.pluginmanager.register(found, _NAME)
+        return found
+
+    def start(self, suite: Suite) -> None:
+        """Starts a suite's process, which builds the model and calls it once.
+
+        Raises:
+            UserError: What keeps the model from being built or called.
+        """
+        if suite.config.path not in self._running:
+            self._running[suite.config.path] = _Elsewhere(suite, self.config)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+        """Has a test of an isolated suite run elsewhere."""
+        suite = getattr(getattr(item, "cls", None), "suite", None)
+        config = getattr(suite, "config", None)
+        if suite is None or config is None or not getattr(config, "isolation", None):
+            return None
+        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+        for report in self._reports(suite, item):
+            item.ihook.pytest_runtest_logreport(report=report)
+        item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+        return True
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Remembers what isolation was like and what it refused, also in the workers."""
+        about = getattr(report, "modeltiers", {})
+        if "walls" in about:
+            facts = self._facts.setdefault(
+                Path(about["config"]), {"walls": about["walls"], "model": about["model"], "refused": []}
+            )
+            facts["refused"] += [attempt for attempt in about["refused"] if attempt not in facts["refused"]]
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Says what the model's code tried."""
+        for path in self._facts:
+            terminalreporter.write_line(f"{path.name}: {self.facts(path)['isolation']}")
+
+    def facts(self, path: Path) -> dict[str, str]:
+        """What the report says of a config's model and of its isolation."""
+        found = self._facts.get(path)
+        if found is None:
+            return {}
+        refused = f"refused {'; '.join(found['refused'])}" if found["refused"] else "nothing was refused"
+        return {"model": found["model"], "isolation": f"in a process behind {', '.join(found['walls'])}; {refused}"}
+
+    def pytest_unconfigure(self) -> None:
+        """Ends the processes."""
+        for elsewhere in self._running.values():
+            elsewhere.close()
+
+    def _reports(self, suite: Suite, item: pytest.Item) -> Iterator[pytest.TestReport]:
+        try:
+            self.start(suite)
+            yield from self._running[suite.config.path].run(item)
+        except Exception as error:  # what the other side sends is not to be relied on
+            yield self._without_answer(suite, item, error)
+
+    def _without_answer(self, suite: Suite, item: pytest.Item, error: Exception) -> pytest.TestReport:
+        """The report of a test that has none: failed, or skipped where it was not even tried."""
+        problem, was_tried = str(error) or type(error).__name__, not isinstance(error, _NotTriedError)
+        report = pytest.TestReport(
+            item.nodeid,
+            item.location,
+            dict.fromkeys(item.keywords, 1),
+            "failed" if was_tried else "skipped",
+            problem if was_tried else (str(item.path), 0, f"Skipped: {problem}"),
+            "call",
+        )
+        elsewhere = self._running.get(suite.config.path)
+        report.modeltiers = _about(suite, item) if elsewhere is None else elsewhere.about(item)  # type: ignore[attr-defined]
+        return report
+
+
+class _NotTriedError(IsolationError):
+    """A test was not tried, as others ended their process again and again."""
+
+
+class _Elsewhere:
+    """One suite's process."""
+
+    def __init__(self, suite: Suite, config: pytest.Config) -> None:
+        self.suite = suite
+        self.config = config
+        self._resolved = _resolved(suite.config)
+        self._deaths = 0
+        self._at_start: list[str] = []
+        self._model = ""
+        self._process = self._start()
+
+    def run(self, item: pytest.Item) -> Iterator[pytest.TestReport]:
+        """A test's reports.
+
+        Raises:
+            IsolationError: The process died, or did not answer in time.
+        """
+        if not self._process.is_alive:
+            if self._deaths >= _DEATHS:
+                raise _NotTriedError(f"not tried: tests before it ended the isolated process {self._deaths} times")
+            self._process.close()
+            self._process = self._start()
+        try:
+            answer = self._process.ask({"test": _short(item)}, self.suite.config.time_budget + _GRACE)
+        except IsolationError:
+            self._deaths += 1
+            raise
+        for data in answer["reports"]:
+            yield self._as_ours(item, data)
+
+    def about(self, item: pytest.Item, refused: Sequence[str] = ()) -> dict[str, Any]:
+        """What a report of this process says of itself."""
+        facts = {"walls": self._process.walls, "model": self._model, "refused": [*self._at_start, *refused]}
+        return _about(self.suite, item) | facts
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.close()
+
+    def _as_ours(self, item: pytest.Item, data: dict[str, Any]) -> pytest.TestReport:
+        """A report under the name that the test has on this side."""
+        report = self.config.hook.pytest_report_from_serializable(config=self.config, data=data)
+        if not isinstance(report, pytest.TestReport):
+            raise IsolationError("the isolated process sent something that is no report")
+        report.nodeid, report.location = item.nodeid, item.location
+        if isinstance(report.longrepr, list):  # a tuple, before it was JSON
+            report.longrepr = tuple(report.longrepr)
+        theirs = getattr(report, "modeltiers", {})
+        finding, refused = dict(theirs.get("finding", {})), list(theirs.get("refused", ()))
+        report.modeltiers = self.about(item, refused) | {"finding": finding}  # type: ignore[attr-defined]
+        return report
+
+    def _start(self) -> IsolatedProcess:
+        from harness.isolation import IsolatedProcess, Limits
+
+        config = self.suite.config
+        argument = {
+            "config": os.path.abspath(config.path),
+            "update": self._resolved,
+            "arguments": _arguments(self.config),
+        }
+        process = IsolatedProcess(
+            "pytest_modeltiers.isolated_child:serve",
+            argument,
+            own=[config.path.parent, *_gist_folder(config, self._resolved)],
+            preload=["torch", "numpy", "pytest", "hypothesis", "pytest_modeltiers.fixtures", "pytest_modeltiers.tiers.critical"],
+            limits=Limits(cpu_seconds=600 + int(_MORE_CPU * config.time_budget)),
+            environment=_places(),
+        )
+        try:
+            answer = process.receive(config.time_budget + _GRACE)
+            if answer.get("error"):
+                raise IsolationError(str(answer["error"]))
+            self._at_start, self._model = [str(attempt) for attempt in answer["refused"]], str(answer["model"])
+        except (IsolationError, AttributeError, KeyError, TypeError) as error:
+            process.close()
+            raise (
+                error if isinstance(error, IsolationError) else IsolationError("the isolated process answered nonsense")
+            ) from None
+        return process
+
+
+def _resolved(config: SuiteConfig) -> dict[str, Any]:
+    """Keys of the config as they hold on the other side, where there is no network: a gist is fetched and admitted here."""
+    update: dict[str, Any] = {"isolation": None}
+    if config.gist_id:
+        from harness.gists import admit, open_gist
+
+        gist = open_gist(config.gist_id, config.gist_revision)
+        admit(gist, config.gist_sha256)
+        update |= {"gist_revision": gist.revision, "gist_sha256": gist.sha256}
+    return update
+
+
+def _gist_folder(config: SuiteConfig, resolved: dict[str, Any]) -> list[Path]:
+    if not config.gist_id:
+        return []
+    from harness.gists import open_gist
+
+    folder = open_gist(config.gist_id, resolved["gist_revision"]).folder
+    return [] if folder is None else [folder]
+
+
+def _arguments(config: pytest.Config) -> list[str]:
+    """The command line of the other side."""
+    ini = [f"--rootdir={config.rootpath}", "-c", str(config.inipath or os.devnull), "-o", "addopts="]
+    strict = ["--modeltiers-strict"] * bool(config.getoption("modeltiers_strict"))
+    return [*ini, *strict, "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:faulthandler"]
+
+
+def _places() -> dict[str, str]:
+    """Where gists, consent and downloaded models lie, for a process whose home is elsewhere and that has no network."""
+    from harness.gists.settings import GistSettings
+
+    gists, home = GistSettings.from_environment(), Path.home()
+    return {
+        "MODELTIERS_GIST_API": gists.base_url,
+        "MODELTIERS_GISTS": str(gists.cache),
+        "XDG_CONFIG_HOME": str(gists.consent.parents[1]),
+        "HF_HOME": os.environ.get("HF_HOME") or str(home / ".cache" / "huggingface"),
+        "HF_HUB_OFFLINE": "1",
+    }
+
+
+def _short(item: pytest.Item) -> str:
+    """``TestTier1::test_causal``: the same for the config and for a file that takes its tests from it."""
+    return item.nodeid.partition("::")[2]
+
+
+def _about(suite: Suite, item: pytest.Item) -> dict[str, Any]:
+    """What a report says of itself."""
+    return {"config": str(suite.config.path), "tier": _tier_of(item), "finding": {}}
+
+
+def _tier_of(item: pytest.Item) -> int:
+    return int(_short(item).removeprefix("TestTier")[:1])

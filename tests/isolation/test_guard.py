@@ -1,0 +1,166 @@
+"""The isolated process: what it may do, what it may not, how it ends, and what it says of itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.isolation import IsolatedProcess, IsolationError, Limits, run_isolated
+
+PROBE = """\
+import os, sys
+
+def work(argument):
+    import tempfile, threading, torch
+    from pathlib import Path
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "a.txt").write_text("x")
+        os.rename(Path(folder, "a.txt"), Path(folder, "b.txt"))
+    torch.save(torch.ones(2), "here.pt")
+    thread = threading.Thread(target=torch.randn(200, 200).mm, args=(torch.randn(200, 200),))
+    thread.start()
+    thread.join()
+    with open(os.devnull, "w") as nowhere:
+        nowhere.write("x")
+    return {"sum": torch.load("here.pt", weights_only=True).sum().item(), "home": str(Path.home()), "read": len(Path(argument).read_text())}
+
+def environment(argument):
+    return dict(os.environ)
+
+def fails(argument):
+    raise ValueError("no such luck")
+
+def swallows(argument):
+    try:
+        open(argument, "w")
+    except Exception:
+        return "swallowed"
+
+def unlinks_itself(argument):
+    os.symlink(argument, "link")
+
+def goes_elsewhere(argument):
+    os.chdir("/")
+    open("mark-that-must-not-be", "w")
+
+def opens_a_folder(argument):
+    folder = os.open(argument, os.O_RDONLY)
+    os.open("mark", os.O_CREAT | os.O_WRONLY, dir_fd=folder)
+
+def dies(argument):
+    os.abort()
+
+def hangs(argument):
+    while True:
+        pass
+
+def eats_memory(argument):
+    return len(bytearray(200 * 2**30))
+
+def writes_much(argument):
+    with open("big", "wb") as file:
+        for _ in range(64):
+            file.write(bytes(2**20))
+
+def answers_nonsense(argument):
+    import gc
+    os.write(int(sys.argv[2]), b"[" * 100_000 + b"\\n")
+
+def not_json(argument):
+    return object()
+"""
+
+
+@pytest.fixture
+def probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "probe").mkdir()
+    (tmp_path / "probe" / "probe.py").write_text(PROBE)
+    monkeypatch.syspath_prepend(tmp_path / "probe")
+    return tmp_path / "probe"
+
+
+def run(probe: Path, function: str, argument: Any = None, **options: Any) -> Any:
+    return run_isolated(f"probe:{function}", argument, own=[probe], **options)
+
+
+def test_ordinary_work_is_done(probe: Path) -> None:
+    found = run(probe, "work", str(probe / "probe.py"), preload=["torch"])
+    assert found.error == ""
+    assert found.attempts == []
+    assert (found.value["sum"], found.value["read"]) == (2.0, len(PROBE))
+    assert not Path(found.value["home"]).exists()  # it was in the folder that is gone now
+
+
+def test_secrets_in_the_environment_do_not_come_along(probe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GITHUB_TOKEN", "secret")
+    assert "secret" not in str(run(probe, "environment").value)
+
+
+def test_what_it_raises_is_said_in_a_line(probe: Path) -> None:
+    found = run(probe, "fails")
+    assert (found.value, found.error) == (None, "ValueError: no such luck (probe.py, line 21)")
+
+
+def test_an_attempt_is_noted_even_if_the_code_goes_on(probe: Path, tmp_path: Path) -> None:
+    found = run(probe, "swallows", str(tmp_path / "mark"))
+    assert found.value == "swallowed"
+    assert [str(attempt) for attempt in found.attempts] == [f"writes {tmp_path / 'mark'} (open; probe.py, line 25)"]
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [("unlinks_itself", "makes a link"), ("goes_elsewhere", "changes the working folder"), ("opens_a_folder", "writes")],
+)
+def test_ways_around_the_folder_are_closed(probe: Path, tmp_path: Path, function: str, said: str) -> None:
+    found = run(probe, function, str(tmp_path))
+    assert said in found.error
+    assert not (tmp_path / "mark").exists()
+    assert not Path("/mark-that-must-not-be").exists()
+
+
+def test_a_crash_is_an_error_not_the_end(probe: Path) -> None:
+    with pytest.raises(IsolationError, match="died: by SIGABRT"):
+        run(probe, "dies")
+
+
+def test_it_is_ended_when_it_does_not_answer(probe: Path) -> None:
+    with pytest.raises(IsolationError, match=r"did not answer within 0\.5 s, and was ended"):
+        run(probe, "hangs", seconds=0.5)
+
+
+def test_its_processor_time_is_limited(probe: Path) -> None:
+    with pytest.raises(IsolationError, match=r"its processor time was used up|killed"):
+        run(probe, "hangs", limits=Limits(cpu_seconds=2))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the address space is not limited elsewhere")
+def test_its_memory_is_limited(probe: Path) -> None:
+    assert run(probe, "eats_memory", limits=Limits(memory_bytes=2**30)).error.startswith("MemoryError")
+
+
+def test_the_size_of_its_files_is_limited(probe: Path) -> None:
+    assert "File too large" in run(probe, "writes_much", limits=Limits(file_bytes=2**20)).error
+
+
+@pytest.mark.parametrize("function", ["answers_nonsense"])
+def test_what_it_answers_is_not_believed(probe: Path, function: str) -> None:
+    with pytest.raises(IsolationError, match="nonsense"):
+        run(probe, function)
+
+
+def test_a_target_that_is_not_there_is_said(probe: Path) -> None:
+    with pytest.raises(IsolationError, match=r"died: exit status 1: .*no attribute 'missing'"):
+        IsolatedProcess("harness.isolation.child:missing", None)
+
+
+def test_nothing_is_left_behind(probe: Path) -> None:
+    with IsolatedProcess("harness.isolation.child:answer_once", {"function": "probe:hangs", "argument": None}) as process:
+        folder, number = process.folder, process._process.pid
+    assert not folder.exists()
+    with pytest.raises(ProcessLookupError):
+        os.kill(number, signal.SIGCONT)
