@@ -13,10 +13,10 @@ import warnings
 from collections.abc import Sequence
 from typing import TextIO
 
-from harness.cli import bundle, doctor, export, init, monitor, profile, repro, runs, schema, sweep, tiers, train
+from harness.cli import bundle, doctor, export, gist, init, monitor, profile, repro, runs, schema, sweep, tiers, train
 from harness.errors import UserError
 
-_COMMANDS = (tiers, train, sweep, export, bundle, profile, monitor, runs, repro, init, schema, doctor)
+_COMMANDS = (tiers, train, sweep, export, bundle, profile, monitor, runs, repro, init, gist, schema, doctor)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -3,26 +3,78 @@
 from __future__ import annotations
 
 import argparse
+import json
+import shlex
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from harness.scaffold import Scaffold
 
 
 def add(commands: Any) -> None:
     """Adds the command."""
-    init = commands.add_parser("init", help="write a config by looking at a model file")
+    init = commands.add_parser("init", help="write a config by looking at a model file, and run tier 1 once")
     init.add_argument("model", type=Path, metavar="MODEL.py", help="file with a model factory or class")
-    init.add_argument("--output", type=Path, metavar="FILE", help="where the config goes (modeltiers.json beside the model)")
-    init.add_argument("--force", action="store_true", help="replace an existing config")
+    init.add_argument(
+        "--output", type=Path, metavar="FILE", help="where the config goes, .toml or .json (modeltiers.toml beside the model)"
+    )
+    init.add_argument("--force", action="store_true", help="replace what is there")
+    init.add_argument("--factory", metavar="NAME", help="the function or class that makes the model, where the file has several")
+    init.add_argument(
+        "--arg", action="append", default=[], type=_argument, metavar="NAME=VALUE", help="an argument of the factory; repeatable"
+    )
+    init.add_argument("--no-run", action="store_true", help="write the config only")
     init.set_defaults(run=_init)
+
+
+def _argument(text: str) -> tuple[str, Any]:
+    """``width=64``; the value as JSON, or else as text."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
 
 
 def _init(arguments: argparse.Namespace) -> int:
     from harness.scaffold import scaffold
 
-    path, guess = scaffold(arguments.model, arguments.output, overwrite=arguments.force)
-    print(f"wrote {path}")
-    for key, reason in guess.reasons.items():
-        value = guess.task.task_type.value if key == "task_type" else getattr(guess.task, key)
-        print(f"  {key} = {value}: {reason}")
-    print(f"next: pytest --model-config {path}")
-    return 0
+    found = scaffold(
+        arguments.model, arguments.output, overwrite=arguments.force, factory=arguments.factory, arguments=dict(arguments.arg)
+    )
+    print(_account(found))
+    config = shlex.quote(str(found.config))
+    status = 0 if arguments.no_run else _run_tier_1(found.config)
+    if status > 1:
+        print(f"modeltiers: tier 1 did not run; what pytest says is above. The config is {found.config}", file=sys.stderr)
+        return 2
+    print(f"next: pytest --model-config {config} --model-report report   # every tier; then open report/health_report.html")
+    return status
+
+
+def _account(found: Scaffold) -> str:
+    """What was found, and from what."""
+    lines = [f"{found.signature}, built by {found.factory.call}"]
+    if found.guess.called:
+        lines.append(f"  called with {found.guess.called}")
+    task = found.guess.task
+    for key, reason in found.guess.reasons.items():
+        lines.append(f"  {key} = {task.task_type.value if key == 'task_type' else getattr(task, key)}: {reason}")
+    if found.factory.guessed:
+        lines.append(f"  guessed arguments: {', '.join(found.factory.guessed)}; put your own into `model_kwargs`")
+    if found.others:
+        lines.append(f"  also there: {', '.join(found.others)}; --factory NAME takes one of them")
+    lines += [f"wrote {path}" for path in (found.config, found.bridge) if path is not None]
+    return "\n".join(lines)
+
+
+def _run_tier_1(config: Path) -> int:
+    """Runs tier 1 in a process of its own; returns pytest's exit status."""
+    print(f"running tier 1: pytest --model-config {shlex.quote(str(config))} -m tier1", flush=True)
+    command = [sys.executable, "-m", "pytest", "--model-config", str(config), "-m", "tier1", "-q", "--no-header"]
+    return subprocess.run(command, check=False).returncode

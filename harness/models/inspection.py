@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from types import ModuleType
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from harness.adapters import find_logits, make_adapter, plan_call
-from harness.batches import Sizes, make_batch, typical_sizes
+from harness.adapters import CallPlan, find_logits, plan_call
+from harness.batches import Batch, Sizes, make_batch, other_tokens, typical_sizes
 from harness.errors import FactoryError, UserError
-from harness.randomness import seeded
 from harness.tasks import FACTS, TaskSpec, TaskType
+from harness.threads import threads_for
+from harness.user_code import raised
 
 _LONGEST = 4096
-_IMAGE_SIDES = (32, 28, 224, 64, 96, 128, 256, 8, 16, 384, 512)
+_SHOWN = 4
+_UNLIMITED = 128
+"""Sequence length of a model that none is known for."""
+
+_USUAL_SIDES = (32, 28, 224, 64, 96, 128, 256, 8, 16, 48, 84, 100, 112, 160, 192, 227, 240, 299, 384, 512)
+_SIDES = tuple(dict.fromkeys((*_USUAL_SIDES, *range(4, 129))))
+"""Image sides in pixels, in the order in which they are tried."""
+
+_IMAGES = ("pixel_values", "pixels", "image", "images", "img", "imgs")
+_TARGETS = ("decoder_input_ids", "tgt", "trg", "target", "targets", "labels", "y", "dst", "decoder_input", "decoder_inputs")
+_CAUSAL_NAMES = re.compile(r"GPT|[Ll]lama|[Cc]ausal|[Dd]ecoder|LanguageModel|(?<!Masked)LM$")
+_MASKS = ("mask", "attn", "padding", "attention")
 
 
 @dataclass(frozen=True)
@@ -28,200 +40,282 @@ class Guess:
     Attributes:
         task: The task with its sizes.
         reasons: What each size was read from.
+        plan: How ``forward`` is to be called, where that is not what its signature says.
+        called: How it was called, for people.
     """
 
     task: TaskSpec
-    reasons: dict[str, str]
+    reasons: dict[str, str] = field(default_factory=dict)
+    plan: CallPlan | None = None
+    called: str = ""
 
 
-def find_factory(module: ModuleType) -> str:
-    """Name of the callable in a module that makes its model.
-
-    ``build_model`` wins, then functions that make a module when called without arguments, then ``nn.Module`` classes, the last
-    defined first, as a file usually builds up to its model.
-
-    Raises:
-        FactoryError: Nothing in the module makes a model.
-    """
-    own = {name: value for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__}
-    functions = [name for name, value in own.items() if inspect.isfunction(value) and not name.startswith("_")]
-    classes = [name for name, value in own.items() if inspect.isclass(value) and issubclass(value, nn.Module)]
-    preferred = [
-        name for name in ("build_model", "make_model", "get_model", "create_model", "model_factory") if name in functions
-    ]
-    tried: dict[str, str] = {}
-    for name in dict.fromkeys([*preferred, *reversed(functions), *reversed(classes)]):
-        if any(
-            p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-            for p in _parameters(own[name])
-        ):
-            tried[name] = "needs arguments"
-            continue
-        try:
-            with seeded(0):
-                made = own[name]()
-        except Exception as error:
-            tried[name] = f"raises {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-            continue
-        if isinstance(made, nn.Module):
-            return name
-        tried[name] = f"returns a {type(made).__name__}"
-    found = "; ".join(f"{name} {why}" for name, why in tried.items()) or "no function and no nn.Module class"
-    raise FactoryError(
-        f"{module.__file__}: nothing here makes a model without arguments ({found}). Write a function build_model() that does"
-    )
-
-
-def guess_task(model: nn.Module) -> Guess:
+def guess_task(build: Callable[[], nn.Module]) -> Guess:
     """The first task whose inputs the model takes and whose logits it returns.
+
+    Args:
+        build: Returns a fresh model in eval mode; each attempt has one of its own, as a failed call may leave a model changed.
 
     Raises:
         FactoryError: No task fits; the message lists what was tried.
     """
-    failures: list[str] = []
-    for candidate in _candidates(model):
-        outcome = _try(model, candidate)
-        if isinstance(outcome, Guess):
-            return outcome
-        failures.append(f"{candidate.task.task_type.value}: {outcome}")
-    tried = "; ".join(dict.fromkeys(failures)) or "its layers say nothing about its inputs"
-    raise FactoryError(
-        f"{type(model).__name__}.forward{inspect.signature(model.forward)} fits no task ({tried}). Write the config by hand"
-    )
+    model = build()
+    failures: dict[str, list[str]] = {}
+    with threads_for(model):
+        for attempt in _attempts(model):
+            outcome = _try(build(), attempt)
+            if isinstance(outcome, Guess):
+                return outcome
+            failures.setdefault(attempt.task.task_type.value, []).append(outcome)
+    raise FactoryError(f"{signature_of(model)} fits no task; {_summary(failures) or 'its layers say nothing about its inputs'}")
 
 
-def _candidates(model: nn.Module) -> Iterator[Guess]:
-    names = set(inspect.signature(model.forward).parameters)
-    text, image, tabular = (list(kind(model)) for kind in (_text_candidates, _image_candidates, _tabular_candidates))
-    if "pixel_values" in names:
+def signature_of(model: nn.Module) -> str:
+    """``Net.forward(x, mask=None)``."""
+    names = [p.name + ("" if p.default is p.empty else f"={p.default!r}") for p in _parameters(model)]
+    shown = names if len(names) <= _SHOWN else [*names[: _SHOWN - 1], "…"]
+    return f"{type(model).__name__}.forward({', '.join(shown)})"
+
+
+def _summary(failures: dict[str, list[str]]) -> str:
+    """What went wrong by task: the first time, which was the likeliest attempt."""
+    tasks: dict[str, list[str]] = {}
+    for task, outcomes in failures.items():
+        more = f" (and {len(outcomes) - 1} attempts with other sizes)" if len(outcomes) > 1 else ""
+        tasks.setdefault(outcomes[0] + more, []).append(task)
+    return "; ".join(f"as {' or '.join(names)}: {why}" for why, names in tasks.items())
+
+
+def _attempts(model: nn.Module) -> Iterator[Guess]:
+    names = {p.name for p in _parameters(model)}
+    text, image, tabular = (list(kind(model)) for kind in (_text_attempts, _image_attempts, _tabular_attempts))
+    if names & set(_IMAGES):
         text, tabular = [], []
     elif "input_ids" in names:
         image, tabular = [], []
-    elif "features" in names and not any(isinstance(m, nn.Embedding) for m in model.modules()):
-        text, image = [], []
+    elif "features" in names and not text:
+        image = []
     yield from (*text, *image, *tabular)
 
 
-def _text_candidates(model: nn.Module) -> Iterator[Guess]:
-    embeddings = {name: m for name, m in model.named_modules() if isinstance(m, nn.Embedding)}
+def _text_attempts(model: nn.Module) -> Iterator[Guess]:
     settings = getattr(model, "config", None)
-    if not embeddings and not hasattr(settings, "vocab_size"):
-        return
+    embeddings = {name: m for name, m in model.named_modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))}
     tables = {name: m for name, m in embeddings.items() if "pos" not in name.lower() and not name.lower().endswith("wpe")}
-    name, table = max(tables.items(), key=lambda item: item[1].num_embeddings, default=("", None))
-    vocab = getattr(settings, "vocab_size", None) or (table.num_embeddings if table is not None else None)
-    if vocab is None:
+    vocabularies = {m.num_embeddings: f"rows of {name}" for name, m in reversed(tables.items())}
+    declared = getattr(settings, "vocab_size", None)
+    if isinstance(declared, int):
+        vocabularies = {declared: "the model's config"}
+    length, why = _length(settings, {name: m for name, m in embeddings.items() if name not in tables})
+    pads = [getattr(settings, "pad_token_id", None), *(getattr(m, "padding_idx", None) for m in tables.values())]
+    for vocab in sorted(vocabularies, reverse=True):
+        reasons = {"vocab_size": vocabularies[vocab], "max_seq_len": why}
+        pad = next((pad for pad in pads if isinstance(pad, int) and 0 <= pad < vocab), None)
+        if pad is not None:
+            reasons["pad_token_id"] = "the model's config, or the embedding's padding_idx"
+        task = TaskSpec(TaskType.CAUSAL_LM, vocab_size=vocab, max_seq_len=length, pad_token_id=pad)
+        for kind, plan in _text_calls(model):
+            yield Guess(replace(task, task_type=kind), reasons, plan)
+
+
+def _text_calls(model: nn.Module) -> Iterator[tuple[TaskType, CallPlan | None]]:
+    """The tasks that ``forward`` may be for, by the names of its parameters, and how it is called where they do not say so."""
+    parameters = _parameters(model)
+    required = [p.name for p in parameters if p.default is p.empty]
+    if "decoder_input_ids" in (p.name for p in parameters):
+        yield TaskType.SEQ2SEQ_LM, None
         return
-    reasons = {"vocab_size": f"rows of {name}" if table is not None else "the model's config"}
-    length = _declared_length(settings)
-    if length is not None:
-        reasons["max_seq_len"] = "the model's config"
-    else:
-        positions = {n: m for n, m in embeddings.items() if n not in tables}
-        length = min((m.num_embeddings for m in positions.values()), default=128)
-        reasons["max_seq_len"] = (
-            f"rows of {next(iter(positions))}" if positions else "a guess: no position table limits the length"
-        )
-    pad = getattr(settings, "pad_token_id", None)
-    if pad is None and table is not None:
-        pad = table.padding_idx
-    if pad is not None:
-        reasons["pad_token_id"] = "the model's config or padding_idx"
-    base = TaskSpec(TaskType.CAUSAL_LM, vocab_size=vocab, max_seq_len=min(length, _LONGEST), pad_token_id=pad)
-    takes_target = "decoder_input_ids" in inspect.signature(model.forward).parameters
-    kinds = (
-        (TaskType.SEQ2SEQ_LM,)
-        if takes_target
-        else (TaskType.CAUSAL_LM, TaskType.SEQUENCE_CLASSIFICATION, TaskType.TOKEN_CLASSIFICATION)
-    )
-    for kind in kinds:
-        yield Guess(replace(base, task_type=kind), reasons)
+    if any(_is_target(name) for name in required[1:]):
+        yield TaskType.SEQ2SEQ_LM, CallPlan(positional=tuple(_field(name) for name in ["source", *required[1:]]))
+        if len(required) == 2:
+            yield TaskType.CAUSAL_LM, CallPlan(positional=("input_ids", "input_ids"))
+        return
+    for kind in (TaskType.CAUSAL_LM, TaskType.SEQUENCE_CLASSIFICATION, TaskType.TOKEN_CLASSIFICATION):
+        yield kind, None
+        if kind is TaskType.CAUSAL_LM and len(required) == 1 and len(parameters) > 1 and _is_target(parameters[1].name):
+            # Without targets some models give the logits of the last position alone.
+            yield kind, CallPlan(positional=("input_ids", "input_ids"))
 
 
-def _image_candidates(model: nn.Module) -> Iterator[Guess]:
+def _is_target(name: str) -> bool:
+    return name.lower() in _TARGETS or name.lower().startswith(("tgt", "trg", "target_ids", "decoder_"))
+
+
+def _field(name: str) -> str:
+    """The field of a seq2seq batch that a required parameter takes."""
+    if any(word in name.lower() for word in _MASKS):
+        return "attention_mask"
+    return "decoder_input_ids" if _is_target(name) else "input_ids"
+
+
+def _length(settings: Any, positions: dict[str, Any]) -> tuple[int, str]:
+    """The longest sequence that a model says it takes, and where it says so."""
+    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "block_size", "n_ctx", "max_len"):
+        value = getattr(settings, name, None)
+        if isinstance(value, int) and value > 0:
+            return min(value, _LONGEST), "the model's config"
+    if positions:
+        name, table = min(positions.items(), key=lambda item: item[1].num_embeddings)
+        return min(table.num_embeddings, _LONGEST), f"rows of {name}"
+    return _UNLIMITED, "a guess: no position table limits the length"
+
+
+def _image_attempts(model: nn.Module) -> Iterator[Guess]:
     convolution = next(((name, m) for name, m in model.named_modules() if isinstance(m, nn.Conv2d)), None)
-    if convolution is None:
+    flat = any(isinstance(m, (nn.Flatten, nn.Unfold)) for m in model.modules())
+    if convolution is None and not flat and not {p.name for p in _parameters(model)} & set(_IMAGES):
         return
-    settings = getattr(model, "config", None)
-    side = getattr(settings, "image_size", None)
-    sides = [side] if isinstance(side, int) else list(_IMAGE_SIDES)
-    reasons = {
-        "image_size": "the model's config" if isinstance(side, int) else f"channels of {convolution[0]}, and a side that works"
-    }
-    for number in sides:
-        yield Guess(TaskSpec(TaskType.IMAGE_CLASSIFICATION, image_size=(convolution[1].in_channels, number, number)), reasons)
+    channels = (3, 1) if convolution is None else (convolution[1].in_channels,)
+    declared, why = _declared_side(model)
+    where = f"channels of {convolution[0]}, and " if convolution else ""
+    for side in dict.fromkeys((*declared, *_SIDES)):
+        reason = why if side in declared else f"{where}a side that works; yours may be another"
+        for count in channels:
+            yield Guess(TaskSpec(TaskType.IMAGE_CLASSIFICATION, image_size=(count, side, side)), {"image_size": reason})
 
 
-def _tabular_candidates(model: nn.Module) -> Iterator[Guess]:
+def _declared_side(model: nn.Module) -> tuple[tuple[int, ...], str]:
+    """The image side that a model's config, or a default of its class, speaks of, and where."""
+    defaults = inspect.signature(type(model).__init__).parameters
+    for name in ("image_size", "img_size"):
+        for holder, why in ((getattr(model, "config", None), "the model's config"), (model, f"the model's {name}")):
+            if isinstance(getattr(holder, name, None), int):
+                return (getattr(holder, name),), why
+        if name in defaults and isinstance(defaults[name].default, int):
+            return (defaults[name].default,), f"the default of {name}"
+    return (), ""
+
+
+def _tabular_attempts(model: nn.Module) -> Iterator[Guess]:
+    widths: dict[int, str] = {}
     for name, module in model.named_modules():
         width = getattr(module, "in_features", None) or getattr(module, "num_features", None)
         if isinstance(width, int):
-            yield Guess(TaskSpec(TaskType.TABULAR_CLASSIFICATION, num_features=width), {"num_features": f"inputs of {name}"})
-            return
+            widths.setdefault(width, name)
+    for width, name in widths.items():
+        yield Guess(
+            TaskSpec(TaskType.TABULAR_CLASSIFICATION, num_features=width), {"num_features": f"inputs of {name or 'the layer'}"}
+        )
 
 
-def _try(model: nn.Module, guess: Guess) -> Guess | str:
-    """The guess with the rest filled in from the model's output, or why it does not fit."""
-    task = guess.task
-    probe = replace(task, num_classes=task.num_classes or 2)
+def _try(model: nn.Module, attempt: Guess) -> Guess | str:
+    """The attempt with the rest filled in from the model's output, or why it does not fit."""
+    probe = replace(attempt.task, num_classes=attempt.task.num_classes or 2)
     sizes = typical_sizes(probe)
     try:
-        batch = make_batch(probe, sizes)
-        with torch.no_grad():
-            logits = find_logits(plan_call(model, FACTS[task.task_type].inputs).call(model, batch))
+        plan = attempt.plan or plan_call(model, FACTS[probe.task_type].inputs)
+        logits = _call(model, plan, make_batch(probe, sizes))
+        if not logits.is_floating_point():
+            return f"logits of dtype {logits.dtype}"
+        called = replace(attempt, called=_called(model, plan))
+        return _fitted(model, plan, called, sizes, tuple(logits.shape)) or _unfit(tuple(logits.shape))
     except UserError as error:
         return str(error)
-    except Exception as error:
-        return f"forward raises {type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-    shape = tuple(logits.shape)
-    if not logits.is_floating_point():
-        return f"logits of dtype {logits.dtype}"
-    return _fitted(model, guess, sizes, shape) or f"logits of shape {shape}"
+    except (Exception, SystemExit) as error:
+        return f"forward raises {raised(error)}"
 
 
-def _fitted(model: nn.Module, guess: Guess, sizes: Sizes, shape: tuple[int, ...]) -> Guess | None:
-    task = guess.task
-    reasons = dict(guess.reasons)
+def _call(model: nn.Module, plan: CallPlan, batch: Batch) -> Tensor:
+    with torch.no_grad():
+        return find_logits(plan.call(model, batch))
+
+
+def _called(model: nn.Module, plan: CallPlan) -> str:
+    """``x=input_ids, mask=attention_mask``."""
+    if plan.whole:
+        return "the batch as a dict"
+    by_position = zip((p.name for p in _parameters(model)), plan.positional, strict=False)
+    return ", ".join(f"{name}={field}" for name, field in [*by_position, *((name, name) for name in plan.named)])
+
+
+def _fitted(model: nn.Module, plan: CallPlan, attempt: Guess, sizes: Sizes, shape: tuple[int, ...]) -> Guess | None:
+    guess = _fitted_task(model, plan, attempt, sizes, shape)
+    return guess and (_with_length(model, plan, guess) if guess.task.is_text else guess)
+
+
+def _fitted_task(model: nn.Module, plan: CallPlan, attempt: Guess, sizes: Sizes, shape: tuple[int, ...]) -> Guess | None:
+    task = attempt.task
+    logits = f"logits {list(shape)}"
     per_position = (sizes.batch, sizes.target_seq if task.is_seq2seq else sizes.seq)
-    if task.task_type in (TaskType.CAUSAL_LM, TaskType.SEQ2SEQ_LM):
+    if task.is_causal:
         if shape != (*per_position, task.vocab_size):
             return None
-        if task.task_type is TaskType.CAUSAL_LM and not _is_causal(model, task):
-            task = replace(task, task_type=TaskType.MASKED_LM)
-        reasons["task_type"] = f"logits {list(shape)}" + (
-            "" if task.is_seq2seq else ", which do" + (" not" if task.is_causal else "") + " change with later tokens"
-        )
-        return Guess(task, reasons)
+        if task.is_seq2seq:
+            return _because(attempt, task, task_type=logits)
+        kind, why = _direction(model, plan, task)
+        return _because(attempt, replace(task, task_type=kind), task_type=f"{logits}; {why}")
+    if task.task_type is TaskType.TABULAR_CLASSIFICATION and shape in ((sizes.batch,), (sizes.batch, 1)):
+        return _because(attempt, replace(task, task_type=TaskType.TABULAR_REGRESSION), task_type=logits)
     if task.task_type is TaskType.TOKEN_CLASSIFICATION:
-        fits = shape[:-1] == per_position
-    elif task.task_type is TaskType.TABULAR_CLASSIFICATION and shape in ((sizes.batch,), (sizes.batch, 1)):
-        return Guess(replace(task, task_type=TaskType.TABULAR_REGRESSION), {**reasons, "task_type": f"logits {list(shape)}"})
+        fits = len(shape) == 3 and shape[:-1] == per_position
     else:
         fits = len(shape) == 2 and shape[0] == sizes.batch
-    if not fits:
+    if not fits or shape[-1] < 2:  # of one class no loss has a gradient
         return None
-    reasons["num_classes"] = reasons["task_type"] = f"logits {list(shape)}"
-    return Guess(replace(task, num_classes=shape[-1]), reasons)
+    return _because(attempt, replace(task, num_classes=shape[-1]), task_type=logits, num_classes=logits)
 
 
-def _is_causal(model: nn.Module, task: TaskSpec) -> bool:
-    """Whether changing the last token leaves the logits before it alone."""
-    adapter = make_adapter(task)
+def _unfit(shape: tuple[int, ...]) -> str:
+    """Why logits of a shape fit no task."""
+    one = (
+        "; one score is no choice of classes: for a binary one, an adapter that returns [0, score]" if shape[-1:] == (1,) else ""
+    )
+    return f"logits of shape {shape}{one}"
+
+
+def _because(attempt: Guess, task: TaskSpec, **reasons: str) -> Guess:
+    return replace(attempt, task=task, reasons={**attempt.reasons, **reasons})
+
+
+def _direction(model: nn.Module, plan: CallPlan, task: TaskSpec) -> tuple[TaskType, str]:
+    """Whether a model of logits over the vocabulary predicts the next token, or fills in masked ones; and why one may think so.
+
+    A model that looks ahead from some positions alone, or calls itself a GPT, is a causal one with a leak, which the suite then shows.
+    """
     batch = make_batch(task, typical_sizes(task))
     changed = {**batch, "input_ids": batch["input_ids"].clone()}
-    changed["input_ids"][:, -1] = (changed["input_ids"][:, -1] + 1) % (task.vocab_size or 1)
-    with torch.no_grad():
-        left, right = (adapter.logits(model, b)[:, :-1] for b in (batch, changed))
-    return bool(torch.allclose(left, right, atol=1e-6 * float(left.abs().max())))
+    changed["input_ids"][:, -1] = other_tokens(task, batch["input_ids"])[:, -1]
+    left, right = (_call(model, plan, b)[:, :-1] for b in (batch, changed))
+    moved = ((left - right).abs() > 1e-6 * float(left.abs().max())).any(dim=-1).any(dim=0)
+    seeing, before = int(moved.sum()), moved.numel()
+    if not seeing:
+        return TaskType.CAUSAL_LM, "no position sees a later token"
+    if seeing < before or _CAUSAL_NAMES.search(type(model).__name__):
+        return (
+            TaskType.CAUSAL_LM,
+            f"but {seeing} of the {before} positions before the last one see it, which a mask should prevent",
+        )
+    return (
+        TaskType.MASKED_LM,
+        'every position sees the last one; if it is to predict next tokens, this is a leak: write "causal_lm"',
+    )
 
 
-def _declared_length(settings: Any) -> int | None:
-    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "block_size", "n_ctx"):
-        value = getattr(settings, name, None)
-        if isinstance(value, int):
-            return value
-    return None
+def _with_length(model: nn.Module, plan: CallPlan, guess: Guess) -> Guess:
+    """The guess with a length that works: a table of positions may hold fewer than the model says, or lie in a buffer."""
+    task = guess.task
+    assert task.max_seq_len is not None
+
+    def works(length: int) -> bool:
+        try:
+            _call(model, plan, make_batch(replace(task, max_seq_len=length), Sizes(1, length, length)))
+        except (Exception, SystemExit):
+            return False
+        return True
+
+    if works(task.max_seq_len):
+        return guess
+    works_at, fails_at = typical_sizes(task).seq, task.max_seq_len
+    while fails_at - works_at > 1:
+        middle = (works_at + fails_at) // 2
+        works_at, fails_at = (middle, fails_at) if works(middle) else (works_at, middle)
+    reason = f"the longest that worked; {task.max_seq_len} ({guess.reasons['max_seq_len']}) did not"
+    return _because(guess, replace(task, max_seq_len=works_at), max_seq_len=reason)
 
 
-def _parameters(target: Any) -> list[inspect.Parameter]:
-    return list(inspect.signature(target).parameters.values())
+def _parameters(model: nn.Module) -> list[inspect.Parameter]:
+    """The parameters of ``forward``; none where it cannot be read."""
+    try:
+        return list(inspect.signature(model.forward).parameters.values())
+    except (TypeError, ValueError):
+        return []

@@ -10,9 +10,6 @@ from pathlib import Path
 import pytest
 
 from harness.cli import main
-from harness.config import load_config
-from harness.scaffold import scaffold
-from harness.tasks import TaskType
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -57,7 +54,11 @@ def test_tiers_exits_with_1_when_a_property_fails(tmp_path: Path) -> None:
         ({"task_name": "lm_tinny"}, "Did you mean 'lm_tiny'?"),
         ({"task_name": "lm_tiny", "model_file": "gone.py"}, "no such file"),
         (
-            {"task_name": "lm_tiny", "tier": "5", "properties": dict.fromkeys(("evaluation", "baseline_regression", "drift"), False)},
+            {
+                "task_name": "lm_tiny",
+                "tier": "5",
+                "properties": dict.fromkeys(("evaluation", "baseline_regression", "drift"), False),
+            },
             "of tier 5, every property is switched off",
         ),
     ],
@@ -77,69 +78,6 @@ def test_schema_is_json_that_knows_the_keys(capsys: pytest.CaptureFixture[str]) 
     assert main(["schema"]) == 0
     schema = json.loads(capsys.readouterr().out)
     assert {"task_name", "model_file", "eval", "export", "db_path"} <= set(schema["properties"])
-
-
-@pytest.mark.parametrize(
-    ("source", "task", "sizes"),
-    [
-        ("LMStub(70, 20)", TaskType.CAUSAL_LM, {"vocab_size": 70, "max_seq_len": 20}),
-        ("EncoderStub(70, 20, 70, pooled=False)", TaskType.MASKED_LM, {"vocab_size": 70, "max_seq_len": 20}),
-        ("EncoderStub(70, 20, 5, pooled=False)", TaskType.TOKEN_CLASSIFICATION, {"vocab_size": 70, "num_classes": 5}),
-        ("EncoderStub(70, 20, 5, pooled=True)", TaskType.SEQUENCE_CLASSIFICATION, {"vocab_size": 70, "num_classes": 5}),
-        ("Seq2SeqStub(70, 20)", TaskType.SEQ2SEQ_LM, {"vocab_size": 70, "max_seq_len": 20}),
-        ("SimpleCNN(1, 7)", TaskType.IMAGE_CLASSIFICATION, {"image_size": (1, 32, 32), "num_classes": 7}),
-        ("TabularMLP(9, 3)", TaskType.TABULAR_CLASSIFICATION, {"num_features": 9, "num_classes": 3}),
-        ("TabularMLP(9, 1)", TaskType.TABULAR_REGRESSION, {"num_features": 9}),
-    ],
-)
-def test_init_guesses_the_task_and_writes_a_config_that_loads(
-    source: str, task: TaskType, sizes: dict[str, object], tmp_path: Path
-) -> None:
-    model = tmp_path / "model.py"
-    model.write_text(f"from harness.models.stubs import *\ndef build_model():\n    return {source}\n")
-    path, guess = scaffold(model)
-    spec = load_config(path).task_spec()
-    assert spec.task_type is guess.task.task_type is task
-    assert {name: getattr(spec, name) for name in sizes} == sizes
-
-
-def test_init_finds_a_class_and_leaves_an_existing_config_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = tmp_path / "net.py"
-    model.write_text(
-        "from torch import nn\n"
-        "class Net(nn.Module):\n"
-        "    def __init__(self):\n"
-        "        super().__init__()\n"
-        "        self.layer = nn.Linear(6, 2)\n"
-        "    def forward(self, x):\n"
-        "        return self.layer(x)\n"
-    )
-    assert main(["init", str(model)]) == 0
-    config = json.loads((tmp_path / "modeltiers.json").read_text())
-    assert config["model_factory"] == "Net"
-    assert config["num_features"] == 6
-    before = (tmp_path / "modeltiers.json").read_text()
-    assert main(["init", str(model)]) == 2
-    assert "exists already" in capsys.readouterr().err
-    assert (tmp_path / "modeltiers.json").read_text() == before
-
-
-@pytest.mark.parametrize(
-    ("source", "words"),
-    [
-        ("x = 1\n", "no function and no nn.Module class"),
-        ("def build_model(size):\n    pass\n", "build_model needs arguments"),
-        ("def build_model():\n    return 3\n", "build_model returns a int"),
-        ("from torch import nn\nclass Odd(nn.Module):\n    def forward(self, x):\n        return x\n", "fits no task"),
-        ("import nothing_like_this\n", "nothing_like_this"),
-    ],
-)
-def test_init_says_why_it_cannot(source: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = tmp_path / "model.py"
-    model.write_text(source)
-    assert main(["init", str(model)]) == 2
-    assert words in capsys.readouterr().err
-    assert not (tmp_path / "modeltiers.json").exists()
 
 
 def test_a_reader_that_has_seen_enough_gets_no_traceback() -> None:

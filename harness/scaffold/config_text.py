@@ -1,0 +1,106 @@
+"""The config that ``modeltiers init`` writes: TOML, where every key says where its value comes from, or JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from harness.scaffold import Scaffold
+
+_SIZES = ("vocab_size", "max_seq_len", "pad_token_id", "image_size", "num_classes", "num_features")
+_WIDTH = 34
+"""Columns before a comment."""
+
+SUGGESTIONS = """\
+tier = ["1", "2"]                # by default every tier that applies: 1 properties, 2 analysis, 3 training, 4 export, 5 monitoring
+time_budget = 600.0              # seconds for all tests together; 120 by default
+weights = "model.safetensors"    # trained weights; a state dict or a Lightning .ckpt as well
+properties = {full_length = false}  # switches a property off
+[export]
+formats = ["onnx", "torchscript", "safetensors"]
+[eval]                           # real rows instead of random ones, and tier 5
+path = "validation.jsonl"
+"""
+"""What a newcomer may want next; the written config has it as comments."""
+
+
+def config_text(found: Scaffold, model_file: Path) -> str:
+    """The config file's content.
+
+    Args:
+        found: What was found out about the model.
+        model_file: The model's file, resolved.
+    """
+    keys = _keys(found, model_file)
+    if found.config.suffix == ".json":
+        return json.dumps({key: value for key, (value, _) in keys.items()}, indent=2) + "\n"
+    lines = [
+        f"# Written by `modeltiers init {model_file.name}`, which built {found.factory.call}",
+        f"# and called {found.signature}" + (f" with {found.guess.called}." if found.guess.called else "."),
+        "# `modeltiers schema` prints the JSON Schema of all keys, docs/configuration.md explains them.",
+        "",
+        *(_line(key, value, comment) for key, (value, comment) in keys.items()),
+        "",
+        "# More, when you want it:",
+        *(f"# {line}" for line in SUGGESTIONS.splitlines()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _keys(found: Scaffold, model_file: Path) -> dict[str, tuple[Any, str]]:
+    """The keys with their values and comments."""
+    task, reasons, factory, folder = found.guess.task, found.guess.reasons, found.factory, found.config.resolve().parent
+    keys: dict[str, tuple[Any, str]] = {
+        "task_name": (_own_name(model_file.stem), "a name for the reports"),
+        "task_type": (task.task_type.value, reasons.get("task_type", "")),
+    }
+    if factory.settings is not None and found.bridge is not None:
+        keys["model_file"] = (_relative(found.bridge, folder), f"calls {factory.name} in {model_file.name}")
+    else:
+        keys["model_file"] = (_relative(model_file, folder), "")
+        if factory.name != "build_model" or found.others:
+            keys["model_factory"] = (factory.name, f"also there: {', '.join(found.others)}" if found.others else "")
+        if factory.kwargs:
+            guessed = f"{', '.join(factory.guessed)}: guesses, put in your own" if factory.guessed else "as given"
+            keys["model_kwargs"] = (factory.kwargs, guessed)
+    if found.guess.plan is not None and found.bridge is not None:
+        keys["adapter"] = (f"{_relative(found.bridge, folder)}:ModelAdapter", f"how forward is called: {found.guess.called}")
+    for name in _SIZES:
+        value = getattr(task, name)
+        if value is not None:
+            keys[name] = (list(value) if isinstance(value, tuple) else value, reasons.get(name, ""))
+    return keys
+
+
+def _own_name(stem: str) -> str:
+    """The file's name, unless it is a preset's, which would bring that preset's sizes."""
+    from harness.presets import PRESETS
+
+    return f"{stem}_model" if stem in PRESETS else stem
+
+
+def _relative(file: Path, folder: Path) -> str:
+    try:
+        return Path(os.path.relpath(file, folder)).as_posix()
+    except ValueError:  # another drive
+        return file.as_posix()
+
+
+def _line(key: str, value: Any, comment: str) -> str:
+    text = f"{key} = {_toml(value)}"
+    return f"{text:<{_WIDTH}} # {' '.join(comment.split())}" if comment else text
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_toml_key(name)} = {_toml(item)}" for name, item in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_toml, value))}]"
+    return json.dumps(value)
+
+
+def _toml_key(name: str) -> str:
+    return name if name.replace("_", "").isalnum() and name.isascii() else json.dumps(name)
