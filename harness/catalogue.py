@@ -19,6 +19,15 @@ _TEXT = (
     TaskType.SEQ2SEQ_LM,
 )
 
+_LABELLED = tuple(task for task in TaskType if task not in (TaskType.CAUSAL_LM, TaskType.MASKED_LM))
+"""Tasks whose labels are not their inputs."""
+
+_ONE_CLASS = (TaskType.SEQUENCE_CLASSIFICATION, TaskType.IMAGE_CLASSIFICATION, TaskType.TABULAR_CLASSIFICATION)
+"""Tasks that give a row one class."""
+
+_CLASSES = tuple(task for task in TaskType if task is not TaskType.TABULAR_REGRESSION)
+"""Tasks whose logits are scores of classes."""
+
 
 @dataclass(frozen=True)
 class Property:
@@ -177,11 +186,64 @@ CATALOGUE: dict[str, Property] = {
         ),
         Property("inference_speed", 1, "Work does not grow from call to call", "milliseconds that the median call may take"),
         Property(
+            "attention_patterns",
+            2,
+            "Attention weights are what their mask and their softmax promise, head by head",
+            cases={
+                "rows_sum_to_one": "Each query's attention weights are a distribution",
+                "causal": "No head looks at a later position",
+                "padding": "No head looks at padding",
+                "collapsed_heads": "No two heads of a layer look at the same, and none looks at everything alike",
+            },
+        ),
+        Property("attribution", 2, "The gradients of the output are the output's: integrated, they add up to its change"),
+        Property(
+            "robustness",
+            2,
+            "The output changes with its input by as much as it should",
+            cases={
+                "noise": "A little noise on the input changes the output a little",
+                "masking": "No token, channel or feature decides alone",
+                "adversarial_step": "The output goes where its gradient points",
+            },
+        ),
+        Property(
+            "dead_units",
+            2,
+            "Every unit answers to its input",
+            cases={
+                "dead": "No unit is silent whatever the input",
+                "saturated": "No unit is at the end of its range whatever the input",
+            },
+        ),
+        Property("representation_rank", 2, "Hidden states and logits tell inputs apart"),
+        Property(
+            "half_precision",
+            2,
+            "In half precision the logits are the same within its rounding",
+            _DIFFERENCE,
+            cases={
+                "float16": "In float16 the logits are the same within its rounding",
+                "bfloat16": "In bfloat16 the logits are the same within its rounding",
+                "autocast": "Under autocast the logits are the same within its rounding",
+            },
+        ),
+        Property("attention_kernels", 2, "Every way to compute attention gives the same logits", _DIFFERENCE),
+        Property("compiled", 2, "torch.compile gives the same logits and gradients", _DIFFERENCE),
+        Property("gradcheck", 2, "Gradients are the slopes of the output"),
+        Property(
+            "calibration",
+            2,
+            "The confidence of a trained model says how often it is right",
+            "root mean square of confidence less accuracy that is allowed, between 0 and 1",
+            _CLASSES,
+        ),
+        Property(
             "initial_loss",
             3,
             "The first loss of the training step is that of a uniform guess",
             "nats above log C that the first loss may be",
-            tuple(task for task in TaskType if task is not TaskType.TABULAR_REGRESSION),
+            _CLASSES,
         ),
         Property("overfits_one_batch", 3, "The model learns one small batch by heart with its own optimizer"),
         Property("step_updates", 3, "A step changes every parameter that is to be trained, and nothing that is not"),
@@ -239,6 +301,25 @@ CATALOGUE: dict[str, Property] = {
             "milliseconds that the file's median call may take",
             formats=_FORMATS,
         ),
+        Property("evaluation", 5, "The metrics on the evaluation data are finite and within the config's thresholds"),
+        Property("baseline_regression", 5, "The model is not worse than its baseline on the same samples"),
+        Property(
+            "drift",
+            5,
+            "The data is distributed as the reference profile's",
+            cases={
+                "inputs": "The inputs are distributed as in the reference profile",
+                "labels": "The labels are distributed as in the reference profile",
+                "outputs": "The model's outputs are distributed as in the reference profile",
+                "scores": "The model makes no more mistakes, nor graver ones, than in the reference profile",
+            },
+        ),
+        Property(
+            "harm",
+            5,
+            "The model is as often right as on the reference, as far as labels or its confidence tell",
+            tasks=_ONE_CLASS,
+        ),
     )
 }
 
@@ -257,8 +338,12 @@ _CASE_TASKS: dict[tuple[str, str], tuple[TaskType, ...]] = {
         TaskType.TOKEN_CLASSIFICATION,
         TaskType.SEQ2SEQ_LM,
     ),
-    ("initialisation", "loss"): tuple(task for task in TaskType if task is not TaskType.TABULAR_REGRESSION),
+    ("initialisation", "loss"): _CLASSES,
+    ("drift", "labels"): _LABELLED,
+    ("drift", "scores"): tuple(task for task in TaskType if task is not TaskType.MASKED_LM),
+    ("attention_patterns", "causal"): (TaskType.CAUSAL_LM, TaskType.SEQ2SEQ_LM),
+    # Features are put into bins by design, whose edges no gradient knows.
+    ("robustness", "adversarial_step"): (*_TEXT, TaskType.IMAGE_CLASSIFICATION),
+    # Right padding comes after every real position of a causal model, so that its own mask covers it.
+    ("attention_patterns", "padding"): tuple(task for task in _TEXT if task is not TaskType.CAUSAL_LM),
 }
-
-BUILT_TIERS = tuple(sorted({entry.tier for entry in CATALOGUE.values()}))
-"""Tiers that this version generates tests for."""

@@ -28,8 +28,10 @@ from pytest_modeltiers.watchdog import time_limit
 if TYPE_CHECKING:
     from _pytest.fixtures import SubRequest
 
+    from harness.analysis.study import Study
     from harness.experiments import ExperimentDB
     from harness.export.exports import Exports
+    from harness.monitoring.monitor import Monitor
     from harness.training.trial import Trial
 
 
@@ -100,13 +102,29 @@ def exports(request: SubRequest, suite: Suite, subject: Subject) -> Exports:
 
 
 @pytest.fixture
+def study(request: SubRequest, suite: Suite, subject: Subject) -> Study:
+    """The model to look into, with the config's labelled rows."""
+    is_foreign = any(_is_overridden(request, name) for name in ("model", "adapter", "task_spec"))
+    study = suite.study_of(subject, suite.config) if is_foreign else suite.study
+    study.seconds = suite.long_share
+    return study
+
+
+@pytest.fixture
 def trial(request: SubRequest, suite: Suite, subject: Subject, training_config: TrainingConfig) -> Trial:
     """Short trainings of the model, each on a fresh copy."""
     names = ("model", "adapter", "task_spec", "training_config")
     is_foreign = any(_is_overridden(request, name) for name in names)
     trial = suite.trial_of(subject, training_config) if is_foreign else suite.trial
-    trial.seconds = suite.training_share
+    trial.seconds = suite.long_share
     return trial
+
+
+@pytest.fixture
+def monitor(request: SubRequest, suite: Suite, subject: Subject) -> Monitor:
+    """The model, the config's evaluation data, and the runs it is held against; each part is measured once."""
+    is_foreign = any(_is_overridden(request, name) for name in ("model", "adapter", "task_spec"))
+    return suite.monitor_of(subject) if is_foreign else suite.monitor
 
 
 @pytest.fixture

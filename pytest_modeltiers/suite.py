@@ -23,16 +23,21 @@ if TYPE_CHECKING:
     from torch import nn
 
     from harness.adapters import Adapter
+    from harness.analysis.study import Study
     from harness.export.exports import Exports
     from harness.models.loading import ModelSource
+    from harness.monitoring.monitor import Monitor
     from harness.properties.subject import Shared, Subject
     from harness.training.trial import Trial
 
-_TRAINING = 3
-"""The tier that trains."""
+_LONG = (2, 3)
+"""Tiers whose tests draw no examples, and of which some take many times as long as others: they compile, or train."""
 
-_TRAINING_SHARE = 0.25
-"""Of the time that is left, what one training test may take."""
+_MONITORING = 5
+"""The tier that holds data against what is remembered."""
+
+_LONG_SHARE = 0.25
+"""Of the time that is left, what one of their tests may take."""
 
 
 @dataclass
@@ -133,6 +138,23 @@ class Suite:
         return Exports(subject, options, folder, config=config)
 
     @cached_property
+    def study(self) -> Study:
+        """The suite's own model as the checks of tier 2 take it."""
+        return self.study_of(self.subject(self.model()), self.config)
+
+    @staticmethod
+    def study_of(subject: Subject, source: SuiteConfig | None = None) -> Study:
+        """A subject as the checks of tier 2 take it.
+
+        Args:
+            subject: The model.
+            source: The config that names its data.
+        """
+        from harness.analysis.study import Study
+
+        return Study(subject, source)
+
+    @cached_property
     def trial(self) -> Trial:
         """Short trainings of the suite's own model."""
         return self.trial_of(self.subject(self.model()), self.config.training_config(), self.config)
@@ -149,6 +171,21 @@ class Suite:
         from harness.training.trial import Trial
 
         return Trial(subject, training_config, source=source)
+
+    @cached_property
+    def monitor(self) -> Monitor:
+        """The suite's own model and what it is held against."""
+        return self.monitor_of(self.subject(self.model()))
+
+    def monitor_of(self, subject: Subject) -> Monitor:
+        """A subject and what it is held against.
+
+        Args:
+            subject: The model.
+        """
+        from harness.monitoring.command import monitor_of
+
+        return monitor_of(self.config, subject.model, subject.adapter)
 
     def foreign_subject(self, model: nn.Module, adapter: Adapter, task: TaskSpec) -> Subject:
         """A subject in which a user's fixture took the place of the suite's model, adapter or task; nothing of the suite's is shared."""
@@ -193,6 +230,8 @@ class Suite:
 
     def properties(self, tier: int) -> list[Property]:
         """The properties generated for a tier."""
+        if tier == _MONITORING and not self.config.is_monitored:
+            return []
         fitting = [p for p in CATALOGUE.values() if p.tier == tier and tier in self.config.tiers and p.applies_to(self.task)]
         return [p for p in fitting if self.cases(p) or not p.has_cases]
 
@@ -213,13 +252,13 @@ class Suite:
         Args:
             workers: Processes that the tests are spread over.
         """
-        drawing = self.test_count() - self._tests_of(_TRAINING)  # those have a share of another kind
+        drawing = self.test_count() - sum(map(self._tests_of, _LONG))  # those have a share of another kind
         return self._left / max(1.0, drawing / workers - self.finished)
 
     @property
-    def training_share(self) -> float:
-        """Seconds the next test may train: some tests need many times as long as others, so no even part, but a fraction of what is left."""
-        return self._left * _TRAINING_SHARE
+    def long_share(self) -> float:
+        """Seconds the next test of a tier with long ones may take: no even part, but a fraction of what is left."""
+        return self._left * _LONG_SHARE
 
     @property
     def _left(self) -> float:
@@ -272,6 +311,12 @@ def _critical() -> type:
     return CriticalTier
 
 
+def _analysis() -> type:
+    from pytest_modeltiers.tiers.analysis import AnalysisTier
+
+    return AnalysisTier
+
+
 def _training() -> type:
     from pytest_modeltiers.tiers.training import TrainingTier
 
@@ -284,7 +329,13 @@ def _export() -> type:
     return ExportTier
 
 
-_TIERS: dict[int, Callable[[], type]] = {1: _critical, 3: _training, 4: _export}
+def _monitoring() -> type:
+    from pytest_modeltiers.tiers.monitoring import MonitoringTier
+
+    return MonitoringTier
+
+
+_TIERS: dict[int, Callable[[], type]] = {1: _critical, 2: _analysis, 3: _training, 4: _export, 5: _monitoring}
 """The test class of each tier, imported when a config asks for it."""
 
 for _function in (test_module, test_classes, tests_for):

@@ -1,0 +1,230 @@
+"""Whether a model gives the same logits whichever way its attention is computed.
+
+There are several ways: the kernels of ``F.scaled_dot_product_attention``, which PyTorch chooses by device, dtype and mask; the fast path of
+``nn.MultiheadAttention`` and ``nn.TransformerEncoderLayer``, taken in eval mode alone; and the implementations that a Hugging Face model
+can be switched between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+
+from harness.analysis.study import Study
+from harness.batches import Batch, pad_right
+from harness.evidence import Evidence, Status
+from harness.models.cloning import clone
+from harness.properties.equality import judge_equal
+from harness.properties.subject import ModelRaisedError, Subject
+from harness.properties.tracing import finite, first_broken, first_divergence, recording, whole
+
+_NAME = "attention_kernels"
+
+_KERNELS = {
+    "math": SDPBackend.MATH,
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "memory-efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "cuDNN": SDPBackend.CUDNN_ATTENTION,
+}
+
+_IMPLEMENTATIONS = ("eager", "sdpa")
+"""Of a Hugging Face model; the others need packages of their own."""
+
+_FUNCTIONS = ("scaled_dot_product_attention", "multi_head_attention_forward")
+_FAST_MODULES = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
+
+_CAUSE = (
+    "a fallback written by hand that scales, masks or normalises otherwise than the kernel it stands for, or a method of a PyTorch layer that "
+    "was overridden and that its fast path in eval mode does not call"
+)
+_NOT_FINITE = (
+    "a softmax over a row of -inf: the kernels of PyTorch give zeros there, one written by hand NaN; fill the mask with the dtype's smallest "
+    "number instead"
+)
+
+
+@dataclass(frozen=True)
+class _Way:
+    """A way to compute attention.
+
+    Attributes:
+        label: Its name, in messages.
+        context: What to run the model in.
+        implementation: What a Hugging Face model is switched to; empty for no switch.
+        shuns_hooks: Whether PyTorch takes this way only in the absence of hooks.
+    """
+
+    label: str
+    context: Callable[[], AbstractContextManager[object]] = nullcontext
+    implementation: str = ""
+    shuns_hooks: bool = False
+
+    def prepared(self, model: nn.Module) -> nn.Module:
+        """The model, or a copy switched to the implementation."""
+        if not self.implementation:
+            return model
+        switched: Any = clone(model)
+        switched.set_attn_implementation(self.implementation)
+        return switched
+
+
+def attention_kernels(study: Study) -> Evidence:
+    """Every way to compute attention gives the same logits at real positions, and finite ones for a row that is all padding."""
+    subject = study.subject
+    ways = _ways(subject)
+    if not ways:
+        message = "forward calls no attention of PyTorch's, and there is no other implementation to switch to"
+        return Evidence(_NAME, Status.SKIPPED, message)
+    closest, tried = None, []
+    for way in ways:
+        try:
+            found = _judge(subject, way)
+        except ModelRaisedError as error:
+            if way.implementation:
+                return _raised(way, error)
+            continue  # no kernel for this device, dtype or mask, which PyTorch knows and would not choose
+        if found.status is Status.FAIL:
+            return found
+        tried.append(way.label)
+        closest = found if closest is None or found.excess > closest.excess else closest
+    if closest is None:
+        return Evidence(_NAME, Status.SKIPPED, "there is one way alone to compute the attention here")
+    message = f"the logits are the same with {', '.join(tried)}"
+    facts: dict[str, Any] = {"measured": closest.measured, "bound": closest.bound, "counterexample": closest.counterexample}
+    return Evidence(_NAME, Status.OK, message, details={"ways": tried}, **facts)
+
+
+def _judge(subject: Subject, way: _Way) -> Evidence:
+    closest = None
+    for content, batch in _contents(subject):
+        shown = f"{subject.typical.describe(subject.task)}, {content}"
+        broken = _not_finite(subject, way, batch, content, shown)
+        if broken is not None:
+            return broken
+        found = judge_equal(
+            subject,
+            _NAME,
+            lambda model, batch=batch: (  # type: ignore[misc]  # the batch of this turn
+                _at_real_positions(subject, batch, subject.logits(batch, model)),
+                _at_real_positions(subject, batch, _logits(subject, way, batch, model)),
+            ),
+            f"the logits are others with {way.label}",
+            shown,
+            _CAUSE,
+            lambda model, batch=batch: _blame(subject, way, batch, model),  # type: ignore[misc]
+        )
+        if found.status is Status.FAIL:
+            return found
+        closest = found if closest is None or found.excess > closest.excess else closest
+    assert closest is not None
+    return closest
+
+
+def _not_finite(subject: Subject, way: _Way, batch: Batch, content: str, shown: str) -> Evidence | None:
+    """A failure where this way gives NaN or infinity and the usual one does not."""
+    if not finite(subject.logits(batch, subject.fresh())):
+        return None  # said by ``finite_output``
+    model = way.prepared(subject.fresh())
+    if finite(_logits(subject, way, batch, model)):
+        return None
+    with recording(model) as calls:
+        _logits(subject, way, batch, model)
+    module = first_broken(calls, lambda tensor: not finite(tensor))
+    message = f"with {way.label} the logits of {content} are not finite"
+    return Evidence(_NAME, Status.FAIL, message, counterexample=shown, module=module, cause=_NOT_FINITE)
+
+
+def _raised(way: _Way, error: ModelRaisedError) -> Evidence:
+    message = f"forward raises with {way.label}: {error}"
+    return Evidence(_NAME, Status.FAIL, message, module=error.module, cause="an implementation that is offered and was never run")
+
+
+def _ways(subject: Subject) -> list[_Way]:
+    """The ways that make a difference to this model, other than the one it takes by itself."""
+    model = subject.fresh()
+    found = []
+    with _CallWatch() as watch:
+        subject.logits(subject.batch(), model)
+    has_fast_path = any(isinstance(module, _FAST_MODULES) for module in model.modules())
+    if watch.is_called or has_fast_path:
+        found += [_Way(f"the {name} kernel", lambda backend=backend: sdpa_kernel(backend)) for name, backend in _KERNELS.items()]  # type: ignore[misc]
+    if has_fast_path:
+        found.append(_Way("the fast path of PyTorch's attention layers switched off", _without_fast_path, shuns_hooks=True))
+    if callable(getattr(model, "set_attn_implementation", None)):
+        own = getattr(getattr(model, "config", None), "_attn_implementation", "")
+        others = [name for name in _IMPLEMENTATIONS if own and name != own]
+        found += [_Way(f"the {name!r} attention", implementation=name) for name in others if _is_offered(model, name)]
+    return found
+
+
+def _is_offered(model: nn.Module, implementation: str) -> bool:
+    """Whether a Hugging Face model can be switched to an implementation; it refuses by an exception."""
+    try:
+        _Way("", implementation=implementation).prepared(model)
+    except Exception:  # whichever it is, this model has no such implementation
+        return False
+    return True
+
+
+class _CallWatch(TorchFunctionMode):
+    """Notes whether an attention of PyTorch's is called."""
+
+    is_called = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Lets every call pass."""
+        self.is_called = self.is_called or getattr(func, "__name__", "") in _FUNCTIONS
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def _without_fast_path() -> Iterator[None]:
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def _contents(subject: Subject) -> Iterator[tuple[str, Batch]]:
+    """Inputs by name."""
+    yield "typical input", subject.batch(seed=0)
+    if subject.task.is_text and subject.adapter.takes(subject.model, "attention_mask"):
+        batch = {name: tensor.cpu() for name, tensor in subject.batch(seed=1).items()}
+        total = batch["input_ids"].shape[1]
+        lengths = [0, max(1, total // 2), *[total] * (subject.typical.batch - 2)]
+        padded = pad_right(subject.task, batch, lengths, total)
+        yield "a batch with a row that is all padding", {name: tensor.to(subject.device) for name, tensor in padded.items()}
+
+
+def _at_real_positions(subject: Subject, batch: Batch, logits: Tensor) -> Tensor:
+    """The logits of what is not padding."""
+    if not subject.task.is_text:
+        return logits
+    mask = batch["attention_mask"].bool()
+    has_mask_shape = logits.shape[:2] == mask.shape and subject.task.is_per_position and not subject.task.is_seq2seq
+    return logits[mask] if has_mask_shape else logits[mask.any(1)]
+
+
+def _logits(subject: Subject, way: _Way, batch: Batch, model: nn.Module) -> Tensor:
+    with way.context():
+        return subject.logits(batch, way.prepared(model))
+
+
+def _blame(subject: Subject, way: _Way, batch: Batch, model: nn.Module) -> str:
+    if way.shuns_hooks:
+        return next((path for path, module in model.named_modules() if isinstance(module, _FAST_MODULES)), "")
+    other = way.prepared(model)
+    with recording(model) as left:
+        subject.logits(batch, model)
+    with recording(other) as right, way.context():
+        subject.logits(batch, other)
+    return first_divergence(left, right, whole)

@@ -1,0 +1,283 @@
+"""Whether ``torch.compile`` gives the model's own logits and gradients.
+
+The compiler is taken stage by stage, by its backends, the cheap ones first: the capture of the model's code, at two shapes (``eager``),
+its autograd (``aot_eager``), and the code generator (``inductor``), which takes many times as long and needs a C++ compiler. The meaning of a
+model's code may change in each of them; those for which the time budget has no room are left out, and the verdict names the ones it rests on.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from harness.analysis.compiled_blame import first_that_differs
+from harness.analysis.study import Study
+from harness.batches import Batch, Sizes
+from harness.evidence import Evidence, Status, counted
+from harness.models.cloning import clone
+from harness.properties.difference import difference
+from harness.properties.noise import FACTOR
+from harness.properties.subject import ModelRaisedError, Subject, blaming
+from harness.user_code import is_users_file, raised
+
+_NAME = "compiled"
+_LEAST = 10.0
+"""Seconds that the smallest models need."""
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """A part of the compiler.
+
+    Attributes:
+        backend: Its name in PyTorch.
+        shapes: At how many shapes it is tried; from the second on, the compiler leaves the axes open that changed.
+        cost: About how many times as long as the first stage it takes at most.
+        least: Seconds that there must be for it.
+    """
+
+    backend: str
+    shapes: int
+    cost: float
+    least: float = _LEAST
+
+
+_STAGES = (_Stage("eager", 2, 1), _Stage("aot_eager", 1, 6), _Stage("inductor", 1, 40, least=120.0))
+
+_CAUSE = (
+    "a branch on torch.compiler.is_compiling() or on a tensor's type, a side effect in forward (a counter, a cache, an edit through .data), "
+    "or a custom operator whose fake kernel is not like its real one"
+)
+_REFUSED = (
+    "an operator or a Python feature that the compiler does not know: change the line, or exclude it by torch.compiler.disable"
+)
+
+Quantities = dict[str, Tensor]
+"""Logits and gradients, by name."""
+
+
+@dataclass
+class _Run:
+    """A compiled model's logits and gradients.
+
+    Attributes:
+        quantities: By name, for one batch after the other.
+        graph_breaks: Why the compiler had to leave off, and how often.
+        graphs: How many it made.
+        seconds: How long it took.
+    """
+
+    quantities: list[Quantities]
+    graph_breaks: dict[str, int] = field(default_factory=dict)
+    graphs: int = 0
+    seconds: float = 0.0
+
+
+def compiled(study: Study) -> Evidence:
+    """The compiled model gives the same logits and gradients, at the shape it was compiled for and at another."""
+    subject = study.subject
+    if study.seconds < _LEAST:
+        message = f"`time_budget` leaves {study.seconds:.0f} s, and compiling takes {_LEAST:.0f} or more"
+        return Evidence(_NAME, Status.SKIPPED, message)
+    try:
+        torch.compile(nn.Identity(), backend="aot_eager")
+    except RuntimeError as error:
+        return Evidence(_NAME, Status.SKIPPED, f"torch.compile does not work here: {raised(error)}")
+    started = time.perf_counter()
+    found = _judge(subject, _STAGES[0])
+    first = time.perf_counter() - started
+    passed = [_STAGES[0].backend]
+    for stage in _STAGES[1:]:
+        left = study.seconds - (time.perf_counter() - started)
+        if found.status is not Status.OK or max(stage.least, stage.cost * first) > left:
+            break
+        later = _judge(subject, stage)
+        if later.status is Status.WARN and _lacks_compiler(later):
+            break
+        found = later if later.status is not Status.OK or later.excess > found.excess else found
+        passed.append(stage.backend)
+    return _concluded(found, passed) if found.status is Status.OK else found
+
+
+def _concluded(found: Evidence, backends: list[str]) -> Evidence:
+    breaks = found.details["graph_breaks"]
+    broken = f", with {counted(breaks, 'graph break')}" if breaks else ""
+    message = f"compiled, logits and gradients are the same{broken} (backends {', '.join(backends)})"
+    return replace(found, message=message, details={**found.details, "backends": backends})
+
+
+def _judge(subject: Subject, stage: _Stage) -> Evidence:
+    shapes = _shapes(subject)[: stage.shapes]
+    batches = [subject.batch(sizes) for sizes in shapes]
+    shown = f"{', then '.join(sizes.describe(subject.task) for sizes in shapes)}; backend {stage.backend}"
+    try:
+        run = _compile(subject, subject.fresh(), batches, stage)
+    except ModelRaisedError as error:
+        message = f"torch.compile ({stage.backend}) cannot take the model: {_said(error)}"
+        return Evidence(_NAME, Status.WARN, message, counterexample=shown, module=error.module, cause=_REFUSED)
+    if not run.graphs:
+        message = f"torch.compile ({stage.backend}) compiles no part of the model: {_why_refused(subject, batches[0], stage)}"
+        return Evidence(_NAME, Status.WARN, message, counterexample=shown, cause=_REFUSED)
+    gaps = _gaps(subject, batches, run)
+    real = _confirmed(subject, batches, stage, [gap for gap in gaps if not gap.measured <= gap.bound])
+    details = {
+        "seconds": round(run.seconds, 1),
+        "graphs": run.graphs,
+        "graph_breaks": sum(run.graph_breaks.values()),
+        "graph_break_reasons": list(run.graph_breaks),
+    }
+    if not real:
+        worst = max(gaps, key=lambda gap: gap.measured / gap.bound if gap.bound else 0.0)
+        return Evidence(_NAME, Status.OK, "the same", worst.measured, worst.bound, "", shown, details=details)
+    first = real[0]
+    others = f" (and {len(real) - 1} more)" if len(real) > 1 else ""
+    return Evidence(
+        _NAME,
+        Status.FAIL,
+        f"compiled ({stage.backend}), {first.name} {'are' if first.name == _LOGITS else 'is'} not the model's own{others}",
+        first.measured,
+        first.bound,
+        "",
+        shown,
+        cause=_CAUSE,
+        details=details,
+        investigate=lambda: first_that_differs(subject, batches[first.batch], stage.backend),
+    )
+
+
+_LOGITS = "the logits"
+
+
+@dataclass(frozen=True)
+class _Gap:
+    """How far a quantity of the compiled model is from the model's own.
+
+    Attributes:
+        name: What it is.
+        batch: Number of the batch.
+        measured: The difference.
+        bound: What rounding explains.
+    """
+
+    name: str
+    batch: int
+    measured: float
+    bound: float
+
+
+def _gaps(subject: Subject, batches: list[Batch], run: _Run) -> list[_Gap]:
+    found = []
+    for number, batch in enumerate(batches):
+        own = _quantities(subject, subject.fresh(), batch)
+        others = [_quantities(subject, _nudged(subject.fresh()), batch)]
+        others += [_quantities(subject, clone(subject.double), batch)] if subject.double is not None else []
+        loudest = max((float(t.abs().max()) for name, t in own.items() if name != _LOGITS and t.numel()), default=0.0)
+        for name, tensor in own.items():
+            scale = float(tensor.abs().max()) if name == _LOGITS else loudest
+            noise = max(torch.finfo(tensor.dtype).eps * scale, *(difference(tensor, other[name]) for other in others))
+            bound = subject.task.tolerances.get(_NAME, FACTOR * noise) if name == _LOGITS else FACTOR * noise
+            found.append(_Gap(name, number, difference(tensor, run.quantities[number][name]), bound))
+    return found
+
+
+def _confirmed(subject: Subject, batches: list[Batch], stage: _Stage, suspects: list[_Gap]) -> list[_Gap]:
+    """Those of the differences that are as large in float64: rounding shrinks there."""
+    if not suspects or subject.double is None:
+        return suspects
+    again = _compile(subject, clone(subject.double), batches, stage).quantities
+    own = {number: _quantities(subject, clone(subject.double), batches[number]) for number in {gap.batch for gap in suspects}}
+    exact = {gap: difference(own[gap.batch][gap.name], again[gap.batch][gap.name]) for gap in suspects}
+    return [gap for gap in suspects if exact[gap] >= gap.measured / FACTOR]
+
+
+def _compile(subject: Subject, model: nn.Module, batches: list[Batch], stage: _Stage) -> _Run:
+    """Compiles a model, which is changed, and runs it."""
+    from torch._dynamo.utils import counters
+
+    with _own_compiler():
+        counters.clear()
+        started = time.perf_counter()
+        model.compile(backend=stage.backend)
+        quantities = [_quantities(subject, model, batch) for batch in batches]
+        reasons = {str(reason).splitlines()[0]: int(times) for reason, times in counters["graph_break"].items()}
+        return _Run(quantities, reasons, int(counters["stats"]["unique_graphs"]), time.perf_counter() - started)
+
+
+def _why_refused(subject: Subject, batch: Batch, stage: _Stage) -> str:
+    """What the compiler says when it may not leave anything to Python, and the user's line that it says it of."""
+    model = subject.fresh()
+    with _own_compiler():
+        model.compile(backend=stage.backend, fullgraph=True)
+        try:
+            subject.logits(batch, model)
+        except ModelRaisedError as error:
+            return _said(error)
+    return "it gives no reason"
+
+
+def _said(error: ModelRaisedError) -> str:
+    """An exception of the compiler, and the user's line that it is about."""
+    frames = getattr(error.error, "real_stack", None) or ()
+    own = [frame for frame in frames if is_users_file(frame.filename)]
+    return f"{error} ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else str(error)
+
+
+@contextmanager
+def _own_compiler() -> Iterator[None]:
+    """A compiler that remembers nothing, and forgets what it learnt; it starts no processes."""
+    import torch._dynamo
+    import torch._inductor.config as inductor
+
+    silenced = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # it says thousands of things, all of which pytest would show beside a failure
+    torch._dynamo.reset()
+    try:
+        with inductor.patch(compile_threads=1), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch._dynamo.reset()
+        logging.disable(silenced)
+
+
+def _quantities(subject: Subject, model: nn.Module, batch: Batch) -> Quantities:
+    """Logits, and the gradient of every parameter that has one."""
+    model.zero_grad(set_to_none=True)
+    logits = subject.logits_with_grad(batch, model)
+    found = {_LOGITS: logits.detach().clone()}
+    loss = subject.adapter.loss(logits, batch)
+    if loss.requires_grad:
+        with blaming(model):
+            loss.backward()
+        found |= {f"the gradient of `{name}`": p.grad for name, p in model.named_parameters() if p.grad is not None}
+        model.zero_grad(set_to_none=True)
+    return found
+
+
+def _shapes(subject: Subject) -> list[Sizes]:
+    typical = subject.typical
+    return [typical, Sizes(typical.batch + 2, max(1, typical.seq - 3), max(1, typical.target_seq - 2))]
+
+
+@torch.no_grad()
+def _nudged(model: nn.Module) -> nn.Module:
+    """The model with each weight moved by up to one unit in the last place."""
+    rng = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            signs = torch.randint(-1, 2, parameter.shape, generator=rng).to(parameter.device, parameter.dtype)
+            parameter.mul_(1 + signs * torch.finfo(parameter.dtype).eps)
+    return model
+
+
+def _lacks_compiler(evidence: Evidence) -> bool:
+    """Whether the code generator failed for want of a C++ compiler rather than because of the model."""
+    return any(word in evidence.message for word in ("InvalidCxxCompiler", "CppCompileError", "C++ compile", "No working C++"))

@@ -1,0 +1,177 @@
+"""Whether autograd's gradients are the slopes of the output.
+
+A directional derivative in float64, along a random direction through all parameters at once, is held against central differences. One
+parameter with a wrong gradient is enough to set the two apart; which one it is, and which module computes the gradient wrongly, is looked
+for then.
+"""
+
+from __future__ import annotations
+
+import time
+from itertools import takewhile
+
+import torch
+from torch import Tensor, nn
+
+from harness.analysis.finite_differences import Slope
+from harness.analysis.gradient_probe import GradientProbe
+from harness.analysis.study import Study
+from harness.evidence import Evidence, Status, and_others
+from harness.models.cloning import clone
+from harness.properties.subject import Subject
+
+_NAME = "gradcheck"
+_DRAWS = 3
+_REDRAWS = 4
+"""Directions tried in place of those in which a kink or rounding hides the slope."""
+
+_MOST_NUMBERS = 4_000_000
+_MOST_LINES = 150
+_MOST_MODULES = 150
+_FAR = (0.1, 0.3, 1.0)
+"""Steps, as shares of the weights, at which a staircase shows that it is one."""
+
+_VISIBLE = 1e-6
+"""Of the output, a change that is no rounding in float64."""
+
+_CAUSE = (
+    "a custom autograd.Function with a wrong backward, an edit through .data, a detach() or no_grad() in a branch, or a value taken out with "
+    ".item() and put back in"
+)
+_STAIRCASE = (
+    "rounding, a threshold or an argmax in forward, whose backward is made up (a straight-through estimator); if that is meant, switch the "
+    "property off"
+)
+
+
+def gradcheck(study: Study) -> Evidence:
+    """Gradients are the slopes of the output, in eval mode and, where the same seed gives the same output, in train mode.
+
+    Those of the parameters, that is; ``attribution`` is about the input's, which end at a frozen part by design.
+    """
+    subject = study.subject
+    if subject.double is None:
+        reason = "the model does not run in float64, and float32 is too coarse for finite differences"
+        return Evidence(_NAME, Status.SKIPPED, reason)
+    model = clone(subject.double)
+    tensors = _sample(model)
+    if not tensors:
+        return Evidence(_NAME, Status.SKIPPED, "no parameter is trainable")
+    told: list[Slope] = []
+    end = time.perf_counter() + study.seconds
+    for train in (False, True):
+        for probe in _probes(subject, model, train):
+            if told and time.perf_counter() > end:
+                break
+            if train and not probe.is_repeatable():
+                break
+            slope = probe.along(tensors)
+            wrong = _wrong_parts(probe, tensors, end) if slope.is_wrong else {}
+            if wrong:
+                return _finding(probe, tensors, wrong, end)
+            told += [slope] if slope.is_telling else []
+            if len(told) == _DRAWS * (1 + train):
+                break
+    if not told:
+        return Evidence(_NAME, Status.SKIPPED, "kinks or rounding hide the slope in every direction that was tried")
+    worst = max(told, key=lambda slope: slope.gap / slope.error)
+    count = sum(tensor.numel() for tensor in tensors.values())
+    message = f"gradients agree with finite differences in {len(told)} directions through {count} parameters"
+    measured, bound = worst.gap / worst.size, worst.error / worst.size
+    return Evidence(_NAME, Status.OK, message, measured, bound, "of the slope", _shown(subject))
+
+
+def _wrong_parts(probe: GradientProbe, moving: dict[str, Tensor], end: float) -> dict[str, Slope]:
+    """The parameters whose own gradient is wrong, found by halving; a sum of sound ones is none, whatever finite differences make of it."""
+    found: dict[str, Slope] = {}
+    pending = [list(moving)]
+    for _ in range(_MOST_LINES):
+        if not pending or (found and time.perf_counter() > end):
+            break
+        names = pending.pop()
+        slope = probe.along({name: moving[name] for name in names})
+        if slope.is_wrong and len(names) == 1:
+            found[names[0]] = slope
+        elif slope.is_wrong:
+            half = len(names) // 2
+            pending += [names[half:], names[:half]]
+    return found
+
+
+def _finding(probe: GradientProbe, moving: dict[str, Tensor], wrong: dict[str, Slope], end: float) -> Evidence:
+    name = max(wrong, key=lambda each: wrong[each].gap)
+    slope = wrong[name]
+    flat = [each for each, part in wrong.items() if part.is_flat]
+    # What an estimator gives no gradient at all, such as a codebook, has one from a loss of its own.
+    stairs = all(part.is_flat or part.claimed == 0 for part in wrong.values())
+    stairs = stairs and any(_is_staircase(probe, moving[each]) for each in flat)
+    if stairs:
+        name, slope = flat[0], wrong[flat[0]]
+    what = f"`{name}`{and_others(len(wrong) - 1, 'parameter')}"
+    figures = f"autograd says {slope.claimed:.3g}, finite differences {slope.measured:.3g}"
+    if stairs:
+        message = f"the output is a staircase in {what}, and its gradient an estimate: {figures}"
+    else:
+        message = f"the gradient of {what} is not the slope of the output: {figures}"
+    where = _blame(probe, list(wrong), end)
+    return Evidence(
+        _NAME,
+        Status.WARN if stairs else Status.FAIL,
+        message,
+        slope.gap / slope.size,
+        slope.error / slope.size,
+        "of the slope",
+        f"{_shown(probe.subject)}, {'train' if probe.train else 'eval'} mode, float64",
+        where,
+        _STAIRCASE if stairs else _CAUSE,
+        {"parameters": list(wrong)},
+    )
+
+
+def _blame(probe: GradientProbe, wrong: list[str], end: float) -> str:
+    """The innermost module whose output has the right gradient and whose input has not; else the owner of the only wrong parameters."""
+    for path in takewhile(lambda _: time.perf_counter() < end, probe.finished()[:_MOST_MODULES]):
+        before = probe.before(path)
+        if before.is_wrong and before.gap > before.size / 1000 and probe.after(path).is_right:
+            return path
+    owners = {name.rpartition(".")[0] for name in wrong}
+    return owners.pop() if len(owners) == 1 else ""
+
+
+def _is_staircase(probe: GradientProbe, tensor: Tensor) -> bool:
+    """Whether the output, which does not change near the weights, changes further away."""
+    origin, values = tensor.detach().clone(), list[float]()
+    with torch.no_grad():
+        for share in (0.0, *_FAR):
+            tensor.copy_(origin * (1 + share * torch.randn(origin.shape, generator=torch.Generator().manual_seed(1)).to(origin)))
+            values.append(float(probe.value()))
+        tensor.copy_(origin)
+    return max(values) - min(values) > _VISIBLE * max(map(abs, values))
+
+
+def _probes(subject: Subject, model: nn.Module, train: bool) -> list[GradientProbe]:
+    return [
+        GradientProbe(subject, model, {name: _widened(t) for name, t in subject.batch(seed=seed).items()}, train, seed)
+        for seed in range(_DRAWS + _REDRAWS)
+    ]
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
+def _sample(model: nn.Module) -> dict[str, Tensor]:
+    """Trainable parameters by name, as many as fit; without embeddings that renormalise themselves, which their gradient knows nothing of."""
+    renormalised = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding) and m.max_norm is not None}
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad and p.is_floating_point() and p.numel()]
+    found: dict[str, Tensor] = {}
+    left = _MOST_NUMBERS
+    for name, parameter in sorted(named, key=lambda item: item[1].numel()):
+        left -= parameter.numel()
+        if id(parameter) not in renormalised and (left >= 0 or not found):
+            found[name] = parameter
+    return {name: found[name] for name, _ in named if name in found}
+
+
+def _shown(subject: Subject) -> str:
+    return subject.typical.describe(subject.task)

@@ -1,0 +1,213 @@
+"""The model in half precision: finite wherever it is in full precision, and as near to it as its rounding allows.
+
+How near that is depends on the model, and is measured on it: in full precision, every weight and what every innermost module returns are
+moved at random by as much as rounding to the half dtype does (in the manner of CESTAC, Vignes 1993). A difference beyond ten times what that
+makes of the logits counts when a module is found that strays further than what it is given, or when it is beyond what the model's noise in
+full precision foretells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from harness.analysis.study import Study
+from harness.batches import Batch, pad_right
+from harness.evidence import Evidence, Status
+from harness.properties.difference import difference
+from harness.properties.noise import FACTOR
+from harness.properties.subject import ModelRaisedError, Subject
+from harness.properties.tracing import Call, finite, first_broken, recording
+
+_NAME = "half_precision"
+_DRAWS = 4
+_NO_KERNEL = ("not implemented for", "not supported", "unsupported", "expected mat_a to be")
+
+_NOT_FINITE = (
+    "scores or sums beyond 65504 (attention that is not scaled, a sum in place of a mean), an epsilon such as 1e-8 that float16 rounds to "
+    "zero, a mask constant that becomes -inf in a row that is all padding, or the logarithm of a softmax"
+)
+_TOO_FAR = (
+    "a branch on the dtype, numbers that are added up or subtracted in half precision where their difference matters, or positions and "
+    "frequencies that half precision cannot hold"
+)
+
+
+@dataclass(frozen=True)
+class _Precision:
+    """A way to run a model in half precision.
+
+    Attributes:
+        label: Its name, in messages.
+        dtype: What it rounds to.
+        is_autocast: Whether the weights stay in full precision, and operators choose.
+    """
+
+    label: str
+    dtype: torch.dtype
+    is_autocast: bool = False
+
+    def model(self, subject: Subject) -> nn.Module:
+        """A copy of the model to run so."""
+        return subject.fresh() if self.is_autocast else subject.fresh().to(self.dtype)
+
+    def context(self, subject: Subject) -> AbstractContextManager[object]:
+        """What to run it in."""
+        return torch.autocast(subject.device.type, self.dtype) if self.is_autocast else nullcontext()
+
+
+def float16(study: Study) -> Evidence:
+    """In float16 the logits are finite and those of full precision, within its rounding."""
+    return _judge(study.subject, _Precision("float16", torch.float16))
+
+
+def bfloat16(study: Study) -> Evidence:
+    """In bfloat16 the logits are finite and those of full precision, within its rounding."""
+    return _judge(study.subject, _Precision("bfloat16", torch.bfloat16))
+
+
+def autocast(study: Study) -> Evidence:
+    """Under autocast to bfloat16 the logits are finite and those of full precision, within its rounding."""
+    return _judge(study.subject, _Precision("autocast (bfloat16)", torch.bfloat16, is_autocast=True))
+
+
+HALF_PRECISION: dict[str, Callable[[Study], Evidence]] = {"float16": float16, "bfloat16": bfloat16, "autocast": autocast}
+"""The cases by name."""
+
+
+def _judge(subject: Subject, precision: _Precision) -> Evidence:
+    if subject.dtype not in (torch.float32, torch.float64):
+        return Evidence(_NAME, Status.SKIPPED, f"the model is in {str(subject.dtype).removeprefix('torch.')} itself")
+    half, closest = precision.model(subject), None
+    for content, batch in _contents(subject):
+        shown = f"{subject.typical.describe(subject.task)}, {content}"
+        try:
+            with recording(half) as coarse, precision.context(subject):
+                logits = subject.logits(batch, half)
+        except ModelRaisedError as error:
+            return _raised(error, precision, shown)
+        full = subject.fresh()
+        with recording(full) as fine:
+            exact = subject.logits(batch, full)
+        if not finite(exact):
+            continue  # said by ``finite_output``
+        if not finite(logits):
+            message = f"in {precision.label} the logits of {content} are not finite, though they are in full precision"
+            module = first_broken(coarse, lambda tensor: not finite(tensor))
+            return Evidence(_NAME, Status.FAIL, message, counterexample=shown, module=module, cause=_NOT_FINITE)
+        if content != _TYPICAL:
+            continue
+        measured = difference(exact, logits)
+        bound = subject.task.tolerances.get(_NAME, FACTOR * _rounding(subject, batch, exact, precision.dtype))
+        facts: dict[str, Any] = {"measured": measured, "bound": bound, "counterexample": shown}
+        epsilon = torch.finfo(precision.dtype).eps
+        module = "" if measured <= bound else _first_astray(fine, coarse, epsilon)
+        if measured > bound and (module or _NAME in subject.task.tolerances or measured > _foretold(subject, epsilon)):
+            message = f"in {precision.label} the logits are further from those of full precision than its rounding explains"
+            return Evidence(_NAME, Status.FAIL, message, module=module, cause=_TOO_FAR, **facts)
+        message = f"in {precision.label} the logits are the same within its rounding"
+        closest = closest or Evidence(_NAME, Status.OK, message, **facts)
+    return closest or Evidence(_NAME, Status.SKIPPED, "there is no input for which full precision gives finite logits")
+
+
+_TYPICAL = "typical input"
+
+
+def _contents(subject: Subject) -> Iterator[tuple[str, Batch]]:
+    """Inputs by name: typical ones, and those at which small and large constants matter."""
+    yield _TYPICAL, subject.batch(seed=0)
+    yield _TYPICAL, subject.batch(seed=1)
+    batch = subject.batch(seed=0)
+    if subject.task.is_text:
+        if subject.adapter.takes(subject.model, "attention_mask"):
+            total = batch["input_ids"].shape[1]
+            on_host = {name: tensor.cpu() for name, tensor in batch.items()}
+            padded = pad_right(subject.task, on_host, [0, *[total] * (subject.typical.batch - 1)], total)
+            yield "a batch with a row that is all padding", {name: tensor.to(subject.device) for name, tensor in padded.items()}
+        return
+    name = subject.task.facts.inputs[0]
+    yield "an input that is zero everywhere", {**batch, name: torch.zeros_like(batch[name])}
+
+
+def _raised(error: ModelRaisedError, precision: _Precision, shown: str) -> Evidence:
+    if isinstance(error.error, NotImplementedError) or any(words in str(error).lower() for words in _NO_KERNEL):
+        message = f"an operation has no {precision.label} kernel here: {error}"
+        return Evidence(_NAME, Status.SKIPPED, message, counterexample=shown)
+    if not precision.is_autocast:
+        message = f"forward raises in {precision.label}: {error} (see dtype_move)"
+        return Evidence(_NAME, Status.SKIPPED, message, counterexample=shown)
+    return Evidence(
+        _NAME,
+        Status.FAIL,
+        f"forward raises under {precision.label}: {error}",
+        counterexample=shown,
+        module=error.module,
+        cause="tensors made in the dtype of a weight, while autocast gives the other operand in half precision: use the dtype of the "
+        "operand, or a matrix product that autocast knows",
+    )
+
+
+def _rounding(subject: Subject, batch: Batch, exact: Tensor, dtype: torch.dtype) -> float:
+    """How far rounding to a dtype takes the logits, as seen under random rounding."""
+    moved = []
+    for seed in range(_DRAWS):
+        with _rounded(subject.fresh(), dtype, seed) as model:
+            moved.append(difference(exact, subject.logits(batch, model)))
+    return max((value for value in moved if value < float("inf")), default=0.0)
+
+
+def _foretold(subject: Subject, epsilon: float) -> float:
+    """A bound for a model no module of which stands out: its noise in full precision, scaled to the coarser dtype."""
+    return subject.floor.bound * epsilon / subject.floor.epsilon
+
+
+@contextmanager
+def _rounded(model: nn.Module, dtype: torch.dtype, seed: int) -> Iterator[nn.Module]:
+    """A model whose weights, and whatever its innermost modules return, are off by up to half a unit in the last place of a dtype."""
+    epsilon = torch.finfo(dtype).eps
+    smallest = epsilon * torch.finfo(dtype).smallest_normal  # below, numbers are that far apart
+    rng = torch.Generator().manual_seed(seed)
+
+    def moved(value: Any) -> Any:
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            return value
+        error = torch.rand(value.shape, generator=rng).to(value.device, value.dtype) - 0.5
+        return value + error * (epsilon * value.abs() + smallest)
+
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.copy_(moved(tensor))
+    leaves = [module for module in model.modules() if not any(True for _ in module.children())]
+    handles = [leaf.register_forward_hook(lambda _m, _a, output: tree_map(moved, output)) for leaf in leaves]
+    try:
+        yield model
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _first_astray(fine: list[Call], coarse: list[Call], epsilon: float) -> str:
+    """Path of the first module that returns what is further from full precision than what it is given, by more than rounding."""
+    for call, other in zip(fine, coarse, strict=False):
+        if call.module != other.module:
+            return ""
+        given = max(epsilon, _deviation(call.inputs, other.inputs))
+        if _deviation(call.outputs, other.outputs) > FACTOR * given:
+            return call.module
+    return ""
+
+
+def _deviation(fine: list[Tensor], coarse: list[Tensor]) -> float:
+    """Largest difference of floating tensors, relative to the largest value of each."""
+    found = [0.0]
+    for left, right in zip(fine, coarse, strict=False):
+        if left.is_floating_point() and left.shape == right.shape and left.numel():
+            scale = float(left.abs().max())
+            found.append(difference(left, right) / scale if scale else 0.0)
+    return max(found)

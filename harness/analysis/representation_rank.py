@@ -1,0 +1,240 @@
+"""Whether hidden states and logits tell inputs apart, or have collapsed to one vector or one direction on their way.
+
+What counts as a collapse is what float32 can no longer tell: differences of a few units in the last place. They are measured in float64,
+where the model runs there, and must survive on a copy whose weights were moved a little: a gate or a head that starts at zero opens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from harness.analysis.study import Study
+from harness.batches import Sizes
+from harness.evidence import Evidence, Status
+from harness.models.cloning import clone
+from harness.properties.noise import FACTOR
+from harness.properties.subject import Subject
+from harness.properties.tracing import Call, path_of, recording
+
+_NAME = "representation_rank"
+_ROWS = 12
+"""Examples; no other axis of a typical batch is as long."""
+
+_MOST_ROWS = 512
+"""Positions that an effective rank is measured on."""
+
+_RESOLUTION = torch.finfo(torch.float32).eps
+_NUDGE = 1e-2
+_FEWEST = 3
+"""Examples, positions or features below which nothing can be said."""
+
+_CAUSE = (
+    "a deep stack without residual connections or norms, squashing functions one after the other, a softmax or a mean over the wrong axis, "
+    "an attention that looks everywhere alike, or a layer that is one unit wide"
+)
+
+Kind = Callable[[Tensor], "float | None"]
+"""From ``[examples, positions, features]`` to the spread along what should tell them apart, relative to the size of the whole."""
+
+
+@dataclass(frozen=True)
+class _Collapse:
+    """A way to collapse.
+
+    Attributes:
+        spread: Measures what is left.
+        bound: What float32 cannot tell from nothing; ``None`` for a rank, whose bound depends on the shape.
+        wrong: What is wrong where it is below.
+        status: The verdict.
+    """
+
+    spread: Kind
+    bound: Callable[[Tensor], float]
+    wrong: str
+    status: Status
+
+
+def representation_rank(study: Study) -> Evidence:
+    """Neither the logits nor the last hidden states have collapsed.
+
+    Logits that are alike for all examples, or for all positions of an example, are a failure; hidden states whose positions are alike, and
+    logits that vary along one direction only, are a warning. The first module that is given what varies and returns what does not is named.
+    """
+    subject = study.subject
+    sizes = Sizes(_ROWS, subject.typical.seq, subject.typical.target_seq)
+    shown = f"{sizes.describe(subject.task)}, seed=0"
+    seen = _look(subject, _exact(subject), sizes)
+    details = {"layers": _ranks(seen)}
+    for what, collapse in seen.judged():
+        states = seen.final(what)
+        left = None if states is None else collapse.spread(states)
+        if states is None or left is None or left > collapse.bound(states):
+            continue
+        opened = _look(subject, _nudged(_exact(subject)), sizes)
+        again = opened.final(what)
+        if again is None or not _is_collapsed(collapse, again):
+            continue
+        module = opened.first(collapse)
+        return Evidence(
+            _NAME,
+            collapse.status,
+            f"{what}: {collapse.wrong}",
+            left,
+            collapse.bound(states),
+            "of their size",
+            shown,
+            module,
+            _CAUSE,
+            details,
+        )
+    spreads = [left for what, collapse in seen.judged() if (left := _spread(collapse, seen.final(what))) is not None]
+    if not spreads:
+        return Evidence(_NAME, Status.SKIPPED, "the output is too small for a rank", counterexample=shown, details=details)
+    message = "examples and positions are told apart down to the logits"
+    return Evidence(_NAME, Status.OK, message, min(spreads), FACTOR * _RESOLUTION, "of their size", shown, details=details)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A forward.
+
+    Attributes:
+        calls: Of every module.
+        logits: What came out.
+        sizes: Of the batch.
+        is_per_position: Whether there are logits for every position.
+    """
+
+    calls: list[Call]
+    logits: Tensor
+    sizes: Sizes
+    is_per_position: bool
+
+    def judged(self) -> list[tuple[str, _Collapse]]:
+        """What is judged, the gravest first."""
+        inner = [("the last hidden states", _POSITIONS_ALIKE_INSIDE)] if not self.is_per_position else []
+        return [("the logits", _EXAMPLES_ALIKE), ("the logits", _POSITIONS_ALIKE), ("the logits", _ONE_DIRECTION), *inner]
+
+    def final(self, what: str) -> Tensor | None:
+        """The logits, or the last hidden states that have positions, as ``[examples, positions, features]``."""
+        if what == "the logits":
+            return self.states(self.logits.unsqueeze(-1) if self.logits.ndim == 1 else self.logits)
+        inner = (self.states(tensor) for call in reversed(self.calls) for tensor in call.outputs)
+        return next((states for states in inner if states is not None and min(states.shape[1:]) >= _FEWEST), None)
+
+    def first(self, collapse: _Collapse) -> str:
+        """Path of the first module that is given what varies and returns what does not."""
+        for call in self.calls:
+            states = [found for tensor in call.outputs if (found := self.states(tensor)) is not None]
+            measurable = [found for found in states if collapse.spread(found) is not None]
+            given = [found for tensor in call.inputs if (found := self.states(tensor)) is not None]
+            varies = any(_EXAMPLES_ALIKE.spread(found) != 0 and not _is_collapsed(collapse, found) for found in given)
+            if measurable and varies and all(_is_collapsed(collapse, found) for found in measurable):
+                return call.module
+        return path_of("")
+
+    def states(self, tensor: Tensor) -> Tensor | None:
+        """A tensor as ``[examples, positions, features]`` in float64; ``None`` for one without a row an example."""
+        if tensor.is_complex() or tensor.ndim < 2 or tensor.ndim > 4 or len(tensor) != self.sizes.batch or not tensor.numel():
+            return None
+        if tensor.ndim == 4:  # an image's channels are its features
+            tensor = tensor.flatten(2).mT
+        wide = tensor.double()
+        return wide.unsqueeze(1) if wide.ndim == 2 else wide
+
+
+def _spread_of_examples(states: Tensor) -> float | None:
+    return _relative(states - states[:1], states) if len(states) >= _FEWEST else None
+
+
+def _spread_of_positions(states: Tensor) -> float | None:
+    return _relative(states - states[:, :1], states) if states.shape[1] >= _FEWEST else None
+
+
+def _second_direction(states: Tensor) -> float | None:
+    """The second largest singular value of the centred states, relative to the largest."""
+    rows = states.flatten(0, 1)
+    if min(rows.shape) < _FEWEST:
+        return None
+    largest, second = torch.linalg.svdvals(rows - rows.mean(0))[:2].tolist()
+    return second / largest if largest else 0.0
+
+
+def _relative(differences: Tensor, states: Tensor) -> float:
+    scale = float(states.abs().max())
+    return float(differences.abs().max()) / scale if scale else 0.0
+
+
+def _few_units(_states: Tensor) -> float:
+    return FACTOR * _RESOLUTION
+
+
+def _rank_tolerance(states: Tensor) -> float:
+    """What rounding alone makes of a singular value that is zero (Golub and Van Loan, Matrix Computations, section 5.4.1)."""
+    return _RESOLUTION * max(states.flatten(0, 1).shape)
+
+
+_EXAMPLES_ALIKE = _Collapse(_spread_of_examples, _few_units, "they are alike for all examples", Status.FAIL)
+_POSITIONS_ALIKE = _Collapse(_spread_of_positions, _few_units, "they are alike for all positions of an example", Status.FAIL)
+_POSITIONS_ALIKE_INSIDE = _Collapse(
+    _spread_of_positions, _few_units, "they are alike for all positions of an example", Status.WARN
+)
+_ONE_DIRECTION = _Collapse(_second_direction, _rank_tolerance, "they vary along one direction only", Status.WARN)
+
+
+def _spread(collapse: _Collapse, states: Tensor | None) -> float | None:
+    return None if states is None or collapse is _ONE_DIRECTION else collapse.spread(states)
+
+
+def _is_collapsed(collapse: _Collapse, states: Tensor) -> bool:
+    left = collapse.spread(states)
+    return left is not None and left <= collapse.bound(states)
+
+
+def _exact(subject: Subject) -> nn.Module:
+    """A copy, in float64 where it runs there; a batch norm that has seen no batch takes the statistics of this one."""
+    model = clone(subject.double) if subject.double is not None else subject.fresh()
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.num_batches_tracked is not None:
+            module.train(not bool(module.num_batches_tracked))
+    return model
+
+
+def _look(subject: Subject, model: nn.Module, sizes: Sizes) -> _Seen:
+    with recording(model) as calls:
+        logits = subject.logits(subject.batch(sizes), model)
+    return _Seen(calls, logits, sizes, subject.task.is_per_position)
+
+
+@torch.no_grad()
+def _nudged(model: nn.Module) -> nn.Module:
+    """A copy with weights moved by a hundredth of their size, or of one where they are zero."""
+    nudged = clone(model)
+    rng = torch.Generator().manual_seed(0)
+    for parameter in nudged.parameters():
+        if parameter.is_floating_point():
+            scale = _NUDGE * (float(parameter.abs().mean()) or 1.0)
+            parameter.add_(scale * torch.randn(parameter.shape, generator=rng).to(parameter))
+    return nudged
+
+
+def _ranks(seen: _Seen) -> list[dict[str, object]]:
+    """The effective rank of what each module returns: the entropy of its singular values as a number of directions (Roy and Vetterli 2007)."""
+    found: list[dict[str, object]] = []
+    for call in seen.calls:
+        states = next(
+            (s for tensor in call.outputs if tensor.is_floating_point() and (s := seen.states(tensor)) is not None), None
+        )
+        if states is None or not bool(states.isfinite().all()):
+            continue
+        rows = states.flatten(0, 1)
+        rows = rows[:: -(-len(rows) // _MOST_ROWS)]
+        shares = torch.linalg.svdvals(rows - rows.mean(0))
+        shares = shares / shares.sum().clamp(min=torch.finfo(shares.dtype).tiny)
+        rank = float(torch.special.entr(shares).sum().exp())
+        found.append({"module": call.module, "effective_rank": round(rank, 2), "width": rows.shape[1]})
+    return found

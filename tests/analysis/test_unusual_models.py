@@ -1,0 +1,109 @@
+"""Models of unusual kinds get a right verdict or an explained skip."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from harness.catalogue import CATALOGUE
+from harness.evidence import Status
+from harness.tasks import TaskSpec
+
+from .pairs import CAUSAL, CLASSES, FEATURES, TABLE, TEXT, VOCAB, judge_all, red, study_of
+from .parts import WIDTH, Attention, Decoder, Encoder
+
+JUDGED = tuple(name for name, entry in CATALOGUE.items() if entry.tier == 2 and name != "compiled")
+
+
+class Traced(nn.Module):
+    """A part of the model is a graph that no Python code runs in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = torch.jit.trace(nn.Sequential(nn.Linear(FEATURES, WIDTH), nn.Tanh()), torch.zeros(2, FEATURES))
+        self.head = nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.head(self.inner(features))
+
+
+class Fixed(nn.Module):
+    """Nothing to be learnt."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return torch.stack([features[:, :3].sum(1), features[:, 3:].prod(1), features.abs().sum(1), features.square().sum(1)], 1)
+
+
+class OneHot(nn.Module):
+    """Tokens that are multiplied with a table rather than looked up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Linear(VOCAB, CLASSES)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        one_hot = nn.functional.one_hot(input_ids, VOCAB).to(self.table.weight.dtype)
+        real = attention_mask[..., None].to(one_hot.dtype)
+        return (self.table(one_hot) * real).sum(1) / real.sum(1).clamp(min=1)
+
+
+class Several(Encoder):
+    """Returns hidden states beside the logits."""
+
+    def __init__(self) -> None:
+        super().__init__(Attention())
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+        logits = super().forward(input_ids, attention_mask)
+        return {"logits": logits, "hidden_states": self.tokens(input_ids)}
+
+
+class Spectral(nn.Module):
+    """Complex numbers on the way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(2 * (FEATURES // 2 + 1), CLASSES)
+
+    def forward(self, features: Tensor) -> Tensor:
+        waves = torch.fft.rfft(features, norm="ortho")
+        return self.inner(torch.view_as_real(waves).flatten(1))
+
+
+def tied() -> nn.Module:
+    model = Decoder(Attention(), Attention())
+    nn.init.normal_(model.tokens.weight, std=0.02)
+    model.head.weight = model.tokens.weight
+    return model
+
+
+def frozen() -> nn.Module:
+    return Encoder(Attention()).requires_grad_(False)
+
+
+@pytest.mark.parametrize(
+    ("build", "task"),
+    [(Traced, TABLE), (Fixed, TABLE), (OneHot, TEXT), (Several, TEXT), (Spectral, TABLE), (tied, CAUSAL), (frozen, TEXT)],
+    ids=["traced", "no-parameters", "one-hot", "several-outputs", "complex", "tied", "frozen"],
+)
+def test_no_alarm_and_no_crash(build: Callable[[], nn.Module], task: TaskSpec) -> None:
+    found = judge_all(study_of(build, task), JUDGED)
+    assert red(found) == {}
+    assert all(each.message and "\n" not in each.message for each in found.values() if each.status is Status.SKIPPED)
+
+
+def test_tokens_that_are_not_looked_up_are_an_explained_skip() -> None:
+    found = judge_all(study_of(OneHot, TEXT), ("attribution",))["attribution"]
+    assert found.status is Status.SKIPPED
+    assert "no look-up of the token ids" in found.message
+
+
+def test_too_little_time_is_said() -> None:
+    study = study_of(tied, CAUSAL)
+    study.seconds = 1e-6
+    found = judge_all(study, ("attribution", "robustness"))
+    assert {each.status for each in found.values()} == {Status.SKIPPED}
+    assert all("`time_budget` leaves 0 s" in each.message for each in found.values())
