@@ -1,4 +1,4 @@
-"""Tier 1 on a model object, without a config file or a pytest run: for notebooks, benchmarks and the project's own tests.
+"""Tiers 1 and 2 on a model object, without a config file or a pytest run: for notebooks, benchmarks and the project's own tests.
 
 findings = judge_model(lambda: MyModel(), TaskSpec(TaskType.CAUSAL_LM, vocab_size=100, max_seq_len=32))
 print(findings["causal"].explain())
@@ -32,8 +32,9 @@ def judge_model(
     seed: int = 0,
     share: float = 5.0,
     only: Collection[str] | None = None,
+    tiers: Collection[int] = (1,),
 ) -> dict[str, Evidence]:
-    """Judges every property of tier 1 that applies to a task.
+    """Judges every property of some tiers that applies to a task.
 
     Args:
         factory: Returns a fresh model; called again for the properties that need a second instance.
@@ -42,10 +43,21 @@ def judge_model(
         seed: Seed of the weights and of what is drawn.
         share: Seconds that one property may go on drawing examples.
         only: Names of properties, where not all are wanted.
+        tiers: Which tiers; those that need nothing but a model are 1 and 2.
 
     Returns:
         The worst evidence of every test, by its name, such as ``finite_output[extremes]``.
+
+    Raises:
+        ValueError: A tier needs more than a model.
     """
+    classes = {number: _tier(number) for number in sorted(tiers)}
+    judged = [
+        (name, entry)
+        for name, entry in CATALOGUE.items()
+        if entry.tier in classes and entry.applies_to(task) and (only is None or name in only)
+    ]
+    names = {name for name, _ in judged}
 
     def build(weights_seed: int) -> nn.Module:
         with seeded(weights_seed):
@@ -55,22 +67,36 @@ def judge_model(
     adapter = adapter or make_adapter(task)
     shared = Shared()
     found: dict[str, Evidence] = {}
-    for name, entry in CATALOGUE.items():
-        if entry.tier != 1 or not entry.applies_to(task) or (only is not None and name not in only):
-            continue
+    for name, entry in judged:
         for case in entry.cases_for(task) if entry.cases else (None,):
             subject = Subject(_copy(pristine, build, seed), adapter, task, pristine=pristine, rebuild=build, shared=shared)
             with threads_for(pristine):
-                judge = Judge(name, subject, share, seed, CATALOGUE if only is None else only)
-                found[name if case is None else f"{name}[{case}]"] = _worst(judge, case)
+                judge = Judge(name, subject, share, seed, names)
+                found[name if case is None else f"{name}[{case}]"] = _worst(classes[entry.tier](), judge, case)
     return found
 
 
-def _worst(judge: Judge, case: str | None) -> Evidence:
-    test = getattr(CriticalTier(), f"test_{judge.name}")
+def _tier(number: int) -> Callable[[], object]:
+    """The tests of a tier."""
+    if number == 1:
+        return CriticalTier
+    if number == 2:
+        from pytest_modeltiers.tiers.analysis import AnalysisTier
+
+        return AnalysisTier
+    raise ValueError(f"tier {number} needs more than a model: name a config to pytest, or judge tiers 1 and 2")
+
+
+def _worst(tests: object, judge: Judge, case: str | None) -> Evidence:
+    test = getattr(tests, f"test_{judge.name}")
+    wanted = inspect.signature(test).parameters
     available = {"subject": judge.subject, "judge": judge, "case": case}
+    if "study" in wanted:
+        from harness.analysis.study import Study
+
+        available["study"] = Study(judge.subject)
     try:
-        test(**{parameter: available[parameter] for parameter in inspect.signature(test).parameters})
+        test(**{parameter: available[parameter] for parameter in wanted})
     except pytest.skip.Exception as skipped:
         return Evidence(judge.name, Status.SKIPPED, str(skipped))
     return judge.worst or Evidence(judge.name, Status.FAIL, "nothing was compared")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import torch
 from torch import Tensor, nn
 
@@ -10,7 +12,7 @@ from harness.batches import Batch, Sizes
 from harness.evidence import Evidence, Status, and_others
 from harness.properties.equality import first_failure, judge_equal
 from harness.properties.subject import ModelRaisedError, Subject, mode
-from harness.properties.tracing import finite, first_broken, first_divergence, probing, recording, whole
+from harness.properties.tracing import Call, finite, first_broken, first_divergence, first_misshapen, probing, recording, whole
 
 LAYOUTS = ("transposed", "strided", "offset", "expanded", "channels_last")
 """Memory layouts that inputs arrive in."""
@@ -33,12 +35,20 @@ def shape_contract(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
             return Evidence(
                 name, Status.OK, f"refuses images of {sizes.image[0]}x{sizes.image[1]}", counterexample=counterexample
             )
+        if token := _unreadable_token(subject, subject.batch(sizes, seed)):
+            return Evidence(
+                name,
+                Status.WARN,
+                f"forward raises at {sizes.describe(subject.task)}, as it cannot read {token} (see full_vocabulary): {error}",
+                counterexample=counterexample,
+                module=error.module,
+            )
         return Evidence(
             name,
             Status.FAIL,
             f"forward raises at {sizes.describe(subject.task)}: {error}",
             counterexample=counterexample,
-            module=error.module,
+            module=_where_misshapen(subject, sizes, seed) or error.module,
             cause="a size that is assumed: a hard-coded batch or length, a squeeze() without dim, a view with fixed sizes",
         )
     if same_shape(logits, expected):
@@ -49,8 +59,36 @@ def shape_contract(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
         f"logits have shape {tuple(logits.shape)} ({logits.dtype}) at {sizes.describe(subject.task)}, "
         f"expected {expected} ({', '.join(subject.task.facts.output)})",
         counterexample=counterexample,
+        investigate=lambda: _where_misshapen(subject, sizes, seed),
         cause="a squeeze() without dim, a transpose left over, a head of the wrong size, or a pooling that is missing",
     )
+
+
+def _unreadable_token(subject: Subject, batch: Batch) -> str:
+    """A token of a batch that alone makes forward raise where others do not: its vocabulary is at fault, not its sizes."""
+    if not subject.task.is_text:
+        return ""
+    template = subject.batch(Sizes(1, 1, 1))
+    raising, reading = [], 0
+    for token in batch["input_ids"].unique().tolist():
+        try:
+            subject.logits({**template, "input_ids": torch.full_like(template["input_ids"], token)})
+            reading += 1
+        except ModelRaisedError:
+            raising.append(token)
+    return f"token {raising[0]}" if raising and reading else ""
+
+
+def _where_misshapen(subject: Subject, sizes: Sizes, seed: int) -> str:
+    """Path of the module that returned a wrong shape, which another one then met; empty where none did, or it cannot be told."""
+
+    def recorded(tried: Sizes) -> list[Call]:
+        model = subject.fresh()
+        with recording(model) as calls, suppress(ModelRaisedError):
+            subject.logits(subject.batch(tried, seed), model)
+        return calls
+
+    return first_misshapen(recorded(sizes), recorded(subject.typical), sizes.batch, subject.typical.batch)
 
 
 def full_length(subject: Subject, batch: int, seed: int = 0) -> Evidence:
@@ -216,8 +254,10 @@ def _works(subject: Subject, name: str, sizes: Sizes, seed: int, what: str, caus
         with recording(subject.model) as calls:
             logits = subject.logits(subject.batch(sizes, seed))
     except ModelRaisedError as error:
-        message = f"forward raises at {what}: {error}"
-        return Evidence(name, Status.FAIL, message, counterexample=counterexample, module=error.module, cause=cause)
+        token = _unreadable_token(subject, subject.batch(sizes, seed))
+        told, status = (f", as it cannot read {token} (see full_vocabulary)", Status.WARN) if token else ("", Status.FAIL)
+        message = f"forward raises at {what}{told}: {error}"
+        return Evidence(name, status, message, counterexample=counterexample, module=error.module, cause=cause)
     if not same_shape(logits, sizes.logits_shape(subject.task)):
         message = f"logits have shape {tuple(logits.shape)} at {what}, expected {sizes.logits_shape(subject.task)}"
         return Evidence(name, Status.FAIL, message, counterexample=counterexample, cause=cause)

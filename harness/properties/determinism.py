@@ -13,12 +13,12 @@ from harness.batches import Batch, Sizes, pad_right
 from harness.evidence import Evidence, Status
 from harness.properties.difference import difference
 from harness.properties.equality import judge_equal
-from harness.properties.subject import ModelRaisedError, Subject, floating_dtype, mode
+from harness.properties.subject import REPEATS, ModelRaisedError, NoGradientError, Subject, floating_dtype, mode
 from harness.properties.tracing import first_divergence, path_of, probing, recording, whole
 from harness.randomness import RandomState, seed_everything, seeded
 
-_REPEATS = 4
-"""How often a call is repeated; one more draw may show what is random only now and then."""
+_APART = 50
+"""How far the seeds of two calls of one shape are apart."""
 
 _STARTS = (11, 12)
 """Two seeds to start from."""
@@ -30,7 +30,7 @@ def eval_deterministic(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidenc
 
     def compare(model: nn.Module) -> tuple[Tensor, Tensor]:
         first = _under_seed(1, subject, batch, model)
-        repeats = [_under_seed(2 + n, subject, batch, model) for n in range(_REPEATS)]
+        repeats = [_under_seed(2 + n, subject, batch, model) for n in range(REPEATS)]
         return first, max(repeats, key=lambda other: difference(first, other))
 
     def culprit(model: nn.Module) -> str:
@@ -81,6 +81,17 @@ def mode_round_trip(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     flipped = _flipped(model, lambda: subject.logits(batch), expected=False)
     if flipped:
         return _flip_evidence(flipped, "train", counterexample)
+    moved = difference(before, subject.logits(batch))
+    if subject.bound(name) < moved < float("inf"):
+        return Evidence(
+            name,
+            Status.WARN,
+            "the logits change from call to call, so that it cannot be told what train() and eval() change (see stateless)",
+            moved,
+            subject.bound(name),
+            counterexample=counterexample,
+            cause="a hidden state, key/value cache, mask or counter kept on the module between calls",
+        )
     weights = copy.deepcopy(model.state_dict())
     model.train()
     if not model.training:
@@ -129,7 +140,9 @@ def stateless(subject: Subject, calls: tuple[Sizes, ...], seed: int = 0) -> Evid
         seed: Seed of their inputs.
     """
     name = "stateless"
-    batches = [subject.batch(sizes, seed + number) for number, sizes in enumerate(calls)]
+    first, *others = [subject.batch(sizes, seed + number) for number, sizes in enumerate(calls)]
+    # Two calls of one shape come one after the other, as what is kept from the one may be kept by its shape.
+    batches = [first, subject.batch(calls[0], seed + _APART), *others]
     batches += _half_padded(subject, subject.batch(calls[0], seed + len(calls)))
     counterexample = f"calls in both orders: {'; '.join(f'({sizes.describe(subject.task)})' for sizes in calls)}; seed={seed}"
 
@@ -165,8 +178,19 @@ def stateless(subject: Subject, calls: tuple[Sizes, ...], seed: int = 0) -> Evid
             culprit,
         )
     except ModelRaisedError as error:
-        for batch in batches:
-            subject.logits(batch, subject.fresh())
+        if subject.trouble.raises:  # at usual inputs, whatever was called before
+            raise
+        try:
+            for batch in batches:
+                subject.logits(batch, subject.fresh())
+        except ModelRaisedError as alone:
+            return Evidence(
+                name,
+                Status.WARN,
+                f"forward raises, and without an earlier call too (see shape_contract): {alone}",
+                counterexample=counterexample,
+                module=alone.module,
+            )
         return Evidence(
             name,
             Status.FAIL,
@@ -185,9 +209,13 @@ def repeated_backward(subject: Subject, seed: int = 0) -> Evidence:
         for step in range(2):
             try:
                 subject.backward(subject.batch(seed=seed + step))
+            except NoGradientError:
+                return Evidence(name, Status.SKIPPED, "the model has no trainable parameter")
             except RuntimeError as error:
                 if "second time" not in str(error):
-                    raise
+                    if step:
+                        raise
+                    return Evidence(name, Status.WARN, f"the first training step raises already (see shape_contract): {error}")
                 return Evidence(
                     name,
                     Status.FAIL,

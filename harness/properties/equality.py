@@ -10,7 +10,11 @@ from torch import Tensor, nn
 from harness.evidence import Evidence, Status
 from harness.properties.difference import difference
 from harness.properties.noise import FACTOR
+from harness.properties.quantised import dynamically_quantised_part
 from harness.properties.subject import Subject
+
+_COMPARES_CALLS = ("batch_independence", "causal", "padding_ignored", "eval_deterministic", "memory_layout")
+"""Properties that compare calls of one model, which earlier calls may disturb."""
 
 Comparison = Callable[[nn.Module], "tuple[Tensor, Tensor]"]
 """From a model to two tensors that should be equal."""
@@ -57,6 +61,23 @@ def judge_equal(
                 details={"float64_difference": confirmed},
                 **facts,
             )
+    if part := dynamically_quantised_part(subject.model):
+        told = wrong if isinstance(wrong, str) else wrong()
+        return Evidence(
+            status=Status.WARN,
+            message=f"{told}; `{part}` quantises its inputs by the range of the whole batch, so some of that is by design",
+            module=part,
+            cause="dynamic quantisation; judge the model before it is quantised, and the quantised one by its answers",
+            **facts,
+        )
+    if name in _COMPARES_CALLS and _is_state(subject, compare, bound):
+        told = wrong if isinstance(wrong, str) else wrong()
+        return Evidence(
+            status=Status.WARN,
+            message=f"{told}, but not in copies that were never called: an earlier call leaves something behind (see stateless)",
+            cause="a hidden state, key/value cache, mask or counter kept on the module between calls",
+            **facts,
+        )
     judge = double if double is not None else subject.model
     return Evidence(
         status=Status.FAIL,
@@ -65,6 +86,12 @@ def judge_equal(
         investigate=None if investigate is None else lambda: investigate(judge),
         **facts,
     )
+
+
+def _is_state(subject: Subject, compare: Comparison, bound: float) -> bool:
+    """Whether two results agree as soon as each call is made on a copy of its own, so that only ``stateless`` is violated."""
+    with subject.isolating():
+        return difference(*compare(subject.model)) <= bound
 
 
 def first_failure(findings: Iterable[Evidence]) -> Evidence:

@@ -1,4 +1,4 @@
-"""Blame in the backward pass: the module that cuts the graph, and the one whose gradient first goes bad."""
+"""Blame in the backward pass: the module that cuts the graph, and the one whose gradient first goes bad or dies."""
 
 from __future__ import annotations
 
@@ -79,12 +79,23 @@ def graph_of(loss: Tensor) -> set[Any]:
     return seen
 
 
-def first_bad_gradient(model: nn.Module, backward: Callable[[], object]) -> str:
-    """Path of the innermost module that is given finite gradients of its outputs and passes on ones that are not.
+def is_finite(gradient: Tensor) -> bool:
+    """Whether a gradient holds neither NaN nor infinity."""
+    return bool(torch.isfinite(gradient).all())
+
+
+def is_alive(gradient: Tensor) -> bool:
+    """Whether a gradient is anything but zero."""
+    return bool((gradient != 0).any())
+
+
+def first_bad_gradient(model: nn.Module, backward: Callable[[], object], good: Callable[[Tensor], bool] = is_finite) -> str:
+    """Path of the innermost module that is given good gradients of its outputs and passes on ones that are not.
 
     Args:
         model: The model.
         backward: Runs forward and backward once.
+        good: What a good gradient is, finite by default.
 
     Returns:
         The path; empty where no module stands out.
@@ -93,7 +104,7 @@ def first_bad_gradient(model: nn.Module, backward: Callable[[], object]) -> str:
     running: list[tuple[list[bool], list[bool]]] = []
 
     def watch(tensor: Tensor, notes: list[bool]) -> None:
-        tensor.register_hook(lambda gradient: notes.append(bool(torch.isfinite(gradient).all())))
+        tensor.register_hook(lambda gradient: notes.append(good(gradient)))
 
     def enter(_path: str, _module: nn.Module, args: Any, kwargs: Any) -> Any:
         passed_on: list[bool] = []

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from harness.evidence import Evidence, Status, and_others
-from harness.properties.gradient_tracing import graph_of, recording_graph
-from harness.properties.subject import NoGradientError, Subject, mode
+from harness.properties.gradient_tracing import first_bad_gradient, graph_of, is_alive, recording_graph
+from harness.properties.quantised import quantised_part
+from harness.properties.subject import NoGradientError, Subject, gradient_of, mode
 from harness.properties.tracing import path_of
 from harness.randomness import seeded
 
@@ -30,6 +31,8 @@ def gradient_reaches(subject: Subject, seed: int = 0) -> Evidence:
     counterexample = f"{subject.typical.describe(subject.task)}, {_STEPS} batches, train mode, seed={seed}"
     if not trainable:
         return Evidence(name, Status.SKIPPED, "the model has no trainable parameter")
+    if part := quantised_part(subject.model):
+        return Evidence(name, Status.SKIPPED, f"`{part}` is quantised, and no gradient passes its integers")
     model = subject.fresh()
     gradients = _accumulate(subject, model, seed)
     layers = layer_facts(model, gradients)
@@ -68,7 +71,8 @@ def layer_facts(model: nn.Module, gradients: dict[str, float]) -> list[dict[str,
     """Scale and gradient of every parameter, for plots."""
     facts = []
     for path, parameter in model.named_parameters():
-        values = parameter.detach().double()
+        values = parameter.detach()
+        values = values.abs().double() if values.is_complex() else values.double()
         facts.append(
             {
                 "name": path,
@@ -95,8 +99,8 @@ def _accumulate(subject: Subject, model: nn.Module, seed: int, train: bool = Tru
             except NoGradientError:
                 return {}
             for path, parameter in model.named_parameters():
-                if parameter.grad is not None:
-                    rms = float(parameter.grad.double().square().mean().sqrt())
+                if (gradient := gradient_of(parameter)) is not None:
+                    rms = float(gradient.abs().double().square().mean().sqrt())
                     found[path] = max(found.get(path, 0.0), rms if rms == rms else float("inf"))
     model.zero_grad(set_to_none=True)
     return {path: value for path, value in found.items() if value == value}
@@ -120,7 +124,12 @@ def _cut(subject: Subject, model: nn.Module, path: str, gradients: dict[str, flo
         batch = subject.batch()
         loss = subject.adapter.loss(subject.logits_with_grad(batch, model), batch)
     if path in gradients:
-        return "its gradient is exactly zero", owner or path
+        with mode(model, train=True), seeded(0):
+            killer = first_bad_gradient(model, lambda: subject.backward(subject.batch(), model), is_alive)
+        model.zero_grad(set_to_none=True)
+        if killer in ("", path_of("")):
+            return "its gradient is exactly zero", owner or path
+        return f"its gradient is exactly zero, as that of the inputs of `{killer}` is", killer
     if owner and all(call.module != owner for call in calls):
         return f"forward never calls `{owner}`", owner
     graph = graph_of(loss)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -11,8 +12,9 @@ from harness.batches import Batch, Sizes, other_tokens, pad_right, rows, swap_to
 from harness.evidence import Evidence, Status, counted
 from harness.properties.difference import difference
 from harness.properties.equality import first_failure, judge_equal
+from harness.properties.gradient_tracing import is_finite, recording_graph
 from harness.properties.noise import FACTOR
-from harness.properties.subject import Subject
+from harness.properties.subject import ModelRaisedError, Subject
 from harness.properties.tracing import Call, first_divergence, positions_view, recording, row_view
 
 Run = Callable[[nn.Module], Tensor]
@@ -30,7 +32,7 @@ def batch_independence(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidenc
         seed: Seed of the rows' content.
     """
     base, others = subject.batch(sizes, seed), subject.batch(sizes, seed + 1)
-    reference = _remembered(lambda model: subject.logits(base, model))
+    reference = _remembered(subject, lambda model: subject.logits(base, model))
     return first_failure(_row_independence(subject, sizes, row, base, others, reference, seed) for row in range(sizes.batch))
 
 
@@ -56,7 +58,7 @@ def causality(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     base = subject.batch(sizes, seed)
     length = base[subject.task.causal_field].shape[1]
     others = other_tokens(subject.task, base[subject.task.causal_field], seed)
-    reference = _remembered(lambda model: subject.logits(base, model))
+    reference = _remembered(subject, lambda model: subject.logits(base, model))
     positions = torch.linspace(1, length - 1, min(length - 1, _MOST_POSITIONS)).round().long().unique().tolist()
     return first_failure(_causal_at(subject, sizes, position, base, others, reference, seed) for position in positions)
 
@@ -72,7 +74,7 @@ def padding_ignored(subject: Subject, sizes: Sizes, lengths: tuple[int, ...], se
     """
     base = subject.batch(sizes, seed)
     padded = pad_right(subject.task, base, lengths, sizes.seq)
-    reference = _remembered(lambda model: subject.logits(padded, model))
+    reference = _remembered(subject, lambda model: subject.logits(padded, model))
     short = [row for row in range(sizes.batch) if lengths[row] < sizes.seq]
     return first_failure(_padding_of(subject, sizes, lengths, row, base, padded, reference, seed) for row in short)
 
@@ -86,11 +88,14 @@ def _row_independence(
     alone = rows(base, [row])
 
     def compare(model: nn.Module) -> tuple[Tensor, Tensor]:
-        own = reference(model)[row]
+        own = _row_of(reference(model), row, sizes.batch)
         by_itself = subject.logits(alone, model)
         # Logits that lost an axis are another property's matter; here they must only not be taken for a row.
         by_itself = by_itself[0] if by_itself.ndim == own.ndim + 1 else by_itself
-        return max(((own, subject.logits(changed, model)[row]), (own, by_itself)), key=lambda pair: difference(*pair))
+        return max(
+            ((own, _row_of(subject.logits(changed, model), row, sizes.batch)), (own, by_itself)),
+            key=lambda pair: difference(*pair),
+        )
 
     def culprit(model: nn.Module) -> str:
         single = Sizes(1, sizes.seq, sizes.target_seq, sizes.image)
@@ -112,16 +117,16 @@ def _row_independence(
 
 
 def _row_gradient(subject: Subject, sizes: Sizes, row: int, inputs: list[Tensor], logits: Tensor, seed: int) -> Evidence:
-    weights = torch.randn(logits[row].shape, generator=torch.Generator().manual_seed(seed)).to(logits)
-    gradients = torch.autograd.grad((logits[row] * weights).sum(), inputs, allow_unused=True, retain_graph=True)
-    own, foreign = 0.0, 0.0
-    for gradient in gradients:
-        if gradient is not None:
-            others = torch.cat((gradient[:row], gradient[row + 1 :]))
-            own = max(own, float(gradient[row].abs().max()))
-            foreign = max(foreign, difference(others, torch.zeros_like(others)))
-    measured = foreign / own if own else foreign
+    _row_of(logits, row, sizes.batch)
+    measured = _foreign_share(inputs, [logits], row, seed)
     bound = FACTOR * torch.finfo(subject.dtype).eps
+    if math.isnan(measured):
+        return Evidence(
+            "batch_independence",
+            Status.WARN,
+            "gradients of the logits are not finite, so that it cannot be told which rows they reach (see gradient_flow)",
+            counterexample=f"{sizes.describe(subject.task)}, row={row}, seed={seed}",
+        )
     holds = measured <= bound
     return Evidence(
         "batch_independence",
@@ -132,7 +137,38 @@ def _row_gradient(subject: Subject, sizes: Sizes, row: int, inputs: list[Tensor]
         "of the row's own gradient",
         f"{sizes.describe(subject.task)}, row={row}, seed={seed}",
         cause="" if holds else "an operation over the batch axis whose forward value hides it, or a custom autograd function",
+        investigate=None if holds else lambda: _where_gradients_meet(subject, sizes, row, bound, seed),
     )
+
+
+def _where_gradients_meet(subject: Subject, sizes: Sizes, row: int, bound: float, seed: int) -> str:
+    """Path of the first module one row of whose outputs has a gradient at other rows of its inputs; empty where none stands out."""
+    with recording_graph(subject.model) as calls:
+        _differentiable_inputs(subject, subject.batch(sizes, seed))
+    for call in calls:
+        read, returned = (
+            [tensor for tensor in tensors if tensor.requires_grad and tensor.ndim and len(tensor) == sizes.batch]
+            for tensors in (call.inputs, call.outputs)
+        )
+        if read and returned and _foreign_share(read, returned, row, seed) > bound:
+            return call.module
+    return ""
+
+
+def _foreign_share(read: list[Tensor], returned: list[Tensor], row: int, seed: int) -> float:
+    """The largest gradient of a row of some outputs at other rows of the inputs, as a share of that at its own; NaN if one is not finite."""
+    rng = torch.Generator().manual_seed(seed)
+    weighted = [(tensor[row] * torch.randn(tensor[row].shape, generator=rng).to(tensor)).sum() for tensor in returned]
+    gradients = torch.autograd.grad(torch.stack(weighted).sum(), read, allow_unused=True, retain_graph=True)
+    own, foreign = 0.0, 0.0
+    for gradient in gradients:
+        if gradient is not None:
+            if not is_finite(gradient):
+                return float("nan")
+            others = torch.cat((gradient[:row], gradient[row + 1 :]))
+            own = max(own, float(gradient[row].abs().max()))
+            foreign = max(foreign, difference(others, torch.zeros_like(others)))
+    return foreign / own if own else foreign
 
 
 def _causal_at(subject: Subject, sizes: Sizes, position: int, base: Batch, others: Tensor, reference: Run, seed: int) -> Evidence:
@@ -144,6 +180,8 @@ def _causal_at(subject: Subject, sizes: Sizes, position: int, base: Batch, other
 
     def wrong() -> str:
         left, right = compare(subject.model)
+        if left.shape != right.shape or left.ndim != 3:
+            return f"the logits change when token {position} changes, and have no axis of positions to tell where (see shape_contract)"
         gaps = (left.double() - right.double()).abs().amax((0, 2))
         reader = int(gaps.argmax()) if torch.isfinite(gaps).all() else position - 1
         return f"position {reader}'s logits change when token {position} changes: the causal mask leaks"
@@ -174,13 +212,16 @@ def _padding_of(
         return logits[:length] if task.is_per_position and not task.is_seq2seq else logits
 
     def compare(model: nn.Module) -> tuple[Tensor, Tensor]:
-        return real(subject.logits(alone, model)[0]), real(reference(model)[row])
+        return real(_row_of(subject.logits(alone, model), 0, 1)), real(_row_of(reference(model), row, sizes.batch))
 
     def culprit(model: nn.Module) -> str:
         # First at sizes that no two axes share: at small ones a source axis can be taken for a target axis.
         clear = subject.typical
-        kept = tuple(max(1, clear.seq // 2) if index == 0 else clear.seq for index in range(clear.batch))
-        return _padding_trace(subject, model, clear, kept, 0, seed) or _padding_trace(subject, model, sizes, lengths, row, seed)
+        for padded_row in range(clear.batch):
+            kept = tuple(max(1, clear.seq // 2) if index == padded_row else clear.seq for index in range(clear.batch))
+            if module := _padding_trace(subject, model, clear, kept, padded_row, seed):
+                return module
+        return _padding_trace(subject, model, sizes, lengths, row, seed)
 
     takes_mask = subject.adapter.takes(subject.model, "attention_mask")
     return judge_equal(
@@ -207,14 +248,26 @@ def _padding_trace(subject: Subject, model: nn.Module, sizes: Sizes, lengths: tu
     )
 
 
-def _remembered(run: Run) -> Run:
-    """Runs once for each model."""
-    results: dict[nn.Module, Tensor] = {}
+def _row_of(logits: Tensor, row: int, rows: int) -> Tensor:
+    """A row of the logits.
+
+    Raises:
+        ModelRaisedError: There is not one for every row of the batch.
+    """
+    if logits.ndim == 0 or len(logits) != rows:
+        raise ModelRaisedError("", ValueError(f"logits of shape {tuple(logits.shape)} for a batch of {rows}"))
+    return logits[row]
+
+
+def _remembered(subject: Subject, run: Run) -> Run:
+    """Runs once for each model, and once more on a copy without a past where calls are isolated."""
+    results: dict[tuple[nn.Module, bool], Tensor] = {}
 
     def remembered(model: nn.Module) -> Tensor:
-        if model not in results:
-            results[model] = run(model)
-        return results[model]
+        key = (model, subject.isolated)
+        if key not in results:
+            results[key] = run(model)
+        return results[key]
 
     return remembered
 
@@ -246,9 +299,11 @@ def _differentiable_inputs(subject: Subject, batch: Batch) -> tuple[list[Tensor]
     fields = {
         name: value.detach().clone().requires_grad_() if value.is_floating_point() else value for name, value in batch.items()
     }
+    # The model is given what follows from the leaves: one that writes into its inputs may not write into a leaf.
+    given = {name: value * 1 if value.requires_grad else value for name, value in fields.items()}
     try:
         with torch.enable_grad():
-            logits = subject.logits_with_grad(fields)
+            logits = subject.logits_with_grad(given)
     finally:
         for handle in handles:
             handle.remove()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.evidence import Evidence, Status
-from harness.properties.subject import NoGradientError, Subject, mode
+from harness.properties.subject import NoGradientError, Subject, gradient_of, mode
 from harness.properties.tracing import recording
 from harness.randomness import seeded
 
@@ -71,7 +71,8 @@ def symmetry(subject: Subject, seed: int = 0) -> Evidence:
             subject.backward(subject.batch(seed=seed), model)
         except NoGradientError:
             return Evidence(_NAME, Status.SKIPPED, "the model has no trainable parameter")
-    twins = [(path, *pair) for path, p in model.named_parameters() if p.grad is not None and (pair := _twin_rows(p, p.grad))]
+    slopes = {path: (p, gradient_of(p)) for path, p in model.named_parameters()}
+    twins = [(path, *pair) for path, (p, slope) in slopes.items() if slope is not None and (pair := _twin_rows(p, slope))]
     twins = twins or [(path, 0, 1) for path in _stuck_at_one_value(subject, model, seed)]
     counterexample = f"{subject.typical.describe(subject.task)}, seed={seed}"
     if not twins:
@@ -97,7 +98,7 @@ def signal_scale(subject: Subject, seed: int = 0) -> Evidence:
     broken = [
         path
         for path, t in (*model.named_parameters(), *model.named_buffers())
-        if t.is_floating_point() and not bool(t.isfinite().all())
+        if t.is_floating_point() and not bool(_values(t).isfinite().all())
     ]
     counterexample = f"{subject.typical.describe(subject.task)}, seed={seed}"
     if broken:
@@ -115,7 +116,7 @@ def signal_scale(subject: Subject, seed: int = 0) -> Evidence:
     with recording(model) as calls:
         logits = subject.logits(subject.batch(seed=seed), model)
     spread = float((logits.double() - subject.logits(subject.batch(seed=seed + 1), model).double()).abs().max())
-    floor = subject.floor.bound
+    floor = subject.rounding
     if not spread > floor:
         return Evidence(
             _NAME,
@@ -179,7 +180,7 @@ def _twin_rows(weight: Tensor, gradient: Tensor) -> tuple[int, int] | None:
     """Two rows that are equal in value and in their non-zero gradient, up to rounding of the gradient."""
     if weight.ndim < 2 or len(weight) < 2:
         return None
-    rows, slopes = weight.detach().flatten(1), gradient.flatten(1)
+    rows, slopes = (_real(tensor).flatten(1) for tensor in (weight.detach(), gradient))
     _, group, counts = torch.unique(rows, dim=0, return_inverse=True, return_counts=True)
     for index in (counts > 1).nonzero().flatten().tolist():
         members = (group == index).nonzero().flatten()
@@ -193,6 +194,15 @@ def _twin_rows(weight: Tensor, gradient: Tensor) -> tuple[int, int] | None:
         if len(found):
             return int(first), int(members[1:][found[0]])
     return None
+
+
+def _values(tensor: Tensor) -> Tensor:
+    """A tensor's values, of a sparse one those it stores."""
+    return tensor.detach().coalesce().values() if tensor.is_sparse else tensor
+
+
+def _real(tensor: Tensor) -> Tensor:
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
 def _largest(tensors: list[Tensor]) -> float:

@@ -14,8 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from harness.evidence import Evidence, Status
+from harness.properties.quantised import quantised_part
 from harness.properties.subject import ModelRaisedError, Subject
-from harness.properties.tracing import finite, first_broken, recording
+from harness.properties.tracing import Call, finite, first_broken, first_of_other_dtype, recording
 
 _NO_KERNEL = ("not implemented for", "not supported", "unsupported", "expected mat_a to be")
 
@@ -60,7 +61,10 @@ def dtype_move(subject: Subject, dtype: torch.dtype, seed: int = 0) -> Evidence:
     counterexample = f"{subject.typical.describe(subject.task)}, dtype={label}, seed={seed}"
     if not any(p.is_floating_point() for p in subject.model.parameters()):
         return Evidence(name, Status.SKIPPED, "the model has no floating parameters to move")
+    if part := quantised_part(subject.model):
+        return Evidence(name, Status.SKIPPED, f"`{part}` is quantised, and its kernels take float32 alone")
     model = subject.fresh().to(dtype)
+    calls: list[Call] = []
     try:
         with recording(model) as calls:
             logits = subject.logits(subject.batch(seed=seed), model)
@@ -69,12 +73,14 @@ def dtype_move(subject: Subject, dtype: torch.dtype, seed: int = 0) -> Evidence:
             return Evidence(
                 name, Status.SKIPPED, f"an operation has no {label} kernel here: {error}", counterexample=counterexample
             )
+        subject.logits(subject.batch(seed=seed))  # what raises before a move too is no matter of the move
         return Evidence(
             name,
             Status.FAIL,
             f"forward raises after .to({label}): {error}",
             counterexample=counterexample,
-            module=error.module,
+            # Mostly a layer raises that is given what another one made.
+            module=first_of_other_dtype(calls, dtype) or error.module,
             cause="a tensor made in forward without dtype=x.dtype, a hard-coded .float(), or a constant that is no buffer",
         )
     if not finite(logits) or not logits.is_floating_point():
@@ -138,7 +144,9 @@ def _simulated_move(subject: Subject, seed: int) -> Evidence:
 
 def _on(subject: Subject, device: str) -> Subject:
     model: nn.Module = subject.fresh().to(device)
-    return Subject(model, subject.adapter, subject.task, make=subject.make, shared=subject.shared)
+    moved = Subject(model, subject.adapter, subject.task, make=subject.make, shared=subject.shared)
+    moved.device = torch.device(device)  # a model without tensors is nowhere
+    return moved
 
 
 def _refused(message: str, error: ModelRaisedError | None, counterexample: str) -> Evidence:

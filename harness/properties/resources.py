@@ -44,10 +44,10 @@ class LiveBytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Runs the operator and notes the storages it made."""
-        before = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        before = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if _has_storage(leaf)}
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor) and leaf.untyped_storage()._cdata not in before:
+            if _has_storage(leaf) and leaf.untyped_storage()._cdata not in before:
                 self._follow(leaf.untyped_storage())
         return result
 
@@ -173,6 +173,11 @@ def inference_speed(subject: Subject, seed: int = 0) -> Evidence:
             details=details,
         )
     return Evidence(name, Status.OK, figures, middle, bound, "ms", counterexample, details=details)
+
+
+def _has_storage(leaf: Any) -> bool:
+    """Whether a value is a tensor with memory of its own; a sparse one consists of others that have."""
+    return isinstance(leaf, Tensor) and leaf.layout is torch.strided
 
 
 def _left_behind(

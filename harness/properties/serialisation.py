@@ -83,13 +83,14 @@ def deepcopy_independent(subject: Subject, seed: int = 0) -> Evidence:
     if same.status is not Status.OK:
         return same
     batch = subject.batch(seed=seed)
-    before = subject.logits(batch, copied)
+    # Called on copies of the copy: what a call leaves behind is not what this is about.
+    before = subject.logits(batch, copy.deepcopy(copied))
     weights = {name: p.detach().clone() for name, p in original.named_parameters()}
     with torch.no_grad():
         for parameter in original.parameters():
             if parameter.is_floating_point():
                 parameter.mul_(1.5).add_(0.1)
-    after = subject.logits(batch, copied)
+    after = subject.logits(batch, copy.deepcopy(copied))
     with torch.no_grad():
         for name, parameter in original.named_parameters():
             parameter.copy_(weights[name])

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from harness.evidence import Evidence, Status
-from harness.properties.subject import Subject, mode
+from harness.properties.subject import NoGradientError, Subject, mode
 from harness.randomness import seeded
 
 _NAME = "registration"
@@ -46,7 +47,7 @@ def registration(subject: Subject, seed: int = 0) -> Evidence:
 def _hidden_parts(model: nn.Module) -> Iterator[tuple[str, Tensor | nn.Module]]:
     """Paths and values of the trainable tensors and the modules that are reachable but not registered."""
     modules = set(model.modules())
-    storages = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    storages = {_memory(t) for t in (*model.parameters(), *model.buffers())}
     for path, module in model.named_modules():
         for name, value in vars(module).items():
             if name.startswith("_") and name in nn.Module().__dict__:
@@ -54,11 +55,16 @@ def _hidden_parts(model: nn.Module) -> Iterator[tuple[str, Tensor | nn.Module]]:
             for where, part in _walk(f"{path}.{name}".lstrip("."), value, _DEPTH):
                 if isinstance(part, nn.Module):
                     tensors = list(part.parameters())
-                    known = part in modules or all(t.untyped_storage().data_ptr() in storages for t in tensors)
+                    known = part in modules or all(_memory(t) in storages for t in tensors)
                     if not known and tensors:
                         yield where, part
-                elif part.requires_grad and part.is_leaf and part.untyped_storage().data_ptr() not in storages:
+                elif part.requires_grad and part.is_leaf and _memory(part) not in storages:
                     yield where, part
+
+
+def _memory(tensor: Tensor) -> int:
+    """Where a tensor's values lie; sparse tensors have no storage of their own and stand for themselves."""
+    return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else id(tensor)
 
 
 def _walk(path: str, value: Any, depth: int) -> Iterator[tuple[str, Tensor | nn.Module]]:
@@ -76,5 +82,8 @@ def _trained_parts(subject: Subject, model: nn.Module, hidden: dict[str, Tensor 
     """The hidden parts that a backward pass gives a gradient."""
     tensors = {path: list(part.parameters()) if isinstance(part, nn.Module) else [part] for path, part in hidden.items()}
     with mode(model, train=True), seeded(seed):
-        subject.backward(subject.batch(seed=seed), model)
+        try:
+            subject.backward(subject.batch(seed=seed), model)
+        except NoGradientError:
+            return []
     return [path for path, parts in tensors.items() if any(t.grad is not None for t in parts)]

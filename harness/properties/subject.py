@@ -22,6 +22,9 @@ from harness.randomness import seeded
 from harness.tasks import TaskSpec
 from harness.user_code import raised
 
+REPEATS = 4
+"""How often a call is repeated to see whether it is random; one more draw may show what is random only now and then."""
+
 
 class NoGradientError(UserError, RuntimeError):
     """The loss depends on nothing that asks for a gradient."""
@@ -46,7 +49,7 @@ class Trouble:
     """What keeps other properties from being judged, and is itself judged by one.
 
     Attributes:
-        raises: What forward raised at an anchor; ``shape_contract`` fails on it.
+        raises: What forward raised at an anchor; ``shape_contract`` fails on it, or leaves it to ``full_vocabulary``.
         not_finite: At which anchor the logits are not finite; ``finite_output`` fails on it.
         random: Whether logits in eval mode depend on the global random state; ``eval_deterministic`` fails on it.
     """
@@ -77,6 +80,7 @@ class Subject:
         fresh_weights: Whether the weights are as the factory made them, rather than trained.
         make: Makes a batch for sizes and a seed; by default from the TaskSpec.
         shared: What is found out once, and shared by the subjects of one model.
+        isolated: Whether every call of the model is made on a copy that was never called before; see ``isolating``.
     """
 
     model: nn.Module
@@ -87,6 +91,7 @@ class Subject:
     fresh_weights: bool = True
     make: Callable[[TaskSpec, Sizes, int], Batch] = make_batch
     shared: Shared = field(default_factory=lambda: Shared())
+    isolated: bool = False
 
     @cached_property
     def device(self) -> torch.device:
@@ -142,9 +147,23 @@ class Subject:
 
     def logits_with_grad(self, batch: Batch, model: nn.Module | None = None) -> Tensor:
         """Logits of a batch, with the graph."""
-        model = self.model if model is None else model
+        model = self._without_past(self.model if model is None else model)
         with blaming(model):
             return self.adapter.logits(model, _as_the_model_takes(batch, model))
+
+    @contextmanager
+    def isolating(self) -> Iterator[None]:
+        """A block in which no call knows of an earlier one: what differs in it does not differ because of state."""
+        self.isolated = True
+        try:
+            yield
+        finally:
+            self.isolated = False
+
+    def _without_past(self, model: nn.Module) -> nn.Module:
+        if self.isolated and (model is self.model or model is self.double):
+            return self.fresh().to(floating_dtype(model))
+        return model
 
     def backward(self, batch: Batch, model: nn.Module | None = None) -> Tensor:
         """Runs forward, loss and backward; returns the loss and leaves gradients in the parameters."""
@@ -173,7 +192,7 @@ class Subject:
             (self.typical, 1),
             (Sizes(1), 0),
             (Sizes(2, longest, longest), 0),
-            (Sizes(3, longest, longest), 1),
+            (Sizes(5, longest, longest), 1),
         )
 
     @property
@@ -183,9 +202,17 @@ class Subject:
             self.shared.floor = measure_floor(self)
         return self.shared.floor
 
+    @property
+    def rounding(self) -> float:
+        """Largest difference of logits that is rounding.
+
+        A model that is random draws other numbers in float64, so that its distance from there says nothing about rounding.
+        """
+        return self.floor.repeat_bound if self.trouble.random else self.floor.bound
+
     def bound(self, name: str) -> float:
         """Largest difference of logits that counts as equal: the user's tolerance, or the one derived from the noise floor."""
-        return self.task.tolerances.get(name, self.floor.bound)
+        return self.task.tolerances.get(name, self.rounding)
 
 
 def find_trouble(subject: Subject) -> Trouble:
@@ -194,8 +221,8 @@ def find_trouble(subject: Subject) -> Trouble:
     for number, (sizes, seed) in enumerate(subject.anchors):
         batch, at = subject.batch(sizes, seed), f"{sizes.describe(subject.task)}, seed={seed}"
         try:
-            # Where a model is random at all, it is at typical sizes; the seeds are the first of ``eval_deterministic``.
-            first, *again = [_drawn(subject, batch, draw) for draw in ((1,) if number else (1, 2))]
+            # Where a model is random at all, it is at typical sizes; the seeds are those of ``eval_deterministic``.
+            first, *again = [_drawn(subject, batch, 1 + draw) for draw in range(1 if number else 1 + REPEATS)]
         except ModelRaisedError as error:
             raises = raises or f"forward raises at {at}: {error}"
             continue
@@ -207,6 +234,12 @@ def find_trouble(subject: Subject) -> Trouble:
 def _drawn(subject: Subject, batch: Batch, draw: int) -> Tensor:
     with seeded(draw):
         return subject.raw_logits(batch, subject.fresh())
+
+
+def gradient_of(parameter: Tensor) -> Tensor | None:
+    """A parameter's gradient, dense also where an embedding keeps a sparse one."""
+    gradient = parameter.grad
+    return gradient.to_dense() if gradient is not None and gradient.is_sparse else gradient
 
 
 def floating_dtype(model: nn.Module) -> torch.dtype:

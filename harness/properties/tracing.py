@@ -147,6 +147,44 @@ def first_broken(calls: list[Call], broken: Callable[[Tensor], bool]) -> str:
     return ""
 
 
+def first_of_other_dtype(calls: list[Call], dtype: torch.dtype) -> str:
+    """Path of the first module that is given floating tensors of a dtype and returns one of another; empty where there is none."""
+    for call in calls:
+        read, returned = ([t for t in tensors if t.is_floating_point()] for tensors in (call.inputs, call.outputs))
+        if all(tensor.dtype == dtype for tensor in read) and any(tensor.dtype != dtype for tensor in returned):
+            return call.module
+    return ""
+
+
+def first_misshapen(calls: list[Call], sound: list[Call], rows: int, sound_rows: int) -> str:
+    """Path of the first module that returns another shape for a batch than its shape for a sound one promises.
+
+    Args:
+        calls: A recording of a batch that went wrong, as far as it went.
+        sound: A recording of a batch that went well.
+        rows: Rows of the one.
+        sound_rows: Rows of the other.
+
+    Returns:
+        The module's path; empty where no module stands out.
+    """
+    others = dict(_numbered(sound))
+    for key, call in _numbered(calls):
+        other = others.get(key)
+        if other is None or not (_starts_with(call.inputs, rows) and _starts_with(other.inputs, sound_rows)):
+            continue
+        if [tensor.ndim for tensor in call.inputs] != [tensor.ndim for tensor in other.inputs]:
+            continue
+        for here, there in zip(call.outputs, other.outputs, strict=False):
+            if here.ndim != there.ndim or (here.ndim and len(here) * sound_rows != len(there) * rows):
+                return call.module
+    return ""
+
+
+def _starts_with(tensors: list[Tensor], rows: int) -> bool:
+    return bool(tensors) and all(tensor.ndim > 0 and len(tensor) == rows for tensor in tensors)
+
+
 def whole(tensor: Tensor) -> Tensor:
     """All of a tensor."""
     return tensor

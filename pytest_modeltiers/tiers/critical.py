@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 
+from harness.batches import Sizes
 from harness.properties import (
     contracts,
     dependence,
@@ -22,7 +24,7 @@ from harness.properties import (
 )
 from harness.properties.subject import Subject
 from pytest_modeltiers import strategies as draw
-from pytest_modeltiers.judge import Judge
+from pytest_modeltiers.judge import Check, Judge
 
 INITIALISATION = {
     "loss": initialisation.initial_loss,
@@ -73,15 +75,20 @@ class CriticalTier:
         """A row's logits and gradients do not depend on the other rows of its batch."""
         check = independence.batch_independence if case == "forward" else independence.gradient_independence
         judge.for_all(check, draw.several_rows(subject.task), examples=14)
+        _at_the_corner(judge, check, sizes=_corner(subject))
 
     def test_causal(self, subject: Subject, judge: Judge) -> None:
         """A position's logits never depend on later tokens."""
         judge.for_all(independence.causality, draw.several_tokens(subject.task), examples=14)
+        _at_the_corner(judge, independence.causality, sizes=_corner(subject))
 
     def test_padding_ignored(self, subject: Subject, judge: Judge) -> None:
         """Right padding changes nothing at the real positions."""
         _needs_padding(subject)
         judge.for_all(independence.padding_ignored, draw.pad_patterns(subject.task), examples=12)
+        corner = _corner(subject)
+        lengths = tuple(max(1, corner.seq - 1 - 2 * row) for row in range(corner.batch))
+        _at_the_corner(judge, independence.padding_ignored, sizes=corner, lengths=lengths)
 
     def test_input_dependence(self, judge: Judge, case: str) -> None:
         """The output depends on every input it should."""
@@ -111,6 +118,7 @@ class CriticalTier:
         """A call leaves nothing behind that changes the next one."""
         judge.holds(determinism.repeated_backward)
         judge.for_all(determinism.stateless, draw.call_sequences(subject.task), examples=6)
+        _at_the_corner(judge, determinism.stateless, calls=(subject.typical, _corner(subject)))
 
     def test_rng_untouched(self, subject: Subject, judge: Judge) -> None:
         """Forward neither seeds nor, in eval mode, consumes the global random state."""
@@ -123,6 +131,7 @@ class CriticalTier:
     def test_memory_layout(self, subject: Subject, judge: Judge) -> None:
         """The same values in another memory layout give the same logits."""
         judge.for_all(contracts.memory_layout, draw.batches(subject.task), examples=4)
+        _at_the_corner(judge, contracts.memory_layout, sizes=_corner(subject))
 
     def test_dtype_move(self, judge: Judge, case: str) -> None:
         """The model runs after a move to another floating dtype."""
@@ -143,6 +152,18 @@ class CriticalTier:
     def test_inference_speed(self, judge: Judge) -> None:
         """Work does not grow from call to call."""
         judge.holds(resources.inference_speed)
+
+
+def _corner(subject: Subject) -> Sizes:
+    """Many rows at full length, where faults show that show at some sizes only."""
+    longest = subject.task.max_seq_len or 1
+    return Sizes(5, longest, longest)
+
+
+def _at_the_corner(judge: Judge, check: Check, **values: Any) -> None:
+    """Where time was up before every example was drawn, judges the sizes that matter most all the same."""
+    if judge.cut:
+        judge.holds(check, **values)
 
 
 def _needs_padding(subject: Subject) -> None:

@@ -7,7 +7,18 @@ import torch
 from torch import Tensor, nn
 
 from harness.batches import Sizes
-from harness.properties.tracing import finite, first_broken, first_divergence, positions_view, recording, row_view, whole
+from harness.properties.gradient_tracing import first_bad_gradient, is_alive
+from harness.properties.tracing import (
+    finite,
+    first_broken,
+    first_divergence,
+    first_misshapen,
+    first_of_other_dtype,
+    positions_view,
+    recording,
+    row_view,
+    whole,
+)
 
 
 class Mixer(nn.Module):
@@ -90,3 +101,46 @@ def test_positions_are_found_on_both_axes_of_attention_weights_and_in_folded_bat
     assert view(torch.zeros(10, 7)).shape == (2, 3, 7)
     assert view(torch.zeros(5, 2, 7)).shape == (2, 3, 7)
     assert view(torch.zeros(3)) is None
+
+
+class Shortening(nn.Linear):
+    """Returns four rows at most."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)[:4]
+
+
+class Single(nn.Linear):
+    """Returns float32 whatever it is given."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).float()
+
+
+class Rounding(nn.Module):
+    """Returns whole numbers, through which no gradient passes but zero."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.round()
+
+
+def test_the_module_that_loses_rows_is_named_though_a_later_one_raises() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), Shortening(4, 4), nn.Linear(4, 4))
+    assert first_misshapen(record(model, torch.randn(5, 4)), record(model, torch.randn(3, 4)), 5, 3) == "1"
+
+
+def test_shapes_that_grow_with_the_batch_name_nothing() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Flatten(0), nn.Unflatten(0, (-1, 4)))
+    assert first_misshapen(record(model, torch.randn(5, 4)), record(model, torch.randn(3, 4)), 5, 3) == ""
+
+
+def test_the_module_that_returns_another_dtype_is_named() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), Single(4, 4), nn.ReLU()).bfloat16()
+    calls = record(model, torch.randn(3, 4).bfloat16())
+    assert first_of_other_dtype(calls, torch.bfloat16) == "1"
+    assert first_of_other_dtype(record(model[:1], torch.randn(3, 4).bfloat16()), torch.bfloat16) == ""
+
+
+def test_the_module_in_which_a_gradient_dies_is_named() -> None:
+    model, x = nn.Sequential(nn.Linear(4, 4), Rounding(), nn.Linear(4, 4)), torch.randn(3, 4)
+    assert first_bad_gradient(model, lambda: model(x).sum().backward(), is_alive) == "1"

@@ -42,6 +42,18 @@ class MaskInFloat32(Decoder):
         self.blocks[0].attn = _FloatMask()
 
 
+class _Single(nn.LayerNorm):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).float()
+
+
+@planted("dtype_move[bfloat16]", task=CAUSAL, sound=Decoder, module="blocks.1.norm_mlp", source=f"{ISLAM}: a hard-coded float()")
+class NormLeftInSinglePrecision(Decoder):
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks[1].norm_mlp = _Single(WIDTH)
+
+
 class _BillionMask(Attention):
     def weights(self, scores: Tensor, visible: Tensor) -> Tensor:
         return scores.masked_fill(~visible, -1e9).softmax(-1)

@@ -217,3 +217,19 @@ class BlocksInAList(Decoder):
         super().__init__()
         del self.blocks
         self.blocks = [Block(), Block()]
+
+
+class _AddsTheLastCall(Attention):
+    def forward(self, x: Tensor, source: Tensor, visible: Tensor) -> Tensor:
+        result = super().forward(x, source, visible)
+        kept = getattr(self, "kept", None)
+        if kept is None or kept.shape != result.shape:
+            self.kept = kept = result.detach()
+        return result + 0.1 * kept.to(result)
+
+
+@planted("stateless", task=CAUSAL, sound=Decoder, module="blocks.0.attn", source=f"{HUMBATOVA}: state kept between calls")
+class FirstCallOfAShapeKept(Decoder):
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks[0].attn = _AddsTheLastCall()

@@ -113,6 +113,18 @@ class EmbeddingOneRowShort(Decoder):
         self.embed.tokens = nn.Embedding(VOCAB - 1, WIDTH)
 
 
+class _FourRows(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)[:4]
+
+
+@planted("shape_contract", task=CAUSAL, sound=Decoder, module="blocks.0.mlp.0", source=f"{ISLAM}: the batch axis lost or fixed")
+class FourRowsInOneLayer(Decoder):
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks[0].mlp[0] = _FourRows(WIDTH, 2 * WIDTH)
+
+
 class _Wrapped(Embedding):
     def forward(self, input_ids: Tensor) -> Tensor:
         return super().forward(input_ids % (VOCAB - 1))

@@ -190,7 +190,13 @@ class _Centred(Block):
         return x + (centre - centre.detach())
 
 
-@planted("batch_independence[gradient]", task=TAGGING, sound=Tagger, source=f"{RECIPE}: use backprop to chart dependencies")
+@planted(
+    "batch_independence[gradient]",
+    task=TAGGING,
+    sound=Tagger,
+    module="blocks.0",
+    source=f"{RECIPE}: use backprop to chart dependencies",
+)
 class GradientThroughTheBatchMean(Tagger):
     def __init__(self) -> None:
         super().__init__()

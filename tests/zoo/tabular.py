@@ -151,7 +151,7 @@ class DecayRoundsToOne(Perceptron):
         return 1e-3 * x / (1 - self.decay)
 
 
-@planted("dtype_move[float64]", task=NUMBER, sound=Regressor, module="middle", source=f"{ISLAM}: a hard-coded float()")
+@planted("dtype_move[float64]", task=NUMBER, sound=Regressor, module="stem", source=f"{ISLAM}: a hard-coded float()")
 class FloatHardCoded(Regressor):
     def __init__(self) -> None:
         super().__init__()
@@ -205,7 +205,13 @@ class SoftmaxOverRows(Regressor):
         return x * x.softmax(0)
 
 
-@planted("batch_independence[gradient]", task=TABLE, sound=Perceptron, source=f"{RECIPE}: use backprop to chart dependencies")
+@planted(
+    "batch_independence[gradient]",
+    task=TABLE,
+    sound=Perceptron,
+    module="(model)",
+    source=f"{RECIPE}: use backprop to chart dependencies",
+)
 class StraightThroughTheBatchMaximum(Perceptron):
     def finish(self, x: Tensor) -> Tensor:
         peak = x.amax(0, keepdim=True)

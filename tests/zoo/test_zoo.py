@@ -71,3 +71,27 @@ def test_every_pair_expects_a_known_finding() -> None:
 
 def test_a_sound_twin_serves_one_task() -> None:
     assert all(len({pair.task.task_type for pair in pairs}) == 1 for pairs in SOUND.values())
+
+
+@pytest.mark.parametrize("name", ["MaskSkippedAtFullLength", "ViewOfTheIds", "MaskCachedFromALongerCall"])
+def test_without_time_for_examples_the_corner_is_judged(name: str) -> None:
+    pair = next(pair for pair in PAIRS if pair.name == name)
+    finding = judge_model(pair.buggy, pair.task, only=[pair.property], share=0)[pair.test]
+    assert finding.status is pair.status, finding.explain()
+
+
+ALONE = {
+    "FirstCallOfAShapeKept": {"stateless"},
+    "HiddenStateKept": {"stateless"},
+    "EmbeddingOneRowShort": {"full_vocabulary"},
+    "FourRowsInOneLayer": {"shape_contract", "full_vocabulary"},
+    "LengthOfAZeroVector": {"gradient_flow[finite]"},
+}
+"""Bugs that disturb what other properties compare, and all that may be red about them."""
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_one_bug_is_not_told_by_every_property(name: str) -> None:
+    pair = next(pair for pair in PAIRS if pair.name == name)
+    findings = judge_model(pair.buggy, pair.task)
+    assert {test for test, finding in findings.items() if finding.status is Status.FAIL} == ALONE[name]

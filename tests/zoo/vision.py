@@ -191,7 +191,7 @@ class HeadTooLoud(ConvNet):
     "gradient_flow[reaches_every_parameter]",
     task=IMAGES,
     sound=ConvNet,
-    module="conv1",
+    module="act",
     source="Lu et al. 2019, Dying ReLU and Initialization: Theory and Numerical Examples",
 )
 class ReluDead(ConvNet):

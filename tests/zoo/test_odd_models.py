@@ -1,0 +1,68 @@
+"""Unusual models get the right verdict or an explained skip, and never a crash."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import pytest
+from torch import nn
+
+from harness.evidence import Status
+from harness.tasks import TaskSpec
+from pytest_modeltiers.live import judge_model
+
+from . import odd_models as odd
+from .decoders import Decoder
+from .pairs import CAUSAL, IMAGES, TABLE, TEXT
+
+
+@dataclass(frozen=True)
+class Odd:
+    """A model and the properties that are to fail."""
+
+    factory: Callable[[], nn.Module]
+    task: TaskSpec
+    fails: frozenset[str] = frozenset()
+
+
+MODELS = (
+    Odd(odd.HarderRowsGoTwice, TABLE),
+    Odd(odd.HardBatchesGoTwice, TABLE, frozenset({"batch_independence[forward]"})),
+    Odd(odd.SampledHidden, TABLE, frozenset({"eval_deterministic", "rng_untouched"})),
+    Odd(odd.SampledWithItsOwnGenerator, TABLE),
+    Odd(odd.SparseGradients, TEXT),
+    Odd(odd.SparseMixing, TABLE),
+    Odd(odd.FourierMixing, IMAGES),
+    Odd(odd.ComplexFilter, IMAGES),
+    Odd(odd.NoParameters, TABLE),
+    Odd(odd.FrozenStem, TABLE),
+    Odd(odd.AllFrozen, TABLE),
+    Odd(odd.FrozenUnderNoGrad, CAUSAL),
+    Odd(odd.quantised_linears, TABLE),
+    Odd(odd.Rounded, TABLE),
+    Odd(Decoder, CAUSAL),  # its weights are tied
+    Odd(odd.SeveralOutputs, TEXT),
+    Odd(odd.LogitsAndCache, CAUSAL),
+    Odd(odd.HugeVocabulary, replace(CAUSAL, vocab_size=odd.HugeVocabulary.VOCAB, max_seq_len=4)),
+    Odd(odd.ReadsTheLength, TEXT),
+)
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.factory.__name__)
+@pytest.mark.filterwarnings("ignore")
+def test_right_verdict_or_explained_skip(model: Odd) -> None:
+    findings = judge_model(model.factory, model.task, share=1.0)
+    failures = {test: finding.explain() for test, finding in findings.items() if finding.status is Status.FAIL}
+    assert set(failures) == model.fails, "\n".join(failures.values())
+    skipped = [finding for finding in findings.values() if finding.status is Status.SKIPPED]
+    assert all(len(finding.message) > 10 for finding in skipped)
+    assert len(skipped) < len(findings) / 2, "most properties must be judged all the same"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_rounding_by_the_range_of_the_batch_is_a_warning_that_says_so() -> None:
+    finding = judge_model(odd.quantised_linears, TABLE, only=["batch_independence"])["batch_independence[forward]"]
+    assert finding.status is Status.WARN
+    assert finding.module == "stem"
+    assert "quantises its inputs by the range of the whole batch" in finding.message
