@@ -1,0 +1,49 @@
+"""Every command and snippet in ``docs/`` is run, page by page, as a reader would."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import pytest
+from fences import PAGES, fences
+from page_run import PageRun
+
+from harness.config import load_config
+from harness.errors import ConfigError
+
+RESTRICTED = "eval_deterministic or causal or attribution or initial_loss or safetensors or evaluation"
+"""Tests that a page's run of a suite has, unless its command chooses: a page shows that it works, other tests show what it finds."""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_what_the_page_says_works(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTEST_ADDOPTS", f'-p no:cacheprovider -k "{RESTRICTED}"')
+    monkeypatch.setenv("MODELTIERS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")  # the project's own settings are not the reader's
+    run = PageRun(tmp_path, capfd)
+    for fence in fences(page.read_text(encoding="utf-8")):
+        run.do(fence)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_every_fence_is_run_or_says_why_not(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    found = fences(text)
+    assert text.count("```") == 2 * len(found), "a fence that this test cannot read"
+    for fence in found:
+        assert fence.marked("not run") != "", f"line {fence.line}: no reason"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_every_config_on_the_page_is_valid_unless_it_is_called_mistaken(page: Path, tmp_path: Path) -> None:
+    for fence in fences(page.read_text(encoding="utf-8")):
+        if fence.language in ("json", "toml") and fence.title is not None:
+            file = tmp_path / Path(fence.title).name
+            file.write_text(fence.text, encoding="utf-8")
+            with pytest.raises(ConfigError) if file.stem == "mistaken" else contextlib.nullcontext():
+                load_config(file)
