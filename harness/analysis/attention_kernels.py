@@ -8,11 +8,10 @@ can be switched between.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
@@ -21,6 +20,7 @@ from harness.analysis.study import Study
 from harness.batches import Batch, pad_right
 from harness.evidence import Evidence, Status
 from harness.models.cloning import clone
+from harness.models.fast_path import without_fast_path
 from harness.properties.equality import judge_equal
 from harness.properties.subject import ModelRaisedError, Subject
 from harness.properties.tracing import finite, first_broken, first_divergence, recording, whole
@@ -156,7 +156,7 @@ def _ways(subject: Subject) -> list[_Way]:
     if watch.is_called or has_fast_path:
         found += [_Way(f"the {name} kernel", lambda backend=backend: sdpa_kernel(backend)) for name, backend in _KERNELS.items()]  # type: ignore[misc]
     if has_fast_path:
-        found.append(_Way("the fast path of PyTorch's attention layers switched off", _without_fast_path, shuns_hooks=True))
+        found.append(_Way("the fast path of PyTorch's attention layers switched off", without_fast_path, shuns_hooks=True))
     if callable(getattr(model, "set_attn_implementation", None)):
         own = getattr(getattr(model, "config", None), "_attn_implementation", "")
         others = [name for name in _IMPLEMENTATIONS if own and name != own]
@@ -182,16 +182,6 @@ class _CallWatch(TorchFunctionMode):
         """Lets every call pass."""
         self.is_called = self.is_called or getattr(func, "__name__", "") in _FUNCTIONS
         return func(*args, **(kwargs or {}))
-
-
-@contextmanager
-def _without_fast_path() -> Iterator[None]:
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _contents(subject: Subject) -> Iterator[tuple[str, Batch]]:

@@ -175,7 +175,7 @@ def _rounded(model: nn.Module, dtype: torch.dtype, seed: int) -> Iterator[nn.Mod
     rng = torch.Generator().manual_seed(seed)
 
     def moved(value: Any) -> Any:
-        if not isinstance(value, Tensor) or not value.is_floating_point():
+        if not isinstance(value, Tensor) or not value.is_floating_point() or value.is_nested:
             return value
         error = torch.rand(value.shape, generator=rng).to(value.device, value.dtype) - 0.5
         return value + error * (epsilon * value.abs() + smallest)

@@ -207,5 +207,6 @@ def _real(tensor: Tensor) -> Tensor:
 
 def _largest(tensors: list[Tensor]) -> float:
     # The most negative number of a dtype is how additive masks say "never".
-    values = [t[t > torch.finfo(t.dtype).min].abs() for t in tensors if t.is_floating_point() and t.numel()]
+    plain = [t for t in tensors if t.is_floating_point() and not t.is_nested and t.numel()]
+    values = [t[t > torch.finfo(t.dtype).min].abs() for t in plain]
     return max((float(v.max()) for v in values if v.numel() and bool(v.isfinite().all())), default=0.0)

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from harness.evidence import Evidence, Status
+from harness.models.fast_path import without_fast_path
 from harness.properties.quantised import quantised_part
 from harness.properties.subject import ModelRaisedError, Subject
 from harness.properties.tracing import Call, finite, first_broken, first_of_other_dtype, recording
@@ -122,7 +123,7 @@ def _simulated_move(subject: Subject, seed: int) -> Evidence:
     # A check such as `mask.all()` has no answer without data; either one leads down a path that real data can take.
     for answer in (1, 0):
         try:
-            with DeviceWatch(answer):
+            with without_fast_path(), DeviceWatch(answer):
                 logits = moved.logits(moved.batch(seed=seed))
             break
         except ModelRaisedError as error:

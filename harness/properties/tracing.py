@@ -268,7 +268,12 @@ def _numbered(calls: list[Call]) -> Iterator[tuple[tuple[str, int], Call]]:
 
 
 def _copies(tree: Any) -> list[Tensor]:
-    return [leaf.detach().clone() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+    return [_dense(leaf.detach()).clone() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    """A tensor that has a shape: the fast path of ``nn.TransformerEncoder`` hands nested ones from layer to layer."""
+    return torch.nested.to_padded_tensor(tensor, 0.0) if tensor.is_nested else tensor
 
 
 def fields_of(output: Any) -> Any:

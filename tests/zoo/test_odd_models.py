@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import pytest
 from torch import nn
 
+from harness.catalogue import CATALOGUE
 from harness.evidence import Status
 from harness.tasks import TaskSpec
 from pytest_modeltiers.live import judge_model
@@ -46,6 +47,7 @@ MODELS = (
     Odd(odd.LogitsAndCache, CAUSAL),
     Odd(odd.HugeVocabulary, replace(CAUSAL, vocab_size=odd.HugeVocabulary.VOCAB, max_seq_len=4)),
     Odd(odd.ReadsTheLength, TEXT),
+    Odd(odd.PyTorchEncoder, TEXT),
 )
 
 
@@ -66,3 +68,13 @@ def test_rounding_by_the_range_of_the_batch_is_a_warning_that_says_so() -> None:
     assert finding.status is Status.WARN
     assert finding.module == "stem"
     assert "quantises its inputs by the range of the whole batch" in finding.message
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_fast_path_of_pytorch_hides_nothing() -> None:
+    quick = [name for name, entry in CATALOGUE.items() if entry.tier in (1, 2) and name != "compiled"]
+    findings = judge_model(odd.PyTorchEncoder, TEXT, only=quick, share=0.1, tiers=(1, 2))
+    assert not [finding.explain() for finding in findings.values() if finding.status is Status.FAIL]
+    skipped = " ".join(finding.message for finding in findings.values() if finding.status is Status.SKIPPED)
+    assert "cannot be looked into" not in skipped
+    assert "simulated one" not in skipped

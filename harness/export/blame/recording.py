@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from harness.batches import Batch
 from harness.export.blame.trace import Trace, Value
 from harness.export.program import Program, Runner, module_path
+from harness.models.fast_path import without_fast_path
 from harness.properties.tracing import hooked
 
 _HARNESS = Path(__file__).parent.parent.parent
@@ -171,13 +172,8 @@ def _kernels(detailed: bool) -> Iterator[None]:
     if not detailed:
         yield
         return
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+    with without_fast_path(), sdpa_kernel(SDPBackend.MATH):
+        yield
 
 
 def _named(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
