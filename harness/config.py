@@ -55,7 +55,7 @@ class TaskKeys(_Keys):
     image_size: Annotated[list[Positive], Field(min_length=3, max_length=3)] | None = Field(
         None, description="[C, H, W] in pixels."
     )
-    num_classes: Positive | None = Field(None, description="Number of classes.")
+    num_classes: int | None = Field(None, ge=2, description="Number of classes, and of scores; two for yes or no.")
     num_features: Positive | None = Field(None, description="Number of tabular features.")
     metrics: list[str] = Field(default_factory=list, description="Metrics to evaluate.")
     properties: dict[str, bool] = Field(default_factory=dict, description='Switch a property off: {"causal": false}.')

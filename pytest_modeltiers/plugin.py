@@ -129,6 +129,8 @@ def _activate(config: pytest.Config, configs: list[Path]) -> None:
 
     if hasattr(config, "workerinput"):
         _share_cores(int(config.workerinput["workercount"]))
+        if config.workerinput["workerid"] != "gw0":  # each reads the model's file; one warning is enough
+            config.addinivalue_line("filterwarnings", "ignore::harness.scan.ScanWarning")
     forget_suites()  # of an earlier run in this process, whose files may have changed since
     config.pluginmanager.register(fixtures, _FIXTURES)
     config.pluginmanager.register(Reporter(config, configs), "modeltiers_report")

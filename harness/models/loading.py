@@ -19,7 +19,7 @@ from harness.errors import ConfigError, FactoryError, ModelSourceError, UserErro
 from harness.models.stubs import build_stub
 from harness.models.weights import load_weights
 from harness.randomness import seeded
-from harness.scan import scan_source
+from harness.scan import ScanWarning, scan_source
 from harness.user_code import import_file, raised
 
 
@@ -119,7 +119,7 @@ def warn_of_findings(path: Path) -> None:
         return  # the import says what is wrong
     if grave:
         more = f" (and {len(grave) - 1} more)" if len(grave) > 1 else ""
-        warnings.warn(f"`model_file`: {grave[0]}{more}", UserWarning, stacklevel=2)
+        warnings.warn(f"`model_file`: {grave[0]}{more}", ScanWarning, stacklevel=2)
 
 
 def _from_gist(config: SuiteConfig, options: dict[str, Any]) -> ModelSource:

@@ -7,7 +7,7 @@ ordinary attempt visible before anything runs; ``harness.isolation`` is for the 
 from __future__ import annotations
 
 from harness.scan.files import scan_files
-from harness.scan.findings import RULES, Finding
+from harness.scan.findings import RULES, Finding, ScanWarning
 from harness.scan.source import scan_source
 
-__all__ = ["RULES", "Finding", "scan_files", "scan_source"]
+__all__ = ["RULES", "Finding", "ScanWarning", "scan_files", "scan_source"]

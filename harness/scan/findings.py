@@ -40,6 +40,10 @@ RULES = {
 """The rules by name; the same names stand in findings."""
 
 
+class ScanWarning(UserWarning):
+    """A file of the user's own does what no model needs to; it runs all the same."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """Something that a model has no need to do.

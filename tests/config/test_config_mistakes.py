@@ -201,6 +201,10 @@ def test_an_infinite_number_is_refused(refusal: Any, key: str) -> None:
         ({"task_type": "seq2seq_lm", "vocab_size": 9}, ["needs `max_seq_len`"]),
         ({"task_type": "token_classification", "vocab_size": 9, "max_seq_len": 4}, ["needs `num_classes`"]),
         ({"task_type": "image_classification", "num_classes": 3}, ["needs `image_size`"]),
+        (
+            {"task_type": "image_classification", "num_classes": 1, "image_size": [3, 8, 8]},
+            ["`num_classes`: got 1, expected greater than or equal to 2"],
+        ),
         ({"task_type": "tabular_regression"}, ["needs `num_features`"]),
         ({**LM, "pad_token_id": 128}, ["`pad_token_id` 128", "128 tokens"]),
         ({**LM, "vocab_size": 8, "pad_token_id": 8}, ["`pad_token_id` 8", "8 tokens"]),
