@@ -18,7 +18,8 @@ else:
     import tomli as tomllib
 
 PROJECT = tomllib.loads((Path(__file__).parent.parent.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-TOGETHER = {"dev", "examples"}
+TOGETHER = {"dev", "examples", "docs"}
+"""Extras for those who work on the project or its examples."""
 
 
 @pytest.fixture
