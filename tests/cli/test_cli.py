@@ -18,8 +18,10 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "harness", *arguments], capture_output=True, text=True, check=False, cwd=ROOT)
 
 
-def test_tiers_prints_one_json_object_and_nothing_else() -> None:
-    done = command("tiers", "--config", "examples/vision_tiny.json", "--json")
+def test_tiers_prints_one_json_object_and_nothing_else(tmp_path: Path) -> None:
+    config = tmp_path / "cfg.json"
+    config.write_text(json.dumps({"task_name": "vision_tiny", "tier": "1"}))
+    done = command("tiers", "--config", str(config), "--json")
     answer = json.loads(done.stdout)
     assert done.returncode == 0
     assert answer["status"] == "ok"
@@ -39,7 +41,7 @@ def test_tiers_exits_with_1_when_a_property_fails(tmp_path: Path) -> None:
         "    return Mixing(3, 4)\n"
     )
     config = tmp_path / "cfg.json"
-    config.write_text(json.dumps({"task_name": "vision_tiny", "model_file": "model.py"}))
+    config.write_text(json.dumps({"task_name": "vision_tiny", "model_file": "model.py", "tier": "1"}))
     done = command("tiers", "--config", str(config), "--json")
     answer = json.loads(done.stdout)
     assert done.returncode == 1

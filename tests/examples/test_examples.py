@@ -6,25 +6,32 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = ROOT / "examples"
-CONFIGS = sorted(
-    p.relative_to(EXAMPLES)
-    for p in EXAMPLES.rglob("*")
-    if p.suffix in (".json", ".toml") and "exports" not in p.parts and p.stem != "lm_tiny_monitoring"
-)
+OTHERS = ("lm_tiny_monitoring.json", "digits/modeltiers.json")
+"""Examples with a test of their own."""
+
+LONG = ("lm_tiny_train.json", "huggingface/gpt2.json")
+"""Examples of which another one is much like them."""
+
+CONFIGS = [
+    pytest.param(path, marks=[pytest.mark.long] if path in LONG else [], id=path)
+    for path in sorted(p.relative_to(EXAMPLES).as_posix() for p in EXAMPLES.rglob("*") if p.suffix in (".json", ".toml"))
+    if path not in OTHERS and not path.startswith("exports/")
+]
 
 
-def run(config: Path, report: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def run(config: str, report: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = [
         sys.executable,
         "-m",
         "pytest",
         "--model-config",
-        str(config),
+        str(EXAMPLES / config),
         "--model-report",
         str(report),
         "-p",
@@ -33,20 +40,23 @@ def run(config: Path, report: Path, *options: str) -> subprocess.CompletedProces
     return subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.as_posix())
-def test_example_is_green(config: Path, tmp_path: Path) -> None:
-    done = run(EXAMPLES / config, tmp_path)
+def green(done: subprocess.CompletedProcess[str], folder: Path) -> dict[str, Any]:
+    """The report of a run of a whole example, which found nothing."""
     assert done.returncode == 0, done.stdout
-    report = json.loads((tmp_path / "health_report.json").read_text())
+    report: dict[str, Any] = json.loads((folder / "health_report.json").read_text())
     assert report["summary"]["failed"] == report["summary"]["warnings"] == 0
     assert report["summary"]["total"] >= 20
     assert report["coverage"] == ""
+    return report
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_example_is_green(config: str, tmp_path: Path) -> None:
+    green(run(config, tmp_path), tmp_path)
 
 
 def test_digits_example_judges_real_images_in_two_processes(tmp_path: Path) -> None:
-    done = run(EXAMPLES / "digits" / "modeltiers.json", tmp_path, "-n", "2")
-    assert done.returncode == 0, done.stdout
-    report = json.loads((tmp_path / "health_report.json").read_text())
+    report = green(run("digits/modeltiers.json", tmp_path, "-n", "2"), tmp_path)
     assert report["model_name"] == "digits"
     assert report["model_facts"]["model"] == "model.py:build_model"
     assert [layer["name"] for layer in report["layers"]][-1] == "head.bias"
