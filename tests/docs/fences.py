@@ -1,4 +1,4 @@
-"""The code in the pages of ``docs/``: what each fence is, and what is to be done with it.
+"""The code in the README and the pages of ``docs/``: what each fence is, and what is to be done with it.
 
 A fence with ``title="name"`` is a file of that name. Any other ``python`` or ``sh`` fence is run. A comment in the line above says what is
 different: ``<!-- exits: 1 -->`` the status its last command ends with, ``<!-- output -->`` that its lines are part of what the
@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
-PAGES = sorted(DOCS.glob("*.md"))
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 
 _FENCE = re.compile(
     r"(?:^<!-- (?P<mark>[^\n]*?) -->\n)?^```(?P<language>\w*)(?: title=\"(?P<title>[^\"]+)\")?\n(?P<text>.*?)^```$",

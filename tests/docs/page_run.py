@@ -18,6 +18,9 @@ from fences import ROOT, Fence
 from harness.cli import main
 from pytest_modeltiers.checks import REGISTERED
 
+ELSEWHERE = ("main", "tests")
+"""Marks of the README's two commands: the one is `tests/examples`' to run, the other runs these very tests."""
+
 
 class PageRun:
     """Does what the fences of a page say, one after another.
@@ -37,7 +40,7 @@ class PageRun:
 
     def do(self, fence: Fence) -> None:
         """Writes, runs or compares a fence."""
-        if fence.marked("not run") is not None:
+        if fence.marked("not run") is not None or fence.mark in ELSEWHERE:
             return
         path = fence.marked("part of")
         if path is not None:
