@@ -58,6 +58,15 @@ class Case:
     seed: int
 
 
+@dataclass(frozen=True)
+class Judging:
+    """What a model is judged by: seconds that one property may go on drawing examples, the tiers, the properties of them."""
+
+    share: float
+    tiers: tuple[int, ...]
+    only: frozenset[str]
+
+
 class OutOfTimeError(BaseException):
     """The model took longer than it may; not an ``Exception``, which a property would take for the model's."""
 
@@ -91,9 +100,8 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=20, help="seeds of the weights of sound models")
     parser.add_argument("--seed", type=int, default=0, help="which mutants are drawn")
     parser.add_argument("--only", default="", help="judge the models whose name holds this")
-    parser.add_argument(
-        "--tiers", nargs="*", type=int, default=[1], choices=(1, 2), help="2 compiles every model, which takes a while"
-    )
+    parser.add_argument("--tiers", nargs="*", type=int, default=[1], choices=(1, 2))
+    parser.add_argument("--without", nargs="*", default=[], help="properties to leave out, such as compiled, which takes longest")
     parser.add_argument("--share", type=float, default=60.0, help="seconds that one property may go on drawing examples")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="a few models of each part")
@@ -117,14 +125,15 @@ def _cases(part: str, options: argparse.Namespace) -> list[Case]:
 
 
 def _outcomes(cases: list[Case], options: argparse.Namespace) -> Iterator[Outcome]:
+    judging = Judging(options.share, tuple(options.tiers), frozenset(CATALOGUE) - set(options.without))
     if options.processes == 1:
         _prepare()
         for case in cases:
-            yield _outcome(case, options.share, options.tiers)
+            yield _outcome(case, judging)
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(options.processes, context, _prepare) as pool:
-        yield from pool.map(_outcome, cases, [options.share] * len(cases), [options.tiers] * len(cases))
+        yield from pool.map(_outcome, cases, [judging] * len(cases))
 
 
 def _prepare() -> None:
@@ -133,12 +142,12 @@ def _prepare() -> None:
     gc.freeze()
 
 
-def _outcome(case: Case, share: float, tiers: list[int]) -> Outcome:
+def _outcome(case: Case, judging: Judging) -> Outcome:
     """Judges one model."""
     outcome = Outcome(case.part, _name(case), case.seed)
     try:
         with _time_limit(LIMIT):
-            _judge(case, outcome, share, tiers)
+            _judge(case, outcome, judging)
     except OutOfTimeError:
         outcome.error = f"not judged within {LIMIT} s"
     except Exception as error:
@@ -146,7 +155,7 @@ def _outcome(case: Case, share: float, tiers: list[int]) -> Outcome:
     return outcome
 
 
-def _judge(case: Case, outcome: Outcome, share: float, tiers: list[int]) -> None:
+def _judge(case: Case, outcome: Outcome, judging: Judging) -> None:
     if case.part == "mutants":
         mutant = _mutant(case)
         _know(mutant.base)
@@ -160,7 +169,7 @@ def _judge(case: Case, outcome: Outcome, share: float, tiers: list[int]) -> None
             pair = _pairs()[case.index]
             outcome.kind, outcome.expected, outcome.blamed = "bug", [pair.property], pair.module
     started = time.perf_counter()
-    findings = judge_model(factory, task, seed=case.seed if case.part != "mutants" else 0, share=share, tiers=tiers)
+    findings = judge_model(factory, task, seed=case.seed if case.part != "mutants" else 0, **asdict(judging))
     outcome.seconds = round(time.perf_counter() - started, 2)
     _note(outcome, findings)
 
