@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import sqrt
+from statistics import NormalDist, fmean, variance
 from typing import Any
 
 from torch import nn
@@ -29,6 +32,9 @@ _BATCH = 64
 _ALPHA = 0.01
 """How often, at most, a model that is exactly as good as the baseline may be called better, or worse."""
 
+_RECENT = 40
+"""Steps of the training by which its rows are judged."""
+
 _SHARE = 0.7
 """Of the time there is, what training may take."""
 
@@ -39,7 +45,7 @@ def baseline_comparison(trial: Trial) -> Evidence:
     """After a short training on the config's data the model beats the prior on held-out rows.
 
     Losses are compared row by row, by a one-sided sign-flip test, in a few looks that share the level. A model that is worse but still gets
-    better has had too few steps, which is a warning.
+    better, or that is no better on the rows it learns from either, has had too few steps, which is a warning.
     """
     try:
         race = _Race(trial, trial.stream(_LOOKS[-1]), _held_out(trial))
@@ -82,6 +88,14 @@ class _Look:
     def chance_of_worse(self) -> float:
         """How likely it would look as much worse, if it were as good."""
         return chance_of_lower([theirs - ours for ours, theirs in self.pairs])
+
+    def is_above(self, training: Sequence[float]) -> bool:
+        """Whether the model's loss on these rows is surely above that of the batches it learnt from last."""
+        ours = [loss for loss, _ in self.pairs]
+        if min(len(ours), len(training)) < 2:
+            return True
+        spread = sqrt(variance(ours) / len(ours) + variance(training) / len(training))
+        return fmean(ours) - fmean(training) > NormalDist().inv_cdf(1 - _ALPHA) * spread
 
     @property
     def means(self) -> tuple[float, float]:
@@ -157,8 +171,14 @@ class _Race:
                 f"the model is worse than {name}, and still learning: {figures}",
                 "too few steps, or a rate that is too low",
             )
-        learnt = sum(self.losses[-10:]) / max(1, len(self.losses[-10:]))
-        where = f"; on the rows it learns from its loss is {learnt:.3g}" if learnt < theirs else ""
+        learnt = fmean(self.losses[-_RECENT:])
+        if not last.is_above(self.losses[-_RECENT:]):
+            return self.evidence(
+                Status.WARN,
+                f"the model has learnt no more than {name}, neither on the rows it learns from ({learnt:.3g}) nor elsewhere: {figures}",
+                "too few steps, or a rate that is too low; overfits_one_batch says whether it can learn at all",
+            )
+        where = f"; on the rows it learns from its loss is {learnt:.3g}"
         return self.evidence(
             Status.FAIL,
             f"the model is worse than {name}, and does not get better: {figures}{where}",
