@@ -160,21 +160,17 @@ class _Race:
         if self.is_cut and (last.chance_of_worse >= _ALPHA or self._is_falling):
             return self.evidence(Status.SKIPPED, f"there was not the time to find out whether the model beats {name}: {figures}")
         if last.chance_of_worse >= _ALPHA:
-            return self.evidence(
-                Status.WARN,
+            return self._undecided(
                 f"the model cannot be told from {name}: {figures}",
                 "too few steps, too few rows to judge by, or a rate that is too low; or inputs that say nothing about the labels",
             )
         if self._is_falling:
-            return self.evidence(
-                Status.WARN,
-                f"the model is worse than {name}, and still learning: {figures}",
-                "too few steps, or a rate that is too low",
+            return self._undecided(
+                f"the model is worse than {name}, and still learning: {figures}", "too few steps, or a rate that is too low"
             )
         learnt = fmean(self.losses[-_RECENT:])
         if not last.is_above(self.losses[-_RECENT:]):
-            return self.evidence(
-                Status.WARN,
+            return self._undecided(
                 f"the model has learnt no more than {name}, neither on the rows it learns from ({learnt:.3g}) nor elsewhere: {figures}",
                 "too few steps, or a rate that is too low; overfits_one_batch says whether it can learn at all",
             )
@@ -184,6 +180,12 @@ class _Race:
             f"the model is worse than {name}, and does not get better: {figures}{where}",
             "another computation in eval mode than in train mode, rows learnt by heart, or labels that do not belong to their inputs",
         )
+
+    def _undecided(self, message: str, cause: str) -> Evidence:
+        """A warning; on the built-in rows, which were not made for the model, nothing is held against it."""
+        if self.trial.names_data:
+            return self.evidence(Status.WARN, message, cause)
+        return self.evidence(Status.SKIPPED, f"{message}; those are built-in rows: name your own under `train`")
 
     def evidence(self, status: Status, message: str, cause: str = "") -> Evidence:
         """A finding."""
