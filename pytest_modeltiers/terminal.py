@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.evidence import Status
+from harness.health.markdown import score_text
 from harness.health.report import ExportHealthReport
 from pytest_modeltiers.plugin import TIERS
 from pytest_modeltiers.results import Result
@@ -23,7 +24,7 @@ _WORDS = {Status.FAIL: "FAIL", Status.WARN: "WARN", Status.OK: "ok", Status.SKIP
 def print_summary(terminal: pytest.TerminalReporter, path: Path, results: list[Result], report: ExportHealthReport) -> None:
     """Prints the results of one config; with ``-q`` only what needs attention."""
     quiet = terminal.verbosity < 0
-    terminal.section(f"{report.model_name} ({path.name}): health {report.health_score:g}", sep="=", blue=True)
+    terminal.section(f"{report.model_name} ({path.name}): health {score_text(report)}", sep="=", blue=True)
     for tier in sorted({result.tier for result in results}):
         rows = sorted((r for r in results if r.tier == tier), key=lambda r: -r.status.severity)
         counts = ", ".join(f"{n} {_WORDS[s].lower()}" for s in Status if (n := sum(r.status is s for r in rows)))
