@@ -143,6 +143,23 @@ class Huge(Scores):
         return super().forward(features) + 0 * scratch.numel()
 
 
+class Masked(Scores):
+    """Attention between the hidden units, minus infinity where one must not look; an exporter stores that number."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        hidden = F.gelu(self.hidden(features))
+        later = torch.ones(8, 8, dtype=torch.bool, device=hidden.device).triu(1)
+        scores = (hidden[:, :, None] * hidden[:, None, :]).masked_fill(later, float("-inf"))
+        return self.head((scores.softmax(-1) @ hidden[..., None])[..., 0])
+
+
+def with_infinity() -> nn.Module:
+    model = Scores()
+    with torch.no_grad():
+        model.head.weight[1, 2] = float("-inf")
+    return model
+
+
 def with_nan() -> nn.Module:
     model = Scores()
     with torch.no_grad():
@@ -371,6 +388,7 @@ PLANTED: tuple[Planted, ...] = (
     ),
     Planted("validation", weights_left_behind, of(Scores), "onnx", "its weights cannot be read", name="weights_left_behind"),
     Planted("validation", of(with_nan), of(Scores), "onnx", "NaN", name="nan_in_the_file"),
+    Planted("validation", of(with_infinity), of(Masked), "onnx", "infinity", name="infinity_in_the_file"),
     Planted(
         "fresh_process",
         from_config(FORGETS),

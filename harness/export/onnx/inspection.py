@@ -32,7 +32,7 @@ def inspect_onnx(path: Path, program: Program, asked_opset: int | None) -> Inspe
     strange = sorted(inputs.keys() - set(program.fields))
     if strange:
         problems.append(f"asks for {', '.join(strange)}, which is no field of the model")
-    bad = [entry.name for entry in model.graph.initializer if not _is_finite(entry)]
+    bad = [entry.name for entry in model.graph.initializer if _is_broken(entry)]
     if bad:
         problems.append(f"weights that hold NaN or infinity: {', '.join(bad[:_SHOWN])}")
     nodes = list(walk(model.graph))
@@ -86,6 +86,10 @@ def _module_of(node: onnx.NodeProto) -> str:
     return f" in `{module_path(names[-2])}`" if len(names) > 1 else f" (node {node.name})"
 
 
-def _is_finite(tensor: onnx.TensorProto) -> bool:
+def _is_broken(tensor: onnx.TensorProto) -> bool:
+    """Whether a stored tensor holds NaN or infinity; infinity alone, or beside zeros, is how a mask says "never"."""
     values = numpy_helper.to_array(tensor)
-    return not np.issubdtype(values.dtype, np.floating) or bool(np.isfinite(values).all())
+    if not np.issubdtype(values.dtype, np.floating):
+        return False
+    finite = values[np.isfinite(values)]
+    return bool(np.isnan(values).any() or (np.isinf(values).any() and finite.any()))
