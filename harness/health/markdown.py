@@ -13,7 +13,7 @@ from harness.health.report import CheckResult, CheckStatus, ExportHealthReport, 
 
 GLYPHS: dict[CheckStatus, str] = {"failed": "✕", "warning": "▲", "passed": "✓"}
 WORDS: dict[CheckStatus, str] = {"failed": "Failed", "warning": "Warning", "passed": "Passed"}
-CODE_SPAN = re.compile(r"`([^`\n]+)`")
+CODE_SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 """How messages mark module paths; the page and the Markdown both honour it."""
 
 
@@ -39,7 +39,6 @@ def to_markdown(report: ExportHealthReport) -> str:
         *_findings("Warnings", warnings),
         *(_table(heading, checks) for heading, checks in by_tier(report.worst_first()).items()),
         _skipped(report.skipped),
-        _recommendations(report),
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
@@ -59,19 +58,21 @@ def verdict(report: ExportHealthReport) -> str:
 
 
 def facts_of(check: CheckResult) -> list[Fact]:
-    """What is known about a finding, in reading order; what its details lack is left out."""
-    rows = (
-        ("Counterexample", "counterexample", True),
-        ("Measured", "comparison", True),
-        ("Blamed module", "module", True),
-        ("Usual cause", "cause", False),
-        ("Test", "nodeid", True),
+    """What is known about a finding: where and why first, then how it shows; what its details lack is left out."""
+    told = {key: str(check.details.get(key) or "") for key in ("module", "cause", "counterexample", "comparison", "nodeid")}
+    cause, advice, command = told["cause"], check.recommendation, _rerun(check)
+    is_said_twice = advice.removeprefix("usual cause: ") == cause
+    facts = (
+        Fact("Blamed module", told["module"], code=True),
+        Fact("Usual cause", "" if cause in advice and not is_said_twice else cause),
+        Fact("What to do", "" if is_said_twice else advice),
+        Fact("Counterexample", told["counterexample"], code=True),
+        Fact("Measured", told["comparison"], code=True),
+        Fact("Contributions", ranking(check)),
+        Fact("Test", "" if told["nodeid"] in command else told["nodeid"], code=True),
+        Fact("Run it again", command, code=True),
     )
-    facts = [Fact(label, str(check.details[key]), code) for label, key, code in rows if check.details.get(key)]
-    contributions = ranking(check)
-    facts += [Fact("Contributions", contributions)] if contributions else []
-    command = _rerun(check)
-    return [*facts, Fact("Run it again", command, code=True)] if command else facts
+    return [fact for fact in facts if fact.text]
 
 
 def by_tier(checks: Iterable[CheckResult]) -> dict[str, list[CheckResult]]:
@@ -146,7 +147,7 @@ def _finding(check: CheckResult) -> str:
 
 
 def _table(heading: str, checks: list[CheckResult]) -> str:
-    head = [f"## {heading}", "", "| Status | Property | Measured | Tried | Time |", "|---|---|---|--:|--:|"]
+    head = [f"## {_prose(heading)}", "", "| Status | Property | Measured | Tried | Time |", "|---|---|---|--:|--:|"]
     return "\n".join([*head, *map(_row, checks)])
 
 
@@ -166,14 +167,6 @@ def _skipped(skipped: list[SkippedCheck]) -> str:
     return "\n".join(["## Skipped", "", "| Check | Reason |", "|---|---|", *rows]) if rows else ""
 
 
-def _recommendations(report: ExportHealthReport) -> str:
-    return (
-        "\n".join(["## Recommendations", "", *(f"- {_prose(text)}" for text in report.recommendations)])
-        if report.recommendations
-        else ""
-    )
-
-
 def _prose(text: str) -> str:
     """One line of text that Markdown shows as it is, except that spans in backticks stay code."""
     parts = CODE_SPAN.split(" ".join(text.split()))
@@ -184,7 +177,8 @@ def _prose(text: str) -> str:
 
 def _plain(text: str) -> str:
     text = re.sub(r"([\\`*\[\]~|$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9]))", r"\\\1", text)
-    return html.escape(text, quote=False)
+    # GitHub notifies whoever is named behind an @, as in "@torch.jit.script"; a comment between parts the two.
+    return re.sub(r"@(?=\w)", "@<!-- -->", html.escape(text, quote=False))
 
 
 def _code(text: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,18 +12,18 @@ from functools import cache
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from harness.health import markdown
 from harness.health.plots import BAR_ROW, CURVE_HEIGHT, comparisons_of
-from harness.health.report import CheckStatus, ExportHealthReport
+from harness.health.report import CheckResult, CheckStatus, ExportHealthReport
+from harness.health.texts import breakable, lead_and_rest, prose, shorten
 
 ROW_HEIGHT = 32
 """Pixels of a plot's height that one parameter takes: its name above its bar."""
 
-_MAX_LABEL = 34
 _MAX_TICKS = 6
 _RING_GAP = 1.2
+_LONGEST_HEADLINE = 40
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,15 @@ class Tick:
     x: float
     label: str
     anchor: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the page's contents: the anchor it leads to, its words, and how much is there."""
+
+    anchor: str
+    label: str
+    count: str
 
 
 @dataclass(frozen=True)
@@ -78,6 +89,8 @@ class Plot:
 def to_html(report: ExportHealthReport) -> str:
     """The report as a self-contained HTML page."""
     checks = report.worst_first()
+    sections = markdown.by_tier(checks)
+    findings = {status: [check for check in checks if check.status == status] for status in ("failed", "warning")}
     return _environment().get_template("page.html.j2").render(
         report=report,
         verdict=markdown.verdict(report),
@@ -86,9 +99,10 @@ def to_html(report: ExportHealthReport) -> str:
         mood=_mood(report),
         moment=_moment(report.timestamp),
         total_time=markdown.duration_text(sum(check.duration_seconds for check in checks)),
-        findings={status: [check for check in checks if check.status == status] for status in ("failed", "warning")},
+        contents=_contents(report, sections),
+        findings=findings,
         anchors={id(check): f"check-{number}" for number, check in enumerate(checks, 1)},
-        sections=markdown.by_tier(checks),
+        sections=sections,
         plots=parameter_plots(report.layers),
     )  # fmt: skip
 
@@ -114,8 +128,8 @@ def ring_arcs(report: ExportHealthReport) -> list[Arc]:
 def parameter_plots(layers: Sequence[dict[str, Any]]) -> list[Plot]:
     """The plots of parameter scale and gradient norm; one whose quantity was never measured is left out."""
     quantities = (
-        ("rms", "Parameter scale", "Root mean square of each parameter"),
-        ("grad_rms", "Gradient norm", "Root mean square of each parameter’s gradient"),
+        ("rms", "Parameter scale", "Root mean square of each parameter, log scale"),
+        ("grad_rms", "Gradient norm", "Root mean square of each parameter’s gradient, log scale"),
     )
     measured = (quantity for quantity in quantities if any(_number(layer.get(quantity[0])) is not None for layer in layers))
     return [_plot(layers, *quantity) for quantity in measured]
@@ -143,14 +157,6 @@ def figure(value: float) -> str:
     return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
 
 
-def shorten(name: str, limit: int = _MAX_LABEL) -> str:
-    """Cuts a long name in its middle, where module paths differ least."""
-    if len(name) <= limit:
-        return name
-    head = (limit - 1) // 2
-    return f"{name[:head]}…{name[len(name) - (limit - 1 - head) :]}"
-
-
 def share_text(share: float) -> str:
     """``12.3%``; ``<0.1%`` of a share that would round to nothing."""
     return "<0.1%" if 0 < share < 0.0005 else f"{share:.1%}"
@@ -163,7 +169,7 @@ def _plot(layers: Sequence[dict[str, Any]], key: str, title: str, caption: str) 
     rows = tuple(
         _row(layer, value, index * ROW_HEIGHT, axis, key) for index, (layer, value) in enumerate(zip(layers, values, strict=True))
     )
-    description = f"{caption} on a log axis, {len(layers)} in all. "
+    description = f"{caption}, {len(layers)} in all. "
     description += _extremes(layers, values) if drawn else "None is a positive number."
     return Plot(title, caption, description, ROW_HEIGHT * len(layers), axis_ticks(*axis) if axis else (), rows)
 
@@ -217,6 +223,18 @@ def _cell(value: Any) -> str:
     return "none" if number is None else f"{value:,}" if isinstance(value, int) else figure(number)
 
 
+def _contents(report: ExportHealthReport, sections: dict[str, list[CheckResult]]) -> list[Entry]:
+    """Where a reader may go from the top, with the tiers' shares of passed checks; empty where there is but one place."""
+    counts = report.summary
+    entries = [Entry("failed", "Failures", str(counts["failed"])), Entry("warning", "Warnings", str(counts["warnings"]))]
+    for number, (heading, checks) in enumerate(sections.items(), 1):
+        passed = sum(check.status == "passed" for check in checks)
+        entries.append(Entry(f"section-{number}", heading.partition(":")[0], f"{passed} of {len(checks)} passed"))
+    entries += [Entry("skipped", "Skipped", str(len(report.skipped))), Entry("layers", "Layers", str(len(report.layers)))]
+    there = [entry for entry in entries if entry.count != "0"]
+    return there if len(there) > 1 else []
+
+
 def _mood(report: ExportHealthReport) -> str:
     """The status that colours the verdict; a partial run is not coloured sound."""
     counts = report.summary
@@ -235,10 +253,9 @@ def _moment(timestamp: str) -> str:
     return f"{moment.day} {moment:%B %Y, %H:%M} {moment.tzname() or ''}".strip()
 
 
-def _prose(text: Any) -> Markup:
-    """Escaped text in which spans in backticks become code."""
-    parts = markdown.CODE_SPAN.split(str(text))
-    return Markup("").join(Markup("<code>{}</code>").format(part) if index % 2 else part for index, part in enumerate(parts))
+def _digest(script: str) -> str:
+    """What a content security policy calls a script by, so that no other runs."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
 
 
 @cache
@@ -246,7 +263,10 @@ def _environment() -> Environment:
     loader = PackageLoader("harness.health", "")
     environment = Environment(autoescape=True, loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
-        "prose": _prose,
+        "prose": prose,
+        "breakable": breakable,
+        "digest": _digest,
+        "lead_and_rest": lead_and_rest,
         "number": _cell,
         "shape": shape_text,
         "took": markdown.duration_text,
@@ -261,6 +281,7 @@ def _environment() -> Environment:
         "row_height": ROW_HEIGHT,
         "bar_row": BAR_ROW,
         "curve_height": CURVE_HEIGHT,
+        "longest_headline": _LONGEST_HEADLINE,
         "comparisons_of": comparisons_of,
         "id": id,
     }

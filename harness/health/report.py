@@ -103,19 +103,20 @@ class ExportHealthReport:
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON-ready values."""
-        return {
+        content = {
             "timestamp": self.timestamp,
             "model_name": self.model_name,
             "summary": self.summary,
             "health_score": self.health_score,
             "all_passed": self.all_passed,
             "coverage": self.coverage,
-            "checks": [_plain(asdict(check)) for check in self.checks],
+            "checks": [asdict(check) for check in self.checks],
             "skipped": [asdict(check) for check in self.skipped],
             "recommendations": self.recommendations,
             "model_facts": self.model_facts,
             "layers": self.layers,
         }
+        return {key: _plain(value) for key, value in content.items()}
 
     def save_json(self, path: str | Path) -> Path:
         """Writes the report as JSON; returns the path."""
@@ -148,7 +149,7 @@ def write_whole(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        aside.write_text(text, encoding="utf-8")
+        aside.write_text(text, encoding="utf-8", errors="backslashreplace")  # a file's name need not be Unicode
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from markdown_it import MarkdownIt
 
 from harness.health.markdown import by_tier, duration_text, facts_of, to_markdown, verdict
 from harness.health.report import CheckResult, ExportHealthReport, SkippedCheck
@@ -29,6 +30,8 @@ LEAK = CheckResult(
 SLOW = CheckResult("tier2::speed", "warning", "The median call takes 61 ms", {"tier": 2})
 SHAPE = CheckResult("tier1::shape", "passed", "Shapes hold", {"tier": 1})
 EXPORT = CheckResult("onnx", "passed", "The graph agrees")
+INLINE_TEXT = {"text", "text_special", "softbreak", "code_inline", "<code>", "</code>"}
+"""What a text may become in its place."""
 
 
 def report_of(*checks: CheckResult, **fields: object) -> ExportHealthReport:
@@ -62,7 +65,6 @@ def test_each_tier_has_a_table_worst_first() -> None:
         "Tier 1",
         "Tier 2",
         "Checks",
-        "Recommendations",
     ]
     assert re.findall(r"^\| ([✕▲✓] \w+)", text, re.MULTILINE) == ["✕ Failed", "✓ Passed", "▲ Warning", "✓ Passed"]
 
@@ -73,10 +75,29 @@ def test_a_row_tells_what_was_measured_how_often_and_how_long() -> None:
     assert cells(row) == ["✕ Failed", statement, "3.1e-02 (bound 4.0e-07)", "2,500", "12 ms"]
 
 
-def test_skipped_checks_and_recommendations_are_listed() -> None:
+def test_skipped_checks_are_listed() -> None:
     text = to_markdown(report_of(LEAK, skipped=[SkippedCheck("tier1::device_move", "no second device")]))
-    assert "| `tier1::device_move` | no second device |" in text
-    assert text.endswith("## Recommendations\n\n- Build the mask with `torch.tril`.\n")
+    assert text.endswith("| `tier1::device_move` | no second device |\n")
+
+
+@pytest.mark.parametrize(
+    ("cause", "advice", "told"),
+    [
+        ("a shifted mask", "Use `tril`.", {"Usual cause": "a shifted mask", "What to do": "Use `tril`."}),
+        ("a shifted mask", "In `attn`, look for a shifted mask.", {"What to do": "In `attn`, look for a shifted mask."}),
+        ("a shifted mask", "usual cause: a shifted mask", {"Usual cause": "a shifted mask"}),
+        ("a shifted mask", "", {"Usual cause": "a shifted mask"}),
+        ("", "Use `tril`.", {"What to do": "Use `tril`."}),
+    ],
+)
+def test_what_to_do_is_said_once(cause: str, advice: str, told: dict[str, str]) -> None:
+    check = CheckResult("c", "failed", "m", {"cause": cause}, recommendation=advice)
+    assert {fact.label: fact.text for fact in facts_of(check)} == told
+
+
+def test_a_test_that_the_command_names_is_not_named_twice() -> None:
+    details = {"nodeid": "cfg.json::test_causal", "rerun": "pytest cfg.json::test_causal"}
+    assert [fact.label for fact in facts_of(CheckResult("c", "failed", "m", details))] == ["Run it again"]
 
 
 def test_a_partial_run_says_so_before_anything_else_but_the_verdict() -> None:
@@ -92,10 +113,70 @@ def test_a_partial_run_says_so_before_anything_else_but_the_verdict() -> None:
 
 @pytest.mark.parametrize("hostile", ["a | b", "a\nb", "a \\| b", "`a | b`", "`a \\| b`", "a ` | ` b"])
 def test_no_text_adds_a_cell_or_a_line_to_a_table(hostile: str) -> None:
-    check = CheckResult(hostile, "passed", hostile, {"comparison": hostile})
+    check = CheckResult(hostile, "passed", hostile, {"comparison": hostile, "tier": 1, "tier_title": hostile})
     text = to_markdown(report_of(check, skipped=[SkippedCheck(hostile, hostile)]))
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert [len(cells(row)) for row in rows] == [5, 5, 5, 2, 2, 2]
+
+
+AWKWARD = [
+    "a | b",
+    "one\ntwo\n\nthree",
+    "```\nfenced\n```",
+    "`a | b` and a lone ` tick",
+    "# heading\n- item\n1. first",
+    "[x](javascript:y) ![x](https://example.org/x.png) <https://example.org>",
+    "<details><summary>x</summary><img src=https://example.org/x.png>",
+    "[x]: https://example.org\n[x]",
+    "a\\| b",
+    "&lt;b&gt; &#124; $x$ ~~gone~~ **bold** __init__",
+    "| a | b |\n|---|---|",
+    "    indented",
+    "a title\n===",
+]
+
+
+def rendered(markdown: str) -> tuple[list[str], str]:
+    """What GitHub-flavoured Markdown comes to: its blocks and inline elements in order, and the text within them."""
+    tokens = MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(markdown)
+    parts = [part for token in tokens for part in (token, *(token.children or ()))]
+    kinds = [part.content if part.type == "html_inline" else part.type for part in parts]
+    texts = [part.content for part in parts if part.type in INLINE_TEXT]
+    return [kind for kind in kinds if kind not in INLINE_TEXT], "".join(texts)
+
+
+def is_shown_as_text(awkward: str, markdown: str, plain: str) -> bool:
+    """Whether all elements are those of a plain text, and the awkward one is there in full wherever that is."""
+    (elements, text), (plain_elements, plain_text) = rendered(markdown), rendered(plain)
+    words = " ".join(awkward.split()).replace("`", "")
+    return elements == plain_elements and text.replace("`", "").count(words) == plain_text.count("plain")
+
+
+@pytest.mark.parametrize("awkward", AWKWARD)
+def test_whatever_a_message_holds_it_is_shown_as_text(awkward: str) -> None:
+    def markdown(text: str) -> str:
+        details = {"tier": 1, "tier_title": text, "statement": text, "comparison": text, "counterexample": text, "cause": text}
+        report = report_of(
+            CheckResult(text, "failed", text, {**details, "module": text, "nodeid": text}, 0.1, f"{text}!"),
+            CheckResult(text, "passed", text, details),
+            model_name=text,
+            model_facts={text: text},
+            coverage=text,
+            skipped=[SkippedCheck(text, text)],
+        )
+        return to_markdown(report)
+
+    assert is_shown_as_text(awkward, markdown(awkward), markdown("plain"))
+
+
+@pytest.mark.parametrize("awkward", AWKWARD)
+def test_unescaped_it_would_not_be(awkward: str) -> None:
+    escapes_nothing = "# {0}\n\n| a |\n|---|\n| {0} |\n\n- {0}\n"
+    assert not is_shown_as_text(awkward, escapes_nothing.format(awkward), escapes_nothing.format("plain"))
+
+
+def test_nobody_is_notified() -> None:
+    assert "see @<!-- -->torch.jit.script" in to_markdown(report_of(CheckResult("c", "failed", "see @torch.jit.script")))
 
 
 def test_no_markup_in_a_report_survives_as_markup() -> None:
@@ -113,7 +194,7 @@ def test_no_markup_in_a_report_survives_as_markup() -> None:
 
 
 def test_a_message_cannot_open_a_list_or_a_heading() -> None:
-    text = to_markdown(report_of(CheckResult("c", "failed", "m", {}, recommendation="# 1. - x"), model_name="3.5 billion"))
+    text = to_markdown(report_of(model_facts={"# 1. - x": "y"}, model_name="3.5 billion"))
     assert "- \\# 1. - x" in text
     assert text.startswith("# 3.5 billion: ")
 

@@ -8,18 +8,17 @@ import math
 import os
 import random
 import re
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from html import unescape
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from pages import Visit, out_of_reach, too_wide
 from PIL import Image
 
 from harness.training.dashboard import files, write_dashboard
@@ -32,9 +31,11 @@ from harness.training.dashboard.summary import MOST_ROWS, epoch_table, key_figur
 from harness.training.history import LIMIT, History
 from harness.training.records import Epoch, Plan, Step
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Locator
+
 VOID = {"meta", "link", "br"}
 HOSTILE = "</title></script><script>alert('x')</script>\" onload=\"y|$\\frac{$"
-BROWSER = Path("/usr/bin/chromium")
 
 
 def step(number: int, loss: float = 2.0, **fields: Any) -> Step:
@@ -580,85 +581,56 @@ def test_text_and_lines_have_the_contrast_that_wcag_aa_asks_for(scheme: str, ink
     assert (lighter + 0.05) / (darker + 0.05) >= least
 
 
-PROBE = """
-<script>
-const said = [], cursor = document.querySelector(".cursor");
-const press = key => cursor.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
-const note = () => said.push(cursor.getAttribute("aria-valuetext"));
-for (const key of ["Home", "ArrowRight", "End", "Escape"]) { press(key); note(); }
-const box = cursor.getBoundingClientRect();
-cursor.dispatchEvent(new PointerEvent("pointermove", { clientX: box.left + box.width / 2, clientY: box.top + 5 }));
-note();
-const wide = document.documentElement.scrollWidth, shown = [...document.querySelectorAll(".readout")].map(one => one.textContent);
-const ground = getComputedStyle(document.body).backgroundColor;
-parent.postMessage(JSON.stringify({ said, shown, wide, width: innerWidth, ground, hidden: cursor.hidden }), "*");
-</script>
-"""
-# A window has a least width, which a phone's is below; a frame has none.
-FRAME = """<!DOCTYPE html><title>-</title><script>addEventListener("message", event => { document.title = event.data; });</script>
-<iframe src="page.html" width="{width}" height="1000" style="border: 0"></iframe>"""
-
-
-@pytest.fixture
-def browse(tmp_path: Path) -> Iterator[Any]:
-    """Opens a page in a browser's frame of a width, and gives what a probe found there."""
-    if not BROWSER.exists():
-        pytest.skip("no browser")
-    profile = tmp_path / "profile"
-
-    def open_page(html: str, width: int, *options: str) -> dict[str, Any]:
-        (tmp_path / "page.html").write_text(html.replace("</body>", f"{PROBE}</body>"), encoding="utf-8")
-        (tmp_path / "frame.html").write_text(FRAME.replace("{width}", str(width)), encoding="utf-8")
-        command = [
-            str(BROWSER),
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--no-first-run",
-            "--disable-background-networking",
-        ]
-        command += ["--disable-component-update", "--disable-sync", "--virtual-time-budget=5000", f"--user-data-dir={profile}"]
-        command += [*options, "--dump-dom", (tmp_path / "frame.html").as_uri()]
-        dom = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
-        found = re.search(r"<title>(\{.*?\})</title>", dom)
-        assert found, dom[:500]
-        return dict(json.loads(unescape(found.group(1))))
-
-    yield open_page
-    shutil.rmtree(profile, ignore_errors=True)
+def hear(cursor: Locator) -> str | None:
+    """What a screen reader says of the place a reader is at."""
+    return cursor.get_attribute("aria-valuetext")
 
 
 @pytest.mark.parametrize("width", [390, 1440])
-def test_in_a_browser_the_page_fits_and_answers_to_keys_and_pointer(browse: Any, width: int) -> None:
+def test_in_a_browser_the_page_fits_and_answers_to_keys_and_pointer(visit: Callable[..., Visit], width: int) -> None:
     history = history_of(
         *(step(number, float(number)) for number in range(1, 5)),
         epochs=(Epoch(0, 2, {"val_loss": 2.5}), Epoch(1, 4, {"val_loss": 3.5})),
     )
-    found = browse(html_of(history, Plan(HOSTILE, 2, 4), {"a-long-value": "x" * 300}), width)
-    assert not found["hidden"]
-    assert found["width"] == width
-    assert found["wide"] <= width
-    assert found["said"] == [
+    seen = visit(html_of(history, Plan(HOSTILE, 2, 4), {"a-long-value": "x" * 300}), width)
+    page, cursor = seen.page, seen.page.locator(".cursor").first
+    assert cursor.is_visible()
+    assert too_wide(page) == []
+    assert out_of_reach(page) == []
+    cursor.focus()
+    said = []
+    for key in ("Home", "ArrowRight", "End", "Escape"):
+        page.keyboard.press(key)
+        said.append(hear(cursor))
+    assert said == [
         "step 1  ·  training 1",
         "step 2  ·  training 2  ·  validation 2.5",
         "step 4  ·  training 4  ·  validation 3.5",
         "not chosen",
-        "step 2  ·  training 2  ·  validation 2.5",
     ]
-    assert found["shown"][1:] == ["step 2  ·  0.001", "step 2  ·  1", "step 2  ·  16"]
+    cursor.hover()
+    assert hear(cursor) == "step 2  ·  training 2  ·  validation 2.5"
+    readouts = [readout.text_content() for readout in page.locator(".readout").all()]
+    assert readouts[1:] == ["step 2  ·  0.001", "step 2  ·  1", "step 2  ·  16"]
+    assert (seen.requests, seen.complaints) == ([], [])
 
 
 @pytest.mark.parametrize("name", ["diverged", "one step of NaN", "merged"])
-def test_in_a_browser_no_run_breaks_the_page(browse: Any, name: str) -> None:
-    history = RUNS[name]
-    found = browse(html_of(history), 800)
-    assert found["wide"] <= found["width"]
-    assert all("undefined" not in text and "NaN" not in text for text in found["said"])
+def test_in_a_browser_no_run_breaks_the_page(visit: Callable[..., Visit], name: str) -> None:
+    seen = visit(html_of(RUNS[name]), 800)
+    assert too_wide(seen.page) == []
+    cursor = seen.page.locator(".cursor").first
+    cursor.focus()
+    for key in ("Home", "ArrowRight", "End"):
+        seen.page.keyboard.press(key)
+        assert not re.search("undefined|NaN", str(hear(cursor)))
+    assert seen.complaints == []
 
 
-@pytest.mark.parametrize(("scheme", "ground"), [(0, "rgb(21, 21, 20)"), (1, "rgb(251, 250, 247)")], ids=["dark", "light"])
-def test_in_a_browser_the_page_is_dark_for_those_who_like_it_dark(browse: Any, scheme: int, ground: str) -> None:
-    assert browse(html_of(trained()), 800, f"--blink-settings=preferredColorScheme={scheme}")["ground"] == ground
+@pytest.mark.parametrize(("scheme", "ground"), [("dark", "rgb(21, 21, 20)"), ("light", "rgb(251, 250, 247)")])
+def test_in_a_browser_the_page_is_dark_for_those_who_like_it_dark(visit: Callable[..., Visit], scheme: str, ground: str) -> None:
+    page = visit(html_of(trained()), 800, scheme).page
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == ground
 
 
 def test_points_of_a_line_are_drawn_in_order() -> None:

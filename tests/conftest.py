@@ -1,0 +1,58 @@
+"""What tests of several rooms share: a browser to look at pages with."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pytest
+from pages import Visit
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium without a window; of a module and no longer, as no asyncio runs in a thread while Playwright does."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install playwright")
+    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if executable is None:
+        pytest.skip(f"needs a browser: none of {', '.join(BROWSERS)} is on the PATH")
+    with playwright.sync_playwright() as driver, driver.chromium.launch(executable_path=executable) as chromium:
+        yield chromium
+
+
+@pytest.fixture(scope="module")
+def tab(browser: Browser) -> Page:
+    """Where pages are opened, one after the other; to start anew for each would take longer than most tests."""
+    return browser.new_page()
+
+
+@pytest.fixture
+def visit(tab: Page, tmp_path: Path) -> Iterator[Callable[..., Visit]]:
+    """Opens the text of a page at a width in pixels, in light or dark."""
+    file = tmp_path / "page.html"
+    seen = Visit(tab)
+    listeners: dict[Any, Callable[[Any], None]] = {
+        "console": lambda message: seen.complaints.append(message.text) if message.type in ("error", "warning") else None,
+        "pageerror": lambda error: seen.complaints.append(str(error)),
+        "request": lambda request: seen.requests.append(request.url) if request.url != file.as_uri() else None,
+    }
+
+    def open_page(html: str, width: int = 1280, scheme: Literal["light", "dark"] = "light") -> Visit:
+        file.write_text(html, encoding="utf-8")
+        tab.set_viewport_size({"width": width, "height": 844})
+        tab.emulate_media(media="screen", color_scheme=scheme)
+        tab.goto(file.as_uri())
+        return seen
+
+    for event, listener in listeners.items():
+        tab.on(event, listener)
+    yield open_page
+    for event, listener in listeners.items():
+        tab.remove_listener(event, listener)

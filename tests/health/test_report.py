@@ -1,0 +1,54 @@
+"""The report as files, whatever is in it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sample_reports import AWKWARD, HOSTILE
+
+from harness.health.report import CheckResult, ExportHealthReport, SkippedCheck
+
+
+def written(report: ExportHealthReport, folder: Path) -> dict[str, str]:
+    files = (report.save_json(folder / "r.json"), report.save_markdown(folder / "r.md"), report.save_html(folder / "r.html"))
+    return {file.suffix: file.read_text(encoding="utf-8") for file in files}
+
+
+def report_of(value: Any) -> ExportHealthReport:
+    check = CheckResult("c", "failed", "m", {"worst": value, "tier": 1, "rows": [{"x": value}]})
+    return ExportHealthReport("m", checks=[check], layers=[{"name": "w", "rms": value, "grad_rms": value, "mean": value}])
+
+
+@pytest.mark.parametrize(("value", "text"), [(float("nan"), "nan"), (float("inf"), "inf"), (-float("inf"), "-inf")])
+def test_a_number_that_json_does_not_have_is_text(tmp_path: Path, value: float, text: str) -> None:
+    content = json.loads(written(report_of(value), tmp_path)[".json"], parse_constant=pytest.fail)
+    assert content["checks"][0]["details"]["rows"] == [{"x": text}]
+    assert content["layers"] == [{"name": "w", "rms": text, "grad_rms": text, "mean": text}]
+
+
+def test_json_keeps_every_character(tmp_path: Path) -> None:
+    message = f"{HOSTILE}\n| a | b |\n```\tfenced ` \\ ```\r\nüñ 模型 \x00"
+    report = ExportHealthReport(message, checks=[CheckResult(message, "failed", message, {"module": message})])
+    report.skipped = [SkippedCheck(message, message)]
+    content = json.loads(written(report, tmp_path)[".json"])
+    assert (content["model_name"], content["checks"][0]["message"], content["skipped"][0]["reason"]) == (message,) * 3
+    assert content["checks"][0]["details"] == {"module": message}
+
+
+def test_awkward_texts_are_no_reason_to_fail(tmp_path: Path) -> None:
+    assert set(written(AWKWARD, tmp_path)) == {".json", ".md", ".html"}
+
+
+def test_the_name_of_a_file_need_not_be_unicode(tmp_path: Path) -> None:
+    name = "mod\udc80l"
+    report = ExportHealthReport(
+        name, checks=[CheckResult("c", "failed", f"{name} broke", {"module": name})], model_facts={"model": name}
+    )
+    files = written(report, tmp_path)
+    assert r"mod\udc80l broke" in files[".md"]
+    assert r"mod\udc80l broke" in files[".html"]
+    assert json.loads(files[".json"])["model_name"] == name
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["r.html", "r.json", "r.md"]
