@@ -13,6 +13,7 @@ from harness.batches import Batch, Sizes
 from harness.evidence import Evidence, Status
 from harness.export.checks.outcome import outcome
 from harness.export.exports import Exports
+from harness.export.fresh.answers import Answer, answers
 from harness.properties.difference import difference
 
 _ID_FIELDS: tuple[str, ...] = ("input_ids", "decoder_input_ids")
@@ -27,12 +28,13 @@ def invalid_input(exports: Exports, format: str) -> Evidence:
     Raises:
         UserError: There is no artifact that can be loaded.
     """
-    name, run = "invalid_input", exports.runner(format)
-    behaviour: dict[str, str] = {}
-    for case in invalid_cases(exports):
+    cases, behaviour = list(invalid_cases(exports)), dict[str, str]()
+    for case, answer in zip(cases, _answers(exports, format, cases), strict=True):
         expected, reason = outcome(partial(exports.eager, case.batch))
-        actual, refusal = outcome(partial(run, case.batch))
-        behaviour[case.name] = f"model: {reason or 'returns logits'}; {format}: {refusal or 'returns logits'}"
+        behaviour[case.name] = f"model: {reason or 'returns logits'}; {format}: {answer.refusal or 'returns logits'}"
+        if answer.is_fatal:
+            return _fatal(exports, format, case, answer.refusal, behaviour)
+        actual = answer.logits
         if actual is None or (actual.numel() == 0 and case.empty):
             continue
         if expected is None:
@@ -40,7 +42,8 @@ def invalid_input(exports: Exports, format: str) -> Evidence:
         scale = max(1.0, float(expected.abs().max()) / exports.floor.scale) if expected.numel() and exports.floor.scale else 1.0
         if _gap(actual, expected) > exports.floor.bound * scale:
             return _silent(exports, format, case, "gives other logits than the model", behaviour)
-    return Evidence(name, Status.OK, f"behaves like the model on {', '.join(behaviour)}", details={"behaviour": behaviour})
+    message = f"behaves like the model on {', '.join(behaviour)}"
+    return Evidence("invalid_input", Status.OK, message, details={"behaviour": behaviour})
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,27 @@ def invalid_cases(exports: Exports) -> Iterator[InvalidCase]:
         yield InvalidCase(
             "one channel too many" if field == "pixel_values" else "one feature too many", {**batch, field: wrong}, field
         )
+
+
+def _answers(exports: Exports, format: str, cases: list[InvalidCase]) -> list[Answer]:
+    """What the artifact makes of each batch; in a process of its own where a wrong input may end that."""
+    run, exporter = exports.runner(format), exports.exporter(format)
+    if exporter.runs_natively:
+        path, fields = exports.artifact(format).path, exports.program.fields
+        return answers(exporter.runs_as or format, path, fields, [case.batch for case in cases])
+    return [Answer(*outcome(partial(run, case.batch))) for case in cases]
+
+
+def _fatal(exports: Exports, format: str, case: InvalidCase, end: str, behaviour: dict[str, str]) -> Evidence:
+    """An empty batch is a warning: who serves a model need not call it for nothing."""
+    return Evidence(
+        "invalid_input",
+        Status.WARN if case.empty else Status.FAIL,
+        f"{format}: the process that runs it does not survive {case.name} in `{case.field}`: {end}",
+        counterexample=f"{exports.points[0].describe(exports.program)}, with {case.name} in `{case.field}`",
+        cause="a kernel of the runtime that does not check its sizes: check them before the call",
+        details={"behaviour": behaviour},
+    )
 
 
 def _silent(exports: Exports, format: str, case: InvalidCase, what: str, behaviour: dict[str, str]) -> Evidence:

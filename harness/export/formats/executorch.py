@@ -65,6 +65,7 @@ class ExecuTorchExporter(Exporter):
     name = "executorch"
     filename = "model.pte"
     packages = ("executorch",)
+    runs_natively = True
     extra = "executorch"
     plans_memory = True
 

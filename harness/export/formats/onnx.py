@@ -38,6 +38,7 @@ class ONNXExporter(Exporter):
     name = "onnx"
     filename = "model.onnx"
     packages = ("onnx", "onnxruntime", "onnxscript")
+    runs_natively = True
 
     def __init__(self, opset_version: int | None = None, optimize: bool = True, validate: bool = True) -> None:
         self.opset_version = opset_version

@@ -37,6 +37,7 @@ class OpenVINOExporter(Exporter):
     name = "openvino"
     filename = "model.xml"
     packages = ("openvino",)
+    runs_natively = True
     extra = "openvino"
     accepts_any_id = True
 

@@ -52,7 +52,7 @@ class Replay:
         try:
             self._run()
         except (Exception, SystemExit) as error:
-            self.answer["error"] = f"{self.stage} raised {_one_line(error)}"
+            self.answer["error"] = f"{self.stage} raised {one_line(error)}"
         self.answer["peak_bytes"] = _peak_bytes()
         self.answer["packages"] = _packages()
         return self.answer
@@ -68,20 +68,12 @@ class Replay:
             run = load(self.request)
         if run is None:
             return
-        batches = self._batches()
+        batches = stored_batches(self.folder, self.request)
         with self._timed("first_call_seconds", "running"):
             first = run(batches[0])
         self.answer["warm_call_seconds"] = _median_call(run, batches[0])
         outputs = [first, *(run(batch) for batch in batches[1:])]
         _write_arrays(self.folder / OUTPUTS, outputs)
-
-    def _batches(self) -> list[Arrays]:
-        """The golden inputs, which are stored field by field, batch by batch."""
-        import numpy as np
-
-        with np.load(self.folder / INPUTS, allow_pickle=False) as stored:
-            arrays = iter([stored[name] for name in stored.files])
-        return [{name: next(arrays) for name in self.request["fields"]} for _ in range(self.request["batches"])]
 
     @contextmanager
     def _timed(self, key: str, stage: str) -> Iterator[None]:
@@ -90,6 +82,15 @@ class Replay:
         begin = time.perf_counter()
         yield
         self.answer[key] = time.perf_counter() - begin
+
+
+def stored_batches(folder: Path, request: dict[str, Any]) -> list[Arrays]:
+    """The inputs of a request, which are stored field by field, batch by batch."""
+    import numpy as np
+
+    with np.load(folder / INPUTS, allow_pickle=False) as stored:
+        arrays = iter([stored[name] for name in stored.files])
+    return [{name: next(arrays) for name in request["fields"]} for _ in range(request["batches"])]
 
 
 def _median_call(run: Run, batch: Arrays) -> float:
@@ -122,7 +123,8 @@ def _packages() -> list[str]:
     return sorted(top for top in tops - sys.stdlib_module_names if not top.startswith("_"))
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """The line of an exception that says most."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no message"]
     line = lines[-1] if "TorchScript interpreter" in lines[0] else lines[0]
     line = next((line for line in lines if "unsupported" in line.lower()), line)  # torch.load says it in its third line or later
@@ -141,8 +143,8 @@ def main() -> int:
     """Answers the request named on the command line; returns the exit status."""
     path = Path(sys.argv[1]).resolve()
     request = json.loads(path.read_text(encoding="utf-8"))
-    if request["folder"]:
-        os.chdir(request["folder"])
+    if request["run_in"]:
+        os.chdir(request["run_in"])
     sys.path.extend(entry for entry in request["import_paths"] if entry not in sys.path)
     answer = Replay(request, path.parent).run()
     aside = path.with_name(f"aside-{ANSWER}")

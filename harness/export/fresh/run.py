@@ -24,6 +24,7 @@ from harness.export.fresh.loaders import WEIGHTS_ONLY
 from harness.export.fresh.replay import ANSWER, INPUTS, OUTPUTS, STAGE
 from harness.export.fresh.tensor_facts import TensorFacts, facts_of
 
+_REPLAY = "harness.export.fresh.replay"
 _REQUEST, _LOG = "request.json", "log.txt"
 _INSTALLED = ("site-packages", "dist-packages")
 _CAUSES = {"SIGKILL": "out of memory?", "SIGSEGV": "segmentation fault", "SIGABRT": "aborted", "SIGILL": "illegal instruction"}
@@ -88,22 +89,47 @@ def run_fresh(
     with tempfile.TemporaryDirectory(prefix="modeltiers-fresh-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         rebuilds = weights_only and config is not None
-        request = {
-            "format": format,
-            "artifact": str(path.resolve()),
-            "fields": {name: _dtype(batches[0][name]) for name in fields} if batches else {},
-            "batches": len(batches),
-            "threads": threads,
-            "config": str(config.resolve()) if config is not None else None,
-            "expected": _expected(expected or {}) if weights_only and config is None else {},
+        write_request(
+            folder,
+            format,
+            path,
+            fields,
+            batches,
+            threads=threads,
+            config=str(config.resolve()) if config is not None else None,
+            expected=_expected(expected or {}) if weights_only and config is None else {},
             # Only the user's own model may need the user's files.
-            "folder": str(Path.cwd()) if rebuilds else None,
-            "import_paths": sys.path if rebuilds else [],
-        }
-        (folder / _REQUEST).write_text(json.dumps(request), encoding="utf-8")
-        np.savez(folder / INPUTS, *(_array(batch[name]) for batch in batches for name in fields))
-        status = _run_child(folder, timeout, threads)
+            run_in=str(Path.cwd()) if rebuilds else None,
+            import_paths=sys.path if rebuilds else [],
+        )
+        status = run_child(folder, timeout, threads, _REPLAY)
         return _result(folder, status, timeout, 0 if weights_only and config is None else len(batches))
+
+
+def write_request(
+    folder: Path, format: str, path: Path, fields: Sequence[str], batches: Sequence[Batch], *, threads: int = 1, **more: Any
+) -> None:
+    """Writes what a child is asked for, and its inputs, into its folder.
+
+    Args:
+        folder: Where the child runs.
+        format: Name of the format.
+        path: The artifact.
+        fields: Names of the inputs, in order.
+        batches: The inputs.
+        threads: Of each operator.
+        more: What else the child is told.
+    """
+    request = {
+        "format": format,
+        "artifact": str(path.resolve()),
+        "fields": {name: _dtype(batches[0][name]) for name in fields} if batches else {},
+        "batches": len(batches),
+        "threads": threads,
+        **more,
+    }
+    (folder / _REQUEST).write_text(json.dumps(request), encoding="utf-8")
+    np.savez(folder / INPUTS, *(_array(batch[name]) for batch in batches for name in fields))
 
 
 def _expected(known: Mapping[str, Tensor | TensorFacts]) -> dict[str, dict[str, Any]]:
@@ -120,9 +146,9 @@ def _array(tensor: Tensor) -> np.ndarray[Any, Any]:
     return (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()
 
 
-def _run_child(folder: Path, timeout: float, threads: int) -> int | None:
-    """The child's exit status; ``None`` when it had to be stopped."""
-    command = [sys.executable, "-m", "harness.export.fresh.replay", _REQUEST]
+def run_child(folder: Path, timeout: float, threads: int, module: str) -> int | None:
+    """The exit status of a module run in its folder; ``None`` when it had to be stopped."""
+    command = [sys.executable, "-m", module, _REQUEST]
     # A file takes what is printed: a pipe would stay open as long as anything the child started.
     with (folder / _LOG).open("wb") as log:
         child = subprocess.Popen(
@@ -167,7 +193,7 @@ def _result(folder: Path, status: int | None, timeout: float, batches: int) -> F
     answer: dict[str, Any] = json.loads(answered.read_text(encoding="utf-8")) if answered.is_file() else {}
     error = answer.pop("error", "")
     if not error and (status != 0 or not answer):
-        error = f"{_in_words(folder, status, timeout)} while {_stage(folder)}"
+        error = f"{end_in_words(folder, status, timeout)} while {_stage(folder)}"
     outputs = [] if error else _outputs(folder / OUTPUTS)
     if not error and len(outputs) != batches:
         error = f"gave {len(outputs)} outputs for {batches} batches"
@@ -187,7 +213,8 @@ def _stage(folder: Path) -> str:
     return path.read_text(encoding="utf-8") if path.is_file() else "starting"
 
 
-def _in_words(folder: Path, status: int | None, timeout: float) -> str:
+def end_in_words(folder: Path, status: int | None, timeout: float) -> str:
+    """How a child ended that did not answer."""
     if status is None:
         return f"not done after {timeout:g} s, so it was stopped"
     if status >= 0:
