@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,6 +28,7 @@ _SIDES = tuple(dict.fromkeys((*_USUAL_SIDES, *range(4, 129))))
 """Image sides in pixels, in the order in which they are tried."""
 
 _IMAGES = ("pixel_values", "pixels", "image", "images", "img", "imgs")
+_FEATURE_COUNTS = ("num_features", "n_features", "in_features", "input_dim", "input_size", "in_dim", "n_inputs")
 _TARGETS = ("decoder_input_ids", "tgt", "trg", "target", "targets", "labels", "y", "dst", "decoder_input", "decoder_inputs")
 _CAUSAL_NAMES = re.compile(r"GPT|[Ll]lama|[Cc]ausal|[Dd]ecoder|LanguageModel|(?<!Masked)LM$")
 _MASKS = ("mask", "attn", "padding", "attention")
@@ -176,14 +177,19 @@ def _image_attempts(model: nn.Module) -> Iterator[Guess]:
 
 def _declared_side(model: nn.Module) -> tuple[tuple[int, ...], str]:
     """The image side that a model's config, or a default of its class, speaks of, and where."""
-    defaults = inspect.signature(type(model).__init__).parameters
     for name in ("image_size", "img_size"):
         for holder, why in ((getattr(model, "config", None), "the model's config"), (model, f"the model's {name}")):
             if isinstance(getattr(holder, name, None), int):
                 return (getattr(holder, name),), why
-        if name in defaults and isinstance(defaults[name].default, int):
-            return (defaults[name].default,), f"the default of {name}"
-    return (), ""
+    declared = _defaults(model, ("image_size", "img_size"))
+    return tuple(declared), next(iter(declared.values()), "")
+
+
+def _defaults(model: nn.Module, names: Iterable[str]) -> dict[int, str]:
+    """Numbers that the model's class has as defaults of some parameters, and where."""
+    parameters = inspect.signature(type(model).__init__).parameters
+    given = {name: parameters[name].default for name in names if name in parameters}
+    return {value: f"the default of {name}" for name, value in given.items() if isinstance(value, int) and value > 0}
 
 
 def _tabular_attempts(model: nn.Module) -> Iterator[Guess]:
@@ -191,11 +197,9 @@ def _tabular_attempts(model: nn.Module) -> Iterator[Guess]:
     for name, module in model.named_modules():
         width = getattr(module, "in_features", None) or getattr(module, "num_features", None)
         if isinstance(width, int):
-            widths.setdefault(width, name)
-    for width, name in widths.items():
-        yield Guess(
-            TaskSpec(TaskType.TABULAR_CLASSIFICATION, num_features=width), {"num_features": f"inputs of {name or 'the layer'}"}
-        )
+            widths.setdefault(width, f"inputs of {name or 'the layer'}")
+    for width, why in {**widths, **_defaults(model, _FEATURE_COUNTS)}.items():
+        yield Guess(TaskSpec(TaskType.TABULAR_CLASSIFICATION, num_features=width), {"num_features": why})
 
 
 def _try(model: nn.Module, attempt: Guess) -> Guess | str:

@@ -124,6 +124,24 @@ class ViT(nn.Module):
 """
 )
 
+TABLE_TRANSFORMER = (
+    HEAD
+    + """
+class FTTransformer(nn.Module):
+    def __init__(self, num_features=8, num_classes=3, dim=16):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(num_features, dim) * 0.1)
+        self.bias = nn.Parameter(torch.zeros(num_features, dim))
+        self.cls = nn.Parameter(torch.randn(1, 1, dim) * 0.1)
+        self.layer = nn.TransformerEncoderLayer(dim, 2, 32, batch_first=True)
+        self.head = nn.Linear(dim, num_classes)
+
+    def forward(self, features):
+        x = features[..., None] * self.weight + self.bias
+        return self.head(self.layer(torch.cat([self.cls.expand(len(x), -1, -1), x], 1))[:, 0])
+"""
+)
+
 MLP = (
     HEAD
     + """
