@@ -143,6 +143,30 @@ class Huge(Scores):
         return super().forward(features) + 0 * scratch.numel()
 
 
+class Recurrent(nn.Module):
+    """A GRU, which ``torch.export`` unrolls over the steps of its example."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(31, 8)
+        self.gru = nn.GRU(8, 8, batch_first=True)
+        self.head = nn.Linear(8, 31)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return self.head(self.gru(self.embed(input_ids))[0])
+
+
+class FixedSteps(Recurrent):
+    """The same in a loop of Python, over a number of steps."""
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        state, states = torch.zeros(1, input_ids.shape[0], 8), []
+        for step in range(int(input_ids.shape[1])):
+            out, state = self.gru(self.embed(input_ids[:, step : step + 1]), state)
+            states.append(out)
+        return self.head(torch.cat(states, 1))
+
+
 class Masked(Scores):
     """Attention between the hidden units, minus infinity where one must not look; an exporter stores that number."""
 
@@ -388,6 +412,7 @@ PLANTED: tuple[Planted, ...] = (
     ),
     Planted("validation", weights_left_behind, of(Scores), "onnx", "its weights cannot be read", name="weights_left_behind"),
     Planted("validation", of(with_nan), of(Scores), "onnx", "NaN", name="nan_in_the_file"),
+    Planted("dynamic_axes", of(FixedSteps), of(Recurrent), "onnx", "seq is always", name="loop_over_the_steps"),
     Planted("validation", of(with_infinity), of(Masked), "onnx", "infinity", name="infinity_in_the_file"),
     Planted(
         "fresh_process",

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from harness.batches import make_batch
 from harness.config import ExportConfig
 from harness.export.formats.exported_program import Captured, capture, failures, one_line, quiet, tracing
 from harness.export.formats.exporter import Attempt, Exported, Exporter, ExportError, Inspection
+from harness.export.fresh.answers import answers
+from harness.export.lattice import lattice
 from harness.export.program import Program, Runner
 from harness.randomness import seeded
 
@@ -21,6 +26,8 @@ _REFUSED_ID = 2**31 - 1
 """Stands for a negative token id: no table is that long, so a lookup fails as it does in PyTorch."""
 
 _DEFAULT_OPSET = 20
+_TRIED, _ROUGHLY = 6, 1e-3
+_RECURRENT = {"GRU", "LSTM", "RNN"}
 
 LAST_RESORT = "TorchScript-based exporter"
 """It traces, and so freezes every decision."""
@@ -70,13 +77,36 @@ class ONNXExporter(Exporter):
             try:
                 write()
                 self._check(path)
+                if way != "dynamo" and _is_recurrent(path):
+                    _hold_to_other_sizes(path, program, logits=False)
             except Exception as error:
                 attempts.append(Attempt(way, str(error) if isinstance(error, ExportError) else one_line(error)))
                 continue
             described = captured if captured is not None and way == "dynamo" else None
-            attempts = [*(described.attempts if described else ()), *attempts, Attempt(way)]
-            return self._described(program, path, described, tuple(attempts), frozen)
+            attempts = [*(described.attempts if described else ()), *attempts]
+            if described is not None and described.static and self._thaws(program, path, frozen):
+                attempts.append(Attempt(way, "; ".join(described.static.values())))
+                described, way = None, LAST_RESORT
+            return self._described(program, path, described, (*attempts, Attempt(way)), frozen)
         raise ExportError(failures(attempts))
+
+    def _thaws(self, program: Program, path: Path, frozen: list[str]) -> bool:
+        """Puts a traced file in the place of one whose sizes came out fixed, where it gives the model's logits at other sizes.
+
+        ``torch.export`` unrolls a recurrent layer over the steps of its example; the tracing exporter has an operator for it.
+        """
+        traced = path.with_name(f"traced-{path.name}")
+        try:
+            found = self._from_trace(program, traced)
+            self._check(traced)
+            _hold_to_other_sizes(traced, program, logits=True)
+            os.replace(traced, path)
+        except Exception:  # then the other file stays, with the line that fixed its sizes
+            return False
+        finally:
+            traced.unlink(missing_ok=True)
+        frozen.extend(found)
+        return True
 
     def risk(self, path: Path) -> str:
         """Weights in other files: a path may lead anywhere."""
@@ -157,6 +187,37 @@ class ONNXExporter(Exporter):
         if captured is None:
             return Exported(attempts, notes=notes)
         return Exported(attempts, captured.limits, captured.static, {**notes, "guards": captured.guards})
+
+
+def _hold_to_other_sizes(path: Path, program: Program, *, logits: bool) -> None:
+    """Runs a traced file at other sizes, in a process of its own: kernels of recurrent layers do not survive sizes that were frozen.
+
+    Args:
+        path: The file.
+        program: What it was traced from.
+        logits: Whether it must also give about the model's logits; the checks of tier 4 look closely.
+
+    Raises:
+        ExportError: It does not survive, or gives other logits.
+    """
+    points = lattice(program)[:_TRIED]
+    batches = [make_batch(program.task, point.sizes, seed) for seed, point in enumerate(points)]
+    for point, batch, answer in zip(points, batches, answers("onnx", path, program.fields, batches), strict=True):
+        at = point.sizes.describe(program.task)
+        if answer.is_fatal:
+            raise ExportError(f"the process that runs it does not survive {at}: {answer.refusal}")
+        if logits and (answer.logits is None or not _alike(answer.logits, program.eager(batch))):
+            raise ExportError(f"it does not give the model's logits at {at}")
+
+
+def _is_recurrent(path: Path) -> bool:
+    from harness.export.onnx.file import read, walk
+
+    return any(node.op_type in _RECURRENT for node in walk(read(path).graph))
+
+
+def _alike(left: Tensor, right: Tensor) -> bool:
+    return left.shape == right.shape and torch.allclose(left, right, rtol=_ROUGHLY, atol=_ROUGHLY)
 
 
 def _refuses_negative(program: Program, field: str) -> bool:
