@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from harness.catalogue import CATALOGUE
-from harness.config_mistakes import explain
+from harness.config_file import read_keys
+from harness.config_mistakes import explain, why_no_path
 from harness.errors import ConfigError, did_you_mean
 from harness.presets import DATASETS, PRESETS
 from harness.tasks import FACTS, MODALITIES, TaskSpec, TaskType
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pragma: no cover
-    import tomli as tomllib
+_LARGEST = 2**32 - 1
+"""The largest seed that NumPy takes. No size, count or id comes near it; far beyond lie numbers that neither torch nor a database can hold."""
 
-Positive = Annotated[int, Field(ge=1)]
-NonNegative = Annotated[int, Field(ge=0)]
+
+def _is_countable(number: int) -> int:
+    if number > _LARGEST:
+        raise PydanticCustomError("countable", "less than or equal to {largest}", {"largest": _LARGEST})
+    return number
+
+
+_COUNTABLE = AfterValidator(_is_countable)
+Positive = Annotated[int, Field(ge=1), _COUNTABLE]
+NonNegative = Annotated[int, Field(ge=0), _COUNTABLE]
 Rate = Annotated[float, Field(ge=0)]
 TierName = Literal["1", "2", "3", "4", "5"]
 
@@ -55,7 +62,9 @@ class TaskKeys(_Keys):
     image_size: Annotated[list[Positive], Field(min_length=3, max_length=3)] | None = Field(
         None, description="[C, H, W] in pixels."
     )
-    num_classes: int | None = Field(None, ge=2, description="Number of classes, and of scores; two for yes or no.")
+    num_classes: Annotated[int, Field(ge=2), _COUNTABLE] | None = Field(
+        None, description="Number of classes, and of scores; two for yes or no."
+    )
     num_features: Positive | None = Field(None, description="Number of tabular features.")
     metrics: list[str] = Field(default_factory=list, description="Metrics to evaluate.")
     properties: dict[str, bool] = Field(default_factory=dict, description='Switch a property off: {"causal": false}.')
@@ -68,7 +77,7 @@ class ModelKeys(_Keys):
     """Where the model comes from."""
 
     model_file: Name | None = Field(None, description="A .py file with a model factory.")
-    model_import: str | None = Field(None, description="pkg.mod:callable.", pattern=r"^[\w.]+(:[\w.]+)?$")
+    model_import: str | None = Field(None, description="pkg.mod:callable.", pattern=r"^\w+(\.\w+)*(:\w+(\.\w+)*)?$")
     gist_id: Name | None = Field(None, description="A GitHub gist that holds the model.")
     gist_revision: Name | None = Field(None, description="The gist's revision.")
     gist_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = Field(
@@ -93,7 +102,7 @@ class RunKeys(_Keys):
         description='"process": the model is built and tested in a process that may neither write files nor use the network.',
     )
     device: str = Field("cpu", description="cpu, cuda, cuda:0, mps …")
-    time_budget: Annotated[float, Field(gt=0)] = Field(
+    time_budget: Annotated[float, Field(gt=0, le=1_000_000)] = Field(
         120.0, description="Seconds the config's tests may take; one that hangs is stopped after this long."
     )
 
@@ -130,7 +139,7 @@ class EvalConfig(_Keys):
     """A dataset and how it is read."""
 
     dataset_id: Literal[DATASETS] | None = None  # type: ignore[valid-type]
-    path: str | None = None
+    path: Name | None = None
     split: str | None = None
     max_eval_examples: Positive | None = None
     batch_size: Positive | None = None
@@ -199,8 +208,10 @@ class DriftFloors(_Keys):
 class MonitoringKeys(_Keys):
     """Baselines and profiles."""
 
-    baseline_run_id: int | str | None = Field(None, description="The run that scores are compared with, by id or name.")
-    reference_profile_id: int | str | None = Field(
+    baseline_run_id: Annotated[int, _COUNTABLE] | str | None = Field(
+        None, description="The run that scores are compared with, by id or name."
+    )
+    reference_profile_id: Annotated[int, _COUNTABLE] | str | None = Field(
         None, description="The run whose profile data is compared with, by id or name."
     )
     db_path: str = Field("experiments.db", description="The experiment database: a file, or a PostgreSQL URL.")
@@ -277,9 +288,9 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
         facts = FACTS[TaskType(self.task_type)]
         missing = [key for key in facts.requires if getattr(self, key) is None]
         if missing:
-            raise ValueError(f"task_type {self.task_type!r} needs {', '.join(f'`{key}`' for key in missing)}")
+            raise ValueError(f"`task_type` {self.task_type!r} needs {', '.join(f'`{key}`' for key in missing)}")
         if self.modality and self.modality != facts.modality:
-            raise ValueError(f"task_type {self.task_type!r} has modality {facts.modality!r}, not {self.modality!r}")
+            raise ValueError(f"`task_type` {self.task_type!r} has `modality` {facts.modality!r}, not {self.modality!r}")
         if self.vocab_size and self.pad_token_id is not None and self.pad_token_id >= self.vocab_size:
             raise ValueError(f"`pad_token_id` {self.pad_token_id} is outside the vocabulary of {self.vocab_size} tokens")
         return self
@@ -325,6 +336,20 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
         """A path of the config, relative to its file, made absolute."""
         return (self._path.parent / Path(path).expanduser()).resolve()
 
+    def named_paths(self) -> Iterator[tuple[str, str]]:
+        """Every path the config gives, by its key; an adapter's is without its class."""
+        groups = {"train.path": self.train, "eval.path": self.eval}
+        yield from ((key, group.path) for key, group in groups.items() if group and group.path)
+        if self.export and self.export.export_dir:
+            yield "export.export_dir", self.export.export_dir
+        for key in ("model_file", "weights", "resume_from_checkpoint", "checkpoint_dir"):
+            if getattr(self, key):
+                yield key, getattr(self, key)
+        if self.adapter and ".py:" in self.adapter:
+            yield "adapter", self.adapter.rpartition(":")[0]
+        if "://" not in self.db_path:
+            yield "db_path", self.db_path
+
     def task_spec(self) -> TaskSpec:
         """The task and its sizes."""
         task_type = TaskType(self.task_type)
@@ -364,15 +389,21 @@ def load_config(path: str | Path) -> SuiteConfig:
         path: A ``.json`` or ``.toml`` file.
 
     Raises:
-        ConfigError: The file is missing, is not JSON or TOML, or its content is refused; one line a mistake.
+        ConfigError: The file is missing, is not JSON or TOML, its content is refused, or a key holds what no path can be; one line a
+            mistake.
     """
     file = Path(path)
-    raw = _read(file)
+    raw = read_keys(file)
     try:
         config = SuiteConfig.model_validate(raw)
     except ValidationError as error:
         raise ConfigError("\n".join(f"{file}: {line}" for line in explain(error, _keys_at))) from None
     config._path = file.resolve()
+    mistakes = [
+        f"{file}: `{key}`: {reason}" for key, path in config.named_paths() if (reason := why_no_path(path, config.resolve))
+    ]
+    if mistakes:
+        raise ConfigError("\n".join(mistakes))
     return config
 
 
@@ -381,36 +412,6 @@ def json_schema() -> dict[str, Any]:
     schema = SuiteConfig.model_json_schema()
     schema["properties"]["$schema"] = {"type": "string", "description": "Where this schema lies, for editors."}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
-
-
-def _read(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        near = [p.name for p in file.parent.glob("*") if p.suffix in (".json", ".toml")] if file.parent.is_dir() else []
-        raise ConfigError(f"{file}: no such config file.{did_you_mean(file.name, near)}")
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: cannot be read: {error}") from None
-    try:
-        raw = tomllib.loads(text) if file.suffix == ".toml" else json.loads(text, object_pairs_hook=_without_duplicates)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{file}:{error.lineno}:{error.colno}: not JSON: {error.msg}") from None
-    except (RecursionError, ValueError) as error:
-        if isinstance(error, tomllib.TOMLDecodeError):
-            raise ConfigError(f"{file}: not TOML: {error}") from None
-        raise ConfigError(f"{file}: not JSON that can be read: {str(error).splitlines()[0]}") from None
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{file}: expected an object of keys, got {type(raw).__name__}")
-    raw.pop("$schema", None)
-    return raw
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    twice = next((key for key in keys if keys.count(key) > 1), None)
-    if twice is not None:
-        raise ValueError(f"the key {twice!r} is given twice")
-    return dict(pairs)
 
 
 def _keys_at(path: list[str]) -> list[str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -15,10 +17,15 @@ _SEVERAL_FORMS = {
     "devices": 'a number of devices from 1, "auto", or a list of device numbers from 0',
     "baseline_run_id": "a run's number or name",
     "reference_profile_id": "a run's number or name",
+    "export.dynamic_shapes": "true, false, or for batch, seq and target_seq each true, false or [smallest, largest]",
 }
 """What is expected of keys that take values of several forms, for which the validation library reports every form by itself."""
 
-_PATTERNS = {"model_import": "pkg.mod:callable", "gist_sha256": "64 hexadecimal digits in lower case"}
+_CONTROL = ("Cc", "Zl", "Zp")
+"""Unicode categories of characters that would break a message into lines, or reach the terminal as a command."""
+
+_SHA256 = "64 hexadecimal digits in lower case"
+_PATTERNS = {"model_import": "pkg.mod:callable", "gist_sha256": _SHA256, "export.trust": _SHA256}
 
 
 def explain(error: ValidationError, keys_at: Callable[[list[str]], list[str]]) -> list[str]:
@@ -32,9 +39,10 @@ def explain(error: ValidationError, keys_at: Callable[[list[str]], list[str]]) -
     # Of the forms a value may have, the one it came closest to is reported deepest.
     for item in sorted(error.errors(), key=lambda item: -len(item["loc"])):
         path = [str(part) for part in item["loc"]]
-        if path and path[0] in _SEVERAL_FORMS and item["type"] != "extra_forbidden":
-            key, got = _bad_item(path[0], item)
-            lines.setdefault(path[0], f"`{key}`: got {_shown(got)}, expected {_SEVERAL_FORMS[path[0]]}")
+        form = next((key for key in (".".join(path[:1]), ".".join(path[:2])) if key in _SEVERAL_FORMS), None)
+        if form is not None and item["type"] != "extra_forbidden":
+            key, got = _bad_item(form, item)
+            lines.setdefault(form, f"`{key}`: got {_shown(got)}, expected {_SEVERAL_FORMS[form]}")
         else:
             lines.setdefault(".".join(path), _explain_one(item, path, keys_at))
     return list(lines.values())
@@ -42,7 +50,7 @@ def explain(error: ValidationError, keys_at: Callable[[list[str]], list[str]]) -
 
 def _bad_item(key: str, item: Mapping[str, Any]) -> tuple[str, Any]:
     """The key's path and the value that is wrong: an item of the list where one was given."""
-    index = next((part for part in item["loc"][1:] if isinstance(part, int)), None)
+    index = next((part for part in item["loc"][1:] if isinstance(part, int)), None) if "." not in key else None
     return (key if index is None else f"{key}.{index}"), item["input"]
 
 
@@ -68,7 +76,7 @@ def _expected(item: Mapping[str, Any], path: list[str]) -> str:
     if kind == "string_too_short":
         return "a name, not an empty string"
     if kind == "string_pattern_mismatch":
-        return _PATTERNS.get(path[0], "another form")
+        return next(form for key, form in _PATTERNS.items() if ".".join(path).startswith(key))
     if kind in ("model_type", "dict_type", "model_attributes_type"):
         return "an object of keys"
     text = item["msg"].removeprefix("Input should be ").removeprefix("a valid ")
@@ -80,3 +88,15 @@ def _expected(item: Mapping[str, Any], path: list[str]) -> str:
 def _shown(value: Any) -> str:
     text = json.dumps(value, default=str)
     return text if len(text) <= 80 else f"{text[:77]}…"
+
+
+def why_no_path(text: str, resolve: Callable[[str], Path]) -> str:
+    """Why a text can be the path of no file here; empty where it can, whether or not there is a file."""
+    if any(unicodedata.category(character) in _CONTROL for character in text):
+        return f"got {_shown(text)}, expected a path without control characters"
+    try:
+        resolve(text).exists()
+    except (OSError, RuntimeError) as error:
+        # Too long a name, links in a circle, the home of nobody, a folder that may not be read.
+        return f"got {_shown(text)}: {getattr(error, 'strerror', None) or error}"
+    return ""

@@ -45,7 +45,7 @@ def seed_everything(seed: int) -> None:
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(seed)
     random.seed(seed)
-    np.random.seed(seed)
+    np.random.seed(seed % 2**32)  # all it takes; a seed that was counted up may be larger
 
 
 @contextmanager

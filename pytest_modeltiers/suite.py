@@ -15,7 +15,7 @@ import pytest
 
 from harness.catalogue import CATALOGUE, Property
 from harness.config import SuiteConfig, TrainingConfig, load_config
-from harness.errors import ForwardError, OutputError
+from harness.errors import ConfigError, ForwardError, OutputError, UserError
 from harness.tasks import TaskSpec
 from pytest_modeltiers.checks import REGISTERED, ModelCheck
 
@@ -204,6 +204,7 @@ class Suite:
         from harness.adapters import same_shape
         from harness.properties.subject import ModelRaisedError
         from harness.threads import threads_for
+        from harness.user_code import raised
         from pytest_modeltiers.watchdog import time_limit
 
         with time_limit(self.config.time_budget), threads_for(self.pristine):
@@ -215,7 +216,14 @@ class Suite:
             if self.task.image_size:
                 at += f", image_size={list(self.task.image_size)}"
             try:
-                logits = subject.raw_logits(subject.batch())
+                batch = subject.batch()
+            except UserError:
+                raise
+            except (RuntimeError, MemoryError) as error:  # what torch makes of sizes that no memory holds
+                sizes = ", ".join(f"`{key}`" for key in self.task.facts.requires)
+                raise ConfigError(f"{self.config.path}: {sizes}: making inputs at {at} raised {raised(error)}") from error
+            try:
+                logits = subject.raw_logits(batch)
             except ModelRaisedError as error:
                 where = f" in `{error.module}`" if error.module else ""
                 raise ForwardError(

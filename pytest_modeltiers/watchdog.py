@@ -27,11 +27,11 @@ def time_limit(seconds: float) -> Iterator[None]:
         return
 
     def stop(_number: int, frame: FrameType | None) -> None:
-        raise _TimeIsUpError(f"the model did not answer within the time budget of {seconds:g} s; it was {_place(frame)}")
+        raise _TimeIsUpError(f"the model did not answer within the `time_budget` of {seconds:g} s; it was {_place(frame)}")
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
+        signal.setitimer(signal.ITIMER_REAL, seconds)
         yield
     except _TimeIsUpError as error:
         raise TimeBudgetError(str(error)) from None

@@ -21,6 +21,7 @@ LEVELS = {
     "randomness": GROUND,
     "threads": GROUND,
     "config": GROUND,
+    "config_file": GROUND,
     "config_mistakes": GROUND,
     "user_code": GROUND,
     "batches": GROUND,

@@ -47,7 +47,7 @@ class ModelSource:
         """A model in eval mode; the same seed gives the same fresh weights, and the global random state is left as it was.
 
         Raises:
-            FactoryError: The factory raised, or returned no ``nn.Module``.
+            FactoryError: The factory raised, or returned no ``nn.Module``, or one that cannot be moved to the device.
             WeightsError: The weights do not fit.
         """
         with seeded(seed):
@@ -61,7 +61,10 @@ class ModelSource:
             raise FactoryError(f"{self.origin} returned {_describe(model)}, expected an nn.Module")
         if self.weights is not None:
             load_weights(model, self.weights)
-        return model.to(self.device).eval()
+        try:
+            return model.to(self.device).eval()
+        except Exception as error:
+            raise FactoryError(f"{self.origin}: moving the model to {self.device!r} raised {raised(error)}") from error
 
 
 def model_source(config: SuiteConfig) -> ModelSource:
@@ -164,13 +167,19 @@ def _find_factory(module: ModuleType, name: str, where: str) -> Callable[..., nn
 
 def _device(config: SuiteConfig) -> str:
     try:
-        kind = torch.device(config.device).type
+        device = torch.device(config.device)
     except RuntimeError:
         raise ConfigError(f"{config.path}: `device`: got {config.device!r}, expected cpu, cuda, cuda:0 or mps") from None
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not available.get(kind, True):
+    if device.type != "cpu" and not _is_here(device):
         raise ConfigError(f'{config.path}: `device`: {config.device!r} is not available here; use "cpu" or run where it is')
     return config.device
+
+
+def _is_here(device: torch.device) -> bool:
+    if not torch.accelerator.is_available():
+        return False
+    here = torch.accelerator.current_accelerator()
+    return here is not None and here.type == device.type and (device.index or 0) < torch.accelerator.device_count()
 
 
 def _describe(value: object) -> str:

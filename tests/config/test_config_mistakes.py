@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from harness.config import SuiteConfig, load_config
+from harness.config import load_config
 from harness.errors import ConfigError
 
 LM = {"task_name": "lm_tiny"}
@@ -51,12 +48,12 @@ def test_a_file_in_a_missing_folder_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "place"),
     [
-        ('{"task_name": "lm_tiny",}', ":1:25: not JSON"),
+        ('{"task_name": "lm_tiny",}', (":1:24: not JSON", ":1:25: not JSON")),  # Python 3.13 points at the comma
         ('{\n  "task_name": lm_tiny\n}', ":2:16: not JSON"),
         ("", ":1:1: not JSON"),
     ],
 )
-def test_broken_json_is_located(refusal: Any, text: str, place: str) -> None:
+def test_broken_json_is_located(refusal: Any, text: str, place: str | tuple[str, ...]) -> None:
     assert refusal(text).startswith(place)
 
 
@@ -289,6 +286,48 @@ def test_several_mistakes_are_told_at_once_a_line_each(tmp_path: Path) -> None:
     assert len(lines) == 3
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"task_name": "lm_tiny", "seed": 4294967296}', "`seed`: got 4294967296, expected less than or equal to 4294967295"),
+        ('{"task_name": "lm_tiny", "time_budget": 1e300}', "`time_budget`: got 1e+300, expected less than or equal to 1000000"),
+        ('{"task_name": "lm_tiny", "run_name": "\\ud83e"}', '`run_name`: "\\ud83e" holds half of a surrogate pair'),
+        (
+            '{"task_name": "lm_tiny", "model_kwargs": ' + "[" * 80 + "]" * 80 + "}",
+            "`model_kwargs`: nested more than 64 levels deep",
+        ),
+        ('{"task_name": "lm_tiny", "eval": {"path": ""}}', '`eval.path`: got "", expected a name'),
+        ('{"task_name": "lm_tiny", "export": {"trust": ["x"]}}', '`export.trust.0`: got "x", expected 64 hexadecimal digits'),
+        (
+            '{"task_name": "lm_tiny", "export": {"dynamic_shapes": {"bat": true}}}',
+            '`export.dynamic_shapes`: got "bat", expected true',
+        ),
+    ],
+)
+def test_a_value_that_nothing_could_take_is_refused_at_its_key(refusal: Any, text: str, said: str) -> None:
+    assert refusal(text).startswith(f": {said}")
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"model_file": "a\nb.py"}, '`model_file`: got "a\\nb.py", expected a path without control characters'),
+        ({"eval": {"path": "x" * 300}}, "`eval.path`: got "),
+        ({"db_path": "~nobody-of-this-name/runs.db"}, '`db_path`: got "~nobody-of-this-name/runs.db": '),
+        ({"adapter": "a\0b.py:Own"}, '`adapter`: got "a\\u0000b.py", expected'),
+        ({"export": {"export_dir": "\x1b[2J"}}, "`export.export_dir`: got "),
+    ],
+)
+def test_what_no_file_can_be_called_is_refused_at_its_key(refusal: Any, keys: dict[str, Any], said: str) -> None:
+    assert refusal({**LM, **keys}).startswith(f": {said}")
+
+
+def test_a_seed_as_large_as_numpy_takes_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "cfg.json").write_text(json.dumps({**LM, "seed": 2**32 - 1}))
+
+    assert load_config(tmp_path / "cfg.json").seed == 2**32 - 1
+
+
 def test_a_config_error_can_be_caught_as_a_value_error() -> None:
     assert issubclass(ConfigError, ValueError)
 
@@ -296,34 +335,3 @@ def test_a_config_error_can_be_caught_as_a_value_error() -> None:
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"seed": ' + "1" * 5000 + "}"], ids=["deep", "long_number"])
 def test_json_that_the_parser_gives_up_on_is_refused(refusal: Any, text: str) -> None:
     assert "JSON" in refusal(text)
-
-
-def is_loaded_or_refused(file: Path) -> bool:
-    """Whether a file gives a config with a task, or a ConfigError of which every line begins with the file."""
-    try:
-        return bool(load_config(file).task_spec().task_type)
-    except ConfigError as error:
-        return all(line.startswith(f"{file}:") for line in str(error).split("\n"))
-
-
-_KEYS = st.sampled_from([*SuiteConfig.model_fields, "$schema", "dataset_id", "path", "split"]) | st.text(max_size=8)
-_LEAVES = (
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats()
-    | st.text(max_size=8)
-    | st.sampled_from(["lm_tiny", "vision_tiny", "causal_lm", "text", "auto", "1", "onnx", "causal"])
-)
-_VALUES = st.recursive(
-    _LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_KEYS, inner, max_size=3), max_leaves=6
-)
-
-
-@settings(max_examples=150, deadline=None)
-@given(keys=st.dictionaries(_KEYS, _VALUES, max_size=5), named=st.booleans())
-def test_whatever_the_object_holds_the_only_error_is_a_config_error(keys: dict[str, Any], named: bool) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "cfg.json"
-        file.write_text(json.dumps({**keys, **LM} if named else keys))
-        assert is_loaded_or_refused(file)

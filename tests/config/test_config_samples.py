@@ -51,7 +51,13 @@ DISTRIBUTED = {
     "use_amp": True,
 }
 VISION = {"task_name": "vision_tiny", "modality": "vision", "image_size": [3, 32, 32], "num_classes": 4}
-SAMPLES = {"train": TRAIN, "export": EXPORT, "monitor": MONITOR, "distributed": DISTRIBUTED, "vision": VISION}
+SAMPLES: dict[str, dict[str, Any]] = {
+    "train": TRAIN,
+    "export": EXPORT,
+    "monitor": MONITOR,
+    "distributed": DISTRIBUTED,
+    "vision": VISION,
+}
 
 
 @pytest.fixture
@@ -66,8 +72,9 @@ def load(tmp_path: Path) -> Any:
 
 def to_toml(keys: dict[str, Any], prefix: str = "") -> str:
     """The keys as TOML; ``null`` has no TOML form and is left out, which means the same."""
-    plain = [f"{key} = {json.dumps(value)}" for key, value in keys.items() if value is not None and not isinstance(value, dict)]
-    groups = [f"[{prefix}{key}]\n{to_toml(value, f'{prefix}{key}.')}" for key, value in keys.items() if isinstance(value, dict)]
+    quoted = {json.dumps(key, ensure_ascii=False): value for key, value in keys.items() if value is not None}
+    plain = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in quoted.items() if not isinstance(value, dict)]
+    groups = [f"[{prefix}{key}]\n{to_toml(value, f'{prefix}{key}.')}" for key, value in quoted.items() if isinstance(value, dict)]
     return "\n".join([*plain, *groups]) + "\n"
 
 

@@ -23,7 +23,7 @@ def test_a_model_that_hangs_at_once_is_one_collection_error(project: Any) -> Non
     result = project.run_apart("--model-config", "cfg.json")
 
     assert result.parseoutcomes() == {"errors": 1}
-    result.stdout.fnmatch_lines(["*did not answer within the time budget of 1 s*Model.forward*cfg_model.py, line *"])
+    result.stdout.fnmatch_lines(["*did not answer within the `time_budget` of 1 s*Model.forward*cfg_model.py, line *"])
     assert "Traceback" not in output(result)
 
 
@@ -34,7 +34,7 @@ def test_a_model_that_hangs_in_a_test_is_stopped_with_a_line_that_says_where(pro
     result = project.pytester.runpytest_subprocess("--model-config", "cfg.json", timeout=20)
 
     assert result.parseoutcomes() == {"failed": 1}
-    result.stdout.fnmatch_lines(["*did not answer within the time budget of 1 s*Model.forward*cfg_model.py, line *"])
+    result.stdout.fnmatch_lines(["*did not answer within the `time_budget` of 1 s*Model.forward*cfg_model.py, line *"])
     assert "Traceback" not in output(result)
 
 
@@ -44,7 +44,7 @@ def test_a_model_that_hangs_where_it_is_built_is_one_collection_error(project: A
     result = project.run_apart("--model-config", "cfg.json")
 
     assert result.parseoutcomes() == {"errors": 1}
-    result.stdout.fnmatch_lines(["*did not answer within the time budget of 1 s*"])
+    result.stdout.fnmatch_lines(["*did not answer within the `time_budget` of 1 s*"])
 
 
 def test_a_user_test_is_not_stopped_by_the_models_time_budget(project: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -28,7 +28,9 @@ def invalid_input(exports: Exports, format: str) -> Evidence:
     Raises:
         UserError: There is no artifact that can be loaded.
     """
-    cases, behaviour = list(invalid_cases(exports)), dict[str, str]()
+    manifest = exports.artifact(format).manifest
+    fixed = frozenset(manifest.static if manifest else ())  # whose sizes are the matter of dynamic_axes
+    cases, behaviour = list(invalid_cases(exports, fixed)), dict[str, str]()
     for case, answer in zip(cases, _answers(exports, format, cases), strict=True):
         expected, reason = outcome(partial(exports.eager, case.batch))
         behaviour[case.name] = f"model: {reason or 'returns logits'}; {format}: {answer.refusal or 'returns logits'}"
@@ -66,8 +68,13 @@ class InvalidCase:
         return len(self.batch[self.field]) == 0
 
 
-def invalid_cases(exports: Exports) -> Iterator[InvalidCase]:
-    """Batches that are wrong in one way each."""
+def invalid_cases(exports: Exports, fixed: Container[str] = ()) -> Iterator[InvalidCase]:
+    """Batches that are wrong in one way each.
+
+    Args:
+        exports: The model.
+        fixed: Axes of which the artifact takes one size alone.
+    """
     program, point = exports.program, exports.points[0]
     batch, task = exports.batch(point), exports.program.task
     for field in (f for f in _ID_FIELDS if f in program.fields):
@@ -75,9 +82,9 @@ def invalid_cases(exports: Exports) -> Iterator[InvalidCase]:
             ids = batch[field].clone()
             ids[-1, -1] = token
             yield InvalidCase(name, {**batch, field: ids}, field)
-    if "batch" in program.limits:
+    if "batch" in program.limits and "batch" not in fixed:
         yield InvalidCase("an empty batch", {name: tensor[:0] for name, tensor in batch.items()}, program.fields[0])
-    if "seq" in program.limits and "input_ids" in program.fields:
+    if "seq" in program.limits and "seq" not in fixed and "input_ids" in program.fields:
         longer = replace(point, sizes=Sizes(point.sizes.batch, (task.max_seq_len or 1) + 3, point.sizes.target_seq))
         yield InvalidCase("a sequence that is too long", exports.batch(longer), "input_ids")
     for field in (f for f in _VALUE_FIELDS if f in program.fields):
