@@ -1,0 +1,78 @@
+"""A config file before its keys are looked at: found, parsed, and free of what no model, message or database could take."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from harness.errors import ConfigError, did_you_mean
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pragma: no cover
+    import tomli as tomllib
+
+_DEEPEST = 64
+"""Levels that a value may be nested: far more than any setting, far fewer than a recursion gives up at."""
+
+
+def read_keys(file: Path) -> dict[str, Any]:
+    """The keys of a ``.json`` or ``.toml`` file as they stand there, without the ``$schema`` of editors.
+
+    Raises:
+        ConfigError: The file is missing, is not JSON or TOML, is no object, or holds a value that is nested too deeply or half a character.
+    """
+    raw = _parsed(file, _text(file))
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{file}: expected an object of keys, got {type(raw).__name__}")
+    raw.pop("$schema", None)
+    for key, value in raw.items():
+        mistake = _mistake_in({key: value})
+        if mistake:
+            raise ConfigError(f"{file}: `{key.encode('unicode_escape').decode()}`: {mistake}")
+    return raw
+
+
+def _text(file: Path) -> str:
+    try:
+        if not file.is_file():
+            beside = file.parent.glob("*") if file.parent.is_dir() else ()
+            near = [other.name for other in beside if other.suffix in (".json", ".toml") and other.is_file()]
+            raise ConfigError(f"{file}: no such config file.{did_you_mean(file.name, near)}")
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file}: cannot be read: byte {error.start} is not UTF-8; save the file in that encoding") from None
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error}") from None
+
+
+def _parsed(file: Path, text: str) -> Any:
+    try:
+        return tomllib.loads(text) if file.suffix == ".toml" else json.loads(text, object_pairs_hook=_without_duplicates)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{file}:{error.lineno}:{error.colno}: not JSON: {error.msg}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file}: not TOML: {error}") from None
+    except (RecursionError, ValueError) as error:
+        kind = "TOML" if file.suffix == ".toml" else "JSON"
+        raise ConfigError(f"{file}: not {kind} that can be read: {str(error).splitlines()[0]}") from None
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    twice = next((key for key in keys if keys.count(key) > 1), None)
+    if twice is not None:
+        raise ValueError(f"the key {twice!r} is given twice")
+    return dict(pairs)
+
+
+def _mistake_in(value: Any, depth: int = 0) -> str:
+    """What keeps a value from being handed on; empty where nothing does."""
+    if depth > _DEEPEST:
+        return f"nested more than {_DEEPEST} levels deep"
+    if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+        return f"{json.dumps(value)} holds half of a surrogate pair, which is no character"
+    inner = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return next(filter(None, (_mistake_in(each, depth + 1) for each in inner)), "")
