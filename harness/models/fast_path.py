@@ -1,4 +1,4 @@
-"""PyTorch's fused attention layers, which hide what happens inside."""
+"""PyTorch's fused attention layers, which hide what happens inside, and hand nested tensors on that no exporter knows."""
 
 from __future__ import annotations
 

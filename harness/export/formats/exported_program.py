@@ -18,6 +18,7 @@ from torch.export import Dim, ExportedProgram
 
 from harness.export.formats.exporter import Attempt, ExportError
 from harness.export.program import Program
+from harness.models.fast_path import without_fast_path
 from harness.randomness import seeded
 from harness.user_code import is_users_file
 
@@ -57,7 +58,7 @@ def capture(program: Program) -> Captured:
     attempts: list[Attempt] = []
     for way, specs in _ways(program):
         try:
-            with quiet(), seeded(0), torch.no_grad():
+            with quiet(), seeded(0), torch.no_grad(), without_fast_path():
                 exported = torch.export.export(program.forward, program.arguments, dynamic_shapes=specs, strict=False)
         except Exception as error:
             attempts.append(Attempt(way, one_line(error)))
@@ -217,7 +218,7 @@ def quiet() -> Iterator[None]:
 def tracing() -> Iterator[list[str]]:
     """Collects what a tracer says it froze in the user's code, a line each; complete after the block."""
     frozen: list[str] = []
-    with quiet(), warnings.catch_warnings(record=True) as caught:
+    with quiet(), without_fast_path(), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield frozen
     for warning in caught:
