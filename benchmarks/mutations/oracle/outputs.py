@@ -109,12 +109,21 @@ def layouts(side: Side) -> Iterator[str]:
     batch = side.batch(3)
     model = side.model()
     expected = side.logits(model, batch)
-    relaid = {name: t.transpose(0, -1).contiguous().transpose(0, -1) for name, t in batch.items()}
-    try:
-        with torch.no_grad():
-            logits = side.adapter.logits(side.model(), relaid)
-    except Exception:
-        yield "raises"
-        return
-    if differ(expected, logits):
-        yield "differs"
+    for name, relay in (("transposed", _transposed), ("channels last", _channels_last)):
+        relaid = {field: relay(tensor) for field, tensor in batch.items()}
+        try:
+            with torch.no_grad():
+                logits = side.adapter.logits(side.model(), relaid)
+        except Exception:
+            yield f"raises when {name}"
+            continue
+        if differ(expected, logits):
+            yield f"differs when {name}"
+
+
+def _transposed(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.transpose(0, -1).contiguous().transpose(0, -1)
+
+
+def _channels_last(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
