@@ -53,6 +53,7 @@ class Exports:
     def __post_init__(self) -> None:
         self._artifacts: dict[str, Artifact | UserError] = {}
         self._runners: dict[str, Runner | UserError] = {}
+        self._example_logits: dict[str, Tensor | UserError] = {}
         self._inspections: dict[str, Inspection | UserError] = {}
         self._expected: dict[Point, Tensor] = {}
 
@@ -132,6 +133,23 @@ class Exports:
             ExportError: It is damaged, or is not this project's and could run code.
         """
         return _once(self._runners, name, lambda: self._load(name))
+
+    def example_logits(self, name: str) -> Tensor:
+        """What the file of a format gives for the batch that it was made from.
+
+        Raises:
+            ExportError: It cannot be loaded, or does not run.
+        """
+        return _once(self._example_logits, name, lambda: self._run_example(name))
+
+    def _run_example(self, name: str) -> Tensor:
+        run = self.runner(name)
+        try:
+            return run(self.program.example)
+        except UserError:
+            raise
+        except Exception as error:  # of whatever a runtime raises
+            raise ExportError(f"forward raises {one_line(error)}") from error
 
     @cached_property
     def points(self) -> tuple[Point, ...]:

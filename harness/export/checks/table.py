@@ -35,8 +35,8 @@ ALL = frozenset((*MODEL_CHECKS, *FORMAT_CHECKS))
 def judge_format(name: str, exports: Exports, format: str, judged: Container[str] = ALL) -> Evidence:
     """The evidence of one check of one artifact.
 
-    A file that is not there, or cannot be loaded, is said once: by ``exports`` or ``validation``. The others skip with a hint where those
-    are judged too, and fail where they are not.
+    A file that is not there, cannot be loaded, or does not run is said once: by ``exports`` or ``validation``. The others skip with a hint
+    where those are judged too, and fail where they are not.
 
     Args:
         name: The check.
@@ -56,7 +56,7 @@ def _judge(name: str, exports: Exports, format: str, judged: Container[str]) -> 
     owner, reason = _trouble(exports, format)
     if owner not in ("", name) and name != "exports":
         if owner in judged:
-            return Evidence(name, Status.SKIPPED, f"there is no {format} file to judge (see {owner})")
+            return Evidence(name, Status.SKIPPED, f"there is no {format} file that runs (see {owner})")
         return Evidence(name, Status.FAIL, f"{format}: {reason}")
     if name in _COMPARED and exports.subject.trouble.random:
         reason = "the model's own logits are random in eval mode"
@@ -76,7 +76,7 @@ def _trouble(exports: Exports, format: str) -> tuple[str, str]:
     except UserError as error:
         return "exports", str(error)
     try:
-        exports.runner(format)
+        exports.example_logits(format)
     except UserError as error:
         return "validation", str(error)
     return "", ""
