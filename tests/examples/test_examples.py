@@ -15,7 +15,7 @@ EXAMPLES = ROOT / "examples"
 OTHERS = ("lm_tiny_monitoring.json", "digits/modeltiers.json")
 """Examples with a test of their own."""
 
-LONG = ("lm_tiny_train.json", "huggingface/gpt2.json")
+LONG = ("lm_tiny_train.json", "vision_tiny.json", "huggingface/gpt2.json")
 """Examples of which another one is much like them."""
 
 CONFIGS = [
