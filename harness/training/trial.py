@@ -173,6 +173,11 @@ class Trial:
         return open_datasets(self.subject.task, self.source.train, self.source.eval, self.source.path.parent)
 
     @property
+    def is_rate_chosen(self) -> bool:
+        """Whether the learning rate is somebody's choice, the config's or the model's own optimizer's; the default is nobody's."""
+        return self.is_own or "learning_rate" in self.config.model_fields_set
+
+    @property
     def names_data(self) -> bool:
         """Whether the config names a dataset, rather than leaving it to the built-in ones."""
         named = (self.source.train, self.source.eval) if self.source is not None else ()

@@ -98,6 +98,10 @@ def _judge_others(trial: Trial, batch: Batch, goal: Goal, first: Attempt, ended:
     for name, rate, prepare in _alternatives(trial, first):
         attempt = memorise(trial, batch, goal, (ended - time.perf_counter()) / 2, rate, prepare)
         if goal.left(attempt.best) <= ENOUGH or _is_known(attempt, goal.left(attempt.best)):
+            if not trial.is_rate_chosen:
+                message = f"{_rows(batch)} learnt by heart in {counted(attempt.steps, 'step')} at learning rate {name}"
+                default = f"the default of `learning_rate`, {trial.config.learning_rate:g}, does not get there in {first.steps}"
+                return Evidence(_NAME, Status.OK, f"{message}; {default}", **{**facts, "measured": goal.left(attempt.best)})
             how = "its own optimizer" if trial.is_own else f"`learning_rate` {trial.config.learning_rate:g}"
             message = (
                 f"{how} does not learn {what} in {first.steps} steps: {describe(first, goal)}; {name} does in {attempt.steps}"

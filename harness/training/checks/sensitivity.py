@@ -203,7 +203,7 @@ class _Table:
             )
         if best.factor > 1:
             return self._evidence(
-                Status.WARN,
+                Status.WARN if self.trial.is_rate_chosen else Status.SKIPPED,
                 f"at {self._rate(1.0)} the loss does not fall in {self.steps} steps; {does}",
                 "a rate that is far too low, as of another optimizer or another unit",
             )
@@ -217,6 +217,8 @@ class _Table:
         """A finding where even the whole training that is planned learns next to nothing, or far less than a few steps at ten times the rate."""
         planned, high = planned_steps(self.trial), self.curves[10.0]
         if planned is None or self.trial.is_own or high.gain < _FAR_LESS * own.gain:  # its own schedule may do anything later
+            return None
+        if not self.trial.is_rate_chosen:  # nor has anybody planned a training
             return None
         pace = own.gain * planned / self.steps
         # How a loss goes on after many more steps nobody knows; that one which hardly moves will is a matter of luck.
