@@ -23,6 +23,7 @@ from harness.export.program import Program, Runner, free_axes, make_program
 from harness.export.store.artifact import Artifact, describe, find_artifact, publish
 from harness.export.store.cache import Cache, file_hash, key_of
 from harness.export.store.identity import identity_of, versions
+from harness.models.fast_path import without_fast_path
 from harness.properties.noise import NoiseFloor
 from harness.properties.subject import Subject
 
@@ -180,8 +181,9 @@ class Exports:
         return self._expected[point]
 
     def eager(self, batch: Batch) -> Tensor:
-        """The model's own logits, from a copy that no exporter touched."""
-        return self.subject.logits(batch, self.reference)
+        """The model's own logits, from a copy that no exporter touched; by the path that is exported, see ``Program.eager``."""
+        with without_fast_path():
+            return self.subject.logits(batch, self.reference)
 
     @cached_property
     def reference(self) -> nn.Module:

@@ -6,6 +6,7 @@ import os
 import platform
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import torch
@@ -114,7 +115,8 @@ def compared_latency(exports: Exports, format: str, other: str | None = None) ->
     """Times of an artifact beside those of another one or of the model itself; remembered for this machine."""
     run, files = exports.runner(format), exports.artifact(format)
     batch = exports.batch(exports.points[0])
-    against = exports.runner(other) if other else exports.eager
+    subject, model = exports.subject, exports.reference  # as it is called in PyTorch, by whatever path is fast
+    against = exports.runner(other) if other else partial(subject.logits, model=model)
     where = [platform.node(), os.cpu_count(), torch.get_num_threads(), versions()]
     key = key_of("latency", files.manifest and files.manifest.files, other, exports.identity, where)
 
