@@ -15,8 +15,8 @@ EXAMPLES = ROOT / "examples"
 OTHERS = ("lm_tiny_monitoring.json", "digits/modeltiers.json")
 """Examples with a test of their own."""
 
-LONG = ("lm_tiny_train.json", "vision_tiny.json", "huggingface/gpt2.json")
-"""Examples of which another one is much like them."""
+LONG = ("lm_tiny_train.json", "vision_tiny.json", "huggingface/bert.toml", "huggingface/gpt2.json")
+"""Examples whose parts other tests run."""
 
 CONFIGS = [
     pytest.param(path, marks=[pytest.mark.long] if path in LONG else [], id=path)
