@@ -6,6 +6,7 @@ Every pytest start imports this module, so it imports the standard library and p
 
 from __future__ import annotations
 
+import argparse
 import gc
 import os
 from pathlib import Path
@@ -41,6 +42,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="JSON or TOML file that describes a model; it becomes a suite of tests. Repeatable.",
     )
     group.addoption("--model-report", metavar="DIR", help="write the health report (JSON, Markdown, HTML) into DIR")
+    group.addoption("--modeltiers-json", metavar="FILE", help=argparse.SUPPRESS)  # what `modeltiers tiers` reads
     group.addoption("--modeltiers-strict", action="store_true", help="warnings of the model suite fail")
     parser.addini("model_config", type="paths", default=[], help="config files to run when no path is typed")
 

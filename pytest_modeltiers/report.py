@@ -139,6 +139,7 @@ class Reporter:
 
     def _write_files(self) -> Iterator[Path]:
         folder = self.config.getoption("model_report")
+        file = self.config.getoption("modeltiers_json")
         summary = os.environ.get("GITHUB_STEP_SUMMARY")
         for path, report in self.reports.items():
             if folder:
@@ -149,6 +150,8 @@ class Reporter:
                     yield report.save_html(target / "health_report.html")
                 except OSError as error:
                     raise pytest.UsageError(f"--model-report: cannot write into {target}: {error.strerror}") from None
+            if file and path == self.configs[0]:
+                report.save_json(file)
             if summary:
                 append_summary(Path(summary), report)
 

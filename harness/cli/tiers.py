@@ -37,15 +37,16 @@ def _tiers(arguments: argparse.Namespace) -> int:
 
     config = load_config(arguments.config)
     with tempfile.TemporaryDirectory() as scratch:
-        folder = arguments.report or Path(scratch)
-        command = [sys.executable, "-m", "pytest", "--model-config", str(arguments.config), "--model-report", str(folder)]
+        found = Path(scratch) / "report.json"
+        command = [sys.executable, "-m", "pytest", "--model-config", str(arguments.config), "--modeltiers-json", str(found)]
+        command += ["--model-report", str(arguments.report)] if arguments.report else []
         command += ["--modeltiers-strict"] * arguments.strict + (["-n", arguments.processes] if arguments.processes else [])
         done = subprocess.run(command, capture_output=arguments.json, text=True, check=False)
         if done.returncode not in (0, 1):
             if not arguments.json and done.returncode != 5:
                 return 2
             raise ConfigError(_what_stopped(done, config.tiers))
-        report = json.loads((folder / "health_report.json").read_text(encoding="utf-8"))
+        report = json.loads(found.read_text(encoding="utf-8"))
     summary = _summary(report, done.returncode)
     if arguments.json:
         print(json.dumps(summary))

@@ -19,7 +19,7 @@ from harness.export.checks.models import MODEL_CHECKS
 from harness.export.checks.table import FORMAT_CHECKS, judge_format
 from harness.export.exports import Exports
 from harness.health.report import CheckResult, CheckStatus, ExportHealthReport, SkippedCheck
-from harness.properties.subject import Subject
+from harness.properties.subject import Subject, mode
 from harness.tasks import TaskSpec
 from harness.threads import threads_for
 
@@ -42,7 +42,7 @@ class ExportHealthChecker:
 
     def __init__(self, model: nn.Module, config: Any, task_spec: TaskSpec, adapter: Adapter | None = None) -> None:
         self.options = export_options(config)
-        self.subject = Subject(model.eval(), adapter or make_adapter(task_spec), task_spec)
+        self.subject = Subject(model, adapter or make_adapter(task_spec), task_spec)
         self.exports = Exports(self.subject, self.options)
         self.custom: dict[str, CustomCheck] = {}
 
@@ -51,7 +51,7 @@ class ExportHealthChecker:
         self.custom[name] = check
 
     def run_all_checks(self, export_dir: str | Path | None = None, formats: Iterable[str] | None = None) -> ExportHealthReport:
-        """Runs every check.
+        """Runs every check on the model in eval mode, and leaves it in the mode it was in.
 
         Args:
             export_dir: Where the exported files are, or go where there are none; by default they stay in the cache.
@@ -60,7 +60,8 @@ class ExportHealthChecker:
         options = self.options.model_copy(update={} if formats is None else {"formats": list(formats)})
         folder = None if export_dir is None else Path(export_dir)
         self.exports = Exports(self.subject, options, folder, cache=self.exports.cache)
-        return check_exports(self.exports, self.custom)
+        with mode(self.subject.model, train=False):
+            return check_exports(self.exports, self.custom)
 
 
 def check_exports(exports: Exports, custom: Mapping[str, CustomCheck] | None = None) -> ExportHealthReport:

@@ -14,7 +14,7 @@ from harness.errors import UserError
 from harness.export.checks.summary import overall, summary_of
 from harness.export.checks.table import FORMAT_CHECKS, judge_format
 from harness.export.exports import Exports
-from harness.properties.subject import Subject
+from harness.properties.subject import Subject, mode
 from harness.tasks import TaskSpec
 
 Quantisation = Literal["dynamic", "static"]
@@ -28,7 +28,7 @@ def export_model(
     formats: Iterable[str],
     quantization: Quantisation | None = None,
 ) -> dict[str, Path]:
-    """Exports a model into a folder.
+    """Exports a model in eval mode into a folder; the model stays in the mode it was in.
 
     Args:
         model: The model.
@@ -45,7 +45,8 @@ def export_model(
         UserError: A format does not exist, is not available here, or the model cannot be exported to it.
     """
     exports = exports_of(model, adapter, task_spec, export_dir, formats, quantization)
-    return {format: exports.artifact(format).path for format in exports.formats}
+    with mode(model, train=False):
+        return {format: exports.artifact(format).path for format in exports.formats}
 
 
 def run_tier4_export_validation(
@@ -65,7 +66,8 @@ def run_tier4_export_validation(
         UserError: A format does not exist.
     """
     exports = exports_of(model, adapter, task_spec, export_dir, formats, quantization)
-    results: dict[str, Any] = {format: validate_format(exports, format) for format in exports.formats}
+    with mode(model, train=False):
+        results: dict[str, Any] = {format: validate_format(exports, format) for format in exports.formats}
     return {**results, "status": overall(result["status"] for result in results.values())}
 
 
@@ -102,4 +104,4 @@ def exports_of(
     except ValidationError as error:
         raise UserError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
     folder = None if export_dir is None else Path(export_dir)
-    return Exports(Subject(model.eval(), adapter or make_adapter(task_spec), task_spec), options, folder)
+    return Exports(Subject(model, adapter or make_adapter(task_spec), task_spec), options, folder)

@@ -8,7 +8,9 @@ import os
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+from harness.errors import did_you_mean
 
 CheckStatus = Literal["passed", "warning", "failed"]
 
@@ -36,6 +38,17 @@ class CheckResult:
     details: dict[str, Any] = field(default_factory=dict)
     duration_seconds: float = 0.0
     recommendation: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuses a status that does not exist.
+
+        Raises:
+            ValueError: Neither passed, warning nor failed.
+        """
+        valid = get_args(CheckStatus)
+        if self.status not in valid:
+            told = f"status of check {self.check_name!r} is {self.status!r}; expected one of {', '.join(valid)}."
+            raise ValueError(told + did_you_mean(str(self.status), valid))
 
 
 @dataclass(frozen=True)

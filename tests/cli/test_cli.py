@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.catalogue import CATALOGUE
 from harness.cli import main
 
 ROOT = Path(__file__).parent.parent.parent
@@ -89,3 +90,16 @@ def test_a_reader_that_has_seen_enough_gets_no_traceback() -> None:
     assert piped.stdout.startswith("{")
     assert "Traceback" not in piped.stderr
     assert "BrokenPipe" not in piped.stderr
+
+
+def test_tiers_names_no_file_that_is_gone(tmp_path: Path) -> None:
+    config = tmp_path / "cfg.json"
+    off = {name: False for name in CATALOGUE if name != "registration"}
+    config.write_text(json.dumps({"task_name": "vision_tiny", "tier": "1", "properties": off}))
+    said = {}
+    for given in ([], ["--report", str(tmp_path / "out")]):
+        said[bool(given)] = command("tiers", "--config", str(config), *given).stdout
+
+    assert "report:" not in said[False]
+    named = Path(said[True].rpartition("report: ")[2].split()[0])
+    assert named.is_file()

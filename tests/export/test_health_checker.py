@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,9 +12,10 @@ from planted import TABLE, RowLoop, Scores, SizeBranch, with_nan
 
 from harness.config import ExportConfig
 from harness.evidence import Evidence, Status
+from harness.export.bundle.write import create_export_bundle
 from harness.export.exports import Exports
 from harness.export.health import ExportHealthChecker
-from harness.export.validate import run_tier4_export_validation
+from harness.export.validate import export_model, run_tier4_export_validation
 from harness.health.report import CheckResult, ExportHealthReport
 from harness.randomness import seeded
 
@@ -160,3 +162,31 @@ def test_validation_in_one_call(tmp_path: Path) -> None:
     assert found["onnx"]["latency_ms"] > 0
     assert Path(found["onnx"]["path"]) == tmp_path / "model.onnx"
     assert list((tmp_path / "failures").glob("*.onnx"))
+
+
+def _check_health(model: Scores, _folder: Path) -> None:
+    ExportHealthChecker(model, {"formats": ["pytorch"]}, TABLE).run_all_checks()
+
+
+def _bundle(model: Scores, folder: Path) -> None:
+    create_export_bundle(model, {"formats": ["pytorch"]}, TABLE, output_dir=folder / "bundle")
+
+
+def _export(model: Scores, folder: Path) -> None:
+    export_model(model, None, TABLE, folder, ["pytorch"])
+
+
+def _validate(model: Scores, folder: Path) -> None:
+    run_tier4_export_validation(model, None, TABLE, folder, ["pytorch"])
+
+
+@pytest.mark.parametrize("use", [_check_health, _bundle, _export, _validate])
+def test_the_callers_model_stays_in_the_mode_it_was_in(use: Callable[[Scores, Path], None], tmp_path: Path) -> None:
+    with seeded(0):
+        model = Scores().train()
+    frozen = next(model.children()).eval()
+
+    use(model, tmp_path)
+
+    assert model.training
+    assert not frozen.training

@@ -52,3 +52,12 @@ def test_the_name_of_a_file_need_not_be_unicode(tmp_path: Path) -> None:
     assert r"mod\udc80l broke" in files[".html"]
     assert json.loads(files[".json"])["model_name"] == name
     assert sorted(file.name for file in tmp_path.iterdir()) == ["r.html", "r.json", "r.md"]
+
+
+@pytest.mark.parametrize(("status", "hint"), [("pased", "Did you mean 'passed'?"), ("ok", ""), (None, ""), ("FAILED", "")])
+def test_a_status_that_does_not_exist_is_refused(status: Any, hint: str) -> None:
+    with pytest.raises(ValueError, match="expected one of passed, warning, failed") as refused:
+        CheckResult("mine", status, "all is well")
+
+    assert "'mine'" in str(refused.value)
+    assert str(refused.value).endswith(hint or "failed.")

@@ -33,6 +33,7 @@ from harness.export.store.artifact import Artifact
 from harness.export.store.cache import file_hash
 from harness.export.store.identity import versions
 from harness.health.report import ExportHealthReport
+from harness.properties.subject import mode
 from harness.tasks import TaskSpec
 from harness.threads import threads_for
 
@@ -48,7 +49,7 @@ def create_export_bundle(
     layouts: Sequence[str] = (),
     adapter: Adapter | None = None,
 ) -> Path:
-    """Exports a model, checks it, and writes the bundle.
+    """Exports a model in eval mode, checks it, and writes the bundle; the model stays in the mode it was in.
 
     Args:
         model: The model.
@@ -83,7 +84,8 @@ def create_export_bundle(
         training_config = training_config or config.training_config()
         checker.exports.config = config.path if config.path.is_file() else None
     configs = {"config": config, "task_spec": task_spec, "training_config": training_config}
-    return write_bundle(checker.exports, target, configs=configs, report=report, layouts=layouts)
+    with mode(model, train=False):
+        return write_bundle(checker.exports, target, configs=configs, report=report, layouts=layouts)
 
 
 def write_bundle(
