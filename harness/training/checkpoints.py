@@ -138,6 +138,7 @@ class CheckpointFolder:
         path = self.folder / name
         partial = path.with_name(f".{name}.partial")
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             partial.unlink(missing_ok=True)
             try:
                 os.link(source or self.last, partial)

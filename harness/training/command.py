@@ -12,7 +12,6 @@ from harness.config import SuiteConfig
 from harness.experiments.records import SweepPoint
 from harness.models.loading import model_source
 from harness.training.checkpoints import CheckpointFolder
-from harness.training.compute import leads
 from harness.training.run import run_training
 
 
@@ -28,7 +27,7 @@ def train_config(
         progress: Whether progress is shown.
 
     Returns:
-        What ``run_training`` returns, and ``bundle``: the folder, or ``None``.
+        What ``run_training`` returns.
 
     Raises:
         UserError: What keeps it from being trained, in one line.
@@ -41,7 +40,7 @@ def train_config(
     adapter = make_adapter(task, config.adapter, config.path.parent)
     if db_path is None and config.log_to_db:
         db_path = config.database
-    results = run_training(
+    return run_training(
         model,
         adapter,
         config.training_config(),
@@ -57,7 +56,6 @@ def train_config(
         suite=config,
         facts={"config_path": str(config.path), "model": source.origin, **source.facts},
     )
-    return {**results, "bundle": _bundle(model, config) if config.export_bundle and leads() else None}
 
 
 def _in_sweep(config: SuiteConfig, sweep: SweepPoint) -> SuiteConfig:
@@ -68,14 +66,6 @@ def _in_sweep(config: SuiteConfig, sweep: SweepPoint) -> SuiteConfig:
     folder = config.resolve(config.checkpoint_dir or "checkpoints") / f"sweep-{sweep.sweep_id}" / f"{own}-{digest}"
     goes_on = config.resume_from_checkpoint is None and CheckpointFolder(folder).last.is_file()
     return config.model_copy(update={"checkpoint_dir": str(folder), **({"resume_from_checkpoint": "last"} if goes_on else {})})
-
-
-def _bundle(model: Any, config: SuiteConfig) -> Path:
-    from harness.export.bundle.write import create_export_bundle
-
-    formats = config.export_formats or config.export_options.formats
-    export = config.export_options.model_copy(update={"formats": formats})
-    return create_export_bundle(model.cpu().eval(), config.model_copy(update={"export": export}), config.task_spec())
 
 
 def summary_of(results: dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ class Machine:
     Attributes:
         gpus: CUDA devices.
         mps: Whether Apple's GPU can be used.
-        bf16: Whether the GPU calculates in bfloat16.
+        bf16: Whether the GPU calculates in bfloat16 natively; emulated, it is slower than float32.
         lightning: Whether Lightning is installed.
         environment: Environment variables, in which launchers say how many processes there are.
         interactive: Whether Python runs in a notebook or at a prompt, so that there is no script to start again.
@@ -46,7 +46,7 @@ class Machine:
         return Machine(
             gpus=gpus,
             mps=torch.backends.mps.is_available(),
-            bf16=not gpus or torch.cuda.is_bf16_supported(),
+            bf16=not gpus or torch.cuda.is_bf16_supported(including_emulation=False),
             lightning=find_spec("lightning") is not None,
             environment=os.environ,
             interactive=hasattr(sys, "ps1") or "ipykernel" in sys.modules,
@@ -76,29 +76,23 @@ class Compute:
     @property
     def world_size(self) -> int:
         """How many processes train together."""
-        return (self.devices if isinstance(self.devices, int) else len(self.devices)) * self.num_nodes
+        return _count(self.devices) * self.num_nodes
 
 
 def choose_compute(config: TrainingConfig, machine: Machine) -> Compute:
     """Settles what a training runs on.
 
+    Where the machine has less than the config asks for, a note says so, names the key, and training goes on with what there is. What has no
+    such fallback, or is a mistake on every machine, is an error.
+
     Raises:
-        TrainingError: The machine lacks what the config asks for; the message says what it has.
+        TrainingError: The config cannot be followed here; the message says what the machine has.
     """
-    accelerator = _accelerator(config, machine)
-    devices, num_nodes = _devices(config, machine, accelerator)
     notes: list[str] = []
-    count = (devices if isinstance(devices, int) else len(devices)) * num_nodes
-    strategy = _strategy(config, machine, accelerator, count, notes)
-    if strategy == "auto" and count > 1:
-        strategy = "ddp"
-    if strategy != "auto" and machine.interactive:
-        raise TrainingError(
-            f"`devices`: {count} processes cannot be started from a notebook or a prompt, as each runs the script anew; "
-            "use `modeltiers train --config FILE`, or `devices` 1"
-        )
-    if strategy != "auto" and not machine.lightning:
-        raise TrainingError(f"`strategy` {config.strategy!r} on {count} devices needs Lightning: pip install lightning")
+    accelerator = _accelerator(config, machine, notes)
+    devices, num_nodes = _devices(config, machine, accelerator, notes)
+    devices, num_nodes = _startable(config, machine, devices, num_nodes, notes)
+    strategy = _strategy(config, machine, accelerator, _count(devices) * num_nodes, notes)
     precision = _precision(config, machine, accelerator, notes)
     return Compute(accelerator, devices, num_nodes, strategy, precision, tuple(notes))
 
@@ -110,7 +104,11 @@ def leads(environment: Mapping[str, str] | None = None) -> bool:
     return next((rank for rank in ranks if rank is not None), "0") == "0"
 
 
-def _accelerator(config: TrainingConfig, machine: Machine) -> Literal["cpu", "cuda", "mps"]:
+def _count(devices: int | tuple[int, ...]) -> int:
+    return devices if isinstance(devices, int) else len(devices)
+
+
+def _accelerator(config: TrainingConfig, machine: Machine, notes: list[str]) -> Literal["cpu", "cuda", "mps"]:
     if config.use_gpu is False:
         return "cpu"
     if machine.gpus:
@@ -118,14 +116,14 @@ def _accelerator(config: TrainingConfig, machine: Machine) -> Literal["cpu", "cu
     if config.use_gpu and machine.mps:
         return "mps"
     if config.use_gpu:
-        raise TrainingError("`use_gpu`: there is no GPU here; leave it out to train on what there is")
+        notes.append("`use_gpu`: there is no GPU here, so training runs on the CPU")
     return "cpu"
 
 
-def _devices(config: TrainingConfig, machine: Machine, accelerator: str) -> tuple[int | tuple[int, ...], int]:
-    launched = machine.environment.get("LOCAL_WORLD_SIZE")
-    if launched is not None:
-        return _launched(config, int(launched), int(machine.environment.get("WORLD_SIZE", launched)))
+def _devices(config: TrainingConfig, machine: Machine, accelerator: str, notes: list[str]) -> tuple[int | tuple[int, ...], int]:
+    if _is_launched(machine):
+        local = int(machine.environment["LOCAL_WORLD_SIZE"])
+        return _launched(config, local, int(machine.environment.get("WORLD_SIZE", local)))
     if config.num_nodes > 1 and not any(name in machine.environment for name in _LAUNCHERS):
         raise TrainingError(
             f"`num_nodes` {config.num_nodes}: nothing says where the other nodes are; start the same command on each of them "
@@ -135,17 +133,58 @@ def _devices(config: TrainingConfig, machine: Machine, accelerator: str) -> tupl
     if config.devices == "auto":
         return (max(1, machine.gpus) if accelerator == "cuda" else 1), config.num_nodes
     if isinstance(config.devices, int):
-        if accelerator == "cuda" and config.devices > machine.gpus:
-            raise TrainingError(f"`devices`: {config.devices} asked for, {_there_are(machine)}")
-        return config.devices, config.num_nodes
+        return _number(config.devices, machine, accelerator, notes), config.num_nodes
+    return _ids(config.devices, machine, accelerator, notes), config.num_nodes
+
+
+def _number(asked: int, machine: Machine, accelerator: str, notes: list[str]) -> int:
+    """As many devices as asked for, or as there are."""
+    there = {"cuda": machine.gpus, "mps": 1}.get(accelerator, asked)  # a CPU takes any number of processes
+    if asked <= there:
+        return asked
+    notes.append(f"`devices`: {asked} asked for, {_there_are(there)}: training on {there}")
+    return there
+
+
+def _ids(asked: list[int], machine: Machine, accelerator: str, notes: list[str]) -> int | tuple[int, ...]:
+    """The GPUs asked for that are there."""
+    if len(set(asked)) < len(asked) or not asked:
+        raise TrainingError(f'`devices`: {asked} is no list of different GPU ids; give ids, a number, or "auto"')
     if accelerator != "cuda":
-        raise TrainingError(
-            f"`devices`: {config.devices} are ids of GPUs, and training is on the CPU; give a number of processes"
+        place = "CPU" if accelerator == "cpu" else "one GPU there is"
+        notes.append(f"`devices`: {asked} are ids of CUDA GPUs, and training runs on the {place}: one process")
+        return 1
+    there = tuple(index for index in asked if index < machine.gpus) or (0,)
+    if there != tuple(asked):
+        notes.append(f"`devices`: {asked} asked for, {_there_are(machine.gpus)}: training on {list(there)}")
+    return there
+
+
+def _startable(
+    config: TrainingConfig, machine: Machine, devices: int | tuple[int, ...], num_nodes: int, notes: list[str]
+) -> tuple[int | tuple[int, ...], int]:
+    """The devices, or one of them where several processes cannot be started here."""
+    count = _count(devices) * num_nodes
+    if count < 2:
+        return devices, num_nodes
+    if not machine.lightning and _is_launched(machine):
+        raise TrainingError(f"`strategy` {config.strategy!r} in {count} processes needs Lightning: pip install lightning")
+    if not machine.lightning:
+        reason = "training in several processes needs Lightning (pip install lightning)"
+    elif machine.interactive and not _is_launched(machine):
+        reason = (
+            "several processes cannot be started from a notebook or a prompt, as each runs the script again "
+            "(`modeltiers train --config FILE` can)"
         )
-    missing = [index for index in config.devices if index >= machine.gpus]
-    if missing or not config.devices:
-        raise TrainingError(f"`devices`: {config.devices} asked for, {_there_are(machine)}")
-    return tuple(config.devices), config.num_nodes
+    else:
+        return devices, num_nodes
+    notes.append(f"`devices`: training on 1 instead of {count}: {reason}")
+    return (devices[:1] if isinstance(devices, tuple) else 1), 1
+
+
+def _is_launched(machine: Machine) -> bool:
+    """Whether a launcher such as torchrun has started the processes already."""
+    return "LOCAL_WORLD_SIZE" in machine.environment
 
 
 def _launched(config: TrainingConfig, local: int, world: int) -> tuple[int, int]:
@@ -159,26 +198,37 @@ def _launched(config: TrainingConfig, local: int, world: int) -> tuple[int, int]
     return local, max(1, world // local)
 
 
-def _there_are(machine: Machine) -> str:
-    ids = ", ".join(map(str, range(machine.gpus)))
-    return f"there {'is' if machine.gpus == 1 else 'are'} {machine.gpus} here (id {ids})"
+def _there_are(gpus: int) -> str:
+    ids = ", ".join(map(str, range(gpus)))
+    return f"there {'is' if gpus == 1 else 'are'} {gpus} here (id {ids})"
 
 
 def _strategy(
     config: TrainingConfig, machine: Machine, accelerator: str, count: int, notes: list[str]
 ) -> Literal["auto", "ddp", "fsdp"]:
-    if config.strategy == "fsdp_native":
-        if accelerator != "cuda":
-            raise TrainingError(
-                '`strategy`: "fsdp_native" shards a model over CUDA devices, and there is none here; use "ddp" or "auto"'
-            )
+    auto: Literal["auto", "ddp"] = "ddp" if count > 1 else "auto"
+    if config.strategy == "auto":
+        return auto
+    if count < 2 and notes and notes[-1].startswith("`devices`"):  # one warning for one cause
+        notes[-1] += f'; `strategy` "{config.strategy}" needs two devices or more, so going on with "auto"'
+        return auto
+    if config.strategy == "ddp":
         if count < 2:
-            notes.append('`strategy`: "fsdp_native" on one CUDA device shards nothing; "ddp" or "auto" would be faster')
-        return "fsdp"
-    if config.strategy == "ddp" and count < 2:
-        notes.append('`strategy`: "ddp" needs two devices or more and there is one: going on with "auto"')
-        return "auto"
-    return config.strategy
+            notes.append('`strategy`: "ddp" needs two devices or more and there is one: going on with "auto"')
+        return auto
+    if accelerator != "cuda":
+        notes.append(
+            '`strategy`: "fsdp_native" shards a model over CUDA devices, and there is none here; going on with "auto" '
+            '("ddp" and "auto" train on CPUs)'
+        )
+        return auto
+    if not machine.lightning or (machine.interactive and not _is_launched(machine)):
+        reason = "does not run in a notebook" if machine.lightning else "needs Lightning (pip install lightning)"
+        notes.append(f'`strategy`: "fsdp_native" {reason}; going on with "auto"')
+        return auto
+    if count < 2:
+        notes.append('`strategy`: "fsdp_native" on one CUDA device shards nothing; "ddp" or "auto" would be faster')
+    return "fsdp"
 
 
 def _precision(config: TrainingConfig, machine: Machine, accelerator: str, notes: list[str]) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import time
 import traceback
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ from harness.errors import MissingPackageError, UserError
 from harness.properties.subject import Subject
 from harness.tasks import TaskSpec
 from harness.threads import threads_for
+from harness.training.bundle import file_name
 from harness.training.checkpoints import CheckpointFolder, read_checkpoint
 from harness.training.compute import Compute, Machine, choose_compute, leads
 from harness.training.conductor import Conductor
@@ -89,7 +89,8 @@ class TrainingCoordinator:
         Raises:
             TrainingError: The machine lacks what the config asks for.
         """
-        return choose_compute(self.config, self.machine)
+        machine = self.machine if self.engine != "plain" else replace(self.machine, lightning=False)
+        return choose_compute(self.config, machine)
 
     @cached_property
     def data(self) -> Datasets:
@@ -103,7 +104,7 @@ class TrainingCoordinator:
     @cached_property
     def checkpoints(self) -> CheckpointFolder:
         """Where checkpoints go: the config's folder, or one of the run's name, whatever characters that has."""
-        own = re.sub(r"[^\w=,.+-]+", "_", self.name).lstrip(".") or "training"
+        own = file_name(self.name)
         named = self.config.checkpoint_dir
         return CheckpointFolder((self.folder / (Path(named).expanduser() if named else Path("checkpoints") / own)).resolve())
 
@@ -120,7 +121,7 @@ class TrainingCoordinator:
         """
         started = time.perf_counter()
         notes = [*self.compute.notes, *self.data.notes, *self._unused_keys()]
-        resume = self._resume(notes)
+        resume = self._find_resume(notes)
         history, progress = History(), Progress(quiet=not (self.progress and leads()))
         with threads_for(self.model):
             learnt, judged = self._loaders()
@@ -137,8 +138,9 @@ class TrainingCoordinator:
                 resumed=resume,
                 remembered={"history": history},
             )
+            self._make_room(resume, notes)
             for note in notes if leads() else ():
-                warnings.warn(note, UserWarning, stacklevel=3)
+                warnings.warn(note, UserWarning, stacklevel=4)  # where run_training was called
             try:
                 self._fit(self._job(learnt, judged, conductor, resume))
             finally:
@@ -167,18 +169,28 @@ class TrainingCoordinator:
                 if key in self.config.model_fields_set:
                     yield f"`{key}` is not used: {type(self.model).__name__} configures its own optimizers"
 
-    def _resume(self, notes: list[str]) -> Path | None:
-        """The checkpoint to go on from; makes room for new ones where there is none."""
+    def _find_resume(self, notes: list[str]) -> Path | None:
+        """The checkpoint that training is resumed from."""
         asked = self.config.resume_from_checkpoint
         if asked == "last" and not self.checkpoints.last.is_file():
-            notes.append(f"`resume_from_checkpoint`: {self.checkpoints.folder} has no checkpoint yet, so training begins anew")
-            asked = None
-        if asked is not None:
-            return self.checkpoints.last if asked == "last" else (self.folder / Path(asked).expanduser()).resolve()
-        aside = self.checkpoints.set_aside() if leads() else None
+            notes.append(
+                f"`resume_from_checkpoint`: {self.checkpoints.folder} has no checkpoint yet, so training starts from scratch"
+            )
+            return None
+        if asked is None or asked == "last":
+            return self.checkpoints.last if asked else None
+        return (self.folder / Path(asked).expanduser()).resolve()
+
+    def _make_room(self, resume: Path | None, notes: list[str]) -> None:
+        """Moves the checkpoints of another run aside: they would be overwritten, and the best of them deleted.
+
+        Called once the checkpoint to resume from was read, so that a wrong path moves nothing.
+        """
+        if not leads() or (resume is not None and resume.parent == self.checkpoints.folder):
+            return
+        aside = self.checkpoints.set_aside()
         if aside is not None:
             notes.append(f"the checkpoints of an earlier run are in {aside} now")
-        return None
 
     def _loaders(self) -> tuple[Loader, Loader]:
         def loader(dataset: Dataset, config: EvalConfig | None, shuffle: bool) -> Loader:
@@ -243,7 +255,7 @@ class TrainingCoordinator:
             try:
                 from harness.training.engines.lightning import LightningEngine
             except ImportError as error:
-                raise MissingPackageError("`engine` lightning needs Lightning: pip install lightning") from error
+                raise MissingPackageError("run_training(engine='lightning') needs Lightning: pip install lightning") from error
             return LightningEngine(job)
         from harness.training.engines.plain import PlainEngine
 

@@ -13,6 +13,7 @@ from harness.config import EvalConfig, TrainingConfig
 from harness.experiments.database import ExperimentDB
 from harness.experiments.records import SweepPoint
 from harness.tasks import TaskSpec
+from harness.training.bundle import bundle_trained
 from harness.training.compute import leads
 from harness.training.coordinator import TrainingCoordinator
 
@@ -55,29 +56,49 @@ def run_training(
         facts: Further facts to be remembered.
 
     Returns:
-        What ``TrainingCoordinator.train`` returns, and ``run_id``.
+        What ``TrainingCoordinator.train`` returns, ``run_id``, and ``bundle``: the folder of the bundle that ``export_bundle`` asks for,
+        else ``None``.
 
     Raises:
         UserError: What keeps it from being trained, in one line.
     """
+    adapter = adapter or make_adapter(task_spec)
+    name = run_name or task_spec.task_name
     coordinator = TrainingCoordinator(
         model,
-        adapter or make_adapter(task_spec),
+        adapter,
         training_cfg,
         task_spec,
         eval_cfg,
         train_cfg,
         Path(folder),
-        run_name or task_spec.task_name,
+        name,
         seed,
         engine=engine,
         progress=progress,
     )
+    results = _train_logged(coordinator, db, run_name, sweep, suite, facts)
+    bundle = None
+    if training_cfg.export_bundle and leads():
+        bundle = bundle_trained(model, adapter, training_cfg, task_spec, name=name, folder=Path(folder), suite=suite)
+    return {**results, "bundle": bundle}
+
+
+def _train_logged(
+    coordinator: TrainingCoordinator,
+    db: ExperimentDB | str | Path | None,
+    run_name: str | None,
+    sweep: SweepPoint | None,
+    suite: Any,
+    facts: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """Trains, and remembers the run where there is a database."""
     if db is None or not leads():
         return {**coordinator.train(), "run_id": None}
     with ExitStack() as stack:
         opened = db if isinstance(db, ExperimentDB) else stack.enter_context(ExperimentDB(db))
-        run = stack.enter_context(opened.start_run(run_name, suite or training_cfg, task_spec, eval_cfg, sweep, facts=facts))
+        config, task, judged = coordinator.config, coordinator.task, coordinator.eval_config
+        run = stack.enter_context(opened.start_run(run_name, suite or config, task, judged, sweep, facts=facts))
         coordinator.run = run
         results = coordinator.train()
         for kind, path in {**results["dashboard"], "checkpoint": results["last_checkpoint"]}.items():

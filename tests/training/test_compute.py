@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
 from harness.config import TrainingConfig
 from harness.training.compute import Compute, Machine, choose_compute, leads
@@ -15,8 +17,12 @@ SERVER = Machine(gpus=4)
 ONE_GPU = Machine(gpus=1)
 OLD_GPU = Machine(gpus=1, bf16=False)
 NOTEBOOK = Machine(interactive=True)
+NOTEBOOK_GPUS = Machine(gpus=2, interactive=True)
 BARE = Machine(lightning=False)
+BARE_GPUS = Machine(gpus=2, lightning=False)
+MAC = Machine(mps=True)
 TORCHRUN = Machine(environment={"LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "4"})
+BARE_TORCHRUN = Machine(lightning=False, environment={"LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "2"})
 SLURM = Machine(environment={"SLURM_JOB_ID": "7"})
 
 
@@ -63,24 +69,87 @@ def test_fsdp_on_one_gpu_warns_and_goes_on() -> None:
 
 
 @pytest.mark.parametrize(
-    ("machine", "keys", "message"),
+    ("machine", "keys", "expected", "note"),
     [
+        (DESK, {"use_gpu": True}, Compute(), "`use_gpu`: there is no GPU here, so training runs on the CPU"),
+        (DESK, {"devices": [0]}, Compute(), "`devices`: [0] are ids of CUDA GPUs, and training runs on the CPU: one process"),
+        (
+            SERVER,
+            {"devices": 8},
+            Compute("cuda", 4, strategy="ddp"),
+            "`devices`: 8 asked for, there are 4 here (id 0, 1, 2, 3): training on 4",
+        ),
+        (
+            ONE_GPU,
+            {"devices": [0, 2]},
+            Compute("cuda", (0,)),
+            "`devices`: [0, 2] asked for, there is 1 here (id 0): training on [0]",
+        ),
+        (ONE_GPU, {"devices": [5]}, Compute("cuda", (0,)), "`devices`: [5] asked for, there is 1 here (id 0): training on [0]"),
+        (
+            ONE_GPU,
+            {"devices": 2, "strategy": "ddp"},
+            Compute("cuda", 1),
+            '`strategy` "ddp" needs two devices or more, so going on with "auto"',
+        ),
+        (MAC, {"use_gpu": True, "devices": 2}, Compute("mps"), "`devices`: 2 asked for, there is 1 here (id 0): training on 1"),
         (
             DESK,
-            {"strategy": "fsdp_native", "devices": 2},
-            'shards a model over CUDA devices, and there is none here; use "ddp" or "auto"',
+            {"strategy": "fsdp_native"},
+            Compute(),
+            '`strategy`: "fsdp_native" shards a model over CUDA devices, and there is none here',
         ),
-        (DESK, {"use_gpu": True}, "there is no GPU here"),
-        (SERVER, {"devices": 8}, "8 asked for, there are 4 here"),
-        (ONE_GPU, {"devices": [0, 2]}, "[0, 2] asked for, there is 1 here (id 0)"),
-        (DESK, {"devices": [0]}, "ids of GPUs, and training is on the CPU"),
+        (DESK, {"strategy": "fsdp_native", "devices": 2}, Compute(devices=2, strategy="ddp"), '("ddp" and "auto" train on CPUs)'),
+        (
+            NOTEBOOK_GPUS,
+            {},
+            Compute("cuda", 1),
+            "`devices`: training on 1 instead of 2: several processes cannot be started from a notebook",
+        ),
+        (NOTEBOOK_GPUS, {"devices": [1, 0]}, Compute("cuda", (1,)), "cannot be started from a notebook"),
+        (NOTEBOOK_GPUS, {"strategy": "fsdp_native"}, Compute("cuda", 1), '`strategy` "fsdp_native" needs two devices or more'),
+        (NOTEBOOK_GPUS, {"strategy": "fsdp_native", "devices": 1}, Compute("cuda", 1), "does not run in a notebook"),
+        (NOTEBOOK, {"devices": 2}, Compute(), "(`modeltiers train --config FILE` can)"),
+        (
+            BARE_GPUS,
+            {},
+            Compute("cuda", 1),
+            "`devices`: training on 1 instead of 2: training in several processes needs Lightning",
+        ),
+        (BARE, {"devices": 2}, Compute(), "(pip install lightning)"),
+    ],
+)
+def test_where_the_machine_has_less_one_warning_names_the_key_and_training_goes_on(
+    machine: Machine, keys: dict[str, Any], expected: Compute, note: str
+) -> None:
+    compute = chosen(machine, **keys)
+    assert replace(compute, notes=()) == expected
+    assert len(compute.notes) == 1
+    assert note in compute.notes[0]
+    assert compute.notes[0].startswith(tuple(f"`{key}`" for key in (*keys, "devices")))
+
+
+def test_a_gpu_that_only_emulates_bfloat16_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a T4, on which ``torch.cuda.is_bf16_supported()`` is true."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert not Machine.here().bf16
+    with pytest.raises(TrainingError, match="this GPU has no bfloat16"):
+        choose_compute(TrainingConfig(precision="bf16"), Machine.here())
+
+
+@pytest.mark.parametrize(
+    ("machine", "keys", "message"),
+    [
+        (SERVER, {"devices": [1, 1]}, "[1, 1] is no list of different GPU ids"),
+        (SERVER, {"devices": []}, "[] is no list of different GPU ids"),
+        (BARE_TORCHRUN, {}, "in 2 processes needs Lightning: pip install lightning"),
         (DESK, {"precision": "16-mixed"}, 'needs a GPU; use "bf16-mixed" or "32-true" here'),
         (OLD_GPU, {"precision": "bf16-true"}, "this GPU has no bfloat16"),
         (Machine(mps=True), {"use_gpu": True, "precision": "64-true"}, "no float64"),
         (DESK, {"num_nodes": 2}, "torchrun --nnodes=2"),
         (TORCHRUN, {"devices": 3}, "torchrun started 2 processes"),
-        (NOTEBOOK, {"devices": 2}, "cannot be started from a notebook"),
-        (BARE, {"devices": 2}, "needs Lightning: pip install lightning"),
     ],
 )
 def test_what_is_refused(machine: Machine, keys: dict[str, Any], message: str) -> None:

@@ -248,7 +248,7 @@ class LightningEngine:
             content = read_checkpoint(job.resume)
             if content.get("engine") == "plain":
                 raise CheckpointError(
-                    f"`resume_from_checkpoint`: {job.resume} was written by the plain loop; go on with `engine` plain, or begin anew"
+                    f"`resume_from_checkpoint`: {job.resume} was written by the plain loop; resume it by run_training(engine='plain')"
                 )
             check_fits(content, self.module, job.resume)
         self.module.train()

@@ -1,0 +1,108 @@
+"""``run_training`` as a user calls it: resumed from anywhere, no checkpoint of another run lost, and a bundle where one is asked for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from harness.cli import main
+from harness.config import SuiteConfig, TrainingConfig
+from harness.models.stubs import build_stub
+from harness.randomness import seeded
+from harness.training.run import run_training
+
+from .jobs import Engine
+
+SUITE: dict[str, Any] = {
+    "task_name": "lm_tiny",
+    "batch_size": 8,
+    "train": {"dataset_id": "lm_tiny_v1", "max_eval_examples": 16},
+    "eval": {"dataset_id": "lm_tiny_v1", "max_eval_examples": 4},
+}
+
+
+def trained(folder: Path, engine: Engine = "plain", **keys: Any) -> dict[str, Any]:
+    """The results of a training of a fresh model, in a folder."""
+    suite = SuiteConfig.model_validate({**SUITE, **keys})
+    task = suite.task_spec()
+    with seeded(0):
+        model = build_stub(task)
+    training, judged, learnt = suite.training_config(), suite.eval, suite.train
+    return run_training(model, None, training, task, judged, train_cfg=learnt, folder=folder, engine=engine, progress=False)
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing the dashboard would take longer than all of these trainings."""
+    monkeypatch.setattr("harness.training.coordinator.write_dashboard", lambda *_: {})
+
+
+@pytest.mark.parametrize("engine", ["plain", "lightning"])
+def test_a_run_is_resumed_into_a_folder_that_does_not_exist(engine: Engine, tmp_path: Path) -> None:
+    before = trained(tmp_path, engine, checkpoint_dir="first")
+    after = trained(tmp_path, engine, checkpoint_dir="second", epochs=2, resume_from_checkpoint=str(before["last_checkpoint"]))
+    assert after["last_checkpoint"] == tmp_path / "second" / "last.ckpt"
+    assert after["last_checkpoint"].is_file()
+    assert after["best_checkpoint"].parent == tmp_path / "second"
+    assert after["steps"] == 2 * before["steps"]
+
+
+def test_resume_on_the_command_line_takes_a_checkpoint_from_elsewhere(tmp_path: Path) -> None:
+    before = trained(tmp_path, checkpoint_dir="first")
+    config = tmp_path / "cfg.json"
+    config.write_text(json.dumps({**SUITE, "epochs": 2, "checkpoint_dir": "second"}))
+    # The command trains under Lightning, and says in a line that the plain loop wrote the checkpoint.
+    assert main(["train", "--quiet", "--config", str(config), "--resume", str(before["last_checkpoint"])]) == 2
+    before = trained(tmp_path, "lightning", checkpoint_dir="first")
+    assert main(["train", "--quiet", "--config", str(config), "--resume", str(before["last_checkpoint"])]) == 0
+    assert (tmp_path / "second" / "last.ckpt").is_file()
+
+
+def test_resuming_from_elsewhere_keeps_the_checkpoints_of_another_run(tmp_path: Path) -> None:
+    other, first = trained(tmp_path, checkpoint_dir="other"), trained(tmp_path, checkpoint_dir="first")
+    kept = {path.name: path.read_bytes() for path in (other["last_checkpoint"], other["best_checkpoint"])}
+    with pytest.warns(UserWarning, match="the checkpoints of an earlier run are in"):
+        after = trained(tmp_path, checkpoint_dir="other", epochs=2, resume_from_checkpoint=str(first["last_checkpoint"]))
+    assert {name: (tmp_path / "other" / "earlier-1" / name).read_bytes() for name in kept} == kept
+    assert after["steps"] == 2 * first["steps"]
+
+
+def test_resuming_a_run_in_its_own_folder_moves_nothing(tmp_path: Path) -> None:
+    first = trained(tmp_path, checkpoint_dir="own")
+    after = trained(tmp_path, checkpoint_dir="own", epochs=2, resume_from_checkpoint=str(first["best_checkpoint"]))
+    assert after["steps"] == 2 * first["steps"]
+    assert not list((tmp_path / "own").glob("earlier-*"))
+
+
+def test_a_checkpoint_that_is_missing_moves_nothing(tmp_path: Path) -> None:
+    first = trained(tmp_path, checkpoint_dir="own")
+    with pytest.raises(Exception, match="no such file"):
+        trained(tmp_path, checkpoint_dir="own", resume_from_checkpoint="lost.ckpt")
+    assert first["last_checkpoint"].is_file()
+
+
+def test_export_bundle_makes_a_bundle_and_says_where(tmp_path: Path) -> None:
+    """As the guide shows it: with nothing but a ``TrainingConfig``."""
+    suite = SuiteConfig.model_validate(SUITE)
+    task = suite.task_spec()
+    model = build_stub(task)
+    config = TrainingConfig(batch_size=8, export_bundle=True, export_formats=["pytorch"])
+    results = run_training(model, None, config, task, suite.eval, train_cfg=suite.train, folder=tmp_path, progress=False)
+    assert results["bundle"] == tmp_path / "lm_tiny-bundle"
+    assert (results["bundle"] / "manifest.json").is_file()
+    saved = torch.load(next((results["bundle"] / "artifacts").glob("*.pt")), weights_only=True)
+    assert all(torch.equal(value, saved[name]) for name, value in model.state_dict().items())
+    assert model.training, "the caller's model is left in the mode that training left it in"
+
+
+def test_without_export_bundle_there_is_none(tmp_path: Path) -> None:
+    assert trained(tmp_path)["bundle"] is None
+
+
+def test_several_gpus_fall_back_to_one_in_the_plain_loop(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="`devices`: training on 1 instead of 2"):
+        assert trained(tmp_path, devices=2)["devices"] == 1
