@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, insert, select
@@ -14,6 +15,13 @@ if TYPE_CHECKING:
     from harness.experiments.database import ExperimentDB
     from harness.experiments.records import RunRef
 
+REFERENCE = "reference"
+"""The name of the profile that later data is compared with."""
+
+_DOCUMENT_MARK = "pytest-modeltiers profile"
+_BYTES_MARK = b"MTPROF"
+"""What `harness.monitoring.profiles` writes into each profile. This package must not import it, so the marks are repeated here."""
+
 
 def log_profile_to_db(db: ExperimentDB, run_id: RunRef, profile: Any, name: str = "reference", kind: str = "data") -> int:
     """Stores a run's reference profile.
@@ -21,7 +29,7 @@ def log_profile_to_db(db: ExperimentDB, run_id: RunRef, profile: Any, name: str 
     Args:
         db: The database.
         run_id: The run the profile belongs to.
-        profile: JSON-ready values, an object with ``to_json``, or bytes.
+        profile: A profile, its JSON or its bytes. Under another name than ``reference`` it may be any JSON-ready values or bytes.
         name: Tells several profiles of a run apart; a newer one of the same name takes the place of the older.
         kind: What it describes.
 
@@ -29,10 +37,42 @@ def log_profile_to_db(db: ExperimentDB, run_id: RunRef, profile: Any, name: str 
         The run's id: the ``reference_profile_id`` of a config.
 
     Raises:
-        ExperimentError: There is no such run, or the profile cannot be stored.
+        ExperimentError: There is no such run, or the profile cannot be stored, or it is no profile.
     """
+    _check(profile, name)
     db.log_profile(run_id, profile, name, kind)
     return db.resolve(run_id)
+
+
+def _check(profile: Any, name: str) -> None:
+    """Refuses what no monitoring could read, before it is stored; only the reference of a run must be a profile.
+
+    Args:
+        profile: What is to be stored.
+        name: The name it is to have.
+
+    Raises:
+        ExperimentError: It is no profile.
+    """
+    if name != REFERENCE:
+        return
+    content = profile.to_json() if hasattr(profile, "to_json") else profile
+    if isinstance(content, (bytes, bytearray, memoryview)):
+        is_profile = bytes(content[: len(_BYTES_MARK)]) == _BYTES_MARK
+    else:
+        is_profile = isinstance(content, Mapping) and content.get("kind") == _DOCUMENT_MARK
+    if not is_profile:
+        raise ExperimentError(
+            f"expected a profile, as `modeltiers profile` or `harness.monitoring.profiles.profile_columns` makes one, got {_said(content)}; "
+            "other values can be stored under a name of their own, such as name='means'"
+        )
+
+
+def _said(content: Any) -> str:
+    """What somebody gave instead of a profile."""
+    if isinstance(content, Mapping):
+        return f"a mapping with the keys {', '.join(map(repr, list(content)[:5]))}" if content else "an empty mapping"
+    return f"{len(content)} bytes of something else" if isinstance(content, (bytes, bytearray, memoryview)) else type(content).__name__
 
 
 def get_profile(db: ExperimentDB, run_id: RunRef, name: str = "reference") -> Any:

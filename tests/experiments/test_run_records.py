@@ -6,6 +6,7 @@ import hashlib
 import math
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -171,14 +172,27 @@ def test_right_or_wrong_takes_few_bits(db: ExperimentDB) -> None:
 
 def test_profiles_as_documents_and_bytes(db: ExperimentDB) -> None:
     run = finished(db, "baseline")
-    assert log_profile_to_db(db, run, {"edges": [-math.inf, 0.5, math.inf]}) == run
-    assert get_profile(db, "baseline") == {"edges": [-math.inf, 0.5, math.inf]}
+    assert log_profile_to_db(db, run, {"edges": [-math.inf, 0.5, math.inf]}, name="edges") == run
+    assert get_profile(db, "baseline", "edges") == {"edges": [-math.inf, 0.5, math.inf]}
     db.log_profile(run, {"edges": []})
     assert db.get_profile(run) == {"edges": []}, "the newest of a name"
     db.log_profile(run, b"\x00\xff", name="outputs", kind="logits")
     assert db.get_profile(run, "outputs") == b"\x00\xff"
-    with pytest.raises(ExperimentError, match=r"run 1 has no profile 'input'; it has: outputs, reference"):
+    with pytest.raises(ExperimentError, match=r"run 1 has no profile 'input'; it has: edges, outputs, reference"):
         db.get_profile(run, "input")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [({"mean": 1}, "a mapping with the keys 'mean'"), ({}, "an empty mapping"), (b"\x00\xff", "2 bytes"), ([1, 2], "list"), (None, "NoneType")],
+)
+def test_a_reference_that_is_no_profile_is_refused_at_once(db: ExperimentDB, content: Any, said: str) -> None:
+    run = finished(db)
+    with pytest.raises(ExperimentError, match=f"expected a profile.*got {said}") as refused:
+        log_profile_to_db(db, run, content)
+    assert "\n" not in str(refused.value)
+    with pytest.raises(ExperimentError, match="none at all"):
+        db.get_profile(run)
 
 
 def test_comparisons_are_known_on_both_sides(db: ExperimentDB) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from safetensors.torch import save_file
 
 from harness.cli import main
 from harness.config import load_config
+from harness.errors import UserError
 from harness.experiments import ExperimentDB, ExperimentError, UnknownRunError
 from harness.experiments import log_profile_to_db as log_any_profile
 from harness.models.stubs import build_stub
@@ -50,6 +52,22 @@ def test_a_profile_stored_as_json_comes_back_too(db: ExperimentDB) -> None:
     with db.start_run("trained") as run:
         log_any_profile(db, run.id, PROFILE)
     assert load_profile(db, run.id) == PROFILE
+
+
+@pytest.mark.parametrize("form", [lambda profile: profile, Profile.to_json, Profile.to_bytes])
+@pytest.mark.parametrize("log", [log_profile_to_db, log_any_profile])
+def test_a_profile_is_taken_in_each_of_its_forms(db: ExperimentDB, log: Any, form: Any) -> None:
+    with db.start_run("trained") as run:
+        log(db, run.id, form(PROFILE))
+    assert load_profile(db, run.id) == PROFILE
+
+
+@pytest.mark.parametrize("log", [log_profile_to_db, log_any_profile])
+@pytest.mark.parametrize("wrong", [{"mean": 1}, b"\x00\xff", [1.0, 2.0], None])
+def test_what_is_no_profile_is_refused_when_it_is_logged(db: ExperimentDB, log: Any, wrong: Any) -> None:
+    with db.start_run("trained") as run, pytest.raises(UserError, match="expected a profile") as refused:
+        log(db, run.id, wrong)
+    assert "\n" not in str(refused.value)
 
 
 def test_a_newer_profile_takes_the_place_of_an_older_one(db: ExperimentDB) -> None:
