@@ -214,6 +214,11 @@ class ExperimentDB:
         with self.store.reading() as connection:
             return scores.read(connection, runs.resolve(connection, run), metric)
 
+    def get_score_datasets(self, run: RunRef) -> dict[str, str]:
+        """What the scores of a run were measured on, by metric; empty for a run without scores."""
+        with self.store.reading() as connection:
+            return scores.read_datasets(connection, runs.resolve(connection, run))
+
     def log_profile(self, run: RunRef, profile: Any, name: str = "reference", kind: str = "data") -> None:
         """Stores a profile: JSON-ready values, an object with ``to_json``, or bytes.
 

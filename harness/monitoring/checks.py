@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from harness.evidence import Evidence, Status, counted
+from harness.monitoring.baseline_set import BaselineSet
 from harness.monitoring.drift import wording
 from harness.monitoring.drift.report import FeatureDrift
 from harness.monitoring.expectations import is_better_low
@@ -61,22 +62,26 @@ def evaluation(monitor: Monitor) -> Evidence:
 
 
 def baseline_regression(monitor: Monitor) -> Evidence:
-    """Whether the model is worse than its baseline."""
-    if monitor.memory.baseline is None:
+    """Whether the model is worse than its baseline, on the rows that the baseline was scored on."""
+    rows = monitor.baseline_set
+    if rows is None:
         return Evidence("baseline_regression", Status.SKIPPED, _NO_BASELINE)
+    details: dict[str, Any] = {"baseline": str(monitor.memory.baseline), "scored_on": rows.name, "is_same_data": rows.is_window}
+    if rows.data is None:
+        return Evidence("baseline_regression", Status.WARN, _not_comparable(monitor, rows), details=details)
     comparison = monitor.comparison
     if comparison is None:
         return Evidence("baseline_regression", Status.SKIPPED, "the data has no labels to compare the model with its baseline by")
     worst = max(comparison.evidence(), key=lambda one: (one.status.severity, one.excess))
-    details = {"comparison": comparison.to_json(), "baseline": str(monitor.memory.baseline)}
+    where = "" if rows.is_window else f"; compared on the rows that the baseline was scored on ({rows.title}), as the data is new"
     return Evidence(
         "baseline_regression",
         comparison.status,
-        comparison.message.replace("\n", "; "),
+        comparison.message.replace("\n", "; ") + where,
         worst.measured,
         worst.bound,
         worst.unit,
-        details=details,
+        details={"comparison": {**comparison.to_json(), "scored_on": rows.name, "is_same_data": rows.is_window}, **details},
     )
 
 
@@ -164,6 +169,14 @@ def _no_drift(case: str, verdict: WindowVerdict) -> str:
         return f"{wording.listing(better)} changed for the better"
     sizes = f"{wording.rows(verdict.drift.current_n)} against {verdict.drift.reference_n:,}"
     return f"no drift seen in {counted(len(verdict.group(case)), 'feature')} ({sizes})"
+
+
+def _not_comparable(monitor: Monitor, rows: BaselineSet) -> str:
+    return (
+        f"not compared with the baseline {monitor.memory.baseline!r}: its scores are of {rows.title}, which is not at hand "
+        f"({rows.lacking}), and {monitor.data.origin.name} holds other rows; put the data back to compare, or train the baseline again; "
+        "evaluation, drift and harm are judged on the new rows"
+    )
 
 
 def _why_none(monitor: Monitor, case: str) -> str:

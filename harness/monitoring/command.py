@@ -10,6 +10,7 @@ from torch import nn
 
 from harness.adapters import Adapter, make_adapter
 from harness.config import SuiteConfig
+from harness.data.data_reference import DataReference
 from harness.experiments.command import Answer
 from harness.experiments.records import RunRef
 from harness.models.loading import model_source
@@ -73,6 +74,7 @@ def monitor_of(
             config.reference_profile_id,
             f"{config.run_name or config.name}-monitoring",
             config,
+            DataReference(config.train, config.eval, config.path.parent),
         ),
         batch_size=config.eval_config().batch_size or 32,
         on_batch=on_batch,

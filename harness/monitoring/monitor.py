@@ -6,16 +6,19 @@ from collections.abc import Callable
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.data.data_reference import DataReference
 from harness.data.digest import dataset_id
 from harness.data.loader import make_loader
 from harness.experiments.database import ExperimentDB
 from harness.experiments.errors import ExperimentError
 from harness.experiments.records import RunRef
+from harness.monitoring.baseline_set import BaselineSet, find_baseline_set
 from harness.monitoring.drift.compare import compare_profiles
 from harness.monitoring.expectations import Expectations
-from harness.monitoring.gate import Comparisons, compare_with_baseline
+from harness.monitoring.gate import ComparisonError, Comparisons, compare_with_baseline
 from harness.monitoring.reference import Reference, load_reference
 from harness.monitoring.shifted import ShiftedRow, shifted_rows
 from harness.monitoring.slices import slices_of
@@ -26,8 +29,6 @@ from harness.tasks import TaskSpec, TaskType
 from harness.threads import threads_for
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from torch import nn
 
     from harness.adapters import Adapter
@@ -47,6 +48,7 @@ class Memory:
         reference: The run whose profile the data is compared with.
         run_name: The name of the run that is stored for the comparison.
         config: What is stored with it.
+        window: Where the data is that is monitored, stored with it too; ``None`` where nobody could open it again.
     """
 
     db: ExperimentDB | str | Path | None = None
@@ -54,6 +56,7 @@ class Memory:
     reference: RunRef | None = None
     run_name: str = "monitoring"
     config: Any = None
+    window: DataReference | None = None
 
     def opened(self, purpose: str) -> Any:
         """The database, as a context; one of the caller's own stays open.
@@ -110,30 +113,51 @@ class Monitor:
     @cached_property
     def evaluation(self) -> Evaluation | None:
         """How well the model does; ``None`` without labels."""
-        if not self.has_labels:
-            return None
-        from harness.evaluation.evaluation import evaluate
+        return self._evaluated(self.data) if self.has_labels else None
 
-        task = replace(self.task, metrics=self.expectations.metrics(self.task))
-        loader = make_loader(self.data, task, self.batch_size)
-        with threads_for(self.model):
-            return evaluate(self.model, self.adapter, task, loader, on_batch=self.on_batch)
+    @cached_property
+    def baseline_set(self) -> BaselineSet | None:
+        """The rows that the baseline was scored on; ``None`` where no baseline is named.
+
+        Raises:
+            ExperimentError: There is no such run.
+            ComparisonError: The run has no scores.
+        """
+        if self.memory.baseline is None:
+            return None
+        with self.memory.opened("baseline_run_id") as db:
+            known = db.get_run(self.memory.baseline)
+            scored_on = db.get_score_datasets(known)
+            reference = DataReference.of_run(known.facts, db.get_configs(known))
+        if not scored_on:
+            raise ComparisonError(
+                f"run {known.id} ({known.name}) has no per-sample scores to compare with: name a run of `modeltiers train`"
+            )
+        window = self.memory.window
+        name = next(iter(scored_on.values()))
+        return find_baseline_set(name, self.data, reference, self.task, window.folder if window else Path())
 
     @cached_property
     def comparison(self) -> Comparisons | None:
-        """The model against its baseline; ``None`` where none is named, or without labels.
+        """The model against its baseline, on the rows that the baseline was scored on.
 
-        The scores are stored as a run of their own, so that all comparisons with one baseline keep their error rate together.
+        ``None`` where no baseline is named, where those rows are not at hand, and where they are the data, which has no labels. The scores
+        are stored as a run of their own, so that all comparisons with one baseline keep their error rate together.
         """
-        baseline, evaluation = self.memory.baseline, self.evaluation
-        if baseline is None or evaluation is None:
+        baseline, rows = self.memory.baseline, self.baseline_set
+        if baseline is None or rows is None or rows.data is None:
+            return None
+        evaluation = self.evaluation if rows.is_window else self._evaluated(rows.data)
+        if evaluation is None:
             return None
         with self.memory.opened("baseline_run_id") as db:
-            known = db.resolve(baseline)  # before a run is made for nothing, or for another of that name
-            with db.start_run(self.memory.run_name, self.memory.config, self.task) as run:
-                run.log_metrics(evaluation.summary)
+            known = db.resolve(baseline)  # before a run is made that may have its name
+            reference = self._scored_on(db, known, rows)
+            facts = {"data": reference.to_json()} if reference is not None else {}
+            with db.start_run(self.memory.run_name, self.memory.config, self.task, facts=facts) as run:
+                run.log_metrics((self.evaluation or evaluation).summary)
                 for metric, values in evaluation.scores.items():
-                    run.log_scores(metric, values, dataset_id(self.data))
+                    run.log_scores(metric, values, rows.name)
                 expected = self.expectations
                 return compare_with_baseline(
                     db,
@@ -141,9 +165,22 @@ class Monitor:
                     known,
                     margins=expected.score_margins,
                     alpha=expected.alpha,
-                    slices=slices_of(self.data, evaluation),
+                    slices=slices_of(rows.data, evaluation),
                     expected_looks=expected.expected_comparisons,
                 )
+
+    def _scored_on(self, db: ExperimentDB, baseline: int, rows: BaselineSet) -> DataReference | None:
+        """Where the rows are that the model's scores are of."""
+        if rows.is_window:
+            return self.memory.window
+        return DataReference.of_run(db.get_run(baseline).facts, db.get_configs(baseline))
+
+    def _evaluated(self, data: Dataset) -> Evaluation:
+        from harness.evaluation.evaluation import evaluate
+
+        task = replace(self.task, metrics=self.expectations.metrics(self.task))
+        with threads_for(self.model):
+            return evaluate(self.model, self.adapter, task, make_loader(data, task, self.batch_size), on_batch=self.on_batch)
 
     @cached_property
     def reference(self) -> Reference | None:

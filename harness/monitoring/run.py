@@ -11,6 +11,7 @@ from torch import nn
 from harness.adapters import Adapter, make_adapter
 from harness.catalogue import CATALOGUE
 from harness.config import EvalConfig
+from harness.data.data_reference import DataReference
 from harness.evidence import Evidence, Status
 from harness.experiments.database import ExperimentDB
 from harness.experiments.records import RunRef
@@ -50,7 +51,8 @@ def run_tier5_monitoring(
         task_spec: What it is for.
         eval_cfg: The data; the task's built-in set by default. Without labels only its distribution and the model's outputs are judged.
         db: Where runs are remembered: a database, its file or its URL.
-        baseline_run_id: The run whose per-sample scores the model's are compared with, by id or by name; they must be of the same data.
+        baseline_run_id: The run whose per-sample scores the model's are compared with, by id or by name. They are compared on the rows
+            that the baseline was scored on, which may be others than ``eval_cfg`` names.
         reference_profile_id: The run whose profile the data is compared with.
         thresholds: The worst value of a metric that is put up with, by name.
         margins: How much worse than the baseline is put up with, by the name of a score; ``harm`` for the accuracy on drifted data.
@@ -74,7 +76,7 @@ def run_tier5_monitoring(
         task_spec,
         lambda: open_window(task_spec, eval_cfg, train_cfg, Path(folder)),
         Expectations(thresholds or {}, margins or {}, floors, expected_comparisons),
-        Memory(db, baseline_run_id, reference_profile_id, run_name),
+        Memory(db, baseline_run_id, reference_profile_id, run_name, window=DataReference(train_cfg, eval_cfg, Path(folder))),
         batch_size=(eval_cfg.batch_size if eval_cfg else None) or 32,
         on_batch=on_batch,
     )

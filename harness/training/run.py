@@ -10,6 +10,7 @@ from torch import nn
 
 from harness.adapters import Adapter, make_adapter
 from harness.config import EvalConfig, TrainingConfig
+from harness.data.data_reference import DataReference
 from harness.experiments.database import ExperimentDB
 from harness.experiments.records import SweepPoint
 from harness.tasks import TaskSpec
@@ -98,7 +99,9 @@ def _train_logged(
     with ExitStack() as stack:
         opened = db if isinstance(db, ExperimentDB) else stack.enter_context(ExperimentDB(db))
         config, task, judged = coordinator.config, coordinator.task, coordinator.eval_config
-        run = stack.enter_context(opened.start_run(run_name, suite or config, task, judged, sweep, facts=facts))
+        data = DataReference(coordinator.train_config, judged, coordinator.folder)
+        known = {"data": data.to_json(), **(facts or {})}
+        run = stack.enter_context(opened.start_run(run_name, suite or config, task, judged, sweep, facts=known))
         coordinator.run = run
         results = coordinator.train()
         for kind, path in {**results["dashboard"], "checkpoint": results["last_checkpoint"]}.items():

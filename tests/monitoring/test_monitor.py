@@ -12,7 +12,7 @@ import pytest
 from monitored import PRODUCTION, Shop, open_shop, rows, write
 
 from harness.cli import main
-from harness.config import EvalConfig, load_config
+from harness.config import EvalConfig, TrainingConfig, load_config
 from harness.data.digest import dataset_id
 from harness.data.examples import example_maker
 from harness.errors import ConfigError, DataError, UserError
@@ -25,6 +25,7 @@ from harness.monitoring.profile_command import profile_config
 from harness.monitoring.profiles import ProfileMismatchError
 from harness.monitoring.reference import load_reference
 from harness.monitoring.run import run_tier5_monitoring
+from harness.training.run import run_training
 
 
 @pytest.fixture(scope="module")
@@ -139,9 +140,73 @@ def test_a_worse_candidate_fails_and_its_slice_is_named(shop: Shop) -> None:
         assert db.get_comparisons(shop.run_id)
 
 
-def test_another_evaluation_set_than_the_baselines_is_refused(shop: Shop) -> None:
-    with pytest.raises(UserError, match=r"evaluation sets differ.*clean\.csv"):
-        shop.monitored("clean.csv", baseline_run_id=PRODUCTION)
+@pytest.mark.parametrize("data", ["clean.csv", "unlabelled.csv"])
+def test_new_rows_are_judged_and_the_baseline_compared_on_its_own(monitored: Monitored, data: str) -> None:
+    found = monitored(data, baseline_run_id=PRODUCTION)
+    comparison = found["checks"]["baseline_regression"]
+    assert (comparison["status"], found["status"]) == ("ok", "ok")
+    assert "compared on the rows that the baseline was scored on (eval.csv), as the data is new" in comparison["message"]
+    assert found["comparison"]["metrics"]["correct"]["samples"] == 2000
+    assert not found["comparison"]["is_same_data"]
+    assert found["drift"]["status"] == found["harm"]["status"] == "ok"
+
+
+def test_drift_and_harm_of_new_rows_fail_though_the_baseline_holds(monitored: Monitored) -> None:
+    found = monitored("flipped.csv", baseline_run_id=PRODUCTION)
+    assert found["checks"]["baseline_regression"]["status"] == "ok"
+    assert found["checks"]["harm"]["status"] == found["status"] == "fail"
+
+
+def test_a_worse_candidate_fails_on_the_baselines_rows_while_it_meets_new_ones(shop: Shop) -> None:
+    (shop.folder / "worse_too.py").write_text(
+        (shop.folder / "model.py").read_text().replace("self.first(features)", "self.first(features.clamp(max=0.3))")
+    )
+    found = shop.monitored("clean.csv", model_file="worse_too.py", baseline_run_id=PRODUCTION, reference_profile_id=None)
+    assert found["comparison"]["status"] == found["status"] == "fail"
+
+
+@pytest.mark.parametrize("loss", ["gone", "changed"])
+def test_a_baseline_whose_rows_are_not_at_hand_warns_and_the_rest_is_judged(shop: Shop, loss: str) -> None:
+    rows_of_baseline = shop.folder / "eval.csv"
+    kept = rows_of_baseline.read_text()
+    try:
+        if loss == "gone":
+            rows_of_baseline.unlink()
+        else:
+            write(rows_of_baseline, *rows(2000, 22))
+        found = shop.monitored("clean.csv", baseline_run_id=PRODUCTION)
+        harmed = shop.monitored("flipped.csv", baseline_run_id=PRODUCTION)
+    finally:
+        rows_of_baseline.write_text(kept)
+    check = found["checks"]["baseline_regression"]
+    assert (check["status"], found["status"], found["comparison"]) == ("warn", "warn", None)
+    assert "its scores are of eval.csv" in check["message"]
+    assert ("no such file" if loss == "gone" else "has other rows now") in check["message"]
+    assert found["drift"]["status"] == found["harm"]["status"] == "ok"
+    assert harmed["status"] == "fail"
+
+
+def test_a_run_of_monitoring_is_a_baseline_too(shop: Shop) -> None:
+    """Its scores are of the first baseline's rows, and not of the data that its config names."""
+    first = shop.monitored("clean.csv", baseline_run_id=PRODUCTION, run_name="nightly")
+    second = shop.monitored("shifted.csv", baseline_run_id="nightly-monitoring", run_name="later")
+    for found in (first, second):
+        assert found["checks"]["baseline_regression"]["status"] == "ok"
+        assert found["comparison"]["metrics"]["correct"]["samples"] == 2000
+
+
+def test_a_run_made_in_python_is_a_baseline_for_new_rows(shop: Shop, tmp_path: Path) -> None:
+    config = shop.config("clean.csv")
+    task, model = config.task_spec(), model_source(config).build(0)
+    data = {"train_cfg": EvalConfig(path="train.csv"), "folder": shop.folder}
+    with ExperimentDB(tmp_path / "runs.db") as db:
+        keys = TrainingConfig(epochs=1, checkpoint_dir=str(tmp_path / "checkpoints"))
+        trained = run_training(model, None, keys, task, EvalConfig(path="eval.csv"), db=db, progress=False, **data)
+        found = run_tier5_monitoring(
+            model, None, task, EvalConfig(path="clean.csv"), db=db, baseline_run_id=trained["run_id"], **data
+        )
+    assert found["checks"]["baseline_regression"]["status"] == "ok"
+    assert found["comparison"]["metrics"]["correct"]["samples"] == 2000
 
 
 def test_the_same_file_with_other_content_is_another_set(shop: Shop, tmp_path: Path) -> None:
