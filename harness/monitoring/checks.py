@@ -167,8 +167,12 @@ def _no_drift(case: str, verdict: WindowVerdict) -> str:
     better = [one.feature for one in verdict.group(case) if one.feature in verdict.improved and one.status is not Status.OK]
     if better:
         return f"{wording.listing(better)} changed for the better"
+    found = verdict.group(case)
     sizes = f"{wording.rows(verdict.drift.current_n)} against {verdict.drift.reference_n:,}"
-    return f"no drift seen in {counted(len(verdict.group(case)), 'feature')} ({sizes})"
+    names = f"{counted(len(found), 'feature')}, {wording.listing([one.feature for one in found])} ({sizes})"
+    if all(one.feature in verdict.drift.same for one in found):
+        return f"{wording.SAME}: {names}"
+    return f"no drift seen in {names}"
 
 
 def _not_comparable(monitor: Monitor, rows: BaselineSet) -> str:

@@ -227,3 +227,54 @@ def test_a_feature_fails_by_its_p_among_all_tests() -> None:
 
 def test_samples_have_a_column_of_each_kind() -> None:
     assert {*WORDS} <= {*KINDS}
+
+
+def test_a_window_that_is_the_reference_has_no_drift_in_any_feature_however_few_its_rows() -> None:
+    rng = np.random.default_rng(0)
+    columns = {"x": rng.normal(size=60), "rare": np.array([f"id-{n}" for n in range(60)]), "one": np.ones(60), "k": rng.choice(list("ab"), 60)}
+    reference = profile_columns(columns)
+    report = compare_profiles(reference, profile_columns(columns, reference))
+    assert (report.status, report.blind) == (Status.OK, ())
+    assert report.same == frozenset(columns)
+    assert report.message.startswith("no drift: the data holds the same rows as the reference, so that this says nothing of new ones")
+    for name in columns:
+        assert report[name].message.startswith(f"`{name}`: no drift: the values are the reference's own")
+    assert report.to_json()["is_same_data"]
+    shuffled = rng.permutation(60)
+    again = profile_columns({name: values[shuffled] for name, values in columns.items()}, reference)
+    assert compare_profiles(reference, again).same == frozenset(columns)
+
+
+def test_texts_that_are_the_references_own_have_no_drift() -> None:
+    rng = np.random.default_rng(0)
+    rows = texts(rng, 40, 0.0)
+    reference = text_profile(rows)
+    assert compare_profiles(reference, text_profile(rows, reference)).same == frozenset({"tokens"})
+    assert compare_profiles(reference, text_profile(texts(rng, 40, 0.0), reference)).same == frozenset()
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+def test_few_rows_that_happen_to_have_the_same_counts_are_not_taken_for_the_reference(rows: int) -> None:
+    values = {"k": np.array(["a"] * rows)}
+    reference = profile_columns(values)
+    report = compare_profiles(reference, profile_columns(values, reference))
+    assert report.same == frozenset()
+    assert report.status is Status.WARN
+
+
+def test_one_row_of_another_value_is_another_window() -> None:
+    values = np.random.default_rng(0).normal(size=60)
+    reference = profile_columns({"x": values})
+    report = compare_profiles(reference, profile_columns({"x": np.r_[values[1:], 9.0]}, reference))
+    assert report.same == frozenset()
+    assert report.names(Status.OK) == ["x"]
+    assert report.blind
+
+
+def test_a_model_that_answers_otherwise_on_the_same_rows_is_compared() -> None:
+    rng = np.random.default_rng(0)
+    x, said = rng.normal(size=2000), rng.normal(size=2000)
+    reference = profile_columns({"x": x, "output.score": said})
+    report = compare_profiles(reference, profile_columns({"x": x, "output.score": said + 1}, reference))
+    assert report.same == {"x"}
+    assert report.names(Status.FAIL) == ["output.score"]

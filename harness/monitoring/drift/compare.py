@@ -12,6 +12,7 @@ from harness.monitoring.drift.difference import Difference
 from harness.monitoring.drift.floors import DEFAULT_FLOORS, Floors
 from harness.monitoring.drift.numeric import compare_directions, compare_numbers
 from harness.monitoring.drift.report import DriftReport, check_probabilities, judge_differences
+from harness.monitoring.drift.same_rows import same_features
 from harness.monitoring.drift.unseen import compare_unseen
 from harness.monitoring.profiles.errors import ProfileMismatchError
 from harness.monitoring.profiles.features import (
@@ -65,7 +66,14 @@ def compare_profiles(
         for name, feature in shared.features.items()
         for difference in _differences(name, feature, current.features[name], floors, draws)
     ]
-    report = judge_differences([*found, *more], reference_n=reference.n, current_n=current.n, alpha=alpha, min_power=min_power)
+    report = judge_differences(
+        [*found, *more],
+        reference_n=reference.n,
+        current_n=current.n,
+        alpha=alpha,
+        min_power=min_power,
+        same=same_features(reference, current),
+    )
     return replace(report, not_compared=tuple(name for name in reference.features if name not in shared.features))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,6 +79,7 @@ class DriftReport:
         features: Those that contribute most to the drift first.
         tests: How many hypotheses the gate tested.
         not_compared: Features of the reference that the window lacks: labels, or outputs.
+        same: Features that are certain to be unchanged, as the window holds the reference's own rows; empty where it holds others.
     """
 
     reference_n: int
@@ -87,6 +88,7 @@ class DriftReport:
     features: tuple[FeatureDrift, ...]
     tests: int
     not_compared: tuple[str, ...] = ()
+    same: frozenset[str] = frozenset()
 
     def __getitem__(self, feature: str) -> FeatureDrift:
         found = next((one for one in self.features if one.feature == feature), None)
@@ -150,12 +152,19 @@ class DriftReport:
             "named": self.named,
             "cannot_tell": list(dict.fromkeys(verdict.difference.feature for verdict in self.blind)),
             "not_compared": list(self.not_compared),
+            "is_same_data": bool(self.same),
             "features": [one.to_json() for one in self.features],
         }
 
 
 def judge_differences(
-    differences: Sequence[Difference], *, reference_n: int, current_n: int, alpha: float = 0.05, min_power: float = 0.5
+    differences: Sequence[Difference],
+    *,
+    reference_n: int,
+    current_n: int,
+    alpha: float = 0.05,
+    min_power: float = 0.5,
+    same: Collection[str] = (),
 ) -> DriftReport:
     """The verdict on differences of two samples, each in the light of the others.
 
@@ -165,6 +174,7 @@ def judge_differences(
         current_n: Rows of the window.
         alpha: The probability of a failure without drift, at most.
         min_power: How likely a drift at its floor must be seen for a feature's test to count as able to see it; 0 asks for nothing.
+        same: Features whose values are the reference's own, so that nothing is left to chance.
 
     Raises:
         ValueError: ``alpha`` or ``min_power`` is no probability that can be asked for.
@@ -175,9 +185,9 @@ def judge_differences(
     by_feature: dict[str, list[Verdict]] = {}
     for one in differences:
         p_adjusted, q = next(corrected) if one.is_tested else (1.0, 1.0)
-        verdict = Verdict(one, p_adjusted, q, alpha, len(p_values), min_power)
+        verdict = Verdict(one, p_adjusted, q, alpha, len(p_values), min_power, one.feature in same)
         by_feature.setdefault(one.feature, []).append(verdict)
-    return DriftReport(reference_n, current_n, alpha, _ranked(by_feature), len(p_values))
+    return DriftReport(reference_n, current_n, alpha, _ranked(by_feature), len(p_values), same=frozenset(same))
 
 
 def check_probabilities(alpha: float, min_power: float) -> None:

@@ -23,6 +23,7 @@ class Verdict:
         alpha: What both are held against.
         tests: How many tests there were.
         min_power: How likely a drift at the floor must be seen for the test to count as able to see it.
+        is_same: Whether the values are the reference's own, which is certain for any number of rows.
     """
 
     difference: Difference
@@ -31,6 +32,7 @@ class Verdict:
     alpha: float
     tests: int
     min_power: float
+    is_same: bool = False
 
     @property
     def is_significant(self) -> bool:
@@ -45,6 +47,8 @@ class Verdict:
     @property
     def can_tell(self) -> bool:
         """Whether a drift at the floor would rather be seen than missed."""
+        if self.is_same:
+            return True
         if not (self.difference.is_tested or self.difference.is_alike):
             return False
         return not self.min_power or self.difference.resolution.can_show(

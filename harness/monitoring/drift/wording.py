@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from harness.monitoring.drift.verdict import Verdict
 
 
+SAME = "no drift: the data holds the same rows as the reference, so that this says nothing of new ones"
+
+
 def sentence(verdict: Verdict) -> str:
     """A verdict as one sentence.
 
@@ -23,6 +26,8 @@ def sentence(verdict: Verdict) -> str:
     ```
     """
     difference = verdict.difference
+    if verdict.is_same:
+        return f"{subject(verdict)}: no drift: the values are the reference's own; {_counts(verdict)}"
     if not difference.is_tested:
         opening = _opening(verdict) if difference.is_alike else f"{subject(verdict)}: cannot tell"
         return f"{opening}: {difference.untested}; {_counts(verdict)}"
@@ -40,7 +45,7 @@ def subject(verdict: Verdict) -> str:
 
 def summary(report: DriftReport) -> str:
     """All verdicts as one sentence, and what the window cannot tell."""
-    found = [text for text in (_failed(report), _warned(report), blindness(report)) if text] or ["no drift seen"]
+    found = [text for text in (_failed(report), _warned(report), blindness(report)) if text] or [SAME if report.same else "no drift seen"]
     if report.not_compared:
         found.append(f"not compared: {listing(list(report.not_compared))}, which the window lacks")
     sizes = f"{rows(report.current_n)} against {report.reference_n:,}, {counted(report.tests, 'test')}"
