@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from harness.evaluation.definitions import metric_definitions, score_definitions
 from harness.evidence import Evidence, Status, counted
 from harness.monitoring.baseline_set import BaselineSet
 from harness.monitoring.drift import wording
@@ -46,7 +47,12 @@ def evaluation(monitor: Monitor) -> Evidence:
     if found is None:
         return Evidence("evaluation", Status.SKIPPED, "the data has no labels to evaluate the model by")
     metrics = found.summary
-    details = {"eval_metrics": metrics, "thresholds": dict(expected.thresholds), "rows": found.examples}
+    details = {
+        "eval_metrics": metrics,
+        "definitions": metric_definitions(monitor.task, metrics),
+        "thresholds": dict(expected.thresholds),
+        "rows": found.examples,
+    }
     on = f"on {counted(found.examples, 'row')} of {monitor.data.origin.name}"
     if not all(map(math.isfinite, metrics.values())):
         broken = [name for name, value in metrics.items() if not math.isfinite(value)]
@@ -58,6 +64,7 @@ def evaluation(monitor: Monitor) -> Evidence:
         name, bound = next(iter(missed.items()))
         return Evidence("evaluation", Status.FAIL, f"{said}, {on}", metrics.get(name), bound, details=details)
     said = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+    on += ", every token counting once" if monitor.task.is_per_position else ""
     return Evidence("evaluation", Status.OK, f"{said}, {on}", details=details)
 
 
@@ -74,6 +81,12 @@ def baseline_regression(monitor: Monitor) -> Evidence:
         return Evidence("baseline_regression", Status.SKIPPED, "the data has no labels to compare the model with its baseline by")
     worst = max(comparison.evidence(), key=lambda one: (one.status.severity, one.excess))
     where = "" if rows.is_window else f"; compared on the rows that the baseline was scored on ({rows.title}), as the data is new"
+    compared = {
+        **comparison.to_json(),
+        "definitions": score_definitions(monitor.task, [one.metric for one in comparison.metrics]),
+        "scored_on": rows.name,
+        "is_same_data": rows.is_window,
+    }
     return Evidence(
         "baseline_regression",
         comparison.status,
@@ -81,7 +94,7 @@ def baseline_regression(monitor: Monitor) -> Evidence:
         worst.measured,
         worst.bound,
         worst.unit,
-        details={"comparison": {**comparison.to_json(), "scored_on": rows.name, "is_same_data": rows.is_window}, **details},
+        details={"comparison": compared, **details},
     )
 
 

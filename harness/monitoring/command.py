@@ -16,6 +16,7 @@ from harness.experiments.records import RunRef
 from harness.models.loading import model_source
 from harness.monitoring.data import open_window
 from harness.monitoring.drift.floors import DEFAULT_FLOORS, Floors
+from harness.monitoring.drift.table import drift_table
 from harness.monitoring.expectations import Expectations
 from harness.monitoring.monitor import Memory, Monitor
 from harness.monitoring.run import all_evidence, results_of
@@ -83,4 +84,5 @@ def monitor_of(
 
 def _text(found: dict[str, Any]) -> str:
     lines = [f"{_MARKS[check['status']]}  {name:<22} {check['message']}" for name, check in found["checks"].items()]
-    return "\n".join([*lines, "", f"status: {found['status']}"])
+    table = drift_table(found["drift"]["features"]) if found["drift"] else ""
+    return "\n".join([*lines, *(["", table] if table else []), "", f"status: {found['status']}"])

@@ -64,8 +64,9 @@ def run_tier5_monitoring(
         on_batch: Told how many batches were evaluated, and of how many.
 
     Returns:
-        ``{eval_metrics, comparison, drift, harm, checks, status}``: the first four ``None`` where they could not be measured; ``checks``
-        with status and message of each; ``status`` is ``ok``, ``warn`` or ``fail``.
+        ``{eval_metrics, definitions, comparison, drift, harm, checks, status}``: ``eval_metrics``, ``comparison``, ``drift`` and ``harm`` are
+        ``None`` where they could not be measured; ``definitions`` says what the metrics are means over (those of ``comparison`` are means over
+        rows); ``checks`` has status and message of each; ``status`` is ``ok``, ``warn`` or ``fail``.
 
     Raises:
         UserError: Something only the user can put right.
@@ -110,6 +111,7 @@ def results_of(found: Mapping[str, Evidence]) -> dict[str, Any]:
     ]
     return {
         "eval_metrics": detail("evaluation", "eval_metrics"),
+        "definitions": detail("evaluation", "definitions"),
         "comparison": detail("baseline_regression", "comparison"),
         "drift": _drift(found, features) if features else None,
         "harm": detail("harm", "harm"),

@@ -101,14 +101,14 @@ def test_the_words(counts: tuple[int, int, int], words: str) -> None:
 def test_the_words_of_losses() -> None:
     message = by_losses(losses(5000, worsening=0.3)).message
     assert re.match(
-        r"loss rose by 0\.\d\d \(90% interval 0\.\d\d to 0\.\d\d; p < 0\.0001\) on 5,000 samples; the margin is 0\.\d+; ", message
+        r"loss per sample rose by 0\.\d\d \(90% interval 0\.\d\d to 0\.\d\d; p < 0\.0001\) on 5,000 samples; the margin is 0\.\d+; ", message
     )
     assert "points" not in message
 
 
 def test_the_same_losses_are_the_same_model() -> None:
     before, _ = losses(50)
-    assert by_losses((before, before)).message == "loss is the same: so is every score, on 50 samples"
+    assert by_losses((before, before)).message == "loss per sample is the same: so is every score, on 50 samples"
     right = scores("correct", before < 1)
     pair = {"loss": scores("loss", before), "correct": right}
     assert compare_all_scores(pair, pair).status is Status.OK

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from monitored import PRODUCTION, Shop, open_shop, rows, write
+from monitored import COLUMNS, PRODUCTION, Shop, open_shop, rows, write
 
 from harness.cli import main
 from harness.config import EvalConfig, TrainingConfig, load_config
@@ -19,12 +19,14 @@ from harness.errors import ConfigError, DataError, UserError
 from harness.experiments import ExperimentDB, ExperimentError, UnknownRunError
 from harness.models.loading import model_source
 from harness.monitoring.checks import judge_monitoring
-from harness.monitoring.command import monitor_of
+from harness.monitoring.command import monitor_config, monitor_of
 from harness.monitoring.data import open_window
+from harness.monitoring.drift.table import drift_table
 from harness.monitoring.profile_command import profile_config
 from harness.monitoring.profiles import ProfileMismatchError
 from harness.monitoring.reference import load_reference
 from harness.monitoring.run import run_tier5_monitoring
+from harness.training.command import train_config
 from harness.training.run import run_training
 
 
@@ -63,6 +65,46 @@ def test_clean_data_is_evaluated_and_no_check_warns(monitored: Monitored) -> Non
     assert found["drift"]["drifted"] == found["drift"]["changed"] == []
     assert found["harm"]["status"] == "ok"
     assert {name for name, check in found["checks"].items() if check["status"] == "skipped"} == {"baseline_regression"}
+
+
+def test_the_verdict_of_a_check_does_not_depend_on_the_others(shop: Shop, monitored: Monitored) -> None:
+    together = monitored("shifted.csv", baseline_run_id=PRODUCTION)["checks"]
+    for label in reversed(list(together)):
+        name, _, case = label.rstrip("]").partition("[")
+        config = shop.config("shifted.csv", baseline_run_id=PRODUCTION)
+        found = judge_monitoring(name, monitor_of(config, model_source(config).build(0)), case)
+        assert {"status": found.status.value, "message": found.message} == together[label]
+
+
+def test_each_number_says_what_it_is_a_mean_of(tmp_path: Path) -> None:
+    """The loss of an evaluation counts tokens, that of a comparison counts rows."""
+    config = tmp_path / "lm.json"
+    keys = {"task_name": "lm_tiny", "log_to_db": True, "run_name": "lm", "epochs": 1, "train": {"max_eval_examples": 32}}
+    config.write_text(json.dumps({**keys, "eval": {"dataset_id": "lm_tiny_v1", "max_eval_examples": 20}}), encoding="utf-8")
+    trained = train_config(load_config(config), progress=False)
+    found = monitor_config(load_config(config), baseline=trained["run_id"]).data
+    assert found["definitions"]["loss"] == "over all labelled tokens of the data; each token counts once"
+    assert found["comparison"]["definitions"]["loss"].startswith("mean over the rows of each row's own mean")
+    assert "every token counting once" in found["checks"]["evaluation"]["message"]
+    assert "loss per sample " in found["checks"]["baseline_regression"]["message"]
+
+
+def test_features_that_did_not_drift_are_listed_too(shop: Shop, monitored: Monitored, capsys: pytest.CaptureFixture[str]) -> None:
+    answer = monitor_config(shop.config("shifted.csv"))
+    names = [feature["feature"] for feature in answer.data["drift"]["features"]]
+    assert {*COLUMNS, "label"} < {*names}
+    lines = answer.text.splitlines()
+    table = [line.split()[:2] for line in lines[lines.index("") + 1 :]]
+    head, *rows = table[: len(names) + 1]
+    assert head == ["FEATURE", "STATUS"]
+    assert rows[0] == ["age", "warn"]
+    assert sorted(name for name, _ in rows) == sorted(names)
+    assert "`income`" in monitored("clean.csv")["checks"]["drift[inputs]"]["message"]
+
+
+def test_a_table_of_many_features_says_how_many_it_leaves_out(monitored: Monitored) -> None:
+    features = monitored("clean.csv")["drift"]["features"]
+    assert drift_table(features, most=2).splitlines()[-1] == f"… and {len(features) - 2} other features, which --json lists"
 
 
 def test_a_shift_that_does_not_hurt_warns_and_names_the_feature(monitored: Monitored) -> None:

@@ -53,12 +53,13 @@ class ScoreKind:
         return SPREAD_MARGIN * float(pairs.baseline.std())
 
 
+# A mean over samples is another number than a mean over all tokens, which is what an evaluation calls `loss` and `accuracy`.
 _KINDS = {
-    "loss": ScoreKind("loss", higher_is_better=False, is_share=False),
+    "loss": ScoreKind("loss per sample", higher_is_better=False, is_share=False),
     "squared_error": ScoreKind("squared error", higher_is_better=False, is_share=False),
     "absolute_error": ScoreKind("absolute error", higher_is_better=False, is_share=False),
     "correct": ScoreKind("accuracy", higher_is_better=True, is_share=True),
-    "accuracy": ScoreKind("accuracy", higher_is_better=True, is_share=True),
+    "accuracy": ScoreKind("accuracy per sample", higher_is_better=True, is_share=True),
 }
 
 
