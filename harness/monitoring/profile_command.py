@@ -16,6 +16,7 @@ from harness.monitoring.data import open_window
 from harness.monitoring.profiles.features import Profile
 from harness.monitoring.profiles.summary import summary_rows, summary_table
 from harness.monitoring.reference import Reference
+from harness.monitoring.run_weights import RunWeights, weights_of_run
 from harness.monitoring.sureness import familiarity_of
 from harness.monitoring.window import measure_window
 from harness.training.datasets import open_datasets
@@ -40,6 +41,7 @@ def profile_config(
 ) -> Answer:
     """Profiles the data that a config names, and the outputs of its model where that is trained.
 
+    The model is trained where the config names ``weights``, or where ``run`` names a run whose last checkpoint is at hand.
     By default it is the evaluation data: a model is surer of what it was trained on than of anything it will meet.
 
     Args:
@@ -48,7 +50,7 @@ def profile_config(
         run: The run it is stored with; a new one by default.
         name: A name, such as ``"production"``, that refers to that run from now on.
         part: Which data.
-        model: The trained model; by default the config's, where it names ``weights``.
+        model: The trained model; by default the config's, with its ``weights`` or those of the run.
         familiarity: Whether accuracy is to be estimated by how near rows are to training rows, of which up to 1,000 are kept.
 
     Raises:
@@ -57,10 +59,14 @@ def profile_config(
     if db_path is None and (config.log_to_db or name is not None or run is not None):
         db_path = config.database
     data = _opened(config, part)
+    weights = _weights(config, db_path, run) if model is None else RunWeights(None)
+    if weights.path is not None:
+        config = config.model_copy(update={"weights": str(weights.path)})
     reference = reference_of(config, data, model, familiarity=familiarity)
     profile = reference.profile
     run_id = None if db_path is None else _store(config, reference, db_path, run, name)
-    return Answer(_data(profile, data, run_id, name), _text(profile, data, run_id, name))
+    note = _note(profile, weights)
+    return Answer({**_data(profile, data, run_id, name), "note": note}, _text(profile, data, run_id, name, note))
 
 
 def reference_of(config: SuiteConfig, data: Dataset, model: nn.Module | None = None, *, familiarity: bool = False) -> Reference:
@@ -80,6 +86,23 @@ def reference_of(config: SuiteConfig, data: Dataset, model: nn.Module | None = N
     window = measure_window(data, task, model=model, adapter=adapter, batch_size=batch_size)
     known = familiarity_of(task, _opened(config, "train"), data, window) if familiarity else None
     return Reference.of(data, window, known)
+
+
+def _weights(config: SuiteConfig, db_path: str | Path | None, run: RunRef | None) -> RunWeights:
+    """The weights of the run that is profiled, where the config names none."""
+    if config.weights:
+        return RunWeights(config.resolve(config.weights))
+    if run is None or db_path is None:
+        return RunWeights(None, "the config names no `weights`, and no trained run is named by --run")
+    with ExperimentDB(db_path) as db:
+        return weights_of_run(db, run)
+
+
+def _note(profile: Profile, weights: RunWeights) -> str:
+    """Of which weights the outputs are, or why there are none."""
+    if any(name.startswith("output.") for name in profile.features):
+        return f"outputs and scores are those of {weights.path.name}" if weights.path else ""
+    return f"without outputs and scores, so that only inputs can be compared: {weights.lacking}" if weights.lacking else ""
 
 
 def _store(config: SuiteConfig, reference: Reference, db_path: str | Path, run: RunRef | None, name: str | None) -> int:
@@ -116,10 +139,12 @@ def _data(profile: Profile, data: Dataset, run_id: int | None, name: str | None)
     }
 
 
-def _text(profile: Profile, data: Dataset, run_id: int | None, name: str | None) -> str:
+def _text(profile: Profile, data: Dataset, run_id: int | None, name: str | None, note: str) -> str:
     origin = data.origin
     head = f"{origin.name}, {origin.part}: {profile.n} rows, {len(profile.features)} features, {len(profile.to_bytes())} bytes"
     lines = [head, "", summary_table(profile)]
+    if note:
+        lines += ["", note]
     if run_id is not None:
         known = f", known as {name!r}" if name else ""
         lines += ["", f'stored with run {run_id}{known}: "reference_profile_id": {json.dumps(name or run_id)}']
