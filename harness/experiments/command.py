@@ -45,7 +45,9 @@ def answer(db_path: str | Path, run: str | None = None, name: str | None = None,
     """
     file = file_of(address_of(db_path))
     if file is not None and not file.exists():
-        raise ExperimentError(f"{file}: no such database; `log_to_db` in a config makes one, and --db gives another path")
+        raise ExperimentError(
+            f"{file}: no such database; a config with `log_to_db` makes one beside it: `modeltiers runs --config FILE`, or give its path by --db"
+        )
     with ExperimentDB(db_path) as db:
         return runs_table(db, name, metric) if run is None else run_details(db, run)
 

@@ -115,7 +115,10 @@ def drift(monitor: Monitor, case: str) -> Evidence:
     effect = found[0].verdicts[0].difference.effect
     names = {one.feature for one in found}
     details: dict[str, Any] = {
-        "features": [{**one.to_json(), "status": status.value} for one, status in zip(found, statuses, strict=True)],
+        "features": [
+            {**one.to_json(), "status": status.value, "is_improved": one.feature in verdict.improved}
+            for one, status in zip(found, statuses, strict=True)
+        ],
         "tests": verdict.drift.tests,
         "alpha": verdict.drift.alpha,
     }

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 from harness.adapters import make_adapter
 from harness.config import SuiteConfig
+from harness.experiments.address import address_of, place_of
 from harness.experiments.records import SweepPoint
 from harness.models.loading import model_source
 from harness.training.checkpoints import CheckpointFolder
@@ -27,7 +29,7 @@ def train_config(
         progress: Whether progress is shown.
 
     Returns:
-        What ``run_training`` returns.
+        What ``run_training`` returns, ``database``, where the run is, and ``see``, the command that shows it; both ``None`` without a run.
 
     Raises:
         UserError: What keeps it from being trained, in one line.
@@ -38,9 +40,10 @@ def train_config(
     source = model_source(config.model_copy(update={"device": "cpu"}))  # the engine moves it
     model = source.build(config.seed)
     adapter = make_adapter(task, config.adapter, config.path.parent)
+    by_config = db_path is None
     if db_path is None and config.log_to_db:
         db_path = config.database
-    return run_training(
+    results = run_training(
         model,
         adapter,
         config.training_config(),
@@ -56,6 +59,11 @@ def train_config(
         suite=config,
         facts={"config_path": str(config.path), "model": source.origin, **source.facts},
     )
+    run, place = results["run_id"], None if db_path is None else place_of(address_of(db_path))
+    if run is None or place is None:
+        return {**results, "database": None, "see": None}
+    where = f"--config {_nearby(str(config.path))}" if by_config else f"--db {_nearby(place)}"
+    return {**results, "database": place, "see": f"modeltiers runs {run} {where}"}
 
 
 def _in_sweep(config: SuiteConfig, sweep: SweepPoint) -> SuiteConfig:
@@ -73,7 +81,7 @@ def summary_of(results: dict[str, Any]) -> dict[str, Any]:
     paths = {name: _text(results[name]) for name in ("best_checkpoint", "last_checkpoint", "bundle")}
     dashboard = {name: str(path) for name, path in results["dashboard"].items()}
     numbers = {
-        name: results[name] for name in ("steps", "epochs", "seconds", "strategy", "devices", "precision", "run_id", "notes")
+        name: results[name] for name in ("steps", "epochs", "seconds", "strategy", "devices", "precision", "run_id", "database", "see", "notes")
     }
     return {
         "status": "ok",
@@ -94,11 +102,18 @@ def text_of(results: dict[str, Any]) -> str:
         "last checkpoint": results["last_checkpoint"],
         "dashboard": results["dashboard"].get("html"),
         "bundle": results["bundle"],
-        "run": results["run_id"],
+        "run": results["run_id"] and f"{results['run_id']} in {results['database']}",
+        "to see it": results["see"],
     }
     lines = [f"{name}: {value}" for name, value in facts.items() if value is not None]
     head = f"trained {results['epochs']} epochs, {results['steps']} steps in {results['seconds']:.1f} s"
     return "\n".join([head, *rows, *lines])
+
+
+def _nearby(place: str) -> str:
+    """A path as one types it here."""
+    path, here = Path(place), Path.cwd()
+    return shlex.quote(str(path.relative_to(here)) if path.is_relative_to(here) else place)
 
 
 def _figure(value: float | None) -> str:

@@ -7,9 +7,11 @@ from typing import Any
 
 from harness.evidence import Status
 from harness.experiments.text_table import aligned
+from harness.monitoring.drift.finding import Finding
 from harness.monitoring.drift.wording import figure, p_value
 
 _MOST = 40
+_NOTABLE = (Finding.DRIFTED.value, Finding.CHANGED.value)
 _HEAD = ["FEATURE", "STATUS", "EFFECT", "FLOOR", "P", "FOUND"]
 
 
@@ -33,11 +35,12 @@ def _row(feature: Mapping[str, Any]) -> list[str]:
     if difference["untested"]:
         return [feature["feature"], feature["status"], "", "", "", difference["untested"]]
     aspect = "" if difference["aspect"] == "values" else f"{difference['aspect']}: "
+    for_the_better = " for the better" if feature.get("is_improved") and difference["finding"] in _NOTABLE else ""
     return [
         feature["feature"],
         feature["status"],
         f"{effect['name']} {figure(effect['value'])}",
         f"{effect['floor']:g}",
         p_value(difference["p_adjusted"]),
-        f"{aspect}{difference['finding']}",
+        f"{aspect}{difference['finding']}{for_the_better}",
     ]
