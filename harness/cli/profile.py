@@ -16,7 +16,10 @@ def add(commands: Any) -> None:
     profile.add_argument("--part", choices=("eval", "train"), default="eval", help="which data of the config (default: eval)")
     profile.add_argument("--db", metavar="PATH", help="where to store it: a file, or the URL of a PostgreSQL database")
     profile.add_argument(
-        "--run", dest="of_run", metavar="RUN", help="the run to store it with, by id or name; a new one by default"
+        "--run",
+        dest="of_run",
+        metavar="RUN",
+        help="the run to store it with, by id or name, whose model is profiled too; a new one by default",
     )
     profile.add_argument("--name", metavar="NAME", help='a name for that run from now on, such as "production"')
     profile.add_argument(

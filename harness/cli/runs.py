@@ -18,7 +18,9 @@ def add(commands: Any) -> None:
     runs.add_argument("reference", nargs="?", metavar="RUN", help="id or name of a run")
     add_config(runs, required=False)
     runs.add_argument(
-        "--db", metavar="PATH", help="a file, or the URL of a PostgreSQL database; by default that of --config, or experiments.db here"
+        "--db",
+        metavar="PATH",
+        help="a file, or the URL of a PostgreSQL database; by default that of --config, or experiments.db here",
     )
     runs.add_argument("--name", metavar="NAME", help="only runs of this name")
     runs.add_argument("--metric", metavar="METRIC", help="show a metric of each run, the best first")

@@ -17,10 +17,10 @@ def metric_definitions(task: TaskSpec, names: Iterable[str]) -> dict[str, str]:
         names: The metrics.
     """
     if task.is_per_position:
-        said = {name: "over all labelled tokens of the data; each token counts once" for name in _OVER_TOKENS}
+        said = dict.fromkeys(_OVER_TOKENS, "over all labelled tokens of the data; each token counts once")
         said["perplexity"] = "exp of the loss over all labelled tokens"
     else:
-        said = {name: "over all labelled rows of the data" for name in _OVER_TOKENS}
+        said = dict.fromkeys(_OVER_TOKENS, "over all labelled rows of the data")
     return {name: said[name] for name in names if name in said}
 
 

@@ -72,7 +72,11 @@ def _said(content: Any) -> str:
     """What somebody gave instead of a profile."""
     if isinstance(content, Mapping):
         return f"a mapping with the keys {', '.join(map(repr, list(content)[:5]))}" if content else "an empty mapping"
-    return f"{len(content)} bytes of something else" if isinstance(content, (bytes, bytearray, memoryview)) else type(content).__name__
+    return (
+        f"{len(content)} bytes of something else"
+        if isinstance(content, (bytes, bytearray, memoryview))
+        else type(content).__name__
+    )
 
 
 def get_profile(db: ExperimentDB, run_id: RunRef, name: str = "reference") -> Any:

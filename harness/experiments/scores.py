@@ -51,7 +51,9 @@ def read_metrics(connection: Connection, run_id: int) -> list[str]:
 
 def read_datasets(connection: Connection, run_id: int) -> dict[str, str]:
     """What each of a run's scores was measured on, by metric."""
-    found = connection.execute(select(scores.c.metric, scores.c.dataset).where(scores.c.run_id == run_id).order_by(scores.c.metric))
+    found = connection.execute(
+        select(scores.c.metric, scores.c.dataset).where(scores.c.run_id == run_id).order_by(scores.c.metric)
+    )
     return {row.metric: row.dataset for row in found}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,7 +72,10 @@ def find_baseline_set(
 
 def _ways(reference: DataReference, task: TaskSpec, folder: Path) -> Iterator[Callable[[], Dataset]]:
     """The rows as a training and as a monitoring opens them, where the run says and beside the candidate's config."""
-    train, held_out = reference.train, reference.eval
     for place in dict.fromkeys((reference.folder, folder)):
-        yield lambda place=place: open_datasets(task, train, held_out, place).held_out
-        yield lambda place=place: open_window(task, held_out, train, place)
+        yield partial(_held_out, reference, task, place)
+        yield partial(open_window, task, reference.eval, reference.train, place)
+
+
+def _held_out(reference: DataReference, task: TaskSpec, folder: Path) -> Dataset:
+    return open_datasets(task, reference.train, reference.eval, folder).held_out

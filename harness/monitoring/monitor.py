@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.data.data_reference import DataReference
-from harness.data.digest import dataset_id
 from harness.data.loader import make_loader
 from harness.experiments.database import ExperimentDB
 from harness.experiments.errors import ExperimentError

@@ -81,7 +81,8 @@ def summary_of(results: dict[str, Any]) -> dict[str, Any]:
     paths = {name: _text(results[name]) for name in ("best_checkpoint", "last_checkpoint", "bundle")}
     dashboard = {name: str(path) for name, path in results["dashboard"].items()}
     numbers = {
-        name: results[name] for name in ("steps", "epochs", "seconds", "strategy", "devices", "precision", "run_id", "database", "see", "notes")
+        name: results[name]
+        for name in ("steps", "epochs", "seconds", "strategy", "devices", "precision", "run_id", "database", "see", "notes")
     }
     return {
         "status": "ok",

@@ -184,7 +184,13 @@ def test_profiles_as_documents_and_bytes(db: ExperimentDB) -> None:
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [({"mean": 1}, "a mapping with the keys 'mean'"), ({}, "an empty mapping"), (b"\x00\xff", "2 bytes"), ([1, 2], "list"), (None, "NoneType")],
+    [
+        ({"mean": 1}, "a mapping with the keys 'mean'"),
+        ({}, "an empty mapping"),
+        (b"\x00\xff", "2 bytes"),
+        ([1, 2], "list"),
+        (None, "NoneType"),
+    ],
 )
 def test_a_reference_that_is_no_profile_is_refused_at_once(db: ExperimentDB, content: Any, said: str) -> None:
     run = finished(db)

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from harness.cli import main
+from harness.config import load_config
 from harness.experiments import ExperimentDB, ExperimentError, Rhythm
 from harness.experiments.command import answer, run_details, runs_table
+from harness.training.command import summary_of, text_of, train_config
 
 
 @pytest.fixture
@@ -73,3 +76,26 @@ def test_one_function_for_the_command_line(filled: ExperimentDB) -> None:
     address = filled.store.url.render_as_string(hide_password=False)
     assert answer(address, metric="loss").data == runs_table(filled, metric="loss").data
     assert answer(address, "production").text == run_details(filled, "production").text
+
+
+def test_training_says_where_its_run_is_and_the_command_that_shows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The config lies in another folder than the shell, as in ``modeltiers train --config examples/x.json``."""
+    (tmp_path / "examples").mkdir()
+    config = tmp_path / "examples" / "x.json"
+    keys = {"task_name": "lm_tiny", "log_to_db": True, "run_name": "first", "train": {"max_eval_examples": 8}, "batch_size": 8}
+    config.write_text(json.dumps({**keys, "eval": {"dataset_id": "lm_tiny_v1", "max_eval_examples": 4}}), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    results = train_config(load_config(Path("examples/x.json")), progress=False)
+    said = dict(line.split(": ", 1) for line in text_of(results).splitlines() if ": " in line)
+    assert said["run"] == f"1 in {tmp_path / 'examples' / 'experiments.db'}"
+    assert said["to see it"] == "modeltiers runs 1 --config examples/x.json"
+    assert main(said["to see it"].split()[1:]) == 0
+    assert "1 first" in capsys.readouterr().out
+    assert main(["runs", "--config", "examples/x.json"]) == 0
+    assert "first" in capsys.readouterr().out
+    assert main(["runs"]) == 2
+    assert "modeltiers runs --config FILE" in capsys.readouterr().err
+    summary = summary_of(results)
+    assert (summary["run_id"], summary["see"]) == (1, "modeltiers runs 1 --config examples/x.json")

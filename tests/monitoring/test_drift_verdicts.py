@@ -231,12 +231,19 @@ def test_samples_have_a_column_of_each_kind() -> None:
 
 def test_a_window_that_is_the_reference_has_no_drift_in_any_feature_however_few_its_rows() -> None:
     rng = np.random.default_rng(0)
-    columns = {"x": rng.normal(size=60), "rare": np.array([f"id-{n}" for n in range(60)]), "one": np.ones(60), "k": rng.choice(list("ab"), 60)}
+    columns = {
+        "x": rng.normal(size=60),
+        "rare": np.array([f"id-{n}" for n in range(60)]),
+        "one": np.ones(60),
+        "k": rng.choice(list("ab"), 60),
+    }
     reference = profile_columns(columns)
     report = compare_profiles(reference, profile_columns(columns, reference))
     assert (report.status, report.blind) == (Status.OK, ())
     assert report.same == frozenset(columns)
-    assert report.message.startswith("no drift: the data holds the same rows as the reference, so that this says nothing of new ones")
+    assert report.message.startswith(
+        "no drift: the data holds the same rows as the reference, so that this says nothing of new ones"
+    )
     for name in columns:
         assert report[name].message.startswith(f"`{name}`: no drift: the values are the reference's own")
     assert report.to_json()["is_same_data"]

@@ -101,7 +101,8 @@ def test_the_words(counts: tuple[int, int, int], words: str) -> None:
 def test_the_words_of_losses() -> None:
     message = by_losses(losses(5000, worsening=0.3)).message
     assert re.match(
-        r"loss per sample rose by 0\.\d\d \(90% interval 0\.\d\d to 0\.\d\d; p < 0\.0001\) on 5,000 samples; the margin is 0\.\d+; ", message
+        r"loss per sample rose by 0\.\d\d \(90% interval 0\.\d\d to 0\.\d\d; p < 0\.0001\) on 5,000 samples; the margin is 0\.\d+; ",
+        message,
     )
     assert "points" not in message
 

@@ -48,8 +48,8 @@ def _coincidence(feature: Feature) -> float:
 
 
 def _of_levels(feature: CategoricalCounts) -> float:
-    counts = feature.buckets if feature.buckets.size else np.array([*feature.counts, feature.rest, feature.unseen])
-    counts = np.array([*counts, feature.missing], np.float64)
+    levels = feature.buckets if feature.buckets.size else np.array([*feature.counts, feature.rest, feature.unseen])
+    counts = np.array([*levels, feature.missing], np.float64)
     if feature.clusters is not None:  # values of one row may all be alike, so that each row counts for one
         counts = counts * feature.clusters.rows / max(counts.sum(), 1.0)
     return _log_probability(counts)

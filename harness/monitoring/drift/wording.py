@@ -45,7 +45,9 @@ def subject(verdict: Verdict) -> str:
 
 def summary(report: DriftReport) -> str:
     """All verdicts as one sentence, and what the window cannot tell."""
-    found = [text for text in (_failed(report), _warned(report), blindness(report)) if text] or [SAME if report.same else "no drift seen"]
+    found = [text for text in (_failed(report), _warned(report), blindness(report)) if text] or [
+        SAME if report.same else "no drift seen"
+    ]
     if report.not_compared:
         found.append(f"not compared: {listing(list(report.not_compared))}, which the window lacks")
     sizes = f"{rows(report.current_n)} against {report.reference_n:,}, {counted(report.tests, 'test')}"
