@@ -135,7 +135,8 @@ class Suite:
 
         options = self.config.export_options
         folder = self.config.resolve(options.export_dir) if options.export_dir else None
-        return Exports(subject, options, folder, config=config)
+        # The workers of pytest-xdist share what is exported, also where the model's identity cannot be told.
+        return Exports(subject, options, folder, config=config, run=os.environ.get("PYTEST_XDIST_TESTRUNUID", ""))
 
     @cached_property
     def study(self) -> Study:

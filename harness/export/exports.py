@@ -43,6 +43,7 @@ class Exports:
         folder: Where the files go; ``None`` leaves them in the cache.
         cache: Where exports, noise floors and timings are kept.
         config: The config file that the model can be rebuilt from.
+        run: A name for this run, where several processes take part in it.
     """
 
     subject: Subject
@@ -50,6 +51,7 @@ class Exports:
     folder: Path | None = None
     cache: Cache = field(default_factory=Cache)
     config: Path | None = None
+    run: str = ""
 
     def __post_init__(self) -> None:
         self._artifacts: dict[str, Artifact | UserError] = {}
@@ -57,6 +59,7 @@ class Exports:
         self._example_logits: dict[str, Tensor | UserError] = {}
         self._inspections: dict[str, Inspection | UserError] = {}
         self._expected: dict[Point, Tensor] = {}
+        self._identity = ""
 
     @cached_property
     def program(self) -> Program:
@@ -71,12 +74,15 @@ class Exports:
         if self.options.quantization == "static":
             made = (subject.batch(sizes, seed) for seed in range(_CALIBRATION))
             program = replace(program, samples=tuple({name: b[name].cpu() for name in program.fields} for b in made))
+        # Now, as nothing has called the model yet: what calls and exporters leave on it is no part of what it is.
+        self._identity = identity_of(program, key_of(self.run, str(self.config)) if self.run and self.config else "")
         return program
 
-    @cached_property
+    @property
     def identity(self) -> str:
         """A hash of everything the exports depend on."""
-        return identity_of(self.program)
+        _ = self.program
+        return self._identity
 
     @cached_property
     def floor(self) -> NoiseFloor:

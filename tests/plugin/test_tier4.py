@@ -67,6 +67,27 @@ def test_own(exported, exports):
     )
 
 
+def test_two_models_of_one_folder_are_not_mixed_up(project: Project) -> None:
+    model = """
+from torch import nn
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(32, 8), nn.Linear(8, 32)
+    def forward(self, input_ids):
+        return self.head(self.embed(input_ids)) * SCALE
+def build_model():
+    return Net()
+"""
+    keys = {"only": None, "tier": "4", "export": {"formats": ["torchscript"]}}
+    first = project.config("v1.json", model=model.replace("SCALE", "1.0"), **keys)
+    second = project.config("v2.json", model=model.replace("SCALE", "-1.0"), **keys)
+    chosen = "exports or numerical_consistency"
+    result = project.run("--model-config", first, "--model-config", second, "-k", chosen, "--model-report", "out")
+    assert result.ret == 0, result.outlines
+    result.assert_outcomes(passed=2 * 2, deselected=len_of(first, project) + len_of(second, project) - 2 * 2)
+
+
 def len_of(config: Path, project: Project) -> int:
     return len(project.ids("--model-config", config))
 

@@ -1,21 +1,18 @@
-"""What a model is, as a hash: its weights, its code, the task and the versions of what runs it."""
+"""What a model is, as a hash: its weights, everything else it holds, its code, the task and the versions of what runs it."""
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import platform
-import sys
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
 from harness.export.program import Program
 from harness.export.store.cache import file_hash, key_of
-from harness.user_code import is_users_file
+from harness.export.store.imports import own_files, with_imports
+from harness.export.store.object_hash import ObjectHash, never_again
 
 _PACKAGES = (
     "torch",
@@ -31,39 +28,24 @@ _PACKAGES = (
 )
 
 
-def identity_of(program: Program) -> str:
-    """A hash of everything that an export of a program depends on."""
+def identity_of(program: Program, run: str = "") -> str:
+    """A hash of everything that an export of a program depends on, or that its noise and its speed do.
+
+    Args:
+        program: The program.
+        run: A name for this run of this model, where several processes share one; what cannot be read of the model is then taken for the
+            same within the run. By default, it is taken for the same as nothing.
+    """
     model, adapter = program.forward.model, program.forward.adapter
+    objects = ObjectHash((lambda: run) if run else never_again)
     return key_of(
-        weights_hash(model),
-        code_hash(model, adapter),
-        repr(model),
-        program.task,
+        objects.of(model, adapter, program.task, program.example, program.samples),
+        with_imports(own_files(objects.seen)),
         [program.fields, program.sizes, program.axes, program.limits],
-        [{name: _tensor_hash(tensor) for name, tensor in batch.items()} for batch in (program.example, *program.samples)],
+        [str(torch.get_default_dtype()), torch.get_float32_matmul_precision()],
         versions(),
         _own_code(),
     )
-
-
-def weights_hash(model: nn.Module) -> str:
-    """A hash of every parameter and buffer, those that no state dict holds too."""
-    tensors = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
-    return key_of([(name, _tensor_hash(tensor), tensor.requires_grad) for name, tensor in tensors])
-
-
-def code_hash(*objects: object) -> str:
-    """A hash of the files that define objects' classes, and of the files beside those that are imported."""
-    classes = {type(part) for thing in objects for part in (thing.modules() if isinstance(thing, nn.Module) else (thing,))}
-    own = {Path(file) for file in map(_file_of, classes) if file and is_users_file(file)}
-    folders = {file.parent for file in own if "site-packages" not in file.parts}
-    beside = {
-        Path(file)
-        for module in list(sys.modules.values())
-        if (file := getattr(module, "__file__", None)) and Path(file).parent in folders
-    }
-    typed = sorted(inspect.getsource(cls) for cls in classes if cls.__module__ == "__main__" and _has_source(cls))
-    return key_of(sorted(file_hash(path) for path in own | beside if path.is_file()), typed)
 
 
 @cache
@@ -84,22 +66,3 @@ def _own_code() -> str:
     room = Path(__file__).parent.parent
     files = [room / "program.py", *(room / "formats").rglob("*.py"), *(room / "onnx").rglob("*.py")]
     return key_of([file_hash(path) for path in sorted(files)])
-
-
-def _tensor_hash(tensor: Tensor) -> str:
-    plain = tensor.detach().cpu().contiguous()
-    digest = hashlib.sha256(f"{plain.dtype} {tuple(plain.shape)}".encode())
-    digest.update(plain.flatten().view(torch.uint8).numpy().data if plain.numel() else b"")
-    return digest.hexdigest()
-
-
-def _file_of(cls: type) -> str | None:
-    return getattr(sys.modules.get(cls.__module__), "__file__", None)
-
-
-def _has_source(cls: type) -> bool:
-    try:
-        inspect.getsource(cls)
-    except (OSError, TypeError):
-        return False
-    return True
