@@ -103,7 +103,7 @@ class RunKeys(_Keys):
     )
     device: str = Field("cpu", description="cpu, cuda, cuda:0, mps …")
     time_budget: Annotated[float, Field(gt=0, le=1_000_000)] = Field(
-        120.0, description="Seconds the config's tests may take; one that hangs is stopped after this long."
+        120.0, description="Processor seconds that the config's tests may use; a model that hangs is stopped."
     )
 
 

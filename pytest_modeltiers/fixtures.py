@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +22,7 @@ from harness.threads import threads_for
 from pytest_modeltiers.judge import FOUND, VERDICT, Judge, conclude
 from pytest_modeltiers.plugin import CONFIGS
 from pytest_modeltiers.suite import Suite
-from pytest_modeltiers.watchdog import time_limit
+from pytest_modeltiers.watchdog import CutShortError, time_limit
 
 if TYPE_CHECKING:
     from _pytest.fixtures import SubRequest
@@ -106,7 +105,7 @@ def study(request: SubRequest, suite: Suite, subject: Subject) -> Study:
     """The model to look into, with the config's labelled rows."""
     is_foreign = any(_is_overridden(request, name) for name in ("model", "adapter", "task_spec"))
     study = suite.study_of(subject, suite.config) if is_foreign else suite.study
-    study.seconds = suite.long_share
+    study.seconds = suite.budget.part
     return study
 
 
@@ -116,7 +115,7 @@ def trial(request: SubRequest, suite: Suite, subject: Subject, training_config: 
     names = ("model", "adapter", "task_spec", "training_config")
     is_foreign = any(_is_overridden(request, name) for name in names)
     trial = suite.trial_of(subject, training_config) if is_foreign else suite.trial
-    trial.seconds = suite.long_share
+    trial.seconds = suite.budget.part
     return trial
 
 
@@ -191,26 +190,58 @@ def present_properties(request: SubRequest) -> frozenset[str]:
 
 
 @pytest.fixture
-def judge(request: SubRequest, subject: Subject, suite: Suite, present_properties: frozenset[str]) -> Iterator[Judge]:
+def judge(request: SubRequest, subject: Subject, suite: Suite, present_properties: frozenset[str]) -> Judge:
     """Judges the test's property."""
     name = request.function.__name__.removeprefix("test_")
-    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    started = time.perf_counter()
-    yield Judge(name, subject, suite.share(workers), suite.config.seed, present_properties)
-    suite.spent += time.perf_counter() - started
-    suite.finished += 1
+    return Judge(name, subject, suite.share, suite.config.seed, present_properties)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Tells each suite how many of its tests were selected, which share its time budget."""
+    selected = Counter(own.config.path for item in session.items if (own := _suite_of(item)))
+    for path, number in selected.items():
+        Suite.of(path).selected = number
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Counts what a generated test uses, from its first fixture to its report."""
+    own = _suite_of(item)
+    if own is None:
+        return (yield)
+    with own.budget.counting():
+        result = yield
+    own.finished += 1
+    return result
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)  # inside those of pytest, which take back at the end what they set up
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    """Starts no generated test when the time budget is spent."""
+    own = _suite_of(item)
+    if own is None:
+        return (yield)
+    if spent := own.budget.spent:
+        pytest.skip(spent)
+    try:
+        with time_limit(own.budget):
+            return (yield)
+    except CutShortError as cut:
+        pytest.skip(str(cut))
+    except TimeBudgetError as error:
+        pytest.fail(str(error), pytrace=False)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
     """Runs a generated test within the time budget, and ends it with its judge's outcome."""
-    own = getattr(pyfuncitem.cls, "suite", None)
-    if not isinstance(own, Suite):
+    own = _suite_of(pyfuncitem)
+    if own is None:
         return (yield)
     FOUND.set(None)
     result = None
     try:
-        with time_limit(own.config.time_budget), threads_for(own.pristine):
+        with time_limit(own.budget, own.limit), threads_for(own.pristine):
             result = yield
         judge = _judge_of(pyfuncitem)
         if judge is not None and judge.worst is None:
@@ -220,12 +251,23 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
         if judge is None:
             pytest.fail(str(error), pytrace=False)
         judge.stop(str(error))
+    except CutShortError as cut:
+        own.forget_shared_work()
+        judge = _judge_of(pyfuncitem)
+        if judge is None:
+            pytest.skip(str(cut))
+        judge.cut_short(str(cut))
     finally:
         judge = _judge_of(pyfuncitem)
         pyfuncitem.stash[VERDICT] = finding = FOUND.get() or {} if judge is None else judge.verdict()
     if finding.get("evidence"):
         conclude(Evidence.from_json(finding["evidence"]), strict=pyfuncitem.config.getoption("modeltiers_strict"))
     return result
+
+
+def _suite_of(item: pytest.Item) -> Suite | None:
+    own = getattr(getattr(item, "cls", None), "suite", None)
+    return own if isinstance(own, Suite) else None
 
 
 def _judge_of(item: pytest.Function) -> Judge | None:

@@ -18,7 +18,8 @@ from harness.isolation.errors import IsolationError
 if TYPE_CHECKING:
     from harness.config import SuiteConfig
     from harness.isolation import IsolatedProcess
-    from pytest_modeltiers.suite import Suite
+    from pytest_modeltiers.budget import CLOCK_FACTOR
+from pytest_modeltiers.suite import Suite
 
 _GRACE = 60.0
 """Seconds beyond its time budget that a test is waited for: its own watchdog is to end it first."""
@@ -148,7 +149,7 @@ class _Elsewhere:
             self._process.close()
             self._process = self._start()
         try:
-            answer = self._process.ask({"test": _short(item)}, self.suite.config.time_budget + _GRACE)
+            answer = self._process.ask({"test": _short(item)}, CLOCK_FACTOR * self.suite.config.time_budget + _GRACE)
         except IsolationError:
             self._deaths += 1
             raise
@@ -195,7 +196,7 @@ class _Elsewhere:
             environment=_places(),
         )
         try:
-            answer = process.receive(config.time_budget + _GRACE)
+            answer = process.receive(CLOCK_FACTOR * config.time_budget + _GRACE)
             if answer.get("error"):
                 raise IsolationError(str(answer["error"]))
             self._at_start, self._model = [str(attempt) for attempt in answer["refused"]], str(answer["model"])

@@ -7,7 +7,6 @@ Hypothesis draws it and shrinks what fails to the smallest counterexample.
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable, Container, Hashable
 from contextvars import ContextVar
 from typing import Any
@@ -19,8 +18,10 @@ from hypothesis.strategies import SearchStrategy
 
 from harness.catalogue import CATALOGUE
 from harness.evidence import Evidence, Status
+from harness.processor_time import processor_seconds
 from harness.properties.subject import ModelRaisedError, Subject
 from pytest_modeltiers.checks import ModelCheck
+from pytest_modeltiers.watchdog import CutShortError
 
 VERDICT = pytest.StashKey[dict[str, Any]]()
 """What a test found, for the report."""
@@ -107,11 +108,11 @@ class Judge:
             examples: How many are drawn, the time budget allowing.
         """
         known: dict[Hashable, Evidence] = {}
-        started = time.perf_counter()
+        started = processor_seconds()
 
         def out_of_time() -> bool:
             failed = any(evidence.status is Status.FAIL for evidence in known.values())
-            return time.perf_counter() - started > self.share * (_SHRINK_FACTOR if failed else 1)
+            return processor_seconds() - started > self.share * (_SHRINK_FACTOR if failed else 1)
 
         @settings(
             max_examples=examples,
@@ -142,6 +143,10 @@ class Judge:
             self._keep(violation.evidence)
         except Flaky:
             self._keep(next(e for e in known.values() if e.status is Status.FAIL))
+        except CutShortError:
+            failed = [evidence for evidence in known.values() if evidence.status is Status.FAIL]
+            self.worst = max([*failed, *([self.worst] if self.worst else [])], key=_rank, default=None)
+            raise
         for evidence in known.values():
             if evidence.status is not Status.FAIL:
                 self._keep(evidence)
@@ -154,6 +159,13 @@ class Judge:
     def stop(self, reason: str) -> None:
         """Records that the test could not go on, which is a failure."""
         self._keep(Evidence(self.name, Status.FAIL, reason))
+
+    def cut_short(self, reason: str) -> None:
+        """Records that the time budget ended the test before all was judged: what failed stays, what held says nothing of the rest."""
+        self.cut = True
+        if self.worst is None or self.worst.status is not Status.FAIL:
+            held = f"; what was judged by then held ({self.examples} examples)" if self.worst and self.examples > 1 else ""
+            self.worst = Evidence(self.name, Status.SKIPPED, reason + held)
 
     def _run_contents(self, check: Check, case: dict[str, Any], out_of_time: Callable[[], bool]) -> Evidence:
         """Judges what was drawn, and a few more contents of the same sizes, which cost less than a draw; returns the worst."""
@@ -195,11 +207,12 @@ class Judge:
         return trouble and owner in self.present
 
     def _keep(self, evidence: Evidence) -> None:
-        if evidence.status in (Status.FAIL, Status.WARN):
-            evidence = evidence.investigated()
         worst = self.worst
-        if worst is None or _rank(evidence) > _rank(worst):
-            self.worst = evidence
+        if worst is not None and _rank(evidence) <= _rank(worst):
+            return
+        self.worst = evidence  # kept before it is looked into, for which there may be no time
+        if evidence.status in (Status.FAIL, Status.WARN):
+            self.worst = evidence.investigated()
 
 
 def judged(check: ModelCheck) -> Callable[..., None]:

@@ -14,6 +14,7 @@ from harness.catalogue import CATALOGUE
 from harness.errors import UserError
 from harness.evidence import Status
 from harness.health.report import ExportHealthReport, SkippedCheck
+from pytest_modeltiers.budget import SPENT
 from pytest_modeltiers.github import annotation, append_summary
 from pytest_modeltiers.judge import VERDICT
 from pytest_modeltiers.plugin import TIERS
@@ -183,9 +184,13 @@ def _coverage(suite: Suite, results: list[Result]) -> str:
     parts = []
     if from_catalogue < expected:
         parts.append(f"Only {from_catalogue} of the suite's {expected} tests ran, so the score speaks for these alone.")
+    budget = f"The time budget of {suite.config.time_budget:g} s"
+    late = [r.label for r in results if r.status is Status.SKIPPED and r.message.startswith(SPENT)]
     cut = [r.label for r in results if r.finding.get("cut")]
     if cut:
-        parts.append(f"The time budget of {suite.config.time_budget:g} s ended the search early in {', '.join(cut)}.")
+        parts.append(f"{budget} ended the search early in {', '.join(cut)}.")
+    if late:
+        parts.append(f"{budget} was spent before {len(late)} tests began: {', '.join(late)}.")
     return " ".join(parts)
 
 

@@ -17,6 +17,7 @@ from harness.catalogue import CATALOGUE, Property
 from harness.config import SuiteConfig, TrainingConfig, load_config
 from harness.errors import ConfigError, ForwardError, OutputError, UserError
 from harness.tasks import TaskSpec
+from pytest_modeltiers.budget import Budget
 from pytest_modeltiers.checks import REGISTERED, ModelCheck
 
 if TYPE_CHECKING:
@@ -30,14 +31,8 @@ if TYPE_CHECKING:
     from harness.properties.subject import Shared, Subject
     from harness.training.trial import Trial
 
-_LONG = (2, 3)
-"""Tiers whose tests draw no examples, and of which some take many times as long as others: they compile, or train."""
-
 _MONITORING = 5
 """The tier that holds data against what is remembered."""
-
-_LONG_SHARE = 0.25
-"""Of the time that is left, what one of their tests may take."""
 
 
 @dataclass
@@ -46,12 +41,12 @@ class Suite:
 
     Attributes:
         config: The config.
-        spent: Seconds that the tests of this process took so far.
-        finished: How many they were.
+        selected: How many of its tests this process was asked to run; ``None`` before they are known.
+        finished: How many of them have ended.
     """
 
     config: SuiteConfig
-    spent: float = 0.0
+    selected: int | None = None
     finished: int = 0
 
     @staticmethod
@@ -62,6 +57,11 @@ class Suite:
             ConfigError: The file is refused.
         """
         return _suite(Path(os.path.abspath(path)))
+
+    @cached_property
+    def budget(self) -> Budget:
+        """The processor time that the tests of this process may use."""
+        return Budget(self.config.time_budget)
 
     @cached_property
     def task(self) -> TaskSpec:
@@ -202,40 +202,51 @@ class Suite:
         Raises:
             UserError: The model cannot be built or called, or its logits have another shape than the task promises.
         """
+        from harness.errors import TimeBudgetError
+        from harness.threads import threads_for
+        from pytest_modeltiers.watchdog import CutShortError, time_limit
+
+        try:
+            with self.budget.counting(), time_limit(self.budget), threads_for(self.pristine):
+                self._call_once()
+        except CutShortError as cut:
+            seconds = self.config.time_budget
+            raise TimeBudgetError(
+                f"the model did not answer within the `time_budget` of {seconds:g} s; it was {cut.place}"
+            ) from None
+
+    def _call_once(self) -> None:
         from harness.adapters import same_shape
         from harness.properties.subject import ModelRaisedError
-        from harness.threads import threads_for
         from harness.user_code import raised
-        from pytest_modeltiers.watchdog import time_limit
 
-        with time_limit(self.config.time_budget), threads_for(self.pristine):
-            subject = self.subject(self.model())
-            plan = self.adapter.plan(subject.model)
-            signature = _signature(subject.model)
-            fields = "the whole batch" if plan.whole else ", ".join(f"`{name}`" for name in plan.fields)
-            at = subject.typical.describe(self.task)
-            if self.task.image_size:
-                at += f", image_size={list(self.task.image_size)}"
-            try:
-                batch = subject.batch()
-            except UserError:
-                raise
-            except (RuntimeError, MemoryError) as error:  # what torch makes of sizes that no memory holds
-                sizes = ", ".join(f"`{key}`" for key in self.task.facts.requires)
-                raise ConfigError(f"{self.config.path}: {sizes}: making inputs at {at} raised {raised(error)}") from error
-            try:
-                logits = subject.raw_logits(batch)
-            except ModelRaisedError as error:
-                where = f" in `{error.module}`" if error.module else ""
-                raise ForwardError(
-                    f"{self.config.path.name}: {self.source.origin}: {signature} raised on {fields} at {at}{where}: {error}"
-                ) from error
-            expected = subject.typical.logits_shape(self.task)
-            if not same_shape(logits, expected):
-                raise OutputError(
-                    f"{self.config.path.name}: {self.source.origin}: logits of shape {tuple(logits.shape)} ({logits.dtype}) at {at}; "
-                    f"{self.task.task_type.value} promises {expected} ({', '.join(self.task.facts.output)})"
-                )
+        subject = self.subject(self.model())
+        plan = self.adapter.plan(subject.model)
+        signature = _signature(subject.model)
+        fields = "the whole batch" if plan.whole else ", ".join(f"`{name}`" for name in plan.fields)
+        at = subject.typical.describe(self.task)
+        if self.task.image_size:
+            at += f", image_size={list(self.task.image_size)}"
+        try:
+            batch = subject.batch()
+        except UserError:
+            raise
+        except (RuntimeError, MemoryError) as error:  # what torch makes of sizes that no memory holds
+            sizes = ", ".join(f"`{key}`" for key in self.task.facts.requires)
+            raise ConfigError(f"{self.config.path}: {sizes}: making inputs at {at} raised {raised(error)}") from error
+        try:
+            logits = subject.raw_logits(batch)
+        except ModelRaisedError as error:
+            where = f" in `{error.module}`" if error.module else ""
+            raise ForwardError(
+                f"{self.config.path.name}: {self.source.origin}: {signature} raised on {fields} at {at}{where}: {error}"
+            ) from error
+        expected = subject.typical.logits_shape(self.task)
+        if not same_shape(logits, expected):
+            raise OutputError(
+                f"{self.config.path.name}: {self.source.origin}: logits of shape {tuple(logits.shape)} ({logits.dtype}) at {at}; "
+                f"{self.task.task_type.value} promises {expected} ({', '.join(self.task.facts.output)})"
+            )
 
     def properties(self, tier: int) -> list[Property]:
         """The properties generated for a tier."""
@@ -255,23 +266,27 @@ class Suite:
     def _tests_of(self, tier: int) -> int:
         return sum(len(self.cases(p)) if p.has_cases else 1 for p in self.properties(tier))
 
-    def share(self, workers: int = 1) -> float:
-        """Seconds the next test may go on drawing examples: an even part of what is left of the budget.
-
-        Args:
-            workers: Processes that the tests are spread over.
-        """
-        drawing = self.test_count() - sum(map(self._tests_of, _LONG))  # those have a share of another kind
-        return self._left / max(1.0, drawing / workers - self.finished)
+    @property
+    def share(self) -> float:
+        """Processor seconds the next test may go on drawing examples: an even part of what is left of the budget."""
+        return self.budget.left / self._tests_left
 
     @property
-    def long_share(self) -> float:
-        """Seconds the next test of a tier with long ones may take: no even part, but a fraction of what is left."""
-        return self._left * _LONG_SHARE
+    def limit(self) -> float:
+        """Processor seconds after which the next test is cut short."""
+        return self.budget.limit(self._tests_left)
 
     @property
-    def _left(self) -> float:
-        return max(0.0, self.config.time_budget - self.spent)
+    def _tests_left(self) -> float:
+        """How many tests this process still runs, with the next one."""
+        workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+        selected = self.test_count() if self.selected is None else self.selected
+        return max(1.0, selected / workers - self.finished)
+
+    def forget_shared_work(self) -> None:
+        """Lets what several tests build on be made again, as a test that was cut short may have left it half done."""
+        for name in ("exports", "study", "trial", "monitor"):
+            self.__dict__.pop(name, None)
 
 
 def test_module(suite: Suite, pytest_config: pytest.Config | None = None) -> ModuleType:

@@ -1,43 +1,160 @@
-"""Stops a model that does not answer."""
+"""Stops a test that has used its part of the time budget, and a model that does not answer."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from harness.errors import TimeBudgetError
+from harness.processor_time import processor_seconds
+from pytest_modeltiers.budget import Budget
+
+_SHORTEST = 0.02
+"""Seconds between two looks at the time."""
+
+_IDLE = 0.05
+"""A test that used less than this share of the time that passed by the clock was waiting, not computing."""
+
+_COMPILERS = tuple(
+    os.path.join("torch", name) + os.sep for name in ("_dynamo", "_inductor", "export", "_export", "fx", "onnx", "jit")
+)
+"""Folders of code that calls a model to read it, rather than to compute with it."""
 
 
-class _TimeIsUpError(BaseException):
-    """Passes through every ``except Exception`` on its way, in the model's code and in ours."""
+_CALLS = ("forward", "backward", "training_step")
+"""Functions of a model whose running is a call of it."""
+
+
+class CutShortError(BaseException):
+    """A block has used its part of the budget. It passes through every ``except Exception`` on its way, in the model's code and in ours.
+
+    Attributes:
+        place: Where it was.
+    """
+
+    def __init__(self, message: str, place: str) -> None:
+        super().__init__(message)
+        self.place = place
+
+
+class _HangError(BaseException):
+    """A model does not answer."""
 
 
 @contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    """Raises TimeBudgetError in the block when it takes longer than this.
+def time_limit(budget: Budget, part: float | None = None) -> Iterator[None]:
+    """Ends the block when it has used its part of the budget.
+
+    A call of the model that is in progress then may still return, so that one that never does can be told from one that is slow: it has
+    the whole budget once more. A model that waits for something, which uses no processor time, is ended by the clock.
 
     It works through SIGALRM, so in the main thread of a POSIX process; elsewhere it does nothing. Code that never returns to the
     interpreter cannot be stopped from within it.
+
+    Args:
+        budget: The budget, which is counting.
+        part: Processor seconds that the block may use; by default all that is left.
+
+    Raises:
+        TimeBudgetError: The model does not answer.
+        CutShortError: The part is used.
     """
     if not hasattr(signal, "SIGALRM") or threading.current_thread() is not threading.main_thread():
         yield
         return
-
-    def stop(_number: int, frame: FrameType | None) -> None:
-        raise _TimeIsUpError(f"the model did not answer within the `time_budget` of {seconds:g} s; it was {_place(frame)}")
-
-    before = signal.signal(signal.SIGALRM, stop)
+    watch = _Watch(budget, budget.left if part is None else part)
+    handler = signal.signal(signal.SIGALRM, watch.look)
+    outer, interval = signal.setitimer(signal.ITIMER_REAL, watch.pause)
     try:
-        signal.setitimer(signal.ITIMER_REAL, seconds)
         yield
-    except _TimeIsUpError as error:
+    except _HangError as error:
         raise TimeBudgetError(str(error)) from None
     finally:
+        watch.is_over = True
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGALRM, handler)
+        if outer:  # somebody else's alarm, which is late by what this block took
+            signal.setitimer(signal.ITIMER_REAL, max(_SHORTEST, outer - watch.clock), interval)
+
+
+class _Watch:
+    """Looks at the time now and then while a block runs."""
+
+    def __init__(self, budget: Budget, part: float) -> None:
+        self.is_over = False
+        self._budget = budget
+        self._part = part
+        self._began, self._began_by_clock = processor_seconds(), time.monotonic()
+        self._latest = budget.clock_left
+        self._call: FrameType | None = None
+        self._call_seen = 0.0
+
+    @property
+    def used(self) -> float:
+        """Processor seconds since the block began."""
+        return processor_seconds() - self._began
+
+    @property
+    def clock(self) -> float:
+        """Seconds by the clock since the block began."""
+        return time.monotonic() - self._began_by_clock
+
+    @property
+    def pause(self) -> float:
+        """Seconds until it is worth looking again: at the earliest when every core was busy with nothing else."""
+        soonest = (self._part - self.used) / (os.cpu_count() or 1)
+        return max(_SHORTEST, min(soonest, self._latest - self.clock))
+
+    def look(self, _number: int, frame: FrameType | None) -> None:
+        """Handles the alarm."""
+        if self.is_over:
+            return
+        try:
+            self._judge(frame)
+        finally:  # once more in any case: whoever swallows the error meets it again
+            signal.setitimer(signal.ITIMER_REAL, self.pause)
+
+    def _judge(self, frame: FrameType | None) -> None:
+        used, whole = self.used, self._budget.seconds
+        if self.clock >= self._latest:
+            if used < _IDLE * self.clock:
+                raise _HangError(
+                    f"the model did not answer within the `time_budget` of {whole:g} s: {self.clock:.0f} s passed by the clock, and it used "
+                    f"{used:.1f} s of processor time; it was {_place(frame)}"
+                )
+            raise CutShortError(self._reason(used), _place(frame))
+        if used < self._part:
+            return
+        call = _call_of_model(frame)
+        if call is None or (self._call is not None and call is not self._call):
+            raise CutShortError(self._reason(used), _place(frame))
+        if self._call is None:
+            self._call, self._call_seen = call, used
+        elif used - self._call_seen >= whole:
+            raise _HangError(f"the model did not answer within the `time_budget` of {whole:g} s; it was {_place(frame)}")
+
+    def _reason(self, used: float) -> str:
+        budget = self._budget
+        why = budget.spent or f"so much of the time budget of {budget.seconds:g} s was left for it"
+        return f"cut short after {used:.1f} s of processor time: {why}"
+
+
+def _call_of_model(frame: FrameType | None) -> FrameType | None:
+    """The outermost call of the model that is running; ``None`` where there is none, or a compiler reads the model."""
+    outermost = None
+    while frame is not None:
+        code = frame.f_code
+        if any(part in code.co_filename for part in _COMPILERS):
+            return None
+        if code.co_name in _CALLS:
+            outermost = frame
+        frame = frame.f_back
+    return outermost
 
 
 def _place(frame: FrameType | None) -> str:

@@ -19,6 +19,7 @@ LEVELS = {
     "presets": GROUND,
     "catalogue": GROUND,
     "randomness": GROUND,
+    "processor_time": GROUND,
     "threads": GROUND,
     "config": GROUND,
     "config_file": GROUND,

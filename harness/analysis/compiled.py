@@ -8,7 +8,6 @@ model's code may change in each of them; those for which the time budget has no 
 from __future__ import annotations
 
 import logging
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from harness.analysis.study import Study
 from harness.batches import Batch, Sizes
 from harness.evidence import Evidence, Status, counted
 from harness.models.cloning import clone
+from harness.processor_time import processor_seconds
 from harness.properties.difference import difference
 from harness.properties.noise import FACTOR
 from harness.properties.subject import ModelRaisedError, Subject, blaming
@@ -91,12 +91,12 @@ def compiled(study: Study) -> Evidence:
         torch.compile(nn.Identity(), backend="aot_eager")
     except RuntimeError as error:
         return Evidence(_NAME, Status.SKIPPED, f"torch.compile does not work here: {raised(error)}")
-    started = time.perf_counter()
+    started = processor_seconds()
     found = _judge(subject, _STAGES[0])
-    first = time.perf_counter() - started
+    first = processor_seconds() - started
     passed = [_STAGES[0].backend]
     for stage in _STAGES[1:]:
-        left = study.seconds - (time.perf_counter() - started)
+        left = study.seconds - (processor_seconds() - started)
         if found.status is not Status.OK or max(stage.least, stage.cost * first) > left:
             break
         later = _judge(subject, stage)
@@ -204,11 +204,11 @@ def _compile(subject: Subject, model: nn.Module, batches: list[Batch], stage: _S
 
     with _own_compiler():
         counters.clear()
-        started = time.perf_counter()
+        started = processor_seconds()
         model.compile(backend=stage.backend)
         quantities = [_quantities(subject, model, batch) for batch in batches]
         reasons = {str(reason).splitlines()[0]: int(times) for reason, times in counters["graph_break"].items()}
-        return _Run(quantities, reasons, int(counters["stats"]["unique_graphs"]), time.perf_counter() - started)
+        return _Run(quantities, reasons, int(counters["stats"]["unique_graphs"]), processor_seconds() - started)
 
 
 def _why_refused(subject: Subject, batch: Batch, stage: _Stage) -> str:

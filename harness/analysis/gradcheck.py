@@ -7,7 +7,6 @@ for then.
 
 from __future__ import annotations
 
-import time
 from itertools import takewhile
 
 import torch
@@ -18,6 +17,7 @@ from harness.analysis.gradient_probe import GradientProbe
 from harness.analysis.study import Study
 from harness.evidence import Evidence, Status, and_others
 from harness.models.cloning import clone
+from harness.processor_time import processor_seconds
 from harness.properties.subject import Subject
 
 _NAME = "gradcheck"
@@ -58,10 +58,10 @@ def gradcheck(study: Study) -> Evidence:
     if not tensors:
         return Evidence(_NAME, Status.SKIPPED, "no parameter is trainable")
     told: list[Slope] = []
-    end = time.perf_counter() + study.seconds
+    end = processor_seconds() + study.seconds
     for train in (False, True):
         for probe in _probes(subject, model, train):
-            if told and time.perf_counter() > end:
+            if told and processor_seconds() > end:
                 break
             if train and not probe.is_repeatable():
                 break
@@ -86,7 +86,7 @@ def _wrong_parts(probe: GradientProbe, moving: dict[str, Tensor], end: float) ->
     found: dict[str, Slope] = {}
     pending = [list(moving)]
     for _ in range(_MOST_LINES):
-        if not pending or (found and time.perf_counter() > end):
+        if not pending or (found and processor_seconds() > end):
             break
         names = pending.pop()
         slope = probe.along({name: moving[name] for name in names})
@@ -130,7 +130,7 @@ def _finding(probe: GradientProbe, moving: dict[str, Tensor], wrong: dict[str, S
 
 def _blame(probe: GradientProbe, wrong: list[str], end: float) -> str:
     """The innermost module whose output has the right gradient and whose input has not; else the owner of the only wrong parameters."""
-    for path in takewhile(lambda _: time.perf_counter() < end, probe.finished()[:_MOST_MODULES]):
+    for path in takewhile(lambda _: processor_seconds() < end, probe.finished()[:_MOST_MODULES]):
         before = probe.before(path)
         if before.is_wrong and before.gap > before.size / 1000 and probe.after(path).is_right:
             return path

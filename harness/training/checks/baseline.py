@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,6 +17,7 @@ from harness.data.loader import Loader, make_loader
 from harness.errors import DataError
 from harness.evaluation.evaluation import evaluate
 from harness.evidence import Evidence, Status
+from harness.processor_time import processor_seconds
 from harness.training.checks.baselines import BaselineAdapter, Prior, stronger
 from harness.training.checks.pairing import chance_of_lower
 from harness.training.errors import DivergedError
@@ -130,10 +130,10 @@ class _Race:
         Raises:
             DivergedError: The training does not stay finite.
         """
-        end = time.perf_counter() + _SHARE * min(self.trial.seconds, _LONGEST)
+        end = processor_seconds() + _SHARE * min(self.trial.seconds, _LONGEST)
 
         def until(model: nn.Module, steps: int) -> bool:
-            self.is_cut = time.perf_counter() > end and steps < _LOOKS[-1]
+            self.is_cut = processor_seconds() > end and steps < _LOOKS[-1]
             if steps not in _LOOKS and not self.is_cut:
                 return False
             self._look(model, steps)

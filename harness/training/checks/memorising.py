@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from torch.optim import Optimizer
 
 from harness.adapters import make_adapter
 from harness.batches import Batch
+from harness.processor_time import processor_seconds
 from harness.properties.subject import Subject, mode
 from harness.randomness import seeded
 from harness.training.checks.labels import guessing_loss, irreducible_loss, labelled
@@ -115,7 +115,7 @@ class _Watcher:
     def __init__(self, trial: Trial, batch: Batch, goal: Goal, seconds: float) -> None:
         self.attempt = Attempt()
         self._subject, self._batch, self._goal, self._seconds = trial.subject, batch, goal, seconds
-        self._started = time.perf_counter()
+        self._started = processor_seconds()
         self._warm = self._started
         self._first: dict[str, Tensor] = {}
         self._steps = 0
@@ -135,7 +135,7 @@ class _Watcher:
     def is_over(self, model: nn.Module, steps: int) -> bool:
         """Whether the attempt ends with the step that was taken."""
         self._steps = steps
-        now = time.perf_counter()
+        now = processor_seconds()
         spent = now - self._started
         if steps == 1:
             self._warm = now  # the first step imports and allocates

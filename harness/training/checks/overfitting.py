@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -13,6 +12,7 @@ import torch
 
 from harness.batches import Batch, Sizes, make_batch, to_device
 from harness.evidence import Evidence, Status, counted
+from harness.processor_time import processor_seconds
 from harness.training.checks.coverage import listed, optimizer_coverage
 from harness.training.checks.curve import describe, is_falling
 from harness.training.checks.initial_loss import initial_loss
@@ -66,7 +66,7 @@ def overfits_one_batch(trial: Trial) -> Evidence:
         )
     if not trial.is_own:
         trial = replace(trial, config=trial.config.model_copy(update={"warmup_ratio": _WARM_UP / LONGEST}))
-    ended = time.perf_counter() + trial.seconds
+    ended = processor_seconds() + trial.seconds
     first = memorise(trial, batch, goal, trial.seconds * _FIRST)
     facts: dict[str, Any] = {"counterexample": f"{sizes.describe(trial.subject.task)}, the same batch again and again"}
     left = goal.left(first.best)
@@ -96,7 +96,7 @@ def _judge_others(trial: Trial, batch: Batch, goal: Goal, first: Attempt, ended:
     what = f"{_rows(batch)} by heart"
     attempts = [first]
     for name, rate, prepare in _alternatives(trial, first):
-        attempt = memorise(trial, batch, goal, (ended - time.perf_counter()) / 2, rate, prepare)
+        attempt = memorise(trial, batch, goal, (ended - processor_seconds()) / 2, rate, prepare)
         if goal.left(attempt.best) <= ENOUGH or _is_known(attempt, goal.left(attempt.best)):
             if not trial.is_rate_chosen:
                 message = f"{_rows(batch)} learnt by heart in {counted(attempt.steps, 'step')} at learning rate {name}"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import time
 from weakref import WeakKeyDictionary
 
 from torch import nn
 
+from harness.processor_time import processor_seconds
 from harness.training.trial import Trial
 
 _measured: WeakKeyDictionary[nn.Module, float] = WeakKeyDictionary()
@@ -19,9 +19,9 @@ def seconds_per_step(trial: Trial) -> float:
     if model not in _measured:
         batch = trial.subject.batch()
         trial.train([batch], limit=1)  # the first one imports and allocates
-        started = time.perf_counter()
+        started = processor_seconds()
         trial.train([batch], limit=1)
-        _measured[model] = time.perf_counter() - started
+        _measured[model] = processor_seconds() - started
     return _measured[model]
 
 

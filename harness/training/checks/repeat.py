@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from torch import nn
 
 from harness.batches import Batch
 from harness.evidence import Evidence, Status, and_others, counted
+from harness.processor_time import processor_seconds
 from harness.properties.noise import FACTOR
 from harness.training.checks.bits import Mismatch, find_mismatch
 from harness.training.checks.diary import Diary, Parting, find_parting, weights_of
@@ -44,7 +44,7 @@ def seeded_repeat(trial: Trial) -> Evidence:
 
     The second process hashes strings otherwise, as every one does.
     """
-    started = time.perf_counter()
+    started = processor_seconds()
     batches = [trial.subject.batch(seed=number) for number in range(_STEPS)]
     counterexample = f"{_STEPS} steps, {trial.subject.typical.describe(trial.subject.task)}, seed={_SEED}"
     if not any(parameter.requires_grad for parameter in trial.subject.model.parameters()):
@@ -60,7 +60,7 @@ def seeded_repeat(trial: Trial) -> Evidence:
     parting = find_parting(first, second)
     if parting is not None:
         return _verdict(trial, batches, parting, counterexample)
-    left = trial.seconds - (time.perf_counter() - started)
+    left = trial.seconds - (processor_seconds() - started)
     if left < _START[trial.is_own]:
         return _sound(f"in this process; {left:.0f} s are too few to start another one", counterexample)
     return _in_another_process(trial, batches, first, left, counterexample)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from harness.batches import Batch, to_device
 from harness.errors import DataError
 from harness.evidence import Evidence, Status
+from harness.processor_time import processor_seconds
 from harness.properties.noise import FACTOR
 from harness.training.checks.rate_scale import RateScale
 from harness.training.engines.job import steps_of_epoch
@@ -279,9 +279,9 @@ def _affordable(trial: Trial, batches: Sequence[Batch]) -> int:
     if math.isinf(trial.seconds):
         return _PASSES
     trial.train(batches, limit=1)  # the first one imports and allocates
-    started = time.perf_counter()
+    started = processor_seconds()
     trial.train(batches)
-    each = time.perf_counter() - started
+    each = processor_seconds() - started
     return min(_PASSES, int(_SHARE * trial.seconds / (each * (len(_FACTORS) + 1))))
 
 

@@ -1,0 +1,99 @@
+"""The time budget of one config's run: what was used of it, and what the next test may use."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from harness.processor_time import processor_seconds
+
+CLOCK_FACTOR = 5
+"""How many times the budget a run may take by the clock. A busy machine needs more than once; a deadlock uses no processor time at all."""
+
+SPENT = "the time budget"
+"""How the reason of a test that was not started begins."""
+
+_PART = 0.25
+"""Of the time that is left, what a test that can plan ahead is told that it may use."""
+
+_LIMIT = 0.5
+"""Of the time that is left, what any test may use before it is cut short."""
+
+_LEAST = 0.1
+"""Of the whole budget, what a test may use at least before it is cut short, while there is so much."""
+
+
+@dataclass
+class Budget:
+    """Counts the processor time of a config's run, and how much of it is left.
+
+    What is counted is everything from the import of the model's file on: building, calling, shrinking, looking for the module to blame.
+    Our own imports are not.
+
+    Attributes:
+        seconds: The processor time that the run may use, ``time_budget`` of the config.
+        used: What was used in the blocks that have ended.
+        clock: Seconds by the clock in these blocks.
+    """
+
+    seconds: float
+    used: float = 0.0
+    clock: float = 0.0
+    _began: tuple[float, float] | None = None
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Counts what a block uses; a block inside another is counted once."""
+        if self._began is not None:
+            yield
+            return
+        self._began = processor_seconds(), time.monotonic()
+        try:
+            yield
+        finally:
+            self.used, self.clock = self.used_so_far, self.clock_so_far
+            self._began = None
+
+    @property
+    def used_so_far(self) -> float:
+        """Processor seconds used up to now."""
+        return self.used + (processor_seconds() - self._began[0] if self._began else 0.0)
+
+    @property
+    def clock_so_far(self) -> float:
+        """Seconds by the clock up to now."""
+        return self.clock + (time.monotonic() - self._began[1] if self._began else 0.0)
+
+    @property
+    def left(self) -> float:
+        """Processor seconds that are left."""
+        return max(0.0, self.seconds - self.used_so_far)
+
+    @property
+    def clock_left(self) -> float:
+        """Seconds that are left by the clock."""
+        return max(0.0, CLOCK_FACTOR * self.seconds - self.clock_so_far)
+
+    @property
+    def spent(self) -> str:
+        """Why no further test is started; empty while there is time."""
+        if not self.left:
+            return f"{SPENT} of {self.seconds:g} s is spent"
+        if not self.clock_left:
+            return f"{SPENT} of {self.seconds:g} s is spent: {CLOCK_FACTOR} times as long has passed by the clock"
+        return ""
+
+    @property
+    def part(self) -> float:
+        """Processor seconds that the next test may plan with."""
+        return self.left * _PART
+
+    def limit(self, tests: float) -> float:
+        """Processor seconds after which the next test is cut short.
+
+        Args:
+            tests: How many are still to run, with this one.
+        """
+        return min(self.left, max(self.left * _LIMIT, self.left / max(1.0, tests), self.seconds * _LEAST))

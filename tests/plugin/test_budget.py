@@ -1,0 +1,158 @@
+"""The time budget: what is counted, what is cut short, and what is a hang."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from small_models import GOOD, output
+from torch import nn
+
+from harness.errors import TimeBudgetError
+from harness.evidence import Evidence, Status
+from pytest_modeltiers.budget import Budget
+from pytest_modeltiers.judge import Judge
+from pytest_modeltiers.watchdog import CutShortError, time_limit
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+
+SLOW = GOOD.replace("import torch\n", "import time\nimport torch\n", 1).replace(
+    "x = self.embed(input_ids)",
+    "end = time.process_time() + 0.1\n        while time.process_time() < end: pass\n        x = self.embed(input_ids)",
+)
+"""A model whose call takes a tenth of a second of processor time."""
+
+
+def compute(seconds: float) -> None:
+    """Uses so much processor time."""
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+
+
+class Slow(nn.Module):
+    def forward(self, seconds: float) -> None:
+        compute(seconds)
+
+
+def test_what_waits_uses_nothing_and_what_a_child_computes_is_used() -> None:
+    budget = Budget(10)
+    with budget.counting():
+        time.sleep(0.3)
+    assert budget.used < 0.1
+
+    with budget.counting(), budget.counting():  # a block in a block is counted once
+        subprocess.run([sys.executable, "-c", "import time\nwhile time.process_time() < 0.4: pass"], check=True)
+
+    assert 0.35 < budget.used < 1.5
+    assert budget.left == pytest.approx(10 - budget.used)
+
+
+def test_a_test_is_cut_short_at_half_of_what_is_left_and_the_last_one_at_all_of_it() -> None:
+    budget = Budget(100, used=20)
+
+    assert (budget.part, budget.limit(50), budget.limit(1)) == pytest.approx((20, 40, 80))
+    assert Budget(100, used=85).limit(50) == pytest.approx(10)  # and not half of little, half of that, and so on
+    assert Budget(100, used=99).limit(50) == pytest.approx(1)
+    assert "time budget of 100 s is spent" in Budget(100, used=101).spent
+    assert "5 times as long has passed by the clock" in Budget(100, clock=501).spent
+
+
+def run(budget: Budget, part: float, block: Callable[[], object]) -> None:
+    """Runs a block that may use a part of a budget."""
+    with budget.counting(), time_limit(budget, part):
+        block()
+
+
+def test_a_block_that_has_used_its_part_is_cut_short_whatever_it_swallows() -> None:
+    def calls() -> None:
+        while True:
+            with suppress(Exception):  # as models do
+                model(0.02)
+
+    budget, model = Budget(20), Slow()
+    with pytest.raises(CutShortError, match=r"cut short after 0\.\d s .* budget of 20 s was left"):
+        run(budget, 0.2, calls)
+    assert budget.used < 1
+
+
+def test_a_block_that_waits_is_not_cut_short() -> None:
+    run(Budget(1), 0.2, lambda: time.sleep(0.6))
+
+
+def test_a_call_that_takes_the_whole_budget_by_itself_is_a_hang() -> None:
+    budget = Budget(0.4)
+    with pytest.raises(TimeBudgetError, match=r"did not answer within .* 0\.4 s; it was in Slow\.forward"):
+        run(budget, 0.1, lambda: Slow()(60))
+    assert budget.used < 2
+
+
+def test_what_waits_for_ever_is_ended_by_the_clock() -> None:
+    with pytest.raises(TimeBudgetError, match=r"did not answer .* 1 s passed by the clock"):
+        run(Budget(0.2), 0.1, lambda: time.sleep(60))
+
+
+def test_somebody_elses_alarm_still_comes() -> None:
+    heard: list[int] = []
+    before = signal.signal(signal.SIGALRM, lambda number, _frame: heard.append(number))
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        budget = Budget(10)
+        with budget.counting(), time_limit(budget):
+            time.sleep(0.1)
+        assert not heard
+        time.sleep(0.3)
+        assert heard == [signal.SIGALRM]
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_what_failed_before_the_cut_stays_and_what_held_says_nothing_of_the_rest() -> None:
+    def evidence(status: Status) -> Evidence:
+        return Evidence("causal", status, status.value)
+
+    judge = Judge("causal", subject=None, share=1)  # type: ignore[arg-type]  # no check is run
+    judge._keep(evidence(Status.OK))
+    judge.cut_short("cut short")
+    assert (judge.worst and judge.worst.status, judge.cut) == (Status.SKIPPED, True)
+
+    judge = Judge("causal", subject=None, share=1)  # type: ignore[arg-type]
+    judge._keep(evidence(Status.FAIL))
+    judge.cut_short("cut short")
+    assert judge.worst is not None
+    assert judge.worst.message == "fail"
+
+
+def test_a_failure_is_kept_when_the_time_to_find_the_module_is_over() -> None:
+    def investigate() -> str:
+        raise CutShortError("cut short", "nowhere")
+
+    judge = Judge("causal", subject=None, share=1)  # type: ignore[arg-type]
+    with pytest.raises(CutShortError):
+        judge._keep(Evidence("causal", Status.FAIL, "leaks", investigate=investigate))
+    judge.cut_short("cut short")
+
+    assert judge.worst is not None
+    assert judge.worst.message == "leaks"
+
+
+def test_tests_that_have_no_time_left_are_skipped_and_named(project: Any) -> None:
+    project.config(only=None, model=SLOW, time_budget=1)
+
+    result = project.run("--model-config", "cfg.json", "--model-report", "out")
+
+    assert "failed" not in result.parseoutcomes(), output(result)
+    result.stdout.fnmatch_lines(
+        ["*the time budget of 1 s is spent*", "The time budget of 1 s *was spent before * began: *serialisation*"]
+    )
+    report = project.json("out/health_report.json")
+    assert any("is spent" in check["reason"] for check in report["skipped"])
+    assert "inference_speed" in report["coverage"]
+    assert sum(check["duration_seconds"] for check in [*report["checks"], *report["skipped"]] if "duration_seconds" in check) < 2
