@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from harness.processor_time import processor_seconds
 
 CLOCK_FACTOR = 5
-"""How many times the budget a run may take by the clock. A busy machine needs more than once; a deadlock uses no processor time at all."""
+"""How many times the budget a test may wait by the clock without computing, before it is a deadlock."""
 
 SPENT = "the time budget"
 """How the reason of a test that was not started begins."""
@@ -35,13 +34,11 @@ class Budget:
     Attributes:
         seconds: The processor time that the run may use, ``time_budget`` of the config.
         used: What was used in the blocks that have ended.
-        clock: Seconds by the clock in these blocks.
     """
 
     seconds: float
     used: float = 0.0
-    clock: float = 0.0
-    _began: tuple[float, float] | None = None
+    _began: float | None = None
 
     @contextmanager
     def counting(self) -> Iterator[None]:
@@ -49,22 +46,20 @@ class Budget:
         if self._began is not None:
             yield
             return
-        self._began = processor_seconds(), time.monotonic()
+        self._began = processor_seconds()
         try:
             yield
         finally:
-            self.used, self.clock = self.used_so_far, self.clock_so_far
-            self._began = None
+            self.used, self._began = self.used_so_far, None
+
+    def give_up(self) -> None:
+        """Leaves nothing: the model does not answer, and would not answer other tests either."""
+        self.used += self.left
 
     @property
     def used_so_far(self) -> float:
         """Processor seconds used up to now."""
-        return self.used + (processor_seconds() - self._began[0] if self._began else 0.0)
-
-    @property
-    def clock_so_far(self) -> float:
-        """Seconds by the clock up to now."""
-        return self.clock + (time.monotonic() - self._began[1] if self._began else 0.0)
+        return self.used + (0.0 if self._began is None else processor_seconds() - self._began)
 
     @property
     def left(self) -> float:
@@ -72,18 +67,9 @@ class Budget:
         return max(0.0, self.seconds - self.used_so_far)
 
     @property
-    def clock_left(self) -> float:
-        """Seconds that are left by the clock."""
-        return max(0.0, CLOCK_FACTOR * self.seconds - self.clock_so_far)
-
-    @property
     def spent(self) -> str:
         """Why no further test is started; empty while there is time."""
-        if not self.left:
-            return f"{SPENT} of {self.seconds:g} s is spent"
-        if not self.clock_left:
-            return f"{SPENT} of {self.seconds:g} s is spent: {CLOCK_FACTOR} times as long has passed by the clock"
-        return ""
+        return "" if self.left else f"{SPENT} of {self.seconds:g} s is spent"
 
     @property
     def part(self) -> float:

@@ -12,12 +12,15 @@ from types import FrameType
 
 from harness.errors import TimeBudgetError
 from harness.processor_time import processor_seconds
-from pytest_modeltiers.budget import Budget
+from pytest_modeltiers.budget import CLOCK_FACTOR, Budget
 
 _SHORTEST = 0.02
 """Seconds between two looks at the time."""
 
-_IDLE = 0.05
+_CLEANING = 2.0
+"""Seconds until a block that goes on in spite of its end is ended once more."""
+
+_IDLE = 0.02
 """A test that used less than this share of the time that passed by the clock was waiting, not computing."""
 
 _COMPILERS = tuple(
@@ -51,7 +54,8 @@ def time_limit(budget: Budget, part: float | None = None) -> Iterator[None]:
     """Ends the block when it has used its part of the budget.
 
     A call of the model that is in progress then may still return, so that one that never does can be told from one that is slow: it has
-    the whole budget once more. A model that waits for something, which uses no processor time, is ended by the clock.
+    the whole budget once more. A model that waits for something, which uses no processor time, is ended by the clock. After either
+    nothing is left of the budget.
 
     It works through SIGALRM, so in the main thread of a POSIX process; elsewhere it does nothing. Code that never returns to the
     interpreter cannot be stopped from within it.
@@ -73,6 +77,7 @@ def time_limit(budget: Budget, part: float | None = None) -> Iterator[None]:
     try:
         yield
     except _HangError as error:
+        budget.give_up()
         raise TimeBudgetError(str(error)) from None
     finally:
         watch.is_over = True
@@ -90,7 +95,6 @@ class _Watch:
         self._budget = budget
         self._part = part
         self._began, self._began_by_clock = processor_seconds(), time.monotonic()
-        self._latest = budget.clock_left
         self._call: FrameType | None = None
         self._call_seen = 0.0
 
@@ -108,7 +112,8 @@ class _Watch:
     def pause(self) -> float:
         """Seconds until it is worth looking again: at the earliest when every core was busy with nothing else."""
         soonest = (self._part - self.used) / (os.cpu_count() or 1)
-        return max(_SHORTEST, min(soonest, self._latest - self.clock))
+        waiting = CLOCK_FACTOR * self._budget.seconds - self.clock
+        return max(_SHORTEST, min(soonest, waiting) if waiting > 0 else soonest)
 
     def look(self, _number: int, frame: FrameType | None) -> None:
         """Handles the alarm."""
@@ -116,18 +121,18 @@ class _Watch:
             return
         try:
             self._judge(frame)
-        finally:  # once more in any case: whoever swallows the error meets it again
-            signal.setitimer(signal.ITIMER_REAL, self.pause)
+        except BaseException:  # whoever swallows the error meets it again, but not while cleaning up after it
+            signal.setitimer(signal.ITIMER_REAL, _CLEANING)
+            raise
+        signal.setitimer(signal.ITIMER_REAL, self.pause)
 
     def _judge(self, frame: FrameType | None) -> None:
         used, whole = self.used, self._budget.seconds
-        if self.clock >= self._latest:
-            if used < _IDLE * self.clock:
-                raise _HangError(
-                    f"the model did not answer within the `time_budget` of {whole:g} s: {self.clock:.0f} s passed by the clock, and it used "
-                    f"{used:.1f} s of processor time; it was {_place(frame)}"
-                )
-            raise CutShortError(self._reason(used), _place(frame))
+        if self.clock >= CLOCK_FACTOR * whole and used < _IDLE * self.clock:
+            raise _HangError(
+                f"the model did not answer within the `time_budget` of {whole:g} s: {self.clock:.0f} s passed by the clock, and it used "
+                f"{used:.1f} s of processor time; it was {_place(frame)}"
+            )
         if used < self._part:
             return
         call = _call_of_model(frame)

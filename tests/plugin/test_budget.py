@@ -61,7 +61,6 @@ def test_a_test_is_cut_short_at_half_of_what_is_left_and_the_last_one_at_all_of_
     assert Budget(100, used=85).limit(50) == pytest.approx(10)  # and not half of little, half of that, and so on
     assert Budget(100, used=99).limit(50) == pytest.approx(1)
     assert "time budget of 100 s is spent" in Budget(100, used=101).spent
-    assert "5 times as long has passed by the clock" in Budget(100, clock=501).spent
 
 
 def run(budget: Budget, part: float, block: Callable[[], object]) -> None:
@@ -94,8 +93,10 @@ def test_a_call_that_takes_the_whole_budget_by_itself_is_a_hang() -> None:
 
 
 def test_what_waits_for_ever_is_ended_by_the_clock() -> None:
-    with pytest.raises(TimeBudgetError, match=r"did not answer .* 1 s passed by the clock"):
-        run(Budget(0.2), 0.1, lambda: time.sleep(60))
+    budget = Budget(0.4)
+    with pytest.raises(TimeBudgetError, match=r"did not answer .* s passed by the clock, and it used 0\.0 s"):
+        run(budget, 0.2, lambda: time.sleep(60))
+    assert "is spent" in budget.spent  # whoever waits once would wait again
 
 
 def test_somebody_elses_alarm_still_comes() -> None:
