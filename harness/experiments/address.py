@@ -22,6 +22,8 @@ def address_of(db_path: str | Path) -> URL:
         ExperimentError: It names no database this project writes to.
         MissingPackageError: The driver for PostgreSQL is not installed.
     """
+    if not isinstance(db_path, (str, Path)):  # its text would be a file's name, and its repr the folder's
+        raise ExperimentError(f"a database is given by its path or its URL, not by {type(db_path).__name__}")
     text = str(db_path)
     if "://" not in text:
         return _file(text)

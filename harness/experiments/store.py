@@ -39,6 +39,13 @@ class Store:
         self._engine = _sqlite_engine(url) if self.file else _postgresql_engine(url)
         _stores.add(self)
 
+    @property
+    def address(self) -> str:
+        """What opens it again, in another process too: the file's path, or the URL with its password."""
+        if self.file:
+            return str(self.file)
+        return self.url.set(drivername=self.url.get_backend_name()).render_as_string(hide_password=False)
+
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A transaction that only reads.

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, get_args
 
-from harness.config import SuiteConfig
+from harness.config import EvalConfig, SuiteConfig, TrainingConfig
 from harness.errors import ConfigError
 from harness.experiments.address import address_of, file_of
 from harness.experiments.database import ExperimentDB
@@ -23,17 +24,24 @@ from harness.sweeps.space import space_of, stored_grid
 from harness.sweeps.sweep import Sweep
 from harness.sweeps.trial import Trial
 from harness.sweeps.validation import configs_of
+from harness.tasks import TaskSpec
+
+DEFAULT_DB = "experiments.db"
 
 
 def run_grid_sweep(
-    base: Mapping[str, Any] | SuiteConfig | str | Path,
+    base: Mapping[str, Any] | SuiteConfig | TrainingConfig | str | Path,
     grid: Mapping[str, Iterable[Any]],
     *,
     metric: str = "val_loss",
     mode: Mode = "min",
     executor: ExecutorName = "inline",
     workers: int | None = None,
-    db_path: str | Path = "experiments.db",
+    db: ExperimentDB | str | Path | None = None,
+    db_path: str | Path | None = None,
+    task_spec: TaskSpec | None = None,
+    train_cfg: EvalConfig | None = None,
+    eval_cfg: EvalConfig | None = None,
     name: str | None = None,
     resume: int | None = None,
     output_dir: str | Path | None = None,
@@ -47,13 +55,17 @@ def run_grid_sweep(
     on with ``resume``: combinations that have a finished run are not trained again.
 
     Args:
-        base: The config: config keys, or a config file.
+        base: The config: config keys, a config file, or a ``TrainingConfig`` together with ``task_spec``.
         grid: The values to try by config key, dotted where it is nested: ``{"learning_rate": [1e-3, 1e-2], "train.batch_size": [4, 8]}``.
         metric: What the trials are ordered by: one that the trial returns, or logs to its run.
         mode: ``min`` where smaller is better, ``max`` where greater is.
         executor: ``inline`` for one after another, ``processes`` for several at once, ``ray`` for a cluster.
         workers: How many trials run at once; by default one for every two cores.
-        db_path: The experiment database: a file, or the URL of a PostgreSQL server.
+        db: The experiment database: an open one, a file, or the URL of a PostgreSQL server; by default ``experiments.db``.
+        db_path: Another name for ``db``.
+        task_spec: What the model is for, in place of what ``base`` says of it.
+        train_cfg: The training data, in the same way.
+        eval_cfg: The evaluation data, in the same way.
         name: The sweep's name; by default the config's ``run_name`` or ``task_name``.
         resume: The id of the sweep to go on with, which must have been begun with the same config and grid.
         output_dir: Where ``sweep.csv``, ``sweep.json`` and ``sweep.png`` go; by default ``sweep-<id>`` beside the database.
@@ -71,31 +83,49 @@ def run_grid_sweep(
     """
     if mode not in get_args(Mode):
         raise ConfigError(f"mode is 'min' or 'max', not {mode!r}")
-    origin, wanted = read_base(base), make_grid(grid)
+    origin, wanted = read_base(base, task_spec, train_cfg, eval_cfg), make_grid(grid)
+    place = _place_of(db, db_path)
     configs = configs_of(origin, wanted)
     if trial is None:
         check_processes(configs, os.environ)
     runner = make_executor(executor, workers)
     runner.check(make_jobs(wanted.combinations()[:1], configs[:1], trial, 0, "", progress=False)[0])
     if resume is not None:
-        _check_database(db_path)
-    with ExperimentDB(db_path) as db:
+        _check_database(place)
+    with nullcontext(db) if isinstance(db, ExperimentDB) else ExperimentDB(place) as opened:
         if resume is None:
             title = name or configs[0].run_name or configs[0].task_name or configs[0].name
-            sweep_id = db.start_sweep(title, space_of(origin, wanted))
+            sweep_id = opened.start_sweep(title, space_of(origin, wanted))
         else:
-            before = db.get_sweep(resume)
+            before = opened.get_sweep(resume)
             wanted, sweep_id, title = stored_grid(before, origin, wanted), before.id, before.name
             configs = configs_of(origin, wanted)
-        file = db.store.file
+        file = opened.store.file
         folder = Path(output_dir) if output_dir else (file.parent if file else Path.cwd()) / f"sweep-{sweep_id}"
         said = Progress(len(wanted), metric, quiet=not progress)
-        sweep = Sweep(db, sweep_id, title, wanted, metric, mode, runner, folder.resolve(), said)
+        sweep = Sweep(opened, sweep_id, title, wanted, metric, mode, runner, folder.resolve(), said)
         shows = progress and executor == "inline"
-        return sweep.run(make_jobs(wanted.combinations(), configs, trial, sweep_id, str(file or db_path), shows))
+        return sweep.run(make_jobs(wanted.combinations(), configs, trial, sweep_id, place, shows))
 
 
-def _check_database(db_path: str | Path) -> None:
+def _place_of(db: ExperimentDB | str | Path | None, db_path: str | Path | None) -> str:
+    """The path or URL of the database, by which other processes open it too.
+
+    Raises:
+        ConfigError: Two databases are given, or something else.
+    """
+    if db is not None and db_path is not None:
+        raise ConfigError("`db` and `db_path` are two names for the same argument: give one of them")
+    given = db if db is not None else db_path if db_path is not None else DEFAULT_DB
+    if isinstance(given, ExperimentDB):
+        return given.store.address
+    if isinstance(given, (str, Path)):
+        file = file_of(address_of(given))
+        return str(file or given)
+    raise ConfigError(f"`db` is an ExperimentDB, a path or a database URL, not {type(given).__name__}")
+
+
+def _check_database(db_path: str) -> None:
     """Checks that a database is there, since opening it would make it."""
     file = file_of(address_of(db_path))
     if file is not None and not file.exists():

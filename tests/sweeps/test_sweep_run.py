@@ -13,9 +13,11 @@ import pytest
 import sweep_trials
 from sweep_trials import BASE
 
-from harness.config import SuiteConfig
+from harness.config import SuiteConfig, TrainingConfig
+from harness.errors import ConfigError
 from harness.experiments import ExperimentDB, ExperimentError
 from harness.sweeps import SweepResult, TrialContext, run_grid_sweep
+from harness.training.modes import build_configs_for_mode
 
 Sweep = Callable[..., SweepResult]
 GRID = {"learning_rate": [0.1, 0.01], "batch_size": [4, 8]}
@@ -172,3 +174,60 @@ def test_a_name_of_ones_own_and_a_folder_beside_the_database(sweep: Sweep, db: E
     assert result.folder == tmp_path / "sweep-1"
     assert sorted(file.name for file in result.folder.glob("[!.]*")) == ["sweep.csv", "sweep.json", "sweep.png"]
     assert json.loads((result.folder / "sweep.json").read_text()) == result.to_json()
+
+
+def test_an_open_database_and_a_training_config_as_the_guide_has_them(db: ExperimentDB) -> None:
+    training_cfg, task_spec, eval_cfg = build_configs_for_mode("ABLATION_SWEEP", "cls_tiny")
+    result = run_grid_sweep(
+        training_cfg,
+        {"learning_rate": [0.01, 0.001]},
+        db=db,
+        task_spec=task_spec,
+        eval_cfg=eval_cfg,
+        trial=sweep_trials.quick,
+        progress=False,
+    )
+    assert result.folder == db.store.file.parent / f"sweep-{result.sweep_id}"
+    stored = [db.get_configs(trial.run_id)["suite"] for trial in result.trials]  # the caller's database stays open
+    assert {suite["learning_rate"] for suite in stored} == {0.01, 0.001}
+    for suite in stored:
+        assert (suite["task_name"], suite["task_type"], suite["epochs"]) == ("cls_tiny", "sequence_classification", 3)
+        assert suite["num_classes"] == task_spec.num_classes
+        assert suite["eval"]["batch_size"] == 64
+        assert SuiteConfig.model_validate(suite).task_spec() == task_spec
+
+
+def test_db_path_is_the_same_argument(db: ExperimentDB, db_path: Path) -> None:
+    for given in ({"db": db}, {"db_path": db}, {"db": db_path}, {"db_path": str(db_path)}):
+        run_grid_sweep(BASE, {"batch_size": [8]}, trial=sweep_trials.quick, progress=False, **given)
+    assert len(db.list_runs()) == 4
+    assert {path.name.partition("-")[0] for path in db_path.parent.iterdir() if path.is_dir()} == {"sweep"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"db": 3}, "`db` is an ExperimentDB, a path or a database URL, not int"),
+        ({"db": "a.db", "db_path": "a.db"}, "two names for the same argument"),
+        ({"base": 3}, "expected a config file, a mapping of config keys or a TrainingConfig to vary, got int"),
+        ({"base": TrainingConfig()}, "a TrainingConfig does not say what is trained: give `task_spec`"),
+        ({"base": TrainingConfig(), "task_spec": "lm_tiny"}, "`task_spec` is a TaskSpec, not str"),
+        ({"eval_cfg": {"split": "test"}}, "`eval_cfg` is an EvalConfig, not dict"),
+    ],
+)
+def test_an_argument_of_another_type_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: dict[str, Any], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as refused:
+        run_grid_sweep(**{"base": BASE, "grid": {"batch_size": [8]}, "trial": sweep_trials.quick, **arguments})
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_object_is_no_path_of_a_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ExperimentError, match="by its path or its URL, not by object"):
+        ExperimentDB(object())  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
