@@ -202,7 +202,6 @@ class DriftFloors(_Keys):
 
     ks: Annotated[float, Field(ge=0, le=1)] = Field(0.1, description="Kolmogorov-Smirnov distance D of numbers.")
     cramers_v: Annotated[float, Field(ge=0, le=1)] = Field(0.15, description="Bias-corrected Cramér's V of categories.")
-    auc: Annotated[float, Field(ge=0.5, le=1)] = Field(0.55, description="AUC of a classifier that tells embeddings apart.")
 
 
 class MonitoringKeys(_Keys):

@@ -72,7 +72,9 @@ def read_base(
     """
     found = _read(given)
     if isinstance(given, TrainingConfig) and not isinstance(given, SuiteConfig) and task is None:
-        raise ConfigError("a TrainingConfig does not say what is trained: give `task_spec` beside it, or config keys with a `task_name`")
+        raise ConfigError(
+            "a TrainingConfig does not say what is trained: give `task_spec` beside it, or config keys with a `task_name`"
+        )
     beside = {"train": _checked("train_cfg", train, EvalConfig), "eval": _checked("eval_cfg", evaluation, EvalConfig)}
     data = {key: config.model_dump(mode="json", exclude_unset=True) for key, config in beside.items() if config is not None}
     keys = {key: value for key, value in found.keys.items() if task is None or key not in TaskKeys.model_fields}

@@ -76,7 +76,7 @@ NESTED = {
     "train": ["dataset_id", "path", "split", "max_eval_examples", "batch_size", "num_workers"],
     "eval": ["dataset_id", "path", "split", "max_eval_examples", "batch_size", "num_workers"],
     "export": ["formats", "quantization", "export_dir", "opset_version", "dynamic_shapes", "trust"],
-    "drift_floors": ["ks", "cramers_v", "auc"],
+    "drift_floors": ["ks", "cramers_v"],
 }
 TYPES = {
     "string": str,

@@ -197,7 +197,7 @@ ANY_TASK: dict[str, st.SearchStrategy[Any]] = {
     "db_path": st.sampled_from(["experiments.db", "postgresql://localhost/runs"]),
     "thresholds": st.dictionaries(st.sampled_from(["accuracy", "loss"]), NUMBERS, max_size=2),
     "margins": st.dictionaries(st.sampled_from(["correct", "harm"]), NUMBERS, max_size=2),
-    "drift_floors": st.fixed_dictionaries({}, optional={"ks": NUMBERS, "cramers_v": NUMBERS, "auc": st.floats(0.5, 1.0)}),
+    "drift_floors": st.fixed_dictionaries({}, optional={"ks": NUMBERS, "cramers_v": NUMBERS}),
     "run_name": st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=8) | st.just("Läufe 🦄"),
     "$schema": st.just("modeltiers.schema.json"),
 }

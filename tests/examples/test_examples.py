@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ EXAMPLES = ROOT / "examples"
 OTHERS = ("lm_tiny_monitoring.json", "digits/modeltiers.json")
 """Examples with a test of their own."""
 
-LONG = ("lm_tiny_train.json", "vision_tiny.json", "huggingface/bert.toml", "huggingface/gpt2.json")
+LONG = ("lm_tiny_ddp.json", "lm_tiny_train.json", "vision_tiny.json", "huggingface/bert.toml", "huggingface/gpt2.json")
 """Examples whose parts other tests run."""
 
 CONFIGS = [
@@ -63,6 +64,21 @@ def test_digits_example_judges_real_images_in_two_processes(tmp_path: Path) -> N
     page = (tmp_path / "health_report.html").read_text()
     assert "digits" in page
     assert "<svg" in page
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "launcher", [(), ("-m", "torch.distributed.run", "--nproc_per_node=2")], ids=["started by us", "torchrun"]
+)
+def test_the_ddp_example_trains_in_two_processes(tmp_path: Path, launcher: tuple[str, ...]) -> None:
+    shutil.copy(EXAMPLES / "lm_tiny_ddp.json", tmp_path)
+    command = [sys.executable, *launcher, "-m", "harness", "train", "--config", "lm_tiny_ddp.json", "--json", "--quiet"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout.strip().splitlines()[-1])
+    assert (answer["strategy"], answer["devices"]) == ("ddp", 2)
+    assert answer["eval_summary"]["loss"] < answer["initial_eval"]["loss"]
+    assert answer["steps"] == 10
 
 
 def test_monitoring_example_gives_the_documented_object() -> None:

@@ -12,7 +12,7 @@ import pytest
 from monitored import COLUMNS, PRODUCTION, Shop, open_shop, rows, write
 
 from harness.cli import main
-from harness.config import EvalConfig, TrainingConfig, load_config
+from harness.config import DriftFloors, EvalConfig, TrainingConfig, load_config
 from harness.data.digest import dataset_id
 from harness.data.examples import example_maker
 from harness.errors import ConfigError, DataError, UserError
@@ -387,3 +387,16 @@ def test_familiarity_of_texts_is_refused() -> None:
     config = load_config(Path(__file__).parent.parent.parent / "examples" / "lm_tiny_monitoring.json")
     with pytest.raises(ConfigError, match="on images and tables"):
         profile_config(config, familiarity=True)
+
+
+@pytest.mark.parametrize(("feature", "floor"), [("ks", 0.01), ("ks", 0.9), ("cramers_v", 0.9)])
+def test_each_floor_of_a_config_is_one_that_the_command_goes_by(shop: Shop, feature: str, floor: float) -> None:
+    found = shop.monitored("clean.csv", drift_floors={feature: floor})
+    used = {
+        difference["effect"]["floor"]
+        for one in found["drift"]["features"]
+        for difference in one["differences"]
+        if difference["effect"]["name"] == {"ks": "KS D", "cramers_v": "Cramér's V"}[feature]
+    }
+    assert used == {floor}
+    assert {*DriftFloors.model_fields} == {"ks", "cramers_v"}

@@ -12,7 +12,8 @@ class Floors:
     Attributes:
         ks: Kolmogorov and Smirnov's distance D of numbers: the most by which the share of values below some point differs.
         cramers_v: Bias-corrected Cramér's V of categories, for samples of one size: 0.15 is two equally frequent categories at 58% and 42%.
-        auc: How well a classifier tells rows of the one sample from rows of the other; 0.5 is chance.
+        auc: How well a classifier tells rows of the one sample from rows of the other; 0.5 is chance. Only
+            ``compare_embeddings`` has rows to ask that of; a config compares profiles, and has no such key.
     """
 
     ks: float = 0.1
