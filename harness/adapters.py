@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -19,6 +19,12 @@ from harness.tasks import TaskSpec, TaskType
 from harness.user_code import import_file, raised
 
 
+LENGTH_FIRST = "length_first"
+"""Name of the built-in adapter of models that read token ids as ``[length, batch]``, as ``nn.RNN`` and ``nn.Transformer`` do by default."""
+
+_TOKEN_FIELDS = ("input_ids", "decoder_input_ids")
+
+
 @dataclass(frozen=True)
 class CallPlan:
     """How a batch's fields become the arguments of ``forward``.
@@ -27,11 +33,13 @@ class CallPlan:
         named: Fields passed by their own name.
         positional: Fields passed by position, before the named ones.
         whole: The batch itself is the only argument.
+        length_first: Token ids are passed as ``[length, batch]``. A mask stays ``[batch, length]``, as in ``nn.Transformer``.
     """
 
     named: tuple[str, ...] = ()
     positional: tuple[str, ...] = ()
     whole: bool = False
+    length_first: bool = False
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -40,6 +48,8 @@ class CallPlan:
 
     def call(self, model: nn.Module, batch: Batch) -> Any:
         """Calls the model; returns whatever it returns."""
+        if self.length_first:
+            batch = {name: tensor.t() if name in _TOKEN_FIELDS else tensor for name, tensor in batch.items()}
         if self.whole:
             return model(batch)
         return model(*(batch[name] for name in self.positional), **{name: batch[name] for name in self.named})
@@ -100,7 +110,12 @@ class Adapter:
     """Calls a model for a task and finds its logits; the loss is what each task's subclass adds.
 
     A class of your own (config key ``adapter``, as ``file.py:Class``) may override any of the three public methods.
+
+    Attributes:
+        length_first: Whether the model reads and returns ``[length, batch]``; logits are always ``[batch, length, …]``.
     """
+
+    length_first: bool = False
 
     def __init__(self, task: TaskSpec) -> None:
         self.task = task
@@ -109,7 +124,7 @@ class Adapter:
     def plan(self, model: nn.Module) -> CallPlan:
         """How this model is called."""
         if model not in self._plans:
-            self._plans[model] = plan_call(model, self.task.facts.inputs)
+            self._plans[model] = replace(plan_call(model, self.task.facts.inputs), length_first=self.length_first)
         return self._plans[model]
 
     def logits(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -118,7 +133,9 @@ class Adapter:
         Raises:
             OutputError: The output holds no logits.
         """
-        return find_logits(self.plan(model).call(model, batch))
+        plan = self.plan(model)
+        logits = find_logits(plan.call(model, batch))
+        return logits.transpose(0, 1) if plan.length_first and self.task.is_per_position and logits.ndim >= 2 else logits
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """The task's mean loss (a scalar, in nats for classes) against ``batch["labels"]``."""
@@ -167,7 +184,10 @@ ADAPTERS: dict[str, type[Adapter]] = {
     task.value: {TaskType.CAUSAL_LM: CausalLMAdapter, TaskType.TABULAR_REGRESSION: RegressionAdapter}.get(task, Adapter)
     for task in TaskType
 }
-"""Built-in adapters by name: one for every task type."""
+"""Built-in adapters by task type."""
+
+BUILT_IN = (*ADAPTERS, LENGTH_FIRST)
+"""Names that the config key ``adapter`` takes without a file."""
 
 
 def make_adapter(task: TaskSpec, name: str | None = None, folder: Path = Path()) -> Adapter:
@@ -180,10 +200,12 @@ def make_adapter(task: TaskSpec, name: str | None = None, folder: Path = Path())
         return ADAPTERS[task.task_type.value](task)
     if name in ADAPTERS:
         return ADAPTERS[name](task)
+    if name == LENGTH_FIRST:
+        return _length_first(task)
     file, separator, attribute = name.rpartition(":")
     if not separator or not file.endswith(".py"):
         raise ConfigError(
-            f"`adapter`: no adapter {name!r}.{did_you_mean(name, ADAPTERS)} Built in: {', '.join(ADAPTERS)}; or file.py:Class"
+            f"`adapter`: no adapter {name!r}.{did_you_mean(name, BUILT_IN)} Built in: {', '.join(BUILT_IN)}; or file.py:Class"
         )
     path = (folder / file).resolve()
     try:
@@ -198,6 +220,14 @@ def make_adapter(task: TaskSpec, name: str | None = None, folder: Path = Path())
         adapter: Adapter = cls(task)
     except Exception as error:
         raise ConfigError(f"`adapter`: {path.name}:{attribute} raised {raised(error)}") from error
+    return adapter
+
+
+def _length_first(task: TaskSpec) -> Adapter:
+    if not task.is_text:
+        raise ConfigError(f"`adapter`: {LENGTH_FIRST!r} is for models that read token ids; {task.task_type.value} has none")
+    adapter = ADAPTERS[task.task_type.value](task)
+    adapter.length_first = True
     return adapter
 
 

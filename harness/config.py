@@ -87,7 +87,7 @@ class ModelKeys(_Keys):
     model_factory: str = Field("build_model", description="Callable in model_file that returns the model.")
     model_kwargs: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of the factory.")
     weights: Name | None = Field(None, description=".safetensors, a state dict, or a Lightning .ckpt.")
-    adapter: Name | None = Field(None, description="A built-in adapter's name, or file.py:Class.")
+    adapter: Name | None = Field(None, description="A built-in adapter's name (length_first: token ids as [length, batch]), or file.py:Class.")
 
 
 class RunKeys(_Keys):

@@ -83,20 +83,25 @@ class _Lookups(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name not in ("embedding", "__getitem__", "index_select") or not isinstance(result, Tensor):
             return result
-        field = self._field(args) if result.is_floating_point() else None
+        field, turned = self._field(args) if result.is_floating_point() else (None, False)
         if field is None:
             return result
         if field not in self._replacements:
-            self.seen.setdefault(field, result.detach().clone().reshape(*self._ids[field].shape, -1))
+            seen = result.transpose(0, 1) if turned else result
+            self.seen.setdefault(field, seen.detach().clone().reshape(*self._ids[field].shape, -1))
             return result
         replacement = self._replacements[field]
-        return replacement.reshape(result.shape) if replacement.numel() == result.numel() else result
+        if replacement.numel() != result.numel():
+            return result
+        return (replacement.transpose(0, 1) if turned else replacement).reshape(result.shape)
 
-    def _field(self, args: tuple[Any, ...]) -> str | None:
-        """The field whose ids are among the arguments."""
+    def _field(self, args: tuple[Any, ...]) -> tuple[str | None, bool]:
+        """The field whose ids are among the arguments, and whether they are read as ``[length, batch]``."""
         for arg in args[:3]:
             if isinstance(arg, Tensor) and not arg.is_floating_point():
                 for field, ids in self._ids.items():
                     if arg.numel() == ids.numel() and torch.equal(arg.flatten().long(), ids.flatten()):
-                        return field
-        return None
+                        return field, False
+                    if arg.shape == ids.t().shape and torch.equal(arg.long(), ids.t()):
+                        return field, True
+        return None, False

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from harness.adapters import same_shape
 from harness.batches import Batch, Sizes
 from harness.evidence import Evidence, Status, and_others
+from harness.properties.axes import CAUSE, READS
 from harness.properties.equality import first_failure, judge_equal
 from harness.properties.subject import ModelRaisedError, Subject, mode
 from harness.properties.tracing import Call, finite, first_broken, first_divergence, first_misshapen, probing, recording, whole
@@ -43,24 +44,30 @@ def shape_contract(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
                 counterexample=counterexample,
                 module=error.module,
             )
+        turned = subject.reads_length_first
         return Evidence(
             name,
             Status.FAIL,
-            f"forward raises at {sizes.describe(subject.task)}: {error}",
+            f"forward raises at {sizes.describe(subject.task)}{f', as {READS}' if turned else ''}: {error}",
             counterexample=counterexample,
             module=_where_misshapen(subject, sizes, seed) or error.module,
-            cause="a size that is assumed: a hard-coded batch or length, a squeeze() without dim, a view with fixed sizes",
+            cause=CAUSE
+            if turned
+            else "a size that is assumed: a hard-coded batch or length, a squeeze() without dim, a view with fixed sizes",
         )
     if same_shape(logits, expected):
         return Evidence(name, Status.OK, "logits have the promised shape", counterexample=counterexample)
+    turned = subject.reads_length_first
     return Evidence(
         name,
         Status.FAIL,
         f"logits have shape {tuple(logits.shape)} ({logits.dtype}) at {sizes.describe(subject.task)}, "
-        f"expected {expected} ({', '.join(subject.task.facts.output)})",
+        f"expected {expected} ({', '.join(subject.task.facts.output)}){f': {READS}' if turned else ''}",
         counterexample=counterexample,
         investigate=lambda: _where_misshapen(subject, sizes, seed),
-        cause="a squeeze() without dim, a transpose left over, a head of the wrong size, or a pooling that is missing",
+        cause=CAUSE
+        if turned
+        else "a squeeze() without dim, a transpose left over, a head of the wrong size, or a pooling that is missing",
     )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from harness.batches import Batch, other_tokens, swap_tokens
 from harness.evidence import Evidence, Status
+from harness.properties.axes import left_to_batch_independence
 from harness.properties.difference import difference
 from harness.properties.noise import FACTOR
 from harness.properties.subject import Subject
@@ -196,7 +197,7 @@ def _judge(
     what = ignored[0] if len(ignored) == 1 else ("any of them" if len(ignored) == len(influence) > 4 else ", ".join(ignored[:6]))
     if len(ignored) == len(influence) > 1:
         what = f"their input at all ({ignored[0]} to {ignored[-1]})"
-    return Evidence(
+    found = Evidence(
         _NAME,
         Status.FAIL,
         wrong.format(what),
@@ -208,6 +209,7 @@ def _judge(
         details={"ignored": ignored},
         investigate=lambda: _where_lost(subject, changes, ignored[0], seed),
     )
+    return left_to_batch_independence(subject, found)
 
 
 def _influence(left: Tensor, right: Tensor) -> float:

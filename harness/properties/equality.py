@@ -26,7 +26,7 @@ def judge_equal(
     compare: Comparison,
     wrong: str | Callable[[], str],
     counterexample: str,
-    cause: str,
+    cause: str | Callable[[], str],
     investigate: Callable[[nn.Module], str] | None = None,
     bound: float | None = None,
 ) -> Evidence:
@@ -82,7 +82,7 @@ def judge_equal(
     return Evidence(
         status=Status.FAIL,
         message=wrong if isinstance(wrong, str) else wrong(),
-        cause=cause,
+        cause=cause if isinstance(cause, str) else cause(),
         investigate=None if investigate is None else lambda: investigate(judge),
         **facts,
     )

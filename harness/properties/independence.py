@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from harness.batches import Batch, Sizes, other_tokens, pad_right, rows, swap_tokens
 from harness.evidence import Evidence, Status, counted
+from harness.properties.axes import CAUSE, READS, left_to_batch_independence
 from harness.properties.difference import difference
 from harness.properties.equality import first_failure, judge_equal
 from harness.properties.gradient_tracing import is_finite, recording_graph
@@ -60,7 +61,8 @@ def causality(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     others = other_tokens(subject.task, base[subject.task.causal_field], seed)
     reference = _remembered(subject, lambda model: subject.logits(base, model))
     positions = torch.linspace(1, length - 1, min(length - 1, _MOST_POSITIONS)).round().long().unique().tolist()
-    return first_failure(_causal_at(subject, sizes, position, base, others, reference, seed) for position in positions)
+    found = first_failure(_causal_at(subject, sizes, position, base, others, reference, seed) for position in positions)
+    return left_to_batch_independence(subject, found)
 
 
 def padding_ignored(subject: Subject, sizes: Sizes, lengths: tuple[int, ...], seed: int = 0) -> Evidence:
@@ -76,7 +78,8 @@ def padding_ignored(subject: Subject, sizes: Sizes, lengths: tuple[int, ...], se
     padded = pad_right(subject.task, base, lengths, sizes.seq)
     reference = _remembered(subject, lambda model: subject.logits(padded, model))
     short = [row for row in range(sizes.batch) if lengths[row] < sizes.seq]
-    return first_failure(_padding_of(subject, sizes, lengths, row, base, padded, reference, seed) for row in short)
+    found = first_failure(_padding_of(subject, sizes, lengths, row, base, padded, reference, seed) for row in short)
+    return left_to_batch_independence(subject, found)
 
 
 def _row_independence(
@@ -104,14 +107,18 @@ def _row_independence(
             among, _record(subject, model, alone), row_view(sizes, row), row_view(single, 0)
         )
 
+    told = f"row {row}'s logits change when the other rows of its batch change"
+    usual = (
+        "an operation over the batch axis: a norm or softmax on dim 0, a mean without dim, a reshape that mixes batch and sequence, "
+        "batch statistics used in eval mode"
+    )
     return judge_equal(
         subject,
         "batch_independence",
         compare,
-        f"row {row}'s logits change when the other rows of its batch change",
+        lambda: f"{told}: {READS}" if subject.reads_length_first else told,
         f"{sizes.describe(subject.task)}, row={row}, seed={seed}",
-        "an operation over the batch axis: a norm or softmax on dim 0, a mean without dim, a reshape that mixes batch and sequence, "
-        "batch statistics used in eval mode",
+        lambda: CAUSE if subject.reads_length_first else usual,
         culprit,
     )
 
@@ -128,15 +135,18 @@ def _row_gradient(subject: Subject, sizes: Sizes, row: int, inputs: list[Tensor]
             counterexample=f"{sizes.describe(subject.task)}, row={row}, seed={seed}",
         )
     holds = measured <= bound
+    turned = not holds and subject.reads_length_first
+    told = f"the gradient of row {row}'s logits reaches the inputs of other rows"
+    usual = "an operation over the batch axis whose forward value hides it, or a custom autograd function"
     return Evidence(
         "batch_independence",
         Status.OK if holds else Status.FAIL,
-        "no gradient reaches the other rows" if holds else f"the gradient of row {row}'s logits reaches the inputs of other rows",
+        "no gradient reaches the other rows" if holds else (f"{told}: {READS}" if turned else told),
         measured,
         bound,
         "of the row's own gradient",
         f"{sizes.describe(subject.task)}, row={row}, seed={seed}",
-        cause="" if holds else "an operation over the batch axis whose forward value hides it, or a custom autograd function",
+        cause="" if holds else (CAUSE if turned else usual),
         investigate=None if holds else lambda: _where_gradients_meet(subject, sizes, row, bound, seed),
     )
 
@@ -282,18 +292,19 @@ def _differentiable_inputs(subject: Subject, batch: Batch) -> tuple[list[Tensor]
     """Runs the model; returns its floating inputs and what the embeddings made of the batch's token ids, and the logits."""
     tokens = [tensor for name, tensor in batch.items() if name in subject.task.facts.inputs and name != "attention_mask"]
     captured: list[Tensor] = []
+    turned = getattr(subject.adapter, "length_first", False)
 
     def keep(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         # Positions are embedded too, some by modules that are given the ids and return one row for all.
         read = args[0] if args else None
         if not isinstance(read, Tensor) or read.shape != output.shape[:-1]:
             return None
-        if not any(read.shape == ids.shape and torch.equal(read, ids) for ids in tokens):
+        if not any(torch.equal(read, ids.t() if turned else ids) for ids in tokens):
             return None
-        # A leaf of its own: embeddings whose weights are frozen have no gradient either.
-        leaf = output.detach().requires_grad_()
+        # A leaf of its own: embeddings whose weights are frozen have no gradient either. Its first axis is the batch.
+        leaf = (output.transpose(0, 1) if turned else output).detach().requires_grad_()
         captured.append(leaf)
-        return leaf * 1
+        return leaf.transpose(0, 1) * 1 if turned else leaf * 1
 
     handles = [m.register_forward_hook(keep) for m in subject.model.modules() if isinstance(m, nn.Embedding)]
     fields = {

@@ -160,7 +160,7 @@ def inference_speed(subject: Subject, seed: int = 0) -> Evidence:
     ]
     details["operators_by_rows"] = by_rows
     steps = (by_rows[1] - by_rows[0]) / 2, (by_rows[2] - by_rows[1]) / 4
-    if steps[0] == steps[1] >= 1:
+    if steps[0] == steps[1] >= 1 and not subject.reads_length_first:  # what loops over the length is no loop over the batch
         return Evidence(
             name,
             Status.WARN,

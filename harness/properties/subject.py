@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from harness.adapters import Adapter
 from harness.batches import Batch, Sizes, make_batch, to_device, typical_sizes
 from harness.errors import ForwardError, UserError
+from harness.models.axis_order import reading_length_first
 from harness.models.cloning import clone
 from harness.properties.difference import difference
 from harness.properties.noise import NoiseFloor, measure_floor
@@ -65,6 +66,7 @@ class Shared:
 
     floor: NoiseFloor | None = None
     trouble: Trouble | None = None
+    length_first: bool | None = None
 
 
 @dataclass
@@ -182,6 +184,13 @@ class Subject:
             self.shared.trouble = Trouble()  # while it is looked for, there is none
             self.shared.trouble = find_trouble(self)
         return self.shared.trouble
+
+    @property
+    def reads_length_first(self) -> bool:
+        """Whether forward reads token ids as ``[length, batch]``, and is given them as ``[batch, length]``."""
+        if self.shared.length_first is None:
+            self.shared.length_first = reading_length_first(self.adapter, self.fresh())
+        return self.shared.length_first
 
     @property
     def anchors(self) -> tuple[tuple[Sizes, int], ...]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from harness.adapters import ADAPTERS
+from harness.adapters import BUILT_IN
 
 INPUTS = ("model_file", "adapter", "weights", "resume_from_checkpoint", "train.path", "eval.path")
 """Files that a training reads."""
@@ -30,7 +30,7 @@ def files_named(config: Mapping[str, Any]) -> dict[str, str]:
     adapter = found["adapter"]
     if adapter is not None:
         file, separator, _ = adapter.rpartition(":")
-        found["adapter"] = file if separator and adapter not in ADAPTERS else None
+        found["adapter"] = file if separator and adapter not in BUILT_IN else None
     return {key: value for key, value in found.items() if value is not None}
 
 
