@@ -18,7 +18,6 @@ from harness.errors import ConfigError, ForwardError, ModelSourceError, OutputEr
 from harness.tasks import TaskSpec, TaskType
 from harness.user_code import import_file, raised
 
-
 LENGTH_FIRST = "length_first"
 """Name of the built-in adapter of models that read token ids as ``[length, batch]``, as ``nn.RNN`` and ``nn.Transformer`` do by default."""
 

@@ -56,7 +56,12 @@ class Sizes:
 def typical_sizes(task: TaskSpec) -> Sizes:
     """Sizes that no axis shares with another, so that an axis can be told by its length; as long as the task allows."""
     longest = task.max_seq_len or 1
-    return Sizes(batch=3, seq=min(11, longest), target_seq=min(7, longest))
+    return Sizes(batch=3, seq=max(task.min_seq_len, min(11, longest)), target_seq=min(7, longest))
+
+
+def smallest_sizes(task: TaskSpec, batch: int = 1) -> Sizes:
+    """Rows of the shortest sequences that the task allows."""
+    return Sizes(batch, seq=task.min_seq_len)
 
 
 def make_batch(task: TaskSpec, sizes: Sizes, seed: int = 0) -> Batch:
@@ -81,19 +86,20 @@ def make_batch(task: TaskSpec, sizes: Sizes, seed: int = 0) -> Batch:
     return batch
 
 
-def real_tokens(task: TaskSpec, shape: Iterable[int], rng: torch.Generator) -> Tensor:
-    """Random token ids (int64) other than the padding token, as a tokenizer would give them."""
-    assert task.vocab_size is not None
-    if task.pad_token_id is None or task.vocab_size == 1:
-        return torch.randint(task.vocab_size, tuple(shape), generator=rng)
-    ids = torch.randint(task.vocab_size - 1, tuple(shape), generator=rng)
+def real_tokens(task: TaskSpec, shape: Iterable[int], rng: torch.Generator, field: str = "input_ids") -> Tensor:
+    """Random token ids (int64) of a field other than the padding token, as a tokenizer would give them."""
+    vocab = task.vocabulary_of(field)
+    assert vocab is not None
+    if task.pad_token_id is None or vocab == 1:
+        return torch.randint(vocab, tuple(shape), generator=rng)
+    ids = torch.randint(vocab - 1, tuple(shape), generator=rng)
     return ids + (ids >= task.pad_token_id).long()
 
 
-def other_tokens(task: TaskSpec, ids: Tensor, seed: int = 0) -> Tensor:
-    """Real token ids of the same shape that differ from the given ones everywhere, where the vocabulary has that many."""
-    vocab = task.vocab_size or 1
-    fresh = real_tokens(task, ids.shape, torch.Generator().manual_seed(seed + 10_007)).to(ids.device)
+def other_tokens(task: TaskSpec, ids: Tensor, seed: int = 0, field: str = "input_ids") -> Tensor:
+    """Real token ids of the same shape that differ from the given ones everywhere, where the field's vocabulary has that many."""
+    vocab = task.vocabulary_of(field) or 1
+    fresh = real_tokens(task, ids.shape, torch.Generator().manual_seed(seed + 10_007), field).to(ids.device)
     for _ in range(2):  # twice, as the next token may be the padding token
         fresh = torch.where(
             (fresh == ids) | (fresh == (-1 if task.pad_token_id is None else task.pad_token_id)), (fresh + 1) % vocab, fresh
@@ -162,5 +168,5 @@ def _text_batch(task: TaskSpec, sizes: Sizes, rng: torch.Generator) -> Batch:
         "attention_mask": torch.ones(sizes.batch, sizes.seq, dtype=torch.long),
     }
     if task.is_seq2seq:
-        batch["decoder_input_ids"] = real_tokens(task, (sizes.batch, sizes.target_seq), rng)
+        batch["decoder_input_ids"] = real_tokens(task, (sizes.batch, sizes.target_seq), rng, "decoder_input_ids")
     return batch

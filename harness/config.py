@@ -57,7 +57,11 @@ class TaskKeys(_Keys):
     task_type: Literal[tuple(t.value for t in TaskType)] | None = Field(None, description="What the logits mean.")  # type: ignore[valid-type]
     modality: Literal[MODALITIES] | None = Field(None, description="The kind of input.")  # type: ignore[valid-type]
     vocab_size: Positive | None = Field(None, description="Number of token ids.")
+    target_vocab_size: Positive | None = Field(
+        None, description="Number of token ids of a seq2seq model's target, where it is not `vocab_size`."
+    )
     max_seq_len: Positive | None = Field(None, description="Longest sequence, in tokens.")
+    min_seq_len: Positive | None = Field(None, description="Shortest sequence the model takes, in tokens; 1 by default.")
     pad_token_id: NonNegative | None = Field(None, description="Token that fills padded positions.")
     image_size: Annotated[list[Positive], Field(min_length=3, max_length=3)] | None = Field(
         None, description="[C, H, W] in pixels."
@@ -87,7 +91,9 @@ class ModelKeys(_Keys):
     model_factory: str = Field("build_model", description="Callable in model_file that returns the model.")
     model_kwargs: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of the factory.")
     weights: Name | None = Field(None, description=".safetensors, a state dict, or a Lightning .ckpt.")
-    adapter: Name | None = Field(None, description="A built-in adapter's name (length_first: token ids as [length, batch]), or file.py:Class.")
+    adapter: Name | None = Field(
+        None, description="A built-in adapter's name (length_first: token ids as [length, batch]), or file.py:Class."
+    )
 
 
 class RunKeys(_Keys):
@@ -290,9 +296,21 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
             raise ValueError(f"`task_type` {self.task_type!r} needs {', '.join(f'`{key}`' for key in missing)}")
         if self.modality and self.modality != facts.modality:
             raise ValueError(f"`task_type` {self.task_type!r} has `modality` {facts.modality!r}, not {self.modality!r}")
+        self._check_sizes(facts.modality == "text")
+        return self
+
+    def _check_sizes(self, is_text: bool) -> None:
+        """Refuses sizes that contradict each other or the task."""
         if self.vocab_size and self.pad_token_id is not None and self.pad_token_id >= self.vocab_size:
             raise ValueError(f"`pad_token_id` {self.pad_token_id} is outside the vocabulary of {self.vocab_size} tokens")
-        return self
+        if self.target_vocab_size and self.task_type != TaskType.SEQ2SEQ_LM.value:
+            raise ValueError(f"`target_vocab_size` is for seq2seq_lm; {self.task_type!r} has one vocabulary, `vocab_size`")
+        if self.target_vocab_size and self.pad_token_id is not None and self.pad_token_id >= self.target_vocab_size:
+            raise ValueError(f"`pad_token_id` {self.pad_token_id} is outside `target_vocab_size` {self.target_vocab_size}")
+        if self.min_seq_len and not is_text:
+            raise ValueError(f"`min_seq_len` is for text; {self.task_type!r} has no sequences")
+        if self.min_seq_len and self.max_seq_len and self.min_seq_len > self.max_seq_len:
+            raise ValueError(f"`min_seq_len` {self.min_seq_len} is above `max_seq_len` {self.max_seq_len}")
 
     @property
     def path(self) -> Path:
@@ -362,6 +380,8 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
             image_size=tuple(self.image_size) if self.image_size else None,  # type: ignore[arg-type]
             num_classes=self.num_classes,
             num_features=self.num_features,
+            min_seq_len=self.min_seq_len or 1,
+            target_vocab_size=self.target_vocab_size,
             metrics=tuple(self.metrics),
             properties=dict(self.properties),
             tolerances=dict(self.tolerances),

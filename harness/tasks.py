@@ -69,6 +69,9 @@ class TaskSpec:
     """A task with its sizes: everything needed to make inputs for a model and to judge its outputs.
 
     Attributes:
+        vocab_size: Number of token ids; of a seq2seq task those of the source.
+        target_vocab_size: Number of token ids of a seq2seq task's target, where they are not those of the source.
+        min_seq_len: Shortest (source) sequence in tokens that the model takes.
         image_size: ``(C, H, W)`` in pixels.
         pad_token_id: Token that fills padded positions; ``None`` when the task has none.
         properties: Properties the user switched on or off by name.
@@ -84,6 +87,8 @@ class TaskSpec:
     image_size: tuple[int, int, int] | None = None
     num_classes: int | None = None
     num_features: int | None = None
+    min_seq_len: int = 1
+    target_vocab_size: int | None = None
     metrics: tuple[str, ...] = ()
     properties: Mapping[str, bool] = field(default_factory=dict)
     tolerances: Mapping[str, float] = field(default_factory=dict)
@@ -122,7 +127,11 @@ class TaskSpec:
     def output_size(self) -> int | None:
         """Size of the last axis of the logits; ``None`` for a scalar output."""
         last = self.facts.output[-1]
-        return {"vocab": self.vocab_size, "classes": self.num_classes}.get(last)
+        return {"vocab": self.vocabulary_of(self.causal_field), "classes": self.num_classes}.get(last)
+
+    def vocabulary_of(self, field: str) -> int | None:
+        """Number of token ids that a field of token ids may hold."""
+        return self.target_vocab_size or self.vocab_size if field == "decoder_input_ids" else self.vocab_size
 
     @property
     def is_per_position(self) -> bool:
@@ -135,7 +144,7 @@ class TaskSpec:
             "batch": batch,
             "seq": seq,
             "target_seq": target_seq,
-            "vocab": self.vocab_size,
+            "vocab": self.output_size,
             "classes": self.num_classes,
         }
         shape = tuple(sizes[axis] for axis in self.facts.output)

@@ -171,7 +171,9 @@ def make_batch(subject: Subject) -> Callable[..., Batch]:
 
     def make(batch: int = 2, seq: int | None = None, target_seq: int | None = None, seed: int = 0) -> Batch:
         longest = subject.task.max_seq_len or 1
-        return subject.batch(Sizes(batch, seq or min(8, longest), target_seq or min(6, longest)), seed)
+        return subject.batch(
+            Sizes(batch, seq or max(subject.task.min_seq_len, min(8, longest)), target_seq or min(6, longest)), seed
+        )
 
     return make
 

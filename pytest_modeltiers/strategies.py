@@ -19,12 +19,11 @@ _LONGEST_USUAL = 48
 
 def sizes(task: TaskSpec, min_batch: int = 1, min_seq: int = 1) -> SearchStrategy[Sizes]:
     """Sizes of a batch: up to five rows, and lengths up to the declared one, which is drawn often."""
-    lengths = _lengths(task, min_seq)
     return st.builds(
         Sizes,
         batch=st.integers(min_batch, max(min_batch, 5)),
-        seq=lengths,
-        target_seq=lengths if task.is_seq2seq else st.just(1),
+        seq=_lengths(task, max(min_seq, task.min_seq_len)),
+        target_seq=_lengths(task, min_seq) if task.is_seq2seq else st.just(1),
     )
 
 
@@ -66,9 +65,9 @@ def training_steps(task: TaskSpec) -> Cases:
 @st.composite
 def pad_patterns(draw: st.DrawFn, task: TaskSpec) -> dict[str, Any]:
     """Batches, and the real length of each row; at least one row is padded."""
-    drawn = draw(sizes(task, min_seq=2))
-    lengths = draw(st.lists(st.integers(1, drawn.seq), min_size=drawn.batch, max_size=drawn.batch))
-    lengths[0] = min(lengths[0], drawn.seq - 1)
+    drawn = draw(sizes(task, min_seq=1 + task.min_seq_len))
+    lengths = draw(st.lists(st.integers(task.min_seq_len, drawn.seq), min_size=drawn.batch, max_size=drawn.batch))
+    lengths[0] = max(task.min_seq_len, min(lengths[0], drawn.seq - 1))
     return {"sizes": drawn, "lengths": tuple(lengths), "seed": draw(_SEEDS)}
 
 

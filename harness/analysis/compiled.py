@@ -264,7 +264,7 @@ def _quantities(subject: Subject, model: nn.Module, batch: Batch) -> Quantities:
 
 def _shapes(subject: Subject) -> list[Sizes]:
     typical = subject.typical
-    return [typical, Sizes(typical.batch + 2, max(1, typical.seq - 3), max(1, typical.target_seq - 2))]
+    return [typical, Sizes(typical.batch + 2, max(subject.task.min_seq_len, typical.seq - 3), max(1, typical.target_seq - 2))]
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from torch import nn
 from harness.config import SuiteConfig
 from harness.data.loader import Loader, make_loader
 from harness.data.opening import open_dataset
+from harness.properties.settling import settled_subject
 from harness.properties.subject import Subject
 from harness.randomness import seeded
 
@@ -34,6 +35,10 @@ class Study:
     subject: Subject
     source: SuiteConfig | None = None
     seconds: float = math.inf
+
+    def __post_init__(self) -> None:
+        """A fresh model with batch norm is looked into with statistics that saw a few batches."""
+        self.subject = settled_subject(self.subject)
 
     def too_long(self, needed: float) -> str:
         """Why a check that needs so many seconds is left out; empty where there is time for it."""

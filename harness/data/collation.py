@@ -26,12 +26,21 @@ def collate(task: TaskSpec, examples: Sequence[Example], length: int | None = No
     Returns:
         The fields of ``harness.batches``, with ``labels``.
     """
-    batch = {name: _stack([example[name] for example in examples], _fill(task, name), length) for name in examples[0]}
+    batch = {
+        name: _stack([example[name] for example in examples], _fill(task, name), max(length or 0, _least(task, name)))
+        for name in examples[0]
+    }
     if "input_ids" in batch:
         ids = batch["input_ids"]
         lengths = torch.tensor([len(example["input_ids"]) for example in examples])
         batch["attention_mask"] = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
     return {name: batch[name] for name in (*task.facts.inputs, "labels") if name in batch}
+
+
+def _least(task: TaskSpec, name: str) -> int:
+    """Tokens that a field is padded to at least: what the model takes."""
+    along_the_source = name == "input_ids" or (name == "labels" and task.is_per_position and not task.is_seq2seq)
+    return task.min_seq_len if task.is_text and along_the_source else 0
 
 
 def _fill(task: TaskSpec, name: str) -> int | None:

@@ -43,6 +43,7 @@ def _sizes(dataset: Dataset) -> tuple[object, ...]:
         task.image_size,
         task.num_classes,
         task.num_features,
+        *((task.target_vocab_size,) if task.target_vocab_size else ()),
     )
 
 

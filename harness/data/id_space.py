@@ -36,7 +36,8 @@ class IdSpace:
             DataError: The vocabulary has no id left for a symbol.
         """
         assert task.vocab_size is not None
-        space = _space(task.vocab_size, task.pad_token_id, task.task_type)
+        # One tokenizer makes the ids of source and target: they must lie in both vocabularies.
+        space = _space(min(task.vocab_size, task.target_vocab_size or task.vocab_size), task.pad_token_id, task.task_type)
         if len(space.free) < 2:
             raise DataError(f"`vocab_size` {task.vocab_size} leaves no ids for text beside the special tokens of the task")
         return space

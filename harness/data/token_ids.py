@@ -53,10 +53,10 @@ def checked_ids(record: Record, name: str, task: TaskSpec) -> Tensor:
 
 def check_range(record: Record, name: str, ids: Tensor, task: TaskSpec) -> None:
     """Refuses ids outside the vocabulary."""
-    assert task.vocab_size is not None
-    wrong = ((ids < 0) | (ids >= task.vocab_size)).nonzero().flatten()
+    # The labels of a seq2seq row are ids of its target, those of any other of its input.
+    vocab = task.vocabulary_of(name if name == "input_ids" else task.causal_field)
+    assert vocab is not None
+    wrong = ((ids < 0) | (ids >= vocab)).nonzero().flatten()
     if len(wrong):
-        at = int(wrong[0])
-        raise record.refuse(
-            f"`{name}` has {int(ids[at])} at position {at}: `vocab_size` {task.vocab_size} allows 0 to {task.vocab_size - 1}"
-        )
+        at, key = int(wrong[0]), "vocab_size" if vocab == task.vocab_size else "target_vocab_size"
+        raise record.refuse(f"`{name}` has {int(ids[at])} at position {at}: `{key}` {vocab} allows 0 to {vocab - 1}")

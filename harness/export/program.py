@@ -132,7 +132,7 @@ def free_axes(task: TaskSpec, wanted: bool | Mapping[Any, bool | list[int]] = Tr
     longest = task.max_seq_len or 1
     known = {"batch": (1, LARGEST_BATCH)}
     if task.is_text:
-        known["seq"] = (1, longest)
+        known["seq"] = (task.min_seq_len, longest)
     if task.is_seq2seq:
         known["target_seq"] = (1, longest)
     chosen = dict.fromkeys(known, wanted) if isinstance(wanted, bool) else {**dict.fromkeys(known, True), **wanted}
@@ -141,7 +141,7 @@ def free_axes(task: TaskSpec, wanted: bool | Mapping[Any, bool | list[int]] = Tr
         choice = chosen[axis]
         low, high = limits if isinstance(choice, bool) else (choice[0], choice[1])
         # An axis of a single size has nothing free about it, and torch.export refuses to call it so.
-        if choice is not False and high >= 2:
+        if choice is not False and high >= 2 and high > low:
             free[axis] = (low, high)
     return free
 

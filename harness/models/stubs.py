@@ -134,16 +134,25 @@ class EncoderStub(nn.Module):
 
 
 class Seq2SeqStub(nn.Module):
-    """An encoder and a decoder that reads it."""
+    """An encoder and a decoder that reads it; one table of embeddings serves source and target."""
 
-    def __init__(self, vocab_size: int, max_seq_len: int, width: int = 64, depth: int = 2, heads: int = 4) -> None:
+    def __init__(
+        self,
+        vocab_size: int,
+        max_seq_len: int,
+        width: int = 64,
+        depth: int = 2,
+        heads: int = 4,
+        target_vocab_size: int | None = None,
+    ) -> None:
         super().__init__()
-        self.embed = Embedding(vocab_size, max_seq_len, width)
+        target_vocab_size = target_vocab_size or vocab_size
+        self.embed = Embedding(max(vocab_size, target_vocab_size), max_seq_len, width)
         self.encoder = nn.ModuleList(Block(width, heads, dropout=0.1) for _ in range(depth))
         self.decoder = nn.ModuleList(Block(width, heads, dropout=0.1, cross=True) for _ in range(depth))
         self.norm_source = nn.LayerNorm(width)
         self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, vocab_size)
+        self.head = nn.Linear(width, target_vocab_size)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, *, decoder_input_ids: Tensor) -> Tensor:
         """Logits ``[B, T, V]`` of the target's next token."""
@@ -201,7 +210,7 @@ def build_stub(task: TaskSpec) -> nn.Module:
         TaskType.MASKED_LM: lambda: EncoderStub(vocab, length, vocab, pooled=False),
         TaskType.TOKEN_CLASSIFICATION: lambda: EncoderStub(vocab, length, task.num_classes or 0, pooled=False),
         TaskType.SEQUENCE_CLASSIFICATION: lambda: EncoderStub(vocab, length, task.num_classes or 0, pooled=True),
-        TaskType.SEQ2SEQ_LM: lambda: Seq2SeqStub(vocab, length),
+        TaskType.SEQ2SEQ_LM: lambda: Seq2SeqStub(vocab, length, target_vocab_size=task.target_vocab_size),
         TaskType.IMAGE_CLASSIFICATION: lambda: SimpleCNN((task.image_size or (1,))[0], task.num_classes or 0),
         TaskType.TABULAR_CLASSIFICATION: lambda: TabularMLP(task.num_features or 0, task.num_classes or 0),
         TaskType.TABULAR_REGRESSION: lambda: TabularMLP(task.num_features or 0, 1),

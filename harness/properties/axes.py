@@ -9,7 +9,8 @@ from harness.properties.subject import Subject
 READS = "forward reads token ids as [length, batch]"
 
 CAUSE = (
-    f'a recurrent layer or an attention without `batch_first=True`; where [length, batch] is meant, `adapter = "{LENGTH_FIRST}"` in the config'
+    "a recurrent layer or an attention without `batch_first=True`; where [length, batch] is meant, "
+    f'`adapter = "{LENGTH_FIRST}"` in the config'
 )
 
 

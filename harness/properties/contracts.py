@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from harness.adapters import same_shape
 from harness.batches import Batch, Sizes
-from harness.evidence import Evidence, Status, and_others
+from harness.evidence import Evidence, Status
 from harness.properties.axes import CAUSE, READS
 from harness.properties.equality import first_failure, judge_equal
 from harness.properties.subject import ModelRaisedError, Subject, mode
 from harness.properties.tracing import Call, finite, first_broken, first_divergence, first_misshapen, probing, recording, whole
+from harness.properties.vocabulary import unreadable_token
 
 LAYOUTS = ("transposed", "strided", "offset", "expanded", "channels_last")
 """Memory layouts that inputs arrive in."""
-
-_MOST_LOGITS = 1 << 22
 
 
 def shape_contract(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
@@ -36,7 +36,7 @@ def shape_contract(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
             return Evidence(
                 name, Status.OK, f"refuses images of {sizes.image[0]}x{sizes.image[1]}", counterexample=counterexample
             )
-        if token := _unreadable_token(subject, subject.batch(sizes, seed)):
+        if token := unreadable_token(subject, subject.batch(sizes, seed)):
             return Evidence(
                 name,
                 Status.WARN,
@@ -45,6 +45,16 @@ def shape_contract(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
                 module=error.module,
             )
         turned = subject.reads_length_first
+        if not turned and (least := _least_length(subject, sizes, seed)):
+            return Evidence(
+                name,
+                Status.FAIL,
+                f"forward raises at every length below {least}: {error}",
+                counterexample=counterexample,
+                module=error.module,
+                cause=f"a convolution or a pooling that is wider than the sequence: pad short ones in forward, or declare "
+                f"`min_seq_len` {least} in the config",
+            )
         return Evidence(
             name,
             Status.FAIL,
@@ -71,19 +81,20 @@ def shape_contract(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     )
 
 
-def _unreadable_token(subject: Subject, batch: Batch) -> str:
-    """A token of a batch that alone makes forward raise where others do not: its vocabulary is at fault, not its sizes."""
-    if not subject.task.is_text:
-        return ""
-    template = subject.batch(Sizes(1, 1, 1))
-    raising, reading = [], 0
-    for token in batch["input_ids"].unique().tolist():
+def _least_length(subject: Subject, sizes: Sizes, seed: int) -> int:
+    """The length from which on forward takes every one up to the typical, where it raises at all shorter ones; 0 where that is not so."""
+    typical = subject.typical.seq
+    if not subject.task.is_text or sizes.seq >= typical:
+        return 0
+    takes = []
+    for length in range(subject.task.min_seq_len, typical + 1):
         try:
-            subject.logits({**template, "input_ids": torch.full_like(template["input_ids"], token)})
-            reading += 1
+            subject.logits(subject.batch(replace(sizes, seq=length), seed))
+            takes.append(True)
         except ModelRaisedError:
-            raising.append(token)
-    return f"token {raising[0]}" if raising and reading else ""
+            takes.append(False)
+    least = subject.task.min_seq_len + takes.count(False)
+    return least if takes == sorted(takes) and sizes.seq < least <= typical else 0
 
 
 def _where_misshapen(subject: Subject, sizes: Sizes, seed: int) -> str:
@@ -108,62 +119,6 @@ def full_length(subject: Subject, batch: int, seed: int = 0) -> Evidence:
         seed,
         f"the declared max_seq_len of {length} tokens",
         "a position table, mask buffer or rotary cache shorter than max_seq_len, often by one",
-    )
-
-
-def full_vocabulary(subject: Subject, seed: int = 0) -> Evidence:
-    """Every token id can be read, and no two ids are read as the same token.
-
-    Each id is read as a sequence of its own. Where the vocabulary is too large for that, the first and last ids and evenly
-    spaced ones between them are.
-    """
-    name = "full_vocabulary"
-    task = subject.task
-    vocab = task.vocab_size or 1
-    count = min(vocab, max(64, _MOST_LOGITS // max(1, task.output_size or 1)), 4096)
-    ids = torch.linspace(0, vocab - 1, count).round().long().unique()
-    template = subject.batch(Sizes(1, 1, 1), seed)
-    outputs = []
-    for chunk in ids.split(256):
-        read = {field: value.expand(len(chunk), *value.shape[1:]).clone() for field, value in template.items()}
-        read["input_ids"] = chunk[:, None].to(subject.device)
-        try:
-            outputs.append(subject.logits(read).flatten(1).cpu())
-        except ModelRaisedError as error:
-            return Evidence(
-                name,
-                Status.FAIL,
-                f"token ids {int(chunk[0])} to {int(chunk[-1])} cannot be read: {error}",
-                counterexample=f"input_ids=[[{int(chunk[-1])}]]",
-                module=error.module,
-                cause=f"an embedding with fewer than the declared vocab_size of {vocab} rows",
-            )
-    logits = torch.cat(outputs)
-    counterexample = f"{len(ids)} of {vocab} ids, one a sequence"
-    if not finite(logits):
-        bad = int(ids[~torch.isfinite(logits).all(1)][0])
-        return Evidence(name, Status.FAIL, f"token {bad} gives logits that are not finite", counterexample=f"input_ids=[[{bad}]]")
-    _, group = torch.unique(logits, dim=0, return_inverse=True)
-    first = torch.full((int(group.max()) + 1,), len(ids)).scatter_reduce(0, group, torch.arange(len(ids)), "amin")
-    twins = (first[group] != torch.arange(len(ids))).nonzero().flatten()
-    if not len(twins):
-        return Evidence(name, Status.OK, "every token id is read, each as a token of its own", counterexample=counterexample)
-    second = int(twins[0])
-    pair = (int(ids[first[group[second]]]), int(ids[second]))
-    everything = len(twins) == len(ids) - 1
-    return Evidence(
-        name,
-        # Trained models keep rows that no tokenizer uses, often equal ones.
-        Status.FAIL if subject.fresh_weights and not everything else Status.WARN,
-        "all token ids read alone give the same logits"
-        if everything
-        else f"tokens {pair[0]} and {pair[1]} give the same logits{and_others(len(twins) - 1, 'pair')}",
-        measured=float(len(twins)),
-        bound=0.0,
-        unit="ids read as another",
-        counterexample=f"input_ids=[[{pair[0]}]] and [[{pair[1]}]]",
-        cause="ids clamped, wrapped with % or hashed before the embedding, or a special token's row copied",
-        investigate=lambda: _where_ids_meet(subject, template, pair),
     )
 
 
@@ -242,26 +197,13 @@ def _layout(subject: Subject, sizes: Sizes, layout: str, seed: int) -> Evidence:
         )
 
 
-def _where_ids_meet(subject: Subject, template: Batch, pair: tuple[int, int]) -> str:
-    """Path of the first module that reads the two ids and returns the same for both."""
-    traces = []
-    for token in pair:
-        with recording(subject.model) as calls:
-            subject.logits({**template, "input_ids": torch.full_like(template["input_ids"], token)})
-        traces.append(calls)
-    for left, right in zip(*traces, strict=False):
-        if not all(map(torch.equal, left.inputs, right.inputs)) and all(map(torch.equal, left.outputs, right.outputs)):
-            return left.module
-    return ""
-
-
 def _works(subject: Subject, name: str, sizes: Sizes, seed: int, what: str, cause: str) -> Evidence:
     counterexample = f"{sizes.describe(subject.task)}, seed={seed}"
     try:
         with recording(subject.model) as calls:
             logits = subject.logits(subject.batch(sizes, seed))
     except ModelRaisedError as error:
-        token = _unreadable_token(subject, subject.batch(sizes, seed))
+        token = unreadable_token(subject, subject.batch(sizes, seed))
         told, status = (f", as it cannot read {token} (see full_vocabulary)", Status.WARN) if token else ("", Status.FAIL)
         message = f"forward raises at {what}{told}: {error}"
         return Evidence(name, status, message, counterexample=counterexample, module=error.module, cause=cause)

@@ -16,6 +16,7 @@ from harness.evidence import Evidence, Status
 from harness.properties.axes import left_to_batch_independence
 from harness.properties.difference import difference
 from harness.properties.noise import FACTOR
+from harness.properties.settling import settled, settled_double
 from harness.properties.subject import Subject
 from harness.properties.tracing import first_divergence, recording, whole
 from harness.tasks import TaskType
@@ -33,7 +34,7 @@ def depends_on_tokens(subject: Subject, seed: int = 0) -> Evidence:
     field = task.causal_field
 
     def changes(base: Batch, draw: int) -> Iterable[Change]:
-        others = other_tokens(task, base[field], draw)
+        others = other_tokens(task, base[field], draw, field)
         for position in range(base[field].shape[1]):
             yield f"token {position}", {**base, field: swap_tokens(base[field], others, [position])}
 
@@ -68,7 +69,7 @@ def depends_on_context(subject: Subject, seed: int = 0) -> Evidence:
         sides = {"any token before it": range(length // 2)}
         if bidirectional:
             sides["any token after it"] = range(length // 2 + 1, length)
-        others = other_tokens(subject.task, base[field], draw)
+        others = other_tokens(subject.task, base[field], draw, field)
         for side, positions in sides.items():
             yield side, {**base, field: swap_tokens(base[field], others, positions)}
 
@@ -99,7 +100,7 @@ def depends_on_order(subject: Subject, seed: int = 0) -> Evidence:
     def changes(base: Batch, draw: int) -> Iterable[Change]:
         # The two tokens before the last, which a window of attention still reaches, and different ones, or the swap would change nothing.
         ids = base[field].clone()
-        ids[:, -2] = other_tokens(subject.task, ids[:, -3], draw)
+        ids[:, -2] = other_tokens(subject.task, ids[:, -3], draw, field)
         base[field] = ids
         yield (
             "the order of the other tokens",
@@ -176,7 +177,8 @@ def _judge(
     seed: int,
 ) -> Evidence:
     """Fails when something that was changed never changed the selected logits."""
-    judge = subject.double if subject.double is not None else subject.model
+    double = settled_double(subject)
+    judge = double if double is not None else settled(subject)
     influence: dict[str, float] = {}
     for draw in range(seed, seed + _DRAWS):
         base = subject.batch(seed=draw)
@@ -225,10 +227,10 @@ def _where_lost(subject: Subject, changes: Callable[[Batch, int], Iterable[Chang
     """Path of the module that the change reaches and after which nothing shows it any more; empty where there is none."""
     base = subject.batch(seed=seed)
     changed = dict(changes(base, seed))[label]
-    traces = []
+    traces, model = [], settled(subject)
     for batch in (base, changed):
-        with recording(subject.model) as calls:
-            subject.logits(batch)
+        with recording(model) as calls:
+            subject.logits(batch, model)
         traces.append(calls)
     lost = ""
     for left, right in zip(*traces, strict=False):

@@ -58,7 +58,7 @@ def causality(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     """
     base = subject.batch(sizes, seed)
     length = base[subject.task.causal_field].shape[1]
-    others = other_tokens(subject.task, base[subject.task.causal_field], seed)
+    others = other_tokens(subject.task, base[subject.task.causal_field], seed, subject.task.causal_field)
     reference = _remembered(subject, lambda model: subject.logits(base, model))
     positions = torch.linspace(1, length - 1, min(length - 1, _MOST_POSITIONS)).round().long().unique().tolist()
     found = first_failure(_causal_at(subject, sizes, position, base, others, reference, seed) for position in positions)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.evidence import Evidence, Status
+from harness.properties.settling import settled, untouched_statistics
 from harness.properties.subject import NoGradientError, Subject, gradient_of, mode
 from harness.properties.tracing import recording
 from harness.randomness import seeded
@@ -113,6 +114,8 @@ def signal_scale(subject: Subject, seed: int = 0) -> Evidence:
             broken[0],
             "memory that was never initialised (torch.empty), or weights saved after training diverged",
         )
+    if untouched_statistics(model):
+        model = settled(subject)
     with recording(model) as calls:
         logits = subject.logits(subject.batch(seed=seed), model)
     spread = float((logits.double() - subject.logits(subject.batch(seed=seed + 1), model).double()).abs().max())

@@ -8,6 +8,7 @@ from harness.batches import IGNORED, Batch, Sizes, pad_right
 from harness.evidence import Evidence, Status, and_others
 from harness.properties.equality import first_failure
 from harness.properties.gradient_tracing import first_bad_gradient
+from harness.properties.settling import has_running_statistics, mixed_with_typical
 from harness.properties.subject import ModelRaisedError, NoGradientError, Subject, gradient_of, mode
 from harness.properties.tracing import finite, first_broken, recording
 from harness.randomness import seeded
@@ -79,6 +80,9 @@ def _finite_gradients_at(subject: Subject, sizes: Sizes, content: str, seed: int
     name = "gradient_flow"
     counterexample = f"{sizes.describe(subject.task)}, content={content}, seed={seed}"
     batch = extreme_batch(subject, sizes, content, seed)
+    if content != "typical" and has_running_statistics(subject.model):
+        # A batch of equal rows has no variance to divide by, and no training meets one.
+        batch = mixed_with_typical(batch, subject.batch(sizes, seed))
     bad = _bad_gradients(subject, batch)
     if not bad:
         return Evidence(name, Status.OK, "every gradient is finite", counterexample=counterexample)
@@ -105,7 +109,7 @@ def extreme_batch(subject: Subject, sizes: Sizes, content: str, seed: int) -> Ba
         if tensor.is_floating_point():
             batch[field] = _extreme_values(tensor, content, _LARGE_PIXEL if field == "pixel_values" else _LARGE)
         elif field != "attention_mask":
-            batch[field] = _extreme_ids(tensor, content, subject.task.vocab_size or 1, subject.task.pad_token_id)
+            batch[field] = _extreme_ids(tensor, content, subject.task.vocabulary_of(field) or 1, subject.task.pad_token_id)
     if subject.task.task_type.value == "causal_lm":
         batch["labels"] = batch["input_ids"].clone()
     return batch

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.adapters import Adapter
-from harness.batches import Batch, Sizes, make_batch, to_device, typical_sizes
+from harness.batches import Batch, Sizes, make_batch, smallest_sizes, to_device, typical_sizes
 from harness.errors import ForwardError, UserError
 from harness.models.axis_order import reading_length_first
 from harness.models.cloning import clone
@@ -67,6 +67,7 @@ class Shared:
     floor: NoiseFloor | None = None
     trouble: Trouble | None = None
     length_first: bool | None = None
+    settled: nn.Module | None = None
 
 
 @dataclass
@@ -199,7 +200,7 @@ class Subject:
         return (
             (self.typical, 0),
             (self.typical, 1),
-            (Sizes(1), 0),
+            (smallest_sizes(self.task), 0),
             (Sizes(2, longest, longest), 0),
             (Sizes(5, longest, longest), 1),
         )

@@ -21,6 +21,7 @@ from harness.properties import (
     resources,
     serialisation,
     structure,
+    vocabulary,
 )
 from harness.properties.subject import Subject
 from pytest_modeltiers import strategies as draw
@@ -54,7 +55,7 @@ class CriticalTier:
 
     def test_full_vocabulary(self, judge: Judge) -> None:
         """Every token id can be read and predicted."""
-        judge.holds(contracts.full_vocabulary)
+        judge.holds(vocabulary.full_vocabulary)
 
     def test_finite_output(self, subject: Subject, judge: Judge, case: str) -> None:
         """Logits are finite, at typical and at extreme inputs."""
@@ -87,7 +88,7 @@ class CriticalTier:
         _needs_padding(subject)
         judge.for_all(independence.padding_ignored, draw.pad_patterns(subject.task), examples=12)
         corner = _corner(subject)
-        lengths = tuple(max(1, corner.seq - 1 - 2 * row) for row in range(corner.batch))
+        lengths = tuple(max(subject.task.min_seq_len, corner.seq - 1 - 2 * row) for row in range(corner.batch))
         _at_the_corner(judge, independence.padding_ignored, sizes=corner, lengths=lengths)
 
     def test_input_dependence(self, judge: Judge, case: str) -> None:
@@ -167,7 +168,7 @@ def _at_the_corner(judge: Judge, check: Check, **values: Any) -> None:
 
 
 def _needs_padding(subject: Subject) -> None:
-    if (subject.task.max_seq_len or 0) < 2:
-        pytest.skip("sequences of one token have no room for padding")
+    if (subject.task.max_seq_len or 0) <= subject.task.min_seq_len:
+        pytest.skip("sequences of one length have no room for padding")
     if subject.task.pad_token_id is None and not subject.adapter.takes(subject.model, "attention_mask"):
         pytest.skip("the task has no `pad_token_id` and forward takes no `attention_mask`")

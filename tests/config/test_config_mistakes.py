@@ -120,6 +120,19 @@ def test_a_wrong_type_or_value_says_what_was_expected(refusal: Any, keys: dict[s
 
 
 @pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({**LM, "min_seq_len": 40}, "`min_seq_len` 40 is above `max_seq_len` 32"),
+        ({**VISION, "min_seq_len": 4}, "`min_seq_len` is for text"),
+        ({**LM, "target_vocab_size": 40}, "`target_vocab_size` is for seq2seq_lm"),
+        ({"task_name": "seq2seq_tiny", "target_vocab_size": 5, "pad_token_id": 6}, "is outside `target_vocab_size` 5"),
+    ],
+)
+def test_sizes_that_contradict_the_task_are_refused(refusal: Any, keys: dict[str, Any], expected: str) -> None:
+    assert expected in refusal(keys)
+
+
+@pytest.mark.parametrize(
     ("keys", "path", "expected", "nearest"),
     [
         ({"strategy": "dpp"}, "`strategy`", "'auto', 'ddp' or 'fsdp_native'", "Did you mean 'ddp'?"),

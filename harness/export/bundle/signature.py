@@ -25,13 +25,18 @@ def make_signature(exports: Exports, files: Mapping[str, str]) -> dict[str, Any]
     """
     program, task = exports.program, exports.program.task
     logits = exports.eager(program.example)
-    ids = {"range": [0, task.vocab_size - 1]} if task.vocab_size else {}
-    values = {"input_ids": ids, "decoder_input_ids": ids, "attention_mask": {"range": [0, 1]}}
+    values = {
+        name: {"range": [0, vocab - 1]}
+        for name in ("input_ids", "decoder_input_ids")
+        if (vocab := task.vocabulary_of(name)) is not None
+    } | {"attention_mask": {"range": [0, 1]}}
     sizes = (
         "task_type",
         "task_name",
         "modality",
         "vocab_size",
+        "target_vocab_size",
+        "min_seq_len",
         "max_seq_len",
         "pad_token_id",
         "image_size",

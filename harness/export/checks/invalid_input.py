@@ -78,7 +78,7 @@ def invalid_cases(exports: Exports, fixed: Container[str] = ()) -> Iterator[Inva
     program, point = exports.program, exports.points[0]
     batch, task = exports.batch(point), exports.program.task
     for field in (f for f in _ID_FIELDS if f in program.fields):
-        for name, token in (("a negative id", -1), ("an id beyond the vocabulary", task.vocab_size or 0)):
+        for name, token in (("a negative id", -1), ("an id beyond the vocabulary", task.vocabulary_of(field) or 0)):
             ids = batch[field].clone()
             ids[-1, -1] = token
             yield InvalidCase(name, {**batch, field: ids}, field)

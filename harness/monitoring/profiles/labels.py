@@ -34,7 +34,7 @@ def label_values(task: TaskSpec, classes: Classes | None, examples: Sequence[Exa
         return {"label": Ids(ids, task.num_classes or 0, names=names)}
     rows = [_learnt(example["labels"].numpy()) for example in examples]
     if task.is_seq2seq:
-        return {"label.tokens": tokens_of(rows, task.vocab_size or 0), "label.length": lengths_of(rows)}
+        return {"label.tokens": tokens_of(rows, task.output_size or 0), "label.length": lengths_of(rows)}
     of_rows = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
     return {"label": Ids(np.concatenate(rows).astype(np.int64), task.num_classes or 0, of_rows, names)}
 

@@ -92,7 +92,7 @@ class TokenTable(nn.Module):
         super().__init__()
         self._field = "decoder_input_ids" if task.is_seq2seq else "input_ids"
         self._looks_back = task.task_type is TaskType.MASKED_LM  # the token itself is hidden there
-        vocabulary, classes = task.vocab_size or 1, task.output_size or 1
+        vocabulary, classes = task.vocabulary_of(self._field) or 1, task.output_size or 1
         counts = torch.zeros(vocabulary, classes, dtype=torch.float64)
         for batch in batches:
             labels, tokens = _labels(task, batch), self._tokens(batch)
@@ -162,7 +162,7 @@ class Linear(nn.Module):
 def stronger(task: TaskSpec, batches: Sequence[Batch], prior: Prior) -> nn.Module | None:
     """The baseline that looks at the input; ``None`` where its tables would be too large."""
     if task.is_per_position:
-        size = (task.vocab_size or 1) * (task.output_size or 1)
+        size = (task.vocabulary_of(task.causal_field) or 1) * (task.output_size or 1)
         return TokenTable(task, batches, prior) if size <= _LARGEST else None
     rows: int = sum(len(batch["labels"]) for batch in batches)
     width: Any = task.vocab_size if task.is_text else batches[0][task.facts.inputs[0]][0].numel()

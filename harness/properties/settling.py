@@ -1,0 +1,90 @@
+"""Running statistics that have seen no batch yet.
+
+A fresh network with batch norm normalises by mean 0 and variance 1 in eval mode, which are nobody's statistics: in a deep one the signal
+fades to nothing, though in training, from the first step on, every norm keeps it up. What is asked of the signal is asked of a copy whose
+statistics are those of a few batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from harness.batches import Sizes
+from harness.errors import UserError
+from harness.models.cloning import clone
+from harness.properties.subject import Shared, Subject, mode
+from harness.randomness import seeded
+
+_BATCHES = 8
+_ROWS = 8
+
+
+def has_running_statistics(model: nn.Module) -> bool:
+    """Whether a module of the model keeps statistics of the batches it saw."""
+    return any(True for _ in _statistics(model))
+
+
+def untouched_statistics(model: nn.Module) -> bool:
+    """Whether the model keeps running statistics, all of them as they were made: mean 0 and variance 1."""
+    found = list(_statistics(model))
+    return bool(found) and all(bool((mean == 0).all()) and bool((variance == 1).all()) for mean, variance in found)
+
+
+def settled(subject: Subject) -> nn.Module:
+    """The model in eval mode, or where its running statistics are untouched a copy that saw a few batches in train mode."""
+    if not untouched_statistics(subject.model):
+        return subject.model
+    if subject.shared.settled is None:
+        subject.shared.settled = _settle(subject)
+    return subject.shared.settled
+
+
+def settled_double(subject: Subject) -> nn.Module | None:
+    """The same in float64; ``None`` where the model does not run there."""
+    model = settled(subject)
+    if model is subject.model:
+        return subject.double
+    if subject.double is None:
+        return None
+    return clone(model).double().eval()
+
+
+def settled_subject(subject: Subject) -> Subject:
+    """The subject; where running statistics are untouched one of a settled copy, whose noise is its own."""
+    model = settled(subject)
+    if model is subject.model:
+        return subject
+    return replace(subject, model=clone(model).eval(), pristine=model, shared=Shared(trouble=subject.shared.trouble))
+
+
+def _settle(subject: Subject) -> nn.Module:
+    model = subject.fresh()
+    momenta = {module: module.momentum for module in model.modules() if isinstance(module, nn.modules.batchnorm._NormBase)}
+    for module in momenta:
+        module.momentum = None  # the mean of all batches, whatever their number
+    sizes = Sizes(_ROWS, subject.typical.seq, subject.typical.target_seq)
+    try:
+        with mode(model, train=True), seeded(0):
+            for seed in range(_BATCHES):
+                subject.raw_logits(subject.batch(sizes, seed), model)
+    except UserError:  # what raises in train mode is the matter of gradient_flow
+        return subject.model
+    for module, momentum in momenta.items():
+        module.momentum = momentum
+    return model
+
+
+def _statistics(model: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
+    for module in model.modules():
+        mean, variance = getattr(module, "running_mean", None), getattr(module, "running_var", None)
+        if isinstance(mean, Tensor) and isinstance(variance, Tensor) and not mean.is_meta:
+            yield mean, variance
+
+
+def mixed_with_typical(extreme: dict[str, Tensor], typical: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The first row of one batch beside the other rows of another, so that the statistics of the batch are not degenerate."""
+    return {name: torch.cat((value[:1], typical[name][1:])) for name, value in extreme.items()}

@@ -1,0 +1,223 @@
+"""Whether every token id can be read, each as a token of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from harness.batches import Batch, Sizes, smallest_sizes
+from harness.evidence import Evidence, Status, and_others
+from harness.properties.subject import ModelRaisedError, Subject
+from harness.properties.tracing import finite, recording
+
+_NAME = "full_vocabulary"
+_MOST_LOGITS = 1 << 22
+_ROWS = 256
+_TRIES = 16
+
+
+@dataclass
+class _Reading:
+    """What a model makes of some token ids, each in a row that is otherwise the same.
+
+    Attributes:
+        template: The row; its tokens are replaced, the last one of several excepted.
+        name: The field that holds the ids.
+        ids: The ids that were read.
+        logits: A row for each of ``ids``.
+        refused: The ids that make forward raise, each tried in a batch of one row.
+        error: What it raised first.
+    """
+
+    template: Batch
+    name: str
+    ids: list[int] = field(default_factory=list)
+    logits: list[Tensor] = field(default_factory=list)
+    refused: list[int] = field(default_factory=list)
+    error: ModelRaisedError | None = None
+
+    def row(self, token: int) -> list[int]:
+        """The row that a token stands in."""
+        tokens: list[int] = self.template[self.name][0].tolist()
+        return [token] * _replaced(len(tokens)) + tokens[_replaced(len(tokens)) :]
+
+    def shown(self, token: int) -> str:
+        """That row, for people."""
+        return f"{self.name}=[{self.row(token)}]"
+
+
+def full_vocabulary(subject: Subject, seed: int = 0) -> Evidence:
+    """Every token id can be read, and no two ids are read as the same token.
+
+    Each id is read in the shortest row that the task allows, or in one of typical length where forward refuses the short ones. Where a
+    vocabulary is too large for that, the first and last ids and evenly spaced ones between them are read.
+    """
+    names = [name for name in ("input_ids", "decoder_input_ids") if subject.adapter.takes(subject.model, name)]
+    found = [_vocabulary_of(subject, name, seed) for name in names or ["input_ids"]]
+    return max(found, key=lambda evidence: (evidence.status.severity, evidence.excess))
+
+
+def unreadable_token(subject: Subject, batch: Batch) -> str:
+    """A token of a batch that makes forward raise in a row of others it can read: the vocabulary is at fault, not the sizes."""
+    if not subject.task.is_text:
+        return ""
+    reading = _read(subject, _typical_row(subject), "input_ids", batch["input_ids"].unique().tolist())
+    return f"token {reading.refused[0]}" if reading.refused and reading.ids else ""
+
+
+def _vocabulary_of(subject: Subject, name: str, seed: int) -> Evidence:
+    task = subject.task
+    vocab = task.vocabulary_of(name) or 1
+    count = min(vocab, max(64, _MOST_LOGITS // max(1, task.output_size or 1)), 4096)
+    ids = torch.linspace(0, vocab - 1, count).round().long().unique().tolist()
+    reading = _read(subject, subject.batch(smallest_sizes(task), seed), name, ids)
+    alone = reading
+    if reading.error is not None:
+        reading = _read(subject, _typical_row(subject, seed), name, ids)
+        if not reading.ids and reading.error is not None:
+            raise reading.error  # whatever is read
+    if reading.refused:
+        return Evidence(
+            _NAME,
+            Status.FAIL,
+            f"{_listed(reading.refused)} of `{name}` cannot be read: {reading.error}",
+            measured=float(len(reading.refused)),
+            bound=0.0,
+            unit=f"of {len(ids)} ids",
+            counterexample=reading.shown(reading.refused[0]),
+            module=reading.error.module if reading.error else "",
+            cause=f"an embedding with fewer than the declared {vocab} rows",
+        )
+    found = _told_apart(subject, reading, vocab)
+    if found.status is Status.OK and alone.refused and alone.ids:
+        return _refuses_rows(subject, alone)
+    return found
+
+
+def _refuses_rows(subject: Subject, alone: _Reading) -> Evidence:
+    """Ids that can be read beside others, and not in a row that holds nothing else: mostly padding."""
+    token = alone.refused[0]
+    padding = " (padding)" if token == subject.task.pad_token_id else ""
+    return Evidence(
+        _NAME,
+        Status.WARN,
+        f"forward raises on a row of token {token}{padding} alone{and_others(len(alone.refused) - 1, 'token')}, "
+        f"and reads it beside another one: {alone.error}",
+        counterexample=alone.shown(token),
+        module=alone.error.module if alone.error else "",
+        cause="a length that is counted from the tokens themselves, which is 0 for a row of padding: clamp it to 1, or leave out empty texts",
+    )
+
+
+def _told_apart(subject: Subject, reading: _Reading, vocab: int) -> Evidence:
+    """Whether no two ids give the same logits."""
+    ids, logits = reading.ids, torch.cat(reading.logits)
+    in_rows = "one a row"
+    if not finite(logits):
+        return _not_finite(subject, reading, logits)
+    _, group = torch.unique(logits, dim=0, return_inverse=True)
+    first = torch.full((int(group.max()) + 1,), len(ids)).scatter_reduce(0, group, torch.arange(len(ids)), "amin")
+    twins = (first[group] != torch.arange(len(ids))).nonzero().flatten()
+    counterexample = f"{len(ids)} of {vocab} ids of `{reading.name}`, {in_rows}"
+    if not len(twins):
+        return Evidence(_NAME, Status.OK, "every token id is read, each as a token of its own", counterexample=counterexample)
+    second = int(twins[0])
+    pair = (ids[int(first[group[second]])], ids[second])
+    everything = len(twins) == len(ids) - 1
+    return Evidence(
+        _NAME,
+        # Trained models keep rows that no tokenizer uses, often equal ones.
+        Status.FAIL if subject.fresh_weights and not everything else Status.WARN,
+        f"all token ids of `{reading.name}` give the same logits"
+        if everything
+        else f"tokens {pair[0]} and {pair[1]} give the same logits{and_others(len(twins) - 1, 'pair')}",
+        measured=float(len(twins)),
+        bound=0.0,
+        unit="ids read as another",
+        counterexample=" and ".join(map(reading.shown, pair)),
+        cause="ids clamped, wrapped with % or hashed before the embedding, or a special token's row copied",
+        investigate=lambda: _where_ids_meet(subject, reading, pair),
+    )
+
+
+def _not_finite(subject: Subject, reading: _Reading, logits: Tensor) -> Evidence:
+    bad = [reading.ids[index] for index in (~torch.isfinite(logits).all(1)).nonzero().flatten().tolist()]
+    alone = next((token for token in bad[:_ROWS] if not finite(_logits(subject, reading.template, reading.name, [token]))), None)
+    return Evidence(
+        _NAME,
+        Status.FAIL,
+        f"token {bad[0] if alone is None else alone} gives logits that are not finite{' in a batch with others' if alone is None else ''}",
+        counterexample=reading.shown(bad[0] if alone is None else alone),
+    )
+
+
+def _read(subject: Subject, template: Batch, name: str, ids: list[int]) -> _Reading:
+    """Reads ids in batches, and one by one where a batch is refused."""
+    reading = _Reading(template, name)
+
+    def take(tokens: list[int]) -> bool:
+        try:
+            reading.logits.append(_logits(subject, template, name, tokens))
+        except ModelRaisedError as error:
+            reading.error = reading.error or error
+            return False
+        reading.ids += tokens
+        return True
+
+    for start in range(0, len(ids), _ROWS):
+        chunk = ids[start : start + _ROWS]
+        if not take(chunk):
+            reading.refused += [token for token in chunk if not take([token])]
+    return reading
+
+
+def _logits(subject: Subject, template: Batch, name: str, tokens: list[int]) -> Tensor:
+    """A row of logits for each token in the template; of an output for each position those at the first."""
+    read = {field: value.expand(len(tokens), *value.shape[1:]).clone() for field, value in template.items()}
+    # All places but the last: a pooling by the largest value may hide what a single place holds.
+    read[name][:, : _replaced(read[name].shape[1])] = torch.tensor(tokens, device=read[name].device)[:, None]
+    logits = subject.logits(read)
+    along = subject.task.is_per_position and name == subject.task.causal_field and logits.ndim == 3
+    return (logits[:, 0] if along else logits).flatten(1).cpu()
+
+
+def _replaced(length: int) -> int:
+    return max(1, length - 1)
+
+
+def _typical_row(subject: Subject, seed: int = 0) -> Batch:
+    """A row of typical length that forward takes; the last one that was tried where it takes none."""
+    sizes = Sizes(1, subject.typical.seq, subject.typical.target_seq)
+    for draw in range(_TRIES):
+        row = subject.batch(sizes, seed + draw)
+        try:
+            subject.logits(row)
+        except ModelRaisedError:
+            continue
+        break
+    return row
+
+
+def _where_ids_meet(subject: Subject, reading: _Reading, pair: tuple[int, int]) -> str:
+    """Path of the first module that reads the two ids and returns the same for both."""
+    traces = []
+    for token in pair:
+        with recording(subject.model) as calls:
+            _logits(subject, reading.template, reading.name, [token])
+        traces.append(calls)
+    for left, right in zip(*traces, strict=False):
+        if not all(map(torch.equal, left.inputs, right.inputs)) and all(map(torch.equal, left.outputs, right.outputs)):
+            return left.module
+    return ""
+
+
+def _listed(ids: list[int]) -> str:
+    """``token id 39``, ``token ids 36 to 39``, ``token ids 3, 17 and 2 others``."""
+    if len(ids) == 1:
+        return f"token id {ids[0]}"
+    if ids == list(range(ids[0], ids[-1] + 1)):
+        return f"token ids {ids[0]} to {ids[-1]}"
+    rest = f" and {len(ids) - 2} others" if len(ids) > 2 else ""
+    return f"token ids {ids[0]}{', ' if rest else ' and '}{ids[1]}{rest}"
