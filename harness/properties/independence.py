@@ -126,7 +126,7 @@ def _row_independence(
 def _row_gradient(subject: Subject, sizes: Sizes, row: int, inputs: list[Tensor], logits: Tensor, seed: int) -> Evidence:
     _row_of(logits, row, sizes.batch)
     measured = _foreign_share(inputs, [logits], row, seed)
-    bound = FACTOR * torch.finfo(subject.dtype).eps
+    bound = FACTOR * subject.floor.epsilon
     if math.isnan(measured):
         return Evidence(
             "batch_independence",

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from harness.evidence import Evidence, Status
 from harness.models.fast_path import without_fast_path
+from harness.properties.pretended_cuda import pretending_cuda
 from harness.properties.quantised import quantised_part
 from harness.properties.subject import ModelRaisedError, Subject
 from harness.properties.tracing import Call, finite, first_broken, first_of_other_dtype, recording
@@ -44,14 +45,12 @@ class DeviceWatch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Runs the operator when its tensors share a device."""
-        if func is torch.ops.aten._local_scalar_dense.default and args[0].device.type == "meta":
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
             return torch.full((), self.answer, dtype=args[0].dtype).item()
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor) and leaf.ndim]
-        if len({tensor.device.type for tensor in tensors}) > 1 and func.overloadpacket.__name__ not in _MAY_MIX:
-            left = next(tensor for tensor in tensors if tensor.device.type != "meta")
-            raise LeftBehindError(
-                f"{func.overloadpacket.__name__} met a tensor of shape {tuple(left.shape)} on the {left.device.type}"
-            )
+        if len({tensor.is_meta for tensor in tensors}) > 1 and func.overloadpacket.__name__ not in _MAY_MIX:
+            left = next(tensor for tensor in tensors if not tensor.is_meta)
+            raise LeftBehindError(f"{func.overloadpacket.__name__} met a tensor of shape {tuple(left.shape)} on the CPU")
         return func(*args, **(kwargs or {}))
 
 
@@ -119,6 +118,21 @@ def _real_move(subject: Subject, device: str, seed: int) -> Evidence:
 
 def _simulated_move(subject: Subject, seed: int) -> Evidence:
     counterexample = f"{subject.typical.describe(subject.task)}, simulated device, seed={seed}"
+    found = _simulated_call(subject, seed, counterexample)
+    if found.status is not Status.FAIL:
+        return found
+    # Code that asks which device it is on takes another path on a real one.
+    with pretending_cuda() as pretended:
+        again = _simulated_call(subject, seed, counterexample)
+    if not pretended.asked or again.status is Status.FAIL:
+        return found
+    if again.status is Status.SKIPPED:
+        reason = "forward asks which device it is on, and the simulated one cannot answer as a real one does"
+        return Evidence("device_move", Status.SKIPPED, f"no other device here: {reason} ({again.message})")
+    return again
+
+
+def _simulated_call(subject: Subject, seed: int, counterexample: str) -> Evidence:
     moved = _on(subject, "meta")
     # A check such as `mask.all()` has no answer without data; either one leads down a path that real data can take.
     for answer in (1, 0):
@@ -134,10 +148,8 @@ def _simulated_move(subject: Subject, seed: int) -> Evidence:
             reason = f"no other device here, and the simulated one has no data for control flow or this operator ({error})"
     else:
         return Evidence("device_move", Status.SKIPPED, reason, counterexample=counterexample)
-    if logits.device.type != "meta":
-        return _refused(
-            f"the logits come back on the {logits.device.type} when the model moves to another device", None, counterexample
-        )
+    if not logits.is_meta:
+        return _refused("the logits come back on the CPU when the model moves to another device", None, counterexample)
     return Evidence(
         "device_move", Status.OK, "every tensor moves with the model (simulated device)", counterexample=counterexample
     )

@@ -12,11 +12,13 @@ factor of ten leaves room on both sides: sound models stay far below it, and a r
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from harness.properties.difference import difference
 from harness.randomness import seeded
@@ -38,7 +40,7 @@ class NoiseFloor:
         float64: Largest difference from the float64 logits; ``None`` where the model does not run in float64.
         last_place: Largest change under a one-ulp change of the weights.
         scale: Largest absolute logit.
-        epsilon: Machine epsilon of the model's dtype.
+        epsilon: Machine epsilon of the coarsest floating dtype on the way from the inputs to the logits.
     """
 
     float64: float | None
@@ -81,8 +83,39 @@ def measure_floor(subject: Subject) -> NoiseFloor:
         float64=None if exact is None or not _finite(exact) else exact,
         last_place=_or_zero(max(map(difference, logits, nudged))),
         scale=_or_zero(max(float(a.abs().max()) for a in logits)),
-        epsilon=torch.finfo(subject.dtype).eps,
+        epsilon=coarsest_epsilon(lambda: _seeded(subject, batches[0], subject.fresh()), subject.dtype),
     )
+
+
+class _Dtypes(TorchFunctionMode):
+    """Notes the floating dtypes of what functions compute from tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[torch.dtype] = set()
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Runs the function."""
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and result.is_floating_point() and any(isinstance(arg, Tensor) for arg in args):
+            self.seen.add(result.dtype)
+        return result
+
+
+def coarsest_epsilon(call: Callable[[], object], dtype: torch.dtype) -> float:
+    """Machine epsilon of the coarsest floating dtype that a call computes in.
+
+    A model in float64 that computes in float32 on the way rounds as float32 does.
+
+    Args:
+        call: Calls the model.
+        dtype: The model's own dtype, which counts in any case.
+    """
+    with _Dtypes() as dtypes:
+        call()
+    return max(torch.finfo(seen).eps for seen in (*dtypes.seen, dtype))
 
 
 def _seeded(subject: Subject, batch: dict[str, Tensor], model: nn.Module) -> Tensor:

@@ -84,6 +84,7 @@ class Subject:
         make: Makes a batch for sizes and a seed; by default from the TaskSpec.
         shared: What is found out once, and shared by the subjects of one model.
         isolated: Whether every call of the model is made on a copy that was never called before; see ``isolating``.
+        gives_originals: Whether the model is given the very tensors of a batch rather than copies; see ``giving_originals``.
     """
 
     model: nn.Module
@@ -95,6 +96,7 @@ class Subject:
     make: Callable[[TaskSpec, Sizes, int], Batch] = make_batch
     shared: Shared = field(default_factory=lambda: Shared())
     isolated: bool = False
+    gives_originals: bool = False
 
     @cached_property
     def device(self) -> torch.device:
@@ -152,7 +154,7 @@ class Subject:
         """Logits of a batch, with the graph."""
         model = self._without_past(self.model if model is None else model)
         with blaming(model):
-            return self.adapter.logits(model, _as_the_model_takes(batch, model))
+            return self.adapter.logits(model, self._given(batch, model))
 
     @contextmanager
     def isolating(self) -> Iterator[None]:
@@ -163,6 +165,23 @@ class Subject:
         finally:
             self.isolated = False
 
+    @contextmanager
+    def giving_originals(self) -> Iterator[None]:
+        """A block in which the model is given the tensors of a batch as they lie in memory.
+
+        Otherwise it is given copies, so that one that writes into its inputs spoils no later call: that it writes is said once, by
+        ``inputs_unchanged``.
+        """
+        self.gives_originals = True
+        try:
+            yield
+        finally:
+            self.gives_originals = False
+
+    def _given(self, batch: Batch, model: nn.Module) -> Batch:
+        taken = _as_the_model_takes(batch, model)
+        return taken if self.gives_originals else {name: tensor.clone() for name, tensor in taken.items()}
+
     def _without_past(self, model: nn.Module) -> nn.Module:
         if self.isolated and (model is self.model or model is self.double):
             return self.fresh().to(floating_dtype(model))
@@ -172,7 +191,7 @@ class Subject:
         """Runs forward, loss and backward; returns the loss and leaves gradients in the parameters."""
         model = self.model if model is None else model
         with blaming(model):
-            loss = self.adapter.loss(self.adapter.logits(model, _as_the_model_takes(batch, model)), batch)
+            loss = self.adapter.loss(self.adapter.logits(model, self._given(batch, model)), batch)
             if not loss.requires_grad:
                 raise NoGradientError("the loss depends on nothing that asks for a gradient")
             loss.backward()

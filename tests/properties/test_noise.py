@@ -14,6 +14,7 @@ from harness.properties.equality import first_failure, judge_equal
 from harness.properties.noise import FACTOR
 from harness.properties.subject import Subject
 from harness.tasks import TaskSpec, TaskType
+from pytest_modeltiers.live import judge_model
 
 TASK = TaskSpec(TaskType.TABULAR_CLASSIFICATION, num_features=6, num_classes=3)
 
@@ -110,3 +111,38 @@ def test_the_user_s_tolerance_takes_the_place_of_the_derived_bound() -> None:
 def test_judging_no_finding_at_all_is_an_error() -> None:
     with pytest.raises(ValueError, match="nothing was compared"):
         first_failure([])
+
+
+class SingleInside(nn.Module):
+    """Weights and logits in float64, products in float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Linear(6, 300).double(), nn.Linear(300, 3).double()
+
+    def forward(self, features: Tensor) -> Tensor:
+        hidden = torch.nn.functional.linear(features.float(), self.first.weight.float()).tanh()
+        return torch.nn.functional.linear(self.mixed(hidden), self.last.weight.float()).double()
+
+    def mixed(self, hidden: Tensor) -> Tensor:
+        return hidden
+
+
+class SingleInsideAndMixed(SingleInside):
+    def mixed(self, hidden: Tensor) -> Tensor:
+        return hidden + 1e-3 * hidden.mean(0)
+
+
+def test_the_coarsest_dtype_on_the_way_decides() -> None:
+    single = torch.finfo(torch.float32).eps
+    assert subject_of(SingleInside()).floor.epsilon == single
+    assert subject_of(build_stub(TASK).double()).floor.epsilon == torch.finfo(torch.float64).eps
+    assert subject_of(build_stub(TASK)).floor.epsilon == single
+
+
+def test_rounding_inside_is_no_dependence_and_a_dependence_is_still_found() -> None:
+    sound = judge_model(SingleInside, TASK, only=["batch_independence"], share=0.3)
+    assert {finding.status for finding in sound.values()} == {Status.OK}
+    mixed = judge_model(SingleInsideAndMixed, TASK, only=["batch_independence"], share=0.3)
+    assert {finding.status for finding in mixed.values()} == {Status.FAIL}

@@ -1,0 +1,89 @@
+"""Code that asks which device it is on is judged as on a real one, and what it leaves on the CPU is still found."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from harness.evidence import Evidence, Status
+from harness.tasks import TaskSpec, TaskType
+from pytest_modeltiers.live import judge_model
+
+TABLE = TaskSpec(TaskType.TABULAR_CLASSIFICATION, num_features=4, num_classes=3)
+
+
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x * self.scale(x))
+
+    def scale(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class AsksIsCuda(Scaled):
+    def scale(self, x: Tensor) -> Tensor:
+        scale = torch.arange(1.0, 5.0)
+        return scale.cuda() if x.is_cuda else scale
+
+
+class AsksTheDevice(Scaled):
+    def scale(self, x: Tensor) -> Tensor:
+        scale = torch.arange(1.0, 5.0)
+        return scale.to("cuda") if x.device.type == "cuda" else scale
+
+
+class AsksForTheNumber(Scaled):
+    def scale(self, x: Tensor) -> Tensor:
+        return torch.arange(1.0, 5.0, device="cpu" if x.get_device() == -1 else torch.device("cuda", x.get_device()))
+
+
+class AsksForCuda(Scaled):
+    def scale(self, x: Tensor) -> Tensor:
+        return torch.arange(1.0, 5.0, device="cuda" if torch.cuda.is_available() else "cpu")
+
+
+class StaysOnTheCpu(Scaled):
+    def scale(self, x: Tensor) -> Tensor:
+        return torch.arange(1.0, 5.0)
+
+
+class AsksAndForgets(Scaled):
+    """Moves one of two tensors."""
+
+    def scale(self, x: Tensor) -> Tensor:
+        scale = torch.arange(1.0, 5.0)
+        return (scale.cuda() if x.is_cuda else scale) + torch.ones(4)
+
+
+class AsksAndReads(Scaled):
+    """On CUDA it reads values, of which the simulated device has none."""
+
+    def scale(self, x: Tensor) -> Tensor:
+        return torch.tensor(x.sum(0).tolist()).to(x.device) if x.is_cuda else torch.arange(1.0, 5.0)
+
+
+def moved(model: type[nn.Module]) -> Evidence:
+    return judge_model(model, TABLE, only=["device_move"])["device_move"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a real device takes the place of the simulated one")
+class TestSimulatedDevice:
+    @pytest.mark.parametrize("model", [AsksIsCuda, AsksTheDevice, AsksForTheNumber, AsksForCuda])
+    def test_the_branch_of_a_real_device_is_taken(self, model: type[nn.Module]) -> None:
+        assert moved(model).status is Status.OK
+
+    @pytest.mark.parametrize("model", [StaysOnTheCpu, AsksAndForgets])
+    def test_what_stays_behind_is_found(self, model: type[nn.Module]) -> None:
+        finding = moved(model)
+        assert finding.status is Status.FAIL
+        assert "stays on the CPU" in finding.message
+
+    def test_what_cannot_be_told_is_skipped_with_the_reason(self) -> None:
+        finding = moved(AsksAndReads)
+        assert finding.status is Status.SKIPPED
+        assert "asks which device it is on" in finding.message
