@@ -11,6 +11,7 @@ from torch import nn
 
 from harness.evidence import Evidence, Status, and_others
 from harness.properties.gradient_tracing import first_bad_gradient, graph_of, is_alive, recording_graph
+from harness.properties.outputs import reached_by_outputs
 from harness.properties.quantised import quantised_part
 from harness.properties.subject import NoGradientError, Subject, gradient_of, mode
 from harness.properties.tracing import path_of
@@ -41,11 +42,15 @@ def gradient_reaches(subject: Subject, seed: int = 0) -> Evidence:
         # In eval mode too: a bias before a batch norm has none in train mode, where the norm takes the mean away.
         again = [_accumulate(subject, _nudged(model), seed, train) for train in (True, False)]
         unreached = [path for path in unreached if all(found.get(path, 0.0) == 0.0 for found in again)]
+    elsewhere = _reached_elsewhere(subject, model, unreached, seed) if unreached else {}
+    unreached = [path for path in unreached if path not in elsewhere]
     if not unreached:
+        outputs = " and ".join(dict.fromkeys(elsewhere.values()))
+        some = f", {len(elsewhere)} of them from {outputs} only" if elsewhere else ""
         return Evidence(
             name,
             Status.OK,
-            f"all {len(trainable)} trainable parameters receive a gradient",
+            f"all {len(trainable)} trainable parameters receive a gradient{some}",
             0.0,
             0.0,
             "parameters",
@@ -65,6 +70,14 @@ def gradient_reaches(subject: Subject, seed: int = 0) -> Evidence:
         "a detach(), no_grad() or .data, an argmax or rounding in the path, a module that forward never calls, or a branch multiplied by zero",
         {"layers": layers, "unreached": unreached},
     )
+
+
+def _reached_elsewhere(subject: Subject, model: nn.Module, unreached: list[str], seed: int) -> dict[str, str]:
+    """Of some parameters that the loss of the logits does not reach those that another output does, each with the output's name."""
+    nudged = _nudged(model)
+    with mode(nudged, True), seeded(seed):
+        by_output = reached_by_outputs(subject, nudged, seed)
+    return {path: name for name, paths in by_output.items() for path in unreached if path in paths}
 
 
 def layer_facts(model: nn.Module, gradients: dict[str, float]) -> list[dict[str, Any]]:

@@ -190,9 +190,9 @@ def _causal_at(subject: Subject, sizes: Sizes, position: int, base: Batch, other
 
     def wrong() -> str:
         left, right = compare(subject.model)
-        if left.shape != right.shape or left.ndim != 3:
+        if left.shape != right.shape or left.ndim < 2:
             return f"the logits change when token {position} changes, and have no axis of positions to tell where (see shape_contract)"
-        gaps = (left.double() - right.double()).abs().amax((0, 2))
+        gaps = (left.double() - right.double()).abs().transpose(0, 1).flatten(1).amax(1)
         reader = int(gaps.argmax()) if torch.isfinite(gaps).all() else position - 1
         return f"position {reader}'s logits change when token {position} changes: the causal mask leaks"
 

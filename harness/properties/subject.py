@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +69,7 @@ class Shared:
     trouble: Trouble | None = None
     length_first: bool | None = None
     settled: nn.Module | None = None
+    outputs: tuple[Any, ...] | None = None
 
 
 @dataclass

@@ -18,6 +18,7 @@ from harness.properties import (
     initialisation,
     moves,
     numerics,
+    outputs,
     resources,
     serialisation,
     structure,
@@ -65,23 +66,40 @@ class CriticalTier:
             contents = numerics.EXTREMES if case == "extremes" else ("typical",)
             if case == "typical":
                 judge.holds_at_anchors(numerics.finite_output)
+                for output in outputs.further_outputs(subject):
+                    check = outputs.finite_further_output
+                    judge.holds(partial(outputs.judge_output, name=judge.name, output=output, check=check), sizes=subject.typical)
             judge.for_all(partial(numerics.finite_output, contents=contents), draw.batches(subject.task))
 
     def test_eval_deterministic(self, subject: Subject, judge: Judge) -> None:
         """In eval mode the same input gives the same logits."""
         judge.holds_at_anchors(determinism.eval_deterministic)
         judge.for_all(determinism.eval_deterministic, draw.batches(subject.task))
+        for output in outputs.further_outputs(subject):
+            judge.holds(
+                partial(outputs.judge_output, name=judge.name, output=output, check=determinism.eval_deterministic),
+                sizes=subject.typical,
+            )
 
     def test_batch_independence(self, subject: Subject, judge: Judge, case: str) -> None:
         """A row's logits and gradients do not depend on the other rows of its batch."""
         check = independence.batch_independence if case == "forward" else independence.gradient_independence
         judge.for_all(check, draw.several_rows(subject.task), examples=14)
         _at_the_corner(judge, check, sizes=_corner(subject))
+        for output in outputs.further_outputs(subject) if case == "forward" else ():
+            if output.by_row:
+                judge.holds(partial(outputs.judge_output, name=judge.name, output=output, check=check), sizes=subject.typical)
 
     def test_causal(self, subject: Subject, judge: Judge) -> None:
         """A position's logits never depend on later tokens."""
         judge.for_all(independence.causality, draw.several_tokens(subject.task), examples=14)
         _at_the_corner(judge, independence.causality, sizes=_corner(subject))
+        for output in outputs.further_outputs(subject):
+            if output.by_position:
+                judge.holds(
+                    partial(outputs.judge_output, name=judge.name, output=output, check=outputs.further_causality),
+                    sizes=subject.typical,
+                )
 
     def test_padding_ignored(self, subject: Subject, judge: Judge) -> None:
         """Right padding changes nothing at the real positions."""
