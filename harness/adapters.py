@@ -42,8 +42,8 @@ class CallPlan:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """Every field that reaches the model."""
-        return self.positional + self.named
+        """Every field that reaches the model, once, even where ``forward`` takes it in two places."""
+        return tuple(dict.fromkeys(self.positional + self.named))
 
     def call(self, model: nn.Module, batch: Batch) -> Any:
         """Calls the model; returns whatever it returns."""

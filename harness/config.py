@@ -90,6 +90,9 @@ class ModelKeys(_Keys):
     preset: Name | None = Field(None, description="The embedded stub of a preset.")
     model_factory: str = Field("build_model", description="Callable in model_file that returns the model.")
     model_kwargs: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of the factory.")
+    trust_model: bool = Field(
+        False, description="Whether model_file may start programs and use the network when it is imported or its model is built."
+    )
     weights: Name | None = Field(None, description=".safetensors, a state dict, or a Lightning .ckpt.")
     adapter: Name | None = Field(
         None, description="A built-in adapter's name (length_first: token ids as [length, batch]), or file.py:Class."

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
+import importlib
 import importlib.util
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import NoReturn
 
 from harness.errors import ModelSourceError, did_you_mean
 from harness.randomness import seeded
@@ -42,12 +47,90 @@ def import_file(path: Path, key: str) -> ModuleType:
     sys.modules[name] = module
     _make_siblings_importable(path.parent)
     try:
-        with seeded(0):
+        with seeded(0), command_line_of(path):
             spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        del sys.modules[name]
-        raise ModelSourceError(f"`{key}`: importing {path} raised {raised(error)}") from error
+        sys.modules.pop(name, None)
+        raise ModelSourceError(f"`{key}`: importing {path} raised {raised(error)}{_package_hint(path, error)}") from error
     return module
+
+
+@contextmanager
+def command_line_of(path: str | Path) -> Iterator[None]:
+    """Lets a user's file see a command line that names only itself.
+
+    A file that parses arguments while it is imported would otherwise read ours. Arguments that it cannot do without end the import with
+    the sentence of ``argparse`` instead of its usage text.
+
+    Args:
+        path: The file, which becomes ``sys.argv[0]``.
+    """
+    argv, refuse = sys.argv, argparse.ArgumentParser.error
+    sys.argv = [str(path)]
+    argparse.ArgumentParser.error = _refuse_arguments  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        sys.argv = argv
+        argparse.ArgumentParser.error = refuse  # type: ignore[method-assign]
+
+
+class CommandLineExit(SystemExit):
+    """A user's file wants arguments on the command line."""
+
+    def __str__(self) -> str:
+        return f"the file parses a command line: {self.args[0]}. Give those arguments defaults, or parse them in the `__main__` block"
+
+
+def _refuse_arguments(_parser: argparse.ArgumentParser, message: str) -> NoReturn:
+    raise CommandLineExit(message)
+
+
+def package_of(path: Path) -> tuple[Path, str] | None:
+    """The folder beside a file's outermost package, and the file's dotted name from there; ``None`` for a file of no package.
+
+    Args:
+        path: A Python file, resolved.
+    """
+    folder, parts = path.parent, [path.stem]
+    while (folder / "__init__.py").is_file() and folder.name.isidentifier() and folder.parent != folder:
+        parts.insert(0, folder.name)
+        folder = folder.parent
+    return (folder, ".".join(parts)) if len(parts) > 1 else None
+
+
+def import_dotted(name: str, folder: Path, key: str) -> ModuleType:
+    """Imports a module by its dotted name, from a folder or from what is installed.
+
+    Args:
+        name: The dotted name.
+        folder: A folder that is put on the path.
+        key: The config key that named it, for messages.
+
+    Raises:
+        ModelSourceError: The module, or a package around it, does not import.
+    """
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    try:
+        with seeded(0), command_line_of(name):
+            return importlib.import_module(name)
+    except (Exception, SystemExit) as error:
+        raise ModelSourceError(f"`{key}`: importing {name!r} raised {raised(error)}{_missing_package(error)}") from error
+
+
+def _package_hint(path: Path, error: BaseException) -> str:
+    """How a file with relative imports is named instead."""
+    package = package_of(path) if "no known parent package" in str(error) else None
+    if package is None:
+        return _missing_package(error)
+    folder, name = package
+    return f'. It is part of a package: in a config in {folder}, write `model_import = "{name}:ITS_CLASS_OR_FUNCTION"` instead'
+
+
+def _missing_package(error: BaseException) -> str:
+    missing = error.name if isinstance(error, ModuleNotFoundError) and error.name else ""
+    return f". Install the package that has `{missing.partition('.')[0]}` in this environment" if missing else ""
 
 
 def raised(error: BaseException) -> str:
@@ -55,7 +138,8 @@ def raised(error: BaseException) -> str:
     if isinstance(error, SyntaxError):
         return f"SyntaxError: {error.msg} ({Path(error.filename or '').name}, line {error.lineno})"
     text = [_OUT_OF_MEMORY] if _is_out_of_memory(error) else str(error).strip().splitlines()
-    own = [frame for frame in traceback.extract_tb(error.__traceback__) if is_users_file(frame.filename)]
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if is_users_file(frame.filename) and not _is_standard_library(frame.filename)]
     place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
     return f"{type(error).__name__}: {text[0] if text else 'no message'}{place}"
 
@@ -68,6 +152,11 @@ def _is_out_of_memory(error: BaseException) -> bool:
 def is_users_file(filename: str) -> bool:
     """Whether a frame's file is neither torch's nor this project's."""
     return not filename.startswith("<") and not any(folder in Path(filename).parents for folder in _NOT_THE_USERS)
+
+
+def _is_standard_library(filename: str) -> bool:
+    parts = Path(filename).parts
+    return Path(traceback.__file__).parent in Path(filename).parents and not {"site-packages", "dist-packages"} & set(parts)
 
 
 def _make_siblings_importable(folder: Path) -> None:

@@ -210,7 +210,7 @@ class _Elsewhere:
 
 def _resolved(config: SuiteConfig) -> dict[str, Any]:
     """Keys of the config as they hold on the other side, where there is no network: a gist is fetched and admitted here."""
-    update: dict[str, Any] = {"isolation": None}
+    update: dict[str, Any] = {"isolation": None, "trust_model": True}  # the walls refuse, and the report says what
     if config.gist_id:
         from harness.gists import admit, open_gist
 

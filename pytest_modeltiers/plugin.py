@@ -27,6 +27,8 @@ TIERS = {
 
 _FIXTURES = "modeltiers_fixtures"
 
+_TRUST = "MODELTIERS_TRUST_MODEL"
+
 CONFIGS = pytest.StashKey[list[Path]]()
 """The config files of this run, resolved."""
 
@@ -39,10 +41,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="JSON or TOML file that describes a model; it becomes a suite of tests. Repeatable.",
+        help="JSON, TOML or YAML file that describes a model; it becomes a suite of tests. Repeatable.",
     )
     group.addoption("--model-report", metavar="DIR", help="write the health report (JSON, Markdown, HTML) into DIR")
     group.addoption("--modeltiers-json", metavar="FILE", help=argparse.SUPPRESS)  # what `modeltiers tiers` reads
+    group.addoption(
+        "--trust-model", action="store_true", help="let a model_file start programs and use the network when it is imported"
+    )
     group.addoption("--modeltiers-strict", action="store_true", help="warnings of the model suite fail")
     parser.addini("model_config", type="paths", default=[], help="config files to run when no path is typed")
 
@@ -70,6 +75,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[CONFIGS] = configs
     if not configs:
         return
+    if config.getoption("trust_model"):
+        os.environ[_TRUST] = "1"  # the processes that build the model too read it
+        config.add_cleanup(_distrust)
     _activate(config, configs)
     if from_option and not typed:
         config.args[:] = []
@@ -83,6 +91,17 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
     if file_path not in parent.config.stash[CONFIGS]:
         return None
     return ModelConfigFile.from_parent(parent, path=file_path)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collect_directory(path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    """Collects the folder of a config as a folder, also where it is a package: pytest would import that, which no test of ours needs."""
+    configs = parent.config.stash[CONFIGS]
+    holds_config = any(path in config.parents for config in configs)
+    only_configs = {_absolute(argument) for argument in parent.config.args} <= set(configs)
+    if not holds_config or not only_configs or not (path / "__init__.py").is_file():
+        return None
+    return pytest.Dir.from_parent(parent, path=path)
 
 
 def pytest_pycollect_makeitem(collector: pytest.Collector, obj: object) -> None:
@@ -108,6 +127,10 @@ class ModelConfigFile(pytest.Module):
             return test_module(suite, self.config)
         except UserError as error:
             raise self.CollectError(str(error)) from None
+
+
+def _distrust() -> None:
+    os.environ.pop(_TRUST, None)
 
 
 def _absolute(path: str | Path) -> Path:

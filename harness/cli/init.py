@@ -10,8 +10,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.cli.progress import Progress
+from harness.tasks import TaskType
+
 if TYPE_CHECKING:
     from harness.scaffold import Scaffold
+
+_TASKS = [task.value for task in TaskType]
 
 
 def add(commands: Any) -> None:
@@ -26,6 +31,8 @@ def add(commands: Any) -> None:
     init.add_argument(
         "--arg", action="append", default=[], type=_argument, metavar="NAME=VALUE", help="an argument of the factory; repeatable"
     )
+    init.add_argument("--task", choices=_TASKS, metavar="TYPE", help="the task, where the model's answers alone do not say it")
+    init.add_argument("--trust", action="store_true", help="let the file start programs and use the network when it is imported")
     init.add_argument("--no-run", action="store_true", help="write the config only")
     init.set_defaults(run=_init)
 
@@ -44,9 +51,17 @@ def _argument(text: str) -> tuple[str, Any]:
 def _init(arguments: argparse.Namespace) -> int:
     from harness.scaffold import scaffold
 
-    found = scaffold(
-        arguments.model, arguments.output, overwrite=arguments.force, factory=arguments.factory, arguments=dict(arguments.arg)
-    )
+    with Progress(sys.stderr) as progress:
+        found = scaffold(
+            arguments.model,
+            arguments.output,
+            overwrite=arguments.force,
+            factory=arguments.factory,
+            arguments=dict(arguments.arg),
+            task=TaskType(arguments.task) if arguments.task else None,
+            trust=arguments.trust,
+            say=progress.say,
+        )
     print(_account(found))
     config = shlex.quote(str(found.config))
     status = 0 if arguments.no_run else _run_tier_1(found.config)
@@ -65,8 +80,11 @@ def _account(found: Scaffold) -> str:
     task = found.guess.task
     for key, reason in found.guess.reasons.items():
         lines.append(f"  {key} = {task.task_type.value if key == 'task_type' else getattr(task, key)}: {reason}")
+    if found.factory.place:
+        lines.append(f"  arguments as in {found.factory.place}")
     if found.factory.guessed:
-        lines.append(f"  guessed arguments: {', '.join(found.factory.guessed)}; put your own into `model_kwargs`")
+        where = found.bridge.name if found.bridge and found.factory.settings else "`model_kwargs`"
+        lines.append(f"  guessed arguments: {', '.join(found.factory.guessed)}; put your own into {where}")
     if found.others:
         lines.append(f"  also there: {', '.join(found.others)}; --factory NAME takes one of them")
     lines += [f"wrote {path}" for path in (found.config, found.bridge) if path is not None]

@@ -5,9 +5,8 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-import typing
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
@@ -15,55 +14,12 @@ from torch import nn
 
 from harness.errors import FactoryError, did_you_mean
 from harness.models.loading import ModelSource
+from harness.models.settings import SIZES, Settings, found_settings, read_settings, takes_settings
+from harness.models.written_calls import WrittenCalls
 
 _USUAL_NAMES = ("build_model", "make_model", "get_model", "create_model", "model_factory")
 _SCRIPTS = ("main", "train", "fit", "run", "test", "eval", "evaluate", "predict", "plot", "download", "load_data", "parse")
 """Names that begin a function which does something, rather than make a model."""
-
-_SETTINGS = ("config", "cfg", "args", "hparams", "params", "settings", "opt")
-"""Words in the name of an argument that takes a settings object."""
-
-_SIZES: dict[str, Any] = {
-    name: value
-    for names, value in (
-        ("vocab_size n_vocab vocab num_tokens n_tokens ntoken num_embeddings src_vocab_size tgt_vocab_size", 256),
-        ("max_seq_len max_len max_length seq_len seq_length block_size context_length n_ctx max_position_embeddings", 64),
-        (
-            "d_model dim embed_dim embedding_dim emb_dim emb_size embed_size n_embd ninp hidden_size hidden_dim hidden nhid width",
-            64,
-        ),
-        ("num_heads n_heads nhead n_head heads nheads num_attention_heads", 4),
-        ("num_layers n_layers nlayers n_layer depth num_blocks n_blocks num_hidden_layers layers", 2),
-        ("d_ff dim_feedforward ff_dim mlp_dim intermediate_size ffn_dim", 128),
-        ("num_classes n_classes nclasses num_labels n_labels classes output_dim out_dim output_size out_features n_outputs", 4),
-        ("in_channels in_chans num_channels channels n_channels", 3),
-        ("image_size img_size", 32),
-        ("patch_size", 8),
-        ("kernel_size", 3),
-        ("num_features n_features in_features input_dim input_size in_dim n_inputs", 16),
-        ("dropout drop_rate dropout_rate dropout_p drop p", 0.1),
-        ("pad_token_id pad_idx pad_id padding_idx", 0),
-        ("learning_rate lr", 1e-3),
-        ("weight_decay", 0.01),
-    )
-    for name in names.split()
-}
-"""What a required argument of a usual name is tried with: small, and sizes that go together."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """An argument that takes a settings object.
-
-    Attributes:
-        argument: Its name.
-        name: The name of the object's class in the file.
-        cls: The class, which needs no arguments.
-    """
-
-    argument: str
-    name: str
-    cls: type
 
 
 @dataclass(frozen=True)
@@ -76,6 +32,8 @@ class Factory:
         kwargs: The arguments it is called with.
         guessed: Names of the arguments that nobody gave.
         settings: The argument that takes a settings object.
+        place: The file and line whose call the arguments were read from.
+        through: The submodule that is called, where the model has no ``forward``.
     """
 
     name: str
@@ -83,20 +41,54 @@ class Factory:
     kwargs: dict[str, Any] = field(default_factory=dict)
     guessed: tuple[str, ...] = ()
     settings: Settings | None = None
+    place: str = ""
+    through: str = ""
 
     @property
     def source(self) -> ModelSource:
         """The factory as a way to build models."""
-        if self.settings is None:
-            return ModelSource(self.target, self.name, self.kwargs)
-        argument, cls = self.settings.argument, self.settings.cls
-        return ModelSource(lambda **kwargs: self.target(**{argument: cls()}, **kwargs), self.name, self.kwargs)
+        return ModelSource(self._made, self.name, self.kwargs)
 
     @property
     def call(self) -> str:
         """The call, as it would be written."""
-        settings = [] if self.settings is None else [f"{self.settings.argument}={self.settings.name}()"]
+        settings = [] if self.settings is None else [f"{self.settings.argument}={self.settings.expression}"]
         return f"{self.name}({', '.join([*settings, *(f'{name}={value!r}' for name, value in self.kwargs.items())])})"
+
+    def _made(self, **kwargs: Any) -> Any:
+        settings = {} if self.settings is None else {self.settings.argument: self.settings.make()}
+        model = self.target(**settings, **kwargs)
+        return called_through(model, self.through) if self.through else model
+
+
+def called_through(model: nn.Module, name: str) -> nn.Module:
+    """A model without a ``forward``, such as a LightningModule that is only trained, with that of one of its submodules."""
+    cls = type(model)
+
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return self.get_submodule(name)(*args, **kwargs)
+
+    inner = inspect.signature(model.get_submodule(name).forward)
+    owner = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+    forward.__signature__ = inner.replace(parameters=[owner, *inner.parameters.values()])  # type: ignore[attr-defined]
+    model.__class__ = type(cls.__name__, (cls,), {"forward": forward, "__module__": cls.__module__})
+    return model
+
+
+def inner_model(model: nn.Module) -> str:
+    """The submodule that holds most of the parameters of a model without a ``forward``; empty where it has one, or where none does."""
+    if type(model).forward is not nn.Module.forward and not _is_lightning_default(type(model)):
+        return ""
+    sizes = {name: sum(p.numel() for p in child.parameters()) for name, child in model.named_children()}
+    largest = max(sizes, key=lambda name: sizes[name], default="")
+    whole = sum(sizes.values())
+    has_forward = bool(largest) and type(model.get_submodule(largest)).forward is not nn.Module.forward
+    return largest if has_forward and sizes[largest] * 2 > whole else ""
+
+
+def _is_lightning_default(cls: type[nn.Module]) -> bool:
+    """Whether ``forward`` is Lightning's own, which calls the one of ``nn.Module``."""
+    return getattr(cls.forward, "__module__", "").startswith(("lightning.", "pytorch_lightning."))
 
 
 def factories(
@@ -106,8 +98,9 @@ def factories(
 
     ``build_model`` and names like it come first, then other functions that return something, then ``nn.Module`` classes that no other
     class of the file uses: a part of a model is not the model. Later ones come first, as a file usually builds up to its model. Required
-    arguments are taken from ``given``; those of a usual name, such as ``num_classes``, get a small size; a settings object is made from
-    its class where that needs no arguments itself.
+    arguments are taken from ``given``, or else from a call with literal arguments in the file or beside it, or from a constant of the
+    file; those of a usual name, such as ``num_classes``, get a small size. A settings object is one that the file has or makes without
+    arguments, or else a namespace of what the model reads from it.
 
     Args:
         module: The imported file.
@@ -136,8 +129,9 @@ def factories(
         functions = [name for name, value in callables.items() if inspect.isfunction(value) and _may_make_a_model(value)]
         classes = {name: value for name, value in callables.items() if inspect.isclass(value)}
         names = [*(name for name in _USUAL_NAMES if name in callables), *reversed(functions), *reversed(_not_parts(classes))]
+    written = WrittenCalls.of(module)
     for name in dict.fromkeys(names):
-        factory = _with_arguments(module, name, callables[name], given)
+        factory = _with_arguments(module, name, callables[name], given, written)
         if isinstance(factory, Factory):
             yield factory
         else:
@@ -177,7 +171,7 @@ def _names_in(cls: type) -> set[str]:
     return names
 
 
-def _with_arguments(module: ModuleType, name: str, target: Any, given: Mapping[str, Any]) -> Factory | str:
+def _with_arguments(module: ModuleType, name: str, target: Any, given: Mapping[str, Any], written: WrittenCalls) -> Factory | str:
     """The factory with its arguments, or why it cannot be called."""
     try:
         parameters = inspect.signature(target).parameters
@@ -185,50 +179,56 @@ def _with_arguments(module: ModuleType, name: str, target: Any, given: Mapping[s
         return f"cannot be looked at: {error}"
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     kwargs = {key: value for key, value in given.items() if takes_any or key in parameters}
-    guessed: list[str] = []
-    missing: list[str] = []
+    required = [p for p in parameters.values() if _is_required(p) and p.name not in kwargs]
+    call = written.first(name) if required else None
+    if call is not None and all(p.name in call.kwargs for p in required):
+        return Factory(name, target, {**call.kwargs, **kwargs}, place=call.place)
+    wants, guessed = _fill(module, required, kwargs)
     settings: Settings | None = None
-    for parameter in parameters.values():
-        if parameter.name in kwargs or not _is_required(parameter):
-            continue
-        found = None if settings else _settings(module, target, parameter)
-        if found is not None:
-            settings = found
-        elif parameter.name in _SIZES and parameter.kind is not parameter.POSITIONAL_ONLY:
-            kwargs[parameter.name] = _SIZES[parameter.name]
-            guessed.append(parameter.name)
+    if wants:
+        found = next((f for p in wants if (f := found_settings(module, target, p))), None)
+        argument = found.argument if found else next((p.name for p in wants if takes_settings(p.name)), None)
+        missing = [p.name for p in wants if p.name != argument]
+        if missing:
+            return _needs(name, missing, written)
+        assert argument is not None
+        made = found or read_settings(argument, target, given, kwargs)
+        if isinstance(made, str):
+            return made + _written(name, written)
+        settings = made
+    return Factory(name, target, kwargs, (*guessed, *(settings.guessed if settings else ())), settings)
+
+
+def _fill(
+    module: ModuleType, required: list[inspect.Parameter], kwargs: dict[str, Any]
+) -> tuple[list[inspect.Parameter], list[str]]:
+    """Gives required arguments a constant of the file, or else a usual size; returns those that get neither, and the guesses."""
+    constants = {name.lower(): value for name, value in vars(module).items() if type(value) in (bool, int, float, str)}
+    wants: list[inspect.Parameter] = []
+    guessed: list[str] = []
+    for parameter in required:
+        name = parameter.name
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            wants.append(parameter)
+        elif name.lower() in constants:
+            kwargs[name] = constants[name.lower()]
+        elif name in SIZES and parameter.annotation not in ("list[int]", "List[int]", list):
+            kwargs[name] = SIZES[name]
+            guessed.append(name)
         else:
-            missing.append(parameter.name)
-    if missing:
-        return f"needs {', '.join(f'`{argument}`' for argument in missing)}"
-    return Factory(name, target, kwargs, tuple(guessed), settings)
+            wants.append(parameter)
+    return wants, guessed
 
 
-def _settings(module: ModuleType, target: Any, parameter: inspect.Parameter) -> Settings | None:
-    """The settings object that an argument takes, where the file can make one without arguments."""
-    here = {name: value for name, value in vars(module).items() if inspect.isclass(value) and not issubclass(value, nn.Module)}
-    likely = [_annotated(target, parameter.name)]
-    if any(word in parameter.name.lower() for word in _SETTINGS):
-        own = [cls for cls in here.values() if cls.__module__ == module.__name__]
-        likely += [getattr(target, "config_class", None), *(cls for cls in own if is_dataclass(cls) or "onfig" in cls.__name__)]
-    usable = [(name, cls) for wanted in likely for name, cls in here.items() if cls is wanted and _needs_nothing(cls)]
-    return Settings(parameter.name, *usable[0]) if usable else None
+def _needs(name: str, missing: list[str], written: WrittenCalls) -> str:
+    return f"needs {', '.join(f'`{argument}`' for argument in missing)}{_written(name, written)}"
+
+
+def _written(name: str, written: WrittenCalls) -> str:
+    """Where a name is called that cannot be called here."""
+    places = written.places(name)
+    return f" (it is called in {places[0]})" if places else ""
 
 
 def _is_required(parameter: inspect.Parameter) -> bool:
     return parameter.default is parameter.empty and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-
-
-def _annotated(target: Any, name: str) -> Any:
-    try:
-        return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target).get(name)
-    except Exception:  # names that only a type checker imports
-        return None
-
-
-def _needs_nothing(cls: Any) -> bool:
-    try:
-        cls()
-    except Exception:
-        return False
-    return True

@@ -1,325 +1,248 @@
-"""Guessing what a model is for, by looking at its layers and calling it."""
+"""Guessing what a model is for, by calling it with inputs of the tasks that its layers speak of."""
 
 from __future__ import annotations
 
-import inspect
-import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from harness.adapters import CallPlan, find_logits, plan_call
-from harness.batches import Batch, Sizes, make_batch, other_tokens, typical_sizes
+from harness.batches import Batch, make_batch, typical_sizes
 from harness.errors import FactoryError, UserError
+from harness.models.answers import Answer, fitted, with_length
+from harness.models.attempts import (
+    IMAGES,
+    Guess,
+    declared_side,
+    length_first,
+    parameters_of,
+    signature_of,
+    tabular_attempts,
+    text_attempts,
+)
+from harness.models.image_sides import Flattened, SideSearch
+from harness.models.patience import Patience
 from harness.tasks import FACTS, TaskSpec, TaskType
 from harness.threads import threads_for
 from harness.user_code import raised
 
-_LONGEST = 4096
-_SHOWN = 4
-_UNLIMITED = 128
-"""Sequence length of a model that none is known for."""
+__all__ = ["Guess", "guess_task", "signature_of"]
 
-_USUAL_SIDES = (32, 28, 224, 64, 96, 128, 256, 8, 16, 48, 84, 100, 112, 160, 192, 227, 240, 299, 384, 512)
-_SIDES = tuple(dict.fromkeys((*_USUAL_SIDES, *range(4, 129))))
-"""Image sides in pixels, in the order in which they are tried."""
-
-_IMAGES = ("pixel_values", "pixels", "image", "images", "img", "imgs")
-_FEATURE_COUNTS = ("num_features", "n_features", "in_features", "input_dim", "input_size", "in_dim", "n_inputs")
-_TARGETS = ("decoder_input_ids", "tgt", "trg", "target", "targets", "labels", "y", "dst", "decoder_input", "decoder_inputs")
-_CAUSAL_NAMES = re.compile(r"GPT|[Ll]lama|[Cc]ausal|[Dd]ecoder|LanguageModel|(?<!Masked)LM$")
-_MASKS = ("mask", "attn", "padding", "attention")
+_TABULAR = (TaskType.TABULAR_CLASSIFICATION, TaskType.TABULAR_REGRESSION)
 
 
 @dataclass(frozen=True)
-class Guess:
-    """A task that a model was called for and answered as it should.
+class Refusal:
+    """Why an attempt does not fit.
 
     Attributes:
-        task: The task with its sizes.
-        reasons: What each size was read from.
-        plan: How ``forward`` is to be called, where that is not what its signature says.
-        called: How it was called, for people.
+        why: The reason.
+        task: What was tried.
+        answered: The model took the inputs; other sizes would get the same answer.
+        called: ``forward`` was called at all, rather than refused for what it takes or returns.
+        flattened: Widths that did not meet at a linear layer.
     """
 
-    task: TaskSpec
-    reasons: dict[str, str] = field(default_factory=dict)
-    plan: CallPlan | None = None
-    called: str = ""
+    why: str
+    task: TaskType
+    answered: bool = False
+    called: bool = True
+    flattened: Flattened | None = None
 
 
-def guess_task(build: Callable[[], nn.Module]) -> Guess:
+def guess_task(
+    build: Callable[[], nn.Module],
+    *,
+    only: TaskType | None = None,
+    shapes: Collection[tuple[int, ...]] = (),
+    patience: Patience | None = None,
+) -> Guess:
     """The first task whose inputs the model takes and whose logits it returns.
 
+    Labels are never invented: a model that answers with values of its input's shape, or with hidden states, is no classifier unless
+    ``only`` says so.
+
     Args:
-        build: Returns a fresh model in eval mode; each attempt has one of its own, as a failed call may leave a model changed.
+        build: Returns a fresh model in eval mode. It is called once, and again after a call that changed the model and failed.
+        only: The task, where the user knows it.
+        shapes: Shapes of inputs that are likelier than others.
+        patience: The time there is.
 
     Raises:
         FactoryError: No task fits; the message lists what was tried.
     """
-    model = build()
-    failures: dict[str, list[str]] = {}
-    with threads_for(model):
-        for attempt in _attempts(model):
-            outcome = _try(build(), attempt)
-            if isinstance(outcome, Guess):
-                return outcome
-            failures.setdefault(attempt.task.task_type.value, []).append(outcome)
-    raise FactoryError(f"{signature_of(model)} fits no task; {_summary(failures) or 'its layers say nothing about its inputs'}")
+    subject = _Subject(build, patience or Patience(), only)
+    refusals: list[Refusal] = []
+    with threads_for(subject.model):
+        for family in (_text, _image, _tabular):
+            for outcome in family(subject, shapes):
+                if isinstance(outcome, Guess):
+                    return outcome
+                refusals.append(outcome)
+                if subject.patience.is_over:
+                    raise FactoryError(_why_not(subject, refusals) + f"; stopped after {subject.patience.seconds:g} s")
+            if any(refusal.answered for refusal in refusals):
+                break
+    raise FactoryError(_why_not(subject, refusals))
 
 
-def signature_of(model: nn.Module) -> str:
-    """``Net.forward(x, mask=None)``."""
-    names = [p.name + ("" if p.default is p.empty else f"={p.default!r}") for p in _parameters(model)]
-    shown = names if len(names) <= _SHOWN else [*names[: _SHOWN - 1], "…"]
-    return f"{type(model).__name__}.forward({', '.join(shown)})"
+class _Subject:
+    """A model that is called again and again, and built again only where a failed call changed it."""
+
+    def __init__(self, build: Callable[[], nn.Module], patience: Patience, only: TaskType | None) -> None:
+        self._build = build
+        self.model = build()
+        self._state = _state(self.model)
+        self.patience = patience
+        self.only = only
+        self.names = {p.name for p in parameters_of(self.model)}
+
+    def is_wanted(self, *tasks: TaskType) -> bool:
+        """Whether one of these tasks may be tried."""
+        return self.only is None or self.only in tasks
+
+    def attempt(self, attempt: Guess) -> Guess | Refusal:
+        """The attempt with the rest filled in from the model's answer, or why it does not fit."""
+        outcome = self._attempt(attempt)
+        if isinstance(outcome, Refusal) and _state(self.model) != self._state:
+            self.model = self._build()
+            self._state = _state(self.model)
+        return outcome
+
+    def _attempt(self, attempt: Guess) -> Guess | Refusal:
+        kind = attempt.task.task_type
+        probe = replace(attempt.task, num_classes=attempt.task.num_classes or 2)
+        sizes = typical_sizes(probe)
+        try:
+            plan = attempt.plan or plan_call(self.model, FACTS[kind].inputs)
+        except UserError as error:
+            return Refusal(str(error), kind, called=False)
+        linear = Flattened.watching(self.model)
+        try:
+            with linear:
+                logits = call(self.model, plan, make_batch(probe, sizes))
+        except UserError as error:
+            return Refusal(str(error), kind, answered=True, called=False)
+        except (Exception, SystemExit) as error:
+            return Refusal(f"forward raises {raised(error)}", kind, flattened=linear.mismatch)
+        if not logits.is_floating_point():
+            return Refusal(f"logits of dtype {logits.dtype}", kind, answered=True)
+        called = replace(attempt, called=_called(self.model, plan))
+        answer = Answer(self.model, plan, sizes, tuple(logits.shape), self.only, lambda batch: call(self.model, plan, batch))
+        found = fitted(called, answer)
+        if isinstance(found, str):
+            return Refusal(found, kind, answered=True)
+        return with_length(found, answer, self.patience) if found.task.is_text else found
 
 
-def _summary(failures: dict[str, list[str]]) -> str:
-    """What went wrong by task: the first time, which was the likeliest attempt."""
-    tasks: dict[str, list[str]] = {}
-    for task, outcomes in failures.items():
-        more = f" (and {len(outcomes) - 1} attempts with other sizes)" if len(outcomes) > 1 else ""
-        tasks.setdefault(outcomes[0] + more, []).append(task)
-    return "; ".join(f"as {' or '.join(names)}: {why}" for why, names in tasks.items())
+def call(model: nn.Module, plan: CallPlan, batch: Batch) -> Tensor:
+    """The logits of a batch, always with the batch first."""
+    with torch.no_grad():
+        logits = find_logits(plan.call(model, batch))
+    return logits.transpose(0, 1) if plan.length_first and logits.ndim >= 3 else logits
 
 
-def _attempts(model: nn.Module) -> Iterator[Guess]:
-    names = {p.name for p in _parameters(model)}
-    text, image, tabular = (list(kind(model)) for kind in (_text_attempts, _image_attempts, _tabular_attempts))
-    if names & set(_IMAGES):
-        text, tabular = [], []
-    elif "input_ids" in names:
-        image, tabular = [], []
-    elif "features" in names and not text:
-        image = []
-    yield from (*text, *image, *tabular)
+def _state(model: nn.Module) -> object:
+    """What a call may change of a model: attributes by identity, tensors by how often they were written to."""
+    tensors = [(id(t), t._version) for t in (*model.parameters(), *model.buffers()) if not nn.parameter.is_lazy(t)]
+    return tensors, [(type(m), {name: id(value) for name, value in vars(m).items()}) for m in model.modules()]
 
 
-def _text_attempts(model: nn.Module) -> Iterator[Guess]:
-    settings = getattr(model, "config", None)
-    embeddings = {name: m for name, m in model.named_modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))}
-    tables = {name: m for name, m in embeddings.items() if "pos" not in name.lower() and not name.lower().endswith("wpe")}
-    vocabularies = {m.num_embeddings: f"rows of {name}" for name, m in reversed(tables.items())}
-    declared = getattr(settings, "vocab_size", None)
-    if isinstance(declared, int):
-        vocabularies = {declared: "the model's config"}
-    length, why = _length(settings, {name: m for name, m in embeddings.items() if name not in tables})
-    pads = [getattr(settings, "pad_token_id", None), *(getattr(m, "padding_idx", None) for m in tables.values())]
-    for vocab in sorted(vocabularies, reverse=True):
-        reasons = {"vocab_size": vocabularies[vocab], "max_seq_len": why}
-        pad = next((pad for pad in pads if isinstance(pad, int) and 0 <= pad < vocab), None)
-        if pad is not None:
-            reasons["pad_token_id"] = "the model's config, or the embedding's padding_idx"
-        task = TaskSpec(TaskType.CAUSAL_LM, vocab_size=vocab, max_seq_len=length, pad_token_id=pad)
-        for kind, plan in _text_calls(model):
-            yield Guess(replace(task, task_type=kind), reasons, plan)
-
-
-def _text_calls(model: nn.Module) -> Iterator[tuple[TaskType, CallPlan | None]]:
-    """The tasks that ``forward`` may be for, by the names of its parameters, and how it is called where they do not say so."""
-    parameters = _parameters(model)
-    required = [p.name for p in parameters if p.default is p.empty]
-    if "decoder_input_ids" in (p.name for p in parameters):
-        yield TaskType.SEQ2SEQ_LM, None
+def _text(subject: _Subject, _shapes: Collection[tuple[int, ...]]) -> Iterator[Guess | Refusal]:
+    kinds = tuple(task for task in TaskType if FACTS[task].modality == "text")
+    if not subject.is_wanted(*kinds) or subject.names & set(IMAGES):
         return
-    if any(_is_target(name) for name in required[1:]):
-        yield TaskType.SEQ2SEQ_LM, CallPlan(positional=tuple(_field(name) for name in ["source", *required[1:]]))
-        if len(required) == 2:
-            yield TaskType.CAUSAL_LM, CallPlan(positional=("input_ids", "input_ids"))
-        return
-    for kind in (TaskType.CAUSAL_LM, TaskType.SEQUENCE_CLASSIFICATION, TaskType.TOKEN_CLASSIFICATION):
-        yield kind, None
-        if kind is TaskType.CAUSAL_LM and len(required) == 1 and len(parameters) > 1 and _is_target(parameters[1].name):
-            # Without targets some models give the logits of the last position alone.
-            yield kind, CallPlan(positional=("input_ids", "input_ids"))
+    for attempt in text_attempts(subject.model):
+        subject.patience.say("calling it with token ids")
+        outcome = subject.attempt(attempt)
+        turned = length_first(subject.model, attempt)
+        if isinstance(outcome, Guess) and turned and _mixes_rows_alone(subject, outcome):
+            outcome = Refusal("read as [batch, length], it mixes the rows of a batch", attempt.task.task_type, answered=True)
+        if isinstance(outcome, Refusal) and turned:
+            other = subject.attempt(turned)
+            outcome = other if isinstance(other, Guess) else outcome
+        yield outcome
 
 
-def _is_target(name: str) -> bool:
-    return name.lower() in _TARGETS or name.lower().startswith(("tgt", "trg", "target_ids", "decoder_"))
+def _mixes_rows_alone(subject: _Subject, guess: Guess) -> bool:
+    """Whether a row's logits depend on other rows but not on the row's own other tokens: then the axes are the other way round."""
+    task, sizes = guess.task, typical_sizes(guess.task)
+    if len(task.logits_shape(sizes.batch, sizes.seq, sizes.target_seq)) < 3 or task.is_seq2seq:
+        return False
+    plan = guess.plan or plan_call(subject.model, task.facts.inputs)
+    batch = make_batch(task, sizes)
+    changed = {**batch, "input_ids": batch["input_ids"].clone()}
+    changed["input_ids"][1, 4] = (changed["input_ids"][1, 4] + 1) % (task.vocab_size or 2)
+    before, after = (call(subject.model, plan, each) for each in (batch, changed))
+    moved = (before != after).any(dim=-1)
+    rows, columns = moved.clone(), moved.clone()
+    rows[1] = False
+    columns[:, 4] = False
+    return bool(rows.any()) and not bool(columns.any())
 
 
-def _field(name: str) -> str:
-    """The field of a seq2seq batch that a required parameter takes."""
-    if any(word in name.lower() for word in _MASKS):
-        return "attention_mask"
-    return "decoder_input_ids" if _is_target(name) else "input_ids"
-
-
-def _length(settings: Any, positions: dict[str, Any]) -> tuple[int, str]:
-    """The longest sequence that a model says it takes, and where it says so."""
-    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "block_size", "n_ctx", "max_len"):
-        value = getattr(settings, name, None)
-        if isinstance(value, int) and value > 0:
-            return min(value, _LONGEST), "the model's config"
-    if positions:
-        name, table = min(positions.items(), key=lambda item: item[1].num_embeddings)
-        return min(table.num_embeddings, _LONGEST), f"rows of {name}"
-    return _UNLIMITED, "a guess: no position table limits the length"
-
-
-def _image_attempts(model: nn.Module) -> Iterator[Guess]:
+def _image(subject: _Subject, shapes: Collection[tuple[int, ...]]) -> Iterator[Guess | Refusal]:
+    model = subject.model
     convolution = next(((name, m) for name, m in model.named_modules() if isinstance(m, nn.Conv2d)), None)
     flat = any(isinstance(m, (nn.Flatten, nn.Unfold)) for m in model.modules())
-    if convolution is None and not flat and not {p.name for p in _parameters(model)} & set(_IMAGES):
+    speaks_of_images = convolution is not None or flat or bool(subject.names & set(IMAGES))
+    if not subject.is_wanted(TaskType.IMAGE_CLASSIFICATION) or not (speaks_of_images or subject.only):
         return
-    channels = (3, 1) if convolution is None else (convolution[1].in_channels,)
-    declared, why = _declared_side(model)
+    if subject.only is None and "features" in subject.names and convolution is None:
+        return
+    tried = [shape[1:] for shape in shapes if len(shape) == 4 and shape[2] == shape[3]]
+    declared, why = declared_side(model)
     where = f"channels of {convolution[0]}, and " if convolution else ""
-    for side in dict.fromkeys((*declared, *_SIDES)):
-        reason = why if side in declared else f"{where}a side that works; yours may be another"
-        for count in channels:
-            yield Guess(TaskSpec(TaskType.IMAGE_CLASSIFICATION, image_size=(count, side, side)), {"image_size": reason})
+    for channels in (3, 1) if convolution is None else (convolution[1].in_channels,):
+        own = [shape[1] for shape in tried if shape[0] == channels]
+        search = SideSearch([*declared, *own])
+        while (side := search.next_side()) is not None:
+            subject.patience.say(f"calling it with images of {side} pixels")
+            reason = why if side in declared else f"{where}a side that works; yours may be another"
+            reason = "an input that the file makes" if side in own and side not in declared else reason
+            task = TaskSpec(TaskType.IMAGE_CLASSIFICATION, image_size=(channels, side, side))
+            outcome = subject.attempt(Guess(task, {"image_size": reason}))
+            yield outcome
+            if isinstance(outcome, Guess) or outcome.answered or not outcome.called:
+                return
+            search.learn(side, outcome.flattened)
 
 
-def _declared_side(model: nn.Module) -> tuple[tuple[int, ...], str]:
-    """The image side that a model's config, or a default of its class, speaks of, and where."""
-    for name in ("image_size", "img_size"):
-        for holder, why in ((getattr(model, "config", None), "the model's config"), (model, f"the model's {name}")):
-            if isinstance(getattr(holder, name, None), int):
-                return (getattr(holder, name),), why
-    declared = _defaults(model, ("image_size", "img_size"))
-    return tuple(declared), next(iter(declared.values()), "")
-
-
-def _defaults(model: nn.Module, names: Iterable[str]) -> dict[int, str]:
-    """Numbers that the model's class has as defaults of some parameters, and where."""
-    parameters = inspect.signature(type(model).__init__).parameters
-    given = {name: parameters[name].default for name in names if name in parameters}
-    return {value: f"the default of {name}" for name, value in given.items() if isinstance(value, int) and value > 0}
-
-
-def _tabular_attempts(model: nn.Module) -> Iterator[Guess]:
-    widths: dict[int, str] = {}
-    for name, module in model.named_modules():
-        width = getattr(module, "in_features", None) or getattr(module, "num_features", None)
-        if isinstance(width, int):
-            widths.setdefault(width, f"inputs of {name or 'the layer'}")
-    for width, why in {**widths, **_defaults(model, _FEATURE_COUNTS)}.items():
-        yield Guess(TaskSpec(TaskType.TABULAR_CLASSIFICATION, num_features=width), {"num_features": why})
-
-
-def _try(model: nn.Module, attempt: Guess) -> Guess | str:
-    """The attempt with the rest filled in from the model's output, or why it does not fit."""
-    probe = replace(attempt.task, num_classes=attempt.task.num_classes or 2)
-    sizes = typical_sizes(probe)
-    try:
-        plan = attempt.plan or plan_call(model, FACTS[probe.task_type].inputs)
-        logits = _call(model, plan, make_batch(probe, sizes))
-        if not logits.is_floating_point():
-            return f"logits of dtype {logits.dtype}"
-        called = replace(attempt, called=_called(model, plan))
-        return _fitted(model, plan, called, sizes, tuple(logits.shape)) or _unfit(tuple(logits.shape))
-    except UserError as error:
-        return str(error)
-    except (Exception, SystemExit) as error:
-        return f"forward raises {raised(error)}"
-
-
-def _call(model: nn.Module, plan: CallPlan, batch: Batch) -> Tensor:
-    with torch.no_grad():
-        return find_logits(plan.call(model, batch))
+def _tabular(subject: _Subject, shapes: Collection[tuple[int, ...]]) -> Iterator[Guess | Refusal]:
+    if not subject.is_wanted(*_TABULAR) or (subject.only is None and subject.names & {"input_ids", *IMAGES}):
+        return
+    widths = {shape[1]: "an input that the file makes" for shape in shapes if len(shape) == 2}
+    for attempt in tabular_attempts(subject.model, widths):
+        subject.patience.say(f"calling it with {attempt.task.num_features} features")
+        outcome = subject.attempt(attempt)
+        yield outcome
+        if isinstance(outcome, Guess) or outcome.answered or not outcome.called:
+            return
 
 
 def _called(model: nn.Module, plan: CallPlan) -> str:
     """``x=input_ids, mask=attention_mask``."""
     if plan.whole:
         return "the batch as a dict"
-    by_position = zip((p.name for p in _parameters(model)), plan.positional, strict=False)
-    return ", ".join(f"{name}={field}" for name, field in [*by_position, *((name, name) for name in plan.named)])
+    by_position = zip((p.name for p in parameters_of(model)), plan.positional, strict=False)
+    turned = " as [length, batch]" if plan.length_first else ""
+    return ", ".join(f"{name}={field}" for name, field in [*by_position, *((name, name) for name in plan.named)]) + turned
 
 
-def _fitted(model: nn.Module, plan: CallPlan, attempt: Guess, sizes: Sizes, shape: tuple[int, ...]) -> Guess | None:
-    guess = _fitted_task(model, plan, attempt, sizes, shape)
-    return guess and (_with_length(model, plan, guess) if guess.task.is_text else guess)
-
-
-def _fitted_task(model: nn.Module, plan: CallPlan, attempt: Guess, sizes: Sizes, shape: tuple[int, ...]) -> Guess | None:
-    task = attempt.task
-    logits = f"logits {list(shape)}"
-    per_position = (sizes.batch, sizes.target_seq if task.is_seq2seq else sizes.seq)
-    if task.is_causal:
-        if shape != (*per_position, task.vocab_size):
-            return None
-        if task.is_seq2seq:
-            return _because(attempt, task, task_type=logits)
-        kind, why = _direction(model, plan, task)
-        return _because(attempt, replace(task, task_type=kind), task_type=f"{logits}; {why}")
-    if task.task_type is TaskType.TABULAR_CLASSIFICATION and shape in ((sizes.batch,), (sizes.batch, 1)):
-        return _because(attempt, replace(task, task_type=TaskType.TABULAR_REGRESSION), task_type=logits)
-    if task.task_type is TaskType.TOKEN_CLASSIFICATION:
-        fits = len(shape) == 3 and shape[:-1] == per_position
-    else:
-        fits = len(shape) == 2 and shape[0] == sizes.batch
-    if not fits or shape[-1] < 2:  # of one class no loss has a gradient
-        return None
-    return _because(attempt, replace(task, num_classes=shape[-1]), task_type=logits, num_classes=logits)
-
-
-def _unfit(shape: tuple[int, ...]) -> str:
-    """Why logits of a shape fit no task."""
-    one = (
-        "; one score is no choice of classes: for a binary one, an adapter that returns [0, score]" if shape[-1:] == (1,) else ""
-    )
-    return f"logits of shape {shape}{one}"
-
-
-def _because(attempt: Guess, task: TaskSpec, **reasons: str) -> Guess:
-    return replace(attempt, task=task, reasons={**attempt.reasons, **reasons})
-
-
-def _direction(model: nn.Module, plan: CallPlan, task: TaskSpec) -> tuple[TaskType, str]:
-    """Whether a model of logits over the vocabulary predicts the next token, or fills in masked ones; and why one may think so.
-
-    A model that looks ahead from some positions alone, or calls itself a GPT, is a causal one with a leak, which the suite then shows.
-    """
-    batch = make_batch(task, typical_sizes(task))
-    changed = {**batch, "input_ids": batch["input_ids"].clone()}
-    changed["input_ids"][:, -1] = other_tokens(task, batch["input_ids"])[:, -1]
-    left, right = (_call(model, plan, b)[:, :-1] for b in (batch, changed))
-    moved = ((left - right).abs() > 1e-6 * float(left.abs().max())).any(dim=-1).any(dim=0)
-    seeing, before = int(moved.sum()), moved.numel()
-    if not seeing:
-        return TaskType.CAUSAL_LM, "no position sees a later token"
-    if seeing < before or _CAUSAL_NAMES.search(type(model).__name__):
-        return (
-            TaskType.CAUSAL_LM,
-            f"but {seeing} of the {before} positions before the last one see it, which a mask should prevent",
-        )
-    return (
-        TaskType.MASKED_LM,
-        'every position sees the last one; if it is to predict next tokens, this is a leak: write "causal_lm"',
-    )
-
-
-def _with_length(model: nn.Module, plan: CallPlan, guess: Guess) -> Guess:
-    """The guess with a length that works: a table of positions may hold fewer than the model says, or lie in a buffer."""
-    task = guess.task
-    assert task.max_seq_len is not None
-
-    def works(length: int) -> bool:
-        try:
-            _call(model, plan, make_batch(replace(task, max_seq_len=length), Sizes(1, length, length)))
-        except (Exception, SystemExit):
-            return False
-        return True
-
-    if works(task.max_seq_len):
-        return guess
-    works_at, fails_at = typical_sizes(task).seq, task.max_seq_len
-    while fails_at - works_at > 1:
-        middle = (works_at + fails_at) // 2
-        works_at, fails_at = (middle, fails_at) if works(middle) else (works_at, middle)
-    reason = f"the longest that worked; {task.max_seq_len} ({guess.reasons['max_seq_len']}) did not"
-    return _because(guess, replace(task, max_seq_len=works_at), max_seq_len=reason)
-
-
-def _parameters(model: nn.Module) -> list[inspect.Parameter]:
-    """The parameters of ``forward``; none where it cannot be read."""
-    try:
-        return list(inspect.signature(model.forward).parameters.values())
-    except (TypeError, ValueError):
-        return []
+def _why_not(subject: _Subject, refusals: list[Refusal]) -> str:
+    """What went wrong by task: an answer that fits no task if there is one, or else each task's first failure."""
+    signature = signature_of(subject.model)
+    answers = [refusal for refusal in refusals if refusal.answered]
+    if answers:
+        return f"{signature} fits no task: {answers[-1].why}"
+    by_task: dict[str, list[str]] = {}
+    for refusal in refusals:
+        by_task.setdefault(FACTS[refusal.task].modality, []).append(refusal.why)
+    tasks: dict[str, list[str]] = {}
+    for task, outcomes in by_task.items():
+        more = f" (and {len(outcomes) - 1} attempts with other sizes)" if len(outcomes) > 1 else ""
+        tasks.setdefault(outcomes[0] + more, []).append(task)
+    said = "; ".join(f"as {' or '.join(names)}: {why}" for why, names in tasks.items())
+    return f"{signature} fits no task; {said or 'its layers say nothing about its inputs'}"

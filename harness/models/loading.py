@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
+import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -19,8 +18,8 @@ from harness.errors import ConfigError, FactoryError, ModelSourceError, UserErro
 from harness.models.stubs import build_stub
 from harness.models.weights import load_weights
 from harness.randomness import seeded
-from harness.scan import ScanWarning, scan_source
-from harness.user_code import import_file, raised
+from harness.scan import ScanWarning, dangerous_calls, scan_source
+from harness.user_code import command_line_of, import_dotted, import_file, raised
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class ModelSource:
             FactoryError: The factory raised, or returned no ``nn.Module``, or one that cannot be moved to the device.
             WeightsError: The weights do not fit.
         """
-        with seeded(seed):
+        with seeded(seed), command_line_of(self.origin.rpartition(":")[0] or self.origin):
             try:
                 model = self.factory(**self.kwargs)
             except UserError:
@@ -86,12 +85,14 @@ def model_source(config: SuiteConfig) -> ModelSource:
         return _from_gist(config, options)
     if config.model_file:
         path = config.resolve(config.model_file)
+        if not config.trust_model:
+            refuse_dangerous(path, "model_file", config.model_factory, config.model_kwargs)
         warn_of_findings(path)
         return source_of_file(path, "model_file", config.model_factory, **options)
     if config.model_import:
         name, _, attribute = config.model_import.partition(":")
         attribute = attribute or config.model_factory
-        module = _import_module(name, config.path.parent)
+        module = import_dotted(name, config.path.parent, "model_import")
         return ModelSource(_find_factory(module, attribute, name), f"{name}:{attribute}", **options)
     task = config.task_spec()
     options["kwargs"] = {}
@@ -112,6 +113,32 @@ def source_of_file(path: Path, key: str, factory: str, **options: Any) -> ModelS
         FactoryError: It has no such factory.
     """
     return ModelSource(_find_factory(import_file(path, key), factory, str(path)), f"{path.name}:{factory}", **options)
+
+
+TRUST = "MODELTIERS_TRUST_MODEL"
+"""Environment variable by which ``--trust`` reaches the processes that build the model too."""
+
+
+def refuse_dangerous(path: Path, key: str, factory: str | None = None, kwargs: Mapping[str, Any] | None = None) -> None:
+    """Refuses a local file that would start a program or use the network when it is imported, or when its model is built.
+
+    Args:
+        path: The file.
+        key: The config key that named it, for the message.
+        factory: The callable in it that builds the model; ``None`` for the import only.
+        kwargs: Its arguments.
+
+    Raises:
+        ModelSourceError: It would; the message has the line.
+    """
+    if os.environ.get(TRUST):
+        return
+    finding = next(dangerous_calls(path, factory, kwargs), None)
+    if finding is not None:
+        raise ModelSourceError(
+            f'`{key}`: {finding}. No model needs that: move it below `if __name__ == "__main__":`, or, if you trust the file, run with '
+            '--trust (pytest: --trust-model) or write "trust_model": true'
+        )
 
 
 def warn_of_findings(path: Path) -> None:
@@ -137,15 +164,6 @@ def _from_gist(config: SuiteConfig, options: dict[str, Any]) -> ModelSource:
         options["weights"] = path.parent / str(config.weights)
     source = source_of_file(path, "gist_id", config.model_factory, **options, facts=gist.facts)
     return replace(source, origin=f"gist {gist.id[:12]}@{gist.revision[:12]} {source.origin}")
-
-
-def _import_module(name: str, folder: Path) -> ModuleType:
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
-    try:
-        return importlib.import_module(name)
-    except (Exception, SystemExit) as error:
-        raise ModelSourceError(f"`model_import`: importing {name!r} raised {raised(error)}") from error
 
 
 def _find_factory(module: ModuleType, name: str, where: str) -> Callable[..., nn.Module]:

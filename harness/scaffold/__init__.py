@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,11 +13,17 @@ from torch import nn
 
 from harness.errors import ConfigError, FactoryError, ModelSourceError, UserError
 from harness.health.report import write_whole
-from harness.models.factories import Factory, factories
+from harness.models.factories import Factory, called_through, factories, inner_model
 from harness.models.inspection import Guess, guess_task, signature_of
-from harness.scaffold.bridge import BRIDGE, bridge_text, needs_bridge
+from harness.models.loading import refuse_dangerous
+from harness.models.patience import Patience
+from harness.models.written_calls import WrittenCalls
+from harness.scaffold.bridge import bridge_path, bridge_text, needs_bridge
 from harness.scaffold.config_text import config_text
-from harness.user_code import import_file, raised
+from harness.scaffold.source import Source, import_model, refuse_elsewhere
+from harness.scan import training_calls
+from harness.tasks import TaskType
+from harness.user_code import raised
 
 _WHAT_TO_ADD = (
     "Add to the file a function build_model() that returns the model, or name what makes it: --factory NAME, with its arguments as "
@@ -32,18 +38,32 @@ class Scaffold:
 
     Attributes:
         config: The config file.
+        source: The model's file.
         bridge: The Python file beside the model that calls it, where the config alone cannot say how.
         factory: What makes the model.
         guess: The task, with reasons.
         signature: The model's ``forward``.
         others: Other names in the file that may make a model.
+        trusted: Whether the config says that the file may do what the scan refuses.
     """
 
     config: Path
+    source: Source
     bridge: Path | None
     factory: Factory
     guess: Guess
     signature: str
+    others: tuple[str, ...]
+    trusted: bool = False
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A model and its task."""
+
+    factory: Factory
+    model: nn.Module
+    guess: Guess
     others: tuple[str, ...]
 
 
@@ -54,66 +74,95 @@ def scaffold(
     overwrite: bool = False,
     factory: str | None = None,
     arguments: Mapping[str, Any] | None = None,
+    task: TaskType | None = None,
+    trust: bool = False,
+    say: Callable[[str], None] | None = None,
 ) -> Scaffold:
     """Writes a config for a model file.
 
     Args:
         model_file: The ``.py`` file.
-        target: Where the config goes, as TOML or, by its ending, JSON; ``modeltiers.toml`` beside the model by default.
+        target: Where the config goes, as TOML or, by its ending, JSON; ``modeltiers.toml`` beside the model by default, or beside the
+            package that the model's file can only be imported as part of.
         overwrite: Whether existing files are replaced.
         factory: Name of what makes the model, where the file has several.
-        arguments: Arguments of the factory by name.
+        arguments: Arguments of the factory, or of its settings, by name.
+        task: The task, where the model's answers alone do not say it.
+        trust: Whether the file may start processes and use the network when it is imported.
+        say: Is told what is being done.
 
     Raises:
         UserError: The file does not import, makes no model, fits no task, or the config exists already.
     """
-    target = target or model_file.parent / "modeltiers.toml"
-    if target.suffix not in (".toml", ".json"):
-        raise ConfigError(f"{target}: a config ends in .toml or .json")
-    bridge = model_file.parent / BRIDGE
-    _refuse_existing(target, overwrite)
+    _refuse_kind(model_file, target)
+    if target is not None:
+        _refuse_existing(target, overwrite)
+    patience = Patience(say=say) if say else Patience()
+    if not trust:
+        refuse_dangerous(model_file.resolve(), "MODEL.py")
+    _refuse_training(model_file.resolve())
+    patience.say(f"importing {model_file.name}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the model's own code; the suite shows them
-        made, model_signature, guess, others = _find(model_file, factory, arguments or {})
-    bridged = needs_bridge(made, guess)
-    if bridged:
+        source = import_model(model_file)
+        target = target or source.folder / "modeltiers.toml"
+        refuse_elsewhere(source, target)
+        _refuse_existing(target, overwrite)
+        patience.start()
+        found = _find(source, factory, arguments or {}, task, patience, trust)
+    signature, bridge = signature_of(found.model), None
+    if needs_bridge(found.factory, found.guess):
+        bridge = bridge_path(source)
         _refuse_existing(bridge, overwrite)
-        write_whole(bridge, bridge_text(model_file, made, guess, model_signature))
-    found = Scaffold(target, bridge if bridged else None, made, guess, model_signature, others)
-    write_whole(target, config_text(found, model_file.resolve()))
-    return found
+        write_whole(bridge, bridge_text(source, found.factory, found.guess, signature, found.model))
+    written = Scaffold(target, source, bridge, found.factory, found.guess, signature, found.others, trust)
+    write_whole(target, config_text(written))
+    return written
 
 
-def _find(model_file: Path, only: str | None, arguments: Mapping[str, Any]) -> tuple[Factory, str, Guess, tuple[str, ...]]:
+def _find(
+    source: Source, only: str | None, arguments: Mapping[str, Any], task: TaskType | None, patience: Patience, trust: bool
+) -> _Found:
     """The first thing in the file that makes a model which fits a task."""
-    module = _imported(model_file)
     tried: dict[str, str] = {}
-    possible = list(factories(module, arguments, only, tried))
+    possible = list(factories(source.module, arguments, only, tried))
+    shapes = WrittenCalls.of(source.module).shapes
     for index, made in enumerate(possible):
         try:
-            signature = signature_of(made.source.build())
-            guess = guess_task(made.source.build)
+            if not trust:
+                refuse_dangerous(source.file, "MODEL.py", made.name, made.kwargs)
+            patience.say(f"building {made.call}")
+            made, model = _built(made)
+            guess = guess_task(_first(model, made), only=task, shapes=shapes, patience=patience)
         except (Exception, SystemExit) as error:  # a model may do anything while it is looked at
             why = str(error) if isinstance(error, UserError) else f"cannot be looked at: {raised(error)}"
             tried[made.call if made.kwargs or made.settings else made.name] = why.removeprefix(f"{made.name} ")
         else:
-            return made, signature, guess, tuple(other.name for other in possible[index + 1 :] if not _is_loss(other.name))
-    tried |= dict.fromkeys(_instances(module), "is made when the file is imported; return it from a function")
-    found = "".join(f"\n  {name} {why}" for name, why in tried.items()) or "\n  no function and no nn.Module class"
-    raise FactoryError(f"{model_file}: nothing here is a model that a suite can be written for. Tried:{found}\n{_WHAT_TO_ADD}")
+            others = tuple(other.name for other in possible[index + 1 :] if not _is_loss(other.name))
+            return _Found(made, model, guess, others)
+        if patience.is_over and index + 1 < len(possible):
+            left = ", ".join(other.name for other in possible[index + 1 :])
+            tried[left] = f"not tried: stopped after {patience.seconds:g} s; --factory NAME takes one of them"
+            break
+    tried |= dict.fromkeys(_instances(source.module), "is made when the file is imported; return it from a function")
+    lines = [why if why.startswith(name) else f"{name} {why}" for name, why in tried.items()]
+    found = "".join(f"\n  {line}" for line in lines) or "\n  no function and no nn.Module class"
+    raise FactoryError(
+        f"{source.file.name}: nothing here is a model that a suite can be written for. Tried:{found}\n{_WHAT_TO_ADD}"
+    )
 
 
-def _imported(model_file: Path) -> ModuleType:
-    try:
-        return import_file(model_file.resolve(), "MODEL.py")
-    except ModelSourceError as error:
-        if not (model_file.resolve().parent / "__init__.py").exists():
-            raise
-        package = model_file.resolve().parent.name
-        raise ModelSourceError(
-            f"{error}. It is part of the package {package}: beside that package's folder make a file with the line "
-            f"`from {package}.{model_file.stem} import YourModel as build_model`, and init that"
-        ) from error
+def _built(made: Factory) -> tuple[Factory, nn.Module]:
+    """A model of a factory, called through a submodule where it has no ``forward``."""
+    model = made.source.build()
+    through = inner_model(model)
+    return (replace(made, through=through), called_through(model, through)) if through else (made, model)
+
+
+def _first(model: nn.Module, made: Factory) -> Callable[[], nn.Module]:
+    """Gives the model that there is already, and then fresh ones."""
+    ready = [model]
+    return lambda: ready.pop() if ready else made.source.build()
 
 
 def _instances(module: ModuleType) -> list[str]:
@@ -122,6 +171,22 @@ def _instances(module: ModuleType) -> list[str]:
 
 def _is_loss(name: str) -> bool:
     return name.lower().endswith(("loss", "criterion"))
+
+
+def _refuse_training(model_file: Path) -> None:
+    """Refuses a file whose import would train a model, which might take hours."""
+    finding = next(training_calls(model_file), None)
+    if finding is not None:
+        raise ModelSourceError(
+            f'{finding}. Importing it would run that: move what is not the model below `if __name__ == "__main__":`, or the model into a '
+            "file of its own"
+        )
+
+
+def _refuse_kind(model_file: Path, target: Path | None) -> None:
+    """Refuses what is no file of Python, and a config of another kind."""
+    if target is not None and target.suffix not in (".toml", ".json"):
+        raise ConfigError(f"{target}: a config ends in .toml or .json")
 
 
 def _refuse_existing(path: Path, overwrite: bool) -> None:

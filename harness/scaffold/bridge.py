@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
+import ast
+import inspect
 from pathlib import Path
+from typing import Any
+
+from torch import nn
 
 from harness.adapters import ADAPTERS
-from harness.errors import ModelSourceError
+from harness.errors import FactoryError
 from harness.models.factories import Factory
 from harness.models.inspection import Guess
+from harness.scaffold.source import Source
 
 BRIDGE = "modeltiers_model.py"
-"""The file's name, beside the model."""
+"""The file's name, in the folder of the config's model."""
 
 _BUILD = '''
 
@@ -20,53 +25,123 @@ def build_model({parameters}):
     return {call}
 '''
 
+_THROUGH = '''
+
+class {name}({base}):
+    """{base} has no forward: it is called through its `{through}`."""
+
+    def forward(self, {parameters}):
+        return self.{through}({arguments})
+'''
+
 _ADAPTER = '''
 
 class ModelAdapter({base}):
     """Calls {signature} with {called}."""
-
+{flag}
     def plan(self, model):
         """The fields of a batch, in the order in which forward takes them."""
-        return CallPlan(positional={positional!r})
+        return CallPlan(positional={positional!r}{turned})
 '''
 
 
 def needs_bridge(factory: Factory, guess: Guess) -> bool:
-    """Whether the model is built from a settings object, or called otherwise than its signature says."""
-    return factory.settings is not None or guess.plan is not None
+    """Whether the model is built from a settings object, has no ``forward``, or is called otherwise than its signature says."""
+    return needs_build(factory) or needs_adapter(guess)
 
 
-def bridge_text(model_file: Path, factory: Factory, guess: Guess, signature: str) -> str:
+def needs_build(factory: Factory) -> bool:
+    """Whether a config alone cannot build the model."""
+    return factory.settings is not None or bool(factory.through)
+
+
+def needs_adapter(guess: Guess) -> bool:
+    """Whether the model is called otherwise than its signature and the built-in adapters say."""
+    return guess.plan is not None and not guess.adapter
+
+
+def bridge_text(source: Source, factory: Factory, guess: Guess, signature: str, model: nn.Module) -> str:
     """The file's content.
+
+    Args:
+        source: The model's file.
+        factory: What makes the model.
+        guess: Its task.
+        signature: Its ``forward``, for people.
+        model: A model that the factory made.
 
     Raises:
         ModelSourceError: The model's file has a name that cannot be imported.
+        FactoryError: A model without a ``forward`` is made by a function.
     """
-    parts = [f'"""How the model in {model_file.name} is built and called. Written by `modeltiers init`; yours to change."""\n']
-    if guess.plan is not None:
-        base = ADAPTERS[guess.task.task_type.value].__name__
+    parts = [f'"""How the model in {source.file.name} is built and called. Written by `modeltiers init`; yours to change."""\n']
+    settings = factory.settings
+    if settings is not None and settings.expression.startswith("SimpleNamespace"):
+        parts.append("from types import SimpleNamespace\n")
+    base = ADAPTERS[guess.task.task_type.value].__name__
+    if needs_adapter(guess):
         parts.append(f"from harness.adapters import {', '.join(sorted((base, 'CallPlan')))}\n")
-    if factory.settings is not None:
-        _refuse_hidden(model_file.resolve())
-        names = sorted({factory.name.partition(".")[0], factory.settings.name})
-        parts.append(f"from {model_file.stem} import {', '.join(names)}\n")
+    if needs_build(factory):
+        names = {factory.name.partition(".")[0], *(settings.names if settings else ())}
+        parts.append(f"from {source.importable} import {', '.join(sorted(names))}\n")
     text = "\n".join(parts)
-    if factory.settings is not None:
+    name = factory.name
+    if factory.through:
+        name = f"Called{factory.name}"
+        text += _through(factory, name, model)
+    if needs_build(factory):
         passed = ", ".join(
-            [f"{factory.settings.argument}={factory.settings.name}()", *(f"{name}={name}" for name in factory.kwargs)]
+            ([f"{settings.argument}={settings.expression}"] if settings else []) + [f"{key}={key}" for key in factory.kwargs]
         )
-        parameters = ", ".join(f"{name}={value!r}" for name, value in factory.kwargs.items())
-        text += _BUILD.format(parameters=parameters, call=f"{factory.name}({passed})")
-    if guess.plan is not None:
-        text += _ADAPTER.format(base=base, signature=signature, called=guess.called, positional=guess.plan.positional)
+        parameters = ", ".join(f"{key}={value!r}" for key, value in factory.kwargs.items())
+        text += _BUILD.format(parameters=parameters, call=f"{name}({passed})")
+    if needs_adapter(guess):
+        assert guess.plan is not None
+        turned = guess.plan.length_first
+        text += _ADAPTER.format(
+            base=base,
+            signature=signature,
+            called=guess.called,
+            positional=guess.plan.positional,
+            flag="\n    length_first = True\n" if turned else "",
+            turned=", length_first=True" if turned else "",
+        )
     return text
 
 
-def _refuse_hidden(model_file: Path) -> None:
-    """Refuses a file that another one can import only under a name that means something else, or nothing."""
-    spec = importlib.util.find_spec(model_file.stem) if model_file.stem.isidentifier() else None
-    if spec is None or spec.origin is None or Path(spec.origin).resolve() != model_file:
-        raise ModelSourceError(
-            f"{model_file.name} needs a second file that imports it, which its name does not allow: it is no identifier, or hides behind "
-            "an installed module. Rename it, or write a build_model() into it"
+def _through(factory: Factory, name: str, model: nn.Module) -> str:
+    """A subclass with the ``forward`` of a submodule."""
+    if not inspect.isclass(factory.target):
+        raise FactoryError(
+            f"{factory.name}: its model has no forward. Name the class instead (--factory), or give it one that calls `{factory.through}`"
         )
+    positional: list[str] = []
+    arguments: list[str] = []
+    for parameter in inspect.signature(model.get_submodule(factory.through).forward).parameters.values():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        if parameter.default is parameter.empty:
+            positional.append(parameter.name)
+            arguments.append(parameter.name)
+        elif _is_literal(parameter.default):
+            positional.append(f"{parameter.name}={parameter.default!r}")
+            arguments.append(f"{parameter.name}={parameter.name}")
+    return _THROUGH.format(
+        name=name,
+        base=factory.name,
+        through=factory.through,
+        parameters=", ".join(positional) or "*args",
+        arguments=", ".join(arguments) or "*args",
+    )
+
+
+def _is_literal(value: Any) -> bool:
+    try:
+        return bool(ast.literal_eval(repr(value)) == value)
+    except (ValueError, SyntaxError):
+        return False
+
+
+def bridge_path(source: Source) -> Path:
+    """Where the file goes."""
+    return source.folder / BRIDGE

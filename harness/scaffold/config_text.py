@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.scaffold.bridge import needs_adapter, needs_build
+
 if TYPE_CHECKING:
     from harness.scaffold import Scaffold
 
@@ -27,13 +29,13 @@ path = "validation.jsonl"
 """What a newcomer may want next; the written config has it as comments."""
 
 
-def config_text(found: Scaffold, model_file: Path) -> str:
+def config_text(found: Scaffold) -> str:
     """The config file's content.
 
     Args:
         found: What was found out about the model.
-        model_file: The model's file, resolved.
     """
+    model_file = found.source.file
     keys = _keys(found, model_file)
     if found.config.suffix == ".json":
         return json.dumps({key: value for key, (value, _) in keys.items()}, indent=2) + "\n"
@@ -57,22 +59,33 @@ def _keys(found: Scaffold, model_file: Path) -> dict[str, tuple[Any, str]]:
         "task_name": (_own_name(model_file.stem), "a name for the reports"),
         "task_type": (task.task_type.value, reasons.get("task_type", "")),
     }
-    if factory.settings is not None and found.bridge is not None:
+    if needs_build(factory) and found.bridge is not None:
         keys["model_file"] = (_relative(found.bridge, folder), f"calls {factory.name} in {model_file.name}")
     else:
-        keys["model_file"] = (_relative(model_file, folder), "")
-        if factory.name != "build_model" or found.others:
+        if found.source.dotted:
+            keys["model_import"] = (f"{found.source.dotted}:{factory.name}", "part of a package")
+        else:
+            keys["model_file"] = (_relative(model_file, folder), "")
+        if (factory.name != "build_model" or found.others) and not found.source.dotted:
             keys["model_factory"] = (factory.name, f"also there: {', '.join(found.others)}" if found.others else "")
         if factory.kwargs:
             guessed = f"{', '.join(factory.guessed)}: guesses, put in your own" if factory.guessed else "as given"
-            keys["model_kwargs"] = (factory.kwargs, guessed)
-    if found.guess.plan is not None and found.bridge is not None:
+            keys["model_kwargs"] = (_plain(factory.kwargs), f"as in {factory.place}" if factory.place else guessed)
+    if found.trusted:
+        keys["trust_model"] = (True, "the file may start processes and use the network when it is imported")
+    if found.guess.adapter:
+        keys["adapter"] = (found.guess.adapter, f"how forward is called: {found.guess.called}")
+    elif needs_adapter(found.guess) and found.bridge is not None:
         keys["adapter"] = (f"{_relative(found.bridge, folder)}:ModelAdapter", f"how forward is called: {found.guess.called}")
     for name in _SIZES:
         value = getattr(task, name)
         if value is not None:
             keys[name] = (list(value) if isinstance(value, tuple) else value, reasons.get(name, ""))
     return keys
+
+
+def _plain(kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in kwargs.items()}
 
 
 def _own_name(stem: str) -> str:

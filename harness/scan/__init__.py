@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from harness.scan.files import scan_files
 from harness.scan.findings import RULES, Finding, ScanWarning
+from harness.scan.refusal import dangerous_calls, training_calls
 from harness.scan.source import scan_source
 
-__all__ = ["RULES", "Finding", "ScanWarning", "scan_files", "scan_source"]
+__all__ = ["RULES", "Finding", "ScanWarning", "dangerous_calls", "scan_files", "scan_source", "training_calls"]

@@ -35,6 +35,7 @@ RULES = {
     "obfuscation": Rule("reaches a dangerous name in a roundabout way", grave=True),
     "shadowing": Rule("takes the name of an installed module", grave=True),
     "unreadable": Rule("cannot be read as Python"),
+    "training": Rule("trains a model"),
     "foreign_file": Rule("is a file that could run code when it is loaded"),
 }
 """The rules by name; the same names stand in findings."""

@@ -119,3 +119,31 @@ METHODS = {
 
 ROUNDABOUT = frozenset({"os", "sys", "subprocess", "builtins", "shutil", "ctypes", "importlib", "socket", "posix"})
 """Modules that other modules have imported, and through which they can be reached: ``torch.os``."""
+
+OS_STARTS = ("system", "popen", "exec", "spawn", "fork", "posix_spawn", "kill", "startfile", "abort", "_exit")
+"""How the names of ``os`` begin that start or end processes."""
+
+HARMLESS_CALLS = frozenset(
+    {
+        *(
+            f"{package}.{name}"
+            for package in ("multiprocessing", "torch.multiprocessing")
+            for name in (
+                "cpu_count",
+                "current_process",
+                "set_start_method",
+                "get_start_method",
+                "get_context",
+                "Value",
+                "Lock",
+                "RLock",
+            )
+        ),
+        *(f"subprocess.{name}" for name in ("PIPE", "DEVNULL", "STDOUT", "CalledProcessError", "TimeoutExpired", "list2cmdline")),
+        *(f"socket.{name}" for name in ("gethostname", "AF_INET", "SOCK_STREAM", "timeout", "error")),
+        *(f"requests.{name}" for name in ("exceptions", "exceptions.RequestException", "Timeout")),
+        *(f"torch.hub.{name}" for name in ("get_dir", "set_dir")),
+        *(f"http.{name}" for name in ("HTTPStatus",)),
+    }
+)
+"""Names of dangerous modules that do nothing by themselves."""

@@ -220,8 +220,8 @@ class _Scanner(ast.NodeVisitor):
 
     def _dotted(self, name: str, node: ast.AST, imported: bool, handed_on: bool = False) -> None:
         """Judges a dotted name."""
-        for candidate in _candidates(name, imported):
-            rule = _rule_of(candidate)
+        for candidate in candidates(name, imported):
+            rule = rule_of(candidate)
             if rule:
                 self._note(rule, node, candidate)
             elif handed_on and candidate in PARTLY:
@@ -248,7 +248,7 @@ class _Scanner(ast.NodeVisitor):
         self.found.setdefault((line, rule), Finding(rule, self.file, line, subject, code))
 
 
-def _candidates(name: str, imported: bool) -> Iterator[str]:
+def candidates(name: str, imported: bool) -> Iterator[str]:
     """A dotted name, and what it is when it goes through another module: ``torch.os.system`` is ``os.system``."""
     parts = name.split(".")
     if imported or parts[0] in _BYTES:
@@ -258,7 +258,7 @@ def _candidates(name: str, imported: bool) -> Iterator[str]:
             yield ".".join(parts[start:])
 
 
-def _rule_of(name: str) -> str | None:
+def rule_of(name: str) -> str | None:
     """The rule a dotted name breaks."""
     parts = name.split(".")
     if parts[0] in WHOLE_MODULES:

@@ -155,7 +155,7 @@ def test_existing_files_are_left_alone(tmp_path: Path, capsys: pytest.CaptureFix
         (unknown.HEAD + "class Empty(nn.Module):\n    pass\n", ["Empty", "fits no task"]),
         (unknown.NO_DEFAULTS, ["Net needs `foo`, `bar`"]),
         (unknown.GRAPH, ["GCN.forward(x, edge_index) fits no task", "requires `edge_index`", "adapter"]),
-        (unknown.PACKED, ["as causal_lm or sequence_classification or token_classification: forward raises IndexError", "line "]),
+        (unknown.PACKED, ["as text: forward raises IndexError", "line "]),
         (unknown.ONE_SCORE, ["logits of shape (3, 1); one score is no choice of classes"]),
         (unknown.HOSTILE, ["Hostile cannot be looked at: ValueError: keep out (model.py, line "]),
         ("import nothing_like_this\n", ["nothing_like_this"]),
@@ -187,22 +187,6 @@ def test_it_says_what_it_tried_and_what_to_add(
     said = capsys.readouterr().err
     assert all(word in said for word in words), said
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["model.py"]
-
-
-def test_a_file_of_a_package_is_taken_through_a_line_beside_the_package(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    package = tmp_path / "nets_of_a_package"
-    package.mkdir()
-    (package / "__init__.py").touch()
-    (package / "sizes.py").write_text("WIDTH = 5\n")
-    inside = written(f"from .sizes import WIDTH\n{unknown.NO_DEFAULTS}", package, "mlp.py")
-    assert main(["init", str(inside)]) == 2
-    line = "from nets_of_a_package.mlp import YourModel as build_model"
-    assert line in capsys.readouterr().err
-    beside = written(line.replace("YourModel", "Net") + "\n", tmp_path)
-    assert main(["init", str(beside), "--no-run", "--arg", "foo=5", "--arg", "bar=2"]) == 0
-    assert logits_shape(load_config(tmp_path / "modeltiers.toml")) == (3, 2)
 
 
 @pytest.mark.parametrize("ending", ["yaml", "txt"])

@@ -18,6 +18,7 @@ from harness.config import load_config
 from harness.errors import FactoryError, ModelSourceError, UserError
 from harness.models.loading import model_source
 from harness.models.stubs import LMStub, SimpleCNN
+from harness.scan import ScanWarning
 
 MODEL = """\
 from torch import nn
@@ -306,3 +307,41 @@ def test_an_unknown_device_is_refused_with_the_valid_ones(source: Any) -> None:
 def test_a_device_that_is_not_here_is_refused(source: Any) -> None:
     with pytest.raises(UserError, match="`device`: 'cuda' is not available"):
         source({"model.py": MODEL}, model_file="model.py", device="cuda")
+
+
+HOSTILE = f"import os\nos.system('echo started >> {{marker}}')\n{MODEL}"
+
+
+def test_a_file_that_starts_a_program_is_refused_before_it_runs(refusal: Any, tmp_path: Path) -> None:
+    message = refusal(ModelSourceError, HOSTILE.format(marker=tmp_path / "marker"))
+    assert f"{tmp_path / 'model.py'}, line 2: os.system starts or stops a process (when the file is imported)" in message
+    assert '"trust_model": true' in message
+    assert "--trust" in message
+    assert not (tmp_path / "marker").exists()
+
+
+@pytest.mark.parametrize("by", ["config", "environment"])
+def test_a_file_that_is_trusted_runs(by: str, source: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if by == "environment":
+        monkeypatch.setenv("MODELTIERS_TRUST_MODEL", "1")
+    keys = {"trust_model": True} if by == "config" else {}
+    with pytest.warns(ScanWarning):
+        source({"model.py": HOSTILE.format(marker=tmp_path / "marker")}, model_file="model.py", **keys).build()
+    assert (tmp_path / "marker").read_text() == "started\n"
+
+
+def test_what_the_factory_would_do_counts_with_its_arguments(refusal: Any, source: Any) -> None:
+    body = (
+        f"{MODEL}\ndef downloads(pretrained=False):\n    if pretrained:\n        import urllib.request\n"
+        "        urllib.request.urlopen('http://x')\n    return Net()\n"
+    )
+    source({"model.py": body}, model_file="model.py", model_factory="downloads").build()
+    message = refusal(ModelSourceError, body, model_factory="downloads", model_kwargs={"pretrained": True})
+    assert "urllib.request.urlopen reaches the network (when the file builds its model)" in message
+
+
+def test_the_user_s_command_line_is_not_ours(source: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["pytest", "--strange"])
+    body = f"import argparse\nargparse.ArgumentParser().parse_args()\n{MODEL}"
+    source({"model.py": body}, model_file="model.py").build()
+    assert sys.argv == ["pytest", "--strange"]

@@ -156,3 +156,23 @@ def test_each_of_two_configs_has_its_own_error_under_its_own_name(project: Any) 
     result.stdout.fnmatch_lines(
         ["*ERROR collecting one.json*", "*too wide*", "*ERROR collecting two.json*", "*ZeroDivisionError*"]
     )
+
+
+def test_a_config_in_a_package_that_does_not_import_is_run_all_the_same(project: Any) -> None:
+    project.write("pkg/__init__.py", "import nothing_like_this\n")
+    project.config("pkg/cfg.json")
+
+    result = project.run("--model-config", "pkg/cfg.json")
+
+    result.assert_outcomes(passed=1)
+
+
+def test_a_file_that_starts_a_program_is_refused_and_run_where_it_is_trusted(project: Any) -> None:
+    project.config(model=f"import os\nos.system('true')\n{GOOD}")
+
+    refused = project.run("--model-config", "cfg.json")
+    trusted = project.run("--model-config", "cfg.json", "--trust-model")
+
+    assert "line 2: os.system starts or stops a process" in text_of(refused)
+    refused.assert_outcomes(errors=1)
+    trusted.assert_outcomes(passed=1, warnings=1)

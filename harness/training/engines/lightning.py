@@ -15,7 +15,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from harness.batches import Batch
@@ -237,7 +237,7 @@ class LightningEngine:
         self.module: lightning.LightningModule = job.model if self.is_own else TaskModule(job)  # type: ignore[assignment]
         self.bridge = Bridge(job, on_gradients)
         if job.config.compile_mode:
-            job.model.compile(mode=job.config.compile_mode)
+            nn.Module.compile(job.model, mode=job.config.compile_mode)  # the class may have a `compile` of its own
         with quiet():
             self.trainer = lightning.Trainer(**{**self._options(), **options})
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.batches import Batch, to_device
 from harness.training.checkpoints import check_fits, read_checkpoint, write_checkpoint
@@ -50,7 +50,7 @@ class PlainEngine:
         self._scaler = torch.amp.GradScaler(job.compute.accelerator, enabled=job.compute.precision == "16-mixed")
         self.model = job.model.to(self._device, self._dtype)
         if job.config.compile_mode:
-            self.model.compile(mode=job.config.compile_mode)
+            nn.Module.compile(self.model, mode=job.config.compile_mode)  # the class may have a `compile` of its own
         self.optimizer = make_optimizer(self.model, job.config)
         self.schedule = make_schedule(self.optimizer, job.config, job.steps)
         self._objective = Objective(job.adapter, job.task, job.config.accumulate_grad_batches)

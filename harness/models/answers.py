@@ -1,0 +1,161 @@
+"""What a model's answer says of its task."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+
+from harness.adapters import CallPlan
+from harness.batches import Batch, Sizes, make_batch, other_tokens, typical_sizes
+from harness.models.attempts import Guess
+from harness.models.patience import Patience
+from harness.tasks import TaskSpec, TaskType
+
+_CAUSAL_NAMES = re.compile(r"GPT|[Ll]lama|[Cc]ausal|[Dd]ecoder|LanguageModel|(?<!Masked)LM$")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model returned for inputs of an attempt.
+
+    Attributes:
+        model: The model.
+        plan: How it was called.
+        sizes: Sizes of the inputs.
+        shape: Shape of the logits, batch first.
+        asked: The task that the user named.
+        call: Calls the model with another batch.
+    """
+
+    model: nn.Module
+    plan: CallPlan
+    sizes: Sizes
+    shape: tuple[int, ...]
+    asked: TaskType | None
+    call: Callable[[Batch], Tensor]
+
+
+def fitted(attempt: Guess, answer: Answer) -> Guess | str:
+    """The attempt with the task that the answer's shape speaks of, or why it speaks of none."""
+    task = attempt.task
+    found = _text(attempt, answer) if task.is_text else _table(attempt, answer) if task.num_features else _image(attempt, answer)
+    if isinstance(found, Guess) and answer.asked not in (None, found.task.task_type):
+        return f"logits of shape {answer.shape} are those of {found.task.task_type.value}"
+    return found
+
+
+def _text(attempt: Guess, answer: Answer) -> Guess | str:
+    task, sizes, shape = attempt.task, answer.sizes, answer.shape
+    logits = f"logits {list(shape)}"
+    if task.is_seq2seq:
+        fits = shape == (sizes.batch, sizes.target_seq, task.vocab_size)
+        return attempt.because(task, task_type=logits) if fits else _unfit(shape)
+    per_position = shape[:2] == (sizes.batch, sizes.seq) and len(shape) == 3
+    may_be_language = answer.asked in (None, TaskType.CAUSAL_LM, TaskType.MASKED_LM)
+    if per_position and shape[-1] == task.vocab_size and may_be_language:
+        kind, why = _direction(answer, task)
+        if answer.asked:
+            kind = answer.asked
+        return attempt.because(replace(task, task_type=kind), task_type=f"{logits}; {why}")
+    per_row = len(shape) == 2 and shape[0] == sizes.batch
+    if not (per_position or per_row) or shape[-1] < 2:  # of one class no loss has a gradient
+        return _unfit(shape)
+    kind = TaskType.TOKEN_CLASSIFICATION if per_position else TaskType.SEQUENCE_CLASSIFICATION
+    widths = {
+        m.embedding_dim for m in answer.model.modules() if isinstance(m, nn.Embedding) and m.num_embeddings == task.vocab_size
+    }
+    if answer.asked is None and shape[-1] in widths:
+        return _no_labels(f"returns hidden states, {list(shape)}, as wide as its token embeddings", kind, shape)
+    return attempt.because(replace(task, task_type=kind, num_classes=shape[-1]), task_type=logits, num_classes=logits)
+
+
+def _table(attempt: Guess, answer: Answer) -> Guess | str:
+    task, rows, shape = attempt.task, answer.sizes.batch, answer.shape
+    logits = f"logits {list(shape)}"
+    kind = TaskType.TABULAR_CLASSIFICATION
+    if shape in ((rows,), (rows, 1)):
+        return attempt.because(replace(task, task_type=TaskType.TABULAR_REGRESSION), task_type=logits)
+    if len(shape) != 2 or shape[0] != rows:
+        return _unfit(shape)
+    if answer.asked is None and shape[-1] == task.num_features:
+        return _no_labels(f"returns values of its input's shape, {list(shape)}", kind, shape)
+    why = logits if answer.asked else f"{logits}, taken for scores of classes"
+    return attempt.because(replace(task, task_type=kind, num_classes=shape[-1]), task_type=why, num_classes=logits)
+
+
+def _image(attempt: Guess, answer: Answer) -> Guess | str:
+    task, shape = attempt.task, answer.shape
+    assert task.image_size is not None
+    if shape == (answer.sizes.batch, *task.image_size):
+        return f"it returns values of its input's shape, {list(shape)}{_WHAT_THEN}"
+    if len(shape) == 4:
+        return f"it returns a map, {list(shape)}, for images {list(task.image_size)}{_WHAT_THEN}"
+    if len(shape) != 2 or shape[0] != answer.sizes.batch or shape[-1] < 2:
+        return _unfit(shape)
+    logits = f"logits {list(shape)}"
+    return attempt.because(replace(task, num_classes=shape[-1]), task_type=logits, num_classes=logits)
+
+
+_WHAT_THEN = ". No task has such answers, and labels are not invented: write an adapter that returns the scores to judge"
+
+
+def _no_labels(what: str, kind: TaskType, shape: tuple[int, ...]) -> str:
+    return f"it {what}{_WHAT_THEN}. If they are scores of {shape[-1]} classes, say so: --task {kind.value}"
+
+
+def _unfit(shape: tuple[int, ...]) -> str:
+    """Why logits of a shape fit no task."""
+    one = (
+        "; one score is no choice of classes: for a binary one, an adapter that returns [0, score]" if shape[-1:] == (1,) else ""
+    )
+    return f"logits of shape {shape}{one}"
+
+
+def _direction(answer: Answer, task: TaskSpec) -> tuple[TaskType, str]:
+    """Whether a model of logits over the vocabulary predicts the next token, or fills in masked ones; and why one may think so.
+
+    A model that looks ahead from some positions alone, or calls itself a GPT, is a causal one with a leak, which the suite then shows.
+    """
+    batch = make_batch(task, answer.sizes)
+    changed = {**batch, "input_ids": batch["input_ids"].clone()}
+    changed["input_ids"][:, -1] = other_tokens(task, batch["input_ids"])[:, -1]
+    left, right = (answer.call(b)[:, :-1] for b in (batch, changed))
+    moved = ((left - right).abs() > 1e-6 * float(left.abs().max())).any(dim=-1).any(dim=0)
+    seeing, before = int(moved.sum()), moved.numel()
+    if not seeing:
+        return TaskType.CAUSAL_LM, "no position sees a later token"
+    if seeing < before or _CAUSAL_NAMES.search(type(answer.model).__name__):
+        return (
+            TaskType.CAUSAL_LM,
+            f"but {seeing} of the {before} positions before the last one see it, which a mask should prevent",
+        )
+    return (
+        TaskType.MASKED_LM,
+        'every position sees the last one; if it is to predict next tokens, this is a leak: write "causal_lm"',
+    )
+
+
+def with_length(guess: Guess, answer: Answer, patience: Patience) -> Guess:
+    """The guess with a length that works: a table of positions may hold fewer than the model says, or lie in a buffer."""
+    task = guess.task
+    assert task.max_seq_len is not None
+    patience.say(f"calling it at a length of {task.max_seq_len} tokens")
+
+    def works(length: int) -> bool:
+        try:
+            answer.call(make_batch(replace(task, max_seq_len=length), Sizes(1, length, length)))
+        except (Exception, SystemExit):
+            return False
+        return True
+
+    if works(task.max_seq_len):
+        return guess
+    works_at, fails_at = typical_sizes(task).seq, task.max_seq_len
+    while fails_at - works_at > 1 and not patience.is_over:
+        middle = (works_at + fails_at) // 2
+        works_at, fails_at = (middle, fails_at) if works(middle) else (works_at, middle)
+    reason = f"the longest that worked; {task.max_seq_len} ({guess.reasons['max_seq_len']}) did not"
+    return guess.because(replace(task, max_seq_len=works_at), max_seq_len=reason)

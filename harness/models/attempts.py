@@ -1,0 +1,167 @@
+"""The tasks that a model may be for, by its layers and the parameters of its ``forward``."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import nn
+
+from harness.adapters import LENGTH_FIRST, CallPlan, plan_call
+from harness.errors import ForwardError
+from harness.tasks import FACTS, TaskSpec, TaskType
+
+_LONGEST = 4096
+_SHOWN = 4
+_UNLIMITED = 128
+"""Sequence length of a model that none is known for."""
+
+IMAGES = ("pixel_values", "pixels", "image", "images", "img", "imgs")
+_FEATURE_COUNTS = ("num_features", "n_features", "in_features", "input_dim", "input_size", "in_dim", "n_inputs")
+_TARGETS = ("decoder_input_ids", "tgt", "trg", "target", "targets", "labels", "y", "dst", "decoder_input", "decoder_inputs")
+_MASKS = ("mask", "attn", "padding", "attention")
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A task that a model was called for and answered as it should.
+
+    Attributes:
+        task: The task with its sizes.
+        reasons: What each size was read from.
+        plan: How ``forward`` is to be called, where that is not what its signature says.
+        called: How it was called, for people.
+        adapter: A built-in adapter that calls it so; a plan without one needs an adapter of the user's own.
+    """
+
+    task: TaskSpec
+    reasons: dict[str, str] = field(default_factory=dict)
+    plan: CallPlan | None = None
+    called: str = ""
+    adapter: str = ""
+
+    def because(self, task: TaskSpec, **reasons: str) -> Guess:
+        """The guess with another task, and what that was read from."""
+        return replace(self, task=task, reasons={**self.reasons, **reasons})
+
+
+def signature_of(model: nn.Module) -> str:
+    """``Net.forward(x, mask=None)``."""
+    names = [p.name + ("" if p.default is p.empty else f"={p.default!r}") for p in parameters_of(model)]
+    shown = names if len(names) <= _SHOWN else [*names[: _SHOWN - 1], "…"]
+    return f"{type(model).__name__}.forward({', '.join(shown)})"
+
+
+def text_attempts(model: nn.Module) -> Iterator[Guess]:
+    """Token ids for the tables of embeddings that the model has."""
+    settings = getattr(model, "config", None)
+    embeddings = {name: m for name, m in model.named_modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))}
+    tables = {name: m for name, m in embeddings.items() if "pos" not in name.lower() and not name.lower().endswith("wpe")}
+    vocabularies = {m.num_embeddings: f"rows of {name}" for name, m in reversed(tables.items())}
+    declared = getattr(settings, "vocab_size", None)
+    if isinstance(declared, int):
+        vocabularies = {declared: "the model's config"}
+    length, why = _length(settings, {name: m for name, m in embeddings.items() if name not in tables})
+    pads = [getattr(settings, "pad_token_id", None), *(getattr(m, "padding_idx", None) for m in tables.values())]
+    for vocab in sorted(vocabularies, reverse=True):
+        reasons = {"vocab_size": vocabularies[vocab], "max_seq_len": why}
+        pad = next((pad for pad in pads if isinstance(pad, int) and 0 <= pad < vocab), None)
+        if pad is not None:
+            reasons["pad_token_id"] = "the model's config, or the embedding's padding_idx"
+        task = TaskSpec(TaskType.CAUSAL_LM, vocab_size=vocab, max_seq_len=length, pad_token_id=pad)
+        for kind, plan in _text_calls(model):
+            yield Guess(replace(task, task_type=kind), reasons, plan)
+
+
+def length_first(model: nn.Module, attempt: Guess) -> Guess | None:
+    """The same attempt with token ids as ``[length, batch]``; ``None`` where ``forward`` cannot be called for it at all."""
+    try:
+        plan = attempt.plan or plan_call(model, FACTS[attempt.task.task_type].inputs)
+    except ForwardError:
+        return None
+    adapter = "" if attempt.plan else LENGTH_FIRST
+    return None if plan.whole else replace(attempt, plan=replace(plan, length_first=True), adapter=adapter)
+
+
+def _text_calls(model: nn.Module) -> Iterator[tuple[TaskType, CallPlan | None]]:
+    """The task that ``forward`` is called for, by the names of its parameters, and how it is called where they do not say so.
+
+    A causal LM stands for all tasks that read one sequence: which of them it is, the logits say.
+    """
+    parameters = parameters_of(model)
+    required = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if "decoder_input_ids" in (p.name for p in parameters):
+        yield TaskType.SEQ2SEQ_LM, None
+        return
+    if any(_is_target(name) for name in required[1:]):
+        yield TaskType.SEQ2SEQ_LM, CallPlan(positional=tuple(_field(name) for name in ["source", *required[1:]]))
+        if len(required) == 2:
+            yield TaskType.CAUSAL_LM, CallPlan(positional=("input_ids", "input_ids"))
+        return
+    yield TaskType.CAUSAL_LM, None
+    if len(required) == 1 and len(parameters) > 1 and _is_target(parameters[1].name):
+        # Without targets some models give the logits of the last position alone.
+        yield TaskType.CAUSAL_LM, CallPlan(positional=("input_ids", "input_ids"))
+
+
+def _is_target(name: str) -> bool:
+    return name.lower() in _TARGETS or name.lower().startswith(("tgt", "trg", "target_ids", "decoder_"))
+
+
+def _field(name: str) -> str:
+    """The field of a seq2seq batch that a required parameter takes."""
+    if any(word in name.lower() for word in _MASKS):
+        return "attention_mask"
+    return "decoder_input_ids" if _is_target(name) else "input_ids"
+
+
+def _length(settings: Any, positions: dict[str, Any]) -> tuple[int, str]:
+    """The longest sequence that a model says it takes, and where it says so."""
+    for name in ("max_position_embeddings", "n_positions", "max_seq_len", "block_size", "n_ctx", "max_len"):
+        value = getattr(settings, name, None)
+        if isinstance(value, int) and value > 0:
+            return min(value, _LONGEST), "the model's config"
+    if positions:
+        name, table = min(positions.items(), key=lambda item: item[1].num_embeddings)
+        return min(table.num_embeddings, _LONGEST), f"rows of {name}"
+    return _UNLIMITED, "a guess: no position table limits the length"
+
+
+def declared_side(model: nn.Module) -> tuple[tuple[int, ...], str]:
+    """The image side that a model's config, or a default of its class, speaks of, and where."""
+    for name in ("image_size", "img_size"):
+        for holder, why in ((getattr(model, "config", None), "the model's config"), (model, f"the model's {name}")):
+            if isinstance(getattr(holder, name, None), int):
+                return (getattr(holder, name),), why
+    declared = _defaults(model, ("image_size", "img_size"))
+    return tuple(declared), next(iter(declared.values()), "")
+
+
+def _defaults(model: nn.Module, names: Iterable[str]) -> dict[int, str]:
+    """Numbers that the model's class has as defaults of some parameters, and where."""
+    parameters = inspect.signature(type(model).__init__).parameters
+    given = {name: parameters[name].default for name in names if name in parameters}
+    return {value: f"the default of {name}" for name, value in given.items() if isinstance(value, int) and value > 0}
+
+
+def tabular_attempts(model: nn.Module, likely: Mapping[int, str]) -> Iterator[Guess]:
+    """Tables of as many features as the layers take, those of ``likely`` first."""
+    widths: dict[int, str] = {}
+    for name, module in model.named_modules():
+        width = getattr(module, "in_features", None) or getattr(module, "num_features", None)
+        if isinstance(width, int):
+            widths.setdefault(width, f"inputs of {name or 'the layer'}")
+    known = {**widths, **_defaults(model, _FEATURE_COUNTS)}
+    first = {width: why for width, why in likely.items() if width in known}
+    for width, why in {**first, **known}.items():
+        yield Guess(TaskSpec(TaskType.TABULAR_CLASSIFICATION, num_features=width), {"num_features": why})
+
+
+def parameters_of(model: nn.Module) -> list[inspect.Parameter]:
+    """The parameters of ``forward``; none where it cannot be read."""
+    try:
+        return list(inspect.signature(model.forward).parameters.values())
+    except (TypeError, ValueError):
+        return []

@@ -1,0 +1,202 @@
+"""Objects of settings that a model is built from: found in its file, or made of the attributes that the model reads."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, is_dataclass
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+from torch import nn
+
+_WORDS = ("config", "cfg", "args", "hparams", "hps", "params", "settings", "opt", "conf")
+"""Words in the name of an argument that takes a settings object."""
+
+_MAKERS = (
+    "get_config",
+    "get_cfg",
+    "get_args",
+    "parse_args",
+    "default_config",
+    "get_default_config",
+    "get_cfg_defaults",
+    "get_opt",
+)
+"""Functions that return one, by their usual names."""
+
+SIZES: dict[str, Any] = {
+    name: value
+    for names, value in (
+        ("vocab_size n_vocab vocab num_tokens n_tokens ntoken num_embeddings src_vocab_size tgt_vocab_size", 256),
+        ("max_seq_len max_len max_length seq_len seq_length block_size context_length n_ctx max_position_embeddings", 64),
+        (
+            "d_model dim embed_dim embedding_dim emb_dim emb_size embed_size n_embd ninp hidden_size hidden_dim hidden nhid width",
+            64,
+        ),
+        ("num_heads n_heads nhead n_head heads nheads num_attention_heads", 4),
+        ("num_layers n_layers nlayers n_layer depth num_blocks n_blocks num_hidden_layers layers", 2),
+        ("d_ff dim_feedforward ff_dim mlp_dim intermediate_size ffn_dim", 128),
+        ("num_classes n_classes nclasses num_labels n_labels classes output_dim out_dim output_size out_features n_outputs", 4),
+        ("in_channels in_chans num_channels channels n_channels", 3),
+        ("image_size img_size", 32),
+        ("patch_size", 8),
+        ("kernel_size", 3),
+        ("num_features n_features in_features input_dim input_size in_dim n_inputs", 16),
+        ("dropout drop_rate dropout_rate dropout_p drop p", 0.1),
+        ("pad_token_id pad_idx pad_id padding_idx", 0),
+        ("learning_rate lr", 1e-3),
+        ("weight_decay", 0.01),
+    )
+    for name in names.split()
+}
+"""What a required argument or setting of a usual name is tried with: small, and sizes that go together."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """An argument that takes a settings object.
+
+    Attributes:
+        argument: Its name.
+        expression: The object as it is written in Python.
+        make: Makes it.
+        names: Names of the model's file in the expression.
+        guessed: Settings that nobody gave.
+    """
+
+    argument: str
+    expression: str
+    make: Callable[[], Any]
+    names: tuple[str, ...] = ()
+    guessed: tuple[str, ...] = ()
+
+
+class Wanted:
+    """Stands for a settings object: gives what is read from it a usual size, and remembers it.
+
+    Args:
+        given: Settings by name, which come first.
+    """
+
+    def __init__(self, given: Mapping[str, Any]) -> None:
+        self._given = dict(given)
+        self._read: dict[str, Any] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if name not in self._given and name.lower() not in SIZES:
+            raise AttributeError(f"no setting `{name}`; give it as --arg {name}=VALUE")
+        self._read[name] = self._given[name] if name in self._given else SIZES[name.lower()]
+        return self._read[name]
+
+    def __getitem__(self, name: str) -> Any:
+        try:
+            return getattr(self, name)
+        except AttributeError as error:
+            raise KeyError(str(error)) from None
+
+    def read(self) -> tuple[dict[str, Any], tuple[str, ...]]:
+        """What was read from it, and what of that nobody gave."""
+        return dict(self._read), tuple(name for name in self._read if name not in self._given)
+
+
+def found_settings(module: ModuleType, target: Any, parameter: inspect.Parameter) -> Settings | None:
+    """The settings object that an argument takes, where the file has one or can make one without arguments.
+
+    Args:
+        module: The model's file.
+        target: What makes the model.
+        parameter: Its argument.
+    """
+    return next(_candidates(module, target, parameter), None)
+
+
+def takes_settings(name: str) -> bool:
+    """Whether an argument is called as one that takes a settings object."""
+    return any(word in name.lower() for word in _WORDS)
+
+
+def read_settings(argument: str, target: Any, given: Mapping[str, Any], kwargs: Mapping[str, Any]) -> Settings | str:
+    """A namespace of the settings that the model reads while it is built, or why there is none.
+
+    Args:
+        argument: The argument that takes the settings.
+        target: What makes the model; called once.
+        given: Settings by name.
+        kwargs: The other arguments.
+    """
+    wanted = Wanted(given)
+    try:
+        target(**{argument: wanted}, **kwargs)
+    except (AttributeError, KeyError) as error:
+        if "no setting `" in str(error):
+            return f"reads its settings from `{argument}`: {str(error.args[0]).strip()}"
+        return f"needs `{argument}`"
+    except (Exception, SystemExit):
+        return f"needs `{argument}`"
+    read, guessed = wanted.read()
+    if not read:
+        return f"needs `{argument}`"
+    written = ", ".join(f"{name}={value!r}" for name, value in read.items())
+    return Settings(argument, f"SimpleNamespace({written})", lambda: SimpleNamespace(**read), guessed=guessed)
+
+
+def _candidates(module: ModuleType, target: Any, parameter: inspect.Parameter) -> Iterator[Settings]:
+    argument, here = parameter.name, vars(module)
+    annotated = _annotated(target, argument)
+    own = [
+        cls
+        for cls in here.values()
+        if inspect.isclass(cls) and not issubclass(cls, nn.Module) and (is_dataclass(cls) or "onfig" in cls.__name__)
+    ]
+    named = takes_settings(argument)
+    classes = [annotated, *([getattr(target, "config_class", None), *own] if named else [])]
+    for name, cls in ((n, c) for wanted in classes for n, c in here.items() if c is wanted and inspect.isclass(c)):
+        if not issubclass(cls, nn.Module) and cls not in (int, float, str, bool, dict, list) and _works(cls):
+            yield Settings(argument, f"{name}()", cls, (name,))
+    if not named:
+        return
+    for name, value in here.items():
+        if _is_settings(value) and (name.lower() == argument.lower() or (takes_settings(name) and not name.startswith("__"))):
+            yield Settings(argument, name, lambda value=value: value, (name,))  # type: ignore[misc]
+    for name in _MAKERS:
+        made = here.get(name)
+        if inspect.isfunction(made) and _takes_nothing(made) and _works(made) and not isinstance(made(), tuple):
+            yield Settings(argument, f"{name}()", made, (name,))
+    for name, value in here.items():
+        if isinstance(value, argparse.ArgumentParser) and _works(lambda value=value: value.parse_args([])):  # type: ignore[misc]
+            yield Settings(argument, f"{name}.parse_args([])", lambda value=value: value.parse_args([]), (name,))  # type: ignore[misc]
+
+
+def _is_settings(value: Any) -> bool:
+    """Whether a value of a module is an object of settings: a namespace, a dict with names, a dataclass or a config."""
+    if inspect.isclass(value) or inspect.ismodule(value) or callable(value):
+        return False
+    if isinstance(value, dict):
+        return bool(value) and all(isinstance(key, str) for key in value)
+    name = type(value).__name__.lower()
+    return isinstance(value, (argparse.Namespace, SimpleNamespace)) or is_dataclass(value) or "config" in name or "cfg" in name
+
+
+def _annotated(target: Any, name: str) -> Any:
+    try:
+        return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target).get(name)
+    except Exception:  # names that only a type checker imports
+        return None
+
+
+def _takes_nothing(function: Any) -> bool:
+    parameters = inspect.signature(function).parameters.values()
+    return all(p.default is not p.empty or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)
+
+
+def _works(make: Any) -> bool:
+    try:
+        make()
+    except (Exception, SystemExit):
+        return False
+    return True

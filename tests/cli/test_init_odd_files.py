@@ -1,0 +1,304 @@
+"""``modeltiers init`` on files of odd styles: what it takes, what it refuses in a line, and what it never makes up."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import odd_models as odd
+import pytest
+import torch
+from torch import nn
+
+from harness.adapters import make_adapter
+from harness.batches import make_batch, typical_sizes
+from harness.cli import main
+from harness.cli.progress import Progress
+from harness.config import SuiteConfig, load_config
+from harness.errors import ModelSourceError
+from harness.export.program import make_program
+from harness.models.image_sides import SideSearch
+from harness.models.inspection import guess_task
+from harness.models.loading import model_source
+from harness.models.patience import Patience
+from harness.scaffold import Scaffold, scaffold
+from harness.tasks import TaskType
+
+
+def written(source: str, folder: Path, name: str = "model.py") -> Path:
+    file = folder / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(source)
+    return file
+
+
+def logits(config: SuiteConfig) -> torch.Tensor:
+    """What the suite gets from the model when it follows the config."""
+    task = config.task_spec()
+    adapter = make_adapter(task, config.adapter, config.path.parent)
+    with torch.no_grad():
+        return adapter.logits(model_source(config).build(), make_batch(task, typical_sizes(task)))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        odd.PARSES_AT_IMPORT,
+        odd.PARSES_WHEN_BUILT,
+        odd.NAMESPACE,
+        odd.PARSER,
+        odd.CFG_NODE,
+        odd.DATACLASS,
+        odd.MAIN_BLOCK,
+        odd.CONSTANTS,
+        odd.KERAS_LIKE,
+        odd.NO_FORWARD,
+    ],
+    ids=[
+        "at_import",
+        "when_built",
+        "namespace",
+        "parser",
+        "cfg_node",
+        "dataclass",
+        "main_block",
+        "constants",
+        "keras",
+        "no_forward",
+    ],
+)
+def test_the_file_is_taken_with_its_own_sizes(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["pytest", "--of-somebody-else", "7"])
+    config = load_config(scaffold(written(source, tmp_path)).config)
+    assert (config.num_features, config.num_classes) == (9, 3)
+    assert logits(config).shape == (3, 3)
+    assert sys.argv == ["pytest", "--of-somebody-else", "7"]
+
+
+def test_settings_that_the_model_reads_get_usual_sizes_or_given_ones(tmp_path: Path) -> None:
+    model = written(odd.READS_SETTINGS, tmp_path)
+    found = scaffold(model)
+    assert found.factory.settings is not None
+    assert set(found.factory.guessed) == {"num_features", "num_classes"}
+    assert "SimpleNamespace(num_features=16, num_classes=4)" in (tmp_path / "modeltiers_model.py").read_text()
+    given = scaffold(model, overwrite=True, arguments={"num_features": 5})
+    config = load_config(given.config)
+    assert config.num_features == 5
+    assert logits(config).shape == (3, 4)
+
+
+def test_a_setting_of_no_usual_name_is_named(tmp_path: Path) -> None:
+    model = written(odd.READS_SETTINGS.replace("config.num_features", "config.foo"), tmp_path)
+    with pytest.raises(Exception, match="no setting `foo`; give it as --arg foo=VALUE"):
+        scaffold(model)
+
+
+def test_arguments_are_read_from_the_file_that_makes_the_model(tmp_path: Path) -> None:
+    model = written(odd.HEAD + odd.mlp("foo, bar", "foo", "bar"), tmp_path)
+    written("from model import Net\n\ndef build(width):\n    return Net(width, 3)\n", tmp_path, "elsewhere.py")
+    with pytest.raises(Exception, match=r"Net needs `foo`, `bar` \(it is called in elsewhere.py, line 4\)"):
+        scaffold(model)
+    written("from model import Net\n\nnet = Net(9, bar=3)\n", tmp_path, "train.py")
+    found = scaffold(model)
+    assert found.factory.place == "train.py, line 3"
+    assert load_config(found.config).model_kwargs == {"foo": 9, "bar": 3}
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (odd.REQUIRED_ARGUMENT, ["the following arguments are required: --data", "__main__", "model.py, line 7"]),
+        (odd.TRAINS_AT_IMPORT, ["model.py, line 17: .backward() trains a model (when the file is imported)", "__main__"]),
+        (
+            odd.AUTOENCODER,
+            ["AutoEncoder.forward(x)", "values of its input's shape, [3, 24]", "adapter", "--task tabular_classification"],
+        ),
+        (odd.IMAGE_TO_IMAGE, ["Denoise.forward(x)", "values of its input's shape, [3, 3, 32, 32]", "adapter"]),
+        (odd.HIDDEN_STATES, ["Encoder.forward(tokens)", "hidden states, [3, 11, 16]", "--task token_classification"]),
+        (odd.TWO_IMAGES, ["Denoise.forward(x, y, z)", "requires `y`, `z`"]),
+    ],
+    ids=["argument", "trains", "autoencoder", "image_to_image", "hidden_states", "two_images"],
+)
+def test_what_is_refused_is_refused_in_a_true_sentence(
+    source: str, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["init", str(written(source, tmp_path))]) == 2
+    said = capsys.readouterr().err
+    assert all(word in said for word in words), said
+    assert "usage:" not in said
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["model.py"]
+
+
+def test_labels_that_are_asked_for_are_no_invention(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["init", str(written(odd.AUTOENCODER, tmp_path)), "--no-run", "--task", "tabular_classification"]) == 0
+    config = load_config(tmp_path / "modeltiers.toml")
+    assert (config.task_type, config.num_classes) == ("tabular_classification", 24)
+    assert main(["init", str(tmp_path / "model.py"), "--no-run", "--force", "--task", "tabular_regression"]) == 2
+    assert "are those of tabular_classification" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("source", [odd.IMAGE_TO_IMAGE, odd.TWO_IMAGES], ids=["answer", "signature"])
+def test_the_first_refusal_that_no_size_changes_is_the_last(source: str, tmp_path: Path) -> None:
+    model = written(source, tmp_path)
+    with pytest.raises(Exception, match="fits no task"):
+        scaffold(model)
+    (module,) = [m for name, m in sys.modules.items() if getattr(m, "__file__", None) == str(model)]
+    assert len(module.BUILT) == 1
+
+
+@pytest.mark.parametrize("side", [28, 32, 37, 45, 224, 300])
+def test_the_side_of_images_is_found_in_a_few_calls(side: int, tmp_path: Path) -> None:
+    found = scaffold(written(odd.flattening(side), tmp_path))
+    assert found.guess.task.image_size is not None
+    assert (found.guess.task.image_size[1] - 2) // 2 == (side - 2) // 2
+    (module,) = [m for m in sys.modules.values() if getattr(m, "__file__", None) == str(tmp_path / "model.py")]
+    assert len(module.CALLS) <= 12, module.CALLS
+
+
+def test_a_model_that_says_nothing_of_its_side_is_not_tried_for_ever() -> None:
+    search = SideSearch([50])
+    sides = []
+    while (side := search.next_side()) is not None:
+        sides.append(side)
+        search.learn(side, None)
+    assert sides[0] == 50
+    assert len(sides) == len(set(sides)) == 12
+
+
+@pytest.mark.parametrize(
+    ("source", "task"),
+    [(odd.LENGTH_FIRST, TaskType.CAUSAL_LM), (odd.LENGTH_FIRST_TRANSLATOR, TaskType.SEQ2SEQ_LM)],
+    ids=["language_model", "translator"],
+)
+def test_the_order_of_axes_is_found(source: str, task: TaskType, tmp_path: Path) -> None:
+    found = scaffold(written(source, tmp_path))
+    config = load_config(found.config)
+    assert found.guess.task.task_type is task
+    assert "[length, batch]" in found.guess.called
+    spec = config.task_spec()
+    adapter = make_adapter(spec, config.adapter, config.path.parent)
+    model = model_source(config).build()
+    batch = make_batch(spec, typical_sizes(spec))
+    alone = {name: value[:1] for name, value in batch.items()}
+    with torch.no_grad():
+        assert torch.allclose(adapter.logits(model, batch)[:1], adapter.logits(model, alone), atol=1e-6)
+
+
+def test_a_model_that_is_read_batch_first_stays_so(tmp_path: Path) -> None:
+    found = scaffold(
+        written(odd.LENGTH_FIRST.replace("nn.GRU(width, width)", "nn.GRU(width, width, batch_first=True)"), tmp_path)
+    )
+    assert load_config(found.config).adapter is None
+
+
+def test_a_field_that_is_passed_twice_is_one_input_of_an_export(tmp_path: Path) -> None:
+    config = load_config(scaffold(written(odd.TARGETS, tmp_path)).config)
+    task = config.task_spec()
+    adapter = make_adapter(task, config.adapter, config.path.parent)
+    sizes = typical_sizes(task)
+    program = make_program(model_source(config).build(), adapter, task, make_batch(task, sizes), sizes)
+    assert program.fields == ("input_ids",)
+    assert program.eager(program.example).shape == (3, 11, 40)
+
+
+def test_a_call_that_fails_and_changes_the_model_is_forgotten() -> None:
+    class Remembers(nn.Module):
+        """Keeps the width of the first call, right or wrong."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList([nn.Linear(7, 5), nn.Linear(4, 7)])
+            self.width = 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.width = self.width or x.shape[1]
+            if self.width != 4:
+                raise ValueError("not the width that was first")
+            return self.layers[0](self.layers[1](x))
+
+    built: list[nn.Module] = []
+
+    def build() -> nn.Module:
+        built.append(Remembers())
+        return built[-1].eval()
+
+    guess = guess_task(build)
+    assert (guess.task.num_features, guess.task.num_classes, len(built)) == (4, 5, 2)
+
+
+def test_looking_ends_when_patience_does(tmp_path: Path) -> None:
+    said: list[str] = []
+    patience = Patience(0.0, said.append)
+    with pytest.raises(Exception, match="stopped after 0 s"):
+        guess_task(lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(1, 2)).eval(), patience=patience)
+    assert said == ["calling it with images of 32 pixels"]
+
+
+class Terminal:
+    """A stream that says it is a terminal, or not."""
+
+    def __init__(self, tty: bool) -> None:
+        self.text, self._tty = "", tty
+
+    def isatty(self) -> bool:
+        return self._tty
+
+    def write(self, text: str) -> None:
+        self.text += text
+
+    def flush(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("tty", "shown"), [(True, "\rbuilding Net()\r              \r"), (False, "")])
+def test_progress_is_a_line_that_goes_away(tty: bool, shown: str) -> None:
+    stream: Any = Terminal(tty)
+    with Progress(stream) as progress:
+        progress.say("building Net()")
+    assert stream.text == shown
+
+
+def in_package(folder: Path, source: str, init: str = "") -> Path:
+    """A model file in a package in a package, that needs both."""
+    written(init, folder, "outer/__init__.py")
+    written("WIDTH = 9\n", folder, "outer/sizes.py")
+    written("", folder, "outer/inner/__init__.py")
+    return written(f"from ..sizes import WIDTH\n{source}", folder, "outer/inner/mlp.py")
+
+
+@pytest.fixture
+def forgotten_packages() -> Any:
+    yield
+    for name in [name for name in sys.modules if name.partition(".")[0] == "outer"]:
+        del sys.modules[name]
+
+
+@pytest.mark.usefixtures("forgotten_packages")
+def test_a_file_of_a_package_in_a_package_is_imported_as_part_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = in_package(tmp_path, odd.HEAD + odd.mlp("", "WIDTH", "3"))
+    found: Scaffold = scaffold(model)
+    assert found.config == tmp_path / "modeltiers.toml"
+    config = load_config(found.config)
+    assert (config.model_import, config.num_features) == ("outer.inner.mlp:Net", 9)
+    assert logits(config).shape == (3, 3)
+    assert main(["init", str(model), "--output", str(tmp_path / "elsewhere" / "cfg.toml")]) == 2
+    assert f"--output {tmp_path}/cfg.toml" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("forgotten_packages")
+def test_a_package_that_does_not_import_is_said_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = in_package(tmp_path, odd.HEAD + odd.mlp("", "WIDTH", "3"), "import nothing_like_this\n")
+    assert main(["init", str(model)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "No module named 'nothing_like_this' (__init__.py, line 1)" in line
+    assert "Install the package that has `nothing_like_this`" in line
+
+
+@pytest.mark.usefixtures("forgotten_packages")
+def test_a_config_that_names_a_file_of_a_package_is_told_how_to_import_it(tmp_path: Path) -> None:
+    in_package(tmp_path, odd.HEAD + odd.mlp("", "WIDTH", "3"))
+    cfg = written('task_type = "tabular_regression"\nnum_features = 9\nmodel_file = "outer/inner/mlp.py"\n', tmp_path, "cfg.toml")
+    with pytest.raises(ModelSourceError, match=re.escape('write `model_import = "outer.inner.mlp:ITS_CLASS_OR_FUNCTION"`')):
+        model_source(load_config(cfg))
