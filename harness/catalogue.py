@@ -41,6 +41,8 @@ class Property:
         tasks: Task types it applies to; empty for all of them.
         formats: Export formats it is judged for, one by one; empty for a property that knows no formats.
         cases: Parts that are judged one by one, with the statement of each; empty for a property with a single test.
+        owned_by: Properties, or cases ``name[case]``, whose violation also shows as one of this property: one bug, one card.
+        case_owners: The same for single cases.
     """
 
     name: str
@@ -50,6 +52,12 @@ class Property:
     tasks: tuple[TaskType, ...] = ()
     cases: Mapping[str, str] = field(default_factory=dict)
     formats: tuple[str, ...] = ()
+    owned_by: tuple[str, ...] = ()
+    case_owners: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def owners(self, case: str = "") -> tuple[str, ...]:
+        """The properties, or cases ``name[case]``, whose violation shows as one of this property, or of one case of it."""
+        return self.owned_by + self.case_owners.get(case, ())
 
     def applies_to(self, task: TaskSpec) -> bool:
         """Whether the property is generated for a task: it fits the task type and the user left it on."""
@@ -75,6 +83,9 @@ _WEIGHTS = ("pytorch", "safetensors")
 """Formats that hold the weights alone."""
 
 _FORMATS = _RUNNING + _WEIGHTS
+
+_WRITES = ("inputs_unchanged",)
+"""Owner of what follows from a forward that writes into its inputs."""
 
 _DIFFERENCE = "largest absolute difference of the logits that still counts as equal"
 
@@ -109,15 +120,32 @@ CATALOGUE: dict[str, Property] = {
             _DIFFERENCE,
             (TaskType.CAUSAL_LM, TaskType.SEQ2SEQ_LM),
         ),
-        Property("padding_ignored", 1, "Right padding changes nothing at the real positions", _DIFFERENCE, _TEXT),
+        Property(
+            "padding_ignored", 1, "Right padding changes nothing at the real positions", _DIFFERENCE, _TEXT, owned_by=("causal",)
+        ),
         Property("eval_deterministic", 1, "In eval mode the same input gives the same logits", _DIFFERENCE),
         Property(
-            "mode_round_trip", 1, "train() and eval() reach every module, and going there and back changes nothing", _DIFFERENCE
+            "mode_round_trip",
+            1,
+            "train() and eval() reach every module, and going there and back changes nothing",
+            _DIFFERENCE,
+            owned_by=("serialisation", "stateless"),
         ),
-        Property("stateless", 1, "A call leaves nothing behind that changes the next one", _DIFFERENCE),
-        Property("rng_untouched", 1, "forward neither seeds nor, in eval mode, consumes the global random state"),
+        Property("stateless", 1, "A call leaves nothing behind that changes the next one", _DIFFERENCE, owned_by=_WRITES),
+        Property(
+            "rng_untouched",
+            1,
+            "forward neither seeds nor, in eval mode, consumes the global random state",
+            owned_by=("eval_deterministic",),
+        ),
         Property("inputs_unchanged", 1, "forward does not write into the tensors it is given"),
-        Property("memory_layout", 1, "The same values in another memory layout give the same logits", _DIFFERENCE),
+        Property(
+            "memory_layout",
+            1,
+            "The same values in another memory layout give the same logits",
+            _DIFFERENCE,
+            owned_by=_WRITES,
+        ),
         Property(
             "gradient_flow",
             1,
@@ -140,6 +168,7 @@ CATALOGUE: dict[str, Property] = {
                 "regions": "The scores depend on every quarter of the image",
                 "features": "The output depends on every feature",
             },
+            case_owners={"tokens": _WRITES, "source": _WRITES},
         ),
         Property("registration", 1, "Every parameter, module and tensor the model uses is registered with it"),
         Property(
@@ -176,7 +205,13 @@ CATALOGUE: dict[str, Property] = {
                 "tied_weights": "Tied weights stay tied through copies, moves and loading",
             },
         ),
-        Property("full_vocabulary", 1, "Every token id of the vocabulary can be read and predicted", tasks=_TEXT),
+        Property(
+            "full_vocabulary",
+            1,
+            "Every token id of the vocabulary can be read and predicted",
+            tasks=_TEXT,
+            owned_by=_WRITES,
+        ),
         Property("full_length", 1, "The model works at the whole declared length", tasks=_TEXT),
         Property(
             "memory_footprint",
@@ -195,6 +230,7 @@ CATALOGUE: dict[str, Property] = {
                 "padding": "No head looks at padding",
                 "collapsed_heads": "No two heads of a layer look at the same, and none looks at everything alike",
             },
+            case_owners={"causal": ("causal",), "padding": ("padding_ignored",)},
         ),
         Property("attribution", 2, "The gradients of the output are the output's: integrated, they add up to its change"),
         Property(
@@ -227,6 +263,7 @@ CATALOGUE: dict[str, Property] = {
                 "bfloat16": "In bfloat16 the logits are the same within its rounding",
                 "autocast": "Under autocast the logits are the same within its rounding",
             },
+            owned_by=("dtype_move",),
         ),
         Property("attention_kernels", 2, "Every way to compute attention gives the same logits", _DIFFERENCE),
         Property("compiled", 2, "torch.compile gives the same logits and gradients", _DIFFERENCE),
@@ -245,7 +282,12 @@ CATALOGUE: dict[str, Property] = {
             "nats above log C that the first loss may be",
             _CLASSES,
         ),
-        Property("overfits_one_batch", 3, "The model learns one small batch by heart with its own optimizer"),
+        Property(
+            "overfits_one_batch",
+            3,
+            "The model learns one small batch by heart with its own optimizer",
+            owned_by=("gradient_flow", "training_loss", "optimizer_coverage", "step_updates"),
+        ),
         Property("step_updates", 3, "A step changes every parameter that is to be trained, and nothing that is not"),
         Property("optimizer_coverage", 3, "The optimizer holds every trainable parameter once, and nothing else"),
         Property(
@@ -257,8 +299,14 @@ CATALOGUE: dict[str, Property] = {
                 "ignored_labels": "Positions labelled -100 contribute neither loss nor gradient",
                 "targets": "Each position is trained towards its own label",
             },
+            case_owners={"reduction": ("training_loss[targets]",), "ignored_labels": ("training_loss[targets]",)},
         ),
-        Property("accumulation", 3, "A step over several small batches is the step over the one large batch"),
+        Property(
+            "accumulation",
+            3,
+            "A step over several small batches is the step over the one large batch",
+            owned_by=("training_loss[reduction]",),
+        ),
         Property("seeded_repeat", 3, "The same seed and batches give the same trained weights, in another process too"),
         Property("resume", 3, "A run that goes on from a checkpoint ends as the uninterrupted one"),
         Property("distributed", 3, "Two processes that share the rows of a batch train as one does with all of them"),
@@ -267,9 +315,14 @@ CATALOGUE: dict[str, Property] = {
         Property("baseline_comparison", 3, "After a short training the model knows more than how common each answer is"),
         Property("architecture_validation", 4, "The model has modules and a forward, all of them in eval mode"),
         Property("parameter_validation", 4, "No parameter or buffer holds NaN or infinity"),
-        Property("shape_validation", 4, "Logits have the promised shape at several batch sizes"),
+        Property("shape_validation", 4, "Logits have the promised shape at several batch sizes", owned_by=("shape_contract",)),
         Property("memory_requirements", 4, "Parameters and one call fit into a gigabyte"),
-        Property("forward_pass_validation", 4, "Forward gives finite logits at several batch sizes"),
+        Property(
+            "forward_pass_validation",
+            4,
+            "Forward gives finite logits at several batch sizes",
+            owned_by=("parameter_validation", "finite_output"),
+        ),
         Property("exports", 4, "The model exports, and the file is the one that was exported", formats=_FORMATS),
         Property(
             "validation", 4, "The file is whole, well formed, of the opset asked for, and gives finite logits", formats=_FORMATS

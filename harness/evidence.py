@@ -6,7 +6,11 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum
+from pathlib import Path
 from typing import Any
+
+WHOLE = "(model)"
+"""The module that is blamed where the model's own forward is at fault."""
 
 
 class Status(str, Enum):
@@ -23,6 +27,22 @@ class Status(str, Enum):
         return ("skipped", "ok", "warn", "fail").index(self.value)
 
 
+class Blame(str):
+    """The path of a module to blame, with the line of the user's code that is at fault.
+
+    Attributes:
+        place: File and line, ``model.py:14``; empty where they are not known.
+    """
+
+    place: str
+
+    def __new__(cls, module: str, place: str = "") -> Blame:
+        """The path, with the place beside it."""
+        blame = super().__new__(cls, module)
+        blame.place = place
+        return blame
+
+
 @dataclass(frozen=True)
 class Evidence:
     """What one check of one property found.
@@ -35,10 +55,12 @@ class Evidence:
         bound: What ``measured`` was held to.
         unit: Unit of both.
         counterexample: The inputs that show it, such as ``batch=2, seq=6, position=3``.
-        module: Path of the module or parameter to blame; empty where none stands out.
+        module: Path of the module or parameter to blame, ``(model)`` for the model's own forward; empty where none stands out.
+        place: File and line of the user's code to look at, ``model.py:14``, relative to the current folder; empty where it is not known.
         cause: What usually causes it.
         details: Further facts, JSON-ready.
-        investigate: Finds ``module``; slow, so it is left until the finding is reported.
+        compared: How ``measured`` and ``bound`` are shown, where the usual words do not fit.
+        investigate: Finds ``module``, and ``place`` where it returns a ``Blame``; slow, so it is left until the finding is reported.
     """
 
     name: str
@@ -52,6 +74,8 @@ class Evidence:
     cause: str = ""
     details: dict[str, Any] = field(default_factory=dict)
     investigate: Callable[[], str] | None = field(default=None, compare=False, repr=False)
+    place: str = ""
+    compared: str = ""
 
     def investigated(self) -> Evidence:
         """The evidence with the module to blame."""
@@ -61,12 +85,33 @@ class Evidence:
             module = self.module or self.investigate()
         except Exception:  # the finding stands, whether or not a broken model lets itself be looked into
             module = ""
-        return replace(self, module=module, investigate=None)
+        place = self.place or getattr(module, "place", "")
+        return replace(self, module=str(module), place=place, investigate=None)
+
+    def at(self, place: str) -> Evidence:
+        """The evidence with a line to look at."""
+        return replace(self, place=place)
 
     @property
     def headline(self) -> str:
         """The message, and where it was first seen."""
-        return f"{self.message} (first seen in `{self.module}`)" if self.module else self.message
+        return f"{self.message} ({'first seen in ' if self._shown_module else ''}{self.where})" if self.where else self.message
+
+    @property
+    def where(self) -> str:
+        """The module and the line to look at, as far as they are known and the message does not say them."""
+        place = "" if self._says_line else self.place
+        return ", ".join(part for part in (self._shown_module, place) if part)
+
+    @property
+    def _shown_module(self) -> str:
+        # That something is wrong in the model itself says nothing: only a line of it does.
+        return f"`{self.module}`" if self.module not in ("", WHOLE) else ""
+
+    @property
+    def _says_line(self) -> bool:
+        name, _, line = self.place.rpartition(":")
+        return f"({Path(name).name}, line {line})" in self.message
 
     @property
     def excess(self) -> float:
@@ -82,18 +127,22 @@ class Evidence:
         facts = {
             "counterexample": self.counterexample,
             "measured": self.comparison,
-            "blame": self.module,
             "usual cause": self.cause,
         }
         return "\n".join([self.headline, *(f"  {name}: {text}" for name, text in facts.items() if text)])
 
     @property
     def comparison(self) -> str:
-        """``3.1e-02 (bound 4.0e-07)``; empty where nothing was measured, or nothing found of what must not be there at all."""
+        """``3.1e-02, allowed 4.0e-07``; empty where nothing was measured, or nothing found of what must not be there at all."""
+        if self.compared:
+            return self.compared
         if self.measured is None or (self.measured == 0 and self.bound == 0):
             return ""
-        bound = "" if self.bound is None else f" (bound {_figure(self.bound)})"
-        return f"{_figure(self.measured)}{' ' + self.unit if self.unit else ''}{bound}"
+        if self.bound is None:
+            return _with_unit(self.measured, self.unit)
+        if self.bound == 0 and self.unit:
+            return f"{_with_unit(self.measured, self.unit)}, allowed none"
+        return f"{_figure(self.measured)}, allowed {_with_unit(self.bound, self.unit)}"
 
     def to_json(self) -> dict[str, Any]:
         """The evidence as JSON-ready values."""
@@ -114,6 +163,14 @@ def counted(number: int, noun: str) -> str:
 def and_others(count: int, noun: str) -> str:
     """`` (and 2 other rows)`` after the one that is named, or nothing where it is the only one."""
     return f" (and {counted(count, f'other {noun}')})" if count else ""
+
+
+def _with_unit(value: float, unit: str) -> str:
+    """``61 ms``, ``1 tensor``, ``2 tensors``."""
+    noun, space, rest = unit.partition(" ")
+    if value == 1 and noun.endswith("s") and len(noun) > 2:
+        noun = noun.removesuffix("s")
+    return f"{_figure(value)} {noun}{space}{rest}".rstrip()
 
 
 def _figure(value: float) -> str:

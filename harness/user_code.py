@@ -159,6 +159,11 @@ def _is_standard_library(filename: str) -> bool:
     return Path(traceback.__file__).parent in Path(filename).parents and not {"site-packages", "dist-packages"} & set(parts)
 
 
+def is_ours(filename: str) -> bool:
+    """Whether a frame's file is this project's."""
+    return _OURS in Path(filename).parents
+
+
 def _make_siblings_importable(folder: Path) -> None:
     """Puts a folder first on the path, and forgets modules of another folder that have the names of its files."""
     if str(folder) in sys.path:

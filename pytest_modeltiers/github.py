@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.evidence import Status
+from harness.health.causes import Cause, also_text, label_of
 from harness.health.report import ExportHealthReport
-from pytest_modeltiers.results import Result
 
 
 def append_summary(summary: Path, report: ExportHealthReport) -> None:
@@ -20,10 +19,22 @@ def append_summary(summary: Path, report: ExportHealthReport) -> None:
         print(f"GITHUB_STEP_SUMMARY: cannot write {summary}: {error.strerror}")
 
 
-def annotation(result: Result, root: Path) -> str:
-    """A GitHub workflow command that shows the finding beside the config file."""
-    level = "error" if result.status is Status.FAIL else "warning"
-    file = Path(result.config)
+def annotation(cause: Cause, config: Path, root: Path, folder: Path) -> str:
+    """A GitHub workflow command that shows a bug beside the line to look at, or beside the config where no line is known.
+
+    Args:
+        cause: The bug.
+        config: The config file.
+        root: The root of the run, relative to which GitHub finds files.
+        folder: The folder the run was started in.
+    """
+    check = cause.owner
+    level = "error" if cause.status == "failed" else "warning"
+    place, _, line = str(check.details.get("place") or "").rpartition(":")
+    is_there = bool(place) and (folder / place).is_file()
+    file = folder / place if is_there else config
     shown = file.relative_to(root) if root in file.parents else file
-    message = result.message.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-    return f"::{level} file={shown},title=tier {result.tier}%3A {result.label}::{message}"
+    also = f" (also shows as {also_text(cause.also)})" if cause.also else ""
+    message = f"{check.message}{also}".replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    at = f",line={line}" if is_there else ""
+    return f"::{level} file={shown}{at},title=tier {check.details.get('tier')}%3A {label_of(check)}::{message}"

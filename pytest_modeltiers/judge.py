@@ -19,6 +19,7 @@ from hypothesis.strategies import SearchStrategy
 from harness.catalogue import CATALOGUE
 from harness.evidence import Evidence, Status
 from harness.processor_time import processor_seconds
+from harness.properties.places import located, raising_line
 from harness.properties.subject import ModelRaisedError, Subject
 from pytest_modeltiers.checks import ModelCheck
 from pytest_modeltiers.watchdog import CutShortError
@@ -212,7 +213,7 @@ class Judge:
             return
         self.worst = evidence  # kept before it is looked into, for which there may be no time
         if evidence.status in (Status.FAIL, Status.WARN):
-            self.worst = evidence.investigated()
+            self.worst = located(evidence.investigated(), self.subject.model)
 
 
 def judged(check: ModelCheck) -> Callable[..., None]:
@@ -228,7 +229,11 @@ def judged(check: ModelCheck) -> Callable[..., None]:
             "cut": False,
         }
         FOUND.set(finding)
-        result = check.function(*args, **kwargs)
+        try:
+            result = check.function(*args, **kwargs)
+        except AssertionError as error:
+            finding["evidence"] = _of_assertion(check, error).to_json()
+            raise
         if result is False:
             result = Evidence(check.name, Status.FAIL, check.statement or f"{check.name} does not hold")
         if isinstance(result, Evidence):
@@ -236,6 +241,14 @@ def judged(check: ModelCheck) -> Callable[..., None]:
             finding["evidence"] = result.to_json()
 
     return test
+
+
+def _of_assertion(check: ModelCheck, error: AssertionError) -> Evidence:
+    """What an assertion of the user's says, in one line; the statement where it has no words of its own."""
+    said = str(error).strip().partition("\n")[0]
+    statement = check.statement or f"{check.name} does not hold"
+    told = f"{statement}: {said}" if said.startswith("assert ") else said or statement
+    return Evidence(check.name, Status.FAIL, told, place=raising_line(error))
 
 
 def conclude(evidence: Evidence, strict: bool) -> None:

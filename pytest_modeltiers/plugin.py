@@ -149,8 +149,10 @@ def _activate(config: pytest.Config, configs: list[Path]) -> None:
         except UserError as error:
             pytest.exit(str(error), returncode=2)
     from pytest_modeltiers import fixtures
+    from pytest_modeltiers.junit import JUnitCauses
     from pytest_modeltiers.report import Reporter
     from pytest_modeltiers.suite import forget_suites
+    from pytest_modeltiers.terminal import FailuresSection
 
     if hasattr(config, "workerinput"):
         _share_cores(int(config.workerinput["workercount"]))
@@ -158,7 +160,10 @@ def _activate(config: pytest.Config, configs: list[Path]) -> None:
             config.addinivalue_line("filterwarnings", "ignore::harness.scan.ScanWarning")
     forget_suites()  # of an earlier run in this process, whose files may have changed since
     config.pluginmanager.register(fixtures, _FIXTURES)
-    config.pluginmanager.register(Reporter(config, configs), "modeltiers_report")
+    reporter = Reporter(config, configs)
+    config.pluginmanager.register(reporter, "modeltiers_report")
+    config.pluginmanager.register(JUnitCauses(reporter), "modeltiers_junit")
+    config.pluginmanager.register(FailuresSection(reporter), "modeltiers_failures")
     if any(Suite.of(path).config.isolation for path in configs):
         from pytest_modeltiers.isolated import Isolation
 

@@ -12,7 +12,8 @@ import pytest
 
 from harness.catalogue import CATALOGUE
 from harness.errors import UserError
-from harness.evidence import Status
+from harness.evidence import Evidence, Status
+from harness.health.causes import label_of
 from harness.health.report import ExportHealthReport, SkippedCheck
 from pytest_modeltiers.budget import SPENT
 from pytest_modeltiers.github import annotation, append_summary
@@ -35,6 +36,8 @@ class Reporter:
         self.reports: dict[Path, ExportHealthReport] = {}
         self.written: list[Path] = []
         self.incomplete = False
+        self.in_order: list[pytest.TestReport] = []
+        self.set_aside: list[pytest.TestReport] = []
 
     def pytest_report_header(self) -> list[str]:
         """Says which models are judged."""
@@ -43,8 +46,16 @@ class Reporter:
             f"modeltiers: {suite.config.path.name} ({suite.task.task_type.value}, {suite.test_count()} tests)" for suite in suites
         ]
 
+    def pytest_itemcollected(self, item: pytest.Item) -> None:
+        """Has a generated test point to the config, or to the file that asks for it, rather than into this plugin."""
+        if isinstance(getattr(getattr(item, "cls", None), "suite", None), Suite):
+            shown = item.reportinfo()[2]
+            item.reportinfo = lambda: (item.path, 0, shown)  # type: ignore[method-assign]
+
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Puts a test's finding into its report, which travels from worker to controller."""
         report = yield
         suite = getattr(getattr(item, "cls", None), "suite", None)
@@ -53,7 +64,15 @@ class Reporter:
         finding = item.stash.get(VERDICT, {})
         # Extra attributes of a report travel with it from worker to controller.
         report.modeltiers = {"config": str(suite.config.path), "tier": _tier_in(item.nodeid), "finding": finding}  # type: ignore[attr-defined]
-        if report.when == "call":
+        if (
+            report.failed
+            and report.when == "call"
+            and finding.get("evidence")
+            and not (self.config.get_verbosity() > 1 and _asserted(call))
+        ):
+            # In our words, also where an assertion of the user's failed: what pytest would show of it is the repr of a whole model.
+            report.longrepr = Evidence.from_json(finding["evidence"]).explain()
+        if report.when == "call" or report.outcome != "passed":
             # Of the item: junitxml reads them from the report of the teardown, which is made from the item's.
             item.user_properties.extend(junit_properties(report, finding))
             report.user_properties[:] = item.user_properties
@@ -63,6 +82,8 @@ class Reporter:
         """Keeps the result of a generated test."""
         if not self.controls:
             return
+        if report.failed:
+            self.in_order.append(report)
         about = getattr(report, "modeltiers", None)
         if about is None:
             about = self._about_crashed(report)
@@ -99,16 +120,32 @@ class Reporter:
         """Prints a table a tier, worst first, and tells CI."""
         if not self.controls or not self.results:
             return
-        from pytest_modeltiers.terminal import print_summary
+        from pytest_modeltiers.terminal import print_summary, put_back
 
         for path, report in self.reports.items():
             print_summary(terminalreporter, path, self._of(path), report)
+        put_back(self, terminalreporter)
         for file in self.written:
             terminalreporter.write_line(f"report: {file}")
         if os.environ.get("GITHUB_ACTIONS") == "true":
-            for result in self.results.values():
-                if result.status in (Status.FAIL, Status.WARN):
-                    terminalreporter.write_line(annotation(result, self.config.rootpath))
+            folder = self.config.invocation_params.dir
+            for path, report in self.reports.items():
+                for cause in report.causes:
+                    terminalreporter.write_line(annotation(cause, path, self.config.rootpath, folder))
+
+    def tells(self, report: pytest.TestReport) -> bool:
+        """Whether the summary tells all there is to say about a failure, so that pytest need not show it."""
+        result = self.results.get(report.nodeid)
+        return result is not None and result.evidence is not None and isinstance(report.longrepr, str)
+
+    def causes_by_test(self) -> dict[str, str]:
+        """The name of the check under which the bug of each red test is shown, by the test's node id."""
+        found = {}
+        for report in self.reports.values():
+            for cause in report.causes:
+                for check in (cause.owner, *cause.also):
+                    found[str(check.details.get("nodeid"))] = label_of(cause.owner)
+        return found
 
     def health_report(self, path: Path) -> ExportHealthReport:
         """The health report of one config file."""
@@ -125,6 +162,7 @@ class Reporter:
                 report.layers = evidence.details["layers"]
         report.model_facts = _model_facts(suite, report) | self._isolation_facts(path)
         report.coverage = _coverage(suite, results)
+        report.is_selection = _ran(results) < suite.test_count() or bool(_late(results))
         return report
 
     def _isolation_facts(self, path: Path) -> dict[str, str]:
@@ -178,20 +216,32 @@ def _model_facts(suite: Suite, report: ExportHealthReport) -> dict[str, str]:
 
 def _coverage(suite: Suite, results: list[Result]) -> str:
     """A sentence on what did not run, empty when everything did."""
-    ran = {(r.tier, r.label) for r in results}
-    expected = suite.test_count()
-    from_catalogue = sum(label.partition("[")[0] in CATALOGUE for _, label in ran)
+    ran, expected = _ran(results), suite.test_count()
     parts = []
-    if from_catalogue < expected:
-        parts.append(f"Only {from_catalogue} of the suite's {expected} tests ran, so the score speaks for these alone.")
-    budget = f"The time budget of {suite.config.time_budget:g} s"
-    late = [r.label for r in results if r.status is Status.SKIPPED and r.message.startswith(SPENT)]
+    if ran < expected:
+        parts.append(f"Only {ran} of the suite's {expected} tests ran, so there is no grade.")
+    budget, late = f"The time budget of {suite.config.time_budget:g} s", _late(results)
     cut = [r.label for r in results if r.finding.get("cut")]
     if cut:
         parts.append(f"{budget} ended the search early in {', '.join(cut)}.")
     if late:
         parts.append(f"{budget} was spent before {len(late)} tests began: {', '.join(late)}.")
     return " ".join(parts)
+
+
+def _asserted(call: pytest.CallInfo[None]) -> bool:
+    """Whether an assertion of the user's ended the test."""
+    return call.excinfo is not None and call.excinfo.errisinstance(AssertionError)
+
+
+def _late(results: list[Result]) -> list[str]:
+    """The tests that were not begun, as the time budget was spent."""
+    return [result.label for result in results if result.status is Status.SKIPPED and result.message.startswith(SPENT)]
+
+
+def _ran(results: list[Result]) -> int:
+    """How many tests of the catalogue ran."""
+    return sum(label.partition("[")[0] in CATALOGUE for _, label in {(r.tier, r.label) for r in results})
 
 
 def _folder_name(path: Path, configs: list[Path]) -> str:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
 from harness.catalogue import CATALOGUE
-from harness.evidence import Evidence, Status
+from harness.evidence import WHOLE, Evidence, Status
 from harness.export.checks.advice import recommendation as advice
 from harness.health.report import CheckResult, CheckStatus
+from pytest_modeltiers.junit import NODEID
 from pytest_modeltiers.plugin import TIERS
 
 _STATUS: dict[Status, CheckStatus] = {Status.OK: "passed", Status.WARN: "warning", Status.FAIL: "failed"}
@@ -29,6 +31,7 @@ class Result:
         message: One sentence.
         seconds: How long it took.
         finding: The judge's verdict; empty for a test without one.
+        captured: What was printed meanwhile, by heading.
     """
 
     nodeid: str
@@ -38,6 +41,7 @@ class Result:
     message: str
     seconds: float
     finding: dict[str, Any] = field(default_factory=dict)
+    captured: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def label(self) -> str:
@@ -69,7 +73,7 @@ def read_result(report: pytest.TestReport, about: dict[str, Any]) -> Result:
     else:
         status = Status.WARN if warned(report) else Status.OK
         message = evidence.headline if evidence else "holds"
-    return Result(report.nodeid, about["config"], about["tier"], status, message, report.duration, finding)
+    return Result(report.nodeid, about["config"], about["tier"], status, message, report.duration, finding, report.sections)
 
 
 def _first_line(report: pytest.TestReport, evidence: Evidence | None) -> str:
@@ -95,13 +99,15 @@ def warned(report: pytest.TestReport) -> bool:
 def junit_properties(report: pytest.TestReport, finding: dict[str, Any]) -> list[tuple[str, object]]:
     """The finding as JUnit properties, names and values."""
     evidence = finding.get("evidence") or {}
-    status = evidence.get("status") or ("fail" if report.failed else "ok")
+    status = "skipped" if report.skipped else evidence.get("status") or ("fail" if report.failed else "ok")
     shown = {
+        NODEID: report.nodeid,
         "modeltiers_status": status,
         "modeltiers_property": finding.get("property"),
         "modeltiers_message": evidence.get("message"),
         "modeltiers_module": evidence.get("module"),
-        "modeltiers_counterexample": evidence.get("counterexample"),
+        "modeltiers_place": evidence.get("place"),
+        "modeltiers_counterexample": evidence.get("counterexample") if status in ("fail", "warn") else None,
         "modeltiers_measured": evidence.get("measured"),
         "modeltiers_bound": evidence.get("bound"),
     }
@@ -121,8 +127,9 @@ def to_check(result: Result) -> CheckResult:
     if evidence is not None:
         details |= {
             "property": evidence.name,
-            "counterexample": evidence.counterexample,
+            "counterexample": evidence.counterexample if result.status in (Status.FAIL, Status.WARN) else None,
             "module": evidence.module,
+            "place": evidence.place,
             "cause": evidence.cause,
             "comparison": evidence.comparison,
             "examples": result.finding.get("examples"),
@@ -154,8 +161,20 @@ def _recommendation(result: Result, evidence: Evidence | None) -> str:
         return ""
     if result.tier == 4:
         return advice(evidence)
-    where = f"In `{evidence.module}`, look" if evidence.module else "Look"
+    where = f"In `{evidence.module}`, look" if evidence.module not in ("", WHOLE) else "Look"
     return f"{where} for {evidence.cause}." if evidence.cause else ""
+
+
+def figures_of(results: Iterable[Result]) -> Iterator[str]:
+    """What people look for first: the files of tier 4, the metrics of tier 5."""
+    for result in results:
+        facts = result.evidence.details if result.evidence else {}
+        name, _, format = result.label.rstrip("]").partition("[")
+        if name == "exports" and facts.get("path"):
+            yield f"{format}: {facts['path']}"
+        if name == "evaluation":
+            metrics = facts.get("eval_metrics") or {}
+            yield ", ".join(f"{metric} {value:.4g}" for metric, value in metrics.items() if isinstance(value, float))
 
 
 def check_name(result: Result) -> str:

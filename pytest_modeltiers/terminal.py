@@ -1,16 +1,24 @@
-"""The terminal summary: a table a tier, worst first."""
+"""The terminal summary: what is wrong first, one paragraph a bug, then a table a tier."""
 
 from __future__ import annotations
 
+import shutil
+import textwrap
+from collections.abc import Generator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from harness.evidence import Status
-from harness.health.markdown import score_text
+from harness.health.causes import Cause, also_text
+from harness.health.markdown import count_text, problems_text
 from harness.health.report import ExportHealthReport
 from pytest_modeltiers.plugin import TIERS
-from pytest_modeltiers.results import Result
+from pytest_modeltiers.results import Result, check_name, figures_of
+
+if TYPE_CHECKING:
+    from pytest_modeltiers.report import Reporter
 
 _MARKUP: dict[Status, dict[str, bool]] = {
     Status.FAIL: {"red": True, "bold": True},
@@ -19,38 +27,170 @@ _MARKUP: dict[Status, dict[str, bool]] = {
     Status.SKIPPED: {"light": True},
 }
 _WORDS = {Status.FAIL: "FAIL", Status.WARN: "WARN", Status.OK: "ok", Status.SKIPPED: "skip"}
+_INDENT = " " * 7
+_FALLBACK = (80, 24)
+_NARROWEST = 40
+_WITHOUT_DETAILS = ("no", "line")
+"""Values of ``--tb`` with which a failure is one line."""
+
+
+class FailuresSection:
+    """Keeps the findings of the suite out of pytest's section FAILURES, as the summary below it tells each of them, once a bug."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self.reporter = reporter
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> Generator[None, None, None]:
+        """Takes the reports away until the summary is printed; the short summary lists them again."""
+        failed = terminalreporter.stats.get("failed", [])
+        self.reporter.set_aside = [report for report in failed if self.reporter.tells(report)]
+        if self.reporter.set_aside:
+            terminalreporter.stats["failed"] = [report for report in failed if report not in self.reporter.set_aside]
+        try:
+            yield
+        finally:
+            put_back(self.reporter, terminalreporter)
+            for report in self.reporter.in_order:
+                if isinstance(report.longrepr, _Told):
+                    report.longrepr = report.longrepr.text
+
+
+class _Told:
+    """The text of a finding that was printed above: the short summary is to name the test, and not to begin the message once more."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def put_back(reporter: Reporter, terminal: pytest.TerminalReporter) -> None:
+    """Gives pytest back the reports that were set aside, in the order of the run."""
+    if reporter.set_aside:
+        order = {id(report): number for number, report in enumerate(reporter.in_order)}
+        failed = [*terminal.stats.get("failed", []), *reporter.set_aside]
+        terminal.stats["failed"] = sorted(failed, key=lambda report: order.get(id(report), -1))
+        for report in reporter.set_aside:
+            report.longrepr = _Told(report.longreprtext)  # type: ignore[assignment]
+        reporter.set_aside = []
 
 
 def print_summary(terminal: pytest.TerminalReporter, path: Path, results: list[Result], report: ExportHealthReport) -> None:
     """Prints the results of one config; with ``-q`` only what needs attention."""
     quiet = terminal.verbosity < 0
-    terminal.section(f"{report.model_name} ({path.name}): health {score_text(report)}", sep="=", blue=True)
+    colour = "red" if report.get_failed_checks() else "yellow" if report.summary["warnings"] or not report.checks else "green"
+    terminal.section(f"{report.model_name} ({path.name}): {title(report)}", sep="=", bold=True, **{colour: True})
+    by_name = {check_name(result): result for result in results}
+    causes = report.causes
     for tier in sorted({result.tier for result in results}):
-        rows = sorted((r for r in results if r.tier == tier), key=lambda r: -r.status.severity)
+        rows = [result for result in results if result.tier == tier]
         counts = ", ".join(f"{n} {_WORDS[s].lower()}" for s in Status if (n := sum(r.status is s for r in rows)))
         terminal.write_line(f"tier {tier} · {TIERS.get(tier, '')}: {counts}", bold=True)
-        width = max(len(row.label) for row in rows)
-        for row in rows:
-            if not quiet or row.status in (Status.FAIL, Status.WARN):
-                _print_row(terminal, row, width)
+        for cause in causes:
+            result = by_name[cause.owner.check_name]
+            if result.tier == tier:
+                _print_cause(terminal, cause, result, by_name)
+        quiet_rows = [row for row in rows if row.status in (Status.OK, Status.SKIPPED)]
+        if not quiet:
+            _print_rows(terminal, sorted(quiet_rows, key=lambda row: -row.status.severity))
+        for text in figures_of(rows):
+            _print_wrapped(terminal, "  ", text)
     if report.coverage:
-        terminal.write_line(report.coverage, yellow=True)
+        _print_wrapped(terminal, "", report.coverage, yellow=True)
 
 
-def _print_row(terminal: pytest.TerminalReporter, row: Result, width: int) -> None:
-    evidence = row.evidence
-    terminal.write(f"  {_WORDS[row.status]:<5}", **_MARKUP[row.status])
-    terminal.write(f"{row.label:<{width}}  ")
-    if row.status is Status.OK:
-        examples = row.finding.get("examples", 0)
-        notes = [evidence.comparison if evidence else "", f"{examples} examples" if examples > 1 else "", f"{row.seconds:.2f} s"]
-        terminal.line("  ".join(note for note in notes if note), light=True)
-        return
-    terminal.line(row.message)
-    if evidence is not None and row.status in (Status.FAIL, Status.WARN):
-        indent = " " * (9 + width)
-        # A failure's cause stands in its own section above; a warning has none.
-        cause = evidence.cause if row.status is Status.WARN else ""
-        for label, text in (("smallest", evidence.counterexample), ("measured", evidence.comparison), ("cause", cause)):
+def title(report: ExportHealthReport) -> str:
+    """``2 problems (5 failed tests), 1 warning``, ``sound, grade A``."""
+    if not report.checks:
+        return "nothing was judged"
+    warnings = sum(cause.status == "warning" for cause in report.causes)
+    warned = count_text(warnings, "warning") if warnings else ""
+    if report.get_failed_checks():
+        return ", ".join(filter(None, (problems_text(report, "test"), warned)))
+    return ", ".join(filter(None, ("sound as far as it ran" if report.coverage else "sound", warned, _graded(report))))
+
+
+def _graded(report: ExportHealthReport) -> str:
+    return f"grade {report.grade}" if report.grade else ""
+
+
+def _print_cause(terminal: pytest.TerminalReporter, cause: Cause, result: Result, by_name: Mapping[str, Result]) -> None:
+    """One bug: what is wrong, how it shows, why, and which other tests are red because of it."""
+    terminal.write(f"  {_WORDS[result.status]} ", **_MARKUP[result.status])
+    terminal.write(f"{result.label}: ", bold=True)
+    _print_wrapped(terminal, " " * (len(result.label) + 9), result.message, hanging=_INDENT, started=True)
+    if terminal.config.option.tbstyle not in _WITHOUT_DETAILS:
+        evidence = result.evidence
+        facts = {
+            "counterexample": evidence.counterexample if evidence else "",
+            "measured": evidence.comparison if evidence else "",
+            "usual cause": evidence.cause if evidence else "",
+            "also shows as": also_text(cause.also),
+        }
+        for label, text in facts.items():
             if text:
-                terminal.line(f"{indent}{label}: {text}", light=True)
+                _print_wrapped(terminal, f"{_INDENT}{label}: ", text, hanging=_INDENT + "  ")
+    for name in (cause.owner.check_name, *(check.check_name for check in cause.also)):
+        _print_captured(terminal, by_name[name])
+
+
+def _print_captured(terminal: pytest.TerminalReporter, result: Result) -> None:
+    """What the model's code printed while its test ran, as pytest shows it below a failure."""
+    wanted = terminal.config.option.showcapture
+    for heading, content in result.captured:
+        if result.status is Status.FAIL and wanted != "no" and (wanted == "all" or wanted in heading):
+            terminal.section(heading, sep="-")
+            terminal.write(content if content.endswith("\n") else content + "\n")
+
+
+def _print_rows(terminal: pytest.TerminalReporter, rows: list[Result]) -> None:
+    width = max((len(row.label) for row in rows), default=0)
+    for row in rows:
+        terminal.write(f"  {_WORDS[row.status]:<5}", **_MARKUP[row.status])
+        terminal.write(f"{row.label:<{width}} ")
+        lead = " " * (width + 8)
+        _print_wrapped(terminal, lead, _notes(row, _columns() - len(lead)), hanging=_INDENT + "  ", started=True, light=True)
+
+
+def _notes(row: Result, room: int) -> str:
+    """What there is to say of a row; of one that passed, as much as there is room for."""
+    if row.status is Status.SKIPPED:
+        return row.message
+    examples = row.finding.get("examples", 0)
+    tried = f"{examples:>3} examples" if examples > 1 else " " * 12
+    measured = row.evidence.comparison if row.evidence else ""
+    notes = f"{row.seconds:7.2f} s  {tried}"
+    return f"{notes}  {measured}" if measured and len(notes) + len(measured) + 2 <= room else notes.rstrip()
+
+
+def _columns() -> int:
+    return max(_NARROWEST, shutil.get_terminal_size(_FALLBACK).columns)
+
+
+def _print_wrapped(
+    terminal: pytest.TerminalReporter, lead: str, text: str, *, hanging: str | None = None, started: bool = False, **markup: bool
+) -> None:
+    """A text in lines that fit, broken between words only.
+
+    Args:
+        terminal: Where to.
+        lead: What stands before the text on its first line.
+        text: The text.
+        hanging: What stands before it on the others; by default as many spaces.
+        started: Whether ``lead`` is on the screen already.
+        markup: Of the text.
+    """
+    wrapper = textwrap.TextWrapper(
+        _columns(),
+        initial_indent=lead,
+        subsequent_indent=" " * len(lead) if hanging is None else hanging,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    lines = wrapper.wrap(text) or [lead]
+    if started:
+        lines[0] = lines[0][len(lead) :]
+    for line in lines:
+        terminal.line(line.rstrip(), **markup)

@@ -8,6 +8,8 @@ import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from harness.evidence import WHOLE
+from harness.health.causes import Cause, label_of
 from harness.health.plots import ranking
 from harness.health.report import CheckResult, CheckStatus, ExportHealthReport, SkippedCheck
 
@@ -28,15 +30,14 @@ class Fact:
 
 def to_markdown(report: ExportHealthReport) -> str:
     """The report as GitHub-flavoured Markdown, fit for a file, a comment or a step summary."""
-    failures = report.get_failed_checks()
-    warnings = [check for check in report.checks if check.status == "warning"]
+    causes = report.causes
     blocks = [
-        f"# {_prose(report.model_name)}: {_score(report)}",
+        f"# {_prose(report.model_name)}: {_grade(report)}",
         f"**{verdict(report)}**",
         _coverage(report),
         _model_facts(report),
-        *_findings("Failures", failures),
-        *_findings("Warnings", warnings),
+        *_findings("Failures", [cause for cause in causes if cause.status == "failed"]),
+        *_findings("Warnings", [cause for cause in causes if cause.status == "warning"]),
         *(_table(heading, checks) for heading, checks in by_tier(report.worst_first()).items()),
         _skipped(report.skipped),
     ]
@@ -47,27 +48,47 @@ def verdict(report: ExportHealthReport) -> str:
     """The outcome as one sentence without its full stop, such as ``Sound: 38 of 38 checks passed``."""
     counts, skipped = report.summary, len(report.skipped)
     if not counts["total"]:
-        return f"Nothing was checked: {_count(skipped, 'check')} skipped" if skipped else "Nothing was checked"
-    passed = f"{counts['passed']} of {_count(counts['total'], 'check')} passed" + (f", {skipped} skipped" if skipped else "")
-    warnings = _count(counts["warnings"], "warning") if counts["warnings"] else ""
+        return f"Nothing was checked: {count_text(skipped, 'check')} skipped" if skipped else "Nothing was checked"
+    passed = f"{counts['passed']} of {count_text(counts['total'], 'check')} passed" + (f", {skipped} skipped" if skipped else "")
+    warnings = sum(cause.status == "warning" for cause in report.causes)
+    warned = count_text(warnings, "warning") if warnings else ""
     if counts["failed"]:
-        return ", ".join(part for part in (f"Broken: {counts['failed']} failed", warnings, passed) if part)
+        return ", ".join(part for part in (f"Broken: {problems_text(report, 'check')}", warned, passed) if part)
     # A sound part must not read like a sound whole.
     scope = " as far as it ran" if report.coverage else ""
-    return f"Sound{scope}{f', with {warnings}' if warnings else ''}: {passed}"
+    return f"Sound{scope}{f', with {warned}' if warned else ''}: {passed}"
 
 
-def facts_of(check: CheckResult) -> list[Fact]:
-    """What is known about a finding: where and why first, then how it shows; what its details lack is left out."""
-    told = {key: str(check.details.get(key) or "") for key in ("module", "cause", "counterexample", "comparison", "nodeid")}
+def problems_text(report: ExportHealthReport, noun: str) -> str:
+    """``2 problems (5 failed checks)``.
+
+    Args:
+        report: The report.
+        noun: What a check is called.
+    """
+    problems = sum(cause.status == "failed" for cause in report.causes)
+    return f"{count_text(problems, 'problem')} ({count_text(report.summary['failed'], f'failed {noun}')})"
+
+
+def facts_of(check: CheckResult, also: Iterable[CheckResult] = ()) -> list[Fact]:
+    """What is known about a finding: where and why first, then how it shows; what its details lack is left out.
+
+    Args:
+        check: The check.
+        also: Other checks that are red for the same reason.
+    """
+    keys = ("module", "place", "cause", "counterexample", "comparison", "nodeid")
+    told = {key: str(check.details.get(key) or "") for key in keys}
     cause, advice, command = told["cause"], check.recommendation, _rerun(check)
     is_said_twice = advice.removeprefix("usual cause: ") == cause
     facts = (
-        Fact("Blamed module", told["module"], code=True),
+        Fact("Blamed module", "" if told["module"] == WHOLE else told["module"], code=True),
+        Fact("Line", told["place"], code=True),
         Fact("Usual cause", "" if cause in advice and not is_said_twice else cause),
         Fact("What to do", "" if is_said_twice else advice),
         Fact("Counterexample", told["counterexample"], code=True),
         Fact("Measured", told["comparison"], code=True),
+        Fact("Also shows as", "; ".join(f"`{label_of(other)}` ({other.message})" for other in also)),
         Fact("Contributions", ranking(check)),
         Fact("Test", "" if told["nodeid"] in command else told["nodeid"], code=True),
         Fact("Run it again", command, code=True),
@@ -107,12 +128,18 @@ def examples_text(check: CheckResult) -> str:
     return f"{examples:,}" if isinstance(examples, int) else ""
 
 
+def grade_text(report: ExportHealthReport) -> str:
+    """``A`` to ``F``; a dash where there is no grade."""
+    return report.grade or "–"
+
+
 def score_text(report: ExportHealthReport) -> str:
-    """``92.5`` or ``100``; a dash when nothing was checked, where a 0 would read as a judgement."""
-    return f"{report.health_score:g}" if report.checks else "–"
+    """``98.5 of 100``; empty where the score would say what the grade does not: after a failure, and of a selection."""
+    return "" if not report.grade or report.get_failed_checks() else f"{report.health_score:g} of 100"
 
 
-def _count(number: int, noun: str) -> str:
+def count_text(number: int, noun: str) -> str:
+    """``1 warning``, ``2 warnings``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
@@ -124,8 +151,9 @@ def _rerun(check: CheckResult) -> str:
     return f"pytest {shlex.quote(nodeid)}" if nodeid.partition("::")[0].endswith(".py") else ""
 
 
-def _score(report: ExportHealthReport) -> str:
-    return f"health {score_text(report)} of 100" if report.checks else "no health score"
+def _grade(report: ExportHealthReport) -> str:
+    score = score_text(report)
+    return f"grade {report.grade}{f', health score {score}' if score else ''}" if report.grade else "no grade"
 
 
 def _coverage(report: ExportHealthReport) -> str:
@@ -136,13 +164,16 @@ def _model_facts(report: ExportHealthReport) -> str:
     return "\n".join(f"- {_prose(label)}: {_prose(text)}" for label, text in report.model_facts.items())
 
 
-def _findings(heading: str, checks: list[CheckResult]) -> list[str]:
-    return [f"## {heading}", *map(_finding, checks)] if checks else []
+def _findings(heading: str, causes: list[Cause]) -> list[str]:
+    return [f"## {heading}", *map(_finding, causes)] if causes else []
 
 
-def _finding(check: CheckResult) -> str:
+def _finding(cause: Cause) -> str:
+    check = cause.owner
     lines = [f"### {GLYPHS[check.status]} {_prose(check.message)}", "", f"- **Check:** {_code(check.check_name)}"]
-    lines += [f"- **{fact.label}:** {_code(fact.text) if fact.code else _prose(fact.text)}" for fact in facts_of(check)]
+    lines += [
+        f"- **{fact.label}:** {_code(fact.text) if fact.code else _prose(fact.text)}" for fact in facts_of(check, cause.also)
+    ]
     return "\n".join(lines)
 
 

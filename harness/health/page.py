@@ -90,10 +90,14 @@ def to_html(report: ExportHealthReport) -> str:
     """The report as a self-contained HTML page."""
     checks = report.worst_first()
     sections = markdown.by_tier(checks)
-    findings = {status: [check for check in checks if check.status == status] for status in ("failed", "warning")}
+    causes = report.causes
+    findings = {status: [cause for cause in causes if cause.status == status] for status in ("failed", "warning")}
+    anchors = {id(check): f"check-{number}" for number, check in enumerate(checks, 1)}
+    anchors |= {id(check): anchors[id(cause.owner)] for cause in causes for check in cause.also}
     return _environment().get_template("page.html.j2").render(
         report=report,
         verdict=markdown.verdict(report),
+        grade=markdown.grade_text(report),
         score=markdown.score_text(report),
         arcs=ring_arcs(report),
         mood=_mood(report),
@@ -101,14 +105,19 @@ def to_html(report: ExportHealthReport) -> str:
         total_time=markdown.duration_text(sum(check.duration_seconds for check in checks)),
         contents=_contents(report, sections),
         findings=findings,
-        anchors={id(check): f"check-{number}" for number, check in enumerate(checks, 1)},
+        anchors=anchors,
         sections=sections,
         plots=parameter_plots(report.layers),
     )  # fmt: skip
 
 
 def ring_arcs(report: ExportHealthReport) -> list[Arc]:
-    """The score ring's arcs: what passed, then warnings, then failures; the rarest still wide enough to be seen."""
+    """The ring's arcs: what passed, then warnings, then failures; the rarest still wide enough to be seen.
+
+    After a failure of a critical property the ring is red as a whole, as the rest counts for nothing.
+    """
+    if report.fails_critically:
+        return [Arc("failed", 0.0, 100.0)]
     counts = report.summary
     statuses: tuple[tuple[CheckStatus, int], ...] = (
         ("passed", counts["passed"]),
@@ -225,8 +234,11 @@ def _cell(value: Any) -> str:
 
 def _contents(report: ExportHealthReport, sections: dict[str, list[CheckResult]]) -> list[Entry]:
     """Where a reader may go from the top, with the tiers' shares of passed checks; empty where there is but one place."""
-    counts = report.summary
-    entries = [Entry("failed", "Failures", str(counts["failed"])), Entry("warning", "Warnings", str(counts["warnings"]))]
+    causes = [cause.status for cause in report.causes]
+    entries = [
+        Entry("failed", "Failures", str(causes.count("failed"))),
+        Entry("warning", "Warnings", str(causes.count("warning"))),
+    ]
     for number, (heading, checks) in enumerate(sections.items(), 1):
         passed = sum(check.status == "passed" for check in checks)
         entries.append(Entry(f"section-{number}", heading.partition(":")[0], f"{passed} of {len(checks)} passed"))
@@ -282,7 +294,7 @@ def _environment() -> Environment:
         "bar_row": BAR_ROW,
         "curve_height": CURVE_HEIGHT,
         "longest_headline": _LONGEST_HEADLINE,
-        "comparisons_of": comparisons_of,
+        "plots_of": lambda cause: [plot for check in (cause.owner, *cause.also) for plot in comparisons_of(check)],
         "id": id,
     }
     return environment

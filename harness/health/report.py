@@ -8,11 +8,17 @@ import os
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from harness.errors import did_you_mean
 
+if TYPE_CHECKING:
+    from harness.health.causes import Cause
+
 CheckStatus = Literal["passed", "warning", "failed"]
+
+_GRADES = {"A": 95, "B": 80, "C": 60}
+"""The least score of each grade."""
 
 _ORDER: tuple[CheckStatus, ...] = ("failed", "warning", "passed")
 
@@ -26,7 +32,7 @@ class CheckResult:
         status: The verdict.
         message: One sentence.
         details: JSON-ready facts. Those with a meaning to the report: ``tier`` (int), ``nodeid``, ``property``, ``statement``,
-            ``counterexample``, ``module``, ``cause``, ``comparison``, ``examples`` (how many inputs were tried),
+            ``counterexample``, ``module``, ``place`` (file and line), ``cause``, ``comparison``, ``examples`` (how many inputs were tried),
             ``plots`` (see ``harness.health.plots``), which are drawn where the check failed or warned.
         duration_seconds: How long it took.
         recommendation: What to do about a failure or a warning.
@@ -68,6 +74,7 @@ class ExportHealthReport:
         model_name: Name for people.
         model_facts: Facts for the report's head, label to text.
         coverage: How much of the suite ran, as a sentence; empty when all of it did.
+        is_selection: Whether tests of the suite were left out, so that no grade can be given.
         skipped: Checks that did not run, with the reason.
         layers: Per-parameter facts for the plots: ``{"name", "shape", "count", "mean", "std", "rms", "grad_rms", "trainable"}``.
     """
@@ -79,6 +86,7 @@ class ExportHealthReport:
     model_facts: dict[str, str] = field(default_factory=dict)
     coverage: str = ""
     layers: list[dict[str, Any]] = field(default_factory=list)
+    is_selection: bool = False
 
     def add_check(self, check: CheckResult) -> None:
         """Adds a check."""
@@ -105,6 +113,33 @@ class ExportHealthReport:
         return round((counts["passed"] + 0.5 * counts["warnings"]) / counts["total"] * 100, 1) if counts["total"] else 0.0
 
     @property
+    def grade(self) -> str:
+        """``A`` to ``F``; empty when nothing was checked, or only a selection.
+
+        The score's letter (A from 95, B from 80, C from 60, else D), but no better than the worst finding allows: B with a warning, D
+        with a failure, F with a failure of a critical property.
+        """
+        if not self.checks or self.is_selection:
+            return ""
+        if self.fails_critically:
+            return "F"
+        worst = "D" if self.get_failed_checks() else "B" if self.summary["warnings"] else "A"
+        by_score = next((letter for letter, least in _GRADES.items() if self.health_score >= least), "D")
+        return max(worst, by_score)
+
+    @property
+    def fails_critically(self) -> bool:
+        """Whether a critical property failed: one of tier 1, or a check that belongs to no tier."""
+        return any(check.details.get("tier", 1) == 1 for check in self.get_failed_checks())
+
+    @property
+    def causes(self) -> list[Cause]:
+        """What failed or warned, one entry a bug, failures first; see ``harness.health.causes``."""
+        from harness.health.causes import causes_of
+
+        return causes_of(self.checks)
+
+    @property
     def all_passed(self) -> bool:
         """Whether something was checked and nothing failed."""
         return bool(self.checks) and not self.get_failed_checks()
@@ -121,15 +156,30 @@ class ExportHealthReport:
             "model_name": self.model_name,
             "summary": self.summary,
             "health_score": self.health_score,
+            "grade": self.grade,
+            "problems": sum(cause.status == "failed" for cause in self.causes),
             "all_passed": self.all_passed,
             "coverage": self.coverage,
-            "checks": [asdict(check) for check in self.checks],
+            "checks": self._checks_with_causes(),
             "skipped": [asdict(check) for check in self.skipped],
             "recommendations": self.recommendations,
             "model_facts": self.model_facts,
             "layers": self.layers,
         }
         return {key: _plain(value) for key, value in content.items()}
+
+    def _checks_with_causes(self) -> list[dict[str, Any]]:
+        """Every check; those of one cause name each other in ``also_shows_as`` and ``shown_under``."""
+        told: dict[int, dict[str, Any]] = {}
+        for cause in self.causes:
+            if cause.also:
+                told[id(cause.owner)] = {"also_shows_as": [check.check_name for check in cause.also]}
+            told |= {id(check): {"shown_under": cause.owner.check_name} for check in cause.also}
+        plain = [asdict(check) for check in self.checks]
+        return [
+            {**entry, "details": {**entry["details"], **told.get(id(check), {})}}
+            for entry, check in zip(plain, self.checks, strict=True)
+        ]
 
     def save_json(self, path: str | Path) -> Path:
         """Writes the report as JSON; returns the path."""

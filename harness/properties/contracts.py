@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from harness.adapters import same_shape
 from harness.batches import Batch, Sizes
-from harness.evidence import Evidence, Status
+from harness.evidence import Blame, Evidence, Status
 from harness.properties.axes import CAUSE, READS
 from harness.properties.equality import first_failure, judge_equal
+from harness.properties.places import writing_line
 from harness.properties.subject import ModelRaisedError, Subject, mode
 from harness.properties.tracing import Call, finite, first_broken, first_divergence, first_misshapen, probing, recording, whole
 from harness.properties.vocabulary import unreadable_token
@@ -242,12 +243,12 @@ def _relaid(tensor: Tensor, layout: str) -> Tensor:
     return tensor
 
 
-def _writer(subject: Subject, batch: Batch, field: str, train: bool) -> str:
-    """Path of the innermost module during whose call an input was first written to."""
+def _writer(subject: Subject, batch: Batch, field: str, train: bool) -> Blame:
+    """The innermost module during whose call an input was first written to, and the line that did it."""
     with (
         mode(subject.model, train),
         subject.giving_originals(),
         probing(subject.model, lambda: batch[field]._version) as probes,
     ):
-        subject.logits(batch)
-    return next((probe.module for probe in probes if probe.before != probe.after), "")
+        place = writing_line(lambda: subject.logits(batch), batch[field])
+    return Blame(next((probe.module for probe in probes if probe.before != probe.after), ""), place)

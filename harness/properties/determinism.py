@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from harness.batches import Batch, Sizes, pad_right
-from harness.evidence import Evidence, Status
+from harness.evidence import Blame, Evidence, Status
 from harness.properties.difference import difference
 from harness.properties.equality import judge_equal
+from harness.properties.places import drawing_line
 from harness.properties.subject import REPEATS, ModelRaisedError, NoGradientError, Subject, floating_dtype, mode
 from harness.properties.tracing import first_divergence, path_of, probing, recording, whole
 from harness.randomness import RandomState, seed_everything, seeded
@@ -40,7 +41,7 @@ def eval_deterministic(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidenc
                 _under_seed(draw, subject, batch, model)
             traces.append(calls)
             if module := first_divergence(traces[0], calls, whole):
-                return module
+                return Blame(module, drawing_line(lambda: subject.raw_logits(batch, model)))
         return ""
 
     return judge_equal(
@@ -281,11 +282,11 @@ def _both_orders(count: int) -> tuple[list[int], list[int]]:
     return list(range(count)), list(reversed(range(count)))
 
 
-def _drawer(subject: Subject, batch: Batch) -> str:
-    """Path of the innermost module during whose call the global random state first changed."""
+def _drawer(subject: Subject, batch: Batch) -> Blame:
+    """The innermost module during whose call the global random state first changed, and the line that drew or seeded."""
     with _unseeded(), probing(subject.model, RandomState) as probes:
-        subject.raw_logits(batch)
-    return next((probe.module for probe in probes if probe.before.changes(probe.after)), "")
+        place = drawing_line(lambda: subject.raw_logits(batch))
+    return Blame(next((probe.module for probe in probes if probe.before.changes(probe.after)), ""), place)
 
 
 def _seeder(subject: Subject, batch: Batch) -> str:

@@ -30,6 +30,9 @@ LEAK = CheckResult(
 SLOW = CheckResult("tier2::speed", "warning", "The median call takes 61 ms", {"tier": 2})
 SHAPE = CheckResult("tier1::shape", "passed", "Shapes hold", {"tier": 1})
 EXPORT = CheckResult("onnx", "passed", "The graph agrees")
+PADDING = CheckResult(
+    "tier1::padding_ignored", "failed", "row 0's logits change", {"tier": 1, "module": "blocks.1.attn", "statement": "Padding"}
+)
 INLINE_TEXT = {"text", "text_special", "softbreak", "code_inline", "<code>", "</code>"}
 """What a text may become in its place."""
 
@@ -43,8 +46,21 @@ def cells(row: str) -> list[str]:
     return [cell.strip() for cell in re.split(r"(?<!\\)\|", row.strip().removeprefix("|").removesuffix("|"))]
 
 
-def test_begins_with_the_name_and_the_score() -> None:
-    assert to_markdown(report_of(LEAK, SHAPE)).splitlines()[0] == "# tiny-gpt: health 50 of 100"
+def test_begins_with_the_name_and_the_grade() -> None:
+    assert to_markdown(report_of(LEAK, SHAPE)).splitlines()[0] == "# tiny-gpt: grade F"
+
+
+def test_a_score_is_shown_where_nothing_failed_and_all_of_it_ran() -> None:
+    assert to_markdown(report_of(SLOW, SHAPE)).splitlines()[0] == "# tiny-gpt: grade C, health score 75 of 100"
+    assert to_markdown(report_of(SLOW, SHAPE, is_selection=True)).splitlines()[0] == "# tiny-gpt: no grade"
+
+
+def test_one_bug_is_one_card_that_says_what_else_it_shows_as() -> None:
+    text = to_markdown(report_of(LEAK, PADDING, SHAPE))
+    assert text.count("\n### ") == 1
+    assert "- **Also shows as:** `padding_ignored` (row 0's logits change)" in text
+    assert "**Broken: 1 problem (2 failed checks), 1 of 3 checks passed**" in text
+    assert text.count("tier1::padding_ignored") == 1, "the table has every check"
 
 
 def test_a_failure_comes_before_the_tables_with_all_that_is_known() -> None:
@@ -200,7 +216,7 @@ def test_a_message_cannot_open_a_list_or_a_heading() -> None:
 
 
 def test_an_empty_report_has_no_score_and_no_tables() -> None:
-    assert to_markdown(report_of()) == "# tiny-gpt: no health score\n\n**Nothing was checked**\n"
+    assert to_markdown(report_of()) == "# tiny-gpt: no grade\n\n**Nothing was checked**\n"
 
 
 def test_a_report_of_skipped_checks_gives_only_the_reasons() -> None:
@@ -214,8 +230,8 @@ def test_a_report_of_skipped_checks_gives_only_the_reasons() -> None:
     [
         ([SHAPE, EXPORT], "Sound: 2 of 2 checks passed"),
         ([SHAPE, SLOW], "Sound, with 1 warning: 1 of 2 checks passed"),
-        ([SHAPE, SLOW, LEAK], "Broken: 1 failed, 1 warning, 1 of 3 checks passed"),
-        ([LEAK], "Broken: 1 failed, 0 of 1 check passed"),
+        ([SHAPE, SLOW, LEAK], "Broken: 1 problem (1 failed check), 1 warning, 1 of 3 checks passed"),
+        ([LEAK], "Broken: 1 problem (1 failed check), 0 of 1 check passed"),
     ],
 )
 def test_verdict(checks: list[CheckResult], sentence: str) -> None:

@@ -43,6 +43,7 @@ LEAK = CheckResult(
     "Build the mask with `torch.tril`.",
 )
 SLOW = CheckResult("tier2::speed", "warning", "The median call takes 61 ms", {"tier": 2})
+SLIP = CheckResult("tier3::resume", "failed", "The losses differ", {"tier": 3})
 SHAPE = CheckResult("tier1::shape", "passed", "Shapes hold", {"tier": 1})
 EXPORT = CheckResult("onnx", "passed", "The graph agrees")
 
@@ -115,12 +116,35 @@ def layer(name: str, rms: Any = 0.02, grad_rms: Any = 1e-3, **more: Any) -> dict
     }
 
 
-def test_the_head_gives_name_moment_verdict_and_score() -> None:
+def test_the_head_gives_name_moment_verdict_and_grade() -> None:
     page = page_of(SHAPE, EXPORT)
     assert page.texts("h1") == ["tiny-gpt"]
     assert page.texts("time") == ["4 March 2025, 05:06 UTC"]
     assert page.texts("p", class_="verdict passed") == ["Sound: 2 of 2 checks passed"]
-    assert page.texts("text", class_="score") == ["100"]
+    assert page.texts("text", class_="score") == ["A"]
+    assert page.texts("text", class_="unit") == ["100 of 100"]
+
+
+def test_a_failure_of_a_critical_property_reddens_the_ring_and_hides_the_score() -> None:
+    report = report_of(*[SHAPE] * 40, LEAK)
+    page = page_of(*[SHAPE] * 40, LEAK)
+    assert [arc.status for arc in ring_arcs(report)] == ["failed"]
+    assert (page.texts("text", class_="score"), page.texts("text", class_="unit")) == (["F"], ["grade"])
+    assert page.texts("p", class_="verdict failed")
+
+
+def test_a_selection_has_no_grade_and_no_score() -> None:
+    page = page_of(SHAPE, is_selection=True, coverage="9 of 38 ran.")
+    assert (page.texts("text", class_="score"), page.texts("text", class_="unit")) == (["–"], ["no grade"])
+
+
+def test_a_bug_has_one_card_to_which_all_its_rows_lead() -> None:
+    padding = CheckResult("tier1::padding_ignored", "failed", "It changes", {"tier": 1, "module": "blocks.1.attn"})
+    page = page_of(LEAK, padding, SHAPE)
+    assert len(page.texts("article")) == 1
+    assert "Also shows as padding_ignored (It changes)" in page.texts("article")[0]
+    anchor = next(attrs["id"] for tag, attrs, _ in page.elements if tag == "article")
+    assert [attrs["href"] for tag, attrs, _ in page.elements if tag == "a"].count(f"#{anchor}") == 2
 
 
 def test_a_timestamp_that_is_no_date_is_shown_as_it_is() -> None:
@@ -373,14 +397,14 @@ def test_a_wide_axis_still_has_few_ticks(decades: int) -> None:
 
 
 def test_the_ring_shows_each_status_in_proportion_and_closes() -> None:
-    arcs = ring_arcs(report_of(*[SHAPE] * 8, SLOW, LEAK))
+    arcs = ring_arcs(report_of(*[SHAPE] * 8, SLOW, SLIP))
     assert [arc.status for arc in arcs] == ["passed", "warning", "failed"]
     assert arcs[0].length == pytest.approx(80, abs=2)
     assert arcs[-1].start + arcs[-1].length == pytest.approx(100, abs=1)
 
 
 def test_one_failure_among_hundreds_is_still_seen_in_the_ring() -> None:
-    assert ring_arcs(report_of(*[SHAPE] * 999, LEAK))[-1].length > 1
+    assert ring_arcs(report_of(*[SHAPE] * 999, SLIP))[-1].length > 1
 
 
 def test_a_ring_of_one_status_has_no_gap() -> None:

@@ -61,3 +61,32 @@ def test_a_status_that_does_not_exist_is_refused(status: Any, hint: str) -> None
 
     assert "'mine'" in str(refused.value)
     assert str(refused.value).endswith(hint or "failed.")
+
+
+def check(name: str, status: Any, tier: int | None = 1, message: str = "it is wrong", **details: Any) -> CheckResult:
+    return CheckResult(name, status, message, details if tier is None else {"tier": tier, **details})
+
+
+GOOD = [check(f"tier1::good{number}", "passed") for number in range(99)]
+
+
+@pytest.mark.parametrize(
+    ("found", "grade"),
+    [
+        ([], "A"),
+        ([check("tier2::compiled", "warning", 2)], "B"),
+        ([check("tier3::resume", "failed", 3)], "D"),
+        ([check("tier1::causal", "failed")], "F"),
+        ([check("mine", "failed", None)], "F"),
+        ([check("tier2::compiled", "warning", 2)] * 60, "B"),
+        ([check("tier2::compiled", "warning", 2)] * 300, "C"),
+    ],
+)
+def test_the_grade_is_no_better_than_the_worst_finding(found: list[CheckResult], grade: str) -> None:
+    assert ExportHealthReport("m", checks=[*GOOD, *found]).grade == grade
+
+
+def test_nothing_and_a_selection_have_no_grade_and_the_json_keeps_the_score() -> None:
+    selection = ExportHealthReport("m", checks=[*GOOD, check("tier1::causal", "failed")], is_selection=True)
+    assert (selection.grade, ExportHealthReport("m").grade) == ("", "")
+    assert selection.to_json()["health_score"] == 99.0

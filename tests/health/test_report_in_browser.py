@@ -36,8 +36,8 @@ def planted(html: str = "", style: str = "", **replaced: str) -> str:
 def test_nothing_is_asked_of_the_network_and_nothing_goes_wrong(visit: Visiting, name: str) -> None:
     seen = visit(PAGES[name])
     assert ([url for url in seen.requests if not url.startswith("data:")], seen.complaints) == ([], [])
-    score = f"health {REPORTS[name].health_score:g}" if REPORTS[name].checks else "no health score"
-    assert seen.page.title() == f"{REPORTS[name].model_name}: {score}"
+    grade = f"grade {REPORTS[name].grade}" if REPORTS[name].grade else "no grade"
+    assert seen.page.title() == f"{REPORTS[name].model_name}: {grade}"
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -124,7 +124,7 @@ def test_it_reads_well_without_being_seen(visit: Visiting) -> None:
     # A phone shows the rows as blocks; to a screen reader they stay a table.
     table = page.get_by_role("table", name="Tier 1: critical properties")
     assert table.get_by_role("columnheader").all_inner_texts() == ["Status", "Property", "Measured", "Tried", "Time"]
-    assert table.get_by_role("row").count() == 10
+    assert table.get_by_role("row").count() == 11
     drawings = page.get_by_role("img").all()
     assert len(drawings) == 5
     assert all(drawing.aria_snapshot().startswith(('- img "', "- 'img \"")) for drawing in drawings)

@@ -5,21 +5,72 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from small_models import HIDING, LEAKY, output
+from small_models import GOOD, HIDING, LEAKY, output
 
 REGISTRATION = ("registration",)
 
 
-def test_a_failing_tests_first_line_says_what_is_wrong_with_the_model(project: Any) -> None:
+def test_a_failing_tests_first_line_says_what_is_wrong_with_the_model_and_where(project: Any) -> None:
     project.config(model=LEAKY)
 
     result = project.run("--model-config", "cfg.json")
 
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    lines = result.outlines
-    header = next(index for index, line in enumerate(lines) if line.startswith("____") and "test_causal" in line)
-    assert "position" in lines[header + 1]
-    assert "token" in lines[header + 1]
+    result.stdout.fnmatch_lines(["  FAIL causal: position * change* token *", "*(cfg_model.py:10)"])
+
+
+def test_a_failure_is_told_once(project: Any) -> None:
+    project.config(model=LEAKY)
+
+    result = project.run("--model-config", "cfg.json")
+
+    text = output(result)
+    assert text.count("the causal mask") == 1
+    assert "FAILURES" not in text
+    assert "FAILED cfg.json::TestTier1::test_causal" in result.outlines
+
+
+@pytest.mark.parametrize("option", [[], ["-q"], ["-v"], ["--tb=no"]])
+def test_no_line_is_wider_than_the_terminal_nor_cut(project: Any, monkeypatch: pytest.MonkeyPatch, option: list[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    project.config(only=("causal", "batch_independence", "registration", "padding_ignored"), model=LEAKY, pad_token_id=0)
+
+    lines = project.run("--model-config", "cfg.json", *option).outlines
+
+    summary = lines[next(index for index, line in enumerate(lines) if "problem" in line) :]
+    assert [line for line in summary if len(line) > 80 or line.endswith("...")] == []
+    told = " ".join(" ".join(summary).split())
+    assert "or a statistic over the sequence axis" in told or "--tb=no" in option
+
+
+def test_a_users_own_failure_keeps_its_section(project: Any) -> None:
+    project.config(model=LEAKY)
+    project.write("test_own.py", "def test_own():\n    assert 'mine' == 'yours'\n")
+
+    result = project.run("--model-config", "cfg.json", "test_own.py")
+
+    text = output(result)
+    assert "FAILURES" in text
+    assert text.count("the causal mask") == 1
+    result.stdout.fnmatch_lines_random(["FAILED cfg.json::TestTier1::test_causal", "FAILED test_own.py::test_own - *mine*"])
+    result.assert_outcomes(failed=2)
+
+
+def test_what_a_model_prints_while_its_test_fails_is_shown(project: Any) -> None:
+    project.config(model=LEAKY.replace("x = self.embed", "print('here I am')\n        x = self.embed"))
+
+    assert "here I am" in output(project.run("--model-config", "cfg.json"))
+    assert "here I am" not in output(project.run("--model-config", "cfg.json", "--show-capture=no"))
+
+
+@pytest.mark.parametrize(("model", "colour"), [(LEAKY, "31"), (HIDING, "33"), (GOOD, "32")])
+def test_the_bar_has_the_colour_of_the_verdict(project: Any, model: str, colour: str) -> None:
+    project.config(only=("causal", "registration"), model=model)
+
+    lines = project.run("--model-config", "cfg.json", "--color=yes").outlines
+
+    bar = next(line for line in lines if "lm_tiny (cfg.json)" in line)
+    assert f"\x1b[{colour}m" in bar
 
 
 def test_a_finding_has_its_counterexample_measure_and_usual_cause(project: Any) -> None:
@@ -27,7 +78,7 @@ def test_a_finding_has_its_counterexample_measure_and_usual_cause(project: Any) 
 
     result = project.run("--model-config", "cfg.json")
 
-    result.stdout.fnmatch_lines(["*counterexample: *batch=1*", "*measured: * (bound *)", "*usual cause: *"])
+    result.stdout.fnmatch_lines(["*counterexample: *batch=1*", "*measured: *, allowed *", "*usual cause: *"])
 
 
 def test_a_failure_shows_no_traceback_and_no_code_of_the_plugin(project: Any) -> None:
@@ -45,7 +96,7 @@ def test_a_passing_run_ends_with_a_table_of_the_tier(project: Any) -> None:
     result = project.run("--model-config", "cfg.json")
 
     assert result.ret == 0
-    result.stdout.fnmatch_lines(["*lm_tiny (cfg.json): health 100*", "tier 1 * critical properties: 1 ok", "  ok   causal *"])
+    result.stdout.fnmatch_lines(["*lm_tiny (cfg.json): sound, grade A*", "tier 1 * critical properties: 1 ok", "  ok   causal *"])
 
 
 def test_quiet_shows_only_what_needs_attention(project: Any) -> None:
@@ -53,7 +104,7 @@ def test_quiet_shows_only_what_needs_attention(project: Any) -> None:
 
     result = project.run("--model-config", "cfg.json", "-q")
 
-    result.stdout.fnmatch_lines(["  FAIL causal *"])
+    result.stdout.fnmatch_lines(["  FAIL causal: *"])
     result.stdout.no_fnmatch_line("  ok   registration*")
 
 
@@ -63,7 +114,7 @@ def test_a_warning_has_a_letter_of_its_own(project: Any) -> None:
     result = project.run("--model-config", "cfg.json")
 
     assert result.ret == 0
-    result.stdout.fnmatch_lines(["cfg.json w *", "*tier 1 * 1 warn", "  WARN registration *`spare[[]0]` is not registered*"])
+    result.stdout.fnmatch_lines(["cfg.json w *", "*tier 1 * 1 warn", "  WARN registration: *`spare[[]0]` is not registered*"])
     assert result.parseoutcomes() == {"warn": 1}
 
 
@@ -76,7 +127,8 @@ def test_a_warning_has_a_word_of_its_own(project: Any) -> None:
 def test_a_warning_counts_half_in_the_score(project: Any) -> None:
     project.config(only=("registration", "causal"), model=HIDING)
 
-    project.run("--model-config", "cfg.json").stdout.fnmatch_lines(["*health 75*"])
+    project.run("--model-config", "cfg.json", "--model-report", "out").stdout.fnmatch_lines(["*: sound, 1 warning, grade C =*"])
+    assert project.json("out/health_report.json")["health_score"] == 75.0
 
 
 def test_a_strict_run_fails_on_a_warning(project: Any) -> None:
@@ -127,6 +179,38 @@ def test_junit_has_a_case_for_every_test_with_status_and_message(junit: dict[str
     assert [p["modeltiers_status"] for name, p in junit.items() if "fine" in name] == ["ok"]
 
 
+def test_only_what_failed_or_warned_has_a_counterexample(junit: dict[str, dict[str, str]]) -> None:
+    assert [p["modeltiers_status"] for p in junit.values() if "modeltiers_counterexample" in p] == ["fail", "warn"]
+
+
+def test_junit_says_which_bug_a_red_test_belongs_to(junit: dict[str, dict[str, str]]) -> None:
+    assert sorted(p["modeltiers_cause"] for p in junit.values() if "modeltiers_cause" in p) == ["causal", "registration"]
+
+
+@pytest.mark.parametrize("family", ["xunit1", "xunit2"])
+def test_junit_calls_a_skip_a_skip_and_points_into_the_users_folder(project: Any, family: str) -> None:
+    project.config(only=("padding_ignored", "registration"), max_seq_len=1)
+    project.run("--model-config", "cfg.json", "--junitxml=junit.xml", "-o", f"junit_family={family}")
+
+    cases = list(project.tree("junit.xml").iter("testcase"))
+    found = {
+        case.get("name"): next(p.get("value") for p in case.iter("property") if p.get("name") == "modeltiers_status")
+        for case in cases
+    }
+    assert found == {"test_padding_ignored": "skipped", "test_registration": "ok"}
+    assert {case.get("file") for case in cases} == ({"cfg.json"} if family == "xunit1" else {None})
+
+
+def test_a_test_points_to_the_config_that_asks_for_it(project: Any) -> None:
+    project.config(model=LEAKY)
+    project.write("conftest.py", "def pytest_runtest_logreport(report):\n    print('at', report.location[:2], flush=True)\n")
+
+    text = output(project.run("--model-config", "cfg.json", "-s", "-v"))
+
+    assert "at ('cfg.json', 0)" in text
+    assert "<-" not in text
+
+
 def test_junit_has_the_module_the_message_and_the_measure(junit: dict[str, dict[str, str]]) -> None:
     warned = next(p for p in junit.values() if p["modeltiers_status"] == "warn")
     failed = next(p for p in junit.values() if p["modeltiers_status"] == "fail")
@@ -169,7 +253,8 @@ def test_github_annotates_failures_and_warnings(project: Any, monkeypatch: pytes
     result = project.run("--model-config", "cfg.json")
 
     notes = [line for line in result.outlines if line.startswith("::")]
-    assert [note.partition(",")[0] for note in sorted(notes)] == ["::error file=cfg.json", "::warning file=cfg.json"]
+    places = [note.partition(",title")[0] for note in sorted(notes)]
+    assert places == ["::error file=cfg_model.py,line=10", "::warning file=cfg.json"]
     assert "title=tier 1%3A causal::" in sorted(notes)[0]
 
 

@@ -184,6 +184,22 @@ def test_a_checks_message_is_the_assertions(own_checks: Any) -> None:
     assert checks["tier1::as_false"]["message"] == "Judged as false"
 
 
+def test_a_check_that_fails_is_told_in_a_line_with_its_place(own_checks: Any) -> None:
+    result, checks = own_checks()
+
+    line = "AssertionError"
+    assert line not in output(result)
+    assert "TaskSpec(" not in output(result)
+    result.stdout.fnmatch_lines(["  FAIL vocabulary_is_even: the vocabulary of 32 tokens is even (conftest.py:12)"])
+    assert checks["tier1::vocabulary_is_even"]["details"]["place"] == "conftest.py:12"
+
+
+def test_the_traceback_of_a_check_is_there_when_asked_for(own_checks: Any) -> None:
+    result, _ = own_checks("-vv")
+
+    result.stdout.fnmatch_lines(["*FAILURES*", "E *the vocabulary of 32 tokens is even"])
+
+
 @pytest.mark.parametrize(
     ("name", "statement"),
     [
@@ -204,7 +220,7 @@ def test_a_checks_evidence_is_in_the_report(own_checks: Any) -> None:
     evidence = checks["tier1::with_evidence"]
     assert evidence["message"] == "the head is too wide (first seen in `head`)"
     assert evidence["details"]["module"] == "head"
-    assert evidence["details"]["comparison"] == "9 units (bound 3)"
+    assert evidence["details"]["comparison"] == "9, allowed 3 units"
     assert "typing slip" in evidence["recommendation"]
 
 

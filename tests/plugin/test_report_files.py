@@ -63,6 +63,7 @@ def test_the_report_says_what_the_run_said(project: Any) -> None:
         "tier1::causal": "failed",
         "tier1::registration": "passed",
     }
+    assert (report["grade"], report["problems"]) == ("F", 1)
     causal = next(check for check in report["checks"] if check["status"] == "failed")
     assert causal["details"]["nodeid"] == "cfg.json::TestTier1::test_causal"
     assert causal["details"]["statement"] == "A position's logits never depend on later tokens"
@@ -91,14 +92,15 @@ def test_a_whole_run_says_nothing_of_coverage(project: Any) -> None:
 
 
 @pytest.mark.parametrize("part", [["-k", "causal"], ["--deselect", "cfg.json::TestTier1::test_batch_independence"]])
-def test_a_part_of_a_run_says_that_the_score_speaks_for_that_part(project: Any, part: list[str]) -> None:
+def test_a_part_of_a_run_says_so_and_has_no_grade(project: Any, part: list[str]) -> None:
     project.config(only=("causal", "batch_independence"))
 
     result = project.run("--model-config", "cfg.json", "--model-report", "out", *part)
 
-    sentence = "Only 1 of the suite's 3 tests ran, so the score speaks for these alone."
+    sentence = "Only 1 of the suite's 3 tests ran, so there is no grade."
     assert project.json("out/health_report.json")["coverage"] == sentence
     assert sentence in output(result)
+    assert project.json("out/health_report.json")["grade"] == ""
     assert sentence in (project.path / "out/health_report.md").read_text()
 
 

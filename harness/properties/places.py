@@ -1,0 +1,147 @@
+"""The line of the user's code to look at: where a module's forward begins, or the statement that did something."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._ops import OpOverload
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from harness.evidence import WHOLE, Evidence, Status
+from harness.user_code import is_ours, is_users_file
+
+_DRAWS = torch.Tag.nondeterministic_seeded
+
+_RAISED_AT = re.compile(r"\(([^()/\\]+\.py), line (\d+)\)")
+"""How a message names the line that raised (``harness.user_code.raised``)."""
+
+
+def located(evidence: Evidence, model: nn.Module) -> Evidence:
+    """The evidence of a failure or a warning with the line to look at, as far as it can be told.
+
+    That is the line that raised, or else the forward of the blamed module.
+    """
+    if evidence.place or evidence.status not in (Status.FAIL, Status.WARN):
+        return evidence
+    place = _raised_at(evidence.message, model) or (forward_of(model, evidence.module) if evidence.module else "")
+    return evidence.at(place)
+
+
+def forward_of(model: nn.Module, path: str) -> str:
+    """File and line of a module's forward, or of its class where it inherits forward; empty for torch's classes and code without a file.
+
+    Args:
+        model: The model.
+        path: Of a module, or of a parameter of it.
+    """
+    module = model
+    for part in [] if path == WHOLE else re.split(r"[.\[\]]+", path.rstrip("]")):
+        inner = getattr(module, part, None)
+        if not isinstance(inner, nn.Module):
+            if module is model:
+                return ""
+            break  # a parameter of the module
+        module = inner
+    own = type(module)
+    code = getattr(inspect.unwrap(own.forward), "__code__", None)
+    if "forward" in vars(own) and code is not None:
+        return shown_place(code.co_filename, code.co_firstlineno)
+    try:  # a forward that is inherited says less than the class that changes what it calls
+        return shown_place(inspect.getsourcefile(own) or "", inspect.getsourcelines(own)[1])
+    except (OSError, TypeError):
+        return ""
+
+
+def raising_line(error: BaseException) -> str:
+    """The innermost of the user's lines that an exception passed, ``model.py:14``; empty where there is none."""
+    places = (shown_place(frame.filename, frame.lineno or 0) for frame in traceback.extract_tb(error.__traceback__))
+    return next((place for place in reversed(list(places)) if place), "")
+
+
+def shown_place(file: str, line: int) -> str:
+    """``src/model.py:14``, relative to the current folder; the name only for a file elsewhere, and nothing for code that is not the user's."""
+    if not is_users_file(file):
+        return ""
+    path = Path(file)
+    return f"{path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path.name}:{line}"
+
+
+def drawing_line(run: Callable[[], object]) -> str:
+    """The user's line that first draws from torch's global random state; empty where no operator does.
+
+    Args:
+        run: Runs the model.
+    """
+    return _line_of(run, lambda func, _args, kwargs: _DRAWS in func.tags and kwargs.get("generator") is None)
+
+
+def writing_line(run: Callable[[], object], tensor: Tensor) -> str:
+    """The user's line that first writes into a tensor or a view of it; empty where no operator does.
+
+    Args:
+        run: Runs the model.
+        tensor: The tensor.
+    """
+    return _line_of(run, lambda func, args, kwargs: any(map(partial(_share, tensor), _written(func, args, kwargs))))
+
+
+class _Watch(TorchDispatchMode):
+    """Notes the line of the first operator that does something."""
+
+    def __init__(self, does: Callable[[OpOverload, tuple[Any, ...], dict[str, Any]], bool]) -> None:
+        super().__init__()
+        self.does = does
+        self.found: str | None = None
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self.found is None and self.does(func, args, kwargs or {}):
+            self.found = _users_line(sys._getframe(1))
+        return func(*args, **(kwargs or {}))
+
+
+def _line_of(run: Callable[[], object], does: Callable[[OpOverload, tuple[Any, ...], dict[str, Any]], bool]) -> str:
+    with _Watch(does) as watch:
+        run()
+    return watch.found or ""
+
+
+def _written(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Tensor]:
+    """The tensors that an operator writes into."""
+    for place, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            given = args[place] if place < len(args) else kwargs.get(argument.name)
+            yield from (leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor))
+
+
+def _share(left: Tensor, right: Tensor) -> bool:
+    return left.untyped_storage().data_ptr() == right.untyped_storage().data_ptr()
+
+
+def _users_line(frame: FrameType | None) -> str:
+    """The innermost line of a model's code; code between it and torch is the user's choice too, this project's is not."""
+    while frame is not None and not is_ours(frame.f_code.co_filename):
+        if place := shown_place(frame.f_code.co_filename, frame.f_lineno):
+            return place
+        frame = frame.f_back
+    return ""
+
+
+def _raised_at(message: str, model: nn.Module) -> str:
+    """The place of an exception whose message names its line, where a module of the model comes from that file."""
+    found = _RAISED_AT.search(message)
+    if found is None:
+        return ""
+    files = {getattr(sys.modules.get(type(module).__module__), "__file__", None) for module in model.modules()}
+    file = next((file for file in files if file and Path(file).name == found[1]), None)
+    return shown_place(file, int(found[2])) if file else f"{found[1]}:{found[2]}"

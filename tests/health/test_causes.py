@@ -1,0 +1,117 @@
+"""One bug, one card: which red checks go under which."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from harness.catalogue import CATALOGUE
+from harness.health.causes import causes_of
+from harness.health.report import CheckResult, ExportHealthReport
+
+
+def red(name: str, module: str = "", message: str = "it is wrong", status: Any = "failed") -> CheckResult:
+    return CheckResult(f"tier1::{name}", status, message, {"module": module} if module else {})
+
+
+def grouped(*checks: CheckResult) -> list[list[str]]:
+    """The names of the checks, one list a cause, the owner first."""
+    return [[check.check_name.partition("::")[2] for check in (cause.owner, *cause.also)] for cause in causes_of(checks)]
+
+
+@pytest.mark.parametrize(
+    ("owner", "owned"),
+    [
+        ("causal", "padding_ignored"),
+        ("eval_deterministic", "rng_untouched"),
+        ("inputs_unchanged", "memory_layout"),
+        ("inputs_unchanged", "stateless"),
+        ("inputs_unchanged", "input_dependence[tokens]"),
+        ("serialisation[state_dict]", "mode_round_trip"),
+        ("training_loss[targets]", "training_loss[reduction]"),
+    ],
+)
+def test_what_a_property_owns_goes_under_it_where_the_blame_agrees(owner: str, owned: str) -> None:
+    assert grouped(red(owned, "attn"), red(owner, "attn")) == [[owner, owned]]
+    assert grouped(red(owned), red(owner, "attn")) == [[owner, owned]], "one that blames nothing contradicts nothing"
+    assert len(grouped(red(owned, "mlp"), red(owner, "attn"))) == 2, "two bugs"
+
+
+def test_nothing_goes_under_a_check_that_is_not_red_or_is_less_so() -> None:
+    assert grouped(red("causal", status="passed"), red("padding_ignored")) == [["padding_ignored"]]
+    assert len(grouped(red("causal", status="warning"), red("padding_ignored"))) == 2
+    assert grouped(red("causal"), red("padding_ignored", status="warning")) == [["causal", "padding_ignored"]]
+
+
+def test_properties_that_own_nothing_of_each_other_stay_apart() -> None:
+    assert grouped(red("causal", "attn"), red("batch_independence[forward]", "attn")) == [
+        ["causal"],
+        ["batch_independence[forward]"],
+    ]
+
+
+def test_a_message_that_refers_to_another_red_check_goes_under_it() -> None:
+    referring = red("compiled", "mlp", "raises in a copy (see shape_contract)")
+    assert grouped(referring, red("shape_contract", "embed")) == [["shape_contract", "compiled"]]
+    assert grouped(referring) == [["compiled"]]
+
+
+def test_cases_that_say_the_same_of_the_same_module_are_one() -> None:
+    cases = [
+        red(f"dtype_move[{case}]", "embed", f"forward raises in {case}: `x{number}` is float32 ({number} times)")
+        for number, case in enumerate(("float64", "bfloat16", "float16"))
+    ]
+    assert grouped(*cases) == [["dtype_move[float64]", "dtype_move[bfloat16]", "dtype_move[float16]"]]
+
+
+def test_cases_that_say_something_else_or_blame_another_module_are_not() -> None:
+    assert len(grouped(red("dtype_move[float64]", "embed", "a"), red("dtype_move[float16]", "embed", "b"))) == 2
+    assert len(grouped(red("dtype_move[float64]", "embed", "a"), red("dtype_move[float16]", "head", "a"))) == 2
+
+
+def test_what_drifted_in_inputs_and_outputs_stays_two() -> None:
+    drifts = [
+        red(f"drift[{case}]", "", f"`{name}` has drifted: KS D = 0.3") for case, name in (("inputs", "age"), ("labels", "y"))
+    ]
+    assert len(grouped(*drifts)) == 2
+
+
+def test_ownership_is_handed_on() -> None:
+    assert grouped(red("attention_patterns[padding]"), red("padding_ignored"), red("causal")) == [
+        ["causal", "attention_patterns[padding]", "padding_ignored"]
+    ]
+
+
+def test_two_that_refer_to_each_other_lose_neither() -> None:
+    pair = red("causal", "", "it leaks (see compiled)"), red("compiled", "", "it leaks (see causal)")
+    assert sorted(name for cause in grouped(*pair) for name in cause) == ["causal", "compiled"]
+
+
+def test_the_json_has_every_check_and_says_what_belongs_together() -> None:
+    report = ExportHealthReport("m", checks=[red("padding_ignored"), red("causal"), red("registration")])
+    told = report.to_json()
+    assert [check["details"] for check in told["checks"]] == [
+        {"shown_under": "tier1::causal"},
+        {"also_shows_as": ["tier1::padding_ignored"]},
+        {},
+    ]
+    assert (told["problems"], told["summary"]["failed"]) == (2, 3)
+
+
+def test_owners_exist_and_own_nothing_that_owns_them() -> None:
+    def owners(name: str) -> set[str]:
+        entry = CATALOGUE[name.partition("[")[0]]
+        return {owner for case in ("", *entry.cases) for owner in entry.owners(case)}
+
+    for name in CATALOGUE:
+        seen, ahead = set[str](), owners(name)
+        while ahead:
+            owner = ahead.pop()
+            prop, _, case = owner.rstrip("]").partition("[")
+            assert not case or case in CATALOGUE[prop].cases
+            assert prop != name or case, f"{name} owns itself"
+            if owner not in seen:
+                seen.add(owner)
+                ahead |= owners(prop) if prop != name else set()
+        assert name not in seen
