@@ -83,10 +83,7 @@ _WEIGHTS = ("pytorch", "safetensors")
 """Formats that hold the weights alone."""
 
 _FORMATS = _RUNNING + _WEIGHTS
-
 _WRITES = ("inputs_unchanged",)
-"""Owner of what follows from a forward that writes into its inputs."""
-
 _DIFFERENCE = "largest absolute difference of the logits that still counts as equal"
 
 CATALOGUE: dict[str, Property] = {

@@ -81,7 +81,7 @@ def print_summary(terminal: pytest.TerminalReporter, path: Path, results: list[R
     """Prints the results of one config; with ``-q`` only what needs attention."""
     quiet = terminal.verbosity < 0
     colour = "red" if report.get_failed_checks() else "yellow" if report.summary["warnings"] or not report.checks else "green"
-    terminal.section(f"{report.model_name} ({path.name}): {title(report)}", sep="=", bold=True, **{colour: True})
+    terminal.write_sep("=", f"{report.model_name} ({path.name}): {title(report)}", bold=True, **{colour: True})
     by_name = {check_name(result): result for result in results}
     causes = report.causes
     for tier in sorted({result.tier for result in results}):
@@ -92,6 +92,10 @@ def print_summary(terminal: pytest.TerminalReporter, path: Path, results: list[R
             result = by_name[cause.owner.check_name]
             if result.tier == tier:
                 _print_cause(terminal, cause, result, by_name)
+            for other in (by_name[check.check_name] for check in cause.also):
+                if other.tier == tier != result.tier:
+                    terminal.write(f"  {_WORDS[other.status]} ", **_MARKUP[other.status])
+                    terminal.line(f"{other.label}: see {result.label}")
         quiet_rows = [row for row in rows if row.status in (Status.OK, Status.SKIPPED)]
         if not quiet:
             _print_rows(terminal, sorted(quiet_rows, key=lambda row: -row.status.severity))

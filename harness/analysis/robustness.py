@@ -112,10 +112,12 @@ def masking(study: Study) -> Evidence:
         else f"no {what} decides alone: whichever is kept, {figures} or more",
         alone.weight,
         bound,
-        f"times what all others change, by {what} {alone.place}",
+        "times as much as all others",
         f"every {what} but `{alone.field}` {alone.place} exchanged",
         cause=_ALONE if decides else "",
         details={"curve": near.curve(near.exchanges())},
+        compared=f"the most influential {what} ({alone.place}) changes the output {alone.weight:.3g} times as much as all others "
+        f"(allowed {bound:.3g})",
     )
 
 

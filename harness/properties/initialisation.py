@@ -55,6 +55,7 @@ def initial_loss(subject: Subject, seed: int = 0) -> Evidence:
         else "an embedding or head initialised with too large a scale (nn.Embedding's default of 1, tied to the "
         "head), a missing final norm, or inputs that are not normalised",
         details={"loss": loss, "uniform": uniform},
+        compared=f"loss {loss:.3g}, uniform guess {uniform:.3g} (allowed up to {uniform + allowed:.3g})",
     )
 
 

@@ -81,6 +81,7 @@ def _judge(trial: Trial, loss: float, still: Observation, batch: Batch, sizes: S
         f"{sizes.describe(task)}, train mode, seed=0",
         cause=cause,
         details={"loss": loss, "uniform": uniform, "formula": reading.name if reading else "of another kind", **owner},
+        compared=f"loss {loss:.3g}, uniform guess {uniform:.3g} (allowed up to {uniform + allowed:.3g})",
     )
 
 

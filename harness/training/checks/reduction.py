@@ -71,8 +71,15 @@ def _say_how(once: Quantities, twice: Quantities) -> tuple[str, str]:
             f"{what} doubles, so larger batches take larger steps",
             'reduction="sum", or a division by a fixed number such as the configured batch size, which the last batch of an epoch lacks',
         )
+    changed = f"{what} becomes {ratio:.3g} times what it was"
+    if abs(ratio - 1) < 0.05:
+        changed = (
+            f"{what} changes by {abs(ratio - 1):.1%}"
+            if abs(ratio - 1) > 0.0005
+            else f"{what} is another one, though of the same size"
+        )
     return (
-        f"{what} becomes {ratio:.3g} times what it was",
+        changed,
         "a term that depends on which rows are in the batch: statistics over the batch, pairs of rows, or a sum",
     )
 
