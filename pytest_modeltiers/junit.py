@@ -44,6 +44,6 @@ def add_causes(file: Path, causes: Mapping[str, str]) -> None:
     tree = ElementTree.parse(file)
     for properties in tree.iter("properties"):
         nodeid = next((one.get("value") for one in properties if one.get("name") == NODEID), None)
-        if nodeid in causes:
+        if nodeid is not None and nodeid in causes:
             ElementTree.SubElement(properties, "property", name=CAUSE, value=causes[nodeid])
     tree.write(file, encoding="utf-8", xml_declaration=True)

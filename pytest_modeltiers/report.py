@@ -72,6 +72,8 @@ class Reporter:
         ):
             # In our words, also where an assertion of the user's failed: what pytest would show of it is the repr of a whole model.
             report.longrepr = Evidence.from_json(finding["evidence"]).explain()
+        if isinstance(report.longrepr, tuple):  # of a skip, whose place would be a line of this plugin
+            report.longrepr = (str(item.path), 1, report.longrepr[2])
         if report.when == "call" or report.outcome != "passed":
             # Of the item: junitxml reads them from the report of the teardown, which is made from the item's.
             item.user_properties.extend(junit_properties(report, finding))

@@ -148,7 +148,7 @@ def test_a_skip_gives_its_reason(project: Any) -> None:
     result = project.run("--model-config", "cfg.json", "-rs")
 
     result.assert_outcomes(skipped=1)
-    result.stdout.fnmatch_lines(["SKIPPED *sequences of one token*"])
+    result.stdout.fnmatch_lines(["SKIPPED * cfg.json:1: sequences of one length*"])
 
 
 @pytest.fixture(params=["xunit1", "xunit2"])
