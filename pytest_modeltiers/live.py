@@ -15,7 +15,7 @@ from torch import nn
 from harness.adapters import Adapter, make_adapter
 from harness.catalogue import CATALOGUE
 from harness.evidence import Evidence, Status
-from harness.models.cloning import clone
+from harness.models.copies import Copies
 from harness.properties.subject import Shared, Subject
 from harness.randomness import seeded
 from harness.tasks import TaskSpec
@@ -65,11 +65,13 @@ def judge_model(
 
     pristine = build(seed)
     adapter = adapter or make_adapter(task)
-    shared = Shared()
+    shared, copies = Shared(), Copies(pristine, lambda: build(seed))
     found: dict[str, Evidence] = {}
     for name, entry in judged:
         for case in entry.cases_for(task) if entry.cases else (None,):
-            subject = Subject(_copy(pristine, build, seed), adapter, task, pristine=pristine, rebuild=build, shared=shared)
+            subject = Subject(
+                copies.fresh(), adapter, task, pristine=pristine, rebuild=build, seed=seed, shared=shared, given_copies=copies
+            )
             with threads_for(pristine):
                 judge = Judge(name, subject, share, seed, names)
                 found[name if case is None else f"{name}[{case}]"] = _worst(classes[entry.tier](), judge, case)
@@ -100,10 +102,3 @@ def _worst(tests: object, judge: Judge, case: str | None) -> Evidence:
     except pytest.skip.Exception as skipped:
         return Evidence(judge.name, Status.SKIPPED, str(skipped))
     return judge.worst or Evidence(judge.name, Status.FAIL, "nothing was compared")
-
-
-def _copy(pristine: nn.Module, build: Callable[[int], nn.Module], seed: int) -> nn.Module:
-    try:
-        return clone(pristine)
-    except Exception:  # the serialisation property reports it
-        return build(seed)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from harness.adapters import Adapter
     from harness.analysis.study import Study
     from harness.export.exports import Exports
+    from harness.models.copies import Copies
     from harness.models.loading import ModelSource
     from harness.monitoring.monitor import Monitor
     from harness.properties.subject import Shared, Subject
@@ -94,14 +95,16 @@ class Suite:
 
         return Shared()
 
+    @cached_property
+    def copies(self) -> Copies:
+        """How the model is copied; the serialisation property says where deep copies are none."""
+        from harness.models.copies import Copies
+
+        return Copies(self.pristine, lambda: self.source.build(self.config.seed))
+
     def model(self) -> nn.Module:
         """A copy of the model with no past."""
-        from harness.models.cloning import clone
-
-        try:
-            return clone(self.pristine)
-        except Exception:  # a model that cannot be copied is rebuilt; the serialisation property reports it
-            return self.source.build(self.config.seed)
+        return self.copies.fresh()
 
     def subject(self, model: nn.Module) -> Subject:
         """A copy of the suite's own model as the properties take it."""
@@ -114,9 +117,11 @@ class Suite:
             self.task,
             pristine=self.pristine,
             rebuild=self.source.build,
+            seed=self.config.seed,
             fresh_weights=self.source.weights is None,
             make=example_maker(self.config),
             shared=self.shared,
+            given_copies=self.copies,
         )
 
     @cached_property
@@ -191,10 +196,10 @@ class Suite:
     def foreign_subject(self, model: nn.Module, adapter: Adapter, task: TaskSpec) -> Subject:
         """A subject in which a user's fixture took the place of the suite's model, adapter or task; nothing of the suite's is shared."""
         from harness.data.examples import example_maker
-        from harness.models.cloning import clone
+        from harness.models.copies import Copies
         from harness.properties.subject import Subject
 
-        return Subject(model, adapter, task, pristine=clone(model), make=example_maker(self.config))
+        return Subject(model, adapter, task, pristine=Copies(model).fresh(), make=example_maker(self.config))
 
     def check_model(self) -> None:
         """Builds the model and calls it once, so that what keeps every test from running is said once.

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from harness.analysis.study import Study
 from harness.batches import Batch, pad_right
 from harness.evidence import Evidence, Status
-from harness.models.cloning import clone
+from harness.models.copies import Copies
 from harness.models.fast_path import without_fast_path
 from harness.properties.equality import judge_equal
 from harness.properties.subject import ModelRaisedError, Subject
@@ -66,11 +66,11 @@ class _Way:
     implementation: str = ""
     shuns_hooks: bool = False
 
-    def prepared(self, model: nn.Module) -> nn.Module:
+    def prepared(self, model: nn.Module, copies: Copies) -> nn.Module:
         """The model, or a copy switched to the implementation."""
         if not self.implementation:
             return model
-        switched: Any = clone(model)
+        switched: Any = copies.of(model)
         switched.set_attn_implementation(self.implementation)
         return switched
 
@@ -131,7 +131,7 @@ def _not_finite(subject: Subject, way: _Way, batch: Batch, content: str, shown: 
     """A failure where this way gives NaN or infinity and the usual one does not."""
     if not finite(subject.logits(batch, subject.fresh())):
         return None  # said by ``finite_output``
-    model = way.prepared(subject.fresh())
+    model = way.prepared(subject.fresh(), subject.copies)
     if finite(_logits(subject, way, batch, model)):
         return None
     with recording(model) as calls:
@@ -160,14 +160,16 @@ def _ways(subject: Subject) -> list[_Way]:
     if callable(getattr(model, "set_attn_implementation", None)):
         own = getattr(getattr(model, "config", None), "_attn_implementation", "")
         others = [name for name in _IMPLEMENTATIONS if own and name != own]
-        found += [_Way(f"the {name!r} attention", implementation=name) for name in others if _is_offered(model, name)]
+        found += [
+            _Way(f"the {name!r} attention", implementation=name) for name in others if _is_offered(model, subject.copies, name)
+        ]
     return found
 
 
-def _is_offered(model: nn.Module, implementation: str) -> bool:
+def _is_offered(model: nn.Module, copies: Copies, implementation: str) -> bool:
     """Whether a Hugging Face model can be switched to an implementation; it refuses by an exception."""
     try:
-        _Way("", implementation=implementation).prepared(model)
+        _Way("", implementation=implementation).prepared(model, copies)
     except Exception:  # whichever it is, this model has no such implementation
         return False
     return True
@@ -206,13 +208,13 @@ def _at_real_positions(subject: Subject, batch: Batch, logits: Tensor) -> Tensor
 
 def _logits(subject: Subject, way: _Way, batch: Batch, model: nn.Module) -> Tensor:
     with way.context():
-        return subject.logits(batch, way.prepared(model))
+        return subject.logits(batch, way.prepared(model, subject.copies))
 
 
 def _blame(subject: Subject, way: _Way, batch: Batch, model: nn.Module) -> str:
     if way.shuns_hooks:
         return next((path for path, module in model.named_modules() if isinstance(module, _FAST_MODULES)), "")
-    other = way.prepared(model)
+    other = way.prepared(model, subject.copies)
     with recording(model) as left:
         subject.logits(batch, model)
     with recording(other) as right, way.context():

@@ -21,7 +21,6 @@ from harness.analysis.compiled_blame import first_that_differs
 from harness.analysis.study import Study
 from harness.batches import Batch, Sizes
 from harness.evidence import Evidence, Status, counted
-from harness.models.cloning import clone
 from harness.processor_time import processor_seconds
 from harness.properties.difference import difference
 from harness.properties.noise import FACTOR
@@ -178,7 +177,7 @@ def _gaps(subject: Subject, batches: list[Batch], run: _Run) -> list[_Gap]:
     for number, batch in enumerate(batches):
         own = _quantities(subject, subject.fresh(), batch)
         others = [_quantities(subject, _nudged(subject.fresh()), batch)]
-        others += [_quantities(subject, clone(subject.double), batch)] if subject.double is not None else []
+        others += [_quantities(subject, subject.copies.of(subject.double), batch)] if subject.double is not None else []
         loudest = max((float(t.abs().max()) for name, t in own.items() if name != _LOGITS and t.numel()), default=0.0)
         for name, tensor in own.items():
             scale = float(tensor.abs().max()) if name == _LOGITS else loudest
@@ -192,8 +191,11 @@ def _confirmed(subject: Subject, batches: list[Batch], stage: _Stage, suspects: 
     """Those of the differences that are as large in float64: rounding shrinks there."""
     if not suspects or subject.double is None:
         return suspects
-    again = _compile(subject, clone(subject.double), batches, stage).quantities
-    own = {number: _quantities(subject, clone(subject.double), batches[number]) for number in {gap.batch for gap in suspects}}
+    again = _compile(subject, subject.copies.of(subject.double), batches, stage).quantities
+    own = {
+        number: _quantities(subject, subject.copies.of(subject.double), batches[number])
+        for number in {gap.batch for gap in suspects}
+    }
     exact = {gap: difference(own[gap.batch][gap.name], again[gap.batch][gap.name]) for gap in suspects}
     return [gap for gap in suspects if exact[gap] >= gap.measured / FACTOR]
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from harness.batches import Batch
-from harness.models.cloning import clone
+from harness.models.copies import Copies
 from harness.properties.difference import difference
 from harness.properties.noise import FACTOR
 from harness.properties.subject import Subject
@@ -42,12 +42,12 @@ def first_that_differs(subject: Subject, batch: Batch, backend: str) -> str:
         batch: What it is called on.
         backend: Of the compiler.
     """
-    model = clone(subject.double) if subject.double is not None else subject.fresh()
+    model = subject.copies.of(subject.double) if subject.double is not None else subject.fresh()
     calls = _calls(subject, model, batch)
     found = path_of("")
     while True:
         inner = (call for call in calls if call.parent == found)
-        wrong = next((call.path for call in inner if _differs(model.get_submodule(call.path), call, backend)), None)
+        wrong = next((call.path for call in inner if _differs(subject.copies, model, call, backend)), None)
         if wrong is None:
             return found
         found = wrong
@@ -72,11 +72,11 @@ def _calls(subject: Subject, model: nn.Module, batch: Batch) -> list[_Given]:
 
 
 @torch.no_grad()
-def _differs(module: nn.Module, call: _Given, backend: str) -> bool:
+def _differs(copies: Copies, model: nn.Module, call: _Given, backend: str) -> bool:
     import torch._dynamo
 
+    module, compiled = (whole.get_submodule(call.path) for whole in (model, copies.of(model)))
     own = _floating(module(*tree_map(_copied, call.args), **tree_map(_copied, call.kwargs)))
-    compiled = clone(module)
     torch._dynamo.reset()
     try:
         compiled.compile(backend=backend)

@@ -16,7 +16,6 @@ from harness.analysis.finite_differences import Slope
 from harness.analysis.gradient_probe import GradientProbe
 from harness.analysis.study import Study
 from harness.evidence import Evidence, Status, and_others
-from harness.models.cloning import clone
 from harness.processor_time import processor_seconds
 from harness.properties.subject import Subject
 
@@ -53,7 +52,7 @@ def gradcheck(study: Study) -> Evidence:
     if subject.double is None:
         reason = "the model does not run in float64, and float32 is too coarse for finite differences"
         return Evidence(_NAME, Status.SKIPPED, reason)
-    model = clone(subject.double)
+    model = subject.copies.of(subject.double)
     tensors = _sample(model)
     if not tensors:
         return Evidence(_NAME, Status.SKIPPED, "no parameter is trainable")

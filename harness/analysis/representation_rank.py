@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from harness.analysis.study import Study
 from harness.batches import Sizes
 from harness.evidence import Evidence, Status
-from harness.models.cloning import clone
 from harness.properties.noise import FACTOR
 from harness.properties.subject import Subject
 from harness.properties.tracing import Call, path_of, recording
@@ -197,7 +196,7 @@ def _is_collapsed(collapse: _Collapse, states: Tensor) -> bool:
 
 def _exact(subject: Subject) -> nn.Module:
     """A copy, in float64 where it runs there; a batch norm that has seen no batch takes the statistics of this one."""
-    model = clone(subject.double) if subject.double is not None else subject.fresh()
+    model = subject.copies.of(subject.double) if subject.double is not None else subject.fresh()
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.num_batches_tracked is not None:
             module.train(not bool(module.num_batches_tracked))
@@ -212,14 +211,13 @@ def _look(subject: Subject, model: nn.Module, sizes: Sizes) -> _Seen:
 
 @torch.no_grad()
 def _nudged(model: nn.Module) -> nn.Module:
-    """A copy with weights moved by a hundredth of their size, or of one where they are zero."""
-    nudged = clone(model)
+    """The model, with weights moved by a hundredth of their size, or of one where they are zero."""
     rng = torch.Generator().manual_seed(0)
-    for parameter in nudged.parameters():
+    for parameter in model.parameters():
         if parameter.is_floating_point():
             scale = _NUDGE * (float(parameter.abs().mean()) or 1.0)
             parameter.add_(scale * torch.randn(parameter.shape, generator=rng).to(parameter))
-    return nudged
+    return model
 
 
 def _ranks(seen: _Seen) -> list[dict[str, object]]:

@@ -29,6 +29,7 @@ def exports_of_config(config: SuiteConfig, folder: Path | None) -> Exports:
         make_adapter(task, config.adapter, config.path.parent),
         task,
         rebuild=source.build,
+        seed=config.seed,
         fresh_weights=source.weights is None,
         make=example_maker(config),
     )

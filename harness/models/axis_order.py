@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from harness.adapters import Adapter, CallPlan, find_logits
 from harness.batches import Batch, make_batch, other_tokens, typical_sizes
 from harness.errors import UserError
-from harness.models.cloning import clone
+from harness.models.copies import Copies
 from harness.randomness import seeded
 from harness.tasks import TaskSpec
 
@@ -76,7 +76,7 @@ def _called(model: nn.Module, plan: CallPlan, batch: Batch) -> Tensor | None:
     """The logits of a copy of the model as it returns them; ``None`` where it raises."""
     try:
         with seeded(0):
-            return find_logits(plan.call(clone(model).eval(), batch)).double()
+            return find_logits(plan.call(Copies(model).fresh().eval(), batch)).double()
     except Exception:  # what a model makes of a call that is not meant for it
         return None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -40,7 +39,7 @@ def gradient_reaches(subject: Subject, seed: int = 0) -> Evidence:
     unreached = [path for path in trainable if gradients.get(path, 0.0) == 0.0]
     if unreached:
         # In eval mode too: a bias before a batch norm has none in train mode, where the norm takes the mean away.
-        again = [_accumulate(subject, _nudged(model), seed, train) for train in (True, False)]
+        again = [_accumulate(subject, _nudged(subject.copies.of(model)), seed, train) for train in (True, False)]
         unreached = [path for path in unreached if all(found.get(path, 0.0) == 0.0 for found in again)]
     elsewhere = _reached_elsewhere(subject, model, unreached, seed) if unreached else {}
     unreached = [path for path in unreached if path not in elsewhere]
@@ -120,14 +119,14 @@ def _accumulate(subject: Subject, model: nn.Module, seed: int, train: bool = Tru
 
 
 def _nudged(model: nn.Module) -> nn.Module:
-    nudged = copy.deepcopy(model)
+    """The model, with weights moved by a hundredth of their size."""
     rng = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for parameter in nudged.parameters():
+        for parameter in model.parameters():
             if parameter.is_floating_point():
                 scale = _NUDGE * max(float(parameter.abs().mean()), 1.0)
                 parameter.add_(scale * torch.randn(parameter.shape, generator=rng).to(parameter))
-    return nudged
+    return model
 
 
 def _cut(subject: Subject, model: nn.Module, path: str, gradients: dict[str, float]) -> tuple[str, str]:

@@ -67,18 +67,17 @@ def pickle_round_trip(subject: Subject, seed: int = 0) -> Evidence:
 
 def deepcopy_independent(subject: Subject, seed: int = 0) -> Evidence:
     """A deep copy gives the same logits, and goes on giving them when the original's weights change."""
-    # The subject's model is a copy itself, whose lambdas hold the model it was copied from; a model of one's own has none.
-    original = subject.rebuild(seed) if subject.rebuild is not None else subject.model
-    try:
-        copied = copy.deepcopy(original)
-    except Exception as error:
+    if subject.copies.fault:
         return Evidence(
             _NAME,
             Status.FAIL,
-            f"the model cannot be deep-copied: {type(error).__name__}: {str(error).splitlines()[0]}",
-            cause="a non-leaf tensor kept on the module (a cached activation), or a handle that cannot be copied; it breaks "
-            "averaging of weights, quantisation and this suite's own isolation",
+            subject.copies.fault,
+            cause="a lambda or bound method kept on the module that uses its parts, the result of a computation kept on it (as weight_norm "
+            "does, in favour of which there is parametrizations.weight_norm), or a handle that cannot be copied. It breaks averaging of weights "
+            "and quantisation; this suite judges models that the factory built anew",
         )
+    original = subject.rebuild(seed) if subject.rebuild is not None else subject.model
+    copied = copy.deepcopy(original)
     same = _same(subject, copied, "a deep copy gives other logits", "a __deepcopy__ that leaves something out", seed, original)
     if same.status is not Status.OK:
         return same
@@ -110,10 +109,9 @@ def tied_weights(subject: Subject, seed: int = 0) -> Evidence:
     tied = _tied_groups(original)
     if not tied:
         return Evidence(_NAME, Status.SKIPPED, "no weights are tied")
-    moves: dict[str, Callable[[], nn.Module]] = {
-        "deepcopy": lambda: copy.deepcopy(original),
-        "a dtype move": lambda: copy.deepcopy(original).double(),
-    }
+    moves: dict[str, Callable[[], nn.Module]] = {"a dtype move": lambda: subject.copies.of(original).double()}
+    if not subject.copies.fault:
+        moves = {"deepcopy": lambda: copy.deepcopy(original), **moves}
     if subject.rebuild is not None:
         moves["loading into a second instance"] = lambda: _loaded(subject)
     for label, move in moves.items():

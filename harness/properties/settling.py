@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from harness.batches import Sizes
 from harness.errors import UserError
-from harness.models.cloning import clone
 from harness.properties.subject import Shared, Subject, mode
 from harness.randomness import seeded
 
@@ -50,7 +49,7 @@ def settled_double(subject: Subject) -> nn.Module | None:
         return subject.double
     if subject.double is None:
         return None
-    return clone(model).double().eval()
+    return subject.copies.of(model).double().eval()
 
 
 def settled_subject(subject: Subject) -> Subject:
@@ -58,7 +57,10 @@ def settled_subject(subject: Subject) -> Subject:
     model = settled(subject)
     if model is subject.model:
         return subject
-    return replace(subject, model=clone(model).eval(), pristine=model, shared=Shared(trouble=subject.shared.trouble))
+    copies = subject.copies.of_variants(model)
+    return replace(
+        subject, model=copies.fresh().eval(), pristine=model, shared=Shared(trouble=subject.shared.trouble), given_copies=copies
+    )
 
 
 def _settle(subject: Subject) -> nn.Module:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from typing import Any
 
@@ -16,7 +16,7 @@ from harness.adapters import Adapter
 from harness.batches import Batch, Sizes, make_batch, smallest_sizes, to_device, typical_sizes
 from harness.errors import ForwardError, UserError
 from harness.models.axis_order import reading_length_first
-from harness.models.cloning import clone
+from harness.models.copies import Copies
 from harness.properties.difference import difference
 from harness.properties.noise import NoiseFloor, measure_floor
 from harness.properties.tracing import path_of
@@ -82,11 +82,13 @@ class Subject:
         task: What it is for.
         pristine: A copy that was never called, for properties that need a model without a past.
         rebuild: Builds another instance from a seed; ``None`` where the model came without a factory.
+        seed: The seed that the model was built from.
         fresh_weights: Whether the weights are as the factory made them, rather than trained.
         make: Makes a batch for sizes and a seed; by default from the TaskSpec.
         shared: What is found out once, and shared by the subjects of one model.
         isolated: Whether every call of the model is made on a copy that was never called before; see ``isolating``.
         gives_originals: Whether the model is given the very tensors of a batch rather than copies; see ``giving_originals``.
+        given_copies: How the model is copied, where that was found out before; by default it is found out when the first copy is made.
     """
 
     model: nn.Module
@@ -94,11 +96,13 @@ class Subject:
     task: TaskSpec
     pristine: nn.Module | None = None
     rebuild: Callable[[int], nn.Module] | None = None
+    seed: int = 0
     fresh_weights: bool = True
     make: Callable[[TaskSpec, Sizes, int], Batch] = make_batch
     shared: Shared = field(default_factory=lambda: Shared())
     isolated: bool = False
     gives_originals: bool = False
+    given_copies: Copies | None = None
 
     @cached_property
     def device(self) -> torch.device:
@@ -121,7 +125,15 @@ class Subject:
 
     def fresh(self) -> nn.Module:
         """A copy of the model that was never called."""
-        return clone(self.pristine if self.pristine is not None else self.model).eval()
+        return self.copies.fresh().eval()
+
+    @cached_property
+    def copies(self) -> Copies:
+        """How the model is copied: deeply, or built anew where a deep copy is no copy."""
+        if self.given_copies is not None:
+            return self.given_copies
+        build = partial(self.rebuild, self.seed) if self.rebuild is not None else None
+        return Copies(self.pristine if self.pristine is not None else self.model, build)
 
     @cached_property
     def double(self) -> nn.Module | None:

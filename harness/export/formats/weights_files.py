@@ -11,7 +11,7 @@ from harness.batches import Batch
 from harness.errors import WeightsError
 from harness.export.formats.exporter import Attempt, Exported, Exporter, ExportError, Inspection
 from harness.export.program import LogitsOf, Program, Runner
-from harness.models.cloning import clone
+from harness.models.copies import Copies
 from harness.models.weights import load_weights, not_finite, read_state
 
 
@@ -79,7 +79,7 @@ class SafetensorsExporter(WeightsFile):
 @torch.no_grad()
 def _emptied(model: nn.Module) -> nn.Module:
     """A copy with NaN (zero for integers) in everything that a state dict holds."""
-    empty = clone(model)
+    empty = Copies(model).fresh()
     for tensor in empty.state_dict().values():
         tensor.fill_(float("nan") if tensor.is_floating_point() or tensor.is_complex() else 0)
     return empty.eval()
