@@ -167,6 +167,12 @@ CATALOGUE: dict[str, Property] = {
             },
             case_owners={"tokens": _WRITES, "source": _WRITES},
         ),
+        Property(
+            "logit_range",
+            1,
+            "Scores of classes may take any value: no ReLU, softmax or sigmoid stands behind the last layer",
+            tasks=_CLASSES,
+        ),
         Property("registration", 1, "Every parameter, module and tensor the model uses is registered with it"),
         Property(
             "initialisation",

@@ -14,6 +14,7 @@ from harness.evidence import Blame, Evidence, Status
 from harness.properties.difference import difference
 from harness.properties.equality import judge_equal
 from harness.properties.places import drawing_line
+from harness.properties.structure import out_of_reach_of_eval
 from harness.properties.subject import REPEATS, ModelRaisedError, NoGradientError, Subject, floating_dtype, mode
 from harness.properties.tracing import first_divergence, path_of, probing, recording, whole
 from harness.randomness import RandomState, seed_everything, seeded
@@ -34,7 +35,19 @@ def eval_deterministic(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidenc
         repeats = [_under_seed(2 + n, subject, batch, model) for n in range(REPEATS)]
         return first, max(repeats, key=lambda other: difference(first, other))
 
+    def unreached(model: nn.Module) -> str:
+        """Path of a module that eval() does not reach, where with it in eval mode the logits are the same."""
+        found = out_of_reach_of_eval(model)
+        for module in found.values():
+            module.eval()
+        left, right = compare(model)
+        for module in found.values():
+            module.train()
+        return next(iter(found), "") if difference(left, right) <= subject.floor.repeat_bound else ""
+
     def culprit(model: nn.Module) -> str:
+        if path := unreached(model):
+            return path
         traces = []
         for draw in range(1, 9):
             with recording(model) as calls:
@@ -50,7 +63,11 @@ def eval_deterministic(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidenc
         compare,
         "the same input gives other logits when eval() is called again",
         f"{sizes.describe(subject.task)}, seed={seed}",
-        "F.dropout without training=self.training, noise or sampling outside `if self.training`, or a module that eval() does not reach",
+        lambda: (
+            f"`{path}` is not registered, so that eval() does not reach it: nn.ModuleList or nn.ModuleDict in place of a list or dict"
+            if (path := unreached(subject.model))
+            else "F.dropout without training=self.training, noise or sampling outside `if self.training`"
+        ),
         culprit,
         bound=subject.floor.repeat_bound,
     )

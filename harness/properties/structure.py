@@ -13,7 +13,10 @@ from harness.properties.subject import NoGradientError, Subject, mode
 from harness.randomness import seeded
 
 _NAME = "registration"
-_DEPTH = 3
+_DEPTH = 5
+"""How deep lists, dicts and plain objects are looked into."""
+
+_DEPTH_OF_OBJECTS = 2
 
 
 def registration(subject: Subject, seed: int = 0) -> Evidence:
@@ -76,6 +79,29 @@ def _walk(path: str, value: Any, depth: int) -> Iterator[tuple[str, Tensor | nn.
     elif depth and isinstance(value, (list, tuple, set)):
         for index, item in enumerate(value):
             yield from _walk(f"{path}[{index}]", item, depth - 1)
+    elif depth and _is_holder(value):
+        for name, item in vars(value).items():
+            yield from _walk(f"{path}.{name}", item, min(depth - 1, _DEPTH_OF_OBJECTS))
+
+
+def _is_holder(value: Any) -> bool:
+    """Whether a value is a plain object, such as a namespace or an instance of a user's own class, that may hold tensors."""
+    library = type(value).__module__.partition(".")[0] in ("torch", "lightning", "pytorch_lightning", "numpy", "builtins")
+    return hasattr(value, "__dict__") and not library and not isinstance(value, type) and not callable(value)
+
+
+def out_of_reach_of_eval(model: nn.Module) -> dict[str, nn.Module]:
+    """Modules that are not registered and in train mode although the model is in eval mode, by their path."""
+    registered = set(model.modules())
+    found = {}
+    for path, module in model.named_modules():
+        for name, value in vars(module).items():
+            if name.startswith("_") and name in nn.Module().__dict__:
+                continue
+            for where, part in _walk(f"{path}.{name}".lstrip("."), value, _DEPTH):
+                if isinstance(part, nn.Module) and part not in registered and part.training:
+                    found[where] = part
+    return found
 
 
 def _trained_parts(subject: Subject, model: nn.Module, hidden: dict[str, Tensor | nn.Module], seed: int) -> list[str]:

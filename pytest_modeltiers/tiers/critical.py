@@ -20,6 +20,7 @@ from harness.properties import (
     numerics,
     outputs,
     resources,
+    scores,
     serialisation,
     structure,
     vocabulary,
@@ -120,6 +121,10 @@ class CriticalTier:
             judge.for_all(everything, draw.training_steps(subject.task), examples=4)
         else:
             judge.holds(gradients.gradient_reaches)
+
+    def test_logit_range(self, judge: Judge) -> None:
+        """No ReLU, softmax or sigmoid stands behind the scores of classes."""
+        judge.holds(scores.logit_range)
 
     def test_registration(self, judge: Judge) -> None:
         """Every parameter and module that the model uses is registered with it."""

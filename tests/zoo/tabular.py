@@ -250,3 +250,45 @@ class TensorThatRequiresGrad(Perceptron):
 
     def finish(self, x: Tensor) -> Tensor:
         return x * self.gain.to(x.dtype)
+
+
+@planted("logit_range", task=TABLE, sound=Perceptron, module="last", source=f"{HUMBATOVA}: wrong activation of the last layer")
+class ReluOnTheScores(Perceptron):
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.ReLU()
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.last(super().forward(features))
+
+
+@planted("logit_range", task=TABLE, sound=Perceptron, source=f"{ISLAM}: softmax before a loss that takes it")
+class SoftmaxOnTheScores(Perceptron):
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(features).softmax(-1)
+
+
+@planted("eval_deterministic", task=TABLE, sound=Perceptron, module="drops[0]", source=f"{PYTORCH}: a list registers no modules")
+class DropoutInAList(Perceptron):
+    def __init__(self) -> None:
+        super().__init__()
+        self.drops = [nn.Dropout(0.3)]
+
+    def finish(self, x: Tensor) -> Tensor:
+        return self.drops[0](x)
+
+
+@planted(
+    "registration", task=TABLE, sound=Perceptron, module="gains['a'][0][0]", source=f"{PYTORCH}: a list registers no parameters"
+)
+class GainsInListsOfLists(Perceptron):
+    """Beside a registered one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Parameter(torch.ones(WIDTH))
+        self.gains = {"a": [[nn.Parameter(torch.ones(WIDTH)), self.first]]}
+
+    def finish(self, x: Tensor) -> Tensor:
+        gain, first = self.gains["a"][0]
+        return x * gain.to(x) * first
