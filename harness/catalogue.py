@@ -289,7 +289,7 @@ CATALOGUE: dict[str, Property] = {
             "overfits_one_batch",
             3,
             "The model learns one small batch by heart with its own optimizer",
-            owned_by=("gradient_flow", "training_loss", "optimizer_coverage", "step_updates"),
+            owned_by=("gradient_flow", "logit_range", "training_loss", "optimizer_coverage", "step_updates"),
         ),
         Property("step_updates", 3, "A step changes every parameter that is to be trained, and nothing that is not"),
         Property("optimizer_coverage", 3, "The optimizer holds every trainable parameter once, and nothing else"),
