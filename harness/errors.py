@@ -46,6 +46,10 @@ class MissingPackageError(UserError, ImportError):
     """A package is not installed; the message names the extra that brings it."""
 
 
+class ProbeUnsupportedError(UserError, NotImplementedError):
+    """What a check does to the model is not possible with a legitimate model of this kind; the message is the reason of a skip."""
+
+
 class TimeBudgetError(UserError, TimeoutError):
     """The model did not answer within the time budget."""
 

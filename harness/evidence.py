@@ -78,12 +78,21 @@ class Evidence:
     compared: str = ""
 
     def investigated(self) -> Evidence:
-        """The evidence with the module to blame."""
+        """The evidence with the module to blame.
+
+        The finding stands, whether or not a broken model can be looked into. An error of this project's own code is added to it.
+        """
         if self.investigate is None:
             return self
         try:
             module = self.module or self.investigate()
-        except Exception:  # the finding stands, whether or not a broken model lets itself be looked into
+        except Exception as error:
+            from harness.internal_errors import describe, is_internal
+
+            if is_internal(error):
+                message, details = describe(self.name, error)
+                told = f"{self.message}; where it comes from could not be found: {message}"
+                return replace(self, status=Status.FAIL, message=told, details=self.details | details, investigate=None)
             module = ""
         place = self.place or getattr(module, "place", "")
         return replace(self, module=str(module), place=place, investigate=None)

@@ -99,6 +99,11 @@ class TaskSpec:
         return FACTS[self.task_type]
 
     @property
+    def switched_off(self) -> frozenset[str]:
+        """Properties that the user switched off."""
+        return frozenset(name for name, on in self.properties.items() if not on)
+
+    @property
     def is_text(self) -> bool:
         """Whether the model reads token ids."""
         return self.facts.modality == "text"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,11 +18,13 @@ from harness.catalogue import CATALOGUE
 from harness.config import EvalConfig, TrainingConfig
 from harness.errors import TimeBudgetError
 from harness.evidence import Evidence
+from harness.owners import Selection
 from harness.properties.subject import Subject
 from harness.tasks import TaskSpec
 from harness.threads import threads_for
 from pytest_modeltiers.judge import FOUND, VERDICT, Judge, conclude
-from pytest_modeltiers.plugin import CONFIGS
+from pytest_modeltiers.owner_verdicts import Answers, run_test
+from pytest_modeltiers.plugin import CONFIGS, SELECTED, TIERS
 from pytest_modeltiers.suite import Suite
 from pytest_modeltiers.watchdog import CutShortError, time_limit
 
@@ -185,17 +189,30 @@ def batch(subject: Subject) -> Batch:
 
 
 @pytest.fixture(scope="class")
-def present_properties(request: SubRequest) -> frozenset[str]:
-    """The properties of the test's class that are judged in this run."""
-    own = [item for item in request.session.items if isinstance(item, pytest.Function) and item.cls is request.cls]
-    return frozenset(item.originalname.removeprefix("test_") for item in own)
+def selected_tests(request: SubRequest, suite: Suite) -> frozenset[str]:
+    """The tests of the suite that run, such as ``finite_output[typical]``."""
+    given = request.config.stash.get(SELECTED, None)
+    if given is not None:
+        return given
+    own = [item for item in request.session.items if _suite_of(item) is suite]
+    return frozenset(item.name.removeprefix("test_") for item in own)
 
 
 @pytest.fixture
-def judge(request: SubRequest, subject: Subject, suite: Suite, present_properties: frozenset[str]) -> Judge:
+def judge(request: SubRequest, subject: Subject, suite: Suite, selected_tests: frozenset[str]) -> Judge:
     """Judges the test's property."""
     name = request.function.__name__.removeprefix("test_")
-    return Judge(name, subject, suite.share, suite.config.seed, present_properties)
+    share = suite.share
+
+    def run(owner: str, case: str | None) -> Evidence:
+        copy = replace(subject, model=subject.fresh(), given_copies=subject.copies)
+        return run_test(Judge(owner, copy, share, suite.config.seed, selection, case), case, request.getfixturevalue)
+
+    is_foreign = any(_is_overridden(request, name) for name in ("model", "adapter", "task_spec"))
+    answers = Answers(subject.task, TIERS) if is_foreign else suite.answers
+    selection = Selection(selected_tests, subject.task.switched_off, partial(answers.of, run))
+    case = request.node.callspec.params.get("case") if hasattr(request.node, "callspec") else None
+    return Judge(name, subject, share, suite.config.seed, selection, case)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -242,25 +259,27 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
         return (yield)
     FOUND.set(None)
     result = None
+    judge = _judge_of(pyfuncitem)
     try:
         with time_limit(own.budget, own.limit), threads_for(own.pristine):
-            result = yield
-        judge = _judge_of(pyfuncitem)
-        if judge is not None and judge.worst is None:
-            judge.stop("nothing was compared")
+            try:
+                result = yield
+            except Exception as error:
+                if judge is None or FOUND.get() is not None:  # a test of the user's own
+                    raise
+                judge.meets(error)
+            if judge is not None:
+                judge.finish()
     except TimeBudgetError as error:
-        judge = _judge_of(pyfuncitem)
         if judge is None:
             pytest.fail(str(error), pytrace=False)
         judge.stop(str(error))
     except CutShortError as cut:
         own.forget_shared_work()
-        judge = _judge_of(pyfuncitem)
         if judge is None:
             pytest.skip(str(cut))
         judge.cut_short(str(cut))
     finally:
-        judge = _judge_of(pyfuncitem)
         pyfuncitem.stash[VERDICT] = finding = FOUND.get() or {} if judge is None else judge.verdict()
     if finding.get("evidence"):
         conclude(Evidence.from_json(finding["evidence"]), strict=pyfuncitem.config.getoption("modeltiers_strict"))

@@ -7,8 +7,10 @@ Hypothesis draws it and shrinks what fails to the smallest counterexample.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Container, Hashable
+from collections.abc import Callable, Hashable
 from contextvars import ContextVar
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,12 +18,30 @@ from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
 from hypothesis.errors import Flaky
 from hypothesis.strategies import SearchStrategy
 
+from harness.batches import Sizes, smallest_sizes
 from harness.catalogue import CATALOGUE
+from harness.errors import OutputError, UserError
 from harness.evidence import Evidence, Status
+from harness.internal_errors import guarded, internal_error, is_from_backward, is_internal
+from harness.owners import Selection, is_left, left_to, settled
 from harness.processor_time import processor_seconds
 from harness.properties.places import located, raising_line
-from harness.properties.subject import ModelRaisedError, Subject
+from harness.properties.subject import (
+    FINITE_OWNER,
+    GRADIENT_OWNER,
+    RANDOM,
+    RANDOM_OWNER,
+    SHAPE_OWNER,
+    BackwardRaisedError,
+    ModelRaisedError,
+    Subject,
+)
+from harness.properties.trouble import left_to_weights, not_finite
+from harness.properties.usability import call_of
+from harness.user_code import raised
 from pytest_modeltiers.checks import ModelCheck
+from pytest_modeltiers.smallest import smallest_failing
+from pytest_modeltiers.strategies import LONGEST_USUAL
 from pytest_modeltiers.watchdog import CutShortError
 
 VERDICT = pytest.StashKey[dict[str, Any]]()
@@ -52,12 +72,16 @@ _NEEDS_REPEATABLE = ("batch_independence", "padding_ignored")
 
 _JUDGES_FINITENESS = ("finite_output", "full_length", "full_vocabulary", "dtype_move")
 
+EVERYTHING = Selection(frozenset(CATALOGUE))
+"""A run of all properties."""
+
 
 class ViolationError(Exception):
-    """Carries the evidence of a failing example through Hypothesis."""
+    """Carries a failing example and its evidence through Hypothesis."""
 
-    def __init__(self, evidence: Evidence) -> None:
+    def __init__(self, case: dict[str, Any], evidence: Evidence) -> None:
         super().__init__(evidence.message)
+        self.case = case
         self.evidence = evidence
 
 
@@ -69,50 +93,79 @@ class Judge:
         subject: The model.
         share: Seconds the test may go on drawing examples.
         start: Seed of what is drawn.
-        present: The properties that are judged in this run; what one of them owns is left to it.
-        worst: The worst evidence so far.
+        selection: What else is judged in this run.
+        label: The property with its case, such as ``finite_output[typical]``.
+        worst: The worst evidence so far, whoever owns it.
         examples: How many examples were judged.
         cut: Whether the time budget kept examples from being drawn.
     """
 
     def __init__(
-        self, name: str, subject: Subject, share: float, start: int = 0, present: Container[str] = frozenset(CATALOGUE)
+        self,
+        name: str,
+        subject: Subject,
+        share: float,
+        start: int = 0,
+        selection: Selection = EVERYTHING,
+        case: str | None = None,
     ) -> None:
         self.name = name
-        self.present = present
+        self.label = f"{name}[{case}]" if case else name
+        self.selection = selection
         self.subject = subject
         self.share = share
         self.start = start
         self.worst: Evidence | None = None
         self.examples = 0
         self.cut = False
+        self._again: Callable[[], Evidence] | None = None
+        self._final: Evidence | None = None
 
     def holds(self, check: Check, **values: Any) -> None:
         """Judges one example with the given values."""
-        self._keep(self._run(check, values))
+        self._keep(self._run(check, values), partial(self._run_again, check, values))
 
     def finds(self, measure: Callable[[], Evidence]) -> None:
         """Judges what a measurement finds."""
         self._keep(self._run(lambda _subject: measure(), {}))
 
     def holds_at_anchors(self, check: Check, **values: Any) -> None:
-        """Judges the sizes and seeds on which ``Subject.trouble`` rests, so that what it hides elsewhere is red here."""
+        """Judges the sizes and seeds on which ``Subject.trouble`` rests, so that what it hides elsewhere is red here.
+
+        Where one fails, the smallest sizes are found at which it fails in the same way.
+        """
+        started = processor_seconds()
+
+        def out_of_time() -> bool:
+            return processor_seconds() - started > self.share * _SHRINK_FACTOR
+
         for sizes, number in self.subject.anchors:
-            self.holds(check, sizes=sizes, seed=number, **values)
+            case = {"sizes": sizes, "seed": number, **values}
+            evidence = self._run(check, case)
+            if self._is_own_failure(evidence):
+                self._keep_smallest(check, case, evidence, smallest_sizes(self.subject.task), out_of_time)
+                return
+            self._keep(evidence)
 
     def for_all(self, check: Check, cases: SearchStrategy[dict[str, Any]], examples: int = EXAMPLES) -> None:
         """Judges examples whose values are drawn; of those that fail, the smallest is kept.
+
+        Nothing is drawn where a given example failed already.
 
         Args:
             check: The property function.
             cases: Keyword arguments of ``check``.
             examples: How many are drawn, the time budget allowing.
         """
-        known: dict[Hashable, Evidence] = {}
+        if self._is_unusable():
+            self.holds(check)
+        if self.worst is not None and (self._is_unusable() or self._is_own_failure(self.worst)):
+            return
+        known: dict[Hashable, tuple[dict[str, Any], Evidence]] = {}
         started = processor_seconds()
 
         def out_of_time() -> bool:
-            failed = any(evidence.status is Status.FAIL for evidence in known.values())
+            failed = any(self._is_own_failure(evidence) for _, evidence in known.values())
             return processor_seconds() - started > self.share * (_SHRINK_FACTOR if failed else 1)
 
         @settings(
@@ -135,85 +188,172 @@ class Judge:
                     self.cut = True
                     return
                 known[key] = self._run_contents(check, case, out_of_time)
-            if known[key].status is Status.FAIL:
-                raise ViolationError(known[key])
+            if self._is_own_failure(known[key][1]):
+                raise ViolationError(*known[key])
 
         try:
             judged()
         except ViolationError as violation:
-            self._keep(violation.evidence)
+            self._keep_drawn(check, violation.case, violation.evidence, out_of_time)
         except Flaky:
-            self._keep(next(e for e in known.values() if e.status is Status.FAIL))
+            case, evidence = next(pair for pair in known.values() if self._is_own_failure(pair[1]))
+            self._keep_drawn(check, case, evidence, out_of_time)
         except CutShortError:
-            failed = [evidence for evidence in known.values() if evidence.status is Status.FAIL]
-            self.worst = max([*failed, *([self.worst] if self.worst else [])], key=_rank, default=None)
+            for _, evidence in known.values():
+                self._keep(evidence)
             raise
-        for evidence in known.values():
-            if evidence.status is not Status.FAIL:
+        for _, evidence in known.values():
+            if not self._is_own_failure(evidence):
                 self._keep(evidence)
 
+    def finish(self) -> Evidence:
+        """The verdict: the worst evidence, judged once more, with its place, and left to its owner where it has one."""
+        if self._final is None:
+            worst = self.worst or Evidence(self.name, Status.FAIL, "nothing was compared")
+            self._final = settled(self._confirmed(worst), self.label, self.selection)
+            if self._final.status in (Status.FAIL, Status.WARN):
+                self._final = located(self._final.investigated(), self.subject.model)
+        return self._final
+
     def verdict(self) -> dict[str, Any]:
-        """The finding as JSON-ready values."""
-        evidence = None if self.worst is None else self.worst.to_json()
+        """The finding as JSON-ready values; without evidence where the test ended before its verdict, as by a skip."""
+        evidence = None if self._final is None else self._final.to_json()
         return {"property": self.name, "evidence": evidence, "examples": self.examples, "cut": self.cut}
 
     def stop(self, reason: str) -> None:
-        """Records that the test could not go on, which is a failure."""
+        """Records that the test could not go on, which is a failure; nothing more is looked into."""
         self._keep(Evidence(self.name, Status.FAIL, reason))
+        assert self.worst is not None
+        self._final = replace(self.worst, investigate=None)
 
     def cut_short(self, reason: str) -> None:
         """Records that the time budget ended the test before all was judged: what failed stays, what held says nothing of the rest."""
         self.cut = True
-        if self.worst is None or self.worst.status is not Status.FAIL:
+        if self.worst is None or not self._is_own_failure(self.worst):
             held = f"; what was judged by then held ({self.examples} examples)" if self.worst and self.examples > 1 else ""
             self.worst = Evidence(self.name, Status.SKIPPED, reason + held)
+        self._final = replace(self.worst, investigate=None)
 
-    def _run_contents(self, check: Check, case: dict[str, Any], out_of_time: Callable[[], bool]) -> Evidence:
+    def meets(self, error: Exception) -> None:
+        """Records what the test itself raised, outside of a check."""
+        if self._is_unusable():
+            self._keep(left_to(self.name, self.subject.unusable.owner, self.subject.unusable.reason))
+        else:
+            self._keep(internal_error(self.name, error) if is_internal(error) else self._raised(error, {}))
+
+    def _is_own_failure(self, evidence: Evidence) -> bool:
+        """Whether a failure is this test's to report."""
+        return evidence.status is Status.FAIL and not is_left(evidence, self.label)
+
+    def _is_unusable(self) -> bool:
+        unusable = self.subject.unusable
+        return bool(unusable) and self.name not in (SHAPE_OWNER, unusable.owner)
+
+    def _keep_drawn(self, check: Check, case: dict[str, Any], evidence: Evidence, out_of_time: Callable[[], bool]) -> None:
+        """Keeps a failure that was drawn, at a length between the usual ones and the longest where it fails there too."""
+        sizes = case.get("sizes")
+        if isinstance(sizes, Sizes) and set(case) == {"sizes", "seed"}:
+            least = Sizes(sizes.batch, min(sizes.seq, LONGEST_USUAL), min(sizes.target_seq, LONGEST_USUAL))
+            self._keep_smallest(check, case, evidence, least, out_of_time)
+        else:
+            self._keep(evidence, partial(self._run_again, check, case))
+
+    def _keep_smallest(
+        self, check: Check, case: dict[str, Any], evidence: Evidence, least: Sizes, out_of_time: Callable[[], bool]
+    ) -> None:
+        """Keeps a failure, and in its place the one at the smallest sizes that fail in the same way."""
+        self._keep(evidence, partial(self._run_again, check, case))
+        if self.worst is evidence:  # kept before smaller sizes are tried, for which there may be no time
+            case, evidence = smallest_failing(case, evidence, partial(self._run, check), least, out_of_time)
+            self.worst, self._again = evidence, partial(self._run_again, check, case)
+
+    def _run_contents(
+        self, check: Check, case: dict[str, Any], out_of_time: Callable[[], bool]
+    ) -> tuple[dict[str, Any], Evidence]:
         """Judges what was drawn, and a few more contents of the same sizes, which cost less than a draw; returns the worst."""
-        worst = self._run(check, case)
+        worst = case, self._run(check, case)
         for number in range(1, _CONTENTS if "seed" in case else 1):
-            if worst.status is Status.FAIL or out_of_time():
+            if worst[1].status is Status.FAIL or out_of_time():
                 break
-            other = self._run(check, {**case, "seed": case["seed"] + number * _APART})
-            worst = max(worst, other, key=_rank)
+            other = {**case, "seed": case["seed"] + number * _APART}
+            worst = max(worst, (other, self._run(check, other)), key=lambda pair: self._rank(pair[1]))
         return worst
 
     def _run(self, check: Check, values: dict[str, Any]) -> Evidence:
         self.examples += 1
+        if self._is_unusable():
+            return left_to(self.name, self.subject.unusable.owner, self.subject.unusable.reason)
         if self.subject.model.training:
             self.subject.model.eval()
-        try:
-            evidence = check(self.subject, **values)
-        except ModelRaisedError as error:
-            if self._is_left_to("shape_contract", bool(self.subject.trouble.raises)) and self.name not in _JUDGES_RAISING:
-                return Evidence(self.name, Status.SKIPPED, f"{self.subject.trouble.raises} (see shape_contract)")
-            shown = ", ".join(f"{name}={_shown(value, self.subject)}" for name, value in values.items())
+        return self._judged(self.subject, check, values)
+
+    def _judged(self, subject: Subject, check: Check, values: dict[str, Any]) -> Evidence:
+        def measured() -> Evidence:
+            return self._attributed(check(subject, **values))
+
+        return guarded(self.name, measured, lambda error: self._raised(error, values))
+
+    def _attributed(self, evidence: Evidence) -> Evidence:
+        """The evidence; where something else is wrong with the model that explains it, left to the property that says so."""
+        if self.label == FINITE_OWNER and self.subject.trouble.weight is not None:
+            return self.subject.trouble.weight.evidence(self.name)  # also where no input of this test reaches the weight
+        if evidence.status not in (Status.FAIL, Status.WARN):
+            return evidence
+        trouble = self.subject.trouble
+        if self.name == SHAPE_OWNER and evidence.status is Status.FAIL and self.subject.unusable:
+            return replace(evidence, message=f"{evidence.message}; {call_of(self.subject)}")
+        if evidence.measured == float("inf") and trouble.not_finite and self.name not in _JUDGES_FINITENESS:
+            return not_finite(trouble, self.name)
+        if evidence.status is Status.FAIL and trouble.random and self.name in _NEEDS_REPEATABLE:
+            return left_to(self.name, RANDOM_OWNER, RANDOM)
+        return left_to_weights(trouble, evidence)
+
+    def _raised(self, error: Exception, values: dict[str, Any]) -> Evidence:
+        """What it means that the model, or torch on its behalf, raises under a check."""
+        subject = self.subject
+        shown = ", ".join(f"{name}={_shown(value, subject)}" for name, value in values.items())
+        if isinstance(error, BackwardRaisedError) or is_from_backward(error):
+            if subject.backward_raises():
+                return left_to(self.name, GRADIENT_OWNER, subject.backward_raises())
+            if why := subject.backward_raises(train=False):
+                return Evidence(self.name, Status.SKIPPED, f"in eval mode {why}")
             return Evidence(
-                self.name,
-                Status.FAIL,
-                f"cannot be judged, forward raises: {error}",
-                counterexample=shown,
-                module=error.module,
+                self.name, Status.FAIL, f"cannot be judged, the backward pass raises {_told(error)}", counterexample=shown
             )
-        not_finite = evidence.measured == float("inf") and bool(self.subject.trouble.not_finite)
-        if self._is_left_to("finite_output", not_finite) and self.name not in _JUDGES_FINITENESS:
-            return Evidence(self.name, Status.SKIPPED, f"{self.subject.trouble.not_finite} (see finite_output)")
-        random = evidence.status is Status.FAIL and self.subject.trouble.random
-        if self._is_left_to("eval_deterministic", random) and self.name in _NEEDS_REPEATABLE:
-            return Evidence(self.name, Status.SKIPPED, "logits in eval mode are random (see eval_deterministic)")
-        return evidence
+        if isinstance(error, OutputError) and self.name == SHAPE_OWNER:
+            return self._attributed(Evidence(self.name, Status.FAIL, str(error), counterexample=shown))
+        if isinstance(error, ModelRaisedError):
+            if subject.trouble.raises and self.name not in _JUDGES_RAISING:
+                return left_to(self.name, SHAPE_OWNER, subject.trouble.raises)
+            message = f"cannot be judged, forward raises: {error}"
+            return Evidence(self.name, Status.FAIL, message, counterexample=shown, module=error.module)
+        return Evidence(self.name, Status.FAIL, f"cannot be judged: {_told(error)}", counterexample=shown)
 
-    def _is_left_to(self, owner: str, trouble: bool) -> bool:
-        """Whether another property of this run is certain to fail on a trouble."""
-        return trouble and owner in self.present
+    def _run_again(self, check: Check, values: dict[str, Any]) -> Evidence:
+        """Judges an example once more, on a copy of the model that no earlier example was run on."""
+        return self._judged(replace(self.subject, model=self.subject.fresh(), given_copies=self.subject.copies), check, values)
 
-    def _keep(self, evidence: Evidence) -> None:
-        worst = self.worst
-        if worst is not None and _rank(evidence) <= _rank(worst):
-            return
-        self.worst = evidence  # kept before it is looked into, for which there may be no time
-        if evidence.status in (Status.FAIL, Status.WARN):
-            self.worst = located(evidence.investigated(), self.subject.model)
+    def _confirmed(self, evidence: Evidence) -> Evidence:
+        """A failure with a counterexample is run once more; one that does not fail again is said to be not reproducible."""
+        if self._again is None or not self._is_own_failure(evidence) or not evidence.counterexample:
+            return evidence
+        if self._again().status in (Status.FAIL, Status.WARN):
+            return evidence
+        message = f"{evidence.message} (not reproducible: a fresh copy of the model passes at the same inputs)"
+        return replace(evidence, message=message, details={**evidence.details, "reproducible": False})
+
+    def _keep(self, evidence: Evidence, again: Callable[[], Evidence] | None = None) -> None:
+        if self.worst is None or self._rank(evidence) > self._rank(self.worst):
+            self.worst, self._again = evidence, again
+
+    def _rank(self, evidence: Evidence) -> tuple[int, bool, float, bool]:
+        """Worse is larger: a failure of this property before one that is left to another; among equals one that measured something."""
+        return (
+            evidence.status.severity,
+            self._is_own_failure(evidence),
+            evidence.excess,
+            evidence.measured is not None,
+        )
 
 
 def judged(check: ModelCheck) -> Callable[..., None]:
@@ -268,9 +408,8 @@ def conclude(evidence: Evidence, strict: bool) -> None:
         pytest.skip(evidence.message)
 
 
-def _rank(evidence: Evidence) -> tuple[int, float, bool]:
-    """Worse is larger; among equals one that measured something."""
-    return evidence.status.severity, evidence.excess, evidence.measured is not None
+def _told(error: Exception) -> str:
+    return str(error) if isinstance(error, UserError) else raised(error)
 
 
 def _hashable(value: Any) -> Hashable:

@@ -6,22 +6,25 @@ print(findings["causal"].explain())
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Collection
+from functools import partial
 
-import pytest
 from torch import nn
 
 from harness.adapters import Adapter, make_adapter
 from harness.catalogue import CATALOGUE
-from harness.evidence import Evidence, Status
+from harness.evidence import Evidence
 from harness.models.copies import Copies
+from harness.owners import Selection
 from harness.properties.subject import Shared, Subject
 from harness.randomness import seeded
 from harness.tasks import TaskSpec
 from harness.threads import threads_for
 from pytest_modeltiers.judge import Judge
-from pytest_modeltiers.tiers.critical import CriticalTier
+from pytest_modeltiers.owner_verdicts import Answers, run_test
+
+_TIERS = (1, 2)
+"""Tiers that need nothing but a model."""
 
 
 def judge_model(
@@ -51,13 +54,15 @@ def judge_model(
     Raises:
         ValueError: A tier needs more than a model.
     """
-    classes = {number: _tier(number) for number in sorted(tiers)}
+    if not set(tiers) <= set(_TIERS):
+        raise ValueError(
+            f"tiers {sorted(set(tiers) - set(_TIERS))} need more than a model: name a config to pytest, or judge tiers 1 and 2"
+        )
     judged = [
         (name, entry)
         for name, entry in CATALOGUE.items()
-        if entry.tier in classes and entry.applies_to(task) and (only is None or name in only)
+        if entry.tier in tiers and entry.applies_to(task) and (only is None or name in only)
     ]
-    names = {name for name, _ in judged}
 
     def build(weights_seed: int) -> nn.Module:
         with seeded(weights_seed):
@@ -66,39 +71,25 @@ def judge_model(
     pristine = build(seed)
     adapter = adapter or make_adapter(task)
     shared, copies = Shared(), Copies(pristine, lambda: build(seed))
+
+    def run(name: str, case: str | None) -> Evidence:
+        subject = Subject(
+            copies.fresh(), adapter, task, pristine=pristine, rebuild=build, seed=seed, shared=shared, given_copies=copies
+        )
+        with threads_for(pristine):
+            return run_test(Judge(name, subject, share, seed, selection, case), case, partial(_provide, subject))
+
+    selection = Selection(frozenset(name for name, _ in judged), task.switched_off, partial(Answers(task, _TIERS).of, run))
     found: dict[str, Evidence] = {}
     for name, entry in judged:
         for case in entry.cases_for(task) if entry.cases else (None,):
-            subject = Subject(
-                copies.fresh(), adapter, task, pristine=pristine, rebuild=build, seed=seed, shared=shared, given_copies=copies
-            )
-            with threads_for(pristine):
-                judge = Judge(name, subject, share, seed, names)
-                found[name if case is None else f"{name}[{case}]"] = _worst(classes[entry.tier](), judge, case)
+            found[name if case is None else f"{name}[{case}]"] = run(name, case)
     return found
 
 
-def _tier(number: int) -> Callable[[], object]:
-    """The tests of a tier."""
-    if number == 1:
-        return CriticalTier
-    if number == 2:
-        from pytest_modeltiers.tiers.analysis import AnalysisTier
-
-        return AnalysisTier
-    raise ValueError(f"tier {number} needs more than a model: name a config to pytest, or judge tiers 1 and 2")
-
-
-def _worst(tests: object, judge: Judge, case: str | None) -> Evidence:
-    test = getattr(tests, f"test_{judge.name}")
-    wanted = inspect.signature(test).parameters
-    available = {"subject": judge.subject, "judge": judge, "case": case}
-    if "study" in wanted:
+def _provide(subject: Subject, fixture: str) -> object:
+    if fixture == "study":
         from harness.analysis.study import Study
 
-        available["study"] = Study(judge.subject)
-    try:
-        test(**{parameter: available[parameter] for parameter in wanted})
-    except pytest.skip.Exception as skipped:
-        return Evidence(judge.name, Status.SKIPPED, str(skipped))
-    return judge.worst or Evidence(judge.name, Status.FAIL, "nothing was compared")
+        return Study(subject)
+    raise ValueError(f"{fixture!r} needs more than a model")

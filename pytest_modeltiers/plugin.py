@@ -32,6 +32,9 @@ _TRUST = "MODELTIERS_TRUST_MODEL"
 CONFIGS = pytest.StashKey[list[Path]]()
 """The config files of this run, resolved."""
 
+SELECTED = pytest.StashKey[frozenset[str]]()
+"""The tests that run, where another process selected them."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Adds the command line options and the ini key."""
@@ -141,8 +144,11 @@ def _absolute(path: str | Path) -> Path:
 def _activate(config: pytest.Config, configs: list[Path]) -> None:
     """Checks the configs and brings in the fixtures and the report."""
     from harness.errors import UserError
+    from harness.internal_errors import write_tracebacks_to
     from pytest_modeltiers.suite import Suite
 
+    folder = config.getoption("model_report")
+    write_tracebacks_to(_absolute(folder) if folder else None)
     for path in configs:
         try:
             Suite.of(path)

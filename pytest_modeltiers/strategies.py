@@ -14,7 +14,9 @@ Cases = SearchStrategy[dict[str, Any]]
 """Keyword arguments of a property function."""
 
 _SEEDS = st.integers(0, 7)
-_LONGEST_USUAL = 48
+
+LONGEST_USUAL = 48
+"""Lengths up to this one are drawn, and the declared one; those between are too slow to be drawn often."""
 
 
 def sizes(task: TaskSpec, min_batch: int = 1, min_seq: int = 1) -> SearchStrategy[Sizes]:
@@ -83,4 +85,6 @@ def _lengths(task: TaskSpec, least: int) -> SearchStrategy[int]:
         return st.just(1)
     if longest <= least:
         return st.just(longest)
-    return st.one_of(st.integers(least, min(longest, _LONGEST_USUAL)), st.just(longest))
+    usual = min(longest - 1, LONGEST_USUAL)
+    # One strategy of integers, so that the longest one shrinks as the others do; about every second draw is above the usual ones.
+    return st.integers(least, 2 * usual - least + 1).map(lambda length: length if length <= usual else longest)

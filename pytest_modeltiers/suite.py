@@ -15,7 +15,7 @@ import pytest
 
 from harness.catalogue import CATALOGUE, Property
 from harness.config import SuiteConfig, TrainingConfig, load_config
-from harness.errors import ConfigError, ForwardError, OutputError, UserError
+from harness.errors import ConfigError, UserError
 from harness.tasks import TaskSpec
 from pytest_modeltiers.budget import Budget
 from pytest_modeltiers.checks import REGISTERED, ModelCheck
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from harness.monitoring.monitor import Monitor
     from harness.properties.subject import Shared, Subject
     from harness.training.trial import Trial
+    from pytest_modeltiers.owner_verdicts import Answers
 
 _MONITORING = 5
 """The tier that holds data against what is remembered."""
@@ -101,6 +102,13 @@ class Suite:
         from harness.models.copies import Copies
 
         return Copies(self.pristine, lambda: self.source.build(self.config.seed))
+
+    @cached_property
+    def answers(self) -> Answers:
+        """Verdicts of owners that are not part of the run."""
+        from pytest_modeltiers.owner_verdicts import Answers
+
+        return Answers(self.task, _TIERS)
 
     def model(self) -> nn.Module:
         """A copy of the model with no past."""
@@ -202,10 +210,12 @@ class Suite:
         return Subject(model, adapter, task, pristine=Copies(model).fresh(), make=example_maker(self.config))
 
     def check_model(self) -> None:
-        """Builds the model and calls it once, so that what keeps every test from running is said once.
+        """Builds the model and makes inputs for it, so that what keeps every test from running is said once.
+
+        A model that raises, or whose logits have the wrong shape, is no such thing: it is a failure of ``shape_contract``.
 
         Raises:
-            UserError: The model cannot be built or called, or its logits have another shape than the task promises.
+            UserError: The model cannot be built, or inputs cannot be made for it.
         """
         from harness.errors import TimeBudgetError
         from harness.threads import threads_for
@@ -213,45 +223,28 @@ class Suite:
 
         try:
             with self.budget.counting(), time_limit(self.budget), threads_for(self.pristine):
-                self._call_once()
+                self._prepare_once()
         except CutShortError as cut:
             seconds = self.config.time_budget
             raise TimeBudgetError(
                 f"the model did not answer within the `time_budget` of {seconds:g} s; it was {cut.place}"
             ) from None
 
-    def _call_once(self) -> None:
-        from harness.adapters import same_shape
-        from harness.properties.subject import ModelRaisedError
+    def _prepare_once(self) -> None:
         from harness.user_code import raised
 
         subject = self.subject(self.model())
-        plan = self.adapter.plan(subject.model)
-        signature = _signature(subject.model)
-        fields = "the whole batch" if plan.whole else ", ".join(f"`{name}`" for name in plan.fields)
-        at = subject.typical.describe(self.task)
-        if self.task.image_size:
-            at += f", image_size={list(self.task.image_size)}"
+        self.adapter.plan(subject.model)
         try:
-            batch = subject.batch()
+            subject.batch()
         except UserError:
             raise
         except (RuntimeError, MemoryError) as error:  # what torch makes of sizes that no memory holds
             sizes = ", ".join(f"`{key}`" for key in self.task.facts.requires)
+            at = subject.typical.describe(self.task)
+            if self.task.image_size:
+                at += f", image_size={list(self.task.image_size)}"
             raise ConfigError(f"{self.config.path}: {sizes}: making inputs at {at} raised {raised(error)}") from error
-        try:
-            logits = subject.raw_logits(batch)
-        except ModelRaisedError as error:
-            where = f" in `{error.module}`" if error.module else ""
-            raise ForwardError(
-                f"{self.config.path.name}: {self.source.origin}: {signature} raised on {fields} at {at}{where}: {error}"
-            ) from error
-        expected = subject.typical.logits_shape(self.task)
-        if not same_shape(logits, expected):
-            raise OutputError(
-                f"{self.config.path.name}: {self.source.origin}: logits of shape {tuple(logits.shape)} ({logits.dtype}) at {at}; "
-                f"{self.task.task_type.value} promises {expected} ({', '.join(self.task.facts.output)})"
-            )
 
     def properties(self, tier: int) -> list[Property]:
         """The properties generated for a tier."""
@@ -308,7 +301,7 @@ def test_classes(suite: Suite, pytest_config: pytest.Config | None = None) -> di
     checks = _own_checks(suite, pytest_config)
     classes: dict[str, type] = {}
     for tier in suite.config.tiers:
-        base = _TIERS[tier]() if tier in _TIERS else object
+        base = tier_class(tier)
         wanted = {f"test_{p.name}" for p in suite.properties(tier)}
         left_out = {name: None for name in dir(base) if name.startswith("test_") and name not in wanted}
         own = {f"test_{check.name}": _as_method(check) for check in checks if check.tier == tier}
@@ -367,6 +360,12 @@ def _monitoring() -> type:
 _TIERS: dict[int, Callable[[], type]] = {1: _critical, 2: _analysis, 3: _training, 4: _export, 5: _monitoring}
 """The test class of each tier, imported when a config asks for it."""
 
+
+def tier_class(tier: int) -> type:
+    """The tests of a tier."""
+    return _TIERS[tier]()
+
+
 for _function in (test_module, test_classes, tests_for):
     _function.__test__ = False  # type: ignore[union-attr]  # about tests, but none
 
@@ -390,9 +389,3 @@ def _as_method(check: ModelCheck) -> staticmethod[..., Any]:
     from pytest_modeltiers.judge import judged
 
     return staticmethod(judged(check))
-
-
-def _signature(model: nn.Module) -> str:
-    import inspect
-
-    return f"{type(model).__name__}.forward{inspect.signature(model.forward)}"

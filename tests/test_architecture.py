@@ -16,6 +16,8 @@ LEVELS = {
     "errors": GROUND,
     "tasks": GROUND,
     "evidence": GROUND,
+    "internal_errors": GROUND,
+    "owners": GROUND,
     "presets": GROUND,
     "catalogue": GROUND,
     "randomness": GROUND,

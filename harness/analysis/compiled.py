@@ -24,7 +24,7 @@ from harness.evidence import Evidence, Status, counted
 from harness.processor_time import processor_seconds
 from harness.properties.difference import difference
 from harness.properties.noise import FACTOR
-from harness.properties.subject import ModelRaisedError, Subject, blaming
+from harness.properties.subject import BackwardRaisedError, ModelRaisedError, Subject, blaming
 from harness.user_code import is_users_file, raised
 
 _NAME = "compiled"
@@ -120,6 +120,8 @@ def _judge(subject: Subject, stage: _Stage) -> Evidence:
     try:
         run = _compile(subject, subject.fresh(), batches, stage)
     except ModelRaisedError as error:
+        if isinstance(error, BackwardRaisedError) and subject.backward_raises():
+            raise
         message = f"torch.compile ({stage.backend}) cannot take the model: {_said(error)}"
         return Evidence(_NAME, Status.WARN, message, counterexample=shown, module=error.module, cause=_REFUSED)
     if not run.graphs:
@@ -257,7 +259,7 @@ def _quantities(subject: Subject, model: nn.Module, batch: Batch) -> Quantities:
     found = {_LOGITS: logits.detach().clone()}
     loss = subject.adapter.loss(logits, batch)
     if loss.requires_grad:
-        with blaming(model):
+        with blaming(model, BackwardRaisedError):
             loss.backward()
         found |= {f"the gradient of `{name}`": p.grad for name, p in model.named_parameters() if p.grad is not None}
         model.zero_grad(set_to_none=True)

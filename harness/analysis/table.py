@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
-from dataclasses import replace
+from collections.abc import Callable, Collection
 
 from harness.analysis.attention_kernels import attention_kernels
 from harness.analysis.attention_patterns import ATTENTION_PATTERNS
@@ -16,9 +15,12 @@ from harness.analysis.representation_rank import representation_rank
 from harness.analysis.robustness import ROBUSTNESS
 from harness.analysis.study import Study
 from harness.analysis.units import DEAD_UNITS
-from harness.errors import TimeBudgetError, UserError
+from harness.errors import UserError
 from harness.evidence import Evidence, Status
-from harness.properties.subject import Trouble
+from harness.internal_errors import guarded, internal_error, is_from_backward
+from harness.owners import Selection, left_to, settled
+from harness.properties.subject import GRADIENT_OWNER, BackwardRaisedError, Subject
+from harness.properties.trouble import hidden_by, left_to_weights
 from harness.user_code import raised
 
 Check = Callable[[Study], Evidence]
@@ -45,11 +47,8 @@ ALL = frozenset((*CHECKS, *CASES))
 """Names of every check of tier 2."""
 
 
-def judge_analysis(name: str, study: Study, case: str = "", judged: Container[str] = ALL) -> Evidence:
-    """The evidence of one check.
-
-    A model that raises, is not finite or is random is a finding of tier 1; nothing more can be learnt by looking into it. A finding that
-    another check owns is left to it where it is judged too.
+def judge_analysis(name: str, study: Study, case: str = "", judged: Collection[str] = ALL) -> Evidence:
+    """The verdict of one check; see ``find_analysis``.
 
     Args:
         name: The check.
@@ -57,28 +56,34 @@ def judge_analysis(name: str, study: Study, case: str = "", judged: Container[st
         case: The case, of a check that has them.
         judged: Names of the checks of this run.
     """
+    return settled(find_analysis(name, study, case), f"{name}[{case}]" if case else name, Selection(judged))
+
+
+def find_analysis(name: str, study: Study, case: str = "") -> Evidence:
+    """What one check finds, whatever else is judged.
+
+    A model that raises, is not finite or is random is a finding of tier 1; nothing more can be learnt by looking into it.
+
+    Args:
+        name: The check.
+        study: The model.
+        case: The case, of a check that has them.
+    """
     check = CASES[name][case] if case else CHECKS[name]
-    try:
-        hidden = _hidden_by(study.subject.trouble)
-        evidence = Evidence(name, Status.SKIPPED, hidden) if hidden else check(study)
-    except TimeBudgetError:
-        raise
-    except Exception as error:  # a model that does not let itself be looked into is none the worse for it
-        return Evidence(name, Status.SKIPPED, f"the model cannot be looked into: {_said(error)}")
-    owner = str(evidence.details.get("owner", ""))
-    if owner.partition("[")[0] not in judged or evidence.status not in (Status.FAIL, Status.WARN):
-        return evidence
-    return replace(evidence, status=Status.SKIPPED, message=f"{evidence.message} (see {owner})", investigate=None)
+    subject = study.subject
+
+    def measured() -> Evidence:
+        return hidden_by(subject.trouble, name) or left_to_weights(subject.trouble, check(study))
+
+    return guarded(name, measured, lambda error: _without_answer(name, subject, error))
 
 
-def _said(error: Exception) -> str:
-    return str(error) if isinstance(error, UserError) else raised(error)
-
-
-def _hidden_by(trouble: Trouble) -> str:
-    """Why the model has to be put right first; empty where it need not be."""
-    if trouble.raises:
-        return f"{trouble.raises} (see shape_contract)"
-    if trouble.not_finite:
-        return f"{trouble.not_finite} (see finite_output)"
-    return "logits in eval mode are random (see eval_deterministic)" if trouble.random else ""
+def _without_answer(name: str, subject: Subject, error: Exception) -> Evidence:
+    """What it means that the model, or torch on its behalf, raises under a check."""
+    if isinstance(error, BackwardRaisedError) or is_from_backward(error):
+        if subject.backward_raises():
+            return left_to(name, GRADIENT_OWNER, subject.backward_raises())
+        if not (subject.backward_raises(train=False) or isinstance(error, UserError)):
+            return internal_error(name, error)
+    said = str(error) if isinstance(error, UserError) else raised(error)
+    return Evidence(name, Status.SKIPPED, f"the model cannot be looked into: {said}")

@@ -16,9 +16,10 @@ from harness.config import ExportConfig, SuiteConfig
 from harness.evidence import Evidence, Status
 from harness.export.checks.advice import recommendation
 from harness.export.checks.models import MODEL_CHECKS
-from harness.export.checks.table import FORMAT_CHECKS, judge_format
+from harness.export.checks.table import FORMAT_CHECKS, judge_format, judge_model_check
 from harness.export.exports import Exports
 from harness.health.report import CheckResult, CheckStatus, ExportHealthReport, SkippedCheck
+from harness.internal_errors import guarded
 from harness.properties.subject import Subject, mode
 from harness.tasks import TaskSpec
 from harness.threads import threads_for
@@ -70,8 +71,8 @@ def check_exports(exports: Exports, custom: Mapping[str, CustomCheck] | None = N
     report = ExportHealthReport(type(exports.subject.model).__name__)
     report.model_facts = {"task": task.task_type.value, "formats": ", ".join(exports.formats)}
     with threads_for(exports.subject.model):
-        for name, check in MODEL_CHECKS.items():
-            _add(report, name, {"": partial(check, exports)})
+        for name in MODEL_CHECKS:
+            _add(report, name, {"": partial(judge_model_check, name, exports)})
         for format in exports.formats:
             _add(report, f"{format}_validation", {format: partial(judge_format, "validation", exports, format)})
         for name in FORMAT_CHECKS:
@@ -145,7 +146,8 @@ def _add_custom(report: ExportHealthReport, name: str, check: Callable[[], Evide
 
 def _measured(name: str, check: Callable[[], Evidence]) -> Evidence:
     """A check's evidence; one that raises has failed."""
-    try:
-        return check()
-    except Exception as error:
+
+    def otherwise(error: Exception) -> Evidence:
         return Evidence(name, Status.FAIL, f"the check itself raised {type(error).__name__}: {str(error)[:200]}")
+
+    return guarded(name, check, otherwise)

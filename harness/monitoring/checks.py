@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from harness.errors import UserError
 from harness.evaluation.definitions import metric_definitions, score_definitions
 from harness.evidence import Evidence, Status, counted
+from harness.internal_errors import guarded
 from harness.monitoring.baseline_set import BaselineSet
 from harness.monitoring.drift import wording
 from harness.monitoring.drift.report import FeatureDrift
@@ -17,6 +19,7 @@ from harness.monitoring.monitor import Monitor
 from harness.monitoring.plots import plots_of
 from harness.monitoring.shifted import ShiftedRow
 from harness.monitoring.verdict import WindowVerdict, group_of
+from harness.user_code import raised
 
 Check = Callable[[Monitor], Evidence]
 
@@ -36,7 +39,16 @@ def judge_monitoring(name: str, monitor: Monitor, case: str = "") -> Evidence:
     Raises:
         UserError: Something only the user can put right: a run that does not exist, other data than the baseline's.
     """
-    return drift(monitor, case) if name == "drift" else CHECKS[name](monitor)
+
+    def measured() -> Evidence:
+        return drift(monitor, case) if name == "drift" else CHECKS[name](monitor)
+
+    def otherwise(error: Exception) -> Evidence:
+        if isinstance(error, UserError):
+            raise error
+        return Evidence(name, Status.FAIL, f"cannot be measured: {raised(error)}")
+
+    return guarded(name, measured, otherwise)
 
 
 def evaluation(monitor: Monitor) -> Evidence:

@@ -15,7 +15,15 @@ from harness.properties.difference import difference
 from harness.properties.equality import judge_equal
 from harness.properties.places import drawing_line
 from harness.properties.structure import out_of_reach_of_eval
-from harness.properties.subject import REPEATS, ModelRaisedError, NoGradientError, Subject, floating_dtype, mode
+from harness.properties.subject import (
+    REPEATS,
+    BackwardRaisedError,
+    ModelRaisedError,
+    NoGradientError,
+    Subject,
+    floating_dtype,
+    mode,
+)
 from harness.properties.tracing import first_divergence, path_of, probing, recording, whole
 from harness.randomness import RandomState, seed_everything, seeded
 
@@ -231,7 +239,7 @@ def repeated_backward(subject: Subject, seed: int = 0) -> Evidence:
                 return Evidence(name, Status.SKIPPED, "the model has no trainable parameter")
             except RuntimeError as error:
                 if "second time" not in str(error):
-                    if step:
+                    if step or isinstance(error, BackwardRaisedError):
                         raise
                     return Evidence(name, Status.WARN, f"the first training step raises already (see shape_contract): {error}")
                 return Evidence(

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from harness.evidence import Evidence, Status, and_others
+from harness.properties.backward_error import backward_error
 from harness.properties.gradient_tracing import first_bad_gradient, graph_of, is_alive, recording_graph
 from harness.properties.outputs import reached_by_outputs
 from harness.properties.quantised import quantised_part
@@ -33,6 +34,8 @@ def gradient_reaches(subject: Subject, seed: int = 0) -> Evidence:
         return Evidence(name, Status.SKIPPED, "the model has no trainable parameter")
     if part := quantised_part(subject.model):
         return Evidence(name, Status.SKIPPED, f"`{part}` is quantised, and no gradient passes its integers")
+    if subject.backward_raises():
+        return backward_error(subject, name)
     model = subject.fresh()
     gradients = _accumulate(subject, model, seed)
     layers = layer_facts(model, gradients)

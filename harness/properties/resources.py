@@ -19,7 +19,8 @@ from torch.utils._pytree import tree_leaves
 
 from harness.batches import Sizes
 from harness.evidence import Evidence, Status
-from harness.properties.subject import Subject, mode
+from harness.owners import owned_by
+from harness.properties.subject import GRADIENT_OWNER, Subject, mode
 from harness.randomness import seeded
 
 MIB = 1 << 20
@@ -97,6 +98,8 @@ def memory_footprint(subject: Subject, seed: int = 0) -> Evidence:
             # Reference cycles are not a leak: what the collector frees does not count.
             growth = _growth(_left_behind(subject, model, tracker, label == "train", seed, collect=True))
         if min(growth) > 0:
+            # A graph that refers to itself is never freed, and cannot be gone back through either.
+            owner = owned_by(GRADIENT_OWNER) if label == "train" and subject.backward_raises() else {}
             return Evidence(
                 name,
                 Status.FAIL,
@@ -107,7 +110,7 @@ def memory_footprint(subject: Subject, seed: int = 0) -> Evidence:
                 counterexample,
                 _growing(subject, model, label == "train"),
                 "outputs, losses or hidden states appended to a list on the module, with or without their graph",
-                details,
+                details | owner,
             )
     bound = subject.task.tolerances.get(name)
     status = Status.OK

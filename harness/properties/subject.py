@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,14 +16,18 @@ from torch import Tensor, nn
 from harness.adapters import Adapter
 from harness.batches import Batch, Sizes, make_batch, smallest_sizes, to_device, typical_sizes
 from harness.errors import ForwardError, UserError
+from harness.evidence import Evidence, Status, counted
 from harness.models.axis_order import reading_length_first
 from harness.models.copies import Copies
+from harness.owners import owned_by
 from harness.properties.difference import difference
 from harness.properties.noise import NoiseFloor, measure_floor
 from harness.properties.tracing import path_of
 from harness.randomness import seeded
 from harness.tasks import TaskSpec
 from harness.user_code import raised
+
+_CHECKED = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 REPEATS = 4
 """How often a call is repeated to see whether it is random; one more draw may show what is random only now and then."""
@@ -46,6 +51,54 @@ class ModelRaisedError(ForwardError):
         super().__init__(raised(error))
 
 
+class BackwardRaisedError(ModelRaisedError):
+    """The backward pass of the model's loss raised."""
+
+
+SHAPE_OWNER = "shape_contract"
+"""The test that fails when the model cannot be called, or its logits have the wrong shape."""
+
+FINITE_OWNER = "finite_output[typical]"
+"""The test that fails when the logits are not finite."""
+
+RANDOM_OWNER = "eval_deterministic"
+"""The test that fails when the logits are random in eval mode."""
+
+GRADIENT_OWNER = "gradient_flow[reaches_every_parameter]"
+"""The test that fails when the backward pass raises."""
+
+WEIGHTS_OWNERS = ("parameter_validation", FINITE_OWNER)
+"""The tests that fail on NaN weights; the second one where the first does not run."""
+
+BACKWARD_RAISES = "the backward pass raises "
+
+RANDOM = "logits in eval mode are random"
+
+
+@dataclass(frozen=True)
+class BrokenWeight:
+    """A parameter or buffer that no model can compute with.
+
+    Attributes:
+        path: Its path.
+        holds: What it holds, such as ``2 NaN values``.
+    """
+
+    path: str
+    holds: str
+
+    def evidence(self, name: str) -> Evidence:
+        """A failure of a property that cannot hold because of it."""
+        return Evidence(
+            name,
+            Status.FAIL,
+            f"`{self.path}` holds {self.holds}",
+            module=self.path,
+            cause="a training run that diverged, or an initialisation that divides by zero",
+            details=owned_by(*WEIGHTS_OWNERS),
+        )
+
+
 @dataclass(frozen=True)
 class Trouble:
     """What keeps other properties from being judged, and is itself judged by one.
@@ -54,22 +107,49 @@ class Trouble:
         raises: What forward raised at an anchor; ``shape_contract`` fails on it, or leaves it to ``full_vocabulary``.
         not_finite: At which anchor the logits are not finite; ``finite_output`` fails on it.
         random: Whether logits in eval mode depend on the global random state; ``eval_deterministic`` fails on it.
+        weight: A weight that is NaN or infinite; ``parameter_validation`` fails on it, or ``finite_output``.
     """
 
     raises: str = ""
     not_finite: str = ""
     random: bool = False
+    weight: BrokenWeight | None = None
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """Why no property can be judged; false where it can.
+
+    Attributes:
+        owner: The test that fails for it.
+        reason: What is wrong.
+    """
+
+    owner: str = ""
+    reason: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.owner)
 
 
 @dataclass
 class Shared:
-    """What is found out once about a model."""
+    """What is found out once about a model.
+
+    Attributes:
+        floor: Its rounding noise.
+        trouble: What is wrong with it at its anchors.
+        unusable: Whether anything can be judged.
+        backward: What a backward pass raises in train mode and in eval mode; empty where it does not.
+    """
 
     floor: NoiseFloor | None = None
     trouble: Trouble | None = None
     length_first: bool | None = None
     settled: nn.Module | None = None
     outputs: tuple[Any, ...] | None = None
+    unusable: Unusable | None = None
+    backward: dict[bool, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -208,8 +288,28 @@ class Subject:
             loss = self.adapter.loss(self.adapter.logits(model, self._given(batch, model)), batch)
             if not loss.requires_grad:
                 raise NoGradientError("the loss depends on nothing that asks for a gradient")
+        with blaming(model, BackwardRaisedError):
             loss.backward()
         return loss.detach()
+
+    @property
+    def unusable(self) -> Unusable:
+        """Whether a typical call raises or its logits have the wrong shape, so that no other property can be judged."""
+        if self.shared.unusable is None:
+            from harness.properties.usability import find_unusable
+
+            self.shared.unusable = find_unusable(self)
+        return self.shared.unusable
+
+    def backward_raises(self, train: bool = True) -> str:
+        """What a backward pass at typical sizes raises; empty where it does not.
+
+        Args:
+            train: The mode that the model is in.
+        """
+        if train not in self.shared.backward:
+            self.shared.backward[train] = find_backward_error(self, train)
+        return self.shared.backward[train]
 
     @property
     def trouble(self) -> Trouble:
@@ -275,7 +375,35 @@ def find_trouble(subject: Subject) -> Trouble:
             continue
         not_finite = not_finite or ("" if bool(first.isfinite().all()) else f"logits are not finite at {at}")
         random = random or any(difference(first.nan_to_num(), other.nan_to_num()) > subject.floor.repeat_bound for other in again)
-    return Trouble(raises, not_finite, random)
+    return Trouble(raises, not_finite, random, broken_weight(subject.model))
+
+
+def find_backward_error(subject: Subject, train: bool) -> str:
+    """What a backward pass on a fresh copy at typical sizes raises; empty where it does not, or there is none."""
+    model = subject.fresh()
+    try:
+        with mode(model, train), seeded(0):
+            subject.backward(subject.batch(), model)
+    except BackwardRaisedError as error:
+        return BACKWARD_RAISES + re.split(r" Hint: |: \[torch\.", str(error))[0]  # what follows are numbers of torch's own
+    except UserError:
+        return ""
+    return ""
+
+
+def broken_weight(model: nn.Module) -> BrokenWeight | None:
+    """The first parameter that holds NaN or infinity, or buffer that holds NaN; an infinite buffer is usual, such as a mask."""
+    parameters = {id(parameter) for parameter in model.parameters()}
+    for path, tensor in chain(model.named_parameters(), model.named_buffers()):
+        if type(tensor) not in (Tensor, nn.Parameter) or tensor.dtype not in _CHECKED or tensor.layout is not torch.strided:
+            continue
+        if tensor.is_meta or not tensor.numel() or bool(tensor.isfinite().all()):
+            continue
+        if nan := int(tensor.isnan().sum()):
+            return BrokenWeight(path, counted(nan, "NaN value"))
+        if id(tensor) in parameters:
+            return BrokenWeight(path, counted(int(tensor.isinf().sum()), "infinite value"))
+    return None
 
 
 def _drawn(subject: Subject, batch: Batch, draw: int) -> Tensor:
@@ -303,14 +431,19 @@ def _as_the_model_takes(batch: Batch, model: nn.Module) -> Batch:
 
 
 @contextmanager
-def blaming(model: nn.Module) -> Iterator[None]:
-    """Turns an exception of the model's code into a ModelRaisedError that names the module."""
+def blaming(model: nn.Module, kind: type[ModelRaisedError] = ModelRaisedError) -> Iterator[None]:
+    """Turns an exception of the model's code into a ModelRaisedError that names the module.
+
+    Args:
+        model: The model.
+        kind: The class of the error, for a backward pass another one than for forward.
+    """
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        raise ModelRaisedError(_running_module(model, error), error) from error
+        raise kind(_running_module(model, error), error) from error
 
 
 @contextmanager

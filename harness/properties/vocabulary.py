@@ -63,8 +63,11 @@ def unreadable_token(subject: Subject, batch: Batch) -> str:
     """A token of a batch that makes forward raise in a row of others it can read: the vocabulary is at fault, not the sizes."""
     if not subject.task.is_text:
         return ""
-    reading = _read(subject, _typical_row(subject), "input_ids", batch["input_ids"].unique().tolist())
-    return f"token {reading.refused[0]}" if reading.refused and reading.ids else ""
+    own = set(batch["input_ids"].unique().tolist())
+    others = set(subject.batch()["input_ids"].unique().tolist())  # a small batch may hold no token that can be read
+    reading = _read(subject, _typical_row(subject), "input_ids", sorted(own | others))
+    refused = [token for token in reading.refused if token in own]
+    return f"token {refused[0]}" if refused and reading.ids else ""
 
 
 def _vocabulary_of(subject: Subject, name: str, seed: int) -> Evidence:

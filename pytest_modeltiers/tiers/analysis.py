@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness.analysis.study import Study
-from harness.analysis.table import judge_analysis
+from harness.analysis.table import find_analysis
 from pytest_modeltiers.judge import Judge
 
 
@@ -55,4 +55,4 @@ class AnalysisTier:
 
 
 def _judge(judge: Judge, study: Study, case: str = "") -> None:
-    judge.finds(lambda: judge_analysis(judge.name, study, case, judge.present))
+    judge.finds(lambda: find_analysis(judge.name, study, case))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from harness.export.checks.models import MODEL_CHECKS
-from harness.export.checks.table import judge_format
+from harness.export.checks.table import find_format, find_model
 from harness.export.exports import Exports
 from pytest_modeltiers.judge import Judge
 
@@ -69,8 +68,8 @@ class ExportTier:
 
 
 def _judge_model(judge: Judge, exports: Exports) -> None:
-    judge.finds(lambda: MODEL_CHECKS[judge.name](exports))
+    judge.finds(lambda: find_model(judge.name, exports))
 
 
 def _judge_file(judge: Judge, exports: Exports, format: str) -> None:
-    judge.finds(lambda: judge_format(judge.name, exports, format, judge.present))
+    judge.finds(lambda: find_format(judge.name, exports, format))

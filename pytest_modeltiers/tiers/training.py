@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.training.checks.table import judge_training
+from harness.training.checks.table import find_training
 from harness.training.trial import Trial
 from pytest_modeltiers.judge import Judge
 
@@ -60,4 +60,4 @@ class TrainingTier:
 
 
 def _judge(judge: Judge, trial: Trial, case: str = "") -> None:
-    judge.finds(lambda: judge_training(judge.name, trial, case, judge.present))
+    judge.finds(lambda: find_training(judge.name, trial, case))

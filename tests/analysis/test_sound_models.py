@@ -35,5 +35,5 @@ class Infinite(nn.Module):
 
 def test_a_model_in_trouble_is_left_to_tier_1() -> None:
     found = judge_all(study_of(Infinite, TABLE), JUDGED)
-    assert {each.status for each in found.values()} == {Status.SKIPPED}
-    assert all("(see finite_output)" in each.message for each in found.values())
+    assert {each.status for each in found.values()} == {Status.FAIL}, "tier 1 does not run here"
+    assert all(each.message.endswith("(see finite_output[typical])") for each in found.values())

@@ -82,22 +82,72 @@ MODELS: dict[str, tuple[str | None, dict[str, Any], list[str]]] = {
     "factory_exits": (RAW + "    raise SystemExit(3)\n", {}, ["build_model raised SystemExit", "cfg_model.py, line 5"]),
     "no_module": (RAW + "    return [1]\n", {}, ["returned a list", "expected an nn.Module"]),
     "kwargs": (GOOD, {"model_kwargs": {"widht": 3}}, ["build_model raised TypeError", "widht"]),
-    "forward_refuses": (REFUSING, {}, ["Model.forward(input_ids)", "ValueError: too wide", "batch=", "seq=", "`input_ids`"]),
     "forward_wants_more": (
         GOOD.replace("forward(self, input_ids)", "forward(self, input_ids, mask, positions)"),
         {},
         ["Model.forward(input_ids, mask, positions)", "`positions`"],
     ),
-    "vocabulary": (GOOD.replace("vocab_size=32", "vocab_size=8"), {}, ["Model.forward(input_ids)", "IndexError", "batch="]),
-    "no_logits": (GOOD.replace("return self.head(", "return {'scores': 1} or ("), {}, ["no logits", "`scores`"]),
-    "wrong_shape": (GOOD, {"model_kwargs": {"vocab_size": 33}}, ["logits of shape (3, 11, 33)", "(3, 11, 32)"]),
-    "pooled": (GOOD.replace("self.before(x))", "self.before(x)).mean(1)"), {}, ["logits of shape (3, 32)", "(3, 11, 32)"]),
     "adapter": (GOOD, {"adapter": "causal-lm"}, ["`adapter`: no adapter 'causal-lm'", "Did you mean 'causal_lm'?"]),
     "device": (GOOD, {"device": "gpu"}, ["`device`: got 'gpu'"]),
     "missing_weights": (GOOD, {"weights": "nowhere.pt"}, ["`weights`: no such file", "nowhere.pt"]),
     "gist": (None, {"gist_id": "ada/abc123"}, ["`gist_id`", "expected the id alone"]),
     "data": (GOOD, {"eval": {"path": "nowhere.jsonl"}}, ["nowhere.jsonl"]),
 }
+
+UNUSABLE: dict[str, tuple[str, dict[str, Any], list[str]]] = {
+    "forward_refuses": (
+        REFUSING,
+        {},
+        ["Model.forward(input_ids)", "ValueError: too wide (cfg_model.py, line 11)", "`input_ids`"],
+    ),
+    "no_logits": (GOOD.replace("return self.head(", "return {'scores': 1} or ("), {}, ["no logits", "`scores`"]),
+    "wrong_shape": (GOOD, {"model_kwargs": {"vocab_size": 33}}, ["logits have shape (1, 1, 33)", "expected (1, 1, 32)"]),
+    "pooled": (
+        GOOD.replace("self.before(x))", "self.before(x)).mean(1)"),
+        {},
+        ["logits have shape (1, 32)", "expected (1, 1, 32)"],
+    ),
+}
+"""Models that are built, and cannot be judged: bodies, keys of the config, and parts of the one failure."""
+
+
+@pytest.mark.parametrize("case", UNUSABLE)
+def test_a_model_that_cannot_be_called_is_one_failure_with_every_report(project: Any, case: str) -> None:
+    body, keys, said = UNUSABLE[case]
+    config = project.config(
+        only=("shape_contract", "causal", "padding_ignored", "attribution"), tier=["1", "2"], model=body, **keys
+    )
+
+    result = project.run("--model-config", config, "--model-report", "out", "--junitxml", "junit.xml", "-rs")
+
+    result.assert_outcomes(failed=1, skipped=3)
+    (check,) = project.json("out/health_report.json")["checks"]
+    assert (check["check_name"], check["status"]) == ("tier1::shape_contract", "failed")
+    for part in said:
+        assert part in check["message"]
+    result.stdout.fnmatch_lines(["SKIPPED ?3?*(see shape_contract)"])
+    assert (project.path / "out" / "health_report.html").is_file()
+    assert (project.path / "out" / "health_report.md").is_file()
+    assert len(list(project.tree("junit.xml").iter("testcase"))) == 4
+
+
+def test_a_vocabulary_that_is_too_small_is_one_failure(project: Any) -> None:
+    only = ("shape_contract", "full_vocabulary", "causal", "attribution")
+    config = project.config(only=only, tier=["1", "2"], model=GOOD.replace("vocab_size=32", "vocab_size=8"))
+
+    result = project.run("--model-config", config, "-rs")
+
+    assert result.parseoutcomes() == {"failed": 1, "skipped": 2, "warn": 1}
+    result.stdout.fnmatch_lines(["SKIPPED ?2?*(see full_vocabulary)"])
+
+
+def test_a_model_that_cannot_be_called_is_red_whatever_is_selected(project: Any) -> None:
+    config = project.config(only=("shape_contract", "causal"), model=REFUSING)
+
+    result = project.run("--model-config", config, "-k", "causal")
+
+    result.assert_outcomes(failed=1, deselected=1)
+    assert "too wide (cfg_model.py, line 11) (see shape_contract)" in output(result)
 
 
 @pytest.mark.parametrize("case", MODELS)
@@ -130,23 +180,23 @@ def test_weights_that_do_not_fit_are_one_collection_error(project: Any) -> None:
         assert part in line
 
 
-def test_an_image_size_the_model_cannot_take_is_one_collection_error(project: Any) -> None:
+def test_an_image_size_the_model_cannot_take_is_one_failure(project: Any) -> None:
     body = "from torch import nn\n\ndef build_model():\n    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 4))\n"
     project.write("net.py", body)
-    project.write(
-        "cfg.json", json.dumps({"task_name": "vision_tiny", "tier": "1", "image_size": [3, 16, 16], "model_file": "net.py"})
-    )
+    config = {"task_name": "vision_tiny", "tier": "1", "image_size": [3, 16, 16], "model_file": "net.py"}
+    project.write("cfg.json", json.dumps(config))
 
     result = project.run("--model-config", "cfg.json")
 
-    assert result.parseoutcomes() == {"errors": 1}
-    line = line_with(text_of(result), "image_size=[3, 16, 16]")
-    for part in ("Sequential.forward(input)", "RuntimeError", "in `1`"):
-        assert part in line
+    assert result.parseoutcomes()["failed"] == 1
+    assert "passed" not in result.parseoutcomes()
+    result.stdout.fnmatch_lines(
+        ["*RuntimeError*called as Sequential.forward(input) with `pixel_values` (?3, 16, 16?)*", "*blame: 1"]
+    )
 
 
 def test_each_of_two_configs_has_its_own_error_under_its_own_name(project: Any) -> None:
-    project.config("one.json", model=REFUSING)
+    project.config("one.json", model="raise KeyError('too wide')\n")
     project.config("two.json", model="x = 1 / 0\n")
 
     result = project.run("--model-config", "one.json", "--model-config", "two.json")

@@ -72,10 +72,14 @@ def test_a_finding_is_made_by_itself_where_its_owner_does_not_run(project: Proje
 
 def test_a_model_in_trouble_is_left_to_tier_1(project: Project) -> None:
     model = GOOD.replace("return self.head(x + self.before(x))", "return self.head(x + self.before(x)) / 0")
-    config = project.config(only=("attribution", "robustness"), tier="2", model=model)
-    result = project.run("--model-config", config, "-rs")
-    result.assert_outcomes(skipped=4)
-    assert "(see finite_output)" in output(result)
+    config = project.config(only=("attribution", "robustness", "finite_output"), tier=["1", "2"], model=model)
+    whole = project.run("--model-config", config, "-rs", "-k", "attribution or robustness or typical")
+    whole.assert_outcomes(failed=1, skipped=4, deselected=2)
+    assert "(see finite_output[typical])" in output(whole)
+    alone = project.run("--model-config", config, "-m", "tier2")
+    alone.assert_outcomes(failed=4, deselected=3)
+    assert "logits are not finite at batch=3, seq=11, seed=0 (see finite_output[typical])" in output(alone)
+    assert "counterexample: batch=1, seq=1" in output(alone)
 
 
 def test_own_tests_look_into_the_model(project: Project, config: Path) -> None:

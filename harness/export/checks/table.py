@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Collection
+from dataclasses import replace
 
 from harness.errors import MissingPackageError, UserError
 from harness.evidence import Evidence, Status
@@ -13,7 +14,12 @@ from harness.export.checks.models import MODEL_CHECKS
 from harness.export.checks.parity import numerical_consistency
 from harness.export.checks.performance import performance_benchmark, quantisation
 from harness.export.exports import Exports
+from harness.internal_errors import guarded
+from harness.owners import Selection, left_to, owned_by, owners_of, settled
+from harness.properties.subject import FINITE_OWNER, RANDOM, RANDOM_OWNER, Trouble
+from harness.properties.trouble import left_to_weights
 from harness.threads import threads_for
+from harness.user_code import raised
 
 FORMAT_CHECKS: dict[str, Callable[[Exports, str], Evidence]] = {
     "exports": exports_to,
@@ -32,11 +38,8 @@ ALL = frozenset((*MODEL_CHECKS, *FORMAT_CHECKS))
 """Names of every check of tier 4."""
 
 
-def judge_format(name: str, exports: Exports, format: str, judged: Container[str] = ALL) -> Evidence:
-    """The evidence of one check of one artifact.
-
-    A file that is not there, cannot be loaded, or does not run is said once: by ``exports`` or ``validation``. The others skip with a hint
-    where those are judged too, and fail where they are not.
+def judge_format(name: str, exports: Exports, format: str, judged: Collection[str] = ALL) -> Evidence:
+    """The verdict of one check of one artifact; see ``find_format``.
 
     Args:
         name: The check.
@@ -44,29 +47,92 @@ def judge_format(name: str, exports: Exports, format: str, judged: Container[str
         format: The format.
         judged: Names of the checks of this run.
     """
-    try:
-        exports.exporter(format)
-    except MissingPackageError as error:
-        return Evidence(name, Status.SKIPPED, str(error))
-    with threads_for(exports.subject.model):
-        return _judge(name, exports, format, judged)
+    return settled(find_format(name, exports, format), f"{name}[{format}]", Selection(judged))
 
 
-def _judge(name: str, exports: Exports, format: str, judged: Container[str]) -> Evidence:
+def judge_model_check(name: str, exports: Exports, judged: Collection[str] = ALL) -> Evidence:
+    """The verdict of one check of the model itself; see ``find_model``.
+
+    Args:
+        name: The check.
+        exports: The exports.
+        judged: Names of the checks of this run.
+    """
+    return settled(find_model(name, exports), name, Selection(judged))
+
+
+def find_format(name: str, exports: Exports, format: str) -> Evidence:
+    """What one check finds about one artifact, whatever else is judged.
+
+    A file that is not there, cannot be loaded, or does not run is a finding of ``exports`` or ``validation``; NaN weights are one of
+    ``parameter_validation``.
+
+    Args:
+        name: The check.
+        exports: The exports.
+        format: The format.
+    """
+
+    def measured() -> Evidence:
+        try:
+            exports.exporter(format)
+        except MissingPackageError as error:
+            return Evidence(name, Status.SKIPPED, str(error))
+        with threads_for(exports.subject.model):
+            return _judge(name, exports, format)
+
+    return guarded(name, measured, lambda error: _raised(name, error))
+
+
+def find_model(name: str, exports: Exports) -> Evidence:
+    """What one check finds about the model itself, whatever else is judged.
+
+    Args:
+        name: The check.
+        exports: The exports.
+    """
+
+    def measured() -> Evidence:
+        found = MODEL_CHECKS[name](exports)
+        if name == "parameter_validation" or found.status is not Status.FAIL:
+            return found
+        found = left_to_weights(exports.subject.trouble, found)
+        return _left_to_tier_1(exports.subject.trouble, found) if name == _FORWARD_PASS else found
+
+    return guarded(name, measured, lambda error: _raised(name, error))
+
+
+def _left_to_tier_1(trouble: Trouble, found: Evidence) -> Evidence:
+    """What tier 1 says as well is left to it where it runs."""
+    owner = RANDOM_OWNER if trouble.random else FINITE_OWNER if trouble.not_finite else ""
+    if not owner or owners_of(found):
+        return found
+    return replace(found, details={**found.details, **owned_by(owner, _FORWARD_PASS)})
+
+
+def _raised(name: str, error: Exception) -> Evidence:
+    return Evidence(name, Status.FAIL, str(error) if isinstance(error, UserError) else f"cannot be judged: {raised(error)}")
+
+
+def _judge(name: str, exports: Exports, format: str) -> Evidence:
+    subject = exports.subject
     owner, reason = _trouble(exports, format)
     if owner not in ("", name) and name != "exports":
-        if owner in judged:
-            return Evidence(name, Status.SKIPPED, f"there is no {format} file that runs (see {owner})")
-        return Evidence(name, Status.FAIL, f"{format}: {reason}")
-    if name in _COMPARED and exports.subject.trouble.random:
-        reason = "the model's own logits are random in eval mode"
-        status = Status.SKIPPED if "forward_pass_validation" in judged else Status.FAIL
-        return Evidence(name, status, f"{reason} (see forward_pass_validation)")
+        return left_to(name, f"{owner}[{format}]", f"{format}: {reason}")
+    if name in _COMPARED and subject.trouble.random:
+        return Evidence(name, Status.FAIL, RANDOM, details=owned_by(RANDOM_OWNER, _FORWARD_PASS))
+    if name in _ON_LOGITS and subject.trouble.weight:
+        return subject.trouble.weight.evidence(name)
     return FORMAT_CHECKS[name](exports, format)
 
 
+_FORWARD_PASS = "forward_pass_validation"
+
 _COMPARED = ("numerical_consistency", "fresh_process")
-"""Checks that hold an artifact's logits against the model's."""
+"""Checks that compare an artifact's logits with the model's."""
+
+_ON_LOGITS = (*_COMPARED, "validation", "inference_mode", "invalid_input", "quantisation")
+"""Checks that need logits without NaN."""
 
 
 def _trouble(exports: Exports, format: str) -> tuple[str, str]:

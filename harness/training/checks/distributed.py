@@ -26,6 +26,7 @@ from harness.training.checks.ranks import GroupError, RankResult, on_cpu, train_
 from harness.training.checks.stances import Stance, certain
 from harness.training.checks.stillness import be_still
 from harness.training.checks.updates import step_updates
+from harness.training.errors import TrainingError
 from harness.training.trial import Trial
 
 _NAME = "distributed"
@@ -208,7 +209,7 @@ class _Comparison:
 def _gradients(answers: Sequence[Answer], number: int) -> Quantities:
     failed = next((answer.error for answer in answers if answer.error), "")
     if failed:
-        raise RuntimeError(failed)
+        raise TrainingError(f"training raises {failed}")
     result: RankResult = answers[0].result[number]
     return result.gradients
 

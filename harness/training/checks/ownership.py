@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from harness.evidence import Evidence, Status
+from harness.owners import owned_by
 from harness.training.trial import Trial
+
+__all__ = ["owned_by", "owner_among"]
 
 
 def owner_among(checks: Mapping[str, Callable[[Trial], Evidence]], trial: Trial) -> tuple[str, Evidence] | None:
@@ -16,8 +19,3 @@ def owner_among(checks: Mapping[str, Callable[[Trial], Evidence]], trial: Trial)
         trial: The model.
     """
     return next(((name, found) for name, check in checks.items() if (found := check(trial)).status is Status.FAIL), None)
-
-
-def owned_by(name: str) -> dict[str, str]:
-    """What a finding notes in its details when another check owns it."""
-    return {"owner": name}

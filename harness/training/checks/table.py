@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
-from dataclasses import replace
+from collections.abc import Callable, Collection
 
-from harness.errors import TimeBudgetError, UserError
+from harness.errors import UserError
 from harness.evidence import Evidence, Status
+from harness.internal_errors import guarded, is_from_backward
+from harness.owners import Selection, left_to, owned_by, settled
+from harness.properties.subject import GRADIENT_OWNER, BackwardRaisedError, broken_weight
 from harness.training.checks.accumulation import accumulation
 from harness.training.checks.baseline import baseline_comparison
 from harness.training.checks.coverage import optimizer_coverage
@@ -14,7 +16,6 @@ from harness.training.checks.distributed import distributed
 from harness.training.checks.fine_tuning import fine_tuning
 from harness.training.checks.initial_loss import initial_loss
 from harness.training.checks.overfitting import overfits_one_batch
-from harness.training.checks.ownership import owned_by
 from harness.training.checks.pace import too_long
 from harness.training.checks.repeat import seeded_repeat
 from harness.training.checks.resume import resume
@@ -50,15 +51,15 @@ ALL = frozenset((*CHECKS, *CASES))
 OWNER = "overfits_one_batch"
 """The check that says that a model cannot be trained."""
 
+_WITHOUT_STEPS = ("optimizer_coverage",)
+"""Checks that take no step, and so are the same whatever the weights hold."""
+
 _STEPS = {"initial_loss": 2, "step_updates": 6, "optimizer_coverage": 1, "training_loss": 6, "accumulation": 12}
 """Training steps that a check takes, where it does not see to its time itself."""
 
 
-def judge_training(name: str, trial: Trial, case: str = "", judged: Container[str] = ALL) -> Evidence:
-    """The evidence of one check.
-
-    A training that cannot be taken is said once, by ``overfits_one_batch``, and so is a bug that one check owns and others suffer from:
-    they skip with a hint where the owner is judged too, and fail where it is not.
+def judge_training(name: str, trial: Trial, case: str = "", judged: Collection[str] = ALL) -> Evidence:
+    """The verdict of one check; see ``find_training``.
 
     Args:
         name: The check.
@@ -66,20 +67,34 @@ def judge_training(name: str, trial: Trial, case: str = "", judged: Container[st
         case: The case, of a check that has them.
         judged: Names of the checks of this run.
     """
+    return settled(find_training(name, trial, case), f"{name}[{case}]" if case else name, Selection(judged))
+
+
+def find_training(name: str, trial: Trial, case: str = "") -> Evidence:
+    """What one check finds, whatever else is judged.
+
+    A training that cannot be taken is a finding of ``overfits_one_batch``; a backward pass that raises, and weights that are NaN, are findings
+    of tier 1 and 4.
+
+    Args:
+        name: The check.
+        trial: The model.
+        case: The case, of a check that has them.
+    """
     check = CASES[name][case] if case else CHECKS[name]
-    try:
+    subject = trial.subject
+
+    def measured() -> Evidence:
+        if name not in _WITHOUT_STEPS and (broken := broken_weight(subject.model)):
+            return broken.evidence(name)
         reason = too_long(trial, _STEPS[name]) if name in _STEPS else ""
-        evidence = Evidence(name, Status.SKIPPED, reason) if reason else check(trial)
-    except TimeBudgetError:
-        raise
-    except Exception as error:  # whatever the user's own training step raises is a finding about it
+        return Evidence(name, Status.SKIPPED, reason) if reason else check(trial)
+
+    def raises(error: Exception) -> Evidence:
+        """Whatever the user's own training step raises is a finding about it."""
+        if (isinstance(error, BackwardRaisedError) or is_from_backward(error)) and subject.backward_raises():
+            return left_to(name, GRADIENT_OWNER, subject.backward_raises())
         message = str(error) if isinstance(error, UserError) else f"training raises {raised(error)}"
-        evidence = Evidence(name, Status.FAIL, message, details=owned_by(OWNER))
-    return _left_to_owner(evidence, f"{name}[{case}]" if case else name, judged)
+        return Evidence(name, Status.FAIL, message, details=owned_by(OWNER))
 
-
-def _left_to_owner(evidence: Evidence, own: str, judged: Container[str]) -> Evidence:
-    owner = str(evidence.details.get("owner", own))
-    if owner == own or owner.partition("[")[0] not in judged or evidence.status is Status.OK:
-        return evidence
-    return replace(evidence, status=Status.SKIPPED, message=f"{evidence.message} (see {owner})", investigate=None)
+    return guarded(name, measured, raises, libraries=False)

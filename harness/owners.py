@@ -1,0 +1,138 @@
+"""One bug, one failure: a finding that another property explains better is left to it.
+
+A check that finds what another one owns says so in its evidence (``left_to``, ``owned_by``); it never asks what else runs. What follows is
+decided here, for all tiers alike:
+
+- The owner is judged in this run: the finding is a skip that ends in ``(see owner)``.
+- It is not, because it was deselected or its tier is not in the config: the owner is judged all the same, and where it fails the finding fails,
+  with the same message and with the owner's counterexample and blame. A run that leaves the owner out is never green because of that.
+- The config switches it off: the finding stands as it is, except for ``eval_deterministic``, which is switched off for models that are random on
+  purpose; what needs repeatable logits is then a skip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Container
+from dataclasses import dataclass, replace
+from typing import Any
+
+from harness.evidence import Evidence, Status
+
+_ON_PURPOSE = "eval_deterministic"
+
+
+def _nobody(_owner: str) -> Evidence | None:
+    return None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a run judges.
+
+    Attributes:
+        labels: The tests that run, such as ``finite_output[typical]`` or ``causal``; the name alone means all its cases.
+        off: The properties that the config switches off.
+        ask: Judges an owner that does not run; ``None`` where that is not possible.
+    """
+
+    labels: Collection[str]
+    off: Container[str] = frozenset()
+    ask: Callable[[str], Evidence | None] = _nobody
+
+    def has(self, owner: str) -> bool:
+        """Whether an owner runs: the case that is named, or any where none is."""
+        known = owner in self.labels or owner.partition("[")[0] in self.labels
+        return known or any(label.startswith(f"{owner}[") for label in self.labels)
+
+
+def owned_by(*owners: str) -> dict[str, Any]:
+    """What a finding notes in its details when another property owns it.
+
+    Args:
+        owners: Labels of tests; the first of them that runs is the one referred to.
+    """
+    return {"owner": owners[0], **({"owners": list(owners)} if len(owners) > 1 else {})}
+
+
+def left_to(name: str, owner: str, message: str, **facts: Any) -> Evidence:
+    """A failure that another property owns.
+
+    Args:
+        name: The property that met it.
+        owner: Label of the test that owns it.
+        message: What is wrong with the model.
+        facts: Further fields of the evidence.
+    """
+    return Evidence(name, Status.FAIL, message, details=owned_by(owner), **facts)
+
+
+def not_judged(name: str, owner: str, message: str) -> Evidence:
+    """A skip that has its reason in what another property may fail on: it fails where that one does not run, and does fail.
+
+    Args:
+        name: The property that cannot be judged.
+        owner: Label of the test that may own the reason.
+        message: The reason.
+    """
+    return Evidence(name, Status.SKIPPED, message, details=owned_by(owner))
+
+
+def owners_of(evidence: Evidence) -> tuple[str, ...]:
+    """Labels of the tests that own a finding, the preferred one first; empty for a finding of the check's own."""
+    owners = evidence.details.get("owners") or [evidence.details.get("owner")]
+    return tuple(str(owner) for owner in owners if owner)
+
+
+def is_left(evidence: Evidence, own: str) -> bool:
+    """Whether a finding belongs to other properties only.
+
+    Args:
+        evidence: The finding.
+        own: Label of the test that made it.
+    """
+    owners = owners_of(evidence)
+    return bool(owners) and not any(_is_same(own, owner) for owner in owners)
+
+
+def settled(evidence: Evidence, own: str, selection: Selection) -> Evidence:
+    """The verdict that follows from a finding and from what runs; see the module's text.
+
+    Args:
+        evidence: The finding.
+        own: Label of the test that made it.
+        selection: What runs.
+    """
+    owners = owners_of(evidence)
+    if not owners or evidence.status is Status.OK:
+        return evidence
+    owner = next((one for one in owners if _is_same(own, one) or selection.has(one)), owners[0])
+    if _is_same(own, owner):
+        return evidence
+    message = f"{evidence.message} (see {owner})"
+    details = {**evidence.details, "owner": owner}
+    skipped = replace(evidence, status=Status.SKIPPED, message=message, details=details, investigate=None)
+    if selection.has(owner):
+        return skipped
+    base = owner.partition("[")[0]
+    if base in selection.off:
+        return skipped if base == _ON_PURPOSE else replace(evidence, message=message, details=details)
+    answer = selection.ask(owner)
+    if answer is None or answer.status not in (Status.FAIL, Status.WARN):
+        return replace(evidence, message=message, details=details)
+    return replace(
+        evidence,
+        status=answer.status,
+        message=message,
+        measured=answer.measured,
+        bound=answer.bound,
+        unit=answer.unit,
+        counterexample=answer.counterexample,
+        module=answer.module,
+        cause=answer.cause,
+        details=details,
+        investigate=answer.investigate,
+    )
+
+
+def _is_same(own: str, owner: str) -> bool:
+    return owner in (own, own.partition("[")[0])
