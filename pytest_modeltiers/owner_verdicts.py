@@ -35,6 +35,8 @@ def run_test(judge: Judge, case: str | None, provide: Provide) -> Evidence:
         test(**{name: given[name] if name in given else provide(name) for name in inspect.signature(test).parameters})
     except pytest.skip.Exception as skipped:
         return Evidence(judge.name, Status.SKIPPED, str(skipped))
+    except Exception as error:
+        judge.meets(error)
     return judge.finish()
 
 
@@ -60,7 +62,11 @@ class Answers:
         """
         if owner not in self._known:
             self._known[owner] = None  # an owner that refers to itself by way of others has no answer
-            self._known[owner] = self._ask(run, owner)
+            try:
+                self._known[owner] = self._ask(run, owner)
+            except BaseException:  # such as a time budget that is spent; the next one to ask may have more of it
+                del self._known[owner]
+                raise
         return self._known[owner]
 
     def _ask(self, run: Run, owner: str) -> Evidence | None:

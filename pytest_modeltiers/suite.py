@@ -283,7 +283,7 @@ class Suite:
 
     def forget_shared_work(self) -> None:
         """Lets what several tests build on be made again, as a test that was cut short may have left it half done."""
-        for name in ("exports", "study", "trial", "monitor"):
+        for name in ("exports", "study", "trial", "monitor", "answers"):
             self.__dict__.pop(name, None)
 
 

@@ -139,6 +139,9 @@ class Shared:
     Attributes:
         floor: Its rounding noise.
         trouble: What is wrong with it at its anchors.
+        length_first: Whether it reads token ids as ``[length, batch]``.
+        settled: The model with running statistics that saw a few batches.
+        outputs: Its further outputs.
         unusable: Whether anything can be judged.
         backward: What a backward pass raises in train mode and in eval mode; empty where it does not.
     """

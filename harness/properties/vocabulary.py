@@ -17,6 +17,9 @@ _MOST_LOGITS = 1 << 22
 _ROWS = 256
 _TRIES = 16
 
+_ENDS = 2
+"""Tokens that are tried at the end of a row, where the one that stands there may not be readable itself."""
+
 
 @dataclass
 class _Reading:
@@ -65,9 +68,14 @@ def unreadable_token(subject: Subject, batch: Batch) -> str:
         return ""
     own = set(batch["input_ids"].unique().tolist())
     others = set(subject.batch()["input_ids"].unique().tolist())  # a small batch may hold no token that can be read
-    reading = _read(subject, _typical_row(subject), "input_ids", sorted(own | others))
-    refused = [token for token in reading.refused if token in own]
-    return f"token {refused[0]}" if refused and reading.ids else ""
+    tokens, row = sorted(own | others), _typical_row(subject)
+    for last in (int(row["input_ids"][0, -1]), *tokens[:_ENDS]):
+        ends = {**row, "input_ids": row["input_ids"].index_fill(1, torch.tensor([-1], device=row["input_ids"].device), last)}
+        reading = _read(subject, ends, "input_ids", tokens)
+        refused = [token for token in reading.refused if token in own]
+        if reading.ids:
+            return f"token {refused[0]}" if refused else ""
+    return ""
 
 
 def _vocabulary_of(subject: Subject, name: str, seed: int) -> Evidence:

@@ -94,7 +94,7 @@ def test_a_backward_pass_that_raises_is_one_failure_with_its_line(project: Proje
     assert failed["message"].startswith(where)
     assert failed["details"]["module"] == "(model)"
     result.assert_outcomes(failed=1, skipped=8, passed=3)
-    left = [skip for skip in checks["skipped"] if "(see gradient_flow[reaches_every_parameter])" in skip["message"]]
+    left = [skip for skip in checks["skipped"] if "(see gradient_flow[reaches_every_parameter])" in skip["reason"]]
     assert len(left) == 8
 
 
