@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from harness.evidence import Evidence, Status
+from harness.properties.places import shown_place
 from harness.properties.subject import BACKWARD_RAISES, Subject, mode
 from harness.properties.tracing import path_of
 from harness.randomness import seeded
@@ -35,8 +36,9 @@ def backward_error(subject: Subject, name: str) -> Evidence:
     model = subject.fresh()
     places = _lines_at_fault(subject, model)
     raised = subject.backward_raises().removeprefix(BACKWARD_RAISES)
-    where = ""
+    where = place = ""
     if places:
+        place = shown_place(*places[0])
         file, line = places[0]
         where = f" at `{linecache.getline(file, line).strip()}` ({Path(file).name}, line {line})"
     module = next((found for file, line in places if (found := _module_of(model, file, line))), "")
@@ -50,6 +52,7 @@ def backward_error(subject: Subject, name: str) -> Evidence:
         counterexample=f"{subject.typical.describe(subject.task)}, train mode, seed=0",
         module=module,
         cause=cause,
+        place=place,
     )
 
 

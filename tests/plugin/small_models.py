@@ -36,3 +36,8 @@ HIDING = GOOD.replace("self.embed =", "self.spare = [nn.Linear(2, 2)]\n        s
 def output(result: pytest.RunResult) -> str:
     """All a run printed."""
     return "\n".join([*result.outlines, *result.errlines])
+
+
+def running_text(result: pytest.RunResult) -> str:
+    """All a run printed, with every break of a line as a space."""
+    return " ".join(output(result).split())

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_models import GOOD, output
+from small_models import GOOD, output, running_text
 
 
 def text_of(result: pytest.RunResult) -> str:
@@ -147,7 +147,7 @@ def test_a_model_that_cannot_be_called_is_red_whatever_is_selected(project: Any)
     result = project.run("--model-config", config, "-k", "causal")
 
     result.assert_outcomes(failed=1, deselected=1)
-    assert "too wide (cfg_model.py, line 11) (see shape_contract)" in output(result)
+    assert "too wide (cfg_model.py, line 11) (see shape_contract)" in running_text(result)
 
 
 @pytest.mark.parametrize("case", MODELS)
@@ -190,9 +190,7 @@ def test_an_image_size_the_model_cannot_take_is_one_failure(project: Any) -> Non
 
     assert result.parseoutcomes()["failed"] == 1
     assert "passed" not in result.parseoutcomes()
-    result.stdout.fnmatch_lines(
-        ["*RuntimeError*called as Sequential.forward(input) with `pixel_values` (?3, 16, 16?)*", "*blame: 1"]
-    )
+    assert "called as Sequential.forward(input) with `pixel_values` ([3, 16, 16])" in running_text(result)
 
 
 def test_each_of_two_configs_has_its_own_error_under_its_own_name(project: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch._dynamo  # optimizers import it, and it loads once
-from small_models import GOOD, output
+from small_models import GOOD, output, running_text
 
 import harness.internal_errors
 import pytest_modeltiers.tiers.analysis
@@ -82,7 +82,7 @@ def test_the_file_is_in_a_temporary_folder_where_there_is_no_report(project: Pro
     monkeypatch.setattr(structure, "registration", BROKEN)
     result = project.run("--model-config", project.config(only=("registration",)))
     result.assert_outcomes(failed=1)
-    file = output(result).partition("please report it with ")[2].split()[0]
+    file = running_text(result).partition("please report it with ")[2].split()[0]
     assert "planted.py" in Path(file).read_text()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch._dynamo  # noqa: F401  # optimizers import it, and it loads once
-from small_models import GOOD, output
+from small_models import GOOD, running_text
 
 import pytest_modeltiers.tiers.analysis
 import pytest_modeltiers.tiers.training  # noqa: F401  # in-process runs forget what they import
@@ -105,7 +105,7 @@ def test_a_random_model_is_judged_alike_alone_and_among_others(project: Project)
     assert whole.parseoutcomes()["failed"] == 1
     alone.assert_outcomes(failed=1, deselected=3)
     for result in (whole, alone):
-        assert "logits in eval mode are random (see eval_deterministic)" in output(result)
+        assert "logits in eval mode are random (see eval_deterministic)" in running_text(result)
 
 
 @pytest.mark.parametrize("model", [NAN, NAN_UNSEEN], ids=["seen", "unseen"])
