@@ -68,6 +68,7 @@ class Manifest:
         external: Data files that the run was trained on and that are not in the bundle.
         notes: What a rerun should know, a sentence each.
         tool: Name and version of this project.
+        missing: What the bundle lacks to rebuild the run, a sentence each; empty where it does rebuild it.
     """
 
     run: dict[str, Any]
@@ -78,6 +79,7 @@ class Manifest:
     external: dict[str, FileFacts] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     tool: str = ""
+    missing: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -97,6 +99,7 @@ class Manifest:
             "files": {name: facts.to_json() for name, facts in sorted(self.files.items())},
             "external": {name: facts.to_json() for name, facts in sorted(self.external.items())},
             "notes": list(self.notes),
+            "missing": list(self.missing),
         }
 
     @staticmethod
@@ -124,6 +127,7 @@ class Manifest:
             external=external,
             notes=tuple(str(note) for note in data["notes"]),
             tool=str(data["tool"]),
+            missing=tuple(str(sentence) for sentence in data.get("missing", ())),
         )
 
 

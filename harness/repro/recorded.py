@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.data.data_reference import DataReference
 from harness.experiments import ArtifactRecord, ExperimentDB, ExperimentError, MetricColumns, RunRecord, RunRef
 from harness.experiments.address import address_of, file_of
 
@@ -41,7 +42,10 @@ class RecordedRun:
     def config_folder(self) -> Path:
         """The folder that the paths of its config are relative to; the current one where the run does not say."""
         path = self.record.facts.get("config_path")
-        return Path(path).parent if isinstance(path, str) and path else Path.cwd()
+        if isinstance(path, str) and path:
+            return Path(path).parent
+        data = DataReference.from_json(self.record.facts.get("data"))
+        return Path.cwd() if data is None else data.folder
 
 
 def read_run(run: RunRef, db: ExperimentDB | str | Path | None) -> RecordedRun:

@@ -53,6 +53,10 @@ def repro(
         config = check_config(bundle)
         code = code_in(bundle, config)
         manifest = bundle.manifest
+        if manifest.missing:
+            raise ReproError(
+                f"{manifest.title} cannot be rebuilt from this bundle, which is only a record of it. Missing: {'; '.join(manifest.missing)}"
+            )
         if code and not trust:
             return ReproResult(manifest.title, code, notes=manifest.notes)
         then, before = _metrics_of(bundle), _environment_of(bundle)

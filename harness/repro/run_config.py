@@ -9,9 +9,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from harness.config import SuiteConfig
+from harness.data.data_reference import DataReference
 from harness.experiments.documents import flat
 from harness.export.bundle.configs import json_ready
 from harness.repro.errors import ReproError
+from harness.repro.python_model import PythonModel, model_of
 from harness.repro.recorded import RecordedRun
 
 HIDDEN = "***"
@@ -27,10 +29,14 @@ class RunConfig:
     Attributes:
         values: JSON values by key, those of ``SuiteConfig``; without passwords and keys.
         notes: What a rerun should know of it, a sentence each.
+        missing: What it lacks to rebuild the run, a sentence each.
+        is_python_model: Whether its model was made in Python, and is found by what the run kept of it.
     """
 
     values: dict[str, Any]
     notes: tuple[str, ...]
+    missing: tuple[str, ...] = ()
+    is_python_model: bool = False
 
 
 def config_of(recorded: RecordedRun, training_cfg: Any = None, task_spec: Any = None, eval_cfg: Any = None) -> RunConfig:
@@ -55,6 +61,12 @@ def config_of(recorded: RecordedRun, training_cfg: Any = None, task_spec: Any = 
     training, task, evaluation = (_as_mapping(part, recorded) for part in parts)
     task = {key: value for key, value in task.items() if value != ""}  # a TaskSpec's word for none
     values = {**values, **training, **task, **({"eval": _given(evaluation)} if evaluation else {})}
+    made_in_python = not stored.get("suite") and not any(values.get(key) for key in _MODEL_KEYS)
+    made = model_of(recorded) if made_in_python else PythonModel({}, ())
+    values |= made.keys
+    data = DataReference.of_run(recorded.record.facts, stored)
+    if "train" not in values and data is not None and data.train is not None:
+        values["train"] = data.to_json()["train"]
     notes = []
     unknown = [key for key in values if key not in SuiteConfig.model_fields]
     if unknown:
@@ -69,9 +81,9 @@ def config_of(recorded: RecordedRun, training_cfg: Any = None, task_spec: Any = 
         )
     hidden = [key for key, value in flat(values).items() if isinstance(value, str) and HIDDEN in value and key != "db_path"]
     notes += [f"{key} was a secret and is left out of config.json: put it back before a rerun" for key in hidden]
-    if not any(values.get(key) for key in _MODEL_KEYS):
+    if not made_in_python and not any(values.get(key) for key in _MODEL_KEYS):
         notes.append("the config names no model, so a rerun trains the embedded stub of its task")
-    return RunConfig(values, tuple(notes))
+    return RunConfig(values, tuple(notes), made.missing, made_in_python)
 
 
 def _as_mapping(part: Any, recorded: RecordedRun) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import warnings
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -21,6 +22,7 @@ from harness.repro.environment import env_snapshot as snapshot
 from harness.repro.errors import ReproError
 from harness.repro.manifest import CONFIG, ENVIRONMENT, MANIFEST, METRICS, README, REQUIREMENTS, FileFacts, Manifest, tool
 from harness.repro.metric_records import MetricRecords
+from harness.repro.python_model import why_not_rebuilt
 from harness.repro.recorded import RecordedRun, read_run
 from harness.repro.run_config import config_of
 
@@ -54,6 +56,9 @@ def create_repro_bundle(
     Returns:
         The zip, ``<name>-<id>-repro.zip``. The same run gives the same bytes.
 
+    Warns:
+        UserWarning: The zip cannot rebuild the run, as something is missing: it is only a record of it, and says so in its manifest.
+
     Raises:
         ExperimentError: There is no such run or database.
         ReproError: Something that the run was trained from is missing, or the zip cannot be written; nothing is left behind.
@@ -66,6 +71,9 @@ def create_repro_bundle(
     names, unknown = needed(contents.imports, contents.data_names)
     notes = [*config.notes, *contents.notes, *(f"`{name}` is imported, and belongs to no installed package" for name in unknown)]
     notes += _changed_since(recorded, contents)
+    missing = config.missing
+    if config.is_python_model and not missing:
+        missing = (*_not_in_it(contents, unknown), *why_not_rebuilt(recorded, contents))
     if known is None and recorded.record.host != socket.gethostname():
         notes.append("environment.json is of the machine that made the bundle, and the run was trained on another")
     files: dict[str, Path | bytes] = {**contents.files, **_dashboards(recorded, dashboard_paths)}
@@ -78,14 +86,28 @@ def create_repro_bundle(
     check_names(files)
     stem = re.sub(r"[^A-Za-z0-9_.-]+", "_", recorded.record.name)
     target = Path(output_dir).expanduser().resolve() / f"{stem}-{recorded.record.id}-repro.zip"
-    files[README] = _readme(recorded, target.name, contents, notes).encode()
+    files[README] = _readme(recorded, target.name, contents, notes, missing).encode()
     facts = {name: _facts(content) for name, content in files.items()}
-    manifest = _json(_manifest(recorded, facts, contents, notes).to_json())
+    manifest = _json(_manifest(recorded, facts, contents, notes, missing).to_json())
     write_archive(target, {**files, MANIFEST: manifest}, {**facts, MANIFEST: _facts(manifest)})
+    if missing:
+        warnings.warn(
+            f"{target.name} is a record of {recorded.title} and cannot rebuild it. Missing: {'; '.join(missing)}",
+            UserWarning,
+            stacklevel=2,
+        )
     return target
 
 
-def _manifest(recorded: RecordedRun, facts: dict[str, FileFacts], contents: Contents, notes: list[str]) -> Manifest:
+def _not_in_it(contents: Contents, unknown: Iterable[str]) -> list[str]:
+    """The module of the model, where neither the bundle nor an installed package has it."""
+    name = str(contents.config.get("model_import", "")).partition(":")[0].partition(".")[0]
+    return [f"the package `{name}`, which is neither installed nor beside the run's data"] if name in unknown else []
+
+
+def _manifest(
+    recorded: RecordedRun, facts: dict[str, FileFacts], contents: Contents, notes: list[str], missing: tuple[str, ...]
+) -> Manifest:
     record = recorded.record
     return Manifest(
         run={"id": record.id, "name": record.name, "task": record.task, "status": record.status},
@@ -96,6 +118,7 @@ def _manifest(recorded: RecordedRun, facts: dict[str, FileFacts], contents: Cont
         external={name: FileFacts.of(path) for name, path in contents.external.items()},
         notes=tuple(notes),
         tool=tool(),
+        missing=missing,
     )
 
 
@@ -129,20 +152,25 @@ def _json(value: Any) -> bytes:
     return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
 
 
-def _readme(recorded: RecordedRun, filename: str, contents: Contents, notes: list[str]) -> str:
+def _readme(recorded: RecordedRun, filename: str, contents: Contents, notes: list[str], missing: tuple[str, ...]) -> str:
     record = recorded.record
     rows = "\n".join(f"| {name} | {value:.6g} |" for name, value in sorted(recorded.last.items()))
     needs = " --data-dir FOLDER" if contents.external else ""
     commit = f" from commit {record.git_commit}{' with changes' if record.git_dirty else ''}" if record.git_commit else ""
     remarks = "".join(f"- {note}\n" for note in notes)
+    how = f"""    pip install -r requirements.txt
+    modeltiers repro {filename} --trust{needs}
+
+rebuilds the run and compares its metrics with these. By hand: `modeltiers train --config config.json` in the unpacked folder."""
+    if missing:
+        how = "This is a record of the run. It cannot rebuild it. Missing:\n\n" + "\n".join(
+            f"- {sentence}" for sentence in missing
+        )
     return f"""# {recorded.title}
 
 {record.task}, trained on {record.created:%Y-%m-%d}{commit}; {record.status}.
 
-    pip install -r requirements.txt
-    modeltiers repro {filename} --trust{needs}
-
-rebuilds the run and holds its metrics to these. By hand: `modeltiers train --config config.json` in the unpacked folder.
+{how}
 
 | metric | last value |
 |---|---|

@@ -13,10 +13,12 @@ from harness.config import EvalConfig, TrainingConfig
 from harness.data.data_reference import DataReference
 from harness.experiments.database import ExperimentDB
 from harness.experiments.records import SweepPoint
+from harness.experiments.run import Run
 from harness.tasks import TaskSpec
 from harness.training.bundle import bundle_trained
 from harness.training.compute import leads
 from harness.training.coordinator import TrainingCoordinator
+from harness.training.model_record import FACT, record_model
 
 
 def run_training(
@@ -103,6 +105,8 @@ def _train_logged(
         known = {"data": data.to_json(), **(facts or {})}
         run = stack.enter_context(opened.start_run(run_name, suite or config, task, judged, sweep, facts=known))
         coordinator.run = run
+        if suite is None:
+            _keep_model(coordinator, run)
         results = coordinator.train()
         for kind, path in {**results["dashboard"], "checkpoint": results["last_checkpoint"]}.items():
             run.log_artifact(path, kind if kind == "checkpoint" else "dashboard")
@@ -110,3 +114,12 @@ def _train_logged(
             run.log_artifact(results["best_checkpoint"], "best_checkpoint")
         run.add_facts(notes=results["notes"], steps=results["steps"], strategy=results["strategy"], devices=results["devices"])
         return {**results, "run_id": run.id}
+
+
+def _keep_model(coordinator: TrainingCoordinator, run: Run) -> None:
+    """Keeps what the run can be repeated from where no config says it: the model as it is now, its adapter, and the seed."""
+    folder = coordinator.checkpoints.folder / "start"
+    record = record_model(coordinator.model, coordinator.adapter, coordinator.task, folder, f"run-{run.id}")
+    run.add_facts(**{FACT: record.facts}, seed=coordinator.seed)
+    for kind, path in record.files.items():
+        run.log_artifact(path, kind)
