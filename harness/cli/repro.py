@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,14 @@ def _repro(arguments: argparse.Namespace) -> int:
     if arguments.source == "create":
         if arguments.run_ref is None:
             raise ConfigError("repro create: give the id or name of a run")
-        path = create_repro_bundle(arguments.run_ref, db=arguments.db, output_dir=arguments.output or ".")
-        print(json.dumps({"status": "ok", "bundle": str(path)}) if arguments.json else f"wrote {path}")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            path = create_repro_bundle(arguments.run_ref, db=arguments.db, output_dir=arguments.output or ".")
+        said = [str(warning.message) for warning in caught if warning.category is UserWarning]
+        answer = {"status": "warn" if said else "ok", "bundle": str(path), "warnings": said}
+        print(
+            json.dumps(answer) if arguments.json else "\n".join([f"wrote {path}", *(f"warning: {sentence}" for sentence in said)])
+        )
         return 0
     result = repro(arguments.source, trust=arguments.trust, output_dir=arguments.output, data_dir=arguments.data_dir)
     print(json.dumps(result.to_json()) if arguments.json else result)

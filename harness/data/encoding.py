@@ -152,7 +152,7 @@ class Encoder:
         return ids
 
     def _label(self, record: Record) -> Example:
-        names = TARGETS if self.task.modality == "tabular" else LABELS
+        names = TARGETS if self.task.facts.modality == "tabular" else LABELS
         if self.lenient and not any(name in record.fields for name in names):
             return {}
         name = column(record, names, "what the model should say")

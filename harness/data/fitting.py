@@ -86,12 +86,12 @@ def _label_names(task: TaskSpec) -> tuple[str, ...]:
     """The columns in which labels may be."""
     if task.task_type is TaskType.TOKEN_CLASSIFICATION:
         return (*LABELS, "tags")
-    return TARGETS if task.modality == "tabular" else LABELS
+    return TARGETS if task.facts.modality == "tabular" else LABELS
 
 
 def _columns(first: Record, task: TaskSpec, like: Encoder | None, labelled: bool) -> tuple[str, ...]:
     """The feature columns of a table: all but the label's and the split's, in order."""
-    if task.modality != "tabular" or first.fields.get("features") is not None:
+    if task.facts.modality != "tabular" or first.fields.get("features") is not None:
         return ()
     if like is not None and like.columns:
         return like.columns

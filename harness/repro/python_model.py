@@ -16,10 +16,9 @@ from harness.experiments.artifacts import measure
 from harness.models.loading import model_source
 from harness.repro.contents import Contents
 from harness.repro.recorded import RecordedRun
-from harness.training.model_record import ADAPTER_SOURCE, FACT, MODEL_SOURCE, WEIGHTS, attributes_of, structure_of
+from harness.training.model_record import ADAPTER_SOURCE, EMBEDDED, FACT, MODEL_SOURCE, WEIGHTS, attributes_of, structure_of
 
 UNKNOWN = "which model was trained: the run was not made by `modeltiers train` or `run_training`"
-_OURS = "harness.models."
 _KINDS = (WEIGHTS, MODEL_SOURCE, ADAPTER_SOURCE)
 
 
@@ -52,7 +51,7 @@ def model_of(recorded: RecordedRun) -> PythonModel:
     if weights:
         keys["weights"] = weights[-1]
     model, adapter = record["model"], record["adapter"]
-    if not model["module"].startswith(_OURS):
+    if not model["module"].startswith(EMBEDDED):
         keys |= _place_of(model)
     if adapter is not None:
         keys["adapter"] = f"{adapter['file']}:{adapter['name']}"

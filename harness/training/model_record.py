@@ -23,6 +23,9 @@ FACT = "python_model"
 WEIGHTS, MODEL_SOURCE, ADAPTER_SOURCE = "initial_weights", "model_source", "adapter_source"
 """The kinds of a record's files among a run's artifacts."""
 
+EMBEDDED = "harness.models."
+"""Where the models of presets are, which a config makes by naming none."""
+
 _LARGEST = 1 << 30
 _SCALARS = (bool, int, float, str, type(None))
 
@@ -54,7 +57,7 @@ def record_model(model: nn.Module, adapter: Adapter, task: TaskSpec, folder: Pat
     folder.mkdir(parents=True, exist_ok=True)
     files: dict[str, Path] = {}
     missing: list[str] = []
-    made = {"model": _made(model, folder / f"{name}-model.py", missing)}
+    made: dict[str, dict[str, Any] | None] = {"model": _made(model, folder / f"{name}-model.py", missing)}
     own = type(adapter) is not ADAPTERS[task.task_type.value]
     made["adapter"] = _made(adapter, folder / f"{name}-adapter.py", missing) if own else None
     for kind, part in ((MODEL_SOURCE, made["model"]), (ADAPTER_SOURCE, made["adapter"])):
@@ -105,6 +108,15 @@ def definitions_in(source: str) -> str:
 def _made(thing: object, target: Path, missing: list[str]) -> dict[str, Any]:
     """How an object was made; what cannot be told is added to ``missing``."""
     kind = type(thing)
+    if kind.__module__.startswith(EMBEDDED):
+        return {
+            "name": kind.__qualname__,
+            "module": kind.__module__,
+            "file": None,
+            "is_written": False,
+            "arguments": {},
+            "attributes": {},
+        }
     file, text = _source_of(kind)
     if text is not None:
         target.write_text(text, encoding="utf-8")

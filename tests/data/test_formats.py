@@ -11,9 +11,11 @@ import pytest
 import torch
 from small_data import opened, task_of, write_images, write_rows
 
+from harness.config import EvalConfig
 from harness.data.dataset import Rows, Stream
 from harness.data.loader import make_loader
-from harness.tasks import TaskSpec
+from harness.data.opening import open_dataset
+from harness.tasks import TaskSpec, TaskType
 
 TEXTS = [
     {"text": "a bird, and a cat", "label": "pets"},
@@ -192,3 +194,11 @@ def test_datasets_travel_to_workers_that_are_not_forked(tmp_path: Path) -> None:
             assert examples(pickle.loads(pickle.dumps(dataset))) == examples(dataset)
     folder = opened(write_images(tmp_path / "pets", {"cat": 1}), task_of("image_classification"))
     assert examples(pickle.loads(pickle.dumps(folder))) == examples(folder)
+
+
+def test_a_task_made_in_python_need_not_name_its_modality(tmp_path: Path) -> None:
+    """The task type says it."""
+    (tmp_path / "rows.csv").write_text("a,b,label\n1,2,0\n3,4,1\n", encoding="utf-8")
+    task = TaskSpec(TaskType.TABULAR_CLASSIFICATION, num_features=2, num_classes=2)
+    rows = open_dataset(EvalConfig(path="rows.csv"), task, tmp_path)
+    assert [next(iter(rows))["features"].tolist(), rows.origin.encoder.columns] == [[1.0, 2.0], ("a", "b")]

@@ -276,12 +276,15 @@ def test_a_run_of_parts_makes_a_config(project: Path, tmp_path: Path) -> None:
     task = TaskSpec(TaskType.CAUSAL_LM, vocab_size=23, max_seq_len=12)
     with ExperimentDB(project / "runs.db") as db, db.start_run("parts", {"epochs": 3}, task, {"dataset_id": "lm_tiny_v1"}) as run:
         run.log_metric("val_loss", 1.0)
-    path = create_repro_bundle("parts", db=project / "runs.db", output_dir=tmp_path)
+    with pytest.warns(UserWarning, match="cannot rebuild it. Missing: which model was trained"):
+        path = create_repro_bundle("parts", db=project / "runs.db", output_dir=tmp_path)
     with zipfile.ZipFile(path) as archive:
         archive.extract("config.json", tmp_path)
     config = load_config(tmp_path / "config.json")
     assert (config.epochs, config.task_spec().vocab_size, config.eval and config.eval.dataset_id) == (3, 23, "lm_tiny_v1")
-    assert manifest_of(path)["notes"] == ["the config names no model, so a rerun trains the embedded stub of its task"]
+    assert manifest_of(path)["missing"] == [
+        "which model was trained: the run was not made by `modeltiers train` or `run_training`"
+    ]
 
 
 def test_a_run_without_configs_is_one_line(project: Path) -> None:
