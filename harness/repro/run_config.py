@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from harness.config import SuiteConfig
 from harness.data.data_reference import DataReference
 from harness.experiments.documents import flat
+from harness.experiments.task_keys import task_keys
 from harness.export.bundle.configs import json_ready
 from harness.repro.errors import ReproError
 from harness.repro.python_model import PythonModel, model_of
@@ -59,7 +60,7 @@ def config_of(recorded: RecordedRun, training_cfg: Any = None, task_spec: Any = 
             part if part is not None else stored.get(kind) for part, kind in zip(parts, ("training", "task", "eval"), strict=True)
         ]
     training, task, evaluation = (_as_mapping(part, recorded) for part in parts)
-    task = {key: value for key, value in task.items() if value != ""}  # a TaskSpec's word for none
+    task = task_keys(task)
     values = {**values, **training, **task, **({"eval": _given(evaluation)} if evaluation else {})}
     made_in_python = not stored.get("suite") and not any(values.get(key) for key in _MODEL_KEYS)
     made = model_of(recorded) if made_in_python else PythonModel({}, ())

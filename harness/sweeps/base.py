@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from harness.config import EvalConfig, SuiteConfig, TaskKeys, TrainingConfig, load_config
 from harness.errors import ConfigError
 from harness.experiments.documents import plain
+from harness.experiments.task_keys import task_keys
 from harness.export.bundle.configs import json_ready
 from harness.tasks import TaskSpec
 
@@ -71,6 +72,7 @@ def read_base(
         ConfigError: The file is refused, or something is of another type.
     """
     found = _read(given)
+    _checked("task_spec", task, TaskSpec)
     if isinstance(given, TrainingConfig) and not isinstance(given, SuiteConfig) and task is None:
         raise ConfigError(
             "a TrainingConfig does not say what is trained: give `task_spec` beside it, or config keys with a `task_name`"
@@ -78,15 +80,7 @@ def read_base(
     beside = {"train": _checked("train_cfg", train, EvalConfig), "eval": _checked("eval_cfg", evaluation, EvalConfig)}
     data = {key: config.model_dump(mode="json", exclude_unset=True) for key, config in beside.items() if config is not None}
     keys = {key: value for key, value in found.keys.items() if task is None or key not in TaskKeys.model_fields}
-    return replace(found, keys={**keys, **_keys_of(_checked("task_spec", task, TaskSpec)), **data})
-
-
-def _keys_of(task: TaskSpec | None) -> dict[str, Any]:
-    """A task as config keys: what it says, and no more."""
-    if task is None:
-        return {}
-    found = json_ready(task)
-    return {key: value for key, value in found.items() if value not in ("", None, [], {})}
+    return replace(found, keys={**keys, **task_keys(json_ready(task) if task is not None else {}), **data})
 
 
 def _checked(name: str, given: T | None, kind: type[T]) -> T | None:
