@@ -29,6 +29,9 @@ _FIXTURES = "modeltiers_fixtures"
 
 _TRUST = "MODELTIERS_TRUST_MODEL"
 
+_HYPOTHESIS_FOLDER = "HYPOTHESIS_STORAGE_DIRECTORY"
+"""The environment variable by which Hypothesis is told where to keep its files."""
+
 CONFIGS = pytest.StashKey[list[Path]]()
 """The config files of this run, resolved."""
 
@@ -84,6 +87,7 @@ def pytest_configure(config: pytest.Config) -> None:
     _activate(config, configs)
     if from_option and not typed:
         config.args[:] = []
+        _move_hypothesis_files(config)
     if from_option or not typed:
         already = {_absolute(arg.partition("::")[0]) for arg in config.args}
         config.args.extend(str(path) for path in configs if path not in already)
@@ -130,6 +134,19 @@ class ModelConfigFile(pytest.Module):
             return test_module(suite, self.config)
         except UserError as error:
             raise self.CollectError(str(error)) from None
+
+
+def _move_hypothesis_files(config: pytest.Config) -> None:
+    """Has Hypothesis keep its files in our cache instead of ``.hypothesis`` in the current folder, where only configs run.
+
+    A folder that the user's own tests already have, or a place that the user chose, stays in use.
+    """
+    if _HYPOTHESIS_FOLDER in os.environ or Path(".hypothesis").exists():
+        return
+    from harness.export.store.cache import default_folder
+
+    os.environ[_HYPOTHESIS_FOLDER] = str(default_folder() / "hypothesis")
+    config.add_cleanup(lambda: os.environ.pop(_HYPOTHESIS_FOLDER, None))
 
 
 def _distrust() -> None:

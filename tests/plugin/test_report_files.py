@@ -24,6 +24,17 @@ def test_one_config_gives_three_files(project: Any) -> None:
     result.stdout.fnmatch_lines(["*out/health_report.html"])
 
 
+def test_a_run_leaves_no_folder_of_hypothesis_behind(project: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("HYPOTHESIS_STORAGE_DIRECTORY", raising=False)
+    monkeypatch.setenv("MODELTIERS_CACHE", str(tmp_path / "cache"))
+    project.config()
+
+    project.run_apart("--model-config", "cfg.json")
+
+    assert not (project.path / ".hypothesis").exists()
+    assert (tmp_path / "cache" / "hypothesis").exists()  # what it would have been
+
+
 def test_two_configs_give_a_folder_each(project: Any) -> None:
     project.config("a.json")
     project.config("b.json")
