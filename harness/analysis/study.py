@@ -6,20 +6,16 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
 from torch import nn
 
 from harness.config import SuiteConfig
 from harness.data.loader import Loader, make_loader
 from harness.data.opening import open_dataset
+from harness.properties.moving import moved
 from harness.properties.settling import settled_subject
 from harness.properties.subject import Subject
-from harness.randomness import seeded
 
 _BATCH = 32
-
-_MOVED = 0.05
-"""Standard deviation by which fresh weights are moved; small beside those of usual layers, large beside zero."""
 
 
 @dataclass
@@ -44,18 +40,9 @@ class Study:
         """Why a check that needs so many seconds is left out; empty where there is time for it."""
         return "" if needed <= self.seconds else f"`time_budget` leaves {self.seconds:.0f} s, and this would take {needed:.0f}"
 
-    @torch.no_grad()
     def moved(self) -> nn.Module:
-        """A copy of the model with fresh weights moved at random, as a little training would; loaded weights stay as they are.
-
-        It tells what only starts at zero, such as a gated branch, from what stays there.
-        """
-        model = self.subject.fresh()
-        with seeded(0):
-            for parameter in model.parameters() if self.subject.fresh_weights else ():
-                if parameter.is_floating_point():
-                    parameter.add_(torch.randn_like(parameter), alpha=_MOVED)
-        return model
+        """A copy of the model with fresh weights moved at random, as a little training would; loaded weights stay as they are."""
+        return moved(self.subject)
 
     @cached_property
     def labelled(self) -> Loader | None:

@@ -1,7 +1,7 @@
 """Whether the output depends on everything it should: every token, context on both sides, order, channels, regions, features.
 
 Influence is measured in float64 where the model runs there, so that a small one is not lost in rounding. An input counts as ignored
-only when no example shows any influence.
+only when no example shows any influence, of a model with fresh weights neither before nor after they are moved a little.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from harness.batches import Batch, other_tokens, swap_tokens
 from harness.evidence import Evidence, Status
 from harness.properties.axes import left_to_batch_independence
 from harness.properties.difference import difference
+from harness.properties.moving import moved
 from harness.properties.noise import FACTOR
 from harness.properties.settling import settled, settled_double
 from harness.properties.subject import Subject
@@ -179,16 +180,11 @@ def _judge(
     """Fails when something that was changed never changed the selected logits."""
     double = settled_double(subject)
     judge = double if double is not None else settled(subject)
-    influence: dict[str, float] = {}
-    for draw in range(seed, seed + _DRAWS):
-        base = subject.batch(seed=draw)
-        altered = list(changes(base, draw))
-        reference = subject.logits(base, judge)
-        for label, batch in altered:
-            if influence.get(label, 0.0) == 0.0:
-                influence[label] = _influence(select(reference, label), select(subject.logits(batch, judge), label))
-        if influence and all(influence.values()):
-            break
+    influence = _influences(subject, judge, changes, select, seed)
+    if subject.fresh_weights and not all(influence.values()):
+        later = _influences(subject, moved(subject, judge), changes, select, seed)
+        # What a branch that starts at zero hides, the first step of training shows.
+        influence = {label: value or later.get(label, 0.0) for label, value in influence.items()}
     counterexample = f"{subject.typical.describe(subject.task)}, {_DRAWS} draws from seed={seed}"
     ignored = [label for label, value in influence.items() if value == 0.0]
     if not influence:
@@ -212,6 +208,27 @@ def _judge(
         investigate=lambda: _where_lost(subject, changes, ignored[0], seed),
     )
     return left_to_batch_independence(subject, found)
+
+
+def _influences(
+    subject: Subject,
+    model: nn.Module,
+    changes: Callable[[Batch, int], Iterable[Change]],
+    select: Callable[[Tensor, str], Tensor],
+    seed: int,
+) -> dict[str, float]:
+    """The largest influence of each change over a few draws, which end when each has shown some."""
+    found: dict[str, float] = {}
+    for draw in range(seed, seed + _DRAWS):
+        base = subject.batch(seed=draw)
+        altered = list(changes(base, draw))
+        reference = subject.logits(base, model)
+        for label, batch in altered:
+            if found.get(label, 0.0) == 0.0:
+                found[label] = _influence(select(reference, label), select(subject.logits(batch, model), label))
+        if found and all(found.values()):
+            break
+    return found
 
 
 def _influence(left: Tensor, right: Tensor) -> float:
