@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Sequence
 from typing import TextIO
 
+from harness import __version__
 from harness.cli import bundle, doctor, export, gist, init, monitor, profile, repro, runs, schema, sweep, tiers, train
 from harness.errors import UserError
 
@@ -47,6 +48,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="modeltiers", description="Model validation as a test suite.")
+    parser.add_argument("--version", action="version", version=f"modeltiers {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for command in _COMMANDS:
         command.add(commands)
