@@ -408,10 +408,10 @@ def load_config(path: str | Path) -> SuiteConfig:
     """Reads and validates a config file.
 
     Args:
-        path: A ``.json`` or ``.toml`` file.
+        path: A ``.json``, ``.toml`` or ``.yaml`` file, or a ``pyproject.toml`` with a table ``[tool.modeltiers]``.
 
     Raises:
-        ConfigError: The file is missing, is not JSON or TOML, its content is refused, or a key holds what no path can be; one line a
+        ConfigError: The file is missing, cannot be parsed, its content is refused, or a key holds what no path can be; one line a
             mistake.
     """
     file = Path(path)

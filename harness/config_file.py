@@ -8,23 +8,37 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import ConfigError, did_you_mean
+from harness.json_comments import without_comments
+from harness.yaml_file import read_yaml
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:  # pragma: no cover
     import tomli as tomllib
 
+_ENDINGS = (".json", ".toml", ".yaml", ".yml")
+
 _DEEPEST = 64
 """Levels that a value may be nested: far more than any setting, far fewer than a recursion gives up at."""
 
 
 def read_keys(file: Path) -> dict[str, Any]:
-    """The keys of a ``.json`` or ``.toml`` file as they stand there, without the ``$schema`` of editors.
+    """The keys of a config file as they stand there, without the ``$schema`` of editors.
+
+    TOML, YAML and JSON (with comments and trailing commas) are told apart by the file's ending; ``pyproject.toml`` has the keys in its table
+    ``[tool.modeltiers]``.
 
     Raises:
-        ConfigError: The file is missing, is not JSON or TOML, is no object, or holds a value that is nested too deeply or half a character.
+        ConfigError: The file is missing, cannot be parsed, is no object, or holds a value that is nested too deeply or half a character.
+        MissingPackageError: It is YAML, and PyYAML is not installed.
     """
+    _refuse_kind(file)
     raw = _parsed(file, _text(file))
+    if file.name == "pyproject.toml":
+        tools = raw.get("tool")
+        raw = tools.get("modeltiers") if isinstance(tools, dict) else None
+        if raw is None:
+            raise ConfigError(f"{file}: no table [tool.modeltiers]; the config's keys go there, or into a file of their own")
     if not isinstance(raw, dict):
         raise ConfigError(f"{file}: expected an object of keys, got {type(raw).__name__}")
     raw.pop("$schema", None)
@@ -39,7 +53,7 @@ def _text(file: Path) -> str:
     try:
         if not file.is_file():
             beside = file.parent.glob("*") if file.parent.is_dir() else ()
-            near = [other.name for other in beside if other.suffix in (".json", ".toml") and other.is_file()]
+            near = [other.name for other in beside if other.suffix in _ENDINGS and other.is_file()]
             raise ConfigError(f"{file}: no such config file.{did_you_mean(file.name, near)}")
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -48,15 +62,29 @@ def _text(file: Path) -> str:
         raise ConfigError(f"{file}: cannot be read: {error}") from None
 
 
+def _refuse_kind(file: Path) -> None:
+    """Refuses what is no config by its kind, and says what to do with it."""
+    if file.suffix == ".py":
+        raise ConfigError(f"{file}: a Python file is no config; `modeltiers init {file}` writes one for the model in it")
+    if file.is_dir():
+        config = next((file / f"modeltiers{ending}" for ending in _ENDINGS if (file / f"modeltiers{ending}").is_file()), None)
+        hint = f"; did you mean {config}?" if config else ""
+        raise ConfigError(f"{file}: is a folder, expected a config file{hint}")
+
+
 def _parsed(file: Path, text: str) -> Any:
+    kind = "TOML" if file.suffix == ".toml" else "YAML" if file.suffix in (".yaml", ".yml") else "JSON"
     try:
-        return tomllib.loads(text) if file.suffix == ".toml" else json.loads(text, object_pairs_hook=_without_duplicates)
+        if kind == "TOML":
+            return tomllib.loads(text)
+        if kind == "YAML":
+            return read_yaml(text, str(file))
+        return json.loads(without_comments(text), object_pairs_hook=_without_duplicates)
     except json.JSONDecodeError as error:
         raise ConfigError(f"{file}:{error.lineno}:{error.colno}: not JSON: {error.msg}") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{file}: not TOML: {error}") from None
     except (RecursionError, ValueError) as error:
-        kind = "TOML" if file.suffix == ".toml" else "JSON"
         raise ConfigError(f"{file}: not {kind} that can be read: {str(error).splitlines()[0]}") from None
 
 

@@ -61,7 +61,7 @@ FACTS: dict[TaskType, TaskFacts] = {
     TaskType.TABULAR_REGRESSION: TaskFacts("tabular", ("features",), ("batch",), ("num_features",)),
 }
 
-MODALITIES = ("text", "vision", "tabular", "audio")
+MODALITIES = ("text", "vision", "tabular")
 
 
 @dataclass(frozen=True)

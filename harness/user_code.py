@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import importlib
 import importlib.util
+import json
 import sys
 import traceback
 from collections.abc import Iterator
@@ -34,6 +35,8 @@ def import_file(path: Path, key: str) -> ModuleType:
     Raises:
         ModelSourceError: The file is missing, is no Python file, or raises on import.
     """
+    if path.is_dir():
+        raise ModelSourceError(f"`{key}`: {path} is a folder, expected a .py file{_pretrained_hint(path)}")
     if not path.is_file():
         near = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
         raise ModelSourceError(f"`{key}`: no such file {path}.{did_you_mean(path.name, near)}")
@@ -117,6 +120,19 @@ def import_dotted(name: str, folder: Path, key: str) -> ModuleType:
             return importlib.import_module(name)
     except (Exception, SystemExit) as error:
         raise ModelSourceError(f"`{key}`: importing {name!r} raised {raised(error)}{_missing_package(error)}") from error
+
+
+def _pretrained_hint(folder: Path) -> str:
+    """What to write for a folder of ``save_pretrained``."""
+    try:
+        classes = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures")
+    except (OSError, ValueError, AttributeError):
+        return ""
+    name = classes[0] if isinstance(classes, list) and classes and str(classes[0]).isidentifier() else "AutoModel"
+    return (
+        f". It looks like a folder of save_pretrained: name a file with `from transformers import {name}` and "
+        f'`def build_model(): return {name}.from_pretrained("{folder}")`'
+    )
 
 
 def _package_hint(path: Path, error: BaseException) -> str:

@@ -1,7 +1,7 @@
 """The pytest plugin.
 
-The public names can be imported from here: ``from pytest_modeltiers import model_check``. Every pytest start runs this file, so it imports nothing;
-a name brings what it needs when it is first asked for.
+The public names can be imported from here: ``from pytest_modeltiers import model_check``. Every pytest start runs this file, so it
+imports nothing; a name brings what it needs when it is first asked for.
 """
 
 from typing import Any

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import gc
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,9 @@ _TRUST = "MODELTIERS_TRUST_MODEL"
 
 _HYPOTHESIS_FOLDER = "HYPOTHESIS_STORAGE_DIRECTORY"
 """The environment variable by which Hypothesis is told where to keep its files."""
+
+_HIDDEN = pytest.StashKey[str]()
+"""What to say of a user's own package ``harness``."""
 
 CONFIGS = pytest.StashKey[list[Path]]()
 """The config files of this run, resolved."""
@@ -66,6 +70,13 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Binds the name ``harness`` where a config is in use, before a ``conftest.py`` can bring a package of that name."""
+    if early_config.known_args_namespace.model_config or early_config.getini("model_config"):
+        _bind_harness(early_config)
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Registers the markers, and puts the config files among the paths to collect.
 
@@ -91,6 +102,11 @@ def pytest_configure(config: pytest.Config) -> None:
     if from_option or not typed:
         already = {_absolute(arg.partition("::")[0]) for arg in config.args}
         config.args.extend(str(path) for path in configs if path not in already)
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """Says that a package of the user's own is hidden."""
+    return config.stash.get(_HIDDEN, "") or None
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
@@ -156,6 +172,14 @@ def _distrust() -> None:
 def _absolute(path: str | Path) -> Path:
     # As pytest makes its own paths: without "..", but with links as they are.
     return Path(os.path.abspath(path))
+
+
+def _bind_harness(config: pytest.Config) -> None:
+    from pytest_modeltiers.own_harness import bind
+
+    config.stash[_HIDDEN] = bind(config.invocation_params.dir, config.rootpath)
+    if config.stash[_HIDDEN]:
+        sys.stderr.write(f"{config.stash[_HIDDEN]}\n")  # shown where a conftest.py then fails
 
 
 def _activate(config: pytest.Config, configs: list[Path]) -> None:

@@ -18,6 +18,7 @@ from harness.isolation.channel import Channel
 from harness.isolation.errors import IsolationError
 from harness.isolation.guard import Attempt
 from harness.isolation.limits import Limits
+from harness.processes import module_command
 
 _KEPT = frozenset(
     {
@@ -167,7 +168,7 @@ class IsolatedProcess:
 
     def _start(self, environment: dict[str, str]) -> tuple[subprocess.Popen[bytes], Channel]:
         to_child, from_child = os.pipe(), os.pipe()
-        command = [sys.executable, "-m", "harness.isolation.child", str(to_child[0]), str(from_child[1])]
+        command = module_command("harness.isolation.child", str(to_child[0]), str(from_child[1]))
         with self._log.open("wb") as log:
             process = subprocess.Popen(
                 command,

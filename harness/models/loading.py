@@ -55,7 +55,7 @@ class ModelSource:
             except UserError:
                 raise
             except (Exception, SystemExit) as error:
-                raise FactoryError(f"{self.origin} raised {raised(error)}") from error
+                raise FactoryError(f"{self.origin} raised {raised(error)}{self._path_hint(error)}") from error
         if not isinstance(model, nn.Module):
             raise FactoryError(f"{self.origin} returned {_describe(model)}, expected an nn.Module")
         if self.weights is not None:
@@ -64,6 +64,17 @@ class ModelSource:
             return model.to(self.device).eval()
         except Exception as error:
             raise FactoryError(f"{self.origin}: moving the model to {self.device!r} raised {raised(error)}") from error
+
+    def _path_hint(self, error: BaseException) -> str:
+        """What to do where a path among the arguments was not found."""
+        if not isinstance(error, FileNotFoundError) or str(error.filename) not in _names_in(self.kwargs):
+            return ""
+        return f". A path in `model_kwargs` is relative to the current folder, {Path.cwd()}; write it absolute"
+
+
+def _names_in(value: Any) -> set[str]:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
+    return {value} if isinstance(value, str) else {name for each in inner for name in _names_in(each)}
 
 
 def model_source(config: SuiteConfig) -> ModelSource:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 
@@ -11,14 +12,20 @@ from torch import Tensor, nn
 from harness.errors import WeightsError
 
 _SHOWN = 5
+_USUAL_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+"""Weights in a folder of ``save_pretrained``."""
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Loads ``.safetensors``, a state dict, or a Lightning ``.ckpt`` into a model, in place.
+    """Loads ``.safetensors``, a state dict, a Lightning ``.ckpt``, or what an index names into a model, in place.
 
     Raises:
         WeightsError: The file is missing, damaged or would run code, or its names and shapes do not fit; they are listed.
     """
+    if path.is_dir():
+        inside = [name for name in _USUAL_FILES if (path / name).is_file()]
+        hint = f': write its file, "{path / inside[0]}"' if inside else ""
+        raise WeightsError(f"`weights`: {path} is a folder, expected a file of weights{hint}")
     if not path.is_file():
         raise WeightsError(f"`weights`: no such file {path}")
     state = _without_wrapper_prefix(read_state(path), model)
@@ -46,6 +53,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
     Raises:
         WeightsError: It is damaged, would run code, or holds something else.
     """
+    _refuse_other_kinds(path)
+    if path.suffix == ".json":
+        return _shards(path)
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -67,6 +77,31 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not (isinstance(content, dict) and content and all(isinstance(v, Tensor) for v in content.values())):
         raise WeightsError(f"`weights`: {path} holds no state dict: expected names with tensors, got {type(content).__name__}")
     return content
+
+
+def _shards(index: Path) -> dict[str, Tensor]:
+    """The tensors of all files that an index names, which lie beside it."""
+    try:
+        files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise WeightsError(f"`weights`: {index} is JSON, but no index of weights: it has no `weight_map`") from None
+    state: dict[str, Tensor] = {}
+    for name in sorted(map(str, files)):
+        shard = index.parent / name
+        if Path(name).name != name or shard.suffix == ".json" or not shard.is_file():
+            raise WeightsError(f"`weights`: {index.name} names {name!r}, which is no file beside it")
+        state |= read_state(shard)
+    return state
+
+
+def _refuse_other_kinds(path: Path) -> None:
+    """Refuses files that are often found in the place of weights."""
+    with path.open("rb") as file:
+        head = file.read(64)
+    if head.startswith(b"version https://git-lfs"):
+        raise WeightsError(f"`weights`: {path} is a pointer of Git LFS, not the weights; fetch them: git lfs pull")
+    if head.lstrip()[:1] == b"<":
+        raise WeightsError(f"`weights`: {path} is a web page, not weights; the download did not give the file")
 
 
 def _refuse_dangerous(path: Path) -> None:

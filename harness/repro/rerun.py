@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from harness.processes import module_command
 from harness.repro.bundle import Bundle, open_bundle
 from harness.repro.comparison import Tolerance, compare_metrics, first_difference
 from harness.repro.distributions import names_in
@@ -75,7 +75,7 @@ def repro(
 
 def _train(config: Path) -> Mapping[str, Any]:
     """Trains in a process that has nothing of this one: no modules of the same names, no threads, no random state."""
-    command = [sys.executable, "-m", "harness", "train", "--config", str(config), "--json", "--quiet"]
+    command = module_command("harness", "train", "--config", str(config), "--json", "--quiet")
     done = subprocess.run(command, cwd=config.parent, capture_output=True, text=True, check=False)
     if done.returncode:
         said = done.stderr.strip().splitlines()

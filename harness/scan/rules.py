@@ -120,8 +120,8 @@ METHODS = {
 ROUNDABOUT = frozenset({"os", "sys", "subprocess", "builtins", "shutil", "ctypes", "importlib", "socket", "posix"})
 """Modules that other modules have imported, and through which they can be reached: ``torch.os``."""
 
-OS_STARTS = ("system", "popen", "exec", "spawn", "fork", "posix_spawn", "kill", "startfile", "abort", "_exit")
-"""How the names of ``os`` begin that start or end processes."""
+OS_STARTS = ("system", "popen", "exec", "spawn", "fork", "posix_spawn", "startfile")
+"""How the names of ``os`` begin that start processes."""
 
 HARMLESS_CALLS = frozenset(
     {

@@ -56,7 +56,7 @@ class CriticalTier:
         judge.holds(contracts.full_length, batch=3)
 
     def test_full_vocabulary(self, judge: Judge) -> None:
-        """Every token id can be read and predicted."""
+        """Every token id of the vocabulary can be read and predicted."""
         judge.holds(vocabulary.full_vocabulary)
 
     def test_finite_output(self, subject: Subject, judge: Judge, case: str) -> None:
@@ -123,11 +123,11 @@ class CriticalTier:
             judge.holds(gradients.gradient_reaches)
 
     def test_logit_range(self, judge: Judge) -> None:
-        """No ReLU, softmax or sigmoid stands behind the scores of classes."""
+        """Scores of classes may take any value: no ReLU, softmax or sigmoid stands behind the last layer."""
         judge.holds(scores.logit_range)
 
     def test_registration(self, judge: Judge) -> None:
-        """Every parameter and module that the model uses is registered with it."""
+        """Every parameter, module and tensor the model uses is registered with it."""
         judge.holds(structure.registration)
 
     def test_initialisation(self, judge: Judge, case: str) -> None:

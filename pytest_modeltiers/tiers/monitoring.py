@@ -13,7 +13,7 @@ class MonitoringTier:
     """Each method states one property of a model that still does its work."""
 
     def test_evaluation(self, monitor: Monitor, judge: Judge) -> None:
-        """The metrics are finite and within the thresholds."""
+        """The metrics on the evaluation data are finite and within the config's thresholds."""
         _judge(judge, monitor)
 
     def test_baseline_regression(self, monitor: Monitor, judge: Judge) -> None:
@@ -25,7 +25,7 @@ class MonitoringTier:
         _judge(judge, monitor, case)
 
     def test_harm(self, monitor: Monitor, judge: Judge) -> None:
-        """The model is as often right as on the reference."""
+        """The model is as often right as on the reference, as far as labels or its confidence tell."""
         _judge(judge, monitor)
 
 

@@ -48,7 +48,7 @@ def test_a_file_in_a_missing_folder_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "place"),
     [
-        ('{"task_name": "lm_tiny",}', (":1:24: not JSON", ":1:25: not JSON")),  # Python 3.13 points at the comma
+        ('{"task_name": "lm_tiny",,}', (":1:24: not JSON", ":1:25: not JSON")),  # Python 3.13 points at the comma
         ('{\n  "task_name": lm_tiny\n}', ":2:16: not JSON"),
         ("", ":1:1: not JSON"),
     ],
@@ -137,7 +137,7 @@ def test_sizes_that_contradict_the_task_are_refused(refusal: Any, keys: dict[str
     [
         ({"strategy": "dpp"}, "`strategy`", "'auto', 'ddp' or 'fsdp_native'", "Did you mean 'ddp'?"),
         ({"precision": "bf16-mxied"}, "`precision`", "'32-true'", "Did you mean 'bf16-mixed'?"),
-        ({"modality": "txt"}, "`modality`", "'text', 'vision', 'tabular' or 'audio'", "Did you mean 'text'?"),
+        ({"modality": "txt"}, "`modality`", "'text', 'vision' or 'tabular'", "Did you mean 'text'?"),
         ({"task_type": "causal-lm"}, "`task_type`", "'masked_lm'", "Did you mean 'causal_lm'?"),
         ({"eval": {"dataset_id": "lm_tiny_v2"}}, "`eval.dataset_id`", "'vision_tiny_v1'", "Did you mean 'lm_tiny_v1'?"),
         ({"export": {"quantization": "dynamik"}}, "`export.quantization`", "'dynamic' or 'static'", "Did you mean 'dynamic'?"),

@@ -345,3 +345,21 @@ def test_the_user_s_command_line_is_not_ours(source: Any, monkeypatch: pytest.Mo
     body = f"import argparse\nargparse.ArgumentParser().parse_args()\n{MODEL}"
     source({"model.py": body}, model_file="model.py").build()
     assert sys.argv == ["pytest", "--strange"]
+
+
+def test_a_folder_of_save_pretrained_is_named_as_what_it_is(refusal: Any, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "config.json").write_text('{"architectures": ["GPT2LMHeadModel"]}')
+    message = refusal(ModelSourceError, None, model_file="folder")
+    assert "is a folder, expected a .py file. It looks like a folder of save_pretrained" in message
+    assert f'GPT2LMHeadModel.from_pretrained("{tmp_path / "folder"}")' in message
+    (tmp_path / "plain").mkdir()
+    assert refusal(ModelSourceError, None, model_file="plain").endswith("is a folder, expected a .py file")
+
+
+def test_a_path_among_the_arguments_that_is_not_found_is_explained(refusal: Any) -> None:
+    body = f"{MODEL}\ndef reads(file):\n    open(file)\n\ndef reads_another(file):\n    open('another.txt')\n"
+    message = refusal(FactoryError, body, model_factory="reads", model_kwargs={"file": "words.txt"})
+    assert f"A path in `model_kwargs` is relative to the current folder, {Path.cwd()}" in message
+    other = refusal(FactoryError, body, model_factory="reads_another", model_kwargs={"file": "words.txt"})
+    assert "relative to the current folder" not in other

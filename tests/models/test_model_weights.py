@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -222,3 +223,55 @@ def test_a_damaged_file_is_not_called_dangerous(tmp_path: Path) -> None:
 
     with pytest.raises(WeightsError, match="cannot be read"):
         load_weights(Net(), tmp_path / "w.pt")
+
+
+def sharded(folder: Path, **names: str) -> Path:
+    """An index of two files, each with a part of a trained model."""
+    state = Net().state_dict()
+    parts = {"a.safetensors": list(state)[:2], "b.safetensors": list(state)[2:]}
+    for file, keys in parts.items():
+        save_file({key: state[key] + 1 for key in keys}, folder / file)
+    index = {key: file for file, keys in parts.items() for key in keys} | names
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    return folder / "model.safetensors.index.json"
+
+
+def test_an_index_of_weights_is_read_with_its_files(tmp_path: Path) -> None:
+    model = Net()
+    with torch.no_grad():
+        model.head.weight.zero_()
+    load_weights(model, sharded(tmp_path))
+    assert model.head.weight.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", ["../a.safetensors", "nowhere.safetensors", "model.safetensors.index.json"])
+def test_an_index_names_files_beside_it_only(name: str, tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    save_file({"x": torch.zeros(1)}, tmp_path / "a.safetensors")
+    with pytest.raises(WeightsError, match=f"names '{name}', which is no file beside it"):
+        load_weights(Net(), sharded(tmp_path / "inner", extra=name))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("w.json", '{"a": 1}', "is JSON, but no index of weights"),
+        ("w.json", "[", "is JSON, but no index of weights"),
+        ("w.safetensors", "version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "is a pointer of Git LFS"),
+        ("w.pt", "<!DOCTYPE html>", "is a web page, not weights"),
+    ],
+    ids=["other_json", "broken_json", "lfs", "web_page"],
+)
+def test_what_is_no_file_of_weights_is_named_as_what_it_is(name: str, content: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(WeightsError, match=said) as caught:
+        load_weights(Net(), tmp_path / name)
+    assert "run code" not in str(caught.value)
+
+
+def test_a_folder_of_weights_is_answered_with_its_file(tmp_path: Path) -> None:
+    sharded(tmp_path)
+    with pytest.raises(
+        WeightsError, match=r"is a folder, expected a file of weights: write its file, .*model.safetensors.index.json"
+    ):
+        load_weights(Net(), tmp_path)

@@ -29,7 +29,7 @@ def line_with(text: str, part: str) -> str:
     ("content", "said"),
     [
         (None, ["cfg.json: no such config file"]),
-        ('{"task_name": "lm_tiny",}', ["cfg.json:1:25: not JSON"]),
+        ('{"task_name": "lm_tiny",,}', ["cfg.json:1:25: not JSON"]),
         ("[]", ["cfg.json: expected an object"]),
         (
             '{"task_name": "lm_tiny", "epochs": "3", "vocab_sise": 3}',

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import get_args
 
-from harness.config import ExportConfig
+from harness.catalogue import CATALOGUE
+from harness.config import ExportConfig, ExportFormat
 from harness.errors import did_you_mean
 from harness.export.formats.executorch import ExecuTorchExporter
 from harness.export.formats.exporter import Exporter, ExportError
@@ -29,6 +31,25 @@ FORMATS: dict[str, type[Exporter]] = {
     )
 }
 """Exporters by the name of their format."""
+
+
+def refuse_unlisted(names: Iterable[str]) -> None:
+    """Makes sure that every format can be asked for and has tests: one that is not listed would be exported, judged by nothing, and green.
+
+    Args:
+        names: Names of formats.
+
+    Raises:
+        RuntimeError: One is missing in the catalogue or in the config.
+    """
+    for name in names:
+        if name not in CATALOGUE["exports"].formats:
+            raise RuntimeError(f"the format {name!r} has no tests: add it to `_RUNNING` or `_WEIGHTS` in harness/catalogue.py")
+        if name not in get_args(ExportFormat) and name != QuantisedONNXExporter.name:
+            raise RuntimeError(f"the format {name!r} cannot be asked for: add it to `ExportFormat` in harness/config.py")
+
+
+refuse_unlisted(FORMATS)
 
 
 def make_exporter(name: str, options: ExportConfig) -> Exporter:

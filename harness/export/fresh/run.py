@@ -23,6 +23,7 @@ from harness.batches import Batch
 from harness.export.fresh.loaders import WEIGHTS_ONLY
 from harness.export.fresh.replay import ANSWER, INPUTS, OUTPUTS, STAGE
 from harness.export.fresh.tensor_facts import TensorFacts, facts_of
+from harness.processes import module_command
 
 _REPLAY = "harness.export.fresh.replay"
 _REQUEST, _LOG = "request.json", "log.txt"
@@ -148,7 +149,7 @@ def _array(tensor: Tensor) -> np.ndarray[Any, Any]:
 
 def run_child(folder: Path, timeout: float, threads: int, module: str) -> int | None:
     """The exit status of a module run in its folder; ``None`` when it had to be stopped."""
-    command = [sys.executable, "-m", module, _REQUEST]
+    command = module_command(module, _REQUEST)
     # A file takes what is printed: a pipe would stay open as long as anything the child started.
     with (folder / _LOG).open("wb") as log:
         child = subprocess.Popen(

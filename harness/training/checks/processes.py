@@ -6,7 +6,6 @@ import os
 import pickle
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 import torch
 
 import harness
+from harness.processes import module_command
 from harness.training.checks.child import ANSWER, PARCEL, STAGE
 from harness.training.checks.parcel import pack
 
@@ -128,7 +128,7 @@ def _start(folder: Path, environment: Mapping[str, str]) -> subprocess.Popen[byt
     # A file takes what is printed: a pipe would stay open as long as anything the child started.
     with (folder / _LOG).open("wb") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "harness.training.checks.child", str(folder)],
+            module_command("harness.training.checks.child", str(folder)),
             env={**_environment(), **environment},
             stdin=subprocess.DEVNULL,
             stdout=log,

@@ -1,0 +1,156 @@
+"""JSON with comments, YAML, and pyproject.toml: the same keys, and mistakes at the line where they stand."""
+
+from __future__ import annotations
+
+import builtins
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.config import load_config
+from harness.config_file import read_keys
+from harness.errors import ConfigError, MissingPackageError
+from harness.json_comments import without_comments
+
+COMMENTED = """\
+{
+  // the preset
+  "task_name": "lm_tiny",   /* small
+     and sound */
+  "run_name": "a // b /* c */ \\" // d",
+  "tier": ["1", "2",],  // two
+  "model_kwargs": {"url": "http://x", },
+}
+"""
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-5, 5)
+    | st.text(max_size=8)
+    | st.sampled_from(["//", "/*", "*/", ",]", ", }", '\\"', "\\"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def refusal(folder: Path, name: str, text: str) -> str:
+    file = folder / name
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        read_keys(file)
+    assert "\n" not in str(caught.value)
+    return str(caught.value).removeprefix(str(file))
+
+
+def test_comments_and_trailing_commas_are_taken(tmp_path: Path) -> None:
+    (tmp_path / "cfg.json").write_text(COMMENTED)
+    config = load_config(tmp_path / "cfg.json")
+    assert (config.tiers, config.run_name, config.model_kwargs) == ((1, 2), 'a // b /* c */ " // d', {"url": "http://x"})
+
+
+@given(VALUES, st.sampled_from([None, 2]))
+def test_what_is_json_stays_what_it_is(value: Any, indent: int | None) -> None:
+    text = json.dumps(value, indent=indent)
+    assert json.loads(without_comments(text)) == value
+
+
+@given(VALUES)
+def test_comments_between_all_parts_change_nothing(value: Any) -> None:
+    text = json.dumps(value, indent=1)
+    commented = "\n".join(f'/* , */ {line} // ], "' for line in text.splitlines())
+    assert json.loads(without_comments(commented)) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{\n  // x\n  "task_name": lm_tiny\n}', ":3:16: not JSON"),
+        ('{"a": 1, /* no\nend', ":1:10: not JSON: a comment begins here and does not end"),
+        ("{,}", ":1:2: not JSON"),
+        ('{"tier": [,]}', ":1:11: not JSON"),
+        ('{"a": 1,,}', "not JSON"),
+        ('{"a": ,}', ":1:7: not JSON"),
+        ('/* one\n two */ {"a" 1}', ":2:14: not JSON"),
+        ('{"a": "b // c}', ":1:7: not JSON"),
+    ],
+    ids=["line", "open", "only_comma", "empty_list", "two", "no_value", "after_lines", "string"],
+)
+def test_mistakes_keep_their_place(text: str, said: str, tmp_path: Path) -> None:
+    assert said in refusal(tmp_path, "cfg.json", text)
+
+
+YAML = """\
+task_name: lm_tiny
+learning_rate: 5e-4
+weight_decay: .01
+run_name: on
+tier: ["1", "2"]
+log_to_db: true
+export:
+  formats: [onnx]
+properties: {causal: false}
+"""
+
+
+@pytest.mark.parametrize("name", ["cfg.yaml", "cfg.yml"])
+def test_yaml_is_taken(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("yaml")
+    (tmp_path / name).write_text(YAML)
+    config = load_config(tmp_path / name)
+    assert (config.learning_rate, config.weight_decay, config.run_name, config.log_to_db) == (5e-4, 0.01, "on", True)
+    assert (config.tiers, config.export_options.formats, config.properties) == ((1, 2), ["onnx"], {"causal": False})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("task_name: [lm_tiny\n", ": not YAML that can be read: 2:1: "),
+        ("epochs: 1\nepochs: 2\n", "2:1: the key 'epochs' is given twice"),
+        ("a: &x [1]\nb: *x\n", "2:4: a config takes no aliases"),
+        ("1: 2\n", "1:1: the key '1' is not text"),
+        ("a: !!python/object:os.system ls\n", "could not determine a constructor"),
+        ("", ": expected an object of keys, got NoneType"),
+        ("- a\n", ": expected an object of keys, got list"),
+        ("a: " + "[" * 500 + "]" * 500, ""),
+    ],
+    ids=["open", "twice", "alias", "number", "python", "empty", "list", "deep"],
+)
+def test_mistakes_in_yaml_are_a_line(text: str, said: str, tmp_path: Path) -> None:
+    pytest.importorskip("yaml")
+    assert said in refusal(tmp_path, "cfg.yaml", text)
+
+
+def test_yaml_without_its_package_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = builtins.__import__
+
+    def refuse(name: str, *rest: Any) -> Any:
+        if name == "yaml":
+            raise ImportError(name)
+        return plain(name, *rest)
+
+    (tmp_path / "cfg.yaml").write_text(YAML)
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    with pytest.raises(MissingPackageError, match=r"pip install 'pytest-modeltiers\[yaml\]'"):
+        read_keys(tmp_path / "cfg.yaml")
+
+
+def test_pyproject_has_its_own_table(tmp_path: Path) -> None:
+    file = tmp_path / "pyproject.toml"
+    file.write_text('[project]\nname = "x"\n\n[tool.modeltiers]\ntask_name = "lm_tiny"\nepochs = 3\n')
+    assert load_config(file).epochs == 3
+
+
+@pytest.mark.parametrize("text", ['[project]\nname = "x"\n', "tool = 3\n", "[tool.pytest]\n"])
+def test_a_pyproject_without_the_table_says_so(text: str, tmp_path: Path) -> None:
+    assert refusal(tmp_path, "pyproject.toml", text).startswith(": no table [tool.modeltiers]")
+
+
+def test_what_is_no_config_is_named_as_what_it_is(tmp_path: Path) -> None:
+    assert f"`modeltiers init {tmp_path / 'model.py'}`" in refusal(tmp_path, "model.py", "x = 1\n")
+    (tmp_path / "modeltiers.toml").write_text("")
+    with pytest.raises(ConfigError, match=r"is a folder, expected a config file; did you mean .*modeltiers.toml"):
+        read_keys(tmp_path)
