@@ -91,6 +91,7 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Itera
     """An empty project; what in-process runs register is taken back."""
     for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "CI"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COLUMNS", "500")  # a sentence in one line, whatever terminal this runs in
     registered = dict(checks.REGISTERED)
     yield Project(pytester)
     checks.REGISTERED.clear()

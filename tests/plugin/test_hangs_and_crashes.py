@@ -65,7 +65,7 @@ def test_a_model_that_kills_its_worker_fails_that_test_alone(project: Any) -> No
         "passed": 1,
         "failed": 1,
     }
-    result.stdout.fnmatch_lines(["  FAIL full_length *the process died while this test ran*"])
+    result.stdout.fnmatch_lines(["  FAIL full_length: *the process died while this test ran*"])
     report = project.json("out/health_report.json")
     assert {check["check_name"]: check["status"] for check in report["checks"]} == {
         "tier1::full_length": "failed",
