@@ -20,6 +20,7 @@ from harness.export.checks.table import FORMAT_CHECKS, judge_format, judge_model
 from harness.export.exports import Exports
 from harness.health.report import CheckResult, CheckStatus, ExportHealthReport, SkippedCheck
 from harness.internal_errors import guarded
+from harness.properties.places import located
 from harness.properties.subject import Subject, mode
 from harness.tasks import TaskSpec
 from harness.threads import threads_for
@@ -67,20 +68,20 @@ class ExportHealthChecker:
 
 def check_exports(exports: Exports, custom: Mapping[str, CustomCheck] | None = None) -> ExportHealthReport:
     """Runs every check on the exports of a model, and the user's own after them."""
-    task = exports.subject.task
-    report = ExportHealthReport(type(exports.subject.model).__name__)
+    task, model = exports.subject.task, exports.subject.model
+    report = ExportHealthReport(type(model).__name__)
     report.model_facts = {"task": task.task_type.value, "formats": ", ".join(exports.formats)}
-    with threads_for(exports.subject.model):
+    with threads_for(model):
         for name in MODEL_CHECKS:
-            _add(report, name, {"": partial(judge_model_check, name, exports)})
+            _add(report, model, name, {"": partial(judge_model_check, name, exports)})
         for format in exports.formats:
-            _add(report, f"{format}_validation", {format: partial(judge_format, "validation", exports, format)})
+            _add(report, model, f"{format}_validation", {format: partial(judge_format, "validation", exports, format)})
         for name in FORMAT_CHECKS:
             formats = CATALOGUE[name].cases_for(task, exports.formats) if name != "validation" else ()
             if formats:
-                _add(report, name, {format: partial(judge_format, name, exports, format) for format in formats})
+                _add(report, model, name, {format: partial(judge_format, name, exports, format) for format in formats})
         for name, own in (custom or {}).items():
-            _add_custom(report, name, partial(own, exports))
+            _add_custom(report, model, name, partial(own, exports))
     return report
 
 
@@ -100,10 +101,10 @@ def export_options(config: Any) -> ExportConfig:
     return ExportConfig.model_validate({key: chosen[key] for key in ExportConfig.model_fields if key in chosen})
 
 
-def _add(report: ExportHealthReport, name: str, checks: Mapping[str, Callable[[], Evidence]]) -> None:
-    """Adds one check, or what several formats' checks of one name come to: the worst of them."""
+def _add(report: ExportHealthReport, model: nn.Module, name: str, checks: Mapping[str, Callable[[], Evidence]]) -> None:
+    """Adds one check of a model, or what several formats' checks of one name come to: the worst of them."""
     started = time.perf_counter()
-    found = {format: _measured(name, check).investigated() for format, check in checks.items()}
+    found = {format: located(_measured(name, check).investigated(), model) for format, check in checks.items()}
     judged = {format: evidence for format, evidence in found.items() if evidence.status is not Status.SKIPPED}
     if not judged:
         for format, evidence in found.items():
@@ -112,7 +113,13 @@ def _add(report: ExportHealthReport, name: str, checks: Mapping[str, Callable[[]
     worst = max(judged.values(), key=lambda evidence: (evidence.status.severity, evidence.excess))
     bad = [evidence for evidence in judged.values() if evidence.status is worst.status]
     message = "; ".join(evidence.headline for evidence in bad) if worst.status is not Status.OK else _all_good(judged)
-    details: dict[str, Any] = {"tier": 4, "module": worst.module, "cause": worst.cause, "comparison": worst.comparison}
+    details: dict[str, Any] = {
+        "tier": 4,
+        "module": worst.module,
+        "place": worst.place,
+        "cause": worst.cause,
+        "comparison": worst.comparison,
+    }
     details |= {"counterexample": worst.counterexample, "property": worst.name}
     by_format = {format: {"status": e.status.value, "message": e.message, **e.details} for format, e in found.items()}
     details |= {"by_format": by_format} if len(found) > 1 else found[next(iter(found))].details
@@ -127,7 +134,7 @@ def _all_good(judged: Mapping[str, Evidence]) -> str:
     return "; ".join(f"{format}: {evidence.message}" for format, evidence in judged.items())
 
 
-def _add_custom(report: ExportHealthReport, name: str, check: Callable[[], Evidence | CheckResult]) -> None:
+def _add_custom(report: ExportHealthReport, model: nn.Module, name: str, check: Callable[[], Evidence | CheckResult]) -> None:
     found: list[CheckResult] = []
 
     def measure() -> Evidence:
@@ -141,7 +148,7 @@ def _add_custom(report: ExportHealthReport, name: str, check: Callable[[], Evide
     if found:
         report.add_check(found[0])
     else:
-        _add(report, name, {"": lambda: evidence})
+        _add(report, model, name, {"": lambda: evidence})
 
 
 def _measured(name: str, check: Callable[[], Evidence]) -> Evidence:

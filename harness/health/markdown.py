@@ -79,13 +79,12 @@ def facts_of(check: CheckResult, also: Iterable[CheckResult] = ()) -> list[Fact]
     """
     keys = ("module", "place", "cause", "counterexample", "comparison", "nodeid")
     told = {key: str(check.details.get(key) or "") for key in keys}
-    cause, advice, command = told["cause"], check.recommendation, _rerun(check)
-    is_said_twice = advice.removeprefix("usual cause: ") == cause
+    cause, command = told["cause"], _rerun(check)
     facts = (
         Fact("Blamed module", "" if told["module"] == WHOLE else told["module"], code=True),
         Fact("Line", told["place"], code=True),
-        Fact("Usual cause", "" if cause in advice and not is_said_twice else cause),
-        Fact("What to do", "" if is_said_twice else advice),
+        Fact("Usual cause", cause),
+        Fact("What to do", _advice_beside(cause, check.recommendation)),
         Fact("Counterexample", told["counterexample"], code=True),
         Fact("Measured", told["comparison"], code=True),
         Fact("Also shows as", "; ".join(f"`{label_of(other)}` ({other.message})" for other in also)),
@@ -94,6 +93,14 @@ def facts_of(check: CheckResult, also: Iterable[CheckResult] = ()) -> list[Fact]
         Fact("Run it again", command, code=True),
     )
     return [fact for fact in facts if fact.text]
+
+
+def _advice_beside(cause: str, advice: str) -> str:
+    """What an advice says that the usual cause does not say already."""
+    if not cause or cause not in advice:
+        return advice
+    rest = advice.replace(f"usual cause: {cause}", "").strip(" .")
+    return "" if cause in rest else rest
 
 
 def by_tier(checks: Iterable[CheckResult]) -> dict[str, list[CheckResult]]:

@@ -100,7 +100,12 @@ def test_skipped_checks_are_listed() -> None:
     ("cause", "advice", "told"),
     [
         ("a shifted mask", "Use `tril`.", {"Usual cause": "a shifted mask", "What to do": "Use `tril`."}),
-        ("a shifted mask", "In `attn`, look for a shifted mask.", {"What to do": "In `attn`, look for a shifted mask."}),
+        ("a shifted mask", "In `attn`, look for a shifted mask.", {"Usual cause": "a shifted mask"}),
+        (
+            "a shifted mask",
+            "Export again (in `attn`). usual cause: a shifted mask",
+            {"Usual cause": "a shifted mask", "What to do": "Export again (in `attn`)"},
+        ),
         ("a shifted mask", "usual cause: a shifted mask", {"Usual cause": "a shifted mask"}),
         ("a shifted mask", "", {"Usual cause": "a shifted mask"}),
         ("", "Use `tril`.", {"What to do": "Use `tril`."}),

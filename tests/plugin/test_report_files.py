@@ -98,7 +98,9 @@ def test_a_whole_run_says_nothing_of_coverage(project: Any) -> None:
 
     result = project.run("--model-config", "cfg.json", "--model-report", "out")
 
-    assert project.json("out/health_report.json")["coverage"] == ""
+    report = project.json("out/health_report.json")
+    assert report["coverage"] == ""
+    assert not any("counterexample" in check["details"] for check in report["checks"]), "nothing failed"
     assert "Only" not in output(result)
 
 

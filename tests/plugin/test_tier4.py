@@ -34,6 +34,7 @@ def test_a_quantised_file_is_a_format_of_its_own(project: Project) -> None:
 def test_it_passes_and_leaves_its_files(project: Project, config: Path) -> None:
     result = project.run("--model-config", config, "--model-report", "out", "-p", "no:cacheprovider")
     assert result.ret == 0, result.outlines
+    result.stdout.fnmatch_lines_random(["  onnx: *files/model.onnx", "  pytorch: *files/model.pt"])
     assert sorted(path.name for path in (project.path / "files").iterdir()) == [
         "model.onnx",
         "model.onnx.json",

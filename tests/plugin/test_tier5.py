@@ -47,6 +47,7 @@ def test_what_cannot_be_compared_is_skipped_and_says_how_it_could(project: Proje
     result.assert_outcomes(passed=1, skipped=4)
     result.stdout.fnmatch_lines(["*name a run by `baseline_run_id`*"])
     result.stdout.fnmatch_lines(["*name one by `reference_profile_id`*"])
+    result.stdout.fnmatch_lines(["  *loss *, *accuracy *"])
     (check,) = project.json("out/health_report.json")["checks"]
     assert check["details"]["facts"]["eval_metrics"]["loss"] > 4
     assert not (project.path / "experiments.db").exists()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.evidence import Evidence, Status
+from harness.evidence import WHOLE, Evidence, Status
 
 _ADVICE = {
     "parameter_validation": "Train again with a lower learning rate and gradient clipping, or go back to a checkpoint without NaN",
@@ -25,6 +25,6 @@ def recommendation(evidence: Evidence) -> str:
     if evidence.status not in (Status.FAIL, Status.WARN):
         return ""
     advice = _ADVICE.get(evidence.name, "")
-    where = f" (in `{evidence.module}`)" if evidence.module else ""
+    where = f" (in `{evidence.module}`)" if evidence.module not in ("", WHOLE) else ""
     cause = f"usual cause: {evidence.cause}" if evidence.cause else ""
     return ". ".join(part for part in (f"{advice}{where}" if advice else "", cause) if part)

@@ -1,0 +1,141 @@
+"""The line to look at: of a forward, of what wrote into an input, drew a random number or raised."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from harness.evidence import Evidence, Status
+from harness.properties.places import drawing_line, forward_of, located, raising_line, shown_place, writing_line
+
+
+class Inner(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3))
+        self.linear = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x) * self.weight
+
+
+class Inheriting(Inner):
+    pass
+
+
+class Outer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.ModuleList([Inner(), Inheriting()])
+        self.loose = [Inner()]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner[0](x)
+
+
+def line(source: Any, text: str) -> str:
+    """The place of the first line of a function or class that holds a text."""
+    lines, first = inspect.getsourcelines(source)
+    return shown_place(__file__, first + next(number for number, one in enumerate(lines) if text in one))
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "text"),
+    [
+        ("(model)", Outer, "def forward"),
+        ("inner.0", Inner, "def forward"),
+        ("inner.0.weight", Inner, "def forward"),
+        ("inner.1", Inheriting, "class Inheriting"),
+    ],
+)
+def test_a_module_is_found_where_its_forward_or_its_class_is(path: str, source: Any, text: str) -> None:
+    assert forward_of(Outer(), path) == line(source, text)
+
+
+@pytest.mark.parametrize("path", ["inner.0.linear", "loose[0]", "nowhere"])
+def test_torchs_own_code_and_what_is_no_module_have_no_line(path: str) -> None:
+    assert forward_of(Outer(), path) == ""
+
+
+def writes(given: Tensor) -> Tensor:
+    x = given + 1
+    x.mul_(2)
+    view = given.view(-1)[2:]
+    view.add_(1)
+    return x
+
+
+def keeps(given: Tensor) -> Tensor:
+    return given.clone().mul_(2)
+
+
+def test_the_line_that_writes_into_a_tensor_or_a_view_of_it() -> None:
+    given = torch.zeros(2, 3)
+    assert writing_line(lambda: writes(given), given) == line(writes, "view.add_(1)")
+    assert writing_line(lambda: keeps(given), given) == ""
+
+
+def draws(x: Tensor) -> Tensor:
+    own = torch.rand(3, generator=torch.Generator().manual_seed(0))
+    return nn.functional.dropout(x, 0.5) + own
+
+
+def draws_for_itself(x: Tensor) -> Tensor:
+    return x + torch.rand(3, generator=torch.Generator().manual_seed(0))
+
+
+def test_the_line_that_draws_from_the_global_random_state() -> None:
+    assert drawing_line(lambda: draws(torch.ones(3))) == line(draws, "dropout")
+    assert drawing_line(lambda: draws_for_itself(torch.ones(3))) == ""
+
+
+def raises(x: Tensor) -> Tensor:
+    return x.view(7)
+
+
+def test_the_line_that_raises() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        raises(torch.ones(3))
+    assert raising_line(caught.value) == line(raises, "x.view(7)")
+
+
+def failing(message: str, module: str = "") -> Evidence:
+    return located(Evidence("causal", Status.FAIL, message, module=module), Outer())
+
+
+def test_a_message_that_names_its_line_is_believed_and_not_repeated() -> None:
+    found = failing(f"forward raises: RuntimeError: no ({Path(__file__).name}, line 12)", "inner.0")
+    assert found.place == shown_place(__file__, 12)
+    assert found.headline == f"{found.message} (first seen in `inner.0`)"
+
+
+def test_the_model_as_a_whole_is_named_by_its_line_or_not_at_all() -> None:
+    assert failing("it leaks", "(model)").headline == f"it leaks ({line(Outer, 'def forward')})"
+    assert Evidence("causal", Status.FAIL, "it leaks", module="(model)").headline == "it leaks"
+    assert failing("it leaks", "inner.0").headline == f"it leaks (first seen in `inner.0`, {line(Inner, 'def forward')})"
+
+
+def test_what_passed_has_no_line() -> None:
+    assert located(Evidence("causal", Status.OK, "holds", module="inner.0"), Outer()).place == ""
+
+
+@pytest.mark.parametrize(
+    ("measured", "bound", "unit", "text"),
+    [
+        (1.0, 0.0, "tensors", "1 tensor, allowed none"),
+        (3.0, 0.0, "tensors", "3 tensors, allowed none"),
+        (8.0, 0.0, "shapes refused", "8 shapes refused, allowed none"),
+        (61.0, 50.0, "ms", "61, allowed 50 ms"),
+        (1.0, None, "ms", "1 ms"),
+        (0.031, 4e-7, "", "0.031, allowed 4.0e-07"),
+        (0.0, 0.0, "tensors", ""),
+        (0.5, 0.0, "", "0.5, allowed 0"),
+    ],
+)
+def test_measure_and_bound_are_said_in_words(measured: float, bound: float | None, unit: str, text: str) -> None:
+    assert Evidence("causal", Status.FAIL, "it is wrong", measured, bound, unit).comparison == text
