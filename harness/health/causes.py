@@ -39,7 +39,7 @@ def causes_of(checks: Sequence[CheckResult]) -> list[Cause]:
 
     A check goes under another one when
 
-    - its message refers to it, ``(see causal)``,
+    - its message refers to it, ``(see causal)``, or both refer to a third one that is not red,
     - the catalogue says that its property is owned by the other's, and both blame the same module, or one of them blames none, or
     - both are cases of one property that say the same of the same module.
     """
@@ -76,6 +76,10 @@ def _owner(check: CheckResult, red: Sequence[CheckResult]) -> CheckResult | None
     for name in _REFERS.findall(check.message):
         for other in _others(check, red, name):
             return other
+        # The one they refer to did not run, or is not red here: the first that refers to it stands for the bug.
+        first = next(other for other in red if f"(see {name})" in other.message)
+        if first is not check:
+            return first
     prop, case = _split(check)
     entry = CATALOGUE.get(prop)
     for name in entry.owners(case) if entry is not None else ():

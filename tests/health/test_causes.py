@@ -57,6 +57,11 @@ def test_a_message_that_refers_to_another_red_check_goes_under_it() -> None:
     assert grouped(referring) == [["compiled"]]
 
 
+def test_those_that_refer_to_one_that_did_not_run_are_one() -> None:
+    referring = [red(name, "", "forward raises (see shape_contract)") for name in ("causal", "stateless", "registration")]
+    assert grouped(*referring) == [["causal", "stateless", "registration"]]
+
+
 def test_cases_that_say_the_same_of_the_same_module_are_one() -> None:
     cases = [
         red(f"dtype_move[{case}]", "embed", f"forward raises in {case}: `x{number}` is float32 ({number} times)")
