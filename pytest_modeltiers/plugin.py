@@ -162,7 +162,11 @@ def _move_hypothesis_files(config: pytest.Config) -> None:
     from harness.export.store.cache import default_folder
 
     os.environ[_HYPOTHESIS_FOLDER] = str(default_folder() / "hypothesis")
-    config.add_cleanup(lambda: os.environ.pop(_HYPOTHESIS_FOLDER, None))
+    config.add_cleanup(_forget_hypothesis_folder)
+
+
+def _forget_hypothesis_folder() -> None:
+    os.environ.pop(_HYPOTHESIS_FOLDER, None)
 
 
 def _distrust() -> None:

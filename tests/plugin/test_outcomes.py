@@ -16,7 +16,7 @@ def test_a_failing_tests_first_line_says_what_is_wrong_with_the_model_and_where(
     result = project.run("--model-config", "cfg.json")
 
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines(["  FAIL causal: position * changes when token *(cfg_model.py:10)"])
+    result.stdout.fnmatch_lines(["  FAIL causal: position * change when token *(cfg_model.py:10)"])
 
 
 def test_a_failure_is_told_once(project: Any) -> None:
