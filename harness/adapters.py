@@ -88,6 +88,8 @@ def plan_call(model: nn.Module, inputs: tuple[str, ...]) -> CallPlan:
         if inspect.Parameter.VAR_POSITIONAL in variadic:
             return CallPlan(positional=inputs[:1])
         return CallPlan(named=inputs)
+    if "decoder_input_ids" in left and "attention_mask" in left and len(required) == left.index("decoder_input_ids"):
+        left.remove("attention_mask")  # `forward(source, target)`: no decoder does without its tokens
     positional: list[str] = []
     for parameter in parameters:
         if parameter in required:

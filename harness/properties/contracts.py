@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from harness.adapters import same_shape
 from harness.batches import Batch, Sizes
 from harness.evidence import Blame, Evidence, Status
+from harness.owners import left_to
 from harness.properties.axes import CAUSE, READS
 from harness.properties.equality import first_failure, judge_equal
 from harness.properties.places import writing_line
@@ -158,12 +159,7 @@ def memory_layout(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
         found = first_failure(_layout(subject, sizes, layout, seed) for layout in LAYOUTS)
     if found.status is not Status.FAIL or _inputs_kept(subject, sizes, False, seed).status is not Status.FAIL:
         return found
-    return Evidence(
-        "memory_layout",
-        Status.WARN,
-        "forward writes into its inputs, so that it cannot be told what their layout changes (see inputs_unchanged)",
-        counterexample=found.counterexample,
-    )
+    return left_to("memory_layout", "inputs_unchanged", "forward writes into its inputs", counterexample=found.counterexample)
 
 
 def _layout(subject: Subject, sizes: Sizes, layout: str, seed: int) -> Evidence:

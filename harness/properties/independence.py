@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from harness.batches import Batch, Sizes, other_tokens, pad_right, rows, swap_tokens
 from harness.evidence import Evidence, Status, counted
-from harness.properties.axes import CAUSE, READS, left_to_batch_independence
+from harness.owners import owned_by
+from harness.properties.axes import CAUSE, OWNER, READS, left_to_batch_independence
 from harness.properties.difference import difference
 from harness.properties.equality import first_failure, judge_equal
 from harness.properties.gradient_tracing import is_finite, recording_graph
@@ -147,6 +148,7 @@ def _row_gradient(subject: Subject, sizes: Sizes, row: int, inputs: list[Tensor]
         "of the row's own gradient",
         f"{sizes.describe(subject.task)}, row={row}, seed={seed}",
         cause="" if holds else (CAUSE if turned else usual),
+        details=owned_by(OWNER) if turned else {},
         investigate=None if holds else lambda: _where_gradients_meet(subject, sizes, row, bound, seed),
     )
 

@@ -57,8 +57,7 @@ def full_vocabulary(subject: Subject, seed: int = 0) -> Evidence:
     Each id is read in the shortest row that the task allows, or in one of typical length where forward refuses the short ones. Where a
     vocabulary is too large for that, the first and last ids and evenly spaced ones between them are read.
     """
-    names = [name for name in ("input_ids", "decoder_input_ids") if subject.adapter.takes(subject.model, name)]
-    found = [_vocabulary_of(subject, name, seed) for name in names or ["input_ids"]]
+    found = [_vocabulary_of(subject, name, seed) for name in _fields(subject)]
     return max(found, key=lambda evidence: (evidence.status.severity, evidence.excess))
 
 
@@ -66,16 +65,30 @@ def unreadable_token(subject: Subject, batch: Batch) -> str:
     """A token of a batch that makes forward raise in a row of others it can read: the vocabulary is at fault, not the sizes."""
     if not subject.task.is_text:
         return ""
-    own = set(batch["input_ids"].unique().tolist())
-    others = set(subject.batch()["input_ids"].unique().tolist())  # a small batch may hold no token that can be read
+    for name in _fields(subject):
+        token = _unreadable_of(subject, batch, name)
+        if token is not None:
+            return f"token {token}" + ("" if name == "input_ids" else f" of `{name}`")
+    return ""
+
+
+def _unreadable_of(subject: Subject, batch: Batch, name: str) -> int | None:
+    own = set(batch[name].unique().tolist())
+    others = set(subject.batch()[name].unique().tolist())  # a small batch may hold no token that can be read
     tokens, row = sorted(own | others), _typical_row(subject)
-    for last in (int(row["input_ids"][0, -1]), *tokens[:_ENDS]):
-        ends = {**row, "input_ids": row["input_ids"].index_fill(1, torch.tensor([-1], device=row["input_ids"].device), last)}
-        reading = _read(subject, ends, "input_ids", tokens)
+    for last in (int(row[name][0, -1]), *tokens[:_ENDS]):
+        ends = {**row, name: row[name].index_fill(1, torch.tensor([-1], device=row[name].device), last)}
+        reading = _read(subject, ends, name, tokens)
         refused = [token for token in reading.refused if token in own]
         if reading.ids:
-            return f"token {refused[0]}" if refused else ""
-    return ""
+            return refused[0] if refused else None
+    return None
+
+
+def _fields(subject: Subject) -> list[str]:
+    """The fields of token ids that forward takes."""
+    found = [name for name in ("input_ids", "decoder_input_ids") if subject.adapter.takes(subject.model, name)]
+    return found or ["input_ids"]
 
 
 def _vocabulary_of(subject: Subject, name: str, seed: int) -> Evidence:

@@ -131,6 +131,13 @@ def test_a_sequence_to_sequence_forward_receives_all_three_fields() -> None:
     assert received(SEQ2SEQ, forward) == {"input_ids": IDS, "attention_mask": MASK, "decoder_input_ids": TARGET}
 
 
+def test_two_required_parameters_of_a_seq2seq_model_are_source_and_target() -> None:
+    def forward(src: Tensor, trg: Tensor, dropout: float = 0.0) -> Any:
+        return {"src": src, "trg": trg}
+
+    assert received(SEQ2SEQ, forward) == {"src": IDS, "trg": TARGET}
+
+
 def test_other_names_are_matched_in_the_tasks_order() -> None:
     def forward(src: Tensor, src_mask: Tensor, tgt: Tensor) -> Any:
         return locals()

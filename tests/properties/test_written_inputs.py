@@ -53,7 +53,7 @@ def judged(model: type[nn.Module], only: tuple[str, ...]) -> dict[str, Evidence]
 def test_one_write_is_one_failure() -> None:
     findings = judged(WritesIntoItsInput, TIER)
     assert [name for name, finding in findings.items() if finding.status is Status.FAIL] == ["inputs_unchanged"]
-    assert "(see inputs_unchanged)" in findings["memory_layout"].message
+    assert "forward writes into its inputs (see inputs_unchanged)" in findings["memory_layout"].message
 
 
 def test_a_view_is_still_the_matter_of_the_layout() -> None:
