@@ -7,6 +7,7 @@ for then.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from itertools import takewhile
 
 import torch
@@ -53,7 +54,7 @@ def gradcheck(study: Study) -> Evidence:
         reason = "the model does not run in float64, and float32 is too coarse for finite differences"
         return Evidence(_NAME, Status.SKIPPED, reason)
     model = subject.copies.of(subject.double)
-    tensors = _sample(model)
+    tensors = _sample(model, _padding_rows_read(study.subject, model))
     if not tensors:
         return Evidence(_NAME, Status.SKIPPED, "no parameter is trainable")
     told: list[Slope] = []
@@ -159,15 +160,39 @@ def _widened(tensor: Tensor) -> Tensor:
     return tensor.double() if tensor.is_floating_point() else tensor
 
 
-def _sample(model: nn.Module) -> dict[str, Tensor]:
-    """Trainable parameters by name, as many as fit; without embeddings that renormalise themselves, which their gradient knows nothing of."""
+def _padding_rows_read(subject: Subject, model: nn.Module) -> set[int]:
+    """Ids of the tables whose ``padding_idx`` some of the inputs read: such a row has a slope, and by design no gradient."""
+    read = set[int]()
+
+    def look(module: nn.Module, args: tuple[Tensor, ...], _output: Tensor) -> None:
+        if args and bool((args[0] == module.padding_idx).any()):
+            read.add(id(module.weight))
+
+    tables = [m for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag)) and m.padding_idx is not None]
+    handles = [table.register_forward_hook(look) for table in tables]
+    try:
+        for seed in range(_DRAWS + _REDRAWS) if tables else ():
+            subject.logits(subject.batch(seed=seed), model)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return read
+
+
+def _sample(model: nn.Module, leave_out: Container[int]) -> dict[str, Tensor]:
+    """Trainable parameters by name, as many as fit; without embeddings that renormalise themselves, which their gradient knows nothing of.
+
+    Args:
+        model: The model.
+        leave_out: Ids of parameters that are not taken.
+    """
     renormalised = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding) and m.max_norm is not None}
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad and p.is_floating_point() and p.numel()]
     found: dict[str, Tensor] = {}
     left = _MOST_NUMBERS
     for name, parameter in sorted(named, key=lambda item: item[1].numel()):
         left -= parameter.numel()
-        if id(parameter) not in renormalised and (left >= 0 or not found):
+        if id(parameter) not in renormalised and id(parameter) not in leave_out and (left >= 0 or not found):
             found[name] = parameter
     return {name: found[name] for name, _ in named if name in found}
 

@@ -84,19 +84,28 @@ def shape_contract(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
 
 
 def _least_length(subject: Subject, sizes: Sizes, seed: int) -> int:
-    """The length from which on forward takes every one up to the typical, where it raises at all shorter ones; 0 where that is not so."""
-    typical = subject.typical.seq
-    if not subject.task.is_text or sizes.seq >= typical:
+    """The length from which on forward takes those that are tried, where it raises at all shorter ones; 0 where that is not so."""
+    if not subject.task.is_text:
         return 0
-    takes = []
-    for length in range(subject.task.min_seq_len, typical + 1):
+    first, typical, longest = subject.task.min_seq_len, subject.typical.seq, subject.task.max_seq_len or 1
+
+    def takes(length: int) -> bool:
         try:
             subject.logits(subject.batch(replace(sizes, seq=length), seed))
-            takes.append(True)
         except ModelRaisedError:
-            takes.append(False)
-    least = subject.task.min_seq_len + takes.count(False)
-    return least if takes == sorted(takes) and sizes.seq < least <= typical else 0
+            return False
+        return True
+
+    if not takes(longest):
+        return 0
+    taken = [takes(length) for length in range(first, typical + 1)]
+    least = first + taken.count(False)
+    if not any(taken):
+        raising, least = typical, longest
+        while least - raising > 1:
+            middle = (raising + least) // 2
+            raising, least = (raising, middle) if takes(middle) else (middle, least)
+    return least if taken == sorted(taken) and sizes.seq < least else 0
 
 
 def _where_misshapen(subject: Subject, sizes: Sizes, seed: int) -> str:

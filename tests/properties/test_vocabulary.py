@@ -136,3 +136,18 @@ def test_source_and_target_have_vocabularies_of_their_own() -> None:
     finding = vocabulary(TargetOneRowShort, TRANSLATION)
     assert finding.status is Status.FAIL
     assert finding.message.startswith("token id 30 of `decoder_input_ids` cannot be read")
+
+
+class OneLengthOnly(Wide):
+    """Pools over sixteen tokens, as its config says."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.conv(self.embed(x).mT)
+        return self.head(nn.functional.max_pool1d(hidden, 12)[..., 0])
+
+
+def test_a_shortest_length_is_proposed_where_the_typical_one_is_too_short() -> None:
+    finding = judge_model(OneLengthOnly, TASK, only=["shape_contract"])["shape_contract"]
+    assert finding.message.startswith("forward raises at every length below 16: ")
+    declared = judge_model(OneLengthOnly, replace(TASK, min_seq_len=16), only=["shape_contract", "batch_independence"])
+    assert not [found.explain() for found in declared.values() if found.status is Status.FAIL]
