@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness.isolation.errors import IsolationError
+from pytest_modeltiers.budget import CLOCK_FACTOR
 
 if TYPE_CHECKING:
     from harness.config import SuiteConfig
     from harness.isolation import IsolatedProcess
-    from pytest_modeltiers.budget import CLOCK_FACTOR
-from pytest_modeltiers.suite import Suite
+    from pytest_modeltiers.suite import Suite
 
 _GRACE = 60.0
 """Seconds beyond its time budget that a test is waited for: its own watchdog is to end it first."""

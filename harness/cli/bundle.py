@@ -38,7 +38,8 @@ def _bundle(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(made))
     else:
-        print(f"wrote {made['bundle']} ({', '.join(made['formats'])}; health {made['health_score']})")
+        graded = f"; grade {made['grade']}" if made["grade"] else ""
+        print(f"wrote {made['bundle']} ({', '.join(made['formats'])}{graded})")
         for message in made["failed"]:
             print(f"  failed: {message}")
     return 1 if made["status"] == "fail" else 0

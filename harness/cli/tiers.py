@@ -68,6 +68,8 @@ def _summary(report: dict[str, Any], returncode: int) -> dict[str, Any]:
         "model_name": report["model_name"],
         "status": status,
         "health_score": report["health_score"],
+        "grade": report["grade"],
+        "problems": report["problems"],
         "summary": report["summary"],
         "coverage": report["coverage"],
         "tiers": tiers,

@@ -54,7 +54,7 @@ def bundle_config(path: Path, folder: Path | None, layouts: Sequence[str], healt
     """Writes the bundle of a config's model.
 
     Returns:
-        ``{status, bundle, formats, health_score, failed}``.
+        ``{status, bundle, formats, health_score, grade, failed}``.
 
     Raises:
         UserError: The config, the model or the folder does not allow it.
@@ -74,6 +74,7 @@ def bundle_config(path: Path, folder: Path | None, layouts: Sequence[str], healt
         "bundle": str(written),
         "formats": list(exports.formats),
         "health_score": None if report is None else report.health_score,
+        "grade": None if report is None else report.grade,
         "failed": failed,
     }
 
