@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Container
 from itertools import takewhile
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -164,8 +165,8 @@ def _padding_rows_read(subject: Subject, model: nn.Module) -> set[int]:
     """Ids of the tables whose ``padding_idx`` some of the inputs read: such a row has a slope, and by design no gradient."""
     read = set[int]()
 
-    def look(module: nn.Module, args: tuple[Tensor, ...], _output: Tensor) -> None:
-        if args and bool((args[0] == module.padding_idx).any()):
+    def look(module: Any, args: tuple[Tensor, ...], _output: Tensor) -> None:
+        if args and bool(args[0].eq(module.padding_idx).any()):
             read.add(id(module.weight))
 
     tables = [m for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag)) and m.padding_idx is not None]
