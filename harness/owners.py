@@ -6,17 +6,23 @@ decided here, for all tiers alike:
 - The owner is judged in this run: the finding is a skip that ends in ``(see owner)``.
 - It is not, because it was deselected or its tier is not in the config: the owner is judged all the same, and where it fails the finding fails,
   with the same message and with the owner's counterexample and blame. A run that leaves the owner out is never green because of that.
+- A warning or a skip of its own may refer to another property in its message. It stays what it is where that one runs, and fails where that one
+  does not run and would fail.
 - The config switches it off: the finding stands as it is, except for ``eval_deterministic``, which is switched off for models that are random on
   purpose; what needs repeatable logits is then a skip.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Container
 from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.evidence import Evidence, Status
+
+REFERS = re.compile(r"\(see (\w+(?:\[\w+\])?)\)")
+"""How a message refers to another property or one of its cases: ``(see causal)``."""
 
 _ON_PURPOSE = "eval_deterministic"
 
@@ -66,17 +72,6 @@ def left_to(name: str, owner: str, message: str, **facts: Any) -> Evidence:
     return Evidence(name, Status.FAIL, message, details=owned_by(owner), **facts)
 
 
-def not_judged(name: str, owner: str, message: str) -> Evidence:
-    """A skip that has its reason in what another property may fail on: it fails where that one does not run, and does fail.
-
-    Args:
-        name: The property that cannot be judged.
-        owner: Label of the test that may own the reason.
-        message: The reason.
-    """
-    return Evidence(name, Status.SKIPPED, message, details=owned_by(owner))
-
-
 def owners_of(evidence: Evidence) -> tuple[str, ...]:
     """Labels of the tests that own a finding, the preferred one first; empty for a finding of the check's own."""
     owners = evidence.details.get("owners") or [evidence.details.get("owner")]
@@ -103,8 +98,10 @@ def settled(evidence: Evidence, own: str, selection: Selection) -> Evidence:
         selection: What runs.
     """
     owners = owners_of(evidence)
-    if not owners or evidence.status is Status.OK:
+    if evidence.status is Status.OK:
         return evidence
+    if not owners:
+        return _with_answers(evidence, own, selection)
     owner = next((one for one in owners if _is_same(own, one) or selection.has(one)), owners[0])
     if _is_same(own, owner):
         return evidence
@@ -119,17 +116,34 @@ def settled(evidence: Evidence, own: str, selection: Selection) -> Evidence:
     answer = selection.ask(owner)
     if answer is None or answer.status not in (Status.FAIL, Status.WARN):
         return replace(evidence, message=message, details=details)
+    return replace(_as_answered(evidence, answer), message=message, details=details)
+
+
+def _with_answers(evidence: Evidence, own: str, selection: Selection) -> Evidence:
+    """A warning or a skip whose message refers to other properties; where one of them does not run, and fails, so does this."""
+    if evidence.status is Status.FAIL:
+        return evidence
+    for owner in REFERS.findall(evidence.message):
+        if _is_same(own, owner) or selection.has(owner) or owner.partition("[")[0] in selection.off:
+            continue
+        answer = selection.ask(owner)
+        if answer is not None and answer.status is Status.FAIL:
+            return replace(_as_answered(evidence, answer), details={**evidence.details, "owner": owner})
+    return evidence
+
+
+def _as_answered(evidence: Evidence, answer: Evidence) -> Evidence:
+    """A finding with what its owner measured, and whom it blames."""
     return replace(
         evidence,
         status=answer.status,
-        message=message,
         measured=answer.measured,
         bound=answer.bound,
         unit=answer.unit,
         counterexample=answer.counterexample,
         module=answer.module,
         cause=answer.cause,
-        details=details,
+        place=answer.place,
         investigate=answer.investigate,
     )
 

@@ -302,6 +302,13 @@ class Judge:
         trouble = self.subject.trouble
         if self.name == SHAPE_OWNER and evidence.status is Status.FAIL and self.subject.unusable:
             return replace(evidence, message=f"{evidence.message}; {call_of(self.subject)}")
+        if (
+            trouble.not_finite
+            and trouble.weight is None
+            and self.name == "finite_output"
+            and self.label not in (FINITE_OWNER, self.name)
+        ):
+            return not_finite(trouble, self.name)
         if evidence.measured == float("inf") and trouble.not_finite and self.name not in _JUDGES_FINITENESS:
             return not_finite(trouble, self.name)
         if evidence.status is Status.FAIL and trouble.random and self.name in _NEEDS_REPEATABLE:

@@ -72,7 +72,7 @@ class Answers:
     def _ask(self, run: Run, owner: str) -> Evidence | None:
         name, _, case = owner.rstrip("]").partition("[")
         entry = CATALOGUE.get(name)
-        if entry is None or entry.tier not in self._tiers or not entry.applies_to(self._task):
+        if entry is None or entry.tier not in self._tiers or not entry.applies_to(self._task) or (entry.formats and not case):
             return None
         cases = (case,) if case else entry.cases_for(self._task) or (None,)
         return max((run(name, one) for one in cases), key=lambda evidence: evidence.status.severity)

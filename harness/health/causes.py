@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from harness.catalogue import CATALOGUE
 from harness.health.report import CheckResult, CheckStatus
+from harness.owners import REFERS
 
 _SEVERITY: dict[CheckStatus, int] = {"passed": 0, "warning": 1, "failed": 2}
-_REFERS = re.compile(r"\(see (\w+(?:\[\w+\])?)\)")
 _NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 _CODE = re.compile(r"`[^`]*`")
 _WHERE = re.compile(r" \((?:first seen in )?[^()]*\)$")
@@ -73,7 +73,7 @@ def also_text(also: Iterable[CheckResult]) -> str:
 
 
 def _owner(check: CheckResult, red: Sequence[CheckResult]) -> CheckResult | None:
-    for name in _REFERS.findall(check.message):
+    for name in REFERS.findall(check.message):
         for other in _others(check, red, name):
             return other
         # The one they refer to did not run, or is not red here: the first that refers to it stands for the bug.

@@ -13,7 +13,7 @@ import pytest_modeltiers.tiers.analysis
 import pytest_modeltiers.tiers.training  # noqa: F401  # in-process runs forget what they import
 from conftest import Project
 from harness.evidence import Evidence, Status
-from harness.owners import Selection, left_to, not_judged, owned_by, settled
+from harness.owners import Selection, left_to, owned_by, settled
 
 LOGITS = "return self.head(x + self.before(x))"
 SPOILED = GOOD.replace(
@@ -60,13 +60,17 @@ def test_where_the_owner_does_not_run_it_is_asked() -> None:
     assert (verdict.counterexample, verdict.module, verdict.cause) == ("batch=2", "head", "a cause")
 
 
-@pytest.mark.parametrize(
-    ("answer", "expected"), [(Status.FAIL, Status.FAIL), (Status.OK, Status.SKIPPED), (None, Status.SKIPPED)]
-)
-def test_what_could_not_be_judged_fails_only_where_the_owner_does(answer: Status | None, expected: Status) -> None:
-    found = not_judged("attention_patterns", "input_dependence", "the output hardly depends on its input")
-    selection = Selection({"attention_patterns"}, ask=lambda owner: None if answer is None else finding_of(owner, answer))
-    assert settled(found, "attention_patterns", selection).status is expected
+@pytest.mark.parametrize("status", [Status.SKIPPED, Status.WARN])
+def test_what_refers_to_another_property_fails_where_that_one_does_not_run_and_fails(status: Status) -> None:
+    found = Evidence("attention_patterns", status, "the output hardly depends on its input (see input_dependence)")
+
+    def verdict(answer: Evidence | None, *labels: str) -> Status:
+        return settled(found, "attention_patterns", Selection(labels, ask=lambda _owner: answer)).status
+
+    assert verdict(finding_of("input_dependence")) is Status.FAIL
+    assert verdict(finding_of("input_dependence"), "input_dependence[tokens]") is status
+    assert verdict(finding_of("input_dependence", Status.OK)) is status
+    assert verdict(None) is status
 
 
 def test_a_switched_off_owner_is_not_asked() -> None:

@@ -95,3 +95,15 @@ def test_one_bug_is_not_told_by_every_property(name: str) -> None:
     pair = next(pair for pair in PAIRS if pair.name == name)
     findings = judge_model(pair.buggy, pair.task)
     assert {test for test, finding in findings.items() if finding.status is Status.FAIL} == ALONE[name]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("each", PAIRS, ids=lambda each: each.name)
+def test_a_verdict_is_the_same_alone_and_among_all(each: Pair) -> None:
+    def said(evidence: Evidence) -> tuple[str, str, str, str]:
+        return evidence.status.value, evidence.message, evidence.counterexample, evidence.module
+
+    whole = judge_model(each.buggy, each.task)
+    alone = judge_model(each.buggy, each.task, only=[each.property])
+    assert whole[each.test].status is not Status.SKIPPED
+    assert {name: said(evidence) for name, evidence in alone.items()} == {name: said(whole[name]) for name in alone}

@@ -82,7 +82,9 @@ def _judge_fresh(exports: Exports, format: str) -> Evidence:
         return Evidence(name, Status.FAIL, f"{format}: {run.error}", cause=cause, details=details)
     here = _outputs_here(exports, format, points)
     if here is None:
-        return Evidence(name, Status.SKIPPED, f"{format}: gives other logits at every call (see inference_mode)", details=details)
+        return Evidence(
+            name, Status.SKIPPED, f"{format}: gives other logits at every call (see inference_mode[{format}])", details=details
+        )
     measured = max(map(difference, run.outputs, here)) if run.outputs else None
     bound = exports.floor.repeat_bound
     if measured is not None and measured > bound:

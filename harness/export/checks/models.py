@@ -10,7 +10,7 @@ from harness.batches import Sizes
 from harness.errors import UserError
 from harness.evidence import Evidence, Status, counted
 from harness.export.exports import Exports
-from harness.properties.resources import MIB, LiveBytes
+from harness.properties.resources import MIB, LiveBytes, find_out_first
 from harness.properties.subject import ModelRaisedError
 
 _BATCHES = (1, 2, 4, 8)
@@ -90,6 +90,7 @@ def forward_pass_validation(exports: Exports) -> Evidence:
 def memory_requirements(exports: Exports) -> Evidence:
     """Bytes of parameters and of one call at its peak; more than 1 GB is a warning."""
     name, program = "memory_requirements", exports.program
+    find_out_first(exports.subject)
     parameters = sum(t.numel() * t.element_size() for t in (*exports.reference.parameters(), *exports.reference.buffers()))
     tracker = LiveBytes()
     batch = exports.batch(exports.points[0])

@@ -1,0 +1,138 @@
+"""A verdict is the same whatever is selected, ran before, or runs beside it: status, message, counterexample and blame.
+
+Selection may change one thing: a skip that refers to a property that fails is a failure where that property is left out.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch._dynamo  # noqa: F401  # optimizers import it, and it loads once
+from small_models import GOOD, LEAKY
+
+import pytest_modeltiers.tiers.analysis  # noqa: F401  # in-process runs forget what they import
+from conftest import Project
+from harness.owners import REFERS
+
+LOGITS = "return self.head(x + self.before(x))"
+BOTTOMLESS = GOOD.replace(LOGITS, "return self.head(x + self.before(x)).log()")
+RANDOM = GOOD.replace(LOGITS, "return nn.functional.dropout(self.head(x + self.before(x)))")
+FRAGILE = GOOD.replace("x = self.embed", "assert input_ids.shape[0] < 3 or input_ids.shape[1] < 12\n        x = self.embed")
+MODELS = {"sound": GOOD, "leaky": LEAKY, "nan": BOTTOMLESS, "random": RANDOM, "fragile": FRAGILE}
+
+FEW = ("shape_contract", "finite_output", "eval_deterministic", "causal", "padding_ignored", "memory_footprint", "attribution")
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+SHUFFLED = """
+import random
+
+def pytest_collection_modifyitems(items):
+    random.Random(3).shuffle(items)
+"""
+
+_TIMES = re.compile(r"\d[\d.]* (?:ms|s)\b|\d+(?:\.\d+)?(?:e[-+]?\d+)? (?:times|MiB)")
+
+_PLACE = re.compile(r" \(\w+\.py:\d+\)$")
+"""Where to look, which follows the message of a failure."""
+
+
+class Verdict(NamedTuple):
+    """What a test says; times are left out of its message."""
+
+    status: str
+    message: str
+    counterexample: str = ""
+    module: str = ""
+
+
+def run(project: Project, config: Path, *args: Any, beside: Path | None = None) -> dict[str, Verdict]:
+    """The verdicts of a run, by the name of the check."""
+    configs = [config] if beside is None else [beside, config]
+    options = [part for path in configs for part in ("--model-config", path)]
+    project.run(*options, "--model-report", "out", *args)
+    return read(project, config, beside)
+
+
+def read(project: Project, config: Path, beside: Path | None = None) -> dict[str, Verdict]:
+    folder = project.path / "out" / (config.stem if beside else "")
+    report = json.loads((folder / "health_report.json").read_text())
+    found = {check["check_name"]: verdict_of(check) for check in report["checks"]}
+    return found | {skip["check_name"]: Verdict("skipped", skip["reason"]) for skip in report["skipped"]}
+
+
+def verdict_of(check: Mapping[str, Any]) -> Verdict:
+    details = check["details"]
+    message = _PLACE.sub("", _TIMES.sub("#", check["message"]))
+    return Verdict(check["status"], message, details.get("counterexample", ""), details.get("module", ""))
+
+
+def owner_in(verdict: Verdict, whole: Mapping[str, Verdict]) -> Verdict | None:
+    """The verdict of the property that a skip or a warning refers to, where that fails."""
+    names = REFERS.findall(verdict.message)
+    found = [other for label, other in whole.items() for name in names if label.partition("::")[2].startswith(name)]
+    return next((other for other in found if other.status == "failed"), None)
+
+
+def assert_same_alone(name: str, whole: Mapping[str, Verdict], alone: Mapping[str, Verdict]) -> None:
+    """Checks the verdict of a test that ran alone against that of the whole run."""
+    assert list(alone) == [name]
+    owner = owner_in(whole[name], whole) if whole[name].status in ("skipped", "warning") else None
+    if owner is None:
+        assert alone[name] == whole[name]
+    else:
+        assert alone[name] == Verdict("failed", whole[name].message, owner.counterexample, owner.module)
+
+
+def make(project: Project, kind: str, only: tuple[str, ...] | None = FEW, **keys: Any) -> Path:
+    return project.config(only=only, tier=["1", "2"], model=MODELS[kind], pad_token_id=0, **keys)
+
+
+def node(name: str) -> str:
+    """The node id of a check of ``cfg.json``."""
+    tier, _, label = name.partition("::")
+    return f"cfg.json::TestTier{tier.removeprefix('tier')}::test_{label}"
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_verdict_is_the_same_alone_shuffled_and_beside_another_model(project: Project, kind: str) -> None:
+    config = make(project, kind)
+    whole = run(project, config)
+    assert any(verdict.status == "failed" for verdict in whole.values()) is (kind != "sound")
+    for verdict in whole.values():
+        if verdict.status == "skipped" and "(see " in verdict.message:
+            assert owner_in(verdict, whole) is not None, f"left to a property that does not fail: {verdict}"
+    for name in ("tier1::memory_footprint", "tier1::padding_ignored", "tier2::attribution"):
+        assert_same_alone(name, whole, run(project, config, node(name)))
+    other = project.config("other.json", only=FEW, tier=["1", "2"], model=LEAKY if kind == "sound" else GOOD)
+    project.write("conftest.py", SHUFFLED)
+    assert run(project, config, beside=other) == whole
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", MODELS)
+def test_every_verdict_is_the_same_alone_and_in_three_processes(project: Project, kind: str) -> None:
+    config = make(project, kind, only=None, time_budget=600)
+    whole = run(project, config)
+    project.run_apart("--model-config", str(config), "--model-report", "out", "-n", "3")
+    assert read(project, config) == whole
+    for name in whole:
+        assert_same_alone(name, whole, run(project, config, node(name)))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["lm_tiny.json", "vision_tiny.json"])
+def test_the_examples_say_the_same_in_three_processes_shuffled_and_beside_another(project: Project, name: str) -> None:
+    content = json.loads((EXAMPLES / name).read_text()) | {"tier": ["1", "2"], "time_budget": 600}
+    config = project.write("cfg.json", json.dumps(content))
+    whole = run(project, config)
+    project.run_apart("--model-config", str(config), "--model-report", "out", "-n", "3")
+    assert read(project, config) == whole
+    other = project.config("other.json", only=FEW, tier=["1", "2"], model=LEAKY)
+    project.write("conftest.py", SHUFFLED)
+    assert run(project, config, beside=other) == whole
