@@ -149,12 +149,18 @@ class _Elsewhere:
             self._process.close()
             self._process = self._start()
         try:
-            answer = self._process.ask({"test": _short(item)}, CLOCK_FACTOR * self.suite.config.time_budget + _GRACE)
+            wanted = {"test": _short(item), "selected": self._selected(item)}
+            answer = self._process.ask(wanted, CLOCK_FACTOR * self.suite.config.time_budget + _GRACE)
         except IsolationError:
             self._deaths += 1
             raise
         for data in answer["reports"]:
             yield self._as_ours(item, data)
+
+    def _selected(self, item: pytest.Item) -> list[str]:
+        """The tests of this suite that run; the other side collects all of them."""
+        own = [other for other in item.session.items if getattr(getattr(other, "cls", None), "suite", None) is self.suite]
+        return [other.name.removeprefix("test_") for other in own]
 
     def about(self, item: pytest.Item, refused: Sequence[str] = ()) -> dict[str, Any]:
         """What a report of this process says of itself."""

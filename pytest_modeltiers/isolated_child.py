@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_modeltiers.plugin import SELECTED
+
 if TYPE_CHECKING:
     from harness.isolation.channel import Channel
     from harness.isolation.guard import Attempt, Guard
@@ -66,10 +68,12 @@ class _Server:
         self.channel.send({"refused": self._refused(), "model": self._suite().source.origin})
         while True:
             try:
-                wanted = self.channel.receive()["test"]
+                asked = self.channel.receive()
             except EOFError:
                 return True
             self._reports, self._seen = [], []
+            wanted = str(asked["test"])
+            session.config.stash[SELECTED] = frozenset(asked["selected"])
             if wanted in tests:
                 tests[wanted].config.hook.pytest_runtest_protocol(item=tests[wanted], nextitem=None)
             self.channel.send({"reports": self._reports})
