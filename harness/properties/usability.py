@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import inspect
 
+from harness.adapters import same_shape
 from harness.errors import OutputError
 from harness.evidence import Status
 from harness.properties.contracts import shape_contract
-from harness.properties.subject import SHAPE_OWNER, Subject, Unusable
+from harness.properties.subject import SHAPE_OWNER, ModelRaisedError, Subject, Unusable
 
 
 def find_unusable(subject: Subject) -> Unusable:
     """Judges the shape of the logits at typical sizes; a token that cannot be read is a failure of ``full_vocabulary``."""
+    if _is_usable(subject):
+        return Unusable()
     try:
         found = shape_contract(subject, subject.typical)
     except OutputError as error:
@@ -21,6 +24,15 @@ def find_unusable(subject: Subject) -> Unusable:
     if found.status is Status.WARN:
         return Unusable("full_vocabulary", found.message.replace(" (see full_vocabulary)", ""))
     return Unusable(SHAPE_OWNER, found.message)
+
+
+def _is_usable(subject: Subject) -> bool:
+    """Whether one call on a fresh copy returns logits of the right shape; nothing more is asked of a model that is sound."""
+    try:
+        logits = subject.raw_logits(subject.batch(), subject.fresh())
+    except (ModelRaisedError, OutputError):
+        return False
+    return same_shape(logits, subject.typical.logits_shape(subject.task))
 
 
 def call_of(subject: Subject) -> str:
