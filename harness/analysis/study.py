@@ -12,7 +12,7 @@ from harness.config import SuiteConfig
 from harness.data.loader import Loader, make_loader
 from harness.data.opening import open_dataset
 from harness.properties.moving import moved
-from harness.properties.settling import settled_subject
+from harness.properties.running_statistics import calibrated_subject
 from harness.properties.subject import Subject
 
 _BATCH = 32
@@ -34,7 +34,7 @@ class Study:
 
     def __post_init__(self) -> None:
         """A fresh model with batch norm is looked into with statistics that saw a few batches."""
-        self.subject = settled_subject(self.subject)
+        self.subject = calibrated_subject(self.subject)
 
     def too_long(self, needed: float) -> str:
         """Why a check that needs so many seconds is left out; empty where there is time for it."""

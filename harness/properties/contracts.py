@@ -63,9 +63,7 @@ def shape_contract(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
             f"forward raises at {sizes.describe(subject.task)}{f', as {READS}' if turned else ''}: {error}",
             counterexample=counterexample,
             module=_where_misshapen(subject, sizes, seed) or error.module,
-            cause=CAUSE
-            if turned
-            else "a size that is assumed: a hard-coded batch or length, a squeeze() without dim, a view with fixed sizes",
+            cause=CAUSE if turned else _cause_of(subject, error),
         )
     if same_shape(logits, expected):
         return Evidence(name, Status.OK, "logits have the promised shape", counterexample=counterexample)
@@ -81,6 +79,18 @@ def shape_contract(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
         if turned
         else "a squeeze() without dim, a transpose left over, a head of the wrong size, or a pooling that is missing",
     )
+
+
+def _cause_of(subject: Subject, error: ModelRaisedError) -> str:
+    """What usually makes forward raise; of a table whose features are looked up, that they are drawn as real numbers."""
+    looked_up = isinstance(error.error, IndexError) or "indices" in str(error) or "out of range" in str(error)
+    tables = any(isinstance(module, (nn.Embedding, nn.EmbeddingBag)) for module in subject.model.modules())
+    if "features" in subject.task.facts.inputs and looked_up and tables:
+        return (
+            "features that are ids of an embedding, where the task draws real numbers: an adapter can turn them into ids, such as "
+            "`features.abs().mul(100).long() % size`"
+        )
+    return "a size that is assumed: a hard-coded batch or length, a squeeze() without dim, a view with fixed sizes"
 
 
 def _least_length(subject: Subject, sizes: Sizes, seed: int) -> int:

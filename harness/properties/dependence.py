@@ -17,7 +17,7 @@ from harness.properties.axes import left_to_batch_independence
 from harness.properties.difference import difference
 from harness.properties.moving import moved
 from harness.properties.noise import FACTOR
-from harness.properties.settling import settled, settled_double
+from harness.properties.running_statistics import calibrated, calibrated_double
 from harness.properties.subject import Subject
 from harness.properties.tracing import first_divergence, recording, whole
 from harness.tasks import TaskType
@@ -178,8 +178,8 @@ def _judge(
     seed: int,
 ) -> Evidence:
     """Fails when something that was changed never changed the selected logits."""
-    double = settled_double(subject)
-    judge = double if double is not None else settled(subject)
+    double = calibrated_double(subject)
+    judge = double if double is not None else calibrated(subject)
     influence = _influences(subject, judge, changes, select, seed)
     if subject.fresh_weights and not all(influence.values()):
         later = _influences(subject, moved(subject, judge), changes, select, seed)
@@ -244,7 +244,7 @@ def _where_lost(subject: Subject, changes: Callable[[Batch, int], Iterable[Chang
     """Path of the module that the change reaches and after which nothing shows it any more; empty where there is none."""
     base = subject.batch(seed=seed)
     changed = dict(changes(base, seed))[label]
-    traces, model = [], settled(subject)
+    traces, model = [], calibrated(subject)
     for batch in (base, changed):
         with recording(model) as calls:
             subject.logits(batch, model)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.evidence import Evidence, Status
-from harness.properties.settling import settled, untouched_statistics
+from harness.properties.running_statistics import calibrated, untouched_statistics
 from harness.properties.subject import NoGradientError, Subject, gradient_of, mode
 from harness.properties.tracing import recording
 from harness.randomness import seeded
@@ -116,7 +116,7 @@ def signal_scale(subject: Subject, seed: int = 0) -> Evidence:
             "memory that was never initialised (torch.empty), or weights saved after training diverged",
         )
     if untouched_statistics(model):
-        model = settled(subject)
+        model = calibrated(subject)
     with recording(model) as calls:
         logits = subject.logits(subject.batch(seed=seed), model)
     spread = float((logits.double() - subject.logits(subject.batch(seed=seed + 1), model).double()).abs().max())

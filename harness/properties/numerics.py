@@ -8,7 +8,7 @@ from harness.batches import IGNORED, Batch, Sizes, pad_right
 from harness.evidence import Evidence, Status, and_others
 from harness.properties.equality import first_failure
 from harness.properties.gradient_tracing import first_bad_gradient
-from harness.properties.settling import has_running_statistics, mixed_with_typical
+from harness.properties.running_statistics import has_running_statistics, mixed_with_typical
 from harness.properties.subject import ModelRaisedError, NoGradientError, Subject, gradient_of, mode
 from harness.properties.tracing import finite, first_broken, recording
 from harness.randomness import seeded

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from harness.adapters import ADAPTERS
 from harness.evidence import Evidence, Status
 from harness.properties.gradient_tracing import recording_graph
-from harness.properties.settling import settled
+from harness.properties.running_statistics import calibrated
 from harness.properties.subject import Subject
 from harness.properties.tracing import path_of
 
@@ -84,7 +84,7 @@ def logit_range(subject: Subject, seed: int = 0) -> Evidence:
     adapter or training step has a loss of its own may take probabilities on purpose, for which this is a warning.
     """
     counterexample = f"{_BATCHES} batches of {subject.typical.describe(subject.task)}, seed={seed}"
-    model = settled(subject)
+    model = calibrated(subject)
     with torch.enable_grad(), recording_graph(model) as calls:
         logits = subject.logits_with_grad(subject.batch(seed=seed), model)
     node = _last_operator(logits)

@@ -140,7 +140,7 @@ class Shared:
         floor: Its rounding noise.
         trouble: What is wrong with it at its anchors.
         length_first: Whether it reads token ids as ``[length, batch]``.
-        settled: The model with running statistics that saw a few batches.
+        calibrated: The model with running statistics that saw a few batches.
         outputs: Its further outputs.
         unusable: Whether anything can be judged.
         backward: What a backward pass raises in train mode and in eval mode; empty where it does not.
@@ -149,7 +149,7 @@ class Shared:
     floor: NoiseFloor | None = None
     trouble: Trouble | None = None
     length_first: bool | None = None
-    settled: nn.Module | None = None
+    calibrated: nn.Module | None = None
     outputs: tuple[Any, ...] | None = None
     unusable: Unusable | None = None
     backward: dict[bool, str] = field(default_factory=dict)

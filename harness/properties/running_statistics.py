@@ -33,18 +33,18 @@ def untouched_statistics(model: nn.Module) -> bool:
     return bool(found) and all(bool((mean == 0).all()) and bool((variance == 1).all()) for mean, variance in found)
 
 
-def settled(subject: Subject) -> nn.Module:
+def calibrated(subject: Subject) -> nn.Module:
     """The model in eval mode, or where its running statistics are untouched a copy that saw a few batches in train mode."""
     if not untouched_statistics(subject.model):
         return subject.model
-    if subject.shared.settled is None:
-        subject.shared.settled = _settle(subject)
-    return subject.shared.settled
+    if subject.shared.calibrated is None:
+        subject.shared.calibrated = _calibrate(subject)
+    return subject.shared.calibrated
 
 
-def settled_double(subject: Subject) -> nn.Module | None:
+def calibrated_double(subject: Subject) -> nn.Module | None:
     """The same in float64; ``None`` where the model does not run there."""
-    model = settled(subject)
+    model = calibrated(subject)
     if model is subject.model:
         return subject.double
     if subject.double is None:
@@ -52,9 +52,9 @@ def settled_double(subject: Subject) -> nn.Module | None:
     return subject.copies.of(model).double().eval()
 
 
-def settled_subject(subject: Subject) -> Subject:
-    """The subject; where running statistics are untouched one of a settled copy, whose noise is its own."""
-    model = settled(subject)
+def calibrated_subject(subject: Subject) -> Subject:
+    """The subject; where running statistics are untouched one of a calibrated copy, whose noise is its own."""
+    model = calibrated(subject)
     if model is subject.model:
         return subject
     copies = subject.copies.of_variants(model)
@@ -63,7 +63,7 @@ def settled_subject(subject: Subject) -> Subject:
     )
 
 
-def _settle(subject: Subject) -> nn.Module:
+def _calibrate(subject: Subject) -> nn.Module:
     model = subject.fresh()
     momenta = {module: module.momentum for module in model.modules() if isinstance(module, nn.modules.batchnorm._NormBase)}
     for module in momenta:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from harness.adapters import make_adapter
 from harness.evidence import Status
-from harness.properties.settling import settled, untouched_statistics
+from harness.properties.running_statistics import calibrated, untouched_statistics
 from harness.properties.subject import Subject
 from harness.tasks import TaskSpec, TaskType
 from pytest_modeltiers.live import judge_model
@@ -67,8 +67,8 @@ def test_a_broken_one_is_found(model: type[Deep], test: str) -> None:
 def test_the_model_itself_is_left_alone_and_trained_statistics_are_kept() -> None:
     model = Deep(depth=1).eval()
     subject = Subject(model, make_adapter(IMAGES), IMAGES)
-    copy = settled(subject)
+    copy = calibrated(subject)
     assert untouched_statistics(model)
     assert not untouched_statistics(copy)
     assert not copy.training
-    assert settled(Subject(copy, make_adapter(IMAGES), IMAGES)) is copy
+    assert calibrated(Subject(copy, make_adapter(IMAGES), IMAGES)) is copy
