@@ -41,7 +41,7 @@ def causes_of(checks: Sequence[CheckResult]) -> list[Cause]:
 
     - its message refers to it, ``(see causal)``, or both refer to a third one that is not red,
     - the catalogue says that its property is owned by the other's, and both blame the same module, or one of them blames none, or
-    - both are cases of one property that say the same of the same module.
+    - both say the same of the same module, in the same words, or as cases of one property that differ in numbers and names only.
     """
     red = sorted((check for check in checks if check.status != "passed"), key=lambda check: -_SEVERITY[check.status])
     owners: dict[int, CheckResult] = {}
@@ -86,7 +86,7 @@ def _owner(check: CheckResult, red: Sequence[CheckResult]) -> CheckResult | None
         for other in _others(check, red, name):
             if _agree(check, other):
                 return other
-    first = next((other for other in red if _split(other)[0] == prop and _says_the_same(check, other)), check)
+    first = next((other for other in red if _says_the_same(check, other)), check)
     return None if first is check else first
 
 
@@ -109,7 +109,7 @@ def _agree(check: CheckResult, other: CheckResult) -> bool:
 def _says_the_same(check: CheckResult, other: CheckResult) -> bool:
     if check.status != other.status or _module(check) != _module(other):
         return False
-    return _kind(check) == _kind(other)
+    return check.message == other.message or (_split(check)[0] == _split(other)[0] and _kind(check) == _kind(other))
 
 
 def _kind(check: CheckResult) -> str:

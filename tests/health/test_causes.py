@@ -11,8 +11,8 @@ from harness.health.causes import causes_of
 from harness.health.report import CheckResult, ExportHealthReport
 
 
-def red(name: str, module: str = "", message: str = "it is wrong", status: Any = "failed") -> CheckResult:
-    return CheckResult(f"tier1::{name}", status, message, {"module": module} if module else {})
+def red(name: str, module: str = "", message: str = "", status: Any = "failed") -> CheckResult:
+    return CheckResult(f"tier1::{name}", status, message or f"{name} does not hold", {"module": module} if module else {})
 
 
 def grouped(*checks: CheckResult) -> list[list[str]]:
@@ -68,6 +68,11 @@ def test_cases_that_say_the_same_of_the_same_module_are_one() -> None:
         for number, case in enumerate(("float64", "bfloat16", "float16"))
     ]
     assert grouped(*cases) == [["dtype_move[float64]", "dtype_move[bfloat16]", "dtype_move[float16]"]]
+
+
+def test_properties_that_fail_with_the_same_words_are_one() -> None:
+    died = [red(name, "", "the process died: SIGABRT") for name in ("causal", "stateless")]
+    assert grouped(*died) == [["causal", "stateless"]]
 
 
 def test_cases_that_say_something_else_or_blame_another_module_are_not() -> None:

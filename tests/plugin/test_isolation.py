@@ -44,7 +44,7 @@ def test_verdicts_are_those_of_an_ordinary_run_and_the_model_is_never_here(proje
     result = project.run("--model-config", "cfg.json", "--model-report", "out", "--junitxml", "junit.xml")
 
     assert result.parseoutcomes() == {"failed": 1, "passed": 2}
-    assert "TestTier1.test_causal" in output(result)
+    assert "FAIL causal: position" in output(result)
     assert "counterexample" in output(result)
     assert not mark.exists()
     assert not is_imported_here()
