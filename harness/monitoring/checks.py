@@ -187,8 +187,15 @@ def _changed(features: Sequence[FeatureDrift], verdict: WindowVerdict) -> str:
     """All about the first, the names of the others, and why it is not graver."""
     first, *others = features
     more = f"; so {'has' if len(others) == 1 else 'have'} {wording.listing([one.feature for one in others])}" if others else ""
-    harmless = "; accuracy holds, so that it only warns" if verdict.is_harmless else ""
-    return f"{first.message.splitlines()[0]}{more}{harmless}"
+    return f"{first.message.splitlines()[0]}{more}{_what_accuracy_says(verdict)}"
+
+
+def _what_accuracy_says(verdict: WindowVerdict) -> str:
+    """Why drift only warns, or why it fails all the same."""
+    if verdict.is_harmless:
+        return "; accuracy holds, so that it only warns"
+    only_estimated = verdict.harm is not None and verdict.harm.is_ruled_out
+    return "; accuracy seems to hold, but is only estimated: without labels drift is not cleared" if only_estimated else ""
 
 
 def _no_drift(case: str, verdict: WindowVerdict) -> str:

@@ -28,8 +28,8 @@ def group_of(feature: str) -> str:
 class WindowVerdict:
     """A window against its reference.
 
-    Drift fails as long as nobody can tell that it is harmless. Where accuracy is known to hold, or the scores of the model have changed for
-    the better, it warns.
+    Drift fails as long as nobody knows that it is harmless. Where labels show that accuracy holds it warns; scores that changed for the better
+    are ok. An estimate of accuracy without labels never makes drift harmless: what makes a model sure of wrong answers shows in no estimate.
 
     Attributes:
         drift: How the features differ.
@@ -72,8 +72,8 @@ class WindowVerdict:
 
     @property
     def is_harmless(self) -> bool:
-        """Whether a loss of accuracy is ruled out."""
-        return self.harm is not None and self.harm.is_ruled_out
+        """Whether labels rule out a loss of accuracy."""
+        return self.harm is not None and self.harm.is_known_harmless
 
     @property
     def status(self) -> Status:

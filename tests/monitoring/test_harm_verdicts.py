@@ -42,11 +42,23 @@ def test_no_drift_is_fine() -> None:
     assert (drift.status, harm.finding, judge_with_harm(drift, harm)) == (Status.OK, HarmFinding.HARMLESS, Status.OK)
 
 
-def test_drift_of_an_input_that_the_model_does_not_look_at_warns() -> None:
+def measured(harm: Harm) -> Harm:
+    """The same figures, by labels."""
+    return replace(harm, estimate=replace(harm.estimate, is_measured=True))
+
+
+def test_drift_of_an_input_that_the_model_does_not_look_at_warns_where_labels_say_so() -> None:
     drift, harm = judged(sampled(2000, 5, irrelevant=1.0))
     assert drift["irrelevant"].status is Status.FAIL
     assert harm.is_ruled_out
-    assert judge_with_harm(drift, harm) is Status.WARN
+    assert judge_with_harm(drift, measured(harm)) is Status.WARN
+
+
+def test_an_estimate_never_clears_a_drift() -> None:
+    """It does not see a model that is sure of wrong answers."""
+    drift, harm = judged(sampled(2000, 5, irrelevant=1.0))
+    assert (harm.status, judge_with_harm(drift, harm)) == (Status.OK, Status.FAIL)
+    assert harm.message.endswith("; mistakes that the model is sure of, and labels of another meaning, do not show in an estimate")
 
 
 def test_drift_that_leaves_the_model_unsure_fails() -> None:
@@ -92,8 +104,8 @@ def test_the_message_gives_the_figures_and_how_they_came_about() -> None:
 
 def test_drift_fails_as_long_as_harm_may_be() -> None:
     drift, _ = judged(sampled(2000, 5, irrelevant=1.0))
-    assert judge_with_harm(drift, Harm(estimated(0.88, (-0.02, 0.06)), 0.05)) is Status.FAIL
-    assert judge_with_harm(drift, Harm(estimated(0.88, (-0.02, 0.04)), 0.05)) is Status.WARN
+    assert judge_with_harm(drift, measured(Harm(estimated(0.88, (-0.02, 0.06)), 0.05))) is Status.FAIL
+    assert judge_with_harm(drift, measured(Harm(estimated(0.88, (-0.02, 0.04)), 0.05))) is Status.WARN
 
 
 def test_harm_fails_where_no_drift_is_seen() -> None:

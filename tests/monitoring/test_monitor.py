@@ -154,6 +154,9 @@ def test_accuracy_is_estimated_where_there_are_no_labels(monitored: Monitored) -
     assert found["eval_metrics"] is None
     assert abs(found["harm"]["accuracy"] - truth) < 0.03
     assert found["checks"]["drift[labels]"]["status"] == "skipped"
+    inputs = found["checks"]["drift[inputs]"]
+    assert (inputs["status"], found["checks"]["harm"]["status"]) == ("fail", "ok")
+    assert "accuracy seems to hold, but is only estimated: without labels drift is not cleared" in inputs["message"]
 
 
 def test_numbers_that_are_not_finite_are_counted(shop: Shop, monitored: Monitored) -> None:

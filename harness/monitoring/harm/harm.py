@@ -61,6 +61,11 @@ class Harm:
         return self.estimate.loss_interval[1] <= self.margin
 
     @property
+    def is_known_harmless(self) -> bool:
+        """Whether labels show that; an estimate does not, as it cannot see a model that is sure of wrong answers."""
+        return self.estimate.is_measured and self.is_ruled_out
+
+    @property
     def status(self) -> Status:
         """The verdict."""
         return self.finding.status
@@ -81,8 +86,15 @@ class Harm:
         how = "" if estimate.is_measured else ", estimated without labels"
         return (
             f"{opening}: {estimate.accuracy:.1%} (95% interval {low:.1%} to {high:.1%}{how}) against {estimate.reference_accuracy:.1%}, "
-            f"{_change(estimate)}; the margin is {100 * self.margin:g}; n = {estimate.n:,} against {estimate.reference_n:,}"
+            f"{_change(estimate)}; the margin is {100 * self.margin:g}; n = {estimate.n:,} against {estimate.reference_n:,}{self._unseen}"
         )
+
+    @property
+    def _unseen(self) -> str:
+        """What an estimate that finds no loss cannot have seen."""
+        if not self.estimate.is_measured and self.finding is HarmFinding.HARMLESS:
+            return "; mistakes that the model is sure of, and labels of another meaning, do not show in an estimate"
+        return ""
 
     def evidence(self) -> Evidence:
         """The harm as evidence."""
@@ -117,10 +129,10 @@ def _change(estimate: AccuracyEstimate) -> str:
 
 
 def judge_with_harm(drift: DriftReport, harm: Harm | None) -> Status:
-    """The verdict on a window: harm fails, drift that does not hurt warns.
+    """The verdict on a window: harm fails, drift of which labels show that it does not hurt warns.
 
-    Drift fails only as long as harm is not ruled out, since nobody can then tell that it is harmless. What makes a model wrong without making
-    it less sure, as labels that changed their meaning, cannot be seen without labels; with labels the evaluation sees it.
+    Drift fails as long as harm is not ruled out by labels. An estimate without labels never clears it: what makes a model wrong without making
+    it less sure shows in no estimate.
 
     Args:
         drift: How the window differs.
@@ -128,6 +140,6 @@ def judge_with_harm(drift: DriftReport, harm: Harm | None) -> Status:
     """
     if harm is None:
         return drift.status
-    if harm.is_ruled_out and drift.status is Status.FAIL:
+    if harm.is_known_harmless and drift.status is Status.FAIL:
         return Status.WARN
     return max(drift.status, harm.status, key=lambda status: status.severity)
