@@ -40,6 +40,11 @@ def column(record: Record, names: Sequence[str], purpose: str) -> str:
     raise record.refuse(f"no {' or '.join(f'`{name}`' for name in names)} for {purpose}.{near} It has {_listed(has)}")
 
 
+def is_empty(value: Any) -> bool:
+    """Whether a cell holds nothing: no value, blank text, or NaN."""
+    return value is None or (isinstance(value, str) and not value.strip()) or (isinstance(value, float) and math.isnan(value))
+
+
 def text(record: Record, name: str) -> str:
     """A text that is not blank.
 

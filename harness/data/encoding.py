@@ -11,7 +11,7 @@ from torch import Tensor
 
 from harness.batches import IGNORED
 from harness.data.classes import Classes
-from harness.data.columns import LABELS, TARGETS, column, items, number, numbers, whole_numbers
+from harness.data.columns import LABELS, TARGETS, column, is_empty, items, number, numbers, whole_numbers
 from harness.data.id_space import IdSpace, filler
 from harness.data.image_folder import decode
 from harness.data.record import Example, Record
@@ -30,6 +30,7 @@ class Encoder:
         classes: Reads class labels; ``None`` where the task has none.
         columns: Feature columns in order, where a row's features are a column each.
         lenient: Whether rows are taken as production data comes: without labels, and with numbers that are not finite.
+        labelled: Whether any row has a label; one without has -100 then, where a row has one class.
     """
 
     task: TaskSpec
@@ -37,6 +38,7 @@ class Encoder:
     classes: Classes | None = None
     columns: tuple[str, ...] = ()
     lenient: bool = False
+    labelled: bool = True
 
     def __call__(self, record: Record) -> Example:
         """The example of a row, truncated to ``max_seq_len`` and not padded.
@@ -153,12 +155,22 @@ class Encoder:
 
     def _label(self, record: Record) -> Example:
         names = TARGETS if self.task.facts.modality == "tabular" else LABELS
-        if self.lenient and not any(name in record.fields for name in names):
-            return {}
+        if self.lenient and (not self.labelled or all(is_empty(record.fields.get(name)) for name in names)):
+            return self._no_label(record, names)
         name = column(record, names, "what the model should say")
         if self.task.is_regression:
             return {"labels": torch.tensor(number(record, name))}
+        if is_empty(record.fields[name]):
+            raise record.refuse(f"`{name}` is empty")
         return {"labels": torch.tensor(self._class_id(record, record.fields[name], name))}
+
+    def _no_label(self, record: Record, names: tuple[str, ...]) -> Example:
+        """Of a row whose label is not known, or not yet."""
+        if not self.labelled:
+            return {}
+        if self.task.is_regression:
+            raise record.refuse(f"no `{names[0]}`, though other rows have one; leave the column out until all are known")
+        return {"labels": torch.tensor(IGNORED)}
 
     def _class_id(self, record: Record, label: object, name: str) -> int:
         assert self.classes is not None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 from harness.data.classes import Classes
-from harness.data.columns import LABELS, TARGETS, column, items
+from harness.data.columns import LABELS, TARGETS, column, is_empty, items
 from harness.data.encoding import Encoder
 from harness.data.id_space import IdSpace
 from harness.data.record import Record, Source
@@ -14,6 +15,7 @@ from harness.data.tokens import Tokenizer, train_tokenizer
 from harness.tasks import TaskSpec, TaskType
 
 _PURPOSE = "what the model should say"
+_LOOKED_AT = 1000
 _TEXTS = ("text", "source", "target", "tokens", "words")
 
 
@@ -31,15 +33,22 @@ def fit_encoder(rows: Source, first: Record, task: TaskSpec, like: Encoder | Non
         DataError: The rows do not fit the task.
         MissingPackageError: The vocabulary needs ``tokenizers``, which is not installed.
     """
-    names = _label_names(task)
-    labelled = not lenient or any(name in first.fields for name in names)
+    labelled = not lenient or _is_labelled(rows, first, _label_names(task))
     return Encoder(
         task,
         _tokenizer(rows, first, task, like),
         find_classes(rows.name, _labels(rows, task) if labelled else (), task, like),
-        _columns(first, task, like, labelled),
+        _columns(first, task, like, lenient),
         lenient,
+        labelled,
     )
+
+
+def _is_labelled(rows: Iterable[Record], first: Record, names: tuple[str, ...]) -> bool:
+    """Whether any row of production data has a label; labels may come later for some rows, or for all."""
+    has_column = any(name in first.fields for name in names)
+    looked_at = rows if has_column else islice(rows, _LOOKED_AT)  # a table without the column has it nowhere; JSON lines may
+    return any(not is_empty(record.fields.get(name)) for record in looked_at for name in names)
 
 
 def find_classes(name: str, labels: Iterable[tuple[Record, Any]], task: TaskSpec, like: Encoder | None) -> Classes | None:
@@ -76,7 +85,11 @@ def _texts(rows: Iterable[Record]) -> Iterator[str]:
 def _labels(rows: Iterable[Record], task: TaskSpec) -> Iterator[tuple[Record, Any]]:
     names = _label_names(task)
     if task.task_type is not TaskType.TOKEN_CLASSIFICATION:
-        yield from ((record, record.fields[column(record, names, _PURPOSE)]) for record in rows)
+        found = (
+            (record, next((record.fields[name] for name in names if not is_empty(record.fields.get(name))), None))
+            for record in rows
+        )
+        yield from ((record, label) for record, label in found if label is not None)
         return
     for record in rows:
         yield from ((record, label) for label in items(record, column(record, names, _PURPOSE)))
@@ -89,13 +102,16 @@ def _label_names(task: TaskSpec) -> tuple[str, ...]:
     return TARGETS if task.facts.modality == "tabular" else LABELS
 
 
-def _columns(first: Record, task: TaskSpec, like: Encoder | None, labelled: bool) -> tuple[str, ...]:
+def _columns(first: Record, task: TaskSpec, like: Encoder | None, lenient: bool) -> tuple[str, ...]:
     """The feature columns of a table: all but the label's and the split's, in order."""
     if task.facts.modality != "tabular" or first.fields.get("features") is not None:
         return ()
     if like is not None and like.columns:
         return like.columns
-    label = column(first, TARGETS, _PURPOSE) if labelled else None
+    there = [name for name in TARGETS if name in first.fields]
+    label = next((name for name in there if not is_empty(first.fields[name])), there[0] if there else None)
+    if label is None and not lenient:
+        column(first, TARGETS, _PURPOSE)  # says that there is none
     names = tuple(name for name in first.fields if name not in (label, "split"))
     if len(names) != task.num_features:
         shown = ", ".join(names[:8]) + (" …" if len(names) > 8 else "")

@@ -63,7 +63,7 @@ def open_dataset(
     task: TaskSpec,
     folder: Path = Path(),
     split: str = "train",
-    like: Dataset | None = None,
+    like: Dataset | Encoder | None = None,
     memory_limit: int = MEMORY_LIMIT,
     *,
     lenient: bool = False,
@@ -75,7 +75,7 @@ def open_dataset(
         task: What the examples are for.
         folder: The config's folder; ``path`` is relative to it.
         split: The split, where the config names none.
-        like: The training data, whose tokenizer, classes and feature columns evaluation data must share.
+        like: The training data, or how it is read: its tokenizer, classes and feature columns are those of evaluation data.
         memory_limit: Bytes of a file that are held in memory; a larger one is streamed.
         lenient: Whether rows are taken as production data comes: without labels, and with numbers that are not finite.
 
@@ -92,7 +92,8 @@ def open_dataset(
     whole = (folder / Path(config.path).expanduser()).resolve()
     path = locate(whole, asked)
     source = file_source(path, task)
-    file = _File(path, path != whole, asked, config.max_eval_examples, task, like.origin.encoder if like else None, lenient)
+    known = like if isinstance(like, Encoder) or like is None else like.origin.encoder
+    file = _File(path, path != whole, asked, config.max_eval_examples, task, known, lenient)
     if isinstance(source, ImageFolder):
         return _open_images(source, file)
     if isinstance(source, ArrayTable) and not task.is_text:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from harness.errors import UserError
 from harness.evaluation.definitions import metric_definitions, score_definitions
@@ -20,6 +22,9 @@ from harness.monitoring.plots import plots_of
 from harness.monitoring.shifted import ShiftedRow
 from harness.monitoring.verdict import WindowVerdict, group_of
 from harness.user_code import raised
+
+if TYPE_CHECKING:
+    from harness.evaluation.evaluation import Evaluation
 
 Check = Callable[[Monitor], Evidence]
 
@@ -65,7 +70,7 @@ def evaluation(monitor: Monitor) -> Evidence:
         "thresholds": dict(expected.thresholds),
         "rows": found.examples,
     }
-    on = f"on {counted(found.examples, 'row')} of {monitor.data.origin.name}"
+    on = f"on {_rows(found)} of {monitor.data.origin.name}"
     if not all(map(math.isfinite, metrics.values())):
         broken = [name for name, value in metrics.items() if not math.isfinite(value)]
         message = f"{_listed(broken)} not finite {on}: some logits are NaN or infinite"
@@ -171,6 +176,13 @@ def _nearest(rows: Sequence[ShiftedRow]) -> str:
     if len(numbers) < _SHOWN:
         return ""
     return f"; nearest to the shift are rows {', '.join(numbers[:-1])} and {numbers[-1]}"
+
+
+def _rows(found: Evaluation) -> str:
+    """``1,000 rows``, or ``300 labelled of 1,000 rows``."""
+    labelled = int(np.isfinite(found.scores["correct"]).sum()) if "correct" in found.scores else found.examples
+    rows = counted(found.examples, "row")
+    return rows if labelled == found.examples else f"{labelled:,} labelled of {rows}"
 
 
 def _missed(name: str, value: float | None, bound: float) -> str:

@@ -67,7 +67,7 @@ def monitor_of(
         model,
         adapter or make_adapter(task, config.adapter, config.path.parent),
         task,
-        lambda: open_window(task, config.eval, config.train, config.path.parent),
+        lambda known: open_window(task, config.eval, config.train, config.path.parent, like=known),
         Expectations(config.thresholds, config.margins, floors, config.expected_comparisons),
         Memory(
             config.database,

@@ -15,6 +15,7 @@ from harness.experiments.database import ExperimentDB
 from harness.experiments.errors import ExperimentError
 from harness.experiments.records import RunRef
 from harness.monitoring.baseline_set import BaselineSet, find_baseline_set
+from harness.monitoring.data import reference_encoder
 from harness.monitoring.drift.compare import compare_profiles
 from harness.monitoring.expectations import Expectations
 from harness.monitoring.gate import ComparisonError, Comparisons, compare_with_baseline
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from harness.adapters import Adapter
     from harness.data.dataset import Dataset
+    from harness.data.encoding import Encoder
     from harness.evaluation.evaluation import Evaluation
 
 _BATCH = 32
@@ -79,7 +81,7 @@ class Monitor:
         model: The model.
         adapter: How it is called.
         task: What it is for.
-        open_data: Opens the data, with or without labels.
+        open_data: Opens the data, with or without labels; told how the reference was read, where that is known.
         expectations: What is put up with.
         memory: What it is held against.
         batch_size: Rows at once.
@@ -89,7 +91,7 @@ class Monitor:
     model: nn.Module
     adapter: Adapter
     task: TaskSpec
-    open_data: Callable[[], Dataset]
+    open_data: Callable[[Encoder | None], Dataset]
     expectations: Expectations = field(default_factory=Expectations)
     memory: Memory = field(default_factory=Memory)
     batch_size: int = _BATCH
@@ -102,7 +104,18 @@ class Monitor:
         Raises:
             DataError: It is missing, unreadable, or does not fit the task.
         """
-        return self.open_data()
+        return self.open_data(self._known_encoder)
+
+    @property
+    def _known_encoder(self) -> Encoder | None:
+        """How the rows of the reference, or of the baseline, were read: new rows need not hold every class."""
+        run = self.memory.reference or self.memory.baseline
+        if run is None:
+            return None
+        known = self.reference.encoding if self.reference is not None else None
+        with self.memory.opened("reference_profile_id" if self.memory.reference else "baseline_run_id") as db:
+            data = DataReference.of_run(db.get_run(run).facts, db.get_configs(run))
+        return reference_encoder(self.task, data, known)
 
     @cached_property
     def has_labels(self) -> bool:

@@ -11,7 +11,9 @@ from harness.data.dataset import Dataset
 from harness.experiments.database import ExperimentDB
 from harness.experiments.errors import ExperimentError
 from harness.experiments.records import RunRef
+from harness.monitoring import known_encoding
 from harness.monitoring.harm import ConfidenceThreshold, Familiarity, fit_threshold
+from harness.monitoring.known_encoding import KnownEncoding
 from harness.monitoring.profiles.features import Profile
 from harness.monitoring.profiles.storage import load_profile, log_profile_to_db
 from harness.monitoring.sureness import sureness_of
@@ -30,11 +32,13 @@ class Reference:
         confidence: From which confidence on the model's answers count as right; ``None`` where there was no model, were no labels, or a row
             has more than one answer.
         familiarity: How it is told how sure the model is; by its own confidence where ``None``.
+        encoding: How the data was read; ``None`` where that was not kept.
     """
 
     profile: Profile
     confidence: ConfidenceThreshold | None = None
     familiarity: Familiarity | None = None
+    encoding: KnownEncoding | None = None
 
     @classmethod
     def of(cls, data: Dataset, window: Window, familiarity: Familiarity | None = None) -> Reference:
@@ -47,8 +51,8 @@ class Reference:
         """
         sure, right = sureness_of(data, window, familiarity), window.correct
         if sure is None or right is None or not np.isfinite(right).any():
-            return cls(window.profile)
-        return cls(window.profile, fit_threshold(sure, right), familiarity)
+            return cls(window.profile, encoding=KnownEncoding.of(data))
+        return cls(window.profile, fit_threshold(sure, right), familiarity, KnownEncoding.of(data))
 
     def store(self, db: ExperimentDB, run: RunRef) -> int:
         """Stores it with a run, in the place of an older one.
@@ -59,7 +63,8 @@ class Reference:
         Raises:
             ExperimentError: There is no such run, or it cannot be stored.
         """
-        for name, part in ((_CONFIDENCE, self.confidence), (_FAMILIARITY, self.familiarity)):
+        parts = ((_CONFIDENCE, self.confidence), (_FAMILIARITY, self.familiarity), (known_encoding.NAME, self.encoding))
+        for name, part in parts:
             db.log_profile(run, None if part is None else part.to_json(), name)
         return log_profile_to_db(db, run, self.profile)
 
@@ -82,6 +87,7 @@ def load_reference(db: ExperimentDB, run: RunRef) -> Reference:
         profile,
         None if threshold is None else ConfidenceThreshold.from_json(threshold),
         None if familiarity is None else Familiarity.from_json(familiarity),
+        KnownEncoding.from_json(_stored(db, run, known_encoding.NAME)),
     )
 
 

@@ -75,7 +75,7 @@ def run_tier5_monitoring(
         model,
         adapter or make_adapter(task_spec),
         task_spec,
-        lambda: open_window(task_spec, eval_cfg, train_cfg, Path(folder)),
+        lambda known: open_window(task_spec, eval_cfg, train_cfg, Path(folder), like=known),
         Expectations(thresholds or {}, margins or {}, floors, expected_comparisons),
         Memory(db, baseline_run_id, reference_profile_id, run_name, window=DataReference(train_cfg, eval_cfg, Path(folder))),
         batch_size=(eval_cfg.batch_size if eval_cfg else None) or 32,

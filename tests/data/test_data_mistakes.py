@@ -14,6 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_data import opened, task_of, write_images, write_rows
 
+from harness.config import EvalConfig
+from harness.data.opening import open_dataset
 from harness.errors import DataError, MissingPackageError
 
 TEXT, TABLE, LM = task_of("sequence_classification"), task_of("tabular_classification"), task_of("causal_lm")
@@ -234,3 +236,10 @@ def test_no_file_whatsoever_gives_anything_but_examples_or_one_line(
 def test_python_knows_nothing_of_the_optional_packages_before_they_are_needed() -> None:
     code = "import harness.data.opening, sys; sys.exit(bool({'pyarrow', 'PIL', 'tokenizers', 'pandas'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("empty", ["", "  "])
+def test_an_empty_label_of_training_data_is_no_class(tmp_path: Path, empty: str) -> None:
+    (tmp_path / "rows.csv").write_text(f"a,b,label\n1,2,cat\n1,2,{empty}\n1,2,dog\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"rows\.csv:3: `label` is empty"):
+        list(open_dataset(EvalConfig(path="rows.csv"), TABLE, tmp_path))

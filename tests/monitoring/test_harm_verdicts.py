@@ -58,7 +58,9 @@ def test_an_estimate_never_clears_a_drift() -> None:
     """It does not see a model that is sure of wrong answers."""
     drift, harm = judged(sampled(2000, 5, irrelevant=1.0))
     assert (harm.status, judge_with_harm(drift, harm)) == (Status.OK, Status.FAIL)
-    assert harm.message.endswith("; mistakes that the model is sure of, and labels of another meaning, do not show in an estimate")
+    assert harm.message.endswith(
+        "; mistakes that the model is sure of, and labels of another meaning, do not show in an estimate"
+    )
 
 
 def test_drift_that_leaves_the_model_unsure_fails() -> None:

@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from monitored import COLUMNS, PRODUCTION, Shop, open_shop, rows, write
+from monitored import COLUMNS, MODEL, PRODUCTION, Shop, open_shop, rows, write
 
 from harness.cli import main
 from harness.config import DriftFloors, EvalConfig, TrainingConfig, load_config
@@ -403,3 +404,76 @@ def test_each_floor_of_a_config_is_one_that_the_command_goes_by(shop: Shop, feat
     }
     assert used == {floor}
     assert {*DriftFloors.model_fields} == {"ks", "cramers_v"}
+
+
+NAMES = np.array(["good", "bad", "late"])
+
+
+@pytest.fixture(scope="module")
+def named(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    """A model of three classes that have names, and windows that hold some of them; its configs name no training data."""
+    folder = tmp_path_factory.mktemp("named")
+    (folder / "model.py").write_text(NAMED_MODEL, encoding="utf-8")
+    keys = {"task_type": "tabular_classification", "num_features": 3, "num_classes": 3, "model_file": "model.py"}
+    for name, seed, kept in (("train", 1, NAMES), ("eval", 2, NAMES), ("all", 3, NAMES), ("lacking", 4, NAMES[[0, 2]])):
+        features, labels = named_rows(900, seed)
+        chosen = np.isin(labels, kept)
+        write(folder / f"{name}.csv", features[chosen], labels[chosen])
+    features, labels = named_rows(900, 5)
+    write(folder / "partly.csv", features, np.where(np.arange(900) % 3 == 0, labels, ""))
+    write(folder / "empty.csv", features, np.full(900, ""))
+    data = {"train": {"path": "train.csv"}, "eval": {"path": "eval.csv"}}
+    config = folder / "train.json"
+    training = {"epochs": 6, "batch_size": 16, "learning_rate": 0.02, "log_to_db": True, "run_name": "named"}
+    config.write_text(json.dumps({**keys, **training, **data}), encoding="utf-8")
+    results = train_config(load_config(config), progress=False)
+    profile_config(load_config(config), run=results["run_id"], name=PRODUCTION)
+    return Shop(folder, results["run_id"], Path(results["best_checkpoint"]))
+
+
+NAMED_MODEL = MODEL.replace("nn.Linear(16, 2)", "nn.Linear(16, 3)")
+
+
+def named_rows(n: int, seed: int) -> tuple[Any, Any]:
+    """Features ``[n, 3]``, and the name of the class, which is that of the largest; class ids go by the alphabet."""
+    features = np.random.default_rng(seed).standard_normal((n, 3))
+    return features, NAMES[features.argmax(axis=1)]
+
+
+def watched(named: Shop, data: str, **keys: Any) -> dict[str, Any]:
+    return named.monitored(data, num_classes=3, train=None, **keys)
+
+
+@pytest.mark.parametrize("loss", ["nothing", "the training data"])
+def test_a_window_that_lacks_a_class_is_read_with_the_references_classes(named: Shop, loss: str) -> None:
+    """Read by itself, it would call `good` class 0, which is `bad` in the reference."""
+    train, away = named.folder / "train.csv", named.folder / "away.csv"
+    if loss != "nothing":
+        train.rename(away)
+    try:
+        found = watched(named, "lacking.csv")
+    finally:
+        if loss != "nothing":
+            away.rename(train)
+    assert found["eval_metrics"]["accuracy"] > 0.85
+    assert found["harm"]["accuracy"] == pytest.approx(found["eval_metrics"]["accuracy"])
+    (label,) = [one for one in found["drift"]["features"] if one["feature"] == "label"]
+    assert "'bad' went from" in label["message"]
+    assert "to 0.0%" in label["message"]
+
+
+def test_an_empty_label_column_is_no_class(named: Shop) -> None:
+    found = watched(named, "empty.csv")
+    assert found["eval_metrics"] is None
+    assert {found["checks"][name]["status"] for name in ("evaluation", "drift[labels]", "drift[scores]")} == {"skipped"}
+    assert found["drift"]["status"] == found["harm"]["status"] == "ok"
+
+
+def test_labels_that_some_rows_have_are_measured_there(named: Shop) -> None:
+    found = watched(named, "partly.csv")
+    assert "on 300 labelled of 900 rows of partly.csv" in found["checks"]["evaluation"]["message"]
+    assert found["eval_metrics"]["accuracy"] > 0.85
+    assert (found["harm"]["n"], found["harm"]["is_measured"]) == (300, True)
+    sizes = {one["feature"]: one["differences"][0]["current_n"] for one in found["drift"]["features"]}
+    assert (sizes["age"], sizes["label"], sizes["score.correct"]) == (900, 300, 300)
+    assert not [one for one in found["drift"]["features"] if any(d["aspect"] == "missing values" for d in one["differences"])]

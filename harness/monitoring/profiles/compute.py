@@ -181,7 +181,7 @@ def _counted(blocks: Iterator[Block], scales: Mapping[str, Feature]) -> tuple[in
 def _values(block: Block, name: str, rows: int) -> Values:
     if name not in block.values:
         raise ProfileError(f"no {name!r} among the last {block.rows} of {rows} rows, though rows before have it")
-    return block.values[name]
+    return block.counted(name)
 
 
 def _present(scales: Mapping[str, Feature], block: Block) -> list[str]:

@@ -7,8 +7,10 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from harness.adapters import Adapter
+from harness.batches import IGNORED
 from harness.data.dataset import Rows, Stream
 from harness.data.encoding import Encoder
 from harness.data.record import Example
@@ -25,7 +27,16 @@ def example_blocks(dataset: Iterable[Example], measures: Sequence[Measure], batc
     """The examples of a dataset, measured some at a time."""
     rows = iter(dataset) if not isinstance(dataset, Rows) else (dataset[index] for index in range(len(dataset)))
     while examples := list(islice(rows, batch_size)):
-        yield Block(len(examples), {name: found for measure in measures for name, found in measure(examples).items()})
+        values = {name: found for measure in measures for name, found in measure(examples).items()}
+        yield Block(len(examples), values, unlabelled=_unlabelled(examples))
+
+
+def _unlabelled(examples: Sequence[Example]) -> NDArray[np.bool_] | None:
+    """The rows whose one label is not known, where others have one."""
+    if any("labels" not in example or example["labels"].ndim for example in examples):
+        return None
+    found = np.array([not example["labels"].is_floating_point() and int(example["labels"]) == IGNORED for example in examples])
+    return found if found.any() else None
 
 
 def measures_of(task: TaskSpec, encoder: Encoder, model: Any = None, adapter: Adapter | None = None) -> list[Measure]:

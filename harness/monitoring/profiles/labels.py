@@ -30,7 +30,9 @@ def label_values(task: TaskSpec, classes: Classes | None, examples: Sequence[Exa
         return {"label": Numbers(np.array([float(example["labels"]) for example in examples], np.float64))}
     names = classes.names if classes else ()
     if not task.is_per_position:
-        ids = np.array([int(example["labels"]) for example in examples], np.int64)
+        ids = _learnt(
+            np.array([int(example["labels"]) for example in examples], np.int64)
+        )  # a label that is to come is not missing
         return {"label": Ids(ids, task.num_classes or 0, names=names)}
     rows = [_learnt(example["labels"].numpy()) for example in examples]
     if task.is_seq2seq:

@@ -81,6 +81,9 @@ class Vectors:
         return self.values.nbytes
 
 
+SCORES = "score."
+"""What the names of features begin with that need a label."""
+
 Values = Numbers | Levels | Ids | Vectors
 
 
@@ -92,11 +95,20 @@ class Block:
         rows: How many.
         values: By feature.
         left_out: Columns that are no features.
+        unlabelled: Which rows have no label, bool ``[rows]``, where others have one; ``None`` where there are none such.
     """
 
     rows: int
     values: Mapping[str, Values]
     left_out: tuple[str, ...] = ()
+    unlabelled: NDArray[np.bool_] | None = None
+
+    def counted(self, name: str) -> Values:
+        """The values of a feature that count: a score of a row without a label says nothing, and is not missing."""
+        values = self.values[name]
+        if self.unlabelled is None or not name.startswith(SCORES) or not isinstance(values, Numbers):
+            return values
+        return Numbers(np.ascontiguousarray(values.values[~self.unlabelled]))
 
     @property
     def nbytes(self) -> int:
