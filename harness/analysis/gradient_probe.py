@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -38,11 +38,19 @@ class GradientProbe:
     seed: int = 0
 
     def value(self) -> Tensor:
-        """Logits in a random combination, a scalar in float64."""
+        """Logits in a random combination, a scalar in float64.
+
+        For its gradient use ``gradients``: a model that computes part of itself again in the backward pass must still be in its mode there.
+        """
         with mode(self.model, self.train), seeded(0):
             logits = self.subject.logits_with_grad(self.batch, self.model).double()
         weights = torch.randn(logits.shape, generator=self._rng(), dtype=torch.float64).to(logits.device)
         return (logits * weights).sum() / math.sqrt(logits.numel())
+
+    def gradients(self, tensors: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+        """Gradients of the value; ``None`` where it does not depend on a tensor."""
+        with torch.enable_grad(), mode(self.model, self.train):
+            return torch.autograd.grad(self.value(), list(tensors), allow_unused=True)
 
     def along(self, tensors: dict[str, Tensor]) -> Slope:
         """The slope when weights or inputs move together, each by a random share of its size.
@@ -52,8 +60,8 @@ class GradientProbe:
         """
         rng = self._rng()
         steps = {name: _size(tensor) * _normal_like(tensor, rng) for name, tensor in tensors.items()}
-        with torch.enable_grad(), _asking_for_gradients(tensors):
-            gradients = torch.autograd.grad(self.value(), list(tensors.values()), allow_unused=True)
+        with _asking_for_gradients(tensors):
+            gradients = self.gradients(list(tensors.values()))
         pairs = zip(gradients, steps.values(), strict=True)
         claimed = sum(float((gradient * step).sum()) for gradient, step in pairs if gradient is not None)
         origin = {name: tensor.detach().clone() for name, tensor in tensors.items()}
@@ -98,8 +106,8 @@ class GradientProbe:
 
     def _between(self, injected: Callable[[Tensor], AbstractContextManager[object]]) -> Slope:
         place = torch.zeros((), dtype=torch.float64, requires_grad=True)
-        with torch.enable_grad(), injected(place):
-            (gradient,) = torch.autograd.grad(self.value(), place, allow_unused=True)
+        with injected(place):
+            (gradient,) = self.gradients([place])
 
         @torch.no_grad()
         def moved(distance: float) -> float:

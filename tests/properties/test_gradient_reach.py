@@ -1,0 +1,103 @@
+"""A gradient of zero may be forgiven where another mode has one; a gradient that is absent in training never is."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from harness.adapters import make_adapter
+from harness.analysis.gradcheck import gradcheck
+from harness.analysis.study import Study
+from harness.evidence import Status
+from harness.properties.gradients import gradient_reaches
+from harness.properties.subject import Subject
+from harness.randomness import seeded
+from harness.tasks import TaskSpec, TaskType
+
+TABLE = TaskSpec(TaskType.TABULAR_CLASSIFICATION, num_features=6, num_classes=3)
+WIDTH = 8
+
+
+def subject_of(build: type[nn.Module]) -> Subject:
+    with seeded(0):
+        model = build().eval()
+    return Subject(model, make_adapter(TABLE), TABLE, pristine=model)
+
+
+class Adapted(nn.Module):
+    """A frozen stem, and blocks with trainable adapters that are computed again in the backward pass."""
+
+    reentrant = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(6, WIDTH).requires_grad_(False)
+        self.adapters = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(2))
+        self.head = nn.Linear(WIDTH, 3)
+
+    def forward(self, features: Tensor) -> Tensor:
+        x = self.stem(features)
+        for adapter in self.adapters:
+            x = x + (checkpoint(adapter, x, use_reentrant=self.reentrant) if self.training else adapter(x)).tanh()
+        return self.head(x)
+
+
+class CutOff(Adapted):
+    """Reentrant checkpointing returns no graph where no input asks for a gradient, as behind a frozen stem."""
+
+    reentrant = True
+
+
+class BiasBeforeNorm(nn.Module):
+    """The norm takes the mean away in train mode, and with it the bias, whose gradient is zero there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm, self.head = nn.Linear(6, WIDTH), nn.BatchNorm1d(WIDTH), nn.Linear(WIDTH, 3)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.head(self.norm(self.stem(features)).relu())
+
+
+class LayerDrop(nn.Module):
+    """Leaves a layer out at random, for all rows at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.layer, self.head = nn.Linear(6, WIDTH), nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 3)
+
+    def forward(self, features: Tensor) -> Tensor:
+        x = self.stem(features).relu()
+        return self.head(x if self.training and torch.rand(()) < 0.7 else x + self.layer(x))
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+def test_adapters_cut_off_in_training_are_found_though_eval_mode_has_their_gradient() -> None:
+    found = gradient_reaches(subject_of(CutOff))
+    assert found.status is Status.FAIL
+    assert found.message.startswith("parameter `adapters.0.weight` receives no gradient (and 3 other parameters)")
+
+
+@pytest.mark.parametrize("build", [Adapted, BiasBeforeNorm, LayerDrop], ids=lambda build: build.__name__)
+def test_sound_models_are_green(build: type[nn.Module]) -> None:
+    found = gradient_reaches(subject_of(build))
+    assert found.status is Status.OK, found.explain()
+
+
+class Recomputed(nn.Module):
+    """Computes a block with dropout again in the backward pass, in whatever mode it is then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Linear(6, WIDTH), nn.Linear(WIDTH, 3)
+        self.block = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Tanh(), nn.Dropout(0.5), nn.Linear(WIDTH, WIDTH))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.head(checkpoint(self.block, self.stem(features), use_reentrant=False))
+
+
+def test_gradients_are_checked_in_train_mode_up_to_the_end_of_the_backward_pass() -> None:
+    found = gradcheck(Study(subject_of(Recomputed)))
+    assert found.status is Status.OK, found.explain()
