@@ -88,10 +88,15 @@ def measure_floor(subject: Subject) -> NoiseFloor:
 
 
 class _Dtypes(TorchFunctionMode):
-    """Notes the floating dtypes of what functions compute from tensors."""
+    """Notes the floating dtypes of what functions compute from tensors.
 
-    def __init__(self) -> None:
+    Args:
+        of_gradients: Whether only what carries a gradient counts: a mask or a counter adds no noise to one.
+    """
+
+    def __init__(self, of_gradients: bool) -> None:
         super().__init__()
+        self._of_gradients = of_gradients
         self.seen: set[torch.dtype] = set()
 
     def __torch_function__(
@@ -99,12 +104,13 @@ class _Dtypes(TorchFunctionMode):
     ) -> Any:
         """Runs the function."""
         result = func(*args, **(kwargs or {}))
-        if isinstance(result, Tensor) and result.is_floating_point() and any(isinstance(arg, Tensor) for arg in args):
+        counts = isinstance(result, Tensor) and result.is_floating_point() and any(isinstance(arg, Tensor) for arg in args)
+        if counts and (result.requires_grad or not self._of_gradients):
             self.seen.add(result.dtype)
         return result
 
 
-def coarsest_epsilon(call: Callable[[], object], dtype: torch.dtype) -> float:
+def coarsest_epsilon(call: Callable[[], object], dtype: torch.dtype, *, of_gradients: bool = False) -> float:
     """Machine epsilon of the coarsest floating dtype that a call computes in.
 
     A model in float64 that computes in float32 on the way rounds as float32 does.
@@ -112,8 +118,9 @@ def coarsest_epsilon(call: Callable[[], object], dtype: torch.dtype) -> float:
     Args:
         call: Calls the model.
         dtype: The model's own dtype, which counts in any case.
+        of_gradients: Whether only what carries a gradient counts.
     """
-    with _Dtypes() as dtypes:
+    with _Dtypes(of_gradients) as dtypes:
         call()
     return max(torch.finfo(seen).eps for seen in (*dtypes.seen, dtype))
 

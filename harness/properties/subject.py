@@ -453,10 +453,13 @@ def blaming(model: nn.Module, kind: type[ModelRaisedError] = ModelRaisedError) -
 def mode(model: nn.Module, train: bool) -> Iterator[None]:
     """The model in train or eval mode, and afterwards every module in the mode it was in."""
     before = [(module, module.training) for module in model.modules()]
+    is_training = model.training
     model.train(train)
     try:
         yield
     finally:
+        # A model's own train() may do more than set a flag, such as taking adapters out of the weights into which eval() folded them.
+        model.train(is_training)
         for module, training in before:
             module.training = training
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import count, islice
@@ -19,12 +20,16 @@ from harness.config import SuiteConfig, TrainingConfig
 from harness.data.loader import Loader, make_loader
 from harness.properties.subject import Subject
 from harness.training.checkpoints import CheckpointFolder
+from harness.training.clipping import without_clipping
 from harness.training.compute import Compute
 from harness.training.conductor import Conductor
 from harness.training.datasets import Datasets, open_datasets
 from harness.training.engines.forms import Form, as_dict, find_form
 from harness.training.engines.job import Job, OnGradients, is_lightning_module
 from harness.training.records import Listener, Plan, Step
+
+MOST_BATCHES = 16
+"""Batches in which a training step that accumulates by itself must have taken an optimizer step."""
 
 Until = Callable[[nn.Module, int], bool]
 """Asked after each optimizer step, with the model and the steps taken so far, whether training is to end."""
@@ -157,6 +162,29 @@ class Trial:
         unformed.form = as_dict
         return find_form(self.subject.model, self.subject.adapter, lambda form: unformed.train([form(self.subject.batch())]))
 
+    @cached_property
+    def batches_per_step(self) -> int:
+        """Batches that the model's own training step takes before an optimizer step; 0 where no step is seen.
+
+        Only manual optimisation can have another number than 1: what the config accumulates is not counted.
+        """
+        if not self.is_own or getattr(self.subject.model, "automatic_optimization", True):
+            return 1
+        batch = self.subject.batch()
+        steps = self.train([batch] * MOST_BATCHES, limit=1).steps
+        return round(steps[0].examples / len(batch["labels"])) if steps else 0
+
+    def with_model(self, model: nn.Module, **shared: Any) -> Trial:
+        """The trial of another form of the same model, such as in float64; what its training step needs to know is not found out again.
+
+        Args:
+            model: The model.
+            shared: Further attributes of the subject.
+        """
+        other = replace(self, subject=replace(self.subject, model=model, pristine=model, **shared))
+        other.form, other.batches_per_step = self.form, self.batches_per_step
+        return other
+
     def anew(self, seed: int = 0) -> nn.Module:
         """A model to begin a training with: built under a seed where it can be, as a copy has the past of what no seed reaches; or a copy."""
         return self.subject.rebuild(seed) if self.subject.rebuild is not None else self.subject.fresh()
@@ -213,6 +241,7 @@ class Trial:
         model: nn.Module | None = None,
         until: Until | None = None,
         processes: int = 1,
+        rank: int = 0,
     ) -> Training:
         """Trains a fresh copy.
 
@@ -223,7 +252,7 @@ class Trial:
             seed: Of the random state of every batch.
             accumulate: Batches an optimizer step.
             rate: A learning rate in place of the config's; a LightningModule keeps its own.
-            clip: Whether gradients are clipped as the config says.
+            clip: Whether gradients are clipped, as the config or the model's own training step says.
             prepare: Changes the copy first, such as freezing parameters.
             on_gradients: Looks at the gradients before each step.
             folder: Where a checkpoint is written after every step (``last.ckpt``).
@@ -231,6 +260,7 @@ class Trial:
             model: Trained in place of a fresh copy.
             until: Asked after each step whether to stop.
             processes: How many train together, on CPUs; this is one of them, and the environment says which.
+            rank: The process whose random numbers this one draws in its place.
 
         Raises:
             TrainingError: The training cannot be taken, or diverged.
@@ -247,8 +277,10 @@ class Trial:
         steps.stop = lambda: setattr(conductor, "should_stop", True)
         formed = FixedBatches(batches, self.form)
         compute = _compute(subject.device, processes)
-        job = Job(model, subject.adapter, subject.task, config, compute, formed, epochs, seed, conductor, resume)
-        return Training(model, _fit(job, on_gradients), steps.taken, folder)
+        job = Job(model, subject.adapter, subject.task, config, compute, formed, epochs, seed, conductor, resume, rank=rank)
+        with nullcontext() if clip else without_clipping(model):
+            optimizers = _fit(job, on_gradients)
+        return Training(model, optimizers, steps.taken, folder)
 
 
 class _Steps(Listener):

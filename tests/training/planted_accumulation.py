@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import lightning
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,10 +13,13 @@ from harness.adapters import Adapter
 from harness.batches import Batch
 
 from .planted import (
+    CLASSES,
+    FEATURES,
     LIGHTNING,
     LIT_SCORES,
     LIT_WORDS,
     MANUAL,
+    PYTORCH,
     TABLE,
     TAGS,
     TEXT,
@@ -89,6 +93,122 @@ class ClearedEachTime(Every):
             optimizer.step()
 
 
+class LitTags(lightning.LightningModule):
+    """A tagger that accumulates over two batches by hand, over the mean of all their labels: a sum, divided at the step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.net = tagger()
+        self.counted = 0
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        return self.net(input_ids, attention_mask)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        optimizer: Any = self.optimizers()
+        logits, labels = self(batch["input_ids"], batch["attention_mask"]), batch["labels"]
+        losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
+        self.manual_backward(self.share(losses.sum(), int((labels != -100).sum())))
+        if batch_idx % 2 == 1:
+            self.scale_gradients()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    def share(self, total: Tensor, count: int) -> Tensor:
+        self.counted += count
+        return total
+
+    def scale_gradients(self) -> None:
+        for parameter in self.parameters():
+            if parameter.grad is not None:
+                parameter.grad /= self.counted
+        self.counted = 0
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.AdamW(self.parameters(), lr=5e-3)
+
+
+class MeanOfMeansByHand(LitTags):
+    def share(self, total: Tensor, count: int) -> Tensor:
+        return total / count / 2
+
+    def scale_gradients(self) -> None:
+        pass
+
+
+class NeverDivided(LitTags):
+    def scale_gradients(self) -> None:
+        pass
+
+
+class Scaled(ManualScores):
+    """Scales its loss by hand, as for float16."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**14)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        optimizer: Any = self.optimizers()
+        self.manual_backward(self.scaler.scale(self.loss(self(batch["features"]), batch["labels"])))
+        self.scaler.unscale_(optimizer)
+        torch.nn.utils.clip_grad_norm_(self.parameters(), 1.0)
+        self.scaler.step(optimizer)
+        self.scaler.update()
+        self.clear(optimizer)
+
+    def clear(self, optimizer: Any) -> None:
+        optimizer.zero_grad()
+
+
+class ScaledAndNeverCleared(Scaled):
+    def clear(self, optimizer: Any) -> None:
+        pass
+
+
+class Experts(LitScores):
+    """A mixture of experts; a penalty keeps the router's scores small, row by row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router = torch.nn.Linear(FEATURES, 3)
+        self.experts = torch.nn.ModuleList(torch.nn.Linear(FEATURES, CLASSES) for _ in range(3))
+
+    def forward(self, features: Tensor) -> Tensor:
+        shares = self.router(features).softmax(-1)
+        return torch.stack([expert(features) for expert in self.experts], -1).mul(shares[:, None]).sum(-1)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Any:
+        return super().training_step(batch, batch_idx) + 0.1 * self.balance(self.router(batch["features"]))
+
+    def balance(self, scores: Tensor) -> Tensor:
+        return scores.square().sum(-1).mean()
+
+
+class BalancedExperts(Experts):
+    """A penalty keeps the experts equally busy, which is a statistic of the batch."""
+
+    def balance(self, scores: Tensor) -> Tensor:
+        return scores.softmax(-1).mean(0).square().sum()
+
+
+class Mixed(LitScores):
+    """Sound: computes in float64, and returns float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.double()
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.net(features.double()).float()
+
+
+class MixedBatchWeights(Mixed):
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return BatchWeights.loss(self, logits, labels)  # type: ignore[arg-type]
+
+
 class NeverCleared(ManualScores):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         optimizer: Any = self.optimizers()
@@ -133,6 +253,47 @@ plant(
     Training(TABLE, Every),
     "takes a step after 2 batches, and its gradient is not that of their rows at once",
     LIGHTNING,
+)
+plant(
+    "mean_of_means_by_hand",
+    "accumulation",
+    Training(TAGS, MeanOfMeansByHand),
+    Training(TAGS, LitTags),
+    "takes a step after 2 batches over the mean of their means",
+    UNSLOTH,
+)
+plant(
+    "sum_never_divided",
+    "training_loss[reduction]",
+    Training(TAGS, NeverDivided),
+    Training(TAGS, LitTags),
+    "the loss doubles, so larger batches take larger steps",
+    UNSLOTH,
+)
+plant(
+    "scaled_and_never_cleared",
+    "accumulation",
+    Training(TABLE, ScaledAndNeverCleared),
+    Training(TABLE, Scaled),
+    "is still there at the second",
+    f"{PYTORCH}, torch.amp.GradScaler",
+)
+plant(
+    "balance_loss",
+    "accumulation",
+    Training(TABLE, BalancedExperts),
+    Training(TABLE, Experts),
+    "by a term of the loss beside that of the logits",
+    "Fedus et al. 2022, Switch Transformers, section 2.2",
+    status="warn",
+)
+plant(
+    "weights_of_the_batch_in_mixed_precision",
+    "accumulation",
+    Training(TABLE, MixedBatchWeights),
+    Training(TABLE, Mixed),
+    "two batches of 2 rows give another gradient",
+    UNSLOTH,
 )
 plant("never_cleared", "accumulation", Training(TABLE, NeverCleared), MANUAL, "is still there at the second", LIGHTNING)
 plant("zero_grad_does_nothing", "accumulation", Training(TABLE, ClearsNothing), LIT_SCORES, "does not clear it", LIGHTNING)

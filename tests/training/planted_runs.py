@@ -261,7 +261,7 @@ PLANTED = (
         "distributed",
         _normed(plain.LeadersShare),
         SHARED,
-        "is not the mean of what each half of the rows gives alone",
+        "is not the mean of what each half of the rows gives",
         "head.weight",
         f"{FORUM}: code for rank 0 that changes the loss",
     ),

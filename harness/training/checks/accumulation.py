@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from harness.batches import IGNORED, Batch, Sizes, pad_right, rows
+from harness.batches import IGNORED, Batch, Sizes, pad_right, rows, to_device
 from harness.evidence import Evidence, Status
 from harness.training.checks.coverage import optimizer_coverage
 from harness.training.checks.labels import fully_labelled
@@ -13,15 +13,13 @@ from harness.training.checks.observation import Prepare, loss_name, observe
 from harness.training.checks.ownership import owned_by, owner_among
 from harness.training.checks.reduction import reduction
 from harness.training.checks.second_step import is_first_gradient_left, second_step, second_step_anew
+from harness.training.checks.side_terms import SIDE_TERM, is_mean_through_logits
 from harness.training.checks.targets import targets
 from harness.training.checks.updates import step_updates
-from harness.training.trial import Trial
+from harness.training.trial import MOST_BATCHES, Trial
 
 _NAME = "accumulation"
 _ROWS = 4
-_MOST = 16
-"""Batches in which a training step that accumulates by itself must have taken a step."""
-
 _OWNERS = {
     "optimizer_coverage": optimizer_coverage,
     "step_updates": step_updates,
@@ -45,9 +43,9 @@ def accumulation(trial: Trial) -> Evidence:
     """
     if not trial.is_own:
         return _judge_weighted(trial)
-    seen = observe(trial, [_batch(trial, 2)] * _MOST)
+    seen = observe(trial, [_batch(trial, 2)] * MOST_BATCHES)
     if not seen.took_step:
-        return Evidence(_NAME, Status.SKIPPED, f"{loss_name(trial)} took no optimizer step in {_MOST} batches")
+        return Evidence(_NAME, Status.SKIPPED, f"{loss_name(trial)} took no optimizer step in {MOST_BATCHES} batches")
     if seen.optimizers > 1:
         return Evidence(_NAME, Status.SKIPPED, "several optimizers take their steps at moments of their own")
     every = max(1, seen.rows // 2)
@@ -72,9 +70,9 @@ def _judge_weighted(trial: Trial) -> Evidence:
 def _judge_means(trial: Trial) -> Evidence:
     gap = find_gap(trial, _large, _small)
     if gap.is_real:
-        return _finding(
-            trial, gap, f"two batches of {_ROWS // 2} rows give another gradient than their {_ROWS} rows at once", _STATE
-        )
+        message = f"two batches of {_ROWS // 2} rows give another gradient than their {_ROWS} rows at once"
+        whole = _batch(trial)
+        return _judge_side_term(trial, gap, message, whole, _split(whole, _ROWS // 2)) or _finding(trial, gap, message, _STATE)
     sound = _sound(gap, "small batches give the gradient of the large one", _shown(trial))
     accumulated = trial.config.accumulate_grad_batches
     if accumulated == 1 or not trial.subject.task.is_per_position:
@@ -93,11 +91,32 @@ def _judge_manual(trial: Trial, every: int) -> Evidence:
     if every == 1:
         message = "each batch is a step of its own, with no gradient of the one before"
         return Evidence(_NAME, Status.OK, message, counterexample=_shown(trial))
-    gap = find_gap(trial, partial(_large_for_manual, every), partial(_small_for_manual, every))
-    if not gap.is_real:
-        return _sound(gap, f"{every} batches give the gradient of the large one", _shown(trial))
-    message = f"{loss_name(trial)} takes a step after {every} batches, and its gradient is not that of their rows at once"
-    return _finding(trial, gap, message, f"opt.zero_grad() at every batch instead of after every step, or {_STATE}")
+    count = 2 * every
+    whole = _batch(trial, count)
+    gap = find_gap(trial, partial(_step_of_wholes, every, whole), partial(_step_of_parts, every, whole))
+    if gap.is_real:
+        message = f"{loss_name(trial)} takes a step after {every} batches, and its gradient is not that of their rows at once"
+        cause = f"opt.zero_grad() at every batch instead of after every step, or {_STATE}"
+        return _finding(trial, gap, message, cause)
+    batch = _with_unequal_rows(trial, count)
+    if trial.subject.task.is_per_position:
+        unequal = find_gap(trial, partial(_step_of_wholes, every, batch), partial(_step_of_parts, every, batch))
+        if unequal.is_real:
+            message = (
+                f"{loss_name(trial)} takes a step after {every} batches over the mean of their means: the labels of short rows count for more "
+                "than others"
+            )
+            cause = f"{_MEAN_OF_MEANS}; sum the losses, and divide the gradients by the number of labels at the step"
+            return _finding(trial, unequal, message, cause)
+    return _sound(gap, f"{every} batches give the gradient of the large one", _shown(trial))
+
+
+def _judge_side_term(trial: Trial, gap: Gap, message: str, whole: Batch, parts: list[Batch]) -> Evidence | None:
+    """A warning where the part of the loss that goes through the logits is a mean, and only another part is not."""
+    if not is_mean_through_logits(trial, whole, parts):
+        return None
+    message = f"{message}, by a term of the loss beside that of the logits: it depends on which rows are in one batch"
+    return _finding(trial, gap, message, SIDE_TERM, Status.WARN)
 
 
 def _say_left_over(trial: Trial, every: int) -> tuple[str, str]:
@@ -141,17 +160,22 @@ def _small_unequal(trial: Trial, /, *, prepare: Prepare | None = None, seed: int
     return observe(trial, batches, accumulate=2, prepare=prepare, seed=seed).gradients
 
 
-def _large_for_manual(every: int, trial: Trial, /, *, prepare: Prepare | None = None, seed: int = 0) -> Quantities:
-    whole = _batch(trial, every * 2)
-    gradients = observe(trial, [whole], prepare=prepare, seed=seed).gradients
-    # Whatever share of its loss a batch sends back, so many of them send back so many shares.
-    return {name: gradient * every for name, gradient in gradients.items()}
+def _step_of_wholes(every: int, whole: Batch, trial: Trial, /, *, prepare: Prepare | None = None, seed: int = 0) -> Quantities:
+    """The gradient of a step over several batches, each of which holds all the rows: whatever the step divides by, that of their mean."""
+    return observe(trial, [_in_dtype(trial, whole)] * every, prepare=prepare, seed=seed).gradients
 
 
-def _small_for_manual(every: int, trial: Trial, /, *, prepare: Prepare | None = None, seed: int = 0) -> Quantities:
-    whole = _batch(trial, every * 2)
-    batches = [rows(whole, slice(2 * number, 2 * number + 2)) for number in range(every)]
+def _step_of_parts(every: int, whole: Batch, trial: Trial, /, *, prepare: Prepare | None = None, seed: int = 0) -> Quantities:
+    """The gradient of a step over several batches that share the rows."""
+    whole = _in_dtype(trial, whole)
+    size = len(whole["labels"]) // every
+    batches = [rows(whole, slice(size * number, size * (number + 1))) for number in range(every)]
     return observe(trial, batches, prepare=prepare, seed=seed).gradients
+
+
+def _in_dtype(trial: Trial, batch: Batch) -> Batch:
+    """The batch as the trial's model takes it, which may be in float64."""
+    return to_device(batch, trial.subject.device, trial.subject.dtype)
 
 
 def _batch(trial: Trial, count: int = _ROWS) -> Batch:
@@ -162,16 +186,16 @@ def _sizes(trial: Trial, count: int = _ROWS) -> Sizes:
     return Sizes(count, trial.subject.typical.seq, trial.subject.typical.target_seq)
 
 
-def _with_unequal_rows(trial: Trial) -> Batch:
-    """A batch whose later rows are shorter, where the task has rows of several labels."""
-    task, batch = trial.subject.task, _batch(trial)
+def _with_unequal_rows(trial: Trial, count: int = _ROWS) -> Batch:
+    """A batch whose later half of rows is shorter, where the task has rows of several labels."""
+    task, batch = trial.subject.task, _batch(trial, count)
     if not task.is_text:
         return batch
     total = batch["input_ids"].shape[1]
-    lengths = [total, total, *([max(2, total // 3)] * (_ROWS - 2))]
+    lengths = [total] * (count // 2) + [max(2, total // 3)] * (count - count // 2)
     if task.is_seq2seq:
         labels = batch["labels"].clone()
-        labels[_ROWS // 2 :, max(1, labels.shape[1] // 3) :] = IGNORED
+        labels[count // 2 :, max(1, labels.shape[1] // 3) :] = IGNORED
         return {**batch, "labels": labels}
     on_host = {name: tensor.cpu() for name, tensor in batch.items()}
     return {name: tensor.to(batch["labels"].device) for name, tensor in pad_right(task, on_host, lengths, total).items()}

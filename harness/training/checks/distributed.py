@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 import torch
@@ -13,9 +13,12 @@ from torch import nn
 
 from harness.evidence import Evidence, Status, and_others
 from harness.properties.difference import difference
+from harness.properties.outputs import reached_by_outputs
+from harness.properties.subject import mode
+from harness.randomness import seeded
 from harness.training.checks.bits import Mismatch, find_mismatch
 from harness.training.checks.diary import FirstUpdate
-from harness.training.checks.halves import PARTS, halves_at, in_turn, judge_halves, shared_batch
+from harness.training.checks.halves import PARTS, Steps, halves_at, judge_halves, shared_batch
 from harness.training.checks.noise import Quantities, find_gap
 from harness.training.checks.observation import Prepare
 from harness.training.checks.ownership import owned_by, owner_among
@@ -32,6 +35,9 @@ from harness.training.trial import Trial
 _NAME = "distributed"
 _STEPS = 20
 _LONGEST = 120.0
+_SEEDS = 4
+"""Trainings in which a part that is left out at random should have been used once."""
+
 _START = {False: 5.0, True: 10.0}
 """Seconds that the processes take to start on a busy machine; by whether they import Lightning."""
 
@@ -66,37 +72,108 @@ class _Comparison:
     _asked: dict[torch.dtype, list[Answer]] = field(default_factory=dict)
 
     @cached_property
-    def stances(self) -> tuple[Stance, ...]:
-        """What the gradients are compared in: eval mode, and train mode without what is random in it."""
-        # On CPUs, a synchronised batch norm in train mode raises.
+    def stance(self) -> Stance:
+        """What the processes train in: train mode without dropout, as users do; on CPUs a synchronised batch norm raises there."""
         synchronised = any(isinstance(module, nn.SyncBatchNorm) for module in self.trial.subject.model.modules())
-        return (be_still,) if synchronised else (be_still, certain)
+        return be_still if synchronised else certain
 
     def judge(self) -> Evidence:
         """The verdict."""
-        found = [judge_halves(self.trial, stance) for stance in self.stances] if self._takes_steps else []
+        stances = dict.fromkeys((be_still, self.stance))
+        found = [judge_halves(self.trial, stance) for stance in stances] if self._takes_steps else []
         failure = next((evidence for evidence in found if evidence is not None and evidence.status is Status.FAIL), None)
-        return failure or self._judge_processes() or next(filter(None, found), None) or self._sound()
+        upheld = self._arbitrate(failure) if failure is not None and self._is_manual else failure
+        others = (evidence for evidence in found if evidence is not None and evidence.status is not Status.FAIL)
+        return upheld or self._judge_processes() or next(others, None) or self._sound()
+
+    def _arbitrate(self, failure: Evidence) -> Evidence | None:
+        """A finding of the halves, unless two real processes have the gradients of one.
+
+        The halves are put together after the training step has done with each, processes average at each backward pass: what is not linear in
+        between (a norm, a perturbation of the weights) tells the two apart. Only manual optimisation can put something there.
+        """
+        answers = self._answers(self.trial)
+        if not isinstance(answers, list):
+            message = f"the gradients of two halves do not add up to those of the whole, which manual optimisation may mean; {answers.message}"
+            return replace(answers, message=message)
+        if any(answer.error for answer in answers):
+            return failure
+        steps = Steps(self.stance)
+        if not find_gap(self.trial, partial(steps.whole, 1.0), self._together, confirm=False).is_real:
+            return None
+        steps.record(self.trial)
+        if steps.draws.values:
+            message = "manual optimisation that changes gradients, in a model that is random in training, cannot be compared with one process"
+            return self._evidence(Status.SKIPPED, message)
+        return failure
+
+    @property
+    def _is_manual(self) -> bool:
+        return self.trial.is_own and not getattr(self.trial.subject.model, "automatic_optimization", True)
 
     def _judge_processes(self) -> Evidence | None:
-        left = self.end - time.monotonic()
-        if left < _START[self.trial.is_own]:
-            return self._evidence(Status.SKIPPED, f"{max(0.0, left):.0f} s are too few to start two processes")
-        try:
-            answers = self._answers(self.trial)
-        except PackingError as error:
-            return self._evidence(Status.SKIPPED, str(error))
+        answers = self._answers(self.trial)
+        if not isinstance(answers, list):
+            return answers
         trouble = self._trouble(answers)
         if trouble is not None:
             return trouble
-        pairs = [[answer.result[number] for answer in answers] for number in range(len(self.stances))]
-        return next(filter(None, (self._of_process(n) or _alike(self.trial, pair) for n, pair in enumerate(pairs))), None)
+        return self._of_process(answers) or _alike(self.trial, [answer.result[0] for answer in answers])
 
-    def _answers(self, trial: Trial) -> list[Answer]:
+    def _answers(self, trial: Trial) -> list[Answer] | Evidence:
+        """What the processes say, or why they cannot be asked."""
         key = trial.subject.dtype
         if key not in self._asked:
-            self._asked[key] = train_in_two(trial, shared_batch(trial), self.stances, self.end - time.monotonic())
+            left = self.end - time.monotonic()
+            if left < _START[self.trial.is_own]:
+                return self._evidence(Status.SKIPPED, f"{max(0.0, left):.0f} s are too few to start two processes")
+            try:
+                self._asked[key] = train_in_two(trial, shared_batch(trial), [self.stance], left, bool(self._spare))
+            except PackingError as error:
+                return self._evidence(Status.SKIPPED, str(error))
         return self._asked[key]
+
+    def _together(self, trial: Trial, /, *, prepare: Prepare | None = None, seed: int = 0) -> Quantities:
+        """The gradients that the processes have together."""
+        answers = self._answers(trial)
+        if not isinstance(answers, list):
+            raise GroupError(answers.message)
+        return _gradients(answers)
+
+    @cached_property
+    def _spare(self) -> list[str]:
+        """Parameters without a gradient that lead to another output than the one of which the task's loss is made.
+
+        A model may return more than its task asks for, such as a value beside the scores of its actions. Its own training uses that, ours does
+        not.
+        """
+        if self.trial.is_own:
+            return []
+        without = self._without(0)
+        others = self._reached_by_outputs if without else set()
+        return [name for name in without if name in others] if set(without) <= others else []
+
+    @cached_property
+    def _reached_by_outputs(self) -> set[str]:
+        """Parameters that lead to an output beside the logits."""
+        model = self.trial.subject.fresh()
+        with mode(model, train=True), seeded(0):
+            return set().union(*reached_by_outputs(self.trial.subject, model).values())
+
+    def _without(self, seed: int) -> list[str]:
+        """Trainable parameters that have no gradient at the first step."""
+        return self._first(seed).without
+
+    def _first(self, seed: int = 0) -> FirstUpdate:
+        first = FirstUpdate()
+        batches = [shared_batch(self.trial)] * max(1, self.trial.batches_per_step)
+        self.trial.train(batches, limit=1, seed=seed, on_gradients=first)
+        return first
+
+    @cached_property
+    def _takes_steps(self) -> bool:
+        """Whether an optimizer step is seen, so that its gradients can be compared."""
+        return bool(self.trial.batches_per_step) and bool(self._first().gradients)
 
     def _trouble(self, answers: Sequence[Answer]) -> Evidence | None:
         """What kept the processes from taking their steps."""
@@ -114,7 +191,7 @@ class _Comparison:
         if any(word in first.text for word in _WAITING):
             return self._evidence(
                 Status.FAIL,
-                "two processes that train together wait for each other for ever",
+                "training in two processes deadlocks",
                 "a branch on the data or the rank that only one of the processes takes, with a collective call or a module inside",
             )
         return self._evidence(
@@ -126,14 +203,20 @@ class _Comparison:
 
     def _unused(self, answer: Answer) -> Evidence:
         """PyTorch waits for the gradients of all parameters, and some have none."""
-        first = FirstUpdate()
-        optimizers = self.trial.train([shared_batch(self.trial)], limit=1, on_gradients=first).optimizers
-        names = first.without or re.findall(r"did not receive grad for rank \d+: (?:model\.)?([\w.]+)", answer.text)
+        names = self._without(0) or re.findall(r"did not receive grad for rank \d+: (?:model\.)?([\w.]+)", answer.text)
+        others = self._reached_by_outputs if names and not self.trial.is_own else set()
+        names = [name for name in names if name not in others]
         which = f"`{names[0]}` receives none{and_others(len(names) - 1, 'parameter')}" if names else "some receive none"
         message = f"training in several processes stops at the second step: it needs a gradient of every parameter, and {which}"
-        if len(optimizers) > 1:
+        if len(self.trial.train([shared_batch(self.trial)], limit=1).optimizers) > 1:
             cause = "optimizers that train a part each; DistributedDataParallel's find_unused_parameters=True allows for that"
             return self._evidence(Status.WARN, message, cause, names)
+        if not set.intersection(*(set(self._without(seed)) for seed in range(_SEEDS))):
+            cause = (
+                "parts that are left out at random, as by stochastic depth; DistributedDataParallel's find_unused_parameters=True allows for "
+                "that"
+            )
+            return self._evidence(Status.WARN, f"{message} in some steps", cause, names)
         owner = owner_among({"step_updates": step_updates}, self.trial)
         return Evidence(
             _NAME,
@@ -146,32 +229,24 @@ class _Comparison:
             details=owned_by(owner[0]) if owner is not None else {},
         )
 
-    @cached_property
-    def _takes_steps(self) -> bool:
-        """Whether a batch brings an optimizer step, so that its gradients can be seen."""
-        first = FirstUpdate()
-        self.trial.train([shared_batch(self.trial)], limit=1, on_gradients=first)
-        return bool(first.gradients)
-
-    def _of_process(self, number: int) -> Evidence | None:
-        """A finding where the gradients are not those of the halves in turn."""
-
-        def together(trial: Trial, /, *, prepare: Prepare | None = None, seed: int = 0) -> Quantities:
-            return _gradients(self._answers(trial), number)
-
-        if not _gradients(self._answers(self.trial), number):
+    def _of_process(self, answers: Sequence[Answer]) -> Evidence | None:
+        """A finding where the gradients are neither those of the halves in turn nor those of the whole."""
+        if not _gradients(answers):
             return None
-        results: list[RankResult] = [answer.result[number] for answer in self._answers(self.trial)]
+        results: list[RankResult] = [answer.result[0] for answer in answers]
         apart = find_mismatch(results[0].gradients, results[1].gradients)
         if apart is not None and not apart.is_rounding:
             return self._unshared(apart)
-        gap = find_gap(self.trial, partial(in_turn, self.stances[number]), together)
+        steps = Steps(self.stance)
+        gap = find_gap(self.trial, steps.as_ranks, self._together)
         if not gap.is_real:
+            return None
+        if self._is_manual and not find_gap(self.trial, partial(steps.whole, 1.0), self._together, confirm=False).is_real:
             return None
         return Evidence(
             _NAME,
             Status.FAIL,
-            f"with {PARTS} processes the gradient of `{gap.where}` is not the mean of what each half of the rows gives alone",
+            f"with {PARTS} processes the gradient of `{gap.where}` is not the mean of what each half of the rows gives",
             gap.measured,
             gap.bound,
             "",
@@ -195,22 +270,26 @@ class _Comparison:
 
     def _sound(self) -> Evidence:
         if not self._takes_steps:
-            message = (
-                f"{PARTS} processes train together; a batch brings no optimizer step, so their gradients could not be compared"
-            )
+            message = f"{PARTS} processes train together; no optimizer step was seen, so their gradients could not be compared"
             return self._evidence(Status.OK, message)
-        return self._evidence(Status.OK, f"{PARTS} processes train as one does, and have the same weights afterwards")
+        spare = self._spare
+        beside = (
+            f"; `{spare[0]}`{and_others(len(spare) - 1, 'parameter')} makes an output that the task's loss does not use"
+            if spare
+            else ""
+        )
+        return self._evidence(Status.OK, f"{PARTS} processes train as one does, and have the same weights afterwards{beside}")
 
     def _evidence(self, status: Status, message: str, cause: str = "", blamed: Sequence[str] = ()) -> Evidence:
         module = blamed[0] if blamed else ""
         return Evidence(_NAME, status, message, counterexample=halves_at(self.trial), module=module, cause=cause)
 
 
-def _gradients(answers: Sequence[Answer], number: int) -> Quantities:
+def _gradients(answers: Sequence[Answer]) -> Quantities:
     failed = next((answer.error for answer in answers if answer.error), "")
     if failed:
         raise TrainingError(f"training raises {failed}")
-    result: RankResult = answers[0].result[number]
+    result: RankResult = answers[0].result[0]
     return result.gradients
 
 

@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from harness.batches import Batch
 from harness.errors import UserError
 from harness.evidence import Evidence, Status, and_others
+from harness.properties.difference import difference
+from harness.properties.noise import FACTOR
 from harness.training.checks.bits import same_bits
 from harness.training.checks.diary import weights_of
 from harness.training.checks.head import Head, find_head
 from harness.training.checks.pace import too_long
 from harness.training.checks.rate_scale import RateScale
 from harness.training.checks.stances import batch_norms
-from harness.training.trial import Trial
+from harness.training.trial import MOST_BATCHES, Trial
 from harness.user_code import raised
 
 _NAME = "fine_tuning"
@@ -31,7 +34,10 @@ _NO_GRAPH = ("does not require grad", "empty parameter list")
 
 def fine_tuning(trial: Trial) -> Evidence:
     """With all but the last layer frozen, and again with a new one in its place, a few steps lower the loss and move that layer alone."""
-    reason = too_long(trial, 3 * _STEPS)
+    every = trial.batches_per_step
+    if not every:
+        return Evidence(_NAME, Status.SKIPPED, f"no optimizer step of its training step is seen in {MOST_BATCHES} batches")
+    reason = too_long(trial, 3 * _STEPS * every)
     if reason:
         return Evidence(_NAME, Status.SKIPPED, reason)
     head = find_head(trial)
@@ -39,9 +45,9 @@ def fine_tuning(trial: Trial) -> Evidence:
         return Evidence(_NAME, Status.SKIPPED, "the model has no layer before its last one that could be frozen")
     batch = trial.subject.batch(replace(trial.subject.typical, batch=_ROWS))
     free = _Watch(frozenset())
-    optimizers = trial.train([batch], limit=1, on_gradients=free).optimizers
+    optimizers = trial.train([batch] * every, limit=1, on_gradients=free).optimizers
     if not free.reached & head.parameters:
-        return Evidence(_NAME, Status.SKIPPED, f"no gradient reaches `{_named(head)}`, frozen backbone or not")
+        return Evidence(_NAME, Status.SKIPPED, f"no gradient reaches `{_named(head)}` at the first step, frozen backbone or not")
     tuning = _Tuning(trial, head, batch, free.reached, len(optimizers))
     return tuning.judge(renewed=False) or tuning.judge(renewed=True) or tuning.sound()
 
@@ -83,16 +89,25 @@ class _Tuned:
     """A training of the head.
 
     Attributes:
-        before: Parameters and buffers before it.
+        before: Parameters and buffers before it, in train mode.
         after: The same after it.
+        noise: How far each moves by itself when the mode changes; names of those that do.
         watch: What was seen of its updates.
         fell: Whether it lowered the loss.
     """
 
     before: dict[str, Tensor]
     after: dict[str, Tensor]
+    noise: dict[str, float]
     watch: _Watch
     fell: bool
+
+    def has_moved(self, name: str) -> bool:
+        """Whether a tensor is another one than before, by more than a change of mode leaves behind."""
+        before, after = self.before[name], self.after[name]
+        if same_bits(before, after):
+            return False
+        return name not in self.noise or difference(before, after) > self.noise[name]
 
 
 @dataclass(frozen=True)
@@ -146,21 +161,25 @@ class _Tuning:
     def _tune(self, renewed: bool, factor: float) -> _Tuned:
         model = self.trial.anew()
         frozen = frozenset(name for name, p in model.named_parameters() if p.requires_grad and name not in self.head.parameters)
-        watch, scale = _Watch(frozen), RateScale(factor)
+        watch, scale, every = _Watch(frozen), RateScale(factor), self.trial.batches_per_step
         self.head.freeze_rest(model)
         if renewed:
             self.head.renew(model)
-        before, first = weights_of(model), self._loss(model)
+        first, noise = self._loss(model), _rounding_of_modes(model)
+        before = weights_of(model.train())
 
         def look(trained: nn.Module, optimizers: Sequence[Optimizer]) -> None:
             watch(trained, optimizers)
             scale(trained, optimizers)
 
-        training = self.trial.train([self.batch] * _STEPS, model=model, on_gradients=look)
-        after = weights_of(model)
+        training = self.trial.train([self.batch] * (_STEPS * every), model=model, on_gradients=look)
+        after = weights_of(model.train())
         # Under the seed of the first step, so that both have the same dropout.
-        fell = self._loss(model) < first or self.trial.train([self.batch], limit=1, model=model).losses[0] < training.losses[0]
-        return _Tuned(before, after, watch, fell)
+        fell = (
+            self._loss(model) < first
+            or self.trial.train([self.batch] * every, limit=1, model=model).losses[0] < training.losses[0]
+        )
+        return _Tuned(before, after, noise, watch, fell)
 
     def _loss(self, model: nn.Module) -> float:
         """The task's loss in eval mode."""
@@ -195,7 +214,7 @@ class _Tuning:
         )
 
     def _moved(self, tuned: _Tuned) -> Evidence | None:
-        names = [name for name in tuned.watch.frozen if not same_bits(tuned.before[name], tuned.after[name])]
+        names = [name for name in tuned.watch.frozen if tuned.has_moved(name)]
         if not names:
             return None
         name = next(name for name in tuned.before if name in names)
@@ -208,11 +227,7 @@ class _Tuning:
 
     def _unmoved(self, tuned: _Tuned) -> Evidence | None:
         """A part of the head that has a gradient when nothing is frozen, and stays where it is now."""
-        names = [
-            name
-            for name in tuned.before
-            if name in self.head.parameters & self.reachable and same_bits(tuned.before[name], tuned.after[name])
-        ]
+        names = [name for name in tuned.before if name in self.head.parameters & self.reachable and not tuned.has_moved(name)]
         if not names or not tuned.watch.is_moving:
             return None
         watch = tuned.watch
@@ -252,6 +267,17 @@ class _Tuning:
     def _evidence(self, message: str, cause: str, module: str = "", measured: float | None = None) -> Evidence:
         bound = None if measured is None else 0.0
         return Evidence(_NAME, Status.FAIL, message, measured, bound, "", self._at, module, cause)
+
+
+def _rounding_of_modes(model: nn.Module) -> dict[str, float]:
+    """How far weights may move by rounding when a model folds others into them in eval mode and takes them out in train mode."""
+    folded = weights_of(model.eval())
+    before = weights_of(model.train())
+    changing = [name for name, value in before.items() if not same_bits(value, folded[name]) and value.is_floating_point()]
+    if not changing:
+        return {}
+    sizes = {name: max(float(folded[name].abs().max()), float(before[name].abs().max())) for name in changing}
+    return {name: FACTOR * torch.finfo(before[name].dtype).eps * size for name, size in sizes.items()}
 
 
 def _named(head: Head) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -18,6 +20,8 @@ from harness.training.checks.noise import Gap, Quantities, find_gap
 from harness.training.checks.observation import Prepare
 from harness.training.checks.ownership import owned_by, owner_among
 from harness.training.checks.reduction import reduction
+from harness.training.checks.row_draws import RowDraws
+from harness.training.checks.side_terms import SIDE_TERM, is_mean_through_logits
 from harness.training.checks.stances import Stance, batch_norms, certain, certain_but_for_norms
 from harness.training.trial import Trial
 
@@ -51,21 +55,80 @@ def half(batch: Batch, number: int) -> Batch:
     return rows(batch, slice(number * count, (number + 1) * count))
 
 
-def in_turn(stance: Stance, trial: Trial, /, *, prepare: Prepare | None = None, seed: int = 0) -> Quantities:
+@dataclass(frozen=True)
+class Steps:
+    """Steps on the whole batch and on its halves, in one state of the model.
+
+    Attributes:
+        stance: Puts the model into that state.
+        draws: What the step on the whole draws, which the halves draw again.
+    """
+
+    stance: Stance
+    draws: RowDraws = field(default_factory=RowDraws)
+
+    def whole(self, factor: float, trial: Trial, /, *, prepare: Prepare | None = None, seed: int = 0) -> Quantities:
+        """The gradients of the whole batch, times a factor."""
+        batch = shared_batch(trial)  # made before the block: it is drawn too
+        with self.draws.replayed():
+            return _times(factor, self._step(trial, batch, prepare, seed))
+
+    def in_turn(self, trial: Trial, /, *, prepare: Prepare | None = None, seed: int = 0) -> Quantities:
+        """The gradients of the halves, with the random numbers that their rows have in the whole."""
+
+        def step(number: int, rows: Batch) -> Quantities:
+            with self.draws.replayed(number, PARTS):
+                return self._step(trial, rows, prepare, seed)
+
+        return _averaged(trial, step)
+
+    def as_ranks(self, trial: Trial, /, *, prepare: Prepare | None = None, seed: int = 0) -> Quantities:
+        """The gradients of the halves, with the random numbers that the processes draw."""
+        return _averaged(trial, lambda number, rows: self._step(trial, rows, prepare, seed, number))
+
+    def record(self, trial: Trial) -> None:
+        """Keeps what the step on the whole batch draws."""
+        batch = shared_batch(trial)
+        self._step(trial, batch, None, 0)  # once before: what is found out at the first step is drawn for too
+        with self.draws.recording():
+            self._step(trial, batch, None, 0)
+
+    def _step(self, trial: Trial, batch: Batch, prepare: Prepare | None, seed: int, rank: int = 0) -> Quantities:
+        def set_up(model: nn.Module) -> None:
+            with self.draws.paused():
+                self.stance(model)
+                if prepare is not None:
+                    prepare(model)
+
+        first = FirstUpdate()
+        batches = [batch] * max(1, trial.batches_per_step)
+        trial.train(batches, limit=1, seed=seed, clip=False, prepare=set_up, on_gradients=first, rank=rank)
+        return first.gradients
+
+
+def _averaged(trial: Trial, step: Callable[[int, Batch], Quantities]) -> Quantities:
     """The gradients of the halves, each from the same weights, weighted with their labels."""
     halves = [half(shared_batch(trial), number) for number in range(PARTS)]
     weights = [1.0 if trial.is_own else float(trial.subject.adapter.weight(batch)) for batch in halves]
-    found = [_step(stance, trial, batch, prepare, seed) for batch in halves]
+    found = [step(number, batch) for number, batch in enumerate(halves)]
     parts = [_times(weight / sum(weights), quantities) for quantities, weight in zip(found, weights, strict=True)]
     return {name: torch.stack([part[name] for part in parts]).sum(0) for name in parts[0]}
 
 
 def judge_halves(trial: Trial, stance: Stance) -> Evidence | None:
     """A finding where the halves of a batch do not add up to the whole."""
-    gap = find_gap(trial, partial(_whole, 1.0, stance), partial(in_turn, stance))
+    steps = Steps(stance)
+    steps.record(trial)
+    gap = find_gap(trial, partial(steps.whole, 1.0), steps.in_turn)
     if not gap.is_real:
         return None
-    if not find_gap(trial, partial(_whole, 1 / PARTS, stance), partial(in_turn, stance)).is_real:
+    if steps.draws.is_lost:
+        message = (
+            "the training step draws random numbers that belong to no single row (such as torch.randperm), so that two halves of a batch cannot "
+            "be compared with the whole"
+        )
+        return Evidence(_NAME, Status.SKIPPED, message, counterexample=halves_at(trial))
+    if not find_gap(trial, partial(steps.whole, 1 / PARTS), steps.in_turn).is_real:
         return _finding(
             trial,
             gap,
@@ -75,10 +138,15 @@ def judge_halves(trial: Trial, stance: Stance) -> Evidence | None:
     norms = batch_norms(trial.subject.model)
     if stance is certain and norms and judge_halves(trial, certain_but_for_norms) is None:
         return _of_norms(trial, gap, next(iter(norms)))
+    message = f"with {PARTS} processes the gradients differ from those with one"
+    whole = shared_batch(trial)
+    if is_mean_through_logits(trial, whole, [half(whole, number) for number in range(PARTS)]):
+        message += ", by a term of the loss beside that of the logits: it depends on which rows a process has"
+        return Evidence(_NAME, Status.WARN, message, gap.measured, gap.bound, "", halves_at(trial), cause=SIDE_TERM)
     return _finding(
         trial,
         gap,
-        f"with {PARTS} processes the gradients are others than with one: what a row contributes depends on the other rows of its process",
+        f"{message}: what a row contributes depends on the other rows of its process",
         "a loss over pairs of rows (in-batch negatives) or statistics of the batch: gather the rows of all processes first",
         _mixer(trial, stance) or ("training_step" if trial.is_own else ""),
     )
@@ -108,36 +176,22 @@ def halves_at(trial: Trial) -> str:
     return f"{sizes.describe(trial.subject.task)}, {ROWS // PARTS} rows for each of {PARTS} processes"
 
 
-def _whole(factor: float, stance: Stance, trial: Trial, /, *, prepare: Prepare | None = None, seed: int = 0) -> Quantities:
-    """The gradients of the whole batch, times a factor."""
-    return _times(factor, _step(stance, trial, shared_batch(trial), prepare, seed))
-
-
-def _step(stance: Stance, trial: Trial, batch: Batch, prepare: Prepare | None, seed: int) -> Quantities:
-    def set_up(model: nn.Module) -> None:
-        stance(model)
-        if prepare is not None:
-            prepare(model)
-
-    first = FirstUpdate()
-    trial.train([batch], limit=1, seed=seed, clip=False, prepare=set_up, on_gradients=first)
-    return first.gradients
-
-
 def _times(factor: float, quantities: Quantities) -> Quantities:
     return {name: tensor * factor for name, tensor in quantities.items()}
 
 
 def _mixer(trial: Trial, stance: Stance) -> str:
     """Path of the module in which a row first depends on the others; empty where the model's modules keep them apart."""
+    draws = RowDraws()
 
-    def recorded(batch: Batch) -> tuple[list[Call], View]:
+    def recorded(batch: Batch, drawing: AbstractContextManager[None]) -> tuple[list[Call], View]:
         model = trial.subject.fresh().train()
         stance(model)
-        with recording(model) as calls, seeded(0):
+        with recording(model) as calls, seeded(0), drawing:
             trial.subject.raw_logits(batch, model)
         return calls, row_view(replace(trial.subject.typical, batch=len(batch["labels"])), 0)
 
     batch = shared_batch(trial)
-    (left, view_left), (right, view_right) = recorded(batch), recorded(half(batch, 0))
+    left, view_left = recorded(batch, draws.recording())
+    right, view_right = recorded(half(batch, 0), draws.replayed(0, PARTS))
     return first_divergence(left, right, view_left, view_right)

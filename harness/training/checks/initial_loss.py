@@ -41,13 +41,17 @@ def initial_loss(trial: Trial) -> Evidence:
         return Evidence(
             _NAME, Status.SKIPPED, f"{loss_name(trial)} sends nothing back through Lightning, so its loss is not seen"
         )
-    return _judge(trial, float(trained.loss), observe(trial, [batch]), batch, sizes)
+    still = observe(trial, [batch])
+    loss, reading = float(trained.loss), read_loss(subject.task, still, batch)
+    if still.repeats > 1 and reading != MEAN:
+        # A step over several batches may as well take their sum as their mean: then it is the loss of one of them that tells.
+        loss, reading = loss / still.repeats, read_loss(subject.task, still.of_one_batch(), batch)
+    return _judge(trial, loss, reading, still, batch, sizes)
 
 
-def _judge(trial: Trial, loss: float, still: Observation, batch: Batch, sizes: Sizes) -> Evidence:
+def _judge(trial: Trial, loss: float, reading: Reading | None, still: Observation, batch: Batch, sizes: Sizes) -> Evidence:
     task = trial.subject.task
     uniform = math.log(task.output_size or 1)
-    reading = read_loss(task, still, batch)
     what = f"the first loss of {loss_name(trial)} is {loss:.3g}"
     guess = f"a uniform guess over {task.output_size} classes has {uniform:.2f}"
     allowed = task.tolerances.get(_NAME, uniform + 1.0)
@@ -68,7 +72,7 @@ def _judge(trial: Trial, loss: float, still: Observation, batch: Batch, sizes: S
         status, (message, cause) = Status.WARN, _too_large(f"{what}; {guess}", reading)
     elif reading is not None and abs(math.log(reading.scale)) > _FAR and not _scales_itself(trial):
         status, message, cause = Status.WARN, f"{what}: it is {reading.name}", reading.cause
-    elif reading is None and still.logits is None and loss < uniform / 2:
+    elif reading is None and still.logits is None and loss < uniform / 2 and still.repeats == 1:
         status, message = Status.WARN, f"{what}, less than a model that knows nothing can have: {guess}"
         cause = "a loss that is scaled down, or divided by positions that have no label"
     return Evidence(

@@ -24,6 +24,7 @@ class Kit:
         config: The training keys.
         task: What the model is for.
         form: How its training step takes batches.
+        batches_per_step: How many it takes before an optimizer step.
         model: The model; ``None`` where it is built from the config file.
         adapter: How it is called; ``None`` likewise.
         file: The config file.
@@ -34,6 +35,7 @@ class Kit:
     config: TrainingConfig
     task: TaskSpec
     form: Form
+    batches_per_step: int = 1
     model: nn.Module | None = None
     adapter: Adapter | None = None
     file: Path | None = None
@@ -44,7 +46,8 @@ class Kit:
     def of(trial: Trial, model: nn.Module | None = None) -> Kit:
         """The model itself, as it is."""
         subject = trial.subject
-        return Kit(trial.config, subject.task, trial.form, subject.fresh() if model is None else model, subject.adapter)
+        model = subject.fresh() if model is None else model
+        return Kit(trial.config, subject.task, trial.form, trial.batches_per_step, model, subject.adapter)
 
     @staticmethod
     def rebuilding(trial: Trial, seed: int = 0, weights: dict[str, Tensor] | None = None) -> Kit | None:
@@ -52,7 +55,8 @@ class Kit:
         source = trial.source
         if source is None or trial.subject.rebuild is None or not source.path.is_file():
             return None
-        return Kit(trial.config, trial.subject.task, trial.form, file=source.path, seed=seed, weights=weights)
+        how = trial.form, trial.batches_per_step
+        return Kit(trial.config, trial.subject.task, *how, file=source.path, seed=seed, weights=weights)
 
     def trial(self) -> Trial:
         """The trial, in whatever process this is."""
@@ -65,5 +69,5 @@ class Kit:
             if self.weights is not None:
                 model.load_state_dict(self.weights)
         trial = Trial(Subject(model, adapter, self.task), self.config)
-        trial.form = self.form
+        trial.form, trial.batches_per_step = self.form, self.batches_per_step
         return trial

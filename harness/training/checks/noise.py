@@ -1,14 +1,14 @@
 """Whether two trainings gave the same, up to the rounding of the very quantities that are compared.
 
-The rounding noise of a gradient is measured as that of logits is: against float64, and under last-place changes of the weights. A
-difference above ten times that must also survive in float64. A training step that draws random numbers of its own is seeded otherwise in
-one of the runs, so that what they change counts as noise too.
+The rounding noise of a gradient is measured as that of logits is: against float64, and under last-place changes of the weights; the coarsest
+dtype on the way counts, not that of the weights. A difference above ten times that must also survive in float64. A training step that draws
+random numbers of its own is seeded otherwise in one of the runs, so that what they change counts as noise too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -18,6 +18,8 @@ from harness.properties.difference import difference
 from harness.properties.noise import FACTOR
 from harness.properties.subject import Shared
 from harness.training.checks.observation import Prepare
+from harness.training.checks.precision import epsilon_of_step
+from harness.training.errors import TrainingError
 from harness.training.trial import Trial
 
 Quantities = dict[str, Tensor]
@@ -55,15 +57,26 @@ class Gap:
         return bool(self.differing)
 
 
-def find_gap(trial: Trial, left: Measure, right: Measure) -> Gap:
+class NothingComparedError(TrainingError):
+    """Two trainings left nothing to compare."""
+
+
+def find_gap(trial: Trial, left: Measure, right: Measure, *, confirm: bool = True) -> Gap:
     """Compares what two trainings give.
 
     Args:
         trial: The model.
         left: One training.
         right: The other; both return the same names.
+        confirm: Whether a difference must survive in float64.
+
+    Raises:
+        NothingComparedError: Neither brings an optimizer step.
     """
     ours, theirs = left(trial), right(trial)
+    if not ours.keys() & theirs.keys():
+        raise NothingComparedError("no gradient was seen in either training, so that there is nothing to compare")
+    epsilon = epsilon_of_step(trial)
     double = in_double(trial)
     exact = None if double is None else _or_none(lambda: left(double))
     nudged = left(trial, prepare=_nudge, seed=1)  # a step that draws numbers of its own is as uncertain as these make it
@@ -74,14 +87,14 @@ def find_gap(trial: Trial, left: Measure, right: Measure) -> Gap:
         * max(
             difference(tensor, exact[name]) if exact is not None else 0.0,
             difference(tensor, nudged[name]),
-            torch.finfo(tensor.dtype).eps * loudest,
+            max(torch.finfo(tensor.dtype).eps, epsilon) * loudest,
         )
         for name, tensor in ours.items()
     }
     suspects = [name for name in ours if not gaps[name] <= bounds[name]]
     worst = max(ours, key=lambda name: _ratio(gaps[name], bounds[name]))
     confirmed = None
-    if suspects and double is not None and exact is not None:
+    if confirm and suspects and double is not None and exact is not None:
         again = right(double)
         real = {name: difference(exact[name], again[name]) for name in suspects}
         confirmed = real[worst]
@@ -96,10 +109,7 @@ def in_double(trial: Trial) -> Trial | None:
         return trial
     if subject.double is None:
         return None
-    model = subject.fresh().double()
-    double = replace(trial, subject=replace(subject, model=model, pristine=model, shared=Shared()))
-    double.form = trial.form
-    return double
+    return trial.with_model(subject.fresh().double(), shared=Shared())
 
 
 def _or_none(measure: Callable[[], Quantities]) -> Quantities | None:

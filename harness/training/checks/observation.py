@@ -30,12 +30,13 @@ class Observation:
     """What was seen of an optimizer step.
 
     Attributes:
-        loss: What was sent back, in all; ``None`` where the model's own code kept it to itself.
+        loss: What was sent back, in all, at the scale of the step; ``None`` where the model's own code kept it to itself.
         logits: The model's logits as the step computed them; ``None`` where they cannot be told from other tensors.
-        slope: Gradient of the loss with respect to them.
+        slope: Gradient of the loss with respect to them, at the scale of the step.
         gradients: Gradients of the trainable parameters; zeros where there is none.
         took_step: Whether an optimizer took a step.
         rows: How many rows the step was over.
+        repeats: How often a single batch was given, because it takes several to make a step.
         optimizers: How many optimizers there are.
         looks: How often they had gradients to look at within the step; more often than there are optimizers where one of them calls the
             training step again, as LBFGS does.
@@ -47,8 +48,14 @@ class Observation:
     gradients: dict[str, Tensor]
     took_step: bool
     rows: int
+    repeats: int
     optimizers: int
     looks: int
+
+    def of_one_batch(self) -> Observation:
+        """The same with the loss and the slope of one of the batches of the step, where a single one was repeated."""
+        loss = None if self.loss is None else self.loss / self.repeats
+        return replace(self, loss=loss, slope=None if self.slope is None else self.slope / self.repeats)
 
 
 def observe(
@@ -62,9 +69,12 @@ def observe(
 ) -> Observation:
     """Lets a fresh copy of the model learn from batches up to its first optimizer step, and looks at that.
 
+    Between the last backward pass and the step a training step may scale all gradients alike: divide a sum by the labels of all its batches,
+    or take the factor of a ``GradScaler`` out. The loss and its slope are given with that scale, as they would be had the step not needed it.
+
     Args:
         trial: The model.
-        batches: What it learns from; logits are looked for where it is one.
+        batches: What it learns from. A single one is given as often as it takes to make a step, and its logits are looked for.
         accumulate: Batches a step.
         train: Whether the model is in train mode; otherwise it is still, so that two steps can be compared.
         prepare: Changes the copy first.
@@ -81,23 +91,32 @@ def observe(
             seen.listen_to_outputs(model)
             seen.listen_to_losses(model)
 
+    is_single = len(batches) == 1
+    repeats = max(1, trial.batches_per_step) if is_single else 1
     watched = trial
     if not trial.is_own:
         watched = replace(trial, subject=replace(trial.subject, adapter=_Listener(trial.subject.adapter, seen)))
     training = watched.train(
-        batches, limit=1, seed=seed, accumulate=accumulate, clip=False, prepare=set_up, on_gradients=seen.note_gradients
+        [*batches] * repeats,
+        limit=1,
+        seed=seed,
+        accumulate=accumulate,
+        clip=False,
+        prepare=set_up,
+        on_gradients=seen.note_gradients,
     )
-    path, candidates = _outermost(seen.outputs, _shapes(trial, batches[0])) if len(batches) == 1 else ("", [])
+    path, candidates = _outermost(seen.outputs, _shapes(trial, batches[0])) if is_single else ("", [])
     if candidates and path != path_of("") and not train:
         candidates = _equal_to(_reference(trial, batches[0], prepare), candidates)
     losses = seen.losses or [torch.tensor(step.loss) for step in training.steps[:1] if step.loss == step.loss]
     return Observation(
-        loss=torch.stack(losses).sum() if losses else None,
+        loss=torch.stack(losses).sum() * seen.scale if losses else None,
         logits=candidates[0].detach() if candidates else None,
-        slope=torch.stack([_slope(each) for each in candidates]).sum(0) if candidates else None,
+        slope=torch.stack([_slope(each) for each in candidates]).sum(0) * seen.scale if candidates else None,
         gradients=seen.gradients or gradients_of(training.model),
         took_step=bool(seen.gradients),
         rows=training.steps[0].examples if training.steps else 0,
+        repeats=repeats,
         optimizers=len(training.optimizers),
         looks=seen.looks,
     )
@@ -112,23 +131,38 @@ def loss_name(trial: Trial) -> str:
 
 @dataclass
 class _Seen:
-    """What hooks and listeners have noted, up to where the first optimizer takes its step."""
+    """What hooks and listeners have noted, up to where the first optimizer takes its step.
+
+    Attributes:
+        outputs: Tensors that may be logits, with the paths of the modules that returned them.
+        losses: What was sent back.
+        sent: The gradients after the last backward pass.
+        gradients: Those of the step.
+        scale: The factor from ``sent`` to ``gradients``; 1 where the one is no multiple of the other.
+        optimizers: Ids of the optimizers that took a step.
+        looks: How often optimizers had gradients to look at.
+        is_over: Whether gradients were cleared before the step, as between the two passes of sharpness-aware minimisation: the loss and the
+            logits are those of the first pass.
+    """
 
     outputs: list[tuple[str, Tensor]] = field(default_factory=list)
     losses: list[Tensor] = field(default_factory=list)
+    sent: dict[str, Tensor] = field(default_factory=dict)
+    scale: float = 1.0
     gradients: dict[str, Tensor] = field(default_factory=dict)
     optimizers: set[int] = field(default_factory=set)
     looks: int = 0
+    is_over: bool = False
 
     def note_output(self, path: str, logits: Tensor) -> None:
         """Logits, or what may be logits."""
-        if logits.requires_grad and not self.looks:
+        if logits.requires_grad and not self.looks and not self.is_over:
             logits.retain_grad()
             self.outputs.append((path, logits))
 
     def note_loss(self, loss: Tensor) -> None:
         """What is sent back."""
-        if not self.looks:
+        if not self.looks and not self.is_over:
             self.losses.append(loss.detach().clone())
 
     def note_gradients(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
@@ -139,6 +173,8 @@ class _Seen:
         if not new:
             return
         fresh = gradients_of(model)
+        if self.looks == 1:
+            self.scale = _scale(self.sent, fresh)
         if self.gradients:
             own = {id(p) for optimizer in new for group in optimizer.param_groups for p in group["params"]}
             names = {name for name, parameter in model.named_parameters() if id(parameter) in own}
@@ -155,8 +191,13 @@ class _Seen:
         send_back = model.backward
 
         def backward(loss: Tensor, *args: Any, **kwargs: Any) -> None:
+            if self.losses and not any(bool(gradient.any()) for gradient in gradients_of(model).values()):
+                self.is_over = True
+                self.outputs = [(path, logits) for path, logits in self.outputs if logits.grad is not None]
             self.note_loss(loss)
             send_back(loss, *args, **kwargs)
+            if not self.looks:
+                self.sent = gradients_of(model)
 
         model.backward = backward
 
@@ -239,6 +280,17 @@ def _equal_to(reference: Tensor, candidates: list[Tensor]) -> list[Tensor]:
         if tensor.numel() == reference.numel()
         and float((tensor.detach().reshape(reference.shape) - reference).abs().max()) <= bound
     ]
+
+
+def _scale(sent: dict[str, Tensor], taken: dict[str, Tensor]) -> float:
+    """The factor by which all gradients were multiplied between the backward pass and the step; 1 where it is not the same for all."""
+    if not sent or sent.keys() != taken.keys():
+        return 1.0
+    before, after = (torch.cat([tensor.flatten().double() for tensor in each.values()]) for each in (sent, taken))
+    size = float(before.square().sum())
+    scale = float((before * after).sum()) / size if size else 1.0
+    is_multiple = scale > 0 and float((after - scale * before).norm()) <= _SAME * float(after.norm())
+    return scale if is_multiple else 1.0
 
 
 def _slope(tensor: Tensor) -> Tensor:

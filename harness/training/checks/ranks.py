@@ -6,7 +6,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -59,12 +59,15 @@ class _Work:
     kit: Kit
     batch: Batch
     stances: tuple[Stance, ...]
+    find_unused: bool
     rank: int
     store: Path
     wait: float
 
 
-def train_in_two(trial: Trial, batch: Batch, stances: Sequence[Stance], seconds: float) -> list[Answer]:
+def train_in_two(
+    trial: Trial, batch: Batch, stances: Sequence[Stance], seconds: float, find_unused: bool = False
+) -> list[Answer]:
     """Takes a few steps in two processes; each answers with a ``RankResult`` for each stance.
 
     Args:
@@ -72,6 +75,7 @@ def train_in_two(trial: Trial, batch: Batch, stances: Sequence[Stance], seconds:
         batch: The rows of both together, an even number of them.
         stances: What is done to the model, in train mode, before it is trained; one training each.
         seconds: What it may take.
+        find_unused: Whether parameters without a gradient are put up with; of plain models, whose loss is not the user's.
 
     Raises:
         PackingError: The model cannot be given to another process.
@@ -81,7 +85,7 @@ def train_in_two(trial: Trial, batch: Batch, stances: Sequence[Stance], seconds:
     with tempfile.TemporaryDirectory(prefix="modeltiers-ranks-", ignore_cleanup_errors=True) as folder:
 
         def work(kit: Kit) -> list[_Work]:
-            return [_Work(kit, local, tuple(stances), rank, Path(folder) / "store", wait) for rank in range(PARTS)]
+            return [_Work(kit, local, tuple(stances), find_unused, rank, Path(folder) / "store", wait) for rank in range(PARTS)]
 
         environments = [_environment(rank) for rank in range(PARTS)]
         model = trial.subject.fresh().cpu()
@@ -112,12 +116,12 @@ def train_as_rank(work: _Work) -> list[RankResult]:
 
 def _train(trial: Trial, work: _Work, stance: Stance) -> RankResult:
     model = trial.subject.fresh().cpu()
-    halves = [half(work.batch, work.rank)] * _STEPS
+    halves = [half(work.batch, work.rank)] * (_STEPS * max(1, trial.batches_per_step))
     first = FirstUpdate()
     if trial.is_own:
-        trial.train(halves, model=model, prepare=stance, on_gradients=first, processes=PARTS)
+        trial.train(halves, model=model, clip=False, prepare=stance, on_gradients=first, processes=PARTS)
     else:
-        _take_steps(trial, model, halves, stance, work.rank, first)
+        _take_steps(trial, model, halves, stance, work, first)
     for buffer in model.buffers():
         torch.distributed.broadcast(buffer, 0)  # as before each forward of a step
     parameters = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
@@ -138,15 +142,15 @@ class _Step(nn.Module):
         return self._objective.loss(self.model, batch)
 
 
-def _take_steps(trial: Trial, model: nn.Module, halves: Sequence[Batch], stance: Stance, rank: int, first: FirstUpdate) -> None:
+def _take_steps(trial: Trial, model: nn.Module, halves: Sequence[Batch], stance: Stance, work: _Work, first: FirstUpdate) -> None:
     subject = trial.subject
     model.train()
     stance(model)
     objective = Objective(subject.adapter, subject.task, 1, PARTS, lambda sums: torch.distributed.all_reduce(sums))
-    step = nn.parallel.DistributedDataParallel(_Step(model, objective))
+    step = nn.parallel.DistributedDataParallel(_Step(model, objective), find_unused_parameters=work.find_unused)
     optimizer = make_optimizer(model, trial.config)
     for number, batch in enumerate(halves):
-        seed_batch(0, 0, number, rank)
+        seed_batch(0, 0, number, work.rank)
         step(batch).backward()
         objective.finish(model.parameters())
         first(model, [optimizer])
@@ -177,7 +181,4 @@ def on_cpu(trial: Trial) -> Trial:
     """The trial of the model on the CPU."""
     if trial.subject.device.type == "cpu":
         return trial
-    model = trial.subject.fresh().cpu()
-    moved = replace(trial, subject=replace(trial.subject, model=model, pristine=model))
-    moved.form = trial.form
-    return moved
+    return trial.with_model(trial.subject.fresh().cpu())

@@ -45,11 +45,11 @@ def seeded_repeat(trial: Trial) -> Evidence:
     The second process hashes strings otherwise, as every one does.
     """
     started = processor_seconds()
-    batches = [trial.subject.batch(seed=number) for number in range(_STEPS)]
+    batches = _batches(trial)
     counterexample = f"{_STEPS} steps, {trial.subject.typical.describe(trial.subject.task)}, seed={_SEED}"
     if not any(parameter.requires_grad for parameter in trial.subject.model.parameters()):
         return Evidence(_NAME, Status.SKIPPED, "the model has no trainable parameter")
-    reason = too_long(trial, 2 * _STEPS)
+    reason = too_long(trial, 2 * len(batches))
     if reason:
         return Evidence(_NAME, Status.SKIPPED, reason)
     models = [trial.anew(_SEED), trial.anew(_SEED)]
@@ -64,6 +64,11 @@ def seeded_repeat(trial: Trial) -> Evidence:
     if left < _START[trial.is_own]:
         return _sound(f"in this process; {left:.0f} s are too few to start another one", counterexample)
     return _in_another_process(trial, batches, first, left, counterexample)
+
+
+def _batches(trial: Trial) -> list[Batch]:
+    """The batches of a few steps."""
+    return [trial.subject.batch(seed=number) for number in range(_STEPS * max(1, trial.batches_per_step))]
 
 
 def _built_otherwise(mismatch: Mismatch, counterexample: str) -> Evidence:
@@ -114,7 +119,7 @@ def _is_rounding(trial: Trial, parting: Parting) -> bool:
     double = in_double(trial)
     if double is None or double is trial:
         return False
-    batches = [double.subject.batch(seed=number) for number in range(_STEPS)]
+    batches = _batches(double)
     try:
         first, *others = (_trained(double, batches, trial.anew(_SEED).double()).diary for _ in range(_REPEATS))
     except (RuntimeError, TypeError, NotImplementedError):  # the loss may not take float64 though the model does

@@ -22,10 +22,12 @@ from harness.training.checks.diary import Diary, Parting, find_parting
 from harness.training.checks.fingerprint import fingerprint, unsaved_attributes
 from harness.training.checks.pace import too_long
 from harness.training.errors import CheckpointError
-from harness.training.trial import Training, Trial
+from harness.training.trial import MOST_BATCHES, Training, Trial
 
 _NAME = "resume"
 _BATCHES, _EPOCHS = 3, 2
+"""Batches of an epoch, or as many steps of one that takes several batches each; and epochs."""
+
 _CUT = 4
 """Steps before the checkpoint: the end of an epoch lies behind, and it is in the middle of another."""
 
@@ -37,7 +39,9 @@ def resume(trial: Trial) -> Evidence:
     """A run that goes on from a checkpoint, with a model built anew, is equal to the bit to one that was never interrupted."""
     if not any(parameter.requires_grad for parameter in trial.subject.model.parameters()):
         return Evidence(_NAME, Status.SKIPPED, "the model has no trainable parameter")
-    reason = too_long(trial, 2 * _BATCHES * _EPOCHS)
+    if not trial.batches_per_step:
+        return Evidence(_NAME, Status.SKIPPED, f"no optimizer step of its training step is seen in {MOST_BATCHES} batches")
+    reason = too_long(trial, 2 * _BATCHES * _EPOCHS * trial.batches_per_step)
     if reason:
         return Evidence(_NAME, Status.SKIPPED, reason)
     with tempfile.TemporaryDirectory(prefix="modeltiers-resume-") as folder:
@@ -63,7 +67,7 @@ class _Interruption:
     def __init__(self, trial: Trial, folder: Path) -> None:
         self.trial = trial
         self.folder = folder
-        self.batches: Sequence[Batch] = [trial.subject.batch(seed=number) for number in range(_BATCHES)]
+        self.batches: Sequence[Batch] = [trial.subject.batch(seed=number) for number in range(_BATCHES * trial.batches_per_step)]
         self.at = f"{_BATCHES * _EPOCHS} steps, interrupted after {_CUT}, {trial.subject.typical.describe(trial.subject.task)}"
 
     def judge(self) -> Evidence:
@@ -79,7 +83,7 @@ class _Interruption:
             rest = self._go_on()
         except CheckpointError as error:
             return self._evidence(
-                Status.FAIL, f"the checkpoint cannot be gone on from: {error}", "what the checkpoint hooks put into it"
+                Status.FAIL, f"training cannot be resumed from the checkpoint: {error}", "what the checkpoint hooks put into it"
             )
         return self._compare(whole, part, rest)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -18,7 +19,8 @@ from harness.training.checks.stillness import be_still
 from harness.training.trial import Trial, gradients_of
 
 _ROWS = 2
-_SAME = 1e-3
+_PARALLEL = 0.99
+"""Cosine from which one gradient is a multiple of another."""
 
 
 @dataclass
@@ -76,15 +78,17 @@ def second_step_anew(every: int, trial: Trial, /, *, prepare: Prepare | None = N
 
 
 def is_first_gradient_left(trial: Trial, every: int) -> bool:
-    """Whether what the second step has too much is the gradient of the first."""
+    """Whether what the second step has too much is the gradient of the first, or a share of it where a scaler divides both."""
     diary = _two_steps(every, trial, None, 0)
     anew = second_step_anew(every, trial)
-    first, second = diary.gradients[0], diary.gradients[-1]
-    return all(
-        float((second[name] - anew[name] - first[name]).norm()) <= _SAME * (float(first[name].norm()) + float(anew[name].norm()))
-        for name in anew
-        if name in first
-    )
+    names = [name for name in anew if name in diary.gradients[0]]
+    first = _flat(diary.gradients[0], names)
+    rest = _flat(diary.gradients[-1], names) - _flat(anew, names)
+    return float(first @ rest) >= _PARALLEL * float(first.norm() * rest.norm()) > 0
+
+
+def _flat(gradients: Quantities, names: list[str]) -> Tensor:
+    return torch.cat([gradients[name].flatten().double() for name in names])
 
 
 def _two_steps(every: int, trial: Trial, prepare: Prepare | None, seed: int) -> _Diary:

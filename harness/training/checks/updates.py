@@ -51,7 +51,8 @@ class _Watch:
     steps: int = 0
 
     def start(self, model: nn.Module) -> None:
-        """The model before it is trained."""
+        """The model before it is trained, in train mode: one that folds adapters into its weights in eval mode has others there."""
+        model.train()
         self.parameters = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
         self.buffers = {name: buffer.detach().clone() for name, buffer in _lasting_buffers(model).items()}
         self.frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}

@@ -63,6 +63,7 @@ class Job:
         conductor: What happens between the steps.
         resume: The checkpoint to go on from.
         held_out: What a LightningModule's own ``validation_step`` is given; ``None`` for nothing.
+        rank: Whose random numbers are drawn, where one process stands in for another; added to its own number.
         prepare: Called in each process once its rank is known, with the rank; ``None`` for nothing.
     """
 
@@ -78,6 +79,7 @@ class Job:
     resume: Path | None = None
     held_out: Batches | None = None
     prepare: Callable[[int], None] | None = None
+    rank: int = 0
 
     @property
     def steps(self) -> int:

@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from harness.batches import Batch
 from harness.errors import UserError
@@ -86,6 +87,7 @@ class Bridge(Checkpoint):
         self._job = job
         self._on_gradients = on_gradients
         self._step = 0
+        self._running = 0
         self._taken = False
         self._rate = 0.0
         self._norm: Tensor | None = None
@@ -122,8 +124,8 @@ class Bridge(Checkpoint):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Puts the random state where the run is."""
-        self._batch = batch
-        seed_batch(self._job.seed, trainer.current_epoch, batch_idx, trainer.global_rank)
+        self._batch, self._running = batch, 0
+        seed_batch(self._job.seed, trainer.current_epoch, batch_idx, trainer.global_rank + self._job.rank)
 
     def on_before_optimizer_step(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, optimizer: Optimizer
@@ -147,7 +149,7 @@ class Bridge(Checkpoint):
             return
         job = self._job
         index = trainer.fit_loop.batch_idx
-        seed_batch(job.seed, trainer.current_epoch, index, trainer.global_rank)
+        seed_batch(job.seed, trainer.current_epoch, index, trainer.global_rank + job.rank)
         model, batch, culprit = job.model, self._batch, ""
         if isinstance(batch, dict):
             with suppress(UserError):  # looking into a broken model may raise; that it is broken stands
@@ -172,6 +174,28 @@ class Bridge(Checkpoint):
             yield
         finally:
             del module.on_train_batch_end
+
+    @contextmanager
+    def hearing(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> Iterator[None]:
+        """Hears of the optimizer steps that manual optimisation takes past Lightning, such as those of an optimizer inside another one.
+
+        Lightning gives the optimizers that it steps a closure, so that a step without one is not its own.
+        """
+        if module.automatic_optimization:
+            yield
+            return
+
+        def enter(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            has_closure = any(callable(argument) for argument in (*args, kwargs.get("closure")))
+            if not self._running and not has_closure:
+                self.on_before_optimizer_step(trainer, module, optimizer)
+            self._running += 1
+
+        def leave(*_call: Any) -> None:
+            self._running -= 1
+
+        with register_optimizer_step_pre_hook(enter), register_optimizer_step_post_hook(leave):
+            yield
 
     def _batch_done(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any) -> None:
         """A batch was done, and perhaps an optimizer step."""
@@ -252,7 +276,7 @@ class LightningEngine:
                 )
             check_fits(content, self.module, job.resume)
         self.module.train()
-        with quiet(), self.bridge.behind(self.module):
+        with quiet(), self.bridge.behind(self.module), self.bridge.hearing(self.trainer, self.module):
             self.trainer.fit(
                 self.module,
                 train_dataloaders=job.batches,

@@ -68,9 +68,9 @@ class PlainEngine:
         job.direct_conductor(self._save)
         if job.prepare is not None:
             job.prepare(0)
+        self.model.train()  # before a state is loaded: a model that changes its weights by the mode was saved in train mode
         if job.resume is not None:
             self._load(job.resume)
-        self.model.train()
         job.conductor.start(self.forward)
         while self._epoch < job.epochs and not job.conductor.should_stop:
             self._run_epoch()
@@ -91,7 +91,7 @@ class PlainEngine:
         job.conductor.epoch_done(self._epoch - 1, self._step, self.forward)
 
     def _accumulate(self, batch: Batch) -> None:
-        seed_batch(self.job.seed, self._epoch, self._batch)
+        seed_batch(self.job.seed, self._epoch, self._batch, self.job.rank)
         with self.forward():
             loss = self._objective.loss(self.model, to_device(batch, self._device, self._dtype))
         self._scaler.scale(loss / self.job.config.accumulate_grad_batches).backward()
@@ -116,7 +116,7 @@ class PlainEngine:
     def _guard(self, loss: Tensor, norm: Tensor, batch: Batch) -> None:
         if bool(norm.isfinite()) and bool(loss.isfinite()):
             return
-        seed_batch(self.job.seed, self._epoch, self._batch - 1)
+        seed_batch(self.job.seed, self._epoch, self._batch - 1, self.job.rank)
         culprit = find_culprit(self.model, self.job.adapter, to_device(batch, self._device, self._dtype), self.forward())
         what = "gradient" if bool(loss.isfinite()) else "loss"
         raise diverged(what, self._step + 1, self._epoch, culprit, self.job.conductor.last_checkpoint, spared=True)

@@ -1,0 +1,156 @@
+"""Sound runs of unusual kinds: steps every few batches, adapters that are folded into weights, steps that Lightning does not take."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from harness.adapters import make_adapter
+from harness.config import SuiteConfig
+from harness.evidence import Evidence, Status
+from harness.properties.subject import mode
+from harness.training.checks.fine_tuning import fine_tuning
+from harness.training.checks.noise import NothingComparedError, find_gap
+from harness.training.checks.precision import epsilon_of_step
+from harness.training.checks.resume import resume
+from harness.training.checks.updates import step_updates
+from harness.training.run import run_training
+from harness.training.trial import Trial
+
+from .lightning_run_models import Pair
+from .planted_runs import Run
+from .run_models import Net
+from .test_halves import Adapted, EveryThree, SharpnessAware
+
+
+class ForgetsCount(EveryThree):
+    """Weights its loss by the steps so far, which no checkpoint holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps = 0
+
+    def training_step(self, batch: Pair, index: int) -> Any:
+        optimizer: Any = self.optimizers()
+        self.manual_backward(self.loss(batch) / 3 * (1 + self.steps))
+        if index % 3 == 2:
+            self.steps += 1
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+class FrozenBase(Adapted):
+    """Trains the adapter, on a weight that is frozen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.adapted.weight.requires_grad_(False)
+
+
+class Decaying(Adapted):
+    """Decays the weight by hand, whether or not it is frozen."""
+
+    def body(self, features: Tensor) -> Tensor:
+        if self.training:
+            self.adapted.weight.data.mul_(0.999)
+        return super().body(features)
+
+
+class DecayingBase(FrozenBase, Decaying):
+    """Decays a weight that is frozen."""
+
+
+class Narrow(Net):
+    """Computes in float64, but for one layer in bfloat16; a table in half precision, which carries no gradient, is beside the way."""
+
+    def body(self, features: Tensor) -> Tensor:
+        x = super().body(features.double())
+        return self.narrow(x) + torch.zeros(1, dtype=torch.float16) * 2
+
+    def narrow(self, x: Tensor) -> Tensor:
+        return (x.bfloat16() * 1).double()
+
+
+class Wide(Narrow):
+    def narrow(self, x: Tensor) -> Tensor:
+        return x
+
+
+@pytest.mark.parametrize("check", [resume, fine_tuning])
+@pytest.mark.parametrize("build", [EveryThree, SharpnessAware, Adapted], ids=lambda build: build.__name__)
+def test_unusual_runs_are_judged_and_sound(
+    build: Callable[[], nn.Module], check: Callable[[Trial], Evidence], tmp_path: Path
+) -> None:
+    evidence = check(Run(build).trial(tmp_path))
+    assert evidence.status is Status.OK, evidence.explain()
+
+
+def test_what_a_run_with_a_step_every_third_batch_forgets_is_found(tmp_path: Path) -> None:
+    evidence = resume(Run(ForgetsCount).trial(tmp_path))
+    assert evidence.status is Status.FAIL
+    assert "not the uninterrupted one" in evidence.message
+    assert evidence.message.endswith("differs at step 5")
+
+
+@pytest.mark.parametrize(
+    ("check", "sound", "broken"),
+    [(step_updates, FrozenBase, DecayingBase), (fine_tuning, Adapted, Decaying)],
+    ids=lambda value: value.__name__,
+)
+def test_a_frozen_weight_that_an_adapter_is_folded_into_is_told_from_one_that_moves(
+    check: Callable[[Trial], Evidence], sound: Callable[[], nn.Module], broken: Callable[[], nn.Module], tmp_path: Path
+) -> None:
+    assert check(Run(sound).trial(tmp_path)).status is Status.OK
+    found = check(Run(broken).trial(tmp_path))
+    assert found.status is Status.FAIL, found.explain()
+    assert "`adapted.weight` is frozen" in found.message
+
+
+def test_an_evaluation_in_between_leaves_a_folding_adapter_in_train_mode(tmp_path: Path) -> None:
+    model = Adapted().train()
+    with mode(model, train=False):
+        assert model.adapted.folded
+    assert not model.adapted.folded
+
+
+def test_a_folding_adapter_learns_in_a_run_that_is_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.training.coordinator.write_dashboard", lambda *_: {})
+    keys = {"task_type": "tabular_classification", "num_features": 6, "num_classes": 4, "batch_size": 4, "epochs": 2}
+    rows = "\n".join(json.dumps({"features": [n * i % 5 for i in range(6)], "labels": n % 4}) for n in range(8))
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.jsonl").write_text(rows + "\n")
+    suite = SuiteConfig.model_validate({**keys, "train": {"path": "train.jsonl"}, "eval": {"path": "validation.jsonl"}})
+    model = Adapted()
+    before = model.adapted.up.detach().clone()
+    task = suite.task_spec()
+    run_training(
+        model,
+        make_adapter(task),
+        suite.training_config(),
+        task,
+        suite.eval,
+        train_cfg=suite.train,
+        folder=tmp_path,
+        engine="plain",
+        progress=False,
+    )
+    assert not torch.equal(model.adapted.up, before)
+
+
+def test_noise_is_that_of_the_coarsest_dtype_on_the_way(tmp_path: Path) -> None:
+    def of(build: Callable[[], nn.Module]) -> float:
+        return epsilon_of_step(Run(lambda: build().double()).trial(tmp_path))
+
+    assert of(Narrow) == torch.finfo(torch.bfloat16).eps
+    assert of(Wide) == torch.finfo(torch.float64).eps
+
+
+def test_nothing_to_compare_is_said_in_words(tmp_path: Path) -> None:
+    with pytest.raises(NothingComparedError, match="nothing to compare"):
+        find_gap(Run(Net).trial(tmp_path), lambda _trial, **_more: {}, lambda _trial, **_more: {})
