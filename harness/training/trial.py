@@ -181,7 +181,8 @@ class Trial:
             model: The model.
             shared: Further attributes of the subject.
         """
-        other = replace(self, subject=replace(self.subject, model=model, pristine=model, **shared))
+        copies = self.subject.copies.of_variants(model)
+        other = replace(self, subject=replace(self.subject, model=model, pristine=model, given_copies=copies, **shared))
         other.form, other.batches_per_step = self.form, self.batches_per_step
         return other
 
