@@ -15,11 +15,11 @@ from harness.batches import Batch, Sizes
 from harness.config import ExportConfig
 from harness.errors import UserError
 from harness.export.detours import choose_detours, detour_candidates, path_of_batch
-from harness.export.formats.exported_program import one_line
 from harness.export.formats.exporter import Exported, Exporter, ExportError, Inspection
 from harness.export.formats.table import make_exporter
 from harness.export.lattice import Point, lattice, make_point, pad_rows
 from harness.export.program import Program, Runner, free_axes, make_program
+from harness.export.reason import one_line
 from harness.export.store.artifact import Artifact, describe, find_artifact, publish
 from harness.export.store.cache import Cache, file_hash, key_of
 from harness.export.store.identity import identity_of, versions

@@ -16,10 +16,11 @@ from harness.batches import Batch
 from harness.export.blame.onnx_graph import OnnxGraph, metadata
 from harness.export.blame.torch import run_unguarded
 from harness.export.blame.verdict import FRESH, PLAIN_RUNTIME, PROGRAM, REFERENCE, RUNTIME
-from harness.export.formats.exported_program import capture, one_line, quiet
+from harness.export.formats.exported_program import capture, quiet
 from harness.export.formats.exporter import ExportError
-from harness.export.onnx.file import opset, runtime_message, session
+from harness.export.onnx.file import opset, session
 from harness.export.program import Program
+from harness.export.reason import one_line, runtime_message
 from harness.properties.difference import difference
 from harness.randomness import seeded
 

@@ -19,10 +19,10 @@ from harness.export.bundle.manifest import GOLDEN
 from harness.export.bundle.signature import read_signature
 from harness.export.checks.parity import DEFAULT_TOLERANCES, compare
 from harness.export.exports import Exports
-from harness.export.formats.exported_program import one_line
 from harness.export.formats.exporter import ExportError
 from harness.export.fresh.tensor_facts import TensorFacts, facts_of
 from harness.export.lattice import Point
+from harness.export.reason import one_line
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from harness.errors import UserError
-from harness.export.formats.exported_program import one_line
+from harness.export.reason import one_line, shortened
 
 
 def outcome(compute: Callable[[], Tensor]) -> tuple[Tensor | None, str]:
@@ -15,6 +15,6 @@ def outcome(compute: Callable[[], Tensor]) -> tuple[Tensor | None, str]:
     try:
         return compute(), ""
     except UserError as error:
-        return None, str(error).splitlines()[0][:160]
+        return None, shortened(str(error).splitlines()[0])
     except Exception as error:
         return None, one_line(error)

@@ -13,9 +13,9 @@ from harness.evidence import Evidence, Status, counted
 from harness.export.blame.torch import blame_torch
 from harness.export.blame.verdict import Blame
 from harness.export.exports import Exports
-from harness.export.formats.exported_program import one_line
 from harness.export.formats.exporter import ExportError
 from harness.export.lattice import Point
+from harness.export.reason import one_line
 from harness.properties.difference import difference
 from harness.properties.noise import FACTOR
 

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from harness.batches import Batch
-from harness.export.formats.exported_program import Captured, capture, one_line, quiet
+from harness.export.formats.exported_program import Captured, capture, quiet
 from harness.export.formats.exporter import Attempt, Exported, Exporter, ExportError, Inspection
 from harness.export.formats.training_operators import trains
 from harness.export.program import LARGEST_BATCH, Program, Runner
+from harness.export.reason import one_line
 
 _ROWS = 64
 """Rows that memory is planned for where the config sets no limit of its own."""

@@ -18,6 +18,7 @@ from torch.export import Dim, ExportedProgram
 
 from harness.export.formats.exporter import Attempt, ExportError
 from harness.export.program import Program
+from harness.export.reason import one_line
 from harness.models.fast_path import without_fast_path
 from harness.randomness import seeded
 from harness.user_code import is_users_file
@@ -171,31 +172,20 @@ def _narrower(known: tuple[int, int | None] | None, other: tuple[int, int | None
     return max(known[0], other[0]), min(uppers, default=None)
 
 
-_TELLING = re.compile(r"Not all values|marked .* as dynamic|data-dependent|unsupported|guard", re.IGNORECASE)
-
-
-def one_line(error: BaseException) -> str:
-    """The part of an exporter's message that says what is wrong, as one line, with the user's line where it names one."""
-    while error.__cause__ is not None and "step" in str(error):  # what the ONNX exporter says itself is which of its steps failed
-        error = error.__cause__
-    text = re.sub(r"\x1b\[[0-9;]*m|\s*\((unhinted|Size-like symbols):[^)]*\)*\)", "", str(error))
-    lines = [line.strip().removeprefix("- ") for line in text.splitlines() if line.strip(" -=~^#")]
-    chosen = next(filter(_TELLING.search, lines), lines[0] if lines else "no message")
-    if "TorchScript interpreter" in text:
-        chosen = lines[-1]
-    elif "data-dependent" in text:
-        chosen = f"the code decides by a value that it computes, which a graph cannot hold: {chosen}"
-    sources = [s for s in re.findall(r'File "([^"]+)", line (\d+)', text) if is_users_file(s[0])]
-    where = f" ({Path(sources[-1][0]).name}:{sources[-1][1]})" if sources else ""
-    return f"{type(error).__name__}: {chosen.partition(' If you')[0][:240]}{where}"
-
-
 def failures(attempts: Iterable[Attempt]) -> str:
-    """Why nothing worked, as one line; ways that failed for the same reason are named together."""
+    """Why nothing worked, as one line; ways that failed for the same reason are named together, by what their names share."""
     ways: dict[str, list[str]] = {}
     for attempt in attempts:
         ways.setdefault(attempt.error, []).append(attempt.way)
-    return "; ".join(f"{' and '.join(names)}: {error}" for error, names in ways.items() if error)
+    return "; ".join(f"{_together(names)}: {error}" for error, names in ways.items() if error)
+
+
+def _together(names: list[str]) -> str:
+    """Names of ways; several of one exporter are named once, without their settings."""
+    by_exporter: dict[str, list[str]] = {}
+    for name in names:
+        by_exporter.setdefault(name.partition(", ")[0], []).append(name)
+    return " and ".join(exporter if len(found) > 1 else found[0] for exporter, found in by_exporter.items())
 
 
 @contextmanager

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from harness.batches import make_batch
 from harness.config import ExportConfig
-from harness.export.formats.exported_program import Captured, capture, failures, one_line, quiet, tracing
+from harness.export.formats.exported_program import Captured, capture, failures, quiet, tracing
 from harness.export.formats.exporter import Attempt, Exported, Exporter, ExportError, Inspection
 from harness.export.fresh.answers import answers
 from harness.export.lattice import lattice
 from harness.export.program import Program, Runner
+from harness.export.reason import one_line
 from harness.randomness import seeded
 
 _INLINE_BYTES = 1_500_000_000
@@ -65,7 +66,7 @@ class ONNXExporter(Exporter):
         try:
             captured = capture(program)
         except ExportError as error:
-            attempts.append(Attempt("torch.export", str(error)))
+            attempts.append(Attempt("torch.export", str(error).removeprefix("torch.export: ")))
         ways: list[tuple[str, Callable[[], None]]] = [
             (LAST_RESORT, lambda: frozen.extend(self._from_trace(program, path))),
             (f"{LAST_RESORT}, without constant folding", lambda: frozen.extend(self._from_trace(program, path, folding=False))),

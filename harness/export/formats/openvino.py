@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from harness.batches import Batch
-from harness.export.formats.exported_program import capture, one_line, quiet
+from harness.export.formats.exported_program import capture, quiet
 from harness.export.formats.exporter import Attempt, Exported, Exporter, ExportError, Inspection
 from harness.export.program import Program, Runner
+from harness.export.reason import one_line
 
 _DTYPES = {
     "boolean": torch.bool,

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from harness.batches import Batch
-from harness.export.formats.exported_program import failures, one_line, quiet, tracing
+from harness.export.formats.exported_program import failures, quiet, tracing
 from harness.export.formats.exporter import Attempt, Exported, Exporter, ExportError, Inspection
 from harness.export.formats.training_operators import trains
 from harness.export.program import Program, Runner, module_path
+from harness.export.reason import one_line
 from harness.randomness import seeded
 
 

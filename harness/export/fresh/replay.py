@@ -28,7 +28,7 @@ ANSWER, INPUTS, OUTPUTS, STAGE = "answer.json", "inputs.npz", "outputs.npz", "st
 
 _FURTHER_CALLS = 5
 _FURTHER_SECONDS = 2.0
-_LONGEST_LINE = 240
+_LONGEST_LINE = 1000
 
 
 class Replay:

@@ -14,6 +14,7 @@ from torch import Tensor
 from harness.batches import Batch
 from harness.export.formats.exporter import ExportError
 from harness.export.program import Runner
+from harness.export.reason import runtime_message
 
 _SILENT = 4
 """ONNX Runtime's log level for fatal errors alone."""
@@ -62,12 +63,6 @@ def runner(opened: ort.InferenceSession) -> Runner:
             raise ExportError(f"ONNX Runtime raised {runtime_message(error)}") from error
 
     return run
-
-
-def runtime_message(error: BaseException) -> str:
-    """ONNX Runtime's message without its error codes and file positions."""
-    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return text.rpartition("[ONNXRuntimeError] : ")[2].split(" : ", 1)[-1][:300]
 
 
 def read(path: Path) -> onnx.ModelProto:
