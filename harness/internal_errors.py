@@ -137,7 +137,19 @@ def guarded(
     except ProbeUnsupportedError as error:
         return Evidence(check, Status.SKIPPED, str(error))
     except Exception as error:
+        if operator := _missing_operator(error):
+            return Evidence(
+                check, Status.SKIPPED, f"weights of the model are of a kind without `{operator}`, which this check needs"
+            )
         return internal_error(check, error) if is_internal(error, libraries) else otherwise(error)
+
+
+def _missing_operator(error: BaseException) -> str:
+    """The operator that a tensor class, such as that of a quantised weight, does not implement; empty of any other error."""
+    if not isinstance(error, NotImplementedError):
+        return ""
+    found = re.search(r"unimplemented operator/function: func=<OpOverload\(op='([\w.]+)'", str(error))
+    return found[1] if found else ""
 
 
 def _is_environment(error: BaseException) -> bool:

@@ -15,6 +15,7 @@ from harness.adapters import Adapter, make_adapter
 from harness.catalogue import CATALOGUE
 from harness.evidence import Evidence
 from harness.models.copies import Copies
+from harness.models.wrapped import refuse_compiled, unwrapped
 from harness.owners import Selection
 from harness.properties.subject import Shared, Subject
 from harness.randomness import seeded
@@ -66,7 +67,9 @@ def judge_model(
 
     def build(weights_seed: int) -> nn.Module:
         with seeded(weights_seed):
-            return factory().eval()
+            model = unwrapped(factory())
+            refuse_compiled(model, "the model")
+            return model.eval()
 
     pristine = build(seed)
     adapter = adapter or make_adapter(task)

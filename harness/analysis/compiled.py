@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,9 @@ from harness.evidence import Evidence, Status, counted
 from harness.processor_time import processor_seconds
 from harness.properties.difference import difference
 from harness.properties.noise import FACTOR
+from harness.properties.quantised import is_packed
 from harness.properties.subject import BackwardRaisedError, ModelRaisedError, Subject, blaming
+from harness.properties.tracing import hooked, path_of
 from harness.user_code import is_users_file, raised
 
 _NAME = "compiled"
@@ -124,6 +127,9 @@ def _judge(subject: Subject, stage: _Stage) -> Evidence:
             raise
         message = f"torch.compile ({stage.backend}) cannot take the model: {_said(error)}"
         return Evidence(_NAME, Status.WARN, message, counterexample=shown, module=error.module, cause=_REFUSED)
+    if not run.graphs and not _called_first(subject, batches[0]):
+        message = "the adapter calls no module of the model, so that there is nothing to compile"
+        return Evidence(_NAME, Status.SKIPPED, message)
     if not run.graphs:
         message = f"torch.compile ({stage.backend}) compiles no part of the model: {_why_refused(subject, batches[0], stage)}"
         return Evidence(_NAME, Status.WARN, message, counterexample=shown, cause=_REFUSED)
@@ -209,22 +215,46 @@ def _compile(subject: Subject, model: nn.Module, batches: list[Batch], stage: _S
     with _own_compiler():
         counters.clear()
         started = processor_seconds()
-        model.compile(backend=stage.backend)
+        _compile_in_place(subject, model, batches[0], backend=stage.backend)
         quantities = [_quantities(subject, model, batch) for batch in batches]
         reasons = {str(reason).splitlines()[0]: int(times) for reason, times in counters["graph_break"].items()}
         return _Run(quantities, reasons, int(counters["stats"]["unique_graphs"]), processor_seconds() - started)
+
+
+def _compile_in_place(subject: Subject, model: nn.Module, batch: Batch, **options: Any) -> None:
+    """Has a model compiled when it is called; where an adapter calls parts of it rather than the model, those parts."""
+    for path in _called_first(subject, batch):
+        model.get_submodule(path).compile(**options)
+
+
+def _called_first(subject: Subject, batch: Batch) -> list[str]:
+    """Paths of the modules that the adapter itself calls: of the model as a rule, which is the empty path."""
+    found, running = dict[str, None](), list[str]()
+
+    def enter(path: str, _module: nn.Module, _args: Any, _kwargs: Any) -> None:
+        if not running:
+            found[path] = None
+        running.append(path)
+
+    def leave(_path: str, _output: Any) -> None:
+        running.pop()
+
+    model = subject.fresh()
+    with hooked(model, enter, leave):
+        subject.logits(batch, model)
+    return ["" if path == path_of("") else path for path in found]
 
 
 def _why_refused(subject: Subject, batch: Batch, stage: _Stage) -> str:
     """What the compiler says when it may not leave anything to Python, and the user's line that it says it of."""
     model = subject.fresh()
     with _own_compiler():
-        model.compile(backend=stage.backend, fullgraph=True)
+        _compile_in_place(subject, model, batch, backend=stage.backend, fullgraph=True)
         try:
             subject.logits(batch, model)
         except ModelRaisedError as error:
             return _said(error)
-    return "it gives no reason"
+    return "it finds no operation to compile"
 
 
 def _said(error: ModelRaisedError) -> str:
@@ -276,7 +306,7 @@ def _nudged(model: nn.Module) -> nn.Module:
     """The model with each weight moved by up to one unit in the last place."""
     rng = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
-        if parameter.is_floating_point():
+        if parameter.is_floating_point() and not is_packed(parameter):
             signs = torch.randint(-1, 2, parameter.shape, generator=rng).to(parameter.device, parameter.dtype)
             parameter.mul_(1 + signs * torch.finfo(parameter.dtype).eps)
     return model

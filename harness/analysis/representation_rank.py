@@ -16,6 +16,7 @@ from harness.analysis.study import Study
 from harness.batches import Sizes
 from harness.evidence import Evidence, Status
 from harness.properties.noise import FACTOR
+from harness.properties.quantised import is_packed
 from harness.properties.subject import Subject
 from harness.properties.tracing import Call, path_of, recording
 
@@ -214,7 +215,7 @@ def _nudged(model: nn.Module) -> nn.Module:
     """The model, with weights moved by a hundredth of their size, or of one where they are zero."""
     rng = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
-        if parameter.is_floating_point():
+        if parameter.is_floating_point() and not is_packed(parameter):
             scale = _NUDGE * (float(parameter.abs().mean()) or 1.0)
             parameter.add_(scale * torch.randn(parameter.shape, generator=rng).to(parameter))
     return model

@@ -21,6 +21,7 @@ from harness.export.exports import Exports
 from harness.health.report import CheckResult, CheckStatus, ExportHealthReport, SkippedCheck
 from harness.internal_errors import guarded
 from harness.properties.places import located
+from harness.models.wrapped import taken
 from harness.properties.subject import Subject, mode
 from harness.tasks import TaskSpec
 from harness.threads import threads_for
@@ -44,7 +45,7 @@ class ExportHealthChecker:
 
     def __init__(self, model: nn.Module, config: Any, task_spec: TaskSpec, adapter: Adapter | None = None) -> None:
         self.options = export_options(config)
-        self.subject = Subject(model, adapter or make_adapter(task_spec), task_spec)
+        self.subject = Subject(taken(model), adapter or make_adapter(task_spec), task_spec)
         self.exports = Exports(self.subject, self.options)
         self.custom: dict[str, CustomCheck] = {}
 

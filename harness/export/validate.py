@@ -14,6 +14,7 @@ from harness.errors import UserError
 from harness.export.checks.summary import overall, summary_of
 from harness.export.checks.table import FORMAT_CHECKS, judge_format
 from harness.export.exports import Exports
+from harness.models.wrapped import taken
 from harness.properties.subject import Subject, mode
 from harness.tasks import TaskSpec
 
@@ -104,4 +105,4 @@ def exports_of(
     except ValidationError as error:
         raise UserError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
     folder = None if export_dir is None else Path(export_dir)
-    return Exports(Subject(model, adapter or make_adapter(task_spec), task_spec), options, folder)
+    return Exports(Subject(taken(model), adapter or make_adapter(task_spec), task_spec), options, folder)

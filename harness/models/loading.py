@@ -17,6 +17,7 @@ from harness.config import SuiteConfig
 from harness.errors import ConfigError, FactoryError, ModelSourceError, UserError, did_you_mean
 from harness.models.stubs import build_stub
 from harness.models.weights import load_weights
+from harness.models.wrapped import refuse_compiled, unwrapped
 from harness.randomness import seeded
 from harness.scan import ScanWarning, dangerous_calls, scan_source
 from harness.user_code import command_line_of, import_dotted, import_file, raised
@@ -58,6 +59,8 @@ class ModelSource:
                 raise FactoryError(f"{self.origin} raised {raised(error)}{self._path_hint(error)}") from error
         if not isinstance(model, nn.Module):
             raise FactoryError(f"{self.origin} returned {_describe(model)}, expected an nn.Module")
+        model = unwrapped(model)
+        refuse_compiled(model, self.origin)
         if self.weights is not None:
             load_weights(model, self.weights)
         try:

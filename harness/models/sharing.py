@@ -73,6 +73,9 @@ def _referents(value: object) -> Iterable[object]:
         return [*cell_contents(value), value.__defaults__, value.__kwdefaults__, vars(value)]
     if isinstance(value, weakref.ref):
         return [value()]
+    if isinstance(value, nn.Module):
+        # What only shows a module may refer to whatever it was made from, as torchao's does.
+        return [attribute for name, attribute in vars(value).items() if name != "extra_repr"]
     return [vars(value)] if isinstance(value, Tensor) else gc.get_referents(value)
 
 

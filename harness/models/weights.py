@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import WeightsError
+from harness.models.wrapped import plain_name
 
 _SHOWN = 5
 _USUAL_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -28,7 +29,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
         raise WeightsError(f"`weights`: {path} is a folder, expected a file of weights{hint}")
     if not path.is_file():
         raise WeightsError(f"`weights`: no such file {path}")
-    state = _without_wrapper_prefix(read_state(path), model)
+    state = _without_wrapper_prefix({plain_name(name): tensor for name, tensor in read_state(path).items()}, model)
     expected = model.state_dict()
     wrong_shape = [
         f"{name} {tuple(state[name].shape)} instead of {tuple(expected[name].shape)}"

@@ -12,7 +12,7 @@ from harness.evidence import Evidence, Status, and_others
 from harness.properties.backward_error import backward_error
 from harness.properties.gradient_tracing import first_bad_gradient, graph_of, is_alive, recording_graph
 from harness.properties.outputs import reached_by_outputs
-from harness.properties.quantised import quantised_part
+from harness.properties.quantised import is_packed, quantised_part
 from harness.properties.subject import NoGradientError, Subject, gradient_of, mode
 from harness.properties.tracing import path_of
 from harness.randomness import seeded
@@ -144,7 +144,7 @@ def _nudged(model: nn.Module) -> nn.Module:
     rng = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.is_floating_point():
+            if parameter.is_floating_point() and not is_packed(parameter):
                 scale = _NUDGE * max(float(parameter.abs().mean()), 1.0)
                 parameter.add_(scale * torch.randn(parameter.shape, generator=rng).to(parameter))
     return model

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from harness.properties.quantised import is_packed
 from harness.properties.subject import Subject
 from harness.randomness import seeded
 
@@ -23,6 +24,6 @@ def moved(subject: Subject, variant: nn.Module | None = None) -> nn.Module:
     model = subject.fresh() if variant is None else subject.copies.of(variant).eval()
     with seeded(0):
         for parameter in model.parameters() if subject.fresh_weights else ():
-            if parameter.is_floating_point():
+            if parameter.is_floating_point() and not is_packed(parameter):
                 parameter.add_(torch.randn_like(parameter), alpha=_MOVED)
     return model

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from harness.properties.difference import difference
+from harness.properties.quantised import is_packed
 from harness.randomness import seeded
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def _nudged(model: nn.Module, seed: int) -> nn.Module:
     """The model with each weight moved by up to one unit in the last place."""
     rng = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
-        if parameter.is_floating_point():
+        if parameter.is_floating_point() and not is_packed(parameter):
             signs = torch.randint(-1, 2, parameter.shape, generator=rng).to(parameter.device, parameter.dtype)
             parameter.mul_(1 + signs * torch.finfo(parameter.dtype).eps)
     return model

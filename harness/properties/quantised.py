@@ -6,7 +6,7 @@ range of the whole batch, so that a row's rounding depends on what stands beside
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 from harness.properties.tracing import path_of
 
@@ -15,7 +15,19 @@ _PACKAGES = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.
 
 def quantised_part(model: nn.Module) -> str:
     """Path of the first quantised module; empty where there is none."""
-    return next((path_of(path) for path, module in model.named_modules() if type(module).__module__.startswith(_PACKAGES)), "")
+    found = (
+        path for path, module in model.named_modules() if type(module).__module__.startswith(_PACKAGES) or _holds_packed(module)
+    )
+    return next(map(path_of, found), "")
+
+
+def is_packed(tensor: Tensor) -> bool:
+    """Whether a tensor is made of others, as the quantised weights of torchao are: most arithmetic in place is not defined for it."""
+    return hasattr(tensor, "__tensor_flatten__")
+
+
+def _holds_packed(module: nn.Module) -> bool:
+    return any(map(is_packed, module.parameters(recurse=False)))
 
 
 def dynamically_quantised_part(model: nn.Module) -> str:

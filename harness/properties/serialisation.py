@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from harness.evidence import Evidence, Status
 from harness.properties.equality import judge_equal
+from harness.properties.quantised import is_packed
 from harness.properties.subject import Subject
 
 _NAME = "serialisation"
@@ -87,7 +88,7 @@ def deepcopy_independent(subject: Subject, seed: int = 0) -> Evidence:
     weights = {name: p.detach().clone() for name, p in original.named_parameters()}
     with torch.no_grad():
         for parameter in original.parameters():
-            if parameter.is_floating_point():
+            if parameter.is_floating_point() and not is_packed(parameter):
                 parameter.mul_(1.5).add_(0.1)
     after = subject.logits(batch, copy.deepcopy(copied))
     with torch.no_grad():

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.evidence import Evidence, Status
+from harness.properties.quantised import is_packed
 from harness.properties.subject import NoGradientError, Subject, mode
 from harness.randomness import seeded
 
@@ -66,8 +67,8 @@ def _hidden_parts(model: nn.Module) -> Iterator[tuple[str, Tensor | nn.Module]]:
 
 
 def _memory(tensor: Tensor) -> int:
-    """Where a tensor's values lie; sparse tensors have no storage of their own and stand for themselves."""
-    return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else id(tensor)
+    """Where a tensor's values lie; sparse and packed tensors have no storage of their own and stand for themselves."""
+    return id(tensor) if tensor.layout is not torch.strided or is_packed(tensor) else tensor.untyped_storage().data_ptr()
 
 
 def _walk(path: str, value: Any, depth: int) -> Iterator[tuple[str, Tensor | nn.Module]]:

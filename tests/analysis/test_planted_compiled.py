@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from harness.adapters import Adapter
 from harness.analysis.study import Study
 from harness.analysis.table import judge_analysis
+from harness.batches import Batch
 from harness.evidence import Status
 
 from .pairs import CLASSES, FEATURES, TABLE, Factory, Pair, study_of
@@ -98,6 +100,40 @@ def test_twin_passes(breaks: bool) -> None:
     assert "(backends eager, aot_eager" in evidence.message
     assert ("graph break" in evidence.message) == breaks
     assert bool(evidence.details["graph_breaks"]) == breaks
+
+
+class CallsTheParts(Adapter):
+    """Calls the model's layers and never the model."""
+
+    def logits(self, model: nn.Module, batch: Batch) -> Tensor:
+        assert isinstance(model, Table)
+        return model.head(model.inner(model.first(batch["features"])))
+
+
+class CallsNothing(Adapter):
+    def logits(self, model: nn.Module, batch: Batch) -> Tensor:
+        assert isinstance(model, Table)
+        hidden = F.linear(batch["features"], model.first.weight, model.first.bias)
+        return F.linear(F.gelu(hidden), model.head.weight, model.head.bias)
+
+
+def called_by(adapter: Adapter, fault: str = "") -> Study:
+    found = study(partial(Table, fault))
+    found.subject.adapter = adapter
+    return found
+
+
+def test_where_an_adapter_calls_the_parts_those_are_compiled() -> None:
+    assert judge_analysis("compiled", called_by(CallsTheParts(TABLE))).status is Status.OK
+    evidence = judge_analysis("compiled", called_by(CallsTheParts(TABLE), "logits"))
+    assert evidence.status is Status.FAIL
+    assert "the logits are not the model's own" in evidence.message
+
+
+def test_where_it_calls_none_there_is_nothing_to_compile() -> None:
+    evidence = judge_analysis("compiled", called_by(CallsNothing(TABLE)))
+    assert evidence.status is Status.SKIPPED
+    assert "calls no module" in evidence.message
 
 
 def test_what_there_is_no_time_for_is_left_out() -> None:

@@ -40,6 +40,27 @@ def language_model() -> nn.Module:
     return build_stub(TEXT)
 
 
+class AnyLength(nn.Module):
+    """Scores of the next token by the last one, of as many tokens as there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(31, 16)
+        self.head = nn.Linear(16, 31)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return self.head(F.gelu(self.embed(input_ids)))
+
+
+class LengthChecked(AnyLength):
+    """Refuses more tokens than it was trained on, in Python."""
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        if input_ids.shape[1] > 12:
+            raise ValueError("too long")
+        return super().forward(input_ids)
+
+
 class Scores(nn.Module):
     """Sound scores of a table."""
 
@@ -285,14 +306,19 @@ def by_hand(model: Callable[[], nn.Module], **options: Any) -> Prepare:
     return prepare
 
 
-def edited(change: Callable[[onnx.ModelProto], None], format: str = "onnx", **options: Any) -> Prepare:
+def edited(
+    change: Callable[[onnx.ModelProto], None],
+    format: str = "onnx",
+    model: Callable[[], nn.Module] = language_model,
+    **options: Any,
+) -> Prepare:
     """Exports whose file was changed afterwards."""
 
     def prepare(folder: Path) -> Exports:
-        exports = of(language_model, "onnx", **options)(folder)
+        exports = of(model, "onnx", **options)(folder)
         path = exports.artifact(format).path
         change_onnx(path, change)
-        return of(language_model, "onnx", **options)(folder)
+        return of(model, "onnx", **options)(folder)
 
     return prepare
 
@@ -513,7 +539,24 @@ PLANTED: tuple[Planted, ...] = (
         STUB,
         "onnx",
         "returns logits where the model raises",
+        "warn",  # the file is the user's own
         name="negative_id_counts_from_the_end",
+    ),
+    Planted(
+        "invalid_input",
+        of(LengthChecked),
+        of(AnyLength),
+        "onnx",
+        "returns logits where the model raises",
+        name="a_check_that_no_graph_holds",
+    ),
+    Planted(
+        "invalid_input",
+        edited(scale_an_initializer("scale", 20.0), "onnx_int8", AnyLength, quantization="dynamic"),
+        of(AnyLength, quantization="dynamic"),
+        "onnx_int8",
+        "other logits than the model, on a sequence that is too long",
+        name="a_scale_off_at_a_long_sequence",
     ),
     Planted(
         "quantisation",

@@ -79,7 +79,7 @@ def quantisation(exports: Exports, format: str) -> Evidence:
     )
     times = compared_latency(exports, format, "onnx")
     slower = times.artifact.p50_bounds[0] > _SLOWER * times.eager.p50_bounds[1]
-    bound = exports.subject.task.tolerances.get(name, _FEWEST_DECIBELS)
+    bound = least_decibels(exports)
     details = {**asdict(quality), "speed_up_over_float": times.speed_up}
     worst = quality.worst_tensors[0] if quality.worst_tensors else None
     figures = (
@@ -99,6 +99,11 @@ def quantisation(exports: Exports, format: str) -> Evidence:
         message = f"{format}: the largest logit stays the same at {quality.argmax_agreement:.1%} of positions only; {figures}"
         return Evidence(name, Status.WARN, message, cause="classes whose logits lie closer than the quantisation noise", **facts)
     return Evidence(name, Status.OK, figures, **facts)
+
+
+def least_decibels(exports: Exports) -> float:
+    """The least signal over quantisation noise of a quantised file's logits, in dB: the user's bound, or 20."""
+    return exports.subject.task.tolerances.get("quantisation", _FEWEST_DECIBELS)
 
 
 def _accepted(exports: Exports, format: str) -> list[Batch]:

@@ -75,6 +75,7 @@ class Exporter(ABC):
         weights_only: Whether a file holds weights without the computation.
         plans_memory: Whether memory is planned at export, so that a batch without a limit gets one.
         accepts_any_id: Whether its runtime looks up ids that no table holds without a word.
+        is_quantised: Whether its files hold integers in place of weights, so that their logits are not the model's up to rounding.
         runs_natively: Whether its runtime is one that a wrong input may end together with the process.
     """
 
@@ -87,6 +88,7 @@ class Exporter(ABC):
     weights_only: ClassVar[bool] = False
     plans_memory: ClassVar[bool] = False
     accepts_any_id: ClassVar[bool] = False
+    is_quantised: ClassVar[bool] = False
     runs_natively: ClassVar[bool] = False
 
     @classmethod

@@ -19,6 +19,7 @@ class QuantisedONNXExporter(ONNXExporter):
     name = "onnx_int8"
     filename = "model.int8.onnx"
     runs_as = "onnx"
+    is_quantised = True
 
     def __init__(self, kind: Kind = "dynamic", opset_version: int | None = None) -> None:
         super().__init__(opset_version)

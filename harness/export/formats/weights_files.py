@@ -54,7 +54,12 @@ class PyTorchExporter(WeightsFile):
 
     def export(self, program: Program, path: Path) -> Exported:
         """Writes the state dict."""
-        torch.save(program.forward.model.state_dict(), path)
+        state = program.forward.model.state_dict()
+        for name, value in state.items():
+            if not isinstance(value, Tensor):
+                kind = type(value).__name__
+                raise ExportError(f"`{name}` of the state dict is a {kind}, and a file that is safe to load holds only tensors")
+        torch.save(state, path)
         return Exported((Attempt("state dict"),))
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from harness.properties.difference import difference
 from harness.properties.noise import FACTOR
+from harness.properties.quantised import is_packed
 from harness.properties.subject import Shared
 from harness.training.checks.observation import Prepare
 from harness.training.checks.precision import epsilon_of_step
@@ -124,7 +125,7 @@ def _nudge(model: nn.Module) -> None:
     """Moves each weight by up to one unit in its last place."""
     rng = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
-        if parameter.is_floating_point():
+        if parameter.is_floating_point() and not is_packed(parameter):
             signs = torch.randint(-1, 2, parameter.shape, generator=rng).to(parameter.device, parameter.dtype)
             parameter.mul_(1 + signs * torch.finfo(parameter.dtype).eps)
 

@@ -1,0 +1,76 @@
+"""Models that come wrapped by PyTorch's compilers: unwrapped where the module inside is still there, refused in words where it is not."""
+
+from __future__ import annotations
+
+import torch.fx
+from torch import nn
+
+from harness.errors import FactoryError
+
+_COMPILED = "_orig_mod"
+"""Where ``torch.compile`` keeps the module that it was given, and what it puts into the names of a state dict."""
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model without ``torch.compile``, whose parts are compiled no longer either.
+
+    What is judged is the model's own code, at more shapes than anybody wants to compile it for; ``torch_compile`` compiles it itself.
+    """
+    model = _inner(model)
+    for module in [part for part in model.modules() if not isinstance(part, torch.jit.ScriptModule)]:
+        for name, child in module._modules.items():
+            if child is not None:
+                module._modules[name] = _inner(child)
+        module._compiled_call_impl = None  # what module.compile() leaves
+    return model
+
+
+def taken(model: nn.Module) -> nn.Module:
+    """A model object as it is judged; the caller's is left as it is.
+
+    Raises:
+        FactoryError: Its Python code is gone.
+    """
+    found = _inner(model)
+    refuse_compiled(found, "the model")
+    return found
+
+
+def refuse_compiled(model: nn.Module, origin: str) -> None:
+    """Refuses models whose Python code is gone.
+
+    Args:
+        model: The model.
+        origin: Where it comes from, for the message.
+
+    Raises:
+        FactoryError: It is a TorchScript module or the module of an exported program, or has one as a part.
+    """
+    for path, module in model.named_modules():
+        what = _what_it_is(module)
+        if what:
+            where = f"`{path}`" if path else "the model"
+            prefix = "" if origin == "the model" else f"{origin}: "
+            raise FactoryError(
+                f"{prefix}{where} is {what}; return the nn.Module that it was made of: tier 4 exports that to every format"
+            )
+
+
+def plain_name(name: str) -> str:
+    """A name in the state dict of a compiled model, as the model itself has it."""
+    return name.replace(f"{_COMPILED}.", "")
+
+
+def _inner(module: nn.Module) -> nn.Module:
+    """The module inside, however often it is wrapped."""
+    while _COMPILED in dict(module.named_children()):
+        module = module.get_submodule(_COMPILED)
+    return module
+
+
+def _what_it_is(module: nn.Module) -> str:
+    if isinstance(module, torch.jit.ScriptModule):
+        return "a TorchScript module (torch.jit.script or trace), whose Python code is gone and whose dtype and gradients cannot be looked into"
+    if isinstance(module, torch.fx.GraphModule) and {"train", "eval"} <= vars(module).keys():
+        return "the module of an exported program (torch.export), which has one mode and the device it was exported on"
+    return ""
