@@ -20,8 +20,8 @@ from harness.export.checks.table import FORMAT_CHECKS, judge_format, judge_model
 from harness.export.exports import Exports
 from harness.health.report import CheckResult, CheckStatus, ExportHealthReport, SkippedCheck
 from harness.internal_errors import guarded
-from harness.properties.places import located
 from harness.models.wrapped import taken
+from harness.properties.places import located
 from harness.properties.subject import Subject, mode
 from harness.tasks import TaskSpec
 from harness.threads import threads_for
