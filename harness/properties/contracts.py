@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.adapters import same_shape
-from harness.batches import Batch, Sizes
+from harness.batches import Batch, Sizes, smallest_sizes
 from harness.evidence import Blame, Evidence, Status
 from harness.owners import left_to
 from harness.properties.axes import CAUSE, READS
@@ -133,7 +133,7 @@ def _where_misshapen(subject: Subject, sizes: Sizes, seed: int) -> str:
 def full_length(subject: Subject, batch: int, seed: int = 0) -> Evidence:
     """The model works at the whole declared length, and its logits there have the right shape and are finite."""
     length = subject.task.max_seq_len or 1
-    return _works(
+    found = _works(
         subject,
         "full_length",
         Sizes(batch, length, length),
@@ -141,6 +141,12 @@ def full_length(subject: Subject, batch: int, seed: int = 0) -> Evidence:
         f"the declared max_seq_len of {length} tokens",
         "a position table, mask buffer or rotary cache shorter than max_seq_len, often by one",
     )
+    if found.status is not Status.FAIL:
+        return found
+    # What is wrong at a length that `shape_contract` always judges is its matter.
+    shorter = smallest_sizes(subject.task) if batch == 1 else subject.typical
+    sooner = shape_contract(subject, shorter, 0)
+    return found if sooner.status is not Status.FAIL else left_to("full_length", "shape_contract", sooner.message)
 
 
 def inputs_unchanged(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:

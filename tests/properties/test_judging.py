@@ -136,6 +136,23 @@ def test_one_bug_is_red_where_it_belongs_and_not_everywhere(model: type[nn.Modul
     assert red <= owners | {"gradient_flow[finite]"}
 
 
+class SqueezedAlone(LMStub):
+    """Loses the batch axis of a single row, whatever its length."""
+
+    def __init__(self) -> None:
+        super().__init__(20, 12, width=16, depth=1)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        return super().forward(input_ids, attention_mask).squeeze(0)
+
+
+def test_a_wrong_shape_at_every_length_is_no_matter_of_the_longest() -> None:
+    found = judge_model(SqueezedAlone, LM, only=["shape_contract", "full_length"])
+    assert found["shape_contract"].status is Status.FAIL
+    assert found["full_length"].status is Status.SKIPPED
+    assert found["full_length"].message.endswith("(see shape_contract)")
+
+
 @pytest.mark.parametrize("task_type", list(TaskType), ids=lambda t: t.value)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_every_embedded_model_is_sound(task_type: TaskType, seed: int) -> None:
