@@ -88,7 +88,7 @@ def _cause_of(subject: Subject, error: ModelRaisedError) -> str:
     if "features" in subject.task.facts.inputs and looked_up and tables:
         return (
             "features that are ids of an embedding, where the task draws real numbers: an adapter can turn them into ids, such as "
-            "`features.abs().mul(100).long() % size`"
+            "`features.abs().mul(100).long() % size`, with `half_precision` off, as rounding changes such ids"
         )
     return "a size that is assumed: a hard-coded batch or length, a squeeze() without dim, a view with fixed sizes"
 
