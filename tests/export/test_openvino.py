@@ -161,7 +161,7 @@ class TestOpenVINO:
         torch.testing.assert_close(logits, exports.eager(batch).float(), rtol=0.02, atol=0.02)
 
     def test_nan_among_the_weights(self, tmp_path: Path) -> None:
-        evidence = judge_format("validation", make_exports(with_nan(), tmp_path, "openvino"), "openvino")
+        evidence = judge_format("validation", make_exports(with_nan(), tmp_path, "openvino"), "openvino", ["validation"])
         assert evidence.status is Status.FAIL
         assert "weights that hold NaN" in evidence.message
 

@@ -16,7 +16,7 @@ from harness.export.checks.performance import performance_benchmark, quantisatio
 from harness.export.exports import Exports
 from harness.internal_errors import guarded
 from harness.owners import Selection, left_to, owned_by, owners_of, settled
-from harness.properties.subject import FINITE_OWNER, RANDOM, RANDOM_OWNER, Trouble
+from harness.properties.subject import FINITE_OWNER, RANDOM, RANDOM_OWNER, WEIGHTS_OWNERS, Trouble
 from harness.properties.trouble import left_to_weights
 from harness.threads import threads_for
 from harness.user_code import raised
@@ -123,7 +123,10 @@ def _judge(name: str, exports: Exports, format: str) -> Evidence:
         return Evidence(name, Status.FAIL, RANDOM, details=owned_by(RANDOM_OWNER, _FORWARD_PASS))
     if name in _ON_LOGITS and subject.trouble.weight:
         return subject.trouble.weight.evidence(name)
-    return FORMAT_CHECKS[name](exports, format)
+    found = FORMAT_CHECKS[name](exports, format)
+    if name != "validation" or found.status is not Status.FAIL or subject.trouble.weight is None:
+        return found
+    return replace(found, details={**found.details, **owned_by(*WEIGHTS_OWNERS)})  # a file holds what the model does
 
 
 _FORWARD_PASS = "forward_pass_validation"
@@ -131,7 +134,7 @@ _FORWARD_PASS = "forward_pass_validation"
 _COMPARED = ("numerical_consistency", "fresh_process")
 """Checks that compare an artifact's logits with the model's."""
 
-_ON_LOGITS = (*_COMPARED, "validation", "inference_mode", "invalid_input", "quantisation")
+_ON_LOGITS = (*_COMPARED, "inference_mode", "invalid_input", "quantisation")
 """Checks that need logits without NaN."""
 
 
