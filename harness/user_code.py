@@ -137,8 +137,11 @@ def _pretrained_hint(folder: Path) -> str:
 
 def _package_hint(path: Path, error: BaseException) -> str:
     """How a file with relative imports is named instead."""
-    package = package_of(path) if "no known parent package" in str(error) else None
-    if package is None:
+    package = package_of(path)
+    missing = error.name if isinstance(error, ModuleNotFoundError) and error.name else ""
+    if package is None or not (
+        "no known parent package" in str(error) or missing.partition(".")[0] == package[1].partition(".")[0]
+    ):
         return _missing_package(error)
     folder, name = package
     return f'. It is part of a package: in a config in {folder}, write `model_import = "{name}:ITS_CLASS_OR_FUNCTION"` instead'

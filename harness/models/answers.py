@@ -151,7 +151,7 @@ def with_length(guess: Guess, answer: Answer, patience: Patience) -> Guess:
             return False
         return True
 
-    if works(task.max_seq_len):
+    if patience.is_over or works(task.max_seq_len):
         return guess
     works_at, fails_at = typical_sizes(task).seq, task.max_seq_len
     while fails_at - works_at > 1 and not patience.is_over:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -54,6 +55,10 @@ class Factory:
         """The call, as it would be written."""
         settings = [] if self.settings is None else [f"{self.settings.argument}={self.settings.expression}"]
         return f"{self.name}({', '.join([*settings, *(f'{name}={value!r}' for name, value in self.kwargs.items())])})"
+
+    def outline(self) -> Any:
+        """What the factory returns, as it is."""
+        return self._made(**self.kwargs)
 
     def _made(self, **kwargs: Any) -> Any:
         settings = {} if self.settings is None else {self.settings.argument: self.settings.make()}
@@ -119,7 +124,7 @@ def factories(
         and (inspect.isfunction(value) or _is_model_class(value))
     }
     if only is not None:
-        target = getattr(module, only, None)
+        target = functools.reduce(lambda holder, part: getattr(holder, part, None), only.split("."), module)
         if not callable(target):
             raise FactoryError(
                 f"{module.__file__} has no {only!r}.{did_you_mean(only, callables)} It defines: {', '.join(callables)}"
@@ -186,7 +191,7 @@ def _with_arguments(module: ModuleType, name: str, target: Any, given: Mapping[s
     wants, guessed = _fill(module, required, kwargs)
     settings: Settings | None = None
     if wants:
-        found = next((f for p in wants if (f := found_settings(module, target, p))), None)
+        found = next((f for p in wants if (f := found_settings(module, target, p, given))), None)
         argument = found.argument if found else next((p.name for p in wants if takes_settings(p.name)), None)
         missing = [p.name for p in wants if p.name != argument]
         if missing:

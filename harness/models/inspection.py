@@ -30,6 +30,9 @@ from harness.user_code import raised
 
 __all__ = ["Guess", "guess_task", "signature_of"]
 
+_FEW = 3
+"""Attempts that are made of the slowest model."""
+
 _TABULAR = (TaskType.TABULAR_CLASSIFICATION, TaskType.TABULAR_REGRESSION)
 
 
@@ -43,6 +46,7 @@ class Refusal:
         answered: The model took the inputs; other sizes would get the same answer.
         called: ``forward`` was called at all, rather than refused for what it takes or returns.
         flattened: Widths that did not meet at a linear layer.
+        shape: Shape of the answer, where there was one.
     """
 
     why: str
@@ -50,6 +54,7 @@ class Refusal:
     answered: bool = False
     called: bool = True
     flattened: Flattened | None = None
+    shape: tuple[int, ...] = ()
 
 
 def guess_task(
@@ -81,7 +86,7 @@ def guess_task(
                 if isinstance(outcome, Guess):
                     return outcome
                 refusals.append(outcome)
-                if subject.patience.is_over:
+                if subject.patience.is_over and len(refusals) >= _FEW:
                     raise FactoryError(_why_not(subject, refusals) + f"; stopped after {subject.patience.seconds:g} s")
             if any(refusal.answered for refusal in refusals):
                 break
@@ -133,7 +138,7 @@ class _Subject:
         answer = Answer(self.model, plan, sizes, tuple(logits.shape), self.only, lambda batch: call(self.model, plan, batch))
         found = fitted(called, answer)
         if isinstance(found, str):
-            return Refusal(found, kind, answered=True)
+            return Refusal(found, kind, answered=True, shape=answer.shape)
         return with_length(found, answer, self.patience) if found.task.is_text else found
 
 
@@ -160,10 +165,15 @@ def _text(subject: _Subject, _shapes: Collection[tuple[int, ...]]) -> Iterator[G
         turned = length_first(subject.model, attempt)
         if isinstance(outcome, Guess) and turned and _mixes_rows_alone(subject, outcome):
             outcome = Refusal("read as [batch, length], it mixes the rows of a batch", attempt.task.task_type, answered=True)
-        if isinstance(outcome, Refusal) and turned:
+        if isinstance(outcome, Refusal) and turned and _may_be_turned(outcome, attempt):
             other = subject.attempt(turned)
             outcome = other if isinstance(other, Guess) else outcome
         yield outcome
+
+
+def _may_be_turned(refusal: Refusal, attempt: Guess) -> bool:
+    """Whether the axes may be the other way round: the model took nothing, or answered with as many rows as there were positions."""
+    return not refusal.shape or refusal.shape[0] == typical_sizes(attempt.task).seq
 
 
 def _mixes_rows_alone(subject: _Subject, guess: Guess) -> bool:

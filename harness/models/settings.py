@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import inspect
+import textwrap
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, is_dataclass
+from functools import partial
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -31,6 +34,7 @@ SIZES: dict[str, Any] = {
     name: value
     for names, value in (
         ("vocab_size n_vocab vocab num_tokens n_tokens ntoken num_embeddings src_vocab_size tgt_vocab_size", 256),
+        ("trg_vocab_size enc_voc_size dec_voc_size voc_size embed_num", 256),
         ("max_seq_len max_len max_length seq_len seq_length block_size context_length n_ctx max_position_embeddings", 64),
         (
             "d_model dim embed_dim embedding_dim emb_dim emb_size embed_size n_embd ninp hidden_size hidden_dim hidden nhid width",
@@ -38,15 +42,21 @@ SIZES: dict[str, Any] = {
         ),
         ("num_heads n_heads nhead n_head heads nheads num_attention_heads", 4),
         ("num_layers n_layers nlayers n_layer depth num_blocks n_blocks num_hidden_layers layers", 2),
-        ("d_ff dim_feedforward ff_dim mlp_dim intermediate_size ffn_dim", 128),
-        ("num_classes n_classes nclasses num_labels n_labels classes output_dim out_dim output_size out_features n_outputs", 4),
+        ("embedding_length d_token d_main", 64),
+        ("d_ff dim_feedforward ff_dim mlp_dim intermediate_size ffn_dim ffn_hidden", 128),
+        (
+            "num_classes n_classes class_num d_out nclasses num_labels n_labels classes output_dim out_dim output_size out_features n_outputs",
+            4,
+        ),
         ("in_channels in_chans num_channels channels n_channels", 3),
         ("image_size img_size", 32),
         ("patch_size", 8),
         ("kernel_size", 3),
-        ("num_features n_features in_features input_dim input_size in_dim n_inputs", 16),
-        ("dropout drop_rate dropout_rate dropout_p drop p", 0.1),
-        ("pad_token_id pad_idx pad_id padding_idx", 0),
+        ("num_features n_features in_features input_dim input_size in_dim n_inputs d_in num_filters kernel_num", 16),
+        ("dropout drop_rate dropout_rate dropout_p drop_prob drop p", 0.1),
+        ("pad_token_id pad_idx pad_id padding_idx src_pad_idx trg_pad_idx tgt_pad_idx", 0),
+        ("trg_sos_idx tgt_sos_idx sos_idx bos_token_id", 1),
+        ("device", "cpu"),
         ("learning_rate lr", 1e-3),
         ("weight_decay", 0.01),
     )
@@ -104,15 +114,16 @@ class Wanted:
         return dict(self._read), tuple(name for name in self._read if name not in self._given)
 
 
-def found_settings(module: ModuleType, target: Any, parameter: inspect.Parameter) -> Settings | None:
+def found_settings(module: ModuleType, target: Any, parameter: inspect.Parameter, given: Mapping[str, Any]) -> Settings | None:
     """The settings object that an argument takes, where the file has one or can make one without arguments.
 
     Args:
         module: The model's file.
         target: What makes the model.
         parameter: Its argument.
+        given: Settings by name, for those that the object's class takes.
     """
-    return next(_candidates(module, target, parameter), None)
+    return next(_candidates(module, target, parameter, given), None)
 
 
 def takes_settings(name: str) -> bool:
@@ -133,6 +144,10 @@ def read_settings(argument: str, target: Any, given: Mapping[str, Any], kwargs: 
     try:
         target(**{argument: wanted}, **kwargs)
     except (AttributeError, KeyError) as error:
+        unknown = [name for name in _read_from(argument, target) if name not in given and name.lower() not in SIZES]
+        if "no setting `" in str(error) and unknown:
+            named = ", ".join(f"`{name}`" for name in unknown)
+            return f"reads its settings from `{argument}`; give {named} as --arg {unknown[0]}=VALUE"
         if "no setting `" in str(error):
             return f"reads its settings from `{argument}`: {str(error.args[0]).strip()}"
         return f"needs `{argument}`"
@@ -145,7 +160,19 @@ def read_settings(argument: str, target: Any, given: Mapping[str, Any], kwargs: 
     return Settings(argument, f"SimpleNamespace({written})", lambda: SimpleNamespace(**read), guessed=guessed)
 
 
-def _candidates(module: ModuleType, target: Any, parameter: inspect.Parameter) -> Iterator[Settings]:
+def _read_from(argument: str, target: Any) -> list[str]:
+    """The settings that a factory's own code reads without a default."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(target.__init__ if inspect.isclass(target) else target)))
+    except (OSError, TypeError, SyntaxError):
+        return []
+    reads = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)]
+    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    own = [n for n in reads if isinstance(n.value, ast.Name) and n.value.id == argument and id(n) not in called]
+    return list(dict.fromkeys(node.attr for node in sorted(own, key=lambda node: (node.lineno, node.col_offset))))
+
+
+def _candidates(module: ModuleType, target: Any, parameter: inspect.Parameter, given: Mapping[str, Any]) -> Iterator[Settings]:
     argument, here = parameter.name, vars(module)
     annotated = _annotated(target, argument)
     own = [
@@ -156,8 +183,12 @@ def _candidates(module: ModuleType, target: Any, parameter: inspect.Parameter) -
     named = takes_settings(argument)
     classes = [annotated, *([getattr(target, "config_class", None), *own] if named else [])]
     for name, cls in ((n, c) for wanted in classes for n, c in here.items() if c is wanted and inspect.isclass(c)):
-        if not issubclass(cls, nn.Module) and cls not in (int, float, str, bool, dict, list) and _works(cls):
-            yield Settings(argument, f"{name}()", cls, (name,))
+        if issubclass(cls, nn.Module) or cls in (int, float, str, bool, dict, list):
+            continue
+        taken = {key: value for key, value in given.items() if key in _parameters(cls)}
+        made = partial(cls, **taken)
+        if _works(made):
+            yield Settings(argument, f"{name}({', '.join(f'{key}={value!r}' for key, value in taken.items())})", made, (name,))
     if not named:
         return
     for name, value in here.items():
@@ -187,6 +218,13 @@ def _annotated(target: Any, name: str) -> Any:
         return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target).get(name)
     except Exception:  # names that only a type checker imports
         return None
+
+
+def _parameters(cls: type) -> Collection[str]:
+    try:
+        return inspect.signature(cls).parameters.keys()
+    except (TypeError, ValueError):
+        return ()
 
 
 def _takes_nothing(function: Any) -> bool:

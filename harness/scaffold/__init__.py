@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -9,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import nn
 
 from harness.errors import ConfigError, FactoryError, ModelSourceError, UserError
@@ -24,6 +27,9 @@ from harness.scaffold.source import Source, import_model, refuse_elsewhere
 from harness.scan import training_calls
 from harness.tasks import TaskType
 from harness.user_code import raised
+
+_VAST = 1_000_000_000
+_MAKES = ("from_name", "from_config", "make_default", "make_", "build", "create")
 
 _WHAT_TO_ADD = (
     "Add to the file a function build_model() that returns the model, or name what makes it: --factory NAME, with its arguments as "
@@ -136,7 +142,7 @@ def _find(
             guess = guess_task(_first(model, made), only=task, shapes=shapes, patience=patience)
         except (Exception, SystemExit) as error:  # a model may do anything while it is looked at
             why = str(error) if isinstance(error, UserError) else f"cannot be looked at: {raised(error)}"
-            tried[made.call if made.kwargs or made.settings else made.name] = why.removeprefix(f"{made.name} ")
+            tried[made.call if made.kwargs or made.settings else made.name] = why.removeprefix(f"{made.name} ") + _makers(made)
         else:
             others = tuple(other.name for other in possible[index + 1 :] if not _is_loss(other.name))
             return _Found(made, model, guess, others)
@@ -152,11 +158,39 @@ def _find(
     )
 
 
+def _makers(made: Factory) -> str:
+    """The methods of a class that make an instance another way."""
+    if not isinstance(made.target, type):
+        return ""
+    methods = [name for name, value in vars(made.target).items() if isinstance(value, classmethod) and name.startswith(_MAKES)]
+    return f" (another way: --factory {made.name}.{methods[0]})" if methods else ""
+
+
 def _built(made: Factory) -> tuple[Factory, nn.Module]:
     """A model of a factory, called through a submodule where it has no ``forward``."""
+    _refuse_vast(made)
     model = made.source.build()
     through = inner_model(model)
     return (replace(made, through=through), called_through(model, through)) if through else (made, model)
+
+
+def _refuse_vast(made: Factory) -> None:
+    """Refuses a model that would take minutes and all memory to build, such as one of the published size of a language model.
+
+    Raises:
+        FactoryError: It has too many parameters.
+    """
+    try:
+        with torch.device("meta"), contextlib.redirect_stdout(io.StringIO()):
+            count = sum(parameter.numel() for parameter in made.outline().parameters())
+    except (Exception, SystemExit):  # a model that cannot be outlined is built
+        return
+    if count > _VAST:
+        name = made.settings.expression if made.settings else made.call
+        raise FactoryError(
+            f"{made.name} makes a model of {count / 1e9:.1f} billion parameters, more than init builds (1 billion): give smaller sizes than "
+            f"those of {name}, as --arg NAME=VALUE"
+        )
 
 
 def _first(model: nn.Module, made: Factory) -> Callable[[], nn.Module]:

@@ -247,3 +247,22 @@ class Net(nn.Module):
         return self.head(F.max_pool2d(self.conv(x), 2).flatten(1))
 """
     )
+
+
+VAST = (
+    HEAD
+    + "from dataclasses import dataclass\n\n@dataclass\nclass Options:\n    width: int = 100_000\n"
+    + mlp("options: Options", "options.width", "3").replace(
+        "nn.Linear(options.width, 16)", "nn.Linear(options.width, options.width), nn.Linear(options.width, 16)"
+    )
+)
+
+CLASS_METHOD = (
+    HEAD
+    + mlp("blocks", "blocks[0]", "3")
+    + """
+    @classmethod
+    def from_name(cls, name="small"):
+        return cls([9])
+"""
+).replace("def __init__(self, blocks):", "def __init__(self, blocks=None):")
