@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import functools
 import inspect
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -124,7 +123,9 @@ def factories(
         and (inspect.isfunction(value) or _is_model_class(value))
     }
     if only is not None:
-        target = functools.reduce(lambda holder, part: getattr(holder, part, None), only.split("."), module)
+        target: Any = module
+        for part in only.split("."):
+            target = getattr(target, part, None)
         if not callable(target):
             raise FactoryError(
                 f"{module.__file__} has no {only!r}.{did_you_mean(only, callables)} It defines: {', '.join(callables)}"

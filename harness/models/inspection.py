@@ -197,15 +197,16 @@ def _image(subject: _Subject, shapes: Collection[tuple[int, ...]]) -> Iterator[G
     model = subject.model
     convolution = next(((name, m) for name, m in model.named_modules() if isinstance(m, nn.Conv2d)), None)
     flat = any(isinstance(m, (nn.Flatten, nn.Unfold)) for m in model.modules())
-    speaks_of_images = convolution is not None or flat or bool(subject.names & set(IMAGES))
+    tried = [shape[1:] for shape in shapes if len(shape) == 4 and shape[2] == shape[3]]
+    speaks_of_images = convolution is not None or flat or bool(tried) or bool(subject.names & set(IMAGES))
     if not subject.is_wanted(TaskType.IMAGE_CLASSIFICATION) or not (speaks_of_images or subject.only):
         return
     if subject.only is None and "features" in subject.names and convolution is None:
         return
-    tried = [shape[1:] for shape in shapes if len(shape) == 4 and shape[2] == shape[3]]
     declared, why = declared_side(model)
     where = f"channels of {convolution[0]}, and " if convolution else ""
-    for channels in (3, 1) if convolution is None else (convolution[1].in_channels,):
+    known = tuple(dict.fromkeys((*(shape[0] for shape in tried), 3, 1)))
+    for channels in known if convolution is None else (convolution[1].in_channels,):
         own = [shape[1] for shape in tried if shape[0] == channels]
         search = SideSearch([*declared, *own])
         while (side := search.next_side()) is not None:

@@ -7,7 +7,7 @@ import ast
 import inspect
 import textwrap
 import typing
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, is_dataclass
 from functools import partial
 from types import ModuleType, SimpleNamespace
@@ -42,6 +42,7 @@ SIZES: dict[str, Any] = {
         ),
         ("num_heads n_heads nhead n_head heads nheads num_attention_heads", 4),
         ("num_layers n_layers nlayers n_layer depth num_blocks n_blocks num_hidden_layers layers", 2),
+        ("num_encoder_layers num_decoder_layers", 2),
         ("embedding_length d_token d_main", 64),
         ("d_ff dim_feedforward ff_dim mlp_dim intermediate_size ffn_dim ffn_hidden", 128),
         (
@@ -185,10 +186,14 @@ def _candidates(module: ModuleType, target: Any, parameter: inspect.Parameter, g
     for name, cls in ((n, c) for wanted in classes for n, c in here.items() if c is wanted and inspect.isclass(c)):
         if issubclass(cls, nn.Module) or cls in (int, float, str, bool, dict, list):
             continue
-        taken = {key: value for key, value in given.items() if key in _parameters(cls)}
-        made = partial(cls, **taken)
-        if _works(made):
-            yield Settings(argument, f"{name}({', '.join(f'{key}={value!r}' for key, value in taken.items())})", made, (name,))
+        parameters = _parameters(cls)
+        taken = {key: value for key, value in given.items() if key in parameters}
+        required = [p.name for p in parameters.values() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+        guesses = {key: SIZES[key] for key in required if key not in taken and key in SIZES}
+        instance = partial(cls, **taken, **guesses)
+        if _works(instance):
+            written = ", ".join(f"{key}={value!r}" for key, value in {**taken, **guesses}.items())
+            yield Settings(argument, f"{name}({written})", instance, (name,), tuple(guesses))
     if not named:
         return
     for name, value in here.items():
@@ -220,11 +225,11 @@ def _annotated(target: Any, name: str) -> Any:
         return None
 
 
-def _parameters(cls: type) -> Collection[str]:
+def _parameters(cls: type) -> Mapping[str, inspect.Parameter]:
     try:
-        return inspect.signature(cls).parameters.keys()
+        return inspect.signature(cls).parameters
     except (TypeError, ValueError):
-        return ()
+        return {}
 
 
 def _takes_nothing(function: Any) -> bool:

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -139,7 +139,7 @@ def _find(
                 refuse_dangerous(source.file, "MODEL.py", made.name, made.kwargs)
             patience.say(f"building {made.call}")
             made, model = _built(made)
-            guess = guess_task(_first(model, made), only=task, shapes=shapes, patience=patience)
+            guess = guess_task(_first(model, made), only=task, shapes=(*_image_of(made), *shapes), patience=patience)
         except (Exception, SystemExit) as error:  # a model may do anything while it is looked at
             why = str(error) if isinstance(error, UserError) else f"cannot be looked at: {raised(error)}"
             tried[made.call if made.kwargs or made.settings else made.name] = why.removeprefix(f"{made.name} ") + _makers(made)
@@ -151,11 +151,24 @@ def _find(
             tried[left] = f"not tried: stopped after {patience.seconds:g} s; --factory NAME takes one of them"
             break
     tried |= dict.fromkeys(_instances(source.module), "is made when the file is imported; return it from a function")
+    if any(isinstance(getattr(source.module, name.partition("(")[0], None), type) for name in tried):
+        # Where there are classes, a function that needs an argument of no usual name is no factory.
+        functions = {name for name in tried if isinstance(getattr(source.module, name, None), FunctionType)}
+        tried = {
+            name: why for name, why in tried.items() if name == only or name not in functions or not why.startswith("needs ")
+        }
     lines = [why if why.startswith(name) else f"{name} {why}" for name, why in tried.items()]
     found = "".join(f"\n  {line}" for line in lines) or "\n  no function and no nn.Module class"
     raise FactoryError(
         f"{source.file.name}: nothing here is a model that a suite can be written for. Tried:{found}\n{_WHAT_TO_ADD}"
     )
+
+
+def _image_of(made: Factory) -> list[tuple[int, ...]]:
+    """The shape of images that the factory's arguments speak of."""
+    side = made.kwargs.get("image_size", made.kwargs.get("img_size"))
+    channels = next((made.kwargs[name] for name in ("channels", "in_channels", "in_chans") if name in made.kwargs), 3)
+    return [(1, channels, side, side)] if type(side) is int and type(channels) is int else []
 
 
 def _makers(made: Factory) -> str:

@@ -266,3 +266,33 @@ CLASS_METHOD = (
         return cls([9])
 """
 ).replace("def __init__(self, blocks):", "def __init__(self, blocks=None):")
+
+REQUIRED_SETTINGS = (
+    HEAD
+    + "from dataclasses import dataclass\n\n@dataclass\nclass ModelArgs:\n    d_model: int\n    classes: int = 3\n"
+    + "    def __post_init__(self):\n        self.inner = 2 * self.d_model\n"
+    + mlp("args: ModelArgs", "args.inner", "args.classes")
+)
+
+MIXER = (
+    HEAD
+    + """
+class Patches(nn.Module):
+    def __init__(self, patch):
+        super().__init__()
+        self.patch = patch
+
+    def forward(self, x):
+        return x.unfold(2, self.patch, self.patch).unfold(3, self.patch, self.patch).permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
+
+def helper(x):
+    return x if isinstance(x, tuple) else (x, x)
+
+class Mean(nn.Module):
+    def forward(self, x):
+        return x.mean(1)
+
+def Mixer(*, image_size, channels, patch_size, dim, num_classes):
+    return nn.Sequential(Patches(patch_size), nn.Linear(channels * patch_size**2, dim), Mean(), nn.Linear(dim, num_classes))
+"""
+)

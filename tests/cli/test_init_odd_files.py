@@ -328,3 +328,22 @@ def test_a_method_of_the_class_may_be_the_factory(tmp_path: Path) -> None:
         scaffold(model)
     config = load_config(scaffold(model, factory="Net.from_name").config)
     assert (config.model_factory, config.num_features) == ("Net.from_name", 9)
+
+
+def test_settings_that_cannot_be_made_without_arguments_get_usual_sizes(tmp_path: Path) -> None:
+    found = scaffold(written(odd.REQUIRED_SETTINGS, tmp_path))
+    assert found.factory.guessed == ("d_model",)
+    assert "ModelArgs(d_model=64)" in (tmp_path / "modeltiers_model.py").read_text()
+    assert load_config(found.config).num_features == 128
+
+
+def test_arguments_that_speak_of_images_are_believed(tmp_path: Path) -> None:
+    config = load_config(scaffold(written(odd.MIXER, tmp_path)).config)
+    assert (config.image_size, config.num_classes, config.model_factory) == ([3, 32, 32], 4, "Mixer")
+
+
+def test_functions_that_are_no_factories_are_not_listed_beside_classes(tmp_path: Path) -> None:
+    source = odd.AUTOENCODER + "\ndef helper(x):\n    return x\n"
+    with pytest.raises(Exception, match="AutoEncoder") as caught:
+        scaffold(written(source, tmp_path))
+    assert "helper" not in str(caught.value)
