@@ -271,5 +271,7 @@ def _writer(subject: Subject, batch: Batch, field: str, train: bool) -> Blame:
         subject.giving_originals(),
         probing(subject.model, lambda: batch[field]._version) as probes,
     ):
-        place = writing_line(lambda: subject.logits(batch), batch[field])
-    return Blame(next((probe.module for probe in probes if probe.before != probe.after), ""), place)
+        subject.logits(batch)
+    module = next((probe.module for probe in probes if probe.before != probe.after), "")
+    with mode(subject.model, train), subject.giving_originals():
+        return Blame(module, writing_line(lambda: subject.logits(batch), batch[field]))

@@ -310,8 +310,10 @@ def _both_orders(count: int) -> tuple[list[int], list[int]]:
 def _drawer(subject: Subject, batch: Batch) -> Blame:
     """The innermost module during whose call the global random state first changed, and the line that drew or seeded."""
     with _unseeded(), probing(subject.model, RandomState) as probes:
-        place = drawing_line(lambda: subject.raw_logits(batch))
-    return Blame(next((probe.module for probe in probes if probe.before.changes(probe.after)), ""), place)
+        subject.raw_logits(batch)
+    module = next((probe.module for probe in probes if probe.before.changes(probe.after)), "")
+    with _unseeded():
+        return Blame(module, drawing_line(lambda: subject.raw_logits(batch)))
 
 
 def _seeder(subject: Subject, batch: Batch) -> str:

@@ -47,8 +47,8 @@ def forward_of(model: nn.Module, path: str) -> str:
     """
     module = model
     for part in [] if path == WHOLE else re.split(r"[.\[\]]+", path.rstrip("]")):
-        inner = getattr(module, part, None)
-        if not isinstance(inner, nn.Module):
+        inner = dict(module.named_children()).get(part)
+        if inner is None:
             if module is model:
                 return ""
             break  # a parameter of the module
@@ -99,20 +99,26 @@ def writing_line(run: Callable[[], object], tensor: Tensor) -> str:
 class _Watch(TorchDispatchMode):
     """Notes the line of the first operator that does something."""
 
+    supports_higher_order_operators = True  # they are let through: what they call comes by one by one
+
     def __init__(self, does: Callable[[OpOverload, tuple[Any, ...], dict[str, Any]], bool]) -> None:
         super().__init__()
         self.does = does
         self.found: str | None = None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if self.found is None and self.does(func, args, kwargs or {}):
+        if self.found is None and isinstance(func, OpOverload) and self.does(func, args, kwargs or {}):
             self.found = _users_line(sys._getframe(1))
         return func(*args, **(kwargs or {}))
 
 
 def _line_of(run: Callable[[], object], does: Callable[[OpOverload, tuple[Any, ...], dict[str, Any]], bool]) -> str:
-    with _Watch(does) as watch:
-        run()
+    watch = _Watch(does)
+    try:
+        with watch:
+            run()
+    except Exception:  # the model runs without the watch; torch.compile and what uses it refuse to run under one
+        return ""
     return watch.found or ""
 
 

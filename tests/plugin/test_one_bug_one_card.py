@@ -105,7 +105,7 @@ def test_each_bug_is_one_card_everywhere(run: Run) -> None:
         "leaks": [["causal", "padding_ignored"]],
         "drops": [["eval_deterministic", "rng_untouched"]],
         "writes": [
-            ["inputs_unchanged", "input_dependence[tokens]", "memory_layout", "full_vocabulary"],
+            ["inputs_unchanged", "input_dependence[tokens]", "full_vocabulary"],
             ["input_dependence[order]"],
         ],
         "overwrites": [["serialisation[state_dict]", "mode_round_trip"]],

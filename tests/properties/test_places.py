@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import flex_attention
 
 from harness.evidence import Evidence, Status
 from harness.properties.places import drawing_line, forward_of, located, raising_line, shown_place, writing_line
@@ -92,6 +93,15 @@ def draws_for_itself(x: Tensor) -> Tensor:
 def test_the_line_that_draws_from_the_global_random_state() -> None:
     assert drawing_line(lambda: draws(torch.ones(3))) == line(draws, "dropout")
     assert drawing_line(lambda: draws_for_itself(torch.ones(3))) == ""
+
+
+def attends(x: Tensor) -> Tensor:
+    return nn.functional.dropout(flex_attention(x, x, x), 0.5)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_where_torch_refuses_to_be_watched_no_line_is_known() -> None:
+    assert drawing_line(lambda: attends(torch.ones(1, 1, 2, 4))) == ""
 
 
 def raises(x: Tensor) -> Tensor:
