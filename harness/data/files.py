@@ -45,8 +45,13 @@ def locate(path: Path, split: Split) -> Path:
     return path
 
 
-def file_source(path: Path, task: TaskSpec) -> Source:
+def file_source(path: Path, task: TaskSpec, *, lenient: bool = False) -> Source:
     """The rows of a file or of a folder of images.
+
+    Args:
+        path: The file or folder.
+        task: What the rows are for.
+        lenient: Whether they are production data, which need not hold every class.
 
     Raises:
         DataError: It is of no kind that is read, or of one that does not fit the task.
@@ -55,7 +60,7 @@ def file_source(path: Path, task: TaskSpec) -> Source:
     if path.is_dir():
         if not vision or task.image_size is None:
             raise DataError(f"`path`: {path} is a folder of images, the task is {task.task_type.value}")
-        return image_folder(path, task.image_size)
+        return image_folder(path, task.image_size, lenient=lenient)
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         near = did_you_mean(path.suffix, READERS)

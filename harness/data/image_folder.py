@@ -61,12 +61,13 @@ class ImageFolder:
         return (self[index] for index in range(len(self)))
 
 
-def image_folder(path: Path, size: tuple[int, int, int]) -> ImageFolder:
+def image_folder(path: Path, size: tuple[int, int, int], *, lenient: bool = False) -> ImageFolder:
     """The images under a folder, those in deeper folders too.
 
     Args:
         path: A folder with a subfolder for each class.
         size: ``(C, H, W)`` that they are decoded to.
+        lenient: Whether a subfolder may be empty, as long as not all are.
 
     Raises:
         DataError: There is no subfolder, one without images, or no way to decode to so many channels.
@@ -78,7 +79,7 @@ def image_folder(path: Path, size: tuple[int, int, int]) -> ImageFolder:
         raise DataError(f"{path}: no subfolders; an image folder has one for each class")
     found = {folder: sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES) for folder in classes}
     empty = next((folder for folder, files in found.items() if not files), None)
-    if empty is not None:
+    if empty is not None and not (lenient and any(found.values())):
         raise DataError(f"{path.name}/{empty.name}: no images ({', '.join(SUFFIXES)}) for the class {empty.name!r}")
     return ImageFolder(path, tuple(file for files in found.values() for file in files), size)
 

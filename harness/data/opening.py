@@ -91,7 +91,7 @@ def open_dataset(
         return _open_builtin(config, task, asked)
     whole = (folder / Path(config.path).expanduser()).resolve()
     path = locate(whole, asked)
-    source = file_source(path, task)
+    source = file_source(path, task, lenient=lenient)
     known = like if isinstance(like, Encoder) or like is None else like.origin.encoder
     file = _File(path, path != whole, asked, config.max_eval_examples, task, known, lenient)
     if isinstance(source, ImageFolder):

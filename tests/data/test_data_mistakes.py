@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from small_data import opened, task_of, write_images, write_rows
 
 from harness.config import EvalConfig
+from harness.data.dataset import Rows
 from harness.data.opening import open_dataset
 from harness.errors import DataError, MissingPackageError
 
@@ -243,3 +244,17 @@ def test_an_empty_label_of_training_data_is_no_class(tmp_path: Path, empty: str)
     (tmp_path / "rows.csv").write_text(f"a,b,label\n1,2,cat\n1,2,{empty}\n1,2,dog\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"rows\.csv:3: `label` is empty"):
         list(open_dataset(EvalConfig(path="rows.csv"), TABLE, tmp_path))
+
+
+def test_a_window_of_images_may_lack_a_class(tmp_path: Path) -> None:
+    """Its ids are those of the training data; read by itself, `dog` would be class 0."""
+    task = task_of("image_classification")
+    for split in ("train", "window"):
+        write_images(tmp_path / split, {"cat": 1, "dog": 1})
+    (tmp_path / "window" / "cat" / "0.png").unlink()
+    trained = open_dataset(EvalConfig(path="train"), task, tmp_path)
+    window = open_dataset(EvalConfig(path="window"), task, tmp_path, like=trained, lenient=True)
+    assert isinstance(window, Rows)
+    assert [int(window[place]["labels"]) for place in range(len(window))] == [1]
+    with pytest.raises(DataError, match=r"no images .* for the class 'cat'"):
+        open_dataset(EvalConfig(path="window"), task, tmp_path, like=trained)
