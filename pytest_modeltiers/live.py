@@ -55,10 +55,9 @@ def judge_model(
     Raises:
         ValueError: A tier needs more than a model.
     """
-    if not set(tiers) <= set(_TIERS):
-        raise ValueError(
-            f"tiers {sorted(set(tiers) - set(_TIERS))} need more than a model: name a config to pytest, or judge tiers 1 and 2"
-        )
+    for tier in tiers:
+        if tier not in _TIERS:
+            raise ValueError(f"tier {tier} needs more than a model: name a config to pytest, or judge tiers 1 and 2")
     judged = [
         (name, entry)
         for name, entry in CATALOGUE.items()
