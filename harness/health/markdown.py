@@ -97,6 +97,7 @@ def facts_of(check: CheckResult, also: Iterable[CheckResult] = ()) -> list[Fact]
 
 def _advice_beside(cause: str, advice: str) -> str:
     """What an advice says that the usual cause does not say already."""
+    cause = cause.strip(" .")
     if not cause or cause not in advice:
         return advice
     rest = advice.replace(f"usual cause: {cause}", "").strip(" .")
