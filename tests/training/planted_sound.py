@@ -86,6 +86,38 @@ class Teacher(LitScores):
             ours.data.lerp_(theirs.data, 0.01)
 
 
+class Averaging(LitScores):
+    """Keeps the plain mean of its weights (stochastic weight averaging)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean = torch.optim.swa_utils.AveragedModel(self.net).requires_grad_(False)
+
+    def on_before_zero_grad(self, *_: Any) -> None:
+        self.mean.update_parameters(self.net)
+
+
+class Adversary(ManualScores):
+    """A generator of hard inputs that works against the classifier, with an optimizer each; the generator's step comes first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.harder = nn.Linear(FEATURES, FEATURES)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        features, labels = batch["features"], batch["labels"]
+        optimizers: Any = self.optimizers()
+        for sign, optimizer in zip((-1, 1), optimizers, strict=True):
+            self.toggle_optimizer(optimizer)
+            optimizer.zero_grad()
+            self.manual_backward(sign * self.loss(self(features + 0.1 * self.harder(features)), labels))
+            optimizer.step()
+            self.untoggle_optimizer(optimizer)
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.Adam(part.parameters(), lr=1e-2) for part in (self.harder, self.net)]
+
+
 class OnlyTheHead(LitScores):
     """A backbone without gradient, which the optimizer does not hold, though nobody froze it."""
 
@@ -263,6 +295,8 @@ _LIT = (
     NoisyInputs,
     TwoPasses,
     Teacher,
+    Averaging,
+    Adversary,
     OnlyTheHead,
     FrozenAndListed,
     OneCycle,

@@ -28,6 +28,10 @@ _SAME_WAY = 0.85
 """Cosine from which a tensor moved the way that another one went, as a moving average does; unrelated ones have at most 0.7."""
 
 
+_OFF_THE_PATH = 1e-2
+"""Share of a movement that a mean of where another tensor was leaves open; it is rounding."""
+
+
 @dataclass
 class _Watch:
     """What was seen while a few steps were taken.
@@ -39,6 +43,7 @@ class _Watch:
         reached: Names of those that had a gradient at a step.
         in_optimizer: Names of those that an optimizer holds.
         rates: Largest learning rate each of these had.
+        paths: Values of the trainable parameters at each step.
         steps: Optimizer steps.
     """
 
@@ -48,6 +53,7 @@ class _Watch:
     reached: set[str] = field(default_factory=set)
     in_optimizer: set[str] = field(default_factory=set)
     rates: dict[str, float] = field(default_factory=dict)
+    paths: list[dict[str, Tensor]] = field(default_factory=list)
     steps: int = 0
 
     def start(self, model: nn.Module) -> None:
@@ -60,6 +66,7 @@ class _Watch:
     def look(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
         """A step is about to be taken."""
         self.steps += 1
+        self.paths.append({name: p.detach().clone() for name, p in model.named_parameters() if name not in self.frozen})
         self.reached |= {name for name, gradient in gradients_of(model).items() if bool(gradient.any())}
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         for optimizer in optimizers:
@@ -228,8 +235,23 @@ def _changed(before: Tensor, after: Tensor) -> bool:
 
 
 def _is_average(name: str, watch: _Watch, values: dict[str, Tensor]) -> bool:
-    """Whether a frozen parameter moved towards a trainable one, as the average of a teacher does."""
-    return _follows(watch.parameters[name], values[name], (value for other, value in values.items() if other not in watch.frozen))
+    """Whether a frozen parameter moved towards a trainable one, as the average of a teacher does, or is a mean of where that one was."""
+    before, after = watch.parameters[name], values[name]
+    leaders = {other: value for other, value in values.items() if other not in watch.frozen and value.shape == after.shape}
+    return _follows(before, after, leaders.values()) or any(
+        _is_mean_of(before, after, [*(step[other] for step in watch.paths if other in step), value])
+        for other, value in leaders.items()
+    )
+
+
+def _is_mean_of(before: Tensor, after: Tensor, places: Sequence[Tensor]) -> bool:
+    """Whether a tensor moved by a weighted sum of its ways to some places, which of more numbers than places cannot be chance."""
+    if not after.is_floating_point() or after.numel() <= 2 * len(places):
+        return False
+    ways = torch.stack([(place - before).double().flatten() for place in places], 1)
+    moved = (after - before).double().flatten()
+    shares = torch.linalg.lstsq(ways, moved[:, None], driver="gelsd" if ways.device.type == "cpu" else None).solution
+    return float((ways @ shares - moved[:, None]).norm()) <= _OFF_THE_PATH * float(moved.norm())
 
 
 def _follows(before: Tensor, after: Tensor, leaders: Iterable[Tensor]) -> bool:
