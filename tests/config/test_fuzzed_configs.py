@@ -134,6 +134,9 @@ NASTY: dict[str, tuple[Any, ...]] = {
     "task_name": ("lm-tiny", "vision_tiny", "a\nb"),
     "gist_id": ("0" * 32, "../x", "a\nb"),
     "isolation": ("process", "thread"),
+    "trust_model": (True, False, "yes", 1),
+    "min_seq_len": (1, 2, 0, 10**6, "1"),
+    "target_vocab_size": (5, 0, "5"),
 }
 """What goes wrong at a key of its own."""
 
@@ -377,7 +380,7 @@ def assert_is_clear(told: str, name: str) -> None:
     if lines[0].startswith(f"FOLDER/{name}:"):
         for line in lines:
             assert re.match(
-                rf"FOLDER/{name}:(\d+:\d+: not JSON: | not (TOML|JSON)| cannot be read: | expected an object| .*`)", line
+                rf"FOLDER/{name}:(\d+:\d+: not JSON: | not (TOML|JSON|YAML)| cannot be read: | expected an object| .*`)", line
             ), told
     else:
         assert len(lines) == 1, told
@@ -396,7 +399,16 @@ def test_the_sound_configs_hold_every_key() -> None:
         *(key for sizes in SIZES.values() for key in sizes),
     }
     of_models = {"pad_token_id", "model_file", "model_import", "model_factory", "model_kwargs"}
-    damaged_only = {"weights", "isolation", "gist_id", "gist_revision", "gist_sha256"}
+    damaged_only = {
+        "weights",
+        "isolation",
+        "gist_id",
+        "gist_revision",
+        "gist_sha256",
+        "trust_model",
+        "min_seq_len",
+        "target_vocab_size",
+    }
 
     assert {*ANY_TASK, *by_task, *of_models, *damaged_only} - {"$schema"} == set(SuiteConfig.model_fields)
 
