@@ -54,31 +54,40 @@ class ExportHealthChecker:
         self.custom[name] = check
 
     def run_all_checks(self, export_dir: str | Path | None = None, formats: Iterable[str] | None = None) -> ExportHealthReport:
-        """Runs every check on the model in eval mode, and leaves it in the mode it was in.
+        """Checks the model in eval mode, and leaves it in the mode it was in; with files to judge, every check.
+
+        Without arguments these are the checks of the model itself, which come before any export.
 
         Args:
-            export_dir: Where the exported files are, or go where there are none; by default they stay in the cache.
-            formats: The formats; by default those of the config.
+            export_dir: Where the exported files are, or go where there are none; with ``formats`` alone they stay in the cache.
+            formats: The formats; with ``export_dir`` alone those of the config.
         """
         options = self.options.model_copy(update={} if formats is None else {"formats": list(formats)})
         folder = None if export_dir is None else Path(export_dir)
         self.exports = Exports(self.subject, options, folder, cache=self.exports.cache)
         with mode(self.subject.model, train=False):
-            return check_exports(self.exports, self.custom)
+            return check_exports(self.exports, self.custom, files=export_dir is not None or formats is not None)
 
 
-def check_exports(exports: Exports, custom: Mapping[str, CustomCheck] | None = None) -> ExportHealthReport:
-    """Runs every check on the exports of a model, and the user's own after them."""
+def check_exports(exports: Exports, custom: Mapping[str, CustomCheck] | None = None, files: bool = True) -> ExportHealthReport:
+    """Runs every check on the exports of a model, and the user's own after them.
+
+    Args:
+        exports: The exports.
+        custom: The user's own checks.
+        files: Whether the exported files are checked, and not only the model.
+    """
     task, model = exports.subject.task, exports.subject.model
     report = ExportHealthReport(type(model).__name__)
-    report.model_facts = {"task": task.task_type.value, "formats": ", ".join(exports.formats)}
+    formats_checked = exports.formats if files else ()
+    report.model_facts = {"task": task.task_type.value, **({"formats": ", ".join(formats_checked)} if files else {})}
     with threads_for(model):
         for name in MODEL_CHECKS:
             _add(report, model, name, {"": partial(judge_model_check, name, exports)})
-        for format in exports.formats:
+        for format in formats_checked:
             _add(report, model, f"{format}_validation", {format: partial(judge_format, "validation", exports, format)})
         for name in FORMAT_CHECKS:
-            formats = CATALOGUE[name].cases_for(task, exports.formats) if name != "validation" else ()
+            formats = CATALOGUE[name].cases_for(task, formats_checked) if files and name != "validation" else ()
             if formats:
                 _add(report, model, name, {format: partial(judge_format, name, exports, format) for format in formats})
         for name, own in (custom or {}).items():

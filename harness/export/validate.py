@@ -14,6 +14,7 @@ from harness.errors import UserError
 from harness.export.checks.summary import overall, summary_of
 from harness.export.checks.table import FORMAT_CHECKS, judge_format
 from harness.export.exports import Exports
+from harness.export.program import Program
 from harness.models.wrapped import taken
 from harness.properties.subject import Subject, mode
 from harness.tasks import TaskSpec
@@ -28,6 +29,8 @@ def export_model(
     export_dir: str | Path,
     formats: Iterable[str],
     quantization: Quantisation | None = None,
+    *,
+    opset_version: int | None = None,
 ) -> dict[str, Path]:
     """Exports a model in eval mode into a folder; the model stays in the mode it was in.
 
@@ -38,6 +41,7 @@ def export_model(
         export_dir: Where the files go, each with a manifest beside it.
         formats: Names of formats.
         quantization: Also writes an 8-bit ONNX file, ``onnx_int8``.
+        opset_version: Version of ONNX's operators; by default one that current runtimes share.
 
     Returns:
         The file of each format.
@@ -45,7 +49,7 @@ def export_model(
     Raises:
         UserError: A format does not exist, is not available here, or the model cannot be exported to it.
     """
-    exports = exports_of(model, adapter, task_spec, export_dir, formats, quantization)
+    exports = exports_of(model, adapter, task_spec, export_dir, formats, quantization, opset_version)
     with mode(model, train=False):
         return {format: exports.artifact(format).path for format in exports.formats}
 
@@ -72,6 +76,11 @@ def run_tier4_export_validation(
     return {**results, "status": overall(result["status"] for result in results.values())}
 
 
+def program_of(model: nn.Module, task_spec: TaskSpec, adapter: Adapter | None = None) -> Program:
+    """A model object as exporters take it."""
+    return exports_of(model, adapter, task_spec, None, ("onnx",)).program
+
+
 def validate_format(exports: Exports, format: str) -> dict[str, Any]:
     """The checks of one format, and their main figures."""
     from harness.catalogue import CATALOGUE
@@ -87,7 +96,8 @@ def exports_of(
     task_spec: TaskSpec,
     export_dir: str | Path | None,
     formats: Iterable[str],
-    quantization: Quantisation | None,
+    quantization: Quantisation | None = None,
+    opset_version: int | None = None,
 ) -> Exports:
     """The exports of a model object.
 
@@ -101,7 +111,7 @@ def exports_of(
     names = list(formats)
     check_formats(names)
     try:
-        options = ExportConfig.model_validate({"formats": names, "quantization": quantization})
+        options = ExportConfig.model_validate({"formats": names, "quantization": quantization, "opset_version": opset_version})
     except ValidationError as error:
         raise UserError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
     folder = None if export_dir is None else Path(export_dir)

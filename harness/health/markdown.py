@@ -38,10 +38,15 @@ def to_markdown(report: ExportHealthReport) -> str:
         _model_facts(report),
         *_findings("Failures", [cause for cause in causes if cause.status == "failed"]),
         *_findings("Warnings", [cause for cause in causes if cause.status == "warning"]),
+        _recommendations(report.recommendations),
         *(_table(heading, checks) for heading, checks in by_tier(report.worst_first()).items()),
         _skipped(report.skipped),
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _recommendations(recommendations: list[str]) -> str:
+    return "\n".join(["## Recommendations", "", *(f"- {_prose(text)}" for text in recommendations)]) if recommendations else ""
 
 
 def verdict(report: ExportHealthReport) -> str:

@@ -146,8 +146,10 @@ class ExportHealthReport:
 
     @property
     def recommendations(self) -> list[str]:
-        """What to do, once each, worst first."""
-        return list(dict.fromkeys(check.recommendation for check in self.worst_first() if check.recommendation))
+        """What to do, once each, worst first; the last one is to review the warnings, where there are any."""
+        warned = [f"`{check.check_name}`" for check in self.checks if check.status == "warning"]
+        found = [check.recommendation for check in self.worst_first() if check.recommendation]
+        return list(dict.fromkeys([*found, *([f"Review the warnings: {', '.join(warned)}"] if warned else [])]))
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON-ready values."""

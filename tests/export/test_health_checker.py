@@ -25,7 +25,7 @@ FORMATS = ["torchscript", "onnx", "pytorch"]
 def check(model: type[Scores] = Scores, *formats: str, **options: object) -> ExportHealthReport:
     with seeded(0):
         checker = ExportHealthChecker(model(), {"formats": list(formats) or FORMATS, **options}, TABLE)
-    return checker.run_all_checks()
+    return checker.run_all_checks(formats=checker.options.formats)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_figures_are_there(sound: ExportHealthReport) -> None:
     assert onnx["operators"]["Gemm"] == 2
     assert onnx["inputs"] == {"features": ["batch", 5]}
     parameters = details_of(sound, "parameter_validation")
-    assert (parameters["total"], parameters["trainable"], parameters["nan"]) == (75, 75, 0)
+    assert (parameters["total_params"], parameters["trainable_params"], parameters["nan_params"]) == (75, 75, 0)
     latency = details_of(sound, "performance_benchmark")["by_format"]["onnx"]
     assert latency["artifact"]["iterations"] >= 50
     assert latency["artifact"]["p50"] <= latency["artifact"]["p90"]
@@ -78,7 +78,7 @@ def test_figures_are_there(sound: ExportHealthReport) -> None:
 
 def test_a_broken_model_is_told_what_to_do() -> None:
     with seeded(0):
-        report = ExportHealthChecker(with_nan(), ExportConfig(formats=["pytorch"]), TABLE).run_all_checks()
+        report = ExportHealthChecker(with_nan(), ExportConfig(formats=["pytorch"]), TABLE).run_all_checks(formats=["pytorch"])
     failed = {check.check_name: check for check in report.get_failed_checks()}
     assert "clip" in failed["parameter_validation"].recommendation
     assert failed["parameter_validation"].details["module"] == "head.weight"
@@ -129,8 +129,8 @@ def test_own_checks_join() -> None:
     [ExportConfig(formats=["pytorch"]), {"formats": ["pytorch"], "width": 8}, SimpleNamespace(formats=["pytorch"], width=8)],
     ids=["config", "mapping", "namespace"],
 )
-def test_any_config_will_do(config: object) -> None:
-    report = ExportHealthChecker(Scores(), config, TABLE).run_all_checks()
+def test_any_config_will_do(config: object, tmp_path: Path) -> None:
+    report = ExportHealthChecker(Scores(), config, TABLE).run_all_checks(export_dir=tmp_path)
     assert report.model_facts["formats"] == "pytorch"
 
 
@@ -168,7 +168,7 @@ def test_validation_in_one_call(tmp_path: Path) -> None:
 
 
 def _check_health(model: Scores, _folder: Path) -> None:
-    ExportHealthChecker(model, {"formats": ["pytorch"]}, TABLE).run_all_checks()
+    ExportHealthChecker(model, {"formats": ["pytorch"]}, TABLE).run_all_checks(formats=["pytorch"])
 
 
 def _bundle(model: Scores, folder: Path) -> None:

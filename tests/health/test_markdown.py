@@ -78,6 +78,7 @@ def test_each_tier_has_a_table_worst_first() -> None:
     assert re.findall(r"^## (.+)$", text, re.MULTILINE) == [
         "Failures",
         "Warnings",
+        "Recommendations",
         "Tier 1",
         "Tier 2",
         "Checks",

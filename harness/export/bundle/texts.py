@@ -58,7 +58,7 @@ def readme(draft: Draft, report: ExportHealthReport | None, layouts: Mapping[str
         runnable=runnable(draft.artifacts),
         code=[format for format in draft.artifacts if FORMATS[format].holds_code],
         weights=[format for format in draft.artifacts if FORMATS[format].weights_only],
-        health="The health checks were not run." if report is None else f"{verdict(report)}; see `artifacts/health_report.md`.",
+        health="The health checks were not run." if report is None else f"{verdict(report)}; see `health_report.md`.",
         failures=[" ".join(f"{check.check_name}: {check.message}".split()) for check in failed],
         layouts=[{"path": f"{name}/", "what": what} for name, what in layouts.items()],
     )

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from harness.adapters import Adapter, make_adapter
-from harness.config import SuiteConfig
+from harness.config import ExportConfig, SuiteConfig
 from harness.export.bundle.artifacts import all_artifacts, copy_artifact
 from harness.export.bundle.configs import json_ready
 from harness.export.bundle.draft import Draft
@@ -56,7 +56,8 @@ def create_export_bundle(
         config: A ``SuiteConfig``, an ``ExportConfig``, or any mapping or object. The keys it shares with ``ExportConfig`` say what is
             exported; all of it is stored in ``configs/``, without passwords and keys.
         task_spec: What the model is for.
-        training_config: How it was trained, which is stored too; a ``SuiteConfig`` says it itself.
+        training_config: How it was trained, which is stored too; a ``SuiteConfig`` says it itself. Its ``export_formats`` are exported where
+            ``config`` names no formats.
         run_health_checks: Whether the bundle gets a health report. A check that fails is reported there, and stops nothing.
         output_dir: The bundle's folder; by default ``<config>-bundle`` beside the config's file, or ``<task>-bundle`` here.
         layouts: Folders for servers to add: ``triton``, ``mlflow``.
@@ -73,13 +74,13 @@ def create_export_bundle(
     if adapter is None and isinstance(config, SuiteConfig):
         adapter = make_adapter(task_spec, config.adapter, config.path.parent)
     try:
-        checker = ExportHealthChecker(model, config, task_spec, adapter)
+        checker = ExportHealthChecker(model, _with_formats_of(training_config, config), task_spec, adapter)
     except ValidationError as error:
         mistake = error.errors()[0]
         raise ExportError(f"config: {'.'.join(map(str, mistake['loc']))}: {mistake['msg']}") from None
     target = check_target(Path(output_dir) if output_dir is not None else _default_target(model, config, task_spec))
     check_layouts(layouts, checker.exports.formats)
-    report = checker.run_all_checks() if run_health_checks else None
+    report = checker.run_all_checks(formats=checker.options.formats) if run_health_checks else None
     if isinstance(config, SuiteConfig):
         training_config = training_config or config.training_config()
         checker.exports.config = config.path if config.path.is_file() else None
@@ -121,7 +122,7 @@ def write_bundle(
         for artifact in artifacts.values():
             copy_artifact(artifact, folder / "artifacts")
         if report is not None:
-            _save_report(report, artifacts, folder / "artifacts")
+            _save_report(report, artifacts, folder)
         for name, content in {"task_spec": exports.subject.task, **configs}.items():
             if content is not None:
                 _write_json(folder / "configs" / f"{name}.json", json_ready(content))
@@ -147,6 +148,15 @@ def write_bundle(
     return target
 
 
+def _with_formats_of(training_config: Any, config: Any) -> ExportConfig:
+    """The export part of a config; where it names no formats, those that the training config wants exported."""
+    from harness.export.health import export_options
+
+    options = export_options(config)
+    wanted = list(getattr(training_config, "export_formats", None) or ())
+    return options if not wanted or "formats" in options.model_fields_set else options.model_copy(update={"formats": wanted})
+
+
 def _default_target(model: nn.Module, config: Any, task: TaskSpec) -> Path:
     if isinstance(config, SuiteConfig) and config.path.is_file():
         return config.path.parent / f"{config.name}-bundle"
@@ -168,9 +178,9 @@ def _save_report(report: ExportHealthReport, artifacts: Mapping[str, Artifact], 
 
     checks = [replace(check, message=moved(check.message), details=moved(check.details)) for check in report.checks]
     shown = replace(report, checks=checks)
-    shown.save_json(folder / "health_report.json")
+    shown.save_json(folder / "artifacts" / "health_report.json")
+    shown.save_html(folder / "artifacts" / "health_report.html")
     shown.save_markdown(folder / "health_report.md")
-    shown.save_html(folder / "health_report.html")
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import torch
 
@@ -22,7 +23,8 @@ def architecture_validation(exports: Exports) -> Evidence:
     """The model has modules and parameters, and a forward that takes the task's fields; counts the modules by type."""
     name, model = "architecture_validation", exports.reference
     counts = Counter(type(module).__name__ for module in model.modules() if not list(module.children()))
-    details = {"modules": dict(counts.most_common()), "inputs": list(exports.program.fields)}
+    total = sum(1 for _ in model.modules())
+    details = {"total_modules": total, "layer_counts": dict(counts.most_common()), "inputs": list(exports.program.fields)}
     training = [path for path, module in model.named_modules() if module.training]
     if training:
         return Evidence(
@@ -49,10 +51,10 @@ def parameter_validation(exports: Exports) -> Evidence:
     sound = every[every.isfinite()]
     trainable = sum(p.numel() for p in parameters.values() if p.requires_grad)
     details = {
-        "total": sum(p.numel() for p in parameters.values()),
-        "trainable": trainable,
-        "nan": sum(nan.values()),
-        "infinite": sum(infinite.values()),
+        "total_params": sum(p.numel() for p in parameters.values()),
+        "trainable_params": trainable,
+        "nan_params": sum(nan.values()),
+        "inf_params": sum(infinite.values()),
         "mean": float(sound.mean()) if sound.numel() else None,
         "std": float(sound.std(correction=0)) if sound.numel() else None,
         "min": float(sound.min()) if sound.numel() else None,
@@ -68,13 +70,13 @@ def parameter_validation(exports: Exports) -> Evidence:
         )
     if not parameters:
         return Evidence(name, Status.WARN, "the model has no parameters", details=details)
-    message = f"{details['total']:,} parameters ({trainable:,} trainable), none of them NaN or infinite"
+    message = f"{details['total_params']:,} parameters ({trainable:,} trainable), none of them NaN or infinite"
     return Evidence(name, Status.OK, message, details=details)
 
 
 def shape_validation(exports: Exports) -> Evidence:
-    """Logits have the promised shape at several batch sizes."""
-    return _at_batch_sizes(exports, "shape_validation")
+    """Logits have the promised shape at several batch sizes and lengths; says what the model makes of another image size."""
+    return _at_input_shapes(exports, "shape_validation")
 
 
 def forward_pass_validation(exports: Exports) -> Evidence:
@@ -84,7 +86,7 @@ def forward_pass_validation(exports: Exports) -> Evidence:
         return Evidence(
             "forward_pass_validation", Status.FAIL, "logits in eval mode are random: no file can repeat them", cause=cause
         )
-    return _at_batch_sizes(exports, "forward_pass_validation")
+    return _at_input_shapes(exports, "forward_pass_validation")
 
 
 def memory_requirements(exports: Exports) -> Evidence:
@@ -107,15 +109,14 @@ def memory_requirements(exports: Exports) -> Evidence:
     return Evidence(name, status, message, peak / MIB, _WARN_BYTES / MIB, "MiB", cause=cause, details=details)
 
 
-def _at_batch_sizes(exports: Exports, name: str) -> Evidence:
-    """Shape or finiteness of the logits at each batch size; each failure belongs to one of the two."""
-    task, example = exports.program.task, exports.program.sizes
+def _at_input_shapes(exports: Exports, name: str) -> Evidence:
+    """Shape or finiteness of the logits at each input shape; each failure belongs to one of the two."""
+    task = exports.program.task
     shapes: dict[str, list[int]] = {}
-    for size in _BATCHES if "batch" in exports.program.limits else (example.batch,):
-        sizes = Sizes(size, example.seq, example.target_seq)
+    for seed, sizes in enumerate(_sizes(exports)):
         at = sizes.describe(task)
         try:
-            logits = exports.eager({k: v.cpu() for k, v in exports.subject.batch(sizes, size).items()})
+            logits = exports.eager({k: v.cpu() for k, v in exports.subject.batch(sizes, seed).items()})
         except UserError as error:
             module = error.module if isinstance(error, ModelRaisedError) else ""
             return Evidence(name, Status.FAIL, f"forward raises at {at}: {error}", counterexample=at, module=module)
@@ -127,8 +128,36 @@ def _at_batch_sizes(exports: Exports, name: str) -> Evidence:
             message = f"{counted(int((~logits.isfinite()).sum()), 'logit')} NaN or infinite at {at}"
             cause = "weights that diverged in training, or a softmax over a row that is all masked"
             return Evidence(name, Status.FAIL, message, counterexample=at, cause=cause)
+    details: dict[str, object] = {"shapes": shapes}
+    if name == "shape_validation" and task.image_size:
+        details["other_image_size"] = _other_image_size(exports)
     what = "the promised shape" if name == "shape_validation" else "finite logits"
-    return Evidence(name, Status.OK, f"{what} at {counted(len(shapes), 'batch size')}", details={"shapes": shapes})
+    return Evidence(name, Status.OK, f"{what} at {counted(len(shapes), 'input shape')}", details=details)
+
+
+def _other_image_size(exports: Exports) -> str:
+    """What the model makes of images half as large again; a model may be made for one size, so that this is no verdict."""
+    task = exports.program.task
+    channels, height, width = task.image_size or (0, 0, 0)
+    other = replace(task, image_size=(channels, height + height // 2, width + width // 2))
+    batch = {name: tensor.cpu() for name, tensor in exports.subject.make(other, Sizes(2), 0).items()}
+    at = "x".join(map(str, batch["pixel_values"].shape[2:]))
+    try:
+        logits = exports.eager(batch)
+    except UserError as error:
+        return f"{at} is refused: {error}"
+    return f"{at} gives logits of shape {tuple(logits.shape)}"
+
+
+def _sizes(exports: Exports) -> list[Sizes]:
+    """Several batch sizes at the example's lengths, and the shortest and the longest input, where those may differ."""
+    example, limits = exports.program.sizes, exports.program.limits
+    found = [Sizes(size, example.seq, example.target_seq) for size in (_BATCHES if "batch" in limits else (example.batch,))]
+    if "seq" in limits:
+        found += [Sizes(example.batch, length, example.target_seq) for length in limits["seq"]]
+    if "target_seq" in limits:
+        found += [Sizes(example.batch, example.seq, length) for length in limits["target_seq"]]
+    return list(dict.fromkeys(found))
 
 
 MODEL_CHECKS = {

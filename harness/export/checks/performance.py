@@ -45,7 +45,7 @@ def performance_benchmark(exports: Exports, format: str) -> Evidence:
     artifact, eager = times.artifact, times.eager
     bound = exports.subject.task.tolerances.get(name)
     details = {**times.to_json(), "speed_up": times.speed_up}
-    figures = f"median {artifact.p50:.3f} ms, {times.speed_up:.2f} times the model's speed ({eager.p50:.3f} ms)"
+    figures = f"mean {artifact.mean:.3f} ms, median {artifact.p50:.3f} ms, {times.speed_up:.2f} times the model's speed ({eager.p50:.3f} ms)"
     at = exports.program.sizes.describe(exports.program.task)
     if bound is not None and artifact.p50_bounds[0] > bound:
         message = f"{format}: {figures}: slower than {bound:g} ms"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from harness.adapters import Adapter
 from harness.batches import make_batch
 from harness.config import ExportConfig
 from harness.export.formats.exported_program import Captured, capture, failures, quiet, tracing
@@ -19,6 +20,7 @@ from harness.export.lattice import lattice
 from harness.export.program import Program, Runner
 from harness.export.reason import one_line
 from harness.randomness import seeded
+from harness.tasks import TaskSpec
 
 _INLINE_BYTES = 1_500_000_000
 """Weights up to this size stay inside the file; protobuf ends at 2 GB."""
@@ -58,8 +60,32 @@ class ONNXExporter(Exporter):
         """The exporter with the opset of a config."""
         return cls(options.opset_version)
 
-    def export(self, program: Program, path: Path) -> Exported:
-        """Writes the file by the first way that gives what was asked for."""
+    def export(self, program: Program | nn.Module, *arguments: Path | str | TaskSpec | Adapter | None) -> Exported:
+        """Writes the file by the first way that gives what was asked for.
+
+        A model is taken as well: ``ONNXExporter(16, True, True).export(model, task_spec, "model.onnx")``.
+
+        Args:
+            program: What is exported: a program, or a model, which is left as it is.
+            arguments: The path of the file; for a model its task too, and an adapter where it is not the task's own. They are told by what
+                they are, so their order is free.
+
+        Raises:
+            ExportError: No way worked; the message has the reason of each. Or there is no path, or no task for a model.
+        """
+        paths = [Path(value) for value in arguments if isinstance(value, (str, Path))]
+        tasks = [value for value in arguments if isinstance(value, TaskSpec)]
+        if len(paths) != 1 or (isinstance(program, nn.Module) and len(tasks) != 1):
+            raise ExportError("export() takes a model, its TaskSpec and the path of the file to write")
+        if isinstance(program, nn.Module):
+            from harness.export.validate import program_of
+
+            adapter = next((value for value in arguments if hasattr(value, "logits")), None)
+            program = program_of(program, tasks[0], cast("Adapter | None", adapter))
+            paths[0].parent.mkdir(parents=True, exist_ok=True)
+        return self._export(program, paths[0])
+
+    def _export(self, program: Program, path: Path) -> Exported:
         attempts: list[Attempt] = []
         captured: Captured | None = None
         frozen: list[str] = []

@@ -30,11 +30,11 @@ class QuantisedONNXExporter(ONNXExporter):
         """The exporter with the kind and the opset of a config."""
         return cls(options.quantization or "dynamic", options.opset_version)
 
-    def export(self, program: Program, path: Path) -> Exported:
+    def _export(self, program: Program, path: Path) -> Exported:
         """Exports to ONNX and quantises the file; static quantisation is calibrated with the program's samples."""
         with tempfile.TemporaryDirectory() as folder:
             plain = Path(folder) / ONNXExporter.filename
-            exported = super().export(program, plain)
+            exported = super()._export(program, plain)
             facts = quantise(plain, path, self.kind, program.samples or (program.example,), program.fields)
         attempts = (*exported.attempts[:-1], Attempt(f"{exported.attempts[-1].way}, {self.kind} quantisation"))
         return Exported(attempts, exported.limits, exported.static, {**exported.notes, "quantisation": asdict(facts)})
