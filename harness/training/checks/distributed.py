@@ -81,10 +81,14 @@ class _Comparison:
         """The verdict."""
         stances = dict.fromkeys((be_still, self.stance))
         found = [judge_halves(self.trial, stance) for stance in stances] if self._takes_steps else []
-        failure = next((evidence for evidence in found if evidence is not None and evidence.status is Status.FAIL), None)
-        upheld = self._arbitrate(failure) if failure is not None and self._is_manual else failure
-        others = (evidence for evidence in found if evidence is not None and evidence.status is not Status.FAIL)
-        return upheld or self._judge_processes() or next(others, None) or self._sound()
+        findings = [evidence for evidence in found if evidence is not None]
+        doubted = [evidence for evidence in findings if evidence.status in (Status.FAIL, Status.WARN)] if self._is_manual else []
+        if doubted:
+            worst = max(doubted, key=lambda evidence: evidence.status.severity)
+            upheld = self._arbitrate(worst)
+            findings = [evidence for evidence in findings if evidence not in doubted] + ([upheld] if upheld is not None else [])
+        failure = next((evidence for evidence in findings if evidence.status is Status.FAIL), None)
+        return failure or self._judge_processes() or next(iter(findings), None) or self._sound()
 
     def _arbitrate(self, failure: Evidence) -> Evidence | None:
         """A finding of the halves, unless two real processes have the gradients of one.
