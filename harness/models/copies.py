@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.models.cloning import clone
+from harness.models.moving import move
 from harness.models.sharing import fault_of_copy, objects_reached
 
 
@@ -77,7 +78,7 @@ def take_state(model: nn.Module, other: nn.Module) -> None:
     """
     like = next((t for t in chain(other.parameters(), other.buffers()) if t.is_floating_point()), None)
     if like is not None:
-        model.to(like.device, like.dtype)
+        move(model, like.device, like.dtype)
     own, parts = dict(model.named_parameters(remove_duplicate=False)), dict(model.named_modules(remove_duplicate=False))
     for name, value in other.named_parameters(remove_duplicate=False):
         own[name].data = value.detach().clone()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.batches import Batch, to_device
+from harness.models.moving import move
 from harness.training.checkpoints import check_fits, read_checkpoint, write_checkpoint
 from harness.training.divergence import diverged, find_culprit
 from harness.training.engines.job import Job, OnGradients
@@ -48,7 +49,7 @@ class PlainEngine:
         self._autocast = _DTYPES[kind] if how == "mixed" else None
         self._dtype = _DTYPES[kind] if how == "true" and kind != "32" else None
         self._scaler = torch.amp.GradScaler(job.compute.accelerator, enabled=job.compute.precision == "16-mixed")
-        self.model = job.model.to(self._device, self._dtype)
+        self.model = move(job.model, self._device, self._dtype)
         if job.config.compile_mode:
             nn.Module.compile(self.model, mode=job.config.compile_mode)  # the class may have a `compile` of its own
         self.optimizer = make_optimizer(self.model, job.config)
