@@ -58,6 +58,11 @@ class GradientProbe:
         Args:
             tensors: The very weights and inputs, which are left as they were.
         """
+        # They move while the model is in its mode: one that folds weights into others as the mode changes would fold in moved ones.
+        with mode(self.model, self.train):
+            return self._along(tensors)
+
+    def _along(self, tensors: dict[str, Tensor]) -> Slope:
         rng = self._rng()
         steps = {name: _size(tensor) * _normal_like(tensor, rng) for name, tensor in tensors.items()}
         with _asking_for_gradients(tensors):
