@@ -155,8 +155,21 @@ def _simulated_call(subject: Subject, seed: int, counterexample: str) -> Evidenc
     )
 
 
+def _simulated(subject: Subject) -> nn.Module:
+    """A copy without data whose parameters are the objects they were, as a real device leaves them: a plain list may hold them too."""
+    before = torch.__future__.get_swap_module_params_on_conversion()
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        return subject.fresh().to("meta")
+    except RuntimeError:  # a parameter that something native holds on to cannot be swapped
+        torch.__future__.set_swap_module_params_on_conversion(False)
+        return subject.fresh().to("meta")
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(before)
+
+
 def _on(subject: Subject, device: str) -> Subject:
-    model: nn.Module = subject.fresh().to(device)
+    model = _simulated(subject) if device == "meta" else subject.fresh().to(device)
     moved = Subject(model, subject.adapter, subject.task, make=subject.make, shared=subject.shared)
     moved.device = torch.device(device)  # a model without tensors is nowhere
     return moved
