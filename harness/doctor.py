@@ -21,6 +21,7 @@ COSTS = {
     "lightning": "training on Lightning (the plain loop takes its place), models that are a LightningModule",
     "huggingface": "models from transformers",
     "data": "Parquet, image folders, tokenizers of more than a few thousand words",
+    "yaml": "configs in YAML",
     "postgresql": "an experiment database that several machines share",
     "mlflow": "runs exported to MLflow",
     "ray": "sweeps on a Ray cluster",

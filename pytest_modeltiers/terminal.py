@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import textwrap
+from collections import Counter
 from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,9 @@ _MARKUP: dict[Status, dict[str, bool]] = {
 }
 _WORDS = {Status.FAIL: "FAIL", Status.WARN: "WARN", Status.OK: "ok", Status.SKIPPED: "skip"}
 _INDENT = " " * 7
+_SEVERAL = 4
+"""Tests that are skipped for one reason are counted from here on, rather than listed; ``-v`` lists them."""
+
 _FALLBACK = (80, 24)
 _NARROWEST = 40
 _WITHOUT_DETAILS = ("no", "line")
@@ -98,11 +102,22 @@ def print_summary(terminal: pytest.TerminalReporter, path: Path, results: list[R
                     terminal.line(f"{other.label}: see {result.label}")
         quiet_rows = [row for row in rows if row.status in (Status.OK, Status.SKIPPED)]
         if not quiet:
-            _print_rows(terminal, sorted(quiet_rows, key=lambda row: -row.status.severity))
+            alike = {} if terminal.verbosity > 0 else _skipped_alike(quiet_rows)
+            rest = [row for row in quiet_rows if row.status is Status.OK or row.message not in alike]
+            _print_rows(terminal, sorted(rest, key=lambda row: -row.status.severity))
+            for reason, number in alike.items():
+                terminal.write("  skip ", **_MARKUP[Status.SKIPPED])
+                _print_wrapped(terminal, _INDENT, f"{number} tests: {reason}", started=True, light=True)
         for text in figures_of(rows):
             _print_wrapped(terminal, "  ", text)
     if report.coverage:
         _print_wrapped(terminal, "", report.coverage, yellow=True)
+
+
+def _skipped_alike(rows: list[Result]) -> dict[str, int]:
+    """Reasons for which several tests are skipped, and how many."""
+    reasons = Counter(row.message for row in rows if row.status is Status.SKIPPED)
+    return {reason: number for reason, number in reasons.items() if number >= _SEVERAL}
 
 
 def title(report: ExportHealthReport) -> str:

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_map
 
 from harness.analysis.study import Study
 from harness.batches import Batch, pad_right
+from harness.errors import ProbeUnsupportedError
 from harness.evidence import Evidence, Status
 from harness.properties.difference import difference
 from harness.properties.noise import FACTOR
@@ -204,6 +205,8 @@ def _rounded(model: nn.Module, dtype: torch.dtype, seed: int, times: float = 1.0
         for tensor in (*model.parameters(), *model.buffers()):
             tensor.copy_(moved(tensor))
     leaves = [module for module in model.modules() if not any(True for _ in module.children())]
+    if any(isinstance(leaf, torch.jit.ScriptModule) for leaf in leaves):
+        raise ProbeUnsupportedError("a part of the model is a TorchScript module, whose rounding cannot be simulated")
     handles = [leaf.register_forward_hook(lambda _m, _a, output: tree_map(moved, output)) for leaf in leaves]
     try:
         yield model

@@ -61,6 +61,8 @@ def hooked(
     """
     handles = []
     for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            continue  # a compiled part runs no Python, so that nothing can be hooked into it
         path = path_of(name)
         handles.append(module.register_forward_pre_hook(lambda m, a, k, path=path: enter(path, m, a, k), with_kwargs=True))
         handles.append(module.register_forward_hook(lambda _m, _a, output, path=path: leave(path, output)))

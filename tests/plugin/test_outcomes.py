@@ -151,6 +151,16 @@ def test_a_skip_gives_its_reason(project: Any) -> None:
     result.stdout.fnmatch_lines(["SKIPPED * cfg.json:1: sequences of one length*"])
 
 
+@pytest.mark.parametrize(("option", "lines"), [((), 1), (("-v",), 4)])
+def test_tests_that_are_skipped_for_one_reason_are_one_line(project: Any, option: tuple[str, ...], lines: int) -> None:
+    raising = GOOD.replace("x = self.embed(input_ids)", "raise ValueError")
+    project.config(only=("shape_contract", "causal", "registration", "stateless", "mode_round_trip"), model=raising)
+
+    result = project.run("--model-config", "cfg.json", *option)
+
+    assert sum(line.startswith("  skip ") for line in result.outlines) == lines
+
+
 @pytest.fixture(params=["xunit1", "xunit2"])
 def junit(request: pytest.FixtureRequest, project: Any) -> dict[str, dict[str, str]]:
     """The properties of the test cases of a run with a failure, a warning and a pass."""
