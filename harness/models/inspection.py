@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 
@@ -29,6 +30,9 @@ from harness.threads import threads_for
 from harness.user_code import raised
 
 __all__ = ["Guess", "guess_task", "signature_of"]
+
+_IMAGE_AXES = 4
+"""Axes of a batch of images."""
 
 _FEW = 3
 """Attempts that are made of the slowest model."""
@@ -196,7 +200,7 @@ def _mixes_rows_alone(subject: _Subject, guess: Guess) -> bool:
 def _image(subject: _Subject, shapes: Collection[tuple[int, ...]]) -> Iterator[Guess | Refusal]:
     model = subject.model
     convolution = next(((name, m) for name, m in model.named_modules() if isinstance(m, nn.Conv2d)), None)
-    flat = any(isinstance(m, (nn.Flatten, nn.Unfold)) for m in model.modules())
+    flat = any(isinstance(m, (nn.Flatten, nn.Unfold)) or _takes_four_axes(m) for m in model.modules())
     tried = [shape[1:] for shape in shapes if len(shape) == 4 and shape[2] == shape[3]]
     speaks_of_images = convolution is not None or flat or bool(tried) or bool(subject.names & set(IMAGES))
     if not subject.is_wanted(TaskType.IMAGE_CLASSIFICATION) or not (speaks_of_images or subject.only):
@@ -219,6 +223,12 @@ def _image(subject: _Subject, shapes: Collection[tuple[int, ...]]) -> Iterator[G
             if isinstance(outcome, Guess) or outcome.answered or not outcome.called:
                 return
             search.learn(side, outcome.flattened)
+
+
+def _takes_four_axes(module: nn.Module) -> bool:
+    """Whether a module is a layer of einops that takes images apart, such as ``Rearrange("b c (h p) (w q) -> b (h w) (p q c)")``."""
+    left, arrow, _ = str(getattr(module, "pattern", "")).partition("->")
+    return bool(arrow) and len(re.sub(r"\([^)]*\)", "group", left).split()) == _IMAGE_AXES
 
 
 def _tabular(subject: _Subject, shapes: Collection[tuple[int, ...]]) -> Iterator[Guess | Refusal]:

@@ -157,6 +157,27 @@ def test_the_side_of_images_is_found_in_a_few_calls(side: int, tmp_path: Path) -
     assert len(module.CALLS) <= 12, module.CALLS
 
 
+class Patches(nn.Module):
+    """As einops' ``Rearrange``: a layer that says by its pattern how many axes its input has."""
+
+    pattern = "b c (h p) (w q) -> b (h w) (p q c)"
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        batch, channels, height, width = input.shape
+        parts = input.reshape(batch, channels, height // 8, 8, width // 8, 8)
+        return parts.permute(0, 2, 4, 3, 5, 1).reshape(batch, -1, 64 * channels)
+
+
+class Mean(nn.Module):
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return input.mean(dim=1)
+
+
+def test_a_layer_of_einops_speaks_of_images() -> None:
+    found = guess_task(lambda: nn.Sequential(Patches(), nn.Linear(192, 16), Mean(), nn.Linear(16, 5)).eval())
+    assert (found.task.task_type, found.task.num_classes) == (TaskType.IMAGE_CLASSIFICATION, 5)
+
+
 def test_a_model_that_says_nothing_of_its_side_is_not_tried_for_ever() -> None:
     search = SideSearch([50])
     sides = []
