@@ -1,0 +1,93 @@
+"""One entry in a process of its own: a config through `modeltiers init`, and tiers 1 to 4 of the entry's own config.
+
+python -m packages.child KEY FOLDER BUDGET
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from packages.entries import ENTRIES
+from packages.entry import Entry
+
+
+def main() -> int:
+    key, folder, budget = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3])
+    entry = next(entry for entry in ENTRIES if entry.key == key)
+    (folder / "model.py").write_text(entry.model_file, encoding="utf-8")
+    found: dict[str, Any] = {"init": _init(folder)}
+    started = time.process_time()
+    found |= _run(entry, folder, budget)
+    found["processor"] = round(time.process_time() - started, 1)
+    (folder / "found.json").write_text(json.dumps(found), encoding="utf-8")
+    return 0
+
+
+def _init(folder: Path) -> dict[str, Any]:
+    """What `modeltiers init` makes of the model's file."""
+    from harness.cli import main as modeltiers
+
+    said, started = io.StringIO(), time.process_time()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        try:
+            status = modeltiers(["init", str(folder / "model.py"), "--output", str(folder / "init.json"), "--no-run"])
+        except SystemExit as stopped:
+            status = int(stopped.code or 0)
+    config = folder / "init.json"
+    return {
+        "status": status,
+        "seconds": round(time.process_time() - started, 1),
+        "config": json.loads(config.read_text(encoding="utf-8")) if config.is_file() else None,
+        "said": said.getvalue()[-600:],
+    }
+
+
+def _run(entry: Entry, folder: Path, budget: float) -> dict[str, Any]:
+    """What the suite finds."""
+    import pytest
+
+    keys = {"task_name": "entry", **entry.task, "model_file": "model.py", "tier": ["1", "2", "3", "4"], "time_budget": budget}
+    config = folder / "config.json"
+    config.write_text(json.dumps(keys), encoding="utf-8")
+    report, said = folder / "report", io.StringIO()
+    options = ["-q", "-p", "pytest_modeltiers.plugin", "-p", "no:cacheprovider", f"--rootdir={folder}"]
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        status = pytest.main(["--model-config", str(config), "--model-report", str(report), *options])
+    file = report / "health_report.json"
+    if not file.is_file():
+        return {"status": int(status), "error": said.getvalue()[-1500:]}
+    health = json.loads(file.read_text(encoding="utf-8"))
+    return {
+        "status": int(status),
+        "summary": health["summary"],
+        "coverage": health.get("coverage", ""),
+        "checks": [
+            {
+                "test": check["check_name"],
+                "status": check["status"],
+                "message": check["message"],
+                "details": _short(check["details"]),
+            }
+            for check in health["checks"]
+            if check["status"] != "passed"
+        ],
+        "skipped": {check["check_name"]: check["reason"] for check in health.get("skipped", [])},
+    }
+
+
+def _short(details: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: details[name]
+        for name in ("counterexample", "module", "measured", "bound", "cause")
+        if details.get(name) is not None
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

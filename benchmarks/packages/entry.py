@@ -1,0 +1,90 @@
+"""An entry of the board: a class of a package, the arguments that make it tiny, and the task it is judged as."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Keys = Mapping[str, Any]
+"""Keys of a config."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model class of a package.
+
+    Attributes:
+        package: The package's name on PyPI.
+        name: The class, or the class and what is special about it.
+        imports: The import line of the model file.
+        build: The expression that builds the model.
+        task: The config's keys; empty where the model fits no task.
+        waits: Why it fits none.
+        own: What the model file holds beside ``build_model``, where the class is a part that needs a model around it.
+    """
+
+    package: str
+    name: str
+    imports: str
+    build: str
+    task: Keys = field(default_factory=dict)
+    waits: str = ""
+    own: str = ""
+
+    @property
+    def key(self) -> str:
+        """A name that no other entry has, and that a file can have."""
+        return f"{self.package}-{self.name}".replace(" ", "_").replace("/", "_")
+
+    @property
+    def model_file(self) -> str:
+        """The model file's content."""
+        own = f"\n\n{self.own.strip()}\n" if self.own else ""
+        return f"{self.imports}\n{own}\n\ndef build_model():\n    return {self.build}\n"
+
+
+def image(side: int = 32, channels: int = 3, classes: int = 5) -> Keys:
+    """An image classifier."""
+    return {"task_type": "image_classification", "image_size": [channels, side, side], "num_classes": classes}
+
+
+def causal(vocabulary: int = 40, length: int = 16, **more: Any) -> Keys:
+    """A causal language model."""
+    return {"task_type": "causal_lm", "vocab_size": vocabulary, "max_seq_len": length, **more}
+
+
+def masked(vocabulary: int = 40, length: int = 16, **more: Any) -> Keys:
+    """A masked language model."""
+    return {"task_type": "masked_lm", "vocab_size": vocabulary, "max_seq_len": length, **more}
+
+
+def sequence(vocabulary: int = 40, length: int = 16, classes: int = 3, **more: Any) -> Keys:
+    """A classifier of sequences."""
+    return {
+        "task_type": "sequence_classification",
+        "vocab_size": vocabulary,
+        "max_seq_len": length,
+        "num_classes": classes,
+        **more,
+    }
+
+
+def tokens(vocabulary: int = 40, length: int = 16, classes: int = 3, **more: Any) -> Keys:
+    """A classifier of tokens."""
+    return {**sequence(vocabulary, length, classes, **more), "task_type": "token_classification"}
+
+
+def seq2seq(vocabulary: int = 40, length: int = 16, **more: Any) -> Keys:
+    """A sequence-to-sequence model."""
+    return {"task_type": "seq2seq_lm", "vocab_size": vocabulary, "max_seq_len": length, **more}
+
+
+def table(features: int = 6, classes: int = 3) -> Keys:
+    """A classifier of rows."""
+    return {"task_type": "tabular_classification", "num_features": features, "num_classes": classes}
+
+
+def regression(features: int = 6) -> Keys:
+    """A regression on rows."""
+    return {"task_type": "tabular_regression", "num_features": features}

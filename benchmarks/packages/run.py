@@ -1,0 +1,106 @@
+"""Runs the board: each entry in a fresh process, through `modeltiers init` and tiers 1 to 4; resumable.
+
+    python benchmarks/packages/run.py [WORD ...] [--work DIR] [--budget 25] [--again]
+
+Needs the packages of `requirements.txt` beside this project, in an environment of their own. Entries whose result lies in DIR are not run
+again. At the end `results.json` and `results.md` are written; exits with 1 where a red line is ours, or nobody has reviewed it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from packages.entries import ENTRIES
+from packages.entry import Entry
+from packages.table import write_results
+
+_PATIENCE = 40
+"""By the clock, as a multiple of the budget: the cores may be shared."""
+
+
+def in_turns(entries: Sequence[Entry]) -> Iterator[Entry]:
+    """The entries, one of each package in turn, so that a run that is stopped has seen all packages."""
+    packages: dict[str, list[Entry]] = defaultdict(list)
+    for entry in entries:
+        packages[entry.package].append(entry)
+    return (entry for entry in chain.from_iterable(zip_longest(*packages.values())) if entry is not None)
+
+
+def run(entry: Entry, folder: Path, budget: float) -> dict[str, Any]:
+    """The result of one entry."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    benchmarks = Path(__file__).parent.parent
+    paths = os.pathsep.join([str(benchmarks), str(benchmarks.parent)])
+    environment = {
+        **os.environ,
+        "PYTHONPATH": paths,
+        "MODELTIERS_CACHE": str(folder / "cache"),
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+    command = [sys.executable, "-m", "packages.child", entry.key, str(folder), str(budget)]
+    with (folder / "log").open("w", encoding="utf-8") as log:
+        try:
+            status = subprocess.run(
+                command,
+                cwd=folder,
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                timeout=_PATIENCE * budget,
+                check=False,
+            ).returncode
+        except subprocess.TimeoutExpired:
+            status = -1
+    shutil.rmtree(folder / "cache", ignore_errors=True)
+    file = folder / "found.json"
+    found = (
+        json.loads(file.read_text(encoding="utf-8"))
+        if file.is_file()
+        else {"error": f"ended with status {status}", "log": str(folder / "log")}
+    )
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=benchmarks, capture_output=True, text=True, check=False
+    ).stdout.strip()
+    return {"key": entry.key, "commit": commit, "model": entry.model_file, "task": dict(entry.task), "budget": budget, **found}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("words", nargs="*", help="only entries whose name holds one of these")
+    parser.add_argument("--work", type=Path, default=Path("board"), help="where results are kept (./board)")
+    parser.add_argument("--budget", type=float, default=25.0)
+    parser.add_argument("--again", action="store_true", help="run what has a result, too")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no entry after so many")
+    parser.add_argument("--table", action="store_true", help="write the tables only")
+    arguments = parser.parse_args()
+    work, end = arguments.work.resolve(), time.monotonic() + 60 * arguments.minutes
+    for entry in in_turns([entry for entry in ENTRIES if entry.task]):
+        file = work / f"{entry.key}.json"
+        is_wanted = not arguments.words or any(word in entry.key for word in arguments.words)
+        is_done = file.is_file() and json.loads(file.read_text(encoding="utf-8"))["model"] == entry.model_file
+        if arguments.table or not is_wanted or (is_done and not arguments.again) or time.monotonic() > end:
+            continue
+        found = run(entry, work / "runs" / entry.key, arguments.budget)
+        file.write_text(json.dumps(found, indent=1), encoding="utf-8")
+        summary = found.get("summary") or found.get("error", "").strip().splitlines()[-1:]
+        print(entry.key, "init", found.get("init", {}).get("status"), summary, f"{found.get('processor')} s", flush=True)
+    return write_results(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

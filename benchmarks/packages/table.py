@@ -1,0 +1,157 @@
+"""From the results of runs and their reviews to `results.json` and `results.md`."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from packages.entries import ENTRIES
+from packages.entry import Entry
+
+_HERE = Path(__file__).parent
+_HEAD = """\
+# The board of packages
+
+{entries} model classes of {packages} packages from PyPI that this project did not write, each built tiny with random weights. {fitting} fit
+one of the eight tasks; {waiting} wait for tasks that are declared as a signature, and are named at the end. `python
+benchmarks/packages/run.py` runs them and writes this file; the reviews are in `reviews.json`.
+
+{ran} entries were run: through `modeltiers init` on a file that builds the model, and through tiers 1 to 4 under a `time_budget` of
+{budget:g} s. Their {tests} tests passed in {passed} cases and warned in {warnings}; {failed} failed, in {red} of the models. Of these
+{true} are reviewed as true of the model, {ours} as ours, {open} are not reviewed. `init` wrote the entry's task in {right} cases, another
+one in {other}, and no config in {refused}.
+"""
+
+
+@dataclass
+class Row:
+    """What became of one entry.
+
+    Attributes:
+        key: The entry.
+        package: Its package.
+        name: Its class.
+        init: ``right``, ``other TASK`` or ``refused``.
+        passed: Tests that passed.
+        warnings: Tests that warned.
+        failed: Tests that failed.
+        skipped: Tests that were skipped.
+        late: Those of them for which the time budget had nothing left, or that it cut short.
+        red: The red lines, each with its message, its verdict and the reason.
+        amber: The warnings, each with its message.
+        error: Why nothing was run.
+    """
+
+    key: str
+    package: str
+    name: str
+    init: str
+    passed: int = 0
+    warnings: int = 0
+    failed: int = 0
+    skipped: int = 0
+    late: int = 0
+    red: list[dict[str, str]] = field(default_factory=list)
+    amber: list[dict[str, str]] = field(default_factory=list)
+    error: str = ""
+
+
+def write_results(work: Path) -> int:
+    """Writes both; returns 1 where a red line is ours, or has no review."""
+    reviews = json.loads((_HERE / "reviews.json").read_text(encoding="utf-8"))
+    pairs = [(entry, work / f"{entry.key}.json") for entry in ENTRIES]
+    found = [(entry, json.loads(file.read_text(encoding="utf-8"))) for entry, file in pairs if file.is_file()]
+    rows = [_row(entry, result, reviews.get(entry.key, {})) for entry, result in found]
+    budget = max((result["budget"] for _, result in found), default=0.0)
+    (_HERE / "results.json").write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
+    (_HERE / "results.md").write_text("\n".join(_lines(rows, budget)) + "\n", encoding="utf-8")
+    return int(any(line["verdict"] != "true" for row in rows for line in row.red))
+
+
+def _row(entry: Entry, result: Mapping[str, Any], reviews: Mapping[str, Mapping[str, str]]) -> Row:
+    row = Row(entry.key, entry.package, entry.name, _init(entry, result))
+    if "summary" not in result:
+        row.error = _error(result)
+        row.red = [_red("no test ran", row.error, reviews)]
+        return row
+    counts, skipped = result["summary"], result["skipped"]
+    row.passed, row.warnings, row.failed = counts["passed"], counts["warnings"], counts["failed"]
+    row.skipped, row.late = len(skipped), sum("time budget" in reason or "`time_budget`" in reason for reason in skipped.values())
+    row.red = [_red(check["test"], check["message"], reviews) for check in result["checks"] if check["status"] == "failed"]
+    row.amber = [
+        {"test": check["test"], "message": check["message"]} for check in result["checks"] if check["status"] == "warning"
+    ]
+    return row
+
+
+def _red(test: str, message: str, reviews: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    review = reviews.get(test, {})
+    return {"test": test, "message": message, "verdict": review.get("verdict", "not reviewed"), "why": review.get("why", "")}
+
+
+def _init(entry: Entry, result: Mapping[str, Any]) -> str:
+    found = result.get("init") or {}
+    config = found.get("config")
+    if not config:
+        return "refused"
+    differing = sorted(
+        key for key, value in entry.task.items() if key in ("task_type", "num_classes") and config.get(key) != value
+    )
+    return "right" if not differing else f"other ({config.get('task_type')})"
+
+
+def _error(result: Mapping[str, Any]) -> str:
+    lines = [line for line in str(result.get("error", "")).splitlines() if line.strip()]
+    telling = [line for line in lines if line.startswith("E ")] or [
+        line for line in lines if not line.startswith(("=", "_", "-"))
+    ]
+    return telling[0].removeprefix("E ").strip() if telling else "it ended without a word"
+
+
+def _lines(rows: list[Row], budget: float) -> Iterator[str]:
+    red = [line for row in rows for line in row.red]
+    verdicts = Counter(line["verdict"] for line in red)
+    waiting = [entry for entry in ENTRIES if not entry.task]
+    yield _HEAD.format(
+        entries=len(ENTRIES),
+        packages=len({entry.package for entry in ENTRIES}),
+        fitting=len(ENTRIES) - len(waiting),
+        waiting=len(waiting),
+        ran=len(rows),
+        budget=budget,
+        tests=sum(row.passed + row.warnings + row.failed for row in rows),
+        passed=sum(row.passed for row in rows),
+        warnings=sum(row.warnings for row in rows),
+        failed=len(red),
+        red=sum(bool(row.red) for row in rows),
+        true=verdicts["true"],
+        ours=verdicts["ours"],
+        open=verdicts["not reviewed"],
+        right=sum(row.init == "right" for row in rows),
+        other=sum(row.init.startswith("other") for row in rows),
+        refused=sum(row.init == "refused" for row in rows),
+    )
+    yield "| package | class | passed | warned | failed | skipped (of these, no time) | `init` |\n|---|---|--:|--:|--:|--:|---|"
+    for row in rows:
+        skipped = f"{row.skipped} ({row.late})"
+        yield f"| {row.package} | {row.name} | {row.passed} | {row.warnings} | {row.failed} | {skipped} | {row.init} |"
+    yield "\n## Red lines\n"
+    yield "| model | test | what it says | review | why |\n|---|---|---|---|---|"
+    for row in rows:
+        for line in row.red:
+            yield f"| {row.key} | {line['test']} | {_cell(line['message'])} | {line['verdict']} | {_cell(line['why'])} |"
+    yield "\n## Warnings\n"
+    for test, number in Counter(line["test"] for row in rows for line in row.amber).most_common():
+        names = [row.key for row in rows if any(line["test"] == test for line in row.amber)]
+        yield f"- {test}: {number} ({', '.join(names)})"
+    yield "\n## Waiting for a task that is a signature\n"
+    for entry in waiting:
+        yield f"- {entry.package} {entry.name}: {entry.waits}"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
