@@ -76,9 +76,15 @@ def time_limit(budget: Budget, part: float | None = None) -> Iterator[None]:
     outer, interval = signal.setitimer(signal.ITIMER_REAL, watch.pause)
     try:
         yield
+        if watch.end is not None:
+            raise watch.end
     except _HangError as error:
         budget.give_up()
         raise TimeBudgetError(str(error)) from None
+    except Exception:
+        if isinstance(watch.end, CutShortError):  # what becomes of it on its way through native code is no finding
+            raise watch.end from None
+        raise
     finally:
         watch.is_over = True
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -92,6 +98,7 @@ class _Watch:
 
     def __init__(self, budget: Budget, part: float) -> None:
         self.is_over = False
+        self.end: BaseException | None = None
         self._budget = budget
         self._part = part
         self._began, self._began_by_clock = processor_seconds(), time.monotonic()
@@ -121,7 +128,8 @@ class _Watch:
             return
         try:
             self._judge(frame)
-        except BaseException:  # whoever swallows the error meets it again, but not while cleaning up after it
+        except BaseException as end:  # whoever swallows the error meets it again, but not while cleaning up after it
+            self.end = end
             signal.setitimer(signal.ITIMER_REAL, _CLEANING)
             raise
         signal.setitimer(signal.ITIMER_REAL, self.pause)

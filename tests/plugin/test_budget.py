@@ -86,6 +86,19 @@ def test_a_block_that_has_used_its_part_is_cut_short_whatever_it_swallows() -> N
     assert budget.used < 1
 
 
+@pytest.mark.parametrize("becomes", [None, SystemError("AST constructor recursion depth mismatch")])
+def test_a_cut_that_is_lost_on_its_way_is_a_cut_all_the_same(becomes: Exception | None) -> None:
+    def swallowed() -> None:
+        try:
+            compute(60)
+        except BaseException:
+            if becomes is not None:
+                raise becomes from None
+
+    with pytest.raises(CutShortError, match="cut short"):
+        run(Budget(20), 0.1, swallowed)
+
+
 def test_a_block_that_waits_is_not_cut_short() -> None:
     run(Budget(1), 0.2, lambda: time.sleep(0.6))
 
@@ -141,12 +154,12 @@ def test_a_failure_is_kept_when_the_time_to_find_the_module_is_over() -> None:
         raise CutShortError("cut short", "nowhere")
 
     judge = Judge("causal", subject=SimpleNamespace(model=nn.Identity()), share=1)  # type: ignore[arg-type]
+    judge._keep(Evidence("causal", Status.FAIL, "leaks", investigate=investigate))
     with pytest.raises(CutShortError):
-        judge._keep(Evidence("causal", Status.FAIL, "leaks", investigate=investigate))
+        judge.finish()
     judge.cut_short("cut short")
 
-    assert judge.worst is not None
-    assert judge.worst.message == "leaks"
+    assert judge.finish().message == "leaks"
 
 
 def test_trouble_that_was_not_looked_for_to_the_end_is_looked_for_again() -> None:
