@@ -161,7 +161,7 @@ def _stuck_at_one_value(subject: Subject, model: nn.Module, seed: int, steps: in
     constant = {
         path: p.detach().clone()
         for path, p in model.named_parameters()
-        if p.ndim > 1 and len(p) > 1 and bool((p == p.flatten()[0]).all())
+        if p.ndim > 1 and len(p) > 1 and p.numel() and bool((p == p.flatten()[0]).all())
     }
     if not constant:
         return []
@@ -182,7 +182,7 @@ def _stuck_at_one_value(subject: Subject, model: nn.Module, seed: int, steps: in
 
 def _twin_rows(weight: Tensor, gradient: Tensor) -> tuple[int, int] | None:
     """Two rows that are equal in value and in their non-zero gradient, up to rounding of the gradient."""
-    if weight.ndim < 2 or len(weight) < 2:
+    if weight.ndim < 2 or len(weight) < 2 or not weight.numel():
         return None
     rows, slopes = (_real(tensor).flatten(1) for tensor in (weight.detach(), gradient))
     _, group, counts = torch.unique(rows, dim=0, return_inverse=True, return_counts=True)
