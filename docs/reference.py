@@ -1,4 +1,4 @@
-"""Writes the parts of the pages that are read off the code: config keys, commands, public names.
+"""Writes the parts of the pages that are read off the code: config keys, properties, commands, public names.
 
 ``python docs/reference.py`` rewrites them in place, between ``<!-- begin: NAME -->`` and ``<!-- end -->``. A test fails while a page and the
 code say different things, so that neither a key nor a public name changes unnoticed.
@@ -19,9 +19,10 @@ from typing import Any
 from pydantic import BaseModel
 
 from harness import cli, config
+from harness.catalogue import CATALOGUE
 
 DOCS = Path(__file__).parent
-PAGES = ("configuration.md", "cli.md", "api.md")
+PAGES = ("configuration.md", "cli.md", "api.md", "properties.md")
 
 _PART = re.compile(r"(<!-- begin: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -137,6 +138,12 @@ def keys_of(group: str) -> str:
     return "\n".join(rows)
 
 
+def properties() -> str:
+    """The table of properties, each with its tier and a link to its section."""
+    rows = [f"| [`{name}`](#{name}) | {entry.tier} | {entry.statement} |" for name, entry in CATALOGUE.items()]
+    return "\n".join(["| property | tier | what holds of a sound model |", "|---|---|---|", *rows])
+
+
 def commands() -> str:
     """Every command with its arguments."""
     return "\n".join(_command(name, parser, about) for name, parser, about in _subcommands(cli._parser()))
@@ -153,6 +160,7 @@ def public_names() -> str:
 
 PARTS: dict[str, Callable[[], str]] = {
     **{group: (lambda group=group: keys_of(group)) for group in GROUPS},  # type: ignore[misc]
+    "properties": properties,
     "commands": commands,
     "names": public_names,
 }
