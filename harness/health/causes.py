@@ -13,6 +13,7 @@ from harness.owners import REFERS
 _SEVERITY: dict[CheckStatus, int] = {"passed": 0, "warning": 1, "failed": 2}
 _NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 _CODE = re.compile(r"`[^`]*`")
+_DTYPE = re.compile(r"(?:c10::|torch\.)?\b(?:bfloat16|float16|float32|float64|half|double|float)\b", re.IGNORECASE)
 _WHERE = re.compile(r" \((?:first seen in )?[^()]*\)$")
 
 
@@ -113,11 +114,12 @@ def _says_the_same(check: CheckResult, other: CheckResult) -> bool:
 
 
 def _kind(check: CheckResult) -> str:
-    """The message without what differs from case to case: the case, numbers, where it was seen and, where a module is blamed, names."""
+    """The message without what differs from case to case: the case, numbers, dtypes, where it was seen and, where a module is blamed, names."""
     text = _WHERE.sub("", check.message)
     case = _split(check)[1]
     text = re.sub(rf"\b{re.escape(case)}\b", "…", text) if case else text
     text = _CODE.sub("`…`", text) if _module(check) else text
+    text = _DTYPE.sub("…", text)
     return _NUMBER.sub("#", text)
 
 

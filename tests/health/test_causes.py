@@ -64,8 +64,8 @@ def test_those_that_refer_to_one_that_did_not_run_are_one() -> None:
 
 def test_cases_that_say_the_same_of_the_same_module_are_one() -> None:
     cases = [
-        red(f"dtype_move[{case}]", "embed", f"forward raises in {case}: `x{number}` is float32 ({number} times)")
-        for number, case in enumerate(("float64", "bfloat16", "float16"))
+        red(f"dtype_move[{case}]", "embed", f"forward raises in {case}: `x{number}` is float32, not {torchs} ({number} times)")
+        for number, (case, torchs) in enumerate((("float64", "double"), ("bfloat16", "c10::BFloat16"), ("float16", "c10::Half")))
     ]
     assert grouped(*cases) == [["dtype_move[float64]", "dtype_move[bfloat16]", "dtype_move[float16]"]]
 
