@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from harness.batches import Batch
 from harness.properties.subject import Subject
-from harness.properties.tracing import hooked
+from harness.properties.tracing import hooked, unwrapped
 
 _SOFTMAX = {"softmax"}
 _PRODUCTS = {"matmul", "__matmul__", "bmm", "einsum"}
@@ -145,7 +145,7 @@ class _Watch(TorchFunctionMode):
         """Whether weights are masked, rather than gated: multiplied by nothing but 0 and 1."""
         if "mul" not in name:
             return True
-        others = [arg for arg in args[:2] if self._found(arg) is None]
+        others = [unwrapped(arg) if isinstance(arg, Tensor) else arg for arg in args[:2] if self._found(arg) is None]
         return all(isinstance(arg, Tensor) and bool(((arg == 0) | (arg == 1)).all()) for arg in others) and len(others) == 1
 
     def _mark(self, tensor: Tensor, about: AttentionMap) -> None:
@@ -166,7 +166,7 @@ class _Watch(TorchFunctionMode):
             else:
                 weights = factor if number == 0 else factor.transpose(-1, -2) if factor.ndim > 1 else None
             if weights is not None and self._is_attention(weights):
-                self.maps.append(replace(known, weights=weights.detach().clone()))
+                self.maps.append(replace(known, weights=unwrapped(weights.detach().clone())))
 
     def _is_attention(self, weights: Tensor) -> bool:
         if weights.ndim < 2:
@@ -176,7 +176,7 @@ class _Watch(TorchFunctionMode):
 
     def _keep(self, weights: Tensor | None) -> None:
         if weights is not None:
-            self.maps.append(AttentionMap(self.running[-1], weights.detach(), torch.finfo(weights.dtype).eps))
+            self.maps.append(AttentionMap(self.running[-1], unwrapped(weights.detach()), torch.finfo(weights.dtype).eps))
 
 
 def _by_equation(weights: Tensor, equation: str, number: int) -> Tensor | None:

@@ -105,6 +105,9 @@ def clone_with_functions(model: nn.Module) -> nn.Module:
         copied = FunctionType(function.__code__, function.__globals__, function.__name__, None, cells or None)
         memo[id(function)] = functools.update_wrapper(copied, function, updated=())
         vars(copied).clear()  # of __wrapped__
+    # `deepcopy` refuses the object that `staticmethod` returns, though it is a function and nothing more.
+    static = [value for value in reached if isinstance(value, staticmethod)]
+    memo |= {id(value): staticmethod(memo.get(id(value.__func__), value.__func__)) for value in static}
     found = copy.deepcopy(model, memo)
     for function in functions:
         copied = memo[id(function)]

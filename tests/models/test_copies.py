@@ -78,6 +78,14 @@ class ClosureInside(Plain):
         return self.steps["step"](features) * self.scale
 
 
+class Static(Closure):
+    """A static method kept as an attribute, as rotary-embedding-torch keeps one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.step = staticmethod(self.step)  # type: ignore[assignment]
+
+
 class Weak(Plain):
     def __init__(self) -> None:
         super().__init__()
@@ -121,6 +129,7 @@ FAULTY = {
     Itself: "still uses",
     Anew: "another value",
     Normed: "cannot be deep-copied",
+    Static: "cannot be deep-copied",
 }
 
 
@@ -151,7 +160,7 @@ def test_one_that_is_none_is_told_and_the_model_built_anew(kind: type[nn.Module]
     assert all(p.grad is None for p in model.parameters())
 
 
-@pytest.mark.parametrize("kind", [Closure, ClosureInside, Normed])
+@pytest.mark.parametrize("kind", [Closure, ClosureInside, Normed, Static])
 def test_without_a_factory_functions_are_copied_too(kind: type[nn.Module]) -> None:
     model = build(kind)
     copied = Copies(model).fresh()
