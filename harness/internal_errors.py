@@ -23,6 +23,7 @@ from typing import Any
 
 from harness.errors import ProbeUnsupportedError, TimeBudgetError, UserError
 from harness.evidence import Evidence, Status
+from harness.reentrant import called_directly, refuses_gradients
 
 CODE = "internal_error"
 """The value of ``code`` in the details of a finding that is an error of this project."""
@@ -131,7 +132,7 @@ def guarded(
         TimeBudgetError: The time is up, whatever was being done.
     """
     try:
-        return measure()
+        return _measured(measure)
     except TimeBudgetError:
         raise
     except ProbeUnsupportedError as error:
@@ -142,6 +143,16 @@ def guarded(
                 check, Status.SKIPPED, f"weights of the model are of a kind without `{operator}`, which this check needs"
             )
         return internal_error(check, error) if is_internal(error, libraries) else otherwise(error)
+
+
+def _measured(measure: Callable[[], Evidence]) -> Evidence:
+    try:
+        return measure()
+    except RuntimeError as error:
+        if not refuses_gradients(error):
+            raise
+    with called_directly():
+        return measure()
 
 
 def _missing_operator(error: BaseException) -> str:

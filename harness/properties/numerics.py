@@ -171,9 +171,11 @@ def _finite_forward(subject: Subject, batch: Batch, counterexample: str, where: 
 
 
 def _bad_gradients(subject: Subject, batch: Batch) -> list[str]:
-    """Names of the parameters whose gradient is not finite, after one backward in train mode; the model is left as it was."""
+    """Names of the parameters whose gradient is not finite, after one backward in train mode; its state is left as it was."""
     model = subject.model
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    # A buffer that no checkpoint holds is a cache, and how far it is filled may be a plain attribute that is not put back.
+    saved = model.state_dict(keep_vars=True)
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers() if name in saved}
     model.zero_grad(set_to_none=True)
     with mode(model, train=True), seeded(0):
         try:

@@ -112,6 +112,22 @@ def test_a_frozen_weight_that_an_adapter_is_folded_into_is_told_from_one_that_mo
     assert "`adapted.weight` is frozen" in found.message
 
 
+class Whisper(Net):
+    """A weight whose gradient is rounding beside the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(features) * (1 + 1e-25 * (self.scale - self.scale.detach()))
+
+
+def test_a_gradient_that_is_rounding_need_not_move_its_weight(tmp_path: Path) -> None:
+    sound = step_updates(Run(Whisper).trial(tmp_path))
+    assert sound.status is Status.OK, sound.explain()
+
+
 def test_an_evaluation_in_between_leaves_a_folding_adapter_in_train_mode(tmp_path: Path) -> None:
     model = Adapted().train()
     with mode(model, train=False):

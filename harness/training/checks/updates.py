@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -67,7 +68,7 @@ class _Watch:
         """A step is about to be taken."""
         self.steps += 1
         self.paths.append({name: p.detach().clone() for name, p in model.named_parameters() if name not in self.frozen})
-        self.reached |= {name for name, gradient in gradients_of(model).items() if bool(gradient.any())}
+        self.reached |= _above_rounding(gradients_of(model))
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         for optimizer in optimizers:
             self.in_optimizer |= {names[id(tensor)] for tensor in listed(optimizer) if id(tensor) in names}
@@ -228,6 +229,13 @@ def _judge_buffers(trial: Trial, watch: _Watch, model: nn.Module) -> _Finding | 
         "an in-place operation on a table or mask; fine where it is meant as a state",
         moved,
     )
+
+
+def _above_rounding(gradients: Mapping[str, Tensor]) -> set[str]:
+    """Names of the gradients that are more than rounding beside the model's largest; what is less moves nothing, in no optimizer's step."""
+    sizes = {name: float(gradient.to_dense().abs().max()) for name, gradient in gradients.items() if gradient.numel()}
+    rounding = torch.finfo(torch.float64).eps * max((size for size in sizes.values() if math.isfinite(size)), default=0.0)
+    return {name for name, size in sizes.items() if not size <= rounding}
 
 
 def _changed(before: Tensor, after: Tensor) -> bool:
