@@ -17,6 +17,7 @@ LEVELS = {
     "tasks": GROUND,
     "evidence": GROUND,
     "internal_errors": GROUND,
+    "reentrant": GROUND,
     "owners": GROUND,
     "presets": GROUND,
     "catalogue": GROUND,
