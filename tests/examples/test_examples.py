@@ -16,7 +16,14 @@ EXAMPLES = ROOT / "examples"
 OTHERS = ("lm_tiny_monitoring.json", "digits/modeltiers.json")
 """Examples with a test of their own."""
 
-LONG = ("lm_tiny_ddp.json", "lm_tiny_train.json", "vision_tiny.json", "huggingface/bert.toml", "huggingface/gpt2.json")
+LONG = (
+    "lm_tiny_ddp.json",
+    "lm_tiny_export.json",
+    "lm_tiny_train.json",
+    "vision_tiny.json",
+    "huggingface/bert.toml",
+    "huggingface/gpt2.json",
+)
 """Examples whose parts other tests run."""
 
 CONFIGS = [

@@ -9,6 +9,7 @@ import pytest
 NOTEBOOK = Path(__file__).parent.parent.parent / "examples" / "training.ipynb"
 
 
+@pytest.mark.long
 def test_the_tour_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nbformat = pytest.importorskip("nbformat")
     client = pytest.importorskip("nbclient")

@@ -116,6 +116,7 @@ def test_a_lightning_module_is_trained_by_its_own_step(project: Project) -> None
     result.stdout.fnmatch_lines(["*no optimizer holds `body.0.weight` (and 1 other parameter), which has a gradient*"])
 
 
+@pytest.mark.long
 def test_two_processes_find_the_same(project: Project, config: Path) -> None:
     result = project.run_apart("--model-config", str(config), "-n", "2", "-k", "targets or step_updates or overfits_one_batch")
     result.assert_outcomes(passed=3)

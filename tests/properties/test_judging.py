@@ -154,7 +154,7 @@ def test_a_wrong_shape_at_every_length_is_no_matter_of_the_longest() -> None:
 
 
 @pytest.mark.parametrize("task_type", list(TaskType), ids=lambda t: t.value)
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_every_embedded_model_is_sound(task_type: TaskType, seed: int) -> None:
     task = TaskSpec(task_type, vocab_size=40, max_seq_len=14, pad_token_id=0, image_size=(3, 8, 8), num_classes=4, num_features=5)
     found = judge_model(lambda: build_stub(task), task, seed=seed)
