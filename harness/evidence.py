@@ -60,6 +60,8 @@ class Evidence:
         cause: What usually causes it.
         details: Further facts, JSON-ready.
         compared: How ``measured`` and ``bound`` are shown, where the usual words do not fit.
+        code: What kind of finding it is, in snake case, such as ``reads_later_tokens``: stays the same when the message is worded anew. Empty
+            where a property has one kind only.
         investigate: Finds ``module``, and ``place`` where it returns a ``Blame``; slow, so it is left until the finding is reported.
     """
 
@@ -76,6 +78,7 @@ class Evidence:
     investigate: Callable[[], str] | None = field(default=None, compare=False, repr=False)
     place: str = ""
     compared: str = ""
+    code: str = ""
 
     def investigated(self) -> Evidence:
         """The evidence with the module to blame.

@@ -145,6 +145,7 @@ def _as_answered(evidence: Evidence, answer: Evidence) -> Evidence:
         cause=answer.cause,
         place=answer.place,
         investigate=answer.investigate,
+        code=answer.code,
     )
 
 

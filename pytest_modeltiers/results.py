@@ -104,6 +104,7 @@ def junit_properties(report: pytest.TestReport, finding: dict[str, Any]) -> list
         NODEID: report.nodeid,
         "modeltiers_status": status,
         "modeltiers_property": finding.get("property"),
+        "modeltiers_code": evidence.get("code"),
         "modeltiers_message": evidence.get("message"),
         "modeltiers_module": evidence.get("module"),
         "modeltiers_place": evidence.get("place"),
@@ -127,6 +128,7 @@ def to_check(result: Result) -> CheckResult:
     if evidence is not None:
         details |= {
             "property": evidence.name,
+            "code": evidence.code,
             "counterexample": evidence.counterexample if result.status in (Status.FAIL, Status.WARN) else None,
             "module": evidence.module,
             "place": evidence.place,

@@ -31,7 +31,7 @@ class CheckResult:
         check_name: Unique name, such as ``tier1::causal`` or ``onnx_validation``.
         status: The verdict.
         message: One sentence.
-        details: JSON-ready facts. Those with a meaning to the report: ``tier`` (int), ``nodeid``, ``property``, ``statement``,
+        details: JSON-ready facts. Those with a meaning to the report: ``tier`` (int), ``nodeid``, ``property``, ``code``, ``statement``,
             ``counterexample``, ``module``, ``place`` (file and line), ``cause``, ``comparison``, ``examples`` (how many inputs were tried),
             ``plots`` (see ``harness.health.plots``), which are drawn where the check failed or warned.
         duration_seconds: How long it took.
