@@ -24,6 +24,11 @@ _LEAST = 0.1
 """Of the whole budget, what a test may use at least before it is cut short, while there is so much."""
 
 
+_LENT = 1 / 12
+"""Of the first half of the budget, as far as it is unused, what a search may take: most tests use less than an even part, so the early ones may
+borrow; the other half is kept, so that each later test still has at least half of an even part."""
+
+
 @dataclass
 class Budget:
     """Counts the processor time of a config's run, and how much of it is left.
@@ -75,6 +80,14 @@ class Budget:
     def part(self) -> float:
         """Processor seconds that the next test may plan with."""
         return self.left * _PART
+
+    def share(self, tests: float) -> float:
+        """Processor seconds that the next test may go on drawing examples.
+
+        Args:
+            tests: How many are still to run, with this one.
+        """
+        return max(self.left / max(1.0, tests), (self.left - self.seconds / 2) * _LENT)
 
     def limit(self, tests: float) -> float:
         """Processor seconds after which the next test is cut short.

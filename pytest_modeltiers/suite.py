@@ -266,8 +266,8 @@ class Suite:
 
     @property
     def share(self) -> float:
-        """Processor seconds the next test may go on drawing examples: an even part of what is left of the budget."""
-        return self.budget.left / self._tests_left
+        """Processor seconds the next test may go on drawing examples."""
+        return self.budget.share(self._tests_left)
 
     @property
     def limit(self) -> float:

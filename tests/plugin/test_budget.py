@@ -68,6 +68,19 @@ def test_a_test_is_cut_short_at_half_of_what_is_left_and_the_last_one_at_all_of_
     assert "time budget of 100 s is spent" in Budget(100, used=101).spent
 
 
+def test_a_search_borrows_from_the_unused_first_half_and_leaves_half_of_an_even_part_to_the_others() -> None:
+    assert Budget(120).share(90) == pytest.approx(5)
+    assert Budget(120, used=70).share(50) == pytest.approx(1)
+    assert Budget(120, used=60).share(1) == pytest.approx(60)
+
+    budget, parts = Budget(120), []
+    for left in range(90, 0, -1):  # every test uses all that it may
+        parts.append(budget.share(left))
+        budget.used += parts[-1]
+    assert budget.left == pytest.approx(0, abs=1e-9)
+    assert min(parts) > 120 / 90 / 2
+
+
 def run(budget: Budget, part: float, block: Callable[[], object]) -> None:
     """Runs a block that may use a part of a budget."""
     with budget.counting(), time_limit(budget, part):
