@@ -27,6 +27,8 @@ Change = tuple[str, Batch]
 
 _NAME = "input_dependence"
 _DRAWS = 3
+_MOST_IDS = 64
+"""How many token ids are tried at one position: all of a small vocabulary; of a large one the special ids, and those at both ends."""
 
 
 def depends_on_tokens(subject: Subject, seed: int = 0) -> Evidence:
@@ -42,8 +44,17 @@ def depends_on_tokens(subject: Subject, seed: int = 0) -> Evidence:
     def own(logits: Tensor, label: str) -> Tensor:
         return logits[:, int(label.split()[1])] if task.is_per_position else logits
 
+    def rare(base: Batch, label: str) -> tuple[Batch, Batch]:
+        position, ids = int(label.split()[1]), _telling_ids(subject, field)
+        same = {name: tensor[:1].expand(len(ids), *tensor.shape[1:]).clone() for name, tensor in base.items()}
+        # All tokens are the same but one, which is thereby the largest, the smallest, or the only special one.
+        same[field].fill_((subject.task.vocabulary_of(field) or 1) // 2)
+        changed = same[field].clone()
+        changed[:, position] = ids
+        return same, {**same, field: changed}
+
     cause = "a pooling that reads some positions only, a mask that hides real tokens, or an embedding that is not used"
-    return _judge(subject, changes, own, "the logits do not depend on {}", cause, seed)
+    return _judge(subject, changes, own, "the logits do not depend on {}", cause, seed, rare)
 
 
 def depends_on_source(subject: Subject, seed: int = 0) -> Evidence:
@@ -176,8 +187,13 @@ def _judge(
     wrong: str,
     cause: str,
     seed: int,
+    rare: Callable[[Batch, str], tuple[Batch, Batch]] | None = None,
 ) -> Evidence:
-    """Fails when something that was changed never changed the selected logits."""
+    """Fails when something that was changed never changed the selected logits.
+
+    ``rare`` gives two more batches for what was ignored: a model that pools at its end token, or at the largest id, reads a position only when
+    such an id stands there.
+    """
     double = calibrated_double(subject)
     judge = double if double is not None else calibrated(subject)
     influence = _influences(subject, judge, changes, select, seed)
@@ -185,6 +201,11 @@ def _judge(
         later = _influences(subject, moved(subject, judge), changes, select, seed)
         # What a branch that starts at zero hides, the first step of training shows.
         influence = {label: value or later.get(label, 0.0) for label, value in influence.items()}
+    if rare is not None:
+        base = subject.batch(seed=seed)
+        for label in [label for label, value in influence.items() if value == 0.0]:
+            left, right = (select(subject.logits(batch, judge), label) for batch in rare(base, label))
+            influence[label] = _influence(left, right)
     counterexample = f"{subject.typical.describe(subject.task)}, {_DRAWS} draws from seed={seed}"
     ignored = [label for label, value in influence.items() if value == 0.0]
     if not influence:
@@ -258,6 +279,16 @@ def _where_lost(subject: Subject, changes: Callable[[Batch, int], Iterable[Chang
         ):
             lost = left.module
     return lost
+
+
+def _telling_ids(subject: Subject, field: str) -> Tensor:
+    """Token ids (int64, at most 64) that a model may treat unlike others: all of a small vocabulary; else special ids and both ends."""
+    vocab = subject.task.vocabulary_of(field) or 1
+    config = getattr(subject.model, "config", None)
+    special = [getattr(config, f"{name}_token_id", None) for name in ("bos", "eos", "sep", "cls", "mask", "pad", "unk")]
+    ends = [*range(min(vocab, _MOST_IDS // 4)), *range(max(0, vocab - _MOST_IDS // 4), vocab)]
+    known = (i for i in special if isinstance(i, int) and 0 <= i < vocab)
+    return torch.arange(vocab) if vocab <= _MOST_IDS else torch.tensor(sorted({*known, *ends}))
 
 
 def _noise_like(tensor: Tensor, seed: int) -> Tensor:

@@ -97,11 +97,9 @@ def symmetry(subject: Subject, seed: int = 0) -> Evidence:
 def signal_scale(subject: Subject, seed: int = 0) -> Evidence:
     """Parameters and signals are finite and in range, and different inputs give logits that differ by more than rounding."""
     model = subject.fresh()
-    broken = [
-        path
-        for path, t in (*model.named_parameters(), *model.named_buffers())
-        if t.is_floating_point() and not bool(_values(t).isfinite().all())
-    ]
+    weights = [path for path, t in model.named_parameters() if t.is_floating_point() and not bool(_values(t).isfinite().all())]
+    # An infinite buffer is usual, such as a mask.
+    broken = weights + [path for path, t in model.named_buffers() if t.is_floating_point() and bool(_values(t).isnan().any())]
     counterexample = f"{subject.typical.describe(subject.task)}, seed={seed}"
     if broken:
         return Evidence(
