@@ -31,6 +31,7 @@ LEVELS = {
     "config_mistakes": GROUND,
     "user_code": GROUND,
     "processes": GROUND,
+    "statistics": GROUND,
     "batches": GROUND,
     "adapters": GROUND,
     "scan": GROUND,

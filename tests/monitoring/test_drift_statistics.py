@@ -17,11 +17,10 @@ from harness.monitoring.drift.clusters import design_effects
 from harness.monitoring.drift.contingency import chi_square, contingency_p_value, cramers_v
 from harness.monitoring.drift.kolmogorov import SMALLEST_P, ks_critical, ks_distance, ks_p_value
 from harness.monitoring.drift.mmd import gaussian_kernel, mmd, mmd_p_value
-from harness.monitoring.drift.multiplicity import false_discovery, holm
 from harness.monitoring.drift.permutations import permutation_p_value
 from harness.monitoring.drift.unseen import unseen_p_value
-from harness.monitoring.gate.holm import adjusted
 from harness.monitoring.profiles.features import Clusters
+from harness.statistics import false_discovery, holm
 
 Counts = NDArray[np.int64]
 
@@ -197,9 +196,11 @@ def test_noncentralities_are_what_scipys_distribution_says(df: int, alpha: float
     assert noncentrality_interval(0.0, df)[0] == 0.0
 
 
-def test_holm_is_the_gates_and_benjamini_hochberg_is_scipys() -> None:
+def test_holm_steps_down_and_benjamini_hochberg_is_scipys() -> None:
     p_values = [0.04, 0.001, 0.03, 0.9, 0.001, 0.2]
-    assert holm(p_values) == pytest.approx(adjusted(p_values, [1.0] * 6))
+    ranked = np.maximum.accumulate(np.sort(p_values) * np.arange(6, 0, -1)).clip(max=1.0)
+    assert sorted(holm(p_values)) == pytest.approx(ranked)
+    assert holm(p_values) == pytest.approx(holm(p_values, [1 / 6] * 6))
     assert false_discovery(p_values) == pytest.approx(stats.false_discovery_control(p_values))
     assert holm([]) == false_discovery([]) == []
 

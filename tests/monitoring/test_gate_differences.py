@@ -12,8 +12,8 @@ from scipy.stats import binom, bootstrap, permutation_test
 from harness.monitoring.gate.bootstrap import Bootstrap
 from harness.monitoring.gate.measurement import Measurement, measure
 from harness.monitoring.gate.pairs import Pairs
-from harness.monitoring.gate.sign_flips import worsening_p
 from harness.monitoring.gate.student import Student
+from harness.statistics import sign_flip_p
 
 Values = NDArray[np.float64]
 
@@ -38,7 +38,7 @@ def measured(worsening: Values, margin: float = 0.1) -> Measurement:
 def test_few_sign_flips_are_enumerated(kind: str) -> None:
     values = drawn(kind, 10)
     reference = permutation_test((values,), np.sum, permutation_type="samples", alternative="greater", n_resamples=np.inf)
-    assert worsening_p(values) == pytest.approx(reference.pvalue)
+    assert sign_flip_p(values) == pytest.approx(reference.pvalue)
 
 
 @pytest.mark.parametrize("kind", ["normal", "skewed", "heavy", "ties"])
@@ -47,19 +47,19 @@ def test_many_sign_flips_are_as_if_enumerated(kind: str, samples: int) -> None:
     values = drawn(kind, samples, seed=1)
     signs = np.random.default_rng(0).choice([-1.0, 1.0], size=(40_000, samples))
     reference = np.mean(signs @ values >= values.sum() - 1e-9)
-    assert worsening_p(values) == pytest.approx(reference, rel=0.05, abs=3e-3)
+    assert sign_flip_p(values) == pytest.approx(reference, rel=0.05, abs=3e-3)
 
 
 @pytest.mark.parametrize(("worse", "better"), [(20, 5), (60, 40), (300, 250), (40, 0), (10, 30)])
 def test_flips_of_equal_differences_are_the_binomial_test(worse: int, better: int) -> None:
     values = np.r_[np.full(worse, 0.3), np.full(better, -0.3), np.zeros(1000)]
     exact = binom.sf(worse - 1, worse + better, 0.5)
-    assert worsening_p(values) == pytest.approx(exact, rel=0.08 if better else 0.6)
+    assert sign_flip_p(values) == pytest.approx(exact, rel=0.08 if better else 0.6)
 
 
 def test_flips_reach_far_into_the_tail() -> None:
     values = np.r_[np.full(900, 1.0), np.full(600, -1.0)]
-    assert math.log(worsening_p(values)) == pytest.approx(binom.logsf(899, 1500, 0.5), rel=1e-3)
+    assert math.log(sign_flip_p(values)) == pytest.approx(binom.logsf(899, 1500, 0.5), rel=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["normal", "skewed", "heavy"])

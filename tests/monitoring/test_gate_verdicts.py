@@ -12,15 +12,8 @@ from gate_scores import losses, right_or_wrong, scores
 from numpy.typing import NDArray
 
 from harness.evidence import Evidence, Status
-from harness.monitoring.gate import (
-    Comparison,
-    ComparisonError,
-    Finding,
-    Looks,
-    compare_all_scores,
-    compare_scores,
-    holm,
-)
+from harness.monitoring.gate import Comparison, ComparisonError, Finding, Looks, compare_all_scores, compare_scores
+from harness.statistics import holm
 
 Pair = tuple[NDArray[np.float64], NDArray[np.float64]]
 
@@ -197,10 +190,10 @@ def test_several_scores_share_alpha() -> None:
 
 
 def test_holm() -> None:
-    assert holm.adjusted([0.01, 0.04, 0.03], [1, 1, 1]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm.adjusted([0.02, 0.02], [0.75, 0.25]) == pytest.approx([0.02 / 0.75, 0.02 / 0.75])
-    assert holm.adjusted([0.9], [1.0]) == [0.9]
-    assert holm.adjusted([0.5, 0.9], [0.5, 0.5]) == [1.0, 1.0]
+    assert holm([0.01, 0.04, 0.03], [1, 1, 1]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.02, 0.02], [0.75, 0.25]) == pytest.approx([0.02 / 0.75, 0.02 / 0.75])
+    assert holm([0.9], [1.0]) == [0.9]
+    assert holm([0.5, 0.9], [0.5, 0.5]) == [1.0, 1.0]
 
 
 @pytest.mark.parametrize("expected", [1, 7, 100])

@@ -9,8 +9,8 @@ from typing import Any
 from harness.evidence import Evidence, Status
 from harness.monitoring.drift import wording
 from harness.monitoring.drift.difference import Difference
-from harness.monitoring.drift.multiplicity import false_discovery, holm
 from harness.monitoring.drift.verdict import Verdict
+from harness.statistics import false_discovery, holm
 
 
 @dataclass(frozen=True)

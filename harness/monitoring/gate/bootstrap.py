@@ -8,8 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.monitoring.gate.blocks import blocks
-from harness.monitoring.gate.saddlepoint import Cumulants, normal_score, tilt_at_score, tilt_of
+from harness.statistics import Cumulants, blocks, normal_score, tilt_at_score, tilt_of
 
 
 class Bootstrap:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from harness.monitoring.gate import holm
 from harness.monitoring.gate.comparison import Comparison
 from harness.monitoring.gate.comparisons import Comparisons
 from harness.monitoring.gate.errors import ComparisonError
@@ -17,6 +16,7 @@ from harness.monitoring.gate.measurement import Measurement, measure
 from harness.monitoring.gate.pairs import Pairs
 from harness.monitoring.gate.score_kinds import ScoreKind, direction_of, kind_of
 from harness.monitoring.gate.slices import Sliced, SliceLabels
+from harness.statistics import holm
 
 if TYPE_CHECKING:
     from harness.experiments.records import Scores
@@ -146,7 +146,7 @@ class Family:
         """The verdicts, each at the level that Holm's correction and the looks leave it; without looks, this is the only one."""
         weights = [weight / len(self.members) for member in self.members for weight in member.weights]
         p_values = [test.p for member in self.members for test in member.tests]
-        adjusted = [min(1.0, p / _share(looks)) for p in holm.adjusted(p_values, weights)]
+        adjusted = [min(1.0, p / _share(looks)) for p in holm(p_values, weights)]
         given = iter(zip(adjusted, weights, strict=True))
         return Comparisons(tuple(self._judge(member, list(islice(given, len(member.tests))), looks) for member in self.members))
 

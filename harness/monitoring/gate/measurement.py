@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.monitoring.gate import mcnemar, sign_flips
+from harness.monitoring.gate import mcnemar
 from harness.monitoring.gate.bootstrap import Bootstrap
 from harness.monitoring.gate.pairs import Pairs
 from harness.monitoring.gate.precision import Precision
 from harness.monitoring.gate.student import Student
+from harness.statistics import sign_flip_p
 
 _ENOUGH_TO_RESAMPLE = 10
 
@@ -83,7 +84,7 @@ def _of_differences(worsening: NDArray[np.float64], margin: float, alpha: float)
     resampled = len(scaled) >= _ENOUGH_TO_RESAMPLE and bool(np.ptp(scaled))
     mean = Bootstrap(scaled) if resampled else Student(scaled)
     low, high = (unit * end for end in mean.interval(alpha))
-    p = max(mean.p_at_most(0.0), sign_flips.worsening_p(scaled))
+    p = max(mean.p_at_most(0.0), sign_flip_p(scaled))
     low = min(low, 0.0) if p > alpha else low
     precision = Precision(len(scaled), unit * float(scaled.std(ddof=1)), is_right_or_wrong=False)
     return (low, high), p, mean.p_at_least(margin / unit), precision
