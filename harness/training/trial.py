@@ -10,6 +10,7 @@ from functools import cached_property
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -18,14 +19,16 @@ from torch.optim import Optimizer
 from harness.batches import Batch
 from harness.config import SuiteConfig, TrainingConfig
 from harness.data.loader import Loader, make_loader
+from harness.evidence import Evidence, Status
+from harness.processor_time import processor_seconds
 from harness.properties.subject import Subject
 from harness.training.checkpoints import CheckpointFolder
-from harness.training.clipping import without_clipping
 from harness.training.compute import Compute
 from harness.training.conductor import Conductor
 from harness.training.datasets import Datasets, open_datasets
 from harness.training.engines.forms import Form, as_dict, find_form
 from harness.training.engines.job import Job, OnGradients, is_lightning_module
+from harness.training.optimisation import without_clipping
 from harness.training.records import Listener, Plan, Step
 
 MOST_BATCHES = 16
@@ -33,6 +36,8 @@ MOST_BATCHES = 16
 
 Until = Callable[[nn.Module, int], bool]
 """Asked after each optimizer step, with the model and the steps taken so far, whether training is to end."""
+
+_seconds_per_step: WeakKeyDictionary[nn.Module, float] = WeakKeyDictionary()
 
 
 class FixedBatches:
@@ -327,3 +332,38 @@ def gradients_of(model: nn.Module) -> dict[str, Tensor]:
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
     }
+
+
+def seconds_per_step(trial: Trial) -> float:
+    """Seconds of one step on a batch of typical sizes, with what a short training needs around it."""
+    model = trial.subject.model
+    if model not in _seconds_per_step:
+        batch = trial.subject.batch()
+        trial.train([batch], limit=1)  # the first one imports and allocates
+        started = processor_seconds()
+        trial.train([batch], limit=1)
+        _seconds_per_step[model] = processor_seconds() - started
+    return _seconds_per_step[model]
+
+
+def too_long(trial: Trial, steps: int) -> str:
+    """Why a number of steps is not taken; empty where there is time for it."""
+    if math.isinf(trial.seconds):
+        return ""
+    each = seconds_per_step(trial)
+    if each * steps <= trial.seconds:
+        return ""
+    return (
+        f"a step takes {each:.2g} s, so the {steps} steps of this check would take {each * steps:.2g} s, and `time_budget` leaves it "
+        f"{trial.seconds:.2g} s"
+    )
+
+
+def first_failure(checks: Mapping[str, Callable[[Trial], Evidence]], trial: Trial) -> tuple[str, Evidence] | None:
+    """The name and the finding of the first of some checks that fails.
+
+    Args:
+        checks: Checks by name that know what is behind a finding, the most likely first.
+        trial: The model.
+    """
+    return next(((name, found) for name, check in checks.items() if (found := check(trial)).status is Status.FAIL), None)

@@ -14,7 +14,7 @@ from harness.evidence import Evidence, Status
 from harness.properties.subject import Subject
 from harness.randomness import seeded
 from harness.tasks import TaskSpec, TaskType
-from harness.training.checks.overfitting import overfits_one_batch
+from harness.training.checks.overfits_one_batch import overfits_one_batch
 from harness.training.trial import Trial
 
 TABLE = TaskSpec(TaskType.TABULAR_CLASSIFICATION, num_features=5, num_classes=3)

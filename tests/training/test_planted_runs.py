@@ -17,14 +17,12 @@ from harness.config import load_config
 from harness.evidence import Evidence
 from harness.models.loading import model_source
 from harness.properties.subject import Subject
-from harness.training.checks.baseline import baseline_comparison
+from harness.training.checks.baseline_comparison import baseline_comparison, chance_of_lower
 from harness.training.checks.distributed import distributed
-from harness.training.checks.fine_tuning import fine_tuning
-from harness.training.checks.head import find_head
-from harness.training.checks.pairing import chance_of_lower
-from harness.training.checks.repeat import seeded_repeat
+from harness.training.checks.fine_tuning import find_head, fine_tuning
+from harness.training.checks.hyperparameter_sensitivity import hyperparameter_sensitivity
 from harness.training.checks.resume import resume
-from harness.training.checks.sensitivity import hyperparameter_sensitivity
+from harness.training.checks.seeded_repeat import seeded_repeat
 from harness.training.trial import Trial
 
 from .planted_runs import PLANTED, Planted, Run, called

@@ -16,10 +16,9 @@ from harness.config import SuiteConfig
 from harness.evidence import Evidence, Status
 from harness.properties.subject import mode
 from harness.training.checks.fine_tuning import fine_tuning
-from harness.training.checks.noise import NothingComparedError, find_gap
-from harness.training.checks.precision import epsilon_of_step
+from harness.training.checks.gradient_noise import NothingComparedError, epsilon_of_step, find_gap
 from harness.training.checks.resume import resume
-from harness.training.checks.updates import step_updates
+from harness.training.checks.step_updates import step_updates
 from harness.training.run import run_training
 from harness.training.trial import Trial
 

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from harness.batches import IGNORED, Batch, Sizes, pad_right, rows, to_device
 from harness.evidence import Evidence, Status
-from harness.training.checks.coverage import optimizer_coverage
+from harness.owners import owned_by
+from harness.training.checks.gradient_noise import Gap, Quantities, find_gap
 from harness.training.checks.labels import fully_labelled
-from harness.training.checks.noise import Gap, Quantities, find_gap
-from harness.training.checks.observation import Prepare, loss_name, observe
-from harness.training.checks.ownership import owned_by, owner_among
-from harness.training.checks.reduction import reduction
-from harness.training.checks.second_step import is_first_gradient_left, second_step, second_step_anew
-from harness.training.checks.side_terms import SIDE_TERM, is_mean_through_logits
-from harness.training.checks.targets import targets
-from harness.training.checks.updates import step_updates
-from harness.training.trial import MOST_BATCHES, Trial
+from harness.training.checks.loss_targets import targets
+from harness.training.checks.module_modes import disable_stochastic_layers
+from harness.training.checks.observation import Observation, Prepare, loss_name, observe
+from harness.training.checks.optimizer_coverage import optimizer_coverage, tensors_of
+from harness.training.checks.step_updates import step_updates
+from harness.training.checks.training_loss import reduction
+from harness.training.trial import MOST_BATCHES, Trial, first_failure, gradients_of
 
 _NAME = "accumulation"
 _ROWS = 4
@@ -32,6 +38,17 @@ _STATE = (
     "that are cleared in between"
 )
 _MEAN_OF_MEANS = "a mean of means: where batches hold unequal numbers of labels, those of a short one count for more"
+
+_ROWS_PER_BATCH = 2
+_PARALLEL = 0.99
+"""Cosine from which one gradient is a multiple of another."""
+
+_LOGITS = "the logits"
+SIDE_TERM = (
+    "a balance loss, as of a mixture of experts, or another statistic of the batch that is no mean over its rows; where it is meant, nothing "
+    "needs to change"
+)
+"""What the cause of such a difference usually is."""
 
 
 def accumulation(trial: Trial) -> Evidence:
@@ -137,7 +154,7 @@ def _sound(gap: Gap, message: str, counterexample: str) -> Evidence:
 
 def _finding(trial: Trial, gap: Gap, message: str, cause: str, status: Status = Status.FAIL) -> Evidence:
     module = gap.where if len(gap.differing) == 1 else ""
-    owner = owner_among(_OWNERS, trial) if status is Status.FAIL else None
+    owner = first_failure(_OWNERS, trial) if status is Status.FAIL else None
     facts = {"parameters": list(gap.differing), **(owned_by(owner[0]) if owner is not None else {})}
     return Evidence(_NAME, status, message, gap.measured, gap.bound, "", _shown(trial), module, cause, facts)
 
@@ -207,3 +224,123 @@ def _split(batch: Batch, first: int) -> list[Batch]:
 
 def _shown(trial: Trial) -> str:
     return f"{_sizes(trial).describe(trial.subject.task)}, dropout off"
+
+
+@dataclass
+class _TwoSteps:
+    """What was seen of two steps.
+
+    Attributes:
+        gradients: At each step, of the parameters that the optimizer holds: it clears no others.
+        state: The model as the batches of the second step find it.
+    """
+
+    gradients: list[Quantities] = field(default_factory=list)
+    state: dict[str, Tensor] = field(default_factory=dict)
+
+    def watch(self, model: nn.Module) -> None:
+        """Waits for the first forward after the first step, whichever module it begins with."""
+
+        def note(*_call: Any) -> None:
+            if len(self.gradients) == 1 and not self.state:
+                self.state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+        for module in model.modules():
+            module.register_forward_pre_hook(note)
+
+    def look(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
+        """A step is about to be taken."""
+        held = {id(tensor) for optimizer in optimizers for tensor in tensors_of(optimizer)}
+        names = {name for name, parameter in model.named_parameters() if id(parameter) in held}
+        self.gradients.append({name: gradient for name, gradient in gradients_of(model).items() if name in names})
+
+
+def second_step(every: int, trial: Trial, /, *, prepare: Prepare | None = None, seed: int = 0) -> Quantities:
+    """The gradient at the second step.
+
+    Args:
+        every: Batches a step.
+        trial: The model.
+        prepare: Changes the copy first.
+        seed: Of what the training draws.
+    """
+    return _two_steps(every, trial, prepare, seed).gradients[-1]
+
+
+def second_step_anew(every: int, trial: Trial, /, *, prepare: Prepare | None = None, seed: int = 0) -> Quantities:
+    """The gradient of the second step's batches in a model that has the weights of there and no past; arguments as of ``second_step``."""
+    seen = _two_steps(every, trial, None, 0)
+
+    def begin_there(model: nn.Module) -> None:
+        model.load_state_dict(seen.state)
+        if prepare is not None:
+            prepare(model)
+
+    gradients = observe(trial, _batches_of_two_steps(every, trial)[every:], prepare=begin_there, seed=seed).gradients
+    return {name: gradients[name] for name in seen.gradients[-1]}
+
+
+def is_first_gradient_left(trial: Trial, every: int) -> bool:
+    """Whether what the second step has too much is the gradient of the first, or a share of it where a scaler divides both."""
+    seen = _two_steps(every, trial, None, 0)
+    anew = second_step_anew(every, trial)
+    names = [name for name in anew if name in seen.gradients[0]]
+    first = _flat(seen.gradients[0], names)
+    rest = _flat(seen.gradients[-1], names) - _flat(anew, names)
+    return float(first @ rest) >= _PARALLEL * float(first.norm() * rest.norm()) > 0
+
+
+def _flat(gradients: Quantities, names: list[str]) -> Tensor:
+    return torch.cat([gradients[name].flatten().double() for name in names])
+
+
+def _two_steps(every: int, trial: Trial, prepare: Prepare | None, seed: int) -> _TwoSteps:
+    seen = _TwoSteps()
+
+    def set_up(model: nn.Module) -> None:
+        if prepare is not None:
+            prepare(model)
+        disable_stochastic_layers(model)
+        seen.watch(model)
+
+    trial.train(_batches_of_two_steps(every, trial), limit=2, seed=seed, clip=False, prepare=set_up, on_gradients=seen.look)
+    return seen
+
+
+def _batches_of_two_steps(every: int, trial: Trial) -> list[Batch]:
+    """The batches of two steps."""
+    typical = trial.subject.typical
+    whole = fully_labelled(trial.subject, Sizes(2 * _ROWS_PER_BATCH * every, typical.seq, typical.target_seq))
+    return [rows(whole, slice(_ROWS_PER_BATCH * number, _ROWS_PER_BATCH * (number + 1))) for number in range(2 * every)]
+
+
+def is_mean_through_logits(trial: Trial, whole: Batch, parts: Sequence[Batch]) -> bool:
+    """Whether the gradient that the loss sends back to the logits of a batch is the mean of those of its parts.
+
+    Where it is and the gradients of the weights differ all the same, the difference comes from a term that does not go through the logits.
+
+    Args:
+        trial: The model.
+        whole: The batch.
+        parts: Its parts, equally large and with equally many labels.
+    """
+    if not trial.is_own or any(observe(trial, [batch]).slope is None for batch in (whole, *parts)):
+        return False
+    return not find_gap(trial, partial(_logit_gradient_of_whole, whole), partial(_logit_gradient_of_parts, parts)).is_real
+
+
+def _logit_gradient_of_whole(whole: Batch, trial: Trial, /, *, prepare: Prepare | None = None, seed: int = 0) -> Quantities:
+    slope = _observed(trial, whole, prepare, seed).slope
+    return {} if slope is None else {_LOGITS: slope}
+
+
+def _logit_gradient_of_parts(
+    parts: Sequence[Batch], trial: Trial, /, *, prepare: Prepare | None = None, seed: int = 0
+) -> Quantities:
+    slopes = [_observed(trial, part, prepare, seed).slope for part in parts]
+    found = [slope / len(parts) for slope in slopes if slope is not None]
+    return {_LOGITS: torch.cat(found)} if len(found) == len(slopes) else {}
+
+
+def _observed(trial: Trial, batch: Batch, prepare: Prepare | None, seed: int) -> Observation:
+    return observe(trial, [to_device(batch, trial.subject.device, trial.subject.dtype)], prepare=prepare, seed=seed)

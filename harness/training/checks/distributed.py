@@ -12,25 +12,29 @@ import torch
 from torch import nn
 
 from harness.evidence import Evidence, Status, and_others
+from harness.owners import owned_by
 from harness.properties.difference import difference
 from harness.properties.outputs import reached_by_outputs
 from harness.properties.subject import mode
 from harness.randomness import seeded
-from harness.training.checks.bits import Mismatch, find_mismatch
-from harness.training.checks.diary import FirstUpdate
-from harness.training.checks.halves import PARTS, Steps, halves_at, judge_halves, shared_batch
-from harness.training.checks.noise import Quantities, find_gap
+from harness.training.checks.bit_equality import Mismatch, find_mismatch
+from harness.training.checks.child_processes import Answer
+from harness.training.checks.gradient_noise import Quantities, find_gap
+from harness.training.checks.module_modes import ModuleMode, disable_dropout, disable_stochastic_layers
 from harness.training.checks.observation import Prepare
-from harness.training.checks.ownership import owned_by, owner_among
-from harness.training.checks.pace import too_long
-from harness.training.checks.parcel import PackingError
-from harness.training.checks.processes import Answer
-from harness.training.checks.ranks import GroupError, RankResult, on_cpu, train_in_two
-from harness.training.checks.stances import Stance, certain
-from harness.training.checks.stillness import be_still
-from harness.training.checks.updates import step_updates
+from harness.training.checks.pickled_payload import PackingError
+from harness.training.checks.simulated_data_parallel import (
+    PARTS,
+    SimulatedSteps,
+    counterexample_of,
+    judge_simulated_data_parallel,
+    shared_batch,
+)
+from harness.training.checks.step_updates import step_updates
+from harness.training.checks.training_trace import FirstGradients
+from harness.training.checks.two_processes import GroupError, RankResult, on_cpu, train_in_two_processes
 from harness.training.errors import TrainingError
-from harness.training.trial import Trial
+from harness.training.trial import Trial, first_failure, too_long
 
 _NAME = "distributed"
 _STEPS = 20
@@ -72,15 +76,15 @@ class _Comparison:
     _asked: dict[torch.dtype, list[Answer]] = field(default_factory=dict)
 
     @cached_property
-    def stance(self) -> Stance:
+    def stance(self) -> ModuleMode:
         """What the processes train in: train mode without dropout, as users do; on CPUs a synchronised batch norm raises there."""
         synchronised = any(isinstance(module, nn.SyncBatchNorm) for module in self.trial.subject.model.modules())
-        return be_still if synchronised else certain
+        return disable_stochastic_layers if synchronised else disable_dropout
 
     def judge(self) -> Evidence:
         """The verdict."""
-        stances = dict.fromkeys((be_still, self.stance))
-        found = [judge_halves(self.trial, stance) for stance in stances] if self._takes_steps else []
+        stances = dict.fromkeys((disable_stochastic_layers, self.stance))
+        found = [judge_simulated_data_parallel(self.trial, stance) for stance in stances] if self._takes_steps else []
         findings = [evidence for evidence in found if evidence is not None]
         doubted = [evidence for evidence in findings if evidence.status in (Status.FAIL, Status.WARN)] if self._is_manual else []
         if doubted:
@@ -102,7 +106,7 @@ class _Comparison:
             return replace(answers, message=message)
         if any(answer.error for answer in answers):
             return failure
-        steps = Steps(self.stance)
+        steps = SimulatedSteps(self.stance)
         if not find_gap(self.trial, partial(steps.whole, 1.0), self._together, confirm=False).is_real:
             return None
         steps.record(self.trial)
@@ -132,7 +136,7 @@ class _Comparison:
             if left < _START[self.trial.is_own]:
                 return self._evidence(Status.SKIPPED, f"{max(0.0, left):.0f} s are too few to start two processes")
             try:
-                self._asked[key] = train_in_two(trial, shared_batch(trial), [self.stance], left, bool(self._spare))
+                self._asked[key] = train_in_two_processes(trial, shared_batch(trial), [self.stance], left, bool(self._spare))
             except PackingError as error:
                 return self._evidence(Status.SKIPPED, str(error))
         return self._asked[key]
@@ -168,8 +172,8 @@ class _Comparison:
         """Trainable parameters that have no gradient at the first step."""
         return self._first(seed).without
 
-    def _first(self, seed: int = 0) -> FirstUpdate:
-        first = FirstUpdate()
+    def _first(self, seed: int = 0) -> FirstGradients:
+        first = FirstGradients()
         batches = [shared_batch(self.trial)] * max(1, self.trial.batches_per_step)
         self.trial.train(batches, limit=1, seed=seed, on_gradients=first)
         return first
@@ -221,12 +225,12 @@ class _Comparison:
                 "that"
             )
             return self._evidence(Status.WARN, f"{message} in some steps", cause, names)
-        owner = owner_among({"step_updates": step_updates}, self.trial)
+        owner = first_failure({"step_updates": step_updates}, self.trial)
         return Evidence(
             _NAME,
             Status.FAIL,
             message,
-            counterexample=halves_at(self.trial),
+            counterexample=counterexample_of(self.trial),
             module=names[0] if names else "",
             cause="a parameter on which the loss does not depend, in this batch or in any: remove it, freeze it, or let "
             "DistributedDataParallel find_unused_parameters",
@@ -241,7 +245,7 @@ class _Comparison:
         apart = find_mismatch(results[0].gradients, results[1].gradients)
         if apart is not None and not apart.is_rounding:
             return self._unshared(apart)
-        steps = Steps(self.stance)
+        steps = SimulatedSteps(self.stance)
         gap = find_gap(self.trial, steps.as_ranks, self._together)
         if not gap.is_real:
             return None
@@ -254,7 +258,7 @@ class _Comparison:
             gap.measured,
             gap.bound,
             "",
-            halves_at(self.trial),
+            counterexample_of(self.trial),
             gap.where,
             "code that depends on the rank, the number of processes or their environment variables",
         )
@@ -267,7 +271,7 @@ class _Comparison:
             apart.size,
             apart.bound,
             "",
-            halves_at(self.trial),
+            counterexample_of(self.trial),
             apart.name,
             "loss.backward() where Lightning needs self.manual_backward(loss), torch.autograd.grad, or a backward under no_sync()",
         )
@@ -286,7 +290,7 @@ class _Comparison:
 
     def _evidence(self, status: Status, message: str, cause: str = "", blamed: Sequence[str] = ()) -> Evidence:
         module = blamed[0] if blamed else ""
-        return Evidence(_NAME, status, message, counterexample=halves_at(self.trial), module=module, cause=cause)
+        return Evidence(_NAME, status, message, counterexample=counterexample_of(self.trial), module=module, cause=cause)
 
 
 def _gradients(answers: Sequence[Answer]) -> Quantities:
@@ -308,7 +312,7 @@ def _alike(trial: Trial, pair: Sequence[RankResult]) -> Evidence | None:
             mismatch.size,
             0.0,
             "",
-            halves_at(trial),
+            counterexample_of(trial),
             mismatch.name,
             "weights that are changed by hand from the rows of one process, or a gradient that is not averaged",
         )
@@ -322,7 +326,7 @@ def _alike(trial: Trial, pair: Sequence[RankResult]) -> Evidence | None:
         gap,
         bound,
         "",
-        halves_at(trial),
+        counterexample_of(trial),
         next((name for name, value in pair[0].attributes.items() if pair[1].attributes.get(name) != value), ""),
         "state in a plain attribute, made from the rows of one process; as a buffer, the first process's would be sent to all",
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,14 +14,15 @@ from harness.batches import Batch
 from harness.errors import UserError
 from harness.evidence import Evidence, Status, and_others
 from harness.properties.difference import difference
+from harness.properties.gradient_tracing import GraphCall, recording_graph
 from harness.properties.noise import FACTOR
-from harness.training.checks.bits import same_bits
-from harness.training.checks.diary import weights_of
-from harness.training.checks.head import Head, find_head
-from harness.training.checks.pace import too_long
-from harness.training.checks.rate_scale import RateScale
-from harness.training.checks.stances import batch_norms
-from harness.training.trial import MOST_BATCHES, Trial
+from harness.properties.tracing import path_of
+from harness.randomness import seeded
+from harness.training.checks.bit_equality import same_bits
+from harness.training.checks.module_modes import batch_norms
+from harness.training.checks.training_trace import weights_of
+from harness.training.optimisation import RateScale
+from harness.training.trial import MOST_BATCHES, Trial, too_long
 from harness.user_code import raised
 
 _NAME = "fine_tuning"
@@ -30,6 +32,8 @@ _FACTORS = (1.0, 10.0, 100.0)
 """Rates are tried from the configured one upwards: that a rate is low is said elsewhere."""
 
 _NO_GRAPH = ("does not require grad", "empty parameter list")
+
+_ROOT = path_of("")
 
 
 def fine_tuning(trial: Trial) -> Evidence:
@@ -283,3 +287,83 @@ def _rounding_of_modes(model: nn.Module) -> dict[str, float]:
 def _named(head: Head) -> str:
     """The head, as messages call it."""
     return head.modules[0] if head.modules else min(head.parameters)
+
+
+@dataclass(frozen=True)
+class Head:
+    """What turns the features into logits.
+
+    Attributes:
+        modules: Paths of its modules.
+        parameters: Names of its trainable parameters, tied ones by their first name.
+    """
+
+    modules: tuple[str, ...]
+    parameters: frozenset[str]
+
+    def freeze_rest(self, model: nn.Module) -> None:
+        """Leaves the head alone to be trained."""
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in self.parameters)
+
+    def renew(self, model: nn.Module) -> None:
+        """Puts fresh weights into it, as for another task."""
+        with seeded(0):
+            for path in self.modules:
+                for module in model.get_submodule("" if path == _ROOT else path).modules():
+                    reset: Any = getattr(module, "reset_parameters", None)
+                    if callable(reset):
+                        reset()
+
+
+def find_head(trial: Trial) -> Head | None:
+    """The head of a model; ``None`` where the logits carry no graph, or nothing trainable would be left outside of it."""
+    subject = trial.subject
+    model = subject.fresh()
+    with torch.enable_grad(), seeded(0), recording_graph(model) as calls:
+        logits = subject.logits_with_grad(subject.batch(), model)
+    modules, direct = _nearest(logits, _leaves(model, calls))
+    paths = tuple(dict.fromkeys(modules))
+    within = {id(p) for path in paths for p in model.get_submodule("" if path == _ROOT else path).parameters()}
+    within |= {id(parameter) for parameter in direct}
+    trainable = {name: id(parameter) for name, parameter in model.named_parameters() if parameter.requires_grad}
+    names = frozenset(name for name, key in trainable.items() if key in within)
+    return Head(paths, names) if names and len(names) < len(trainable) else None
+
+
+def _leaves(model: nn.Module, calls: list[GraphCall]) -> dict[Any, str]:
+    """The innermost parametrised modules by the graph nodes of what they returned."""
+    parametrised = {path_of(name) for name, m in model.named_modules() if any(p.requires_grad for p in m.parameters())}
+    called = {call.module for call in calls} & parametrised
+    inner = {path for path in called if not any(_is_inside(other, path) for other in called)}
+    found: dict[Any, str] = {}
+    for call in calls:
+        if call.module in inner:
+            for tensor in call.outputs:
+                if tensor.grad_fn is not None:
+                    found.setdefault(tensor.grad_fn, call.module)
+    return found
+
+
+def _is_inside(path: str, other: str) -> bool:
+    return path != other and (other == _ROOT or path.startswith(f"{other}."))
+
+
+def _nearest(logits: Tensor, leaves: dict[Any, str]) -> tuple[list[str], list[Tensor]]:
+    """The modules met first on every way back from the logits, and the parameters that no module holds on to."""
+    modules: list[str] = []
+    direct: list[Tensor] = []
+    seen: set[Any] = set()
+    pending = [logits.grad_fn]
+    while pending:
+        node: Any = pending.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node in leaves:
+            modules.append(leaves[node])
+        elif hasattr(node, "variable"):
+            direct.append(node.variable)
+        else:
+            pending.extend(parent for parent, _ in node.next_functions)
+    return modules, direct

@@ -1,14 +1,21 @@
-"""The first loss of a training, as the model's own training step computes it."""
+"""The first loss of a training, as the model's own training step computes it, and the formula that it follows."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from harness.batches import Batch, Sizes
 from harness.evidence import Evidence, Status
+from harness.owners import owned_by
+from harness.tasks import TaskSpec
+from harness.training.checks.labels import labelled
 from harness.training.checks.observation import Observation, loss_name, observe
-from harness.training.checks.ownership import owned_by
-from harness.training.checks.readings import MEAN, Reading, are_probabilities, read_loss
 from harness.training.trial import Trial
 
 _NAME = "initial_loss"
@@ -20,6 +27,9 @@ _LOUD = (
     "an embedding or head initialised with too large a scale (nn.Embedding's default of 1, tied to the head), a missing final norm, or inputs "
     "that are not normalised"
 )
+
+_MATCH = 1e-3
+"""Relative difference up to which two losses are the same formula; different ones differ in the first digit."""
 
 
 def initial_loss(trial: Trial) -> Evidence:
@@ -42,14 +52,14 @@ def initial_loss(trial: Trial) -> Evidence:
             _NAME, Status.SKIPPED, f"{loss_name(trial)} sends nothing back through Lightning, so its loss is not seen"
         )
     still = observe(trial, [batch])
-    loss, reading = float(trained.loss), read_loss(subject.task, still, batch)
-    if still.repeats > 1 and reading != MEAN:
+    loss, formula = float(trained.loss), find_loss_formula(subject.task, still, batch)
+    if still.repeats > 1 and formula != MEAN:
         # A step over several batches may as well take their sum as their mean: then it is the loss of one of them that tells.
-        loss, reading = loss / still.repeats, read_loss(subject.task, still.of_one_batch(), batch)
-    return _judge(trial, loss, reading, still, batch, sizes)
+        loss, formula = loss / still.repeats, find_loss_formula(subject.task, still.of_one_batch(), batch)
+    return _judge(trial, loss, formula, still, batch, sizes)
 
 
-def _judge(trial: Trial, loss: float, reading: Reading | None, still: Observation, batch: Batch, sizes: Sizes) -> Evidence:
+def _judge(trial: Trial, loss: float, formula: LossFormula | None, still: Observation, batch: Batch, sizes: Sizes) -> Evidence:
     task = trial.subject.task
     uniform = math.log(task.output_size or 1)
     what = f"the first loss of {loss_name(trial)} is {loss:.3g}"
@@ -62,17 +72,17 @@ def _judge(trial: Trial, loss: float, reading: Reading | None, still: Observatio
         status = Status.FAIL
         message = f"the model returns probabilities instead of logits: {_floor(trial)}"
         cause = "a softmax at the end of the model, where the loss has one of its own: return the logits"
-    elif reading is not None and reading.is_flaw:
-        status, cause = Status.FAIL, reading.cause
-        owner = owned_by("training_loss[reduction]") if reading.scale != 1.0 else {}  # the sum of which ``reduction`` says more
-        message = f"{what}: it is {reading.name}" + (f", so {_floor(trial)}" if "softmax(" in reading.name else f"; {guess}")
+    elif formula is not None and formula.is_flaw:
+        status, cause = Status.FAIL, formula.cause
+        owner = owned_by("training_loss[reduction]") if formula.scale != 1.0 else {}  # the sum of which ``reduction`` says more
+        message = f"{what}: it is {formula.name}" + (f", so {_floor(trial)}" if "softmax(" in formula.name else f"; {guess}")
     elif not excess <= allowed:
-        status, (message, cause) = Status.FAIL, _too_large(f"{what}; {guess}", reading)
+        status, (message, cause) = Status.FAIL, _too_large(f"{what}; {guess}", formula)
     elif excess > min(1.0, allowed):
-        status, (message, cause) = Status.WARN, _too_large(f"{what}; {guess}", reading)
-    elif reading is not None and abs(math.log(reading.scale)) > _FAR and not _scales_itself(trial):
-        status, message, cause = Status.WARN, f"{what}: it is {reading.name}", reading.cause
-    elif reading is None and still.logits is None and loss < uniform / 2 and still.repeats == 1:
+        status, (message, cause) = Status.WARN, _too_large(f"{what}; {guess}", formula)
+    elif formula is not None and abs(math.log(formula.scale)) > _FAR and not _scales_itself(trial):
+        status, message, cause = Status.WARN, f"{what}: it is {formula.name}", formula.cause
+    elif formula is None and still.logits is None and loss < uniform / 2 and still.repeats == 1:
         status, message = Status.WARN, f"{what}, less than a model that knows nothing can have: {guess}"
         cause = "a loss that is scaled down, or divided by positions that have no label"
     return Evidence(
@@ -84,7 +94,7 @@ def _judge(trial: Trial, loss: float, reading: Reading | None, still: Observatio
         "nats above log C",
         f"{sizes.describe(task)}, train mode, seed=0",
         cause=cause,
-        details={"loss": loss, "uniform": uniform, "formula": reading.name if reading else "of another kind", **owner},
+        details={"loss": loss, "uniform": uniform, "formula": formula.name if formula else "of another kind", **owner},
         compared=f"loss {loss:.3g}, uniform guess {uniform:.3g} (allowed up to {uniform + allowed:.3g})",
     )
 
@@ -94,15 +104,104 @@ def _scales_itself(trial: Trial) -> bool:
     return trial.is_own and not getattr(trial.subject.model, "automatic_optimization", True)
 
 
-def _too_large(message: str, reading: Reading | None) -> tuple[str, str]:
-    if reading is None:
+def _too_large(message: str, formula: LossFormula | None) -> tuple[str, str]:
+    if formula is None:
         return message, f"an auxiliary term of that size, a sum where the mean is meant, or {_LOUD}"
-    if reading == MEAN:
+    if formula == MEAN:
         return f"{message}: the fresh model is sure of wrong answers", _LOUD
-    return f"{message}: it is {reading.name}", reading.cause
+    return f"{message}: it is {formula.name}", formula.cause
 
 
 def _floor(trial: Trial) -> str:
     """What the loss cannot go below where softmax is taken twice: the right class has e to 1 against each of the others."""
     classes = trial.subject.task.output_size or 1
     return f"the loss can never go below {math.log(1 + (classes - 1) / math.e):.2f}"
+
+
+@dataclass(frozen=True)
+class LossFormula:
+    """A formula that a loss follows.
+
+    Attributes:
+        name: What it is, as a phrase.
+        is_flaw: Whether nobody means it.
+        cause: What makes it come about.
+        scale: For the mean cross-entropy times a factor, that factor; 1 for all others.
+    """
+
+    name: str
+    is_flaw: bool = False
+    cause: str = ""
+    scale: float = 1.0
+
+
+MEAN = LossFormula("the mean cross-entropy")
+
+_TWICE = LossFormula(
+    "the cross-entropy of softmax(logits)",
+    True,
+    "a softmax before cross_entropy, which has one of its own: pass it the logits as they are",
+)
+_NO_LOG = LossFormula(
+    "minus the probability of the label", True, "nll_loss on a softmax, where it takes a log_softmax: use cross_entropy"
+)
+_NO_SOFTMAX = LossFormula(
+    "minus the logit of the label", True, "nll_loss on logits, where it takes a log_softmax: use cross_entropy"
+)
+
+_FLAWS: tuple[tuple[LossFormula, Callable[[Tensor, Tensor], Tensor]], ...] = (
+    (_TWICE, lambda logits, labels: F.cross_entropy(logits.softmax(-1), labels)),
+    (_NO_LOG, lambda logits, labels: F.nll_loss(logits.softmax(-1), labels)),
+    (_NO_SOFTMAX, lambda logits, labels: F.nll_loss(logits, labels)),
+)
+
+
+def find_loss_formula(task: TaskSpec, seen: Observation, batch: Batch) -> LossFormula | None:
+    """The formula that a step's loss follows; ``None`` where it is another one than those known here, such as with smoothed labels.
+
+    Args:
+        task: A task with classes.
+        seen: The step.
+        batch: What it learned from.
+    """
+    if seen.loss is None or seen.logits is None or seen.slope is None or not bool(seen.slope.any()):
+        return None
+    for formula, compute in _FLAWS:
+        loss, slope = _value_and_slope(task, seen.logits, batch, compute)
+        if _is_same(seen.slope, slope) and _is_same(seen.loss, loss):
+            return formula
+    loss, slope = _value_and_slope(task, seen.logits, batch, F.cross_entropy)
+    scale = float((seen.slope * slope).sum() / slope.square().sum())
+    if scale <= 0 or not _is_same(seen.slope, scale * slope):
+        return None
+    return MEAN if abs(scale - 1) <= _MATCH else _scaled(task, scale, batch)
+
+
+def are_probabilities(logits: Tensor) -> bool:
+    """Whether what should be logits are the outputs of a softmax: never negative, and each row sums to 1."""
+    rows = logits.double().flatten(0, -2)
+    return rows.shape[-1] > 1 and bool((rows >= 0).all()) and bool(((rows.sum(-1) - 1).abs() < _MATCH).all())
+
+
+def _scaled(task: TaskSpec, scale: float, batch: Batch) -> LossFormula:
+    _, labels = labelled(task, batch["labels"][..., None], batch["labels"])
+    if abs(scale / len(labels) - 1) <= _MATCH:
+        return LossFormula('the sum over the labels (reduction="sum")', True, 'reduction="sum" where the mean is meant', scale)
+    if abs(scale * len(batch["labels"]) / len(labels) - 1) <= _MATCH:
+        return LossFormula("the sum over each row's labels", False, "a sum over the positions where the mean is meant", scale)
+    cause = "a division by `accumulate_grad_batches`, which Lightning does itself" if scale < 1 else "a loss weight, or a sum"
+    return LossFormula(f"{scale:.3g} times the mean cross-entropy", False, cause, scale)
+
+
+def _value_and_slope(
+    task: TaskSpec, logits: Tensor, batch: Batch, compute: Callable[[Tensor, Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    with torch.enable_grad():
+        leaf = logits.detach().clone().requires_grad_()
+        loss = compute(*labelled(task, leaf, batch["labels"]))
+        (slope,) = torch.autograd.grad(loss, leaf)
+    return loss.detach(), slope
+
+
+def _is_same(left: Tensor, right: Tensor) -> bool:
+    return float((left - right).norm()) <= _MATCH * max(float(left.norm()), float(right.norm()))

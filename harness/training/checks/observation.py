@@ -16,7 +16,7 @@ from harness.batches import Batch, Sizes
 from harness.errors import OutputError
 from harness.properties.tracing import path_of
 from harness.randomness import seeded
-from harness.training.checks.stillness import be_still
+from harness.training.checks.module_modes import disable_stochastic_layers
 from harness.training.trial import Trial, gradients_of
 
 Prepare = Callable[[nn.Module], None]
@@ -86,7 +86,7 @@ def observe(
         if prepare is not None:
             prepare(model)
         if not train:
-            be_still(model)
+            disable_stochastic_layers(model)
         if trial.is_own:
             seen.listen_to_outputs(model)
             seen.listen_to_losses(model)
@@ -267,7 +267,7 @@ def _reference(trial: Trial, batch: Batch, prepare: Prepare | None) -> Tensor:
     model = trial.subject.fresh()
     if prepare is not None:
         prepare(model)
-    be_still(model)
+    disable_stochastic_layers(model)
     with seeded(0):
         return trial.subject.raw_logits(batch, model)
 

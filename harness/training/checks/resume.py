@@ -17,12 +17,10 @@ from torch.optim import Optimizer
 from harness.batches import Batch
 from harness.evidence import Evidence, Status
 from harness.training.checkpoints import LAST
-from harness.training.checks.bits import find_mismatch
-from harness.training.checks.diary import Diary, Parting, find_parting
-from harness.training.checks.fingerprint import fingerprint, unsaved_attributes
-from harness.training.checks.pace import too_long
+from harness.training.checks.bit_equality import find_mismatch, fingerprint, unsaved_attributes
+from harness.training.checks.training_trace import FirstDifference, TrainingTrace, find_first_difference
 from harness.training.errors import CheckpointError
-from harness.training.trial import MOST_BATCHES, Training, Trial
+from harness.training.trial import MOST_BATCHES, Training, Trial, too_long
 
 _NAME = "resume"
 _BATCHES, _EPOCHS = 3, 2
@@ -53,7 +51,7 @@ class _Run:
     """A training, and what was taken down of it."""
 
     training: Training
-    diary: Diary
+    trace: TrainingTrace
 
 
 class _Interruption:
@@ -76,7 +74,7 @@ class _Interruption:
         part = self._run(limit=_CUT, folder=self.folder)
         if len(part.training.steps) < _CUT or not (self.folder / LAST).is_file():
             return Evidence(_NAME, Status.SKIPPED, "its training step takes no optimizer step that could be counted")
-        parting = _before(whole.diary, part.diary)
+        parting = _before(whole.trace, part.trace)
         if parting is not None:
             return self._unrepeatable(parting)
         try:
@@ -111,7 +109,7 @@ class _Interruption:
             lambda: self._find_unsaved(whole, part, rest),
         )
 
-    def _unrepeatable(self, parting: Parting) -> Evidence:
+    def _unrepeatable(self, parting: FirstDifference) -> Evidence:
         if parting.kind == "rate":
             return self._evidence(
                 Status.FAIL,
@@ -136,10 +134,10 @@ class _Interruption:
         return Evidence(_NAME, status, message, measured, bound, "", self.at, cause=cause, investigate=investigate)
 
     def _run(self, model: nn.Module | None = None, **options: Any) -> _Run:
-        diary = Diary()
+        trace = TrainingTrace()
         begun = self.trial.anew() if model is None else model
-        training = self.trial.train(self.batches, epochs=_EPOCHS, model=begun, on_gradients=diary, **options)
-        return _Run(training, diary.close(training))
+        training = self.trial.train(self.batches, epochs=_EPOCHS, model=begun, on_gradients=trace, **options)
+        return _Run(training, trace.close(training))
 
     def _go_on(self, prepare: Callable[[nn.Module], None] | None = None) -> _Run:
         return self._run(resume=self.folder / LAST, prepare=prepare)
@@ -173,21 +171,21 @@ class _Interruption:
         return _after(whole, rest) is None and torch.equal(self._logits(whole), self._logits(rest))
 
 
-def _before(whole: Diary, part: Diary) -> Parting | None:
+def _before(whole: TrainingTrace, part: TrainingTrace) -> FirstDifference | None:
     """The first difference of the steps before the cut."""
     share = len(part.gradients)
-    first = Diary(whole.gradients[:share], whole.losses[:_CUT], whole.rates[:_CUT])
-    return find_parting(first, Diary(part.gradients, part.losses, part.rates))
+    first = TrainingTrace(whole.gradients[:share], whole.losses[:_CUT], whole.rates[:_CUT])
+    return find_first_difference(first, TrainingTrace(part.gradients, part.losses, part.rates))
 
 
-def _after(whole: _Run, rest: _Run) -> Parting | None:
+def _after(whole: _Run, rest: _Run) -> FirstDifference | None:
     """The first difference of the steps after the cut, and of the weights."""
-    ours, theirs = whole.diary, rest.diary
-    tail = Diary(
+    ours, theirs = whole.trace, rest.trace
+    tail = TrainingTrace(
         ours.gradients[len(ours.gradients) - len(theirs.gradients) :], ours.losses[_CUT:], ours.rates[_CUT:], ours.weights
     )
-    parting = find_parting(tail, theirs)
-    return None if parting is None else Parting(parting.kind, parting.step + _CUT, parting.mismatch)
+    parting = find_first_difference(tail, theirs)
+    return None if parting is None else FirstDifference(parting.kind, parting.step + _CUT, parting.mismatch)
 
 
 def _optimizer_state(training: Training) -> dict[str, Tensor]:

@@ -10,19 +10,18 @@ from harness.internal_errors import guarded, is_from_backward
 from harness.owners import Selection, left_to, owned_by, settled
 from harness.properties.subject import GRADIENT_OWNER, BackwardRaisedError, broken_weight
 from harness.training.checks.accumulation import accumulation
-from harness.training.checks.baseline import baseline_comparison
-from harness.training.checks.coverage import optimizer_coverage
+from harness.training.checks.baseline_comparison import baseline_comparison
 from harness.training.checks.distributed import distributed
 from harness.training.checks.fine_tuning import fine_tuning
+from harness.training.checks.hyperparameter_sensitivity import hyperparameter_sensitivity
 from harness.training.checks.initial_loss import initial_loss
-from harness.training.checks.overfitting import overfits_one_batch
-from harness.training.checks.pace import too_long
-from harness.training.checks.repeat import seeded_repeat
+from harness.training.checks.optimizer_coverage import optimizer_coverage
+from harness.training.checks.overfits_one_batch import overfits_one_batch
 from harness.training.checks.resume import resume
-from harness.training.checks.sensitivity import hyperparameter_sensitivity
+from harness.training.checks.seeded_repeat import seeded_repeat
+from harness.training.checks.step_updates import step_updates
 from harness.training.checks.training_loss import TRAINING_LOSS
-from harness.training.checks.updates import step_updates
-from harness.training.trial import Trial
+from harness.training.trial import Trial, too_long
 from harness.user_code import raised
 
 Check = Callable[[Trial], Evidence]

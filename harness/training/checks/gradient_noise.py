@@ -10,21 +10,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from harness.properties.difference import difference
-from harness.properties.noise import FACTOR
+from harness.properties.noise import FACTOR, coarsest_epsilon
 from harness.properties.quantised import is_packed
 from harness.properties.subject import Shared
 from harness.training.checks.observation import Prepare
-from harness.training.checks.precision import epsilon_of_step
 from harness.training.errors import TrainingError
 from harness.training.trial import Trial
 
 Quantities = dict[str, Tensor]
 """What is compared, by name."""
+
+_found: WeakKeyDictionary[nn.Module, float] = WeakKeyDictionary()
 
 
 class Measure(Protocol):
@@ -136,3 +138,17 @@ def _size(tensor: Tensor) -> float:
 
 def _ratio(gap: float, bound: float) -> float:
     return gap / bound if bound else (float("inf") if gap else 0.0)
+
+
+def epsilon_of_step(trial: Trial) -> float:
+    """The largest machine epsilon of any tensor on the way from the weights to the loss.
+
+    A model in float64 that returns float32 logits has the noise of float32, and so has one in float32 around a part in bfloat16 that of
+    bfloat16.
+    """
+    model = trial.subject.model
+    if model not in _found:
+        batches = [trial.subject.batch()] * max(1, trial.batches_per_step)
+        dtype = trial.subject.dtype
+        _found[model] = coarsest_epsilon(lambda: trial.train(batches, limit=1, clip=False), dtype, of_gradients=True)
+    return _found[model]

@@ -1,4 +1,4 @@
-"""Work done in Python processes of its own."""
+"""Work done in child processes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ import torch
 
 import harness
 from harness.processes import module_command
-from harness.training.checks.child import ANSWER, PARCEL, STAGE
-from harness.training.checks.parcel import pack
+from harness.training.checks.pickled_payload import ANSWER, PAYLOAD, STAGE, pack
 
 _LOG = "log.txt"
 _INSTALLED = ("site-packages", "dist-packages")
@@ -84,7 +83,7 @@ class Settings:
         torch.use_deterministic_algorithms(self.deterministic)
 
 
-def run_apart(
+def run_in_processes(
     work: Callable[[Any], Any],
     contents: Sequence[Any],
     timeout: float,
@@ -105,14 +104,14 @@ def run_apart(
         PackingError: What they are given cannot be pickled.
     """
     environments = environments or [{} for _ in contents]
-    parcels = [pack((work, content, Settings.here())) for content in contents]
+    payloads = [pack((work, content, Settings.here())) for content in contents]
     with tempfile.TemporaryDirectory(prefix="modeltiers-apart-", ignore_cleanup_errors=True) as name:
-        folders = [Path(name) / str(number) for number in range(len(parcels))]
+        folders = [Path(name) / str(number) for number in range(len(payloads))]
         children: list[subprocess.Popen[bytes]] = []
         try:
-            for folder, parcel, environment in zip(folders, parcels, environments, strict=True):
+            for folder, payload, environment in zip(folders, payloads, environments, strict=True):
                 folder.mkdir()
-                parcel.write(folder / PARCEL)
+                payload.write(folder / PAYLOAD)
                 children.append(_start(folder, environment))
             late = _wait(children, timeout)
         finally:
@@ -128,7 +127,7 @@ def _start(folder: Path, environment: Mapping[str, str]) -> subprocess.Popen[byt
     # A file takes what is printed: a pipe would stay open as long as anything the child started.
     with (folder / _LOG).open("wb") as log:
         return subprocess.Popen(
-            module_command("harness.training.checks.child", str(folder)),
+            module_command("harness.training.checks.pickled_payload", str(folder)),
             env={**_environment(), **environment},
             stdin=subprocess.DEVNULL,
             stdout=log,

@@ -1,4 +1,4 @@
-"""One attempt to learn a batch by heart."""
+"""One attempt to overfit a batch, and the shape of its loss curve."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ from harness.properties.subject import Subject, mode
 from harness.randomness import seeded
 from harness.training.checks.labels import guessing_loss, irreducible_loss, labelled
 from harness.training.checks.observation import Prepare
-from harness.training.checks.pace import seconds_per_step
 from harness.training.errors import DivergedError
-from harness.training.trial import Trial, gradients_of
+from harness.training.trial import Trial, gradients_of, seconds_per_step
 
 ENOUGH = 0.1
 """Share of the loss that may be left; a model that ignores its inputs leaves all of it."""
@@ -45,6 +44,8 @@ _TIMED = 5
 
 _LEAST = 100
 """Steps that must fit into the time for an attempt to be made."""
+
+_FLAT = 0.02
 
 
 @dataclass(frozen=True)
@@ -123,12 +124,12 @@ class _Watcher:
     def start(self, model: nn.Module) -> None:
         """The model before it learns."""
         self._first = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
-        self.attempt.losses[0] = loss_by_heart(self._subject, self._batch, model)
+        self.attempt.losses[0] = loss_of_batch(self._subject, self._batch, model)
 
     def look(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
         """A step is about to be taken."""
         if not self.attempt.how:
-            self.attempt.how = _describe(optimizers[0])
+            self.attempt.how = _describe_optimizer(optimizers[0])
         if self._steps % _LOOK_EVERY == 0:
             self.attempt.reached |= {name for name, gradient in gradients_of(model).items() if bool(gradient.any())}
 
@@ -149,12 +150,12 @@ class _Watcher:
             self.attempt.late = f"{steps} steps took the {self._seconds:.2g} s that `time_budget` leaves this check"
         if not self.attempt.late and steps % _LOOK_EVERY:
             return False
-        self.attempt.losses[steps] = loss_by_heart(self._subject, self._batch, model)
+        self.attempt.losses[steps] = loss_of_batch(self._subject, self._batch, model)
         return bool(self.attempt.late) or self._is_settled(steps)
 
     def look_at_last(self, model: nn.Module) -> None:
         """The training went to its end, and no step of it was heard of."""
-        self.attempt.losses[_UNHEARD] = loss_by_heart(self._subject, self._batch, model)
+        self.attempt.losses[_UNHEARD] = loss_of_batch(self._subject, self._batch, model)
 
     def finish(self, model: nn.Module) -> Attempt:
         """What came of it."""
@@ -181,7 +182,7 @@ class _Watcher:
         return progress < _PROGRESS or is_hopeless
 
 
-def memorise(
+def attempt_to_overfit(
     trial: Trial, batch: Batch, goal: Goal, seconds: float, rate: float | None = None, prepare: Prepare | None = None
 ) -> Attempt:
     """Trains a fresh copy of the model on one batch over and over, until it knows it or gets no further.
@@ -227,7 +228,7 @@ def _count(trial: Trial, seconds: float) -> int:
     return max(1, min(_UNHEARD, int(min(seconds, 1e9) / seconds_per_step(trial))))
 
 
-def loss_by_heart(subject: Subject, batch: Batch, model: nn.Module) -> float:
+def loss_of_batch(subject: Subject, batch: Batch, model: nn.Module) -> float:
     """The task's own mean loss of a batch, whatever loss the model is trained by.
 
     It is measured without dropout. Norms over the batch are tried both ways, as their running statistics lag behind: what the model knows
@@ -283,7 +284,29 @@ def _predictions(subject: Subject, batch: Batch, model: nn.Module) -> tuple[floa
     return float((logits.argmax(-1) == labels).double().mean()), float(logits.abs().max())
 
 
-def _describe(optimizer: Optimizer) -> str:
+def _describe_optimizer(optimizer: Optimizer) -> str:
     rates = sorted({float(group["lr"]) for group in optimizer.param_groups})
     shown = f"{rates[0]:.3g}" if len(rates) == 1 else f"{rates[0]:.3g} to {rates[-1]:.3g}"
     return f"{type(optimizer).__name__}, learning rate {shown} at its first step"
+
+
+def describe_curve(attempt: Attempt, goal: Goal) -> str:
+    """What the loss of an attempt did: rose, stayed, got stuck, was still falling, or became NaN."""
+    if attempt.diverged is not None:
+        return "the loss became NaN or infinite"
+    losses = list(attempt.losses.values())
+    start, end = losses[0], losses[-1]
+    floor = f" (the batch allows {goal.floor:.3g})" if goal.floor > _FLAT * goal.guess else ""
+    if end > start + _FLAT * goal.reducible:
+        return f"the loss rises from {start:.3g} to {end:.3g}"
+    if start - end < _FLAT * goal.reducible:
+        return f"the loss is flat, {start:.3g} before and {end:.3g} after"
+    if is_falling(attempt, goal):
+        return f"the loss is still falling, from {start:.3g} to {end:.3g}{floor}"
+    return f"the loss is stuck at {attempt.best:.3g}, from {start:.3g}{floor}"
+
+
+def is_falling(attempt: Attempt, goal: Goal) -> bool:
+    """Whether the last third of an attempt still got somewhere."""
+    then = [loss for step, loss in attempt.losses.items() if step <= attempt.steps * 2 / 3]
+    return bool(then) and attempt.diverged is None and min(then) - attempt.best >= _FLAT * goal.reducible

@@ -1,4 +1,4 @@
-"""Objects packed for another process, whatever file of the user's their classes come from."""
+"""Objects pickled for another process, whatever file of the user's their classes come from, and the process that unpickles them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import io
 import json
+import os
 import pickle
 import sys
 from dataclasses import dataclass
@@ -14,11 +15,15 @@ from types import ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from harness.errors import UserError
 from harness.training.errors import TrainingError
-from harness.user_code import is_users_file
+from harness.user_code import is_users_file, raised
 
 _INSTALLED = ("site-packages", "dist-packages")
 _MAIN = "__main__"
+
+PAYLOAD, ANSWER, STAGE = "payload", "answer", "stage"
+"""Names of the files in a child's folder."""
 
 
 class PackingError(TrainingError):
@@ -26,7 +31,7 @@ class PackingError(TrainingError):
 
 
 @dataclass(frozen=True)
-class Parcel:
+class PickledPayload:
     """A packed object.
 
     Attributes:
@@ -45,12 +50,12 @@ class Parcel:
         file.write_bytes(len(header).to_bytes(8, "little") + header + self.content)
 
     @staticmethod
-    def read(file: Path) -> Parcel:
+    def read(file: Path) -> PickledPayload:
         """Reads one that this run wrote."""
         data = file.read_bytes()
         size = int.from_bytes(data[:8], "little")
         header = json.loads(data[8 : 8 + size])
-        return Parcel(data[8 + size :], header["modules"], tuple(header["path"]))
+        return PickledPayload(data[8 + size :], header["modules"], tuple(header["path"]))
 
     def unpack(self) -> Any:
         """The object, in a process that may know none of its modules; what their import raises is raised."""
@@ -60,7 +65,7 @@ class Parcel:
         return pickle.loads(self.content)
 
 
-def pack(content: Any) -> Parcel:
+def pack(content: Any) -> PickledPayload:
     """Packs an object.
 
     Raises:
@@ -73,7 +78,7 @@ def pack(content: Any) -> Parcel:
     except Exception as error:
         reason = next(iter(str(error).splitlines()), "")
         raise PackingError(f"the model cannot be given to another process: {type(error).__name__}: {reason}") from error
-    return Parcel(buffer.getvalue(), packer.files(), tuple(sys.path))
+    return PickledPayload(buffer.getvalue(), packer.files(), tuple(sys.path))
 
 
 class _Packer(pickle.Pickler):
@@ -134,3 +139,38 @@ def _is_found(name: str, file: Path) -> bool:
 
 def _is_file(found: str | None, file: Path) -> bool:
     return found is not None and Path(found).resolve() == file.resolve()
+
+
+def main() -> int:
+    """Does the work in the folder that the command line names; returns the exit status."""
+    folder = Path(sys.argv[1]).resolve()
+    answer: dict[str, Any] = {"unpacked": False, "error": "", "text": "", "kind": "", "result": None}
+    try:
+        _note(folder, "starting")
+        work, content, settings = PickledPayload.read(folder / PAYLOAD).unpack()
+        answer["unpacked"] = True
+        _note(folder, "working")
+        settings.apply()
+        answer["result"] = work(content)
+    except (Exception, SystemExit) as error:
+        answer["error"] = str(error) if isinstance(error, UserError) else raised(error)
+        answer["text"], answer["kind"] = str(error), type(error).__name__
+    _write(folder, answer)
+    sys.stdout.flush()
+    # A process group that waits for a process which is gone would keep this one from ending.
+    os._exit(1 if answer["error"] else 0)
+
+
+def _note(folder: Path, stage: str) -> None:
+    (folder / STAGE).write_text(stage, encoding="utf-8")  # for the parent, should this process not live to say it
+
+
+def _write(folder: Path, answer: dict[str, Any]) -> None:
+    aside = folder / f"aside-{ANSWER}"
+    with aside.open("wb") as file:
+        pickle.dump(answer, file)
+    os.replace(aside, folder / ANSWER)
+
+
+if __name__ == "__main__":
+    main()

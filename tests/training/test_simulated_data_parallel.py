@@ -15,9 +15,8 @@ from torch.nn.utils import clip_grad_norm_
 
 from harness.evidence import Status
 from harness.training.checks.distributed import distributed
-from harness.training.checks.halves import judge_halves
-from harness.training.checks.stances import certain
-from harness.training.checks.stillness import be_still
+from harness.training.checks.module_modes import disable_dropout, disable_stochastic_layers
+from harness.training.checks.simulated_data_parallel import judge_simulated_data_parallel
 
 from .lightning_run_models import Manual, Module, Pair
 from .planted_runs import Run
@@ -221,40 +220,40 @@ class SharpnessAware(Manual):
         return Sharpness(self.parameters())
 
 
-@pytest.mark.parametrize("stance", [be_still, certain])
+@pytest.mark.parametrize("stance", [disable_stochastic_layers, disable_dropout])
 @pytest.mark.parametrize(
     "build",
     [Latent, StochasticDepth, WholeDepth, Clipping, ClippingByName, EveryThree, Adapted, ActorCritic],
     ids=lambda b: b.__name__,
 )
 def test_the_halves_of_sound_models_add_up(build: Callable[[], nn.Module], stance: Any, tmp_path: Path) -> None:
-    found = judge_halves(Run(build).trial(tmp_path), stance)
+    found = judge_simulated_data_parallel(Run(build).trial(tmp_path), stance)
     assert found is None, found.explain()
 
 
 @pytest.mark.parametrize("build", [CentredLatent, ClippingPairs], ids=lambda b: b.__name__)
 def test_a_leak_between_rows_is_seen_through_noise_and_clipping(build: Callable[[], nn.Module], tmp_path: Path) -> None:
-    found = judge_halves(Run(build).trial(tmp_path), certain)
+    found = judge_simulated_data_parallel(Run(build).trial(tmp_path), disable_dropout)
     assert found is not None
     assert found.status is Status.FAIL
     assert "what a row contributes depends on the other rows of its process" in found.message
 
 
 def test_noise_is_not_blamed_for_a_leak(tmp_path: Path) -> None:
-    found = judge_halves(Run(CentredLatent).trial(tmp_path), certain)
+    found = judge_simulated_data_parallel(Run(CentredLatent).trial(tmp_path), disable_dropout)
     assert found is not None
     assert found.module == "(model)"
 
 
 def test_draws_that_belong_to_no_row_are_a_reason_not_to_judge(tmp_path: Path) -> None:
-    found = judge_halves(Run(Mixup).trial(tmp_path), certain)
+    found = judge_simulated_data_parallel(Run(Mixup).trial(tmp_path), disable_dropout)
     assert found is not None
     assert found.status is Status.SKIPPED
     assert "random numbers that belong to no single row" in found.message
 
 
 def test_a_balance_loss_is_worth_a_warning(tmp_path: Path) -> None:
-    found = judge_halves(Run(Experts).trial(tmp_path), certain)
+    found = judge_simulated_data_parallel(Run(Experts).trial(tmp_path), disable_dropout)
     assert found is not None
     assert found.status is Status.WARN
     assert "by a term of the loss beside that of the logits" in found.message

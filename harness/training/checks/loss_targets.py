@@ -9,10 +9,10 @@ from torch import Tensor
 
 from harness.batches import IGNORED, Batch, Sizes
 from harness.evidence import Evidence, Status, and_others
+from harness.owners import owned_by
 from harness.tasks import TaskSpec, TaskType
 from harness.training.checks.labels import aligned
 from harness.training.checks.observation import loss_name, observe
-from harness.training.checks.ownership import owned_by
 from harness.training.trial import Trial
 
 _NAME = "training_loss"

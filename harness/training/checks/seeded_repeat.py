@@ -15,15 +15,21 @@ from harness.batches import Batch
 from harness.evidence import Evidence, Status, and_others, counted
 from harness.processor_time import processor_seconds
 from harness.properties.noise import FACTOR
-from harness.training.checks.bits import Mismatch, find_mismatch
-from harness.training.checks.diary import Diary, Parting, find_parting, weights_of
-from harness.training.checks.kit import Kit
-from harness.training.checks.noise import in_double
-from harness.training.checks.pace import too_long
-from harness.training.checks.parcel import PackingError
-from harness.training.checks.processes import Answer, run_apart
-from harness.training.checks.trace import Entry, first_other, tracing
-from harness.training.trial import Trial
+from harness.training.checks.bit_equality import Mismatch, find_mismatch
+from harness.training.checks.child_processes import Answer, run_in_processes
+from harness.training.checks.gradient_noise import in_double
+from harness.training.checks.pickled_payload import PackingError
+from harness.training.checks.training_trace import (
+    FirstDifference,
+    ModuleCall,
+    TrainingTrace,
+    find_first_difference,
+    first_differing_module,
+    tracing_modules,
+    weights_of,
+)
+from harness.training.checks.trial_spec import TrialSpec
+from harness.training.trial import Trial, too_long
 
 _NAME = "seeded_repeat"
 _STEPS = 3
@@ -56,8 +62,8 @@ def seeded_repeat(trial: Trial) -> Evidence:
     mismatch = find_mismatch(weights_of(models[0]), weights_of(models[1]))
     if mismatch is not None:
         return _built_otherwise(mismatch, counterexample)
-    first, second = (_trained(trial, batches, model).diary for model in models)
-    parting = find_parting(first, second)
+    first, second = (_trained(trial, batches, model).trace for model in models)
+    parting = find_first_difference(first, second)
     if parting is not None:
         return _verdict(trial, batches, parting, counterexample)
     left = trial.seconds - (processor_seconds() - started)
@@ -86,7 +92,7 @@ def _built_otherwise(mismatch: Mismatch, counterexample: str) -> Evidence:
     )
 
 
-def _verdict(trial: Trial, batches: Sequence[Batch], parting: Parting, counterexample: str) -> Evidence:
+def _verdict(trial: Trial, batches: Sequence[Batch], parting: FirstDifference, counterexample: str) -> Evidence:
     facts: dict[str, Any] = {
         "measured": parting.mismatch.size,
         "bound": parting.mismatch.bound,
@@ -112,7 +118,7 @@ def _verdict(trial: Trial, batches: Sequence[Batch], parting: Parting, counterex
     )
 
 
-def _is_rounding(trial: Trial, parting: Parting) -> bool:
+def _is_rounding(trial: Trial, parting: FirstDifference) -> bool:
     """Whether repeated trainings part by rounding alone, which in float64 shrinks by nine orders of magnitude."""
     if parting.mismatch.is_rounding or parting.kind == "rate":
         return parting.mismatch.is_rounding
@@ -121,20 +127,22 @@ def _is_rounding(trial: Trial, parting: Parting) -> bool:
         return False
     batches = _batches(double)
     try:
-        first, *others = (_trained(double, batches, trial.anew(_SEED).double()).diary for _ in range(_REPEATS))
+        first, *others = (_trained(double, batches, trial.anew(_SEED).double()).trace for _ in range(_REPEATS))
     except (RuntimeError, TypeError, NotImplementedError):  # the loss may not take float64 though the model does
         return False
-    partings = [found for other in others if (found := find_parting(first, other)) is not None]
+    partings = [found for other in others if (found := find_first_difference(first, other)) is not None]
     # Where float64 finds nothing at all, the kernel that varies has no counterpart there.
     return all(again.kind == parting.kind and again.mismatch.size < parting.mismatch.size / FACTOR for again in partings)
 
 
-def _in_another_process(trial: Trial, batches: Sequence[Batch], first: Diary, seconds: float, counterexample: str) -> Evidence:
+def _in_another_process(
+    trial: Trial, batches: Sequence[Batch], first: TrainingTrace, seconds: float, counterexample: str
+) -> Evidence:
     answer = _ask(trial, batches, seconds)
     if answer.result is None:
         return _sound(f"in this process; another one could not be asked: {answer.error}", counterexample)
     device = trial.subject.device
-    parting = find_parting(first, answer.result.diary.to(device))
+    parting = find_first_difference(first, answer.result.trace.to(device))
     if parting is None:
         return _sound("in this process and in another one", counterexample)
     here = "the same training gives other bits" if parting.mismatch.is_rounding else "the same training gives another model"
@@ -144,7 +152,7 @@ def _in_another_process(trial: Trial, batches: Sequence[Batch], first: Diary, se
             return _named(parting)
         mine = _trained(trial, batches, trial.anew(_SEED), traced=parting.step).entries
         again = _ask(trial, batches, seconds, traced=parting.step).result
-        return first_other(mine, again.entries) or _outside(trial)
+        return first_differing_module(mine, again.entries) or _outside(trial)
 
     return Evidence(
         _NAME,
@@ -171,54 +179,54 @@ class _Trained:
     """A training that was taken down.
 
     Attributes:
-        diary: Its updates.
+        trace: Its updates.
         entries: The calls of its modules, in as many steps as were asked for.
     """
 
-    diary: Diary
-    entries: list[Entry]
+    trace: TrainingTrace
+    entries: list[ModuleCall]
 
 
 @dataclass(frozen=True)
 class _Work:
-    kit: Kit
+    spec: TrialSpec
     batches: list[Batch]
     traced: int
 
 
 def train_again(work: _Work) -> _Trained:
     """Trains in another process."""
-    trial = work.kit.trial()
+    trial = work.spec.trial()
     trained = _trained(trial, work.batches, trial.subject.model, work.traced)
-    return _Trained(trained.diary.to(torch.device("cpu")), trained.entries)
+    return _Trained(trained.trace.to(torch.device("cpu")), trained.entries)
 
 
 def _ask(trial: Trial, batches: Sequence[Batch], seconds: float, traced: int = 0) -> Answer:
-    kit = Kit.rebuilding(trial, _SEED) or Kit.of(trial, trial.anew(_SEED))
+    spec = TrialSpec.rebuilding(trial, _SEED) or TrialSpec.of(trial, trial.anew(_SEED))
     environment = {"PYTHONHASHSEED": "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"}
     try:
-        return run_apart(train_again, [_Work(kit, list(batches), traced)], seconds, [environment])[0]
+        return run_in_processes(train_again, [_Work(spec, list(batches), traced)], seconds, [environment])[0]
     except PackingError as error:
         return Answer(error=str(error))
 
 
 def _trained(trial: Trial, batches: Sequence[Batch], model: nn.Module, traced: int = 0) -> _Trained:
-    diary = Diary()
+    trace = TrainingTrace()
     with ExitStack() as stack:
-        entries: list[Entry] = stack.enter_context(tracing(model)) if traced else []
-        diary.close(trial.train(batches, limit=traced or None, model=model, seed=_SEED, on_gradients=diary))
-    return _Trained(diary, entries)
+        entries: list[ModuleCall] = stack.enter_context(tracing_modules(model)) if traced else []
+        trace.close(trial.train(batches, limit=traced or None, model=model, seed=_SEED, on_gradients=trace))
+    return _Trained(trace, entries)
 
 
-def _culprit(trial: Trial, batches: Sequence[Batch], parting: Parting) -> str:
+def _culprit(trial: Trial, batches: Sequence[Batch], parting: FirstDifference) -> str:
     """Path of the module whose computation does not repeat, or of a parameter where the forward passes agree."""
     if parting.kind != "loss":
         return _named(parting)
     first, second = (_trained(trial, batches, trial.anew(_SEED), traced=parting.step) for _ in range(2))
-    return first_other(first.entries, second.entries) or _outside(trial)
+    return first_differing_module(first.entries, second.entries) or _outside(trial)
 
 
-def _named(parting: Parting) -> str:
+def _named(parting: FirstDifference) -> str:
     """The tensor that differs: of gradients, the one nearest to the loss, where what flows back differs first."""
     return {"gradient": parting.mismatch.last, "weights": parting.mismatch.name}.get(parting.kind, "")
 

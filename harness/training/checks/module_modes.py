@@ -1,4 +1,4 @@
-"""The states in which a model is compared with itself."""
+"""The modes in which a model is compared with itself, beside train and eval mode."""
 
 from __future__ import annotations
 
@@ -8,11 +8,21 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-Stance = Callable[[nn.Module], None]
+ModuleMode = Callable[[nn.Module], None]
 """Puts a model into a state."""
 
 
-def certain(model: nn.Module) -> None:
+def disable_stochastic_layers(model: nn.Module) -> None:
+    """Puts a model into eval mode for good: no dropout, and norms that do not look at the batch, whatever is asked of it later."""
+    model.eval()
+    for module in model.modules():
+        if isinstance(module, nn.RNNBase):  # cuDNN has no backward pass for one in eval mode
+            module.train()
+            module.dropout = 0.0
+    setattr(model, "train", lambda mode=True: model)  # noqa: B010  # mypy takes no assignment to a method
+
+
+def disable_dropout(model: nn.Module) -> None:
     """Switches dropout off wherever a rate can be found; the model stays in train mode, and its norms look at the batch."""
     for module in model.modules():
         for name, value in list(vars(module).items()):
@@ -21,9 +31,9 @@ def certain(model: nn.Module) -> None:
                 setattr(module, name, 0.0)
 
 
-def certain_but_for_norms(model: nn.Module) -> None:
+def disable_dropout_and_freeze_batch_norms(model: nn.Module) -> None:
     """The same, with every batch norm in eval mode for good."""
-    certain(model)
+    disable_dropout(model)
     for module in batch_norms(model).values():
         module.eval()
         setattr(module, "train", lambda mode=True, module=module: module)  # noqa: B010  # mypy takes no assignment to a method

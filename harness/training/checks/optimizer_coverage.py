@@ -26,7 +26,7 @@ class _Held:
         owned: Those at the step, each once, by its first name.
         trainable: Names of those that are to be trained.
         reached: Names of those that have a gradient.
-        listed: Every tensor of every optimizer, as often as it is listed.
+        tensors: Every tensor of every optimizer, as often as it is listed.
         originals: Keeps the parameters that are replaced.
     """
 
@@ -34,7 +34,7 @@ class _Held:
     owned: dict[str, nn.Parameter] = field(default_factory=dict)
     trainable: list[str] = field(default_factory=list)
     reached: set[str] = field(default_factory=set)
-    listed: list[Tensor] = field(default_factory=list)
+    tensors: list[Tensor] = field(default_factory=list)
     originals: list[nn.Parameter] = field(default_factory=list)
 
     def start(self, model: nn.Module) -> None:
@@ -62,23 +62,23 @@ def optimizer_coverage(trial: Trial) -> Evidence:
     training = trial.train([batch] * _BATCHES, limit=1, clip=False, prepare=held.start, on_gradients=held.look)
     if not held.owned:
         held.look(training.model, [])
-    held.listed = [tensor for optimizer in training.optimizers for tensor in listed(optimizer)]
+    held.tensors = [tensor for optimizer in training.optimizers for tensor in tensors_of(optimizer)]
     if not held.trainable:
         return Evidence(_NAME, Status.SKIPPED, "the model has no trainable parameter")
     return _judge(held, len(training.optimizers))
 
 
-def listed(optimizer: Optimizer) -> list[Tensor]:
+def tensors_of(optimizer: Optimizer) -> list[Tensor]:
     """Every tensor of an optimizer."""
     return [tensor for group in optimizer.param_groups for tensor in group["params"]]
 
 
 def _judge(held: _Held, optimizers: int) -> Evidence:
-    times = Counter(map(id, held.listed))
+    times = Counter(map(id, held.tensors))
     missing = [name for name in held.trainable if not times[id(held.owned[name])] and name in held.reached]
     names = {id(parameter): name for name, parameter in held.owned.items()}
     twice = [names[key] for key, count in times.items() if count > 1 and key in names]
-    foreign = [tensor for tensor in held.listed if id(tensor) not in names]
+    foreign = [tensor for tensor in held.tensors if id(tensor) not in names]
     facts = {"missing": missing, "twice": twice, "foreign": len(foreign), "optimizers": optimizers}
     total = counted(len(held.trainable), "trainable parameter")
     if missing:

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from harness.batches import Batch, make_batch, rows
 from harness.evidence import Evidence, Status
+from harness.owners import owned_by
 from harness.properties.tracing import Call, View, first_divergence, recording, row_view
 from harness.randomness import seeded
-from harness.training.checks.accumulation import accumulation
-from harness.training.checks.diary import FirstUpdate
-from harness.training.checks.noise import Gap, Quantities, find_gap
+from harness.training.checks.accumulation import SIDE_TERM, accumulation, is_mean_through_logits
+from harness.training.checks.gradient_noise import Gap, Quantities, find_gap
+from harness.training.checks.module_modes import ModuleMode, batch_norms, disable_dropout, disable_dropout_and_freeze_batch_norms
 from harness.training.checks.observation import Prepare
-from harness.training.checks.ownership import owned_by, owner_among
-from harness.training.checks.reduction import reduction
-from harness.training.checks.row_draws import RowDraws
-from harness.training.checks.side_terms import SIDE_TERM, is_mean_through_logits
-from harness.training.checks.stances import Stance, batch_norms, certain, certain_but_for_norms
-from harness.training.trial import Trial
+from harness.training.checks.training_loss import reduction
+from harness.training.checks.training_trace import FirstGradients
+from harness.training.trial import Trial, first_failure
 
 PARTS = 2
 """How many processes share a batch."""
@@ -36,6 +37,106 @@ _SMALL_BATCH = 16
 
 _NAME = "distributed"
 _OWNERS = {"training_loss[reduction]": reduction, "accumulation": accumulation}
+
+_ORDERS = ("aten::randperm",)
+"""Draws of which a part is no draw for a part of the rows."""
+
+
+class RowDraws:
+    """What PyTorch's generators drew in one training step on a whole batch.
+
+    A row's noise, dropped path or latent sample is its own; yet it depends on how many rows are drawn for at once, so that equal seeds do not
+    give the rows of a half what they had in the whole.
+
+    Attributes:
+        values: The results of each random operation, in order.
+        is_lost: Whether some later step drew other numbers than there are: another operation, or other shapes than a part of the rows has.
+    """
+
+    def __init__(self) -> None:
+        self.values: list[tuple[str, list[Tensor]]] = []
+        self.is_lost = False
+        self._is_paused = False
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """A block whose draws are not the training step's."""
+        self._is_paused = True
+        try:
+            yield
+        finally:
+            self._is_paused = False
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """A block whose draws are kept."""
+
+        def keep(name: str, drawn: list[Tensor]) -> None:
+            if self._is_paused:
+                return
+            self.values.append((name, [tensor.detach().clone() for tensor in drawn]))
+
+        with _Drawing(keep):
+            yield
+
+    @contextmanager
+    def replayed(self, part: int = 0, parts: int = 1) -> Iterator[None]:
+        """A block that draws again what was kept, in whatever dtype it draws.
+
+        Args:
+            part: Which part of the rows it is about.
+            parts: How many equal parts there are.
+        """
+        kept = iter(self.values)
+
+        def put_back(name: str, drawn: list[Tensor]) -> None:
+            if self._is_paused:
+                return
+            known, values = next(kept, ("", []))
+            shares = [_share(value, tensor, part) for value, tensor in zip(values, drawn, strict=False)]
+            if known != name or len(values) != len(drawn) or any(share is None for share in shares):
+                self.is_lost = True
+                return
+            is_order = name.startswith(_ORDERS) and parts > 1
+            self.is_lost |= is_order
+            for tensor, share in zip(drawn, shares, strict=True):
+                if share is not None and not is_order:
+                    tensor.copy_(share)
+
+        if not self.values:
+            yield
+            return
+        with _Drawing(put_back):
+            yield
+
+
+class _Drawing(TorchDispatchMode):
+    """Hands over the results of every random operation."""
+
+    def __init__(self, on_draw: Callable[[str, list[Tensor]], None]) -> None:
+        super().__init__()
+        self._on_draw = on_draw
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            self._on_draw(func.name(), [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)])
+        return result
+
+
+def _share(value: Tensor, drawn: Tensor, part: int) -> Tensor | None:
+    """What of a draw belongs to a part of the rows; ``None`` where it cannot be told."""
+    if value.shape == drawn.shape:
+        return value
+    if value.ndim != drawn.ndim:
+        return None
+    axes = [axis for axis in range(value.ndim) if value.shape[axis] != drawn.shape[axis]]
+    axis, size = axes[0], drawn.shape[axes[0]]
+    if len(axes) > 1 or not size or value.shape[axis] % size or value.shape[axis] // size <= part:
+        return None
+    return value.narrow(axis, part * size, size)
 
 
 def shared_batch(trial: Trial) -> Batch:
@@ -56,7 +157,7 @@ def half(batch: Batch, number: int) -> Batch:
 
 
 @dataclass(frozen=True)
-class Steps:
+class SimulatedSteps:
     """Steps on the whole batch and on its halves, in one state of the model.
 
     Attributes:
@@ -64,7 +165,7 @@ class Steps:
         draws: What the step on the whole draws, which the halves draw again.
     """
 
-    stance: Stance
+    stance: ModuleMode
     draws: RowDraws = field(default_factory=RowDraws)
 
     def whole(self, factor: float, trial: Trial, /, *, prepare: Prepare | None = None, seed: int = 0) -> Quantities:
@@ -100,7 +201,7 @@ class Steps:
                 if prepare is not None:
                     prepare(model)
 
-        first = FirstUpdate()
+        first = FirstGradients()
         batches = [batch] * max(1, trial.batches_per_step)
         trial.train(batches, limit=1, seed=seed, clip=False, prepare=set_up, on_gradients=first, rank=rank)
         return first.gradients
@@ -115,9 +216,9 @@ def _averaged(trial: Trial, step: Callable[[int, Batch], Quantities]) -> Quantit
     return {name: torch.stack([part[name] for part in parts]).sum(0) for name in parts[0]}
 
 
-def judge_halves(trial: Trial, stance: Stance) -> Evidence | None:
+def judge_simulated_data_parallel(trial: Trial, stance: ModuleMode) -> Evidence | None:
     """A finding where the halves of a batch do not add up to the whole."""
-    steps = Steps(stance)
+    steps = SimulatedSteps(stance)
     steps.record(trial)
     gap = find_gap(trial, partial(steps.whole, 1.0), steps.in_turn)
     if not gap.is_real:
@@ -127,7 +228,7 @@ def judge_halves(trial: Trial, stance: Stance) -> Evidence | None:
             "the training step draws random numbers that belong to no single row (such as torch.randperm), so that two halves of a batch cannot "
             "be compared with the whole"
         )
-        return Evidence(_NAME, Status.SKIPPED, message, counterexample=halves_at(trial))
+        return Evidence(_NAME, Status.SKIPPED, message, counterexample=counterexample_of(trial))
     if not find_gap(trial, partial(steps.whole, 1 / PARTS), steps.in_turn).is_real:
         return _finding(
             trial,
@@ -136,13 +237,17 @@ def judge_halves(trial: Trial, stance: Stance) -> Evidence | None:
             "a sum over the rows, or a division by a fixed number of them: gradients are averaged over the processes, so take the mean",
         )
     norms = batch_norms(trial.subject.model)
-    if stance is certain and norms and judge_halves(trial, certain_but_for_norms) is None:
+    if (
+        stance is disable_dropout
+        and norms
+        and judge_simulated_data_parallel(trial, disable_dropout_and_freeze_batch_norms) is None
+    ):
         return _of_norms(trial, gap, next(iter(norms)))
     message = f"with {PARTS} processes the gradients differ from those with one"
     whole = shared_batch(trial)
     if is_mean_through_logits(trial, whole, [half(whole, number) for number in range(PARTS)]):
         message += ", by a term of the loss beside that of the logits: it depends on which rows a process has"
-        return Evidence(_NAME, Status.WARN, message, gap.measured, gap.bound, "", halves_at(trial), cause=SIDE_TERM)
+        return Evidence(_NAME, Status.WARN, message, gap.measured, gap.bound, "", counterexample_of(trial), cause=SIDE_TERM)
     return _finding(
         trial,
         gap,
@@ -160,17 +265,17 @@ def _of_norms(trial: Trial, gap: Gap, path: str) -> Evidence | None:
         return None
     message = f"batch norm takes its statistics from the {config.batch_size} rows of each process alone, not from those of all"
     cause = f"fewer than {_SMALL_BATCH} rows a process are too few: nn.SyncBatchNorm.convert_sync_batchnorm, larger batches, or GroupNorm"
-    return Evidence(_NAME, Status.WARN, message, gap.measured, gap.bound, "", halves_at(trial), path, cause)
+    return Evidence(_NAME, Status.WARN, message, gap.measured, gap.bound, "", counterexample_of(trial), path, cause)
 
 
 def _finding(trial: Trial, gap: Gap, message: str, cause: str, module: str = "") -> Evidence:
-    owner = owner_among(_OWNERS, trial)
+    owner = first_failure(_OWNERS, trial)
     details = owned_by(owner[0]) if owner is not None else {}
     blame = module or gap.where
-    return Evidence(_NAME, Status.FAIL, message, gap.measured, gap.bound, "", halves_at(trial), blame, cause, details)
+    return Evidence(_NAME, Status.FAIL, message, gap.measured, gap.bound, "", counterexample_of(trial), blame, cause, details)
 
 
-def halves_at(trial: Trial) -> str:
+def counterexample_of(trial: Trial) -> str:
     """The counterexample."""
     sizes = replace(trial.subject.typical, batch=ROWS)
     return f"{sizes.describe(trial.subject.task)}, {ROWS // PARTS} rows for each of {PARTS} processes"
@@ -180,7 +285,7 @@ def _times(factor: float, quantities: Quantities) -> Quantities:
     return {name: tensor * factor for name, tensor in quantities.items()}
 
 
-def _mixer(trial: Trial, stance: Stance) -> str:
+def _mixer(trial: Trial, stance: ModuleMode) -> str:
     """Path of the module in which a row first depends on the others; empty where the model's modules keep them apart."""
     draws = RowDraws()
 

@@ -1,21 +1,26 @@
-"""What happened at each update of a training, so that two trainings can be held against each other."""
+"""What a training did, step by step and module by module, so that two trainings can be compared."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_leaves
 
-from harness.training.checks.bits import Mismatch, find_mismatch
+from harness.properties.tracing import fields_of, hooked
+from harness.training.checks.bit_equality import Mismatch, find_mismatch, fingerprint
 from harness.training.trial import Training, gradients_of
 
 
 @dataclass
-class Diary:
+class TrainingTrace:
     """A training, update by update; give it to ``Trial.train`` as ``on_gradients``.
 
     Attributes:
@@ -34,20 +39,20 @@ class Diary:
         """Takes the gradients down."""
         self.gradients.append(gradients_of(model))
 
-    def close(self, training: Training) -> Diary:
+    def close(self, training: Training) -> TrainingTrace:
         """Takes down what is known at the end."""
         self.losses = training.losses
         self.rates = [step.learning_rate for step in training.steps]
         self.weights = weights_of(training.model)
         return self
 
-    def to(self, device: torch.device) -> Diary:
-        """The diary with its tensors on a device."""
+    def to(self, device: torch.device) -> TrainingTrace:
+        """The trace with its tensors on a device."""
 
         def moved(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             return {name: tensor.to(device) for name, tensor in tensors.items()}
 
-        return Diary([moved(gradients) for gradients in self.gradients], self.losses, self.rates, moved(self.weights))
+        return TrainingTrace([moved(gradients) for gradients in self.gradients], self.losses, self.rates, moved(self.weights))
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
@@ -56,7 +61,7 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 @dataclass(frozen=True)
-class Parting:
+class FirstDifference:
     """Where two trainings part.
 
     Attributes:
@@ -80,7 +85,7 @@ class Parting:
         return f"{what} {'after' if self.kind == 'weights' else 'at'} step {self.step}"
 
 
-def find_parting(left: Diary, right: Diary) -> Parting | None:
+def find_first_difference(left: TrainingTrace, right: TrainingTrace) -> FirstDifference | None:
     """The first difference of two trainings; ``None`` where they are equal to the bit."""
     steps, updates = len(left.losses), len(left.gradients)
     each = max(1, updates // max(1, steps))  # several optimizers update several times a step
@@ -89,23 +94,23 @@ def find_parting(left: Diary, right: Diary) -> Parting | None:
         parting = _of_numbers(left, right, step)
         if parting is None and number < min(updates, len(right.gradients)):
             mismatch = find_mismatch(left.gradients[number], right.gradients[number])
-            parting = None if mismatch is None else Parting("gradient", step + 1, mismatch)
+            parting = None if mismatch is None else FirstDifference("gradient", step + 1, mismatch)
         if parting is not None:
             return parting
     mismatch = find_mismatch(left.weights, right.weights)
-    return None if mismatch is None else Parting("weights", steps, mismatch)
+    return None if mismatch is None else FirstDifference("weights", steps, mismatch)
 
 
-def _of_numbers(left: Diary, right: Diary, step: int) -> Parting | None:
+def _of_numbers(left: TrainingTrace, right: TrainingTrace, step: int) -> FirstDifference | None:
     for kind, ours, theirs in (("loss", left.losses, right.losses), ("rate", left.rates, right.rates)):
         one, other = ((values[step] if 0 <= step < len(values) else float("inf")) for values in (ours, theirs))
         if one != other and (one == one or other == other):
             epsilon = torch.finfo(torch.float32).eps if kind == "loss" else sys.float_info.epsilon
-            return Parting(kind, step + 1, Mismatch(kind, kind, abs(one - other), abs(one), epsilon))
+            return FirstDifference(kind, step + 1, Mismatch(kind, kind, abs(one - other), abs(one), epsilon))
     return None
 
 
-class FirstUpdate:
+class FirstGradients:
     """The gradients of the first update, of the parameters that it is about; give it to ``Trial.train`` as ``on_gradients``.
 
     Attributes:
@@ -125,3 +130,59 @@ class FirstUpdate:
         parameters = {name: p for name, p in model.named_parameters() if id(p) in own}
         self.gradients = {name: gradient for name, gradient in gradients_of(model).items() if name in parameters}
         self.without = [name for name, p in parameters.items() if p.grad is None and p.requires_grad]
+
+
+@dataclass(frozen=True)
+class ModuleCall:
+    """One call of a module.
+
+    Attributes:
+        module: Its path, ``(model)`` for the root.
+        given: Fingerprint of its arguments.
+        returned: Fingerprint of what it returned.
+    """
+
+    module: str
+    given: str
+    returned: str
+
+
+@contextmanager
+def tracing_modules(model: nn.Module) -> Iterator[list[ModuleCall]]:
+    """Takes down every call of a module, in the order in which they finish."""
+    finished: list[ModuleCall] = []
+    running: list[str] = []
+
+    def enter(_path: str, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        running.append(_of_tensors((args, kwargs)))
+
+    def leave(path: str, output: Any) -> None:
+        finished.append(ModuleCall(path, running.pop(), _of_tensors(fields_of(output))))
+
+    with hooked(model, enter, leave):
+        yield finished
+
+
+def first_differing_module(left: list[ModuleCall], right: list[ModuleCall]) -> str:
+    """Path of the first module that returns something else though it was given the same; empty where there is none."""
+    others = dict(_numbered(right))
+    fallback = ""
+    for key, entry in _numbered(left):
+        other = others.get(key)
+        if other is None or entry.returned == other.returned:
+            continue
+        if entry.given == other.given:
+            return entry.module
+        fallback = fallback or entry.module
+    return fallback
+
+
+def _numbered(entries: list[ModuleCall]) -> Iterator[tuple[tuple[str, int], ModuleCall]]:
+    seen: Counter[str] = Counter()
+    for entry in entries:
+        yield (entry.module, seen[entry.module]), entry
+        seen[entry.module] += 1
+
+
+def _of_tensors(tree: Any) -> str:
+    return fingerprint([leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)])

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from harness.evidence import Evidence, Status, and_others, counted
+from harness.owners import owned_by
 from harness.properties.subject import mode
 from harness.properties.tracing import probing
 from harness.randomness import seeded
-from harness.training.checks.coverage import listed
-from harness.training.checks.noise import in_double
+from harness.training.checks.gradient_noise import in_double
 from harness.training.checks.observation import loss_name
-from harness.training.checks.ownership import owned_by
+from harness.training.checks.optimizer_coverage import tensors_of
 from harness.training.trial import Training, Trial, gradients_of
 
 _NAME = "step_updates"
@@ -31,6 +31,9 @@ _SAME_WAY = 0.85
 
 _OFF_THE_PATH = 1e-2
 """Share of a movement that a mean of where another tensor was leaves open; it is rounding."""
+
+_Finding = tuple[Status, str, str, str, list[str]]
+"""Status, message, module, cause, and the names it is about."""
 
 
 @dataclass
@@ -71,7 +74,7 @@ class _Watch:
         self.reached |= _above_rounding(gradients_of(model))
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         for optimizer in optimizers:
-            self.in_optimizer |= {names[id(tensor)] for tensor in listed(optimizer) if id(tensor) in names}
+            self.in_optimizer |= {names[id(tensor)] for tensor in tensors_of(optimizer) if id(tensor) in names}
             for group in optimizer.param_groups:
                 for name in (names[id(tensor)] for tensor in group["params"] if id(tensor) in names):
                     self.rates[name] = max(self.rates.get(name, 0.0), float(group["lr"]))
@@ -100,10 +103,6 @@ def step_updates(trial: Trial) -> Evidence:
     return Evidence(
         _NAME, status, message, float(len(names) or 1), 0.0, "parameters", counterexample, module, cause=cause, details=facts
     )
-
-
-_Finding = tuple[Status, str, str, str, list[str]]
-"""Status, message, module, cause, and the names it is about."""
 
 
 def _take_steps(trial: Trial) -> tuple[_Watch, Training]:

@@ -1,4 +1,4 @@
-"""Whether a model can learn one small batch by heart."""
+"""Whether a model can overfit one small batch."""
 
 from __future__ import annotations
 
@@ -12,16 +12,24 @@ import torch
 
 from harness.batches import Batch, Sizes, make_batch, to_device
 from harness.evidence import Evidence, Status, counted
+from harness.owners import owned_by
 from harness.processor_time import processor_seconds
-from harness.training.checks.coverage import listed, optimizer_coverage
-from harness.training.checks.curve import describe, is_falling
 from harness.training.checks.initial_loss import initial_loss
-from harness.training.checks.memorising import ENOUGH, LONGEST, Attempt, Goal, loss_by_heart, memorise
+from harness.training.checks.loss_targets import targets
 from harness.training.checks.observation import Prepare
-from harness.training.checks.ownership import owned_by, owner_among
-from harness.training.checks.targets import targets
-from harness.training.checks.updates import step_updates
-from harness.training.trial import Trial
+from harness.training.checks.optimizer_coverage import optimizer_coverage, tensors_of
+from harness.training.checks.overfit_attempt import (
+    ENOUGH,
+    LONGEST,
+    Attempt,
+    Goal,
+    attempt_to_overfit,
+    describe_curve,
+    is_falling,
+    loss_of_batch,
+)
+from harness.training.checks.step_updates import step_updates
+from harness.training.trial import Trial, first_failure
 
 _NAME = "overfits_one_batch"
 _TRIED = 5
@@ -67,7 +75,7 @@ def overfits_one_batch(trial: Trial) -> Evidence:
     if not trial.is_own:
         trial = replace(trial, config=trial.config.model_copy(update={"warmup_ratio": _WARM_UP / LONGEST}))
     ended = processor_seconds() + trial.seconds
-    first = memorise(trial, batch, goal, trial.seconds * _FIRST)
+    first = attempt_to_overfit(trial, batch, goal, trial.seconds * _FIRST)
     facts: dict[str, Any] = {"counterexample": f"{sizes.describe(trial.subject.task)}, the same batch again and again"}
     left = goal.left(first.best)
     facts |= {"measured": left, "bound": ENOUGH, "unit": "of what can be learnt is left"}
@@ -96,7 +104,7 @@ def _judge_others(trial: Trial, batch: Batch, goal: Goal, first: Attempt, ended:
     what = f"{_rows(batch)} by heart"
     attempts = [first]
     for name, rate, prepare in _alternatives(trial, first):
-        attempt = memorise(trial, batch, goal, (ended - processor_seconds()) / 2, rate, prepare)
+        attempt = attempt_to_overfit(trial, batch, goal, (ended - processor_seconds()) / 2, rate, prepare)
         if goal.left(attempt.best) <= ENOUGH or _is_known(attempt, goal.left(attempt.best)):
             if not trial.is_rate_chosen:
                 message = f"{_rows(batch)} learnt by heart in {counted(attempt.steps, 'step')} at learning rate {name}"
@@ -104,7 +112,7 @@ def _judge_others(trial: Trial, batch: Batch, goal: Goal, first: Attempt, ended:
                 return Evidence(_NAME, Status.OK, f"{message}; {default}", **{**facts, "measured": goal.left(attempt.best)})
             how = "its own optimizer" if trial.is_own else f"`learning_rate` {trial.config.learning_rate:g}"
             message = (
-                f"{how} does not learn {what} in {first.steps} steps: {describe(first, goal)}; {name} does in {attempt.steps}"
+                f"{how} does not learn {what} in {first.steps} steps: {describe_curve(first, goal)}; {name} does in {attempt.steps}"
                 f"{f' ({first.how})' if trial.is_own and first.how else ''}"
             )
             return Evidence(_NAME, Status.WARN, message, cause="a learning rate or schedule that does not fit the model", **facts)
@@ -116,7 +124,9 @@ def _judge_others(trial: Trial, batch: Batch, goal: Goal, first: Attempt, ended:
     tried = "" if len(attempts) == 1 else f", and no better with {counted(len(attempts) - 1, 'other learning rate')}"
     facts["measured"] = left
     if any(attempt.late for attempt in attempts) or is_falling(best, goal):
-        message = f"{left:.0%} of what can be learnt of {_rows(batch)} is left after {best.steps} steps: {describe(best, goal)}"
+        message = (
+            f"{left:.0%} of what can be learnt of {_rows(batch)} is left after {best.steps} steps: {describe_curve(best, goal)}"
+        )
         return Evidence(
             _NAME, Status.WARN, message, cause="a model that learns slowly, labels far from the scale of its outputs", **facts
         )
@@ -125,7 +135,7 @@ def _judge_others(trial: Trial, batch: Batch, goal: Goal, first: Attempt, ended:
     if targets(trial).status is Status.WARN:  # labels that are left out cannot be learnt
         facts["details"] |= owned_by("training_loss[targets]")
     verb = "learns only part of" if left <= _PART else "cannot learn"
-    message = f"{verb} {what}: {describe(best, goal)}{_beside(best, bounded)}{tried}"
+    message = f"{verb} {what}: {describe_curve(best, goal)}{_beside(best, bounded)}{tried}"
     unmoved = _unmoved(best)
     return Evidence(_NAME, status, message, module=unmoved[0] if unmoved else "", cause=_CAUSE, **facts)
 
@@ -152,7 +162,7 @@ def _give_adamw(rate: float, model: Any) -> None:
     def configure_optimizers() -> Any:
         if model.automatic_optimization:
             return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=rate)
-        return [torch.optim.AdamW(listed(optimizer), lr=rate) for optimizer in _optimizers_in(configure())]
+        return [torch.optim.AdamW(tensors_of(optimizer), lr=rate) for optimizer in _optimizers_in(configure())]
 
     model.configure_optimizers = configure_optimizers
 
@@ -178,7 +188,7 @@ def _owner(trial: Trial) -> tuple[str, Evidence] | None:
         "step_updates": step_updates,
         "training_loss[targets]": targets,
     }
-    return owner_among(checks if trial.subject.task.is_regression else {**checks, "initial_loss": initial_loss}, trial)
+    return first_failure(checks if trial.subject.task.is_regression else {**checks, "initial_loss": initial_loss}, trial)
 
 
 def _is_stuck(attempt: Attempt, goal: Goal) -> bool:
@@ -193,7 +203,7 @@ def _batch(trial: Trial) -> tuple[Batch, Sizes]:
     least = 0.0 if task.is_regression else _LEAST_NATS
     batches = [subject.batch(sizes, seed) for seed in range(_TRIED)]
     batch = next((batch for batch in batches if Goal.of(subject, batch).reducible > least), None)
-    if batch is not None and Goal.of(subject, batch).left(loss_by_heart(subject, batch, subject.fresh())) > ENOUGH:
+    if batch is not None and Goal.of(subject, batch).left(loss_of_batch(subject, batch, subject.fresh())) > ENOUGH:
         return batch, sizes
     drawn = [to_device(make_batch(task, sizes, seed), subject.device, subject.dtype) for seed in range(_TRIED)]
     if batch is not None and not task.is_causal:

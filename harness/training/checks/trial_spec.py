@@ -17,7 +17,7 @@ from harness.training.trial import Trial
 
 
 @dataclass(frozen=True)
-class Kit:
+class TrialSpec:
     """What it takes to train a model.
 
     Attributes:
@@ -43,20 +43,20 @@ class Kit:
     weights: dict[str, Tensor] | None = None
 
     @staticmethod
-    def of(trial: Trial, model: nn.Module | None = None) -> Kit:
+    def of(trial: Trial, model: nn.Module | None = None) -> TrialSpec:
         """The model itself, as it is."""
         subject = trial.subject
         model = subject.fresh() if model is None else model
-        return Kit(trial.config, subject.task, trial.form, trial.batches_per_step, model, subject.adapter)
+        return TrialSpec(trial.config, subject.task, trial.form, trial.batches_per_step, model, subject.adapter)
 
     @staticmethod
-    def rebuilding(trial: Trial, seed: int = 0, weights: dict[str, Tensor] | None = None) -> Kit | None:
+    def rebuilding(trial: Trial, seed: int = 0, weights: dict[str, Tensor] | None = None) -> TrialSpec | None:
         """The config file to build it from; ``None`` where there is none."""
         source = trial.source
         if source is None or trial.subject.rebuild is None or not source.path.is_file():
             return None
         how = trial.form, trial.batches_per_step
-        return Kit(trial.config, trial.subject.task, *how, file=source.path, seed=seed, weights=weights)
+        return TrialSpec(trial.config, trial.subject.task, *how, file=source.path, seed=seed, weights=weights)
 
     def trial(self) -> Trial:
         """The trial, in whatever process this is."""

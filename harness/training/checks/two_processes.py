@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from harness.batches import Batch, to_device
-from harness.training.checks.diary import FirstUpdate
-from harness.training.checks.fingerprint import unsaved_attributes
-from harness.training.checks.halves import PARTS, half
-from harness.training.checks.kit import Kit
-from harness.training.checks.parcel import PackingError
-from harness.training.checks.processes import Answer, run_apart
-from harness.training.checks.stances import Stance
+from harness.training.checks.bit_equality import unsaved_attributes
+from harness.training.checks.child_processes import Answer, run_in_processes
+from harness.training.checks.module_modes import ModuleMode
+from harness.training.checks.pickled_payload import PackingError
+from harness.training.checks.simulated_data_parallel import PARTS, half
+from harness.training.checks.training_trace import FirstGradients
+from harness.training.checks.trial_spec import TrialSpec
 from harness.training.errors import TrainingError
 from harness.training.objective import Objective
 from harness.training.optimisation import clip_gradients, make_optimizer
@@ -56,17 +56,17 @@ class RankResult:
 
 @dataclass(frozen=True)
 class _Work:
-    kit: Kit
+    spec: TrialSpec
     batch: Batch
-    stances: tuple[Stance, ...]
+    stances: tuple[ModuleMode, ...]
     find_unused: bool
     rank: int
     store: Path
     wait: float
 
 
-def train_in_two(
-    trial: Trial, batch: Batch, stances: Sequence[Stance], seconds: float, find_unused: bool = False
+def train_in_two_processes(
+    trial: Trial, batch: Batch, stances: Sequence[ModuleMode], seconds: float, find_unused: bool = False
 ) -> list[Answer]:
     """Takes a few steps in two processes; each answers with a ``RankResult`` for each stance.
 
@@ -84,18 +84,18 @@ def train_in_two(
     wait = min(60.0, max(5.0, seconds / 3))
     with tempfile.TemporaryDirectory(prefix="modeltiers-ranks-", ignore_cleanup_errors=True) as folder:
 
-        def work(kit: Kit) -> list[_Work]:
-            return [_Work(kit, local, tuple(stances), find_unused, rank, Path(folder) / "store", wait) for rank in range(PARTS)]
+        def work(spec: TrialSpec) -> list[_Work]:
+            return [_Work(spec, local, tuple(stances), find_unused, rank, Path(folder) / "store", wait) for rank in range(PARTS)]
 
         environments = [_environment(rank) for rank in range(PARTS)]
         model = trial.subject.fresh().cpu()
         try:
-            return run_apart(train_as_rank, work(Kit.of(trial, model)), seconds, environments)
+            return run_in_processes(train_as_rank, work(TrialSpec.of(trial, model)), seconds, environments)
         except PackingError:
-            kit = Kit.rebuilding(trial, weights=dict(model.state_dict()))
-            if kit is None:
+            spec = TrialSpec.rebuilding(trial, weights=dict(model.state_dict()))
+            if spec is None:
                 raise
-            return run_apart(train_as_rank, work(kit), seconds, environments)
+            return run_in_processes(train_as_rank, work(spec), seconds, environments)
 
 
 def train_as_rank(work: _Work) -> list[RankResult]:
@@ -110,14 +110,14 @@ def train_as_rank(work: _Work) -> list[RankResult]:
         torch.distributed.init_process_group("gloo", store=store, rank=work.rank, world_size=PARTS, timeout=limit)
     except Exception as error:
         raise GroupError(f"two processes do not find each other here: {next(iter(str(error).splitlines()), '')}") from error
-    trial = work.kit.trial()
+    trial = work.spec.trial()
     return [_train(trial, work, stance) for stance in work.stances]
 
 
-def _train(trial: Trial, work: _Work, stance: Stance) -> RankResult:
+def _train(trial: Trial, work: _Work, stance: ModuleMode) -> RankResult:
     model = trial.subject.fresh().cpu()
     halves = [half(work.batch, work.rank)] * (_STEPS * max(1, trial.batches_per_step))
-    first = FirstUpdate()
+    first = FirstGradients()
     if trial.is_own:
         trial.train(halves, model=model, clip=False, prepare=stance, on_gradients=first, processes=PARTS)
     else:
@@ -142,7 +142,9 @@ class _Step(nn.Module):
         return self._objective.loss(self.model, batch)
 
 
-def _take_steps(trial: Trial, model: nn.Module, halves: Sequence[Batch], stance: Stance, work: _Work, first: FirstUpdate) -> None:
+def _take_steps(
+    trial: Trial, model: nn.Module, halves: Sequence[Batch], stance: ModuleMode, work: _Work, first: FirstGradients
+) -> None:
     subject = trial.subject
     model.train()
     stance(model)

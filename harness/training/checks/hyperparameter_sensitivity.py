@@ -14,9 +14,9 @@ from harness.errors import DataError
 from harness.evidence import Evidence, Status
 from harness.processor_time import processor_seconds
 from harness.properties.noise import FACTOR
-from harness.training.checks.rate_scale import RateScale
 from harness.training.engines.job import steps_of_epoch
 from harness.training.errors import DivergedError, TrainingError
+from harness.training.optimisation import RateScale
 from harness.training.trial import Training, Trial
 
 _NAME = "hyperparameter_sensitivity"
