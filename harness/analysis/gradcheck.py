@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.analysis.finite_differences import Slope
-from harness.analysis.gradient_probe import GradientProbe
+from harness.analysis.gradient_probe import GradientProbe, PassingDetach
 from harness.analysis.study import Study
 from harness.evidence import Evidence, Status, and_others
 from harness.processor_time import processor_seconds
@@ -43,6 +43,7 @@ _STAIRCASE = (
     "rounding, a threshold or an argmax in forward, whose backward is made up (a straight-through estimator); if that is meant, switch the "
     "property off"
 )
+_STOPPED = "a stop-gradient: right where it is meant (as for DoRA's norm, or a stabiliser), a bug where it is not: then take the `detach()` out"
 
 
 def gradcheck(study: Study) -> Evidence:
@@ -110,23 +111,38 @@ def _finding(probe: GradientProbe, moving: dict[str, Tensor], wrong: dict[str, S
         name, slope = flat[0], wrong[flat[0]]
     what = f"`{name}`{and_others(len(wrong) - 1, 'parameter')}"
     figures = f"autograd says {slope.claimed:.3g}, finite differences {slope.measured:.3g}"
+    stopped = "" if stairs else _stopped_at(probe, {each: moving[each] for each in wrong})
     if stairs:
         message = f"the output is a staircase in {what}, and its gradient an estimate: {figures}"
+    elif stopped:
+        message = f"forward leaves a path out of the gradient of {what} by `detach()`: {figures}"
     else:
         message = f"the gradient of {what} is not the slope of the output: {figures}"
     where = _blame(probe, list(wrong), end)
     return Evidence(
         _NAME,
-        Status.WARN if stairs else Status.FAIL,
+        Status.WARN if stairs or stopped else Status.FAIL,
         message,
         slope.gap / slope.size,
         slope.error / slope.size,
         "of the slope",
         f"{_shown(probe.subject)}, {'train' if probe.train else 'eval'} mode, float64",
         where,
-        _STAIRCASE if stairs else _CAUSE,
+        _STAIRCASE if stairs else (_STOPPED if stopped else _CAUSE),
         {"parameters": list(wrong)},
+        place=stopped,
+        code="staircase" if stairs else ("detached" if stopped else "wrong_gradient"),
     )
+
+
+def _stopped_at(probe: GradientProbe, wrong: dict[str, Tensor]) -> str:
+    """The line of the ``detach()`` that explains the wrong gradients: without it they are the slopes; empty where there is none."""
+    with PassingDetach() as passing:
+        try:
+            slope = probe.along(wrong)
+        except RuntimeError:  # a tensor that is written into after it was detached cannot stay in the graph
+            return ""
+    return next(iter(passing.places), "") if slope.is_right else ""
 
 
 def _blame(probe: GradientProbe, wrong: list[str], end: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -10,10 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from harness.analysis.finite_differences import Slope, slope_of
 from harness.batches import Batch
+from harness.properties.places import users_line
 from harness.properties.subject import Subject, mode
 from harness.properties.tracing import hooked
 from harness.randomness import seeded
@@ -123,6 +126,28 @@ class GradientProbe:
 
     def _rng(self) -> torch.Generator:
         return torch.Generator().manual_seed(self.seed)
+
+
+class PassingDetach(TorchFunctionMode):
+    """Lets the gradient pass where forward calls ``detach()``, and notes where that is.
+
+    Attributes:
+        places: File and line of the calls, ``model.py:14``, in order and each once.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: dict[str, None] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        """Answers a ``detach`` with a view that keeps the graph."""
+        if func is not Tensor.detach or not args[0].requires_grad:
+            return func(*args, **(kwargs or {}))
+        place = users_line(sys._getframe(1))
+        if not place:  # a detach of torch's or of ours
+            return func(*args)
+        self.places[place] = None
+        return args[0].view_as(args[0])
 
 
 @contextmanager

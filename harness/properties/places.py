@@ -108,7 +108,7 @@ class _Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if self.found is None and isinstance(func, OpOverload) and self.does(func, args, kwargs or {}):
-            self.found = _users_line(sys._getframe(1))
+            self.found = users_line(sys._getframe(1))
         return func(*args, **(kwargs or {}))
 
 
@@ -134,7 +134,7 @@ def _share(left: Tensor, right: Tensor) -> bool:
     return left.untyped_storage().data_ptr() == right.untyped_storage().data_ptr()
 
 
-def _users_line(frame: FrameType | None) -> str:
+def users_line(frame: FrameType | None) -> str:
     """The innermost line of a model's code; code between it and torch is the user's choice too, this project's is not."""
     while frame is not None and not is_ours(frame.f_code.co_filename):
         if place := shown_place(frame.f_code.co_filename, frame.f_lineno):
