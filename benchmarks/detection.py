@@ -41,7 +41,8 @@ from harness.catalogue import CATALOGUE
 from harness.evidence import Evidence, Status
 from harness.tasks import TaskSpec
 from pytest_modeltiers.live import judge_model
-from tests.zoo.pairs import Pair, all_pairs
+from tests.planted_bugs.register import PlantedBug, all_bugs
+from tests.planted_bugs.setups import Model
 
 _QUICK = 8
 """Mutants of a quick run."""
@@ -165,9 +166,9 @@ def _judge(case: Case, outcome: Outcome, judging: Judging) -> None:
         factory, task = mutant, mutant.base.task
     else:
         factory, task = _model(case)
-        if case.part == "zoo":
-            pair = _pairs()[case.index]
-            outcome.kind, outcome.expected, outcome.blamed = "bug", [pair.property], pair.module
+        if case.part == "planted":
+            bug = _bugs()[case.index]
+            outcome.kind, outcome.expected, outcome.blamed = "bug", [bug.property], bug.module
     started = time.perf_counter()
     findings = judge_model(factory, task, seed=case.seed if case.part != "mutants" else 0, **asdict(judging))
     outcome.seconds = round(time.perf_counter() - started, 2)
@@ -208,18 +209,18 @@ def _know(base: Base) -> None:
 
 
 @cache
-def _pairs() -> list[Pair]:
-    return all_pairs()
+def _bugs() -> list[PlantedBug]:
+    return all_bugs(1)
 
 
 @cache
 def _models(part: str) -> list[tuple[str, Callable[[], torch.nn.Module], TaskSpec]]:
     """Names, factories and tasks of a part's models."""
-    if part == "zoo":
-        return [(pair.name, pair.buggy, pair.task) for pair in _pairs()]
+    if part == "planted":
+        return [(bug.name, bug.buggy.build, bug.buggy.task) for bug in _bugs() if isinstance(bug.buggy, Model)]
     if part == "twins":
-        twins = {pair.sound: pair.task for pair in _pairs()}
-        return [(sound.__name__, sound, task) for sound, task in twins.items()]
+        twins = {bug.sound.build: bug.sound for bug in _bugs() if isinstance(bug.sound, Model)}
+        return [(twin.name, twin.build, twin.task) for twin in twins.values()]
     return [(name, architecture.factory, architecture.task) for name, architecture in architectures().items()]
 
 

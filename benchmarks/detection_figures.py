@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-PARTS = ("zoo", "twins", "architectures", "mutants")
+PARTS = ("planted", "twins", "architectures", "mutants")
 
-GOALS = {"zoo_recall": 0.95, "mutant_first": 0.90, "module_named": 0.80}
+GOALS = {"planted_recall": 0.95, "mutant_first": 0.90, "module_named": 0.80}
 """Shares that a run must reach; false alarms must be none at all."""
 FORWARD = (
     "shape_contract", "finite_output", "batch_independence", "causal", "padding_ignored", "eval_deterministic", "mode_round_trip",
@@ -78,9 +78,9 @@ def summary(outcomes: list[Outcome]) -> dict[str, Any]:
     parts = {part: [o for o in outcomes if o.part == part] for part in PARTS}
     bugs = {part: [o for o in found if o.kind == "bug" and not o.error] for part, found in parts.items()}
     quiet = [o for o in outcomes if o.kind != "bug" and not o.error]
-    blame = [o for o in bugs["zoo"] + bugs["mutants"] if o.counts_for_blame]
+    blame = [o for o in bugs["planted"] + bugs["mutants"] if o.counts_for_blame]
     return {
-        "zoo": _figures(bugs["zoo"]),
+        "planted": _figures(bugs["planted"]),
         "mutants": {
             **_figures(bugs["mutants"]),
             "drawn": len(parts["mutants"]),
@@ -111,7 +111,7 @@ def summary(outcomes: list[Outcome]) -> dict[str, Any]:
 def table(report: dict[str, Any]) -> str:
     """The figures as Markdown."""
     rows = [("bugs", "number", "caught", "right property first"), ("---", "--:", "--:", "--:")]
-    for part, label in (("zoo", "planted bugs"), ("mutants", "mutants with a bug")):
+    for part, label in (("planted", "planted bugs"), ("mutants", "mutants with a bug")):
         figures = report[part]
         if figures["bugs"]:
             rows.append((label, str(figures["bugs"]), f"{figures['caught']:.1%}", f"{figures['right_first']:.1%}"))
@@ -143,7 +143,7 @@ def table(report: dict[str, Any]) -> str:
 def reached(report: dict[str, Any]) -> bool:
     """Whether a run reached what the project is held to."""
     return (
-        report["zoo"]["caught"] >= GOALS["zoo_recall"]
+        report["planted"]["caught"] >= GOALS["planted_recall"]
         and report["mutants"]["right_first"] >= GOALS["mutant_first"]
         and report["blame"]["module_named"] >= GOALS["module_named"]
         and not any(figures["failures"] for figures in report["sound"].values())

@@ -9,7 +9,8 @@ from architectures import architectures
 from torch import nn
 
 from harness.tasks import TaskSpec
-from tests.zoo.pairs import all_pairs
+from tests.planted_bugs.register import all_bugs
+from tests.planted_bugs.setups import Model
 
 _REAL = ("GPT-2", "ResNet")
 _LEFT_OUT = ("AdaptedNet", "lightning_classifier")
@@ -33,7 +34,8 @@ class Base:
 
 def bases() -> list[Base]:
     """The sound models, in a fixed order."""
-    twins = {pair.sound: Base(pair.sound.__name__, pair.task, pair.sound) for pair in all_pairs()}
+    sound = [bug.sound for bug in all_bugs(1) if isinstance(bug.sound, Model)]
+    twins = {model.build: Base(model.name, model.task, model.build) for model in sound}
     real = architectures()
     return [base for base in twins.values() if base.name not in _LEFT_OUT] + [
         Base(name, real[name].task, real[name].factory) for name in _REAL

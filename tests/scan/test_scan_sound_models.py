@@ -11,7 +11,7 @@ from harness.scan import scan_source
 
 ROOT = Path(__file__).parents[2]
 OWN = [
-    *sorted((ROOT / "tests" / "zoo").glob("*.py")),
+    *sorted((ROOT / "tests" / "planted_bugs" / "tier1").glob("*.py")),
     ROOT / "harness" / "models" / "stubs.py",
     *sorted((ROOT / "examples").rglob("*model*.py")),
 ]

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..register import HUMBATOVA, ISLAM, PYTORCH, RECIPE, planted
+from ..tasks import CAUSAL
 from .decoders import Decoder
-from .pairs import CAUSAL, HUMBATOVA, ISLAM, PYTORCH, RECIPE, planted
 from .parts import Attention, Block, Embedding, earlier
 
 

@@ -1,4 +1,4 @@
-"""Models that are unusual without being wrong, and some that are both."""
+"""Unusual models: most of them sound, some of them with a bug as well."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..tasks import CHANNELS, CLASSES, FEATURES, LENGTH, SIDE
 from .decoders import Decoder
 from .encoders import TextClassifier
-from .pairs import CHANNELS, CLASSES, FEATURES, LENGTH, SIDE
 from .parts import WIDTH, real_keys
 from .tabular import Perceptron
 

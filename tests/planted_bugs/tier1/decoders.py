@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from harness.evidence import Status
 
-from .pairs import CAUSAL, HUMBATOVA, ISLAM, LENGTH, PYTORCH, RECIPE, VOCAB, ZHANG, planted
+from ..register import HUMBATOVA, ISLAM, PYTORCH, RECIPE, ZHANG, planted
+from ..tasks import CAUSAL, LENGTH, VOCAB
 from .parts import DEPTH, WIDTH, Attention, Block, Embedding, earlier, real_keys
 
 
@@ -92,7 +93,11 @@ class MeanOfTheSequenceAdded(Decoder):
 
 
 @planted(
-    "input_dependence[context]", task=CAUSAL, sound=Decoder, source=f"{RECIPE}: overfit one batch, then look at what it reads"
+    "input_dependence[context]",
+    task=CAUSAL,
+    sound=Decoder,
+    source=f"{RECIPE}: overfit one batch, then look at what it reads",
+    also=("input_dependence[order]",),
 )
 class EveryPositionSeesItselfAlone(Decoder):
     def visible(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
@@ -204,6 +209,7 @@ class _SplitBatch(Attention):
     sound=Decoder,
     module="blocks.1.attn",
     source=f"{RECIPE}: view used where transpose or permute was meant mixes the batch",
+    also=("batch_independence[gradient]",),
 )
 class HeadsMergedAcrossTheBatch(Decoder):
     def __init__(self) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .pairs import CLASSES, FEATURES, HUMBATOVA, ISLAM, NUMBER, PYTORCH, RECIPE, TABLE, ZHANG, planted
+from ..register import HUMBATOVA, ISLAM, PYTORCH, RECIPE, ZHANG, planted
+from ..tasks import CLASSES, FEATURES, NUMBER, TABLE
 from .parts import WIDTH
 
 
@@ -151,7 +152,17 @@ class DecayRoundsToOne(Perceptron):
         return 1e-3 * x / (1 - self.decay)
 
 
-@planted("dtype_move[float64]", task=NUMBER, sound=Regressor, module="stem", source=f"{ISLAM}: a hard-coded float()")
+@planted(
+    "dtype_move[float64]",
+    task=NUMBER,
+    sound=Regressor,
+    module="stem",
+    source=f"{ISLAM}: a hard-coded float()",
+    also=(
+        "dtype_move[bfloat16]",
+        "dtype_move[float16]",
+    ),
+)
 class FloatHardCoded(Regressor):
     def __init__(self) -> None:
         super().__init__()
@@ -198,7 +209,12 @@ class SqueezedToAScalar(Regressor):
 
 
 @planted(
-    "batch_independence[forward]", task=NUMBER, sound=Regressor, module="(model)", source=f"{ISLAM}: softmax over the wrong axis"
+    "batch_independence[forward]",
+    task=NUMBER,
+    sound=Regressor,
+    module="(model)",
+    source=f"{ISLAM}: softmax over the wrong axis",
+    also=("batch_independence[gradient]",),
 )
 class SoftmaxOverRows(Regressor):
     def finish(self, x: Tensor) -> Tensor:

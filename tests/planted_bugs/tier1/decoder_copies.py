@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from harness.evidence import Status
 
+from ..register import ISLAM, PYTORCH, planted
+from ..tasks import CAUSAL, VOCAB
 from .decoders import Decoder
-from .pairs import CAUSAL, ISLAM, PYTORCH, VOCAB, planted
 from .parts import WIDTH, Attention, Embedding, real_keys
 
 
@@ -35,7 +36,14 @@ class _FloatMask(Attention):
         return (scores + mask).softmax(-1)
 
 
-@planted("dtype_move[bfloat16]", task=CAUSAL, sound=Decoder, module="blocks.0.attn", source=f"{ISLAM}: torch.zeros without dtype")
+@planted(
+    "dtype_move[bfloat16]",
+    task=CAUSAL,
+    sound=Decoder,
+    module="blocks.0.attn",
+    source=f"{ISLAM}: torch.zeros without dtype",
+    also=("dtype_move[float16]",),
+)
 class MaskInFloat32(Decoder):
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +55,17 @@ class _Single(nn.LayerNorm):
         return super().forward(x).float()
 
 
-@planted("dtype_move[bfloat16]", task=CAUSAL, sound=Decoder, module="blocks.1.norm_mlp", source=f"{ISLAM}: a hard-coded float()")
+@planted(
+    "dtype_move[bfloat16]",
+    task=CAUSAL,
+    sound=Decoder,
+    module="blocks.1.norm_mlp",
+    source=f"{ISLAM}: a hard-coded float()",
+    also=(
+        "dtype_move[float16]",
+        "dtype_move[float64]",
+    ),
+)
 class NormLeftInSinglePrecision(Decoder):
     def __init__(self) -> None:
         super().__init__()
@@ -111,6 +129,7 @@ class LambdaAttribute(Decoder):
     task=CAUSAL,
     sound=Decoder,
     source="Python documentation: copy.deepcopy returns functions unchanged",
+    also=("serialisation[pickle]",),
 )
 class LambdaThatHoldsTheModel(Decoder):
     def __init__(self) -> None:

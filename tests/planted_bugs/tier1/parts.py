@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from .pairs import LENGTH, VOCAB
+from ..tasks import LENGTH, VOCAB
 
 WIDTH, HEADS, DEPTH = 16, 2, 2
 

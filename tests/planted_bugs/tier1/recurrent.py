@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .pairs import CAUSAL, CLASSES, HUMBATOVA, ISLAM, PYTORCH, TEXT, VOCAB, planted
+from ..register import HUMBATOVA, ISLAM, PYTORCH, planted
+from ..tasks import CAUSAL, CLASSES, TEXT, VOCAB
 from .parts import WIDTH, real_keys
 
 
@@ -94,7 +95,17 @@ class HiddenStateKeptWithItsGraph(RecurrentLM):
         return self.head(x)
 
 
-@planted("dtype_move[float64]", task=CAUSAL, sound=RecurrentLM, module="gru", source=f"{ISLAM}: torch.zeros without dtype")
+@planted(
+    "dtype_move[float64]",
+    task=CAUSAL,
+    sound=RecurrentLM,
+    module="gru",
+    source=f"{ISLAM}: torch.zeros without dtype",
+    also=(
+        "dtype_move[bfloat16]",
+        "dtype_move[float16]",
+    ),
+)
 class StartInFloat32(RecurrentLM):
     def start(self, x: Tensor) -> Tensor:
         return torch.zeros(1, len(x), WIDTH, device=x.device)
@@ -208,6 +219,7 @@ class PackedWithLengthZero(LstmClassifier):
     sound=LstmClassifier,
     module="(model)",
     source=f"{PYTORCH}: pack_padded_sequence sorts the rows",
+    also=("batch_independence[gradient]",),
 )
 class RowsLeftSorted(LstmClassifier):
     def read(self, x: Tensor, lengths: Tensor) -> Tensor:

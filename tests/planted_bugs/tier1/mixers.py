@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .pairs import CHANNELS, CLASSES, IMAGES, ISLAM, PYTORCH, SIDE, planted
+from ..register import ISLAM, PYTORCH, planted
+from ..tasks import CHANNELS, CLASSES, IMAGES, SIDE
 from .parts import WIDTH
 
 PATCH = 4
@@ -60,7 +61,12 @@ class LastPatchLost(Mixer):
 
 
 @planted(
-    "batch_independence[forward]", task=IMAGES, sound=Mixer, module="(model)", source=f"{ISLAM}: transpose of the wrong axes"
+    "batch_independence[forward]",
+    task=IMAGES,
+    sound=Mixer,
+    module="(model)",
+    source=f"{ISLAM}: transpose of the wrong axes",
+    also=("batch_independence[gradient]",),
 )
 class MixedAcrossTheBatch(Mixer):
     def mix(self, x: Tensor) -> Tensor:

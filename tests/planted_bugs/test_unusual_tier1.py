@@ -13,13 +13,13 @@ from harness.evidence import Status
 from harness.tasks import TaskSpec
 from pytest_modeltiers.live import judge_model
 
-from . import odd_models as odd
-from .decoders import Decoder
-from .pairs import CAUSAL, IMAGES, TABLE, TEXT
+from .tasks import CAUSAL, IMAGES, TABLE, TEXT
+from .tier1 import unusual
+from .tier1.decoders import Decoder
 
 
 @dataclass(frozen=True)
-class Odd:
+class Unusual:
     """A model and the properties that are to fail."""
 
     factory: Callable[[], nn.Module]
@@ -28,32 +28,32 @@ class Odd:
 
 
 MODELS = (
-    Odd(odd.HarderRowsGoTwice, TABLE),
-    Odd(odd.HardBatchesGoTwice, TABLE, frozenset({"batch_independence[forward]"})),
-    Odd(odd.SampledHidden, TABLE, frozenset({"eval_deterministic", "rng_untouched"})),
-    Odd(odd.SampledWithItsOwnGenerator, TABLE),
-    Odd(odd.SparseGradients, TEXT),
-    Odd(odd.SparseMixing, TABLE),
-    Odd(odd.FourierMixing, IMAGES),
-    Odd(odd.ComplexFilter, IMAGES),
-    Odd(odd.NoParameters, TABLE),
-    Odd(odd.FrozenStem, TABLE),
-    Odd(odd.AllFrozen, TABLE),
-    Odd(odd.FrozenUnderNoGrad, CAUSAL),
-    Odd(odd.quantised_linears, TABLE),
-    Odd(odd.Rounded, TABLE),
-    Odd(Decoder, CAUSAL),  # its weights are tied
-    Odd(odd.SeveralOutputs, TEXT),
-    Odd(odd.LogitsAndCache, CAUSAL),
-    Odd(odd.HugeVocabulary, replace(CAUSAL, vocab_size=odd.HugeVocabulary.VOCAB, max_seq_len=4)),
-    Odd(odd.ReadsTheLength, TEXT),
-    Odd(odd.PyTorchEncoder, TEXT),
+    Unusual(unusual.HarderRowsGoTwice, TABLE),
+    Unusual(unusual.HardBatchesGoTwice, TABLE, frozenset({"batch_independence[forward]"})),
+    Unusual(unusual.SampledHidden, TABLE, frozenset({"eval_deterministic", "rng_untouched"})),
+    Unusual(unusual.SampledWithItsOwnGenerator, TABLE),
+    Unusual(unusual.SparseGradients, TEXT),
+    Unusual(unusual.SparseMixing, TABLE),
+    Unusual(unusual.FourierMixing, IMAGES),
+    Unusual(unusual.ComplexFilter, IMAGES),
+    Unusual(unusual.NoParameters, TABLE),
+    Unusual(unusual.FrozenStem, TABLE),
+    Unusual(unusual.AllFrozen, TABLE),
+    Unusual(unusual.FrozenUnderNoGrad, CAUSAL),
+    Unusual(unusual.quantised_linears, TABLE),
+    Unusual(unusual.Rounded, TABLE),
+    Unusual(Decoder, CAUSAL),  # its weights are tied
+    Unusual(unusual.SeveralOutputs, TEXT),
+    Unusual(unusual.LogitsAndCache, CAUSAL),
+    Unusual(unusual.HugeVocabulary, replace(CAUSAL, vocab_size=unusual.HugeVocabulary.VOCAB, max_seq_len=4)),
+    Unusual(unusual.ReadsTheLength, TEXT),
+    Unusual(unusual.PyTorchEncoder, TEXT),
 )
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.factory.__name__)
 @pytest.mark.filterwarnings("ignore")
-def test_right_verdict_or_explained_skip(model: Odd) -> None:
+def test_right_verdict_or_explained_skip(model: Unusual) -> None:
     findings = judge_model(model.factory, model.task, share=1.0)
     failures = {test: finding.explain() for test, finding in findings.items() if finding.status is Status.FAIL}
     assert set(failures) == model.fails, "\n".join(failures.values())
@@ -64,7 +64,7 @@ def test_right_verdict_or_explained_skip(model: Odd) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_rounding_by_the_range_of_the_batch_is_a_warning_that_says_so() -> None:
-    finding = judge_model(odd.quantised_linears, TABLE, only=["batch_independence"])["batch_independence[forward]"]
+    finding = judge_model(unusual.quantised_linears, TABLE, only=["batch_independence"])["batch_independence[forward]"]
     assert finding.status is Status.WARN
     assert finding.module == "stem"
     assert "quantises its inputs by the range of the whole batch" in finding.message
@@ -73,7 +73,7 @@ def test_rounding_by_the_range_of_the_batch_is_a_warning_that_says_so() -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_the_fast_path_of_pytorch_hides_nothing() -> None:
     quick = [name for name, entry in CATALOGUE.items() if entry.tier in (1, 2) and name != "compiled"]
-    findings = judge_model(odd.PyTorchEncoder, TEXT, only=quick, share=0.1, tiers=(1, 2))
+    findings = judge_model(unusual.PyTorchEncoder, TEXT, only=quick, share=0.1, tiers=(1, 2))
     assert not [finding.explain() for finding in findings.values() if finding.status is Status.FAIL]
     skipped = " ".join(finding.message for finding in findings.values() if finding.status is Status.SKIPPED)
     assert "cannot be looked into" not in skipped

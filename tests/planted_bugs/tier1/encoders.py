@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from harness.evidence import Status
 
-from .pairs import CLASSES, HUMBATOVA, ISLAM, MASKED, PYTORCH, RECIPE, TAGGING, TEXT, VOCAB, ZHANG, planted
+from ..register import HUMBATOVA, ISLAM, PYTORCH, RECIPE, ZHANG, planted
+from ..tasks import CLASSES, MASKED, TAGGING, TEXT, VOCAB
 from .parts import DEPTH, WIDTH, Attention, Block, Embedding, earlier, real_keys
 
 
@@ -143,7 +144,13 @@ class _OwnSelfAlone(Attention):
         return super().weights(scores, visible & torch.eye(scores.shape[-1], dtype=torch.bool, device=scores.device))
 
 
-@planted("input_dependence[context]", task=TAGGING, sound=Tagger, source=f"{RECIPE}: look at what the network reads")
+@planted(
+    "input_dependence[context]",
+    task=TAGGING,
+    sound=Tagger,
+    source=f"{RECIPE}: look at what the network reads",
+    also=("input_dependence[order]",),
+)
 class EveryTokenTaggedAlone(Tagger):
     def __init__(self) -> None:
         super().__init__()
@@ -176,6 +183,7 @@ class _OverTheBatch(nn.LayerNorm):
     sound=Tagger,
     module="norm",
     source=f"{ISLAM}: API misuse, norm over the wrong axis",
+    also=("batch_independence[gradient]",),
 )
 class NormOverTheBatch(Tagger):
     def __init__(self) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .pairs import CHANNELS, CLASSES, HUMBATOVA, IMAGES, ISLAM, PYTORCH, SIDE, ZHANG, planted
+from ..register import HUMBATOVA, ISLAM, PYTORCH, ZHANG, planted
+from ..tasks import CHANNELS, CLASSES, IMAGES, SIDE
 from .parts import WIDTH, Block
 
 PATCH = 4
@@ -72,6 +73,7 @@ class VisionTransformer(nn.Module):
     sound=ConvNet,
     module="norm2",
     source=f"{PYTORCH}: BatchNorm without running statistics",
+    also=("batch_independence[gradient]",),
 )
 class BatchStatisticsInEval(ConvNet):
     def __init__(self) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .pairs import HUMBATOVA, ISLAM, RECIPE, SEQ2SEQ, VOCAB, planted
+from ..register import HUMBATOVA, ISLAM, RECIPE, planted
+from ..tasks import SEQ2SEQ, VOCAB
 from .parts import WIDTH, Attention, Block, Embedding, earlier, real_keys
 
 

@@ -6,7 +6,9 @@ import importlib
 
 from torch import nn
 
-from .pairs import PYTORCH, TABLE, Pair, register
+from ..register import PYTORCH, PlantedBug, register
+from ..setups import Model
+from ..tasks import TABLE
 
 
 def _build(name: str) -> nn.Module:
@@ -30,24 +32,20 @@ def net_in_a_box() -> nn.Module:
 
 
 register(
-    Pair(
+    PlantedBug(
         "LightningOutputsCollected",
-        TABLE,
-        outputs_collected,
-        lightning_classifier,
         "memory_footprint",
-        "outputs",
-        f"{PYTORCH} FAQ: don't accumulate history across your loop",
-    )
-)
-register(
-    Pair(
+        Model(TABLE, outputs_collected),
+        Model(TABLE, lightning_classifier),
+        module="outputs",
+        source=f"{PYTORCH} FAQ: don't accumulate history across your loop",
+    ),
+    PlantedBug(
         "LightningNetInABox",
-        TABLE,
-        net_in_a_box,
-        lightning_classifier,
         "registration",
-        "nets[0]",
-        f"{PYTORCH}: modules in a Python list are not registered",
-    )
+        Model(TABLE, net_in_a_box),
+        Model(TABLE, lightning_classifier),
+        module="nets[0]",
+        source=f"{PYTORCH}: modules in a Python list are not registered",
+    ),
 )

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from planted_bugs.tasks import TABLE
+from planted_bugs.tier1.tabular import Perceptron
 
 from harness.evidence import Status
 from pytest_modeltiers.live import judge_model
-
-from .pairs import TABLE
-from .tabular import Perceptron
 
 
 def test_tier_one_is_judged_by_default() -> None:

@@ -1,0 +1,88 @@
+"""Every planted bug is caught by the property that is about it, blamed on the right module, and absent from its twin."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.catalogue import CATALOGUE
+from harness.evidence import Evidence, Status
+
+from .register import FAMILIES, PlantedBug, all_bugs
+from .setups import Model
+from .tester import Twin, assert_caught, assert_quiet, twins_of, whole_tier
+
+BUGS = all_bugs()
+BY_NAME = {bug.name: bug for bug in BUGS}
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=str)
+def test_a_bug_is_caught_and_blamed(bug: PlantedBug, tmp_path: Path) -> None:
+    assert_caught(bug, tmp_path)
+
+
+@pytest.mark.parametrize("twin", twins_of(BUGS), ids=str)
+def test_a_sound_twin_is_quiet(twin: Twin, tmp_path: Path) -> None:
+    assert_quiet(twin, tmp_path)
+
+
+def test_every_property_and_case_has_a_bug() -> None:
+    tests = {
+        f"{entry.name}[{case}]" if case else entry.name
+        for entry in CATALOGUE.values()
+        if entry.tier in FAMILIES
+        for case in (entry.cases or ("",))
+    }
+    assert tests == {bug.test for bug in BUGS}
+
+
+def test_every_family_is_registered() -> None:
+    folder = Path(__file__).parent
+    registering = {
+        (file.parent.name, file.stem)
+        for file in folder.glob("tier*/*.py")
+        if "PlantedBug(" in file.read_text() or "@planted(" in file.read_text()
+    }
+    assert registering == {(f"tier{tier}", family) for tier, families in FAMILIES.items() for family in families}
+
+
+@pytest.mark.parametrize("bug", [bug for bug in BUGS if bug.property == "shape_contract"], ids=str)
+def test_wrong_shapes_crash_no_other_property(bug: PlantedBug, tmp_path: Path) -> None:
+    assert bug.buggy.judge(whole_tier(1), tmp_path)[bug.test].status is Status.FAIL
+
+
+@pytest.mark.parametrize("name", ["MaskSkippedAtFullLength", "ViewOfTheIds", "MaskCachedFromALongerCall"])
+def test_without_time_for_examples_the_corner_is_judged(name: str) -> None:
+    bug = BY_NAME[name]
+    assert isinstance(bug.buggy, Model)
+    finding = bug.buggy.judged([bug.property], share=0)[bug.test]
+    assert finding.status is bug.status, finding.explain()
+
+
+ONLY_RED = {
+    "FirstCallOfAShapeKept": {"stateless"},
+    "HiddenStateKept": {"stateless"},
+    "EmbeddingOneRowShort": {"full_vocabulary"},
+    "FourRowsInOneLayer": {"shape_contract"},
+    "LengthOfAZeroVector": {"gradient_flow[finite]"},
+}
+"""Bugs that disturb what other properties compare, and all that may be red about them."""
+
+
+@pytest.mark.parametrize("name", ONLY_RED)
+def test_one_bug_is_not_told_by_every_property(name: str, tmp_path: Path) -> None:
+    found = BY_NAME[name].buggy.judge(whole_tier(1), tmp_path)
+    assert {test for test, finding in found.items() if finding.status is Status.FAIL} == ONLY_RED[name]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("bug", BUGS, ids=str)
+def test_a_verdict_is_the_same_alone_and_among_all(bug: PlantedBug, tmp_path: Path) -> None:
+    def said(evidence: Evidence) -> tuple[str, str, str, str]:
+        return evidence.status.value, evidence.message, evidence.counterexample, evidence.module
+
+    whole = bug.buggy.judge(whole_tier(bug.tier), tmp_path)
+    alone = bug.buggy.judge([bug.property], tmp_path)
+    assert whole[bug.test].status is not Status.SKIPPED
+    assert {name: said(evidence) for name, evidence in alone.items()} == {name: said(whole[name]) for name in alone}

@@ -1,0 +1,107 @@
+"""One tester for all planted bugs: the bug is caught by the right property with the right blame, and its twin is quiet."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.catalogue import CATALOGUE
+from harness.evidence import Evidence, Status
+
+from .register import PlantedBug
+from .setups import Setup
+
+UNCLEAR = re.compile(r"\b0 other|\b1 (others|\w+ \w+s|positions)\b|\bNone\b|``|\n|Traceback| at 0x|(?<!<)lambda|raises of")
+"""Slips of a sentence that is put together from parts."""
+
+
+@dataclass(frozen=True)
+class Twin:
+    """A sound model, and what is judged of it.
+
+    Attributes:
+        setup: The model.
+        judged: The properties that must not be red.
+        tests: The tests that must pass, those of the bugs that it is the twin of.
+    """
+
+    setup: Setup
+    judged: tuple[str, ...]
+    tests: set[str]
+
+    def __str__(self) -> str:
+        properties = sorted({test.partition("[")[0] for test in self.tests})
+        return f"tier{self.tier}-{self.setup.name}" + (f"-{'-'.join(properties)}" if self.tier > 1 else "")
+
+    @property
+    def tier(self) -> int:
+        """The tier of those properties."""
+        return CATALOGUE[self.judged[0]].tier
+
+
+def twins_of(bugs: Iterable[PlantedBug]) -> list[Twin]:
+    """The sound models of some bugs; once each for the properties that are judged together."""
+    twins: list[Twin] = []
+    for bug in bugs:
+        judged = judged_of_a_twin(bug.property)
+        same = (twin for twin in twins if twin.setup == bug.sound and twin.judged == judged)
+        if twin := next(same, None):
+            twin.tests.add(bug.test)
+        else:
+            twins.append(Twin(bug.sound, judged, {bug.test}))
+    return twins
+
+
+def judged_of_a_bug(name: str) -> tuple[str, ...]:
+    """The properties that judge a model with a bug that one of them must catch; none of the others may be red without a word."""
+    return (name,)
+
+
+def judged_of_a_twin(name: str) -> tuple[str, ...]:
+    """The properties that judge the twin of a bug: in tier 1, where that is quick, all of them."""
+    return whole_tier(1) if CATALOGUE[name].tier == 1 else judged_of_a_bug(name)
+
+
+def whole_tier(tier: int) -> tuple[str, ...]:
+    """Names of the properties of a tier."""
+    return tuple(name for name, entry in CATALOGUE.items() if entry.tier == tier)
+
+
+def assert_caught(bug: PlantedBug, folder: Path, judged: tuple[str, ...] = ()) -> None:
+    """Checks that a bug is caught by its test, blamed on its module, told in one clear line, and not reported by other tests.
+
+    Args:
+        bug: The bug.
+        folder: An empty folder for files.
+        judged: The properties that judge it.
+    """
+    found = bug.buggy.judge(judged or judged_of_a_bug(bug.property), folder)
+    evidence = found[bug.test]
+    assert evidence.status is bug.status, evidence.explain()
+    assert evidence.name == bug.property
+    assert bug.says in evidence.message, evidence.explain()
+    assert bug.blames(evidence.module), f"blames {evidence.module!r}, not {bug.module!r}: {evidence.explain()}"
+    assert len(evidence.headline) > 20
+    assert not UNCLEAR.search(evidence.headline), evidence.headline
+    assert set(red(found)) - {bug.test} <= set(bug.also), red(found)
+
+
+def assert_quiet(twin: Twin, folder: Path) -> None:
+    """Checks that nothing fails on a sound model, and that the tests that catch the bug pass.
+
+    Args:
+        twin: The sound model.
+        folder: An empty folder for files.
+    """
+    found = twin.setup.judge(twin.judged, folder)
+    warns = twin.tier > 1
+    assert {test: text for test, text in red(found).items() if warns or found[test].status is Status.FAIL} == {}
+    for test in sorted(twin.tests):
+        assert found[test].status is Status.OK, f"{test}: {found[test].explain()}"
+
+
+def red(found: dict[str, Evidence]) -> dict[str, str]:
+    """The findings that fail or warn, explained."""
+    return {test: evidence.explain() for test, evidence in found.items() if evidence.status in (Status.FAIL, Status.WARN)}

@@ -1,1 +1,0 @@
-"""Planted bugs: models that break one property, each beside a corrected twin that differs in a few lines."""
