@@ -19,15 +19,16 @@ import pytest
 import torch
 from torch import nn
 
+from harness.catalogue import modules_of
+
 IMPORTS = (
     "harness.health.markdown",
     "harness.health.page",
     "harness.models.loading",
-    "harness.properties.moves",
     "pytest_modeltiers.fixtures",
     "pytest_modeltiers.terminal",
-    "pytest_modeltiers.tiers.critical",
     "torch._meta_registrations",
+    *modules_of(1),
 )
 
 

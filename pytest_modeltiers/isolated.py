@@ -185,6 +185,7 @@ class _Elsewhere:
         return report
 
     def _start(self) -> IsolatedProcess:
+        from harness.catalogue import modules_of
         from harness.isolation import IsolatedProcess, Limits
 
         config = self.suite.config
@@ -197,7 +198,7 @@ class _Elsewhere:
             "pytest_modeltiers.isolated_child:serve",
             argument,
             own=[config.path.parent, *_gist_folder(config, self._resolved)],
-            preload=["torch", "numpy", "pytest", "hypothesis", "pytest_modeltiers.fixtures", "pytest_modeltiers.tiers.critical"],
+            preload=["torch", "numpy", "pytest", "hypothesis", "pytest_modeltiers.fixtures", *modules_of(1)],
             limits=Limits(cpu_seconds=600 + int(_MORE_CPU * config.time_budget)),
             environment=_places(),
         )

@@ -72,7 +72,7 @@ _NEEDS_REPEATABLE = ("batch_independence", "padding_ignored")
 
 _JUDGES_FINITENESS = ("finite_output", "full_length", "full_vocabulary", "dtype_move")
 
-EVERYTHING = Selection(frozenset(CATALOGUE))
+EVERYTHING = Selection(CATALOGUE)
 """A run of all properties."""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -12,7 +11,7 @@ from harness.catalogue import CATALOGUE
 from harness.evidence import Evidence, Status
 from harness.tasks import TaskSpec
 from pytest_modeltiers.judge import Judge
-from pytest_modeltiers.suite import tier_class
+from pytest_modeltiers.property_tests import TIERS, judge_property
 
 Provide = Callable[[str], Any]
 """A fixture's value by its name."""
@@ -29,10 +28,10 @@ def run_test(judge: Judge, case: str | None, provide: Provide) -> Evidence:
         case: Its case, where it has them.
         provide: What else the test asks for.
     """
-    test = getattr(tier_class(CATALOGUE[judge.name].tier)(), f"test_{judge.name}")
-    given = {"subject": judge.subject, "judge": judge, "case": case}
+    entry = CATALOGUE[judge.name]
+    fixture = TIERS[entry.tier].fixture
     try:
-        test(**{name: given[name] if name in given else provide(name) for name in inspect.signature(test).parameters})
+        judge_property(entry, judge, judge.subject if fixture == "subject" else provide(fixture), case or "")
     except pytest.skip.Exception as skipped:
         return Evidence(judge.name, Status.SKIPPED, str(skipped))
     except Exception as error:

@@ -155,7 +155,7 @@ def to_check(result: Result) -> CheckResult:
 def _statement(result: Result) -> str:
     name, _, case = result.label.rstrip("]").partition("[")
     entry = CATALOGUE.get(name)
-    return str(result.finding.get("statement", "")) if entry is None else entry.cases.get(case, entry.statement)
+    return str(result.finding.get("statement", "")) if entry is None else entry.statement_of(case)
 
 
 def _recommendation(result: Result, evidence: Evidence | None) -> str:

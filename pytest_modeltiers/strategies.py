@@ -1,14 +1,21 @@
-"""What Hypothesis draws: the free sizes and contents of a task's inputs, smallest first, so that counterexamples shrink."""
+"""The inputs on which properties are judged, by the names that the catalogue's entries use.
+
+What Hypothesis draws are the free sizes and contents of a task's inputs, smallest first, so that counterexamples shrink. Corners are the sizes
+that matter most, judged where the time budget cut the search short.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from harness.batches import Sizes
 from harness.tasks import TaskSpec, TaskType
+
+if TYPE_CHECKING:
+    from harness.properties.subject import Subject
 
 Cases = SearchStrategy[dict[str, Any]]
 """Keyword arguments of a property function."""
@@ -77,6 +84,28 @@ def call_sequences(task: TaskSpec) -> Cases:
     """The sizes of a few calls in a row."""
     calls = st.lists(sizes(task), min_size=2, max_size=4).map(tuple)
     return st.fixed_dictionaries({"calls": calls, "seed": _SEEDS})
+
+
+def largest_sizes(subject: Subject) -> dict[str, Any]:
+    """Many rows at full length, where faults show that show at some sizes only."""
+    return {"sizes": _largest(subject)}
+
+
+def largest_padding(subject: Subject) -> dict[str, Any]:
+    """The largest sizes, each row with more padding than the one before."""
+    sizes = _largest(subject)
+    lengths = tuple(max(subject.task.min_seq_len, sizes.seq - 1 - 2 * row) for row in range(sizes.batch))
+    return {"sizes": sizes, "lengths": lengths}
+
+
+def typical_then_largest(subject: Subject) -> dict[str, Any]:
+    """A call at typical sizes, and one at the largest."""
+    return {"calls": (subject.typical, _largest(subject))}
+
+
+def _largest(subject: Subject) -> Sizes:
+    longest = subject.task.max_seq_len or 1
+    return Sizes(5, longest, longest)
 
 
 def _lengths(task: TaskSpec, least: int) -> SearchStrategy[int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -13,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.catalogue import CATALOGUE, Property
+from harness.catalogue import Property, of_tier
 from harness.config import SuiteConfig, TrainingConfig, load_config
 from harness.errors import ConfigError, UserError
 from harness.tasks import TaskSpec
 from pytest_modeltiers.budget import Budget
 from pytest_modeltiers.checks import REGISTERED, ModelCheck
+from pytest_modeltiers.property_tests import TIERS, make_test
 
 if TYPE_CHECKING:
     from torch import nn
@@ -108,7 +108,7 @@ class Suite:
         """Verdicts of owners that are not part of the run."""
         from pytest_modeltiers.owner_verdicts import Answers
 
-        return Answers(self.task, _TIERS)
+        return Answers(self.task, TIERS)
 
     def model(self) -> nn.Module:
         """A copy of the model with no past."""
@@ -250,7 +250,7 @@ class Suite:
         """The properties generated for a tier."""
         if tier == _MONITORING and not self.config.is_monitored:
             return []
-        fitting = [p for p in CATALOGUE.values() if p.tier == tier and tier in self.config.tiers and p.applies_to(self.task)]
+        fitting = [p for p in of_tier(tier) if tier in self.config.tiers and p.applies_to(self.task)]
         return [p for p in fitting if self.cases(p) or not p.has_cases]
 
     def cases(self, entry: Property) -> tuple[str, ...]:
@@ -301,13 +301,11 @@ def test_classes(suite: Suite, pytest_config: pytest.Config | None = None) -> di
     checks = _own_checks(suite, pytest_config)
     classes: dict[str, type] = {}
     for tier in suite.config.tiers:
-        base = tier_class(tier)
-        wanted = {f"test_{p.name}" for p in suite.properties(tier)}
-        left_out = {name: None for name in dir(base) if name.startswith("test_") and name not in wanted}
+        generated = {f"test_{entry.name}": make_test(entry) for entry in suite.properties(tier)}
         own = {f"test_{check.name}": _as_method(check) for check in checks if check.tier == tier}
-        if wanted or own:
-            body: dict[str, Any] = {"suite": suite, "pytestmark": getattr(pytest.mark, f"tier{tier}"), **left_out, **own}
-            classes[f"TestTier{tier}"] = type(f"TestTier{tier}", (base,), body)
+        if generated or own:
+            body: dict[str, Any] = {"suite": suite, "pytestmark": getattr(pytest.mark, f"tier{tier}"), **generated, **own}
+            classes[f"TestTier{tier}"] = type(f"TestTier{tier}", (), body)
     return classes
 
 
@@ -325,45 +323,6 @@ def tests_for(path: str | Path) -> dict[str, type]:
     """
     caller = Path(sys._getframe(1).f_globals["__file__"])
     return test_classes(Suite.of(caller.parent / path))
-
-
-def _critical() -> type:
-    from pytest_modeltiers.tiers.critical import CriticalTier
-
-    return CriticalTier
-
-
-def _analysis() -> type:
-    from pytest_modeltiers.tiers.analysis import AnalysisTier
-
-    return AnalysisTier
-
-
-def _training() -> type:
-    from pytest_modeltiers.tiers.training import TrainingTier
-
-    return TrainingTier
-
-
-def _export() -> type:
-    from pytest_modeltiers.tiers.export import ExportTier
-
-    return ExportTier
-
-
-def _monitoring() -> type:
-    from pytest_modeltiers.tiers.monitoring import MonitoringTier
-
-    return MonitoringTier
-
-
-_TIERS: dict[int, Callable[[], type]] = {1: _critical, 2: _analysis, 3: _training, 4: _export, 5: _monitoring}
-"""The test class of each tier, imported when a config asks for it."""
-
-
-def tier_class(tier: int) -> type:
-    """The tests of a tier."""
-    return _TIERS[tier]()
 
 
 for _function in (test_module, test_classes, tests_for):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,15 +138,6 @@ def collapsed_heads(study: Study) -> Evidence:
         "from the input",
         **facts,
     )
-
-
-ATTENTION_PATTERNS: dict[str, Callable[[Study], Evidence]] = {
-    "rows_sum_to_one": rows_sum_to_one,
-    "causal": causal,
-    "padding": padding,
-    "collapsed_heads": collapsed_heads,
-}
-"""The cases by name."""
 
 
 def _deviation(each: AttentionMap) -> float:

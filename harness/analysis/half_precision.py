@@ -8,7 +8,7 @@ full precision foretells.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -80,10 +80,6 @@ def bfloat16(study: Study) -> Evidence:
 def autocast(study: Study) -> Evidence:
     """Under autocast to bfloat16 the logits are finite and those of full precision, within its rounding."""
     return _judge(study.subject, _Precision("autocast (bfloat16)", torch.bfloat16, is_autocast=True))
-
-
-HALF_PRECISION: dict[str, Callable[[Study], Evidence]] = {"float16": float16, "bfloat16": bfloat16, "autocast": autocast}
-"""The cases by name."""
 
 
 def _judge(subject: Subject, precision: _Precision) -> Evidence:

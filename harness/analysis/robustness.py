@@ -167,10 +167,6 @@ def adversarial_step(study: Study) -> Evidence:
     )
 
 
-ROBUSTNESS: dict[str, Callable[[Study], Evidence]] = {"noise": noise, "masking": masking, "adversarial_step": adversarial_step}
-"""The cases by name."""
-
-
 def _most_alone(near: Neighbourhood) -> _Alone:
     """The part beside which the others count least."""
     own = near.last(near.logits)

@@ -8,7 +8,6 @@ therefore at most as many as the heads of as many tosses of a coin.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,10 +47,6 @@ def dead(study: Study) -> Evidence:
 def saturated(study: Study) -> Evidence:
     """No layer is at the end of its range whatever the input: where the slope of tanh or sigmoid is zero to the last place."""
     return _judge(study, "saturated", SATURATING, "saturated")
-
-
-DEAD_UNITS: dict[str, Callable[[Study], Evidence]] = {"dead": dead, "saturated": saturated}
-"""The cases by name."""
 
 
 @dataclass(frozen=True)

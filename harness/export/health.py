@@ -11,12 +11,11 @@ from typing import Any
 from torch import nn
 
 from harness.adapters import Adapter, make_adapter
-from harness.catalogue import CATALOGUE
+from harness.catalogue import of_tier
 from harness.config import ExportConfig, SuiteConfig
 from harness.evidence import Evidence, Status
 from harness.export.checks.advice import recommendation
-from harness.export.checks.models import MODEL_CHECKS
-from harness.export.checks.table import FORMAT_CHECKS, judge_format, judge_model_check
+from harness.export.checks.table import judge_format, judge_model_check
 from harness.export.exports import Exports
 from harness.health.report import CheckResult, CheckStatus, ExportHealthReport, SkippedCheck
 from harness.internal_errors import guarded
@@ -82,13 +81,14 @@ def check_exports(exports: Exports, custom: Mapping[str, CustomCheck] | None = N
     formats_checked = exports.formats if files else ()
     report.model_facts = {"task": task.task_type.value, **({"formats": ", ".join(formats_checked)} if files else {})}
     with threads_for(model):
-        for name in MODEL_CHECKS:
+        for name in (entry.name for entry in of_tier(4) if not entry.formats):
             _add(report, model, name, {"": partial(judge_model_check, name, exports)})
         for format in formats_checked:
             _add(report, model, f"{format}_validation", {format: partial(judge_format, "validation", exports, format)})
-        for name in FORMAT_CHECKS:
-            formats = CATALOGUE[name].cases_for(task, formats_checked) if files and name != "validation" else ()
+        for entry in of_tier(4):
+            formats = entry.cases_for(task, formats_checked) if files and entry.name != "validation" else ()
             if formats:
+                name = entry.name
                 _add(report, model, name, {format: partial(judge_format, name, exports, format) for format in formats})
         for name, own in (custom or {}).items():
             _add_custom(report, model, name, partial(own, exports))

@@ -9,10 +9,11 @@ from typing import Any, Literal
 from torch import nn
 
 from harness.adapters import Adapter, make_adapter
+from harness.catalogue import of_tier
 from harness.config import ExportConfig
 from harness.errors import UserError
 from harness.export.checks.summary import overall, summary_of
-from harness.export.checks.table import FORMAT_CHECKS, judge_format
+from harness.export.checks.table import judge_format
 from harness.export.exports import Exports
 from harness.export.program import Program
 from harness.models.wrapped import taken
@@ -83,9 +84,7 @@ def program_of(model: nn.Module, task_spec: TaskSpec, adapter: Adapter | None = 
 
 def validate_format(exports: Exports, format: str) -> dict[str, Any]:
     """The checks of one format, and their main figures."""
-    from harness.catalogue import CATALOGUE
-
-    wanted = [name for name in FORMAT_CHECKS if format in CATALOGUE[name].formats]
+    wanted = [entry.name for entry in of_tier(4) if format in entry.formats]
     found = {name: judge_format(name, exports, format) for name in wanted}
     return summary_of({name: evidence.investigated() for name, evidence in found.items()})
 

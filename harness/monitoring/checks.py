@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.errors import UserError
+from harness.catalogue import CATALOGUE
+from harness.errors import TimeBudgetError, UserError
 from harness.evaluation.definitions import metric_definitions, score_definitions
 from harness.evidence import Evidence, Status, counted
 from harness.internal_errors import guarded
@@ -26,11 +27,19 @@ from harness.user_code import raised
 if TYPE_CHECKING:
     from harness.evaluation.evaluation import Evaluation
 
-Check = Callable[[Monitor], Evidence]
-
 _NO_PROFILE = "no reference profile to compare with: name one by `reference_profile_id`; `modeltiers profile` stores it"
 _NO_BASELINE = "no baseline to compare with: name a run by `baseline_run_id`; `modeltiers train` stores runs"
 _SHOWN = 3
+
+
+def find_monitoring(name: str, monitor: Monitor, case: str = "") -> Evidence:
+    """As ``judge_monitoring``; what keeps a check from looking, such as a run that does not exist, is a failure."""
+    try:
+        return judge_monitoring(name, monitor, case)
+    except TimeBudgetError:
+        raise
+    except UserError as error:
+        return Evidence(name, Status.FAIL, str(error))
 
 
 def judge_monitoring(name: str, monitor: Monitor, case: str = "") -> Evidence:
@@ -46,7 +55,8 @@ def judge_monitoring(name: str, monitor: Monitor, case: str = "") -> Evidence:
     """
 
     def measured() -> Evidence:
-        return drift(monitor, case) if name == "drift" else CHECKS[name](monitor)
+        check = CATALOGUE[name].load(case)
+        return check(monitor, case) if case else check(monitor)
 
     def otherwise(error: Exception) -> Evidence:
         if isinstance(error, UserError):
@@ -164,10 +174,6 @@ def harm(monitor: Monitor) -> Evidence:
         return Evidence("harm", Status.SKIPPED, _why_no_accuracy(monitor))
     found = verdict.harm.evidence()
     return Evidence("harm", found.status, found.message, found.measured, found.bound, found.unit, details={"harm": found.details})
-
-
-CHECKS: dict[str, Check] = {"evaluation": evaluation, "baseline_regression": baseline_regression, "harm": harm}
-"""Checks with a single verdict, by name."""
 
 
 def _nearest(rows: Sequence[ShiftedRow]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from harness.adapters import Adapter, make_adapter
-from harness.catalogue import CATALOGUE
+from harness.catalogue import of_tier
 from harness.config import EvalConfig
 from harness.data.data_reference import DataReference
 from harness.evidence import Evidence, Status
@@ -87,11 +87,9 @@ def run_tier5_monitoring(
 def all_evidence(monitor: Monitor) -> dict[str, Evidence]:
     """Every check of tier 5 that applies to the task, by the name of its test."""
     found: dict[str, Evidence] = {}
-    for name, entry in CATALOGUE.items():
-        if entry.tier != TIER or not entry.applies_to(monitor.task):
-            continue
-        for case in entry.cases_for(monitor.task) or ("",):
-            found[f"{name}[{case}]" if case else name] = judge_monitoring(name, monitor, case)
+    for entry in of_tier(TIER):
+        for case in (entry.cases_for(monitor.task) or ("",)) if entry.applies_to(monitor.task) else ():
+            found[f"{entry.name}[{case}]" if case else entry.name] = judge_monitoring(entry.name, monitor, case)
     return found
 
 

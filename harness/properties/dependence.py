@@ -168,18 +168,6 @@ def depends_on_features(subject: Subject, seed: int = 0) -> Evidence:
     return _judge(subject, changes, lambda logits, _: logits, "the output does not depend on {}", cause, seed)
 
 
-DEPENDENCE: dict[str, Callable[..., Evidence]] = {
-    "tokens": depends_on_tokens,
-    "source": depends_on_source,
-    "context": depends_on_context,
-    "order": depends_on_order,
-    "channels": depends_on_channels,
-    "regions": depends_on_regions,
-    "features": depends_on_features,
-}
-"""The checks by case name."""
-
-
 def _judge(
     subject: Subject,
     changes: Callable[[Batch, int], Iterable[Change]],

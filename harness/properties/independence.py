@@ -75,12 +75,23 @@ def padding_ignored(subject: Subject, sizes: Sizes, lengths: tuple[int, ...], se
         lengths: Real tokens of each row, between 1 and ``sizes.seq``.
         seed: Seed of the tokens.
     """
+    if reason := _no_padding(subject):
+        return Evidence("padding_ignored", Status.SKIPPED, reason)
     base = subject.batch(sizes, seed)
     padded = pad_right(subject.task, base, lengths, sizes.seq)
     reference = _remembered(subject, lambda model: subject.logits(padded, model))
     short = [row for row in range(sizes.batch) if lengths[row] < sizes.seq]
     found = first_failure(_padding_of(subject, sizes, lengths, row, base, padded, reference, seed) for row in short)
     return left_to_batch_independence(subject, found)
+
+
+def _no_padding(subject: Subject) -> str:
+    """Why no row can be padded; empty where one can."""
+    if (subject.task.max_seq_len or 0) <= subject.task.min_seq_len:
+        return "sequences of one length have no room for padding"
+    if subject.task.pad_token_id is None and not subject.adapter.takes(subject.model, "attention_mask"):
+        return "the task has no `pad_token_id` and forward takes no `attention_mask`"
+    return ""
 
 
 def _row_independence(

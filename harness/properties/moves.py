@@ -54,16 +54,21 @@ class DeviceWatch(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def dtype_move(subject: Subject, dtype: torch.dtype, seed: int = 0) -> Evidence:
-    """The model runs after ``.to(dtype)`` and gives finite, floating logits."""
-    name = "dtype_move"
-    label = str(dtype).removeprefix("torch.")
+def dtype_move(subject: Subject, dtype: str, seed: int = 0) -> Evidence:
+    """The model runs after ``.to(dtype)`` and gives finite, floating logits.
+
+    Args:
+        subject: The model.
+        dtype: Name of a floating dtype, such as ``bfloat16``.
+        seed: Seed of the inputs.
+    """
+    name, label = "dtype_move", dtype
     counterexample = f"{subject.typical.describe(subject.task)}, dtype={label}, seed={seed}"
     if not any(p.is_floating_point() for p in subject.model.parameters()):
         return Evidence(name, Status.SKIPPED, "the model has no floating parameters to move")
     if part := quantised_part(subject.model):
         return Evidence(name, Status.SKIPPED, f"`{part}` is quantised, and its kernels take float32 alone")
-    model = subject.fresh().to(dtype)
+    model = subject.fresh().to(getattr(torch, dtype))
     calls: list[Call] = []
     try:
         with recording(model) as calls:
@@ -80,7 +85,7 @@ def dtype_move(subject: Subject, dtype: torch.dtype, seed: int = 0) -> Evidence:
             f"forward raises after .to({label}): {error}",
             counterexample=counterexample,
             # Mostly a layer raises that is given what another one made.
-            module=first_of_other_dtype(calls, dtype) or error.module,
+            module=first_of_other_dtype(calls, getattr(torch, dtype)) or error.module,
             cause="a tensor made in forward without dtype=x.dtype, a hard-coded .float(), or a constant that is no buffer",
         )
     if not finite(logits) or not logits.is_floating_point():

@@ -32,6 +32,11 @@ def finite_output(subject: Subject, sizes: Sizes, contents: tuple[str, ...] = ("
     return first_failure(_finite_at(subject, sizes, content, seed) for content in contents)
 
 
+def finite_at_extremes(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
+    """The logits are finite whatever the inputs hold; see ``finite_output``."""
+    return finite_output(subject, sizes, EXTREMES, seed)
+
+
 def fully_padded_row(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     """A row that is all padding poisons neither the logits nor the gradients of its batch.
 
@@ -64,9 +69,9 @@ def fully_padded_row(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     )
 
 
-def finite_gradients(subject: Subject, sizes: Sizes, contents: tuple[str, ...] = ("typical",), seed: int = 0) -> Evidence:
+def finite_gradients(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     """Every gradient is finite in train mode, whatever the inputs hold; see ``finite_output``."""
-    return first_failure(_finite_gradients_at(subject, sizes, content, seed) for content in contents)
+    return first_failure(_finite_gradients_at(subject, sizes, content, seed) for content in ("typical", *EXTREMES))
 
 
 def _finite_at(subject: Subject, sizes: Sizes, content: str, seed: int) -> Evidence:

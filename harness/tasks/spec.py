@@ -109,6 +109,16 @@ class TaskSpec:
         return self.facts.modality == "text"
 
     @property
+    def is_vision(self) -> bool:
+        """Whether the model reads images."""
+        return self.facts.modality == "vision"
+
+    @property
+    def is_tabular(self) -> bool:
+        """Whether the model reads rows of a table."""
+        return self.facts.modality == "tabular"
+
+    @property
     def is_seq2seq(self) -> bool:
         """Whether the model reads a source and writes a target."""
         return self.task_type is TaskType.SEQ2SEQ_LM
@@ -117,6 +127,21 @@ class TaskSpec:
     def is_regression(self) -> bool:
         """Whether the output is a number rather than scores of classes."""
         return self.task_type is TaskType.TABULAR_REGRESSION
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether the logits are scores of classes."""
+        return not self.is_regression
+
+    @property
+    def has_inputs_as_labels(self) -> bool:
+        """Whether the labels are the input tokens themselves, as in language models."""
+        return self.task_type in (TaskType.CAUSAL_LM, TaskType.MASKED_LM)
+
+    @property
+    def has_random_labels(self) -> bool:
+        """Whether the positions that have a label are drawn at random, as in masked language models."""
+        return self.task_type is TaskType.MASKED_LM
 
     @property
     def is_causal(self) -> bool:

@@ -7,19 +7,17 @@ from pathlib import Path
 import pytest
 from planted import PLANTED, Planted
 
-from harness.catalogue import CATALOGUE
+from harness.catalogue import CATALOGUE, names_of, of_tier
 from harness.evidence import Evidence, Status
-from harness.export.checks.models import MODEL_CHECKS
-from harness.export.checks.table import FORMAT_CHECKS, judge_format, judge_model_check
+from harness.export.checks.table import judge_format, judge_model_check
 from harness.export.exports import Exports
 
 
 def judged(planted: Planted, exports: Exports) -> Evidence:
     if planted.format:
-        return judge_format(
-            planted.check, exports, planted.format, FORMAT_CHECKS
-        )  # what the model's own checks own is shown here
-    return MODEL_CHECKS[planted.check](exports)
+        files = [entry.name for entry in of_tier(4) if entry.formats]  # what the model's own checks own is shown here
+        return judge_format(planted.check, exports, planted.format, files)
+    return CATALOGUE[planted.check].load()(exports)
 
 
 @pytest.mark.parametrize("planted", PLANTED, ids=lambda planted: planted.name)
@@ -36,13 +34,13 @@ def test_twin_passes(planted: Planted, tmp_path: Path) -> None:
 
 
 def test_every_check_has_a_planted_bug() -> None:
-    assert {planted.check for planted in PLANTED} == {entry.name for entry in CATALOGUE.values() if entry.tier == 4}
+    assert {planted.check for planted in PLANTED} == names_of(4)
 
 
 def test_nan_weights_are_one_failure_of_tier_4(tmp_path: Path) -> None:
     exports = next(planted for planted in PLANTED if planted.name == "nan_in_the_file").broken(tmp_path)
-    found = {name: judge_model_check(name, exports) for name in MODEL_CHECKS}
-    names = [name for name in FORMAT_CHECKS if name not in ("quantisation", "performance_benchmark")]
+    found = {name: judge_model_check(name, exports) for name in names_of(4) if not CATALOGUE[name].formats}
+    names = [name for name in names_of(4) if CATALOGUE[name].formats and name not in ("quantisation", "performance_benchmark")]
     found |= {name: judge_format(name, exports, "onnx") for name in names}
     assert [name for name, evidence in found.items() if evidence.status is Status.FAIL] == ["parameter_validation"]
     left = [name for name, evidence in found.items() if evidence.message.endswith("(see parameter_validation)")]

@@ -13,8 +13,7 @@ from gist_server import MODEL, GistServer
 
 import pytest_modeltiers.fixtures
 import pytest_modeltiers.report
-import pytest_modeltiers.terminal
-import pytest_modeltiers.tiers.critical  # noqa: F401
+import pytest_modeltiers.terminal  # noqa: F401
 from harness.catalogue import CATALOGUE
 from harness.gists import open_gist
 

@@ -5,6 +5,7 @@ Runs are in this process unless what they show needs a process of its own: a sub
 
 from __future__ import annotations
 
+import importlib
 import json
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
@@ -18,13 +19,18 @@ import pytest
 import torch  # noqa: F401
 from small_models import GOOD
 
-import pytest_modeltiers.fixtures
-import pytest_modeltiers.report
-import pytest_modeltiers.terminal
-import pytest_modeltiers.tiers.critical
-import pytest_modeltiers.tiers.export  # noqa: F401
-from harness.catalogue import CATALOGUE
-from pytest_modeltiers import checks
+from harness.catalogue import CATALOGUE, modules_of
+from pytest_modeltiers import checks, fixtures, strategies  # noqa: F401
+
+
+def load_tiers(*tiers: int) -> None:
+    """Imports what the tests of some tiers run: an in-process run forgets what it imports itself."""
+    for tier in tiers:
+        for module in modules_of(tier):
+            importlib.import_module(module)
+
+
+load_tiers(1, 4)
 
 
 class Project:

@@ -11,23 +11,18 @@ import torch._dynamo  # optimizers import it, and it loads once
 from small_models import GOOD, output, running_text
 
 import harness.internal_errors
-import pytest_modeltiers.tiers.analysis
-import pytest_modeltiers.tiers.monitoring
-import pytest_modeltiers.tiers.training  # noqa: F401  # in-process runs forget what they import
-from conftest import Project
+from conftest import Project, load_tiers
 from harness.adapters import make_adapter
-from harness.analysis import table as analysis
 from harness.evidence import Evidence, Status
-from harness.export.checks import table as export
 from harness.export.health import ExportHealthChecker
 from harness.internal_errors import CODE, guarded, is_internal, write_tracebacks_to
 from harness.models.stubs import LMStub
-from harness.monitoring import checks as monitoring
 from harness.properties import structure
 from harness.properties.subject import Subject
 from harness.tasks import TaskSpec, TaskType
-from harness.training.checks import table as training
 from pytest_modeltiers.judge import Judge
+
+load_tiers(2, 3, 5)
 
 LM = TaskSpec(TaskType.CAUSAL_LM, vocab_size=20, max_seq_len=12, pad_token_id=0)
 OURS = Path(harness.internal_errors.__file__).parent
@@ -51,15 +46,15 @@ def tier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tup
         monkeypatch.setattr(structure, "registration", BROKEN)
         return "1", "registration", {}
     if number == 2:
-        monkeypatch.setitem(analysis.CHECKS, "attribution", BROKEN)
+        monkeypatch.setattr("harness.analysis.attribution.attribution", BROKEN)
         return "2", "attribution", {}
     if number == 3:
-        monkeypatch.setitem(training.CHECKS, "step_updates", BROKEN)
+        monkeypatch.setattr("harness.training.checks.step_updates.step_updates", BROKEN)
         return "3", "step_updates", {}
     if number == 4:
-        monkeypatch.setitem(export.MODEL_CHECKS, "architecture_validation", BROKEN)
+        monkeypatch.setattr("harness.export.checks.models.architecture_validation", BROKEN)
         return "4", "architecture_validation", {}
-    monkeypatch.setitem(monitoring.CHECKS, "harm", BROKEN)
+    monkeypatch.setattr("harness.monitoring.checks.harm", BROKEN)
     return "5", "harm", {"eval": {"dataset_id": "cls_tiny_v1"}, "task_name": "cls_tiny", "vocab_size": None, "max_seq_len": None}
 
 
@@ -88,7 +83,7 @@ def test_the_file_is_in_a_temporary_folder_where_there_is_no_report(project: Pro
 
 def test_a_health_check_that_raises_is_said_to_be_ours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     write_tracebacks_to(tmp_path)
-    monkeypatch.setitem(export.MODEL_CHECKS, "memory_requirements", BROKEN)
+    monkeypatch.setattr("harness.export.checks.models.memory_requirements", BROKEN)
     checker = ExportHealthChecker(LMStub(20, 12, width=16, depth=1), {"formats": ["safetensors"]}, LM)
     checker.add_check("mine", lambda _exports: 1 // 0)
     found = {check.check_name: check for check in checker.run_all_checks().checks}

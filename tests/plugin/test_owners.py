@@ -9,11 +9,11 @@ import pytest
 import torch._dynamo  # noqa: F401  # optimizers import it, and it loads once
 from small_models import GOOD, running_text
 
-import pytest_modeltiers.tiers.analysis
-import pytest_modeltiers.tiers.training  # noqa: F401  # in-process runs forget what they import
-from conftest import Project
+from conftest import Project, load_tiers
 from harness.evidence import Evidence, Status
 from harness.owners import Selection, left_to, owned_by, settled
+
+load_tiers(2, 3)
 
 LOGITS = "return self.head(x + self.before(x))"
 SPOILED = GOOD.replace(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from small_models import HIDING, LEAKY
 
-from harness.catalogue import CATALOGUE, Property
+from harness.catalogue import CATALOGUE
 
 OWN = "def test_own():\n    assert True\n"
 CAUSAL = "cfg.json::TestTier1::test_causal"
@@ -321,11 +321,3 @@ def timeless(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: timeless(item) for key, item in value.items() if key not in ("timestamp", "duration_seconds")}
     return [timeless(item) for item in value] if isinstance(value, list) else value
-
-
-@pytest.mark.parametrize("entry", CATALOGUE.values(), ids=lambda entry: entry.name)
-def test_a_test_s_docstring_is_the_statement_of_the_catalogue(entry: Property) -> None:
-    from pytest_modeltiers import suite
-
-    method = getattr(suite._TIERS[entry.tier](), f"test_{entry.name}")
-    assert method.__doc__.lower() == f"{entry.statement}.".lower()

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from small_models import GOOD, output
 
-import pytest_modeltiers.tiers.analysis  # noqa: F401  # in-process runs forget what they import
-from conftest import Project
+from conftest import Project, load_tiers
+
+load_tiers(2)
 
 CUT = """\
 import torch

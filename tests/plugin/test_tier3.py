@@ -9,8 +9,9 @@ import pytest
 import torch._dynamo  # noqa: F401  # optimizers import it, and it loads once
 from small_models import GOOD, output
 
-import pytest_modeltiers.tiers.training  # noqa: F401  # in-process runs forget what they import
-from conftest import Project
+from conftest import Project, load_tiers
+
+load_tiers(3)
 
 SUMMING = """\
 import torch.nn.functional as F

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torchmetrics  # noqa: F401  # in-process runs forget what they import, and some of it loads once
 
-import pytest_modeltiers.tiers.monitoring  # noqa: F401
-from conftest import Project
+from conftest import Project, load_tiers
 from harness.config import load_config
 from harness.monitoring.profile_command import profile_config
+
+load_tiers(5)
 
 DATA = {"dataset_id": "lm_tiny_v1", "split": "validation", "max_eval_examples": 60}
 

@@ -15,9 +15,10 @@ import pytest
 import torch._dynamo  # noqa: F401  # optimizers import it, and it loads once
 from small_models import GOOD, LEAKY
 
-import pytest_modeltiers.tiers.analysis  # noqa: F401  # in-process runs forget what they import
-from conftest import Project
+from conftest import Project, load_tiers
 from harness.owners import REFERS
+
+load_tiers(2)
 
 LOGITS = "return self.head(x + self.before(x))"
 BOTTOMLESS = GOOD.replace(LOGITS, "return self.head(x + self.before(x)).log()")

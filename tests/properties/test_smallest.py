@@ -9,14 +9,15 @@ from torch import Tensor, nn
 
 from harness.adapters import make_adapter
 from harness.batches import Sizes
+from harness.catalogue import CATALOGUE
 from harness.evidence import Evidence, Status
 from harness.owners import left_to
 from harness.properties.subject import Subject
 from harness.tasks import TaskSpec, TaskType
 from pytest_modeltiers import strategies as draw
 from pytest_modeltiers.judge import Judge
+from pytest_modeltiers.property_tests import judge_property
 from pytest_modeltiers.smallest import kind_of
-from pytest_modeltiers.tiers.critical import CriticalTier
 
 
 def task_of(longest: int) -> TaskSpec:
@@ -62,13 +63,13 @@ THRESHOLDS = [(3, 20, 32), (1, 32, 32), (5, 1, 32), (4, 11, 32), (2, 100, 128), 
 @pytest.mark.parametrize(("rows", "length", "longest"), THRESHOLDS)
 def test_sizes_at_which_a_model_raises_are_the_smallest(rows: int, length: int, longest: int) -> None:
     judge = judge_of("shape_contract", Fragile(rows, length), longest)
-    CriticalTier().test_shape_contract(judge.subject, judge)
+    judge_property(CATALOGUE["shape_contract"], judge, judge.subject)
     assert judge.finish().counterexample == f"batch={rows}, seq={length}, seed=0"
 
 
 def test_sizes_at_which_logits_are_nan_are_the_smallest() -> None:
     judge = judge_of("finite_output", Fragile(3, 20, nan=True), 32, "typical")
-    CriticalTier().test_finite_output(judge.subject, judge, "typical")
+    judge_property(CATALOGUE["finite_output"], judge, judge.subject, "typical")
     assert judge.finish().counterexample == "batch=3, seq=20, content=typical, seed=0"
 
 

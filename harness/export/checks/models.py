@@ -158,16 +158,3 @@ def _sizes(exports: Exports) -> list[Sizes]:
     if "target_seq" in limits:
         found += [Sizes(example.batch, example.seq, length) for length in limits["target_seq"]]
     return list(dict.fromkeys(found))
-
-
-MODEL_CHECKS = {
-    check.__name__: check
-    for check in (
-        architecture_validation,
-        parameter_validation,
-        shape_validation,
-        memory_requirements,
-        forward_pass_validation,
-    )
-}
-"""Checks of the model itself, by name."""

@@ -1,18 +1,13 @@
-"""Every check of tier 4 by name, for the tests, the health checker and the command line alike."""
+"""Runs a check of tier 4, for the tests, the health checker and the command line alike."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import replace
 
+from harness.catalogue import CATALOGUE, names_of
 from harness.errors import MissingPackageError, UserError
 from harness.evidence import Evidence, Status
-from harness.export.checks.contracts import dynamic_axes, exports_to, inference_mode
-from harness.export.checks.files import fresh_process, validation
-from harness.export.checks.invalid_input import invalid_input
-from harness.export.checks.models import MODEL_CHECKS
-from harness.export.checks.parity import numerical_consistency
-from harness.export.checks.performance import performance_benchmark, quantisation
 from harness.export.exports import Exports
 from harness.internal_errors import guarded
 from harness.owners import Selection, left_to, owned_by, owners_of, settled
@@ -21,44 +16,39 @@ from harness.properties.trouble import left_to_weights
 from harness.threads import threads_for
 from harness.user_code import raised
 
-FORMAT_CHECKS: dict[str, Callable[[Exports, str], Evidence]] = {
-    "exports": exports_to,
-    "validation": validation,
-    "fresh_process": fresh_process,
-    "numerical_consistency": numerical_consistency,
-    "dynamic_axes": dynamic_axes,
-    "inference_mode": inference_mode,
-    "invalid_input": invalid_input,
-    "quantisation": quantisation,
-    "performance_benchmark": performance_benchmark,
-}
-"""Checks of an artifact, by name."""
 
-ALL = frozenset((*MODEL_CHECKS, *FORMAT_CHECKS))
-"""Names of every check of tier 4."""
-
-
-def judge_format(name: str, exports: Exports, format: str, judged: Collection[str] = ALL) -> Evidence:
+def judge_format(name: str, exports: Exports, format: str, judged: Collection[str] | None = None) -> Evidence:
     """The verdict of one check of one artifact; see ``find_format``.
 
     Args:
         name: The check.
         exports: The exports.
         format: The format.
-        judged: Names of the checks of this run.
+        judged: Names of the checks of this run; by default all of this tier.
     """
-    return settled(find_format(name, exports, format), f"{name}[{format}]", Selection(judged))
+    return settled(find_format(name, exports, format), f"{name}[{format}]", Selection(names_of(4) if judged is None else judged))
 
 
-def judge_model_check(name: str, exports: Exports, judged: Collection[str] = ALL) -> Evidence:
+def judge_model_check(name: str, exports: Exports, judged: Collection[str] | None = None) -> Evidence:
     """The verdict of one check of the model itself; see ``find_model``.
 
     Args:
         name: The check.
         exports: The exports.
-        judged: Names of the checks of this run.
+        judged: Names of the checks of this run; by default all of this tier.
     """
-    return settled(find_model(name, exports), name, Selection(judged))
+    return settled(find_model(name, exports), name, Selection(names_of(4) if judged is None else judged))
+
+
+def find_export(name: str, exports: Exports, format: str = "") -> Evidence:
+    """What one check finds, whatever else is judged.
+
+    Args:
+        name: The check.
+        exports: The exports.
+        format: The format, of a check of an artifact.
+    """
+    return find_format(name, exports, format) if format else find_model(name, exports)
 
 
 def find_format(name: str, exports: Exports, format: str) -> Evidence:
@@ -93,7 +83,7 @@ def find_model(name: str, exports: Exports) -> Evidence:
     """
 
     def measured() -> Evidence:
-        found = MODEL_CHECKS[name](exports)
+        found = CATALOGUE[name].load()(exports)
         if name == "parameter_validation" or found.status is not Status.FAIL:
             return found
         found = left_to_weights(exports.subject.trouble, found)
@@ -123,7 +113,7 @@ def _judge(name: str, exports: Exports, format: str) -> Evidence:
         return Evidence(name, Status.FAIL, RANDOM, details=owned_by(RANDOM_OWNER, _FORWARD_PASS))
     if name in _ON_LOGITS and subject.trouble.weight:
         return subject.trouble.weight.evidence(name)
-    found = FORMAT_CHECKS[name](exports, format)
+    found = CATALOGUE[name].load()(exports, format)
     if name != "validation" or found.status is not Status.FAIL or subject.trouble.weight is None:
         return found
     return replace(found, details={**found.details, **owned_by(*WEIGHTS_OWNERS)})  # a file holds what the model does

@@ -44,7 +44,9 @@ def refuse_unlisted(names: Iterable[str]) -> None:
     """
     for name in names:
         if name not in CATALOGUE["exports"].formats:
-            raise RuntimeError(f"the format {name!r} has no tests: add it to `_RUNNING` or `_WEIGHTS` in harness/catalogue.py")
+            raise RuntimeError(
+                f"the format {name!r} has no tests: add it to `_RUNNING` or `_WEIGHTS` in harness/catalogue/export.py"
+            )
         if name not in get_args(ExportFormat) and name != QuantisedONNXExporter.name:
             raise RuntimeError(f"the format {name!r} cannot be asked for: add it to `ExportFormat` in harness/config.py")
 

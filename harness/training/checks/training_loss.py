@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -235,11 +234,3 @@ def _halves(trial: Trial, sizes: Sizes) -> tuple[Batch, Tensor, Tensor]:
     first[:, begin : begin + 2 * count : 2] = labels[:, begin : begin + 2 * count : 2]
     second[:, begin + 1 : begin + 2 * count : 2] = labels[:, begin + 1 : begin + 2 * count : 2]
     return batch, first, second
-
-
-TRAINING_LOSS: dict[str, Callable[[Trial], Evidence]] = {
-    "reduction": reduction,
-    "ignored_labels": ignored_labels,
-    "targets": targets,
-}
-"""By name of the case."""

@@ -1,0 +1,53 @@
+"""Every property the suite can judge, an entry each: the config, the tests and the reports follow from it.
+
+A new property is a function that returns ``Evidence``, and its entry in the file of its tier. Nothing here imports torch, Hypothesis or
+pytest. The order is that of the tests.
+"""
+
+from __future__ import annotations
+
+from harness.catalogue.analysis import ANALYSIS
+from harness.catalogue.critical import CRITICAL
+from harness.catalogue.entry import Case, Property, Search
+from harness.catalogue.export import EXPORT
+from harness.catalogue.monitoring import MONITORING
+from harness.catalogue.training import TRAINING
+
+__all__ = ["CATALOGUE", "Case", "Property", "Search", "modules_of", "names_of", "of_tier", "register"]
+
+CATALOGUE: dict[str, Property] = {}
+"""Every property by name."""
+
+
+def register(*entries: Property) -> None:
+    """Adds properties, which from then on have tests, report rows, config keys and a row in the documentation.
+
+    Args:
+        entries: The properties.
+
+    Raises:
+        ValueError: There is one of that name already.
+    """
+    for entry in entries:
+        if entry.name in CATALOGUE:
+            raise ValueError(f"there is a property {entry.name!r} already, in tier {CATALOGUE[entry.name].tier}")
+        CATALOGUE[entry.name] = entry
+
+
+def of_tier(tier: int) -> list[Property]:
+    """The properties of a tier."""
+    return [entry for entry in CATALOGUE.values() if entry.tier == tier]
+
+
+def names_of(tier: int) -> frozenset[str]:
+    """The names of a tier's properties."""
+    return frozenset(entry.name for entry in of_tier(tier))
+
+
+def modules_of(tier: int) -> list[str]:
+    """The modules that hold the functions of a tier, for whoever wants them imported beforehand."""
+    paths = [entry.path_of(case) for entry in of_tier(tier) for case in entry.cases or ("",)]
+    return list(dict.fromkeys(path.partition(":")[0] for path in paths))
+
+
+register(*CRITICAL, *ANALYSIS, *TRAINING, *EXPORT, *MONITORING)

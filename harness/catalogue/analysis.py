@@ -1,0 +1,112 @@
+"""Tier 2: what must hold of a model that is looked into."""
+
+from __future__ import annotations
+
+from harness.catalogue.critical import DIFFERENCE
+from harness.catalogue.entry import Case, Property
+
+ANALYSIS = (
+    Property(
+        "attention_patterns",
+        2,
+        "Attention weights are what their mask and their softmax promise, head by head",
+        cases={
+            "rows_sum_to_one": Case(
+                "Each query's attention weights are a distribution", "harness.analysis.attention_patterns:rows_sum_to_one"
+            ),
+            "causal": Case(
+                "No head looks at a later position",
+                "harness.analysis.attention_patterns:causal",
+                needs=lambda task: task.is_causal,
+                owned_by=("causal",),
+            ),
+            "padding": Case(
+                "No head looks at padding",
+                "harness.analysis.attention_patterns:padding",
+                # Right padding comes after every real position of a causal model, so that its own mask covers it.
+                needs=lambda task: task.is_text and (task.is_seq2seq or not task.is_causal),
+                owned_by=("padding_ignored",),
+            ),
+            "collapsed_heads": Case(
+                "No two heads of a layer look at the same, and none looks at everything alike",
+                "harness.analysis.attention_patterns:collapsed_heads",
+            ),
+        },
+    ),
+    Property(
+        "attribution",
+        2,
+        "The gradients of the output are the output's: integrated, they add up to its change",
+        "harness.analysis.attribution:attribution",
+    ),
+    Property(
+        "robustness",
+        2,
+        "The output changes with its input by as much as it should",
+        cases={
+            "noise": Case("A little noise on the input changes the output a little", "harness.analysis.robustness:noise"),
+            "masking": Case("No token, channel or feature decides alone", "harness.analysis.robustness:masking"),
+            "adversarial_step": Case(
+                "The output goes where its gradient points",
+                "harness.analysis.robustness:adversarial_step",
+                # Features are put into bins by design, whose edges no gradient knows.
+                needs=lambda task: not task.is_tabular,
+            ),
+        },
+    ),
+    Property(
+        "dead_units",
+        2,
+        "Every unit answers to its input",
+        cases={
+            "dead": Case("No unit is silent whatever the input", "harness.analysis.units:dead"),
+            "saturated": Case("No unit is at the end of its range whatever the input", "harness.analysis.units:saturated"),
+        },
+    ),
+    Property(
+        "representation_rank",
+        2,
+        "Hidden states and logits tell inputs apart",
+        "harness.analysis.representation_rank:representation_rank",
+    ),
+    Property(
+        "half_precision",
+        2,
+        "In half precision the logits are the same within its rounding",
+        tolerance=DIFFERENCE,
+        cases={
+            "float16": Case("In float16 the logits are the same within its rounding", "harness.analysis.half_precision:float16"),
+            "bfloat16": Case(
+                "In bfloat16 the logits are the same within its rounding", "harness.analysis.half_precision:bfloat16"
+            ),
+            "autocast": Case(
+                "Under autocast the logits are the same within its rounding", "harness.analysis.half_precision:autocast"
+            ),
+        },
+        owned_by=("dtype_move",),
+    ),
+    Property(
+        "attention_kernels",
+        2,
+        "Every way to compute attention gives the same logits",
+        "harness.analysis.attention_kernels:attention_kernels",
+        DIFFERENCE,
+    ),
+    Property(
+        "compiled",
+        2,
+        "torch.compile gives the same logits and gradients",
+        "harness.analysis.compiled:compiled",
+        DIFFERENCE,
+        marks=("slow",),
+    ),
+    Property("gradcheck", 2, "Gradients are the slopes of the output", "harness.analysis.gradcheck:gradcheck"),
+    Property(
+        "calibration",
+        2,
+        "The confidence of a trained model says how often it is right",
+        "harness.analysis.calibration:calibration",
+        "root mean square of confidence less accuracy that is allowed, between 0 and 1",
+        needs=lambda task: task.has_classes,
+    ),
+)

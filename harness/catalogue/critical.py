@@ -1,0 +1,285 @@
+"""Tier 1: what must hold of any model before it is worth training."""
+
+from __future__ import annotations
+
+from harness.catalogue.entry import Case, FurtherOutputs, Property, Search
+
+DIFFERENCE = "largest absolute difference of the logits that still counts as equal"
+
+_WRITES = ("inputs_unchanged",)
+
+CRITICAL = (
+    Property(
+        "shape_contract",
+        1,
+        "Logits have the promised shape at every batch size, length and image size",
+        "harness.properties.contracts:shape_contract",
+        search=Search("shapes", examples=15, anchors_first=True),
+    ),
+    Property(
+        "full_length",
+        1,
+        "The model works at the whole declared length",
+        "harness.properties.contracts:full_length",
+        needs=lambda task: task.is_text,
+        search=Search(given=({"batch": 1}, {"batch": 3})),
+    ),
+    Property(
+        "full_vocabulary",
+        1,
+        "Every token id of the vocabulary can be read and predicted",
+        "harness.properties.vocabulary:full_vocabulary",
+        needs=lambda task: task.is_text,
+        owned_by=_WRITES,
+    ),
+    Property(
+        "finite_output",
+        1,
+        "Logits are finite, at typical and at extreme inputs",
+        cases={
+            "typical": Case(
+                "Logits are finite at typical inputs",
+                "harness.properties.numerics:finite_output",
+                search=Search(
+                    "batches",
+                    anchors_first=True,
+                    outputs=FurtherOutputs(function="harness.properties.outputs:finite_further_output"),
+                ),
+            ),
+            "extremes": Case(
+                "Logits are finite at extreme inputs", "harness.properties.numerics:finite_at_extremes", search=Search("batches")
+            ),
+            "fully_padded_row": Case(
+                "A row that is all padding poisons neither logits nor gradients",
+                "harness.properties.numerics:fully_padded_row",
+                needs=lambda task: task.is_text,
+                search=Search("several_rows"),
+            ),
+        },
+    ),
+    Property(
+        "eval_deterministic",
+        1,
+        "In eval mode the same input gives the same logits",
+        "harness.properties.determinism:eval_deterministic",
+        DIFFERENCE,
+        search=Search("batches", anchors_first=True, outputs=FurtherOutputs()),
+    ),
+    Property(
+        "batch_independence",
+        1,
+        "A row's logits and gradients do not depend on the other rows of its batch",
+        tolerance=DIFFERENCE,
+        cases={
+            "forward": Case(
+                "A row's logits do not depend on the other rows of its batch",
+                "harness.properties.independence:batch_independence",
+                search=Search("several_rows", examples=14, corner="largest_sizes", outputs=FurtherOutputs("by_row")),
+            ),
+            "gradient": Case(
+                "A row's gradient does not reach the other rows of its batch",
+                "harness.properties.independence:gradient_independence",
+                search=Search("several_rows", examples=14, corner="largest_sizes"),
+            ),
+        },
+    ),
+    Property(
+        "causal",
+        1,
+        "A position's logits never depend on later tokens",
+        "harness.properties.independence:causality",
+        DIFFERENCE,
+        needs=lambda task: task.is_causal,
+        search=Search(
+            "several_tokens",
+            examples=14,
+            corner="largest_sizes",
+            outputs=FurtherOutputs("by_position", "harness.properties.outputs:further_causality"),
+        ),
+    ),
+    Property(
+        "padding_ignored",
+        1,
+        "Right padding changes nothing at the real positions",
+        "harness.properties.independence:padding_ignored",
+        DIFFERENCE,
+        needs=lambda task: task.is_text,
+        owned_by=("causal",),
+        search=Search("pad_patterns", examples=12, corner="largest_padding"),
+    ),
+    Property(
+        "input_dependence",
+        1,
+        "The output depends on every input it should",
+        cases={
+            "tokens": Case(
+                "The output depends on every token",
+                "harness.properties.dependence:depends_on_tokens",
+                needs=lambda task: task.is_text,
+                owned_by=_WRITES,
+            ),
+            "context": Case(
+                "A position's logits depend on the tokens around it",
+                "harness.properties.dependence:depends_on_context",
+                needs=lambda task: task.is_per_position,
+            ),
+            "order": Case(
+                "The output depends on the order of the tokens",
+                "harness.properties.dependence:depends_on_order",
+                needs=lambda task: task.is_per_position and not task.is_seq2seq,
+            ),
+            "source": Case(
+                "The output depends on every source token",
+                "harness.properties.dependence:depends_on_source",
+                needs=lambda task: task.is_seq2seq,
+                owned_by=_WRITES,
+            ),
+            "channels": Case(
+                "The scores depend on every channel",
+                "harness.properties.dependence:depends_on_channels",
+                needs=lambda task: task.is_vision,
+            ),
+            "regions": Case(
+                "The scores depend on every quarter of the image",
+                "harness.properties.dependence:depends_on_regions",
+                needs=lambda task: task.is_vision,
+            ),
+            "features": Case(
+                "The output depends on every feature",
+                "harness.properties.dependence:depends_on_features",
+                needs=lambda task: task.is_tabular,
+            ),
+        },
+    ),
+    Property(
+        "gradient_flow",
+        1,
+        "Every trainable parameter receives a gradient, and every gradient is finite",
+        cases={
+            "reaches_every_parameter": Case(
+                "Every trainable parameter receives a gradient", "harness.properties.gradients:gradient_reaches"
+            ),
+            "finite": Case(
+                "Every gradient is finite, at typical and at extreme inputs",
+                "harness.properties.numerics:finite_gradients",
+                search=Search("training_steps", examples=4),
+            ),
+        },
+    ),
+    Property(
+        "logit_range",
+        1,
+        "Scores of classes may take any value: no ReLU, softmax or sigmoid stands behind the last layer",
+        "harness.properties.scores:logit_range",
+        needs=lambda task: task.has_classes,
+    ),
+    Property(
+        "registration",
+        1,
+        "Every parameter, module and tensor the model uses is registered with it",
+        "harness.properties.structure:registration",
+    ),
+    Property(
+        "initialisation",
+        1,
+        "Fresh weights break symmetry, keep a sane scale, and start at the loss of a uniform guess",
+        tolerance="nats above log C that the first loss may be (case `loss`)",
+        cases={
+            "loss": Case(
+                "Training starts at the loss of a uniform guess",
+                "harness.properties.initialisation:initial_loss",
+                needs=lambda task: task.has_classes,
+            ),
+            "symmetry": Case("No two units start equal and stay equal", "harness.properties.initialisation:symmetry"),
+            "scale": Case("Signals are in range and tell inputs apart", "harness.properties.initialisation:signal_scale"),
+        },
+    ),
+    Property(
+        "mode_round_trip",
+        1,
+        "train() and eval() reach every module, and going there and back changes nothing",
+        "harness.properties.determinism:mode_round_trip",
+        DIFFERENCE,
+        owned_by=("serialisation", "stateless"),
+        search=Search("several_rows", examples=3),
+    ),
+    Property(
+        "stateless",
+        1,
+        "A call leaves nothing behind that changes the next one",
+        "harness.properties.determinism:stateless",
+        DIFFERENCE,
+        owned_by=_WRITES,
+        search=Search(
+            "call_sequences", examples=6, first="harness.properties.determinism:repeated_backward", corner="typical_then_largest"
+        ),
+    ),
+    Property(
+        "rng_untouched",
+        1,
+        "forward neither seeds nor, in eval mode, consumes the global random state",
+        "harness.properties.determinism:rng_untouched",
+        owned_by=("eval_deterministic",),
+        search=Search("several_rows", examples=2),
+    ),
+    Property(
+        "inputs_unchanged",
+        1,
+        "forward does not write into the tensors it is given",
+        "harness.properties.contracts:inputs_unchanged",
+        search=Search("several_rows", examples=4),
+    ),
+    Property(
+        "memory_layout",
+        1,
+        "The same values in another memory layout give the same logits",
+        "harness.properties.contracts:memory_layout",
+        DIFFERENCE,
+        owned_by=_WRITES,
+        search=Search("batches", examples=4, corner="largest_sizes"),
+    ),
+    Property(
+        "dtype_move",
+        1,
+        "The model runs after a move to another floating dtype",
+        "harness.properties.moves:dtype_move",
+        cases={
+            dtype: Case(f"The model runs in {dtype}", search=Search(given=({"dtype": dtype},)))
+            for dtype in ("float64", "bfloat16", "float16")
+        },
+    ),
+    Property("device_move", 1, "The model runs after a move to another device", "harness.properties.moves:device_move"),
+    Property(
+        "serialisation",
+        1,
+        "Saved, pickled and copied models give the same logits, and tied weights stay tied",
+        tolerance=DIFFERENCE,
+        cases={
+            "state_dict": Case(
+                "A second instance with the saved state dict gives the same logits",
+                "harness.properties.serialisation:state_dict_round_trip",
+            ),
+            "pickle": Case("A pickled copy gives the same logits", "harness.properties.serialisation:pickle_round_trip"),
+            "deepcopy": Case(
+                "A deep copy gives the same logits and shares nothing", "harness.properties.serialisation:deepcopy_independent"
+            ),
+            "tied_weights": Case(
+                "Tied weights stay tied through copies, moves and loading", "harness.properties.serialisation:tied_weights"
+            ),
+        },
+    ),
+    Property(
+        "memory_footprint",
+        1,
+        "Memory is bounded and does not grow from call to call",
+        "harness.properties.resources:memory_footprint",
+        "MiB that one call may hold at its peak",
+    ),
+    Property(
+        "inference_speed",
+        1,
+        "Work does not grow from call to call",
+        "harness.properties.resources:inference_speed",
+        "milliseconds that the median call may take",
+    ),
+)

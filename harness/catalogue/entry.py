@@ -1,0 +1,161 @@
+"""What a property is, as data: a statement about sound models, and everything that follows from it.
+
+An entry names its function by a dotted path, so that a config can be checked, and tests be collected, without an import of torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from harness.tasks import TaskSpec
+
+if TYPE_CHECKING:
+    from harness.evidence import Evidence
+
+Needs = Callable[[TaskSpec], bool]
+"""Whether a property makes sense for a task."""
+
+
+def any_task(_task: TaskSpec) -> bool:
+    """What a property needs that makes sense for every task."""
+    return True
+
+
+@dataclass(frozen=True)
+class FurtherOutputs:
+    """Which outputs beside the logits a property of tier 1 is judged on as well.
+
+    Attributes:
+        shape: The shape they must have: ``by_row``, ``by_position``, or empty for any.
+        function: The function that judges them; empty for the property's own.
+    """
+
+    shape: str = ""
+    function: str = ""
+
+
+@dataclass(frozen=True)
+class Search:
+    """How inputs are searched on which a property of tier 1 may fail.
+
+    Attributes:
+        draws: The strategy that draws inputs, by its name in ``pytest_modeltiers.strategies``; empty where nothing is drawn.
+        examples: How many inputs are drawn, the time budget allowing.
+        given: Arguments of the function where nothing is drawn, one call each.
+        first: A function that is judged once before, without arguments.
+        anchors_first: Whether the fixed sizes and seeds of every subject are judged before any are drawn.
+        corner: What is judged where the time budget cut the search short, by its name in ``pytest_modeltiers.strategies``.
+        outputs: Which further outputs are judged at typical sizes.
+    """
+
+    draws: str = ""
+    examples: int = 8
+    given: tuple[Mapping[str, Any], ...] = ({},)
+    first: str = ""
+    anchors_first: bool = False
+    corner: str = ""
+    outputs: FurtherOutputs | None = None
+
+
+ONCE = Search()
+"""One call, whose inputs the function makes itself."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A part of a property that is judged by itself.
+
+    Attributes:
+        statement: What must hold.
+        function: Dotted path of the function, ``module:name``; empty for the property's own.
+        needs: Whether the case makes sense for a task.
+        owned_by: What explains a violation of this case, besides the property's own owners.
+        search: How inputs are searched.
+    """
+
+    statement: str
+    function: str = ""
+    needs: Needs = any_task
+    owned_by: tuple[str, ...] = ()
+    search: Search = ONCE
+
+
+@dataclass(frozen=True)
+class Property:
+    """One thing that must hold of a model.
+
+    Attributes:
+        name: Key in the config's ``properties`` and ``tolerances``; the test is ``test_<name>``.
+        tier: 1 to 5.
+        statement: What must hold, as a sentence about a sound model.
+        function: Dotted path of the function that judges it, ``module:name``. It takes what the tests of its tier are given, such as a
+            ``Subject``, and returns ``Evidence``. Empty where each case has its own.
+        tolerance: What a number under this name in ``tolerances`` means, with its unit; ``None`` where the property is exact.
+        needs: Whether the property makes sense for a task.
+        cases: Parts that are judged one by one; empty for a property with a single test.
+        formats: Export formats it is judged for, one by one; empty for a property that knows no formats.
+        owned_by: Properties, or cases ``name[case]``, whose violation also shows as one of this property: one bug, one card.
+        search: How inputs are searched, in tier 1.
+        marks: Marks of its test, such as ``slow``.
+    """
+
+    name: str
+    tier: int
+    statement: str
+    function: str = ""
+    tolerance: str | None = None
+    needs: Needs = any_task
+    cases: Mapping[str, Case] = field(default_factory=dict)
+    formats: tuple[str, ...] = ()
+    owned_by: tuple[str, ...] = ()
+    search: Search = ONCE
+    marks: tuple[str, ...] = ()
+
+    def owners(self, case: str = "") -> tuple[str, ...]:
+        """The properties, or cases ``name[case]``, whose violation shows as one of this property, or of one case of it."""
+        return self.owned_by + (self.cases[case].owned_by if case in self.cases else ())
+
+    def applies_to(self, task: TaskSpec) -> bool:
+        """Whether the property is generated for a task: it makes sense there and the user left it on."""
+        return self.needs(task) and task.properties.get(self.name, True)
+
+    @property
+    def has_cases(self) -> bool:
+        """Whether it is judged case by case."""
+        return bool(self.cases or self.formats)
+
+    def cases_for(self, task: TaskSpec, formats: Collection[str] = ()) -> tuple[str, ...]:
+        """The cases that make sense for a task and the formats of its export, in a fixed order."""
+        if self.formats:
+            return tuple(name for name in formats if name in self.formats)
+        return tuple(name for name, case in self.cases.items() if case.needs(task))
+
+    def statement_of(self, case: str = "") -> str:
+        """What must hold in one case; the property's own statement where the case has none."""
+        return self.cases[case].statement if case in self.cases else self.statement
+
+    def search_of(self, case: str = "") -> Search:
+        """How inputs are searched for one case."""
+        return self.cases[case].search if case in self.cases else self.search
+
+    def path_of(self, case: str = "") -> str:
+        """Dotted path of the function that judges a case."""
+        return (self.cases[case].function if case in self.cases else "") or self.function
+
+    def load(self, case: str = "") -> Callable[..., Evidence]:
+        """The function that judges a case; its module is imported now."""
+        return load(self.path_of(case))
+
+
+def load(path: str) -> Callable[..., Evidence]:
+    """The function at a dotted path.
+
+    Args:
+        path: ``module:name``.
+    """
+    module, _, name = path.partition(":")
+    function: Callable[..., Evidence] = getattr(importlib.import_module(module), name)
+    return function

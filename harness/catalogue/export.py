@@ -1,0 +1,115 @@
+"""Tier 4: what must hold of a model that is ready to ship, and of each of its exported files."""
+
+from __future__ import annotations
+
+from harness.catalogue.critical import DIFFERENCE
+from harness.catalogue.entry import Property
+
+_RUNNING = ("torchscript", "onnx", "onnx_int8", "torch_export", "openvino", "executorch")
+"""Formats that hold the computation."""
+
+_WEIGHTS = ("pytorch", "safetensors")
+"""Formats that hold the weights alone."""
+
+_FORMATS = _RUNNING + _WEIGHTS
+
+EXPORT = (
+    Property(
+        "architecture_validation",
+        4,
+        "The model has modules and a forward, all of them in eval mode",
+        "harness.export.checks.models:architecture_validation",
+    ),
+    Property(
+        "parameter_validation",
+        4,
+        "No parameter or buffer holds NaN or infinity",
+        "harness.export.checks.models:parameter_validation",
+    ),
+    Property(
+        "shape_validation",
+        4,
+        "Logits have the promised shape at several batch sizes",
+        "harness.export.checks.models:shape_validation",
+        owned_by=("shape_contract",),
+    ),
+    Property(
+        "memory_requirements",
+        4,
+        "Parameters and one call fit into a gigabyte",
+        "harness.export.checks.models:memory_requirements",
+    ),
+    Property(
+        "forward_pass_validation",
+        4,
+        "Forward gives finite logits at several batch sizes",
+        "harness.export.checks.models:forward_pass_validation",
+        owned_by=("parameter_validation", "finite_output"),
+    ),
+    Property(
+        "exports",
+        4,
+        "The model exports, and the file is the one that was exported",
+        "harness.export.checks.contracts:exports_to",
+        formats=_FORMATS,
+    ),
+    Property(
+        "validation",
+        4,
+        "The file is whole, well formed, of the opset asked for, and gives finite logits",
+        "harness.export.checks.files:validation",
+        formats=_FORMATS,
+    ),
+    Property(
+        "fresh_process",
+        4,
+        "A process that never saw the exporter loads the file and gets the same logits",
+        "harness.export.checks.files:fresh_process",
+        formats=_FORMATS,
+    ),
+    Property(
+        "numerical_consistency",
+        4,
+        "The file gives the model's logits at shapes its exporter never saw",
+        "harness.export.checks.parity:numerical_consistency",
+        DIFFERENCE,
+        formats=tuple(name for name in _FORMATS if name != "onnx_int8"),
+    ),
+    Property(
+        "dynamic_axes",
+        4,
+        "Every axis declared free takes every size it was declared for",
+        "harness.export.checks.contracts:dynamic_axes",
+        formats=_RUNNING,
+    ),
+    Property(
+        "inference_mode",
+        4,
+        "No active Dropout and no norm over the batch is left in the file",
+        "harness.export.checks.contracts:inference_mode",
+        formats=_RUNNING,
+    ),
+    Property(
+        "invalid_input",
+        4,
+        "The file refuses what the model refuses",
+        "harness.export.checks.invalid_input:invalid_input",
+        formats=_RUNNING,
+    ),
+    Property(
+        "quantisation",
+        4,
+        "The quantised file keeps the model's answers and is no slower",
+        "harness.export.checks.performance:quantisation",
+        "decibels of signal over quantisation noise that the logits must keep",
+        formats=("onnx_int8",),
+    ),
+    Property(
+        "performance_benchmark",
+        4,
+        "The file is no slower than the model itself",
+        "harness.export.checks.performance:performance_benchmark",
+        "milliseconds that the file's median call may take",
+        formats=_FORMATS,
+    ),
+)

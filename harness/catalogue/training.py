@@ -1,0 +1,94 @@
+"""Tier 3: what must hold of a model's training."""
+
+from __future__ import annotations
+
+from harness.catalogue.entry import Case, Property
+
+TRAINING = (
+    Property(
+        "initial_loss",
+        3,
+        "The first loss of the training step is that of a uniform guess",
+        "harness.training.checks.initial_loss:initial_loss",
+        "nats above log C that the first loss may be",
+        needs=lambda task: task.has_classes,
+    ),
+    Property(
+        "overfits_one_batch",
+        3,
+        "The model learns one small batch by heart with its own optimizer",
+        "harness.training.checks.overfits_one_batch:overfits_one_batch",
+        owned_by=("gradient_flow", "logit_range", "training_loss", "optimizer_coverage", "step_updates"),
+    ),
+    Property(
+        "step_updates",
+        3,
+        "A step changes every parameter that is to be trained, and nothing that is not",
+        "harness.training.checks.step_updates:step_updates",
+    ),
+    Property(
+        "optimizer_coverage",
+        3,
+        "The optimizer holds every trainable parameter once, and nothing else",
+        "harness.training.checks.optimizer_coverage:optimizer_coverage",
+    ),
+    Property(
+        "training_loss",
+        3,
+        "The loss is the mean over its labels, each position's own",
+        cases={
+            "reduction": Case(
+                "The loss of a batch is the mean over its labels",
+                "harness.training.checks.training_loss:reduction",
+                owned_by=("training_loss[targets]",),
+            ),
+            "ignored_labels": Case(
+                "Positions labelled -100 contribute neither loss nor gradient",
+                "harness.training.checks.training_loss:ignored_labels",
+                needs=lambda task: task.is_per_position,
+                owned_by=("training_loss[targets]",),
+            ),
+            "targets": Case("Each position is trained towards its own label", "harness.training.checks.loss_targets:targets"),
+        },
+    ),
+    Property(
+        "accumulation",
+        3,
+        "A step over several small batches is the step over the one large batch",
+        "harness.training.checks.accumulation:accumulation",
+        owned_by=("training_loss[reduction]",),
+    ),
+    Property(
+        "seeded_repeat",
+        3,
+        "The same seed and batches give the same trained weights, in another process too",
+        "harness.training.checks.seeded_repeat:seeded_repeat",
+    ),
+    Property(
+        "resume", 3, "A run that goes on from a checkpoint ends as the uninterrupted one", "harness.training.checks.resume:resume"
+    ),
+    Property(
+        "distributed",
+        3,
+        "Two processes that share the rows of a batch train as one does with all of them",
+        "harness.training.checks.distributed:distributed",
+    ),
+    Property(
+        "fine_tuning",
+        3,
+        "The last layer can be trained while the rest stays frozen",
+        "harness.training.checks.fine_tuning:fine_tuning",
+    ),
+    Property(
+        "hyperparameter_sensitivity",
+        3,
+        "The configured learning rate learns, with room on both sides",
+        "harness.training.checks.hyperparameter_sensitivity:hyperparameter_sensitivity",
+    ),
+    Property(
+        "baseline_comparison",
+        3,
+        "After a short training the model knows more than how common each answer is",
+        "harness.training.checks.baseline_comparison:baseline_comparison",
+    ),
+)

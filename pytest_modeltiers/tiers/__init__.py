@@ -1,1 +1,0 @@
-"""The tiers: a class each, a property a method."""
