@@ -25,7 +25,7 @@ from harness.training.trial import Trial
 from .lightning_run_models import Pair
 from .planted_runs import Run
 from .run_models import Net
-from .test_halves import Adapted, EveryThree, SharpnessAware
+from .test_simulated_data_parallel import Adapted, EveryThree, SharpnessAware
 
 
 class ForgetsCount(EveryThree):
