@@ -50,8 +50,9 @@ def test_the_docstring_of_a_test_is_the_statement(entry: Property) -> None:
 
 
 def test_a_name_is_taken_once() -> None:
-    with pytest.raises(ValueError, match="a property 'causal' already, in tier 1"):
-        register(CATALOGUE["causal"])
+    register(CATALOGUE["causal"])  # as a second import of its file does
+    with pytest.raises(ValueError, match=r"a property 'causal' already, in tier 1, judged by harness\.properties"):
+        register(Property("causal", 2, "Something else", "elsewhere:causal"))
 
 
 def test_the_catalogue_is_read_without_anything_heavy() -> None:

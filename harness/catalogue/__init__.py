@@ -23,14 +23,15 @@ def register(*entries: Property) -> None:
     """Adds properties, which from then on have tests, report rows, config keys and a row in the documentation.
 
     Args:
-        entries: The properties.
+        entries: The properties. One that is registered again, as by a second import of its file, takes the place of the first.
 
     Raises:
-        ValueError: There is one of that name already.
+        ValueError: There is another one of that name.
     """
     for entry in entries:
-        if entry.name in CATALOGUE:
-            raise ValueError(f"there is a property {entry.name!r} already, in tier {CATALOGUE[entry.name].tier}")
+        known = CATALOGUE.setdefault(entry.name, entry)
+        if known.functions != entry.functions:
+            raise ValueError(f"there is a property {entry.name!r} already, in tier {known.tier}, judged by {known.functions[0]}")
         CATALOGUE[entry.name] = entry
 
 
@@ -46,8 +47,7 @@ def names_of(tier: int) -> frozenset[str]:
 
 def modules_of(tier: int) -> list[str]:
     """The modules that hold the functions of a tier, for whoever wants them imported beforehand."""
-    paths = [entry.path_of(case) for entry in of_tier(tier) for case in entry.cases or ("",)]
-    return list(dict.fromkeys(path.partition(":")[0] for path in paths))
+    return list(dict.fromkeys(path.partition(":")[0] for entry in of_tier(tier) for path in entry.functions))
 
 
 register(*CRITICAL, *ANALYSIS, *TRAINING, *EXPORT, *MONITORING)

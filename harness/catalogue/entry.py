@@ -145,6 +145,11 @@ class Property:
         """Dotted path of the function that judges a case."""
         return (self.cases[case].function if case in self.cases else "") or self.function
 
+    @property
+    def functions(self) -> tuple[str, ...]:
+        """Dotted paths of all its functions, one for each case."""
+        return tuple(map(self.path_of, self.cases or ("",)))
+
     def load(self, case: str = "") -> Callable[..., Evidence]:
         """The function that judges a case; its module is imported now."""
         return load(self.path_of(case))

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from fences import ROOT, Fence
 
+from harness.catalogue import CATALOGUE
 from harness.cli import main
 from pytest_modeltiers.checks import REGISTERED
 
@@ -105,12 +106,14 @@ class PageRun:
 @contextlib.contextmanager
 def _forgetting(folder: Path) -> Iterator[None]:
     """Lets go of what a command imported from a folder, as the end of a process would."""
-    path, current = list(sys.path), os.environ["PYTEST_CURRENT_TEST"]
+    path, current, properties = list(sys.path), os.environ["PYTEST_CURRENT_TEST"], dict(CATALOGUE)
     try:
         yield
     finally:
         sys.path[:] = path
         REGISTERED.clear()
+        CATALOGUE.clear()
+        CATALOGUE.update(properties)
         for name, module in list(sys.modules.items()):
             if str(getattr(module, "__file__", None) or "").startswith(str(folder)):
                 del sys.modules[name]

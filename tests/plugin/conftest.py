@@ -98,7 +98,9 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Itera
     for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "CI"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "500")  # a sentence in one line, whatever terminal this runs in
-    registered = dict(checks.REGISTERED)
+    registries: tuple[dict[str, Any], ...] = (checks.REGISTERED, CATALOGUE)
+    registered = [dict(registry) for registry in registries]
     yield Project(pytester)
-    checks.REGISTERED.clear()
-    checks.REGISTERED.update(registered)
+    for registry, before in zip(registries, registered, strict=True):
+        registry.clear()
+        registry.update(before)
