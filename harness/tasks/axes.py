@@ -1,0 +1,164 @@
+"""The axes of inputs and outputs: the sizes each may have, and what is promised along it."""
+
+from __future__ import annotations
+
+import ast
+import operator
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Order = Literal["causal", "none"]
+Side = Literal["right", "left", "both", "anywhere"]
+
+BATCH = "batch"
+"""The axis of rows, which needs no declaration."""
+
+MEASURED = "measured"
+"""In place of a formula: the size of an output's axis is taken from a call."""
+
+_USUAL = 12
+"""The largest size that is drawn of an axis without an upper limit, in multiples of its step."""
+
+_OPERATORS: dict[type[ast.operator], tuple[str, Callable[[Any, Any], Any]]] = {
+    ast.Add: ("+", operator.add),
+    ast.Sub: ("-", operator.sub),
+    ast.Mult: ("*", operator.mul),
+    ast.FloorDiv: ("//", operator.floordiv),
+}
+
+
+@dataclass(frozen=True)
+class Formula:
+    """A size that follows from others: whole numbers and axes, joined by ``+``, ``-``, ``*``, ``//`` and parentheses.
+
+    Attributes:
+        text: As it was written, such as ``(time - 1) // 2 + 1``.
+    """
+
+    text: str
+
+    def __post_init__(self) -> None:
+        """Refuses what is no formula.
+
+        Raises:
+            ValueError: It cannot be parsed, or holds something else than whole numbers, names and the four operators.
+        """
+        for node in ast.walk(self._tree()):
+            known = isinstance(node, (ast.BinOp, ast.Name, ast.expr_context, ast.operator)) or (
+                isinstance(node, ast.Constant) and type(node.value) is int
+            )
+            if not known or (isinstance(node, ast.operator) and type(node) not in _OPERATORS):
+                raise ValueError(f"{self.text!r} is no formula: it may hold axes, whole numbers, + - * // and parentheses")
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The axes it is made of, each once, in order."""
+        names = (node for node in ast.walk(self._tree()) if isinstance(node, ast.Name))
+        return tuple(dict.fromkeys(node.id for node in sorted(names, key=lambda node: node.col_offset)))
+
+    def value(self, sizes: Mapping[str, Any]) -> Any:
+        """The size for the sizes of the axes; a tensor of sizes (int64 ``[B]``) where they are tensors, as the lengths of rows are."""
+        return _value(self._tree(), sizes)
+
+    def _tree(self) -> ast.expr:
+        try:
+            return ast.parse(self.text, mode="eval").body
+        except (SyntaxError, ValueError):
+            raise ValueError(f"{self.text!r} is no formula: it may hold axes, whole numbers, + - * // and parentheses") from None
+
+
+def _value(node: ast.expr, sizes: Mapping[str, Any]) -> Any:
+    if isinstance(node, ast.BinOp):
+        return _OPERATORS[type(node.op)][1](_value(node.left, sizes), _value(node.right, sizes))
+    return sizes[node.id] if isinstance(node, ast.Name) else node.value  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What must hold across axes, such as ``past + time <= 48``.
+
+    Attributes:
+        left: Left of the sign.
+        right: Right of it.
+        text: As it was written.
+    """
+
+    left: Formula
+    right: Formula
+    text: str
+
+    @classmethod
+    def parse(cls, text: str) -> Limit:
+        """Reads ``formula <= formula``.
+
+        Raises:
+            ValueError: It is something else.
+        """
+        left, sign, right = text.partition("<=")
+        if not sign:
+            raise ValueError(f"{text!r} is no limit: expected two formulas with <= between them")
+        return cls(Formula(left.strip()), Formula(right.strip()), text)
+
+    def holds(self, sizes: Mapping[str, int]) -> bool:
+        """Whether the sizes keep it; those of axes it does not know do not matter."""
+        return bool(self.left.value(sizes) <= self.right.value(sizes))
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A free axis of a task, or one whose size follows from others.
+
+    Attributes:
+        name: Its name.
+        least: Smallest size.
+        most: Largest size; ``None`` for no limit.
+        sizes: The only sizes it may have; empty for all from ``least`` to ``most``.
+        multiple_of: What its sizes are multiples of.
+        order: ``causal`` where nothing looks ahead along it, ``none`` where it is a set, ``None`` where nothing is promised.
+        duplicates: Of a set: whether repeating an element changes nothing.
+        padding: The side on which rows may be shorter; ``None`` where they may not.
+        empty: Whether a row may have no real element.
+        source: The formula its size follows from, or ``measured``.
+        independent: Of ``batch``: whether rows are independent in forward.
+    """
+
+    name: str
+    least: int = 1
+    most: int | None = None
+    sizes: tuple[int, ...] = ()
+    multiple_of: int = 1
+    order: Order | None = None
+    duplicates: bool = False
+    padding: Side | None = None
+    empty: bool = False
+    source: Formula | Literal["measured"] | None = None
+    independent: bool = True
+
+    @property
+    def is_free(self) -> bool:
+        """Whether its size can be chosen."""
+        return self.source is None
+
+    def allows(self, size: int) -> bool:
+        """Whether it may have a size."""
+        in_range = self.least <= size and (self.most is None or size <= self.most)
+        return in_range and size % self.multiple_of == 0 and (not self.sizes or size in self.sizes)
+
+    def choices(self) -> list[int]:
+        """The sizes to draw from, smallest first; of an axis without an upper limit the first dozen."""
+        if self.sizes:
+            return sorted(size for size in self.sizes if self.allows(size))
+        most = self.most if self.most is not None else self.least + _USUAL * self.multiple_of
+        first = -(-self.least // self.multiple_of) * self.multiple_of
+        return list(range(first, most + 1, self.multiple_of))
+
+    def typical(self, taken: Collection[int] = ()) -> int:
+        """A size of the middle that no other axis has, so that an axis can be told by its length.
+
+        Args:
+            taken: Sizes that other axes have.
+        """
+        choices = self.choices()
+        middle = [size for size in choices if size >= min(_USUAL - 1, choices[-1] // 2)] or choices
+        return next((size for size in middle if size not in taken and size > 1), choices[-1])

@@ -1,0 +1,392 @@
+"""A signature as a config declares it: the keys, and what is said when they contradict each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from harness.errors import did_you_mean
+from harness.tasks.axes import BATCH, MEASURED, Axis, Formula, Limit, Order, Side
+from harness.tasks.kinds import KINDS, LOSSES, Kind, Size
+from harness.tasks.signature import Input, Output, Signature
+from harness.tasks.values import Ids, IndexOf, LengthsOf, Made, MaskOf, Normal, OneOf, Uniform, Values
+
+Positive = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[int, Field(ge=0)]
+SizeKey = NonNegative | Annotated[str, Field(min_length=1)]
+DtypeKey = Literal["float16", "bfloat16", "float32", "float64", "complex64", "bool", "uint8", "int8", "int16", "int32", "int64"]
+
+
+class _Keys(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, populate_by_name=True)
+
+
+class ValuesKeys(_Keys):
+    """What an input holds: one of these."""
+
+    range: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+    ids: Positive | Annotated[list[Positive], Field(min_length=1)] | None = None
+    pad: NonNegative | None = None
+    index_of: str | None = None
+    lengths_of: str | None = None
+    mask_of: str | None = None
+    inverted: bool = False
+    one_of: Annotated[list[bool | int | float], Field(min_length=1)] | None = None
+    from_: str | None = Field(None, alias="from")
+
+
+class StateKeys(_Keys):
+    """Which output an input continues."""
+
+    from_: str = Field(alias="from")
+    initial: Literal["absent", "zeros"] = "absent"
+
+
+class InputKeys(_Keys):
+    """One input."""
+
+    axes: list[SizeKey]
+    dtype: DtypeKey | None = None
+    values: Literal["normal"] | ValuesKeys = "normal"
+    optional: bool = False
+    state: StateKeys | None = None
+
+
+class LabelKeys(_Keys):
+    """One label: an input again, or values of its own."""
+
+    axes: list[SizeKey] = Field(default_factory=list)
+    dtype: DtypeKey | None = None
+    values: Literal["normal"] | ValuesKeys = "normal"
+    from_: str | None = Field(None, alias="from")
+
+
+class OutputKeys(_Keys):
+    """One output."""
+
+    axes: list[SizeKey] = Field(default_factory=list)
+    kind: str = "values"
+    classes: int | None = None
+    blank: NonNegative | None = None
+    norm: Annotated[float, Field(gt=0)] | None = None
+    of: str | None = None
+    at: NonNegative | None = None
+    range: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+    loss: str | None = None
+    weight: Annotated[float, Field(ge=0)] = 1.0
+    fits: bool = True
+    constant: bool = False
+
+
+class AxisKeys(_Keys):
+    """One axis."""
+
+    min: NonNegative = 1
+    max: Positive | None = None
+    sizes: Annotated[list[Positive], Field(min_length=1)] | None = None
+    multiple_of: Positive = 1
+    order: Order | None = None
+    duplicates: bool = False
+    padding: Side | None = None
+    empty: bool = False
+    from_: str | None = Field(None, alias="from")
+    independent: bool = True
+
+
+class LossKeys(_Keys):
+    """The loss as a function, and what it is taken over."""
+
+    function: str
+    over: Literal["batch"] | None = None
+
+
+class SignatureKeys(_Keys):
+    """The keys of a config that declare a signature."""
+
+    inputs: Annotated[dict[str, InputKeys], Field(min_length=1)]
+    outputs: Annotated[dict[str, OutputKeys], Field(min_length=1)]
+    axes: dict[str, AxisKeys] = Field(default_factory=dict)
+    symmetric: list[str] = Field(default_factory=list)
+    limits: list[str] = Field(default_factory=list)
+    labels: dict[str, LabelKeys] = Field(default_factory=dict)
+    loss: str | LossKeys | None = None
+
+
+class SignatureError(ValueError):
+    """A signature contradicts itself.
+
+    Attributes:
+        mistakes: A line each, with the key's path.
+    """
+
+    def __init__(self, mistakes: list[str]) -> None:
+        self.mistakes = mistakes
+        super().__init__("\n".join(mistakes))
+
+
+def read_signature(keys: Mapping[str, Any] | SignatureKeys, folder: Path = Path()) -> Signature:
+    """The signature that a config's keys declare.
+
+    Args:
+        keys: The keys ``inputs``, ``outputs``, ``axes``, ``symmetric``, ``limits``, ``labels`` and ``loss``.
+        folder: The config's, to which the files of functions are relative.
+
+    Raises:
+        pydantic.ValidationError: A key is unknown, or its value of another type.
+        SignatureError: The keys contradict each other; all contradictions are told.
+    """
+    declared = keys if isinstance(keys, SignatureKeys) else SignatureKeys.model_validate(keys)
+    reader = _Reader(declared, folder)
+    signature = reader.signature()
+    mistakes = [*reader.mistakes, *(_contradictions(declared, signature) if not reader.mistakes else ())]
+    if mistakes:
+        raise SignatureError(mistakes)
+    return signature
+
+
+class _Reader:
+    """Turns keys into a signature, and gathers what is wrong with single keys on the way."""
+
+    def __init__(self, keys: SignatureKeys, folder: Path) -> None:
+        self.keys = keys
+        self.folder = folder
+        self.mistakes: list[str] = []
+
+    def signature(self) -> Signature:
+        """The signature; without meaning where there are mistakes."""
+        keys = self.keys
+        shapes = [each.axes for each in keys.inputs.values()] + [each.axes for each in keys.labels.values()]
+        used = [axis for axes in (*shapes, *(each.axes for each in keys.outputs.values())) for axis in axes]
+        spoken = [v.index_of for v in (each.values for each in keys.inputs.values()) if isinstance(v, ValuesKeys) and v.index_of]
+        names = dict.fromkeys([*(axis for axis in used if isinstance(axis, str)), *spoken])
+        axes = {name: self._axis(name, keys.axes.get(name, AxisKeys.model_validate({}))) for name in names}
+        for name in keys.axes:
+            if name not in axes:
+                self.mistakes.append(
+                    f"`axes.{name}`: no input or output has this axis.{did_you_mean(name, axes)} They have {_listed(axes)}"
+                )
+        loss = keys.loss if isinstance(keys.loss, LossKeys) else LossKeys(function=keys.loss or "")
+        return Signature(
+            inputs=tuple(self._input(name, each) for name, each in keys.inputs.items()),
+            outputs=tuple(self._output(name, each) for name, each in keys.outputs.items()),
+            axes=axes,
+            symmetric=tuple(keys.symmetric),
+            limits=tuple(filter(None, (self._tried(f"limits.{n}", Limit.parse, text) for n, text in enumerate(keys.limits)))),
+            labels=tuple(self._label(name, each) for name, each in keys.labels.items() if each.from_ is None),
+            label_sources={name: each.from_ for name, each in keys.labels.items() if each.from_ is not None},
+            loss=loss.function,
+            loss_over=loss.over or "",
+        )
+
+    def _axis(self, name: str, keys: AxisKeys) -> Axis:
+        source: Any = None
+        if keys.from_ is not None:
+            source = MEASURED if keys.from_ == MEASURED else self._tried(f"axes.{name}.from", Formula, keys.from_)
+        axis = Axis(
+            name,
+            keys.min,
+            keys.max,
+            tuple(keys.sizes or ()),
+            keys.multiple_of,
+            keys.order,
+            keys.duplicates,
+            keys.padding,
+            keys.empty,
+            source,
+            keys.independent,
+        )
+        if axis.is_free and not axis.choices():
+            self.mistakes.append(f"`axes.{name}`: no size is left by {_said(keys)}")
+        return axis
+
+    def _input(self, name: str, keys: InputKeys) -> Input:
+        values = self._values(f"inputs.{name}.values", keys.values, keys.axes)
+        state = keys.state
+        return Input(
+            name,
+            tuple(keys.axes),
+            values,
+            keys.dtype or values.dtype(),
+            keys.optional,
+            state.from_ if state else "",
+            state.initial if state else "absent",
+        )
+
+    def _label(self, name: str, keys: LabelKeys) -> Input:
+        values = self._values(f"labels.{name}.values", keys.values, keys.axes)
+        return Input(name, tuple(keys.axes), values, keys.dtype or values.dtype())
+
+    def _output(self, name: str, keys: OutputKeys) -> Output:
+        kind = self._kind(name, keys)
+        loss = kind.default_loss if keys.loss is None else keys.loss
+        if loss and loss not in LOSSES and ":" not in loss:
+            hint = did_you_mean(loss, LOSSES)
+            self.mistakes.append(
+                f"`outputs.{name}.loss`: no loss {loss!r}.{hint} Valid: {', '.join(LOSSES)}, or a function as file.py:name"
+            )
+        bounds = (keys.range[0], keys.range[1]) if keys.range else None
+        return Output(name, tuple(keys.axes), kind, keys.at, bounds, loss, keys.weight, keys.fits, keys.constant)
+
+    def _kind(self, name: str, keys: OutputKeys) -> Kind:
+        cls = KINDS.get(keys.kind)
+        if cls is None:
+            hint = did_you_mean(keys.kind, KINDS)
+            self.mistakes.append(f"`outputs.{name}.kind`: no kind {keys.kind!r}.{hint} Valid: {', '.join(KINDS)}")
+            return KINDS["other"]()
+        given = {key: value for key in ("classes", "blank", "norm", "of") if (value := getattr(keys, key)) is not None}
+        fields = getattr(cls, "__dataclass_fields__", {})
+        for key in given:
+            if key not in fields:
+                self.mistakes.append(f"`outputs.{name}.{key}`: an output of kind {keys.kind!r} has no `{key}`")
+        if "of" in fields and "of" not in given:
+            self.mistakes.append(f"`outputs.{name}`: an output of kind 'lengths' needs `of`, the axis it speaks of")
+            return KINDS["other"]()
+        return cls(**{key: value for key, value in given.items() if key in fields})
+
+    def _values(self, path: str, keys: Any, axes: list[Any]) -> Values:
+        if keys == "normal":
+            return Normal()
+        kinds = ("range", "ids", "index_of", "lengths_of", "mask_of", "one_of", "from_")
+        given = [key for key in kinds if getattr(keys, key) is not None]
+        if len(given) != 1:
+            named = ", ".join(key.rstrip("_") for key in kinds)
+            self.mistakes.append(f"`{path}`: expected one of {named}; got {', '.join(given).replace('from_', 'from') or 'none'}")
+            return Normal()
+        made = _VALUES[given[0]](keys, self.folder)
+        if isinstance(made, Uniform) and made.low > made.high:
+            self.mistakes.append(f"`{path}.range`: from {made.low:g} to {made.high:g} holds no number")
+        if isinstance(made, Ids):
+            self._check_ids(path, made, axes)
+        return made
+
+    def _check_ids(self, path: str, ids: Ids, axes: list[Any]) -> None:
+        if isinstance(ids.count, tuple) and (not axes or axes[-1] != len(ids.count)):
+            last = axes[-1] if axes else "none"
+            self.mistakes.append(f"`{path}.ids`: {len(ids.count)} tables, one for each place of the last axis, which is {last}")
+        if ids.pad is not None and isinstance(ids.count, int) and ids.pad >= ids.count:
+            self.mistakes.append(f"`{path}.pad`: {ids.pad} is outside the {ids.count} ids")
+
+    def _tried(self, path: str, read: Callable[[str], Any], text: str) -> Any:
+        try:
+            return read(text)
+        except ValueError as error:
+            self.mistakes.append(f"`{path}`: {error}")
+            return None
+
+
+_VALUES: dict[str, Callable[[Any, Path], Values]] = {
+    "range": lambda keys, _: Uniform(keys.range[0], keys.range[1]),
+    "ids": lambda keys, _: Ids(tuple(keys.ids) if isinstance(keys.ids, list) else keys.ids, keys.pad),
+    "index_of": lambda keys, _: IndexOf(keys.index_of),
+    "lengths_of": lambda keys, _: LengthsOf(keys.lengths_of),
+    "mask_of": lambda keys, _: MaskOf(keys.mask_of, keys.inverted),
+    "one_of": lambda keys, _: OneOf(tuple(keys.one_of)),
+    "from_": lambda keys, folder: Made(keys.from_, lambda: load_function(keys.from_, folder)),
+}
+
+
+def load_function(source: str, folder: Path) -> Callable[..., Any]:
+    """A function of the user's, ``file.py:name``.
+
+    Raises:
+        ModelSourceError: There is no such file or function.
+    """
+    from harness.errors import ModelSourceError
+    from harness.user_code import import_file
+
+    file, _, name = source.rpartition(":")
+    path = (folder / file).resolve()
+    found = getattr(import_file(path, "function"), name, None)
+    if not callable(found):
+        raise ModelSourceError(f"{path} has no function {name!r}")
+    return found  # type: ignore[no-any-return]
+
+
+def _contradictions(keys: SignatureKeys, signature: Signature) -> Iterator[str]:
+    """What is wrong between the parts of a signature, a line each."""
+    inputs, outputs = {each.name: each for each in signature.inputs}, {each.name: each for each in signature.outputs}
+    held = {axis for each in signature.inputs for axis in each.axes if isinstance(axis, str)} | signature.grouping
+    yield from _of_axes(signature, held)
+    for each in (*signature.inputs, *signature.labels):
+        spoken = each.values.axis
+        if spoken and spoken not in held:
+            yield f"`inputs.{each.name}.values`: no input has the axis {spoken!r}.{did_you_mean(spoken, held)} They have {_listed(held)}"
+        if each.state and each.state not in outputs:
+            yield f"`inputs.{each.name}.state.from`: no output {each.state!r}.{did_you_mean(each.state, outputs)} There is {_listed(outputs)}"
+    for output in signature.outputs:
+        yield from _of_output(output, signature)
+    for name, source in signature.label_sources.items():
+        if source not in inputs:
+            yield f"`labels.{name}.from`: no input {source!r}.{did_you_mean(source, inputs)} There is {_listed(inputs)}"
+    for name in signature.symmetric:
+        if name not in inputs:
+            yield f"`symmetric`: no input {name!r}.{did_you_mean(name, inputs)} There is {_listed(inputs)}"
+    swapped = {inputs[name].axes for name in signature.symmetric if name in inputs}
+    if len(swapped) > 1:
+        yield f"`symmetric`: {_listed(signature.symmetric)} have different axes, so that they cannot be swapped"
+    for limit in signature.limits:
+        for axis in (*limit.left.axes, *limit.right.axes):
+            if axis not in signature.axes:
+                yield f"`limits`: {limit.text!r} names {axis!r}, which is no axis.{did_you_mean(axis, signature.axes)}"
+    places = [output.at for output in signature.outputs if output.at is not None]
+    if len(set(places)) < len(places):
+        yield "`outputs`: two outputs have the same place `at`"
+
+
+def _of_axes(signature: Signature, held: set[str]) -> Iterator[str]:
+    for name, axis in signature.axes.items():
+        if isinstance(axis.source, Formula):
+            for other in axis.source.axes:
+                if other not in held:
+                    yield f"`axes.{name}.from`: no input has the axis {other!r}.{did_you_mean(other, held)} They have {_listed(held)}"
+        if axis.source is not None and name in held:
+            yield f"`axes.{name}.from`: an input has this axis, so that its size is chosen and does not follow from others"
+        if axis.padding and not _tells_padding(signature, name):
+            told = f"give an input `lengths_of` or `mask_of` {name}, or ids with `pad`"
+            yield f"`axes.{name}.padding`: nothing tells which elements are real: {told}"
+        if axis.duplicates and axis.order != "none":
+            yield f"`axes.{name}.duplicates`: only of a set, `order: none`"
+    for output in signature.outputs:
+        for size in output.axes:
+            if isinstance(size, str) and size not in held and signature.axes[size].source is None:
+                told = f"give `axes.{size}.from`, a formula or {MEASURED!r}"
+                yield f"`outputs.{output.name}.axes`: no input has the axis {size!r}, so it has no size: {told}"
+
+
+def _of_output(output: Output, signature: Signature) -> Iterator[str]:
+    position = getattr(output.kind, "classes", None)
+    if position is not None and not -len(output.axes) <= position < len(output.axes):
+        yield f"`outputs.{output.name}.classes`: position {position} is outside the {len(output.axes)} axes"
+    elif position is not None and output.axes[position] == BATCH:
+        yield f"`outputs.{output.name}.classes`: the axis of the classes is {BATCH!r}; `axes` says which one it is"
+    of = getattr(output.kind, "of", None)
+    if of is not None and of not in signature.axes:
+        yield f"`outputs.{output.name}.of`: no output has the axis {of!r}.{did_you_mean(of, signature.axes)}"
+
+
+def _tells_padding(signature: Signature, axis: str) -> bool:
+    return any(
+        (isinstance(each.values, (LengthsOf, MaskOf)) and each.values.axis == axis)
+        or (isinstance(each.values, Ids) and each.values.pad is not None and axis in each.axes)
+        for each in signature.inputs
+    )
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(f"`{name}`" for name in sorted(map(str, names))) or "none"
+
+
+def _said(keys: AxisKeys) -> str:
+    parts = [
+        f"`min` {keys.min}",
+        f"`max` {keys.max}" if keys.max is not None else "",
+        f"`sizes` {keys.sizes}" if keys.sizes else "",
+    ]
+    parts.append(f"`multiple_of` {keys.multiple_of}" if keys.multiple_of > 1 else "")
+    return ", ".join(filter(None, parts))
+
+
+__all__ = ["SignatureError", "SignatureKeys", "Size", "load_function", "read_signature"]

@@ -1,0 +1,112 @@
+"""The eight task types, each as a signature: what a config would have to declare to say the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from harness.tasks.declared import read_signature
+from harness.tasks.signature import Signature
+from harness.tasks.spec import TaskSpec, TaskType
+
+Keys = dict[str, Any]
+"""Keys of a config that declare a signature."""
+
+
+def causal_lm(task: TaskSpec) -> Keys:
+    """Tokens in; at each, scores of the next one."""
+    axes = {"seq": {**_lengths(task), "order": "causal", "padding": "right"}}
+    logits = {"axes": ["batch", "seq", task.vocab_size], "kind": "token_scores"}
+    return {"inputs": _text(task), "outputs": {"logits": logits}, "axes": axes}
+
+
+def masked_lm(task: TaskSpec) -> Keys:
+    """Tokens in; at each, scores of what it was before it was masked."""
+    logits = {"axes": ["batch", "seq", task.vocab_size], "kind": "token_scores"}
+    return {"inputs": _text(task), "outputs": {"logits": logits}, "axes": _read_both_ways(task)}
+
+
+def token_classification(task: TaskSpec) -> Keys:
+    """Tokens in; at each, scores of classes."""
+    logits = {"axes": ["batch", "seq", task.num_classes], "kind": "class_scores"}
+    return {"inputs": _text(task), "outputs": {"logits": logits}, "axes": _read_both_ways(task)}
+
+
+def sequence_classification(task: TaskSpec) -> Keys:
+    """Tokens in; scores of classes for the whole."""
+    logits = {"axes": ["batch", task.num_classes], "kind": "class_scores"}
+    return {"inputs": _text(task), "outputs": {"logits": logits}, "axes": _read_both_ways(task)}
+
+
+def seq2seq_lm(task: TaskSpec) -> Keys:
+    """A source and the target so far in; at each target token, scores of the next one, which the labels hold."""
+    target = task.vocabulary_of("decoder_input_ids")
+    decoder = {"axes": ["batch", "target_seq"], "values": _ids(target, task.pad_token_id)}
+    return {
+        "inputs": {**_text(task), "decoder_input_ids": decoder},
+        "outputs": {"logits": {"axes": ["batch", "target_seq", target], "kind": "token_scores"}},
+        "labels": {"labels": {"axes": ["batch", "target_seq"], "values": {"ids": target}}},
+        "axes": {**_read_both_ways(task), "target_seq": {"max": task.max_seq_len, "order": "causal"}},
+    }
+
+
+def image_classification(task: TaskSpec) -> Keys:
+    """An image in; scores of classes."""
+    assert task.image_size is not None
+    return {
+        "inputs": {"pixel_values": {"axes": ["batch", *task.image_size]}},
+        "outputs": {"logits": {"axes": ["batch", task.num_classes], "kind": "class_scores"}},
+    }
+
+
+def tabular_classification(task: TaskSpec) -> Keys:
+    """A row of numbers in; scores of classes."""
+    return {
+        "inputs": {"features": {"axes": ["batch", task.num_features]}},
+        "outputs": {"logits": {"axes": ["batch", task.num_classes], "kind": "class_scores"}},
+    }
+
+
+def tabular_regression(task: TaskSpec) -> Keys:
+    """A row of numbers in; one number out."""
+    return {
+        "inputs": {"features": {"axes": ["batch", task.num_features]}},
+        "outputs": {"prediction": {"axes": ["batch"], "kind": "values"}},
+    }
+
+
+PRESETS: dict[TaskType, Callable[[TaskSpec], Keys]] = {
+    TaskType.CAUSAL_LM: causal_lm,
+    TaskType.MASKED_LM: masked_lm,
+    TaskType.SEQUENCE_CLASSIFICATION: sequence_classification,
+    TaskType.TOKEN_CLASSIFICATION: token_classification,
+    TaskType.SEQ2SEQ_LM: seq2seq_lm,
+    TaskType.IMAGE_CLASSIFICATION: image_classification,
+    TaskType.TABULAR_CLASSIFICATION: tabular_classification,
+    TaskType.TABULAR_REGRESSION: tabular_regression,
+}
+"""What a task type stands for."""
+
+
+def signature_of(task: TaskSpec) -> Signature:
+    """The signature of a task that is named by its type."""
+    return read_signature(PRESETS[task.task_type](task))
+
+
+def _text(task: TaskSpec) -> Keys:
+    return {
+        "input_ids": {"axes": ["batch", "seq"], "values": _ids(task.vocab_size, task.pad_token_id)},
+        "attention_mask": {"axes": ["batch", "seq"], "values": {"mask_of": "seq"}, "optional": True},
+    }
+
+
+def _ids(count: int | None, pad: int | None) -> Keys:
+    return {"ids": count} if pad is None else {"ids": count, "pad": pad}
+
+
+def _lengths(task: TaskSpec) -> Keys:
+    return {"min": task.min_seq_len, "max": task.max_seq_len}
+
+
+def _read_both_ways(task: TaskSpec) -> Keys:
+    return {"seq": {**_lengths(task), "padding": "right"}}

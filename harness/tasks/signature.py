@@ -1,0 +1,258 @@
+"""The signature of a task: what goes in, what comes out, and what is promised. Everything the suite asks of a model follows from it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from harness.tasks.axes import BATCH, Axis, Formula, Limit
+from harness.tasks.kinds import Kind, LabelShape, Size, TokenScores, mean_loss
+from harness.tasks.values import Drawing, Ids, IndexOf, Values
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Sizes = Mapping[str, int]
+"""The size of every free axis."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """One input of forward.
+
+    Attributes:
+        name: Its name; a dotted one stands for a nested dict.
+        axes: Its axes, in order; empty for a scalar.
+        values: What it holds.
+        dtype: Name of its dtype.
+        optional: Whether forward works without it.
+        state: The output that it continues; empty for an input that continues none.
+        initial: What the first call passes of a state: nothing, or zeros.
+    """
+
+    name: str
+    axes: tuple[Size, ...]
+    values: Values
+    dtype: str
+    optional: bool = False
+    state: str = ""
+    initial: Literal["absent", "zeros"] = "absent"
+
+    def shape(self, sizes: Sizes) -> tuple[int, ...]:
+        """Its shape for sizes of the axes."""
+        return tuple(axis if isinstance(axis, int) else sizes[axis] for axis in self.axes)
+
+    def make(self, drawing: Drawing) -> Tensor:
+        """Random values of its shape and dtype."""
+        import torch
+
+        made = self.values.make(self.shape(drawing.sizes), drawing)
+        return made.to(getattr(torch, self.dtype)) if self.dtype else made
+
+
+@dataclass(frozen=True)
+class Output:
+    """One output of forward.
+
+    Attributes:
+        name: Its name.
+        axes: Its axes, in order.
+        kind: What it means.
+        at: Its place in a tuple; ``None`` where it goes by name.
+        bounds: Smallest and largest value, where they are promised.
+        loss: Name of its loss, or ``file.py:function``; empty for none.
+        weight: Its share in the loss.
+        fits: Whether the model can learn arbitrary targets by heart.
+        constant: Whether it depends on no input.
+    """
+
+    name: str
+    axes: tuple[Size, ...]
+    kind: Kind
+    at: int | None = None
+    bounds: tuple[float, float] | None = None
+    loss: str = ""
+    weight: float = 1.0
+    fits: bool = True
+    constant: bool = False
+
+    def shape(self, sizes: Sizes) -> tuple[int, ...]:
+        """Its shape for sizes of the axes."""
+        return tuple(axis if isinstance(axis, int) else sizes[axis] for axis in self.axes)
+
+    @property
+    def classes(self) -> int | None:
+        """Position of the axis of the classes, counted from the end; ``None`` for an output without one."""
+        position = getattr(self.kind, "classes", None)
+        return position if position is None or position < 0 else position - len(self.axes)
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Inputs, outputs, and the axes they share.
+
+    Attributes:
+        inputs: In forward's order.
+        outputs: The first is the main one.
+        axes: By name.
+        symmetric: Inputs that may be swapped without a change.
+        limits: What holds across axes.
+        labels: Labels that the config declares, by name; they come before those that follow from the outputs.
+        loss: The function of the whole loss, or ``model`` where forward returns it; empty where it is the outputs' own.
+        loss_over: ``batch`` where the loss compares rows with each other.
+        label_sources: Labels that are an input again, by name, with the input.
+    """
+
+    inputs: tuple[Input, ...]
+    outputs: tuple[Output, ...]
+    axes: Mapping[str, Axis]
+    symmetric: tuple[str, ...] = ()
+    limits: tuple[Limit, ...] = ()
+    labels: tuple[Input, ...] = ()
+    loss: str = ""
+    loss_over: str = ""
+    label_sources: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def main(self) -> Output:
+        """The output that is judged where one is enough."""
+        return self.outputs[0]
+
+    def input(self, name: str) -> Input:
+        """An input by name."""
+        return next(each for each in self.inputs if each.name == name)
+
+    @property
+    def free_axes(self) -> tuple[Axis, ...]:
+        """The axes whose size can be chosen, in the order of the inputs; those of a state last, which begin at 0."""
+        used = [axis for each in self.inputs if not each.state for axis in each.axes if isinstance(axis, str)]
+        grouped = [each.values.axis for each in self.inputs if isinstance(each.values, IndexOf)]
+        names = dict.fromkeys([*used, *grouped])
+        return tuple(self.axes[name] for name in names if self.axes[name].is_free)
+
+    @property
+    def grouping(self) -> frozenset[str]:
+        """Axes that only group the elements of others: an input has positions along them, and none has them as an axis."""
+        held = {axis for each in self.inputs for axis in each.axes}
+        return frozenset(
+            each.values.axis for each in self.inputs if isinstance(each.values, IndexOf) and each.values.axis not in held
+        )
+
+    def with_order(self, order: str) -> Iterator[Axis]:
+        """The axes with an order: ``causal`` or ``none``."""
+        return (axis for axis in self.axes.values() if axis.order == order)
+
+    @property
+    def padded_axes(self) -> tuple[Axis, ...]:
+        """The axes along which rows may be shorter."""
+        return tuple(axis for axis in self.axes.values() if axis.padding)
+
+    def complete(self, sizes: Sizes) -> dict[str, int]:
+        """The sizes with those that follow from a formula.
+
+        Args:
+            sizes: The free axes; one that is missing has its typical size.
+        """
+        # An axis that only a state has begins at 0.
+        whole = {**dict.fromkeys(self.axes, 0), **self.typical_sizes(), **sizes}
+        for axis in self.axes.values():
+            if isinstance(axis.source, Formula):
+                whole[axis.name] = int(axis.source.value(whole))
+        return whole
+
+    def allows(self, sizes: Sizes) -> bool:
+        """Whether every axis may have its size, and the limits across axes hold."""
+        whole = self.complete(sizes)
+        single = all(self.axes[name].allows(size) for name, size in sizes.items() if name in self.axes)
+        return single and all(limit.holds(whole) for limit in self.limits)
+
+    def typical_sizes(self) -> dict[str, int]:
+        """A size for each free axis, no two of them alike and none a fixed size of an input or output, as far as the axes allow."""
+        shapes = [each.axes for each in self.inputs] + [each.axes for each in self.outputs]
+        taken = {size for axes in shapes for size in axes if isinstance(size, int)}
+        found: dict[str, int] = {}
+        for axis in self.free_axes:
+            # Few rows: they are what everything else is multiplied by.
+            found[axis.name] = 3 if axis.name == BATCH and axis.allows(3) else axis.typical(taken)
+            taken.add(found[axis.name])
+        return found
+
+    def smallest_sizes(self) -> dict[str, int]:
+        """The smallest size of each free axis."""
+        return {axis.name: axis.choices()[0] for axis in self.free_axes}
+
+    def make_batch(self, sizes: Sizes, seed: int = 0, lengths: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Random inputs by name, and the labels: ``labels`` for the main output, ``labels.NAME`` for others, and those of the config by name.
+
+        Args:
+            sizes: Of the free axes.
+            seed: The same seed gives the same batch.
+            lengths: The real length of each row (int64 ``[B]``) along axes whose rows are shorter.
+        """
+        import torch
+
+        rng = torch.Generator().manual_seed(seed)
+        drawing = Drawing(self.complete(sizes), rng, lengths or {}, self.grouping)
+        batch = {each.name: each.make(drawing) for each in self.inputs if not each.state}
+        for each in self.labels:
+            batch[each.name] = each.make(drawing)
+        for name, source in self.label_sources.items():
+            batch[name] = batch[source].clone()
+        for output in self.outputs:
+            made = self._labels_of(output, batch, drawing)
+            if made is not None:
+                batch[self.label_name(output)] = made
+        return batch
+
+    def label_name(self, output: Output) -> str:
+        """The field of a batch that holds an output's labels."""
+        if output.name in self._declared_labels:
+            return output.name
+        return "labels" if output is self.main else f"labels.{output.name}"
+
+    def label_shape(self, output: Output) -> LabelShape | None:
+        """What the labels of an output look like, where they follow from it."""
+        return output.kind.labels(output.axes)
+
+    def next_of(self, output: Output) -> tuple[str, str] | None:
+        """Of scores of next tokens: the causal axis, and the input whose tokens come next; ``None`` where labels are declared, or for others."""
+        if not isinstance(output.kind, TokenScores) or self.label_name(output) in self._declared_labels:
+            return None
+        for axis in output.axes:
+            if isinstance(axis, str) and self.axes[axis].order == "causal":
+                read = (each.name for each in self.inputs if axis in each.axes and isinstance(each.values, Ids))
+                return next(((axis, name) for name in read), None)
+        return None
+
+    def loss_of(self, output: Output, value: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """The mean loss of one output (a scalar) against its labels in a batch."""
+        labels = batch[self.label_name(output)]
+        following = self.next_of(output)
+        if following is not None:
+            along = output.axes.index(following[0])
+            length = value.shape[along]
+            value, labels = value.narrow(along, 0, length - 1), labels.narrow(along, 1, length - 1)
+        return mean_loss(output.loss, value, labels, output.classes if output.classes is not None else -1)
+
+    def uniform_loss(self, output: Output) -> float | None:
+        """The loss of a uniform guess in nats; ``None`` where the output is no scores of a known number of classes."""
+        size = None if output.classes is None else output.axes[output.classes]
+        return math.log(size) if isinstance(size, int) and size > 0 else None
+
+    @property
+    def _declared_labels(self) -> frozenset[str]:
+        return frozenset((*(each.name for each in self.labels), *self.label_sources))
+
+    def _labels_of(self, output: Output, batch: Mapping[str, Tensor], drawing: Drawing) -> Tensor | None:
+        if self.label_name(output) in batch or not output.loss:
+            return None
+        following = self.next_of(output)
+        if following is not None:
+            return batch[following[1]].clone()
+        shape = self.label_shape(output)
+        if shape is None:
+            return None
+        sizes = drawing.sizes
+        return shape.values.make(tuple(axis if isinstance(axis, int) else sizes[axis] for axis in shape.axes), drawing)

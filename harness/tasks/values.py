@@ -1,0 +1,274 @@
+"""What an input holds: a class for each kind of values, which makes them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What the values of one batch are drawn from.
+
+    Attributes:
+        sizes: The size of every axis.
+        lengths: The real length of each row along an axis whose rows may be shorter (int64 ``[B]``); all of it where an axis is not named.
+        rng: The source of randomness.
+        grouping: Axes that only group the elements of others, as the graphs of a batch do.
+    """
+
+    sizes: Mapping[str, int]
+    rng: torch.Generator
+    lengths: Mapping[str, Tensor] = field(default_factory=dict)
+    grouping: frozenset[str] = frozenset()
+
+    def lengths_along(self, axis: str, rows: int) -> Tensor:
+        """The real length of each row (int64 ``[rows]``)."""
+        import torch
+
+        return self.lengths.get(axis, torch.full((rows,), self.sizes[axis]))
+
+
+class Values(ABC):
+    """One kind of values.
+
+    Attributes:
+        axis: The axis that the values speak of, as lengths and masks do; empty for values that speak of none.
+    """
+
+    axis: str = ""
+
+    @abstractmethod
+    def dtype(self) -> str:
+        """Name of the dtype where the config names none, such as ``float32``."""
+
+    @abstractmethod
+    def make(self, shape: tuple[int, ...], drawing: Drawing) -> Tensor:
+        """Random values of a shape, in any dtype that holds them."""
+
+    @abstractmethod
+    def written(self) -> Any:
+        """As the config says it."""
+
+
+@dataclass(frozen=True)
+class Normal(Values):
+    """Numbers from the standard normal distribution."""
+
+    def dtype(self) -> str:
+        """Floating point."""
+        return "float32"
+
+    def make(self, shape: tuple[int, ...], drawing: Drawing) -> Tensor:
+        """Standard normal numbers."""
+        import torch
+
+        return torch.randn(shape, generator=drawing.rng)
+
+    def written(self) -> Any:
+        """The default."""
+        return "normal"
+
+
+@dataclass(frozen=True)
+class Uniform(Values):
+    """Numbers evenly from a range.
+
+    Attributes:
+        low: Smallest number.
+        high: Largest number.
+    """
+
+    low: float
+    high: float
+
+    def dtype(self) -> str:
+        """Floating point."""
+        return "float32"
+
+    def make(self, shape: tuple[int, ...], drawing: Drawing) -> Tensor:
+        """Numbers between ``low`` and ``high``."""
+        import torch
+
+        return self.low + (self.high - self.low) * torch.rand(shape, generator=drawing.rng)
+
+    def written(self) -> Any:
+        """With both ends."""
+        return {"range": [self.low, self.high]}
+
+
+@dataclass(frozen=True)
+class Ids(Values):
+    """Rows of a table: 0 to ``count`` - 1, without the one that fills.
+
+    Attributes:
+        count: How many rows the table has; several for the places of the last axis, each of which has a table.
+        pad: The id that fills padded places; ``None`` where there is none.
+    """
+
+    count: int | tuple[int, ...]
+    pad: int | None = None
+
+    def dtype(self) -> str:
+        """Whole numbers."""
+        return "int64"
+
+    def make(self, shape: tuple[int, ...], drawing: Drawing) -> Tensor:
+        """Ids other than the padding id."""
+        import torch
+
+        if isinstance(self.count, tuple):
+            columns = [torch.randint(count, shape[:-1], generator=drawing.rng) for count in self.count]
+            return torch.stack(columns, -1)
+        if self.pad is None or self.count == 1:
+            return torch.randint(self.count, shape, generator=drawing.rng)
+        ids = torch.randint(self.count - 1, shape, generator=drawing.rng)
+        return ids + (ids >= self.pad).long()
+
+    def written(self) -> Any:
+        """With the padding id where there is one."""
+        count = list(self.count) if isinstance(self.count, tuple) else self.count
+        return {"ids": count} if self.pad is None else {"ids": count, "pad": self.pad}
+
+
+@dataclass(frozen=True)
+class IndexOf(Values):
+    """Positions along an axis, as the ends of edges are; or, of an axis that groups, the group of each element.
+
+    Attributes:
+        axis: The axis.
+    """
+
+    axis: str
+
+    def dtype(self) -> str:
+        """Whole numbers."""
+        return "int64"
+
+    def make(self, shape: tuple[int, ...], drawing: Drawing) -> Tensor:
+        """Random positions; groups in ascending order, so that each has an element where there are enough."""
+        import torch
+
+        size = drawing.sizes[self.axis]
+        if self.axis in drawing.grouping:
+            return (torch.arange(shape[-1]) * size // max(1, shape[-1])).expand(shape).clone()
+        return torch.randint(size, shape, generator=drawing.rng)
+
+    def written(self) -> Any:
+        """With its axis."""
+        return {"index_of": self.axis}
+
+
+@dataclass(frozen=True)
+class LengthsOf(Values):
+    """The real length of each row along an axis.
+
+    Attributes:
+        axis: The axis.
+    """
+
+    axis: str
+
+    def dtype(self) -> str:
+        """Whole numbers."""
+        return "int64"
+
+    def make(self, shape: tuple[int, ...], drawing: Drawing) -> Tensor:
+        """The lengths of the drawing."""
+        return drawing.lengths_along(self.axis, shape[0]).clone()
+
+    def written(self) -> Any:
+        """With its axis."""
+        return {"lengths_of": self.axis}
+
+
+@dataclass(frozen=True)
+class MaskOf(Values):
+    """Which elements along an axis are real.
+
+    Attributes:
+        axis: The axis.
+        inverted: Whether 1 and true stand where an element is padding.
+    """
+
+    axis: str
+    inverted: bool = False
+
+    def dtype(self) -> str:
+        """Whole numbers, as a Hugging Face mask has; ``dtype: bool`` where forward wants that."""
+        return "int64"
+
+    def make(self, shape: tuple[int, ...], drawing: Drawing) -> Tensor:
+        """1 at the real elements (0 where it is inverted), which stand first."""
+        import torch
+
+        real = torch.arange(shape[-1]) < drawing.lengths_along(self.axis, shape[0])[:, None]
+        return (real ^ self.inverted).long()
+
+    def written(self) -> Any:
+        """With its axis."""
+        return {"mask_of": self.axis, "inverted": True} if self.inverted else {"mask_of": self.axis}
+
+
+@dataclass(frozen=True)
+class OneOf(Values):
+    """One of a few numbers or truth values.
+
+    Attributes:
+        choices: The values.
+    """
+
+    choices: tuple[Any, ...]
+
+    def dtype(self) -> str:
+        """As the values are: ``bool``, ``int64`` or ``float32``."""
+        kinds = {type(choice) for choice in self.choices}
+        return "bool" if kinds == {bool} else ("int64" if kinds == {int} else "float32")
+
+    def make(self, shape: tuple[int, ...], drawing: Drawing) -> Tensor:
+        """Values drawn evenly."""
+        import torch
+
+        return torch.tensor(self.choices)[torch.randint(len(self.choices), shape, generator=drawing.rng)]
+
+    def written(self) -> Any:
+        """With the values."""
+        return {"one_of": list(self.choices)}
+
+
+@dataclass(frozen=True)
+class Made(Values):
+    """What a function of the user's makes.
+
+    Attributes:
+        source: Where it is, ``data.py:function``.
+        load: Loads it; called when values are made.
+    """
+
+    source: str
+    load: Callable[[], Callable[[tuple[int, ...], torch.Generator], Tensor]] = field(compare=False, repr=False)
+
+    def dtype(self) -> str:
+        """Whatever the function makes: nothing is converted."""
+        return ""
+
+    def make(self, shape: tuple[int, ...], drawing: Drawing) -> Tensor:
+        """What the function returns for the shape and the generator.
+
+        Raises:
+            ValueError: It has another shape.
+        """
+        made = self.load()(shape, drawing.rng)
+        if tuple(made.shape) != shape:
+            raise ValueError(f"{self.source} made a tensor of shape {list(made.shape)}; asked for {list(shape)}")
+        return made
+
+    def written(self) -> Any:
+        """With its place."""
+        return {"from": self.source}
