@@ -20,9 +20,10 @@ from pydantic import BaseModel
 
 from harness import cli, config
 from harness.catalogue import CATALOGUE
+from harness.data.readers import READERS, kinds
 
 DOCS = Path(__file__).parent
-PAGES = ("configuration.md", "cli.md", "api.md", "properties.md")
+PAGES = ("configuration.md", "cli.md", "api.md", "properties.md", "data.md")
 
 _PART = re.compile(r"(<!-- begin: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -63,7 +64,7 @@ MEANINGS = {
     "compile_mode": "torch.compile in this mode.",
     "use_gpu": "Whether a GPU is used; one is where there is one, by default.",
     "dataset_id": "A built-in set.",
-    "path": "A file or folder: JSONL, CSV, Parquet, .npz, images, text.",
+    "path": f"A file or folder: {kinds()}.",
     "split": "The part of a built-in set, or of a file that has a column for it.",
     "max_eval_examples": "Rows at most.",
     "num_workers": "Processes that load batches.",
@@ -144,6 +145,15 @@ def properties() -> str:
     return "\n".join(["| property | tier | what holds of a sound model |", "|---|---|---|", *rows])
 
 
+def data_files() -> str:
+    """The table of data files that can be read."""
+    rows = ["| kind | suffixes | what is in it | package |", "|---|---|---|---|"]
+    for reader in READERS:
+        suffixes = ", ".join(f"`{suffix}`" for suffix in reader.suffixes)
+        rows.append(f"| {reader.kind} | {suffixes} | {reader.layout} | {reader.package} |")
+    return "\n".join(rows)
+
+
 def commands() -> str:
     """Every command with its arguments."""
     return "\n".join(_command(name, parser, about) for name, parser, about in _subcommands(cli._parser()))
@@ -162,6 +172,7 @@ PARTS: dict[str, Callable[[], str]] = {
     **{group: (lambda group=group: keys_of(group)) for group in GROUPS},  # type: ignore[misc]
     "properties": properties,
     "commands": commands,
+    "data_files": data_files,
     "names": public_names,
 }
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from importlib import import_module
+from typing import Any
 
 
 class UserError(Exception):
@@ -44,6 +46,26 @@ class DataError(UserError, ValueError):
 
 class MissingPackageError(UserError, ImportError):
     """A package is not installed; the message names the extra that brings it."""
+
+
+def optional_package(module: str, purpose: str, extra: str = "data") -> Any:
+    """Imports a module of an optional package.
+
+    Args:
+        module: The module's full name.
+        purpose: What needs it, to begin the message with.
+        extra: The extra of this distribution that brings it.
+
+    Raises:
+        MissingPackageError: It is not installed.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        package = {"PIL": "pillow"}.get(module.partition(".")[0], module.partition(".")[0])
+        raise MissingPackageError(
+            f"{purpose} needs {package}, which is not installed: pip install 'pytest-modeltiers[{extra}]'"
+        ) from error
 
 
 class ProbeUnsupportedError(UserError, NotImplementedError):

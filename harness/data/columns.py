@@ -1,10 +1,12 @@
-"""Which columns of a record hold what a task needs, and numbers and ids read from them."""
+"""The cells of a row: which columns hold what a task needs; texts, numbers, token ids and class labels read from them."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,10 +14,9 @@ import torch
 from torch import Tensor
 
 from harness.data.record import Record
-from harness.errors import did_you_mean
-
-LABELS = ("labels", "label")
-TARGETS = (*LABELS, "target")
+from harness.data.tokens import Tokenizer
+from harness.errors import DataError, did_you_mean
+from harness.tasks import TaskSpec
 
 
 def column(record: Record, names: Sequence[str], purpose: str) -> str:
@@ -167,3 +168,130 @@ def _listed(names: Sequence[str]) -> str:
     if not names:
         return "no columns"
     return ", ".join(f"`{name}`" for name in names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def read_text(record: Record, name: str, tokenizer: Tokenizer | None, value: str | None = None) -> list[int]:
+    """The ids of a column's text, or of a part of it.
+
+    Raises:
+        DataError: It is no text, blank, or in a file whose first row has token ids instead.
+    """
+    if tokenizer is None:
+        raise record.refuse(f"`{name}` is text, but the first row has `input_ids`: a file has one or the other")
+    return tokenizer.encode(text(record, name) if value is None else value)
+
+
+def token_ids(record: Record, name: str, task: TaskSpec) -> Tensor:
+    """The real tokens of a row, int64 ``[S]``."""
+    return unpadded(record, name, task)[0]
+
+
+def unpadded(record: Record, name: str, task: TaskSpec) -> tuple[Tensor, Tensor]:
+    """The real tokens of a row, and which of its positions they are (bool).
+
+    Padding is what ``attention_mask`` says, or without one the padding tokens at the end.
+    """
+    ids = checked_ids(record, name, task)
+    if record.fields.get("attention_mask") is not None:
+        mask = whole_numbers(record, "attention_mask")
+        if mask.shape != ids.shape:
+            raise record.refuse(f"{len(mask)} values of `attention_mask` for {len(ids)} `{name}`")
+        real = mask.bool()
+    else:
+        padding = ids == task.pad_token_id if task.pad_token_id is not None else torch.zeros_like(ids).bool()
+        real = ~padding.flip(0).long().cumprod(0).bool().flip(0)
+    return ids[real], real
+
+
+def checked_ids(record: Record, name: str, task: TaskSpec) -> Tensor:
+    """Token ids within the vocabulary, int64 ``[S]``."""
+    ids = whole_numbers(record, name)
+    check_range(record, name, ids, task)
+    return ids
+
+
+def check_range(record: Record, name: str, ids: Tensor, task: TaskSpec) -> None:
+    """Refuses ids outside the vocabulary."""
+    # The labels of a seq2seq row are ids of its target, those of any other of its input.
+    vocab = task.vocabulary_of(name if name == "input_ids" else task.causal_field)
+    assert vocab is not None
+    wrong = ((ids < 0) | (ids >= vocab)).nonzero().flatten()
+    if len(wrong):
+        at, key = int(wrong[0]), "vocab_size" if vocab == task.vocab_size else "target_vocab_size"
+        raise record.refuse(f"`{name}` has {int(ids[at])} at position {at}: `{key}` {vocab} allows 0 to {vocab - 1}")
+
+
+@dataclass(frozen=True)
+class Classes:
+    """What the labels of a task are called.
+
+    Attributes:
+        count: ``num_classes``.
+        names: The classes by id; empty where the data has ids.
+    """
+
+    count: int
+    names: tuple[str, ...] = ()
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        return {name: id for id, name in enumerate(self.names)}
+
+    @staticmethod
+    def of(source: str, labels: Iterable[tuple[Record, Any]], count: int) -> Classes:
+        """Finds the classes in the labels of the training split; reads no further than the first where that is an id.
+
+        Args:
+            source: The file or dataset in messages.
+            labels: Every label, with its row.
+            count: How many classes the task has.
+
+        Raises:
+            DataError: The labels have more names than that.
+        """
+        names: set[str] = set()
+        for _, label in labels:
+            if not names and whole_number(label) is not None:
+                return Classes(count)
+            names.add(str(label))
+            if len(names) > count:
+                shown = ", ".join(repr(name) for name in sorted(names)[:8])
+                raise DataError(f"{source}: the labels have more than {count} names (`num_classes`): {shown} …")
+        return Classes(count, tuple(sorted(names)))
+
+    def id_of(self, record: Record, label: Any, name: str = "label") -> int:
+        """The id of a label.
+
+        Args:
+            record: The row it is from.
+            label: The label.
+            name: Its column, in messages.
+
+        Raises:
+            DataError: It is no class of the task.
+        """
+        if self.names:
+            if str(label) not in self._ids:
+                near = did_you_mean(label, self.names)
+                raise record.refuse(f"`{name}` {label!r} is no class.{near} The classes are {', '.join(self.names)}")
+            return self._ids[str(label)]
+        number = whole_number(label)
+        if number is None:
+            raise record.refuse(f"`{name}` must be a class id (a whole number, as the first label is), got {label!r}")
+        if not 0 <= number < self.count:
+            raise record.refuse(f"`{name}` {number} is out of range: `num_classes` {self.count} allows 0 to {self.count - 1}")
+        return number
+
+
+def whole_number(value: Any) -> int | None:
+    """A whole number in whatever form files hold one (``3``, ``"3"``, ``3.0``), or ``None``."""
+    if isinstance(value, (Tensor, np.generic)):
+        value = value.tolist()
+    if isinstance(value, str):
+        try:
+            value = float(value) if "." in value else int(value)
+        except ValueError:
+            return None
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else None
+    return int(value) if isinstance(value, (int, bool)) else None

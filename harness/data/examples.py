@@ -12,9 +12,9 @@ from torch import Tensor
 
 from harness.batches import Batch, Sizes, make_batch
 from harness.config import EvalConfig, SuiteConfig
-from harness.data.arrays import read_npz
 from harness.data.dataset import Dataset, Rows
 from harness.data.opening import open_dataset
+from harness.data.readers.npz import read_npz
 from harness.data.record import Example
 from harness.tasks import TaskSpec, TaskType
 

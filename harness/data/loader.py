@@ -1,19 +1,21 @@
-"""Batches from a dataset, by a DataLoader that knows how far it got."""
+"""Batches from a dataset: padded, with masks, by a DataLoader that knows its position in the epoch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
-from harness.batches import Batch
-from harness.data.collation import collate
+from harness.batches import IGNORED, Batch
 from harness.data.dataset import Stream
-from harness.data.masking import mask_tokens
 from harness.data.order import BatchOrder, Pick
+from harness.data.record import Example
+from harness.data.tokens import IdSpace, filler
 from harness.errors import DataError, UserError
 from harness.tasks import TaskSpec, TaskType
 
@@ -145,3 +147,82 @@ class _Examples:
 
 def _as_it_is(batch: Any) -> Any:
     return batch
+
+
+def collate(task: TaskSpec, examples: Sequence[Example], length: int | None = None) -> Batch:
+    """Pads on the right and stacks.
+
+    Padded positions hold the padding token (0 where the task has none), ``attention_mask`` 0 and label -100.
+
+    Args:
+        task: What the fields hold.
+        examples: One or more rows with the same fields.
+        length: Tokens to pad every sequence to; by default as many as the longest row has.
+
+    Returns:
+        The fields of ``harness.batches``, with ``labels``.
+    """
+    batch = {
+        name: _stack([example[name] for example in examples], _fill(task, name), max(length or 0, _least(task, name)))
+        for name in examples[0]
+    }
+    if "input_ids" in batch:
+        ids = batch["input_ids"]
+        lengths = torch.tensor([len(example["input_ids"]) for example in examples])
+        batch["attention_mask"] = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
+    return {name: batch[name] for name in (*task.facts.inputs, "labels") if name in batch}
+
+
+def _least(task: TaskSpec, name: str) -> int:
+    """Tokens that a field is padded to at least: what the model takes."""
+    along_the_source = name == "input_ids" or (name == "labels" and task.is_per_position and not task.is_seq2seq)
+    return task.min_seq_len if task.is_text and along_the_source else 0
+
+
+def _fill(task: TaskSpec, name: str) -> int | None:
+    """What pads a field; ``None`` for one that is never padded."""
+    if not task.is_text:
+        return None
+    return IGNORED if name == "labels" else filler(task)
+
+
+def _stack(rows: Sequence[Tensor], fill: int | None, length: int | None) -> Tensor:
+    if fill is None or rows[0].ndim == 0:
+        return torch.stack(list(rows))
+    longest = max(length or 0, *(len(row) for row in rows))
+    stacked = rows[0].new_full((len(rows), longest), fill)
+    for row, tokens in zip(stacked, rows, strict=True):
+        row[: len(tokens)] = tokens
+    return stacked
+
+
+_CHOSEN, _HIDDEN, _SWAPPED = 0.15, 0.8, 0.1
+
+
+def mask_tokens(example: Example, task: TaskSpec, seed: str) -> Example:
+    """Chooses 15% of the tokens, at least one; 80% of those are hidden, 10% swapped, 10% left (BERT, arXiv:1810.04805).
+
+    Args:
+        example: A row with ``input_ids``; one with ``labels`` of its own is left as it is.
+        task: A masked LM's.
+        seed: The same seed chooses the same tokens.
+
+    Returns:
+        A new example whose ``labels`` are the chosen tokens, and -100 elsewhere.
+    """
+    if "labels" in example:
+        return example
+    space = IdSpace.of(task)
+    assert space.mask is not None
+    rng = Random(seed)
+    ids = example["input_ids"].tolist()
+    chosen = [position for position in range(len(ids)) if rng.random() < _CHOSEN] or [int(rng.random() * len(ids))]
+    labels = [IGNORED] * len(ids)
+    for position in chosen:
+        labels[position] = ids[position]
+        fate = rng.random()
+        if fate < _HIDDEN:
+            ids[position] = space.mask
+        elif fate < _HIDDEN + _SWAPPED:
+            ids[position] = space.free[int(rng.random() * len(space.free))]
+    return {**example, "input_ids": torch.tensor(ids), "labels": torch.tensor(labels)}

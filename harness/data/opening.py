@@ -1,25 +1,21 @@
-"""From the data keys of a config to a dataset."""
+"""From the data keys of a config to a dataset: found, read, and for language models cut to sequences."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from harness.config import EvalConfig
-from harness.data.arrays import ArrayTable, check_arrays
 from harness.data.builtin import builtin_source, builtin_tokenizer, class_names, default_dataset
-from harness.data.classes import Classes
-from harness.data.dataset import Dataset, LazyExamples, Origin, Rows, Stream, no_rows
-from harness.data.encoding import Encoder
-from harness.data.files import file_source, locate
-from harness.data.fitting import find_classes, fit_encoder
-from harness.data.image_folder import ImageFolder
-from harness.data.packed import PackedExamples
-from harness.data.pieces import Pieces
-from harness.data.record import Record, Source
-from harness.data.splits import Split, SplitRows, check_whole
-from harness.data.text_files import PlainText
+from harness.data.columns import Classes, column, read_text, token_ids
+from harness.data.dataset import Dataset, LazyExamples, Origin, PackedExamples, Rows, Stream, no_rows
+from harness.data.encoding import Encoder, find_classes, fit_encoder
+from harness.data.readers import existing, reader_of, suffixes
+from harness.data.record import IndexedReader, Reader, Record, Source
+from harness.data.splits import Split, SplitRows, check_whole, split_of_folder
 from harness.data.tokens import Tokenizer
 from harness.errors import DataError
 from harness.tasks import TaskSpec, TaskType
@@ -91,15 +87,53 @@ def open_dataset(
         return _open_builtin(config, task, asked)
     whole = (folder / Path(config.path).expanduser()).resolve()
     path = locate(whole, asked)
-    source = file_source(path, task, lenient=lenient)
+    source = open_reader(path, task, lenient=lenient)
     known = like if isinstance(like, Encoder) or like is None else like.origin.encoder
     file = _File(path, path != whole, asked, config.max_eval_examples, task, known, lenient)
-    if isinstance(source, ImageFolder):
-        return _open_images(source, file)
-    if isinstance(source, ArrayTable) and not task.is_text:
-        return _open_arrays(source, file)
-    size = path.stat().st_size * (4 if path.suffix == ".parquet" else 1)  # Parquet is packed
-    return _open_lines(source, file, stream=size > memory_limit and not isinstance(source, ArrayTable))
+    if isinstance(source, IndexedReader) and not task.is_text:
+        return _open_by_number(source, file)
+    stream = not isinstance(source, IndexedReader) and path.stat().st_size * source.expansion > memory_limit
+    return _open_in_order(source, file, stream)
+
+
+def locate(path: Path, split: Split) -> Path:
+    """The file, or the folder of images, that holds a split.
+
+    Args:
+        path: A file; or a folder with one for each split, or with images.
+        split: Which split.
+
+    Raises:
+        DataError: There is no such file, or none for the split.
+    """
+    try:
+        return split_of_folder(path, split, suffixes()) if path.is_dir() else existing(path)
+    except DataError as error:
+        raise _of_path(error) from None
+
+
+def open_reader(path: Path, task: TaskSpec, *, lenient: bool = False) -> Reader:
+    """The rows of a file or of a folder.
+
+    Args:
+        path: The file or folder.
+        task: What the rows are for.
+        lenient: Whether they are production data, which need not hold every class.
+
+    Raises:
+        DataError: It is of no kind that is read, or of one that does not fit the task.
+    """
+    try:
+        reader = reader_of(path)
+    except DataError as error:
+        raise _of_path(error) from None
+    return reader.open(path, task, lenient=lenient)
+
+
+def _of_path(error: DataError) -> DataError:
+    """An error that names the config's key."""
+    message = str(error)
+    return error if message.startswith("`") else DataError(f"`path`: {message}")
 
 
 def _open_builtin(config: EvalConfig, task: TaskSpec, asked: Split) -> Dataset:
@@ -118,22 +152,10 @@ def _open_builtin(config: EvalConfig, task: TaskSpec, asked: Split) -> Dataset:
     return _in_memory(origin, _language(SplitRows(source, asked), task, encoder.tokenizer), config.max_eval_examples)
 
 
-def _open_images(source: ImageFolder, file: _File) -> Rows:
-    labels = [(Record(source.name, {}), name) for name in source.class_names]
-    classes = find_classes(source.name, labels, file.task, file.like)
-    for record, name in labels:
-        if classes is not None:
-            classes.id_of(record, name)
-    return _by_number(source, file, Encoder(file.task, classes=classes))
-
-
-def _open_arrays(source: ArrayTable, file: _File) -> Rows:
-    check_arrays(source, file.task, lenient=file.lenient)
-    classes = Classes(file.task.num_classes) if file.task.num_classes and not file.task.is_regression else None
-    return _by_number(source, file, Encoder(file.task, classes=classes, lenient=file.lenient))
-
-
-def _by_number(source: ArrayTable | ImageFolder, file: _File, encoder: Encoder) -> Rows:
+def _open_by_number(source: IndexedReader, file: _File) -> Rows:
+    """Opens rows that are decoded when they are asked for."""
+    source.check(file.task, lenient=file.lenient)
+    encoder = Encoder(file.task, classes=_classes(source, file), lenient=file.lenient)
     origin = file.origin(source, encoder, file.named)
     picked = _picked(len(source), file.asked, file.limit)
     if not picked:
@@ -141,17 +163,29 @@ def _by_number(source: ArrayTable | ImageFolder, file: _File, encoder: Encoder) 
     return Rows(origin, LazyExamples(source, encoder, picked))
 
 
-def _open_lines(source: Source, file: _File, stream: bool) -> Dataset:
+def _classes(source: IndexedReader, file: _File) -> Classes | None:
+    """The classes: those that the file names, which must be those of the training data, or ids."""
+    if not source.class_names:
+        return Classes(file.task.num_classes) if file.task.num_classes and not file.task.is_regression else None
+    labels = [(Record(source.name, {}), name) for name in source.class_names]
+    classes = find_classes(source.name, labels, file.task, file.like)
+    for record, name in labels:
+        if classes is not None:
+            classes.id_of(record, name)
+    return classes
+
+
+def _open_in_order(source: Reader, file: _File, stream: bool) -> Dataset:
     """Opens what is read from its beginning."""
-    rows: Source = source if isinstance(source, PlainText) else SplitRows(source, file.asked)
+    rows: Source = source if source.is_continuous else SplitRows(source, file.asked)
     first = next(iter(rows), None)
     if first is None:
         raise DataError(f"{source.name}: no rows" + (f" in {file.asked}" if file.asked.is_share else ": the file is empty"))
     encoder = fit_encoder(rows, first, file.task, file.like, lenient=file.lenient)
     origin = file.origin(source, encoder, file.named or "split" in first.fields)
-    rows = _language(rows, file.task, origin.tokenizer)
-    if isinstance(source, PlainText):
-        rows = SplitRows(rows, file.asked)  # the share is one of sequences, as lines run on
+    rows = _language(rows, file.task, origin.tokenizer, are_joined=source.is_continuous)
+    if source.is_continuous:
+        rows = SplitRows(rows, file.asked)  # the share is one of sequences, as a text runs on from row to row
     if not stream:
         return _in_memory(origin, rows, file.limit)
     opened = Stream(origin, rows, file.limit)
@@ -166,8 +200,8 @@ def _in_memory(origin: Origin, rows: Source, limit: int | None) -> Rows:
     return Rows(origin, examples if limit is None else [examples[number] for number in _spread(range(len(examples)), limit)])
 
 
-def _language(rows: Source, task: TaskSpec, tokenizer: Tokenizer | None) -> Source:
-    return Pieces(rows, task, tokenizer) if task.task_type in _LANGUAGE else rows
+def _language(rows: Source, task: TaskSpec, tokenizer: Tokenizer | None, *, are_joined: bool = False) -> Source:
+    return Pieces(rows, task, tokenizer, are_joined) if task.task_type in _LANGUAGE else rows
 
 
 def _picked(count: int, asked: Split, limit: int | None) -> Sequence[int]:
@@ -180,3 +214,69 @@ def _spread(numbers: Sequence[int], limit: int | None) -> Sequence[int]:
     if limit is None or limit >= len(numbers):
         return numbers
     return [numbers[turn * len(numbers) // limit] for turn in range(limit)]
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """The rows of a source as sequences of at most ``max_seq_len`` tokens.
+
+    A longer row becomes several. Lines of plain text are joined, as the file's line ends are mostly the editor's. Rows that
+    are too short to learn from (one token for a causal LM, none for a masked one) are left out, and so are blank ones.
+
+    Attributes:
+        source: Rows with a text, or with ``input_ids``.
+        task: A language model's.
+        tokenizer: Reads the texts.
+        are_joined: Whether a text runs on from one row to the next.
+    """
+
+    source: Source
+    task: TaskSpec
+    tokenizer: Tokenizer | None
+    are_joined: bool = False
+
+    @property
+    def name(self) -> str:
+        """The file or dataset."""
+        return self.source.name
+
+    def __iter__(self) -> Iterator[Record]:
+        """Records with ``input_ids``; and with ``labels`` where a row had some of its own."""
+        return self._joined() if self.are_joined else self._cut()
+
+    def _cut(self) -> Iterator[Record]:
+        for record in self.source:
+            if record.fields.get("labels") is not None and record.fields.get("input_ids") is not None:
+                yield record  # the encoder truncates it, as the labels of a later piece might all be ignored
+            else:
+                yield from self._pieces(record.where, self._ids(record))
+
+    def _pieces(self, where: str, ids: list[int]) -> Iterator[Record]:
+        """Records of arrays, which are small where they wait to be shuffled, and travel to workers as plain bytes."""
+        shortest = 2 if self.task.task_type is TaskType.CAUSAL_LM else 1
+        longest = self.task.max_seq_len or 1
+        for start in range(0, len(ids), longest):
+            piece = ids[start : start + longest]
+            if len(piece) >= shortest:
+                yield Record(where, {"input_ids": np.array(piece, dtype=np.int32)})
+
+    def _ids(self, record: Record) -> list[int]:
+        name = column(record, ("input_ids", "text"), self.task.task_type.value)
+        if name == "input_ids":
+            return token_ids(record, name, self.task).tolist()
+        value = record.fields[name]
+        if isinstance(value, str) and not value.strip():
+            return []
+        return read_text(record, name, self.tokenizer)
+
+    def _joined(self) -> Iterator[Record]:
+        longest, rest = self.task.max_seq_len or 1, list[int]()
+        where = ""
+        for record in self.source:
+            where = where if rest else record.where
+            rest += read_text(record, "text", self.tokenizer, record.fields["text"])
+            if len(rest) >= longest:
+                whole = len(rest) // longest * longest
+                yield from self._pieces(where, rest[:whole])
+                rest, where = rest[whole:], record.where
+        yield from self._pieces(where, rest)

@@ -1,19 +1,69 @@
-"""Text to token ids: by words, characters, bytes, or byte pairs trained on the data.
+"""Text to token ids: by words, characters, bytes, or byte pairs trained on the data; and which ids of a vocabulary mean what.
 
-Which one is a matter of ``vocab_size`` alone, so that a config means the same on every machine: below 256 ids for symbols, the most
-frequent characters; below 512, bytes; from there on, byte pairs. The built-in sets are short on words, and are read word by word.
+The kind depends on ``vocab_size`` only, so that a config means the same on every machine: with fewer than 256 ids for symbols, the most
+frequent characters; with fewer than 512, bytes; with more, byte pairs. The built-in sets have few words, and are read word by word.
 """
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from hashlib import sha256
-from typing import Protocol
+from typing import Any, Protocol
 
-from harness.data.id_space import IdSpace
+from harness.errors import DataError, optional_package
+from harness.tasks import TaskSpec, TaskType
+
+
+@dataclass(frozen=True)
+class IdSpace:
+    """The special ids of a task, and the ids that are left for the symbols of a tokenizer.
+
+    Attributes:
+        pad: Fills padded positions; the task's ``pad_token_id``.
+        mask: Hides a token, for masked LMs: the highest id that is not the padding, whatever made the ids.
+        start: Begins a target, for seq2seq.
+        end: Ends a target, for seq2seq.
+        free: The ids of symbols, ascending.
+    """
+
+    pad: int | None
+    mask: int | None
+    start: int | None
+    end: int | None
+    free: Sequence[int]
+
+    @staticmethod
+    def of(task: TaskSpec) -> IdSpace:
+        """The ids of a task.
+
+        Raises:
+            DataError: The vocabulary has no id left for a symbol.
+        """
+        assert task.vocab_size is not None
+        # One tokenizer makes the ids of source and target: they must lie in both vocabularies.
+        space = _space(min(task.vocab_size, task.target_vocab_size or task.vocab_size), task.pad_token_id, task.task_type)
+        if len(space.free) < 2:
+            raise DataError(f"`vocab_size` {task.vocab_size} leaves no ids for text beside the special tokens of the task")
+        return space
+
+
+def filler(task: TaskSpec) -> int:
+    """What stands at padded positions: the padding token, or 0 where the task has none; masks and labels leave it out."""
+    return task.pad_token_id or 0
+
+
+@lru_cache(maxsize=8)
+def _space(vocab_size: int, pad: int | None, task_type: TaskType) -> IdSpace:
+    ids = [id for id in range(vocab_size) if id != pad]
+    mask = ids.pop() if task_type is TaskType.MASKED_LM and ids else None
+    start, end = (ids.pop(0) if task_type is TaskType.SEQ2SEQ_LM and ids else None for _ in range(2))
+    return IdSpace(pad, mask, start, end, tuple(ids))
+
 
 _BYTES = 256
 _BYTE_PAIRS_FROM = 512
@@ -134,8 +184,6 @@ def train_tokenizer(ids: IdSpace, texts: Iterable[str]) -> Tokenizer:
         return SymbolTokenizer.trained("characters", ids, sample(texts))
     if len(ids.free) < _BYTE_PAIRS_FROM:
         return ByteTokenizer(ids)
-    from harness.data.byte_pairs import BytePairTokenizer
-
     return BytePairTokenizer.trained(ids, sample(texts))
 
 
@@ -153,3 +201,71 @@ def fingerprint_of(kind: str, ids: IdSpace, model: str) -> str:
     """A short hash of all that decides a tokenizer's ids."""
     special = [ids.pad, ids.mask, ids.start, ids.end, len(ids.free)]
     return sha256(f"{kind}\0{special}\0{model}".encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class BytePairTokenizer:
+    """Byte pairs (Sennrich et al. 2016, arXiv:1508.07909) over bytes, so that no text is unknown.
+
+    Attributes:
+        ids: The ids it may give.
+        model: The trained tokenizer in the JSON of ``tokenizers``.
+    """
+
+    ids: IdSpace
+    model: str
+    kind: str = "byte pairs"
+
+    @staticmethod
+    def trained(ids: IdSpace, texts: Iterable[str]) -> BytePairTokenizer:
+        """Trains on texts; as many pairs as the vocabulary has ids for, fewer where the texts are short."""
+        tokenizers = optional_package("tokenizers", f"text for a vocabulary of {len(ids.free)} symbols")
+        tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+        tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = tokenizers.decoders.ByteLevel()
+        trainer = tokenizers.trainers.BpeTrainer(
+            vocab_size=len(ids.free),
+            min_frequency=2,
+            show_progress=False,
+            initial_alphabet=sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()),
+        )
+        with _one_thread():
+            tokenizer.train_from_iterator(texts, trainer=trainer)
+        return BytePairTokenizer(ids, tokenizer.to_str())
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        return optional_package("tokenizers", "this tokenizer").Tokenizer.from_str(self.model)
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text."""
+        free = self.ids.free
+        return [free[token] for token in self._tokenizer.encode(text).ids]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids; special tokens are left out."""
+        return str(self._tokenizer.decode([self._tokens[id] for id in ids if id in self._tokens]))
+
+    @cached_property
+    def _tokens(self) -> dict[int, int]:
+        return {id: token for token, id in enumerate(self.ids.free)}
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the trained model and the ids."""
+        return fingerprint_of(self.kind, self.ids, self.model)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Trains on one thread: having used several, older ``tokenizers`` (0.20) warn in every DataLoader worker forked afterwards."""
+    name = "TOKENIZERS_PARALLELISM"
+    before = os.environ.get(name)
+    os.environ[name] = "false"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.data.digest import dataset_id
+from harness.data.data_reference import dataset_id
 from harness.errors import DataError
 from harness.monitoring.data import open_window
 from harness.training.datasets import open_datasets

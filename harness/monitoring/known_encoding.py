@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from harness.data.classes import Classes
+from harness.data.columns import Classes
 from harness.data.dataset import Dataset
 
 NAME = "encoding"

@@ -8,14 +8,13 @@ from functools import cache
 from importlib.metadata import Distribution, PackageNotFoundError, distribution, distributions, packages_distributions
 from pathlib import PurePosixPath
 
-from harness.data.image_folder import SUFFIXES
+from harness.data.readers import package_for
 
 OURS = "pytest-modeltiers"
 
 _TRAINING = ("torch", "numpy", "lightning", OURS)
 """What trains; which of its two ways it takes depends on whether Lightning is there."""
 
-_READERS = {".parquet": "pyarrow", **dict.fromkeys(SUFFIXES, "pillow")}
 _INCLUDED = {"harness", "pytest_modeltiers", *sys.stdlib_module_names}
 
 
@@ -38,8 +37,10 @@ def needed(modules: Iterable[str], data: Iterable[str]) -> tuple[list[str], list
     by_module = _by_module()
     modules = {*modules} - _INCLUDED
     names = {*_TRAINING, *(name for module in modules for name in by_module.get(module, ()))}
-    names |= {_READERS[suffix] for suffix in {PurePosixPath(name).suffix.lower() for name in data} if suffix in _READERS}
-    return sorted(name for name in names if _found(name)), sorted(module for module in modules if module not in by_module)
+    names |= {package_for(suffix) for suffix in {PurePosixPath(name).suffix for name in data}}
+    return sorted(name for name in names if name and _found(name)), sorted(
+        module for module in modules if module not in by_module
+    )
 
 
 def requirements(names: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.data.readers import kinds
 from harness.scaffold.bridge import needs_adapter, needs_build
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ _SIZES = ("vocab_size", "max_seq_len", "pad_token_id", "image_size", "num_classe
 _WIDTH = 34
 """Columns before a comment."""
 
-SUGGESTIONS = """\
+_SUGGESTIONS = """\
 tier = ["1", "2"]                # by default every tier that applies: 1 properties, 2 analysis, 3 training, 4 export, 5 monitoring
 time_budget = 600.0              # processor seconds for all tests together; 120 by default
 weights = "model.safetensors"    # trained weights; a state dict or a Lightning .ckpt as well
@@ -24,9 +25,14 @@ properties = {full_length = false}  # switches a property off
 [export]
 formats = ["onnx", "torchscript", "safetensors"]
 [eval]                           # real rows instead of random ones, and tier 5
-path = "validation.jsonl"
+path = "validation.jsonl"        # or {kinds}
 """
-"""What a newcomer may want next; the written config has it as comments."""
+"""The written config has it as comments."""
+
+
+def config_suggestions() -> str:
+    """What a newcomer may want next."""
+    return _SUGGESTIONS.replace("{kinds}", kinds())
 
 
 def config_text(found: Scaffold) -> str:
@@ -47,7 +53,7 @@ def config_text(found: Scaffold) -> str:
         *(_line(key, value, comment) for key, (value, comment) in keys.items()),
         "",
         "# More, when you want it:",
-        *(f"# {line}" for line in SUGGESTIONS.splitlines()),
+        *(f"# {line}" for line in config_suggestions().splitlines()),
     ]
     return "\n".join(lines) + "\n"
 

@@ -15,8 +15,8 @@ from torch import nn
 
 from harness.adapters import Adapter
 from harness.config import EvalConfig, TrainingConfig
+from harness.data.data_reference import dataset_id
 from harness.data.dataset import Dataset
-from harness.data.digest import dataset_id
 from harness.data.loader import Loader, make_loader
 from harness.errors import MissingPackageError, UserError
 from harness.properties.subject import Subject

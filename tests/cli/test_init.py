@@ -15,7 +15,7 @@ from harness.cli import main
 from harness.config import SuiteConfig, load_config
 from harness.models.loading import model_source
 from harness.scaffold import scaffold
-from harness.scaffold.config_text import SUGGESTIONS
+from harness.scaffold.config_text import config_suggestions
 from harness.tasks import TaskType
 
 
@@ -109,7 +109,7 @@ def test_every_key_says_where_its_value_comes_from(tmp_path: Path) -> None:
 
 
 def test_what_the_comments_suggest_is_a_valid_config(tmp_path: Path) -> None:
-    (tmp_path / "cfg.toml").write_text(f'task_name = "lm_tiny"\n{SUGGESTIONS}')
+    (tmp_path / "cfg.toml").write_text(f'task_name = "lm_tiny"\n{config_suggestions()}')
     config = load_config(tmp_path / "cfg.toml")
     assert (config.tiers, config.export_options.formats[0]) == ((1, 2), "onnx")
 

@@ -210,7 +210,7 @@ def test_a_package_that_is_missing_is_named_with_its_extra(
             raise ImportError(name)
         return importlib.import_module(name)
 
-    monkeypatch.setattr("harness.data.packages.import_module", blocked)
+    monkeypatch.setattr("harness.errors.import_module", blocked)
     with pytest.raises(MissingPackageError) as caught:
         make(tmp_path)
     assert "pip install 'pytest-modeltiers[data]'" in str(caught.value)

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from small_data import opened, task_of, write_rows
 
 from harness.batches import IGNORED
-from harness.data.collation import collate
-from harness.data.id_space import IdSpace
-from harness.data.masking import mask_tokens
+from harness.data.loader import collate, mask_tokens
+from harness.data.tokens import IdSpace
 
 MASKED = task_of("masked_lm", vocab_size=100)
 

@@ -12,9 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_data import task_of
 
-from harness.data.byte_pairs import BytePairTokenizer
-from harness.data.id_space import IdSpace
-from harness.data.tokens import Tokenizer, train_tokenizer
+from harness.data.tokens import BytePairTokenizer, IdSpace, Tokenizer, train_tokenizer
 from harness.errors import DataError
 
 TEXTS = ["the cat sees the bird", "the bird sings – ça va", "cats and birds, birds and cats"] * 5
@@ -71,7 +69,7 @@ def test_byte_pairs_shorten_text_like_the_training_text() -> None:
 
 def test_another_process_trains_the_same_byte_pairs() -> None:
     code = (
-        "from harness.data.id_space import IdSpace; from harness.data.tokens import train_tokenizer; from harness.tasks import *;"
+        "from harness.data.tokens import IdSpace; from harness.data.tokens import train_tokenizer; from harness.tasks import *;"
         "ids = IdSpace.of(TaskSpec(TaskType('causal_lm'), vocab_size=600, pad_token_id=0));"
         f"print(train_tokenizer(ids, {TEXTS!r}).fingerprint)"
     )

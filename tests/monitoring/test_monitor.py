@@ -14,7 +14,7 @@ from monitored import COLUMNS, MODEL, PRODUCTION, Shop, open_shop, rows, write
 
 from harness.cli import main
 from harness.config import DriftFloors, EvalConfig, TrainingConfig, load_config
-from harness.data.digest import dataset_id
+from harness.data.data_reference import dataset_id
 from harness.data.examples import example_maker
 from harness.errors import ConfigError, DataError, UserError
 from harness.experiments import ExperimentDB, ExperimentError, UnknownRunError

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from harness.batches import IGNORED
-from harness.data.classes import Classes
+from harness.data.columns import Classes
 from harness.data.record import Example
 from harness.monitoring.profiles.texts import lengths_of, tokens_of
 from harness.monitoring.profiles.values import Ids, Numbers, Values

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from harness.adapters import Adapter, make_adapter
 from harness.batches import Batch, to_device
-from harness.data.classes import Classes
-from harness.data.collation import collate
+from harness.data.columns import Classes
+from harness.data.loader import collate
 from harness.data.record import Example
 from harness.evaluation.answers import widened
 from harness.monitoring.profiles.embedding import EmbeddingPlace, catching, find_embedding, one_a_row

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.errors import DataError, did_you_mean
-from harness.monitoring.profiles.arrow import arrow_batches, ipc_batches, is_arrow, parquet_batches
+from harness.errors import did_you_mean
+from harness.monitoring.profiles.arrow import arrow_batches, is_arrow
 from harness.monitoring.profiles.columns import Column, block_of, kinds_of
 from harness.monitoring.profiles.errors import ProfileError
 from harness.monitoring.profiles.features import Kind
 from harness.monitoring.profiles.values import Block
+
+if TYPE_CHECKING:
+    from harness.data.record import Reader
 
 Columns = Mapping[str, Column]
 
@@ -41,7 +44,7 @@ def table_blocks(data: Any, kinds: Mapping[str, Kind] | None, categorical: Itera
     if first is None:
         return
     if kinds is None:
-        texts = isinstance(data, (str, Path)) and Path(data).suffix.lower() in (".csv", ".tsv")
+        texts = isinstance(data, (str, Path)) and _reader(Path(data)).are_texts
         kinds = _chosen({name: _parsed(column) for name, column in first.items()} if texts else first, list(categorical))
     for table in chain([first], tables):
         yield block_of(table, kinds)
@@ -58,7 +61,7 @@ def tables_of(data: Any) -> Iterator[Columns]:
         DataError: The file is missing or damaged.
     """
     if isinstance(data, (str, Path)):
-        yield from _file_tables(Path(data))
+        yield from _reader(Path(data)).columns(ROWS_AT_ONCE)
     elif is_arrow(data):
         yield from arrow_batches(data)
     elif isinstance(data, Mapping) or hasattr(data, "columns"):
@@ -89,24 +92,10 @@ def _chosen(first: Columns, categorical: list[str]) -> dict[str, Kind]:
     return {**kinds_of(first), **dict.fromkeys(categorical, "categorical")}
 
 
-def _file_tables(path: Path) -> Iterator[Columns]:
-    reader = _READERS.get(path.suffix.lower())
-    if reader is None:
-        near = did_you_mean(path.suffix, _READERS)
-        raise DataError(f"{path.name}: no table of a kind that is read.{near} Read are {', '.join(_READERS)}")
-    if not path.exists():
-        near = did_you_mean(path.name, [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else [])
-        raise DataError(f"no such file {path}.{near}")
-    yield from reader(path)
+def _reader(path: Path) -> Reader:
+    from harness.data.readers import table_of
 
-
-def _csv_tables(path: Path) -> Iterator[Columns]:
-    """The columns of a CSV file, as texts."""
-    from harness.data.text_files import CsvTable
-
-    records = iter(CsvTable(path))
-    while part := list(islice(records, ROWS_AT_ONCE)):
-        yield {name: np.array([record.fields[name].strip() or None for record in part], object) for name in part[0].fields}
+    return table_of(path)
 
 
 def _parsed(column: Column) -> Column:
@@ -116,13 +105,3 @@ def _parsed(column: Column) -> Column:
         with suppress(ValueError, OverflowError):
             return np.array(texts, kind)
     return column
-
-
-_READERS: dict[str, Callable[[Path], Iterator[Columns]]] = {
-    ".parquet": parquet_batches,
-    ".arrow": ipc_batches,
-    ".feather": ipc_batches,
-    ".ipc": ipc_batches,
-    ".csv": _csv_tables,
-    ".tsv": _csv_tables,
-}

@@ -6,24 +6,16 @@ import csv
 import json
 from codecs import getincrementaldecoder
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-from harness.data.record import Record
+from harness.data.record import Columns, Reader, Record
 from harness.errors import DataError
+from harness.tasks import TaskSpec, TaskType
 
 _PART = 1 << 16
 
 
-@dataclass(frozen=True)
-class _LineFile:
-    path: Path
-
-    @property
-    def name(self) -> str:
-        """The file's name."""
-        return self.path.name
-
+class _LineFile(Reader):
     def _lines(self, longest: int = -1) -> Iterator[tuple[int, str]]:
         """Lines with their number, counted from 1, and their line end; longer ones than ``longest`` bytes in parts."""
         number = 1
@@ -40,9 +32,12 @@ class _LineFile:
             raise DataError(f"{self.path}: cannot be read: {error.strerror}") from None
 
 
-@dataclass(frozen=True)
 class JsonLines(_LineFile):
-    """JSONL: an object a line; blank lines do not count."""
+    """JSON Lines; blank lines do not count."""
+
+    kind = "JSON Lines"
+    suffixes = (".jsonl", ".ndjson")
+    layout = "a JSON object on each line"
 
     def __iter__(self) -> Iterator[Record]:
         """The objects.
@@ -70,18 +65,47 @@ class JsonLines(_LineFile):
         return found
 
 
-@dataclass(frozen=True)
 class PlainText(_LineFile):
-    """Plain text for a language model: a record a line, with its line end; a text without lines is not read as a whole."""
+    """Plain text for a language model: a record for each line, with its line end; very long lines are read in parts."""
+
+    kind = "plain text"
+    suffixes = (".txt", ".text")
+    layout = "text, for language models only"
+    is_continuous = True
+
+    @classmethod
+    def open(cls, path: Path, task: TaskSpec, *, lenient: bool = False) -> PlainText:
+        """The text.
+
+        Raises:
+            DataError: The task needs labels.
+        """
+        if task.task_type not in (TaskType.CAUSAL_LM, TaskType.MASKED_LM):
+            raise DataError(
+                f"`path`: {path.name}: plain text has no labels for {task.task_type.value}; give JSONL, CSV or Parquet"
+            )
+        return cls(path)
+
+    def columns(self, rows: int) -> Iterator[Columns]:
+        """Refuses.
+
+        Raises:
+            DataError: Always: a text is no table.
+        """
+        raise DataError(f"{self.name}: plain text has no columns; give a task to read it as examples")
 
     def __iter__(self) -> Iterator[Record]:
         """The lines."""
         return (Record(f"{self.name}:{number}", {"text": line}) for number, line in self._lines(_PART))
 
 
-@dataclass(frozen=True)
 class CsvTable(_LineFile):
-    """CSV with a header; values are strings. Tabs or semicolons part the cells where the header has those instead of commas."""
+    """CSV with a header; values are texts. Tabs or semicolons separate the cells where the header has those instead of commas."""
+
+    kind = "CSV"
+    suffixes = (".csv", ".tsv")
+    layout = "a header, then a row on each line, separated by commas, semicolons or tabs"
+    are_texts = True
 
     def __iter__(self) -> Iterator[Record]:
         """The rows after the header.
