@@ -19,7 +19,7 @@ from scipy.stats import binom
 
 from harness.evidence import Status
 from harness.experiments import Scores
-from harness.monitoring.gate import Comparison, Looks, compare_all_scores, compare_scores
+from harness.monitoring.gate import AlphaSpending, Comparison, compare_all_scores, compare_scores
 from harness.monitoring.gate.score_kinds import SHARE_MARGIN
 
 ALPHA = 0.05
@@ -63,9 +63,9 @@ WORSE = {
 }
 
 
-def compared(metric: str, pair: Pair, looks: Looks | None = None) -> Comparison:
+def compared(metric: str, pair: Pair, spending: AlphaSpending | None = None) -> Comparison:
     baseline, candidate = (Scores(metric, values, "benchmark") for values in pair)
-    return compare_scores(baseline, candidate, alpha=ALPHA, higher_is_better=metric == "correct", looks=looks)
+    return compare_scores(baseline, candidate, alpha=ALPHA, higher_is_better=metric == "correct", spending=spending)
 
 
 def fixed_rule_fails(found: Comparison) -> bool:
@@ -149,7 +149,7 @@ def repeated_looks(repeats: int) -> bool:
         failed_spent = failed_unspent = False
         for made in range(total):
             candidate = sure | (random.random(n) < 0.5)
-            found = compared("correct", (baseline.astype(float), candidate.astype(float)), Looks(made))
+            found = compared("correct", (baseline.astype(float), candidate.astype(float)), AlphaSpending(made))
             failed_spent |= found.status is Status.FAIL
             failed_unspent |= found.p <= ALPHA and found.is_beyond_margin
         spent += failed_spent
@@ -168,9 +168,9 @@ def worse_at_a_look(repeats: int) -> None:
     for number in (1, 3, 10, 30, 100):
         caught = []
         for expected in (1, 10, 30):
-            looks = Looks(number - 1, expected)
+            spending = AlphaSpending(number - 1, expected)
             pairs = (draw(np.random.default_rng(seed), 5_000) for seed in range(repeats))
-            caught.append(sum(compared("correct", pair, looks).status is Status.FAIL for pair in pairs))
+            caught.append(sum(compared("correct", pair, spending).status is Status.FAIL for pair in pairs))
         row(number, *(percent(count, repeats) for count in caught))
 
 

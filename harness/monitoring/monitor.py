@@ -19,9 +19,9 @@ from harness.monitoring.data import reference_encoder
 from harness.monitoring.drift.compare import compare_profiles
 from harness.monitoring.expectations import Expectations
 from harness.monitoring.gate import ComparisonError, Comparisons, compare_with_baseline
+from harness.monitoring.gate.slices import slices_of
 from harness.monitoring.reference import Reference, load_reference
 from harness.monitoring.shifted import ShiftedRow, shifted_rows
-from harness.monitoring.slices import slices_of
 from harness.monitoring.sureness import sureness_of
 from harness.monitoring.verdict import WindowVerdict
 from harness.monitoring.window import Window, input_columns, measure_window
@@ -178,7 +178,7 @@ class Monitor:
                     margins=expected.score_margins,
                     alpha=expected.alpha,
                     slices=slices_of(rows.data, evaluation),
-                    expected_looks=expected.expected_comparisons,
+                    expected_comparisons=expected.expected_comparisons,
                 )
 
     def _scored_on(self, db: ExperimentDB, baseline: int, rows: BaselineSet) -> DataReference | None:

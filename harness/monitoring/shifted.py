@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from harness.errors import did_you_mean
 from harness.monitoring.drift.report import DriftReport
+from harness.monitoring.errors import ProfileMismatchError
 from harness.monitoring.profiles.columns import Column, values_of
 from harness.monitoring.profiles.counting import counter_of
-from harness.monitoring.profiles.errors import ProfileMismatchError
 from harness.monitoring.profiles.features import CategoricalCounts, Feature, NumericCounts, Profile, is_optional
 from harness.monitoring.profiles.values import Numbers
 

@@ -90,7 +90,7 @@ def test_what_the_first_look_expects_holds_for_all(db: ExperimentDB) -> None:
     other = run_with(db, "other", correct=np.zeros(5000))
     shares = []
     for run, expected in ((candidate, 20), (other, 1)):
-        found = compare_with_baseline(db, run, baseline, expected_looks=expected)["correct"]
+        found = compare_with_baseline(db, run, baseline, expected_comparisons=expected)["correct"]
         shares.append(found.p_adjusted / found.p if found.p else 0.0)
     assert shares[0] == pytest.approx(21)
     marks = [record.result["gate"] for record in db.get_comparisons(baseline)]

@@ -11,14 +11,15 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import binom, binomtest, multinomial
 
 from harness.evidence import Status
-from harness.monitoring.gate import compare_scores, mcnemar
-from harness.monitoring.gate.precision import Precision
+from harness.monitoring.gate import compare_scores
+from harness.monitoring.gate.measurement import Precision
+from harness.monitoring.gate.paired_tests import _tango_score, mcnemar_p, tango_interval, tango_margin_p
 
 
 @pytest.mark.parametrize(("worse", "better"), [(0, 0), (5, 0), (0, 5), (7, 1), (60, 40), (2500, 2400)])
 def test_p_is_that_of_the_binomial_test(worse: int, better: int) -> None:
     expected = binomtest(worse, worse + better, alternative="greater").pvalue if worse + better else 1.0
-    assert mcnemar.worsening_p(worse, better) == pytest.approx(expected, rel=1e-9)
+    assert mcnemar_p(worse, better) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("changing", [0.04, 0.2, 0.8])
@@ -26,7 +27,7 @@ def test_p_is_that_of_the_binomial_test(worse: int, better: int) -> None:
 def test_equal_models_fail_at_most_at_alpha(samples: int, changing: float) -> None:
     chance = 0.0
     for changes in range(samples + 1):
-        worse = next((w for w in range(changes + 1) if mcnemar.worsening_p(w, changes - w) <= 0.05), changes + 1)
+        worse = next((w for w in range(changes + 1) if mcnemar_p(w, changes - w) <= 0.05), changes + 1)
         chance += binom.pmf(changes, samples, changing) * binom.sf(worse - 1, changes, 0.5)
     assert chance <= 0.05
 
@@ -47,14 +48,14 @@ def restricted_likelihood_score(worse: int, better: int, samples: int, share: fl
 @pytest.mark.parametrize("counts", [(12, 3, 100), (3, 12, 100), (40, 35, 2000)])
 @pytest.mark.parametrize("share", [-0.2, -0.02, 0.01, 0.15])
 def test_the_score_is_tangos(counts: tuple[int, int, int], share: float) -> None:
-    assert mcnemar._score(*counts, share, 0.0) == pytest.approx(restricted_likelihood_score(*counts, share), abs=1e-5)
+    assert _tango_score(*counts, share, 0.0) == pytest.approx(restricted_likelihood_score(*counts, share), abs=1e-5)
 
 
 @pytest.mark.parametrize("samples", [20, 60, 150])
 @pytest.mark.parametrize("margin", [0.005, 0.05, 0.2])
 def test_a_candidate_worse_by_the_margin_is_rarely_shown_not_to_be(samples: int, margin: float) -> None:
     outcomes = [(worse, better) for worse in range(samples + 1) for better in range(samples + 1 - worse)]
-    shown = [(w, b, samples - w - b) for w, b in outcomes if mcnemar.margin_p(w, b, samples, margin) <= 0.05]
+    shown = [(w, b, samples - w - b) for w, b in outcomes if tango_margin_p(w, b, samples, margin) <= 0.05]
     for changing in np.geomspace(margin * 1.001, 0.9, 12):
         chances = [(changing + margin) / 2, (changing - margin) / 2, 1 - changing]
         size = multinomial.pmf(shown, samples, chances).sum() if shown else 0.0
@@ -65,7 +66,7 @@ def test_a_candidate_worse_by_the_margin_is_rarely_shown_not_to_be(samples: int,
 def test_the_interval_covers(chances: tuple[float, float]) -> None:
     samples, random = 200, np.random.default_rng(0)
     draws = random.multinomial(samples, [*chances, 1 - sum(chances)], size=1500)[:, :2].tolist()
-    ends = np.array([mcnemar.interval(worse, better, samples, 0.05) for worse, better in draws])
+    ends = np.array([tango_interval(worse, better, samples, 0.05) for worse, better in draws])
     truth = chances[0] - chances[1]
     assert (ends[:, 0] > truth).mean() <= 0.065
     assert (ends[:, 1] < truth).mean() <= 0.065
@@ -75,11 +76,11 @@ def test_interval_and_p_never_contradict_each_other() -> None:
     for samples in (10, 100, 1000):
         for worse in range(11):
             for better in range(11 - worse):
-                low, high = mcnemar.interval(worse, better, samples, 0.05)
+                low, high = tango_interval(worse, better, samples, 0.05)
                 estimate = (worse - better) / samples
                 assert -1 <= low <= estimate + 1e-9
                 assert estimate <= high + 1e-9 <= 1 + 2e-9
-                assert low <= 0 if mcnemar.worsening_p(worse, better) > 0.05 else low >= 0
+                assert low <= 0 if mcnemar_p(worse, better) > 0.05 else low >= 0
 
 
 @pytest.mark.parametrize(("samples", "changing"), [(200, 0.04), (1000, 0.2), (5000, 0.04), (5000, 0.002)])
@@ -92,7 +93,7 @@ def test_what_would_have_been_noticed_is_noticed_four_times_in_five(samples: int
     total = max(changing, effect)
     changes = random.binomial(samples, total, 4000)
     worse = random.binomial(changes, (1 + effect / total) / 2)
-    noticed = [mcnemar.worsening_p(w, c - w) <= 0.05 for w, c in zip(worse.tolist(), changes.tolist(), strict=True)]
+    noticed = [mcnemar_p(w, c - w) <= 0.05 for w, c in zip(worse.tolist(), changes.tolist(), strict=True)]
     assert np.mean(noticed) == pytest.approx(0.81, abs=0.045)
 
 

@@ -9,10 +9,9 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import binom, bootstrap, permutation_test
 
-from harness.monitoring.gate.bootstrap import Bootstrap
 from harness.monitoring.gate.measurement import Measurement, measure
+from harness.monitoring.gate.paired_tests import BootstrapMean, StudentMean
 from harness.monitoring.gate.pairs import Pairs
-from harness.monitoring.gate.student import Student
 from harness.statistics import sign_flip_p
 
 Values = NDArray[np.float64]
@@ -67,7 +66,7 @@ def test_the_interval_is_that_of_many_resamples(kind: str) -> None:
     values = drawn(kind, 120)
     options = {"method": "BCa", "confidence_level": 0.9, "n_resamples": 40_000, "batch": 2000, "rng": 0}
     reference = bootstrap((values,), np.mean, **options).confidence_interval
-    ours = Bootstrap(values)
+    ours = BootstrapMean(values)
     # SciPy's has normal quantiles; at 120 samples Student's are 1% wider.
     assert ours.interval(0.05) == pytest.approx(tuple(reference), abs=0.04 * (reference.high - reference.low))
 
@@ -75,7 +74,7 @@ def test_the_interval_is_that_of_many_resamples(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["normal", "skewed", "heavy", "ties"])
 @pytest.mark.parametrize("samples", [10, 40, 3000])
 def test_p_is_the_alpha_whose_interval_ends_there(kind: str, samples: int) -> None:
-    ours = Bootstrap(drawn(kind, samples))
+    ours = BootstrapMean(drawn(kind, samples))
     for alpha in (0.3, 0.05, 0.01):
         low, high = ours.interval(alpha)
         assert ours.p_at_most(low) == pytest.approx(alpha, rel=1e-3)
@@ -86,7 +85,7 @@ def test_the_bootstrap_of_normal_differences_is_student_at_any_n() -> None:
     for samples in (15, 100, 1000):
         values = np.random.default_rng(samples).normal(size=samples)
         values = np.r_[values, -values] + 0.1
-        (low, high), (t_low, t_high) = Bootstrap(values).interval(0.05), Student(values).interval(0.05)
+        (low, high), (t_low, t_high) = BootstrapMean(values).interval(0.05), StudentMean(values).interval(0.05)
         assert (low, high) == pytest.approx((t_low, t_high), abs=0.05 * (t_high - t_low))
 
 
@@ -141,5 +140,5 @@ def test_differences_with_hardly_any_spread(values: Values) -> None:
 def test_a_million_samples_in_blocks() -> None:
     values = np.random.default_rng(0).standard_t(3, size=1_000_000)
     shifted = measured(values - values.mean() + 0.005, margin=0.01)
-    assert shifted.p == pytest.approx(Student(values - values.mean() + 0.005).p_at_most(0.0), rel=0.05)
-    assert shifted.interval == pytest.approx(Student(values - values.mean() + 0.005).interval(0.05), rel=0.01)
+    assert shifted.p == pytest.approx(StudentMean(values - values.mean() + 0.005).p_at_most(0.0), rel=0.05)
+    assert shifted.interval == pytest.approx(StudentMean(values - values.mean() + 0.005).interval(0.05), rel=0.01)

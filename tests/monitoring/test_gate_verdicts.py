@@ -12,7 +12,7 @@ from gate_scores import losses, right_or_wrong, scores
 from numpy.typing import NDArray
 
 from harness.evidence import Evidence, Status
-from harness.monitoring.gate import Comparison, ComparisonError, Finding, Looks, compare_all_scores, compare_scores
+from harness.monitoring.gate import AlphaSpending, Comparison, ComparisonError, Finding, compare_all_scores, compare_scores
 from harness.statistics import holm
 
 Pair = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -198,19 +198,19 @@ def test_holm() -> None:
 
 @pytest.mark.parametrize("expected", [1, 7, 100])
 def test_all_looks_together_spend_alpha_once(expected: int) -> None:
-    shares = [Looks(made, expected).share for made in range(100_000)]
+    shares = [AlphaSpending(made, expected).share for made in range(100_000)]
     assert shares[0] == pytest.approx(1 / (expected + 1))
     assert shares == sorted(shares, reverse=True)
     assert 0.99 < sum(shares) < 1
 
 
 def test_a_later_look_needs_more() -> None:
-    first, tenth = (by_right_answers(5000, 120, 85, looks=looks) for looks in (None, Looks(9)))
+    first, tenth = (by_right_answers(5000, 120, 85, spending=spending) for spending in (None, AlphaSpending(9)))
     assert (first.finding, tenth.finding) == (Finding.WORSE, Finding.UNPROVEN)
     assert tenth.p_adjusted == pytest.approx(110 * first.p)
     assert "of such comparisons at look 10 at this baseline; needs n ≥ " in tenth.message
     with pytest.raises(ValueError, match="at least 0"):
-        Looks(-1)
+        AlphaSpending(-1)
 
 
 def test_sixty_equal_candidates_are_failed_at_most_at_alpha() -> None:
@@ -223,7 +223,7 @@ def test_sixty_equal_candidates_are_failed_at_most_at_alpha() -> None:
         for made in range(60):
             candidate = ~unsure | (random.random(400) < 0.5)
             pair = scores("correct", baseline), scores("correct", candidate)
-            found.append(compare_scores(*pair, higher_is_better=True, looks=Looks(made)))
+            found.append(compare_scores(*pair, higher_is_better=True, spending=AlphaSpending(made)))
         spent += any(one.status is Status.FAIL for one in found)
         unspent += any(one.p <= 0.05 and one.is_beyond_margin for one in found)
     assert spent <= 4, "the 99% bound of 25 repeats at 0.05"

@@ -14,7 +14,7 @@ from harness.monitoring.drift.numeric import compare_directions, compare_numbers
 from harness.monitoring.drift.report import DriftReport, check_probabilities, judge_differences
 from harness.monitoring.drift.same_rows import same_features
 from harness.monitoring.drift.unseen import compare_unseen
-from harness.monitoring.profiles.errors import ProfileMismatchError
+from harness.monitoring.errors import ProfileMismatchError
 from harness.monitoring.profiles.features import (
     CategoricalCounts,
     Feature,

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from harness.experiments import ExperimentDB, RunRef, Scores
 from harness.experiments import comparisons as records
 from harness.experiments import scores as score_records
+from harness.monitoring.errors import ComparisonError
+from harness.monitoring.gate.alpha_spending import AlphaSpending
 from harness.monitoring.gate.compare import Family
-from harness.monitoring.gate.comparisons import Comparisons
-from harness.monitoring.gate.errors import ComparisonError
-from harness.monitoring.gate.looks import Looks
+from harness.monitoring.gate.comparison import Comparisons
 from harness.monitoring.gate.pairs import Pairs
 from harness.monitoring.gate.score_kinds import direction_of
 from harness.monitoring.gate.slices import SliceLabels
@@ -33,25 +33,25 @@ def compare_with_baseline(
     alpha: float = 0.05,
     higher_is_better: Mapping[str, bool] | None = None,
     slices: SliceLabels | None = None,
-    expected_looks: int = 1,
+    expected_comparisons: int = 1,
 ) -> Comparisons:
     """Compares the stored scores of two runs, and stores the result with both.
 
-    Each comparison with a baseline spends some of alpha (``Looks``), so that all candidates ever held against it together are failed by
-    mistake with a probability of at most alpha. The same scores compared again, as when a job is repeated, count as the same look. Another
-    baseline begins anew.
+    Each comparison with a baseline spends some of alpha (``AlphaSpending``), so that all candidates ever compared with it together are failed
+    by mistake with a probability of at most alpha. The same scores compared again, as when a job is repeated, count as the same comparison.
+    Another baseline starts from the beginning.
 
     Args:
         db: Where both runs are.
         candidate: The run to judge.
-        baseline: The run it is held against, such as ``"production"``.
+        baseline: The run to compare it with, such as ``"production"``.
         metrics: Names of per-sample scores; by default all that both runs have.
-        margins: How much worse is put up with, by name and in the scores' own units; by default half a point of ``accuracy`` and
+        margins: How much worse is allowed, by name and in the scores' own units; by default half a point of ``accuracy`` and
             ``correct``, a fiftieth of the standard deviation of the baseline's scores for others.
         alpha: The probability of failing a candidate that is not worse.
         higher_is_better: What a greater score means, for names the project does not know.
         slices: A label a sample, ``[N]``, under the name of what is labelled.
-        expected_looks: About how many candidates will be held against this baseline; what the first comparison says holds for all.
+        expected_comparisons: About how many candidates will be compared with this baseline; what the first comparison says applies to all.
 
     Raises:
         UnknownRunError: A run does not exist.
@@ -65,7 +65,7 @@ def compare_with_baseline(
     before, after = ({name: db.get_scores(run, name) for name in chosen} for run in ids)
     pairs = {name: Pairs.of(before[name], after[name], direction_of(name, higher_is_better or {})) for name in chosen}
     family = Family.of(pairs, margins or {}, alpha, slices or {})
-    return _judged_and_stored(db, ids, family, _digest(after.values()), expected_looks)
+    return _judged_and_stored(db, ids, family, _digest(after.values()), expected_comparisons)
 
 
 def _common_metrics(db: ExperimentDB, baseline: int, candidate: int) -> tuple[str, ...]:
@@ -78,28 +78,23 @@ def _common_metrics(db: ExperimentDB, baseline: int, candidate: int) -> tuple[st
     return common
 
 
-def _judged_and_stored(db: ExperimentDB, ids: tuple[int, int], family: Family, digest: str, expected: int) -> Comparisons:
-    """Judges with no other comparison in between, so that no two take the same look."""
+def _judged_and_stored(db: ExperimentDB, ids: tuple[int, int], family: Family, scores: str, expected: int) -> Comparisons:
+    """Judges while no other comparison runs, so that no two take the same number."""
     with db.store.alone() as connection:
-        looks = _looks(connection, ids[0], digest, expected)
-        judged = family.judged(looks)
-        mark = {"look": looks.number, "expected": looks.expected, "scores": digest}
+        spending = AlphaSpending.of_stored(_marks(connection, ids[0]), scores, expected)
+        judged = family.judged(spending)
         for comparison in judged.metrics:
-            records.write(connection, *ids, comparison.metric, {**comparison.to_json(), _KEY: mark})
+            records.write(connection, *ids, comparison.metric, {**comparison.to_json(), _KEY: spending.mark(scores)})
     return judged
 
 
-def _looks(connection: Connection, baseline: int, digest: str, expected: int) -> Looks:
-    """The look that this comparison is; one that was made already keeps its number."""
-    marks: list[dict[str, Any]] = [
+def _marks(connection: Connection, baseline: int) -> list[dict[str, Any]]:
+    """The marks of the earlier comparisons with a baseline."""
+    return [
         record.result[_KEY]
         for record in records.read(connection, baseline)
         if record.baseline_id == baseline and isinstance(record.result, dict) and _KEY in record.result
     ]
-    if not marks:
-        return Looks(0, expected)
-    same = [mark["look"] for mark in marks if mark["scores"] == digest]
-    return Looks(same[0] - 1 if same else max(mark["look"] for mark in marks), marks[0]["expected"])
 
 
 def _digest(scores: Iterable[Scores]) -> str:

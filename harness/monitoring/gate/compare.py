@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from harness.monitoring.gate.comparison import Comparison
-from harness.monitoring.gate.comparisons import Comparisons
-from harness.monitoring.gate.errors import ComparisonError
-from harness.monitoring.gate.looks import Looks
+from harness.monitoring.errors import ComparisonError
+from harness.monitoring.gate.alpha_spending import AlphaSpending
+from harness.monitoring.gate.comparison import Comparison, Comparisons
 from harness.monitoring.gate.measurement import Measurement, measure
 from harness.monitoring.gate.pairs import Pairs
 from harness.monitoring.gate.score_kinds import ScoreKind, direction_of, kind_of
@@ -32,7 +31,7 @@ def compare_scores(
     alpha: float = 0.05,
     higher_is_better: bool,
     slices: SliceLabels | None = None,
-    looks: Looks | None = None,
+    spending: AlphaSpending | None = None,
 ) -> Comparison:
     """Compares a candidate with a baseline by one score; see ``Comparison`` for how the verdict comes about.
 
@@ -44,7 +43,7 @@ def compare_scores(
         alpha: The probability of failing a candidate that is not worse.
         higher_is_better: What a greater score means.
         slices: A label a sample, ``[N]``, under the name of what is labelled; each part is compared as well. The whole keeps half of alpha.
-        looks: How often the baseline has been compared with before; by default this is the only time.
+        spending: How often the baseline was compared with before; by default this is the only time.
 
     Raises:
         ComparisonError: The scores cannot be paired, or an argument is impossible.
@@ -53,7 +52,7 @@ def compare_scores(
     margins = {} if margin is None else {metric: margin}
     directions = {metric: higher_is_better}
     both = {metric: baseline}, {metric: candidate}
-    found = compare_all_scores(*both, margins=margins, alpha=alpha, higher_is_better=directions, slices=slices, looks=looks)
+    found = compare_all_scores(*both, margins=margins, alpha=alpha, higher_is_better=directions, slices=slices, spending=spending)
     return found[metric]
 
 
@@ -65,7 +64,7 @@ def compare_all_scores(
     alpha: float = 0.05,
     higher_is_better: Mapping[str, bool] | None = None,
     slices: SliceLabels | None = None,
-    looks: Looks | None = None,
+    spending: AlphaSpending | None = None,
 ) -> Comparisons:
     """Compares a candidate with a baseline by several scores, of which any may fail it; alpha is for all of them together.
 
@@ -76,7 +75,7 @@ def compare_all_scores(
         alpha: The probability of failing a candidate that is not worse by any score.
         higher_is_better: What a greater score means, of names the project does not know.
         slices: As for ``compare_scores``.
-        looks: As for ``compare_scores``.
+        spending: As for ``compare_scores``.
 
     Raises:
         ComparisonError: The scores cannot be paired, or an argument is impossible.
@@ -87,7 +86,7 @@ def compare_all_scores(
         )
     given = higher_is_better or {}
     pairs = {name: Pairs.of(baseline[name], candidate[name], direction_of(name, given)) for name in candidate}
-    return Family.of(pairs, margins or {}, alpha, slices or {}).judged(looks)
+    return Family.of(pairs, margins or {}, alpha, slices or {}).judged(spending)
 
 
 @dataclass(frozen=True)
@@ -142,26 +141,28 @@ class Family:
             raise ComparisonError(f"a margin is given for {unknown[0]!r}, which is not compared: {', '.join(pairs)}")
         return cls(tuple(_measured(name, paired, margins.get(name), alpha, slices) for name, paired in pairs.items()), alpha)
 
-    def judged(self, looks: Looks | None) -> Comparisons:
-        """The verdicts, each at the level that Holm's correction and the looks leave it; without looks, this is the only one."""
+    def judged(self, spending: AlphaSpending | None) -> Comparisons:
+        """The verdicts, each at the level that Holm's correction and the alpha spending leave it."""
         weights = [weight / len(self.members) for member in self.members for weight in member.weights]
         p_values = [test.p for member in self.members for test in member.tests]
-        adjusted = [min(1.0, p / _share(looks)) for p in holm(p_values, weights)]
+        adjusted = [min(1.0, p / _share(spending)) for p in holm(p_values, weights)]
         given = iter(zip(adjusted, weights, strict=True))
-        return Comparisons(tuple(self._judge(member, list(islice(given, len(member.tests))), looks) for member in self.members))
+        return Comparisons(
+            tuple(self._judge(member, list(islice(given, len(member.tests))), spending) for member in self.members)
+        )
 
-    def _judge(self, member: _Member, given: list[tuple[float, float]], looks: Looks | None) -> Comparison:
+    def _judge(self, member: _Member, given: list[tuple[float, float]], spending: AlphaSpending | None) -> Comparison:
         names = ["", *member.parts]
         whole, *parts = (
-            self._comparison(member, name, test, p, weight, looks)
+            self._comparison(member, name, test, p, weight, spending)
             for name, test, (p, weight) in zip(names, member.tests, given, strict=True)
         )
         return replace(whole, slices=tuple(parts), slices_left_out=member.left_out)
 
     def _comparison(
-        self, member: _Member, name: str, test: Measurement, p: float, weight: float, looks: Looks | None
+        self, member: _Member, name: str, test: Measurement, p: float, weight: float, spending: AlphaSpending | None
     ) -> Comparison:
-        level = self.alpha * _share(looks) * weight
+        level = self.alpha * _share(spending) * weight
         low, high = test.interval
         better_up = member.kind.higher_is_better
         return Comparison(
@@ -180,7 +181,7 @@ class Family:
             detectable=test.precision.detectable(level),
             needed=test.precision.needed(member.margin, level),
             alpha=self.alpha,
-            look=looks.number if looks else 1,
+            look=spending.number if spending else 1,
             higher_is_better=better_up,
             label=member.kind.label,
             is_share=member.kind.is_share,
@@ -204,5 +205,5 @@ def _measured(metric: str, pairs: Pairs, given: float | None, alpha: float, labe
     return _Member(metric, kind, margin, measure(pairs, margin, alpha), pairs.is_right_or_wrong, parts, sliced.left_out)
 
 
-def _share(looks: Looks | None) -> float:
-    return looks.share if looks else 1.0
+def _share(spending: AlphaSpending | None) -> float:
+    return spending.share if spending else 1.0

@@ -1,13 +1,13 @@
-"""The verdict on a candidate by one score: how much worse, how certain, and what would have been noticed."""
+"""A candidate against a baseline: the verdict by one score and by several, and what it says in words."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from enum import Enum
 from typing import Any
 
 from harness.evidence import Evidence, Status
-from harness.monitoring.gate import wording
 
 _ENOUGH_POWER = 0.5
 _ROUNDING = 1e-3  # of the margin: the same model on another machine may be off by as much, and always to one side
@@ -52,7 +52,7 @@ class Comparison:
         interval: Confidence interval of the difference with alpha on either side (90% for 0.05), not corrected for other tests. Where only
             one test is made, it leaves 0 out on the worse side exactly if ``p`` is at most alpha.
         p: One-sided, against the candidate not being worse.
-        p_adjusted: Corrected for the other scores and slices (Holm) and for earlier looks at the baseline; to be held against ``alpha``.
+        p_adjusted: Corrected for the other scores and slices (Holm) and for earlier comparisons with the baseline; compare it with ``alpha``.
         margin: How much worse is put up with, in the score's own units.
         margin_p: One-sided, against the candidate being worse by the margin or more: where it is at most alpha, the candidate is shown not
             to be.
@@ -60,8 +60,8 @@ class Comparison:
         detectable: The least true worsening that would be significant in four of five such comparisons; ``None`` where n is too small for
             any.
         needed: The number of samples with which a worsening by the margin would be.
-        alpha: The error allowed to all tests and looks together.
-        look: Which look at the baseline this is, from 1.
+        alpha: The error allowed to all tests and comparisons together.
+        look: Which comparison with the baseline this is, from 1.
         higher_is_better: What a greater score means.
         label: What the mean score is called.
         is_share: Whether messages tell it in points of a hundred.
@@ -138,11 +138,11 @@ class Comparison:
     @property
     def message(self) -> str:
         """One sentence, in the user's terms."""
-        return wording.sentence(self)
+        return _sentence(self)
 
     def evidence(self) -> Evidence:
         """The comparison as evidence."""
-        scale = wording.scale(self)
+        scale = _scale(self)
         return Evidence(
             name=f"{self.metric}_against_baseline",
             status=self.status,
@@ -164,3 +164,145 @@ class Comparison:
             "status": self.status.value,
             "message": self.message,
         }
+
+
+@dataclass(frozen=True)
+class Comparisons:
+    """A candidate against a baseline by several scores, corrected together.
+
+    Attributes:
+        metrics: A comparison a score.
+    """
+
+    metrics: tuple[Comparison, ...]
+
+    def __getitem__(self, metric: str) -> Comparison:
+        found = next((comparison for comparison in self.metrics if comparison.metric == metric), None)
+        if found is None:
+            raise KeyError(metric)
+        return found
+
+    @property
+    def status(self) -> Status:
+        """The worst of the verdicts."""
+        return max((comparison.status for comparison in self.metrics), key=lambda status: status.severity)
+
+    @property
+    def message(self) -> str:
+        """The sentences of the scores that decide the status."""
+        return "\n".join(comparison.message for comparison in self.metrics if comparison.status is self.status)
+
+    def evidence(self) -> tuple[Evidence, ...]:
+        """Evidence a score."""
+        return tuple(comparison.evidence() for comparison in self.metrics)
+
+    def to_json(self) -> dict[str, Any]:
+        """The comparisons as JSON-ready values."""
+        return {
+            "status": self.status.value,
+            "message": self.message,
+            "metrics": {comparison.metric: comparison.to_json() for comparison in self.metrics},
+        }
+
+
+_MOST_DECIMALS = 8
+
+
+def _scale(comparison: Comparison) -> float:
+    """What a score is multiplied with to be told."""
+    return 100.0 if comparison.is_share else 1.0
+
+
+def _sentence(comparison: Comparison) -> str:
+    """``accuracy fell by 1.2 points (90% interval 0.6 to 1.8; p = 0.0003) on 5,000 samples; the margin is 0.5; 0.7 would have been noticed``."""
+    return "; ".join(
+        part for part in (_change(comparison), *_bounds(comparison), _reservation(comparison), _worst_slice(comparison)) if part
+    )
+
+
+def _change(comparison: Comparison) -> str:
+    where = f" in {comparison.slice}" if comparison.slice else ""
+    samples = f"on {comparison.samples:,} samples"
+    if comparison.is_same:
+        return f"{comparison.label}{where} is the same: so is every score, {samples}"
+    return f"{comparison.label}{where} {_moved(comparison)} ({_certainty(comparison)}) {samples}"
+
+
+def _moved(comparison: Comparison) -> str:
+    if comparison.difference == 0:
+        return "did not change on average"
+    return f"{_verb(comparison)} by {_figure(comparison, abs(comparison.difference))}{_unit(comparison)}"
+
+
+def _verb(comparison: Comparison) -> str:
+    return "fell" if comparison.difference < 0 else "rose"
+
+
+def _certainty(comparison: Comparison) -> str:
+    """The interval in the direction of the verb, and p."""
+    low, high = comparison.interval if comparison.difference >= 0 else tuple(-end for end in reversed(comparison.interval))
+    ends = f"{_figure(comparison, low)} to {_figure(comparison, high)}"
+    adjusted = "adjusted " if comparison.p_adjusted > comparison.p else ""
+    return f"{100 * (1 - 2 * comparison.alpha):.3g}% interval {ends}; {adjusted}{p_value(comparison.p_adjusted)}"
+
+
+def _bounds(comparison: Comparison) -> tuple[str, ...]:
+    if comparison.is_same:
+        return ()
+    noticed = "no worsening would" if comparison.detectable is None else f"{_figure(comparison, comparison.detectable)} would"
+    return f"the margin is {_number(comparison.margin * _scale(comparison))}", f"{noticed} have been noticed"
+
+
+def _reservation(comparison: Comparison) -> str:
+    """What keeps the figures from being a plain yes or no."""
+    parts = []
+    if comparison.is_significant and not comparison.is_beyond_margin:
+        parts.append("it is worse, though within the margin")
+    elif comparison.is_beyond_margin and not comparison.is_significant:
+        parts.append("that is beyond the margin, but may be chance")
+    if not comparison.is_significant and not comparison.can_tell:
+        parts.append(_cannot_tell(comparison))
+    return ": ".join(parts)
+
+
+def _cannot_tell(comparison: Comparison) -> str:
+    look = f" at look {comparison.look} at this baseline" if comparison.look > 1 else ""
+    return (
+        f"cannot tell: a worsening by the margin would be seen in {100 * comparison.power:.0f}% of such comparisons{look}; "
+        f"needs n ≥ {comparison.needed:,} for 80%"
+    )
+
+
+def _worst_slice(comparison: Comparison) -> str:
+    worst = comparison.worst_slice
+    if worst is None:
+        return ""
+    worse = sum(part.is_significant for part in comparison.slices)
+    rank = f", the worst of {worse} such slices," if worse > 1 else ""
+    return f"in {worst.slice}{rank} it {_moved(worst)} ({_certainty(worst)}) on {worst.samples:,} samples"
+
+
+def p_value(p: float) -> str:
+    """``p = 0.0003``."""
+    if p < 1e-4:
+        return "p < 0.0001"
+    return f"p = {p:.2g}" if p < 0.0995 else f"p = {p:.2f}"
+
+
+def _unit(comparison: Comparison) -> str:
+    return " points" if comparison.is_share else ""
+
+
+def _figure(comparison: Comparison, value: float) -> str:
+    """A difference with the decimals that its interval leaves meaningful."""
+    low, high = comparison.interval
+    width = (high - low) * _scale(comparison)
+    told = value * _scale(comparison)
+    if width <= 0:
+        return _number(told)
+    decimals = min(max(1 - math.floor(math.log10(width)), 0), _MOST_DECIMALS)
+    return f"{told + 0.0:,.{decimals}f}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"

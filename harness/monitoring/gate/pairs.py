@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.evidence import counted
-from harness.monitoring.gate.errors import ComparisonError
+from harness.monitoring.errors import ComparisonError
 
 if TYPE_CHECKING:
     from harness.experiments.records import Scores

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from harness.errors import did_you_mean
-from harness.monitoring.gate.errors import ComparisonError
+from harness.monitoring.errors import ComparisonError
 from harness.monitoring.gate.pairs import Pairs
 
 SHARE_MARGIN = 0.005

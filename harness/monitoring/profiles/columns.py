@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.monitoring.profiles.errors import ProfileError
+from harness.monitoring.errors import ProfileError
 from harness.monitoring.profiles.features import Kind
 from harness.monitoring.profiles.levels import level_name
 from harness.monitoring.profiles.values import Block, Levels, Numbers, Values, Vectors

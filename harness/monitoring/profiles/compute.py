@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import did_you_mean
+from harness.monitoring.errors import ProfileError, ProfileMismatchError
 from harness.monitoring.profiles.columns import Column
 from harness.monitoring.profiles.counting import FeatureCounter, counter_of
-from harness.monitoring.profiles.errors import ProfileError, ProfileMismatchError
 from harness.monitoring.profiles.features import SHARED_META, Feature, Kind, Profile, is_optional
 from harness.monitoring.profiles.sources import Options, Replay, Source, source_of
 from harness.monitoring.profiles.survey import Survey, survey_of

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.monitoring.profiles.errors import ProfileMismatchError
+from harness.monitoring.errors import ProfileMismatchError
 from harness.monitoring.profiles.features import CategoricalCounts, Clusters, Feature, NumericCounts, VectorCounts
 from harness.monitoring.profiles.levels import BUCKETS, bucket_of, buckets_of_ids, is_known, name_of_id
 from harness.monitoring.profiles.projection import exact_sums, project

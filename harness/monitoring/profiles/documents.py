@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.monitoring.profiles.errors import ProfileError
+from harness.monitoring.errors import ProfileError
 from harness.monitoring.profiles.features import (
     CategoricalCounts,
     Clusters,

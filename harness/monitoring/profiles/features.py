@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.monitoring.profiles.errors import ProfileMismatchError
+from harness.monitoring.errors import ProfileMismatchError
 
 VERSION = 1
 """Of the format, and of everything a count depends on: edges, hashes, projections."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.monitoring.profiles.errors import ProfileError, ProfileVersionError
+from harness.monitoring.errors import ProfileError, ProfileVersionError
 from harness.monitoring.profiles.features import (
     VERSION,
     CategoricalCounts,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from harness.monitoring.profiles.errors import ProfileError
+from harness.monitoring.errors import ProfileError
 from harness.monitoring.profiles.features import Kind
 from harness.monitoring.profiles.tables import META, table_blocks
 from harness.monitoring.profiles.values import Block

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from harness.monitoring.profiles.errors import ProfileError
+from harness.monitoring.errors import ProfileError
 from harness.monitoring.profiles.features import Profile
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.monitoring.errors import ProfileMismatchError
 from harness.monitoring.profiles.edges import choose_edges
-from harness.monitoring.profiles.errors import ProfileMismatchError
 from harness.monitoring.profiles.features import CategoricalCounts, Clusters, Feature, NumericCounts, Projection, VectorCounts
 from harness.monitoring.profiles.frequencies import Frequencies, IdFrequencies
 from harness.monitoring.profiles.levels import BUCKETS, known_levels

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.errors import did_you_mean
+from harness.monitoring.errors import ProfileError
 from harness.monitoring.profiles.arrow import arrow_batches, is_arrow
 from harness.monitoring.profiles.columns import Column, block_of, kinds_of
-from harness.monitoring.profiles.errors import ProfileError
 from harness.monitoring.profiles.features import Kind
 from harness.monitoring.profiles.values import Block
 

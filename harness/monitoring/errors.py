@@ -1,8 +1,12 @@
-"""What can go wrong with a profile, each in one line."""
+"""What the user can put right in monitoring, each in one line."""
 
 from __future__ import annotations
 
 from harness.errors import UserError
+
+
+class ComparisonError(UserError, ValueError):
+    """Two sets of per-sample scores cannot be paired, or what was asked of them is impossible."""
 
 
 class ProfileError(UserError, ValueError):
