@@ -25,15 +25,14 @@ from harness.experiments.database import ExperimentDB
 from harness.models.stubs import build_stub
 from harness.training.checkpoints import CheckpointFolder
 from harness.training.compute import Machine, choose_compute
-from harness.training.conductor import Conductor
 from harness.training.engines.job import Job
 from harness.training.engines.lightning import LightningEngine, quiet
 from harness.training.engines.plain import PlainEngine
+from harness.training.events import Plan, RunLog
 from harness.training.history import History
 from harness.training.optimisation import make_optimizer
 from harness.training.progress import Progress
-from harness.training.records import Plan
-from harness.training.run_log import RunLog
+from harness.training.supervisor import Supervisor
 
 CONFIG = SuiteConfig.model_validate({"task_name": "lm_tiny", "batch_size": 16, "learning_rate": 1e-3, "use_gpu": False})
 EPOCHS = 5
@@ -94,15 +93,15 @@ def ours(engine: type[LightningEngine] | type[PlainEngine]) -> Callable[[Loader,
         with ExperimentDB(scratch / "runs.db") as db, db.start_run("benchmark") as log:
             history = History()
             listeners = [history, Progress(quiet=True), RunLog(log)]
-            conductor = Conductor(
+            supervisor = Supervisor(
                 Plan("run", EPOCHS, EPOCHS * len(batches)),
                 listeners,
                 checkpoints=CheckpointFolder(scratch),
                 remembered={"history": history},
             )
             compute = choose_compute(TRAINING, Machine())
-            engine(Job(build_stub(TASK), make_adapter(TASK), TASK, TRAINING, compute, batches, EPOCHS, 0, conductor)).fit()
-            conductor.end()
+            engine(Job(build_stub(TASK), make_adapter(TASK), TASK, TRAINING, compute, batches, EPOCHS, 0, supervisor)).fit()
+            supervisor.end()
 
     return run
 

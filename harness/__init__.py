@@ -31,8 +31,7 @@ _MODULES = {
     "harness.repro": "create_repro_bundle",
     "harness.sweeps.run": "run_grid_sweep",
     "harness.tasks": "TaskSpec TaskType",
-    "harness.training.modes": "build_configs_for_mode",
-    "harness.training.run": "run_training",
+    "harness.training.run": "build_configs_for_mode run_training",
 }
 """Where each public name lives."""
 

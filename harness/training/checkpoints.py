@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import re
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
@@ -150,6 +151,11 @@ class CheckpointFolder:
                     other.unlink(missing_ok=True)
         except OSError as error:
             raise CheckpointError(f"{path} cannot be written: {_reason(error)}") from error
+
+
+def file_name(name: str) -> str:
+    """A run's name as the name of a file, whatever characters it has."""
+    return re.sub(r"[^\w=,.+-]+", "_", name).lstrip(".") or "training"
 
 
 def checkpoint_name(epoch: int, metric: str, value: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,27 +22,30 @@ from harness.errors import MissingPackageError, UserError
 from harness.properties.subject import Subject
 from harness.tasks import TaskSpec
 from harness.threads import threads_for
-from harness.training.bundle import file_name
-from harness.training.checkpoints import CheckpointFolder, read_checkpoint
+from harness.training.checkpoints import CheckpointFolder, file_name, read_checkpoint
 from harness.training.compute import Compute, Machine, choose_compute, leads
-from harness.training.conductor import Conductor
 from harness.training.dashboard import write_dashboard
 from harness.training.datasets import Datasets, open_datasets
-from harness.training.engines.forms import Formed
+from harness.training.engines.batch_formats import FormattedBatches
 from harness.training.engines.job import Batches, Engine, Job, is_lightning_module, steps_of_epoch
 from harness.training.errors import TrainingError
-from harness.training.evaluator import PREFIX, Evaluator
+from harness.training.events import Plan, RunLog
 from harness.training.history import History
 from harness.training.progress import Progress
-from harness.training.records import Plan
-from harness.training.run_log import RunLog
+from harness.training.supervisor import Forward, Supervisor
 from harness.training.trial import Trial
 from harness.user_code import is_users_file, raised
 
 if TYPE_CHECKING:
     from harness.experiments.run import Run
+if TYPE_CHECKING:
+    from harness.evaluation.evaluation import Evaluation
+
 
 _OF_OUR_OPTIMIZER = ("learning_rate", "weight_decay", "warmup_ratio")
+
+PREFIX = "val_"
+"""What the names of metrics begin with while training goes on."""
 
 
 @dataclass
@@ -127,7 +130,7 @@ class TrainingCoordinator:
             learnt, judged = self._loaders()
             evaluator = Evaluator(self.model, self.adapter, self.task, judged, progress.evaluating)
             listeners = [history, progress, *([RunLog(self.run)] if self.run is not None else [])]
-            conductor = Conductor(
+            supervisor = Supervisor(
                 self._plan(learnt, resume),
                 listeners,
                 evaluator,
@@ -142,17 +145,17 @@ class TrainingCoordinator:
             for note in notes if leads() else ():
                 warnings.warn(note, UserWarning, stacklevel=4)  # where run_training was called
             try:
-                self._fit(self._job(learnt, judged, conductor, resume))
+                self._fit(self._job(learnt, judged, supervisor, resume))
             finally:
-                conductor.end()
+                supervisor.end()
         if leads():
-            self._log(evaluator, conductor)
+            self._log(evaluator, supervisor)
         return {
-            "eval_summary": _bare(conductor.metrics),
-            "initial_eval": _bare(conductor.initial),
+            "eval_summary": _bare(supervisor.metrics),
+            "initial_eval": _bare(supervisor.initial),
             "best_checkpoint": self.checkpoints.best,
             "last_checkpoint": self.checkpoints.last,
-            "dashboard": self._dashboard(history, conductor.plan) if leads() else {},
+            "dashboard": self._dashboard(history, supervisor.plan) if leads() else {},
             "history": history,
             "steps": history.steps[-1] if history.steps else 0,
             "epochs": sum(1 for epoch in history.epochs if epoch.epoch >= 0),
@@ -216,15 +219,15 @@ class TrainingCoordinator:
         each = steps_of_epoch(len(batches), self.config.accumulate_grad_batches)
         return Plan(self.name, self.config.epochs, self.config.epochs * each, start, f"{PREFIX}loss")
 
-    def _job(self, learnt: Loader, judged: Loader, conductor: Conductor, resume: Path | None) -> Job:
+    def _job(self, learnt: Loader, judged: Loader, supervisor: Supervisor, resume: Path | None) -> Job:
         def prepare(rank: int) -> None:
             learnt.order.rank = judged.order.rank = rank
 
         batches: Batches = learnt
         held_out: Batches | None = None
         if is_lightning_module(self.model):
-            form = Trial(Subject(self.model, self.adapter, self.task), self.config).form
-            batches, held_out = Formed(learnt, form), Formed(judged, form)
+            form = Trial(Subject(self.model, self.adapter, self.task), self.config).batch_format
+            batches, held_out = FormattedBatches(learnt, form), FormattedBatches(judged, form)
         return Job(
             self.model,
             self.adapter,
@@ -234,7 +237,7 @@ class TrainingCoordinator:
             batches,
             self.config.epochs,
             self.seed,
-            conductor,
+            supervisor,
             resume=resume,
             held_out=held_out,
             prepare=prepare,
@@ -261,10 +264,10 @@ class TrainingCoordinator:
 
         return PlainEngine(job)
 
-    def _log(self, evaluator: Evaluator, conductor: Conductor) -> None:
+    def _log(self, evaluator: Evaluator, supervisor: Supervisor) -> None:
         if self.run is None:
             return
-        self.run.log_metrics({f"final_{name}": value for name, value in _bare(conductor.metrics).items()}, conductor.plan.steps)
+        self.run.log_metrics({f"final_{name}": value for name, value in _bare(supervisor.metrics).items()}, supervisor.plan.steps)
         if evaluator.newest is not None:
             judged = dataset_id(self.data.held_out)
             for metric, values in evaluator.newest.scores.items():
@@ -289,3 +292,43 @@ class TrainingCoordinator:
 def _bare(metrics: Mapping[str, float]) -> dict[str, float]:
     """The metrics of an evaluation, without the prefix that they have while training goes on."""
     return {name.removeprefix(PREFIX): value for name, value in metrics.items() if name.startswith(PREFIX)}
+
+
+class Evaluator:
+    """Judges a model that is being trained, on held-out data.
+
+    Args:
+        model: The model.
+        adapter: How it is called.
+        task: What it is for.
+        loader: The held-out data.
+        on_batch: Told how many batches are done, and of how many.
+
+    Attributes:
+        newest: What the last evaluation found.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        adapter: Adapter,
+        task: TaskSpec,
+        loader: Loader,
+        on_batch: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self._model = model
+        self._adapter = adapter
+        self._task = task
+        self._loader = loader
+        self._on_batch = on_batch
+        self.newest: Evaluation | None = None
+
+    def __call__(self, forward: Forward) -> dict[str, float]:
+        """The metrics, by names such as ``val_loss``."""
+        from harness.evaluation.evaluation import evaluate
+
+        device = next((parameter.device for parameter in self._model.parameters()), None)
+        self.newest = evaluate(
+            self._model, self._adapter, self._task, self._loader, device=device, forward=forward, on_batch=self._on_batch
+        )
+        return {f"{PREFIX}{name}": value for name, value in self.newest.summary.items()}

@@ -11,7 +11,7 @@ from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, TextIO
 
-from harness.training.records import Epoch, Listener, Plan, Step
+from harness.training.events import Epoch, Listener, Plan, Step
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -1,24 +1,41 @@
-"""``run_training``: a model, its configs, and what came of it."""
+"""``run_training``: a model, its configs, and what came of it; and ready-made configs."""
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from torch import nn
 
 from harness.adapters import Adapter, make_adapter
-from harness.config import EvalConfig, TrainingConfig
+from harness.config import EvalConfig, ExportConfig, SuiteConfig, TrainingConfig
 from harness.data.data_reference import DataReference
+from harness.errors import ConfigError, did_you_mean
 from harness.experiments.database import ExperimentDB
 from harness.experiments.records import SweepPoint
 from harness.experiments.run import Run
+from harness.properties.subject import mode
 from harness.tasks import TaskSpec
-from harness.training.bundle import bundle_trained
+from harness.training.checkpoints import file_name
 from harness.training.compute import leads
 from harness.training.coordinator import TrainingCoordinator
 from harness.training.model_record import FACT, record_model
+
+Mode = Literal["FAST_DEV", "STANDARD_EXPERIMENT", "ABLATION_SWEEP"]
+
+_TRAINING: dict[str, dict[str, Any]] = {
+    "FAST_DEV": {"epochs": 1, "batch_size": 8, "learning_rate": 2e-3},
+    "STANDARD_EXPERIMENT": {"epochs": 10, "batch_size": 32, "learning_rate": 2e-3, "early_stopping_patience": 3},
+    "ABLATION_SWEEP": {"epochs": 3, "batch_size": 32, "learning_rate": 2e-3, "deterministic": True},
+}
+_EVALUATION: dict[str, dict[str, Any]] = {
+    "FAST_DEV": {"max_eval_examples": 32, "batch_size": 32},
+    "STANDARD_EXPERIMENT": {"batch_size": 64},
+    "ABLATION_SWEEP": {"batch_size": 64},
+}
 
 
 def run_training(
@@ -123,3 +140,75 @@ def _keep_model(coordinator: TrainingCoordinator, run: Run) -> None:
     run.add_facts(**{FACT: record.facts}, seed=coordinator.seed)
     for kind, path in record.files.items():
         run.log_artifact(path, kind)
+
+
+def bundle_trained(
+    model: nn.Module,
+    adapter: Adapter,
+    training_cfg: TrainingConfig,
+    task_spec: TaskSpec,
+    *,
+    name: str,
+    folder: Path,
+    suite: Any = None,
+) -> Path:
+    """Exports a trained model, checks it, and writes the bundle.
+
+    Args:
+        model: The model; its device and mode are afterwards what they were.
+        adapter: How it is called.
+        training_cfg: ``export_formats`` says what is exported; by default what ``ExportConfig`` exports.
+        task_spec: What it is for.
+        name: The run's name; the bundle is ``<name>-bundle``.
+        folder: Where the bundle goes.
+        suite: The whole ``SuiteConfig``, where there is one; its ``export`` keys count, and the bundle goes beside its file.
+
+    Returns:
+        The bundle's folder. A bundle that was there is replaced.
+
+    Raises:
+        UserError: A format cannot be exported, or the folder cannot be written.
+    """
+    from harness.export.bundle.write import create_export_bundle
+
+    is_suite = isinstance(suite, SuiteConfig)
+    options = suite.export_options if is_suite else ExportConfig()
+    options = options.model_copy(update={"formats": training_cfg.export_formats or options.formats})
+    with _at_rest(model):
+        if is_suite:
+            return create_export_bundle(model, suite.model_copy(update={"export": options}), task_spec)
+        target = folder / f"{file_name(name)}-bundle"
+        return create_export_bundle(model, options, task_spec, training_cfg, output_dir=target, adapter=adapter)
+
+
+@contextmanager
+def _at_rest(model: nn.Module) -> Iterator[None]:
+    """The model on the CPU and in eval mode."""
+    device = next((tensor.device for tensor in chain(model.parameters(), model.buffers())), None)
+    with mode(model, train=False):
+        model.cpu()
+        try:
+            yield
+        finally:
+            if device is not None:
+                model.to(device)
+
+
+def build_configs_for_mode(mode: Mode, task_name: str = "lm_tiny") -> tuple[TrainingConfig, TaskSpec, EvalConfig]:
+    """The configs of a mode, for ``run_training``.
+
+    Args:
+        mode: ``FAST_DEV`` for a first look, ``STANDARD_EXPERIMENT`` for a run that counts, ``ABLATION_SWEEP`` for the many of a sweep, which
+            must be comparable.
+        task_name: A preset.
+
+    Raises:
+        ConfigError: There is no such mode or preset.
+    """
+    if mode not in get_args(Mode):
+        raise ConfigError(f"no mode {mode!r}.{did_you_mean(mode, get_args(Mode))} Modes: {', '.join(get_args(Mode))}")
+    try:
+        task = SuiteConfig.model_validate({"task_name": task_name}).task_spec()
+    except ValueError as error:
+        raise ConfigError(f"no preset {task_name!r}; presets are lm_tiny, cls_tiny, seq2seq_tiny, vision_tiny") from error
+    return TrainingConfig(**_TRAINING[mode]), task, EvalConfig(**_EVALUATION[mode])

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import count, islice
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -16,20 +15,19 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from harness.batches import Batch
 from harness.config import SuiteConfig, TrainingConfig
-from harness.data.loader import Loader, make_loader
+from harness.data.loader import make_loader
 from harness.evidence import Evidence, Status
 from harness.processor_time import processor_seconds
 from harness.properties.subject import Subject
 from harness.training.checkpoints import CheckpointFolder
 from harness.training.compute import Compute
-from harness.training.conductor import Conductor
 from harness.training.datasets import Datasets, open_datasets
-from harness.training.engines.forms import Form, as_dict, find_form
+from harness.training.engines.batch_formats import BatchFormat, DrawnBatches, FixedBatches, as_dict, find_batch_format
 from harness.training.engines.job import Job, OnGradients, is_lightning_module
+from harness.training.events import Listener, Plan, Step
 from harness.training.optimisation import without_clipping
-from harness.training.records import Listener, Plan, Step
+from harness.training.supervisor import Supervisor
 
 MOST_BATCHES = 16
 """Batches in which a training step that accumulates by itself must have taken an optimizer step."""
@@ -38,76 +36,6 @@ Until = Callable[[nn.Module, int], bool]
 """Asked after each optimizer step, with the model and the steps taken so far, whether training is to end."""
 
 _seconds_per_step: WeakKeyDictionary[nn.Module, float] = WeakKeyDictionary()
-
-
-class FixedBatches:
-    """A sequence of batches as an epoch; a position in it can be saved.
-
-    Args:
-        batches: The batches; each is taken when its turn comes.
-        form: What is made of each.
-    """
-
-    def __init__(self, batches: Sequence[Any], form: Form = as_dict) -> None:
-        self._batches = batches
-        self._form = form
-        self._given = 0
-        self._start = 0
-
-    def __iter__(self) -> Iterator[Any]:
-        self._given, self._start = self._start, 0
-        for number in range(self._given, len(self._batches)):
-            self._given += 1
-            yield self._form(self._batches[number])
-
-    def __len__(self) -> int:
-        return len(self._batches)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Every epoch is the same."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """How many were given out."""
-        return {"batch": self._given}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from there."""
-        self._start = self._given = state["batch"]
-
-
-class Drawn(Sequence[Batch]):
-    """The batches of a loader, epoch after epoch, each drawn when it is first asked for.
-
-    Args:
-        loader: Where they come from.
-        length: How many there are to be.
-
-    Attributes:
-        seen: Those that were drawn.
-    """
-
-    def __init__(self, loader: Loader, length: int) -> None:
-        self.seen: list[Batch] = []
-        self._length = length
-        self._source = self._epochs(loader)
-
-    def __len__(self) -> int:
-        """How many there are."""
-        return self._length
-
-    def __getitem__(self, index: Any) -> Any:
-        """One of them, or several for a slice."""
-        if isinstance(index, slice):
-            return [self[number] for number in range(self._length)[index]]
-        number = range(self._length)[index]
-        self.seen += islice(self._source, max(0, number + 1 - len(self.seen)))
-        return self.seen[number]
-
-    @staticmethod
-    def _epochs(loader: Loader) -> Iterator[Batch]:
-        for epoch in count():
-            loader.set_epoch(epoch)
-            yield from loader
 
 
 @dataclass
@@ -155,7 +83,7 @@ class Trial:
         return is_lightning_module(self.subject.model)
 
     @cached_property
-    def form(self) -> Form:
+    def batch_format(self) -> BatchFormat:
         """How the model's own training step takes batches.
 
         Raises:
@@ -164,8 +92,10 @@ class Trial:
         if not self.is_own:
             return as_dict
         unformed = replace(self)
-        unformed.form = as_dict
-        return find_form(self.subject.model, self.subject.adapter, lambda form: unformed.train([form(self.subject.batch())]))
+        unformed.batch_format = as_dict
+        return find_batch_format(
+            self.subject.model, self.subject.adapter, lambda form: unformed.train([form(self.subject.batch())])
+        )
 
     @cached_property
     def batches_per_step(self) -> int:
@@ -188,7 +118,7 @@ class Trial:
         """
         copies = self.subject.copies.of_variants(model)
         other = replace(self, subject=replace(self.subject, model=model, pristine=model, given_copies=copies, **shared))
-        other.form, other.batches_per_step = self.form, self.batches_per_step
+        other.batch_format, other.batches_per_step = self.batch_format, self.batches_per_step
         return other
 
     def anew(self, seed: int = 0) -> nn.Module:
@@ -217,7 +147,7 @@ class Trial:
         named = (self.source.train, self.source.eval) if self.source is not None else ()
         return any(keys is not None and (keys.path or keys.dataset_id) for keys in named)
 
-    def stream(self, count: int, seed: int = 0) -> Drawn:
+    def stream(self, count: int, seed: int = 0) -> DrawnBatches:
         """The first batches of a training on ``data``, over as many epochs as that takes.
 
         Args:
@@ -228,7 +158,9 @@ class Trial:
             DataError: As ``data``.
         """
         own = self.source.train.batch_size if self.source is not None and self.source.train is not None else None
-        return Drawn(make_loader(self.data.train, self.subject.task, own or self.config.batch_size, seed, shuffle=True), count)
+        return DrawnBatches(
+            make_loader(self.data.train, self.subject.task, own or self.config.batch_size, seed, shuffle=True), count
+        )
 
     def train(
         self,
@@ -279,11 +211,11 @@ class Trial:
         config = self.config.model_copy(update={**keys, **({"learning_rate": rate} if rate else {}), "compile_mode": None})
         steps = _Steps(model, until)
         checkpoints = CheckpointFolder(folder) if folder is not None else None
-        conductor = Conductor(Plan("trial", epochs, 0), [steps], None, checkpoints, every=1 if folder else None, limit=limit)
-        steps.stop = lambda: setattr(conductor, "should_stop", True)
-        formed = FixedBatches(batches, self.form)
+        supervisor = Supervisor(Plan("trial", epochs, 0), [steps], None, checkpoints, every=1 if folder else None, limit=limit)
+        steps.stop = lambda: setattr(supervisor, "should_stop", True)
+        formed = FixedBatches(batches, self.batch_format)
         compute = _compute(subject.device, processes)
-        job = Job(model, subject.adapter, subject.task, config, compute, formed, epochs, seed, conductor, resume, rank=rank)
+        job = Job(model, subject.adapter, subject.task, config, compute, formed, epochs, seed, supervisor, resume, rank=rank)
         with nullcontext() if clip else without_clipping(model):
             optimizers = _fit(job, on_gradients)
         return Training(model, optimizers, steps.taken, folder)

@@ -17,7 +17,7 @@ from harness.config import SuiteConfig, TrainingConfig
 from harness.errors import ConfigError
 from harness.experiments import ExperimentDB, ExperimentError
 from harness.sweeps import SweepResult, TrialContext, run_grid_sweep
-from harness.training.modes import build_configs_for_mode
+from harness.training.run import build_configs_for_mode
 
 Sweep = Callable[..., SweepResult]
 GRID = {"learning_rate": [0.1, 0.01], "batch_size": [4, 8]}

@@ -16,9 +16,9 @@ from harness.models.stubs import build_stub
 from harness.randomness import seeded
 from harness.training.checkpoints import CheckpointFolder
 from harness.training.compute import Machine, choose_compute
-from harness.training.conductor import Conductor
 from harness.training.engines.job import Job
-from harness.training.records import Listener, Plan, Step
+from harness.training.events import Listener, Plan, Step
+from harness.training.supervisor import Supervisor
 
 Engine = Literal["plain", "lightning"]
 
@@ -52,7 +52,7 @@ def train(
     data = open_dataset(EvalConfig(max_eval_examples=rows), task)
     steps = Steps()
     checkpoints = CheckpointFolder(folder) if folder else None
-    conductor = Conductor(Plan("test", 2, 0), [steps], checkpoints=checkpoints, every=every, limit=limit)
+    supervisor = Supervisor(Plan("test", 2, 0), [steps], checkpoints=checkpoints, every=every, limit=limit)
     job = Job(
         model,
         make_adapter(task),
@@ -62,7 +62,7 @@ def train(
         make_loader(data, task, training.batch_size, shuffle=True),
         training.epochs,
         0,
-        conductor,
+        supervisor,
         folder / "last.ckpt" if resume and folder else None,
     )
     with torch.random.fork_rng():

@@ -28,8 +28,8 @@ from harness.training.dashboard.page import page_data, to_html
 from harness.training.dashboard.picture import to_png
 from harness.training.dashboard.smoothing import half_window, smoothed
 from harness.training.dashboard.summary import MOST_ROWS, epoch_table, key_figures, verdict
+from harness.training.events import Epoch, Plan, Step
 from harness.training.history import LIMIT, History
-from harness.training.records import Epoch, Plan, Step
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator
@@ -428,7 +428,7 @@ import sys
 from pathlib import Path
 from harness.training.dashboard import write_dashboard
 from harness.training.history import History
-from harness.training.records import Epoch, Plan, Step
+from harness.training.events import Epoch, Plan, Step
 assert "matplotlib" not in sys.modules
 history = History()
 for number in range(1, 41):

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 
+from harness.training.events import Epoch, Plan, Step
 from harness.training.history import CURVES, LIMIT, History
-from harness.training.records import Epoch, Plan, Step
 
 
 def step(number: int, loss: float = 1.0, **fields: Any) -> Step:

@@ -20,8 +20,9 @@ from harness.evaluation.evaluation import evaluate
 from harness.evidence import Evidence, Status
 from harness.processor_time import processor_seconds
 from harness.training.checks.baseline_models import BaselineAdapter, Prior, stronger
+from harness.training.engines.batch_formats import DrawnBatches
 from harness.training.errors import DivergedError
-from harness.training.trial import Drawn, Trial
+from harness.training.trial import Trial
 
 _NAME = "baseline_comparison"
 _LOOKS = (20, 40, 80, 160, 300)
@@ -120,7 +121,7 @@ class _Race:
     """
 
     trial: Trial
-    batches: Drawn
+    batches: DrawnBatches
     held_out: Loader
     looks: list[_Look] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)

@@ -12,7 +12,7 @@ from harness.config import TrainingConfig, load_config
 from harness.models.loading import model_source
 from harness.properties.subject import Subject
 from harness.tasks import TaskSpec
-from harness.training.engines.forms import Form
+from harness.training.engines.batch_formats import BatchFormat
 from harness.training.trial import Trial
 
 
@@ -23,7 +23,7 @@ class TrialSpec:
     Attributes:
         config: The training keys.
         task: What the model is for.
-        form: How its training step takes batches.
+        batch_format: How its training step takes batches.
         batches_per_step: How many it takes before an optimizer step.
         model: The model; ``None`` where it is built from the config file.
         adapter: How it is called; ``None`` likewise.
@@ -34,7 +34,7 @@ class TrialSpec:
 
     config: TrainingConfig
     task: TaskSpec
-    form: Form
+    batch_format: BatchFormat
     batches_per_step: int = 1
     model: nn.Module | None = None
     adapter: Adapter | None = None
@@ -47,7 +47,7 @@ class TrialSpec:
         """The model itself, as it is."""
         subject = trial.subject
         model = subject.fresh() if model is None else model
-        return TrialSpec(trial.config, subject.task, trial.form, trial.batches_per_step, model, subject.adapter)
+        return TrialSpec(trial.config, subject.task, trial.batch_format, trial.batches_per_step, model, subject.adapter)
 
     @staticmethod
     def rebuilding(trial: Trial, seed: int = 0, weights: dict[str, Tensor] | None = None) -> TrialSpec | None:
@@ -55,7 +55,7 @@ class TrialSpec:
         source = trial.source
         if source is None or trial.subject.rebuild is None or not source.path.is_file():
             return None
-        how = trial.form, trial.batches_per_step
+        how = trial.batch_format, trial.batches_per_step
         return TrialSpec(trial.config, trial.subject.task, *how, file=source.path, seed=seed, weights=weights)
 
     def trial(self) -> Trial:
@@ -69,5 +69,5 @@ class TrialSpec:
             if self.weights is not None:
                 model.load_state_dict(self.weights)
         trial = Trial(Subject(model, adapter, self.task), self.config)
-        trial.form, trial.batches_per_step = self.form, self.batches_per_step
+        trial.batch_format, trial.batches_per_step = self.batch_format, self.batches_per_step
         return trial

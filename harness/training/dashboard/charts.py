@@ -9,8 +9,8 @@ from typing import Literal, TypeAlias
 
 from harness.training.dashboard.axis import Axis, number_text, step_axis, value_axis
 from harness.training.dashboard.smoothing import half_window, smoothed
+from harness.training.events import Epoch, Plan
 from harness.training.history import History
-from harness.training.records import Epoch, Plan
 
 Values: TypeAlias = tuple[float | None, ...]
 """The values of a line; ``None`` breaks it."""

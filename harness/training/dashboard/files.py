@@ -9,8 +9,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from harness.training.dashboard.charts import charts_of
+from harness.training.events import Plan
 from harness.training.history import History
-from harness.training.records import Plan
 
 _NO_FACTS: Mapping[str, str] = MappingProxyType({})
 

@@ -12,8 +12,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from harness.training.dashboard.axis import Axis, linear_labels
 from harness.training.dashboard.charts import LABELLED, MOST_METRICS, Chart, Line, further_metrics
 from harness.training.dashboard.summary import epoch_table, key_figures, share_done, verdict
+from harness.training.events import Plan
 from harness.training.history import History
-from harness.training.records import Plan
 
 FIELD = 1000
 """Width and height, in its own units, of the drawing that a chart's lines are on; it is stretched to the chart's size."""

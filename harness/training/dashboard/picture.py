@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from harness.training.dashboard.charts import LABELLED, Chart, Line, Values
 from harness.training.dashboard.summary import key_figures, verdict
+from harness.training.events import Plan
 from harness.training.history import History
-from harness.training.records import Plan
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

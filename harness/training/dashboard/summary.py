@@ -12,8 +12,8 @@ from typing import Literal, TypeAlias
 from harness.health.markdown import duration_text
 from harness.training.dashboard.axis import column_texts, number_text
 from harness.training.dashboard.charts import epoch_name, further_metrics
+from harness.training.events import Plan
 from harness.training.history import History
-from harness.training.records import Plan
 
 Mood: TypeAlias = Literal["failed", "warning", "passed", "going", "empty"]
 

@@ -1,10 +1,11 @@
-"""A training, ready for an engine."""
+"""A training, ready for an engine, and the random state of each of its batches."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,11 +15,12 @@ from torch.optim import Optimizer
 from harness.adapters import Adapter
 from harness.config import TrainingConfig
 from harness.models.weights import not_finite
+from harness.randomness import seed_everything
 from harness.tasks import TaskSpec
 from harness.training.compute import Compute
-from harness.training.conductor import Conductor
 from harness.training.divergence import diverged
-from harness.training.records import Step
+from harness.training.events import Step
+from harness.training.supervisor import Supervisor
 
 _DELAY = 10
 """Steps whose losses are read at once from a GPU."""
@@ -60,7 +62,7 @@ class Job:
         batches: What it learns from; rank 0's, where several processes train.
         epochs: How often it goes through them.
         seed: Of the random state of every batch.
-        conductor: What happens between the steps.
+        supervisor: What happens between the steps.
         resume: The checkpoint to go on from.
         held_out: What a LightningModule's own ``validation_step`` is given; ``None`` for nothing.
         rank: Whose random numbers are drawn, where one process stands in for another; added to its own number.
@@ -75,7 +77,7 @@ class Job:
     batches: Batches
     epochs: int
     seed: int
-    conductor: Conductor
+    supervisor: Supervisor
     resume: Path | None = None
     held_out: Batches | None = None
     prepare: Callable[[int], None] | None = None
@@ -96,25 +98,25 @@ class Job:
         """Whether each step is looked at before it is taken: on a GPU that would wait for it, so it is looked at later."""
         return self.compute.accelerator == "cpu"
 
-    def direct_conductor(self, save: Callable[[Path], None]) -> None:
-        """Tells the conductor how this job writes checkpoints and when it reads losses."""
-        self.conductor.save = save
-        self.conductor.delay = 1 if self.is_watched else _DELAY
+    def connect_supervisor(self, save: Callable[[Path], None]) -> None:
+        """Tells the supervisor how this job writes checkpoints and when it reads losses."""
+        self.supervisor.save = save
+        self.supervisor.delay = 1 if self.is_watched else _DELAY
         if self.guards:
-            self.conductor.on_bad_step = self._stop
+            self.supervisor.on_bad_step = self._stop
 
     def _stop(self, step: Step) -> None:
         poisoned = not_finite(dict(self.model.state_dict()))
         culprit = f"and `{poisoned[0]}` holds NaN or infinity by now" if poisoned else ""
         what = "gradient" if math.isfinite(step.loss) else "loss"
-        raise diverged(what, step.step, step.epoch, culprit, self.conductor.last_checkpoint, spared=False)
+        raise diverged(what, step.step, step.epoch, culprit, self.supervisor.last_checkpoint, spared=False)
 
 
 class Engine(Protocol):
     """Takes the steps of a job."""
 
     def fit(self) -> None:
-        """Trains to the end, or until the conductor stops it."""
+        """Trains to the end, or until the supervisor stops it."""
 
 
 def steps_of_epoch(batches: int, accumulate: int) -> int:
@@ -128,3 +130,9 @@ def is_lightning_module(model: nn.Module) -> bool:
         cls.__name__ == "LightningModule" and cls.__module__.startswith(("lightning.", "pytorch_lightning."))
         for cls in type(model).__mro__
     )
+
+
+def seed_batch(seed: int, epoch: int, batch: int, rank: int = 0) -> None:
+    """Seeds torch, Python and NumPy for one batch of a run."""
+    digest = blake2b(f"{seed}:{epoch}:{batch}:{rank}".encode(), digest_size=4)
+    seed_everything(int.from_bytes(digest.digest(), "little"))

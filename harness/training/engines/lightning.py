@@ -23,11 +23,11 @@ from harness.batches import Batch
 from harness.errors import UserError
 from harness.training.checkpoints import check_fits, read_checkpoint, write_checkpoint
 from harness.training.divergence import diverged, find_culprit
-from harness.training.engines.job import Job, OnGradients, is_lightning_module
+from harness.training.engines.job import Job, OnGradients, is_lightning_module, seed_batch
 from harness.training.errors import CheckpointError
 from harness.training.objective import Objective
 from harness.training.optimisation import clip_gradients, make_optimizer, make_schedule
-from harness.training.position import seed_batch
+from harness.training.supervisor import STATE_KEY
 
 
 class TaskModule(lightning.LightningModule):
@@ -74,7 +74,7 @@ class TaskModule(lightning.LightningModule):
 
 
 class Bridge(Checkpoint):
-    """Tells the conductor what Lightning does, and Lightning what the conductor decides.
+    """Tells the supervisor what Lightning does, and Lightning what the supervisor decides.
 
     As a ``Checkpoint`` it is called after all other callbacks.
 
@@ -109,14 +109,14 @@ class Bridge(Checkpoint):
                 look = self._on_gradients
                 pl_module.after_gradients = lambda optimizer: look(job.model, [optimizer])
             pl_module.guard = lambda: self._guard(trainer, pl_module.norm, pl_module.loss)
-        job.direct_conductor(trainer.save_checkpoint)
+        job.connect_supervisor(trainer.save_checkpoint)
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Weights and states are in place."""
         # Where the module asked for ``estimated_stepping_batches``, Lightning has set up the data before it knew how far they were read.
         trainer.fit_loop._load_combined_loader_states()
-        self._job.conductor.start(trainer.precision_plugin.forward_context)
-        if self._job.conductor.should_stop:
+        self._job.supervisor.start(trainer.precision_plugin.forward_context)
+        if self._job.supervisor.should_stop:
             trainer.should_stop = True
         self._started = time.perf_counter()
 
@@ -155,7 +155,7 @@ class Bridge(Checkpoint):
             with suppress(UserError):  # looking into a broken model may raise; that it is broken stands
                 culprit = find_culprit(model, job.adapter, batch, trainer.precision_plugin.forward_context())
         what = "gradient" if loss is not None and bool(loss.isfinite()) else "loss"
-        raise diverged(what, self._step + 1, trainer.current_epoch, culprit, job.conductor.last_checkpoint, spared=True)
+        raise diverged(what, self._step + 1, trainer.current_epoch, culprit, job.supervisor.last_checkpoint, spared=True)
 
     @contextmanager
     def behind(self, module: lightning.LightningModule) -> Iterator[None]:
@@ -212,26 +212,26 @@ class Bridge(Checkpoint):
             loss, examples, norm = pl_module.loss, pl_module.examples, pl_module.norm
         self._rows, self._loss = 0, None
         seconds, self._started = now - self._started, now
-        self._job.conductor.step_done(self._step, trainer.current_epoch, loss, self._rate, norm, examples, seconds)
-        trainer.should_stop = trainer.should_stop or self._job.conductor.should_stop
+        self._job.supervisor.step_done(self._step, trainer.current_epoch, loss, self._rate, norm, examples, seconds)
+        trainer.should_stop = trainer.should_stop or self._job.supervisor.should_stop
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """An epoch was done."""
-        if self._job.conductor.should_stop and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+        if self._job.supervisor.should_stop and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             return
         own = {name: float(value) for name, value in trainer.callback_metrics.items() if value.numel() == 1}
-        self._job.conductor.epoch_done(trainer.current_epoch, self._step, trainer.precision_plugin.forward_context, own)
-        trainer.should_stop = trainer.should_stop or self._job.conductor.should_stop
+        self._job.supervisor.epoch_done(trainer.current_epoch, self._step, trainer.precision_plugin.forward_context, own)
+        trainer.should_stop = trainer.should_stop or self._job.supervisor.should_stop
         self._started = time.perf_counter()
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must know."""
-        return {"step": self._step, "conductor": self._job.conductor.state_dict()}
+        return {"step": self._step, STATE_KEY: self._job.supervisor.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from there."""
         self._step = state_dict["step"]
-        self._job.conductor.load_state_dict(state_dict["conductor"])
+        self._job.supervisor.load_state_dict(state_dict[STATE_KEY])
 
 
 class WholeFiles(TorchCheckpointIO):
@@ -266,7 +266,7 @@ class LightningEngine:
             self.trainer = lightning.Trainer(**{**self._options(), **options})
 
     def fit(self) -> None:
-        """Trains to the end, or until the conductor stops it."""
+        """Trains to the end, or until the supervisor stops it."""
         job = self.job
         if job.resume is not None:
             content = read_checkpoint(job.resume)

@@ -14,11 +14,11 @@ from harness.batches import Batch, to_device
 from harness.models.moving import move
 from harness.training.checkpoints import check_fits, read_checkpoint, write_checkpoint
 from harness.training.divergence import diverged, find_culprit
-from harness.training.engines.job import Job, OnGradients
+from harness.training.engines.job import Job, OnGradients, seed_batch
 from harness.training.errors import CheckpointError, TrainingError
 from harness.training.objective import Objective
 from harness.training.optimisation import clip_gradients, make_optimizer, make_schedule
-from harness.training.position import seed_batch
+from harness.training.supervisor import STATE_KEY
 
 _DTYPES = {"32": torch.float32, "16": torch.float16, "bf16": torch.bfloat16, "64": torch.float64}
 
@@ -64,16 +64,16 @@ class PlainEngine:
         return torch.autocast(self._device.type, self._autocast) if self._autocast else nullcontext()
 
     def fit(self) -> None:
-        """Trains to the end, or until the conductor stops it."""
+        """Trains to the end, or until the supervisor stops it."""
         job = self.job
-        job.direct_conductor(self._save)
+        job.connect_supervisor(self._save)
         if job.prepare is not None:
             job.prepare(0)
         self.model.train()  # before a state is loaded: a model that changes its weights by the mode was saved in train mode
         if job.resume is not None:
             self._load(job.resume)
-        job.conductor.start(self.forward)
-        while self._epoch < job.epochs and not job.conductor.should_stop:
+        job.supervisor.start(self.forward)
+        while self._epoch < job.epochs and not job.supervisor.should_stop:
             self._run_epoch()
 
     def _run_epoch(self) -> None:
@@ -86,10 +86,10 @@ class PlainEngine:
             if self._batch % job.config.accumulate_grad_batches == 0 or self._batch == total:
                 self._take_step(batch, started)
                 started = time.perf_counter()
-            if job.conductor.should_stop and self._batch < total:
+            if job.supervisor.should_stop and self._batch < total:
                 return
         self._epoch, self._batch = self._epoch + 1, 0
-        job.conductor.epoch_done(self._epoch - 1, self._step, self.forward)
+        job.supervisor.epoch_done(self._epoch - 1, self._step, self.forward)
 
     def _accumulate(self, batch: Batch) -> None:
         seed_batch(self.job.seed, self._epoch, self._batch, self.job.rank)
@@ -112,7 +112,7 @@ class PlainEngine:
         self.schedule.step()
         self._step += 1
         seconds = time.perf_counter() - started
-        self.job.conductor.step_done(self._step, self._epoch, total.loss, rate, norm, total.examples, seconds)
+        self.job.supervisor.step_done(self._step, self._epoch, total.loss, rate, norm, total.examples, seconds)
 
     def _guard(self, loss: Tensor, norm: Tensor, batch: Batch) -> None:
         if bool(norm.isfinite()) and bool(loss.isfinite()):
@@ -120,7 +120,7 @@ class PlainEngine:
         seed_batch(self.job.seed, self._epoch, self._batch - 1, self.job.rank)
         culprit = find_culprit(self.model, self.job.adapter, to_device(batch, self._device, self._dtype), self.forward())
         what = "gradient" if bool(loss.isfinite()) else "loss"
-        raise diverged(what, self._step + 1, self._epoch, culprit, self.job.conductor.last_checkpoint, spared=True)
+        raise diverged(what, self._step + 1, self._epoch, culprit, self.job.supervisor.last_checkpoint, spared=True)
 
     def _save(self, path: Path) -> None:
         content = {
@@ -133,7 +133,7 @@ class PlainEngine:
             "batch": self._batch,
             "global_step": self._step,
             "batches": self.job.batches.state_dict(),
-            "conductor": self.job.conductor.state_dict(),
+            STATE_KEY: self.job.supervisor.state_dict(),
         }
         write_checkpoint(content, path)
 
@@ -152,4 +152,4 @@ class PlainEngine:
         self._epoch, self._batch, self._step = content["epoch"], content["batch"], content["global_step"]
         if self._batch:
             self.job.batches.load_state_dict(content["batches"])
-        self.job.conductor.load_state_dict(content["conductor"])
+        self.job.supervisor.load_state_dict(content[STATE_KEY])

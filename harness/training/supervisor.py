@@ -1,4 +1,4 @@
-"""What happens between the steps, whichever engine takes them: it is said, judged, kept, and stopped in time."""
+"""What happens between the steps, whichever engine takes them: progress is reported, the model evaluated and saved, training stopped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from harness.training.checkpoints import CheckpointFolder, checkpoint_name
-from harness.training.records import Epoch, Listener, Plan, Step
+from harness.training.events import Epoch, Listener, Plan, Step
 
 Forward = Callable[[], AbstractContextManager[Any]]
 """Makes the context that each forward runs in, such as autocast."""
@@ -20,7 +20,11 @@ Evaluate = Callable[[Forward], Mapping[str, float]]
 """Evaluates the model that is being trained."""
 
 
-class Remembers(Protocol):
+STATE_KEY = "conductor"
+"""Where a checkpoint keeps the supervisor's state: an earlier name, so that checkpoints of earlier versions can be resumed."""
+
+
+class HasState(Protocol):
     """Has a state that a checkpoint keeps."""
 
     def state_dict(self) -> dict[str, Any]:
@@ -30,7 +34,7 @@ class Remembers(Protocol):
         """Goes on from a state."""
 
 
-class Conductor:
+class Supervisor:
     """Hears from the engine what was done, and decides what follows.
 
     Args:
@@ -65,7 +69,7 @@ class Conductor:
         limit: int | None = None,
         leads: bool = True,
         resumed: Path | None = None,
-        remembered: Mapping[str, Remembers] | None = None,
+        remembered: Mapping[str, HasState] | None = None,
     ) -> None:
         self.plan = plan
         self._listeners = listeners if leads else ()

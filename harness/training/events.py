@@ -1,9 +1,14 @@
-"""What a training says of itself while it goes on, and who listens."""
+"""What a training reports while it runs, and who listens."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from harness.experiments.run import Run
 
 
 @dataclass(frozen=True)
@@ -77,3 +82,28 @@ class Listener:
 
     def on_end(self) -> None:
         """Training is over, in whatever way."""
+
+
+class RunLog(Listener):
+    """Logs every step and epoch of a training to a run.
+
+    Args:
+        run: The run.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def on_step(self, step: Step) -> None:
+        """Logs what the step measured."""
+        values = {"train_loss": step.loss, "learning_rate": step.learning_rate, "grad_norm": step.grad_norm}
+        if step.seconds > 0:
+            values["examples_per_second"] = step.examples / step.seconds
+        self._run.log_metrics(
+            {name: value for name, value in values.items() if value is not None and not math.isnan(value)}, step.step, step.epoch
+        )
+
+    def on_epoch(self, epoch: Epoch) -> None:
+        """Logs what the evaluation found."""
+        if epoch.metrics:
+            self._run.log_metrics(epoch.metrics, epoch.step, epoch.epoch)

@@ -1,0 +1,174 @@
+"""Batches as a training step takes them: their format, and fixed or drawn sequences of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count, islice
+from typing import Any
+
+from torch import Tensor, nn
+
+from harness.adapters import Adapter
+from harness.batches import Batch
+from harness.data.loader import Loader
+from harness.errors import UserError
+from harness.training.engines.job import Batches
+from harness.training.errors import TrainingError
+from harness.user_code import raised
+
+BatchFormat = Callable[[Batch], Any]
+"""From a batch to what ``training_step`` takes."""
+
+
+def as_dict(batch: Batch) -> Batch:
+    """The fields by name."""
+    return batch
+
+
+@dataclass(frozen=True)
+class AsTuple:
+    """The fields that ``forward`` takes, in its order, and the labels: ``x, y = batch``.
+
+    Attributes:
+        fields: The fields.
+    """
+
+    fields: tuple[str, ...]
+
+    def __call__(self, batch: Batch) -> tuple[Tensor, ...]:
+        """The tensors."""
+        return tuple(batch[name] for name in (*self.fields, "labels"))
+
+
+def find_batch_format(model: nn.Module, adapter: Adapter, take_step: Callable[[BatchFormat], object]) -> BatchFormat:
+    """The first form of batch that a training step takes: a dict, then a tuple.
+
+    Args:
+        model: The LightningModule.
+        adapter: Knows the fields that its ``forward`` takes.
+        take_step: Tries a step on a copy of the model.
+
+    Raises:
+        TrainingError: It takes neither.
+    """
+    reasons = []
+    for form, shown in _forms(model, adapter):
+        try:
+            take_step(form)
+        except UserError:
+            return form  # it ran, and what it found is not the form's fault
+        except Exception as error:
+            reasons.append(f"{raised(error)} on {shown}")
+        else:
+            return form
+    raise TrainingError(f"{type(model).__name__}.training_step raised {'; and '.join(reasons)}")
+
+
+def _forms(model: nn.Module, adapter: Adapter) -> Iterator[tuple[BatchFormat, str]]:
+    yield as_dict, "a dict of the task's fields and `labels`"
+    plan = adapter.plan(model)
+    if not plan.whole:
+        fields = AsTuple(plan.fields)
+        yield fields, f"a tuple ({', '.join((*plan.fields, 'labels'))})"
+
+
+class FormattedBatches:
+    """Batches in another form."""
+
+    def __init__(self, batches: Batches, form: BatchFormat) -> None:
+        self._batches = batches
+        self._form = form
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(self._form, self._batches)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch that the next iteration goes through."""
+        self._batches.set_epoch(epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """How far they got."""
+        return self._batches.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from there."""
+        self._batches.load_state_dict(state)
+
+    @property
+    def batch_sampler(self) -> Any:
+        """Where Lightning looks for something to tell the epoch to."""
+        return getattr(self._batches, "batch_sampler", None)
+
+
+class FixedBatches:
+    """A sequence of batches as an epoch; a position in it can be saved.
+
+    Args:
+        batches: The batches; each is taken when its turn comes.
+        form: What is made of each.
+    """
+
+    def __init__(self, batches: Sequence[Any], form: BatchFormat = as_dict) -> None:
+        self._batches = batches
+        self._form = form
+        self._given = 0
+        self._start = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        self._given, self._start = self._start, 0
+        for number in range(self._given, len(self._batches)):
+            self._given += 1
+            yield self._form(self._batches[number])
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Every epoch is the same."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many were given out."""
+        return {"batch": self._given}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from there."""
+        self._start = self._given = state["batch"]
+
+
+class DrawnBatches(Sequence[Batch]):
+    """The batches of a loader, epoch after epoch, each drawn when it is first asked for.
+
+    Args:
+        loader: Where they come from.
+        length: How many there are to be.
+
+    Attributes:
+        seen: Those that were drawn.
+    """
+
+    def __init__(self, loader: Loader, length: int) -> None:
+        self.seen: list[Batch] = []
+        self._length = length
+        self._source = self._epochs(loader)
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return self._length
+
+    def __getitem__(self, index: Any) -> Any:
+        """One of them, or several for a slice."""
+        if isinstance(index, slice):
+            return [self[number] for number in range(self._length)[index]]
+        number = range(self._length)[index]
+        self.seen += islice(self._source, max(0, number + 1 - len(self.seen)))
+        return self.seen[number]
+
+    @staticmethod
+    def _epochs(loader: Loader) -> Iterator[Batch]:
+        for epoch in count():
+            loader.set_epoch(epoch)
+            yield from loader
