@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from planted import make_exports
+from planted_bugs.tier4.exports import make_exports
 from torch import Tensor, nn
 
 from harness.evidence import Status

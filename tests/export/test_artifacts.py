@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from planted import Scores, make_exports, onnx_by_hand
+from planted_bugs.tier4.exports import make_exports, onnx_by_hand
+from planted_bugs.tier4.models import Scores
 
 from harness.errors import UserError
 from harness.export.formats.exporter import ExportError
@@ -133,7 +134,8 @@ def test_a_full_disk_is_one_line_and_leaves_nothing() -> None:
     script = textwrap.dedent("""
         import resource, sys
         from pathlib import Path
-        from planted import Scores, make_exports
+        from planted_bugs.tier4.exports import make_exports
+        from planted_bugs.tier4.models import Scores
         from harness.export.formats.exporter import ExportError
         exports = make_exports(Scores(), Path(sys.argv[1]), "pytorch")
         exports.program, exports.identity
@@ -150,7 +152,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing() -> None:
         environment = {**os.environ, "MODELTIERS_CACHE": f"{name}/cache"}
         done = subprocess.run(
             [sys.executable, "-c", script, f"{name}/files"],
-            cwd=Path(__file__).parent,
+            cwd=Path(__file__).parents[1],
             env=environment,
             capture_output=True,
             text=True,
@@ -164,7 +166,8 @@ def test_killed_in_the_middle_it_leaves_no_half_file(tmp_path: Path) -> None:
     script = textwrap.dedent("""
         import sys, time
         from pathlib import Path
-        from planted import Scores, make_exports
+        from planted_bugs.tier4.exports import make_exports
+        from planted_bugs.tier4.models import Scores
         from harness.export.store import artifact
         copy = artifact._copy_whole
         def slow(source, target):
@@ -174,7 +177,7 @@ def test_killed_in_the_middle_it_leaves_no_half_file(tmp_path: Path) -> None:
         make_exports(Scores(), Path(sys.argv[1]), "pytorch").artifact("pytorch")
     """)
     with subprocess.Popen(
-        [sys.executable, "-c", script, str(tmp_path)], cwd=Path(__file__).parent, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", script, str(tmp_path)], cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, text=True
     ) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "copying\n"
@@ -188,7 +191,8 @@ def test_processes_that_start_together_export_once(tmp_path: Path) -> None:
     script = textwrap.dedent("""
         import sys
         from pathlib import Path
-        from planted import Scores, make_exports
+        from planted_bugs.tier4.exports import make_exports
+        from planted_bugs.tier4.models import Scores
         from harness.randomness import seeded
         with seeded(0):
             model = Scores()
@@ -197,7 +201,7 @@ def test_processes_that_start_together_export_once(tmp_path: Path) -> None:
     environment = {**os.environ, "MODELTIERS_CACHE": str(tmp_path)}
     children = [
         subprocess.Popen(
-            [sys.executable, "-c", script], cwd=Path(__file__).parent, env=environment, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", script], cwd=Path(__file__).parents[1], env=environment, stdout=subprocess.PIPE, text=True
         )
         for _ in range(3)
     ]
@@ -267,5 +271,5 @@ def test_quantisation_needs_onnx(tmp_path: Path) -> None:
 
 def test_an_onnx_file_shows_no_path_of_its_maker(tmp_path: Path) -> None:
     content = make_exports(scores(), tmp_path).artifact("onnx").path.read_bytes()
-    assert str(Path(__file__).parent).encode() not in content
-    assert b"planted.py" not in content
+    assert str(Path(__file__).parents[1]).encode() not in content
+    assert b"models.py" not in content

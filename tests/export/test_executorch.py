@@ -8,7 +8,8 @@ from typing import NoReturn
 
 import pytest
 import torch
-from planted import DataBranch, Scores, language_model, make_exports
+from planted_bugs.tier4.exports import make_exports
+from planted_bugs.tier4.models import DataBranch, Scores, language_model
 from torch import Tensor, nn
 
 from harness.errors import MissingPackageError
@@ -169,7 +170,7 @@ class TestExecuTorch:
     def test_what_no_graph_can_hold_is_refused_once(self, tmp_path: Path) -> None:
         with pytest.raises(ExportError) as caught:
             exports_of(DataBranch, tmp_path).artifact("executorch")
-        assert str(caught.value).count("planted.py:") == 1
+        assert str(caught.value).count("models.py:") == 1
 
     def test_a_size_beyond_the_plan_is_refused_and_the_next_call_is_right(self, tmp_path: Path) -> None:
         exports = exports_of(Scores, tmp_path)

@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
-from planted import TABLE, TEXT, Scores, language_model, with_nan
+from planted_bugs.tier4.models import TABLE, TEXT, Scores, language_model, with_nan
 from torch import Tensor, nn
 
 from harness.adapters import make_adapter

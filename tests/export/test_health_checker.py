@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from planted import TABLE, RowLoop, Scores, SizeBranch, with_nan
+from planted_bugs.tier4.models import TABLE, RowLoop, Scores, SizeBranch, with_nan
 
 from harness.config import ExportConfig
 from harness.evidence import Evidence, Status
@@ -103,7 +103,7 @@ def test_reports_are_written(sound: ExportHealthReport, tmp_path: Path) -> None:
         assert data["summary"]["total"] == len(data["checks"])
         assert "numerical_consistency" in report.save_markdown(tmp_path / f"{name}.md").read_text()
         assert "numerical_consistency" in report.save_html(tmp_path / f"{name}.html").read_text()
-    assert "planted.py" in (tmp_path / "broken.md").read_text()
+    assert "models.py" in (tmp_path / "broken.md").read_text()
 
 
 def test_own_checks_join() -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from planted import TABLE, DataBranch, RowLoop, Scores, language_model, make_exports, with_nan
+from planted_bugs.tier4.exports import make_exports
+from planted_bugs.tier4.models import TABLE, DataBranch, RowLoop, Scores, language_model, with_nan
 from torch import Tensor, nn
 
 from harness.errors import MissingPackageError
@@ -145,7 +146,7 @@ class TestOpenVINO:
     def test_an_axis_that_the_model_fixes_is_named(self, tmp_path: Path) -> None:
         evidence = judge_format("dynamic_axes", exports_of(RowLoop, tmp_path), "openvino")
         assert evidence.status is Status.FAIL
-        assert "batch is always 3 (planted.py:" in evidence.message
+        assert "batch is always 3 (models.py:" in evidence.message
 
     def test_fixed_sizes(self, tmp_path: Path) -> None:
         exports = exports_of(Scores, tmp_path, dynamic_shapes=False)

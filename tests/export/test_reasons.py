@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from planted import Scores, make_exports
+from planted_bugs.tier4.exports import make_exports
+from planted_bugs.tier4.models import Scores
 from torch import Tensor
 
 from harness.export.checks.table import judge_format

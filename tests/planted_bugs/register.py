@@ -28,6 +28,7 @@ FAMILIES: dict[int, tuple[str, ...]] = {
         "tabular",
         "lightning_bugs",
     ),
+    4: ("bugs",),
 }
 """Modules that register bugs, by tier: ``tier<number>.<family>`` of this package."""
 

@@ -23,12 +23,12 @@ class Twin:
 
     Attributes:
         setup: The model.
-        judged: The properties that must not be red.
+        tier: The tier that judges it.
         tests: The tests that must pass, those of the bugs that it is the twin of.
     """
 
     setup: Setup
-    judged: tuple[str, ...]
+    tier: int
     tests: set[str]
 
     def __str__(self) -> str:
@@ -36,32 +36,29 @@ class Twin:
         return f"tier{self.tier}-{self.setup.name}" + (f"-{'-'.join(properties)}" if self.tier > 1 else "")
 
     @property
-    def tier(self) -> int:
-        """The tier of those properties."""
-        return CATALOGUE[self.judged[0]].tier
+    def judged(self) -> tuple[str, ...]:
+        """The properties of which none may be red: in tier 1, where that is quick, all; elsewhere those that judge its bugs."""
+        if self.tier == 1:
+            return whole_tier(1)
+        properties = (test.partition("[")[0] for test in sorted(self.tests))
+        return tuple(dict.fromkeys(name for each in properties for name in judged_of_a_bug(each)))
 
 
 def twins_of(bugs: Iterable[PlantedBug]) -> list[Twin]:
-    """The sound models of some bugs; once each for the properties that are judged together."""
+    """The sound models of some bugs, once each."""
     twins: list[Twin] = []
     for bug in bugs:
-        judged = judged_of_a_twin(bug.property)
-        same = (twin for twin in twins if twin.setup == bug.sound and twin.judged == judged)
-        if twin := next(same, None):
-            twin.tests.add(bug.test)
-        else:
-            twins.append(Twin(bug.sound, judged, {bug.test}))
+        same = (twin for twin in twins if (twin.setup, twin.tier) == (bug.sound, bug.tier))
+        twin = next(same, None)
+        if twin is None:
+            twins.append(twin := Twin(bug.sound, bug.tier, set()))
+        twin.tests.add(bug.test)
     return twins
 
 
 def judged_of_a_bug(name: str) -> tuple[str, ...]:
     """The properties that judge a model with a bug that one of them must catch; none of the others may be red without a word."""
     return (name,)
-
-
-def judged_of_a_twin(name: str) -> tuple[str, ...]:
-    """The properties that judge the twin of a bug: in tier 1, where that is quick, all of them."""
-    return whole_tier(1) if CATALOGUE[name].tier == 1 else judged_of_a_bug(name)
 
 
 def whole_tier(tier: int) -> tuple[str, ...]:

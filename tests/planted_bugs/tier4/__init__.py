@@ -1,0 +1,1 @@
+"""Models and exported files that break a property of tier 4."""
