@@ -25,19 +25,19 @@ from harness.evidence import Evidence, Status
 from harness.internal_errors import guarded, internal_error, is_from_backward, is_internal
 from harness.owners import Selection, is_left, left_to, settled
 from harness.processor_time import processor_seconds
+from harness.properties.calling import BackwardRaisedError, ModelRaisedError
+from harness.properties.contracts import call_of, unusable
 from harness.properties.places import located, raising_line
-from harness.properties.subject import (
+from harness.properties.prerequisites import (
     FINITE_OWNER,
     GRADIENT_OWNER,
     RANDOM,
     RANDOM_OWNER,
     SHAPE_OWNER,
-    BackwardRaisedError,
-    ModelRaisedError,
-    Subject,
+    left_to_weights,
+    not_finite,
 )
-from harness.properties.trouble import left_to_weights, not_finite
-from harness.properties.usability import call_of
+from harness.properties.subject import Subject
 from harness.user_code import raised
 from pytest_modeltiers.checks import ModelCheck
 from pytest_modeltiers.smallest import smallest_failing
@@ -130,7 +130,7 @@ class Judge:
         self._keep(self._run(lambda _subject: measure(), {}))
 
     def holds_at_anchors(self, check: Check, **values: Any) -> None:
-        """Judges the sizes and seeds on which ``Subject.trouble`` rests, so that what it hides elsewhere is red here.
+        """Judges the sizes and seeds on which ``Subject.prerequisite_failure`` rests, so that what it hides elsewhere is red here.
 
         Where one fails, the smallest sizes are found at which it fails in the same way.
         """
@@ -237,7 +237,7 @@ class Judge:
     def meets(self, error: Exception) -> None:
         """Records what the test itself raised, outside of a check."""
         if self._is_unusable():
-            self._keep(left_to(self.name, self.subject.unusable.owner, self.subject.unusable.reason))
+            self._keep(self._left_as_unusable())
         else:
             self._keep(internal_error(self.name, error) if is_internal(error) else self._raised(error, {}))
 
@@ -246,8 +246,12 @@ class Judge:
         return evidence.status is Status.FAIL and not is_left(evidence, self.label)
 
     def _is_unusable(self) -> bool:
-        unusable = self.subject.unusable
-        return bool(unusable) and self.name not in (SHAPE_OWNER, unusable.owner)
+        why = unusable(self.subject)
+        return bool(why) and self.name not in (SHAPE_OWNER, why.owner)
+
+    def _left_as_unusable(self) -> Evidence:
+        why = unusable(self.subject)
+        return left_to(self.name, why.owner, why.reason)
 
     def _keep_drawn(self, check: Check, case: dict[str, Any], evidence: Evidence, out_of_time: Callable[[], bool]) -> None:
         """Keeps a failure that was drawn, at a length between the usual ones and the longest where it fails there too."""
@@ -282,7 +286,7 @@ class Judge:
     def _run(self, check: Check, values: dict[str, Any]) -> Evidence:
         self.examples += 1
         if self._is_unusable():
-            return left_to(self.name, self.subject.unusable.owner, self.subject.unusable.reason)
+            return self._left_as_unusable()
         if self.subject.model.training:
             self.subject.model.eval()
         return self._judged(self.subject, check, values)
@@ -295,25 +299,27 @@ class Judge:
 
     def _attributed(self, evidence: Evidence) -> Evidence:
         """The evidence; where something else is wrong with the model that explains it, left to the property that says so."""
-        if self.label == FINITE_OWNER and self.subject.trouble.weight is not None:
-            return self.subject.trouble.weight.evidence(self.name)  # also where no input of this test reaches the weight
+        if self.label == FINITE_OWNER and self.subject.prerequisite_failure.weight is not None:
+            return self.subject.prerequisite_failure.weight.evidence(
+                self.name
+            )  # also where no input of this test reaches the weight
         if evidence.status not in (Status.FAIL, Status.WARN):
             return evidence
-        trouble = self.subject.trouble
-        if self.name == SHAPE_OWNER and evidence.status is Status.FAIL and self.subject.unusable:
+        failure = self.subject.prerequisite_failure
+        if self.name == SHAPE_OWNER and evidence.status is Status.FAIL and unusable(self.subject):
             return replace(evidence, message=f"{evidence.message}; {call_of(self.subject)}")
         if (
-            trouble.not_finite
-            and trouble.weight is None
+            failure.not_finite
+            and failure.weight is None
             and self.name == "finite_output"
             and self.label not in (FINITE_OWNER, self.name)
         ):
-            return not_finite(trouble, self.name)
-        if evidence.measured == float("inf") and trouble.not_finite and self.name not in _JUDGES_FINITENESS:
-            return not_finite(trouble, self.name)
-        if evidence.status is Status.FAIL and trouble.random and self.name in _NEEDS_REPEATABLE:
+            return not_finite(failure, self.name)
+        if evidence.measured == float("inf") and failure.not_finite and self.name not in _JUDGES_FINITENESS:
+            return not_finite(failure, self.name)
+        if evidence.status is Status.FAIL and failure.random and self.name in _NEEDS_REPEATABLE:
             return left_to(self.name, RANDOM_OWNER, RANDOM)
-        return left_to_weights(trouble, evidence)
+        return left_to_weights(failure, evidence)
 
     def _raised(self, error: Exception, values: dict[str, Any]) -> Evidence:
         """What it means that the model, or torch on its behalf, raises under a check."""
@@ -330,8 +336,8 @@ class Judge:
         if isinstance(error, OutputError) and self.name == SHAPE_OWNER:
             return self._attributed(Evidence(self.name, Status.FAIL, str(error), counterexample=shown))
         if isinstance(error, ModelRaisedError):
-            if subject.trouble.raises and self.name not in _JUDGES_RAISING:
-                return left_to(self.name, SHAPE_OWNER, subject.trouble.raises)
+            if subject.prerequisite_failure.raises and self.name not in _JUDGES_RAISING:
+                return left_to(self.name, SHAPE_OWNER, subject.prerequisite_failure.raises)
             message = f"cannot be judged, forward raises: {error}"
             return Evidence(self.name, Status.FAIL, message, counterexample=shown, module=error.module)
         return Evidence(self.name, Status.FAIL, f"cannot be judged: {_told(error)}", counterexample=shown)

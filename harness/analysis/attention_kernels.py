@@ -21,8 +21,9 @@ from harness.batches import Batch, pad_right
 from harness.evidence import Evidence, Status
 from harness.models.copies import Copies
 from harness.models.fast_path import without_fast_path
+from harness.properties.calling import ModelRaisedError
 from harness.properties.equality import judge_equal
-from harness.properties.subject import ModelRaisedError, Subject
+from harness.properties.subject import Subject
 from harness.properties.tracing import finite, first_broken, first_divergence, recording, whole
 
 _NAME = "attention_kernels"

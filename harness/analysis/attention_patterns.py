@@ -11,7 +11,7 @@ from harness.analysis.attention_maps import AttentionMap, attention_maps
 from harness.analysis.study import Study
 from harness.batches import Sizes, pad_right, to_device
 from harness.evidence import Evidence, Status, and_others, counted
-from harness.properties.difference import difference
+from harness.properties.noise import difference
 
 _NAME = "attention_patterns"
 _NONE = (

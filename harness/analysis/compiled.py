@@ -23,10 +23,10 @@ from harness.analysis.study import Study
 from harness.batches import Batch, Sizes
 from harness.evidence import Evidence, Status, counted
 from harness.processor_time import processor_seconds
-from harness.properties.difference import difference
-from harness.properties.noise import FACTOR
+from harness.properties.calling import BackwardRaisedError, ModelRaisedError, blaming
+from harness.properties.noise import FACTOR, difference
 from harness.properties.quantised import is_packed
-from harness.properties.subject import BackwardRaisedError, ModelRaisedError, Subject, blaming
+from harness.properties.subject import Subject
 from harness.properties.tracing import hooked, path_of
 from harness.user_code import is_users_file, raised
 

@@ -11,8 +11,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from harness.batches import Batch
 from harness.models.copies import Copies
-from harness.properties.difference import difference
-from harness.properties.noise import FACTOR
+from harness.properties.noise import FACTOR, difference
 from harness.properties.subject import Subject
 from harness.properties.tracing import fields_of, hooked, path_of
 

@@ -16,8 +16,9 @@ from torch.utils._pytree import tree_map
 
 from harness.analysis.finite_differences import Slope, slope_of
 from harness.batches import Batch
+from harness.properties.calling import mode
 from harness.properties.places import users_line
-from harness.properties.subject import Subject, mode
+from harness.properties.subject import Subject
 from harness.properties.tracing import hooked
 from harness.randomness import seeded
 

@@ -21,9 +21,9 @@ from harness.analysis.study import Study
 from harness.batches import Batch, pad_right
 from harness.errors import ProbeUnsupportedError
 from harness.evidence import Evidence, Status
-from harness.properties.difference import difference
-from harness.properties.noise import FACTOR
-from harness.properties.subject import ModelRaisedError, Subject
+from harness.properties.calling import ModelRaisedError
+from harness.properties.noise import FACTOR, difference
+from harness.properties.subject import Subject
 from harness.properties.tracing import Call, finite, first_broken, recording
 
 _NAME = "half_precision"

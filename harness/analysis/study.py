@@ -11,8 +11,7 @@ from torch import nn
 from harness.config import SuiteConfig
 from harness.data.loader import Loader, make_loader
 from harness.data.opening import open_dataset
-from harness.properties.moving import moved
-from harness.properties.running_statistics import calibrated_subject
+from harness.properties.model_variants import calibrated_subject, moved
 from harness.properties.subject import Subject
 
 _BATCH = 32

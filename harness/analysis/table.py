@@ -10,8 +10,9 @@ from harness.errors import UserError
 from harness.evidence import Evidence, Status
 from harness.internal_errors import guarded, internal_error, is_from_backward
 from harness.owners import Selection, left_to, settled
-from harness.properties.subject import GRADIENT_OWNER, BackwardRaisedError, Subject
-from harness.properties.trouble import hidden_by, left_to_weights
+from harness.properties.calling import BackwardRaisedError
+from harness.properties.prerequisites import GRADIENT_OWNER, hidden_by, left_to_weights
+from harness.properties.subject import Subject
 from harness.user_code import raised
 
 
@@ -44,7 +45,7 @@ def find_analysis(name: str, study: Study, case: str = "") -> Evidence:
     check, subject = CATALOGUE[name].load(case), study.subject
 
     def measured() -> Evidence:
-        return hidden_by(subject.trouble, name) or left_to_weights(subject.trouble, check(study))
+        return hidden_by(subject.prerequisite_failure, name) or left_to_weights(subject.prerequisite_failure, check(study))
 
     return guarded(name, measured, lambda error: _without_answer(name, subject, error))
 

@@ -170,14 +170,14 @@ CRITICAL = (
         "logit_range",
         1,
         "Scores of classes may take any value: no ReLU, softmax or sigmoid stands behind the last layer",
-        "harness.properties.scores:logit_range",
+        "harness.properties.numerics:logit_range",
         needs=lambda task: task.has_classes,
     ),
     Property(
         "registration",
         1,
         "Every parameter, module and tensor the model uses is registered with it",
-        "harness.properties.structure:registration",
+        "harness.properties.state:registration",
     ),
     Property(
         "initialisation",
@@ -242,13 +242,15 @@ CRITICAL = (
         "dtype_move",
         1,
         "The model runs after a move to another floating dtype",
-        "harness.properties.moves:dtype_move",
+        "harness.properties.device_and_dtype:dtype_move",
         cases={
             dtype: Case(f"The model runs in {dtype}", search=Search(given=({"dtype": dtype},)))
             for dtype in ("float64", "bfloat16", "float16")
         },
     ),
-    Property("device_move", 1, "The model runs after a move to another device", "harness.properties.moves:device_move"),
+    Property(
+        "device_move", 1, "The model runs after a move to another device", "harness.properties.device_and_dtype:device_move"
+    ),
     Property(
         "serialisation",
         1,
@@ -257,14 +259,14 @@ CRITICAL = (
         cases={
             "state_dict": Case(
                 "A second instance with the saved state dict gives the same logits",
-                "harness.properties.serialisation:state_dict_round_trip",
+                "harness.properties.state:state_dict_round_trip",
             ),
-            "pickle": Case("A pickled copy gives the same logits", "harness.properties.serialisation:pickle_round_trip"),
+            "pickle": Case("A pickled copy gives the same logits", "harness.properties.state:pickle_round_trip"),
             "deepcopy": Case(
-                "A deep copy gives the same logits and shares nothing", "harness.properties.serialisation:deepcopy_independent"
+                "A deep copy gives the same logits and shares nothing", "harness.properties.state:deepcopy_independent"
             ),
             "tied_weights": Case(
-                "Tied weights stay tied through copies, moves and loading", "harness.properties.serialisation:tied_weights"
+                "Tied weights stay tied through copies, moves and loading", "harness.properties.state:tied_weights"
             ),
         },
     ),

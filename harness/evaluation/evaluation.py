@@ -20,7 +20,8 @@ from harness.errors import UserError
 from harness.evaluation.metric_names import chosen_metrics
 from harness.evaluation.ranks import Ranks
 from harness.evaluation.tally import Tally
-from harness.properties.subject import blaming, floating_dtype, mode
+from harness.properties.calling import blaming, mode
+from harness.properties.subject import floating_dtype
 from harness.randomness import seeded
 from harness.tasks import TaskSpec
 

@@ -20,8 +20,9 @@ from harness.export.exports import Exports
 from harness.health.report import CheckResult, CheckStatus, ExportHealthReport, SkippedCheck
 from harness.internal_errors import guarded
 from harness.models.wrapped import taken
+from harness.properties.calling import mode
 from harness.properties.places import located
-from harness.properties.subject import Subject, mode
+from harness.properties.subject import Subject
 from harness.tasks import TaskSpec
 from harness.threads import threads_for
 

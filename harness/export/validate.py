@@ -17,7 +17,8 @@ from harness.export.checks.table import judge_format
 from harness.export.exports import Exports
 from harness.export.program import Program
 from harness.models.wrapped import taken
-from harness.properties.subject import Subject, mode
+from harness.properties.calling import mode
+from harness.properties.subject import Subject
 from harness.tasks import TaskSpec
 
 Quantisation = Literal["dynamic", "static"]

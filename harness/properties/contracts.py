@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from contextlib import suppress
 from dataclasses import replace
 
@@ -10,12 +11,14 @@ from torch import Tensor, nn
 
 from harness.adapters import same_shape
 from harness.batches import Batch, Sizes, smallest_sizes
+from harness.errors import OutputError
 from harness.evidence import Blame, Evidence, Status
 from harness.owners import left_to
-from harness.properties.axes import CAUSE, READS
+from harness.properties.calling import ModelRaisedError, mode
 from harness.properties.equality import first_failure, judge_equal
 from harness.properties.places import writing_line
-from harness.properties.subject import ModelRaisedError, Subject, mode
+from harness.properties.prerequisites import LENGTH_FIRST_CAUSE, READS_LENGTH_FIRST, SHAPE_OWNER, Unusable
+from harness.properties.subject import Subject
 from harness.properties.tracing import Call, finite, first_broken, first_divergence, first_misshapen, probing, recording, whole
 from harness.properties.vocabulary import unreadable_token
 
@@ -60,10 +63,10 @@ def shape_contract(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
         return Evidence(
             name,
             Status.FAIL,
-            f"forward raises at {sizes.describe(subject.task)}{f', as {READS}' if turned else ''}: {error}",
+            f"forward raises at {sizes.describe(subject.task)}{f', as {READS_LENGTH_FIRST}' if turned else ''}: {error}",
             counterexample=counterexample,
             module=_where_misshapen(subject, sizes, seed) or error.module,
-            cause=CAUSE if turned else _cause_of(subject, error),
+            cause=LENGTH_FIRST_CAUSE if turned else _cause_of(subject, error),
         )
     if same_shape(logits, expected):
         return Evidence(name, Status.OK, "logits have the promised shape", counterexample=counterexample)
@@ -72,10 +75,10 @@ def shape_contract(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
         name,
         Status.FAIL,
         f"logits have shape {tuple(logits.shape)} ({logits.dtype}) at {sizes.describe(subject.task)}, "
-        f"expected {expected} ({', '.join(subject.task.facts.output)}){f': {READS}' if turned else ''}",
+        f"expected {expected} ({', '.join(subject.task.facts.output)}){f': {READS_LENGTH_FIRST}' if turned else ''}",
         counterexample=counterexample,
         investigate=lambda: _where_misshapen(subject, sizes, seed),
-        cause=CAUSE
+        cause=LENGTH_FIRST_CAUSE
         if turned
         else "a squeeze() without dim, a transpose left over, a head of the wrong size, or a pooling that is missing",
     )
@@ -216,7 +219,7 @@ def _layout(subject: Subject, sizes: Sizes, layout: str, seed: int) -> Evidence:
             culprit,
         )
     except ModelRaisedError as error:
-        if subject.trouble.raises:  # in any layout
+        if subject.prerequisite_failure.raises:  # in any layout
             raise
         return Evidence(
             "memory_layout",
@@ -275,3 +278,44 @@ def _writer(subject: Subject, batch: Batch, field: str, train: bool) -> Blame:
     module = next((probe.module for probe in probes if probe.before != probe.after), "")
     with mode(subject.model, train), subject.giving_originals():
         return Blame(module, writing_line(lambda: subject.logits(batch), batch[field]))
+
+
+def unusable(subject: Subject) -> Unusable:
+    """Whether a typical call raises or its logits have the wrong shape, so that no other property can be judged; found out once."""
+    if subject.shared.unusable is None:
+        subject.shared.unusable = _find_unusable(subject)
+    return subject.shared.unusable
+
+
+def _find_unusable(subject: Subject) -> Unusable:
+    """Judges the shape of the logits at typical sizes; a token that cannot be read is a failure of ``full_vocabulary``."""
+    if _is_usable(subject):
+        return Unusable()
+    try:
+        found = shape_contract(subject, subject.typical)
+    except OutputError as error:
+        return Unusable(SHAPE_OWNER, str(error))
+    if found.status is Status.OK:
+        return Unusable()
+    if found.status is Status.WARN:
+        return Unusable("full_vocabulary", found.message.replace(" (see full_vocabulary)", ""))
+    return Unusable(SHAPE_OWNER, found.message)
+
+
+def _is_usable(subject: Subject) -> bool:
+    """Whether one call on a fresh copy returns logits of the right shape; nothing more is asked of a model that is sound."""
+    try:
+        logits = subject.raw_logits(subject.batch(), subject.fresh())
+    except (ModelRaisedError, OutputError):
+        return False
+    return same_shape(logits, subject.typical.logits_shape(subject.task))
+
+
+def call_of(subject: Subject) -> str:
+    """How the model is called, such as ``called as Net.forward(x) with `pixel_values` ([3, 32, 32])``."""
+    plan = subject.adapter.plan(subject.model)
+    signature = f"{type(subject.model).__name__}.forward{inspect.signature(subject.model.forward)}"
+    size = f" ({list(subject.task.image_size)})" if subject.task.image_size else ""
+    return (
+        f"called as {signature} with {'the whole batch' if plan.whole else ', '.join(f'`{name}`' for name in plan.fields)}{size}"
+    )

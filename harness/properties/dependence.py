@@ -13,11 +13,9 @@ from torch import Tensor, nn
 
 from harness.batches import Batch, other_tokens, swap_tokens
 from harness.evidence import Evidence, Status
-from harness.properties.axes import left_to_batch_independence
-from harness.properties.difference import difference
-from harness.properties.moving import moved
-from harness.properties.noise import FACTOR
-from harness.properties.running_statistics import calibrated, calibrated_double
+from harness.properties.model_variants import calibrated, calibrated_double, moved
+from harness.properties.noise import FACTOR, difference
+from harness.properties.prerequisites import left_to_batch_independence
 from harness.properties.subject import Subject
 from harness.properties.tracing import first_divergence, recording, whole
 from harness.tasks import TaskType

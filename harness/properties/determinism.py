@@ -11,19 +11,13 @@ from torch import Tensor, nn
 
 from harness.batches import Batch, Sizes, pad_right
 from harness.evidence import Blame, Evidence, Status
-from harness.properties.difference import difference
+from harness.properties.calling import BackwardRaisedError, ModelRaisedError, NoGradientError, mode
 from harness.properties.equality import judge_equal
+from harness.properties.noise import difference
 from harness.properties.places import drawing_line
-from harness.properties.structure import out_of_reach_of_eval
-from harness.properties.subject import (
-    REPEATS,
-    BackwardRaisedError,
-    ModelRaisedError,
-    NoGradientError,
-    Subject,
-    floating_dtype,
-    mode,
-)
+from harness.properties.prerequisites import REPEATS
+from harness.properties.state import out_of_reach_of_eval
+from harness.properties.subject import Subject, floating_dtype
 from harness.properties.tracing import first_divergence, path_of, probing, recording, whole
 from harness.randomness import RandomState, seed_everything, seeded
 
@@ -204,7 +198,7 @@ def stateless(subject: Subject, calls: tuple[Sizes, ...], seed: int = 0) -> Evid
             culprit,
         )
     except ModelRaisedError as error:
-        if subject.trouble.raises:  # at usual inputs, whatever was called before
+        if subject.prerequisite_failure.raises:  # at usual inputs, whatever was called before
             raise
         try:
             for batch in batches:

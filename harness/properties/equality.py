@@ -8,8 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from harness.evidence import Evidence, Status
-from harness.properties.difference import difference
-from harness.properties.noise import FACTOR
+from harness.properties.noise import FACTOR, difference
 from harness.properties.quantised import dynamically_quantised_part
 from harness.properties.subject import Subject
 

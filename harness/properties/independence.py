@@ -11,12 +11,17 @@ from torch import Tensor, nn
 from harness.batches import Batch, Sizes, other_tokens, pad_right, rows, swap_tokens
 from harness.evidence import Evidence, Status, counted
 from harness.owners import owned_by
-from harness.properties.axes import CAUSE, OWNER, READS, left_to_batch_independence
-from harness.properties.difference import difference
+from harness.properties.calling import ModelRaisedError
 from harness.properties.equality import first_failure, judge_equal
 from harness.properties.gradient_tracing import is_finite, recording_graph
-from harness.properties.noise import FACTOR
-from harness.properties.subject import ModelRaisedError, Subject
+from harness.properties.noise import FACTOR, difference
+from harness.properties.prerequisites import (
+    LENGTH_FIRST_CAUSE,
+    LENGTH_FIRST_OWNER,
+    READS_LENGTH_FIRST,
+    left_to_batch_independence,
+)
+from harness.properties.subject import Subject
 from harness.properties.tracing import Call, first_divergence, positions_view, recording, row_view
 
 Run = Callable[[nn.Module], Tensor]
@@ -128,9 +133,9 @@ def _row_independence(
         subject,
         "batch_independence",
         compare,
-        lambda: f"{told}: {READS}" if subject.reads_length_first else told,
+        lambda: f"{told}: {READS_LENGTH_FIRST}" if subject.reads_length_first else told,
         f"{sizes.describe(subject.task)}, row={row}, seed={seed}",
-        lambda: CAUSE if subject.reads_length_first else usual,
+        lambda: LENGTH_FIRST_CAUSE if subject.reads_length_first else usual,
         culprit,
     )
 
@@ -153,13 +158,13 @@ def _row_gradient(subject: Subject, sizes: Sizes, row: int, inputs: list[Tensor]
     return Evidence(
         "batch_independence",
         Status.OK if holds else Status.FAIL,
-        "no gradient reaches the other rows" if holds else (f"{told}: {READS}" if turned else told),
+        "no gradient reaches the other rows" if holds else (f"{told}: {READS_LENGTH_FIRST}" if turned else told),
         measured,
         bound,
         "of the row's own gradient",
         f"{sizes.describe(subject.task)}, row={row}, seed={seed}",
-        cause="" if holds else (CAUSE if turned else usual),
-        details=owned_by(OWNER) if turned else {},
+        cause="" if holds else (LENGTH_FIRST_CAUSE if turned else usual),
+        details=owned_by(LENGTH_FIRST_OWNER) if turned else {},
         investigate=None if holds else lambda: _where_gradients_meet(subject, sizes, row, bound, seed),
     )
 

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from harness.evidence import Evidence, Status
-from harness.properties.running_statistics import calibrated, untouched_statistics
-from harness.properties.subject import NoGradientError, Subject, gradient_of, mode
+from harness.properties.calling import NoGradientError, mode
+from harness.properties.model_variants import calibrated, untouched_statistics
+from harness.properties.subject import Subject, gradient_of
 from harness.properties.tracing import recording
 from harness.randomness import seeded
 

@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from harness.properties.difference import difference
 from harness.properties.quantised import is_packed
 from harness.randomness import seeded
 
 if TYPE_CHECKING:
     from harness.properties.subject import Subject
+
 
 FACTOR = 10
 """How many noise floors a difference must exceed to be real."""
@@ -68,6 +68,14 @@ class NoiseFloor:
         """The floor as a phrase."""
         how = "float64 and last-place" if self.float64 is not None else "last-place"
         return f"noise floor {self.value:.1e} ({how}), bound {self.bound:.1e}"
+
+
+def difference(left: Tensor, right: Tensor) -> float:
+    """Largest absolute difference, in float64; infinite where the shapes differ, nothing is compared, or NaN is met."""
+    if left.shape != right.shape or left.numel() == 0:
+        return float("inf")
+    gap = (left.double() - right.double()).abs().max().item()
+    return gap if gap == gap else float("inf")
 
 
 def measure_floor(subject: Subject) -> NoiseFloor:

@@ -1,16 +1,22 @@
-"""Finite outputs and gradients, at typical and at extreme inputs."""
+"""Values of logits and gradients: finite at typical and at extreme inputs, and scores that no activation bounds."""
 
 from __future__ import annotations
 
-import torch
+from dataclasses import dataclass
+from typing import Any
 
+import torch
+from torch import Tensor, nn
+
+from harness.adapters import ADAPTERS
 from harness.batches import IGNORED, Batch, Sizes, pad_right
 from harness.evidence import Evidence, Status, and_others
+from harness.properties.calling import ModelRaisedError, NoGradientError, mode
 from harness.properties.equality import first_failure
-from harness.properties.gradient_tracing import first_bad_gradient
-from harness.properties.running_statistics import has_running_statistics, mixed_with_typical
-from harness.properties.subject import ModelRaisedError, NoGradientError, Subject, gradient_of, mode
-from harness.properties.tracing import finite, first_broken, recording
+from harness.properties.gradient_tracing import first_bad_gradient, recording_graph
+from harness.properties.model_variants import calibrated, has_running_statistics, mixed_with_typical
+from harness.properties.subject import Subject, gradient_of
+from harness.properties.tracing import finite, first_broken, path_of, recording
 from harness.randomness import seeded
 
 EXTREMES = ("constant_zero", "constant_large", "constant_negative", "spike", "first_id", "last_id", "alternating")
@@ -149,7 +155,7 @@ def _finite_forward(subject: Subject, batch: Batch, counterexample: str, where: 
     try:
         logits = subject.logits(batch)
     except ModelRaisedError as error:
-        if subject.trouble.raises:  # whatever the inputs hold
+        if subject.prerequisite_failure.raises:  # whatever the inputs hold
             raise
         return Evidence(name, Status.FAIL, f"forward raises {where}: {error}", counterexample=counterexample, module=error.module)
     bad = int((~torch.isfinite(logits)).sum())
@@ -209,3 +215,117 @@ def _source_of_bad_gradients(subject: Subject, batch: Batch) -> str:
 
 def _spoken(content: str) -> str:
     return content.replace("_", " ")
+
+
+_NAME = "logit_range"
+_BATCHES = 4
+
+_SHAPE_ONLY = (
+    "View",
+    "UnsafeView",
+    "ReshapeAlias",
+    "Transpose",
+    "Permute",
+    "T",
+    "Squeeze",
+    "Unsqueeze",
+    "Slice",
+    "Select",
+    "Clone",
+    "ToCopy",
+    "Expand",
+    "Alias",
+)
+"""Operators that keep every value."""
+
+
+@dataclass(frozen=True)
+class _Activation:
+    """An activation that bounds its output.
+
+    Attributes:
+        name: What people call it.
+        lowest: The lowest value it gives.
+        tells: What that means for scores.
+        cause: What to do about it.
+    """
+
+    name: str
+    lowest: float
+    tells: str
+    cause: str
+
+
+_ONE_SIDED = "no class can be scored below {}, and no gradient reaches a score that is cut off"
+_DROP = "an activation behind the last layer: return what goes into it"
+_ACTIVATIONS = {
+    "Relu": _Activation("a ReLU", 0.0, _ONE_SIDED.format("0"), _DROP),
+    "Gelu": _Activation("a GELU", -0.17, _ONE_SIDED.format("-0.17"), _DROP),
+    "Silu": _Activation("a SiLU", -0.28, _ONE_SIDED.format("-0.28"), _DROP),
+    "Softplus": _Activation("a softplus", 0.0, "no class can be scored below 0", _DROP),
+    "Softmax": _Activation(
+        "a softmax",
+        0.0,
+        "it returns probabilities where logits are expected, and cross-entropy takes the softmax once more",
+        "return the logits, and take the softmax where probabilities are wanted; log-probabilities are logits too",
+    ),
+    "Sigmoid": _Activation(
+        "a sigmoid",
+        0.0,
+        "it returns values between 0 and 1 where logits are expected, and cross-entropy cannot become sure of a class",
+        "return the logits, and take the sigmoid where probabilities are wanted",
+    ),
+}
+"""By the name of their node in the autograd graph, without ``Backward0``."""
+
+
+def logit_range(subject: Subject, seed: int = 0) -> Evidence:
+    """No activation that bounds its output from below stands behind the scores of classes.
+
+    The last operator on the way to the logits is read off the autograd graph, and the lowest of some logits confirms it. A model whose
+    adapter or training step has a loss of its own may take probabilities on purpose, for which this is a warning.
+    """
+    counterexample = f"{_BATCHES} batches of {subject.typical.describe(subject.task)}, seed={seed}"
+    model = calibrated(subject)
+    with torch.enable_grad(), recording_graph(model) as calls:
+        logits = subject.logits_with_grad(subject.batch(seed=seed), model)
+    node = _last_operator(logits)
+    if node is None:
+        return Evidence(_NAME, Status.SKIPPED, "no gradient reaches the logits, so that it cannot be told how they are made")
+    found = _ACTIVATIONS.get(_kind(node))
+    lowest = min(float(subject.logits(subject.batch(seed=seed + draw), model).min()) for draw in range(_BATCHES))
+    if found is None or lowest < found.lowest - 1e-2:
+        return Evidence(
+            _NAME, Status.OK, "no activation bounds the logits from below", lowest, None, "lowest logit", counterexample
+        )
+    module = next((call.module for call in calls if any(_last_operator(t) is node for t in call.outputs)), "")
+    return Evidence(
+        _NAME,
+        Status.WARN if _has_own_loss(subject) else Status.FAIL,
+        f"forward ends in {found.name}: {found.tells}",
+        lowest,
+        None,
+        "lowest logit",
+        counterexample,
+        "" if module == path_of("") else module,
+        found.cause,
+    )
+
+
+def _last_operator(tensor: Tensor) -> Any:
+    """The node that computed a tensor's values; what only rearranges them is passed over."""
+    node: Any = tensor.grad_fn
+    while node is not None and _kind(node) in _SHAPE_ONLY and node.next_functions:
+        node = node.next_functions[0][0]
+    return node
+
+
+def _kind(node: Any) -> str:
+    """``Relu`` for ``ReluBackward0``."""
+    return str(node.name()).rpartition("::")[2].partition("Backward")[0]
+
+
+def _has_own_loss(subject: Subject) -> bool:
+    usual = ADAPTERS[subject.task.task_type.value].loss
+    model: nn.Module = subject.model
+    return type(subject.adapter).loss is not usual or callable(getattr(model, "training_step", None))

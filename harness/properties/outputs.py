@@ -102,7 +102,7 @@ def judge_output(subject: Subject, name: str, output: FurtherOutput, check: Call
         check: A property function.
         values: Its arguments.
     """
-    shared = Shared(trouble=subject.trouble)
+    shared = Shared(prerequisite_failure=subject.prerequisite_failure)
     stand_in = replace(subject, adapter=OutputAdapter(subject.adapter, output), shared=shared)
     try:
         found = check(stand_in, **values)

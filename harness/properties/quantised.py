@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from harness.properties.tracing import path_of
+from harness.evidence import WHOLE
 
 _PACKAGES = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.nn.quantized")
 
@@ -18,7 +18,7 @@ def quantised_part(model: nn.Module) -> str:
     found = (
         path for path, module in model.named_modules() if type(module).__module__.startswith(_PACKAGES) or _holds_packed(module)
     )
-    return next(map(path_of, found), "")
+    return next((path or WHOLE for path in found), "")
 
 
 def is_packed(tensor: Tensor) -> bool:
@@ -33,4 +33,4 @@ def _holds_packed(module: nn.Module) -> bool:
 def dynamically_quantised_part(model: nn.Module) -> str:
     """Path of the first module that quantises what it is given by the range of the whole batch; empty where there is none."""
     quantised = ((path, type(module).__module__) for path, module in model.named_modules())
-    return next((path_of(path) for path, home in quantised if home.startswith(_PACKAGES) and ".dynamic" in home), "")
+    return next((path or WHOLE for path, home in quantised if home.startswith(_PACKAGES) and ".dynamic" in home), "")

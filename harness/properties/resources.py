@@ -20,7 +20,9 @@ from torch.utils._pytree import tree_leaves
 from harness.batches import Sizes
 from harness.evidence import Evidence, Status
 from harness.owners import owned_by
-from harness.properties.subject import GRADIENT_OWNER, Subject, mode
+from harness.properties.calling import mode
+from harness.properties.prerequisites import GRADIENT_OWNER
+from harness.properties.subject import Subject
 from harness.randomness import seeded
 
 MIB = 1 << 20
@@ -182,7 +184,7 @@ def inference_speed(subject: Subject, seed: int = 0) -> Evidence:
 
 def find_out_first(subject: Subject) -> None:
     """Has found out what is found out once about a model, so that a measurement is the same whether or not another test came before it."""
-    _ = subject.trouble
+    _ = subject.prerequisite_failure
 
 
 def _has_storage(leaf: Any) -> bool:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from harness.batches import Sizes
-from harness.properties.difference import difference
+from harness.properties.noise import difference
 
 T = TypeVar("T")
 

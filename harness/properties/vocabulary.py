@@ -9,7 +9,8 @@ from torch import Tensor
 
 from harness.batches import Batch, Sizes, smallest_sizes
 from harness.evidence import Evidence, Status, and_others
-from harness.properties.subject import ModelRaisedError, Subject
+from harness.properties.calling import ModelRaisedError
+from harness.properties.subject import Subject
 from harness.properties.tracing import finite, recording
 
 _NAME = "full_vocabulary"

@@ -12,8 +12,8 @@ from torch import nn
 from harness.adapters import Adapter
 from harness.batches import Batch
 from harness.models.weights import not_finite
+from harness.properties.calling import mode
 from harness.properties.gradient_tracing import first_bad_gradient
-from harness.properties.subject import mode
 from harness.properties.tracing import finite, first_broken, recording
 from harness.training.errors import DivergedError
 

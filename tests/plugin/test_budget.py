@@ -192,9 +192,9 @@ def test_trouble_that_was_not_looked_for_to_the_end_is_looked_for_again() -> Non
     task = TaskSpec(TaskType.CAUSAL_LM, vocab_size=8, max_seq_len=8)
     subject = Subject(Interrupted().eval(), make_adapter(task), task)
     with pytest.raises(CutShortError):
-        _ = subject.trouble
+        _ = subject.prerequisite_failure
 
-    assert "as always" in subject.trouble.raises
+    assert "as always" in subject.prerequisite_failure.raises
 
 
 def test_tests_that_have_no_time_left_are_skipped_and_named(project: Any) -> None:

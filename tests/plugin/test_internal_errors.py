@@ -17,7 +17,7 @@ from harness.evidence import Evidence, Status
 from harness.export.health import ExportHealthChecker
 from harness.internal_errors import CODE, guarded, is_internal, write_tracebacks_to
 from harness.models.stubs import LMStub
-from harness.properties import structure
+from harness.properties import state
 from harness.properties.subject import Subject
 from harness.tasks import TaskSpec, TaskType
 from pytest_modeltiers.judge import Judge
@@ -43,7 +43,7 @@ def tier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tup
     """A property of a tier whose check raises, and the config keys it needs."""
     number: int = request.param
     if number == 1:
-        monkeypatch.setattr(structure, "registration", BROKEN)
+        monkeypatch.setattr(state, "registration", BROKEN)
         return "1", "registration", {}
     if number == 2:
         monkeypatch.setattr("harness.analysis.attribution.attribution", BROKEN)
@@ -74,7 +74,7 @@ def test_a_check_that_raises_is_red_and_said_to_be_ours(tier: tuple[str, str, di
 
 
 def test_the_file_is_in_a_temporary_folder_where_there_is_no_report(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(structure, "registration", BROKEN)
+    monkeypatch.setattr(state, "registration", BROKEN)
     result = project.run("--model-config", project.config(only=("registration",)))
     result.assert_outcomes(failed=1)
     file = running_text(result).partition("please report it with ")[2].split()[0]

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from harness.adapters import make_adapter
 from harness.evidence import Status
 from harness.models.stubs import build_stub
-from harness.properties.difference import difference
 from harness.properties.equality import first_failure, judge_equal
-from harness.properties.noise import FACTOR
+from harness.properties.noise import FACTOR, difference
 from harness.properties.subject import Subject
 from harness.tasks import TaskSpec, TaskType
 from pytest_modeltiers.live import judge_model

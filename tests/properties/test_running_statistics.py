@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from harness.adapters import make_adapter
 from harness.evidence import Status
-from harness.properties.running_statistics import calibrated, untouched_statistics
+from harness.properties.model_variants import calibrated, untouched_statistics
 from harness.properties.subject import Subject
 from harness.tasks import TaskSpec, TaskType
 from pytest_modeltiers.live import judge_model

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from harness.adapters import make_adapter
 from harness.config import SuiteConfig
 from harness.evidence import Evidence, Status
-from harness.properties.subject import mode
+from harness.properties.calling import mode
 from harness.training.checks.fine_tuning import fine_tuning
 from harness.training.checks.gradient_noise import NothingComparedError, epsilon_of_step, find_gap
 from harness.training.checks.resume import resume

@@ -21,7 +21,7 @@ from harness.export.formats.exporter import ExportError
 from harness.export.onnx.file import opset, session
 from harness.export.program import Program
 from harness.export.reason import one_line, runtime_message
-from harness.properties.difference import difference
+from harness.properties.noise import difference
 from harness.randomness import seeded
 
 _MOST_WEIGHTS = 30_000_000

@@ -38,7 +38,7 @@ from harness.export.blame.verdict import (
 from harness.export.formats.exporter import ExportError
 from harness.export.onnx.file import read, session
 from harness.export.program import Program
-from harness.properties.difference import difference
+from harness.properties.noise import difference
 
 _OPTIMISER = "ONNX Runtime's graph optimisation"
 

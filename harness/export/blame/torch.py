@@ -15,7 +15,7 @@ from harness.export.blame.verdict import PROGRAM, Blame, other_weights, put_in_w
 from harness.export.formats.exported_program import capture, quiet
 from harness.export.program import Program, Runner
 from harness.export.reason import one_line
-from harness.properties.difference import difference
+from harness.properties.noise import difference
 
 ARTIFACT = "artifact"
 

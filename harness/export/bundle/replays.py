@@ -24,7 +24,7 @@ from harness.export.bundle.texts import inference_script, runnable
 from harness.export.formats.exporter import ExportError
 from harness.export.formats.table import FORMATS
 from harness.export.fresh.run import run_fresh
-from harness.properties.difference import difference
+from harness.properties.noise import difference
 
 _RUN_SCRIPT = "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
 """Runs a script without its folder on the path, where a bundle may have put anything."""

@@ -33,7 +33,7 @@ from harness.export.store.artifact import Artifact
 from harness.export.store.cache import file_hash
 from harness.export.store.identity import versions
 from harness.health.report import ExportHealthReport
-from harness.properties.subject import mode
+from harness.properties.calling import mode
 from harness.tasks import TaskSpec
 from harness.threads import threads_for
 

@@ -12,7 +12,7 @@ from harness.export.exports import Exports
 from harness.export.formats.onnx import LAST_RESORT
 from harness.export.lattice import Point
 from harness.export.program import LARGEST_BATCH, Program, Runner
-from harness.properties.difference import difference
+from harness.properties.noise import difference
 from harness.randomness import seeded
 
 

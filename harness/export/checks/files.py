@@ -15,7 +15,7 @@ from harness.export.fresh.run import FreshRun, run_fresh
 from harness.export.lattice import Point
 from harness.export.store.cache import key_of
 from harness.export.store.identity import versions
-from harness.properties.difference import difference
+from harness.properties.noise import difference
 
 _REPLAYED = 2
 """Batches of the lattice that are replayed in the fresh process."""

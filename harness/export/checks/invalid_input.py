@@ -16,7 +16,7 @@ from harness.export.checks.performance import least_decibels
 from harness.export.exports import Exports
 from harness.export.fresh.answers import Answer, answers
 from harness.export.onnx.quantisation_quality import logits_sqnr
-from harness.properties.difference import difference
+from harness.properties.noise import difference
 
 _ID_FIELDS: tuple[str, ...] = ("input_ids", "decoder_input_ids")
 _VALUE_FIELDS: tuple[str, ...] = ("features", "pixel_values")

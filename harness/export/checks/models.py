@@ -11,8 +11,8 @@ from harness.batches import Sizes
 from harness.errors import UserError
 from harness.evidence import Evidence, Status, counted
 from harness.export.exports import Exports
+from harness.properties.calling import ModelRaisedError
 from harness.properties.resources import MIB, LiveBytes, find_out_first
-from harness.properties.subject import ModelRaisedError
 
 _BATCHES = (1, 2, 4, 8)
 _WARN_BYTES = 1 << 30
@@ -81,7 +81,7 @@ def shape_validation(exports: Exports) -> Evidence:
 
 def forward_pass_validation(exports: Exports) -> Evidence:
     """Forward gives finite logits at several batch sizes, and the same ones again."""
-    if exports.subject.trouble.random:
+    if exports.subject.prerequisite_failure.random:
         cause = "F.dropout without `training=self.training`, or random numbers drawn in forward"
         return Evidence(
             "forward_pass_validation", Status.FAIL, "logits in eval mode are random: no file can repeat them", cause=cause

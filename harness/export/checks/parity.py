@@ -16,8 +16,7 @@ from harness.export.exports import Exports
 from harness.export.formats.exporter import ExportError
 from harness.export.lattice import Point
 from harness.export.reason import one_line
-from harness.properties.difference import difference
-from harness.properties.noise import FACTOR
+from harness.properties.noise import FACTOR, difference
 
 DEFAULT_TOLERANCES = {"onnx": 1e-4, "torchscript": 1e-6}
 """Largest difference, relative to the logits' scale where that is above one, that rounding is ever taken to explain."""

@@ -11,8 +11,14 @@ from harness.evidence import Evidence, Status
 from harness.export.exports import Exports
 from harness.internal_errors import guarded
 from harness.owners import Selection, left_to, owned_by, owners_of, settled
-from harness.properties.subject import FINITE_OWNER, RANDOM, RANDOM_OWNER, WEIGHTS_OWNERS, Trouble
-from harness.properties.trouble import left_to_weights
+from harness.properties.prerequisites import (
+    FINITE_OWNER,
+    RANDOM,
+    RANDOM_OWNER,
+    WEIGHTS_OWNERS,
+    PrerequisiteFailure,
+    left_to_weights,
+)
 from harness.threads import threads_for
 from harness.user_code import raised
 
@@ -86,15 +92,15 @@ def find_model(name: str, exports: Exports) -> Evidence:
         found = CATALOGUE[name].load()(exports)
         if name == "parameter_validation" or found.status is not Status.FAIL:
             return found
-        found = left_to_weights(exports.subject.trouble, found)
-        return _left_to_tier_1(exports.subject.trouble, found) if name == _FORWARD_PASS else found
+        found = left_to_weights(exports.subject.prerequisite_failure, found)
+        return _left_to_tier_1(exports.subject.prerequisite_failure, found) if name == _FORWARD_PASS else found
 
     return guarded(name, measured, lambda error: _raised(name, error))
 
 
-def _left_to_tier_1(trouble: Trouble, found: Evidence) -> Evidence:
+def _left_to_tier_1(failure: PrerequisiteFailure, found: Evidence) -> Evidence:
     """What tier 1 says as well is left to it where it runs."""
-    owner = RANDOM_OWNER if trouble.random else FINITE_OWNER if trouble.not_finite else ""
+    owner = RANDOM_OWNER if failure.random else FINITE_OWNER if failure.not_finite else ""
     if not owner or owners_of(found):
         return found
     return replace(found, details={**found.details, **owned_by(owner, _FORWARD_PASS)})
@@ -109,12 +115,12 @@ def _judge(name: str, exports: Exports, format: str) -> Evidence:
     owner, reason = _trouble(exports, format)
     if owner not in ("", name) and name != "exports":
         return left_to(name, f"{owner}[{format}]", f"{format}: {reason}")
-    if name in _COMPARED and subject.trouble.random:
+    if name in _COMPARED and subject.prerequisite_failure.random:
         return Evidence(name, Status.FAIL, RANDOM, details=owned_by(RANDOM_OWNER, _FORWARD_PASS))
-    if name in _ON_LOGITS and subject.trouble.weight:
-        return subject.trouble.weight.evidence(name)
+    if name in _ON_LOGITS and subject.prerequisite_failure.weight:
+        return subject.prerequisite_failure.weight.evidence(name)
     found = CATALOGUE[name].load()(exports, format)
-    if name != "validation" or found.status is not Status.FAIL or subject.trouble.weight is None:
+    if name != "validation" or found.status is not Status.FAIL or subject.prerequisite_failure.weight is None:
         return found
     return replace(found, details={**found.details, **owned_by(*WEIGHTS_OWNERS)})  # a file holds what the model does
 

@@ -20,7 +20,8 @@ from harness.monitoring.profiles.embedding import EmbeddingPlace, catching, find
 from harness.monitoring.profiles.levels import name_of_id
 from harness.monitoring.profiles.scores import score_values
 from harness.monitoring.profiles.values import Ids, Numbers, Values, Vectors
-from harness.properties.subject import blaming, floating_dtype, mode
+from harness.properties.calling import blaming, mode
+from harness.properties.subject import floating_dtype
 from harness.properties.tracing import recording
 from harness.randomness import seeded
 from harness.tasks import TaskSpec

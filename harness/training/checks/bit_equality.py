@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from harness.properties.difference import difference
-from harness.properties.noise import FACTOR
+from harness.properties.noise import FACTOR, difference
 
 _DEEPEST = 5
 _HOOKS = ("_hooks", "_pre_hooks", "_hooks_with_kwargs", "_hooks_always_called")

@@ -13,9 +13,9 @@ from torch import nn
 
 from harness.evidence import Evidence, Status, and_others
 from harness.owners import owned_by
-from harness.properties.difference import difference
+from harness.properties.calling import mode
+from harness.properties.noise import difference
 from harness.properties.outputs import reached_by_outputs
-from harness.properties.subject import mode
 from harness.randomness import seeded
 from harness.training.checks.bit_equality import Mismatch, find_mismatch
 from harness.training.checks.child_processes import Answer

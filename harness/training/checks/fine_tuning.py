@@ -13,9 +13,8 @@ from torch.optim import Optimizer
 from harness.batches import Batch
 from harness.errors import UserError
 from harness.evidence import Evidence, Status, and_others
-from harness.properties.difference import difference
 from harness.properties.gradient_tracing import GraphCall, recording_graph
-from harness.properties.noise import FACTOR
+from harness.properties.noise import FACTOR, difference
 from harness.properties.tracing import path_of
 from harness.randomness import seeded
 from harness.training.checks.bit_equality import same_bits

@@ -15,8 +15,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from harness.properties.difference import difference
-from harness.properties.noise import FACTOR, coarsest_epsilon
+from harness.properties.noise import FACTOR, coarsest_epsilon, difference
 from harness.properties.quantised import is_packed
 from harness.properties.subject import Shared
 from harness.training.checks.observation import Prepare

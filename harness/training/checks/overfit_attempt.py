@@ -13,7 +13,8 @@ from torch.optim import Optimizer
 from harness.adapters import make_adapter
 from harness.batches import Batch
 from harness.processor_time import processor_seconds
-from harness.properties.subject import Subject, mode
+from harness.properties.calling import mode
+from harness.properties.subject import Subject
 from harness.randomness import seeded
 from harness.training.checks.labels import guessing_loss, irreducible_loss, labelled
 from harness.training.checks.observation import Prepare

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from harness.evidence import Evidence, Status, and_others, counted
 from harness.owners import owned_by
-from harness.properties.subject import mode
+from harness.properties.calling import mode
 from harness.properties.tracing import probing
 from harness.randomness import seeded
 from harness.training.checks.gradient_noise import in_double

@@ -9,7 +9,8 @@ from harness.errors import UserError
 from harness.evidence import Evidence, Status
 from harness.internal_errors import guarded, is_from_backward
 from harness.owners import Selection, left_to, owned_by, settled
-from harness.properties.subject import GRADIENT_OWNER, BackwardRaisedError, broken_weight
+from harness.properties.calling import BackwardRaisedError
+from harness.properties.prerequisites import GRADIENT_OWNER, broken_weight
 from harness.training.trial import Trial, too_long
 from harness.user_code import raised
 

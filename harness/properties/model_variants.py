@@ -1,8 +1,9 @@
-"""Running statistics that have seen no batch yet.
+"""Copies of a fresh model that are closer to a trained one: running statistics that saw a few batches, and weights moved a little.
 
 A fresh network with batch norm normalises by mean 0 and variance 1 in eval mode, which are nobody's statistics: in a deep one the signal
 fades to nothing, though in training, from the first step on, every norm keeps it up. What is asked of the signal is asked of a copy whose
-statistics are those of a few batches.
+statistics are those of a few batches. A branch that starts at zero, such as a gated one, is told from one that stays there by weights that
+were moved.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from torch import Tensor, nn
 
 from harness.batches import Sizes
 from harness.errors import UserError
-from harness.properties.subject import Shared, Subject, mode
+from harness.properties.calling import mode
+from harness.properties.quantised import is_packed
+from harness.properties.subject import Shared, Subject
 from harness.randomness import seeded
 
 _BATCHES = 8
@@ -59,7 +62,11 @@ def calibrated_subject(subject: Subject) -> Subject:
         return subject
     copies = subject.copies.of_variants(model)
     return replace(
-        subject, model=copies.fresh().eval(), pristine=model, shared=Shared(trouble=subject.shared.trouble), given_copies=copies
+        subject,
+        model=copies.fresh().eval(),
+        pristine=model,
+        shared=Shared(prerequisite_failure=subject.shared.prerequisite_failure),
+        given_copies=copies,
     )
 
 
@@ -90,3 +97,23 @@ def _statistics(model: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
 def mixed_with_typical(extreme: dict[str, Tensor], typical: dict[str, Tensor]) -> dict[str, Tensor]:
     """The first row of one batch beside the other rows of another, so that the statistics of the batch are not degenerate."""
     return {name: torch.cat((value[:1], typical[name][1:])) for name, value in extreme.items()}
+
+
+_MOVED = 0.05
+"""Standard deviation by which weights are moved; small beside those of usual layers, large beside zero."""
+
+
+@torch.no_grad()
+def moved(subject: Subject, variant: nn.Module | None = None) -> nn.Module:
+    """A copy of the model with fresh weights moved at random; loaded weights stay as they are.
+
+    Args:
+        subject: The model.
+        variant: A copy of it with other values, such as the model in float64.
+    """
+    model = subject.fresh() if variant is None else subject.copies.of(variant).eval()
+    with seeded(0):
+        for parameter in model.parameters() if subject.fresh_weights else ():
+            if parameter.is_floating_point() and not is_packed(parameter):
+                parameter.add_(torch.randn_like(parameter), alpha=_MOVED)
+    return model

@@ -1,27 +1,131 @@
-"""Saved, pickled and copied models are the model."""
+"""The state of a model: all of it is registered, and saved, pickled and copied with it."""
 
 from __future__ import annotations
 
 import copy
 import io
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from harness.evidence import Evidence, Status
+from harness.properties.calling import NoGradientError, mode
 from harness.properties.equality import judge_equal
 from harness.properties.quantised import is_packed
 from harness.properties.subject import Subject
+from harness.randomness import seeded
 
-_NAME = "serialisation"
+_DEPTH = 5
+"""How deep lists, dicts and plain objects are looked into."""
+
+_DEPTH_OF_OBJECTS = 2
+
+
+def registration(subject: Subject, seed: int = 0) -> Evidence:
+    """No parameter or module hides in a plain list, dict or attribute, where the optimizer, save and .to() do not see it.
+
+    A hidden part fails the property when forward uses it and it is trainable; one that is not used, or frozen, is a warning.
+    """
+    model = subject.fresh()
+    hidden = dict(_hidden_parts(model))
+    counterexample = f"{subject.typical.describe(subject.task)}, seed={seed}"
+    if not hidden:
+        return Evidence("registration", Status.OK, "every parameter and module is registered", 0.0, 0.0, "parts", counterexample)
+    used = _trained_parts(subject, model, hidden, seed)
+    path = used[0] if used else next(iter(hidden))
+    kind = "module" if isinstance(hidden[path], nn.Module) else "parameter"
+    wrong = f"{kind} `{path}` is not registered: the optimizer, state_dict() and .to() do not see it"
+    return Evidence(
+        "registration",
+        Status.FAIL if used else Status.WARN,
+        wrong if used else f"{wrong}, though no gradient reaches it",
+        float(len(used) or len(hidden)),
+        0.0,
+        "parts",
+        counterexample,
+        path,
+        "modules in a Python list or dict instead of nn.ModuleList or nn.ModuleDict; tensors that require grad and are no nn.Parameter",
+        {"hidden": list(hidden)},
+    )
+
+
+def _hidden_parts(model: nn.Module) -> Iterator[tuple[str, Tensor | nn.Module]]:
+    """Paths and values of the trainable tensors and the modules that are reachable but not registered."""
+    modules = set(model.modules())
+    storages = {_memory(t) for t in (*model.parameters(), *model.buffers())}
+    for path, module in model.named_modules():
+        for name, value in vars(module).items():
+            if name.startswith("_") and name in nn.Module().__dict__:
+                continue
+            for where, part in _walk(f"{path}.{name}".lstrip("."), value, _DEPTH):
+                if isinstance(part, nn.Module):
+                    tensors = list(part.parameters())
+                    known = part in modules or all(_memory(t) in storages for t in tensors)
+                    if not known and tensors:
+                        yield where, part
+                elif part.requires_grad and part.is_leaf and _memory(part) not in storages:
+                    yield where, part
+
+
+def _memory(tensor: Tensor) -> int:
+    """Where a tensor's values lie; sparse and packed tensors have no storage of their own and stand for themselves."""
+    return id(tensor) if tensor.layout is not torch.strided or is_packed(tensor) else tensor.untyped_storage().data_ptr()
+
+
+def _walk(path: str, value: Any, depth: int) -> Iterator[tuple[str, Tensor | nn.Module]]:
+    if isinstance(value, (Tensor, nn.Module)):
+        yield path, value
+    elif depth and isinstance(value, dict):
+        for key, item in value.items():
+            yield from _walk(f"{path}[{key!r}]", item, depth - 1)
+    elif depth and isinstance(value, (list, tuple, set)):
+        for index, item in enumerate(value):
+            yield from _walk(f"{path}[{index}]", item, depth - 1)
+    elif depth and _is_holder(value):
+        for name, item in vars(value).items():
+            yield from _walk(f"{path}.{name}", item, min(depth - 1, _DEPTH_OF_OBJECTS))
+
+
+def _is_holder(value: Any) -> bool:
+    """Whether a value is a plain object, such as a namespace or an instance of a user's own class, that may hold tensors."""
+    library = type(value).__module__.partition(".")[0] in ("torch", "lightning", "pytorch_lightning", "numpy", "builtins")
+    return hasattr(value, "__dict__") and not library and not isinstance(value, type) and not callable(value)
+
+
+def out_of_reach_of_eval(model: nn.Module) -> dict[str, nn.Module]:
+    """Modules that are not registered and in train mode although the model is in eval mode, by their path."""
+    registered = set(model.modules())
+    found = {}
+    for path, module in model.named_modules():
+        for name, value in vars(module).items():
+            if name.startswith("_") and name in nn.Module().__dict__:
+                continue
+            for where, part in _walk(f"{path}.{name}".lstrip("."), value, _DEPTH):
+                if isinstance(part, nn.Module) and part not in registered and part.training:
+                    found[where] = part
+    return found
+
+
+def _trained_parts(subject: Subject, model: nn.Module, hidden: dict[str, Tensor | nn.Module], seed: int) -> list[str]:
+    """The hidden parts that a backward pass gives a gradient."""
+    tensors = {path: list(part.parameters()) if isinstance(part, nn.Module) else [part] for path, part in hidden.items()}
+    with mode(model, train=True), seeded(seed):
+        try:
+            subject.backward(subject.batch(seed=seed), model)
+        except NoGradientError:
+            return []
+    return [path for path, parts in tensors.items() if any(t.grad is not None for t in parts)]
 
 
 def state_dict_round_trip(subject: Subject, seed: int = 0) -> Evidence:
     """Another instance, built from another seed and given the saved state dict, gives the same logits."""
     if subject.rebuild is None:
-        return Evidence(_NAME, Status.SKIPPED, "the model came without a factory, so that no second instance can be built")
+        return Evidence(
+            "serialisation", Status.SKIPPED, "the model came without a factory, so that no second instance can be built"
+        )
     file = io.BytesIO()
     torch.save(subject.model.state_dict(), file)
     file.seek(0)
@@ -31,7 +135,7 @@ def state_dict_round_trip(subject: Subject, seed: int = 0) -> Evidence:
     except (RuntimeError, pickle.UnpicklingError) as error:
         first = " ".join(str(error).split())[:300]
         return Evidence(
-            _NAME,
+            "serialisation",
             Status.FAIL,
             f"the saved state dict does not load into a second instance: {first}",
             cause="parameters made during forward, or a factory that builds another architecture each time",
@@ -51,7 +155,7 @@ def pickle_round_trip(subject: Subject, seed: int = 0) -> Evidence:
         loaded = pickle.loads(pickle.dumps(subject.model))
     except Exception as error:
         return Evidence(
-            _NAME,
+            "serialisation",
             Status.WARN,
             f"the model cannot be pickled, so spawned processes cannot have it: {type(error).__name__}: {str(error).splitlines()[0]}",
             module=_unpicklable(subject.model),
@@ -70,7 +174,7 @@ def deepcopy_independent(subject: Subject, seed: int = 0) -> Evidence:
     """A deep copy gives the same logits, and goes on giving them when the original's weights change."""
     if subject.copies.fault:
         return Evidence(
-            _NAME,
+            "serialisation",
             Status.FAIL,
             subject.copies.fault,
             cause="a lambda or bound method kept on the module that uses its parts, the result of a computation kept on it (as weight_norm "
@@ -96,7 +200,7 @@ def deepcopy_independent(subject: Subject, seed: int = 0) -> Evidence:
             parameter.copy_(weights[name])
     return judge_equal(
         subject,
-        _NAME,
+        "serialisation",
         lambda _model: (before, after),
         "a deep copy shares weights with the original: changing one changes the other",
         f"{subject.typical.describe(subject.task)}, seed={seed}",
@@ -109,7 +213,7 @@ def tied_weights(subject: Subject, seed: int = 0) -> Evidence:
     original = subject.rebuild(seed) if subject.rebuild is not None else subject.model
     tied = _tied_groups(original)
     if not tied:
-        return Evidence(_NAME, Status.SKIPPED, "no weights are tied")
+        return Evidence("serialisation", Status.SKIPPED, "no weights are tied")
     moves: dict[str, Callable[[], nn.Module]] = {"a dtype move": lambda: subject.copies.of(original).double()}
     if not subject.copies.fault:
         moves = {"deepcopy": lambda: copy.deepcopy(original), **moves}
@@ -120,13 +224,13 @@ def tied_weights(subject: Subject, seed: int = 0) -> Evidence:
         if lost:
             names = sorted(next(iter(lost)))
             return Evidence(
-                _NAME,
+                "serialisation",
                 Status.FAIL,
                 f"`{names[0]}` and `{names[1]}` are tied, but not after {label}",
                 module=names[1],
                 cause="tying by copying data, or tying outside __init__ so that a rebuilt model does not repeat it",
             )
-    return Evidence(_NAME, Status.OK, f"{len(tied)} groups of tied weights stay tied")
+    return Evidence("serialisation", Status.OK, f"{len(tied)} groups of tied weights stay tied")
 
 
 def _loaded(subject: Subject) -> nn.Module:
@@ -145,7 +249,7 @@ def _same(subject: Subject, other: nn.Module, wrong: str, cause: str, seed: int,
 
     return judge_equal(
         subject,
-        _NAME,
+        "serialisation",
         compare,
         wrong,
         f"{subject.typical.describe(subject.task)}, seed={seed}",

@@ -1,0 +1,78 @@
+"""Calls of a model: in which mode, and whose code raised."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+from harness.errors import ForwardError, UserError
+from harness.properties.tracing import path_of
+from harness.user_code import raised
+
+
+class NoGradientError(UserError, RuntimeError):
+    """The loss depends on nothing that asks for a gradient."""
+
+
+class ModelRaisedError(ForwardError):
+    """The model's own code raised.
+
+    Attributes:
+        module: Path of the innermost module that was running; empty for the model itself.
+        error: What it raised.
+    """
+
+    def __init__(self, module: str, error: BaseException) -> None:
+        self.module = module
+        self.error = error
+        super().__init__(raised(error))
+
+
+class BackwardRaisedError(ModelRaisedError):
+    """The backward pass of the model's loss raised."""
+
+
+@contextmanager
+def blaming(model: nn.Module, kind: type[ModelRaisedError] = ModelRaisedError) -> Iterator[None]:
+    """Turns an exception of the model's code into a ModelRaisedError that names the module.
+
+    Args:
+        model: The model.
+        kind: The class of the error, for a backward pass another one than for forward.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise kind(_running_module(model, error), error) from error
+
+
+@contextmanager
+def mode(model: nn.Module, train: bool) -> Iterator[None]:
+    """The model in train or eval mode, and afterwards every module in the mode it was in."""
+    before = [(module, module.training) for module in model.modules()]
+    is_training = model.training
+    model.train(train)
+    try:
+        yield
+    finally:
+        # A model's own train() may do more than set a flag, such as taking adapters out of the weights into which eval() folded them.
+        model.train(is_training)
+        for module, training in before:
+            module.training = training
+
+
+def _running_module(model: nn.Module, error: BaseException) -> str:
+    """Path of the innermost module that was in its forward when an exception was raised."""
+    names = {id(module): path_of(name) for name, module in model.named_modules()}
+    found = ""
+    frame = error.__traceback__
+    while frame is not None:
+        owner = frame.tb_frame.f_locals.get("self")
+        if isinstance(owner, nn.Module):
+            found = names.get(id(owner), found)
+        frame = frame.tb_next
+    return found
