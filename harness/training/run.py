@@ -17,7 +17,7 @@ from harness.errors import ConfigError, did_you_mean
 from harness.experiments.database import ExperimentDB
 from harness.experiments.records import SweepPoint
 from harness.experiments.run import Run
-from harness.properties.subject import mode
+from harness.properties.calling import mode
 from harness.tasks import TaskSpec
 from harness.training.checkpoints import file_name
 from harness.training.compute import leads
