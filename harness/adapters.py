@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from harness.batches import IGNORED, Batch
 from harness.errors import ConfigError, ForwardError, ModelSourceError, OutputError, did_you_mean
-from harness.tasks import TaskSpec, TaskType
+from harness.tasks import FACTS, TaskSpec, TaskType
+from harness.tasks.calls import arguments_of, bind, find_output, nested, outputs_of
 from harness.user_code import import_file, raised
 
 LENGTH_FIRST = "length_first"
@@ -142,6 +143,10 @@ class Adapter:
         """The task's mean loss (a scalar, in nats for classes) against ``batch["labels"]``."""
         return F.cross_entropy(logits.flatten(0, -2), batch["labels"].flatten(), ignore_index=IGNORED)
 
+    def loss_of_call(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Calls the model and returns its loss (a scalar)."""
+        return self.loss(self.logits(model, batch), batch)
+
     def weight(self, batch: Batch) -> Tensor:
         """How many labels ``loss`` is the mean of (a scalar, int64), by which the losses of several batches are averaged."""
         return (batch["labels"] != IGNORED).sum()
@@ -181,9 +186,67 @@ class RegressionAdapter(Adapter):
         return torch.tensor(batch["labels"].numel())
 
 
+class SignatureAdapter(Adapter):
+    """Calls a model as its declared signature says; the logits are the main output, the loss is that of all outputs."""
+
+    def plan(self, model: nn.Module) -> CallPlan:
+        """How this model is called."""
+        if model not in self._plans:
+            positional, named, whole = bind(model, self.task.signature)
+            self._plans[model] = CallPlan(named=named, positional=positional, whole=whole)
+        return self._plans[model]
+
+    def outputs(self, model: nn.Module, batch: Batch) -> dict[str, Any]:
+        """Calls the model and returns its declared outputs by name.
+
+        Raises:
+            OutputError: One is not there.
+        """
+        signature = self.task.signature
+        return outputs_of(self.plan(model).call(model, nested(batch, arguments_of(signature))), signature)
+
+    def logits(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Calls the model and returns its main output.
+
+        Raises:
+            OutputError: It is not there, or no tensor.
+        """
+        signature = self.task.signature
+        returned = self.plan(model).call(model, nested(batch, arguments_of(signature)))
+        found = find_output(returned, signature.main, signature.outputs)
+        if not isinstance(found, Tensor):
+            raise OutputError(f"`outputs.{signature.main.name}` is a {type(found).__name__}, expected a tensor")
+        return found
+
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """The mean loss of the main output; the mean of its squares where it has no loss, so that it has a gradient."""
+        signature = self.task.signature
+        return signature.loss_of(signature.main, logits, batch) if signature.main.loss else logits.float().square().mean()
+
+    def loss_of_call(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The weighted sum of the losses of all outputs that have one."""
+        signature = self.task.signature
+        outputs = self.outputs(model, batch)
+        judged = [each for each in signature.outputs if each.loss]
+        if not judged:
+            return self.loss(outputs[signature.main.name], batch)
+        losses = [each.weight * signature.loss_of(each, outputs[each.name], batch) for each in judged]
+        return torch.stack(losses).sum()
+
+    def weight(self, batch: Batch) -> Tensor:
+        """How many labels of the main output count."""
+        labels = batch.get(self.task.signature.label_name(self.task.signature.main))
+        return torch.tensor(1) if labels is None else (labels != IGNORED).sum()
+
+    def takes(self, model: nn.Module, field: str) -> bool:
+        """Whether an input reaches the model."""
+        plan = self.plan(model)
+        return plan.whole or field.partition(".")[0] in plan.fields
+
+
 ADAPTERS: dict[str, type[Adapter]] = {
     task.value: {TaskType.CAUSAL_LM: CausalLMAdapter, TaskType.TABULAR_REGRESSION: RegressionAdapter}.get(task, Adapter)
-    for task in TaskType
+    for task in FACTS
 }
 """Built-in adapters by task type."""
 
@@ -197,6 +260,8 @@ def make_adapter(task: TaskSpec, name: str | None = None, folder: Path = Path())
     Raises:
         ConfigError: There is no such adapter.
     """
+    if task.declared is not None and (name is None or name in BUILT_IN):
+        return SignatureAdapter(task)
     if name is None:
         return ADAPTERS[task.task_type.value](task)
     if name in ADAPTERS:

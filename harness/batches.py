@@ -7,18 +7,17 @@ real tokens, ``decoder_input_ids`` int64 ``[B, T]``, ``pixel_values`` float32 ``
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from harness.tasks import TaskSpec, TaskType
+from harness.tasks import TaskSpec
+from harness.tasks.axes import BATCH
+from harness.tasks.kinds import IGNORED as IGNORED
 
 Batch = dict[str, Tensor]
-
-IGNORED = -100
-"""Label of a position that the loss leaves out."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +29,32 @@ class Sizes:
         seq: Tokens of the (source) sequence; ignored by tasks without one.
         target_seq: Tokens of the target sequence, for seq2seq.
         image: ``(H, W)`` in pixels, where it differs from the declared size.
+        declared: Of a task that its signature declares, the size of every other free axis by name.
     """
 
     batch: int
     seq: int = 1
     target_seq: int = 1
     image: tuple[int, int] | None = None
+    declared: tuple[tuple[str, int], ...] = ()
+
+    @classmethod
+    def of(cls, sizes: Mapping[str, int]) -> Sizes:
+        """The sizes of the free axes of a declared signature."""
+        return cls(sizes.get(BATCH, 1), declared=tuple((axis, size) for axis, size in sizes.items() if axis != BATCH))
+
+    def by_axis(self, task: TaskSpec) -> dict[str, int]:
+        """The size of each free axis of a task's signature, as far as it is given."""
+        if task.declared is not None:
+            return {BATCH: self.batch, **dict(self.declared)}
+        sizes = {BATCH: self.batch, "seq": self.seq, "target_seq": self.target_seq}
+        return sizes | (dict(zip(("height", "width"), self.image, strict=True)) if self.image else {})
 
     def describe(self, task: TaskSpec) -> str:
         """The sizes that matter to a task, such as ``batch=2, seq=5``."""
+        if task.declared is not None:
+            names = [axis.name for axis in task.declared.free_axes]
+            return ", ".join(f"{name}={self.by_axis(task)[name]}" for name in names if name in self.by_axis(task))
         parts = [f"batch={self.batch}"]
         if task.is_text:
             parts.append(f"seq={self.seq}")
@@ -50,18 +66,30 @@ class Sizes:
 
     def logits_shape(self, task: TaskSpec) -> tuple[int, ...]:
         """The shape the logits must have."""
-        return task.logits_shape(self.batch, self.seq, self.target_seq)
+        return task.signature.main.shape(task.signature.complete(self.by_axis(task)))
 
 
 def typical_sizes(task: TaskSpec) -> Sizes:
     """Sizes that no axis shares with another, so that an axis can be told by its length; as long as the task allows."""
+    if task.declared is not None:
+        return Sizes.of(task.declared.typical_sizes())
     longest = task.max_seq_len or 1
     return Sizes(batch=3, seq=max(task.min_seq_len, min(11, longest)), target_seq=min(7, longest))
 
 
 def smallest_sizes(task: TaskSpec, batch: int = 1) -> Sizes:
-    """Rows of the shortest sequences that the task allows."""
+    """The smallest inputs that the task allows, of so many rows."""
+    if task.declared is not None:
+        return Sizes.of({**task.declared.smallest_sizes(), BATCH: batch})
     return Sizes(batch, seq=task.min_seq_len)
+
+
+def largest_sizes(task: TaskSpec, batch: int) -> Sizes:
+    """The largest inputs that are drawn for the task, of so many rows."""
+    if task.declared is not None:
+        return Sizes.of({**{axis.name: axis.choices()[-1] for axis in task.declared.free_axes}, BATCH: batch})
+    longest = task.max_seq_len or 1
+    return Sizes(batch, longest, longest)
 
 
 def make_batch(task: TaskSpec, sizes: Sizes, seed: int = 0) -> Batch:
@@ -72,18 +100,7 @@ def make_batch(task: TaskSpec, sizes: Sizes, seed: int = 0) -> Batch:
         sizes: How large they are.
         seed: The same seed gives the same batch.
     """
-    rng = torch.Generator().manual_seed(seed)
-    if task.is_text:
-        batch = _text_batch(task, sizes, rng)
-    elif task.task_type is TaskType.IMAGE_CLASSIFICATION:
-        assert task.image_size is not None
-        channels, *declared = task.image_size
-        batch = {"pixel_values": torch.randn(sizes.batch, channels, *(sizes.image or declared), generator=rng)}
-    else:
-        assert task.num_features is not None
-        batch = {"features": torch.randn(sizes.batch, task.num_features, generator=rng)}
-    batch["labels"] = make_labels(task, batch, sizes, rng)
-    return batch
+    return task.signature.make_batch(sizes.by_axis(task), seed)
 
 
 def real_tokens(task: TaskSpec, shape: Iterable[int], rng: torch.Generator, field: str = "input_ids") -> Tensor:
@@ -113,17 +130,6 @@ def swap_tokens(ids: Tensor, others: Tensor, positions: Iterable[int]) -> Tensor
     for position in positions:
         swapped[:, position] = others[:, position]
     return swapped
-
-
-def make_labels(task: TaskSpec, batch: Batch, sizes: Sizes, rng: torch.Generator) -> Tensor:
-    """Labels that say nothing about the inputs, drawn evenly; a causal LM's are its input ids."""
-    if task.task_type is TaskType.CAUSAL_LM:
-        return batch["input_ids"].clone()
-    if task.is_regression:
-        return torch.randn(sizes.batch, generator=rng)
-    classes = task.output_size
-    assert classes is not None
-    return torch.randint(classes, sizes.logits_shape(task)[:-1], generator=rng)
 
 
 def pad_right(task: TaskSpec, batch: Batch, lengths: Iterable[int], total: int) -> Batch:
@@ -160,13 +166,3 @@ def to_device(batch: Batch, device: torch.device | str | None, dtype: torch.dtyp
         name: tensor.to(device=device, dtype=dtype if dtype and tensor.is_floating_point() else tensor.dtype)
         for name, tensor in batch.items()
     }
-
-
-def _text_batch(task: TaskSpec, sizes: Sizes, rng: torch.Generator) -> Batch:
-    batch = {
-        "input_ids": real_tokens(task, (sizes.batch, sizes.seq), rng),
-        "attention_mask": torch.ones(sizes.batch, sizes.seq, dtype=torch.long),
-    }
-    if task.is_seq2seq:
-        batch["decoder_input_ids"] = real_tokens(task, (sizes.batch, sizes.target_seq), rng, "decoder_input_ids")
-    return batch

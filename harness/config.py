@@ -54,7 +54,7 @@ class TaskKeys(_Keys):
     task_name: Name | None = Field(
         None, description="A preset (lm_tiny, cls_tiny, seq2seq_tiny, vision_tiny) or a name of your own."
     )
-    task_type: Literal[tuple(t.value for t in TaskType)] | None = Field(None, description="What the logits mean.")  # type: ignore[valid-type]
+    task_type: Literal[tuple(t.value for t in FACTS)] | None = Field(None, description="What the logits mean.")  # type: ignore[valid-type]
     modality: Literal[MODALITIES] | None = Field(None, description="The kind of input.")  # type: ignore[valid-type]
     vocab_size: Positive | None = Field(None, description="Number of token ids.")
     target_vocab_size: Positive | None = Field(
@@ -291,7 +291,7 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
             hint = did_you_mean(self.task_name, PRESETS) if self.task_name else ""
             raise ValueError(
                 f"no `task_type`, and `task_name` is no preset ({', '.join(PRESETS)}).{hint} "
-                f"Give `task_type`: one of {', '.join(t.value for t in TaskType)}"
+                f"Give `task_type`: one of {', '.join(t.value for t in FACTS)}"
             )
         facts = FACTS[TaskType(self.task_type)]
         missing = [key for key in facts.requires if getattr(self, key) is None]

@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from harness.batches import Sizes
+from harness.batches import largest_sizes as largest
 from harness.tasks import TaskSpec, TaskType
+from harness.tasks.axes import BATCH
+from harness.tasks.signature import Signature
 
 if TYPE_CHECKING:
     from harness.properties.subject import Subject
@@ -21,6 +24,7 @@ Cases = SearchStrategy[dict[str, Any]]
 """Keyword arguments of a property function."""
 
 _SEEDS = st.integers(0, 7)
+_MOST_ROWS = 5
 
 LONGEST_USUAL = 48
 """Lengths up to this one are drawn, and the declared one; those between are too slow to be drawn often."""
@@ -28,9 +32,11 @@ LONGEST_USUAL = 48
 
 def sizes(task: TaskSpec, min_batch: int = 1, min_seq: int = 1) -> SearchStrategy[Sizes]:
     """Sizes of a batch: up to five rows, and lengths up to the declared one, which is drawn often."""
+    if task.declared is not None:
+        return _declared_sizes(task.declared, min_batch)
     return st.builds(
         Sizes,
-        batch=st.integers(min_batch, max(min_batch, 5)),
+        batch=st.integers(min_batch, max(min_batch, _MOST_ROWS)),
         seq=_lengths(task, max(min_seq, task.min_seq_len)),
         target_seq=_lengths(task, min_seq) if task.is_seq2seq else st.just(1),
     )
@@ -88,24 +94,30 @@ def call_sequences(task: TaskSpec) -> Cases:
 
 def largest_sizes(subject: Subject) -> dict[str, Any]:
     """Many rows at full length, where faults show that show at some sizes only."""
-    return {"sizes": _largest(subject)}
+    return {"sizes": largest(subject.task, _MOST_ROWS)}
 
 
 def largest_padding(subject: Subject) -> dict[str, Any]:
     """The largest sizes, each row with more padding than the one before."""
-    sizes = _largest(subject)
+    sizes = largest(subject.task, _MOST_ROWS)
     lengths = tuple(max(subject.task.min_seq_len, sizes.seq - 1 - 2 * row) for row in range(sizes.batch))
     return {"sizes": sizes, "lengths": lengths}
 
 
 def typical_then_largest(subject: Subject) -> dict[str, Any]:
     """A call at typical sizes, and one at the largest."""
-    return {"calls": (subject.typical, _largest(subject))}
+    return {"calls": (subject.typical, largest(subject.task, _MOST_ROWS))}
 
 
-def _largest(subject: Subject) -> Sizes:
-    longest = subject.task.max_seq_len or 1
-    return Sizes(5, longest, longest)
+def _declared_sizes(signature: Signature, min_batch: int) -> SearchStrategy[Sizes]:
+    """Sizes of all free axes at once, the smallest first; up to five rows."""
+    choices = {axis.name: axis.choices() for axis in signature.free_axes}
+    if BATCH in choices:
+        choices[BATCH] = [size for size in choices[BATCH] if min_batch <= size <= max(min_batch, _MOST_ROWS)] or choices[BATCH][
+            -1:
+        ]
+    drawn = st.fixed_dictionaries({name: st.sampled_from(sizes) for name, sizes in choices.items()})
+    return (drawn.filter(signature.allows) if signature.limits else drawn).map(Sizes.of)
 
 
 def _lengths(task: TaskSpec, least: int) -> SearchStrategy[int]:

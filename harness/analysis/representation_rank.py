@@ -7,7 +7,7 @@ where the model runs there, and must survive on a copy whose weights were moved 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +65,7 @@ def representation_rank(study: Study) -> Evidence:
     logits that vary along one direction only, are a warning. The first module that is given what varies and returns what does not is named.
     """
     subject = study.subject
-    sizes = Sizes(_ROWS, subject.typical.seq, subject.typical.target_seq)
+    sizes = replace(subject.typical, batch=_ROWS)
     shown = f"{sizes.describe(subject.task)}, seed=0"
     seen = _look(subject, _exact(subject), sizes)
     details = {"layers": _ranks(seen)}

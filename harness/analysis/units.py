@@ -8,7 +8,7 @@ therefore at most as many as the heads of as many tosses of a coin.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -138,7 +138,7 @@ def _activities(subject: Subject, model: nn.Module, functions: dict[str, Any], b
 
 
 def _sizes(subject: Subject) -> Sizes:
-    return Sizes(_ROWS, subject.typical.seq, subject.typical.target_seq)
+    return replace(subject.typical, batch=_ROWS)
 
 
 def _most_heads(tosses: int, alpha: float) -> int:

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.cli.progress import Progress
-from harness.tasks import TaskType
+from harness.tasks import FACTS, TaskType
 
 if TYPE_CHECKING:
     from harness.scaffold import Scaffold
 
-_TASKS = [task.value for task in TaskType]
+_TASKS = [task.value for task in FACTS]
 
 
 def add(commands: Any) -> None:

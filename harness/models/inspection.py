@@ -160,7 +160,7 @@ def _state(model: nn.Module) -> object:
 
 
 def _text(subject: _Subject, _shapes: Collection[tuple[int, ...]]) -> Iterator[Guess | Refusal]:
-    kinds = tuple(task for task in TaskType if FACTS[task].modality == "text")
+    kinds = tuple(task for task in FACTS if FACTS[task].modality == "text")
     if not subject.is_wanted(*kinds) or subject.names & set(IMAGES):
         return
     for attempt in text_attempts(subject.model):

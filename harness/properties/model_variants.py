@@ -14,7 +14,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from harness.batches import Sizes
 from harness.errors import UserError
 from harness.properties.calling import mode
 from harness.properties.quantised import is_packed
@@ -75,7 +74,7 @@ def _calibrate(subject: Subject) -> nn.Module:
     momenta = {module: module.momentum for module in model.modules() if isinstance(module, nn.modules.batchnorm._NormBase)}
     for module in momenta:
         module.momentum = None  # the mean of all batches, whatever their number
-    sizes = Sizes(_ROWS, subject.typical.seq, subject.typical.target_seq)
+    sizes = replace(subject.typical, batch=_ROWS)
     try:
         with mode(model, train=True), seeded(0):
             for seed in range(_BATCHES):

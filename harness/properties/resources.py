@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import time
 import weakref
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -162,9 +163,7 @@ def inference_speed(subject: Subject, seed: int = 0) -> Evidence:
     if bound is not None and _median_lower_bound(times) > bound:
         message = f"{figures}: slower than {bound:g} ms"
         return Evidence(name, Status.FAIL, message, middle, bound, "ms", counterexample, cause="", details=details)
-    by_rows = [
-        _operators(subject, model, Sizes(rows, subject.typical.seq, subject.typical.target_seq), seed) for rows in (2, 4, 8)
-    ]
+    by_rows = [_operators(subject, model, replace(subject.typical, batch=rows), seed) for rows in (2, 4, 8)]
     details["operators_by_rows"] = by_rows
     steps = (by_rows[1] - by_rows[0]) / 2, (by_rows[2] - by_rows[1]) / 4
     if steps[0] == steps[1] >= 1 and not subject.reads_length_first:  # what loops over the length is no loop over the batch

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.adapters import Adapter
-from harness.batches import Batch, Sizes, make_batch, smallest_sizes, to_device, typical_sizes
+from harness.batches import Batch, Sizes, largest_sizes, make_batch, smallest_sizes, to_device, typical_sizes
 from harness.errors import UserError
 from harness.models.axis_order import reading_length_first
 from harness.models.copies import Copies
@@ -180,7 +180,7 @@ class Subject:
         """Runs forward, loss and backward; returns the loss and leaves gradients in the parameters."""
         model = self.model if model is None else model
         with blaming(model):
-            loss = self.adapter.loss(self.adapter.logits(model, self._given(batch, model)), batch)
+            loss = self.adapter.loss_of_call(model, self._given(batch, model))
             if not loss.requires_grad:
                 raise NoGradientError("the loss depends on nothing that asks for a gradient")
         with blaming(model, BackwardRaisedError):
@@ -219,13 +219,12 @@ class Subject:
     @property
     def anchors(self) -> tuple[tuple[Sizes, int], ...]:
         """Sizes and seeds that the properties of shape, finiteness and determinism always judge, before any are drawn."""
-        longest = self.task.max_seq_len or 1
         return (
             (self.typical, 0),
             (self.typical, 1),
             (smallest_sizes(self.task), 0),
-            (Sizes(2, longest, longest), 0),
-            (Sizes(5, longest, longest), 1),
+            (largest_sizes(self.task, 2), 0),
+            (largest_sizes(self.task, 5), 1),
         )
 
     @property

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from harness.batches import Batch, Sizes, smallest_sizes
+from harness.batches import Batch, smallest_sizes
 from harness.evidence import Evidence, Status, and_others
 from harness.properties.calling import ModelRaisedError
 from harness.properties.subject import Subject
@@ -214,7 +214,7 @@ def _replaced(length: int) -> int:
 
 def _typical_row(subject: Subject, seed: int = 0) -> Batch:
     """A row of typical length that forward takes; the last one that was tried where it takes none."""
-    sizes = Sizes(1, subject.typical.seq, subject.typical.target_seq)
+    sizes = replace(subject.typical, batch=1)
     for draw in range(_TRIES):
         row = subject.batch(sizes, seed + draw)
         try:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from harness.errors import did_you_mean
 from harness.tasks.axes import BATCH, MEASURED, Axis, Formula, Limit, Order, Side
-from harness.tasks.kinds import KINDS, LOSSES, Kind, Size
+from harness.tasks.kinds import KINDS, LOSSES, Kind
 from harness.tasks.signature import Input, Output, Signature
 from harness.tasks.values import Ids, IndexOf, LengthsOf, Made, MaskOf, Normal, OneOf, Uniform, Values
 
@@ -387,6 +387,3 @@ def _said(keys: AxisKeys) -> str:
     ]
     parts.append(f"`multiple_of` {keys.multiple_of}" if keys.multiple_of > 1 else "")
     return ", ".join(filter(None, parts))
-
-
-__all__ = ["SignatureError", "SignatureKeys", "Size", "load_function", "read_signature"]

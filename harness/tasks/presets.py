@@ -53,9 +53,11 @@ def seq2seq_lm(task: TaskSpec) -> Keys:
 def image_classification(task: TaskSpec) -> Keys:
     """An image in; scores of classes."""
     assert task.image_size is not None
+    channels, height, width = task.image_size
     return {
-        "inputs": {"pixel_values": {"axes": ["batch", *task.image_size]}},
+        "inputs": {"pixel_values": {"axes": ["batch", channels, "height", "width"]}},
         "outputs": {"logits": {"axes": ["batch", task.num_classes], "kind": "class_scores"}},
+        "axes": {"height": {"sizes": [height]}, "width": {"sizes": [width]}},
     }
 
 

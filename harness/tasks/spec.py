@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from harness.tasks.signature import Signature
 
 
 class TaskType(str, Enum):
-    """The task types a config may name."""
+    """The task types a config may name, and the one that stands for a declared signature."""
 
     CAUSAL_LM = "causal_lm"
     MASKED_LM = "masked_lm"
@@ -18,6 +23,7 @@ class TaskType(str, Enum):
     IMAGE_CLASSIFICATION = "image_classification"
     TABULAR_CLASSIFICATION = "tabular_classification"
     TABULAR_REGRESSION = "tabular_regression"
+    DECLARED = "declared"
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,7 @@ class TaskSpec:
         pad_token_id: Token that fills padded positions; ``None`` when the task has none.
         properties: Properties the user switched on or off by name.
         tolerances: Bounds the user set by property name, instead of the derived ones.
+        declared: The signature of a task whose type is ``DECLARED``.
     """
 
     task_type: TaskType
@@ -92,11 +99,24 @@ class TaskSpec:
     metrics: tuple[str, ...] = ()
     properties: Mapping[str, bool] = field(default_factory=dict)
     tolerances: Mapping[str, float] = field(default_factory=dict)
+    declared: Signature | None = None
+
+    @cached_property
+    def signature(self) -> Signature:
+        """What goes in, what comes out, and what is promised: as declared, or as the task type stands for."""
+        if self.declared is not None:
+            return self.declared
+        from harness.tasks.presets import signature_of
+
+        return signature_of(self)
 
     @property
     def facts(self) -> TaskFacts:
-        """What holds for every model of this task type."""
-        return FACTS[self.task_type]
+        """What holds for every model of this task type; of a declared task, what its signature says."""
+        if self.task_type is not TaskType.DECLARED:
+            return FACTS[self.task_type]
+        inputs = tuple(each.name for each in self.signature.inputs if not each.state)
+        return TaskFacts(self.task_type.value, inputs, tuple(map(str, self.signature.main.axes)), ())
 
     @property
     def switched_off(self) -> frozenset[str]:
@@ -126,7 +146,9 @@ class TaskSpec:
     @property
     def is_regression(self) -> bool:
         """Whether the output is a number rather than scores of classes."""
-        return self.task_type is TaskType.TABULAR_REGRESSION
+        return self.task_type is TaskType.TABULAR_REGRESSION or (
+            self.declared is not None and self.signature.main.classes is None
+        )
 
     @property
     def has_classes(self) -> bool:
@@ -155,7 +177,11 @@ class TaskSpec:
 
     @property
     def output_size(self) -> int | None:
-        """Size of the last axis of the logits; ``None`` for a scalar output."""
+        """Number of classes of the logits; ``None`` for other outputs."""
+        if self.declared is not None:
+            main = self.signature.main
+            size = None if main.classes is None else main.axes[main.classes]
+            return size if isinstance(size, int) else None
         last = self.facts.output[-1]
         return {"vocab": self.vocabulary_of(self.causal_field), "classes": self.num_classes}.get(last)
 
@@ -166,18 +192,11 @@ class TaskSpec:
     @property
     def is_per_position(self) -> bool:
         """Whether there are logits for every position of a sequence."""
-        return len(self.facts.output) == 3
+        return self.is_text and len(self.facts.output) == 3
 
     def logits_shape(self, batch: int, seq: int | None = None, target_seq: int | None = None) -> tuple[int, ...]:
         """The shape the logits must have for a batch of the given sizes."""
-        sizes = {
-            "batch": batch,
-            "seq": seq,
-            "target_seq": target_seq,
-            "vocab": self.output_size,
-            "classes": self.num_classes,
-        }
-        shape = tuple(sizes[axis] for axis in self.facts.output)
-        if any(size is None for size in shape):
-            raise ValueError(f"{self.task_type.value} needs a size for each of the axes {self.facts.output}, got {sizes}")
-        return shape  # type: ignore[return-value]
+        sizes = {"batch": batch, "seq": seq, "target_seq": target_seq}
+        return self.signature.main.shape(
+            self.signature.complete({axis: size for axis, size in sizes.items() if size is not None})
+        )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from harness.adapters import ADAPTERS, find_logits, make_adapter, same_shape
 from harness.errors import OutputError
-from harness.tasks import TaskSpec, TaskType
+from harness.tasks import FACTS, TaskSpec, TaskType
 
 LOGITS = torch.arange(6.0).reshape(2, 3)
 Output = namedtuple("Output", ["hidden", "logits"])
@@ -134,4 +134,4 @@ def test_a_loss_has_a_gradient() -> None:
 
 
 def test_there_is_an_adapter_for_every_task_type() -> None:
-    assert set(ADAPTERS) == {task.value for task in TaskType}
+    assert set(ADAPTERS) == {task.value for task in FACTS}

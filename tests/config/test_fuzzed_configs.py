@@ -224,7 +224,7 @@ WILD = st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=8), JUNK, max_
 @st.composite
 def sound_configs(draw: st.DrawFn) -> Keys:
     """A config of any task: its preset or its sizes, a model from anywhere, and keys from every group."""
-    task = draw(st.sampled_from(TaskType))
+    task = draw(st.sampled_from(sorted(FACTS)))
     preset = next((name for name, defaults in PRESETS.items() if defaults["task_type"] == task.value), None)
     model = draw(st.sampled_from(["stub", "model_file", "model_import"]))
     keys: Keys = {"task_type": task.value, **SIZES[task]}

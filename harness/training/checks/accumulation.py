@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -200,7 +200,7 @@ def _batch(trial: Trial, count: int = _ROWS) -> Batch:
 
 
 def _sizes(trial: Trial, count: int = _ROWS) -> Sizes:
-    return Sizes(count, trial.subject.typical.seq, trial.subject.typical.target_seq)
+    return replace(trial.subject.typical, batch=count)
 
 
 def _with_unequal_rows(trial: Trial, count: int = _ROWS) -> Batch:
@@ -310,7 +310,7 @@ def _two_steps(every: int, trial: Trial, prepare: Prepare | None, seed: int) -> 
 def _batches_of_two_steps(every: int, trial: Trial) -> list[Batch]:
     """The batches of two steps."""
     typical = trial.subject.typical
-    whole = fully_labelled(trial.subject, Sizes(2 * _ROWS_PER_BATCH * every, typical.seq, typical.target_seq))
+    whole = fully_labelled(trial.subject, replace(typical, batch=2 * _ROWS_PER_BATCH * every))
     return [rows(whole, slice(_ROWS_PER_BATCH * number, _ROWS_PER_BATCH * (number + 1))) for number in range(2 * every)]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -44,7 +44,7 @@ def initial_loss(trial: Trial) -> Evidence:
     if not subject.fresh_weights:
         return Evidence(_NAME, Status.SKIPPED, "the weights are loaded, not freshly initialised")
     typical = subject.typical
-    sizes = Sizes(_ROWS, typical.seq, typical.target_seq)
+    sizes = replace(typical, batch=_ROWS)
     batch = subject.batch(sizes)
     trained = observe(trial, [batch], train=True)
     if trained.loss is None:

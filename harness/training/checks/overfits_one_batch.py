@@ -199,7 +199,7 @@ def _batch(trial: Trial) -> tuple[Batch, Sizes]:
     """A small batch with something to learn that the model does not know yet."""
     subject, task = trial.subject, trial.subject.task
     count = 2 if task.is_per_position else min(4, max(2, task.num_features or 4))
-    sizes = Sizes(count, subject.typical.seq, subject.typical.target_seq)
+    sizes = replace(subject.typical, batch=count)
     least = 0.0 if task.is_regression else _LEAST_NATS
     batches = [subject.batch(sizes, seed) for seed in range(_TRIED)]
     batch = next((batch for batch in batches if Goal.of(subject, batch).reducible > least), None)

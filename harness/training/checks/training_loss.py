@@ -37,7 +37,7 @@ def quantities(seen: Observation) -> Quantities:
 
 def reduction(trial: Trial) -> Evidence:
     """The loss of a batch is the mean over its labels: with every row in it twice, loss and gradient are what they were."""
-    sizes = Sizes(_ROWS, trial.subject.typical.seq, trial.subject.typical.target_seq)
+    sizes = replace(trial.subject.typical, batch=_ROWS)
 
     def once(trial: Trial, /, *, prepare: Prepare | None = None, seed: int = 0) -> Quantities:
         return quantities(observe(trial, [trial.subject.batch(sizes)], prepare=prepare, seed=seed))
@@ -116,7 +116,7 @@ def ignored_labels(trial: Trial) -> Evidence:
     subject = trial.subject
     if _length(subject.task, subject.typical) < 3:
         return Evidence(_NAME, Status.SKIPPED, "sequences are too short to leave labels out")
-    sizes = Sizes(_ROWS, subject.typical.seq, subject.typical.target_seq)
+    sizes = replace(subject.typical, batch=_ROWS)
     padded = _with_gaps(subject.task, fully_labelled(subject, sizes), sizes)
     try:
         seen = observe(trial, [padded])

@@ -1,0 +1,132 @@
+"""How the inputs of a signature become the arguments of forward, and where its outputs are in what forward returns."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import ForwardError, OutputError
+from harness.tasks.signature import Output, Signature
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_FLEXIBLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def arguments_of(signature: Signature) -> tuple[str, ...]:
+    """The arguments that hold the inputs, in order: an input's name, or what stands before the first dot of it; without states."""
+    return tuple(dict.fromkeys(each.name.partition(".")[0] for each in signature.inputs if not each.state))
+
+
+def bind(model: nn.Module, signature: Signature) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
+    """Which arguments forward takes by position, which by name, and whether it takes all of them in one dict.
+
+    An argument goes to the parameter of its name; those that are left fill the other parameters in order.
+
+    Raises:
+        ForwardError: Forward requires something that no input fills, or has no place for an input.
+    """
+    names = arguments_of(signature)
+    shown = f"{type(model).__name__}.forward{inspect.signature(model.forward)}"
+    parameters = list(inspect.signature(model.forward).parameters.values())
+    kinds = {parameter.kind for parameter in parameters}
+    plain = [parameter for parameter in parameters if parameter.kind not in _FLEXIBLE]
+    if len(plain) == 1 and len(names) > 1 and plain[0].name not in names and not kinds & set(_FLEXIBLE):
+        return (), (), True
+    left = [name for name in names if name not in {parameter.name for parameter in plain}]
+    filled: dict[str, str] = {}
+    for parameter in plain:
+        if parameter.name in names:
+            filled[parameter.name] = parameter.name
+        elif left and parameter.kind is not parameter.KEYWORD_ONLY:
+            filled[parameter.name] = left.pop(0)
+        elif parameter.default is parameter.empty:
+            raise ForwardError(f"{shown} requires `{parameter.name}`, which no input fills: declare it in `inputs`")
+    more = tuple(left) if inspect.Parameter.VAR_POSITIONAL in kinds else ()
+    if left and not more and inspect.Parameter.VAR_KEYWORD not in kinds:
+        raise ForwardError(f"{shown} has no parameter for {_listed(left)} of `inputs`: name it as forward does")
+    order = [parameter.name for parameter in plain]
+    # All that stand before one that goes by position go by position too.
+    renamed = [place for place, name in enumerate(order) if name in filled and filled[name] != name]
+    last = len(order) - 1 if more else max(renamed, default=-1)
+    last = max([last, *(place for place, each in enumerate(plain) if each.kind is each.POSITIONAL_ONLY and each.name in filled)])
+    positional = tuple(filled[name] for name in order[: last + 1] if name in filled) + more
+    named = tuple(filled[name] for name in order[last + 1 :] if name in filled)
+    return positional, named + (() if more else tuple(left)), False
+
+
+def nested(batch: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """The arguments of a call: inputs with dotted names are gathered into dicts.
+
+    Args:
+        batch: Inputs by name.
+        names: The arguments.
+    """
+    found: dict[str, Any] = {}
+    for name in names:
+        if name in batch:
+            found[name] = batch[name]
+            continue
+        parts = {key.removeprefix(f"{name}."): value for key, value in batch.items() if key.startswith(f"{name}.")}
+        found[name] = nested(parts, dict.fromkeys(key.partition(".")[0] for key in parts))
+    return found
+
+
+def outputs_of(returned: Any, signature: Signature) -> dict[str, Any]:
+    """The declared outputs, by name, in what forward returned.
+
+    Raises:
+        OutputError: One is not there; the message says what is.
+    """
+    return {output.name: find_output(returned, output, signature.outputs) for output in signature.outputs}
+
+
+def find_output(returned: Any, output: Output, outputs: Sequence[Output]) -> Any:
+    """One declared output in what forward returned: by its key or attribute, by its place, or the only tensor there is.
+
+    Raises:
+        OutputError: It is not there; the message says what is.
+    """
+    if isinstance(returned, Mapping) and output.name in returned:
+        return returned[output.name]
+    if (
+        not isinstance(returned, Mapping)
+        and output.name.isidentifier()
+        and hasattr(returned, output.name)
+        and not _is_tensor(returned)
+    ):
+        return getattr(returned, output.name)
+    items = list(returned.values()) if isinstance(returned, Mapping) else returned
+    if isinstance(items, (tuple, list)):
+        place = output.at if output.at is not None else (int(output.name) if output.name.isdigit() else outputs.index(output))
+        by_place = output.at is not None or not isinstance(returned, Mapping)
+        if by_place and place < len(items):
+            return items[place]
+    elif _is_tensor(returned) and len(outputs) == 1:
+        return returned
+    raise OutputError(f"`outputs.{output.name}` is not in what forward returns: {_described(returned)}")
+
+
+def _is_tensor(value: Any) -> bool:
+    from torch import Tensor
+
+    return isinstance(value, Tensor)
+
+
+def _described(returned: Any) -> str:
+    """What there is, with shapes."""
+    if isinstance(returned, Mapping):
+        return "a dict of " + (", ".join(f"{key!r} {_shape(value)}" for key, value in returned.items()) or "nothing")
+    if isinstance(returned, (tuple, list)):
+        return f"{type(returned).__name__} of {len(returned)}: " + ", ".join(map(_shape, returned))
+    return _shape(returned) if _is_tensor(returned) else f"a {type(returned).__name__}"
+
+
+def _shape(value: Any) -> str:
+    return str(list(value.shape)) if _is_tensor(value) else type(value).__name__
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
