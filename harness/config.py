@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,6 +13,7 @@ from harness.catalogue import CATALOGUE
 from harness.config_file import read_keys
 from harness.config_mistakes import explain, why_no_path
 from harness.errors import ConfigError, did_you_mean
+from harness.files import text_hash
 from harness.presets import DATASETS, PRESETS
 from harness.tasks import FACTS, MODALITIES, TaskSpec, TaskType
 
@@ -350,7 +350,7 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
     @property
     def fingerprint(self) -> str:
         """A short hash of the config's content."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:12]
+        return text_hash(self.model_dump_json())[:12]
 
     def resolve(self, path: str) -> Path:
         """A path of the config, relative to its file, made absolute."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
+
+from harness.wording import figure, with_unit
 
 WHOLE = "(model)"
 """The module that is blamed where the model's own forward is at fault."""
@@ -151,10 +152,10 @@ class Evidence:
         if self.measured is None or (self.measured == 0 and self.bound == 0):
             return ""
         if self.bound is None:
-            return _with_unit(self.measured, self.unit)
+            return with_unit(self.measured, self.unit)
         if self.bound == 0 and self.unit:
-            return f"{_with_unit(self.measured, self.unit)}, allowed none"
-        return f"{_figure(self.measured)}, allowed {_with_unit(self.bound, self.unit)}"
+            return f"{with_unit(self.measured, self.unit)}, allowed none"
+        return f"{figure(self.measured)}, allowed {with_unit(self.bound, self.unit)}"
 
     def to_json(self) -> dict[str, Any]:
         """The evidence as JSON-ready values."""
@@ -165,27 +166,3 @@ class Evidence:
     def from_json(cls, data: dict[str, Any]) -> Evidence:
         """The inverse of ``to_json``."""
         return cls(**{**data, "status": Status(data["status"])})
-
-
-def counted(number: int, noun: str) -> str:
-    """``1 row``, ``2 rows``."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def and_others(count: int, noun: str) -> str:
-    """`` (and 2 other rows)`` after the one that is named, or nothing where it is the only one."""
-    return f" (and {counted(count, f'other {noun}')})" if count else ""
-
-
-def _with_unit(value: float, unit: str) -> str:
-    """``61 ms``, ``1 tensor``, ``2 tensors``."""
-    noun, space, rest = unit.partition(" ")
-    if value == 1 and noun.endswith("s") and len(noun) > 2:
-        noun = noun.removesuffix("s")
-    return f"{_figure(value)} {noun}{space}{rest}".rstrip()
-
-
-def _figure(value: float) -> str:
-    if math.isfinite(value) and value == int(value) and abs(value) < 1e6:
-        return str(int(value))
-    return f"{value:.3g}" if 1e-3 <= abs(value) < 1e6 else f"{value:.1e}"

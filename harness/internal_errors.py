@@ -7,7 +7,6 @@ first: a frame of the user's code, or of a module that runs its forward, means t
 from __future__ import annotations
 
 import errno
-import hashlib
 import platform
 import re
 import sys
@@ -23,6 +22,7 @@ from typing import Any
 
 from harness.errors import ProbeUnsupportedError, TimeBudgetError, UserError
 from harness.evidence import Evidence, Status
+from harness.files import text_hash
 from harness.reentrant import called_directly, refuses_gradients
 
 CODE = "internal_error"
@@ -207,6 +207,6 @@ def _write(check: str, text: str) -> Path:
         _reports.folder = Path(tempfile.mkdtemp(prefix="modeltiers-"))
     _reports.folder.mkdir(parents=True, exist_ok=True)
     name = re.sub(r"\W+", "_", check).strip("_")
-    file = _reports.folder / f"internal_error_{name}_{hashlib.sha256(text.encode()).hexdigest()[:8]}.txt"
+    file = _reports.folder / f"internal_error_{name}_{text_hash(text)[:8]}.txt"
     file.write_text(text, encoding="utf-8")
     return file

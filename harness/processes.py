@@ -1,9 +1,24 @@
-"""Commands that run a module of this package in a process of its own, wherever that process starts."""
+"""Child processes: commands that run a module of this package, started in a group of their own and stopped with all that they started."""
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+
+_HERE = Path(__file__).parent
+_INSTALLED = ("site-packages", "dist-packages")
+_CAUSES = {
+    "SIGKILL": "out of memory?",
+    "SIGSEGV": "segmentation fault",
+    "SIGABRT": "aborted",
+    "SIGILL": "illegal instruction",
+    "SIGXCPU": "its processor time was used up",
+}
 
 _BOOT = """\
 import importlib.util, runpy, sys
@@ -28,4 +43,76 @@ def module_command(module: str, *arguments: str) -> list[str]:
         module: Its dotted name.
         arguments: What it finds in ``sys.argv[1:]``.
     """
-    return [sys.executable, "-c", _BOOT, str(Path(__file__).parent), module, *arguments]
+    return [sys.executable, "-c", _BOOT, str(_HERE), module, *arguments]
+
+
+def environment_of_child(threads: int) -> dict[str, str]:
+    """This process's environment, with the number of threads of each operator, and this package where the child can import it.
+
+    Args:
+        threads: Of each operator.
+    """
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    root = _HERE.parent
+    if root.name not in _INSTALLED:
+        environment["PYTHONPATH"] = os.pathsep.join([str(root), *filter(None, [environment.get("PYTHONPATH")])])
+    return environment
+
+
+def start_process(
+    command: Sequence[str],
+    log: Path,
+    environment: Mapping[str, str],
+    folder: Path | None = None,
+    descriptors: Sequence[int] = (),
+) -> subprocess.Popen[bytes]:
+    """Starts a process in a group of its own, so that it can be stopped with all that it starts.
+
+    Args:
+        command: The program and its arguments.
+        log: File for what it prints. A pipe would stay open as long as anything that the process started.
+        environment: Its environment variables.
+        folder: Where it runs; by default here.
+        descriptors: File descriptors that it inherits.
+    """
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            command,
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=tuple(descriptors),
+        )
+
+
+def stop_process(process: subprocess.Popen[bytes]) -> None:
+    """Stops a process and all that it started, also what it left running when it ended; waits for it."""
+    with suppress(ProcessLookupError, PermissionError):
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+    process.wait()
+
+
+def last_line(log: Path) -> str:
+    """The last line that a process printed; empty where it printed nothing."""
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1].strip() if lines else ""
+
+
+def end_in_words(status: int, log: Path | None = None) -> str:
+    """How a process ended: ``was killed by SIGKILL (out of memory?)``, or ``ended with status 3: `` and the last line that it printed.
+
+    Args:
+        status: As ``subprocess`` and ``multiprocessing`` give it: negative for a signal.
+        log: File with what it printed.
+    """
+    if status < 0:
+        name = {number.value: number.name for number in signal.Signals}.get(-status, f"signal {-status}")
+        return f"was killed by {name}" + (f" ({_CAUSES[name]})" if name in _CAUSES else "")
+    said = last_line(log) if log else ""
+    return f"ended with status {status}" + (f": {said}" if said else "")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import importlib
 import importlib.util
 import json
@@ -16,6 +15,7 @@ from types import ModuleType
 from typing import NoReturn
 
 from harness.errors import ModelSourceError, did_you_mean
+from harness.files import text_hash
 from harness.randomness import seeded
 
 _OUT_OF_MEMORY = "out of memory: a smaller max_seq_len or image_size in the config, or a machine with more of it"
@@ -40,7 +40,7 @@ def import_file(path: Path, key: str) -> ModuleType:
     if not path.is_file():
         near = [p.name for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
         raise ModelSourceError(f"`{key}`: no such file {path}.{did_you_mean(path.name, near)}")
-    name = f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    name = f"{path.stem}_{text_hash(str(path))[:8]}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)

@@ -13,8 +13,9 @@ import pytest
 
 from harness.evidence import Status
 from harness.health.causes import Cause, also_text
-from harness.health.markdown import count_text, problems_text
+from harness.health.markdown import problems_text
 from harness.health.report import ExportHealthReport
+from harness.wording import counted
 from pytest_modeltiers.plugin import TIERS
 from pytest_modeltiers.results import Result, check_name, figures_of
 
@@ -125,7 +126,7 @@ def title(report: ExportHealthReport) -> str:
     if not report.checks:
         return "nothing was judged"
     warnings = sum(cause.status == "warning" for cause in report.causes)
-    warned = count_text(warnings, "warning") if warnings else ""
+    warned = counted(warnings, "warning") if warnings else ""
     if report.get_failed_checks():
         return ", ".join(filter(None, (problems_text(report, "test"), warned)))
     return ", ".join(filter(None, ("sound as far as it ran" if report.coverage else "sound", warned, _graded(report))))

@@ -14,6 +14,8 @@ ROOT = Path(__file__).parent.parent
 GROUND = 0
 LEVELS = {
     "errors": GROUND,
+    "files": GROUND,
+    "wording": GROUND,
     "tasks": GROUND,
     "evidence": GROUND,
     "internal_errors": GROUND,

@@ -10,8 +10,9 @@ from torch import Tensor
 from harness.analysis.attention_maps import AttentionMap, attention_maps
 from harness.analysis.study import Study
 from harness.batches import Sizes, pad_right, to_device
-from harness.evidence import Evidence, Status, and_others, counted
+from harness.evidence import Evidence, Status
 from harness.properties.noise import difference
+from harness.wording import and_others, counted
 
 _NAME = "attention_patterns"
 _NONE = (

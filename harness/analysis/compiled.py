@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from harness.analysis.compiled_blame import first_that_differs
 from harness.analysis.study import Study
 from harness.batches import Batch, Sizes
-from harness.evidence import Evidence, Status, counted
+from harness.evidence import Evidence, Status
 from harness.processor_time import processor_seconds
 from harness.properties.calling import BackwardRaisedError, ModelRaisedError, blaming
 from harness.properties.noise import FACTOR, difference
@@ -29,6 +29,7 @@ from harness.properties.quantised import is_packed
 from harness.properties.subject import Subject
 from harness.properties.tracing import hooked, path_of
 from harness.user_code import is_users_file, raised
+from harness.wording import counted
 
 _NAME = "compiled"
 _LEAST = 10.0

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from harness.analysis.finite_differences import Slope
 from harness.analysis.gradient_probe import GradientProbe, PassingDetach
 from harness.analysis.study import Study
-from harness.evidence import Evidence, Status, and_others
+from harness.evidence import Evidence, Status
 from harness.processor_time import processor_seconds
 from harness.properties.subject import Subject
+from harness.wording import and_others
 
 _NAME = "gradcheck"
 _DRAWS = 3

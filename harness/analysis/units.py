@@ -16,8 +16,9 @@ from torch import nn
 from harness.analysis.activation_watch import SATURATING, SILENT, Activity, watching
 from harness.analysis.study import Study
 from harness.batches import Sizes, make_batch
-from harness.evidence import Evidence, Status, and_others, counted
+from harness.evidence import Evidence, Status
 from harness.properties.subject import Subject
+from harness.wording import and_others, counted
 
 _NAME = "dead_units"
 _ROWS = 8

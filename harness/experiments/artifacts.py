@@ -11,6 +11,7 @@ from harness.experiments.clock import Now, moment
 from harness.experiments.errors import ExperimentError
 from harness.experiments.records import ArtifactRecord
 from harness.experiments.tables import artifacts
+from harness.files import file_hash
 
 
 def measure(path: Path) -> tuple[str, int]:
@@ -38,12 +39,7 @@ def read(connection: Connection, run_id: int) -> list[ArtifactRecord]:
 
 
 def _file(path: Path) -> tuple[str, int]:
-    digest, size = hashlib.sha256(), 0
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-            size += len(block)
-    return digest.hexdigest(), size
+    return file_hash(path), path.stat().st_size
 
 
 def _folder(path: Path) -> tuple[str, int]:

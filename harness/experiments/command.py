@@ -13,7 +13,8 @@ from harness.experiments.database import ExperimentDB
 from harness.experiments.documents import flat, plain
 from harness.experiments.errors import ExperimentError
 from harness.experiments.records import RunRecord, RunRef
-from harness.experiments.text_table import aligned, duration, number
+from harness.experiments.text_table import aligned, number
+from harness.wording import duration
 
 _LIMIT = 50
 

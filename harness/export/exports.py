@@ -21,8 +21,9 @@ from harness.export.lattice import Point, lattice, make_point, pad_rows
 from harness.export.program import Program, Runner, free_axes, make_program
 from harness.export.reason import one_line
 from harness.export.store.artifact import Artifact, describe, find_artifact, publish
-from harness.export.store.cache import Cache, file_hash, key_of
+from harness.export.store.cache import Cache
 from harness.export.store.identity import identity_of, versions
+from harness.files import file_hash, json_hash
 from harness.models.fast_path import without_fast_path
 from harness.properties.noise import NoiseFloor
 from harness.properties.subject import Subject
@@ -75,7 +76,7 @@ class Exports:
             made = (subject.batch(sizes, seed) for seed in range(_CALIBRATION))
             program = replace(program, samples=tuple({name: b[name].cpu() for name in program.fields} for b in made))
         # Now, as nothing has called the model yet: what calls and exporters leave on it is no part of what it is.
-        self._identity = identity_of(program, key_of(self.run, str(self.config)) if self.run and self.config else "")
+        self._identity = identity_of(program, json_hash(self.run, str(self.config)) if self.run and self.config else "")
         return program
 
     @property
@@ -88,7 +89,7 @@ class Exports:
     def floor(self) -> NoiseFloor:
         """The rounding noise of the model's logits, remembered between runs."""
         if self.subject.shared.floor is None:
-            found = self.cache.values(key_of("noise floor", self.identity), lambda: asdict(self.subject.floor))
+            found = self.cache.values(json_hash("noise floor", self.identity), lambda: asdict(self.subject.floor))
             self.subject.shared.floor = NoiseFloor(**found)
         return self.subject.shared.floor
 
@@ -247,7 +248,7 @@ class Exports:
 
     def _identity_of(self, name: str) -> str:
         settings = (self.options.opset_version, self.options.quantization) if name.startswith("onnx") else ()
-        return key_of(self.identity, name, settings)
+        return json_hash(self.identity, name, settings)
 
     def _load(self, name: str) -> Runner:
         artifact, exporter = self.artifact(name), self.exporter(name)

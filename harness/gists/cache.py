@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from harness.files import new_folder
 from harness.gists.errors import GistError
 from harness.gists.gist import Gist, check_name
 from harness.gists.settings import GistSettings
@@ -43,13 +42,7 @@ def keep(gist: Gist, settings: GistSettings) -> Gist:
     """
     folder = _folder(gist.id, gist.revision, settings)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name[:8]}-", dir=folder.parent))
-        (partial / _FILES).mkdir()
-        for name, content in gist.files.items():
-            (partial / _FILES / name).write_bytes(content)
-        (partial / _ABOUT).write_text(json.dumps(gist.to_json()), encoding="utf-8")
-        _put_in_place(partial, folder)
+        _write(gist, folder)
     except OSError as error:
         raise GistError(f"gist {gist.id}: cannot be kept in {folder}: {error.strerror}") from None
     return replace(gist, folder=folder / _FILES)
@@ -59,13 +52,15 @@ def _folder(gist_id: str, revision: str, settings: GistSettings) -> Path:
     return settings.cache / settings.host / gist_id / revision
 
 
-def _put_in_place(partial: Path, folder: Path) -> None:
-    """Gives a complete folder its name, in place of a damaged one; where another process was faster, its folder stays."""
-    if folder.exists():
-        shutil.rmtree(folder, ignore_errors=True)
+def _write(gist: Gist, folder: Path) -> None:
+    """Makes the folder of a gist, in place of a damaged one; where another process was faster, its folder stays."""
+    shutil.rmtree(folder, ignore_errors=True)
     try:
-        os.rename(partial, folder)
+        with new_folder(folder) as partial:
+            (partial / _FILES).mkdir()
+            for name, content in gist.files.items():
+                (partial / _FILES / name).write_bytes(content)
+            (partial / _ABOUT).write_text(json.dumps(gist.to_json()), encoding="utf-8")
     except OSError:
-        shutil.rmtree(partial, ignore_errors=True)
         if not folder.is_dir():
             raise

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
+from harness.files import write_whole
 from harness.gists.errors import GistError
 from harness.gists.gist import Gist
 
@@ -40,7 +39,7 @@ def trust(gist: Gist, file: Path) -> None:
                 "owner": gist.owner,
                 "since": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             }
-            _replace(file, json.dumps({"trusted": trusted}, indent=2))
+            write_whole(file, json.dumps({"trusted": trusted}, indent=2) + "\n")
     except OSError as error:
         raise GistError(f"{file}: cannot be written: {error.strerror}") from None
 
@@ -56,10 +55,3 @@ def _read(file: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError):
         raise GistError(f'{file}: cannot be read as {{"trusted": {{sha256: …}}}}; correct or delete it') from None
     return trusted
-
-
-def _replace(file: Path, text: str) -> None:
-    number, name = tempfile.mkstemp(dir=file.parent)
-    with os.fdopen(number, "w", encoding="utf-8") as stream:
-        stream.write(text + "\n")
-    os.replace(name, file)

@@ -12,6 +12,7 @@ from harness.evidence import WHOLE
 from harness.health.causes import Cause, label_of
 from harness.health.plots import ranking
 from harness.health.report import CheckResult, CheckStatus, ExportHealthReport, SkippedCheck
+from harness.wording import counted, duration
 
 GLYPHS: dict[CheckStatus, str] = {"failed": "✕", "warning": "▲", "passed": "✓"}
 WORDS: dict[CheckStatus, str] = {"failed": "Failed", "warning": "Warning", "passed": "Passed"}
@@ -53,10 +54,10 @@ def verdict(report: ExportHealthReport) -> str:
     """The outcome as one sentence without its full stop, such as ``Sound: 38 of 38 checks passed``."""
     counts, skipped = report.summary, len(report.skipped)
     if not counts["total"]:
-        return f"Nothing was checked: {count_text(skipped, 'check')} skipped" if skipped else "Nothing was checked"
-    passed = f"{counts['passed']} of {count_text(counts['total'], 'check')} passed" + (f", {skipped} skipped" if skipped else "")
+        return f"Nothing was checked: {counted(skipped, 'check')} skipped" if skipped else "Nothing was checked"
+    passed = f"{counts['passed']} of {counted(counts['total'], 'check')} passed" + (f", {skipped} skipped" if skipped else "")
     warnings = sum(cause.status == "warning" for cause in report.causes)
-    warned = count_text(warnings, "warning") if warnings else ""
+    warned = counted(warnings, "warning") if warnings else ""
     if counts["failed"]:
         return ", ".join(part for part in (f"Broken: {problems_text(report, 'check')}", warned, passed) if part)
     # A sound part must not read like a sound whole.
@@ -72,7 +73,7 @@ def problems_text(report: ExportHealthReport, noun: str) -> str:
         noun: What a check is called.
     """
     problems = sum(cause.status == "failed" for cause in report.causes)
-    return f"{count_text(problems, 'problem')} ({count_text(report.summary['failed'], f'failed {noun}')})"
+    return f"{counted(problems, 'problem')} ({counted(report.summary['failed'], f'failed {noun}')})"
 
 
 def facts_of(check: CheckResult, also: Iterable[CheckResult] = ()) -> list[Fact]:
@@ -123,18 +124,6 @@ def by_tier(checks: Iterable[CheckResult]) -> dict[str, list[CheckResult]]:
     }
 
 
-def duration_text(seconds: float) -> str:
-    """A duration for people: ``4 ms``, ``1.2 s``, ``2 min 5 s``; empty when it was not measured."""
-    if seconds <= 0:
-        return ""
-    if seconds < 0.9995:
-        return "<1 ms" if seconds < 0.001 else f"{seconds * 1000:.0f} ms"
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s"
-
-
 def examples_text(check: CheckResult) -> str:
     """How many inputs were tried, with thousands separated; empty when unknown."""
     examples = check.details.get("examples")
@@ -149,11 +138,6 @@ def grade_text(report: ExportHealthReport) -> str:
 def score_text(report: ExportHealthReport) -> str:
     """``98.5 of 100``; empty where the score would say what the grade does not: after a failure, and of a selection."""
     return "" if not report.grade or report.get_failed_checks() else f"{report.health_score:g} of 100"
-
-
-def count_text(number: int, noun: str) -> str:
-    """``1 warning``, ``2 warnings``."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _rerun(check: CheckResult) -> str:
@@ -201,7 +185,7 @@ def _row(check: CheckResult) -> str:
         f"{_prose(str(check.details.get('statement') or check.message))}<br>{_code(check.check_name)}",
         _prose(str(check.details.get("comparison") or "")),
         examples_text(check),
-        html.escape(duration_text(check.duration_seconds)),
+        html.escape(duration(check.duration_seconds)),
     )
     return f"| {' | '.join(cells)} |"
 

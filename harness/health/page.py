@@ -17,6 +17,7 @@ from harness.health import markdown
 from harness.health.plots import BAR_ROW, CURVE_HEIGHT, comparisons_of
 from harness.health.report import CheckResult, CheckStatus, ExportHealthReport
 from harness.health.texts import breakable, lead_and_rest, prose, shorten
+from harness.wording import duration, figure
 
 ROW_HEIGHT = 32
 """Pixels of a plot's height that one parameter takes: its name above its bar."""
@@ -102,7 +103,7 @@ def to_html(report: ExportHealthReport) -> str:
         arcs=ring_arcs(report),
         mood=_mood(report),
         moment=_moment(report.timestamp),
-        total_time=markdown.duration_text(sum(check.duration_seconds for check in checks)),
+        total_time=duration(sum(check.duration_seconds for check in checks)),
         contents=_contents(report, sections),
         findings=findings,
         anchors=anchors,
@@ -156,14 +157,6 @@ def axis_ticks(low: int, high: int) -> tuple[Tick, ...]:
         Tick(_percent(exponent, low, high), f"1e{exponent}" if exponent else "1", _anchor(exponent, low, high))
         for exponent in range(low, high + 1, step)
     )
-
-
-def figure(value: float) -> str:
-    """A number for people in three digits: ``0.0213``, ``1``, ``3.1e-5``, ``nan``."""
-    if value == 0 or not math.isfinite(value) or 1e-3 <= abs(value) < 1e5:
-        return f"{value:.3g}" if abs(value) < 1000 or not math.isfinite(value) else f"{value:,.0f}"
-    mantissa, exponent = f"{value:.1e}".split("e")
-    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
 
 
 def share_text(share: float) -> str:
@@ -281,7 +274,7 @@ def _environment() -> Environment:
         "lead_and_rest": lead_and_rest,
         "number": _cell,
         "shape": shape_text,
-        "took": markdown.duration_text,
+        "took": duration,
         "shorten": shorten,
         "share": share_text,
     }

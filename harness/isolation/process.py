@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,7 @@ from harness.isolation.channel import Channel
 from harness.isolation.errors import IsolationError
 from harness.isolation.guard import Attempt
 from harness.isolation.limits import Limits
-from harness.processes import module_command
+from harness.processes import end_in_words, module_command, start_process, stop_process
 
 _KEPT = frozenset(
     {
@@ -41,7 +40,6 @@ _IN_FOLDER = {
 """Folders that libraries write in."""
 
 _STARTING = 120.0
-_LAST_WORDS = 300
 
 
 @dataclass(frozen=True)
@@ -148,9 +146,7 @@ class IsolatedProcess:
 
     def kill(self) -> None:
         """Ends the process and whatever it started."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        stop_process(self._process)
 
     def close(self) -> None:
         """Ends the process and removes its folder."""
@@ -169,17 +165,8 @@ class IsolatedProcess:
     def _start(self, environment: dict[str, str]) -> tuple[subprocess.Popen[bytes], Channel]:
         to_child, from_child = os.pipe(), os.pipe()
         command = module_command("harness.isolation.child", str(to_child[0]), str(from_child[1]))
-        with self._log.open("wb") as log:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                cwd=self.folder,
-                env=self._environment() | environment,
-                pass_fds=(to_child[0], from_child[1]),
-                start_new_session=True,
-            )
+        inherited = (to_child[0], from_child[1])
+        process = start_process(command, self._log, self._environment() | environment, self.folder, inherited)
         os.close(to_child[0])
         os.close(from_child[1])
         return process, Channel(from_child[0], to_child[1])
@@ -199,14 +186,7 @@ class IsolatedProcess:
             status = self._process.wait(5)
         except subprocess.TimeoutExpired:
             return "it closed its pipe"
-        if status < 0:
-            names = {
-                signal.SIGKILL: "killed, which is what happens when memory runs out",
-                signal.SIGXCPU: "its processor time was used up",
-            }
-            return names.get(signal.Signals(-status), f"by {signal.Signals(-status).name}, a crash in native code")
-        said = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return f"exit status {status}{': ' + said[-1][:_LAST_WORDS] if said else ''}"
+        return f"it {end_in_words(status, self._log)}"
 
 
 def run_isolated(

@@ -12,7 +12,7 @@ import numpy as np
 from harness.catalogue import CATALOGUE
 from harness.errors import TimeBudgetError, UserError
 from harness.evaluation.definitions import metric_definitions, score_definitions
-from harness.evidence import Evidence, Status, counted
+from harness.evidence import Evidence, Status
 from harness.internal_errors import guarded
 from harness.monitoring.baseline_set import BaselineSet
 from harness.monitoring.drift import wording
@@ -23,6 +23,7 @@ from harness.monitoring.plots import plots_of
 from harness.monitoring.shifted import ShiftedRow
 from harness.monitoring.verdict import WindowVerdict, group_of
 from harness.user_code import raised
+from harness.wording import counted, listed
 
 if TYPE_CHECKING:
     from harness.evaluation.evaluation import Evaluation
@@ -204,7 +205,7 @@ def _listed(names: list[str]) -> str:
 def _changed(features: Sequence[FeatureDrift], verdict: WindowVerdict) -> str:
     """All about the first, the names of the others, and why it is not graver."""
     first, *others = features
-    more = f"; so {'has' if len(others) == 1 else 'have'} {wording.listing([one.feature for one in others])}" if others else ""
+    more = f"; so {'has' if len(others) == 1 else 'have'} {listed([one.feature for one in others])}" if others else ""
     return f"{first.message.splitlines()[0]}{more}{_what_accuracy_says(verdict)}"
 
 
@@ -219,10 +220,10 @@ def _what_accuracy_says(verdict: WindowVerdict) -> str:
 def _no_drift(case: str, verdict: WindowVerdict) -> str:
     better = [one.feature for one in verdict.group(case) if one.feature in verdict.improved and one.status is not Status.OK]
     if better:
-        return f"{wording.listing(better)} changed for the better"
+        return f"{listed(better)} changed for the better"
     found = verdict.group(case)
-    sizes = f"{wording.rows(verdict.drift.current_n)} against {verdict.drift.reference_n:,}"
-    names = f"{counted(len(found), 'feature')}, {wording.listing([one.feature for one in found])} ({sizes})"
+    sizes = f"{counted(verdict.drift.current_n, 'row')} against {verdict.drift.reference_n:,}"
+    names = f"{counted(len(found), 'feature')}, {listed([one.feature for one in found])} ({sizes})"
     if all(one.feature in verdict.drift.same for one in found):
         return f"{wording.SAME}: {names}"
     return f"no drift seen in {names}"

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from harness.evidence import Evidence, Status, and_others
+from harness.evidence import Evidence, Status
 from harness.properties.calling import NoGradientError, mode
 from harness.properties.gradient_tracing import first_bad_gradient, graph_of, is_alive, recording_graph
 from harness.properties.outputs import reached_by_outputs
@@ -24,6 +24,7 @@ from harness.properties.subject import Subject, gradient_of
 from harness.properties.tracing import path_of
 from harness.randomness import seeded
 from harness.user_code import is_users_file
+from harness.wording import and_others
 
 _STEPS = 3
 _STEPS_WHERE_ABSENT = 16

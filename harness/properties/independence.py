@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.batches import Batch, Sizes, other_tokens, pad_right, rows, swap_tokens
-from harness.evidence import Evidence, Status, counted
+from harness.evidence import Evidence, Status
 from harness.owners import owned_by
 from harness.properties.calling import ModelRaisedError
 from harness.properties.equality import first_failure, judge_equal
@@ -23,6 +23,7 @@ from harness.properties.prerequisites import (
 )
 from harness.properties.subject import Subject
 from harness.properties.tracing import Call, first_divergence, positions_view, recording, row_view
+from harness.wording import counted
 
 Run = Callable[[nn.Module], Tensor]
 """From a model to its logits."""

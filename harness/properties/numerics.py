@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from harness.adapters import ADAPTERS
 from harness.batches import IGNORED, Batch, Sizes, pad_right
-from harness.evidence import Evidence, Status, and_others
+from harness.evidence import Evidence, Status
 from harness.properties.calling import ModelRaisedError, NoGradientError, mode
 from harness.properties.equality import first_failure
 from harness.properties.gradient_tracing import first_bad_gradient, recording_graph
@@ -18,6 +18,7 @@ from harness.properties.model_variants import calibrated, has_running_statistics
 from harness.properties.subject import Subject, gradient_of
 from harness.properties.tracing import finite, first_broken, path_of, recording
 from harness.randomness import seeded
+from harness.wording import and_others
 
 EXTREMES = ("constant_zero", "constant_large", "constant_negative", "spike", "first_id", "last_id", "alternating")
 """Extreme contents; each becomes what the task's fields can hold."""

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from harness.adapters import LENGTH_FIRST
 from harness.batches import Batch
 from harness.errors import UserError
-from harness.evidence import Evidence, Status, counted
+from harness.evidence import Evidence, Status
 from harness.owners import left_to, owned_by, owners_of
 from harness.properties.calling import BackwardRaisedError, ModelRaisedError, mode
 from harness.properties.noise import difference
 from harness.randomness import seeded
+from harness.wording import counted
 
 if TYPE_CHECKING:
     from harness.properties.subject import Subject

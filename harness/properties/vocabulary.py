@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from harness.batches import Batch, smallest_sizes
-from harness.evidence import Evidence, Status, and_others
+from harness.evidence import Evidence, Status
 from harness.properties.calling import ModelRaisedError
 from harness.properties.subject import Subject
 from harness.properties.tracing import finite, recording
+from harness.wording import and_others
 
 _NAME = "full_vocabulary"
 _MOST_LOGITS = 1 << 22

@@ -14,11 +14,11 @@ from struct import error as StructError
 from typing import Any
 from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
-from harness.evidence import and_others
 from harness.repro.archive import BLOCK
 from harness.repro.config_paths import is_inside
 from harness.repro.errors import ReproError
 from harness.repro.manifest import MANIFEST, Manifest
+from harness.wording import and_others
 
 _RATIO = 100
 _SLACK = 512 << 20

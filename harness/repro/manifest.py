@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from harness.export.store.cache import file_hash
+from harness.files import file_hash
 from harness.repro.config_paths import is_inside
 from harness.repro.distributions import OURS
 from harness.repro.errors import ReproError

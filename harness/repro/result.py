@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.evidence import Status, and_others, counted
+from harness.evidence import Status
 from harness.experiments.text_table import aligned, number
 from harness.repro.comparison import FirstDifference, MetricRow, Verdict
 from harness.repro.environment_changes import EnvironmentChange
 from harness.repro.trust import Code
+from harness.wording import and_others, counted
 
 _WRONG = (Verdict.DIFFERENT, Verdict.MISSING)
 

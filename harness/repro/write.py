@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import did_you_mean
-from harness.evidence import and_others
 from harness.experiments import ExperimentDB, RunRef
 from harness.export.bundle.configs import json_ready
 from harness.repro.archive import write_archive
@@ -25,6 +24,7 @@ from harness.repro.metric_records import MetricRecords
 from harness.repro.python_model import why_not_rebuilt
 from harness.repro.recorded import RecordedRun, read_run
 from harness.repro.run_config import config_of
+from harness.wording import and_others
 
 _DASHBOARDS = "dashboards"
 _CLOCK_SECONDS = 2.0

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from harness.errors import ConfigError, FactoryError, ModelSourceError, UserError
-from harness.health.report import write_whole
+from harness.files import write_whole
 from harness.models.factories import Factory, called_through, factories, inner_model
 from harness.models.inspection import Guess, guess_task, signature_of
 from harness.models.loading import refuse_dangerous

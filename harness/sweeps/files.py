@@ -6,10 +6,10 @@ import csv
 import io
 import json
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from harness.experiments.errors import ExperimentError
+from harness.files import write_whole
 from harness.sweeps.picture import to_png
 from harness.sweeps.result import SweepResult
 
@@ -28,7 +28,7 @@ def write_files(result: SweepResult) -> None:
         result.folder.mkdir(parents=True, exist_ok=True)
         for name, content in zip(FILES, (table, data, picture), strict=True):
             if content is not None:
-                _write(result.folder / name, content)
+                write_whole(result.folder / name, content)
     except OSError as error:
         raise ExperimentError(f"{result.folder}: the sweep's files cannot be written: {error.strerror or error}") from None
 
@@ -51,10 +51,3 @@ def to_csv(result: SweepResult) -> str:
 
 def _cell(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Writes a file so that one of its name is always whole."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from harness.experiments.text_table import duration, number
+from harness.experiments.text_table import number
 from harness.sweeps.result import TrialResult
 from harness.sweeps.table import one_line
+from harness.wording import duration
 
 
 class Progress:

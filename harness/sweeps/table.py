@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from harness.experiments.text_table import aligned, duration, number
+from harness.experiments.text_table import aligned, number
 from harness.sweeps.grid import shown
 from harness.sweeps.result import SweepResult, TrialResult
+from harness.wording import counted, duration
 
 _LONGEST_ERROR = 110
 
@@ -32,7 +33,7 @@ def trials_of(result: SweepResult) -> str:
     done, combinations = len(result.trials), len(result.grid)
     if done < combinations:
         return f"{done} of {combinations} trials"
-    return f"{done} trial{'' if done == 1 else 's'}"
+    return counted(done, "trial")
 
 
 def one_line(error: str) -> str:

@@ -8,13 +8,13 @@ import pickle
 import re
 import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from harness.files import replacing
 from harness.training.errors import CheckpointError
 
 LAST = "last.ckpt"
@@ -27,17 +27,12 @@ def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
     Raises:
         CheckpointError: It cannot be written; what was there before is untouched.
     """
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
+        with replacing(path, one_writer=True) as partial, partial.open("wb") as file:
             torch.save(dict(content), file)
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(path)
     except (OSError, RuntimeError) as error:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
         raise CheckpointError(f"{path} cannot be written: {_reason(error)}; checkpoints written before are untouched") from error
 
 
@@ -137,15 +132,13 @@ class CheckpointFolder:
             CheckpointError: It cannot be written.
         """
         path = self.folder / name
-        partial = path.with_name(f".{name}.partial")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            partial.unlink(missing_ok=True)
-            try:
-                os.link(source or self.last, partial)
-            except OSError:  # a file system without hard links
-                shutil.copyfile(source or self.last, partial)
-            partial.replace(path)
+            with replacing(path, one_writer=True) as partial:
+                partial.unlink(missing_ok=True)
+                try:
+                    os.link(source or self.last, partial)
+                except OSError:  # a file system without hard links
+                    shutil.copyfile(source or self.last, partial)
             for other in self.folder.glob("epoch=*.ckpt"):
                 if other != path:
                     other.unlink(missing_ok=True)

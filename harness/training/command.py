@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shlex
 from pathlib import Path
@@ -12,9 +11,11 @@ from harness.adapters import make_adapter
 from harness.config import SuiteConfig
 from harness.experiments.address import address_of, place_of
 from harness.experiments.records import SweepPoint
+from harness.files import text_hash
 from harness.models.loading import model_source
 from harness.training.checkpoints import CheckpointFolder
 from harness.training.run import run_training
+from harness.wording import figure
 
 
 def train_config(
@@ -70,7 +71,7 @@ def _in_sweep(config: SuiteConfig, sweep: SweepPoint) -> SuiteConfig:
     """The config with checkpoints of its own, from which a trial that was killed goes on."""
     values = ",".join(f"{key}={value}" for key, value in sweep.params.items())
     own = re.sub(r"[^A-Za-z0-9_.,=-]+", "_", values)[:100]
-    digest = hashlib.sha256(values.encode()).hexdigest()[:8]
+    digest = text_hash(values)[:8]
     folder = config.resolve(config.checkpoint_dir or "checkpoints") / f"sweep-{sweep.sweep_id}" / f"{own}-{digest}"
     goes_on = config.resume_from_checkpoint is None and CheckpointFolder(folder).last.is_file()
     return config.model_copy(update={"checkpoint_dir": str(folder), **({"resume_from_checkpoint": "last"} if goes_on else {})})
@@ -118,7 +119,7 @@ def _nearby(place: str) -> str:
 
 
 def _figure(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+    return "" if value is None else figure(value, 4)
 
 
 def _text(value: object) -> str | None:

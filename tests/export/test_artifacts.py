@@ -19,8 +19,9 @@ from planted_bugs.tier4.models import Scores
 from harness.errors import UserError
 from harness.export.formats.exporter import ExportError
 from harness.export.store.artifact import find_artifact, manifest_path
-from harness.export.store.cache import Cache, file_hash, key_of
+from harness.export.store.cache import Cache
 from harness.export.validate import export_model
+from harness.files import file_hash, json_hash
 from harness.randomness import seeded
 
 FORMATS = ("torchscript", "onnx", "pytorch", "safetensors", "torch_export")
@@ -218,7 +219,7 @@ def test_what_fails_is_not_kept(tmp_path: Path) -> None:
         raise RuntimeError("no")
 
     with pytest.raises(RuntimeError):
-        cache.files(key_of("x"), fail)
+        cache.files(json_hash("x"), fail)
     assert list((tmp_path / "files").iterdir()) == []
 
 
@@ -235,10 +236,10 @@ def test_a_damaged_cache_entry_is_said(tmp_path: Path) -> None:
 
 def test_old_entries_are_forgotten(tmp_path: Path) -> None:
     cache = Cache(tmp_path)
-    old = cache.files(key_of("old"), lambda folder: (folder / "x").write_text("") and None)
+    old = cache.files(json_hash("old"), lambda folder: (folder / "x").write_text("") and None)
     long_ago = time.time() - 90 * 24 * 3600
     os.utime(old, (long_ago, long_ago))
-    cache.files(key_of("new"), lambda folder: (folder / "x").write_text("") and None)
+    cache.files(json_hash("new"), lambda folder: (folder / "x").write_text("") and None)
     assert not old.exists()
 
 

@@ -34,7 +34,7 @@ from harness.export.bundle.origin import made_here
 from harness.export.bundle.write import create_export_bundle, write_bundle
 from harness.export.exports import Exports
 from harness.export.formats.exporter import ExportError
-from harness.export.store.cache import file_hash
+from harness.files import file_hash
 from harness.models.loading import model_source
 from harness.properties.subject import Subject
 from harness.randomness import seeded

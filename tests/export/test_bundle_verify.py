@@ -24,7 +24,7 @@ from harness.export.bundle.verify import verify_bundle
 from harness.export.bundle.write import write_bundle
 from harness.export.formats.exporter import ExportError
 from harness.export.fresh.run import FreshRun, run_fresh
-from harness.export.store.cache import file_hash
+from harness.files import file_hash
 
 
 @pytest.fixture(scope="module")

@@ -256,8 +256,8 @@ def test_a_user_s_model_is_built_and_called(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("build", "forward", "said"),
     [
-        ("os.kill(os.getpid(), 9)", "", "killed by signal 9 (out of memory?) while loading"),
-        ("", "os.kill(os.getpid(), 11)", "killed by signal 11 (segmentation fault) while running"),
+        ("os.kill(os.getpid(), 9)", "", "was killed by SIGKILL (out of memory?) while loading"),
+        ("", "os.kill(os.getpid(), 11)", "was killed by SIGSEGV (segmentation fault) while running"),
     ],
 )
 def test_a_child_that_is_killed_is_said_in_words(build: str, forward: str, said: str, tmp_path: Path) -> None:

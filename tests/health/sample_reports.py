@@ -39,7 +39,7 @@ _LEAK = CheckResult(
         "module": "blocks.1.attn",
         "place": "models/gpt.py:41",
         "cause": "the mask is shifted by one",
-        "comparison": "0.031, allowed 4.0e-07",
+        "comparison": "0.031, allowed 4e-7",
         "nodeid": "gpt.json::TestTier1::test_causal",
         "rerun": "pytest --model-config gpt.json gpt.json::TestTier1::test_causal",
         "examples": 2500,

@@ -7,8 +7,9 @@ import re
 import pytest
 from markdown_it import MarkdownIt
 
-from harness.health.markdown import by_tier, duration_text, facts_of, to_markdown, verdict
+from harness.health.markdown import by_tier, facts_of, to_markdown, verdict
 from harness.health.report import CheckResult, ExportHealthReport, SkippedCheck
+from harness.wording import duration
 
 LEAK = CheckResult(
     "tier1::causal",
@@ -276,4 +277,4 @@ def test_a_rerun_command_is_only_given_when_it_would_work(details: dict[str, str
     ],
 )
 def test_durations_are_for_people(seconds: float, text: str) -> None:
-    assert duration_text(seconds) == text
+    assert duration(seconds) == text

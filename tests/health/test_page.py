@@ -10,17 +10,10 @@ from typing import Any
 
 import pytest
 
-from harness.health.page import (
-    ROW_HEIGHT,
-    axis_ticks,
-    figure,
-    log_axis,
-    parameter_plots,
-    ring_arcs,
-    to_html,
-)
+from harness.health.page import ROW_HEIGHT, axis_ticks, log_axis, parameter_plots, ring_arcs, to_html
 from harness.health.report import CheckResult, ExportHealthReport, SkippedCheck
 from harness.health.texts import breakable, lead_and_rest, shorten
+from harness.wording import figure
 
 VOID = {"meta", "link", "col", "br", "input", "img", "wbr"}
 HOSTILE = "</title></script><script>alert('x')</script>\" onload=\"y|`<b>`"

@@ -124,7 +124,7 @@ def test_ways_around_the_folder_are_closed(probe: Path, tmp_path: Path, function
 
 
 def test_a_crash_is_an_error_not_the_end(probe: Path) -> None:
-    with pytest.raises(IsolationError, match="died: by SIGABRT"):
+    with pytest.raises(IsolationError, match="killed by SIGABRT"):
         run(probe, "dies")
 
 
@@ -154,7 +154,7 @@ def test_what_it_answers_is_not_believed(probe: Path, function: str) -> None:
 
 
 def test_a_target_that_is_not_there_is_said(probe: Path) -> None:
-    with pytest.raises(IsolationError, match=r"died: exit status 1: .*no attribute 'missing'"):
+    with pytest.raises(IsolationError, match=r"died: it ended with status 1: .*no attribute 'missing'"):
         IsolatedProcess("harness.isolation.child:missing", None)
 
 

@@ -142,7 +142,7 @@ def test_what_passed_has_no_line() -> None:
         (8.0, 0.0, "shapes refused", "8 shapes refused, allowed none"),
         (61.0, 50.0, "ms", "61, allowed 50 ms"),
         (1.0, None, "ms", "1 ms"),
-        (0.031, 4e-7, "", "0.031, allowed 4.0e-07"),
+        (0.031, 4e-7, "", "0.031, allowed 4e-7"),
         (0.0, 0.0, "tensors", ""),
         (0.5, 0.0, "", "0.5, allowed 0"),
     ],

@@ -21,7 +21,7 @@ import pytest
 from pages import Visit, out_of_reach, too_wide
 from PIL import Image
 
-from harness.training.dashboard import files, write_dashboard
+from harness.training.dashboard import write_dashboard
 from harness.training.dashboard.axis import Axis, column_texts, linear_labels, number_text, step_axis, value_axis
 from harness.training.dashboard.charts import MOST_METRICS, Chart, charts_of
 from harness.training.dashboard.page import page_data, to_html
@@ -405,7 +405,7 @@ def test_files_are_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
         raise OSError("disk full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(files.os, "replace", broken)
+        patch.setattr(Path, "replace", broken)
         with pytest.raises(OSError, match="disk full"):
             write_dashboard(trained(), PLAN, tmp_path)
     assert {kind: path.read_bytes() for kind, path in paths.items()} == before

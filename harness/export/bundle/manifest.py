@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.export.bundle.draft import Draft
 from harness.export.formats.exporter import ExportError
-from harness.export.store.cache import file_hash
+from harness.files import file_hash
 
 KIND = "pytest-modeltiers bundle"
 MANIFEST, SIGNATURE, GOLDEN, INFERENCE = "manifest.json", "signature.json", "golden/golden.json", "inference.py"

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.export.bundle.manifest import MANIFEST
-from harness.export.store.cache import Cache, file_hash, key_of
+from harness.export.store.cache import Cache
+from harness.files import file_hash, json_hash
 
 
 def made_here(folder: Path) -> dict[str, Any]:
@@ -20,4 +21,4 @@ def remember(sha256: str, config: Path | None) -> None:
 
 
 def _key(sha256: str) -> str:
-    return key_of("bundle", sha256)
+    return json_hash("bundle", sha256)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from harness.config import ExportConfig
 from harness.errors import MissingPackageError
-from harness.evidence import Evidence, Status, counted
+from harness.evidence import Evidence, Status
 from harness.export.bundle.golden import Golden, load_arrays
 from harness.export.bundle.manifest import INFERENCE, MANIFEST
 from harness.export.bundle.signature import runtime_of
@@ -25,6 +25,7 @@ from harness.export.formats.exporter import ExportError
 from harness.export.formats.table import FORMATS
 from harness.export.fresh.run import run_fresh
 from harness.properties.noise import difference
+from harness.wording import counted
 
 _RUN_SCRIPT = "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
 """Runs a script without its folder on the path, where a bundle may have put anything."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 from zipfile import BadZipFile
 
-from harness.evidence import Evidence, Status, counted
+from harness.evidence import Evidence, Status
 from harness.export.bundle.golden import read_golden
 from harness.export.bundle.manifest import MANIFEST, mistakes_in, parse_manifest, read_manifest
 from harness.export.bundle.origin import made_here
 from harness.export.bundle.replays import Replays
 from harness.export.bundle.report import BundleReport
-from harness.export.store.cache import file_hash
+from harness.files import file_hash
+from harness.wording import counted
 
 _SHOWN = 20
 

@@ -30,8 +30,8 @@ from harness.export.bundle.texts import inference_script, readme, requirements
 from harness.export.exports import Exports
 from harness.export.formats.exporter import ExportError
 from harness.export.store.artifact import Artifact
-from harness.export.store.cache import file_hash
 from harness.export.store.identity import versions
+from harness.files import file_hash
 from harness.health.report import ExportHealthReport
 from harness.properties.calling import mode
 from harness.tasks import TaskSpec

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from harness.errors import UserError
-from harness.evidence import Evidence, Status, counted
+from harness.evidence import Evidence, Status
 from harness.export.checks.outcome import outcome
 from harness.export.exports import Exports
 from harness.export.formats.onnx import LAST_RESORT
@@ -14,6 +14,7 @@ from harness.export.lattice import Point
 from harness.export.program import LARGEST_BATCH, Program, Runner
 from harness.properties.noise import difference
 from harness.randomness import seeded
+from harness.wording import counted
 
 
 def exports_to(exports: Exports, format: str) -> Evidence:

@@ -13,8 +13,8 @@ from harness.evidence import Evidence, Status
 from harness.export.exports import Exports
 from harness.export.fresh.run import FreshRun, run_fresh
 from harness.export.lattice import Point
-from harness.export.store.cache import key_of
 from harness.export.store.identity import versions
+from harness.files import json_hash
 from harness.properties.noise import difference
 
 _REPLAYED = 2
@@ -55,7 +55,7 @@ def fresh_process(exports: Exports, format: str) -> Evidence:
     """
     artifact = exports.artifact(format)
     exports.runner(format)  # a file that must not be loaded is not loaded elsewhere either
-    key = key_of(
+    key = json_hash(
         "fresh process", artifact.manifest and artifact.manifest.files, exports.identity, versions(), torch.get_num_threads()
     )
     if not artifact.ours:

@@ -9,10 +9,11 @@ import torch
 
 from harness.batches import Sizes
 from harness.errors import UserError
-from harness.evidence import Evidence, Status, counted
+from harness.evidence import Evidence, Status
 from harness.export.exports import Exports
 from harness.properties.calling import ModelRaisedError
 from harness.properties.resources import MIB, LiveBytes, find_out_first
+from harness.wording import counted
 
 _BATCHES = (1, 2, 4, 8)
 _WARN_BYTES = 1 << 30

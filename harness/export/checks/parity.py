@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from harness.errors import UserError
-from harness.evidence import Evidence, Status, counted
+from harness.evidence import Evidence, Status
 from harness.export.blame.torch import blame_torch
 from harness.export.blame.verdict import Blame
 from harness.export.exports import Exports
@@ -17,6 +17,7 @@ from harness.export.formats.exporter import ExportError
 from harness.export.lattice import Point
 from harness.export.reason import one_line
 from harness.properties.noise import FACTOR, difference
+from harness.wording import counted
 
 DEFAULT_TOLERANCES = {"onnx": 1e-4, "torchscript": 1e-6}
 """Largest difference, relative to the logits' scale where that is above one, that rounding is ever taken to explain."""

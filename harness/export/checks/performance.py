@@ -16,8 +16,8 @@ from harness.evidence import Evidence, Status
 from harness.export.checks.latency import Comparison, compare_latency
 from harness.export.exports import Exports
 from harness.export.formats.exporter import ExportError
-from harness.export.store.cache import key_of
 from harness.export.store.identity import versions
+from harness.files import json_hash
 
 _MUCH = 1.5
 """An artifact slower than the model by this factor is worth a warning; below it, what runs it may just be another machine."""
@@ -123,7 +123,7 @@ def compared_latency(exports: Exports, format: str, other: str | None = None) ->
     subject, model = exports.subject, exports.reference  # as it is called in PyTorch, by whatever path is fast
     against = exports.runner(other) if other else partial(subject.logits, model=model)
     where = [platform.node(), os.cpu_count(), torch.get_num_threads(), versions()]
-    key = key_of("latency", files.manifest and files.manifest.files, other, exports.identity, where)
+    key = json_hash("latency", files.manifest and files.manifest.files, other, exports.identity, where)
 
     def measure() -> dict[str, object]:
         return compare_latency(lambda: run(batch), lambda: against(batch), budget=_BUDGET).to_json()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from harness.batches import Batch
 from harness.export.fresh.replay import STAGE
-from harness.export.fresh.run import end_in_words, run_child, write_request
+from harness.export.fresh.run import run_child, why_no_answer, write_request
 
 _MODULE = "harness.export.fresh.answer"
 
@@ -58,7 +58,7 @@ def _some(format: str, path: Path, fields: Sequence[str], batches: Sequence[Batc
         given = [_answer(folder, number) for number in range(len(batches))]
         if status == 0:
             return [answer for answer in given if answer is not None]
-        end = Answer(refusal=end_in_words(folder, status, timeout), is_fatal=True)
+        end = Answer(refusal=why_no_answer(folder, status, timeout), is_fatal=True)
         stage = folder / STAGE
         if not stage.is_file():  # it cannot even be loaded
             return [end] * len(batches)

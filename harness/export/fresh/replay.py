@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.export.fresh.loaders import LOADERS, REBUILDING, WEIGHTS_ONLY
+from harness.files import replacing, write_whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -134,9 +135,8 @@ def one_line(error: BaseException) -> str:
 def _write_arrays(path: Path, arrays: list[np.ndarray[Any, Any]]) -> None:
     import numpy as np
 
-    aside = path.with_name(f"aside-{path.name}")
-    np.savez(aside, *arrays)
-    os.replace(aside, path)
+    with replacing(path) as partial, partial.open("wb") as file:
+        np.savez(file, *arrays)
 
 
 def main() -> int:
@@ -147,9 +147,7 @@ def main() -> int:
         os.chdir(request["run_in"])
     sys.path.extend(entry for entry in request["import_paths"] if entry not in sys.path)
     answer = Replay(request, path.parent).run()
-    aside = path.with_name(f"aside-{ANSWER}")
-    aside.write_text(json.dumps(answer), encoding="utf-8")
-    os.replace(aside, path.with_name(ANSWER))
+    write_whole(path.with_name(ANSWER), json.dumps(answer))
     return 1 if "error" in answer else 0
 
 

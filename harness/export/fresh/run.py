@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,17 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import harness
 from harness.batches import Batch
 from harness.export.fresh.loaders import WEIGHTS_ONLY
 from harness.export.fresh.replay import ANSWER, INPUTS, OUTPUTS, STAGE
 from harness.export.fresh.tensor_facts import TensorFacts, facts_of
-from harness.processes import module_command
+from harness.processes import end_in_words, environment_of_child, last_line, module_command, start_process, stop_process
 
 _REPLAY = "harness.export.fresh.replay"
 _REQUEST, _LOG = "request.json", "log.txt"
-_INSTALLED = ("site-packages", "dist-packages")
-_CAUSES = {"SIGKILL": "out of memory?", "SIGSEGV": "segmentation fault", "SIGABRT": "aborted", "SIGILL": "illegal instruction"}
 
 
 @dataclass(frozen=True)
@@ -150,43 +144,13 @@ def _array(tensor: Tensor) -> np.ndarray[Any, Any]:
 def run_child(folder: Path, timeout: float, threads: int, module: str) -> int | None:
     """The exit status of a module run in its folder; ``None`` when it had to be stopped."""
     command = module_command(module, _REQUEST)
-    # A file takes what is printed: a pipe would stay open as long as anything the child started.
-    with (folder / _LOG).open("wb") as log:
-        child = subprocess.Popen(
-            command,
-            cwd=folder,
-            env=_environment(threads),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            return child.wait(timeout)
-        except subprocess.TimeoutExpired:
-            return None
-        finally:
-            if child.returncode is None:
-                _stop(child)
-
-
-def _stop(child: subprocess.Popen[bytes]) -> None:
-    """Ends a process and all that it started."""
-    with suppress(ProcessLookupError, PermissionError):  # it may have ended by itself just now
-        if hasattr(os, "killpg"):
-            os.killpg(child.pid, signal.SIGKILL)
-        else:
-            child.kill()
-    child.wait()
-
-
-def _environment(threads: int) -> dict[str, str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-    root = Path(harness.__file__).parent.parent
-    if root.name not in _INSTALLED:
-        paths = [str(root), *filter(None, [environment.get("PYTHONPATH")])]
-        environment["PYTHONPATH"] = os.pathsep.join(paths)
-    return environment
+    child = start_process(command, folder / _LOG, environment_of_child(threads), folder)
+    try:
+        return child.wait(timeout)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        stop_process(child)
 
 
 def _result(folder: Path, status: int | None, timeout: float, batches: int) -> FreshRun:
@@ -194,7 +158,7 @@ def _result(folder: Path, status: int | None, timeout: float, batches: int) -> F
     answer: dict[str, Any] = json.loads(answered.read_text(encoding="utf-8")) if answered.is_file() else {}
     error = answer.pop("error", "")
     if not error and (status != 0 or not answer):
-        error = f"{end_in_words(folder, status, timeout)} while {_stage(folder)}"
+        error = f"{why_no_answer(folder, status, timeout)} while {_stage(folder)}"
     outputs = [] if error else _outputs(folder / OUTPUTS)
     if not error and len(outputs) != batches:
         error = f"gave {len(outputs)} outputs for {batches} batches"
@@ -214,13 +178,11 @@ def _stage(folder: Path) -> str:
     return path.read_text(encoding="utf-8") if path.is_file() else "starting"
 
 
-def end_in_words(folder: Path, status: int | None, timeout: float) -> str:
+def why_no_answer(folder: Path, status: int | None, timeout: float) -> str:
     """How a child ended that did not answer."""
     if status is None:
         return f"not done after {timeout:g} s, so it was stopped"
-    if status >= 0:
-        said = (folder / _LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return f"ended with status {status} and no answer" + (f" ({said[-1].strip()})" if said else "")
-    known = {number.value: number.name for number in signal.Signals}
-    name = known.get(-status, "")
-    return f"killed by signal {-status} ({_CAUSES.get(name, name or 'of unknown name')})"
+    if status < 0:
+        return end_in_words(status, folder / _LOG)
+    said = last_line(folder / _LOG)
+    return f"ended with status {status} and no answer" + (f" ({said})" if said else "")

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.export.formats.exporter import Attempt, Exported, ExportError
-from harness.export.store.cache import file_hash
-from harness.health.report import write_whole
+from harness.files import file_hash, write_whole
 
 _FORMAT_VERSION = 1
 

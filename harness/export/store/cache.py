@@ -6,7 +6,6 @@ compute an entry while the others wait; entries are written aside and renamed, s
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -17,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from harness.health.report import write_whole
+from harness.files import new_folder, write_whole
 
 _KEPT_SECONDS = 30 * 24 * 3600.0
 _KEPT_BYTES = 8 << 30
@@ -29,20 +28,6 @@ def default_folder() -> Path:
     if chosen:
         return Path(chosen).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "modeltiers"
-
-
-def key_of(*parts: object) -> str:
-    """A hash of JSON-ready parts."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def file_hash(path: Path) -> str:
-    """The sha256 of a file's content."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 class Cache:
@@ -95,14 +80,8 @@ class Cache:
         return path
 
     def _make(self, path: Path, make: Callable[[Path], None]) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=".new-", dir=path.parent))
-        try:
-            make(aside)
-            aside.rename(path)
-        except BaseException:
-            shutil.rmtree(aside, ignore_errors=True)
-            raise
+        with new_folder(path) as folder:
+            make(folder)
         self._forget_old(path.parent)
 
     def _lock(self, key: str) -> Any:

@@ -18,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 
-from harness.export.store.cache import file_hash
+from harness.files import file_hash
 from harness.user_code import is_users_file
 
 Parts = tuple[object, ...]

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 
 from harness.export.program import Program
-from harness.export.store.cache import file_hash, key_of
 from harness.export.store.imports import own_files, with_imports
 from harness.export.store.object_hash import ObjectHash, never_again
+from harness.files import file_hash, json_hash
 
 _PACKAGES = (
     "torch",
@@ -38,7 +38,7 @@ def identity_of(program: Program, run: str = "") -> str:
     """
     model, adapter = program.forward.model, program.forward.adapter
     objects = ObjectHash((lambda: run) if run else never_again)
-    return key_of(
+    return json_hash(
         objects.of(model, adapter, program.task, program.example, program.samples),
         with_imports(own_files(objects.seen)),
         [program.fields, program.sizes, program.axes, program.limits],
@@ -65,4 +65,4 @@ def _own_code() -> str:
     """A hash of the exporters' own code, and of what they are built on."""
     room = Path(__file__).parent.parent
     files = [room / "program.py", *(room / "formats").rglob("*.py"), *(room / "onnx").rglob("*.py")]
-    return key_of([file_hash(path) for path in sorted(files)])
+    return json_hash([file_hash(path) for path in sorted(files)])

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import FunctionType, ModuleType
 
-from harness.export.store.cache import file_hash
 from harness.export.store.code_parts import file_of_module, is_own_file, package_version
+from harness.files import file_hash
 
 _IMPORTERS = ("import_module", "__import__")
 

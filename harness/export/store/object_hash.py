@@ -16,6 +16,7 @@ from types import CodeType
 
 from harness.export.store.code_parts import code_parts
 from harness.export.store.object_parts import OpaqueError, parts_of
+from harness.files import text_hash
 
 _LIMIT = 300_000
 """Objects that are looked at, at most: some seconds. A larger graph is opaque as a whole."""
@@ -72,7 +73,7 @@ class ObjectHash:
         cls = type(value)
         if cls in _PLAIN:
             shown = repr(value)
-            return f"<{cls.__name__} {shown if len(shown) < _SHOWN else hashlib.sha256(shown.encode()).hexdigest()}>"
+            return f"<{cls.__name__} {shown if len(shown) < _SHOWN else text_hash(shown)}>"
         if cls is tuple:
             return f"({','.join(map(self._token, value))})"  # type: ignore[call-overload]
         if cls is frozenset or cls is set:
@@ -99,5 +100,5 @@ class ObjectHash:
         """Code by its content: compilers and caches of bytecode share equal constants or not, as they please."""
         if id(code) not in self._codes:
             self.seen.append(code)
-            self._codes[id(code)] = hashlib.sha256(self._token(code_parts(code)).encode()).hexdigest()  # type: ignore[arg-type]
+            self._codes[id(code)] = text_hash(self._token(code_parts(code)))  # type: ignore[arg-type]
         return self._codes[id(code)]

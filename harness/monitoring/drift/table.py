@@ -8,7 +8,7 @@ from typing import Any
 from harness.evidence import Status
 from harness.experiments.text_table import aligned
 from harness.monitoring.drift.finding import Finding
-from harness.monitoring.drift.wording import figure, p_value
+from harness.wording import figure, p_value
 
 _MOST = 40
 _NOTABLE = (Finding.DRIFTED.value, Finding.CHANGED.value)

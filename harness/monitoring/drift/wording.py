@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from harness.evidence import counted
 from harness.monitoring.drift.effect import GOOD_POWER
 from harness.monitoring.drift.finding import Finding
+from harness.wording import counted, figure, listed, p_value
 
 if TYPE_CHECKING:
     from harness.monitoring.drift.report import DriftReport
@@ -49,14 +49,9 @@ def summary(report: DriftReport) -> str:
         SAME if report.same else "no drift seen"
     ]
     if report.not_compared:
-        found.append(f"not compared: {listing(list(report.not_compared))}, which the window lacks")
-    sizes = f"{rows(report.current_n)} against {report.reference_n:,}, {counted(report.tests, 'test')}"
+        found.append(f"not compared: {listed(list(report.not_compared))}, which the window lacks")
+    sizes = f"{counted(report.current_n, 'row')} against {report.reference_n:,}, {counted(report.tests, 'test')}"
     return f"{'; '.join(found)} ({sizes})"
-
-
-def rows(number: int) -> str:
-    """``1,000 rows``."""
-    return f"{number:,} row{'' if number == 1 else 's'}"
 
 
 def blindness(report: DriftReport) -> str:
@@ -101,16 +96,9 @@ def _p_value(verdict: Verdict) -> str:
     return f"{p_value(verdict.p_adjusted)}{adjusted}"
 
 
-def p_value(p: float) -> str:
-    """``p = 0.0003``."""
-    if p < 1e-4:
-        return "p < 0.0001"
-    return f"p = {p:.2g}" if p < 0.0995 else f"p = {p:.2f}"
-
-
 def _sizes(verdict: Verdict) -> str:
     least = verdict.detectable
-    what = "no drift" if least is None else f"{verdict.difference.effect.name} ≥ {figure(least)}"
+    what = "no drift" if least is None else f"{verdict.difference.effect.name} ≥ {figure(least, 2)}"
     return f"{_counts(verdict)}, where {what} is detectable with power {GOOD_POWER:g}"
 
 
@@ -122,21 +110,9 @@ def _counts(verdict: Verdict) -> str:
 
 def _failed(report: DriftReport) -> str:
     names = report.names("fail")
-    return f"{listing(names)} drifted" if names else ""
+    return f"{listed(names)} drifted" if names else ""
 
 
 def _warned(report: DriftReport) -> str:
     names = report.names("warn")
-    return f"{listing(names)} changed, which may not matter" if names else ""
-
-
-def listing(names: list[str], most: int = 5) -> str:
-    """```a`, `b` and 3 others``."""
-    shown = ", ".join(f"`{name}`" for name in names[:most])
-    left = len(names) - most
-    return shown if left <= 0 else f"{shown} and {left} other{'s' if left > 1 else ''}"
-
-
-def figure(value: float) -> str:
-    """Two or three significant digits."""
-    return f"{value:.2g}" if value < 0.1 else f"{value:.3g}"
+    return f"{listed(names)} changed, which may not matter" if names else ""

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.evidence import counted
 from harness.monitoring.errors import ComparisonError
+from harness.wording import counted
 
 if TYPE_CHECKING:
     from harness.experiments.records import Scores

@@ -14,6 +14,7 @@ from harness.errors import ConfigError
 from harness.sweeps.executors.worker import GUARD, Worker
 from harness.sweeps.job import Job, Outcome
 from harness.sweeps.shares import cores, share, visible_gpus
+from harness.wording import counted
 
 _LOOK_SECONDS = 0.5
 """Time between looks at whether a process still lives: one that it has started may keep the connection open after its death."""
@@ -37,7 +38,7 @@ class ProcessExecutor:
         self.workers = workers or max(1, self._cores // 2)
 
     def __str__(self) -> str:
-        return f"in {self.workers} process{'es' if self.workers > 1 else ''}"
+        return f"in {counted(self.workers, 'process')}"
 
     def check(self, job: Job) -> None:
         """Checks that the job can be sent to another process.

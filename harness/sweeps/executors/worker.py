@@ -11,6 +11,7 @@ from contextlib import suppress
 from multiprocessing import get_context
 
 from harness.experiments.errors import ExperimentError
+from harness.processes import end_in_words
 from harness.sweeps.executors.serve import READY, serve
 from harness.sweeps.job import Job, Outcome
 from harness.sweeps.shares import environment
@@ -101,16 +102,6 @@ class Worker:
                 f"a worker process ended with exit status {code} before its first trial, see above. {GUARD[0].upper()}{GUARD[1:]}"
             )
         number, self._job = self._job, -1
-        return Outcome(number, time.perf_counter() - self._given, error=_death(code))
-
-
-def _death(code: int) -> str:
-    """How a process ended, in words."""
-    if code >= 0:
-        return f"its process ended with exit status {code} in the middle of the trial"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
-    likely = ", as the system does when memory runs out" if name == "SIGKILL" else ""
-    return f"its process was killed by {name}{likely}"
+        return Outcome(
+            number, time.perf_counter() - self._given, error=f"its process {end_in_words(code)} in the middle of the trial"
+        )

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from harness.experiments.text_table import number
 from harness.sweeps.picture.axis import Axis, make_axis, spans_far
-from harness.sweeps.picture.style import BEST, FAILED, INK, MARK, PAGE, PALE, RULE, SOFT, plain_axes, plain_number, shortened
+from harness.sweeps.picture.style import BEST, FAILED, INK, MARK, PAGE, PALE, RULE, SOFT, plain_axes, plain_number
 from harness.sweeps.result import SweepResult, TrialResult
+from harness.wording import shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,20 +6,9 @@ import math
 from typing import TYPE_CHECKING
 
 from harness.sweeps.picture.axis import Axis, make_axis, spans_far
-from harness.sweeps.picture.style import (
-    BEST,
-    EMPTY,
-    FAILED,
-    FAILED_TINT,
-    GOOD_TO_BAD,
-    INK,
-    PAGE,
-    SOFT,
-    plain_axes,
-    plain_number,
-    shortened,
-)
+from harness.sweeps.picture.style import BEST, EMPTY, FAILED, FAILED_TINT, GOOD_TO_BAD, INK, PAGE, SOFT, plain_axes, plain_number
 from harness.sweeps.result import SweepResult, TrialResult
+from harness.wording import shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,9 +10,10 @@ from harness.experiments.text_table import number
 from harness.sweeps.grid import shown
 from harness.sweeps.picture.curve import draw_curve
 from harness.sweeps.picture.heat_map import draw_heat_map
-from harness.sweeps.picture.style import BEST, FAILED, INK, PAGE, SOFT, settle, shortened
+from harness.sweeps.picture.style import BEST, FAILED, INK, PAGE, SOFT, settle
 from harness.sweeps.result import SweepResult
 from harness.sweeps.table import trials_of
+from harness.wording import shortened
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

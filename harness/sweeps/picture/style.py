@@ -39,9 +39,3 @@ def settle(figure: Figure) -> None:
 def plain_number(value: float, _position: float | None = None) -> str:
     """A tick of a logarithmic axis, as a number rather than a power of ten."""
     return f"{value:g}"
-
-
-def shortened(text: str, limit: int) -> str:
-    """A text in one line of limited length."""
-    line = " ".join(text.split())
-    return line if len(line) <= limit else f"{line[: limit - 1]}…"

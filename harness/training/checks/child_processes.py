@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-import signal
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-import harness
-from harness.processes import module_command
+from harness.processes import end_in_words, environment_of_child, module_command, start_process, stop_process
 from harness.training.checks.pickled_payload import ANSWER, PAYLOAD, STAGE, pack
 
 _LOG = "log.txt"
-_INSTALLED = ("site-packages", "dist-packages")
 _GRACE = 5.0
 """Seconds that the others have after one of them has ended badly."""
 
@@ -112,37 +107,17 @@ def run_in_processes(
             for folder, payload, environment in zip(folders, payloads, environments, strict=True):
                 folder.mkdir()
                 payload.write(folder / PAYLOAD)
-                children.append(_start(folder, environment))
+                command = module_command("harness.training.checks.pickled_payload", str(folder))
+                own = {**environment_of_child(torch.get_num_threads()), **environment}
+                children.append(start_process(command, folder / _LOG, own))
             late = _wait(children, timeout)
         finally:
             for child in children:
-                _stop(child)
+                stop_process(child)
         return [
             _answer(folder, child.returncode, number in late)
             for number, (folder, child) in enumerate(zip(folders, children, strict=True))
         ]
-
-
-def _start(folder: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    # A file takes what is printed: a pipe would stay open as long as anything the child started.
-    with (folder / _LOG).open("wb") as log:
-        return subprocess.Popen(
-            module_command("harness.training.checks.pickled_payload", str(folder)),
-            env={**_environment(), **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-
-
-def _environment() -> dict[str, str]:
-    threads = str(torch.get_num_threads())
-    environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-    root = Path(harness.__file__).parent.parent
-    if root.name not in _INSTALLED:
-        environment["PYTHONPATH"] = os.pathsep.join([str(root), *filter(None, [environment.get("PYTHONPATH")])])
-    return environment
 
 
 def _wait(children: Sequence[subprocess.Popen[bytes]], timeout: float) -> set[int]:
@@ -162,25 +137,11 @@ def _wait(children: Sequence[subprocess.Popen[bytes]], timeout: float) -> set[in
         time.sleep(_POLL)
 
 
-def _stop(child: subprocess.Popen[bytes]) -> None:
-    """Ends a process and all that it started, where it has not ended by itself."""
-    if child.returncode is None:
-        with suppress(ProcessLookupError, PermissionError):
-            if hasattr(os, "killpg"):
-                os.killpg(child.pid, signal.SIGKILL)
-            else:
-                child.kill()
-    child.wait()
-
-
 def _answer(folder: Path, status: int, is_late: bool) -> Answer:
     file, stage = folder / ANSWER, folder / STAGE
     began = stage.is_file() and stage.read_text(encoding="utf-8") == "working"
     if not file.is_file():
-        said = (folder / _LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        how = (
-            "it was not done in time" if is_late else f"it ended with status {status}" + (f": {said[-1].strip()}" if said else "")
-        )
+        how = "it was not done in time" if is_late else f"it {end_in_words(status, folder / _LOG)}"
         return Answer(error=how, began=began, is_late=is_late)
     answer = pickle.loads(file.read_bytes())
     return Answer(answer["result"], answer["error"], answer["text"], answer["kind"], answer["unpacked"])

@@ -11,7 +11,7 @@ from functools import cached_property, partial
 import torch
 from torch import nn
 
-from harness.evidence import Evidence, Status, and_others
+from harness.evidence import Evidence, Status
 from harness.owners import owned_by
 from harness.properties.calling import mode
 from harness.properties.noise import difference
@@ -35,6 +35,7 @@ from harness.training.checks.training_trace import FirstGradients
 from harness.training.checks.two_processes import GroupError, RankResult, on_cpu, train_in_two_processes
 from harness.training.errors import TrainingError
 from harness.training.trial import Trial, first_failure, too_long
+from harness.wording import and_others
 
 _NAME = "distributed"
 _STEPS = 20

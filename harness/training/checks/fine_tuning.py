@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from harness.batches import Batch
 from harness.errors import UserError
-from harness.evidence import Evidence, Status, and_others
+from harness.evidence import Evidence, Status
 from harness.properties.gradient_tracing import GraphCall, recording_graph
 from harness.properties.noise import FACTOR, difference
 from harness.properties.tracing import path_of
@@ -23,6 +23,7 @@ from harness.training.checks.training_trace import weights_of
 from harness.training.optimisation import RateScale
 from harness.training.trial import MOST_BATCHES, Trial, too_long
 from harness.user_code import raised
+from harness.wording import and_others
 
 _NAME = "fine_tuning"
 _ROWS = 4

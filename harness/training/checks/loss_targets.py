@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from harness.batches import IGNORED, Batch, Sizes
-from harness.evidence import Evidence, Status, and_others
+from harness.evidence import Evidence, Status
 from harness.owners import owned_by
 from harness.tasks import TaskSpec, TaskType
 from harness.training.checks.labels import aligned
 from harness.training.checks.observation import loss_name, observe
 from harness.training.trial import Trial
+from harness.wording import and_others
 
 _NAME = "training_loss"
 _ROWS = 16

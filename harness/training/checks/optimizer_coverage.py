@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from harness.evidence import Evidence, Status, and_others, counted
+from harness.evidence import Evidence, Status
 from harness.training.trial import Trial, gradients_of
+from harness.wording import and_others, counted
 
 _NAME = "optimizer_coverage"
 _BATCHES = 16

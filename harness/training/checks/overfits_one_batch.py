@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from harness.batches import Batch, Sizes, make_batch, to_device
-from harness.evidence import Evidence, Status, counted
+from harness.evidence import Evidence, Status
 from harness.owners import owned_by
 from harness.processor_time import processor_seconds
 from harness.training.checks.initial_loss import initial_loss
@@ -30,6 +30,7 @@ from harness.training.checks.overfit_attempt import (
 )
 from harness.training.checks.step_updates import step_updates
 from harness.training.trial import Trial, first_failure
+from harness.wording import counted
 
 _NAME = "overfits_one_batch"
 _TRIED = 5

@@ -16,6 +16,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from harness.errors import UserError
+from harness.files import replacing
 from harness.training.errors import TrainingError
 from harness.user_code import is_users_file, raised
 
@@ -166,10 +167,8 @@ def _note(folder: Path, stage: str) -> None:
 
 
 def _write(folder: Path, answer: dict[str, Any]) -> None:
-    aside = folder / f"aside-{ANSWER}"
-    with aside.open("wb") as file:
+    with replacing(folder / ANSWER) as partial, partial.open("wb") as file:
         pickle.dump(answer, file)
-    os.replace(aside, folder / ANSWER)
 
 
 if __name__ == "__main__":

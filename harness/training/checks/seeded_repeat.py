@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from harness.batches import Batch
-from harness.evidence import Evidence, Status, and_others, counted
+from harness.evidence import Evidence, Status
 from harness.processor_time import processor_seconds
 from harness.properties.noise import FACTOR
 from harness.training.checks.bit_equality import Mismatch, find_mismatch
@@ -30,6 +30,7 @@ from harness.training.checks.training_trace import (
 )
 from harness.training.checks.trial_spec import TrialSpec
 from harness.training.trial import Trial, too_long
+from harness.wording import and_others, counted
 
 _NAME = "seeded_repeat"
 _STEPS = 3

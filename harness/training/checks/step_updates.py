@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from harness.evidence import Evidence, Status, and_others, counted
+from harness.evidence import Evidence, Status
 from harness.owners import owned_by
 from harness.properties.calling import mode
 from harness.properties.tracing import probing
@@ -19,6 +19,7 @@ from harness.training.checks.gradient_noise import in_double
 from harness.training.checks.observation import loss_name
 from harness.training.checks.optimizer_coverage import tensors_of
 from harness.training.trial import Training, Trial, gradients_of
+from harness.wording import and_others, counted
 
 _NAME = "step_updates"
 _STEPS = 3

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from harness.batches import IGNORED, Batch, Sizes, pad_right
 from harness.errors import UserError
-from harness.evidence import Evidence, Status, and_others
+from harness.evidence import Evidence, Status
 from harness.owners import owned_by
 from harness.tasks import TaskSpec, TaskType
 from harness.training.checks.gradient_noise import Gap, Quantities, find_gap
@@ -18,6 +18,7 @@ from harness.training.checks.loss_targets import targets
 from harness.training.checks.observation import Observation, Prepare, loss_name, observe
 from harness.training.trial import Trial
 from harness.user_code import raised
+from harness.wording import and_others
 
 _NAME = "training_loss"
 _ROWS = 4

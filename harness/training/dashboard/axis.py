@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from harness.wording import figure
+
 _MARGIN = 0.06
 _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 _FINE_DECADES = 1.4
@@ -120,11 +122,7 @@ def linear_labels(values: Sequence[float]) -> list[str]:
 
 def number_text(value: float) -> str:
     """A number for people in four digits: ``1.457``, ``25,600``, ``3.1e-5``, ``nan``."""
-    if not math.isfinite(value):
-        return str(value)
-    if value == 0 or 1e-3 <= abs(value) < 1e7:
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-    return next(_scientific([value]))
+    return figure(value, 4)
 
 
 def column_texts(values: Sequence[float | None]) -> list[str]:

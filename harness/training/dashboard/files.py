@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from harness.files import write_whole
 from harness.training.dashboard.charts import charts_of
 from harness.training.events import Plan
 from harness.training.history import History
@@ -38,15 +37,5 @@ def write_dashboard(history: History, plan: Plan, folder: Path, facts: Mapping[s
     folder.mkdir(parents=True, exist_ok=True)
     paths = {kind: folder / f"dashboard.{kind}" for kind in contents}
     for kind, content in contents.items():
-        _write(paths[kind], content)
+        write_whole(paths[kind], content)
     return paths
-
-
-def _write(path: Path, content: bytes) -> None:
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        aside.write_bytes(content)
-        os.replace(aside, path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise

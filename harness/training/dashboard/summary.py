@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, TypeAlias
 
-from harness.health.markdown import duration_text
 from harness.training.dashboard.axis import column_texts, number_text
 from harness.training.dashboard.charts import epoch_name, further_metrics
 from harness.training.events import Plan
 from harness.training.history import History
+from harness.wording import duration
 
 Mood: TypeAlias = Literal["failed", "warning", "passed", "going", "empty"]
 
@@ -97,7 +97,7 @@ def epoch_table(history: History, plan: Plan) -> Table:
 def time_text(seconds: float) -> str:
     """A duration for people, of hours too."""
     if seconds < 3600:
-        return duration_text(seconds)
+        return duration(seconds)
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours:,} h {minutes} min"
 

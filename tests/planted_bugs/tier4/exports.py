@@ -21,7 +21,7 @@ from harness.evidence import Evidence
 from harness.export.checks.table import judge_format, judge_model_check
 from harness.export.command import exports_of_config
 from harness.export.exports import Exports
-from harness.export.store.cache import file_hash
+from harness.files import file_hash
 from harness.properties.subject import Subject
 from harness.randomness import seeded
 from harness.tasks import TaskSpec

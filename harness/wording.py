@@ -1,0 +1,89 @@
+"""Numbers, amounts, durations and lists as people read them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+_SIBILANT = re.compile(r"(s|x|z|ch|sh)$")
+_CONSONANT_Y = re.compile(r"(?<![aeiou])y$")
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 row``, ``2,000 rows``, ``3 batches``, ``2 queries``."""
+    return f"{number:,} {noun if number == 1 else plural(noun)}"
+
+
+def plural(noun: str) -> str:
+    """``rows``, ``batches``, ``queries``."""
+    if _SIBILANT.search(noun):
+        return f"{noun}es"
+    return _CONSONANT_Y.sub("ies", noun) if _CONSONANT_Y.search(noun) else f"{noun}s"
+
+
+def and_others(count: int, noun: str) -> str:
+    """`` (and 2 other rows)`` after the one that is named, or nothing where it is the only one."""
+    return f" (and {counted(count, f'other {noun}')})" if count else ""
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """```a`, `b` and 3 others``: names as code, of many only the first."""
+    shown, left = ", ".join(f"`{name}`" for name in names[:most]), len(names) - most
+    return shown if left <= 0 else f"{shown} and {counted(left, 'other')}"
+
+
+def joined(words: Sequence[str], last: str = "and") -> str:
+    """``a, b and c``."""
+    return f" {last} ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+
+
+def figure(value: float, digits: int = 3) -> str:
+    """A number in a few significant digits: ``0.0213``, ``1``, ``25,600``, ``3.1e-5``, ``nan``.
+
+    Args:
+        value: The number.
+        digits: Significant digits; one less for a number so large or small that it needs an exponent.
+    """
+    if not math.isfinite(value):
+        return str(value)
+    if value == 0 or 1e-3 <= abs(value) < 1e7:
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.{digits}g}"
+    mantissa, exponent = f"{value:.{max(digits - 2, 0)}e}".split("e")
+    return f"{mantissa.rstrip('0').rstrip('.') if '.' in mantissa else mantissa}e{int(exponent)}"
+
+
+def with_unit(value: float, unit: str) -> str:
+    """``61 ms``, ``1 tensor``, ``2 tensors``: the unit is written for many."""
+    noun, space, rest = unit.partition(" ")
+    if value == 1 and noun.endswith("s") and len(noun) > 2:
+        noun = noun.removesuffix("s")
+    return f"{figure(value)} {noun}{space}{rest}".rstrip()
+
+
+def p_value(p: float) -> str:
+    """``p = 0.0003``, ``p < 0.0001``."""
+    if p < 1e-4:
+        return "p < 0.0001"
+    return f"p = {p:.2g}" if p < 0.0995 else f"p = {p:.2f}"
+
+
+def duration(seconds: float) -> str:
+    """``4 ms``, ``1.2 s``, ``2 min 5 s``, ``3 h 10 min``; empty when nothing was measured."""
+    if seconds <= 0:
+        return ""
+    if seconds < 0.9995:
+        return "<1 ms" if seconds < 0.001 else f"{seconds * 1000:.0f} ms"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours:,} h {minutes} min"
+
+
+def shortened(text: str, most: int) -> str:
+    """A text in one line of at most so many characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[: most - 1]}…"
