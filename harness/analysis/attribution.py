@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harness.analysis.derivatives import wrong_gradient
 from harness.analysis.gradcheck import gradcheck
-from harness.analysis.gradient_blame import wrong_gradient
-from harness.analysis.real_inputs import Point, RealInputs, between
+from harness.analysis.neighbourhood import Point, RealInputs, between
 from harness.analysis.study import Study
 from harness.evidence import Evidence, Status
 from harness.properties.noise import FACTOR
@@ -60,7 +60,7 @@ class _Path:
         return (logits * numbers.to(logits.device)).sum()
 
     def gradients(self, share: float) -> Point:
-        """What autograd says each real input adds to the slope a share of the way along."""
+        """What autograd says each real input adds to the derivative a share of the way along."""
         leaves = {name: value.detach().requires_grad_() for name, value in between(self.start, self.end, share).items()}
         with torch.enable_grad():
             output = self.output_at(leaves)
@@ -75,8 +75,8 @@ class _Path:
         }
 
     @torch.no_grad()
-    def slope(self, share: float, nudge: float) -> float:
-        """The slope by a finite difference."""
+    def derivative(self, share: float, nudge: float) -> float:
+        """The derivative by a finite difference."""
         return (float(self.output(share + nudge)) - float(self.output(share - nudge))) / (2 * nudge)
 
 
@@ -113,10 +113,10 @@ def _judge(study: Study, path: _Path, steps: int) -> Evidence:
     claimed = [sum(float(values.sum()) for values in each.values()) for each in gradients]
     if not all(map(math.isfinite, claimed)):
         return Evidence(_NAME, Status.SKIPPED, "gradients are not finite (see gradient_flow)")
-    gap, error, slopes = _gap(path, shares[::_EVERY], claimed[::_EVERY])
+    gap, error, derivatives = _gap(path, shares[::_EVERY], claimed[::_EVERY])
     if gap > FACTOR * error:  # at other points again, as the error is an estimate from a few numbers itself
-        gap, error, slopes = _gap(path, shares[_EVERY // 2 :: _EVERY], claimed[_EVERY // 2 :: _EVERY])
-    variation = sum(map(abs, slopes)) / len(slopes)
+        gap, error, derivatives = _gap(path, shares[_EVERY // 2 :: _EVERY], claimed[_EVERY // 2 :: _EVERY])
+    variation = sum(map(abs, derivatives)) / len(derivatives)
     if variation == 0:
         return Evidence(_NAME, Status.SKIPPED, "the output does not change between two inputs, or by jumps alone")
     with torch.no_grad():
@@ -125,14 +125,14 @@ def _judge(study: Study, path: _Path, steps: int) -> Evidence:
     facts: dict[str, Any] = {
         "measured": gap / variation,
         "bound": FACTOR * error / variation,
-        "unit": "of the slope",
+        "unit": "of the derivative",
         "counterexample": f"{study.subject.typical.describe(study.subject.task)}, between seed=1 and seed=0",
         "details": {"shares": _shares(gradients), "steps": steps, "missing": missing},
     }
     if gap <= FACTOR * error:
         message = f"gradients are the output's, and integrated in {steps} steps miss {missing:.1e} of its variation"
         return Evidence(_NAME, Status.OK, message, **facts)
-    measured, uncertain = _integral([path.slope(share, _NUDGES[0]) for share in shares])
+    measured, uncertain = _integral([path.derivative(share, _NUDGES[0]) for share in shares])
     if abs(change - measured) > FACTOR * (uncertain + error):
         reason = "the output jumps between two inputs, behind a hard choice, so that its gradients are a matter of definition"
         return Evidence(_NAME, Status.SKIPPED, reason, details=facts["details"])
@@ -162,18 +162,18 @@ def _wrong(study: Study, path: _Path, any_gradient: bool, facts: dict[str, Any])
 
 
 def _gap(path: _Path, shares: list[float], claimed: list[float]) -> tuple[float, float, list[float]]:
-    """The median difference of the claimed slopes from finite differences, the error of these, and they themselves.
+    """The median difference of the claimed derivatives from finite differences, the error of these, and they themselves.
 
     The median, as at a kink both are right and differ.
     """
     found = list[tuple[float, list[float]]]()
     for nudge in _NUDGES:
-        slopes = [path.slope(share, nudge) for share in shares]
-        doubled = [path.slope(share, 2 * nudge) for share in shares]
-        found.append((median(abs(one - two) for one, two in zip(slopes, doubled, strict=True)), slopes))
-    error, slopes = min(found)
-    resolution = torch.finfo(torch.float64).eps * max(map(abs, (*slopes, *claimed))) / _NUDGES[0]
-    return median(abs(one - two) for one, two in zip(slopes, claimed, strict=True)), error + resolution, slopes
+        derivatives = [path.derivative(share, nudge) for share in shares]
+        doubled = [path.derivative(share, 2 * nudge) for share in shares]
+        found.append((median(abs(one - two) for one, two in zip(derivatives, doubled, strict=True)), derivatives))
+    error, derivatives = min(found)
+    resolution = torch.finfo(torch.float64).eps * max(map(abs, (*derivatives, *claimed))) / _NUDGES[0]
+    return median(abs(one - two) for one, two in zip(derivatives, claimed, strict=True)), error + resolution, derivatives
 
 
 def _integral(values: list[float]) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Whether autograd's gradients are the slopes of the output.
+"""Whether autograd's gradients are the derivatives of the output.
 
 A directional derivative in float64, along a random direction through all parameters at once, is held against central differences. One
 parameter with a wrong gradient is enough to set the two apart; which one it is, and which module computes the gradient wrongly, is looked
@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.analysis.finite_differences import Slope
-from harness.analysis.gradient_probe import GradientProbe, PassingDetach
+from harness.analysis.derivatives import Derivative, GradientProbe, PassingDetach
 from harness.analysis.study import Study
 from harness.evidence import Evidence, Status
 from harness.processor_time import processor_seconds
@@ -25,7 +24,7 @@ from harness.wording import and_others
 _NAME = "gradcheck"
 _DRAWS = 3
 _REDRAWS = 4
-"""Directions tried in place of those in which a kink or rounding hides the slope."""
+"""Directions tried in place of those in which a kink or rounding hides the derivative."""
 
 _MOST_NUMBERS = 4_000_000
 _MOST_LINES = 150
@@ -48,7 +47,7 @@ _STOPPED = "a stop-gradient: right where it is meant (as for DoRA's norm, or a s
 
 
 def gradcheck(study: Study) -> Evidence:
-    """Gradients are the slopes of the output, in eval mode and, where the same seed gives the same output, in train mode.
+    """Gradients are the derivatives of the output, in eval mode and, where the same seed gives the same output, in train mode.
 
     Those of the parameters, that is; ``attribution`` is about the input's, which end at a frozen part by design.
     """
@@ -60,7 +59,7 @@ def gradcheck(study: Study) -> Evidence:
     tensors = _sample(model, _padding_rows_read(study.subject, model))
     if not tensors:
         return Evidence(_NAME, Status.SKIPPED, "no parameter is trainable")
-    told: list[Slope] = []
+    told: list[Derivative] = []
     end = processor_seconds() + study.seconds
     for train in (False, True):
         for probe in _probes(subject, model, train):
@@ -68,65 +67,65 @@ def gradcheck(study: Study) -> Evidence:
                 break
             if train and not probe.is_repeatable():
                 break
-            slope = probe.along(tensors)
-            wrong = _wrong_parts(probe, tensors, end) if slope.is_wrong else {}
+            derivative = probe.along(tensors)
+            wrong = _wrong_parts(probe, tensors, end) if derivative.is_wrong else {}
             if wrong:
                 return _finding(probe, tensors, wrong, end)
-            told += [slope] if slope.is_telling else []
+            told += [derivative] if derivative.is_telling else []
             if len(told) == _DRAWS * (1 + train):
                 break
     if not told:
-        return Evidence(_NAME, Status.SKIPPED, "kinks or rounding hide the slope in every direction that was tried")
-    worst = max(told, key=lambda slope: slope.gap / slope.error)
+        return Evidence(_NAME, Status.SKIPPED, "kinks or rounding hide the derivative in every direction that was tried")
+    worst = max(told, key=lambda derivative: derivative.gap / derivative.error)
     count = sum(tensor.numel() for tensor in tensors.values())
     message = f"gradients agree with finite differences in {len(told)} directions through {count} parameters"
     measured, bound = worst.gap / worst.size, worst.error / worst.size
-    return Evidence(_NAME, Status.OK, message, measured, bound, "of the slope", _shown(subject))
+    return Evidence(_NAME, Status.OK, message, measured, bound, "of the derivative", _shown(subject))
 
 
-def _wrong_parts(probe: GradientProbe, moving: dict[str, Tensor], end: float) -> dict[str, Slope]:
+def _wrong_parts(probe: GradientProbe, moving: dict[str, Tensor], end: float) -> dict[str, Derivative]:
     """The parameters whose own gradient is wrong, found by halving; a sum of sound ones is none, whatever finite differences make of it."""
-    found: dict[str, Slope] = {}
+    found: dict[str, Derivative] = {}
     pending = [list(moving)]
     for _ in range(_MOST_LINES):
         if not pending or (found and processor_seconds() > end):
             break
         names = pending.pop()
-        slope = probe.along({name: moving[name] for name in names})
-        if slope.is_wrong and len(names) == 1:
-            found[names[0]] = slope
-        elif slope.is_wrong:
+        derivative = probe.along({name: moving[name] for name in names})
+        if derivative.is_wrong and len(names) == 1:
+            found[names[0]] = derivative
+        elif derivative.is_wrong:
             half = len(names) // 2
             pending += [names[half:], names[:half]]
     return found
 
 
-def _finding(probe: GradientProbe, moving: dict[str, Tensor], wrong: dict[str, Slope], end: float) -> Evidence:
+def _finding(probe: GradientProbe, moving: dict[str, Tensor], wrong: dict[str, Derivative], end: float) -> Evidence:
     name = max(wrong, key=lambda each: wrong[each].gap)
-    slope = wrong[name]
+    derivative = wrong[name]
     flat = [each for each, part in wrong.items() if part.is_flat]
     # What an estimator gives no gradient at all, such as a codebook, has one from a loss of its own.
     stairs = all(part.is_flat or part.claimed == 0 for part in wrong.values())
     stairs = stairs and any(_is_staircase(probe, moving[each]) for each in flat)
     if stairs:
-        name, slope = flat[0], wrong[flat[0]]
+        name, derivative = flat[0], wrong[flat[0]]
     what = f"`{name}`{and_others(len(wrong) - 1, 'parameter')}"
-    figures = f"autograd says {slope.claimed:.3g}, finite differences {slope.measured:.3g}"
+    figures = f"autograd says {derivative.claimed:.3g}, finite differences {derivative.measured:.3g}"
     stopped = "" if stairs else _stopped_at(probe, {each: moving[each] for each in wrong})
     if stairs:
         message = f"the output is a staircase in {what}, and its gradient an estimate: {figures}"
     elif stopped:
         message = f"forward leaves a path out of the gradient of {what} by `detach()`: {figures}"
     else:
-        message = f"the gradient of {what} is not the slope of the output: {figures}"
+        message = f"the gradient of {what} is not the derivative of the output: {figures}"
     where = _blame(probe, list(wrong), end)
     return Evidence(
         _NAME,
         Status.WARN if stairs or stopped else Status.FAIL,
         message,
-        slope.gap / slope.size,
-        slope.error / slope.size,
-        "of the slope",
+        derivative.gap / derivative.size,
+        derivative.error / derivative.size,
+        "of the derivative",
         f"{_shown(probe.subject)}, {'train' if probe.train else 'eval'} mode, float64",
         where,
         _STAIRCASE if stairs else (_STOPPED if stopped else _CAUSE),
@@ -137,13 +136,13 @@ def _finding(probe: GradientProbe, moving: dict[str, Tensor], wrong: dict[str, S
 
 
 def _stopped_at(probe: GradientProbe, wrong: dict[str, Tensor]) -> str:
-    """The line of the ``detach()`` that explains the wrong gradients: without it they are the slopes; empty where there is none."""
+    """The line of the ``detach()`` that explains the wrong gradients: without it they are the derivatives; empty where there is none."""
     with PassingDetach() as passing:
         try:
-            slope = probe.along(wrong)
+            derivative = probe.along(wrong)
         except RuntimeError:  # a tensor that is written into after it was detached cannot stay in the graph
             return ""
-    return next(iter(passing.places), "") if slope.is_right else ""
+    return next(iter(passing.places), "") if derivative.is_right else ""
 
 
 def _blame(probe: GradientProbe, wrong: list[str], end: float) -> str:
@@ -179,7 +178,7 @@ def _widened(tensor: Tensor) -> Tensor:
 
 
 def _padding_rows_read(subject: Subject, model: nn.Module) -> set[int]:
-    """Ids of the tables whose ``padding_idx`` some of the inputs read: such a row has a slope, and by design no gradient."""
+    """Ids of the tables whose ``padding_idx`` some of the inputs read: such a row has a derivative, and by design no gradient."""
     read = set[int]()
 
     def look(module: Any, args: tuple[Tensor, ...], _output: Tensor) -> None:

@@ -15,9 +15,19 @@ import torch
 from torch import Tensor
 
 from harness.analysis.attribution import attribution
-from harness.analysis.gradient_blame import wrong_gradient
-from harness.analysis.neighbourhood import STRENGTHS, Neighbourhood, neighbourhood, normal, own_model, rms, signs, why_not
-from harness.analysis.real_inputs import Point, between
+from harness.analysis.derivatives import wrong_gradient
+from harness.analysis.neighbourhood import (
+    STRENGTHS,
+    Neighbourhood,
+    Point,
+    between,
+    neighbourhood,
+    normal,
+    own_model,
+    rms,
+    signs,
+    why_not,
+)
 from harness.analysis.study import Study
 from harness.evidence import Evidence, Status
 from harness.properties.tracing import Call, recording

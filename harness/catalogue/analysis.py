@@ -100,7 +100,7 @@ ANALYSIS = (
         DIFFERENCE,
         marks=("slow",),
     ),
-    Property("gradcheck", 2, "Gradients are the slopes of the output", "harness.analysis.gradcheck:gradcheck"),
+    Property("gradcheck", 2, "Gradients are the derivatives of the output", "harness.analysis.gradcheck:gradcheck"),
     Property(
         "calibration",
         2,

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from harness.adapters import make_adapter
-from harness.analysis.study import Study
-from harness.analysis.table import judge_analysis
+from harness.analysis.study import Study, judge_analysis
 from harness.catalogue import CATALOGUE
 from harness.evidence import Evidence, Status
 from harness.properties.subject import Subject

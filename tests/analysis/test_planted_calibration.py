@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.analysis.study import Study
-from harness.analysis.table import judge_analysis
+from harness.analysis.study import Study, judge_analysis
 from harness.data.loader import make_loader
 from harness.evidence import Evidence, Status
 from harness.randomness import seeded

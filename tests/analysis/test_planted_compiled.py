@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.adapters import Adapter
-from harness.analysis.study import Study
-from harness.analysis.table import judge_analysis
+from harness.analysis.study import Study, judge_analysis
 from harness.batches import Batch
 from harness.evidence import Status
 

@@ -241,7 +241,7 @@ PAIRS: list[Pair] = [
         partial(table, UnderNoGrad, True),
         partial(table, UnderNoGrad, False),
         "gradcheck",
-        "not the slope",
+        "not the derivative",
         "inner",
     ),
     Pair(
@@ -253,7 +253,7 @@ PAIRS: list[Pair] = [
         partial(table, Projection, True),
         partial(table, Projection, False),
         "gradcheck",
-        "`inner.weight` is not the slope",
+        "`inner.weight` is not the derivative",
         "inner",
     ),
     Pair(
@@ -272,7 +272,7 @@ PAIRS: list[Pair] = [
         partial(table, Clipped, True),
         partial(table, Clipped, False),
         "gradcheck",
-        "slope",
+        "derivative",
         "inner",
     ),
     Pair(
