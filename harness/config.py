@@ -16,6 +16,7 @@ from harness.errors import ConfigError, did_you_mean
 from harness.files import text_hash
 from harness.presets import DATASETS, PRESETS
 from harness.tasks import FACTS, MODALITIES, TaskSpec, TaskType
+from harness.tasks.declared import SignatureError, SignatureKeys, read_signature
 
 _LARGEST = 2**32 - 1
 """The largest seed that NumPy takes. No size, count or id comes near it; far beyond lie numbers that neither torch nor a database can hold."""
@@ -241,7 +242,7 @@ class LoggingKeys(_Keys):
     run_name: str | None = None
 
 
-class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingConfig, RunKeys, ModelKeys, TaskKeys):
+class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingConfig, RunKeys, ModelKeys, SignatureKeys, TaskKeys):
     """A model and everything the suite does with it: the config file."""
 
     model_config = ConfigDict(title="pytest-modeltiers config")
@@ -287,6 +288,8 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
         for key in ("gist_revision", "gist_sha256"):
             if getattr(self, key) and not self.gist_id:
                 raise ValueError(f"`{key}` needs `gist_id`")
+        if self.is_declared:
+            return self._possible_as_declared()
         if self.task_type is None:
             hint = did_you_mean(self.task_name, PRESETS) if self.task_name else ""
             raise ValueError(
@@ -300,6 +303,20 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
         if self.modality and self.modality != facts.modality:
             raise ValueError(f"`task_type` {self.task_type!r} has `modality` {facts.modality!r}, not {self.modality!r}")
         self._check_sizes(facts.modality == "text")
+        return self
+
+    def _possible_as_declared(self) -> SuiteConfig:
+        """Refuses what a declared signature leaves no place for."""
+        given = [key for key in TaskKeys.model_fields if key in self.model_fields_set and getattr(self, key) is not None]
+        besides = [key for key in given if key not in ("task_name", "properties", "tolerances", "metrics")]
+        if besides:
+            raise ValueError(
+                f"{', '.join(f'`{key}`' for key in besides)}: a task is declared by `inputs` and `outputs`, or by these, not both"
+            )
+        if not any(getattr(self, key) for key in ("model_file", "model_import", "gist_id")):
+            raise ValueError("a declared task needs a model: give `model_file`, `model_import` or `gist_id`")
+        if any(tier > 1 for tier in self.tiers):
+            raise ValueError("`tier`: a declared task has tier 1; tiers 2 to 5 still need a `task_type`")
         return self
 
     def _check_sizes(self, is_text: bool) -> None:
@@ -327,9 +344,18 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
 
     @property
     def tiers(self) -> tuple[int, ...]:
-        """The tiers asked for, in order."""
-        asked = _TIERS if self.tier is None else ((self.tier,) if isinstance(self.tier, str) else self.tier)
+        """The tiers asked for, in order; by default all that the task has."""
+        asked = (
+            (_TIERS[:1] if self.is_declared else _TIERS)
+            if self.tier is None
+            else ((self.tier,) if isinstance(self.tier, str) else self.tier)
+        )
         return tuple(sorted({int(tier) for tier in asked}))
+
+    @property
+    def is_declared(self) -> bool:
+        """Whether the task is declared by a signature rather than named by its type."""
+        return bool(self.inputs or self.outputs)
 
     @property
     def is_monitored(self) -> bool:
@@ -371,7 +397,23 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
             yield "db_path", self.db_path
 
     def task_spec(self) -> TaskSpec:
-        """The task and its sizes."""
+        """The task and its sizes.
+
+        Raises:
+            SignatureError: The declared signature contradicts itself.
+        """
+        if self.is_declared:
+            return TaskSpec(
+                TaskType.DECLARED,
+                self.task_name or self.name,
+                TaskType.DECLARED.value,
+                metrics=tuple(self.metrics),
+                properties=dict(self.properties),
+                tolerances=dict(self.tolerances),
+                declared=read_signature(
+                    SignatureKeys(**{key: getattr(self, key) for key in SignatureKeys.model_fields}), self._path.parent
+                ),
+            )
         task_type = TaskType(self.task_type)
         return TaskSpec(
             task_type=task_type,
@@ -421,6 +463,10 @@ def load_config(path: str | Path) -> SuiteConfig:
     except ValidationError as error:
         raise ConfigError("\n".join(f"{file}: {line}" for line in explain(error, _keys_at))) from None
     config._path = file.resolve()
+    try:
+        config.task_spec()
+    except SignatureError as error:
+        raise ConfigError("\n".join(f"{file}: {mistake}" for mistake in error.mistakes)) from None
     mistakes = [
         f"{file}: `{key}`: {reason}" for key, path in config.named_paths() if (reason := why_no_path(path, config.resolve))
     ]

@@ -18,13 +18,13 @@ from harness.properties.model_variants import calibrated, has_running_statistics
 from harness.properties.subject import Subject, gradient_of
 from harness.properties.tracing import finite, first_broken, path_of, recording
 from harness.randomness import seeded
+from harness.tasks.values import EXTREMES as EXTREMES
 from harness.wording import and_others
-
-EXTREMES = ("constant_zero", "constant_large", "constant_negative", "spike", "first_id", "last_id", "alternating")
-"""Extreme contents; each becomes what the task's fields can hold."""
 
 _LARGE = 1e4
 _LARGE_PIXEL = 255.0
+_IMAGE_AXES = 4
+"""From so many axes on, numbers are taken for the pixels of images."""
 
 
 def finite_output(subject: Subject, sizes: Sizes, contents: tuple[str, ...] = ("typical",), seed: int = 0) -> Evidence:
@@ -116,39 +116,11 @@ def extreme_batch(subject: Subject, sizes: Sizes, content: str, seed: int) -> Ba
     batch = subject.batch(sizes, seed)
     if content == "typical":
         return batch
-    for field in subject.task.facts.inputs:
-        tensor = batch[field]
-        if tensor.is_floating_point():
-            batch[field] = _extreme_values(tensor, content, _LARGE_PIXEL if field == "pixel_values" else _LARGE)
-        elif field != "attention_mask":
-            batch[field] = _extreme_ids(tensor, content, subject.task.vocabulary_of(field) or 1, subject.task.pad_token_id)
-    if subject.task.task_type.value == "causal_lm":
-        batch["labels"] = batch["input_ids"].clone()
-    return batch
-
-
-def _extreme_values(tensor: torch.Tensor, content: str, large: float) -> torch.Tensor:
-    if content == "spike":
-        spiked = torch.zeros_like(tensor)
-        spiked.flatten(1)[:, 0] = large
-        return spiked
-    if content == "alternating":
-        signs = torch.arange(tensor.numel(), device=tensor.device).reshape(tensor.shape) % 2 * 2 - 1
-        return signs.to(tensor.dtype)
-    value = {"constant_large": large, "constant_negative": -large, "last_id": 1.0}.get(content, 0.0)
-    return torch.full_like(tensor, value)
-
-
-def _extreme_ids(ids: torch.Tensor, content: str, vocab: int, pad: int | None) -> torch.Tensor:
-    real = [token for token in (0, 1, vocab - 2, vocab - 1) if 0 <= token < vocab and (token != pad or vocab == 1)]
-    if content == "alternating":
-        position = torch.arange(ids.shape[1], device=ids.device) % 2
-        return torch.where(position.bool(), real[-1], real[0]).expand(ids.shape).clone()
-    if content == "spike":
-        spiked = torch.full_like(ids, real[0])
-        spiked[:, 0] = real[-1]
-        return spiked
-    return torch.full_like(ids, real[-1] if content in ("last_id", "constant_large") else real[0])
+    for each in subject.task.signature.inputs:
+        if each.name in batch:
+            large = _LARGE_PIXEL if len(each.axes) >= _IMAGE_AXES else _LARGE
+            batch[each.name] = each.values.extreme(batch[each.name], content, large)
+    return subject.task.signature.relabelled(batch)
 
 
 def _finite_forward(subject: Subject, batch: Batch, counterexample: str, where: str) -> Evidence:

@@ -104,15 +104,17 @@ class LossKeys(_Keys):
 
 
 class SignatureKeys(_Keys):
-    """The keys of a config that declare a signature."""
+    """The keys of a config that declare a task by its signature, in place of a ``task_type``."""
 
-    inputs: Annotated[dict[str, InputKeys], Field(min_length=1)]
-    outputs: Annotated[dict[str, OutputKeys], Field(min_length=1)]
-    axes: dict[str, AxisKeys] = Field(default_factory=dict)
-    symmetric: list[str] = Field(default_factory=list)
-    limits: list[str] = Field(default_factory=list)
-    labels: dict[str, LabelKeys] = Field(default_factory=dict)
-    loss: str | LossKeys | None = None
+    inputs: dict[str, InputKeys] = Field(default_factory=dict, description="What forward takes, in its order.")
+    outputs: dict[str, OutputKeys] = Field(
+        default_factory=dict, description="What forward returns; the first is the main output."
+    )
+    axes: dict[str, AxisKeys] = Field(default_factory=dict, description="Sizes and promises of the axes of inputs and outputs.")
+    symmetric: list[str] = Field(default_factory=list, description="Inputs that may be swapped without a change.")
+    limits: list[str] = Field(default_factory=list, description='What holds across axes: ["past + time <= 48"].')
+    labels: dict[str, LabelKeys] = Field(default_factory=dict, description="Labels that do not follow from the outputs.")
+    loss: str | LossKeys | None = Field(None, description="The whole loss, as file.py:function.")
 
 
 class SignatureError(ValueError):
@@ -139,6 +141,9 @@ def read_signature(keys: Mapping[str, Any] | SignatureKeys, folder: Path = Path(
         SignatureError: The keys contradict each other; all contradictions are told.
     """
     declared = keys if isinstance(keys, SignatureKeys) else SignatureKeys.model_validate(keys)
+    if not (declared.inputs and declared.outputs):
+        missing = "outputs" if declared.inputs else "inputs"
+        raise SignatureError([f"`{missing}`: a declared task needs at least one: {{name: {{axes: [batch, …]}}}}"])
     reader = _Reader(declared, folder)
     signature = reader.signature()
     mistakes = [*reader.mistakes, *(_contradictions(declared, signature) if not reader.mistakes else ())]

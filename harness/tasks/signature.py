@@ -206,6 +206,15 @@ class Signature:
                 batch[self.label_name(output)] = made
         return batch
 
+    def relabelled(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A batch whose inputs were changed, with the labels that are inputs again."""
+        again = {name: batch[source].clone() for name, source in self.label_sources.items() if source in batch}
+        for output in self.outputs:
+            following = self.next_of(output)
+            if following is not None and self.label_name(output) in batch:
+                again[self.label_name(output)] = batch[following[1]].clone()
+        return {**batch, **again}
+
     def label_name(self, output: Output) -> str:
         """The field of a batch that holds an output's labels."""
         if output.name in self._declared_labels:

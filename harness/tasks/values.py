@@ -56,6 +56,20 @@ class Values(ABC):
     def written(self) -> Any:
         """As the config says it."""
 
+    def extreme(self, made: Tensor, content: str, large: float) -> Tensor:
+        """Values that are unusual, and allowed all the same; by default those that were made.
+
+        Args:
+            made: Usual values.
+            content: One of ``EXTREMES``.
+            large: What counts as a large number, where numbers have no range.
+        """
+        return made
+
+
+EXTREMES = ("constant_zero", "constant_large", "constant_negative", "spike", "first_id", "last_id", "alternating")
+"""What ``extreme`` can be asked for; each becomes what the values allow."""
+
 
 @dataclass(frozen=True)
 class Normal(Values):
@@ -70,6 +84,10 @@ class Normal(Values):
         import torch
 
         return torch.randn(shape, generator=drawing.rng)
+
+    def extreme(self, made: Tensor, content: str, large: float) -> Tensor:
+        """All the same, from one to another in turn, or a single large one."""
+        return _extreme_numbers(made, content, -large, large, (-1.0, 1.0))
 
     def written(self) -> Any:
         """The default."""
@@ -97,6 +115,10 @@ class Uniform(Values):
         import torch
 
         return self.low + (self.high - self.low) * torch.rand(shape, generator=drawing.rng)
+
+    def extreme(self, made: Tensor, content: str, large: float) -> Tensor:
+        """The ends of the range: all at one, in turn, or a single one at the upper end."""
+        return _extreme_numbers(made, content, self.low, self.high, (self.low, self.high))
 
     def written(self) -> Any:
         """With both ends."""
@@ -130,6 +152,17 @@ class Ids(Values):
             return torch.randint(self.count, shape, generator=drawing.rng)
         ids = torch.randint(self.count - 1, shape, generator=drawing.rng)
         return ids + (ids >= self.pad).long()
+
+    def extreme(self, made: Tensor, content: str, large: float) -> Tensor:
+        """The first or the last real id everywhere, in turn, or a single last one."""
+        import torch
+
+        if isinstance(self.count, tuple):
+            tables = enumerate(self.count)
+            return torch.stack([Ids(count).extreme(made[..., place], content, large) for place, count in tables], -1)
+        candidates = (0, 1, self.count - 2, self.count - 1)
+        real = [i for i in candidates if 0 <= i < self.count and (i != self.pad or self.count == 1)]
+        return _extreme_ids(made, content, real[0], real[-1])
 
     def written(self) -> Any:
         """With the padding id where there is one."""
@@ -237,6 +270,13 @@ class OneOf(Values):
 
         return torch.tensor(self.choices)[torch.randint(len(self.choices), shape, generator=drawing.rng)]
 
+    def extreme(self, made: Tensor, content: str, large: float) -> Tensor:
+        """The first or the last choice everywhere, in turn, or a single last one."""
+        import torch
+
+        places = _extreme_ids(torch.zeros(made.shape, dtype=torch.long), content, 0, len(self.choices) - 1)
+        return torch.tensor(self.choices)[places].to(made)
+
     def written(self) -> Any:
         """With the values."""
         return {"one_of": list(self.choices)}
@@ -272,3 +312,35 @@ class Made(Values):
     def written(self) -> Any:
         """With its place."""
         return {"from": self.source}
+
+
+def _extreme_numbers(made: Tensor, content: str, low: float, high: float, turns: tuple[float, float]) -> Tensor:
+    import torch
+
+    if content == "spike":
+        spiked = torch.zeros_like(made).clamp(low, high)
+        _first_of_each_row(spiked).fill_(high)
+        return spiked
+    if content == "alternating":
+        odd = torch.arange(made.numel(), device=made.device).reshape(made.shape) % 2
+        return torch.where(odd.bool(), turns[1], turns[0]).to(made.dtype)
+    value = {"constant_large": high, "constant_negative": low, "last_id": 1.0}.get(content, 0.0)
+    return torch.full_like(made, min(max(value, low), high))
+
+
+def _extreme_ids(made: Tensor, content: str, first: int, last: int) -> Tensor:
+    import torch
+
+    if content == "alternating" and made.ndim:
+        odd = torch.arange(made.shape[-1], device=made.device) % 2
+        return torch.where(odd.bool(), last, first).to(made.dtype).expand(made.shape).clone()
+    if content == "spike":
+        spiked = torch.full_like(made, first)
+        _first_of_each_row(spiked).fill_(last)
+        return spiked
+    return torch.full_like(made, last if content in ("last_id", "constant_large") else first)
+
+
+def _first_of_each_row(tensor: Tensor) -> Tensor:
+    """A view of the first element of each row; of a tensor of one axis its first element."""
+    return tensor.flatten(1)[:, :1] if tensor.ndim > 1 else tensor.view(-1)[:1]

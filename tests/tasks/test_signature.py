@@ -14,6 +14,7 @@ from harness.tasks import FACTS, TaskSpec, TaskType
 from harness.tasks.axes import Axis, Formula
 from harness.tasks.declared import SignatureError, read_signature
 from harness.tasks.presets import PRESETS, signature_of
+from harness.tasks.values import EXTREMES, Normal
 from harness.tasks.written import declared_keys, to_yaml
 
 UNET = {
@@ -276,3 +277,15 @@ def test_the_choices_of_an_axis() -> None:
     assert Axis("a", sizes=(32, 8)).choices() == [8, 32]
     assert Axis("a", 2).choices()[0] == 2
     assert Axis("a", 1, 1).typical() == 1
+
+
+@pytest.mark.parametrize("content", EXTREMES)
+def test_extreme_contents_stay_within_what_is_declared(content: str) -> None:
+    batch = read_signature(UNET).make_batch({"batch": 2, "height": 16, "width": 16})
+    signature = read_signature(UNET)
+    image = signature.input("image").values.extreme(batch["image"], content, 1e4)
+    step = signature.input("step").values.extreme(batch["step"], content, 1e4)
+
+    assert 0 <= float(image.min()) <= float(image.max()) <= 1
+    assert set(step.tolist()) <= {0, 999}
+    assert float(Normal().extreme(torch.zeros(2, 4), "constant_large", 1e4).max()) == 1e4
