@@ -6,7 +6,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from harness.catalogue import CATALOGUE
@@ -14,6 +25,7 @@ from harness.config_file import read_keys
 from harness.config_mistakes import explain, why_no_path
 from harness.errors import ConfigError, did_you_mean
 from harness.files import text_hash
+from harness.formats import default_formats, quantisable_formats, quantised_formats, valid_formats
 from harness.presets import DATASETS, PRESETS
 from harness.tasks import FACTS, MODALITIES, TaskSpec, TaskType
 from harness.tasks.declared import SignatureError, SignatureKeys, read_signature
@@ -34,7 +46,25 @@ NonNegative = Annotated[int, Field(ge=0), _COUNTABLE]
 Rate = Annotated[float, Field(ge=0)]
 TierName = Literal["1", "2", "3", "4", "5"]
 
-ExportFormat = Literal["torchscript", "onnx", "pytorch", "safetensors", "torch_export", "openvino", "executorch"]
+
+def _known_format(name: Any) -> Any:
+    if name not in valid_formats():
+        quoted = [f"'{valid}'" for valid in valid_formats()]
+        expected = f"{', '.join(quoted[:-1])} or {quoted[-1]}"
+        raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": expected})
+    return name
+
+
+class _FormatNames:
+    """The names of the formats in the JSON Schema, read from the table of exporters when the schema is asked for."""
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {**handler(schema), "enum": valid_formats()}
+
+
+ExportFormat = Annotated[str, BeforeValidator(_known_format), _FormatNames()]
+"""Name of a format in the table of exporters."""
+
 Name = Annotated[str, Field(min_length=1)]
 
 AxisLimits = Annotated[list[Positive], Field(min_length=2, max_length=2)]
@@ -172,7 +202,9 @@ class DataKeys(_Keys):
 class ExportConfig(_Keys):
     """What is exported, and where to."""
 
-    formats: Annotated[list[ExportFormat], Field(min_length=1)] = ["torchscript", "onnx", "pytorch"]
+    formats: Annotated[list[ExportFormat], Field(min_length=1)] = Field(
+        default_factory=default_formats, json_schema_extra=lambda schema: schema.update(default=[*default_formats()])
+    )
     quantization: Literal["dynamic", "static"] | None = None
     export_dir: Name | None = None
     opset_version: Positive | None = None
@@ -187,8 +219,9 @@ class ExportConfig(_Keys):
 
     @model_validator(mode="after")
     def _possible(self) -> ExportConfig:
-        if self.quantization and "onnx" not in self.formats:
-            raise ValueError(f'`quantization` {self.quantization!r} needs "onnx" among the `formats`')
+        if self.quantization and not quantised_formats(self.formats):
+            needed = " or ".join(f'"{name}"' for name in quantisable_formats())
+            raise ValueError(f"`quantization` {self.quantization!r} needs {needed} among the `formats`")
         if isinstance(self.dynamic_shapes, dict):
             for axis, limits in self.dynamic_shapes.items():
                 if not isinstance(limits, bool) and limits[0] > limits[1]:
@@ -198,7 +231,7 @@ class ExportConfig(_Keys):
     @property
     def artifacts(self) -> tuple[str, ...]:
         """The formats asked for, each once, and the quantised one."""
-        return tuple(dict.fromkeys([*self.formats, *(["onnx_int8"] if self.quantization else [])]))
+        return tuple(dict.fromkeys([*self.formats, *(quantised_formats(self.formats) if self.quantization else [])]))
 
 
 class ExportKeys(_Keys):

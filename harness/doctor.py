@@ -13,6 +13,8 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from harness.formats import formats
+
 DISTRIBUTION = "pytest-modeltiers"
 
 COSTS = {
@@ -25,8 +27,7 @@ COSTS = {
     "postgresql": "an experiment database that several machines share",
     "mlflow": "runs exported to MLflow",
     "ray": "sweeps on a Ray cluster",
-    "openvino": 'the export format "openvino"',
-    "executorch": 'the export format "executorch"',
+    **{format.extra: f'the export format "{name}"' for name, format in formats().items() if format.extra},
     "gist": "models from GitHub gists",
 }
 """What cannot be done without the packages of an extra."""

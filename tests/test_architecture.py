@@ -21,6 +21,7 @@ LEVELS = {
     "internal_errors": GROUND,
     "reentrant": GROUND,
     "owners": GROUND,
+    "formats": GROUND,
     "presets": GROUND,
     "catalogue": GROUND,
     "randomness": GROUND,

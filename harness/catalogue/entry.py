@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from harness.formats import Format, formats
 from harness.tasks import TaskSpec
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class Property:
         tolerance: What a number under this name in ``tolerances`` means, with its unit; ``None`` where the property is exact.
         needs: Whether the property makes sense for a task.
         cases: Parts that are judged one by one; empty for a property with a single test.
-        formats: Export formats it is judged for, one by one; empty for a property that knows no formats.
+        formats: Whether it is judged for an export format, each of which is a case; ``None`` for a property that knows no formats.
         owned_by: Properties, or cases ``name[case]``, whose violation also shows as one of this property: one bug, one card.
         search: How inputs are searched, in tier 1.
         marks: Marks of its test, such as ``slow``.
@@ -109,7 +110,7 @@ class Property:
     tolerance: str | None = None
     needs: Needs = any_task
     cases: Mapping[str, Case] = field(default_factory=dict)
-    formats: tuple[str, ...] = ()
+    formats: Callable[[type[Format]], bool] | None = None
     owned_by: tuple[str, ...] = ()
     search: Search = ONCE
     marks: tuple[str, ...] = ()
@@ -127,10 +128,14 @@ class Property:
         """Whether it is judged case by case."""
         return bool(self.cases or self.formats)
 
-    def cases_for(self, task: TaskSpec, formats: Collection[str] = ()) -> tuple[str, ...]:
+    def is_judged_for(self, format: str) -> bool:
+        """Whether it is judged for an export format."""
+        return self.formats is not None and self.formats(formats()[format])
+
+    def cases_for(self, task: TaskSpec, exported: Collection[str] = ()) -> tuple[str, ...]:
         """The cases that make sense for a task and the formats of its export, in a fixed order."""
         if self.formats:
-            return tuple(name for name in formats if name in self.formats)
+            return tuple(name for name in exported if self.is_judged_for(name))
         return tuple(name for name, case in self.cases.items() if case.needs(task))
 
     def statement_of(self, case: str = "") -> str:

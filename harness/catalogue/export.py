@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from harness.catalogue.critical import DIFFERENCE
 from harness.catalogue.entry import Property
+from harness.formats import Format
 
-_RUNNING = ("torchscript", "onnx", "onnx_int8", "torch_export", "openvino", "executorch")
-"""Formats that hold the computation."""
 
-_WEIGHTS = ("pytorch", "safetensors")
-"""Formats that hold the weights alone."""
 
-_FORMATS = _RUNNING + _WEIGHTS
+def _every(_format: type[Format]) -> bool:
+    return True
+
+
+def _holds_computation(format: type[Format]) -> bool:
+    return format.kind == "computation"
+
+
+def _is_quantised(format: type[Format]) -> bool:
+    return bool(format.quantised_from)
+
+
+def _is_not_quantised(format: type[Format]) -> bool:
+    return not format.quantised_from
+
 
 EXPORT = (
     Property(
@@ -51,21 +62,21 @@ EXPORT = (
         4,
         "The model exports, and the file is the one that was exported",
         "harness.export.checks.contracts:exports_to",
-        formats=_FORMATS,
+        formats=_every,
     ),
     Property(
         "validation",
         4,
         "The file is whole, well formed, of the opset asked for, and gives finite logits",
         "harness.export.checks.files:validation",
-        formats=_FORMATS,
+        formats=_every,
     ),
     Property(
         "fresh_process",
         4,
         "A process that never saw the exporter loads the file and gets the same logits",
         "harness.export.checks.files:fresh_process",
-        formats=_FORMATS,
+        formats=_every,
     ),
     Property(
         "numerical_consistency",
@@ -73,28 +84,28 @@ EXPORT = (
         "The file gives the model's logits at shapes its exporter never saw",
         "harness.export.checks.parity:numerical_consistency",
         DIFFERENCE,
-        formats=tuple(name for name in _FORMATS if name != "onnx_int8"),
+        formats=_is_not_quantised,
     ),
     Property(
         "dynamic_axes",
         4,
         "Every axis declared free takes every size it was declared for",
         "harness.export.checks.contracts:dynamic_axes",
-        formats=_RUNNING,
+        formats=_holds_computation,
     ),
     Property(
         "inference_mode",
         4,
         "No active Dropout and no norm over the batch is left in the file",
         "harness.export.checks.contracts:inference_mode",
-        formats=_RUNNING,
+        formats=_holds_computation,
     ),
     Property(
         "invalid_input",
         4,
         "The file refuses what the model refuses",
         "harness.export.checks.invalid_input:invalid_input",
-        formats=_RUNNING,
+        formats=_holds_computation,
     ),
     Property(
         "quantisation",
@@ -102,7 +113,7 @@ EXPORT = (
         "The quantised file keeps the model's answers and is no slower",
         "harness.export.checks.performance:quantisation",
         "decibels of signal over quantisation noise that the logits must keep",
-        formats=("onnx_int8",),
+        formats=_is_quantised,
     ),
     Property(
         "performance_benchmark",
@@ -110,6 +121,6 @@ EXPORT = (
         "The file is no slower than the model itself",
         "harness.export.checks.performance:performance_benchmark",
         "milliseconds that the file's median call may take",
-        formats=_FORMATS,
+        formats=_every,
     ),
 )

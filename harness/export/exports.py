@@ -11,18 +11,17 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
-from harness.batches import Batch, Sizes
+from harness.batches import Batch
 from harness.config import ExportConfig
 from harness.errors import UserError
 from harness.export.detours import choose_detours, detour_candidates, path_of_batch
-from harness.export.formats.exporter import Exported, Exporter, ExportError, Inspection
-from harness.export.formats.table import make_exporter
-from harness.export.lattice import Point, lattice, make_point, pad_rows
-from harness.export.program import Program, Runner, free_axes, make_program
+from harness.export.formats.exporter import Exported, Exporter, ExportError, Inspection, make_exporter
+from harness.export.lattice import Point, lattice, make_point
+from harness.export.program import Program, Runner, program_of
 from harness.export.reason import one_line
 from harness.export.store.artifact import Artifact, describe, find_artifact, publish
 from harness.export.store.cache import Cache
-from harness.export.store.identity import identity_of, versions
+from harness.export.store.identity import code_of, identity_of, versions
 from harness.files import file_hash, json_hash
 from harness.models.fast_path import without_fast_path
 from harness.properties.noise import NoiseFloor
@@ -65,15 +64,9 @@ class Exports:
     @cached_property
     def program(self) -> Program:
         """The model as exporters take it: a copy that was never called, on the CPU."""
-        subject, free = self.subject, free_axes(self.subject.task, self.options.dynamic_shapes)
-        sizes = example_sizes(subject, free)
-        program = make_program(subject.fresh().cpu(), subject.adapter, subject.task, subject.batch(sizes), sizes, free)
-        if "attention_mask" in program.fields and sizes.batch > 1 and sizes.seq > 1:
-            # An example with padding keeps models from leaving the mask out because nothing is masked.
-            padded = pad_rows(subject, subject.batch(sizes), sizes)
-            program.example.update({name: padded[name] for name in program.fields})
+        program = program_of(self.subject, self.options.dynamic_shapes)
         if self.options.quantization == "static":
-            made = (subject.batch(sizes, seed) for seed in range(_CALIBRATION))
+            made = (self.subject.batch(program.sizes, seed) for seed in range(_CALIBRATION))
             program = replace(program, samples=tuple({name: b[name].cpu() for name in program.fields} for b in made))
         # Now, as nothing has called the model yet: what calls and exporters leave on it is no part of what it is.
         self._identity = identity_of(program, json_hash(self.run, str(self.config)) if self.run and self.config else "")
@@ -168,7 +161,7 @@ class Exports:
         """The points at which one artifact is judged: with detours where it may have frozen a decision that depends on values."""
         manifest = self.artifact(name).manifest
         frozen = manifest is None or self.artifact(name).changed or bool(manifest.notes.get("frozen"))
-        return (*self.points, *self.detours) if frozen and not self.exporter(name).weights_only else self.points
+        return (*self.points, *self.detours) if frozen and self.exporter(name).kind == "computation" else self.points
 
     @cached_property
     def detours(self) -> tuple[Point, ...]:
@@ -259,17 +252,6 @@ class Exports:
                 f'or consent to it: "trust": ["{file_hash(artifact.path)}"]'
             )
         return exporter.load(artifact.path, self.program)
-
-
-def example_sizes(subject: Subject, free: dict[str, tuple[int, int]]) -> Sizes:
-    """Sizes of the example: such that a free axis is told from the others by its length, a fixed one as it will be served."""
-    longest = subject.task.max_seq_len or 1
-    typical = subject.typical
-    seq = typical.seq if "seq" in free else longest
-    target = typical.target_seq if "target_seq" in free else longest
-    batch = 1 if "batch" not in free else next(size for size in (3, 4, 5) if size not in (seq, target))
-    limit = free.get("batch")
-    return Sizes(batch if limit is None else max(limit[0], min(batch, limit[1])), seq, target)
 
 
 def is_sound(path: Path) -> bool:

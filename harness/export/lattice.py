@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harness.batches import Batch, Sizes, pad_right
-from harness.export.program import Program
+from harness.batches import Batch, Sizes
+from harness.export.program import Program, pad_rows
 from harness.properties.numerics import extreme_batch
 from harness.properties.subject import Subject
 
@@ -80,13 +80,6 @@ def make_point(subject: Subject, program: Program, point: Point) -> Batch:
         batch = pad_rows(subject, batch, point.sizes)
     batch = {name: batch[name].cpu() for name in program.fields}
     return {name: _changed(tensor, point.content) if tensor.is_floating_point() else tensor for name, tensor in batch.items()}
-
-
-def pad_rows(subject: Subject, batch: Batch, sizes: Sizes) -> Batch:
-    """The batch with every second row padded on the right, and the first one whole."""
-    lengths = [sizes.seq if row % 2 == 0 else max(1, sizes.seq // 2) for row in range(sizes.batch)]
-    on_cpu = {name: tensor.cpu() for name, tensor in batch.items()}
-    return pad_right(subject.task, on_cpu, lengths, sizes.seq)
 
 
 def _can_pad(sizes: Sizes) -> bool:

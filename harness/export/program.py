@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from harness.adapters import Adapter
-from harness.batches import Batch, Sizes
+from harness.batches import Batch, Sizes, pad_right
 from harness.models.fast_path import without_fast_path
+from harness.properties.subject import Subject
 from harness.tasks import TaskSpec
 
 Runner = Callable[[Batch], Tensor]
@@ -94,6 +95,41 @@ class Program:
         """Names of the free axes of the logits by position."""
         free = {name for axes in self.axes.values() for name in axes.values()}
         return {position: name for position, name in enumerate(self.task.facts.output) if name in free}
+
+
+def program_of(subject: Subject, dynamic: bool | Mapping[Any, bool | list[int]] = True) -> Program:
+    """A subject's model as exporters take it: a copy that was never called, on the CPU, with an example of its own.
+
+    Args:
+        subject: The model.
+        dynamic: Which axes stay free; see ``free_axes``.
+    """
+    free = free_axes(subject.task, dynamic)
+    sizes = example_sizes(subject, free)
+    program = make_program(subject.fresh().cpu(), subject.adapter, subject.task, subject.batch(sizes), sizes, free)
+    if "attention_mask" in program.fields and sizes.batch > 1 and sizes.seq > 1:
+        # An example with padding keeps models from leaving the mask out because nothing is masked.
+        padded = pad_rows(subject, subject.batch(sizes), sizes)
+        program.example.update({name: padded[name] for name in program.fields})
+    return program
+
+
+def example_sizes(subject: Subject, free: Mapping[str, tuple[int, int]]) -> Sizes:
+    """Sizes of the example: such that a free axis is told from the others by its length, a fixed one as it will be served."""
+    longest = subject.task.max_seq_len or 1
+    typical = subject.typical
+    seq = typical.seq if "seq" in free else longest
+    target = typical.target_seq if "target_seq" in free else longest
+    batch = 1 if "batch" not in free else next(size for size in (3, 4, 5) if size not in (seq, target))
+    limit = free.get("batch")
+    return Sizes(batch if limit is None else max(limit[0], min(batch, limit[1])), seq, target)
+
+
+def pad_rows(subject: Subject, batch: Batch, sizes: Sizes) -> Batch:
+    """The batch with every second row padded on the right, and the first one whole."""
+    lengths = [sizes.seq if row % 2 == 0 else max(1, sizes.seq // 2) for row in range(sizes.batch)]
+    on_cpu = {name: tensor.cpu() for name, tensor in batch.items()}
+    return pad_right(subject.task, on_cpu, lengths, sizes.seq)
 
 
 def make_program(

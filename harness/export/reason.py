@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from harness.formats import formats
 from harness.user_code import is_users_file
 
 _LONGEST = 1000
 """Characters of a reason: it is never cut in a word, and seldom at all."""
 
 _TELLING = re.compile(r"Not all values|marked .* as dynamic|data-dependent|unsupported|guard", re.IGNORECASE)
-_PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino", "executorch")
 _SOURCES = re.compile(r"\S*/onnxruntime/\S+:\d+\s+[^()]*\([^()]*\)\s*(?:const\s+)?")
 """Where in ONNX Runtime's C++ a check stands, with the signature of its function."""
 
@@ -38,7 +38,8 @@ def innermost(error: BaseException) -> BaseException:
 
     An exception of the user's own is the last one that is looked at, as its message was chosen by the user.
     """
-    while error.__cause__ is not None and type(error).__module__.partition(".")[0] in (*_PACKAGES, "builtins"):
+    packages = {"builtins", "torch", *(package for format in formats().values() for package in format.packages)}
+    while error.__cause__ is not None and type(error).__module__.partition(".")[0] in packages:
         error = error.__cause__
     return error
 

@@ -15,7 +15,8 @@ from harness.errors import UserError
 from harness.export.checks.summary import overall, summary_of
 from harness.export.checks.table import judge_format
 from harness.export.exports import Exports
-from harness.export.program import Program
+from harness.export.formats.exporter import ExportError
+from harness.formats import default_formats, no_such_format, valid_formats
 from harness.models.wrapped import taken
 from harness.properties.calling import mode
 from harness.properties.subject import Subject
@@ -42,7 +43,7 @@ def export_model(
         task_spec: What it is for.
         export_dir: Where the files go, each with a manifest beside it.
         formats: Names of formats.
-        quantization: Also writes an 8-bit ONNX file, ``onnx_int8``.
+        quantization: Also writes an 8-bit file of each format that can be quantised.
         opset_version: Version of ONNX's operators; by default one that current runtimes share.
 
     Returns:
@@ -61,10 +62,12 @@ def run_tier4_export_validation(
     adapter: Adapter | None,
     task_spec: TaskSpec,
     export_dir: str | Path | None = None,
-    formats: Iterable[str] = ("torchscript", "onnx", "pytorch"),
+    formats: Iterable[str] | None = None,
     quantization: Quantisation | None = None,
 ) -> dict[str, Any]:
     """Exports a model and runs every check of tier 4 on the files; see ``export_model`` for the arguments.
+
+    By default, the formats are those that a config exports which names none.
 
     Returns:
         By format ``{status, max_abs_diff, max_rel_diff, latency_ms, path, checks}``, and the overall ``status``.
@@ -78,14 +81,9 @@ def run_tier4_export_validation(
     return {**results, "status": overall(result["status"] for result in results.values())}
 
 
-def program_of(model: nn.Module, task_spec: TaskSpec, adapter: Adapter | None = None) -> Program:
-    """A model object as exporters take it."""
-    return exports_of(model, adapter, task_spec, None, ("onnx",)).program
-
-
 def validate_format(exports: Exports, format: str) -> dict[str, Any]:
     """The checks of one format, and their main figures."""
-    wanted = [entry.name for entry in of_tier(4) if format in entry.formats]
+    wanted = [entry.name for entry in of_tier(4) if entry.is_judged_for(format)]
     found = {name: judge_format(name, exports, format) for name in wanted}
     return summary_of({name: evidence.investigated() for name, evidence in found.items()})
 
@@ -95,7 +93,7 @@ def exports_of(
     adapter: Adapter | None,
     task_spec: TaskSpec,
     export_dir: str | Path | None,
-    formats: Iterable[str],
+    formats: Iterable[str] | None,
     quantization: Quantisation | None = None,
     opset_version: int | None = None,
 ) -> Exports:
@@ -106,10 +104,10 @@ def exports_of(
     """
     from pydantic import ValidationError
 
-    from harness.export.formats.table import check_formats
-
-    names = list(formats)
-    check_formats(names)
+    names = default_formats() if formats is None else list(formats)
+    for name in names:
+        if name not in valid_formats():
+            raise ExportError(no_such_format(name))
     try:
         options = ExportConfig.model_validate({"formats": names, "quantization": quantization, "opset_version": opset_version})
     except ValidationError as error:

@@ -29,7 +29,21 @@ def load_weights(model: nn.Module, path: Path) -> None:
         raise WeightsError(f"`weights`: {path} is a folder, expected a file of weights{hint}")
     if not path.is_file():
         raise WeightsError(f"`weights`: no such file {path}")
-    state = _without_wrapper_prefix({plain_name(name): tensor for name, tensor in read_state(path).items()}, model)
+    fill(model, read_state(path), path.name)
+
+
+def fill(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    """Loads named tensors into a model, in place.
+
+    Args:
+        model: The model.
+        state: The tensors.
+        source: What they come from, for the message.
+
+    Raises:
+        WeightsError: Their names and shapes do not fit; they are listed.
+    """
+    state = _without_wrapper_prefix({plain_name(name): tensor for name, tensor in state.items()}, model)
     expected = model.state_dict()
     wrong_shape = [
         f"{name} {tuple(state[name].shape)} instead of {tuple(expected[name].shape)}"
@@ -44,7 +58,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
             for label, names in (("missing", missing), ("unexpected", unexpected), ("shape", wrong_shape))
             if names
         ]
-        raise WeightsError(f"`weights`: {path.name} does not fit {type(model).__name__}; " + "; ".join(parts))
+        raise WeightsError(f"`weights`: {source} does not fit {type(model).__name__}; " + "; ".join(parts))
     model.load_state_dict(state, strict=False)
 
 

@@ -22,8 +22,8 @@ from harness.export.bundle import golden, replays
 from harness.export.bundle.report import BundleReport
 from harness.export.bundle.verify import verify_bundle
 from harness.export.bundle.write import write_bundle
-from harness.export.formats.exporter import ExportError
-from harness.export.fresh.run import FreshRun, run_fresh
+from harness.export.clean_process.run import CleanRun, run_in_clean_process
+from harness.export.formats.exporter import Exporter, ExportError
 from harness.files import file_hash
 
 
@@ -301,11 +301,11 @@ def test_a_manifest_that_was_edited_is_another_bundle(bundle: Path, monkeypatch:
     """Its files agree with it, but this machine did not make it, so what can run code is left alone."""
     loaded: list[str] = []
 
-    def run(format: str, *arguments: Any, **options: Any) -> FreshRun:
-        loaded.append(format)
-        return run_fresh(format, *arguments, **options)
+    def run(exporter: type[Exporter], *arguments: Any, **options: Any) -> CleanRun:
+        loaded.append(exporter.name)
+        return run_in_clean_process(exporter, *arguments, **options)
 
-    monkeypatch.setattr(replays, "run_fresh", run)
+    monkeypatch.setattr(replays, "run_in_clean_process", run)
     (bundle / "artifacts" / "model.ts").write_bytes((bundle / "artifacts" / "model.ts").read_bytes() + b" ")
     keep(bundle, "torchscript", "onnx")
     relist(bundle, "artifacts/model.ts")

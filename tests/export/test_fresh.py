@@ -20,7 +20,8 @@ from torch.export import Dim
 
 from harness.adapters import make_adapter
 from harness.batches import Sizes, make_batch
-from harness.export.fresh.run import FreshRun, run_fresh
+from harness.export.clean_process.run import CleanRun, run_in_clean_process
+from harness.export.formats.exporter import exporter_class
 from harness.export.program import Program, make_program
 from harness.models.stubs import build_stub
 from harness.randomness import seeded
@@ -95,8 +96,8 @@ def write_config(folder: Path, code: str = "", **keys: Any) -> Path:
     return path
 
 
-def run(format: str, path: Path, **options: Any) -> FreshRun:
-    return run_fresh(format, path, ("input_ids", "attention_mask"), BATCHES, **options)
+def run(format: str, path: Path, **options: Any) -> CleanRun:
+    return run_in_clean_process(exporter_class(format), path, ("input_ids", "attention_mask"), BATCHES, **options)
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -190,11 +191,14 @@ def test_weights_that_differ_are_named(format: str, change: str, said: str, tmp_
 
 
 def test_weights_held_to_nothing_are_no_pass(artifacts: dict[str, Path]) -> None:
-    assert "nothing to hold its weights to" in run("pytorch", artifacts["pytorch"]).error
+    assert "nothing to compare its weights with" in run("pytorch", artifacts["pytorch"]).error
 
 
 def test_no_batch_is_no_pass(artifacts: dict[str, Path]) -> None:
-    assert run_fresh("onnx", artifacts["onnx"], ("input_ids",), []).error == "there is no batch to run it on"
+    assert (
+        run_in_clean_process(exporter_class("onnx"), artifacts["onnx"], ("input_ids",), []).error
+        == "there is no batch to run it on"
+    )
 
 
 def test_a_state_dict_whose_names_do_not_fit_the_config_s_model(program: Program, config: Path, tmp_path: Path) -> None:
@@ -235,7 +239,7 @@ def test_a_file_that_would_run_code_is_refused(save: Callable[..., object], conf
 SOUND = "class Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n        self.embed = nn.Embedding(23, 23)\n"
 
 
-def run_code(tmp_path: Path, build: str = "", forward: str = "", **options: Any) -> FreshRun:
+def run_code(tmp_path: Path, build: str = "", forward: str = "", **options: Any) -> CleanRun:
     """A fresh run of a user's model that does something in its factory or its forward."""
     code = (
         f"{SOUND}    def forward(self, input_ids):\n        {forward or 'pass'}\n        return self.embed(input_ids)\n"
@@ -316,7 +320,7 @@ def test_bfloat16_comes_through(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.jit.trace(model, (batch["features"],)).save(str(tmp_path / "model.pt"))
-    fresh = run_fresh("torchscript", tmp_path / "model.pt", ("features",), [batch])
+    fresh = run_in_clean_process(exporter_class("torchscript"), tmp_path / "model.pt", ("features",), [batch])
     assert torch.equal(fresh.outputs[0], model(batch["features"]).float())
 
 

@@ -17,16 +17,15 @@ from harness.batches import Batch, make_batch
 from harness.errors import UserError
 from harness.export.bundle.manifest import GOLDEN
 from harness.export.bundle.signature import read_signature
-from harness.export.checks.parity import DEFAULT_TOLERANCES, compare
+from harness.export.checks.parity import compare
+from harness.export.clean_process.tensor_facts import TensorFacts, facts_of
 from harness.export.exports import Exports
 from harness.export.formats.exporter import ExportError
-from harness.export.fresh.tensor_facts import TensorFacts, facts_of
 from harness.export.lattice import Point
 from harness.export.reason import one_line
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
-_OTHER_TOLERANCE = 1e-6
 _MOST_LOGITS = 1 << 26
 """Further batches with more than these are left out, so that a bundle is not mostly golden logits."""
 
@@ -147,8 +146,8 @@ def _held(exports: Exports, format: str, made_up: Exports, points: Sequence[Poin
             held.append({"refused": str(error) if isinstance(error, UserError) else one_line(error)})
             continue
         tolerance, sound = found.bound, math.isfinite(found.absolute)
-        rounding = found.relative <= DEFAULT_TOLERANCES.get(format, _OTHER_TOLERANCE)
-        if sound and (rounding or exports.exporter(format).runs_as):  # what runs as another format is an approximation of it
+        exporter = exports.exporter(format)
+        if sound and (found.relative <= exporter.tolerance or exporter.quantised_from):  # a quantised file is an approximation
             tolerance = max(tolerance, _SLACK * found.absolute)
         held.append({"difference": found.absolute if sound else None, "tolerance": tolerance})
     if all("refused" in batch for batch in held):

@@ -9,15 +9,24 @@ from harness.export.bundle.draft import Draft
 from harness.export.bundle.golden import load_arrays
 from harness.export.bundle.signature import sizes_of
 from harness.export.bundle.texts import pinned, render
+from harness.export.formats.exporter import exporter_class
 from harness.export.store.identity import versions
 
 
 def write_mlflow(draft: Draft, format: str) -> None:
-    """A model in MLflow's own format, with the flavours ``onnx`` and ``python_function``."""
+    """A model in MLflow's own format, with the flavour of the format and ``python_function``."""
     home, signature = draft.folder / "mlflow", draft.signature
-    path = draft.copy_model(format, home, "model.onnx")
-    needed = ["mlflow", *map(pinned, ("numpy", "onnx", "onnxruntime"))]
-    facts = {"versions": versions(), "size": path.stat().st_size, "uuid": draft.identity[:32], "created": draft.created}
+    exporter = exporter_class(format)
+    path = draft.copy_model(format, home, exporter.filename)
+    needed = ["mlflow", *map(pinned, dict.fromkeys(("numpy", exporter.mlflow_flavour, *exporter.requirements())))]
+    facts = {
+        "versions": versions(),
+        "size": path.stat().st_size,
+        "uuid": draft.identity[:32],
+        "created": draft.created,
+        "flavour": exporter.mlflow_flavour,
+        "file": path.name,
+    }
     specs = {
         side: json.dumps([_tensor(t) for t in tensors])
         for side, tensors in (("inputs", signature["inputs"]), ("outputs", [signature["output"]]))

@@ -19,11 +19,10 @@ from harness.errors import MissingPackageError
 from harness.evidence import Evidence, Status
 from harness.export.bundle.golden import Golden, load_arrays
 from harness.export.bundle.manifest import INFERENCE, MANIFEST
-from harness.export.bundle.signature import runtime_of
 from harness.export.bundle.texts import inference_script, runnable
-from harness.export.formats.exporter import ExportError
-from harness.export.formats.table import FORMATS
-from harness.export.fresh.run import run_fresh
+from harness.export.clean_process.run import run_in_clean_process
+from harness.export.formats.exporter import ExportError, exporter_class, make_exporter
+from harness.formats import formats
 from harness.properties.noise import difference
 from harness.wording import counted
 
@@ -67,9 +66,9 @@ class Replays:
         return Evidence("origin", Status.SKIPPED, message)
 
     def _replay(self, format: str) -> Evidence:
-        if format not in FORMATS:
+        if format not in formats():
             return Evidence(format, Status.WARN, "not replayed: this version knows no such format")
-        exporter, path = FORMATS[format].from_options(ExportConfig()), self.folder / self.files[format]
+        exporter, path = make_exporter(format, ExportConfig()), self.folder / self.files[format]
         try:
             exporter.check_available()
         except MissingPackageError as error:
@@ -77,23 +76,20 @@ class Replays:
         if exporter.holds_code and not (self.origin or self.trust):
             message = "not replayed: loading it can run code, and the bundle was not made on this machine (`--trust`)"
             return Evidence(format, Status.WARN, message)
-        if exporter.weights_only:
+        if exporter.kind == "weights":
             return self._weights(format, path)
-        if runtime_of(format) == "onnx":
-            from harness.export.onnx.file import read
-
-            try:
-                read(path)  # refuses weights outside the bundle
-            except ExportError as error:
-                return Evidence(format, Status.FAIL, str(error))
+        try:
+            exporter.check_contained(path)
+        except ExportError as error:
+            return Evidence(format, Status.FAIL, str(error))
         return self._run(format, path)
 
     def _run(self, format: str, path: Path, config: Path | None = None) -> Evidence:
         """Runs an artifact in a process of its own on every golden batch it takes."""
         taken = self.golden.taken(format)
         batches = [self.golden.inputs[number] for number in taken]
-        run = run_fresh(
-            runtime_of(format),
+        run = run_in_clean_process(
+            exporter_class(format),
             path,
             tuple(self.golden.inputs[0]),
             batches,
@@ -129,7 +125,15 @@ class Replays:
                     format, Status.OK, f"{found.message} in the model that {config.name} builds", found.measured, found.bound
                 )
             why = found.message
-        run = run_fresh(format, path, (), (), expected=self.golden.state, timeout=self.timeout, threads=torch.get_num_threads())
+        run = run_in_clean_process(
+            exporter_class(format),
+            path,
+            (),
+            (),
+            expected=self.golden.state,
+            timeout=self.timeout,
+            threads=torch.get_num_threads(),
+        )
         if run.error:
             return Evidence(format, Status.FAIL, f"in a process of its own: {run.error}")
         if why:
@@ -142,7 +146,7 @@ class Replays:
     def _script(self, formats: Sequence[str]) -> Evidence:
         """Runs ``inference.py`` on a golden batch, where it is the script that this version writes."""
         script = self.folder / INFERENCE
-        if script.read_bytes() != inference_script().encode():
+        if script.read_bytes() != inference_script(self.files).encode():
             return Evidence(INFERENCE, Status.SKIPPED, "not run: it is not the script that this version writes")
         if not formats:
             return Evidence(INFERENCE, Status.SKIPPED, "not run: none of its formats was replayed")

@@ -13,7 +13,8 @@ from torch import Tensor
 from harness.export.bundle.configs import json_ready
 from harness.export.bundle.manifest import SIGNATURE
 from harness.export.exports import Exports
-from harness.export.formats.table import FORMATS
+from harness.export.formats.exporter import exporter_class
+from harness.formats import formats as known_formats
 
 
 def make_signature(exports: Exports, files: Mapping[str, str]) -> dict[str, Any]:
@@ -51,7 +52,9 @@ def make_signature(exports: Exports, files: Mapping[str, str]) -> dict[str, Any]
         ],
         "output": _described("logits", logits, program.output_axes),
         "limits": {axis: list(limits) for axis, limits in program.limits.items()},
-        "artifacts": {format: {"file": f"artifacts/{name}", "runtime": runtime_of(format)} for format, name in files.items()},
+        "artifacts": {
+            format: {"file": f"artifacts/{name}", "runtime": exporter_class(format).runtime()} for format, name in files.items()
+        },
     }
 
 
@@ -69,14 +72,10 @@ def read_signature(folder: Path, formats: Mapping[str, str]) -> dict[str, torch.
     signature = json.loads((folder / SIGNATURE).read_text(encoding="utf-8"))
     for format, name in formats.items():
         # The script loads what the signature names, by the runtime it names: that must not be another file, or one that runs code.
-        if format in FORMATS and signature["artifacts"][format] != {"file": name, "runtime": runtime_of(format)}:
+        known = known_formats().get(format)
+        if known is not None and signature["artifacts"][format] != {"file": name, "runtime": known.runtime()}:
             raise ValueError(f"{SIGNATURE} has another file or runtime for {format} than the manifest")
     return {str(declared["name"]): _dtype(declared["dtype"]) for declared in signature["inputs"]}
-
-
-def runtime_of(format: str) -> str:
-    """The format that a format runs as."""
-    return FORMATS[format].runs_as or format
 
 
 def sizes_of(declared: Mapping[str, Any]) -> tuple[int, ...]:

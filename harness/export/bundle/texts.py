@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import shlex
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -11,23 +12,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from harness.export.bundle.draft import Draft
-from harness.export.bundle.signature import runtime_of
-from harness.export.formats.table import FORMATS
+from harness.export.formats.exporter import exporter_class
 from harness.export.store.identity import versions
+from harness.formats import formats as known_formats
 from harness.health.markdown import verdict
 from harness.health.report import ExportHealthReport
-
-_RUNTIMES = ("onnx", "openvino", "torchscript", "torch_export")
-"""What ``inference.py`` knows, the one that needs least first."""
-
-_PACKAGES = {
-    "onnx": ("onnxruntime",),
-    "torchscript": ("torch",),
-    "torch_export": ("torch",),
-    "pytorch": ("torch",),
-    "safetensors": ("torch", "safetensors"),
-}
-"""What reads each format, besides NumPy."""
 
 
 def readme(draft: Draft, report: ExportHealthReport | None, layouts: Mapping[str, str]) -> str:
@@ -44,7 +33,7 @@ def readme(draft: Draft, report: ExportHealthReport | None, layouts: Mapping[str
             "name": format,
             "file": artifact["file"],
             "size": f"{draft.size_of(format) / 2**20:.2f} MiB",
-            "runs_with": " and ".join(packages_of(format)),
+            "runs_with": " and ".join(exporter_class(format).requirements()),
         }
         for format, artifact in draft.artifacts.items()
     ]
@@ -56,24 +45,40 @@ def readme(draft: Draft, report: ExportHealthReport | None, layouts: Mapping[str
         folder=shlex.quote(draft.name),
         formats=formats,
         runnable=runnable(draft.artifacts),
-        code=[format for format in draft.artifacts if FORMATS[format].holds_code],
-        weights=[format for format in draft.artifacts if FORMATS[format].weights_only],
+        code=[format for format in draft.artifacts if exporter_class(format).holds_code],
+        weights=[format for format in draft.artifacts if exporter_class(format).kind == "weights"],
         health="The health checks were not run." if report is None else f"{verdict(report)}; see `health_report.md`.",
         failures=[" ".join(f"{check.check_name}: {check.message}".split()) for check in failed],
         layouts=[{"path": f"{name}/", "what": what} for name, what in layouts.items()],
     )
 
 
-def inference_script() -> str:
-    """``inference.py``, which is the same in every bundle of this version."""
-    return resources.files("harness.export.bundle").joinpath("templates", "inference.py.txt").read_text(encoding="utf-8")
+def inference_script(formats: Iterable[str]) -> str:
+    """``inference.py`` of a bundle of some formats: the same for the same formats of the same version.
+
+    The functions that load them are those of their exporters, as they stand in their source.
+    """
+    text = resources.files("harness.export.bundle").joinpath("templates", "inference.py.txt").read_text(encoding="utf-8")
+    exporters = [exporter_class(format) for format in formats if format in known_formats()]
+    loaders = {exporter.runtime(): exporter.standalone for exporter in exporters if exporter.standalone}
+    functions = dict.fromkeys(function for standalone in loaders.values() for function in standalone)
+    runtimes = "".join(f"    {runtime!r}: {standalone[-1].__name__},\n" for runtime, standalone in loaders.items())
+    weights = [exporter.name for exporter in exporters if exporter.kind == "weights"]
+    parts = {
+        "# FUNCTIONS\n": "\n\n".join(inspect.getsource(function) for function in functions),
+        "RUNTIMES: dict[str, Load] = {}\n": f"RUNTIMES: dict[str, Load] = {{\n{runtimes}}}\n",
+        "WEIGHTS: tuple[str, ...] = ()\n": f"WEIGHTS: tuple[str, ...] = {tuple(weights)!r}\n",
+    }
+    for place, content in parts.items():
+        text = text.replace(place, content)
+    return text
 
 
 def requirements(formats: Iterable[str]) -> str:
     """A ``requirements.txt`` of what runs the formats, pinned to the versions found here."""
     lines = ["# What inference.py needs; beside NumPy, the packages of the formats in use are enough.", pinned("numpy")]
     for format in formats:
-        needed = [pinned(package) for package in packages_of(format)]
+        needed = [pinned(package) for package in exporter_class(format).requirements()]
         new = [line for line in needed if line not in lines]
         lines += [f"# {format}" + ("" if new else f": {', '.join(needed)}, as above"), *new]
     return "\n".join(lines) + "\n"
@@ -81,13 +86,9 @@ def requirements(formats: Iterable[str]) -> str:
 
 def runnable(formats: Iterable[str]) -> list[str]:
     """The formats that ``inference.py`` runs, the one that needs least first."""
-    runtimes = {format: runtime_of(format) for format in formats if format in FORMATS}
-    return sorted((f for f, runtime in runtimes.items() if runtime in _RUNTIMES), key=lambda f: (_RUNTIMES.index(runtimes[f]), f))
-
-
-def packages_of(format: str) -> tuple[str, ...]:
-    """The packages that read a format, besides NumPy."""
-    return _PACKAGES.get(runtime_of(format), FORMATS[format].packages)
+    order = list(known_formats())
+    found = [format for format in formats if format in order and exporter_class(format).standalone]
+    return sorted(found, key=lambda format: ("torch" in exporter_class(format).requirements(), order.index(format)))
 
 
 def pinned(package: str) -> str:

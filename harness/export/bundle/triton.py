@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from harness.config import ExportConfig
 from harness.export.bundle.draft import Draft
 from harness.export.bundle.signature import sizes_of
 from harness.export.bundle.texts import render
-from harness.export.formats.exporter import ExportError
+from harness.export.formats.exporter import ExportError, Port, make_exporter
 from harness.export.program import LARGEST_BATCH
-
-_BACKENDS = {
-    "onnx": ("onnxruntime", "onnxruntime_onnx", "model.onnx"),
-    "torchscript": ("pytorch", "pytorch_libtorch", "model.pt"),
-}
 
 _TYPES = {
     "bool": "TYPE_BOOL",
@@ -29,27 +23,14 @@ _TYPES = {
 }
 
 
-@dataclass(frozen=True)
-class Port:
-    """An input or output as a server is told of it.
-
-    Attributes:
-        name: Its name.
-        dtype: Its dtype, such as ``int64``.
-        dims: Its sizes, -1 for a free one.
-    """
-
-    name: str
-    dtype: str
-    dims: tuple[int, ...]
-
-
 def write_triton(draft: Draft, format: str) -> None:
-    """``triton/<name>/config.pbtxt`` with ``1/model.onnx``, or ``1/model.pt`` for TorchScript."""
-    home = draft.folder / "triton" / draft.model_name
-    backend, platform, filename = _BACKENDS[format]
+    """``triton/<name>/config.pbtxt``, and the file as ``1/`` and the name that the format's backend expects."""
+    home, exporter = draft.folder / "triton" / draft.model_name, make_exporter(format, ExportConfig())
+    assert exporter.triton is not None
+    backend, platform, filename = exporter.triton
     path = draft.copy_model(format, home / "1", filename)
-    inputs, outputs = _onnx_ports(path) if format == "onnx" else _numbered_ports(draft.signature)
+    # Triton refuses a size where a file leaves one open.
+    inputs, outputs = exporter.ports(path) or _numbered_ports(draft.signature)
     batch = _largest_batch(draft.signature, [*inputs, *outputs])
     text = render(
         "config.pbtxt.j2",
@@ -74,21 +55,6 @@ def _largest_batch(signature: dict[str, Any], ports: Iterable[Port]) -> int:
     """Rows that Triton may put together from several requests; 0 where nobody said how many, or not every tensor has rows."""
     largest = signature["limits"].get("batch", (1, LARGEST_BATCH))[1]
     return largest if largest < LARGEST_BATCH and all(len(p.dims) > 1 and p.dims[0] == -1 for p in ports) else 0
-
-
-def _onnx_ports(path: Path) -> tuple[list[Port], list[Port]]:
-    """Inputs and outputs as the file has them: Triton refuses a size where the file leaves one open."""
-    import onnx
-
-    from harness.export.onnx.file import dimensions
-
-    graph = onnx.load(path, load_external_data=False).graph
-
-    def port(value: onnx.ValueInfoProto) -> Port:
-        dims = tuple(size if isinstance(size, int) and size > 0 else -1 for size in dimensions(value))
-        return Port(value.name, str(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)), dims)
-
-    return [port(value) for value in graph.input], [port(value) for value in graph.output]
 
 
 def _numbered_ports(signature: dict[str, Any]) -> tuple[list[Port], list[Port]]:

@@ -136,7 +136,7 @@ def write_bundle(
         for layout in layouts:
             write_layout(layout, draft)
         texts = {
-            INFERENCE: inference_script(),
+            INFERENCE: inference_script(artifacts),
             "requirements.txt": requirements(artifacts),
             "README.md": readme(draft, report, {name: LAYOUTS[name].what for name in layouts}),
         }

@@ -9,7 +9,6 @@ from harness.errors import UserError
 from harness.evidence import Evidence, Status
 from harness.export.checks.outcome import outcome
 from harness.export.exports import Exports
-from harness.export.formats.onnx import LAST_RESORT
 from harness.export.lattice import Point
 from harness.export.program import LARGEST_BATCH, Program, Runner
 from harness.properties.noise import difference
@@ -45,12 +44,12 @@ def exports_to(exports: Exports, format: str) -> Evidence:
     failed = [attempt for attempt in artifact.manifest.attempts if attempt.error]
     way = artifact.manifest.attempts[-1].way
     size = f"{artifact.size / 2**20:.2f} MiB"
-    if way.startswith(LAST_RESORT) and failed:
+    if exporter.last_resort and way.startswith(exporter.last_resort) and failed:
         return Evidence(name, Status.WARN, f"{format}: only by the {way}; {failed[0].way}: {failed[0].error}", details=details)
     if artifact.manifest.notes.get("frozen"):
         frozen = artifact.manifest.notes["frozen"]
         return Evidence(name, Status.OK, f"{size}, by {way}, which warns of {counted(len(frozen), 'line')}", details=details)
-    return Evidence(name, Status.OK, f"{size}, by {way}" if exporter.weights_only else f"{size}, {way}", details=details)
+    return Evidence(name, Status.OK, f"{size}, by {way}" if exporter.kind == "weights" else f"{size}, {way}", details=details)
 
 
 def dynamic_axes(exports: Exports, format: str) -> Evidence:
@@ -65,10 +64,7 @@ def dynamic_axes(exports: Exports, format: str) -> Evidence:
         return Evidence(name, Status.SKIPPED, "no axis is to stay free (`dynamic_shapes`)")
     manifest = artifact.manifest
     static = dict(manifest.static) if manifest else {}
-    if format == "onnx":
-        from harness.export.onnx.inspection import static_axes
-
-        static = {**static_axes(artifact.path, program), **static}
+    static = {**exports.exporter(format).static_axes(artifact.path, program), **static}
     narrowed = _narrowed(program, manifest.limits if manifest else {})
     guards = manifest.notes.get("guards", {}) if manifest else {}
     refused = {point: reason for point in exports.points if (reason := _refusal(run, exports, point))}
@@ -172,7 +168,7 @@ def _what_works(exports: Exports, format: str, axes: dict[str, tuple[int, int | 
 
 def _is_free(exports: Exports, format: str) -> bool:
     try:
-        if exports.exporter(format).weights_only:
+        if exports.exporter(format).kind == "weights":
             return False
         artifact, run = exports.artifact(format), exports.runner(format)
     except UserError:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from harness.errors import UserError
 from harness.evidence import Evidence, Status
+from harness.export.clean_process.run import CleanRun, run_in_clean_process
 from harness.export.exports import Exports
-from harness.export.fresh.run import FreshRun, run_fresh
 from harness.export.lattice import Point
 from harness.export.store.identity import versions
 from harness.files import json_hash
@@ -67,8 +67,8 @@ def fresh_process(exports: Exports, format: str) -> Evidence:
 def _judge_fresh(exports: Exports, format: str) -> Evidence:
     name = "fresh_process"
     points = exports.points[:_REPLAYED]
-    run = run_fresh(
-        exports.exporter(format).runs_as or format,
+    run = run_in_clean_process(
+        type(exports.exporter(format)),
         exports.artifact(format).path,
         exports.program.fields,
         [exports.batch(point) for point in points],
@@ -104,7 +104,7 @@ def _outputs_here(exports: Exports, format: str, points: Sequence[Point]) -> lis
     return first if all(difference(a, b) == 0 for a, b in zip(first, again, strict=True)) else None
 
 
-def _figures(run: FreshRun) -> dict[str, Any]:
+def _figures(run: CleanRun) -> dict[str, Any]:
     def ms(seconds: float | None) -> float:
         return 0.0 if seconds is None else round(seconds * 1e3, 3)
 

@@ -13,8 +13,8 @@ from harness.batches import Batch, Sizes
 from harness.evidence import Evidence, Status
 from harness.export.checks.outcome import outcome
 from harness.export.checks.performance import least_decibels
+from harness.export.clean_process.run import Answer, answers
 from harness.export.exports import Exports
-from harness.export.fresh.answers import Answer, answers
 from harness.export.onnx.quantisation_quality import logits_sqnr
 from harness.properties.noise import difference
 
@@ -59,7 +59,7 @@ def _alike(exports: Exports, format: str, actual: Tensor, expected: Tensor) -> b
     scale = max(1.0, float(expected.abs().max()) / exports.floor.scale) if expected.numel() and exports.floor.scale else 1.0
     if difference(actual, expected) <= exports.floor.bound * scale:
         return True
-    return exports.exporter(format).is_quantised and logits_sqnr([expected], [actual]) >= least_decibels(exports)
+    return bool(exports.exporter(format).quantised_from) and logits_sqnr([expected], [actual]) >= least_decibels(exports)
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,9 @@ def invalid_cases(exports: Exports, fixed: Container[str] = ()) -> Iterator[Inva
 def _answers(exports: Exports, format: str, cases: list[InvalidCase]) -> list[Answer]:
     """What the artifact makes of each batch; in a process of its own where a wrong input may end that."""
     run, exporter = exports.runner(format), exports.exporter(format)
-    if exporter.runs_natively:
+    if exporter.may_crash:
         path, fields = exports.artifact(format).path, exports.program.fields
-        return answers(exporter.runs_as or format, path, fields, [case.batch for case in cases])
+        return answers(type(exporter), path, fields, [case.batch for case in cases])
     return [Answer(*outcome(partial(run, case.batch))) for case in cases]
 
 

@@ -10,19 +10,13 @@ from torch import Tensor
 
 from harness.errors import UserError
 from harness.evidence import Evidence, Status
-from harness.export.blame.torch import blame_torch
 from harness.export.blame.verdict import Blame
 from harness.export.exports import Exports
-from harness.export.formats.exporter import ExportError
+from harness.export.formats.exporter import ExportError, WrongFile
 from harness.export.lattice import Point
 from harness.export.reason import one_line
 from harness.properties.noise import FACTOR, difference
 from harness.wording import counted
-
-DEFAULT_TOLERANCES = {"onnx": 1e-4, "torchscript": 1e-6}
-"""Largest difference, relative to the logits' scale where that is above one, that rounding is ever taken to explain."""
-
-_OTHER_TOLERANCE = 1e-6
 
 _NAME = "numerical_consistency"
 
@@ -114,8 +108,7 @@ def _is_rounding(exports: Exports, format: str, worst: Compared, details: dict[s
     """Whether a difference above the bound is rounding after all: small, and gone in float64."""
     if worst.wrong or _NAME in exports.subject.task.tolerances:
         return False
-    limit = DEFAULT_TOLERANCES.get(format, _OTHER_TOLERANCE)
-    if min(worst.absolute, worst.relative) > limit:
+    if min(worst.absolute, worst.relative) > exports.exporter(format).tolerance:
         return False
     confirmed = _difference_in_float64(exports, format, worst.point)
     if confirmed is None:
@@ -127,16 +120,14 @@ def _is_rounding(exports: Exports, format: str, worst: Compared, details: dict[s
 def _difference_in_float64(exports: Exports, format: str, point: Point) -> float | None:
     """The difference when model and artifact both compute in float64; ``None`` where they cannot."""
     double = exports.subject.double
-    if double is None or format != "onnx":
+    if double is None:
         return None
-    from harness.export.onnx.float64 import run_in_float64
-
     batch = exports.batch(point)
     try:
-        logits = run_in_float64(exports.artifact(format).path, batch)
+        logits = exports.exporter(format).run_in_float64(exports.artifact(format).path, batch)
     except ExportError:
         return None
-    return difference(logits, exports.subject.logits(batch, double).cpu())
+    return None if logits is None else difference(logits, exports.subject.logits(batch, double).cpu())
 
 
 def _differs(exports: Exports, format: str, worst: Compared, facts: dict[str, Any]) -> Evidence:
@@ -169,17 +160,20 @@ def _excess(compared: Compared) -> float:
 
 
 def _blame(exports: Exports, format: str, worst: Compared) -> Blame:
-    """The first operator that diverges; empty of a file that only fills a model with weights, or whose runtime shows no operators."""
-    if format not in ("onnx", "torchscript", "torch_export"):
-        return Blame()
-    batch, path = exports.batch(worst.point), exports.artifact(format).path
+    """The first operator that diverges; empty of weights, which only fill a model, and where the runtime shows no operators."""
+    artifact = exports.artifact(format)
     try:
-        if format == "onnx":
-            from harness.export.blame.onnx import blame_onnx
-
-            ours = exports.artifact(format).ours
-            return blame_onnx(path, exports.program, batch, worst.bound, exports.failures, ours, lambda: exports.kept(format))
-        return blame_torch(exports.runner(format), exports.program, batch, worst.bound)
+        wrong = WrongFile(
+            artifact.path,
+            exports.runner(format),
+            exports.program,
+            exports.batch(worst.point),
+            worst.bound,
+            artifact.ours,
+            lambda: exports.kept(format),
+            exports.failures,
+        )
+        return exports.exporter(format).blame(wrong)
     except Exception as error:  # the finding stands, whether or not its cause can be found
         return Blame(explanation=f"the operator could not be found: {type(error).__name__}: {error}")
 

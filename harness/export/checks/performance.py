@@ -66,18 +66,15 @@ def quantisation(exports: Exports, format: str) -> Evidence:
     Raises:
         UserError: There is no artifact that can be loaded.
     """
-    from harness.export.onnx.quantisation_quality import measure_quality
-
-    name = "quantisation"
-    plain, batches = exports.runner("onnx"), _accepted(exports, "onnx")
-    quality = measure_quality(
-        exports.artifact("onnx").path,
+    name, exporter = "quantisation", exports.exporter(format)
+    plain, batches = exports.runner(exporter.quantised_from), _accepted(exports, exporter.quantised_from)
+    quality = exporter.quality(
+        exports.artifact(exporter.quantised_from).path,
         exports.artifact(format).path,
         batches,
-        exports.program.fields,
         [plain(batch) for batch in batches],
     )
-    times = compared_latency(exports, format, "onnx")
+    times = compared_latency(exports, format, exporter.quantised_from)
     slower = times.artifact.p50_bounds[0] > _SLOWER * times.eager.p50_bounds[1]
     bound = least_decibels(exports)
     details = {**asdict(quality), "speed_up_over_float": times.speed_up}

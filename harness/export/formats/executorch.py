@@ -7,17 +7,17 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+from harness.export.formats.exporter import Attempt, Exported, Exporter, ExportError, Inspection, by_position
 
-from harness.batches import Batch
-from harness.export.formats.exported_program import Captured, capture, quiet
-from harness.export.formats.exporter import Attempt, Exported, Exporter, ExportError, Inspection
-from harness.export.formats.training_operators import trains
-from harness.export.program import LARGEST_BATCH, Program, Runner
-from harness.export.reason import one_line
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.batches import Batch
+    from harness.export.formats.exported_program import Captured
+    from harness.export.formats.exporter import Run
+    from harness.export.program import Program, Runner
 
 _ROWS = 64
 """Rows that memory is planned for where the config sets no limit of its own."""
@@ -57,6 +57,15 @@ class _Lowered:
     planned_bytes: int
 
 
+def load_executorch(path: str, inputs: dict[str, str], threads: int = 0) -> Run:
+    """An ExecuTorch program, as a function from named arrays to logits."""
+    from executorch.runtime import Runtime
+
+    program = Runtime.get().load_program(path)
+    program.load_method("forward")
+    return by_position(lambda *tensors: program.load_method("forward").execute(tensors)[0], inputs, threads)
+
+
 class ExecuTorchExporter(Exporter):
     """ExecuTorch with the kernels of XNNPACK, or with the portable ones where XNNPACK does not take the model.
 
@@ -66,12 +75,19 @@ class ExecuTorchExporter(Exporter):
     name = "executorch"
     filename = "model.pte"
     packages = ("executorch",)
-    runs_natively = True
     extra = "executorch"
+    runs_with = ("torch", "executorch.runtime")
     plans_memory = True
+    may_crash = True
+    standalone = (by_position, load_executorch)
 
     def export(self, program: Program, path: Path) -> Exported:
         """Lowers the graph of ``torch.export`` by the first way whose file runs."""
+        import torch
+
+        from harness.export.formats.exported_program import quiet
+        from harness.export.reason import one_line
+
         failed: list[Attempt] = []
         captured = _capture(_with_rows(program, _ROWS))
         for way, partitioners in (("XNNPACK", _xnnpack), ("portable kernels", _none)):
@@ -89,6 +105,8 @@ class ExecuTorchExporter(Exporter):
 
     def inspect(self, path: Path, program: Program) -> Inspection:
         """Counts the operators and the parts that a backend runs, and looks for operators of training."""
+        from harness.export.formats.exported_program import trains
+
         facts: dict[str, Any] = {"file_bytes": path.stat().st_size}
         counts = _operators(path)
         if counts:
@@ -99,12 +117,14 @@ class ExecuTorchExporter(Exporter):
         """Loads the program from a copy in memory, as a mapped file that is overwritten takes the process down."""
         from executorch.runtime import Runtime
 
+        from harness.export.formats.exported_program import quiet
+
         try:
             with quiet():
                 loaded = Runtime.get().load_program(path.read_bytes())
                 inputs = loaded.load_method(_METHOD).metadata.num_inputs()
         except Exception as error:
-            raise ExportError(f"{path.name} is no ExecuTorch program that can be loaded: {_reason(error)}") from error
+            raise ExportError(f"{path.name} is not an ExecuTorch program that can be loaded: {_reason(error)}") from error
         if inputs != len(program.fields):
             raise ExportError(f"{path.name} takes {inputs} inputs, the model takes {', '.join(program.fields)}")
 
@@ -142,6 +162,8 @@ def _lower_within_memory(
 
 def _capture(program: Program) -> Captured:
     """The graph with an upper limit to every free axis; where axes had to be inferred, they have none, and memory cannot be planned."""
+    from harness.export.formats.exported_program import capture
+
     captured = capture(program)
     if all(high is not None for _, high in captured.limits.values()):
         return captured
@@ -151,6 +173,7 @@ def _capture(program: Program) -> Captured:
 
 
 def _lower(captured: Captured, program: Program, partitioners: Partitioners) -> _Lowered:
+    import torch
     from executorch.exir import to_edge_transform_and_lower
 
     # To choose between these two for a convolution, torch asks whether the batch is below 16, and that becomes the limit.
@@ -161,6 +184,8 @@ def _lower(captured: Captured, program: Program, partitioners: Partitioners) -> 
 
 
 def _is_boundless(program: Program) -> bool:
+    from harness.export.program import LARGEST_BATCH
+
     return program.limits.get("batch", (0, 0))[1] == LARGEST_BATCH
 
 
@@ -197,6 +222,8 @@ def _try_out(run: Runner, program: Program) -> None:
 
 def _operators(path: Path) -> Counter[str]:
     """How often each operator is called, and each backend; empty where ExecuTorch's own reader does not say."""
+    from harness.export.formats.exported_program import quiet
+
     counts: Counter[str] = Counter()
     try:
         with quiet():

@@ -215,3 +215,36 @@ def tracing() -> Iterator[list[str]]:
         if issubclass(warning.category, torch.jit._trace.TracerWarning) and is_users_file(warning.filename):
             line = f"{Path(warning.filename).name}:{warning.lineno}: {str(warning.message).partition('.')[0]}"
             frozen += [] if line in frozen else [line]
+
+
+_FLAG_POSITIONS = {
+    "dropout": 2,
+    "dropout_": 2,
+    "feature_dropout": 2,
+    "alpha_dropout": 2,
+    "feature_alpha_dropout": 2,
+    "native_dropout": 2,
+    "batch_norm": 5,
+    "native_batch_norm": 5,
+    "cudnn_batch_norm": 5,
+    "rrelu": 3,
+}
+"""Where each operator's `train` flag stands among its arguments."""
+
+_RANDOM_OPERATORS = {"bernoulli", "bernoulli_", "rand_like", "rand", "randn_like", "randn", "normal", "multinomial"}
+
+
+def trains(operator: str, arguments: list[Any]) -> bool:
+    """Whether a call is one of training: a Dropout or norm whose flag is set, or a random number.
+
+    Args:
+        operator: Its name, such as ``aten.dropout.default`` or ``aten::dropout``.
+        arguments: Its arguments, constants by their value.
+    """
+    name = operator.replace("::", ".").removeprefix("aten.").partition(".")[0]
+    position = _FLAG_POSITIONS.get(name)
+    if position is None:
+        return name in _RANDOM_OPERATORS
+    active = len(arguments) > position and arguments[position] is True
+    rate = arguments[1] if "dropout" in name and len(arguments) > 1 else 1.0
+    return active and rate != 0.0

@@ -1,16 +1,28 @@
-"""What every exporter does, and the table of them."""
+"""The base class of exporters: how a format is written, read, run elsewhere and blamed."""
 
 from __future__ import annotations
 
-import importlib.util
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
-from harness.config import ExportConfig
-from harness.errors import MissingPackageError, UserError
-from harness.export.program import Program, Runner
+from harness.errors import UserError
+from harness.formats import Format, formats, no_such_format
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from harness.batches import Batch
+    from harness.config import ExportConfig
+    from harness.export.blame.verdict import Blame
+    from harness.export.onnx.quantisation_quality import QuantisationQuality
+    from harness.export.program import Program, Runner
+
+    Arrays = dict[str, np.ndarray[Any, Any]]
+    Run = Callable[[Arrays], np.ndarray[Any, Any]]
 
 
 class ExportError(UserError, RuntimeError):
@@ -49,12 +61,12 @@ class Exported:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a file says of itself.
+    """What can be read from a file without running it.
 
     Attributes:
         facts: JSON-ready facts, such as counts of operators.
         problems: What is wrong with it, a sentence each.
-        training: Operators that only belong into training, such as a Dropout that is active, with the module where it is known.
+        training: Operators that belong only in training, such as an active Dropout, with the module where it is known.
     """
 
     facts: dict[str, Any] = field(default_factory=dict)
@@ -62,39 +74,79 @@ class Inspection:
     training: tuple[str, ...] = ()
 
 
-class Exporter(ABC):
-    """A format: how it is written and how it is run.
+@dataclass(frozen=True)
+class WrongFile:
+    """A file whose logits differ from the model's, for ``Exporter.blame``.
 
     Attributes:
-        name: Name of the format in configs and tests.
-        runs_as: The format whose runtime reads its files, where that is another one.
-        filename: Name of its file.
-        packages: Packages it needs, by import name.
-        extra: The extra of this project that brings them.
-        holds_code: Whether loading a file of the format can run code from it.
-        weights_only: Whether a file holds weights without the computation.
-        plans_memory: Whether memory is planned at export, so that a batch without a limit gets one.
-        accepts_any_id: Whether its runtime looks up ids that no table holds without a word.
-        is_quantised: Whether its files hold integers in place of weights, so that their logits are not the model's up to rounding.
-        runs_natively: Whether its runtime is one that a wrong input may end together with the process.
+        path: The file.
+        run: The file, loaded.
+        program: The model.
+        batch: Inputs at which the logits differ.
+        bound: Largest difference up to which logits count as equal.
+        is_ours: Whether the file is, to the byte, what the exporter wrote of this model.
+        original: Gives the path of what the exporter wrote, which is kept in the cache.
+        save_to: Folder for a small file that shows the difference by itself; ``None`` where nothing is written.
     """
 
-    name: ClassVar[str]
-    runs_as: ClassVar[str] = ""
-    filename: ClassVar[str]
-    packages: ClassVar[tuple[str, ...]] = ()
-    extra: ClassVar[str] = ""
-    holds_code: ClassVar[bool] = False
-    weights_only: ClassVar[bool] = False
-    plans_memory: ClassVar[bool] = False
-    accepts_any_id: ClassVar[bool] = False
-    is_quantised: ClassVar[bool] = False
-    runs_natively: ClassVar[bool] = False
+    path: Path
+    run: Runner
+    program: Program
+    batch: Batch
+    bound: float
+    is_ours: bool
+    original: Callable[[], Path]
+    save_to: Path | None
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output as a file declares it.
+
+    Attributes:
+        name: Its name.
+        dtype: Its dtype, such as ``int64``.
+        dims: Its sizes, -1 for a free one.
+    """
+
+    name: str
+    dtype: str
+    dims: tuple[int, ...]
+
+
+class TritonBackend(NamedTuple):
+    """How Triton serves a format: its backend and platform, and the name that the file must have."""
+
+    backend: str
+    platform: str
+    filename: str
+
+
+class Exporter(Format, ABC):
+    """A format: what it says of itself (``Format``), how it is written, and how it is run.
+
+    Attributes:
+        standalone: Functions that load a file without this project: helpers first, and last the loader, which takes the path, the dtype of each
+            input by name and the number of threads (0 for the runtime's own choice), and returns a function from named NumPy arrays to logits.
+            Each imports what it needs inside. They run in the clean process, and their source goes into a bundle's ``inference.py``. Empty for
+            weights.
+        triton: How NVIDIA's Triton serves a file; ``None`` where it does not.
+        mlflow_flavour: The flavour of MLflow that loads a file; empty where there is none.
+    """
+
+    standalone: ClassVar[tuple[Callable[..., Any], ...]] = ()
+    triton: ClassVar[TritonBackend | None] = None
+    mlflow_flavour: ClassVar[str] = ""
 
     @classmethod
     def from_options(cls, options: ExportConfig) -> Exporter:
         """The exporter as a config wants it."""
         return cls()
+
+    @property
+    def settings(self) -> tuple[Any, ...]:
+        """Those of its options on which a file depends, JSON-ready."""
+        return ()
 
     @abstractmethod
     def export(self, program: Program, path: Path) -> Exported:
@@ -112,21 +164,92 @@ class Exporter(ABC):
             ExportError: It is damaged, or no file of this format.
         """
 
+    def read_weights(self, path: Path) -> dict[str, Tensor]:
+        """The tensors of a file of weights by name, read as a deployment would; only for formats of this kind."""
+        raise NotImplementedError(f"{self.name} holds a computation, not weights")
+
     def risk(self, path: Path) -> str:
         """Why a file of unknown origin should not be loaded without consent; empty where nothing speaks against it."""
         return f"loading a {self.name} file can run code from it" if self.holds_code else ""
 
-    def inspect(self, path: Path, program: Program) -> Inspection:
-        """What can be read from a file without running it; by default its size alone."""
-        return Inspection({"file_bytes": path.stat().st_size})
-
-    def check_available(self) -> None:
-        """Makes sure that the packages are there.
+    def check_contained(self, path: Path) -> None:
+        """Makes sure that loading a file reads nothing outside its folder.
 
         Raises:
-            MissingPackageError: One is not; the message names the extra.
+            ExportError: It would.
         """
-        missing = [name for name in self.packages if importlib.util.find_spec(name) is None]
-        if missing:
-            brings = f"pip install 'pytest-modeltiers[{self.extra}]'" if self.extra else f"pip install {' '.join(missing)}"
-            raise MissingPackageError(f"format {self.name!r} needs {', '.join(missing)}, not installed here: {brings}")
+
+    def inspect(self, path: Path, program: Program) -> Inspection:
+        """What can be read from a file without running it; by default only its size."""
+        return Inspection({"file_bytes": path.stat().st_size})
+
+    def static_axes(self, path: Path, program: Program) -> dict[str, str]:
+        """Axes that were to stay free and have a fixed size in the file, with a sentence each; none where a file does not say."""
+        return {}
+
+    def ports(self, path: Path) -> tuple[list[Port], list[Port]] | None:
+        """Inputs and outputs as the file names them; ``None`` where it names none."""
+        return None
+
+    def run_in_float64(self, path: Path, batch: Batch) -> Tensor | None:
+        """The logits with everything computed in float64; ``None`` where that is not possible.
+
+        Raises:
+            ExportError: The file cannot be computed in float64.
+        """
+        return None
+
+    def blame(self, wrong: WrongFile) -> Blame:
+        """The first operator that diverges, and what is at fault; empty where the runtime shows no operators."""
+        from harness.export.blame.verdict import Blame
+
+        return Blame()
+
+    def quality(self, plain: Path, path: Path, batches: Sequence[Batch], expected: Sequence[Tensor]) -> QuantisationQuality:
+        """What quantisation cost and brought; only for quantised formats.
+
+        Args:
+            plain: The file that was quantised.
+            path: The quantised file.
+            batches: Inputs.
+            expected: The logits of the plain file for each.
+        """
+        raise NotImplementedError(f"{self.name} is not quantised")
+
+
+def by_position(module: Callable[..., Any], inputs: dict[str, str], threads: int = 0) -> Run:
+    """A torch module that takes its inputs by position, as a function from named arrays to logits; a part of ``standalone``."""
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+
+    def run(arrays: Arrays) -> Any:
+        tensors = [torch.from_numpy(arrays[name]).to(getattr(torch, dtype)) for name, dtype in inputs.items()]
+        with torch.no_grad():
+            logits = module(*tensors)
+        if not isinstance(logits, torch.Tensor):
+            raise TypeError(f"it returns a {type(logits).__name__}, expected the logits")
+        return (logits.float() if logits.dtype is torch.bfloat16 else logits).numpy()
+
+    return run
+
+
+def exporter_class(name: str) -> type[Exporter]:
+    """The exporter of a format.
+
+    Raises:
+        ExportError: There is no such format; the message has the nearest name.
+    """
+    if name not in formats():
+        raise ExportError(no_such_format(name))
+    return cast("type[Exporter]", formats()[name])
+
+
+def make_exporter(name: str, options: ExportConfig) -> Exporter:
+    """The exporter of a format, as the options want it.
+
+    Raises:
+        ExportError: There is no such format; the message has the nearest name.
+    """
+    return exporter_class(name).from_options(options)

@@ -1,26 +1,38 @@
-"""ONNX: through ``torch.export`` first, through the older tracing exporter where that does not work; every way is recorded."""
+"""ONNX: through ``torch.export`` first, through the older tracing exporter where that does not work; and its 8-bit copy."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import torch
-from torch import Tensor, nn
-
-from harness.adapters import Adapter
-from harness.batches import make_batch
-from harness.config import ExportConfig
-from harness.export.formats.exported_program import Captured, capture, failures, quiet, tracing
-from harness.export.formats.exporter import Attempt, Exported, Exporter, ExportError, Inspection
-from harness.export.fresh.answers import answers
-from harness.export.lattice import lattice
-from harness.export.program import Program, Runner
-from harness.export.reason import one_line
-from harness.randomness import seeded
+from harness.export.formats.exporter import (
+    Attempt,
+    Exported,
+    Exporter,
+    ExportError,
+    Inspection,
+    Port,
+    TritonBackend,
+)
 from harness.tasks import TaskSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor, nn
+
+    from harness.adapters import Adapter
+    from harness.batches import Batch
+    from harness.config import ExportConfig
+    from harness.export.blame.verdict import Blame
+    from harness.export.formats.exported_program import Captured
+    from harness.export.formats.exporter import Run, WrongFile
+    from harness.export.onnx.quantisation import Kind
+    from harness.export.onnx.quantisation_quality import QuantisationQuality
+    from harness.export.program import Program, Runner
 
 _INLINE_BYTES = 1_500_000_000
 """Weights up to this size stay inside the file; protobuf ends at 2 GB."""
@@ -32,8 +44,27 @@ _DEFAULT_OPSET = 20
 _TRIED, _ROUGHLY = 6, 1e-3
 _RECURRENT = {"GRU", "LSTM", "RNN"}
 
-LAST_RESORT = "TorchScript-based exporter"
+_LAST_RESORT = "TorchScript-based exporter"
 """It traces, and so freezes every decision."""
+
+
+def load_onnx(path: str, inputs: dict[str, str], threads: int = 0) -> Run:
+    """An ONNX Runtime session on the CPU, as a function from named arrays to logits."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    names = [declared.name for declared in session.get_inputs()]
+    unknown = [name for name in names if name not in inputs]
+    if unknown:
+        raise ValueError(f"it takes {', '.join(unknown)}, the model takes {', '.join(inputs)}")
+
+    def run(arrays: dict[str, Any]) -> np.ndarray[Any, Any]:
+        return session.run(None, {name: arrays[name] for name in names})[0]  # type: ignore[no-any-return]
+
+    return run
 
 
 class ONNXExporter(Exporter):
@@ -48,7 +79,14 @@ class ONNXExporter(Exporter):
     name = "onnx"
     filename = "model.onnx"
     packages = ("onnx", "onnxruntime", "onnxscript")
-    runs_natively = True
+    runs_with = ("onnxruntime",)
+    by_default = True
+    tolerance = 1e-4
+    last_resort = _LAST_RESORT
+    may_crash = True
+    standalone = (load_onnx,)
+    triton = TritonBackend("onnxruntime", "onnxruntime_onnx", "model.onnx")
+    mlflow_flavour = "onnx"
 
     def __init__(self, opset_version: int | None = None, optimize: bool = True, validate: bool = True) -> None:
         self.opset_version = opset_version
@@ -59,6 +97,11 @@ class ONNXExporter(Exporter):
     def from_options(cls, options: ExportConfig) -> ONNXExporter:
         """The exporter with the opset of a config."""
         return cls(options.opset_version)
+
+    @property
+    def settings(self) -> tuple[Any, ...]:
+        """The opset that was asked for."""
+        return (self.opset_version,)
 
     def export(self, program: Program | nn.Module, *arguments: Path | str | TaskSpec | Adapter | None) -> Exported:
         """Writes the file by the first way that gives what was asked for.
@@ -73,19 +116,21 @@ class ONNXExporter(Exporter):
         Raises:
             ExportError: No way worked; the message has the reason of each. Or there is no path, or no task for a model.
         """
+        from torch import nn
+
         paths = [Path(value) for value in arguments if isinstance(value, (str, Path))]
         tasks = [value for value in arguments if isinstance(value, TaskSpec)]
         if len(paths) != 1 or (isinstance(program, nn.Module) and len(tasks) != 1):
             raise ExportError("export() takes a model, its TaskSpec and the path of the file to write")
         if isinstance(program, nn.Module):
-            from harness.export.validate import program_of
-
-            adapter = next((value for value in arguments if hasattr(value, "logits")), None)
-            program = program_of(program, tasks[0], cast("Adapter | None", adapter))
+            program = _program_of(program, tasks[0], next((value for value in arguments if hasattr(value, "logits")), None))
             paths[0].parent.mkdir(parents=True, exist_ok=True)
         return self._export(program, paths[0])
 
     def _export(self, program: Program, path: Path) -> Exported:
+        from harness.export.formats.exported_program import capture, failures
+        from harness.export.reason import one_line
+
         attempts: list[Attempt] = []
         captured: Captured | None = None
         frozen: list[str] = []
@@ -94,8 +139,8 @@ class ONNXExporter(Exporter):
         except ExportError as error:
             attempts.append(Attempt("torch.export", str(error).removeprefix("torch.export: ")))
         ways: list[tuple[str, Callable[[], None]]] = [
-            (LAST_RESORT, lambda: frozen.extend(self._from_trace(program, path))),
-            (f"{LAST_RESORT}, without constant folding", lambda: frozen.extend(self._from_trace(program, path, folding=False))),
+            (_LAST_RESORT, lambda: frozen.extend(self._from_trace(program, path))),
+            (f"{_LAST_RESORT}, without constant folding", lambda: frozen.extend(self._from_trace(program, path, folding=False))),
         ]
         if captured is not None:
             graph = captured
@@ -113,7 +158,7 @@ class ONNXExporter(Exporter):
             attempts = [*(described.attempts if described else ()), *attempts]
             if described is not None and described.static and self._thaws(program, path, frozen):
                 attempts.append(Attempt(way, "; ".join(described.static.values())))
-                described, way = None, LAST_RESORT
+                described, way = None, _LAST_RESORT
             return self._described(program, path, described, (*attempts, Attempt(way)), frozen)
         raise ExportError(failures(attempts))
 
@@ -142,6 +187,12 @@ class ONNXExporter(Exporter):
         names = sorted(names_of_weight_files(path))
         return f"it keeps weights in other files ({', '.join(names[:3])})" if names else ""
 
+    def check_contained(self, path: Path) -> None:
+        """Refuses weights that lie elsewhere than beside the file."""
+        from harness.export.onnx.file import read
+
+        read(path)
+
     def inspect(self, path: Path, program: Program) -> Inspection:
         """Runs the checker, counts the operators, and holds opset, inputs and outputs against what was asked for."""
         from harness.export.onnx.inspection import inspect_onnx
@@ -155,7 +206,45 @@ class ONNXExporter(Exporter):
         read(path)
         return runner(session(path))
 
+    def static_axes(self, path: Path, program: Program) -> dict[str, str]:
+        """Axes that were to stay free and have a number in the file."""
+        from harness.export.onnx.inspection import static_axes
+
+        return static_axes(path, program)
+
+    def ports(self, path: Path) -> tuple[list[Port], list[Port]]:
+        """Inputs and outputs as the file declares them."""
+        import onnx
+
+        from harness.export.onnx.file import dimensions
+
+        graph = onnx.load(path, load_external_data=False).graph
+
+        def port(value: onnx.ValueInfoProto) -> Port:
+            dims = tuple(size if isinstance(size, int) and size > 0 else -1 for size in dimensions(value))
+            return Port(value.name, str(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)), dims)
+
+        return [port(value) for value in graph.input], [port(value) for value in graph.output]
+
+    def run_in_float64(self, path: Path, batch: Batch) -> Tensor:
+        """The logits of the file with every float32 tensor widened."""
+        from harness.export.onnx.float64 import run_in_float64
+
+        return run_in_float64(path, batch)
+
+    def blame(self, wrong: WrongFile) -> Blame:
+        """Compares the file with the model operator by operator, and asks other runs of the model what is at fault."""
+        from harness.export.blame.onnx import blame_onnx
+
+        return blame_onnx(wrong.path, wrong.program, wrong.batch, wrong.bound, wrong.save_to, wrong.is_ours, wrong.original)
+
     def _from_graph(self, captured: Captured, program: Program, path: Path) -> None:
+        import torch
+
+        from harness.export.formats.exported_program import quiet
+        from harness.export.onnx.surgery import tidy
+        from harness.randomness import seeded
+
         with quiet(), seeded(0):
             exported: Any = torch.onnx.export(
                 captured.program,
@@ -168,12 +257,15 @@ class ONNXExporter(Exporter):
                 verbose=False,
             )
             exported.save(str(path), external_data=_weight_bytes(program) > _INLINE_BYTES)
-        from harness.export.onnx.surgery import tidy
-
         tidy(path, captured.symbols)
 
     def _from_trace(self, program: Program, path: Path, folding: bool = True) -> list[str]:
         """Writes the file; returns what of the user's code the tracer says it froze."""
+        import torch
+
+        from harness.export.formats.exported_program import tracing
+        from harness.randomness import seeded
+
         axes = {**program.axes, "logits": program.output_axes}
         with tracing() as frozen, seeded(0), torch.no_grad():
             torch.onnx.export(
@@ -216,6 +308,47 @@ class ONNXExporter(Exporter):
         return Exported(attempts, captured.limits, captured.static, {**notes, "guards": captured.guards})
 
 
+class QuantisedONNXExporter(ONNXExporter):
+    """The ONNX export with 8-bit weights, quantised by ONNX Runtime."""
+
+    name = "onnx_int8"
+    filename = "model.int8.onnx"
+    runs_as = ONNXExporter.name
+    quantised_from = ONNXExporter.name
+    by_default = False
+
+    def __init__(self, kind: Kind = "dynamic", opset_version: int | None = None) -> None:
+        super().__init__(opset_version)
+        self.quantisation = kind
+
+    @classmethod
+    def from_options(cls, options: ExportConfig) -> QuantisedONNXExporter:
+        """The exporter with the kind and the opset of a config."""
+        return cls(options.quantization or "dynamic", options.opset_version)
+
+    @property
+    def settings(self) -> tuple[Any, ...]:
+        """The opset and the kind of quantisation."""
+        return (self.opset_version, self.quantisation)
+
+    def quality(self, plain: Path, path: Path, batches: Sequence[Batch], expected: Sequence[Tensor]) -> QuantisationQuality:
+        """Signal over quantisation noise of the logits, and the weights that lost most."""
+        from harness.export.onnx.quantisation_quality import measure_quality
+
+        return measure_quality(plain, path, batches, tuple(batches[0]) if batches else (), expected)
+
+    def _export(self, program: Program, path: Path) -> Exported:
+        """Exports to ONNX and quantises the file; static quantisation is calibrated with the program's samples."""
+        from harness.export.onnx.quantisation import quantise
+
+        with tempfile.TemporaryDirectory() as folder:
+            plain = Path(folder) / ONNXExporter.filename
+            exported = super()._export(program, plain)
+            facts = quantise(plain, path, self.quantisation, program.samples or (program.example,), program.fields)
+        attempts = (*exported.attempts[:-1], Attempt(f"{exported.attempts[-1].way}, {self.quantisation} quantisation"))
+        return Exported(attempts, exported.limits, exported.static, {**exported.notes, "quantisation": asdict(facts)})
+
+
 def _hold_to_other_sizes(path: Path, program: Program, *, logits: bool) -> None:
     """Runs a traced file at other sizes, in a process of its own: kernels of recurrent layers do not survive sizes that were frozen.
 
@@ -227,14 +360,28 @@ def _hold_to_other_sizes(path: Path, program: Program, *, logits: bool) -> None:
     Raises:
         ExportError: It does not survive, or gives other logits.
     """
+    from harness.batches import make_batch
+    from harness.export.clean_process.run import answers
+    from harness.export.lattice import lattice
+
     points = lattice(program)[:_TRIED]
     batches = [make_batch(program.task, point.sizes, seed) for seed, point in enumerate(points)]
-    for point, batch, answer in zip(points, batches, answers("onnx", path, program.fields, batches), strict=True):
+    for point, batch, answer in zip(points, batches, answers(ONNXExporter, path, program.fields, batches), strict=True):
         at = point.sizes.describe(program.task)
         if answer.is_fatal:
             raise ExportError(f"the process that runs it does not survive {at}: {answer.refusal}")
         if logits and (answer.logits is None or not _alike(answer.logits, program.eager(batch))):
             raise ExportError(f"it does not give the model's logits at {at}")
+
+
+def _program_of(model: nn.Module, task: TaskSpec, adapter: object) -> Program:
+    """A model as exporters take it."""
+    from harness.adapters import make_adapter
+    from harness.export.program import program_of
+    from harness.models.wrapped import taken
+    from harness.properties.subject import Subject
+
+    return program_of(Subject(taken(model), cast("Adapter | None", adapter) or make_adapter(task), task))
 
 
 def _is_recurrent(path: Path) -> bool:
@@ -244,6 +391,8 @@ def _is_recurrent(path: Path) -> bool:
 
 
 def _alike(left: Tensor, right: Tensor) -> bool:
+    import torch
+
     return left.shape == right.shape and torch.allclose(left, right, rtol=_ROUGHLY, atol=_ROUGHLY)
 
 

@@ -6,30 +6,55 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from harness.batches import Batch
-from harness.export.formats.exported_program import capture, quiet
 from harness.export.formats.exporter import Attempt, Exported, Exporter, ExportError, Inspection
-from harness.export.program import Program, Runner
-from harness.export.reason import one_line
+from harness.export.formats.onnx import ONNXExporter
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from harness.batches import Batch
+    from harness.export.formats.exporter import Run
+    from harness.export.program import Program, Runner
 
 _DTYPES = {
-    "boolean": torch.bool,
-    "i32": torch.int32,
-    "i64": torch.int64,
-    "f16": torch.float16,
-    "f32": torch.float32,
-    "f64": torch.float64,
+    "boolean": "bool",
+    "i32": "int32",
+    "i64": "int64",
+    "f16": "float16",
+    "f32": "float32",
+    "f64": "float64",
 }
-"""Types of inputs; NumPy has no bfloat16."""
+"""OpenVINO's types of inputs, with torch's names for them; NumPy has no bfloat16."""
 
 _NOT_COUNTED = ("Parameter", "Constant", "Result")
 _RANDOM = ("RandomUniform", "Multinomial")
 _SHOWN = 3
+
+
+def load_openvino(path: str, inputs: dict[str, str], threads: int = 0) -> Run:
+    """An OpenVINO model on the CPU, as a function from named arrays to logits."""
+    import openvino
+
+    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": 1}
+    if threads:
+        settings["INFERENCE_NUM_THREADS"] = threads
+    compiled = openvino.Core().compile_model(path, "CPU", settings)
+    names = [port.any_name for port in compiled.inputs]
+    unknown = [name for name in names if name not in inputs]
+    if unknown:
+        raise ValueError(f"it takes {', '.join(unknown)}, the model takes {', '.join(inputs)}")
+    call = compiled.create_infer_request()
+
+    def run(arrays: dict[str, Any]) -> np.ndarray[Any, Any]:
+        # Not a plain call: on a single thread that drops errors, and it does not hold arrays to the limits of the axes.
+        call.start_async({name: openvino.Tensor(arrays[name]) for name in names})
+        call.wait()
+        return call.get_output_tensor(0).data.copy()  # type: ignore[no-any-return]
+
+    return run
 
 
 class OpenVINOExporter(Exporter):
@@ -38,13 +63,17 @@ class OpenVINOExporter(Exporter):
     name = "openvino"
     filename = "model.xml"
     packages = ("openvino",)
-    runs_natively = True
     extra = "openvino"
+    runs_with = ("openvino",)
     accepts_any_id = True
+    may_crash = True
+    standalone = (load_openvino,)
 
     def export(self, program: Program, path: Path) -> Exported:
         """Converts the graph of ``torch.export``, or the ONNX file where OpenVINO does not take the graph."""
         import openvino
+
+        from harness.export.formats.exported_program import quiet
 
         failed: list[Attempt] = []
         for way, convert in (("graph of torch.export", _from_graph), ("ONNX", _from_onnx)):
@@ -97,6 +126,7 @@ class _Loaded:
 
     def _compile(self) -> None:
         import openvino
+        import torch
 
         model = _read(self.path)
         types = {_name_of(port): port.element_type.get_type_name() for port in model.inputs}
@@ -108,19 +138,20 @@ class _Loaded:
             self._request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
         except Exception as error:
             raise ExportError(f"OpenVINO does not take {self.path.name}: {_reason(error)}") from error
-        self._inputs = {name: _DTYPES[kind] for name, kind in types.items()}
+        self._inputs = {name: getattr(torch, _DTYPES[kind]) for name, kind in types.items()}
 
     def __call__(self, batch: Batch) -> Tensor:
         """The logits.
 
         Three things of the CPU plugin (2026.4) are worked around. A synchronous call on a single thread drops errors of the graph and
         returns the logits of the call before. Only a ``Tensor``, not an array, is held to the limits of the axes. And after an error
-        inside the graph a compiled model may give the same error for ever.
+        inside the graph a compiled model may give the same error at every call.
 
         Raises:
             ExportError: OpenVINO refuses the batch.
         """
         import openvino
+        import torch
 
         missing = self._inputs.keys() - batch.keys()
         if missing:
@@ -141,6 +172,8 @@ class _Loaded:
 def _from_graph(program: Program) -> tuple[Any, Exported]:
     import openvino
 
+    from harness.export.formats.exported_program import capture
+
     captured = capture(program)
     model = openvino.convert_model(captured.program)
     fields = dict(zip(captured.program.graph_signature.user_inputs, program.fields, strict=True))
@@ -153,13 +186,10 @@ def _from_graph(program: Program) -> tuple[Any, Exported]:
 def _from_onnx(program: Program) -> tuple[Any, Exported]:
     import openvino
 
-    from harness.export.formats.onnx import ONNXExporter
-    from harness.export.onnx.inspection import static_axes
-
     with TemporaryDirectory(prefix="modeltiers-openvino-", ignore_cleanup_errors=True) as folder:
         path = Path(folder) / ONNXExporter.filename
         exported = ONNXExporter().export(program, path)
-        static = {**static_axes(path, program), **exported.static}
+        static = {**ONNXExporter().static_axes(path, program), **exported.static}
         attempts = (*exported.attempts, Attempt(f"{exported.attempts[-1].way}, by way of ONNX"))
         # The guard on negative ids is one of ONNX's lookup; OpenVINO's takes any id.
         notes = {key: value for key, value in exported.notes.items() if key != "refuses_negative"}
@@ -247,12 +277,16 @@ def _problems(model: Any, program: Program) -> tuple[str, ...]:
 
 def _holds_nan(operator: Any) -> bool:
     """Whether a constant holds NaN; infinity has its place in masks."""
+    import torch
+
     if operator.get_type_name() != "Constant" or operator.get_element_type().get_type_name() not in ("f16", "f32", "f64"):
         return False
     return bool(torch.from_numpy(operator.data.copy()).isnan().any())
 
 
 def _message(error: Exception) -> str:
+    from harness.export.reason import one_line
+
     if isinstance(error, ExportError):
         return str(error)
     return f"{type(error).__name__}: {_reason(error)}" if "openvino" in type(error).__module__ else one_line(error)

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from harness.export.formats.exporter import Exported, Exporter, ExportError, Inspection, by_position
 
-from harness.batches import Batch
-from harness.export.formats.exported_program import capture, quiet
-from harness.export.formats.exporter import Exported, Exporter, ExportError, Inspection
-from harness.export.formats.training_operators import trains
-from harness.export.program import Program, Runner, module_path
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from harness.batches import Batch
+    from harness.export.blame.verdict import Blame
+    from harness.export.formats.exporter import Run, WrongFile
+    from harness.export.program import Program, Runner
+
+
+def load_torch_export(path: str, inputs: dict[str, str], threads: int = 0) -> Run:
+    """A program of ``torch.export``; loading one can run code from the file."""
+    import torch
+
+    return by_position(torch.export.load(path).module(), inputs, threads)
 
 
 class TorchExportExporter(Exporter):
@@ -20,10 +30,16 @@ class TorchExportExporter(Exporter):
 
     name = "torch_export"
     filename = "model.pt2"
+    runs_with = ("torch", "torch.export")
     holds_code = True
+    standalone = (by_position, load_torch_export)
 
     def export(self, program: Program, path: Path) -> Exported:
         """Captures the program and saves it."""
+        import torch
+
+        from harness.export.formats.exported_program import capture, quiet
+
         captured = capture(program)
         try:
             with quiet():
@@ -34,6 +50,8 @@ class TorchExportExporter(Exporter):
 
     def inspect(self, path: Path, program: Program) -> Inspection:
         """Counts the operators, and looks for those of training."""
+        from harness.export.formats.exported_program import trains
+
         exported = _load(path)
         nodes = [node for node in exported.graph.nodes if node.op == "call_function"]
         counts = Counter(str(node.target).removesuffix(".default") for node in nodes)
@@ -43,6 +61,8 @@ class TorchExportExporter(Exporter):
 
     def load(self, path: Path, program: Program) -> Runner:
         """Loads the graph as a module."""
+        import torch
+
         module = _load(path).module()
 
         def run(batch: Batch) -> Tensor:
@@ -51,15 +71,27 @@ class TorchExportExporter(Exporter):
 
         return run
 
+    def blame(self, wrong: WrongFile) -> Blame:
+        """Compares the file with the model operator by operator."""
+        from harness.export.blame.torch import blame_torch
+
+        return blame_torch(wrong.run, wrong.program, wrong.batch, wrong.bound)
+
 
 def _load(path: Path) -> torch.export.ExportedProgram:
+    import torch
+
+    from harness.export.formats.exported_program import quiet
+
     try:
         with quiet():
             return torch.export.load(path)
     except Exception as error:
-        raise ExportError(f"{path.name} is no .pt2 file that can be loaded: {type(error).__name__}") from error
+        raise ExportError(f"{path.name} is not a .pt2 file that can be loaded: {type(error).__name__}") from error
 
 
 def _module_of(node: torch.fx.Node) -> str:
+    from harness.export.program import module_path
+
     stack = list(node.meta.get("nn_module_stack", {}).values())
     return f" in `{module_path(stack[-1][0])}`" if stack else ""

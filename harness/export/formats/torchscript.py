@@ -7,18 +7,33 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
+from harness.export.formats.exporter import (
+    Attempt,
+    Exported,
+    Exporter,
+    ExportError,
+    Inspection,
+    TritonBackend,
+    by_position,
+)
 
-from harness.batches import Batch
-from harness.export.formats.exported_program import failures, quiet, tracing
-from harness.export.formats.exporter import Attempt, Exported, Exporter, ExportError, Inspection
-from harness.export.formats.training_operators import trains
-from harness.export.program import Program, Runner, module_path
-from harness.export.reason import one_line
-from harness.randomness import seeded
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from harness.batches import Batch
+    from harness.export.blame.verdict import Blame
+    from harness.export.formats.exporter import Run, WrongFile
+    from harness.export.program import Program, Runner
+
+
+def load_torchscript(path: str, inputs: dict[str, str], threads: int = 0) -> Run:
+    """A TorchScript module on the CPU; loading one can run code from the file."""
+    import torch
+
+    return by_position(torch.jit.load(path, map_location="cpu"), inputs, threads)
 
 
 class TorchScriptExporter(Exporter):
@@ -26,10 +41,18 @@ class TorchScriptExporter(Exporter):
 
     name = "torchscript"
     filename = "model.ts"
+    by_default = True
     holds_code = True
+    standalone = (by_position, load_torchscript)
+    triton = TritonBackend("pytorch", "pytorch_libtorch", "model.pt")
 
     def export(self, program: Program, path: Path) -> Exported:
         """Traces the program; scripts the model instead where the tracer says that it froze something and scripting works."""
+        import torch
+
+        from harness.export.formats.exported_program import failures, quiet
+        from harness.export.reason import one_line
+
         attempts: list[Attempt] = []
         frozen: list[str] = []
         module: torch.jit.ScriptModule | None = None
@@ -55,6 +78,8 @@ class TorchScriptExporter(Exporter):
 
     def inspect(self, path: Path, program: Program) -> Inspection:
         """Counts the operators, and looks for those of training."""
+        from harness.export.formats.exported_program import trains
+
         nodes = list(_nodes(_load(path).inlined_graph))
         counts = Counter(node.kind() for node in nodes if not node.kind().startswith("prim::"))
         training = [f"{node.kind()}{_scope(node)}" for node in nodes if trains(node.kind(), _constants(node))]
@@ -63,6 +88,8 @@ class TorchScriptExporter(Exporter):
 
     def load(self, path: Path, program: Program) -> Runner:
         """Loads the module on the CPU."""
+        import torch
+
         module = _load(path)
 
         def run(batch: Batch) -> Tensor:
@@ -71,13 +98,24 @@ class TorchScriptExporter(Exporter):
 
         return run
 
+    def blame(self, wrong: WrongFile) -> Blame:
+        """Compares the file with the model operator by operator."""
+        from harness.export.blame.torch import blame_torch
+
+        return blame_torch(wrong.run, wrong.program, wrong.batch, wrong.bound)
+
 
 def _load(path: Path) -> torch.jit.ScriptModule:
+    import torch
+
+    from harness.export.formats.exported_program import quiet
+    from harness.export.reason import one_line
+
     try:
         with quiet():
             return torch.jit.load(str(path), map_location="cpu")
     except Exception as error:
-        raise ExportError(f"{path.name} is no TorchScript file that can be loaded: {one_line(error)}") from error
+        raise ExportError(f"{path.name} is not a TorchScript file that can be loaded: {one_line(error)}") from error
 
 
 def _nodes(block: Any) -> Iterator[Any]:
@@ -95,12 +133,19 @@ def _constants(node: Any) -> list[Any]:
 
 def _scope(node: Any) -> str:
     """The module that a traced node came from."""
+    from harness.export.program import module_path
+
     name = node.scopeName().rpartition("/")[2].partition("::")[2]
     return f" in `{module_path(name)}`" if name else ""
 
 
 def _trace(program: Program) -> tuple[torch.jit.ScriptModule, list[str]]:
     """The traced program, and what of the user's code the tracer says it froze."""
+    import torch
+
+    from harness.export.formats.exported_program import tracing
+    from harness.randomness import seeded
+
     with tracing() as frozen, seeded(0), torch.no_grad(), _without_trainer(program.forward.model):
         module = torch.jit.trace(program.forward, program.arguments, check_trace=False)
     return module, frozen
@@ -121,15 +166,22 @@ def _without_trainer(model: nn.Module) -> Iterator[None]:
 
 def _script(program: Program) -> tuple[torch.jit.ScriptModule | None, str]:
     """The scripted model where its signature is that of an exported function; otherwise the reason."""
+    import torch
+    from torch import Tensor
+
+    from harness.export.formats.exported_program import quiet
+    from harness.export.reason import one_line
+
     model = program.forward.model
     parameters = [
         p for p in inspect.signature(model.forward).parameters.values() if p.default is p.empty or p.name in program.fields
     ]
-    if len(parameters) != len(program.fields) or len(program.fields) > len(_BY_POSITION):
+    wrappers = _wrappers()
+    if len(parameters) != len(program.fields) or len(program.fields) > len(wrappers):
         return None, "forward takes other arguments than the exported function"
     try:
         with quiet(), _without_trainer(model):
-            scripted = torch.jit.script(_BY_POSITION[len(program.fields) - 1](model).eval())
+            scripted = torch.jit.script(wrappers[len(program.fields) - 1](model).eval())
             output = scripted(*program.arguments)
     except Exception as error:
         return None, one_line(error)
@@ -138,24 +190,27 @@ def _script(program: Program) -> tuple[torch.jit.ScriptModule | None, str]:
     return scripted, ""
 
 
-class _One(nn.Module):
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
+def _wrappers() -> tuple[type[nn.Module], ...]:
+    """Modules that pass on one, two or three inputs by position: scripting knows no variable number of arguments.
 
-    def forward(self, a: Tensor) -> Tensor:
-        return self.model(a)
+    An argument without an annotation is a tensor in TorchScript.
+    """
+    from torch import nn
 
+    class One(nn.Module):
+        def __init__(self, model: nn.Module) -> None:
+            super().__init__()
+            self.model = model
 
-class _Two(_One):
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:  # type: ignore[override]
-        return self.model(a, b)
+        def forward(self, a):  # type: ignore[no-untyped-def]
+            return self.model(a)
 
+    class Two(One):
+        def forward(self, a, b):  # type: ignore[no-untyped-def, override]
+            return self.model(a, b)
 
-class _Three(_One):
-    def forward(self, a: Tensor, b: Tensor, c: Tensor) -> Tensor:  # type: ignore[override]
-        return self.model(a, b, c)
+    class Three(One):
+        def forward(self, a, b, c):  # type: ignore[no-untyped-def, override]
+            return self.model(a, b, c)
 
-
-_BY_POSITION = (_One, _Two, _Three)
-"""Scripting knows no variable number of arguments."""
+    return One, Two, Three

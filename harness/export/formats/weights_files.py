@@ -1,30 +1,43 @@
-"""Formats that hold weights alone: a state dict, and safetensors."""
+"""Formats that hold only weights: a state dict, and safetensors."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
-
-from harness.batches import Batch
-from harness.errors import WeightsError
 from harness.export.formats.exporter import Attempt, Exported, Exporter, ExportError, Inspection
-from harness.export.program import LogitsOf, Program, Runner
-from harness.models.copies import Copies
-from harness.models.weights import load_weights, not_finite, read_state
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from harness.batches import Batch
+    from harness.export.program import Program, Runner
 
 
-class WeightsFile(Exporter):
-    """A file that fills a model built from its code."""
+class WeightsExporter(Exporter):
+    """A file that fills a model built from its code; a format of this kind says how it is written and read."""
 
-    weights_only = True
+    kind = "weights"
+
+    def read_checked(self, path: Path) -> dict[str, Tensor]:
+        """The tensors of a file that may come from anywhere; by default as they are read elsewhere.
+
+        Raises:
+            WeightsError: It is damaged, would run code, or holds something else.
+        """
+        return self.read_weights(path)
 
     def load(self, path: Path, program: Program) -> Runner:
-        """Fills a copy of the model whose own weights were wiped out first, so that whatever the file lacks shows."""
+        """Fills a copy of the model whose own weights were overwritten first, so that whatever the file lacks shows."""
+        import torch
+
+        from harness.errors import WeightsError
+        from harness.export.program import LogitsOf
+        from harness.models.weights import fill
+
         forward = LogitsOf(_emptied(program.forward.model), program.forward.adapter, program.fields)
         try:
-            load_weights(forward.model, path)
+            fill(forward.model, self._read(path), path.name)
         except WeightsError as error:
             raise ExportError(str(error).removeprefix("`weights`: ")) from None
 
@@ -35,25 +48,45 @@ class WeightsFile(Exporter):
         return run
 
     def inspect(self, path: Path, program: Program) -> Inspection:
-        """Whether every tensor of the model is there, of its shape and finite."""
-        state = read_state(path)
+        """Whether every tensor of the file is one of the model's, and finite."""
+        from harness.models.weights import not_finite
+
+        state = self._read(path)
         expected = program.forward.model.state_dict()
         problems = [f"`{name}` holds NaN or infinity" for name in not_finite(state)]
         if not state.keys() <= expected.keys():
-            problems.append(f"holds `{min(state.keys() - expected.keys())}`, which the model has not")
-        parameters = sum(tensor.numel() for tensor in state.values())
-        facts = {"tensors": len(state), "values": parameters, "file_bytes": path.stat().st_size}
+            problems.append(f"holds `{min(state.keys() - expected.keys())}`, which the model does not have")
+        facts = {
+            "tensors": len(state),
+            "values": sum(tensor.numel() for tensor in state.values()),
+            "file_bytes": path.stat().st_size,
+        }
         return Inspection(facts, tuple(problems))
 
+    def _read(self, path: Path) -> dict[str, Tensor]:
+        from harness.errors import UserError
+        from harness.export.reason import one_line
 
-class PyTorchExporter(WeightsFile):
+        try:
+            return self.read_checked(path)
+        except UserError:
+            raise
+        except Exception as error:  # whatever the format's reader raises at a damaged file
+            raise ExportError(f"{path.name} cannot be read: {one_line(error)}") from error
+
+
+class PyTorchExporter(WeightsExporter):
     """``torch.save`` of the state dict."""
 
     name = "pytorch"
     filename = "model.pt"
+    by_default = True
 
     def export(self, program: Program, path: Path) -> Exported:
         """Writes the state dict."""
+        import torch
+        from torch import Tensor
+
         state = program.forward.model.state_dict()
         for name, value in state.items():
             if not isinstance(value, Tensor):
@@ -62,13 +95,31 @@ class PyTorchExporter(WeightsFile):
         torch.save(state, path)
         return Exported((Attempt("state dict"),))
 
+    def read_weights(self, path: Path) -> dict[str, Tensor]:
+        """The state dict, or the one inside a checkpoint."""
+        import torch
 
-class SafetensorsExporter(WeightsFile):
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+            content = content["state_dict"]
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}, expected names with tensors")
+        return content
+
+    def read_checked(self, path: Path) -> dict[str, Tensor]:
+        """The state dict, unless a scanner of pickles or torch finds that loading it would run code."""
+        from harness.models.weights import read_state
+
+        return read_state(path)
+
+
+class SafetensorsExporter(WeightsExporter):
     """Safetensors: the weights and nothing that could run."""
 
     name = "safetensors"
     filename = "model.safetensors"
     packages = ("safetensors",)
+    runs_with = ("torch", "safetensors.torch")
 
     def export(self, program: Program, path: Path) -> Exported:
         """Writes the weights; of tensors that share memory, one."""
@@ -80,11 +131,27 @@ class SafetensorsExporter(WeightsFile):
             raise ExportError(f"safetensors: {str(error).splitlines()[0]}") from error
         return Exported((Attempt("save_model"),))
 
+    def read_weights(self, path: Path) -> dict[str, Tensor]:
+        """The tensors."""
+        from safetensors.torch import load_file
 
-@torch.no_grad()
+        return load_file(path)
+
+    def read_checked(self, path: Path) -> dict[str, Tensor]:
+        """The tensors."""
+        from harness.models.weights import read_state
+
+        return read_state(path)
+
+
 def _emptied(model: nn.Module) -> nn.Module:
     """A copy with NaN (zero for integers) in everything that a state dict holds."""
+    import torch
+
+    from harness.models.copies import Copies
+
     empty = Copies(model).fresh()
-    for tensor in empty.state_dict().values():
-        tensor.fill_(float("nan") if tensor.is_floating_point() or tensor.is_complex() else 0)
+    with torch.no_grad():
+        for tensor in empty.state_dict().values():
+            tensor.fill_(float("nan") if tensor.is_floating_point() or tensor.is_complex() else 0)
     return empty.eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import sys
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,19 +14,10 @@ from harness.export.program import Program
 from harness.export.store.imports import own_files, with_imports
 from harness.export.store.object_hash import ObjectHash, never_again
 from harness.files import file_hash, json_hash
+from harness.formats import Format, formats
 
-_PACKAGES = (
-    "torch",
-    "numpy",
-    "onnx",
-    "onnxruntime",
-    "onnxscript",
-    "onnx-ir",
-    "safetensors",
-    "transformers",
-    "openvino",
-    "executorch",
-)
+_PACKAGES = ("torch", "numpy", "transformers", "onnx-ir")
+"""Packages on which a file may depend, beside those of its format."""
 
 
 def identity_of(program: Program, run: str = "") -> str:
@@ -52,12 +44,21 @@ def identity_of(program: Program, run: str = "") -> str:
 def versions() -> dict[str, str]:
     """Versions of what an export or a timing may depend on."""
     found = {"python": platform.python_version(), "machine": platform.machine(), "system": platform.system()}
-    for name in _PACKAGES:
+    for name in dict.fromkeys([*_PACKAGES, *(package for format in formats().values() for package in format.packages)]):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
     return found
+
+
+@cache
+def code_of(exporter: type[Format]) -> str:
+    """A hash of the file in which an exporter of another package is written; empty of this project's, which every identity holds."""
+    if exporter.__module__.startswith("harness."):
+        return ""
+    file = getattr(sys.modules[exporter.__module__], "__file__", None)
+    return file_hash(Path(file)) if file else ""
 
 
 @cache

@@ -1,7 +1,7 @@
-"""The child of a fresh run: loads one artifact, runs it on golden inputs, and writes what it saw and measured.
+"""The process that loads one exported file, runs it on the batches of a request, and writes what it saw and measured.
 
-Started as ``python -m harness.export.fresh.replay REQUEST.json`` by ``harness.export.fresh.run``. What stands at the top of this file and of
-``harness.export.fresh.loaders`` is all that an ONNX artifact meets besides NumPy and ONNX Runtime.
+Started by ``harness.export.clean_process.run`` with the path of a request. An exporter's module and what stands at the top of this file are
+all that a file meets besides NumPy and the runtime of its format.
 """
 
 from __future__ import annotations
@@ -11,25 +11,34 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.export.fresh.loaders import LOADERS, REBUILDING, WEIGHTS_ONLY
 from harness.files import replacing, write_whole
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor, nn
 
-    from harness.export.fresh.loaders import Arrays, Run
+    from harness.export.clean_process.tensor_facts import TensorFacts
+    from harness.export.formats.exporter import Arrays, Exporter, Run
 
 ANSWER, INPUTS, OUTPUTS, STAGE = "answer.json", "inputs.npz", "outputs.npz", "stage"
 """Names of the files that lie beside the request."""
 
+_REBUILDING = ("harness.config", "harness.adapters", "harness.models.loading")
+"""What a model is built with, for formats that hold only weights."""
+
 _FURTHER_CALLS = 5
 _FURTHER_SECONDS = 2.0
 _LONGEST_LINE = 1000
+_SHOWN = 3
+
+
+class MisfitError(ValueError):
+    """The file loads, and does not hold the weights that it should."""
 
 
 class Replay:
@@ -59,14 +68,13 @@ class Replay:
         return self.answer
 
     def _run(self) -> None:
-        kind = self.request["format"]
-        imports, load = LOADERS[kind]
-        rebuilds = bool(self.request["config"])
+        exporter = requested_exporter(self.request)
+        rebuilds = exporter.kind == "weights" and bool(self.request["config"])
         with self._timed("import_seconds", "importing"):
-            for name in (*imports, *(REBUILDING if rebuilds and kind in WEIGHTS_ONLY else ())):
+            for name in ("numpy", *exporter.runs_with, *(_REBUILDING if rebuilds else ())):
                 importlib.import_module(name)
         with self._timed("load_seconds", "loading"):
-            run = load(self.request)
+            run = load(exporter, self.request)
         if run is None:
             return
         batches = stored_batches(self.folder, self.request)
@@ -83,6 +91,87 @@ class Replay:
         begin = time.perf_counter()
         yield
         self.answer[key] = time.perf_counter() - begin
+
+
+def answer_each(request: dict[str, Any], folder: Path) -> None:
+    """Runs one batch after another; each answer is on disk before the next batch is tried, as any may be the last."""
+    import numpy as np
+
+    run = load(requested_exporter(request), request)
+    assert run is not None, "weights answer nothing"
+    for number, batch in enumerate(stored_batches(folder, request)):
+        (folder / STAGE).write_text(str(number), encoding="utf-8")
+        try:
+            np.save(folder / f"{number}.npy", run(batch))
+        except Exception as error:  # what a runtime raises has no base class of its own
+            (folder / f"{number}.txt").write_text(one_line(error), encoding="utf-8")
+
+
+def requested_exporter(request: dict[str, Any]) -> Exporter:
+    """The exporter that a request names by its module and class."""
+    module, _, name = request["exporter"].partition(":")
+    exporter: Exporter = getattr(importlib.import_module(module), name)()
+    return exporter
+
+
+def load(exporter: Exporter, request: dict[str, Any]) -> Run | None:
+    """The file as a function from named arrays to logits; ``None`` of weights that no config says how to run, once they are checked."""
+    if exporter.kind == "weights":
+        return _with_weights(exporter, request)
+    run: Run = exporter.standalone[-1](request["artifact"], request["fields"], request["threads"])
+    return run
+
+
+def _with_weights(exporter: Exporter, request: dict[str, Any]) -> Run | None:
+    """Runs a model built from its config with the weights; without a config, compares them with what is expected."""
+    import torch
+
+    from harness.export.clean_process.tensor_facts import TensorFacts, facts_of
+    from harness.export.formats.exporter import by_position
+
+    torch.set_num_threads(request["threads"])
+    state = exporter.read_weights(Path(request["artifact"]))
+    if not request["config"]:
+        _check(state, {name: TensorFacts.from_json(entry) for name, entry in request["expected"].items()})
+        return None
+    from harness.adapters import make_adapter
+    from harness.config import load_config
+
+    config = load_config(request["config"])
+    model = _build(config)
+    _check(state, facts_of(model.state_dict(), values=False))
+    model.load_state_dict(state, strict=False)  # what is missing now is tied to something that is there
+    adapter = make_adapter(config.task_spec(), config.adapter, config.path.parent)
+    fields = list(request["fields"])
+
+    def forward(*tensors: Tensor) -> Tensor:
+        return adapter.logits(model, dict(zip(fields, tensors, strict=True)))
+
+    return by_position(forward, request["fields"], request["threads"])
+
+
+def _build(config: Any) -> nn.Module:
+    """The config's model with fresh weights, on the CPU."""
+    from dataclasses import replace
+
+    from harness.models.loading import model_source
+
+    return replace(model_source(config), weights=None, device="cpu").build()
+
+
+def _check(state: dict[str, Any], expected: Mapping[str, TensorFacts]) -> None:
+    from harness.export.clean_process.tensor_facts import misfits
+
+    if not expected:
+        raise MisfitError("there is nothing to compare its weights with: the model has none, and no config says how to build it")
+    wrong = misfits(state, expected)
+    if wrong:
+        raise MisfitError("its weights do not fit: " + "; ".join(f"{what}: {_shown(names)}" for what, names in wrong.items()))
+
+
+def _shown(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
 
 
 def stored_batches(folder: Path, request: dict[str, Any]) -> list[Arrays]:
@@ -146,6 +235,9 @@ def main() -> int:
     if request["run_in"]:
         os.chdir(request["run_in"])
     sys.path.extend(entry for entry in request["import_paths"] if entry not in sys.path)
+    if request["one_by_one"]:
+        answer_each(request, path.parent)
+        return 0
     answer = Replay(request, path.parent).run()
     write_whole(path.with_name(ANSWER), json.dumps(answer))
     return 1 if "error" in answer else 0

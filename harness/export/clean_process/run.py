@@ -1,0 +1,249 @@
+"""Runs an exported file in a process that never saw the exporter: on all batches at once, or one by one where any may crash it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.batches import Batch
+from harness.export.clean_process.child import ANSWER, INPUTS, OUTPUTS, STAGE
+from harness.export.clean_process.tensor_facts import TensorFacts, facts_of
+from harness.export.formats.exporter import Exporter
+from harness.processes import end_in_words, environment_of_child, last_line, module_command, start_process, stop_process
+
+_CHILD = "harness.export.clean_process.child"
+_REQUEST, _LOG = "request.json", "log.txt"
+
+
+@dataclass(frozen=True)
+class CleanRun:
+    """What a clean process made of a file. Figures are ``None`` where it did not get that far.
+
+    Attributes:
+        outputs: Logits of each batch, bfloat16 as float32. Empty after an error, and where weights were only compared with the expected
+            ones because no config says how to build the model.
+        import_seconds: To import what the format needs.
+        load_seconds: To load it; for weights, to build the model too.
+        first_call_seconds: The first call, on the first batch.
+        warm_call_seconds: Median of a few further calls on it.
+        peak_bytes: Most memory the process held at once, interpreter and libraries included.
+        packages: What it had imported at the end, other than the standard library and private modules.
+        error: Why there are no outputs, in one line; empty when all went well.
+    """
+
+    outputs: list[Tensor] = field(default_factory=list, repr=False)
+    import_seconds: float | None = None
+    load_seconds: float | None = None
+    first_call_seconds: float | None = None
+    warm_call_seconds: float | None = None
+    peak_bytes: int | None = None
+    packages: tuple[str, ...] = ()
+    error: str = ""
+
+
+def run_in_clean_process(
+    exporter: type[Exporter],
+    path: Path,
+    fields: Sequence[str],
+    batches: Sequence[Batch],
+    *,
+    config: Path | None = None,
+    expected: Mapping[str, Tensor | TensorFacts] | None = None,
+    timeout: float = 120.0,
+    threads: int = 1,
+) -> CleanRun:
+    """Loads a file in a clean process and runs it.
+
+    Args:
+        exporter: The exporter of its format.
+        path: The file.
+        fields: Names of the inputs, in order.
+        batches: The inputs; each holds the fields. Weights that are compared with the expected ones need none.
+        config: For formats of weights, the config file to build the model from.
+        expected: For those without a config, the model's state dict, or what was recorded of it: names, shapes, dtypes and values that
+            the file must hold.
+        timeout: Seconds until the process, and what it started, is stopped.
+        threads: Of each operator.
+
+    Returns:
+        The outputs and figures; a process that raises, dies or hangs gives an ``error`` instead.
+    """
+    weights = exporter.kind == "weights"
+    only_compared = weights and config is None
+    if not batches and not only_compared:
+        return CleanRun(error="there is no batch to run it on")
+    with tempfile.TemporaryDirectory(prefix="modeltiers-clean-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        _write_request(
+            folder,
+            exporter,
+            path,
+            fields,
+            batches,
+            threads=threads,
+            config=str(config.resolve()) if config is not None else None,
+            expected=_expected(expected or {}) if only_compared else {},
+            # Only the user's own model may need the user's files.
+            run_in=str(Path.cwd()) if weights and config is not None else None,
+        )
+        status = _run_child(folder, timeout, threads)
+        return _result(folder, status, timeout, 0 if only_compared else len(batches))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a file gives for a batch.
+
+    Attributes:
+        logits: The logits; ``None`` where there are none.
+        refusal: Why there are none, in one line.
+        is_fatal: Whether the process crashed.
+    """
+
+    logits: Tensor | None = None
+    refusal: str = ""
+    is_fatal: bool = False
+
+
+def answers(
+    exporter: type[Exporter], path: Path, fields: Sequence[str], batches: Sequence[Batch], timeout: float = 120.0
+) -> list[Answer]:
+    """Runs a file on one batch after another in a clean process; where that crashes, another one continues after the batch.
+
+    Args:
+        exporter: The exporter of a format that holds the computation.
+        path: The file.
+        fields: Names of the inputs, in order.
+        batches: The inputs; each holds the fields.
+        timeout: Seconds until a process is stopped.
+    """
+    given: list[Answer] = []
+    while len(given) < len(batches):
+        given += _answers_of_one_process(exporter, path, fields, batches[len(given) :], timeout)
+    return given
+
+
+def _answers_of_one_process(
+    exporter: type[Exporter], path: Path, fields: Sequence[str], batches: Sequence[Batch], timeout: float
+) -> list[Answer]:
+    """The answers of one process, up to where it crashed."""
+    with tempfile.TemporaryDirectory(prefix="modeltiers-answers-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        _write_request(folder, exporter, path, fields, batches, one_by_one=True)
+        status = _run_child(folder, timeout, 1)
+        given = [_answer(folder, number) for number in range(len(batches))]
+        if status == 0:
+            return [answer for answer in given if answer is not None]
+        end = Answer(refusal=_why_no_answer(folder, status, timeout), is_fatal=True)
+        stage = folder / STAGE
+        if not stage.is_file():  # it cannot even be loaded
+            return [end] * len(batches)
+        last = int(stage.read_text(encoding="utf-8"))
+        return [answer or end for answer in given[: last + 1]]
+
+
+def _answer(folder: Path, number: int) -> Answer | None:
+    logits, refusal = folder / f"{number}.npy", folder / f"{number}.txt"
+    if refusal.is_file():
+        return Answer(refusal=refusal.read_text(encoding="utf-8"))
+    return Answer(torch.from_numpy(np.load(logits, allow_pickle=False))) if logits.is_file() else None
+
+
+def _write_request(
+    folder: Path,
+    exporter: type[Exporter],
+    path: Path,
+    fields: Sequence[str],
+    batches: Sequence[Batch],
+    *,
+    threads: int = 1,
+    run_in: str | None = None,
+    one_by_one: bool = False,
+    **more: Any,
+) -> None:
+    """Writes what the child is asked for, and its inputs, into its folder."""
+    request = {
+        "exporter": f"{exporter.__module__}:{exporter.__qualname__}",
+        "artifact": str(path.resolve()),
+        "fields": {name: _dtype(batches[0][name]) for name in fields} if batches else {},
+        "batches": len(batches),
+        "threads": threads,
+        "one_by_one": one_by_one,
+        "run_in": run_in,
+        # An exporter of another package is found where this process found it.
+        "import_paths": sys.path if run_in or not exporter.__module__.startswith("harness.") else [],
+        **more,
+    }
+    (folder / _REQUEST).write_text(json.dumps(request), encoding="utf-8")
+    np.savez(folder / INPUTS, *(_array(batch[name]) for batch in batches for name in fields))
+
+
+def _expected(known: Mapping[str, Tensor | TensorFacts]) -> dict[str, dict[str, Any]]:
+    recorded = {name: facts for name, facts in known.items() if isinstance(facts, TensorFacts)}
+    return {name: asdict(facts) for name, facts in {**facts_of(known), **recorded}.items()}
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _array(tensor: Tensor) -> np.ndarray[Any, Any]:
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()
+
+
+def _run_child(folder: Path, timeout: float, threads: int) -> int | None:
+    """The exit status of the child, run in its folder; ``None`` when it had to be stopped."""
+    command = module_command(_CHILD, _REQUEST)
+    child = start_process(command, folder / _LOG, environment_of_child(threads), folder)
+    try:
+        return child.wait(timeout)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:
+        stop_process(child)
+
+
+def _result(folder: Path, status: int | None, timeout: float, batches: int) -> CleanRun:
+    answered = folder / ANSWER
+    answer: dict[str, Any] = json.loads(answered.read_text(encoding="utf-8")) if answered.is_file() else {}
+    error = answer.pop("error", "")
+    if not error and (status != 0 or not answer):
+        error = f"{_why_no_answer(folder, status, timeout)} while {_stage(folder)}"
+    outputs = [] if error else _outputs(folder / OUTPUTS)
+    if not error and len(outputs) != batches:
+        error = f"gave {len(outputs)} outputs for {batches} batches"
+    packages = tuple(answer.pop("packages", ()))
+    return CleanRun([] if error else outputs, **answer, packages=packages, error=error)
+
+
+def _outputs(path: Path) -> list[Tensor]:
+    if not path.is_file():
+        return []
+    with np.load(path, allow_pickle=False) as stored:
+        return [torch.from_numpy(stored[name]) for name in stored.files]
+
+
+def _stage(folder: Path) -> str:
+    path = folder / STAGE
+    return path.read_text(encoding="utf-8") if path.is_file() else "starting"
+
+
+def _why_no_answer(folder: Path, status: int | None, timeout: float) -> str:
+    """How a child ended that did not answer."""
+    if status is None:
+        return f"not done after {timeout:g} s, so it was stopped"
+    if status < 0:
+        return end_in_words(status, folder / _LOG)
+    said = last_line(folder / _LOG)
+    return f"ended with status {status} and no answer" + (f" ({said})" if said else "")

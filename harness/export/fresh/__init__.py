@@ -1,1 +1,0 @@
-"""An artifact in a process of its own, as a deployment would load it."""
