@@ -7,7 +7,6 @@ from harness.catalogue.entry import Property
 from harness.formats import Format
 
 
-
 def _every(_format: type[Format]) -> bool:
     return True
 

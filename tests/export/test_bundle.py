@@ -344,7 +344,7 @@ def test_narrower_integers_are_taken(whole: Path) -> None:
     assert runpy.run_path(str(whole / "inference.py"))["load"]("onnx")(inputs).shape == (2, 5, 23)
 
 
-@pytest.mark.parametrize(("format", "said"), [("pytorch", "holds weights alone: build the model"), ("onx", "no format 'onx'")])
+@pytest.mark.parametrize(("format", "said"), [("pytorch", "holds only weights: build the model"), ("onx", "no format 'onx'")])
 def test_a_format_that_does_not_run_is_one_line(format: str, said: str, whole: Path) -> None:
     done = run_script(whole, "--format", format, "--inputs", "golden/inputs_0.npz")
     assert done.returncode == 2

@@ -59,7 +59,7 @@ def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: object, **options: object) -> Any:
         raise AssertionError("something was loaded")
 
-    for module, name in ((replays, "run_fresh"), (replays, "_run_script"), (golden, "load_arrays")):
+    for module, name in ((replays, "run_in_clean_process"), (replays, "_run_script"), (golden, "load_arrays")):
         monkeypatch.setattr(module, name, refuse)
 
 
