@@ -119,14 +119,14 @@ register(
         "validation",
         Exported(truncated("onnx"), "onnx"),
         Exported(of(Scores), "onnx"),
-        says="no ONNX file",
+        says="is no ONNX file",
     ),
     PlantedBug(
         "truncated_torchscript",
         "validation",
         Exported(truncated("torchscript"), "torchscript"),
         Exported(of(Scores, "torchscript"), "torchscript"),
-        says="no TorchScript file",
+        says="is not a TorchScript file",
     ),
     PlantedBug(
         "truncated_state_dict",
@@ -147,7 +147,7 @@ register(
         "validation",
         Exported(truncated("torch_export"), "torch_export"),
         Exported(of(Scores, "torch_export"), "torch_export"),
-        says="no .pt2",
+        says="is not a .pt2",
     ),
     PlantedBug(
         "another_opset",
