@@ -21,7 +21,7 @@ from harness.export.program import Program, Runner, program_of
 from harness.export.reason import one_line
 from harness.export.store.artifact import Artifact, describe, find_artifact, publish
 from harness.export.store.cache import Cache
-from harness.export.store.identity import code_of, identity_of, versions
+from harness.export.store.identity import identity_of, versions
 from harness.files import file_hash, json_hash
 from harness.models.fast_path import without_fast_path
 from harness.properties.noise import NoiseFloor
