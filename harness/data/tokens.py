@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from hashlib import sha256
 from typing import Any, Protocol
 
 from harness.errors import DataError, optional_package
+from harness.files import text_hash
 from harness.tasks import TaskSpec, TaskType
 
 
@@ -200,7 +200,7 @@ def sample(texts: Iterable[str]) -> Iterable[str]:
 def fingerprint_of(kind: str, ids: IdSpace, model: str) -> str:
     """A short hash of all that decides a tokenizer's ids."""
     special = [ids.pad, ids.mask, ids.start, ids.end, len(ids.free)]
-    return sha256(f"{kind}\0{special}\0{model}".encode()).hexdigest()[:16]
+    return text_hash(f"{kind}\0{special}\0{model}")[:16]
 
 
 @dataclass(frozen=True)

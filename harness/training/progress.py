@@ -12,6 +12,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, TextIO
 
 from harness.training.events import Epoch, Listener, Plan, Step
+from harness.wording import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -254,12 +255,8 @@ def _is_terminal(file: TextIO | None) -> bool:
 
 def _start_line(plan: Plan) -> str:
     name = "".join(letter if letter.isprintable() else " " for letter in plan.name)
-    line = f"training {name}: {_count(plan.epochs, 'epoch')}, {_count(plan.steps, 'step')}"
+    line = f"training {name}: {counted(plan.epochs, 'epoch')}, {counted(plan.steps, 'step')}"
     return f"{line}, going on from step {plan.start}" if plan.start else line
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _figure(value: float) -> str:

@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Any
 
 from harness.evidence import Evidence, Status
+from harness.wording import figure, p_value
 
 _ENOUGH_POWER = 0.5
 _ROUNDING = 1e-3  # of the margin: the same model on another machine may be off by as much, and always to one side
@@ -250,7 +251,7 @@ def _bounds(comparison: Comparison) -> tuple[str, ...]:
     if comparison.is_same:
         return ()
     noticed = "no worsening would" if comparison.detectable is None else f"{_figure(comparison, comparison.detectable)} would"
-    return f"the margin is {_number(comparison.margin * _scale(comparison))}", f"{noticed} have been noticed"
+    return f"the margin is {figure(comparison.margin * _scale(comparison))}", f"{noticed} have been noticed"
 
 
 def _reservation(comparison: Comparison) -> str:
@@ -282,13 +283,6 @@ def _worst_slice(comparison: Comparison) -> str:
     return f"in {worst.slice}{rank} it {_moved(worst)} ({_certainty(worst)}) on {worst.samples:,} samples"
 
 
-def p_value(p: float) -> str:
-    """``p = 0.0003``."""
-    if p < 1e-4:
-        return "p < 0.0001"
-    return f"p = {p:.2g}" if p < 0.0995 else f"p = {p:.2f}"
-
-
 def _unit(comparison: Comparison) -> str:
     return " points" if comparison.is_share else ""
 
@@ -299,10 +293,6 @@ def _figure(comparison: Comparison, value: float) -> str:
     width = (high - low) * _scale(comparison)
     told = value * _scale(comparison)
     if width <= 0:
-        return _number(told)
+        return figure(told)
     decimals = min(max(1 - math.floor(math.log10(width)), 0), _MOST_DECIMALS)
     return f"{told + 0.0:,.{decimals}f}"
-
-
-def _number(value: float) -> str:
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"

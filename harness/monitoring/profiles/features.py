@@ -7,8 +7,6 @@ compared with it; ``edges_id`` is a hash of it.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
@@ -16,6 +14,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.files import json_hash
 from harness.monitoring.errors import ProfileMismatchError
 
 VERSION = 1
@@ -348,7 +347,7 @@ def edges_id(features: Mapping[str, Feature], meta: Mapping[str, Any]) -> str:
     """A hash of the scales of all features, and of what else windows must share."""
     shared = {key: meta.get(key) for key in SHARED_META}
     scales = {name: features[name].scale() for name in sorted(features)}
-    return hashlib.sha256(json.dumps([VERSION, shared, scales], sort_keys=True).encode()).hexdigest()[:32]
+    return json_hash(VERSION, shared, scales)[:32]
 
 
 def check_same_scale(one: Profile, other: Profile) -> None:

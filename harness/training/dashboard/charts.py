@@ -11,6 +11,7 @@ from harness.training.dashboard.axis import Axis, number_text, step_axis, value_
 from harness.training.dashboard.smoothing import half_window, smoothed
 from harness.training.events import Epoch, Plan
 from harness.training.history import History
+from harness.wording import counted
 
 Values: TypeAlias = tuple[float | None, ...]
 """The values of a line; ``None`` breaks it."""
@@ -167,7 +168,7 @@ class _Charts:
         notes = self._words_on_gaps("grad_norm", "the norm was")
         zeros = sum(value == 0 for value in lines[0].values)
         if zeros:
-            notes.append(f"{_count(zeros, 'point')} of zero {'has' if zeros == 1 else 'have'} no place on a log axis.")
+            notes.append(f"{counted(zeros, 'point')} of zero {'has' if zeros == 1 else 'have'} no place on a log axis.")
         lines = [Line(line.label, line.kind, line.steps, _positive(line.values)) for line in lines]
         return self._chart("Gradient norm", "before clipping", lines, log=True, gaps=self._gaps("grad_norm"), notes=notes)
 
@@ -244,14 +245,14 @@ class _Charts:
         if not found:
             return []
         first, last, total = found[0][0][0], found[-1][0][1], sum(broken for _, broken in found)
-        where = f"in step {first:,}" if first == last else f"in {_count(total, 'step')} between {first:,} and {last:,}"
+        where = f"in step {first:,}" if first == last else f"in {counted(total, 'step')} between {first:,} and {last:,}"
         return [f"Not finite: {quantity} NaN or infinite {where}."]
 
     def _words_on_epochs(self, name: str) -> list[str]:
         bad = [epoch.epoch for epoch in self._epochs if not math.isfinite(epoch.metrics.get(name, 0.0))]
         if not bad:
             return []
-        where = epoch_name(bad[0]) if len(bad) == 1 else f"{_count(len(bad), 'epoch')}, first {epoch_name(bad[0])}"
+        where = epoch_name(bad[0]) if len(bad) == 1 else f"{counted(len(bad), 'epoch')}, first {epoch_name(bad[0])}"
         return [f"Not finite: {name} was NaN or infinite in {where}."]
 
 
@@ -303,7 +304,3 @@ def _finite(values: Iterable[float | None]) -> Values:
 
 def _positive(values: Values) -> Values:
     return tuple(value if value is not None and value > 0 else None for value in values)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

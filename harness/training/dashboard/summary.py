@@ -13,7 +13,7 @@ from harness.training.dashboard.axis import column_texts, number_text
 from harness.training.dashboard.charts import epoch_name, further_metrics
 from harness.training.events import Plan
 from harness.training.history import History
-from harness.wording import duration
+from harness.wording import counted, duration
 
 Mood: TypeAlias = Literal["failed", "warning", "passed", "going", "empty"]
 
@@ -69,7 +69,7 @@ def key_figures(history: History, plan: Plan) -> dict[str, str]:
         "Recent training loss": number_text(loss) if loss is not None and math.isfinite(loss) else "not finite",
         "Steps": f"{history.steps[-1]:,} of {plan.steps:,}",
         "Epochs": f"{epochs:,} of {plan.epochs:,}",
-        "Time in steps": time_text(history.seconds),
+        "Time in steps": duration(history.seconds),
         "Throughput": f"{number_text(history.examples / history.seconds)} examples/s" if history.seconds > 0 else "",
         "Examples": f"{history.examples:,}",
     }
@@ -94,14 +94,6 @@ def epoch_table(history: History, plan: Plan) -> Table:
     return Table(("Training loss", *names), tuple(_shortened(rows)))
 
 
-def time_text(seconds: float) -> str:
-    """A duration for people, of hours too."""
-    if seconds < 3600:
-        return duration(seconds)
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours:,} h {minutes} min"
-
-
 def _broken_words(history: History) -> tuple[Mood, str] | None:
     """The verdict on losses that are not finite; ``None`` when all are."""
     broken = history.broken("loss")
@@ -110,7 +102,7 @@ def _broken_words(history: History) -> tuple[Mood, str] | None:
         return None
     losses = history.curve("loss")
     if losses[-1] is None or math.isfinite(losses[-1]):
-        steps = "1 step" if total == 1 else f"{total:,} steps"
+        steps = counted(total, "step")
         return "warning", f"The loss was not finite in {steps}, first in step {_first_broken(history):,}"
     if total and all(loss is None or math.isnan(loss) for loss in losses):
         return "warning", "No step had a loss that is a finite number"
