@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.batches import IGNORED, Batch
+from harness.compat import UNDEFINED_FORWARD
 from harness.errors import ConfigError, ForwardError, ModelSourceError, OutputError, did_you_mean
 from harness.tasks import FACTS, TaskSpec, TaskType
 from harness.tasks.calls import arguments_of, bind, find_output, nested, outputs_of
@@ -68,7 +69,7 @@ def plan_call(model: nn.Module, inputs: tuple[str, ...]) -> CallPlan:
     Raises:
         ForwardError: ``forward`` requires more arguments than the task has fields, or takes none of them.
     """
-    if getattr(type(model).forward, "__name__", "") == "_forward_unimplemented":
+    if getattr(type(model).forward, "__name__", "") == UNDEFINED_FORWARD:
         raise ForwardError(f"{type(model).__name__} has no forward of its own; define one that takes {_names(inputs)}")
     signature = inspect.signature(model.forward)
     parameters = list(signature.parameters.values())

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
+from harness.compat import BACKWARD_FUNCTION, FORWARD_FUNCTIONS
 from harness.errors import ProbeUnsupportedError, TimeBudgetError, UserError
 from harness.evidence import Evidence, Status
 from harness.files import text_hash
@@ -36,11 +37,6 @@ _MODELS = _HERE / "models" / "stubs.py"
 
 _ENVIRONMENT = {errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.EDQUOT, errno.ENOMEM}
 """Errors of the operating system that no code can avoid: a full disk, a folder that may not be written to."""
-
-_FORWARD = ("forward", "_call_impl", "_wrapped_call_impl")
-
-_BACKWARD = "_engine_run_backward"
-"""Torch's function that runs a backward pass: what it raises comes from the graph that the model built."""
 
 
 @dataclass
@@ -86,7 +82,7 @@ def is_internal(error: BaseException, libraries: bool = True) -> bool:
 def is_from_backward(error: BaseException) -> bool:
     """Whether torch raised while it ran a backward pass, outside of any module's forward."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return any(frame.f_code.co_name == _BACKWARD for frame in frames)
+    return any(frame.f_code.co_name == BACKWARD_FUNCTION for frame in frames)
 
 
 def internal_error(check: str, error: BaseException) -> Evidence:
@@ -171,11 +167,11 @@ def _is_environment(error: BaseException) -> bool:
 
 def _is_the_models(frame: FrameType) -> bool:
     """Whether a frame that is not ours belongs to the user's code, to a module that runs its forward, or to a backward pass."""
-    if _is_users(frame.f_code) or frame.f_code.co_name == _BACKWARD:
+    if _is_users(frame.f_code) or frame.f_code.co_name == BACKWARD_FUNCTION:
         return True
     from torch import nn
 
-    return frame.f_code.co_name in _FORWARD and isinstance(frame.f_locals.get("self"), nn.Module)
+    return frame.f_code.co_name in FORWARD_FUNCTIONS and isinstance(frame.f_locals.get("self"), nn.Module)
 
 
 @cache

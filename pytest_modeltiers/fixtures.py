@@ -22,6 +22,7 @@ from harness.owners import Selection
 from harness.properties.subject import Subject
 from harness.tasks import TaskSpec
 from harness.threads import threads_for
+from pytest_modeltiers.compat import fixtures_by_name
 from pytest_modeltiers.judge import FOUND, VERDICT, Judge, conclude
 from pytest_modeltiers.owner_verdicts import Answers, run_test
 from pytest_modeltiers.plugin import CONFIGS, SELECTED, TIERS
@@ -29,8 +30,6 @@ from pytest_modeltiers.suite import Suite
 from pytest_modeltiers.watchdog import CutShortError, time_limit
 
 if TYPE_CHECKING:
-    from _pytest.fixtures import SubRequest
-
     from harness.analysis.study import Study
     from harness.experiments import ExperimentDB
     from harness.export.exports import Exports
@@ -52,7 +51,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="class")
-def suite(request: SubRequest) -> Suite:
+def suite(request: pytest.FixtureRequest) -> Suite:
     """The suite a test belongs to; for a user's own test, that of the run's config."""
     own = getattr(request.cls, "suite", None)
     return own if isinstance(own, Suite) else Suite.of(getattr(request, "param", request.config.stash[CONFIGS][0]))
@@ -89,7 +88,7 @@ def model(suite: Suite) -> nn.Module:
 
 
 @pytest.fixture
-def subject(request: SubRequest, suite: Suite, model: nn.Module, adapter: Adapter, task_spec: TaskSpec) -> Subject:
+def subject(request: pytest.FixtureRequest, suite: Suite, model: nn.Module, adapter: Adapter, task_spec: TaskSpec) -> Subject:
     """The model with what the properties need to call and judge it."""
     if any(_is_overridden(request, name) for name in ("model", "adapter", "task_spec")):
         return suite.foreign_subject(model, adapter, task_spec)
@@ -97,7 +96,7 @@ def subject(request: SubRequest, suite: Suite, model: nn.Module, adapter: Adapte
 
 
 @pytest.fixture
-def exports(request: SubRequest, suite: Suite, subject: Subject) -> Exports:
+def exports(request: pytest.FixtureRequest, suite: Suite, subject: Subject) -> Exports:
     """The exports of the model: made once, shared between tests, workers and runs."""
     if any(_is_overridden(request, name) for name in ("model", "adapter", "task_spec")):
         return suite.exports_of(subject)
@@ -105,7 +104,7 @@ def exports(request: SubRequest, suite: Suite, subject: Subject) -> Exports:
 
 
 @pytest.fixture
-def study(request: SubRequest, suite: Suite, subject: Subject) -> Study:
+def study(request: pytest.FixtureRequest, suite: Suite, subject: Subject) -> Study:
     """The model to look into, with the config's labelled rows."""
     is_foreign = any(_is_overridden(request, name) for name in ("model", "adapter", "task_spec"))
     study = suite.study_of(subject, suite.config) if is_foreign else suite.study
@@ -114,7 +113,7 @@ def study(request: SubRequest, suite: Suite, subject: Subject) -> Study:
 
 
 @pytest.fixture
-def trial(request: SubRequest, suite: Suite, subject: Subject, training_config: TrainingConfig) -> Trial:
+def trial(request: pytest.FixtureRequest, suite: Suite, subject: Subject, training_config: TrainingConfig) -> Trial:
     """Short trainings of the model, each on a fresh copy."""
     names = ("model", "adapter", "task_spec", "training_config")
     is_foreign = any(_is_overridden(request, name) for name in names)
@@ -124,7 +123,7 @@ def trial(request: SubRequest, suite: Suite, subject: Subject, training_config: 
 
 
 @pytest.fixture
-def monitor(request: SubRequest, suite: Suite, subject: Subject) -> Monitor:
+def monitor(request: pytest.FixtureRequest, suite: Suite, subject: Subject) -> Monitor:
     """The model, the config's evaluation data, and the runs it is held against; each part is measured once."""
     is_foreign = any(_is_overridden(request, name) for name in ("model", "adapter", "task_spec"))
     return suite.monitor_of(subject) if is_foreign else suite.monitor
@@ -164,9 +163,9 @@ class ExportedFiles(Mapping[str, Path]):
         return len(self._exports.formats)
 
 
-def _is_overridden(request: SubRequest, name: str) -> bool:
-    """Whether a user's fixture took the place of ours; pytest has no public way to ask."""
-    return request.node._fixtureinfo.name2fixturedefs[name][-1].func.__module__ != __name__
+def _is_overridden(request: pytest.FixtureRequest, name: str) -> bool:
+    """Whether a user's fixture took the place of ours."""
+    return fixtures_by_name(request.node)[name][-1].func.__module__ != __name__
 
 
 @pytest.fixture
@@ -189,7 +188,7 @@ def batch(subject: Subject) -> Batch:
 
 
 @pytest.fixture(scope="class")
-def selected_tests(request: SubRequest, suite: Suite) -> frozenset[str]:
+def selected_tests(request: pytest.FixtureRequest, suite: Suite) -> frozenset[str]:
     """The tests of the suite that run, such as ``finite_output[typical]``."""
     given = request.config.stash.get(SELECTED, None)
     if given is not None:
@@ -199,7 +198,7 @@ def selected_tests(request: SubRequest, suite: Suite) -> frozenset[str]:
 
 
 @pytest.fixture
-def judge(request: SubRequest, subject: Subject, suite: Suite, selected_tests: frozenset[str]) -> Judge:
+def judge(request: pytest.FixtureRequest, subject: Subject, suite: Suite, selected_tests: frozenset[str]) -> Judge:
     """Judges the test's property."""
     name = request.function.__name__.removeprefix("test_")
     share = suite.share

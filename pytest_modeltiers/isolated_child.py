@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_modeltiers.compat import report_as_json
 from pytest_modeltiers.plugin import SELECTED
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class _Server:
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keeps a report for the other side."""
-        self._reports.append(report._to_json() | {"$report_type": "TestReport"})
+        self._reports.append(report_as_json(report))
 
 
 def _skip(report: pytest.TestReport, reason: str) -> None:

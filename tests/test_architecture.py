@@ -15,6 +15,7 @@ GROUND = 0
 LEVELS = {
     "errors": GROUND,
     "files": GROUND,
+    "compat": GROUND,
     "wording": GROUND,
     "tasks": GROUND,
     "evidence": GROUND,

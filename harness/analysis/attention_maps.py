@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from harness.batches import Batch
+from harness.compat import unwrapped
 from harness.properties.subject import Subject
-from harness.properties.tracing import hooked, unwrapped
+from harness.properties.tracing import hooked
 
 _SOFTMAX = {"softmax"}
 _PRODUCTS = {"matmul", "__matmul__", "bmm", "einsum"}

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from harness.analysis.compiled_blame import first_that_differs
 from harness.analysis.study import Study
 from harness.batches import Batch, Sizes
+from harness.compat import compiler_counters, compiling_in_this_process
 from harness.evidence import Evidence, Status
 from harness.processor_time import processor_seconds
 from harness.properties.calling import BackwardRaisedError, ModelRaisedError, blaming
@@ -211,9 +212,8 @@ def _confirmed(subject: Subject, batches: list[Batch], stage: _Stage, suspects: 
 
 def _compile(subject: Subject, model: nn.Module, batches: list[Batch], stage: _Stage) -> _Run:
     """Compiles a model, which is changed, and runs it."""
-    from torch._dynamo.utils import counters
-
     with _own_compiler():
+        counters = compiler_counters()
         counters.clear()
         started = processor_seconds()
         _compile_in_place(subject, model, batches[0], backend=stage.backend)
@@ -268,18 +268,15 @@ def _said(error: ModelRaisedError) -> str:
 @contextmanager
 def _own_compiler() -> Iterator[None]:
     """A compiler that remembers nothing, and forgets what it learnt; it starts no processes."""
-    import torch._dynamo
-    import torch._inductor.config as inductor
-
     silenced = logging.root.manager.disable
     logging.disable(logging.WARNING)  # it says thousands of things, all of which pytest would show beside a failure
-    torch._dynamo.reset()
+    torch.compiler.reset()
     try:
-        with inductor.patch(compile_threads=1), warnings.catch_warnings():
+        with compiling_in_this_process(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        torch._dynamo.reset()
+        torch.compiler.reset()
         logging.disable(silenced)
 
 

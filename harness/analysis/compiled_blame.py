@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
 
 from harness.batches import Batch
+from harness.compat import tree_leaves, tree_map
 from harness.models.copies import Copies
 from harness.properties.noise import FACTOR, difference
 from harness.properties.subject import Subject
@@ -72,18 +72,16 @@ def _calls(subject: Subject, model: nn.Module, batch: Batch) -> list[_Given]:
 
 @torch.no_grad()
 def _differs(copies: Copies, model: nn.Module, call: _Given, backend: str) -> bool:
-    import torch._dynamo
-
     module, compiled = (whole.get_submodule(call.path) for whole in (model, copies.of(model)))
     own = _floating(module(*tree_map(_copied, call.args), **tree_map(_copied, call.kwargs)))
-    torch._dynamo.reset()
+    torch.compiler.reset()
     try:
         compiled.compile(backend=backend)
         others = _floating(compiled(*tree_map(_copied, call.args), **tree_map(_copied, call.kwargs)))
     except Exception:  # it cannot be compiled by itself, so there is nothing to compare
         return False
     finally:
-        torch._dynamo.reset()
+        torch.compiler.reset()
     return any(
         difference(left, right) > FACTOR * torch.finfo(torch.float32).eps * float(left.abs().max())
         for left, right in zip(own, others, strict=False)

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map
 
 from harness.batches import Batch
+from harness.compat import tree_leaves, tree_map
 from harness.properties.calling import mode
 from harness.properties.noise import FACTOR
 from harness.properties.places import users_line

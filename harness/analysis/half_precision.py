@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from harness.analysis.study import Study
 from harness.batches import Batch, pad_right
+from harness.compat import tree_map
 from harness.errors import ProbeUnsupportedError
 from harness.evidence import Evidence, Status
 from harness.properties.calling import ModelRaisedError

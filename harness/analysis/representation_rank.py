@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from harness.analysis.study import Study
 from harness.batches import Sizes
+from harness.compat import BatchNorm
 from harness.evidence import Evidence, Status
 from harness.properties.noise import FACTOR
 from harness.properties.quantised import is_packed
@@ -199,7 +200,7 @@ def _exact(subject: Subject) -> nn.Module:
     """A copy, in float64 where it runs there; a batch norm that has seen no batch takes the statistics of this one."""
     model = subject.copies.of(subject.double) if subject.double is not None else subject.fresh()
     for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.num_batches_tracked is not None:
+        if isinstance(module, BatchNorm) and module.num_batches_tracked is not None:
             module.train(not bool(module.num_batches_tracked))
     return model
 

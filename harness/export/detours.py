@@ -12,10 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from harness.batches import Batch
+from harness.compat import TorchDispatchMode, tree_leaves
 from harness.export.lattice import ID_CONTENTS, SCALES, Point
 from harness.export.program import Program
 

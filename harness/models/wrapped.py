@@ -5,10 +5,8 @@ from __future__ import annotations
 import torch.fx
 from torch import nn
 
+from harness.compat import COMPILED_MODULE, children_of, forget_compiled
 from harness.errors import FactoryError
-
-_COMPILED = "_orig_mod"
-"""Where ``torch.compile`` keeps the module that it was given, and what it puts into the names of a state dict."""
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -18,10 +16,11 @@ def unwrapped(model: nn.Module) -> nn.Module:
     """
     model = _inner(model)
     for module in [part for part in model.modules() if not isinstance(part, torch.jit.ScriptModule)]:
-        for name, child in module._modules.items():
+        children = children_of(module)
+        for name, child in children.items():
             if child is not None:
-                module._modules[name] = _inner(child)
-        module._compiled_call_impl = None  # what module.compile() leaves
+                children[name] = _inner(child)
+        forget_compiled(module)
     return model
 
 
@@ -58,13 +57,13 @@ def refuse_compiled(model: nn.Module, origin: str) -> None:
 
 def plain_name(name: str) -> str:
     """A name in the state dict of a compiled model, as the model itself has it."""
-    return name.replace(f"{_COMPILED}.", "")
+    return name.replace(f"{COMPILED_MODULE}.", "")
 
 
 def _inner(module: nn.Module) -> nn.Module:
     """The module inside, however often it is wrapped."""
-    while _COMPILED in dict(module.named_children()):
-        module = module.get_submodule(_COMPILED)
+    while COMPILED_MODULE in dict(module.named_children()):
+        module = module.get_submodule(COMPILED_MODULE)
     return module
 
 

@@ -14,9 +14,8 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from harness.compat import TorchDispatchMode, tree_leaves
 from harness.evidence import Evidence, Status
 from harness.models.fast_path import without_fast_path
 from harness.properties.calling import ModelRaisedError

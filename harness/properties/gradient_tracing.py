@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
 
+from harness.compat import tree_leaves, tree_map
 from harness.properties.tracing import fields_of, hooked
 
 

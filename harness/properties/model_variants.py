@@ -14,6 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from harness.compat import NormBase
 from harness.errors import UserError
 from harness.properties.calling import mode
 from harness.properties.quantised import is_packed
@@ -71,7 +72,7 @@ def calibrated_subject(subject: Subject) -> Subject:
 
 def _calibrate(subject: Subject) -> nn.Module:
     model = subject.fresh()
-    momenta = {module: module.momentum for module in model.modules() if isinstance(module, nn.modules.batchnorm._NormBase)}
+    momenta = {module: module.momentum for module in model.modules() if isinstance(module, NormBase)}
     for module in momenta:
         module.momentum = None  # the mean of all batches, whatever their number
     sizes = replace(subject.typical, batch=_ROWS)

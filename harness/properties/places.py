@@ -14,10 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._ops import OpOverload
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from harness.compat import OpOverload, TorchDispatchMode, tree_leaves
 from harness.evidence import WHOLE, Evidence, Status
 from harness.user_code import is_ours, is_users_file
 

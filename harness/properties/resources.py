@@ -15,10 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from harness.batches import Sizes
+from harness.compat import TorchDispatchMode, storage_key, tree_leaves
 from harness.evidence import Evidence, Status
 from harness.owners import owned_by
 from harness.properties.calling import mode
@@ -48,15 +47,16 @@ class LiveBytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Runs the operator and notes the storages it made."""
-        before = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if _has_storage(leaf)}
+        before = {storage_key(leaf) for leaf in tree_leaves((args, kwargs)) if _has_storage(leaf)}
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
-            if _has_storage(leaf) and leaf.untyped_storage()._cdata not in before:
-                self._follow(leaf.untyped_storage())
+            if _has_storage(leaf) and storage_key(leaf) not in before:
+                self._follow(leaf)
         return result
 
-    def _follow(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
+    def _follow(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage_key(tensor), storage.nbytes()
         if key in self._known:
             return
         self._known.add(key)

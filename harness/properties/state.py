@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness.compat import CONTENTS_OF_MODULE, buffers_of, saved_names
 from harness.evidence import Evidence, Status
 from harness.properties.calling import NoGradientError, mode
 from harness.properties.equality import judge_equal
@@ -261,10 +262,7 @@ def _same(subject: Subject, other: nn.Module, wrong: str, cause: str, seed: int,
 def _unsaved(model: nn.Module, other: nn.Module) -> str:
     """Path of a tensor that the state dict leaves out and that differs between two instances."""
     for (path, left), (_, right) in zip(model.named_modules(), other.named_modules(), strict=False):
-        saved = set(dict(left.named_parameters(recurse=False))) | (
-            set(dict(left.named_buffers(recurse=False))) - left._non_persistent_buffers_set
-        )
-        for name in {*vars(left), *left._buffers} - saved:
+        for name in {*vars(left), *buffers_of(left)} - saved_names(left):
             a, b = getattr(left, name, None), getattr(right, name, None)
             if isinstance(a, Tensor) and isinstance(b, Tensor) and not (a.shape == b.shape and torch.equal(a, b)):
                 return f"{path}.{name}".lstrip(".")
@@ -284,7 +282,7 @@ def _unpicklable(model: nn.Module) -> str:
     """Path of an attribute that cannot be pickled."""
     for path, module in model.named_modules():
         for name, value in vars(module).items():
-            if name in ("_modules", "_parameters", "_buffers"):
+            if name in CONTENTS_OF_MODULE:
                 continue
             try:
                 pickle.dumps(value)

@@ -15,9 +15,9 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from harness.batches import Sizes
+from harness.compat import tree_leaves, unwrapped
 from harness.properties.noise import difference
 
 T = TypeVar("T")
@@ -271,17 +271,6 @@ def _numbered(calls: list[Call]) -> Iterator[tuple[tuple[str, int], Call]]:
 
 def _copies(tree: Any) -> list[Tensor]:
     return [unwrapped(_dense(leaf.detach()).clone()) for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
-
-
-def unwrapped(tensor: Tensor) -> Tensor:
-    """The values alone of a tensor inside ``torch.func.vmap`` or ``grad``, whose wrapper may not be used outside; what is mapped comes first."""
-    with torch._C._DisableFuncTorch():
-        while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-            axis = torch._C._functorch.maybe_get_bdim(tensor)
-            tensor = torch._C._functorch.get_unwrapped(tensor)
-            if axis > 0 and not torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-                tensor = tensor.movedim(axis, 0)
-    return tensor
 
 
 def _dense(tensor: Tensor) -> Tensor:

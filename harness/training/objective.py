@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from harness.adapters import Adapter
 from harness.batches import Batch
+from harness.compat import scale_in_place
 from harness.tasks import TaskSpec
 
 
@@ -96,5 +97,5 @@ class Objective:
         self._reset()
         gradients = [p.grad for p in parameters if p.grad is not None]
         if gradients:
-            torch._foreach_mul_(gradients, (self._shares * self._unit / sums[1]).to(gradients[0].dtype))
+            scale_in_place(gradients, (self._shares * self._unit / sums[1]).to(gradients[0].dtype))
         return Total(sums[0] / sums[1], rows)

@@ -14,10 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 
 from harness.batches import Batch
+from harness.compat import TorchDispatchMode, storage_key, tree_leaves, tree_map
 from harness.export.blame.trace import Trace, Value
 from harness.export.program import Program, Runner, module_path
 from harness.models.fast_path import without_fast_path
@@ -102,7 +101,7 @@ class Recorder(TorchDispatchMode):
         value.given = bool(inputs) and value.passes_on and all(self.values[index].given for index in inputs)
         self._add(leaf, value)
         if writes:
-            self._last_write[leaf.untyped_storage()._cdata] = len(self.values) - 1
+            self._last_write[storage_key(leaf)] = len(self.values) - 1
         return leaf
 
     def _inputs(self, leaves: list[Any]) -> tuple[int, ...]:
@@ -114,7 +113,7 @@ class Recorder(TorchDispatchMode):
             if id(leaf) not in self._index_of:
                 self._add(leaf, Value("", leaf.detach().clone(), (), self._given.get(id(leaf), ""), given=True))
             found[self._index_of[id(leaf)]] = None
-            written = self._last_write.get(leaf.untyped_storage()._cdata, -1)
+            written = self._last_write.get(storage_key(leaf), -1)
             if written > self._index_of[id(leaf)]:
                 found[written] = None
         return tuple(found)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
+from harness.compat import TracerWarning
 from harness.export.formats.exporter import Attempt, ExportError
 from harness.export.program import Program
 from harness.export.reason import one_line
@@ -212,7 +213,7 @@ def tracing() -> Iterator[list[str]]:
         warnings.simplefilter("always")
         yield frozen
     for warning in caught:
-        if issubclass(warning.category, torch.jit._trace.TracerWarning) and is_users_file(warning.filename):
+        if issubclass(warning.category, TracerWarning) and is_users_file(warning.filename):
             line = f"{Path(warning.filename).name}:{warning.lineno}: {str(warning.message).partition('.')[0]}"
             frozen += [] if line in frozen else [line]
 

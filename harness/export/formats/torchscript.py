@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.compat import JIT_IS_SCRIPTING
 from harness.export.formats.exporter import (
     Attempt,
     Exported,
@@ -154,14 +155,14 @@ def _trace(program: Program) -> tuple[torch.jit.ScriptModule, list[str]]:
 @contextmanager
 def _without_trainer(model: nn.Module) -> Iterator[None]:
     """Lets torch read every attribute of a LightningModule, whose ``trainer`` otherwise raises where there is none."""
-    if not hasattr(type(model), "_jit_is_scripting"):
+    if not hasattr(type(model), JIT_IS_SCRIPTING):
         yield
         return
-    object.__setattr__(model, "_jit_is_scripting", True)
+    object.__setattr__(model, JIT_IS_SCRIPTING, True)
     try:
         yield
     finally:
-        object.__delattr__(model, "_jit_is_scripting")
+        object.__delattr__(model, JIT_IS_SCRIPTING)
 
 
 def _script(program: Program) -> tuple[torch.jit.ScriptModule | None, str]:

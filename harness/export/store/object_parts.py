@@ -31,6 +31,7 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
+from harness.compat import CONTENTS_OF_GRAPH_MODULE, OpOverload, OpOverloadPacket, type_of_script_object
 from harness.export.store.code_parts import Parts, by_name, class_parts, function_parts, module_parts
 
 _LOCKS = (type(threading.Lock()), type(threading.RLock()))
@@ -39,8 +40,8 @@ _NAMED = (
     torch.device,
     torch.layout,
     torch.memory_format,
-    torch._ops.OpOverload,
-    torch._ops.OpOverloadPacket,
+    OpOverload,
+    OpOverloadPacket,
     range,
     slice,
 )
@@ -124,7 +125,7 @@ def _module(module: nn.Module) -> Parts:
     """
     state: dict[str, Any] = dict(vars(module))
     if isinstance(module, torch.fx.GraphModule):
-        state = {**{name: value for name, value in state.items() if name not in ("_graph", "_code")}, "code": module.code}
+        state = {**{name: value for name, value in state.items() if name not in CONTENTS_OF_GRAPH_MODULE}, "code": module.code}
     hooks: dict[str, dict[Any, Any]] = {n: value for n, value in state.items() if "hook" in n and isinstance(value, dict)}
     order = {
         key: rank for rank, key in enumerate(sorted({key for found in hooks.values() for key in found if isinstance(key, int)}))
@@ -156,7 +157,7 @@ def _cached_function(value: Any) -> Parts:
 
 def _script_object(value: Any) -> Parts:
     try:
-        return ("script object", str(value._type()), value.__getstate__())
+        return ("script object", type_of_script_object(value), value.__getstate__())
     except Exception as error:
         raise OpaqueError(str(error)) from error
 
@@ -180,7 +181,7 @@ _READERS: tuple[tuple[Any, Any], ...] = (
     (MappingProxyType, lambda value: ("mapping", dict(value))),
     (BuiltinFunctionType, _builtin),
     (_DESCRIPTORS, _builtin),
-    (torch._C.ScriptObject, _script_object),
+    (torch.ScriptObject, _script_object),
 )
 """What is read in a way of its own, the first that fits."""
 

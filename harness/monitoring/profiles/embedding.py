@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
+from harness.compat import tree_leaves
 from harness.properties.tracing import Call, fields_of, path_of
 
 

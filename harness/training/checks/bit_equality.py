@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from harness.compat import HOOKS_OF_MODULE, NAMES_OF_LIGHTNING_MODULE, buffers_of, saved_names
 from harness.properties.noise import FACTOR, difference
 
 _DEEPEST = 5
-_HOOKS = ("_hooks", "_pre_hooks", "_hooks_with_kwargs", "_hooks_always_called")
 
 
 @dataclass(frozen=True)
@@ -99,9 +99,9 @@ def unsaved_attributes(model: nn.Module) -> dict[str, str]:
     found: dict[str, str] = {}
     foreign = _framework_attributes(model)
     for path, module in model.named_modules():
-        saved = {*module._parameters, *module._modules, *(set(module._buffers) - module._non_persistent_buffers_set)}
-        for name, value in {**vars(module), **module._buffers}.items():
-            if name not in saved and name not in foreign and not name.endswith(_HOOKS):
+        saved = saved_names(module)
+        for name, value in {**vars(module), **buffers_of(module)}.items():
+            if name not in saved and name not in foreign and not name.endswith(HOOKS_OF_MODULE):
                 found[f"{path}.{name}".lstrip(".")] = fingerprint(value)
     return found
 
@@ -112,7 +112,7 @@ def _framework_attributes(model: nn.Module) -> set[str]:
     for cls in type(model).__mro__:
         if cls.__name__ == "LightningModule":
             bare = cls()
-            names |= {*vars(bare), "_trainer", "_fabric", "_log_hyperparams", "_hparams", "_hparams_initial", "_hparams_name"}
+            names |= {*vars(bare), *NAMES_OF_LIGHTNING_MODULE}
     return names
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
+
+from harness.compat import BatchNorm, Dropout
 
 ModuleMode = Callable[[nn.Module], None]
 """Puts a model into a state."""
@@ -26,7 +26,7 @@ def disable_dropout(model: nn.Module) -> None:
     """Switches dropout off wherever a rate can be found; the model stays in train mode, and its norms look at the batch."""
     for module in model.modules():
         for name, value in list(vars(module).items()):
-            is_rate = "drop" in name.lower() or (name == "p" and isinstance(module, _DropoutNd))
+            is_rate = "drop" in name.lower() or (name == "p" and isinstance(module, Dropout))
             if is_rate and isinstance(value, float):
                 setattr(module, name, 0.0)
 
@@ -41,4 +41,4 @@ def disable_dropout_and_freeze_batch_norms(model: nn.Module) -> None:
 
 def batch_norms(model: nn.Module) -> dict[str, nn.Module]:
     """The batch norms of a model by path."""
-    return {path: module for path, module in model.named_modules() if isinstance(module, _BatchNorm)}
+    return {path: module for path, module in model.named_modules() if isinstance(module, BatchNorm)}

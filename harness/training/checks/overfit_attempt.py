@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from harness.adapters import make_adapter
 from harness.batches import Batch
+from harness.compat import BatchNorm
 from harness.processor_time import processor_seconds
 from harness.properties.calling import mode
 from harness.properties.subject import Subject
@@ -257,7 +258,7 @@ def _logits(subject: Subject, batch: Batch, model: nn.Module, keep_mode: bool = 
 
 
 def _is_lagging(module: nn.Module) -> bool:
-    return isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
+    return isinstance(module, BatchNorm) and module.track_running_stats
 
 
 @contextmanager

@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from harness.batches import Batch, make_batch, rows
+from harness.compat import TorchDispatchMode, tree_leaves
 from harness.evidence import Evidence, Status
 from harness.owners import owned_by
 from harness.properties.tracing import Call, View, first_divergence, recording, row_view

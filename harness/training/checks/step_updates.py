@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from harness.compat import NormBase
 from harness.evidence import Evidence, Status
 from harness.owners import owned_by
 from harness.properties.calling import mode
@@ -288,7 +289,7 @@ def _running_statistics(model: nn.Module) -> set[str]:
     """Names of buffers that are meant to change: statistics of norms, power iterations of spectral norms, counters."""
     found = set()
     for path, module in model.named_modules():
-        is_kept = isinstance(module, nn.modules.batchnorm._NormBase) or type(module).__module__.startswith("torch.")
+        is_kept = isinstance(module, NormBase) or type(module).__module__.startswith("torch.")
         for name, buffer in module.named_buffers(recurse=False):
             if is_kept or not buffer.is_floating_point():
                 found.add(f"{path}.{name}".lstrip("."))

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils._pytree import tree_leaves
 
+from harness.compat import tree_leaves
 from harness.properties.tracing import fields_of, hooked
 from harness.training.checks.bit_equality import Mismatch, find_mismatch, fingerprint
 from harness.training.trial import Training, gradients_of

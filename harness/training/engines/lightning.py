@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from harness.batches import Batch
+from harness.compat import read_loader_states
 from harness.errors import UserError
 from harness.training.checkpoints import check_fits, read_checkpoint, write_checkpoint
 from harness.training.divergence import diverged, find_culprit
@@ -114,7 +115,7 @@ class Bridge(Checkpoint):
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Weights and states are in place."""
         # Where the module asked for ``estimated_stepping_batches``, Lightning has set up the data before it knew how far they were read.
-        trainer.fit_loop._load_combined_loader_states()
+        read_loader_states(trainer)
         self._job.supervisor.start(trainer.precision_plugin.forward_context)
         if self._job.supervisor.should_stop:
             trainer.should_stop = True

@@ -1,0 +1,245 @@
+"""Every private part of PyTorch and Lightning that the project uses, and what happens in a version without it.
+
+Nothing private of these packages, of pytest or of Hypothesis is named elsewhere, except pytest's in ``pytest_modeltiers/compat.py``. Importing
+this module imports neither PyTorch nor Lightning; a name is looked up when it is first asked for. All of it was seen in torch 2.13 and
+Lightning 2.6; ``tests/test_compat.py`` asks the installed versions for each.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import lightning
+    import torch
+    from torch import Tensor, nn
+    from torch._ops import OpOverload, OpOverloadPacket
+    from torch.jit._trace import TracerWarning
+    from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
+    from torch.nn.modules.batchnorm import _NormBase as NormBase
+    from torch.nn.modules.dropout import _DropoutNd as Dropout
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves, tree_map
+
+
+@dataclass(frozen=True)
+class Private:
+    """A private name.
+
+    Attributes:
+        module: Where it is.
+        name: What it is called there.
+        use: What it is for.
+        without: What happens in a version without it.
+    """
+
+    module: str
+    name: str
+    use: str
+    without: str
+
+
+PRIVATE = {
+    "TorchDispatchMode": Private(
+        "torch.utils._python_dispatch",
+        "TorchDispatchMode",
+        "sees every operator that runs, which hooks on modules do not: memory, devices, the first operator that diverges",
+        "the properties that watch operators, and blame in exports, cannot be imported",
+    ),
+    "tree_leaves": Private(
+        "torch.utils._pytree",
+        "tree_leaves",
+        "the tensors in any nesting of lists, dicts and registered classes, as PyTorch itself finds them",
+        "no model can be traced",
+    ),
+    "tree_map": Private("torch.utils._pytree", "tree_map", "the same nesting with other tensors in it", "no model can be traced"),
+    "OpOverload": Private(
+        "torch._ops", "OpOverload", "tells an operator from other objects", "a model cannot be identified by a hash"
+    ),
+    "OpOverloadPacket": Private(
+        "torch._ops",
+        "OpOverloadPacket",
+        "tells an operator from other objects",
+        "a model cannot be identified by a hash",
+    ),
+    "TracerWarning": Private(
+        "torch.jit._trace",
+        "TracerWarning",
+        "tells what a tracer says it froze from other warnings",
+        "models cannot be exported to TorchScript",
+    ),
+    "BatchNorm": Private(
+        "torch.nn.modules.batchnorm",
+        "_BatchNorm",
+        "the base class of all batch norms, of users' too",
+        "batch norms of three dimensions and of users would have to be listed",
+    ),
+    "NormBase": Private(
+        "torch.nn.modules.batchnorm",
+        "_NormBase",
+        "the base class of all norms with running statistics",
+        "as for BatchNorm",
+    ),
+    "Dropout": Private("torch.nn.modules.dropout", "_DropoutNd", "the base class of all dropout layers", "as for BatchNorm"),
+}
+"""Names that stand for themselves: ``from harness.compat import TorchDispatchMode``."""
+
+__all__ = [
+    "BACKWARD_FUNCTION",
+    "COMPILED_MODULE",
+    "CONTENTS_OF_GRAPH_MODULE",
+    "CONTENTS_OF_MODULE",
+    "FORWARD_FUNCTIONS",
+    "HOOKS_OF_MODULE",
+    "JIT_IS_SCRIPTING",
+    "NAMES_OF_LIGHTNING_MODULE",
+    "PRIVATE",
+    "UNDEFINED_FORWARD",
+    "BatchNorm",
+    "Dropout",
+    "NormBase",
+    "OpOverload",
+    "OpOverloadPacket",
+    "Private",
+    "TorchDispatchMode",
+    "TracerWarning",
+    "buffers_of",
+    "children_of",
+    "compiler_counters",
+    "compiling_in_this_process",
+    "forget_compiled",
+    "read_loader_states",
+    "saved_names",
+    "scale_in_place",
+    "storage_key",
+    "tree_leaves",
+    "tree_map",
+    "type_of_script_object",
+    "unwrapped",
+]
+
+UNDEFINED_FORWARD = "_forward_unimplemented"
+"""Name of the ``forward`` of a module that defines none. Without it, torch's NotImplementedError is reported instead."""
+
+FORWARD_FUNCTIONS = ("forward", "_call_impl", "_wrapped_call_impl")
+"""Functions that run a module's forward. A version with other names blames errors inside hooks on torch instead of the model."""
+
+BACKWARD_FUNCTION = "_engine_run_backward"
+"""Torch's function that runs a backward pass. Without it, what a backward pass raises is taken for an error of this project."""
+
+COMPILED_MODULE = "_orig_mod"
+"""Where ``torch.compile`` keeps the module that it was given, and part of the names in its state dict. Without it, a compiled model stays
+compiled, and its weights do not fit."""
+
+CONTENTS_OF_MODULE = ("_modules", "_parameters", "_buffers")
+"""Where a module keeps what is registered. Without one of them, a module that cannot be pickled is found under this name."""
+
+HOOKS_OF_MODULE = ("_hooks", "_pre_hooks", "_hooks_with_kwargs", "_hooks_always_called")
+"""How the names end under which a module keeps its hooks. Without one of them, a hook counts as state that a checkpoint loses."""
+
+CONTENTS_OF_GRAPH_MODULE = ("_graph", "_code")
+"""Where a traced module keeps its graph, for which its code can stand. Without one of them, its hash takes longer, or is refused."""
+
+JIT_IS_SCRIPTING = "_jit_is_scripting"
+"""Lightning's switch that lets torch read every attribute of a LightningModule. Without it, TorchScript refuses a module without trainer."""
+
+NAMES_OF_LIGHTNING_MODULE = ("_trainer", "_fabric", "_log_hyperparams", "_hparams", "_hparams_initial", "_hparams_name")
+"""What Lightning sets on a module only when it is used. A name that is missing here counts as state that a checkpoint loses."""
+
+
+def storage_key(tensor: Tensor) -> int:
+    """What tensors that share memory have in common: ``untyped_storage()._cdata``; ``data_ptr()`` is 0 on the meta device."""
+    return tensor.untyped_storage()._cdata
+
+
+def unwrapped(tensor: Tensor) -> Tensor:
+    """The values of a tensor inside ``torch.func.vmap`` or ``grad``, whose wrapper cannot be used outside; what is mapped comes first.
+
+    ``torch._C._functorch``: there is no public way. Without it, no model that uses ``torch.func`` can be traced.
+    """
+    import torch
+
+    functorch = torch._C._functorch
+    with torch._C._DisableFuncTorch():
+        while functorch.is_functorch_wrapped_tensor(tensor):
+            axis = functorch.maybe_get_bdim(tensor)
+            tensor = functorch.get_unwrapped(tensor)
+            if axis > 0 and not functorch.is_functorch_wrapped_tensor(tensor):
+                tensor = tensor.movedim(axis, 0)
+    return tensor
+
+
+def buffers_of(module: nn.Module) -> dict[str, Tensor | None]:
+    """A module's own buffers by name, ``None`` included, which ``named_buffers`` leaves out: ``_buffers``."""
+    return module._buffers
+
+
+def children_of(module: nn.Module) -> dict[str, nn.Module | None]:
+    """A module's own submodules, to be replaced in place without its ``__setattr__``: ``_modules``."""
+    return module._modules
+
+
+def saved_names(module: nn.Module) -> set[str]:
+    """Names of a module's own parameters, submodules, and buffers that its state dict holds.
+
+    From ``_non_persistent_buffers_set``. Without it, buffers that a checkpoint loses would not be found.
+    """
+    return {*module._parameters, *module._modules, *(set(module._buffers) - module._non_persistent_buffers_set)}
+
+
+def forget_compiled(module: nn.Module) -> None:
+    """Undoes ``module.compile()``: sets ``_compiled_call_impl``. Without it, the module stays compiled."""
+    module._compiled_call_impl = None
+
+
+def type_of_script_object(value: torch.ScriptObject) -> str:
+    """What TorchScript calls an object's type: ``_type()``. Without it, a model with such an object cannot be identified by a hash."""
+    return str(value._type())  # type: ignore[attr-defined]
+
+
+def scale_in_place(tensors: Sequence[Tensor], factor: Tensor) -> None:
+    """Multiplies tensors by one number, in one call: ``torch._foreach_mul_``. Without it, training stops with an AttributeError."""
+    import torch
+
+    torch._foreach_mul_(list(tensors), factor)
+
+
+def compiler_counters() -> Any:
+    """What the compiler counted, by ``stats`` and ``graph_break``: ``torch._dynamo.utils.counters``.
+
+    There is no public way. Without it, graph breaks are not reported.
+    """
+    from torch._dynamo.utils import counters
+
+    return counters
+
+
+@contextmanager
+def compiling_in_this_process() -> Iterator[None]:
+    """Has the compiler start no processes: ``torch._inductor.config.compile_threads``. Without it, ``torch_compile`` cannot run."""
+    import torch._inductor.config as inductor
+
+    with inductor.patch(compile_threads=1):
+        yield
+
+
+def read_loader_states(trainer: lightning.Trainer) -> None:
+    """Has a trainer read on in its data where the checkpoint was: ``_load_combined_loader_states``.
+
+    Lightning does it itself, but too early where a module asks for ``estimated_stepping_batches``. Without it, such a run that is resumed
+    reads its data from the beginning.
+    """
+    trainer.fit_loop._load_combined_loader_states()
+
+
+def __getattr__(name: str) -> Any:
+    """A private name, imported when it is first asked for."""
+    if name not in PRIVATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    private = PRIVATE[name]
+    globals()[name] = found = getattr(importlib.import_module(private.module), private.name)
+    return found
