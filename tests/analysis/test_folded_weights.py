@@ -47,7 +47,7 @@ class HalfDetached(Folding):
         return whole / 2 + whole.detach() / 2
 
 
-@pytest.mark.parametrize(("model", "status"), [(Folding, Status.OK), (HalfDetached, Status.FAIL)])
+@pytest.mark.parametrize(("model", "status"), [(Folding, Status.OK), (HalfDetached, Status.WARN)])
 def test_gradients_of_folded_adapters(model: type[nn.Module], status: Status) -> None:
     found = judge_model(model, TASK, only=("gradcheck",), tiers=(2,))["gradcheck"]
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from planted_bugs.tasks import CAUSAL, IMAGES, NUMBER, SEQ2SEQ, TABLE, TEXT, VOCAB
+from planted_bugs.tester import red
+from planted_bugs.tier2.analysed import judge_all, study_of
 from torch import Tensor, nn
 
 from harness.catalogue import CATALOGUE
 from harness.evidence import Status
 from harness.models.stubs import build_stub
 from harness.tasks import TaskSpec, TaskType
-
-from .pairs import CAUSAL, IMAGES, NUMBER, SEQ2SEQ, TABLE, TEXT, VOCAB, judge_all, red, study_of
 
 MASKED = TaskSpec(TaskType.MASKED_LM, vocab_size=VOCAB, max_seq_len=12, pad_token_id=0)
 TAGGING = TaskSpec(TaskType.TOKEN_CLASSIFICATION, vocab_size=VOCAB, max_seq_len=12, pad_token_id=0, num_classes=4)

@@ -6,14 +6,15 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from planted_bugs.tasks import CAUSAL, CLASSES, FEATURES, TABLE, TEXT, VOCAB
+from planted_bugs.tester import red
+from planted_bugs.tier2.analysed import judge_all, study_of
+from planted_bugs.tier2.parts import WIDTH, Attention, Decoder, Encoder
 from torch import Tensor, nn
 
 from harness.catalogue import CATALOGUE
 from harness.evidence import Status
 from harness.tasks import TaskSpec
-
-from .pairs import CAUSAL, CLASSES, FEATURES, TABLE, TEXT, VOCAB, judge_all, red, study_of
-from .parts import WIDTH, Attention, Decoder, Encoder
 
 JUDGED = tuple(name for name, entry in CATALOGUE.items() if entry.tier == 2 and name != "compiled")
 

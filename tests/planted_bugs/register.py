@@ -28,12 +28,25 @@ FAMILIES: dict[int, tuple[str, ...]] = {
         "tabular",
         "lightning_bugs",
     ),
+    2: (
+        "attention",
+        "attribution",
+        "robustness",
+        "units",
+        "rank",
+        "precision",
+        "kernels",
+        "compiled",
+        "gradients",
+        "calibration",
+    ),
+    3: ("losses", "learning", "optimizers", "accumulation", "runs"),
     4: ("bugs",),
 }
 """Modules that register bugs, by tier: ``tier<number>.<family>`` of this package."""
 
 FORUM = "PyTorch forums"
-HUGGING_FACE = "Hugging Face forum"
+HUGGING_FACE = "Hugging Face forum, labels are shifted inside the model"
 HUMBATOVA = "Humbatova et al. 2020, Taxonomy of Real Faults in Deep Learning Systems"
 ISLAM = "Islam et al. 2019, A Comprehensive Study on Deep Learning Bug Characteristics"
 LIGHTNING = "Lightning documentation"
@@ -82,7 +95,9 @@ class PlantedBug:
         return self.test.partition("[")[0]
 
     def blames(self, module: str) -> bool:
-        """Whether a finding that blames a module blames the right one."""
+        """Whether a finding that blames a module blames the right one: in tiers 2 and 3 that very one, elsewhere a part of it too."""
+        if self.tier in (2, 3):
+            return module == self.module
         return not self.module or module == self.module or module.startswith((f"{self.module}.", f"{self.module}["))
 
 

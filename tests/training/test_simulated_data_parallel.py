@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from planted_bugs.tier3.lightning_run_models import Manual, Module, Pair
+from planted_bugs.tier3.run_models import WIDTH, Net
+from planted_bugs.tier3.runs import run_of
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
@@ -17,10 +20,6 @@ from harness.evidence import Status
 from harness.training.checks.distributed import distributed
 from harness.training.checks.module_modes import disable_dropout, disable_stochastic_layers
 from harness.training.checks.simulated_data_parallel import judge_simulated_data_parallel
-
-from .lightning_run_models import Manual, Module, Pair
-from .planted_runs import Run
-from .run_models import WIDTH, Net
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -227,33 +226,33 @@ class SharpnessAware(Manual):
     ids=lambda b: b.__name__,
 )
 def test_the_halves_of_sound_models_add_up(build: Callable[[], nn.Module], stance: Any, tmp_path: Path) -> None:
-    found = judge_simulated_data_parallel(Run(build).trial(tmp_path), stance)
+    found = judge_simulated_data_parallel(run_of(build).trial(tmp_path), stance)
     assert found is None, found.explain()
 
 
 @pytest.mark.parametrize("build", [CentredLatent, ClippingPairs], ids=lambda b: b.__name__)
 def test_a_leak_between_rows_is_seen_through_noise_and_clipping(build: Callable[[], nn.Module], tmp_path: Path) -> None:
-    found = judge_simulated_data_parallel(Run(build).trial(tmp_path), disable_dropout)
+    found = judge_simulated_data_parallel(run_of(build).trial(tmp_path), disable_dropout)
     assert found is not None
     assert found.status is Status.FAIL
     assert "what a row contributes depends on the other rows of its process" in found.message
 
 
 def test_noise_is_not_blamed_for_a_leak(tmp_path: Path) -> None:
-    found = judge_simulated_data_parallel(Run(CentredLatent).trial(tmp_path), disable_dropout)
+    found = judge_simulated_data_parallel(run_of(CentredLatent).trial(tmp_path), disable_dropout)
     assert found is not None
     assert found.module == "(model)"
 
 
 def test_draws_that_belong_to_no_row_are_a_reason_not_to_judge(tmp_path: Path) -> None:
-    found = judge_simulated_data_parallel(Run(Mixup).trial(tmp_path), disable_dropout)
+    found = judge_simulated_data_parallel(run_of(Mixup).trial(tmp_path), disable_dropout)
     assert found is not None
     assert found.status is Status.SKIPPED
     assert "random numbers that belong to no single row" in found.message
 
 
 def test_a_balance_loss_is_worth_a_warning(tmp_path: Path) -> None:
-    found = judge_simulated_data_parallel(Run(Experts).trial(tmp_path), disable_dropout)
+    found = judge_simulated_data_parallel(run_of(Experts).trial(tmp_path), disable_dropout)
     assert found is not None
     assert found.status is Status.WARN
     assert "by a term of the loss beside that of the logits" in found.message
@@ -265,7 +264,7 @@ def test_a_balance_loss_is_worth_a_warning(tmp_path: Path) -> None:
     "build", [Latent, StochasticDepth, Clipping, SharpnessAware, EveryThree, Adapted, ActorCritic], ids=lambda b: b.__name__
 )
 def test_two_processes_train_sound_models_as_one(build: Callable[[], nn.Module], tmp_path: Path) -> None:
-    evidence = distributed(Run(build).trial(tmp_path))
+    evidence = distributed(run_of(build).trial(tmp_path))
     assert evidence.status is Status.OK, evidence.explain()
     assert "train as one does" in evidence.message
     assert ("`value.weight`" in evidence.message) == (build is ActorCritic)

@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from planted_bugs.tier3.lightning_run_models import Pair
+from planted_bugs.tier3.run_models import Net
+from planted_bugs.tier3.runs import run_of
 from torch import Tensor, nn
 
 from harness.adapters import make_adapter
@@ -22,9 +25,6 @@ from harness.training.checks.step_updates import step_updates
 from harness.training.run import run_training
 from harness.training.trial import Trial
 
-from .lightning_run_models import Pair
-from .planted_runs import Run
-from .run_models import Net
 from .test_simulated_data_parallel import Adapted, EveryThree, SharpnessAware
 
 
@@ -86,12 +86,12 @@ class Wide(Narrow):
 def test_unusual_runs_are_judged_and_sound(
     build: Callable[[], nn.Module], check: Callable[[Trial], Evidence], tmp_path: Path
 ) -> None:
-    evidence = check(Run(build).trial(tmp_path))
+    evidence = check(run_of(build).trial(tmp_path))
     assert evidence.status is Status.OK, evidence.explain()
 
 
 def test_what_a_run_with_a_step_every_third_batch_forgets_is_found(tmp_path: Path) -> None:
-    evidence = resume(Run(ForgetsCount).trial(tmp_path))
+    evidence = resume(run_of(ForgetsCount).trial(tmp_path))
     assert evidence.status is Status.FAIL
     assert "not the uninterrupted one" in evidence.message
     assert evidence.message.endswith("differs at step 5")
@@ -105,8 +105,8 @@ def test_what_a_run_with_a_step_every_third_batch_forgets_is_found(tmp_path: Pat
 def test_a_frozen_weight_that_an_adapter_is_folded_into_is_told_from_one_that_moves(
     check: Callable[[Trial], Evidence], sound: Callable[[], nn.Module], broken: Callable[[], nn.Module], tmp_path: Path
 ) -> None:
-    assert check(Run(sound).trial(tmp_path)).status is Status.OK
-    found = check(Run(broken).trial(tmp_path))
+    assert check(run_of(sound).trial(tmp_path)).status is Status.OK
+    found = check(run_of(broken).trial(tmp_path))
     assert found.status is Status.FAIL, found.explain()
     assert "`adapted.weight` is frozen" in found.message
 
@@ -123,7 +123,7 @@ class Whisper(Net):
 
 
 def test_a_gradient_that_is_rounding_need_not_move_its_weight(tmp_path: Path) -> None:
-    sound = step_updates(Run(Whisper).trial(tmp_path))
+    sound = step_updates(run_of(Whisper).trial(tmp_path))
     assert sound.status is Status.OK, sound.explain()
 
 
@@ -160,7 +160,7 @@ def test_a_folding_adapter_learns_in_a_run_that_is_evaluated(tmp_path: Path, mon
 
 def test_noise_is_that_of_the_coarsest_dtype_on_the_way(tmp_path: Path) -> None:
     def of(build: Callable[[], nn.Module]) -> float:
-        return epsilon_of_step(Run(lambda: build().double()).trial(tmp_path))
+        return epsilon_of_step(run_of(lambda: build().double()).trial(tmp_path))
 
     assert of(Narrow) == torch.finfo(torch.bfloat16).eps
     assert of(Wide) == torch.finfo(torch.float64).eps
@@ -168,4 +168,4 @@ def test_noise_is_that_of_the_coarsest_dtype_on_the_way(tmp_path: Path) -> None:
 
 def test_nothing_to_compare_is_said_in_words(tmp_path: Path) -> None:
     with pytest.raises(NothingComparedError, match="nothing to compare"):
-        find_gap(Run(Net).trial(tmp_path), lambda _trial, **_more: {}, lambda _trial, **_more: {})
+        find_gap(run_of(Net).trial(tmp_path), lambda _trial, **_more: {}, lambda _trial, **_more: {})

@@ -8,20 +8,17 @@ from torch import Tensor, nn
 
 from harness.adapters import Adapter, RegressionAdapter
 from harness.batches import Batch
+from harness.evidence import Status
 from harness.models.stubs import EncoderStub
 
-from .planted import (
+from ..register import HUGGING_FACE, HUMBATOVA, ISLAM, PYTORCH, RECIPE
+from .training import (
     CLASSES,
-    HUGGING_FACE,
-    HUMBATOVA,
-    ISLAM,
     LENGTH,
     LIT_SCORES,
     LIT_WORDS,
     NUMBER,
     NUMBERS,
-    PYTORCH,
-    RECIPE,
     SCORES,
     TABLE,
     TAGS,
@@ -132,7 +129,7 @@ plant(
     LIT_SCORES,
     "it is 0.25 times the mean cross-entropy",
     PYTORCH,
-    status="warn",
+    status=Status.WARN,
 )
 plant(
     "penalty_larger_than_the_loss",
@@ -270,7 +267,7 @@ plant(
     LIT_WORDS,
     "which is labelled -100",
     ISLAM,
-    status="warn",
+    status=Status.WARN,
 )
 
 # What positions are trained towards
@@ -396,7 +393,7 @@ plant(
     LIT_WORDS,
     "leaves out the label of position 10 of row 0",
     HUGGING_FACE,
-    status="warn",
+    status=Status.WARN,
 )
 plant(
     "labels_from_the_inputs",

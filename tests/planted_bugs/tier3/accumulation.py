@@ -11,15 +11,17 @@ from torch import Tensor
 
 from harness.adapters import Adapter
 from harness.batches import Batch
+from harness.evidence import Status
 
-from .planted import (
+from ..register import PYTORCH
+from .losses import tagger
+from .training import (
     CLASSES,
     FEATURES,
     LIGHTNING,
     LIT_SCORES,
     LIT_WORDS,
     MANUAL,
-    PYTORCH,
     TABLE,
     TAGS,
     TEXT,
@@ -30,7 +32,6 @@ from .planted import (
     Training,
     plant,
 )
-from .planted_losses import tagger
 
 
 class MeanOfRows(Adapter):
@@ -285,7 +286,7 @@ plant(
     Training(TABLE, Experts),
     "by a term of the loss beside that of the logits",
     "Fedus et al. 2022, Switch Transformers, section 2.2",
-    status="warn",
+    status=Status.WARN,
 )
 plant(
     "weights_of_the_batch_in_mixed_precision",
@@ -304,5 +305,5 @@ plant(
     LIT_WORDS,
     "with `accumulate_grad_batches` 4 the labels of short rows count for more",
     UNSLOTH,
-    status="warn",
+    status=Status.WARN,
 )

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .pairs import CHANNELS, CLASSES, LENGTH, SIDE, VOCAB
+from ..tasks import CHANNELS, CLASSES, LENGTH, SIDE, VOCAB
 
 WIDTH, HEADS = 16, 2
 

@@ -9,20 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .planted import (
-    CLASSES,
-    ISLAM,
-    LIGHTNING,
-    LIT_SCORES,
-    MANUAL,
-    PYTORCH,
-    TABLE,
-    LitScores,
-    ManualScores,
-    Scores,
-    Training,
-    plant,
-)
+from harness.evidence import Status
+
+from ..register import ISLAM, PYTORCH
+from .training import CLASSES, LIGHTNING, LIT_SCORES, MANUAL, TABLE, LitScores, ManualScores, Scores, Training, plant
 
 # What a step changes
 
@@ -130,7 +120,7 @@ plant(
     Training(TABLE, FixedTable),
     "buffer `scale` changes in training",
     PYTORCH,
-    status="warn",
+    status=Status.WARN,
 )
 plant(
     "gradients_cleared_before_the_step",

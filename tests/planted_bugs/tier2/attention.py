@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from functools import partial
 
-import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.analysis.attention_maps import attention_maps
 from harness.evidence import Status
 
-from .pairs import CAUSAL, IMAGES, SEQ2SEQ, TEXT, VOCAB, Factory, Pair, assert_found, assert_twin_passes, judge_all, red, study_of
+from ..setups import Factory
+from ..tasks import CAUSAL, IMAGES, SEQ2SEQ, TEXT, VOCAB
+from .analysed import plant
 from .parts import HEADS, WIDTH, Attention, Decoder, Encoder, Mix, Patches, by_hand, by_kernel, hidden, scores
-
-FAMILY = ("attention_patterns",)
 
 
 def over_queries(query: Tensor, key: Tensor, value: Tensor, visible: Tensor) -> Tensor:
@@ -164,68 +162,33 @@ def same_head_twice() -> nn.Module:
 ROWS, AHEAD, PADDED, COLLAPSED = (
     f"attention_patterns[{case}]" for case in ("rows_sum_to_one", "causal", "padding", "collapsed_heads")
 )
-_warned = partial(Pair, status=Status.WARN)
+_warned = partial(plant, status=Status.WARN)
 SECOND = "attentions.1"
 
-PAIRS = [
-    Pair("softmax over the queries", IMAGES, patches(over_queries), patches(by_hand), ROWS, "over the queries", SECOND),
-    Pair("softmax over the heads", IMAGES, patches(over_heads), patches(by_einsum), ROWS, "over the heads", SECOND),
-    Pair("mask after softmax", CAUSAL, decoder(masked_after), decoder(by_hand), ROWS, "do not sum to 1", SECOND),
-    Pair("one head unmasked", CAUSAL, decoder(unmasked_head), decoder(by_kernel), AHEAD, "head 1 of 2", SECOND),
-    Pair("mask off by one", CAUSAL, decoder(shifted), decoder(by_hand), AHEAD, "every head", SECOND),
-    Pair(
-        "mask not handed on",
-        CAUSAL,
-        lambda: Decoder(Attention(), OfTorch(masked=False)),
-        lambda: Decoder(Attention(), OfTorch(masked=True)),
-        AHEAD,
-        "a later position",
-        f"{SECOND}.inner",
-    ),
-    Pair(
-        "decoder unmasked",
-        SEQ2SEQ,
-        lambda: Translator(masked=False),
-        lambda: Translator(masked=True),
-        AHEAD,
-        "a later position",
-        "inner.decoder.layers.0.self_attn",
-    ),
-    Pair("padding not masked", TEXT, encoder(unpadded), encoder(by_kernel), PADDED, "looks at padding", SECOND),
-    Pair("padding mask too weak", TEXT, encoder(weak_mask), encoder(by_hand), PADDED, "every head", SECOND),
-    _warned("scores divided away", IMAGES, patches(too_small), patches(by_hand), COLLAPSED, "whatever the input", SECOND),
-    _warned("one head for all", CAUSAL, decoder(of_one_head), decoder(by_hand), COLLAPSED, "heads 0 and 1", SECOND),
-]
-
-
-@pytest.mark.parametrize("pair", PAIRS, ids=str)
-def test_bug_is_found(pair: Pair) -> None:
-    assert_found(pair, FAMILY)
-
-
-@pytest.mark.parametrize("pair", PAIRS, ids=str)
-def test_twin_passes(pair: Pair) -> None:
-    assert_twin_passes(pair, FAMILY)
-
-
-@pytest.mark.parametrize("mix", [values_first, with_sink, with_mixed_heads, with_gates], ids=lambda mix: mix.__name__)
-def test_unusual_but_sound(mix: Mix) -> None:
-    found = judge_all(study_of(decoder(mix), CAUSAL), FAMILY)
-    assert red(found) == {}
-    assert found[ROWS].status is Status.OK
-
-
-def test_no_attention_is_said() -> None:
-    found = judge_all(study_of(lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 4)), IMAGES), FAMILY)
-    assert {each.status for each in found.values()} == {Status.SKIPPED}
-    assert "no attention to be seen" in found[ROWS].message
-
-
-@pytest.mark.parametrize("mix", [by_hand, by_kernel, by_einsum, values_first], ids=lambda mix: mix.__name__)
-def test_weights_are_those_that_are_used(mix: Mix) -> None:
-    study = study_of(patches(mix), IMAGES)
-    expected = attention_maps(study.subject, study.subject.batch(), study_of(patches(by_hand), IMAGES).subject.model)
-    found = attention_maps(study.subject, study.subject.batch())
-    assert [each.module for each in found] == ["attentions.0", "attentions.1"]
-    for own, other in zip(found, expected, strict=True):
-        assert torch.allclose(own.weights, other.weights, atol=1e-6)
+plant("softmax over the queries", IMAGES, patches(over_queries), patches(by_hand), ROWS, "over the queries", SECOND)
+plant("softmax over the heads", IMAGES, patches(over_heads), patches(by_einsum), ROWS, "over the heads", SECOND)
+plant("mask after softmax", CAUSAL, decoder(masked_after), decoder(by_hand), ROWS, "do not sum to 1", SECOND)
+plant("one head unmasked", CAUSAL, decoder(unmasked_head), decoder(by_kernel), AHEAD, "head 1 of 2", SECOND)
+plant("mask off by one", CAUSAL, decoder(shifted), decoder(by_hand), AHEAD, "every head", SECOND)
+plant(
+    "mask not handed on",
+    CAUSAL,
+    lambda: Decoder(Attention(), OfTorch(masked=False)),
+    lambda: Decoder(Attention(), OfTorch(masked=True)),
+    AHEAD,
+    "a later position",
+    f"{SECOND}.inner",
+)
+plant(
+    "decoder unmasked",
+    SEQ2SEQ,
+    lambda: Translator(masked=False),
+    lambda: Translator(masked=True),
+    AHEAD,
+    "a later position",
+    "inner.decoder.layers.0.self_attn",
+)
+plant("padding not masked", TEXT, encoder(unpadded), encoder(by_kernel), PADDED, "looks at padding", SECOND)
+plant("padding mask too weak", TEXT, encoder(weak_mask), encoder(by_hand), PADDED, "every head", SECOND)
+_warned("scores divided away", IMAGES, patches(too_small), patches(by_hand), COLLAPSED, "whatever the input", SECOND)
+_warned("one head for all", CAUSAL, decoder(of_one_head), decoder(by_hand), COLLAPSED, "heads 0 and 1", SECOND)

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
-import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.evidence import Status
-from harness.tasks import TaskSpec
 
-from .pairs import CLASSES, FEATURES, IMAGES, TABLE, Factory, Pair, assert_found, assert_twin_passes, judge_all, red, study_of
-
-FAMILY = ("dead_units",)
+from ..tasks import CLASSES, FEATURES, IMAGES, TABLE
+from .analysed import plant
 
 Function = Callable[[Tensor], Tensor]
 
@@ -103,83 +99,43 @@ class Opening(nn.Module):
         return self.head(F.relu(x + self.branch(x)))
 
 
-PAIRS: list[Pair] = [
-    Pair("bias_far_below", TABLE, partial(Perceptron, bias=-30.0), Perceptron, "dead_units[dead]", "all 64 units", "middle"),
-    Pair(
-        "bias_far_below_in_most",
-        TABLE,
-        partial(Perceptron, bias=-30.0, start=8),
-        Perceptron,
-        "dead_units[dead]",
-        "56 of 64 units",
-        "middle",
-        status=Status.WARN,
-    ),
-    Pair(
-        "gelu_far_below",
-        TABLE,
-        partial(Perceptron, F.gelu, bias=-30.0),
-        partial(Perceptron, F.gelu),
-        "dead_units[dead]",
-        "in the gelu of `(model)` all 64 units",
-        "middle",
-    ),
-    Pair(
-        "norm_silences_channels", IMAGES, partial(Pictures, True), partial(Pictures, False), "dead_units[dead]", "all 24", "norm"
-    ),
-    Pair(
-        "gate_shut",
-        TABLE,
-        partial(Perceptron, torch.sigmoid, bias=-40.0),
-        partial(Perceptron, torch.sigmoid),
-        "dead_units[saturated]",
-        "all 64 units",
-        "middle",
-    ),
-    Pair(
-        "most_gates_open",
-        TABLE,
-        partial(Perceptron, torch.tanh, bias=40.0, start=4),
-        partial(Perceptron, torch.tanh),
-        "dead_units[saturated]",
-        "60 of 64 units",
-        "middle",
-        status=Status.WARN,
-    ),
-]
-
-SOUND: dict[str, tuple[Factory, TaskSpec]] = {
-    "Narrow": (Narrow, TABLE),
-    "Deep": (Deep, TABLE),
-    "Opening": (Opening, TABLE),
-    "Pictures": (partial(Pictures, False), IMAGES),
-}
-
-
-@pytest.mark.parametrize("pair", PAIRS, ids=str)
-def test_bug_is_found(pair: Pair) -> None:
-    assert_found(pair, FAMILY)
-
-
-@pytest.mark.parametrize("pair", PAIRS, ids=str)
-def test_twin_passes(pair: Pair) -> None:
-    assert_twin_passes(pair, FAMILY)
-
-
-@pytest.mark.parametrize("name", SOUND)
-@pytest.mark.parametrize("seed", range(4))
-def test_what_chance_leaves_is_no_finding(name: str, seed: int) -> None:
-    factory, task = SOUND[name]
-    assert red(judge_all(study_of(factory, task, seed), FAMILY)) == {}
-
-
-def test_trained_units_are_not_judged_by_drawn_inputs() -> None:
-    study = study_of(partial(Perceptron, bias=-30.0, start=8), TABLE)
-    study.subject = replace(study.subject, fresh_weights=False)
-    assert red(judge_all(study, FAMILY)) == {}
-
-
-def test_a_trained_layer_that_is_silent_as_a_whole_is_found() -> None:
-    study = study_of(partial(Perceptron, bias=-30.0), TABLE)
-    study.subject = replace(study.subject, fresh_weights=False)
-    assert judge_all(study, FAMILY)["dead_units[dead]"].status is Status.FAIL
+plant("bias_far_below", TABLE, partial(Perceptron, bias=-30.0), Perceptron, "dead_units[dead]", "all 64 units", "middle")
+plant(
+    "bias_far_below_in_most",
+    TABLE,
+    partial(Perceptron, bias=-30.0, start=8),
+    Perceptron,
+    "dead_units[dead]",
+    "56 of 64 units",
+    "middle",
+    status=Status.WARN,
+)
+plant(
+    "gelu_far_below",
+    TABLE,
+    partial(Perceptron, F.gelu, bias=-30.0),
+    partial(Perceptron, F.gelu),
+    "dead_units[dead]",
+    "in the gelu of `(model)` all 64 units",
+    "middle",
+)
+plant("norm_silences_channels", IMAGES, partial(Pictures, True), partial(Pictures, False), "dead_units[dead]", "all 24", "norm")
+plant(
+    "gate_shut",
+    TABLE,
+    partial(Perceptron, torch.sigmoid, bias=-40.0),
+    partial(Perceptron, torch.sigmoid),
+    "dead_units[saturated]",
+    "all 64 units",
+    "middle",
+)
+plant(
+    "most_gates_open",
+    TABLE,
+    partial(Perceptron, torch.tanh, bias=40.0, start=4),
+    partial(Perceptron, torch.tanh),
+    "dead_units[saturated]",
+    "60 of 64 units",
+    "middle",
+    status=Status.WARN,
+)

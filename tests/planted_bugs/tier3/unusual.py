@@ -13,8 +13,8 @@ from harness.adapters import Adapter
 from harness.batches import Batch
 from harness.tasks import TaskSpec, TaskType
 
-from .planted import CLASSES, FEATURES, LENGTH, NUMBER, TABLE, TEXT, VOCAB, LitLM, LitScores, ManualScores, Scores, Training
-from .planted_losses import tagger
+from .losses import tagger
+from .training import CLASSES, FEATURES, LENGTH, NUMBER, TABLE, TEXT, VOCAB, LitLM, LitScores, ManualScores, Scores, Training
 
 IMAGES = TaskSpec(TaskType.IMAGE_CLASSIFICATION, image_size=(3, 12, 12), num_classes=CLASSES)
 

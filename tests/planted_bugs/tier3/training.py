@@ -1,27 +1,32 @@
-"""Trainings that break one promise of tier 3 each, and twins that keep it: the register, and the parts that they share."""
+"""A model with its training, as tier 3 judges it, and the parts that several bugs share."""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.adapters import Adapter, make_adapter
-from harness.config import TrainingConfig
+from harness.config import TrainingConfig, load_config
+from harness.evidence import Evidence
 from harness.models.stubs import LMStub
 from harness.properties.subject import Subject
 from harness.randomness import seeded
 from harness.tasks import TaskSpec, TaskType
+from harness.threads import threads_for
+from harness.training.checks.table import judge_training
 from harness.training.trial import Trial
 
-FAMILIES = ("planted_losses", "planted_learning", "planted_optimizers", "planted_accumulation")
-"""Modules of this package that register bugs."""
+from ..register import PlantedBug, register
+from ..setups import Setup, factory_name, tests_of
 
 VOCAB, LENGTH, FEATURES, CLASSES = 23, 12, 6, 3
 
@@ -30,17 +35,12 @@ TAGS = TaskSpec(TaskType.TOKEN_CLASSIFICATION, vocab_size=VOCAB, max_seq_len=LEN
 TABLE = TaskSpec(TaskType.TABULAR_CLASSIFICATION, num_features=FEATURES, num_classes=CLASSES)
 NUMBER = TaskSpec(TaskType.TABULAR_REGRESSION, num_features=FEATURES)
 
-HUMBATOVA = "Humbatova et al. 2020, Taxonomy of Real Faults in Deep Learning Systems"
-ISLAM = "Islam et al. 2019, A Comprehensive Study on Deep Learning Bug Characteristics"
-RECIPE = "Karpathy 2019, A Recipe for Training Neural Networks"
-PYTORCH = "PyTorch documentation"
 LIGHTNING = "Lightning documentation, manual optimization"
 UNSLOTH = "Han 2024, Bugs in LLM training: gradient accumulation fix"
-HUGGING_FACE = "Hugging Face forum, labels are shifted inside the model"
 
 
 @dataclass(frozen=True)
-class Training:
+class Training(Setup):
     """A model, and how it is trained.
 
     Attributes:
@@ -48,15 +48,37 @@ class Training:
         build: Makes it.
         adapter: How it is called; the task's own by default.
         config: Training keys that matter.
+        fresh: Whether its weights count as just made, rather than loaded.
+        data: Whether there is a dataset.
+        seconds: What a check may take.
     """
 
     task: TaskSpec
     build: Callable[[], nn.Module]
     adapter: type[Adapter] | None = None
-    config: tuple[tuple[str, Any], ...] = (("learning_rate", 5e-3),)
+    config: dict[str, Any] = field(default_factory=lambda: {"learning_rate": 5e-3})
+    fresh: bool = True
+    data: bool = False
+    seconds: float = float("inf")
 
-    def trial(self) -> Trial:
-        """The trial that judges it."""
+    @property
+    def name(self) -> str:
+        return factory_name(self.build)
+
+    def judge(self, properties: Collection[str], folder: Path) -> dict[str, Evidence]:
+        trial, found = self.trial(folder), {}
+        with threads_for(trial.subject.model):
+            for name in properties:
+                for test, case in tests_of(name, self.task):
+                    found[test] = judge_training(name, trial, case, properties).investigated()
+        return found
+
+    def trial(self, folder: Path) -> Trial:
+        """The trial that judges it.
+
+        Args:
+            folder: An empty folder for the dataset.
+        """
 
         def build(seed: int) -> nn.Module:
             with seeded(seed):
@@ -64,54 +86,37 @@ class Training:
 
         model = build(0)
         adapter = self.adapter(self.task) if self.adapter is not None else make_adapter(self.task)
-        subject = Subject(model, adapter, self.task, pristine=model, rebuild=build)
-        return Trial(subject, TrainingConfig(**dict(self.config)))
+        subject = Subject(model, adapter, self.task, pristine=model, rebuild=build, fresh_weights=self.fresh)
+        trial = Trial(subject, TrainingConfig(**self.config), seconds=self.seconds)
+        if self.data:
+            trial.source = load_config(write_data(folder, self.task))
+        return trial
 
     def under(self, **keys: Any) -> Training:
         """The same with other training keys."""
-        return replace(self, config=tuple(keys.items()))
-
-
-@dataclass(frozen=True)
-class Planted:
-    """A bug that one test must find.
-
-    Attributes:
-        name: Unique name.
-        test: The test, such as ``training_loss[targets]``.
-        broken: The training with the bug.
-        sound: The same without it.
-        says: A part of the message.
-        module: What is blamed.
-        source: Where this kind of bug is described.
-        status: The verdict on it.
-        also: Other tests that may be red for the same bug.
-    """
-
-    name: str
-    test: str
-    broken: Training
-    sound: Training
-    says: str
-    source: str
-    module: str = ""
-    status: str = "fail"
-    also: tuple[str, ...] = ()
-
-
-PLANTED: list[Planted] = []
+        return replace(self, config=keys)
 
 
 def plant(name: str, test: str, broken: Training, sound: Training, says: str, source: str, **more: Any) -> None:
-    """Registers a bug."""
-    PLANTED.append(Planted(name, test, broken, sound, says, source, **more))
+    """Registers a bug of tier 3; see ``PlantedBug`` for the arguments."""
+    register(PlantedBug(name, test, broken, sound, says=says, source=source, **more))
 
 
-def all_planted() -> list[Planted]:
-    """Every bug of every family."""
-    for family in FAMILIES:
-        importlib.import_module(f".{family}", __package__)
-    return PLANTED
+def write_data(folder: Path, task: TaskSpec) -> Path:
+    """A table from which the labels can be told, far from standardised, and a config that names it; returns the config."""
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal((600, 6))
+    scores = features @ rng.standard_normal((6, 4))
+    labels = scores.argmax(1) if task.num_classes else 20 + 5 * scores[:, 0]
+    if task.num_classes:
+        features = features * 3 + 40
+    for split, rows in (("train", slice(0, 480)), ("validation", slice(480, 600))):
+        np.savez(folder / f"{split}.npz", features=features[rows].astype(np.float32), labels=labels[rows])
+    sizes = {"num_features": 6, **({"num_classes": 4} if task.num_classes else {})}
+    data = {"train": {"path": "train.npz"}, "eval": {"path": "validation.npz"}}
+    file = folder / "run.json"
+    file.write_text(json.dumps({"task_type": task.task_type.value, **sizes, **data}))
+    return file
 
 
 class Scores(nn.Module):

@@ -6,17 +6,13 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.evidence import Status
-
-from .pairs import CAUSAL, CLASSES, LENGTH, TABLE, TEXT, VOCAB, Pair, assert_found, assert_twin_passes, judge_all, red, study_of
+from ..tasks import CAUSAL, CLASSES, LENGTH, TEXT, VOCAB
+from .analysed import plant
 from .parts import WIDTH, Attention, Decoder, Encoder, by_hand, by_kernel, scores
-
-FAMILY = ("attention_kernels",)
 
 
 def by_flags(query: Tensor, key: Tensor, value: Tensor, visible: Tensor) -> Tensor:
@@ -98,62 +94,39 @@ class Table(nn.Module):
         return self.head(F.gelu(features))
 
 
-PAIRS: list[Pair] = [
-    Pair(
-        "fallback_without_scale",
-        CAUSAL,
-        lambda: Decoder(Attention(by_kernel), Attention(by_flags)),
-        lambda: Decoder(Attention(by_kernel), Attention(by_kernel)),
-        "attention_kernels",
-        "with the math kernel",
-        "attentions.1",
-    ),
-    Pair(
-        "eager_with_another_scale",
-        TEXT,
-        partial(Switchable, "scale"),
-        Switchable,
-        "attention_kernels",
-        "with the 'eager' attention",
-        "attentions.1.inner",
-    ),
-    Pair(
-        "eager_not_finite_for_padding",
-        TEXT,
-        partial(Switchable, "padding"),
-        Switchable,
-        "attention_kernels",
-        "the logits of a batch with a row that is all padding are not finite",
-        "attentions.1.inner",
-    ),
-    Pair(
-        "method_that_the_fast_path_skips",
-        TEXT,
-        partial(OfTorch, Biased),
-        partial(OfTorch, nn.TransformerEncoderLayer),
-        "attention_kernels",
-        "the fast path of PyTorch's attention layers",
-        "encoder.layers.0",
-    ),
-]
-
-
-@pytest.mark.parametrize("pair", PAIRS, ids=str)
-def test_bug_is_found(pair: Pair) -> None:
-    assert_found(pair, FAMILY)
-
-
-@pytest.mark.parametrize("pair", PAIRS, ids=str)
-def test_twin_passes(pair: Pair) -> None:
-    assert_twin_passes(pair, FAMILY)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_sound_models_are_left_alone(seed: int) -> None:
-    assert red(judge_all(study_of(partial(OfTorch, nn.TransformerEncoderLayer), TEXT, seed), FAMILY)) == {}
-
-
-def test_a_model_without_attention_is_skipped() -> None:
-    found = judge_all(study_of(Table, TABLE), FAMILY)["attention_kernels"]
-    assert found.status is Status.SKIPPED
-    assert "no attention of PyTorch's" in found.message
+plant(
+    "fallback_without_scale",
+    CAUSAL,
+    lambda: Decoder(Attention(by_kernel), Attention(by_flags)),
+    lambda: Decoder(Attention(by_kernel), Attention(by_kernel)),
+    "attention_kernels",
+    "with the math kernel",
+    "attentions.1",
+)
+plant(
+    "eager_with_another_scale",
+    TEXT,
+    partial(Switchable, "scale"),
+    Switchable,
+    "attention_kernels",
+    "with the 'eager' attention",
+    "attentions.1.inner",
+)
+plant(
+    "eager_not_finite_for_padding",
+    TEXT,
+    partial(Switchable, "padding"),
+    Switchable,
+    "attention_kernels",
+    "the logits of a batch with a row that is all padding are not finite",
+    "attentions.1.inner",
+)
+plant(
+    "method_that_the_fast_path_skips",
+    TEXT,
+    partial(OfTorch, Biased),
+    partial(OfTorch, nn.TransformerEncoderLayer),
+    "attention_kernels",
+    "the fast path of PyTorch's attention layers",
+    "encoder.layers.0",
+)

@@ -8,20 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .planted import (
-    HUMBATOVA,
-    ISLAM,
-    LIT_SCORES,
-    NUMBER,
-    NUMBERS,
-    RECIPE,
-    SCORES,
-    TABLE,
-    LitScores,
-    Scores,
-    Training,
-    plant,
-)
+from harness.evidence import Status
+
+from ..register import HUMBATOVA, ISLAM, RECIPE
+from .training import LIT_SCORES, NUMBER, NUMBERS, SCORES, TABLE, LitScores, Scores, Training, plant
 
 
 class ScaledTwice(Scores):
@@ -125,7 +115,7 @@ plant(
     SCORES,
     "0.002 does in",
     HUMBATOVA,
-    status="warn",
+    status=Status.WARN,
 )
 plant(
     "rate_far_too_large",
@@ -134,7 +124,7 @@ plant(
     SCORES,
     "5 does in",
     HUMBATOVA,
-    status="warn",
+    status=Status.WARN,
 )
 plant(
     "own_rate_far_too_small",
@@ -143,7 +133,7 @@ plant(
     LIT_SCORES,
     "AdamW at 0.001 does in",
     RECIPE,
-    status="warn",
+    status=Status.WARN,
 )
 plant(
     "warm_up_of_a_long_run",
@@ -152,5 +142,5 @@ plant(
     LIT_SCORES,
     "AdamW at 0.001 does in",
     RECIPE,
-    status="warn",
+    status=Status.WARN,
 )

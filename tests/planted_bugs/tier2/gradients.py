@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
 from functools import partial
 from typing import Any
 
-import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.evidence import Status
-from harness.tasks import TaskSpec
 
-from .pairs import (
-    CAUSAL,
-    CLASSES,
-    FEATURES,
-    IMAGES,
-    TABLE,
-    Factory,
-    Pair,
-    assert_found,
-    assert_twin_passes,
-    judge_all,
-    red,
-    study_of,
-)
+from ..tasks import CAUSAL, CLASSES, FEATURES, TABLE
+from .analysed import plant
 from .parts import Attention, Decoder, by_hand
-
-FAMILY = ("gradcheck",)
 
 
 class WrongSwish(torch.autograd.Function):
@@ -234,118 +217,81 @@ class UnderNoGrad(Norm):
         return (x - x.mean(-1, keepdim=True)) / (spread + 1e-5).sqrt()
 
 
-PAIRS: list[Pair] = [
-    Pair(
-        "variance_without_graph",
-        TABLE,
-        partial(table, UnderNoGrad, True),
-        partial(table, UnderNoGrad, False),
-        "gradcheck",
-        "not the derivative",
-        "inner",
-    ),
-    Pair(
-        "term_forgotten", TABLE, partial(table, Swish, True), partial(table, Swish, False), "gradcheck", "autograd says", "inner"
-    ),
-    Pair(
-        "weight_gradient_averaged",
-        TABLE,
-        partial(table, Projection, True),
-        partial(table, Projection, False),
-        "gradcheck",
-        "`inner.weight` is not the derivative",
-        "inner",
-    ),
-    Pair(
-        "variance_detached",
-        TABLE,
-        partial(table, Norm, True),
-        partial(table, Norm, False),
-        "gradcheck",
-        "by `detach()`",
-        "inner",
-        status=Status.WARN,
-    ),
-    Pair(
-        "clamped_through_data",
-        TABLE,
-        partial(table, Clipped, True),
-        partial(table, Clipped, False),
-        "gradcheck",
-        "derivative",
-        "inner",
-    ),
-    Pair(
-        "one_head_detached",
-        CAUSAL,
-        lambda: Decoder(Attention(), Attention(detached_query)),
-        lambda: Decoder(Attention(), Attention()),
-        "gradcheck",
-        "by `detach()`",
-        "attentions.1",
-        status=Status.WARN,
-    ),
-    Pair(
-        "statistics_detached_in_training",
-        TABLE,
-        partial(table, BatchStatistics, True),
-        partial(table, BatchStatistics, False),
-        "gradcheck",
-        "by `detach()`",
-        "inner",
-        status=Status.WARN,
-    ),
-    Pair(
-        "straight_through",
-        TABLE,
-        partial(table, Rounded, True),
-        partial(table, Rounded, False),
-        "gradcheck",
-        "is a staircase in",
-        "inner",
-        status=Status.WARN,
-    ),
-    Pair(
-        "codebook",
-        TABLE,
-        partial(table, Codebook, True),
-        partial(table, Codebook, False),
-        "gradcheck",
-        "is a staircase in",
-        "inner",
-        status=Status.WARN,
-    ),
-]
-
-SOUND: dict[str, tuple[Factory, TaskSpec]] = {
-    "kinks": (Pictures, IMAGES),
-    "float32 inside": (partial(table, Upcast), TABLE),
-    "sensitive": (partial(table, Sensitive), TABLE),
-    "max_norm": (Renormalised, CAUSAL),
-    "spectral norm": (lambda: Table(nn.utils.parametrizations.spectral_norm(nn.Linear(32, 32))), TABLE),
-}
-
-
-def test_a_detach_is_named_by_its_line() -> None:
-    found = judge_all(study_of(partial(table, Norm, True), TABLE), FAMILY)["gradcheck"]
-
-    line = inspect.getsource(Norm).splitlines()
-    number = inspect.getsourcelines(Norm)[1] + next(n for n, text in enumerate(line) if ".detach()" in text)
-    assert (found.code, found.place.rpartition(":")[2]) == ("detached", str(number))
-
-
-@pytest.mark.parametrize("pair", PAIRS, ids=str)
-def test_bug_is_found(pair: Pair) -> None:
-    assert_found(pair, FAMILY)
-
-
-@pytest.mark.parametrize("pair", PAIRS, ids=str)
-def test_twin_passes(pair: Pair) -> None:
-    assert_twin_passes(pair, FAMILY)
-
-
-@pytest.mark.parametrize("name", SOUND)
-@pytest.mark.parametrize("seed", range(4))
-def test_sound_models_are_left_alone(name: str, seed: int) -> None:
-    factory, task = SOUND[name]
-    assert red(judge_all(study_of(factory, task, seed), FAMILY)) == {}
+plant(
+    "variance_without_graph",
+    TABLE,
+    partial(table, UnderNoGrad, True),
+    partial(table, UnderNoGrad, False),
+    "gradcheck",
+    "not the derivative",
+    "inner",
+)
+plant("term_forgotten", TABLE, partial(table, Swish, True), partial(table, Swish, False), "gradcheck", "autograd says", "inner")
+plant(
+    "weight_gradient_averaged",
+    TABLE,
+    partial(table, Projection, True),
+    partial(table, Projection, False),
+    "gradcheck",
+    "`inner.weight` is not the derivative",
+    "inner",
+)
+plant(
+    "variance_detached",
+    TABLE,
+    partial(table, Norm, True),
+    partial(table, Norm, False),
+    "gradcheck",
+    "by `detach()`",
+    "inner",
+    status=Status.WARN,
+)
+plant(
+    "clamped_through_data",
+    TABLE,
+    partial(table, Clipped, True),
+    partial(table, Clipped, False),
+    "gradcheck",
+    "derivative",
+    "inner",
+)
+plant(
+    "one_head_detached",
+    CAUSAL,
+    lambda: Decoder(Attention(), Attention(detached_query)),
+    lambda: Decoder(Attention(), Attention()),
+    "gradcheck",
+    "by `detach()`",
+    "attentions.1",
+    status=Status.WARN,
+)
+plant(
+    "statistics_detached_in_training",
+    TABLE,
+    partial(table, BatchStatistics, True),
+    partial(table, BatchStatistics, False),
+    "gradcheck",
+    "by `detach()`",
+    "inner",
+    status=Status.WARN,
+)
+plant(
+    "straight_through",
+    TABLE,
+    partial(table, Rounded, True),
+    partial(table, Rounded, False),
+    "gradcheck",
+    "is a staircase in",
+    "inner",
+    status=Status.WARN,
+)
+plant(
+    "codebook",
+    TABLE,
+    partial(table, Codebook, True),
+    partial(table, Codebook, False),
+    "gradcheck",
+    "is a staircase in",
+    "inner",
+    status=Status.WARN,
+)

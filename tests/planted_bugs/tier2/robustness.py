@@ -2,39 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 
-import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.batches import Batch, Sizes, make_batch
 from harness.evidence import Status
-from harness.tasks import TaskSpec
 
-from .pairs import (
-    CHANNELS,
-    CLASSES,
-    FEATURES,
-    IMAGES,
-    LENGTH,
-    NUMBER,
-    SIDE,
-    TABLE,
-    TEXT,
-    VOCAB,
-    Factory,
-    Pair,
-    assert_found,
-    assert_twin_passes,
-    judge_all,
-    red,
-    study_of,
-)
+from ..setups import Factory
+from ..tasks import CHANNELS, CLASSES, FEATURES, IMAGES, LENGTH, NUMBER, SIDE, TABLE, TEXT, VOCAB
+from .analysed import plant
 from .parts import WIDTH
 
-FAMILY = ("robustness",)
 NOISE, MASKING, STEP = (f"robustness[{case}]" for case in ("noise", "masking", "adversarial_step"))
 
 
@@ -133,69 +112,12 @@ def levels(rounded: bool) -> Factory:
     )
 
 
-_warned = partial(Pair, status=Status.WARN)
+_warned = partial(plant, status=Status.WARN)
 LIKE = (1.0,) * FEATURES
 
-PAIRS = [
-    _warned("frequencies too high", NUMBER, periodic(500.0), periodic(0.1), NOISE, "it drowns the input", "0"),
-    _warned("frequencies upside down", IMAGES, waves(1), waves(-1), NOISE, "it drowns the input", "0"),
-    _warned("one unit for all", TABLE, table(*LIKE[1:], 1e4), table(*LIKE), MASKING, "feature 5 decides alone"),
-    _warned("depth in millimetres", IMAGES, depth_image(1, 1, 5e3), depth_image(1, 1, 5), MASKING, "channel 2 decides alone"),
-    _warned("first token always wins", TEXT, lambda: Pooled(25.0), lambda: Pooled(0.2), MASKING, "token 0 decides alone"),
-    _warned("pixels rounded", IMAGES, levels(rounded=True), levels(rounded=False), STEP, "does not say where", "0"),
-]
-
-
-@pytest.mark.parametrize("pair", PAIRS, ids=str)
-def test_bug_is_found(pair: Pair) -> None:
-    assert_found(pair, FAMILY)
-
-
-@pytest.mark.parametrize("pair", PAIRS, ids=str)
-def test_twin_passes(pair: Pair) -> None:
-    assert_twin_passes(pair, FAMILY)
-
-
-class Binned(nn.Module):
-    """Half of the features as what is learnt for the bins they fall into."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bins = nn.Embedding(8, WIDTH)
-        self.head = nn.Linear(2 * WIDTH, CLASSES)
-        self.rest = nn.Linear(FEATURES - 3, WIDTH)
-
-    def forward(self, features: Tensor) -> Tensor:
-        numbers = torch.bucketize(features[:, :3].contiguous(), torch.linspace(-1.5, 1.5, 7).to(features))
-        return self.head(torch.cat((self.bins(numbers).mean(1), self.rest(features[:, 3:])), -1))
-
-
-class Gated(nn.Module):
-    """Reads the first token, and the others through a gate that starts at zero (Bachlechner et al. 2021, ReZero)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tokens = nn.Embedding(VOCAB, WIDTH)
-        self.gate = nn.Parameter(torch.zeros(()))
-        self.head = nn.Linear(WIDTH, CLASSES)
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        x = self.tokens(input_ids)
-        real = attention_mask[..., None].to(x.dtype)
-        return self.head(x[:, 0] + self.gate * (x * real).sum(1) / real.sum(1).clamp(min=1))
-
-
-@pytest.mark.parametrize(("sound", "task"), [(Binned, TABLE), (Gated, TEXT)])
-@pytest.mark.parametrize("seed", range(3))
-def test_unusual_but_sound(sound: Factory, task: TaskSpec, seed: int) -> None:
-    assert red(judge_all(study_of(sound, task, seed), FAMILY)) == {}
-
-
-def test_real_rows_show_a_feature_of_another_scale() -> None:
-    def income(task: TaskSpec, sizes: Sizes, seed: int) -> Batch:
-        batch = make_batch(task, sizes, seed)
-        return {**batch, "features": batch["features"] * torch.tensor([1, 1, 1, 1, 4e4, 1])}
-
-    study = study_of(table(*LIKE), TABLE)
-    study.subject = replace(study.subject, make=income)
-    assert "feature 4 decides alone" in judge_all(study, FAMILY)[MASKING].message
+_warned("frequencies too high", NUMBER, periodic(500.0), periodic(0.1), NOISE, "it drowns the input", "0")
+_warned("frequencies upside down", IMAGES, waves(1), waves(-1), NOISE, "it drowns the input", "0")
+_warned("one unit for all", TABLE, table(*LIKE[1:], 1e4), table(*LIKE), MASKING, "feature 5 decides alone")
+_warned("depth in millimetres", IMAGES, depth_image(1, 1, 5e3), depth_image(1, 1, 5), MASKING, "channel 2 decides alone")
+_warned("first token always wins", TEXT, lambda: Pooled(25.0), lambda: Pooled(0.2), MASKING, "token 0 decides alone")
+_warned("pixels rounded", IMAGES, levels(rounded=True), levels(rounded=False), STEP, "does not say where", "0")

@@ -1,42 +1,29 @@
-"""Repeated, interrupted, shared, frozen and compared runs: every planted bug is found by its check, and every twin is sound."""
+"""What checks of whole runs need: another process with the same model, enough time, the head, and a test of signs."""
 
 from __future__ import annotations
 
 import json
 import random
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from planted_bugs.tier3.run_models import WIDTH, Net
+from planted_bugs.tier3.runs import run_of
 from torch import Tensor, nn
 
 from harness.adapters import make_adapter
 from harness.config import load_config
-from harness.evidence import Evidence
 from harness.models.loading import model_source
 from harness.properties.subject import Subject
-from harness.training.checks.baseline_comparison import baseline_comparison, chance_of_lower
+from harness.training.checks.baseline_comparison import chance_of_lower
 from harness.training.checks.distributed import distributed
 from harness.training.checks.fine_tuning import find_head, fine_tuning
 from harness.training.checks.hyperparameter_sensitivity import hyperparameter_sensitivity
 from harness.training.checks.resume import resume
 from harness.training.checks.seeded_repeat import seeded_repeat
 from harness.training.trial import Trial
-
-from .planted_runs import PLANTED, Planted, Run, called
-from .run_models import WIDTH, Net
-
-CHECKS: dict[str, Callable[[Trial], Evidence]] = {
-    check.__name__: check
-    for check in (seeded_repeat, resume, distributed, fine_tuning, hyperparameter_sensitivity, baseline_comparison)
-}
-SOUND: list[tuple[str, Run]] = []
-for _planted in PLANTED:
-    SOUND += [(_planted.check, _planted.sound)] if (_planted.check, _planted.sound) not in SOUND else []
-
-_CLUMSY = re.compile(r"\b0 other|\bNone\b|``|\n|Traceback| at 0x|lambda|\bnan\b")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -45,24 +32,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.mark.parametrize("planted", PLANTED, ids=lambda planted: planted.name)
-def test_bug_is_found(planted: Planted, tmp_path: Path) -> None:
-    evidence = CHECKS[planted.check](planted.broken.trial(tmp_path)).investigated()
-    assert evidence.status.value == planted.status, evidence.explain()
-    assert planted.says in evidence.message
-    assert evidence.module == planted.module
-    assert evidence.cause
-    assert evidence.name == planted.check
-    assert not _CLUMSY.search(evidence.headline)
-
-
-@pytest.mark.parametrize(("check", "run"), SOUND, ids=lambda value: value if isinstance(value, str) else called(value.build))
-def test_twin_is_sound(check: str, run: Run, tmp_path: Path) -> None:
-    evidence = CHECKS[check](run.trial(tmp_path)).investigated()
-    assert evidence.status.value == "ok", evidence.explain()
-    assert not _CLUMSY.search(evidence.headline)
 
 
 MODEL = """
@@ -157,7 +126,7 @@ class TwoHeads(Net):
 def test_the_head_is_what_lies_last_on_every_way_to_the_logits(
     build: Callable[[], nn.Module], modules: set[str], parameters: set[str], tmp_path: Path
 ) -> None:
-    head = find_head(Run(build).trial(tmp_path))
+    head = find_head(run_of(build).trial(tmp_path))
     assert head is not None
     assert set(head.modules) == modules
     assert head.parameters == parameters

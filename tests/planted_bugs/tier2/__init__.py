@@ -1,0 +1,1 @@
+"""Models that break a property of tier 2."""

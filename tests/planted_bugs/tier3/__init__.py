@@ -1,0 +1,1 @@
+"""Trainings that break a property of tier 3."""

@@ -1,0 +1,321 @@
+"""Runs that go wrong in one way each, and their corrected twins: what must be found, by which check, and where."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from harness.evidence import Status
+from harness.tasks import TaskSpec, TaskType
+
+from ..register import FORUM, HUMBATOVA, LIGHTNING, PYTORCH
+from . import lightning_run_models as own
+from . import run_models as plain
+from .training import Training, plant
+
+TABLE = TaskSpec(TaskType.TABULAR_CLASSIFICATION, num_features=6, num_classes=4)
+NUMBER = TaskSpec(TaskType.TABULAR_REGRESSION, num_features=6)
+
+IN_PROCESS = 4.0
+"""Seconds that are too few to start a process."""
+
+
+def run_of(
+    build: Callable[[], nn.Module], task: TaskSpec = TABLE, *, config: dict[str, Any] | None = None, **more: Any
+) -> Training:
+    """A model that is trained at a rate that suits it, unless the training keys say another one."""
+    return Training(task, build, config={"learning_rate": 5e-3, **(config or {})}, **more)
+
+
+def _plant(check: str, broken: Training, sound: Training, says: str, source: str, **more: Any) -> None:
+    """Registers a bug that is named after its model and the training keys that differ from the twin's."""
+    keys = "".join(f"-{key}{value}" for key, value in broken.config.items() if value != sound.config.get(key))
+    plant(f"{broken.name}{keys}", check, broken, sound, says, source, **more)
+
+
+def _normed(norm: Callable[[], nn.Module], **more: Any) -> Training:
+    return run_of(partial(plain.Normed, norm), **more)
+
+
+SHARED = _normed(plain.CentredMemory)
+AVERAGE = _normed(plain.BufferedAverage)
+BATCH_NORM = partial(nn.BatchNorm1d, plain.WIDTH)
+
+_plant(
+    "seeded_repeat",
+    _normed(plain.OwnNoise),
+    _normed(plain.Noise, seconds=IN_PROCESS),
+    "gives another model when it is repeated: the loss differs at step 1",
+    f"{FORUM}: np.random.default_rng() ignores np.random.seed",
+    module="norm",
+)
+_plant(
+    "seeded_repeat",
+    _normed(plain.ClassCounter),
+    _normed(plain.BufferCounter, seconds=IN_PROCESS),
+    "gives another model when it is repeated: the loss differs at step 1",
+    f"{FORUM}: class attributes are shared by all instances",
+    module="norm",
+)
+_plant(
+    "seeded_repeat",
+    run_of(partial(plain.Columns, plain.Hashed)),
+    run_of(partial(plain.Columns, plain.Ordered)),
+    "gives another model in another process: the loss differs at step 1",
+    "Python documentation, PYTHONHASHSEED",
+    module="order",
+)
+_plant(
+    "seeded_repeat",
+    run_of(plain.UnseededStart),
+    run_of(plain.SeededStart, seconds=IN_PROCESS),
+    "the same seed builds models with other weights",
+    f"{FORUM}: np.random.default_rng() ignores np.random.seed",
+    module="middle.weight",
+)
+_plant(
+    "seeded_repeat",
+    run_of(own.ClockWeight),
+    run_of(own.StepWeight, seconds=IN_PROCESS),
+    "the loss differs at step 1",
+    HUMBATOVA,
+    module="training_step",
+)
+_plant(
+    "seeded_repeat",
+    run_of(own.ImportedRng),
+    run_of(own.GlobalRng, seconds=IN_PROCESS),
+    "the loss differs at step 1",
+    f"{LIGHTNING}, seed_everything: generators made before it are not reached",
+    module="training_step",
+)
+_plant(
+    "resume",
+    _normed(plain.PlainAverage),
+    AVERAGE,
+    "not the uninterrupted one: the loss differs at step 5",
+    f"{FORUM}: moving average lost after resuming",
+    module="norm.average",
+)
+_plant(
+    "resume",
+    _normed(plain.UnsavedAverage),
+    AVERAGE,
+    "not the uninterrupted one: the loss differs at step 5",
+    f"{PYTORCH}, register_buffer(persistent=False)",
+    module="norm.average",
+)
+_plant(
+    "resume",
+    _normed(plain.Annealed),
+    _normed(plain.AnnealedBuffer),
+    "not the uninterrupted one: the loss differs at step 5",
+    f"{FORUM}: a step counter that starts at 0 after loading",
+    module="norm.steps",
+)
+_plant(
+    "resume",
+    run_of(own.KLWeight),
+    run_of(own.SavedKLWeight),
+    "not the uninterrupted one: the loss differs at step 5",
+    f"{LIGHTNING}, on_save_checkpoint",
+    module="weight",
+)
+_plant(
+    "resume",
+    run_of(partial(own.Optimized, own.Lookahead)),
+    run_of(partial(own.Optimized, own.SavedLookahead)),
+    "`net.stem.weight` differs after step 6",
+    f"{PYTORCH}, Optimizer.state_dict holds `state` and `param_groups`",
+    module="Lookahead.k",
+)
+_plant(
+    "resume",
+    run_of(own.ClockSchedule),
+    run_of(own.StepSchedule),
+    "has another schedule: the learning rate differs at step 1",
+    HUMBATOVA,
+)
+_plant(
+    "distributed",
+    run_of(plain.Spare),
+    run_of(plain.Net),
+    "stops at the second step: it needs a gradient of every parameter, and `spare.weight` receives none (and 1 other parameter)",
+    f"{PYTORCH}, DistributedDataParallel: find_unused_parameters",
+    module="spare.weight",
+)
+_plant(
+    "distributed",
+    _normed(plain.Centred),
+    SHARED,
+    "what a row contributes depends on the other rows of its process",
+    f"{FORUM}: statistics of the batch under DDP",
+    module="norm",
+)
+_plant(
+    "distributed",
+    _normed(plain.CentredWhileTraining),
+    SHARED,
+    "what a row contributes depends on the other rows of its process",
+    f"{FORUM}: statistics of the batch under DDP",
+    module="norm",
+)
+_plant(
+    "distributed",
+    _normed(plain.Memory),
+    SHARED,
+    "after a step the processes have other models",
+    f"{PYTORCH}, DistributedDataParallel: broadcast_buffers",
+    module="norm.rows",
+)
+_plant(
+    "distributed",
+    _normed(plain.LeadersShare),
+    SHARED,
+    "is not the mean of what each half of the rows gives",
+    f"{FORUM}: code for rank 0 that changes the loss",
+    module="head.weight",
+)
+_plant(
+    "distributed",
+    _normed(BATCH_NORM, config={"strategy": "ddp", "batch_size": 4}),
+    _normed(BATCH_NORM, config={"strategy": "ddp", "batch_size": 32}),
+    "batch norm takes its statistics from the 4 rows of each process alone",
+    "Wu and He 2018, Group Normalization",
+    module="norm",
+    status=Status.WARN,
+)
+_plant(
+    "distributed",
+    run_of(own.Summed),
+    run_of(own.Spread),
+    "the gradients are 2 times smaller than with one",
+    f"{PYTORCH}, DistributedDataParallel: gradients are averaged",
+    module="net.head.bias",
+)
+_plant(
+    "distributed",
+    run_of(own.Contrastive),
+    run_of(own.Spread),
+    "what a row contributes depends on the other rows of its process",
+    f"{LIGHTNING}, all_gather: in-batch negatives",
+    module="training_step",
+)
+_plant(
+    "distributed",
+    run_of(own.OwnBackward),
+    run_of(own.Spread),
+    "the processes keep gradients of their own: that of `net.stem.weight` is not averaged (and 5 other parameters)",
+    f"{LIGHTNING}, manual optimization: use self.manual_backward(loss) instead of loss.backward()",
+    module="net.stem.weight",
+)
+_plant(
+    "fine_tuning",
+    run_of(plain.Thawing),
+    run_of(plain.Lasting),
+    "`stem.weight` does not stay frozen (and 3 other parameters): train() unfreezes it",
+    f"{FORUM}: frozen layers train again after model.train()",
+    module="stem.weight",
+)
+_plant(
+    "fine_tuning",
+    run_of(plain.ThawingForward),
+    run_of(plain.QuietForward),
+    "`stem.weight` does not stay frozen: the training step unfreezes it",
+    f"{FORUM}: requires_grad set in forward",
+    module="stem.weight",
+)
+_plant(
+    "fine_tuning",
+    run_of(plain.SavesMemory),
+    run_of(plain.SavesSomeMemory),
+    "the loss carries no gradient back to the last layer",
+    f"{FORUM}: element 0 of tensors does not require grad, after freezing",
+    module="head",
+)
+_plant(
+    "fine_tuning",
+    run_of(own.DecayByHand),
+    run_of(own.DecayOfTrained),
+    "`net.stem.weight` is frozen and moves nevertheless (and 3 other parameters)",
+    f"{FORUM}: frozen weights change by weight decay",
+    module="net.stem.weight",
+)
+_plant(
+    "fine_tuning",
+    run_of(own.BackboneOptimizer),
+    run_of(own.WholeOptimizer),
+    "`net.head.weight` does not move (and 1 other parameter): no optimizer holds it",
+    f"{FORUM}: the new head is missing from the optimizer",
+    module="net.head.weight",
+)
+_plant(
+    "hyperparameter_sensitivity",
+    run_of(plain.Net, config={"learning_rate": 10.0}),
+    run_of(plain.Net),
+    "at learning rate 10 the loss rises from",
+    f"{HUMBATOVA}: learning rate too high",
+)
+_plant(
+    "hyperparameter_sensitivity",
+    run_of(plain.Net, config={"learning_rate": 1e-9}),
+    run_of(plain.Net),
+    "at learning rate 1e-09 the loss does not fall in 20 steps",
+    f"{HUMBATOVA}: learning rate too low",
+    status=Status.WARN,
+)
+_plant(
+    "hyperparameter_sensitivity",
+    run_of(plain.Net, config={"learning_rate": 1e-6}, data=True),
+    run_of(plain.Net, config={"learning_rate": 1e-2}, data=True),
+    "the 60 steps that are planned lower the loss",
+    f"{HUMBATOVA}: learning rate too low",
+    status=Status.WARN,
+)
+_plant(
+    "hyperparameter_sensitivity",
+    run_of(own.HotSGD),
+    run_of(own.WarmSGD),
+    "at its own learning rate the loss rises from",
+    f"{HUMBATOVA}: learning rate too high",
+)
+_plant(
+    "hyperparameter_sensitivity",
+    run_of(own.CliffSGD),
+    run_of(own.WarmSGD),
+    "the rate is near a cliff",
+    "Smith 2017, Cyclical Learning Rates",
+    status=Status.WARN,
+)
+_plant(
+    "hyperparameter_sensitivity",
+    run_of(own.Unscaled),
+    run_of(own.Scaled),
+    "at its own learning rate the loss becomes NaN or infinite; at 0.001 times its own learning rate it falls",
+    f"{HUMBATOVA}: wrong scale of the loss",
+)
+_plant(
+    "baseline_comparison",
+    run_of(partial(plain.Standardised, plain.NeverUpdated), data=True),
+    run_of(partial(plain.Standardised, plain.Updated), data=True),
+    "worse than the frequency of each class",
+    f"{PYTORCH}, BatchNorm: running statistics",
+)
+_plant(
+    "baseline_comparison",
+    run_of(own.WrongRows, data=True),
+    run_of(own.RightRows, data=True),
+    "the frequency of each class",
+    f"{HUMBATOVA}: labels that do not belong to their inputs",
+    status=Status.WARN,
+)
+_plant(
+    "baseline_comparison",
+    run_of(own.ScaledTarget, NUMBER, data=True),
+    run_of(own.UnscaledTarget, NUMBER, data=True),
+    "worse than the mean of the training labels",
+    f"{HUMBATOVA}: output not brought back to the units of the target",
+)
