@@ -24,14 +24,19 @@ def add(commands: Any) -> None:
     )
     runs.add_argument("--name", metavar="NAME", help="only runs of this name")
     runs.add_argument("--metric", metavar="METRIC", help="show a metric of each run, the best first")
+    runs.add_argument("--to-mlflow", metavar="URI", help="copy RUN to the MLflow server or database at this address")
     add_json(runs)
     runs.set_defaults(run=_runs)
 
 
 def _runs(arguments: argparse.Namespace) -> int:
-    from harness.experiments.command import answer
+    from harness.experiments.command import answer, copy_to_mlflow
 
-    found = answer(_database(arguments), arguments.reference, arguments.name, arguments.metric)
+    database = _database(arguments)
+    if arguments.to_mlflow:
+        found = copy_to_mlflow(database, arguments.reference, arguments.to_mlflow)
+    else:
+        found = answer(database, arguments.reference, arguments.name, arguments.metric)
     print(json.dumps(found.data) if arguments.json else found.text)
     return 0
 

@@ -1,10 +1,8 @@
 """Experiments: runs, and what is remembered of them."""
 
 from harness.errors import MissingPackageError
-from harness.experiments.database import ExperimentDB
+from harness.experiments.database import ExperimentDB, get_profile, log_profile_to_db
 from harness.experiments.errors import ExperimentError, UnknownRunError
-from harness.experiments.profiles import get_profile, log_profile_to_db
-from harness.experiments.recorder import Rhythm
 from harness.experiments.records import (
     ArtifactRecord,
     ComparisonRecord,
@@ -16,7 +14,7 @@ from harness.experiments.records import (
     SweepPoint,
     SweepRecord,
 )
-from harness.experiments.run import Run
+from harness.experiments.run import Rhythm, Run
 
 __all__ = [
     "ArtifactRecord",

@@ -8,11 +8,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from harness.experiments.address import address_of, file_of
 from harness.experiments.database import ExperimentDB
 from harness.experiments.documents import flat, plain
 from harness.experiments.errors import ExperimentError
 from harness.experiments.records import RunRecord, RunRef
+from harness.experiments.store import address_of, file_of
 from harness.experiments.text_table import aligned, number
 from harness.wording import duration
 
@@ -44,13 +44,47 @@ def answer(db_path: str | Path, run: str | None = None, name: str | None = None,
     Raises:
         ExperimentError: There is no such database or no such run, or it cannot be read.
     """
+    with _existing(db_path) as db:
+        return runs_table(db, name, metric) if run is None else run_details(db, run)
+
+
+def copy_to_mlflow(db_path: str | Path, run: str | None, tracking_uri: str) -> Answer:
+    """Copies a run to MLflow.
+
+    Args:
+        db_path: The database, which must be there.
+        run: The run.
+        tracking_uri: MLflow's server or database.
+
+    Raises:
+        ExperimentError: There is no such database or no such run, or MLflow refuses it.
+        MissingPackageError: MLflow is not installed.
+    """
+    from harness.experiments.mlflow_export import export_to_mlflow
+
+    if run is None:
+        raise ExperimentError("--to-mlflow copies one run: name it, as in `modeltiers runs 3 --to-mlflow http://localhost:5000`")
+    with _existing(db_path) as db:
+        run_id = db.resolve(run)
+        copied = export_to_mlflow(db, run_id, tracking_uri)
+    return Answer(
+        {"run_id": run_id, "mlflow_run_id": copied, "tracking_uri": tracking_uri},
+        f"run {run_id} was copied to MLflow at {tracking_uri} as run {copied}",
+    )
+
+
+def _existing(db_path: str | Path) -> ExperimentDB:
+    """Opens a database that is there.
+
+    Raises:
+        ExperimentError: It is not.
+    """
     file = file_of(address_of(db_path))
     if file is not None and not file.exists():
         raise ExperimentError(
             f"{file}: no such database; a config with `log_to_db` makes one beside it: `modeltiers runs --config FILE`, or give its path by --db"
         )
-    with ExperimentDB(db_path) as db:
-        return runs_table(db, name, metric) if run is None else run_details(db, run)
+    return ExperimentDB(db_path)
 
 
 def runs_table(db: ExperimentDB, name: str | None = None, metric: str | None = None, limit: int = _LIMIT) -> Answer:

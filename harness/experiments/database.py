@@ -7,12 +7,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from harness.errors import did_you_mean
-from harness.experiments import artifacts, comparisons, configs, metrics, profiles, runs, scores, sweeps
-from harness.experiments.address import address_of
+from harness.experiments import metrics, run_groups, run_parts, runs
 from harness.experiments.errors import ExperimentError
 from harness.experiments.migrations import bring_up_to_date
-from harness.experiments.provenance import provenance
-from harness.experiments.recorder import Rhythm
 from harness.experiments.records import (
     ArtifactRecord,
     ComparisonRecord,
@@ -26,8 +23,8 @@ from harness.experiments.records import (
     SweepPoint,
     SweepRecord,
 )
-from harness.experiments.run import Run
-from harness.experiments.store import Store
+from harness.experiments.run import Rhythm, Run
+from harness.experiments.store import Store, address_of
 
 
 class ExperimentDB:
@@ -75,32 +72,30 @@ class ExperimentDB:
             notes: Anything a person should know.
             facts: Anything a program should know, such as ``gist_id`` and ``sha256``.
         """
-        given = configs.sorted_by_kind(config, task_spec, eval_config)
-        task = configs.task_of(given)
+        given = run_parts.sorted_by_kind(config, task_spec, eval_config)
+        task = run_parts.task_of(given)
         row = {
-            "name": name or configs.name_of(given, task),
+            "name": name or run_parts.name_of(given, task),
             "task": task,
             "notes": notes,
             "tags": list(tags),
             "sweep_id": sweep and sweep.sweep_id,
             "sweep_params": sweep and sweep.params,
             "facts": facts or {},
-            **provenance(),
+            **runs.provenance(),
         }
         with self.store.writing() as connection:
             if sweep:
-                sweeps.read(connection, sweep.sweep_id)
+                run_groups.read_sweep(connection, sweep.sweep_id)
             run_id = runs.begin(connection, row)
             for kind, content in given.items():
-                configs.write(connection, run_id, kind, content)
-        return Run(self, run_id, row["name"])
+                run_parts.write_config(connection, run_id, kind, content)
+        return Run(self.store, self.rhythm, run_id, row["name"])
 
     def end_run(self, run: RunRef, status: Status, facts: Mapping[str, Any] | None = None) -> None:
         """Writes how a run ended, with facts about it; ``Run.finish`` and ``Run.fail`` do so for a run of this process."""
         with self.store.writing() as connection:
-            run_id = runs.resolve(connection, run)
-            runs.add_facts(connection, run_id, facts or {})
-            runs.end(connection, run_id, status)
+            runs.end(connection, runs.resolve(connection, run), status, facts or {})
 
     def resolve(self, run: RunRef) -> int:
         """The id of a run."""
@@ -156,7 +151,7 @@ class ExperimentDB:
         """Runs side by side: config keys that differ, and the last value of each metric."""
         with self.store.reading() as connection:
             ids = [runs.resolve(connection, run) for run in compared]
-            return comparisons.side_by_side(connection, ids, self.rhythm.grace_seconds)
+            return run_groups.side_by_side(connection, ids, self.rhythm.grace_seconds)
 
     def get_metrics(self, run: RunRef, name: str | None = None) -> MetricColumns:
         """The logged values of a run, of one metric or of all, in the order in which they were logged."""
@@ -173,12 +168,12 @@ class ExperimentDB:
     def log_config(self, run: RunRef, kind: str, config: Any) -> None:
         """Stores a run's config of some kind (``training``, ``task``, ``eval``, ``suite`` …), in place of an earlier one."""
         with self.store.writing() as connection:
-            configs.write(connection, runs.resolve(connection, run), kind, config)
+            run_parts.write_config(connection, runs.resolve(connection, run), kind, config)
 
     def get_configs(self, run: RunRef) -> dict[str, Any]:
         """The configs of a run by kind, as JSON values."""
         with self.store.reading() as connection:
-            return configs.read(connection, runs.resolve(connection, run))
+            return run_parts.read_configs(connection, runs.resolve(connection, run))
 
     def add_facts(self, run: RunRef, facts: Mapping[str, Any]) -> None:
         """Adds facts to those a run has; one of the same name is replaced."""
@@ -187,15 +182,14 @@ class ExperimentDB:
 
     def log_artifact(self, run: RunRef, path: str | Path, kind: str = "file") -> None:
         """Stores where a file or folder lies, its sha256 and its size; the content stays where it is."""
-        file = Path(path).expanduser().resolve()
-        sha256, size = artifacts.measure(file)
+        found = run_parts.measure(path)
         with self.store.writing() as connection:
-            artifacts.write(connection, runs.resolve(connection, run), kind, file, sha256, size)
+            run_parts.write_artifact(connection, runs.resolve(connection, run), kind, found)
 
     def get_artifacts(self, run: RunRef) -> list[ArtifactRecord]:
         """The artifacts of a run, oldest first."""
         with self.store.reading() as connection:
-            return artifacts.read(connection, runs.resolve(connection, run))
+            return run_parts.read_artifacts(connection, runs.resolve(connection, run))
 
     def log_scores(self, run: RunRef, metric: str, values: Any, dataset: str = "") -> None:
         """Stores one number a sample, in place of earlier ones of that metric.
@@ -207,17 +201,17 @@ class ExperimentDB:
             dataset: What was scored, such as a dataset's fingerprint: scores of two runs can be paired only where it is the same.
         """
         with self.store.writing() as connection:
-            scores.write(connection, runs.resolve(connection, run), metric, values, dataset)
+            run_parts.write_scores(connection, runs.resolve(connection, run), metric, values, dataset)
 
     def get_scores(self, run: RunRef, metric: str) -> Scores:
         """The per-sample scores of a run."""
         with self.store.reading() as connection:
-            return scores.read(connection, runs.resolve(connection, run), metric)
+            return run_parts.read_scores(connection, runs.resolve(connection, run), metric)
 
     def get_score_datasets(self, run: RunRef) -> dict[str, str]:
         """What the scores of a run were measured on, by metric; empty for a run without scores."""
         with self.store.reading() as connection:
-            return scores.read_datasets(connection, runs.resolve(connection, run))
+            return run_parts.read_score_datasets(connection, runs.resolve(connection, run))
 
     def log_profile(self, run: RunRef, profile: Any, name: str = "reference", kind: str = "data") -> None:
         """Stores a profile: JSON-ready values, an object with ``to_json``, or bytes.
@@ -229,38 +223,38 @@ class ExperimentDB:
             kind: What it describes.
         """
         with self.store.writing() as connection:
-            profiles.write(connection, runs.resolve(connection, run), name, kind, profile)
+            run_parts.write_profile(connection, runs.resolve(connection, run), name, kind, profile)
 
     def get_profile(self, run: RunRef, name: str = "reference") -> Any:
         """The newest profile of a run by its name, as JSON values or bytes."""
         with self.store.reading() as connection:
-            return profiles.read(connection, runs.resolve(connection, run), name)
+            return run_parts.read_profile(connection, runs.resolve(connection, run), name)
 
     def log_comparison(self, baseline: RunRef, candidate: RunRef, metric: str, result: Any) -> None:
         """Stores the result of comparing a candidate with a baseline."""
         with self.store.writing() as connection:
             ids = runs.resolve(connection, baseline), runs.resolve(connection, candidate)
-            comparisons.write(connection, *ids, metric, result)
+            run_groups.write_comparison(connection, *ids, metric, result)
 
     def get_comparisons(self, run: RunRef) -> list[ComparisonRecord]:
         """The comparisons a run is part of, on either side, oldest first."""
         with self.store.reading() as connection:
-            return comparisons.read(connection, runs.resolve(connection, run))
+            return run_groups.read_comparisons(connection, runs.resolve(connection, run))
 
     def start_sweep(self, name: str, space: Any) -> int:
         """Begins a sweep over a space of parameters; returns its id, for ``SweepPoint``."""
         with self.store.writing() as connection:
-            return sweeps.begin(connection, name, space)
+            return run_groups.begin_sweep(connection, name, space)
 
     def finish_sweep(self, sweep_id: int, status: Status = "finished") -> None:
         """Writes how a sweep ended."""
         with self.store.writing() as connection:
-            sweeps.end(connection, sweep_id, status)
+            run_groups.end_sweep(connection, sweep_id, status)
 
     def get_sweep(self, sweep_id: int) -> SweepRecord:
         """What is known of a sweep; its runs are ``list_runs(sweep_id=…)``."""
         with self.store.reading() as connection:
-            return sweeps.read(connection, sweep_id)
+            return run_groups.read_sweep(connection, sweep_id)
 
     def close(self) -> None:
         """Closes the connections; using the database again opens new ones."""
@@ -274,3 +268,33 @@ class ExperimentDB:
 
     def __repr__(self) -> str:
         return f"ExperimentDB({self.store.place!r})"
+
+
+def log_profile_to_db(db: ExperimentDB, run_id: RunRef, profile: Any, name: str = "reference", kind: str = "data") -> int:
+    """Stores a run's reference profile.
+
+    Args:
+        db: The database.
+        run_id: The run the profile belongs to.
+        profile: A profile, its JSON or its bytes. Under another name than ``reference`` it may be any JSON-ready values or bytes.
+        name: Tells several profiles of a run apart; a newer one of the same name takes the place of the older.
+        kind: What it describes.
+
+    Returns:
+        The run's id: the ``reference_profile_id`` of a config.
+
+    Raises:
+        ExperimentError: There is no such run, or the profile cannot be stored, or it is no profile.
+    """
+    run_parts.check_profile(profile, name)
+    db.log_profile(run_id, profile, name, kind)
+    return db.resolve(run_id)
+
+
+def get_profile(db: ExperimentDB, run_id: RunRef, name: str = "reference") -> Any:
+    """The newest profile of a run by its name, as it was stored: JSON values, or bytes.
+
+    Raises:
+        ExperimentError: There is no such run, or it has no such profile.
+    """
+    return db.get_profile(run_id, name)

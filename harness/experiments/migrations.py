@@ -7,10 +7,9 @@ from importlib.metadata import PackageNotFoundError, version
 
 from sqlalchemy import Connection, insert, inspect, select
 
-from harness.experiments.clock import Now
 from harness.experiments.errors import ExperimentError
 from harness.experiments.store import Store
-from harness.experiments.tables import metadata, schema
+from harness.experiments.tables import Now, metadata, schema
 
 Migration = Callable[[Connection], None]
 

@@ -1,4 +1,4 @@
-"""A database: connections, transactions, and the lock under which its tables are made."""
+"""A database: where it is, connections, transactions, and the lock under which its tables are made."""
 
 from __future__ import annotations
 
@@ -6,17 +6,66 @@ import os
 import weakref
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 from sqlalchemy import Connection, Engine, create_engine, event, func, select
-from sqlalchemy.engine import URL
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from harness.experiments.address import file_of, place_of
-from harness.experiments.errors import ExperimentError
-from harness.experiments.failures import BUSY_SECONDS, explain
+from harness.errors import MissingPackageError
+from harness.experiments.errors import BUSY_SECONDS, ExperimentError, explain
+
+
+def address_of(db_path: str | Path) -> URL:
+    """The address of a database.
+
+    Args:
+        db_path: A file, ``sqlite:///file``, or ``postgresql://user:password@host:port/database``.
+
+    Raises:
+        ExperimentError: It names no database this project writes to.
+        MissingPackageError: The driver for PostgreSQL is not installed.
+    """
+    if not isinstance(db_path, (str, Path)):  # its text would be a file's name, and its repr the folder's
+        raise ExperimentError(f"a database is given by its path or its URL, not by {type(db_path).__name__}")
+    text = str(db_path)
+    if "://" not in text:
+        return _file(text)
+    try:
+        url = make_url(text)
+    except (ArgumentError, ValueError):  # a port that is no number is a ValueError
+        raise ExperimentError(f"{text.split('@')[-1]}: no database URL; expected postgresql://user@host:5432/database") from None
+    backend = url.get_backend_name()
+    if backend == "sqlite":
+        return _file(url.database or ":memory:")
+    if backend not in ("postgresql", "postgres"):
+        raise ExperimentError(f"{place_of(url)}: databases are SQLite files and PostgreSQL servers, not {backend}")
+    if find_spec("psycopg") is None:
+        raise MissingPackageError("PostgreSQL needs psycopg, not installed here: pip install 'pytest-modeltiers[postgresql]'")
+    return url.set(drivername="postgresql+psycopg")
+
+
+def place_of(url: URL) -> str:
+    """The address for people, without a password."""
+    if url.get_backend_name() == "sqlite":
+        return str(url.database)
+    bare = url.set(drivername=url.get_backend_name(), query={})
+    return bare.render_as_string(hide_password=True)
+
+
+def file_of(url: URL) -> Path | None:
+    """The file of a SQLite database; ``None`` for a server."""
+    return Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
+
+
+def _file(path: str) -> URL:
+    if not path.strip() or path.startswith((":memory:", "file:")):
+        raise ExperimentError(f"{path or 'an empty path'}: a database is shared between processes, so give it a file of its own")
+    return URL.create("sqlite", database=str(Path(path).expanduser().absolute()))
+
 
 _SMALLEST = 512
 """Bytes of a SQLite file, at least."""

@@ -1,18 +1,20 @@
-"""The tables of an experiment database, as they are in its newest version.
+"""The tables of an experiment database, as they are in its newest version; its clock, and rows that replace one of the same key.
 
 A change here needs a step in ``migrations.py``; ``tests/experiments`` compares what the steps lead to with what is written here.
-Times are seconds since 1970, UTC.
+Times are seconds since 1970, UTC, by the database's own clock, so that writers and readers on several machines agree.
 """
 
 from __future__ import annotations
 
 import math
+from datetime import datetime, timezone
 from typing import Any
 
 from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Connection,
     Double,
     ForeignKey,
     Index,
@@ -22,6 +24,9 @@ from sqlalchemy import (
     Table,
     Text,
 )
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator
 
 from harness.experiments.documents import from_text, to_text
@@ -179,3 +184,34 @@ names = Table(
     _run(),
     Column("changed", Double, nullable=False),
 )
+
+
+class Now(FunctionElement[float]):
+    """Seconds since 1970, UTC, to a millisecond."""
+
+    type = Double()
+    inherit_cache = True
+
+
+@compiles(Now, "sqlite")
+def _sqlite(_element: Now, _compiler: Any, **_options: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(Now, "postgresql")
+def _postgresql(_element: Now, _compiler: Any, **_options: Any) -> str:
+    return "CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS DOUBLE PRECISION)"
+
+
+def moment(seconds: float) -> datetime:
+    """A stored time as a date with its zone, UTC."""
+    return datetime.fromtimestamp(seconds, timezone.utc)
+
+
+def put(connection: Connection, table: Table, **row: Any) -> None:
+    """Writes a row, in place of an earlier one with the same primary key."""
+    insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    statement = insert(table).values(**row)
+    keys = list(table.primary_key.columns.keys())
+    rest = {name: statement.excluded[name] for name in row if name not in keys}
+    connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=rest))

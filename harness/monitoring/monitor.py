@@ -239,7 +239,7 @@ class Monitor:
 
 
 def _existing(db_path: str | Path) -> ExperimentDB:
-    from harness.experiments.address import address_of, file_of
+    from harness.experiments.store import address_of, file_of
 
     file = file_of(address_of(db_path))
     if file is not None and not file.exists():

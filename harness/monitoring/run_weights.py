@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.experiments.artifacts import measure
+from harness.experiments.run_parts import measure
 
 if TYPE_CHECKING:
     from harness.experiments.database import ExperimentDB
@@ -44,6 +44,6 @@ def weights_of_run(db: ExperimentDB, run: RunRef) -> RunWeights:
     path = Path(logged[-1].path)
     if not path.is_file():
         return RunWeights(None, f"the run's checkpoint {path} is gone")
-    if measure(path)[0] != logged[-1].sha256:
+    if measure(path).sha256 != logged[-1].sha256:
         return RunWeights(None, f"the run's checkpoint {path} was written to since")
     return RunWeights(path)

@@ -7,7 +7,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from harness.experiments.provenance import provenance
+from harness.experiments.runs import provenance
 from harness.repro.distributions import installed
 
 VARIABLES = (

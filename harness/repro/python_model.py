@@ -12,7 +12,7 @@ from typing import Any
 from harness.adapters import make_adapter
 from harness.config import SuiteConfig
 from harness.errors import UserError
-from harness.experiments.artifacts import measure
+from harness.experiments.run_parts import measure
 from harness.models.loading import model_source
 from harness.repro.contents import Contents
 from harness.repro.recorded import RecordedRun
@@ -108,4 +108,4 @@ def _place_of(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_as_it_was(path: str, sha256: str) -> bool:
-    return Path(path).is_file() and measure(Path(path))[0] == sha256
+    return Path(path).is_file() and measure(path).sha256 == sha256

@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.data.data_reference import DataReference
 from harness.experiments import ArtifactRecord, ExperimentDB, ExperimentError, MetricColumns, RunRecord, RunRef
-from harness.experiments.address import address_of, file_of
+from harness.experiments.store import address_of, file_of
 
 DEFAULT_DB = "experiments.db"
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from harness.config import SuiteConfig
 from harness.data.data_reference import DataReference
 from harness.experiments.documents import flat
-from harness.experiments.task_keys import task_keys
+from harness.experiments.run_parts import task_keys
 from harness.export.bundle.configs import json_ready
 from harness.repro.errors import ReproError
 from harness.repro.python_model import PythonModel, model_of

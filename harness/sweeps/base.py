@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from harness.config import EvalConfig, SuiteConfig, TaskKeys, TrainingConfig, load_config
 from harness.errors import ConfigError
 from harness.experiments.documents import plain
-from harness.experiments.task_keys import task_keys
+from harness.experiments.run_parts import task_keys
 from harness.export.bundle.configs import json_ready
 from harness.tasks import TaskSpec
 

@@ -10,10 +10,10 @@ from typing import Any, get_args
 
 from harness.config import EvalConfig, SuiteConfig, TrainingConfig
 from harness.errors import ConfigError
-from harness.experiments.address import address_of, file_of
 from harness.experiments.database import ExperimentDB
 from harness.experiments.errors import ExperimentError
 from harness.experiments.records import Mode
+from harness.experiments.store import address_of, file_of
 from harness.sweeps.base import read_base
 from harness.sweeps.executors.table import ExecutorName, make_executor
 from harness.sweeps.grid import make_grid

@@ -9,8 +9,8 @@ from typing import Any
 
 from harness.adapters import make_adapter
 from harness.config import SuiteConfig
-from harness.experiments.address import address_of, place_of
 from harness.experiments.records import SweepPoint
+from harness.experiments.store import address_of, place_of
 from harness.files import text_hash
 from harness.models.loading import model_source
 from harness.training.checkpoints import CheckpointFolder

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 
+from harness.cli import main
 from harness.experiments import ExperimentDB, MissingPackageError
 from harness.experiments.mlflow_export import export_to_mlflow
 
@@ -32,6 +35,25 @@ def test_without_mlflow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.M
         pass
     with pytest.raises(MissingPackageError, match=r"pip install 'pytest-modeltiers\[mlflow\]'"):
         export_to_mlflow(db, run, "sqlite:///mlflow.db")
+
+
+def test_the_command_copies_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """With a double for MLflow; the test below asks the real one."""
+    db = ExperimentDB(tmp_path / "e.db")
+    with db.start_run("first", config={"rate": 0.1}) as run:
+        run.log_metric("loss", 0.5, step=3)
+    client = MagicMock()
+    client.create_run.return_value.info.run_id = "abc"
+    double = MagicMock(MlflowClient=MagicMock(return_value=client))
+    double.exceptions.MlflowException = RuntimeError
+    monkeypatch.setitem(sys.modules, "mlflow", double)
+    command = ["runs", "--db", str(tmp_path / "e.db"), "--to-mlflow", "http://mlflow"]
+    assert main([*command, "first", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"run_id": 1, "mlflow_run_id": "abc", "tracking_uri": "http://mlflow"}
+    double.entities.Param.assert_called_once_with("training.rate", "0.1")
+    assert double.entities.Metric.call_args.args[:2] == ("loss", 0.5)
+    assert main(command) == 2
+    assert "--to-mlflow copies one run" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(importlib.util.find_spec("mlflow") is None, reason="mlflow is not installed")

@@ -13,7 +13,7 @@ import pytest
 
 from harness.config import load_config
 from harness.experiments import ExperimentDB, ExperimentError, SweepPoint, UnknownRunError, get_profile, log_profile_to_db
-from harness.experiments.provenance import provenance
+from harness.experiments.runs import provenance
 
 ROOT = Path(__file__).parent.parent.parent
 

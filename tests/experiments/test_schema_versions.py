@@ -10,9 +10,8 @@ import pytest
 from sqlalchemy import Connection, inspect, text
 
 from harness.experiments import ExperimentDB, ExperimentError
-from harness.experiments.address import address_of
 from harness.experiments.migrations import MIGRATIONS, bring_up_to_date
-from harness.experiments.store import Store
+from harness.experiments.store import Store, address_of
 
 HERE = Path(__file__).parent
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.experiments import ExperimentDB, RunRef, Scores
-from harness.experiments import comparisons as records
-from harness.experiments import scores as score_records
+from harness.experiments.run_groups import read_comparisons, write_comparison
+from harness.experiments.run_parts import read_scored_metrics
 from harness.monitoring.errors import ComparisonError
 from harness.monitoring.gate.alpha_spending import AlphaSpending
 from harness.monitoring.gate.compare import Family
@@ -70,7 +70,7 @@ def compare_with_baseline(
 
 def _common_metrics(db: ExperimentDB, baseline: int, candidate: int) -> tuple[str, ...]:
     with db.store.reading() as connection:
-        before, after = (score_records.read_metrics(connection, run) for run in (baseline, candidate))
+        before, after = (read_scored_metrics(connection, run) for run in (baseline, candidate))
     common = tuple(name for name in before if name in after)
     if not common:
         have = "; ".join(f"run {run} has {', '.join(names) or 'none'}" for run, names in ((baseline, before), (candidate, after)))
@@ -84,7 +84,7 @@ def _judged_and_stored(db: ExperimentDB, ids: tuple[int, int], family: Family, s
         spending = AlphaSpending.of_stored(_marks(connection, ids[0]), scores, expected)
         judged = family.judged(spending)
         for comparison in judged.metrics:
-            records.write(connection, *ids, comparison.metric, {**comparison.to_json(), _KEY: spending.mark(scores)})
+            write_comparison(connection, *ids, comparison.metric, {**comparison.to_json(), _KEY: spending.mark(scores)})
     return judged
 
 
@@ -92,7 +92,7 @@ def _marks(connection: Connection, baseline: int) -> list[dict[str, Any]]:
     """The marks of the earlier comparisons with a baseline."""
     return [
         record.result[_KEY]
-        for record in records.read(connection, baseline)
+        for record in read_comparisons(connection, baseline)
         if record.baseline_id == baseline and isinstance(record.result, dict) and _KEY in record.result
     ]
 
