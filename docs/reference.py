@@ -21,9 +21,11 @@ from pydantic import BaseModel
 from harness import cli, config
 from harness.catalogue import CATALOGUE
 from harness.data.readers import READERS, kinds
+from harness.doctor import DISTRIBUTION
+from harness.formats import formats
 
 DOCS = Path(__file__).parent
-PAGES = ("configuration.md", "cli.md", "api.md", "properties.md", "data.md")
+PAGES = ("configuration.md", "cli.md", "api.md", "properties.md", "exporting.md", "data.md")
 
 _PART = re.compile(r"(<!-- begin: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -153,6 +155,19 @@ def data_files() -> str:
     return "\n".join(rows)
 
 
+def exporters() -> str:
+    """The table of formats, each with what it says of itself."""
+    rows = ["| format | file | holds | needs | by default | |", "|---|---|---|---|---|---|"]
+    for name, format in formats().items():
+        needs = f"`{DISTRIBUTION}[{format.extra}]`" if format.extra else ""
+        about = f"by `quantization`, from `{format.quantised_from}`" if format.quantised_from else ""
+        about = about or ("loading a file can run code" if format.holds_code else "")
+        rows.append(
+            f"| `{name}` | `{format.filename}` | {format.kind} | {needs} | {'yes' if format.by_default else ''} | {about} |"
+        )
+    return "\n".join(rows)
+
+
 def commands() -> str:
     """Every command with its arguments."""
     return "\n".join(_command(name, parser, about) for name, parser, about in _subcommands(cli._parser()))
@@ -170,6 +185,7 @@ def public_names() -> str:
 PARTS: dict[str, Callable[[], str]] = {
     **{group: (lambda group=group: keys_of(group)) for group in GROUPS},  # type: ignore[misc]
     "properties": properties,
+    "formats": exporters,
     "commands": commands,
     "data_files": data_files,
     "names": public_names,

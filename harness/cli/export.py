@@ -15,6 +15,9 @@ def add(commands: Any) -> None:
     export = commands.add_parser("export", help="export the model of a config to its formats")
     add_config(export)
     export.add_argument("--output", type=Path, metavar="DIR", help="where the files go (the config's export_dir)")
+    export.add_argument(
+        "--format", action="append", default=[], metavar="NAME", help="a format, instead of those of the config; repeatable"
+    )
     add_json(export)
     export.set_defaults(run=_export)
 
@@ -22,7 +25,7 @@ def add(commands: Any) -> None:
 def _export(arguments: argparse.Namespace) -> int:
     from harness.export.command import export_config
 
-    files = export_config(arguments.config, arguments.output)
+    files = export_config(arguments.config, arguments.output, arguments.format)
     if arguments.json:
         print(json.dumps({"status": "ok", "export": {name: str(path) for name, path in files.items()}}))
         return 0

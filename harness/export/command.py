@@ -11,6 +11,7 @@ from harness.config import SuiteConfig, load_config
 from harness.data.examples import example_maker
 from harness.errors import ConfigError
 from harness.export.exports import Exports
+from harness.export.formats.exporter import check_formats
 from harness.models.loading import model_source
 from harness.properties.subject import Subject
 
@@ -36,8 +37,16 @@ def exports_of_config(config: SuiteConfig, folder: Path | None) -> Exports:
     return Exports(subject, config.export_options, folder, config=config.path)
 
 
-def export_config(path: Path, folder: Path | None) -> dict[str, Path]:
-    """Exports the model of a config to its formats.
+def export_config(path: Path, folder: Path | None, formats: Sequence[str] = ()) -> dict[str, Path]:
+    """Exports the model of a config.
+
+    Args:
+        path: The config.
+        folder: Where the files go; by default the config's ``export_dir``.
+        formats: The formats; by default those of the config.
+
+    Returns:
+        The file of each format.
 
     Raises:
         UserError: The config, the model or the folder does not allow it.
@@ -46,8 +55,9 @@ def export_config(path: Path, folder: Path | None) -> dict[str, Path]:
     target = folder if folder is not None else _configured_folder(config)
     if target is None:
         raise ConfigError(f"{path}: nowhere to write to: give --output DIR, or `export_dir` in the config's `export`")
+    check_formats(formats)
     exports = exports_of_config(config, target)
-    return {name: exports.artifact(name).path for name in exports.formats}
+    return {name: exports.artifact(name).path for name in formats or exports.formats}
 
 
 def bundle_config(path: Path, folder: Path | None, layouts: Sequence[str], health: bool) -> dict[str, Any]:

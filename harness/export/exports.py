@@ -21,7 +21,7 @@ from harness.export.program import Program, Runner, program_of
 from harness.export.reason import one_line
 from harness.export.store.artifact import Artifact, describe, find_artifact, publish
 from harness.export.store.cache import Cache
-from harness.export.store.identity import identity_of, versions
+from harness.export.store.identity import code_of, identity_of, versions
 from harness.files import file_hash, json_hash
 from harness.models.fast_path import without_fast_path
 from harness.properties.noise import NoiseFloor
@@ -240,8 +240,8 @@ class Exports:
             raise ExportError(f"the {exporter.name} exporter raised {one_line(error)}") from error
 
     def _identity_of(self, name: str) -> str:
-        settings = (self.options.opset_version, self.options.quantization) if name.startswith("onnx") else ()
-        return json_hash(self.identity, name, settings)
+        exporter = make_exporter(name, self.options)
+        return json_hash(self.identity, name, exporter.settings, code_of(type(exporter)))
 
     def _load(self, name: str) -> Runner:
         artifact, exporter = self.artifact(name), self.exporter(name)

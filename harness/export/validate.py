@@ -15,8 +15,8 @@ from harness.errors import UserError
 from harness.export.checks.summary import overall, summary_of
 from harness.export.checks.table import judge_format
 from harness.export.exports import Exports
-from harness.export.formats.exporter import ExportError
-from harness.formats import default_formats, no_such_format, valid_formats
+from harness.export.formats.exporter import check_formats
+from harness.formats import default_formats
 from harness.models.wrapped import taken
 from harness.properties.calling import mode
 from harness.properties.subject import Subject
@@ -105,9 +105,7 @@ def exports_of(
     from pydantic import ValidationError
 
     names = default_formats() if formats is None else list(formats)
-    for name in names:
-        if name not in valid_formats():
-            raise ExportError(no_such_format(name))
+    check_formats(names)
     try:
         options = ExportConfig.model_validate({"formats": names, "quantization": quantization, "opset_version": opset_version})
     except ValidationError as error:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
 from harness.errors import UserError
-from harness.formats import Format, formats, no_such_format
+from harness.formats import Format, formats, no_such_format, valid_formats
 
 if TYPE_CHECKING:
     import numpy as np
@@ -244,6 +244,17 @@ def exporter_class(name: str) -> type[Exporter]:
     if name not in formats():
         raise ExportError(no_such_format(name))
     return cast("type[Exporter]", formats()[name])
+
+
+def check_formats(names: Iterable[str]) -> None:
+    """Makes sure that formats exist and can be asked for.
+
+    Raises:
+        ExportError: One cannot; the message has the nearest name.
+    """
+    for name in names:
+        if name not in valid_formats():
+            raise ExportError(no_such_format(name))
 
 
 def make_exporter(name: str, options: ExportConfig) -> Exporter:
