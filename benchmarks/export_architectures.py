@@ -13,7 +13,7 @@ from pathlib import Path
 from architectures import architectures
 
 from harness.export.validate import run_tier4_export_validation
-from harness.randomness import seeded
+from harness.runtime import seeded
 
 FORMATS = ("torchscript", "onnx", "pytorch", "safetensors", "torch_export")
 

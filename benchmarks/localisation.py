@@ -33,8 +33,8 @@ from harness.export.formats.exported_program import capture, quiet
 from harness.export.formats.onnx import ONNXExporter
 from harness.export.program import Program, make_program
 from harness.models.stubs import LMStub
+from harness.runtime import threads_for
 from harness.tasks import TaskSpec, TaskType
-from harness.threads import threads_for
 
 TASK = TaskSpec(TaskType.CAUSAL_LM, vocab_size=64, max_seq_len=16)
 BOUND = 1e-5

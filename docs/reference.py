@@ -20,8 +20,8 @@ from pydantic import BaseModel
 
 from harness import cli, config
 from harness.catalogue import CATALOGUE
+from harness.cli.doctor import DISTRIBUTION
 from harness.data.readers import READERS, kinds
-from harness.doctor import DISTRIBUTION
 from harness.formats import formats
 
 DOCS = Path(__file__).parent

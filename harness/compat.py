@@ -8,7 +8,9 @@ Lightning 2.6; ``tests/test_compat.py`` asks the installed versions for each.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Sequence
+import re
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -108,11 +110,13 @@ __all__ = [
     "TorchDispatchMode",
     "TracerWarning",
     "buffers_of",
+    "called_directly",
     "children_of",
     "compiler_counters",
     "compiling_in_this_process",
     "forget_compiled",
     "read_loader_states",
+    "refuses_gradients",
     "saved_names",
     "scale_in_place",
     "storage_key",
@@ -234,6 +238,41 @@ def read_loader_states(trainer: lightning.Trainer) -> None:
     reads its data from the beginning.
     """
     trainer.fit_loop._load_combined_loader_states()
+
+
+_REFUSAL = re.compile(r"checkpoint.*(incompatible|not compatible) with \.grad\(\)", re.IGNORECASE | re.DOTALL)
+
+
+def refuses_gradients(error: BaseException) -> bool:
+    """Whether a reentrant checkpoint refused what a check asked for; not where a module's own forward asked."""
+    if not isinstance(error, RuntimeError) or not _REFUSAL.search(str(error)):
+        return False
+    from torch import nn
+
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return not any(isinstance(frame.f_locals.get("self"), nn.Module) for frame in frames)
+
+
+@contextmanager
+def called_directly() -> Iterator[None]:
+    """Reentrant checkpoints call their function and keep what it computes."""
+    import torch.utils.checkpoint as module
+
+    original = module.CheckpointFunction
+    module.CheckpointFunction = _Direct  # type: ignore[misc, assignment]
+    try:
+        yield
+    finally:
+        module.CheckpointFunction = original  # type: ignore[misc]
+
+
+class _Direct:
+    """Stands for torch's autograd function."""
+
+    @staticmethod
+    def apply(function: Callable[..., Any], _preserve_rng_state: bool, *args: Any) -> Any:
+        """What the function returns."""
+        return function(*args)
 
 
 def __getattr__(name: str) -> Any:

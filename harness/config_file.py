@@ -1,15 +1,17 @@
-"""A config file before its keys are looked at: found, parsed, and free of what no model, message or database could take."""
+"""A config file before its keys are looked at: found, parsed, and free of what no model, message or database could take.
+
+JSON may have comments and trailing commas. YAML has the values of JSON, no key twice and no aliases.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
-from harness.errors import ConfigError, did_you_mean
-from harness.json_comments import without_comments
-from harness.yaml_file import read_yaml
+from harness.errors import ConfigError, MissingPackageError, did_you_mean
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -104,3 +106,97 @@ def _mistake_in(value: Any, depth: int = 0) -> str:
         return f"{json.dumps(value)} holds half of a surrogate pair, which is no character"
     inner = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ()
     return next(filter(None, (_mistake_in(each, depth + 1) for each in inner)), "")
+
+
+_PARTS = re.compile(r'"(?:\\.|[^"\\\n])*"?|//[^\n]*|/\*.*?\*/|/\*', re.DOTALL)
+_COMMA = re.compile(r'"(?:\\.|[^"\\\n])*"?|,(?=\s*[}\]])', re.DOTALL)
+
+
+def without_comments(text: str) -> str:
+    """A text with its ``//`` and ``/* */`` comments and its trailing commas blanked; strings are left alone.
+
+    Args:
+        text: JSON, or something that is to be.
+
+    Raises:
+        JSONDecodeError: A comment does not end.
+    """
+    return _COMMA.sub(_without_comma, _PARTS.sub(_blanked, text))
+
+
+def _blanked(match: re.Match[str]) -> str:
+    part = match.group()
+    if part.startswith('"'):
+        return part
+    if part == "/*":
+        raise json.JSONDecodeError("a comment begins here and does not end", match.string, match.start())
+    return re.sub(r"[^\n]", " ", part)
+
+
+def _without_comma(match: re.Match[str]) -> str:
+    """A blank for a comma after a value; one after nothing stays, and is a mistake."""
+    if match.group() != ",":
+        return match.group()
+    before = match.string[: match.start()].rstrip()[-1:]
+    return "," if before in ("", "[", "{", ",", ":") else " "
+
+
+def read_yaml(text: str, file: str) -> Any:
+    """The content of a YAML text.
+
+    ``yes``, ``on`` and dates are text, as in YAML 1.2, and ``5e-4`` is a number.
+
+    Args:
+        text: The text.
+        file: The file's name, for messages.
+
+    Raises:
+        ValueError: It is not YAML, or uses what a config does not take; the message has line and column.
+        MissingPackageError: PyYAML is not installed.
+    """
+    try:
+        import yaml
+    except ImportError as error:
+        raise MissingPackageError(
+            f"{file}: reading YAML needs PyYAML: pip install 'pytest-modeltiers[yaml]'. Or write the config as JSON or TOML"
+        ) from error
+
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]
+        """The values of JSON."""
+
+        yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            """A node that is no alias, with which a small file could stand for a vast one."""
+            if self.check_event(yaml.AliasEvent):
+                event = self.peek_event()
+                raise yaml.MarkedYAMLError(problem="a config takes no aliases; repeat the value", problem_mark=event.start_mark)
+            return super().compose_node(parent, index)
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            """A table whose keys are text, each given once."""
+            keys: set[str] = set()
+            for key, _ in node.value:
+                if key.tag != "tag:yaml.org,2002:str":
+                    raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} is not text", problem_mark=key.start_mark)
+                if key.value in keys:
+                    raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} is given twice", problem_mark=key.start_mark)
+                keys.add(key.value)
+            return super().construct_mapping(node, deep)
+
+    for name, pattern, first in (
+        ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+        ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+        ("int", r"[-+]?[0-9]+", "-+0123456789"),
+        ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+0123456789."),
+    ):
+        Loader.add_implicit_resolver(f"tag:yaml.org,2002:{name}", re.compile(f"^(?:{pattern})$"), list(first))
+    Loader.add_constructor("tag:yaml.org,2002:int", lambda _loader, node: int(node.value))
+    try:
+        return yaml.load(text, Loader)  # a subclass of SafeLoader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"{mark.line + 1}:{mark.column + 1}: " if mark is not None else ""
+        raise ValueError(f"{place}{error.problem or error.context}") from None
+    except yaml.YAMLError as error:
+        raise ValueError(str(error).splitlines()[0]) from None

@@ -76,6 +76,10 @@ class TimeBudgetError(UserError, TimeoutError):
     """The model did not answer within the time budget."""
 
 
+class IsolationError(UserError, RuntimeError):
+    """The isolated process could not be started, died, or did not answer in time."""
+
+
 def did_you_mean(name: object, valid: Iterable[str]) -> str:
     """``" Did you mean 'x'?"`` for the nearest valid name, or an empty string when none is near."""
     near = difflib.get_close_matches(str(name), list(valid), n=1, cutoff=0.6)

@@ -20,11 +20,10 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
-from harness.compat import BACKWARD_FUNCTION, FORWARD_FUNCTIONS
+from harness.compat import BACKWARD_FUNCTION, FORWARD_FUNCTIONS, called_directly, refuses_gradients
 from harness.errors import ProbeUnsupportedError, TimeBudgetError, UserError
 from harness.evidence import Evidence, Status
 from harness.files import text_hash
-from harness.reentrant import called_directly, refuses_gradients
 
 CODE = "internal_error"
 """The value of ``code`` in the details of a finding that is an error of this project."""

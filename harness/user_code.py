@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from harness.errors import ModelSourceError, did_you_mean
 from harness.files import text_hash
-from harness.randomness import seeded
+from harness.runtime import seeded
 
 _OUT_OF_MEMORY = "out of memory: a smaller max_seq_len or image_size in the config, or a machine with more of it"
 

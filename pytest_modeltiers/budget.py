@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from harness.processor_time import processor_seconds
+from harness.runtime import processor_seconds
 
 CLOCK_FACTOR = 5
 """How many times the budget a test may wait by the clock without computing, before it is a deadlock."""

@@ -20,8 +20,8 @@ from harness.errors import TimeBudgetError
 from harness.evidence import Evidence
 from harness.owners import Selection
 from harness.properties.subject import Subject
+from harness.runtime import threads_for
 from harness.tasks import TaskSpec
-from harness.threads import threads_for
 from pytest_modeltiers.compat import fixtures_by_name
 from pytest_modeltiers.judge import FOUND, VERDICT, Judge, conclude
 from pytest_modeltiers.owner_verdicts import Answers, run_test

@@ -1,4 +1,4 @@
-"""Configs with ``isolation``: their tests run in a process behind walls, and their reports come back as an xdist worker's do.
+"""Configs with ``isolation``: their tests run in a sandboxed process, and their reports come back as an xdist worker's do.
 
 This side collects the tests, whose names follow from the config alone, and asks the other side for one after another. The model is
 never built here.
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from harness.isolation.errors import IsolationError
+from harness.errors import IsolationError
 from pytest_modeltiers.budget import CLOCK_FACTOR
 
 if TYPE_CHECKING:
@@ -74,9 +74,9 @@ class Isolation:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Remembers what isolation was like and what it refused, also in the workers."""
         about = getattr(report, "modeltiers", {})
-        if "walls" in about:
+        if "layers" in about:
             facts = self._facts.setdefault(
-                Path(about["config"]), {"walls": about["walls"], "model": about["model"], "refused": []}
+                Path(about["config"]), {"layers": about["layers"], "model": about["model"], "refused": []}
             )
             facts["refused"] += [attempt for attempt in about["refused"] if attempt not in facts["refused"]]
 
@@ -91,7 +91,7 @@ class Isolation:
         if found is None:
             return {}
         refused = f"refused {'; '.join(found['refused'])}" if found["refused"] else "nothing was refused"
-        return {"model": found["model"], "isolation": f"in a process behind {', '.join(found['walls'])}; {refused}"}
+        return {"model": found["model"], "isolation": f"in a process under {', '.join(found['layers'])}; {refused}"}
 
     def pytest_unconfigure(self) -> None:
         """Ends the processes."""
@@ -164,7 +164,7 @@ class _Elsewhere:
 
     def about(self, item: pytest.Item, refused: Sequence[str] = ()) -> dict[str, Any]:
         """What a report of this process says of itself."""
-        facts = {"walls": self._process.walls, "model": self._model, "refused": [*self._at_start, *refused]}
+        facts = {"layers": self._process.layers, "model": self._model, "refused": [*self._at_start, *refused]}
         return _about(self.suite, item) | facts
 
     def close(self) -> None:
@@ -217,7 +217,7 @@ class _Elsewhere:
 
 def _resolved(config: SuiteConfig) -> dict[str, Any]:
     """Keys of the config as they hold on the other side, where there is no network: a gist is fetched and admitted here."""
-    update: dict[str, Any] = {"isolation": None, "trust_model": True}  # the walls refuse, and the report says what
+    update: dict[str, Any] = {"isolation": None, "trust_model": True}  # the sandbox refuses, and the report says what
     if config.gist_id:
         from harness.gists import admit, open_gist
 

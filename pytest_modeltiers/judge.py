@@ -24,7 +24,6 @@ from harness.errors import OutputError, UserError
 from harness.evidence import Evidence, Status
 from harness.internal_errors import guarded, internal_error, is_from_backward, is_internal
 from harness.owners import Selection, is_left, left_to, settled
-from harness.processor_time import processor_seconds
 from harness.properties.calling import BackwardRaisedError, ModelRaisedError
 from harness.properties.contracts import call_of, unusable
 from harness.properties.places import located, raising_line
@@ -38,6 +37,7 @@ from harness.properties.prerequisites import (
     not_finite,
 )
 from harness.properties.subject import Subject
+from harness.runtime import processor_seconds
 from harness.user_code import raised
 from pytest_modeltiers.checks import ModelCheck
 from pytest_modeltiers.smallest import smallest_failing

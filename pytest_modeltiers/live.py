@@ -18,9 +18,8 @@ from harness.models.copies import Copies
 from harness.models.wrapped import refuse_compiled, unwrapped
 from harness.owners import Selection
 from harness.properties.subject import Shared, Subject
-from harness.randomness import seeded
+from harness.runtime import seeded, threads_for
 from harness.tasks import TaskSpec
-from harness.threads import threads_for
 from pytest_modeltiers.judge import Judge
 from pytest_modeltiers.owner_verdicts import Answers, run_test
 

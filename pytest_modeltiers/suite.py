@@ -218,7 +218,7 @@ class Suite:
             UserError: The model cannot be built, or inputs cannot be made for it.
         """
         from harness.errors import TimeBudgetError
-        from harness.threads import threads_for
+        from harness.runtime import threads_for
         from pytest_modeltiers.watchdog import CutShortError, time_limit
 
         try:

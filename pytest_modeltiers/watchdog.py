@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from harness.errors import TimeBudgetError
-from harness.processor_time import processor_seconds
+from harness.runtime import processor_seconds
 from pytest_modeltiers.budget import CLOCK_FACTOR, Budget
 
 _SHORTEST = 0.02

@@ -12,7 +12,7 @@ from torch import nn
 from harness.adapters import make_adapter
 from harness.batches import make_batch, pad_right, typical_sizes
 from harness.properties.tracing import path_of
-from harness.randomness import seeded
+from harness.runtime import seeded
 
 from .bases import Base, bases
 from .calls import OneCall, calls_of, patch

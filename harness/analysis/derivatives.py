@@ -24,7 +24,7 @@ from harness.properties.noise import FACTOR
 from harness.properties.places import users_line
 from harness.properties.subject import Subject
 from harness.properties.tracing import fields_of, hooked
-from harness.randomness import seeded
+from harness.runtime import seeded
 
 _STEP = 1e-6
 """Apart from each other, points between which a smooth function is straight and rounding is not."""

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from harness.analysis.derivatives import Derivative, GradientProbe, PassingDetach
 from harness.analysis.study import Study
 from harness.evidence import Evidence, Status
-from harness.processor_time import processor_seconds
 from harness.properties.subject import Subject
+from harness.runtime import processor_seconds
 from harness.wording import and_others
 
 _NAME = "gradcheck"

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from harness.analysis.study import Study
 from harness.batches import Batch, Sizes
 from harness.properties.subject import Subject, floating_dtype
-from harness.randomness import seeded
+from harness.runtime import seeded
 
 Point = dict[str, Tensor]
 """Real inputs by field: ``input_ids`` and ``decoder_input_ids`` as embeddings ``[B, S, D]``, the others as they are in a batch."""

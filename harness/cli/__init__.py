@@ -1,4 +1,4 @@
-"""The command line: ``modeltiers``, which is also ``python -m harness``. One file a command.
+"""The command line: ``modeltiers``, which is also ``python -m harness``. A file for commands that belong together.
 
 Exit status: 0 ok or warn, 1 fail, 2 the user's input is wrong.
 """
@@ -14,10 +14,30 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from harness import __version__
-from harness.cli import bundle, doctor, export, gist, init, monitor, profile, repro, runs, schema, sweep, tiers, train
+from harness.cli.doctor import add_doctor
+from harness.cli.export import add_bundle, add_export
+from harness.cli.init import add_gist, add_init, add_schema
+from harness.cli.monitor import add_monitor, add_profile
+from harness.cli.runs import add_repro, add_runs
+from harness.cli.tiers import add_tiers
+from harness.cli.train import add_sweep, add_train
 from harness.errors import UserError
 
-_COMMANDS = (tiers, train, sweep, export, bundle, profile, monitor, runs, repro, init, gist, schema, doctor)
+_COMMANDS = (
+    add_tiers,
+    add_train,
+    add_sweep,
+    add_export,
+    add_bundle,
+    add_profile,
+    add_monitor,
+    add_runs,
+    add_repro,
+    add_init,
+    add_gist,
+    add_schema,
+    add_doctor,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,8 +70,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="modeltiers", description="Model validation as a test suite.")
     parser.add_argument("--version", action="version", version=f"modeltiers {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in _COMMANDS:
-        command.add(commands)
+    for add_to in _COMMANDS:
+        add_to(commands)
     return parser
 
 

@@ -1,16 +1,26 @@
-"""``modeltiers doctor``."""
+"""``modeltiers doctor``: what is installed here, which devices there are, and what each missing package costs."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
 from typing import Any
 
+from packaging.requirements import Requirement
+from packaging.version import Version
+
 from harness.cli.arguments import add_json
+from harness.formats import formats
 
 
-def add(commands: Any) -> None:
-    """Adds the command."""
+def add_doctor(commands: Any) -> None:
+    """Adds ``doctor``."""
     doctor = commands.add_parser(
         "doctor", help="say what is installed, which devices there are, and what each missing package costs"
     )
@@ -19,8 +29,150 @@ def add(commands: Any) -> None:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from harness.doctor import diagnose
-
     found = diagnose()
     print(json.dumps(found.to_json()) if arguments.json else found.text())
     return int(bool(found.broken))
+
+
+DISTRIBUTION = "pytest-modeltiers"
+
+COSTS = {
+    "xdist": "`-n 2`: the tests of a run in several processes",
+    "json": "`--json-report`",
+    "lightning": "training on Lightning (the plain loop takes its place), models that are a LightningModule",
+    "huggingface": "models from transformers",
+    "data": "Parquet, image folders, tokenizers of more than a few thousand words",
+    "yaml": "configs in YAML",
+    "postgresql": "an experiment database that several machines share",
+    "mlflow": "runs exported to MLflow",
+    "ray": "sweeps on a Ray cluster",
+    **{format.extra: f'the export format "{name}"' for name, format in formats().items() if format.extra},
+    "gist": "models from GitHub gists",
+}
+"""What cannot be done without the packages of an extra."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package that the project uses.
+
+    Attributes:
+        name: Its name on the index.
+        asked: The versions that are wanted, such as ``>=2.6``.
+        installed: The version that is here; empty where it is missing.
+        extra: The extra that brings it; empty for one that is always needed.
+        status: ``ok``, ``missing`` or ``too old``.
+    """
+
+    name: str
+    asked: str
+    installed: str
+    extra: str
+    status: str
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What there is.
+
+    Attributes:
+        version: Of this project.
+        python: Its version and where it is.
+        machine: Operating system, processors.
+        devices: What torch can compute on, with what is known of each.
+        packages: Those that are needed, then those that an extra brings.
+    """
+
+    version: str
+    python: str
+    machine: str
+    devices: tuple[str, ...]
+    packages: tuple[Package, ...]
+
+    @property
+    def broken(self) -> list[Package]:
+        """Needed packages that are missing or too old, and optional ones that are too old."""
+        return [package for package in self.packages if package.status == "too old" or (package.installed == "" == package.extra)]
+
+    @property
+    def missing_extras(self) -> dict[str, list[str]]:
+        """The packages that are missing, by extra."""
+        found: dict[str, list[str]] = {}
+        for package in self.packages:
+            if package.extra and package.status == "missing":
+                found.setdefault(package.extra, []).append(package.name)
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """The diagnosis as JSON-ready values."""
+        costs = {extra: {"missing": names, "costs": COSTS[extra]} for extra, names in self.missing_extras.items()}
+        return {**asdict(self), "status": "fail" if self.broken else "ok", "missing_extras": costs}
+
+    def text(self) -> str:
+        """The diagnosis for people."""
+        return "\n".join(line.rstrip() for line in self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        yield f"{DISTRIBUTION} {self.version}, Python {self.python}, {self.machine}"
+        yield f"devices: {', '.join(self.devices)}"
+        yield ""
+        for package in self.packages:
+            if package.installed:
+                note = f"  {package.status}: {package.asked} is needed" if package.status != "ok" else ""
+                yield f"  {package.name:<20} {package.installed:<12}{note}"
+        for package in self.broken:
+            if not package.installed:
+                yield f"  {package.name:<20} MISSING       {package.asked} is needed: pip install {package.name!r}"
+        if self.missing_extras:
+            yield ""
+            yield "not installed, and not needed unless you want:"
+            for extra, names in self.missing_extras.items():
+                yield f"  {', '.join(names):<32} {COSTS[extra]}: pip install '{DISTRIBUTION}[{extra}]'"
+
+
+def diagnose() -> Diagnosis:
+    """Looks at what is installed, without importing more of it than torch."""
+    return Diagnosis(
+        metadata.version(DISTRIBUTION),
+        f"{platform.python_version()} ({sys.prefix})",
+        f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
+        _devices(),
+        tuple(_packages()),
+    )
+
+
+def _packages() -> Iterator[Package]:
+    requirements = [Requirement(text) for text in metadata.requires(DISTRIBUTION) or ()]
+    for extra in ("", *COSTS):
+        environment = {"extra": extra}
+        for asked in requirements:
+            wanted = asked.marker is None or asked.marker.evaluate(environment)
+            if asked.name != DISTRIBUTION and wanted and _belongs(asked, extra):
+                yield _package(asked, extra)
+
+
+def _belongs(asked: Requirement, extra: str) -> bool:
+    """Whether a requirement is the extra's own; those that are always needed hold for every extra as well."""
+    return ("extra ==" in str(asked.marker or "")) is bool(extra)
+
+
+def _package(asked: Requirement, extra: str) -> Package:
+    try:
+        installed = metadata.version(asked.name)
+    except metadata.PackageNotFoundError:
+        return Package(asked.name, str(asked.specifier), "", extra, "missing")
+    fits = asked.specifier.contains(Version(installed), prereleases=True)
+    return Package(asked.name, str(asked.specifier), installed, extra, "ok" if fits else "too old")
+
+
+def _devices() -> tuple[str, ...]:
+    import torch
+
+    found = [f"cpu ({torch.get_num_threads()} threads)"]
+    if torch.cuda.is_available():
+        for number in range(torch.cuda.device_count()):
+            facts = torch.cuda.get_device_properties(number)
+            found.append(f"cuda:{number} ({facts.name}, {facts.total_memory / 2**30:.0f} GiB)")
+    if torch.backends.mps.is_available():
+        found.append("mps")
+    return tuple(found)

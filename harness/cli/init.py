@@ -1,4 +1,4 @@
-"""``modeltiers init``."""
+"""``modeltiers init``, ``schema`` and ``gist``: what comes before a config is run."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import json
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TextIO
 
-from harness.cli.progress import Progress
+from harness.cli.arguments import add_json
 from harness.tasks import FACTS, TaskType
 
 if TYPE_CHECKING:
@@ -19,8 +21,8 @@ if TYPE_CHECKING:
 _TASKS = [task.value for task in FACTS]
 
 
-def add(commands: Any) -> None:
-    """Adds the command."""
+def add_init(commands: Any) -> None:
+    """Adds ``init``."""
     init = commands.add_parser("init", help="write a config by looking at a model file, and run tier 1 once")
     init.add_argument("model", type=Path, metavar="MODEL.py", help="file with a model factory or class")
     init.add_argument(
@@ -96,3 +98,72 @@ def _run_tier_1(config: Path) -> int:
     print(f"running tier 1: pytest --model-config {shlex.quote(str(config))} -m tier1", flush=True)
     command = [sys.executable, "-m", "pytest", "--model-config", str(config), "-m", "tier1", "-q", "--no-header"]
     return subprocess.run(command, check=False).returncode
+
+
+def add_schema(commands: Any) -> None:
+    """Adds ``schema``."""
+    schema = commands.add_parser("schema", help="print the JSON Schema of the config file")
+    schema.set_defaults(run=_schema)
+
+
+def _schema(_arguments: argparse.Namespace) -> int:
+    from harness.config import json_schema
+
+    print(json.dumps(json_schema(), indent=2))
+    return 0
+
+
+def add_gist(commands: Any) -> None:
+    """Adds ``gist``."""
+    gist = commands.add_parser("gist", help="show a GitHub gist that holds a model, and what a scan of its code finds")
+    gist.add_argument("gist_id", metavar="ID", help="the gist's id, the last part of its address")
+    gist.add_argument("--revision", metavar="R", help="the commit (default: the latest)")
+    gist.add_argument("--trust", action="store_true", help="trust these very files from now on, whatever the scan finds")
+    add_json(gist)
+    gist.set_defaults(run=_gist)
+
+
+def _gist(arguments: argparse.Namespace) -> int:
+    from harness.gists.command import look_at
+
+    found = look_at(arguments.gist_id, arguments.revision, arguments.trust)
+    print(json.dumps(found.data) if arguments.json else found.text)
+    return int(found.data["status"] == "fail")
+
+
+_QUICK = 1.0
+"""Seconds before the first line where lines stay: what is done sooner needs none."""
+
+
+class Progress:
+    """One line of text that is replaced by the next one; on anything but a terminal, lines, and only when it takes longer.
+
+    Args:
+        stream: Where it is written.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._replaces = stream.isatty()
+        self._began = time.monotonic()
+        self._shown = ""
+
+    def say(self, text: str) -> None:
+        """Shows what is being done now."""
+        line = " ".join(text.split())
+        line = line if len(line) < 79 else f"{line[:75]}…"
+        if self._replaces:
+            self._stream.write(f"\r{line:<{len(self._shown)}}")
+            self._shown = line
+        elif time.monotonic() - self._began > _QUICK and line != self._shown:
+            self._stream.write(f"modeltiers: {line}\n")
+            self._shown = line
+        self._stream.flush()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
+        if self._replaces and self._shown:
+            self._stream.write(f"\r{'':<{len(self._shown)}}\r")
+            self._stream.flush()

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 _WORDS = {"passed": "ok", "warning": "warn", "failed": "fail"}
 
 
-def add(commands: Any) -> None:
-    """Adds the command."""
+def add_tiers(commands: Any) -> None:
+    """Adds ``tiers``."""
     tiers = commands.add_parser("tiers", help="run the test suite of a config")
     add_config(tiers)
     add_json(tiers)

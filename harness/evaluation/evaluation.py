@@ -22,7 +22,7 @@ from harness.evaluation.ranks import Ranks
 from harness.evaluation.tally import Tally
 from harness.properties.calling import blaming, mode
 from harness.properties.subject import floating_dtype
-from harness.randomness import seeded
+from harness.runtime import seeded
 from harness.tasks import TaskSpec
 
 

@@ -23,8 +23,8 @@ from harness.models.wrapped import taken
 from harness.properties.calling import mode
 from harness.properties.places import located
 from harness.properties.subject import Subject
+from harness.runtime import threads_for
 from harness.tasks import TaskSpec
-from harness.threads import threads_for
 
 CustomCheck = Callable[[Exports], "Evidence | CheckResult"]
 """A check of the user's own."""

@@ -1,14 +1,14 @@
 """Code run in a process that may neither write files, nor use the network, nor start programs.
 
-Two walls: the kernel's (Landlock and seccomp, on Linux), which holds for native code too, and Python's audit hook, which says what was
+Two layers: the kernel's (Landlock and seccomp, on Linux), which holds for native code too, and Python's audit hook, which says what was
 tried and where. ``SECURITY.md`` says what neither can stop.
 """
 
 from __future__ import annotations
 
-from harness.isolation.errors import IsolationError
+from harness.errors import IsolationError
 from harness.isolation.guard import Attempt, Guard
-from harness.isolation.limits import Limits
+from harness.isolation.kernel import Limits
 from harness.isolation.process import Isolated, IsolatedProcess, run_isolated
 
 __all__ = ["Attempt", "Guard", "Isolated", "IsolatedProcess", "IsolationError", "Limits", "run_isolated"]

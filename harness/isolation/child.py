@@ -1,4 +1,4 @@
-"""What runs in the isolated process: first the walls, then what was asked for."""
+"""What runs in the isolated process: first the sandbox, then what was asked for."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from typing import Any
 
 from harness.isolation.channel import Channel
 from harness.isolation.guard import Guard
-from harness.isolation.kernel import raise_walls
-from harness.isolation.limits import Limits
+from harness.isolation.kernel import Limits, apply_sandbox
 
 
 def main() -> None:
-    """Reads a job from the parent, raises the walls, and does the job."""
+    """Reads a job from the parent, applies the sandbox, and does the job."""
     channel = Channel(int(sys.argv[1]), int(sys.argv[2]))
     job = channel.receive()
-    walls = raise_walls(Path(job["folder"]))
+    layers = apply_sandbox(Path(job["folder"]))
     sys.path.extend(entry for entry in job["sys_path"] if entry not in sys.path)
     for module in job["preload"]:
         importlib.import_module(module)
@@ -28,7 +27,7 @@ def main() -> None:
     target = _target(job["target"])
     guard = Guard(Path(job["folder"]), [Path(path) for path in job["own"]])
     guard.install()
-    channel.send({"walls": [*walls, "audit hook"]})
+    channel.send({"layers": [*layers, "audit hook"]})
     target(job["argument"], channel, guard)
 
 

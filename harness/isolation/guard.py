@@ -1,7 +1,7 @@
 """Python's audit hook as a guard: refuses, and notes what was refused and which line asked for it.
 
-https://docs.python.org/3/library/audit_events.html. An audit hook is no wall by itself: native code passes it unseen, and code in the
-same interpreter can look for ways around it. The kernel's walls stand behind it where there are any.
+https://docs.python.org/3/library/audit_events.html. An audit hook is not enough by itself: native code passes it unseen, and code in the
+same interpreter can look for ways around it. The kernel's layers stand behind it where there are any.
 """
 
 from __future__ import annotations

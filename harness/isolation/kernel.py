@@ -1,13 +1,14 @@
-"""The kernel's walls, for this process and for good: Landlock against writing, seccomp against sockets and programs.
+"""The kernel's part of the sandbox, for this process and for good: Landlock against writing, seccomp against sockets and programs, and limits.
 
-They hold for native code as well, which Python's audit hook never sees: ``torch.save`` writes its files in C++. Both need Linux; what
-the kernel does not offer is left out, and ``raise_walls`` says which walls stand.
+They hold for native code as well, which Python's audit hook never sees: ``torch.save`` writes its files in C++. Both layers need Linux; what
+the kernel does not offer is left out, and ``apply_sandbox`` says which layers are active. Limits (``resource.setrlimit``) need POSIX.
 
 https://docs.kernel.org/userspace-api/landlock.html, https://docs.kernel.org/userspace-api/seccomp_filter.html
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import glob
@@ -15,7 +16,9 @@ import os
 import platform
 import struct
 import sys
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _VERSION, _PATH_BENEATH = 1, 1
@@ -44,8 +47,8 @@ _LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _JUMP_BITS, _RETURN = 0x20, 0x15, 0x35, 0x45
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
 
 
-def raise_walls(folder: Path) -> list[str]:
-    """Raises what walls the kernel offers around this process and its threads to come; returns their names.
+def apply_sandbox(folder: Path) -> list[str]:
+    """Applies what layers the kernel offers to this process and its threads to come; returns their names.
 
     Args:
         folder: The only folder that stays writable.
@@ -56,8 +59,8 @@ def raise_walls(folder: Path) -> list[str]:
     libc.prctl(_PARENT_DEATH_SIGNAL, _KILL, 0, 0, 0)
     if libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0) != 0:
         return []
-    walls = (("Landlock", _landlock(libc, folder)), ("seccomp", _seccomp(libc)))
-    return [name for name, stands in walls if stands]
+    layers = (("Landlock", _landlock(libc, folder)), ("seccomp", _seccomp(libc)))
+    return [name for name, active in layers if active]
 
 
 def _landlock(libc: ctypes.CDLL, folder: Path) -> bool:
@@ -117,3 +120,63 @@ def _program(machine: str) -> list[tuple[int, int, int, int]]:
     program += [(_JUMP_EQUAL, 0, 1, _CLONE3), (_RETURN, 0, 0, _ERRNO | errno.ENOSYS)]
     program += [(_JUMP_EQUAL, 0, 3, _CLONE[machine]), (_LOAD, 0, 0, low_flags), (_JUMP_BITS, 1, 0, _CLONE_THREAD), refuse]
     return [*program, (_RETURN, 0, 0, _ALLOW)]
+
+
+_ROOM = 8 * 2**30
+_SHARE = 0.9
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of a process.
+
+    Attributes:
+        cpu_seconds: Processor time of all its threads together, after which the kernel ends it.
+        file_bytes: Size of any file that it writes.
+        memory_bytes: Address space beyond what it has when the limit is set; by default nine tenths of the memory that is free then,
+            at least 8 GiB.
+    """
+
+    cpu_seconds: int = 3600
+    file_bytes: int = 2**30
+    memory_bytes: int | None = None
+
+    def apply(self) -> None:
+        """Puts the limits on this process, for good; no limit is raised that is lower already."""
+        import resource
+
+        memory = _address_space() + (self.memory_bytes or max(_ROOM, int(_SHARE * _free_memory())))
+        wanted = {
+            resource.RLIMIT_CPU: self.cpu_seconds,
+            resource.RLIMIT_FSIZE: self.file_bytes,
+            resource.RLIMIT_CORE: 0,
+            resource.RLIMIT_AS: memory,
+        }
+        for kind, value in wanted.items():
+            hard = resource.getrlimit(kind)[1]
+            value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+            with contextlib.suppress(ValueError):  # macOS has no limit on the address space
+                resource.setrlimit(kind, (value, value))
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+
+def _address_space() -> int:
+    """Bytes of address space this process has; 0 where the system does not say."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+def _free_memory() -> int:
+    """Bytes of memory that are free or can be freed; 0 where the system does not say."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            found = next((line for line in file if line.startswith("MemAvailable:")), "")
+        return int(found.split()[1]) * 1024 if found else 0
+    except OSError:
+        return 0

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.errors import IsolationError
 from harness.isolation.channel import Channel
-from harness.isolation.errors import IsolationError
 from harness.isolation.guard import Attempt
-from harness.isolation.limits import Limits
+from harness.isolation.kernel import Limits
 from harness.processes import end_in_words, module_command, start_process, stop_process
 
 _KEPT = frozenset(
@@ -50,17 +50,17 @@ class Isolated:
         value: What it returned.
         error: What it raised, in one line; empty where it returned.
         attempts: What was refused.
-        walls: The walls that stood.
+        layers: The sandbox layers that were active.
     """
 
     value: Any
     error: str
     attempts: list[Attempt]
-    walls: list[str]
+    layers: list[str]
 
 
 class IsolatedProcess:
-    """A process behind walls that answers messages, until it is closed.
+    """A sandboxed process that answers messages, until it is closed.
 
     Args:
         target: ``module:function`` that is called there with the argument, a ``Channel`` to answer on, and the ``Guard``.
@@ -100,7 +100,7 @@ class IsolatedProcess:
         }
         try:
             self._channel.send(job)
-            self.walls: list[str] = list(self.receive(_STARTING)["walls"])
+            self.layers: list[str] = list(self.receive(_STARTING)["layers"])
         except (OSError, KeyError, TypeError) as error:
             self.close()
             raise IsolationError(f"the isolated process could not be started: {error}") from None
@@ -198,7 +198,7 @@ def run_isolated(
     limits: Limits | None = None,
     seconds: float = 120.0,
 ) -> Isolated:
-    """Calls a function in a process of its own behind walls.
+    """Calls a function in a sandboxed process.
 
     Args:
         function: ``module:function``, which takes the argument and returns something JSON-ready.
@@ -216,6 +216,6 @@ def run_isolated(
         found = process.receive(seconds)
         try:
             attempts = [Attempt(**attempt) for attempt in found["attempts"]]
-            return Isolated(found["value"], str(found["error"]), attempts, process.walls)
+            return Isolated(found["value"], str(found["error"]), attempts, process.layers)
         except (KeyError, TypeError):
             raise IsolationError("the isolated process answered nonsense") from None

@@ -11,7 +11,7 @@ from harness.adapters import Adapter, CallPlan, find_logits
 from harness.batches import Batch, make_batch, other_tokens, typical_sizes
 from harness.errors import UserError
 from harness.models.copies import Copies
-from harness.randomness import seeded
+from harness.runtime import seeded
 from harness.tasks import TaskSpec
 
 _RESOLUTION = 1e-5

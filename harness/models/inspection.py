@@ -25,8 +25,8 @@ from harness.models.attempts import (
 )
 from harness.models.image_sides import Flattened, SideSearch
 from harness.models.patience import Patience
+from harness.runtime import threads_for
 from harness.tasks import FACTS, TaskSpec, TaskType
-from harness.threads import threads_for
 from harness.user_code import raised
 
 __all__ = ["Guess", "guess_task", "signature_of"]

@@ -18,7 +18,7 @@ from harness.errors import ConfigError, FactoryError, ModelSourceError, UserErro
 from harness.models.stubs import build_stub
 from harness.models.weights import load_weights
 from harness.models.wrapped import refuse_compiled, unwrapped
-from harness.randomness import seeded
+from harness.runtime import seeded
 from harness.scan import ScanWarning, dangerous_calls, scan_source
 from harness.user_code import command_line_of, import_dotted, import_file, raised
 

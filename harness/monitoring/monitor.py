@@ -25,8 +25,8 @@ from harness.monitoring.shifted import ShiftedRow, shifted_rows
 from harness.monitoring.sureness import sureness_of
 from harness.monitoring.verdict import WindowVerdict
 from harness.monitoring.window import Window, input_columns, measure_window
+from harness.runtime import threads_for
 from harness.tasks import TaskSpec, TaskType
-from harness.threads import threads_for
 
 if TYPE_CHECKING:
     from torch import nn

@@ -19,7 +19,7 @@ from harness.properties.prerequisites import REPEATS
 from harness.properties.state import out_of_reach_of_eval
 from harness.properties.subject import Subject, floating_dtype
 from harness.properties.tracing import first_divergence, path_of, probing, recording, whole
-from harness.randomness import RandomState, seed_everything, seeded
+from harness.runtime import RandomState, seed_everything, seeded
 
 _APART = 50
 """How far the seeds of two calls of one shape are apart."""

@@ -22,7 +22,7 @@ from harness.properties.prerequisites import BACKWARD_RAISES
 from harness.properties.quantised import is_packed, quantised_part
 from harness.properties.subject import Subject, gradient_of
 from harness.properties.tracing import path_of
-from harness.randomness import seeded
+from harness.runtime import seeded
 from harness.user_code import is_users_file
 from harness.wording import and_others
 

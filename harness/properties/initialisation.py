@@ -12,7 +12,7 @@ from harness.properties.calling import NoGradientError, mode
 from harness.properties.model_variants import calibrated, untouched_statistics
 from harness.properties.subject import Subject, gradient_of
 from harness.properties.tracing import recording
-from harness.randomness import seeded
+from harness.runtime import seeded
 
 _NAME = "initialisation"
 _BATCHES = 4

@@ -19,7 +19,7 @@ from harness.errors import UserError
 from harness.properties.calling import mode
 from harness.properties.quantised import is_packed
 from harness.properties.subject import Shared, Subject
-from harness.randomness import seeded
+from harness.runtime import seeded
 
 _BATCHES = 8
 _ROWS = 8

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from harness.properties.quantised import is_packed
-from harness.randomness import seeded
+from harness.runtime import seeded
 
 if TYPE_CHECKING:
     from harness.properties.subject import Subject

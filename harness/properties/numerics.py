@@ -17,7 +17,7 @@ from harness.properties.gradient_tracing import first_bad_gradient, recording_gr
 from harness.properties.model_variants import calibrated, has_running_statistics, mixed_with_typical
 from harness.properties.subject import Subject, gradient_of
 from harness.properties.tracing import finite, first_broken, path_of, recording
-from harness.randomness import seeded
+from harness.runtime import seeded
 from harness.tasks.values import EXTREMES as EXTREMES
 from harness.wording import and_others
 

@@ -22,7 +22,7 @@ from harness.evidence import Evidence, Status
 from harness.owners import left_to, owned_by, owners_of
 from harness.properties.calling import BackwardRaisedError, ModelRaisedError, mode
 from harness.properties.noise import difference
-from harness.randomness import seeded
+from harness.runtime import seeded
 from harness.wording import counted
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from harness.owners import owned_by
 from harness.properties.calling import mode
 from harness.properties.prerequisites import GRADIENT_OWNER
 from harness.properties.subject import Subject
-from harness.randomness import seeded
+from harness.runtime import seeded
 
 MIB = 1 << 20
 _CALLS = 5

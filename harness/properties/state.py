@@ -17,7 +17,7 @@ from harness.properties.calling import NoGradientError, mode
 from harness.properties.equality import judge_equal
 from harness.properties.quantised import is_packed
 from harness.properties.subject import Subject
-from harness.randomness import seeded
+from harness.runtime import seeded
 
 _DEPTH = 5
 """How deep lists, dicts and plain objects are looked into."""

@@ -20,7 +20,7 @@ from harness.models.copies import Copies
 from harness.properties.calling import BackwardRaisedError, NoGradientError, blaming
 from harness.properties.noise import NoiseFloor, measure_floor
 from harness.properties.prerequisites import PrerequisiteFailure, Unusable, find_backward_error, find_prerequisite_failure
-from harness.randomness import seeded
+from harness.runtime import seeded
 from harness.tasks import TaskSpec
 
 

@@ -20,8 +20,8 @@ from harness.data.dataset import Dataset
 from harness.data.loader import Loader, make_loader
 from harness.errors import MissingPackageError, UserError
 from harness.properties.subject import Subject
+from harness.runtime import threads_for
 from harness.tasks import TaskSpec
-from harness.threads import threads_for
 from harness.training.checkpoints import CheckpointFolder, file_name, read_checkpoint
 from harness.training.compute import Compute, Machine, choose_compute, leads
 from harness.training.dashboard import write_dashboard

@@ -18,8 +18,8 @@ from torch.optim import Optimizer
 from harness.config import SuiteConfig, TrainingConfig
 from harness.data.loader import make_loader
 from harness.evidence import Evidence, Status
-from harness.processor_time import processor_seconds
 from harness.properties.subject import Subject
+from harness.runtime import processor_seconds
 from harness.training.checkpoints import CheckpointFolder
 from harness.training.compute import Compute
 from harness.training.datasets import Datasets, open_datasets

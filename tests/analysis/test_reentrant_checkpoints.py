@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointFunction, checkpoint
 
+from harness.compat import called_directly
 from harness.evidence import Evidence, Status
-from harness.reentrant import called_directly
 from harness.tasks import TaskSpec, TaskType
 from pytest_modeltiers.live import judge_model
 

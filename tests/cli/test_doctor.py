@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness.cli import main
-from harness.doctor import COSTS, diagnose
+from harness.cli.doctor import COSTS, diagnose
 
 if sys.version_info >= (3, 11):
     import tomllib

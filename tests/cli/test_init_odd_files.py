@@ -15,7 +15,7 @@ from torch import nn
 from harness.adapters import make_adapter
 from harness.batches import make_batch, typical_sizes
 from harness.cli import main
-from harness.cli.progress import Progress
+from harness.cli.init import Progress
 from harness.config import SuiteConfig, load_config
 from harness.errors import ModelSourceError
 from harness.export.program import make_program

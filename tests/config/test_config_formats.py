@@ -12,9 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.config import load_config
-from harness.config_file import read_keys
+from harness.config_file import read_keys, without_comments
 from harness.errors import ConfigError, MissingPackageError
-from harness.json_comments import without_comments
 
 COMMENTED = """\
 {

@@ -15,7 +15,7 @@ from harness.config import EvalConfig
 from harness.data.loader import make_loader
 from harness.data.opening import open_dataset
 from harness.models.stubs import build_stub
-from harness.randomness import seeded
+from harness.runtime import seeded
 from harness.tasks import TaskSpec
 
 

@@ -20,7 +20,7 @@ from harness.data.opening import open_dataset
 from harness.errors import DataError, ForwardError, UserError
 from harness.evaluation.evaluation import Evaluation, evaluate
 from harness.models.stubs import build_stub
-from harness.randomness import seeded
+from harness.runtime import seeded
 from harness.tasks import TaskSpec
 
 WORLD = 2

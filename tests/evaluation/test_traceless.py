@@ -18,7 +18,7 @@ from harness.adapters import make_adapter
 from harness.data.loader import make_loader
 from harness.errors import ForwardError
 from harness.evaluation.evaluation import evaluate
-from harness.randomness import RandomState
+from harness.runtime import RandomState
 
 LOGITS, LABELS = random_logits(10, 3)
 ROWS = echo_rows(LOGITS, LABELS)

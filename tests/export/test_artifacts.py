@@ -22,7 +22,7 @@ from harness.export.store.artifact import find_artifact, manifest_path
 from harness.export.store.cache import Cache
 from harness.export.validate import export_model
 from harness.files import file_hash, json_hash
-from harness.randomness import seeded
+from harness.runtime import seeded
 
 FORMATS = ("torchscript", "onnx", "pytorch", "safetensors", "torch_export")
 
@@ -194,7 +194,7 @@ def test_processes_that_start_together_export_once(tmp_path: Path) -> None:
         from pathlib import Path
         from planted_bugs.tier4.exports import make_exports
         from planted_bugs.tier4.models import Scores
-        from harness.randomness import seeded
+        from harness.runtime import seeded
         with seeded(0):
             model = Scores()
         print(make_exports(model, None, "pytorch").artifact("pytorch").seconds > 0)

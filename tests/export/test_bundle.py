@@ -37,7 +37,7 @@ from harness.export.formats.exporter import ExportError
 from harness.files import file_hash
 from harness.models.loading import model_source
 from harness.properties.subject import Subject
-from harness.randomness import seeded
+from harness.runtime import seeded
 from harness.tasks import TaskSpec, TaskType
 
 FORMATS = ("torchscript", "onnx", "pytorch", "torch_export")

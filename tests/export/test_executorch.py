@@ -20,7 +20,7 @@ from harness.export.formats import executorch as executorch_exporter
 from harness.export.formats.executorch import ExecuTorchExporter
 from harness.export.formats.exporter import ExportError
 from harness.export.store.artifact import Manifest
-from harness.randomness import seeded
+from harness.runtime import seeded
 from harness.tasks import TaskSpec, TaskType
 
 CHECKS = (

@@ -24,7 +24,7 @@ from harness.export.clean_process.run import CleanRun, run_in_clean_process
 from harness.export.formats.exporter import exporter_class
 from harness.export.program import Program, make_program
 from harness.models.stubs import build_stub
-from harness.randomness import seeded
+from harness.runtime import seeded
 from harness.tasks import TaskSpec, TaskType
 
 onnxruntime = pytest.importorskip("onnxruntime")

@@ -17,7 +17,7 @@ from harness.export.exports import Exports
 from harness.export.health import ExportHealthChecker
 from harness.export.validate import export_model, run_tier4_export_validation
 from harness.health.report import CheckResult, ExportHealthReport
-from harness.randomness import seeded
+from harness.runtime import seeded
 
 FORMATS = ["torchscript", "onnx", "pytorch"]
 

@@ -23,7 +23,7 @@ from harness.export.exports import Exports
 from harness.export.store.object_hash import ObjectHash
 from harness.models.loading import source_of_file
 from harness.properties.subject import Subject
-from harness.randomness import seeded
+from harness.runtime import seeded
 from harness.tasks import TaskSpec, TaskType
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "lm_tiny_export.json"

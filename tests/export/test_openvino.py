@@ -16,7 +16,7 @@ from harness.export.checks.table import judge_format
 from harness.export.exports import Exports
 from harness.export.formats.exporter import ExportError
 from harness.export.formats.openvino import OpenVINOExporter
-from harness.randomness import seeded
+from harness.runtime import seeded
 from harness.tasks import TaskSpec, TaskType
 
 CHECKS = (

@@ -26,7 +26,7 @@ from harness.export.onnx.quantisation import Kind, QuantisationFacts, quantise  
 from harness.export.onnx.quantisation_quality import QuantisationQuality, logits_sqnr, measure_quality  # noqa: E402
 from harness.export.program import Program, make_program  # noqa: E402
 from harness.models.stubs import build_stub  # noqa: E402
-from harness.randomness import seeded  # noqa: E402
+from harness.runtime import seeded  # noqa: E402
 from harness.tasks import TaskSpec, TaskType  # noqa: E402
 
 LM = TaskSpec(TaskType.CAUSAL_LM, vocab_size=97, max_seq_len=16)

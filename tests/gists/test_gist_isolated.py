@@ -17,7 +17,10 @@ import pytest_modeltiers.terminal  # noqa: F401
 from harness.catalogue import CATALOGUE
 from harness.gists import open_gist
 
-pytestmark = [pytest.mark.usefixtures("environment"), pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's walls")]
+pytestmark = [
+    pytest.mark.usefixtures("environment"),
+    pytest.mark.skipif(sys.platform != "linux", reason="needs the sandbox of Linux"),
+]
 
 DODGES = "import numpy as np\nnp.zeros(4).tofile(MARK)\n"
 

@@ -98,7 +98,7 @@ def test_the_scan_sees_what_does_not_dodge_it(field: Field, hostile: Hostile) ->
     assert bool(scan_files({file.name: file.read_bytes()})) is not hostile.dodges
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="native code is stopped by Linux's walls alone")
+@pytest.mark.skipif(sys.platform != "linux", reason="native code is stopped only by the Linux kernel")
 def test_none_leaves_a_mark_in_isolation(field: Field, isolated: Isolated) -> None:
     assert isolated.error == ""
     assert field.harmed() == set()
@@ -106,7 +106,7 @@ def test_none_leaves_a_mark_in_isolation(field: Field, isolated: Isolated) -> No
 
 def test_what_was_refused_is_reported_with_its_line(isolated: Isolated) -> None:
     assert {attempt.place for attempt in isolated.attempts if attempt.own} >= {"os_system.py, line 2", "tofile.py, line 2"}
-    assert "Landlock" in isolated.walls
+    assert "Landlock" in isolated.layers
     assert "refused by isolation: the code starts a process (os_system.py, line 2)" in isolated.value["os_system"]
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from harness.evidence import Status
 from harness.models.copies import Copies
-from harness.randomness import seeded
+from harness.runtime import seeded
 from harness.tasks import TaskSpec, TaskType
 from pytest_modeltiers.live import judge_model
 

@@ -32,7 +32,7 @@ from harness.monitoring.profiles.embedding import find_embedding, one_a_row
 from harness.monitoring.profiles.images import image_values
 from harness.monitoring.profiles.values import Numbers
 from harness.properties.tracing import recording
-from harness.randomness import seeded
+from harness.runtime import seeded
 from harness.tasks import TaskSpec, TaskType
 
 CAUSAL_LM = TaskSpec(TaskType.CAUSAL_LM, vocab_size=101, max_seq_len=16)

@@ -15,7 +15,7 @@ from mutations.surgery import SURGERIES
 
 from harness.adapters import make_adapter
 from harness.batches import make_batch, typical_sizes
-from harness.randomness import seeded
+from harness.runtime import seeded
 
 BASES = {base.name: base for base in bases()}
 OPERATORS = (*FAULTS, *SURGERIES)

@@ -1,4 +1,4 @@
-"""Suites whose model lives in a process behind walls: the same tests, the same verdicts, and what was refused."""
+"""Suites whose model lives in a sandboxed process: the same tests, the same verdicts, and what was refused."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from harness.analysis.study import Study
 from harness.evidence import Status
 from harness.properties.gradients import gradient_reaches
 from harness.properties.subject import Subject
-from harness.randomness import seeded
+from harness.runtime import seeded
 from harness.tasks import TaskSpec, TaskType
 
 TABLE = TaskSpec(TaskType.TABULAR_CLASSIFICATION, num_features=6, num_classes=3)

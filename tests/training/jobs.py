@@ -13,7 +13,7 @@ from harness.config import EvalConfig, SuiteConfig
 from harness.data.loader import make_loader
 from harness.data.opening import open_dataset
 from harness.models.stubs import build_stub
-from harness.randomness import seeded
+from harness.runtime import seeded
 from harness.training.checkpoints import CheckpointFolder
 from harness.training.compute import Machine, choose_compute
 from harness.training.engines.job import Job

@@ -12,7 +12,7 @@ from harness.adapters import make_adapter
 from harness.config import TrainingConfig
 from harness.evidence import Evidence, Status
 from harness.properties.subject import Subject
-from harness.randomness import seeded
+from harness.runtime import seeded
 from harness.tasks import TaskSpec, TaskType
 from harness.training.checks.overfits_one_batch import overfits_one_batch
 from harness.training.trial import Trial

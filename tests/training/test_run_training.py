@@ -12,7 +12,7 @@ import torch
 from harness.cli import main
 from harness.config import SuiteConfig, TrainingConfig
 from harness.models.stubs import build_stub
-from harness.randomness import seeded
+from harness.runtime import seeded
 from harness.training.run import run_training
 
 from .jobs import Engine

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from harness.randomness import seeded
+from harness.runtime import seeded
 
 from .promise import promise
 from .side import Side, differ

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from harness.adapters import Adapter, make_adapter
 from harness.batches import Batch, Sizes, make_batch, pad_right
 from harness.models.cloning import clone
-from harness.randomness import seeded
+from harness.runtime import seeded
 from harness.tasks import TaskSpec
 
 _FINE, _COARSE = 1e-9, 1e-4

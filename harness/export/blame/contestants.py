@@ -22,7 +22,7 @@ from harness.export.onnx.file import opset, session
 from harness.export.program import Program
 from harness.export.reason import one_line, runtime_message
 from harness.properties.noise import difference
-from harness.randomness import seeded
+from harness.runtime import seeded
 
 _MOST_WEIGHTS = 30_000_000
 """Weights up to which the reference evaluator, which is plain NumPy, answers within seconds."""

@@ -34,8 +34,8 @@ from harness.export.store.identity import versions
 from harness.files import file_hash
 from harness.health.report import ExportHealthReport
 from harness.properties.calling import mode
+from harness.runtime import threads_for
 from harness.tasks import TaskSpec
-from harness.threads import threads_for
 
 
 def create_export_bundle(

@@ -12,7 +12,7 @@ from harness.export.exports import Exports
 from harness.export.lattice import Point
 from harness.export.program import LARGEST_BATCH, Program, Runner
 from harness.properties.noise import difference
-from harness.randomness import seeded
+from harness.runtime import seeded
 from harness.wording import counted
 
 

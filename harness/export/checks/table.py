@@ -19,7 +19,7 @@ from harness.properties.prerequisites import (
     PrerequisiteFailure,
     left_to_weights,
 )
-from harness.threads import threads_for
+from harness.runtime import threads_for
 from harness.user_code import raised
 
 

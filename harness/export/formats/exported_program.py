@@ -21,7 +21,7 @@ from harness.export.formats.exporter import Attempt, ExportError
 from harness.export.program import Program
 from harness.export.reason import one_line
 from harness.models.fast_path import without_fast_path
-from harness.randomness import seeded
+from harness.runtime import seeded
 from harness.user_code import is_users_file
 
 _NOISY = ("torch.onnx", "torch.export", "torch._export", "torch._dynamo", "torch.fx", "onnxscript", "onnx_ir", "torch.__trace")

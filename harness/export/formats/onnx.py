@@ -243,7 +243,7 @@ class ONNXExporter(Exporter):
 
         from harness.export.formats.exported_program import quiet
         from harness.export.onnx.surgery import tidy
-        from harness.randomness import seeded
+        from harness.runtime import seeded
 
         with quiet(), seeded(0):
             exported: Any = torch.onnx.export(
@@ -264,7 +264,7 @@ class ONNXExporter(Exporter):
         import torch
 
         from harness.export.formats.exported_program import tracing
-        from harness.randomness import seeded
+        from harness.runtime import seeded
 
         axes = {**program.axes, "logits": program.output_axes}
         with tracing() as frozen, seeded(0), torch.no_grad():

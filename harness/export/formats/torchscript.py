@@ -145,7 +145,7 @@ def _trace(program: Program) -> tuple[torch.jit.ScriptModule, list[str]]:
     import torch
 
     from harness.export.formats.exported_program import tracing
-    from harness.randomness import seeded
+    from harness.runtime import seeded
 
     with tracing() as frozen, seeded(0), torch.no_grad(), _without_trainer(program.forward.model):
         module = torch.jit.trace(program.forward, program.arguments, check_trace=False)

@@ -23,9 +23,8 @@ from harness.monitoring.profiles.values import Ids, Numbers, Values, Vectors
 from harness.properties.calling import blaming, mode
 from harness.properties.subject import floating_dtype
 from harness.properties.tracing import recording
-from harness.randomness import seeded
+from harness.runtime import seeded, threads_for
 from harness.tasks import TaskSpec
-from harness.threads import threads_for
 
 MOST_PROBABILITIES = 32
 """A feature for each class's probability is kept up to so many classes."""

@@ -18,7 +18,7 @@ from harness.data.loader import Loader, make_loader
 from harness.errors import DataError
 from harness.evaluation.evaluation import evaluate
 from harness.evidence import Evidence, Status
-from harness.processor_time import processor_seconds
+from harness.runtime import processor_seconds
 from harness.training.checks.baseline_models import BaselineAdapter, Prior, stronger
 from harness.training.engines.batch_formats import DrawnBatches
 from harness.training.errors import DivergedError

@@ -16,7 +16,7 @@ from harness.owners import owned_by
 from harness.properties.calling import mode
 from harness.properties.noise import difference
 from harness.properties.outputs import reached_by_outputs
-from harness.randomness import seeded
+from harness.runtime import seeded
 from harness.training.checks.bit_equality import Mismatch, find_mismatch
 from harness.training.checks.child_processes import Answer
 from harness.training.checks.gradient_noise import Quantities, find_gap

@@ -16,7 +16,7 @@ from harness.evidence import Evidence, Status
 from harness.properties.gradient_tracing import GraphCall, recording_graph
 from harness.properties.noise import FACTOR, difference
 from harness.properties.tracing import path_of
-from harness.randomness import seeded
+from harness.runtime import seeded
 from harness.training.checks.bit_equality import same_bits
 from harness.training.checks.module_modes import batch_norms
 from harness.training.checks.training_trace import weights_of

@@ -12,8 +12,8 @@ import torch
 from harness.batches import Batch, to_device
 from harness.errors import DataError
 from harness.evidence import Evidence, Status
-from harness.processor_time import processor_seconds
 from harness.properties.noise import FACTOR
+from harness.runtime import processor_seconds
 from harness.training.engines.job import steps_of_epoch
 from harness.training.errors import DivergedError, TrainingError
 from harness.training.optimisation import RateScale

@@ -15,7 +15,7 @@ from harness.adapters import Adapter, CallPlan, find_logits
 from harness.batches import Batch, Sizes
 from harness.errors import OutputError
 from harness.properties.tracing import path_of
-from harness.randomness import seeded
+from harness.runtime import seeded
 from harness.training.checks.module_modes import disable_stochastic_layers
 from harness.training.trial import Trial, gradients_of
 

@@ -13,10 +13,9 @@ from torch.optim import Optimizer
 from harness.adapters import make_adapter
 from harness.batches import Batch
 from harness.compat import BatchNorm
-from harness.processor_time import processor_seconds
 from harness.properties.calling import mode
 from harness.properties.subject import Subject
-from harness.randomness import seeded
+from harness.runtime import processor_seconds, seeded
 from harness.training.checks.labels import guessing_loss, irreducible_loss, labelled
 from harness.training.checks.observation import Prepare
 from harness.training.errors import DivergedError

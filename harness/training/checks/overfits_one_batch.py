@@ -13,7 +13,7 @@ import torch
 from harness.batches import Batch, Sizes, make_batch, to_device
 from harness.evidence import Evidence, Status
 from harness.owners import owned_by
-from harness.processor_time import processor_seconds
+from harness.runtime import processor_seconds
 from harness.training.checks.initial_loss import initial_loss
 from harness.training.checks.loss_targets import targets
 from harness.training.checks.observation import Prepare

@@ -13,8 +13,8 @@ from torch import nn
 
 from harness.batches import Batch
 from harness.evidence import Evidence, Status
-from harness.processor_time import processor_seconds
 from harness.properties.noise import FACTOR
+from harness.runtime import processor_seconds
 from harness.training.checks.bit_equality import Mismatch, find_mismatch
 from harness.training.checks.child_processes import Answer, run_in_processes
 from harness.training.checks.gradient_noise import in_double

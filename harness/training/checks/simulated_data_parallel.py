@@ -16,7 +16,7 @@ from harness.compat import TorchDispatchMode, tree_leaves
 from harness.evidence import Evidence, Status
 from harness.owners import owned_by
 from harness.properties.tracing import Call, View, first_divergence, recording, row_view
-from harness.randomness import seeded
+from harness.runtime import seeded
 from harness.training.checks.accumulation import SIDE_TERM, accumulation, is_mean_through_logits
 from harness.training.checks.gradient_noise import Gap, Quantities, find_gap
 from harness.training.checks.module_modes import ModuleMode, batch_norms, disable_dropout, disable_dropout_and_freeze_batch_norms

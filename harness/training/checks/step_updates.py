@@ -15,7 +15,7 @@ from harness.evidence import Evidence, Status
 from harness.owners import owned_by
 from harness.properties.calling import mode
 from harness.properties.tracing import probing
-from harness.randomness import seeded
+from harness.runtime import seeded
 from harness.training.checks.gradient_noise import in_double
 from harness.training.checks.observation import loss_name
 from harness.training.checks.optimizer_coverage import tensors_of

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from harness.adapters import Adapter
 from harness.config import TrainingConfig
 from harness.models.weights import not_finite
-from harness.randomness import seed_everything
+from harness.runtime import seed_everything
 from harness.tasks import TaskSpec
 from harness.training.compute import Compute
 from harness.training.divergence import diverged

@@ -14,9 +14,8 @@ from harness.adapters import make_adapter
 from harness.analysis.study import Study, judge_analysis
 from harness.evidence import Evidence
 from harness.properties.subject import Subject
-from harness.randomness import seeded
+from harness.runtime import seeded, threads_for
 from harness.tasks import TaskSpec
-from harness.threads import threads_for
 
 from ..register import PlantedBug, register
 from ..setups import Factory, Setup, factory_name, tests_of

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from harness.analysis.study import Study
 from harness.data.loader import make_loader
 from harness.evidence import Status
-from harness.randomness import seeded
+from harness.runtime import seeded
 from harness.tasks import TaskSpec, TaskType
 
 from ..register import PlantedBug, register

@@ -19,9 +19,8 @@ from harness.config import TrainingConfig, load_config
 from harness.evidence import Evidence
 from harness.models.stubs import LMStub
 from harness.properties.subject import Subject
-from harness.randomness import seeded
+from harness.runtime import seeded, threads_for
 from harness.tasks import TaskSpec, TaskType
-from harness.threads import threads_for
 from harness.training.checks.table import judge_training
 from harness.training.trial import Trial
 

@@ -23,7 +23,7 @@ from harness.export.command import exports_of_config
 from harness.export.exports import Exports
 from harness.files import file_hash
 from harness.properties.subject import Subject
-from harness.randomness import seeded
+from harness.runtime import seeded
 from harness.tasks import TaskSpec
 
 from ..setups import Setup, factory_name

@@ -1,14 +1,16 @@
-"""The global random state of torch, Python and NumPy: seeded for a while, then put back."""
+"""What model code runs under: a seeded random state, few threads for small models, and processor time, which a busy machine does not change."""
 
 from __future__ import annotations
 
 import pickle
 import random
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
+from torch import nn
 
 
 class RandomState:
@@ -57,3 +59,32 @@ def seeded(seed: int) -> Iterator[None]:
         yield
     finally:
         state.restore()
+
+
+_SMALL = 1_000_000
+
+
+@contextmanager
+def threads_for(model: nn.Module) -> Iterator[None]:
+    """Runs a block on one thread when the model has fewer than a million parameters.
+
+    Its operators are too short to share out, and where the cores are busy with something else, as in CI, threads that wait for each
+    other make a run several times slower.
+    """
+    before = torch.get_num_threads()
+    if sum(parameter.numel() for parameter in model.parameters()) < _SMALL:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def processor_seconds() -> float:
+    """Processor time that this process has used, and the child processes that have ended."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return time.process_time()
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
