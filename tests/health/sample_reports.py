@@ -78,7 +78,7 @@ BROKEN = ExportHealthReport(
     "2026-03-04T05:06:07+00:00",
     [_LEAK, _PADDING, _DRIFT, _SLOW, *map(_passed, range(1, 9))],
     [SkippedCheck("tier1::device_move", "no second `device`", 1)],
-    {"config": "gpt.json", "model": "models/gpt.py:build_model", "isolation": "in a process behind Landlock; refused writes /x"},
+    {"config": "gpt.json", "model": "models/gpt.py:build_model", "isolation": "in a process under Landlock; refused writes /x"},
     "The time budget of 120 s ended the search early in causal.",
     [_layer(index, None if index == 5 else 1e-3) for index in range(12)],
 )

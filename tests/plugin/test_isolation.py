@@ -112,4 +112,4 @@ def test_workers_have_a_process_each(project: Any) -> None:
     result = project.run_apart("--model-config", "cfg.json", "-n", "2")
 
     assert result.parseoutcomes() == {"failed": 1, "passed": 2}
-    assert "in a process behind" in output(result)
+    assert "in a process under" in output(result)
