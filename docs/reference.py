@@ -108,7 +108,7 @@ PUBLIC = {
     "harness.export.validate": ("export_model", "run_tier4_export_validation"),
     "harness.export.health": ("ExportHealthChecker",),
     "harness.export.formats.onnx": ("ONNXExporter",),
-    "harness.gists.load": ("load_gist_model",),
+    "harness.models.loading": ("load_gist_model",),
     "harness.export.bundle.write": ("create_export_bundle",),
     "harness.health.report": ("CheckResult", "ExportHealthReport"),
     "harness.monitoring.run": ("run_tier5_monitoring",),

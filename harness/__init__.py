@@ -23,7 +23,7 @@ _MODULES = {
     "harness.export.formats.onnx": "ONNXExporter",
     "harness.export.health": "ExportHealthChecker",
     "harness.export.validate": "export_model run_tier4_export_validation",
-    "harness.gists.load": "load_gist_model",
+    "harness.models.loading": "load_gist_model",
     "harness.health.report": "CheckResult ExportHealthReport",
     "harness.monitoring.drift": "compare_profiles",
     "harness.monitoring.profiles": "compute_dataset_profile profile_columns",

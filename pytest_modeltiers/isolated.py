@@ -245,7 +245,7 @@ def _arguments(config: pytest.Config) -> list[str]:
 
 def _places() -> dict[str, str]:
     """Where gists, consent and downloaded models lie, for a process whose home is elsewhere and that has no network."""
-    from harness.gists.settings import GistSettings
+    from harness.gists.gist import GistSettings
 
     gists, home = GistSettings.from_environment(), Path.home()
     return {

@@ -20,7 +20,7 @@ from harness.analysis.study import Study
 from harness.batches import Batch, pad_right
 from harness.evidence import Evidence, Status
 from harness.models.copies import Copies
-from harness.models.fast_path import without_fast_path
+from harness.models.wrapped import without_fast_path
 from harness.properties.calling import ModelRaisedError
 from harness.properties.equality import judge_equal
 from harness.properties.subject import Subject

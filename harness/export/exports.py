@@ -23,7 +23,7 @@ from harness.export.store.artifact import Artifact, describe, find_artifact, pub
 from harness.export.store.cache import Cache
 from harness.export.store.identity import code_of, identity_of, versions
 from harness.files import file_hash, json_hash
-from harness.models.fast_path import without_fast_path
+from harness.models.wrapped import without_fast_path
 from harness.properties.noise import NoiseFloor
 from harness.properties.subject import Subject
 

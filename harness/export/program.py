@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from harness.adapters import Adapter
 from harness.batches import Batch, Sizes, pad_right
-from harness.models.fast_path import without_fast_path
+from harness.models.wrapped import without_fast_path
 from harness.properties.subject import Subject
 from harness.tasks import TaskSpec
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from harness.gists.admission import admit
-from harness.gists.errors import GistError, UntrustedCodeError
-from harness.gists.gist import Gist
-from harness.gists.load import load_gist_model, open_gist
+from harness.gists.cache import open_gist
+from harness.gists.consent import admit
+from harness.gists.gist import Gist, GistError, UntrustedCodeError
 
-__all__ = ["Gist", "GistError", "UntrustedCodeError", "admit", "load_gist_model", "open_gist"]
+__all__ = ["Gist", "GistError", "UntrustedCodeError", "admit", "open_gist"]

@@ -8,12 +8,32 @@ from dataclasses import replace
 from pathlib import Path
 
 from harness.files import new_folder
-from harness.gists.errors import GistError
-from harness.gists.gist import Gist, check_name
-from harness.gists.settings import GistSettings
+from harness.gists.client import fetch_gist
+from harness.gists.gist import Gist, GistError, GistSettings, check_id, check_name, check_revision
 
 _ABOUT = "about.json"
 _FILES = "files"
+
+
+def open_gist(gist_id: str, revision: str | None = None, settings: GistSettings | None = None) -> Gist:
+    """A gist with its files on disk: from the cache where the revision is known and there, else from the API.
+
+    Args:
+        gist_id: Its id.
+        revision: The commit; the latest by default, which needs the network each time.
+        settings: How it is fetched; by default what the environment says.
+
+    Raises:
+        GistError: It cannot be had.
+        MissingPackageError: ``httpx`` is not installed.
+    """
+    settings = settings or GistSettings.from_environment()
+    check_id(gist_id)
+    kept = find(gist_id, check_revision(revision), settings) if revision else None
+    if kept is not None:
+        return kept
+    gist = fetch_gist(gist_id, revision, settings)
+    return find(gist.id, gist.revision, settings) or keep(gist, settings)
 
 
 def find(gist_id: str, revision: str, settings: GistSettings) -> Gist | None:
@@ -64,3 +84,22 @@ def _write(gist: Gist, folder: Path) -> None:
     except OSError:
         if not folder.is_dir():
             raise
+
+
+def model_path(gist: Gist) -> Path:
+    """The file of a gist that holds its model.
+
+    Raises:
+        GistError: There is none.
+    """
+    if gist.folder is None:
+        raise ValueError("a gist that was not written to disk")
+    return gist.folder / gist.model_file
+
+
+def describe(gist: Gist) -> str:
+    """The gist in a few lines, for people."""
+    files = ", ".join(f"{name} ({len(content):,} bytes)" for name, content in sorted(gist.files.items()))
+    return (
+        f"gist {gist.id} by {gist.owner or 'nobody'}\n  revision  {gist.revision}\n  sha256    {gist.sha256}\n  files     {files}"
+    )

@@ -1,17 +1,21 @@
-"""GitHub's API for gists (https://docs.github.com/rest/gists/gists#get-a-gist)."""
+"""GitHub's API for gists (https://docs.github.com/rest/gists/gists#get-a-gist), asked in requests that are bounded in time and size."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import json
+import time
 from collections.abc import Mapping
-from typing import Any
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
 
-from harness.gists.errors import GistError
-from harness.gists.gist import Gist, check_id, check_name, check_revision
-from harness.gists.requests import fetch
-from harness.gists.settings import GistSettings
+from harness.errors import MissingPackageError
+from harness.gists.gist import Gist, GistError, GistSettings, check_id, check_name, check_revision
+
+if TYPE_CHECKING:
+    import httpx
+
 
 _BINARY = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".npz", ".npy", ".onnx", ".pkl")
 """Endings of files whose content the API's JSON cannot hold unharmed."""
@@ -81,3 +85,106 @@ def _decoded(text: str, encoding: str | None) -> bytes:
         return base64.b64decode(text, validate=True)
     except binascii.Error as error:
         raise ValueError(str(error)) from None
+
+
+_TRY_AGAIN = (408, 429, 500, 502, 503, 504)
+_REDIRECTS = 3
+_CHUNK = 2**16
+
+
+def fetch(url: str, settings: GistSettings, headers: Mapping[str, str], *, what: str) -> bytes:
+    """The body of an answer.
+
+    Args:
+        url: The address.
+        settings: Time, size and attempts.
+        headers: Of the request.
+        what: What is fetched, for messages.
+
+    Raises:
+        GistError: The server refuses, fails each time, is too slow, sends too much, or redirects to another host.
+        MissingPackageError: ``httpx`` is not installed.
+    """
+    try:
+        import httpx
+    except ImportError:
+        raise MissingPackageError('`gist_id` needs httpx: pip install "pytest-modeltiers[gist]"') from None
+    problem = ""
+    # trust_env would let a .netrc send a password along; proxies are still needed, so only that is kept out.
+    with httpx.Client(timeout=settings.timeout, follow_redirects=False, auth=_no_password) as client:
+        for attempt in range(settings.attempts):
+            if attempt:
+                time.sleep(settings.pause * 2 ** (attempt - 1))
+            try:
+                status, answer_headers, body = _one(client, url, settings, headers, what)
+            except httpx.TimeoutException:
+                problem = f"no answer within {settings.timeout:g} s"
+            except httpx.TransportError as error:
+                problem = str(error) or type(error).__name__
+            except httpx.InvalidURL as error:
+                raise GistError(f"{what}: {error}") from None
+            else:
+                if status == 200:
+                    return body
+                if status not in _TRY_AGAIN or _is_rate_limit(answer_headers):
+                    raise GistError(f"{what}: {_meaning(status, answer_headers, settings)}")
+                problem = f"the server answered {status}"
+    raise GistError(f"{what}: {problem}, in {settings.attempts} attempts")
+
+
+def _one(
+    client: httpx.Client, url: str, settings: GistSettings, headers: Mapping[str, str], what: str
+) -> tuple[int, httpx.Headers, bytes]:
+    """One attempt; redirects are followed as long as they stay on the same host."""
+    ends = time.monotonic() + settings.deadline
+    for _ in range(_REDIRECTS + 1):
+        with client.stream("GET", url, headers=dict(headers)) as answer:
+            if not answer.has_redirect_location:
+                return answer.status_code, answer.headers, _body(answer, settings, ends, what)
+            there = answer.url.join(answer.headers["location"])
+        here = answer.url
+        if (there.scheme, there.host, there.port) != (here.scheme, here.host, here.port):
+            raise GistError(f"{what}: refused, the server redirects to another host, {there.host}")
+        url = str(there)
+    raise GistError(f"{what}: the server redirects in circles")
+
+
+def _body(answer: httpx.Response, settings: GistSettings, ends: float, what: str) -> bytes:
+    """The body, read no further than the limits go."""
+    body = bytearray()
+    for chunk in answer.iter_bytes(_CHUNK):
+        body += chunk
+        if len(body) > settings.max_bytes:
+            raise GistError(f"{what}: refused, it is larger than {settings.max_bytes:,} bytes")
+        if time.monotonic() > ends:
+            raise GistError(f"{what}: not complete after {settings.deadline:g} s")
+    return bytes(body)
+
+
+def _is_rate_limit(headers: httpx.Headers) -> bool:
+    return headers.get("x-ratelimit-remaining") == "0"
+
+
+def _meaning(status: int, headers: httpx.Headers, settings: GistSettings) -> str:
+    """What a status means to the user."""
+    if _is_rate_limit(headers):
+        reset = headers.get("x-ratelimit-reset", "")
+        when = (
+            f" until {datetime.fromtimestamp(int(reset), timezone.utc):%H:%M:%S} UTC"
+            if reset.isdigit() and len(reset) < 12
+            else ""
+        )
+        more = "" if settings.token else "; with a token in GITHUB_TOKEN the limit is higher"
+        return f"the API's rate limit is reached{when}{more}"
+    if status == 401:
+        return "the token in GITHUB_TOKEN is refused"
+    if status == 403:
+        return "access is forbidden (403)"
+    if status in (404, 422):
+        return "no such gist or revision, or it is not for this token to see"
+    return f"the server answered {status}"
+
+
+def _no_password(request: httpx.Request) -> httpx.Request:
+    """Sends a request as it is, without a password from a .netrc."""
+    return request

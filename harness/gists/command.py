@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from harness.gists.cache import describe, open_gist
 from harness.gists.consent import is_trusted
 from harness.gists.consent import trust as remember_trust
-from harness.gists.load import describe, open_gist
-from harness.gists.settings import GistSettings
+from harness.gists.gist import GistSettings
 from harness.scan import scan_files
 
 

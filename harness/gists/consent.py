@@ -1,4 +1,4 @@
-"""The hashes of foreign files that the user said they trust."""
+"""Whether a gist's code may run: what the scan finds in it, and the hashes that the user said they trust."""
 
 from __future__ import annotations
 
@@ -10,8 +10,39 @@ from typing import Any
 from filelock import FileLock
 
 from harness.files import write_whole
-from harness.gists.errors import GistError
-from harness.gists.gist import Gist
+from harness.gists.gist import Gist, GistError, GistSettings, UntrustedCodeError
+from harness.scan import Finding, scan_files
+
+_SHOWN = 3
+
+
+def admit(gist: Gist, sha256: str | None = None, settings: GistSettings | None = None) -> list[Finding]:
+    """Lets a gist pass, or refuses it; returns what the scan found.
+
+    Args:
+        gist: The gist.
+        sha256: The hash it must have.
+        settings: Where consent is kept.
+
+    Raises:
+        GistError: It has another hash.
+        UntrustedCodeError: The scan found something, and the user does not trust these files.
+    """
+    if sha256 and sha256 != gist.sha256:
+        raise GistError(
+            f"gist {gist.id}: its files are not those that were pinned: sha256 {gist.sha256} (revision {gist.revision}), "
+            f"`gist_sha256` is {sha256}"
+        )
+    findings = scan_files(gist.files)
+    settings = settings or GistSettings.from_environment()
+    if findings and not is_trusted(gist.sha256, settings.consent):
+        shown = "; ".join(map(str, findings[:_SHOWN]))
+        more = f"; and {len(findings) - _SHOWN} more" if len(findings) > _SHOWN else ""
+        raise UntrustedCodeError(
+            f"gist {gist.id}: not run, as the scan found what a model has no need to do: {shown}{more}. Look at it; if you trust these "
+            f"very files (sha256 {gist.sha256}): modeltiers gist {gist.id} --revision {gist.revision} --trust"
+        )
+    return findings
 
 
 def is_trusted(sha256: str, file: Path) -> bool:
@@ -20,7 +51,7 @@ def is_trusted(sha256: str, file: Path) -> bool:
     Raises:
         GistError: The file of consent cannot be read.
     """
-    return sha256 in _read(file)
+    return sha256 in _trusted_in(file)
 
 
 def trust(gist: Gist, file: Path) -> None:
@@ -32,7 +63,7 @@ def trust(gist: Gist, file: Path) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(file.with_suffix(".lock")):
-            trusted = _read(file)
+            trusted = _trusted_in(file)
             trusted[gist.sha256] = {
                 "gist_id": gist.id,
                 "revision": gist.revision,
@@ -44,7 +75,7 @@ def trust(gist: Gist, file: Path) -> None:
         raise GistError(f"{file}: cannot be written: {error.strerror}") from None
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _trusted_in(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         trusted = content["trusted"]

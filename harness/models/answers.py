@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from harness.adapters import CallPlan
 from harness.batches import Batch, Sizes, make_batch, other_tokens, typical_sizes
-from harness.models.attempts import Guess
-from harness.models.patience import Patience
+from harness.models.attempts import Guess, Patience
 from harness.tasks import TaskSpec, TaskType
 
 _CAUSAL_NAMES = re.compile(r"GPT|[Ll]lama|[Cc]ausal|[Dd]ecoder|LanguageModel|(?<!Masked)LM$")

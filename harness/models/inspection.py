@@ -15,7 +15,10 @@ from harness.errors import FactoryError, UserError
 from harness.models.answers import Answer, fitted, with_length
 from harness.models.attempts import (
     IMAGES,
+    Flattened,
     Guess,
+    Patience,
+    SideSearch,
     declared_side,
     length_first,
     parameters_of,
@@ -23,8 +26,6 @@ from harness.models.attempts import (
     tabular_attempts,
     text_attempts,
 )
-from harness.models.image_sides import Flattened, SideSearch
-from harness.models.patience import Patience
 from harness.runtime import threads_for
 from harness.tasks import FACTS, TaskSpec, TaskType
 from harness.user_code import raised

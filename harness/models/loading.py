@@ -8,19 +8,30 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from harness.config import SuiteConfig
 from harness.errors import ConfigError, FactoryError, ModelSourceError, UserError, did_you_mean
+from harness.gists.cache import describe, model_path, open_gist
+from harness.gists.consent import admit
+from harness.gists.consent import trust as trust_gist
+from harness.gists.gist import GistSettings
 from harness.models.stubs import build_stub
 from harness.models.weights import load_weights
 from harness.models.wrapped import refuse_compiled, unwrapped
 from harness.runtime import seeded
 from harness.scan import ScanWarning, dangerous_calls, scan_source
 from harness.user_code import command_line_of, import_dotted, import_file, raised
+
+
+class TakesFacts(Protocol):
+    """A run of an experiment database, to which facts can be added."""
+
+    def add_facts(self, **facts: Any) -> None:
+        """Adds facts to those the run has."""
 
 
 @dataclass(frozen=True)
@@ -168,9 +179,6 @@ def warn_of_findings(path: Path) -> None:
 
 def _from_gist(config: SuiteConfig, options: dict[str, Any]) -> ModelSource:
     """The model of a gist, once it is admitted; weights may lie in the gist."""
-    from harness.gists import admit, open_gist
-    from harness.gists.load import model_path
-
     gist = open_gist(str(config.gist_id), config.gist_revision)
     admit(gist, config.gist_sha256)
     path = model_path(gist)
@@ -178,6 +186,54 @@ def _from_gist(config: SuiteConfig, options: dict[str, Any]) -> ModelSource:
         options["weights"] = path.parent / str(config.weights)
     source = source_of_file(path, "gist_id", config.model_factory, **options, facts=gist.facts)
     return replace(source, origin=f"gist {gist.id[:12]}@{gist.revision[:12]} {source.origin}")
+
+
+def load_gist_model(
+    gist_id: str,
+    revision: str | None = None,
+    *,
+    factory: str = "build_model",
+    model_kwargs: Mapping[str, Any] | None = None,
+    sha256: str | None = None,
+    trust: bool = False,
+    seed: int = 0,
+    run: TakesFacts | None = None,
+    show: Callable[[str], object] | None = print,
+    settings: GistSettings | None = None,
+) -> nn.Module:
+    """Builds the model of a gist, in this process, which runs the gist's code.
+
+    Args:
+        gist_id: Its id.
+        revision: The commit; the latest by default.
+        factory: Callable in its ``model.py`` that returns the model.
+        model_kwargs: Keyword arguments of the factory.
+        sha256: The hash that its files must have.
+        trust: Whether these very files are trusted, whatever the scan finds; remembered.
+        seed: Seed of fresh weights.
+        run: A run whose facts get ``gist_id``, ``revision`` and ``sha256``.
+        show: Takes a description of the gist before its code runs.
+        settings: How it is fetched; by default what the environment says.
+
+    Returns:
+        The model in eval mode.
+
+    Raises:
+        GistError: It cannot be had, or has another hash.
+        UntrustedCodeError: The scan found something, and the files are not trusted.
+        ModelSourceError: Its file does not import.
+        FactoryError: The factory is missing or fails.
+    """
+    settings = settings or GistSettings.from_environment()
+    gist = open_gist(gist_id, revision, settings)
+    if show is not None:
+        show(describe(gist))
+    if trust and sha256 in (None, gist.sha256):
+        trust_gist(gist, settings.consent)
+    admit(gist, sha256, settings)
+    if run is not None:
+        run.add_facts(**gist.facts)
+    return source_of_file(model_path(gist), "gist_id", factory, kwargs=dict(model_kwargs or {})).build(seed)
 
 
 def _find_factory(module: ModuleType, name: str, where: str) -> Callable[..., nn.Module]:

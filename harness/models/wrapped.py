@@ -1,7 +1,11 @@
-"""Models that come wrapped by PyTorch's compilers: unwrapped where the module inside is still there, refused in words where it is not."""
+"""Compiled models are unwrapped, or refused in words where the code is gone; PyTorch's fused attention can be switched off."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
 import torch.fx
 from torch import nn
 
@@ -73,3 +77,14 @@ def _what_it_is(module: nn.Module) -> str:
     if isinstance(module, torch.fx.GraphModule) and {"train", "eval"} <= vars(module).keys():
         return "the module of an exported program (torch.export), which has one mode and the device it was exported on"
     return ""
+
+
+@contextmanager
+def without_fast_path() -> Iterator[None]:
+    """Has ``nn.MultiheadAttention`` and ``nn.TransformerEncoder`` take single steps on dense tensors, as they do in training."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from harness.compat import TorchDispatchMode, tree_leaves
 from harness.evidence import Evidence, Status
-from harness.models.fast_path import without_fast_path
+from harness.models.wrapped import without_fast_path
 from harness.properties.calling import ModelRaisedError
 from harness.properties.quantised import quantised_part
 from harness.properties.subject import Subject

@@ -16,10 +16,10 @@ from torch import nn
 
 from harness.errors import ConfigError, FactoryError, ModelSourceError, UserError
 from harness.files import write_whole
+from harness.models.attempts import Patience
 from harness.models.factories import Factory, called_through, factories, inner_model
 from harness.models.inspection import Guess, guess_task, signature_of
 from harness.models.loading import refuse_dangerous
-from harness.models.patience import Patience
 from harness.models.written_calls import WrittenCalls
 from harness.scaffold.bridge import bridge_path, bridge_text, needs_bridge
 from harness.scaffold.config_text import config_text

@@ -15,8 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from harness.scan.names import Names, folded
-from harness.scan.values import UNKNOWN, Environment, bound, value_of
+from harness.scan.names import UNKNOWN, Environment, Names, bound, folded, value_of
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)

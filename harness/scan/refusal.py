@@ -8,9 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.scan.findings import Finding
 from harness.scan.reach import Reach, ReachedCall
-from harness.scan.rules import HARMLESS_CALLS, METHODS, NAMES, OS_STARTS, WHOLE_MODULES
+from harness.scan.rules import HARMLESS_CALLS, METHODS, NAMES, OS_STARTS, WHOLE_MODULES, Finding
 from harness.scan.source import candidates, rule_of
 
 _REFUSED = ("process", "network")

@@ -6,9 +6,8 @@ import ast
 import re
 from collections.abc import Iterator
 
-from harness.scan.findings import Finding
 from harness.scan.names import FUNCTIONS, Names, bound_in, folded
-from harness.scan.rules import ATTRIBUTES, BUILTINS, METHODS, NAMES, PARTLY, ROUNDABOUT, WHOLE_MODULES
+from harness.scan.rules import ATTRIBUTES, BUILTINS, METHODS, NAMES, PARTLY, ROUNDABOUT, WHOLE_MODULES, Finding
 
 _CODING = re.compile(rb"^[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)", re.MULTILINE)
 _PLAIN_CODINGS = (b"utf-8", b"utf8", b"ascii", b"us-ascii", b"latin-1", b"iso-8859-1")

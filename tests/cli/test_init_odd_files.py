@@ -19,10 +19,9 @@ from harness.cli.init import Progress
 from harness.config import SuiteConfig, load_config
 from harness.errors import ModelSourceError
 from harness.export.program import make_program
-from harness.models.image_sides import SideSearch
+from harness.models.attempts import Patience, SideSearch
 from harness.models.inspection import guess_task
 from harness.models.loading import model_source
-from harness.models.patience import Patience
 from harness.scaffold import Scaffold, scaffold
 from harness.tasks import TaskType
 

@@ -26,7 +26,7 @@ from test_config_samples import to_toml
 from harness.catalogue import CATALOGUE
 from harness.config import DriftFloors, EvalConfig, ExportConfig, SuiteConfig
 from harness.errors import UserError
-from harness.gists.errors import GistError
+from harness.gists.gist import GistError
 from harness.presets import PRESETS
 from harness.tasks import FACTS, TaskType
 from pytest_modeltiers.suite import Suite, forget_suites, test_classes
@@ -342,7 +342,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + (3 << 30), before[1]))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("harness.gists.load.fetch_gist", _without_network)
+        patch.setattr("harness.gists.cache.fetch_gist", _without_network)
         patch.setattr(sys, "path", [*sys.path])
         yield folder
     resource.setrlimit(resource.RLIMIT_AS, before)

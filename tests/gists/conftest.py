@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from gist_server import GistServer
 
-from harness.gists.settings import GistSettings
+from harness.gists.gist import GistSettings
 
 
 @pytest.fixture

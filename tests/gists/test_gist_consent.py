@@ -14,9 +14,9 @@ from harness.cli import main
 from harness.config import load_config
 from harness.errors import ConfigError
 from harness.experiments import ExperimentDB
-from harness.gists import GistError, UntrustedCodeError, load_gist_model, open_gist
-from harness.gists.settings import GistSettings
-from harness.models.loading import model_source
+from harness.gists import GistError, UntrustedCodeError, open_gist
+from harness.gists.gist import GistSettings
+from harness.models.loading import load_gist_model, model_source
 
 pytestmark = pytest.mark.usefixtures("environment")
 

@@ -11,7 +11,7 @@ import pytest
 from gist_server import MODEL, REVISION, Answer, GistServer, body, endless, hang_up, silence, status
 
 from harness.gists import GistError, open_gist
-from harness.gists.settings import GistSettings
+from harness.gists.gist import GistSettings
 
 ID = "abc123"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from harness.models.cloning import clone
+from harness.models.copies import clone
 from harness.models.stubs import LMStub
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from harness.adapters import make_adapter
 from harness.evidence import Status
-from harness.models.moving import move
+from harness.models.copies import move
 from harness.properties.subject import Subject
 from harness.tasks import TaskSpec, TaskType
 from harness.training.checks.table import judge_training

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from harness.adapters import Adapter, make_adapter
 from harness.batches import Batch, Sizes, make_batch, pad_right
-from harness.models.cloning import clone
+from harness.models.copies import clone
 from harness.runtime import seeded
 from harness.tasks import TaskSpec
 

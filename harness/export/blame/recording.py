@@ -19,7 +19,7 @@ from harness.batches import Batch
 from harness.compat import TorchDispatchMode, storage_key, tree_leaves, tree_map
 from harness.export.blame.trace import Trace, Value
 from harness.export.program import Program, Runner, module_path
-from harness.models.fast_path import without_fast_path
+from harness.models.wrapped import without_fast_path
 from harness.properties.tracing import hooked
 
 _HARNESS = Path(__file__).parent.parent.parent

@@ -20,7 +20,7 @@ from harness.compat import TracerWarning
 from harness.export.formats.exporter import Attempt, ExportError
 from harness.export.program import Program
 from harness.export.reason import one_line
-from harness.models.fast_path import without_fast_path
+from harness.models.wrapped import without_fast_path
 from harness.runtime import seeded
 from harness.user_code import is_users_file
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.batches import Batch, to_device
-from harness.models.moving import move
+from harness.models.copies import move
 from harness.training.checkpoints import check_fits, read_checkpoint, write_checkpoint
 from harness.training.divergence import diverged, find_culprit
 from harness.training.engines.job import Job, OnGradients, seed_batch
