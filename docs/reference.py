@@ -23,6 +23,7 @@ from harness.catalogue import CATALOGUE
 from harness.cli.doctor import DISTRIBUTION
 from harness.data.readers import READERS, kinds
 from harness.formats import formats
+from harness.tasks import declared
 
 DOCS = Path(__file__).parent
 PAGES = ("configuration.md", "cli.md", "api.md", "properties.md", "exporting.md", "data.md")
@@ -31,6 +32,11 @@ _PART = re.compile(r"(<!-- begin: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 GROUPS: dict[str, type[BaseModel]] = {
     "task": config.TaskKeys,
+    "signature": declared.SignatureKeys,
+    "input": declared.InputKeys,
+    "values": declared.ValuesKeys,
+    "output": declared.OutputKeys,
+    "axis": declared.AxisKeys,
     "model": config.ModelKeys,
     "run": config.RunKeys,
     "training": config.TrainingConfig,
@@ -133,10 +139,11 @@ def keys_of(group: str) -> str:
     schema = model.model_json_schema()
     rows = ["| key | value | default | |", "|---|---|---|---|"]
     for name, field in model.model_fields.items():
-        entry = schema["properties"][name]
+        key = field.alias or name
+        entry = schema["properties"][key]
         meaning = (entry.get("description") or MEANINGS[name]).replace("|", "\\|")
         default = "" if field.is_required() else _default(field.get_default(call_default_factory=True))
-        rows.append(f"| `{name}` | {_values(entry, schema.get('$defs', {}))} | {default} | {meaning} |")
+        rows.append(f"| `{key}` | {_values(entry, schema.get('$defs', {}))} | {default} | {meaning} |")
     return "\n".join(rows)
 
 

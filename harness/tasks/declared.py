@@ -17,6 +17,7 @@ from harness.tasks.values import Ids, IndexOf, LengthsOf, Made, MaskOf, Normal, 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
 SizeKey = NonNegative | Annotated[str, Field(min_length=1)]
+Range = Annotated[list[float], Field(min_length=2, max_length=2)]
 DtypeKey = Literal["float16", "bfloat16", "float32", "float64", "complex64", "bool", "uint8", "int8", "int16", "int32", "int64"]
 
 
@@ -27,80 +28,82 @@ class _Keys(BaseModel):
 class ValuesKeys(_Keys):
     """What an input holds: one of these."""
 
-    range: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
-    ids: Positive | Annotated[list[Positive], Field(min_length=1)] | None = None
-    pad: NonNegative | None = None
-    index_of: str | None = None
-    lengths_of: str | None = None
-    mask_of: str | None = None
-    inverted: bool = False
-    one_of: Annotated[list[bool | int | float], Field(min_length=1)] | None = None
-    from_: str | None = Field(None, alias="from")
+    range: Range | None = Field(None, description="Numbers between two.")
+    ids: Positive | Annotated[list[Positive], Field(min_length=1)] | None = Field(
+        None, description="0 to N-1 (int64); a list gives one N for each place of the last axis."
+    )
+    pad: NonNegative | None = Field(None, description="Of `ids`: the id that fills padded places.")
+    index_of: str | None = Field(None, description="Positions along an axis, as an edge list has; or the group of each element.")
+    lengths_of: str | None = Field(None, description="The real length of each row along an axis (int64 `[batch]`).")
+    mask_of: str | None = Field(None, description="1 where an element along an axis is real.")
+    inverted: bool = Field(False, description="Of `mask_of`: 1 where an element is padding.")
+    one_of: Annotated[list[bool | int | float], Field(min_length=1)] | None = Field(None, description="One of a few values.")
+    from_: str | None = Field(None, alias="from", description="`file.py:function`, called with a shape and a generator.")
 
 
 class StateKeys(_Keys):
     """Which output an input continues."""
 
-    from_: str = Field(alias="from")
-    initial: Literal["absent", "zeros"] = "absent"
+    from_: str = Field(alias="from", description="The output that an earlier call returned.")
+    initial: Literal["absent", "zeros"] = Field("absent", description="What the first call passes.")
 
 
 class InputKeys(_Keys):
     """One input."""
 
-    axes: list[SizeKey]
-    dtype: DtypeKey | None = None
-    values: Literal["normal"] | ValuesKeys = "normal"
-    optional: bool = False
-    state: StateKeys | None = None
+    axes: list[SizeKey] = Field(description="A number is a fixed size, a name an axis; `[]` is a scalar.")
+    dtype: DtypeKey | None = Field(None, description="By default what the values need: float32, or int64.")
+    values: Literal["normal"] | ValuesKeys = Field("normal", description="What it holds; see the values below.")
+    optional: bool = Field(False, description="Whether forward works without it.")
+    state: StateKeys | None = Field(None, description="The output that it continues: `{from: OUTPUT}`, `initial: zeros`.")
 
 
 class LabelKeys(_Keys):
     """One label: an input again, or values of its own."""
 
-    axes: list[SizeKey] = Field(default_factory=list)
-    dtype: DtypeKey | None = None
-    values: Literal["normal"] | ValuesKeys = "normal"
-    from_: str | None = Field(None, alias="from")
+    axes: list[SizeKey] = Field(default_factory=list, description="As of an input.")
+    dtype: DtypeKey | None = Field(None, description="As of an input.")
+    values: Literal["normal"] | ValuesKeys = Field("normal", description="As of an input.")
+    from_: str | None = Field(None, alias="from", description="The input that is the label, as of an autoencoder.")
 
 
 class OutputKeys(_Keys):
     """One output."""
 
-    axes: list[SizeKey] = Field(default_factory=list)
-    kind: str = "values"
-    classes: int | None = None
-    blank: NonNegative | None = None
-    norm: Annotated[float, Field(gt=0)] | None = None
-    of: str | None = None
-    at: NonNegative | None = None
-    range: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
-    loss: str | None = None
-    weight: Annotated[float, Field(ge=0)] = 1.0
-    fits: bool = True
-    constant: bool = False
+    axes: list[SizeKey] = Field(default_factory=list, description="As of an input.")
+    kind: str = Field("values", description=f"What it means: {', '.join(KINDS)}.")
+    classes: int | None = Field(None, description="Position of the axis of the classes; the last one by default.")
+    blank: NonNegative | None = Field(None, description="Of `ctc_scores`: the blank symbol.")
+    norm: Annotated[float, Field(gt=0)] | None = Field(None, description="Of an `embedding`: its promised length.")
+    of: str | None = Field(None, description="Of `lengths`: the axis they speak of.")
+    at: NonNegative | None = Field(None, description="Its place in a tuple, where it is not that of `outputs`.")
+    range: Range | None = Field(None, description="The promised smallest and largest value.")
+    loss: str | None = Field(None, description=f"{', '.join(LOSSES)}; by default what the kind implies.")
+    weight: Annotated[float, Field(ge=0)] = Field(1.0, description="Its share in the loss.")
+    fits: bool = Field(True, description="Whether arbitrary targets can be learnt by heart.")
+    constant: bool = Field(False, description="Whether it depends on no input.")
 
 
 class AxisKeys(_Keys):
     """One axis."""
 
-    min: NonNegative = 1
-    max: Positive | None = None
-    sizes: Annotated[list[Positive], Field(min_length=1)] | None = None
-    multiple_of: Positive = 1
-    order: Order | None = None
-    duplicates: bool = False
-    padding: Side | None = None
-    empty: bool = False
-    from_: str | None = Field(None, alias="from")
-    independent: bool = True
+    min: NonNegative = Field(1, description="Smallest size.")
+    max: Positive | None = Field(None, description="Largest size.")
+    sizes: Annotated[list[Positive], Field(min_length=1)] | None = Field(None, description="The only sizes it may have.")
+    multiple_of: Positive = Field(1, description="What its sizes are multiples of.")
+    order: Order | None = Field(None, description="`causal`: nothing looks ahead along it; `none`: a set.")
+    duplicates: bool = Field(False, description="Of a set: repeating an element changes nothing.")
+    padding: Side | None = Field(None, description="Where rows may be shorter.")
+    empty: bool = Field(False, description="Whether a row may have no real element.")
+    from_: str | None = Field(None, alias="from", description='Of an output: a formula such as "time // 4", or "measured".')
+    independent: bool = Field(True, description="Of `batch`: whether rows are independent in forward.")
 
 
 class LossKeys(_Keys):
     """The loss as a function, and what it is taken over."""
 
-    function: str
-    over: Literal["batch"] | None = None
+    function: str = Field(description="`file.py:function`.")
+    over: Literal["batch"] | None = Field(None, description="`batch` where rows are compared with each other.")
 
 
 class SignatureKeys(_Keys):

@@ -29,6 +29,7 @@ from harness.errors import UserError
 from harness.gists.gist import GistError
 from harness.presets import PRESETS
 from harness.tasks import FACTS, TaskType
+from harness.tasks.declared import SignatureKeys
 from pytest_modeltiers.suite import Suite, forget_suites, test_classes
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sizes without bounds are tried under a limit on memory")
@@ -400,6 +401,7 @@ def test_the_sound_configs_hold_every_key() -> None:
     }
     of_models = {"pad_token_id", "model_file", "model_import", "model_factory", "model_kwargs"}
     damaged_only = {
+        *SignatureKeys.model_fields,
         "weights",
         "isolation",
         "gist_id",
