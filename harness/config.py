@@ -28,7 +28,7 @@ from harness.files import text_hash
 from harness.formats import default_formats, quantisable_formats, quantised_formats, valid_formats
 from harness.presets import DATASETS, PRESETS
 from harness.tasks import FACTS, MODALITIES, TaskSpec, TaskType
-from harness.tasks.declared import SignatureError, SignatureKeys, read_signature
+from harness.tasks.declared import SignatureError, SignatureKeys, keys_in, read_signature
 
 _LARGEST = 2**32 - 1
 """The largest seed that NumPy takes. No size, count or id comes near it; far beyond lie numbers that neither torch nor a database can hold."""
@@ -523,4 +523,7 @@ def _keys_at(path: list[str]) -> list[str]:
         "export": ExportConfig,
         "drift_floors": DriftFloors,
     }
-    return list((groups.get(path[0], SuiteConfig) if path else SuiteConfig).model_fields)
+    of_signature = keys_in(path)
+    return (
+        list((groups.get(path[0], SuiteConfig) if path else SuiteConfig).model_fields) if of_signature is None else of_signature
+    )

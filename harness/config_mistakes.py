@@ -11,10 +11,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from harness.errors import did_you_mean
+from harness.tasks.declared import form_of
 
 _SEVERAL_FORMS = {
     "tier": '"1" to "5", or a list of them',
     "devices": 'a number of devices from 1, "auto", or a list of device numbers from 0',
+    "loss": "file.py:function, or {function: file.py:name, over: batch}",
     "baseline_run_id": "a run's number or name",
     "reference_profile_id": "a run's number or name",
     "export.dynamic_shapes": "true, false, or for batch, seq and target_seq each true, false or [smallest, largest]",
@@ -43,6 +45,9 @@ def explain(error: ValidationError, keys_at: Callable[[list[str]], list[str]]) -
         if form is not None and item["type"] != "extra_forbidden":
             key, got = _bad_item(form, item)
             lines.setdefault(form, f"`{key}`: got {_shown(got)}, expected {_SEVERAL_FORMS[form]}")
+        elif (found := form_of(path)) is not None and item["type"] not in ("extra_forbidden", "missing"):
+            key = _escaped(path[: found[0]])
+            lines.setdefault(key, f"`{key}`: got {_shown(item['input'])}, expected {found[1]}")
         else:
             lines.setdefault(".".join(path), _explain_one(item, path, keys_at))
     return list(lines.values())
@@ -55,14 +60,20 @@ def _bad_item(key: str, item: Mapping[str, Any]) -> tuple[str, Any]:
 
 
 def _explain_one(item: Mapping[str, Any], path: list[str], keys_at: Callable[[list[str]], list[str]]) -> str:
-    key = ".".join(path).encode("unicode_escape").decode()
+    key = _escaped(path)
     kind, got = item["type"], item["input"]
     if kind == "extra_forbidden":
         return f"unknown key `{key}`.{did_you_mean(path[-1], keys_at(path[:-1]))}"
+    if kind == "missing":
+        return f"`{_escaped(path[:-1])}`: `{path[-1]}` is missing"
     if kind == "value_error":
         message = str(item["ctx"]["error"])
         return f"`{key}`: {message}" if key else message
     return f"`{key}`: got {_shown(got)}, expected {_expected(item, path)}"
+
+
+def _escaped(path: list[str]) -> str:
+    return ".".join(path).encode("unicode_escape").decode()
 
 
 def _expected(item: Mapping[str, Any], path: list[str]) -> str:

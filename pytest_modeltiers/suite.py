@@ -240,7 +240,7 @@ class Suite:
         except UserError:
             raise
         except (RuntimeError, MemoryError) as error:  # what torch makes of sizes that no memory holds
-            sizes = ", ".join(f"`{key}`" for key in self.task.facts.requires)
+            sizes = ", ".join(f"`{key}`" for key in self.task.facts.requires or ("inputs", "axes"))
             at = subject.typical.describe(self.task)
             if self.task.image_size:
                 at += f", image_size={list(self.task.image_size)}"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from harness.errors import did_you_mean
 from harness.tasks.axes import BATCH, MEASURED, Axis, Formula, Limit, Order, Side
@@ -14,8 +14,11 @@ from harness.tasks.kinds import KINDS, LOSSES, Kind
 from harness.tasks.signature import Input, Output, Signature
 from harness.tasks.values import Ids, IndexOf, LengthsOf, Made, MaskOf, Normal, OneOf, Uniform, Values
 
-Positive = Annotated[int, Field(gt=0)]
-NonNegative = Annotated[int, Field(ge=0)]
+_LARGEST = 2**31 - 1
+"""The largest size, count or id."""
+
+Positive = Annotated[int, Field(gt=0, le=_LARGEST)]
+NonNegative = Annotated[int, Field(ge=0, le=_LARGEST)]
 SizeKey = NonNegative | Annotated[str, Field(min_length=1)]
 Range = Annotated[list[float], Field(min_length=2, max_length=2)]
 DtypeKey = Literal["float16", "bfloat16", "float32", "float64", "complex64", "bool", "uint8", "int8", "int16", "int32", "int64"]
@@ -41,6 +44,25 @@ class ValuesKeys(_Keys):
     from_: str | None = Field(None, alias="from", description="`file.py:function`, called with a shape and a generator.")
 
 
+def _no_kind_for_normal(value: Any) -> Any:
+    return {} if value == "normal" else value
+
+
+def _or_normal(schema: dict[str, Any]) -> None:
+    schema["anyOf"] = [{"const": "normal"}, {"$ref": schema.pop("$ref")}]
+    schema["default"] = "normal"
+
+
+ValuesKey = Annotated[ValuesKeys, BeforeValidator(_no_kind_for_normal)]
+"""``normal``, or an object with one kind of values."""
+
+_NORMAL: Any = Field(
+    default_factory=lambda: ValuesKeys.model_validate({}),
+    description="What it holds; see the values below.",
+    json_schema_extra=_or_normal,
+)
+
+
 class StateKeys(_Keys):
     """Which output an input continues."""
 
@@ -53,7 +75,7 @@ class InputKeys(_Keys):
 
     axes: list[SizeKey] = Field(description="A number is a fixed size, a name an axis; `[]` is a scalar.")
     dtype: DtypeKey | None = Field(None, description="By default what the values need: float32, or int64.")
-    values: Literal["normal"] | ValuesKeys = Field("normal", description="What it holds; see the values below.")
+    values: ValuesKey = _NORMAL
     optional: bool = Field(False, description="Whether forward works without it.")
     state: StateKeys | None = Field(None, description="The output that it continues: `{from: OUTPUT}`, `initial: zeros`.")
 
@@ -63,7 +85,7 @@ class LabelKeys(_Keys):
 
     axes: list[SizeKey] = Field(default_factory=list, description="As of an input.")
     dtype: DtypeKey | None = Field(None, description="As of an input.")
-    values: Literal["normal"] | ValuesKeys = Field("normal", description="As of an input.")
+    values: ValuesKey = _NORMAL
     from_: str | None = Field(None, alias="from", description="The input that is the label, as of an autoencoder.")
 
 
@@ -120,6 +142,36 @@ class SignatureKeys(_Keys):
     loss: str | LossKeys | None = Field(None, description="The whole loss, as file.py:function.")
 
 
+_GROUPS: dict[str, type[_Keys]] = {"inputs": InputKeys, "outputs": OutputKeys, "axes": AxisKeys, "labels": LabelKeys}
+_INNER: dict[str, type[_Keys]] = {"values": ValuesKeys, "state": StateKeys}
+_FORMS = {
+    "axes": 'a list of axes, each a name or a fixed size: ["batch", 3, "height"]',
+    "ids": "a number of ids from 1, or a list of such numbers",
+    "one_of": "a list of numbers or truth values",
+    "range": "[smallest, largest]",
+    "values": '"normal", or an object with one of range, ids, index_of, lengths_of, mask_of, one_of, from',
+}
+"""What is expected of keys that take values of several forms."""
+
+
+def keys_in(path: list[str]) -> list[str] | None:
+    """The keys that are valid at a path inside a signature; ``None`` where the path is none of a signature's."""
+    if not path or path[0] not in _GROUPS:
+        return ["function", "over"] if path[:1] == ["loss"] else None
+    model = _INNER.get(path[2], _GROUPS[path[0]]) if len(path) > 2 else _GROUPS[path[0]]
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def form_of(path: list[str]) -> tuple[int, str] | None:
+    """How many parts of a mistake's path are keys, and what is expected there; ``None`` for keys of a single form."""
+    if not path or path[0] not in _GROUPS:
+        return None
+    for depth in (4, 3):
+        if len(path) >= depth and path[depth - 1] in _FORMS and (depth == 3 or path[2] in _INNER):
+            return depth, _FORMS[path[depth - 1]]
+    return None
+
+
 class SignatureError(ValueError):
     """A signature contradicts itself.
 
@@ -128,8 +180,9 @@ class SignatureError(ValueError):
     """
 
     def __init__(self, mistakes: list[str]) -> None:
-        self.mistakes = mistakes
-        super().__init__("\n".join(mistakes))
+        # A name may hold characters that would break the line.
+        self.mistakes = ["".join(c if c.isprintable() else repr(c)[1:-1] for c in mistake) for mistake in mistakes]
+        super().__init__("\n".join(self.mistakes))
 
 
 def read_signature(keys: Mapping[str, Any] | SignatureKeys, folder: Path = Path()) -> Signature:
@@ -168,7 +221,7 @@ class _Reader:
         keys = self.keys
         shapes = [each.axes for each in keys.inputs.values()] + [each.axes for each in keys.labels.values()]
         used = [axis for axes in (*shapes, *(each.axes for each in keys.outputs.values())) for axis in axes]
-        spoken = [v.index_of for v in (each.values for each in keys.inputs.values()) if isinstance(v, ValuesKeys) and v.index_of]
+        spoken = [each.values.index_of for each in keys.inputs.values() if each.values.index_of]
         names = dict.fromkeys([*(axis for axis in used if isinstance(axis, str)), *spoken])
         axes = {name: self._axis(name, keys.axes.get(name, AxisKeys.model_validate({}))) for name in names}
         for name in keys.axes:
@@ -255,10 +308,10 @@ class _Reader:
         return cls(**{key: value for key, value in given.items() if key in fields})
 
     def _values(self, path: str, keys: Any, axes: list[Any]) -> Values:
-        if keys == "normal":
-            return Normal()
         kinds = ("range", "ids", "index_of", "lengths_of", "mask_of", "one_of", "from_")
         given = [key for key in kinds if getattr(keys, key) is not None]
+        if not given and not keys.model_fields_set:
+            return Normal()
         if len(given) != 1:
             named = ", ".join(key.rstrip("_") for key in kinds)
             self.mistakes.append(f"`{path}`: expected one of {named}; got {', '.join(given).replace('from_', 'from') or 'none'}")
@@ -322,6 +375,10 @@ def _contradictions(keys: SignatureKeys, signature: Signature) -> Iterator[str]:
         spoken = each.values.axis
         if spoken and spoken not in held:
             yield f"`inputs.{each.name}.values`: no input has the axis {spoken!r}.{did_you_mean(spoken, held)} They have {_listed(held)}"
+        if isinstance(each.values, LengthsOf) and len(each.axes) != 1:
+            yield f"`inputs.{each.name}.axes`: lengths have one axis, the rows': [{BATCH}]"
+        if isinstance(each.values, MaskOf) and (len(each.axes) < 2 or each.axes[-1] != spoken):
+            yield f"`inputs.{each.name}.axes`: a mask of {spoken!r} has it as its last axis: [{BATCH}, {spoken}]"
         if each.state and each.state not in outputs:
             yield f"`inputs.{each.name}.state.from`: no output {each.state!r}.{did_you_mean(each.state, outputs)} There is {_listed(outputs)}"
     for output in signature.outputs:

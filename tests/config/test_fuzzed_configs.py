@@ -83,6 +83,17 @@ def tabular_classification(num_features, num_classes, **_):
 
 def tabular_regression(num_features, **_):
     return nn.Linear(num_features, 1)
+
+class Declared(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.head = nn.Embedding(9, 3), nn.Linear(3, 4)
+
+    def forward(self, x, y, mask=None):
+        return self.head(self.embed(x).mean(1) + y)
+
+def declared(**_):
+    return Declared()
 """
 """A factory for each task, of its name, that takes the task's sizes."""
 
@@ -430,6 +441,58 @@ def test_a_config_with_mistakes_runs_or_is_answered(shelf: Path, keys: Keys, suf
 
     if told != "run":
         assert_is_clear(told, name)
+
+
+DECLARED: Keys = {
+    "model_file": "models.py",
+    "model_factory": "declared",
+    "inputs": {
+        "x": {"axes": ["batch", "time"], "values": {"ids": 9, "pad": 0}},
+        "mask": {"axes": ["batch", "time"], "values": {"mask_of": "time", "inverted": False}, "optional": True, "dtype": "int64"},
+        "y": {"axes": ["batch", 3], "values": {"range": [0.0, 1.0]}},
+    },
+    "outputs": {"out": {"axes": ["batch", 4], "kind": "class_scores", "classes": -1, "at": 0}},
+    "axes": {"time": {"min": 1, "max": 6, "sizes": [2, 4], "multiple_of": 2, "padding": "right", "order": "causal"}},
+    "labels": {"out": {"axes": ["batch"], "values": {"ids": 4}}},
+    "limits": ["time <= 6"],
+    "symmetric": ["x"],
+}
+
+
+def places(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The paths of everything inside an object."""
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    for key, value in items:
+        yield (*path, key)
+        yield from places(value, (*path, key))
+
+
+@a_third
+@given(data=st.data())
+def test_a_declared_task_with_mistakes_runs_or_is_answered(shelf: Path, data: st.DataObject) -> None:
+    keys = json.loads(json.dumps(DECLARED))
+    for _ in range(data.draw(st.integers(0, 2))):
+        *way, last = data.draw(st.sampled_from(sorted(places(keys), key=repr)))
+        there = keys
+        for key in way:
+            there = there[key]
+        change = data.draw(st.sampled_from(["value", "name", "gone"]))
+        if change == "value":
+            there[last] = data.draw(JUNK | st.sampled_from(["time", "batch", "x", "out", -1, 0, 4, [], {}, "normal", "tim // 2"]))
+        elif isinstance(there, dict):
+            value = there.pop(last)
+            if change == "name":
+                there[data.draw(WORDS)] = value
+    name, content = written(keys, ".json")
+
+    told = outcome(shelf, name, content)
+
+    if told != "run":
+        assert_is_clear(told, name)
+
+
+def test_a_sound_declared_task_runs(shelf: Path) -> None:
+    assert outcome(shelf, *written(DECLARED, ".json")) == "run"
 
 
 @a_third
