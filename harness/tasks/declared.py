@@ -229,7 +229,7 @@ class _Reader:
                 self.mistakes.append(
                     f"`axes.{name}`: no input or output has this axis.{did_you_mean(name, axes)} They have {_listed(axes)}"
                 )
-        loss = keys.loss if isinstance(keys.loss, LossKeys) else LossKeys(function=keys.loss or "")
+        loss = keys.loss if isinstance(keys.loss, LossKeys) else LossKeys(function=keys.loss or "", over=None)
         return Signature(
             inputs=tuple(self._input(name, each) for name, each in keys.inputs.items()),
             outputs=tuple(self._output(name, each) for name, each in keys.outputs.items()),
