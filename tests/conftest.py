@@ -13,6 +13,7 @@ from pages import Visit
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Workers take neighbouring tests, and later each other's: what a module prepares is made by one of them only."""

@@ -23,7 +23,7 @@ LEVELS = {
     "internal_errors": GROUND,
     "owners": GROUND,
     "formats": GROUND,
-    "presets": GROUND,
+    "config_keys": GROUND,
     "catalogue": GROUND,
     "config": GROUND,
     "config_file": GROUND,

@@ -96,7 +96,7 @@ def _plain(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 def _own_name(stem: str) -> str:
     """The file's name, unless it is a preset's, which would bring that preset's sizes."""
-    from harness.presets import PRESETS
+    from harness.config_keys import PRESETS
 
     return f"{stem}_model" if stem in PRESETS else stem
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from harness.config import EvalConfig, SuiteConfig, TaskKeys, TrainingConfig, load_config
+from harness.config import EvalConfig, SuiteConfig, TrainingConfig, load_config
+from harness.config_keys import TaskKeys
 from harness.errors import ConfigError
 from harness.experiments.documents import plain
 from harness.experiments.run_parts import task_keys

@@ -24,10 +24,10 @@ from hypothesis import strategies as st
 from test_config_samples import to_toml
 
 from harness.catalogue import CATALOGUE
-from harness.config import DriftFloors, EvalConfig, ExportConfig, SuiteConfig
+from harness.config import EvalConfig, ExportConfig, SuiteConfig
+from harness.config_keys import PRESETS, DriftFloors
 from harness.errors import UserError
 from harness.gists.gist import GistError
-from harness.presets import PRESETS
 from harness.tasks import FACTS, TaskType
 from harness.tasks.declared import SignatureKeys
 from pytest_modeltiers.suite import Suite, forget_suites, test_classes

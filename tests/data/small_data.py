@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from harness.config import EvalConfig
+from harness.config_keys import PRESETS
 from harness.data.opening import open_dataset
-from harness.presets import PRESETS
 from harness.tasks import TaskSpec, TaskType
 
 PADDING = 0

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from small_data import preset_task, task_of
 
 from harness.config import EvalConfig
+from harness.config_keys import DATASETS, PRESETS
 from harness.data.builtin import ROWS, SMALLEST_VOCABULARY, builtin_source, default_dataset
 from harness.data.loader import make_loader
 from harness.data.opening import open_dataset
 from harness.errors import DataError
-from harness.presets import DATASETS, PRESETS
 
 PRESET_OF = {
     "lm_tiny_v1": "lm_tiny",

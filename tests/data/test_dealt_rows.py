@@ -14,10 +14,10 @@ from small_data import write_images, write_rows
 
 from harness.batches import Sizes, make_batch
 from harness.config import SuiteConfig, load_config
+from harness.config_keys import PRESETS
 from harness.data.examples import example_maker
 from harness.data.opening import open_dataset
 from harness.errors import DataError
-from harness.presets import PRESETS
 
 TEXTS = [{"text": text, "label": label} for text, label in (("aaa", "a"), ("bbbb", "b"), ("a", "a"), ("bb", "b"))]
 CLASSIFY = {"task_type": "sequence_classification", "vocab_size": 300, "max_seq_len": 30, "pad_token_id": 0, "num_classes": 2}

@@ -13,7 +13,8 @@ import pytest
 from monitored import COLUMNS, MODEL, PRODUCTION, Shop, open_shop, rows, write
 
 from harness.cli import main
-from harness.config import DriftFloors, EvalConfig, TrainingConfig, load_config
+from harness.config import EvalConfig, TrainingConfig, load_config
+from harness.config_keys import DriftFloors
 from harness.data.data_reference import dataset_id
 from harness.data.examples import example_maker
 from harness.errors import ConfigError, DataError, UserError

@@ -1,0 +1,273 @@
+"""The keys of a config, in the groups that belong together: what each takes, its default, and what it means."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler, model_validator
+from pydantic_core import PydanticCustomError
+
+from harness.formats import default_formats, quantisable_formats, quantised_formats, valid_formats
+from harness.tasks import FACTS, MODALITIES
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "lm_tiny": {"task_type": "causal_lm", "modality": "text", "vocab_size": 128, "max_seq_len": 32, "pad_token_id": 0},
+    "cls_tiny": {
+        "task_type": "sequence_classification",
+        "modality": "text",
+        "vocab_size": 128,
+        "max_seq_len": 32,
+        "pad_token_id": 0,
+        "num_classes": 4,
+    },
+    "seq2seq_tiny": {"task_type": "seq2seq_lm", "modality": "text", "vocab_size": 128, "max_seq_len": 24, "pad_token_id": 0},
+    "vision_tiny": {"task_type": "image_classification", "modality": "vision", "image_size": [3, 32, 32], "num_classes": 4},
+}
+"""Defaults that a ``task_name`` or a ``preset`` brings; a key in the config wins."""
+
+DATASETS = ("lm_tiny_v1", "cls_tiny_v1", "seq2seq_tiny_v1", "vision_tiny_v1")
+"""Identifiers of the built-in datasets."""
+
+_LARGEST = 2**32 - 1
+"""The largest seed that NumPy takes. No size, count or id comes near it; far beyond lie numbers that neither torch nor a database can hold."""
+
+
+def _is_countable(number: int) -> int:
+    if number > _LARGEST:
+        raise PydanticCustomError("countable", "less than or equal to {largest}", {"largest": _LARGEST})
+    return number
+
+
+_COUNTABLE = AfterValidator(_is_countable)
+Positive = Annotated[int, Field(ge=1), _COUNTABLE]
+NonNegative = Annotated[int, Field(ge=0), _COUNTABLE]
+Rate = Annotated[float, Field(ge=0)]
+TierName = Literal["1", "2", "3", "4", "5"]
+
+
+def _known_format(name: Any) -> Any:
+    if name not in valid_formats():
+        quoted = [f"'{valid}'" for valid in valid_formats()]
+        expected = f"{', '.join(quoted[:-1])} or {quoted[-1]}"
+        raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": expected})
+    return name
+
+
+class _FormatNames:
+    """The names of the formats in the JSON Schema, read from the table of exporters when the schema is asked for."""
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {**handler(schema), "enum": valid_formats()}
+
+
+ExportFormat = Annotated[str, BeforeValidator(_known_format), _FormatNames()]
+"""Name of a format in the table of exporters."""
+
+Name = Annotated[str, Field(min_length=1)]
+
+AxisLimits = Annotated[list[Positive], Field(min_length=2, max_length=2)]
+"""Smallest and largest size of an axis."""
+
+TIERS: tuple[TierName, ...] = ("1", "2", "3", "4", "5")
+
+
+class Keys(BaseModel):
+    """A group of keys: nothing unknown, nothing coerced."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class TaskKeys(Keys):
+    """What the model is for, and its sizes."""
+
+    task_name: Name | None = Field(
+        None, description="A preset (lm_tiny, cls_tiny, seq2seq_tiny, vision_tiny) or a name of your own."
+    )
+    task_type: Literal[tuple(t.value for t in FACTS)] | None = Field(None, description="What the logits mean.")  # type: ignore[valid-type]
+    modality: Literal[MODALITIES] | None = Field(None, description="The kind of input.")  # type: ignore[valid-type]
+    vocab_size: Positive | None = Field(None, description="Number of token ids.")
+    target_vocab_size: Positive | None = Field(
+        None, description="Number of token ids of a seq2seq model's target, where it is not `vocab_size`."
+    )
+    max_seq_len: Positive | None = Field(None, description="Longest sequence, in tokens.")
+    min_seq_len: Positive | None = Field(None, description="Shortest sequence the model takes, in tokens; 1 by default.")
+    pad_token_id: NonNegative | None = Field(None, description="Token that fills padded positions.")
+    image_size: Annotated[list[Positive], Field(min_length=3, max_length=3)] | None = Field(
+        None, description="[C, H, W] in pixels."
+    )
+    num_classes: Annotated[int, Field(ge=2), _COUNTABLE] | None = Field(
+        None, description="Number of classes, and of scores; two for yes or no."
+    )
+    num_features: Positive | None = Field(None, description="Number of tabular features.")
+    metrics: list[str] = Field(default_factory=list, description="Metrics to evaluate.")
+    properties: dict[str, bool] = Field(default_factory=dict, description='Switch a property off: {"causal": false}.')
+    tolerances: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict, description="Bounds by property name, instead of the ones derived from the model's noise floor."
+    )
+
+
+class ModelKeys(Keys):
+    """Where the model comes from."""
+
+    model_file: Name | None = Field(None, description="A .py file with a model factory.")
+    model_import: str | None = Field(None, description="pkg.mod:callable.", pattern=r"^\w+(\.\w+)*(:\w+(\.\w+)*)?$")
+    gist_id: Name | None = Field(None, description="A GitHub gist that holds the model.")
+    gist_revision: Name | None = Field(None, description="The gist's revision.")
+    gist_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = Field(
+        None, description="What `modeltiers gist ID` shows; a gist with other files is refused."
+    )
+    preset: Name | None = Field(None, description="The embedded stub of a preset.")
+    model_factory: str = Field("build_model", description="Callable in model_file that returns the model.")
+    model_kwargs: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of the factory.")
+    trust_model: bool = Field(
+        False, description="Whether model_file may start programs and use the network when it is imported or its model is built."
+    )
+    weights: Name | None = Field(None, description=".safetensors, a state dict, or a Lightning .ckpt.")
+    adapter: Name | None = Field(
+        None, description="A built-in adapter's name (length_first: token ids as [length, batch]), or file.py:Class."
+    )
+
+
+class RunKeys(Keys):
+    """How the suite runs."""
+
+    tier: TierName | Annotated[list[TierName], Field(min_length=1)] | None = Field(
+        None, description="Tiers to generate; all that apply by default."
+    )
+    seed: NonNegative = Field(0, description="Seed of everything that is drawn.")
+    isolation: Literal["process"] | None = Field(
+        None,
+        description='"process": the model is built and tested in a process that may neither write files nor use the network.',
+    )
+    device: str = Field("cpu", description="cpu, cuda, cuda:0, mps …")
+    time_budget: Annotated[float, Field(gt=0, le=1_000_000)] = Field(
+        120.0, description="Processor seconds that the config's tests may use; a model that hangs is stopped."
+    )
+
+
+class TrainingConfig(Keys):
+    """How the model is trained."""
+
+    epochs: Positive = 1
+    batch_size: Positive = 8
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-4
+    weight_decay: Rate = 0.01
+    warmup_ratio: Annotated[float, Field(ge=0, le=1)] = 0.1
+    max_grad_norm: Rate = 1.0
+    strategy: Literal["auto", "ddp", "fsdp_native"] = "auto"
+    devices: Positive | Literal["auto"] | list[NonNegative] = "auto"
+    num_nodes: Positive = 1
+    precision: Literal["32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true", "32", "16", "bf16", "64"] = (
+        "32-true"
+    )
+    use_amp: bool = False
+    accumulate_grad_batches: Positive = 1
+    resume_from_checkpoint: Name | None = None
+    checkpoint_dir: Name | None = None
+    checkpoint_every_n_steps: Positive | None = None
+    early_stopping_patience: Positive | None = None
+    export_bundle: bool = False
+    export_formats: list[ExportFormat] = Field(default_factory=list)
+    deterministic: bool = False
+    compile_mode: Literal["default", "reduce-overhead", "max-autotune"] | None = None
+    use_gpu: bool | None = None
+
+
+class EvalConfig(Keys):
+    """A dataset and how it is read."""
+
+    dataset_id: Literal[DATASETS] | None = None  # type: ignore[valid-type]
+    path: Name | None = None
+    split: str | None = None
+    max_eval_examples: Positive | None = None
+    batch_size: Positive | None = None
+    num_workers: NonNegative = 0
+
+    @model_validator(mode="after")
+    def _one_source(self) -> EvalConfig:
+        if self.dataset_id and self.path:
+            raise ValueError("give `dataset_id` or `path`, not both")
+        return self
+
+
+class DataKeys(Keys):
+    """The datasets."""
+
+    train: EvalConfig | None = None
+    eval: EvalConfig | None = None
+
+
+class ExportConfig(Keys):
+    """What is exported, and where to."""
+
+    formats: Annotated[list[ExportFormat], Field(min_length=1)] = Field(
+        default_factory=default_formats, json_schema_extra=lambda schema: schema.update(default=[*default_formats()])
+    )
+    quantization: Literal["dynamic", "static"] | None = None
+    export_dir: Name | None = None
+    opset_version: Positive | None = None
+    dynamic_shapes: bool | dict[Literal["batch", "seq", "target_seq"], bool | AxisLimits] = Field(
+        default=True, description='Axes that stay free: true, or by axis {"seq": false, "batch": [1, 64]}.'
+    )
+
+    trust: list[Annotated[str, Field(pattern="^[0-9a-f]{64}$")]] = Field(
+        default_factory=list,
+        description="sha256 of files in export_dir that this project did not write and that may be loaded nevertheless.",
+    )
+
+    @model_validator(mode="after")
+    def _possible(self) -> ExportConfig:
+        if self.quantization and not quantised_formats(self.formats):
+            needed = " or ".join(f'"{name}"' for name in quantisable_formats())
+            raise ValueError(f"`quantization` {self.quantization!r} needs {needed} among the `formats`")
+        if isinstance(self.dynamic_shapes, dict):
+            for axis, limits in self.dynamic_shapes.items():
+                if not isinstance(limits, bool) and limits[0] > limits[1]:
+                    raise ValueError(f"`dynamic_shapes`: {axis} from {limits[0]} to {limits[1]} holds no size")
+        return self
+
+    @property
+    def artifacts(self) -> tuple[str, ...]:
+        """The formats asked for, each once, and the quantised one."""
+        return tuple(dict.fromkeys([*self.formats, *(quantised_formats(self.formats) if self.quantization else [])]))
+
+
+class ExportKeys(Keys):
+    """Export."""
+
+    export: ExportConfig | None = None
+
+
+class DriftFloors(Keys):
+    """The least effects that count as drift, whatever the number of rows."""
+
+    ks: Annotated[float, Field(ge=0, le=1)] = Field(0.1, description="Kolmogorov-Smirnov distance D of numbers.")
+    cramers_v: Annotated[float, Field(ge=0, le=1)] = Field(0.15, description="Bias-corrected Cramér's V of categories.")
+
+
+class MonitoringKeys(Keys):
+    """Baselines and profiles."""
+
+    baseline_run_id: Annotated[int, _COUNTABLE] | str | None = Field(
+        None, description="The run that scores are compared with, by id or name."
+    )
+    reference_profile_id: Annotated[int, _COUNTABLE] | str | None = Field(
+        None, description="The run whose profile data is compared with, by id or name."
+    )
+    db_path: str = Field("experiments.db", description="The experiment database: a file, or a PostgreSQL URL.")
+    thresholds: dict[str, float] = Field(
+        default_factory=dict, description='The worst value of a metric that is put up with: {"accuracy": 0.9, "loss": 0.4}.'
+    )
+    margins: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict,
+        description='How much worse than the baseline is put up with, by score: {"correct": 0.005}; "harm" for drifted data.',
+    )
+    drift_floors: DriftFloors | None = Field(None, description="The least effects that count as drift.")
+    expected_comparisons: Positive = Field(1, description="About how many candidates will be held against one baseline.")
+
+
+class LoggingKeys(Keys):
+    """What is remembered."""
+
+    log_to_db: bool = False
+    run_name: str | None = None
