@@ -23,12 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.evidence import Status
-from harness.monitoring.drift import DriftReport, Finding, compare_profiles
+from harness.monitoring.drift import DriftOptions, DriftReport, Finding, compare_profiles
+from harness.monitoring.features.categorical import LEVELS
+from harness.monitoring.features.counts import CategoricalCounts, Clusters, FeatureCounts, NumericCounts
+from harness.monitoring.features.levels import BUCKETS, bucket_of
+from harness.monitoring.features.quantiles import choose_edges
 from harness.monitoring.profiles import profile_columns
-from harness.monitoring.profiles.edges import choose_edges
-from harness.monitoring.profiles.features import CategoricalCounts, Clusters, Feature, NumericCounts, Profile
-from harness.monitoring.profiles.levels import BUCKETS, bucket_of
-from harness.monitoring.profiles.survey import LEVELS
+from harness.monitoring.profiles.profile import Profile
 
 ALPHA = 0.05
 BINS = 100
@@ -36,7 +37,7 @@ REFERENCE_N = 10_000
 SIZES = (50, 200, 1_000, 10_000, 100_000)
 ZEROS = 0.7
 
-Draw = Callable[[np.random.Generator, int, int], tuple[Feature, Feature]]
+Draw = Callable[[np.random.Generator, int, int], tuple[FeatureCounts, FeatureCounts]]
 NAMES = tuple(f"level{number}" for number in range(1000))
 BY_NAME = np.argsort(np.argsort(NAMES))
 FILTER_HOLDS = 700
@@ -44,7 +45,7 @@ TOPICS = np.random.default_rng(0).dirichlet(20 * np.random.default_rng(1).dirich
 BUCKET = np.array([bucket_of(name) for name in NAMES])
 
 
-def skewed(generator: np.random.Generator, m: int, n: int) -> tuple[Feature, Feature]:
+def skewed(generator: np.random.Generator, m: int, n: int) -> tuple[FeatureCounts, FeatureCounts]:
     """A lognormal, or any other continuous distribution: ranks do not tell them apart."""
     ranks = np.unique(np.ceil(np.arange(1, BINS) * m / BINS).astype(int))
     inside = np.diff(np.concatenate([[0], ranks, [m + 1]]))
@@ -53,14 +54,14 @@ def skewed(generator: np.random.Generator, m: int, n: int) -> tuple[Feature, Fea
     return NumericCounts(edges, reference), NumericCounts(edges, generator.multinomial(n, generator.dirichlet(inside)))
 
 
-def integers(generator: np.random.Generator, m: int, n: int) -> tuple[Feature, Feature]:
+def integers(generator: np.random.Generator, m: int, n: int) -> tuple[FeatureCounts, FeatureCounts]:
     """Whole numbers, geometric with mean 20."""
     support = np.arange(400.0)
     shares = (20 / 21) ** support
     return on_support(generator, support, shares / shares.sum(), m, n)
 
 
-def zero_inflated(generator: np.random.Generator, m: int, n: int) -> tuple[Feature, Feature]:
+def zero_inflated(generator: np.random.Generator, m: int, n: int) -> tuple[FeatureCounts, FeatureCounts]:
     """Zeros in 70% of the rows, and amounts rounded to whole cents in the rest."""
     support = np.round(np.concatenate([[0.0], np.arange(1, 2000) / 100]), 2)
     shares = np.exp(-0.5 * np.log(np.maximum(support, 1e-9)) ** 2) / np.maximum(support, 0.01)
@@ -72,7 +73,7 @@ def zero_inflated(generator: np.random.Generator, m: int, n: int) -> tuple[Featu
 
 def on_support(
     generator: np.random.Generator, support: NDArray[np.float64], shares: NDArray[np.float64], m: int, n: int
-) -> tuple[Feature, Feature]:
+) -> tuple[FeatureCounts, FeatureCounts]:
     reference, current = generator.multinomial(m, shares), generator.multinomial(n, shares)
     seen = reference > 0
     edges = choose_edges(support[seen], reference[seen], BINS)
@@ -80,7 +81,7 @@ def on_support(
     return tuple(NumericCounts(edges, binned(place, counts, len(edges) + 1)) for counts in (reference, current))  # type: ignore[return-value]
 
 
-def categories(generator: np.random.Generator, m: int, n: int, count: int, zipf: bool) -> tuple[Feature, Feature]:
+def categories(generator: np.random.Generator, m: int, n: int, count: int, zipf: bool) -> tuple[FeatureCounts, FeatureCounts]:
     shares = 1 / np.arange(1.0, count + 1) if zipf else np.ones(count)
     reference, current = (generator.multinomial(size, shares / shares.sum()) for size in (m, n))
     order = np.lexsort((BY_NAME[:count], -reference))
@@ -99,7 +100,7 @@ def categories(generator: np.random.Generator, m: int, n: int, count: int, zipf:
     return features[0], features[1]
 
 
-def tokens(generator: np.random.Generator, m: int, n: int) -> tuple[Feature, Feature]:
+def tokens(generator: np.random.Generator, m: int, n: int) -> tuple[FeatureCounts, FeatureCounts]:
     """Texts of eight topics and of very different lengths; one in a hundred repeats a word a hundred times."""
     return text_counts(generator, m), text_counts(generator, n)
 
@@ -154,13 +155,13 @@ def report_of(case: Case, seed: int) -> DriftReport:
     generator = np.random.default_rng([seed, case.n, case.features, case.reference_n, sum(case.data.encode())])
     if case.from_rows:
         reference = profile_columns(columns(generator, case.reference_n), categorical=["zipf", "pair"])
-        return compare_profiles(reference, profile_columns(columns(generator, case.n), reference), alpha=ALPHA)
+        return compare_profiles(reference, profile_columns(columns(generator, case.n), reference), DriftOptions(alpha=ALPHA))
     pairs = {f"{kind} {place}": DRAWS[kind](generator, case.reference_n, case.n) for place, kind in enumerate(case.kinds)}
     sides = [
         Profile(1, size, {name: pair[side] for name, pair in pairs.items()}, {}, "")
         for side, size in enumerate((case.reference_n, case.n))
     ]
-    return compare_profiles(*sides, alpha=ALPHA)
+    return compare_profiles(*sides, DriftOptions(alpha=ALPHA))
 
 
 def columns(generator: np.random.Generator, n: int) -> dict[str, NDArray[np.generic]]:

@@ -1,6 +1,6 @@
 """What the drift gate sees, and how well accuracy is estimated without labels: the shifts of "Failing Loudly" on scikit-learn's digits.
 
-python benchmarks/drift_power.py [--quick] [--runs 100] [--parts numbers,softmax,embeddings,accuracy,network]
+python benchmarks/drift_power.py [--quick] [--runs 100] [--parts numbers,softmax,accuracy,network]
 
 Rabanser, Günnemann and Lipton (2019), "Failing Loudly: an empirical study of methods for detecting dataset shift". Digits has 1,797 images, of
 which each run takes 400 to train a softmax regression, 397 as the reference and 1,000 for the windows: seven of the eight sizes of the
@@ -26,12 +26,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 
 from harness.evidence import Status
-from harness.monitoring.drift import compare_embeddings, compare_profiles
-from harness.monitoring.drift.kolmogorov import ks_p_value
+from harness.monitoring.drift import DriftOptions, compare_profiles
+from harness.monitoring.features.numeric import count_numbers
+from harness.monitoring.features.quantiles import choose_edges
 from harness.monitoring.harm import Harm, estimate_accuracy, fit_familiarity, fit_threshold, negative_entropy
 from harness.monitoring.profiles import profile_columns
-from harness.monitoring.profiles.counting import count_numbers
-from harness.monitoring.profiles.edges import choose_edges
+from harness.monitoring.statistics.kolmogorov import ks_p_value
 
 ALPHA = 0.05
 SIZES = (10, 20, 50, 100, 200, 500, 1000)
@@ -40,7 +40,7 @@ SHARES = (0.1, 0.5, 1.0)
 MARGIN = 0.05
 MOST_ERROR = 0.03
 MOST_LOST = 0.10
-PARTS = ("numbers", "softmax", "embeddings", "accuracy", "network")
+PARTS = ("numbers", "softmax", "accuracy", "network")
 
 Images = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -146,7 +146,7 @@ def detected(run: int) -> list[tuple[str, int, NDArray[np.int64]]]:
         said = world.probabilities(images)
         for place, size in enumerate(SIZES):
             if size <= len(said):
-                report = compare_profiles(profile, profile_columns(outputs(said[:size]), profile), alpha=ALPHA)
+                report = compare_profiles(profile, profile_columns(outputs(said[:size]), profile), DriftOptions(alpha=ALPHA))
                 seen = any(verdict.is_significant for one in report.features for verdict in one.verdicts)
                 least = min(stats.ks_2samp(known[:, number], said[:size, number]).pvalue for number in range(known.shape[1]))
                 exact = least * known.shape[1] <= ALPHA
@@ -222,40 +222,6 @@ def ks_p_values(reference: NDArray[np.float64], current: NDArray[np.float64]) ->
     return ks_p_value(before, now), table, float(stats.ks_2samp(reference, current).pvalue)
 
 
-def embedding_power(runs: int) -> bool:
-    """Prints what rows of images show to MMD and to a classifier; whether images without a shift raise no more alarms than they may."""
-    found: dict[tuple[str, int], list[tuple[float, float]]] = {}
-    wanted = (
-        "no shift",
-        "large noise",
-        "small image shift",
-        "medium image shift, 10%",
-        "medium image shift, 100%",
-        "knock-out of 0, 100%",
-    )
-    for run in range(runs):
-        world = World.drawn(run, LogisticRegression(max_iter=1000))
-        for name, images, _labels in shifts(world, np.random.default_rng([run, 1])):
-            if name.startswith(wanted):
-                for size in (20, 100, 500):
-                    difference = compare_embeddings(world.reference[0], images[:size], draws=999)[0]
-                    found.setdefault((name, size), []).append((difference.p, difference.effect.value))
-    print(f"## Images themselves, in {runs} runs\n")
-    print("Seen by MMD with permutations in % / mean AUC of the classifier that tells the samples apart.\n")
-    print("| shift | n = 20 | n = 100 | n = 500 |")
-    print("|---|--:|--:|--:|")
-    for name in dict.fromkeys(name for name, _ in found):
-        p_values = [np.array(found[name, size]) for size in (20, 100, 500)]
-        print(
-            f"| {name} | "
-            + " | ".join(f"{100 * (pair[:, 0] <= ALPHA).mean():.0f} / {pair[:, 1].mean():.2f}" for pair in p_values)
-            + " |"
-        )
-    print()
-    alarms = [sum(p <= ALPHA for p, _ in found["no shift", size]) for size in (20, 100, 500)]
-    return bool(max(alarms) <= stats.binom.ppf(0.999, runs, ALPHA))
-
-
 def accuracy(runs: int, title: str, model: Callable[[], Any]) -> float:
     """Prints estimated beside true accuracy; the mean absolute error with familiarity."""
     errors: dict[str, dict[str, list[float]]] = {}
@@ -315,7 +281,6 @@ def main() -> int:
     parts: dict[str, Callable[[], bool]] = {
         "numbers": lambda: numeric_power(10 * runs),
         "softmax": lambda: detection(runs, options.processes),
-        "embeddings": lambda: embedding_power(few),
         "accuracy": lambda: accuracy(runs, "a softmax regression", lambda: LogisticRegression(max_iter=1000)) <= MOST_ERROR,
         "network": lambda: (
             accuracy(few, "a network", lambda: MLPClassifier((64,), alpha=0.01, max_iter=300, random_state=0)) <= MOST_ERROR

@@ -15,12 +15,11 @@ from harness.evaluation.definitions import metric_definitions, score_definitions
 from harness.evidence import Evidence, Status
 from harness.internal_errors import guarded
 from harness.monitoring.baseline_set import BaselineSet
-from harness.monitoring.drift import wording
-from harness.monitoring.drift.report import FeatureDrift
-from harness.monitoring.expectations import is_better_low
+from harness.monitoring.drift.report import SAME, FeatureDrift
+from harness.monitoring.drift.shifted_rows import ShiftedRow
 from harness.monitoring.monitor import Monitor
+from harness.monitoring.options import is_better_low
 from harness.monitoring.plots import plots_of
-from harness.monitoring.shifted import ShiftedRow
 from harness.monitoring.verdict import WindowVerdict, group_of
 from harness.user_code import raised
 from harness.wording import counted, listed
@@ -69,7 +68,7 @@ def judge_monitoring(name: str, monitor: Monitor, case: str = "") -> Evidence:
 
 def evaluation(monitor: Monitor) -> Evidence:
     """Whether the metrics are finite and within the config's thresholds."""
-    expected = monitor.expectations
+    expected = monitor.limits
     expected.metrics(monitor.task)  # a threshold of no metric is said even where there is nothing to measure
     found = monitor.evaluation
     if found is None:
@@ -135,7 +134,7 @@ def drift(monitor: Monitor, case: str) -> Evidence:
     if not found:
         return Evidence("drift", Status.SKIPPED, _why_none(monitor, case))
     statuses = [verdict.status_of(one) for one in found]
-    blindness = wording.blindness(verdict.drift) if case == "inputs" else ""
+    blindness = verdict.drift.blindness if case == "inputs" else ""
     worst = max([*statuses, Status.WARN if blindness else Status.OK], key=lambda status: status.severity)
     gravest = [one for one, status in zip(found, statuses, strict=True) if status is worst]
     changed = worst is not Status.OK and bool(gravest)
@@ -225,7 +224,7 @@ def _no_drift(case: str, verdict: WindowVerdict) -> str:
     sizes = f"{counted(verdict.drift.current_n, 'row')} against {verdict.drift.reference_n:,}"
     names = f"{counted(len(found), 'feature')}, {listed([one.feature for one in found])} ({sizes})"
     if all(one.feature in verdict.drift.same for one in found):
-        return f"{wording.SAME}: {names}"
+        return f"{SAME}: {names}"
     return f"no drift seen in {names}"
 
 

@@ -15,11 +15,9 @@ from harness.experiments.command import Answer
 from harness.experiments.records import RunRef
 from harness.models.loading import model_source
 from harness.monitoring.data import open_window
-from harness.monitoring.drift.floors import DEFAULT_FLOORS, Floors
-from harness.monitoring.drift.table import drift_table
-from harness.monitoring.expectations import Expectations
 from harness.monitoring.monitor import Memory, Monitor
-from harness.monitoring.run import all_evidence, results_of
+from harness.monitoring.options import DriftOptions, Floors, Limits
+from harness.monitoring.run import all_evidence, drift_table, results_of
 
 _MARKS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL", "skipped": "-   "}
 
@@ -62,13 +60,13 @@ def monitor_of(
         on_batch: Told how many batches were evaluated, and of how many.
     """
     task = config.task_spec()
-    floors = DEFAULT_FLOORS if config.drift_floors is None else Floors(**config.drift_floors.model_dump())
+    floors = Floors() if config.drift_floors is None else Floors(**config.drift_floors.model_dump())
     return Monitor(
         model,
         adapter or make_adapter(task, config.adapter, config.path.parent),
         task,
         lambda known: open_window(task, config.eval, config.train, config.path.parent, like=known),
-        Expectations(config.thresholds, config.margins, floors, config.expected_comparisons),
+        Limits(config.thresholds, config.margins, DriftOptions(floors=floors), config.expected_comparisons),
         Memory(
             config.database,
             config.baseline_run_id,

@@ -6,8 +6,9 @@ import math
 
 import numpy as np
 
+from harness.monitoring.features.counts import NumericCounts
 from harness.monitoring.harm import AccuracyEstimate
-from harness.monitoring.profiles.features import NumericCounts, Profile
+from harness.monitoring.profiles.profile import Profile
 
 _CORRECT = "score.correct"
 _Z = 1.959964

@@ -17,11 +17,11 @@ from harness.experiments.records import RunRef
 from harness.monitoring.baseline_set import BaselineSet, find_baseline_set
 from harness.monitoring.data import reference_encoder
 from harness.monitoring.drift.compare import compare_profiles
-from harness.monitoring.expectations import Expectations
+from harness.monitoring.drift.shifted_rows import ShiftedRow, shifted_rows
 from harness.monitoring.gate import ComparisonError, Comparisons, compare_with_baseline
 from harness.monitoring.gate.slices import slices_of
+from harness.monitoring.options import Limits
 from harness.monitoring.reference import Reference, load_reference
-from harness.monitoring.shifted import ShiftedRow, shifted_rows
 from harness.monitoring.sureness import sureness_of
 from harness.monitoring.verdict import WindowVerdict
 from harness.monitoring.window import Window, input_columns, measure_window
@@ -82,7 +82,7 @@ class Monitor:
         adapter: How it is called.
         task: What it is for.
         open_data: Opens the data, with or without labels; told how the reference was read, where that is known.
-        expectations: What is put up with.
+        limits: What is allowed.
         memory: What it is held against.
         batch_size: Rows at once.
         on_batch: Told how many batches were evaluated, and of how many.
@@ -92,7 +92,7 @@ class Monitor:
     adapter: Adapter
     task: TaskSpec
     open_data: Callable[[Encoder | None], Dataset]
-    expectations: Expectations = field(default_factory=Expectations)
+    limits: Limits = field(default_factory=Limits)
     memory: Memory = field(default_factory=Memory)
     batch_size: int = _BATCH
     on_batch: Callable[[int, int], None] | None = None
@@ -170,13 +170,13 @@ class Monitor:
                 run.log_metrics((self.evaluation or evaluation).summary)
                 for metric, values in evaluation.scores.items():
                     run.log_scores(metric, values, rows.name)
-                expected = self.expectations
+                expected = self.limits
                 return compare_with_baseline(
                     db,
                     run.id,
                     known,
                     margins=expected.score_margins,
-                    alpha=expected.alpha,
+                    alpha=expected.drift.alpha,
                     slices=slices_of(rows.data, evaluation),
                     expected_comparisons=expected.expected_comparisons,
                 )
@@ -190,7 +190,7 @@ class Monitor:
     def _evaluated(self, data: Dataset) -> Evaluation:
         from harness.evaluation.evaluation import evaluate
 
-        task = replace(self.task, metrics=self.expectations.metrics(self.task))
+        task = replace(self.task, metrics=self.limits.metrics(self.task))
         with threads_for(self.model):
             return evaluate(self.model, self.adapter, task, make_loader(data, task, self.batch_size), on_batch=self.on_batch)
 
@@ -223,11 +223,9 @@ class Monitor:
         reference, window = self.reference, self.window
         if reference is None or window is None:
             return None
-        drift = compare_profiles(
-            reference.profile, window.profile, alpha=self.expectations.alpha, floors=self.expectations.floors
-        )
+        drift = compare_profiles(reference.profile, window.profile, self.limits.drift)
         sureness = sureness_of(self.data, window, reference.familiarity)
-        return WindowVerdict.of(drift, reference, window, sureness, self.expectations.harm_margin)
+        return WindowVerdict.of(drift, reference, window, sureness, self.limits.impact_margin)
 
     @cached_property
     def shifted(self) -> list[ShiftedRow]:

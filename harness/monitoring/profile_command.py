@@ -11,10 +11,11 @@ from harness.config import SuiteConfig
 from harness.data.dataset import Dataset
 from harness.experiments.command import Answer
 from harness.experiments.database import ExperimentDB
+from harness.experiments.text_table import aligned
 from harness.models.loading import model_source
 from harness.monitoring.data import open_window
-from harness.monitoring.profiles.features import Profile
-from harness.monitoring.profiles.summary import summary_rows, summary_table
+from harness.monitoring.features.kinds import kind_of
+from harness.monitoring.profiles.profile import Profile
 from harness.monitoring.reference import Reference
 from harness.monitoring.run_weights import RunWeights, weights_of_run
 from harness.monitoring.sureness import familiarity_of
@@ -149,3 +150,23 @@ def _text(profile: Profile, data: Dataset, run_id: int | None, name: str | None,
         known = f", known as {name!r}" if name else ""
         lines += ["", f'stored with run {run_id}{known}: "reference_profile_id": {json.dumps(name or run_id)}']
     return "\n".join(lines)
+
+
+def summary_rows(profile: Profile) -> list[dict[str, Any]]:
+    """Name, kind, values, missing ones and a summary of each feature, ready for JSON."""
+    return [
+        {
+            "feature": name,
+            "kind": feature.kind,
+            "n": feature.n,
+            "missing": feature.missing,
+            "summary": kind_of(feature).summary(feature),
+        }
+        for name, feature in profile.features.items()
+    ]
+
+
+def summary_table(profile: Profile) -> str:
+    """The same as text in aligned columns."""
+    rows = [[str(value) for value in row.values()] for row in summary_rows(profile)]
+    return aligned([["FEATURE", "KIND", "N", "MISSING", "SUMMARY"], *rows])

@@ -14,8 +14,7 @@ from harness.experiments.records import RunRef
 from harness.monitoring import known_encoding
 from harness.monitoring.harm import ConfidenceThreshold, Familiarity, fit_threshold
 from harness.monitoring.known_encoding import KnownEncoding
-from harness.monitoring.profiles.features import Profile
-from harness.monitoring.profiles.storage import load_profile, log_profile_to_db
+from harness.monitoring.profiles.profile import Profile, load_profile, log_profile_to_db
 from harness.monitoring.sureness import sureness_of
 from harness.monitoring.window import Window
 

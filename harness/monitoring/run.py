@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,18 @@ from harness.data.data_reference import DataReference
 from harness.evidence import Evidence, Status
 from harness.experiments.database import ExperimentDB
 from harness.experiments.records import RunRef
+from harness.experiments.text_table import aligned
 from harness.monitoring.checks import judge_monitoring
 from harness.monitoring.data import open_window
-from harness.monitoring.drift.floors import DEFAULT_FLOORS, Floors
-from harness.monitoring.expectations import Expectations
 from harness.monitoring.monitor import Memory, Monitor
+from harness.monitoring.options import DEFAULT_LIMITS, Limits
 from harness.tasks import TaskSpec
+from harness.wording import figure, p_value
 
 TIER = 5
+
+_MOST = 40
+_HEAD = ["FEATURE", "STATUS", "EFFECT", "FLOOR", "P", "FOUND"]
 
 
 def run_tier5_monitoring(
@@ -34,10 +38,7 @@ def run_tier5_monitoring(
     db: ExperimentDB | str | Path | None = None,
     baseline_run_id: RunRef | None = None,
     reference_profile_id: RunRef | None = None,
-    thresholds: Mapping[str, float] | None = None,
-    margins: Mapping[str, float] | None = None,
-    floors: Floors = DEFAULT_FLOORS,
-    expected_comparisons: int = 1,
+    limits: Limits = DEFAULT_LIMITS,
     train_cfg: EvalConfig | None = None,
     folder: str | Path = ".",
     run_name: str = "monitoring",
@@ -54,10 +55,7 @@ def run_tier5_monitoring(
         baseline_run_id: The run whose per-sample scores the model's are compared with, by id or by name. They are compared on the rows
             that the baseline was scored on, which may be others than ``eval_cfg`` names.
         reference_profile_id: The run whose profile the data is compared with.
-        thresholds: The worst value of a metric that is put up with, by name.
-        margins: How much worse than the baseline is put up with, by the name of a score; ``harm`` for the accuracy on drifted data.
-        floors: The least effects that count as drift.
-        expected_comparisons: About how many candidates will be held against this baseline.
+        limits: Thresholds of metrics, allowed losses, and how much drift matters.
         train_cfg: What the model was trained on, whose tokenizer and classes the data is read with.
         folder: What relative paths are relative to.
         run_name: The name of the run that is stored when a baseline is given.
@@ -76,7 +74,7 @@ def run_tier5_monitoring(
         adapter or make_adapter(task_spec),
         task_spec,
         lambda known: open_window(task_spec, eval_cfg, train_cfg, Path(folder), like=known),
-        Expectations(thresholds or {}, margins or {}, floors, expected_comparisons),
+        limits,
         Memory(db, baseline_run_id, reference_profile_id, run_name, window=DataReference(train_cfg, eval_cfg, Path(folder))),
         batch_size=(eval_cfg.batch_size if eval_cfg else None) or 32,
         on_batch=on_batch,
@@ -132,3 +130,35 @@ def _drift(found: Mapping[str, Evidence], features: list[dict[str, Any]]) -> dic
         "groups": {case: {"status": one.status.value, "message": one.message} for case, one in cases.items()},
         "features": sorted(features, key=lambda feature: -feature["contribution"]),
     }
+
+
+def drift_table(features: Sequence[Mapping[str, Any]], most: int = _MOST) -> str:
+    """A line a feature, by its gravest difference: the gravest first, then those with the larger part of the drift.
+
+    Args:
+        features: Features as JSON values, as ``FeatureDrift.to_json`` gives them.
+        most: The most lines; how many are left out is said.
+    """
+    ordered = sorted(features, key=lambda one: (-Status(one["status"]).severity, -one["contribution"]))
+    rows = [_row(one) for one in ordered[:most]]
+    left = len(ordered) - len(rows)
+    more = f"\n… and {left} other features, which --json lists" if left else ""
+    return aligned([_HEAD, *rows]) + more
+
+
+def _row(feature: Mapping[str, Any]) -> list[str]:
+    difference = feature["differences"][0]
+    effect = difference["effect"]
+    if difference["untested"]:
+        return [feature["feature"], feature["status"], "", "", "", difference["untested"]]
+    aspect = "" if difference["aspect"] == "values" else f"{difference['aspect']}: "
+    is_significant = difference["finding"] in ("drifted", "changed")
+    for_the_better = " for the better" if feature.get("is_improved") and is_significant else ""
+    return [
+        feature["feature"],
+        feature["status"],
+        f"{effect['name']} {figure(effect['value'])}",
+        f"{effect['floor']:g}",
+        p_value(difference["p_adjusted"]),
+        f"{aspect}{difference['finding']}{for_the_better}",
+    ]

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from harness.evidence import Status
 from harness.monitoring.drift.report import DriftReport, FeatureDrift
-from harness.monitoring.expectations import is_better_low
+from harness.monitoring.features.counts import FeatureCounts, NumericCounts
 from harness.monitoring.harm import Harm, estimate_accuracy
 from harness.monitoring.measured_accuracy import measured_accuracy
-from harness.monitoring.profiles.features import Feature, NumericCounts
+from harness.monitoring.options import is_better_low
 from harness.monitoring.reference import Reference
 from harness.monitoring.window import Window
 
@@ -94,7 +94,7 @@ def _harm(reference: Reference, window: Window, sureness: NDArray[np.float64] | 
     return Harm(estimate_accuracy(reference.confidence, sureness), margin)
 
 
-def _has_improved(name: str, reference: Feature, window: Feature) -> bool:
+def _has_improved(name: str, reference: FeatureCounts, window: FeatureCounts) -> bool:
     """Whether a value of the window is rather better than one of the reference."""
     if not (isinstance(reference, NumericCounts) and isinstance(window, NumericCounts)):
         return False

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.data.dataset import Dataset
+from harness.monitoring.features.values import Block, Ids, Numbers
 from harness.monitoring.profiles.compute import BINS, profile_of_source
-from harness.monitoring.profiles.features import Kind, Profile
+from harness.monitoring.profiles.profile import Profile
 from harness.monitoring.profiles.sources import Options, Source, source_of
-from harness.monitoring.profiles.values import Block, Ids, Numbers
 from harness.tasks import TaskSpec
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class _RowLog:
         self._names = names
         self._kept: dict[str, list[NDArray[np.float64]]] = {}
 
-    def blocks(self, kinds: Mapping[str, Kind] | None) -> Iterator[Block]:
+    def blocks(self, kinds: Mapping[str, str] | None) -> Iterator[Block]:
         """The source's blocks; the numbers kept are those of the last time through."""
         self._kept = {name: [] for name in self._names}
         for block in self._source.blocks(kinds):

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.monitoring.features.categorical import CategoricalSurvey
+from harness.monitoring.features.kinds import kind_of
+from harness.monitoring.features.values import Ids
 from harness.monitoring.profiles import CategoricalCounts, Profile, profile_columns
-from harness.monitoring.profiles.counting import counter_of
-from harness.monitoring.profiles.survey import CategoricalSurvey
-from harness.monitoring.profiles.values import Ids
 
 Sample = Callable[[np.random.Generator, int, float], NDArray[Any]]
 """So many values that have drifted so far, from 0, not at all, to 1."""
@@ -130,7 +130,7 @@ def text_profile(values: Ids, reference: Profile | None = None) -> Profile:
         found = reference.features["tokens"]
         assert isinstance(found, CategoricalCounts)
         scale = found
-    counter = counter_of(scale)
+    counter = kind_of(scale).counter(scale)
     counter.add(values)
     assert values.rows is not None
     return Profile.of(int(values.rows[-1]) + 1, {"tokens": counter.result()}, {"modality": "text"})

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from harness.evidence import Status
-from harness.monitoring.drift import DriftReport, compare_profiles
-from harness.monitoring.profiles.features import CategoricalCounts, Feature, NumericCounts, Profile
-from harness.monitoring.profiles.levels import BUCKETS, bucket_of
+from harness.monitoring.drift import DriftOptions, DriftReport, compare_profiles
+from harness.monitoring.features.counts import CategoricalCounts, FeatureCounts, NumericCounts
+from harness.monitoring.features.levels import BUCKETS, bucket_of
+from harness.monitoring.profiles.profile import Profile
 
 ALPHA = 0.05
 REPEATS = 300
@@ -22,7 +23,7 @@ LISTED = 100
 NAMES = tuple(f"level{number}" for number in range(150))
 BUCKET = np.array([bucket_of(name) for name in NAMES])
 
-Pair = tuple[Feature, Feature]
+Pair = tuple[FeatureCounts, FeatureCounts]
 
 
 def on_quantiles(rng: np.random.Generator, m: int, n: int) -> Pair:
@@ -63,7 +64,7 @@ def report_of(seed: int, m: int, n: int) -> DriftReport:
     pairs = {"quantiles": on_quantiles(rng, m, n), "tied": tied(rng, m, n)}
     pairs |= {f"{count} levels": levels(rng, m, n, count) for count in (2, 20, 110)}
     sides = [Profile.of(size, {name: pair[side] for name, pair in pairs.items()}, {}) for side, size in enumerate((m, n))]
-    return compare_profiles(*sides, alpha=ALPHA)
+    return compare_profiles(*sides, DriftOptions(alpha=ALPHA))
 
 
 @pytest.mark.parametrize(("m", "n"), [(5_000, 200), (500, 50), (2_000, 20_000)])

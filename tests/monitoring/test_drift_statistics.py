@@ -11,15 +11,18 @@ from numpy.typing import NDArray
 from scipy import special, stats
 from scipy.stats.contingency import association
 
-from harness.monitoring.drift.chi_square import noncentrality_for, noncentrality_interval
-from harness.monitoring.drift.classifier_test import classifier_test
-from harness.monitoring.drift.clusters import design_effects
-from harness.monitoring.drift.contingency import chi_square, contingency_p_value, cramers_v
-from harness.monitoring.drift.kolmogorov import SMALLEST_P, ks_critical, ks_distance, ks_p_value
-from harness.monitoring.drift.mmd import gaussian_kernel, mmd, mmd_p_value
-from harness.monitoring.drift.permutations import permutation_p_value
-from harness.monitoring.drift.unseen import unseen_p_value
-from harness.monitoring.profiles.features import Clusters
+from harness.monitoring.features.category_drift import unseen_p_value
+from harness.monitoring.features.clustered_drift import design_effects
+from harness.monitoring.features.counts import Clusters
+from harness.monitoring.statistics.contingency import (
+    chi_square,
+    contingency_p_value,
+    cramers_v,
+    noncentrality_for,
+    noncentrality_interval,
+    permutation_p_value,
+)
+from harness.monitoring.statistics.kolmogorov import SMALLEST_P, ks_critical, ks_distance, ks_p_value
 from harness.statistics import false_discovery, holm
 
 Counts = NDArray[np.int64]
@@ -91,7 +94,7 @@ def test_ks_of_large_samples_is_the_same_whether_counted_out_or_by_a_bridge(
     current[0] += moved
     current[-1] -= moved
     counted = ks_p_value(reference, current)
-    monkeypatch.setattr("harness.monitoring.drift.kolmogorov._EXACT_WORK", 0)
+    monkeypatch.setattr("harness.monitoring.statistics.kolmogorov._EXACT_WORK", 0)
     assert ks_p_value(reference, current) == pytest.approx(counted, rel=0.02)
     assert counted < special.kolmogorov(bound), "read with the table for all points, bins would lose power"
 
@@ -203,39 +206,6 @@ def test_holm_steps_down_and_benjamini_hochberg_is_scipys() -> None:
     assert holm(p_values) == pytest.approx(holm(p_values, [1 / 6] * 6))
     assert false_discovery(p_values) == pytest.approx(stats.false_discovery_control(p_values))
     assert holm([]) == false_discovery([]) == []
-
-
-def test_mmd_is_the_unbiased_estimate_by_its_definition() -> None:
-    rng = np.random.default_rng(0)
-    one, other = rng.normal(size=(7, 3)), rng.normal(1, 1, (5, 3))
-    kernel = gaussian_kernel(np.concatenate([one, other]))
-    within = [[kernel[i, j] for i in rows for j in rows if i != j] for rows in (range(7), range(7, 12))]
-    between = [kernel[i, j] for i in range(7) for j in range(7, 12)]
-    expected = np.mean(within[0]) + np.mean(within[1]) - 2 * np.mean(between)
-    labels = np.array([[0.0] * 7 + [1.0] * 5])
-    assert mmd(kernel, labels)[0] == pytest.approx(expected)
-    assert np.diag(kernel) == pytest.approx(np.ones(12))
-
-
-def test_mmd_of_one_distribution_is_seldom_significant_and_of_two_nearly_always() -> None:
-    rng = np.random.default_rng(0)
-
-    def p_value(move: float) -> float:
-        return mmd_p_value(gaussian_kernel(np.concatenate([rng.normal(size=(40, 4)), rng.normal(move, 1, (30, 4))])), 30, 199)
-
-    assert sum(p_value(0.0) <= 0.05 for _ in range(200)) <= 19  # the 99.9% point of the binomial
-    assert sum(p_value(0.8) <= 0.05 for _ in range(20)) == 20
-
-
-def test_the_classifiers_auc_is_that_of_the_best_line_and_its_interval_holds_it() -> None:
-    rng = np.random.default_rng(0)
-    rows = np.concatenate([rng.normal(size=(150, 2)), rng.normal([1.0, 0.0], 1.0, (150, 2))])
-    best = stats.norm.cdf(1 / math.sqrt(2))
-    found = classifier_test(gaussian_kernel(rows), 150)
-    assert found.auc == pytest.approx(best, abs=0.05)
-    assert found.low <= best <= found.high
-    same = classifier_test(gaussian_kernel(rng.normal(size=(300, 2))), 150)
-    assert same.low <= 0.5 <= same.high
 
 
 def test_the_design_effect_of_rows_that_repeat_one_word_is_their_length() -> None:

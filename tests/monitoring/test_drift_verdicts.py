@@ -10,7 +10,7 @@ import pytest
 from drift_samples import KINDS, WORDS, columns, reference_profile, text_profile, texts, window_profile
 
 from harness.evidence import Evidence, Status
-from harness.monitoring.drift import DriftReport, Finding, Floors, compare_profiles, judge_differences
+from harness.monitoring.drift import DriftOptions, Finding, Floors, compare_profiles, judge_differences
 from harness.monitoring.profiles import CategoricalCounts, Profile, profile_columns
 
 QUIET = (2, 3, 4)
@@ -137,7 +137,7 @@ def test_asking_for_no_power_silences_what_cannot_be_told() -> None:
     reference = profile_columns({"x": rng.normal(size=500)})
     window = profile_columns({"x": rng.normal(size=20)}, reference)
     assert compare_profiles(reference, window).blind
-    report = compare_profiles(reference, window, min_power=0.0)
+    report = compare_profiles(reference, window, DriftOptions(min_power=0.0))
     assert report.blind == ()
     assert report["x"].verdicts[0].finding is Finding.UNPROVEN, (
         "the effect alone is above its floor, as one of 20 rows is by chance"
@@ -147,7 +147,7 @@ def test_asking_for_no_power_silences_what_cannot_be_told() -> None:
 def test_the_floors_decide_what_matters(reference: Profile) -> None:
     window = window_profile(reference, 2_000, QUIET[0], normal=0.3)
     assert compare_profiles(reference, window).names(Status.FAIL) == ["normal"]
-    lenient = compare_profiles(reference, window, floors=Floors(ks=0.5))
+    lenient = compare_profiles(reference, window, DriftOptions(floors=Floors(ks=0.5)))
     assert lenient.names(Status.FAIL) == []
     assert "normal" in lenient.names(Status.WARN)
 
@@ -156,8 +156,8 @@ def test_a_strict_alpha_lets_pass_what_a_loose_one_does_not() -> None:
     rng = np.random.default_rng(1)
     reference = profile_columns({"x": rng.normal(size=400)})
     window = profile_columns({"x": rng.normal(0.3, 1, 200)}, reference)
-    assert compare_profiles(reference, window, alpha=0.05).status is Status.FAIL
-    assert compare_profiles(reference, window, alpha=1e-9).status is not Status.FAIL
+    assert compare_profiles(reference, window, DriftOptions(alpha=0.05)).status is Status.FAIL
+    assert compare_profiles(reference, window, DriftOptions(alpha=1e-9)).status is not Status.FAIL
 
 
 def test_merged_windows_give_the_verdict_on_all_of_their_rows(reference: Profile) -> None:
@@ -210,7 +210,6 @@ def test_features_are_ranked_by_what_they_contribute(reference: Profile) -> None
 
 
 def test_a_feature_fails_by_its_p_among_all_tests() -> None:
-    """Holm, over what the profiles and the caller's own differences hold together."""
     rng = np.random.default_rng(4)
     reference = profile_columns({"x": rng.normal(size=500)})
     window = profile_columns({"x": rng.normal(0.2, 1, 300)}, reference)
@@ -218,11 +217,10 @@ def test_a_feature_fails_by_its_p_among_all_tests() -> None:
     difference = alone["x"].verdicts[0].difference
     assert 0.0005 < difference.p < 0.05
     others = [replace(difference, feature=f"other{k}", p=1.0) for k in range(99)]
-    among = compare_profiles(reference, window, more=others)
+    among = judge_differences([difference, *others], DriftOptions(), reference_n=500, current_n=300)
     assert (alone.status, alone["x"].status) == (Status.FAIL, Status.FAIL)
     assert among["x"].verdicts[0].p_adjusted == pytest.approx(min(1.0, 100 * difference.p))
     assert among["x"].status is not Status.FAIL
-    assert isinstance(judge_differences(others, reference_n=500, current_n=300), DriftReport)
 
 
 def test_samples_have_a_column_of_each_kind() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from harness.monitoring.wording import drift_table
 from monitored import COLUMNS, MODEL, PRODUCTION, Shop, open_shop, rows, write
 
 from harness.cli import main
@@ -23,7 +24,7 @@ from harness.models.loading import model_source
 from harness.monitoring.checks import judge_monitoring
 from harness.monitoring.command import monitor_config, monitor_of
 from harness.monitoring.data import open_window
-from harness.monitoring.drift.table import drift_table
+from harness.monitoring.options import Limits
 from harness.monitoring.profile_command import profile_config
 from harness.monitoring.profiles import ProfileMismatchError
 from harness.monitoring.reference import load_reference
@@ -350,7 +351,7 @@ def test_the_same_in_one_call(shop: Shop) -> None:
         reference_profile_id=PRODUCTION,
         train_cfg=config.train,
         folder=shop.folder,
-        thresholds={"accuracy": 0.5},
+        limits=Limits(thresholds={"accuracy": 0.5}),
     )
     assert found["status"] == "ok"
     assert found["eval_metrics"] == shop.monitored("clean.csv")["eval_metrics"]

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from harness.health.plots import comparisons_of
 from harness.health.report import CheckResult
 from harness.monitoring.drift.compare import compare_profiles
-from harness.monitoring.plots import MOST_PLOTS, MOST_POINTS, plots_of
+from harness.monitoring.features.numeric import MOST_POINTS
+from harness.monitoring.plots import MOST_PLOTS, plots_of
 from harness.monitoring.profiles import profile_columns
 
 Columns = dict[str, NDArray[Any]]

@@ -145,7 +145,7 @@ def test_the_command_line(tmp_path: Path, words: tuple[str, ...], capsys: pytest
 
 
 def test_summaries_say_what_values_are_like() -> None:
-    from harness.monitoring.profiles.summary import summary_rows
+    from harness.monitoring.profile_command import summary_rows
 
     columns = {
         "x": np.arange(1000.0),

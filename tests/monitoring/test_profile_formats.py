@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from harness.monitoring.features.counts import FeatureCounts, VectorCounts
 from harness.monitoring.profiles import (
     CategoricalCounts,
     NumericCounts,
@@ -16,7 +17,7 @@ from harness.monitoring.profiles import (
     ProfileVersionError,
     profile_columns,
 )
-from harness.monitoring.profiles.features import VERSION, Feature, VectorCounts
+from harness.monitoring.profiles.profile import VERSION
 
 RNG = np.random.default_rng(0)
 COLUMNS = {
@@ -31,7 +32,7 @@ COLUMNS = {
 PROFILE = profile_columns(COLUMNS)
 
 
-def as_if_counted(feature: Feature, times: int) -> Feature:
+def as_if_counted(feature: FeatureCounts, times: int) -> FeatureCounts:
     """The feature as if there had been so many times the rows."""
     if isinstance(feature, NumericCounts):
         return replace(feature, counts=feature.counts * times, nan=feature.nan * times)

@@ -12,10 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from harness.monitoring.features.kinds import FEATURE_KINDS
+from harness.monitoring.features.values import Ids, Vectors
 from harness.monitoring.profiles import Profile, ProfileMismatchError, profile_columns
-from harness.monitoring.profiles.counting import counter_of
-from harness.monitoring.profiles.survey import survey_of
-from harness.monitoring.profiles.values import Ids, Vectors
 
 ROWS = 300
 NUMBERS = arrays(np.float64, ROWS, elements=st.floats(width=32) | st.sampled_from([0.0, 1.0, 1e300, float("nan")]))
@@ -48,10 +47,10 @@ def test_windows_of_a_table_add_up(numbers: np.ndarray, names: list[Any], vector
 @given(st.lists(st.lists(st.integers(-1, 400), max_size=12), min_size=1, max_size=30), st.data())
 def test_windows_of_texts_add_up(texts: list[list[int]], data: st.DataObject) -> None:
     cut = data.draw(st.integers(0, len(texts)))
-    survey = survey_of(ids_of(texts))
+    survey = FEATURE_KINDS["categorical"].survey()
     survey.add(ids_of(texts))
     scale = survey.scale(100)
-    whole, left, right = (counter_of(scale) for _ in range(3))
+    whole, left, right = (FEATURE_KINDS["categorical"].counter(scale) for _ in range(3))
     whole.add(ids_of(texts))
     left.add(ids_of(texts[:cut]))
     right.add(ids_of(texts[cut:]))
@@ -68,9 +67,9 @@ def ids_of(texts: list[list[int]]) -> Ids:
 
 def test_moments_of_vectors_are_whole_numbers_that_no_order_changes() -> None:
     vectors = np.random.default_rng(0).standard_normal((70_000, 48)).astype(np.float32) * 1e-3
-    survey = survey_of(Vectors(vectors))
+    survey = FEATURE_KINDS["vector"].survey()
     survey.add(Vectors(vectors))
-    one_by_one, at_once = counter_of(survey.scale(100)), counter_of(survey.scale(100))
+    one_by_one, at_once = (FEATURE_KINDS["vector"].counter(survey.scale(100)) for _ in range(2))
     at_once.add(Vectors(vectors))
     for row in vectors[:200]:
         one_by_one.add(Vectors(row[None]))

@@ -7,6 +7,8 @@ import math
 import numpy as np
 import pytest
 
+from harness.monitoring.features.levels import BUCKETS, HELD, LONGEST_NAME, Frequencies, bucket_of, level_name
+from harness.monitoring.features.quantiles import QuantileSketch
 from harness.monitoring.profiles import (
     CategoricalCounts,
     Profile,
@@ -15,9 +17,6 @@ from harness.monitoring.profiles import (
     count_window,
     profile_columns,
 )
-from harness.monitoring.profiles.frequencies import HELD, Frequencies
-from harness.monitoring.profiles.levels import BUCKETS, LONGEST_NAME, bucket_of, level_name
-from harness.monitoring.profiles.quantiles import QuantileSketch
 
 
 def categorical(profile: Profile, name: str = "x") -> CategoricalCounts:

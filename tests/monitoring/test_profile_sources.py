@@ -164,7 +164,7 @@ def test_vectors_of_another_width_are_refused() -> None:
     reference = profile_columns({"v": np.ones((9, 4))})
     with pytest.raises(ProfileMismatchError, match="vectors of 5 numbers, the reference's have 4"):
         profile_columns({"v": np.ones((9, 5))}, reference)
-    with pytest.raises(ProfileError, match=r"column 'v' has shape \[9\]: a vector one has two axes"):
+    with pytest.raises(ProfileError, match=r"column 'v' has shape \[9\]: a vector column has two axes"):
         profile_columns({"v": np.ones(9)}, reference)
 
 

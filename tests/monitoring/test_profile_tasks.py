@@ -19,6 +19,7 @@ from harness.data.dataset import Dataset, Rows
 from harness.data.opening import open_dataset
 from harness.errors import DataError, ForwardError
 from harness.models.stubs import build_stub
+from harness.monitoring.features.values import Numbers
 from harness.monitoring.profiles import (
     CategoricalCounts,
     Profile,
@@ -28,9 +29,8 @@ from harness.monitoring.profiles import (
     compute_dataset_profile,
     count_window,
 )
-from harness.monitoring.profiles.embedding import find_embedding, one_a_row
-from harness.monitoring.profiles.images import image_values
-from harness.monitoring.profiles.values import Numbers
+from harness.monitoring.profiles.examples import image_values
+from harness.monitoring.profiles.outputs import find_embedding, one_a_row
 from harness.properties.tracing import recording
 from harness.runtime import seeded
 from harness.tasks import TaskSpec, TaskType

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from harness.monitoring.drift.compare import compare_profiles
 from harness.monitoring.drift.report import DriftReport
+from harness.monitoring.drift.shifted_rows import ShiftedRow, shifted_rows
 from harness.monitoring.profiles import Profile, ProfileMismatchError, profile_columns
-from harness.monitoring.shifted import ShiftedRow, shifted_rows
 
 Columns = dict[str, NDArray[Any]]
 PLANTED = range(100, 160)

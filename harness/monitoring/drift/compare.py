@@ -3,76 +3,44 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from harness.monitoring.drift.categorical import compare_absent, compare_categories, compare_missing
-from harness.monitoring.drift.clusters import compare_clusters
-from harness.monitoring.drift.difference import Difference
-from harness.monitoring.drift.floors import DEFAULT_FLOORS, Floors
-from harness.monitoring.drift.numeric import compare_directions, compare_numbers
-from harness.monitoring.drift.report import DriftReport, check_probabilities, judge_differences
-from harness.monitoring.drift.same_rows import same_features
-from harness.monitoring.drift.unseen import compare_unseen
+from harness.monitoring.drift.report import DriftReport, judge_differences
 from harness.monitoring.errors import ProfileMismatchError
-from harness.monitoring.profiles.features import (
-    CategoricalCounts,
-    Feature,
-    NumericCounts,
-    Profile,
-    VectorCounts,
-    check_same_scale,
-    is_optional,
-)
+from harness.monitoring.features.kinds import kind_of
+from harness.monitoring.options import DEFAULT_DRIFT_OPTIONS, DriftOptions
+from harness.monitoring.profiles.profile import Profile, check_same_scale, is_optional
 
-_FEWEST_DRAWS = 1_999
 _MOST_DRAWS = 99_999  # about two seconds for a feature of a hundred levels
 _HYPOTHESES_A_FEATURE = 3
+_COINCIDENCE = math.log(1e-6)
 
 
-def compare_profiles(
-    reference: Profile,
-    current: Profile,
-    *,
-    alpha: float = 0.05,
-    floors: Floors = DEFAULT_FLOORS,
-    min_power: float = 0.5,
-    more: Sequence[Difference] = (),
-) -> DriftReport:
+def compare_profiles(reference: Profile, current: Profile, options: DriftOptions = DEFAULT_DRIFT_OPTIONS) -> DriftReport:
     """Whether a window is distributed as its reference.
 
-    A feature fails with two keys: its difference is significant after correction for all tests (Holm), and its effect is above a floor.
-    Significance alone would fail for differences that nobody minds once n is large, the effect alone by chance while n is small. As both
-    must hold, a window without drift fails with a probability of at most alpha, whatever its size. One key alone warns.
+    A feature fails if its difference is significant after correction for all tests (Holm), and its effect is above a floor. Significance
+    alone would fail for differences that nobody minds once n is large, the effect alone by chance while n is small. As both must hold, a
+    window without drift fails with a probability of at most alpha, whatever its size. One of the two warns.
 
     Args:
         reference: The reference's profile.
         current: The window's, counted on the reference's scales; it may lack labels and outputs, which are then not compared.
-        alpha: The probability of a failure without drift, at most.
-        floors: The least effects that matter.
-        min_power: How likely a drift at its floor must be seen for the window to count as large enough; 0 asks for nothing.
-        more: Differences measured on rows (``compare_embeddings``), to be judged together with those of the profiles.
+        options: The allowed error, the least effects that matter, and the power that is asked for.
 
     Raises:
         ProfileMismatchError: The profiles were not counted on the same scales, or the window lacks a feature of the inputs.
-        ValueError: ``alpha`` or ``min_power`` is no probability that can be asked for.
     """
-    check_probabilities(alpha, min_power)
     shared = _shared(reference, current)
-    enough = math.ceil(2 * _HYPOTHESES_A_FEATURE * len(shared.features) / alpha)
-    draws = min(max(_FEWEST_DRAWS, enough), _MOST_DRAWS)
+    enough = math.ceil(2 * _HYPOTHESES_A_FEATURE * len(shared.features) / options.alpha)
+    drawn = replace(options, draws=min(max(options.draws, enough), _MOST_DRAWS))
     found = [
         difference
         for name, feature in shared.features.items()
-        for difference in _differences(name, feature, current.features[name], floors, draws)
+        for difference in kind_of(feature).compare(name, feature, current.features[name], drawn)
     ]
     report = judge_differences(
-        [*found, *more],
-        reference_n=reference.n,
-        current_n=current.n,
-        alpha=alpha,
-        min_power=min_power,
-        same=same_features(reference, current),
+        found, options, reference_n=reference.n, current_n=current.n, same=same_features(reference, current)
     )
     return replace(report, not_compared=tuple(name for name in reference.features if name not in shared.features))
 
@@ -89,19 +57,26 @@ def _shared(reference: Profile, current: Profile) -> Profile:
     return shared
 
 
-def _differences(name: str, reference: Feature, current: Feature, floors: Floors, draws: int) -> Iterator[Difference]:
-    """A feature's differences in each respect that applies."""
-    if isinstance(reference, NumericCounts) and isinstance(current, NumericCounts):
-        yield compare_numbers(name, reference, current, floors.ks)
-        yield from compare_missing(name, reference, current, floors.cramers_v, draws)
-    elif isinstance(reference, CategoricalCounts) and isinstance(current, CategoricalCounts):
-        if reference.clusters is not None:
-            yield compare_clusters(name, reference, current, floors.cramers_v)
-            return
-        yield compare_categories(name, reference, current, floors.cramers_v, draws)
-        yield from compare_absent(name, reference, current, floors.cramers_v, draws)
-        yield from compare_unseen(name, reference, current, floors.cramers_v)
-    elif isinstance(reference, VectorCounts) and isinstance(current, VectorCounts):
-        yield compare_directions(name, reference, current, floors.ks)
-        first, now = reference.directions[0], current.directions[0]
-        yield from compare_missing(name, first, now, floors.cramers_v, draws)
+def same_features(reference: Profile, current: Profile) -> frozenset[str]:
+    """The features of a window that holds the reference's own rows; empty where it holds others.
+
+    How many rows are needed to see drift is a question about two samples that were drawn independently. Where the window is the reference,
+    there is one sample, and that nothing changed is certain for any number of rows. It is taken for the reference where every count of every
+    input is the same, and other rows would have the same counts with a probability below 1e-6: at most that of the least likely feature, which
+    is hypergeometric given the counts of both samples together.
+
+    Args:
+        reference: The reference's profile.
+        current: The window's, on the same scales.
+    """
+    inputs = [name for name in reference.features if not is_optional(name)]
+    if reference.n != current.n or not reference.n or not all(name in current.features for name in inputs):
+        return frozenset()
+    now = current.features
+    equal = {name for name, before in reference.features.items() if name in now and before.to_json() == now[name].to_json()}
+    if not inputs or not equal.issuperset(inputs):
+        return frozenset()
+    coincidences = (kind_of(reference.features[name]).log_coincidence(reference.features[name]) for name in inputs)
+    if min(coincidences) > _COINCIDENCE:
+        return frozenset()
+    return frozenset(equal)

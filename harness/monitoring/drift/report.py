@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.evidence import Evidence, Status
-from harness.monitoring.drift import wording
-from harness.monitoring.drift.difference import Difference
-from harness.monitoring.drift.verdict import Verdict
+from harness.monitoring.drift.verdict import Verdict, rows_needed
+from harness.monitoring.options import DriftOptions
+from harness.monitoring.statistics.difference import Difference
 from harness.statistics import false_discovery, holm
+from harness.wording import counted, listed
+
+SAME = "no drift: the data holds the same rows as the reference, so that this says nothing of new ones"
 
 
 @dataclass(frozen=True)
@@ -121,13 +124,24 @@ class DriftReport:
         return [one.feature for one in self.features if one.status == status]
 
     @property
+    def blindness(self) -> str:
+        """What the window has too few rows for, in words; empty where they suffice."""
+        if not self.current_n:
+            return "cannot tell: the window is empty"
+        if not self.blind:
+            return ""
+        names = list(dict.fromkeys(verdict.difference.feature for verdict in self.blind))
+        who = f"`{names[0]}`" if len(names) == 1 else f"{len(names)} of {len(self.features)} features"
+        return f"cannot tell about {who}: drift at the floor would be missed more often than seen; {rows_needed(self.blind)}"
+
+    @property
     def message(self) -> str:
         """All of it as one sentence."""
-        return wording.summary(self)
+        return _summary(self)
 
     def evidence(self) -> list[Evidence]:
         """Evidence on the window's size, then on each feature."""
-        blindness = wording.blindness(self)
+        blindness = self.blindness
         status = Status.WARN if blindness else Status.OK
         size = Evidence(
             name="window_size",
@@ -159,47 +173,29 @@ class DriftReport:
 
 def judge_differences(
     differences: Sequence[Difference],
+    options: DriftOptions,
     *,
     reference_n: int,
     current_n: int,
-    alpha: float = 0.05,
-    min_power: float = 0.5,
     same: Collection[str] = (),
 ) -> DriftReport:
     """The verdict on differences of two samples, each in the light of the others.
 
     Args:
         differences: What was measured.
+        options: The allowed error, and the power that is asked for.
         reference_n: Rows of the reference.
         current_n: Rows of the window.
-        alpha: The probability of a failure without drift, at most.
-        min_power: How likely a drift at its floor must be seen for a feature's test to count as able to see it; 0 asks for nothing.
         same: Features whose values are the reference's own, so that nothing is left to chance.
-
-    Raises:
-        ValueError: ``alpha`` or ``min_power`` is no probability that can be asked for.
     """
-    check_probabilities(alpha, min_power)
     p_values = [one.p for one in differences if one.is_tested]
     corrected = zip(holm(p_values), false_discovery(p_values), strict=True)
     by_feature: dict[str, list[Verdict]] = {}
     for one in differences:
         p_adjusted, q = next(corrected) if one.is_tested else (1.0, 1.0)
-        verdict = Verdict(one, p_adjusted, q, alpha, len(p_values), min_power, one.feature in same)
+        verdict = Verdict(one, p_adjusted, q, options.alpha, len(p_values), options.min_power, one.feature in same)
         by_feature.setdefault(one.feature, []).append(verdict)
-    return DriftReport(reference_n, current_n, alpha, _ranked(by_feature), len(p_values), same=frozenset(same))
-
-
-def check_probabilities(alpha: float, min_power: float) -> None:
-    """Refuses an error that cannot be kept and a power that cannot be had.
-
-    Raises:
-        ValueError: One of them is out of its range.
-    """
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha must be above 0 and below 1, got {alpha}")
-    if not 0 <= min_power < 1:
-        raise ValueError(f"min_power must be 0 or more and below 1, got {min_power}")
+    return DriftReport(reference_n, current_n, options.alpha, _ranked(by_feature), len(p_values), same=frozenset(same))
 
 
 def _ranked(by_feature: dict[str, list[Verdict]]) -> tuple[FeatureDrift, ...]:
@@ -211,3 +207,24 @@ def _ranked(by_feature: dict[str, list[Verdict]]) -> tuple[FeatureDrift, ...]:
         for name, verdicts in by_feature.items()
     ]
     return tuple(sorted(features, key=lambda one: -one.contribution))
+
+
+def _summary(report: DriftReport) -> str:
+    """All verdicts as one sentence, and what the window cannot tell."""
+    found = [text for text in (_failed(report), _warned(report), report.blindness) if text] or [
+        SAME if report.same else "no drift seen"
+    ]
+    if report.not_compared:
+        found.append(f"not compared: {listed(list(report.not_compared))}, which the window lacks")
+    sizes = f"{counted(report.current_n, 'row')} against {report.reference_n:,}, {counted(report.tests, 'test')}"
+    return f"{'; '.join(found)} ({sizes})"
+
+
+def _failed(report: DriftReport) -> str:
+    names = report.names("fail")
+    return f"{listed(names)} drifted" if names else ""
+
+
+def _warned(report: DriftReport) -> str:
+    names = report.names("warn")
+    return f"{listed(names)} changed, which may not matter" if names else ""

@@ -1,15 +1,37 @@
-"""The verdict on one difference, corrected for all that were tested with it."""
+"""The verdict on one difference, corrected for all that were tested with it, and what it says in words."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 from harness.evidence import Status
-from harness.monitoring.drift import wording
-from harness.monitoring.drift.difference import Difference
-from harness.monitoring.drift.effect import GOOD_POWER
-from harness.monitoring.drift.finding import Finding
+from harness.monitoring.statistics.difference import GOOD_POWER, Difference
+from harness.wording import figure, p_value
+
+
+class Finding(str, Enum):
+    """What a difference comes to."""
+
+    DRIFTED = "drifted"
+    """Both keys: significant, and large enough to matter."""
+    CHANGED = "changed"
+    """Significant alone."""
+    UNPROVEN = "unproven"
+    """Large alone, among enough rows."""
+    CANNOT_TELL = "cannot tell"
+    """Not significant among so few rows that a drift at the floor would more likely be missed than seen."""
+    UNCHANGED = "unchanged"
+    """Neither."""
+
+    @property
+    def status(self) -> Status:
+        """What the finding means for the gate. That rows are too few is a fact about the whole window, and warned of once for all of it."""
+        if self is Finding.DRIFTED:
+            return Status.FAIL
+        return Status.WARN if self in (Finding.CHANGED, Finding.UNPROVEN) else Status.OK
 
 
 @dataclass(frozen=True)
@@ -88,7 +110,7 @@ class Verdict:
     @property
     def message(self) -> str:
         """One sentence."""
-        return wording.sentence(self)
+        return _sentence(self)
 
     @property
     def _level(self) -> float:
@@ -115,3 +137,72 @@ class Verdict:
             "where": difference.where,
             "untested": difference.untested,
         }
+
+
+def _sentence(verdict: Verdict) -> str:
+    """A verdict as one sentence.
+
+    ```text
+    `age` has drifted: KS D = 0.23 (95% interval 0.17 to 0.29, floor 0.1), p < 0.0001 adjusted for 20 tests; n = 1,000 against 50,000, where
+    KS D ≥ 0.072 is detectable with power 0.8; the share below 3.2 went from 40% to 55%
+    ```
+    """
+    difference = verdict.difference
+    if verdict.is_same:
+        return f"{_subject(verdict)}: no drift: the values are the reference's own; {_counts(verdict)}"
+    if not difference.is_tested:
+        opening = _opening(verdict) if difference.is_alike else f"{_subject(verdict)}: cannot tell"
+        return f"{opening}: {difference.untested}; {_counts(verdict)}"
+    where = difference.where if verdict.is_notable else ""
+    parts = [f"{_opening(verdict)}: {_effect(verdict)}, {_p_value(verdict)}", _sizes(verdict), where]
+    return "; ".join(part for part in parts if part)
+
+
+def _subject(verdict: Verdict) -> str:
+    """``age``, or ``missing values of `age```."""
+    difference = verdict.difference
+    name = f"`{difference.feature}`"
+    return name if difference.aspect == "values" else f"{difference.aspect} of {name}"
+
+
+def _opening(verdict: Verdict) -> str:
+    about = _subject(verdict)
+    have = "has" if verdict.difference.aspect == "values" else "have"
+    return {
+        Finding.DRIFTED: f"{about} {have} drifted",
+        Finding.CHANGED: f"{about} {have} changed, by less than matters",
+        Finding.UNPROVEN: f"{about} may have drifted, or it is chance",
+        Finding.CANNOT_TELL: f"{about}: cannot tell, {rows_needed([verdict])}",
+        Finding.UNCHANGED: f"no drift seen in {about}",
+    }[verdict.finding]
+
+
+def rows_needed(verdicts: Sequence[Verdict]) -> str:
+    """``needs n ≥ 662``, so many rows that drift at the floor is seen in 80% of such windows, for all of the verdicts."""
+    needed = [verdict.needed for verdict in verdicts if verdict.needed is not None]
+    if not needed:
+        return "needs a larger reference"
+    rest = "" if len(needed) == len(verdicts) else ", and for some a larger reference"
+    return f"needs n ≥ {max(needed):,}{rest}"
+
+
+def _effect(verdict: Verdict) -> str:
+    effect = verdict.difference.effect
+    return f"{effect.name} = {figure(effect.value)} (95% interval {figure(effect.low)} to {figure(effect.high)}, floor {effect.floor:g})"
+
+
+def _p_value(verdict: Verdict) -> str:
+    adjusted = f" adjusted for {verdict.tests} tests" if verdict.tests > 1 else ""
+    return f"{p_value(verdict.p_adjusted)}{adjusted}"
+
+
+def _sizes(verdict: Verdict) -> str:
+    least = verdict.detectable
+    what = "no drift" if least is None else f"{verdict.difference.effect.name} ≥ {figure(least, 2)}"
+    return f"{_counts(verdict)}, where {what} is detectable with power {GOOD_POWER:g}"
+
+
+def _counts(verdict: Verdict) -> str:
+    difference = verdict.difference
+    of_rows = " values, several a row" if difference.resolution.per_row > 1 else ""
+    return f"n = {difference.current_n:,} against {difference.reference_n:,}{of_rows}"

@@ -1,9 +1,9 @@
 """Profiles: counts kept of data, instead of the data."""
 
 from harness.monitoring.errors import ProfileError, ProfileMismatchError, ProfileVersionError
+from harness.monitoring.features.counts import CategoricalCounts, Clusters, NumericCounts, Projection, VectorCounts
 from harness.monitoring.profiles.compute import compute_dataset_profile, count_window, profile_columns
-from harness.monitoring.profiles.features import CategoricalCounts, Clusters, NumericCounts, Profile, Projection, VectorCounts
-from harness.monitoring.profiles.storage import load_profile, log_profile_to_db
+from harness.monitoring.profiles.profile import Profile, load_profile, log_profile_to_db
 
 __all__ = [
     "CategoricalCounts",

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import did_you_mean
 from harness.monitoring.errors import ProfileError, ProfileMismatchError
-from harness.monitoring.profiles.columns import Column
-from harness.monitoring.profiles.counting import FeatureCounter, counter_of
-from harness.monitoring.profiles.features import SHARED_META, Feature, Kind, Profile, is_optional
+from harness.monitoring.features.counts import FeatureCounts
+from harness.monitoring.features.feature_kind import FeatureCounter, Survey
+from harness.monitoring.features.kinds import Column, kind_of
+from harness.monitoring.features.values import Block, Values
+from harness.monitoring.profiles.profile import SHARED_META, Profile, is_optional
 from harness.monitoring.profiles.sources import Options, Replay, Source, source_of
-from harness.monitoring.profiles.survey import Survey, survey_of
-from harness.monitoring.profiles.values import Block, Values
 
 if TYPE_CHECKING:
     from torch import nn
@@ -138,11 +138,11 @@ def _reference(source: Source, bins: int) -> Profile:
     return Profile.of(rows, features, {**source.meta, "created": created})
 
 
-def _scales(blocks: Iterable[Block], bins: int) -> dict[str, Feature]:
+def _scales(blocks: Iterable[Block], bins: int) -> dict[str, FeatureCounts]:
     surveys: dict[str, Survey] = {}
     rows = 0
     for block in blocks:
-        surveys = surveys or {name: survey_of(values) for name, values in block.values.items()}
+        surveys = surveys or {name: kind_of(values).survey() for name, values in block.values.items()}
         rows += block.rows
         for name, survey in surveys.items():
             survey.add(_values(block, name, rows))
@@ -163,13 +163,13 @@ def _window(source: Source, reference: Profile) -> Profile:
     return replace(reference.only(features), n=rows, features=features)
 
 
-def _counted(blocks: Iterator[Block], scales: Mapping[str, Feature]) -> tuple[int, dict[str, Feature]]:
+def _counted(blocks: Iterator[Block], scales: Mapping[str, FeatureCounts]) -> tuple[int, dict[str, FeatureCounts]]:
     """Rows, and the counts of every feature that they have."""
     counters: dict[str, FeatureCounter] | None = None
     rows = 0
     for block in blocks:
         if counters is None:
-            counters = {name: counter_of(scales[name]) for name in _present(scales, block)}
+            counters = {name: kind_of(scales[name]).counter(scales[name]) for name in _present(scales, block)}
         rows += block.rows
         for name, counter in counters.items():
             counter.add(_values(block, name, rows))
@@ -184,7 +184,7 @@ def _values(block: Block, name: str, rows: int) -> Values:
     return block.counted(name)
 
 
-def _present(scales: Mapping[str, Feature], block: Block) -> list[str]:
+def _present(scales: Mapping[str, FeatureCounts], block: Block) -> list[str]:
     """The features that rows have; they may lack labels and outputs, and nothing else.
 
     Raises:
@@ -197,5 +197,5 @@ def _present(scales: Mapping[str, Feature], block: Block) -> list[str]:
     return [name for name in scales if name in block.values]
 
 
-def _kinds(scales: Mapping[str, Feature]) -> dict[str, Kind]:
+def _kinds(scales: Mapping[str, FeatureCounts]) -> dict[str, str]:
     return {name: scale.kind for name, scale in scales.items()}

@@ -1,9 +1,12 @@
-"""What is measured of a model's outputs."""
+"""What is measured of a model's outputs: what it predicts, how sure it is, its embedding, and with labels how well it does."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,17 +15,19 @@ from torch import Tensor, nn
 
 from harness.adapters import Adapter, make_adapter
 from harness.batches import Batch, to_device
+from harness.compat import tree_leaves
 from harness.data.columns import Classes
 from harness.data.loader import collate
 from harness.data.record import Example
-from harness.evaluation.answers import widened
-from harness.monitoring.profiles.embedding import EmbeddingPlace, catching, find_embedding, one_a_row
-from harness.monitoring.profiles.levels import name_of_id
-from harness.monitoring.profiles.scores import score_values
-from harness.monitoring.profiles.values import Ids, Numbers, Values, Vectors
+from harness.evaluation.answers import answers_of, widened
+from harness.evaluation.losses import Losses
+from harness.evaluation.scores import row_scores
+from harness.evaluation.targets import check_logits, targets_of
+from harness.monitoring.features.levels import name_of_id
+from harness.monitoring.features.values import Ids, Numbers, Values, Vectors
 from harness.properties.calling import blaming, mode
 from harness.properties.subject import floating_dtype
-from harness.properties.tracing import recording
+from harness.properties.tracing import Call, fields_of, path_of, recording
 from harness.runtime import seeded, threads_for
 from harness.tasks import TaskSpec
 
@@ -153,3 +158,107 @@ def _real(task: TaskSpec, batch: Batch, examples: Sequence[Example]) -> Tensor |
 
 def _array(tensor: Tensor) -> np.ndarray:
     return np.ascontiguousarray(tensor.cpu().numpy())
+
+
+def score_values(task: TaskSpec, adapter: Adapter, logits: Tensor, batch: Batch) -> Mapping[str, Values]:
+    """The loss of each row, and how right its answer is; nothing without labels.
+
+    A change of what is right, such as labels of another meaning, shows in these and in no input.
+
+    Args:
+        task: What the logits mean.
+        adapter: Whose loss it is.
+        logits: What the model said.
+        batch: The rows, on the logits' device.
+
+    Raises:
+        DataError: A label is out of range.
+        OutputError: The logits have another shape than the task promises.
+    """
+    if "labels" not in batch:
+        return {}
+    targets = targets_of(task, batch, lambda row: f"row {row + 1} of a batch")
+    check_logits(task, logits, targets)
+    answers = answers_of(task, logits, targets)
+    losses = Losses(adapter, task).add(answers, logits, batch)
+    found = row_scores(task, answers, losses)
+    return {f"score.{name}": Numbers(np.ascontiguousarray(values.double().numpy())) for name, values in found.items()}
+
+
+@dataclass(frozen=True)
+class EmbeddingPlace:
+    """A module, and which end of it the embedding is at.
+
+    Attributes:
+        module: Its name; empty for the model itself.
+        is_input: Whether the embedding is the module's input, as of a linear head; else its output.
+    """
+
+    module: str
+    is_input: bool
+
+
+def find_embedding(model: nn.Module, calls: list[Call], classes: int) -> EmbeddingPlace | None:
+    """The input of the last linear layer or convolution that gives as many numbers as there are logits, or else the last output.
+
+    Args:
+        model: The model.
+        calls: A recording of one call of it.
+        classes: Size of the last axis of the logits.
+    """
+    leaves = [call for call in calls if call.outputs and call.inputs and not any(_module(model, call).children())]
+    for call in reversed(leaves):
+        if _is_head(_module(model, call), classes) and call.inputs[0].is_floating_point():
+            return EmbeddingPlace(_name(call), is_input=True)
+    last = next((call for call in reversed(leaves) if call.outputs[0].is_floating_point()), None)
+    return None if last is None else EmbeddingPlace(_name(last), is_input=False)
+
+
+@contextmanager
+def catching(model: nn.Module, place: EmbeddingPlace) -> Iterator[list[Tensor]]:
+    """Keeps what passes the place while the model is called."""
+    caught: list[Tensor] = []
+
+    def catch(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        tree = (args, kwargs) if place.is_input else fields_of(output)
+        caught.extend(leaf.detach() for leaf in tree_leaves(tree)[:1] if isinstance(leaf, Tensor))
+
+    handle = model.get_submodule(place.module).register_forward_hook(catch, with_kwargs=True)
+    try:
+        yield caught
+    finally:
+        handle.remove()
+
+
+def one_a_row(embedding: Tensor, rows: int, real: Tensor | None) -> Tensor | None:
+    """An embedding as one vector a row, float64 ``[B, D]``; the mean over positions or pixels. ``None`` where the rows cannot be told.
+
+    Args:
+        embedding: ``[B, D]``, ``[B, S, D]``, ``[B * S, D]`` or ``[B, D, H, W]``.
+        rows: B.
+        real: Which positions count, bool ``[B, S]``, for models with a logit a position.
+    """
+    found = embedding.double()
+    if found.ndim == 2 and len(found) != rows and rows and len(found) % rows == 0:
+        found = found.unflatten(0, (rows, -1))
+    if found.ndim < 2 or len(found) != rows:
+        return None
+    if found.ndim == 4:
+        return found.mean(dim=(2, 3))
+    if found.ndim == 3 and real is not None and found.shape[1] == real.shape[1]:
+        weights = real.to(found)
+        return torch.einsum("bsd,bs->bd", found, weights) / weights.sum(dim=1, keepdim=True)
+    return found.flatten(1, -2).mean(dim=1) if found.ndim > 2 else found
+
+
+def _module(model: nn.Module, call: Call) -> nn.Module:
+    return model.get_submodule(_name(call))
+
+
+def _name(call: Call) -> str:
+    return "" if call.module == path_of("") else call.module
+
+
+def _is_head(module: nn.Module, classes: int) -> bool:
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, Tensor) and weight.ndim >= 2 and weight.shape[0] == classes and not isinstance(module, nn.Embedding)

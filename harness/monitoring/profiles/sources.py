@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from harness.monitoring.errors import ProfileError
-from harness.monitoring.profiles.features import Kind
+from harness.monitoring.features.values import Block
 from harness.monitoring.profiles.tables import META, table_blocks
-from harness.monitoring.profiles.values import Block
 
 if TYPE_CHECKING:
     from torch import nn
@@ -61,7 +60,7 @@ class Source:
     """
 
     meta: Mapping[str, Any]
-    blocks: Callable[[Mapping[str, Kind] | None], Iterator[Block]]
+    blocks: Callable[[Mapping[str, str] | None], Iterator[Block]]
     again: bool = True
 
 
@@ -107,7 +106,7 @@ class Replay:
             self._hold(block)
             yield block
 
-    def second(self, kinds: Mapping[str, Kind]) -> Iterator[Block]:
+    def second(self, kinds: Mapping[str, str]) -> Iterator[Block]:
         """The blocks once more.
 
         Raises:
@@ -136,7 +135,7 @@ def _is_config(data: Any) -> TypeGuard[EvalConfig]:
 
 
 def _is_table(data: Any) -> bool:
-    from harness.monitoring.profiles.arrow import is_arrow
+    from harness.monitoring.profiles.tables import is_arrow
 
     return isinstance(data, Mapping) or hasattr(data, "columns") or is_arrow(data)
 

@@ -12,13 +12,12 @@ import numpy as np
 
 from harness.errors import did_you_mean
 from harness.monitoring.errors import ProfileError
-from harness.monitoring.profiles.arrow import arrow_batches, is_arrow
-from harness.monitoring.profiles.columns import Column, block_of, kinds_of
-from harness.monitoring.profiles.features import Kind
-from harness.monitoring.profiles.values import Block
+from harness.monitoring.features.kinds import Column, block_of, kinds_of
+from harness.monitoring.features.values import Block
 
 if TYPE_CHECKING:
     from harness.data.record import Reader
+
 
 Columns = Mapping[str, Column]
 
@@ -28,7 +27,7 @@ META = {"modality": "tabular", "task_type": None, "vocab_size": None, "tokenizer
 """What windows of tables share."""
 
 
-def table_blocks(data: Any, kinds: Mapping[str, Kind] | None, categorical: Iterable[str] = ()) -> Iterator[Block]:
+def table_blocks(data: Any, kinds: Mapping[str, str] | None, categorical: Iterable[str] = ()) -> Iterator[Block]:
     """The rows of a table.
 
     Args:
@@ -85,7 +84,7 @@ def _parts(columns: Columns) -> Iterator[Columns]:
         yield {name: array[start : start + ROWS_AT_ONCE] for name, array in arrays.items()}
 
 
-def _chosen(first: Columns, categorical: list[str]) -> dict[str, Kind]:
+def _chosen(first: Columns, categorical: list[str]) -> dict[str, str]:
     unknown = next((name for name in categorical if name not in first), None)
     if unknown is not None:
         raise ProfileError(f"`categorical`: no column {unknown!r}.{did_you_mean(unknown, first)}")
@@ -105,3 +104,30 @@ def _parsed(column: Column) -> Column:
         with suppress(ValueError, OverflowError):
             return np.array(texts, kind)
     return column
+
+
+ROWS_AT_ONCE = 1 << 16
+
+
+def is_arrow(data: Any) -> bool:
+    """Whether something is a table, a batch, a reader or a dataset of Arrow."""
+    return type(data).__module__.partition(".")[0] == "pyarrow"
+
+
+def arrow_batches(data: Any) -> Iterator[dict[str, Column]]:
+    """The columns of Arrow data, some rows at a time.
+
+    Args:
+        data: A ``RecordBatch``, a ``Table``, a ``RecordBatchReader`` (which can be read once) or a ``pyarrow.dataset.Dataset``.
+    """
+    from harness.data.readers.arrow import arrow_columns
+
+    for batch in _batches(data):
+        for start in range(0, batch.num_rows, ROWS_AT_ONCE):
+            yield arrow_columns(batch.slice(start, ROWS_AT_ONCE))
+
+
+def _batches(data: Any) -> Iterable[Any]:
+    if hasattr(data, "to_batches"):
+        return data.to_batches()
+    return data if hasattr(data, "read_next_batch") else [data]

@@ -4,9 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+class Values(Protocol):
+    """Values of one feature.
+
+    Attributes:
+        kind: Its kind of feature.
+    """
+
+    kind: ClassVar[str]
+
+    @property
+    def nbytes(self) -> int:
+        """Memory taken, about."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -18,6 +34,8 @@ class Numbers:
     """
 
     values: NDArray[np.float64]
+
+    kind: ClassVar[str] = "numeric"
 
     @property
     def nbytes(self) -> int:
@@ -36,6 +54,8 @@ class Levels:
 
     counts: Mapping[str, int]
     missing: int = 0
+
+    kind: ClassVar[str] = "categorical"
 
     @property
     def nbytes(self) -> int:
@@ -59,6 +79,8 @@ class Ids:
     rows: NDArray[np.int64] | None = None
     names: tuple[str, ...] = ()
 
+    kind: ClassVar[str] = "categorical"
+
     @property
     def nbytes(self) -> int:
         """Memory taken."""
@@ -75,6 +97,8 @@ class Vectors:
 
     values: NDArray[np.floating]
 
+    kind: ClassVar[str] = "vector"
+
     @property
     def nbytes(self) -> int:
         """Memory taken."""
@@ -83,8 +107,6 @@ class Vectors:
 
 SCORES = "score."
 """What the names of features begin with that need a label."""
-
-Values = Numbers | Levels | Ids | Vectors
 
 
 @dataclass(frozen=True)
@@ -114,3 +136,13 @@ class Block:
     def nbytes(self) -> int:
         """Memory taken, about."""
         return sum(values.nbytes for values in self.values.values())
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value is None, NaN, NaT, or a library's own word for it, none of which equals itself."""
+    if value is None:
+        return True
+    try:
+        return not bool(value == value)
+    except (TypeError, ValueError):  # a comparison with a missing value may itself be neither true nor false
+        return True

@@ -1,39 +1,69 @@
-"""A profile: what is kept of data, instead of the data.
+"""What is kept of a feature: counts on a scale that is fixed by the reference.
 
-Every number is a count, or a sum of whole numbers, so that the profiles of any split of the rows add up to the profile of the whole
-exactly. What the counts are of (edges, levels, directions: a feature's *scale*) is fixed by a reference and shared by all windows
-compared with it; ``edges_id`` is a hash of it.
+Every number is a count, or a sum of whole numbers, so that the counts of any split of the rows add up to those of the whole exactly. What
+the counts are of (edges, levels, directions: a feature's *scale*) is chosen on a reference and shared by all windows compared with it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.files import json_hash
-from harness.monitoring.errors import ProfileMismatchError
-
-VERSION = 1
-"""Of the format, and of everything a count depends on: edges, hashes, projections."""
-
-SHARED_META = ("modality", "task_type", "vocab_size", "tokenizer")
-"""What windows must have in common with their reference, beside the scales."""
+from harness.monitoring.errors import ProfileError
 
 
-Kind = Literal["numeric", "categorical", "vector"]
+class FeatureCounts(ABC):
+    """What is kept of one feature of a profile.
 
+    Attributes:
+        kind: The name of its kind in ``harness.monitoring.features.kinds``.
+    """
 
-def is_optional(name: str) -> bool:
-    """Whether windows may lack a feature: labels come late or never, and outputs need the model."""
-    return name == "label" or name.startswith(("label.", "output.", "score."))
+    kind: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def n(self) -> int:
+        """How many values there are, missing ones included."""
+
+    @property
+    @abstractmethod
+    def missing(self) -> int:
+        """How many of them are missing."""
+
+    @abstractmethod
+    def emptied(self) -> Any:
+        """The same scale, with nothing counted."""
+
+    @abstractmethod
+    def merge(self, other: Any) -> Any:
+        """The counts of both, on the same scale."""
+
+    @abstractmethod
+    def scale(self) -> list[Any]:
+        """What the counts are of, ready for JSON."""
+
+    @abstractmethod
+    def to_json(self) -> dict[str, Any]:
+        """The counts and their scale as JSON-ready values."""
+
+    @classmethod
+    @abstractmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Any:
+        """The inverse of ``to_json``.
+
+        Raises:
+            ProfileError: The counts do not fit their scale.
+        """
 
 
 @dataclass(frozen=True, eq=False)
-class NumericCounts:
+class NumericCounts(FeatureCounts):
     """Values of a numeric feature, counted between fixed edges.
 
     Bin ``i`` holds ``edges[i - 1] <= x < edges[i]``; the first is open below and the last above. A value that makes up more than one
@@ -53,7 +83,7 @@ class NumericCounts:
     positive_inf: int = 0
     negative_inf: int = 0
 
-    kind: ClassVar[Kind] = "numeric"
+    kind: ClassVar[str] = "numeric"
 
     @property
     def finite(self) -> int:
@@ -87,6 +117,28 @@ class NumericCounts:
     def scale(self) -> list[Any]:
         """What the counts are of, ready for JSON."""
         return ["numeric", self.edges.tolist()]
+
+    def to_json(self) -> dict[str, Any]:
+        """The counts and their edges as JSON-ready values."""
+        return {
+            "edges": self.edges.tolist(),
+            "counts": self.counts.tolist(),
+            "nan": self.nan,
+            "positive_inf": self.positive_inf,
+            "negative_inf": self.negative_inf,
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> NumericCounts:
+        """The inverse of ``to_json``.
+
+        Raises:
+            ProfileError: There is not one count more than edges.
+        """
+        edges, counts = np.array(values["edges"], np.float64), np.array(values["counts"], np.int64)
+        if len(counts) != len(edges) + 1:
+            raise ProfileError(f"the profile is damaged: {len(counts)} counts between {len(edges)} edges")
+        return cls(edges, counts, *(int(values[name]) for name in ("nan", "positive_inf", "negative_inf")))
 
 
 @dataclass(frozen=True)
@@ -123,7 +175,7 @@ class Clusters:
 
 
 @dataclass(frozen=True, eq=False)
-class CategoricalCounts:
+class CategoricalCounts(FeatureCounts):
     """Values of a categorical feature, by level and by bucket.
 
     ``levels`` were chosen because the reference has many of them, so its own counts there are high by that choice, and its
@@ -154,12 +206,17 @@ class CategoricalCounts:
     once: int | None = None
     clusters: Clusters | None = None
 
-    kind: ClassVar[Kind] = "categorical"
+    kind: ClassVar[str] = "categorical"
+
+    @property
+    def present(self) -> int:
+        """How many values are not missing."""
+        return int(self.counts.sum()) + self.rest + self.unseen
 
     @property
     def n(self) -> int:
         """How many values there are."""
-        return int(self.counts.sum()) + self.rest + self.unseen + self.missing
+        return self.present + self.missing
 
     def emptied(self) -> CategoricalCounts:
         """The same scale, with nothing counted."""
@@ -191,6 +248,37 @@ class CategoricalCounts:
         known = None if self.known is None else self.known.hex()
         return ["categorical", list(self.levels), len(self.buckets), known, self.once, self.clusters is not None]
 
+    def to_json(self) -> dict[str, Any]:
+        """The counts and their levels as JSON-ready values."""
+        clusters = self.clusters
+        return {
+            "levels": list(self.levels),
+            "counts": self.counts.tolist(),
+            "rest": self.rest,
+            "unseen": self.unseen,
+            "missing": self.missing,
+            "buckets": self.buckets.tolist(),
+            "known": self.known and self.known.hex(),
+            "once": self.once,
+            "clusters": clusters and [clusters.rows, clusters.lengths, list(clusters.squares), list(clusters.products)],
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> CategoricalCounts:
+        """The inverse of ``to_json``."""
+        clusters = values["clusters"]
+        return cls(
+            levels=tuple(values["levels"]),
+            counts=np.array(values["counts"], np.int64),
+            rest=int(values["rest"]),
+            unseen=int(values["unseen"]),
+            missing=int(values["missing"]),
+            buckets=np.array(values["buckets"], np.int64),
+            known=None if values["known"] is None else bytes.fromhex(values["known"]),
+            once=values["once"],
+            clusters=None if clusters is None else Clusters(clusters[0], clusters[1], tuple(clusters[2]), tuple(clusters[3])),
+        )
+
 
 @dataclass(frozen=True)
 class Projection:
@@ -208,24 +296,29 @@ class Projection:
 
 
 @dataclass(frozen=True, eq=False)
-class VectorCounts:
+class VectorCounts(FeatureCounts):
     """Vectors, such as embeddings, along a few fixed random directions.
 
     Attributes:
         directions: A vector's coordinate along each direction, counted on the reference's quantiles.
-        n: Vectors.
+        vectors: How many there are.
         projection: Which directions.
         sums: Sum of the coordinates by direction, in units of ``2 ** -exponent``; of vectors that are finite.
         squares: Sum of their squares, in squares of that unit.
     """
 
     directions: tuple[NumericCounts, ...]
-    n: int
+    vectors: int
     projection: Projection = Projection()
     sums: tuple[int, ...] = ()
     squares: tuple[int, ...] = ()
 
-    kind: ClassVar[Kind] = "vector"
+    kind: ClassVar[str] = "vector"
+
+    @property
+    def n(self) -> int:
+        """How many vectors there are."""
+        return self.vectors
 
     @property
     def missing(self) -> int:
@@ -235,14 +328,14 @@ class VectorCounts:
     def emptied(self) -> VectorCounts:
         """The same scale, with nothing counted."""
         nothing = (0,) * len(self.directions)
-        return replace(self, directions=tuple(one.emptied() for one in self.directions), n=0, sums=nothing, squares=nothing)
+        return replace(self, directions=tuple(one.emptied() for one in self.directions), vectors=0, sums=nothing, squares=nothing)
 
     def merge(self, other: VectorCounts) -> VectorCounts:
         """The counts and sums of both, along the same directions."""
         return replace(
             self,
             directions=tuple(a.merge(b) for a, b in zip(self.directions, other.directions, strict=True)),
-            n=self.n + other.n,
+            vectors=self.vectors + other.vectors,
             sums=tuple(a + b for a, b in zip(self.sums, other.sums, strict=True)),
             squares=tuple(a + b for a, b in zip(self.squares, other.squares, strict=True)),
         )
@@ -252,122 +345,19 @@ class VectorCounts:
         projection = [self.projection.width, self.projection.exponent, self.projection.seed]
         return ["vector", projection, [direction.scale() for direction in self.directions]]
 
-
-Feature = NumericCounts | CategoricalCounts | VectorCounts
-
-
-@dataclass(frozen=True, eq=False)
-class Profile:
-    """What is kept of a dataset, or of a window of one.
-
-    Attributes:
-        version: Of the format.
-        n: Rows.
-        features: By name.
-        meta: Task type, modality, vocabulary size, the tokenizer's fingerprint, when the reference was made; ready for JSON.
-        edges_id: A hash of everything that a window must share to be compared.
-    """
-
-    version: int
-    n: int
-    features: Mapping[str, Feature]
-    meta: Mapping[str, Any]
-    edges_id: str
-
-    @staticmethod
-    def of(n: int, features: Mapping[str, Feature], meta: Mapping[str, Any]) -> Profile:
-        """A profile of this version, with its ``edges_id``."""
-        return Profile(VERSION, n, features, meta, edges_id(features, meta))
-
-    def only(self, names: Iterable[str]) -> Profile:
-        """The profile of some of the features: those that a window without labels or outputs has, for instance."""
-        wanted = set(names)
-        if wanted >= self.features.keys():
-            return self
-        return Profile.of(self.n, {name: self.features[name] for name in self.features if name in wanted}, self.meta)
-
-    def emptied(self) -> Profile:
-        """The profile of no rows, on the same scales."""
-        return replace(self, n=0, features={name: feature.emptied() for name, feature in self.features.items()})
-
-    def merge(self, other: Profile) -> Profile:
-        """The profile of the rows of both.
-
-        Raises:
-            ProfileMismatchError: They were counted on different scales.
-        """
-        check_same_scale(self, other)
-        merged = {name: _merged(feature, other.features[name]) for name, feature in self.features.items()}
-        return replace(self, n=self.n + other.n, features=merged)
-
     def to_json(self) -> dict[str, Any]:
-        """The profile as JSON values."""
-        from harness.monitoring.profiles.documents import to_document
+        """The counts and their directions as JSON-ready values."""
+        return {
+            "n": self.vectors,
+            "projection": [self.projection.width, self.projection.exponent, self.projection.seed],
+            "directions": [direction.to_json() for direction in self.directions],
+            "sums": list(self.sums),
+            "squares": list(self.squares),
+        }
 
-        return to_document(self)
-
-    @staticmethod
-    def from_json(document: Any) -> Profile:
-        """The profile of JSON values, or of their text.
-
-        Raises:
-            ProfileError: They are no profile.
-            ProfileVersionError: A newer version wrote them.
-        """
-        from harness.monitoring.profiles.documents import from_document
-
-        return from_document(document)
-
-    def to_bytes(self) -> bytes:
-        """The profile in at most about 2 KB a feature."""
-        from harness.monitoring.profiles.packing import pack
-
-        return pack(self)
-
-    @staticmethod
-    def from_bytes(content: bytes) -> Profile:
-        """The profile of bytes.
-
-        Raises:
-            ProfileError: They are no profile, or not all of one.
-            ProfileVersionError: A newer version wrote them.
-        """
-        from harness.monitoring.profiles.packing import unpack
-
-        return unpack(content)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Profile) and self.to_json() == other.to_json()
-
-    def __hash__(self) -> int:
-        return hash((self.edges_id, self.n))
-
-
-def edges_id(features: Mapping[str, Feature], meta: Mapping[str, Any]) -> str:
-    """A hash of the scales of all features, and of what else windows must share."""
-    shared = {key: meta.get(key) for key in SHARED_META}
-    scales = {name: features[name].scale() for name in sorted(features)}
-    return json_hash(VERSION, shared, scales)[:32]
-
-
-def check_same_scale(one: Profile, other: Profile) -> None:
-    """Refuses two profiles that cannot be compared or merged, and says why.
-
-    Raises:
-        ProfileMismatchError: They were counted on different scales.
-    """
-    if one.edges_id == other.edges_id:
-        return
-    for key in SHARED_META:
-        if one.meta.get(key) != other.meta.get(key):
-            raise ProfileMismatchError(f"the profiles do not fit: `{key}` is {one.meta.get(key)!r} and {other.meta.get(key)!r}")
-    odd = sorted(one.features.keys() ^ other.features.keys())
-    if odd:
-        raise ProfileMismatchError(f"the profiles do not fit: only one of them has {odd[0]!r}; see `Profile.only`")
-    raise ProfileMismatchError(
-        "the profiles do not fit: they were counted on the edges of different references; count both on the same"
-    )
-
-
-def _merged(one: Feature, other: Feature) -> Feature:
-    return one.merge(other)  # type: ignore[arg-type]  # the same scale means the same kind
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> VectorCounts:
+        """The inverse of ``to_json``."""
+        directions = tuple(map(NumericCounts.from_json, values["directions"]))
+        projection = Projection(*values["projection"])
+        return cls(directions, int(values["n"]), projection, tuple(values["sums"]), tuple(values["squares"]))

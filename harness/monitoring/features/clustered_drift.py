@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.monitoring.drift.categorical import where_in
-from harness.monitoring.drift.cells import MIN_EXPECTED, Cells
-from harness.monitoring.drift.chi_square import noncentrality_for
-from harness.monitoring.drift.contingency import cramers_v
-from harness.monitoring.drift.difference import ALIKE, TOO_FEW, Difference, nothing_to_compare
-from harness.monitoring.drift.effect import Effect, Resolution
-from harness.monitoring.drift.kolmogorov import ks_p_value
-from harness.monitoring.profiles.features import CategoricalCounts, Clusters
-from harness.monitoring.profiles.levels import bucket_of
+from harness.monitoring.features.category_drift import MIN_EXPECTED, Cells, where_in
+from harness.monitoring.features.counts import CategoricalCounts, Clusters
+from harness.monitoring.features.levels import bucket_of
+from harness.monitoring.options import DriftOptions
+from harness.monitoring.statistics.contingency import cramers_v, noncentrality_for
+from harness.monitoring.statistics.difference import ALIKE, TOO_FEW, Difference, Effect, Resolution, nothing_to_compare
+from harness.monitoring.statistics.kolmogorov import ks_p_value
 
 _FEWEST_ROWS = 10
 
 
-def compare_clusters(feature: str, reference: CategoricalCounts, current: CategoricalCounts, floor: float) -> Difference:
+def compare_clusters(
+    feature: str, reference: CategoricalCounts, current: CategoricalCounts, options: DriftOptions
+) -> Iterable[Difference]:
     """The difference of values that hang together by row.
 
     Each bucket of levels has its own design effect, by which the variance of its share exceeds that of independent values (Rao and Scott
@@ -33,8 +34,14 @@ def compare_clusters(feature: str, reference: CategoricalCounts, current: Catego
         feature: Name of the feature.
         reference: Its counts in the reference.
         current: Its counts in the window.
-        floor: The least Cramér's V that matters.
+        options: How they are compared.
+
+    Returns:
+        One difference; none of features with one value a row.
     """
+    if reference.clusters is None:
+        return []
+    floor = options.floors.cramers_v
     m, n = int(reference.buckets.sum()), int(current.buckets.sum())
     design, p_values = _tests(reference, current)
     filled = np.flatnonzero(reference.buckets + current.buckets)
@@ -42,9 +49,9 @@ def compare_clusters(feature: str, reference: CategoricalCounts, current: Catego
     resolution = Resolution(partial(_constant, tests=max(1, len(p_values))), m, n, design=design, per_row=max(per_row, 1.0))
     if not p_values:
         why = ALIKE if len(filled) == 1 else TOO_FEW
-        return nothing_to_compare(feature, "values", "chi-square by bucket", "Cramér's V", floor, resolution, why)
+        return [nothing_to_compare(feature, "values", "chi-square by bucket", "Cramér's V", floor, resolution, why)]
     bucket = min(p_values, key=lambda bucket: p_values[bucket])
-    return Difference(
+    found = Difference(
         feature=feature,
         aspect="values",
         test="chi-square by bucket",
@@ -53,6 +60,7 @@ def compare_clusters(feature: str, reference: CategoricalCounts, current: Catego
         resolution=resolution,
         where=_where(reference, current, bucket),
     )
+    return [found]
 
 
 def _tests(reference: CategoricalCounts, current: CategoricalCounts) -> tuple[float, dict[int, float]]:

@@ -1,15 +1,14 @@
 """Examples of drift: the rows of a window that are nearest to what has become more frequent.
 
-A profile is enough to tell them, as long as the window's rows are at hand. Rows of vectors are told by ``most_shifted`` of
-``harness.monitoring.drift.embeddings``.
+A profile is enough to tell them, as long as the window's rows are at hand.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypeGuard
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +16,9 @@ from numpy.typing import NDArray
 from harness.errors import did_you_mean
 from harness.monitoring.drift.report import DriftReport
 from harness.monitoring.errors import ProfileMismatchError
-from harness.monitoring.profiles.columns import Column, values_of
-from harness.monitoring.profiles.counting import counter_of
-from harness.monitoring.profiles.features import CategoricalCounts, Feature, NumericCounts, Profile, is_optional
-from harness.monitoring.profiles.values import Numbers
-
-Counts = NumericCounts | CategoricalCounts
+from harness.monitoring.features.counts import FeatureCounts
+from harness.monitoring.features.kinds import Column, kind_of
+from harness.monitoring.profiles.profile import Profile, is_optional
 
 _REASONS = 3
 
@@ -85,58 +81,27 @@ class _Frequency:
 
     Attributes:
         feature: Its name.
-        scale: Of its profile: what is a bin, or a level.
-        ratios: Logarithms of the ratio of shares, by cell: bins, then NaN, +inf and -inf; or levels, then others, unseen and missing.
-        known: The cell of each level met so far.
+        scale: Of its profile: what is a cell.
+        ratios: Logarithms of the ratio of shares, by cell.
     """
 
     feature: str
-    scale: Counts
+    scale: FeatureCounts
     ratios: NDArray[np.float64]
-    known: dict[Any, int] = field(default_factory=dict)
 
     def of(self, column: NDArray[Any]) -> NDArray[np.float64]:
         """The ratio of each value, ``[N]``."""
-        if isinstance(self.scale, NumericCounts):
-            return self.ratios[self._bins(self.scale, column)]
-        return self.ratios[[self._level(value) for value in column.tolist()]]
-
-    def _bins(self, scale: NumericCounts, column: NDArray[Any]) -> NDArray[np.intp]:
-        values = values_of(self.feature, column, "numeric")
-        assert isinstance(values, Numbers)
-        bins = np.searchsorted(scale.edges, values.values, side="right")
-        special = np.isnan(values.values), np.isposinf(values.values), np.isneginf(values.values)
-        return np.select(special, [len(scale.counts) + place for place in range(3)], bins)
-
-    def _level(self, value: Any) -> int:
-        key = value if value.__hash__ else str(value)
-        if key not in self.known:
-            counter = counter_of(self.scale)
-            single = np.empty(1, object)
-            single[0] = value
-            counter.add(values_of(self.feature, single, "categorical"))
-            counted = counter.result()
-            assert isinstance(counted, CategoricalCounts)
-            self.known[key] = int(_cells(counted).argmax())
-        return self.known[key]
+        return self.ratios[kind_of(self.scale).cells_of(self.scale, column)]
 
 
 def _frequencies(report: DriftReport, reference: Profile, current: Profile) -> Iterator[_Frequency]:
     """Of the features that are named and have one value a row."""
     for name in report.named:
-        before, now = reference.features.get(name), current.features.get(name)
-        if _has_one_value_a_row(before) and _has_one_value_a_row(now):
-            yield _Frequency(name, before, _ratios(_cells(before), _cells(now)))
-
-
-def _has_one_value_a_row(feature: Feature | None) -> TypeGuard[Counts]:
-    return isinstance(feature, NumericCounts) or (isinstance(feature, CategoricalCounts) and feature.clusters is None)
-
-
-def _cells(counts: Counts) -> NDArray[np.int64]:
-    if isinstance(counts, NumericCounts):
-        return np.array([*counts.counts, counts.nan, counts.positive_inf, counts.negative_inf], np.int64)
-    return np.array([*counts.counts, counts.rest, counts.unseen, counts.missing], np.int64)
+        if name in reference.features and name in current.features:
+            scale = reference.features[name]
+            before, now = (kind_of(scale).cells(side.features[name]) for side in (reference, current))
+            if before is not None and now is not None:
+                yield _Frequency(name, scale, _ratios(before, now))
 
 
 def _ratios(before: NDArray[np.int64], now: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -1,0 +1,273 @@
+"""Categories compared: frequent levels one by one, rare ones pooled, missing values, and levels that the reference never had.
+
+No rule about cells may look at the difference of the samples, only at what they hold together, or the test finds drift in its own choice.
+That is harder than it sounds: a profile's levels are those its reference has many of, so that the reference's counts are high by that very
+choice, and a level it never had is not among them at all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.monitoring.features.counts import CategoricalCounts
+from harness.monitoring.features.levels import bucket_of
+from harness.monitoring.options import DriftOptions
+from harness.monitoring.statistics.contingency import contingency_p_value, cramers_v, noncentrality_for
+from harness.monitoring.statistics.difference import ALIKE, Difference, Effect, Resolution, nothing_to_compare
+
+
+def compare_categories(
+    feature: str, reference: CategoricalCounts, current: CategoricalCounts, options: DriftOptions
+) -> Iterable[Difference]:
+    """The difference of the values that are not missing; none of features with several values a row, which ``compare_clusters`` compares."""
+    if reference.clusters is not None:
+        return []
+    return [compare_cells(feature, "values", cells_of(reference, current), options)]
+
+
+def compare_absent(
+    feature: str, reference: CategoricalCounts, current: CategoricalCounts, options: DriftOptions
+) -> Iterable[Difference]:
+    """The difference of the shares of missing values; none where neither sample has any."""
+    if reference.clusters is not None:
+        return []
+    before, now = (np.array([side.present, side.missing], np.int64) for side in (reference, current))
+    return compare_shares(feature, ("values that are there", "missing values"), before, now, options)
+
+
+def compare_shares(
+    feature: str, labels: tuple[str, ...], reference: Counts, current: Counts, options: DriftOptions
+) -> list[Difference]:
+    """The difference of a feature's missing values; none where neither sample has any.
+
+    Args:
+        feature: Name of the feature.
+        labels: What the values are, first those that are not missing, ``K``.
+        reference: How many of each the reference has, ``[K]``.
+        current: How many of each the window has, ``[K]``.
+        options: How they are compared.
+    """
+    cells = Cells(labels, reference, current)
+    if not cells.pooled[1:].any():
+        return []
+    return [compare_cells(feature, "missing values", cells.filled, options)]
+
+
+def compare_cells(feature: str, aspect: str, cells: Cells, options: DriftOptions) -> Difference:
+    """The difference of two samples in a table.
+
+    Args:
+        feature: Name of the feature.
+        aspect: What of it the table is of.
+        cells: The table, without empty cells.
+        options: How they are compared.
+    """
+    m, n = int(cells.reference.sum()), int(cells.current.sum())
+    df = max(len(cells.labels) - 1, 1)
+    resolution = Resolution(partial(chi_square_constant, df=df), m, n)
+    if not (m and n) or len(cells.labels) < 2:
+        return nothing_to_compare(feature, aspect, "chi-square", "Cramér's V", options.floors.cramers_v, resolution, ALIKE)
+    return Difference(
+        feature=feature,
+        aspect=aspect,
+        test="chi-square",
+        p=contingency_p_value(cells.reference, cells.current, options.draws),
+        effect=Effect("Cramér's V", *cramers_v(cells.reference, cells.current), options.floors.cramers_v),
+        resolution=resolution,
+        where=where_in(cells),
+    )
+
+
+def chi_square_constant(alpha: float, power: float, df: int) -> float:
+    """Cramér's V that the test finds, in units of ``sqrt(1/n + 1/m)``: V squared is the noncentrality over ``4 / (1/n + 1/m)``."""
+    return math.sqrt(noncentrality_for(power, alpha, df)) / 2
+
+
+def where_in(cells: Cells) -> str:
+    """``'cat' went from 12% to 31%``, of the named cell that makes most of the difference."""
+    p, q = cells.reference / cells.reference.sum(), cells.current / cells.current.sum()
+    parts = np.where([bool(label) for label in cells.labels], (p - q) ** 2 / (p + q), -1.0)
+    most = int(parts.argmax())
+    if parts[most] <= 0:
+        return ""
+    return f"{cells.labels[most]} went from {p[most]:.1%} to {q[most]:.1%}"
+
+
+Counts = NDArray[np.int64]
+
+MIN_EXPECTED = 5.0
+"""Values that a cell expects of either sample at least."""
+
+_MISJUDGED = 1e-4
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A table of two samples.
+
+    Attributes:
+        labels: What is in each cell, in words, ``K``; empty where that is too much to say.
+        reference: int64 ``[K]``.
+        current: int64 ``[K]``.
+    """
+
+    labels: tuple[str, ...]
+    reference: Counts
+    current: Counts
+
+    @property
+    def pooled(self) -> Counts:
+        """Of both samples."""
+        return self.reference + self.current
+
+    def grouped(self, groups: list[list[int]]) -> Cells:
+        """Cells put together; a group of several loses its names."""
+        places = np.array([place for group in groups for place in group], np.intp)
+        firsts = np.cumsum([0, *(len(group) for group in groups[:-1])])
+        labels = tuple(self.labels[group[0]] if len(group) == 1 else "" for group in groups)
+        return Cells(labels, np.add.reduceat(self.reference[places], firsts), np.add.reduceat(self.current[places], firsts))
+
+    @property
+    def filled(self) -> Cells:
+        """Without the cells that are empty in both samples."""
+        places = np.flatnonzero(self.pooled)
+        return Cells(tuple(self.labels[place] for place in places), self.reference[places], self.current[places])
+
+
+def cells_of(reference: CategoricalCounts, current: CategoricalCounts) -> Cells:
+    """The cells of a feature's levels, each expecting at least 5 values of either sample where there are enough for two such.
+
+    Args:
+        reference: Counts of the reference.
+        current: Counts of the window, of the same levels.
+    """
+    cells = _levels_and_buckets(reference, current).filled
+    m, n = int(cells.reference.sum()), int(cells.current.sum())
+    if len(cells.labels) < 2 or not (m and n):
+        return cells
+    groups = _packed(cells.pooled, MIN_EXPECTED * (m + n) / min(m, n))
+    if len(groups) == 1:
+        first, *others = groups[0]
+        groups = [[first], others]
+    return cells.grouped(groups)
+
+
+def _levels_and_buckets(reference: CategoricalCounts, current: CategoricalCounts) -> Cells:
+    """The levels that are certain, and by bucket what remains.
+
+    In the order of their names: a profile lists levels by their counts in the reference, so that of two with equally many values in both
+    samples together, its order would tell which has more of them in the window.
+    """
+    m, n = reference.present, current.present
+    found = np.flatnonzero(_certain(reference, current, m, n)).tolist()
+    certain = np.array(sorted(found, key=lambda place: reference.levels[place]), np.intp)
+    rests = []
+    for side, total in ((reference, m), (current, n)):
+        buckets = side.buckets.copy() if side.buckets.size else np.array([total])
+        places = [bucket_of(side.levels[level]) if side.buckets.size else 0 for level in certain]
+        np.subtract.at(buckets, np.array(places, np.intp), side.counts[certain])
+        rests.append(np.concatenate([side.counts[certain], buckets]))
+    labels = tuple(repr(reference.levels[level]) for level in certain) + ("",) * (len(rests[0]) - len(certain))
+    return Cells(labels, *rests)
+
+
+def _certain(reference: CategoricalCounts, current: CategoricalCounts, m: int, n: int) -> NDArray[np.bool_]:
+    """Levels so frequent in both samples together that the reference would have listed them by whatever chance dealt out their values.
+
+    A level is listed where the reference has more of it than of those it left out. That it has no more than these of a level of which both
+    have so many together has a probability below ``exp(-T KL)`` (Chernoff), which is to be negligible.
+    """
+    pooled = (reference.counts + current.counts).astype(np.float64)
+    left_out = float(reference.counts.min()) if reference.rest and reference.counts.size else 0.0
+    share = m / max(m + n, 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        unlucky = np.where(pooled > 0, left_out / pooled, 1.0)
+        divergence = np.where(unlucky > 0, unlucky * np.log(unlucky / share), 0.0)
+        divergence += np.where(unlucky < 1, (1 - unlucky) * np.log((1 - unlucky) / (1 - share)), 0.0)
+        return (unlucky < share) & (pooled * divergence > -math.log(_MISJUDGED))
+
+
+def _packed(pooled: Counts, enough: float) -> list[list[int]]:
+    """Groups of cells that hold enough, the largest cells first; what is left over at the end joins the last group."""
+    groups: list[list[int]] = [[]]
+    held = 0
+    for place in np.argsort(-pooled, kind="stable").tolist():
+        if held >= enough:
+            groups.append([])
+            held = 0
+        groups[-1].append(place)
+        held += int(pooled[place])
+    if held < enough and len(groups) > 1:
+        groups[-2].extend(groups.pop())
+    return groups
+
+
+_NEGLIGIBLE = 1e-6
+
+
+def compare_unseen(
+    feature: str, reference: CategoricalCounts, current: CategoricalCounts, options: DriftOptions
+) -> Iterable[Difference]:
+    """Whether a window has more values of new levels than a reference would itself have had.
+
+    Had one of its values been held out, the reference would not have known its level as often as it has levels that it saw once: their
+    share estimates that of new ones (Good 1953). Nothing where the profile cannot tell, or where there is none of either.
+
+    Args:
+        feature: Name of the feature.
+        reference: Its counts in the reference.
+        current: Its counts in the window.
+        options: How they are compared.
+    """
+    m, n = reference.present, current.present
+    if current.once is None or current.known is None or current.clusters is not None or not (m and n):
+        return []
+    if not (current.once or current.unseen):
+        return []
+    before = np.array([m - current.once, current.once])
+    now = np.array([n - current.unseen, current.unseen])
+    value, low, high = cramers_v(before, now)
+    effect = (
+        (value, low, high) if current.unseen * m > current.once * n else (0.0, 0.0, high)
+    )  # fewer than expected are none too many
+    seen, expected = f"{current.unseen / n:.1%}", f"{current.once / m:.1%}"
+    found = Difference(
+        feature=feature,
+        aspect="new levels",
+        test="Good-Turing",
+        p=unseen_p_value(m, n, current.once, current.unseen),
+        effect=Effect("Cramér's V", *effect, options.floors.cramers_v),
+        resolution=Resolution(partial(chi_square_constant, df=1), m, n),
+        where=f"{seen} are of levels that the reference never had, where {expected} were to be expected",
+    )
+    return [found]
+
+
+def unseen_p_value(m: int, n: int, once: int, unseen: int) -> float:
+    """A bound on the probability of so many values of levels that the reference does not have.
+
+    Dealing out the values of all levels at random, each of the window's unseen values is worth ``n / m`` of the reference's single ones on
+    average, with a variance of ``(n/m) f1 + (n/m)^2 (f1 + 2 f2)``, where ``f2`` levels are there twice. A level dealt ``T`` values has one or
+    two with a ratio of about half its mean, and with a mean beyond ``log m`` has neither; so ``f2`` is below ``f1 log(m) / 2``. Bernstein's
+    inequality bounds the tail, a level being unlikely to hide more than a few values from the reference.
+
+    Args:
+        m: Values of the reference.
+        n: Values of the window.
+        once: Levels that the reference has once.
+        unseen: Values of the window whose levels the reference does not have.
+    """
+    ratio = n / m
+    singles = once + 2 * math.sqrt(once) + 4
+    excess = unseen - ratio * once
+    if excess <= 0:
+        return 1.0
+    variance = ratio * singles + ratio**2 * singles * (1 + math.log(m + 1))
+    clump = math.log((m + n) / _NEGLIGIBLE) / math.log1p(1 / ratio)
+    return min(1.0, math.exp(-(excess**2) / (2 * (variance + clump * excess / 3))) + _NEGLIGIBLE)
