@@ -8,6 +8,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from harness.compat import called_directly, refuses_gradients
+from harness.errors import ProbeUnsupportedError, TimeBudgetError
+from harness.internal_errors import CODE, describe, is_internal, missing_operator
 from harness.wording import figure, with_unit
 
 WHOLE = "(model)"
@@ -91,12 +94,12 @@ class Evidence:
         try:
             module = self.module or self.investigate()
         except Exception as error:
-            from harness.internal_errors import describe, is_internal
-
             if is_internal(error):
                 message, details = describe(self.name, error)
                 told = f"{self.message}; where it comes from could not be found: {message}"
-                return replace(self, status=Status.FAIL, message=told, details=self.details | details, investigate=None)
+                return replace(
+                    self, status=Status.FAIL, message=told, details=self.details | details, code=CODE, investigate=None
+                )
             module = ""
         place = self.place or getattr(module, "place", "")
         return replace(self, module=str(module), place=place, investigate=None)
@@ -166,3 +169,52 @@ class Evidence:
     def from_json(cls, data: dict[str, Any]) -> Evidence:
         """The inverse of ``to_json``."""
         return cls(**{**data, "status": Status(data["status"])})
+
+
+def internal_error(check: str, error: BaseException) -> Evidence:
+    """The failure that an error of this project is reported as; its traceback is in a file.
+
+    Args:
+        check: The check that raised.
+        error: What it raised.
+    """
+    message, details = describe(check, error)
+    return Evidence(check, Status.FAIL, message, details=details, code=CODE)
+
+
+def guarded(
+    check: str, measure: Callable[[], Evidence], otherwise: Callable[[Exception], Evidence], libraries: bool = True
+) -> Evidence:
+    """The evidence of a check; where it raises, a failure that is ours, or what the model's own error means.
+
+    Args:
+        check: The check.
+        measure: The check itself.
+        otherwise: What an error of the model, of a library it calls, or of the user means.
+        libraries: See ``is_internal``.
+
+    Raises:
+        TimeBudgetError: The time is up, whatever was being done.
+    """
+    try:
+        return _measured(measure)
+    except TimeBudgetError:
+        raise
+    except ProbeUnsupportedError as error:
+        return Evidence(check, Status.SKIPPED, str(error))
+    except Exception as error:
+        if operator := missing_operator(error):
+            return Evidence(
+                check, Status.SKIPPED, f"weights of the model are of a kind without `{operator}`, which this check needs"
+            )
+        return internal_error(check, error) if is_internal(error, libraries) else otherwise(error)
+
+
+def _measured(measure: Callable[[], Evidence]) -> Evidence:
+    try:
+        return measure()
+    except RuntimeError as error:
+        if not refuses_gradients(error):
+            raise
+    with called_directly():
+        return measure()

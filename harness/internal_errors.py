@@ -13,20 +13,18 @@ import sys
 import sysconfig
 import tempfile
 import traceback
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
-from harness.compat import BACKWARD_FUNCTION, FORWARD_FUNCTIONS, called_directly, refuses_gradients
-from harness.errors import ProbeUnsupportedError, TimeBudgetError, UserError
-from harness.evidence import Evidence, Status
+from harness.compat import BACKWARD_FUNCTION, FORWARD_FUNCTIONS
+from harness.errors import UserError
 from harness.files import text_hash
 
 CODE = "internal_error"
-"""The value of ``code`` in the details of a finding that is an error of this project."""
+"""The code of a finding that is an error of this project."""
 
 _PROJECT = "pytest-modeltiers"
 _HERE = Path(__file__).parent
@@ -84,17 +82,6 @@ def is_from_backward(error: BaseException) -> bool:
     return any(frame.f_code.co_name == BACKWARD_FUNCTION for frame in frames)
 
 
-def internal_error(check: str, error: BaseException) -> Evidence:
-    """The failure that an error of this project is reported as; its traceback is in a file.
-
-    Args:
-        check: The check that raised.
-        error: What it raised.
-    """
-    message, details = describe(check, error)
-    return Evidence(check, Status.FAIL, message, details=details)
-
-
 def describe(check: str, error: BaseException) -> tuple[str, dict[str, Any]]:
     """One line that says that a check of this project raised and what to report, and the details of the finding.
 
@@ -112,45 +99,7 @@ def describe(check: str, error: BaseException) -> tuple[str, dict[str, Any]]:
     return f"{what}; please report it with {file}", {"code": CODE, "traceback_file": str(file)}
 
 
-def guarded(
-    check: str, measure: Callable[[], Evidence], otherwise: Callable[[Exception], Evidence], libraries: bool = True
-) -> Evidence:
-    """The evidence of a check; where it raises, a failure that is ours, or what the model's own error means.
-
-    Args:
-        check: The check.
-        measure: The check itself.
-        otherwise: What an error of the model, of a library it calls, or of the user means.
-        libraries: See ``is_internal``.
-
-    Raises:
-        TimeBudgetError: The time is up, whatever was being done.
-    """
-    try:
-        return _measured(measure)
-    except TimeBudgetError:
-        raise
-    except ProbeUnsupportedError as error:
-        return Evidence(check, Status.SKIPPED, str(error))
-    except Exception as error:
-        if operator := _missing_operator(error):
-            return Evidence(
-                check, Status.SKIPPED, f"weights of the model are of a kind without `{operator}`, which this check needs"
-            )
-        return internal_error(check, error) if is_internal(error, libraries) else otherwise(error)
-
-
-def _measured(measure: Callable[[], Evidence]) -> Evidence:
-    try:
-        return measure()
-    except RuntimeError as error:
-        if not refuses_gradients(error):
-            raise
-    with called_directly():
-        return measure()
-
-
-def _missing_operator(error: BaseException) -> str:
+def missing_operator(error: BaseException) -> str:
     """The operator that a tensor class, such as that of a quantised weight, does not implement; empty of any other error."""
     if not isinstance(error, NotImplementedError):
         return ""

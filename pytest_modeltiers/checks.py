@@ -14,9 +14,17 @@ message and blame the report then shows.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from harness.evidence import Evidence
+
+FOUND: ContextVar[dict[str, Any] | None] = ContextVar("FOUND", default=None)
+"""What the user's check that runs now has found."""
 
 REGISTERED: dict[str, ModelCheck] = {}
 """Checks made by the decorator, by name."""
@@ -62,3 +70,42 @@ def model_check(tier: int = 1, statement: str = "") -> Callable[[Callable[..., A
         return function
 
     return register
+
+
+def as_test(check: ModelCheck) -> Callable[..., None]:
+    """A user's check as a test function: what it returns is its verdict, and an assertion that fails is one too."""
+    from harness.evidence import Evidence, Status
+
+    @functools.wraps(check.function)
+    def test(*args: Any, **kwargs: Any) -> None:
+        finding: dict[str, Any] = {
+            "property": check.name,
+            "statement": check.statement,
+            "evidence": None,
+            "examples": 1,
+            "cut": False,
+        }
+        FOUND.set(finding)
+        try:
+            result = check.function(*args, **kwargs)
+        except AssertionError as error:
+            finding["evidence"] = _of_assertion(check, error).to_json()
+            raise
+        if result is False:
+            result = Evidence(check.name, Status.FAIL, check.statement or f"{check.name} does not hold")
+        if isinstance(result, Evidence):
+            result = result.investigated()
+            finding["evidence"] = result.to_json()
+
+    return test
+
+
+def _of_assertion(check: ModelCheck, error: AssertionError) -> Evidence:
+    """What an assertion of the user's says, in one line; the statement where it has no words of its own."""
+    from harness.evidence import Evidence, Status
+    from harness.properties.places import raising_line
+
+    said = str(error).strip().partition("\n")[0]
+    statement = check.statement or f"{check.name} does not hold"
+    told = f"{statement}: {said}" if said.startswith("assert ") else said or statement
+    return Evidence(check.name, Status.FAIL, told, place=raising_line(error))

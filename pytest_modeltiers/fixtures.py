@@ -22,12 +22,13 @@ from harness.owners import Selection
 from harness.properties.subject import Subject
 from harness.runtime import threads_for
 from harness.tasks import TaskSpec
+from pytest_modeltiers.checks import FOUND
 from pytest_modeltiers.compat import fixtures_by_name
-from pytest_modeltiers.judge import FOUND, VERDICT, Judge, conclude
+from pytest_modeltiers.judge import VERDICT, Judge, conclude
 from pytest_modeltiers.owner_verdicts import Answers, run_test
 from pytest_modeltiers.plugin import CONFIGS, SELECTED, TIERS
 from pytest_modeltiers.suite import Suite
-from pytest_modeltiers.watchdog import CutShortError, time_limit
+from pytest_modeltiers.time_budget import CutShortError, time_limit
 
 if TYPE_CHECKING:
     from harness.analysis.study import Study

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness.errors import IsolationError
-from pytest_modeltiers.budget import CLOCK_FACTOR
+from pytest_modeltiers.time_budget import CLOCK_FACTOR
 
 if TYPE_CHECKING:
     from harness.config import SuiteConfig

@@ -6,9 +6,7 @@ Hypothesis draws it and shrinks what fails to the smallest counterexample.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Hashable
-from contextvars import ContextVar
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -21,12 +19,12 @@ from hypothesis.strategies import SearchStrategy
 from harness.batches import Sizes, smallest_sizes
 from harness.catalogue import CATALOGUE
 from harness.errors import OutputError, UserError
-from harness.evidence import Evidence, Status
-from harness.internal_errors import guarded, internal_error, is_from_backward, is_internal
+from harness.evidence import Evidence, Status, guarded, internal_error
+from harness.internal_errors import is_from_backward, is_internal
 from harness.owners import Selection, is_left, left_to, settled
 from harness.properties.calling import BackwardRaisedError, ModelRaisedError
 from harness.properties.contracts import call_of, unusable
-from harness.properties.places import located, raising_line
+from harness.properties.places import located
 from harness.properties.prerequisites import (
     FINITE_OWNER,
     GRADIENT_OWNER,
@@ -39,16 +37,13 @@ from harness.properties.prerequisites import (
 from harness.properties.subject import Subject
 from harness.runtime import processor_seconds
 from harness.user_code import raised
-from pytest_modeltiers.checks import ModelCheck
 from pytest_modeltiers.smallest import smallest_failing
 from pytest_modeltiers.strategies import LONGEST_USUAL
-from pytest_modeltiers.watchdog import CutShortError
+from pytest_modeltiers.time_budget import CutShortError
 
 VERDICT = pytest.StashKey[dict[str, Any]]()
 """What a test found, for the report."""
 
-FOUND: ContextVar[dict[str, Any] | None] = ContextVar("FOUND", default=None)
-"""What the user's check that runs now has found."""
 
 EXAMPLES = 8
 """Draws for a property with free sizes."""
@@ -367,41 +362,6 @@ class Judge:
             evidence.excess,
             evidence.measured is not None,
         )
-
-
-def judged(check: ModelCheck) -> Callable[..., None]:
-    """A user's check as a test function: what it returns is its verdict, and an assertion that fails is one too."""
-
-    @functools.wraps(check.function)
-    def test(*args: Any, **kwargs: Any) -> None:
-        finding: dict[str, Any] = {
-            "property": check.name,
-            "statement": check.statement,
-            "evidence": None,
-            "examples": 1,
-            "cut": False,
-        }
-        FOUND.set(finding)
-        try:
-            result = check.function(*args, **kwargs)
-        except AssertionError as error:
-            finding["evidence"] = _of_assertion(check, error).to_json()
-            raise
-        if result is False:
-            result = Evidence(check.name, Status.FAIL, check.statement or f"{check.name} does not hold")
-        if isinstance(result, Evidence):
-            result = result.investigated()
-            finding["evidence"] = result.to_json()
-
-    return test
-
-
-def _of_assertion(check: ModelCheck, error: AssertionError) -> Evidence:
-    """What an assertion of the user's says, in one line; the statement where it has no words of its own."""
-    said = str(error).strip().partition("\n")[0]
-    statement = check.statement or f"{check.name} does not hold"
-    told = f"{statement}: {said}" if said.startswith("assert ") else said or statement
-    return Evidence(check.name, Status.FAIL, told, place=raising_line(error))
 
 
 def conclude(evidence: Evidence, strict: bool) -> None:

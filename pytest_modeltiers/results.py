@@ -13,7 +13,7 @@ from harness.catalogue import CATALOGUE
 from harness.evidence import WHOLE, Evidence, Status
 from harness.export.checks.advice import recommendation as advice
 from harness.health.report import CheckResult, CheckStatus
-from pytest_modeltiers.junit import NODEID
+from pytest_modeltiers.ci import NODEID
 from pytest_modeltiers.plugin import TIERS
 
 _STATUS: dict[Status, CheckStatus] = {Status.OK: "passed", Status.WARN: "warning", Status.FAIL: "failed"}

@@ -60,7 +60,7 @@ def smallest_failing(
 
 def kind_of(evidence: Evidence) -> str:
     """What a failure says apart from its numbers; empty for what is no failure of the model."""
-    if evidence.status is not Status.FAIL or evidence.details.get("code") == CODE:
+    if evidence.status is not Status.FAIL or evidence.code == CODE:
         return ""
     return re.sub(r"[-+.,\d()\[\]]+", "#", evidence.message.partition(":")[0])
 

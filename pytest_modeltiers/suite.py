@@ -16,9 +16,9 @@ from harness.catalogue import Property, of_tier
 from harness.config import SuiteConfig, TrainingConfig, load_config
 from harness.errors import ConfigError, UserError
 from harness.tasks import TaskSpec
-from pytest_modeltiers.budget import Budget
-from pytest_modeltiers.checks import REGISTERED, ModelCheck
+from pytest_modeltiers.checks import REGISTERED, ModelCheck, as_test
 from pytest_modeltiers.property_tests import TIERS, make_test
+from pytest_modeltiers.time_budget import Budget
 
 if TYPE_CHECKING:
     from torch import nn
@@ -219,7 +219,7 @@ class Suite:
         """
         from harness.errors import TimeBudgetError
         from harness.runtime import threads_for
-        from pytest_modeltiers.watchdog import CutShortError, time_limit
+        from pytest_modeltiers.time_budget import CutShortError, time_limit
 
         try:
             with self.budget.counting(), time_limit(self.budget), threads_for(self.pristine):
@@ -302,7 +302,7 @@ def test_classes(suite: Suite, pytest_config: pytest.Config | None = None) -> di
     classes: dict[str, type] = {}
     for tier in suite.config.tiers:
         generated = {f"test_{entry.name}": make_test(entry) for entry in suite.properties(tier)}
-        own = {f"test_{check.name}": _as_method(check) for check in checks if check.tier == tier}
+        own = {f"test_{check.name}": staticmethod(as_test(check)) for check in checks if check.tier == tier}
         if generated or own:
             body: dict[str, Any] = {"suite": suite, "pytestmark": getattr(pytest.mark, f"tier{tier}"), **generated, **own}
             classes[f"TestTier{tier}"] = type(f"TestTier{tier}", (), body)
@@ -342,9 +342,3 @@ def _suite(path: Path) -> Suite:
 def _own_checks(suite: Suite, pytest_config: pytest.Config | None) -> list[ModelCheck]:
     hooked = [] if pytest_config is None else pytest_config.hook.pytest_modeltiers_checks(task_spec=suite.task)
     return [*REGISTERED.values(), *(check for group in hooked for check in group or ())]
-
-
-def _as_method(check: ModelCheck) -> staticmethod[..., Any]:
-    from pytest_modeltiers.judge import judged
-
-    return staticmethod(judged(check))

@@ -14,8 +14,8 @@ from harness.config import SuiteConfig
 from harness.data.loader import Loader, make_loader
 from harness.data.opening import open_dataset
 from harness.errors import UserError
-from harness.evidence import Evidence, Status
-from harness.internal_errors import guarded, internal_error, is_from_backward
+from harness.evidence import Evidence, Status, guarded, internal_error
+from harness.internal_errors import is_from_backward
 from harness.owners import Selection, left_to, settled
 from harness.properties.calling import BackwardRaisedError
 from harness.properties.model_variants import calibrated_subject, moved

@@ -13,12 +13,11 @@ from torch import nn
 from harness.adapters import Adapter, make_adapter
 from harness.catalogue import of_tier
 from harness.config import ExportConfig, SuiteConfig
-from harness.evidence import Evidence, Status
+from harness.evidence import Evidence, Status, guarded
 from harness.export.checks.advice import recommendation
 from harness.export.checks.table import judge_format, judge_model_check
 from harness.export.exports import Exports
 from harness.health.report import CheckResult, CheckStatus, ExportHealthReport, SkippedCheck
-from harness.internal_errors import guarded
 from harness.models.wrapped import taken
 from harness.properties.calling import mode
 from harness.properties.places import located

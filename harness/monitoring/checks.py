@@ -12,8 +12,7 @@ import numpy as np
 from harness.catalogue import CATALOGUE
 from harness.errors import TimeBudgetError, UserError
 from harness.evaluation.definitions import metric_definitions, score_definitions
-from harness.evidence import Evidence, Status
-from harness.internal_errors import guarded
+from harness.evidence import Evidence, Status, guarded
 from harness.monitoring.baseline_set import BaselineSet
 from harness.monitoring.drift.report import SAME, FeatureDrift
 from harness.monitoring.drift.shifted_rows import ShiftedRow

@@ -13,9 +13,9 @@ from small_models import GOOD, output, running_text
 import harness.internal_errors
 from conftest import Project, load_tiers
 from harness.adapters import make_adapter
-from harness.evidence import Evidence, Status
+from harness.evidence import Evidence, Status, guarded
 from harness.export.health import ExportHealthChecker
-from harness.internal_errors import CODE, guarded, is_internal, write_tracebacks_to
+from harness.internal_errors import CODE, is_internal, write_tracebacks_to
 from harness.models.stubs import LMStub
 from harness.properties import state
 from harness.properties.subject import Subject

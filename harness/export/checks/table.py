@@ -7,9 +7,8 @@ from dataclasses import replace
 
 from harness.catalogue import CATALOGUE, names_of
 from harness.errors import MissingPackageError, UserError
-from harness.evidence import Evidence, Status
+from harness.evidence import Evidence, Status, guarded
 from harness.export.exports import Exports
-from harness.internal_errors import guarded
 from harness.owners import Selection, left_to, owned_by, owners_of, settled
 from harness.properties.prerequisites import (
     FINITE_OWNER,

@@ -6,8 +6,8 @@ from collections.abc import Collection
 
 from harness.catalogue import CATALOGUE, names_of
 from harness.errors import UserError
-from harness.evidence import Evidence, Status
-from harness.internal_errors import guarded, is_from_backward
+from harness.evidence import Evidence, Status, guarded
+from harness.internal_errors import is_from_backward
 from harness.owners import Selection, left_to, owned_by, settled
 from harness.properties.calling import BackwardRaisedError
 from harness.properties.prerequisites import GRADIENT_OWNER, broken_weight
