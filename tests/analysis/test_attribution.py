@@ -6,7 +6,7 @@ import pytest
 import torch
 from planted_bugs.setups import Factory
 from planted_bugs.tasks import CLASSES, FEATURES, TABLE
-from planted_bugs.tester import red
+from planted_bugs.tester import SEEDS, red
 from planted_bugs.tier2.analysed import judge_all, study_of
 from planted_bugs.tier2.attribution import Swish, network
 from planted_bugs.tier2.parts import WIDTH
@@ -64,7 +64,7 @@ def kinks() -> nn.Module:
 
 
 @pytest.mark.parametrize("sound", [codes, Experts, OnFrozen, kinks])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_unusual_but_sound(sound: Factory, seed: int) -> None:
     assert red(judge_all(study_of(sound, TABLE, seed), FAMILY)) == {}
 

@@ -33,6 +33,7 @@ def judge(study: Study) -> Evidence:
 
 
 @pytest.mark.parametrize("twin", TWINS, ids=lambda twin: twin.name)
+@pytest.mark.long
 @pytest.mark.parametrize("draw", range(1, 4))
 def test_other_rows_raise_no_alarm(twin: Trained, draw: int) -> None:
     evidence = judge(replace(twin, draw=draw).study())

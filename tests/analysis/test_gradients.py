@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 from planted_bugs.setups import Factory
 from planted_bugs.tasks import CAUSAL, IMAGES, TABLE
-from planted_bugs.tester import red
+from planted_bugs.tester import SEEDS, red
 from planted_bugs.tier2.analysed import judge_all, study_of
 from planted_bugs.tier2.gradients import Norm, Pictures, Renormalised, Sensitive, Table, Upcast, table
 from torch import nn
@@ -36,7 +36,7 @@ def test_a_detach_is_named_by_its_line() -> None:
 
 
 @pytest.mark.parametrize("name", SOUND)
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_sound_models_are_left_alone(name: str, seed: int) -> None:
     factory, task = SOUND[name]
     assert red(judge_all(study_of(factory, task, seed), FAMILY)) == {}

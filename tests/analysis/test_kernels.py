@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 from planted_bugs.tasks import TABLE, TEXT
-from planted_bugs.tester import red
+from planted_bugs.tester import SEEDS, red
 from planted_bugs.tier2.analysed import judge_all, study_of
 from planted_bugs.tier2.kernels import OfTorch, Table
 from torch import nn
@@ -16,7 +16,7 @@ from harness.evidence import Status
 FAMILY = ("attention_kernels",)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_sound_models_are_left_alone(seed: int) -> None:
     assert red(judge_all(study_of(partial(OfTorch, nn.TransformerEncoderLayer), TEXT, seed), FAMILY)) == {}
 

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 from planted_bugs.setups import Factory
 from planted_bugs.tasks import CAUSAL, TABLE, TEXT
-from planted_bugs.tester import red
+from planted_bugs.tester import SEEDS, red
 from planted_bugs.tier2.analysed import judge_all, study_of
 from planted_bugs.tier2.parts import Attention, Encoder
 from planted_bugs.tier2.rank import Bottleneck, Stack, ZeroHead
@@ -25,7 +25,7 @@ SOUND: dict[str, tuple[Factory, TaskSpec]] = {
 
 
 @pytest.mark.parametrize("name", SOUND)
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_sound_models_are_left_alone(name: str, seed: int) -> None:
     factory, task = SOUND[name]
     assert red(judge_all(study_of(factory, task, seed), FAMILY)) == {}

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 from planted_bugs.setups import Factory
 from planted_bugs.tasks import IMAGES, TABLE
-from planted_bugs.tester import red
+from planted_bugs.tester import SEEDS, red
 from planted_bugs.tier2.analysed import judge_all, study_of
 from planted_bugs.tier2.units import Deep, Narrow, Opening, Perceptron, Pictures
 
@@ -27,7 +27,7 @@ SOUND: dict[str, tuple[Factory, TaskSpec]] = {
 
 
 @pytest.mark.parametrize("name", SOUND)
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_what_chance_leaves_is_no_finding(name: str, seed: int) -> None:
     factory, task = SOUND[name]
     assert red(judge_all(study_of(factory, task, seed), FAMILY)) == {}

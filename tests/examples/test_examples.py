@@ -23,8 +23,9 @@ LONG = (
     "vision_tiny.json",
     "huggingface/bert.toml",
     "huggingface/gpt2.json",
+    "lightning/modeltiers.json",
 )
-"""Examples whose parts other tests run."""
+"""Examples whose parts other tests run: LightningModules are in ``tests/plugin/test_tier3.py`` and among the planted bugs."""
 
 CONFIGS = [
     pytest.param(path, marks=[pytest.mark.long] if path in LONG else [], id=path)

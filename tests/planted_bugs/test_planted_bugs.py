@@ -56,6 +56,7 @@ def test_every_family_is_registered() -> None:
     assert planting == {(f"tier{tier}", family) for tier, families in FAMILIES.items() for family in families}
 
 
+@pytest.mark.long  # one of them, `FourRowsInOneLayer`, is judged by the whole tier below
 @pytest.mark.parametrize("bug", [bug for bug in BUGS if bug.property == "shape_contract"], ids=str)
 def test_wrong_shapes_crash_no_other_property(bug: PlantedBug, tmp_path: Path) -> None:
     assert bug.buggy.judge(whole_tier(1), tmp_path)[bug.test].status is Status.FAIL

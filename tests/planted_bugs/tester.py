@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from harness.catalogue import CATALOGUE
 from harness.evidence import Evidence, Status
 
@@ -18,6 +20,9 @@ UNCLEAR = re.compile(
 )
 """Slips of a sentence that is put together from parts."""
 
+
+SEEDS = (0, *(pytest.param(seed, marks=pytest.mark.long) for seed in (1, 2, 3)))
+"""Seeds of the weights of sound models; one of them is enough for every run."""
 
 LEARNING = ("initial_loss", "overfits_one_batch", "step_updates", "optimizer_coverage", "training_loss", "accumulation")
 """Properties of tier 3 whose bugs are near to each other, so that all of them judge each bug."""
