@@ -1,7 +1,8 @@
-"""The files that a config names: where they are, and where they go in a bundle."""
+"""The files that a config names, with the user's own Python files that these import: where they are, and where they go in a bundle."""
 
 from __future__ import annotations
 
+import ast
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -9,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import did_you_mean
-from harness.repro.config_paths import OUTPUTS, files_named, is_inside, text_at, with_paths
-from harness.repro.errors import ReproError
-from harness.repro.python_files import OwnCode, code_of_file, code_of_module
+from harness.repro.manifest import OUTPUTS, ReproError, files_named, is_function, is_inside, text_at, with_paths
 
 DATA_LIMIT = 64 << 20
 """Bytes of data that a bundle holds; of more it has the hashes alone."""
 
-_DATA, _WEIGHTS, _MODEL, _ADAPTER = "data", "weights", "model", "adapter"
+_DATA, _WEIGHTS = "data", "weights"
+_CODE = ("model", "adapter")
+"""Folders of a bundle for the user's code, in the order in which the config names it."""
 
 
 @dataclass
@@ -122,12 +123,12 @@ def _plain_file(key: str, path: Path) -> Path:
 
 
 def _add_code(contents: Contents, found: Mapping[str, Path], places: dict[str, str]) -> None:
-    """Adds the files of model and adapter; those of one folder stay together, so that they import each other as before."""
+    """Adds the files of model, adapter and losses; those of one folder stay together, so that they import each other as before."""
     folders: dict[Path, str] = {}
-    for key, name in (("model_file", _MODEL), ("adapter", _ADAPTER)):
-        if key in found:
+    for key in found:
+        if key == "model_file" or is_function(key):
             path = _plain_file(key, found[key])
-            place = folders.setdefault(path.parent, _MODEL if not folders and key == "adapter" else name)
+            place = folders.setdefault(path.parent, _CODE[len(folders)] if len(folders) < len(_CODE) else f"code{len(folders)}")
             places[key] = f"{place}/{path.name}"
             _add_own(contents, code_of_file(path), f"{place}/")
 
@@ -178,3 +179,106 @@ def free_place(folder: str, path: Path, taken: Mapping[str, Path]) -> str:
         if not any(other == name or other.startswith(f"{name}/") or name.startswith(f"{other}/") for other in taken):
             return name
     raise AssertionError("one of them is free")
+
+
+_OURS = ("harness", "pytest_modeltiers")
+_IMPORTERS = ("import_module", "__import__")
+
+
+@dataclass(frozen=True)
+class OwnCode:
+    """Python files of one folder.
+
+    Attributes:
+        folder: The folder.
+        files: The files, sorted.
+        outside: Top-level names of the modules they import from elsewhere.
+        read: Other files in their folders that are named in their texts, and so may be read.
+    """
+
+    folder: Path
+    files: tuple[Path, ...]
+    outside: frozenset[str]
+    read: tuple[Path, ...]
+
+
+def code_of_file(file: Path) -> OwnCode:
+    """A Python file, and the files of its folder that it imports, directly or through others; packages are taken whole.
+
+    Raises:
+        ReproError: One of them is no Python.
+    """
+    return _follow(file.parent, [file])
+
+
+def code_of_module(name: str, folder: Path) -> OwnCode | None:
+    """The files of a module that lies in a folder, and what they import from it; ``None`` where it lies elsewhere.
+
+    Raises:
+        ReproError: One of them is no Python.
+    """
+    found = _beside(folder, name.partition(".")[0])
+    return _follow(folder, found) if found else None
+
+
+def _follow(folder: Path, waiting: list[Path]) -> OwnCode:
+    files: set[Path] = set()
+    outside: set[str] = set()
+    read: set[Path] = set()
+    while waiting:
+        file = waiting.pop()
+        if file in files:
+            continue
+        files.add(file)
+        tree = _parse(file)
+        for name in _imported(tree):
+            beside = _beside(folder, name)
+            waiting += beside
+            outside.update([] if beside else [name])
+        read.update(_named_files(tree, file.parent))
+    return OwnCode(folder, tuple(sorted(files)), frozenset(outside), tuple(sorted(read)))
+
+
+def _beside(folder: Path, name: str) -> list[Path]:
+    """The files of a module or package in a folder, in the order in which Python looks; empty where it is not there."""
+    package, module = folder / name, folder / f"{name}.py"
+    if name in _OURS:
+        return []
+    if module.is_file() and not (package / "__init__.py").is_file():
+        return [module]
+    return sorted(package.rglob("*.py")) if package.is_dir() else []
+
+
+def _parse(file: Path) -> ast.Module:
+    try:
+        return ast.parse(file.read_bytes(), str(file))
+    except OSError as error:
+        raise ReproError(f"{file} cannot be read: {error.strerror or error}") from None
+    except (SyntaxError, ValueError, RecursionError) as error:
+        raise ReproError(f"{file} is no Python that can be read: {str(error).splitlines()[0]}") from None
+
+
+def _imported(tree: ast.Module) -> Iterator[str]:
+    """Top-level names of what a file imports; relative imports stay within their package."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module.partition(".")[0]
+        elif isinstance(node, ast.Call) and node.args and _called(node.func) in _IMPORTERS:
+            name = node.args[0].value if isinstance(node.args[0], ast.Constant) else None
+            if isinstance(name, str) and not name.startswith("."):
+                yield name.partition(".")[0]
+
+
+def _called(function: ast.expr) -> str:
+    return function.id if isinstance(function, ast.Name) else getattr(function, "attr", "")
+
+
+def _named_files(tree: ast.Module, folder: Path) -> Iterator[Path]:
+    for node in ast.walk(tree):
+        text = node.value if isinstance(node, ast.Constant) else None
+        if isinstance(text, str) and 0 < len(text) < 200 and text.isprintable() and not text.endswith(".py"):
+            path = folder / text
+            if path.is_file():
+                yield path

@@ -1,18 +1,81 @@
-"""The manifest of a repro bundle: what it is of, and the sha256 and size of every other file."""
+"""The manifest of a repro bundle: what it is of, and the sha256 and size of every other file; which names and paths a bundle takes."""
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from harness.adapters import BUILT_IN
+from harness.errors import UserError
+from harness.experiments.documents import flat
 from harness.files import file_hash
-from harness.repro.config_paths import is_inside
-from harness.repro.distributions import OURS
-from harness.repro.errors import ReproError
+from harness.repro.environment import OURS
+
+
+class ReproError(UserError, RuntimeError):
+    """A repro bundle cannot be made, is not whole, or cannot be run again."""
+
+
+INPUTS = ("model_file", "adapter", "loss", "weights", "resume_from_checkpoint", "train.path", "eval.path")
+"""Files that a training reads. Functions of outputs and labels, such as ``outputs.scores.loss``, are files too."""
+
+OUTPUTS = {"checkpoint_dir": "checkpoints", "export.export_dir": "exports", "db_path": "experiments.db"}
+"""Files and folders that it writes, and what they are called in a bundle."""
+
+
+def text_at(config: Mapping[str, Any], key: str) -> str | None:
+    """The text at a key; ``None`` where there is none."""
+    found: Any = config
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found if isinstance(found, str) else None
+
+
+def is_function(key: str) -> bool:
+    """Whether a key may name something in a file, as ``file.py:name``."""
+    return key.partition(".")[0] in ("adapter", "loss", "outputs", "labels")
+
+
+def files_named(config: Mapping[str, Any]) -> dict[str, str]:
+    """The file or folder that each of ``INPUTS`` names; of ``file.py:name`` the file, and what is built in is no file."""
+    declared = {group: config[group] for group in ("loss", "outputs", "labels") if isinstance(config.get(group), Mapping)}
+    functions = {key: text for key, text in flat(declared).items() if isinstance(text, str)}
+    found = {key: text_at(config, key) for key in INPUTS} | functions
+    return {key: file for key, text in found.items() if text is not None and (file := _file_of(key, text))}
+
+
+def _file_of(key: str, text: str) -> str:
+    """The file in a key's text; empty where it names none."""
+    if not is_function(key):
+        return text
+    file, separator, _ = text.rpartition(":")
+    return file if separator and text not in BUILT_IN else ""
+
+
+def with_paths(config: Mapping[str, Any], places: Mapping[str, str]) -> dict[str, Any]:
+    """A copy of a config that names other files; of ``file.py:name`` the name stays."""
+    new: dict[str, Any] = copy.deepcopy(dict(config))
+    for key, place in places.items():
+        *groups, last = key.split(".")
+        inner = new
+        for group in groups:
+            inner = inner[group]
+        inner[last] = f"{place}:{inner[last].rpartition(':')[2]}" if is_function(key) else place
+    return new
+
+
+def is_inside(name: str) -> bool:
+    """Whether a name is a plain relative path that stays in the folder it is relative to, on every system."""
+    parts = PurePosixPath(name).parts
+    if name != "/".join(parts) or not parts or ".." in parts or name.startswith("~"):
+        return False
+    return name.isprintable() and not {"\\", ":", "\0"} & {*name}
+
 
 KIND = "pytest-modeltiers repro bundle"
 VERSION = 1

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.evidence import Status
 from harness.experiments.text_table import aligned, number
 from harness.repro.comparison import FirstDifference, MetricRow, Verdict
-from harness.repro.environment_changes import EnvironmentChange
-from harness.repro.trust import Code
+from harness.repro.environment import EnvironmentChange
 from harness.wording import and_others, counted
 
 _WRONG = (Verdict.DIFFERENT, Verdict.MISSING)
+
+
+@dataclass(frozen=True)
+class Code:
+    """Something that a rerun would run.
+
+    Attributes:
+        name: A file of the bundle, or what the config asks for.
+        sha256: Of the file; empty for what is no file.
+    """
+
+    name: str
+    sha256: str = ""
+
+    def to_json(self) -> dict[str, str]:
+        """As JSON values."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)

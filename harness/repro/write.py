@@ -14,16 +14,24 @@ from typing import Any
 from harness.errors import did_you_mean
 from harness.experiments import ExperimentDB, RunRef
 from harness.export.bundle.configs import json_ready
-from harness.repro.archive import write_archive
+from harness.repro.bundle import write_archive
+from harness.repro.comparison import MetricRecords
 from harness.repro.contents import Contents, check_names, collect, files_below, free_place
-from harness.repro.distributions import needed, requirements
 from harness.repro.environment import env_snapshot as snapshot
-from harness.repro.errors import ReproError
-from harness.repro.manifest import CONFIG, ENVIRONMENT, MANIFEST, METRICS, README, REQUIREMENTS, FileFacts, Manifest, tool
-from harness.repro.metric_records import MetricRecords
-from harness.repro.python_model import why_not_rebuilt
-from harness.repro.recorded import RecordedRun, read_run
-from harness.repro.run_config import config_of
+from harness.repro.environment import needed, requirements
+from harness.repro.manifest import (
+    CONFIG,
+    ENVIRONMENT,
+    MANIFEST,
+    METRICS,
+    README,
+    REQUIREMENTS,
+    FileFacts,
+    Manifest,
+    ReproError,
+    tool,
+)
+from harness.repro.recorded import RecordedRun, config_of, read_run, why_not_rebuilt
 from harness.wording import and_others
 
 _DASHBOARDS = "dashboards"

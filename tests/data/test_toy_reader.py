@@ -25,7 +25,7 @@ from harness.data.opening import open_dataset
 from harness.data.record import Reader
 from harness.errors import DataError
 from harness.monitoring.profiles import compute_dataset_profile
-from harness.repro.distributions import needed
+from harness.repro.environment import needed
 from harness.scaffold.config_text import config_suggestions
 
 DOCS = Path(__file__).parent.parent.parent / "docs"

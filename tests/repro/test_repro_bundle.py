@@ -17,7 +17,7 @@ from harness.cli import main
 from harness.config import load_config
 from harness.evidence import Status
 from harness.repro import create_repro_bundle, env_snapshot, repro
-from harness.repro.errors import ReproError
+from harness.repro.manifest import ReproError
 from harness.training.command import train_config
 
 

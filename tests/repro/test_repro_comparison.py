@@ -8,10 +8,17 @@ import math
 import pytest
 
 from harness.evidence import Status
-from harness.repro.comparison import MetricRow, Tolerance, Verdict, compare_metrics, first_difference, is_timing
-from harness.repro.environment import VARIABLES, env_snapshot
-from harness.repro.environment_changes import environment_changes
-from harness.repro.metric_records import Curve, MetricRecords
+from harness.repro.comparison import (
+    Curve,
+    MetricRecords,
+    MetricRow,
+    Tolerance,
+    Verdict,
+    compare_metrics,
+    first_difference,
+    is_timing,
+)
+from harness.repro.environment import VARIABLES, env_snapshot, environment_changes
 from harness.repro.result import ReproResult
 
 

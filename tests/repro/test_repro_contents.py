@@ -17,10 +17,9 @@ from harness.config import load_config
 from harness.errors import UserError
 from harness.experiments import ExperimentDB
 from harness.repro import create_repro_bundle, repro
-from harness.repro.contents import collect
-from harness.repro.distributions import names_in, needed, requirements
-from harness.repro.errors import ReproError
-from harness.repro.python_files import code_of_file, code_of_module
+from harness.repro.contents import code_of_file, code_of_module, collect
+from harness.repro.environment import names_in, needed, requirements
+from harness.repro.manifest import ReproError
 from harness.tasks import TaskSpec, TaskType
 
 
@@ -120,6 +119,20 @@ def test_model_and_adapter_of_two_folders_are_rebuilt_elsewhere(project: Path, t
         "adapter/parts.py",
     }
     assert (contents.config["model_file"], contents.config["adapter"]) == ("model/model.py", "adapter/own.py:Own")
+
+
+def test_the_losses_of_a_declared_task_are_taken_along(project: Path) -> None:
+    (project / "task").mkdir()
+    (project / "task" / "losses.py").write_text("def total(*_): ...\ndef part(*_): ...\n")
+    config = {
+        **CONFIG,
+        "loss": "task/losses.py:total",
+        "outputs": {"scores": {"loss": "task/losses.py:part"}, "x": {"loss": "mse"}},
+    }
+    contents = collect(config, project)
+    assert contents.config["loss"] == "adapter/losses.py:total"
+    assert contents.config["outputs"] == {"scores": {"loss": "adapter/losses.py:part"}, "x": {"loss": "mse"}}
+    assert contents.files["adapter/losses.py"] == project / "task" / "losses.py"
 
 
 def test_an_import_path_beside_the_config_is_rebuilt_elsewhere(project: Path, tmp_path: Path) -> None:

@@ -15,8 +15,7 @@ from small_runs import LOSSES, edited_config, made, relisted, trainer
 from harness.config import EvalConfig, ExportConfig, SuiteConfig
 from harness.repro import repro
 from harness.repro.bundle import open_bundle
-from harness.repro.config_paths import INPUTS, OUTPUTS, is_inside
-from harness.repro.errors import ReproError
+from harness.repro.manifest import INPUTS, OUTPUTS, ReproError, is_inside
 
 Change = Callable[[zipfile.ZipFile], None]
 

@@ -21,7 +21,7 @@ from harness.config import EvalConfig, TrainingConfig, load_config
 from harness.evidence import Status
 from harness.experiments import ExperimentDB
 from harness.repro import create_repro_bundle, repro
-from harness.repro.errors import ReproError
+from harness.repro.manifest import ReproError
 from harness.tasks import TaskSpec, TaskType
 from harness.training.command import train_config
 from harness.training.model_record import definitions_in
