@@ -1,40 +1,42 @@
-"""The rules of the house, held against the imports of every file."""
+"""The rules of the architecture, checked against the imports of every file. ARCHITECTURE.md says them in words."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Set
+from functools import cache
 from pathlib import Path
-
-import pytest
+from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
-GROUND = 0
+LONGEST = 400
+"""Lines of a file."""
+
 LEVELS = {
-    "errors": GROUND,
-    "files": GROUND,
-    "compat": GROUND,
-    "runtime": GROUND,
-    "wording": GROUND,
-    "tasks": GROUND,
-    "evidence": GROUND,
-    "internal_errors": GROUND,
-    "owners": GROUND,
-    "formats": GROUND,
-    "config_keys": GROUND,
-    "catalogue": GROUND,
-    "config": GROUND,
-    "config_file": GROUND,
-    "config_mistakes": GROUND,
-    "user_code": GROUND,
-    "processes": GROUND,
-    "statistics": GROUND,
-    "batches": GROUND,
-    "adapters": GROUND,
-    "scan": GROUND,
-    "isolation": GROUND,
+    "errors": 0,
+    "files": 0,
+    "compat": 0,
+    "runtime": 0,
+    "wording": 0,
+    "tasks": 0,
+    "evidence": 0,
+    "internal_errors": 0,
+    "owners": 0,
+    "formats": 0,
+    "config_keys": 0,
+    "catalogue": 0,
+    "config": 0,
+    "config_file": 0,
+    "config_mistakes": 0,
+    "user_code": 0,
+    "processes": 0,
+    "statistics": 0,
+    "batches": 0,
+    "adapters": 0,
+    "scan": 0,
+    "isolation": 0,
     "gists": 1,
     "models": 1,
     "data": 1,
@@ -51,72 +53,139 @@ LEVELS = {
     "scaffold": 2,
     "cli": 5,
     "__main__": 6,
-    "__init__": GROUND,
+    "__init__": 0,
 }
 """Rooms of harness: an import goes to a lower level, or to a neighbour on the same one."""
 
-FILES = sorted(path for package in ("harness", "pytest_modeltiers") for path in (ROOT / package).rglob("*.py"))
+KNOWN_CIRCLES = {
+    frozenset(f"harness.health.{name}" for name in ("causes", "markdown", "page", "plots", "report", "texts")),
+    frozenset({"harness.sweeps.result", "harness.sweeps.table"}),
+    frozenset({"harness.tasks.presets", "harness.tasks.spec"}),
+    frozenset(f"pytest_modeltiers.{name}" for name in ("fixtures", "plugin", "report", "results", "terminal")),
+}
+"""Circles between files that are still to be broken. Nothing is added here, and who breaks one deletes its line."""
+
+KNOWN_LONG = {"harness.export.formats.onnx", "harness.tasks.declared"}
+"""Files that are still to be shortened. Nothing is added here."""
+
+FILES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for package in ("harness", "pytest_modeltiers")
+    for path in sorted((ROOT / package).rglob("*.py"))
+}
+"""Every file by its module's name."""
 
 
-def imports_of(path: Path) -> Iterator[tuple[str, bool]]:
-    """Modules a file imports, and whether it does so at its top."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+class Import(NamedTuple):
+    """An import: what, by whom, and whether it is at the top of the file."""
+
+    by: str
+    what: str
+    is_at_top: bool
+
+
+def imports_of(module: str) -> Iterator[Import]:
+    """What a file imports, late imports included; not what only type checkers see."""
+    tree = ast.parse(FILES[module].read_text(encoding="utf-8"))
+    unseen = {id(inner) for node in ast.walk(tree) if _is_for_types(node) for inner in ast.walk(node)}
     top = {id(node) for node in tree.body}
     for node in ast.walk(tree):
+        if id(node) in unseen:
+            continue
         if isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module, id(node) in top
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            yield from (Import(module, name if name in FILES else node.module, id(node) in top) for name in sorted(names))
         elif isinstance(node, ast.Import):
-            yield from ((alias.name, id(node) in top) for alias in node.names)
+            yield from (Import(module, alias.name, id(node) in top) for alias in node.names)
+
+
+def _is_for_types(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+
+
+@cache
+def all_imports() -> tuple[Import, ...]:
+    return tuple(found for module in FILES for found in imports_of(module))
 
 
 def room_of(module: str) -> str:
     return [*module.split("."), "__init__"][1]
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_arrows_point_one_way(path: Path) -> None:
-    package, room = path.relative_to(ROOT).parts[0], path.relative_to(ROOT).parts[1].removesuffix(".py")
-    for module, _ in imports_of(path):
-        if package == "harness":
-            assert not module.startswith(("pytest", "_pytest", "hypothesis")), (
-                f"harness knows nothing of pytest, but imports {module}"
-            )
-        if package == "harness" and module.startswith("harness"):
-            assert LEVELS[room_of(module)] <= LEVELS[room], f"{room} may not import {module}"
+def circles(arrows: Mapping[str, Set[str]]) -> set[frozenset[str]]:
+    """Groups of more than one place that all lead to one another (Tarjan, SIAM Journal on Computing 1, 1972)."""
+    number: dict[str, int] = {}
+    low: dict[str, int] = {}
+    open_: list[str] = []
+    found: set[frozenset[str]] = set()
+
+    def visit(place: str) -> None:
+        number[place] = low[place] = len(number)
+        open_.append(place)
+        for other in sorted(arrows.get(place, ())):
+            if other not in number:
+                visit(other)
+                low[place] = min(low[place], low[other])
+            elif other in open_:
+                low[place] = min(low[place], number[other])
+        if low[place] == number[place]:
+            group = open_[open_.index(place) :]
+            del open_[open_.index(place) :]
+            if len(group) > 1:
+                found.add(frozenset(group))
+
+    for place in sorted(arrows):
+        if place not in number:
+            visit(place)
+    return found
+
+
+def test_harness_knows_nothing_of_pytest() -> None:
+    foreign = [i for i in all_imports() if i.by.startswith("harness") and i.what.startswith(("pytest", "_pytest", "hypothesis"))]
+    assert foreign == []
+
+
+def test_arrows_point_one_way() -> None:
+    inside = [i for i in all_imports() if i.by.startswith("harness") and i.what.startswith("harness")]
+    assert [i for i in inside if LEVELS[room_of(i.what)] > LEVELS[room_of(i.by)]] == []
 
 
 def test_no_circles_between_the_rooms_of_harness() -> None:
     arrows: dict[str, set[str]] = {}
-    for path in FILES:
-        parts = path.relative_to(ROOT).parts
-        if parts[0] == "harness":
-            room = parts[1].removesuffix(".py")
-            arrows.setdefault(room, set()).update(
-                room_of(m) for m, top in imports_of(path) if top and m.startswith("harness.") and room_of(m) != room
-            )
+    for found in all_imports():
+        if found.by.startswith("harness.") and found.what.startswith("harness.") and room_of(found.by) != room_of(found.what):
+            arrows.setdefault(room_of(found.by), set()).add(room_of(found.what))
+    assert circles(arrows) == set()
 
-    def visit(room: str, way: tuple[str, ...]) -> None:
-        assert room not in way, f"circle: {' -> '.join((*way, room))}"
-        for other in arrows.get(room, ()):
-            visit(other, (*way, room))
 
-    for room in arrows:
-        visit(room, ())
+def test_no_circles_between_files() -> None:
+    arrows: dict[str, set[str]] = {}
+    for found in all_imports():
+        if found.what in FILES and found.what != found.by:
+            arrows.setdefault(found.by, set()).add(found.what)
+    assert circles(arrows) == KNOWN_CIRCLES, "a new circle, or one that is gone and is to be deleted from the list"
+
+
+def test_circles_are_found() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": {"e"}, "e": set()}) == {frozenset("abc")}
 
 
 def test_every_room_has_a_level() -> None:
-    rooms = {path.relative_to(ROOT / "harness").parts[0].removesuffix(".py") for path in (ROOT / "harness").rglob("*.py")}
-    assert rooms == set(LEVELS)
+    assert {room_of(module) for module in FILES if module.startswith("harness")} == set(LEVELS)
 
 
-def test_the_entry_point_imports_the_standard_library_and_pytest_alone() -> None:
+def test_no_file_is_longer_than_it_can_be_read() -> None:
+    lengths = {module: len(path.read_text(encoding="utf-8").splitlines()) for module, path in FILES.items()}
+    assert {module: lines for module, lines in lengths.items() if lines > LONGEST and module not in KNOWN_LONG} == {}
+
+
+def test_the_entry_point_imports_only_the_standard_library_and_pytest() -> None:
     allowed = {"pytest", "__future__", *sys.stdlib_module_names}
-    for path in (ROOT / "pytest_modeltiers" / "plugin.py", ROOT / "pytest_modeltiers" / "__init__.py"):
-        heavy = [module for module, top in imports_of(path) if top and module.split(".")[0] not in allowed]
-        assert heavy == []
+    light = [i for i in all_imports() if i.by in ("pytest_modeltiers", "pytest_modeltiers.plugin") and i.is_at_top]
+    assert [i for i in light if i.what.split(".")[0] not in allowed] == []
 
 
-@pytest.mark.parametrize("module", ["harness", "harness.config", "harness.catalogue", "harness.cli", "pytest_modeltiers.plugin"])
-def test_light_modules_import_no_torch(module: str) -> None:
-    code = f"import {module}, sys; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def test_light_modules_import_no_torch() -> None:
+    light = "harness, harness.config, harness.catalogue, harness.cli, pytest_modeltiers.plugin"
+    code = f"import {light}, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
