@@ -12,7 +12,7 @@ from pathlib import Path
 
 from architectures import architectures
 
-from harness.export.validate import run_tier4_export_validation
+from harness.export.export_model import run_tier4_export_validation
 from harness.runtime import seeded
 
 FORMATS = ("torchscript", "onnx", "pytorch", "safetensors", "torch_export")

@@ -111,7 +111,7 @@ PUBLIC = {
     "harness.experiments": ("ExperimentDB", "log_profile_to_db"),
     "harness.sweeps.run": ("run_grid_sweep",),
     "harness.repro": ("create_repro_bundle", "repro"),
-    "harness.export.validate": ("export_model", "run_tier4_export_validation"),
+    "harness.export.export_model": ("export_model", "run_tier4_export_validation"),
     "harness.export.health": ("ExportHealthChecker",),
     "harness.export.formats.onnx": ("ONNXExporter",),
     "harness.models.loading": ("load_gist_model",),

@@ -22,7 +22,7 @@ _MODULES = {
     "harness.export.bundle.write": "create_export_bundle",
     "harness.export.formats.onnx": "ONNXExporter",
     "harness.export.health": "ExportHealthChecker",
-    "harness.export.validate": "export_model run_tier4_export_validation",
+    "harness.export.export_model": "export_model run_tier4_export_validation",
     "harness.models.loading": "load_gist_model",
     "harness.health.report": "CheckResult ExportHealthReport",
     "harness.monitoring.drift": "compare_profiles",

@@ -81,7 +81,7 @@ EXPORT = (
         "numerical_consistency",
         4,
         "The file gives the model's logits at shapes its exporter never saw",
-        "harness.export.checks.parity:numerical_consistency",
+        "harness.export.checks.numerical_consistency:numerical_consistency",
         DIFFERENCE,
         formats=_is_not_quantised,
     ),

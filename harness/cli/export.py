@@ -24,7 +24,7 @@ def add_export(commands: Any) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from harness.export.command import export_config
+    from harness.export.export_model import export_config
 
     files = export_config(arguments.config, arguments.output, arguments.format)
     if arguments.json:
@@ -54,7 +54,7 @@ def add_bundle(commands: Any) -> None:
 
 
 def _bundle(arguments: argparse.Namespace) -> int:
-    from harness.export.command import bundle_config
+    from harness.export.export_model import bundle_config
 
     if arguments.config is None:
         raise ConfigError("bundle: give --config FILE, or `bundle verify DIR`")

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from harness.batches import Batch
 from harness.config import ExportConfig
 from harness.errors import UserError
-from harness.export.detours import choose_detours, detour_candidates, path_of_batch
+from harness.export.branch_inputs import branch_candidates, choose_branch_inputs, path_of_batch
+from harness.export.failure_reason import one_line
 from harness.export.formats.exporter import Exported, Exporter, ExportError, Inspection, make_exporter
-from harness.export.lattice import Point, lattice, make_point
 from harness.export.program import Program, Runner, program_of
-from harness.export.reason import one_line
+from harness.export.shape_grid import Point, make_point, shape_grid
 from harness.export.store.artifact import Artifact, describe, find_artifact, publish
 from harness.export.store.cache import Cache
 from harness.export.store.identity import code_of, identity_of, versions
@@ -155,20 +155,20 @@ class Exports:
     @cached_property
     def points(self) -> tuple[Point, ...]:
         """The shapes and contents at which artifacts are judged."""
-        return lattice(self.program)
+        return shape_grid(self.program)
 
     def points_for(self, name: str) -> tuple[Point, ...]:
-        """The points at which one artifact is judged: with detours where it may have frozen a decision that depends on values."""
+        """The points at which one artifact is judged: with branch_points where it may have frozen a decision that depends on values."""
         manifest = self.artifact(name).manifest
         frozen = manifest is None or self.artifact(name).changed or bool(manifest.notes.get("frozen"))
-        return (*self.points, *self.detours) if frozen and self.exporter(name).kind == "computation" else self.points
+        return (*self.points, *self.branch_points) if frozen and self.exporter(name).kind == "computation" else self.points
 
     @cached_property
-    def detours(self) -> tuple[Point, ...]:
+    def branch_points(self) -> tuple[Point, ...]:
         """Points at which the model takes another path through its code than at the example."""
         known = path_of_batch(self.program, self.program.example)
-        candidates = ((point, path_of_batch(self.program, self.batch(point))) for point in detour_candidates(self.program))
-        return choose_detours(known, candidates)
+        candidates = ((point, path_of_batch(self.program, self.batch(point))) for point in branch_candidates(self.program))
+        return choose_branch_inputs(known, candidates)
 
     def batch(self, point: Point) -> Batch:
         """The batch of a point."""

@@ -80,6 +80,11 @@ class Program:
         """The example, in order."""
         return self.ordered(self.example)
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of everything in the state dict."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.forward.state_dict().values())
+
     def ordered(self, batch: Batch) -> tuple[Tensor, ...]:
         """The tensors of a batch that the model takes, in order."""
         return tuple(batch[name] for name in self.fields)

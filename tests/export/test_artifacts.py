@@ -17,10 +17,10 @@ from planted_bugs.tier4.exports import make_exports, onnx_by_hand
 from planted_bugs.tier4.models import Scores
 
 from harness.errors import UserError
+from harness.export.export_model import export_model
 from harness.export.formats.exporter import ExportError
 from harness.export.store.artifact import find_artifact, manifest_path
 from harness.export.store.cache import Cache
-from harness.export.validate import export_model
 from harness.files import file_hash, json_hash
 from harness.runtime import seeded
 

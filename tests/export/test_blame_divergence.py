@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.export.blame.closeness import gaps_between, is_telling, relative_gap
+from harness.export.blame.comparison import gaps_between, is_telling, relative_gap
 from harness.export.blame.divergence import Divergence, find_divergence
-from harness.export.blame.trace import Trace, Value
+from harness.export.blame.recording import Trace, Value
 
 Step = tuple[str, str, tuple[str, ...], Callable[..., Tensor]]
 """An operator, the name of its value, the names of its inputs, and what it does."""

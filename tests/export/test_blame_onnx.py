@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from harness.adapters import make_adapter
 from harness.batches import Batch, Sizes, make_batch
-from harness.export.blame import contestants
-from harness.export.blame import onnx as onnx_blame
-from harness.export.blame.contestants import WAYS, Contest
-from harness.export.blame.onnx import blame_onnx
+from harness.export.blame import onnx_files as onnx_blame
+from harness.export.blame import reference_runs
+from harness.export.blame.onnx_files import blame_onnx
 from harness.export.blame.onnx_graph import OnnxGraph
-from harness.export.blame.verdict import FRESH, PLAIN_RUNTIME, PROGRAM, REFERENCE, RUNTIME, Blame, at_fault
+from harness.export.blame.reference_runs import WAYS, ReferenceRuns
+from harness.export.blame.verdict import NEW_EXPORT, PLAIN_RUNTIME, PROGRAM, REFERENCE, RUNTIME, Blame, at_fault
 from harness.export.formats.exported_program import quiet
 from harness.export.formats.onnx import ONNXExporter
 from harness.export.onnx.file import session
@@ -154,7 +154,7 @@ def files(decoder: Program, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 @pytest.fixture
 def no_export(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves out what takes seconds: the exporters, which are right about all of these models."""
-    for name in (PROGRAM, FRESH):
+    for name in (PROGRAM, NEW_EXPORT):
         monkeypatch.setitem(WAYS, name, lambda contest: contest.expected)
 
 
@@ -365,7 +365,7 @@ def test_a_decision_on_data_frozen_by_the_tracer_is_the_exporters_fault(tmp_path
     assert blame.module == "middle"
     assert blame.line in {line_with(Decision.forward, "return x * 2"), line_with(Decision.forward, "return x - 1")}
     assert f"`{line_with(Decision.forward, 'if x.sum')}` was frozen" in blame.explanation
-    assert blame.votes[FRESH] > BOUND
+    assert blame.votes[NEW_EXPORT] > BOUND
 
 
 def test_a_file_of_another_state_of_the_model_is_told_by_a_fresh_export(tmp_path: Path) -> None:
@@ -374,7 +374,7 @@ def test_a_file_of_another_state_of_the_model_is_told_by_a_fresh_export(tmp_path
     blame = blame_onnx(path, program, make_batch(FEATURES, Sizes(4), seed=1), BOUND)
     assert blame.operator.startswith("Tanh")
     assert (blame.module, blame.at_fault) == ("middle", "file")
-    assert blame.votes[FRESH] <= BOUND
+    assert blame.votes[NEW_EXPORT] <= BOUND
 
 
 def test_what_is_known_to_be_the_exporters_own_file_is_not_exported_anew(
@@ -383,7 +383,7 @@ def test_what_is_known_to_be_the_exporters_own_file_is_not_exported_anew(
     path = change(files["optimised"], tmp_path / "model.onnx", gelu_to_relu)
     blame = blame_onnx(path, decoder, batch, BOUND, ours=True)
     assert blame.at_fault == "exporter"
-    assert FRESH not in blame.votes
+    assert NEW_EXPORT not in blame.votes
 
 
 def relu_to_tanh(model: onnx.ModelProto) -> None:
@@ -398,11 +398,11 @@ class TestWhoIsAtFault:
             ({RUNTIME: 1.0, PLAIN_RUNTIME: 0.0}, "optimiser"),
             ({RUNTIME: float("inf"), PLAIN_RUNTIME: 0.0, REFERENCE: 0.0}, "optimiser"),
             ({RUNTIME: 1.0, PLAIN_RUNTIME: 1.0, REFERENCE: 0.0}, "runtime"),
-            ({RUNTIME: 1.0, PLAIN_RUNTIME: 1.0, REFERENCE: 0.0, PROGRAM: 0.0, FRESH: 1.0}, "runtime"),
+            ({RUNTIME: 1.0, PLAIN_RUNTIME: 1.0, REFERENCE: 0.0, PROGRAM: 0.0, NEW_EXPORT: 1.0}, "runtime"),
             ({RUNTIME: 1.0, PLAIN_RUNTIME: 1.0, REFERENCE: 1.0, PROGRAM: 1.0}, "exporter"),
-            ({RUNTIME: 1.0, PLAIN_RUNTIME: 1.0, REFERENCE: 1.0, PROGRAM: 0.0, FRESH: 1.0}, "exporter"),
-            ({RUNTIME: 1.0, PLAIN_RUNTIME: 1.0, REFERENCE: 1.0, PROGRAM: 0.0, FRESH: 0.0}, "file"),
-            ({RUNTIME: 1.0, PLAIN_RUNTIME: 1.0, FRESH: 0.0}, "file"),
+            ({RUNTIME: 1.0, PLAIN_RUNTIME: 1.0, REFERENCE: 1.0, PROGRAM: 0.0, NEW_EXPORT: 1.0}, "exporter"),
+            ({RUNTIME: 1.0, PLAIN_RUNTIME: 1.0, REFERENCE: 1.0, PROGRAM: 0.0, NEW_EXPORT: 0.0}, "file"),
+            ({RUNTIME: 1.0, PLAIN_RUNTIME: 1.0, NEW_EXPORT: 0.0}, "file"),
             ({RUNTIME: 1.0, PLAIN_RUNTIME: 1.0}, "exporter"),
             ({RUNTIME: 1.0, REFERENCE: float("nan")}, "exporter"),
         ],
@@ -431,7 +431,9 @@ class TestWhoIsAtFault:
         broken = change(files["optimised"], tmp_path / "optimised.onnx", gelu_to_relu)
         graph = OnnxGraph(onnx.load(broken))
         monkeypatch.setattr(onnx_blame, "_optimised", lambda path: graph)
-        monkeypatch.setitem(WAYS, RUNTIME, lambda c: contestants._run_runtime(Contest(broken, graph, c.program, c.batch)))
+        monkeypatch.setitem(
+            WAYS, RUNTIME, lambda c: reference_runs._run_runtime(ReferenceRuns(broken, graph, c.program, c.batch))
+        )
         blame = blame_onnx(files["optimised"], decoder, batch, BOUND, tmp_path / "failing")
         assert blame.operator.startswith("Relu (ONNX node `")
         assert (blame.at_fault, blame.module) == ("optimiser", "blocks.1")
@@ -447,7 +449,7 @@ class TestWhoIsAtFault:
     def test_who_cannot_be_asked_is_left_out_and_named(
         self, files: dict[str, Path], decoder: Program, batch: Batch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def fails(_contest: Contest) -> Tensor:
+        def fails(_contest: ReferenceRuns) -> Tensor:
             raise NotImplementedError("no such operator")
 
         monkeypatch.setitem(WAYS, REFERENCE, fails)

@@ -18,9 +18,8 @@ from test_bundle import TABLE, exports_of, read, table_exports, text_exports, wh
 from torch import Tensor, nn
 
 from harness.evidence import Evidence, Status
-from harness.export.bundle import golden, replays
-from harness.export.bundle.report import BundleReport
-from harness.export.bundle.verify import verify_bundle
+from harness.export.bundle import contract, verify
+from harness.export.bundle.verify import BundleReport, verify_bundle
 from harness.export.bundle.write import write_bundle
 from harness.export.clean_process.run import CleanRun, run_in_clean_process
 from harness.export.formats.exporter import Exporter, ExportError
@@ -59,7 +58,7 @@ def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: object, **options: object) -> Any:
         raise AssertionError("something was loaded")
 
-    for module, name in ((replays, "run_in_clean_process"), (replays, "_run_script"), (golden, "load_arrays")):
+    for module, name in ((verify, "run_in_clean_process"), (verify, "_run_script"), (contract, "load_arrays")):
         monkeypatch.setattr(module, name, refuse)
 
 
@@ -305,7 +304,7 @@ def test_a_manifest_that_was_edited_is_another_bundle(bundle: Path, monkeypatch:
         loaded.append(exporter.name)
         return run_in_clean_process(exporter, *arguments, **options)
 
-    monkeypatch.setattr(replays, "run_in_clean_process", run)
+    monkeypatch.setattr(verify, "run_in_clean_process", run)
     (bundle / "artifacts" / "model.ts").write_bytes((bundle / "artifacts" / "model.ts").read_bytes() + b" ")
     keep(bundle, "torchscript", "onnx")
     relist(bundle, "artifacts/model.ts")
@@ -396,16 +395,16 @@ def test_weights_outside_the_bundle_are_refused(bundle: Path, tmp_path: Path) ->
 
 
 def no_batches(golden: Any) -> None:
-    golden["batches"] = []
-    golden["formats"]["onnx"] = []
+    contract["batches"] = []
+    contract["formats"]["onnx"] = []
 
 
 def refuse_all(golden: Any) -> None:
-    golden["formats"]["onnx"] = [{"refused": "why not"}] * len(golden["batches"])
+    contract["formats"]["onnx"] = [{"refused": "why not"}] * len(contract["batches"])
 
 
 def read_elsewhere(golden: Any) -> None:
-    golden["batches"][0]["inputs"] = "../../secret.npz"
+    contract["batches"][0]["inputs"] = "../../secret.npz"
 
 
 @pytest.mark.usefixtures("nothing_runs")
@@ -415,13 +414,13 @@ def read_elsewhere(golden: Any) -> None:
         (no_batches, "has nothing to be held to"),
         (refuse_all, "has nothing to be held to"),
         (read_elsewhere, "golden/../../secret.npz is not in the manifest"),
-        (lambda golden: golden.pop("formats"), "KeyError: 'formats'"),
+        (lambda golden: contract.pop("formats"), "KeyError: 'formats'"),
     ],
 )
 def test_golden_facts_that_say_nothing_are_no_pass(
     change: Callable[[Any], None], said: str, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(golden, "load_arrays", lambda path: {"features": np.zeros((1, 6)), "logits": np.zeros((1, 3))})
+    monkeypatch.setattr(contract, "load_arrays", lambda path: {"features": np.zeros((1, 6)), "logits": np.zeros((1, 3))})
     keep(bundle, "onnx")
     edit(bundle / "golden" / "golden.json", change)
     relist(bundle, "golden/golden.json")
@@ -478,6 +477,6 @@ def test_a_format_whose_package_is_missing_is_a_warning(bundle: Path, monkeypatc
 def test_a_format_of_a_later_version_is_a_warning(bundle: Path) -> None:
     keep(bundle, "onnx")
     edit(bundle / "manifest.json", lambda manifest: manifest.update(formats={"tosa": "artifacts/model.onnx"}))
-    edit(bundle / "golden" / "golden.json", lambda golden: golden["formats"].update(tosa=golden["formats"]["onnx"]))
+    edit(bundle / "golden" / "golden.json", lambda golden: contract["formats"].update(tosa=contract["formats"]["onnx"]))
     relist(bundle, "golden/golden.json")
     assert found(verify_bundle(bundle), "tosa").status is Status.WARN

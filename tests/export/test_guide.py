@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from harness.adapters import make_adapter
 from harness.config import TrainingConfig
 from harness.export.bundle.write import create_export_bundle
+from harness.export.export_model import export_model
 from harness.export.formats.exporter import ExportError
 from harness.export.formats.onnx import ONNXExporter
 from harness.export.health import ExportHealthChecker
-from harness.export.validate import export_model
 from harness.health.report import CheckResult, ExportHealthReport
 from harness.tasks import TaskSpec, TaskType
 

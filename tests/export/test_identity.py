@@ -18,7 +18,7 @@ from torch import nn
 
 from harness.adapters import make_adapter
 from harness.config import load_config
-from harness.export.command import exports_of_config
+from harness.export.export_model import exports_of_config
 from harness.export.exports import Exports
 from harness.export.store.object_hash import ObjectHash
 from harness.models.loading import source_of_file

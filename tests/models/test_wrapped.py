@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from harness.catalogue import CATALOGUE
 from harness.errors import FactoryError
 from harness.evidence import Status
-from harness.export.validate import export_model
+from harness.export.export_model import export_model
 from harness.models.loading import ModelSource
 from harness.tasks import TaskSpec, TaskType
 from pytest_modeltiers.live import judge_model

@@ -15,9 +15,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from harness.export.blame.closeness import is_telling, relative_gap
-from harness.export.blame.comparison import Comparison, comparisons
-from harness.export.blame.trace import Trace
+from harness.export.blame.comparison import Comparison, comparisons, is_telling, relative_gap
+from harness.export.blame.recording import Trace
 
 _MOST_TRIALS, _LIKELY, _NEXT, _JOINS, _CHAIN, _CONVINCING = 40, 4, 2, 3, 12, 3
 

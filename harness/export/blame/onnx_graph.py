@@ -14,12 +14,11 @@ from onnx import helper, numpy_helper
 from torch import Tensor
 
 from harness.batches import Batch
-from harness.export.blame.recording import is_shown, line_of
-from harness.export.blame.trace import LAYOUT, Trace, Value
+from harness.export.blame.recording import LAYOUT, Trace, Value, is_shown, line_of
+from harness.export.failure_reason import runtime_message
 from harness.export.formats.exporter import ExportError
 from harness.export.onnx.file import session
 from harness.export.program import module_path
-from harness.export.reason import runtime_message
 
 Arrays = dict[str, Any]
 """NumPy arrays by the names of the values that hold them."""

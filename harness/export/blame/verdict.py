@@ -7,16 +7,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.export.blame.closeness import gaps_between
+from harness.export.blame.comparison import gaps_between
 from harness.export.blame.divergence import Divergence
-from harness.export.blame.recording import DECISION, PART
-from harness.export.blame.trace import Trace, Value
+from harness.export.blame.recording import DECISION, PART, Trace, Value
 
 RUNTIME = "onnxruntime"
 PLAIN_RUNTIME = "onnxruntime without optimisations"
 REFERENCE = "reference evaluator"
 PROGRAM = "exported program"
-FRESH = "fresh export"
+NEW_EXPORT = "new export"
 
 _SAME_WEIGHT = 1e-6
 
@@ -49,16 +48,16 @@ class Blame:
 
 
 def at_fault(votes: Mapping[str, float], bound: float, changed: bool = False) -> str:
-    """Who is at fault, from how far each contestant's logits are from the model's; one that could not run is left out.
+    """Who is at fault, from how far the logits of each run are from the model's; a run that failed is left out.
 
     Args:
-        votes: The distances. The runtime is cleared by the reference evaluator, the file by a fresh export.
+        votes: The distances. The runtime is cleared by the reference evaluator, the file by a new export.
         bound: Up to where logits count as equal.
         changed: Whether the file itself shows that it is not what an exporter wrote of this model.
 
     Returns:
         ``optimiser`` where the runtime is right without its optimisations, ``runtime`` where the reference evaluator is, ``exporter`` where
-        the exported program or a fresh export is wrong, ``file`` where a fresh export is right; empty where nobody is wrong.
+        the exported program or a new export is wrong, ``file`` where a new export is right; empty where nobody is wrong.
     """
     right = {name for name, distance in votes.items() if distance <= bound}
     wrong = votes.keys() - right
@@ -70,7 +69,7 @@ def at_fault(votes: Mapping[str, float], bound: float, changed: bool = False) ->
         return "runtime"
     if changed:
         return "file"
-    if PROGRAM in wrong or FRESH in wrong or FRESH not in right:
+    if PROGRAM in wrong or NEW_EXPORT in wrong or NEW_EXPORT not in right:
         return "exporter"
     return "file"
 
@@ -78,7 +77,7 @@ def at_fault(votes: Mapping[str, float], bound: float, changed: bool = False) ->
 REASONS = {
     "optimiser": "without ONNX Runtime's optimisations the same file is right",
     "runtime": "the reference evaluator computes the same file right, so ONNX Runtime is wrong",
-    "file": "a fresh export is right: the file was changed, or is of another state of the model",
+    "file": "a new export is right: the file was changed, or is of another state of the model",
     "exporter": "the exporter wrote something else than the model computes",
 }
 

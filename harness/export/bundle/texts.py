@@ -11,7 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from harness.export.bundle.draft import Draft
+from harness.export.bundle.folder import Draft
 from harness.export.formats.exporter import exporter_class
 from harness.export.store.identity import versions
 from harness.formats import formats as known_formats

@@ -1,22 +1,248 @@
-"""Whether a bundle is whole, and computes what its model computed: hashes first, then every artifact in a process of its own.
-
-Nothing is loaded or run before every hash is right. Hashes that are right say that a bundle is whole, not who made it, so formats that can
-run code are loaded only where the bundle was made on this machine, or is trusted.
-"""
+"""What was found out about a bundle."""
 
 from __future__ import annotations
 
+import math
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
+import torch
+from torch import Tensor
+
+from harness.config import ExportConfig
+from harness.errors import MissingPackageError
 from harness.evidence import Evidence, Status
-from harness.export.bundle.golden import read_golden
-from harness.export.bundle.manifest import MANIFEST, mistakes_in, parse_manifest, read_manifest
-from harness.export.bundle.origin import made_here
-from harness.export.bundle.replays import Replays
-from harness.export.bundle.report import BundleReport
+from harness.export.bundle.contract import Golden, load_arrays, read_golden
+from harness.export.bundle.folder import INFERENCE, MANIFEST, made_here, mistakes_in, parse_manifest, read_manifest
+from harness.export.bundle.texts import inference_script, runnable
+from harness.export.clean_process.run import run_in_clean_process
+from harness.export.formats.exporter import ExportError, exporter_class, make_exporter
 from harness.files import file_hash
+from harness.formats import formats
+from harness.properties.noise import difference
 from harness.wording import counted
+
+
+@dataclass(frozen=True)
+class BundleReport:
+    """What was found out about a bundle.
+
+    Attributes:
+        folder: The bundle.
+        sha256: Of its manifest, which names those of all other files.
+        findings: First the files, then each format and ``inference.py``, by these names.
+    """
+
+    folder: Path
+    sha256: str
+    findings: tuple[Evidence, ...]
+
+    @property
+    def status(self) -> Status:
+        """The worst finding."""
+        return max((finding.status for finding in self.findings), key=lambda status: status.severity)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing failed."""
+        return self.status is not Status.FAIL
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as JSON-ready values."""
+        return {
+            "status": self.status.value,
+            "ok": self.ok,
+            "bundle": str(self.folder),
+            "sha256": self.sha256,
+            "findings": [finding.to_json() for finding in self.findings],
+        }
+
+    def __str__(self) -> str:
+        width = max(len(finding.name) for finding in self.findings)
+        lines = [f"bundle {self.folder}", f"sha256 of {MANIFEST}: {self.sha256}"]
+        for finding in self.findings:
+            figures = f" ({finding.comparison})" if finding.comparison else ""
+            lines.append(f"{finding.status.value:7}  {finding.name:{width}}  {finding.message}{figures}")
+        return "\n".join(lines)
+
+
+_RUN_SCRIPT = "import runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+"""Runs a script without its folder on the path, where a bundle may have put anything."""
+
+
+@dataclass(frozen=True)
+class Replays:
+    """The replays of a bundle whose files are those of its manifest.
+
+    Attributes:
+        folder: The bundle.
+        files: The file of each format.
+        golden: What they are held to.
+        origin: What this machine remembers of making it; empty where it was made elsewhere.
+        trust: Whether formats that can run code are loaded all the same.
+        timeout: Seconds until a process is stopped.
+    """
+
+    folder: Path
+    files: dict[str, str]
+    golden: Golden
+    origin: dict[str, Any]
+    trust: bool
+    timeout: float
+
+    def findings(self) -> Iterator[Evidence]:
+        """Evidence of where the bundle comes from, of each format, and of its script."""
+        yield self._made()
+        replayed = {format: self._replay(format) for format in self.files}
+        yield from replayed.values()
+        yield self._script(runnable(format for format, found in replayed.items() if found.status is Status.OK))
+
+    def _made(self) -> Evidence:
+        if self.origin:
+            return Evidence("origin", Status.OK, "made on this machine")
+        if self.trust:
+            return Evidence("origin", Status.OK, "made elsewhere, and trusted as you said")
+        message = f"made elsewhere: hashes do not say by whom, so compare the sha256 of {MANIFEST} with the one its maker gives"
+        return Evidence("origin", Status.SKIPPED, message)
+
+    def _replay(self, format: str) -> Evidence:
+        if format not in formats():
+            return Evidence(format, Status.WARN, "not replayed: this version knows no such format")
+        exporter, path = make_exporter(format, ExportConfig()), self.folder / self.files[format]
+        try:
+            exporter.check_available()
+        except MissingPackageError as error:
+            return Evidence(format, Status.WARN, f"not replayed: {error}")
+        if exporter.holds_code and not (self.origin or self.trust):
+            message = "not replayed: loading it can run code, and the bundle was not made on this machine (`--trust`)"
+            return Evidence(format, Status.WARN, message)
+        if exporter.kind == "weights":
+            return self._weights(format, path)
+        try:
+            exporter.check_contained(path)
+        except ExportError as error:
+            return Evidence(format, Status.FAIL, str(error))
+        return self._run(format, path)
+
+    def _run(self, format: str, path: Path, config: Path | None = None) -> Evidence:
+        """Runs an artifact in a process of its own on every golden batch it takes."""
+        taken = self.golden.taken(format)
+        batches = [self.golden.inputs[number] for number in taken]
+        run = run_in_clean_process(
+            exporter_class(format),
+            path,
+            tuple(self.golden.inputs[0]),
+            batches,
+            config=config,
+            timeout=self.timeout,
+            threads=torch.get_num_threads(),
+        )
+        if run.error:
+            return Evidence(format, Status.FAIL, f"in a process of its own: {run.error}")
+        return self._judge(format, dict(zip(taken, run.outputs, strict=True)))
+
+    def _judge(self, name: str, outputs: Mapping[int, Tensor], format: str = "") -> Evidence:
+        """Holds logits to the golden ones of the batches they are for."""
+        held: list[tuple[float, float]] = []
+        for number, logits in outputs.items():
+            tolerance = self.golden.tolerances[format or name][number]
+            held.append((_gap(logits, self.golden.outputs[number]), 0.0 if tolerance is None else tolerance))
+        measured, bound = max(held, key=lambda pair: pair[0] / pair[1] if pair[1] else pair[0])
+        if math.isinf(measured):
+            return Evidence(name, Status.FAIL, "gives logits of another shape than the golden ones, or that are not finite")
+        if measured > bound:
+            cause = "an artifact of other weights, or a runtime of another version that computes otherwise"
+            return Evidence(name, Status.FAIL, "gives other logits than the golden ones", measured, bound, cause=cause)
+        return Evidence(name, Status.OK, f"gives the golden logits of {_batches(len(held))}", measured, bound)
+
+    def _weights(self, format: str, path: Path) -> Evidence:
+        """Fills the model that a config of this machine builds; where there is none, holds the weights to what is recorded of them."""
+        config, why = Path(self.origin.get("config") or ""), ""
+        if config.is_file():
+            found = self._run(format, path, config)
+            if found.status is Status.OK:
+                return Evidence(
+                    format, Status.OK, f"{found.message} in the model that {config.name} builds", found.measured, found.bound
+                )
+            why = found.message
+        run = run_in_clean_process(
+            exporter_class(format),
+            path,
+            (),
+            (),
+            expected=self.golden.state,
+            timeout=self.timeout,
+            threads=torch.get_num_threads(),
+        )
+        if run.error:
+            return Evidence(format, Status.FAIL, f"in a process of its own: {run.error}")
+        if why:
+            message = f"holds the weights it had, but not for the model that {config} builds now: {why}"
+            return Evidence(format, Status.WARN, message, cause="code or a config that was changed since the bundle was made")
+        held = counted(len(self.golden.state), "tensor")
+        message = f"{held} of the recorded name, shape, dtype and sha256; running them takes the model's code"
+        return Evidence(format, Status.OK, message)
+
+    def _script(self, formats: Sequence[str]) -> Evidence:
+        """Runs ``inference.py`` on a golden batch, where it is the script that this version writes."""
+        script = self.folder / INFERENCE
+        if script.read_bytes() != inference_script(self.files).encode():
+            return Evidence(INFERENCE, Status.SKIPPED, "not run: it is not the script that this version writes")
+        if not formats:
+            return Evidence(INFERENCE, Status.SKIPPED, "not run: none of its formats was replayed")
+        format = formats[0]
+        number = self.golden.taken(format)[0]
+        with tempfile.TemporaryDirectory(prefix="modeltiers-bundle-", ignore_cleanup_errors=True) as scratch:
+            outputs = Path(scratch) / "outputs.npz"
+            inputs = self.folder / "golden" / self.golden.names[number]
+            arguments = [str(script), "--format", format, "--inputs", str(inputs), "--outputs", str(outputs)]
+            error = _run_script(arguments, Path(scratch), self.timeout)
+            if error:
+                return Evidence(INFERENCE, Status.FAIL, error)
+            logits = load_arrays(outputs)["logits"]
+        found = self._judge(INFERENCE, {number: torch.from_numpy(logits)}, format)
+        return replace(found, message=f"with {format}, {found.message}")
+
+
+def _gap(logits: Tensor, expected: Tensor) -> float:
+    """Largest difference of the finite logits; infinite where others are finite, or none."""
+    finite = expected.isfinite()
+    if logits.shape != expected.shape or not torch.equal(logits.isfinite(), finite):
+        return float("inf")
+    return difference(logits[finite], expected[finite])
+
+
+def _batches(count: int) -> str:
+    return "1 batch" if count == 1 else f"{count} batches"
+
+
+def _run_script(arguments: Sequence[str], folder: Path, timeout: float) -> str:
+    """Runs a script in a process of its own, in an empty folder; returns what went wrong."""
+    command = [sys.executable, "-B", "-c", _RUN_SCRIPT, *arguments]
+    try:
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+            text=True,
+            errors="replace",
+        )
+    except subprocess.TimeoutExpired:
+        return f"not done after {timeout:g} s, so it was stopped"
+    if done.returncode == 0:
+        return ""
+    said = (done.stderr.strip() or done.stdout.strip()).splitlines()
+    return f"ended with status {done.returncode}" + (f": {said[-1].strip()}" if said else "")
+
 
 _SHOWN = 20
 

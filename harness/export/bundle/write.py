@@ -17,15 +17,22 @@ from torch import nn
 
 from harness.adapters import Adapter, make_adapter
 from harness.config import ExportConfig, SuiteConfig
-from harness.export.bundle.artifacts import all_artifacts, copy_artifact
 from harness.export.bundle.configs import json_ready
-from harness.export.bundle.draft import Draft
-from harness.export.bundle.folder import check_target, new_folder
-from harness.export.bundle.golden import make_golden
-from harness.export.bundle.layouts import LAYOUTS, check_layouts, write_layout
-from harness.export.bundle.manifest import GOLDEN, INFERENCE, MANIFEST, SIGNATURE, make_manifest
-from harness.export.bundle.origin import remember
-from harness.export.bundle.signature import make_signature
+from harness.export.bundle.contract import make_golden, make_signature
+from harness.export.bundle.folder import (
+    GOLDEN,
+    INFERENCE,
+    MANIFEST,
+    SIGNATURE,
+    Draft,
+    all_artifacts,
+    check_target,
+    copy_artifact,
+    make_manifest,
+    new_folder,
+    remember,
+)
+from harness.export.bundle.server_layouts import LAYOUTS, check_layouts, write_layout
 from harness.export.bundle.texts import inference_script, readme, requirements
 from harness.export.exports import Exports
 from harness.export.formats.exporter import ExportError

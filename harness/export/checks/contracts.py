@@ -7,10 +7,10 @@ from typing import Any
 
 from harness.errors import UserError
 from harness.evidence import Evidence, Status
-from harness.export.checks.outcome import outcome
 from harness.export.exports import Exports
-from harness.export.lattice import Point
+from harness.export.failure_reason import outcome
 from harness.export.program import LARGEST_BATCH, Program, Runner
+from harness.export.shape_grid import Point
 from harness.properties.noise import difference
 from harness.runtime import seeded
 from harness.wording import counted

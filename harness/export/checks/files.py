@@ -12,13 +12,13 @@ from harness.errors import UserError
 from harness.evidence import Evidence, Status
 from harness.export.clean_process.run import CleanRun, run_in_clean_process
 from harness.export.exports import Exports
-from harness.export.lattice import Point
+from harness.export.shape_grid import Point
 from harness.export.store.identity import versions
 from harness.files import json_hash
 from harness.properties.noise import difference
 
 _REPLAYED = 2
-"""Batches of the lattice that are replayed in the fresh process."""
+"""Batches of the shape grid that are replayed in the fresh process."""
 
 
 def validation(exports: Exports, format: str) -> Evidence:

@@ -104,7 +104,7 @@ def least_decibels(exports: Exports) -> float:
 
 
 def _accepted(exports: Exports, format: str) -> list[Batch]:
-    """The batches of the lattice that a file takes; which it should take is judged by ``dynamic_axes``."""
+    """The batches of the shape grid that a file takes; which it should take is judged by ``dynamic_axes``."""
     run, accepted = exports.runner(format), []
     for batch in map(exports.batch, exports.points):
         with suppress(ExportError):

@@ -85,8 +85,8 @@ class ExecuTorchExporter(Exporter):
         """Lowers the graph of ``torch.export`` by the first way whose file runs."""
         import torch
 
+        from harness.export.failure_reason import one_line
         from harness.export.formats.exported_program import quiet
-        from harness.export.reason import one_line
 
         failed: list[Attempt] = []
         captured = _capture(_with_rows(program, _ROWS))

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from harness.compat import TracerWarning
+from harness.export.failure_reason import one_line
 from harness.export.formats.exporter import Attempt, ExportError
 from harness.export.program import Program
-from harness.export.reason import one_line
 from harness.models.wrapped import without_fast_path
 from harness.runtime import seeded
 from harness.user_code import is_users_file
@@ -157,7 +157,7 @@ def _is_read(exported: ExportedProgram, index: int) -> bool:
 
 
 def _lower(bound: Any) -> int:
-    # Two stands for "not looked at": torch.export never tries a size of 0 or 1. The lattice of shapes does.
+    # Two stands for "not looked at": torch.export never tries a size of 0 or 1. The shape grid does.
     return 1 if int(bound) <= 2 else int(bound)
 
 

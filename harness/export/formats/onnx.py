@@ -9,15 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from harness.export.formats.exporter import (
-    Attempt,
-    Exported,
-    Exporter,
-    ExportError,
-    Inspection,
-    Port,
-    TritonBackend,
-)
+from harness.export.formats.exporter import Attempt, Exported, Exporter, ExportError, Inspection, Port, TritonBackend
 from harness.tasks import TaskSpec
 
 if TYPE_CHECKING:
@@ -128,8 +120,9 @@ class ONNXExporter(Exporter):
         return self._export(program, paths[0])
 
     def _export(self, program: Program, path: Path) -> Exported:
+        from harness.export.failure_reason import one_line
         from harness.export.formats.exported_program import capture, failures
-        from harness.export.reason import one_line
+        from harness.export.onnx.file import operators
 
         attempts: list[Attempt] = []
         captured: Captured | None = None
@@ -149,7 +142,7 @@ class ONNXExporter(Exporter):
             try:
                 write()
                 self._check(path)
-                if way != "dynamo" and _is_recurrent(path):
+                if way != "dynamo" and operators(path) & _RECURRENT:
                     _hold_to_other_sizes(path, program, logits=False)
             except Exception as error:
                 attempts.append(Attempt(way, str(error) if isinstance(error, ExportError) else one_line(error)))
@@ -228,13 +221,13 @@ class ONNXExporter(Exporter):
 
     def run_in_float64(self, path: Path, batch: Batch) -> Tensor:
         """The logits of the file with every float32 tensor widened."""
-        from harness.export.onnx.float64 import run_in_float64
+        from harness.export.onnx.file import run_in_float64
 
         return run_in_float64(path, batch)
 
     def blame(self, wrong: WrongFile) -> Blame:
         """Compares the file with the model operator by operator, and asks other runs of the model what is at fault."""
-        from harness.export.blame.onnx import blame_onnx
+        from harness.export.blame.onnx_files import blame_onnx
 
         return blame_onnx(wrong.path, wrong.program, wrong.batch, wrong.bound, wrong.save_to, wrong.is_ours, wrong.original)
 
@@ -242,7 +235,7 @@ class ONNXExporter(Exporter):
         import torch
 
         from harness.export.formats.exported_program import quiet
-        from harness.export.onnx.surgery import tidy
+        from harness.export.onnx.file import tidy
         from harness.runtime import seeded
 
         with quiet(), seeded(0):
@@ -256,7 +249,7 @@ class ONNXExporter(Exporter):
                 optimize=self.optimize,
                 verbose=False,
             )
-            exported.save(str(path), external_data=_weight_bytes(program) > _INLINE_BYTES)
+            exported.save(str(path), external_data=program.weight_bytes > _INLINE_BYTES)
         tidy(path, captured.symbols)
 
     def _from_trace(self, program: Program, path: Path, folding: bool = True) -> list[str]:
@@ -295,7 +288,7 @@ class ONNXExporter(Exporter):
     def _described(
         self, program: Program, path: Path, captured: Captured | None, attempts: tuple[Attempt, ...], frozen: list[str]
     ) -> Exported:
-        from harness.export.onnx.surgery import refuse_negative_ids
+        from harness.export.onnx.file import refuse_negative_ids
 
         guarded = [
             name for name in ("input_ids", "decoder_input_ids") if name in program.fields and _refuses_negative(program, name)
@@ -362,9 +355,9 @@ def _hold_to_other_sizes(path: Path, program: Program, *, logits: bool) -> None:
     """
     from harness.batches import make_batch
     from harness.export.clean_process.run import answers
-    from harness.export.lattice import lattice
+    from harness.export.shape_grid import shape_grid
 
-    points = lattice(program)[:_TRIED]
+    points = shape_grid(program)[:_TRIED]
     batches = [make_batch(program.task, point.sizes, seed) for seed, point in enumerate(points)]
     for point, batch, answer in zip(points, batches, answers(ONNXExporter, path, program.fields, batches), strict=True):
         at = point.sizes.describe(program.task)
@@ -384,12 +377,6 @@ def _program_of(model: nn.Module, task: TaskSpec, adapter: object) -> Program:
     return program_of(Subject(taken(model), cast("Adapter | None", adapter) or make_adapter(task), task))
 
 
-def _is_recurrent(path: Path) -> bool:
-    from harness.export.onnx.file import read, walk
-
-    return any(node.op_type in _RECURRENT for node in walk(read(path).graph))
-
-
 def _alike(left: Tensor, right: Tensor) -> bool:
     import torch
 
@@ -405,7 +392,3 @@ def _refuses_negative(program: Program, field: str) -> bool:
     except Exception:
         return True
     return False
-
-
-def _weight_bytes(program: Program) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in program.forward.state_dict().values())

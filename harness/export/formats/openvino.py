@@ -285,7 +285,7 @@ def _holds_nan(operator: Any) -> bool:
 
 
 def _message(error: Exception) -> str:
-    from harness.export.reason import one_line
+    from harness.export.failure_reason import one_line
 
     if isinstance(error, ExportError):
         return str(error)

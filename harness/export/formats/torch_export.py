@@ -73,7 +73,7 @@ class TorchExportExporter(Exporter):
 
     def blame(self, wrong: WrongFile) -> Blame:
         """Compares the file with the model operator by operator."""
-        from harness.export.blame.torch import blame_torch
+        from harness.export.blame.torch_files import blame_torch
 
         return blame_torch(wrong.run, wrong.program, wrong.batch, wrong.bound)
 

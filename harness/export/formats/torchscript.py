@@ -51,8 +51,8 @@ class TorchScriptExporter(Exporter):
         """Traces the program; scripts the model instead where the tracer says that it froze something and scripting works."""
         import torch
 
+        from harness.export.failure_reason import one_line
         from harness.export.formats.exported_program import failures, quiet
-        from harness.export.reason import one_line
 
         attempts: list[Attempt] = []
         frozen: list[str] = []
@@ -101,7 +101,7 @@ class TorchScriptExporter(Exporter):
 
     def blame(self, wrong: WrongFile) -> Blame:
         """Compares the file with the model operator by operator."""
-        from harness.export.blame.torch import blame_torch
+        from harness.export.blame.torch_files import blame_torch
 
         return blame_torch(wrong.run, wrong.program, wrong.batch, wrong.bound)
 
@@ -109,8 +109,8 @@ class TorchScriptExporter(Exporter):
 def _load(path: Path) -> torch.jit.ScriptModule:
     import torch
 
+    from harness.export.failure_reason import one_line
     from harness.export.formats.exported_program import quiet
-    from harness.export.reason import one_line
 
     try:
         with quiet():
@@ -170,8 +170,8 @@ def _script(program: Program) -> tuple[torch.jit.ScriptModule | None, str]:
     import torch
     from torch import Tensor
 
+    from harness.export.failure_reason import one_line
     from harness.export.formats.exported_program import quiet
-    from harness.export.reason import one_line
 
     model = program.forward.model
     parameters = [

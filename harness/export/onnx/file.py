@@ -1,20 +1,23 @@
-"""ONNX files: read, checked, run, and looked into."""
+"""ONNX files: read, checked, run, changed, and computed in float64."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import torch
+from onnx import AttributeProto, TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 from torch import Tensor
 
 from harness.batches import Batch
+from harness.export.failure_reason import runtime_message
 from harness.export.formats.exporter import ExportError
 from harness.export.program import Runner
-from harness.export.reason import runtime_message
 
 _SILENT = 4
 """ONNX Runtime's log level for fatal errors alone."""
@@ -114,6 +117,11 @@ def walk(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
                     yield from walk(inner)
 
 
+def operators(path: Path) -> set[str]:
+    """The kinds of operators in a file."""
+    return {node.op_type for node in walk(read(path).graph)}
+
+
 def opset(model: onnx.ModelProto) -> int:
     """The version of the standard operators."""
     return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
@@ -133,3 +141,115 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
             for inner in (attribute.g, *attribute.graphs):
                 if inner.node:
                     yield from _tensors(inner)
+
+
+_STACK_TRACE = "pkg.torch.onnx.stack_trace"
+
+
+def tidy(path: Path, symbols: dict[str, str]) -> None:
+    """Gives free axes their names, such as ``batch`` for ``s77``, and leaves out the stack traces, which show paths and code of the maker."""
+    model = onnx.load(path, load_external_data=False)
+    for node in walk(model.graph):
+        kept = [entry for entry in node.metadata_props if entry.key != _STACK_TRACE]
+        del node.metadata_props[:]
+        node.metadata_props.extend(kept)
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in symbols:
+                dim.dim_param = symbols[dim.dim_param]
+    onnx.save(model, path)
+
+
+def refuse_negative_ids(path: Path, fields: Sequence[str], refused: int) -> None:
+    """Makes a file fail on negative token ids, as PyTorch does.
+
+    ONNX counts a negative index from the end, so a corrupted id would silently give the logits of another token. Negative ids are
+    mapped to one beyond every table, on which the lookup raises.
+
+    Args:
+        path: The file; changed in place.
+        fields: Its inputs of token ids.
+        refused: The id that stands for them.
+    """
+    model = onnx.load(path, load_external_data=False)
+    graph = model.graph
+    types = {value.name: value.type.tensor_type.elem_type for value in graph.input}
+    for number, name in enumerate(field for field in fields if field in types):
+        dtype = helper.tensor_dtype_to_np_dtype(types[name])
+        zero, large, negative, checked = (f"{name}_{part}" for part in ("zero", "refused", "is_negative", "checked"))
+        for node in graph.node:
+            for index, used in enumerate(node.input):
+                if used == name:
+                    node.input[index] = checked
+        graph.initializer.extend(
+            [numpy_helper.from_array(np.array(0, dtype), zero), numpy_helper.from_array(np.array(refused, dtype), large)]
+        )
+        graph.node.insert(2 * number, helper.make_node("Less", [name, zero], [negative], name=f"node_{negative}"))
+        graph.node.insert(2 * number + 1, helper.make_node("Where", [negative, large, name], [checked], name=f"node_{checked}"))
+    onnx.save(model, path)
+
+
+_NEEDS_FLOAT = {("Resize", 1), ("Resize", 2)}
+"""Inputs that the standard wants in float32 whatever the data is: operator and position."""
+
+
+def run_in_float64(path: Path, batch: Batch) -> Tensor:
+    """The first output of a file whose float32 tensors were all widened.
+
+    ONNX Runtime has float64 kernels for most operators; where one is missing, the reference evaluator takes over.
+
+    Raises:
+        ExportError: Neither can run it.
+    """
+    model = widened(read(path))
+    doubled = {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in batch.items()}
+    try:
+        return runner(session(model.SerializeToString(), optimised=False))(doubled)
+    except (ExportError, ValueError):
+        return _run_by_reference(model, doubled)
+
+
+def widened(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with float64 in place of float32."""
+    wide = onnx.ModelProto()
+    wide.CopyFrom(model)
+    del wide.graph.value_info[:]
+    kept = {node.input[at] for node in walk(wide.graph) for op, at in _NEEDS_FLOAT if node.op_type == op and at < len(node.input)}
+    for value in (*wide.graph.input, *wide.graph.output):
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT:
+            value.type.tensor_type.elem_type = TensorProto.DOUBLE
+    for tensor in wide.graph.initializer:
+        if tensor.name not in kept:
+            _widen(tensor)
+    for node in walk(wide.graph):
+        if not set(node.output) & kept:
+            _widen_attributes(node)
+    return wide
+
+
+def _widen_attributes(node: onnx.NodeProto) -> None:
+    for attribute in node.attribute:
+        if attribute.HasField("t"):
+            _widen(attribute.t)
+        elif attribute.name == "value_float":
+            tensor = numpy_helper.from_array(np.array(attribute.f, np.float64))
+            attribute.CopyFrom(AttributeProto(name="value", type=AttributeProto.TENSOR, t=tensor))
+        elif (attribute.name in ("to", "dtype") and attribute.i == TensorProto.FLOAT) or attribute.name == "stash_type":
+            attribute.i = TensorProto.DOUBLE
+        for graph in (attribute.g, *attribute.graphs):
+            for tensor in graph.initializer:
+                _widen(tensor)
+
+
+def _widen(tensor: TensorProto) -> None:
+    if tensor.data_type == TensorProto.FLOAT:
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name))
+
+
+def _run_by_reference(model: onnx.ModelProto, batch: Batch) -> Tensor:
+    names = [value.name for value in model.graph.input]
+    try:
+        outputs: Any = ReferenceEvaluator(model).run(None, {name: batch[name].numpy() for name in names})
+    except Exception as error:  # operators fail in ways of their own
+        raise ExportError(f"cannot be computed in float64: {type(error).__name__}") from error
+    return torch.from_numpy(np.asarray(outputs[0]))

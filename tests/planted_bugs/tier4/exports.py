@@ -19,7 +19,7 @@ from harness.catalogue import CATALOGUE
 from harness.config import ExportConfig, load_config
 from harness.evidence import Evidence
 from harness.export.checks.table import judge_format, judge_model_check
-from harness.export.command import exports_of_config
+from harness.export.export_model import exports_of_config
 from harness.export.exports import Exports
 from harness.files import file_hash
 from harness.properties.subject import Subject

@@ -9,12 +9,11 @@ from torch.export.graph_signature import InputKind, OutputKind
 
 from harness.batches import Batch
 from harness.export.blame.divergence import find_divergence
-from harness.export.blame.recording import record_artifact, record_eager
-from harness.export.blame.trace import Trace
+from harness.export.blame.recording import Trace, record_artifact, record_eager
 from harness.export.blame.verdict import PROGRAM, Blame, other_weights, put_in_words, why_frozen
+from harness.export.failure_reason import one_line
 from harness.export.formats.exported_program import capture, quiet
 from harness.export.program import Program, Runner
-from harness.export.reason import one_line
 from harness.properties.noise import difference
 
 ARTIFACT = "artifact"

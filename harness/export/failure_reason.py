@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
+from torch import Tensor
+
+from harness.errors import UserError
 from harness.formats import formats
 from harness.user_code import is_users_file
 
@@ -54,3 +58,13 @@ def runtime_message(error: BaseException) -> str:
 def shortened(text: str, length: int = _LONGEST) -> str:
     """A text of at most some characters, cut between words."""
     return text if len(text) <= length else f"{text[:length].rpartition(' ')[0] or text[:length]} …"
+
+
+def outcome(compute: Callable[[], Tensor]) -> tuple[Tensor | None, str]:
+    """The logits, or ``None`` and the reason in one line."""
+    try:
+        return compute(), ""
+    except UserError as error:
+        return None, shortened(str(error).splitlines()[0])
+    except Exception as error:
+        return None, one_line(error)

@@ -16,14 +16,13 @@ import torch
 from torch import Tensor
 
 from harness.batches import Batch
-from harness.export.blame.closeness import relative_gap
-from harness.export.blame.contestants import Contest
+from harness.export.blame.comparison import relative_gap
 from harness.export.blame.divergence import Divergence, find_divergence
 from harness.export.blame.onnx_graph import Arrays, OnnxGraph, label, metadata
-from harness.export.blame.recording import record_eager
-from harness.export.blame.trace import Trace
+from harness.export.blame.recording import Trace, record_eager
+from harness.export.blame.reference_runs import ReferenceRuns
 from harness.export.blame.verdict import (
-    FRESH,
+    NEW_EXPORT,
     PLAIN_RUNTIME,
     PROGRAM,
     REASONS,
@@ -97,36 +96,36 @@ def blame_onnx(
         ExportError: The file is damaged, or asks for other inputs than the model.
     """
     graph = OnnxGraph(read(path))
-    contest = Contest(path, graph, program, batch, kept)
-    runtime, plain = contest.ask(RUNTIME), contest.ask(PLAIN_RUNTIME)
+    runs = ReferenceRuns(path, graph, program, batch, kept)
+    runtime, plain = runs.ask(RUNTIME), runs.ask(PLAIN_RUNTIME)
     if plain is None:
-        return _raised(graph, contest)
+        return _raised(graph, runs)
     if plain <= bound:
         if runtime is None:
-            return Blame(_OPTIMISER, at_fault="optimiser", votes=contest.votes, explanation=contest.absent[RUNTIME])
+            return Blame(_OPTIMISER, at_fault="optimiser", votes=runs.votes, explanation=runs.absent[RUNTIME])
         if runtime <= bound:
-            return Blame(votes=contest.votes, explanation="nothing diverges: the file's logits are the model's")
+            return Blame(votes=runs.votes, explanation="nothing diverges: the file's logits are the model's")
     try:
         case = _compare(_optimised(path) if plain <= bound else graph, program, batch, bound)
     except ExportError as error:
-        return Blame(votes=contest.votes, explanation=f"the file cannot be taken apart: {error}")
+        return Blame(votes=runs.votes, explanation=f"the file cannot be taken apart: {error}")
     changed = "" if ours else _signs_of_change(case, graph)
-    fault = _find_fault(contest, bound, bool(changed), ours)
-    blame = _described(case, contest, fault, changed, bound)
-    return blame if save_to is None else replace(blame, failing_file=_save_failing(case, contest, save_to, bound))
+    fault = _find_fault(runs, bound, bool(changed), ours)
+    blame = _described(case, runs, fault, changed, bound)
+    return blame if save_to is None else replace(blame, failing_file=_save_failing(case, runs, save_to, bound))
 
 
-def _find_fault(contest: Contest, bound: float, changed: bool, ours: bool) -> str:
-    """Asks the other contestants for as long as it is open who is at fault."""
-    fault = at_fault(contest.votes, bound, changed)
+def _find_fault(runs: ReferenceRuns, bound: float, changed: bool, ours: bool) -> str:
+    """Runs the other ways for as long as it is open what is at fault."""
+    fault = at_fault(runs.votes, bound, changed)
     if fault != "optimiser":
-        contest.ask(REFERENCE)
-        fault = at_fault(contest.votes, bound, changed)
-    witnesses = ([PROGRAM] if contest.from_dynamo else []) + ([] if ours else [FRESH])
+        runs.ask(REFERENCE)
+        fault = at_fault(runs.votes, bound, changed)
+    witnesses = ([PROGRAM] if runs.from_dynamo else []) + ([] if ours else [NEW_EXPORT])
     for witness in witnesses:
-        if fault == "exporter" and contest.votes.get(PROGRAM, 0.0) <= bound:
-            contest.ask(witness)
-            fault = at_fault(contest.votes, bound)
+        if fault == "exporter" and runs.votes.get(PROGRAM, 0.0) <= bound:
+            runs.ask(witness)
+            fault = at_fault(runs.votes, bound)
     return fault
 
 
@@ -165,12 +164,12 @@ def _optimised(path: Path) -> OnnxGraph:
         return OnnxGraph(onnx.load(target))
 
 
-def _raised(graph: OnnxGraph, contest: Contest) -> Blame:
+def _raised(graph: OnnxGraph, runs: ReferenceRuns) -> Blame:
     """The blame for a file that does not run without optimisations, from the node that ONNX Runtime names."""
-    message = contest.absent[PLAIN_RUNTIME]
+    message = runs.absent[PLAIN_RUNTIME]
     name = re.search(r"Name:\s*'([^']+)'", message)
     node = next((node for node in graph.model.graph.node if name and node.name == name[1]), None)
-    return Blame(label(node) if node else "", votes=contest.votes, explanation=f"the file could not be run: {message}")
+    return Blame(label(node) if node else "", votes=runs.votes, explanation=f"the file could not be run: {message}")
 
 
 def _signs_of_change(case: _Case, graph: OnnxGraph) -> str:
@@ -212,20 +211,20 @@ def _written(node: onnx.NodeProto) -> str:
     return f"{node.op_type}({', '.join(sorted(map(str, node.attribute)))})"
 
 
-def _described(case: _Case, contest: Contest, fault: str, changed: str, bound: float) -> Blame:
-    frozen = fault == "exporter" and contest.right_at_example(bound)
-    reasons = list(_reasons(case, contest, fault, changed, frozen))
+def _described(case: _Case, runs: ReferenceRuns, fault: str, changed: str, bound: float) -> Blame:
+    frozen = fault == "exporter" and runs.right_at_example(bound)
+    reasons = list(_reasons(case, runs, fault, changed, frozen))
     if case.divergence is None:
         operator = _OPTIMISER if fault == "optimiser" else ""
         explanation = "; ".join(("the logits differ, but no operator stands out", *reasons))
-        return Blame(operator, at_fault=fault, votes=contest.votes, explanation=explanation)
+        return Blame(operator, at_fault=fault, votes=runs.votes, explanation=explanation)
     labels = [label(node) for node in case.nodes]
     finding = put_in_words(case.reference, case.artifact, case.divergence, labels, frozen)
     explanation = "; ".join((finding.sentence, *reasons))
-    return Blame(finding.operator, finding.module, finding.line, fault, contest.votes, explanation)
+    return Blame(finding.operator, finding.module, finding.line, fault, runs.votes, explanation)
 
 
-def _reasons(case: _Case, contest: Contest, fault: str, changed: str, frozen: bool) -> Iterator[str]:
+def _reasons(case: _Case, runs: ReferenceRuns, fault: str, changed: str, frozen: bool) -> Iterator[str]:
     """Why somebody is at fault, and who could not be asked."""
     if frozen:
         yield why_frozen(case.reference, case.divergence)
@@ -233,27 +232,27 @@ def _reasons(case: _Case, contest: Contest, fault: str, changed: str, frozen: bo
         yield f"{changed}, so it was changed or is of another state of the model"
     elif fault:
         yield REASONS[fault]
-    for name, reason in contest.absent.items():
+    for name, reason in runs.absent.items():
         yield f"the {name} could not be asked ({reason})"
 
 
-def _save_failing(case: _Case, contest: Contest, folder: Path, bound: float) -> Path | None:
+def _save_failing(case: _Case, runs: ReferenceRuns, folder: Path, bound: float) -> Path | None:
     """Saves the smallest part of the file that is wrong by itself; ``None`` where nothing that was saved fails again."""
     folder.mkdir(parents=True, exist_ok=True)
     for names, end, right, tolerance in _parts(case):
         model, inputs = case.graph.part(names, end, case.arrays)
         expected = right.numpy()
-        path = _save(model, inputs, {end: expected}, folder / f"{contest.path.stem}-{_safe(end)}.onnx")
+        path = _save(model, inputs, {end: expected}, folder / f"{runs.path.stem}-{_safe(end)}.onnx")
         if relative_gap(right, _run_saved(path, inputs, end)) > tolerance:
             return path
         path.unlink()
         path.with_suffix(".npz").unlink()
-    whole = OnnxGraph(read(contest.path))
-    feeds = whole.feeds(contest.program.fields, contest.batch)
-    expected = contest.expected.numpy()
-    path = _save(whole.model, feeds, {whole.output: expected}, folder / f"{contest.path.stem}-whole.onnx")
+    whole = OnnxGraph(read(runs.path))
+    feeds = whole.feeds(runs.program.fields, runs.batch)
+    expected = runs.expected.numpy()
+    path = _save(whole.model, feeds, {whole.output: expected}, folder / f"{runs.path.stem}-whole.onnx")
     found = _run_saved(path, feeds, whole.output, optimised=True)
-    return path if difference(contest.expected, found) > bound else None
+    return path if difference(runs.expected, found) > bound else None
 
 
 def _parts(case: _Case) -> Iterator[tuple[list[str], str, Tensor, float]]:

@@ -1,4 +1,4 @@
-"""The ways to run one model that are held against each other, so that it shows who is at fault."""
+"""The other ways to run a model, which are compared with a wrong file to show what is at fault."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from torch import Tensor
 
 from harness.batches import Batch
 from harness.export.blame.onnx_graph import OnnxGraph, metadata
-from harness.export.blame.torch import run_unguarded
-from harness.export.blame.verdict import FRESH, PLAIN_RUNTIME, PROGRAM, REFERENCE, RUNTIME
+from harness.export.blame.torch_files import run_unguarded
+from harness.export.blame.verdict import NEW_EXPORT, PLAIN_RUNTIME, PROGRAM, REFERENCE, RUNTIME
+from harness.export.failure_reason import one_line, runtime_message
 from harness.export.formats.exported_program import capture, quiet
 from harness.export.formats.exporter import ExportError
 from harness.export.onnx.file import opset, session
 from harness.export.program import Program
-from harness.export.reason import one_line, runtime_message
 from harness.properties.noise import difference
 from harness.runtime import seeded
 
@@ -28,7 +28,7 @@ _MOST_WEIGHTS = 30_000_000
 """Weights up to which the reference evaluator, which is plain NumPy, answers within seconds."""
 
 
-class Contest:
+class ReferenceRuns:
     """An ONNX file and the other ways to run its model on one batch.
 
     Args:
@@ -70,7 +70,7 @@ class Contest:
 
     def right_at_example(self, bound: float) -> bool:
         """Whether the file is right on the batch that exporters are shown."""
-        example = Contest(self.path, self.graph, self.program, self.program.example)
+        example = ReferenceRuns(self.path, self.graph, self.program, self.program.example)
         distance = example.ask(PLAIN_RUNTIME)
         return distance is not None and distance <= bound
 
@@ -85,53 +85,53 @@ class Contest:
         return any(metadata(node, "fx_node") for node in self.graph.model.graph.node)
 
 
-def _run_runtime(contest: Contest, optimised: bool = True) -> Tensor:
-    opened = session(contest.path, optimised)
-    feeds = contest.graph.feeds(contest.program.fields, contest.batch)
+def _run_runtime(runs: ReferenceRuns, optimised: bool = True) -> Tensor:
+    opened = session(runs.path, optimised)
+    feeds = runs.graph.feeds(runs.program.fields, runs.batch)
     try:
-        return torch.from_numpy(opened.run([contest.graph.output], feeds)[0])
+        return torch.from_numpy(opened.run([runs.graph.output], feeds)[0])
     except Exception as error:  # ONNX Runtime's exceptions share no base class of their own
         raise ExportError(f"ONNX Runtime raised {runtime_message(error)}") from error
 
 
-def _run_plain_runtime(contest: Contest) -> Tensor:
-    return _run_runtime(contest, optimised=False)
+def _run_plain_runtime(runs: ReferenceRuns) -> Tensor:
+    return _run_runtime(runs, optimised=False)
 
 
-def _run_reference(contest: Contest) -> Tensor:
+def _run_reference(runs: ReferenceRuns) -> Tensor:
     from onnx.reference import ReferenceEvaluator
 
-    weights = sum(tensor.numel() for tensor in contest.program.forward.parameters())
+    weights = sum(tensor.numel() for tensor in runs.program.forward.parameters())
     if weights > _MOST_WEIGHTS:
         raise ExportError(f"the model has {weights:,} weights: too slow")
-    feeds = contest.graph.feeds(contest.program.fields, contest.batch)
-    found: Any = ReferenceEvaluator(contest.graph.model).run([contest.graph.output], feeds)
+    feeds = runs.graph.feeds(runs.program.fields, runs.batch)
+    found: Any = ReferenceEvaluator(runs.graph.model).run([runs.graph.output], feeds)
     return torch.from_numpy(found[0])
 
 
-def _run_program(contest: Contest) -> Tensor:
-    return run_unguarded(contest.captured, contest.program.ordered(contest.batch))
+def _run_program(runs: ReferenceRuns) -> Tensor:
+    return run_unguarded(runs.captured, runs.program.ordered(runs.batch))
 
 
-def _run_fresh(contest: Contest) -> Tensor:
+def _run_new_export(runs: ReferenceRuns) -> Tensor:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        if contest.kept is not None and contest.from_dynamo:
-            path = contest.kept()
+        if runs.kept is not None and runs.from_dynamo:
+            path = runs.kept()
         else:
-            _export(contest, path)
+            _export(runs, path)
         graph = OnnxGraph(onnx.load(path))
-        return _run_plain_runtime(Contest(path, graph, contest.program, contest.batch))
+        return _run_plain_runtime(ReferenceRuns(path, graph, runs.program, runs.batch))
 
 
-def _export(contest: Contest, path: Path) -> None:
-    """Exports the model anew in the way in which the file was."""
-    program = contest.program
-    version = opset(contest.graph.model) or None
+def _export(runs: ReferenceRuns, path: Path) -> None:
+    """Exports the model again in the way in which the file was."""
+    program = runs.program
+    version = opset(runs.graph.model) or None
     with seeded(0), torch.no_grad():
-        if contest.from_dynamo:
+        if runs.from_dynamo:
             exported: Any = torch.onnx.export(
-                contest.captured,
+                runs.captured,
                 program.arguments,
                 dynamo=True,
                 input_names=list(program.fields),
@@ -157,6 +157,6 @@ WAYS = {
     PLAIN_RUNTIME: _run_plain_runtime,
     REFERENCE: _run_reference,
     PROGRAM: _run_program,
-    FRESH: _run_fresh,
+    NEW_EXPORT: _run_new_export,
 }
-"""The contestants."""
+"""The ways to run a model, by name."""

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from harness.batches import Batch
 from harness.compat import TorchDispatchMode, tree_leaves
-from harness.export.lattice import ID_CONTENTS, SCALES, Point
 from harness.export.program import Program
+from harness.export.shape_grid import ID_CONTENTS, SCALES, Point
 
 _SEEDS = range(20, 28)
 _ENOUGH = 3
@@ -46,7 +46,7 @@ def path_of_batch(program: Program, batch: Batch) -> tuple[Hashable, ...] | None
     return tuple(path.steps)
 
 
-def detour_candidates(program: Program) -> Iterator[Point]:
+def branch_candidates(program: Program) -> Iterator[Point]:
     """Points of the example's sizes whose contents differ as widely as the fields allow."""
     if program.task.is_text:
         yield from (Point(program.sizes, 0, content) for content in ID_CONTENTS)
@@ -55,7 +55,7 @@ def detour_candidates(program: Program) -> Iterator[Point]:
     yield from (Point(program.sizes, seed, content) for seed, content in product(_SEEDS, ("typical", *SCALES)))
 
 
-def choose_detours(
+def choose_branch_inputs(
     known: tuple[Hashable, ...] | None, found: Iterator[tuple[Point, tuple[Hashable, ...] | None]]
 ) -> tuple[Point, ...]:
     """The first points of each path that is not the known one, a few at most."""

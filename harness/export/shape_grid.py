@@ -23,7 +23,7 @@ _VALUE_CONTENTS = ("zero", "shifted_up", "shifted_down")
 
 @dataclass(frozen=True)
 class Point:
-    """One batch of the lattice.
+    """One batch of the grid.
 
     Attributes:
         sizes: Its sizes.
@@ -49,7 +49,7 @@ class Point:
         return self.sizes == program.sizes
 
 
-def lattice(program: Program) -> tuple[Point, ...]:
+def shape_grid(program: Program) -> tuple[Point, ...]:
     """The points for a program: each free axis at 1, 2, the example's size and its neighbours, coprime sizes and the largest."""
     choices = {axis: _sizes_of(axis, program) for axis in ("batch", "seq", "target_seq")}
     count = max(map(len, choices.values()))

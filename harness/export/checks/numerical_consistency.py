@@ -12,9 +12,9 @@ from harness.errors import UserError
 from harness.evidence import Evidence, Status
 from harness.export.blame.verdict import Blame
 from harness.export.exports import Exports
+from harness.export.failure_reason import one_line
 from harness.export.formats.exporter import ExportError, WrongFile
-from harness.export.lattice import Point
-from harness.export.reason import one_line
+from harness.export.shape_grid import Point
 from harness.properties.noise import FACTOR, difference
 from harness.wording import counted
 
@@ -43,7 +43,7 @@ class Compared:
 
 
 def numerical_consistency(exports: Exports, format: str) -> Evidence:
-    """An artifact's logits equal the model's within its rounding noise, over a lattice of shapes.
+    """An artifact's logits equal the model's within its rounding noise, over a grid of shapes.
 
     The bound is the user's, or ten times the model's noise floor. A difference above a derived bound is still put down to rounding where
     it stays below the format's default tolerance and vanishes when both compute in float64.
