@@ -29,7 +29,13 @@ from harness.evidence import Status
 from harness.monitoring.drift import DriftOptions, compare_profiles
 from harness.monitoring.features.numeric import count_numbers
 from harness.monitoring.features.quantiles import choose_edges
-from harness.monitoring.harm import Harm, estimate_accuracy, fit_familiarity, fit_threshold, negative_entropy
+from harness.monitoring.performance_impact import (
+    PerformanceImpact,
+    estimate_accuracy,
+    fit_ood_score,
+    fit_threshold,
+    negative_entropy,
+)
 from harness.monitoring.profiles import profile_columns
 from harness.monitoring.statistics.kolmogorov import ks_p_value
 
@@ -231,7 +237,7 @@ def accuracy(runs: int, title: str, model: Callable[[], Any]) -> float:
         images, labels = world.reference
         probabilities = world.probabilities(images)
         said = probabilities.argmax(axis=1)
-        familiarity = fit_familiarity(*world.training, images, said, said == labels)
+        familiarity = fit_ood_score(*world.training, images, said, said == labels)
         by_entropy = fit_threshold(negative_entropy(probabilities), said == labels)
         by_familiarity = fit_threshold(familiarity.scores(images, said), said == labels)
         for name, shifted, truth in shifts(world, np.random.default_rng([run, 1])):
@@ -244,7 +250,7 @@ def accuracy(runs: int, title: str, model: Callable[[], Any]) -> float:
             tally["true"].append(true)
             tally["entropy"].append(plain.accuracy - true)
             tally["familiarity"].append(familiar.accuracy - true)
-            verdicts.append((by_entropy.accuracy - true, Harm(familiar, MARGIN).status))
+            verdicts.append((by_entropy.accuracy - true, PerformanceImpact(familiar, MARGIN).status))
     print(f"## Accuracy of {title} without labels, {runs} runs\n")
     print(
         "Error of the estimate in points, mean (mean absolute), by a threshold on confidence alone and on familiarity with training rows.\n"

@@ -197,7 +197,7 @@ class Suite:
         Args:
             subject: The model.
         """
-        from harness.monitoring.command import monitor_of
+        from harness.monitoring.run import monitor_of
 
         return monitor_of(self.config, subject.model, subject.adapter)
 

@@ -12,8 +12,7 @@ from torch import Tensor
 from harness.analysis.study import Study
 from harness.batches import IGNORED, to_device
 from harness.data.loader import Loader
-from harness.evaluation.answers import answers_of, widened
-from harness.evaluation.targets import check_logits, targets_of
+from harness.evaluation.answers import answers_of, check_logits, targets_of, widened
 from harness.evidence import Evidence, Status
 from harness.properties.subject import Subject
 

@@ -45,7 +45,7 @@ def _profile(arguments: argparse.Namespace) -> int:
         run=arguments.of_run,
         name=arguments.name,
         part=arguments.part,
-        familiarity=arguments.familiarity,
+        ood_score=arguments.familiarity,
     )
     print(json.dumps(found.data, allow_nan=False) if arguments.json else found.text)
     return 0
@@ -64,7 +64,7 @@ def add_monitor(commands: Any) -> None:
 
 def _monitor(arguments: argparse.Namespace) -> int:
     from harness.config import load_config
-    from harness.monitoring.command import monitor_config
+    from harness.monitoring.run import monitor_config
 
     config = load_config(arguments.config)
     with _progress(quiet=arguments.json) as on_batch:

@@ -11,9 +11,9 @@ import numpy as np
 
 from harness.catalogue import CATALOGUE
 from harness.errors import TimeBudgetError, UserError
-from harness.evaluation.definitions import metric_definitions, score_definitions
+from harness.evaluation.metric_names import metric_definitions, score_definitions
 from harness.evidence import Evidence, Status, guarded
-from harness.monitoring.baseline_set import BaselineSet
+from harness.monitoring.data import BaselineRows
 from harness.monitoring.drift.report import SAME, FeatureDrift
 from harness.monitoring.drift.shifted_rows import ShiftedRow
 from harness.monitoring.monitor import Monitor
@@ -96,7 +96,7 @@ def evaluation(monitor: Monitor) -> Evidence:
 
 def baseline_regression(monitor: Monitor) -> Evidence:
     """Whether the model is worse than its baseline, on the rows that the baseline was scored on."""
-    rows = monitor.baseline_set
+    rows = monitor.baseline_rows
     if rows is None:
         return Evidence("baseline_regression", Status.SKIPPED, _NO_BASELINE)
     details: dict[str, Any] = {"baseline": str(monitor.memory.baseline), "scored_on": rows.name, "is_same_data": rows.is_window}
@@ -169,9 +169,9 @@ def harm(monitor: Monitor) -> Evidence:
     verdict = monitor.verdict
     if verdict is None:
         return Evidence("harm", Status.SKIPPED, _NO_PROFILE)
-    if verdict.harm is None:
+    if verdict.impact is None:
         return Evidence("harm", Status.SKIPPED, _why_no_accuracy(monitor))
-    found = verdict.harm.evidence()
+    found = verdict.impact.evidence()
     return Evidence("harm", found.status, found.message, found.measured, found.bound, found.unit, details={"harm": found.details})
 
 
@@ -211,7 +211,7 @@ def _what_accuracy_says(verdict: WindowVerdict) -> str:
     """Why drift only warns, or why it fails all the same."""
     if verdict.is_harmless:
         return "; accuracy holds, so that it only warns"
-    only_estimated = verdict.harm is not None and verdict.harm.is_ruled_out
+    only_estimated = verdict.impact is not None and verdict.impact.is_ruled_out
     return "; accuracy seems to hold, but is only estimated: without labels drift is not cleared" if only_estimated else ""
 
 
@@ -227,7 +227,7 @@ def _no_drift(case: str, verdict: WindowVerdict) -> str:
     return f"no drift seen in {names}"
 
 
-def _not_comparable(monitor: Monitor, rows: BaselineSet) -> str:
+def _not_comparable(monitor: Monitor, rows: BaselineRows) -> str:
     return (
         f"not compared with the baseline {monitor.memory.baseline!r}: its scores are of {rows.title}, which is not at hand "
         f"({rows.lacking}), and {monitor.data.origin.name} holds other rows; put the data back to compare, or train the baseline again; "

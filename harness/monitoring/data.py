@@ -1,19 +1,32 @@
-"""The data that a model is monitored on."""
+"""The rows that monitoring reads: the window, as the reference was read, and the rows that a baseline was scored on."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from harness.config import EvalConfig
-from harness.data.data_reference import DataReference
+from harness.data.columns import Classes
+from harness.data.data_reference import DataReference, dataset_id
 from harness.data.dataset import Dataset
 from harness.data.encoding import Encoder
 from harness.data.opening import open_dataset
 from harness.errors import DataError
-from harness.monitoring.known_encoding import KnownEncoding
 from harness.tasks import TaskSpec
 from harness.training.datasets import open_datasets
+
+if TYPE_CHECKING:
+    from harness.data.data_reference import DataReference
+    from harness.data.dataset import Dataset
+    from harness.tasks import TaskSpec
+
+
+ENCODING = "encoding"
+"""The name under which the way the reference was read is stored beside its profile."""
 
 
 def open_window(
@@ -71,3 +84,98 @@ def _encoder_of_training(
     with suppress(DataError):  # no training data there; what is wrong with the window itself is said when it is opened
         return open_dataset(EvalConfig(path=window.path), task, folder, "train", lenient=True).origin.encoder
     return None
+
+
+@dataclass(frozen=True)
+class KnownEncoding:
+    """The classes and the feature columns of a reference.
+
+    Attributes:
+        classes: ``None`` where the task has none.
+        columns: Feature columns in order; empty where the features are no columns.
+    """
+
+    classes: Classes | None
+    columns: tuple[str, ...]
+
+    @classmethod
+    def of(cls, data: Dataset) -> KnownEncoding:
+        """How a dataset was read."""
+        return cls(data.origin.classes, data.origin.encoder.columns)
+
+    def to_json(self) -> dict[str, Any]:
+        """The encoding as JSON values."""
+        classes = self.classes
+        return {"classes": classes and {"count": classes.count, "names": list(classes.names)}, "columns": list(self.columns)}
+
+    @classmethod
+    def from_json(cls, stored: Any) -> KnownEncoding | None:
+        """The inverse of ``to_json``; ``None`` where something else is stored."""
+        try:
+            classes = stored["classes"]
+            found = None if classes is None else Classes(int(classes["count"]), tuple(map(str, classes["names"])))
+            return cls(found, tuple(map(str, stored["columns"])))
+        except (KeyError, TypeError, ValueError):
+            return None
+
+
+@dataclass(frozen=True)
+class BaselineRows:
+    """The rows that a baseline was scored on, or why they are not at hand.
+
+    Attributes:
+        name: What the baseline's scores say of them, as ``dataset_id`` does.
+        data: The rows; ``None`` where they are not at hand.
+        is_window: Whether they are the rows that are monitored.
+        lacking: Why they are not at hand, in words; empty where they are.
+    """
+
+    name: str
+    data: Dataset | None
+    is_window: bool = False
+    lacking: str = ""
+
+    @property
+    def title(self) -> str:
+        """The file and the part of it, or the built-in set: what a person calls it."""
+        return self.data.origin.name if self.data is not None else self.name.rpartition(":")[0]
+
+
+def find_baseline_rows(
+    name: str, window: Dataset, reference: DataReference | None, task: TaskSpec, folder: Path = Path()
+) -> BaselineRows:
+    """Finds the rows that a baseline was scored on, by their content.
+
+    Args:
+        name: What its scores say of them.
+        window: The rows that are monitored.
+        reference: Where the baseline's run says that its data is.
+        task: What the rows are for.
+        folder: Where else relative paths may lead: the folder of the candidate's config.
+    """
+    if dataset_id(window) == name:
+        return BaselineRows(name, window, is_window=True)
+    if reference is None:
+        return BaselineRows(name, None, lacking="its run does not say where they are")
+    lacking: dict[str, None] = {}
+    for opened in _ways(reference, task, folder):
+        try:
+            found = opened()
+        except (DataError, OSError) as error:
+            lacking[str(error)] = None
+            continue
+        if dataset_id(found) == name:
+            return BaselineRows(name, found)
+        lacking[f"{found.origin.name} has other rows now, or is read otherwise"] = None
+    return BaselineRows(name, None, lacking=next(iter(lacking)))
+
+
+def _ways(reference: DataReference, task: TaskSpec, folder: Path) -> Iterator[Callable[[], Dataset]]:
+    """The rows as a training and as a monitoring opens them, where the run says and beside the candidate's config."""
+    for place in dict.fromkeys((reference.folder, folder)):
+        yield partial(_held_out, reference, task, place)
+        yield partial(open_window, task, reference.eval, reference.train, place)
+
+
+def _held_out(reference: DataReference, task: TaskSpec, folder: Path) -> Dataset:
+    return open_datasets(task, reference.train, reference.eval, folder).held_out

@@ -14,15 +14,14 @@ from harness.data.loader import make_loader
 from harness.experiments.database import ExperimentDB
 from harness.experiments.errors import ExperimentError
 from harness.experiments.records import RunRef
-from harness.monitoring.baseline_set import BaselineSet, find_baseline_set
-from harness.monitoring.data import reference_encoder
+from harness.monitoring.confidence import confidence_of
+from harness.monitoring.data import BaselineRows, find_baseline_rows, reference_encoder
 from harness.monitoring.drift.compare import compare_profiles
 from harness.monitoring.drift.shifted_rows import ShiftedRow, shifted_rows
 from harness.monitoring.gate import ComparisonError, Comparisons, compare_with_baseline
 from harness.monitoring.gate.slices import slices_of
 from harness.monitoring.options import Limits
 from harness.monitoring.reference import Reference, load_reference
-from harness.monitoring.sureness import sureness_of
 from harness.monitoring.verdict import WindowVerdict
 from harness.monitoring.window import Window, input_columns, measure_window
 from harness.runtime import threads_for
@@ -128,7 +127,7 @@ class Monitor:
         return self._evaluated(self.data) if self.has_labels else None
 
     @cached_property
-    def baseline_set(self) -> BaselineSet | None:
+    def baseline_rows(self) -> BaselineRows | None:
         """The rows that the baseline was scored on; ``None`` where no baseline is named.
 
         Raises:
@@ -147,7 +146,7 @@ class Monitor:
             )
         window = self.memory.window
         name = next(iter(scored_on.values()))
-        return find_baseline_set(name, self.data, reference, self.task, window.folder if window else Path())
+        return find_baseline_rows(name, self.data, reference, self.task, window.folder if window else Path())
 
     @cached_property
     def comparison(self) -> Comparisons | None:
@@ -156,7 +155,7 @@ class Monitor:
         ``None`` where no baseline is named, where those rows are not at hand, and where they are the data, which has no labels. The scores
         are stored as a run of their own, so that all comparisons with one baseline keep their error rate together.
         """
-        baseline, rows = self.memory.baseline, self.baseline_set
+        baseline, rows = self.memory.baseline, self.baseline_rows
         if baseline is None or rows is None or rows.data is None:
             return None
         evaluation = self.evaluation if rows.is_window else self._evaluated(rows.data)
@@ -181,7 +180,7 @@ class Monitor:
                     expected_comparisons=expected.expected_comparisons,
                 )
 
-    def _scored_on(self, db: ExperimentDB, baseline: int, rows: BaselineSet) -> DataReference | None:
+    def _scored_on(self, db: ExperimentDB, baseline: int, rows: BaselineRows) -> DataReference | None:
         """Where the rows are that the model's scores are of."""
         if rows.is_window:
             return self.memory.window
@@ -224,8 +223,8 @@ class Monitor:
         if reference is None or window is None:
             return None
         drift = compare_profiles(reference.profile, window.profile, self.limits.drift)
-        sureness = sureness_of(self.data, window, reference.familiarity)
-        return WindowVerdict.of(drift, reference, window, sureness, self.limits.impact_margin)
+        confidence = confidence_of(self.data, window, reference.ood_score)
+        return WindowVerdict.of(drift, reference, window, confidence, self.limits.impact_margin)
 
     @cached_property
     def shifted(self) -> list[ShiftedRow]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,21 +12,23 @@ from harness.config import SuiteConfig
 from harness.data.dataset import Dataset
 from harness.experiments.command import Answer
 from harness.experiments.database import ExperimentDB
+from harness.experiments.run_parts import measure
 from harness.experiments.text_table import aligned
 from harness.models.loading import model_source
+from harness.monitoring.confidence import ood_score_of
 from harness.monitoring.data import open_window
 from harness.monitoring.features.kinds import kind_of
 from harness.monitoring.profiles.profile import Profile
 from harness.monitoring.reference import Reference
-from harness.monitoring.run_weights import RunWeights, weights_of_run
-from harness.monitoring.sureness import familiarity_of
 from harness.monitoring.window import measure_window
 from harness.training.datasets import open_datasets
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from harness.experiments.database import ExperimentDB
     from harness.experiments.records import RunRef
+
 
 Part = Literal["eval", "train"]
 
@@ -38,7 +41,7 @@ def profile_config(
     name: str | None = None,
     part: Part = "eval",
     model: nn.Module | None = None,
-    familiarity: bool = False,
+    ood_score: bool = False,
 ) -> Answer:
     """Profiles the data that a config names, and the outputs of its model where that is trained.
 
@@ -52,7 +55,7 @@ def profile_config(
         name: A name, such as ``"production"``, that refers to that run from now on.
         part: Which data.
         model: The trained model; by default the config's, with its ``weights`` or those of the run.
-        familiarity: Whether accuracy is to be estimated by how near rows are to training rows, of which up to 1,000 are kept.
+        ood_score: Whether accuracy is to be estimated by how near rows are to training rows, of which up to 1,000 are kept.
 
     Raises:
         UserError: What keeps it from being profiled or stored, in one line.
@@ -63,21 +66,21 @@ def profile_config(
     weights = _weights(config, db_path, run) if model is None else RunWeights(None)
     if weights.path is not None:
         config = config.model_copy(update={"weights": str(weights.path)})
-    reference = reference_of(config, data, model, familiarity=familiarity)
+    reference = reference_of(config, data, model, ood_score=ood_score)
     profile = reference.profile
     run_id = None if db_path is None else _store(config, reference, db_path, run, name)
     note = _note(profile, weights)
     return Answer({**_data(profile, data, run_id, name), "note": note}, _text(profile, data, run_id, name, note))
 
 
-def reference_of(config: SuiteConfig, data: Dataset, model: nn.Module | None = None, *, familiarity: bool = False) -> Reference:
+def reference_of(config: SuiteConfig, data: Dataset, model: nn.Module | None = None, *, ood_score: bool = False) -> Reference:
     """What later data is held against: the profile of a config's data, and how sure its model is where it is right.
 
     Args:
         config: The config.
         data: The data.
         model: The trained model; by default the config's, where it names ``weights``.
-        familiarity: Whether it is told by training rows how sure the model is.
+        ood_score: Whether it is told by training rows how sure the model is.
     """
     if model is None and config.weights:
         model = model_source(config).build(config.seed)
@@ -85,7 +88,7 @@ def reference_of(config: SuiteConfig, data: Dataset, model: nn.Module | None = N
     adapter = make_adapter(task, config.adapter, config.path.parent) if model is not None else None
     batch_size = config.eval_config().batch_size or 32
     window = measure_window(data, task, model=model, adapter=adapter, batch_size=batch_size)
-    known = familiarity_of(task, _opened(config, "train"), data, window) if familiarity else None
+    known = ood_score_of(task, _opened(config, "train"), data, window) if ood_score else None
     return Reference.of(data, window, known)
 
 
@@ -170,3 +173,40 @@ def summary_table(profile: Profile) -> str:
     """The same as text in aligned columns."""
     rows = [[str(value) for value in row.values()] for row in summary_rows(profile)]
     return aligned([["FEATURE", "KIND", "N", "MISSING", "SUMMARY"], *rows])
+
+
+_LAST = "checkpoint"
+
+
+@dataclass(frozen=True)
+class RunWeights:
+    """The last checkpoint of a run, or why it cannot be used.
+
+    Attributes:
+        path: The file; ``None`` where it cannot be used.
+        lacking: Why, in words; empty where it can.
+    """
+
+    path: Path | None
+    lacking: str = ""
+
+
+def weights_of_run(db: ExperimentDB, run: RunRef) -> RunWeights:
+    """The last checkpoint of a run, whose weights are those that its stored scores are of.
+
+    Args:
+        db: The database.
+        run: The run.
+
+    Raises:
+        UnknownRunError: There is no such run.
+    """
+    logged = [artifact for artifact in db.get_artifacts(run) if artifact.kind == _LAST]
+    if not logged:
+        return RunWeights(None, "the run has no checkpoint")
+    path = Path(logged[-1].path)
+    if not path.is_file():
+        return RunWeights(None, f"the run's checkpoint {path} is gone")
+    if measure(path).sha256 != logged[-1].sha256:
+        return RunWeights(None, f"the run's checkpoint {path} was written to since")
+    return RunWeights(path)

@@ -11,15 +11,14 @@ from harness.data.dataset import Dataset
 from harness.experiments.database import ExperimentDB
 from harness.experiments.errors import ExperimentError
 from harness.experiments.records import RunRef
-from harness.monitoring import known_encoding
-from harness.monitoring.harm import ConfidenceThreshold, Familiarity, fit_threshold
-from harness.monitoring.known_encoding import KnownEncoding
+from harness.monitoring.confidence import confidence_of
+from harness.monitoring.data import ENCODING, KnownEncoding
+from harness.monitoring.performance_impact import ConfidenceThreshold, OodScore, fit_threshold
 from harness.monitoring.profiles.profile import Profile, load_profile, log_profile_to_db
-from harness.monitoring.sureness import sureness_of
 from harness.monitoring.window import Window
 
 _CONFIDENCE = "confidence"
-_FAMILIARITY = "familiarity"
+_OOD_SCORE = "familiarity"
 
 
 @dataclass(frozen=True)
@@ -30,28 +29,28 @@ class Reference:
         profile: How the data was distributed.
         confidence: From which confidence on the model's answers count as right; ``None`` where there was no model, were no labels, or a row
             has more than one answer.
-        familiarity: How it is told how sure the model is; by its own confidence where ``None``.
+        ood_score: How it is told how sure the model is; by its own confidence where ``None``.
         encoding: How the data was read; ``None`` where that was not kept.
     """
 
     profile: Profile
     confidence: ConfidenceThreshold | None = None
-    familiarity: Familiarity | None = None
+    ood_score: OodScore | None = None
     encoding: KnownEncoding | None = None
 
     @classmethod
-    def of(cls, data: Dataset, window: Window, familiarity: Familiarity | None = None) -> Reference:
+    def of(cls, data: Dataset, window: Window, ood_score: OodScore | None = None) -> Reference:
         """The reference that measured rows make.
 
         Args:
             data: The rows.
             window: What was measured of them.
-            familiarity: How it is told how sure the model is of a row.
+            ood_score: How it is told how sure the model is of a row.
         """
-        sure, right = sureness_of(data, window, familiarity), window.correct
+        sure, right = confidence_of(data, window, ood_score), window.correct
         if sure is None or right is None or not np.isfinite(right).any():
             return cls(window.profile, encoding=KnownEncoding.of(data))
-        return cls(window.profile, fit_threshold(sure, right), familiarity, KnownEncoding.of(data))
+        return cls(window.profile, fit_threshold(sure, right), ood_score, KnownEncoding.of(data))
 
     def store(self, db: ExperimentDB, run: RunRef) -> int:
         """Stores it with a run, in the place of an older one.
@@ -62,7 +61,7 @@ class Reference:
         Raises:
             ExperimentError: There is no such run, or it cannot be stored.
         """
-        parts = ((_CONFIDENCE, self.confidence), (_FAMILIARITY, self.familiarity), (known_encoding.NAME, self.encoding))
+        parts = ((_CONFIDENCE, self.confidence), (_OOD_SCORE, self.ood_score), (ENCODING, self.encoding))
         for name, part in parts:
             db.log_profile(run, None if part is None else part.to_json(), name)
         return log_profile_to_db(db, run, self.profile)
@@ -81,12 +80,12 @@ def load_reference(db: ExperimentDB, run: RunRef) -> Reference:
         ProfileError: What is stored is no profile, or a newer version stored it.
     """
     profile = load_profile(db, run)
-    threshold, familiarity = (_stored(db, run, name) for name in (_CONFIDENCE, _FAMILIARITY))
+    threshold, ood_score = (_stored(db, run, name) for name in (_CONFIDENCE, _OOD_SCORE))
     return Reference(
         profile,
         None if threshold is None else ConfidenceThreshold.from_json(threshold),
-        None if familiarity is None else Familiarity.from_json(familiarity),
-        KnownEncoding.from_json(_stored(db, run, known_encoding.NAME)),
+        None if ood_score is None else OodScore.from_json(ood_score),
+        KnownEncoding.from_json(_stored(db, run, ENCODING)),
     )
 
 

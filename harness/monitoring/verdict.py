@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from harness.evidence import Status
 from harness.monitoring.drift.report import DriftReport, FeatureDrift
 from harness.monitoring.features.counts import FeatureCounts, NumericCounts
-from harness.monitoring.harm import Harm, estimate_accuracy
-from harness.monitoring.measured_accuracy import measured_accuracy
 from harness.monitoring.options import is_better_low
+from harness.monitoring.performance_impact import estimate_accuracy
+from harness.monitoring.performance_impact.impact import PerformanceImpact, measured_accuracy
 from harness.monitoring.reference import Reference
 from harness.monitoring.window import Window
 
@@ -33,17 +33,17 @@ class WindowVerdict:
 
     Attributes:
         drift: How the features differ.
-        harm: What that does to the model's accuracy; ``None`` where it is neither known nor to be estimated.
+        impact: What that does to the model's accuracy; ``None`` where it is neither known nor to be estimated.
         improved: Scores that changed for the better.
     """
 
     drift: DriftReport
-    harm: Harm | None
+    impact: PerformanceImpact | None
     improved: frozenset[str] = frozenset()
 
     @classmethod
     def of(
-        cls, drift: DriftReport, reference: Reference, window: Window, sureness: NDArray[np.float64] | None, margin: float
+        cls, drift: DriftReport, reference: Reference, window: Window, confidence: NDArray[np.float64] | None, margin: float
     ) -> WindowVerdict:
         """The verdict on a window.
 
@@ -51,13 +51,13 @@ class WindowVerdict:
             drift: How it differs.
             reference: From what.
             window: What was measured of it.
-            sureness: How sure the model is of each row, by the reference's measure, ``[N]``; ``None`` where that is not known.
+            confidence: How sure the model is of each row, by the reference's measure, ``[N]``; ``None`` where that is not known.
             margin: The loss of accuracy that is put up with, as a share.
         """
         profiles = reference.profile.features, window.profile.features
         scores = [one.feature for one in drift.features if group_of(one.feature) == "scores"]
         improved = {name for name in scores if _has_improved(name, profiles[0][name], profiles[1][name])}
-        return cls(drift, _harm(reference, window, sureness, margin), frozenset(improved))
+        return cls(drift, _impact(reference, window, confidence, margin), frozenset(improved))
 
     def group(self, name: str) -> list[FeatureDrift]:
         """The features of a group, the gravest first."""
@@ -73,25 +73,27 @@ class WindowVerdict:
     @property
     def is_harmless(self) -> bool:
         """Whether labels rule out a loss of accuracy."""
-        return self.harm is not None and self.harm.is_known_harmless
+        return self.impact is not None and self.impact.is_known_not_worse
 
     @property
     def status(self) -> Status:
         """The verdict on the window."""
         found = [self.status_of(one) for one in self.drift.features]
         found.append(Status.WARN if self.drift.blind or not self.drift.current_n else Status.OK)
-        if self.harm is not None:
-            found.append(self.harm.status)
+        if self.impact is not None:
+            found.append(self.impact.status)
         return max(found, key=lambda status: status.severity)
 
 
-def _harm(reference: Reference, window: Window, sureness: NDArray[np.float64] | None, margin: float) -> Harm | None:
+def _impact(
+    reference: Reference, window: Window, confidence: NDArray[np.float64] | None, margin: float
+) -> PerformanceImpact | None:
     measured = measured_accuracy(reference.profile, window.profile)
     if measured is not None:
-        return Harm(measured, margin)
-    if reference.confidence is None or sureness is None:
+        return PerformanceImpact(measured, margin)
+    if reference.confidence is None or confidence is None:
         return None
-    return Harm(estimate_accuracy(reference.confidence, sureness), margin)
+    return PerformanceImpact(estimate_accuracy(reference.confidence, confidence), margin)
 
 
 def _has_improved(name: str, reference: FeatureCounts, window: FeatureCounts) -> bool:

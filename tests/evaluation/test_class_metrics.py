@@ -16,7 +16,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from harness.batches import IGNORED
 from harness.evaluation.answers import answers_of
-from harness.evaluation.meters.roc import RocArea, half_order, log_odds
+from harness.evaluation.metrics.classification import RocArea, half_order, log_odds
 
 
 def area_of(logits: Tensor, labels: Tensor) -> float:

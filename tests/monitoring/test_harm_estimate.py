@@ -13,7 +13,14 @@ from scipy import ndimage
 from scipy.stats import norm
 
 from harness.errors import DataError
-from harness.monitoring.harm import Familiarity, Harm, estimate_accuracy, fit_familiarity, fit_threshold, negative_entropy
+from harness.monitoring.performance_impact import (
+    OodScore,
+    PerformanceImpact,
+    estimate_accuracy,
+    fit_ood_score,
+    fit_threshold,
+    negative_entropy,
+)
 
 Array = NDArray[Any]
 ROUNDS = 400
@@ -68,7 +75,7 @@ def test_without_drift_harm_is_not_alleged_however_few_the_rows(m: int, n: int, 
     alleged = 0
     for _ in range(ROUNDS):
         threshold = fit_threshold(generator.normal(size=m), generator.random(m) < accuracy)
-        alleged += Harm(estimate_accuracy(threshold, generator.normal(size=n)), 0.05).status == "fail"
+        alleged += PerformanceImpact(estimate_accuracy(threshold, generator.normal(size=n)), 0.05).status == "fail"
     assert alleged / ROUNDS <= WELL_WITHIN
 
 
@@ -144,12 +151,12 @@ def test_familiarity_halves_the_error_of_confidence_on_shifted_images(
     digits: dict[str, Any],
 ) -> None:
     by_confidence = errors(digits, lambda *_: None, lambda _images, probabilities: negative_entropy(probabilities))
-    fitted: list[Familiarity] = []
+    fitted: list[OodScore] = []
 
     def fit(images: Array, said: Array, correct: Array) -> None:
         training, labels = digits["training"]
-        stored = fit_familiarity(training, labels, images, said, correct).to_json()
-        fitted.append(Familiarity.from_json(json.loads(json.dumps(stored))))
+        stored = fit_ood_score(training, labels, images, said, correct).to_json()
+        fitted.append(OodScore.from_json(json.loads(json.dumps(stored))))
 
     familiar = errors(digits, fit, lambda images, probabilities: fitted[0].scores(images, probabilities.argmax(axis=1)))
     assert np.abs(familiar).mean() < np.abs(by_confidence).mean() / 2
@@ -159,7 +166,7 @@ def test_familiarity_halves_the_error_of_confidence_on_shifted_images(
 def test_rows_that_are_not_finite_are_familiar_to_no_one() -> None:
     rows = np.random.default_rng(0).normal(size=(40, 3))
     labels = (rows[:, 0] > 0).astype(int)
-    familiarity = fit_familiarity(rows, labels, rows, labels, np.ones(40))
+    familiarity = fit_ood_score(rows, labels, rows, labels, np.ones(40))
     scores = familiarity.scores([[np.nan, 0, 0], [1.0, 0, 0]], [1, 1])
     assert np.isnan(scores[0])
     assert np.isfinite(scores[1])
@@ -169,7 +176,7 @@ def test_rows_that_are_not_finite_are_familiar_to_no_one() -> None:
 def test_a_class_that_was_never_trained_on_is_not_familiar() -> None:
     rows = np.random.default_rng(0).normal(size=(40, 3))
     labels = (rows[:, 0] > 0).astype(int)
-    familiarity = fit_familiarity(rows, labels, rows, labels, np.ones(40))
+    familiarity = fit_ood_score(rows, labels, rows, labels, np.ones(40))
     assert familiarity.scores(rows[:5], [2] * 5).max() < familiarity.scores(rows[:5], labels[:5]).min()
 
 
@@ -185,12 +192,12 @@ def test_a_class_that_was_never_trained_on_is_not_familiar() -> None:
 )
 def test_bad_rows_are_refused(training: Any, labels: Any, vectors: Any, said: Any, complaint: str) -> None:
     with pytest.raises(DataError, match=complaint):
-        fit_familiarity(training, labels, vectors, said, [1, 1, 0])
+        fit_ood_score(training, labels, vectors, said, [1, 1, 0])
 
 
 def test_vectors_of_another_width_and_broken_files_are_refused() -> None:
-    familiarity = fit_familiarity(np.eye(4), [0, 1, 0, 1], np.eye(4), [0, 1, 0, 1], [1, 1, 0, 1])
+    familiarity = fit_ood_score(np.eye(4), [0, 1, 0, 1], np.eye(4), [0, 1, 0, 1], [1, 1, 0, 1])
     with pytest.raises(DataError, match="vectors of 4 numbers"):
         familiarity.scores(np.ones((2, 3)), [0, 1])
     with pytest.raises(DataError, match="stored familiarity"):
-        Familiarity.from_json({"centre": [0.0]})
+        OodScore.from_json({"centre": [0.0]})

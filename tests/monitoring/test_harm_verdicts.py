@@ -12,8 +12,15 @@ from numpy.typing import NDArray
 from harness.evidence import Status
 from harness.monitoring.drift.compare import compare_profiles
 from harness.monitoring.drift.report import DriftReport
-from harness.monitoring.harm import AccuracyEstimate, Harm, HarmFinding, estimate_accuracy, fit_threshold, judge_with_harm
+from harness.monitoring.performance_impact import (
+    AccuracyEstimate,
+    ImpactFinding,
+    PerformanceImpact,
+    estimate_accuracy,
+    fit_threshold,
+)
 from harness.monitoring.profiles import profile_columns
+from harness.monitoring.verdict import WindowVerdict
 
 Array = NDArray[np.float64]
 
@@ -28,21 +35,21 @@ def sampled(n: int, seed: int, irrelevant: float = 0.0, evidence: float = 2.0) -
     return {"irrelevant": generator.normal(irrelevant, 1, n), "evidence": generator.normal(0, evidence, n)}
 
 
-def judged(window: dict[str, Array]) -> tuple[DriftReport, Harm]:
+def judged(window: dict[str, Array]) -> tuple[DriftReport, PerformanceImpact]:
     reference = sampled(2000, 0)
     correct = np.random.default_rng(1).random(2000) < 1 / (1 + np.exp(-2 * np.abs(reference["evidence"])))
     profile = profile_columns(reference)
     drift = compare_profiles(profile, profile_columns(window, profile))
     threshold = fit_threshold(np.abs(reference["evidence"]), correct)
-    return drift, Harm(estimate_accuracy(threshold, np.abs(window["evidence"])), 0.05)
+    return drift, PerformanceImpact(estimate_accuracy(threshold, np.abs(window["evidence"])), 0.05)
 
 
 def test_no_drift_is_fine() -> None:
     drift, harm = judged(sampled(2000, 5))
-    assert (drift.status, harm.finding, judge_with_harm(drift, harm)) == (Status.OK, HarmFinding.HARMLESS, Status.OK)
+    assert (drift.status, harm.finding, WindowVerdict(drift, harm).status) == (Status.OK, ImpactFinding.NOT_WORSE, Status.OK)
 
 
-def measured(harm: Harm) -> Harm:
+def measured(harm: PerformanceImpact) -> PerformanceImpact:
     """The same figures, by labels."""
     return replace(harm, estimate=replace(harm.estimate, is_measured=True))
 
@@ -51,13 +58,13 @@ def test_drift_of_an_input_that_the_model_does_not_look_at_warns_where_labels_sa
     drift, harm = judged(sampled(2000, 5, irrelevant=1.0))
     assert drift["irrelevant"].status is Status.FAIL
     assert harm.is_ruled_out
-    assert judge_with_harm(drift, measured(harm)) is Status.WARN
+    assert WindowVerdict(drift, measured(harm)).status is Status.WARN
 
 
 def test_an_estimate_never_clears_a_drift() -> None:
     """It does not see a model that is sure of wrong answers."""
     drift, harm = judged(sampled(2000, 5, irrelevant=1.0))
-    assert (harm.status, judge_with_harm(drift, harm)) == (Status.OK, Status.FAIL)
+    assert (harm.status, WindowVerdict(drift, harm).status) == (Status.OK, Status.FAIL)
     assert harm.message.endswith(
         "; mistakes that the model is sure of, and labels of another meaning, do not show in an estimate"
     )
@@ -66,29 +73,29 @@ def test_an_estimate_never_clears_a_drift() -> None:
 def test_drift_that_leaves_the_model_unsure_fails() -> None:
     drift, harm = judged(sampled(2000, 5, evidence=0.3))
     assert drift["evidence"].status is Status.FAIL
-    assert harm.finding is HarmFinding.HARMFUL
-    assert judge_with_harm(drift, harm) is Status.FAIL
+    assert harm.finding is ImpactFinding.WORSE
+    assert WindowVerdict(drift, harm).status is Status.FAIL
 
 
 def test_without_an_estimate_the_drift_itself_decides() -> None:
     drift, _ = judged(sampled(2000, 5, irrelevant=1.0))
-    assert judge_with_harm(drift, None) is Status.FAIL
+    assert WindowVerdict(drift, None).status is Status.FAIL
 
 
 @pytest.mark.parametrize(
     ("accuracy", "interval", "finding", "status"),
     [
-        (0.7, (0.15, 0.25), HarmFinding.HARMFUL, Status.FAIL),
-        (0.84, (0.02, 0.1), HarmFinding.UNPROVEN, Status.WARN),
-        (0.9, (-0.2, 0.2), HarmFinding.CANNOT_TELL, Status.WARN),
-        (0.88, (-0.02, 0.06), HarmFinding.HARMLESS, Status.OK),
-        (0.95, (-0.08, -0.02), HarmFinding.HARMLESS, Status.OK),
+        (0.7, (0.15, 0.25), ImpactFinding.WORSE, Status.FAIL),
+        (0.84, (0.02, 0.1), ImpactFinding.UNPROVEN, Status.WARN),
+        (0.9, (-0.2, 0.2), ImpactFinding.CANNOT_TELL, Status.WARN),
+        (0.88, (-0.02, 0.06), ImpactFinding.NOT_WORSE, Status.OK),
+        (0.95, (-0.08, -0.02), ImpactFinding.NOT_WORSE, Status.OK),
     ],
 )
 def test_a_loss_is_held_against_the_margin_with_its_interval(
-    accuracy: float, interval: tuple[float, float], finding: HarmFinding, status: Status
+    accuracy: float, interval: tuple[float, float], finding: ImpactFinding, status: Status
 ) -> None:
-    harm = Harm(estimated(accuracy, interval), 0.05)
+    harm = PerformanceImpact(estimated(accuracy, interval), 0.05)
     assert (harm.finding, harm.status) == (finding, status)
     assert harm.evidence().status is status
     assert f"{accuracy:.1%}" in harm.message
@@ -96,33 +103,33 @@ def test_a_loss_is_held_against_the_margin_with_its_interval(
 
 
 def test_the_message_gives_the_figures_and_how_they_came_about() -> None:
-    assert Harm(estimated(0.7, (0.15, 0.25)), 0.05).message == (
+    assert PerformanceImpact(estimated(0.7, (0.15, 0.25)), 0.05).message == (
         "accuracy has fallen: 70.0% (95% interval 68.0% to 72.0%, estimated without labels) against 90.0%, "
         "a loss of 20.0 points (15.0 to 25.0); the margin is 5; n = 1,000 against 500"
     )
-    assert "a gain of 5.0 points (2.0 to 8.0)" in Harm(estimated(0.95, (-0.08, -0.02)), 0.05).message
-    assert "without labels" not in Harm(replace(estimated(0.7, (0.15, 0.25)), is_measured=True), 0.05).message
+    assert "a gain of 5.0 points (2.0 to 8.0)" in PerformanceImpact(estimated(0.95, (-0.08, -0.02)), 0.05).message
+    assert "without labels" not in PerformanceImpact(replace(estimated(0.7, (0.15, 0.25)), is_measured=True), 0.05).message
 
 
 def test_drift_fails_as_long_as_harm_may_be() -> None:
     drift, _ = judged(sampled(2000, 5, irrelevant=1.0))
-    assert judge_with_harm(drift, measured(Harm(estimated(0.88, (-0.02, 0.06)), 0.05))) is Status.FAIL
-    assert judge_with_harm(drift, measured(Harm(estimated(0.88, (-0.02, 0.04)), 0.05))) is Status.WARN
+    assert WindowVerdict(drift, measured(PerformanceImpact(estimated(0.88, (-0.02, 0.06)), 0.05))).status is Status.FAIL
+    assert WindowVerdict(drift, measured(PerformanceImpact(estimated(0.88, (-0.02, 0.04)), 0.05))).status is Status.WARN
 
 
 def test_harm_fails_where_no_drift_is_seen() -> None:
     drift, _ = judged(sampled(2000, 5))
-    assert judge_with_harm(drift, Harm(estimated(0.7, (0.15, 0.25)), 0.05)) is Status.FAIL
+    assert WindowVerdict(drift, PerformanceImpact(estimated(0.7, (0.15, 0.25)), 0.05)).status is Status.FAIL
 
 
 def test_an_empty_window_warns() -> None:
     empty = sampled(0, 0)
     drift, harm = judged(empty)
-    assert judge_with_harm(drift, harm) is Status.WARN
+    assert WindowVerdict(drift, harm).status is Status.WARN
     assert harm.message == "accuracy cannot be estimated: the window is empty"
 
 
 @pytest.mark.parametrize("margin", [-0.01, 5, float("nan")])
 def test_a_margin_in_points_is_refused(margin: float) -> None:
     with pytest.raises(ValueError, match="share"):
-        Harm(estimated(0.9, (0, 0)), margin)
+        PerformanceImpact(estimated(0.9, (0, 0)), margin)

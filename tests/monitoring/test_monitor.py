@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from harness.monitoring.wording import drift_table
 from monitored import COLUMNS, MODEL, PRODUCTION, Shop, open_shop, rows, write
 
 from harness.cli import main
@@ -22,13 +21,12 @@ from harness.errors import ConfigError, DataError, UserError
 from harness.experiments import ExperimentDB, ExperimentError, UnknownRunError
 from harness.models.loading import model_source
 from harness.monitoring.checks import judge_monitoring
-from harness.monitoring.command import monitor_config, monitor_of
 from harness.monitoring.data import open_window
 from harness.monitoring.options import Limits
 from harness.monitoring.profile_command import profile_config
 from harness.monitoring.profiles import ProfileMismatchError
 from harness.monitoring.reference import load_reference
-from harness.monitoring.run import run_tier5_monitoring
+from harness.monitoring.run import drift_table, monitor_config, monitor_of, run_tier5_monitoring
 from harness.training.command import train_config
 from harness.training.run import run_training
 
@@ -378,11 +376,11 @@ def test_data_without_labels_is_no_collection_error(shop: Shop) -> None:
 
 
 def test_accuracy_is_estimated_by_familiar_rows_where_they_may_be_kept(shop: Shop, monitored: Monitored) -> None:
-    run = profile_config(shop.config("eval.csv"), shop.database, familiarity=True).data["reference_profile_id"]
+    run = profile_config(shop.config("eval.csv"), shop.database, ood_score=True).data["reference_profile_id"]
     with ExperimentDB(shop.database) as db:
         reference = load_reference(db, run)
-    assert reference.familiarity is not None
-    assert len(reference.familiarity.known) == 600
+    assert reference.ood_score is not None
+    assert len(reference.ood_score.known) == 600
     truth = monitored("shifted.csv")["eval_metrics"]["accuracy"]
     found = shop.monitored("shifted_unlabelled.csv", reference_profile_id=run)
     assert abs(found["harm"]["accuracy"] - truth) < 0.03
@@ -392,7 +390,7 @@ def test_accuracy_is_estimated_by_familiar_rows_where_they_may_be_kept(shop: Sho
 def test_familiarity_of_texts_is_refused() -> None:
     config = load_config(Path(__file__).parent.parent.parent / "examples" / "lm_tiny_monitoring.json")
     with pytest.raises(ConfigError, match="on images and tables"):
-        profile_config(config, familiarity=True)
+        profile_config(config, ood_score=True)
 
 
 @pytest.mark.parametrize(("feature", "floor"), [("ks", 0.01), ("ks", 0.9), ("cramers_v", 0.9)])

@@ -19,10 +19,8 @@ from harness.compat import tree_leaves
 from harness.data.columns import Classes
 from harness.data.loader import collate
 from harness.data.record import Example
-from harness.evaluation.answers import answers_of, widened
-from harness.evaluation.losses import Losses
-from harness.evaluation.scores import row_scores
-from harness.evaluation.targets import check_logits, targets_of
+from harness.evaluation.answers import answers_of, check_logits, targets_of, widened
+from harness.evaluation.scores import Losses, row_scores
 from harness.monitoring.features.levels import name_of_id
 from harness.monitoring.features.values import Ids, Numbers, Values, Vectors
 from harness.properties.calling import blaming, mode

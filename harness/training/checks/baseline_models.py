@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from harness.adapters import Adapter
 from harness.batches import IGNORED, Batch
-from harness.evaluation.targets import targets_of
+from harness.evaluation.answers import targets_of
 from harness.tasks import TaskSpec, TaskType
 
 _LARGEST = 1 << 22

@@ -26,7 +26,7 @@ _LEAST = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
-class Familiarity:
+class OodScore:
     """Measures rows against training rows, by what a trust score is made of (Jiang et al. 2018, "To trust or not to trust a classifier").
 
     It holds training rows, if only along a few axes, and is kept with the run of its reference: ``db.log_profile(run, familiarity,
@@ -89,7 +89,7 @@ class Familiarity:
         return {name: getattr(self, name).tolist() for name in ("centre", "axes", "known", "labels", "weights")}
 
     @classmethod
-    def from_json(cls, data: Any) -> Familiarity:
+    def from_json(cls, data: Any) -> OodScore:
         """The inverse of ``to_json``.
 
         Raises:
@@ -102,9 +102,9 @@ class Familiarity:
             raise DataError("expected a stored familiarity, got something else; fit and store it anew") from None
 
 
-def fit_familiarity(
+def fit_ood_score(
     training: ArrayLike, labels: ArrayLike, vectors: ArrayLike, predictions: ArrayLike, correct: ArrayLike
-) -> Familiarity:
+) -> OodScore:
     """How familiar rows are to a model.
 
     Args:
@@ -132,7 +132,7 @@ def fit_familiarity(
         kept = np.random.default_rng(0).choice(len(known), MOST_ROWS, replace=False)
         known, truth = known[kept], truth[kept]
     centre, axes = _principal_axes(known)
-    unweighted = Familiarity(centre, axes, (known - centre) @ axes, truth, np.ones(2))
+    unweighted = OodScore(centre, axes, (known - centre) @ axes, truth, np.ones(2))
     return replace(unweighted, weights=_weights(unweighted._measures(rows, said), right))
 
 

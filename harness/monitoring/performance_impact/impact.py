@@ -1,36 +1,43 @@
-"""The verdict on what drift does to a model."""
+"""The verdict on what drift does to a model: its accuracy, measured by labels or estimated, against what is allowed."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+import numpy as np
+
 from harness.evidence import Evidence, Status
-from harness.monitoring.drift.report import DriftReport
-from harness.monitoring.harm.estimate import AccuracyEstimate
+from harness.monitoring.features.counts import NumericCounts
+from harness.monitoring.performance_impact import AccuracyEstimate
+from harness.monitoring.profiles.profile import Profile
+
+_CORRECT = "score.correct"
+_Z = 1.959964
 
 
-class HarmFinding(str, Enum):
+class ImpactFinding(str, Enum):
     """What an estimated loss of accuracy comes to."""
 
-    HARMFUL = "harmful"
+    WORSE = "harmful"
     """The whole interval of the loss is beyond the margin."""
     UNPROVEN = "unproven"
     """The loss is beyond the margin, its interval not all of it."""
     CANNOT_TELL = "cannot tell"
     """It is not, but the interval is so wide that it says little."""
-    HARMLESS = "harmless"
+    NOT_WORSE = "harmless"
     """It is not, and is known well enough."""
 
     @property
     def status(self) -> Status:
         """What the finding means for the gate."""
-        return {HarmFinding.HARMFUL: Status.FAIL, HarmFinding.HARMLESS: Status.OK}.get(self, Status.WARN)
+        return {ImpactFinding.WORSE: Status.FAIL, ImpactFinding.NOT_WORSE: Status.OK}.get(self, Status.WARN)
 
 
 @dataclass(frozen=True)
-class Harm:
+class PerformanceImpact:
     """The estimated loss of accuracy against what is put up with.
 
     Attributes:
@@ -46,14 +53,14 @@ class Harm:
             raise ValueError(f"the margin is a share of the answers, 0 to 1, got {self.margin}")
 
     @property
-    def finding(self) -> HarmFinding:
+    def finding(self) -> ImpactFinding:
         """What the loss comes to."""
         low, high = self.estimate.loss_interval
         if low > self.margin:
-            return HarmFinding.HARMFUL
+            return ImpactFinding.WORSE
         if self.estimate.loss > self.margin:
-            return HarmFinding.UNPROVEN
-        return HarmFinding.CANNOT_TELL if (high - low) / 2 > self.margin else HarmFinding.HARMLESS
+            return ImpactFinding.UNPROVEN
+        return ImpactFinding.CANNOT_TELL if (high - low) / 2 > self.margin else ImpactFinding.NOT_WORSE
 
     @property
     def is_ruled_out(self) -> bool:
@@ -61,7 +68,7 @@ class Harm:
         return self.estimate.loss_interval[1] <= self.margin
 
     @property
-    def is_known_harmless(self) -> bool:
+    def is_known_not_worse(self) -> bool:
         """Whether labels show that; an estimate does not, as it cannot see a model that is sure of wrong answers."""
         return self.estimate.is_measured and self.is_ruled_out
 
@@ -77,10 +84,10 @@ class Harm:
         if not estimate.n:
             return "accuracy cannot be estimated: the window is empty"
         opening = {
-            HarmFinding.HARMFUL: "accuracy has fallen",
-            HarmFinding.UNPROVEN: "accuracy may have fallen, or it is chance",
-            HarmFinding.CANNOT_TELL: "cannot tell whether accuracy has fallen",
-            HarmFinding.HARMLESS: "accuracy has not fallen by more than the margin",
+            ImpactFinding.WORSE: "accuracy has fallen",
+            ImpactFinding.UNPROVEN: "accuracy may have fallen, or it is chance",
+            ImpactFinding.CANNOT_TELL: "cannot tell whether accuracy has fallen",
+            ImpactFinding.NOT_WORSE: "accuracy has not fallen by more than the margin",
         }[self.finding]
         low, high = estimate.interval
         how = "" if estimate.is_measured else ", estimated without labels"
@@ -92,12 +99,12 @@ class Harm:
     @property
     def _unseen(self) -> str:
         """What an estimate that finds no loss cannot have seen."""
-        if not self.estimate.is_measured and self.finding is HarmFinding.HARMLESS:
+        if not self.estimate.is_measured and self.finding is ImpactFinding.NOT_WORSE:
             return "; mistakes that the model is sure of, and labels of another meaning, do not show in an estimate"
         return ""
 
     def evidence(self) -> Evidence:
-        """The harm as evidence."""
+        """The impact as evidence."""
         return Evidence(
             name="estimated_accuracy",
             status=self.status,
@@ -109,7 +116,7 @@ class Harm:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The harm as JSON-ready values."""
+        """The impact as JSON-ready values."""
         return {
             "status": self.status.value,
             "finding": self.finding.value,
@@ -128,18 +135,36 @@ def _change(estimate: AccuracyEstimate) -> str:
     return f"a {word} of {100 * value:.1f} points ({100 * low:.1f} to {100 * high:.1f})"
 
 
-def judge_with_harm(drift: DriftReport, harm: Harm | None) -> Status:
-    """The verdict on a window: harm fails, drift of which labels show that it does not hurt warns.
-
-    Drift fails as long as harm is not ruled out by labels. An estimate without labels never clears it: what makes a model wrong without making
-    it less sure shows in no estimate.
+def measured_accuracy(reference: Profile, window: Profile) -> AccuracyEstimate | None:
+    """How often a model is right in a window; ``None`` where either has no labels, or a row has more than one answer.
 
     Args:
-        drift: How the window differs.
-        harm: What that does to the model; ``None`` where it was not estimated.
+        reference: The reference.
+        window: The window, counted on its scales.
     """
-    if harm is None:
-        return drift.status
-    if harm.is_known_harmless and drift.status is Status.FAIL:
-        return Status.WARN
-    return max(drift.status, harm.status, key=lambda status: status.severity)
+    before, now = reference.features.get(_CORRECT), window.features.get(_CORRECT)
+    if not (isinstance(before, NumericCounts) and isinstance(now, NumericCounts) and before.finite and now.finite):
+        return None
+    return _accuracy_with_labels(_right(before), before.finite, _right(now), now.finite)
+
+
+def _right(counts: NumericCounts) -> int:
+    """How many values are 1; a profile of zeros and ones keeps them in bins of their own."""
+    return int(counts.counts[np.searchsorted(counts.edges, 1.0, side="right")])
+
+
+def _accuracy_with_labels(right_before: int, before: int, right_now: int, now: int) -> AccuracyEstimate:
+    """The accuracies, and Newcombe's interval of their difference (1998, "Interval estimation for the difference ...", method 10)."""
+    p, (low_p, high_p) = right_before / before, _wilson(right_before, before)
+    q, (low_q, high_q) = right_now / now, _wilson(right_now, now)
+    least = p - q - math.hypot(p - low_p, high_q - q)
+    most = p - q + math.hypot(high_p - p, q - low_q)
+    return AccuracyEstimate(q, (low_q, high_q), p, p - q, (least, most), now, before, is_measured=True)
+
+
+def _wilson(right: int, n: int) -> tuple[float, float]:
+    """The 95% score interval of a share (Wilson 1927)."""
+    share, z2 = right / n, _Z**2
+    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
+    reach = _Z * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+    return max(0.0, middle - reach), min(1.0, middle + reach)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from harness.evaluation.answers import Answers
-from harness.evaluation.meters.meter import Meter
+from harness.evaluation.metrics import Meter
 
 
 class MeanAbsoluteError(Meter):

@@ -8,10 +8,9 @@ from typing import Any
 
 from torchmetrics import Metric
 
-from harness.evaluation.meters.classes import Accuracy, CalibrationError, MacroF1
-from harness.evaluation.meters.numbers import ExplainedVariance, MeanAbsoluteError, RootMeanSquaredError
-from harness.evaluation.meters.roc import RocArea
-from harness.evaluation.meters.sequences import Bleu, RougeL
+from harness.evaluation.metrics.classification import Accuracy, CalibrationError, MacroF1, RocArea
+from harness.evaluation.metrics.regression import ExplainedVariance, MeanAbsoluteError, RootMeanSquaredError
+from harness.evaluation.metrics.sequences import Bleu, RougeL
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchmetrics.text import BLEUScore
 
 from harness.evaluation.answers import Answers
-from harness.evaluation.meters.meter import Meter
+from harness.evaluation.metrics import Meter
 
 
 class Bleu(BLEUScore):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from harness.data.dataset import Dataset
 from harness.errors import ConfigError
-from harness.monitoring.harm import Familiarity, fit_familiarity
+from harness.monitoring.performance_impact import OodScore, fit_ood_score
 from harness.monitoring.window import Window, input_vectors
 from harness.tasks import TaskSpec
 
@@ -19,7 +19,7 @@ _MOST_ROWS = 5000
 """Rows of the reference by which the measures are weighed."""
 
 
-def familiarity_of(task: TaskSpec, training: Dataset, data: Dataset, window: Window) -> Familiarity:
+def ood_score_of(task: TaskSpec, training: Dataset, data: Dataset, window: Window) -> OodScore:
     """How familiar rows are to a model, from rows that it was trained on and rows that it was not.
 
     Args:
@@ -41,27 +41,27 @@ def familiarity_of(task: TaskSpec, training: Dataset, data: Dataset, window: Win
     rows = _first_vectors(data)
     usable = np.isfinite(window.correct[: len(rows)]) & np.isfinite(rows).all(axis=1)
     said, right = window.predicted[: len(rows)][usable], window.correct[: len(rows)][usable]
-    return fit_familiarity(known, labels, rows[usable], said, right)
+    return fit_ood_score(known, labels, rows[usable], said, right)
 
 
-def sureness_of(data: Dataset, window: Window, familiarity: Familiarity | None) -> NDArray[np.float64] | None:
+def confidence_of(data: Dataset, window: Window, ood_score: OodScore | None) -> NDArray[np.float64] | None:
     """How sure a model is of each row, float64 ``[N]``; ``None`` where there is no model, or a row has more than one answer.
 
     Args:
         data: The rows.
         window: What was measured of them.
-        familiarity: How it is told; by the model's own confidence where ``None``.
+        ood_score: How it is told; by the model's own confidence where ``None``.
     """
-    if familiarity is None or window.predicted is None:
+    if ood_score is None or window.predicted is None:
         return window.confidence
-    return _scores(familiarity, data, window.predicted)
+    return _scores(ood_score, data, window.predicted)
 
 
-def _scores(familiarity: Familiarity, data: Dataset, predicted: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float64]:
+def _scores(ood_score: OodScore, data: Dataset, predicted: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float64]:
     found: list[NDArray[np.float64]] = []
     start = 0
     for vectors in input_vectors(data, _ROWS):
-        found.append(familiarity.scores(vectors, predicted[start : start + len(vectors)]))
+        found.append(ood_score.scores(vectors, predicted[start : start + len(vectors)]))
         start += len(vectors)
     return np.concatenate(found)
 
