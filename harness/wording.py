@@ -1,4 +1,4 @@
-"""Numbers, amounts, durations and lists as people read them."""
+"""Numbers, amounts, durations, lists and tables as people read them."""
 
 from __future__ import annotations
 
@@ -87,3 +87,27 @@ def shortened(text: str, most: int) -> str:
     """A text in one line of at most so many characters."""
     line = " ".join(text.split())
     return line if len(line) <= most else f"{line[: most - 1]}…"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows with each column as wide as its widest cell; a column of numbers is aligned to the right."""
+    columns = list(zip(*rows, strict=True))
+    right = [all(cell == "" or _is_figure(cell) for cell in column[1:]) for column in columns]
+    widths = [max(map(len, column)) for column in columns]
+    cells = zip(right, widths, strict=True)
+    forms = [">" if is_right else "<" for is_right, _ in cells]
+    lines = ("  ".join(f"{cell:{form}{width}}" for cell, form, width in zip(row, forms, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def six_digits(value: float | None) -> str:
+    """A number in six digits, or nothing."""
+    return "" if value is None else f"{value:.6g}"
+
+
+def _is_figure(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True

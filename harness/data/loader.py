@@ -27,11 +27,9 @@ class Loader(DataLoader[Batch]):
     the ranks are shared out here).
     """
 
-    def __init__(
-        self, dataset: Any, task: TaskSpec, order: BatchOrder, num_workers: int, pin_memory: bool, length: int | None
-    ) -> None:
+    def __init__(self, task: TaskSpec, order: BatchOrder, num_workers: int, pin_memory: bool) -> None:
         super().__init__(
-            _Examples(dataset, task, length),  # type: ignore[arg-type]  # it fetches whole batches and is no Dataset by name
+            _Examples(order.dataset, task),  # type: ignore[arg-type]  # it fetches whole batches and is no Dataset by name
             batch_sampler=order,  # type: ignore[arg-type]  # picks instead of bare numbers
             collate_fn=_as_it_is,
             num_workers=num_workers,
@@ -74,7 +72,6 @@ class Loader(DataLoader[Batch]):
             "batch_size": order.batch_size,
             "world_size": order.world_size,
             "shuffle": order.shuffle,
-            "drop_last": order.drop_last,
             "rows": len(order.dataset),
         }
 
@@ -96,14 +93,11 @@ def make_loader(
     task: TaskSpec,
     batch_size: int,
     seed: int = 0,
-    epoch: int = 0,
     rank: int = 0,
     world_size: int = 1,
     num_workers: int = 0,
     shuffle: bool = False,
-    drop_last: bool = False,
     pin_memory: bool = False,
-    length: int | None = None,
 ) -> Loader:
     """A loader of batches as ``harness.batches`` describes them.
 
@@ -112,17 +106,14 @@ def make_loader(
         task: What the examples are for.
         batch_size: Examples a batch and rank; the last one may have fewer.
         seed: Of the order, and of the masks of masked LMs.
-        epoch: Where to begin; ``set_epoch`` goes on.
         rank: This process.
         world_size: How many processes share the dataset.
         num_workers: Processes that encode, decode and collate; the batches stay the same.
         shuffle: Whether each epoch has an order of its own.
-        drop_last: Whether a last batch of fewer examples is left out.
         pin_memory: Whether batches are put where a GPU copies fast from.
-        length: Tokens that sequences are padded to; by default as many as the longest row of the batch has.
     """
-    order = BatchOrder(dataset, batch_size, seed, epoch, rank, world_size, shuffle, drop_last)
-    return Loader(dataset, task, order, num_workers, pin_memory, length)
+    order = BatchOrder(dataset, batch_size, seed, rank, world_size, shuffle)
+    return Loader(task, order, num_workers, pin_memory)
 
 
 @dataclass(frozen=True)
@@ -131,12 +122,11 @@ class _Examples:
 
     dataset: Any
     task: TaskSpec
-    length: int | None
 
     def __getitems__(self, picks: Sequence[Pick]) -> Batch | UserError:
         # A worker's exception arrives with its traceback as the message; returned, the one line stays one.
         try:
-            return collate(self.task, [self._example(pick) for pick in picks], self.length)
+            return collate(self.task, [self._example(pick) for pick in picks])
         except UserError as error:
             return error
 

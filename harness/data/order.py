@@ -37,11 +37,9 @@ class BatchOrder:
         dataset: ``Rows`` or another sized dataset, or a ``Stream``.
         batch_size: Examples a batch; the last one may have fewer.
         seed: Of the order.
-        epoch: Each has an order of its own where there is shuffling.
         rank: This process.
         world_size: How many processes share the dataset.
         shuffle: Whether the order is mixed; a stream's within a buffer.
-        drop_last: Whether a last batch of fewer examples is left out.
 
     Attributes:
         start: Batches that are skipped.
@@ -52,22 +50,19 @@ class BatchOrder:
         dataset: Any,
         batch_size: int,
         seed: int = 0,
-        epoch: int = 0,
         rank: int = 0,
         world_size: int = 1,
         shuffle: bool = False,
-        drop_last: bool = False,
     ) -> None:
         if batch_size < 1 or not 0 <= rank < world_size:
             raise ValueError(f"batch_size {batch_size} and rank {rank} of {world_size} are impossible")
         self.dataset = dataset
         self.batch_size = batch_size
         self.seed = seed
-        self.epoch = epoch
+        self.epoch = 0
         self.rank = rank
         self.world_size = world_size
         self.shuffle = shuffle
-        self.drop_last = drop_last
         self.start = 0
 
     @property
@@ -83,7 +78,7 @@ class BatchOrder:
     def __len__(self) -> int:
         """Batches of a whole epoch; for a stream, the first time, this reads through the file."""
         own = -(-len(self.dataset) // self.world_size)
-        return own // self.batch_size if self.drop_last else -(-own // self.batch_size)
+        return -(-own // self.batch_size)
 
     def __iter__(self) -> Iterator[list[Pick]]:
         """The batches from ``start`` on."""
@@ -91,11 +86,7 @@ class BatchOrder:
         keys = self._stream_keys(self.dataset) if isinstance(self.dataset, Stream) else self._numbers(len(self.dataset))
         stamp = f"{self.seed}:{self.epoch}"
         picks = (Pick(f"{stamp}:{turn * self.world_size + self.rank}", key) for turn, key in enumerate(keys))
-        return (
-            batch
-            for batch in _chunks(islice(picks, start * self.batch_size, None), self.batch_size)
-            if len(batch) == self.batch_size or not self.drop_last
-        )
+        return _chunks(islice(picks, start * self.batch_size, None), self.batch_size)
 
     def _rng(self) -> Random:
         return Random(f"{self.seed}:{self.epoch}")

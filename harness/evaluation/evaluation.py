@@ -219,5 +219,5 @@ def _score(call: _Call, loader: Loader, tally: Tally, on_batch: Callable[[int, i
 
 def _check_order(loader: Loader) -> None:
     order = loader.order
-    if order.shuffle or order.drop_last or order.start:
-        raise ValueError("the loader must give all rows in the dataset's order: no `shuffle`, no `drop_last`, not resumed")
+    if order.shuffle or order.start:
+        raise ValueError("the loader must give all rows in the dataset's order: no `shuffle`, not resumed")

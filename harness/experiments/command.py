@@ -13,8 +13,7 @@ from harness.experiments.documents import flat, plain
 from harness.experiments.errors import ExperimentError
 from harness.experiments.records import RunRecord, RunRef
 from harness.experiments.store import address_of, file_of
-from harness.experiments.text_table import aligned, number
-from harness.wording import duration
+from harness.wording import aligned, duration, six_digits
 
 _LIMIT = 50
 
@@ -102,7 +101,7 @@ def runs_table(db: ExperimentDB, name: str | None = None, metric: str | None = N
     data = [{**run.to_json(), **({"metrics": values} if metric else {})} for run, values in zip(found, last, strict=True)]
     rows = [["ID", "NAME", "STATUS", "TASK", "STARTED", "TOOK", *([metric] if metric else [])]]
     for run, values in zip(found, last, strict=True):
-        rows.append([*_line(run), *([number(values.get(metric))] if metric else [])])
+        rows.append([*_line(run), *([six_digits(values.get(metric))] if metric else [])])
     text = aligned(rows) if found else "no runs"
     return Answer({"runs": _strict(data)}, f"{text}\n… and older ones" if more else text)
 
@@ -125,7 +124,7 @@ def run_details(db: ExperimentDB, run: RunRef) -> Answer:
     parts = {
         "": _facts(record, names),
         "configs": {key: _shown(value) for key, value in flat(configs).items() if value is not None} if configs else {},
-        "metrics (last values)": {name: number(value) for name, value in last.items()},
+        "metrics (last values)": {name: six_digits(value) for name, value in last.items()},
         "artifacts": {artifact.path: f"{artifact.kind}, {artifact.bytes} bytes" for artifact in artifacts},
         "comparisons": {f"{c.metric}: {c.candidate_id} against {c.baseline_id}": _shown(c.result, 100) for c in compared},
     }

@@ -13,7 +13,6 @@ from harness.data.dataset import Dataset
 from harness.experiments.command import Answer
 from harness.experiments.database import ExperimentDB
 from harness.experiments.run_parts import measure
-from harness.experiments.text_table import aligned
 from harness.models.loading import model_source
 from harness.monitoring.confidence import ood_score_of
 from harness.monitoring.data import open_window
@@ -22,6 +21,7 @@ from harness.monitoring.profiles.profile import Profile
 from harness.monitoring.reference import Reference
 from harness.monitoring.window import measure_window
 from harness.training.datasets import open_datasets
+from harness.wording import aligned
 
 if TYPE_CHECKING:
     from torch import nn

@@ -17,14 +17,13 @@ from harness.evidence import Evidence, Status
 from harness.experiments.command import Answer
 from harness.experiments.database import ExperimentDB
 from harness.experiments.records import RunRef
-from harness.experiments.text_table import aligned
 from harness.models.loading import model_source
 from harness.monitoring.checks import judge_monitoring
 from harness.monitoring.data import open_window
 from harness.monitoring.monitor import Memory, Monitor
 from harness.monitoring.options import DEFAULT_LIMITS, DriftOptions, Floors, Limits
 from harness.tasks import TaskSpec
-from harness.wording import figure, p_value
+from harness.wording import aligned, figure, p_value
 
 TIER = 5
 

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.evidence import Status
-from harness.experiments.text_table import aligned, number
 from harness.repro.comparison import FirstDifference, MetricRow, Verdict
 from harness.repro.environment import EnvironmentChange
-from harness.wording import and_others, counted
+from harness.wording import aligned, and_others, counted, six_digits
 
 _WRONG = (Verdict.DIFFERENT, Verdict.MISSING)
 
@@ -110,7 +109,7 @@ class ReproResult:
         if self.folder is None and self.code:
             parts.append(aligned([["CODE", "SHA256"], *([code.name, code.sha256] for code in self.code)]))
         if self.rows:
-            rows = [[row.metric, number(row.then), number(row.now), row.verdict.value] for row in self.rows]
+            rows = [[row.metric, six_digits(row.then), six_digits(row.now), row.verdict.value] for row in self.rows]
             parts.append(aligned([["METRIC", "THEN", "NOW", ""], *rows]))
         if self.changes:
             parts.append(aligned([["ENVIRONMENT", "THEN", "NOW"], *([c.name, c.then, c.now] for c in self.changes)]))

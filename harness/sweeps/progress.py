@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from harness.experiments.text_table import number
 from harness.sweeps.result import TrialResult
 from harness.sweeps.table import one_line
-from harness.wording import duration
+from harness.wording import duration, six_digits
 
 
 class Progress:
@@ -35,5 +34,5 @@ class Progress:
             trial: How it ended.
         """
         value = trial.metrics.get(self._metric)
-        found = f"{self._metric} {number(value)}" if trial.error is None else f"failed: {one_line(trial.error)}"
+        found = f"{self._metric} {six_digits(value)}" if trial.error is None else f"failed: {one_line(trial.error)}"
         self.say(f"trial {done}/{self._total}  {trial.combination}  {found}  {duration(trial.seconds)}")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from harness.experiments.text_table import aligned, number
 from harness.sweeps.grid import shown
 from harness.sweeps.result import SweepResult, TrialResult
-from harness.wording import counted, duration
+from harness.wording import aligned, counted, duration, six_digits
 
 _LONGEST_ERROR = 110
 
@@ -25,7 +24,7 @@ def summary(result: SweepResult) -> str:
     if result.best is None:
         return f"{head}; none has a finite {result.metric}"
     best = result.best
-    return f"{head}; best {result.metric} {number(result.value(best))} with {best.combination} (run {best.run_id})"
+    return f"{head}; best {result.metric} {six_digits(result.value(best))} with {best.combination} (run {best.run_id})"
 
 
 def trials_of(result: SweepResult) -> str:
@@ -44,7 +43,7 @@ def one_line(error: str) -> str:
 
 def _row(result: SweepResult, trial: TrialResult) -> list[str]:
     values = [shown(value) for value in trial.params.values()]
-    metric = number(trial.metrics.get(result.metric)) if trial.status == "finished" else ""
+    metric = six_digits(trial.metrics.get(result.metric)) if trial.status == "finished" else ""
     error = [one_line(trial.error or "")] if result.failed else []
     return [
         "*" if trial is result.best else "",

@@ -107,10 +107,9 @@ def test_progress_is_told_batch_by_batch() -> None:
     assert evaluation.seconds > 0
 
 
-@pytest.mark.parametrize("keys", [{"shuffle": True}, {"drop_last": True}])
-def test_a_loader_that_mixes_or_leaves_out_rows_is_refused(keys: dict[str, bool]) -> None:
-    loader = make_loader(ROWS, TASK, 3, **keys)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="no `shuffle`, no `drop_last`"):
+def test_a_loader_that_mixes_rows_is_refused() -> None:
+    loader = make_loader(ROWS, TASK, 3, shuffle=True)
+    with pytest.raises(ValueError, match="no `shuffle`"):
         evaluate(Echo(), make_adapter(TASK), TASK, loader)
 
 

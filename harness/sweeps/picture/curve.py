@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from harness.experiments.text_table import number
 from harness.sweeps.picture.axis import Axis, make_axis, spans_far
 from harness.sweeps.picture.style import BEST, FAILED, INK, MARK, PAGE, PALE, RULE, SOFT, plain_axes, plain_number
 from harness.sweeps.result import SweepResult, TrialResult
-from harness.wording import shortened
+from harness.wording import shortened, six_digits
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -108,7 +107,7 @@ def _draw_best(axes: Axes, result: SweepResult, place: float, best: TrialResult,
     if wide:
         below = result.mode == "min"
         axes.annotate(
-            number(value),
+            six_digits(value),
             (place, value),
             xytext=(0, -11 if below else 11),
             textcoords="offset points",

@@ -6,14 +6,13 @@ import io
 import math
 from typing import TYPE_CHECKING
 
-from harness.experiments.text_table import number
 from harness.sweeps.grid import shown
 from harness.sweeps.picture.curve import draw_curve
 from harness.sweeps.picture.heat_map import draw_heat_map
 from harness.sweeps.picture.style import BEST, FAILED, INK, PAGE, SOFT, settle
 from harness.sweeps.result import SweepResult
 from harness.sweeps.table import trials_of
-from harness.wording import shortened
+from harness.wording import shortened, six_digits
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -80,7 +79,7 @@ def _head(figure: Figure, result: SweepResult, varied: list[str], width: float, 
     title = f"{result.name}: {result.metric} of {trials_of(result)}"
     figure.text(0.16 / width, 1 - 0.3 / height, shortened(title, letters), fontsize=15, fontweight="bold", va="center", color=INK)
     best = result.best
-    words = f"best {number(result.value(best))} with {best.combination}" if best else f"no trial has a finite {result.metric}"
+    words = f"best {six_digits(result.value(best))} with {best.combination}" if best else f"no trial has a finite {result.metric}"
     colour = BEST if best else FAILED
     figure.text(0.16 / width, 1 - 0.6 / height, shortened(words, int(letters * 1.45)), fontsize=11, va="center", color=colour)
     notes = shortened(" · ".join(_notes(result, varied)), int(letters * 1.7))
