@@ -35,7 +35,7 @@ TIERS: Mapping[int, Tier] = {
     1: Tier("subject"),
     2: Tier("study", "harness.analysis.study:find_analysis"),
     3: Tier("trial", "harness.training.checks.table:find_training"),
-    4: Tier("exports", "harness.export.checks.table:find_export"),
+    4: Tier("exports", "harness.export.checks.judge:find_export"),
     5: Tier("monitor", "harness.monitoring.checks:find_monitoring"),
 }
 

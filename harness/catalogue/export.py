@@ -60,7 +60,7 @@ EXPORT = (
         "exports",
         4,
         "The model exports, and the file is the one that was exported",
-        "harness.export.checks.contracts:exports_to",
+        "harness.export.checks.files:exports_to",
         formats=_every,
     ),
     Property(
@@ -89,14 +89,14 @@ EXPORT = (
         "dynamic_axes",
         4,
         "Every axis declared free takes every size it was declared for",
-        "harness.export.checks.contracts:dynamic_axes",
+        "harness.export.checks.files:dynamic_axes",
         formats=_holds_computation,
     ),
     Property(
         "inference_mode",
         4,
         "No active Dropout and no norm over the batch is left in the file",
-        "harness.export.checks.contracts:inference_mode",
+        "harness.export.checks.files:inference_mode",
         formats=_holds_computation,
     ),
     Property(

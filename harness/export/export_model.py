@@ -13,8 +13,8 @@ from harness.catalogue import of_tier
 from harness.config import ExportConfig, SuiteConfig, load_config
 from harness.data.examples import example_maker
 from harness.errors import ConfigError, UserError
+from harness.export.checks.judge import judge_format
 from harness.export.checks.summary import overall, summary_of
-from harness.export.checks.table import judge_format
 from harness.export.exports import Exports
 from harness.export.formats.exporter import check_formats
 from harness.formats import default_formats

@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from harness.batches import Batch
 from harness.config import ExportConfig
 from harness.errors import UserError
-from harness.export.branch_inputs import branch_candidates, choose_branch_inputs, path_of_batch
 from harness.export.failure_reason import one_line
 from harness.export.formats.exporter import Exported, Exporter, ExportError, Inspection, make_exporter
 from harness.export.program import Program, Runner, program_of
-from harness.export.shape_grid import Point, make_point, shape_grid
+from harness.export.shape_grid import Point, branch_candidates, choose_branch_inputs, make_point, path_of_batch, shape_grid
 from harness.export.store.artifact import Artifact, describe, find_artifact, publish
 from harness.export.store.cache import Cache
 from harness.export.store.identity import code_of, identity_of, versions

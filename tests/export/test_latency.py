@@ -12,7 +12,7 @@ from fractions import Fraction
 
 import pytest
 
-from harness.export.checks.latency import Comparison, Latency, compare_latency, fewest_calls, order_statistic_bounds
+from harness.export.checks.performance import Comparison, Latency, compare_latency, fewest_calls, order_statistic_bounds
 
 
 def busy(loops: int) -> Callable[[], object]:
@@ -147,7 +147,7 @@ class Clock:
 
 def test_a_budget_is_used_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
-    monkeypatch.setattr("harness.export.checks.latency.time", clock)
+    monkeypatch.setattr("harness.export.checks.performance.time", clock)
     comparison = compare_latency(clock.call_of(5), clock.call_of(5), budget=0.4)
     assert 30 <= comparison.artifact.iterations <= 40
     assert 0.35 <= clock.perf_counter() <= 0.41

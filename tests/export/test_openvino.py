@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from harness.errors import MissingPackageError
 from harness.evidence import Status
-from harness.export.checks.table import judge_format
+from harness.export.checks.judge import judge_format
 from harness.export.exports import Exports
 from harness.export.formats.exporter import ExportError
 from harness.export.formats.openvino import OpenVINOExporter

@@ -20,10 +20,10 @@ pytest.importorskip("onnxscript")
 
 from harness.adapters import make_adapter  # noqa: E402  (after the packages it needs)
 from harness.batches import Batch, Sizes, make_batch  # noqa: E402
-from harness.export.formats.exporter import ExportError  # noqa: E402
+from harness.export.formats.exporter import ExportError, QuantisationQuality  # noqa: E402
 from harness.export.formats.onnx import ONNXExporter  # noqa: E402
 from harness.export.onnx.quantisation import Kind, QuantisationFacts, quantise  # noqa: E402
-from harness.export.onnx.quantisation_quality import QuantisationQuality, logits_sqnr, measure_quality  # noqa: E402
+from harness.export.onnx.quantisation_quality import logits_sqnr, measure_quality  # noqa: E402
 from harness.export.program import Program, make_program  # noqa: E402
 from harness.models.stubs import build_stub  # noqa: E402
 from harness.runtime import seeded  # noqa: E402

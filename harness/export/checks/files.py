@@ -1,7 +1,8 @@
-"""Whether an exported file is sound in itself, and alive in a process that never saw the exporter."""
+"""What an exported file promises: it is the one that was exported, sound, alive elsewhere, free in its axes, and without training in it."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,10 +13,14 @@ from harness.errors import UserError
 from harness.evidence import Evidence, Status
 from harness.export.clean_process.run import CleanRun, run_in_clean_process
 from harness.export.exports import Exports
+from harness.export.failure_reason import outcome
+from harness.export.program import LARGEST_BATCH, Program, Runner
 from harness.export.shape_grid import Point
 from harness.export.store.identity import versions
 from harness.files import json_hash
 from harness.properties.noise import difference
+from harness.runtime import seeded
+from harness.wording import counted
 
 _REPLAYED = 2
 """Batches of the shape grid that are replayed in the fresh process."""
@@ -116,3 +121,184 @@ def _figures(run: CleanRun) -> dict[str, Any]:
         "cold_start_ms": round(ms(run.import_seconds) + ms(run.load_seconds) + ms(run.first_call_seconds), 3),
         "peak_mib": 0.0 if run.peak_bytes is None else round(run.peak_bytes / 2**20, 1),
     }
+
+
+def exports_to(exports: Exports, format: str) -> Evidence:
+    """The model can be exported, by the way that is meant to work, and the file is the one that was exported.
+
+    Raises:
+        MissingPackageError: The format needs a package that is not installed.
+    """
+    name = "exports"
+    exporter = exports.exporter(format)
+    try:
+        artifact = exports.artifact(format)
+    except UserError as error:
+        return Evidence(name, Status.FAIL, f"{format}: cannot be exported: {error}", cause=_works_instead(exports, format))
+    details: dict[str, Any] = {"path": str(artifact.path), "bytes": artifact.size, "seconds": round(artifact.seconds, 3)}
+    if artifact.manifest is None:
+        message = f"{artifact.path.name} was there already and not written by this project; judged as it stands"
+        return Evidence(name, Status.OK, message, details=details)
+    details |= {"attempts": [f"{a.way}: {a.error}" if a.error else a.way for a in artifact.manifest.attempts]}
+    if artifact.changed:
+        return Evidence(
+            name,
+            Status.FAIL,
+            f"{artifact.path.name} is not the file that was exported: its sha256 is another one",
+            cause="a file edited, damaged or replaced after its export; delete it to have it exported anew",
+            details=details,
+        )
+    failed = [attempt for attempt in artifact.manifest.attempts if attempt.error]
+    way = artifact.manifest.attempts[-1].way
+    size = f"{artifact.size / 2**20:.2f} MiB"
+    if exporter.last_resort and way.startswith(exporter.last_resort) and failed:
+        return Evidence(name, Status.WARN, f"{format}: only by the {way}; {failed[0].way}: {failed[0].error}", details=details)
+    if artifact.manifest.notes.get("frozen"):
+        frozen = artifact.manifest.notes["frozen"]
+        return Evidence(name, Status.OK, f"{size}, by {way}, which warns of {counted(len(frozen), 'line')}", details=details)
+    return Evidence(name, Status.OK, f"{size}, by {way}" if exporter.kind == "weights" else f"{size}, {way}", details=details)
+
+
+def dynamic_axes(exports: Exports, format: str) -> Evidence:
+    """Every axis that was to stay free takes every size it was declared for.
+
+    Raises:
+        UserError: There is no artifact that can be loaded.
+    """
+    name, program = "dynamic_axes", exports.program
+    run, artifact = exports.runner(format), exports.artifact(format)
+    if not program.limits:
+        return Evidence(name, Status.SKIPPED, "no axis is to stay free (`dynamic_shapes`)")
+    manifest = artifact.manifest
+    static = dict(manifest.static) if manifest else {}
+    static = {**exports.exporter(format).static_axes(artifact.path, program), **static}
+    narrowed = _narrowed(program, manifest.limits if manifest else {})
+    guards = manifest.notes.get("guards", {}) if manifest else {}
+    refused = {point: reason for point in exports.points if (reason := _refusal(run, exports, point))}
+    details = {
+        "declared": {axis: list(limits) for axis, limits in program.limits.items()},
+        "derived": {axis: list(limits) for axis, limits in (manifest.limits if manifest else {}).items()},
+        "refused": {point.describe(program): reason for point, reason in refused.items()},
+    }
+    if not static and not narrowed and not refused:
+        sizes = ", ".join(f"{axis} {low} to {high}" for axis, (low, high) in program.limits.items())
+        return Evidence(name, Status.OK, f"free as declared: {sizes}", details=details)
+    reasons = [*static.values(), *(_narrowing(axis, limits, program, guards) for axis, limits in narrowed.items())]
+    if not reasons:
+        point, reason = next(iter(refused.items()))
+        reasons = [f"it refuses {point.sizes.describe(program.task)}: {reason}"]
+    planned = exports.exporter(format).plans_memory and not refused and _is_planned(program, static, narrowed)
+    return Evidence(
+        name,
+        Status.WARN if planned else Status.FAIL,
+        f"{format}: {'; '.join(reasons)}{', for which memory is planned' if planned else ''}",
+        measured=float(len(refused)) if refused else None,
+        bound=0.0 if refused else None,
+        unit="shapes refused",
+        counterexample=next((point.describe(program) for point in refused), ""),
+        cause=_what_works(exports, format, {**dict.fromkeys(static, None), **narrowed}),
+        details=details,
+    )
+
+
+def inference_mode(exports: Exports, format: str) -> Evidence:
+    """Nothing of training is left in the file: no active Dropout, no norm over the batch, nothing random.
+
+    Raises:
+        UserError: There is no artifact that can be loaded.
+    """
+    name = "inference_mode"
+    run = exports.runner(format)
+    inspection = exports.inspection(format)
+    batch = exports.batch(exports.points[0])
+    outputs = []
+    for draw in (1, 2):
+        with seeded(draw):
+            outputs.append(run(batch))
+    spread = difference(*outputs)
+    left = [found for found in inspection.training if not ("orm" in found and _norms_over_the_batch(exports))]
+    cause = "an export in train mode, F.dropout without `training=self.training`, or an eval() that does not reach a module"
+    if left:
+        others = f" and {len(left) - 1} more" if len(left) > 1 else ""
+        module = left[0].partition(" in `")[2].rstrip("`")
+        return Evidence(
+            name, Status.FAIL, f"{format}: training is left in the file: {left[0]}{others}", module=module, cause=cause
+        )
+    if spread > exports.floor.repeat_bound:
+        message = f"{format}: the same batch gives other logits at the next call"
+        return Evidence(name, Status.FAIL, message, spread, exports.floor.repeat_bound, cause=cause)
+    return Evidence(
+        name, Status.OK, "no operator of training, and the same logits at every call", spread, exports.floor.repeat_bound
+    )
+
+
+def _refusal(run: Runner, exports: Exports, point: Point) -> str:
+    """Why an artifact does not take a shape; empty where it does, or where the model itself does not either."""
+    _, reason = outcome(lambda: run(exports.batch(point)))
+    if not reason:
+        return ""
+    _, unable = outcome(lambda: exports.expected(point))
+    return "" if unable else reason
+
+
+def _narrowed(program: Program, derived: dict[str, tuple[int, int | None]]) -> dict[str, tuple[int, int | None]]:
+    """Axes that the exporter found to take fewer sizes than declared."""
+    narrowed = {}
+    for axis, (low, high) in program.limits.items():
+        found = derived.get(axis)
+        if found is not None and (found[0] > low or (found[1] is not None and found[1] < high)):
+            narrowed[axis] = found
+    return narrowed
+
+
+def _is_planned(program: Program, static: dict[str, str], narrowed: dict[str, tuple[int, int | None]]) -> bool:
+    """Whether all that is narrower is the batch, to which the user gave no limit."""
+    return not static and set(narrowed) == {"batch"} and program.limits["batch"][1] == LARGEST_BATCH
+
+
+def _narrowing(axis: str, limits: tuple[int, int | None], program: Program, guards: dict[str, str]) -> str:
+    low, high = program.limits[axis]
+    upper = "any size" if limits[1] is None else str(limits[1])
+    why = f": the model asks whether {guards[axis]}" if axis in guards else ""
+    return f"{axis} is valid from {limits[0]} to {upper} alone, declared from {low} to {high}{why}"
+
+
+def _what_works(exports: Exports, format: str, axes: dict[str, tuple[int, int | None] | None]) -> str:
+    """What a user can do about axes that are fixed (``None``) or take fewer sizes than declared."""
+    declared = {axis: [low, high] for axis, (low, high) in exports.program.limits.items()}
+    honest = {axis: [limits[0], limits[1] or declared[axis][1]] if limits else False for axis, limits in axes.items()}
+    shown = json.dumps({"dynamic_shapes": honest or {"seq": False}})
+    text = f"a size that the model's code fixes or branches on; or declare what does work: {shown}"
+    others = [other for other in exports.formats if other != format and _is_free(exports, other)]
+    return f"{text}; free in {', '.join(others)}" if others else text
+
+
+def _is_free(exports: Exports, format: str) -> bool:
+    try:
+        if exports.exporter(format).kind == "weights":
+            return False
+        artifact, run = exports.artifact(format), exports.runner(format)
+    except UserError:
+        return False
+    manifest = artifact.manifest
+    if manifest is None or manifest.static or _narrowed(exports.program, manifest.limits):
+        return False
+    return not any(_refusal(run, exports, point) for point in exports.points)
+
+
+def _works_instead(exports: Exports, format: str) -> str:
+    """Formats that the model can be exported to, for a user whose format failed."""
+    works = []
+    for other in exports.formats:
+        try:
+            if other != format:
+                exports.artifact(other)
+                works.append(other)
+        except UserError:
+            continue
+    return f"an operator or a decision that the format cannot express; what does work: {', '.join(works)}" if works else ""
+
+
+def _norms_over_the_batch(exports: Exports) -> bool:
+    """Whether the model itself, in eval mode, normalises over the batch."""
+    return any(getattr(module, "track_running_stats", True) is False for module in exports.reference.modules())

@@ -1,11 +1,21 @@
-"""How fast an artifact is beside the model itself, and what quantisation cost and brought."""
+"""How long calls take, with what the sample allows to be said of it.
+
+Percentiles are order statistics, and so are their confidence bounds, which assume nothing of the distribution but that calls are
+alike. A percentile needs a sample large enough for a bound above it: 44 calls for the 90th, 459 for the 99th, as in the early
+stopping of MLPerf's LoadGen (Reddi et al., "MLPerf Inference Benchmark", ISCA 2020).
+"""
 
 from __future__ import annotations
 
+import gc
+import math
 import os
 import platform
-from contextlib import suppress
-from dataclasses import asdict
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -13,11 +23,248 @@ import torch
 
 from harness.batches import Batch
 from harness.evidence import Evidence, Status
-from harness.export.checks.latency import Comparison, compare_latency
 from harness.export.exports import Exports
 from harness.export.formats.exporter import ExportError
 from harness.export.store.identity import versions
 from harness.files import json_hash
+
+Call = Callable[[], object]
+
+FEWEST_ITERATIONS = 50
+"""Timed calls of each side that may be asked for; a time budget may allow fewer."""
+
+_CONFIDENCE = 0.99
+_MS = 1e6
+_WARM_UP_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Times of repeated calls, in milliseconds.
+
+    Attributes:
+        iterations: Calls that were timed.
+        mean: Their mean.
+        p50: Their median.
+        p90: The time that nine calls in ten did not exceed.
+        p99: The same for 99 in a hundred; ``None`` below the 459 calls that support it.
+        p50_bounds: Below and above the true median, each with 99% confidence.
+        p90_bounds: The same for the 90th percentile; ``None`` below the 44 calls that support it.
+    """
+
+    iterations: int
+    mean: float
+    p50: float
+    p90: float
+    p99: float | None
+    p50_bounds: tuple[float, float]
+    p90_bounds: tuple[float, float] | None
+
+    @classmethod
+    def of(cls, times: Sequence[float]) -> Latency:
+        """What a sample says.
+
+        Args:
+            times: Milliseconds of at least seven calls, in any order.
+
+        Raises:
+            ValueError: There are too few for a bound on the median.
+        """
+        ordered = sorted(times)
+        median = _bounds(ordered, 0.5)
+        if median is None:
+            raise ValueError(f"got {len(ordered)} times, expected at least {fewest_calls(0.5)}: fewer do not bound a median")
+        return cls(
+            iterations=len(ordered),
+            mean=math.fsum(ordered) / len(ordered),
+            p50=_percentile(ordered, 0.5),
+            p90=_percentile(ordered, 0.9),
+            p99=_percentile(ordered, 0.99) if len(ordered) >= fewest_calls(0.99) else None,
+            p50_bounds=median,
+            p90_bounds=_bounds(ordered, 0.9),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures as JSON-ready values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Latency:
+        """The inverse of ``to_json``."""
+        p90_bounds = data["p90_bounds"]
+        return cls(
+            **{
+                **data,
+                "p50_bounds": tuple(data["p50_bounds"]),
+                "p90_bounds": None if p90_bounds is None else tuple(p90_bounds),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An artifact and the model it was made from, timed turn by turn.
+
+    Attributes:
+        artifact: Times of the artifact.
+        eager: Times of the model itself.
+    """
+
+    artifact: Latency
+    eager: Latency
+
+    @property
+    def speed_up(self) -> float:
+        """How many times faster the artifact's median call is."""
+        return self.eager.p50 / self.artifact.p50
+
+    @property
+    def slower(self) -> bool:
+        """Whether the artifact is slower for certain; wrong at most once in fifty of equally fast pairs, as either bound may miss."""
+        return self.artifact.p50_bounds[0] > self.eager.p50_bounds[1]
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures as JSON-ready values."""
+        return {
+            "artifact": self.artifact.to_json(),
+            "eager": self.eager.to_json(),
+            "speed_up": self.speed_up,
+            "slower": self.slower,
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Comparison:
+        """The inverse of ``to_json``."""
+        return cls(Latency.from_json(data["artifact"]), Latency.from_json(data["eager"]))
+
+
+def compare_latency(
+    artifact: Call,
+    eager: Call,
+    iterations: int = 60,
+    warm_up: int = 5,
+    budget: float = 10.0,
+    seed: int = 0,
+    synchronise: Call | None = None,
+) -> Comparison:
+    """Times two calls turn by turn, so that whatever else the machine does meets both alike.
+
+    Args:
+        artifact: A call of the artifact.
+        eager: The same call of the model itself.
+        iterations: Timed calls of each, at least 50.
+        warm_up: Calls of each beforehand; they take a fifth of the budget at most, but for the first.
+        budget: Seconds for all of it. Where they do not allow ``iterations`` calls, there are fewer, but always the seven that
+            bound a median.
+        seed: Of the order within each pair.
+        synchronise: Waits for the device, such as ``torch.cuda.synchronize``; its wait after a call counts as time of the call.
+
+    Raises:
+        ValueError: Fewer than 50 iterations were asked for.
+    """
+    if iterations < FEWEST_ITERATIONS:
+        raise ValueError(f"`iterations`: got {iterations}, expected at least {FEWEST_ITERATIONS}; lower `budget` instead")
+    started = time.perf_counter()
+    sides = (artifact, eager)
+    times: tuple[list[float], list[float]] = ([], [])
+    order = random.Random(seed)
+    with _collector_off():
+        for done in range(warm_up):
+            if done and time.perf_counter() - started > budget * _WARM_UP_SHARE:
+                break
+            for call in sides:
+                _milliseconds(call, synchronise)
+        timing = time.perf_counter()
+        while len(times[0]) < iterations and not _spent(len(times[0]), timing, started + budget):
+            for side in order.sample((0, 1), 2):
+                times[side].append(_milliseconds(sides[side], synchronise))
+    return Comparison(Latency.of(times[0]), Latency.of(times[1]))
+
+
+def order_statistic_bounds(n: int, quantile: float, confidence: float = _CONFIDENCE) -> tuple[int | None, int | None]:
+    """Which of ``n`` sorted observations bound a quantile from below and from above.
+
+    The number of observations below the quantile is binomial, whatever their distribution (David and Nagaraja, "Order Statistics",
+    section 7.1).
+
+    Args:
+        n: Observations.
+        quantile: Between 0 and 1.
+        confidence: Of each bound by itself.
+
+    Returns:
+        Positions from 0 of the largest observation that is below and the smallest that is above; ``None`` where there are too few.
+    """
+    log_mass = [
+        math.lgamma(n + 1)
+        - math.lgamma(k + 1)
+        - math.lgamma(n - k + 1)
+        + k * math.log(quantile)
+        + (n - k) * math.log1p(-quantile)
+        for k in range(n + 1)
+    ]
+    mass = [math.exp(value) for value in log_mass]
+    lower = _positions_within(mass, 1 - confidence)
+    upper = _positions_within(mass[::-1], 1 - confidence)
+    return (lower - 1 if lower else None), (n - upper if upper else None)
+
+
+def fewest_calls(quantile: float, confidence: float = _CONFIDENCE) -> int:
+    """The smallest sample whose largest observation is above a quantile with a confidence."""
+    return math.ceil(math.log(1 - confidence) / math.log(quantile))
+
+
+def _positions_within(mass: Sequence[float], allowed: float) -> int:
+    """How many terms from the front may be added up before their sum exceeds what is allowed."""
+    total = 0.0
+    for position, term in enumerate(mass):
+        total += term
+        if total > allowed:
+            return position
+    return len(mass)
+
+
+def _percentile(ordered: Sequence[float], quantile: float) -> float:
+    return ordered[max(0, math.ceil(len(ordered) * quantile) - 1)]
+
+
+def _bounds(ordered: Sequence[float], quantile: float) -> tuple[float, float] | None:
+    lower, upper = order_statistic_bounds(len(ordered), quantile)
+    return None if lower is None or upper is None else (ordered[lower], ordered[upper])
+
+
+def _spent(done: int, began: float, deadline: float) -> bool:
+    """Whether another pair, as long as the ones before, would end after the deadline."""
+    if done < fewest_calls(0.5):
+        return False
+    now = time.perf_counter()
+    return now + (now - began) / done > deadline
+
+
+def _milliseconds(call: Call, synchronise: Call | None) -> float:
+    if synchronise is not None:
+        synchronise()
+    begin = time.perf_counter_ns()
+    result = call()
+    if synchronise is not None:
+        synchronise()
+    end = time.perf_counter_ns()
+    del result  # kept until here, as freeing it is not part of the call
+    return max(1, end - begin) / _MS  # a coarse clock may not have moved
+
+
+@contextmanager
+def _collector_off() -> Iterator[None]:
+    """Keeps the garbage collector from running in the middle of a call."""
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
 
 _MUCH = 1.5
 """An artifact slower than the model by this factor is worth a warning; below it, what runs it may just be another machine."""

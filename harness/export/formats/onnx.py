@@ -21,9 +21,8 @@ if TYPE_CHECKING:
     from harness.config import ExportConfig
     from harness.export.blame.verdict import Blame
     from harness.export.formats.exported_program import Captured
-    from harness.export.formats.exporter import Run, WrongFile
+    from harness.export.formats.exporter import QuantisationQuality, Run, WrongFile
     from harness.export.onnx.quantisation import Kind
-    from harness.export.onnx.quantisation_quality import QuantisationQuality
     from harness.export.program import Program, Runner
 
 _INLINE_BYTES = 1_500_000_000
@@ -188,7 +187,7 @@ class ONNXExporter(Exporter):
 
     def inspect(self, path: Path, program: Program) -> Inspection:
         """Runs the checker, counts the operators, and holds opset, inputs and outputs against what was asked for."""
-        from harness.export.onnx.inspection import inspect_onnx
+        from harness.export.onnx.file import inspect_onnx
 
         return inspect_onnx(path, program, self.opset_version)
 
@@ -201,7 +200,7 @@ class ONNXExporter(Exporter):
 
     def static_axes(self, path: Path, program: Program) -> dict[str, str]:
         """Axes that were to stay free and have a number in the file."""
-        from harness.export.onnx.inspection import static_axes
+        from harness.export.onnx.file import static_axes
 
         return static_axes(path, program)
 

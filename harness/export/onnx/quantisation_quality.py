@@ -11,7 +11,6 @@ import math
 import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 
 from harness.batches import Batch
+from harness.export.formats.exporter import QuantisationQuality, TensorQuality
 from harness.export.onnx.quantisation import check_available, prepare, silent, size_of
 from harness.export.program import module_path
 
@@ -34,46 +34,6 @@ _TRANSPOSED = re.compile(r"_Transposed(_\d+)?$")
 
 _WORST = 3
 _ROUNDING = 10 * torch.finfo(torch.float32).eps
-
-
-@dataclass(frozen=True)
-class TensorQuality:
-    """A weight after rounding.
-
-    Attributes:
-        name: Its name in the prepared graph.
-        module: Path of the module that uses it; empty where the graph does not say.
-        sqnr_db: Its signal-to-quantisation-noise ratio, in dB.
-    """
-
-    name: str
-    module: str
-    sqnr_db: float
-
-
-@dataclass(frozen=True)
-class QuantisationQuality:
-    """What quantisation cost, and what it brought.
-
-    Attributes:
-        sqnr_db: Signal-to-quantisation-noise ratio of the logits, in dB; minus infinity where they are constant, not finite, of another
-            shape, or none.
-        argmax_agreement: Share of positions with the same most likely class, 0 where ``sqnr_db`` is minus infinity; ``None`` where there
-            are no classes.
-        worst_tensors: The weights that lost most, worst first.
-        operators_quantised: Operators that have an int8 weight.
-        operators_quantisable: Operators of a kind that can have one.
-        bytes_before: Size of the float file, with the data beside it.
-        bytes_after: Size of the int8 file.
-    """
-
-    sqnr_db: float
-    argmax_agreement: float | None
-    worst_tensors: tuple[TensorQuality, ...]
-    operators_quantised: int
-    operators_quantisable: int
-    bytes_before: int
-    bytes_after: int
 
 
 def measure_quality(
