@@ -33,7 +33,7 @@ def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
     except (OSError, RuntimeError) as error:
-        raise CheckpointError(f"{path} cannot be written: {_reason(error)}; checkpoints written before are untouched") from error
+        raise CheckpointError(f"{path} cannot be written: {_reason(error)}; earlier checkpoints are unchanged") from error
 
 
 def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
@@ -51,16 +51,18 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         reason = next(iter(str(error).splitlines()), "")
         if "Unsupported" not in reason and "GLOBAL" not in reason and "Weights only" not in reason:
-            raise CheckpointError(f"`resume_from_checkpoint`: {path} is damaged or no checkpoint: {reason}") from None
+            raise CheckpointError(f"`resume_from_checkpoint`: {path} is damaged or not a checkpoint: {reason}") from None
         raise CheckpointError(
-            f"`resume_from_checkpoint`: {path} is refused: loading it would run code. Checkpoints that this project writes hold tensors, "
-            "numbers and text alone"
+            f"`resume_from_checkpoint`: {path} is refused: loading it would run code. Checkpoints that this project writes hold only tensors, "
+            "numbers and text"
         ) from None
     except Exception as error:
-        reason = next(iter(str(error).splitlines()), "it is cut short")
+        reason = next(iter(str(error).splitlines()), "it is truncated")
         raise CheckpointError(f"`resume_from_checkpoint`: {path} is damaged: {reason}") from None
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
-        raise CheckpointError(f"`resume_from_checkpoint`: {path} is no checkpoint of a training; `weights` takes bare weights")
+        raise CheckpointError(
+            f"`resume_from_checkpoint`: {path} is not a training checkpoint; give files with only weights as `weights`"
+        )
     return content
 
 
@@ -90,7 +92,7 @@ def check_fits(content: Mapping[str, Any], model: nn.Module, path: Path) -> None
     }
     wrong = "; ".join(f"{label}: {', '.join(names[:3])}{' …' * (len(names) > 3)}" for label, names in parts.items() if names)
     if wrong:
-        raise CheckpointError(f"`resume_from_checkpoint`: {path} is of another model than {type(model).__name__}; {wrong}")
+        raise CheckpointError(f"`resume_from_checkpoint`: {path} is not a checkpoint of this {type(model).__name__}; {wrong}")
 
 
 class CheckpointFolder:

@@ -68,7 +68,7 @@ def train_config(
 
 
 def _in_sweep(config: SuiteConfig, sweep: SweepPoint) -> SuiteConfig:
-    """The config with checkpoints of its own, from which a trial that was killed goes on."""
+    """The config with a checkpoint folder for this trial, from which it is resumed after it was killed."""
     values = ",".join(f"{key}={value}" for key, value in sweep.params.items())
     own = re.sub(r"[^A-Za-z0-9_.,=-]+", "_", values)[:100]
     digest = text_hash(values)[:8]

@@ -116,7 +116,7 @@ def _accelerator(config: TrainingConfig, machine: Machine, notes: list[str]) -> 
     if config.use_gpu and machine.mps:
         return "mps"
     if config.use_gpu:
-        notes.append("`use_gpu`: there is no GPU here, so training runs on the CPU")
+        notes.append("`use_gpu`: this machine has no GPU, so training runs on the CPU")
     return "cpu"
 
 
@@ -126,8 +126,8 @@ def _devices(config: TrainingConfig, machine: Machine, accelerator: str, notes: 
         return _launched(config, local, int(machine.environment.get("WORLD_SIZE", local)))
     if config.num_nodes > 1 and not any(name in machine.environment for name in _LAUNCHERS):
         raise TrainingError(
-            f"`num_nodes` {config.num_nodes}: nothing says where the other nodes are; start the same command on each of them "
-            f"by torchrun --nnodes={config.num_nodes} --nproc_per_node=N --rdzv_endpoint=HOST:PORT -m harness train --config FILE, "
+            f"`num_nodes` {config.num_nodes}: the addresses of the other nodes are unknown; start the same command on each of them "
+            f"with torchrun --nnodes={config.num_nodes} --nproc_per_node=N --rdzv_endpoint=HOST:PORT -m harness train --config FILE, "
             "or by SLURM's srun"
         )
     if config.devices == "auto":
@@ -142,21 +142,21 @@ def _number(asked: int, machine: Machine, accelerator: str, notes: list[str]) ->
     there = {"cuda": machine.gpus, "mps": 1}.get(accelerator, asked)  # a CPU takes any number of processes
     if asked <= there:
         return asked
-    notes.append(f"`devices`: {asked} asked for, {_there_are(there)}: training on {there}")
+    notes.append(f"`devices`: {asked} requested, {_there_are(there)}: training on {there}")
     return there
 
 
 def _ids(asked: list[int], machine: Machine, accelerator: str, notes: list[str]) -> int | tuple[int, ...]:
     """The GPUs asked for that are there."""
     if len(set(asked)) < len(asked) or not asked:
-        raise TrainingError(f'`devices`: {asked} is no list of different GPU ids; give ids, a number, or "auto"')
+        raise TrainingError(f'`devices`: {asked} is not a list of different GPU ids; give ids, a number, or "auto"')
     if accelerator != "cuda":
-        place = "CPU" if accelerator == "cpu" else "one GPU there is"
+        place = "CPU" if accelerator == "cpu" else "only GPU"
         notes.append(f"`devices`: {asked} are ids of CUDA GPUs, and training runs on the {place}: one process")
         return 1
     there = tuple(index for index in asked if index < machine.gpus) or (0,)
     if there != tuple(asked):
-        notes.append(f"`devices`: {asked} asked for, {_there_are(machine.gpus)}: training on {list(there)}")
+        notes.append(f"`devices`: {asked} requested, {_there_are(machine.gpus)}: training on {list(there)}")
     return there
 
 
@@ -173,8 +173,8 @@ def _startable(
         reason = "training in several processes needs Lightning (pip install lightning)"
     elif machine.interactive and not _is_launched(machine):
         reason = (
-            "several processes cannot be started from a notebook or a prompt, as each runs the script again "
-            "(`modeltiers train --config FILE` can)"
+            "several processes cannot be started from a notebook or a prompt, because each runs the script again "
+            "(use `modeltiers train --config FILE`)"
         )
     else:
         return devices, num_nodes
@@ -192,15 +192,15 @@ def _launched(config: TrainingConfig, local: int, world: int) -> tuple[int, int]
     asked = len(config.devices) if isinstance(config.devices, list) else config.devices
     if asked not in ("auto", local):
         raise TrainingError(
-            f"`devices`: {config.devices} asked for, but torchrun started {local} processes on this node; "
-            f'give "auto", or --nproc_per_node={asked}'
+            f"`devices`: {config.devices} requested, but torchrun started {local} processes on this node; "
+            f'set "auto", or --nproc_per_node={asked}'
         )
     return local, max(1, world // local)
 
 
 def _there_are(gpus: int) -> str:
     ids = ", ".join(map(str, range(gpus)))
-    return f"there {'is' if gpus == 1 else 'are'} {gpus} here (id {ids})"
+    return f"this machine has {gpus} (id {ids})"
 
 
 def _strategy(
@@ -210,21 +210,21 @@ def _strategy(
     if config.strategy == "auto":
         return auto
     if count < 2 and notes and notes[-1].startswith("`devices`"):  # one warning for one cause
-        notes[-1] += f'; `strategy` "{config.strategy}" needs two devices or more, so going on with "auto"'
+        notes[-1] += f'; `strategy` "{config.strategy}" needs at least 2 devices, so "auto" is used'
         return auto
     if config.strategy == "ddp":
         if count < 2:
-            notes.append('`strategy`: "ddp" needs two devices or more and there is one: going on with "auto"')
+            notes.append('`strategy`: "ddp" needs at least 2 devices and there is 1: "auto" is used')
         return auto
     if accelerator != "cuda":
         notes.append(
-            '`strategy`: "fsdp_native" shards a model over CUDA devices, and there is none here; going on with "auto" '
+            '`strategy`: "fsdp_native" shards a model over CUDA devices, and this machine has none; "auto" is used '
             '("ddp" and "auto" train on CPUs)'
         )
         return auto
     if not machine.lightning or (machine.interactive and not _is_launched(machine)):
         reason = "does not run in a notebook" if machine.lightning else "needs Lightning (pip install lightning)"
-        notes.append(f'`strategy`: "fsdp_native" {reason}; going on with "auto"')
+        notes.append(f'`strategy`: "fsdp_native" {reason}; "auto" is used')
         return auto
     if count < 2:
         notes.append('`strategy`: "fsdp_native" on one CUDA device shards nothing; "ddp" or "auto" would be faster')
@@ -238,9 +238,11 @@ def _precision(config: TrainingConfig, machine: Machine, accelerator: str, notes
     if precision.startswith("16") and accelerator == "cpu":
         raise TrainingError(f'`precision`: {config.precision!r} needs a GPU; use "bf16-mixed" or "32-true" here')
     if precision.startswith("bf16") and accelerator == "cuda" and not machine.bf16:
-        raise TrainingError(f'`precision`: this GPU has no bfloat16 for {config.precision!r}; use "16-mixed" or "32-true"')
+        raise TrainingError(
+            f'`precision`: {config.precision!r} needs bfloat16, which this GPU does not have; use "16-mixed" or "32-true"'
+        )
     if precision.startswith("64") and accelerator == "mps":
-        raise TrainingError('`precision`: Apple\'s GPU has no float64; use "32-true", or `use_gpu` false')
+        raise TrainingError('`precision`: Apple GPUs have no float64; use "32-true", or set `use_gpu` to false')
     if config.use_amp and precision.endswith("-true") and precision != "32-true":
-        notes.append(f"`use_amp` changes nothing at `precision` {config.precision!r}")
+        notes.append(f"`use_amp` has no effect with `precision` {config.precision!r}")
     return precision

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 _OF_OUR_OPTIMIZER = ("learning_rate", "weight_decay", "warmup_ratio")
 
 PREFIX = "val_"
-"""What the names of metrics begin with while training goes on."""
+"""Prefix of the names of metrics during training."""
 
 
 @dataclass
@@ -170,7 +170,7 @@ class TrainingCoordinator:
         if is_lightning_module(self.model):
             for key in _OF_OUR_OPTIMIZER:
                 if key in self.config.model_fields_set:
-                    yield f"`{key}` is not used: {type(self.model).__name__} configures its own optimizers"
+                    yield f"`{key}` has no effect: {type(self.model).__name__} configures its own optimizers"
 
     def _find_resume(self, notes: list[str]) -> Path | None:
         """The checkpoint that training is resumed from."""
@@ -193,7 +193,7 @@ class TrainingCoordinator:
             return
         aside = self.checkpoints.set_aside()
         if aside is not None:
-            notes.append(f"the checkpoints of an earlier run are in {aside} now")
+            notes.append(f"the checkpoints of an earlier run were moved to {aside}")
 
     def _loaders(self) -> tuple[Loader, Loader]:
         def loader(dataset: Dataset, config: EvalConfig | None, shuffle: bool) -> Loader:
@@ -290,7 +290,7 @@ class TrainingCoordinator:
 
 
 def _bare(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The metrics of an evaluation, without the prefix that they have while training goes on."""
+    """The metrics of an evaluation, without the prefix that they have during training."""
     return {name.removeprefix(PREFIX): value for name, value in metrics.items() if name.startswith(PREFIX)}
 
 

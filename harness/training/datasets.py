@@ -51,7 +51,7 @@ def open_datasets(task: TaskSpec, train: EvalConfig | None, held_out: EvalConfig
     if not rest.origin.is_same_as(opened.origin):
         return Datasets(opened, rest)
     if _named(train) and _named(held_out):
-        note = f"it is judged on the rows it learns from, {opened.origin.name}: what it knows by heart looks like what it understands"
+        note = f"the model is evaluated on its training rows, {opened.origin.name}: memorised rows look like generalisation"
         return Datasets(opened, rest, (note,))
     if not _named(train):
         raise DataError(
@@ -60,7 +60,7 @@ def open_datasets(task: TaskSpec, train: EvalConfig | None, held_out: EvalConfig
         )
     opened = open_dataset(learnt.model_copy(update={"split": _LEARNT}), task, folder, "train")
     rest = open_dataset(judged.model_copy(update={"split": _HELD_OUT}), task, folder, "validation", like=opened)
-    return Datasets(opened, rest, (f"no `eval` data is named: a tenth of {opened.origin.name} is held out",))
+    return Datasets(opened, rest, (f"no `eval` data is named: 10% of the rows of {opened.origin.name} are held out",))
 
 
 def _named(config: EvalConfig | None) -> EvalConfig | None:

@@ -17,7 +17,7 @@ from harness.properties.gradient_tracing import first_bad_gradient
 from harness.properties.tracing import finite, first_broken, recording
 from harness.training.errors import DivergedError
 
-_ADVICE = "a lower `learning_rate`, more `warmup_ratio`, or a `max_grad_norm` may keep it stable"
+_ADVICE = "try a lower `learning_rate`, a larger `warmup_ratio`, or a `max_grad_norm`"
 
 
 def diverged(what: str, step: int, epoch: int, culprit: str, kept: Path | None, spared: bool) -> DivergedError:
@@ -31,9 +31,9 @@ def diverged(what: str, step: int, epoch: int, culprit: str, kept: Path | None, 
         kept: The last good checkpoint.
         spared: Whether the step was not taken.
     """
-    good = f"the last good checkpoint is {kept}" if kept is not None and kept.is_file() else "no checkpoint was written before"
+    good = f"the last good checkpoint is {kept}" if kept is not None and kept.is_file() else "no checkpoint was written yet"
     where = f", {culprit}" if culprit else ""
-    how = "training stopped before it reached the weights" if spared else "training stopped"
+    how = "training stopped before the weights were updated" if spared else "training stopped"
     return DivergedError(f"the {what} became NaN or infinite at step {step} (epoch {epoch}){where}; {how}: {good}; {_ADVICE}")
 
 
@@ -45,10 +45,10 @@ def find_culprit(model: nn.Module, adapter: Adapter, batch: Batch, forward: Abst
     """
     poisoned = not_finite(dict(model.state_dict()))
     if poisoned:
-        return f"as `{poisoned[0]}` holds NaN or infinity"
+        return f"because `{poisoned[0]}` holds NaN or infinity"
     bad_fields = [name for name, field in batch.items() if field.is_floating_point() and not bool(field.isfinite().all())]
     if bad_fields:
-        return f"as the batch's `{bad_fields[0]}` hold NaN or infinity"
+        return f"because `{bad_fields[0]}` of the batch holds NaN or infinity"
     with mode(model, True), forward:
         with torch.no_grad(), recording(model) as calls:
             loss = adapter.loss(adapter.logits(model, batch), batch)
@@ -56,7 +56,7 @@ def find_culprit(model: nn.Module, adapter: Adapter, batch: Batch, forward: Abst
         if module:
             return f"first seen in `{module}`"
         if not bool(adapter.weight(batch)):
-            return "as the batch has no label that counts"
+            return "because the batch has no label but -100"
         if not bool(loss.isfinite()):
             return "in the loss itself: every module's output is finite"
 

@@ -19,7 +19,7 @@ class Plan:
         name: The run's name.
         epochs: How many there will be.
         steps: Optimizer steps of the whole run.
-        start: Optimizer steps that were already done, when a run goes on.
+        start: Optimizer steps that were already done, when a run is resumed.
         monitor: The metric that checkpoints are chosen by; smaller is better.
     """
 
@@ -72,7 +72,7 @@ class Listener:
     """Hears what happens; does nothing unless a subclass does."""
 
     def on_start(self, plan: Plan) -> None:
-        """Training begins, or goes on."""
+        """Training begins, or resumes."""
 
     def on_step(self, step: Step) -> None:
         """An optimizer step was done."""

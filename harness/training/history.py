@@ -89,7 +89,7 @@ class History(Listener):
     Means stay means, examples and seconds are summed, and the least and largest values are kept, so that a spike stays in sight.
     Epochs are all kept.
 
-    A step that comes a second time, because a run goes on from before it, first drops everything from that step on. A point that
+    A step that comes a second time, because a run was resumed from before it, first drops everything from that step on. A point that
     reaches from before the step to beyond it is dropped as a whole, as what lies beyond can't be taken out of a mean.
     """
 
@@ -105,7 +105,7 @@ class History(Listener):
         self._epochs: list[Epoch] = []
 
     def on_start(self, plan: Plan) -> None:
-        """Drops what lies beyond the step the run goes on from."""
+        """Drops what lies beyond the step the run is resumed from."""
         self._forget(plan.start)
 
     def on_step(self, step: Step) -> None:
@@ -221,7 +221,7 @@ class History(Listener):
         try:
             loaded._load(state)
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"This is no state of a training's history: {error!r}.") from error
+            raise ValueError(f"This is not the state of a training history: {error!r}.") from error
         self.__dict__.update(loaded.__dict__)
 
     def to_json(self) -> str:
@@ -287,7 +287,7 @@ class History(Listener):
         columns: list[list[Any]] = [self._firsts, self._filled, self._examples, self._seconds]
         columns += [getattr(measure, column) for measure in self._measures.values() for column in _Measure._COLUMNS]
         if any(len(column) != len(self._lasts) for column in columns):
-            raise ValueError("This is no state of a training's history: its columns differ in length.")
+            raise ValueError("This is not the state of a training history: its columns differ in length.")
 
 
 def _pairs(values: list[Any]) -> list[Any]:

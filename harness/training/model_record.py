@@ -67,12 +67,12 @@ def record_model(model: nn.Module, adapter: Adapter, task: TaskSpec, folder: Pat
         tensor.numel() * tensor.element_size() for tensor in model.state_dict().values() if isinstance(tensor, torch.Tensor)
     )
     if size > _LARGEST:
-        missing.append(f"the weights that training began with were not kept, as their {size:,} bytes are more than {_LARGEST:,}")
+        missing.append(f"the initial weights were not kept: {size:,} bytes, allowed {_LARGEST:,}")
     else:
         try:
             torch.save(model.state_dict(), folder / f"{name}-weights.pt")
         except (OSError, RuntimeError) as error:  # a full disk; the training itself may need less
-            missing.append(f"the weights that training began with could not be written: {str(error).splitlines()[0]}")
+            missing.append(f"the initial weights could not be written: {str(error).splitlines()[0]}")
         else:
             files[WEIGHTS] = folder / f"{name}-weights.pt"
     return ModelRecord({**made, "structure": structure_of(model), "missing": missing}, files)
@@ -124,11 +124,12 @@ def _made(thing: object, target: Path, missing: list[str]) -> dict[str, Any]:
     if file is None:
         missing.append(f"the source of {kind.__qualname__} is not in a file")
     if "<locals>" in kind.__qualname__ or "." in kind.__qualname__:
-        missing.append(f"{kind.__qualname__} is defined inside of something else; define it at the top of a file")
+        missing.append(f"{kind.__qualname__} is defined inside a function or class; define it at the top level of a file")
     arguments, lacking = _arguments_of(thing)
     if lacking and isinstance(thing, nn.Module):
         missing.append(
-            f"{kind.__name__} needs {', '.join(f'`{name}`' for name in lacking)}, of which the model keeps no value; keep it as an attribute "
+            f"{kind.__name__} needs {', '.join(f'`{name}`' for name in lacking)}, which the model does not keep; store the value in an "
+            "attribute "
             "of that name"
         )
     return {

@@ -256,7 +256,7 @@ def _is_terminal(file: TextIO | None) -> bool:
 def _start_line(plan: Plan) -> str:
     name = "".join(letter if letter.isprintable() else " " for letter in plan.name)
     line = f"training {name}: {counted(plan.epochs, 'epoch')}, {counted(plan.steps, 'step')}"
-    return f"{line}, going on from step {plan.start}" if plan.start else line
+    return f"{line}, resumed at step {plan.start}" if plan.start else line
 
 
 def _figure(value: float) -> str:

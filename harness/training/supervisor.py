@@ -31,7 +31,7 @@ class HasState(Protocol):
         """The state: numbers, text and lists of them."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from a state."""
+        """Restores a state."""
 
 
 class Supervisor:
@@ -46,7 +46,7 @@ class Supervisor:
         patience: Epochs without improvement after which training stops; ``None`` for never.
         limit: Optimizer steps after which it stops; ``None`` for the whole plan.
         leads: Whether this process writes files and says what happens.
-        resumed: The checkpoint that the run goes on from.
+        resumed: The checkpoint that the run is resumed from.
         remembered: Listeners whose state belongs into the checkpoints, by name.
 
     Attributes:
@@ -100,7 +100,7 @@ class Supervisor:
         return self._checkpoints.last if self._checkpoints is not None else None
 
     def start(self, forward: Forward) -> None:
-        """Training begins, or goes on after a state was loaded."""
+        """Training begins, or resumes after a state was loaded."""
         self._keep_best(self._resumed)  # in case the run was killed between the two files
         for listener in self._listeners:
             listener.on_start(self.plan)
@@ -182,7 +182,7 @@ class Supervisor:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from a state."""
+        """Restores a state."""
         self._best, self._best_name, self._is_best = state["best"], state["best_name"], state["is_best"]
         self._waited, self._losses = state["waited"], (state["losses"][0], state["losses"][1])
         self.initial, self.metrics = state["initial"], state["metrics"]

@@ -194,7 +194,7 @@ class Trial:
             prepare: Changes the copy first, such as freezing parameters.
             on_gradients: Looks at the gradients before each step.
             folder: Where a checkpoint is written after every step (``last.ckpt``).
-            resume: A checkpoint to go on from.
+            resume: A checkpoint to resume from.
             model: Trained in place of a fresh copy.
             until: Asked after each step whether to stop.
             processes: How many train together, on CPUs; this is one of them, and the environment says which.
@@ -286,7 +286,7 @@ def too_long(trial: Trial, steps: int) -> str:
     if each * steps <= trial.seconds:
         return ""
     return (
-        f"a step takes {each:.2g} s, so the {steps} steps of this check would take {each * steps:.2g} s, and `time_budget` leaves it "
+        f"a step takes {each:.2g} s, so the {steps} steps of this check would take {each * steps:.2g} s, and `time_budget` leaves "
         f"{trial.seconds:.2g} s"
     )
 

@@ -37,7 +37,7 @@ _STATE = (
     "state that one batch leaves to the next (a running mean, a cache, a counter), a loss that depends on statistics of the batch, or gradients "
     "that are cleared in between"
 )
-_MEAN_OF_MEANS = "a mean of means: where batches hold unequal numbers of labels, those of a short one count for more"
+_MEAN_OF_MEANS = "a mean of means: where batches hold unequal numbers of labels, labels in a small batch weigh more"
 
 _ROWS_PER_BATCH = 2
 _PARALLEL = 0.99
@@ -45,8 +45,8 @@ _PARALLEL = 0.99
 
 _LOGITS = "the logits"
 SIDE_TERM = (
-    "a balance loss, as of a mixture of experts, or another statistic of the batch that is no mean over its rows; where it is meant, nothing "
-    "needs to change"
+    "a balance loss, as of a mixture of experts, or another statistic of the batch that is not a mean over its rows; if this is intended, "
+    "nothing needs to change"
 )
 """What the cause of such a difference usually is."""
 
@@ -64,7 +64,11 @@ def accumulation(trial: Trial) -> Evidence:
     if not seen.took_step:
         return Evidence(_NAME, Status.SKIPPED, f"{loss_name(trial)} took no optimizer step in {MOST_BATCHES} batches")
     if seen.optimizers > 1:
-        return Evidence(_NAME, Status.SKIPPED, "several optimizers take their steps at moments of their own")
+        return Evidence(
+            _NAME,
+            Status.SKIPPED,
+            "several optimizers take their steps at different moments, so their gradients cannot be compared",
+        )
     every = max(1, seen.rows // 2)
     left_over = None if seen.looks > 1 else find_gap(trial, partial(second_step_anew, every), partial(second_step, every))
     if left_over is not None and left_over.is_real:
@@ -77,20 +81,24 @@ def accumulation(trial: Trial) -> Evidence:
 def _judge_weighted(trial: Trial) -> Evidence:
     gap = find_gap(trial, _large_unequal, _small_unequal)
     if not gap.is_real:
-        return _sound(gap, "unequal small batches give the gradient of the large one", _shown(trial))
+        return _sound(gap, "gradients accumulated over batches of unequal size equal those of one large batch", _shown(trial))
     cause = _STATE
     if not find_gap(trial, _large, _small).is_real:
         cause = f"{_MEAN_OF_MEANS}: the adapter's `weight` is not the number of labels that its `loss` is the mean of"
-    return _finding(trial, gap, f"the small batches that make up a batch of {_ROWS} rows give another gradient than it", cause)
+    message = f"gradients accumulated over small batches differ from those of the same {_ROWS} rows in one batch"
+    return _finding(trial, gap, message, cause, "accumulated_gradient_differs")
 
 
 def _judge_means(trial: Trial) -> Evidence:
     gap = find_gap(trial, _large, _small)
     if gap.is_real:
-        message = f"two batches of {_ROWS // 2} rows give another gradient than their {_ROWS} rows at once"
+        message = (
+            f"gradients accumulated over two batches of {_ROWS // 2} rows differ from those of all {_ROWS} rows in one batch"
+        )
         whole = _batch(trial)
-        return _judge_side_term(trial, gap, message, whole, _split(whole, _ROWS // 2)) or _finding(trial, gap, message, _STATE)
-    sound = _sound(gap, "small batches give the gradient of the large one", _shown(trial))
+        side_term = _judge_side_term(trial, gap, message, whole, _split(whole, _ROWS // 2))
+        return side_term or _finding(trial, gap, message, _STATE, "accumulated_gradient_differs")
+    sound = _sound(gap, "gradients accumulated over small batches equal those of one large batch", _shown(trial))
     accumulated = trial.config.accumulate_grad_batches
     if accumulated == 1 or not trial.subject.task.is_per_position:
         return sound
@@ -98,65 +106,73 @@ def _judge_means(trial: Trial) -> Evidence:
     if not unequal.is_real:
         return sound
     message = (
-        f"{loss_name(trial)} averages each batch for itself, so with `accumulate_grad_batches` {accumulated} the labels of short rows count for "
-        "more than others"
+        f"{loss_name(trial)} averages over each batch, so with `accumulate_grad_batches` {accumulated} labels in short rows weigh more than "
+        "others"
     )
-    return _finding(trial, unequal, message, _MEAN_OF_MEANS, Status.WARN)
+    return _finding(trial, unequal, message, _MEAN_OF_MEANS, "mean_of_means", Status.WARN)
 
 
 def _judge_manual(trial: Trial, every: int) -> Evidence:
     if every == 1:
-        message = "each batch is a step of its own, with no gradient of the one before"
+        message = "each batch takes a separate step, and no gradient of the batch before is left"
         return Evidence(_NAME, Status.OK, message, counterexample=_shown(trial))
     count = 2 * every
     whole = _batch(trial, count)
     gap = find_gap(trial, partial(_step_of_wholes, every, whole), partial(_step_of_parts, every, whole))
     if gap.is_real:
-        message = f"{loss_name(trial)} takes a step after {every} batches, and its gradient is not that of their rows at once"
+        message = f"{loss_name(trial)} takes a step every {every} batches, and its gradient differs from that of all their rows in one batch"
         cause = f"opt.zero_grad() at every batch instead of after every step, or {_STATE}"
-        return _finding(trial, gap, message, cause)
+        parts = [rows(whole, slice(2 * number, 2 * (number + 1))) for number in range(every)]
+        side_term = _judge_side_term(trial, gap, message, whole, parts)
+        return side_term or _finding(trial, gap, message, cause, "accumulated_gradient_differs")
     batch = _with_unequal_rows(trial, count)
     if trial.subject.task.is_per_position:
         unequal = find_gap(trial, partial(_step_of_wholes, every, batch), partial(_step_of_parts, every, batch))
         if unequal.is_real:
             message = (
-                f"{loss_name(trial)} takes a step after {every} batches over the mean of their means: the labels of short rows count for more "
-                "than others"
+                f"{loss_name(trial)} takes a step every {every} batches over the mean of the batch means, so labels in short rows weigh more "
+                "than "
+                "others"
             )
             cause = f"{_MEAN_OF_MEANS}; sum the losses, and divide the gradients by the number of labels at the step"
-            return _finding(trial, unequal, message, cause)
-    return _sound(gap, f"{every} batches give the gradient of the large one", _shown(trial))
+            return _finding(trial, unequal, message, cause, "mean_of_means")
+    return _sound(gap, f"gradients accumulated over {every} batches equal those of one large batch", _shown(trial))
 
 
 def _judge_side_term(trial: Trial, gap: Gap, message: str, whole: Batch, parts: list[Batch]) -> Evidence | None:
     """A warning where the part of the loss that goes through the logits is a mean, and only another part is not."""
     if not is_mean_through_logits(trial, whole, parts):
         return None
-    message = f"{message}, by a term of the loss beside that of the logits: it depends on which rows are in one batch"
-    return _finding(trial, gap, message, SIDE_TERM, Status.WARN)
+    message = f"{message}, because of a term of the loss beside that of the logits: it depends on which rows share a batch"
+    return _finding(trial, gap, message, SIDE_TERM, "side_term_depends_on_batch", Status.WARN)
 
 
-def _say_left_over(trial: Trial, every: int) -> tuple[str, str]:
+def _say_left_over(trial: Trial, every: int) -> tuple[str, str, str]:
+    """Message, cause and code."""
     if is_first_gradient_left(trial, every):
         return (
-            f"the gradient of the first step is still there at the second: {loss_name(trial)} does not clear it",
+            f"{loss_name(trial)} does not clear gradients: that of the first step is still there at the second",
             "manual optimisation without opt.zero_grad(), or an optimizer_zero_grad that does nothing",
+            "gradient_not_cleared",
         )
     return (
-        f"the gradient of the second step depends on the first beyond the weights: {loss_name(trial)} keeps something from batch to batch",
-        "a cache, a counter or a running value in a plain attribute, where no state dict holds it",
+        f"{loss_name(trial)} keeps state between batches: the gradient of the second step depends on the first by more than the weights",
+        "a cache, a counter or a running value in a plain attribute, which is not in the state dict",
+        "state_between_batches",
     )
 
 
 def _sound(gap: Gap, message: str, counterexample: str) -> Evidence:
-    return Evidence(_NAME, Status.OK, message, gap.measured, gap.bound, "", counterexample)
+    return Evidence(_NAME, Status.OK, message, gap.measured, gap.bound, "between the gradients", counterexample)
 
 
-def _finding(trial: Trial, gap: Gap, message: str, cause: str, status: Status = Status.FAIL) -> Evidence:
+def _finding(trial: Trial, gap: Gap, message: str, cause: str, code: str, status: Status = Status.FAIL) -> Evidence:
     module = gap.where if len(gap.differing) == 1 else ""
     owner = first_failure(_OWNERS, trial) if status is Status.FAIL else None
     facts = {"parameters": list(gap.differing), **(owned_by(owner[0]) if owner is not None else {})}
-    return Evidence(_NAME, status, message, gap.measured, gap.bound, "", _shown(trial), module, cause, facts)
+    return Evidence(
+        _NAME, status, message, gap.measured, gap.bound, "between the gradients", _shown(trial), module, cause, facts, code=code
+    )
 
 
 def _large(trial: Trial, /, *, prepare: Prepare | None = None, seed: int = 0) -> Quantities:

@@ -9,7 +9,7 @@ from math import sqrt
 from statistics import NormalDist, fmean, variance
 from typing import Any
 
-import torch
+import numpy as np
 from torch import nn
 
 from harness.adapters import Adapter
@@ -19,6 +19,7 @@ from harness.errors import DataError
 from harness.evaluation.evaluation import evaluate
 from harness.evidence import Evidence, Status
 from harness.runtime import processor_seconds
+from harness.statistics import sign_flip_p
 from harness.training.checks.baseline_models import BaselineAdapter, Prior, stronger
 from harness.training.engines.batch_formats import DrawnBatches
 from harness.training.errors import DivergedError
@@ -31,7 +32,7 @@ _LOOKS = (20, 40, 80, 160, 300)
 _ROWS = 256
 _BATCH = 64
 _ALPHA = 0.01
-"""How often, at most, a model that is exactly as good as the baseline may be called better, or worse."""
+"""Share of models exactly as good as the baseline that may be called better, or worse, at most."""
 
 _RECENT = 40
 """Steps of the training by which its rows are judged."""
@@ -40,8 +41,6 @@ _SHARE = 0.7
 """Of the time there is, what training may take."""
 
 _LONGEST = 60.0
-
-_DRAWS = 9_999
 
 
 def baseline_comparison(trial: Trial) -> Evidence:
@@ -53,12 +52,12 @@ def baseline_comparison(trial: Trial) -> Evidence:
     try:
         race = _Race(trial, trial.stream(_LOOKS[-1]), _held_out(trial))
     except DataError as error:
-        return Evidence(_NAME, Status.SKIPPED, f"there is nothing to train on and to be judged by: {error}")
+        return Evidence(_NAME, Status.SKIPPED, f"there is no data to train on and to evaluate on: {error}")
     try:
         race.run()
     except DivergedError as error:
         return race.evidence(
-            Status.FAIL, f"the model cannot be compared with anything: {error}", "see hyperparameter_sensitivity"
+            Status.FAIL, f"the model cannot be compared with a baseline: {error}", "see hyperparameter_sensitivity", "diverged"
         )
     return race.judge()
 
@@ -85,12 +84,12 @@ class _Look:
     @cached_property
     def chance_of_better(self) -> float:
         """How likely it would look as much better, if it were as good."""
-        return chance_of_lower([ours - theirs for ours, theirs in self.pairs])
+        return sign_flip_p(np.array([theirs - ours for ours, theirs in self.pairs]))
 
     @cached_property
     def chance_of_worse(self) -> float:
         """How likely it would look as much worse, if it were as good."""
-        return chance_of_lower([theirs - ours for ours, theirs in self.pairs])
+        return sign_flip_p(np.array([ours - theirs for ours, theirs in self.pairs]))
 
     def is_above(self, training: Sequence[float]) -> bool:
         """Whether the model's loss on these rows is surely above that of the batches it learnt from last."""
@@ -151,46 +150,51 @@ class _Race:
         """The verdict."""
         last = self.looks[-1]
         ours, theirs = last.means
-        figures = f"{ours:.3g} against {theirs:.3g} on {len(last.pairs)} held-out rows after {last.steps} steps"
+        figures = f"loss {ours:.3g}, baseline {theirs:.3g}, on {len(last.pairs)} held-out rows after {last.steps} steps"
         name = Prior(self.trial.subject.task, self.batches.seen[: max(1, last.steps)]).name
         if not last.pairs:
             return self.evidence(Status.SKIPPED, "no held-out row has a label")
         if any(loss != loss for loss, _ in last.pairs):
             message = f"after {last.steps} steps the model's loss on held-out rows is NaN"
-            return self.evidence(Status.FAIL, message, "logits that overflow in eval mode alone")
+            return self.evidence(Status.FAIL, message, "logits that overflow only in eval mode", "nan_on_held_out_rows")
         if self._is_better:
             return self.evidence(Status.OK, f"the model beats {name}: {figures}{self._against_stronger(last)}")
         if self.is_cut and (last.chance_of_worse >= _ALPHA or self._is_falling):
-            return self.evidence(Status.SKIPPED, f"there was not the time to find out whether the model beats {name}: {figures}")
+            return self.evidence(Status.SKIPPED, f"too little time to find out whether the model beats {name}: {figures}")
         if last.chance_of_worse >= _ALPHA:
             return self._undecided(
-                f"the model cannot be told from {name}: {figures}",
-                "too few steps, too few rows to judge by, or a rate that is too low; or inputs that say nothing about the labels",
+                f"the model is neither better nor worse than {name}: {figures}",
+                "too few steps, too few held-out rows, or a learning rate that is too low; or inputs that say nothing about the labels",
+                "not_distinguishable",
             )
         if self._is_falling:
             return self._undecided(
-                f"the model is worse than {name}, and still learning: {figures}", "too few steps, or a rate that is too low"
+                f"the model is worse than {name}, and still learning: {figures}",
+                "too few steps, or a learning rate that is too low",
+                "still_learning",
             )
         learnt = fmean(self.losses[-_RECENT:])
         if not last.is_above(self.losses[-_RECENT:]):
             return self._undecided(
-                f"the model has learnt no more than {name}, neither on the rows it learns from ({learnt:.3g}) nor elsewhere: {figures}",
-                "too few steps, or a rate that is too low; overfits_one_batch says whether it can learn at all",
+                f"the model is worse than {name}, on training rows too (loss {learnt:.3g}): {figures}",
+                "too few steps, or a learning rate that is too low; overfits_one_batch says whether the model can learn at all",
+                "has_not_learnt",
             )
-        where = f"; on the rows it learns from its loss is {learnt:.3g}"
+        where = f"; loss on training rows {learnt:.3g}"
         return self.evidence(
             Status.FAIL,
-            f"the model is worse than {name}, and does not get better: {figures}{where}",
-            "another computation in eval mode than in train mode, rows learnt by heart, or labels that do not belong to their inputs",
+            f"the model is worse than {name}, and does not improve: {figures}{where}",
+            "a different computation in eval mode than in train mode, memorised rows, or labels that do not belong to their inputs",
+            "worse_than_baseline",
         )
 
-    def _undecided(self, message: str, cause: str) -> Evidence:
-        """A warning; on the built-in rows, which were not made for the model, nothing is held against it."""
+    def _undecided(self, message: str, cause: str, code: str) -> Evidence:
+        """A warning; a skip on the built-in rows, which were not made for the model."""
         if self.trial.names_data:
-            return self.evidence(Status.WARN, message, cause)
-        return self.evidence(Status.SKIPPED, f"{message}; those are built-in rows: name your own under `train`")
+            return self.evidence(Status.WARN, message, cause, code)
+        return self.evidence(Status.SKIPPED, f"{message}; these are built-in rows: name your own data under `train`", code=code)
 
-    def evidence(self, status: Status, message: str, cause: str = "") -> Evidence:
+    def evidence(self, status: Status, message: str, cause: str = "", code: str = "") -> Evidence:
         """A finding."""
         curve = [{"steps": look.steps, "model": look.means[0], "prior": look.means[1]} for look in self.looks]
         details: dict[str, Any] = {
@@ -201,7 +205,16 @@ class _Race:
         measured = self.looks[-1].chance_of_better if self.looks else None
         at = f"{details['train']}, up to {_LOOKS[-1]} steps at batch size {self.trial.config.batch_size}"
         return Evidence(
-            _NAME, status, message, measured, _ALPHA / len(_LOOKS), "chance of looking as good", at, cause=cause, details=details
+            _NAME,
+            status,
+            message,
+            measured,
+            _ALPHA / len(_LOOKS),
+            "chance of looking as good without being better",
+            at,
+            cause=cause,
+            details=details,
+            code=code,
         )
 
     @property
@@ -214,8 +227,8 @@ class _Race:
         if len(self.looks) < 2:
             return True  # nobody knows yet
         before, now = self.looks[-2:]
-        gains = [new - old for new, old in zip(now.model, before.model, strict=True) if new == new and old == old]
-        return chance_of_lower(gains) < _ALPHA
+        gains = [old - new for new, old in zip(now.model, before.model, strict=True) if new == new and old == old]
+        return sign_flip_p(np.array(gains)) < _ALPHA
 
     def _look(self, model: nn.Module, steps: int) -> None:
         subject = self.trial.subject
@@ -246,24 +259,3 @@ def _held_out(trial: Trial) -> Loader:
     elif len(dataset) > _ROWS:
         dataset = Rows(dataset.origin, [dataset[turn * len(dataset) // _ROWS] for turn in range(_ROWS)])
     return make_loader(dataset, trial.subject.task, _BATCH)
-
-
-def chance_of_lower(differences: Sequence[float]) -> float:
-    """How likely a mean this low is, if each difference could as well have the other sign.
-
-    A one-sided sign-flip test (Fisher 1935, The Design of Experiments, section 21), which asks for no distribution. With N rows nothing is
-    less likely than 2^-N.
-
-    Args:
-        differences: Of the two models' losses, a number a row.
-
-    Returns:
-        The probability; 1 where there are no rows.
-    """
-    if not differences:
-        return 1.0
-    values = torch.tensor(differences, dtype=torch.float64)
-    signs = torch.randint(0, 2, (_DRAWS, len(values)), generator=torch.Generator().manual_seed(0), dtype=torch.int8)
-    means = (signs.double() * 2 - 1) @ values
-    as_low = int((means <= values.sum() + 1e-12 * float(values.abs().sum())).sum())
-    return max((as_low + 1) / (_DRAWS + 1), 0.5 ** len(values))

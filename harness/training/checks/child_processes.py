@@ -141,7 +141,7 @@ def _answer(folder: Path, status: int, is_late: bool) -> Answer:
     file, stage = folder / ANSWER, folder / STAGE
     began = stage.is_file() and stage.read_text(encoding="utf-8") == "working"
     if not file.is_file():
-        how = "it was not done in time" if is_late else f"it {end_in_words(status, folder / _LOG)}"
+        how = "it did not finish in time" if is_late else f"it {end_in_words(status, folder / _LOG)}"
         return Answer(error=how, began=began, is_late=is_late)
     answer = pickle.loads(file.read_bytes())
     return Answer(answer["result"], answer["error"], answer["text"], answer["kind"], answer["unpacked"])

@@ -56,7 +56,9 @@ def distributed(trial: Trial) -> Evidence:
     if not any(parameter.requires_grad for parameter in trial.subject.model.parameters()):
         return Evidence(_NAME, Status.SKIPPED, "the model has no trainable parameter")
     if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
-        return Evidence(_NAME, Status.SKIPPED, "this PyTorch was built without gloo, by which processes on CPUs train together")
+        return Evidence(
+            _NAME, Status.SKIPPED, "this PyTorch was built without gloo, which training in several processes on CPUs needs"
+        )
     reason = too_long(trial, _STEPS)
     if reason:
         return Evidence(_NAME, Status.SKIPPED, reason)
@@ -103,7 +105,10 @@ class _Comparison:
         """
         answers = self._answers(self.trial)
         if not isinstance(answers, list):
-            message = f"the gradients of two halves do not add up to those of the whole, which manual optimisation may mean; {answers.message}"
+            message = (
+                "the gradients of two half batches do not add up to those of the whole batch, which may be intended in manual optimisation; "
+                f"{answers.message}"
+            )
             return replace(answers, message=message)
         if any(answer.error for answer in answers):
             return failure
@@ -112,7 +117,7 @@ class _Comparison:
             return None
         steps.record(self.trial)
         if steps.draws.values:
-            message = "manual optimisation that changes gradients, in a model that is random in training, cannot be compared with one process"
+            message = "manual optimisation that changes gradients cannot be compared with one process where the model is random in training"
             return self._evidence(Status.SKIPPED, message)
         return failure
 
@@ -135,7 +140,10 @@ class _Comparison:
         if key not in self._asked:
             left = self.end - time.monotonic()
             if left < _START[self.trial.is_own]:
-                return self._evidence(Status.SKIPPED, f"{max(0.0, left):.0f} s are too few to start two processes")
+                return self._evidence(
+                    Status.SKIPPED,
+                    f"too little time to start two processes: {max(0.0, left):.0f} s left, {_START[self.trial.is_own]:.0f} s needed",
+                )
             try:
                 self._asked[key] = train_in_two_processes(trial, shared_batch(trial), [self.stance], left, bool(self._spare))
             except PackingError as error:
@@ -194,20 +202,22 @@ class _Comparison:
         if unused is not None:
             return self._unused(unused)
         if first.is_late:
-            return self._evidence(Status.SKIPPED, f"two processes cannot train this model in the time there is: {first.error}")
+            return self._evidence(Status.SKIPPED, f"two processes cannot train this model in the time available: {first.error}")
         if not first.began or first.kind == GroupError.__name__:
             return self._evidence(Status.SKIPPED, f"two processes cannot train this model here: {first.error}")
         if any(word in first.text for word in _WAITING):
             return self._evidence(
                 Status.FAIL,
                 "training in two processes deadlocks",
-                "a branch on the data or the rank that only one of the processes takes, with a collective call or a module inside",
+                "a branch on the data or the rank that only one process takes, with a collective call or a module inside",
+                code="deadlock",
             )
         return self._evidence(
             Status.FAIL,
-            f"training in two processes raises what training in one does not: {first.error}",
-            "activation checkpointing with use_reentrant, a parameter used outside of the training step's forward, or code that takes "
-            "itself for the only process",
+            f"training raises an error in two processes, and none in one: {first.error}",
+            "activation checkpointing with use_reentrant, a parameter used outside of the training step's forward, or code that assumes "
+            "it is the only process",
+            code="raises_in_two_processes",
         )
 
     def _unused(self, answer: Answer) -> Evidence:
@@ -215,17 +225,16 @@ class _Comparison:
         names = self._without(0) or re.findall(r"did not receive grad for rank \d+: (?:model\.)?([\w.]+)", answer.text)
         others = self._reached_by_outputs if names and not self.trial.is_own else set()
         names = [name for name in names if name not in others]
-        which = f"`{names[0]}` receives none{and_others(len(names) - 1, 'parameter')}" if names else "some receive none"
-        message = f"training in several processes stops at the second step: it needs a gradient of every parameter, and {which}"
+        which = (
+            f"`{names[0]}` receives none{and_others(len(names) - 1, 'parameter')}" if names else "some parameters receive none"
+        )
+        message = f"training in several processes stops at the second step: every parameter needs a gradient, and {which}"
         if len(self.trial.train([shared_batch(self.trial)], limit=1).optimizers) > 1:
-            cause = "optimizers that train a part each; DistributedDataParallel's find_unused_parameters=True allows for that"
-            return self._evidence(Status.WARN, message, cause, names)
+            cause = "optimizers that each train a part of the model; DistributedDataParallel's find_unused_parameters=True allows that"
+            return self._evidence(Status.WARN, message, cause, names, "parameter_without_gradient")
         if not set.intersection(*(set(self._without(seed)) for seed in range(_SEEDS))):
-            cause = (
-                "parts that are left out at random, as by stochastic depth; DistributedDataParallel's find_unused_parameters=True allows for "
-                "that"
-            )
-            return self._evidence(Status.WARN, f"{message} in some steps", cause, names)
+            cause = "parts that are skipped at random, as by stochastic depth; DistributedDataParallel's find_unused_parameters=True allows that"
+            return self._evidence(Status.WARN, f"{message} in some steps", cause, names, "parameter_without_gradient")
         owner = first_failure({"step_updates": step_updates}, self.trial)
         return Evidence(
             _NAME,
@@ -233,8 +242,9 @@ class _Comparison:
             message,
             counterexample=counterexample_of(self.trial),
             module=names[0] if names else "",
-            cause="a parameter on which the loss does not depend, in this batch or in any: remove it, freeze it, or let "
-            "DistributedDataParallel find_unused_parameters",
+            cause="a parameter on which the loss does not depend, in this batch or in any: remove it, freeze it, or pass "
+            "find_unused_parameters=True to DistributedDataParallel",
+            code="parameter_without_gradient",
             details=owned_by(owner[0]) if owner is not None else {},
         )
 
@@ -255,43 +265,50 @@ class _Comparison:
         return Evidence(
             _NAME,
             Status.FAIL,
-            f"with {PARTS} processes the gradient of `{gap.where}` is not the mean of what each half of the rows gives",
+            f"with {PARTS} processes the gradient of `{gap.where}` is not the mean of the gradients of the two halves of the batch",
             gap.measured,
             gap.bound,
-            "",
+            "between the gradients",
             counterexample_of(self.trial),
             gap.where,
             "code that depends on the rank, the number of processes or their environment variables",
+            code="depends_on_rank",
         )
 
     def _unshared(self, apart: Mismatch) -> Evidence:
         return Evidence(
             _NAME,
             Status.FAIL,
-            f"the processes keep gradients of their own: that of `{apart.name}` is not averaged{and_others(apart.count - 1, 'parameter')}",
+            f"gradients are not averaged over the processes: that of `{apart.name}` differs between them"
+            f"{and_others(apart.count - 1, 'parameter')}",
             apart.size,
             apart.bound,
             "",
             counterexample_of(self.trial),
             apart.name,
             "loss.backward() where Lightning needs self.manual_backward(loss), torch.autograd.grad, or a backward under no_sync()",
+            code="gradients_not_averaged",
         )
 
     def _sound(self) -> Evidence:
         if not self._takes_steps:
-            message = f"{PARTS} processes train together; no optimizer step was seen, so their gradients could not be compared"
+            message = f"{PARTS} processes train together; no optimizer step was seen, so gradients could not be compared"
             return self._evidence(Status.OK, message)
         spare = self._spare
         beside = (
-            f"; `{spare[0]}`{and_others(len(spare) - 1, 'parameter')} makes an output that the task's loss does not use"
+            f"; `{spare[0]}`{and_others(len(spare) - 1, 'parameter')} computes an output that the task's loss does not use"
             if spare
             else ""
         )
-        return self._evidence(Status.OK, f"{PARTS} processes train as one does, and have the same weights afterwards{beside}")
+        return self._evidence(
+            Status.OK, f"{PARTS} processes have the gradients of 1, and the same weights as each other afterwards{beside}"
+        )
 
-    def _evidence(self, status: Status, message: str, cause: str = "", blamed: Sequence[str] = ()) -> Evidence:
+    def _evidence(self, status: Status, message: str, cause: str = "", blamed: Sequence[str] = (), code: str = "") -> Evidence:
         module = blamed[0] if blamed else ""
-        return Evidence(_NAME, status, message, counterexample=counterexample_of(self.trial), module=module, cause=cause)
+        return Evidence(
+            _NAME, status, message, counterexample=counterexample_of(self.trial), module=module, cause=cause, code=code
+        )
 
 
 def _gradients(answers: Sequence[Answer]) -> Quantities:
@@ -309,13 +326,14 @@ def _alike(trial: Trial, pair: Sequence[RankResult]) -> Evidence | None:
         return Evidence(
             _NAME,
             Status.FAIL,
-            f"after a step the processes have other weights: `{mismatch.name}` differs{and_others(mismatch.count - 1, 'parameter')}",
+            f"weights differ between the processes after a step: `{mismatch.name}`{and_others(mismatch.count - 1, 'parameter')}",
             mismatch.size,
             0.0,
             "",
             counterexample_of(trial),
             mismatch.name,
-            "weights that are changed by hand from the rows of one process, or a gradient that is not averaged",
+            "weights changed by hand from the rows of one process, or a gradient that is not averaged",
+            code="weights_differ",
         )
     gap, bound = difference(pair[0].logits, pair[1].logits), trial.subject.floor.bound
     if gap <= bound:
@@ -323,11 +341,12 @@ def _alike(trial: Trial, pair: Sequence[RankResult]) -> Evidence | None:
     return Evidence(
         _NAME,
         Status.FAIL,
-        "after a step the processes have other models: the same rows give other logits, though the weights are the same",
+        "logits differ between the processes after a step, for the same rows and the same weights",
         gap,
         bound,
         "",
         counterexample_of(trial),
         next((name for name, value in pair[0].attributes.items() if pair[1].attributes.get(name) != value), ""),
-        "state in a plain attribute, made from the rows of one process; as a buffer, the first process's would be sent to all",
+        "state in a plain attribute, computed from the rows of one process; make it a buffer, which is sent from the first process to all",
+        code="state_differs",
     )

@@ -37,7 +37,7 @@ _ROOT = path_of("")
 
 
 def fine_tuning(trial: Trial) -> Evidence:
-    """With all but the last layer frozen, and again with a new one in its place, a few steps lower the loss and move that layer alone."""
+    """With all but the last layer frozen, and again with a new one in its place, a few steps lower the loss and change only that layer."""
     every = trial.batches_per_step
     if not every:
         return Evidence(_NAME, Status.SKIPPED, f"no optimizer step of its training step is seen in {MOST_BATCHES} batches")
@@ -51,7 +51,9 @@ def fine_tuning(trial: Trial) -> Evidence:
     free = _Watch(frozenset())
     optimizers = trial.train([batch] * every, limit=1, on_gradients=free).optimizers
     if not free.reached & head.parameters:
-        return Evidence(_NAME, Status.SKIPPED, f"no gradient reaches `{_named(head)}` at the first step, frozen backbone or not")
+        return Evidence(
+            _NAME, Status.SKIPPED, f"no gradient reaches `{_named(head)}` at the first step, whether or not the rest is frozen"
+        )
     tuning = _Tuning(trial, head, batch, free.reached, len(optimizers))
     return tuning.judge(renewed=False) or tuning.judge(renewed=True) or tuning.sound()
 
@@ -116,12 +118,12 @@ class _Tuned:
 
 @dataclass(frozen=True)
 class _Tuning:
-    """Trainings of the head alone.
+    """Trainings of the head with the rest frozen.
 
     Attributes:
         trial: The model.
         head: What is trained.
-        batch: What it learns by heart.
+        batch: What it memorises.
         reachable: Parameters that have a gradient when nothing is frozen.
         optimizers: How many the training step uses.
     """
@@ -145,16 +147,20 @@ class _Tuning:
             return found
         if any(self._tune(renewed, factor).fell for factor in _FACTORS[1:]):
             return None
-        what = f"a new `{_named(self.head)}`" if renewed else f"`{_named(self.head)}`"
+        what = f"a newly initialised `{_named(self.head)}`" if renewed else f"`{_named(self.head)}`"
         return self._evidence(
-            f"with the rest frozen, {what} learns nothing: {_STEPS} steps do not lower the loss at any rate",
-            "weights that forward reads from a copy (merged, transposed or cached at the start), or a loss that the last layer does not move",
+            f"with the rest frozen, {what} learns nothing: {_STEPS} steps do not lower the loss at any of {len(_FACTORS)} learning rates",
+            "weights that forward reads from a copy (merged, transposed or cached at the start), or a loss that does not depend on the last "
+            "layer",
+            "head_learns_nothing",
             self.head.modules[0] if self.head.modules else "",
         )
 
     def sound(self) -> Evidence:
         """Nothing was found."""
-        message = f"`{_named(self.head)}` can be trained alone, as it is and renewed, and nothing else moves"
+        message = (
+            f"`{_named(self.head)}` can be trained with the rest frozen, as it is and newly initialised, and nothing else changes"
+        )
         return Evidence(_NAME, Status.OK, message, 0.0, 0.0, "", self._at)
 
     @property
@@ -191,14 +197,17 @@ class _Tuning:
 
     def _raised(self, error: Exception) -> Evidence:
         if self.optimizers > 1:
-            reason = f"its training step uses {self.optimizers} optimizers, and not each of them has something left to train: {raised(error)}"
+            reason = (
+                f"the training step uses {self.optimizers} optimizers, and some have no parameter left to train: {raised(error)}"
+            )
             return Evidence(_NAME, Status.SKIPPED, reason)
         has_no_graph = any(words in str(error) for words in _NO_GRAPH)
         return self._evidence(
-            "with the rest frozen, the loss carries no gradient back to the last layer"
+            "with the rest frozen, no gradient reaches the last layer"
             if has_no_graph
-            else f"with the rest frozen, training raises what it otherwise does not: {raised(error)}",
-            "a forward under no_grad, or an optimizer made of other parameters, where the backbone is frozen",
+            else f"with the rest frozen, training raises an error, and otherwise none: {raised(error)}",
+            "a forward under no_grad, or an optimizer over other parameters, where the backbone is frozen",
+            "no_gradient_to_head" if has_no_graph else "raises_when_frozen",
             _named(self.head) if has_no_graph else "",
         )
 
@@ -214,6 +223,7 @@ class _Tuning:
         return self._evidence(
             f"`{names[0]}` does not stay frozen{and_others(len(names) - 1, 'parameter')}: {how}",
             "requires_grad set in an overridden train(), in forward, or in a hook; set it once, where the model is made",
+            "unfrozen",
             names[0],
         )
 
@@ -223,8 +233,9 @@ class _Tuning:
             return None
         name = next(name for name in tuned.before if name in names)
         return self._evidence(
-            f"`{name}` is frozen and moves nevertheless{and_others(len(names) - 1, 'parameter')}",
-            "weights changed by hand (decay, an average, a clamp) without a look at requires_grad, or a momentum left over in the optimizer",
+            f"`{name}` is frozen and changes all the same{and_others(len(names) - 1, 'parameter')}",
+            "weights changed by hand (decay, an average, a clamp) without checking requires_grad, or momentum left over in the optimizer",
+            "frozen_parameter_changes",
             name,
             float((tuned.after[name] - tuned.before[name]).abs().max()),
         )
@@ -238,11 +249,12 @@ class _Tuning:
         why = (
             "no optimizer holds it"
             if names[0] not in watch.held
-            else ("it receives no gradient then" if names[0] not in watch.reached else "its steps are too small to be seen")
+            else ("it receives no gradient" if names[0] not in watch.reached else "its steps are too small to change it")
         )
         evidence = self._evidence(
-            f"with the rest frozen, `{names[0]}` does not move{and_others(len(names) - 1, 'parameter')}: {why}",
-            "an optimizer over a fixed list of parameters, or a forward that changes where the backbone is frozen",
+            f"with the rest frozen, `{names[0]}` does not change{and_others(len(names) - 1, 'parameter')}: {why}",
+            "an optimizer over a fixed list of parameters, or a forward that differs where the backbone is frozen",
+            "head_does_not_change",
             names[0],
         )
         return replace(evidence, status=Status.WARN) if "too small" in why else evidence
@@ -259,8 +271,9 @@ class _Tuning:
             if moved and not names & self.head.parameters:
                 return replace(
                     self._evidence(
-                        f"`{path}` is frozen, and its running statistics move: the loaded features change though no weight does",
-                        "batch norm in train mode; put frozen ones into eval mode, in train() too",
+                        f"`{path}` is frozen, and its running statistics change: so do the loaded features, though no weight changes",
+                        "batch norm in train mode; keep frozen ones in eval mode, in train() too",
+                        "running_statistics_change",
                         path,
                         float((tuned.after[moved[0]] - tuned.before[moved[0]]).abs().max()),
                     ),
@@ -268,9 +281,9 @@ class _Tuning:
                 )
         return None
 
-    def _evidence(self, message: str, cause: str, module: str = "", measured: float | None = None) -> Evidence:
+    def _evidence(self, message: str, cause: str, code: str, module: str = "", measured: float | None = None) -> Evidence:
         bound = None if measured is None else 0.0
-        return Evidence(_NAME, Status.FAIL, message, measured, bound, "", self._at, module, cause)
+        return Evidence(_NAME, Status.FAIL, message, measured, bound, "change of a value", self._at, module, cause, code=code)
 
 
 def _rounding_of_modes(model: nn.Module) -> dict[str, float]:
@@ -302,7 +315,7 @@ class Head:
     parameters: frozenset[str]
 
     def freeze_rest(self, model: nn.Module) -> None:
-        """Leaves the head alone to be trained."""
+        """Freezes everything but the head."""
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in self.parameters)
 

@@ -77,7 +77,7 @@ def find_gap(trial: Trial, left: Measure, right: Measure, *, confirm: bool = Tru
     """
     ours, theirs = left(trial), right(trial)
     if not ours.keys() & theirs.keys():
-        raise NothingComparedError("no gradient was seen in either training, so that there is nothing to compare")
+        raise NothingComparedError("no gradient was seen in either training, so there is nothing to compare")
     epsilon = epsilon_of_step(trial)
     double = in_double(trial)
     exact = None if double is None else _or_none(lambda: left(double))

@@ -51,7 +51,7 @@ def hyperparameter_sensitivity(trial: Trial) -> Evidence:
     batches = _batches(trial)
     passes = _affordable(trial, batches)
     if passes < _FEWEST:
-        reason = f"{len(_FACTORS) + 1} trainings of {_FEWEST * len(batches)} steps would take longer than the {trial.seconds:.2g} s there are"
+        reason = f"{len(_FACTORS) + 1} trainings of {_FEWEST * len(batches)} steps would take longer than the {trial.seconds:.2g} s available"
         return Evidence(_NAME, Status.SKIPPED, reason)
     runs = _Runs(trial, batches, passes)
     try:
@@ -59,16 +59,18 @@ def hyperparameter_sensitivity(trial: Trial) -> Evidence:
         curves = {factor: runs.at(factor) for factor in _FACTORS}
         if runs.is_blind:
             return Evidence(
-                _NAME, Status.SKIPPED, "its training step takes no optimizer step that could be scaled, or returns no loss"
+                _NAME,
+                Status.SKIPPED,
+                "the training step takes no optimizer step whose learning rate could be scaled, or returns no loss",
             )
         for factor in _FAR_BELOW if curves[1.0].gain < 0 else _FAR_ABOVE:
             if any(curve.learns for curve in curves.values()):
                 break
             curves[factor] = runs.at(factor)
     except DivergedError as error:
-        return Evidence(_NAME, Status.SKIPPED, f"the loss is not finite at any rate: {error}")
+        return Evidence(_NAME, Status.SKIPPED, f"the loss is not finite at any learning rate: {error}")
     except TrainingError as error:
-        return Evidence(_NAME, Status.SKIPPED, f"the rate cannot be changed: {error}")
+        return Evidence(_NAME, Status.SKIPPED, f"the learning rate cannot be changed: {error}")
     return _Table(trial, curves, runs.first, passes * len(batches), runs.is_warming_up).judge()
 
 
@@ -179,7 +181,7 @@ class _Table:
         own, learning = self.curves[1.0], [curve for curve in self.curves.values() if curve.learns]
         if not learning:
             return self._evidence(
-                Status.SKIPPED, f"no rate from a tenth to ten times {self._rate(1.0)} learns anything in {self.steps} steps"
+                Status.SKIPPED, f"the model learns nothing in {self.steps} steps, from a tenth to ten times {self._rate(1.0)}"
             )
         best = max(learning, key=lambda curve: curve.gain)
         if not own.learns:
@@ -187,11 +189,12 @@ class _Table:
         if self.curves[3.0].gain <= -own.gain:
             return self._evidence(
                 Status.WARN,
-                f"the rate is near a cliff: at three times {self._rate(1.0)} {self._fate(self.curves[3.0])}",
-                "other data, another seed or another batch size may make it diverge: lower the rate, warm it up, or clip gradients",
+                f"the learning rate is close to diverging: at three times {self._rate(1.0)} {self._fate(self.curves[3.0])}",
+                "different data, another seed or batch size may make it diverge: lower the learning rate, warm it up, or clip gradients",
+                "near_divergence",
             )
         good = [curve.factor for curve in self.curves.values() if curve.learns]
-        message = f"the model learns at {self._rate(1.0)}, and from {min(good):.2g} to {max(good):.2g} times that"
+        message = f"the model learns at {self._rate(1.0)}, and at {min(good):.2g} to {max(good):.2g} times that"
         return self._too_low(own) or self._evidence(Status.OK, message)
 
     def _not_learning(self, own: _Curve, best: _Curve) -> Evidence:
@@ -199,18 +202,21 @@ class _Table:
         does = f"at {self._rate(best.factor)} it falls to {best.end:.3g}"
         if best.factor > 1 and self.is_warming_up:
             return self._evidence(
-                Status.SKIPPED, f"its own schedule still warms up after {self.steps} steps, in which the loss does not fall yet"
+                Status.SKIPPED,
+                f"the model's schedule is still warming up after {self.steps} steps, and the loss does not fall yet",
             )
         if best.factor > 1:
             return self._evidence(
                 Status.WARN if self.trial.is_rate_chosen else Status.SKIPPED,
                 f"at {self._rate(1.0)} the loss does not fall in {self.steps} steps; {does}",
-                "a rate that is far too low, as of another optimizer or another unit",
+                "a learning rate that is far too low, such as one meant for another optimizer",
+                "rate_too_low",
             )
         return self._evidence(
             Status.FAIL if own.gain <= -best.gain else Status.WARN,
             f"at {self._rate(1.0)} {self._fate(own)}; {does}",
-            "a rate too high for the scale of this model's loss and gradients: lower it, or warm it up for longer",
+            "a learning rate too high for the scale of this model's loss and gradients: lower it, or warm it up for longer",
+            "rate_too_high",
         )
 
     def _too_low(self, own: _Curve) -> Evidence | None:
@@ -221,15 +227,16 @@ class _Table:
         if not self.trial.is_rate_chosen:  # nor has anybody planned a training
             return None
         pace = own.gain * planned / self.steps
-        # How a loss goes on after many more steps nobody knows; that one which hardly moves will is a matter of luck.
+        # Nobody knows what a loss does after many more steps; one that hardly falls now may still fall later.
         if pace > (high.gain / _FAR_LESS if planned <= _NEAR * self.steps else _NOTHING * abs(self.first)):
             return None
-        than = f"; {self.steps} steps at ten times the rate lower it by {high.gain:.2g}"
+        than = f"; {self.steps} steps at ten times the learning rate lower it by {high.gain:.2g}"
         return self._evidence(
             Status.WARN,
-            f"at {self._rate(1.0)} the {planned} steps that are planned lower the loss of {self.first:.3g} by {pace:.2g}, at the pace of "
+            f"at {self._rate(1.0)} the {planned} planned steps would lower the loss of {self.first:.3g} by only {pace:.2g}, at the pace of "
             f"the first {self.steps}{than}",
-            "a rate too low for so short a training: raise it, or train for longer",
+            "a learning rate too low for so short a training: raise it, or train for longer",
+            "planned_training_too_short",
         )
 
     def _fate(self, curve: _Curve) -> str:
@@ -240,9 +247,9 @@ class _Table:
     def _rate(self, factor: float) -> str:
         if not self.trial.is_own:
             return f"learning rate {self.trial.config.learning_rate * factor:.2g}"
-        return "its own learning rate" if factor == 1 else f"{factor:.2g} times its own learning rate"
+        return "the model's learning rate" if factor == 1 else f"{factor:.2g} times the model's learning rate"
 
-    def _evidence(self, status: Status, message: str, cause: str = "") -> Evidence:
+    def _evidence(self, status: Status, message: str, cause: str = "", code: str = "") -> Evidence:
         table = [
             {"factor": curve.factor, "gain": _finite(curve.gain), "last_loss": _finite(curve.end)}
             for curve in sorted(self.curves.values(), key=lambda curve: curve.factor)
@@ -252,7 +259,16 @@ class _Table:
             details["learning_rate"] = self.trial.config.learning_rate
         at = f"{self.steps} steps over {_BATCHES} batches, from the same weights"
         return Evidence(
-            _NAME, status, message, _finite(self.curves[1.0].gain), None, "fall of the loss", at, cause=cause, details=details
+            _NAME,
+            status,
+            message,
+            _finite(self.curves[1.0].gain),
+            None,
+            "fall of the loss",
+            at,
+            cause=cause,
+            details=details,
+            code=code,
         )
 
 
@@ -268,7 +284,7 @@ def planned_steps(trial: Trial) -> int | None:
 
 
 def _batches(trial: Trial) -> Sequence[Batch]:
-    """A few batches that can be learnt by heart: rows of the config's data where it names some."""
+    """A few batches that can be memorised: rows of the config's data where it names some."""
     if trial.names_data:
         return trial.stream(_BATCHES)
     return [trial.subject.batch(seed=number) for number in range(_BATCHES)]

@@ -35,8 +35,8 @@ _MATCH = 1e-3
 def initial_loss(trial: Trial) -> Evidence:
     """The first loss of a training lies near log C, that of a uniform guess.
 
-    Unlike tier 1's ``initialisation``, which knows the model alone, it goes through the training step that the user wrote. Where the logits
-    can be seen, the loss and the gradient that it sends back to them are held against the formulas that are commonly written by mistake, so
+    Unlike tier 1's ``initialisation``, which knows only the model, it goes through the training step that the user wrote. Where the logits
+    can be seen, the loss and the gradient that it sends back to them are compared with the formulas that are commonly written by mistake, so
     that the verdict rests on what the step computes rather than on how large the number came out. A loss of another kind, such as with
     smoothed labels or an auxiliary term, is judged by its size: a warning from 1 nat above log C, a failure from log C + 1 above.
     """
@@ -49,7 +49,7 @@ def initial_loss(trial: Trial) -> Evidence:
     trained = observe(trial, [batch], train=True)
     if trained.loss is None:
         return Evidence(
-            _NAME, Status.SKIPPED, f"{loss_name(trial)} sends nothing back through Lightning, so its loss is not seen"
+            _NAME, Status.SKIPPED, f"{loss_name(trial)} does not call backward through Lightning, so its loss is not seen"
         )
     still = observe(trial, [batch])
     loss, formula = float(trained.loss), find_loss_formula(subject.task, still, batch)
@@ -63,28 +63,29 @@ def _judge(trial: Trial, loss: float, formula: LossFormula | None, still: Observ
     task = trial.subject.task
     uniform = math.log(task.output_size or 1)
     what = f"the first loss of {loss_name(trial)} is {loss:.3g}"
-    guess = f"a uniform guess over {task.output_size} classes has {uniform:.2f}"
+    guess = f"a uniform guess over {task.output_size} classes has loss {uniform:.2f}"
     allowed = task.tolerances.get(_NAME, uniform + 1.0)
     excess = loss - uniform
-    status, message, cause = Status.OK, f"{what}; {guess}", ""
+    status, message, cause, code = Status.OK, f"{what}; {guess}", "", ""
     owner: dict[str, str] = {}
     if still.logits is not None and are_probabilities(still.logits):
-        status = Status.FAIL
+        status, code = Status.FAIL, "returns_probabilities"
         message = f"the model returns probabilities instead of logits: {_floor(trial)}"
-        cause = "a softmax at the end of the model, where the loss has one of its own: return the logits"
+        cause = "a softmax at the end of the model, where the loss applies one too: return the logits"
     elif formula is not None and formula.is_flaw:
-        status, cause = Status.FAIL, formula.cause
+        status, cause, code = Status.FAIL, formula.cause, formula.code
         owner = owned_by("training_loss[reduction]") if formula.scale != 1.0 else {}  # the sum of which ``reduction`` says more
         message = f"{what}: it is {formula.name}" + (f", so {_floor(trial)}" if "softmax(" in formula.name else f"; {guess}")
     elif not excess <= allowed:
-        status, (message, cause) = Status.FAIL, _too_large(f"{what}; {guess}", formula)
+        status, (message, cause), code = Status.FAIL, _too_large(f"{what}; {guess}", formula), "too_large"
     elif excess > min(1.0, allowed):
-        status, (message, cause) = Status.WARN, _too_large(f"{what}; {guess}", formula)
+        status, (message, cause), code = Status.WARN, _too_large(f"{what}; {guess}", formula), "too_large"
     elif formula is not None and abs(math.log(formula.scale)) > _FAR and not _scales_itself(trial):
-        status, message, cause = Status.WARN, f"{what}: it is {formula.name}", formula.cause
+        status, message, cause, code = Status.WARN, f"{what}: it is {formula.name}", formula.cause, formula.code
     elif formula is None and still.logits is None and loss < uniform / 2 and still.repeats == 1:
-        status, message = Status.WARN, f"{what}, less than a model that knows nothing can have: {guess}"
-        cause = "a loss that is scaled down, or divided by positions that have no label"
+        status, code = Status.WARN, "too_small"
+        message = f"{what}, less than an untrained model can have: {guess}"
+        cause = "a loss that is scaled down, or divided by the number of positions that have no label"
     return Evidence(
         _NAME,
         status,
@@ -95,6 +96,7 @@ def _judge(trial: Trial, loss: float, formula: LossFormula | None, still: Observ
         f"{sizes.describe(task)}, train mode, seed=0",
         cause=cause,
         details={"loss": loss, "uniform": uniform, "formula": formula.name if formula else "of another kind", **owner},
+        code=code,
         compared=f"loss {loss:.3g}, uniform guess {uniform:.3g} (allowed up to {uniform + allowed:.3g})",
     )
 
@@ -106,16 +108,16 @@ def _scales_itself(trial: Trial) -> bool:
 
 def _too_large(message: str, formula: LossFormula | None) -> tuple[str, str]:
     if formula is None:
-        return message, f"an auxiliary term of that size, a sum where the mean is meant, or {_LOUD}"
+        return message, f"an auxiliary term of that size, a sum instead of a mean, or {_LOUD}"
     if formula == MEAN:
-        return f"{message}: the fresh model is sure of wrong answers", _LOUD
+        return f"{message}: the untrained model is confident of wrong answers", _LOUD
     return f"{message}: it is {formula.name}", formula.cause
 
 
 def _floor(trial: Trial) -> str:
     """What the loss cannot go below where softmax is taken twice: the right class has e to 1 against each of the others."""
     classes = trial.subject.task.output_size or 1
-    return f"the loss can never go below {math.log(1 + (classes - 1) / math.e):.2f}"
+    return f"the loss can never fall below {math.log(1 + (classes - 1) / math.e):.2f}"
 
 
 @dataclass(frozen=True)
@@ -127,12 +129,14 @@ class LossFormula:
         is_flaw: Whether nobody means it.
         cause: What makes it come about.
         scale: For the mean cross-entropy times a factor, that factor; 1 for all others.
+        code: Of the finding.
     """
 
     name: str
     is_flaw: bool = False
     cause: str = ""
     scale: float = 1.0
+    code: str = ""
 
 
 MEAN = LossFormula("the mean cross-entropy")
@@ -140,13 +144,20 @@ MEAN = LossFormula("the mean cross-entropy")
 _TWICE = LossFormula(
     "the cross-entropy of softmax(logits)",
     True,
-    "a softmax before cross_entropy, which has one of its own: pass it the logits as they are",
+    "a softmax before cross_entropy, which applies one too: pass it the logits",
+    code="softmax_twice",
 )
 _NO_LOG = LossFormula(
-    "minus the probability of the label", True, "nll_loss on a softmax, where it takes a log_softmax: use cross_entropy"
+    "minus the probability of the label",
+    True,
+    "nll_loss on a softmax, where it takes a log_softmax: use cross_entropy",
+    code="nll_of_softmax",
 )
 _NO_SOFTMAX = LossFormula(
-    "minus the logit of the label", True, "nll_loss on logits, where it takes a log_softmax: use cross_entropy"
+    "minus the logit of the label",
+    True,
+    "nll_loss on logits, where it takes a log_softmax: use cross_entropy",
+    code="nll_of_logits",
 )
 
 _FLAWS: tuple[tuple[LossFormula, Callable[[Tensor, Tensor], Tensor]], ...] = (
@@ -186,11 +197,15 @@ def are_probabilities(logits: Tensor) -> bool:
 def _scaled(task: TaskSpec, scale: float, batch: Batch) -> LossFormula:
     _, labels = labelled(task, batch["labels"][..., None], batch["labels"])
     if abs(scale / len(labels) - 1) <= _MATCH:
-        return LossFormula('the sum over the labels (reduction="sum")', True, 'reduction="sum" where the mean is meant', scale)
+        return LossFormula(
+            'the sum over the labels (reduction="sum")', True, 'reduction="sum" instead of "mean"', scale, "summed"
+        )
     if abs(scale * len(batch["labels"]) / len(labels) - 1) <= _MATCH:
-        return LossFormula("the sum over each row's labels", False, "a sum over the positions where the mean is meant", scale)
+        return LossFormula(
+            "the sum over each row's labels", False, "a sum over the positions instead of a mean", scale, "summed_over_positions"
+        )
     cause = "a division by `accumulate_grad_batches`, which Lightning does itself" if scale < 1 else "a loss weight, or a sum"
-    return LossFormula(f"{scale:.3g} times the mean cross-entropy", False, cause, scale)
+    return LossFormula(f"{scale:.3g} times the mean cross-entropy", False, cause, scale, "scaled")
 
 
 def _value_and_slope(

@@ -14,7 +14,7 @@ from harness.tasks import TaskSpec, TaskType
 from harness.training.checks.labels import aligned
 from harness.training.checks.observation import loss_name, observe
 from harness.training.trial import Trial
-from harness.wording import and_others
+from harness.wording import and_others, counted
 
 _NAME = "training_loss"
 _ROWS = 16
@@ -43,7 +43,7 @@ def targets(trial: Trial) -> Evidence:
     others = (_judge_under(trial, batch, sizes, seed) for seed in range(1, _SEEDS))
     found = next((other for other in others if other.status is Status.OK), first)
     if found.status is Status.FAIL and observe(trial, [batch]).optimizers > 1:
-        message = f"{loss_name(trial)} has several optimizers, and the loss of the first may be meant to work against the labels"
+        message = f"{loss_name(trial)} has several optimizers, and the loss of the first may be adversarial on purpose"
         return Evidence(_NAME, Status.SKIPPED, message, counterexample=found.counterexample)
     return found
 
@@ -52,7 +52,7 @@ def _judge_under(trial: Trial, batch: Batch, sizes: Sizes, seed: int) -> Evidenc
     counterexample = f"{sizes.describe(trial.subject.task)}, seed={seed}"
     seen = observe(trial, [batch], seed=seed)
     if seen.logits is None or seen.slope is None:
-        return Evidence(_NAME, Status.SKIPPED, f"the logits that {loss_name(trial)} computes cannot be told from other tensors")
+        return Evidence(_NAME, Status.SKIPPED, f"the logits of {loss_name(trial)} cannot be told from other tensors")
     if trial.subject.task.is_regression:
         return _judge_numbers(trial, seen.logits.flatten(), seen.slope.flatten(), batch, counterexample)
     return _judge_classes(trial, seen.logits, seen.slope, batch, counterexample)
@@ -88,8 +88,9 @@ def _judge_numbers(trial: Trial, predictions: Tensor, slope: Tensor, batch: Batc
         0.0,
         "rows",
         f"{counterexample}, row={row}",
-        cause="predictions [B, 1] minus labels [B], which gives all pairs [B, B]; labels turned into integers; labels of another scale than the "
+        cause="predictions [B, 1] minus labels [B], which broadcasts to [B, B]; labels rounded to integers; labels on another scale than the "
         "predictions",
+        code="trained_away_from_label",
     )
 
 
@@ -104,23 +105,24 @@ def _judge_classes(trial: Trial, logits: Tensor, slope: Tensor, batch: Batch, co
     facts: dict[str, Any] = {"labels": total, "wrong": int(wrong.sum()), "untrained": int(silent.sum())}
     if bool(wrong.any()) or not bool(trained.any()):
         number = int(wrong.sum()) if bool(trained.any()) else total
-        message, cause = _say_wrong(trial, slopes, labels, wrong, slope, batch)
+        message, cause, code = _say_wrong(trial, slopes, labels, wrong, slope, batch)
         facts |= {} if bool(wrong.any()) else owned_by("step_updates")
-        return Evidence(_NAME, Status.FAIL, message, float(number), 0.0, "labels", counterexample, "", cause, facts)
+        return Evidence(_NAME, Status.FAIL, message, float(number), 0.0, "labels", counterexample, "", cause, facts, code=code)
     if bool(silent.any()):
         place = _place(task, silent.nonzero()[0].tolist())
         return Evidence(
             _NAME,
             Status.WARN,
-            f"{loss_name(trial)} leaves out the label of {place}{and_others(int(silent.sum()) - 1, 'label')}, of {total}",
+            f"{loss_name(trial)} ignores {counted(int(silent.sum()), 'label')} of {total}, such as that of {place}",
             float(silent.sum()),
             0.0,
             "labels",
             counterexample,
-            cause="a slice that is one short, or a loss over some of the positions only",
+            cause="a slice that is one position short, or a loss over only some of the positions",
+            code="labels_ignored",
             details=facts,
         )
-    message = f"all {total} labels are what their positions are trained towards"
+    message = f"every position is trained towards its label ({total} labels)"
     return Evidence(_NAME, Status.OK, message, 0.0, 0.0, "labels", counterexample, details=facts)
 
 
@@ -135,26 +137,29 @@ def _pulls_to(slopes: Tensor, labels: Tensor) -> Tensor:
     return (own < 0) & ((own <= slopes.amin(-1)) | (-own >= _PULL * slopes.abs().amax(-1)))
 
 
-def _say_wrong(trial: Trial, slopes: Tensor, labels: Tensor, wrong: Tensor, slope: Tensor, batch: Batch) -> tuple[str, str]:
+def _say_wrong(trial: Trial, slopes: Tensor, labels: Tensor, wrong: Tensor, slope: Tensor, batch: Batch) -> tuple[str, str, str]:
+    """Message, cause and code."""
     task, name = trial.subject.task, loss_name(trial)
     if not bool(wrong.any()):
         return (
-            f"the loss of {name} sends nothing back to the logits",
+            f"the loss of {name} has no gradient with respect to the logits",
             "logits that were detached, rounded or turned into an argmax",
+            "no_gradient_to_logits",
         )
     for said, others, cause in _other_labels(task, batch):
         reach = min(slope.shape[1], others.shape[1]) if task.is_per_position else 0
         ours, theirs = (slope[:, :reach], others[:, :reach]) if task.is_per_position else (slope, others)
         known = (theirs != IGNORED) & (ours != 0).any(-1)
         if bool(known.any()) and bool((theirs < ours.shape[-1]).all()) and bool(_pulls_to(ours, theirs)[known].all()):
-            return f"{name} trains each position towards {said}", cause
+            return f"{name} trains each position towards {said}", cause, "wrong_labels"
     place = wrong.nonzero()[0].tolist()
     label, target = int(labels[tuple(place)]), int(slopes[tuple(place)].argmin())
     share = int(wrong.sum()) / int((labels != IGNORED).sum())
     return (
-        f"{name} trains {_place(task, place)} towards class {target}, its label is {label} ({share:.0%} of the labels are missed)",
-        "logits and labels that are flattened along different axes (view where transpose is meant), the wrong class axis in cross_entropy, rows "
-        "in another order than their labels, or labels that were changed",
+        f"{name} trains {_place(task, place)} towards class {target}, but its label is {label} ({share:.0%} of the labels are wrong)",
+        "logits and labels that are flattened along different axes (view instead of transpose), the wrong class axis in cross_entropy, rows in "
+        "a different order than their labels, or labels that were changed",
+        "wrong_class",
     )
 
 
@@ -164,18 +169,22 @@ def _other_labels(task: TaskSpec, batch: Batch) -> list[tuple[str, Tensor, str]]
         return []
     labels = batch["labels"]
     no_shift = (
-        "a missing shift: the labels are the input ids, and position t predicts token t + 1, logits[:, :-1] against labels[:, 1:]. If your own "
-        "data is shifted already, give the model an adapter or a training step that shifts these"
+        "a missing shift: the labels are the input ids, and position t predicts token t + 1, logits[:, :-1] against labels[:, 1:]. If your "
+        "data is shifted already, give the model an adapter or a training step that shifts these labels"
     )
-    twice = "a shift in the training step on top of the one inside the model's own loss, or of labels that are shifted already"
+    twice = "a shift in the training step on top of the one inside the model's loss, or of labels that are shifted already"
     found = [
         ("the label of the next position", labels[:, 1:], twice),
-        ("the label of the position before", torch.nn.functional.pad(labels, (1, 0), value=IGNORED), "a shift to the wrong side"),
+        (
+            "the label of the position before",
+            torch.nn.functional.pad(labels, (1, 0), value=IGNORED),
+            "a shift in the wrong direction",
+        ),
     ]
     if task.task_type is TaskType.CAUSAL_LM:
         back = found.pop()
         found = [
-            ("its own token, which it has read", labels, no_shift),
+            ("its own token, which is in the input", labels, no_shift),
             ("the token after the next", labels[:, 2:], twice),
             ("the token before its own", back[1], back[2]),
         ]

@@ -83,21 +83,27 @@ def _judge(held: _Held, optimizers: int) -> Evidence:
     facts = {"missing": missing, "twice": twice, "foreign": len(foreign), "optimizers": optimizers}
     total = counted(len(held.trainable), "trainable parameter")
     if missing:
-        return _finding(*_say_missing(held, missing, foreign), len(missing), missing[0], facts)
+        return _finding("not_in_optimizer", *_say_missing(held, missing, foreign), len(missing), missing[0], facts)
     if foreign:
         message, module, cause = _say_foreign(held, foreign)
-        return _finding(message, cause, len(foreign), module, facts)
+        return _finding("foreign_parameter", message, cause, len(foreign), module, facts)
     if twice:
-        message = f"`{twice[0]}`{and_others(len(twice) - 1, 'parameter')} is listed more than once, so each step moves it more than once"
-        return _finding(message, "groups or optimizers that share a module or a tied weight", len(twice), twice[0], facts)
+        message = (
+            f"`{twice[0]}`{and_others(len(twice) - 1, 'parameter')} is in the optimizers more than once, so each step updates it more than "
+            "once"
+        )
+        cause = "groups or optimizers that share a module or a tied weight"
+        return _finding("listed_twice", message, cause, len(twice), twice[0], facts)
     idle = [name for name in held.trainable if not times[id(held.owned[name])]]
-    left_out = f"; {counted(len(idle), 'parameter')} without gradient left out" if idle else ""
-    message = f"{total} in {counted(optimizers, 'optimizer')}, each once{left_out}"
+    left_out = f"; {counted(len(idle), 'parameter')} without gradient in none" if idle else ""
+    message = f"{total} in {counted(optimizers, 'optimizer')}, each exactly once{left_out}"
     return Evidence(_NAME, Status.OK, message, 0.0, 0.0, "parameters", details=facts)
 
 
-def _finding(message: str, cause: str, count: int, module: str, facts: dict[str, object]) -> Evidence:
-    return Evidence(_NAME, Status.FAIL, message, float(count), 0.0, "parameters", module=module, cause=cause, details=facts)
+def _finding(code: str, message: str, cause: str, count: int, module: str, facts: dict[str, object]) -> Evidence:
+    return Evidence(
+        _NAME, Status.FAIL, message, float(count), 0.0, "parameters", module=module, cause=cause, details=facts, code=code
+    )
 
 
 def _say_missing(held: _Held, missing: list[str], foreign: list[Tensor]) -> tuple[str, str]:
@@ -105,19 +111,19 @@ def _say_missing(held: _Held, missing: list[str], foreign: list[Tensor]) -> tupl
     replaced = [name for name in missing if id(held.owned[name]) not in held.before]
     if replaced:
         return (
-            f"`{replaced[0]}`{and_others(len(replaced) - 1, 'parameter')} was put in place while the model ran, so the optimizer trains "
-            "a tensor that the model no longer uses",
-            "forward or a hook assigns a new nn.Parameter: change the values of the one that is there",
+            f"`{replaced[0]}`{and_others(len(replaced) - 1, 'parameter')} was replaced while the model ran, so the optimizer trains a tensor "
+            "that the model no longer uses",
+            "forward or a hook assigns a new nn.Parameter: change the values of the existing one in place",
         )
     if foreign:
         return (
-            f"no optimizer holds `{missing[0]}`{others}, which has a gradient; instead it holds {_shown(held, foreign)}",
-            "an optimizer that was made before a layer was replaced, or from copies of the parameters (deepcopy, .data, clone)",
+            f"`{missing[0]}`{others} has a gradient and is in no optimizer, which instead holds {_shown(held, foreign)}",
+            "an optimizer that was created before a layer was replaced, or from copies of the parameters (deepcopy, .data, clone)",
         )
     return (
-        f"no optimizer holds `{missing[0]}`{others}, which has a gradient, so it is never trained",
-        "an optimizer made from one part of the model only, or before a layer was added; freeze it (requires_grad=False) if it is not to be "
-        "trained",
+        f"`{missing[0]}`{others} has a gradient and is in no optimizer, so it is never trained",
+        "an optimizer created from only a part of the model, or before a layer was added; freeze the parameter (requires_grad=False) if it is "
+        "not to be trained",
     )
 
 
@@ -125,16 +131,20 @@ def _say_foreign(held: _Held, foreign: list[Tensor]) -> tuple[str, str, str]:
     message = f"an optimizer holds {_shown(held, foreign)}"
     gone = next((held.before[id(tensor)] for tensor in foreign if id(tensor) in held.before), "")
     if gone:
-        cause = "forward or a hook assigns a new nn.Parameter: change the values of the one that is there"
+        cause = "forward or a hook assigns a new nn.Parameter: change the values of the existing one in place"
         return f"{message}: `{gone}` was replaced while the model ran", gone, cause
-    return message, "", "a module in a list or dict, which is trained but not saved or moved, or a layer that was replaced"
+    return (
+        message,
+        "",
+        "a module in a plain list or dict, which is trained but neither saved nor moved to the device, or a layer that was replaced",
+    )
 
 
 def _shown(held: _Held, foreign: Iterable[Tensor]) -> str:
     first, *others = foreign
     like = _twin(held, first)
     what = f"a copy of `{like}`" if like else f"a tensor of shape {tuple(first.shape)}"
-    return f"{what} that the model does not own{and_others(len(others), 'tensor')}"
+    return f"{what} that is not a parameter of the model{and_others(len(others), 'tensor')}"
 
 
 def _twin(held: _Held, tensor: Tensor) -> str:

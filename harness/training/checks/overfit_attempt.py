@@ -144,11 +144,11 @@ class _Watcher:
         each = (now - self._warm) / max(1, steps - 1)
         if steps == _TIMED and each * _LEAST > self._seconds:
             self.attempt.late = (
-                f"a step takes {each:.2g} s, so the {_LEAST} steps that this needs at least would take {each * _LEAST:.2g} s, and "
-                f"`time_budget` leaves it {self._seconds:.2g} s"
+                f"a step takes {each:.2g} s, so the {_LEAST} steps needed at least would take {each * _LEAST:.2g} s, and `time_budget` leaves "
+                f"{self._seconds:.2g} s"
             )
         elif spent > self._seconds:
-            self.attempt.late = f"{steps} steps took the {self._seconds:.2g} s that `time_budget` leaves this check"
+            self.attempt.late = f"{steps} steps took all of the {self._seconds:.2g} s that `time_budget` leaves this check"
         if not self.attempt.late and steps % _LOOK_EVERY:
             return False
         self.attempt.losses[steps] = loss_of_batch(self._subject, self._batch, model)
@@ -297,11 +297,11 @@ def describe_curve(attempt: Attempt, goal: Goal) -> str:
         return "the loss became NaN or infinite"
     losses = list(attempt.losses.values())
     start, end = losses[0], losses[-1]
-    floor = f" (the batch allows {goal.floor:.3g})" if goal.floor > _FLAT * goal.guess else ""
+    floor = f" (lowest possible {goal.floor:.3g})" if goal.floor > _FLAT * goal.guess else ""
     if end > start + _FLAT * goal.reducible:
         return f"the loss rises from {start:.3g} to {end:.3g}"
     if start - end < _FLAT * goal.reducible:
-        return f"the loss is flat, {start:.3g} before and {end:.3g} after"
+        return f"the loss stays flat, {start:.3g} before and {end:.3g} after"
     if is_falling(attempt, goal):
         return f"the loss is still falling, from {start:.3g} to {end:.3g}{floor}"
     return f"the loss is stuck at {attempt.best:.3g}, from {start:.3g}{floor}"

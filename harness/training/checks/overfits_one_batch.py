@@ -53,45 +53,43 @@ _STILL = 0.01
 """A parameter that went less than this share of the way of the others does not move."""
 
 _CAUSE = (
-    "labels that do not belong to their rows, inputs scaled to almost nothing, a path that is cut or saturated, logits that cannot grow (a "
-    "softmax, sigmoid or tanh at the end), or a learning rate that is far off"
+    "labels that do not belong to their rows, inputs scaled to almost zero, a layer that is detached or saturated, logits that cannot grow "
+    "(a softmax, sigmoid or tanh at the end), or a learning rate that is far off"
 )
 
 
 def overfits_one_batch(trial: Trial) -> Evidence:
-    """The model can learn one small batch by heart with its own optimizer.
+    """The model can overfit one small batch with its own optimizer.
 
     How far it got is measured with the task's own loss, without dropout, between what the best constant answer has and what the batch
     leaves open at all. The config's learning rate is tried first; where it does not get there, larger and smaller ones are, and where one
-    of those works that is a warning. A LightningModule's own optimizers are used as they are, and held against a plain AdamW when they fail.
+    of those works that is a warning. A LightningModule's own optimizers are used as they are, and compared with a plain AdamW when they fail.
     """
     if not any(parameter.requires_grad for parameter in trial.subject.model.parameters()):
         return Evidence(_NAME, Status.SKIPPED, "the model has no trainable parameter")
     batch, sizes = _batch(trial)
     goal = Goal.of(trial.subject, batch)
     if goal.reducible <= 0:
-        return Evidence(
-            _NAME, Status.SKIPPED, "the data has no batch with something to learn: equal rows or equal labels everywhere"
-        )
+        return Evidence(_NAME, Status.SKIPPED, "the data has no batch with anything to learn: all rows or all labels are equal")
     if not trial.is_own:
         trial = replace(trial, config=trial.config.model_copy(update={"warmup_ratio": _WARM_UP / LONGEST}))
     ended = processor_seconds() + trial.seconds
     first = attempt_to_overfit(trial, batch, goal, trial.seconds * _FIRST)
-    facts: dict[str, Any] = {"counterexample": f"{sizes.describe(trial.subject.task)}, the same batch again and again"}
+    facts: dict[str, Any] = {"counterexample": f"{sizes.describe(trial.subject.task)}, the same batch in every step"}
     left = goal.left(first.best)
-    facts |= {"measured": left, "bound": ENOUGH, "unit": "of what can be learnt is left"}
+    facts |= {"measured": left, "bound": ENOUGH, "unit": "of the loss that can be learnt is left"}
     facts["details"] = {"losses": list(first.losses.values()), "floor": goal.floor, "guess": goal.guess, "optimizer": first.how}
     if left <= ENOUGH or _is_known(first, left):
-        message = f"{_rows(batch)} learnt by heart in {counted(first.steps, 'step')}"
+        message = f"overfits {_rows(batch)} in {counted(first.steps, 'step')}"
         return Evidence(_NAME, Status.OK, message, **facts)
     if first.diverged is not None and first.steps == 0:
-        return Evidence(_NAME, Status.FAIL, str(first.diverged), **facts)
+        return Evidence(_NAME, Status.FAIL, str(first.diverged), code="diverged", **facts)
     if first.late and not _is_stuck(first, goal):
         return Evidence(_NAME, Status.SKIPPED, first.late, counterexample=facts["counterexample"])
     owner = _owner(trial)
     if owner is not None:
         facts["details"] |= owned_by(owner[0])
-        return Evidence(_NAME, Status.FAIL, f"cannot learn {_rows(batch)} by heart: {owner[1].message}", **facts)
+        return Evidence(_NAME, Status.FAIL, f"cannot overfit {_rows(batch)}: {owner[1].message}", code="cannot_overfit", **facts)
     return _judge_others(trial, batch, goal, first, ended, facts)
 
 
@@ -102,43 +100,47 @@ def _is_known(attempt: Attempt, left: float) -> bool:
 
 def _judge_others(trial: Trial, batch: Batch, goal: Goal, first: Attempt, ended: float, facts: dict[str, Any]) -> Evidence:
     """The verdict by what other optimizers reach, where the first did not get there."""
-    what = f"{_rows(batch)} by heart"
+    what = _rows(batch)
     attempts = [first]
     for name, rate, prepare in _alternatives(trial, first):
         attempt = attempt_to_overfit(trial, batch, goal, (ended - processor_seconds()) / 2, rate, prepare)
         if goal.left(attempt.best) <= ENOUGH or _is_known(attempt, goal.left(attempt.best)):
             if not trial.is_rate_chosen:
-                message = f"{_rows(batch)} learnt by heart in {counted(attempt.steps, 'step')} at learning rate {name}"
-                default = f"the default of `learning_rate`, {trial.config.learning_rate:g}, does not get there in {first.steps}"
+                message = f"overfits {_rows(batch)} in {counted(attempt.steps, 'step')} at learning rate {name}"
+                default = f"the default `learning_rate`, {trial.config.learning_rate:g}, does not in {first.steps}"
                 return Evidence(_NAME, Status.OK, f"{message}; {default}", **{**facts, "measured": goal.left(attempt.best)})
-            how = "its own optimizer" if trial.is_own else f"`learning_rate` {trial.config.learning_rate:g}"
+            how = "the model's optimizer" if trial.is_own else f"`learning_rate` {trial.config.learning_rate:g}"
             message = (
-                f"{how} does not learn {what} in {first.steps} steps: {describe_curve(first, goal)}; {name} does in {attempt.steps}"
+                f"{how} does not overfit {what} in {first.steps} steps: {describe_curve(first, goal)}; {name} does in {attempt.steps}"
                 f"{f' ({first.how})' if trial.is_own and first.how else ''}"
             )
-            return Evidence(_NAME, Status.WARN, message, cause="a learning rate or schedule that does not fit the model", **facts)
+            cause = "a learning rate or schedule that does not fit the model"
+            return Evidence(_NAME, Status.WARN, message, cause=cause, code="only_with_other_rate", **facts)
         attempts.append(attempt)
         if attempt.late:
             break
     best = min(attempts, key=lambda attempt: goal.left(attempt.best))
     left = goal.left(best.best)
-    tried = "" if len(attempts) == 1 else f", and no better with {counted(len(attempts) - 1, 'other learning rate')}"
+    tried = "" if len(attempts) == 1 else f"; {counted(len(attempts) - 1, 'other learning rate')} tried, none better"
     facts["measured"] = left
     if any(attempt.late for attempt in attempts) or is_falling(best, goal):
-        message = (
-            f"{left:.0%} of what can be learnt of {_rows(batch)} is left after {best.steps} steps: {describe_curve(best, goal)}"
-        )
+        message = f"{left:.0%} of the loss that can be learnt on {_rows(batch)} is left after {best.steps} steps: {describe_curve(best, goal)}"
         return Evidence(
-            _NAME, Status.WARN, message, cause="a model that learns slowly, labels far from the scale of its outputs", **facts
+            _NAME,
+            Status.WARN,
+            message,
+            cause="a model that learns slowly, or labels far from the scale of its outputs",
+            code="learns_slowly",
+            **facts,
         )
     bounded = best.predicted == 1.0 and best.largest <= 1.0
     status = Status.WARN if left <= _PART and not bounded else Status.FAIL
     if targets(trial).status is Status.WARN:  # labels that are left out cannot be learnt
         facts["details"] |= owned_by("training_loss[targets]")
-    verb = "learns only part of" if left <= _PART else "cannot learn"
+    verb = "overfits only partly" if left <= _PART else "cannot overfit"
     message = f"{verb} {what}: {describe_curve(best, goal)}{_beside(best, bounded)}{tried}"
     unmoved = _unmoved(best)
-    return Evidence(_NAME, status, message, module=unmoved[0] if unmoved else "", cause=_CAUSE, **facts)
+    return Evidence(_NAME, status, message, module=unmoved[0] if unmoved else "", cause=_CAUSE, code="cannot_overfit", **facts)
 
 
 def _alternatives(trial: Trial, first: Attempt) -> Iterator[tuple[str, float | None, Prepare | None]]:
@@ -219,9 +221,9 @@ def _rows(batch: Batch) -> str:
 def _beside(attempt: Attempt, bounded: bool) -> str:
     """What else is known of an attempt, as a phrase."""
     if bounded:
-        return ", though every label is predicted: the logits stay between -1 and 1"
+        return ", though every label is predicted correctly: the logits stay between -1 and 1"
     unmoved = _unmoved(attempt)
-    return f"; {', '.join(f'`{name}`' for name in unmoved[:_SHOWN])} hardly moved" if unmoved else ""
+    return f"; {', '.join(f'`{name}`' for name in unmoved[:_SHOWN])} hardly changed" if unmoved else ""
 
 
 def _unmoved(attempt: Attempt) -> list[str]:

@@ -78,7 +78,7 @@ def pack(content: Any) -> PickledPayload:
         packer.dump(content)
     except Exception as error:
         reason = next(iter(str(error).splitlines()), "")
-        raise PackingError(f"the model cannot be given to another process: {type(error).__name__}: {reason}") from error
+        raise PackingError(f"the model cannot be pickled for another process: {type(error).__name__}: {reason}") from error
     return PickledPayload(buffer.getvalue(), packer.files(), tuple(sys.path))
 
 
@@ -102,7 +102,7 @@ class _Packer(pickle.Pickler):
         found: dict[str, str] = {}
         if _MAIN in self._names:  # run there again, a script may do all that it does here
             raise PackingError(
-                "the model cannot be given to another process: its code is in the script, notebook or prompt that runs; put it into a module"
+                "the model cannot be pickled for another process: its code is in the running script, notebook or prompt; move it to a module"
             )
         for name in self._names:
             parts = name.split(".")

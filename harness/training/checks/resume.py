@@ -1,4 +1,4 @@
-"""Whether a training that goes on from a checkpoint is the uninterrupted one."""
+"""Whether a training that is resumed from a checkpoint equals the uninterrupted one."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ _OF_OPTIMIZERS = ("defaults", "state", "param_groups")
 
 
 def resume(trial: Trial) -> Evidence:
-    """A run that goes on from a checkpoint, with a model built anew, is equal to the bit to one that was never interrupted."""
+    """A run resumed from a checkpoint, with a newly built model, is equal to the bit to one that was never interrupted."""
     if not any(parameter.requires_grad for parameter in trial.subject.model.parameters()):
         return Evidence(_NAME, Status.SKIPPED, "the model has no trainable parameter")
     if not trial.batches_per_step:
-        return Evidence(_NAME, Status.SKIPPED, f"no optimizer step of its training step is seen in {MOST_BATCHES} batches")
+        return Evidence(_NAME, Status.SKIPPED, f"the training step takes no visible optimizer step in {MOST_BATCHES} batches")
     reason = too_long(trial, 2 * _BATCHES * _EPOCHS * trial.batches_per_step)
     if reason:
         return Evidence(_NAME, Status.SKIPPED, reason)
@@ -73,53 +73,60 @@ class _Interruption:
         whole = self._run()
         part = self._run(limit=_CUT, folder=self.folder)
         if len(part.training.steps) < _CUT or not (self.folder / LAST).is_file():
-            return Evidence(_NAME, Status.SKIPPED, "its training step takes no optimizer step that could be counted")
-        parting = _before(whole.trace, part.trace)
-        if parting is not None:
-            return self._unrepeatable(parting)
+            return Evidence(_NAME, Status.SKIPPED, "the training step takes no optimizer step that could be counted")
+        difference = _before(whole.trace, part.trace)
+        if difference is not None:
+            return self._unrepeatable(difference)
         try:
-            rest = self._go_on()
+            rest = self._resume()
         except CheckpointError as error:
             return self._evidence(
-                Status.FAIL, f"training cannot be resumed from the checkpoint: {error}", "what the checkpoint hooks put into it"
+                Status.FAIL,
+                f"training cannot be resumed from the checkpoint: {error}",
+                "what the checkpoint hooks put into it",
+                "cannot_be_resumed",
             )
         return self._compare(whole, part, rest)
 
     def _compare(self, whole: _Run, part: _Run, rest: _Run) -> Evidence:
-        parting = _after(whole, rest)
-        if parting is not None:
-            what, size, bound = parting.describe(), parting.mismatch.size, parting.mismatch.bound
-            is_rounding = parting.mismatch.is_rounding
+        difference = _after(whole, rest)
+        if difference is not None:
+            what, size, bound = difference.describe(), difference.mismatch.size, difference.mismatch.bound
+            is_rounding = difference.mismatch.is_rounding
         else:
             mismatch = find_mismatch(_optimizer_state(whole.training), _optimizer_state(rest.training)) or find_mismatch(
                 {"logits": self._logits(whole)}, {"logits": self._logits(rest)}
             )
             if mismatch is None:
-                message = f"a run that goes on after {_CUT} steps is the uninterrupted one, to the bit"
+                message = f"a run resumed after {_CUT} steps equals the uninterrupted run, to the bit"
                 return Evidence(_NAME, Status.OK, message, 0.0, 0.0, "", self.at)
             what = "the logits in eval mode differ" if mismatch.name == "logits" else f"the optimizer's {mismatch.name} differs"
             size, bound, is_rounding = mismatch.size, mismatch.bound, mismatch.is_rounding
         return self._evidence(
             Status.WARN if is_rounding else Status.FAIL,
-            f"a run that goes on from a checkpoint is {'in its last bits ' if is_rounding else ''}not the uninterrupted one: {what}",
+            f"a run resumed from a checkpoint differs from the uninterrupted run{' in the last bits' if is_rounding else ''}: {what}",
             "state that the checkpoint does not hold: a counter, an average or a temperature in a plain attribute, a buffer with "
             "persistent=False, a generator, or an optimizer's attribute; make it a buffer, or save it in on_save_checkpoint",
+            "resumed_run_differs",
             size,
             bound,
             lambda: self._find_unsaved(whole, part, rest),
         )
 
-    def _unrepeatable(self, parting: FirstDifference) -> Evidence:
-        if parting.kind == "rate":
+    def _unrepeatable(self, difference: FirstDifference) -> Evidence:
+        if difference.kind == "rate":
             return self._evidence(
                 Status.FAIL,
-                f"a run that is taken again has another schedule: {parting.describe()}",
-                "a schedule that follows the clock; let it follow the step",
-                parting.mismatch.size,
+                f"the learning rate schedule differs when the run is repeated: {difference.describe()}",
+                "a schedule that follows the clock; make it follow the step",
+                "schedule_differs",
+                difference.mismatch.size,
                 0.0,
             )
         return Evidence(
-            _NAME, Status.SKIPPED, f"the training does not repeat, interrupted or not: {parting.describe()} (see seeded_repeat)"
+            _NAME,
+            Status.SKIPPED,
+            f"the training is not repeatable, interrupted or not: {difference.describe()} (see seeded_repeat)",
         )
 
     def _evidence(
@@ -127,11 +134,13 @@ class _Interruption:
         status: Status,
         message: str,
         cause: str,
+        code: str,
         measured: float | None = None,
         bound: float | None = None,
         investigate: Callable[[], str] | None = None,
     ) -> Evidence:
-        return Evidence(_NAME, status, message, measured, bound, "", self.at, cause=cause, investigate=investigate)
+        unit = "between the two runs"
+        return Evidence(_NAME, status, message, measured, bound, unit, self.at, cause=cause, investigate=investigate, code=code)
 
     def _run(self, model: nn.Module | None = None, **options: Any) -> _Run:
         trace = TrainingTrace()
@@ -139,7 +148,7 @@ class _Interruption:
         training = self.trial.train(self.batches, epochs=_EPOCHS, model=begun, on_gradients=trace, **options)
         return _Run(training, trace.close(training))
 
-    def _go_on(self, prepare: Callable[[nn.Module], None] | None = None) -> _Run:
+    def _resume(self, prepare: Callable[[nn.Module], None] | None = None) -> _Run:
         return self._run(resume=self.folder / LAST, prepare=prepare)
 
     def _logits(self, run: _Run) -> Tensor:
@@ -167,7 +176,7 @@ class _Interruption:
                 owner, _, name = path.rpartition(".")
                 setattr(model.get_submodule(owner), name, copy.deepcopy(getattr(saved.get_submodule(owner), name)))
 
-        rest = self._go_on(carry_over)
+        rest = self._resume(carry_over)
         return _after(whole, rest) is None and torch.equal(self._logits(whole), self._logits(rest))
 
 
@@ -184,8 +193,8 @@ def _after(whole: _Run, rest: _Run) -> FirstDifference | None:
     tail = TrainingTrace(
         ours.gradients[len(ours.gradients) - len(theirs.gradients) :], ours.losses[_CUT:], ours.rates[_CUT:], ours.weights
     )
-    parting = find_first_difference(tail, theirs)
-    return None if parting is None else FirstDifference(parting.kind, parting.step + _CUT, parting.mismatch)
+    difference = find_first_difference(tail, theirs)
+    return None if difference is None else FirstDifference(difference.kind, difference.step + _CUT, difference.mismatch)
 
 
 def _optimizer_state(training: Training) -> dict[str, Tensor]:

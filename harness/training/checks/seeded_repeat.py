@@ -42,7 +42,7 @@ _START = {False: 5.0, True: 10.0}
 """Seconds that a process takes to start on a busy machine; by whether it imports Lightning."""
 
 _OF_PROCESS = (
-    "an order or number that comes from hash() of a string (a set of names, hash(token) % n), the process id, or the clock"
+    "an order or number that depends on hash() of a string (a set of names, hash(token) % n), the process id, or the clock"
 )
 
 
@@ -64,12 +64,12 @@ def seeded_repeat(trial: Trial) -> Evidence:
     if mismatch is not None:
         return _built_otherwise(mismatch, counterexample)
     first, second = (_trained(trial, batches, model).trace for model in models)
-    parting = find_first_difference(first, second)
-    if parting is not None:
-        return _verdict(trial, batches, parting, counterexample)
+    difference = find_first_difference(first, second)
+    if difference is not None:
+        return _verdict(trial, batches, difference, counterexample)
     left = trial.seconds - (processor_seconds() - started)
     if left < _START[trial.is_own]:
-        return _sound(f"in this process; {left:.0f} s are too few to start another one", counterexample)
+        return _sound(f"in this process ({left:.0f} s left: too little time to start another process)", counterexample)
     return _in_another_process(trial, batches, first, left, counterexample)
 
 
@@ -82,47 +82,52 @@ def _built_otherwise(mismatch: Mismatch, counterexample: str) -> Evidence:
     return Evidence(
         _NAME,
         Status.FAIL,
-        f"the same seed builds models with other weights: `{mismatch.name}` differs{and_others(mismatch.count - 1, 'tensor')}",
+        f"the same seed builds models with different weights: `{mismatch.name}` differs{and_others(mismatch.count - 1, 'tensor')}",
         mismatch.size,
         0.0,
         "between the weights",
         counterexample,
         mismatch.name,
-        "an initialisation that draws from a generator of its own, such as np.random.default_rng() without a seed, or depends on the clock "
-        "or on earlier models",
+        "an initialisation that uses its own random generator, such as np.random.default_rng() without a seed, or depends on the clock or on "
+        "earlier models",
+        code="initial_weights_differ",
     )
 
 
-def _verdict(trial: Trial, batches: Sequence[Batch], parting: FirstDifference, counterexample: str) -> Evidence:
+def _verdict(trial: Trial, batches: Sequence[Batch], difference: FirstDifference, counterexample: str) -> Evidence:
     facts: dict[str, Any] = {
-        "measured": parting.mismatch.size,
-        "bound": parting.mismatch.bound,
+        "measured": difference.mismatch.size,
+        "bound": difference.mismatch.bound,
+        "unit": "between the two runs",
         "counterexample": counterexample,
-        "investigate": lambda: _culprit(trial, batches, parting),
-        "details": {"step": parting.step, "kind": parting.kind, "first": parting.mismatch.name},
+        "investigate": lambda: _culprit(trial, batches, difference),
+        "details": {"step": difference.step, "kind": difference.kind, "first": difference.mismatch.name},
     }
-    if _is_rounding(trial, parting):
+    if _is_rounding(trial, difference):
         return Evidence(
             _NAME,
             Status.WARN,
-            f"the same training gives other bits when it is repeated, within rounding: {parting.describe()}",
+            f"the same training differs in the last bits when it is repeated: {difference.describe()}",
+            code="differs_by_rounding",
             cause="a kernel whose order of summation varies; `deterministic` true chooses others, where there are any",
             **facts,
         )
     return Evidence(
         _NAME,
         Status.FAIL,
-        f"the same training, from the same weights, seed and batches, gives another model when it is repeated: {parting.describe()}",
-        cause="a random generator of the module's own that no seed reaches (np.random.default_rng(), torch.Generator), the clock, or a counter "
-        "or cache on the class or in the module's file, which the training before has changed",
+        f"the same training, from the same weights, seed and batches, gives a different model when it is repeated: {difference.describe()}",
+        cause="a random generator that no seed reaches (np.random.default_rng(), torch.Generator), the clock, or a counter or cache on the "
+        "class "
+        "or in the module's file, which the first training has changed",
+        code="differs_when_repeated",
         **facts,
     )
 
 
-def _is_rounding(trial: Trial, parting: FirstDifference) -> bool:
-    """Whether repeated trainings part by rounding alone, which in float64 shrinks by nine orders of magnitude."""
-    if parting.mismatch.is_rounding or parting.kind == "rate":
-        return parting.mismatch.is_rounding
+def _is_rounding(trial: Trial, difference: FirstDifference) -> bool:
+    """Whether repeated trainings differ only by rounding, which in float64 shrinks by nine orders of magnitude."""
+    if difference.mismatch.is_rounding or difference.kind == "rate":
+        return difference.mismatch.is_rounding
     double = in_double(trial)
     if double is None or double is trial:
         return False
@@ -131,9 +136,9 @@ def _is_rounding(trial: Trial, parting: FirstDifference) -> bool:
         first, *others = (_trained(double, batches, trial.anew(_SEED).double()).trace for _ in range(_REPEATS))
     except (RuntimeError, TypeError, NotImplementedError):  # the loss may not take float64 though the model does
         return False
-    partings = [found for other in others if (found := find_first_difference(first, other)) is not None]
+    differences = [found for other in others if (found := find_first_difference(first, other)) is not None]
     # Where float64 finds nothing at all, the kernel that varies has no counterpart there.
-    return all(again.kind == parting.kind and again.mismatch.size < parting.mismatch.size / FACTOR for again in partings)
+    return all(again.kind == difference.kind and again.mismatch.size < difference.mismatch.size / FACTOR for again in differences)
 
 
 def _in_another_process(
@@ -141,30 +146,31 @@ def _in_another_process(
 ) -> Evidence:
     answer = _ask(trial, batches, seconds)
     if answer.result is None:
-        return _sound(f"in this process; another one could not be asked: {answer.error}", counterexample)
+        return _sound(f"in this process (another process could not be tried: {answer.error})", counterexample)
     device = trial.subject.device
-    parting = find_first_difference(first, answer.result.trace.to(device))
-    if parting is None:
-        return _sound("in this process and in another one", counterexample)
-    here = "the same training gives other bits" if parting.mismatch.is_rounding else "the same training gives another model"
+    difference = find_first_difference(first, answer.result.trace.to(device))
+    if difference is None:
+        return _sound("in this process and in another", counterexample)
+    here = f"the same training {'differs in the last bits' if difference.mismatch.is_rounding else 'gives a different model'}"
 
     def find() -> str:
-        if parting.kind != "loss":
-            return _named(parting)
-        mine = _trained(trial, batches, trial.anew(_SEED), traced=parting.step).entries
-        again = _ask(trial, batches, seconds, traced=parting.step).result
+        if difference.kind != "loss":
+            return _named(difference)
+        mine = _trained(trial, batches, trial.anew(_SEED), traced=difference.step).entries
+        again = _ask(trial, batches, seconds, traced=difference.step).result
         return first_differing_module(mine, again.entries) or _outside(trial)
 
     return Evidence(
         _NAME,
-        Status.WARN if parting.mismatch.is_rounding else Status.FAIL,
-        f"{here} in another process: {parting.describe()}",
-        parting.mismatch.size,
-        parting.mismatch.bound,
-        "",
+        Status.WARN if difference.mismatch.is_rounding else Status.FAIL,
+        f"{here} in another process: {difference.describe()}",
+        difference.mismatch.size,
+        difference.mismatch.bound,
+        "between the two runs",
         counterexample,
         cause=_OF_PROCESS,
-        details={"step": parting.step, "kind": parting.kind, "first": parting.mismatch.name},
+        code="differs_between_processes",
+        details={"step": difference.step, "kind": difference.kind, "first": difference.mismatch.name},
         investigate=find,
     )
 
@@ -219,17 +225,17 @@ def _trained(trial: Trial, batches: Sequence[Batch], model: nn.Module, traced: i
     return _Trained(trace, entries)
 
 
-def _culprit(trial: Trial, batches: Sequence[Batch], parting: FirstDifference) -> str:
+def _culprit(trial: Trial, batches: Sequence[Batch], difference: FirstDifference) -> str:
     """Path of the module whose computation does not repeat, or of a parameter where the forward passes agree."""
-    if parting.kind != "loss":
-        return _named(parting)
-    first, second = (_trained(trial, batches, trial.anew(_SEED), traced=parting.step) for _ in range(2))
+    if difference.kind != "loss":
+        return _named(difference)
+    first, second = (_trained(trial, batches, trial.anew(_SEED), traced=difference.step) for _ in range(2))
     return first_differing_module(first.entries, second.entries) or _outside(trial)
 
 
-def _named(parting: FirstDifference) -> str:
+def _named(difference: FirstDifference) -> str:
     """The tensor that differs: of gradients, the one nearest to the loss, where what flows back differs first."""
-    return {"gradient": parting.mismatch.last, "weights": parting.mismatch.name}.get(parting.kind, "")
+    return {"gradient": difference.mismatch.last, "weights": difference.mismatch.name}.get(difference.kind, "")
 
 
 def _outside(trial: Trial) -> str:

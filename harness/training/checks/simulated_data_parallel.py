@@ -224,16 +224,18 @@ def judge_simulated_data_parallel(trial: Trial, stance: ModuleMode) -> Evidence 
         return None
     if steps.draws.is_lost:
         message = (
-            "the training step draws random numbers that belong to no single row (such as torch.randperm), so that two halves of a batch cannot "
-            "be compared with the whole"
+            "the training step draws random numbers that belong to no single row (such as torch.randperm), so the two halves of a batch "
+            "cannot be "
+            "compared with the whole batch"
         )
         return Evidence(_NAME, Status.SKIPPED, message, counterexample=counterexample_of(trial))
     if not find_gap(trial, partial(steps.whole, 1 / PARTS), steps.in_turn).is_real:
         return _finding(
             trial,
             gap,
-            f"with {PARTS} processes the gradients are {PARTS} times smaller than with one",
-            "a sum over the rows, or a division by a fixed number of them: gradients are averaged over the processes, so take the mean",
+            f"gradients are {PARTS} times smaller with {PARTS} processes than with 1",
+            "a sum over the rows, or a division by a fixed number of rows: gradients are averaged over the processes, so take the mean",
+            "gradient_scales_with_processes",
         )
     norms = batch_norms(trial.subject.model)
     if (
@@ -242,16 +244,20 @@ def judge_simulated_data_parallel(trial: Trial, stance: ModuleMode) -> Evidence 
         and judge_simulated_data_parallel(trial, disable_dropout_and_freeze_batch_norms) is None
     ):
         return _of_norms(trial, gap, next(iter(norms)))
-    message = f"with {PARTS} processes the gradients differ from those with one"
+    message = f"gradients differ between {PARTS} processes and 1"
     whole = shared_batch(trial)
     if is_mean_through_logits(trial, whole, [half(whole, number) for number in range(PARTS)]):
-        message += ", by a term of the loss beside that of the logits: it depends on which rows a process has"
-        return Evidence(_NAME, Status.WARN, message, gap.measured, gap.bound, "", counterexample_of(trial), cause=SIDE_TERM)
+        message += ", because of a term of the loss beside that of the logits: it depends on which rows a process has"
+        code, at = "side_term_depends_on_batch", counterexample_of(trial)
+        return Evidence(
+            _NAME, Status.WARN, message, gap.measured, gap.bound, "between the gradients", at, cause=SIDE_TERM, code=code
+        )
     return _finding(
         trial,
         gap,
-        f"{message}: what a row contributes depends on the other rows of its process",
+        f"{message}: the contribution of a row depends on the other rows of its process",
         "a loss over pairs of rows (in-batch negatives) or statistics of the batch: gather the rows of all processes first",
+        "rows_depend_on_each_other",
         _mixer(trial, stance) or ("training_step" if trial.is_own else ""),
     )
 
@@ -262,16 +268,39 @@ def _of_norms(trial: Trial, gap: Gap, path: str) -> Evidence | None:
     several = config.strategy != "auto" or config.num_nodes > 1 or (isinstance(config.devices, int) and config.devices > 1)
     if not several or config.batch_size >= _SMALL_BATCH:
         return None
-    message = f"batch norm takes its statistics from the {config.batch_size} rows of each process alone, not from those of all"
+    message = f"batch norm takes its statistics from only the {config.batch_size} rows of each process, not from the rows of all processes"
     cause = f"fewer than {_SMALL_BATCH} rows a process are too few: nn.SyncBatchNorm.convert_sync_batchnorm, larger batches, or GroupNorm"
-    return Evidence(_NAME, Status.WARN, message, gap.measured, gap.bound, "", counterexample_of(trial), path, cause)
+    return Evidence(
+        _NAME,
+        Status.WARN,
+        message,
+        gap.measured,
+        gap.bound,
+        "between the gradients",
+        counterexample_of(trial),
+        path,
+        cause,
+        code="small_batch_statistics",
+    )
 
 
-def _finding(trial: Trial, gap: Gap, message: str, cause: str, module: str = "") -> Evidence:
+def _finding(trial: Trial, gap: Gap, message: str, cause: str, code: str, module: str = "") -> Evidence:
     owner = first_failure(_OWNERS, trial)
     details = owned_by(owner[0]) if owner is not None else {}
     blame = module or gap.where
-    return Evidence(_NAME, Status.FAIL, message, gap.measured, gap.bound, "", counterexample_of(trial), blame, cause, details)
+    return Evidence(
+        _NAME,
+        Status.FAIL,
+        message,
+        gap.measured,
+        gap.bound,
+        "between the gradients",
+        counterexample_of(trial),
+        blame,
+        cause,
+        details,
+        code=code,
+    )
 
 
 def counterexample_of(trial: Trial) -> str:

@@ -34,8 +34,8 @@ _SAME_WAY = 0.85
 _OFF_THE_PATH = 1e-2
 """Share of a movement that a mean of where another tensor was leaves open; it is rounding."""
 
-_Finding = tuple[Status, str, str, str, list[str]]
-"""Status, message, module, cause, and the names it is about."""
+_Finding = tuple[Status, str, str, str, str, list[str]]
+"""Status, code, message, module, cause, and the names it is about."""
 
 
 @dataclass
@@ -83,7 +83,7 @@ class _Watch:
 
 
 def step_updates(trial: Trial) -> Evidence:
-    """A few steps change every trainable parameter that got a gradient, nothing that is frozen, and of the buffers running statistics alone."""
+    """A few steps change every trainable parameter that got a gradient, nothing that is frozen, and no buffers but running statistics."""
     if not any(parameter.requires_grad for parameter in trial.subject.model.parameters()):
         return Evidence(_NAME, Status.SKIPPED, "the model has no trainable parameter")
     watch, training = _take_steps(trial)
@@ -96,14 +96,24 @@ def step_updates(trial: Trial) -> Evidence:
         or _judge_buffers(trial, watch, training.model)
     )
     if found is None:
-        frozen = f", {counted(len(watch.frozen), 'frozen one')} stayed" if watch.frozen else ""
-        message = f"all {len(watch.reached)} parameters that got a gradient changed{frozen}"
+        frozen = f", {counted(len(watch.frozen), 'frozen parameter')} did not" if watch.frozen else ""
+        message = f"all {len(watch.reached)} parameters with a gradient changed{frozen}"
         return Evidence(_NAME, Status.OK, message, 0.0, 0.0, "parameters", counterexample)
-    status, message, module, cause, names = found
+    status, code, message, module, cause, names = found
     owner = owned_by("optimizer_coverage") if names and not set(names) & watch.in_optimizer and status is Status.FAIL else {}
     facts = {"parameters": names, **(owner if not set(names) & watch.frozen else {})}
     return Evidence(
-        _NAME, status, message, float(len(names) or 1), 0.0, "parameters", counterexample, module, cause=cause, details=facts
+        _NAME,
+        status,
+        message,
+        float(len(names) or 1),
+        0.0,
+        "parameters",
+        counterexample,
+        module,
+        cause=cause,
+        details=facts,
+        code=code,
     )
 
 
@@ -127,6 +137,7 @@ def _judge_steps(trial: Trial, watch: _Watch, values: dict[str, Tensor]) -> _Fin
     if watch.steps and not watch.reached:
         return (
             Status.FAIL,
+            "no_gradient_at_step",
             f"no parameter has a gradient when the optimizer of {name} takes its step, so training changes nothing",
             "",
             "zero_grad() between the backward pass and step(), no backward pass at all, or a loss that is detached from the model",
@@ -137,6 +148,7 @@ def _judge_steps(trial: Trial, watch: _Watch, values: dict[str, Tensor]) -> _Fin
     ):
         return (
             Status.FAIL,
+            "no_step",
             f"{name} took no optimizer step in {_BATCHES} batches",
             "",
             "manual optimisation without opt.step()",
@@ -154,33 +166,37 @@ def _judge_trainable(trial: Trial, watch: _Watch, values: dict[str, Tensor]) -> 
     if still:
         return (
             Status.FAIL,
-            f"`{still[0]}`{and_others(len(stuck) - 1, 'parameter')} gets a gradient and does not move: the learning rate of its group is 0",
+            "rate_is_zero",
+            f"`{still[0]}`{and_others(len(stuck) - 1, 'parameter')} has a gradient and does not change: the learning rate of its group is 0",
             still[0],
-            "a group with lr=0, or a schedule that never leaves 0; freeze the parameters (requires_grad=False) if they are not to be trained",
+            "a group with lr=0, or a schedule that stays at 0; freeze the parameters (requires_grad=False) if they are not to be trained",
             stuck,
         )
     if not set(stuck) & watch.in_optimizer:
         return (
             Status.FAIL,
-            f"`{stuck[0]}`{others} gets a gradient and does not move: no optimizer holds it",
+            "not_in_optimizer",
+            f"`{stuck[0]}`{others} has a gradient and does not change: it is in no optimizer",
             stuck[0],
-            "an optimizer made from other tensors than the model's parameters",
+            "an optimizer created from tensors that are not the model's parameters",
             stuck,
         )
     held = [name for name in stuck if name in watch.in_optimizer]
     if _moves_in_double(trial, held[0]):
         return (
             Status.WARN,
-            f"steps are too small for `{held[0]}`{and_others(len(held) - 1, 'parameter')} to move: they are lost in rounding",
+            "lost_in_rounding",
+            f"`{held[0]}`{and_others(len(held) - 1, 'parameter')} does not change: its steps are so small that they are lost in rounding",
             held[0],
-            "a learning rate that is far too small, or gradients that are",
+            "a learning rate or gradients that are far too small",
             held,
         )
     return (
         Status.FAIL,
-        f"`{held[0]}`{and_others(len(held) - 1, 'parameter')} gets a gradient, an optimizer holds it, and it does not move",
+        "does_not_change",
+        f"`{held[0]}`{and_others(len(held) - 1, 'parameter')} has a gradient and is in an optimizer, but does not change",
         held[0],
-        "a gradient that is set to zero before step(), or a forward that puts back the old values",
+        "a gradient that is set to zero before step(), or a forward that restores the old values",
         held,
     )
 
@@ -195,6 +211,7 @@ def _judge_frozen(trial: Trial, watch: _Watch, values: dict[str, Tensor]) -> _Fi
     if writer:
         return (
             Status.FAIL,
+            "frozen_parameter_changes",
             f"`{moved[0]}` is frozen and changes in training{others}: forward writes into it",
             writer,
             "an assignment to .data, or an in-place operation under no_grad, in forward; keep running values in a buffer",
@@ -202,6 +219,7 @@ def _judge_frozen(trial: Trial, watch: _Watch, values: dict[str, Tensor]) -> _Fi
         )
     return (
         Status.FAIL,
+        "frozen_parameter_changes",
         f"`{moved[0]}` is frozen and changes in training{others}",
         moved[0],
         "a training step, hook or optimizer that writes into it, or requires_grad set back to True",
@@ -225,9 +243,10 @@ def _judge_buffers(trial: Trial, watch: _Watch, model: nn.Module) -> _Finding | 
         return None
     return (
         Status.WARN,
+        "buffer_changes",
         f"buffer `{moved[0]}`{and_others(len(moved) - 1, 'buffer')} changes in training, though its module keeps no running statistics",
         moved[0].rpartition(".")[0],
-        "an in-place operation on a table or mask; fine where it is meant as a state",
+        "an in-place operation on a table or mask; fine if the buffer is meant to hold state",
         moved,
     )
 

@@ -50,19 +50,20 @@ def reduction(trial: Trial) -> Evidence:
     gap = find_gap(trial, once, twice)
     counterexample = f"{sizes.describe(trial.subject.task)}, each row twice"
     if not gap.is_real:
-        message = "the loss is a mean: each row twice gives the same loss and gradient"
-        return Evidence(_NAME, Status.OK, message, gap.measured, gap.bound, "", counterexample)
-    how, cause = _say_how(once(trial), twice(trial))
+        message = "the loss is averaged over the labels: with each row twice, loss and gradient are the same"
+        return Evidence(_NAME, Status.OK, message, gap.measured, gap.bound, "between the losses or gradients", counterexample)
+    how, cause, code = _say_how(once(trial), twice(trial))
     return Evidence(
         _NAME,
         Status.FAIL,
-        f"{loss_name(trial)} is no mean over the labels: with each row in the batch twice {how}",
+        f"{loss_name(trial)} is not averaged over the labels: with each row in the batch twice, {how}",
         gap.measured,
         gap.bound,
-        "",
+        "between the losses or gradients",
         counterexample,
         module=culprit(gap),
         cause=cause,
+        code=code,
     )
 
 
@@ -77,24 +78,23 @@ def culprit(gap: Gap) -> str:
     return parameters[0] if len(parameters) == len(gap.differing) == 1 else ""
 
 
-def _say_how(once: Quantities, twice: Quantities) -> tuple[str, str]:
+def _say_how(once: Quantities, twice: Quantities) -> tuple[str, str, str]:
+    """What happens, cause and code."""
     ratio = _size(twice) / max(_size(once), 1e-30)
     what = "the loss" if _LOSS in once else "the gradient"
     if 1.9 < ratio < 2.1:
         return (
             f"{what} doubles, so larger batches take larger steps",
-            'reduction="sum", or a division by a fixed number such as the configured batch size, which the last batch of an epoch lacks',
+            'reduction="sum", or a division by a fixed number such as the configured batch size, which the last batch of an epoch may not have',
+            "summed",
         )
-    changed = f"{what} becomes {ratio:.3g} times what it was"
+    changed = f"{what} becomes {ratio:.3g} times as large"
     if abs(ratio - 1) < 0.05:
-        changed = (
-            f"{what} changes by {abs(ratio - 1):.1%}"
-            if abs(ratio - 1) > 0.0005
-            else f"{what} is another one, though of the same size"
-        )
+        changed = f"{what} changes by {abs(ratio - 1):.1%}" if abs(ratio - 1) > 0.0005 else f"{what} changes, though not in size"
     return (
         changed,
         "a term that depends on which rows are in the batch: statistics over the batch, pairs of rows, or a sum",
+        "depends_on_batch",
     )
 
 
@@ -116,7 +116,7 @@ def ignored_labels(trial: Trial) -> Evidence:
     """
     subject = trial.subject
     if _length(subject.task, subject.typical) < 3:
-        return Evidence(_NAME, Status.SKIPPED, "sequences are too short to leave labels out")
+        return Evidence(_NAME, Status.SKIPPED, "sequences are too short to ignore some of their labels")
     sizes = replace(subject.typical, batch=_ROWS)
     padded = _with_gaps(subject.task, fully_labelled(subject, sizes), sizes)
     try:
@@ -128,9 +128,10 @@ def ignored_labels(trial: Trial) -> Evidence:
         return Evidence(
             _NAME,
             Status.FAIL,
-            f"{loss_name(trial)} raises on labels of -100: {raised(error)}",
+            f"{loss_name(trial)} raises an error on labels of -100: {raised(error)}",
             counterexample=sizes.describe(subject.task),
-            cause="another ignore_index than -100, such as pad_token_id, or labels used as an index before they are masked",
+            cause="an ignore_index other than -100, such as pad_token_id, or labels used as an index before they are masked",
+            code="raises_on_ignored_labels",
         )
     found = None if seen.slope is None else _judge_slope(trial, seen.slope, padded, sizes)
     found = found or _judge_mean(trial, sizes)
@@ -164,6 +165,7 @@ def _judge_slope(trial: Trial, slope: Tensor, batch: Batch, sizes: Sizes) -> Evi
         "positions",
         f"{sizes.describe(task)}, row={row}, position={position}",
         cause="labels taken from `input_ids` instead of the batch's `labels`, labels clamped to 0, or a loss without ignore_index=-100",
+        code="trains_ignored_positions",
     )
 
 
@@ -182,16 +184,17 @@ def _judge_mean(trial: Trial, sizes: Sizes) -> Evidence:
     counterexample = f"{sizes.describe(trial.subject.task)}, half of the labels -100"
     if not gap.is_real:
         message = "positions labelled -100 contribute neither loss nor gradient"
-        return Evidence(_NAME, Status.OK, message, gap.measured, gap.bound, "", counterexample)
+        return Evidence(_NAME, Status.OK, message, gap.measured, gap.bound, "between the losses or gradients", counterexample)
     return Evidence(
         _NAME,
         Status.FAIL,
-        f"{loss_name(trial)} counts positions labelled -100 in its mean: the same labels among as many ignored ones give another loss",
+        f"{loss_name(trial)} counts positions labelled -100 in its mean: with as many ignored labels added, the loss changes",
         gap.measured,
         gap.bound,
-        "",
+        "between the losses or gradients",
         counterexample,
-        cause="a mean over all positions after the ignored ones were set to zero: divide by the number of labels that count",
+        cause="a mean over all positions after the ignored ones were set to zero: divide by the number of labels that are not -100",
+        code="averages_over_ignored_positions",
     )
 
 

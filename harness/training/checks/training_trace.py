@@ -62,7 +62,7 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class FirstDifference:
-    """Where two trainings part.
+    """Where two trainings first differ.
 
     Attributes:
         kind: ``loss``, ``rate``, ``gradient`` or ``weights``.
@@ -91,12 +91,12 @@ def find_first_difference(left: TrainingTrace, right: TrainingTrace) -> FirstDif
     each = max(1, updates // max(1, steps))  # several optimizers update several times a step
     for number in range(max(steps, updates)):
         step = min(number // each, steps - 1) if number < updates else number
-        parting = _of_numbers(left, right, step)
-        if parting is None and number < min(updates, len(right.gradients)):
+        difference = _of_numbers(left, right, step)
+        if difference is None and number < min(updates, len(right.gradients)):
             mismatch = find_mismatch(left.gradients[number], right.gradients[number])
-            parting = None if mismatch is None else FirstDifference("gradient", step + 1, mismatch)
-        if parting is not None:
-            return parting
+            difference = None if mismatch is None else FirstDifference("gradient", step + 1, mismatch)
+        if difference is not None:
+            return difference
     mismatch = find_mismatch(left.weights, right.weights)
     return None if mismatch is None else FirstDifference("weights", steps, mismatch)
 

@@ -109,7 +109,9 @@ def train_as_rank(work: _Work) -> list[RankResult]:
         limit = timedelta(seconds=work.wait)
         torch.distributed.init_process_group("gloo", store=store, rank=work.rank, world_size=PARTS, timeout=limit)
     except Exception as error:
-        raise GroupError(f"two processes do not find each other here: {next(iter(str(error).splitlines()), '')}") from error
+        raise GroupError(
+            f"two processes cannot connect to each other on this machine: {next(iter(str(error).splitlines()), '')}"
+        ) from error
     trial = work.spec.trial()
     return [_train(trial, work, stance) for stance in work.stances]
 

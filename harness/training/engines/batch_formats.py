@@ -95,7 +95,7 @@ class FormattedBatches:
         return self._batches.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from there."""
+        """Continues from there."""
         self._batches.load_state_dict(state)
 
     @property
@@ -135,7 +135,7 @@ class FixedBatches:
         return {"batch": self._given}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from there."""
+        """Continues from there."""
         self._start = self._given = state["batch"]
 
 

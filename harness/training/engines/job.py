@@ -46,7 +46,7 @@ class Batches(Protocol):
         """How far they got."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from there."""
+        """Continues from there."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Job:
         epochs: How often it goes through them.
         seed: Of the random state of every batch.
         supervisor: What happens between the steps.
-        resume: The checkpoint to go on from.
+        resume: The checkpoint to resume from.
         held_out: What a LightningModule's own ``validation_step`` is given; ``None`` for nothing.
         rank: Whose random numbers are drawn, where one process stands in for another; added to its own number.
         prepare: Called in each process once its rank is known, with the rank; ``None`` for nothing.
@@ -90,7 +90,7 @@ class Job:
 
     @property
     def guards(self) -> bool:
-        """Whether a gradient that is not finite is an error: under float16 the scaler skips such a step and goes on."""
+        """Whether a gradient that is not finite is an error: under float16 the scaler skips such a step and continues."""
         return self.compute.precision != "16-mixed"
 
     @property
@@ -107,7 +107,7 @@ class Job:
 
     def _stop(self, step: Step) -> None:
         poisoned = not_finite(dict(self.model.state_dict()))
-        culprit = f"and `{poisoned[0]}` holds NaN or infinity by now" if poisoned else ""
+        culprit = f"and `{poisoned[0]}` now holds NaN or infinity" if poisoned else ""
         what = "gradient" if math.isfinite(step.loss) else "loss"
         raise diverged(what, step.step, step.epoch, culprit, self.supervisor.last_checkpoint, spared=False)
 

@@ -230,7 +230,7 @@ class Bridge(Checkpoint):
         return {"step": self._step, STATE_KEY: self._job.supervisor.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from there."""
+        """Continues from there."""
         self._step = state_dict["step"]
         self._job.supervisor.load_state_dict(state_dict[STATE_KEY])
 
@@ -273,7 +273,7 @@ class LightningEngine:
             content = read_checkpoint(job.resume)
             if content.get("engine") == "plain":
                 raise CheckpointError(
-                    f"`resume_from_checkpoint`: {job.resume} was written by the plain loop; resume it by run_training(engine='plain')"
+                    f"`resume_from_checkpoint`: {job.resume} was written by the plain loop; resume it with run_training(engine='plain')"
                 )
             check_fits(content, self.module, job.resume)
         self.module.train()

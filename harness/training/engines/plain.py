@@ -1,4 +1,4 @@
-"""Training in a plain loop, on one device, with PyTorch alone."""
+"""Training in a plain loop, on one device, with only PyTorch."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ class PlainEngine:
         content = read_checkpoint(path)
         if content.get("engine") != "plain":
             raise CheckpointError(
-                f"`resume_from_checkpoint`: {path} was written under Lightning; install it to go on: pip install lightning"
+                f"`resume_from_checkpoint`: {path} was written by Lightning; install it to resume: pip install lightning"
             )
         check_fits(content, self.model, path)
         self.model.load_state_dict({name.removeprefix("model."): value for name, value in content["state_dict"].items()})
