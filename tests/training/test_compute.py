@@ -58,7 +58,7 @@ def test_what_is_chosen(machine: Machine, keys: dict[str, Any], expected: Comput
 def test_ddp_with_one_device_warns_and_goes_on_with_auto() -> None:
     compute = chosen(DESK, strategy="ddp", devices="auto", precision="bf16-mixed", use_amp=True)
     assert compute.strategy == "auto"
-    assert compute.notes == ('`strategy`: "ddp" needs two devices or more and there is one: going on with "auto"',)
+    assert compute.notes == ('`strategy`: "ddp" needs at least 2 devices and there is 1: "auto" is used',)
 
 
 def test_fsdp_on_one_gpu_warns_and_goes_on() -> None:
@@ -77,22 +77,22 @@ def test_fsdp_on_one_gpu_warns_and_goes_on() -> None:
             SERVER,
             {"devices": 8},
             Compute("cuda", 4, strategy="ddp"),
-            "`devices`: 8 asked for, there are 4 here (id 0, 1, 2, 3): training on 4",
+            "`devices`: 8 requested, this machine has 4 (id 0, 1, 2, 3): training on 4",
         ),
         (
             ONE_GPU,
             {"devices": [0, 2]},
             Compute("cuda", (0,)),
-            "`devices`: [0, 2] asked for, there is 1 here (id 0): training on [0]",
+            "`devices`: [0, 2] requested, this machine has 1 (id 0): training on [0]",
         ),
-        (ONE_GPU, {"devices": [5]}, Compute("cuda", (0,)), "`devices`: [5] asked for, there is 1 here (id 0): training on [0]"),
+        (ONE_GPU, {"devices": [5]}, Compute("cuda", (0,)), "`devices`: [5] requested, this machine has 1 (id 0): training on [0]"),
         (
             ONE_GPU,
             {"devices": 2, "strategy": "ddp"},
             Compute("cuda", 1),
-            '`strategy` "ddp" needs two devices or more, so going on with "auto"',
+            '`strategy` "ddp" needs at least 2 devices, so "auto" is used',
         ),
-        (MAC, {"use_gpu": True, "devices": 2}, Compute("mps"), "`devices`: 2 asked for, there is 1 here (id 0): training on 1"),
+        (MAC, {"use_gpu": True, "devices": 2}, Compute("mps"), "`devices`: 2 requested, this machine has 1 (id 0): training on 1"),
         (
             DESK,
             {"strategy": "fsdp_native"},
@@ -142,8 +142,8 @@ def test_a_gpu_that_only_emulates_bfloat16_has_none(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("machine", "keys", "message"),
     [
-        (SERVER, {"devices": [1, 1]}, "[1, 1] is no list of different GPU ids"),
-        (SERVER, {"devices": []}, "[] is no list of different GPU ids"),
+        (SERVER, {"devices": [1, 1]}, "[1, 1] is not a list of different GPU ids"),
+        (SERVER, {"devices": []}, "[] is not a list of different GPU ids"),
         (BARE_TORCHRUN, {}, "in 2 processes needs Lightning: pip install lightning"),
         (DESK, {"precision": "16-mixed"}, 'needs a GPU; use "bf16-mixed" or "32-true" here'),
         (OLD_GPU, {"precision": "bf16-true"}, "this GPU has no bfloat16"),

@@ -51,7 +51,7 @@ def test_a_log_gets_a_line_at_the_start_and_one_an_epoch(capsys: pytest.CaptureF
 
 def test_a_run_that_goes_on_says_from_where(capsys: pytest.CaptureFixture[str]) -> None:
     Progress().on_start(Plan("run", 1, 300, start=100))
-    assert lines(capsys) == ["training run: 1 epoch, 300 steps, going on from step 100"]
+    assert lines(capsys) == ["training run: 1 epoch, 300 steps, resumed at step 100"]
 
 
 def test_the_evaluation_before_training_and_an_epoch_without_any(capsys: pytest.CaptureFixture[str]) -> None:

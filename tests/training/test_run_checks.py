@@ -68,30 +68,30 @@ def test_another_process_builds_the_model_of_a_config_where_it_cannot_be_pickled
     shared, repeated = distributed(trial), seeded_repeat(trial)
     assert shared.status.value == "ok", shared.explain()
     assert repeated.status.value == "ok", repeated.explain()
-    assert repeated.message.endswith("in this process and in another one")
+    assert repeated.message.endswith("in this process and in another")
 
 
 def test_another_process_unpickles_the_model_of_a_file(tmp_path: Path) -> None:
     evidence = seeded_repeat(trial_of_file(tmp_path, sourced=False))
     assert evidence.status.value == "ok"
-    assert evidence.message.endswith("in this process and in another one")
+    assert evidence.message.endswith("in this process and in another")
 
 
 def test_a_model_that_no_process_can_be_given_is_skipped_with_the_reason(tmp_path: Path) -> None:
     evidence = distributed(trial_of_file(tmp_path, "self.activation = lambda x: x", sourced=False))
     assert evidence.status.value == "skipped"
-    assert "cannot be given to another process" in evidence.message
+    assert "cannot be pickled for another process" in evidence.message
 
 
 def test_too_little_time_is_said(tmp_path: Path) -> None:
     trial = trial_of_file(tmp_path)
     trial.seconds = 2.0
-    assert "too few to start two processes" in distributed(trial).message
-    assert "too few to start another one" in seeded_repeat(trial).message
+    assert "too little time to start two processes" in distributed(trial).message
+    assert "too little time to start another process" in seeded_repeat(trial).message
     trial.seconds = 1e-4
     assert "would take longer than the 0.0001 s" in hyperparameter_sensitivity(trial).message
     for check in (seeded_repeat, resume, distributed, fine_tuning):
-        assert "`time_budget` leaves it 0.0001 s" in check(trial).message
+        assert "`time_budget` leaves 0.0001 s" in check(trial).message
 
 
 class Scaled(Net):

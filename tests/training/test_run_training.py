@@ -65,7 +65,7 @@ def test_resume_on_the_command_line_takes_a_checkpoint_from_elsewhere(tmp_path: 
 def test_resuming_from_elsewhere_keeps_the_checkpoints_of_another_run(tmp_path: Path) -> None:
     other, first = trained(tmp_path, checkpoint_dir="other"), trained(tmp_path, checkpoint_dir="first")
     kept = {path.name: path.read_bytes() for path in (other["last_checkpoint"], other["best_checkpoint"])}
-    with pytest.warns(UserWarning, match="the checkpoints of an earlier run are in"):
+    with pytest.warns(UserWarning, match="the checkpoints of an earlier run were moved to"):
         after = trained(tmp_path, checkpoint_dir="other", epochs=2, resume_from_checkpoint=str(first["last_checkpoint"]))
     assert {name: (tmp_path / "other" / "earlier-1" / name).read_bytes() for name in kept} == kept
     assert after["steps"] == 2 * first["steps"]

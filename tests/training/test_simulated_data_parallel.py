@@ -235,7 +235,7 @@ def test_a_leak_between_rows_is_seen_through_noise_and_clipping(build: Callable[
     found = judge_simulated_data_parallel(run_of(build).trial(tmp_path), disable_dropout)
     assert found is not None
     assert found.status is Status.FAIL
-    assert "what a row contributes depends on the other rows of its process" in found.message
+    assert "the contribution of a row depends on the other rows of its process" in found.message
 
 
 def test_noise_is_not_blamed_for_a_leak(tmp_path: Path) -> None:
@@ -255,7 +255,7 @@ def test_a_balance_loss_is_worth_a_warning(tmp_path: Path) -> None:
     found = judge_simulated_data_parallel(run_of(Experts).trial(tmp_path), disable_dropout)
     assert found is not None
     assert found.status is Status.WARN
-    assert "by a term of the loss beside that of the logits" in found.message
+    assert "because of a term of the loss beside that of the logits" in found.message
     assert "a balance loss" in found.cause
 
 
@@ -266,5 +266,5 @@ def test_a_balance_loss_is_worth_a_warning(tmp_path: Path) -> None:
 def test_two_processes_train_sound_models_as_one(build: Callable[[], nn.Module], tmp_path: Path) -> None:
     evidence = distributed(run_of(build).trial(tmp_path))
     assert evidence.status is Status.OK, evidence.explain()
-    assert "train as one does" in evidence.message
+    assert "have the gradients of 1" in evidence.message
     assert ("`value.weight`" in evidence.message) == (build is ActorCritic)

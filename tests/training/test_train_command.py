@@ -141,7 +141,7 @@ def test_the_plain_loop_gives_the_same_model(uninterrupted: dict[str, Any], tmp_
     ("keys", "said"),
     [
         ({"strategy": "dpp"}, "strategy"),
-        ({"devices": [1, 1]}, "no list of different GPU ids"),
+        ({"devices": [1, 1]}, "not a list of different GPU ids"),
         ({"precision": "16-mixed"}, "needs a GPU"),
         ({"resume_from_checkpoint": "lost.ckpt"}, "no such file"),
         ({"train": {"path": "empty.jsonl"}}, "the file is empty"),

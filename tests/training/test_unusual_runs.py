@@ -93,7 +93,7 @@ def test_unusual_runs_are_judged_and_sound(
 def test_what_a_run_with_a_step_every_third_batch_forgets_is_found(tmp_path: Path) -> None:
     evidence = resume(run_of(ForgetsCount).trial(tmp_path))
     assert evidence.status is Status.FAIL
-    assert "not the uninterrupted one" in evidence.message
+    assert "differs from the uninterrupted run" in evidence.message
     assert evidence.message.endswith("differs at step 5")
 
 

@@ -227,7 +227,7 @@ plant(
     "accumulation",
     Training(TAGS, tagger, MeanOfRows),
     Training(TAGS, tagger, WeightedByRows),
-    "give another gradient than it",
+    "gradients accumulated over small batches differ",
     UNSLOTH,
 )
 plant(
@@ -235,7 +235,7 @@ plant(
     "accumulation",
     Training(TABLE, RunningScale),
     LIT_SCORES,
-    "two batches of 2 rows give another gradient",
+    "gradients accumulated over two batches of 2 rows differ",
     LIGHTNING,
     also=("step_updates",),
 )
@@ -244,7 +244,7 @@ plant(
     "accumulation",
     Training(TABLE, BatchWeights),
     Training(TABLE, SmoothedLabels),
-    "two batches of 2 rows give another gradient",
+    "gradients accumulated over two batches of 2 rows differ",
     UNSLOTH,
 )
 plant(
@@ -252,7 +252,7 @@ plant(
     "accumulation",
     Training(TABLE, ClearedEachTime),
     Training(TABLE, Every),
-    "takes a step after 2 batches, and its gradient is not that of their rows at once",
+    "takes a step every 2 batches, and its gradient differs from that of all their rows in one batch",
     LIGHTNING,
 )
 plant(
@@ -260,7 +260,7 @@ plant(
     "accumulation",
     Training(TAGS, MeanOfMeansByHand),
     Training(TAGS, LitTags),
-    "takes a step after 2 batches over the mean of their means",
+    "takes a step every 2 batches over the mean of the batch means",
     UNSLOTH,
 )
 plant(
@@ -276,7 +276,7 @@ plant(
     "accumulation",
     Training(TABLE, ScaledAndNeverCleared),
     Training(TABLE, Scaled),
-    "is still there at the second",
+    "does not clear gradients",
     f"{PYTORCH}, torch.amp.GradScaler",
 )
 plant(
@@ -284,7 +284,7 @@ plant(
     "accumulation",
     Training(TABLE, BalancedExperts),
     Training(TABLE, Experts),
-    "by a term of the loss beside that of the logits",
+    "because of a term of the loss beside that of the logits",
     "Fedus et al. 2022, Switch Transformers, section 2.2",
     status=Status.WARN,
 )
@@ -293,17 +293,17 @@ plant(
     "accumulation",
     Training(TABLE, MixedBatchWeights),
     Training(TABLE, Mixed),
-    "two batches of 2 rows give another gradient",
+    "gradients accumulated over two batches of 2 rows differ",
     UNSLOTH,
 )
-plant("never_cleared", "accumulation", Training(TABLE, NeverCleared), MANUAL, "is still there at the second", LIGHTNING)
-plant("zero_grad_does_nothing", "accumulation", Training(TABLE, ClearsNothing), LIT_SCORES, "does not clear it", LIGHTNING)
+plant("never_cleared", "accumulation", Training(TABLE, NeverCleared), MANUAL, "does not clear gradients", LIGHTNING)
+plant("zero_grad_does_nothing", "accumulation", Training(TABLE, ClearsNothing), LIT_SCORES, "does not clear gradients", LIGHTNING)
 plant(
     "mean_of_means",
     "accumulation",
     Training(TEXT, LitLM).under(accumulate_grad_batches=4),
     LIT_WORDS,
-    "with `accumulate_grad_batches` 4 the labels of short rows count for more",
+    "with `accumulate_grad_batches` 4 labels in short rows weigh more",
     UNSLOTH,
     status=Status.WARN,
 )

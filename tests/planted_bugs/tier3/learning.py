@@ -72,7 +72,7 @@ plant(
     "overfits_one_batch",
     Training(TABLE, ScaledTwice),
     SCORES,
-    "cannot learn 4 rows by heart: the loss is",
+    "cannot overfit 4 rows: the loss is",
     HUMBATOVA,
 )
 plant(
@@ -80,7 +80,7 @@ plant(
     "overfits_one_batch",
     Training(TABLE, EndsInSigmoid),
     SCORES,
-    "though every label is predicted: the logits stay between -1 and 1",
+    "though every label is predicted correctly: the logits stay between -1 and 1",
     HUMBATOVA,
 )
 plant(
@@ -88,7 +88,7 @@ plant(
     "overfits_one_batch",
     Training(NUMBER, Positive),
     NUMBERS,
-    "cannot learn 4 rows by heart: the loss is stuck",
+    "cannot overfit 4 rows: the loss is stuck",
     HUMBATOVA,
 )
 plant(
@@ -96,7 +96,7 @@ plant(
     "overfits_one_batch",
     Training(TABLE, DeadUnits),
     Training(TABLE, LiveUnits),
-    "`hidden` hardly moved",
+    "`hidden` hardly changed",
     HUMBATOVA,
     module="hidden",
 )

@@ -95,7 +95,7 @@ plant(
     "initial_loss",
     Training(TABLE, SoftmaxTwice),
     LIT_SCORES,
-    "it is the cross-entropy of softmax(logits), so the loss can never go below 0.55",
+    "it is the cross-entropy of softmax(logits), so the loss can never fall below 0.55",
     HUMBATOVA,
 )
 plant(
@@ -136,11 +136,11 @@ plant(
     "initial_loss",
     Training(TABLE, HeavyPenalty),
     Training(TABLE, LightPenalty),
-    "a uniform guess over 3 classes has 1.10",
+    "a uniform guess over 3 classes has loss 1.10",
     HUMBATOVA,
     also=("overfits_one_batch",),
 )
-plant("loud_head", "initial_loss", Training(TEXT, loud_language_model), WORDS, "the fresh model is sure of wrong answers", RECIPE)
+plant("loud_head", "initial_loss", Training(TEXT, loud_language_model), WORDS, "the untrained model is confident of wrong answers", RECIPE)
 plant(
     "sum_over_positions",
     "initial_loss",
@@ -240,7 +240,7 @@ plant(
     "training_loss[ignored_labels]",
     Training(TEXT, PadIsIgnored),
     LIT_WORDS,
-    "raises on labels of -100: IndexError: Target -100 is out of bounds",
+    "raises an error on labels of -100: IndexError: Target -100 is out of bounds",
     PYTORCH,
 )
 plant(
@@ -333,7 +333,7 @@ plant(
     "training_loss[targets]",
     Training(TEXT, NoShift),
     LIT_WORDS,
-    "trains each position towards its own token, which it has read",
+    "trains each position towards its own token, which is in the input",
     HUGGING_FACE,
 )
 plant(
@@ -357,11 +357,11 @@ plant(
     "training_loss[targets]",
     Training(TAGS, tagger, ViewedAsClasses),
     Training(TAGS, tagger, Transposed),
-    "of the labels are missed",
+    "of the labels are wrong",
     PYTORCH,
     also=("training_loss[ignored_labels]",),
 )
-plant("labels_of_other_rows", "training_loss[targets]", Training(TABLE, OtherRows), LIT_SCORES, "its label is", RECIPE)
+plant("labels_of_other_rows", "training_loss[targets]", Training(TABLE, OtherRows), LIT_SCORES, "but its label is", RECIPE)
 plant(
     "broadcast_regression",
     "training_loss[targets]",
@@ -391,7 +391,7 @@ plant(
     "training_loss[targets]",
     Training(TEXT, LastOneMissing),
     LIT_WORDS,
-    "leaves out the label of position 10 of row 0",
+    "such as that of position 10 of row 0",
     HUGGING_FACE,
     status=Status.WARN,
 )
@@ -400,6 +400,6 @@ plant(
     "training_loss[targets]",
     Training(TAGS, tagger, TokensForLabels),
     Training(TAGS, tagger),
-    "of the labels are missed",
+    "of the labels are wrong",
     ISLAM,
 )

@@ -214,7 +214,7 @@ plant(
     "optimizer_coverage",
     Training(TABLE, HeadForgotten),
     LIT_SCORES,
-    "no optimizer holds `net.head.weight` (and 1 other parameter), which has a gradient, so it is never trained",
+    "`net.head.weight` (and 1 other parameter) has a gradient and is in no optimizer, so it is never trained",
     PYTORCH,
     module="net.head.weight",
 )
@@ -223,7 +223,7 @@ plant(
     "optimizer_coverage",
     Training(TABLE, HeadReplaced),
     LIT_SCORES,
-    "instead it holds a tensor of shape (3, 16)",
+    "which instead holds a tensor of shape (3, 16)",
     PYTORCH,
     module="net.head.weight",
 )
@@ -232,7 +232,7 @@ plant(
     "optimizer_coverage",
     Training(TABLE, Copies),
     LIT_SCORES,
-    "instead it holds a copy of `net.hidden.weight`",
+    "which instead holds a copy of `net.hidden.weight`",
     PYTORCH,
     module="net.hidden.weight",
 )
@@ -241,7 +241,7 @@ plant(
     "optimizer_coverage",
     Training(TABLE, Reassigned),
     Training(TABLE, ClampedInPlace),
-    "`head.weight` was put in place while the model ran",
+    "`head.weight` was replaced while the model ran",
     PYTORCH,
     module="head.weight",
 )
@@ -250,7 +250,7 @@ plant(
     "optimizer_coverage",
     Training(TABLE, SharedByTwo),
     Training(TABLE, SplitOverTwo),
-    "`net.head.weight` (and 1 other parameter) is listed more than once",
+    "`net.head.weight` (and 1 other parameter) is in the optimizers more than once",
     LIGHTNING,
     module="net.head.weight",
 )
@@ -259,6 +259,6 @@ plant(
     "optimizer_coverage",
     Training(TABLE, Hidden),
     Training(TABLE, Registered),
-    "holds a tensor of shape (6, 6) that the model does not own",
+    "holds a tensor of shape (6, 6) that is not a parameter of the model",
     ISLAM,
 )
