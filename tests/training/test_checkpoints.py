@@ -28,7 +28,9 @@ def test_round_trip(tmp_path: Path) -> None:
 
 
 def test_another_model_is_refused_by_name_and_shape(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"not a checkpoint of this Linear; shape: weight \(3, 2\) instead of \(4, 2\), bias"):
+    with pytest.raises(
+        CheckpointError, match=r"not a checkpoint of this Linear; shape: weight \(3, 2\) instead of \(4, 2\), bias"
+    ):
         check_fits(content(nn.Linear(2, 3)), nn.Linear(2, 4), tmp_path)
     with pytest.raises(CheckpointError, match=r"missing: 0\.weight, 0\.bias; unexpected: weight, bias"):
         check_fits(content(nn.Linear(2, 3)), nn.Sequential(nn.Linear(2, 3)), tmp_path)

@@ -85,14 +85,24 @@ def test_fsdp_on_one_gpu_warns_and_goes_on() -> None:
             Compute("cuda", (0,)),
             "`devices`: [0, 2] requested, this machine has 1 (id 0): training on [0]",
         ),
-        (ONE_GPU, {"devices": [5]}, Compute("cuda", (0,)), "`devices`: [5] requested, this machine has 1 (id 0): training on [0]"),
+        (
+            ONE_GPU,
+            {"devices": [5]},
+            Compute("cuda", (0,)),
+            "`devices`: [5] requested, this machine has 1 (id 0): training on [0]",
+        ),
         (
             ONE_GPU,
             {"devices": 2, "strategy": "ddp"},
             Compute("cuda", 1),
             '`strategy` "ddp" needs at least 2 devices, so "auto" is used',
         ),
-        (MAC, {"use_gpu": True, "devices": 2}, Compute("mps"), "`devices`: 2 requested, this machine has 1 (id 0): training on 1"),
+        (
+            MAC,
+            {"use_gpu": True, "devices": 2},
+            Compute("mps"),
+            "`devices`: 2 requested, this machine has 1 (id 0): training on 1",
+        ),
         (
             DESK,
             {"strategy": "fsdp_native"},

@@ -140,7 +140,14 @@ plant(
     HUMBATOVA,
     also=("overfits_one_batch",),
 )
-plant("loud_head", "initial_loss", Training(TEXT, loud_language_model), WORDS, "the untrained model is confident of wrong answers", RECIPE)
+plant(
+    "loud_head",
+    "initial_loss",
+    Training(TEXT, loud_language_model),
+    WORDS,
+    "the untrained model is confident of wrong answers",
+    RECIPE,
+)
 plant(
     "sum_over_positions",
     "initial_loss",
