@@ -32,7 +32,7 @@ from harness.training.errors import TrainingError
 from harness.training.events import Plan, RunLog
 from harness.training.history import History
 from harness.training.progress import Progress
-from harness.training.supervisor import Forward, Supervisor
+from harness.training.supervisor import Forward, Supervisor, SupervisorOptions
 from harness.training.trial import Trial
 from harness.user_code import is_users_file, raised
 
@@ -135,10 +135,8 @@ class TrainingCoordinator:
                 listeners,
                 evaluator,
                 self.checkpoints,
-                every=self.config.checkpoint_every_n_steps,
-                patience=self.config.early_stopping_patience,
+                SupervisorOptions(self.config.checkpoint_every_n_steps, self.config.early_stopping_patience, resumed=resume),
                 leads=leads(),
-                resumed=resume,
                 remembered={"history": history},
             )
             self._make_room(resume, notes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,6 +35,23 @@ class HasState(Protocol):
         """Restores a state."""
 
 
+@dataclass(frozen=True)
+class SupervisorOptions:
+    """When a supervisor saves and stops.
+
+    Attributes:
+        checkpoint_every: Steps after which the last checkpoint is written, beside the ends of epochs.
+        patience: Epochs without improvement after which training stops; ``None`` for never.
+        limit: Optimizer steps after which it stops; ``None`` for the whole plan.
+        resumed: The checkpoint that the run is resumed from.
+    """
+
+    checkpoint_every: int | None = None
+    patience: int | None = None
+    limit: int | None = None
+    resumed: Path | None = None
+
+
 class Supervisor:
     """Hears from the engine what was done, and decides what follows.
 
@@ -42,11 +60,8 @@ class Supervisor:
         listeners: Hear it too, in the leading process.
         evaluate: Judges the model after each epoch; ``None`` for not at all.
         checkpoints: Where checkpoints go; ``None`` for none.
-        every: Steps after which the last checkpoint is written, beside the ends of epochs.
-        patience: Epochs without improvement after which training stops; ``None`` for never.
-        limit: Optimizer steps after which it stops; ``None`` for the whole plan.
+        options: When it saves and stops.
         leads: Whether this process writes files and says what happens.
-        resumed: The checkpoint that the run is resumed from.
         remembered: Listeners whose state belongs into the checkpoints, by name.
 
     Attributes:
@@ -64,22 +79,16 @@ class Supervisor:
         listeners: Sequence[Listener] = (),
         evaluate: Evaluate | None = None,
         checkpoints: CheckpointFolder | None = None,
-        every: int | None = None,
-        patience: int | None = None,
-        limit: int | None = None,
+        options: SupervisorOptions = SupervisorOptions(),
         leads: bool = True,
-        resumed: Path | None = None,
         remembered: Mapping[str, HasState] | None = None,
     ) -> None:
         self.plan = plan
         self._listeners = listeners if leads else ()
         self._evaluate = evaluate
         self._checkpoints = checkpoints
-        self._every = every
-        self._patience = patience
-        self._limit = limit
+        self._options = options
         self._leads = leads
-        self._resumed = resumed
         self._remembered = remembered or {}
         self.save: Callable[[Path], None] = lambda path: None
         self.on_bad_step: Callable[[Step], None] = lambda step: None
@@ -101,7 +110,7 @@ class Supervisor:
 
     def start(self, forward: Forward) -> None:
         """Training begins, or resumes after a state was loaded."""
-        self._keep_best(self._resumed)  # in case the run was killed between the two files
+        self._keep_best(self._options.resumed)  # in case the run was killed between the two files
         for listener in self._listeners:
             listener.on_start(self.plan)
         if self.plan.start == 0 and self._evaluate is not None:
@@ -116,9 +125,9 @@ class Supervisor:
         self._pending.append((step, epoch, loss, rate, norm, examples, seconds))
         if len(self._pending) >= self.delay:
             self.measure()
-        if self._limit is not None and step >= self._limit:
+        if self._options.limit is not None and step >= self._options.limit:
             self.should_stop = True
-        if self._checkpoints is not None and self._every and step % self._every == 0:
+        if self._checkpoints is not None and self._options.checkpoint_every and step % self._options.checkpoint_every == 0:
             self._save_last()
 
     def measure(self) -> None:
@@ -157,7 +166,7 @@ class Supervisor:
             self._best, self._best_name, self._waited = value, checkpoint_name(epoch, monitor, value), 0
         else:
             self._waited += 1
-        if self._patience is not None and self._waited >= self._patience:
+        if self._options.patience is not None and self._waited >= self._options.patience:
             self.should_stop = True
         if self._checkpoints is not None:
             self._save_last()

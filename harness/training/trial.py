@@ -27,15 +27,68 @@ from harness.training.engines.batch_formats import BatchFormat, DrawnBatches, Fi
 from harness.training.engines.job import Job, OnGradients, is_lightning_module
 from harness.training.events import Listener, Plan, Step
 from harness.training.optimisation import without_clipping
-from harness.training.supervisor import Supervisor
+from harness.training.supervisor import Supervisor, SupervisorOptions
 
 MOST_BATCHES = 16
 """Batches in which a training step that accumulates by itself must have taken an optimizer step."""
+
+Prepare = Callable[[nn.Module], None]
+"""Changes a model before it is trained."""
 
 Until = Callable[[nn.Module, int], bool]
 """Asked after each optimizer step, with the model and the steps taken so far, whether training is to end."""
 
 _seconds_per_step: WeakKeyDictionary[nn.Module, float] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class Variation:
+    """How a training is varied to see how much of its result is noise.
+
+    Attributes:
+        prepare: Changes the copy first.
+        seed: Of what the training draws.
+    """
+
+    prepare: Prepare | None = None
+    seed: int = 0
+
+    def apply(self, model: nn.Module) -> None:
+        """Changes a model."""
+        if self.prepare is not None:
+            self.prepare(model)
+
+
+UNVARIED = Variation()
+
+
+@dataclass(frozen=True)
+class TrialOptions:
+    """How a short training is taken.
+
+    Attributes:
+        epochs: How often the batches are gone through.
+        limit: Optimizer steps after which training stops.
+        seed: Of the random state of every batch.
+        accumulate: Batches an optimizer step.
+        rate: A learning rate in place of the config's; a LightningModule keeps its own.
+        clip: Whether gradients are clipped, as the config or the model's own training step says.
+        folder: Where a checkpoint is written after every step (``last.ckpt``).
+        resume: A checkpoint to resume from.
+        processes: How many train together, on CPUs; this is one of them, and the environment says which.
+        rank: The process whose random numbers this one draws in its place.
+    """
+
+    epochs: int = 1
+    limit: int | None = None
+    seed: int = 0
+    accumulate: int = 1
+    rate: float | None = None
+    clip: bool = True
+    folder: Path | None = None
+    resume: Path | None = None
+    processes: int = 1
+    rank: int = 0
 
 
 @dataclass
@@ -106,7 +159,7 @@ class Trial:
         if not self.is_own or getattr(self.subject.model, "automatic_optimization", True):
             return 1
         batch = self.subject.batch()
-        steps = self.train([batch] * MOST_BATCHES, limit=1).steps
+        steps = self.train([batch] * MOST_BATCHES, TrialOptions(limit=1)).steps
         return round(steps[0].examples / len(batch["labels"])) if steps else 0
 
     def with_model(self, model: nn.Module, **shared: Any) -> Trial:
@@ -165,40 +218,22 @@ class Trial:
     def train(
         self,
         batches: Sequence[Any],
+        options: TrialOptions = TrialOptions(),
         *,
-        epochs: int = 1,
-        limit: int | None = None,
-        seed: int = 0,
-        accumulate: int = 1,
-        rate: float | None = None,
-        clip: bool = True,
-        prepare: Callable[[nn.Module], None] | None = None,
-        on_gradients: OnGradients | None = None,
-        folder: Path | None = None,
-        resume: Path | None = None,
         model: nn.Module | None = None,
+        prepare: Prepare | None = None,
+        on_gradients: OnGradients | None = None,
         until: Until | None = None,
-        processes: int = 1,
-        rank: int = 0,
     ) -> Training:
         """Trains a fresh copy.
 
         Args:
             batches: The batches of an epoch, in order.
-            epochs: How often they are gone through.
-            limit: Optimizer steps after which training stops.
-            seed: Of the random state of every batch.
-            accumulate: Batches an optimizer step.
-            rate: A learning rate in place of the config's; a LightningModule keeps its own.
-            clip: Whether gradients are clipped, as the config or the model's own training step says.
+            options: How it is trained.
+            model: Trained in place of a fresh copy.
             prepare: Changes the copy first, such as freezing parameters.
             on_gradients: Looks at the gradients before each step.
-            folder: Where a checkpoint is written after every step (``last.ckpt``).
-            resume: A checkpoint to resume from.
-            model: Trained in place of a fresh copy.
             until: Asked after each step whether to stop.
-            processes: How many train together, on CPUs; this is one of them, and the environment says which.
-            rank: The process whose random numbers this one draws in its place.
 
         Raises:
             TrainingError: The training cannot be taken, or diverged.
@@ -207,18 +242,37 @@ class Trial:
         model = subject.fresh() if model is None else model
         if prepare is not None:
             prepare(model)
-        keys = {"accumulate_grad_batches": accumulate, "max_grad_norm": self.config.max_grad_norm if clip else 0.0}
-        config = self.config.model_copy(update={**keys, **({"learning_rate": rate} if rate else {}), "compile_mode": None})
         steps = _Steps(model, until)
-        checkpoints = CheckpointFolder(folder) if folder is not None else None
-        supervisor = Supervisor(Plan("trial", epochs, 0), [steps], None, checkpoints, every=1 if folder else None, limit=limit)
+        checkpoints = CheckpointFolder(options.folder) if options.folder is not None else None
+        rules = SupervisorOptions(checkpoint_every=1 if options.folder else None, limit=options.limit)
+        supervisor = Supervisor(Plan("trial", options.epochs, 0), [steps], None, checkpoints, rules)
         steps.stop = lambda: setattr(supervisor, "should_stop", True)
-        formed = FixedBatches(batches, self.batch_format)
-        compute = _compute(subject.device, processes)
-        job = Job(model, subject.adapter, subject.task, config, compute, formed, epochs, seed, supervisor, resume, rank=rank)
-        with nullcontext() if clip else without_clipping(model):
+        job = Job(
+            model,
+            subject.adapter,
+            subject.task,
+            self._config_for(options),
+            _compute(subject.device, options.processes),
+            FixedBatches(batches, self.batch_format),
+            options.epochs,
+            options.seed,
+            supervisor,
+            options.resume,
+            rank=options.rank,
+        )
+        with nullcontext() if options.clip else without_clipping(model):
             optimizers = _fit(job, on_gradients)
-        return Training(model, optimizers, steps.taken, folder)
+        return Training(model, optimizers, steps.taken, options.folder)
+
+    def _config_for(self, options: TrialOptions) -> TrainingConfig:
+        keys: dict[str, Any] = {
+            "accumulate_grad_batches": options.accumulate,
+            "max_grad_norm": self.config.max_grad_norm if options.clip else 0.0,
+            "compile_mode": None,
+        }
+        if options.rate:
+            keys["learning_rate"] = options.rate
+        return self.config.model_copy(update=keys)
 
 
 class _Steps(Listener):
@@ -271,9 +325,9 @@ def seconds_per_step(trial: Trial) -> float:
     model = trial.subject.model
     if model not in _seconds_per_step:
         batch = trial.subject.batch()
-        trial.train([batch], limit=1)  # the first one imports and allocates
+        trial.train([batch], TrialOptions(limit=1))  # the first one imports and allocates
         started = processor_seconds()
-        trial.train([batch], limit=1)
+        trial.train([batch], TrialOptions(limit=1))
         _seconds_per_step[model] = processor_seconds() - started
     return _seconds_per_step[model]
 

@@ -18,7 +18,7 @@ from harness.training.checkpoints import CheckpointFolder
 from harness.training.compute import Machine, choose_compute
 from harness.training.engines.job import Job
 from harness.training.events import Listener, Plan, Step
-from harness.training.supervisor import Supervisor
+from harness.training.supervisor import Supervisor, SupervisorOptions
 
 Engine = Literal["plain", "lightning"]
 
@@ -52,7 +52,7 @@ def train(
     data = open_dataset(EvalConfig(max_eval_examples=rows), task)
     steps = Steps()
     checkpoints = CheckpointFolder(folder) if folder else None
-    supervisor = Supervisor(Plan("test", 2, 0), [steps], checkpoints=checkpoints, every=every, limit=limit)
+    supervisor = Supervisor(Plan("test", 2, 0), [steps], checkpoints=checkpoints, options=SupervisorOptions(every, limit=limit))
     job = Job(
         model,
         make_adapter(task),

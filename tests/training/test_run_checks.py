@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from harness.adapters import make_adapter
 from harness.config import load_config
 from harness.models.loading import model_source
 from harness.properties.subject import Subject
-from harness.training.checks.baseline_comparison import chance_of_lower
 from harness.training.checks.distributed import distributed
 from harness.training.checks.fine_tuning import find_head, fine_tuning
 from harness.training.checks.hyperparameter_sensitivity import hyperparameter_sensitivity
@@ -130,13 +128,3 @@ def test_the_head_is_what_lies_last_on_every_way_to_the_logits(
     assert head is not None
     assert set(head.modules) == modules
     assert head.parameters == parameters
-
-
-def test_a_sign_flip_test_is_as_sure_as_the_rows_allow() -> None:
-    assert chance_of_lower([]) == 1.0
-    assert chance_of_lower([-1.0] * 3) == 0.125
-    assert chance_of_lower([-1.0] * 40) < 0.001
-    assert chance_of_lower([1.0] * 40) == 1.0
-    rng = random.Random(0)
-    chances = [chance_of_lower([rng.gauss(0, 1) for _ in range(20)]) for _ in range(200)]
-    assert 0.02 < sum(chance < 0.05 for chance in chances) / len(chances) < 0.09

@@ -168,4 +168,4 @@ def test_noise_is_that_of_the_coarsest_dtype_on_the_way(tmp_path: Path) -> None:
 
 def test_nothing_to_compare_is_said_in_words(tmp_path: Path) -> None:
     with pytest.raises(NothingComparedError, match="nothing to compare"):
-        find_gap(run_of(Net).trial(tmp_path), lambda _trial, **_more: {}, lambda _trial, **_more: {})
+        find_gap(run_of(Net).trial(tmp_path), lambda _trial, _vary: {}, lambda _trial, _vary: {})

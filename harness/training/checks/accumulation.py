@@ -18,11 +18,11 @@ from harness.training.checks.gradient_noise import Gap, Quantities, find_gap
 from harness.training.checks.labels import fully_labelled
 from harness.training.checks.loss_targets import targets
 from harness.training.checks.module_modes import disable_stochastic_layers
-from harness.training.checks.observation import Observation, Prepare, loss_name, observe
+from harness.training.checks.observation import Observation, loss_name, observe
 from harness.training.checks.optimizer_coverage import optimizer_coverage, tensors_of
 from harness.training.checks.step_updates import step_updates
 from harness.training.checks.training_loss import reduction
-from harness.training.trial import MOST_BATCHES, Trial, first_failure, gradients_of
+from harness.training.trial import MOST_BATCHES, UNVARIED, Trial, TrialOptions, Variation, first_failure, gradients_of
 
 _NAME = "accumulation"
 _ROWS = 4
@@ -175,35 +175,35 @@ def _finding(trial: Trial, gap: Gap, message: str, cause: str, code: str, status
     )
 
 
-def _large(trial: Trial, /, *, prepare: Prepare | None = None, seed: int = 0) -> Quantities:
-    return observe(trial, [_batch(trial)], prepare=prepare, seed=seed).gradients
+def _large(trial: Trial, vary: Variation = UNVARIED) -> Quantities:
+    return observe(trial, [_batch(trial)], vary=vary).gradients
 
 
-def _small(trial: Trial, /, *, prepare: Prepare | None = None, seed: int = 0) -> Quantities:
+def _small(trial: Trial, vary: Variation = UNVARIED) -> Quantities:
     batches = _split(_batch(trial), _ROWS // 2)
-    return observe(trial, batches, accumulate=2, prepare=prepare, seed=seed).gradients
+    return observe(trial, batches, accumulate=2, vary=vary).gradients
 
 
-def _large_unequal(trial: Trial, /, *, prepare: Prepare | None = None, seed: int = 0) -> Quantities:
-    return observe(trial, [_with_unequal_rows(trial)], prepare=prepare, seed=seed).gradients
+def _large_unequal(trial: Trial, vary: Variation = UNVARIED) -> Quantities:
+    return observe(trial, [_with_unequal_rows(trial)], vary=vary).gradients
 
 
-def _small_unequal(trial: Trial, /, *, prepare: Prepare | None = None, seed: int = 0) -> Quantities:
+def _small_unequal(trial: Trial, vary: Variation = UNVARIED) -> Quantities:
     batches = _split(_with_unequal_rows(trial), _ROWS // 2 if trial.subject.task.is_per_position else _ROWS - 1)
-    return observe(trial, batches, accumulate=2, prepare=prepare, seed=seed).gradients
+    return observe(trial, batches, accumulate=2, vary=vary).gradients
 
 
-def _step_of_wholes(every: int, whole: Batch, trial: Trial, /, *, prepare: Prepare | None = None, seed: int = 0) -> Quantities:
+def _step_of_wholes(every: int, whole: Batch, trial: Trial, vary: Variation = UNVARIED) -> Quantities:
     """The gradient of a step over several batches, each of which holds all the rows: whatever the step divides by, that of their mean."""
-    return observe(trial, [_in_dtype(trial, whole)] * every, prepare=prepare, seed=seed).gradients
+    return observe(trial, [_in_dtype(trial, whole)] * every, vary=vary).gradients
 
 
-def _step_of_parts(every: int, whole: Batch, trial: Trial, /, *, prepare: Prepare | None = None, seed: int = 0) -> Quantities:
+def _step_of_parts(every: int, whole: Batch, trial: Trial, vary: Variation = UNVARIED) -> Quantities:
     """The gradient of a step over several batches that share the rows."""
     whole = _in_dtype(trial, whole)
     size = len(whole["labels"]) // every
     batches = [rows(whole, slice(size * number, size * (number + 1))) for number in range(every)]
-    return observe(trial, batches, prepare=prepare, seed=seed).gradients
+    return observe(trial, batches, vary=vary).gradients
 
 
 def _in_dtype(trial: Trial, batch: Batch) -> Batch:
@@ -271,34 +271,32 @@ class _TwoSteps:
         self.gradients.append({name: gradient for name, gradient in gradients_of(model).items() if name in names})
 
 
-def second_step(every: int, trial: Trial, /, *, prepare: Prepare | None = None, seed: int = 0) -> Quantities:
+def second_step(every: int, trial: Trial, vary: Variation = UNVARIED) -> Quantities:
     """The gradient at the second step.
 
     Args:
         every: Batches a step.
         trial: The model.
-        prepare: Changes the copy first.
-        seed: Of what the training draws.
+        vary: How the training is varied.
     """
-    return _two_steps(every, trial, prepare, seed).gradients[-1]
+    return _two_steps(every, trial, vary).gradients[-1]
 
 
-def second_step_anew(every: int, trial: Trial, /, *, prepare: Prepare | None = None, seed: int = 0) -> Quantities:
+def second_step_anew(every: int, trial: Trial, vary: Variation = UNVARIED) -> Quantities:
     """The gradient of the second step's batches in a model that has the weights of there and no past; arguments as of ``second_step``."""
-    seen = _two_steps(every, trial, None, 0)
+    seen = _two_steps(every, trial, UNVARIED)
 
     def begin_there(model: nn.Module) -> None:
         model.load_state_dict(seen.state)
-        if prepare is not None:
-            prepare(model)
+        vary.apply(model)
 
-    gradients = observe(trial, _batches_of_two_steps(every, trial)[every:], prepare=begin_there, seed=seed).gradients
+    gradients = observe(trial, _batches_of_two_steps(every, trial)[every:], vary=Variation(begin_there, vary.seed)).gradients
     return {name: gradients[name] for name in seen.gradients[-1]}
 
 
 def is_first_gradient_left(trial: Trial, every: int) -> bool:
     """Whether what the second step has too much is the gradient of the first, or a share of it where a scaler divides both."""
-    seen = _two_steps(every, trial, None, 0)
+    seen = _two_steps(every, trial, UNVARIED)
     anew = second_step_anew(every, trial)
     names = [name for name in anew if name in seen.gradients[0]]
     first = _flat(seen.gradients[0], names)
@@ -310,16 +308,20 @@ def _flat(gradients: Quantities, names: list[str]) -> Tensor:
     return torch.cat([gradients[name].flatten().double() for name in names])
 
 
-def _two_steps(every: int, trial: Trial, prepare: Prepare | None, seed: int) -> _TwoSteps:
+def _two_steps(every: int, trial: Trial, vary: Variation) -> _TwoSteps:
     seen = _TwoSteps()
 
     def set_up(model: nn.Module) -> None:
-        if prepare is not None:
-            prepare(model)
+        vary.apply(model)
         disable_stochastic_layers(model)
         seen.watch(model)
 
-    trial.train(_batches_of_two_steps(every, trial), limit=2, seed=seed, clip=False, prepare=set_up, on_gradients=seen.look)
+    trial.train(
+        _batches_of_two_steps(every, trial),
+        TrialOptions(limit=2, seed=vary.seed, clip=False),
+        prepare=set_up,
+        on_gradients=seen.look,
+    )
     return seen
 
 
@@ -345,18 +347,16 @@ def is_mean_through_logits(trial: Trial, whole: Batch, parts: Sequence[Batch]) -
     return not find_gap(trial, partial(_logit_gradient_of_whole, whole), partial(_logit_gradient_of_parts, parts)).is_real
 
 
-def _logit_gradient_of_whole(whole: Batch, trial: Trial, /, *, prepare: Prepare | None = None, seed: int = 0) -> Quantities:
-    slope = _observed(trial, whole, prepare, seed).slope
+def _logit_gradient_of_whole(whole: Batch, trial: Trial, vary: Variation = UNVARIED) -> Quantities:
+    slope = _observed(trial, whole, vary).slope
     return {} if slope is None else {_LOGITS: slope}
 
 
-def _logit_gradient_of_parts(
-    parts: Sequence[Batch], trial: Trial, /, *, prepare: Prepare | None = None, seed: int = 0
-) -> Quantities:
-    slopes = [_observed(trial, part, prepare, seed).slope for part in parts]
+def _logit_gradient_of_parts(parts: Sequence[Batch], trial: Trial, vary: Variation = UNVARIED) -> Quantities:
+    slopes = [_observed(trial, part, vary).slope for part in parts]
     found = [slope / len(parts) for slope in slopes if slope is not None]
     return {_LOGITS: torch.cat(found)} if len(found) == len(slopes) else {}
 
 
-def _observed(trial: Trial, batch: Batch, prepare: Prepare | None, seed: int) -> Observation:
-    return observe(trial, [to_device(batch, trial.subject.device, trial.subject.dtype)], prepare=prepare, seed=seed)
+def _observed(trial: Trial, batch: Batch, vary: Variation) -> Observation:
+    return observe(trial, [to_device(batch, trial.subject.device, trial.subject.dtype)], vary=vary)

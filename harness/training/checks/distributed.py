@@ -21,7 +21,6 @@ from harness.training.checks.bit_equality import Mismatch, find_mismatch
 from harness.training.checks.child_processes import Answer
 from harness.training.checks.gradient_noise import Quantities, find_gap
 from harness.training.checks.module_modes import ModuleMode, disable_dropout, disable_stochastic_layers
-from harness.training.checks.observation import Prepare
 from harness.training.checks.pickled_payload import PackingError
 from harness.training.checks.simulated_data_parallel import (
     PARTS,
@@ -34,7 +33,7 @@ from harness.training.checks.step_updates import step_updates
 from harness.training.checks.training_trace import FirstGradients
 from harness.training.checks.two_processes import GroupError, RankResult, on_cpu, train_in_two_processes
 from harness.training.errors import TrainingError
-from harness.training.trial import Trial, first_failure, too_long
+from harness.training.trial import UNVARIED, Trial, TrialOptions, Variation, first_failure, too_long
 from harness.wording import and_others
 
 _NAME = "distributed"
@@ -150,7 +149,7 @@ class _Comparison:
                 return self._evidence(Status.SKIPPED, str(error))
         return self._asked[key]
 
-    def _together(self, trial: Trial, /, *, prepare: Prepare | None = None, seed: int = 0) -> Quantities:
+    def _together(self, trial: Trial, vary: Variation = UNVARIED) -> Quantities:
         """The gradients that the processes have together."""
         answers = self._answers(trial)
         if not isinstance(answers, list):
@@ -184,7 +183,7 @@ class _Comparison:
     def _first(self, seed: int = 0) -> FirstGradients:
         first = FirstGradients()
         batches = [shared_batch(self.trial)] * max(1, self.trial.batches_per_step)
-        self.trial.train(batches, limit=1, seed=seed, on_gradients=first)
+        self.trial.train(batches, TrialOptions(limit=1, seed=seed), on_gradients=first)
         return first
 
     @cached_property
@@ -229,7 +228,7 @@ class _Comparison:
             f"`{names[0]}` receives none{and_others(len(names) - 1, 'parameter')}" if names else "some parameters receive none"
         )
         message = f"training in several processes stops at the second step: every parameter needs a gradient, and {which}"
-        if len(self.trial.train([shared_batch(self.trial)], limit=1).optimizers) > 1:
+        if len(self.trial.train([shared_batch(self.trial)], TrialOptions(limit=1)).optimizers) > 1:
             cause = "optimizers that each train a part of the model; DistributedDataParallel's find_unused_parameters=True allows that"
             return self._evidence(Status.WARN, message, cause, names, "parameter_without_gradient")
         if not set.intersection(*(set(self._without(seed)) for seed in range(_SEEDS))):

@@ -21,7 +21,7 @@ from harness.training.checks.bit_equality import same_bits
 from harness.training.checks.module_modes import batch_norms
 from harness.training.checks.training_trace import weights_of
 from harness.training.optimisation import RateScale
-from harness.training.trial import MOST_BATCHES, Trial, too_long
+from harness.training.trial import MOST_BATCHES, Trial, TrialOptions, too_long
 from harness.user_code import raised
 from harness.wording import and_others
 
@@ -49,7 +49,7 @@ def fine_tuning(trial: Trial) -> Evidence:
         return Evidence(_NAME, Status.SKIPPED, "the model has no layer before its last one that could be frozen")
     batch = trial.subject.batch(replace(trial.subject.typical, batch=_ROWS))
     free = _Watch(frozenset())
-    optimizers = trial.train([batch] * every, limit=1, on_gradients=free).optimizers
+    optimizers = trial.train([batch] * every, TrialOptions(limit=1), on_gradients=free).optimizers
     if not free.reached & head.parameters:
         return Evidence(
             _NAME, Status.SKIPPED, f"no gradient reaches `{_named(head)}` at the first step, whether or not the rest is frozen"
@@ -187,7 +187,7 @@ class _Tuning:
         # Under the seed of the first step, so that both have the same dropout.
         fell = (
             self._loss(model) < first
-            or self.trial.train([self.batch] * every, limit=1, model=model).losses[0] < training.losses[0]
+            or self.trial.train([self.batch] * every, TrialOptions(limit=1), model=model).losses[0] < training.losses[0]
         )
         return _Tuned(before, after, noise, watch, fell)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 from weakref import WeakKeyDictionary
 
 import torch
@@ -18,9 +17,8 @@ from torch import Tensor, nn
 from harness.properties.noise import FACTOR, coarsest_epsilon, difference
 from harness.properties.quantised import is_packed
 from harness.properties.subject import Shared
-from harness.training.checks.observation import Prepare
 from harness.training.errors import TrainingError
-from harness.training.trial import Trial
+from harness.training.trial import UNVARIED, Trial, TrialOptions, Variation
 
 Quantities = dict[str, Tensor]
 """What is compared, by name."""
@@ -28,11 +26,8 @@ Quantities = dict[str, Tensor]
 _found: WeakKeyDictionary[nn.Module, float] = WeakKeyDictionary()
 
 
-class Measure(Protocol):
-    """A training, repeatable on other forms of the model."""
-
-    def __call__(self, trial: Trial, /, *, prepare: Prepare | None = None, seed: int = 0) -> Quantities:
-        """Trains a fresh copy of a trial's model, changed first, under a seed; returns what came of it."""
+Measure = Callable[[Trial, Variation], Quantities]
+"""Trains a fresh copy of a trial's model, which may be the model in another dtype; returns what came of it, by name."""
 
 
 @dataclass(frozen=True)
@@ -75,13 +70,13 @@ def find_gap(trial: Trial, left: Measure, right: Measure, *, confirm: bool = Tru
     Raises:
         NothingComparedError: Neither brings an optimizer step.
     """
-    ours, theirs = left(trial), right(trial)
+    ours, theirs = left(trial, UNVARIED), right(trial, UNVARIED)
     if not ours.keys() & theirs.keys():
         raise NothingComparedError("no gradient was seen in either training, so there is nothing to compare")
     epsilon = epsilon_of_step(trial)
     double = in_double(trial)
-    exact = None if double is None else _or_none(lambda: left(double))
-    nudged = left(trial, prepare=_nudge, seed=1)  # a step that draws numbers of its own is as uncertain as these make it
+    exact = None if double is None else _or_none(lambda: left(double, UNVARIED))
+    nudged = left(trial, Variation(_nudge, 1))  # a step that draws numbers of its own is as uncertain as these make it
     loudest = max((_size(tensor) for tensor in ours.values()), default=0.0)
     gaps = {name: difference(ours[name], theirs[name]) for name in ours}
     bounds = {
@@ -97,7 +92,7 @@ def find_gap(trial: Trial, left: Measure, right: Measure, *, confirm: bool = Tru
     worst = max(ours, key=lambda name: _ratio(gaps[name], bounds[name]))
     confirmed = None
     if confirm and suspects and double is not None and exact is not None:
-        again = right(double)
+        again = right(double, UNVARIED)
         real = {name: difference(exact[name], again[name]) for name in suspects}
         confirmed = real[worst]
         suspects = [name for name in suspects if not real[name] < gaps[name] / FACTOR]
@@ -149,5 +144,7 @@ def epsilon_of_step(trial: Trial) -> float:
     if model not in _found:
         batches = [trial.subject.batch()] * max(1, trial.batches_per_step)
         dtype = trial.subject.dtype
-        _found[model] = coarsest_epsilon(lambda: trial.train(batches, limit=1, clip=False), dtype, of_gradients=True)
+        _found[model] = coarsest_epsilon(
+            lambda: trial.train(batches, TrialOptions(limit=1, clip=False)), dtype, of_gradients=True
+        )
     return _found[model]

@@ -17,7 +17,7 @@ from harness.runtime import processor_seconds
 from harness.training.engines.job import steps_of_epoch
 from harness.training.errors import DivergedError, TrainingError
 from harness.training.optimisation import RateScale
-from harness.training.trial import Training, Trial
+from harness.training.trial import Training, Trial, TrialOptions
 
 _NAME = "hyperparameter_sensitivity"
 _FACTORS = (0.1, 1 / 3, 1.0, 3.0, 10.0)
@@ -141,7 +141,7 @@ class _Runs:
 
     def _train(self, factor: float) -> Training:
         scale = RateScale(factor)
-        training = self.trial.train(self.batches, epochs=self.passes, on_gradients=scale)
+        training = self.trial.train(self.batches, TrialOptions(epochs=self.passes), on_gradients=scale)
         self.is_blind = self.is_blind or not scale.steps
         rates = [step.learning_rate for step in training.steps]
         self.is_warming_up = self.trial.is_own and bool(rates) and rates[-1] > rates[0]
@@ -294,7 +294,7 @@ def _affordable(trial: Trial, batches: Sequence[Batch]) -> int:
     """How many passes each training may have."""
     if math.isinf(trial.seconds):
         return _PASSES
-    trial.train(batches, limit=1)  # the first one imports and allocates
+    trial.train(batches, TrialOptions(limit=1))  # the first one imports and allocates
     started = processor_seconds()
     trial.train(batches)
     each = processor_seconds() - started

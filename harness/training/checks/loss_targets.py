@@ -13,7 +13,7 @@ from harness.owners import owned_by
 from harness.tasks import TaskSpec, TaskType
 from harness.training.checks.labels import aligned
 from harness.training.checks.observation import loss_name, observe
-from harness.training.trial import Trial
+from harness.training.trial import Trial, Variation
 from harness.wording import and_others, counted
 
 _NAME = "training_loss"
@@ -50,7 +50,7 @@ def targets(trial: Trial) -> Evidence:
 
 def _judge_under(trial: Trial, batch: Batch, sizes: Sizes, seed: int) -> Evidence:
     counterexample = f"{sizes.describe(trial.subject.task)}, seed={seed}"
-    seen = observe(trial, [batch], seed=seed)
+    seen = observe(trial, [batch], vary=Variation(seed=seed))
     if seen.logits is None or seen.slope is None:
         return Evidence(_NAME, Status.SKIPPED, f"the logits of {loss_name(trial)} cannot be told from other tensors")
     if trial.subject.task.is_regression:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -17,9 +17,7 @@ from harness.errors import OutputError
 from harness.properties.tracing import path_of
 from harness.runtime import seeded
 from harness.training.checks.module_modes import disable_stochastic_layers
-from harness.training.trial import Trial, gradients_of
-
-Prepare = Callable[[nn.Module], None]
+from harness.training.trial import UNVARIED, Trial, TrialOptions, Variation, gradients_of
 
 _SAME = 1e-4
 """Relative difference up to which two tensors are the same logits; other tensors of their shape differ by more than a per mille."""
@@ -64,8 +62,7 @@ def observe(
     *,
     accumulate: int = 1,
     train: bool = False,
-    prepare: Prepare | None = None,
-    seed: int = 0,
+    vary: Variation = UNVARIED,
 ) -> Observation:
     """Lets a fresh copy of the model learn from batches up to its first optimizer step, and looks at that.
 
@@ -77,14 +74,12 @@ def observe(
         batches: What it learns from. A single one is given as often as it takes to make a step, and its logits are looked for.
         accumulate: Batches a step.
         train: Whether the model is in train mode; otherwise it is still, so that two steps can be compared.
-        prepare: Changes the copy first.
-        seed: Of what the training draws.
+        vary: How the training is varied.
     """
     seen = _Seen()
 
     def set_up(model: nn.Module) -> None:
-        if prepare is not None:
-            prepare(model)
+        vary.apply(model)
         if not train:
             disable_stochastic_layers(model)
         if trial.is_own:
@@ -98,16 +93,13 @@ def observe(
         watched = replace(trial, subject=replace(trial.subject, adapter=_Listener(trial.subject.adapter, seen)))
     training = watched.train(
         [*batches] * repeats,
-        limit=1,
-        seed=seed,
-        accumulate=accumulate,
-        clip=False,
+        TrialOptions(limit=1, seed=vary.seed, accumulate=accumulate, clip=False),
         prepare=set_up,
         on_gradients=seen.note_gradients,
     )
     path, candidates = _outermost(seen.outputs, _shapes(trial, batches[0])) if is_single else ("", [])
     if candidates and path != path_of("") and not train:
-        candidates = _equal_to(_reference(trial, batches[0], prepare), candidates)
+        candidates = _equal_to(_reference(trial, batches[0], vary), candidates)
     losses = seen.losses or [torch.tensor(step.loss) for step in training.steps[:1] if step.loss == step.loss]
     return Observation(
         loss=torch.stack(losses).sum() * seen.scale if losses else None,
@@ -262,11 +254,10 @@ def _depth(path: str) -> int:
     return 0 if path == path_of("") else path.count(".") + 1
 
 
-def _reference(trial: Trial, batch: Batch, prepare: Prepare | None) -> Tensor:
+def _reference(trial: Trial, batch: Batch, vary: Variation) -> Tensor:
     """The model's logits outside training."""
     model = trial.subject.fresh()
-    if prepare is not None:
-        prepare(model)
+    vary.apply(model)
     disable_stochastic_layers(model)
     with seeded(0):
         return trial.subject.raw_logits(batch, model)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from harness.evidence import Evidence, Status
-from harness.training.trial import Trial, gradients_of
+from harness.training.trial import Trial, TrialOptions, gradients_of
 from harness.wording import and_others, counted
 
 _NAME = "optimizer_coverage"
@@ -60,7 +60,7 @@ def optimizer_coverage(trial: Trial) -> Evidence:
     """
     held = _Held()
     batch = trial.subject.batch()
-    training = trial.train([batch] * _BATCHES, limit=1, clip=False, prepare=held.start, on_gradients=held.look)
+    training = trial.train([batch] * _BATCHES, TrialOptions(limit=1, clip=False), prepare=held.start, on_gradients=held.look)
     if not held.owned:
         held.look(training.model, [])
     held.tensors = [tensor for optimizer in training.optimizers for tensor in tensors_of(optimizer)]

@@ -17,9 +17,8 @@ from harness.properties.calling import mode
 from harness.properties.subject import Subject
 from harness.runtime import processor_seconds, seeded
 from harness.training.checks.labels import guessing_loss, irreducible_loss, labelled
-from harness.training.checks.observation import Prepare
 from harness.training.errors import DivergedError
-from harness.training.trial import Trial, gradients_of, seconds_per_step
+from harness.training.trial import Prepare, Trial, TrialOptions, gradients_of, seconds_per_step
 
 ENOUGH = 0.1
 """Share of the loss that may be left; a model that ignores its inputs leaves all of it."""
@@ -207,7 +206,7 @@ def attempt_to_overfit(
     try:
         trial.train(
             [batch] * _count(trial, seconds),
-            rate=rate,
+            TrialOptions(rate=rate),
             prepare=set_up,
             on_gradients=watcher.look,
             model=model,
@@ -224,7 +223,7 @@ def _count(trial: Trial, seconds: float) -> int:
     """How often the batch is given; a training step that steps its optimizers past Lightning is not heard of, and not stopped in time."""
     if getattr(trial.subject.model, "automatic_optimization", True):
         return LONGEST
-    if trial.train([trial.subject.batch()] * _HEARD, limit=1).steps:
+    if trial.train([trial.subject.batch()] * _HEARD, TrialOptions(limit=1)).steps:
         return LONGEST
     return max(1, min(_UNHEARD, int(min(seconds, 1e9) / seconds_per_step(trial))))
 

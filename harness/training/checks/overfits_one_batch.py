@@ -16,7 +16,6 @@ from harness.owners import owned_by
 from harness.runtime import processor_seconds
 from harness.training.checks.initial_loss import initial_loss
 from harness.training.checks.loss_targets import targets
-from harness.training.checks.observation import Prepare
 from harness.training.checks.optimizer_coverage import optimizer_coverage, tensors_of
 from harness.training.checks.overfit_attempt import (
     ENOUGH,
@@ -29,7 +28,7 @@ from harness.training.checks.overfit_attempt import (
     loss_of_batch,
 )
 from harness.training.checks.step_updates import step_updates
-from harness.training.trial import Trial, first_failure
+from harness.training.trial import Prepare, Trial, first_failure
 from harness.wording import counted
 
 _NAME = "overfits_one_batch"

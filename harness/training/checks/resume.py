@@ -20,7 +20,7 @@ from harness.training.checkpoints import LAST
 from harness.training.checks.bit_equality import find_mismatch, fingerprint, unsaved_attributes
 from harness.training.checks.training_trace import FirstDifference, TrainingTrace, find_first_difference
 from harness.training.errors import CheckpointError
-from harness.training.trial import MOST_BATCHES, Training, Trial, too_long
+from harness.training.trial import MOST_BATCHES, Training, Trial, TrialOptions, too_long
 
 _NAME = "resume"
 _BATCHES, _EPOCHS = 3, 2
@@ -145,7 +145,7 @@ class _Interruption:
     def _run(self, model: nn.Module | None = None, **options: Any) -> _Run:
         trace = TrainingTrace()
         begun = self.trial.anew() if model is None else model
-        training = self.trial.train(self.batches, epochs=_EPOCHS, model=begun, on_gradients=trace, **options)
+        training = self.trial.train(self.batches, TrialOptions(epochs=_EPOCHS), model=begun, on_gradients=trace, **options)
         return _Run(training, trace.close(training))
 
     def _resume(self, prepare: Callable[[nn.Module], None] | None = None) -> _Run:

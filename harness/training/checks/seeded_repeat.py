@@ -29,7 +29,7 @@ from harness.training.checks.training_trace import (
     weights_of,
 )
 from harness.training.checks.trial_spec import TrialSpec
-from harness.training.trial import Trial, too_long
+from harness.training.trial import Trial, TrialOptions, too_long
 from harness.wording import and_others, counted
 
 _NAME = "seeded_repeat"
@@ -221,7 +221,7 @@ def _trained(trial: Trial, batches: Sequence[Batch], model: nn.Module, traced: i
     trace = TrainingTrace()
     with ExitStack() as stack:
         entries: list[ModuleCall] = stack.enter_context(tracing_modules(model)) if traced else []
-        trace.close(trial.train(batches, limit=traced or None, model=model, seed=_SEED, on_gradients=trace))
+        trace.close(trial.train(batches, TrialOptions(limit=traced or None, seed=_SEED), model=model, on_gradients=trace))
     return _Trained(trace, entries)
 
 

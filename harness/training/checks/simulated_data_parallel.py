@@ -20,10 +20,9 @@ from harness.runtime import seeded
 from harness.training.checks.accumulation import SIDE_TERM, accumulation, is_mean_through_logits
 from harness.training.checks.gradient_noise import Gap, Quantities, find_gap
 from harness.training.checks.module_modes import ModuleMode, batch_norms, disable_dropout, disable_dropout_and_freeze_batch_norms
-from harness.training.checks.observation import Prepare
 from harness.training.checks.training_loss import reduction
 from harness.training.checks.training_trace import FirstGradients
-from harness.training.trial import Trial, first_failure
+from harness.training.trial import UNVARIED, Trial, TrialOptions, Variation, first_failure
 
 PARTS = 2
 """How many processes share a batch."""
@@ -167,42 +166,41 @@ class SimulatedSteps:
     stance: ModuleMode
     draws: RowDraws = field(default_factory=RowDraws)
 
-    def whole(self, factor: float, trial: Trial, /, *, prepare: Prepare | None = None, seed: int = 0) -> Quantities:
+    def whole(self, factor: float, trial: Trial, vary: Variation = UNVARIED) -> Quantities:
         """The gradients of the whole batch, times a factor."""
         batch = shared_batch(trial)  # made before the block: it is drawn too
         with self.draws.replayed():
-            return _times(factor, self._step(trial, batch, prepare, seed))
+            return _times(factor, self._step(trial, batch, vary))
 
-    def in_turn(self, trial: Trial, /, *, prepare: Prepare | None = None, seed: int = 0) -> Quantities:
+    def in_turn(self, trial: Trial, vary: Variation = UNVARIED) -> Quantities:
         """The gradients of the halves, with the random numbers that their rows have in the whole."""
 
         def step(number: int, rows: Batch) -> Quantities:
             with self.draws.replayed(number, PARTS):
-                return self._step(trial, rows, prepare, seed)
+                return self._step(trial, rows, vary)
 
         return _averaged(trial, step)
 
-    def as_ranks(self, trial: Trial, /, *, prepare: Prepare | None = None, seed: int = 0) -> Quantities:
+    def as_ranks(self, trial: Trial, vary: Variation = UNVARIED) -> Quantities:
         """The gradients of the halves, with the random numbers that the processes draw."""
-        return _averaged(trial, lambda number, rows: self._step(trial, rows, prepare, seed, number))
+        return _averaged(trial, lambda number, rows: self._step(trial, rows, vary, number))
 
     def record(self, trial: Trial) -> None:
         """Keeps what the step on the whole batch draws."""
         batch = shared_batch(trial)
-        self._step(trial, batch, None, 0)  # once before: what is found out at the first step is drawn for too
+        self._step(trial, batch, UNVARIED)  # once before: what is found out at the first step is drawn for too
         with self.draws.recording():
-            self._step(trial, batch, None, 0)
+            self._step(trial, batch, UNVARIED)
 
-    def _step(self, trial: Trial, batch: Batch, prepare: Prepare | None, seed: int, rank: int = 0) -> Quantities:
+    def _step(self, trial: Trial, batch: Batch, vary: Variation, rank: int = 0) -> Quantities:
         def set_up(model: nn.Module) -> None:
             with self.draws.paused():
                 self.stance(model)
-                if prepare is not None:
-                    prepare(model)
+                vary.apply(model)
 
         first = FirstGradients()
         batches = [batch] * max(1, trial.batches_per_step)
-        trial.train(batches, limit=1, seed=seed, clip=False, prepare=set_up, on_gradients=first, rank=rank)
+        trial.train(batches, TrialOptions(limit=1, seed=vary.seed, clip=False, rank=rank), prepare=set_up, on_gradients=first)
         return first.gradients
 
 

@@ -19,7 +19,7 @@ from harness.runtime import seeded
 from harness.training.checks.gradient_noise import in_double
 from harness.training.checks.observation import loss_name
 from harness.training.checks.optimizer_coverage import tensors_of
-from harness.training.trial import Training, Trial, gradients_of
+from harness.training.trial import Training, Trial, TrialOptions, gradients_of
 from harness.wording import and_others, counted
 
 _NAME = "step_updates"
@@ -120,12 +120,12 @@ def step_updates(trial: Trial) -> Evidence:
 def _take_steps(trial: Trial) -> tuple[_Watch, Training]:
     watch = _Watch()
     batches = [trial.subject.batch(seed=seed) for seed in range(_STEPS)]
-    training = trial.train(batches, limit=_STEPS, prepare=watch.start, on_gradients=watch.look)
+    training = trial.train(batches, TrialOptions(limit=_STEPS), prepare=watch.start, on_gradients=watch.look)
     if watch.steps:
         return watch, training
     watch = _Watch()  # a training step that accumulates by itself takes a step after some batches only
     batches = [trial.subject.batch(seed=seed) for seed in range(_BATCHES)]
-    training = trial.train(batches, limit=_STEPS, prepare=watch.start, on_gradients=watch.look)
+    training = trial.train(batches, TrialOptions(limit=_STEPS), prepare=watch.start, on_gradients=watch.look)
     if not watch.steps:
         watch.look(training.model, training.optimizers)
         watch.steps = 0  # none was heard of, though some may have been taken past the engine

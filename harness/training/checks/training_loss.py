@@ -15,8 +15,8 @@ from harness.tasks import TaskSpec, TaskType
 from harness.training.checks.gradient_noise import Gap, Quantities, find_gap
 from harness.training.checks.labels import aligned, fully_labelled
 from harness.training.checks.loss_targets import targets
-from harness.training.checks.observation import Observation, Prepare, loss_name, observe
-from harness.training.trial import Trial
+from harness.training.checks.observation import Observation, loss_name, observe
+from harness.training.trial import UNVARIED, Trial, Variation
 from harness.user_code import raised
 from harness.wording import and_others
 
@@ -40,12 +40,12 @@ def reduction(trial: Trial) -> Evidence:
     """The loss of a batch is the mean over its labels: with every row in it twice, loss and gradient are what they were."""
     sizes = replace(trial.subject.typical, batch=_ROWS)
 
-    def once(trial: Trial, /, *, prepare: Prepare | None = None, seed: int = 0) -> Quantities:
-        return quantities(observe(trial, [trial.subject.batch(sizes)], prepare=prepare, seed=seed))
+    def once(trial: Trial, vary: Variation = UNVARIED) -> Quantities:
+        return quantities(observe(trial, [trial.subject.batch(sizes)], vary=vary))
 
-    def twice(trial: Trial, /, *, prepare: Prepare | None = None, seed: int = 0) -> Quantities:
+    def twice(trial: Trial, vary: Variation = UNVARIED) -> Quantities:
         batch = repeated(trial.subject.batch(sizes))
-        return quantities(observe(trial, [batch], prepare=prepare, seed=seed))
+        return quantities(observe(trial, [batch], vary=vary))
 
     gap = find_gap(trial, once, twice)
     counterexample = f"{sizes.describe(trial.subject.task)}, each row twice"
@@ -170,15 +170,15 @@ def _judge_slope(trial: Trial, slope: Tensor, batch: Batch, sizes: Sizes) -> Evi
 
 
 def _judge_mean(trial: Trial, sizes: Sizes) -> Evidence:
-    def together(trial: Trial, /, *, prepare: Prepare | None = None, seed: int = 0) -> Quantities:
+    def together(trial: Trial, vary: Variation = UNVARIED) -> Quantities:
         batch, first, second = _halves(trial, sizes)
         both = torch.where(first == IGNORED, second, first)
-        return quantities(observe(trial, [{**batch, "labels": both}], prepare=prepare, seed=seed))
+        return quantities(observe(trial, [{**batch, "labels": both}], vary=vary))
 
-    def apart(trial: Trial, /, *, prepare: Prepare | None = None, seed: int = 0) -> Quantities:
+    def apart(trial: Trial, vary: Variation = UNVARIED) -> Quantities:
         batch, first, second = _halves(trial, sizes)
         twice = {name: torch.cat([tensor, tensor]) for name, tensor in batch.items()}
-        return quantities(observe(trial, [{**twice, "labels": torch.cat([first, second])}], prepare=prepare, seed=seed))
+        return quantities(observe(trial, [{**twice, "labels": torch.cat([first, second])}], vary=vary))
 
     gap = find_gap(trial, together, apart)
     counterexample = f"{sizes.describe(trial.subject.task)}, half of the labels -100"

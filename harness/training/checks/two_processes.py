@@ -25,7 +25,7 @@ from harness.training.engines.job import seed_batch
 from harness.training.errors import TrainingError
 from harness.training.objective import Objective
 from harness.training.optimisation import clip_gradients, make_optimizer
-from harness.training.trial import Trial
+from harness.training.trial import Trial, TrialOptions
 
 _STEPS = 2
 """The second one is where PyTorch says that a parameter had no gradient in the first."""
@@ -121,7 +121,7 @@ def _train(trial: Trial, work: _Work, stance: ModuleMode) -> RankResult:
     halves = [half(work.batch, work.rank)] * (_STEPS * max(1, trial.batches_per_step))
     first = FirstGradients()
     if trial.is_own:
-        trial.train(halves, model=model, clip=False, prepare=stance, on_gradients=first, processes=PARTS)
+        trial.train(halves, TrialOptions(clip=False, processes=PARTS), model=model, prepare=stance, on_gradients=first)
     else:
         _take_steps(trial, model, halves, stance, work, first)
     for buffer in model.buffers():
