@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from planted_bugs.tier3.lightning_run_models import Pair
-from planted_bugs.tier3.run_models import Net
+from planted_bugs.tier3.run_models import Net, OwnNoise
 from planted_bugs.tier3.runs import run_of
 from torch import Tensor, nn
 
@@ -18,14 +18,16 @@ from harness.adapters import make_adapter
 from harness.config import SuiteConfig
 from harness.evidence import Evidence, Status
 from harness.properties.calling import mode
+from harness.training.checks.accumulation import accumulation
 from harness.training.checks.fine_tuning import fine_tuning
 from harness.training.checks.gradient_noise import NothingComparedError, epsilon_of_step, find_gap
 from harness.training.checks.resume import resume
+from harness.training.checks.seeded_repeat import seeded_repeat
 from harness.training.checks.step_updates import step_updates
 from harness.training.run import run_training
 from harness.training.trial import Trial
 
-from .test_simulated_data_parallel import Adapted, EveryThree, SharpnessAware
+from .test_simulated_data_parallel import Adapted, EveryThree, Experts, SharpnessAware
 
 
 class ForgetsCount(EveryThree):
@@ -109,6 +111,49 @@ def test_a_frozen_weight_that_an_adapter_is_folded_into_is_told_from_one_that_mo
     found = check(run_of(broken).trial(tmp_path))
     assert found.status is Status.FAIL, found.explain()
     assert "`adapted.weight` is frozen" in found.message
+
+
+class BalancedByHand(Experts):
+    """Takes a step after every third batch; its loss has a statistic of the batch beside the mean over the labels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Pair, index: int) -> Any:
+        optimizer: Any = self.optimizers()
+        self.manual_backward(super().training_step(batch, index) / 3)
+        if index % 3 == 2:
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+@pytest.mark.parametrize(
+    ("build", "status", "code"),
+    [(EveryThree, Status.OK, ""), (BalancedByHand, Status.WARN, "side_term_depends_on_batch")],
+    ids=["mean", "balance loss"],
+)
+def test_a_balance_loss_accumulated_by_hand_is_worth_a_warning(
+    build: Callable[[], nn.Module], status: Status, code: str, tmp_path: Path
+) -> None:
+    found = accumulation(run_of(build).trial(tmp_path))
+    assert (found.status, found.code) == (status, code), found.explain()
+
+
+class MappedNoise(Net):
+    """Calls a layer inside of ``vmap``, and draws noise that no seed reaches in another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.noise = OwnNoise()
+
+    def body(self, features: Tensor) -> Tensor:
+        return self.noise(torch.func.vmap(self.stem)(features))
+
+
+def test_a_training_with_vmap_can_be_traced(tmp_path: Path) -> None:
+    found = seeded_repeat(run_of(MappedNoise).trial(tmp_path)).investigated()
+    assert (found.status, found.code, found.module) == (Status.FAIL, "differs_when_repeated", "noise"), found.explain()
 
 
 class Whisper(Net):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from harness.compat import tree_leaves
+from harness.compat import tree_leaves, unwrapped
 from harness.properties.tracing import fields_of, hooked
 from harness.training.checks.bit_equality import Mismatch, find_mismatch, fingerprint
 from harness.training.trial import Training, gradients_of
@@ -185,4 +185,4 @@ def _numbered(entries: list[ModuleCall]) -> Iterator[tuple[tuple[str, int], Modu
 
 
 def _of_tensors(tree: Any) -> str:
-    return fingerprint([leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)])
+    return fingerprint([unwrapped(leaf.detach()) for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)])
