@@ -16,29 +16,29 @@ TRAINING = (
     Property(
         "overfits_one_batch",
         3,
-        "The model learns one small batch by heart with its own optimizer",
+        "The model can overfit one small batch with its own optimizer",
         "harness.training.checks.overfits_one_batch:overfits_one_batch",
         owned_by=("gradient_flow", "logit_range", "training_loss", "optimizer_coverage", "step_updates"),
     ),
     Property(
         "step_updates",
         3,
-        "A step changes every parameter that is to be trained, and nothing that is not",
+        "An optimizer step changes every parameter that is trained, and no other",
         "harness.training.checks.step_updates:step_updates",
     ),
     Property(
         "optimizer_coverage",
         3,
-        "The optimizer holds every trainable parameter once, and nothing else",
+        "The optimizers hold every trainable parameter exactly once, and nothing else",
         "harness.training.checks.optimizer_coverage:optimizer_coverage",
     ),
     Property(
         "training_loss",
         3,
-        "The loss is the mean over its labels, each position's own",
+        "The loss is averaged over the labels, and trains each position towards its own label",
         cases={
             "reduction": Case(
-                "The loss of a batch is the mean over its labels",
+                "The loss of a batch is averaged over its labels",
                 "harness.training.checks.training_loss:reduction",
                 owned_by=("training_loss[targets]",),
             ),
@@ -54,41 +54,41 @@ TRAINING = (
     Property(
         "accumulation",
         3,
-        "A step over several small batches is the step over the one large batch",
+        "Gradients accumulated over several small batches equal those of one large batch",
         "harness.training.checks.accumulation:accumulation",
         owned_by=("training_loss[reduction]",),
     ),
     Property(
         "seeded_repeat",
         3,
-        "The same seed and batches give the same trained weights, in another process too",
+        "Training twice with the same seed and batches gives the same weights, also in another process",
         "harness.training.checks.seeded_repeat:seeded_repeat",
     ),
     Property(
-        "resume", 3, "A run that goes on from a checkpoint ends as the uninterrupted one", "harness.training.checks.resume:resume"
+        "resume", 3, "A training resumed from a checkpoint ends as the uninterrupted one", "harness.training.checks.resume:resume"
     ),
     Property(
         "distributed",
         3,
-        "Two processes that share the rows of a batch train as one does with all of them",
+        "Training in two processes gives the gradients of one process with the whole batch",
         "harness.training.checks.distributed:distributed",
     ),
     Property(
         "fine_tuning",
         3,
-        "The last layer can be trained while the rest stays frozen",
+        "The last layer can be trained while the rest is frozen",
         "harness.training.checks.fine_tuning:fine_tuning",
     ),
     Property(
         "hyperparameter_sensitivity",
         3,
-        "The configured learning rate learns, with room on both sides",
+        "The model learns at the configured learning rate, which is neither far too low nor close to diverging",
         "harness.training.checks.hyperparameter_sensitivity:hyperparameter_sensitivity",
     ),
     Property(
         "baseline_comparison",
         3,
-        "After a short training the model knows more than how common each answer is",
+        "After a short training the model beats the best answer that ignores the inputs",
         "harness.training.checks.baseline_comparison:baseline_comparison",
     ),
 )
