@@ -71,7 +71,7 @@ def test_fsdp_on_one_gpu_warns_and_goes_on() -> None:
 @pytest.mark.parametrize(
     ("machine", "keys", "expected", "note"),
     [
-        (DESK, {"use_gpu": True}, Compute(), "`use_gpu`: there is no GPU here, so training runs on the CPU"),
+        (DESK, {"use_gpu": True}, Compute(), "`use_gpu`: this machine has no GPU, so training runs on the CPU"),
         (DESK, {"devices": [0]}, Compute(), "`devices`: [0] are ids of CUDA GPUs, and training runs on the CPU: one process"),
         (
             SERVER,
@@ -107,7 +107,7 @@ def test_fsdp_on_one_gpu_warns_and_goes_on() -> None:
             DESK,
             {"strategy": "fsdp_native"},
             Compute(),
-            '`strategy`: "fsdp_native" shards a model over CUDA devices, and there is none here',
+            '`strategy`: "fsdp_native" shards a model over CUDA devices, and this machine has none',
         ),
         (DESK, {"strategy": "fsdp_native", "devices": 2}, Compute(devices=2, strategy="ddp"), '("ddp" and "auto" train on CPUs)'),
         (
@@ -117,9 +117,9 @@ def test_fsdp_on_one_gpu_warns_and_goes_on() -> None:
             "`devices`: training on 1 instead of 2: several processes cannot be started from a notebook",
         ),
         (NOTEBOOK_GPUS, {"devices": [1, 0]}, Compute("cuda", (1,)), "cannot be started from a notebook"),
-        (NOTEBOOK_GPUS, {"strategy": "fsdp_native"}, Compute("cuda", 1), '`strategy` "fsdp_native" needs two devices or more'),
+        (NOTEBOOK_GPUS, {"strategy": "fsdp_native"}, Compute("cuda", 1), '`strategy` "fsdp_native" needs at least 2 devices'),
         (NOTEBOOK_GPUS, {"strategy": "fsdp_native", "devices": 1}, Compute("cuda", 1), "does not run in a notebook"),
-        (NOTEBOOK, {"devices": 2}, Compute(), "(`modeltiers train --config FILE` can)"),
+        (NOTEBOOK, {"devices": 2}, Compute(), "(use `modeltiers train --config FILE`)"),
         (
             BARE_GPUS,
             {},
@@ -145,7 +145,7 @@ def test_a_gpu_that_only_emulates_bfloat16_has_none(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
     assert not Machine.here().bf16
-    with pytest.raises(TrainingError, match="this GPU has no bfloat16"):
+    with pytest.raises(TrainingError, match="needs bfloat16, which this GPU does not have"):
         choose_compute(TrainingConfig(precision="bf16"), Machine.here())
 
 
@@ -156,7 +156,7 @@ def test_a_gpu_that_only_emulates_bfloat16_has_none(monkeypatch: pytest.MonkeyPa
         (SERVER, {"devices": []}, "[] is not a list of different GPU ids"),
         (BARE_TORCHRUN, {}, "in 2 processes needs Lightning: pip install lightning"),
         (DESK, {"precision": "16-mixed"}, 'needs a GPU; use "bf16-mixed" or "32-true" here'),
-        (OLD_GPU, {"precision": "bf16-true"}, "this GPU has no bfloat16"),
+        (OLD_GPU, {"precision": "bf16-true"}, "needs bfloat16, which this GPU does not have"),
         (Machine(mps=True), {"use_gpu": True, "precision": "64-true"}, "no float64"),
         (DESK, {"num_nodes": 2}, "torchrun --nnodes=2"),
         (TORCHRUN, {"devices": 3}, "torchrun started 2 processes"),

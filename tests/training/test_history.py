@@ -248,9 +248,9 @@ def test_an_epoch_that_comes_again_takes_the_place_of_the_first() -> None:
     [
         ({"format": 9}, "format 9"),
         ({"last": [1, 2]}, "differ in length"),
-        ({"loss": {}}, "no state"),
-        ({"epochs": [3]}, "no state"),
-        ({"first": None}, "no state"),
+        ({"loss": {}}, "not the state"),
+        ({"epochs": [3]}, "not the state"),
+        ({"first": None}, "not the state"),
     ],
 )
 def test_a_damaged_state_is_refused_and_leaves_the_history_alone(change: dict[str, Any], words: str) -> None:
