@@ -122,8 +122,11 @@ def _judge_manual(trial: Trial, every: int) -> Evidence:
     if gap.is_real:
         message = f"{loss_name(trial)} takes a step every {every} batches, and its gradient differs from that of all their rows in one batch"
         cause = f"opt.zero_grad() at every batch instead of after every step, or {_STATE}"
-        parts = [rows(whole, slice(2 * number, 2 * (number + 1))) for number in range(every)]
-        side_term = _judge_side_term(trial, gap, message, whole, parts)
+        # A gradient that is cleared in between does not show at the logits, but in that the batches do not add up.
+        adds_up = not find_gap(
+            trial, partial(_step_of_parts, every, whole), partial(_mean_of_steps_of_one_part, every, whole)
+        ).is_real
+        side_term = _judge_side_term(trial, gap, message, whole, _parts(every, whole)) if adds_up else None
         return side_term or _finding(trial, gap, message, cause, "accumulated_gradient_differs")
     batch = _with_unequal_rows(trial, count)
     if trial.subject.task.is_per_position:
@@ -200,10 +203,19 @@ def _step_of_wholes(every: int, whole: Batch, trial: Trial, vary: Variation = UN
 
 def _step_of_parts(every: int, whole: Batch, trial: Trial, vary: Variation = UNVARIED) -> Quantities:
     """The gradient of a step over several batches that share the rows."""
-    whole = _in_dtype(trial, whole)
+    return observe(trial, _parts(every, _in_dtype(trial, whole)), vary=vary).gradients
+
+
+def _mean_of_steps_of_one_part(every: int, whole: Batch, trial: Trial, vary: Variation = UNVARIED) -> Quantities:
+    """The mean of the gradients of several steps, each over one part of the rows again and again."""
+    steps = [observe(trial, [part] * every, vary=vary).gradients for part in _parts(every, _in_dtype(trial, whole))]
+    return {name: torch.stack([step[name] for step in steps]).mean(0) for name in steps[0]}
+
+
+def _parts(every: int, whole: Batch) -> list[Batch]:
+    """The rows of a batch, shared among several."""
     size = len(whole["labels"]) // every
-    batches = [rows(whole, slice(size * number, size * (number + 1))) for number in range(every)]
-    return observe(trial, batches, vary=vary).gradients
+    return [rows(whole, slice(size * number, size * (number + 1))) for number in range(every)]
 
 
 def _in_dtype(trial: Trial, batch: Batch) -> Batch:

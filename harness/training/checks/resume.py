@@ -5,10 +5,9 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +19,7 @@ from harness.training.checkpoints import LAST
 from harness.training.checks.bit_equality import find_mismatch, fingerprint, unsaved_attributes
 from harness.training.checks.training_trace import FirstDifference, TrainingTrace, find_first_difference
 from harness.training.errors import CheckpointError
-from harness.training.trial import MOST_BATCHES, Training, Trial, TrialOptions, too_long
+from harness.training.trial import MOST_BATCHES, Prepare, Training, Trial, TrialOptions, too_long
 
 _NAME = "resume"
 _BATCHES, _EPOCHS = 3, 2
@@ -71,7 +70,7 @@ class _Interruption:
     def judge(self) -> Evidence:
         """The verdict."""
         whole = self._run()
-        part = self._run(limit=_CUT, folder=self.folder)
+        part = self._run(TrialOptions(limit=_CUT, folder=self.folder))
         if len(part.training.steps) < _CUT or not (self.folder / LAST).is_file():
             return Evidence(_NAME, Status.SKIPPED, "the training step takes no optimizer step that could be counted")
         difference = _before(whole.trace, part.trace)
@@ -142,14 +141,13 @@ class _Interruption:
         unit = "between the two runs"
         return Evidence(_NAME, status, message, measured, bound, unit, self.at, cause=cause, investigate=investigate, code=code)
 
-    def _run(self, model: nn.Module | None = None, **options: Any) -> _Run:
-        trace = TrainingTrace()
-        begun = self.trial.anew() if model is None else model
-        training = self.trial.train(self.batches, TrialOptions(epochs=_EPOCHS), model=begun, on_gradients=trace, **options)
+    def _run(self, options: TrialOptions = TrialOptions(), prepare: Prepare | None = None) -> _Run:
+        trace, options = TrainingTrace(), replace(options, epochs=_EPOCHS)
+        training = self.trial.train(self.batches, options, model=self.trial.anew(), prepare=prepare, on_gradients=trace)
         return _Run(training, trace.close(training))
 
-    def _resume(self, prepare: Callable[[nn.Module], None] | None = None) -> _Run:
-        return self._run(resume=self.folder / LAST, prepare=prepare)
+    def _resume(self, prepare: Prepare | None = None) -> _Run:
+        return self._run(TrialOptions(resume=self.folder / LAST), prepare)
 
     def _logits(self, run: _Run) -> Tensor:
         return self.trial.subject.logits(self.batches[0], run.training.model.eval())
@@ -162,7 +160,7 @@ class _Interruption:
         # The checkpoint lay in a folder that is gone by the time someone asks.
         with tempfile.TemporaryDirectory(prefix="modeltiers-resume-") as folder:
             again = _Interruption(self.trial, Path(folder))
-            again._run(limit=_CUT, folder=again.folder)
+            again._run(TrialOptions(limit=_CUT, folder=again.folder))
             for path in suspects[:_MOST_SUSPECTS]:
                 if again._is_healed_by([path], saved, whole):
                     return path
