@@ -85,7 +85,10 @@ def test_the_users_own_loss_is_what_is_judged(project: Project) -> None:
     result = project.run("--model-config", config, "-k", "reduction or initial_loss or accumulation")
     result.assert_outcomes(failed=1, skipped=2, deselected=len(project.ids("--model-config", config)) - 3)
     result.stdout.fnmatch_lines(
-        ["*`Summing.loss` is not averaged over the labels: with each row in the batch twice, the loss doubles*", "*reduction=*sum*"]
+        [
+            "*`Summing.loss` is not averaged over the labels: with each row in the batch twice, the loss doubles*",
+            "*reduction=*sum*",
+        ]
     )
 
 

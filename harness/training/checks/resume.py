@@ -141,8 +141,8 @@ class _Interruption:
         unit = "between the two runs"
         return Evidence(_NAME, status, message, measured, bound, unit, self.at, cause=cause, investigate=investigate, code=code)
 
-    def _run(self, options: TrialOptions = TrialOptions(), prepare: Prepare | None = None) -> _Run:
-        trace, options = TrainingTrace(), replace(options, epochs=_EPOCHS)
+    def _run(self, options: TrialOptions | None = None, prepare: Prepare | None = None) -> _Run:
+        trace, options = TrainingTrace(), replace(options or TrialOptions(), epochs=_EPOCHS)
         training = self.trial.train(self.batches, options, model=self.trial.anew(), prepare=prepare, on_gradients=trace)
         return _Run(training, trace.close(training))
 

@@ -48,7 +48,7 @@ _plant(
     "seeded_repeat",
     _normed(plain.OwnNoise),
     _normed(plain.Noise, seconds=IN_PROCESS),
-    "gives another model when it is repeated: the loss differs at step 1",
+    "gives a different model when it is repeated: the loss differs at step 1",
     f"{FORUM}: np.random.default_rng() ignores np.random.seed",
     module="norm",
 )
@@ -56,7 +56,7 @@ _plant(
     "seeded_repeat",
     _normed(plain.ClassCounter),
     _normed(plain.BufferCounter, seconds=IN_PROCESS),
-    "gives another model when it is repeated: the loss differs at step 1",
+    "gives a different model when it is repeated: the loss differs at step 1",
     f"{FORUM}: class attributes are shared by all instances",
     module="norm",
 )
@@ -64,7 +64,7 @@ _plant(
     "seeded_repeat",
     run_of(partial(plain.Columns, plain.Hashed)),
     run_of(partial(plain.Columns, plain.Ordered)),
-    "gives another model in another process: the loss differs at step 1",
+    "gives a different model in another process: the loss differs at step 1",
     "Python documentation, PYTHONHASHSEED",
     module="order",
 )
@@ -72,7 +72,7 @@ _plant(
     "seeded_repeat",
     run_of(plain.UnseededStart),
     run_of(plain.SeededStart, seconds=IN_PROCESS),
-    "the same seed builds models with other weights",
+    "the same seed builds models with different weights",
     f"{FORUM}: np.random.default_rng() ignores np.random.seed",
     module="middle.weight",
 )
@@ -96,7 +96,7 @@ _plant(
     "resume",
     _normed(plain.PlainAverage),
     AVERAGE,
-    "not the uninterrupted one: the loss differs at step 5",
+    "differs from the uninterrupted run: the loss differs at step 5",
     f"{FORUM}: moving average lost after resuming",
     module="norm.average",
 )
@@ -104,7 +104,7 @@ _plant(
     "resume",
     _normed(plain.UnsavedAverage),
     AVERAGE,
-    "not the uninterrupted one: the loss differs at step 5",
+    "differs from the uninterrupted run: the loss differs at step 5",
     f"{PYTORCH}, register_buffer(persistent=False)",
     module="norm.average",
 )
@@ -112,7 +112,7 @@ _plant(
     "resume",
     _normed(plain.Annealed),
     _normed(plain.AnnealedBuffer),
-    "not the uninterrupted one: the loss differs at step 5",
+    "differs from the uninterrupted run: the loss differs at step 5",
     f"{FORUM}: a step counter that starts at 0 after loading",
     module="norm.steps",
 )
@@ -120,7 +120,7 @@ _plant(
     "resume",
     run_of(own.KLWeight),
     run_of(own.SavedKLWeight),
-    "not the uninterrupted one: the loss differs at step 5",
+    "differs from the uninterrupted run: the loss differs at step 5",
     f"{LIGHTNING}, on_save_checkpoint",
     module="weight",
 )
@@ -136,14 +136,14 @@ _plant(
     "resume",
     run_of(own.ClockSchedule),
     run_of(own.StepSchedule),
-    "has another schedule: the learning rate differs at step 1",
+    "the learning rate schedule differs when the run is repeated: the learning rate differs at step 1",
     HUMBATOVA,
 )
 _plant(
     "distributed",
     run_of(plain.Spare),
     run_of(plain.Net),
-    "stops at the second step: it needs a gradient of every parameter, and `spare.weight` receives none (and 1 other parameter)",
+    "stops at the second step: every parameter needs a gradient, and `spare.weight` receives none (and 1 other parameter)",
     f"{PYTORCH}, DistributedDataParallel: find_unused_parameters",
     module="spare.weight",
 )
@@ -151,7 +151,7 @@ _plant(
     "distributed",
     _normed(plain.Centred),
     SHARED,
-    "what a row contributes depends on the other rows of its process",
+    "the contribution of a row depends on the other rows of its process",
     f"{FORUM}: statistics of the batch under DDP",
     module="norm",
 )
@@ -159,7 +159,7 @@ _plant(
     "distributed",
     _normed(plain.CentredWhileTraining),
     SHARED,
-    "what a row contributes depends on the other rows of its process",
+    "the contribution of a row depends on the other rows of its process",
     f"{FORUM}: statistics of the batch under DDP",
     module="norm",
 )
@@ -167,7 +167,7 @@ _plant(
     "distributed",
     _normed(plain.Memory),
     SHARED,
-    "after a step the processes have other models",
+    "logits differ between the processes after a step",
     f"{PYTORCH}, DistributedDataParallel: broadcast_buffers",
     module="norm.rows",
 )
@@ -175,7 +175,7 @@ _plant(
     "distributed",
     _normed(plain.LeadersShare),
     SHARED,
-    "is not the mean of what each half of the rows gives",
+    "is not the mean of the gradients of the two halves of the batch",
     f"{FORUM}: code for rank 0 that changes the loss",
     module="head.weight",
 )
@@ -183,7 +183,7 @@ _plant(
     "distributed",
     _normed(BATCH_NORM, config={"strategy": "ddp", "batch_size": 4}),
     _normed(BATCH_NORM, config={"strategy": "ddp", "batch_size": 32}),
-    "batch norm takes its statistics from the 4 rows of each process alone",
+    "batch norm takes its statistics from only the 4 rows of each process",
     "Wu and He 2018, Group Normalization",
     module="norm",
     status=Status.WARN,
@@ -192,7 +192,7 @@ _plant(
     "distributed",
     run_of(own.Summed),
     run_of(own.Spread),
-    "the gradients are 2 times smaller than with one",
+    "gradients are 2 times smaller with 2 processes than with 1",
     f"{PYTORCH}, DistributedDataParallel: gradients are averaged",
     module="net.head.bias",
 )
@@ -200,7 +200,7 @@ _plant(
     "distributed",
     run_of(own.Contrastive),
     run_of(own.Spread),
-    "what a row contributes depends on the other rows of its process",
+    "the contribution of a row depends on the other rows of its process",
     f"{LIGHTNING}, all_gather: in-batch negatives",
     module="training_step",
 )
@@ -208,7 +208,7 @@ _plant(
     "distributed",
     run_of(own.OwnBackward),
     run_of(own.Spread),
-    "the processes keep gradients of their own: that of `net.stem.weight` is not averaged (and 5 other parameters)",
+    "gradients are not averaged over the processes: that of `net.stem.weight` differs between them (and 5 other parameters)",
     f"{LIGHTNING}, manual optimization: use self.manual_backward(loss) instead of loss.backward()",
     module="net.stem.weight",
 )
@@ -232,7 +232,7 @@ _plant(
     "fine_tuning",
     run_of(plain.SavesMemory),
     run_of(plain.SavesSomeMemory),
-    "the loss carries no gradient back to the last layer",
+    "no gradient reaches the last layer",
     f"{FORUM}: element 0 of tensors does not require grad, after freezing",
     module="head",
 )
@@ -240,7 +240,7 @@ _plant(
     "fine_tuning",
     run_of(own.DecayByHand),
     run_of(own.DecayOfTrained),
-    "`net.stem.weight` is frozen and moves nevertheless (and 3 other parameters)",
+    "`net.stem.weight` is frozen and changes all the same (and 3 other parameters)",
     f"{FORUM}: frozen weights change by weight decay",
     module="net.stem.weight",
 )
@@ -248,7 +248,7 @@ _plant(
     "fine_tuning",
     run_of(own.BackboneOptimizer),
     run_of(own.WholeOptimizer),
-    "`net.head.weight` does not move (and 1 other parameter): no optimizer holds it",
+    "`net.head.weight` does not change (and 1 other parameter): no optimizer holds it",
     f"{FORUM}: the new head is missing from the optimizer",
     module="net.head.weight",
 )
@@ -271,7 +271,7 @@ _plant(
     "hyperparameter_sensitivity",
     run_of(plain.Net, config={"learning_rate": 1e-6}, data=True),
     run_of(plain.Net, config={"learning_rate": 1e-2}, data=True),
-    "the 60 steps that are planned lower the loss",
+    "the 60 planned steps would lower the loss",
     f"{HUMBATOVA}: learning rate too low",
     status=Status.WARN,
 )
@@ -279,14 +279,14 @@ _plant(
     "hyperparameter_sensitivity",
     run_of(own.HotSGD),
     run_of(own.WarmSGD),
-    "at its own learning rate the loss rises from",
+    "at the model's learning rate the loss rises from",
     f"{HUMBATOVA}: learning rate too high",
 )
 _plant(
     "hyperparameter_sensitivity",
     run_of(own.CliffSGD),
     run_of(own.WarmSGD),
-    "the rate is near a cliff",
+    "the learning rate is close to diverging",
     "Smith 2017, Cyclical Learning Rates",
     status=Status.WARN,
 )
@@ -294,7 +294,7 @@ _plant(
     "hyperparameter_sensitivity",
     run_of(own.Unscaled),
     run_of(own.Scaled),
-    "at its own learning rate the loss becomes NaN or infinite; at 0.001 times its own learning rate it falls",
+    "at the model's learning rate the loss becomes NaN or infinite; at 0.001 times the model's learning rate it falls",
     f"{HUMBATOVA}: wrong scale of the loss",
 )
 _plant(
