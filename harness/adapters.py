@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,11 @@ from harness.batches import IGNORED, Batch
 from harness.compat import UNDEFINED_FORWARD
 from harness.errors import ConfigError, ForwardError, ModelSourceError, OutputError, did_you_mean
 from harness.tasks import FACTS, TaskSpec, TaskType
+from harness.tasks.axes import BATCH, Size
 from harness.tasks.calls import arguments_of, bind, find_output, nested, outputs_of
+from harness.tasks.declared import load_function
+from harness.tasks.kinds import State
+from harness.tasks.signature import Output
 from harness.user_code import import_file, raised
 
 LENGTH_FIRST = "length_first"
@@ -188,12 +192,20 @@ class RegressionAdapter(Adapter):
 
 
 class SignatureAdapter(Adapter):
-    """Calls a model as its declared signature says; the logits are the main output, the loss is that of all outputs."""
+    """Calls a model as its declared signature says; the logits are the main output, the loss is that of all outputs.
+
+    Inputs and outputs have their rows first here, and where the signature has them in the model's call.
+    """
+
+    def __init__(self, task: TaskSpec, folder: Path = Path()) -> None:
+        super().__init__(task)
+        self._signature = task.signature
+        self._folder = folder
 
     def plan(self, model: nn.Module) -> CallPlan:
         """How this model is called."""
         if model not in self._plans:
-            positional, named, whole = bind(model, self.task.signature)
+            positional, named, whole = bind(model, self._signature)
             self._plans[model] = CallPlan(named=named, positional=positional, whole=whole)
         return self._plans[model]
 
@@ -203,8 +215,8 @@ class SignatureAdapter(Adapter):
         Raises:
             OutputError: One is not there.
         """
-        signature = self.task.signature
-        return outputs_of(self.plan(model).call(model, nested(batch, arguments_of(signature))), signature)
+        returned = outputs_of(self._call(model, batch), self._signature)
+        return {each.name: _rows_first(returned[each.name], each.axes) for each in self._signature.outputs}
 
     def logits(self, model: nn.Module, batch: Batch) -> Tensor:
         """Calls the model and returns its main output.
@@ -212,37 +224,62 @@ class SignatureAdapter(Adapter):
         Raises:
             OutputError: It is not there, or no tensor.
         """
-        signature = self.task.signature
-        returned = self.plan(model).call(model, nested(batch, arguments_of(signature)))
-        found = find_output(returned, signature.main, signature.outputs)
+        main = self._signature.main
+        found = find_output(self._call(model, batch), main, self._signature.outputs)
         if not isinstance(found, Tensor):
-            raise OutputError(f"`outputs.{signature.main.name}` is a {type(found).__name__}, expected a tensor")
-        return found
+            raise OutputError(f"`outputs.{main.name}` is a {type(found).__name__}, expected a tensor")
+        return _rows_first(found, main.axes)
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        """The mean loss of the main output; the mean of its squares where it has no loss, so that it has a gradient."""
-        signature = self.task.signature
-        return signature.loss_of(signature.main, logits, batch) if signature.main.loss else logits.float().square().mean()
+        """The mean loss of the main output."""
+        return self._loss_of(self._signature.main, logits, batch)
 
     def loss_of_call(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The weighted sum of the losses of all outputs that have one."""
-        signature = self.task.signature
+        """The declared loss; else the weighted sum of the losses of all outputs."""
         outputs = self.outputs(model, batch)
-        judged = [each for each in signature.outputs if each.loss]
-        if not judged:
-            return self.loss(outputs[signature.main.name], batch)
-        losses = [each.weight * signature.loss_of(each, outputs[each.name], batch) for each in judged]
+        if self._signature.loss:
+            return self._declared_loss(outputs, batch)
+        losses = [each.weight * self._loss_of(each, outputs[each.name], batch) for each in self._signature.outputs]
         return torch.stack(losses).sum()
 
     def weight(self, batch: Batch) -> Tensor:
         """How many labels of the main output count."""
-        labels = batch.get(self.task.signature.label_name(self.task.signature.main))
+        labels = batch.get(self._signature.label_name(self._signature.main))
         return torch.tensor(1) if labels is None else (labels != IGNORED).sum()
 
     def takes(self, model: nn.Module, field: str) -> bool:
         """Whether an input reaches the model."""
         plan = self.plan(model)
         return plan.whole or field.partition(".")[0] in plan.fields
+
+    def _call(self, model: nn.Module, batch: Batch) -> Any:
+        given = dict(batch)
+        for each in self._signature.inputs:
+            if each.name in given and BATCH in each.axes:
+                given[each.name] = given[each.name].movedim(0, each.axes.index(BATCH))
+        return self.plan(model).call(model, nested(given, arguments_of(self._signature)))
+
+    def _loss_of(self, output: Output, value: Any, batch: Batch) -> Tensor:
+        """The loss of one output; without labels a fixed projection, so that the output has a gradient; zero where it cannot have one."""
+        if output.loss and self._signature.label_name(output) in batch:
+            return self._signature.loss_of(output, value, batch)
+        if not isinstance(value, Tensor) or not value.is_floating_point() or isinstance(output.kind, State):
+            return torch.zeros(())
+        weights = torch.randn(value.shape, generator=torch.Generator().manual_seed(0)).to(value)
+        return (value * weights).mean()
+
+    def _declared_loss(self, outputs: dict[str, Any], batch: Batch) -> Tensor:
+        loss = load_function(self._signature.loss, self._folder)(outputs=outputs, batch=batch)
+        if not isinstance(loss, Tensor) or loss.ndim:
+            found = f"a tensor of shape {list(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+            raise OutputError(f"`loss`: {self._signature.loss} returned {found}, expected a scalar tensor")
+        return loss
+
+
+def _rows_first(value: Any, axes: Sequence[Size]) -> Any:
+    return (
+        value.movedim(axes.index(BATCH), 0) if isinstance(value, Tensor) and BATCH in axes and value.ndim == len(axes) else value
+    )
 
 
 ADAPTERS: dict[str, type[Adapter]] = {
@@ -262,7 +299,7 @@ def make_adapter(task: TaskSpec, name: str | None = None, folder: Path = Path())
         ConfigError: There is no such adapter.
     """
     if task.declared is not None and (name is None or name in BUILT_IN):
-        return SignatureAdapter(task)
+        return SignatureAdapter(task, folder)
     if name is None:
         return ADAPTERS[task.task_type.value](task)
     if name in ADAPTERS:

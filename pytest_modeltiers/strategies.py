@@ -13,7 +13,7 @@ from hypothesis.strategies import SearchStrategy
 
 from harness.batches import Sizes
 from harness.batches import largest_sizes as largest
-from harness.tasks import TaskSpec, TaskType
+from harness.tasks import TaskSpec
 from harness.tasks.axes import BATCH
 from harness.tasks.signature import Signature
 
@@ -33,7 +33,7 @@ LONGEST_USUAL = 48
 def sizes(task: TaskSpec, min_batch: int = 1, min_seq: int = 1) -> SearchStrategy[Sizes]:
     """Sizes of a batch: up to five rows, and lengths up to the declared one, which is drawn often."""
     if task.declared is not None:
-        return _declared_sizes(task.declared, min_batch)
+        return _declared_sizes(task.declared, min_batch, min_seq)
     return st.builds(
         Sizes,
         batch=st.integers(min_batch, max(min_batch, _MOST_ROWS)),
@@ -73,7 +73,7 @@ def several_rows(task: TaskSpec) -> Cases:
 
 def training_steps(task: TaskSpec) -> Cases:
     """Batches for a training step: two rows or more, and a single token too where that has a label."""
-    least = 2 if task.task_type is TaskType.CAUSAL_LM else 1
+    least = 2 if task.signature.next_of(task.signature.main) else 1
     return st.fixed_dictionaries({"sizes": sizes(task, min_batch=2, min_seq=least), "seed": _SEEDS})
 
 
@@ -109,9 +109,12 @@ def typical_then_largest(subject: Subject) -> dict[str, Any]:
     return {"calls": (subject.typical, largest(subject.task, _MOST_ROWS))}
 
 
-def _declared_sizes(signature: Signature, min_batch: int) -> SearchStrategy[Sizes]:
-    """Sizes of all free axes at once, the smallest first; up to five rows."""
+def _declared_sizes(signature: Signature, min_batch: int, min_seq: int) -> SearchStrategy[Sizes]:
+    """Sizes of all free axes at once, the smallest first; up to five rows, and along a causal axis at least so many steps."""
     choices = {axis.name: axis.choices() for axis in signature.free_axes}
+    for axis in signature.with_order("causal"):
+        if axis.name in choices:
+            choices[axis.name] = [size for size in choices[axis.name] if size >= min_seq] or choices[axis.name][-1:]
     if BATCH in choices:
         choices[BATCH] = [size for size in choices[BATCH] if min_batch <= size <= max(min_batch, _MOST_ROWS)] or choices[BATCH][
             -1:

@@ -70,6 +70,7 @@ CRITICAL = (
         1,
         "A row's logits and gradients do not depend on the other rows of its batch",
         tolerance=DIFFERENCE,
+        needs=lambda task: task.has_rows,
         cases={
             "forward": Case(
                 "A row's logits do not depend on the other rows of its batch",
@@ -82,6 +83,33 @@ CRITICAL = (
                 search=Search("several_rows", examples=14, corner="largest_sizes"),
             ),
         },
+    ),
+    Property(
+        "declared_outputs",
+        1,
+        "Every declared output is there, with the shape, range and length that are promised",
+        "harness.properties.promises:declared_outputs",
+        needs=lambda task: task.declared is not None,
+        owned_by=("shape_contract",),
+        search=Search("batches", anchors_first=True),
+    ),
+    Property(
+        "symmetric_inputs",
+        1,
+        "Swapping inputs that are declared symmetric changes nothing",
+        "harness.properties.promises:symmetric_inputs",
+        DIFFERENCE,
+        needs=lambda task: bool(task.declared and task.declared.symmetric),
+        search=Search("batches", examples=6),
+    ),
+    Property(
+        "permutation",
+        1,
+        "Another order of a set's elements gives the outputs in that order, and the same outputs elsewhere",
+        "harness.properties.promises:permutation",
+        DIFFERENCE,
+        needs=lambda task: bool(task.declared and any(task.declared.with_order("none"))),
+        search=Search("batches", examples=8),
     ),
     Property(
         "causal",
@@ -143,6 +171,11 @@ CRITICAL = (
                 "The scores depend on every quarter of the image",
                 "harness.properties.dependence:depends_on_regions",
                 needs=lambda task: task.is_vision,
+            ),
+            "inputs": Case(
+                "Some output depends on each input, and on each place of its fixed axes",
+                "harness.properties.promises:depends_on_inputs",
+                needs=lambda task: task.declared is not None,
             ),
             "features": Case(
                 "The output depends on every feature",

@@ -23,6 +23,9 @@ from harness.wording import and_others
 
 _LARGE = 1e4
 _LARGE_PIXEL = 255.0
+_LARGE_NORMAL = 100.0
+"""Of values that are declared to be normally distributed: a hundred standard deviations."""
+
 _IMAGE_AXES = 4
 """From so many axes on, numbers are taken for the pixels of images."""
 
@@ -118,7 +121,7 @@ def extreme_batch(subject: Subject, sizes: Sizes, content: str, seed: int) -> Ba
         return batch
     for each in subject.task.signature.inputs:
         if each.name in batch:
-            large = _LARGE_PIXEL if len(each.axes) >= _IMAGE_AXES else _LARGE
+            large = _LARGE_PIXEL if len(each.axes) >= _IMAGE_AXES else (_LARGE_NORMAL if subject.task.declared else _LARGE)
             batch[each.name] = each.values.extreme(batch[each.name], content, large)
     return subject.task.signature.relabelled(batch)
 

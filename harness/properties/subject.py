@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.adapters import Adapter
+from harness.adapters import Adapter, SignatureAdapter
 from harness.batches import Batch, Sizes, largest_sizes, make_batch, smallest_sizes, to_device, typical_sizes
 from harness.errors import UserError
 from harness.models.axis_order import reading_length_first
@@ -144,6 +144,19 @@ class Subject:
         model = self._without_past(self.model if model is None else model)
         with blaming(model):
             return self.adapter.logits(model, self._given(batch, model))
+
+    @torch.no_grad()
+    def outputs(self, batch: Batch, model: nn.Module | None = None) -> dict[str, Any]:
+        """Every declared output of a batch by name, the rows first, in the model's current mode.
+
+        Raises:
+            ModelRaisedError: The model's code raised.
+            OutputError: An output is not there.
+        """
+        model = self._without_past(self.model if model is None else model)
+        assert isinstance(self.adapter, SignatureAdapter)
+        with seeded(0), blaming(model):
+            return self.adapter.outputs(model, self._given(batch, model))
 
     @contextmanager
     def isolating(self) -> Iterator[None]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ast
 import operator
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 Order = Literal["causal", "none"]
 Side = Literal["right", "left", "both", "anywhere"]
+
+Size = int | str
+"""Of an axis in a shape: a number where it is fixed, else the axis' name."""
 
 BATCH = "batch"
 """The axis of rows, which needs no declaration."""
@@ -162,3 +165,11 @@ class Axis:
         choices = self.choices()
         middle = [size for size in choices if size >= min(_USUAL - 1, choices[-1] // 2)] or choices
         return next((size for size in middle if size not in taken and size > 1), choices[-1])
+
+
+def rows_first(axes: Sequence[Size]) -> list[int]:
+    """The places of axes in the order in which the suite holds a tensor: the rows first, wherever forward has them."""
+    places = list(range(len(axes)))
+    if BATCH in axes:
+        places.insert(0, places.pop(list(axes).index(BATCH)))
+    return places

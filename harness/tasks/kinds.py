@@ -10,16 +10,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from harness.tasks.axes import BATCH, Size
 from harness.tasks.values import Ids, IndexOf, Normal, OneOf, Values
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+_SYMBOLS = 3
+"""How many symbols a row's labels have where they are made for connectionist temporal classification."""
+
 IGNORED = -100
 """Label of an element that the loss leaves out."""
-
-Size = int | str
-"""Of an axis in a shape: a number where it is fixed, else the axis' name."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,11 @@ class CtcScores(Kind):
     name: ClassVar[str] = "ctc_scores"
     default_loss: ClassVar[str] = "ctc"
 
+    def labels(self, axes: Sequence[Size]) -> LabelShape | None:
+        """A few symbols a row, none of them the blank."""
+        classes = axes[-1]
+        return LabelShape((BATCH, _SYMBOLS), Ids(classes, pad=self.blank)) if isinstance(classes, int) and classes > 1 else None
+
     def written(self) -> dict[str, Any]:
         """With the blank symbol."""
         return {"kind": self.name, "blank": self.blank}
@@ -251,6 +257,23 @@ def mean_loss(name: str, output: Tensor, labels: Tensor, classes: int = -1) -> T
         raise ValueError(f"no loss {name!r}; valid: {', '.join(LOSSES)}")
     counts = labels != IGNORED
     return elementwise[name](output[counts], labels[counts].to(output.dtype))
+
+
+def ctc_loss(scores: Tensor, symbols: Tensor, frames: Tensor, blank: int) -> Tensor:
+    """The loss of connectionist temporal classification, as the mean over the rows that have room for a symbol.
+
+    Args:
+        scores: Of each symbol at each step, ``[B, T, C]``; logarithms of probabilities or unnormalised.
+        symbols: What is said (int64 ``[B, L]``).
+        frames: How many steps of each row are real (int64 ``[B]``).
+        blank: The symbol that stands for none.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    room = torch.div(frames, 2, rounding_mode="floor").clamp(0, symbols.shape[1]).to(symbols.device)
+    told = F.ctc_loss(scores.log_softmax(-1).transpose(0, 1), symbols, frames, room, blank, reduction="none", zero_infinity=False)
+    return (told / room.clamp(min=1)).mean()
 
 
 LOSSES = ("cross_entropy", "log_loss", "bce", "mse", "l1", "huber", "ctc")

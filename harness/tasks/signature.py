@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from harness.tasks.axes import BATCH, Axis, Formula, Limit
-from harness.tasks.kinds import Kind, LabelShape, Size, TokenScores, mean_loss
-from harness.tasks.values import Drawing, Ids, IndexOf, Values
+from harness.tasks.axes import BATCH, Axis, Formula, Limit, Size, rows_first
+from harness.tasks.kinds import CtcScores, Kind, LabelShape, TokenScores, ctc_loss, mean_loss
+from harness.tasks.values import Drawing, Ids, IndexOf, LengthsOf, Values
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,8 +41,8 @@ class Input:
     initial: Literal["absent", "zeros"] = "absent"
 
     def shape(self, sizes: Sizes) -> tuple[int, ...]:
-        """Its shape for sizes of the axes."""
-        return tuple(axis if isinstance(axis, int) else sizes[axis] for axis in self.axes)
+        """Its shape for sizes of the axes, the rows first."""
+        return _shape(self.axes, sizes)
 
     def make(self, drawing: Drawing) -> Tensor:
         """Random values of its shape and dtype."""
@@ -79,14 +79,21 @@ class Output:
     constant: bool = False
 
     def shape(self, sizes: Sizes) -> tuple[int, ...]:
-        """Its shape for sizes of the axes."""
-        return tuple(axis if isinstance(axis, int) else sizes[axis] for axis in self.axes)
+        """Its shape for sizes of the axes, the rows first."""
+        return _shape(self.axes, sizes)
 
     @property
     def classes(self) -> int | None:
-        """Position of the axis of the classes, counted from the end; ``None`` for an output without one."""
+        """Position of the axis of the classes, counted from the end, with the rows first; ``None`` for an output without one."""
         position = getattr(self.kind, "classes", None)
-        return position if position is None or position < 0 else position - len(self.axes)
+        return None if position is None else rows_first(self.axes).index(position % len(self.axes)) - len(self.axes)
+
+    @property
+    def class_count(self) -> int | None:
+        """How many classes there are; ``None`` where there are none, or any number."""
+        position = getattr(self.kind, "classes", None)
+        size = None if position is None else self.axes[position]
+        return size if isinstance(size, int) else None
 
 
 @dataclass(frozen=True)
@@ -131,6 +138,11 @@ class Signature:
         grouped = [each.values.axis for each in self.inputs if isinstance(each.values, IndexOf)]
         names = dict.fromkeys([*used, *grouped])
         return tuple(self.axes[name] for name in names if self.axes[name].is_free)
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether there is an axis of rows, the main output has it, and they are independent."""
+        return BATCH in self.main.axes and BATCH in self.axes and self.axes[BATCH].independent
 
     @property
     def grouping(self) -> frozenset[str]:
@@ -238,17 +250,31 @@ class Signature:
     def loss_of(self, output: Output, value: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         """The mean loss of one output (a scalar) against its labels in a batch."""
         labels = batch[self.label_name(output)]
+        if isinstance(output.kind, CtcScores):
+            return ctc_loss(value, labels, self._frames(output, value, batch), output.kind.blank)
         following = self.next_of(output)
         if following is not None:
-            along = output.axes.index(following[0])
+            along = [output.axes[place] for place in rows_first(output.axes)].index(following[0])
             length = value.shape[along]
             value, labels = value.narrow(along, 0, length - 1), labels.narrow(along, 1, length - 1)
         return mean_loss(output.loss, value, labels, output.classes if output.classes is not None else -1)
 
     def uniform_loss(self, output: Output) -> float | None:
         """The loss of a uniform guess in nats; ``None`` where the output is no scores of a known number of classes."""
-        size = None if output.classes is None else output.axes[output.classes]
-        return math.log(size) if isinstance(size, int) and size > 0 else None
+        return math.log(output.class_count) if output.class_count else None
+
+    def _frames(self, output: Output, value: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+        """How many real steps of an output along time each row has (int64 ``[B]``)."""
+        import torch
+
+        along = next((axis for axis in output.axes[:-1] if axis != BATCH), None)
+        source = self.axes[along].source if isinstance(along, str) else None
+        lengths = {each.values.axis: batch[each.name] for each in self.inputs if isinstance(each.values, LengthsOf)}
+        if along in lengths:
+            return lengths[along]
+        if isinstance(source, Formula) and set(source.axes) <= set(lengths):
+            return source.value(lengths)  # type: ignore[no-any-return]
+        return torch.full((len(value),), value.shape[1], device=value.device)
 
     @property
     def _declared_labels(self) -> frozenset[str]:
@@ -263,5 +289,8 @@ class Signature:
         shape = self.label_shape(output)
         if shape is None:
             return None
-        sizes = drawing.sizes
-        return shape.values.make(tuple(axis if isinstance(axis, int) else sizes[axis] for axis in shape.axes), drawing)
+        return shape.values.make(_shape(shape.axes, drawing.sizes), drawing)
+
+
+def _shape(axes: Sequence[Size], sizes: Sizes) -> tuple[int, ...]:
+    return tuple(size if isinstance(size, int) else sizes[size] for size in (axes[place] for place in rows_first(axes)))

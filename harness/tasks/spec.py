@@ -156,6 +156,11 @@ class TaskSpec:
         return not self.is_regression
 
     @property
+    def has_rows(self) -> bool:
+        """Whether the inputs have rows that do not depend on each other."""
+        return self.declared is None or self.declared.has_rows
+
+    @property
     def has_inputs_as_labels(self) -> bool:
         """Whether the labels are the input tokens themselves, as in language models."""
         return self.task_type in (TaskType.CAUSAL_LM, TaskType.MASKED_LM)
@@ -179,9 +184,7 @@ class TaskSpec:
     def output_size(self) -> int | None:
         """Number of classes of the logits; ``None`` for other outputs."""
         if self.declared is not None:
-            main = self.signature.main
-            size = None if main.classes is None else main.axes[main.classes]
-            return size if isinstance(size, int) else None
+            return self.signature.main.class_count
         last = self.facts.output[-1]
         return {"vocab": self.vocabulary_of(self.causal_field), "classes": self.num_classes}.get(last)
 

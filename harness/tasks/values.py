@@ -190,7 +190,9 @@ class IndexOf(Values):
 
         size = drawing.sizes[self.axis]
         if self.axis in drawing.grouping:
-            return (torch.arange(shape[-1]) * size // max(1, shape[-1])).expand(shape).clone()
+            count = max(0, shape[-1] - size)
+            groups = torch.cat((torch.arange(min(size, shape[-1])), torch.randint(size, (count,), generator=drawing.rng)))
+            return groups.sort().values.expand(shape).clone()
         return torch.randint(size, shape, generator=drawing.rng)
 
     def written(self) -> Any:
