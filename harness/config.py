@@ -25,8 +25,8 @@ from harness.config_keys import (
     TaskKeys,
     TrainingConfig,
 )
-from harness.config_mistakes import explain, why_no_path
-from harness.errors import ConfigError, did_you_mean
+from harness.config_mistakes import explain, of_line, refusal, why_no_path
+from harness.errors import ConfigError, Mistake, did_you_mean, nearest
 from harness.files import text_hash
 from harness.tasks import FACTS, TaskSpec, TaskType
 from harness.tasks.declared import SignatureError, SignatureKeys, keys_in, read_signature
@@ -47,14 +47,16 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
         valid = [p.name for p in CATALOGUE.values() if info.field_name == "properties" or p.tolerance]
         for name in value:
             if name not in valid:
-                raise ValueError(f"no property {name!r} to set here.{did_you_mean(name, valid)} Valid: {', '.join(valid)}")
+                message = f"no property {name!r} to set here.{did_you_mean(name, valid)} Valid: {', '.join(valid)}"
+                raise refusal("unknown_property", message, name, nearest(name, valid))
         return value
 
     @field_validator("preset")
     @classmethod
     def _known_preset(cls, value: str | None) -> str | None:
         if value is not None and value not in PRESETS:
-            raise ValueError(f"no preset {value!r}.{did_you_mean(value, PRESETS)} Valid: {', '.join(PRESETS)}")
+            message = f"no preset {value!r}.{did_you_mean(value, PRESETS)} Valid: {', '.join(PRESETS)}"
+            raise refusal("unknown_preset", message, suggestion=nearest(value, PRESETS))
         return value
 
     @model_validator(mode="before")
@@ -68,7 +70,7 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
             implied["task_type"] = data["task_type"]
         if len(set(implied.values())) > 1:
             said = [f"`{key}` {data[key]!r}" + (f" implies {task!r}" if key in named else "") for key, task in implied.items()]
-            raise ValueError(f"{' but '.join(said)}: these are different task types")
+            raise refusal("different_task_types", f"{' but '.join(said)}: these are different task types", [*implied][-1])
         defaults = PRESETS[next(iter(named.values()))] if named else {}
         return {**defaults, **{key: value for key, value in data.items() if value is not None}}
 
@@ -76,24 +78,31 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
     def _possible(self) -> SuiteConfig:
         sources = [key for key in ("model_file", "model_import", "gist_id", "preset") if getattr(self, key)]
         if len(sources) > 1:
-            raise ValueError(f"give one of {', '.join(f'`{s}`' for s in sources)}, not {len(sources)}")
+            raise refusal(
+                "several_models", f"give one of {', '.join(f'`{s}`' for s in sources)}, not {len(sources)}", sources[-1]
+            )
         for key in ("gist_revision", "gist_sha256"):
             if getattr(self, key) and not self.gist_id:
-                raise ValueError(f"`{key}` needs `gist_id`")
+                raise refusal("missing_key", f"`{key}` needs `gist_id`", "gist_id")
         if self.is_declared:
             return self._possible_as_declared()
         if self.task_type is None:
             hint = did_you_mean(self.task_name, PRESETS) if self.task_name else ""
-            raise ValueError(
+            raise refusal(
+                "missing_key",
                 f"no `task_type`, and `task_name` is no preset ({', '.join(PRESETS)}).{hint} "
-                f"Give `task_type`: one of {', '.join(t.value for t in FACTS)}"
+                f"Give `task_type`: one of {', '.join(t.value for t in FACTS)}",
+                "task_type",
+                nearest(self.task_name, PRESETS) if self.task_name else "",
             )
         facts = FACTS[TaskType(self.task_type)]
         missing = [key for key in facts.requires if getattr(self, key) is None]
         if missing:
-            raise ValueError(f"`task_type` {self.task_type!r} needs {', '.join(f'`{key}`' for key in missing)}")
+            needed = ", ".join(f"`{key}`" for key in missing)
+            raise refusal("missing_key", f"`task_type` {self.task_type!r} needs {needed}", missing[0])
         if self.modality and self.modality != facts.modality:
-            raise ValueError(f"`task_type` {self.task_type!r} has `modality` {facts.modality!r}, not {self.modality!r}")
+            message = f"`task_type` {self.task_type!r} has `modality` {facts.modality!r}, not {self.modality!r}"
+            raise refusal("wrong_modality", message, "modality", facts.modality)
         self._check_sizes(facts.modality == "text")
         return self
 
@@ -102,27 +111,37 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
         given = [key for key in TaskKeys.model_fields if key in self.model_fields_set and getattr(self, key) is not None]
         besides = [key for key in given if key not in ("task_name", "properties", "tolerances", "metrics")]
         if besides:
-            raise ValueError(
-                f"{', '.join(f'`{key}`' for key in besides)}: a task is declared by `inputs` and `outputs`, or by these, not both"
+            raise refusal(
+                "two_declarations",
+                f"{', '.join(f'`{key}`' for key in besides)}: a task is declared by `inputs` and `outputs`, or by these, not both",
+                besides[0],
             )
         if not any(getattr(self, key) for key in ("model_file", "model_import", "gist_id")):
-            raise ValueError("a declared task needs a model: give `model_file`, `model_import` or `gist_id`")
+            raise refusal(
+                "missing_key", "a declared task needs a model: give `model_file`, `model_import` or `gist_id`", "model_file"
+            )
         if any(tier > 1 for tier in self.tiers):
-            raise ValueError("`tier`: a declared task has tier 1; tiers 2 to 5 still need a `task_type`")
+            raise refusal(
+                "tier_needs_task_type", "`tier`: a declared task has tier 1; tiers 2 to 5 still need a `task_type`", "tier"
+            )
         return self
 
     def _check_sizes(self, is_text: bool) -> None:
         """Refuses sizes that contradict each other or the task."""
         if self.vocab_size and self.pad_token_id is not None and self.pad_token_id >= self.vocab_size:
-            raise ValueError(f"`pad_token_id` {self.pad_token_id} is outside the vocabulary of {self.vocab_size} tokens")
+            message = f"`pad_token_id` {self.pad_token_id} is outside the vocabulary of {self.vocab_size} tokens"
+            raise refusal("outside_vocabulary", message, "pad_token_id")
         if self.target_vocab_size and self.task_type != TaskType.SEQ2SEQ_LM.value:
-            raise ValueError(f"`target_vocab_size` is for seq2seq_lm; {self.task_type!r} has one vocabulary, `vocab_size`")
+            message = f"`target_vocab_size` is for seq2seq_lm; {self.task_type!r} has one vocabulary, `vocab_size`"
+            raise refusal("key_of_another_task", message, "target_vocab_size")
         if self.target_vocab_size and self.pad_token_id is not None and self.pad_token_id >= self.target_vocab_size:
-            raise ValueError(f"`pad_token_id` {self.pad_token_id} is outside `target_vocab_size` {self.target_vocab_size}")
+            message = f"`pad_token_id` {self.pad_token_id} is outside `target_vocab_size` {self.target_vocab_size}"
+            raise refusal("outside_vocabulary", message, "pad_token_id")
         if self.min_seq_len and not is_text:
-            raise ValueError(f"`min_seq_len` is for text; {self.task_type!r} has no sequences")
+            raise refusal("key_of_another_task", f"`min_seq_len` is for text; {self.task_type!r} has no sequences", "min_seq_len")
         if self.min_seq_len and self.max_seq_len and self.min_seq_len > self.max_seq_len:
-            raise ValueError(f"`min_seq_len` {self.min_seq_len} is above `max_seq_len` {self.max_seq_len}")
+            message = f"`min_seq_len` {self.min_seq_len} is above `max_seq_len` {self.max_seq_len}"
+            raise refusal("contradictory_sizes", message, "min_seq_len")
 
     @property
     def path(self) -> Path:
@@ -253,17 +272,19 @@ def load_config(path: str | Path) -> SuiteConfig:
     try:
         config = SuiteConfig.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{file}: {line}" for line in explain(error, _keys_at))) from None
+        raise ConfigError.of(file, explain(error, _keys_at)) from None
     config._path = file.resolve()
     try:
         config.task_spec()
     except SignatureError as error:
-        raise ConfigError("\n".join(f"{file}: {mistake}" for mistake in error.mistakes)) from None
+        raise ConfigError.of(file, [of_line("contradictory_signature", line) for line in error.mistakes]) from None
     mistakes = [
-        f"{file}: `{key}`: {reason}" for key, path in config.named_paths() if (reason := why_no_path(path, config.resolve))
+        Mistake("no_path", key, f"`{key}`: {reason}")
+        for key, path in config.named_paths()
+        if (reason := why_no_path(path, config.resolve))
     ]
     if mistakes:
-        raise ConfigError("\n".join(mistakes))
+        raise ConfigError.of(file, mistakes)
     return config
 
 

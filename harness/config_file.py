@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from harness.errors import ConfigError, MissingPackageError, did_you_mean
+from harness.errors import ConfigError, MissingPackageError, Mistake, did_you_mean, nearest
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -40,15 +40,22 @@ def read_keys(file: Path) -> dict[str, Any]:
         tools = raw.get("tool")
         raw = tools.get("modeltiers") if isinstance(tools, dict) else None
         if raw is None:
-            raise ConfigError(f"{file}: no table [tool.modeltiers]; the config's keys go there, or into a file of their own")
+            raise _refused(
+                file, "no_table", "no table [tool.modeltiers]; the config's keys go there, or into a file of their own"
+            )
     if not isinstance(raw, dict):
-        raise ConfigError(f"{file}: expected an object of keys, got {type(raw).__name__}")
+        raise _refused(file, "wrong_type", f"expected an object of keys, got {type(raw).__name__}")
     raw.pop("$schema", None)
     for key, value in raw.items():
         mistake = _mistake_in({key: value})
         if mistake:
-            raise ConfigError(f"{file}: `{key.encode('unicode_escape').decode()}`: {mistake}")
+            shown = key.encode("unicode_escape").decode()
+            raise _refused(file, "impossible_value", f"`{shown}`: {mistake}", shown)
     return raw
+
+
+def _refused(place: object, code: str, text: str, key: str = "", suggestion: str = "") -> ConfigError:
+    return ConfigError.of(place, [Mistake(code, key, text, suggestion)])
 
 
 def _text(file: Path) -> str:
@@ -56,22 +63,25 @@ def _text(file: Path) -> str:
         if not file.is_file():
             beside = file.parent.glob("*") if file.parent.is_dir() else ()
             near = [other.name for other in beside if other.suffix in _ENDINGS and other.is_file()]
-            raise ConfigError(f"{file}: no such config file.{did_you_mean(file.name, near)}")
+            raise _refused(
+                file, "no_file", f"no such config file.{did_you_mean(file.name, near)}", suggestion=nearest(file.name, near)
+            )
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{file}: cannot be read: byte {error.start} is not UTF-8; save the file in that encoding") from None
+        text = f"cannot be read: byte {error.start} is not UTF-8; save the file in that encoding"
+        raise _refused(file, "unreadable", text) from None
     except OSError as error:
-        raise ConfigError(f"{file}: cannot be read: {error}") from None
+        raise _refused(file, "unreadable", f"cannot be read: {error}") from None
 
 
 def _refuse_kind(file: Path) -> None:
     """Refuses what is no config by its kind, and says what to do with it."""
     if file.suffix == ".py":
-        raise ConfigError(f"{file}: a Python file is no config; `modeltiers init {file}` writes one for the model in it")
+        raise _refused(file, "no_config", f"a Python file is no config; `modeltiers init {file}` writes one for the model in it")
     if file.is_dir():
         config = next((file / f"modeltiers{ending}" for ending in _ENDINGS if (file / f"modeltiers{ending}").is_file()), None)
         hint = f"; did you mean {config}?" if config else ""
-        raise ConfigError(f"{file}: is a folder, expected a config file{hint}")
+        raise _refused(file, "no_config", f"is a folder, expected a config file{hint}", suggestion=str(config or ""))
 
 
 def _parsed(file: Path, text: str) -> Any:
@@ -83,11 +93,12 @@ def _parsed(file: Path, text: str) -> Any:
             return read_yaml(text, str(file))
         return json.loads(without_comments(text), object_pairs_hook=_without_duplicates)
     except json.JSONDecodeError as error:
-        raise ConfigError(f"{file}:{error.lineno}:{error.colno}: not JSON: {error.msg}") from None
+        place = f"{file}:{error.lineno}:{error.colno}"
+        raise _refused(place, "syntax", f"not JSON: {error.msg}") from None
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{file}: not TOML: {error}") from None
+        raise _refused(file, "syntax", f"not TOML: {error}") from None
     except (RecursionError, ValueError) as error:
-        raise ConfigError(f"{file}: not {kind} that can be read: {str(error).splitlines()[0]}") from None
+        raise _refused(file, "syntax", f"not {kind} that can be read: {str(error).splitlines()[0]}") from None
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

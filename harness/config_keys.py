@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler, model_validator
 from pydantic_core import PydanticCustomError
 
+from harness.config_mistakes import refusal
 from harness.formats import default_formats, quantisable_formats, quantised_formats, valid_formats
 from harness.tasks import FACTS, MODALITIES
 
@@ -186,7 +187,7 @@ class EvalConfig(Keys):
     @model_validator(mode="after")
     def _one_source(self) -> EvalConfig:
         if self.dataset_id and self.path:
-            raise ValueError("give `dataset_id` or `path`, not both")
+            raise refusal("two_sources", "give `dataset_id` or `path`, not both", "path")
         return self
 
 
@@ -219,11 +220,14 @@ class ExportConfig(Keys):
     def _possible(self) -> ExportConfig:
         if self.quantization and not quantised_formats(self.formats):
             needed = " or ".join(f'"{name}"' for name in quantisable_formats())
-            raise ValueError(f"`quantization` {self.quantization!r} needs {needed} among the `formats`")
+            raise refusal(
+                "missing_format", f"`quantization` {self.quantization!r} needs {needed} among the `formats`", "quantization"
+            )
         if isinstance(self.dynamic_shapes, dict):
             for axis, limits in self.dynamic_shapes.items():
                 if not isinstance(limits, bool) and limits[0] > limits[1]:
-                    raise ValueError(f"`dynamic_shapes`: {axis} from {limits[0]} to {limits[1]} holds no size")
+                    message = f"`dynamic_shapes`: {axis} from {limits[0]} to {limits[1]} holds no size"
+                    raise refusal("contradictory_sizes", message, f"dynamic_shapes.{axis}")
         return self
 
     @property

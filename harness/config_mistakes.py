@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import PydanticCustomError
 
-from harness.errors import did_you_mean
-from harness.tasks.declared import form_of
+from harness.errors import Mistake, nearest
 
 _SEVERAL_FORMS = {
     "tier": '"1" to "5", or a list of them',
@@ -30,27 +31,36 @@ _SHA256 = "64 hexadecimal digits in lower case"
 _PATTERNS = {"model_import": "pkg.mod:callable", "gist_sha256": _SHA256, "export.trust": _SHA256}
 
 
-def explain(error: ValidationError, keys_at: Callable[[list[str]], list[str]]) -> list[str]:
-    """One line a mistake.
+def refusal(code: str, message: str, key: str = "", suggestion: str = "") -> PydanticCustomError:
+    """What a validator raises.
+
+    Args:
+        code: What kind of mistake it is.
+        message: What is wrong and what to do.
+        key: The key inside the group that is validated, where the mistake is that of one.
+        suggestion: The nearest valid name.
+    """
+    return PydanticCustomError(code, "{message}", {"message": message, "key": key, "suggestion": suggestion, "is_ours": True})  # type: ignore[arg-type]
+
+
+def explain(error: ValidationError, keys_at: Callable[[list[str]], list[str]]) -> list[Mistake]:
+    """The mistakes that a validation found.
 
     Args:
         error: What the validation found.
         keys_at: The valid keys inside a group, by the group's path.
     """
-    lines: dict[str, str] = {}
+    found: dict[str, Mistake] = {}
     # Of the forms a value may have, the one it came closest to is reported deepest.
     for item in sorted(error.errors(), key=lambda item: -len(item["loc"])):
         path = [str(part) for part in item["loc"]]
         form = next((key for key in (".".join(path[:1]), ".".join(path[:2])) if key in _SEVERAL_FORMS), None)
         if form is not None and item["type"] != "extra_forbidden":
             key, got = _bad_item(form, item)
-            lines.setdefault(form, f"`{key}`: got {_shown(got)}, expected {_SEVERAL_FORMS[form]}")
-        elif (found := form_of(path)) is not None and item["type"] not in ("extra_forbidden", "missing"):
-            key = _escaped(path[: found[0]])
-            lines.setdefault(key, f"`{key}`: got {_shown(item['input'])}, expected {found[1]}")
+            found.setdefault(form, Mistake("wrong_value", key, f"`{key}`: got {_shown(got)}, expected {_SEVERAL_FORMS[form]}"))
         else:
-            lines.setdefault(".".join(path), _explain_one(item, path, keys_at))
-    return list(lines.values())
+            found.setdefault(".".join(path), _explain_one(item, path, keys_at))
+    return list(found.values())
 
 
 def _bad_item(key: str, item: Mapping[str, Any]) -> tuple[str, Any]:
@@ -59,29 +69,37 @@ def _bad_item(key: str, item: Mapping[str, Any]) -> tuple[str, Any]:
     return (key if index is None else f"{key}.{index}"), item["input"]
 
 
-def _explain_one(item: Mapping[str, Any], path: list[str], keys_at: Callable[[list[str]], list[str]]) -> str:
-    key = _escaped(path)
-    kind, got = item["type"], item["input"]
+def _explain_one(item: Mapping[str, Any], path: list[str], keys_at: Callable[[list[str]], list[str]]) -> Mistake:
+    key = ".".join(path).encode("unicode_escape").decode()
+    kind, got, context = item["type"], item["input"], item.get("ctx", {})
     if kind == "extra_forbidden":
-        return f"unknown key `{key}`.{did_you_mean(path[-1], keys_at(path[:-1]))}"
-    if kind == "missing":
-        return f"`{_escaped(path[:-1])}`: `{path[-1]}` is missing"
+        near = nearest(path[-1], keys_at(path[:-1]))
+        return Mistake("unknown_key", key, f"unknown key `{key}`.{_did_you_mean(near)}", near)
+    if context.get("is_ours"):
+        inner = ".".join(part for part in (key, context["key"]) if part)
+        return Mistake(kind, inner, f"`{key}`: {context['message']}" if key else context["message"], context["suggestion"])
     if kind == "value_error":
-        message = str(item["ctx"]["error"])
-        return f"`{key}`: {message}" if key else message
-    return f"`{key}`: got {_shown(got)}, expected {_expected(item, path)}"
+        message = str(context["error"])
+        return Mistake("impossible_value", key, f"`{key}`: {message}" if key else message)
+    near = nearest(got, _choices(context["expected"])) if kind == "literal_error" and isinstance(got, str) else ""
+    code = "unknown_choice" if kind == "literal_error" else "wrong_type" if kind.endswith("type") else "wrong_value"
+    return Mistake(
+        code, key, f"`{key}`: got {_shown(got)}, expected {_expected(item, path)}{near and f'.{_did_you_mean(near)}'}", near
+    )
 
 
-def _escaped(path: list[str]) -> str:
-    return ".".join(path).encode("unicode_escape").decode()
+def _choices(expected: str) -> list[str]:
+    return [name.strip("' ") for name in expected.replace(" or ", ", ").split(", ")]
+
+
+def _did_you_mean(near: str) -> str:
+    return f" Did you mean {near!r}?" if near else ""
 
 
 def _expected(item: Mapping[str, Any], path: list[str]) -> str:
     kind, context = item["type"], item.get("ctx", {})
     if kind == "literal_error":
-        choices = context["expected"]
-        valid = [name.strip("' ") for name in choices.replace(" or ", ", ").split(", ")]
-        return f"{choices}.{did_you_mean(item['input'], valid)}" if isinstance(item["input"], str) else choices
+        return str(context["expected"])
     if kind in ("too_short", "too_long"):
         return f"a list of {context.get('min_length', context.get('max_length'))} items"
     if kind == "string_too_short":
@@ -99,6 +117,12 @@ def _expected(item: Mapping[str, Any], path: list[str]) -> str:
 def _shown(value: Any) -> str:
     text = json.dumps(value, default=str)
     return text if len(text) <= 80 else f"{text[:77]}…"
+
+
+def of_line(code: str, line: str) -> Mistake:
+    """The mistake that a line tells of, whose key it names first and whose suggestion it asks about."""
+    key, near = re.match(r"`([^`]+)`", line), re.search(r"Did you mean '([^']+)'", line)
+    return Mistake(code, key[1] if key else "", line, near[1] if near else "")
 
 
 def why_no_path(text: str, resolve: Callable[[str], Path]) -> str:

@@ -7,7 +7,8 @@ print it as it stands. Each class also subclasses the builtin that a caller woul
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
@@ -16,8 +17,38 @@ class UserError(Exception):
     """Something only the user can put right; shown without a traceback."""
 
 
+@dataclass(frozen=True)
+class Mistake:
+    """One thing that is wrong in a config.
+
+    Attributes:
+        code: What kind of mistake it is, in snake case, such as ``unknown_key``; stays the same when the message is reworded.
+        key: The path of the key, such as ``eval.path``; empty where the mistake is in none, or in several together.
+        message: What is wrong and what to do, without the file.
+        suggestion: The nearest valid name; empty where none is near.
+    """
+
+    code: str
+    key: str
+    message: str
+    suggestion: str = ""
+
+
 class ConfigError(UserError, ValueError):
-    """The config file is missing, unreadable, or says something impossible."""
+    """The config file is missing, unreadable, or says something impossible.
+
+    Attributes:
+        mistakes: What is wrong, where the config was read; empty for an error that was found later.
+    """
+
+    def __init__(self, message: str, mistakes: Sequence[Mistake] = ()) -> None:
+        super().__init__(message)
+        self.mistakes = tuple(mistakes)
+
+    @classmethod
+    def of(cls, file: object, mistakes: Sequence[Mistake]) -> ConfigError:
+        """The error of a file: one line a mistake."""
+        return cls("\n".join(f"{file}: {mistake.message}" for mistake in mistakes), mistakes)
 
 
 class ModelSourceError(UserError, ImportError):
@@ -80,7 +111,12 @@ class IsolationError(UserError, RuntimeError):
     """The isolated process could not be started, died, or did not answer in time."""
 
 
+def nearest(name: object, valid: Iterable[str]) -> str:
+    """The nearest valid name; empty when none is near."""
+    return next(iter(difflib.get_close_matches(str(name), list(valid), n=1, cutoff=0.6)), "")
+
+
 def did_you_mean(name: object, valid: Iterable[str]) -> str:
     """``" Did you mean 'x'?"`` for the nearest valid name, or an empty string when none is near."""
-    near = difflib.get_close_matches(str(name), list(valid), n=1, cutoff=0.6)
-    return f" Did you mean {near[0]!r}?" if near else ""
+    near = nearest(name, valid)
+    return f" Did you mean {near!r}?" if near else ""

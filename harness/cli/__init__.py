@@ -11,6 +11,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TextIO
 
 from harness import __version__
@@ -21,7 +22,7 @@ from harness.cli.monitor import add_monitor, add_profile
 from harness.cli.runs import add_repro, add_runs
 from harness.cli.tiers import add_tiers
 from harness.cli.train import add_sweep, add_train
-from harness.errors import UserError
+from harness.errors import ConfigError, UserError
 
 _COMMANDS = (
     add_tiers,
@@ -56,7 +57,8 @@ def _run(arguments: argparse.Namespace) -> int:
     except UserError as error:
         print(f"modeltiers: {error}", file=sys.stderr)
         if as_json:
-            print(json.dumps({"status": "error", "error": str(error)}))
+            mistakes = {"mistakes": [asdict(mistake) for mistake in error.mistakes]} if isinstance(error, ConfigError) else {}
+            print(json.dumps({"status": "error", "error": str(error), **mistakes}))
         return 2
     except KeyboardInterrupt:
         print("modeltiers: interrupted", file=sys.stderr)
