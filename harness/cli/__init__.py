@@ -17,7 +17,7 @@ from typing import TextIO
 from harness import __version__
 from harness.cli.doctor import add_doctor
 from harness.cli.export import add_bundle, add_export
-from harness.cli.init import add_gist, add_init, add_schema
+from harness.cli.init import add_explain, add_gist, add_init, add_schema
 from harness.cli.monitor import add_monitor, add_profile
 from harness.cli.runs import add_repro, add_runs
 from harness.cli.tiers import add_tiers
@@ -35,6 +35,7 @@ _COMMANDS = (
     add_runs,
     add_repro,
     add_init,
+    add_explain,
     add_gist,
     add_schema,
     add_doctor,

@@ -1,4 +1,4 @@
-"""``modeltiers init``, ``schema`` and ``gist``: what comes before a config is run."""
+"""``modeltiers init``, ``explain``, ``schema`` and ``gist``: what comes before a config is run."""
 
 from __future__ import annotations
 
@@ -98,6 +98,42 @@ def _run_tier_1(config: Path) -> int:
     print(f"running tier 1: pytest --model-config {shlex.quote(str(config))} -m tier1", flush=True)
     command = [sys.executable, "-m", "pytest", "--model-config", str(config), "-m", "tier1", "-q", "--no-header"]
     return subprocess.run(command, check=False).returncode
+
+
+def add_explain(commands: Any) -> None:
+    """Adds ``explain``."""
+    explain = commands.add_parser("explain", help="print the signature a config stands for, and the properties that follow")
+    explain.add_argument("config", type=Path, metavar="CONFIG", help="the config file")
+    add_json(explain)
+    explain.set_defaults(run=_explain)
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    from harness.catalogue import CATALOGUE
+    from harness.config import load_config
+    from harness.tasks.written import declared_keys, to_yaml
+
+    config = load_config(arguments.config)
+    task = config.task_spec()
+    signature = declared_keys(task.signature)
+    entries = [entry for entry in CATALOGUE.values() if entry.tier in config.tiers and entry.applies_to(task)]
+    cases = {entry.name: entry.cases_for(task, config.export_options.artifacts) for entry in entries}
+    entries = [entry for entry in entries if cases[entry.name] or not entry.has_cases]
+    if arguments.json:
+        properties = [
+            {"name": entry.name, "tier": entry.tier, "statement": entry.statement, "cases": list(cases[entry.name])}
+            for entry in entries
+        ]
+        print(json.dumps({"signature": signature, "properties": properties}))
+        return 0
+    print(to_yaml(signature))
+    for tier in config.tiers:
+        print(f"tier {tier}")
+        for entry in entries:
+            if entry.tier == tier:
+                named = f" ({', '.join(cases[entry.name])})" if cases[entry.name] else ""
+                print(f"  {entry.name}: {entry.statement}{named}")
+    return 0
 
 
 def add_schema(commands: Any) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.adapters import SignatureAdapter
+from harness.cli import main
 from harness.errors import ForwardError, OutputError
 from harness.evidence import Evidence, Status
 from harness.tasks import TaskSpec, TaskType
@@ -244,3 +247,29 @@ def test_an_output_that_is_not_there_is_said_with_what_is() -> None:
     adapter = SignatureAdapter(task_of(keys))
     with pytest.raises(OutputError, match=r"`outputs.extra` is not in what forward returns: tuple of 2: \[2, 4\], \[2\]"):
         adapter.outputs(Policy(), {"observation": torch.zeros(2, 8)})
+
+
+def test_explain_prints_the_signature_and_what_follows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "points.json"
+    file.write_text(json.dumps({"model_file": "points.py", **CASES["points"][1]}), encoding="utf-8")
+
+    assert main(["explain", str(file)]) == 0
+    told = capsys.readouterr().out
+    assert "points: {axes: [batch, count, 3]}" in told
+    assert "  permutation: " in told
+    assert "input_dependence: The output depends on every input it should (inputs)" in told
+
+    assert main(["explain", "--json", str(file)]) == 0
+    properties = {each["name"]: each["tier"] for each in json.loads(capsys.readouterr().out)["properties"]}
+    assert properties["permutation"] == 1
+    assert "causal" not in properties
+
+
+def test_explain_writes_a_task_type_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "lm.json"
+    file.write_text('{"task_name": "lm_tiny"}', encoding="utf-8")
+
+    assert main(["explain", str(file)]) == 0
+    told = capsys.readouterr().out
+    assert "attention_mask: {axes: [batch, seq], values: {mask_of: seq}, optional: true}" in told
+    assert "order: causal" in told
