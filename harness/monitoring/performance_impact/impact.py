@@ -11,7 +11,7 @@ import numpy as np
 
 from harness.evidence import Evidence, Status
 from harness.monitoring.features.counts import NumericCounts
-from harness.monitoring.performance_impact import AccuracyEstimate
+from harness.monitoring.performance_impact.accuracy_estimate import AccuracyEstimate
 from harness.monitoring.profiles.profile import Profile
 
 _CORRECT = "score.correct"
