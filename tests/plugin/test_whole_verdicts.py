@@ -13,9 +13,15 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch._dynamo  # noqa: F401  # optimizers import it, and it loads once
+from planted_bugs.register import PlantedBug, all_bugs
+from planted_bugs.tester import LEARNING
+from planted_bugs.tier2.analysed import Analysed
+from planted_bugs.tier3.training import Training
 from small_models import GOOD, LEAKY
 
 from conftest import Project, load_tiers
+from harness.catalogue import CATALOGUE
+from harness.evidence import Status
 from harness.owners import REFERS
 
 load_tiers(2)
@@ -25,6 +31,8 @@ BOTTOMLESS = GOOD.replace(LOGITS, "return self.head(x + self.before(x)).log()")
 RANDOM = GOOD.replace(LOGITS, "return nn.functional.dropout(self.head(x + self.before(x)))")
 FRAGILE = GOOD.replace("x = self.embed", "assert input_ids.shape[0] < 3 or input_ids.shape[1] < 12\n        x = self.embed")
 MODELS = {"sound": GOOD, "leaky": LEAKY, "nan": BOTTOMLESS, "random": RANDOM, "fragile": FRAGILE}
+
+SIZES = ("vocab_size", "max_seq_len", "pad_token_id", "num_classes", "num_features", "image_size")
 
 FEW = ("shape_contract", "finite_output", "eval_deterministic", "causal", "padding_ignored", "memory_footprint", "attribution")
 
@@ -113,6 +121,48 @@ def test_a_verdict_is_the_same_alone_shuffled_and_beside_another_model(project: 
     other = project.config("other.json", only=FEW, tier=["1", "2"], model=LEAKY if kind == "sound" else GOOD)
     project.write("conftest.py", SHUFFLED)
     assert run(project, config, beside=other) == whole
+
+
+PLANTED = """
+import sys
+sys.path.append({tests!r})
+from planted_bugs.register import all_bugs
+build_model = next(bug for bug in all_bugs({bug.tier}) if bug.name == {bug.name!r}).buggy.build
+"""
+"""The file of a planted bug's model."""
+
+
+def planted(*tiers: int) -> list[PlantedBug]:
+    """Bugs of tiers 2 and 3 that a config can describe: nothing but a model, a task and training keys."""
+    return [
+        bug
+        for bug in all_bugs(*tiers)
+        if (isinstance(bug.buggy, Analysed) and type(bug.buggy) is Analysed and bug.property != "compiled")
+        or (isinstance(bug.buggy, Training) and bug.buggy.adapter is None and bug.property in LEARNING)
+    ]
+
+
+SAMPLE = ("one head unmasked", "softmax_twice")
+
+
+@pytest.mark.parametrize(
+    "bug",
+    [pytest.param(bug, marks=[] if bug.name in SAMPLE else [pytest.mark.long], id=str(bug)) for bug in planted(2, 3)],
+)
+def test_a_planted_bug_is_told_the_same_alone_and_among_others(project: Project, bug: PlantedBug) -> None:
+    task, setup = bug.buggy.task, bug.buggy
+    project.write("model.py", PLANTED.format(bug=bug, tests=str(Path(__file__).parents[1])))
+    sizes = {name: value for name in SIZES if (value := getattr(task, name)) is not None}
+    others = LEARNING[:3] if bug.tier == 3 else ("attribution", "half_precision")
+    properties = {name: False for name in CATALOGUE if name not in (bug.property, *others)}
+    training = setup.config if isinstance(setup, Training) else {}
+    content = {"tier": str(bug.tier), "task_type": task.task_type.value, "model_file": "model.py", **sizes, **training}
+    config = project.write("cfg.json", json.dumps({**content, "properties": properties, "time_budget": 600}))
+    whole = run(project, config)
+    name = f"tier{bug.tier}::{bug.test}"
+    assert whole[name].status == {Status.FAIL: "failed", Status.WARN: "warning"}[bug.status]
+    assert bug.blames(whole[name].module)
+    assert_same_alone(name, whole, run(project, config, node(name)))
 
 
 @pytest.mark.long
