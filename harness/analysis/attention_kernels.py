@@ -42,12 +42,12 @@ _FUNCTIONS = ("scaled_dot_product_attention", "multi_head_attention_forward")
 _FAST_MODULES = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
 
 _CAUSE = (
-    "a fallback written by hand that scales, masks or normalises otherwise than the kernel it stands for, or a method of a PyTorch layer that "
-    "was overridden and that its fast path in eval mode does not call"
+    "a hand-written fallback that scales, masks or normalises differently from the kernel it replaces, or an overridden method of a PyTorch "
+    "layer that the layer's fast path in eval mode does not call"
 )
 _NOT_FINITE = (
-    "a softmax over a row of -inf: the kernels of PyTorch give zeros there, one written by hand NaN; fill the mask with the dtype's smallest "
-    "number instead"
+    "a softmax over a row of -inf: PyTorch's kernels return zeros there, a hand-written one NaN; fill the mask with the dtype's smallest number "
+    "instead"
 )
 
 
@@ -81,7 +81,7 @@ def attention_kernels(study: Study) -> Evidence:
     subject = study.subject
     ways = _ways(subject)
     if not ways:
-        message = "forward calls no attention of PyTorch's, and there is no other implementation to switch to"
+        message = "forward does not use PyTorch's attention, and there is no other implementation to switch to"
         return Evidence(_NAME, Status.SKIPPED, message)
     closest, tried = None, []
     for way in ways:
@@ -96,7 +96,7 @@ def attention_kernels(study: Study) -> Evidence:
         tried.append(way.label)
         closest = found if closest is None or found.excess > closest.excess else closest
     if closest is None:
-        return Evidence(_NAME, Status.SKIPPED, "there is one way alone to compute the attention here")
+        return Evidence(_NAME, Status.SKIPPED, "there is only one way to compute the attention here")
     message = f"the logits are the same with {', '.join(tried)}"
     facts: dict[str, Any] = {"measured": closest.measured, "bound": closest.bound, "counterexample": closest.counterexample}
     return Evidence(_NAME, Status.OK, message, details={"ways": tried}, **facts)
@@ -116,7 +116,7 @@ def _judge(subject: Subject, way: _Way) -> Evidence:
                 _at_real_positions(subject, batch, subject.logits(batch, model)),
                 _at_real_positions(subject, batch, _logits(subject, way, batch, model)),
             ),
-            f"the logits are others with {way.label}",
+            f"the logits differ with {way.label}",
             shown,
             _CAUSE,
             lambda model, batch=batch: _blame(subject, way, batch, model),  # type: ignore[misc]
@@ -144,7 +144,7 @@ def _not_finite(subject: Subject, way: _Way, batch: Batch, content: str, shown: 
 
 def _raised(way: _Way, error: ModelRaisedError) -> Evidence:
     message = f"forward raises with {way.label}: {error}"
-    return Evidence(_NAME, Status.FAIL, message, module=error.module, cause="an implementation that is offered and was never run")
+    return Evidence(_NAME, Status.FAIL, message, module=error.module, cause="an implementation that was never run")
 
 
 def _ways(subject: Subject) -> list[_Way]:

@@ -16,7 +16,7 @@ from harness.wording import and_others, counted
 
 _NAME = "attention_patterns"
 _NONE = (
-    "no attention to be seen: no softmax that is multiplied with values, no scaled_dot_product_attention, no MultiheadAttention"
+    "no attention was found: no softmax that is multiplied with values, no scaled_dot_product_attention, no MultiheadAttention"
 )
 
 
@@ -90,7 +90,7 @@ def padding(study: Study) -> Evidence:
     subject, sizes = study.subject, study.subject.typical
     told = subject.adapter.takes(subject.model, "attention_mask") or subject.task.pad_token_id is not None
     if not told or sizes.seq < 2:
-        return _skipped("the model is not told what is padding")
+        return _skipped("the model receives no information about padding")
     lengths = [max(1, sizes.seq - 1 - 3 * row) for row in range(sizes.batch)]
     batch = to_device(pad_right(subject.task, subject.batch(), lengths, sizes.seq), subject.device)
     real = batch["attention_mask"].bool()
@@ -127,15 +127,15 @@ def collapsed_heads(study: Study) -> Evidence:
     facts: dict[str, Any] = {"measured": len(alike), "bound": 0, "details": {"least_difference": closest, "rounding": bound}}
     if not alike:
         message = (
-            f"the heads of {counted(len(pairs), 'attention layer')} differ, by {closest:.1e} or more, and answer to the input"
+            f"the heads of {counted(len(pairs), 'attention layer')} differ, by {closest:.1e} or more, and depend on the input"
         )
         return Evidence(_NAME, Status.OK, message, **facts)
     return Evidence(
         _NAME,
         Status.WARN,
-        f"{said}{and_others(len(alike) - 1, 'such finding')}",
+        f"{said}{and_others(len(alike) - 1, 'similar finding')}",
         module=module,
-        cause="one head used several times (`[head] * n`), scores that are divided by far too much, or queries or keys that do not come "
+        cause="one head used several times (`[head] * n`), scores divided by too large a number, or queries or keys that do not come "
         "from the input",
         **facts,
     )
@@ -176,7 +176,7 @@ def _no_stray(judged: list[_Stray], where: str, cause: str) -> Evidence:
         "counterexample": worst.at,
     }
     if worst.excess <= 1:
-        return Evidence(_NAME, Status.OK, f"no head of {counted(len(judged), 'attention layer')} looks at {where}", **facts)
+        return Evidence(_NAME, Status.OK, f"no head of {counted(len(judged), 'attention layer')} attends to {where}", **facts)
     heads = [number for number, weight in enumerate(largest.tolist()) if weight > worst.map.rounding]
     one = f"head {heads[0]} of {len(largest)}{and_others(len(heads) - 1, 'head')}"
     who = "the only head" if len(largest) == 1 else "every head" if len(heads) == len(largest) else one
@@ -184,7 +184,7 @@ def _no_stray(judged: list[_Stray], where: str, cause: str) -> Evidence:
     return Evidence(
         _NAME,
         Status.FAIL,
-        f"{who} looks at {where}{and_others(others, 'attention layer')}",
+        f"{who} attends to {where}{and_others(others, 'attention layer')}",
         module=worst.map.module,
         cause=cause,
         details={"heads": heads, "attentions": others + 1},

@@ -89,7 +89,7 @@ def attribution(study: Study) -> Evidence:
     real = RealInputs(subject, model, subject.batch())
     end, start = real.point(), RealInputs(subject, model, subject.batch(seed=1)).point()
     if not end:
-        return Evidence(_NAME, Status.SKIPPED, "no look-up of the token ids in an embedding was seen")
+        return Evidence(_NAME, Status.SKIPPED, "no embedding lookup of the token ids was found")
     path = _Path(real, start, end)
     needed = _seconds(path)
     reason = study.too_long(needed[_STEPS[-1]])
@@ -118,7 +118,7 @@ def _judge(study: Study, path: _Path, steps: int) -> Evidence:
         gap, error, derivatives = _gap(path, shares[_EVERY // 2 :: _EVERY], claimed[_EVERY // 2 :: _EVERY])
     variation = sum(map(abs, derivatives)) / len(derivatives)
     if variation == 0:
-        return Evidence(_NAME, Status.SKIPPED, "the output does not change between two inputs, or by jumps alone")
+        return Evidence(_NAME, Status.SKIPPED, "the output does not change between two inputs, or changes only in jumps")
     with torch.no_grad():
         change = float(path.output(1.0)) - float(path.output(0.0))
     missing = abs(change - _integral(claimed)[0]) / variation
@@ -130,14 +130,14 @@ def _judge(study: Study, path: _Path, steps: int) -> Evidence:
         "details": {"shares": _shares(gradients), "steps": steps, "missing": missing},
     }
     if gap <= FACTOR * error:
-        message = f"gradients are the output's, and integrated in {steps} steps miss {missing:.1e} of its variation"
+        message = f"the gradients match the output: integrated in {steps} steps, they miss {missing:.1e} of its variation"
         return Evidence(_NAME, Status.OK, message, **facts)
     measured, uncertain = _integral([path.derivative(share, _NUDGES[0]) for share in shares])
     if abs(change - measured) > FACTOR * (uncertain + error):
-        reason = "the output jumps between two inputs, behind a hard choice, so that its gradients are a matter of definition"
+        reason = "the output jumps between two inputs because of a hard choice, so its gradients are not well defined"
         return Evidence(_NAME, Status.SKIPPED, reason, details=facts["details"])
     if not path.output(0.5).requires_grad:
-        return Evidence(_NAME, Status.SKIPPED, "no gradient leaves the output at all (see gradient_flow)")
+        return Evidence(_NAME, Status.SKIPPED, "the output has no gradient (see gradient_flow)")
     return _wrong(study, path, any(claimed), facts)
 
 
@@ -152,10 +152,11 @@ def _wrong(study: Study, path: _Path, any_gradient: bool, facts: dict[str, Any])
     return Evidence(
         _NAME,
         Status.FAIL if of_parameters else Status.WARN,
-        f"the input's gradients are not those of the output: integrated, they miss {missing:.2g} of its variation"
+        f"the gradients at the input do not add up to the change of the output: they miss {missing:.2g} of its variation"
         if any_gradient
         else "no gradient reaches the input, though the output depends on it",
-        cause="`detach()`, `.data` or `no_grad` in the way from the input to the output, a tensor made anew from numbers, or a custom backward",
+        cause="`detach()`, `.data` or `no_grad` on the way from the input to the output, a tensor rebuilt from Python numbers, "
+        "or a custom backward",
         investigate=lambda: wrong_gradient(path.real.model, path.output),
         **facts,
     )

@@ -30,8 +30,8 @@ _LEVEL = 0.005
 """Of the lower end of the interval, by the bootstrap over rows."""
 
 _CAUSE = (
-    "logits that are multiplied or left undivided by a temperature, training long past the best validation loss, or data of another kind than "
-    "that of the training; a temperature fitted on held-out rows repairs it"
+    "logits multiplied, or not divided, by a temperature, training long past the best validation loss, or data unlike the training data; a "
+    "temperature fitted on held-out rows repairs it"
 )
 
 
@@ -46,13 +46,15 @@ def calibration(study: Study) -> Evidence:
     """
     subject = study.subject
     if subject.fresh_weights:
-        return Evidence(_NAME, Status.SKIPPED, "the weights are freshly initialised: the model has learnt no confidence yet")
+        return Evidence(_NAME, Status.SKIPPED, "the weights are freshly initialised: their confidence means nothing yet")
     if study.labelled is None:
         return Evidence(_NAME, Status.SKIPPED, "`eval` names no rows with labels")
     answered = _answer(subject, study.labelled)
     rows, labels = answered.rows, len(answered.confidence)
     if rows < _FEWEST_ROWS or labels < _FEWEST_LABELS:
-        message = f"{labels} labels in {rows} rows of `eval` are too few to say: it takes {_FEWEST_LABELS} in {_FEWEST_ROWS}"
+        message = (
+            f"{labels} labels in {rows} rows of `eval` are too few: {_FEWEST_LABELS} labels in {_FEWEST_ROWS} rows are needed"
+        )
         return Evidence(_NAME, Status.SKIPPED, message)
     if not bool(answered.confidence.isfinite().all()):
         return Evidence(_NAME, Status.SKIPPED, "logits on the rows of `eval` are not finite (see finite_output)")
@@ -70,8 +72,8 @@ def calibration(study: Study) -> Evidence:
         message = f"confidence is off by {error:.3f} ({figures})"
         return Evidence(_NAME, Status.OK, message, error, bound, "of 1", shown, details=facts)
     how = "underconfident" if is_modest else "overconfident" if confidence > accuracy else "wrongly confident"
-    worth = "is nearer to a guess than to its accuracy" if is_modest else "says less than its accuracy alone"
-    which = "" if tolerance is not None else f", so that its confidence {worth}"
+    worth = "is closer to a guess than to its accuracy" if is_modest else "says less than its accuracy does"
+    which = "" if tolerance is not None else f", so its confidence {worth}"
     message = f"the model is {how} by {error:.3f}{which}: {figures}"
     return Evidence(_NAME, Status.WARN, message, error, bound, "of 1", shown, cause=_CAUSE, details=facts)
 

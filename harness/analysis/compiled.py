@@ -58,10 +58,10 @@ _STAGES = (_Stage("eager", 2, 1), _Stage("aot_eager", 1, 6), _Stage("inductor", 
 
 _CAUSE = (
     "a branch on torch.compiler.is_compiling() or on a tensor's type, a side effect in forward (a counter, a cache, an edit through .data), "
-    "or a custom operator whose fake kernel is not like its real one"
+    "or a custom operator whose fake kernel differs from its real one"
 )
 _REFUSED = (
-    "an operator or a Python feature that the compiler does not know: change the line, or exclude it by torch.compiler.disable"
+    "an operator or a Python feature that the compiler does not support: change the line, or exclude it by torch.compiler.disable"
 )
 
 Quantities = dict[str, Tensor]
@@ -114,7 +114,7 @@ def compiled(study: Study) -> Evidence:
 def _concluded(found: Evidence, backends: list[str]) -> Evidence:
     breaks = found.details["graph_breaks"]
     broken = f", with {counted(breaks, 'graph break')}" if breaks else ""
-    message = f"compiled, logits and gradients are the same{broken} (backends {', '.join(backends)})"
+    message = f"logits and gradients are the same when compiled{broken} (backends {', '.join(backends)})"
     return replace(found, message=message, details={**found.details, "backends": backends})
 
 
@@ -127,10 +127,10 @@ def _judge(subject: Subject, stage: _Stage) -> Evidence:
     except ModelRaisedError as error:
         if isinstance(error, BackwardRaisedError) and subject.backward_raises():
             raise
-        message = f"torch.compile ({stage.backend}) cannot take the model: {_said(error)}"
+        message = f"torch.compile ({stage.backend}) cannot compile the model: {_said(error)}"
         return Evidence(_NAME, Status.WARN, message, counterexample=shown, module=error.module, cause=_REFUSED)
     if not run.graphs and not _called_first(subject, batches[0]):
-        message = "the adapter calls no module of the model, so that there is nothing to compile"
+        message = "the adapter calls no module of the model, so there is nothing to compile"
         return Evidence(_NAME, Status.SKIPPED, message)
     if not run.graphs:
         message = f"torch.compile ({stage.backend}) compiles no part of the model: {_why_refused(subject, batches[0], stage)}"
@@ -151,7 +151,7 @@ def _judge(subject: Subject, stage: _Stage) -> Evidence:
     return Evidence(
         _NAME,
         Status.FAIL,
-        f"compiled ({stage.backend}), {first.name} {'are' if first.name == _LOGITS else 'is'} not the model's own{others}",
+        f"compiled ({stage.backend}), {first.name} differ{'' if first.name == _LOGITS else 's'} from the uncompiled model's{others}",
         first.measured,
         first.bound,
         "",

@@ -40,10 +40,12 @@ _CAUSE = (
     ".item() and put back in"
 )
 _STAIRCASE = (
-    "rounding, a threshold or an argmax in forward, whose backward is made up (a straight-through estimator); if that is meant, switch the "
+    "rounding, a threshold or an argmax in forward with an estimated gradient (straight-through); if this is intended, switch the "
     "property off"
 )
-_STOPPED = "a stop-gradient: right where it is meant (as for DoRA's norm, or a stabiliser), a bug where it is not: then take the `detach()` out"
+_STOPPED = (
+    "a stop-gradient: correct where it is intended (as for DoRA's norm, or a stabiliser); otherwise a bug: remove the `detach()`"
+)
 
 
 def gradcheck(study: Study) -> Evidence:
@@ -113,9 +115,9 @@ def _finding(probe: GradientProbe, moving: dict[str, Tensor], wrong: dict[str, D
     figures = f"autograd says {derivative.claimed:.3g}, finite differences {derivative.measured:.3g}"
     stopped = "" if stairs else _stopped_at(probe, {each: moving[each] for each in wrong})
     if stairs:
-        message = f"the output is a staircase in {what}, and its gradient an estimate: {figures}"
+        message = f"the output is a step function of {what}, and its gradient an estimate: {figures}"
     elif stopped:
-        message = f"forward leaves a path out of the gradient of {what} by `detach()`: {figures}"
+        message = f"`detach()` in forward removes part of the gradient of {what}: {figures}"
     else:
         message = f"the gradient of {what} is not the derivative of the output: {figures}"
     where = _blame(probe, list(wrong), end)

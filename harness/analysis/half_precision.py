@@ -84,7 +84,7 @@ def autocast(study: Study) -> Evidence:
 
 def _judge(subject: Subject, precision: _Precision) -> Evidence:
     if subject.dtype not in (torch.float32, torch.float64):
-        return Evidence(_NAME, Status.SKIPPED, f"the model is in {str(subject.dtype).removeprefix('torch.')} itself")
+        return Evidence(_NAME, Status.SKIPPED, f"the model is already in {str(subject.dtype).removeprefix('torch.')}")
     half, closest = precision.model(subject), None
     for content, batch in _contents(subject):
         shown = f"{subject.typical.describe(subject.task)}, {content}"
@@ -112,13 +112,15 @@ def _judge(subject: Subject, precision: _Precision) -> Evidence:
         is_told = _NAME in subject.task.tolerances
         if measured > bound and not is_told and _jumps(subject, batch, exact, precision.dtype, measured):
             message = f"rounding to {precision.label} flips a decision in the model, such as which experts a token goes to"
-            return Evidence(_NAME, Status.SKIPPED, f"{message}; how far the logits move says nothing", module=module, **facts)
+            return Evidence(
+                _NAME, Status.SKIPPED, f"{message}; the difference of the logits says nothing", module=module, **facts
+            )
         if measured > bound and (module or is_told or measured > _foretold(subject, epsilon)):
-            message = f"in {precision.label} the logits are further from those of full precision than its rounding explains"
+            message = f"in {precision.label} the logits differ from those in full precision by more than rounding explains"
             return Evidence(_NAME, Status.FAIL, message, module=module, cause=_TOO_FAR, **facts)
-        message = f"in {precision.label} the logits are the same within its rounding"
+        message = f"in {precision.label} the logits agree within its rounding"
         closest = closest or Evidence(_NAME, Status.OK, message, **facts)
-    return closest or Evidence(_NAME, Status.SKIPPED, "there is no input for which full precision gives finite logits")
+    return closest or Evidence(_NAME, Status.SKIPPED, "no input gives finite logits in full precision")
 
 
 _TYPICAL = "typical input"

@@ -111,7 +111,7 @@ class _Lookups(TorchFunctionMode):
 
 
 STRENGTHS = (2**-9, 2**-7, 2**-5, 2**-3)
-"""Of small steps, in parts of how far inputs are apart; the first is what is lost where an input is kept in 8 bits."""
+"""Of small steps, in parts of the distance between inputs; the first is what is lost where an input is kept in 8 bits."""
 
 _ROWS = 8
 
@@ -163,7 +163,7 @@ class Neighbourhood:
         return self.real.logits(point).double()
 
     def moved(self, directions: Point, strength: float) -> Point:
-        """The inputs moved along directions, in parts of how far inputs are apart."""
+        """The inputs moved along directions, in parts of the distance between inputs."""
         return {name: value + strength * self.spread[name] * directions[name] for name, value in self.here.items()}
 
     def change(self, logits: Tensor) -> float:
@@ -223,7 +223,7 @@ def why_not(study: Study, near: Neighbourhood, calls: int) -> str:
         calls: How many calls of the model it would take.
     """
     if not near.here:
-        return "no look-up of the token ids in an embedding was seen"
+        return "no embedding lookup of the token ids was found"
     near.at(near.here)  # the first call is slower
     started = time.perf_counter()
     near.at(near.there)

@@ -94,8 +94,8 @@ def representation_rank(study: Study) -> Evidence:
         )
     spreads = [left for what, collapse in seen.judged() if (left := _spread(collapse, seen.final(what))) is not None]
     if not spreads:
-        return Evidence(_NAME, Status.SKIPPED, "the output is too small for a rank", counterexample=shown, details=details)
-    message = "examples and positions are told apart down to the logits"
+        return Evidence(_NAME, Status.SKIPPED, "the output is too small to have a rank", counterexample=shown, details=details)
+    message = "examples and positions can be told apart down to the logits"
     return Evidence(_NAME, Status.OK, message, min(spreads), FACTOR * _RESOLUTION, "of their size", shown, details=details)
 
 
@@ -179,10 +179,10 @@ def _rank_tolerance(states: Tensor) -> float:
     return _RESOLUTION * max(states.flatten(0, 1).shape)
 
 
-_EXAMPLES_ALIKE = _Collapse(_spread_of_examples, _few_units, "they are alike for all examples", Status.FAIL)
-_POSITIONS_ALIKE = _Collapse(_spread_of_positions, _few_units, "they are alike for all positions of an example", Status.FAIL)
+_EXAMPLES_ALIKE = _Collapse(_spread_of_examples, _few_units, "they are the same for all examples", Status.FAIL)
+_POSITIONS_ALIKE = _Collapse(_spread_of_positions, _few_units, "they are the same for all positions of an example", Status.FAIL)
 _POSITIONS_ALIKE_INSIDE = _Collapse(
-    _spread_of_positions, _few_units, "they are alike for all positions of an example", Status.WARN
+    _spread_of_positions, _few_units, "they are the same for all positions of an example", Status.WARN
 )
 _ONE_DIRECTION = _Collapse(_second_direction, _rank_tolerance, "they vary along one direction only", Status.WARN)
 

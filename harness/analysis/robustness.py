@@ -78,17 +78,17 @@ def noise(study: Study) -> Evidence:
         "measured": measured,
         "bound": _DROWNED,
         "unit": "of the change to another input",
-        "counterexample": f"noise of 1/{round(1 / STRENGTHS[0])} of how far inputs are apart",
+        "counterexample": f"noise of 1/{round(1 / STRENGTHS[0])} of the distance between inputs",
         "details": {"curve": curve},
     }
     if measured <= _DROWNED:
         return Evidence(
-            _NAME, Status.OK, f"a little noise changes the output by {measured:.2g} of what another input does", **facts
+            _NAME, Status.OK, f"small noise changes the output {measured:.2g} times as much as a different input does", **facts
         )
     return Evidence(
         _NAME,
         Status.WARN,
-        f"noise too small for 8 bits changes the output by {measured:.2g} of what another input does: it drowns the input",
+        f"noise below 8-bit resolution changes the output {measured:.2g} times as much as a different input does",
         cause="frequencies that are multiplied where they should be divided by, weights of a recurrent or deep part that are too large, "
         "or a division by something close to zero",
         investigate=lambda: _first_drowned(near, near.moved(directions[0], STRENGTHS[0])),
@@ -102,7 +102,7 @@ def masking(study: Study) -> Evidence:
     near = neighbourhood(study, model)
     reason = why_not(study, near, calls=len(near.parts) + len(STRENGTHS))
     if reason or len(near.parts) < 2:
-        return Evidence(_NAME, Status.SKIPPED, reason or "the input has one part only")
+        return Evidence(_NAME, Status.SKIPPED, reason or "the input has only one part")
     # A token's own logits depend on itself most, in a fresh model by far, so that only what rounding hides is hidden.
     bound = max(floor.scale, floor.epsilon) / floor.bound if task.is_text else 1 / _UNSEEN
     alone = _most_alone(near)
@@ -110,20 +110,20 @@ def masking(study: Study) -> Evidence:
         near = neighbourhood(study, model.double())  # what rounding hides is seen there
         alone = _most_alone(near)
     if not alone.others or not alone.everything:
-        return Evidence(_NAME, Status.SKIPPED, "the output depends on one part of its input at most (see input_dependence)")
+        return Evidence(_NAME, Status.SKIPPED, "the output depends on at most one part of its input (see input_dependence)")
     what = "token" if task.is_text else "channel" if task.image_size else "feature"
-    figures = f"all others together change the output by {alone.others / alone.everything:.2g} of what another input does"
+    figures = f"all others together change it {alone.others / alone.everything:.2g} times as much as a different input does"
     decides = alone.weight >= bound
     return Evidence(
         _NAME,
         Status.WARN if decides else Status.OK,
-        f"{what} {alone.place} decides alone: {figures}"
+        f"the output hangs on {what} {alone.place}: {figures}"
         if decides
-        else f"no {what} decides alone: whichever is kept, {figures} or more",
+        else f"the output does not hang on a single {what}: whichever is kept, {figures} or more",
         alone.weight,
         bound,
         "times as much as all others",
-        f"every {what} but `{alone.field}` {alone.place} exchanged",
+        f"every {what} except `{alone.field}` {alone.place} replaced",
         cause=_ALONE if decides else "",
         details={"curve": near.curve(near.exchanges())},
         compared=f"the most influential {what} ({alone.place}) changes the output {alone.weight:.3g} times as much as all others "
@@ -138,7 +138,7 @@ def adversarial_step(study: Study) -> Evidence:
     2018, Obfuscated Gradients Give a False Sense of Security): the output goes where they do not point.
     """
     if not any(parameter.requires_grad for parameter in study.subject.model.parameters()):
-        return Evidence(_NAME, Status.SKIPPED, "the model has no trainable parameter, so that its gradients are of no account")
+        return Evidence(_NAME, Status.SKIPPED, "the model has no trainable parameter, so its gradients do not matter")
     near = neighbourhood(study, own_model(study))
     reason = why_not(study, near, calls=_DRAWS + 2 * len(STRENGTHS))
     if reason:
@@ -154,7 +154,7 @@ def adversarial_step(study: Study) -> Evidence:
         "measured": typical,
         "bound": lowered,
         "unit": "of margin, by a random step",
-        "counterexample": f"steps of 1/{round(1 / strength)} of how far inputs are apart",
+        "counterexample": f"steps of 1/{round(1 / strength)} of the distance between inputs",
         "details": {"curve": curve, "adversarial": lowered, "random": by_chance},
     }
     rounding = 2 * study.subject.floor.bound * near.logits[..., 0].numel()
@@ -162,7 +162,9 @@ def adversarial_step(study: Study) -> Evidence:
         return Evidence(_NAME, Status.SKIPPED, "no small step changes the output", details=facts["details"])
     if lowered >= typical - rounding:
         times = lowered / max(typical, rounding)
-        return Evidence(_NAME, Status.OK, f"the output follows its gradient: {times:.3g} times a random step", **facts)
+        return Evidence(
+            _NAME, Status.OK, f"a step along the gradient changes the output {times:.3g} times as much as a random step", **facts
+        )
     for owner, check in {"robustness[noise]": noise, "attribution": attribution}.items():
         if check(study).status in (Status.FAIL, Status.WARN):
             facts["details"] = {**facts["details"], "owner": owner}
@@ -170,7 +172,7 @@ def adversarial_step(study: Study) -> Evidence:
     return Evidence(
         _NAME,
         Status.WARN,
-        "the gradient does not say where the output goes: a random step changes the margin by more than a step along the gradient",
+        "the gradient does not predict the output: a random step changes the margin more than a step along the gradient",
         cause="rounding, a cast to integers or a threshold in forward, or scores so large that softmax is one-hot and its gradient zero",
         investigate=lambda: _first_masked(study),
         **facts,

@@ -36,7 +36,7 @@ _ENOUGH = 64
 """Inputs after which a layer of trained weights is judged: what is active once in ten of them is overlooked once in a thousand."""
 
 _CAUSES = {
-    "dead": "a large negative bias, an initial scale or a learning rate that threw the units to one side, inputs that are all negative, or a "
+    "dead": "a large negative bias, an initial scale or a learning rate that pushed the units to one side, inputs that are all negative, or a "
     "sign turned round",
     "saturated": "inputs that are not normalised, an initial scale that is too large for the width, or an activation applied twice",
 }
@@ -82,13 +82,13 @@ def _judge(study: Study, case: str, functions: dict[str, Any], adjective: str) -
     details = {"layers": [layer.to_json() for layer in layers]}
     if not found:
         flat, units = sum(layer.flat_units for layer in layers), sum(layer.units for layer in layers)
-        message = f"{flat} of {units} units are {adjective} at every input: no more than chance leaves"
+        message = f"{flat} of {units} units are {adjective} at every input, which chance explains"
         return Evidence(_NAME, Status.OK, message, float(flat), None, "units", shown, details=details)
     first = next((finding for finding in found if finding.is_whole), found[0])
     layer = first.layer
-    who = (f"all {layer.units} units are" if layer.units > 1 else "the one unit is") if first.is_whole else ""
+    who = (f"all {layer.units} units are" if layer.units > 1 else "its only unit is") if first.is_whole else ""
     who = who or f"{layer.flat_units} of {layer.units} units are"
-    then = "it passes no gradient on" if first.is_whole else f"chance leaves no more than {first.allowed}"
+    then = "no gradient passes through it" if first.is_whole else f"chance explains at most {first.allowed}"
     others = and_others(len(found) - 1, "layer")
     message = (
         f"in the {layer.function} of `{layer.module}` {who} {adjective} at each of {counted(layer.seen, 'input')}{others}: {then}"

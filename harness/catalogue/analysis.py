@@ -9,26 +9,26 @@ ANALYSIS = (
     Property(
         "attention_patterns",
         2,
-        "Attention weights are what their mask and their softmax promise, head by head",
+        "Attention weights follow their mask and their softmax, head by head",
         cases={
             "rows_sum_to_one": Case(
                 "Each query's attention weights are a distribution", "harness.analysis.attention_patterns:rows_sum_to_one"
             ),
             "causal": Case(
-                "No head looks at a later position",
+                "No head attends to a later position",
                 "harness.analysis.attention_patterns:causal",
                 needs=lambda task: task.is_causal,
                 owned_by=("causal",),
             ),
             "padding": Case(
-                "No head looks at padding",
+                "No head attends to padding",
                 "harness.analysis.attention_patterns:padding",
                 # Right padding comes after every real position of a causal model, so that its own mask covers it.
                 needs=lambda task: task.is_text and (task.is_seq2seq or not task.is_causal),
                 owned_by=("padding_ignored",),
             ),
             "collapsed_heads": Case(
-                "No two heads of a layer look at the same, and none looks at everything alike",
+                "No two heads of a layer attend alike, and none ignores its input",
                 "harness.analysis.attention_patterns:collapsed_heads",
             ),
         },
@@ -36,18 +36,20 @@ ANALYSIS = (
     Property(
         "attribution",
         2,
-        "The gradients of the output are the output's: integrated, they add up to its change",
+        "The gradients at the input, integrated, add up to the change of the output",
         "harness.analysis.attribution:attribution",
     ),
     Property(
         "robustness",
         2,
-        "The output changes with its input by as much as it should",
+        "The output is robust to small noise and does not hang on a single input",
         cases={
-            "noise": Case("A little noise on the input changes the output a little", "harness.analysis.robustness:noise"),
-            "masking": Case("No token, channel or feature decides alone", "harness.analysis.robustness:masking"),
+            "noise": Case("Small noise on the input changes the output only a little", "harness.analysis.robustness:noise"),
+            "masking": Case(
+                "The output does not hang on a single token, channel or feature", "harness.analysis.robustness:masking"
+            ),
             "adversarial_step": Case(
-                "The output goes where its gradient points",
+                "A step along the gradient changes the output more than a random step",
                 "harness.analysis.robustness:adversarial_step",
                 # Features are put into bins by design, whose edges no gradient knows.
                 needs=lambda task: not task.is_tabular,
@@ -57,31 +59,27 @@ ANALYSIS = (
     Property(
         "dead_units",
         2,
-        "Every unit answers to its input",
+        "Every unit responds to its input",
         cases={
             "dead": Case("No unit is silent whatever the input", "harness.analysis.units:dead"),
-            "saturated": Case("No unit is at the end of its range whatever the input", "harness.analysis.units:saturated"),
+            "saturated": Case("No unit is saturated whatever the input", "harness.analysis.units:saturated"),
         },
     ),
     Property(
         "representation_rank",
         2,
-        "Hidden states and logits tell inputs apart",
+        "Hidden states and logits distinguish inputs",
         "harness.analysis.representation_rank:representation_rank",
     ),
     Property(
         "half_precision",
         2,
-        "In half precision the logits are the same within its rounding",
+        "In half precision the logits agree within its rounding",
         tolerance=DIFFERENCE,
         cases={
-            "float16": Case("In float16 the logits are the same within its rounding", "harness.analysis.half_precision:float16"),
-            "bfloat16": Case(
-                "In bfloat16 the logits are the same within its rounding", "harness.analysis.half_precision:bfloat16"
-            ),
-            "autocast": Case(
-                "Under autocast the logits are the same within its rounding", "harness.analysis.half_precision:autocast"
-            ),
+            "float16": Case("In float16 the logits agree within its rounding", "harness.analysis.half_precision:float16"),
+            "bfloat16": Case("In bfloat16 the logits agree within its rounding", "harness.analysis.half_precision:bfloat16"),
+            "autocast": Case("Under autocast the logits agree within its rounding", "harness.analysis.half_precision:autocast"),
         },
         owned_by=("dtype_move",),
     ),
@@ -106,7 +104,7 @@ ANALYSIS = (
         2,
         "The confidence of a trained model says how often it is right",
         "harness.analysis.calibration:calibration",
-        "root mean square of confidence less accuracy that is allowed, between 0 and 1",
+        "allowed root mean square difference between confidence and accuracy, between 0 and 1",
         needs=lambda task: task.has_classes,
     ),
 )

@@ -50,7 +50,7 @@ CRITICAL = (
                 "Logits are finite at extreme inputs", "harness.properties.numerics:finite_at_extremes", search=Search("batches")
             ),
             "fully_padded_row": Case(
-                "A row that is all padding poisons neither logits nor gradients",
+                "A row that is all padding makes neither logits nor gradients NaN",
                 "harness.properties.numerics:fully_padded_row",
                 needs=lambda task: task.is_text,
                 search=Search("several_rows"),
@@ -202,7 +202,7 @@ CRITICAL = (
     Property(
         "logit_range",
         1,
-        "Scores of classes may take any value: no ReLU, softmax or sigmoid stands behind the last layer",
+        "Class scores may take any value: no ReLU, softmax or sigmoid follows the last layer",
         "harness.properties.numerics:logit_range",
         needs=lambda task: task.has_classes,
     ),
@@ -215,8 +215,8 @@ CRITICAL = (
     Property(
         "initialisation",
         1,
-        "Fresh weights break symmetry, keep a sane scale, and start at the loss of a uniform guess",
-        tolerance="nats above log C that the first loss may be (case `loss`)",
+        "Fresh weights break symmetry, keep signals in range, and start at the loss of a uniform guess",
+        tolerance="how far the first loss may be above that of a uniform guess, in nats (case `loss`)",
         cases={
             "loss": Case(
                 "Training starts at the loss of a uniform guess",
@@ -224,13 +224,13 @@ CRITICAL = (
                 needs=lambda task: task.has_classes,
             ),
             "symmetry": Case("No two units start equal and stay equal", "harness.properties.initialisation:symmetry"),
-            "scale": Case("Signals are in range and tell inputs apart", "harness.properties.initialisation:signal_scale"),
+            "scale": Case("Signals are in range and distinguish inputs", "harness.properties.initialisation:signal_scale"),
         },
     ),
     Property(
         "mode_round_trip",
         1,
-        "train() and eval() reach every module, and going there and back changes nothing",
+        "train() and eval() reach every module, and switching back and forth changes nothing",
         "harness.properties.determinism:mode_round_trip",
         DIFFERENCE,
         owned_by=("serialisation", "stateless"),
@@ -239,7 +239,7 @@ CRITICAL = (
     Property(
         "stateless",
         1,
-        "A call leaves nothing behind that changes the next one",
+        "A call does not change the result of the next one",
         "harness.properties.determinism:stateless",
         DIFFERENCE,
         owned_by=_WRITES,

@@ -10,7 +10,7 @@ TRAINING = (
         3,
         "The first loss of the training step is that of a uniform guess",
         "harness.training.checks.initial_loss:initial_loss",
-        "nats above log C that the first loss may be",
+        "how far the first loss may be above that of a uniform guess, in nats",
         needs=lambda task: task.has_classes,
     ),
     Property(

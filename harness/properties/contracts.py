@@ -57,7 +57,7 @@ def shape_contract(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
                 f"forward raises at every length below {least}: {error}",
                 counterexample=counterexample,
                 module=error.module,
-                cause=f"a convolution or a pooling that is wider than the sequence: pad short ones in forward, or declare "
+                cause=f"a convolution or pooling wider than the sequence: pad short sequences in forward, or declare "
                 f"`min_seq_len` {least} in the config",
             )
         return Evidence(
@@ -80,7 +80,7 @@ def shape_contract(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
         investigate=lambda: _where_misshapen(subject, sizes, seed),
         cause=LENGTH_FIRST_CAUSE
         if turned
-        else "a squeeze() without dim, a transpose left over, a head of the wrong size, or a pooling that is missing",
+        else "a squeeze() without dim, a leftover transpose, a head of the wrong size, or a missing pooling",
     )
 
 
@@ -93,7 +93,7 @@ def _cause_of(subject: Subject, error: ModelRaisedError) -> str:
             "features that are ids of an embedding, where the task draws real numbers: an adapter can turn them into ids, such as "
             "`features.abs().mul(100).long() % size`, with `half_precision` off, as rounding changes such ids"
         )
-    return "a size that is assumed: a hard-coded batch or length, a squeeze() without dim, a view with fixed sizes"
+    return "an assumed size: a hard-coded batch or length, a squeeze() without dim, a view with fixed sizes"
 
 
 def _least_length(subject: Subject, sizes: Sizes, seed: int) -> int:
@@ -170,7 +170,7 @@ def _inputs_kept(subject: Subject, sizes: Sizes, train: bool, seed: int) -> Evid
     ]
     counterexample = f"{sizes.describe(subject.task)}, {'train' if train else 'eval'} mode, seed={seed}"
     if not changed:
-        return Evidence(name, Status.OK, "inputs are as they were", counterexample=counterexample)
+        return Evidence(name, Status.OK, "the inputs are unchanged", counterexample=counterexample)
     return Evidence(
         name,
         Status.FAIL,

@@ -51,7 +51,7 @@ def depends_on_tokens(subject: Subject, seed: int = 0) -> Evidence:
         changed[:, position] = ids
         return same, {**same, field: changed}
 
-    cause = "a pooling that reads some positions only, a mask that hides real tokens, or an embedding that is not used"
+    cause = "a pooling that reads only some positions, a mask that hides real tokens, or an unused embedding"
     return _judge(subject, changes, own, "the logits do not depend on {}", cause, seed, rare)
 
 
@@ -91,7 +91,7 @@ def depends_on_context(subject: Subject, seed: int = 0) -> Evidence:
         changes,
         middle,
         "the logits of a position do not depend on {}",
-        "an attention mask that hides too much (inverted, or the diagonal alone), or a causal mask left in a bidirectional model",
+        "an attention mask that hides too much (inverted, or only the diagonal), or a causal mask left in a bidirectional model",
         seed,
     )
     one_sided = subject.task.task_type is TaskType.TOKEN_CLASSIFICATION and evidence.details.get("ignored") == [
@@ -105,7 +105,7 @@ def depends_on_order(subject: Subject, seed: int = 0) -> Evidence:
     """Swapping two other tokens changes a position's logits; a warning otherwise, as some models are bags of words by design."""
     field = subject.task.causal_field
     if subject.batch()[field].shape[1] < 4:
-        return Evidence(_NAME, Status.SKIPPED, "sequences of fewer than 4 tokens have no order to lose")
+        return Evidence(_NAME, Status.SKIPPED, "sequences of fewer than 4 tokens are too short to reorder")
 
     def changes(base: Batch, draw: int) -> Iterable[Change]:
         # The two tokens before the last, which a window of attention still reaches, and different ones, or the swap would change nothing.
@@ -117,7 +117,7 @@ def depends_on_order(subject: Subject, seed: int = 0) -> Evidence:
             {**base, field: torch.cat((ids[:, :-3], ids[:, -2:-1], ids[:, -3:-2], ids[:, -1:]), 1)},
         )
 
-    cause = "positions that never reach the model: a position embedding that is not added, or positions that are all the same"
+    cause = "positions that do not reach the model: a position embedding that is not added, or the same position everywhere"
     return _softened(_judge(subject, changes, lambda logits, _: logits[:, -1], "the logits do not depend on {}", cause, seed))
 
 

@@ -63,10 +63,10 @@ def eval_deterministic(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidenc
         subject,
         "eval_deterministic",
         compare,
-        "the same input gives other logits when eval() is called again",
+        "the same input gives different logits after eval() is called again",
         f"{sizes.describe(subject.task)}, seed={seed}",
         lambda: (
-            f"`{path}` is not registered, so that eval() does not reach it: nn.ModuleList or nn.ModuleDict in place of a list or dict"
+            f"`{path}` is not registered, so eval() does not reach it: use nn.ModuleList or nn.ModuleDict instead of a list or dict"
             if (path := unreached(subject.model))
             else "F.dropout without training=self.training, noise or sampling outside `if self.training`"
         ),
@@ -106,7 +106,7 @@ def mode_round_trip(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
         return Evidence(
             name,
             Status.WARN,
-            "the logits change from call to call, so that it cannot be told what train() and eval() change (see stateless)",
+            "the logits change from call to call, so the effect of train() and eval() cannot be measured (see stateless)",
             moved,
             subject.bound(name),
             counterexample=counterexample,
@@ -145,7 +145,7 @@ def mode_round_trip(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
         subject,
         name,
         compare,
-        "the logits in eval mode are not the same after train() and back",
+        "the logits in eval mode differ after a switch to train mode and back",
         counterexample,
         "weights merged or rescaled on a mode switch, a cache filled in train mode, or statistics kept outside the buffers",
     )
@@ -207,7 +207,7 @@ def stateless(subject: Subject, calls: tuple[Sizes, ...], seed: int = 0) -> Evid
             return Evidence(
                 name,
                 Status.WARN,
-                f"forward raises, and without an earlier call too (see shape_contract): {alone}",
+                f"forward raises, even without an earlier call (see shape_contract): {alone}",
                 counterexample=counterexample,
                 module=alone.module,
             )
@@ -217,7 +217,7 @@ def stateless(subject: Subject, calls: tuple[Sizes, ...], seed: int = 0) -> Evid
             f"forward raises only after an earlier call: {error}",
             counterexample=counterexample,
             module=error.module,
-            cause="a mask, cache or hidden state kept from the earlier call, whose size was another",
+            cause="a mask, cache or hidden state of another size, kept from the earlier call",
         )
 
 
@@ -235,11 +235,11 @@ def repeated_backward(subject: Subject, seed: int = 0) -> Evidence:
                 if "second time" not in str(error):
                     if step or isinstance(error, BackwardRaisedError):
                         raise
-                    return Evidence(name, Status.WARN, f"the first training step raises already (see shape_contract): {error}")
+                    return Evidence(name, Status.WARN, f"the first training step already raises (see shape_contract): {error}")
                 return Evidence(
                     name,
                     Status.FAIL,
-                    "the second training step reaches back into the first one's graph",
+                    "the second training step uses the graph of the first one",
                     counterexample=f"{subject.typical.describe(subject.task)}, two forward and backward passes",
                     module=getattr(error, "module", ""),
                     cause="a hidden state or cached tensor carried over without detach()",
@@ -269,7 +269,7 @@ def rng_untouched(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
             Status.FAIL,
             f"forward in eval mode changes the global random state of {' and '.join(changed)}",
             counterexample=counterexample,
-            cause="manual_seed inside forward, or random numbers drawn in eval mode; give the draw a Generator of its own",
+            cause="manual_seed inside forward, or random numbers drawn in eval mode; pass the draw its own Generator",
             investigate=lambda: _drawer(subject, batch),
         )
     if "torch" not in ends[0].changes(ends[1]):
@@ -281,7 +281,7 @@ def rng_untouched(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
             cause="manual_seed inside forward",
             investigate=lambda: _seeder(subject, batch),
         )
-    return Evidence(name, Status.OK, "the global random state is left alone", counterexample=counterexample)
+    return Evidence(name, Status.OK, "the global random state is unchanged", counterexample=counterexample)
 
 
 def _under_seed(seed: int, subject: Subject, batch: Batch, model: nn.Module) -> Tensor:
@@ -347,5 +347,5 @@ def _flip_evidence(module: str, switched_to: str, counterexample: str) -> Eviden
         f"forward switches `{module}` to {switched_to} mode",
         counterexample=counterexample,
         module=module,
-        cause="a call of train() or eval() inside forward",
+        cause="a call to train() or eval() inside forward",
     )

@@ -70,7 +70,7 @@ def dtype_move(subject: Subject, dtype: str, seed: int = 0) -> Evidence:
     if not any(p.is_floating_point() for p in subject.model.parameters()):
         return Evidence(name, Status.SKIPPED, "the model has no floating parameters to move")
     if part := quantised_part(subject.model):
-        return Evidence(name, Status.SKIPPED, f"`{part}` is quantised, and its kernels take float32 alone")
+        return Evidence(name, Status.SKIPPED, f"`{part}` is quantised, and its kernels only support float32")
     model = subject.fresh().to(getattr(torch, dtype))
     calls: list[Call] = []
     try:
@@ -89,7 +89,7 @@ def dtype_move(subject: Subject, dtype: str, seed: int = 0) -> Evidence:
             counterexample=counterexample,
             # Mostly a layer raises that is given what another one made.
             module=first_of_other_dtype(calls, getattr(torch, dtype)) or error.module,
-            cause="a tensor made in forward without dtype=x.dtype, a hard-coded .float(), or a constant that is no buffer",
+            cause="a tensor made in forward without dtype=x.dtype, a hard-coded .float(), or a constant that is not a buffer",
         )
     if not finite(logits) or not logits.is_floating_point():
         return Evidence(
@@ -135,7 +135,7 @@ def _simulated_move(subject: Subject, seed: int) -> Evidence:
     if not pretended.asked or again.status is Status.FAIL:
         return found
     if again.status is Status.SKIPPED:
-        reason = "forward asks which device it is on, and the simulated one cannot answer as a real one does"
+        reason = "forward queries its device, and the simulated device cannot answer as a real one would"
         return Evidence("device_move", Status.SKIPPED, f"no other device here: {reason} ({again.message})")
     return again
 

@@ -73,7 +73,7 @@ def judge_equal(
         told = wrong if isinstance(wrong, str) else wrong()
         return Evidence(
             status=Status.WARN,
-            message=f"{told}, but not in copies that were never called: an earlier call leaves something behind (see stateless)",
+            message=f"{told}, but not on fresh copies of the model: an earlier call leaves state behind (see stateless)",
             cause="a hidden state, key/value cache, mask or counter kept on the module between calls",
             **facts,
         )

@@ -43,7 +43,7 @@ def gradient_reaches(subject: Subject, seed: int = 0) -> Evidence:
     if not trainable:
         return Evidence(name, Status.SKIPPED, "the model has no trainable parameter")
     if part := quantised_part(subject.model):
-        return Evidence(name, Status.SKIPPED, f"`{part}` is quantised, and no gradient passes its integers")
+        return Evidence(name, Status.SKIPPED, f"`{part}` is quantised, and gradients do not pass through its integers")
     if subject.backward_raises():
         return backward_error(subject, name)
     model = subject.fresh()
@@ -171,7 +171,7 @@ def _cut(subject: Subject, model: nn.Module, path: str, gradients: dict[str, flo
         model.zero_grad(set_to_none=True)
         if killer in ("", path_of("")):
             return "its gradient is exactly zero", owner or path
-        return f"its gradient is exactly zero, as that of the inputs of `{killer}` is", killer
+        return f"its gradient is exactly zero, like that of the inputs of `{killer}`", killer
     if owner and all(call.module != owner for call in calls):
         return f"forward never calls `{owner}`", owner
     graph = graph_of(loss)

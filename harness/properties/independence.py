@@ -51,7 +51,7 @@ def gradient_independence(subject: Subject, sizes: Sizes, seed: int = 0) -> Evid
     """
     inputs, logits = _differentiable_inputs(subject, subject.batch(sizes, seed))
     if not inputs or not logits.requires_grad:
-        return Evidence("batch_independence", Status.SKIPPED, "no embedding or floating input to differentiate")
+        return Evidence("batch_independence", Status.SKIPPED, "there is no embedding or floating-point input to differentiate")
     return first_failure(_row_gradient(subject, sizes, row, inputs, logits, seed) for row in range(sizes.batch))
 
 
@@ -94,7 +94,7 @@ def padding_ignored(subject: Subject, sizes: Sizes, lengths: tuple[int, ...], se
 def _no_padding(subject: Subject) -> str:
     """Why no row can be padded; empty where one can."""
     if (subject.task.max_seq_len or 0) <= subject.task.min_seq_len:
-        return "sequences of one length have no room for padding"
+        return "all sequences have the same length, so there is no padding"
     if subject.task.pad_token_id is None and not subject.adapter.takes(subject.model, "attention_mask"):
         return "the task has no `pad_token_id` and forward takes no `attention_mask`"
     return ""
@@ -149,7 +149,7 @@ def _row_gradient(subject: Subject, sizes: Sizes, row: int, inputs: list[Tensor]
         return Evidence(
             "batch_independence",
             Status.WARN,
-            "gradients of the logits are not finite, so that it cannot be told which rows they reach (see gradient_flow)",
+            "gradients of the logits are not finite, so the rows they reach cannot be determined (see gradient_flow)",
             counterexample=f"{sizes.describe(subject.task)}, row={row}, seed={seed}",
         )
     holds = measured <= bound
@@ -210,7 +210,7 @@ def _causal_at(subject: Subject, sizes: Sizes, position: int, base: Batch, other
     def wrong() -> str:
         left, right = compare(subject.model)
         if left.shape != right.shape or left.ndim < 2:
-            return f"the logits change when token {position} changes, and have no axis of positions to tell where (see shape_contract)"
+            return f"the logits change when token {position} changes, and have no position axis that would show where (see shape_contract)"
         gaps = (left.double() - right.double()).abs().transpose(0, 1).flatten(1).amax(1)
         reader = int(gaps.argmax()) if torch.isfinite(gaps).all() else position - 1
         return f"position {reader}'s logits change when token {position} changes: the causal mask leaks"

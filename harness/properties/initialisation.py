@@ -42,14 +42,14 @@ def initial_loss(subject: Subject, seed: int = 0) -> Evidence:
     allowed = subject.task.tolerances.get(_NAME, uniform + 1.0)
     # Scores drawn at random rather than from a model make the mean loss vary by about their spread over the root of the count.
     status = Status.FAIL if not excess <= allowed else (Status.WARN if excess > min(1.0, allowed) else Status.OK)
-    what = f"the loss before training is {loss:.2f} nats, {excess:+.2f} from a uniform guess over {classes} classes (log C = {uniform:.2f})"
+    what = f"the loss before training is {loss:.2f}, that of a uniform guess over {classes} classes {uniform:.2f}"
     return Evidence(
         _NAME,
         status,
-        what if status is Status.OK else f"{what}: the fresh model is sure of wrong answers",
+        what if status is Status.OK else f"{what}: the fresh model is confidently wrong",
         excess,
         allowed,
-        "nats above log C",
+        "nats above the loss of a uniform guess",
         f"{_BATCHES} batches of {subject.typical.describe(subject.task)}, train mode, seed={seed}",
         cause=""
         if status is Status.OK
@@ -124,7 +124,7 @@ def signal_scale(subject: Subject, seed: int = 0) -> Evidence:
         return Evidence(
             _NAME,
             Status.FAIL,
-            "different inputs give the same logits up to rounding: the signal dies on its way",
+            "different inputs give the same logits up to rounding: the signal vanishes on the way",
             spread,
             floor,
             "between two inputs",

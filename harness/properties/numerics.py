@@ -242,14 +242,14 @@ _ACTIVATIONS = {
     "Softmax": _Activation(
         "a softmax",
         0.0,
-        "it returns probabilities where logits are expected, and cross-entropy takes the softmax once more",
-        "return the logits, and take the softmax where probabilities are wanted; log-probabilities are logits too",
+        "it returns probabilities where logits are expected, and cross-entropy applies softmax a second time",
+        "return the logits, and apply softmax where probabilities are needed; log-probabilities are valid logits",
     ),
     "Sigmoid": _Activation(
         "a sigmoid",
         0.0,
-        "it returns values between 0 and 1 where logits are expected, and cross-entropy cannot become sure of a class",
-        "return the logits, and take the sigmoid where probabilities are wanted",
+        "it returns values between 0 and 1 where logits are expected, so cross-entropy can never give a class a high probability",
+        "return the logits, and apply the sigmoid where probabilities are needed",
     ),
 }
 """By the name of their node in the autograd graph, without ``Backward0``."""
@@ -267,7 +267,7 @@ def logit_range(subject: Subject, seed: int = 0) -> Evidence:
         logits = subject.logits_with_grad(subject.batch(seed=seed), model)
     node = _last_operator(logits)
     if node is None:
-        return Evidence(_NAME, Status.SKIPPED, "no gradient reaches the logits, so that it cannot be told how they are made")
+        return Evidence(_NAME, Status.SKIPPED, "no gradient reaches the logits, so the operation that computes them is unknown")
     found = _ACTIVATIONS.get(_kind(node))
     lowest = min(float(subject.logits(subject.batch(seed=seed + draw), model).min()) for draw in range(_BATCHES))
     if found is None or lowest < found.lowest - 1e-2:

@@ -107,7 +107,7 @@ def memory_footprint(subject: Subject, seed: int = 0) -> Evidence:
             return Evidence(
                 name,
                 Status.FAIL,
-                f"every call in {label} mode leaves {growth[-1]:,} bytes behind: memory grows until it is full",
+                f"every call in {label} mode leaves {growth[-1]:,} bytes allocated: memory grows until it runs out",
                 float(growth[-1]),
                 0.0,
                 "bytes a call",
@@ -170,7 +170,7 @@ def inference_speed(subject: Subject, seed: int = 0) -> Evidence:
         return Evidence(
             name,
             Status.WARN,
-            f"each row of a batch costs {steps[0]:g} operators of its own: batching saves nothing",
+            f"each row of a batch costs {steps[0]:g} operators: batching saves no work",
             steps[0],
             0.0,
             "operators a row",

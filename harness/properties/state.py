@@ -48,7 +48,7 @@ def registration(subject: Subject, seed: int = 0) -> Evidence:
         "parts",
         counterexample,
         path,
-        "modules in a Python list or dict instead of nn.ModuleList or nn.ModuleDict; tensors that require grad and are no nn.Parameter",
+        "modules in a Python list or dict instead of nn.ModuleList or nn.ModuleDict; tensors that require grad but are not an nn.Parameter",
         {"hidden": list(hidden)},
     )
 
@@ -124,9 +124,7 @@ def _trained_parts(subject: Subject, model: nn.Module, hidden: dict[str, Tensor 
 def state_dict_round_trip(subject: Subject, seed: int = 0) -> Evidence:
     """Another instance, built from another seed and given the saved state dict, gives the same logits."""
     if subject.rebuild is None:
-        return Evidence(
-            "serialisation", Status.SKIPPED, "the model came without a factory, so that no second instance can be built"
-        )
+        return Evidence("serialisation", Status.SKIPPED, "the model has no factory, so a second instance cannot be built")
     file = io.BytesIO()
     torch.save(subject.model.state_dict(), file)
     file.seek(0)
@@ -144,7 +142,7 @@ def state_dict_round_trip(subject: Subject, seed: int = 0) -> Evidence:
     return _same(
         subject,
         other,
-        "an instance with the loaded state dict gives other logits: part of the model is not in it",
+        "a second instance with the loaded state dict gives different logits: part of the model is missing from it",
         "a tensor that is neither parameter nor persistent buffer (a plain attribute, persistent=False) drawn at random in __init__",
         seed,
     )
@@ -158,14 +156,14 @@ def pickle_round_trip(subject: Subject, seed: int = 0) -> Evidence:
         return Evidence(
             "serialisation",
             Status.WARN,
-            f"the model cannot be pickled, so spawned processes cannot have it: {type(error).__name__}: {str(error).splitlines()[0]}",
+            f"the model cannot be pickled, so it cannot be passed to spawned processes: {type(error).__name__}: {str(error).splitlines()[0]}",
             module=_unpicklable(subject.model),
             cause="a lambda, a local class, a lock, a file or a generator kept as an attribute",
         )
     return _same(
         subject,
         loaded,
-        "a pickled copy gives other logits",
+        "a pickled copy gives different logits",
         "a __getstate__, __reduce__ or property that leaves something out",
         seed,
     )
@@ -179,12 +177,14 @@ def deepcopy_independent(subject: Subject, seed: int = 0) -> Evidence:
             Status.FAIL,
             subject.copies.fault,
             cause="a lambda or bound method kept on the module that uses its parts, the result of a computation kept on it (as weight_norm "
-            "does, in favour of which there is parametrizations.weight_norm), or a handle that cannot be copied. It breaks averaging of weights "
-            "and quantisation; this suite judges models that the factory built anew",
+            "does, and parametrizations.weight_norm does not), or a handle that cannot be copied. It breaks weight averaging and quantisation; "
+            "this suite builds each model with the factory instead",
         )
     original = subject.rebuild(seed) if subject.rebuild is not None else subject.model
     copied = copy.deepcopy(original)
-    same = _same(subject, copied, "a deep copy gives other logits", "a __deepcopy__ that leaves something out", seed, original)
+    same = _same(
+        subject, copied, "a deep copy gives different logits", "a __deepcopy__ that leaves something out", seed, original
+    )
     if same.status is not Status.OK:
         return same
     batch = subject.batch(seed=seed)
@@ -229,7 +229,7 @@ def tied_weights(subject: Subject, seed: int = 0) -> Evidence:
                 Status.FAIL,
                 f"`{names[0]}` and `{names[1]}` are tied, but not after {label}",
                 module=names[1],
-                cause="tying by copying data, or tying outside __init__ so that a rebuilt model does not repeat it",
+                cause="weights tied by copying their data, or tied outside __init__, which a rebuilt model does not repeat",
             )
     return Evidence("serialisation", Status.OK, f"{len(tied)} groups of tied weights stay tied")
 

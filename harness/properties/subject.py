@@ -195,7 +195,7 @@ class Subject:
         with blaming(model):
             loss = self.adapter.loss_of_call(model, self._given(batch, model))
             if not loss.requires_grad:
-                raise NoGradientError("the loss depends on nothing that asks for a gradient")
+                raise NoGradientError("the loss does not depend on anything that requires a gradient")
         with blaming(model, BackwardRaisedError):
             loss.backward()
         return loss.detach()

@@ -129,11 +129,11 @@ def _refuses_rows(subject: Subject, alone: _Reading) -> Evidence:
     return Evidence(
         _NAME,
         Status.WARN,
-        f"forward raises on a row of token {token}{padding} alone{and_others(len(alone.refused) - 1, 'token')}, "
-        f"and reads it beside another one: {alone.error}",
+        f"forward raises on a row that holds only token {token}{padding}{and_others(len(alone.refused) - 1, 'token')}, "
+        f"but not when another token is in it: {alone.error}",
         counterexample=alone.shown(token),
         module=alone.error.module if alone.error else "",
-        cause="a length that is counted from the tokens themselves, which is 0 for a row of padding: clamp it to 1, or leave out empty texts",
+        cause="a length counted from the tokens, which is 0 for a row of padding: clamp it to 1, or leave out empty texts",
     )
 
 
@@ -148,7 +148,9 @@ def _told_apart(subject: Subject, reading: _Reading, vocab: int) -> Evidence:
     twins = (first[group] != torch.arange(len(ids))).nonzero().flatten()
     counterexample = f"{len(ids)} of {vocab} ids of `{reading.name}`, {in_rows}"
     if not len(twins):
-        return Evidence(_NAME, Status.OK, "every token id is read, each as a token of its own", counterexample=counterexample)
+        return Evidence(
+            _NAME, Status.OK, "every token id can be read, and no two are read as the same token", counterexample=counterexample
+        )
     second = int(twins[0])
     pair = (ids[int(first[group[second]])], ids[second])
     everything = len(twins) == len(ids) - 1

@@ -56,7 +56,7 @@ def test_where_an_adapter_calls_the_parts_those_are_compiled() -> None:
     assert judge_analysis("compiled", called_by(CallsTheParts(TABLE))).status is Status.OK
     evidence = judge_analysis("compiled", called_by(CallsTheParts(TABLE), "logits"))
     assert evidence.status is Status.FAIL
-    assert "the logits are not the model's own" in evidence.message
+    assert "the logits differ from the uncompiled model's" in evidence.message
 
 
 def test_where_it_calls_none_there_is_nothing_to_compile() -> None:

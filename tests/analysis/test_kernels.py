@@ -24,4 +24,4 @@ def test_sound_models_are_left_alone(seed: int) -> None:
 def test_a_model_without_attention_is_skipped() -> None:
     found = judge_all(study_of(Table, TABLE), FAMILY)["attention_kernels"]
     assert found.status is Status.SKIPPED
-    assert "no attention of PyTorch's" in found.message
+    assert "does not use PyTorch's attention" in found.message

@@ -62,4 +62,4 @@ def test_real_rows_show_a_feature_of_another_scale() -> None:
 
     study = study_of(table(*LIKE), TABLE)
     study.subject = replace(study.subject, make=income)
-    assert "feature 4 decides alone" in judge_all(study, FAMILY)[MASKING].message
+    assert "hangs on feature 4" in judge_all(study, FAMILY)[MASKING].message

@@ -99,7 +99,7 @@ def test_no_alarm_and_no_crash(build: Callable[[], nn.Module], task: TaskSpec) -
 def test_tokens_that_are_not_looked_up_are_an_explained_skip() -> None:
     found = judge_all(study_of(OneHot, TEXT), ("attribution",))["attribution"]
     assert found.status is Status.SKIPPED
-    assert "no look-up of the token ids" in found.message
+    assert "no embedding lookup of the token ids" in found.message
 
 
 def test_too_little_time_is_said() -> None:

@@ -204,4 +204,4 @@ def test_it_is_said_once_and_everything_else_is_judged(kind: type[nn.Module]) ->
         warnings.simplefilter("ignore")
         found = judge_model(kind, TABLE, only=names, share=0.5)
     assert [name for name, evidence in found.items() if evidence.status is Status.FAIL] == ["serialisation[deepcopy]"]
-    assert "factory built anew" in found["serialisation[deepcopy]"].cause
+    assert "with the factory instead" in found["serialisation[deepcopy]"].cause

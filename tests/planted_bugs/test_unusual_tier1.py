@@ -76,5 +76,5 @@ def test_the_fast_path_of_pytorch_hides_nothing() -> None:
     findings = judge_model(unusual.PyTorchEncoder, TEXT, only=quick, share=0.1, tiers=(1, 2))
     assert not [finding.explain() for finding in findings.values() if finding.status is Status.FAIL]
     skipped = " ".join(finding.message for finding in findings.values() if finding.status is Status.SKIPPED)
-    assert "cannot be looked into" not in skipped
+    assert "cannot be analysed" not in skipped
     assert "simulated one" not in skipped

@@ -133,7 +133,7 @@ def test_skipped_tests_are_listed_with_their_reasons(project: Any) -> None:
 
     report = project.json("out/health_report.json")
     assert [skipped["check_name"] for skipped in report["skipped"]] == ["tier1::padding_ignored"]
-    assert "one length" in report["skipped"][0]["reason"]
+    assert "same length" in report["skipped"][0]["reason"]
     assert report["summary"]["total"] == 1
 
 

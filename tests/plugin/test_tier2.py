@@ -58,7 +58,7 @@ def test_a_sound_model_is_green_and_says_what_was_found(project: Project, config
     assert "failed" not in outcomes
     assert "warnings" not in outcomes
     checks = {check["check_name"]: check for check in project.json("out/health_report.json")["checks"]}
-    assert "gradients are the output's" in checks["tier2::attribution"]["message"]
+    assert "the gradients match the output" in checks["tier2::attribution"]["message"]
     assert len(checks["tier2::attribution"]["details"]["facts"]["shares"]["input_ids"]) > 1
 
 
@@ -70,7 +70,7 @@ def test_a_finding_is_made_by_itself_where_its_owner_does_not_run(project: Proje
     assert "(see gradcheck)" in output(both)
     alone = project.run("--model-config", config, "-k", "attribution")
     alone.assert_outcomes(failed=1, deselected=count - 1)
-    assert "the input's gradients are not those of the output" in output(alone)
+    assert "the gradients at the input do not add up to the change of the output" in output(alone)
 
 
 def test_a_model_in_trouble_is_left_to_tier_1(project: Project) -> None:

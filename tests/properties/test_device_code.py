@@ -1,4 +1,4 @@
-"""Code that asks which device it is on is judged as on a real one, and what it leaves on the CPU is still found."""
+"""Code that queries its device is judged as on a real one, and what it leaves on the CPU is still found."""
 
 from __future__ import annotations
 
@@ -86,4 +86,4 @@ class TestSimulatedDevice:
     def test_what_cannot_be_told_is_skipped_with_the_reason(self) -> None:
         finding = moved(AsksAndReads)
         assert finding.status is Status.SKIPPED
-        assert "asks which device it is on" in finding.message
+        assert "queries its device" in finding.message

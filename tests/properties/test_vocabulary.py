@@ -93,7 +93,7 @@ def vocabulary(model: type[nn.Module], task: TaskSpec = TASK) -> Evidence:
 def test_a_row_of_padding_is_named_and_no_id_is_blamed() -> None:
     finding = vocabulary(Packed)
     assert finding.status is Status.WARN
-    assert "a row of token 0 (padding) alone" in finding.message
+    assert "only token 0 (padding)" in finding.message
     assert finding.counterexample == "input_ids=[[0]]"
 
 

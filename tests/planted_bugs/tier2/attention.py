@@ -188,7 +188,7 @@ plant(
     "a later position",
     "inner.decoder.layers.0.self_attn",
 )
-plant("padding not masked", TEXT, encoder(unpadded), encoder(by_kernel), PADDED, "looks at padding", SECOND)
+plant("padding not masked", TEXT, encoder(unpadded), encoder(by_kernel), PADDED, "attends to padding", SECOND)
 plant("padding mask too weak", TEXT, encoder(weak_mask), encoder(by_hand), PADDED, "every head", SECOND)
 _warned("scores divided away", IMAGES, patches(too_small), patches(by_hand), COLLAPSED, "whatever the input", SECOND)
 _warned("one head for all", CAUSAL, decoder(of_one_head), decoder(by_hand), COLLAPSED, "heads 0 and 1", SECOND)

@@ -96,7 +96,7 @@ def uncut_patches() -> nn.Module:
     return Patches(Residual(cut=False), Attention())
 
 
-WRONG = "the input's gradients are not those of the output"
+WRONG = "the gradients at the input do not add up to the change of the output"
 
 plant("skip connection cut", TEXT, cut, uncut, "attribution", WRONG, "attentions.1", status=Status.WARN)
 plant(

@@ -61,6 +61,6 @@ def _plant(name: str, fault: str, says: str, module: str = "", **more: Any) -> N
     register(PlantedBug(name, "compiled", timed(partial(Table, fault)), timed(Table), says=says, module=module, **more))
 
 
-_plant("path_for_the_compiler", "activation", "the logits are not the model's own", "inner")
+_plant("path_for_the_compiler", "activation", "the logits differ from the uncompiled model's", "inner")
 _plant("gradient_for_the_compiler", "gradient", "the gradient of `first.", "(model)")
 _plant("path_not_written", "refuses", "compiles no part of the model", status=Status.WARN)

@@ -242,7 +242,7 @@ plant(
     partial(table, Norm, True),
     partial(table, Norm, False),
     "gradcheck",
-    "by `detach()`",
+    "`detach()` in forward removes",
     "inner",
     status=Status.WARN,
 )
@@ -261,7 +261,7 @@ plant(
     lambda: Decoder(Attention(), Attention(detached_query)),
     lambda: Decoder(Attention(), Attention()),
     "gradcheck",
-    "by `detach()`",
+    "`detach()` in forward removes",
     "attentions.1",
     status=Status.WARN,
 )
@@ -271,7 +271,7 @@ plant(
     partial(table, BatchStatistics, True),
     partial(table, BatchStatistics, False),
     "gradcheck",
-    "by `detach()`",
+    "`detach()` in forward removes",
     "inner",
     status=Status.WARN,
 )
@@ -281,7 +281,7 @@ plant(
     partial(table, Rounded, True),
     partial(table, Rounded, False),
     "gradcheck",
-    "is a staircase in",
+    "is a step function of",
     "inner",
     status=Status.WARN,
 )
@@ -291,7 +291,7 @@ plant(
     partial(table, Codebook, True),
     partial(table, Codebook, False),
     "gradcheck",
-    "is a staircase in",
+    "is a step function of",
     "inner",
     status=Status.WARN,
 )

@@ -126,7 +126,7 @@ plant(
     partial(Table, partial(Branch, torch.bfloat16)),
     partial(Table, partial(Branch, None)),
     "half_precision[bfloat16]",
-    "further from those of full precision",
+    "differ from those in full precision",
     "inner",
     also=("half_precision[autocast]",),
 )
@@ -136,7 +136,7 @@ plant(
     partial(Table, partial(Difference, 500.0)),
     partial(Table, partial(Difference, 0.0)),
     "half_precision[bfloat16]",
-    "further from those of full precision",
+    "differ from those in full precision",
     "inner",
     also=("half_precision[float16]", "half_precision[autocast]"),
 )

@@ -79,7 +79,7 @@ plant(
     partial(Stack, 14, False),
     partial(Stack, 14, True),
     "representation_rank",
-    "the logits: they are alike for all examples",
+    "the logits: they are the same for all examples",
     "layers.7.1",
 )
 plant(
@@ -98,7 +98,7 @@ plant(
     partial(Average, False),
     partial(Average, True),
     "representation_rank",
-    "the logits: they are alike for all positions",
+    "the logits: they are the same for all positions",
     "mix",
 )
 plant(
@@ -107,7 +107,7 @@ plant(
     partial(Average, False, CLASSES, pooled=True),
     partial(Average, True, CLASSES, pooled=True),
     "representation_rank",
-    "the last hidden states: they are alike for all positions",
+    "the last hidden states: they are the same for all positions",
     "mix",
     status=Status.WARN,
 )

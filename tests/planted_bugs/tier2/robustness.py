@@ -115,9 +115,9 @@ def levels(rounded: bool) -> Factory:
 _warned = partial(plant, status=Status.WARN)
 LIKE = (1.0,) * FEATURES
 
-_warned("frequencies too high", NUMBER, periodic(500.0), periodic(0.1), NOISE, "it drowns the input", "0")
-_warned("frequencies upside down", IMAGES, waves(1), waves(-1), NOISE, "it drowns the input", "0")
-_warned("one unit for all", TABLE, table(*LIKE[1:], 1e4), table(*LIKE), MASKING, "feature 5 decides alone")
-_warned("depth in millimetres", IMAGES, depth_image(1, 1, 5e3), depth_image(1, 1, 5), MASKING, "channel 2 decides alone")
-_warned("first token always wins", TEXT, lambda: Pooled(25.0), lambda: Pooled(0.2), MASKING, "token 0 decides alone")
-_warned("pixels rounded", IMAGES, levels(rounded=True), levels(rounded=False), STEP, "does not say where", "0")
+_warned("frequencies too high", NUMBER, periodic(500.0), periodic(0.1), NOISE, "noise below 8-bit resolution", "0")
+_warned("frequencies upside down", IMAGES, waves(1), waves(-1), NOISE, "noise below 8-bit resolution", "0")
+_warned("one unit for all", TABLE, table(*LIKE[1:], 1e4), table(*LIKE), MASKING, "hangs on feature 5")
+_warned("depth in millimetres", IMAGES, depth_image(1, 1, 5e3), depth_image(1, 1, 5), MASKING, "hangs on channel 2")
+_warned("first token always wins", TEXT, lambda: Pooled(25.0), lambda: Pooled(0.2), MASKING, "hangs on token 0")
+_warned("pixels rounded", IMAGES, levels(rounded=True), levels(rounded=False), STEP, "does not predict the output", "0")
