@@ -19,6 +19,7 @@ from collections.abc import Callable, Collection, Container
 from dataclasses import dataclass, replace
 from typing import Any
 
+from harness.catalogue import CATALOGUE
 from harness.evidence import Evidence, Status
 
 REFERS = re.compile(r"\(see (\w+(?:\[\w+\])?)\)")
@@ -70,6 +71,22 @@ def left_to(name: str, owner: str, message: str, **facts: Any) -> Evidence:
         facts: Further fields of the evidence.
     """
     return Evidence(name, Status.FAIL, message, details=owned_by(owner), **facts)
+
+
+def failing_owner(name: str, given: Any, case: str = "", statuses: Collection[Status] = (Status.FAIL, Status.WARN)) -> str:
+    """The first owner in the catalogue's entry that finds something itself; empty where none does.
+
+    Args:
+        name: The property that met a finding.
+        given: What the functions of its tier take, such as a ``Study``; its owners are of the same tier.
+        case: The case that met it.
+        statuses: What counts as finding something.
+    """
+    for owner in CATALOGUE[name].owners(case):
+        own, _, part = owner.rstrip("]").partition("[")
+        if CATALOGUE[own].load(part)(given).status in statuses:
+            return owner
+    return ""
 
 
 def owners_of(evidence: Evidence) -> tuple[str, ...]:

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from harness.analysis.derivatives import wrong_gradient
-from harness.analysis.gradcheck import gradcheck
 from harness.analysis.neighbourhood import Point, RealInputs, between
 from harness.analysis.study import Study
 from harness.evidence import Evidence, Status
+from harness.owners import failing_owner, owned_by
 from harness.properties.noise import FACTOR
 
 _NAME = "attribution"
@@ -143,9 +143,9 @@ def _judge(study: Study, path: _Path, steps: int) -> Evidence:
 
 def _wrong(study: Study, path: _Path, any_gradient: bool, facts: dict[str, Any]) -> Evidence:
     """Gradients with respect to the input are wrong. Training suffers only where those of the parameters are too, which another check says."""
-    of_parameters = gradcheck(study).status is Status.FAIL
+    of_parameters = failing_owner(_NAME, study, statuses=(Status.FAIL,))
     if of_parameters:
-        facts["details"] = {**facts["details"], "owner": "gradcheck"}
+        facts["details"] |= owned_by(of_parameters)
     elif not all(parameter.requires_grad for parameter in path.real.model.parameters()):
         return Evidence(_NAME, Status.SKIPPED, "the gradient ends at a frozen part", details=facts["details"])
     missing = facts["details"]["missing"]

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.analysis.attribution import attribution
 from harness.analysis.derivatives import wrong_gradient
 from harness.analysis.neighbourhood import (
     STRENGTHS,
@@ -30,6 +29,7 @@ from harness.analysis.neighbourhood import (
 )
 from harness.analysis.study import Study
 from harness.evidence import Evidence, Status
+from harness.owners import failing_owner, owned_by
 from harness.properties.tracing import Call, recording
 
 _NAME = "robustness"
@@ -165,10 +165,8 @@ def adversarial_step(study: Study) -> Evidence:
         return Evidence(
             _NAME, Status.OK, f"a step along the gradient changes the output {times:.3g} times as much as a random step", **facts
         )
-    for owner, check in {"robustness[noise]": noise, "attribution": attribution}.items():
-        if check(study).status in (Status.FAIL, Status.WARN):
-            facts["details"] = {**facts["details"], "owner": owner}
-            break
+    if owner := failing_owner(_NAME, study, "adversarial_step"):
+        facts["details"] |= owned_by(owner)
     return Evidence(
         _NAME,
         Status.WARN,

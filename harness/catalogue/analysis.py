@@ -38,6 +38,7 @@ ANALYSIS = (
         2,
         "The gradients at the input, integrated, add up to the change of the output",
         "harness.analysis.attribution:attribution",
+        owned_by=("gradcheck",),
     ),
     Property(
         "robustness",
@@ -53,6 +54,7 @@ ANALYSIS = (
                 "harness.analysis.robustness:adversarial_step",
                 # Features are put into bins by design, whose edges no gradient knows.
                 needs=lambda task: not task.is_tabular,
+                owned_by=("robustness[noise]", "attribution"),
             ),
         },
     ),
