@@ -62,7 +62,7 @@ MEANINGS = {
     "precision": "Precision of the computation, in Lightning's words.",
     "use_amp": "Mixed precision, in whichever kind the device has.",
     "accumulate_grad_batches": "Batches whose gradients make up one step.",
-    "resume_from_checkpoint": 'A checkpoint to go on from; "last" for the last one.',
+    "resume_from_checkpoint": 'The checkpoint to resume from; "last" for the last one.',
     "checkpoint_dir": "Where checkpoints go.",
     "checkpoint_every_n_steps": "A checkpoint every so many steps, besides one an epoch.",
     "early_stopping_patience": "Epochs without improvement before the training ends.",

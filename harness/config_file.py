@@ -41,7 +41,7 @@ def read_keys(file: Path) -> dict[str, Any]:
         raw = tools.get("modeltiers") if isinstance(tools, dict) else None
         if raw is None:
             raise _refused(
-                file, "no_table", "no table [tool.modeltiers]; the config's keys go there, or into a file of their own"
+                file, "no_table", "no table [tool.modeltiers]; the config's keys go there, or into a separate file"
             )
     if not isinstance(raw, dict):
         raise _refused(file, "wrong_type", f"expected an object of keys, got {type(raw).__name__}")

@@ -82,7 +82,7 @@ class TaskKeys(Keys):
     """What the model is for, and its sizes."""
 
     task_name: Name | None = Field(
-        None, description="A preset (lm_tiny, cls_tiny, seq2seq_tiny, vision_tiny) or a name of your own."
+        None, description="A preset (lm_tiny, cls_tiny, seq2seq_tiny, vision_tiny) or any other name."
     )
     task_type: Literal[tuple(t.value for t in FACTS)] | None = Field(None, description="What the logits mean.")  # type: ignore[valid-type]
     modality: Literal[MODALITIES] | None = Field(None, description="The kind of input.")  # type: ignore[valid-type]
@@ -260,14 +260,14 @@ class MonitoringKeys(Keys):
     )
     db_path: str = Field("experiments.db", description="The experiment database: a file, or a PostgreSQL URL.")
     thresholds: dict[str, float] = Field(
-        default_factory=dict, description='The worst value of a metric that is put up with: {"accuracy": 0.9, "loss": 0.4}.'
+        default_factory=dict, description='Limit of a metric, a minimum, or a maximum for losses and errors: {"accuracy": 0.9, "loss": 0.4}.'
     )
     margins: dict[str, Annotated[float, Field(gt=0)]] = Field(
         default_factory=dict,
-        description='How much worse than the baseline is put up with, by score: {"correct": 0.005}; "harm" for drifted data.',
+        description='How much worse than the baseline a score may be: {"correct": 0.005}; "harm" for drifted data.',
     )
     drift_floors: DriftFloors | None = Field(None, description="The least effects that count as drift.")
-    expected_comparisons: Positive = Field(1, description="About how many candidates will be held against one baseline.")
+    expected_comparisons: Positive = Field(1, description="About how many candidates will be compared with one baseline.")
 
 
 class LoggingKeys(Keys):

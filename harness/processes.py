@@ -1,4 +1,4 @@
-"""Child processes: commands that run a module of this package, started in a group of their own and stopped with all that they started."""
+"""Child processes: commands that run a module of this package, started in a new process group and stopped with all that they started."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def start_process(
     folder: Path | None = None,
     descriptors: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
-    """Starts a process in a group of its own, so that it can be stopped with all that it starts.
+    """Starts a process in a new process group, so that it can be stopped with all that it starts.
 
     Args:
         command: The program and its arguments.

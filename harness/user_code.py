@@ -1,4 +1,4 @@
-"""The user's own Python files: imported under names of their own, and quoted by line when they raise."""
+"""The user's own Python files: imported under unique names, and quoted by line when they raise."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _NOT_THE_USERS = (_OURS, *((Path(_spec.origin).parent,) if _spec is not None and
 
 
 def import_file(path: Path, key: str) -> ModuleType:
-    """Imports a Python file under a name of its own, so that its classes can be pickled and its siblings imported.
+    """Imports a Python file under a unique name, so that its classes can be pickled and its siblings imported.
 
     Args:
         path: The file.
@@ -164,7 +164,7 @@ def raised(error: BaseException) -> str:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed; torch says so in a RuntimeError on the CPU, and in an error of its own on a GPU."""
+    """Whether an allocation failed; torch says so in a RuntimeError on the CPU, and in its own error class on a GPU."""
     return isinstance(error, MemoryError) or "can't allocate memory" in str(error) or type(error).__name__ == "OutOfMemoryError"
 
 

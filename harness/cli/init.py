@@ -33,7 +33,7 @@ def add_init(commands: Any) -> None:
     init.add_argument(
         "--arg", action="append", default=[], type=_argument, metavar="NAME=VALUE", help="an argument of the factory; repeatable"
     )
-    init.add_argument("--task", choices=_TASKS, metavar="TYPE", help="the task, where the model's answers alone do not say it")
+    init.add_argument("--task", choices=_TASKS, metavar="TYPE", help="the task, where the model's outputs do not show it")
     init.add_argument("--trust", action="store_true", help="let the file start programs and use the network when it is imported")
     init.add_argument("--no-run", action="store_true", help="write the config only")
     init.set_defaults(run=_init)
@@ -94,7 +94,7 @@ def _account(found: Scaffold) -> str:
 
 
 def _run_tier_1(config: Path) -> int:
-    """Runs tier 1 in a process of its own; returns pytest's exit status."""
+    """Runs tier 1 in a separate process; returns pytest's exit status."""
     print(f"running tier 1: pytest --model-config {shlex.quote(str(config))} -m tier1", flush=True)
     command = [sys.executable, "-m", "pytest", "--model-config", str(config), "-m", "tier1", "-q", "--no-header"]
     return subprocess.run(command, check=False).returncode
@@ -154,7 +154,7 @@ def add_gist(commands: Any) -> None:
     gist = commands.add_parser("gist", help="show a GitHub gist that holds a model, and what a scan of its code finds")
     gist.add_argument("gist_id", metavar="ID", help="the gist's id, the last part of its address")
     gist.add_argument("--revision", metavar="R", help="the commit (default: the latest)")
-    gist.add_argument("--trust", action="store_true", help="trust these very files from now on, whatever the scan finds")
+    gist.add_argument("--trust", action="store_true", help="trust exactly these files from now on, even if the scan finds something")
     add_json(gist)
     gist.set_defaults(run=_gist)
 

@@ -32,7 +32,7 @@ def add_tiers(commands: Any) -> None:
 
 
 def _tiers(arguments: argparse.Namespace) -> int:
-    """Runs pytest on the config in a process of its own, so that its output and its exit can be kept apart from ours."""
+    """Runs pytest on the config in a separate process, so that its output and its exit can be kept apart from ours."""
     from harness.config import load_config
 
     config = load_config(arguments.config)

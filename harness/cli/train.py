@@ -15,7 +15,7 @@ def add_train(commands: Any) -> None:
     train = commands.add_parser("train", help="train the model of a config")
     add_config(train)
     train.add_argument(
-        "--resume", nargs="?", const="last", metavar="CKPT", help="go on from a checkpoint, by default the last one"
+        "--resume", nargs="?", const="last", metavar="CKPT", help="resume from a checkpoint, by default the last one"
     )
     train.add_argument("--quiet", action="store_true", help="show no progress")
     add_json(train)
@@ -56,7 +56,7 @@ def add_sweep(commands: Any) -> None:
     sweep.add_argument("--workers", type=int, metavar="N", help="trials at once")
     sweep.add_argument("--db", metavar="PATH", help="a file, or the URL of a PostgreSQL database (the config's)")
     sweep.add_argument("--name", metavar="NAME", help="the sweep's name")
-    sweep.add_argument("--resume", type=int, metavar="ID", help="go on with a sweep")
+    sweep.add_argument("--resume", type=int, metavar="ID", help="resume a sweep")
     sweep.add_argument(
         "--output", type=Path, metavar="DIR", help="where the table and the plot go (sweep-ID beside the database)"
     )
