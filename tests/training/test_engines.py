@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from harness.batches import Sizes, make_batch, pad_right, rows
 from harness.models.stubs import build_stub
 from harness.tasks import TaskSpec, TaskType
 from harness.training.errors import CheckpointError, DivergedError
+from harness.training.events import Step
 from harness.training.objective import Objective
 
 from .jobs import Engine, same_bits, train
@@ -44,10 +46,16 @@ def test_lightning_and_the_plain_loop_agree_to_the_bit(keys: dict[str, Any]) -> 
         )
 
 
+@cache
+def uninterrupted(engine: Engine) -> tuple[nn.Module, list[Step]]:
+    """The run that the resumed ones are compared with."""
+    return train(engine, accumulate_grad_batches=2)
+
+
 @pytest.mark.parametrize("engine", ["plain", "lightning"])
 @pytest.mark.parametrize("stop", [1, 3, 4, 5, 7], ids=lambda step: f"step{step}")
 def test_a_run_stopped_at_any_step_goes_on_as_if_it_had_not_been(engine: Engine, stop: int, tmp_path: Path) -> None:
-    whole, steps = train(engine, accumulate_grad_batches=2)
+    whole, steps = uninterrupted(engine)
     _, before = train(engine, accumulate_grad_batches=2, folder=tmp_path, limit=stop)
     resumed, after = train(engine, accumulate_grad_batches=2, folder=tmp_path, resume=True)
     assert same_bits(whole, resumed)
