@@ -82,6 +82,11 @@ class Format:
         return cls.runs_as or cls.name
 
     @classmethod
+    def is_built_in(cls) -> bool:
+        """Whether it is one of this project's formats, not one of another package."""
+        return cls.__module__.startswith("harness.")
+
+    @classmethod
     def requirements(cls) -> tuple[str, ...]:
         """Packages that run a file elsewhere, besides NumPy."""
         return tuple(dict.fromkeys(module.partition(".")[0] for module in cls.runs_with))

@@ -247,7 +247,7 @@ class Exports:
         risk = "" if artifact.ours else exporter.risk(artifact.path)
         if risk and file_hash(artifact.path) not in self.options.trust:
             raise ExportError(
-                f"{artifact.path} was not written by this project, or changed since, and {risk}; delete it to have it exported anew, "
+                f"{artifact.path} was not written by this project, or changed since, and {risk}; delete it to export it again, "
                 f'or consent to it: "trust": ["{file_hash(artifact.path)}"]'
             )
         return exporter.load(artifact.path, self.program)

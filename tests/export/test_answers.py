@@ -65,7 +65,7 @@ def test_each_batch_has_its_answer_behind_a_fatal_one_too(exports: Exports, give
 def test_it_is_a_warning_with_the_input_that_does_it(exports: Exports, given: list[Answer]) -> None:
     evidence = judge_format("invalid_input", exports, "onnx")
     assert evidence.status is Status.WARN
-    assert "does not survive an empty batch in `input_ids`: was killed by SIG" in evidence.message
+    assert "crashes on an empty batch in `input_ids`: was killed by SIG" in evidence.message
 
 
 def test_a_file_that_cannot_be_loaded_refuses_every_batch(exports: Exports, tmp_path: Path) -> None:

@@ -299,7 +299,7 @@ def test_an_operator_that_is_not_there_is_named(
     blame = blame_onnx(change(files[file], tmp_path / "model.onnx", without_softmax), decoder, batch, BOUND, tmp_path / "failing")
     assert re.match(r"aten\._softmax\.default, missing after Add \(ONNX node `.*`\)", blame.operator)
     assert (blame.module, blame.line) == ("blocks.0", ATTENTION)
-    assert "the artifact lacks aten._softmax.default" in blame.explanation
+    assert "the file lacks aten._softmax.default" in blame.explanation
     assert "Softmax" in reproduces(blame)  # no part of the file shows what is missing, so the whole is saved
 
 

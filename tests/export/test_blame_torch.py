@@ -190,7 +190,7 @@ def test_a_step_that_is_not_there_is_said_where_its_input_is_read_twice(
 ) -> None:
     blame = blame_torch(changed(graph, decoder, drop_operator), decoder, batch, BOUND)
     assert (blame.operator, blame.module, blame.line) == ("aten.add.Tensor", "(model)", ACTIVATED)
-    assert "stands where the model computes aten.gelu.default, aten.add.Tensor" in blame.explanation
+    assert "is in place of aten.gelu.default, aten.add.Tensor" in blame.explanation
 
 
 def test_a_changed_weight_of_a_traced_file_is_named(decoder: Program, batch: Batch, tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_weights_whose_code_was_changed_since_are_a_warning(shared: Path, tmp_pa
     evidence = found(verify_bundle(bundle), "safetensors")
     assert evidence.status is Status.WARN
     assert evidence.message.startswith("holds the weights it had, but not for the model that")
-    assert evidence.message.endswith("gives other logits than the golden ones")
+    assert evidence.message.endswith("its logits differ from the golden ones")
 
 
 def test_elsewhere_formats_that_can_run_code_wait_for_trust(
@@ -211,15 +211,15 @@ def list_nonsense(bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("tamper", "said"),
     [
-        (flip, "artifacts/model.onnx was changed: its sha256 is another one"),
+        (flip, "artifacts/model.onnx was changed: its sha256 differs"),
         (truncate, "artifacts/model.pt has 100 bytes instead of "),
         (remove, "golden/outputs_0.npz is missing"),
         (add, "numpy.py is not in the manifest; delete it"),
         (leave_a_cache, "__pycache__/inference.cpython-311.pyc is not in the manifest (an import of inference.py leaves it)"),
         (edit_the_script, "inference.py was changed"),
-        (link_a_file, "artifacts/model.onnx is a link or no plain file, refused"),
+        (link_a_file, "artifacts/model.onnx is a link or not a plain file, refused"),
         (link_a_folder, "golden is not in the manifest"),
-        (put_a_pipe, "README.md is a link or no plain file, refused"),
+        (put_a_pipe, "README.md is a link or not a plain file, refused"),
         (list_elsewhere("../secret"), "'../secret' is no path inside the bundle, refused"),
         (list_elsewhere("artifacts/../../secret"), "is no path inside the bundle, refused"),
         (list_elsewhere("/etc/passwd"), "'/etc/passwd' is no path inside the bundle, refused"),
@@ -252,7 +252,7 @@ def test_every_file_is_watched(original: Path, tmp_path: Path) -> None:
             stream.seek(0)
             stream.write(bytes([first[0] ^ 1]))
         assert [f.message for f in verify_bundle(bundle).findings if f.name == "files"] == [
-            f"{name} was changed: its sha256 is another one"
+            f"{name} was changed: its sha256 differs"
         ]
         shutil.rmtree(bundle)
 
@@ -356,7 +356,7 @@ def test_other_weights_give_other_logits(bundle: Path) -> None:
     keep(bundle, "onnx")
     relist(bundle, "artifacts/model.onnx")
     evidence = found(verify_bundle(bundle), "onnx")
-    assert (evidence.status, evidence.message) == (Status.FAIL, "gives other logits than the golden ones")
+    assert (evidence.status, evidence.message) == (Status.FAIL, "its logits differ from the golden ones")
     assert evidence.measured is not None
     assert evidence.bound is not None
     assert evidence.measured > 10 * evidence.bound
@@ -395,16 +395,16 @@ def test_weights_outside_the_bundle_are_refused(bundle: Path, tmp_path: Path) ->
 
 
 def no_batches(golden: Any) -> None:
-    contract["batches"] = []
-    contract["formats"]["onnx"] = []
+    golden["batches"] = []
+    golden["formats"]["onnx"] = []
 
 
 def refuse_all(golden: Any) -> None:
-    contract["formats"]["onnx"] = [{"refused": "why not"}] * len(contract["batches"])
+    golden["formats"]["onnx"] = [{"refused": "why not"}] * len(golden["batches"])
 
 
 def read_elsewhere(golden: Any) -> None:
-    contract["batches"][0]["inputs"] = "../../secret.npz"
+    golden["batches"][0]["inputs"] = "../../secret.npz"
 
 
 @pytest.mark.usefixtures("nothing_runs")
@@ -414,7 +414,7 @@ def read_elsewhere(golden: Any) -> None:
         (no_batches, "has nothing to be held to"),
         (refuse_all, "has nothing to be held to"),
         (read_elsewhere, "golden/../../secret.npz is not in the manifest"),
-        (lambda golden: contract.pop("formats"), "KeyError: 'formats'"),
+        (lambda golden: golden.pop("formats"), "KeyError: 'formats'"),
     ],
 )
 def test_golden_facts_that_say_nothing_are_no_pass(
@@ -477,6 +477,6 @@ def test_a_format_whose_package_is_missing_is_a_warning(bundle: Path, monkeypatc
 def test_a_format_of_a_later_version_is_a_warning(bundle: Path) -> None:
     keep(bundle, "onnx")
     edit(bundle / "manifest.json", lambda manifest: manifest.update(formats={"tosa": "artifacts/model.onnx"}))
-    edit(bundle / "golden" / "golden.json", lambda golden: contract["formats"].update(tosa=contract["formats"]["onnx"]))
+    edit(bundle / "golden" / "golden.json", lambda golden: golden["formats"].update(tosa=contract["formats"]["onnx"]))
     relist(bundle, "golden/golden.json")
     assert found(verify_bundle(bundle), "tosa").status is Status.WARN

@@ -105,7 +105,7 @@ class TestExecuTorch:
         evidence = judge_format("dynamic_axes", exports, "executorch")
         assert manifest_of(exports).limits == {"batch": (1, 64)}
         assert evidence.status is Status.FAIL
-        assert "batch is valid from 1 to 64 alone" in evidence.message
+        assert "batch is valid only from 1 to 64" in evidence.message
         assert '{"batch": [1, 64]}' in evidence.cause
 
     def test_a_limit_of_the_config_is_kept(self, tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ class TestExecuTorch:
         assert manifest_of(exports).limits == {"batch": (3, 64)}
         assert exports.runner("executorch")({"features": torch.randn(64, 5)}).shape == (64, 3)
         evidence = judge_format("dynamic_axes", exports, "executorch")
-        assert "batch is valid from 3 to 64 alone" in evidence.message
+        assert "batch is valid only from 3 to 64" in evidence.message
         assert "test_executorch.py:" in evidence.message
 
     def test_a_plan_beyond_the_memory_is_made_for_fewer_rows(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -189,7 +189,7 @@ def _signs_of_change(case: _Case, graph: OnnxGraph) -> str:
             for other in nodes
         ]
         if source and others and _written(node) not in others:
-            return "elsewhere in the file the same operator with the same arguments is written otherwise"
+            return "elsewhere in the file, the same operator with the same arguments is written differently"
     return ""
 
 
@@ -229,7 +229,7 @@ def _reasons(case: _Case, runs: ReferenceRuns, fault: str, changed: str, frozen:
     if frozen:
         yield why_frozen(case.reference, case.divergence)
     elif fault == "file" and changed:
-        yield f"{changed}, so it was changed or is of another state of the model"
+        yield f"{changed}, so it was changed or was made from other weights"
     elif fault:
         yield REASONS[fault]
     for name, reason in runs.absent.items():

@@ -98,7 +98,7 @@ def _is_right(runner: Runner, program: Program, bound: float) -> bool:
 def _reason(weights: list[str], fault: str) -> str:
     if weights:
         names = ", ".join(f"`{name}`" for name in weights)
-        return f"the artifact holds other values for the weight {names}, so it was changed or is of another state of the model"
+        return f"the artifact holds other values for the weight {names}, so it was changed or was made from other weights"
     if fault == "exporter":
         return "torch.export itself gives a program that is wrong"
-    return "torch.export gives a program that is right: the artifact was changed, or is of another state of the model"
+    return "torch.export gives a program that is right: the file was changed, or was made from other weights"

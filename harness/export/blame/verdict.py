@@ -77,8 +77,8 @@ def at_fault(votes: Mapping[str, float], bound: float, changed: bool = False) ->
 REASONS = {
     "optimiser": "without ONNX Runtime's optimisations the same file is right",
     "runtime": "the reference evaluator computes the same file right, so ONNX Runtime is wrong",
-    "file": "a new export is right: the file was changed, or is of another state of the model",
-    "exporter": "the exporter wrote something else than the model computes",
+    "file": "a new export is right: the file was changed, or was made from other weights",
+    "exporter": "the exporter wrote a file that computes something different from the model",
 }
 
 
@@ -146,9 +146,9 @@ def put_in_words(
     model = f"{expected.operator} in `{module}`{where}"
     if divergence.absent:
         operator = f"{expected.operator}, missing after {operator}"
-        sentence = f"the artifact lacks {model}"
+        sentence = f"the file lacks {model}"
     elif divergence.surplus:
-        sentence = f"{operator} is too much: {model} reads what comes before it"
+        sentence = f"{operator} should not be there: {model} reads its input"
         source = artifact.values[divergence.segment[0]]
         decision = last_decision(reference, divergence)
         if source.module:
@@ -156,13 +156,13 @@ def put_in_words(
         elif frozen and decision:
             module, line = decision.module, _first(decision.lines)
     elif len(steps := _steps(reference, divergence)) > len(labels):
-        sentence = f"{operator} stands where the model computes {', '.join(steps)}, the last in `{module}`{where}, though its inputs agree"
+        sentence = f"{operator} is in place of {', '.join(steps)}, the last in `{module}`{where}, although its inputs agree"
     elif operator == expected.operator:
-        sentence = f"{model} gives other values in the artifact though its inputs agree"
+        sentence = f"{model} gives other values in the file although its inputs agree"
     else:
-        sentence = f"{operator} differs from {model} though its inputs agree"
+        sentence = f"{operator} differs from {model} although its inputs agree"
     if not divergence.confirmed:
-        sentence += " (likely, not confirmed: putting it right does not put right what follows)"
+        sentence += " (likely, not confirmed: correcting it does not correct what follows)"
     return Finding(operator, module, line, sentence)
 
 
@@ -182,8 +182,8 @@ def why_frozen(reference: Trace, divergence: Divergence | None) -> str:
     """What an exporter must have frozen when its file is right on its own example alone."""
     decision = last_decision(reference, divergence) if divergence else None
     if decision and decision.lines:
-        return f"on the exporter's own example it is right: the decision on data at `{decision.lines[0]}` was frozen there"
-    return "on the exporter's own example it is right: a branch or a size was frozen there"
+        return f"the file is right on the exporter's own example: the decision on data at `{decision.lines[0]}` was frozen there"
+    return "the file is right on the exporter's own example: a branch or a size was frozen there"
 
 
 def _first(lines: Sequence[str]) -> str:

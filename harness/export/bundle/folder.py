@@ -119,7 +119,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST
     if not path.is_file() or path.is_symlink():
-        raise ExportError(f"{folder} is no bundle: it has no {MANIFEST}")
+        raise ExportError(f"{folder} is not a bundle: it has no {MANIFEST}")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -127,7 +127,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{path} cannot be read, so nothing can be said of the bundle: {type(error).__name__}: {error}"
         ) from None
     if not isinstance(found, dict) or found.get("kind") != KIND:
-        raise ExportError(f"{folder} is no bundle: its {MANIFEST} is something else's")
+        raise ExportError(f"{folder} is not a bundle: its {MANIFEST} is of another kind")
     return found
 
 
@@ -143,7 +143,7 @@ def parse_manifest(manifest: dict[str, Any]) -> tuple[dict[str, tuple[str, int]]
     formats = {str(format): str(name) for format, name in manifest["formats"].items()}
     for name in listed:
         if not _inside(name):
-            raise ValueError(f"{name!r} is no path inside the bundle, refused")
+            raise ValueError(f"{name!r} is not a path inside the bundle, refused")
     for name in (*formats.values(), GOLDEN, SIGNATURE, INFERENCE):
         if name not in listed:
             raise ValueError(f"it does not list {name}")
@@ -161,11 +161,11 @@ def mistakes_in(folder: Path, listed: Mapping[str, tuple[str, int]]) -> Iterator
         if name not in present:
             yield f"{name} is missing"
         elif not S_ISREG(path.lstat().st_mode):
-            yield f"{name} is a link or no plain file, refused"
+            yield f"{name} is a link or not a plain file, refused"
         elif path.stat().st_size != size:
             yield f"{name} has {path.stat().st_size} bytes instead of {size}"
         elif file_hash(path) != sha256:
-            yield f"{name} was changed: its sha256 is another one"
+            yield f"{name} was changed: its sha256 differs"
 
 
 def _inside(name: str) -> bool:
@@ -185,11 +185,11 @@ def check_target(target: Path) -> Path:
             return target
         listed = listed_in(target)
         if listed is None:
-            raise ExportError(f"{target} is there and is no bundle, so it is not replaced; name another folder, or delete it")
+            raise ExportError(f"{target} exists and is not a bundle, so it is not replaced; name another folder, or delete it")
         foreign = [name for name in files_in(target) if name not in listed and "__pycache__" not in name]
         if foreign:
             raise ExportError(
-                f"{target} holds {foreign[0]}, which is no part of the bundle there; move it away, or name another folder"
+                f"{target} holds {foreign[0]}, which is not part of the bundle there; move it away, or name another folder"
             )
     return target
 
@@ -282,11 +282,11 @@ def all_artifacts(exports: Exports) -> dict[str, Artifact]:
         if artifact.ours:
             found[format] = artifact
         else:
-            failed[format] = f"{artifact.path} is not what this project exported; delete it to have it exported anew"
+            failed[format] = f"{artifact.path} is not what this project exported; delete it, and it is exported again"
     if failed:
         reasons = "; ".join(f"{format}: {reason}" for format, reason in failed.items())
-        rest = f"; {', '.join(found)} can be bundled: name these alone in `formats`" if found else ""
-        raise ExportError(f"no bundle was written, for lack of {reasons}{rest}")
+        rest = f"; {', '.join(found)} can be bundled: name only these in `formats`" if found else ""
+        raise ExportError(f"no bundle was written: {reasons}{rest}")
     return found
 
 

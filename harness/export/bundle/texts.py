@@ -54,12 +54,13 @@ def readme(draft: Draft, report: ExportHealthReport | None, layouts: Mapping[str
 
 
 def inference_script(formats: Iterable[str]) -> str:
-    """``inference.py`` of a bundle of some formats: the same for the same formats of the same version.
+    """``inference.py``: the same in every bundle of this version, but for formats that other packages add.
 
-    The functions that load them are those of their exporters, as they stand in their source.
+    The functions that load files are those of the exporters, as they stand in their source.
     """
     text = resources.files("harness.export.bundle").joinpath("templates", "inference.py.txt").read_text(encoding="utf-8")
-    exporters = [exporter_class(format) for format in formats if format in known_formats()]
+    own = [name for name, format in known_formats().items() if format.is_built_in()]
+    exporters = [exporter_class(name) for name in dict.fromkeys([*own, *formats]) if name in known_formats()]
     loaders = {exporter.runtime(): exporter.standalone for exporter in exporters if exporter.standalone}
     functions = dict.fromkeys(function for standalone in loaders.values() for function in standalone)
     runtimes = "".join(f"    {runtime!r}: {standalone[-1].__name__},\n" for runtime, standalone in loaders.items())

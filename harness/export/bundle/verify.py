@@ -113,7 +113,7 @@ class Replays:
 
     def _replay(self, format: str) -> Evidence:
         if format not in formats():
-            return Evidence(format, Status.WARN, "not replayed: this version knows no such format")
+            return Evidence(format, Status.WARN, "not replayed: this version does not know the format")
         exporter, path = make_exporter(format, ExportConfig()), self.folder / self.files[format]
         try:
             exporter.check_available()
@@ -144,7 +144,7 @@ class Replays:
             threads=torch.get_num_threads(),
         )
         if run.error:
-            return Evidence(format, Status.FAIL, f"in a process of its own: {run.error}")
+            return Evidence(format, Status.FAIL, f"in a clean process: {run.error}")
         return self._judge(format, dict(zip(taken, run.outputs, strict=True)))
 
     def _judge(self, name: str, outputs: Mapping[int, Tensor], format: str = "") -> Evidence:
@@ -155,10 +155,10 @@ class Replays:
             held.append((_gap(logits, self.golden.outputs[number]), 0.0 if tolerance is None else tolerance))
         measured, bound = max(held, key=lambda pair: pair[0] / pair[1] if pair[1] else pair[0])
         if math.isinf(measured):
-            return Evidence(name, Status.FAIL, "gives logits of another shape than the golden ones, or that are not finite")
+            return Evidence(name, Status.FAIL, "its logits have another shape than the golden ones, or are not finite")
         if measured > bound:
-            cause = "an artifact of other weights, or a runtime of another version that computes otherwise"
-            return Evidence(name, Status.FAIL, "gives other logits than the golden ones", measured, bound, cause=cause)
+            cause = "the file holds other weights, or another version of the runtime computes differently"
+            return Evidence(name, Status.FAIL, "its logits differ from the golden ones", measured, bound, cause=cause)
         return Evidence(name, Status.OK, f"gives the golden logits of {_batches(len(held))}", measured, bound)
 
     def _weights(self, format: str, path: Path) -> Evidence:
@@ -181,10 +181,10 @@ class Replays:
             threads=torch.get_num_threads(),
         )
         if run.error:
-            return Evidence(format, Status.FAIL, f"in a process of its own: {run.error}")
+            return Evidence(format, Status.FAIL, f"in a clean process: {run.error}")
         if why:
             message = f"holds the weights it had, but not for the model that {config} builds now: {why}"
-            return Evidence(format, Status.WARN, message, cause="code or a config that was changed since the bundle was made")
+            return Evidence(format, Status.WARN, message, cause="the code or the config was changed since the bundle was made")
         held = counted(len(self.golden.state), "tensor")
         message = f"{held} of the recorded name, shape, dtype and sha256; running them takes the model's code"
         return Evidence(format, Status.OK, message)

@@ -39,14 +39,16 @@ def validation(exports: Exports, format: str) -> Evidence:
         logits = exports.example_logits(format)
     except UserError as error:
         cause = "a file that was cut short or damaged, weights of another model, or an operator that the runtime cannot run as written"
-        return Evidence(name, Status.FAIL, f"{format}: {error}", cause=cause, details={"path": str(artifact.path)})
+        return Evidence(
+            name, Status.FAIL, f"{format}: {error}", cause=cause, details={"path": str(artifact.path)}, code="unreadable_file"
+        )
     details: dict[str, Any] = {"path": str(artifact.path), **inspection.facts}
     problems = list(inspection.problems)
     if not bool(logits.isfinite().all()):
         problems.append(f"{int((~logits.isfinite()).sum())} logits are NaN or infinite")
     if problems:
         cause = "weights that diverged, a file changed by hand, or an exporter that could not give what was asked for"
-        return Evidence(name, Status.FAIL, f"{format}: {'; '.join(problems)}", cause=cause, details=details)
+        return Evidence(name, Status.FAIL, f"{format}: {'; '.join(problems)}", cause=cause, details=details, code="unsound_file")
     known = {"opset": "opset", "nodes": "nodes", "tensors": "tensors"}
     facts = ", ".join(f"{label} {inspection.facts[key]}" for key, label in known.items() if key in inspection.facts)
     return Evidence(name, Status.OK, f"sound, {artifact.size / 2**20:.2f} MiB" + (f", {facts}" if facts else ""), details=details)
@@ -83,19 +85,22 @@ def _judge_fresh(exports: Exports, format: str) -> Evidence:
     )
     details = _figures(run)
     if run.error:
-        cause = "code or weights that exist in this process alone, such as a tensor the state dict does not hold"
-        return Evidence(name, Status.FAIL, f"{format}: {run.error}", cause=cause, details=details)
+        cause = "code or weights that exist only in this process, such as a tensor that is not in the state dict"
+        return Evidence(name, Status.FAIL, f"{format}: {run.error}", cause=cause, details=details, code="clean_process_failed")
     here = _outputs_here(exports, format, points)
     if here is None:
         return Evidence(
-            name, Status.SKIPPED, f"{format}: gives other logits at every call (see inference_mode[{format}])", details=details
+            name,
+            Status.SKIPPED,
+            f"{format}: gives different logits at every call (see inference_mode[{format}])",
+            details=details,
         )
     measured = max(map(difference, run.outputs, here)) if run.outputs else None
     bound = exports.floor.repeat_bound
     if measured is not None and measured > bound:
-        message = f"{format}: gives other logits in a fresh process than in this one"
-        cause = "code or weights that exist in this process alone, such as a tensor the state dict does not hold"
-        return Evidence(name, Status.FAIL, message, measured, bound, cause=cause, details=details)
+        message = f"{format}: its logits in a new process differ from those in this one"
+        cause = "code or weights that exist only in this process, such as a tensor that is not in the state dict"
+        return Evidence(name, Status.FAIL, message, measured, bound, cause=cause, details=details, code="clean_process_differs")
     message = (
         f"loads in {details['load_ms']:.0f} ms, first call {details['first_call_ms']:.1f} ms, peak {details['peak_mib']:.0f} MiB"
     )
@@ -134,28 +139,41 @@ def exports_to(exports: Exports, format: str) -> Evidence:
     try:
         artifact = exports.artifact(format)
     except UserError as error:
-        return Evidence(name, Status.FAIL, f"{format}: cannot be exported: {error}", cause=_works_instead(exports, format))
+        return Evidence(
+            name,
+            Status.FAIL,
+            f"{format}: cannot be exported: {error}",
+            cause=_works_instead(exports, format),
+            code="export_failed",
+        )
     details: dict[str, Any] = {"path": str(artifact.path), "bytes": artifact.size, "seconds": round(artifact.seconds, 3)}
     if artifact.manifest is None:
-        message = f"{artifact.path.name} was there already and not written by this project; judged as it stands"
+        message = f"{artifact.path.name} was already there and was not written by this project; it is checked as it is"
         return Evidence(name, Status.OK, message, details=details)
     details |= {"attempts": [f"{a.way}: {a.error}" if a.error else a.way for a in artifact.manifest.attempts]}
     if artifact.changed:
         return Evidence(
             name,
             Status.FAIL,
-            f"{artifact.path.name} is not the file that was exported: its sha256 is another one",
-            cause="a file edited, damaged or replaced after its export; delete it to have it exported anew",
+            f"{artifact.path.name} is not the file that was exported: its sha256 differs",
+            cause="the file was edited, damaged or replaced after its export; delete it, and it is exported again",
+            code="file_changed",
             details=details,
         )
     failed = [attempt for attempt in artifact.manifest.attempts if attempt.error]
     way = artifact.manifest.attempts[-1].way
     size = f"{artifact.size / 2**20:.2f} MiB"
     if exporter.last_resort and way.startswith(exporter.last_resort) and failed:
-        return Evidence(name, Status.WARN, f"{format}: only by the {way}; {failed[0].way}: {failed[0].error}", details=details)
+        return Evidence(
+            name,
+            Status.WARN,
+            f"{format}: exported only by the {way}; {failed[0].way}: {failed[0].error}",
+            details=details,
+            code="last_resort",
+        )
     if artifact.manifest.notes.get("frozen"):
         frozen = artifact.manifest.notes["frozen"]
-        return Evidence(name, Status.OK, f"{size}, by {way}, which warns of {counted(len(frozen), 'line')}", details=details)
+        return Evidence(name, Status.OK, f"{size}, by {way}, which warns about {counted(len(frozen), 'line')}", details=details)
     return Evidence(name, Status.OK, f"{size}, by {way}" if exporter.kind == "weights" else f"{size}, {way}", details=details)
 
 
@@ -168,7 +186,7 @@ def dynamic_axes(exports: Exports, format: str) -> Evidence:
     name, program = "dynamic_axes", exports.program
     run, artifact = exports.runner(format), exports.artifact(format)
     if not program.limits:
-        return Evidence(name, Status.SKIPPED, "no axis is to stay free (`dynamic_shapes`)")
+        return Evidence(name, Status.SKIPPED, "no axis is declared free (`dynamic_shapes`)")
     manifest = artifact.manifest
     static = dict(manifest.static) if manifest else {}
     static = {**exports.exporter(format).static_axes(artifact.path, program), **static}
@@ -191,11 +209,12 @@ def dynamic_axes(exports: Exports, format: str) -> Evidence:
     return Evidence(
         name,
         Status.WARN if planned else Status.FAIL,
-        f"{format}: {'; '.join(reasons)}{', for which memory is planned' if planned else ''}",
+        f"{format}: {'; '.join(reasons)}{'; memory is planned for these sizes' if planned else ''}",
         measured=float(len(refused)) if refused else None,
         bound=0.0 if refused else None,
         unit="shapes refused",
         counterexample=next((point.describe(program) for point in refused), ""),
+        code="fixed_axis" if static else "narrower_axis" if narrowed else "size_refused",
         cause=_what_works(exports, format, {**dict.fromkeys(static, None), **narrowed}),
         details=details,
     )
@@ -222,13 +241,18 @@ def inference_mode(exports: Exports, format: str) -> Evidence:
         others = f" and {len(left) - 1} more" if len(left) > 1 else ""
         module = left[0].partition(" in `")[2].rstrip("`")
         return Evidence(
-            name, Status.FAIL, f"{format}: training is left in the file: {left[0]}{others}", module=module, cause=cause
+            name,
+            Status.FAIL,
+            f"{format}: the file still contains training operators: {left[0]}{others}",
+            module=module,
+            cause=cause,
+            code="training_operators",
         )
     if spread > exports.floor.repeat_bound:
-        message = f"{format}: the same batch gives other logits at the next call"
-        return Evidence(name, Status.FAIL, message, spread, exports.floor.repeat_bound, cause=cause)
+        message = f"{format}: two calls with the same batch give different logits"
+        return Evidence(name, Status.FAIL, message, spread, exports.floor.repeat_bound, cause=cause, code="random_logits")
     return Evidence(
-        name, Status.OK, "no operator of training, and the same logits at every call", spread, exports.floor.repeat_bound
+        name, Status.OK, "no training operators, and the same logits at every call", spread, exports.floor.repeat_bound
     )
 
 
@@ -259,8 +283,8 @@ def _is_planned(program: Program, static: dict[str, str], narrowed: dict[str, tu
 def _narrowing(axis: str, limits: tuple[int, int | None], program: Program, guards: dict[str, str]) -> str:
     low, high = program.limits[axis]
     upper = "any size" if limits[1] is None else str(limits[1])
-    why = f": the model asks whether {guards[axis]}" if axis in guards else ""
-    return f"{axis} is valid from {limits[0]} to {upper} alone, declared from {low} to {high}{why}"
+    why = f": the model's code checks {guards[axis]}" if axis in guards else ""
+    return f"{axis} is valid only from {limits[0]} to {upper}, declared from {low} to {high}{why}"
 
 
 def _what_works(exports: Exports, format: str, axes: dict[str, tuple[int, int | None] | None]) -> str:
@@ -268,9 +292,9 @@ def _what_works(exports: Exports, format: str, axes: dict[str, tuple[int, int | 
     declared = {axis: [low, high] for axis, (low, high) in exports.program.limits.items()}
     honest = {axis: [limits[0], limits[1] or declared[axis][1]] if limits else False for axis, limits in axes.items()}
     shown = json.dumps({"dynamic_shapes": honest or {"seq": False}})
-    text = f"a size that the model's code fixes or branches on; or declare what does work: {shown}"
+    text = f"the model's code fixes this size or branches on it; or declare the sizes that work: {shown}"
     others = [other for other in exports.formats if other != format and _is_free(exports, other)]
-    return f"{text}; free in {', '.join(others)}" if others else text
+    return f"{text}; the axes are free in {', '.join(others)}" if others else text
 
 
 def _is_free(exports: Exports, format: str) -> bool:
@@ -296,7 +320,11 @@ def _works_instead(exports: Exports, format: str) -> str:
                 works.append(other)
         except UserError:
             continue
-    return f"an operator or a decision that the format cannot express; what does work: {', '.join(works)}" if works else ""
+    return (
+        f"the format cannot express an operator or a decision of the model; these formats work: {', '.join(works)}"
+        if works
+        else ""
+    )
 
 
 def _norms_over_the_batch(exports: Exports) -> bool:

@@ -42,9 +42,15 @@ def invalid_input(exports: Exports, format: str) -> Evidence:
         if actual is None or (actual.numel() == 0 and case.empty):
             continue
         if expected is None:
-            found.append(_silent(exports, format, case, f"returns logits where the model raises ({reason})", behaviour))
+            found.append(
+                _silent(
+                    exports, format, case, f"returns logits where the model raises ({reason})", "accepts_invalid_input", behaviour
+                )
+            )
         elif not _alike(exports, format, actual, expected):
-            found.append(_silent(exports, format, case, "gives other logits than the model", behaviour))
+            found.append(
+                _silent(exports, format, case, "gives logits that differ from the model's", "different_logits", behaviour)
+            )
     if found:
         return max(found, key=lambda evidence: evidence.status.severity)
     message = f"behaves like the model on {', '.join(behaviour)}"
@@ -122,22 +128,23 @@ def _fatal(exports: Exports, format: str, case: InvalidCase, end: str, behaviour
     return Evidence(
         "invalid_input",
         Status.WARN if case.empty else Status.FAIL,
-        f"{format}: the process that runs it does not survive {case.name} in `{case.field}`: {end}",
+        f"{format}: the process that runs it crashes on {case.name} in `{case.field}`: {end}",
         counterexample=f"{exports.points[0].describe(exports.program)}, with {case.name} in `{case.field}`",
-        cause="a kernel of the runtime that does not check its sizes: check them before the call",
+        cause="the runtime's kernel does not check sizes: check them before the call",
         details={"behaviour": behaviour},
+        code="process_crashes",
     )
 
 
-def _silent(exports: Exports, format: str, case: InvalidCase, what: str, behaviour: dict[str, str]) -> Evidence:
+def _silent(exports: Exports, format: str, case: InvalidCase, what: str, code: str, behaviour: dict[str, str]) -> Evidence:
     """Ids that a runtime or a file of the user's own does not check are a warning: who serves it can check them before the call."""
     is_id = case.field in _ID_FIELDS
     if is_id and exports.exporter(format).accepts_any_id:
-        status, cause = Status.WARN, "a runtime whose lookups take any id: check ids before the call"
+        status, cause = Status.WARN, "the runtime accepts any id: check ids before the call"
     else:
         status = Status.WARN if is_id and exports.artifact(format).manifest is None else Status.FAIL
         cause = (
-            "a lookup that counts negative indices from the end or clips them; export with this project, which adds a guard, or check "
+            "the lookup counts negative indices from the end or clips them; export with this project, which adds a guard, or check "
             "the input before the call"
         )
     return Evidence(
@@ -147,4 +154,5 @@ def _silent(exports: Exports, format: str, case: InvalidCase, what: str, behavio
         counterexample=f"{exports.points[0].describe(exports.program)}, with {case.name} in `{case.field}`",
         cause=cause,
         details={"behaviour": behaviour},
+        code=code,
     )

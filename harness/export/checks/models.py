@@ -85,7 +85,7 @@ def forward_pass_validation(exports: Exports) -> Evidence:
     if exports.subject.prerequisite_failure.random:
         cause = "F.dropout without `training=self.training`, or random numbers drawn in forward"
         return Evidence(
-            "forward_pass_validation", Status.FAIL, "logits in eval mode are random: no file can repeat them", cause=cause
+            "forward_pass_validation", Status.FAIL, "logits are random in eval mode, so no file can reproduce them", cause=cause
         )
     return _at_input_shapes(exports, "forward_pass_validation")
 

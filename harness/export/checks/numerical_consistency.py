@@ -27,7 +27,7 @@ class Compared:
 
     Attributes:
         point: The point.
-        absolute: Largest absolute difference; infinite where shapes differ, nothing was compared or one side alone is NaN.
+        absolute: Largest absolute difference; infinite where shapes differ, nothing was compared or only one side is NaN.
         relative: The same, divided by the largest absolute logit.
         bound: What ``absolute`` is held to.
         agreement: Share of positions at which both have the same largest logit; ``None`` for a scalar output.
@@ -72,7 +72,9 @@ def numerical_consistency(exports: Exports, format: str) -> Evidence:
     if worst.absolute <= worst.bound:
         return Evidence(_NAME, Status.OK, _agrees(found, exports), **facts)
     if _is_rounding(exports, format, worst, details):
-        return Evidence(_NAME, Status.OK, f"{_agrees(found, exports)}; the rest is rounding, it vanishes in float64", **facts)
+        return Evidence(
+            _NAME, Status.OK, f"{_agrees(found, exports)}; the remaining difference is rounding: it vanishes in float64", **facts
+        )
     return _differs(exports, format, worst, facts)
 
 
@@ -85,7 +87,7 @@ def compare(exports: Exports, format: str, point: Point, logits: Tensor) -> Comp
     if logits.shape != expected.shape:
         wrong = f"logits of shape {tuple(logits.shape)} instead of {tuple(expected.shape)}"
     elif not torch.equal(logits.isfinite(), expected.isfinite()):
-        wrong = f"{counted(int((logits.isfinite() != expected.isfinite()).sum()), 'logit')} finite on one side alone"
+        wrong = f"{counted(int((logits.isfinite() != expected.isfinite()).sum()), 'logit')} finite only on one side"
     else:
         sound = expected.isfinite()
         absolute = difference(logits[sound], expected[sound])
@@ -144,13 +146,14 @@ def _differs(exports: Exports, format: str, worst: Compared, facts: dict[str, An
         Status.FAIL,
         f"{format}: {what} at {at}{unseen}{operator}",
         module=blame.module,
+        code="different_form" if worst.wrong else "different_logits",
         cause=blame.explanation or _CAUSE,
         details=details,
         **facts,
     )
 
 
-_CAUSE = "a decision frozen by the exporter, an operator translated otherwise, or a file of other weights"
+_CAUSE = "the exporter froze a decision or translated an operator wrongly, or the file holds other weights"
 
 
 def _excess(compared: Compared) -> float:
@@ -182,10 +185,10 @@ def _nothing_unseen(exports: Exports, format: str, found: list[Compared], refuse
     """A verdict for an artifact that runs nowhere else than where it was exported."""
     if not found:
         point, reason = next(iter(refused.items()))
-        message = (
-            f"{format}: nothing could be compared: it refuses every batch, {point.describe(exports.program)} first: {reason}"
+        message = f"{format}: nothing could be compared: the file refuses every batch; the first, {point.describe(exports.program)}: {reason}"
+        return Evidence(
+            _NAME, Status.FAIL, message, cause="the file does not run", code="nothing_compared", details={"refused": len(refused)}
         )
-        return Evidence(_NAME, Status.FAIL, message, cause="a file that does not run at all", details={"refused": len(refused)})
     worst = max(found, key=_excess)
     facts: dict[str, Any] = {
         "measured": worst.absolute,
@@ -195,7 +198,7 @@ def _nothing_unseen(exports: Exports, format: str, found: list[Compared], refuse
     details = _details(found, refused, exports)
     if worst.absolute > worst.bound:
         return _differs(exports, format, worst, {**facts, "details": details})
-    message = f"equal within rounding at {_batches(found)} of the exported sizes"
+    message = f"equal within rounding on {_batches(found)} of the exported sizes"
     if refused:
         message += f"; refuses all {len(refused)} others (see dynamic_axes)"
     return Evidence(_NAME, Status.OK, message, details=details, **facts)
@@ -203,7 +206,7 @@ def _nothing_unseen(exports: Exports, format: str, found: list[Compared], refuse
 
 def _agrees(found: list[Compared], exports: Exports) -> str:
     unseen = len({compared.point.sizes for compared in found if not compared.point.seen(exports.program)})
-    return f"equal within rounding at {_batches(found)}, {counted(unseen, 'shape')} unseen by the exporter"
+    return f"equal within rounding on {_batches(found)}, with {counted(unseen, 'shape')} that the exporter never saw"
 
 
 def _batches(found: list[Compared]) -> str:

@@ -292,15 +292,26 @@ def performance_benchmark(exports: Exports, format: str) -> Evidence:
     artifact, eager = times.artifact, times.eager
     bound = exports.subject.task.tolerances.get(name)
     details = {**times.to_json(), "speed_up": times.speed_up}
-    figures = f"mean {artifact.mean:.3f} ms, median {artifact.p50:.3f} ms, {times.speed_up:.2f} times the model's speed ({eager.p50:.3f} ms)"
+    figures = f"mean {artifact.mean:.3f} ms, median {artifact.p50:.3f} ms, {times.speed_up:.2f} times as fast as the model ({eager.p50:.3f} ms)"
     at = exports.program.sizes.describe(exports.program.task)
     if bound is not None and artifact.p50_bounds[0] > bound:
         message = f"{format}: {figures}: slower than {bound:g} ms"
-        return Evidence(name, Status.FAIL, message, artifact.p50, bound, "ms", at, details=details)
+        return Evidence(name, Status.FAIL, message, artifact.p50, bound, "ms", at, details=details, code="slower_than_bound")
     if bound is None and artifact.p50_bounds[0] > max(_MUCH * eager.p50_bounds[1], eager.p50_bounds[1] + _OVERHEAD_MS):
         message = f"{format}: slower than the model itself: {figures}"
         cause = "operators without a fast kernel in the runtime, threads that wait for each other, or a model too small to gain"
-        return Evidence(name, Status.WARN, message, artifact.p50, _MUCH * eager.p50, "ms", at, cause=cause, details=details)
+        return Evidence(
+            name,
+            Status.WARN,
+            message,
+            artifact.p50,
+            _MUCH * eager.p50,
+            "ms",
+            at,
+            cause=cause,
+            details=details,
+            code="slower_than_model",
+        )
     return Evidence(name, Status.OK, figures, artifact.p50, bound, "ms", at, details=details)
 
 
@@ -328,20 +339,42 @@ def quantisation(exports: Exports, format: str) -> Evidence:
     worst = quality.worst_tensors[0] if quality.worst_tensors else None
     figures = (
         f"{quality.sqnr_db:.1f} dB, {quality.operators_quantised} of {quality.operators_quantisable} operators, "
-        f"{quality.bytes_after / quality.bytes_before:.0%} of the size, {times.speed_up:.2f} times the float file's speed"
+        f"{quality.bytes_after / quality.bytes_before:.0%} of the size, {times.speed_up:.2f} times as fast as the float file"
     )
     facts: dict[str, Any] = {"measured": quality.sqnr_db, "bound": bound, "unit": "dB", "details": details}
     if quality.sqnr_db < bound:
-        message = f"{format}: quantisation destroys the logits: {figures}"
+        message = f"{format}: quantisation changes the logits too much: {figures}"
         named = f" (worst weight: `{worst.name}`, {worst.sqnr_db:.1f} dB)" if worst else ""
         cause = "weights with outliers, or a calibration that saw other inputs; leave the worst layers in float"
-        return Evidence(name, Status.FAIL, message + named, module=worst.module if worst else "", cause=cause, **facts)
+        return Evidence(
+            name,
+            Status.FAIL,
+            message + named,
+            module=worst.module if worst else "",
+            cause=cause,
+            code="logits_too_noisy",
+            **facts,
+        )
     if slower:
-        cause = "operators too small to gain, or a layout that converts to and fro; quantise fewer operators, or none"
-        return Evidence(name, Status.FAIL, f"{format}: slower than the float file: {figures}", cause=cause, **facts)
+        cause = "operators too small to gain, or conversions to integers that cost more than they save; quantise fewer operators, or none"
+        return Evidence(
+            name,
+            Status.FAIL,
+            f"{format}: slower than the float file: {figures}",
+            cause=cause,
+            code="slower_than_float_file",
+            **facts,
+        )
     if quality.argmax_agreement is not None and quality.argmax_agreement < _AGREEMENT:
-        message = f"{format}: the largest logit stays the same at {quality.argmax_agreement:.1%} of positions only; {figures}"
-        return Evidence(name, Status.WARN, message, cause="classes whose logits lie closer than the quantisation noise", **facts)
+        message = f"{format}: only {quality.argmax_agreement:.1%} of positions keep their largest logit; {figures}"
+        return Evidence(
+            name,
+            Status.WARN,
+            message,
+            cause="classes whose logits are closer than the quantisation noise",
+            code="classes_change",
+            **facts,
+        )
     return Evidence(name, Status.OK, figures, **facts)
 
 

@@ -34,7 +34,7 @@ def overall(statuses: Iterable[str]) -> str:
 
 
 _ADVICE = {
-    "parameter_validation": "Train again with a lower learning rate and gradient clipping, or go back to a checkpoint without NaN",
+    "parameter_validation": "Train again with a lower learning rate and gradient clipping, or use an earlier checkpoint without NaN",
     "numerical_consistency": "Compare in float64, export with another opset or without optimisation, and look at the named operator",
     "memory_requirements": 'Quantise the model (`quantization: "dynamic"`), or serve it in half precision',
     "forward_pass_validation": "Look for NaN weights first, then for a softmax over rows that are all masked",

@@ -181,7 +181,7 @@ def _write_request(
         "one_by_one": one_by_one,
         "run_in": run_in,
         # An exporter of another package is found where this process found it.
-        "import_paths": sys.path if run_in or not exporter.__module__.startswith("harness.") else [],
+        "import_paths": sys.path if run_in or not exporter.is_built_in() else [],
         **more,
     }
     (folder / _REQUEST).write_text(json.dumps(request), encoding="utf-8")

@@ -262,7 +262,7 @@ def _read(path: Path) -> Any:
     try:
         return core.read_model(path)
     except Exception as error:
-        raise ExportError(f"{path.name} is no OpenVINO file that can be read: {_reason(error)}") from error
+        raise ExportError(f"{path.name} is not an OpenVINO file that can be read: {_reason(error)}") from error
 
 
 def _problems(model: Any, program: Program) -> tuple[str, ...]:

@@ -78,7 +78,9 @@ def read(path: Path) -> onnx.ModelProto:
     try:
         model = onnx.load(path, load_external_data=False)
     except Exception as error:
-        raise ExportError(f"{path.name} is no ONNX file: {type(error).__name__}: {str(error).splitlines()[0][:120]}") from error
+        raise ExportError(
+            f"{path.name} is not an ONNX file: {type(error).__name__}: {str(error).splitlines()[0][:120]}"
+        ) from error
     for name in external_files(model):
         if Path(name).name != name or name in (".", ".."):
             raise ExportError(f"{path.name} keeps weights in {name!r}, outside its own folder: refused")

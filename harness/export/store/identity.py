@@ -59,7 +59,7 @@ def versions() -> dict[str, str]:
 @cache
 def code_of(exporter: type[Format]) -> str:
     """A hash of the file in which an exporter of another package is written; empty of this project's, which every identity holds."""
-    if exporter.__module__.startswith("harness."):
+    if exporter.is_built_in():
         return ""
     file = getattr(sys.modules[exporter.__module__], "__file__", None)
     return file_hash(Path(file)) if file else ""

@@ -104,7 +104,7 @@ register(
         "exports",
         Exported(edited(subtract_instead_of_adding), "onnx"),
         Exported(STUB, "onnx"),
-        says="sha256 is another one",
+        says="sha256 differs",
     ),
     PlantedBug(
         "last_resort_of_onnx",
@@ -119,7 +119,7 @@ register(
         "validation",
         Exported(truncated("onnx"), "onnx"),
         Exported(of(Scores), "onnx"),
-        says="is no ONNX file",
+        says="is not an ONNX file",
     ),
     PlantedBug(
         "truncated_torchscript",
@@ -189,7 +189,7 @@ register(
         "fresh_process",
         Exported(from_config(FORGETS), "pytorch"),
         Exported(from_config(KEEPS), "pytorch"),
-        says="other logits",
+        says="new process differ",
     ),
     PlantedBug(
         "branch_on_a_size",
@@ -252,14 +252,14 @@ register(
         "dynamic_axes",
         Exported(of(SizeBranch), "onnx"),
         Exported(of(SizeWhere), "onnx"),
-        says="valid from 1 to 4 alone",
+        says="valid only from 1 to 4",
     ),
     PlantedBug(
         "norm_in_train_mode",
         "inference_mode",
         Exported(by_hand(Obedient, training=True), "onnx"),
         Exported(by_hand(Obedient), "onnx"),
-        says="training is left",
+        says="training operators",
     ),
     PlantedBug(
         "dropout_left_in",
@@ -302,14 +302,14 @@ register(
         "invalid_input",
         Exported(edited(scale_an_initializer("scale", 20.0), "onnx_int8", AnyLength, quantization="dynamic"), "onnx_int8"),
         Exported(of(AnyLength, quantization="dynamic"), "onnx_int8"),
-        says="other logits than the model, on a sequence that is too long",
+        says="differ from the model's, on a sequence that is too long",
     ),
     PlantedBug(
         "a_scale_off",
         "quantisation",
         Exported(destroyed_scale, "onnx_int8"),
         Exported(of(language_model, "onnx", quantization="dynamic"), "onnx_int8"),
-        says="destroys the logits",
+        says="changes the logits too much",
     ),
     PlantedBug(
         "slower_than_the_bound",
