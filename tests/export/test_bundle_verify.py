@@ -477,6 +477,6 @@ def test_a_format_whose_package_is_missing_is_a_warning(bundle: Path, monkeypatc
 def test_a_format_of_a_later_version_is_a_warning(bundle: Path) -> None:
     keep(bundle, "onnx")
     edit(bundle / "manifest.json", lambda manifest: manifest.update(formats={"tosa": "artifacts/model.onnx"}))
-    edit(bundle / "golden" / "golden.json", lambda golden: golden["formats"].update(tosa=contract["formats"]["onnx"]))
+    edit(bundle / "golden" / "golden.json", lambda golden: golden["formats"].update(tosa=golden["formats"]["onnx"]))
     relist(bundle, "golden/golden.json")
     assert found(verify_bundle(bundle), "tosa").status is Status.WARN

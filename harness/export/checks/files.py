@@ -23,7 +23,7 @@ from harness.runtime import seeded
 from harness.wording import counted
 
 _REPLAYED = 2
-"""Batches of the shape grid that are replayed in the fresh process."""
+"""Batches of the shape grid that are run in the clean process."""
 
 
 def validation(exports: Exports, format: str) -> Evidence:
@@ -55,7 +55,7 @@ def validation(exports: Exports, format: str) -> Evidence:
 
 
 def fresh_process(exports: Exports, format: str) -> Evidence:
-    """The file loads in a fresh process and gives the model's logits there; cold start, first call and peak memory are measured.
+    """The file loads in a clean process and gives the model's logits there; cold start, first call and peak memory are measured.
 
     Raises:
         UserError: There is no artifact.
@@ -66,12 +66,14 @@ def fresh_process(exports: Exports, format: str) -> Evidence:
         "fresh process", artifact.manifest and artifact.manifest.files, exports.identity, versions(), torch.get_num_threads()
     )
     if not artifact.ours:
-        return _judge_fresh(exports, format)
-    found = exports.cache.values(key, lambda: _judge_fresh(exports, format).to_json(), lambda e: e["status"] == Status.OK.value)
+        return _judge_clean_process(exports, format)
+    found = exports.cache.values(
+        key, lambda: _judge_clean_process(exports, format).to_json(), lambda e: e["status"] == Status.OK.value
+    )
     return Evidence.from_json(found)
 
 
-def _judge_fresh(exports: Exports, format: str) -> Evidence:
+def _judge_clean_process(exports: Exports, format: str) -> Evidence:
     name = "fresh_process"
     points = exports.points[:_REPLAYED]
     run = run_in_clean_process(
