@@ -40,9 +40,7 @@ def read_keys(file: Path) -> dict[str, Any]:
         tools = raw.get("tool")
         raw = tools.get("modeltiers") if isinstance(tools, dict) else None
         if raw is None:
-            raise _refused(
-                file, "no_table", "no table [tool.modeltiers]; the config's keys go there, or into a separate file"
-            )
+            raise _refused(file, "no_table", "no table [tool.modeltiers]; the config's keys go there, or into a separate file")
     if not isinstance(raw, dict):
         raise _refused(file, "wrong_type", f"expected an object of keys, got {type(raw).__name__}")
     raw.pop("$schema", None)

@@ -81,9 +81,7 @@ class Keys(BaseModel):
 class TaskKeys(Keys):
     """What the model is for, and its sizes."""
 
-    task_name: Name | None = Field(
-        None, description="A preset (lm_tiny, cls_tiny, seq2seq_tiny, vision_tiny) or any other name."
-    )
+    task_name: Name | None = Field(None, description="A preset (lm_tiny, cls_tiny, seq2seq_tiny, vision_tiny) or any other name.")
     task_type: Literal[tuple(t.value for t in FACTS)] | None = Field(None, description="What the logits mean.")  # type: ignore[valid-type]
     modality: Literal[MODALITIES] | None = Field(None, description="The kind of input.")  # type: ignore[valid-type]
     vocab_size: Positive | None = Field(None, description="Number of token ids.")
@@ -260,7 +258,8 @@ class MonitoringKeys(Keys):
     )
     db_path: str = Field("experiments.db", description="The experiment database: a file, or a PostgreSQL URL.")
     thresholds: dict[str, float] = Field(
-        default_factory=dict, description='Limit of a metric, a minimum, or a maximum for losses and errors: {"accuracy": 0.9, "loss": 0.4}.'
+        default_factory=dict,
+        description='Limit of a metric, a minimum, or a maximum for losses and errors: {"accuracy": 0.9, "loss": 0.4}.',
     )
     margins: dict[str, Annotated[float, Field(gt=0)]] = Field(
         default_factory=dict,

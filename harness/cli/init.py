@@ -154,7 +154,9 @@ def add_gist(commands: Any) -> None:
     gist = commands.add_parser("gist", help="show a GitHub gist that holds a model, and what a scan of its code finds")
     gist.add_argument("gist_id", metavar="ID", help="the gist's id, the last part of its address")
     gist.add_argument("--revision", metavar="R", help="the commit (default: the latest)")
-    gist.add_argument("--trust", action="store_true", help="trust exactly these files from now on, even if the scan finds something")
+    gist.add_argument(
+        "--trust", action="store_true", help="trust exactly these files from now on, even if the scan finds something"
+    )
     add_json(gist)
     gist.set_defaults(run=_gist)
 
