@@ -19,6 +19,7 @@ DEFAULT_METRICS: dict[TaskType, tuple[str, ...]] = {
     TaskType.IMAGE_CLASSIFICATION: _CLASSES,
     TaskType.TABULAR_CLASSIFICATION: _CLASSES,
     TaskType.TABULAR_REGRESSION: ("loss", "mae", "rmse", "r2"),
+    TaskType.DECLARED: ("loss",),
 }
 """What is measured where the config names no ``metrics``."""
 

@@ -26,8 +26,8 @@ from harness.wording import counted, listed
 if TYPE_CHECKING:
     from harness.evaluation.evaluation import Evaluation
 
-_NO_PROFILE = "no reference profile to compare with: name one by `reference_profile_id`; `modeltiers profile` stores it"
-_NO_BASELINE = "no baseline to compare with: name a run by `baseline_run_id`; `modeltiers train` stores runs"
+_NO_PROFILE = "no reference profile to compare with: name one with `reference_profile_id`; `modeltiers profile` stores it"
+_NO_BASELINE = "no baseline to compare with: name a run with `baseline_run_id`; `modeltiers train` stores runs"
 _SHOWN = 3
 
 
@@ -60,7 +60,7 @@ def judge_monitoring(name: str, monitor: Monitor, case: str = "") -> Evidence:
     def otherwise(error: Exception) -> Evidence:
         if isinstance(error, UserError):
             raise error
-        return Evidence(name, Status.FAIL, f"cannot be measured: {raised(error)}")
+        return Evidence(name, Status.FAIL, f"cannot be measured: {raised(error)}", code="not_measured")
 
     return guarded(name, measured, otherwise)
 
@@ -71,7 +71,7 @@ def evaluation(monitor: Monitor) -> Evidence:
     expected.metrics(monitor.task)  # a threshold of no metric is said even where there is nothing to measure
     found = monitor.evaluation
     if found is None:
-        return Evidence("evaluation", Status.SKIPPED, "the data has no labels to evaluate the model by")
+        return Evidence("evaluation", Status.SKIPPED, "the data has no labels to evaluate the model with")
     metrics = found.summary
     details = {
         "eval_metrics": metrics,
@@ -83,14 +83,16 @@ def evaluation(monitor: Monitor) -> Evidence:
     if not all(map(math.isfinite, metrics.values())):
         broken = [name for name, value in metrics.items() if not math.isfinite(value)]
         message = f"{_listed(broken)} not finite {on}: some logits are NaN or infinite"
-        return Evidence("evaluation", Status.FAIL, message, details=details)
+        return Evidence("evaluation", Status.FAIL, message, details=details, code="not_finite")
     missed = expected.missed(metrics)
     if missed:
         said = "; ".join(_missed(name, metrics.get(name), bound) for name, bound in missed.items())
         name, bound = next(iter(missed.items()))
-        return Evidence("evaluation", Status.FAIL, f"{said}, {on}", metrics.get(name), bound, details=details)
+        return Evidence(
+            "evaluation", Status.FAIL, f"{said}, {on}", metrics.get(name), bound, details=details, code="misses_threshold"
+        )
     said = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-    on += ", every token counting once" if monitor.task.is_per_position else ""
+    on += ", each token counts once" if monitor.task.is_per_position else ""
     return Evidence("evaluation", Status.OK, f"{said}, {on}", details=details)
 
 
@@ -101,12 +103,18 @@ def baseline_regression(monitor: Monitor) -> Evidence:
         return Evidence("baseline_regression", Status.SKIPPED, _NO_BASELINE)
     details: dict[str, Any] = {"baseline": str(monitor.memory.baseline), "scored_on": rows.name, "is_same_data": rows.is_window}
     if rows.data is None:
-        return Evidence("baseline_regression", Status.WARN, _not_comparable(monitor, rows), details=details)
+        return Evidence(
+            "baseline_regression", Status.WARN, _not_comparable(monitor, rows), details=details, code="rows_not_available"
+        )
     comparison = monitor.comparison
     if comparison is None:
-        return Evidence("baseline_regression", Status.SKIPPED, "the data has no labels to compare the model with its baseline by")
+        return Evidence("baseline_regression", Status.SKIPPED, "the data has no labels to compare the model with its baseline")
     worst = max(comparison.evidence(), key=lambda one: (one.status.severity, one.excess))
-    where = "" if rows.is_window else f"; compared on the rows that the baseline was scored on ({rows.title}), as the data is new"
+    where = (
+        ""
+        if rows.is_window
+        else f"; compared on the rows that the baseline was scored on ({rows.title}), because the data is new"
+    )
     compared = {
         **comparison.to_json(),
         "definitions": score_definitions(monitor.task, [one.metric for one in comparison.metrics]),
@@ -121,6 +129,7 @@ def baseline_regression(monitor: Monitor) -> Evidence:
         worst.bound,
         worst.unit,
         details={"comparison": compared, **details},
+        code=worst.code,
     )
 
 
@@ -161,6 +170,7 @@ def drift(monitor: Monitor, case: str) -> Evidence:
         effect.floor if changed else None,
         effect.name if changed else "",
         details=details,
+        code=gravest[0].code if changed else "too_few_rows" if blindness else "",
     )
 
 
@@ -172,15 +182,18 @@ def harm(monitor: Monitor) -> Evidence:
     if verdict.impact is None:
         return Evidence("harm", Status.SKIPPED, _why_no_accuracy(monitor))
     found = verdict.impact.evidence()
-    return Evidence("harm", found.status, found.message, found.measured, found.bound, found.unit, details={"harm": found.details})
+    details = {"harm": found.details}
+    return Evidence(
+        "harm", found.status, found.message, found.measured, found.bound, found.unit, details=details, code=found.code
+    )
 
 
 def _nearest(rows: Sequence[ShiftedRow]) -> str:
-    """``; nearest to the shift are rows 18, 202 and 33``, or nothing."""
+    """``; the rows that shifted most are 18, 202 and 33``, or nothing."""
     numbers = [str(row.index + 1) for row in rows[:_SHOWN]]
     if len(numbers) < _SHOWN:
         return ""
-    return f"; nearest to the shift are rows {', '.join(numbers[:-1])} and {numbers[-1]}"
+    return f"; the rows that shifted most are {', '.join(numbers[:-1])} and {numbers[-1]}"
 
 
 def _rows(found: Evaluation) -> str:
@@ -203,16 +216,16 @@ def _listed(names: list[str]) -> str:
 def _changed(features: Sequence[FeatureDrift], verdict: WindowVerdict) -> str:
     """All about the first, the names of the others, and why it is not graver."""
     first, *others = features
-    more = f"; so {'has' if len(others) == 1 else 'have'} {listed([one.feature for one in others])}" if others else ""
+    more = f"; also {listed([one.feature for one in others])}" if others else ""
     return f"{first.message.splitlines()[0]}{more}{_what_accuracy_says(verdict)}"
 
 
 def _what_accuracy_says(verdict: WindowVerdict) -> str:
     """Why drift only warns, or why it fails all the same."""
     if verdict.is_harmless:
-        return "; accuracy holds, so that it only warns"
+        return "; accuracy holds, so this is only a warning"
     only_estimated = verdict.impact is not None and verdict.impact.is_ruled_out
-    return "; accuracy seems to hold, but is only estimated: without labels drift is not cleared" if only_estimated else ""
+    return "; accuracy seems to hold, but is only estimated: without labels, drift still fails" if only_estimated else ""
 
 
 def _no_drift(case: str, verdict: WindowVerdict) -> str:
@@ -224,13 +237,13 @@ def _no_drift(case: str, verdict: WindowVerdict) -> str:
     names = f"{counted(len(found), 'feature')}, {listed([one.feature for one in found])} ({sizes})"
     if all(one.feature in verdict.drift.same for one in found):
         return f"{SAME}: {names}"
-    return f"no drift seen in {names}"
+    return f"no drift found in {names}"
 
 
 def _not_comparable(monitor: Monitor, rows: BaselineRows) -> str:
     return (
-        f"not compared with the baseline {monitor.memory.baseline!r}: its scores are of {rows.title}, which is not at hand "
-        f"({rows.lacking}), and {monitor.data.origin.name} holds other rows; put the data back to compare, or train the baseline again; "
+        f"not compared with the baseline {monitor.memory.baseline!r}: its scores are of {rows.title}, which is not available "
+        f"({rows.lacking}), and {monitor.data.origin.name} has other rows; restore the data to compare, or train the baseline again; "
         "evaluation, drift and harm are judged on the new rows"
     )
 
@@ -246,5 +259,5 @@ def _why_none(monitor: Monitor, case: str) -> str:
 
 def _why_no_accuracy(monitor: Monitor) -> str:
     if monitor.task.is_regression or monitor.task.is_per_position:
-        return f"accuracy is estimated where a row has one class; {monitor.task.task_type.value} has not"
-    return "the reference knows nothing of the model's accuracy: profile labelled data with the trained model"
+        return f"accuracy is estimated where a row has one class, which {monitor.task.task_type.value} does not have"
+    return "the reference has no accuracy of the model: profile labelled data with the trained model"

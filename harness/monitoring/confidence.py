@@ -33,8 +33,7 @@ def ood_score_of(task: TaskSpec, training: Dataset, data: Dataset, window: Windo
     """
     if task.is_text or window.predicted is None or window.correct is None:
         raise ConfigError(
-            "familiarity is measured on images and tables, of a model with weights that gives a row one class, and with labels; "
-            "leave it out to go by the model's confidence"
+            "`--familiarity` needs images or a table with labels, and a classifier with weights; leave it out to use the model's confidence"
         )
     known = _first_vectors(training)
     labels = np.array([int(example["labels"]) for example in islice(iter(training), len(known))])

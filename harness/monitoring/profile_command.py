@@ -106,7 +106,7 @@ def _note(profile: Profile, weights: RunWeights) -> str:
     """Of which weights the outputs are, or why there are none."""
     if any(name.startswith("output.") for name in profile.features):
         return f"outputs and scores are those of {weights.path.name}" if weights.path else ""
-    return f"without outputs and scores, so that only inputs can be compared: {weights.lacking}" if weights.lacking else ""
+    return f"without outputs and scores, so only inputs can be compared: {weights.lacking}" if weights.lacking else ""
 
 
 def _store(config: SuiteConfig, reference: Reference, db_path: str | Path, run: RunRef | None, name: str | None) -> int:
@@ -208,5 +208,5 @@ def weights_of_run(db: ExperimentDB, run: RunRef) -> RunWeights:
     if not path.is_file():
         return RunWeights(None, f"the run's checkpoint {path} is gone")
     if measure(path).sha256 != logged[-1].sha256:
-        return RunWeights(None, f"the run's checkpoint {path} was written to since")
+        return RunWeights(None, f"the run's checkpoint {path} was changed since")
     return RunWeights(path)

@@ -63,8 +63,7 @@ def test_losses_that_rise_fail_and_errors_that_fall_do_not() -> None:
 
 def test_a_verdict_says_what_it_rests_on() -> None:
     assert by_right_answers(5000, 130, 70).message == (
-        "accuracy fell by 1.20 points (90% interval 0.73 to 1.68; p < 0.0001) on 5,000 samples; the margin is 0.5; "
-        "0.71 would have been noticed"
+        "accuracy fell by 1.20 points (allowed 0.5; 90% interval 0.73 to 1.68; p < 0.0001) on 5,000 samples; 0.71 points would be detected"
     )
 
 
@@ -73,17 +72,17 @@ def test_a_verdict_says_what_it_rests_on() -> None:
     [
         (
             (5000, 125, 75),
-            "accuracy fell by 1.00 points (90% interval 0.53 to 1.48; p = 0.00025) on 5,000 samples; the margin is 0.5; ",
+            "accuracy fell by 1.00 points (allowed 0.5; 90% interval 0.53 to 1.48; p = 0.00025) on 5,000 samples; ",
         ),
-        ((5000, 75, 125), "accuracy rose by 1.00 points (90% interval 0.53 to 1.48; p = 1.00) on 5,000 samples; "),
-        ((50_000, 1050, 950), "; it is worse, though within the margin"),
+        ((5000, 75, 125), "accuracy rose by 1.00 points (allowed 0.5; 90% interval 0.53 to 1.48; p = 1.00) on 5,000 samples; "),
+        ((50_000, 1050, 950), "; it is worse, but by less than is allowed"),
         (
             (200, 5, 3),
-            "that is beyond the margin, but may be chance: cannot tell: a worsening by the margin would be seen in 7% of ",
+            "more than is allowed, but it may be chance: cannot tell: the allowed worsening would be detected in 7% of ",
         ),
-        ((200, 4, 4), "accuracy did not change on average (90% interval -3.0 to 3.0; p = 0.64) on 200 samples; "),
-        ((200, 4, 4), r"such comparisons; needs n ≥ 11,[0-9]{3} for 80%"),
-        ((3, 1, 0), "no worsening would have been noticed"),
+        ((200, 4, 4), "accuracy did not change on average (allowed 0.5; 90% interval -3.0 to 3.0; p = 0.64) on 200 samples; "),
+        ((200, 4, 4), r"such comparisons; 11,[0-9]{3} samples would detect it in 80%"),
+        ((3, 1, 0), "no worsening would be detected"),
     ],
 )
 def test_the_words(counts: tuple[int, int, int], words: str) -> None:
@@ -94,7 +93,7 @@ def test_the_words(counts: tuple[int, int, int], words: str) -> None:
 def test_the_words_of_losses() -> None:
     message = by_losses(losses(5000, worsening=0.3)).message
     assert re.match(
-        r"loss per sample rose by 0\.\d\d \(90% interval 0\.\d\d to 0\.\d\d; p < 0\.0001\) on 5,000 samples; the margin is 0\.\d+; ",
+        r"loss per sample rose by 0\.\d\d \(allowed 0\.\d+; 90% interval 0\.\d\d to 0\.\d\d; p < 0\.0001\) on 5,000 samples; ",
         message,
     )
     assert "points" not in message
@@ -102,7 +101,7 @@ def test_the_words_of_losses() -> None:
 
 def test_the_same_losses_are_the_same_model() -> None:
     before, _ = losses(50)
-    assert by_losses((before, before)).message == "loss per sample is the same: so is every score, on 50 samples"
+    assert by_losses((before, before)).message == "loss per sample is the same, as is every score, on 50 samples"
     right = scores("correct", before < 1)
     pair = {"loss": scores("loss", before), "correct": right}
     assert compare_all_scores(pair, pair).status is Status.OK
@@ -208,7 +207,7 @@ def test_a_later_look_needs_more() -> None:
     first, tenth = (by_right_answers(5000, 120, 85, spending=spending) for spending in (None, AlphaSpending(9)))
     assert (first.finding, tenth.finding) == (Finding.WORSE, Finding.UNPROVEN)
     assert tenth.p_adjusted == pytest.approx(110 * first.p)
-    assert "of such comparisons at look 10 at this baseline; needs n ≥ " in tenth.message
+    assert "comparison 10 with this baseline" in tenth.message
     with pytest.raises(ValueError, match="at least 0"):
         AlphaSpending(-1)
 
@@ -236,6 +235,7 @@ def test_evidence_and_json() -> None:
     evidence = found.evidence()
     assert evidence == Evidence.from_json(json.loads(json.dumps(evidence.to_json(), allow_nan=False)))
     assert (evidence.status, evidence.message, evidence.unit) == (found.status, found.message, "points")
+    assert evidence.code == found.finding.code
     assert (evidence.measured, evidence.bound) == (pytest.approx(1.2), 0.5)
     plain = json.loads(json.dumps(by_right_answers(3, 1, 0).to_json(), allow_nan=False))
     assert plain["detectable"] is None

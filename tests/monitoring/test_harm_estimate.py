@@ -199,5 +199,5 @@ def test_vectors_of_another_width_and_broken_files_are_refused() -> None:
     familiarity = fit_ood_score(np.eye(4), [0, 1, 0, 1], np.eye(4), [0, 1, 0, 1], [1, 1, 0, 1])
     with pytest.raises(DataError, match="vectors of 4 numbers"):
         familiarity.scores(np.ones((2, 3)), [0, 1])
-    with pytest.raises(DataError, match="stored familiarity"):
+    with pytest.raises(DataError, match="stored out-of-distribution score"):
         OodScore.from_json({"centre": [0.0]})

@@ -86,7 +86,7 @@ def test_each_number_says_what_it_is_a_mean_of(tmp_path: Path) -> None:
     found = monitor_config(load_config(config), baseline=trained["run_id"]).data
     assert found["definitions"]["loss"] == "over all labelled tokens of the data; each token counts once"
     assert found["comparison"]["definitions"]["loss"].startswith("mean over the rows of each row's own mean")
-    assert "every token counting once" in found["checks"]["evaluation"]["message"]
+    assert "each token counts once" in found["checks"]["evaluation"]["message"]
     assert "loss per sample " in found["checks"]["baseline_regression"]["message"]
 
 
@@ -113,7 +113,7 @@ def test_a_shift_that_does_not_hurt_warns_and_names_the_feature(monitored: Monit
     inputs = found["checks"]["drift[inputs]"]
     assert inputs["status"] == "warn"
     assert inputs["message"].startswith("`age` has drifted: KS D = ")
-    assert "accuracy holds, so that it only warns" in inputs["message"]
+    assert "accuracy holds, so this is only a warning" in inputs["message"]
     assert found["drift"]["features"][0]["contribution"] >= found["drift"]["features"][-1]["contribution"]
     assert found["harm"]["status"] == "ok"
 
@@ -157,7 +157,7 @@ def test_accuracy_is_estimated_where_there_are_no_labels(monitored: Monitored) -
     assert found["checks"]["drift[labels]"]["status"] == "skipped"
     inputs = found["checks"]["drift[inputs]"]
     assert (inputs["status"], found["checks"]["harm"]["status"]) == ("fail", "ok")
-    assert "accuracy seems to hold, but is only estimated: without labels drift is not cleared" in inputs["message"]
+    assert "accuracy seems to hold, but is only estimated: without labels, drift still fails" in inputs["message"]
 
 
 def test_numbers_that_are_not_finite_are_counted(shop: Shop, monitored: Monitored) -> None:
@@ -191,7 +191,7 @@ def test_new_rows_are_judged_and_the_baseline_compared_on_its_own(monitored: Mon
     found = monitored(data, baseline_run_id=PRODUCTION)
     comparison = found["checks"]["baseline_regression"]
     assert (comparison["status"], found["status"]) == ("ok", "ok")
-    assert "compared on the rows that the baseline was scored on (eval.csv), as the data is new" in comparison["message"]
+    assert "compared on the rows that the baseline was scored on (eval.csv), because the data is new" in comparison["message"]
     assert found["comparison"]["metrics"]["correct"]["samples"] == 2000
     assert not found["comparison"]["is_same_data"]
     assert found["drift"]["status"] == found["harm"]["status"] == "ok"
@@ -269,7 +269,7 @@ def test_thresholds(monitored: Monitored, bounds: dict[str, float], status: str)
     found = monitored("clean.csv", thresholds=bounds)["checks"]["evaluation"]
     assert found["status"] == status
     if status == "fail":
-        assert "below the threshold 0.999, on 1000 rows of clean.csv" in found["message"]
+        assert "below the threshold 0.999, on 1,000 rows of clean.csv" in found["message"]
 
 
 def test_a_threshold_on_a_metric_of_its_own_is_measured_and_a_wrong_name_is_said(monitored: Monitored) -> None:
@@ -365,7 +365,7 @@ def test_the_rows_nearest_to_the_shift_are_named(shop: Shop, monitored: Monitore
     config = shop.config("shifted.csv")
     monitor = monitor_of(config, model_source(config).build(0))
     evidence = judge_monitoring("drift", monitor, "inputs")
-    assert "; nearest to the shift are rows " in evidence.message
+    assert "; the rows that shifted most are " in evidence.message
     features, _ = rows(1000, 4, move=0.6)
     assert features[[row["index"] for row in evidence.details["nearest"]], 0].min() > 0.6
     assert [plot["feature"] for plot in evidence.details["plots"]] == ["age"]
@@ -389,7 +389,7 @@ def test_accuracy_is_estimated_by_familiar_rows_where_they_may_be_kept(shop: Sho
 
 def test_familiarity_of_texts_is_refused() -> None:
     config = load_config(Path(__file__).parent.parent.parent / "examples" / "lm_tiny_monitoring.json")
-    with pytest.raises(ConfigError, match="on images and tables"):
+    with pytest.raises(ConfigError, match="needs images or a table"):
         profile_config(config, ood_score=True)
 
 

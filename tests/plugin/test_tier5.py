@@ -85,7 +85,7 @@ def test_too_few_rows_to_tell_are_a_warning(project: Project) -> None:
     config.write_text(json.dumps({**json.loads(config.read_text()), "eval": {**DATA, "split": "train"}}))
     result = project.run("--model-config", config, "-k", "inputs")
     assert result.parseoutcomes()["warn"] == 1
-    result.stdout.fnmatch_lines(["*cannot tell about * features*needs a larger reference*"])
+    result.stdout.fnmatch_lines(["*cannot tell about * features*the reference is too small*"])
 
 
 @pytest.mark.parametrize(

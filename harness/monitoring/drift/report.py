@@ -13,7 +13,7 @@ from harness.monitoring.statistics.difference import Difference
 from harness.statistics import false_discovery, holm
 from harness.wording import counted, listed
 
-SAME = "no drift: the data holds the same rows as the reference, so that this says nothing of new ones"
+SAME = "no drift: the data has the same rows as the reference, so this says nothing about new rows"
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,11 @@ class FeatureDrift:
         """The gravest verdicts, one sentence each."""
         return "\n".join(verdict.message for verdict in self.verdicts if verdict.status is self.status)
 
+    @property
+    def code(self) -> str:
+        """The gravest finding in snake case: ``drifted``, ``changed``, ``unproven``; empty where nothing was found."""
+        return self.verdicts[0].finding.code
+
     def evidence(self) -> Evidence:
         """The feature as evidence."""
         effect = self.verdicts[0].difference.effect
@@ -57,6 +62,7 @@ class FeatureDrift:
             bound=effect.floor,
             unit=effect.name,
             details=self.to_json(),
+            code=self.code,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -132,7 +138,7 @@ class DriftReport:
             return ""
         names = list(dict.fromkeys(verdict.difference.feature for verdict in self.blind))
         who = f"`{names[0]}`" if len(names) == 1 else f"{len(names)} of {len(self.features)} features"
-        return f"cannot tell about {who}: drift at the floor would be missed more often than seen; {rows_needed(self.blind)}"
+        return f"cannot tell about {who}: drift at the floor would be missed more often than detected; {rows_needed(self.blind)}"
 
     @property
     def message(self) -> str:
@@ -212,10 +218,10 @@ def _ranked(by_feature: dict[str, list[Verdict]]) -> tuple[FeatureDrift, ...]:
 def _summary(report: DriftReport) -> str:
     """All verdicts as one sentence, and what the window cannot tell."""
     found = [text for text in (_failed(report), _warned(report), report.blindness) if text] or [
-        SAME if report.same else "no drift seen"
+        SAME if report.same else "no drift found"
     ]
     if report.not_compared:
-        found.append(f"not compared: {listed(list(report.not_compared))}, which the window lacks")
+        found.append(f"not compared: {listed(list(report.not_compared))}, which the window does not have")
     sizes = f"{counted(report.current_n, 'row')} against {report.reference_n:,}, {counted(report.tests, 'test')}"
     return f"{'; '.join(found)} ({sizes})"
 

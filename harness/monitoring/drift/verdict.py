@@ -27,6 +27,11 @@ class Finding(str, Enum):
     """Neither."""
 
     @property
+    def code(self) -> str:
+        """The finding in snake case; empty where nothing was found."""
+        return "" if self is Finding.UNCHANGED else self.value.replace(" ", "_")
+
+    @property
     def status(self) -> Status:
         """What the finding means for the gate. That rows are too few is a fact about the whole window, and warned of once for all of it."""
         if self is Finding.DRIFTED:
@@ -143,13 +148,13 @@ def _sentence(verdict: Verdict) -> str:
     """A verdict as one sentence.
 
     ```text
-    `age` has drifted: KS D = 0.23 (95% interval 0.17 to 0.29, floor 0.1), p < 0.0001 adjusted for 20 tests; n = 1,000 against 50,000, where
-    KS D ≥ 0.072 is detectable with power 0.8; the share below 3.2 went from 40% to 55%
+    `age` has drifted: KS D = 0.23 (allowed below 0.1; 95% interval 0.17 to 0.29), p < 0.0001 adjusted for 20 tests;
+    n = 1,000 against 50,000, where KS D ≥ 0.072 is detectable with power 0.8; the share below 3.2 went from 40% to 55%
     ```
     """
     difference = verdict.difference
     if verdict.is_same:
-        return f"{_subject(verdict)}: no drift: the values are the reference's own; {_counts(verdict)}"
+        return f"{_subject(verdict)}: no drift: the values are those of the reference; {_counts(verdict)}"
     if not difference.is_tested:
         opening = _opening(verdict) if difference.is_alike else f"{_subject(verdict)}: cannot tell"
         return f"{opening}: {difference.untested}; {_counts(verdict)}"
@@ -170,25 +175,25 @@ def _opening(verdict: Verdict) -> str:
     have = "has" if verdict.difference.aspect == "values" else "have"
     return {
         Finding.DRIFTED: f"{about} {have} drifted",
-        Finding.CHANGED: f"{about} {have} changed, by less than matters",
-        Finding.UNPROVEN: f"{about} may have drifted, or it is chance",
+        Finding.CHANGED: f"{about} {have} changed, but by less than is allowed",
+        Finding.UNPROVEN: f"{about} may have drifted, but it may be chance",
         Finding.CANNOT_TELL: f"{about}: cannot tell, {rows_needed([verdict])}",
-        Finding.UNCHANGED: f"no drift seen in {about}",
+        Finding.UNCHANGED: f"no drift found in {about}",
     }[verdict.finding]
 
 
 def rows_needed(verdicts: Sequence[Verdict]) -> str:
-    """``needs n ≥ 662``, so many rows that drift at the floor is seen in 80% of such windows, for all of the verdicts."""
+    """``needs 662 rows or more``: as many as detect drift at the floor in 80% of such windows, for all of the verdicts."""
     needed = [verdict.needed for verdict in verdicts if verdict.needed is not None]
     if not needed:
-        return "needs a larger reference"
-    rest = "" if len(needed) == len(verdicts) else ", and for some a larger reference"
-    return f"needs n ≥ {max(needed):,}{rest}"
+        return "the reference is too small"
+    rest = "" if len(needed) == len(verdicts) else ", and for some features the reference is too small"
+    return f"needs {max(needed):,} rows or more{rest}"
 
 
 def _effect(verdict: Verdict) -> str:
     effect = verdict.difference.effect
-    return f"{effect.name} = {figure(effect.value)} (95% interval {figure(effect.low)} to {figure(effect.high)}, floor {effect.floor:g})"
+    return f"{effect.name} = {figure(effect.value)} (allowed below {effect.floor:g}; 95% interval {figure(effect.low)} to {figure(effect.high)})"
 
 
 def _p_value(verdict: Verdict) -> str:

@@ -244,7 +244,7 @@ def compare_unseen(
         p=unseen_p_value(m, n, current.once, current.unseen),
         effect=Effect("Cramér's V", *effect, options.floors.cramers_v),
         resolution=Resolution(partial(chi_square_constant, df=1), m, n),
-        where=f"{seen} are of levels that the reference never had, where {expected} were to be expected",
+        where=f"{seen} of the values are levels that the reference does not have, {expected} expected",
     )
     return [found]
 

@@ -29,6 +29,11 @@ class Finding(str, Enum):
     """Neither."""
 
     @property
+    def code(self) -> str:
+        """The finding in snake case; empty where the candidate is not worse."""
+        return "" if self is Finding.NOT_WORSE else self.value.replace(" ", "_")
+
+    @property
     def status(self) -> Status:
         """What the finding means for the gate."""
         return {Finding.WORSE: Status.FAIL, Finding.NOT_WORSE: Status.OK}.get(self, Status.WARN)
@@ -132,9 +137,13 @@ class Comparison:
     @property
     def status(self) -> Status:
         """The verdict: its own finding, or that of a slice which is worse. A slice too small to tell does not warn for the whole."""
+        return self._deciding.status
+
+    @property
+    def _deciding(self) -> Finding:
         worst = self.worst_slice
-        found = [self.finding.status, *([worst.finding.status] if worst else [])]
-        return max(found, key=lambda status: status.severity)
+        found = [self.finding, *([worst.finding] if worst else [])]
+        return max(found, key=lambda finding: finding.status.severity)
 
     @property
     def message(self) -> str:
@@ -152,6 +161,7 @@ class Comparison:
             bound=self.margin * scale,
             unit="points" if self.is_share else "",
             details=self.to_json(),
+            code=self._deciding.code,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -215,7 +225,7 @@ def _scale(comparison: Comparison) -> float:
 
 
 def _sentence(comparison: Comparison) -> str:
-    """``accuracy fell by 1.2 points (90% interval 0.6 to 1.8; p = 0.0003) on 5,000 samples; the margin is 0.5; 0.7 would have been noticed``."""
+    """``accuracy fell by 1.2 points (allowed 0.5; 90% interval 0.6 to 1.8; p = 0.0003) on 5,000 samples; 0.7 points would be detected``."""
     return "; ".join(
         part for part in (_change(comparison), *_bounds(comparison), _reservation(comparison), _worst_slice(comparison)) if part
     )
@@ -225,8 +235,8 @@ def _change(comparison: Comparison) -> str:
     where = f" in {comparison.slice}" if comparison.slice else ""
     samples = f"on {comparison.samples:,} samples"
     if comparison.is_same:
-        return f"{comparison.label}{where} is the same: so is every score, {samples}"
-    return f"{comparison.label}{where} {_moved(comparison)} ({_certainty(comparison)}) {samples}"
+        return f"{comparison.label}{where} is the same, as is every score, {samples}"
+    return f"{comparison.label}{where} {_moved(comparison)} ({_allowed(comparison)}; {_certainty(comparison)}) {samples}"
 
 
 def _moved(comparison: Comparison) -> str:
@@ -247,30 +257,35 @@ def _certainty(comparison: Comparison) -> str:
     return f"{100 * (1 - 2 * comparison.alpha):.3g}% interval {ends}; {adjusted}{p_value(comparison.p_adjusted)}"
 
 
+def _allowed(comparison: Comparison) -> str:
+    return f"allowed {figure(comparison.margin * _scale(comparison))}"
+
+
 def _bounds(comparison: Comparison) -> tuple[str, ...]:
     if comparison.is_same:
         return ()
-    noticed = "no worsening would" if comparison.detectable is None else f"{_figure(comparison, comparison.detectable)} would"
-    return f"the margin is {figure(comparison.margin * _scale(comparison))}", f"{noticed} have been noticed"
+    if comparison.detectable is None:
+        return ("no worsening would be detected",)
+    return (f"{_figure(comparison, comparison.detectable)}{_unit(comparison)} would be detected",)
 
 
 def _reservation(comparison: Comparison) -> str:
     """What keeps the figures from being a plain yes or no."""
     parts = []
     if comparison.is_significant and not comparison.is_beyond_margin:
-        parts.append("it is worse, though within the margin")
+        parts.append("it is worse, but by less than is allowed")
     elif comparison.is_beyond_margin and not comparison.is_significant:
-        parts.append("that is beyond the margin, but may be chance")
+        parts.append("more than is allowed, but it may be chance")
     if not comparison.is_significant and not comparison.can_tell:
         parts.append(_cannot_tell(comparison))
     return ": ".join(parts)
 
 
 def _cannot_tell(comparison: Comparison) -> str:
-    look = f" at look {comparison.look} at this baseline" if comparison.look > 1 else ""
+    number = f", comparison {comparison.look} with this baseline," if comparison.look > 1 else ""
     return (
-        f"cannot tell: a worsening by the margin would be seen in {100 * comparison.power:.0f}% of such comparisons{look}; "
-        f"needs n ≥ {comparison.needed:,} for 80%"
+        f"cannot tell: the allowed worsening{number} would be detected in {100 * comparison.power:.0f}% of such comparisons; "
+        f"{comparison.needed:,} samples would detect it in 80%"
     )
 
 

@@ -119,7 +119,7 @@ class ConfidenceThreshold:
             cut, lower, upper = (Cut(*map(float, data[name])) for name in ("cut", "lower", "upper"))
             return cls(float(data["accuracy"]), int(data["n"]), cut, lower, upper, float(data["reach"]))
         except (KeyError, TypeError, ValueError):
-            raise DataError("expected a stored confidence threshold, got something else; fit and store it anew") from None
+            raise DataError("expected a stored confidence threshold, got something else; fit it and store it again") from None
 
 
 def fit_threshold(scores: ArrayLike, correct: ArrayLike) -> ConfidenceThreshold:
@@ -138,7 +138,7 @@ def fit_threshold(scores: ArrayLike, correct: ArrayLike) -> ConfidenceThreshold:
     is_labelled = ~np.isnan(right)
     confidence, right = confidence[is_labelled], right[is_labelled]
     if not len(right):
-        raise DataError("expected one labelled row at least")
+        raise DataError("expected at least one labelled row")
     n, wrong = len(right), int((right == 0).sum())
     ordered = np.sort(confidence)
     cut = Cut.above(ordered, wrong)

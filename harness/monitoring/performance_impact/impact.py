@@ -13,6 +13,7 @@ from harness.evidence import Evidence, Status
 from harness.monitoring.features.counts import NumericCounts
 from harness.monitoring.performance_impact.accuracy_estimate import AccuracyEstimate
 from harness.monitoring.profiles.profile import Profile
+from harness.wording import counted
 
 _CORRECT = "score.correct"
 _Z = 1.959964
@@ -85,22 +86,22 @@ class PerformanceImpact:
             return "accuracy cannot be estimated: the window is empty"
         opening = {
             ImpactFinding.WORSE: "accuracy has fallen",
-            ImpactFinding.UNPROVEN: "accuracy may have fallen, or it is chance",
+            ImpactFinding.UNPROVEN: "accuracy may have fallen, but it may be chance",
             ImpactFinding.CANNOT_TELL: "cannot tell whether accuracy has fallen",
-            ImpactFinding.NOT_WORSE: "accuracy has not fallen by more than the margin",
+            ImpactFinding.NOT_WORSE: "accuracy has not fallen by more than is allowed",
         }[self.finding]
         low, high = estimate.interval
         how = "" if estimate.is_measured else ", estimated without labels"
         return (
             f"{opening}: {estimate.accuracy:.1%} (95% interval {low:.1%} to {high:.1%}{how}) against {estimate.reference_accuracy:.1%}, "
-            f"{_change(estimate)}; the margin is {100 * self.margin:g}; n = {estimate.n:,} against {estimate.reference_n:,}{self._unseen}"
+            f"{_change(estimate, self.margin)}; {counted(estimate.n, 'row')} against {estimate.reference_n:,}{self._unseen}"
         )
 
     @property
     def _unseen(self) -> str:
         """What an estimate that finds no loss cannot have seen."""
         if not self.estimate.is_measured and self.finding is ImpactFinding.NOT_WORSE:
-            return "; mistakes that the model is sure of, and labels of another meaning, do not show in an estimate"
+            return "; an estimate does not see confident mistakes, or labels whose meaning changed"
         return ""
 
     def evidence(self) -> Evidence:
@@ -113,6 +114,7 @@ class PerformanceImpact:
             bound=100 * self.margin,
             unit="points",
             details=self.to_json(),
+            code="" if self.finding is ImpactFinding.NOT_WORSE else self.finding.value.replace(" ", "_"),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -126,13 +128,13 @@ class PerformanceImpact:
         }
 
 
-def _change(estimate: AccuracyEstimate) -> str:
-    """``a loss of 5.1 points (3.2 to 7.4)``, or ``a gain``."""
+def _change(estimate: AccuracyEstimate, margin: float) -> str:
+    """``a loss of 5.1 points (3.2 to 7.4, allowed 5)``, or ``a gain``."""
     least, most = estimate.loss_interval
     word, value, low, high = (
         ("loss", estimate.loss, least, most) if estimate.loss >= 0 else ("gain", -estimate.loss, -most, -least)
     )
-    return f"a {word} of {100 * value:.1f} points ({100 * low:.1f} to {100 * high:.1f})"
+    return f"a {word} of {100 * value:.1f} points ({100 * low:.1f} to {100 * high:.1f}, allowed {100 * margin:g})"
 
 
 def measured_accuracy(reference: Profile, window: Profile) -> AccuracyEstimate | None:

@@ -99,7 +99,9 @@ class OodScore:
             numbers = {name: np.asarray(data[name], np.float64) for name in ("centre", "axes", "known", "weights")}
             return cls(labels=np.asarray(data["labels"], np.int64), **numbers)
         except (KeyError, TypeError, ValueError):
-            raise DataError("expected a stored familiarity, got something else; fit and store it anew") from None
+            raise DataError(
+                "expected a stored out-of-distribution score, got something else: fit it and store it again"
+            ) from None
 
 
 def fit_ood_score(
