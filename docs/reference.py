@@ -23,7 +23,7 @@ from harness.catalogue import CATALOGUE
 from harness.cli.doctor import DISTRIBUTION
 from harness.data.readers import READERS, kinds
 from harness.formats import formats
-from harness.tasks import declared
+from harness.tasks import keys
 
 DOCS = Path(__file__).parent
 PAGES = ("configuration.md", "cli.md", "api.md", "properties.md", "exporting.md", "data.md")
@@ -32,11 +32,11 @@ _PART = re.compile(r"(<!-- begin: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 GROUPS: dict[str, type[BaseModel]] = {
     "task": config.TaskKeys,
-    "signature": declared.SignatureKeys,
-    "input": declared.InputKeys,
-    "values": declared.ValuesKeys,
-    "output": declared.OutputKeys,
-    "axis": declared.AxisKeys,
+    "signature": keys.SignatureKeys,
+    "input": keys.InputKeys,
+    "values": keys.ValuesKeys,
+    "output": keys.OutputKeys,
+    "axis": keys.AxisKeys,
     "model": config.ModelKeys,
     "run": config.RunKeys,
     "training": config.TrainingConfig,

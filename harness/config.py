@@ -29,7 +29,8 @@ from harness.config_mistakes import explain, of_line, refusal, why_no_path
 from harness.errors import ConfigError, Mistake, did_you_mean, nearest
 from harness.files import text_hash
 from harness.tasks import FACTS, TaskSpec, TaskType
-from harness.tasks.declared import SignatureError, SignatureKeys, keys_in, read_signature
+from harness.tasks.declared import SignatureError, read_signature
+from harness.tasks.keys import SignatureKeys, keys_in
 
 __all__ = ["EvalConfig", "ExportConfig", "SuiteConfig", "TrainingConfig", "json_schema", "load_config"]
 

@@ -17,6 +17,9 @@ from harness.runtime import seeded
 _NAME = "initialisation"
 _BATCHES = 4
 _HALF_PRECISION_MAX = 65504.0
+_SMALL = 0.02
+"""Standard deviation of weights that are filled in where a layer starts at zero."""
+
 _NOT_FRESH = Evidence(_NAME, Status.SKIPPED, "the weights are loaded, not freshly initialised")
 
 
@@ -74,7 +77,7 @@ def symmetry(subject: Subject, seed: int = 0) -> Evidence:
             subject.backward(subject.batch(seed=seed), model)
         except NoGradientError:
             return Evidence(_NAME, Status.SKIPPED, "the model has no trainable parameter")
-    slopes = {path: (p, gradient_of(p)) for path, p in model.named_parameters()}
+    slopes = {path: (p, gradient_of(p)) for path, p in model.named_parameters() if not _is_scale(model, path, p)}
     twins = [(path, *pair) for path, (p, slope) in slopes.items() if slope is not None and (pair := _twin_rows(p, slope))]
     twins = twins or [(path, 0, 1) for path in _stuck_at_one_value(subject, model, seed)]
     counterexample = f"{subject.typical.describe(subject.task)}, seed={seed}"
@@ -121,6 +124,8 @@ def signal_scale(subject: Subject, seed: int = 0) -> Evidence:
     spread = float((logits.double() - subject.logits(subject.batch(seed=seed + 1), model).double()).abs().max())
     floor = subject.rounding
     if not spread > floor:
+        spread = _spread_with_filled_zeros(subject, seed)
+    if not spread > floor:
         return Evidence(
             _NAME,
             Status.FAIL,
@@ -155,6 +160,23 @@ def signal_scale(subject: Subject, seed: int = 0) -> Evidence:
     )
 
 
+def _spread_with_filled_zeros(subject: Subject, seed: int) -> float:
+    """How far the logits of two inputs are apart once weights that are zero throughout are small instead; 0 where no weights are.
+
+    A head or the last layer of a branch may start at zero on purpose, and moves with the first step.
+    """
+    model = subject.fresh()
+    zeros = [p for p in model.parameters() if p.ndim > 1 and p.is_floating_point() and p.numel() and not bool(p.any())]
+    rng = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in zeros:
+            parameter.copy_(_SMALL * torch.randn(parameter.shape, generator=rng))
+    if not zeros:
+        return 0.0
+    first, second = (subject.logits(subject.batch(seed=number), model).double() for number in (seed, seed + 1))
+    return float((first - second).abs().max())
+
+
 def _stuck_at_one_value(subject: Subject, model: nn.Module, seed: int, steps: int = 4) -> list[str]:
     """Weight matrices that hold one value and still do after a few steps of gradient descent; a gate at zero moves at once."""
     constant = {
@@ -177,6 +199,16 @@ def _stuck_at_one_value(subject: Subject, model: nn.Module, seed: int, steps: in
         for path, p in trained.named_parameters()
         if path in constant and p.grad is not None and torch.equal(p, constant[path])
     ]
+
+
+def _is_scale(model: nn.Module, path: str, parameter: Tensor) -> bool:
+    """Whether a parameter is a factor for each unit rather than the weights of units: such factors start equal and may well stay so."""
+    owner = model.get_submodule(path.rpartition(".")[0])
+    return (
+        parameter.ndim > 1
+        and parameter[:1].numel() == 1
+        and not isinstance(owner, (nn.Linear, nn.Embedding, nn.Conv1d, nn.Conv2d, nn.Conv3d))
+    )
 
 
 def _twin_rows(weight: Tensor, gradient: Tensor) -> tuple[int, int] | None:

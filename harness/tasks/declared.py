@@ -1,175 +1,17 @@
-"""A signature as a config declares it: the keys, and what is said when they contradict each other."""
+"""From the keys of a config to a signature, and what is said when they contradict each other."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from typing import Any
 
 from harness.errors import did_you_mean
-from harness.tasks.axes import BATCH, MEASURED, Axis, Formula, Limit, Order, Side
+from harness.tasks.axes import BATCH, MEASURED, Axis, Formula, Limit
+from harness.tasks.keys import AxisKeys, InputKeys, LabelKeys, LossKeys, OutputKeys, SignatureKeys
 from harness.tasks.kinds import KINDS, LOSSES, Kind
 from harness.tasks.signature import Input, Output, Signature
 from harness.tasks.values import Ids, IndexOf, LengthsOf, Made, MaskOf, Normal, OneOf, Uniform, Values
-
-_LARGEST = 2**31 - 1
-"""The largest size, count or id."""
-
-Positive = Annotated[int, Field(gt=0, le=_LARGEST)]
-NonNegative = Annotated[int, Field(ge=0, le=_LARGEST)]
-SizeKey = NonNegative | Annotated[str, Field(min_length=1)]
-Range = Annotated[list[float], Field(min_length=2, max_length=2)]
-DtypeKey = Literal["float16", "bfloat16", "float32", "float64", "complex64", "bool", "uint8", "int8", "int16", "int32", "int64"]
-
-
-class _Keys(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, populate_by_name=True)
-
-
-class ValuesKeys(_Keys):
-    """What an input holds: one of these."""
-
-    range: Range | None = Field(None, description="Numbers between two.")
-    ids: Positive | Annotated[list[Positive], Field(min_length=1)] | None = Field(
-        None, description="0 to N-1 (int64); a list gives one N for each place of the last axis."
-    )
-    pad: NonNegative | None = Field(None, description="Of `ids`: the id that fills padded places.")
-    index_of: str | None = Field(None, description="Positions along an axis, as an edge list has; or the group of each element.")
-    lengths_of: str | None = Field(None, description="The real length of each row along an axis (int64 `[batch]`).")
-    mask_of: str | None = Field(None, description="1 where an element along an axis is real.")
-    inverted: bool = Field(False, description="Of `mask_of`: 1 where an element is padding.")
-    one_of: Annotated[list[bool | int | float], Field(min_length=1)] | None = Field(None, description="One of a few values.")
-    from_: str | None = Field(None, alias="from", description="`file.py:function`, called with a shape and a generator.")
-
-
-def _no_kind_for_normal(value: Any) -> Any:
-    return {} if value == "normal" else value
-
-
-def _or_normal(schema: dict[str, Any]) -> None:
-    schema["anyOf"] = [{"const": "normal"}, {"$ref": schema.pop("$ref")}]
-    schema["default"] = "normal"
-
-
-ValuesKey = Annotated[ValuesKeys, BeforeValidator(_no_kind_for_normal)]
-"""``normal``, or an object with one kind of values."""
-
-_NORMAL: Any = Field(
-    default_factory=lambda: ValuesKeys.model_validate({}),
-    description="What it holds; see the values below.",
-    json_schema_extra=_or_normal,
-)
-
-
-class StateKeys(_Keys):
-    """Which output an input continues."""
-
-    from_: str = Field(alias="from", description="The output that an earlier call returned.")
-    initial: Literal["absent", "zeros"] = Field("absent", description="What the first call passes.")
-
-
-class InputKeys(_Keys):
-    """One input."""
-
-    axes: list[SizeKey] = Field(description="A number is a fixed size, a name an axis; `[]` is a scalar.")
-    dtype: DtypeKey | None = Field(None, description="By default what the values need: float32, or int64.")
-    values: ValuesKey = _NORMAL
-    optional: bool = Field(False, description="Whether forward works without it.")
-    state: StateKeys | None = Field(None, description="The output that it continues: `{from: OUTPUT}`, `initial: zeros`.")
-
-
-class LabelKeys(_Keys):
-    """One label: an input again, or values of its own."""
-
-    axes: list[SizeKey] = Field(default_factory=list, description="As of an input.")
-    dtype: DtypeKey | None = Field(None, description="As of an input.")
-    values: ValuesKey = _NORMAL
-    from_: str | None = Field(None, alias="from", description="The input that is the label, as of an autoencoder.")
-
-
-class OutputKeys(_Keys):
-    """One output."""
-
-    axes: list[SizeKey] = Field(default_factory=list, description="As of an input.")
-    kind: str = Field("values", description=f"What it means: {', '.join(KINDS)}.")
-    classes: int | None = Field(None, description="Position of the axis of the classes; the last one by default.")
-    blank: NonNegative | None = Field(None, description="Of `ctc_scores`: the blank symbol.")
-    norm: Annotated[float, Field(gt=0)] | None = Field(None, description="Of an `embedding`: its promised length.")
-    of: str | None = Field(None, description="Of `lengths`: the axis they speak of.")
-    at: NonNegative | None = Field(None, description="Its place in a tuple, where it is not that of `outputs`.")
-    range: Range | None = Field(None, description="The promised smallest and largest value.")
-    loss: str | None = Field(None, description=f"{', '.join(LOSSES)}; by default what the kind implies.")
-    weight: Annotated[float, Field(ge=0)] = Field(1.0, description="Its share in the loss.")
-    fits: bool = Field(True, description="Whether arbitrary targets can be learnt by heart.")
-    constant: bool = Field(False, description="Whether it depends on no input.")
-
-
-class AxisKeys(_Keys):
-    """One axis."""
-
-    min: NonNegative = Field(1, description="Smallest size.")
-    max: Positive | None = Field(None, description="Largest size.")
-    sizes: Annotated[list[Positive], Field(min_length=1)] | None = Field(None, description="The only sizes it may have.")
-    multiple_of: Positive = Field(1, description="What its sizes are multiples of.")
-    order: Order | None = Field(None, description="`causal`: nothing looks ahead along it; `none`: a set.")
-    duplicates: bool = Field(False, description="Of a set: repeating an element changes nothing.")
-    padding: Side | None = Field(None, description="Where rows may be shorter.")
-    empty: bool = Field(False, description="Whether a row may have no real element.")
-    from_: str | None = Field(None, alias="from", description='Of an output: a formula such as "time // 4", or "measured".')
-    independent: bool = Field(True, description="Of `batch`: whether rows are independent in forward.")
-
-
-class LossKeys(_Keys):
-    """The loss as a function, and what it is taken over."""
-
-    function: str = Field(description="`file.py:function`.")
-    over: Literal["batch"] | None = Field(None, description="`batch` where rows are compared with each other.")
-
-
-class SignatureKeys(_Keys):
-    """The keys of a config that declare a task by its signature, in place of a ``task_type``."""
-
-    inputs: dict[str, InputKeys] = Field(default_factory=dict, description="What forward takes, in its order.")
-    outputs: dict[str, OutputKeys] = Field(
-        default_factory=dict, description="What forward returns; the first is the main output."
-    )
-    axes: dict[str, AxisKeys] = Field(default_factory=dict, description="Sizes and promises of the axes of inputs and outputs.")
-    symmetric: list[str] = Field(default_factory=list, description="Inputs that may be swapped without a change.")
-    limits: list[str] = Field(default_factory=list, description='What holds across axes: ["past + time <= 48"].')
-    labels: dict[str, LabelKeys] = Field(default_factory=dict, description="Labels that do not follow from the outputs.")
-    loss: str | LossKeys | None = Field(None, description="The whole loss, as file.py:function.")
-
-
-_GROUPS: dict[str, type[_Keys]] = {"inputs": InputKeys, "outputs": OutputKeys, "axes": AxisKeys, "labels": LabelKeys}
-_INNER: dict[str, type[_Keys]] = {"values": ValuesKeys, "state": StateKeys}
-_FORMS = {
-    "axes": 'a list of axes, each a name or a fixed size: ["batch", 3, "height"]',
-    "ids": "a number of ids from 1, or a list of such numbers",
-    "one_of": "a list of numbers or truth values",
-    "range": "[smallest, largest]",
-    "values": '"normal", or an object with one of range, ids, index_of, lengths_of, mask_of, one_of, from',
-}
-"""What is expected of keys that take values of several forms."""
-
-
-def keys_in(path: list[str]) -> list[str] | None:
-    """The keys that are valid at a path inside a signature; ``None`` where the path is none of a signature's."""
-    if not path or path[0] not in _GROUPS:
-        return ["function", "over"] if path[:1] == ["loss"] else None
-    model = _INNER.get(path[2], _GROUPS[path[0]]) if len(path) > 2 else _GROUPS[path[0]]
-    return [field.alias or name for name, field in model.model_fields.items()]
-
-
-def form_of(path: list[str]) -> tuple[int, str] | None:
-    """How many parts of a mistake's path are keys, and what is expected there; ``None`` for keys of a single form."""
-    if not path or path[0] not in _GROUPS:
-        return None
-    for depth in (4, 3):
-        if len(path) >= depth and path[depth - 1] in _FORMS and (depth == 3 or path[2] in _INNER):
-            return depth, _FORMS[path[depth - 1]]
-    return None
 
 
 class SignatureError(ValueError):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.tasks.declared import read_signature
 from harness.tasks.signature import Signature
-from harness.tasks.spec import TaskSpec, TaskType
+from harness.tasks.types import TaskType
+
+if TYPE_CHECKING:
+    from harness.tasks.spec import TaskSpec
 
 Keys = dict[str, Any]
 """Keys of a config that declare a signature."""

@@ -29,7 +29,7 @@ from harness.config_keys import PRESETS, DriftFloors
 from harness.errors import UserError
 from harness.gists.gist import GistError
 from harness.tasks import FACTS, TaskType
-from harness.tasks.declared import SignatureKeys
+from harness.tasks.keys import SignatureKeys
 from pytest_modeltiers.suite import Suite, forget_suites, test_classes
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sizes without bounds are tried under a limit on memory")

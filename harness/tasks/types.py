@@ -1,0 +1,64 @@
+"""The task types that a config may name, and what is true of every model of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class TaskType(str, Enum):
+    """The task types a config may name, and the one that stands for a declared signature."""
+
+    CAUSAL_LM = "causal_lm"
+    MASKED_LM = "masked_lm"
+    SEQUENCE_CLASSIFICATION = "sequence_classification"
+    TOKEN_CLASSIFICATION = "token_classification"
+    SEQ2SEQ_LM = "seq2seq_lm"
+    IMAGE_CLASSIFICATION = "image_classification"
+    TABULAR_CLASSIFICATION = "tabular_classification"
+    TABULAR_REGRESSION = "tabular_regression"
+    DECLARED = "declared"
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """What is true of every model of a task type.
+
+    Attributes:
+        modality: The kind of input.
+        inputs: Fields that ``forward`` may take, in the order in which they are matched by position.
+        output: Axes of the logits: ``batch``, ``seq``, ``target_seq``, ``vocab``, ``classes``; a scalar has ``batch`` alone.
+        requires: Config keys that the task cannot do without.
+    """
+
+    modality: str
+    inputs: tuple[str, ...]
+    output: tuple[str, ...]
+    requires: tuple[str, ...]
+
+
+FACTS: dict[TaskType, TaskFacts] = {
+    TaskType.CAUSAL_LM: TaskFacts(
+        "text", ("input_ids", "attention_mask"), ("batch", "seq", "vocab"), ("vocab_size", "max_seq_len")
+    ),
+    TaskType.MASKED_LM: TaskFacts(
+        "text", ("input_ids", "attention_mask"), ("batch", "seq", "vocab"), ("vocab_size", "max_seq_len")
+    ),
+    TaskType.SEQUENCE_CLASSIFICATION: TaskFacts(
+        "text", ("input_ids", "attention_mask"), ("batch", "classes"), ("vocab_size", "max_seq_len", "num_classes")
+    ),
+    TaskType.TOKEN_CLASSIFICATION: TaskFacts(
+        "text", ("input_ids", "attention_mask"), ("batch", "seq", "classes"), ("vocab_size", "max_seq_len", "num_classes")
+    ),
+    TaskType.SEQ2SEQ_LM: TaskFacts(
+        "text",
+        ("input_ids", "attention_mask", "decoder_input_ids"),
+        ("batch", "target_seq", "vocab"),
+        ("vocab_size", "max_seq_len"),
+    ),
+    TaskType.IMAGE_CLASSIFICATION: TaskFacts("vision", ("pixel_values",), ("batch", "classes"), ("image_size", "num_classes")),
+    TaskType.TABULAR_CLASSIFICATION: TaskFacts("tabular", ("features",), ("batch", "classes"), ("num_features", "num_classes")),
+    TaskType.TABULAR_REGRESSION: TaskFacts("tabular", ("features",), ("batch",), ("num_features",)),
+}
+
+MODALITIES = ("text", "vision", "tabular")

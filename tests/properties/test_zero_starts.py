@@ -1,0 +1,63 @@
+"""What starts at zero or at one on purpose, and what is dead."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from harness.adapters import make_adapter
+from harness.evidence import Status
+from harness.properties.initialisation import signal_scale, symmetry
+from harness.properties.subject import Subject
+from harness.tasks import TaskSpec, TaskType
+
+TABLE = TaskSpec(TaskType.TABULAR_CLASSIFICATION, num_features=6, num_classes=4)
+
+
+class Net(nn.Module):
+    """A perceptron whose units have a factor each, as adapters that rescale activations have."""
+
+    def __init__(self, head: float) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(6, 8), nn.Linear(8, 4)
+        self.factors = nn.Parameter(torch.ones(16, 1))
+        nn.init.normal_(self.head.weight, std=head) if head else nn.init.zeros_(self.head.weight)
+
+    def forward(self, features: Tensor) -> Tensor:
+        hidden = self.first(features)
+        product = (hidden * self.factors[:8, 0]) * (hidden * self.factors[8:, 0])
+        return self.head(product.relu() * (hidden > 0))
+
+
+def subject_of(net: Net) -> Subject:
+    return Subject(net.eval(), make_adapter(TABLE), TABLE, pristine=net)
+
+
+def test_a_head_that_starts_at_zero_is_meant() -> None:
+    torch.manual_seed(0)
+    assert signal_scale(subject_of(Net(head=0.0))).status is Status.OK
+
+
+def test_units_that_are_all_dead_are_found_whatever_the_head() -> None:
+    torch.manual_seed(0)
+    net = Net(head=0.3)
+    with torch.no_grad():
+        net.first.weight.mul_(1e-12)
+        net.first.bias.fill_(-1.0)
+
+    assert signal_scale(subject_of(net)).status is Status.FAIL
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_factors_that_start_equal_are_no_units(copied: bool) -> None:
+    torch.manual_seed(0)
+    net = Net(head=0.3)
+    with torch.no_grad():
+        net.first.bias.fill_(1.0)  # both units are alive
+        if copied:
+            net.first.weight[1] = net.first.weight[0]
+            net.head.weight[:, 1] = net.head.weight[:, 0]
+    found = symmetry(subject_of(net))
+
+    assert (found.status, found.module) == ((Status.FAIL, "first.weight") if copied else (Status.OK, ""))
