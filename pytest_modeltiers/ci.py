@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from harness.health.causes import Cause, also_text, label_of
+from harness.health.checks import Cause, also_text, label_of
 from harness.health.report import ExportHealthReport
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import pytest
 from harness.catalogue import CATALOGUE
 from harness.errors import UserError
 from harness.evidence import Evidence, Status
-from harness.health.causes import label_of
+from harness.health.checks import label_of
 from harness.health.report import ExportHealthReport, SkippedCheck
 from pytest_modeltiers.ci import annotation, append_summary
 from pytest_modeltiers.judge import VERDICT

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from harness.evidence import Status
-from harness.health.causes import Cause, also_text
+from harness.health.checks import Cause, also_text
 from harness.health.markdown import problems_text
 from harness.health.report import ExportHealthReport
 from harness.wording import counted

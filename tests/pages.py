@@ -66,9 +66,13 @@ _FAINT = (
     if (!walker.currentNode.data.trim() || !one.checkVisibility() || one.closest("script, title, desc")) continue;
     judge(one, one instanceof SVGElement ? getComputedStyle(one).fill : getComputedStyle(one).color, text);
   }
-  for (const one of document.querySelectorAll("polyline, rect:not(.hit), circle.arc")) {
+  for (const one of document.querySelectorAll("path.line, circle.arc")) {
     const { fill, stroke } = getComputedStyle(one);
     judge(one, stroke === "none" ? fill : stroke, shapes);
+  }
+  for (const one of document.querySelectorAll(".bars i")) {
+    const { backgroundColor, borderTopStyle, borderTopColor } = getComputedStyle(one, "::before");
+    judge(one, borderTopStyle === "none" ? backgroundColor : borderTopColor, shapes);
   }
   return faint;
 }"""

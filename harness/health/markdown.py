@@ -8,10 +8,10 @@ import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from harness.charts.distributions import ranking
 from harness.evidence import WHOLE
-from harness.health.causes import Cause, label_of
-from harness.health.plots import ranking
-from harness.health.report import CheckResult, CheckStatus, ExportHealthReport, SkippedCheck
+from harness.health.checks import Cause, CheckResult, CheckStatus, SkippedCheck, label_of
+from harness.health.results import HealthResults
 from harness.wording import counted, duration
 
 GLYPHS: dict[CheckStatus, str] = {"failed": "✕", "warning": "▲", "passed": "✓"}
@@ -29,7 +29,7 @@ class Fact:
     code: bool = False
 
 
-def to_markdown(report: ExportHealthReport) -> str:
+def to_markdown(report: HealthResults) -> str:
     """The report as GitHub-flavoured Markdown, fit for a file, a comment or a step summary."""
     causes = report.causes
     blocks = [
@@ -50,7 +50,7 @@ def _recommendations(recommendations: list[str]) -> str:
     return "\n".join(["## Recommendations", "", *(f"- {_prose(text)}" for text in recommendations)]) if recommendations else ""
 
 
-def verdict(report: ExportHealthReport) -> str:
+def verdict(report: HealthResults) -> str:
     """The outcome as one sentence without its full stop, such as ``Sound: 38 of 38 checks passed``."""
     counts, skipped = report.summary, len(report.skipped)
     if not counts["total"]:
@@ -65,7 +65,7 @@ def verdict(report: ExportHealthReport) -> str:
     return f"Sound{scope}{f', with {warned}' if warned else ''}: {passed}"
 
 
-def problems_text(report: ExportHealthReport, noun: str) -> str:
+def problems_text(report: HealthResults, noun: str) -> str:
     """``2 problems (5 failed checks)``.
 
     Args:
@@ -94,7 +94,7 @@ def facts_of(check: CheckResult, also: Iterable[CheckResult] = ()) -> list[Fact]
         Fact("Counterexample", told["counterexample"], code=True),
         Fact("Measured", told["comparison"], code=True),
         Fact("Also shows as", "; ".join(f"`{label_of(other)}` ({other.message})" for other in also)),
-        Fact("Contributions", ranking(check)),
+        Fact("Contributions", ranking(check.details)),
         Fact("Test", "" if told["nodeid"] in command else told["nodeid"], code=True),
         Fact("Run it again", command, code=True),
     )
@@ -130,12 +130,12 @@ def examples_text(check: CheckResult) -> str:
     return f"{examples:,}" if isinstance(examples, int) else ""
 
 
-def grade_text(report: ExportHealthReport) -> str:
+def grade_text(report: HealthResults) -> str:
     """``A`` to ``F``; a dash where there is no grade."""
     return report.grade or "–"
 
 
-def score_text(report: ExportHealthReport) -> str:
+def score_text(report: HealthResults) -> str:
     """``98.5 of 100``; empty where the score would say what the grade does not: after a failure, and of a selection."""
     return "" if not report.grade or report.get_failed_checks() else f"{report.health_score:g} of 100"
 
@@ -148,16 +148,16 @@ def _rerun(check: CheckResult) -> str:
     return f"pytest {shlex.quote(nodeid)}" if nodeid.partition("::")[0].endswith(".py") else ""
 
 
-def _grade(report: ExportHealthReport) -> str:
+def _grade(report: HealthResults) -> str:
     score = score_text(report)
     return f"grade {report.grade}{f', health score {score}' if score else ''}" if report.grade else "no grade"
 
 
-def _coverage(report: ExportHealthReport) -> str:
+def _coverage(report: HealthResults) -> str:
     return f"> [!WARNING]\n> **Partial run.** {_prose(report.coverage)}" if report.coverage else ""
 
 
-def _model_facts(report: ExportHealthReport) -> str:
+def _model_facts(report: HealthResults) -> str:
     return "\n".join(f"- {_prose(label)}: {_prose(text)}" for label, text in report.model_facts.items())
 
 

@@ -5,26 +5,33 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
+from markupsafe import Markup, escape
 
+from harness.charts.distributions import Distributions, distributions_of, share_text
+from harness.charts.facts import Bar, BarChart
+from harness.charts.page import environment
 from harness.health import markdown
-from harness.health.plots import BAR_ROW, CURVE_HEIGHT, comparisons_of
-from harness.health.report import CheckResult, CheckStatus, ExportHealthReport
-from harness.health.texts import breakable, lead_and_rest, prose, shorten
+from harness.health.checks import Cause, CheckResult, CheckStatus
+from harness.health.results import HealthResults
 from harness.wording import duration, figure
 
-ROW_HEIGHT = 32
-"""Pixels of a plot's height that one parameter takes: its name above its bar."""
-
-_MAX_TICKS = 6
 _RING_GAP = 1.2
 _LONGEST_HEADLINE = 40
+_MAX_LABEL = 34
+_LONGEST_LEAD = 120
+_CODE_OR_BREAK = re.compile(r"`[^`\n]+`|; ")
+_SHORT_NAME = 16
+_PATH = re.compile(r"[\w.]+")
+_JOINTS_OF_ID = re.compile(r"(?<=[:/])(?![:/])|(?=\[)")
+_JOINTS_OF_PATH = re.compile(r"(?<=\.)(?=[^\d.])|(?=\[)")
 
 
 @dataclass(frozen=True)
@@ -37,15 +44,6 @@ class Arc:
 
 
 @dataclass(frozen=True)
-class Tick:
-    """A labelled place on a plot's axis, in percent of its width."""
-
-    x: float
-    label: str
-    anchor: str
-
-
-@dataclass(frozen=True)
 class Entry:
     """A line of the page's contents: the anchor it leads to, its words, and how much is there."""
 
@@ -54,40 +52,7 @@ class Entry:
     count: str
 
 
-@dataclass(frozen=True)
-class Row:
-    """One parameter in a plot.
-
-    Attributes:
-        label: Its name, shortened to fit.
-        tooltip: Its whole name with what is known about it.
-        y: Top edge in pixels.
-        width: Length of the bar in percent; ``None`` for a value that a log axis cannot show.
-        text: The value for people, or ``none``.
-        alarming: Whether the value deserves a second look.
-    """
-
-    label: str
-    tooltip: str
-    y: int
-    width: float | None
-    text: str
-    alarming: bool
-
-
-@dataclass(frozen=True)
-class Plot:
-    """Horizontal bars on a log axis, one for each parameter."""
-
-    title: str
-    caption: str
-    description: str
-    height: int
-    ticks: tuple[Tick, ...]
-    rows: tuple[Row, ...]
-
-
-def to_html(report: ExportHealthReport) -> str:
+def to_html(report: HealthResults) -> str:
     """The report as a self-contained HTML page."""
     checks = report.worst_first()
     sections = markdown.by_tier(checks)
@@ -108,11 +73,11 @@ def to_html(report: ExportHealthReport) -> str:
         findings=findings,
         anchors=anchors,
         sections=sections,
-        plots=parameter_plots(report.layers),
+        parameters=parameter_charts(report.layers),
     )  # fmt: skip
 
 
-def ring_arcs(report: ExportHealthReport) -> list[Arc]:
+def ring_arcs(report: HealthResults) -> list[Arc]:
     """The ring's arcs: what passed, then warnings, then failures; the rarest still wide enough to be seen.
 
     After a failure of a critical property the ring is red as a whole, as the rest counts for nothing.
@@ -135,54 +100,44 @@ def ring_arcs(report: ExportHealthReport) -> list[Arc]:
     return arcs
 
 
-def parameter_plots(layers: Sequence[dict[str, Any]]) -> list[Plot]:
-    """The plots of parameter scale and gradient norm; one whose quantity was never measured is left out."""
+def parameter_charts(layers: Sequence[dict[str, Any]]) -> list[BarChart]:
+    """The charts of parameter scale and gradient norm; one whose quantity was never measured is left out."""
     quantities = (
-        ("rms", "Parameter scale", "Root mean square of each parameter, log scale"),
-        ("grad_rms", "Gradient norm", "Root mean square of each parameter’s gradient, log scale"),
+        ("rms", "Parameter scale", "Root mean square of each parameter, logarithmic scale"),
+        ("grad_rms", "Gradient norm", "Root mean square of each parameter’s gradient, logarithmic scale"),
     )
     measured = (quantity for quantity in quantities if any(_number(layer.get(quantity[0])) is not None for layer in layers))
-    return [_plot(layers, *quantity) for quantity in measured]
+    return [_parameter_chart(layers, *quantity) for quantity in measured]
 
 
-def log_axis(values: Sequence[float]) -> tuple[int, int]:
+def decades_of(values: Sequence[float]) -> tuple[int, int]:
     """The decades, as exponents of ten, that span positive values with room for the smallest to have a visible bar."""
     return math.ceil(math.log10(min(values))) - 1, math.ceil(math.log10(max(values)))
 
 
-def axis_ticks(low: int, high: int) -> tuple[Tick, ...]:
-    """Ticks at whole decades from ``10**low`` to ``10**high``, few enough to be read."""
-    step = math.ceil((high - low) / (_MAX_TICKS - 1))
-    return tuple(
-        Tick(_percent(exponent, low, high), f"1e{exponent}" if exponent else "1", _anchor(exponent, low, high))
-        for exponent in range(low, high + 1, step)
-    )
-
-
-def share_text(share: float) -> str:
-    """``12.3%``; ``<0.1%`` of a share that would round to nothing."""
-    return "<0.1%" if 0 < share < 0.0005 else f"{share:.1%}"
-
-
-def _plot(layers: Sequence[dict[str, Any]], key: str, title: str, caption: str) -> Plot:
+def _parameter_chart(layers: Sequence[dict[str, Any]], key: str, title: str, caption: str) -> BarChart:
     values = [_number(layer.get(key)) for layer in layers]
     drawn = [value for value in values if _drawable(value)]
-    axis = log_axis([value for value in drawn if value]) if drawn else None
-    rows = tuple(
-        _row(layer, value, index * ROW_HEIGHT, axis, key) for index, (layer, value) in enumerate(zip(layers, values, strict=True))
-    )
+    decades = decades_of([value for value in drawn if value]) if drawn else None
+    bars = tuple(_bar(layer, value, decades, key) for layer, value in zip(layers, values, strict=True))
     description = f"{caption}, {len(layers)} in all. "
     description += _extremes(layers, values) if drawn else "None is a positive number."
-    return Plot(title, caption, description, ROW_HEIGHT * len(layers), axis_ticks(*axis) if axis else (), rows)
+    if decades is None:
+        return BarChart(title, caption, description, bars)
+    low, high = (f"1e{exponent}" if exponent else "1" for exponent in decades)
+    return BarChart(title, caption, description, bars, (low, high), decades[1] - decades[0])
 
 
-def _row(layer: dict[str, Any], value: float | None, y: int, axis: tuple[int, int] | None, key: str) -> Row:
+def _bar(layer: dict[str, Any], value: float | None, decades: tuple[int, int] | None, key: str) -> Bar:
     name, frozen = str(layer.get("name") or "unnamed"), layer.get("trainable") is False
     text = "none" if value is None else figure(value)
     absent = value is None or not math.isfinite(value) or (key == "grad_rms" and value == 0)
-    width = _percent(math.log10(value), *axis) if axis and value is not None and _drawable(value) else None
-    tooltip = " · ".join(part for part in (name, shape_text(layer), text, "frozen" if frozen else "") if part)
-    return Row(shorten(name), tooltip, y, width, f"{text}, frozen" if frozen and value is None else text, absent and not frozen)
+    length = None
+    if decades and value is not None and _drawable(value):
+        length = (math.log10(value) - decades[0]) / (decades[1] - decades[0])
+    details = " · ".join(part for part in (name, shape_text(layer), text, "frozen" if frozen else "") if part)
+    text = f"{text}, frozen" if frozen and value is None else text
+    return Bar(shorten(name), text, (length,), details, absent and not frozen)
 
 
 def shape_text(layer: dict[str, Any]) -> str:
@@ -212,20 +167,12 @@ def _drawable(value: float | None) -> bool:
     return value is not None and math.isfinite(value) and value > 0
 
 
-def _percent(position: float, low: int, high: int) -> float:
-    return round((position - low) / (high - low) * 100, 3)
-
-
-def _anchor(exponent: int, low: int, high: int) -> str:
-    return {low: "start", high: "end"}.get(exponent, "middle")
-
-
 def _cell(value: Any) -> str:
     number = _number(value)
     return "none" if number is None else f"{value:,}" if isinstance(value, int) else figure(number)
 
 
-def _contents(report: ExportHealthReport, sections: dict[str, list[CheckResult]]) -> list[Entry]:
+def _contents(report: HealthResults, sections: dict[str, list[CheckResult]]) -> list[Entry]:
     """Where a reader may go from the top, with the tiers' shares of passed checks; empty where there is but one place."""
     causes = [cause.status for cause in report.causes]
     entries = [
@@ -240,7 +187,7 @@ def _contents(report: ExportHealthReport, sections: dict[str, list[CheckResult]]
     return there if len(there) > 1 else []
 
 
-def _mood(report: ExportHealthReport) -> str:
+def _mood(report: HealthResults) -> str:
     """The status that colours the verdict; a partial run is not coloured sound."""
     counts = report.summary
     if not counts["total"]:
@@ -263,11 +210,51 @@ def _digest(script: str) -> str:
     return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
 
 
+def shorten(name: str, limit: int = _MAX_LABEL) -> str:
+    """A name that fits: ``encoder.layers.17.attention.weight`` as ``e.l.17.attention.weight``; any other loses its middle.
+
+    The modules of a path are cut to their initials from the left until it fits. Their numbers stay, as layers differ in little else.
+    """
+    parts = name.split(".") if _PATH.fullmatch(name) else [name]
+    for place, part in enumerate(parts[:-1]):
+        if len(".".join(parts)) > limit and not part.isdigit():
+            parts[place] = part[:1]
+    name = ".".join(parts)
+    if len(name) <= limit:
+        return name
+    head = (limit - 1) // 2
+    return f"{name[:head]}…{name[len(name) - (limit - 1 - head) :]}"
+
+
+def lead_and_rest(message: str) -> tuple[str, str]:
+    """A message's headline, and what goes below it: further lines or, of a long one, what follows the first semicolon outside code."""
+    lead, _, rest = message.strip().partition("\n")
+    if rest or len(lead) <= _LONGEST_LEAD:
+        return lead, "\n".join(line for line in rest.splitlines() if line.strip())
+    places = (found.start() for found in _CODE_OR_BREAK.finditer(lead) if found[0] == "; ")
+    end = next(places, len(lead))
+    return lead[:end], lead[end + 2 :]
+
+
+def breakable(name: str) -> Markup:
+    """An escaped test id, file or module path that a narrow column breaks at its joints rather than within a word."""
+    if len(name) <= _SHORT_NAME:
+        return escape(name)
+    joints = _JOINTS_OF_ID if set(":/") & set(name) else _JOINTS_OF_PATH
+    return Markup("<wbr>").join(joints.split(name))
+
+
+def prose(text: Any) -> Markup:
+    """Escaped text in which spans in backticks become code."""
+    parts = markdown.CODE_SPAN.split(str(text))
+    spans = (Markup("<code>{}</code>").format(breakable(part)) if index % 2 else part for index, part in enumerate(parts))
+    return Markup("").join(spans)
+
+
 @cache
 def _environment() -> Environment:
-    loader = PackageLoader("harness.health", "")
-    environment = Environment(autoescape=True, loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {
+    made = environment("harness.health")
+    made.filters |= {
         "prose": prose,
         "breakable": breakable,
         "digest": _digest,
@@ -278,16 +265,17 @@ def _environment() -> Environment:
         "shorten": shorten,
         "share": share_text,
     }
-    environment.globals |= {
+    made.globals |= {
         "glyphs": markdown.GLYPHS,
         "words": markdown.WORDS,
         "facts_of": markdown.facts_of,
         "tried": markdown.examples_text,
-        "row_height": ROW_HEIGHT,
-        "bar_row": BAR_ROW,
-        "curve_height": CURVE_HEIGHT,
         "longest_headline": _LONGEST_HEADLINE,
-        "plots_of": lambda cause: [plot for check in (cause.owner, *cause.also) for plot in comparisons_of(check)],
+        "distributions_of": _distributions_of,
         "id": id,
     }
-    return environment
+    return made
+
+
+def _distributions_of(cause: Cause) -> list[Distributions]:
+    return [found for check in (cause.owner, *cause.also) for found in distributions_of(check.details)]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from harness.catalogue import CATALOGUE
-from harness.health.causes import causes_of
+from harness.health.checks import causes_of
 from harness.health.report import CheckResult, ExportHealthReport
 
 

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from harness.health.plots import comparisons_of
-from harness.health.report import CheckResult
+from harness.charts.distributions import distributions_of
 from harness.monitoring.drift.compare import compare_profiles
 from harness.monitoring.features.numeric import MOST_POINTS
 from harness.monitoring.plots import MOST_PLOTS, plots_of
@@ -25,8 +24,8 @@ def plotted(reference: Columns, current: Columns, categorical: tuple[str, ...] =
     window = profile_columns(current, profile)
     found = plots_of(compare_profiles(profile, window), profile, window)
     stored: list[dict[str, Any]] = json.loads(json.dumps(found, allow_nan=False))
-    drawn = comparisons_of(CheckResult("drift", "failed", "drifted", {"plots": stored}))
-    assert [plot.title for plot in drawn] == [plot["title"] for plot in stored]
+    drawn = distributions_of({"plots": stored})
+    assert [found.chart.title for found in drawn] == [plot["title"] for plot in stored]
     for plot in stored:
         assert len(plot["reference"]) == len(plot["current"]) <= MOST_POINTS
         assert sum(plot["reference"]) == pytest.approx(1, abs=1e-4)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.health.plots import bin_labels
+from harness.charts.distributions import bin_labels
 from harness.monitoring.features.category_drift import compare_shares
 from harness.monitoring.features.counts import NumericCounts
 from harness.monitoring.features.feature_kind import FeatureKind, Plot, log_coincidence_of, shares_by_label, shares_of

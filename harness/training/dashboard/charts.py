@@ -1,120 +1,30 @@
-"""Charts: what a dashboard draws of a history, whatever it is drawn with."""
+"""The charts of a training: which there are, and what they show of its history."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from dataclasses import replace
 
-from harness.training.dashboard.axis import Axis, number_text, step_axis, value_axis
-from harness.training.dashboard.smoothing import half_window, smoothed
+from harness.charts.facts import Axis, Band, Line, LineChart, Mark, Span, Values
 from harness.training.events import Epoch, Plan
 from harness.training.history import History
-from harness.wording import counted
-
-Values: TypeAlias = tuple[float | None, ...]
-"""The values of a line; ``None`` breaks it."""
+from harness.wording import counted, figure
 
 MOST_METRICS = 6
-"""Charts of further metrics; what is beyond has its place in the table."""
-
-MOST_DOTS = 60
-"""Epochs that each get a dot; more of them are a line alone."""
-
-LABELLED = 0.12
-"""The share of a chart's width from which on a gap has room for words."""
+"""Charts of further metrics; what is beyond is only in the table."""
 
 _MOST_EPOCHS = 1000
-_MOST_GAPS = 40
+_MOST_SPANS = 40
 _WIDE_RATIO = 100.0
-"""Positive values that are further apart than this get a log axis."""
+"""Positive values that are further apart than this get a logarithmic axis."""
+
+_LEAST_SMOOTHED = 20
+_WINDOWS = 80
+"""Curves of fewer points are not smoothed; of longer ones, half a window is one point in so many."""
 
 
-@dataclass(frozen=True)
-class Line:
-    """A line of a chart.
-
-    Attributes:
-        label: What it shows.
-        kind: ``raw`` for what was measured, drawn faintly behind its mean; ``mean`` for the line to look at; ``epochs`` for values
-            that were measured once an epoch; ``start`` for one that was measured before training.
-        steps: Where its points are.
-        values: As many as steps.
-    """
-
-    label: str
-    kind: Literal["raw", "mean", "epochs", "start"]
-    steps: tuple[int, ...]
-    values: Values
-
-    @property
-    def dots(self) -> list[int]:
-        """Which of its points need a dot: those measured once an epoch, and those without a neighbour to draw a line to."""
-        if self.kind in ("epochs", "start") and len(self.values) <= MOST_DOTS:
-            return [index for index, value in enumerate(self.values) if value is not None]
-        padded = (None, *self.values, None)
-        alone = (padded[index] is None and padded[index + 2] is None for index in range(len(self.values)))
-        return [
-            index for index, (value, lonely) in enumerate(zip(self.values, alone, strict=True)) if lonely and value is not None
-        ]
-
-
-@dataclass(frozen=True)
-class Band:
-    """The least and largest value of each point, as soon as points stand for several steps."""
-
-    steps: tuple[int, ...]
-    lows: Values
-    highs: Values
-
-
-@dataclass(frozen=True)
-class Gap:
-    """A stretch of steps in which some or all values were not finite."""
-
-    first: int
-    last: int
-
-
-@dataclass(frozen=True)
-class Best:
-    """The epoch that a checkpoint is chosen at."""
-
-    step: int
-    label: str
-
-
-@dataclass(frozen=True)
-class Chart:
-    """One chart.
-
-    Attributes:
-        title: What is drawn.
-        caption: How to read it.
-        description: What there is to see, for those who don't.
-        lines: From back to front.
-        x: The axis of steps.
-        y: The axis of values; ``None`` when there is no value to draw.
-        band: Behind the lines.
-        gaps: Marked stretches.
-        best: Marked epoch.
-        notes: What a reader must not overlook, in words.
-    """
-
-    title: str
-    caption: str
-    description: str
-    lines: tuple[Line, ...]
-    x: Axis
-    y: Axis | None
-    band: Band | None = None
-    gaps: tuple[Gap, ...] = ()
-    best: Best | None = None
-    notes: tuple[str, ...] = ()
-
-
-def charts_of(history: History, plan: Plan) -> list[Chart]:
+def charts_of(history: History, plan: Plan) -> list[LineChart]:
     """The charts of a history, the loss first; a quantity that was never measured has none."""
     if not history.steps and not history.epochs:
         return []
@@ -145,40 +55,42 @@ class _Charts:
         self._best = _best(history, plan)
         self._shown = _thinned(self._epochs, self._best)
         known = [*(first for first, _ in self._spans[:1]), *self._steps[-1:], *(epoch.step for epoch in self._epochs)]
-        self._x = step_axis(min(known), max(known))
+        self._x = _step_axis(min(known), max(known))
 
-    def loss(self) -> Chart | None:
+    def loss(self) -> LineChart | None:
         band = self._band("loss")
         lines = [*self._lines("training", "loss"), *self._epoch_line("validation", "val_loss")]
         lines += self._start_line("validation before training", "val_loss")
         if not lines:
             return None
-        notes = [*self._words_on_gaps("loss", "the loss was"), *self._words_on_epochs("val_loss")]
-        return self._chart("Loss", "", lines, band=band, gaps=self._gaps("loss"), notes=notes)
+        notes = [*self._words_on_broken_steps("loss", "the loss was"), *self._words_on_epochs("val_loss")]
+        return self._chart("Loss", "", lines, band=band, spans=self._broken_spans("loss"), notes=notes)
 
-    def learning_rate(self) -> Chart | None:
+    def learning_rate(self) -> LineChart | None:
         values = _finite(self._history.curve("learning_rate"))
         line = [Line("learning rate", "mean", self._steps, values)] if self._steps else []
         return self._chart("Learning rate", "of the first parameter group", line, from_zero=True) if line else None
 
-    def grad_norm(self) -> Chart | None:
+    def grad_norm(self) -> LineChart | None:
         lines = self._lines("gradient norm", "grad_norm")
         if not lines:
             return None
-        notes = self._words_on_gaps("grad_norm", "the norm was")
-        zeros = sum(value == 0 for value in lines[0].values)
+        notes = self._words_on_broken_steps("grad_norm", "the norm was")
+        zeros = sum(value == 0 for value in lines[0].y)
         if zeros:
-            notes.append(f"{counted(zeros, 'point')} of zero {'has' if zeros == 1 else 'have'} no place on a log axis.")
-        lines = [Line(line.label, line.kind, line.steps, _positive(line.values)) for line in lines]
-        return self._chart("Gradient norm", "before clipping", lines, log=True, gaps=self._gaps("grad_norm"), notes=notes)
+            notes.append(f"{counted(zeros, 'point')} of zero {'has' if zeros == 1 else 'have'} no place on a logarithmic axis.")
+        lines = [replace(line, y=_positive(line.y)) for line in lines]
+        return self._chart(
+            "Gradient norm", "before clipping", lines, log=True, spans=self._broken_spans("grad_norm"), notes=notes
+        )
 
-    def throughput(self) -> Chart | None:
+    def throughput(self) -> LineChart | None:
         values = self._history.curve("throughput")
         if all(value is None for value in values):
             return None
         return self._chart("Throughput", "examples a second", self._smooth("throughput", _finite(values)), from_zero=True)
 
-    def metric(self, name: str) -> Chart | None:
+    def metric(self, name: str) -> LineChart | None:
         # Without the score before training: it is far from all that follow, and would flatten them.
         lines = self._epoch_line(name, name)
         return self._chart(name, "after each epoch", lines, notes=self._words_on_epochs(name)) if lines else None
@@ -192,19 +104,30 @@ class _Charts:
         log: bool | None = None,
         from_zero: bool = False,
         band: Band | None = None,
-        gaps: Sequence[Gap] = (),
+        spans: Sequence[Span] = (),
         notes: Sequence[str] = (),
-    ) -> Chart:
-        drawn = [value for line in lines for value in line.values if value is not None]
-        drawn += [value for ends in ((band.lows, band.highs) if band else ()) for value in ends if value is not None]
-        if log is None and not from_zero:
-            log = bool(drawn) and min(drawn) > 0 and max(drawn) / min(drawn) > _WIDE_RATIO
-        axis = value_axis(drawn, log=bool(log), from_zero=from_zero)
-        caption = ", ".join(part for part in (caption, "log axis" if log else "") if part)
-        description = " ".join(text for text in (_story(line) for line in lines if line.kind != "raw") if text)
-        description = description or "There is no finite value to draw."
-        best = self._best if axis and self._best else None
-        return Chart(title, caption, description, tuple(lines), self._x, axis, band, tuple(gaps), best, tuple(notes))
+    ) -> LineChart:
+        description = " ".join(text for text in (_story(line) for line in lines if line.style != "raw") if text)
+        chart = LineChart(
+            title,
+            caption,
+            description or "There is no finite value to draw.",
+            tuple(lines),
+            self._x,
+            Axis(),
+            band,
+            tuple(spans),
+            notes=tuple(notes),
+        )
+        drawn = chart.values
+        if not drawn:
+            return chart
+        low, high = min(drawn), max(drawn)
+        if log is None:
+            log = not from_zero and low > 0 and high / low > _WIDE_RATIO
+        begins_at_zero = not log and low >= 0 < high and (from_zero or low <= 0.3 * high)
+        caption = ", ".join(filter(None, [caption, "logarithmic axis" if log else ""]))
+        return replace(chart, caption=caption, y=Axis(low=0.0 if begins_at_zero else None, log=log), mark=self._best)
 
     def _lines(self, label: str, name: str) -> list[Line]:
         values = self._history.curve(name)
@@ -233,14 +156,14 @@ class _Charts:
         found = [epoch for epoch in self._epochs if name in epoch.metrics and epoch.epoch < 0]
         return [Line(label, "start", (found[0].step,), _finite([found[0].metrics[name]]))] if found else []
 
-    def _gaps(self, name: str) -> list[Gap]:
+    def _broken_spans(self, name: str) -> list[Span]:
         """Stretches with values that are not finite; those nearly next to each other as one."""
-        return _joined(
-            [Gap(first, last) for (first, last), broken in zip(self._spans, self._history.broken(name), strict=True) if broken],
-            (self._x.high - self._x.low) / (4 * _MOST_GAPS),
-        )
+        found = zip(self._spans, self._history.broken(name), strict=True)
+        broken = [Span(first - 0.5, last + 0.5, "not finite") for (first, last), count in found if count]
+        low, high = self._x.low or 0.0, self._x.high or 0.0
+        return _joined(broken, (high - low) / (4 * _MOST_SPANS))
 
-    def _words_on_gaps(self, name: str, quantity: str) -> list[str]:
+    def _words_on_broken_steps(self, name: str, quantity: str) -> list[str]:
         found = [(span, broken) for span, broken in zip(self._spans, self._history.broken(name), strict=True) if broken]
         if not found:
             return []
@@ -256,45 +179,77 @@ class _Charts:
         return [f"Not finite: {name} was NaN or infinite in {where}."]
 
 
-def _best(history: History, plan: Plan) -> Best | None:
+def _best(history: History, plan: Plan) -> Mark | None:
     found = history.best(plan.monitor)
     if found is None or sum(epoch.epoch >= 0 for epoch in history.epochs) < 2:
         return None  # of one, the best says nothing
     step = next(epoch.step for epoch in history.epochs if epoch.epoch == found[0])
-    return Best(step, f"best, {epoch_name(found[0])}")
+    return Mark(step, f"best, {epoch_name(found[0])}")
 
 
-def _thinned(epochs: Sequence[Epoch], best: Best | None) -> list[Epoch]:
+def _thinned(epochs: Sequence[Epoch], best: Mark | None) -> list[Epoch]:
     """At most about ``_MOST_EPOCHS`` of them, the last and the best among them."""
     stride = math.ceil(len(epochs) / _MOST_EPOCHS) or 1
-    return [epoch for index, epoch in enumerate(reversed(epochs)) if index % stride == 0 or (best and epoch.step == best.step)][
-        ::-1
-    ]
+    kept = (epoch for index, epoch in enumerate(reversed(epochs)) if index % stride == 0 or (best and epoch.step == best.x))
+    return list(kept)[::-1]
 
 
-def _joined(gaps: Iterable[Gap], near: float) -> list[Gap]:
-    joined: list[Gap] = []
-    for gap in gaps:
-        if joined and gap.first - joined[-1].last <= max(near, 1):
-            joined[-1] = Gap(joined[-1].first, gap.last)
+def _joined(spans: Iterable[Span], near: float) -> list[Span]:
+    joined: list[Span] = []
+    for span in spans:
+        if joined and span.first - joined[-1].last <= max(near - 1, 0):
+            joined[-1] = replace(joined[-1], last=span.last)
         else:
-            joined.append(gap)
+            joined.append(span)
     return joined
+
+
+def _step_axis(first: int, last: int) -> Axis:
+    """The axis of steps; it begins at 0 unless the run is known only from a later step on."""
+    low = 0 if first <= 1 + (last - first) // 20 else first
+    return Axis("step", float(low), float(max(last, low + 1)), whole=True)
+
+
+def half_window(points: int) -> int:
+    """How many neighbours on each side a mean is taken over; 0 for curves too short to be smoothed."""
+    return max(points // _WINDOWS, 1) if points >= _LEAST_SMOOTHED else 0
+
+
+def smoothed(values: Sequence[float | None], half: int) -> Values:
+    """Means over each value and ``half`` neighbours on both sides, within stretches that are not broken by ``None``.
+
+    At the start of a stretch, where a loss falls most, the window shrinks on both sides alike, so that the line begins where the
+    values do. At its end it only ends: shrunk, it would follow the noise just where people look.
+    """
+    means: list[float | None] = []
+    stretch: list[float] = []
+    for value in (*values, None):
+        if value is not None:
+            stretch.append(value)
+            continue
+        for index in range(len(stretch)):
+            reach = min(half, index)
+            # Not by running sums: one huge value would cost all after it their digits.
+            window = stretch[index - reach : index + reach + 1]
+            means.append(sum(window) / len(window))
+        stretch = []
+        means.append(None)
+    return tuple(means[:-1])
 
 
 def _story(line: Line) -> str:
     """What a line does, in a sentence."""
-    points = [(step, value) for step, value in zip(line.steps, line.values, strict=True) if value is not None]
+    points = [(step, value) for step, value in zip(line.x, line.y, strict=True) if value is not None]
     if not points:
         return ""
     name = line.label[:1].upper() + line.label[1:]
     (start, first), (end, last) = points[0], points[-1]
     if len(points) == 1:
-        return f"{name}: {number_text(first)} at step {start:,}."
+        return f"{name}: {figure(first, 4)} at step {start:,}."
     (low_at, low), (high_at, high) = min(points, key=lambda point: point[1]), max(points, key=lambda point: point[1])
     return (
-        f"{name}: from {number_text(first)} at step {start:,} to {number_text(last)} at step {end:,}; "
-        f"lowest {number_text(low)} at step {low_at:,}, highest {number_text(high)} at step {high_at:,}."
+        f"{name}: from {figure(first, 4)} at step {start:,} to {figure(last, 4)} at step {end:,}; "
+        f"lowest {figure(low, 4)} at step {low_at:,}, highest {figure(high, 4)} at step {high_at:,}."
     )
 
 

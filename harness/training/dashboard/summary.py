@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, TypeAlias
 
-from harness.training.dashboard.axis import column_texts, number_text
 from harness.training.dashboard.charts import epoch_name, further_metrics
 from harness.training.events import Plan
 from harness.training.history import History
-from harness.wording import counted, duration
+from harness.wording import counted, duration, figure
 
 Mood: TypeAlias = Literal["failed", "warning", "passed", "going", "empty"]
 
@@ -52,9 +51,9 @@ def verdict(history: History, plan: Plan) -> tuple[Mood, str]:
     best = history.best(plan.monitor)
     if best is None:
         loss = history.last("loss")
-        words = f"loss {number_text(loss)}" if loss is not None else "no loss was measured"
+        words = f"loss {figure(loss, 4)}" if loss is not None else "no loss was measured"
     else:
-        words = f"best {plan.monitor} {number_text(best[1])}, {epoch_name(best[0])}"
+        words = f"best {plan.monitor} {figure(best[1], 4)}, {epoch_name(best[0])}"
     return ("passed", f"Finished: {words}") if done else ("going", f"Step {history.steps[-1]:,} of {plan.steps:,}: {words}")
 
 
@@ -65,12 +64,12 @@ def key_figures(history: History, plan: Plan) -> dict[str, str]:
     epochs = sum(epoch.epoch >= 0 for epoch in history.epochs)
     best, loss = history.best(plan.monitor), _mean(history.curve("loss")[-max(len(history.steps) // 20, 1) :])
     figures = {
-        f"Best {plan.monitor}": f"{number_text(best[1])}, {epoch_name(best[0])}" if best else "",
-        "Recent training loss": number_text(loss) if loss is not None and math.isfinite(loss) else "not finite",
+        f"Best {plan.monitor}": f"{figure(best[1], 4)}, {epoch_name(best[0])}" if best else "",
+        "Recent training loss": figure(loss, 4) if loss is not None and math.isfinite(loss) else "not finite",
         "Steps": f"{history.steps[-1]:,} of {plan.steps:,}",
         "Epochs": f"{epochs:,} of {plan.epochs:,}",
         "Time in steps": duration(history.seconds),
-        "Throughput": f"{number_text(history.examples / history.seconds)} examples/s" if history.seconds > 0 else "",
+        "Throughput": f"{figure(history.examples / history.seconds, 4)} examples/s" if history.seconds > 0 else "",
         "Examples": f"{history.examples:,}",
     }
     return {label: text for label, text in figures.items() if text}
@@ -94,6 +93,15 @@ def epoch_table(history: History, plan: Plan) -> Table:
     return Table(("Training loss", *names), tuple(_shortened(rows)))
 
 
+def column_texts(values: Sequence[float | None]) -> list[str]:
+    """The numbers of a table's column, with as many decimals each as its middle value needs for four digits; none is empty."""
+    sizes = sorted(abs(value) for value in values if value is not None and math.isfinite(value) and value != 0)
+    if not sizes or sizes[0] < 1e-4 or sizes[-1] >= 1e6:
+        return ["" if value is None else figure(value, 4) for value in values]
+    decimals = min(max(3 - math.floor(math.log10(sizes[len(sizes) // 2])), 0), 6)
+    return ["" if value is None else f"{value:,.{decimals}f}" if math.isfinite(value) else str(value) for value in values]
+
+
 def _broken_words(history: History) -> tuple[Mood, str] | None:
     """The verdict on losses that are not finite; ``None`` when all are."""
     broken = history.broken("loss")
@@ -102,8 +110,7 @@ def _broken_words(history: History) -> tuple[Mood, str] | None:
         return None
     losses = history.curve("loss")
     if losses[-1] is None or math.isfinite(losses[-1]):
-        steps = counted(total, "step")
-        return "warning", f"The loss was not finite in {steps}, first in step {_first_broken(history):,}"
+        return "warning", f"The loss was not finite in {counted(total, 'step')}, first in step {_first_broken(history):,}"
     if total and all(loss is None or math.isnan(loss) for loss in losses):
         return "warning", "No step had a loss that is a finite number"
     sound = next((index for index in reversed(range(len(losses))) if losses[index] is not None and broken[index] == 0), -1)

@@ -1,20 +1,66 @@
-"""Checks that are red for one reason: one bug is one card, under the property that owns it."""
+"""Checks of a model, and the causes that failed ones have in common: one bug is one cause, under the check that owns it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
 from harness.catalogue import CATALOGUE
-from harness.health.report import CheckResult, CheckStatus
+from harness.errors import did_you_mean
 from harness.owners import REFERS
+
+CheckStatus = Literal["passed", "warning", "failed"]
 
 _SEVERITY: dict[CheckStatus, int] = {"passed": 0, "warning": 1, "failed": 2}
 _NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 _CODE = re.compile(r"`[^`]*`")
 _DTYPE = re.compile(r"(?:c10::|torch\.)?\b(?:bfloat16|float16|float32|float64|half|double|float)\b", re.IGNORECASE)
 _WHERE = re.compile(r" \((?:first seen in )?[^()]*\)$")
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """One check.
+
+    Attributes:
+        check_name: Unique name, such as ``tier1::causal`` or ``onnx_validation``.
+        status: The verdict.
+        message: One sentence.
+        details: JSON-ready facts. Those with a meaning to the report: ``tier`` (int), ``nodeid``, ``property``, ``code``, ``statement``,
+            ``counterexample``, ``module``, ``place`` (file and line), ``cause``, ``comparison``, ``examples`` (how many inputs were tried),
+            ``plots`` (see ``harness.charts.distributions``), which are drawn where the check failed or warned.
+        duration_seconds: How long it took.
+        recommendation: What to do about a failure or a warning.
+    """
+
+    check_name: str
+    status: CheckStatus
+    message: str
+    details: dict[str, Any] = field(default_factory=dict)
+    duration_seconds: float = 0.0
+    recommendation: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuses a status that does not exist.
+
+        Raises:
+            ValueError: Neither passed, warning nor failed.
+        """
+        valid = get_args(CheckStatus)
+        if self.status not in valid:
+            told = f"status of check {self.check_name!r} is {self.status!r}; expected one of {', '.join(valid)}."
+            raise ValueError(told + did_you_mean(str(self.status), valid))
+
+
+@dataclass(frozen=True)
+class SkippedCheck:
+    """A check that could not run here."""
+
+    check_name: str
+    reason: str
+    tier: int | None = None
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Plots in a check's details: what is drawn, and what is left out."""
+"""Distributions in the details of a check: what is drawn, and what is left out."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from harness.charts.distributions import bin_labels, distributions_of, ranking
+from harness.charts.facts import BarChart, LineChart
+from harness.charts.svg import draw_svg
 from harness.evidence import Evidence, Status
 from harness.health.markdown import to_markdown
-from harness.health.plots import bin_labels, comparisons_of, ranking
 from harness.health.report import CheckResult, ExportHealthReport
 from pytest_modeltiers.results import Result, to_check, without_plots
 
@@ -40,36 +42,42 @@ def check_of(*plots: Any) -> CheckResult:
     return CheckResult("tier5::drift", "failed", "It drifted", {"tier": 5, "plots": list(plots)})
 
 
+def details_of(*plots: Any) -> dict[str, Any]:
+    return {"tier": 5, "plots": list(plots)}
+
+
 def test_curves_rise_from_the_share_below_the_first_edge_to_that_below_the_last() -> None:
-    [plot] = comparisons_of(check_of(AGE))
-    assert plot.reference_line == "0.00,90.00 25.00,50.00 100.00,20.00"
-    assert plot.current_line == "0.00,95.00 25.00,80.00 100.00,40.00"
-    assert [(mark.x, mark.label, mark.anchor) for mark in plot.marks][::2] == [
-        (0.0, "20", "start"),
-        (50.0, "40", "middle"),
-        (100.0, "60", "end"),
-    ]
+    [found] = distributions_of(details_of(AGE))
+    assert isinstance(found.chart, LineChart)
+    reference, current = found.chart.lines
+    assert (reference.x, reference.y) == ((20.0, 30.0, 60.0), pytest.approx((0.1, 0.5, 0.8)))
+    assert (current.x, current.y) == ((20.0, 30.0, 60.0), pytest.approx((0.05, 0.2, 0.6)))
+    assert (found.chart.x.low, found.chart.x.high) == (20.0, 60.0)
 
 
 def test_the_description_says_what_the_eye_sees() -> None:
-    curves, bars = comparisons_of(check_of(AGE, CITY))
-    assert curves.description.endswith("They are furthest apart at 30: 50.0% of the reference lie below it, and 20.0% now.")
-    assert bars.description.endswith("2 in all. The largest change is that of Rome, from 75.0% to 50.0%.")
+    curves, bars = distributions_of(details_of(AGE, CITY))
+    assert curves.chart.description.endswith("They are furthest apart at 30: 50.0% of the reference lie below it, and 20.0% now.")
+    assert bars.chart.description.endswith("2 in all. The largest change is that of Rome, from 75.0% to 50.0%.")
 
 
 def test_every_share_is_in_the_table() -> None:
-    curves, bars = comparisons_of(check_of(AGE, CITY))
+    curves, bars = distributions_of(details_of(AGE, CITY))
     assert [(pair.label, pair.reference, pair.current) for pair in curves.pairs] == [
         ("below 20", 0.1, 0.05),
         ("20 to 30", 0.4, 0.15),
         ("30 to 60", 0.3, 0.4),
         ("60 and above", 0.2, 0.4),
     ]
-    assert (bars.pairs[1].label, bars.widest) == ("Oslo", 0.75)
+    assert isinstance(bars.chart, BarChart)
+    assert [(bar.label, bar.text, bar.lengths) for bar in bars.chart.bars] == [
+        ("Rome", "75.0% → 50.0%", (1.0, pytest.approx(2 / 3))),
+        ("Oslo", "25.0% → 50.0%", (pytest.approx(1 / 3), pytest.approx(2 / 3))),
+    ]
 
 
 def test_bins_that_are_empty_in_both_are_not_in_the_table() -> None:
-    [plot] = comparisons_of(check_of({**AGE, "reference": [0.0, 0.5, 0.0, 0.5], "current": [0.0, 1.0, 0.0, 0.0]}))
+    [plot] = distributions_of(details_of({**AGE, "reference": [0.0, 0.5, 0.0, 0.5], "current": [0.0, 1.0, 0.0, 0.0]}))
     assert [pair.label for pair in plot.pairs] == ["20 to 30", "60 and above"]
 
 
@@ -108,26 +116,28 @@ def test_bins_have_names(edges: list[float], labels: list[str]) -> None:
     ],
 )
 def test_what_is_no_plot_is_left_out(plot: Any) -> None:
-    assert comparisons_of(check_of(plot, CITY)) == comparisons_of(check_of(CITY))
+    assert distributions_of(details_of(plot, CITY)) == distributions_of(details_of(CITY))
 
 
 @pytest.mark.parametrize("plots", [None, "plots", {"title": "age"}, 3])
 def test_details_may_hold_anything(plots: Any) -> None:
     check = CheckResult("c", "failed", "m", {"plots": plots})
-    assert comparisons_of(check) == []
-    assert ranking(check) == ""
+    assert distributions_of(check.details) == []
+    assert ranking(check.details) == ""
 
 
 @pytest.mark.parametrize("span", [5e-324, 1e-308, 1e-9, 0.3, 1, 7, 99.9, 1e6, 1e300, 1.7e308])
 @pytest.mark.parametrize("low", [-5.5, 0.0, 1234.5])
-def test_the_axis_has_few_marks_within_it(low: float, span: float) -> None:
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_whatever_the_values_the_drawing_has_few_ticks_and_every_point_has_a_place(low: float, span: float) -> None:
     if low + span == low:
         return
-    [plot] = comparisons_of(
-        check_of({**AGE, "reference": [0.2, 0.3, 0.5], "current": [0.2, 0.3, 0.5], "edges": [low, low + span]})
-    )
-    assert len(plot.marks) <= 6
-    assert all(0 <= mark.x <= 100 for mark in plot.marks)
+    shares = [0.2, 0.3, 0.5]
+    [found] = distributions_of(details_of({**AGE, "reference": shares, "current": shares, "edges": [low, low + span]}))
+    assert isinstance(found.chart, LineChart)
+    svg = draw_svg(found.chart, "key", 320, 172).svg
+    assert 4 <= svg.count("</text>") <= 10
+    assert not re.search(r"nan|inf", svg)
 
 
 def test_the_ranking_is_a_fact_in_the_markdown_where_there_is_something_to_rank() -> None:
@@ -141,7 +151,7 @@ def test_the_plots_of_evidence_reach_the_report_as_json_and_stay_out_of_other_to
     evidence = Evidence("drift", Status.FAIL, "It drifted", details={"rows": 3, "plots": [AGE]})
     finding = json.loads(json.dumps({"property": "drift", "evidence": evidence.to_json()}))
     check = to_check(Result("c.json::TestTier5::test_drift", "c.json", 5, Status.FAIL, "It drifted", 0.1, finding))
-    assert comparisons_of(check) == comparisons_of(check_of(AGE))
+    assert distributions_of(check.details) == distributions_of(details_of(AGE))
     assert check.details["facts"] == {"rows": 3}
     assert without_plots(finding)["evidence"]["details"] == {"rows": 3}
     report = ExportHealthReport("m", checks=[check])
