@@ -67,19 +67,18 @@ def add_sweep(commands: Any) -> None:
 
 def _sweep(arguments: argparse.Namespace) -> int:
     from harness.sweeps.command import sweep_config
+    from harness.sweeps.sweep import SweepOptions
 
-    answer = sweep_config(
-        arguments.config,
-        arguments.grid,
+    options = SweepOptions(
         metric=arguments.metric,
         mode=arguments.mode,
         executor=arguments.executor,
         workers=arguments.workers,
-        db_path=arguments.db,
         name=arguments.name,
         resume=arguments.resume,
         output_dir=arguments.output,
         progress=not (arguments.quiet or arguments.json),
     )
+    answer = sweep_config(arguments.config, arguments.grid, options, arguments.db)
     print(json.dumps(answer.data) if arguments.json else answer.text)
     return 1 if answer.data["status"] == "fail" else 0

@@ -2,6 +2,6 @@
 
 from harness.sweeps.result import SweepResult, TrialResult
 from harness.sweeps.run import run_grid_sweep
-from harness.sweeps.trial import Trial, TrialContext, train_trial
+from harness.sweeps.trials import Trial, TrialContext, train_trial
 
 __all__ = ["SweepResult", "Trial", "TrialContext", "TrialResult", "run_grid_sweep", "train_trial"]

@@ -25,7 +25,6 @@ def write_files(result: SweepResult) -> None:
     table, data = to_csv(result).encode(), json.dumps(result.to_json(), indent=2).encode()
     picture = to_png(result) if find_spec("matplotlib") else None
     try:
-        result.folder.mkdir(parents=True, exist_ok=True)
         for name, content in zip(FILES, (table, data, picture), strict=True):
             if content is not None:
                 write_whole(result.folder / name, content)

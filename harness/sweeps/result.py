@@ -10,7 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.experiments.records import Mode
-from harness.sweeps.grid import Combination, Grid
+from harness.experiments.text_table import aligned, duration, number
+from harness.sweeps.grid import Combination, Grid, shown
+from harness.wording import counted, shortened
+
+_LONGEST_ERROR = 110
 
 TrialStatus = Literal["finished", "failed"]
 
@@ -96,11 +100,35 @@ class SweepResult:
         """The metric of a trial; ``None`` where it failed or is not finite."""
         return finite_value(trial, self.metric)
 
-    def table(self) -> str:
-        """The trials in aligned text, best first."""
-        from harness.sweeps.table import text_of
+    @property
+    def amount(self) -> str:
+        """``12 trials``, or ``5 of 12 trials`` where it was stopped."""
+        done, combinations = len(self.trials), len(self.grid)
+        return f"{done:,} of {counted(combinations, 'trial')}" if done < combinations else counted(done, "trial")
 
-        return text_of(self)
+    @property
+    def summary(self) -> str:
+        """How many trials there are, and which is best."""
+        failed = f", {len(self.failed)} failed" if self.failed else ""
+        head = f"sweep {self.sweep_id} ({self.name}): {self.amount}{failed}"
+        if self.best is None:
+            return f"{head}; none has a finite {self.metric}"
+        value = number(self.value(self.best))
+        return f"{head}; best {self.metric} {value} with {self.best.combination} (run {self.best.run_id})"
+
+    def table(self) -> str:
+        """The trials in aligned columns, the best first and marked, under a line that sums them up."""
+        if not self.trials:
+            return self.summary
+        head = ["", *self.grid.values, self.metric, "TOOK", "RUN", "STATUS", *(["ERROR"] if self.failed else [])]
+        return f"{self.summary}\n\n{aligned([head, *map(self._row, self.trials)])}"
+
+    def _row(self, trial: TrialResult) -> list[str]:
+        values = [shown(value) for value in trial.params.values()]
+        metric = number(trial.metrics.get(self.metric)) if trial.status == "finished" else ""
+        error = [one_line(trial.error or "")] if self.failed else []
+        mark = "*" if trial is self.best else ""
+        return [mark, *values, metric, duration(trial.seconds), str(trial.run_id), trial.status, *error]
 
     def to_json(self) -> dict[str, Any]:
         """The sweep as strict JSON values; NaN and infinities are text."""
@@ -116,6 +144,11 @@ class SweepResult:
             "trials": [trial.to_json() for trial in self.trials],
             "folder": str(self.folder),
         }
+
+
+def one_line(error: str) -> str:
+    """The first line of an error, shortened."""
+    return shortened(next(iter(error.strip().splitlines()), ""), _LONGEST_ERROR)
 
 
 def finite_value(trial: TrialResult, metric: str) -> float | None:

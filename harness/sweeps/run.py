@@ -8,36 +8,31 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, get_args
 
-from harness.config import EvalConfig, SuiteConfig, TrainingConfig
+from harness.config import EvalConfig
 from harness.errors import ConfigError
+from harness.experiments.store import address_of, file_of
 from harness.experiments.database import ExperimentDB
 from harness.experiments.errors import ExperimentError
 from harness.experiments.records import Mode
-from harness.experiments.store import address_of, file_of
-from harness.sweeps.base import read_base
-from harness.sweeps.executors.table import ExecutorName, make_executor
+from harness.sweeps.configs import BaseConfig, check_processes, configs_of, read_base
+from harness.sweeps.database import space_of, stored_grid
+from harness.sweeps.executors.executor import ExecutorName, make_executor
 from harness.sweeps.grid import make_grid
-from harness.sweeps.jobs import check_processes, make_jobs
-from harness.sweeps.progress import Progress
 from harness.sweeps.result import SweepResult
-from harness.sweeps.space import space_of, stored_grid
-from harness.sweeps.sweep import Sweep
-from harness.sweeps.trial import Trial
-from harness.sweeps.validation import configs_of
+from harness.sweeps.sweep import DEFAULT_DB, Database, Sweep, SweepOptions
+from harness.sweeps.trials import Trial, make_jobs
 from harness.tasks import TaskSpec
-
-DEFAULT_DB = "experiments.db"
 
 
 def run_grid_sweep(
-    base: Mapping[str, Any] | SuiteConfig | TrainingConfig | str | Path,
+    base: BaseConfig,
     grid: Mapping[str, Iterable[Any]],
     *,
     metric: str = "val_loss",
     mode: Mode = "min",
     executor: ExecutorName = "inline",
     workers: int | None = None,
-    db: ExperimentDB | str | Path | None = None,
+    db: Database | None = None,
     db_path: str | Path | None = None,
     task_spec: TaskSpec | None = None,
     train_cfg: EvalConfig | None = None,
@@ -51,8 +46,8 @@ def run_grid_sweep(
     """Trains a config once for every combination of some of its values.
 
     Every combination is validated before the first is trained. Each is a run in the database with ``sweep_id`` and ``sweep_params``; one
-    that fails is recorded with its reason, and the others go on. A sweep that was stopped, by Ctrl-C or by the death of its process, goes
-    on with ``resume``: combinations that have a finished run are not trained again.
+    that fails is recorded with its reason, and the others are still trained. A sweep that was stopped, by Ctrl-C or by the death of its
+    process, is continued with ``resume``: combinations that have a finished run are not trained again.
 
     Args:
         base: The config: config keys, a config file, or a ``TrainingConfig`` together with ``task_spec``.
@@ -67,7 +62,7 @@ def run_grid_sweep(
         train_cfg: The training data, in the same way.
         eval_cfg: The evaluation data, in the same way.
         name: The sweep's name; by default the config's ``run_name`` or ``task_name``.
-        resume: The id of the sweep to go on with, which must have been begun with the same config and grid.
+        resume: The id of the sweep to continue, which must have been started with the same config and grid.
         output_dir: Where ``sweep.csv``, ``sweep.json`` and ``sweep.png`` go; by default ``sweep-<id>`` beside the database.
         trial: What is done for each combination; by default a training.
         progress: Whether a line a trial is printed on stderr.
@@ -77,46 +72,71 @@ def run_grid_sweep(
 
     Raises:
         ConfigError: The grid, or a combination of its values, is impossible.
-        ExperimentError: The database cannot be used, the sweep to go on with is another one, or no trial has the metric.
+        ExperimentError: The database cannot be used, the sweep to continue was started with another config or grid, or no trial has the metric.
         MissingPackageError: The executor needs a package that is not installed.
-        KeyboardInterrupt: It was interrupted; the trials that ran are marked as killed, and the sweep can go on later.
+        KeyboardInterrupt: It was interrupted; the trials that ran are marked as killed, and the sweep can be continued later.
     """
-    if mode not in get_args(Mode):
-        raise ConfigError(f"mode is 'min' or 'max', not {mode!r}")
-    origin, wanted = read_base(base, task_spec, train_cfg, eval_cfg), make_grid(grid)
-    place = _place_of(db, db_path)
+    return sweep_grid(
+        base,
+        grid,
+        SweepOptions(
+            metric=metric,
+            mode=mode,
+            executor=executor,
+            workers=workers,
+            db=_one_database(db, db_path),
+            task_spec=task_spec,
+            train_cfg=train_cfg,
+            eval_cfg=eval_cfg,
+            name=name,
+            resume=resume,
+            output_dir=output_dir,
+            trial=trial,
+            progress=progress,
+        ),
+    )
+
+
+def sweep_grid(base: BaseConfig, grid: Mapping[str, Iterable[Any]], options: SweepOptions) -> SweepResult:
+    """Trains a config once for every combination of some of its values; see ``run_grid_sweep``."""
+    if options.mode not in get_args(Mode):
+        raise ConfigError(f"mode is 'min' or 'max', not {options.mode!r}")
+    origin, wanted = read_base(base, options.task_spec, options.train_cfg, options.eval_cfg), make_grid(grid)
+    place = _place_of(options.db)
     configs = configs_of(origin, wanted)
-    if trial is None:
+    if options.trial is None:
         check_processes(configs, os.environ)
-    runner = make_executor(executor, workers)
-    runner.check(make_jobs(wanted.combinations()[:1], configs[:1], trial, 0, "", progress=False)[0])
-    if resume is not None:
+    executor = make_executor(options.executor, options.workers)
+    executor.check(make_jobs(wanted.combinations()[:1], configs[:1], options.trial, 0, "", progress=False)[0])
+    if options.resume is not None:
         _check_database(place)
-    with nullcontext(db) if isinstance(db, ExperimentDB) else ExperimentDB(place) as opened:
-        if resume is None:
-            title = name or configs[0].run_name or configs[0].task_name or configs[0].name
-            sweep_id = opened.start_sweep(title, space_of(origin, wanted))
+    with nullcontext(options.db) if isinstance(options.db, ExperimentDB) else ExperimentDB(place) as db:
+        if options.resume is None:
+            name = options.name or configs[0].run_name or configs[0].task_name or configs[0].name
+            sweep_id = db.start_sweep(name, space_of(origin, wanted))
         else:
-            before = opened.get_sweep(resume)
-            wanted, sweep_id, title = stored_grid(before, origin, wanted), before.id, before.name
+            before = db.get_sweep(options.resume)
+            wanted, sweep_id, name = stored_grid(before, origin, wanted), before.id, before.name
             configs = configs_of(origin, wanted)
-        file = opened.store.file
-        folder = Path(output_dir) if output_dir else (file.parent if file else Path.cwd()) / f"sweep-{sweep_id}"
-        said = Progress(len(wanted), metric, quiet=not progress)
-        sweep = Sweep(opened, sweep_id, title, wanted, metric, mode, runner, folder.resolve(), said)
-        shows = progress and executor == "inline"
-        return sweep.run(make_jobs(wanted.combinations(), configs, trial, sweep_id, place, shows))
+        file = db.store.file
+        folder = Path(options.output_dir) if options.output_dir else (file.parent if file else Path.cwd()) / f"sweep-{sweep_id}"
+        sweep = Sweep(db, sweep_id, name, wanted, options, executor, folder.resolve())
+        shows = options.progress and options.executor == "inline"
+        return sweep.run(make_jobs(wanted.combinations(), configs, options.trial, sweep_id, place, shows))
 
 
-def _place_of(db: ExperimentDB | str | Path | None, db_path: str | Path | None) -> str:
+def _one_database(db: Database | None, db_path: str | Path | None) -> Database:
+    if db is not None and db_path is not None:
+        raise ConfigError("`db` and `db_path` are two names for the same argument: give one of them")
+    return db if db is not None else db_path if db_path is not None else DEFAULT_DB
+
+
+def _place_of(given: Database) -> str:
     """The path or URL of the database, by which other processes open it too.
 
     Raises:
-        ConfigError: Two databases are given, or something else.
+        ConfigError: It is something else.
     """
-    if db is not None and db_path is not None:
-        raise ConfigError("`db` and `db_path` are two names for the same argument: give one of them")
-    given = db if db is not None else db_path if db_path is not None else DEFAULT_DB
     if isinstance(given, ExperimentDB):
         return given.store.address
     if isinstance(given, (str, Path)):
@@ -129,4 +149,4 @@ def _check_database(db_path: str) -> None:
     """Checks that a database is there, since opening it would make it."""
     file = file_of(address_of(db_path))
     if file is not None and not file.exists():
-        raise ExperimentError(f"{file}: no such database, so there is no sweep in it to go on with")
+        raise ExperimentError(f"{file}: no such database, so there is no sweep in it to resume")

@@ -1,41 +1,83 @@
-"""A sweep while it goes on."""
+"""A sweep that is running: its options, its trials so far, and what it says of them."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeAlias
 
 from filelock import FileLock, Timeout
 
+from harness.config import EvalConfig
 from harness.errors import UserError, did_you_mean
 from harness.experiments.database import ExperimentDB
 from harness.experiments.errors import ExperimentError
 from harness.experiments.records import Mode
-from harness.sweeps.executors.executor import Executor
+from harness.experiments.text_table import duration, number
+from harness.sweeps.database import TrialRuns
+from harness.sweeps.executors.executor import Executor, ExecutorName
 from harness.sweeps.files import write_files
 from harness.sweeps.grid import Grid
-from harness.sweeps.job import Job, Outcome
-from harness.sweeps.ledger import Ledger
-from harness.sweeps.progress import Progress
-from harness.sweeps.result import SweepResult, TrialResult, ordered
+from harness.sweeps.result import SweepResult, TrialResult, one_line, ordered
+from harness.sweeps.trials import Job, Outcome, Trial
+from harness.tasks import TaskSpec
+
+DEFAULT_DB = "experiments.db"
+
+Database: TypeAlias = ExperimentDB | str | Path
+"""An open experiment database, its file, or its URL."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepOptions:
+    """How a grid is swept; see ``run_grid_sweep``.
+
+    Attributes:
+        metric: What the trials are ordered by.
+        mode: ``min`` where smaller is better, ``max`` where greater is.
+        executor: ``inline``, ``processes`` or ``ray``.
+        workers: How many trials run at once; ``None`` for what suits the machine.
+        db: The experiment database.
+        task_spec: The task, in place of what the config says of it.
+        train_cfg: The training data, in the same way.
+        eval_cfg: The evaluation data, in the same way.
+        name: The sweep's name; ``None`` for that of its config.
+        resume: The id of the sweep to continue.
+        output_dir: Where its files go; ``None`` for a folder beside the database.
+        trial: What is done for each combination; ``None`` for a training.
+        progress: Whether a line is printed for each trial, on stderr.
+    """
+
+    metric: str = "val_loss"
+    mode: Mode = "min"
+    executor: ExecutorName = "inline"
+    workers: int | None = None
+    db: Database = DEFAULT_DB
+    task_spec: TaskSpec | None = None
+    train_cfg: EvalConfig | None = None
+    eval_cfg: EvalConfig | None = None
+    name: str | None = None
+    resume: int | None = None
+    output_dir: str | Path | None = None
+    trial: Trial | None = None
+    progress: bool = True
 
 
 @dataclass
 class Sweep:
-    """A sweep while it goes on.
+    """A sweep that is running.
 
     Attributes:
         db: Where its runs are recorded.
         sweep_id: Its id there.
         name: Its name.
         grid: The values to try.
-        metric: What the trials are ordered by.
-        mode: ``min`` where smaller is better, ``max`` where greater is.
-        executor: Who does the trials.
+        options: How it is swept.
+        executor: What runs the trials.
         folder: Where its files go.
-        progress: Where it says how it goes on.
         done: The trials that are over, by number.
     """
 
@@ -43,11 +85,9 @@ class Sweep:
     sweep_id: int
     name: str
     grid: Grid
-    metric: str
-    mode: Mode
+    options: SweepOptions
     executor: Executor
     folder: Path
-    progress: Progress
     done: dict[int, TrialResult] = field(default_factory=dict)
 
     def run(self, jobs: Sequence[Job]) -> SweepResult:
@@ -58,15 +98,15 @@ class Sweep:
             KeyboardInterrupt: It was interrupted.
         """
         with self._alone():
-            ledger = Ledger(self.db, self.sweep_id)
-            ledger.clear()
-            found = ledger.finished([job.combination for job in jobs], self.metric)
+            runs = TrialRuns(self.db, self.sweep_id)
+            runs.clear()
+            found = runs.finished([job.combination for job in jobs], self.options.metric)
             self.done = {trial.combination.number: trial for trial in found}
             self._announce()
             try:
-                self._do([job for job in jobs if job.combination.number not in self.done], ledger)
+                self._do([job for job in jobs if job.combination.number not in self.done], runs)
             except BaseException as error:
-                self._stop(jobs, ledger, isinstance(error, KeyboardInterrupt))
+                self._stop(jobs, runs, isinstance(error, KeyboardInterrupt))
                 raise
             result = self.result()
             self.db.finish_sweep(self.sweep_id, "failed" if result.best is None else "finished")
@@ -75,24 +115,24 @@ class Sweep:
 
     def result(self) -> SweepResult:
         """What has been found so far."""
-        trials = ordered([*self.done.values()], self.metric, self.mode)
-        return SweepResult(self.sweep_id, self.name, self.metric, self.mode, self.grid, trials, self.folder)
+        trials = ordered([*self.done.values()], self.options.metric, self.options.mode)
+        return SweepResult(self.sweep_id, self.name, self.options.metric, self.options.mode, self.grid, trials, self.folder)
 
-    def _do(self, jobs: Sequence[Job], ledger: Ledger) -> None:
+    def _do(self, jobs: Sequence[Job], runs: TrialRuns) -> None:
         if not jobs:
             return
         self.db.finish_sweep(self.sweep_id, "running")
         by_number = {job.combination.number: job for job in jobs}
         with closing(self.executor.run(jobs)) as outcomes:
             for outcome in outcomes:
-                self._take(by_number[outcome.number], outcome, ledger)
+                self._take(by_number[outcome.number], outcome, runs)
 
-    def _take(self, job: Job, outcome: Outcome, ledger: Ledger) -> None:
-        trial = ledger.settle(job, outcome, self.metric)
-        if trial.status == "finished" and self.metric not in trial.metrics:
+    def _take(self, job: Job, outcome: Outcome, runs: TrialRuns) -> None:
+        trial = runs.settle(job, outcome, self.options.metric)
+        if trial.status == "finished" and self.options.metric not in trial.metrics:
             trial = self._without_the_metric(trial)
         self.done[job.combination.number] = trial
-        self.progress.trial(len(self.done), trial)
+        self._say_trial(trial)
 
     def _without_the_metric(self, trial: TrialResult) -> TrialResult:
         """A trial that lacks the metric counts as failed; where none has had it so far, its name is wrong, and the sweep ends.
@@ -102,25 +142,37 @@ class Sweep:
         """
         names = sorted({*trial.metrics, *self.db.get_last_metrics([trial.run_id])[0]})
         there = f"It has {', '.join(names)}" if names else "It has no metrics at all"
-        lacks = f"run {trial.run_id} has no metric {self.metric!r}.{did_you_mean(self.metric, names)} {there}"
+        lacks = f"run {trial.run_id} has no metric {self.options.metric!r}.{did_you_mean(self.options.metric, names)} {there}"
         if not any(other.status == "finished" for other in self.done.values()):
-            raise ExperimentError(f"sweep {self.sweep_id}: {lacks}; resume={self.sweep_id} with another metric goes on from here")
+            raise ExperimentError(
+                f"sweep {self.sweep_id}: {lacks}; with another metric, resume={self.sweep_id} continues from here"
+            )
         return replace(trial, status="failed", error=lacks)
 
     def _announce(self) -> None:
         there = f", {len(self.done)} of them done before," if self.done else ""
-        self.progress.say(
+        self._say(
             f"sweep {self.sweep_id} ({self.name}): {len(self.grid)} trials{there} {self.executor}, recorded in {self.db.store.place}"
         )
 
-    def _stop(self, jobs: Sequence[Job], ledger: Ledger, interrupted: bool) -> None:
-        """Leaves everything so that the sweep can go on later."""
+    def _say(self, line: str) -> None:
+        if self.options.progress:
+            print(line, file=sys.stderr, flush=True)
+
+    def _say_trial(self, trial: TrialResult) -> None:
+        """How a trial ended: ``trial 3/12  learning_rate=0.001 batch_size=8  val_loss 1.234  12 s``."""
+        metric = self.options.metric
+        found = f"{metric} {number(trial.metrics.get(metric))}" if trial.error is None else f"failed: {one_line(trial.error)}"
+        self._say(f"trial {len(self.done)}/{len(self.grid)}  {trial.combination}  {found}  {duration(trial.seconds)}")
+
+    def _stop(self, jobs: Sequence[Job], runs: TrialRuns, interrupted: bool) -> None:
+        """Leaves everything so that the sweep can be continued later."""
         with suppress(UserError):  # what stopped it is the error to see
-            ledger.stop([job.combination for job in jobs if job.combination.number not in self.done])
+            runs.stop([job.combination for job in jobs if job.combination.number not in self.done])
             self.db.finish_sweep(self.sweep_id, "killed" if interrupted else "failed")
             write_files(self.result())
-        self.progress.say(
-            f"sweep {self.sweep_id} was stopped after {len(self.done)} of {len(self.grid)} trials; resume={self.sweep_id} goes on"
+        self._say(
+            f"sweep {self.sweep_id} was stopped after {len(self.done)} of {len(self.grid)} trials; resume={self.sweep_id} continues it"
         )
 
     @contextmanager
@@ -131,7 +183,9 @@ class Sweep:
             lock = FileLock(self.folder / ".lock", timeout=0)
             lock.acquire()
         except Timeout:
-            raise ExperimentError(f"sweep {self.sweep_id} is being run by another process, which holds {self.folder}") from None
+            raise ExperimentError(
+                f"sweep {self.sweep_id} is being run by another process, which has locked {self.folder}"
+            ) from None
         except OSError as error:
             raise ExperimentError(f"{self.folder}: cannot be written: {error.strerror or error}") from None
         try:

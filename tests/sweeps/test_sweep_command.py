@@ -10,9 +10,10 @@ import pytest
 from sweep_trials import BASE, quick
 
 from harness.errors import ConfigError
-from harness.sweeps import jobs
+from harness.sweeps import trials
 from harness.sweeps.command import sweep_config
-from harness.sweeps.grid_options import grid_from_options
+from harness.sweeps.grid import grid_from_options
+from harness.sweeps.sweep import SweepOptions
 
 
 @pytest.mark.parametrize(
@@ -64,10 +65,10 @@ def test_mistakes_in_files(tmp_path: Path, content: str, said: str) -> None:
 
 
 def test_the_answer_as_data_and_as_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "train_trial", quick)
+    monkeypatch.setattr(trials, "train_trial", quick)
     file = tmp_path / "model.json"
     file.write_text(json.dumps({**BASE, "db_path": "runs.db"}))
-    found = sweep_config(file, ["learning_rate=0.1,0.01"], progress=False)
+    found = sweep_config(file, ["learning_rate=0.1,0.01"], SweepOptions(progress=False))
     assert json.loads(json.dumps(found.data, allow_nan=False)) == found.data
     assert (found.data["status"], found.data["best"]["params"]) == ("ok", {"learning_rate": 0.01})
     folder = tmp_path / "sweep-1"

@@ -10,16 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from matplotlib.figure import Figure
 from PIL import Image
 
 from harness.experiments import ExperimentError
 from harness.sweeps import SweepResult, TrialResult
 from harness.sweeps.files import write_files
 from harness.sweeps.grid import make_grid
-from harness.sweeps.picture import to_png
-from harness.sweeps.picture.axis import make_axis
-from harness.sweeps.picture.curve import draw_curve
+from harness.sweeps.picture import Scale, curve_of, heat_map_of, to_png
 from harness.sweeps.result import ordered
 
 RATES = [1e-5, 1e-4, 1e-3, 1e-2]
@@ -66,13 +63,36 @@ def test_every_grid_has_a_picture(grid: dict[str, Any], value: Callable[[Mapping
 
 
 def test_the_curve_has_a_log_axis_a_mark_on_the_best_and_crosses_for_the_lost() -> None:
-    axes = Figure().add_subplot()
-    draw_curve(axes, result_of({"learning_rate": RATES}, loss), "learning_rate", wide=True)
-    assert axes.get_xscale() == "log"
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["1e-05", "0.0001", "0.001", "0.01"]
-    assert {float(line.get_xdata()[0]) for line in axes.lines if line.get_marker() == "x"} == {1e-2, 1e-5}
-    assert {text.get_text() for text in axes.texts} == {"failed", "nan", "1"}
-    assert axes.get_ylabel() == "val_loss, less is better"
+    curve = curve_of(result_of({"learning_rate": RATES}, loss), "learning_rate")
+    assert curve.x.log
+    assert [tick.label for tick in curve.x.ticks] == ["1e-05", "0.0001", "0.001", "0.01"]
+    assert {(point.x, point.y, point.label) for point in curve.points} == {
+        (1e-2, None, "failed"),
+        (1e-5, None, "nan"),
+        (1e-3, 1.0, "1"),
+    }
+    assert curve.y.label == "val_loss, lower is better"
+
+
+def test_a_curve_of_several_keys_has_every_trial_and_the_best_of_each_value() -> None:
+    result = result_of({"learning_rate": RATES[1:3], "seed": [0, 1]}, lambda params: params["seed"] + 1.0)
+    every, best = curve_of(result, "learning_rate").lines
+    assert (every.style, len(every.x)) == ("trials", 4)
+    assert (best.style, best.x, best.y) == ("trend", (1e-4, 1e-3), (1.0, 1.0))
+
+
+def test_the_heat_map_has_a_cell_for_each_combination_and_says_why_a_value_is_missing() -> None:
+    chart = heat_map_of(result_of({"learning_rate": RATES, "batch_size": [4, 8]}, loss), "learning_rate", "batch_size")
+    assert [tick.label for tick in chart.y.ticks] == ["4", "8"]
+    assert [(cell.label, cell.failed) for cell in chart.cells if cell.row == 0] == [
+        ("nan", True),
+        ("2.000", False),
+        ("1.000", False),
+        ("failed", True),
+    ]
+    assert (chart.best, chart.best_is_low) == ((2, 0), True)
+    none = heat_map_of(result_of({"a": [1, 2], "b": [1, 2]}, lambda params: None), "a", "b")
+    assert ({cell.label for cell in none.cells}, none.best) == ({"not run"}, None)
 
 
 @pytest.mark.parametrize(
@@ -89,19 +109,13 @@ def test_the_curve_has_a_log_axis_a_mark_on_the_best_and_crosses_for_the_lost() 
     ],
 )
 def test_values_that_span_far_or_grow_by_ratios_stand_on_a_log_axis(values: list[Any], log: bool) -> None:
-    assert make_axis(values).log is log
+    assert Scale.of(values).is_log is log
 
 
 def test_numbers_stand_in_their_order_and_words_in_that_of_the_grid() -> None:
-    assert make_axis([3, 1, 2]).values == (1, 2, 3)
-    assert make_axis(["b", "a"]).values == ("b", "a")
-    assert make_axis([1, None]).is_number is False
-
-
-def test_labels_that_would_overlap_are_left_out() -> None:
-    axis = make_axis([0, 0.0001, 0.0002, 1])
-    assert [axis.labels[index] for index in axis.ticks(40)] == ["0", "1"]
-    assert len(axis.ticks(10**9)) == 4
+    assert Scale.of([3, 1, 2]).values == (1, 2, 3)
+    assert Scale.of(["b", "a"]).values == ("b", "a")
+    assert Scale.of([1, None]).is_number is False
 
 
 def test_files_that_cannot_be_written(tmp_path: Path) -> None:

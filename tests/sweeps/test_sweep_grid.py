@@ -12,9 +12,8 @@ from sweep_trials import BASE
 from harness.config import SuiteConfig
 from harness.errors import ConfigError
 from harness.sweeps import run_grid_sweep
-from harness.sweeps.base import read_base
+from harness.sweeps.configs import configs_of, read_base
 from harness.sweeps.grid import identity, make_grid
-from harness.sweeps.validation import configs_of
 
 
 def configs(grid: dict[str, Any], **base: Any) -> list[SuiteConfig]:

@@ -11,10 +11,10 @@ from multiprocessing import current_process
 from multiprocessing.connection import wait
 
 from harness.errors import ConfigError
-from harness.sweeps.executors.worker import GUARD, Worker
-from harness.sweeps.job import Job, Outcome
-from harness.sweeps.shares import cores, share, visible_gpus
+from harness.sweeps.executors.shares import cores, share, visible_gpus
 from harness.wording import counted
+from harness.sweeps.executors.worker import GUARD, Worker
+from harness.sweeps.trials import Job, Outcome
 
 _LOOK_SECONDS = 0.5
 """Time between looks at whether a process still lives: one that it has started may keep the connection open after its death."""
@@ -61,41 +61,41 @@ class ProcessExecutor:
     def run(self, jobs: Sequence[Job]) -> Generator[Outcome, None, None]:
         """Does the jobs, as many at once as there are workers."""
         waiting = deque(jobs)
-        crew: list[Worker] = []
-        seats = min(self.workers, len(jobs))
+        workers: list[Worker] = []
+        count = min(self.workers, len(jobs))
         gpus = visible_gpus() if jobs else []
         try:
-            while waiting or any(worker.busy for worker in crew):
-                for number in set(range(seats)) - {worker.number for worker in crew} if waiting else ():
-                    crew.append(Worker(number, share(number, seats, self._cores, gpus)))
-                for worker in crew:
+            while waiting or any(worker.busy for worker in workers):
+                for number in set(range(count)) - {worker.number for worker in workers} if waiting else ():
+                    workers.append(Worker(number, share(number, count, self._cores, gpus)))
+                for worker in workers:
                     if waiting and not worker.busy:
                         worker.give(waiting.popleft())
-                yield from self._collect(crew)
+                yield from self._collect(workers)
         finally:
-            _dismiss(crew)
+            _end(workers)
 
-    def _collect(self, crew: list[Worker]) -> Generator[Outcome, None, None]:
+    def _collect(self, workers: list[Worker]) -> Generator[Outcome, None, None]:
         """Waits a moment for outcomes, and lets workers go whose trials failed."""
-        wait([worker.connection for worker in crew if worker.busy], _LOOK_SECONDS)
-        for worker in [worker for worker in crew if worker.busy]:
+        wait([worker.connection for worker in workers if worker.busy], _LOOK_SECONDS)
+        for worker in [worker for worker in workers if worker.busy]:
             outcome = worker.collect()
             if outcome is None:
                 continue
             if outcome.error is not None:
-                crew.remove(worker)
-                _dismiss([worker])
+                workers.remove(worker)
+                _end([worker])
             yield outcome
 
 
-def _dismiss(crew: Sequence[Worker]) -> None:
+def _end(workers: Sequence[Worker]) -> None:
     """Ends workers; those that are busy have some seconds to write what they know."""
     deadline = time.monotonic() + _STOP_SECONDS
     try:
-        for worker in crew:
+        for worker in workers:
             worker.interrupt()
-        for worker in crew:
+        for worker in workers:
             worker.end(deadline - time.monotonic())
     finally:  # on a second Ctrl-C
-        for worker in crew:
+        for worker in workers:
             worker.end(0)

@@ -14,7 +14,7 @@ from typing import Any
 
 from harness.errors import MissingPackageError
 from harness.experiments.errors import ExperimentError
-from harness.sweeps.job import Job, Outcome, do_job
+from harness.sweeps.trials import Job, Outcome, do_job
 
 _STOP_SECONDS = 5.0
 """What an interrupted trial has to write what it knows."""
@@ -124,10 +124,10 @@ def _pack(job: Job) -> bytes:
     return packed
 
 
-def _do(path: list[str], parcel: bytes) -> Outcome:
+def _do(path: list[str], pickled_job: bytes) -> Outcome:
     """Does a job in a Ray worker, which finds the modules that the sweep's own process finds."""
     sys.path.extend(folder for folder in path if folder not in sys.path)
-    job: Job = import_module("ray.cloudpickle").loads(parcel)
+    job: Job = import_module("ray.cloudpickle").loads(pickled_job)
     return do_job(job)
 
 

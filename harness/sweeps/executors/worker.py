@@ -1,4 +1,4 @@
-"""A worker process, seen from the sweep's."""
+"""A worker process: as the sweep sees it, and what it does, which is the trials that it is sent until it is sent no more."""
 
 from __future__ import annotations
 
@@ -8,18 +8,23 @@ import signal
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection
+from threading import Thread
 
 from harness.experiments.errors import ExperimentError
 from harness.processes import end_in_words
-from harness.sweeps.executors.serve import READY, serve
-from harness.sweeps.job import Job, Outcome
-from harness.sweeps.shares import environment
+from harness.sweeps.database import STOPPED
+from harness.sweeps.executors.shares import environment
+from harness.sweeps.trials import Job, Outcome, do_job, reason
 
 GUARD = 'a script that runs a sweep in processes is imported by each of them, so it needs `if __name__ == "__main__":` around what it runs'
 """What is said to the author of a script that its workers would run again."""
 
 _context = get_context("spawn")  # a forked child would have the threads, locks and GPU of a parent that has used them
+
+READY = "ready"
+"""The first message of a worker, once it is there."""
 
 
 class Worker:
@@ -102,6 +107,64 @@ class Worker:
                 f"a worker process ended with exit status {code} before its first trial, see above. {GUARD[0].upper()}{GUARD[1:]}"
             )
         number, self._job = self._job, -1
+        return Outcome(number, time.perf_counter() - self._given, error=f"its process {end_in_words(code)} in the middle of the trial")
+
+
+def serve(connection: Connection) -> None:
+    """Does the jobs that come down a connection and sends their outcomes back; ends when it is closed, or on SIGINT."""
+    _lead_a_group()
+    running: list[Job] = []
+    Thread(target=_exit_with_the_parent, args=(running,), daemon=True, name="modeltiers-watch").start()
+    with suppress(EOFError, OSError, KeyboardInterrupt):
+        connection.send(READY)
+        while True:
+            number, pickled_job = connection.recv()
+            connection.send(_do(number, pickled_job, running))
+
+
+def _do(number: int, pickled_job: bytes, running: list[Job]) -> Outcome:
+    started = time.perf_counter()
+    try:
+        job: Job = pickle.loads(pickled_job)
+    except Exception as error:  # whatever a module of the user's raises on import
         return Outcome(
-            number, time.perf_counter() - self._given, error=f"its process {end_in_words(code)} in the middle of the trial"
+            number, time.perf_counter() - started, error=f"the trial cannot be loaded in another process: {reason(error)}"
         )
+    running[:] = [job]
+    outcome = do_job(job)
+    running.clear()
+    return outcome
+
+
+def _lead_a_group() -> None:
+    """Makes the worker and the processes that its trials start a group of their own.
+
+    They can be stopped together then, and Ctrl-C in a terminal reaches them by way of the sweep's process alone, once.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
+
+
+def _exit_with_the_parent(running: list[Job]) -> None:
+    """Ends this process when the sweep's own is gone, however it went, so that nobody trains for nobody."""
+    parent = parent_process()
+    if parent is None:
+        return
+    parent.join()
+    try:
+        for job in running:
+            _mark_as_killed(job)
+    finally:
+        if hasattr(os, "killpg") and os.getpgrp() == os.getpid():
+            os.killpg(os.getpgrp(), signal.SIGKILL)
+        os._exit(1)
+
+
+def _mark_as_killed(job: Job) -> None:
+    from harness.experiments.database import ExperimentDB
+
+    with ExperimentDB(job.db_path) as db:
+        for run in db.list_runs(status="running", sweep_id=job.sweep_id):
+            if run.pid == os.getpid():
+                db.end_run(run, "killed", {"error": STOPPED})

@@ -1,19 +1,55 @@
-"""A trial on its way to where it is done, and what comes back."""
+"""What is done for each combination of a grid, and how it gets to where it is done."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from harness.config import SuiteConfig
 from harness.errors import UserError
+from harness.experiments.database import ExperimentDB
 from harness.experiments.records import SweepPoint
+from harness.experiments.run import Run
 from harness.sweeps.grid import Combination
-from harness.sweeps.trial import Trial, TrialContext
+
+
+@dataclass(frozen=True)
+class TrialContext:
+    """What a trial is given.
+
+    Attributes:
+        config: The config with this trial's values.
+        point: The sweep and the values, for ``ExperimentDB.start_run(sweep=…)``.
+        db_path: The experiment database.
+        progress: Whether the trial may show progress of its own, on stderr.
+    """
+
+    config: SuiteConfig
+    point: SweepPoint
+    db_path: str
+    progress: bool = False
+
+    @contextmanager
+    def run(self) -> Iterator[Run]:
+        """The trial's run, to log to while it goes on; a trial that starts none gets one when it ends."""
+        with ExperimentDB(self.db_path) as db, db.start_run(config=self.config, sweep=self.point) as run:
+            yield run
+
+
+Trial: TypeAlias = Callable[[TrialContext], Mapping[str, Any]]
+"""Does the work of one combination and returns its metrics, numbers by name."""
+
+
+def train_trial(trial: TrialContext) -> dict[str, float]:
+    """Trains the trial's config; returns what the evaluation of the final weights found, as ``val_loss`` and the like."""
+    from harness.training.command import train_config
+
+    results = train_config(trial.config, sweep=trial.point, db_path=trial.db_path, progress=trial.progress)
+    return {f"val_{name}": value for name, value in results["eval_summary"].items()}
 
 
 @dataclass(frozen=True)
@@ -78,6 +114,30 @@ def do_job(job: Job) -> Outcome:
     return Outcome(number, time.perf_counter() - started, metrics)
 
 
+def make_jobs(
+    combinations: Sequence[Combination],
+    configs: Sequence[SuiteConfig],
+    trial: Trial | None,
+    sweep_id: int,
+    db_path: str,
+    progress: bool,
+) -> list[Job]:
+    """A job a combination.
+
+    Args:
+        combinations: The combinations.
+        configs: Their configs.
+        trial: What is done for each; by default a training.
+        sweep_id: The sweep.
+        db_path: The experiment database, absolute.
+        progress: Whether trials may show progress of their own.
+    """
+    return [
+        Job(combination, _own(config, combination, sweep_id), trial or train_trial, sweep_id, db_path, progress)
+        for combination, config in zip(combinations, configs, strict=True)
+    ]
+
+
 def reason(error: BaseException) -> str:
     """Why a trial failed: a user's mistake in its own words, any other exception with its type and the user's line."""
     from harness.user_code import raised
@@ -103,3 +163,13 @@ def _was_interrupted(error: BaseException) -> bool:
     while seen is not None and not isinstance(seen, KeyboardInterrupt):
         seen = seen.__cause__ or seen.__context__
     return seen is not None
+
+
+def _own(config: SuiteConfig, combination: Combination, sweep_id: int) -> SuiteConfig:
+    """The config under a name of its own, and for one device, as `auto` would take all that the trials share."""
+    own: dict[str, Any] = {}
+    if "run_name" not in combination.params:
+        own["run_name"] = f"sweep-{sweep_id}-{combination.number:03d}"
+    if config.devices == "auto":
+        own["devices"] = 1
+    return config.model_copy(update=own)

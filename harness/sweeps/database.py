@@ -1,4 +1,4 @@
-"""The runs of a sweep in the experiment database."""
+"""A sweep in the experiment database: what it was started with, and the runs of its trials."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from harness.experiments.database import ExperimentDB
-from harness.experiments.records import RunRecord
-from harness.sweeps.grid import Combination, identity
-from harness.sweeps.job import Job, Outcome
+from harness.experiments.documents import flat
+from harness.experiments.errors import ExperimentError
+from harness.experiments.records import RunRecord, SweepRecord
+from harness.sweeps.configs import Base
+from harness.sweeps.grid import Combination, Grid, identity, shown
 from harness.sweeps.result import TrialResult
+from harness.sweeps.trials import Job, Outcome
 
+_MOST_LINES = 5
 _FACT = "trial"
 """What a trial returned and how long it took, kept as a fact of its run."""
 
@@ -18,7 +22,40 @@ _NEWEST = 64
 STOPPED = "its sweep was stopped"
 
 
-class Ledger:
+def space_of(base: Base, grid: Grid) -> dict[str, Any]:
+    """What is stored of a sweep."""
+    return {"grid": grid.to_json(), "base": dict(base.keys)}
+
+
+def stored_grid(sweep: SweepRecord, base: Base, grid: Grid) -> Grid:
+    """The grid of a stored sweep, whose order numbers its combinations.
+
+    Args:
+        sweep: The sweep.
+        base: The config that it is to go on with.
+        grid: The grid that it is to go on with; the order of its keys and values does not matter.
+
+    Raises:
+        ExperimentError: The sweep has another config or another grid, or was stored by something else.
+    """
+    space = sweep.space
+    if not isinstance(space, Mapping) or not isinstance(space.get("grid"), Mapping) or not isinstance(space.get("base"), Mapping):
+        raise ExperimentError(f"sweep {sweep.id} ({sweep.name}) is no grid sweep, so it cannot go on as one")
+    stored = Grid({key: tuple(values) for key, values in space["grid"].items()})
+    lines = [
+        *_differences("grid", _sets(stored), _sets(grid)),
+        *_differences("config", flat(space["base"]), flat(dict(base.keys))),
+    ]
+    if lines:
+        more = [f"… and {len(lines) - _MOST_LINES} more"] if len(lines) > _MOST_LINES else []
+        differ = "\n".join(f"  {line}" for line in [*lines[:_MOST_LINES], *more])
+        raise ExperimentError(
+            f"sweep {sweep.id} ({sweep.name}) was begun with something else, so it cannot go on with this:\n{differ}"
+        )
+    return stored
+
+
+class TrialRuns:
     """The runs of a sweep: those that were there before, and those that its trials make.
 
     Args:
@@ -112,3 +149,20 @@ def _said_by(run: RunRecord, logged: Mapping[str, float], metric: str) -> tuple[
 def _with(metrics: Mapping[str, float], logged: Mapping[str, float], metric: str) -> dict[str, float]:
     """The metrics, with the one that is asked for from what was logged where the trial did not return it."""
     return {**metrics, **({metric: logged[metric]} if metric not in metrics and metric in logged else {})}
+
+
+def _sets(grid: Grid) -> dict[str, Any]:
+    """The values in an order of their own, for comparison."""
+    return {key: sorted(values, key=identity) for key, values in grid.values.items()}
+
+
+def _differences(what: str, stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for key in dict.fromkeys([*stored, *given]):
+        if key not in given:
+            lines.append(f"{what} `{key}`: the sweep has {shown(stored[key])}, and here it is missing")
+        elif key not in stored:
+            lines.append(f"{what} `{key}`: the sweep does not have it, and here it is {shown(given[key])}")
+        elif identity(stored[key]) != identity(given[key]):
+            lines.append(f"{what} `{key}`: the sweep has {shown(stored[key])}, and here it is {shown(given[key])}")
+    return lines
