@@ -41,6 +41,7 @@ LEVELS = {
     "models": 1,
     "data": 1,
     "properties": 1,
+    "charts": 1,
     "health": 1,
     "analysis": 2,
     "export": 2,

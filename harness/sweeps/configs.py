@@ -211,7 +211,7 @@ def _check_key(key: str) -> None:
 
 
 def _explained(error: ValidationError) -> list[str]:
-    return explain(error, lambda path: keys_at(path) or [])
+    return [mistake.message for mistake in explain(error, lambda path: keys_at(path) or [])]
 
 
 def _placed(line: str, combination: Combination, base: Base) -> str:

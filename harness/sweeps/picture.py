@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from harness.charts.drawing import draw_heat_map, draw_lines, new_figure, plain_matplotlib, png_bytes
 from harness.charts.facts import Axis, Cell, HeatMap, Line, LineChart, Point, Tick
 from harness.charts.style import LIGHT
-from harness.experiments.text_table import number
+from harness.wording import six_digits
 from harness.sweeps.grid import identity, shown
 from harness.sweeps.result import SweepResult, TrialResult
 from harness.wording import shortened
@@ -136,7 +136,7 @@ def curve_of(result: SweepResult, key: str, *, wide: bool = True) -> LineChart:
     points = [Point(places[index], None, _why_lost(trials, result.metric, wide=wide)) for index, trials in lost.items()]
     if result.best is not None:
         value = result.best.metrics[result.metric]
-        points.append(Point(scale.place(result.best.params[key]), value, number(value), below=result.mode == "min"))
+        points.append(Point(scale.place(result.best.params[key]), value, six_digits(value), below=result.mode == "min"))
     return LineChart(key, "", "", tuple(lines), scale.axis(key), _metric_axis(result), points=tuple(points))
 
 
@@ -237,7 +237,7 @@ def _draw_head(figure: Figure, result: SweepResult, varied: list[str], width: fl
     """What the sweep is, its best trial, and how to read the marks."""
     letters = int(width * 8.6)
     best = result.best
-    words = f"best {number(result.value(best))} with {best.combination}" if best else f"no trial has a finite {result.metric}"
+    words = f"best {six_digits(result.value(best))} with {best.combination}" if best else f"no trial has a finite {result.metric}"
     lines: tuple[tuple[float, str, dict[str, Any]], ...] = (
         (0.3, shortened(f"{result.name}: {result.metric} of {result.amount}", letters), {"fontsize": 15, "fontweight": "bold"}),
         (0.6, shortened(words, int(letters * 1.45)), {"fontsize": 11, "color": LIGHT["passed" if best else "failed"]}),

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.experiments.records import Mode
-from harness.experiments.text_table import aligned, duration, number
+from harness.wording import aligned, six_digits
 from harness.sweeps.grid import Combination, Grid, shown
-from harness.wording import counted, shortened
+from harness.wording import counted, duration, shortened
 
 _LONGEST_ERROR = 110
 
@@ -125,7 +125,7 @@ class SweepResult:
 
     def _row(self, trial: TrialResult) -> list[str]:
         values = [shown(value) for value in trial.params.values()]
-        metric = number(trial.metrics.get(self.metric)) if trial.status == "finished" else ""
+        metric = six_digits(trial.metrics.get(self.metric)) if trial.status == "finished" else ""
         error = [one_line(trial.error or "")] if self.failed else []
         mark = "*" if trial is self.best else ""
         return [mark, *values, metric, duration(trial.seconds), str(trial.run_id), trial.status, *error]

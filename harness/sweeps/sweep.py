@@ -16,7 +16,7 @@ from harness.errors import UserError, did_you_mean
 from harness.experiments.database import ExperimentDB
 from harness.experiments.errors import ExperimentError
 from harness.experiments.records import Mode
-from harness.experiments.text_table import duration, number
+from harness.wording import six_digits
 from harness.sweeps.database import TrialRuns
 from harness.sweeps.executors.executor import Executor, ExecutorName
 from harness.sweeps.files import write_files
@@ -24,6 +24,7 @@ from harness.sweeps.grid import Grid
 from harness.sweeps.result import SweepResult, TrialResult, one_line, ordered
 from harness.sweeps.trials import Job, Outcome, Trial
 from harness.tasks import TaskSpec
+from harness.wording import duration
 
 DEFAULT_DB = "experiments.db"
 
@@ -162,7 +163,7 @@ class Sweep:
     def _say_trial(self, trial: TrialResult) -> None:
         """How a trial ended: ``trial 3/12  learning_rate=0.001 batch_size=8  val_loss 1.234  12 s``."""
         metric = self.options.metric
-        found = f"{metric} {number(trial.metrics.get(metric))}" if trial.error is None else f"failed: {one_line(trial.error)}"
+        found = f"{metric} {six_digits(trial.metrics.get(metric))}" if trial.error is None else f"failed: {one_line(trial.error)}"
         self._say(f"trial {len(self.done)}/{len(self.grid)}  {trial.combination}  {found}  {duration(trial.seconds)}")
 
     def _stop(self, jobs: Sequence[Job], runs: TrialRuns, interrupted: bool) -> None:

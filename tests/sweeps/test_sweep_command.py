@@ -76,5 +76,5 @@ def test_the_answer_as_data_and_as_text(tmp_path: Path, monkeypatch: pytest.Monk
     assert found.text.splitlines()[0].startswith("sweep 1 (tests): 2 trials; best val_loss 0 with learning_rate=0.01 (run ")
     assert found.text.endswith(str(folder / "sweep.png"))
     assert (tmp_path / "runs.db").is_file()
-    again = sweep_config(file, ["learning_rate=0.1,0.01"], resume=1, progress=False, output_dir=tmp_path / "out")
+    again = sweep_config(file, ["learning_rate=0.1,0.01"], SweepOptions(resume=1, progress=False, output_dir=tmp_path / "out"))
     assert again.data["best"] == found.data["best"]

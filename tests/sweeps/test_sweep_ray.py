@@ -78,7 +78,7 @@ def test_a_sweep_that_starts_its_own_ray_is_stopped_cleanly_and_goes_on(tmp_path
         running.send_signal(signal.SIGINT)
         _, said = running.communicate(timeout=120)
     until(lambda: not any(map(is_there, workers)))
-    assert "sweep 1 was stopped after 2 of 4 trials; resume=1 goes on" in said
+    assert "sweep 1 was stopped after 2 of 4 trials; resume=1 continues it" in said
     assert sorted(run.status for run in script.db.list_runs(sweep_id=1)) == ["finished", "finished", "killed", "killed"]
     script.go.touch()
     assert len(resumed(script).trials) == 4

@@ -36,7 +36,7 @@ class Counting:
 def test_an_interrupted_sweep_goes_on(sweep: Sweep, db: ExperimentDB, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(KeyboardInterrupt):
         sweep(GRID, trial=sweep_trials.interrupts_itself, progress=True)
-    assert "sweep 1 was stopped after 1 of 3 trials; resume=1 goes on" in capsys.readouterr().err
+    assert "sweep 1 was stopped after 1 of 3 trials; resume=1 continues it" in capsys.readouterr().err
     assert db.get_sweep(1).status == "killed"
     assert [run.status for run in db.list_runs(sweep_id=1)] == ["killed", "finished"]
     assert len((tmp_path / "sweep-1" / "sweep.csv").read_text().splitlines()) == 2

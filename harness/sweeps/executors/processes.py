@@ -12,9 +12,9 @@ from multiprocessing.connection import wait
 
 from harness.errors import ConfigError
 from harness.sweeps.executors.shares import cores, share, visible_gpus
-from harness.wording import counted
 from harness.sweeps.executors.worker import GUARD, Worker
 from harness.sweeps.trials import Job, Outcome
+from harness.wording import counted
 
 _LOOK_SECONDS = 0.5
 """Time between looks at whether a process still lives: one that it has started may keep the connection open after its death."""

@@ -107,7 +107,9 @@ class Worker:
                 f"a worker process ended with exit status {code} before its first trial, see above. {GUARD[0].upper()}{GUARD[1:]}"
             )
         number, self._job = self._job, -1
-        return Outcome(number, time.perf_counter() - self._given, error=f"its process {end_in_words(code)} in the middle of the trial")
+        return Outcome(
+            number, time.perf_counter() - self._given, error=f"its process {end_in_words(code)} in the middle of the trial"
+        )
 
 
 def serve(connection: Connection) -> None:
