@@ -11,7 +11,8 @@ from typing import Any, TypeAlias, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from harness.config import EvalConfig, SuiteConfig, TaskKeys, TrainingConfig, load_config
+from harness.config import EvalConfig, SuiteConfig, TrainingConfig, load_config
+from harness.config_keys import TaskKeys
 from harness.config_mistakes import explain
 from harness.errors import ConfigError, did_you_mean
 from harness.experiments.documents import plain

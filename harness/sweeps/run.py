@@ -10,10 +10,10 @@ from typing import Any, get_args
 
 from harness.config import EvalConfig
 from harness.errors import ConfigError
-from harness.experiments.store import address_of, file_of
 from harness.experiments.database import ExperimentDB
 from harness.experiments.errors import ExperimentError
 from harness.experiments.records import Mode
+from harness.experiments.store import address_of, file_of
 from harness.sweeps.configs import BaseConfig, check_processes, configs_of, read_base
 from harness.sweeps.database import space_of, stored_grid
 from harness.sweeps.executors.executor import ExecutorName, make_executor
