@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 from harness.charts.drawing import draw_heat_map, draw_lines, new_figure, plain_matplotlib, png_bytes
 from harness.charts.facts import Axis, Cell, HeatMap, Line, LineChart, Point, Tick
 from harness.charts.style import LIGHT
-from harness.wording import six_digits
 from harness.sweeps.grid import identity, shown
 from harness.sweeps.result import SweepResult, TrialResult
-from harness.wording import shortened
+from harness.wording import shortened, six_digits
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

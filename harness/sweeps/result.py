@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.experiments.records import Mode
-from harness.wording import aligned, six_digits
 from harness.sweeps.grid import Combination, Grid, shown
-from harness.wording import counted, duration, shortened
+from harness.wording import aligned, counted, duration, shortened, six_digits
 
 _LONGEST_ERROR = 110
 
@@ -113,7 +112,7 @@ class SweepResult:
         head = f"sweep {self.sweep_id} ({self.name}): {self.amount}{failed}"
         if self.best is None:
             return f"{head}; none has a finite {self.metric}"
-        value = number(self.value(self.best))
+        value = six_digits(self.value(self.best))
         return f"{head}; best {self.metric} {value} with {self.best.combination} (run {self.best.run_id})"
 
     def table(self) -> str:

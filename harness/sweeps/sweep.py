@@ -16,7 +16,6 @@ from harness.errors import UserError, did_you_mean
 from harness.experiments.database import ExperimentDB
 from harness.experiments.errors import ExperimentError
 from harness.experiments.records import Mode
-from harness.wording import six_digits
 from harness.sweeps.database import TrialRuns
 from harness.sweeps.executors.executor import Executor, ExecutorName
 from harness.sweeps.files import write_files
@@ -24,7 +23,7 @@ from harness.sweeps.grid import Grid
 from harness.sweeps.result import SweepResult, TrialResult, one_line, ordered
 from harness.sweeps.trials import Job, Outcome, Trial
 from harness.tasks import TaskSpec
-from harness.wording import duration
+from harness.wording import duration, six_digits
 
 DEFAULT_DB = "experiments.db"
 
