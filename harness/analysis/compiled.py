@@ -159,6 +159,7 @@ def _judge(subject: Subject, stage: _Stage) -> Evidence:
         cause=_CAUSE,
         details=details,
         investigate=lambda: first_that_differs(subject, batches[first.batch], stage.backend),
+        code="differs",
     )
 
 

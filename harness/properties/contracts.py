@@ -48,6 +48,7 @@ def shape_contract(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
                 f"forward raises at {sizes.describe(subject.task)}, as it cannot read {token} (see full_vocabulary): {error}",
                 counterexample=counterexample,
                 module=error.module,
+                code="unreadable_token",
             )
         turned = subject.reads_length_first
         if not turned and (least := _least_length(subject, sizes, seed)):
@@ -59,6 +60,7 @@ def shape_contract(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
                 module=error.module,
                 cause=f"a convolution or pooling wider than the sequence: pad short sequences in forward, or declare "
                 f"`min_seq_len` {least} in the config",
+                code="too_short",
             )
         return Evidence(
             name,
@@ -67,6 +69,7 @@ def shape_contract(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
             counterexample=counterexample,
             module=_where_misshapen(subject, sizes, seed) or error.module,
             cause=LENGTH_FIRST_CAUSE if turned else _cause_of(subject, error),
+            code="raises",
         )
     if same_shape(logits, expected):
         return Evidence(name, Status.OK, "logits have the promised shape", counterexample=counterexample)
@@ -81,6 +84,7 @@ def shape_contract(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
         cause=LENGTH_FIRST_CAUSE
         if turned
         else "a squeeze() without dim, a leftover transpose, a head of the wrong size, or a missing pooling",
+        code="wrong_shape",
     )
 
 
@@ -228,6 +232,7 @@ def _layout(subject: Subject, sizes: Sizes, layout: str, seed: int) -> Evidence:
             counterexample=counterexample,
             module=error.module,
             cause="`.view` on an input that may be non-contiguous; `.reshape` takes every layout",
+            code="raises_on_layout",
         )
 
 
@@ -240,14 +245,20 @@ def _works(subject: Subject, name: str, sizes: Sizes, seed: int, what: str, caus
         token = unreadable_token(subject, subject.batch(sizes, seed))
         told, status = (f", as it cannot read {token} (see full_vocabulary)", Status.WARN) if token else ("", Status.FAIL)
         message = f"forward raises at {what}{told}: {error}"
-        return Evidence(name, status, message, counterexample=counterexample, module=error.module, cause=cause)
+        return Evidence(name, status, message, counterexample=counterexample, module=error.module, cause=cause, code="raises")
     if not same_shape(logits, sizes.logits_shape(subject.task)):
         message = f"logits have shape {tuple(logits.shape)} at {what}, expected {sizes.logits_shape(subject.task)}"
-        return Evidence(name, Status.FAIL, message, counterexample=counterexample, cause=cause)
+        return Evidence(name, Status.FAIL, message, counterexample=counterexample, cause=cause, code="wrong_shape")
     if not finite(logits):
         module = first_broken(calls, lambda tensor: not finite(tensor))
         return Evidence(
-            name, Status.FAIL, f"logits are not finite at {what}", counterexample=counterexample, module=module, cause=cause
+            name,
+            Status.FAIL,
+            f"logits are not finite at {what}",
+            counterexample=counterexample,
+            module=module,
+            cause=cause,
+            code="not_finite",
         )
     return Evidence(name, Status.OK, f"works at {what}", counterexample=counterexample)
 

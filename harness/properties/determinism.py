@@ -96,6 +96,7 @@ def mode_round_trip(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
             counterexample,
             stuck[0],
             "an overridden train() or eval() that does not call super() or passes on the wrong mode",
+            code="stays_in_train_mode",
         )
     before = subject.logits(batch)
     flipped = _flipped(model, lambda: subject.logits(batch), expected=False)
@@ -121,6 +122,7 @@ def mode_round_trip(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
             "train() leaves the model in eval mode",
             counterexample=counterexample,
             cause="an overridden train()",
+            code="stays_in_eval_mode",
         )
     frozen = {module for module in model.modules() if not module.training}
     flipped = _flipped(model, lambda: _under_seed(0, subject, batch, model), expected=True, ignoring=frozen)
@@ -218,6 +220,7 @@ def stateless(subject: Subject, calls: tuple[Sizes, ...], seed: int = 0) -> Evid
             counterexample=counterexample,
             module=error.module,
             cause="a mask, cache or hidden state of another size, kept from the earlier call",
+            code="raises_after_a_call",
         )
 
 
@@ -243,6 +246,7 @@ def repeated_backward(subject: Subject, seed: int = 0) -> Evidence:
                     counterexample=f"{subject.typical.describe(subject.task)}, two forward and backward passes",
                     module=getattr(error, "module", ""),
                     cause="a hidden state or cached tensor carried over without detach()",
+                    code="keeps_graph",
                 )
     model.zero_grad(set_to_none=True)
     return Evidence(name, Status.OK, "two training steps in a row work")
@@ -271,6 +275,7 @@ def rng_untouched(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
             counterexample=counterexample,
             cause="manual_seed inside forward, or random numbers drawn in eval mode; pass the draw its own Generator",
             investigate=lambda: _drawer(subject, batch),
+            code="draws_in_eval_mode",
         )
     if "torch" not in ends[0].changes(ends[1]):
         return Evidence(
@@ -280,6 +285,7 @@ def rng_untouched(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
             counterexample=counterexample,
             cause="manual_seed inside forward",
             investigate=lambda: _seeder(subject, batch),
+            code="seeds_in_train_mode",
         )
     return Evidence(name, Status.OK, "the global random state is unchanged", counterexample=counterexample)
 
@@ -348,4 +354,5 @@ def _flip_evidence(module: str, switched_to: str, counterexample: str) -> Eviden
         counterexample=counterexample,
         module=module,
         cause="a call to train() or eval() inside forward",
+        code="switches_mode",
     )

@@ -90,6 +90,7 @@ def dtype_move(subject: Subject, dtype: str, seed: int = 0) -> Evidence:
             # Mostly a layer raises that is given what another one made.
             module=first_of_other_dtype(calls, getattr(torch, dtype)) or error.module,
             cause="a tensor made in forward without dtype=x.dtype, a hard-coded .float(), or a constant that is not a buffer",
+            code="raises",
         )
     if not finite(logits) or not logits.is_floating_point():
         return Evidence(
@@ -99,6 +100,7 @@ def dtype_move(subject: Subject, dtype: str, seed: int = 0) -> Evidence:
             counterexample=counterexample,
             module=first_broken(calls, lambda tensor: not finite(tensor)),
             cause="a constant such as -1e9 or 1e-8 that the dtype cannot hold",
+            code="not_finite",
         )
     return Evidence(name, Status.OK, f"runs in {label}", counterexample=counterexample)
 

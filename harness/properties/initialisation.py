@@ -116,6 +116,7 @@ def signal_scale(subject: Subject, seed: int = 0) -> Evidence:
             counterexample,
             broken[0],
             "memory that was never initialised (torch.empty), or weights saved after training diverged",
+            code="not_finite",
         )
     if untouched_statistics(model):
         model = calibrated(subject)
@@ -135,6 +136,7 @@ def signal_scale(subject: Subject, seed: int = 0) -> Evidence:
             "between two inputs",
             counterexample,
             cause="weights too small for the depth, units that are all dead, or a norm that divides by too much",
+            code="signal_vanishes",
         )
     loudest, module = max(((_largest(call.outputs), call.module) for call in calls), default=(0.0, ""))
     if loudest > _HALF_PRECISION_MAX:
@@ -148,6 +150,7 @@ def signal_scale(subject: Subject, seed: int = 0) -> Evidence:
             counterexample,
             module,
             "a residual stream without norm, or an initial scale that grows with depth",
+            code="too_large",
         )
     return Evidence(
         _NAME,

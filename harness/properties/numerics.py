@@ -133,7 +133,14 @@ def _finite_forward(subject: Subject, batch: Batch, counterexample: str, where: 
     except ModelRaisedError as error:
         if subject.prerequisite_failure.raises:  # whatever the inputs hold
             raise
-        return Evidence(name, Status.FAIL, f"forward raises {where}: {error}", counterexample=counterexample, module=error.module)
+        return Evidence(
+            name,
+            Status.FAIL,
+            f"forward raises {where}: {error}",
+            counterexample=counterexample,
+            module=error.module,
+            code="raises",
+        )
     bad = int((~torch.isfinite(logits)).sum())
     if not bad and logits.numel():
         return Evidence(name, Status.OK, "logits are finite", 0.0, 0.0, "elements", counterexample)

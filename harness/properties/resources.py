@@ -115,6 +115,7 @@ def memory_footprint(subject: Subject, seed: int = 0) -> Evidence:
                 _growing(subject, model, label == "train"),
                 "outputs, losses or hidden states appended to a list on the module, with or without their graph",
                 details | owner,
+                code="leaks_memory",
             )
     bound = subject.task.tolerances.get(name)
     status = Status.OK
@@ -149,6 +150,7 @@ def inference_speed(subject: Subject, seed: int = 0) -> Evidence:
             counterexample,
             module=_growing(subject, model, train=False),
             cause="a loop over something that grows with every call, such as a history kept on the module",
+            code="grows",
         )
     times = _timings(subject, model, seed)
     middle = times[len(times) // 2]

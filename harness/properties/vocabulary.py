@@ -115,6 +115,7 @@ def _vocabulary_of(subject: Subject, name: str, seed: int) -> Evidence:
             counterexample=reading.shown(reading.refused[0]),
             module=reading.error.module if reading.error else "",
             cause=f"an embedding with fewer than the declared {vocab} rows",
+            code="unreadable_ids",
         )
     found = _told_apart(subject, reading, vocab)
     if found.status is Status.OK and alone.refused and alone.ids:
@@ -134,6 +135,7 @@ def _refuses_rows(subject: Subject, alone: _Reading) -> Evidence:
         counterexample=alone.shown(token),
         module=alone.error.module if alone.error else "",
         cause="a length counted from the tokens, which is 0 for a row of padding: clamp it to 1, or leave out empty texts",
+        code="unreadable_row",
     )
 
 
@@ -178,6 +180,7 @@ def _not_finite(subject: Subject, reading: _Reading, logits: Tensor) -> Evidence
         Status.FAIL,
         f"token {bad[0] if alone is None else alone} gives logits that are not finite{' in a batch with others' if alone is None else ''}",
         counterexample=reading.shown(bad[0] if alone is None else alone),
+        code="not_finite",
     )
 
 
