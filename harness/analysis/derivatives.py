@@ -13,12 +13,13 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from harness.batches import Batch
-from harness.compat import tree_leaves, tree_map
+from harness.compat import tree_leaves, tree_map, unwrapped
 from harness.properties.calling import mode
 from harness.properties.noise import FACTOR
 from harness.properties.places import users_line
@@ -348,8 +349,10 @@ def _projections(tree: Any) -> list[Tensor]:
     found = []
     for leaf in tree_leaves(tree):
         if isinstance(leaf, Tensor) and leaf.is_floating_point():
-            numbers = torch.randn(leaf.shape, generator=torch.Generator().manual_seed(leaf.numel()), dtype=torch.float64)
-            found.append((torch.where(leaf.isfinite(), leaf, 0) * numbers.to(leaf.device)).sum())
+            values = unwrapped(leaf)
+            # Not drawn by PyTorch, whose random functions raise inside of ``vmap``.
+            numbers = torch.from_numpy(np.random.default_rng(values.numel()).standard_normal(tuple(values.shape)))
+            found.append((torch.where(values.isfinite(), values, 0) * numbers.to(values.device)).sum())
     return found
 
 

@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from harness.analysis.study import Study
 from harness.batches import Sizes, make_batch
+from harness.compat import unwrapped
 from harness.evidence import Evidence, Status
 from harness.properties.subject import Subject
 from harness.properties.tracing import hooked
@@ -282,7 +283,14 @@ class ActivationWatch(TorchFunctionMode):
         name = getattr(func, "__name__", "").rstrip("_")
         if name in self._functions:
             given = args[0] if args else (kwargs or {}).get("input")
-            if isinstance(given, Tensor) and given.is_floating_point() and given.ndim > 1 and given.numel():
+            # Inside of ``vmap`` no derivative can be taken.
+            if (
+                isinstance(given, Tensor)
+                and given.is_floating_point()
+                and unwrapped(given) is given
+                and given.ndim > 1
+                and given.numel()
+            ):
                 self._note(name, given)
         result = func(*args, **(kwargs or {}))
         if name in _FEATURE_AXIS and isinstance(result, Tensor):

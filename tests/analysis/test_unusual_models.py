@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from planted_bugs.tasks import CAUSAL, CLASSES, FEATURES, TABLE, TEXT, VOCAB
 from planted_bugs.tester import red
 from planted_bugs.tier2.analysed import judge_all, study_of
 from planted_bugs.tier2.parts import WIDTH, Attention, Decoder, Encoder
 from torch import Tensor, nn
 
+from harness.analysis.derivatives import wrong_gradient
+from harness.analysis.units import SILENT, watching
 from harness.catalogue import CATALOGUE
 from harness.evidence import Status
 from harness.tasks import TaskSpec
@@ -108,3 +112,40 @@ def test_too_little_time_is_said() -> None:
     found = judge_all(study, ("attribution", "robustness"))
     assert {each.status for each in found.values()} == {Status.SKIPPED}
     assert all("`time_budget` leaves 0 s" in each.message for each in found.values())
+
+
+class Misled(torch.autograd.Function):
+    """Triples, and claims to pass on."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x * 3
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0]
+
+
+class Misleading(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return Misled.apply(x)
+
+
+class Mapped(nn.Module):
+    """Calls its first layers row by row, inside of ``vmap``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.wrong, self.last = nn.Linear(4, 6), Misleading(), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = torch.func.vmap(lambda row: F.relu(self.first(row)))(x)
+        return self.last(F.relu(self.wrong(rows)))
+
+
+def test_what_follows_modules_works_around_vmap() -> None:
+    model, x = Mapped().double(), torch.randn(5, 3, 4, dtype=torch.float64)
+    assert wrong_gradient(model, lambda share: model(x * (1 + share))) == "wrong"
+    with watching(model, SILENT) as watch:
+        model(x)
+    assert len(watch.activities) == 1, "the call inside of vmap is left out"
