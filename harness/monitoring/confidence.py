@@ -49,7 +49,7 @@ def confidence_of(data: Dataset, window: Window, ood_score: OodScore | None) -> 
     Args:
         data: The rows.
         window: What was measured of them.
-        ood_score: How it is told; by the model's own confidence where ``None``.
+        ood_score: Measures how far rows are from the training data; ``None`` to use the model's own confidence.
     """
     if ood_score is None or window.predicted is None:
         return window.confidence

@@ -1,4 +1,4 @@
-"""A model held against what is remembered of it."""
+"""A model, compared with what is stored of it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _BATCH = 32
 
 @dataclass(frozen=True)
 class Memory:
-    """Where runs are remembered, and which of them a model is held against.
+    """Where runs are stored, and which of them a model is compared with.
 
     Attributes:
         db: The database, its file or its URL; ``None`` for nowhere.
@@ -74,7 +74,7 @@ class Memory:
 
 @dataclass
 class Monitor:
-    """A model, the data it is monitored on, and what it is held against; each part is measured once, when it is asked for.
+    """A model, the data it is monitored on, and what it is compared with; each part is measured once, when it is asked for.
 
     Attributes:
         model: The model.
@@ -82,7 +82,7 @@ class Monitor:
         task: What it is for.
         open_data: Opens the data, with or without labels; told how the reference was read, where that is known.
         limits: What is allowed.
-        memory: What it is held against.
+        memory: What it is compared with.
         batch_size: Rows at once.
         on_batch: Told how many batches were evaluated, and of how many.
     """
@@ -195,7 +195,7 @@ class Monitor:
 
     @cached_property
     def reference(self) -> Reference | None:
-        """What the data is held against; ``None`` where no profile is named."""
+        """What the data is compared with; ``None`` where no profile is named."""
         if self.memory.reference is None:
             return None
         with self.memory.opened("reference_profile_id") as db:

@@ -74,13 +74,13 @@ def profile_config(
 
 
 def reference_of(config: SuiteConfig, data: Dataset, model: nn.Module | None = None, *, ood_score: bool = False) -> Reference:
-    """What later data is held against: the profile of a config's data, and how sure its model is where it is right.
+    """What later data is compared with: the profile of a config's data, and how sure its model is where it is right.
 
     Args:
         config: The config.
         data: The data.
         model: The trained model; by default the config's, where it names ``weights``.
-        ood_score: Whether it is told by training rows how sure the model is.
+        ood_score: Whether training rows say how sure the model is.
     """
     if model is None and config.weights:
         model = model_source(config).build(config.seed)

@@ -1,4 +1,4 @@
-"""What a run keeps so that later data can be held against it."""
+"""What a run keeps so that later data can be compared with it."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _OOD_SCORE = "familiarity"
 
 @dataclass(frozen=True)
 class Reference:
-    """What later data is held against.
+    """What later data is compared with.
 
     Attributes:
         profile: How the data was distributed.
         confidence: From which confidence on the model's answers count as right; ``None`` where there was no model, were no labels, or a row
             has more than one answer.
-        ood_score: How it is told how sure the model is; by its own confidence where ``None``.
+        ood_score: Measures how far rows are from the training data; ``None`` to use the model's own confidence.
         encoding: How the data was read; ``None`` where that was not kept.
     """
 
@@ -45,7 +45,7 @@ class Reference:
         Args:
             data: The rows.
             window: What was measured of them.
-            ood_score: How it is told how sure the model is of a row.
+            ood_score: Measures how far rows are from the training data.
         """
         sure, right = confidence_of(data, window, ood_score), window.correct
         if sure is None or right is None or not np.isfinite(right).any():

@@ -55,7 +55,7 @@ def run_tier5_monitoring(
         eval_cfg: The data; the task's built-in set by default. Without labels only its distribution and the model's outputs are judged.
         db: Where runs are remembered: a database, its file or its URL.
         baseline_run_id: The run whose per-sample scores the model's are compared with, by id or by name. They are compared on the rows
-            that the baseline was scored on, which may be others than ``eval_cfg`` names.
+            that the baseline was scored on, which may differ from those that ``eval_cfg`` names.
         reference_profile_id: The run whose profile the data is compared with.
         limits: Thresholds of metrics, allowed losses, and how much drift matters.
         train_cfg: What the model was trained on, whose tokenizer and classes the data is read with.
@@ -198,7 +198,7 @@ def monitor_config(
 def monitor_of(
     config: SuiteConfig, model: nn.Module, adapter: Adapter | None = None, on_batch: Callable[[int, int], None] | None = None
 ) -> Monitor:
-    """A config's model, its data, and what it is held against.
+    """A config's model, its data, and what it is compared with.
 
     Args:
         config: The config.

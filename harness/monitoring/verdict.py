@@ -52,7 +52,7 @@ class WindowVerdict:
             reference: From what.
             window: What was measured of it.
             confidence: How sure the model is of each row, by the reference's measure, ``[N]``; ``None`` where that is not known.
-            margin: The loss of accuracy that is put up with, as a share.
+            margin: The loss of accuracy that is allowed, as a share.
         """
         profiles = reference.profile.features, window.profile.features
         scores = [one.feature for one in drift.features if group_of(one.feature) == "scores"]

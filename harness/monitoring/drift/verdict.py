@@ -47,7 +47,7 @@ class Verdict:
         difference: What was measured.
         p_adjusted: Corrected for all tests of the gate (Holm).
         q: The share of wrong names among features named down to this one (Benjamini-Hochberg).
-        alpha: What both are held against.
+        alpha: What both are compared with.
         tests: How many tests there were.
         min_power: How likely a drift at the floor must be seen for the test to count as able to see it.
         is_same: Whether the values are the reference's own, which is certain for any number of rows.

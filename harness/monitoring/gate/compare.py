@@ -38,7 +38,7 @@ def compare_scores(
     Args:
         baseline: The baseline's scores, ``[N]``.
         candidate: The candidate's, of the same samples in the same order. NaN marks a sample without a label.
-        margin: How much worse is put up with, in the score's own units; by default half a point of a share of right answers, a fiftieth of
+        margin: How much worse is allowed, in the score's own units; by default half a point of a share of right answers, a fiftieth of
             the standard deviation of the baseline's scores otherwise.
         alpha: The probability of failing a candidate that is not worse.
         higher_is_better: What a greater score means.
@@ -71,7 +71,7 @@ def compare_all_scores(
     Args:
         baseline: The baseline's scores by name.
         candidate: The candidate's, under the same names.
-        margins: How much worse is put up with, by name.
+        margins: How much worse is allowed, by name.
         alpha: The probability of failing a candidate that is not worse by any score.
         higher_is_better: What a greater score means, of names the project does not know.
         slices: As for ``compare_scores``.
@@ -199,7 +199,7 @@ def _measured(metric: str, pairs: Pairs, given: float | None, alpha: float, labe
     kind = kind_of(metric, pairs)
     margin = kind.default_margin(metric, pairs) if given is None else given
     if not (math.isfinite(margin) and margin > 0):
-        raise ComparisonError(f"the margin of {metric!r} is how much worse is put up with, a number above 0, not {margin}")
+        raise ComparisonError(f"the margin of {metric!r} is how much worse is allowed, a number above 0, not {margin}")
     sliced = Sliced.of(pairs, labels)
     parts = {name: measure(part, margin, alpha) for name, part in sliced.parts.items()}
     return _Member(metric, kind, margin, measure(pairs, margin, alpha), pairs.is_right_or_wrong, parts, sliced.left_out)

@@ -59,7 +59,7 @@ class Comparison:
             one test is made, it leaves 0 out on the worse side exactly if ``p`` is at most alpha.
         p: One-sided, against the candidate not being worse.
         p_adjusted: Corrected for the other scores and slices (Holm) and for earlier comparisons with the baseline; compare it with ``alpha``.
-        margin: How much worse is put up with, in the score's own units.
+        margin: How much worse is allowed, in the score's own units.
         margin_p: One-sided, against the candidate being worse by the margin or more: where it is at most alpha, the candidate is shown not
             to be.
         power: How likely a true worsening by the margin would be significant, at the corrected level.

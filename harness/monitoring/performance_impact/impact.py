@@ -39,11 +39,11 @@ class ImpactFinding(str, Enum):
 
 @dataclass(frozen=True)
 class PerformanceImpact:
-    """The estimated loss of accuracy against what is put up with.
+    """The estimated loss of accuracy against what is allowed.
 
     Attributes:
         estimate: What was estimated.
-        margin: The loss that is put up with, as a share: 0.05 is five points.
+        margin: The loss that is allowed, as a share: 0.05 is five points.
     """
 
     estimate: AccuracyEstimate
