@@ -14,7 +14,7 @@ from harness.data.dataset import Dataset
 from harness.monitoring.features.values import Block, Ids, Numbers
 from harness.monitoring.profiles.compute import BINS, profile_of_source
 from harness.monitoring.profiles.profile import Profile
-from harness.monitoring.profiles.sources import Options, Source, source_of
+from harness.monitoring.profiles.sources import Options, Reading, Source, source_of
 from harness.tasks import TaskSpec
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def measure_window(
         DataError: A row cannot be read.
         ForwardError: The model raised.
     """
-    source = source_of(data, Options(task, model, adapter, batch_size=batch_size))
+    source = source_of(data, Options(task, model, adapter, reading=Reading(batch_size=batch_size)))
     names = () if model is None or task.is_per_position or task.is_regression else (_ENTROPY, _CLASS, _CORRECT)
     log = _RowLog(source, names)
     profile = profile_of_source(replace(source, blocks=log.blocks), reference, BINS)
@@ -102,7 +102,7 @@ def input_columns(data: Dataset, task: TaskSpec, batch_size: int) -> Iterator[di
         task: What its rows are for.
         batch_size: Rows at once.
     """
-    for block in source_of(data, Options(task, batch_size=batch_size)).blocks(None):
+    for block in source_of(data, Options(task, reading=Reading(batch_size=batch_size))).blocks(None):
         yield {name: values.values for name, values in block.values.items() if isinstance(values, Numbers)}
 
 

@@ -25,6 +25,7 @@ from harness.monitoring.profiles import (
     Profile,
     ProfileError,
     ProfileMismatchError,
+    Reading,
     VectorCounts,
     compute_dataset_profile,
     count_window,
@@ -122,7 +123,7 @@ def test_windows_of_any_split_add_up(task: TaskSpec, tmp_path: Path) -> None:
 
 def test_outputs_add_up_where_the_model_is_given_the_same_batches(tmp_path: Path) -> None:
     rows, model = dataset_of(IMAGES, tmp_path), model_of(IMAGES)
-    reference = compute_dataset_profile(rows, IMAGES, model=model, batch_size=10)
+    reference = compute_dataset_profile(rows, IMAGES, model=model, reading=Reading(batch_size=10))
     parts = [some(rows, slice(0, 40)), some(rows, slice(40, 100))]
     windows = [count_window(reference, part, task=IMAGES, model=model, batch_size=10) for part in parts]
     assert windows[0].merge(windows[1]) == reference
@@ -134,13 +135,13 @@ def test_a_stream_gives_what_rows_in_memory_give(tmp_path: Path) -> None:
     held, streamed = (open_dataset(config, CAUSAL_LM, memory_limit=limit) for limit in (1 << 20, 0))
     reference = compute_dataset_profile(held, CAUSAL_LM)
     assert compute_dataset_profile(streamed, CAUSAL_LM, reference=reference) == reference
-    assert compute_dataset_profile(config, CAUSAL_LM, split="train").edges_id == reference.edges_id
-    assert compute_dataset_profile(tmp_path / "text.txt", CAUSAL_LM, split="train").n == len(held)
+    assert compute_dataset_profile(config, CAUSAL_LM, reading=Reading(split="train")).edges_id == reference.edges_id
+    assert compute_dataset_profile(tmp_path / "text.txt", CAUSAL_LM, reading=Reading(split="train")).n == len(held)
 
 
 def test_texts_are_counted_with_the_rows_they_belong_to(tmp_path: Path) -> None:
     rows = some(dataset_of(TEXT_CLASSES, tmp_path), slice(0, 30))
-    tokens = compute_dataset_profile(rows, TEXT_CLASSES, batch_size=4).features["tokens"]
+    tokens = compute_dataset_profile(rows, TEXT_CLASSES, reading=Reading(batch_size=4)).features["tokens"]
     assert isinstance(tokens, CategoricalCounts)
     assert tokens.clusters is not None
     lengths = [len(rows[number]["input_ids"]) for number in range(30)]
@@ -279,12 +280,12 @@ def test_another_kind_of_data_is_refused(task: TaskSpec, message: str, tmp_path:
 def test_another_tokenizer_is_refused(tmp_path: Path) -> None:
     for name in ("one", "other"):
         (tmp_path / f"{name}.txt").write_text(f"{name} text\n" * 50, encoding="utf-8")
-    reference = compute_dataset_profile(EvalConfig(path=str(tmp_path / "one.txt")), CAUSAL_LM, split="train")
+    reference = compute_dataset_profile(EvalConfig(path=str(tmp_path / "one.txt")), CAUSAL_LM, reading=Reading(split="train"))
     other = EvalConfig(path=str(tmp_path / "other.txt"))
     with pytest.raises(ProfileMismatchError, match="`tokenizer` is"):
-        compute_dataset_profile(other, CAUSAL_LM, split="train", reference=reference)
+        compute_dataset_profile(other, CAUSAL_LM, reading=Reading(split="train"), reference=reference)
     like = open_dataset(EvalConfig(path=str(tmp_path / "one.txt")), CAUSAL_LM)
-    assert compute_dataset_profile(other, CAUSAL_LM, split="train", reference=reference, like=like).n > 0
+    assert compute_dataset_profile(other, CAUSAL_LM, reading=Reading(split="train", like=like), reference=reference).n > 0
 
 
 class Broken(nn.Module):
@@ -310,4 +311,4 @@ def test_what_keeps_data_from_being_profiled_is_said_in_a_line(tmp_path: Path) -
 def test_rows_that_lack_labels_halfway_are_refused() -> None:
     examples = [{"features": torch.zeros(3), "labels": torch.tensor(1)}] * 4 + [{"features": torch.zeros(3)}] * 4
     with pytest.raises(ProfileError, match="no 'label' among the last 4 of 8 rows"):
-        compute_dataset_profile(examples, TABLE, batch_size=4)
+        compute_dataset_profile(examples, TABLE, reading=Reading(batch_size=4))

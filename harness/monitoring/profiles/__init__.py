@@ -4,6 +4,7 @@ from harness.monitoring.errors import ProfileError, ProfileMismatchError, Profil
 from harness.monitoring.features.counts import CategoricalCounts, Clusters, NumericCounts, Projection, VectorCounts
 from harness.monitoring.profiles.compute import compute_dataset_profile, count_window, profile_columns
 from harness.monitoring.profiles.profile import Profile, load_profile, log_profile_to_db
+from harness.monitoring.profiles.sources import Reading
 
 __all__ = [
     "CategoricalCounts",
@@ -14,6 +15,7 @@ __all__ = [
     "ProfileMismatchError",
     "ProfileVersionError",
     "Projection",
+    "Reading",
     "VectorCounts",
     "compute_dataset_profile",
     "count_window",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import did_you_mean
@@ -15,13 +14,12 @@ from harness.monitoring.features.feature_kind import FeatureCounter, Survey
 from harness.monitoring.features.kinds import Column, kind_of
 from harness.monitoring.features.values import Block, Values
 from harness.monitoring.profiles.profile import SHARED_META, Profile, is_optional
-from harness.monitoring.profiles.sources import Options, Replay, Source, source_of
+from harness.monitoring.profiles.sources import DEFAULT_READING, Options, Reading, Replay, Source, source_of
 
 if TYPE_CHECKING:
     from torch import nn
 
     from harness.adapters import Adapter
-    from harness.data.dataset import Dataset
     from harness.tasks import TaskSpec
 
 BINS = 100
@@ -39,10 +37,7 @@ def compute_dataset_profile(
     adapter: Adapter | None = None,
     bins: int = BINS,
     categorical: Iterable[str] = (),
-    like: Dataset | None = None,
-    folder: Path = Path(),
-    split: str = "validation",
-    batch_size: int = 32,
+    reading: Reading = DEFAULT_READING,
 ) -> Profile:
     """The profile of a dataset: a reference, or with ``reference`` a window that can be compared with it.
 
@@ -58,17 +53,14 @@ def compute_dataset_profile(
         adapter: How it is called; the task's own by default.
         bins: The most bins of a numeric feature, 2 to 160.
         categorical: Columns of a table that are levels, whatever they look like.
-        like: The training data, whose tokenizer and classes a file is read with.
-        folder: What a path in an ``EvalConfig`` is relative to.
-        split: The split, where the ``EvalConfig`` names none.
-        batch_size: Examples that are measured, and given to the model, at once.
+        reading: How examples are read: the split, the training data whose tokenizer and classes are used, how many at once.
 
     Raises:
         ProfileError: There are no rows to make a reference of, or the data is of no kind that can be profiled.
         ProfileMismatchError: The rows are not of the reference's kind: another modality, vocabulary or tokenizer, or a missing column.
         DataError: The data is missing, unreadable, or does not fit the task.
     """
-    options = Options(task, model, adapter, like, folder, split, batch_size, tuple(categorical))
+    options = Options(task, model, adapter, tuple(categorical), reading)
     return profile_of_source(source_of(data, options), reference, bins)
 
 
@@ -125,7 +117,7 @@ def count_window(
         ProfileMismatchError: The rows are not of the reference's kind.
         DataError: The data is missing or unreadable.
     """
-    return _window(source_of(rows, Options(task, model, adapter, batch_size=batch_size)), reference)
+    return _window(source_of(rows, Options(task, model, adapter, reading=Reading(batch_size=batch_size))), reference)
 
 
 def _reference(source: Source, bins: int) -> Profile:

@@ -25,28 +25,42 @@ _HELD = 32 << 20
 
 
 @dataclass(frozen=True)
+class Reading:
+    """How the examples of a task are read.
+
+    Attributes:
+        like: The training data, whose tokenizer and classes a file must be read with.
+        folder: What a path in an ``EvalConfig`` is relative to.
+        split: The split, where the ``EvalConfig`` names none.
+        batch_size: Examples that are measured, and given to the model, at once.
+    """
+
+    like: Dataset | None = None
+    folder: Path = Path()
+    split: str = "validation"
+    batch_size: int = 32
+
+
+DEFAULT_READING = Reading()
+
+
+@dataclass(frozen=True)
 class Options:
-    """How rows are read.
+    """What is measured of rows, and how they are read.
 
     Attributes:
         task: What examples are for; ``None`` for tables.
         model: Whose outputs are measured too.
         adapter: How it is called.
-        like: The training data, whose tokenizer and classes a file must be read with.
-        folder: What a path in an ``EvalConfig`` is relative to.
-        split: The split, where the ``EvalConfig`` names none.
-        batch_size: Examples that are measured at once.
         categorical: Columns of a table that are levels, whatever they look like.
+        reading: How the examples are read.
     """
 
     task: TaskSpec | None = None
     model: nn.Module | None = None
     adapter: Adapter | None = None
-    like: Dataset | None = None
-    folder: Path = Path()
-    split: str = "validation"
-    batch_size: int = 32
     categorical: tuple[str, ...] = ()
+    reading: Reading = DEFAULT_READING
 
 
 @dataclass(frozen=True)
@@ -146,7 +160,7 @@ def _opened(data: EvalConfig | str | Path, options: Options) -> Dataset:
 
     assert options.task is not None
     config = data if isinstance(data, EvalConfig) else EvalConfig(path=str(data))
-    return open_dataset(config, options.task, options.folder, options.split, options.like)
+    return open_dataset(config, options.task, options.reading.folder, options.reading.split, options.reading.like)
 
 
 def _examples(dataset: Any, options: Options) -> Source:
@@ -161,4 +175,4 @@ def _examples(dataset: Any, options: Options) -> Source:
     encoder = encoder_of(dataset, task)
     measures = measures_of(task, encoder, options.model, options.adapter)
     again = not isinstance(dataset, Iterator)
-    return Source(meta_of(task, encoder), lambda _kinds: example_blocks(dataset, measures, options.batch_size), again)
+    return Source(meta_of(task, encoder), lambda _kinds: example_blocks(dataset, measures, options.reading.batch_size), again)
