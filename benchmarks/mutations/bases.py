@@ -34,7 +34,7 @@ class Base:
 
 def bases() -> list[Base]:
     """The sound models, in a fixed order."""
-    sound = [bug.sound for bug in all_bugs(1) if isinstance(bug.sound, Model)]
+    sound = [bug.sound for bug in all_bugs(1) if isinstance(bug.sound, Model) and bug.sound.task.declared is None]
     twins = {model.build: Base(model.name, model.task, model.build) for model in sound}
     real = architectures()
     return [base for base in twins.values() if base.name not in _LEFT_OUT] + [

@@ -26,6 +26,7 @@ FAMILIES: dict[int, tuple[str, ...]] = {
         "recurrent",
         "seq2seq",
         "tabular",
+        "declared",
         "lightning_bugs",
     ),
     2: (
