@@ -56,7 +56,7 @@ def builtin_source(dataset_id: str, task: TaskSpec, split: str) -> SizedSource:
         raise DataError(f"`split`: {dataset_id} has no split {split!r}.{did_you_mean(split, ROWS)} It has {', '.join(ROWS)}")
     if task.task_type not in _FITS[dataset_id]:
         fitting = default_dataset(task)
-        instead = f"`dataset_id` {fitting!r}" if fitting else "a file of your own by `path`"
+        instead = f"`dataset_id` {fitting!r}" if fitting else "your own file by `path`"
         raise DataError(f"`dataset_id`: {dataset_id} has no rows for {task.task_type.value}; give {instead}")
     if dataset_id == "vision_tiny_v1":
         assert task.image_size is not None

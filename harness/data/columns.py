@@ -273,7 +273,7 @@ class Classes:
         if self.names:
             if str(label) not in self._ids:
                 near = did_you_mean(label, self.names)
-                raise record.refuse(f"`{name}` {label!r} is no class.{near} The classes are {', '.join(self.names)}")
+                raise record.refuse(f"`{name}` {label!r} is not a class.{near} The classes are {', '.join(self.names)}")
             return self._ids[str(label)]
         number = whole_number(label)
         if number is None:

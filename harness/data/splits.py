@@ -47,7 +47,7 @@ class Split:
         match = _SHARE.match(text)
         low, high = (int(match["low"] or 0), int(match["high"] or 100)) if match else (0, 0)
         if match is None or not 0 <= low < high <= 100:
-            raise DataError(f"`split`: {text!r} is no share of the rows; write for example 'train[:80%]' and 'train[80%:]'")
+            raise DataError(f"`split`: {text!r} is not a share of the rows; write for example 'train[:80%]' and 'train[80%:]'")
         return Split(match["name"] or default, low, high)
 
     def __str__(self) -> str:

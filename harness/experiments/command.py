@@ -103,7 +103,7 @@ def runs_table(db: ExperimentDB, name: str | None = None, metric: str | None = N
     for run, values in zip(found, last, strict=True):
         rows.append([*_line(run), *([six_digits(values.get(metric))] if metric else [])])
     text = aligned(rows) if found else "no runs"
-    return Answer({"runs": _strict(data)}, f"{text}\n… and older ones" if more else text)
+    return Answer({"runs": _strict(data)}, f"{text}\n… older runs are not shown" if more else text)
 
 
 def run_details(db: ExperimentDB, run: RunRef) -> Answer:

@@ -74,4 +74,4 @@ def _plain(value: Any) -> Any:
         return str(value)
     if hasattr(value, "tolist"):  # arrays, tensors and their scalars
         return value.tolist()
-    raise TypeError(f"a {type(value).__name__} is no number, text, list or mapping")
+    raise TypeError(f"a {type(value).__name__} is not a number, text, list or mapping")

@@ -19,15 +19,15 @@ BUSY_SECONDS = 60.0
 """How long a writer waits for the others."""
 
 _MEANINGS = (
-    ("file is not a database", "is no SQLite database; give another path, or move the file away"),
+    ("file is not a database", "is not an SQLite database; give another path, or move the file away"),
     ("readonly database", "cannot be written: the file or its folder is read-only"),
-    ("unable to open database file", "cannot be opened: a database needs a folder that can be written, and is no folder itself"),
+    ("unable to open database file", "cannot be opened: the path must be a file in a writable folder"),
     ("disk is full", "could not be written: the disk is full"),
     ("no space left", "could not be written: the server's disk is full"),
     ("disk i/o error", "could not be read or written (disk I/O error): a full disk, or a network drive, which SQLite cannot use"),
     ("database is locked", f"was locked by another program for {BUSY_SECONDS:.0f} s"),
     ("malformed", "is damaged; `sqlite3 FILE .recover` prints what can still be read"),
-    ("no such table", "lacks tables that it should have; was it changed by another program?"),
+    ("no such table", "is missing tables; was it changed by another program?"),
 )
 
 

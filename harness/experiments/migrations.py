@@ -63,7 +63,7 @@ def _version(connection: Connection) -> tuple[int, str] | None:
 def _create(store: Store, connection: Connection, newest: int) -> None:
     taken = sorted(set(inspect(connection).get_table_names()) & set(metadata.tables))
     if taken:
-        raise ExperimentError(f"{store.place}: holds tables of another program ({', '.join(taken)}); give a database of its own")
+        raise ExperimentError(f"{store.place}: has tables of another program ({', '.join(taken)}); use a separate database")
     metadata.create_all(connection, checkfirst=False)
     _record(connection, newest)
 

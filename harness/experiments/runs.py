@@ -137,7 +137,7 @@ def _as_id(ref: int | str) -> int | None:
 def _unknown(connection: Connection, ref: int | str) -> str:
     recent = list(connection.execute(select(runs.c.id, runs.c.name).order_by(runs.c.id.desc()).limit(200)))
     if not recent:
-        return f"no run {ref!r}: the database holds no runs"
+        return f"no run {ref!r}: the database has no runs"
     hint = did_you_mean(ref, [*read_names(connection), *(row.name for row in recent)]) if isinstance(ref, str) else ""
     return f"no run {ref!r}.{hint} The newest is {recent[0].id} ({recent[0].name})"
 

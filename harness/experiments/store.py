@@ -37,7 +37,9 @@ def address_of(db_path: str | Path) -> URL:
     try:
         url = make_url(text)
     except (ArgumentError, ValueError):  # a port that is no number is a ValueError
-        raise ExperimentError(f"{text.split('@')[-1]}: no database URL; expected postgresql://user@host:5432/database") from None
+        raise ExperimentError(
+            f"{text.split('@')[-1]}: not a database URL; expected postgresql://user@host:5432/database"
+        ) from None
     backend = url.get_backend_name()
     if backend == "sqlite":
         return _file(url.database or ":memory:")
@@ -63,7 +65,7 @@ def file_of(url: URL) -> Path | None:
 
 def _file(path: str) -> URL:
     if not path.strip() or path.startswith((":memory:", "file:")):
-        raise ExperimentError(f"{path or 'an empty path'}: a database is shared between processes, so give it a file of its own")
+        raise ExperimentError(f"{path or 'an empty path'}: a database is shared between processes, so it must be a file")
     return URL.create("sqlite", database=str(Path(path).expanduser().absolute()))
 
 
@@ -162,7 +164,7 @@ class Store:
         except OSError as error:
             raise ExperimentError(f"{self.place}: cannot be opened: {error.strerror}") from None
         if 0 < size < _SMALLEST:  # SQLite itself would write over it
-            raise ExperimentError(f"{self.place}: is no SQLite database; give another path, or move the file away")
+            raise ExperimentError(f"{self.place}: is not an SQLite database; give another path, or move the file away")
         return size > 0
 
     def close(self) -> None:
@@ -193,7 +195,7 @@ class Store:
         try:
             lock.__enter__()
         except Timeout:
-            raise ExperimentError(f"{self.place}: another process has been making it for {BUSY_SECONDS:.0f} s") from None
+            raise ExperimentError(f"{self.place}: another process has been creating it for {BUSY_SECONDS:.0f} s") from None
         except OSError as error:
             raise ExperimentError(f"{self.place}: cannot be written: {error.strerror or error}") from None
         try:

@@ -64,7 +64,7 @@ def keep(gist: Gist, settings: GistSettings) -> Gist:
     try:
         _write(gist, folder)
     except OSError as error:
-        raise GistError(f"gist {gist.id}: cannot be kept in {folder}: {error.strerror}") from None
+        raise GistError(f"gist {gist.id}: cannot be stored in {folder}: {error.strerror}") from None
     return replace(gist, folder=folder / _FILES)
 
 
@@ -100,6 +100,4 @@ def model_path(gist: Gist) -> Path:
 def describe(gist: Gist) -> str:
     """The gist in a few lines, for people."""
     files = ", ".join(f"{name} ({len(content):,} bytes)" for name, content in sorted(gist.files.items()))
-    return (
-        f"gist {gist.id} by {gist.owner or 'nobody'}\n  revision  {gist.revision}\n  sha256    {gist.sha256}\n  files     {files}"
-    )
+    return f"gist {gist.id} by {gist.owner or 'an anonymous user'}\n  revision  {gist.revision}\n  sha256    {gist.sha256}\n  files     {files}"

@@ -56,7 +56,7 @@ def _read(answer: Mapping[str, Any], gist_id: str, revision: str | None, setting
         if sum(map(len, files.values())) > settings.max_bytes:
             raise GistError(f"gist {gist_id}: refused, its files are larger than {settings.max_bytes:,} bytes together")
     if len({name.casefold() for name in files}) < len(files):
-        raise GistError(f"gist {gist_id}: refused, two of its files have names that differ in case alone")
+        raise GistError(f"gist {gist_id}: refused, two of its files have names that differ only in case")
     return Gist(gist_id, revision or check_revision(answer["history"][0]["version"]), str(owner), files)
 
 
@@ -69,7 +69,7 @@ def _content(name: str, file: Mapping[str, Any], gist_id: str, settings: GistSet
             return content
     url = str(file["raw_url"])
     if not settings.may_serve_files(url):
-        raise GistError(f"gist {gist_id}: refused, {name} is said to lie on another host: {url}")
+        raise GistError(f"gist {gist_id}: refused, {name} is on another host: {url}")
     if size > settings.max_bytes:
         raise GistError(f"gist {gist_id}: refused, {name} is larger than {settings.max_bytes:,} bytes")
     content = fetch(url, settings, {"User-Agent": "pytest-modeltiers"}, what=f"gist {gist_id}: {name}")
@@ -181,7 +181,7 @@ def _meaning(status: int, headers: httpx.Headers, settings: GistSettings) -> str
     if status == 403:
         return "access is forbidden (403)"
     if status in (404, 422):
-        return "no such gist or revision, or it is not for this token to see"
+        return "no such gist or revision, or this token may not read it"
     return f"the server answered {status}"
 
 

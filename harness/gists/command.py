@@ -48,8 +48,8 @@ def look_at(gist_id: str, revision: str | None = None, trust: bool = False) -> A
     if trusted:
         lines.append(f"trusted: its code will be run (remembered in {settings.consent})")
     elif findings:
-        lines.append("not trusted: its code will not be run; if you trust these very files, say --trust")
+        lines.append("not trusted: its code will not be run; if you trust these files, add --trust")
     else:
-        lines.append('the scan found nothing, which is no proof: read the files, or set `isolation` to "process"')
+        lines.append('the scan found nothing, which proves nothing: read the files, or set `isolation` to "process"')
     lines.append(f'pin it: "gist_id": "{gist.id}", "gist_revision": "{gist.revision}", "gist_sha256": "{gist.sha256}"')
     return Answer(data, "\n".join(lines))

@@ -39,8 +39,8 @@ def admit(gist: Gist, sha256: str | None = None, settings: GistSettings | None =
         shown = "; ".join(map(str, findings[:_SHOWN]))
         more = f"; and {len(findings) - _SHOWN} more" if len(findings) > _SHOWN else ""
         raise UntrustedCodeError(
-            f"gist {gist.id}: not run, as the scan found what a model has no need to do: {shown}{more}. Look at it; if you trust these "
-            f"very files (sha256 {gist.sha256}): modeltiers gist {gist.id} --revision {gist.revision} --trust"
+            f"gist {gist.id}: not run because the scan found what no model needs: {shown}{more}. Read the code; if you trust these "
+            f"files (sha256 {gist.sha256}): modeltiers gist {gist.id} --revision {gist.revision} --trust"
         )
     return findings
 

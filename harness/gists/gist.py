@@ -153,7 +153,7 @@ def check_id(gist_id: str) -> str:
         GistError: It cannot.
     """
     if not _ID.fullmatch(gist_id):
-        raise GistError(f"`gist_id`: got {gist_id!r}, expected the id alone, the last part of the gist's address")
+        raise GistError(f"`gist_id`: got {gist_id!r}, expected only the id, the last part of the gist's address")
     return gist_id
 
 

@@ -98,7 +98,7 @@ def _image(attempt: Guess, answer: Answer) -> Guess | str:
     return attempt.because(replace(task, num_classes=shape[-1]), task_type=logits, num_classes=logits)
 
 
-_WHAT_THEN = ". No task has such answers, and labels are not invented: write an adapter that returns the scores to judge"
+_WHAT_THEN = ". No task has outputs of this kind, and labels are not invented: write an adapter that returns the scores to judge"
 
 
 def _no_labels(what: str, kind: TaskType, shape: tuple[int, ...]) -> str:
@@ -108,7 +108,9 @@ def _no_labels(what: str, kind: TaskType, shape: tuple[int, ...]) -> str:
 def _unfit(shape: tuple[int, ...]) -> str:
     """Why logits of a shape fit no task."""
     one = (
-        "; one score is no choice of classes: for a binary one, an adapter that returns [0, score]" if shape[-1:] == (1,) else ""
+        "; a single score is not a choice of classes: for a binary classifier, write an adapter that returns [0, score]"
+        if shape[-1:] == (1,)
+        else ""
     )
     return f"logits of shape {shape}{one}"
 
@@ -125,15 +127,15 @@ def _direction(answer: Answer, task: TaskSpec) -> tuple[TaskType, str]:
     moved = ((left - right).abs() > 1e-6 * float(left.abs().max())).any(dim=-1).any(dim=0)
     seeing, before = int(moved.sum()), moved.numel()
     if not seeing:
-        return TaskType.CAUSAL_LM, "no position sees a later token"
+        return TaskType.CAUSAL_LM, "no position depends on a later token"
     if seeing < before or _CAUSAL_NAMES.search(type(answer.model).__name__):
         return (
             TaskType.CAUSAL_LM,
-            f"but {seeing} of the {before} positions before the last one see it, which a mask should prevent",
+            f"but {seeing} of the {before} positions before the last one depend on it, which a mask should prevent",
         )
     return (
         TaskType.MASKED_LM,
-        'every position sees the last one; if it is to predict next tokens, this is a leak: write "causal_lm"',
+        'every position depends on the last one; if the model predicts next tokens, this is a leak: write "causal_lm"',
     )
 
 

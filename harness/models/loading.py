@@ -102,7 +102,7 @@ def model_source(config: SuiteConfig) -> ModelSource:
     if config.isolation:
         raise ConfigError(
             f'{config.path}: `isolation` "process": here the model would be built in this very process; only the tests '
-            '(`pytest --model-config`, `modeltiers tiers`) run in isolation. To go on without: "isolation": null'
+            '(`pytest --model-config`, `modeltiers tiers`) run in isolation. To continue without isolation: "isolation": null'
         )
     weights = config.resolve(config.weights) if config.weights else None
     options: dict[str, Any] = {"kwargs": config.model_kwargs, "weights": weights, "device": _device(config)}

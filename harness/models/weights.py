@@ -99,12 +99,12 @@ def _shards(index: Path) -> dict[str, Tensor]:
     try:
         files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise WeightsError(f"`weights`: {index} is JSON, but no index of weights: it has no `weight_map`") from None
+        raise WeightsError(f"`weights`: {index} is JSON, but not an index of weights: it has no `weight_map`") from None
     state: dict[str, Tensor] = {}
     for name in sorted(map(str, files)):
         shard = index.parent / name
         if Path(name).name != name or shard.suffix == ".json" or not shard.is_file():
-            raise WeightsError(f"`weights`: {index.name} names {name!r}, which is no file beside it")
+            raise WeightsError(f"`weights`: {index.name} names {name!r}, which is not a file beside it")
         state |= read_state(shard)
     return state
 
@@ -116,7 +116,7 @@ def _refuse_other_kinds(path: Path) -> None:
     if head.startswith(b"version https://git-lfs"):
         raise WeightsError(f"`weights`: {path} is a pointer of Git LFS, not the weights; fetch them: git lfs pull")
     if head.lstrip()[:1] == b"<":
-        raise WeightsError(f"`weights`: {path} is a web page, not weights; the download did not give the file")
+        raise WeightsError(f"`weights`: {path} is a web page, not weights; download the file itself")
 
 
 def _refuse_dangerous(path: Path) -> None:

@@ -163,14 +163,14 @@ def open_bundle(path: Path) -> Iterator[Bundle]:
         except OSError as error:
             raise ReproError(f"{path} cannot be read: {error.strerror or error}") from None
         except _DAMAGED as error:
-            raise ReproError(f"{path} is no zip, or only a part of one: {error}") from None
+            raise ReproError(f"{path} is not a zip file, or only a part of one: {error}") from None
         yield bundle
 
 
 def _verified(path: Path, archive: ZipFile, size: int) -> Bundle:
     entries = _entries(archive, size)
     if MANIFEST not in entries:
-        raise ReproError(f"it is no repro bundle: it has no {MANIFEST}")
+        raise ReproError(f"it is not a repro bundle: it has no {MANIFEST}")
     content = b"".join(_checked(archive, MANIFEST, None))
     manifest = _parse(content)
     listed = {*manifest.files, MANIFEST}
@@ -194,13 +194,13 @@ def _entries(archive: ZipFile, size: int) -> dict[str, ZipInfo]:
         name = info.orig_filename  # of a name with a NUL, `filename` is only a part
         mode = info.external_attr >> 16
         if not is_inside(name):
-            raise ReproError(f"{name!r} is no path inside the bundle, refused")
+            raise ReproError(f"{name!r} is not a path inside the bundle, refused")
         if name in found:
             raise ReproError(f"{name} is in it twice")
         if stat.S_IFMT(mode) not in (0, stat.S_IFREG):
             raise ReproError(f"{name} is a link or no plain file, refused")
         if info.flag_bits & _ENCRYPTED or info.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
-            raise ReproError(f"{name} is encrypted or packed in a way that no bundle is, refused")
+            raise ReproError(f"{name} is encrypted or compressed in a way that bundles never are, refused")
         found[name] = info
     unpacked = sum(info.file_size for info in found.values())
     if unpacked > _SLACK + _RATIO * size or sum(info.compress_size for info in found.values()) > size:
@@ -213,7 +213,7 @@ def _parse(content: bytes) -> Manifest:
         return Manifest.parse(json.loads(content.decode("utf-8")))
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         said = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        raise ReproError(f"{MANIFEST} is no manifest of a repro bundle: {said}") from None
+        raise ReproError(f"{MANIFEST} is not a manifest of a repro bundle: {said}") from None
 
 
 def _checked(archive: ZipFile, name: str, sha256: str | None) -> Iterator[bytes]:
@@ -233,4 +233,4 @@ def _checked(archive: ZipFile, name: str, sha256: str | None) -> Iterator[bytes]
     except _DAMAGED as error:
         raise ReproError(f"{name} is damaged: {error}") from None
     if sha256 is not None and digest.hexdigest() != sha256:
-        raise ReproError(f"{name} was changed: its sha256 is another one")
+        raise ReproError(f"{name} was changed: its sha256 differs")

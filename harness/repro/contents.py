@@ -82,7 +82,7 @@ def check_names(names: Iterable[str]) -> None:
     for name in names:
         if not is_inside(name):
             raise ReproError(
-                f"{name!r} is no name that every system takes: rename the file, without colons, backslashes and line ends"
+                f"{name!r} is not a valid file name on every system: rename the file without colons, backslashes and line breaks"
             )
 
 
@@ -151,7 +151,7 @@ def _add_own(contents: Contents, code: OwnCode, place: str) -> None:
     names = ", ".join(file.name for file in code.read)
     if names:
         contents.notes.append(
-            f"the code names {names}, which the bundle does not hold: of the user's own files it has the Python ones alone"
+            f"the code names {names}, which the bundle does not contain: of your own files it contains only Python files"
         )
 
 
@@ -168,7 +168,7 @@ def _add_data(contents: Contents, sources: Mapping[str, Path], places: dict[str,
     (contents.files if total <= limit else contents.external).update(files)
     if total > limit:
         contents.notes.append(
-            f"the data is not in the bundle, as its {total} bytes are more than {limit}: a rerun needs --data-dir, and checks each file's sha256"
+            f"the data is not in the bundle because its {total} bytes exceed {limit}: a rerun needs --data-dir, and checks each file's sha256"
         )
 
 
@@ -255,7 +255,7 @@ def _parse(file: Path) -> ast.Module:
     except OSError as error:
         raise ReproError(f"{file} cannot be read: {error.strerror or error}") from None
     except (SyntaxError, ValueError, RecursionError) as error:
-        raise ReproError(f"{file} is no Python that can be read: {str(error).splitlines()[0]}") from None
+        raise ReproError(f"{file} cannot be parsed as Python: {str(error).splitlines()[0]}") from None
 
 
 def _imported(tree: ast.Module) -> Iterator[str]:

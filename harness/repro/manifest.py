@@ -174,7 +174,7 @@ class Manifest:
             LookupError, TypeError, AttributeError: It is no manifest.
         """
         if data["kind"] != KIND:
-            raise ValueError("it is something else's")
+            raise ValueError("it is of something else")
         if data["version"] != VERSION:
             raise ValueError(f"it has version {data['version']}, and this project reads version {VERSION}")
         files, external = _parse_files(data["files"]), _parse_files(data["external"])
@@ -206,7 +206,7 @@ def _parse_files(data: Mapping[str, Any]) -> dict[str, FileFacts]:
     files = {str(name): FileFacts(str(facts["sha256"]), int(facts["bytes"])) for name, facts in data.items()}
     for name, facts in files.items():
         if not is_inside(name):
-            raise ValueError(f"{name!r} is no path inside the bundle, refused")
+            raise ValueError(f"{name!r} is not a path inside the bundle, refused")
         if not _HASH.fullmatch(facts.sha256) or facts.bytes < 0:
             raise ValueError(f"{name} has no sha256 and size")
     return files

@@ -243,14 +243,14 @@ def config_of(recorded: RecordedRun, training_cfg: Any = None, task_spec: Any = 
     notes = []
     unknown = [key for key in values if key not in SuiteConfig.model_fields]
     if unknown:
-        notes.append(f"left out of config.json, as no config has such keys: {', '.join(unknown)}")
+        notes.append(f"left out of config.json because a config has no such keys: {', '.join(unknown)}")
     values = _given({key: value for key, value in json_ready(values).items() if key not in unknown})
     if values.get("resume_from_checkpoint") == "last":  # a resumed run ends as the whole one does
         del values["resume_from_checkpoint"]
     mistake = mistake_in(values)
     if mistake:
         raise ReproError(
-            f"{recorded.title}: what is known of it makes no config: {mistake}; give training_cfg, task_spec and eval_cfg"
+            f"{recorded.title}: what is stored of it is not a valid config: {mistake}; give training_cfg, task_spec and eval_cfg"
         )
     hidden = [key for key, value in flat(values).items() if isinstance(value, str) and HIDDEN in value and key != "db_path"]
     notes += [f"{key} was a secret and is left out of config.json: put it back before a rerun" for key in hidden]

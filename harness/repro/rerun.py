@@ -58,7 +58,7 @@ def check_config(bundle: Bundle) -> dict[str, Any]:
     """
     config = bundle.read_json(CONFIG)
     if not isinstance(config, dict):
-        raise ReproError(f"{bundle.path}: {CONFIG} holds no config")
+        raise ReproError(f"{bundle.path}: {CONFIG} contains no config")
     mistake = mistake_in(config)
     if mistake:
         raise ReproError(f"{bundle.path}: {CONFIG} is refused: {mistake}")
@@ -72,7 +72,7 @@ def check_config(bundle: Bundle) -> dict[str, Any]:
             raise ReproError(f"{bundle.path}: {CONFIG}: `{key}` names {place!r}, a place outside the bundle")
     run_name = text_at(config, "run_name")
     if run_name is not None and text_at(config, "checkpoint_dir") is None and _leads_away(run_name):
-        raise ReproError(f"{bundle.path}: {CONFIG}: checkpoints of a `run_name` {run_name!r} would lie outside the bundle")
+        raise ReproError(f"{bundle.path}: {CONFIG}: checkpoints of a `run_name` {run_name!r} would be outside the bundle")
     return config
 
 
@@ -86,7 +86,7 @@ def _is_code(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in _CODE or "__pycache__" in PurePosixPath(name).parts
 
 
-_ORDER_NOTE = "kernels of a GPU may add in another order each time, unless `deterministic` is true in the config"
+_ORDER_NOTE = "GPU kernels may sum in a different order each time, unless `deterministic` is true in the config"
 
 Train: TypeAlias = Callable[[Path], Mapping[str, Any]]
 """Trains a config file, and returns its results."""
@@ -203,7 +203,7 @@ def _data_files(bundle: Bundle, data_dir: str | Path | None) -> dict[str, Path]:
         if not source.is_file():
             raise ReproError(f"{source}: no such file; --data-dir must have {relative}")
         if FileFacts.of(source) != facts:
-            raise ReproError(f"{source} is not the file that the run was trained on: its sha256 is another one")
+            raise ReproError(f"{source} is not the file that the run was trained on: its sha256 differs")
         found[name] = source
     return found
 
@@ -211,7 +211,7 @@ def _data_files(bundle: Bundle, data_dir: str | Path | None) -> dict[str, Path]:
 def _environment_of(bundle: Bundle) -> Mapping[str, Any]:
     found = bundle.read_json(ENVIRONMENT)
     if not isinstance(found, Mapping):
-        raise ReproError(f"{bundle.path}: {ENVIRONMENT} holds no environment")
+        raise ReproError(f"{bundle.path}: {ENVIRONMENT} contains no environment")
     return found
 
 
@@ -219,4 +219,4 @@ def _metrics_of(bundle: Bundle) -> MetricRecords:
     try:
         return MetricRecords.from_json(bundle.read_json(METRICS))
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise ReproError(f"{bundle.path}: {METRICS} holds no metrics: {error}") from None
+        raise ReproError(f"{bundle.path}: {METRICS} contains no metrics: {error}") from None

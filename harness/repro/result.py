@@ -76,19 +76,19 @@ class ReproResult:
     def headline(self) -> str:
         """The result in a sentence."""
         if self.folder is None:
-            return f"{self.title}: every hash is right; nothing was run, as the bundle brings code: look at it, and say --trust"
+            return f"{self.title}: all hashes match; nothing was run because the bundle contains code: read it, then run with --trust"
         judged = [row for row in self.rows if row.verdict is not Verdict.NOT_JUDGED]
         wrong = [row.metric for row in judged if row.verdict in _WRONG]
         if not judged:
             return f"{self.title}: the rerun has no metric to compare"
         if wrong:
-            first = f"; the first to part is {self.parted}" if self.parted else ""
-            return f"{self.title} does not come out the same: {wrong[0]}{and_others(len(wrong) - 1, 'metric')} came out otherwise{first}"
+            first = f"; first difference: {self.parted}" if self.parted else ""
+            return f"{self.title} was not reproduced: other values of {wrong[0]}{and_others(len(wrong) - 1, 'metric')}{first}"
         if self._wandered:
-            return f"{self.title} ends the same, but parts on the way, so something in it is left to chance: {self.parted}"
+            return f"{self.title} ends with the same metrics but differs on the way, so something in it is random: {self.parted}"
         if self.status is Status.WARN:
-            return f"{self.title} comes out as close as another environment allows"
-        return f"{self.title} comes out the same: {counted(len(judged), 'metric')}, to the bit"
+            return f"{self.title} was reproduced as closely as a different environment allows"
+        return f"{self.title} was reproduced: {counted(len(judged), 'metric')}, equal to the bit"
 
     def to_json(self) -> dict[str, Any]:
         """The result as JSON values."""

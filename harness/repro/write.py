@@ -83,7 +83,7 @@ def create_repro_bundle(
     if config.is_python_model and not missing:
         missing = (*_not_in_it(contents, unknown), *why_not_rebuilt(recorded, contents))
     if known is None and recorded.record.host != socket.gethostname():
-        notes.append("environment.json is of the machine that made the bundle, and the run was trained on another")
+        notes.append("environment.json describes the machine that made the bundle; the run was trained on another")
     files: dict[str, Path | bytes] = {**contents.files, **_dashboards(recorded, dashboard_paths)}
     files |= {
         CONFIG: _json({**contents.config, "log_to_db": True}),

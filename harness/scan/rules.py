@@ -32,7 +32,7 @@ RULES = {
     "dynamic_import": Rule("imports what cannot be seen here"),
     "hidden_data": Rule("unpacks data that cannot be read here"),
     "tampering": Rule("changes the interpreter or looks into its frames", grave=True),
-    "obfuscation": Rule("reaches a dangerous name in a roundabout way", grave=True),
+    "obfuscation": Rule("reaches a dangerous name indirectly", grave=True),
     "shadowing": Rule("takes the name of an installed module", grave=True),
     "unreadable": Rule("cannot be read as Python"),
     "training": Rule("trains a model"),

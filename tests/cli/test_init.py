@@ -156,7 +156,7 @@ def test_existing_files_are_left_alone(tmp_path: Path, capsys: pytest.CaptureFix
         (unknown.NO_DEFAULTS, ["Net needs `foo`, `bar`"]),
         (unknown.GRAPH, ["GCN.forward(x, edge_index) fits no task", "requires `edge_index`", "adapter"]),
         (unknown.PACKED, ["as text: forward raises IndexError", "line "]),
-        (unknown.ONE_SCORE, ["logits of shape (3, 1); one score is no choice of classes"]),
+        (unknown.ONE_SCORE, ["logits of shape (3, 1); a single score is not a choice of classes"]),
         (unknown.HOSTILE, ["Hostile cannot be looked at: ValueError: keep out (model.py, line "]),
         ("import nothing_like_this\n", ["nothing_like_this"]),
         ("def build_model(:\n", ["SyntaxError", "line 1"]),

@@ -67,7 +67,7 @@ def refusal(path: Path, task: Any, **keys: Any) -> str:
         ("a.csv", "a,b,label\n1,inf,0\n", TABLE, ["a.csv:2: `b` must be a finite number"]),
         ("a.csv", "a,b,c,label\n1,2,3,0\n", TABLE, ["a.csv:2: 3 feature columns (a, b, c), `num_features` says 2"]),
         ("a.csv", "a,b,labl\n1,2,0\n", TABLE, ["a.csv:2: no `labels` or `label` or `target`", "Did you mean 'labl'?"]),
-        ("a.csv", "a,a,label\n1,2,0\n", TABLE, ["a.csv:1: the column 'a' is there twice"]),
+        ("a.csv", "a,a,label\n1,2,0\n", TABLE, ["a.csv:1: the column 'a' appears twice"]),
         ("a.csv", 'text,label\n"a\nb",0\n"c",9\n', TEXT, ["a.csv:4: `label` 9 is out of range"]),
         ("a.csv", 'text,label\nx,0\n"open,1\n', TEXT, ["a.csv:3: not CSV: unexpected end of data"]),
         ("a.csv", "text,label\nx,a\nx,b\nx,c\nx,d\n", TEXT, ["a.csv: the labels have more than 3 names", "'a', 'b', 'c', 'd'"]),
@@ -179,7 +179,7 @@ def test_folders_that_are_no_image_folders_are_refused(tmp_path: Path) -> None:
 def test_a_class_that_the_training_data_lacks_is_refused(tmp_path: Path) -> None:
     train = opened(write_images(tmp_path / "train", {"cat": 1, "dog": 1}), task_of("image_classification"))
     other = write_images(tmp_path / "other", {"cat": 1, "dogs": 1})
-    with pytest.raises(DataError, match=r"'dogs' is no class\. Did you mean 'dog'\?"):
+    with pytest.raises(DataError, match=r"'dogs' is not a class\. Did you mean 'dog'\?"):
         opened(other, task_of("image_classification"), like=train)
 
 

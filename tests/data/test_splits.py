@@ -126,7 +126,7 @@ def test_a_folder_of_files_may_have_other_folders(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["train[", "train[:]x", "[80%:20%]", "[:0%]", "[:101%]", "[:100]", "[a%:]"])
 def test_what_is_no_share_is_refused(text: str) -> None:
-    with pytest.raises(DataError, match="is no share of the rows; write for example 'train\\[:80%\\]'"):
+    with pytest.raises(DataError, match="is not a share of the rows; write for example 'train\\[:80%\\]'"):
         Split.parse(text, "train")
 
 

@@ -26,11 +26,11 @@ def refused(address: str | Path) -> str:
 @pytest.mark.parametrize(
     ("address", "words"),
     [
-        ("", "an empty path: a database is shared between processes, so give it a file of its own"),
+        ("", "an empty path: a database is shared between processes, so it must be a file"),
         (":memory:", ":memory:: a database is shared between processes"),
         ("sqlite://", "a database is shared between processes"),
         ("mysql://me@host/db", "mysql://me@host/db: databases are SQLite files and PostgreSQL servers, not mysql"),
-        ("postgresql://me@host:port/db", "host:port/db: no database URL; expected postgresql://user@host:5432/database"),
+        ("postgresql://me@host:port/db", "host:port/db: not a database URL; expected postgresql://user@host:5432/database"),
         ("postgresql://me:secret@127.0.0.1:1/db", "postgresql://me:***@127.0.0.1:1/db: "),
         ("postgres://me@127.0.0.1:1/db", "Connection refused"),
         ("postgresql://me@nowhere.invalid/db", "postgresql://me@nowhere.invalid/db: "),
@@ -58,7 +58,7 @@ def test_a_missing_driver_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatc
 def test_a_file_that_is_no_database(content: bytes, tmp_path: Path) -> None:
     file = tmp_path / "runs.csv"
     file.write_bytes(content)
-    assert f"{file}: is no SQLite database" in refused(file)
+    assert f"{file}: is not an SQLite database" in refused(file)
     assert file.read_bytes() == content
 
 

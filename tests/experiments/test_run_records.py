@@ -37,7 +37,7 @@ def test_a_run_is_found_by_id_reference_and_name(db: ExperimentDB) -> None:
 
 
 def test_an_unknown_run_is_refused_with_the_nearest_name(db: ExperimentDB) -> None:
-    with pytest.raises(UnknownRunError, match="no run 'x': the database holds no runs"):
+    with pytest.raises(UnknownRunError, match="no run 'x': the database has no runs"):
         db.resolve("x")
     db.set_name("production", finished(db, "baseline"))
     with pytest.raises(UnknownRunError, match=r"no run 'prodction'. Did you mean 'production'\? The newest is 1 \(baseline\)"):
@@ -100,7 +100,7 @@ def test_configs_keep_what_is_not_finite_and_refuse_what_is_no_data(db: Experime
     found = db.get_configs(run)["training"]
     assert math.isnan(found.pop("floor"))
     assert found == {"clip": math.inf, "sizes": [1, 2], "path": "a", "é": "\ud800"}
-    with pytest.raises(ExperimentError, match="cannot be stored as JSON: a function is no number, text, list or mapping"):
+    with pytest.raises(ExperimentError, match="cannot be stored as JSON: a function is not a number, text, list or mapping"):
         db.start_run(config={"hook": finished})
     with pytest.raises(ExperimentError, match="cannot be stored as JSON"):
         db.log_profile(run, {"hook": finished})

@@ -121,7 +121,7 @@ def test_the_tables_of_another_program_are_left_alone(address: str, tmp_path: Pa
     store.make_file()
     with store.writing() as connection:
         connection.execute(text("CREATE TABLE metrics (run_uuid TEXT)"))
-    with pytest.raises(ExperimentError, match=r"holds tables of another program \(metrics\); give a database of its own"):
+    with pytest.raises(ExperimentError, match=r"has tables of another program \(metrics\); use a separate database"):
         ExperimentDB(address)
     assert list(tables_of(store)) == ["metrics"]
 

@@ -155,7 +155,7 @@ def test_the_command_shows_a_gist_and_what_was_found(
 
 def test_the_command_says_what_is_wrong_in_one_line(server: GistServer, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["gist", "nothere"]) == 2
-    assert capsys.readouterr().err == "modeltiers: gist nothere: no such gist or revision, or it is not for this token to see\n"
+    assert capsys.readouterr().err == "modeltiers: gist nothere: no such gist or revision, or this token may not read it\n"
 
 
 def test_a_file_of_the_users_own_is_run_with_a_warning(tmp_path: Path) -> None:

@@ -146,12 +146,12 @@ def test_a_file_cannot_be_called_what_leads_out_of_the_folder(server: GistServer
 
 def test_files_that_differ_in_case_alone_are_refused(server: GistServer, quick: GistSettings) -> None:
     server.publish(ID, {"Model.py": MODEL, "model.py": MODEL})
-    assert "differ in case" in message(quick)
+    assert "differ only in case" in message(quick)
 
 
 @pytest.mark.parametrize("gist_id", ["../users/x", "a/b", "", "a?b", "https://gist.github.com/ada/abc"])
 def test_an_id_is_no_path(server: GistServer, quick: GistSettings, gist_id: str) -> None:
-    assert "expected the id alone" in message(quick, gist_id)
+    assert "expected only the id" in message(quick, gist_id)
     assert server.asked == []
 
 

@@ -248,15 +248,15 @@ def test_an_index_of_weights_is_read_with_its_files(tmp_path: Path) -> None:
 def test_an_index_names_files_beside_it_only(name: str, tmp_path: Path) -> None:
     (tmp_path / "inner").mkdir()
     save_file({"x": torch.zeros(1)}, tmp_path / "a.safetensors")
-    with pytest.raises(WeightsError, match=f"names '{name}', which is no file beside it"):
+    with pytest.raises(WeightsError, match=f"names '{name}', which is not a file beside it"):
         load_weights(Net(), sharded(tmp_path / "inner", extra=name))
 
 
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("w.json", '{"a": 1}', "is JSON, but no index of weights"),
-        ("w.json", "[", "is JSON, but no index of weights"),
+        ("w.json", '{"a": 1}', "is JSON, but not an index of weights"),
+        ("w.json", "[", "is JSON, but not an index of weights"),
         ("w.safetensors", "version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "is a pointer of Git LFS"),
         ("w.pt", "<!DOCTYPE html>", "is a web page, not weights"),
     ],

@@ -69,12 +69,14 @@ def test_a_file_that_the_code_reads_is_noted(project: Path) -> None:
     (project / "code" / "words.txt").write_text("a b")
     path = project / "code" / "parts.py"
     path.write_text(path.read_text() + "\nWORDS = 'words.txt'\n")
-    assert any("the code names words.txt, which the bundle does not hold" in note for note in manifest_of(made(project))["notes"])
+    assert any(
+        "the code names words.txt, which the bundle does not contain" in note for note in manifest_of(made(project))["notes"]
+    )
 
 
 def test_code_that_is_no_python_is_one_line(tmp_path: Path) -> None:
     write(tmp_path, model="def (:")
-    with pytest.raises(ReproError, match=r"model\.py is no Python that can be read: invalid syntax"):
+    with pytest.raises(ReproError, match=r"model\.py cannot be parsed as Python: invalid syntax"):
         code_of_file(tmp_path / "model.py")
 
 
@@ -200,7 +202,7 @@ def test_weights_and_outputs_lie_in_the_bundle(project: Path) -> None:
 @pytest.mark.skipif(os.name == "nt", reason="no such name there")
 def test_a_name_that_other_systems_do_not_take_is_refused(project: Path) -> None:
     (project / "a:b.csv").write_text("")
-    with pytest.raises(ReproError, match=r"'data/a:b\.csv' is no name that every system takes"):
+    with pytest.raises(ReproError, match=r"'data/a:b\.csv' is not a valid file name"):
         collect({**CONFIG, "train": {"path": "a:b.csv"}}, project)
 
 
@@ -257,7 +259,7 @@ def test_the_environment_stored_with_the_run_comes_before_a_new_one(project: Pat
 def test_another_machine_s_environment_is_noted(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("socket.gethostname", lambda: "another")
     notes = manifest_of(made(project, env_snapshot=None))["notes"]
-    assert notes == ["environment.json is of the machine that made the bundle, and the run was trained on another"]
+    assert notes == ["environment.json describes the machine that made the bundle; the run was trained on another"]
 
 
 def test_files_written_since_are_noted(project: Path) -> None:
@@ -271,7 +273,7 @@ def test_hidden_keys_and_unknown_ones_are_noted(project: Path) -> None:
     training = {**CONFIG, "model_kwargs": {"api_key": "hunter2"}, "gradient_magic": 1}
     path = made(project, training_cfg=training)
     assert manifest_of(path)["notes"] == [
-        "left out of config.json, as no config has such keys: gradient_magic",
+        "left out of config.json because a config has no such keys: gradient_magic",
         "model_kwargs.api_key was a secret and is left out of config.json: put it back before a rerun",
     ]
 
@@ -303,7 +305,7 @@ def test_a_run_of_parts_makes_a_config(project: Path, tmp_path: Path) -> None:
 def test_a_run_without_configs_is_one_line(project: Path) -> None:
     with ExperimentDB(project / "runs.db") as db, db.start_run("bare"):
         pass
-    with pytest.raises(ReproError, match=r"run 2 \(bare\): what is known of it makes no config: no `task_type`") as caught:
+    with pytest.raises(ReproError, match=r"run 2 \(bare\): what is stored of it is not a valid config: no `task_type`") as caught:
         create_repro_bundle("bare", db=project / "runs.db")
     assert "\n" not in str(caught.value)
 

@@ -58,10 +58,10 @@ def add_other_packing(archive: zipfile.ZipFile) -> None:
     ("change", "said"),
     [
         (add_link, "data/link is a link or no plain file, refused"),
-        (add_folder, "'empty/' is no path inside the bundle, refused"),
+        (add_folder, "'empty/' is not a path inside the bundle, refused"),
         (add_twice, "README.md is in it twice"),
         (add_bomb, "bytes would unpack to"),
-        (add_other_packing, "data/packed is encrypted or packed in a way that no bundle is"),
+        (add_other_packing, "data/packed is encrypted or compressed"),
     ],
 )
 def test_what_no_bundle_has_is_refused(change: Change, said: str, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,9 +105,9 @@ def test_a_flipped_byte_is_found_or_changes_nothing(project: Path) -> None:
         ({"checkpoint_dir": "../elsewhere"}, "`checkpoint_dir` names '../elsewhere', a place outside the bundle"),
         ({"db_path": "/tmp/runs.db"}, "`db_path` names '/tmp/runs.db', a place outside the bundle"),
         ({"export": {"export_dir": "/tmp"}}, "`export.export_dir` names '/tmp', a place outside the bundle"),
-        ({"checkpoint_dir": None, "run_name": "/tmp/x"}, "checkpoints of a `run_name` '/tmp/x' would lie outside"),
-        ({"checkpoint_dir": None, "run_name": "../../x"}, "checkpoints of a `run_name` '../../x' would lie outside"),
-        ({"checkpoint_dir": None, "run_name": "C:\\x"}, "would lie outside"),
+        ({"checkpoint_dir": None, "run_name": "/tmp/x"}, "checkpoints of a `run_name` '/tmp/x' would be outside"),
+        ({"checkpoint_dir": None, "run_name": "../../x"}, "checkpoints of a `run_name` '../../x' would be outside"),
+        ({"checkpoint_dir": None, "run_name": "C:\\x"}, "would be outside"),
     ],
 )
 def test_a_config_reaches_no_further_than_the_bundle(values: dict[str, Any], said: str, project: Path) -> None:

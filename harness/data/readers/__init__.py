@@ -49,7 +49,7 @@ def table_of(path: Path) -> Reader:
     """
     reader = reader_of(existing(path))
     if reader.is_folder:
-        raise DataError(f"{path.name}: a {reader.kind} is no table; give a task to read it as examples")
+        raise DataError(f"{path.name}: a {reader.kind} is not a table; give a task to read it as examples")
     return reader(path)
 
 

@@ -137,7 +137,7 @@ class CsvTable(_LineFile):
     def _check(self, header: list[str]) -> None:
         twice = next((name for name in header if header.count(name) > 1), None)
         if twice is not None:
-            raise DataError(f"{self.name}:1: the column {twice!r} is there twice")
+            raise DataError(f"{self.name}:1: the column {twice!r} appears twice")
 
 
 class _Counted:
