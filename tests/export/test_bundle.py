@@ -398,7 +398,7 @@ def test_what_is_no_bundle_is_not_replaced(shared: Path, tmp_path: Path) -> None
 def test_a_bundle_that_holds_the_user_s_notes_is_not_replaced(shared: Path, tmp_path: Path) -> None:
     bundle = write_bundle(table_exports(), tmp_path / "bundle", configs={})
     (bundle / "artifacts" / "notes.txt").write_text("mine")
-    with pytest.raises(ExportError, match=r"holds artifacts/notes\.txt, which is no part of the bundle there"):
+    with pytest.raises(ExportError, match=r"holds artifacts/notes\.txt, which is not part of the bundle there"):
         write_bundle(table_exports(), bundle, configs={})
 
 

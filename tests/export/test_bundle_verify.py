@@ -454,7 +454,7 @@ class Constant(nn.Module):
 def test_logits_that_are_not_finite_are_no_pass(shared: Path, tmp_path: Path) -> None:
     bundle = write_bundle(exports_of(Constant(), TABLE, "torchscript"), tmp_path / "bundle", configs={})
     report = verify_bundle(bundle)
-    assert found(report, "torchscript").message == "gives logits of another shape than the golden ones, or that are not finite"
+    assert found(report, "torchscript").message == "its logits have another shape than the golden ones, or are not finite"
     assert json.dumps(report.to_json(), allow_nan=False)
 
 
