@@ -64,7 +64,7 @@ def test_dotted_keys_reach_into_groups_that_need_not_be_there() -> None:
         ({"strategy": "auto"}, "grid `strategy`: got auto, expected a list of values"),
         ({"learning_rate": [0.1, 0.2, 0.1]}, "grid `learning_rate`: 0.1 is given twice"),
         ({"model_kwargs.a": [1, 1.0]}, "grid `model_kwargs.a`: 1 is given twice"),
-        ({"learning_rate": [object()]}, "grid `learning_rate`: a value cannot be stored as JSON: a object is no number"),
+        ({"learning_rate": [object()]}, "grid `learning_rate`: a value cannot be stored as JSON: a object is not a number"),
         ({"train": [None], "train.batch_size": [1]}, "grid: `train` holds `train.batch_size`"),
         ({"batch_size": range(1, 102), "seed": range(100)}, "10,100 combinations (101 `batch_size` × 100 `seed`)"),
         ({"learnig_rate": [1]}, "grid: unknown key `learnig_rate`. Did you mean 'learning_rate'?"),
