@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 
-_SIBILANT = re.compile(r"(s|x|z|ch|sh)$")
+_SIBILANT = re.compile(r"(s|x|z|(?<!o)ch|sh)$")  # batches, but epochs: the ch of "epoch" is a k
 _CONSONANT_Y = re.compile(r"(?<![aeiou])y$")
 
 
