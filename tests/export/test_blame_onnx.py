@@ -256,7 +256,7 @@ def test_a_changed_epsilon_is_found(files: dict[str, Path], decoder: Program, ba
     blame = blame_onnx(path, decoder, batch, BOUND)
     assert blame.operator.startswith("LayerNormalization (ONNX node `")
     assert (blame.module, blame.line, blame.at_fault) == ("blocks.0.norm", NORM, "file")
-    assert "written otherwise" in blame.explanation  # the other block shows what an exporter writes
+    assert "written differently" in blame.explanation  # the other block shows what an exporter writes
 
 
 @pytest.mark.usefixtures("no_export")

@@ -92,13 +92,8 @@ class Latency:
     def from_json(cls, data: dict[str, Any]) -> Latency:
         """The inverse of ``to_json``."""
         p90_bounds = data["p90_bounds"]
-        return cls(
-            **{
-                **data,
-                "p50_bounds": tuple(data["p50_bounds"]),
-                "p90_bounds": None if p90_bounds is None else tuple(p90_bounds),
-            }
-        )
+        bounds = {"p50_bounds": tuple(data["p50_bounds"]), "p90_bounds": None if p90_bounds is None else tuple(p90_bounds)}
+        return cls(**{**data, **bounds})
 
 
 @dataclass(frozen=True)
@@ -195,15 +190,9 @@ def order_statistic_bounds(n: int, quantile: float, confidence: float = _CONFIDE
     Returns:
         Positions from 0 of the largest observation that is below and the smallest that is above; ``None`` where there are too few.
     """
-    log_mass = [
-        math.lgamma(n + 1)
-        - math.lgamma(k + 1)
-        - math.lgamma(n - k + 1)
-        + k * math.log(quantile)
-        + (n - k) * math.log1p(-quantile)
-        for k in range(n + 1)
-    ]
-    mass = [math.exp(value) for value in log_mass]
+    below, above = math.log(quantile), math.log1p(-quantile)
+    ways = [math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in range(n + 1)]
+    mass = [math.exp(log_ways + k * below + (n - k) * above) for k, log_ways in enumerate(ways)]
     lower = _positions_within(mass, 1 - confidence)
     upper = _positions_within(mass[::-1], 1 - confidence)
     return (lower - 1 if lower else None), (n - upper if upper else None)
