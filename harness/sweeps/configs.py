@@ -50,7 +50,7 @@ class Base:
         return str(self.path) if self.is_file else "config"
 
     def config(self, params: Mapping[str, Any]) -> SuiteConfig:
-        """The config with some values in place of its own.
+        """The config with some values replaced.
 
         Args:
             params: Values by key, dotted where it is nested.

@@ -32,15 +32,15 @@ def stored_grid(sweep: SweepRecord, base: Base, grid: Grid) -> Grid:
 
     Args:
         sweep: The sweep.
-        base: The config that it is to go on with.
-        grid: The grid that it is to go on with; the order of its keys and values does not matter.
+        base: The config that it is to be continued with.
+        grid: The grid that it is to be continued with; the order of its keys and values does not matter.
 
     Raises:
         ExperimentError: The sweep has another config or another grid, or was stored by something else.
     """
     space = sweep.space
     if not isinstance(space, Mapping) or not isinstance(space.get("grid"), Mapping) or not isinstance(space.get("base"), Mapping):
-        raise ExperimentError(f"sweep {sweep.id} ({sweep.name}) is no grid sweep, so it cannot go on as one")
+        raise ExperimentError(f"sweep {sweep.id} ({sweep.name}) is not a grid sweep and cannot be continued as one")
     stored = Grid({key: tuple(values) for key, values in space["grid"].items()})
     lines = [
         *_differences("grid", _sets(stored), _sets(grid)),
@@ -50,7 +50,7 @@ def stored_grid(sweep: SweepRecord, base: Base, grid: Grid) -> Grid:
         more = [f"… and {len(lines) - _MOST_LINES} more"] if len(lines) > _MOST_LINES else []
         differ = "\n".join(f"  {line}" for line in [*lines[:_MOST_LINES], *more])
         raise ExperimentError(
-            f"sweep {sweep.id} ({sweep.name}) was begun with something else, so it cannot go on with this:\n{differ}"
+            f"sweep {sweep.id} ({sweep.name}) was started with another config or grid and cannot be continued with this one:\n{differ}"
         )
     return stored
 

@@ -97,7 +97,7 @@ class Sweep:
             ExperimentError: Another process runs the sweep, the database cannot be used, or no trial has the metric.
             KeyboardInterrupt: It was interrupted.
         """
-        with self._alone():
+        with self._locked():
             runs = TrialRuns(self.db, self.sweep_id)
             runs.clear()
             found = runs.finished([job.combination for job in jobs], self.options.metric)
@@ -176,7 +176,7 @@ class Sweep:
         )
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _locked(self) -> Iterator[None]:
         """Holds the sweep, so that no other process runs it at the same time; the system lets go of it when this one dies."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ class TrialContext:
         config: The config with this trial's values.
         point: The sweep and the values, for ``ExperimentDB.start_run(sweep=…)``.
         db_path: The experiment database.
-        progress: Whether the trial may show progress of its own, on stderr.
+        progress: Whether the trial may show its progress, on stderr.
     """
 
     config: SuiteConfig
@@ -35,7 +35,7 @@ class TrialContext:
 
     @contextmanager
     def run(self) -> Iterator[Run]:
-        """The trial's run, to log to while it goes on; a trial that starts none gets one when it ends."""
+        """The trial's run, to log to while it is trained; a trial that starts none gets one when it ends."""
         with ExperimentDB(self.db_path) as db, db.start_run(config=self.config, sweep=self.point) as run:
             yield run
 
@@ -62,7 +62,7 @@ class Job:
         trial: What to do.
         sweep_id: The sweep.
         db_path: The experiment database, absolute.
-        progress: Whether the trial may show progress of its own.
+        progress: Whether the trial may show its progress.
     """
 
     combination: Combination
@@ -166,7 +166,7 @@ def _was_interrupted(error: BaseException) -> bool:
 
 
 def _own(config: SuiteConfig, combination: Combination, sweep_id: int) -> SuiteConfig:
-    """The config under a name of its own, and for one device, as `auto` would take all that the trials share."""
+    """The config with a unique name, and for one device, as `auto` would take all that the trials share."""
     own: dict[str, Any] = {}
     if "run_name" not in combination.params:
         own["run_name"] = f"sweep-{sweep_id}-{combination.number:03d}"

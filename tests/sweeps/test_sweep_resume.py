@@ -96,7 +96,7 @@ def test_another_sweep_is_refused_with_what_differs(
     sweep: Sweep, db_path: Path, base: dict[str, Any], grid: dict[str, Any], differs: str
 ) -> None:
     sweep(GRID)
-    with pytest.raises(ExperimentError, match=f"begun with something else.*\n  {re.escape(differs)}$"):
+    with pytest.raises(ExperimentError, match=f"started with another config or grid.*\n  {re.escape(differs)}$"):
         run_grid_sweep(base, grid, db_path=db_path, trial=sweep_trials.quick, resume=1, progress=False)
 
 
@@ -111,7 +111,7 @@ def test_no_such_sweep(sweep: Sweep, tmp_path: Path) -> None:
 
 def test_a_sweep_of_another_kind_is_refused(sweep: Sweep, db: ExperimentDB) -> None:
     sweep_id = db.start_sweep("random", {"learning_rate": "loguniform"})
-    with pytest.raises(ExperimentError, match="is no grid sweep"):
+    with pytest.raises(ExperimentError, match="is not a grid sweep"):
         sweep(GRID, resume=sweep_id)
 
 

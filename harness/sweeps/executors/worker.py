@@ -141,7 +141,7 @@ def _do(number: int, pickled_job: bytes, running: list[Job]) -> Outcome:
 def _lead_a_group() -> None:
     """Makes the worker and the processes that its trials start a group of their own.
 
-    They can be stopped together then, and Ctrl-C in a terminal reaches them by way of the sweep's process alone, once.
+    They can be stopped together then, and Ctrl-C in a terminal reaches them only through the sweep's process, once.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(os, "setpgrp"):

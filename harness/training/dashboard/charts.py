@@ -152,7 +152,7 @@ class _Charts:
         return [Line(label, "epochs", steps, values)] if found else []
 
     def _start_line(self, label: str, name: str) -> list[Line]:
-        """A point of its own: a line from here to the first epoch would claim what happened between."""
+        """A single point: a line from here to the first epoch would claim what happened between."""
         found = [epoch for epoch in self._epochs if name in epoch.metrics and epoch.epoch < 0]
         return [Line(label, "start", (found[0].step,), _finite([found[0].metrics[name]]))] if found else []
 
