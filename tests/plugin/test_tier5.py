@@ -46,8 +46,8 @@ def test_a_config_that_names_nothing_to_monitor_has_no_such_tests(project: Proje
 def test_what_cannot_be_compared_is_skipped_and_says_how_it_could(project: Project) -> None:
     result = project.run("--model-config", project_config(project), "-m", "tier5", "-rs", "--model-report", "out")
     result.assert_outcomes(passed=1, skipped=4)
-    result.stdout.fnmatch_lines(["*name a run by `baseline_run_id`*"])
-    result.stdout.fnmatch_lines(["*name one by `reference_profile_id`*"])
+    result.stdout.fnmatch_lines(["*name a run with `baseline_run_id`*"])
+    result.stdout.fnmatch_lines(["*name one with `reference_profile_id`*"])
     result.stdout.fnmatch_lines(["  *loss *, *accuracy *"])
     (check,) = project.json("out/health_report.json")["checks"]
     assert check["details"]["facts"]["eval_metrics"]["loss"] > 4
