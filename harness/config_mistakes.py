@@ -6,6 +6,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ _SEVERAL_FORMS = {
     "export.dynamic_shapes": "true, false, or for batch, seq and target_seq each true, false or [smallest, largest]",
 }
 """What is expected of keys that take values of several forms, for which the validation library reports every form by itself."""
+
+_FORM = "constrained-"
+"""How the validation library begins the name of one of several forms, which it puts into a key's path."""
 
 _CONTROL = ("Cc", "Zl", "Zp")
 """Unicode categories of characters that would break a message into lines, or reach the terminal as a command."""
@@ -53,13 +57,17 @@ def explain(error: ValidationError, keys_at: Callable[[list[str]], list[str]]) -
     found: dict[str, Mistake] = {}
     # Of the forms a value may have, the one it came closest to is reported deepest.
     for item in sorted(error.errors(), key=lambda item: -len(item["loc"])):
-        path = [str(part) for part in item["loc"]]
+        path = [str(part) for part in item["loc"] if not str(part).startswith(_FORM)]
         form = next((key for key in (".".join(path[:1]), ".".join(path[:2])) if key in _SEVERAL_FORMS), None)
         if form is not None and item["type"] != "extra_forbidden":
             key, got = _bad_item(form, item)
             found.setdefault(form, Mistake("wrong_value", key, f"`{key}`: got {_shown(got)}, expected {_SEVERAL_FORMS[form]}"))
         else:
-            found.setdefault(".".join(path), _explain_one(item, path, keys_at))
+            mistake, whole = _explain_one(item, path, keys_at), ".".join(path)
+            before = found.setdefault(whole, mistake)
+            if before is not mistake and len(path) < len(item["loc"]):  # another form of the same value
+                other = mistake.message.rpartition(", expected ")[2]
+                found[whole] = replace(before, message=f"{before.message} or {other}")
     return list(found.values())
 
 

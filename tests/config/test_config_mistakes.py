@@ -70,6 +70,10 @@ def refusal(refused: Refused, tmp_path: Path) -> Callable[..., str]:
             "`task_name` 'lm_tiny' implies 'causal_lm' but `preset` 'cls_tiny' implies 'sequence_classification': "
             "these are different task types",
         ),
+        (
+            {"model_file": "m.py", "inputs": {"x": {"axes": ["batch", 4]}}, "outputs": {"y": {"axes": [None]}}},
+            "`outputs.y.axes.0`: got null, expected an integer or a string",
+        ),
         ({"task_type": "causal_lm"}, "`task_type` 'causal_lm' needs `vocab_size`, `max_seq_len`"),
         ({**LM, "pad_token_id": 128}, "`pad_token_id` 128 is outside the vocabulary of 128 tokens"),
         ({**LM, "model_file": "m.py", "preset": "lm_tiny"}, "give one of `model_file`, `preset`, not 2"),
