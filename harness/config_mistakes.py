@@ -25,8 +25,8 @@ _SEVERAL_FORMS = {
 }
 """What is expected of keys that take values of several forms, for which the validation library reports every form by itself."""
 
-_FORM = "constrained-"
-"""How the validation library begins the name of one of several forms, which it puts into a key's path."""
+_FORM = re.compile(r"constrained-|^(list|dict|literal)\[")
+"""What the validation library calls one of several forms of a value, which it puts into a key's path."""
 
 _CONTROL = ("Cc", "Zl", "Zp")
 """Unicode categories of characters that would break a message into lines, or reach the terminal as a command."""
@@ -57,7 +57,7 @@ def explain(error: ValidationError, keys_at: Callable[[list[str]], list[str]]) -
     found: dict[str, Mistake] = {}
     # Of the forms a value may have, the one it came closest to is reported deepest.
     for item in sorted(error.errors(), key=lambda item: -len(item["loc"])):
-        path = [str(part) for part in item["loc"] if not str(part).startswith(_FORM)]
+        path = [str(part) for part in item["loc"] if item["type"] == "extra_forbidden" or not _FORM.search(str(part))]
         form = next((key for key in (".".join(path[:1]), ".".join(path[:2])) if key in _SEVERAL_FORMS), None)
         if form is not None and item["type"] != "extra_forbidden":
             key, got = _bad_item(form, item)
