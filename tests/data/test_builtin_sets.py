@@ -143,7 +143,7 @@ def test_fewer_classes_leave_the_other_rows_out_rather_than_giving_them_a_wrong_
             "vision_tiny_v1 has no rows for causal_lm; give `dataset_id` 'lm_tiny_v1'",
         ),
         ({}, preset_task("lm_tiny", vocab_size=9), "`vocab_size` 9: lm_tiny_v1 needs 16 ids or more"),
-        ({}, preset_task("lm_tiny", max_seq_len=1), "no row has enough tokens to learn from, cut to `max_seq_len` 1"),
+        ({}, preset_task("lm_tiny", max_seq_len=1), "no row has enough tokens to learn from, within `max_seq_len` 1"),
         ({}, task_of("tabular_regression"), "no built-in dataset for tabular_regression: give `train` and `eval` a `path`"),
     ],
 )

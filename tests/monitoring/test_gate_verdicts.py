@@ -284,7 +284,7 @@ def test_other_samples_are_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"margin": 0.0}, "the margin of 'correct' is how much worse is put up with, a number above 0, not 0.0"),
+        ({"margin": 0.0}, "the margin of 'correct' is how much worse is allowed, a number above 0, not 0.0"),
         ({"margin": -0.1}, "a number above 0"),
         ({"margin": float("nan")}, "a number above 0"),
         ({"alpha": 0.0}, "`alpha` is the probability of a false alarm"),

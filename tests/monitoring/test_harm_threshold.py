@@ -82,8 +82,8 @@ def test_something_else_that_was_stored_is_refused(stored: Any) -> None:
 @pytest.mark.parametrize(
     ("scores", "correct", "complaint"),
     [
-        ([], [], "one labelled row at least"),
-        ([0.1, 0.2], [np.nan, np.nan], "one labelled row at least"),
+        ([], [], "at least one labelled row"),
+        ([0.1, 0.2], [np.nan, np.nan], "at least one labelled row"),
         ([0.1, 0.2], [1], r"got shapes \[2\] and \[1\]"),
         ([0.1, 0.2], [[1], [0]], "got shapes"),
         ([[0.1, 0.2]], [1, 0], r"one score a row, got scores of shape \[1, 2\]"),

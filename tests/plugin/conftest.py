@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 # An in-process run forgets the modules it imported; those with native code, which load once, must not be among them.
+import numpy.fft  # noqa: F401
 import onnx  # noqa: F401
 import onnxruntime  # noqa: F401
 import pytest
-import torch  # noqa: F401
+import torch._dynamo  # noqa: F401
 from small_models import GOOD
 
 from harness.catalogue import CATALOGUE, modules_of

@@ -90,7 +90,7 @@ MODELS: dict[str, tuple[str | None, dict[str, Any], list[str]]] = {
     "adapter": (GOOD, {"adapter": "causal-lm"}, ["`adapter`: no adapter 'causal-lm'", "Did you mean 'causal_lm'?"]),
     "device": (GOOD, {"device": "gpu"}, ["`device`: got 'gpu'"]),
     "missing_weights": (GOOD, {"weights": "nowhere.pt"}, ["`weights`: no such file", "nowhere.pt"]),
-    "gist": (None, {"gist_id": "ada/abc123"}, ["`gist_id`", "expected the id alone"]),
+    "gist": (None, {"gist_id": "ada/abc123"}, ["`gist_id`", "expected only the id"]),
     "data": (GOOD, {"eval": {"path": "nowhere.jsonl"}}, ["nowhere.jsonl"]),
 }
 

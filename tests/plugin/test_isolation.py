@@ -74,7 +74,7 @@ def test_a_test_that_ends_the_process_fails_and_the_others_go_on(project: Any) -
     result = project.run("--model-config", "cfg.json")
 
     assert result.parseoutcomes() == {"failed": 1, "passed": 1}
-    assert "the isolated process died: by SIGABRT" in output(result)
+    assert "the isolated process died: it was killed by SIGABRT" in output(result)
 
 
 def test_a_check_that_needs_what_is_refused_to_everybody_is_skipped(project: Any) -> None:

@@ -148,7 +148,7 @@ def test_a_skip_gives_its_reason(project: Any) -> None:
     result = project.run("--model-config", "cfg.json", "-rs")
 
     result.assert_outcomes(skipped=1)
-    result.stdout.fnmatch_lines(["SKIPPED * cfg.json:1: sequences of one length*"])
+    result.stdout.fnmatch_lines(["SKIPPED * cfg.json:1: all sequences have the same length*"])
 
 
 @pytest.mark.parametrize(("option", "lines"), [((), 1), (("-v",), 4)])

@@ -124,7 +124,7 @@ def test_what_a_second_output_alone_reaches_is_said() -> None:
         (ValueCutOff, TABLE, "gradient_flow[reaches_every_parameter]", "parameter `value.weight` receives no gradient"),
         (KeptKeys, LM, "gradient_flow[reaches_every_parameter]", "parameter `key.weight` receives no gradient"),
         (ValueNan, TABLE, "finite_output[typical]", "output 1: 3 of 3 values are NaN"),
-        (ValueDropped, TABLE, "eval_deterministic", "output 1: the same input gives other values"),
+        (ValueDropped, TABLE, "eval_deterministic", "output 1: the same input gives different values"),
         (ValueCentred, TABLE, "batch_independence[forward]", "output 1: row "),
         (SecondHeadLeaks, LM, "causal", "output 1: position "),
     ],

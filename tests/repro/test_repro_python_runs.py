@@ -134,7 +134,7 @@ def test_the_bundle_rebuilds_model_adapter_weights_data_and_seed(
     assert config["train"]["split"] == "[:80%]"
     result = repro(path, trust=True, train=train_again)
     assert result.status is Status.OK, str(result)
-    assert result.headline.endswith("metrics, to the bit")
+    assert result.headline.endswith("metrics, equal to the bit")
 
 
 def test_an_embedded_model_that_was_made_in_python_is_rebuilt(net: Any, tmp_path: Path) -> None:
@@ -174,9 +174,9 @@ def changed_attribute(net: Any) -> nn.Module:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (local, "Inner is defined inside of something else"),
+        (local, "Inner is defined inside a function or class"),
         (lambda net: net.Forgetful(5), "does not fit Forgetful; shape: body.weight (5, 3) instead of (4, 3)"),
-        (lambda net: net.Needy([5]), "Needy needs `sizes`, of which the model keeps no value"),
+        (lambda net: net.Needy([5]), "Needy needs `sizes`, which the model does not keep"),
         (frozen, "Net, made again from its source, has other modules, shapes or frozen parameters"),
         (changed_attribute, "`rounds` of Net was 3, and is None"),
         (put_together, "does not fit Net; missing: body.weight"),
