@@ -3,19 +3,37 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fences import PAGES, fences
 from page_run import PageRun
 
+from harness.catalogue import CATALOGUE
 from harness.config import load_config
 from harness.errors import ConfigError
+from harness.monitoring.features.kinds import FEATURE_KINDS
 
 RESTRICTED = "eval_deterministic or causal or attribution or initial_loss or safetensors or evaluation"
 """Tests that a page's run of a suite has, unless its command chooses: a page shows that it works, other tests show what it finds."""
 
 
+@pytest.fixture
+def tables_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Takes out of the project's tables, after a page was run, what its snippets added."""
+    tables: tuple[dict[str, Any], ...] = (FEATURE_KINDS, CATALOGUE)
+    before = [dict(table) for table in tables]
+    for kind in FEATURE_KINDS.values():
+        monkeypatch.setattr(type(kind), "statistics", type(kind).statistics)
+    yield
+    for table, entries in zip(tables, before, strict=True):
+        table.clear()
+        table.update(entries)
+
+
+@pytest.mark.usefixtures("tables_as_before")
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
 def test_what_the_page_says_works(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
