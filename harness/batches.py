@@ -16,6 +16,7 @@ from torch import Tensor
 from harness.tasks import TaskSpec
 from harness.tasks.axes import BATCH
 from harness.tasks.kinds import IGNORED as IGNORED
+from harness.tasks.values import Drawing, Ids
 
 Batch = dict[str, Tensor]
 
@@ -103,20 +104,11 @@ def make_batch(task: TaskSpec, sizes: Sizes, seed: int = 0) -> Batch:
     return task.signature.make_batch(sizes.by_axis(task), seed)
 
 
-def real_tokens(task: TaskSpec, shape: Iterable[int], rng: torch.Generator, field: str = "input_ids") -> Tensor:
-    """Random token ids (int64) of a field other than the padding token, as a tokenizer would give them."""
-    vocab = task.vocabulary_of(field)
-    assert vocab is not None
-    if task.pad_token_id is None or vocab == 1:
-        return torch.randint(vocab, tuple(shape), generator=rng)
-    ids = torch.randint(vocab - 1, tuple(shape), generator=rng)
-    return ids + (ids >= task.pad_token_id).long()
-
-
 def other_tokens(task: TaskSpec, ids: Tensor, seed: int = 0, field: str = "input_ids") -> Tensor:
     """Real token ids of the same shape that differ from the given ones everywhere, where the field's vocabulary has that many."""
     vocab = task.vocabulary_of(field) or 1
-    fresh = real_tokens(task, ids.shape, torch.Generator().manual_seed(seed + 10_007), field).to(ids.device)
+    rng = torch.Generator().manual_seed(seed + 10_007)
+    fresh = Ids(vocab, task.pad_token_id).make(tuple(ids.shape), Drawing({}, rng)).to(ids.device)
     for _ in range(2):  # twice, as the next token may be the padding token
         fresh = torch.where(
             (fresh == ids) | (fresh == (-1 if task.pad_token_id is None else task.pad_token_id)), (fresh + 1) % vocab, fresh

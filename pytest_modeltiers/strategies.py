@@ -6,6 +6,8 @@ that matter most, judged where the time budget cut the search short.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies as st
@@ -114,13 +116,17 @@ def _declared_sizes(signature: Signature, min_batch: int, min_seq: int) -> Searc
     choices = {axis.name: axis.choices() for axis in signature.free_axes}
     for axis in signature.with_order("causal"):
         if axis.name in choices:
-            choices[axis.name] = [size for size in choices[axis.name] if size >= min_seq] or choices[axis.name][-1:]
+            choices[axis.name] = _between(choices[axis.name], min_seq)
     if BATCH in choices:
-        choices[BATCH] = [size for size in choices[BATCH] if min_batch <= size <= max(min_batch, _MOST_ROWS)] or choices[BATCH][
-            -1:
-        ]
+        choices[BATCH] = _between(choices[BATCH], min_batch, max(min_batch, _MOST_ROWS))
     drawn = st.fixed_dictionaries({name: st.sampled_from(sizes) for name, sizes in choices.items()})
     return (drawn.filter(signature.allows) if signature.limits else drawn).map(Sizes.of)
+
+
+def _between(sizes: Sequence[int], least: int, most: int | None = None) -> Sequence[int]:
+    """The part of ascending sizes from ``least`` to ``most``; the largest size where that part is empty."""
+    end = len(sizes) if most is None else bisect_right(sizes, most)
+    return sizes[bisect_left(sizes, least) : end] or sizes[-1:]
 
 
 def _lengths(task: TaskSpec, least: int) -> SearchStrategy[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
@@ -14,6 +14,8 @@ from harness.properties.subject import Subject
 
 _COMPARES_CALLS = ("batch_independence", "causal", "padding_ignored", "eval_deterministic", "memory_layout")
 """Properties that compare calls of one model, which earlier calls may disturb."""
+
+Result = TypeVar("Result")
 
 Comparison = Callable[[nn.Module], "tuple[Tensor, Tensor]"]
 """From a model to two tensors that should be equal."""
@@ -104,3 +106,16 @@ def first_failure(findings: Iterable[Evidence]) -> Evidence:
     if closest is None:
         raise ValueError("nothing was compared")
     return closest
+
+
+def remembered(subject: Subject, run: Callable[[nn.Module], Result]) -> Callable[[nn.Module], Result]:
+    """Runs once for each model, and once more on a copy without a past where calls are isolated."""
+    results: dict[tuple[nn.Module, bool], Result] = {}
+
+    def once(model: nn.Module) -> Result:
+        key = (model, subject.isolated)
+        if key not in results:
+            results[key] = run(model)
+        return results[key]
+
+    return once

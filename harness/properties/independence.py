@@ -12,7 +12,7 @@ from harness.batches import Batch, Sizes, other_tokens, pad_right, rows, swap_to
 from harness.evidence import Evidence, Status
 from harness.owners import owned_by
 from harness.properties.calling import ModelRaisedError
-from harness.properties.equality import first_failure, judge_equal
+from harness.properties.equality import first_failure, judge_equal, remembered
 from harness.properties.gradient_tracing import is_finite, recording_graph
 from harness.properties.noise import FACTOR, difference
 from harness.properties.prerequisites import (
@@ -40,7 +40,7 @@ def batch_independence(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidenc
         seed: Seed of the rows' content.
     """
     base, others = subject.batch(sizes, seed), subject.batch(sizes, seed + 1)
-    reference = _remembered(subject, lambda model: subject.logits(base, model))
+    reference = remembered(subject, lambda model: subject.logits(base, model))
     return first_failure(_row_independence(subject, sizes, row, base, others, reference, seed) for row in range(sizes.batch))
 
 
@@ -66,7 +66,7 @@ def causality(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     base = subject.batch(sizes, seed)
     length = base[subject.task.causal_field].shape[1]
     others = other_tokens(subject.task, base[subject.task.causal_field], seed, subject.task.causal_field)
-    reference = _remembered(subject, lambda model: subject.logits(base, model))
+    reference = remembered(subject, lambda model: subject.logits(base, model))
     positions = torch.linspace(1, length - 1, min(length - 1, _MOST_POSITIONS)).round().long().unique().tolist()
     found = first_failure(_causal_at(subject, sizes, position, base, others, reference, seed) for position in positions)
     return left_to_batch_independence(subject, found)
@@ -85,7 +85,7 @@ def padding_ignored(subject: Subject, sizes: Sizes, lengths: tuple[int, ...], se
         return Evidence("padding_ignored", Status.SKIPPED, reason)
     base = subject.batch(sizes, seed)
     padded = pad_right(subject.task, base, lengths, sizes.seq)
-    reference = _remembered(subject, lambda model: subject.logits(padded, model))
+    reference = remembered(subject, lambda model: subject.logits(padded, model))
     short = [row for row in range(sizes.batch) if lengths[row] < sizes.seq]
     found = first_failure(_padding_of(subject, sizes, lengths, row, base, padded, reference, seed) for row in short)
     return left_to_batch_independence(subject, found)
@@ -286,19 +286,6 @@ def _row_of(logits: Tensor, row: int, rows: int) -> Tensor:
     if logits.ndim == 0 or len(logits) != rows:
         raise ModelRaisedError("", ValueError(f"logits of shape {tuple(logits.shape)} for a batch of {rows}"))
     return logits[row]
-
-
-def _remembered(subject: Subject, run: Run) -> Run:
-    """Runs once for each model, and once more on a copy without a past where calls are isolated."""
-    results: dict[tuple[nn.Module, bool], Tensor] = {}
-
-    def remembered(model: nn.Module) -> Tensor:
-        key = (model, subject.isolated)
-        if key not in results:
-            results[key] = run(model)
-        return results[key]
-
-    return remembered
 
 
 def _record(subject: Subject, model: nn.Module, batch: Batch) -> list[Call]:

@@ -14,7 +14,7 @@ from harness.errors import OutputError
 from harness.evidence import Evidence, Status
 from harness.owners import left_to
 from harness.properties.calling import ModelRaisedError
-from harness.properties.equality import first_failure, judge_equal
+from harness.properties.equality import first_failure, judge_equal, remembered
 from harness.properties.model_variants import calibrated, calibrated_double
 from harness.properties.noise import FACTOR, difference
 from harness.properties.prerequisites import SHAPE_OWNER
@@ -195,12 +195,14 @@ def _equal_outputs(
     order: tuple[str, Tensor] | None = None,
 ) -> Evidence:
     """Whether every output is the same for two batches; where an order is given, up to that order along its axis."""
+    before = remembered(subject, lambda model: subject.outputs(base, model))
+    after = remembered(subject, lambda model: subject.outputs(changed, model))
 
     def compare(output: Output, model: nn.Module) -> tuple[Tensor, Tensor]:
-        left, right = (subject.outputs(batch, model)[output.name] for batch in (base, changed))
+        left, right = before(model)[output.name], after(model)[output.name]
         return (left if order is None else _permuted(left, output.axes, *order)), right
 
-    judged = [output for output in subject.task.signature.outputs if isinstance(subject.outputs(base)[output.name], Tensor)]
+    judged = [output for output in subject.task.signature.outputs if isinstance(before(subject.model)[output.name], Tensor)]
     return first_failure(
         judge_equal(subject, name, partial(compare, output), wrong.format(f"`{output.name}`"), counterexample, cause)
         for output in judged

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import operator
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 Order = Literal["causal", "none"]
@@ -47,7 +49,7 @@ class Formula:
         Raises:
             ValueError: It cannot be parsed, or holds something else than whole numbers, names and the four operators.
         """
-        for node in ast.walk(self._tree()):
+        for node in ast.walk(self._tree):
             known = isinstance(node, (ast.BinOp, ast.Name, ast.expr_context, ast.operator)) or (
                 isinstance(node, ast.Constant) and type(node.value) is int
             )
@@ -57,13 +59,14 @@ class Formula:
     @property
     def axes(self) -> tuple[str, ...]:
         """The axes it is made of, each once, in order."""
-        names = (node for node in ast.walk(self._tree()) if isinstance(node, ast.Name))
+        names = (node for node in ast.walk(self._tree) if isinstance(node, ast.Name))
         return tuple(dict.fromkeys(node.id for node in sorted(names, key=lambda node: node.col_offset)))
 
     def value(self, sizes: Mapping[str, Any]) -> Any:
         """The size for the sizes of the axes; a tensor of sizes (int64 ``[B]``) where they are tensors, as the lengths of rows are."""
-        return _value(self._tree(), sizes)
+        return _value(self._tree, sizes)
 
+    @cached_property
     def _tree(self) -> ast.expr:
         try:
             return ast.parse(self.text, mode="eval").body
@@ -148,13 +151,13 @@ class Axis:
         in_range = self.least <= size and (self.most is None or size <= self.most)
         return in_range and size % self.multiple_of == 0 and (not self.sizes or size in self.sizes)
 
-    def choices(self) -> list[int]:
-        """The sizes to draw from, smallest first; of an axis without an upper limit the first dozen."""
+    def choices(self) -> Sequence[int]:
+        """The sizes to draw from, smallest first; of an axis without an upper limit the first dozen. They may be billions: a range, no list."""
         if self.sizes:
             return sorted(size for size in self.sizes if self.allows(size))
         most = self.most if self.most is not None else self.least + _USUAL * self.multiple_of
         first = -(-self.least // self.multiple_of) * self.multiple_of
-        return list(range(first, most + 1, self.multiple_of))
+        return range(first, most + 1, self.multiple_of)
 
     def typical(self, taken: Collection[int] = ()) -> int:
         """A size of the middle that no other axis has, so that an axis can be told by its length.
@@ -163,7 +166,7 @@ class Axis:
             taken: Sizes that other axes have.
         """
         choices = self.choices()
-        middle = [size for size in choices if size >= min(_USUAL - 1, choices[-1] // 2)] or choices
+        middle = choices[bisect_left(choices, min(_USUAL - 1, choices[-1] // 2)) :]
         return next((size for size in middle if size not in taken and size > 1), choices[-1])
 
 

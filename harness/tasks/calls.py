@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import ForwardError, OutputError
 from harness.tasks.signature import Output, Signature
+from harness.wording import listed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,7 +47,7 @@ def bind(model: nn.Module, signature: Signature) -> tuple[tuple[str, ...], tuple
             raise ForwardError(f"{shown} requires `{parameter.name}`, which no input fills: declare it in `inputs`")
     more = tuple(left) if inspect.Parameter.VAR_POSITIONAL in kinds else ()
     if left and not more and inspect.Parameter.VAR_KEYWORD not in kinds:
-        raise ForwardError(f"{shown} has no parameter for {_listed(left)} of `inputs`: name it as forward does")
+        raise ForwardError(f"{shown} has no parameter for {listed(left, len(left))} of `inputs`: name it as forward does")
     order = [parameter.name for parameter in plain]
     # All that stand before one that goes by position go by position too.
     renamed = [place for place, name in enumerate(order) if name in filled and filled[name] != name]
@@ -126,7 +127,3 @@ def _described(returned: Any) -> str:
 
 def _shape(value: Any) -> str:
     return str(list(value.shape)) if _is_tensor(value) else type(value).__name__
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(f"`{name}`" for name in names)

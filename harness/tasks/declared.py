@@ -12,6 +12,7 @@ from harness.tasks.keys import AxisKeys, InputKeys, LabelKeys, LossKeys, OutputK
 from harness.tasks.kinds import KINDS, LOSSES, Kind
 from harness.tasks.signature import Input, Output, Signature
 from harness.tasks.values import Ids, IndexOf, LengthsOf, Made, MaskOf, Normal, OneOf, Uniform, Values
+from harness.wording import listed
 
 
 class SignatureError(ValueError):
@@ -283,7 +284,7 @@ def _tells_padding(signature: Signature, axis: str) -> bool:
 
 
 def _listed(names: Any) -> str:
-    return ", ".join(f"`{name}`" for name in sorted(map(str, names))) or "none"
+    return listed(sorted(map(str, names)), len(names)) or "none"
 
 
 def _said(keys: AxisKeys) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from harness.tasks.axes import BATCH, Axis, Formula, Limit, Size, rows_first
@@ -156,11 +157,6 @@ class Signature:
         """The axes with an order: ``causal`` or ``none``."""
         return (axis for axis in self.axes.values() if axis.order == order)
 
-    @property
-    def padded_axes(self) -> tuple[Axis, ...]:
-        """The axes along which rows may be shorter."""
-        return tuple(axis for axis in self.axes.values() if axis.padding)
-
     def complete(self, sizes: Sizes) -> dict[str, int]:
         """The sizes with those that follow from a formula.
 
@@ -168,7 +164,7 @@ class Signature:
             sizes: The free axes; one that is missing has its typical size.
         """
         # An axis that only a state has begins at 0.
-        whole = {**dict.fromkeys(self.axes, 0), **self.typical_sizes(), **sizes}
+        whole = {**dict.fromkeys(self.axes, 0), **self._typical_sizes, **sizes}
         for axis in self.axes.values():
             if isinstance(axis.source, Formula):
                 whole[axis.name] = int(axis.source.value(whole))
@@ -182,6 +178,10 @@ class Signature:
 
     def typical_sizes(self) -> dict[str, int]:
         """A size for each free axis, no two of them alike and none a fixed size of an input or output, as far as the axes allow."""
+        return dict(self._typical_sizes)
+
+    @cached_property
+    def _typical_sizes(self) -> dict[str, int]:
         shapes = [each.axes for each in self.inputs] + [each.axes for each in self.outputs]
         taken = {size for axes in shapes for size in axes if isinstance(size, int)}
         found: dict[str, int] = {}

@@ -273,10 +273,11 @@ def test_an_axis_that_only_a_state_has_is_not_chosen() -> None:
 
 
 def test_the_choices_of_an_axis() -> None:
-    assert Axis("a", 3, 10, multiple_of=4).choices() == [4, 8]
+    assert list(Axis("a", 3, 10, multiple_of=4).choices()) == [4, 8]
     assert Axis("a", sizes=(32, 8)).choices() == [8, 32]
     assert Axis("a", 2).choices()[0] == 2
     assert Axis("a", 1, 1).typical() == 1
+    assert Axis("a", 1, 2**31 - 1, multiple_of=4).typical() == 12
 
 
 @pytest.mark.parametrize("content", EXTREMES)
