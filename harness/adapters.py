@@ -144,6 +144,10 @@ class Adapter:
         logits = find_logits(plan.call(model, batch))
         return logits.transpose(0, 1) if plan.length_first and self.task.is_per_position and logits.ndim >= 2 else logits
 
+    def outputs(self, model: nn.Module, batch: Batch) -> dict[str, Any]:
+        """Calls the model and returns the outputs of the task by name, the rows first."""
+        return {self.task.signature.main.name: self.logits(model, batch)}
+
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """The task's mean loss (a scalar, in nats for classes) against ``batch["labels"]``."""
         return F.cross_entropy(logits.flatten(0, -2), batch["labels"].flatten(), ignore_index=IGNORED)

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError, field_
 from harness.catalogue import CATALOGUE
 from harness.config_file import read_keys
 from harness.config_keys import (
+    DECLARED_TIERS,
     PRESETS,
     TIERS,
     DataKeys,
@@ -121,10 +122,9 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
             raise refusal(
                 "missing_key", "a declared task needs a model: give `model_file`, `model_import` or `gist_id`", "model_file"
             )
-        if any(tier > 1 for tier in self.tiers):
-            raise refusal(
-                "tier_needs_task_type", "`tier`: a declared task has tier 1; tiers 2 to 5 still need a `task_type`", "tier"
-            )
+        if beyond := [tier for tier in self.tiers if str(tier) not in DECLARED_TIERS]:
+            message = f"`tier`: a declared task has no tier {beyond[0]} yet, which needs a `task_type`"
+            raise refusal("tier_needs_task_type", message, "tier")
         return self
 
     def _check_sizes(self, is_text: bool) -> None:
@@ -158,7 +158,7 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
     def tiers(self) -> tuple[int, ...]:
         """The tiers asked for, in order; by default all that the task has."""
         asked = (
-            (TIERS[:1] if self.is_declared else TIERS)
+            (DECLARED_TIERS if self.is_declared else TIERS)
             if self.tier is None
             else ((self.tier,) if isinstance(self.tier, str) else self.tier)
         )
