@@ -71,6 +71,10 @@ class OutputError(UserError, ValueError):
     """The model's output holds no logits of the shape the task promises."""
 
 
+class ExampleError(UserError, ValueError):
+    """An example of a model's inputs is missing, cannot be called with, or contradicts what the config declares."""
+
+
 class DataError(UserError, ValueError):
     """A data file is missing, unreadable, or does not fit the task."""
 

@@ -59,7 +59,7 @@ def bind(model: nn.Module, signature: Signature) -> tuple[tuple[str, ...], tuple
 
 
 def nested(batch: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """The arguments of a call: inputs with dotted names are gathered into dicts.
+    """The arguments of a call: inputs with dotted names are gathered into dicts, into tuples where numbers follow the dot.
 
     Args:
         batch: Inputs by name.
@@ -71,8 +71,13 @@ def nested(batch: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
             found[name] = batch[name]
             continue
         parts = {key.removeprefix(f"{name}."): value for key, value in batch.items() if key.startswith(f"{name}.")}
-        found[name] = nested(parts, dict.fromkeys(key.partition(".")[0] for key in parts))
+        found[name] = _gathered(nested(parts, dict.fromkeys(key.partition(".")[0] for key in parts)))
     return found
+
+
+def _gathered(parts: dict[str, Any]) -> Any:
+    """A tuple where the keys are 0, 1, …; else the dict."""
+    return tuple(parts[str(place)] for place in range(len(parts))) if parts.keys() == set(map(str, range(len(parts)))) else parts
 
 
 def outputs_of(returned: Any, signature: Signature) -> dict[str, Any]:

@@ -1,0 +1,232 @@
+"""A model and one working call of it: called again with other inputs, within a time."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import inspect
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from harness.errors import ExampleError
+from harness.runtime import seeded
+from harness.tasks.calls import bind, nested
+from harness.tasks.signature import Input, Signature
+from harness.tasks.values import Normal
+from harness.user_code import raised
+
+Tensors = dict[str, Tensor]
+"""Inputs by name; a dotted name stands for a nested dict, numbers after a dot for a tuple."""
+
+_SMALL = 20_000_000
+"""Parameters of a model that is copied for each call, so that no call sees what another left behind."""
+
+SINGLE = ""
+"""The name of the output where forward returns a single tensor."""
+
+
+class Call:
+    """A model with its working call.
+
+    Attributes:
+        inputs: The tensors of the call.
+        outputs: What it returned, by name.
+        dropped: Arguments that are left out, with the reason.
+        trace: What the call did that tells what its inputs and outputs mean.
+    """
+
+    def __init__(self, model: nn.Module, arguments: Mapping[str, Any], seconds: float) -> None:
+        """Calls the model once.
+
+        Raises:
+            ExampleError: The arguments are no tensors, or the call raises, or returns no tensor.
+        """
+        self._until = time.monotonic() + seconds
+        self._model = _copy(model)
+        self._is_small = sum(parameter.numel() for parameter in model.parameters()) <= _SMALL
+        self._name = type(model).__name__
+        self.inputs, self.dropped = _tensors(model, arguments)
+        if not self.inputs:
+            raise ExampleError(f"the example of {self._name} holds no tensor: expected forward's arguments by name")
+        self.trace = Trace()
+        try:
+            with self.trace:
+                returned = self._returned(self.inputs)
+            self.outputs = outputs_in(returned)
+        except Exception as error:
+            shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in self.inputs.items())
+            raise ExampleError(f"{self._name} called with the example ({shapes}) raised {raised(error)}") from error
+        self.trace.finish(self.outputs)
+        if not any(isinstance(value, Tensor) for value in self.outputs.values()):
+            raise ExampleError(f"{self._name} returned {_described(returned)} for the example, expected a tensor")
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the time is used up."""
+        return time.monotonic() > self._until
+
+    @property
+    def forward(self) -> Callable[..., Any]:
+        """The method that is called."""
+        return self._model.forward
+
+    def tried(self, inputs: Tensors, seed: int = 0) -> dict[str, Any] | None:
+        """What the model returns for inputs, by name; ``None`` where it raises, or returns something else than for the example."""
+        try:
+            found = outputs_in(self._returned(inputs, seed))
+        except Exception:  # whatever a model raises of a size that it does not take
+            return None
+        return found if list(found) == list(self.outputs) else None
+
+    def why_not(self, inputs: Tensors) -> str:
+        """What the model raises for inputs."""
+        try:
+            self._returned(inputs)
+        except Exception as error:
+            return raised(error)
+        return "no error"
+
+    def _returned(self, inputs: Tensors, seed: int = 0) -> Any:
+        model = _copy(self._model) if self._is_small else self._model
+        with seeded(seed), torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the model's own code; the suite shows them
+            return called(model.eval(), inputs)
+
+
+class Trace(TorchFunctionMode):
+    """Notes the tables that are read, and what the functions promise that outputs come from.
+
+    Attributes:
+        tables: The indices, rows and padding index of every table that is read.
+        promises: By output: ``sigmoid``, ``tanh`` or ``normalize``.
+    """
+
+    _TABLES = ("embedding", "embedding_bag")
+    _PROMISES = ("sigmoid", "tanh", "normalize")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tables: list[tuple[Tensor, int, int | None]] = []
+        self.promises: dict[str, str] = {}
+        self._seen: list[tuple[Tensor, str]] = []
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Calls the function; ``sigmoid`` of a function's name covers methods and modules too."""
+        kwargs = kwargs or {}
+        result = function(*args, **kwargs)
+        name = getattr(function, "__name__", "").rstrip("_")
+        if name in self._TABLES:
+            indices, weight = [*args, *(kwargs.get(key) for key in ("input", "weight")[len(args) :])][:2]
+            if isinstance(indices, Tensor) and isinstance(weight, Tensor):
+                padding = kwargs.get("padding_idx", args[2] if name == "embedding" and len(args) > 2 else None)
+                padding = padding if isinstance(padding, int) and padding >= 0 else None
+                self.tables.append((indices.detach().clone(), len(weight), padding))
+        elif name in self._PROMISES and isinstance(result, Tensor):
+            self._seen.append((result, name))
+        return result
+
+    def finish(self, outputs: Mapping[str, Any]) -> None:
+        """Finds the outputs that are, or are views of, what a function with a promise returned."""
+        made = {tensor.untyped_storage().data_ptr(): name for tensor, name in self._seen}
+        for name, value in outputs.items():
+            if isinstance(value, Tensor) and (promise := made.get(value.untyped_storage().data_ptr())):
+                self.promises[name] = promise
+        self._seen.clear()
+
+
+def called(model: nn.Module, inputs: Mapping[str, Tensor]) -> Any:
+    """What forward returns for inputs by name, bound to its parameters as those of a declared task are."""
+    names = tuple(dict.fromkeys(name.partition(".")[0] for name in inputs))
+    declared = tuple(Input(name, (), Normal(), "float32") for name in inputs)
+    positional, named, whole = bind(model, Signature(declared, (), {}))
+    arguments = nested(inputs, names)
+    if whole:
+        return model(arguments)
+    return model(*(arguments[name] for name in positional), **{name: arguments[name] for name in named})
+
+
+def outputs_in(returned: Any) -> dict[str, Any]:
+    """What forward returned, by key, attribute or place; a single tensor by ``SINGLE``."""
+    if isinstance(returned, Tensor):
+        return {SINGLE: returned}
+    if isinstance(returned, Mapping):
+        return {str(key): value for key, value in returned.items()}
+    if hasattr(returned, "_fields"):
+        return {name: getattr(returned, name) for name in returned._fields}
+    if isinstance(returned, (tuple, list)):
+        return {str(place): value for place, value in enumerate(returned)}
+    return {key: value for key, value in getattr(returned, "__dict__", {}).items() if not key.startswith("_")}
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors in nested lists, tuples and dicts."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from tensors_in(inner)
+    elif isinstance(value, (tuple, list)):
+        for inner in value:
+            yield from tensors_in(inner)
+
+
+def is_there(value: Any) -> bool:
+    """Whether something that was returned holds a tensor."""
+    return next(tensors_in(value), None) is not None
+
+
+def _tensors(model: nn.Module, arguments: Mapping[str, Any]) -> tuple[Tensors, dict[str, str]]:
+    """The tensors of a call by dotted name, and the arguments that are left out."""
+    parameters = inspect.signature(model.forward).parameters
+    found: Tensors = {}
+    dropped: dict[str, str] = {}
+    for name, value in arguments.items():
+        if value is None:
+            dropped[name] = "None in the example"
+            continue
+        flat = dict(_flat(name, value))
+        if all(isinstance(inner, Tensor) for inner in flat.values()):
+            found |= {key: inner.detach().clone() for key, inner in flat.items()}
+            continue
+        wrong = next(key for key, inner in flat.items() if not isinstance(inner, Tensor))
+        kind = type(flat[wrong]).__name__
+        if name not in parameters or parameters[name].default is inspect.Parameter.empty:
+            raise ExampleError(
+                f"`{wrong}` of the example is a {kind}, expected a tensor; give forward's `{name}` a default to leave it out"
+            )
+        dropped[name] = f"a {kind}, no tensor: forward's default is used"
+    return found, dropped
+
+
+def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """The tensors of an argument by dotted name."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
+    elif hasattr(value, "_fields"):
+        value = value._asdict()
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            if inner is not None:
+                yield from _flat(f"{name}.{key}", inner)
+    elif isinstance(value, (tuple, list)) and value and not isinstance(value[0], (int, float)):
+        for place, inner in enumerate(value):
+            yield from _flat(f"{name}.{place}", inner)
+    else:
+        yield name, value
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception:  # a model that refuses copies is called itself
+        return model
+
+
+def _described(returned: Any) -> str:
+    return "None" if returned is None else f"a {type(returned).__name__} without tensors"

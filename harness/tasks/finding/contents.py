@@ -1,0 +1,201 @@
+"""What an input holds, from its values in the example, its name, and what the model does with it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.tasks.axes import BATCH, Size
+from harness.tasks.finding.calling import Call
+
+_FEW = 16
+"""Elements from which on a range of the values says something."""
+
+_LARGEST_TABLE = 2**22
+_BYTE = 256
+
+
+@dataclass(frozen=True)
+class Content:
+    """What an input holds.
+
+    Attributes:
+        values: As the config says it.
+        why: What that was read from.
+        dtype: The dtype, where the values do not imply it.
+    """
+
+    values: Any
+    why: str
+    dtype: str = ""
+
+
+def content_of(name: str, axes: Sequence[Size], shapes: Mapping[str, tuple[Sequence[Size], Tensor]], call: Call) -> Content:
+    """What an input holds.
+
+    Args:
+        name: The input.
+        axes: Its axes.
+        shapes: The axes and the tensor of every input.
+        call: The call.
+    """
+    tensor = shapes[name][1]
+    found = _spoken(name, axes, shapes) or (_numbers(tensor) if tensor.is_floating_point() else _whole(name, tensor, call))
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    return Content(found.values, found.why, dtype)
+
+
+def index_axis(name: str, shapes: Mapping[str, Tensor]) -> str | None:
+    """The input along whose first axis an input of whole numbers has positions, as edges have; ``None`` where the name says nothing of it."""
+    tensor, last = shapes[name], name.rpartition(".")[2].lower()
+    if tensor.is_floating_point() or tensor.dtype == torch.bool or not tensor.numel():
+        return None
+    is_edges = "edge" in last and 2 in tensor.shape[:1] + tensor.shape[-1:] and tensor.ndim == 2
+    if not is_edges:
+        return None
+    held = [
+        other for other, each in shapes.items() if each.is_floating_point() and each.ndim and each.shape[0] > int(tensor.max())
+    ]
+    return next((other for other in held if "edge" not in other.lower()), None)
+
+
+def _spoken(name: str, axes: Sequence[Size], shapes: Mapping[str, tuple[Sequence[Size], Tensor]]) -> Content | None:
+    """Lengths and masks, where a name and the values say so."""
+    tensor, last = shapes[name][1], name.rpartition(".")[2].lower()
+    if tensor.is_floating_point() and "mask" not in last:
+        return None
+    if "len" in last and list(axes) == [BATCH]:
+        longest = int(tensor.max()) if tensor.numel() else 0
+        sizes = {
+            axis: each.shape[place]
+            for other, (inner, each) in shapes.items()
+            for place, axis in enumerate(inner)
+            if other != name and BATCH in inner and isinstance(axis, str) and axis != BATCH and each.shape[place] >= longest
+        }
+        alike = [axis for axis in sizes if axis.partition("_")[0] in last or last.partition("_")[0] in axis]
+        if sizes:
+            axis = (alike or sorted(sizes, key=lambda axis: sizes[axis]))[0]
+            return Content({"lengths_of": axis}, f"its name, and values of at most {longest} along an axis of {sizes[axis]}")
+    if "mask" in last and len(axes) == 2 and axes[0] == BATCH and isinstance(axes[1], str):
+        order = _mask_order(tensor)
+        if order is not None:
+            inverted = order < 0 or (order == 0 and not bool(tensor.any()))
+            values = {"mask_of": axes[1], "inverted": True} if inverted else {"mask_of": axes[1]}
+            return Content(
+                values, "its name, and the values: " + ("1 at the end of rows" if inverted else "1 at the start of rows")
+            )
+    return None
+
+
+def _mask_order(mask: Tensor) -> int | None:
+    """1 where ones come first in every row, -1 where they come last, 0 where all are the same; ``None`` for no mask of lengths."""
+    values = mask.float()
+    if not bool(((values == 0) | (values == 1)).all()):
+        return None
+    steps = values.diff(dim=-1)
+    falls, rises = bool((steps < 0).any()), bool((steps > 0).any())
+    if falls and rises:
+        return None
+    return 1 if falls else (-1 if rises else 0)
+
+
+def _numbers(tensor: Tensor) -> Content:
+    """Normal numbers, or a range."""
+    low, high = (tensor.min().item(), tensor.max().item()) if tensor.numel() else (0.0, 0.0)
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return Content("normal", "the default, as the example holds NaN or infinity")
+    if low == high:
+        return Content("normal", f"the default, as the example holds nothing but {low:g}")
+    if tensor.numel() >= _FEW and bool(((tensor == 0) | (tensor == 1)).all()):
+        return Content({"one_of": [0.0, 1.0]}, "the example holds only 0 and 1")
+    if tensor.numel() >= _FEW and low >= 0 and high <= 1:
+        return Content({"range": [0.0, 1.0]}, "all values of the example lie between 0 and 1")
+    mean, spread = tensor.float().mean().item(), tensor.float().std().item() if tensor.numel() > 1 else 1.0
+    if tensor.numel() < _FEW or (abs(mean) < 1 and 0.2 < spread < 3):
+        return Content("normal", "the values of the example look like normal numbers")
+    bounds = [_outward(low, math.floor), _outward(high, math.ceil)]
+    return Content({"range": bounds}, f"the values of the example lie between {low:g} and {high:g}")
+
+
+def _outward(value: float, rounding: Any) -> float:
+    """A bound of two significant digits that is no nearer."""
+    if value == 0:
+        return 0.0
+    unit = 10.0 ** (math.floor(math.log10(abs(value))) - 1)
+    return float(f"{rounding(value / unit) * unit:.6g}")
+
+
+def _whole(name: str, tensor: Tensor, call: Call) -> Content:
+    """Truth values, or ids of a table."""
+    if tensor.dtype == torch.bool:
+        return Content({"one_of": [False, True]}, "truth values in the example")
+    if tensor.numel() and int(tensor.min()) < 0:
+        choices = sorted(set(tensor.flatten().tolist()))
+        return Content({"one_of": choices}, "the whole numbers of the example, some of them negative")
+    if tensor.dtype == torch.uint8:
+        return Content({"ids": _BYTE}, "bytes in the example")
+    direct = [(count, pad) for indices, count, pad in call.trace.tables if _is_same(indices, tensor)]
+    if direct:
+        count, pad = min(direct, key=lambda table: table[0])
+        values = {"ids": count} if pad is None else {"ids": count, "pad": pad}
+        return Content(values, f"it reads a table of {count} rows" + ("" if pad is None else f", whose row {pad} is padding"))
+    if tensor.ndim > 1 and tensor.shape[-1] <= _FEW * 4:
+        counts = [_column_count(tensor, place, call) for place in range(tensor.shape[-1])]
+        counts = _offset_counts(tensor, call) if None in counts else counts
+        if counts and len(set(counts)) == 1:
+            return Content({"ids": counts[0]}, f"each place of the last axis reads a table of {counts[0]} rows")
+        if counts:
+            return Content({"ids": counts}, "each place of the last axis reads a table, or a part of one")
+    largest = int(tensor.max()) if tensor.numel() else 0
+    limit = _largest_id(name, call, largest)
+    if limit is None:
+        return Content({"ids": largest + 1}, f"whole numbers up to {largest} in the example; larger ones work too")
+    return Content({"ids": limit + 1}, f"the model takes no larger number than {limit}")
+
+
+def _is_same(indices: Tensor, tensor: Tensor) -> bool:
+    """Whether a table was read at the very places that an input holds, in any shape."""
+    return indices.numel() == tensor.numel() and bool((indices.flatten() == tensor.flatten().to(indices.dtype)).all())
+
+
+def _column_count(tensor: Tensor, place: int, call: Call) -> int | None:
+    """Rows of the table that one place of the last axis reads, in the order in which tables are read."""
+    column = tensor[..., place]
+    tables = [count for indices, count, _ in call.trace.tables if _is_same(indices, column)]
+    alike = sum(bool((tensor[..., other] == column).all()) for other in range(place))
+    return tables[min(alike, len(tables) - 1)] if tables else None
+
+
+def _offset_counts(tensor: Tensor, call: Call) -> list[int | None]:
+    """Rows of the parts of one table that the places of the last axis read, each from its offset on."""
+    for indices, rows, _ in call.trace.tables:
+        if indices.numel() == tensor.numel() and tensor.shape[-1] > 1:
+            offsets = (indices.reshape(tensor.shape) - tensor).reshape(-1, tensor.shape[-1])
+            starts = offsets[0].tolist()
+            if bool((offsets == offsets[0]).all()) and starts == sorted(set(starts)) and starts[0] == 0:
+                return [end - start for start, end in zip(starts, [*starts[1:], rows], strict=True)]
+    return []
+
+
+def _largest_id(name: str, call: Call, known: int) -> int | None:
+    """The largest id that the model takes; ``None`` where it takes any."""
+
+    def takes(number: int) -> bool:
+        changed = call.inputs[name].clone()
+        changed.view(-1)[:1] = number
+        return call.tried({**call.inputs, name: changed}) is not None
+
+    low, high = known, 2 * known + 2
+    while takes(high):
+        low, high = high, 4 * high
+        if high > _LARGEST_TABLE or call.is_over:
+            return None
+    while high - low > 1 and not call.is_over:
+        middle = (low + high) // 2
+        low, high = (middle, high) if takes(middle) else (low, middle)
+    return low

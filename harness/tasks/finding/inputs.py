@@ -1,0 +1,315 @@
+"""The inputs of a signature: which of their axes are free, what they hold, and which sizes work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.errors import ExampleError
+from harness.tasks.axes import BATCH, Size
+from harness.tasks.declared import read_signature
+from harness.tasks.finding.calling import Call, Tensors, is_there, tensors_in
+from harness.tasks.finding.contents import content_of, index_axis
+from harness.tasks.finding.returned import names_of
+from harness.tasks.finding.sizes import sizes_of
+from harness.tasks.finding.ties import Place, find_rows, find_ties, same
+from harness.tasks.signature import Signature
+
+_POSITIONS = {5: {2: "depth", 3: "height", 4: "width"}, 4: {2: "height", 3: "width"}}
+"""Usual names of axes by their position, of inputs with so many axes."""
+
+_STATES = ("hidden", "state", "hx", "cache", "past", "h_0", "h0")
+"""Parts of names of arguments that continue an earlier call."""
+
+
+class FoundInputs:
+    """Gathers the inputs, step by step, as one follows from the other.
+
+    Attributes:
+        call: The working call; labels and states that were found are no longer part of it.
+        keys: The key ``inputs`` of a config.
+        axes: The key ``axes``.
+        sizes: The size that each free axis has in the example.
+        reasons: What each was read from, by the path of its key.
+        states: Outputs that the next call takes.
+    """
+
+    def __init__(self, call: Call, axis_names: Mapping[str, Sequence[str]]) -> None:
+        """Finds them.
+
+        Raises:
+            ExampleError: The model refuses random values of the shapes of the example.
+        """
+        self.call = call
+        self.keys: dict[str, dict[str, Any]] = {}
+        self.axes: dict[str, dict[str, Any]] = {}
+        self.sizes: dict[str, int] = {}
+        self.reasons = {f"inputs.{name}": f"left out: {why}" for name, why in call.dropped.items()}
+        self.states: list[str] = []
+        self._axis_names = axis_names
+        self._shapes: dict[str, list[Size]] = {name: list(tensor.shape) for name, tensor in call.inputs.items()}
+        self._indices = {name: of for name in call.inputs if (of := index_axis(name, call.inputs))}
+        self._name_axes()
+        self._fill_inputs()
+        self._check_random_values()
+        self._find_sizes()
+        self._find_optional()
+        self._check_smallest()
+
+    def tried(self, sizes: Mapping[str, int], seed: int = 0) -> dict[str, Any] | None:
+        """What the model returns for random inputs, where its outputs have as many axes as in the example."""
+        found = self.call.tried(self._batch(sizes, seed))
+        if found is None:
+            return None
+        alike = all(_ndims(found[name]) == _ndims(value) for name, value in self.call.outputs.items())
+        return found if alike else None
+
+    def typical(self) -> dict[str, int]:
+        """A size for each free axis, no two of them alike."""
+        return self._signature().typical_sizes()
+
+    def _name_axes(self) -> None:
+        """Gives each free axis a name in the inputs that have it."""
+        tensors = self.call.inputs
+        rows = find_rows(self.call, self._indices)
+        if rows is not None:
+            for name, place in rows.places.items():
+                self._shapes[name][place] = BATCH
+                self.sizes[BATCH] = tensors[name].shape[place]
+            self.reasons[f"axes.{BATCH}"] = {
+                True: "twice the rows give twice the output, and no row changes another",
+                None: "twice the rows give twice the output; the model answers at random, so that nothing else can be seen",
+                False: "twice the rows give twice the output; rows change each other here: if that is meant, say `independent: false`",
+            }[rows.independent]
+        else:
+            self.reasons["inputs"] = "no axis of rows was found: a larger first axis does not give a larger output"
+        for places in find_ties(self.call, {} if rows is None else rows.places):
+            name = self._free_name(places)
+            self.axes[name] = {}
+            self.sizes[name] = tensors[places[0][0]].shape[places[0][1]]
+            for other, place in places:
+                self._shapes[other][place] = name
+
+    def _free_name(self, places: list[Place]) -> str:
+        """A name that no other axis has."""
+        usual = next((name for place in places if (name := self._given_name(place))), "") or self._usual_name(places)
+        taken = {BATCH, *self.axes}
+        own = places[0][0].replace(".", "_")
+        tries = (usual, f"{own}_{usual}", *(f"{own}_{usual}{number}" for number in range(2, 9)))
+        return next(name for name in tries if name not in taken)
+
+    def _given_name(self, place: Place) -> str:
+        names = self._axis_names.get(place[0], ())
+        name = names[place[1]] if place[1] < len(names) else ""
+        return name if name.isidentifier() and name != BATCH else ""
+
+    def _usual_name(self, places: list[Place]) -> str:
+        if any(name in self._indices and self._shapes[name][place] != 2 for name, place in places):
+            return "edges"
+        if any(place == 0 and name in self._indices.values() for name, place in places):
+            return "nodes"
+        if len(places) > 1 and len({name for name, _ in places}) == 1:
+            return "side" if self.call.inputs[places[0][0]].ndim in _POSITIONS else "size"
+        name, place = places[0]
+        tensor = self.call.inputs[name]
+        if usual := _POSITIONS.get(tensor.ndim, {}).get(place):
+            return usual
+        if tensor.ndim in _POSITIONS and place == 1:
+            return "channels"
+        return "time" if tensor.is_floating_point() else "seq"
+
+    def _fill_inputs(self) -> None:
+        """Says what each input holds."""
+        tensors = self.call.inputs
+        shapes = {name: (self._shapes[name], tensor) for name, tensor in tensors.items()}
+        for name, tensor in tensors.items():
+            self.keys[name] = {"axes": list(self._shapes[name])}
+            along = self._shapes[self._indices[name]][0] if name in self._indices else None
+            if isinstance(along, str):
+                self.keys[name]["values"] = {"index_of": along}
+                self.reasons[f"inputs.{name}"] = f"its name, and positions along `{along}`"
+            else:
+                content = content_of(name, self._shapes[name], shapes, self.call)
+                if content.values != "normal":
+                    self.keys[name]["values"] = content.values
+                self.reasons[f"inputs.{name}"] = content.why
+            self._fill_dtype(name, tensor)
+
+    def _fill_dtype(self, name: str, tensor: Tensor) -> None:
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        plain = {**self.keys[name], "axes": list(tensor.shape)}
+        spoken = plain.get("values", {})
+        if isinstance(spoken, dict) and {"lengths_of", "mask_of", "index_of"} & spoken.keys():
+            implied = "int64"
+        else:
+            signature = read_signature({"inputs": {name: plain}, "outputs": {"_": {"kind": "other"}}})
+            implied = signature.inputs[0].dtype
+        if dtype != implied:
+            self.keys[name]["dtype"] = dtype
+
+    def _signature(self) -> Signature:
+        """The signature as far as it is known; an output of nothing stands for those that are not, and states are left out."""
+        inputs = {name: keys for name, keys in self.keys.items() if "state" not in keys}
+        axes = {name: keys for name, keys in self.axes.items() if keys}
+        return read_signature({"inputs": inputs, "outputs": {"_": {"kind": "other"}}, "axes": axes})
+
+    def _batch(self, sizes: Mapping[str, int], seed: int = 0) -> Tensors:
+        signature = self._signature()
+        made = signature.make_batch({**self.sizes, **sizes}, seed)
+        return {each.name: _as_called(made[each.name], each.axes) for each in signature.inputs}
+
+    def _check_random_values(self) -> None:
+        """Finds the input whose random values the model refuses, and takes the range of the example instead.
+
+        Raises:
+            ExampleError: It refuses those too.
+        """
+        if self.tried({}) is not None:
+            return
+        made = self._batch({})
+        for name, tensor in self.call.inputs.items():
+            kept = {**made, name: tensor}
+            if self.call.tried(kept) is None:
+                continue
+            low, high = tensor.min().item(), tensor.max().item()
+            values = {"range": [low, high]} if tensor.is_floating_point() else {"one_of": sorted(set(tensor.flatten().tolist()))}
+            self.keys[name]["values"] = values
+            self.reasons[f"inputs.{name}"] = "the values of the example; the model refuses others"
+            if self.tried({}) is not None:
+                return
+            raise ExampleError(
+                f"the model takes `{name}` of the example, but not random values of its shape: {self.call.why_not(made)}; "
+                f"say what it holds: `inputs.{name}.values`"
+            )
+        raise ExampleError(
+            f"the model takes the example, but not random values of its shapes: {self.call.why_not(made)}; declare `inputs`"
+        )
+
+    def _find_sizes(self) -> None:
+        """Finds which sizes each free axis may have; one without a choice becomes fixed."""
+        for name in list(self.axes):
+            size = self.sizes[name]
+            most = next((rows for indices, rows, _ in self.call.trace.tables if self._is_positions(indices, size)), None)
+            found = None
+            if not self.call.is_over:
+                found = sizes_of(size, partial(self._takes, name), partial(self._reads_last, name), most)
+            if found is None:
+                self._fix(name)
+                continue
+            self.axes[name] = found.keys()
+            step = "" if found.step == 1 else f", in steps of {found.step}"
+            upper = "no limit was met" if found.most is None else f"not above {found.most}"
+            self.reasons[f"axes.{name}"] = f"sizes from {found.least} work{step}; {upper}"
+
+    def _takes(self, axis: str, size: int) -> bool:
+        return self.tried({axis: size}) is not None
+
+    def _reads_last(self, axis: str, size: int) -> bool:
+        """Whether an output depends on the last element of an axis of some size."""
+        made = self._batch({axis: size})
+        other = self._batch({axis: size}, seed=1)
+        changed = dict(made)
+        for name, axes in self._shapes.items():
+            for place in (place for place, found in enumerate(axes) if found == axis):
+                changed[name] = changed[name].clone()
+                changed[name].narrow(place, size - 1, 1).copy_(other[name].narrow(place, size - 1, 1))
+        before, after = self.call.tried(made), self.call.tried(changed)
+        return before is None or after is None or not same(before, after)
+
+    def _is_positions(self, indices: Tensor, size: int) -> bool:
+        """Whether a table was read at 0, 1, 2 and so on."""
+        flat = indices.flatten()[:size].cpu()
+        return indices.numel() >= size > 1 and bool((flat == torch.arange(len(flat))).all())
+
+    def _fix(self, name: str) -> None:
+        size = self.sizes.pop(name)
+        self.axes.pop(name, None)
+        for other, axes in self._shapes.items():
+            self._shapes[other] = [size if axis == name else axis for axis in axes]
+            self.keys[other]["axes"] = list(self._shapes[other])
+        for other, keys in self.keys.items():
+            values = keys.get("values")
+            if isinstance(values, dict) and name in values.values():
+                self.keys[other]["values"] = {"one_of": sorted(set(self.call.inputs[other].flatten().tolist()))}
+
+    def _find_optional(self) -> None:
+        """Finds the arguments that forward works without; labels, which only its loss needs, are left out with the loss."""
+        whole = self._batch({})
+        arguments = dict.fromkeys(name.partition(".")[0] for name in self.keys)
+        for argument in arguments if len(arguments) > 1 else ():
+            own = [name for name in self.keys if name.partition(".")[0] == argument]
+            rest = {name: tensor for name, tensor in whole.items() if name not in own}
+            found = self.call.tried(rest)
+            if found is None:
+                continue
+            state = self._state_of(argument, own)
+            lost = [name for name in self.call.outputs if is_there(self.call.outputs[name]) and not is_there(found[name])]
+            if lost and all(_is_number(self.call.outputs[name]) for name in lost):
+                self._leave_out(argument, own, lost)
+            elif state:
+                self._continue(argument, own, state)
+            elif not lost:
+                for name in own:
+                    self.keys[name]["optional"] = True
+                    self.reasons[f"inputs.{name}"] += "; forward works without it"
+
+    def _leave_out(self, argument: str, own: Sequence[str], lost: Sequence[str]) -> None:
+        for name in own:
+            del self.keys[name], self._shapes[name], self.call.inputs[name]
+            self.reasons.pop(f"inputs.{name}", None)
+        for name in lost:
+            self.call.outputs[name] = None
+        self.reasons[f"inputs.{argument}"] = "left out: labels, of which only the loss that forward returns depends"
+
+    def _state_of(self, argument: str, own: Sequence[str]) -> str:
+        """The output that an argument continues: one of its shapes, where the argument has a name that says so."""
+        if not any(word in argument.lower() for word in _STATES):
+            return ""
+        shapes = [self.call.inputs[name].shape for name in own]
+        outputs = self.call.outputs.items()
+        return next((name for name, value in outputs if [tensor.shape for tensor in tensors_in(value)] == shapes), "")
+
+    def _continue(self, argument: str, own: Sequence[str], output: str) -> None:
+        """Declares an argument as the state that an output returns."""
+        axes = self.keys[own[0]]["axes"] if own == [argument] else []
+        for name in own:
+            del self.keys[name], self._shapes[name], self.call.inputs[name]
+            self.reasons.pop(f"inputs.{name}", None)
+        named = names_of(self.call.forward, list(self.call.outputs))[output]
+        self.keys[argument] = {"axes": axes, "state": {"from": named}}
+        self.states.append(output)
+        self.reasons[f"inputs.{argument}"] = "its name, and an output of its shape; forward works without it"
+
+    def _check_smallest(self) -> None:
+        """Raises the smallest sizes where they do not work together."""
+        free = [name for name in self.sizes if name != BATCH]
+        smallest = self._signature().smallest_sizes()
+        if not free or self.tried({**smallest, BATCH: self.sizes.get(BATCH, 1)}) is not None:
+            return
+        for name in free:
+            if self.tried({**smallest, BATCH: self.sizes.get(BATCH, 1), name: self.sizes[name]}) is not None:
+                self._raise_least(name)
+                return
+        for name in free:
+            self._raise_least(name)
+
+    def _raise_least(self, name: str) -> None:
+        self.axes[name]["min"] = self.sizes[name]
+        self.reasons[f"axes.{name}"] += f"; smaller ones than {self.sizes[name]} do not work together with the smallest of others"
+
+
+def _as_called(tensor: Tensor, axes: Sequence[Size]) -> Tensor:
+    """A tensor whose rows are first, as forward takes it."""
+    return tensor.movedim(0, list(axes).index(BATCH)) if BATCH in axes else tensor
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Tensor) and not value.ndim
+
+
+def _ndims(value: Any) -> list[int]:
+    return [tensor.ndim for tensor in tensors_in(value)]

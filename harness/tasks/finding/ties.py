@@ -1,0 +1,207 @@
+"""Which axes of the inputs are free, and which of them are one: found by calling the model with inputs of other sizes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import combinations, islice, product
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.tasks.finding.calling import Call, Tensors
+
+Place = tuple[str, int]
+"""An axis of an input: the input's name and the axis' position."""
+
+_MOST_PLANS = 24
+"""How many ways to choose the axis of rows are tried."""
+
+_CHANNELS = 4
+"""Axes of an input whose second one is channels, as of images."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The axis of rows.
+
+    Attributes:
+        places: Where the inputs have it.
+        independent: Whether rows do not change each other; ``None`` where the model answers at random, so that it cannot be seen.
+    """
+
+    places: dict[str, int]
+    independent: bool | None
+
+
+def find_rows(call: Call, indices: Collection[str]) -> Rows | None:
+    """The axis of rows: with twice as many rows there is twice as much in an output, and rows do not change each other.
+
+    Args:
+        call: The call.
+        indices: Inputs that hold positions along another axis, which is therefore none of rows.
+    """
+    again = call.tried(call.inputs, seed=1)
+    is_random = again is None or not same(call.outputs, again)
+    mixed: Rows | None = None
+    for places in _plans(call.inputs):
+        if call.is_over:
+            break
+        others = _other_rows(call, places)
+        doubled = {name: torch.cat((t, others[name]), places[name]) if name in places else t for name, t in call.inputs.items()}
+        found = call.tried(doubled)
+        if found is None or not _doubled(call.outputs, found):
+            continue
+        if is_random:
+            return Rows(places, None)
+        alone = call.tried(others)
+        if alone is not None and _is_both(call.outputs, alone, found):
+            return Rows(places, True)
+        mixed = mixed or Rows(places, False)
+    return None if mixed is None or indices or _has_square(call.inputs, mixed.places) else mixed
+
+
+def find_ties(call: Call, rows: Mapping[str, int]) -> list[list[Place]]:
+    """The free axes beside that of rows, each with the places where inputs have it, in order.
+
+    Args:
+        call: The call.
+        rows: Where the inputs have the axis of rows.
+    """
+    places = [(name, axis) for name, tensor in call.inputs.items() for axis in range(tensor.ndim) if rows.get(name, -1) != axis]
+    found: list[list[Place]] = []
+    taken: set[Place] = set()
+    for place in places:
+        if place in taken or _size(call.inputs, place) == 0 or call.is_over:
+            continue
+        alike = [other for other in places if other not in taken and _size(call.inputs, other) == _size(call.inputs, place)]
+        for together in _groups(place, alike):
+            if _can_change(call, together):
+                found.append(together)
+                taken.update(together)
+                break
+    return found
+
+
+def resized(inputs: Tensors, places: Collection[Place], size: int) -> Tensors:
+    """Inputs with another size at some places: cut, or repeated from the start."""
+    changed = dict(inputs)
+    for name, axis in places:
+        index = torch.arange(size) % inputs[name].shape[axis]
+        changed[name] = changed[name].index_select(axis, index.to(changed[name].device))
+    return changed
+
+
+def _can_change(call: Call, places: list[Place]) -> bool:
+    """Whether the model takes inputs of another size at some places."""
+    size = _size(call.inputs, places[0])
+    if size == 1:  # a size that broadcasts: what holds for 2 need not hold for 3
+        return all(call.tried(resized(call.inputs, places, other)) is not None for other in (2, 3, 5))
+    others = dict.fromkeys((size + 1, 2 * size, size - 1, size // 2))
+    tried = islice(others, 2) if _is_channels(call.inputs, places) else others
+    return any(call.tried(resized(call.inputs, places, other)) is not None for other in tried if other)
+
+
+def _is_channels(inputs: Tensors, places: list[Place]) -> bool:
+    return all(axis == 1 and inputs[name].ndim >= _CHANNELS for name, axis in places)
+
+
+def _groups(place: Place, alike: list[Place]) -> Iterator[list[Place]]:
+    """The places that may be one axis with another, which comes first: it alone, all of its size, those at the same position, pairs."""
+    rest = [other for other in alike if other != place]
+    yield [place]
+    tried: list[list[Place]] = [rest, [o for o in rest if o[1] == place[1]], [o for o in rest if o[0] == place[0]]]
+    pairs = [list(some) for count in (1, 2) for some in combinations(rest, count)]
+    for others in [each for index, each in enumerate(tried + pairs) if each and each not in (tried + pairs)[:index]]:
+        yield sorted([place, *others], key=[place, *alike].index)
+
+
+def _plans(inputs: Tensors) -> Iterator[dict[str, int]]:
+    """Ways to say where each input has its rows, likeliest first."""
+    first = next((t for t in inputs.values() if t.ndim), None)
+    if first is None:
+        return
+    common = Counter(t.shape[0] for t in inputs.values() if t.ndim).most_common(1)[0][0]
+    plans: list[dict[str, int]] = []
+    for size in dict.fromkeys([first.shape[0], common, *first.shape[1:2]]):
+        choices = [_rows_of(t, size) for t in inputs.values()]
+        plans += [
+            {name: axis for name, axis in zip(inputs, chosen, strict=True) if axis is not None}
+            for chosen in islice(product(*choices), _MOST_PLANS)
+        ]
+    yield from islice((plan for index, plan in enumerate(plans) if plan and plan not in plans[:index]), _MOST_PLANS)
+
+
+def _rows_of(tensor: Tensor, size: int) -> list[int | None]:
+    """Where an input may have its rows: the first axis of that size, the next ones, or nowhere."""
+    axes = [axis for axis, found in enumerate(tensor.shape) if found == size][:2]
+    return [*axes, None] if size != 1 or not axes else [axes[0], None]
+
+
+def _size(inputs: Tensors, place: Place) -> int:
+    return inputs[place[0]].shape[place[1]]
+
+
+def _other_rows(call: Call, places: Mapping[str, int]) -> Tensors:
+    """Inputs with other rows: their elements mixed; where the model does not take that, the same rows in another order."""
+    mixed = {name: other_values(t) if name in places else t for name, t in call.inputs.items()}
+    if call.tried(mixed) is not None:
+        return mixed
+    return {name: t.roll(1, places[name]) if name in places else t for name, t in call.inputs.items()}
+
+
+def other_values(tensor: Tensor) -> Tensor:
+    """Other values of the same kind: the elements in another order, and moved a little where they are all alike."""
+    rng = torch.Generator().manual_seed(tensor.numel())
+    mixed = tensor.flatten()[torch.randperm(tensor.numel(), generator=rng).to(tensor.device)].reshape(tensor.shape)
+    if tensor.is_floating_point() and bool((mixed == tensor).all()):
+        return tensor + torch.rand(tensor.shape, generator=rng).to(tensor)
+    return mixed
+
+
+def _doubled(outputs: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
+    """Whether an output has an axis of twice the size."""
+    return any(_axis_doubled(value, found[name]) is not None for name, value in outputs.items())
+
+
+def _axis_doubled(value: Any, found: Any) -> int | None:
+    if not (isinstance(value, Tensor) and isinstance(found, Tensor) and value.ndim == found.ndim):
+        return None
+    changed = [axis for axis, size in enumerate(value.shape) if found.shape[axis] != size]
+    return changed[0] if len(changed) == 1 and found.shape[changed[0]] == 2 * value.shape[changed[0]] else None
+
+
+def _is_both(first: Mapping[str, Any], second: Mapping[str, Any], both: Mapping[str, Any]) -> bool:
+    """Whether every output for all rows holds what those for half of the rows hold."""
+    for name, value in first.items():
+        axis = _axis_doubled(value, both[name])
+        if axis is None:
+            continue
+        size = value.shape[axis]
+        if not (close(both[name].narrow(axis, 0, size), value) and close(both[name].narrow(axis, size, size), second[name])):
+            return False
+    return True
+
+
+def _has_square(inputs: Tensors, places: Mapping[str, int]) -> bool:
+    """Whether an input has the size of the rows twice, as a matrix of neighbours has."""
+    return any(
+        list(inputs[name].shape).count(inputs[name].shape[axis]) > 1 and inputs[name].ndim == 2 for name, axis in places.items()
+    )
+
+
+def same(outputs: Mapping[str, Any], again: Mapping[str, Any]) -> bool:
+    """Whether every tensor that was returned was returned again."""
+    return all(close(again[name], value) for name, value in outputs.items() if isinstance(value, Tensor))
+
+
+def close(a: Any, b: Any) -> bool:
+    """Whether two tensors are equal up to what another number of rows changes by rounding."""
+    if not (isinstance(a, Tensor) and isinstance(b, Tensor)) or a.shape != b.shape:
+        return False
+    if not (a.is_floating_point() or a.is_complex()):
+        return bool((a == b).all())
+    largest = b.abs().max().item() if b.numel() else 0.0
+    return torch.allclose(a, b, rtol=1e-3, atol=1e-4 * max(largest, 1e-6), equal_nan=True)

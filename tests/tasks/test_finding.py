@@ -1,0 +1,385 @@
+"""A signature found from one working call: what is free, what inputs hold, what outputs are, and what is said where that cannot be seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from harness.errors import ExampleError
+from harness.evidence import Status
+from harness.tasks import TaskSpec, TaskType
+from harness.tasks.declared import read_signature
+from harness.tasks.finding import signature_from_call
+from harness.tasks.finding.formulas import fitted, product
+from harness.tasks.written import declared_keys
+from pytest_modeltiers.live import judge_model
+
+
+class UNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.deep = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.up, self.head = nn.ConvTranspose2d(8, 8, 2, 2), nn.Conv2d(16, 1, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        high = self.down(image).relu()
+        low = self.up(self.deep(F.max_pool2d(high, 2)).relu())
+        return torch.sigmoid(self.head(torch.cat([high, low], 1)))
+
+
+class Speech(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.frames, self.head = nn.Conv1d(6, 8, 3, stride=2), nn.Linear(8, 5)
+
+    def forward(self, audio: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = self.frames(audio.transpose(1, 2)).transpose(1, 2)
+        return self.head(hidden.tanh()), (lengths - 3) // 2 + 1
+
+
+class Clicks(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(31, 4), nn.Linear(14, 1)
+        self.register_buffer("offsets", torch.tensor([0, 20, 26]))
+
+    def forward(self, sparse: Tensor, dense: Tensor) -> Tensor:
+        return self.head(torch.cat([self.table(sparse + self.offsets).flatten(1), dense], 1)).squeeze(1)
+
+
+class Language(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.places, self.head = nn.Embedding(20, 8, padding_idx=1), nn.Embedding(16, 8), nn.Linear(8, 20)
+
+    def forward(self, idx: Tensor, targets: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        hidden = self.tokens(idx) + self.places(torch.arange(idx.shape[1]))
+        logits = self.head(hidden.cumsum(1))
+        return logits, None if targets is None else F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell, self.head = nn.GRU(4, 6, 2), nn.Linear(6, 3)
+
+    def forward(self, steps: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        out, hidden = self.cell(steps, hidden)
+        return self.head(out), hidden
+
+
+class Graph(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.own, self.heard = nn.Linear(5, 4), nn.Linear(5, 4)
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        source, target = edge_index
+        return self.own(x).index_add(0, target, self.heard(x)[source])
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attend = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, query: Tensor, items: Tensor, padding_mask: Tensor | None = None) -> dict[str, Tensor]:
+        out, weights = self.attend(query, items, items, key_padding_mask=padding_mask)
+        return {"hidden": out, "weights": weights}
+
+
+class Patches(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cut = nn.Conv2d(1, 4, 4, 4)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.cut(image).flatten(2).transpose(1, 2)
+
+
+class Joint(NamedTuple):
+    vector: Tensor
+    chances: Tensor
+    temperature: Tensor
+
+
+class Pair(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.scale = nn.Linear(6, 4), nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, pair: tuple[Tensor, Tensor], more: dict[str, Tensor]) -> Joint:
+        hidden = self.body(pair[0] - pair[1]) + more["bias"]
+        return Joint(F.normalize(hidden, dim=-1), hidden.softmax(-1), self.scale)
+
+
+BATCH_OF_SCORES = {"scores": {"axes": ["batch", 3]}}
+CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], dict[str, Any]], dict[str, Any]]] = {
+    "a network that halves and doubles": (
+        UNet,
+        lambda: {"image": torch.rand(1, 3, 16, 24)},
+        {
+            "inputs": {"image": {"axes": ["batch", 3, "height", "width"], "values": {"range": [0.0, 1.0]}}},
+            "outputs": {"output": {"axes": ["batch", 1, "height", "width"], "range": [0.0, 1.0]}},
+            "axes": {"height": {"min": 2, "multiple_of": 2}, "width": {"min": 2, "multiple_of": 2}},
+        },
+    ),
+    "strided frames with lengths": (
+        Speech,
+        lambda: {"audio": torch.randn(3, 21, 6), "lengths": torch.tensor([21, 9, 12])},
+        {
+            "inputs": {
+                "audio": {"axes": ["batch", "time", 6]},
+                "lengths": {"axes": ["batch"], "values": {"lengths_of": "time"}},
+            },
+            "outputs": {
+                "0": {"axes": ["batch", "time_out", 5]},
+                "1": {"axes": ["batch"], "kind": "lengths", "of": "time_out"},
+            },
+            "axes": {"time": {"min": 3}, "time_out": {"from": "(time - 1) // 2"}},
+        },
+    ),
+    "columns of one table": (
+        Clicks,
+        lambda: {"sparse": torch.tensor([[1, 2, 3], [19, 5, 4]]), "dense": torch.randn(2, 2)},
+        {
+            "inputs": {
+                "sparse": {"axes": ["batch", 3], "values": {"ids": [20, 6, 5]}},
+                "dense": {"axes": ["batch", 2]},
+            },
+            "outputs": {"output": {"axes": ["batch"]}},
+        },
+    ),
+    "tokens with a table of positions and a loss": (
+        Language,
+        lambda: {"idx": torch.randint(20, (2, 9)), "targets": torch.randint(20, (2, 9))},
+        {
+            "inputs": {"idx": {"axes": ["batch", "seq"], "values": {"ids": 20, "pad": 1}}},
+            "outputs": {"logits": {"axes": ["batch", "seq", 20]}},
+            "axes": {"seq": {"max": 16}},
+        },
+    ),
+    "time first, with a state": (
+        Recurrent,
+        lambda: {"steps": torch.randn(7, 3, 4), "hidden": torch.zeros(2, 3, 6)},
+        {
+            "inputs": {
+                "steps": {"axes": ["time", "batch", 4]},
+                "hidden": {"axes": [2, "batch", 6], "state": {"from": "hidden"}},
+            },
+            "outputs": {"0": {"axes": ["time", "batch", 3]}, "hidden": {"axes": [2, "batch", 6], "kind": "state"}},
+        },
+    ),
+    "a graph": (
+        Graph,
+        lambda: {"x": torch.randn(7, 5), "edge_index": torch.randint(7, (2, 12))},
+        {
+            "inputs": {"x": {"axes": ["nodes", 5]}, "edge_index": {"axes": [2, "edges"], "values": {"index_of": "nodes"}}},
+            "outputs": {"output": {"axes": ["nodes", 4]}},
+        },
+    ),
+    "two lengths that are alike, and an optional mask": (
+        Attention,
+        lambda: {"query": torch.randn(2, 5, 8), "items": torch.randn(2, 5, 8), "padding_mask": torch.zeros(2, 5).bool()},
+        {
+            "inputs": {
+                "query": {"axes": ["batch", "time", 8]},
+                "items": {"axes": ["batch", "items_time", 8]},
+                "padding_mask": {
+                    "axes": ["batch", "items_time"],
+                    "values": {"mask_of": "items_time", "inverted": True},
+                    "dtype": "bool",
+                    "optional": True,
+                },
+            },
+            "outputs": {
+                "hidden": {"axes": ["batch", "time", 8]},
+                "weights": {"axes": ["batch", "time", "items_time"], "kind": "other", "range": [0.0, 1.0]},
+            },
+        },
+    ),
+    "patches, of which the last one must be whole": (
+        Patches,
+        lambda: {"image": torch.randn(2, 1, 16, 8)},
+        {
+            "inputs": {"image": {"axes": ["batch", 1, "height", "width"]}},
+            "outputs": {"output": {"axes": ["batch", "height_width_out", 4]}},
+            "axes": {
+                "height": {"min": 4, "multiple_of": 4},
+                "width": {"min": 4, "multiple_of": 4},
+                "height_width_out": {"from": "(height // 4) * (width // 4)"},
+            },
+        },
+    ),
+    "a tuple and a dict go in, a named tuple comes out": (
+        Pair,
+        lambda: {"pair": (torch.randn(3, 6), torch.randn(3, 6)), "more": {"bias": torch.randn(3, 4)}},
+        {
+            "inputs": {"pair.0": {"axes": ["batch", 6]}, "pair.1": {"axes": ["batch", 6]}, "more.bias": {"axes": ["batch", 4]}},
+            "outputs": {
+                "vector": {"axes": ["batch", 4], "kind": "embedding", "norm": 1.0},
+                "chances": {"axes": ["batch", 4], "kind": "probabilities", "classes": -1},
+                "temperature": {"axes": [], "constant": True},
+            },
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_signature_is_found_and_can_be_declared(name: str) -> None:
+    build, arguments, expected = CASES[name]
+    torch.manual_seed(0)
+
+    found = signature_from_call(build(), arguments())
+
+    assert found.keys == expected
+    assert set(declared_keys(read_signature(found.keys))) == set(expected)
+    told = {key.split(".", 1)[1] for key in found.reasons if "." in key}
+    assert {*expected["inputs"], *expected["outputs"]} - {"pad"} <= told
+
+
+@pytest.mark.parametrize("name", ["a network that halves and doubles", "columns of one table", "a graph"])
+def test_a_sound_model_is_quiet_under_its_own_signature(name: str) -> None:
+    build, arguments, _ = CASES[name]
+    torch.manual_seed(0)
+    keys = signature_from_call(build(), arguments()).keys
+
+    found = judge_model(build, TaskSpec(TaskType.DECLARED, declared=read_signature(keys)), share=1.0)
+
+    assert {label: each.message for label, each in found.items() if each.status in (Status.FAIL, Status.WARN)} == {}
+
+
+class Mixed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x - x.mean(0))
+
+
+def test_rows_that_change_each_other_stay_promised_and_are_told() -> None:
+    found = signature_from_call(Mixed(), {"x": torch.randn(4, 6)})
+
+    assert found.keys == {"inputs": {"x": {"axes": ["batch", 6]}}, "outputs": {"output": {"axes": ["batch", 3]}}}
+    assert "independent: false" in found.reasons["axes.batch"]
+
+
+class Counting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+        self.norm = nn.BatchNorm1d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.norm(x)
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    model = Counting().train()
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    random = torch.get_rng_state()
+
+    signature_from_call(model, {"x": torch.randn(4, 4, generator=torch.Generator().manual_seed(0))})
+
+    assert model.training
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_without_time_the_axes_stay_as_they_are() -> None:
+    found = signature_from_call(UNet(), {"image": torch.rand(2, 3, 16, 24)}, seconds=0.0)
+
+    assert found.keys["inputs"]["image"]["axes"] == [2, 3, 16, 24]
+
+
+def test_names_of_axes_can_be_given() -> None:
+    found = signature_from_call(Speech(), CASES["strided frames with lengths"][1](), axis_names={"audio": ["b", "samples", "6"]})
+
+    assert found.keys["inputs"]["audio"]["axes"] == ["batch", "samples", 6]
+
+
+class Typed(nn.Module):
+    def forward(self, x: Tensor, mode: str, scale: float = 1.0) -> Tensor:
+        return x * scale
+
+
+class Silent(nn.Module):
+    def forward(self, x: Tensor) -> None:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "message"),
+    [
+        (
+            UNet(),
+            {"image": torch.rand(2, 5, 16, 16)},
+            r"UNet called with the example \(image \[2, 5, 16, 16\]\) raised RuntimeError",
+        ),
+        (UNet(), {}, "the example of UNet holds no tensor"),
+        (Typed(), {"x": torch.rand(2, 5), "mode": "fast"}, "`mode` of the example is a str, expected a tensor"),
+        (Silent(), {"x": torch.rand(2, 5)}, "Silent returned None for the example, expected a tensor"),
+        (
+            Speech(),
+            {"audio": torch.rand(2, 9, 6), "lengths": torch.tensor([9, 4]), "more": torch.rand(1)},
+            "has no parameter for `more`",
+        ),
+    ],
+)
+def test_a_call_that_cannot_be_used_is_refused(model: nn.Module, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ExampleError, match=message) as refused:
+        signature_from_call(model, arguments)
+    assert "\n" not in str(refused.value)
+
+
+def test_an_argument_that_is_no_tensor_is_left_out_where_forward_has_a_default() -> None:
+    class Scaled(nn.Module):
+        def forward(self, x: Tensor, scale: float = 1.0) -> Tensor:
+            return x * scale
+
+    found = signature_from_call(Scaled(), {"x": torch.rand(2, 5), "scale": 2.0})
+
+    assert list(found.keys["inputs"]) == ["x"]
+    assert found.reasons["inputs.scale"] == "left out: a float, no tensor: forward's default is used"
+
+
+@pytest.mark.parametrize(
+    ("size", "formula"),
+    [
+        (lambda n: n // 4, "time // 4"),
+        (lambda n: (n - 3) // 2 + 1, "(time - 1) // 2"),
+        (lambda n: (n - 1) // 8 + 1, "(time - 1) // 8 + 1"),
+        (lambda n: 2 * n, "2 * time"),
+        (lambda n: 3 * n - 2, "3 * time - 2"),
+        (lambda n: n - 5, "time - 5"),
+        (lambda n: n // 4 + 1, "time // 4 + 1"),
+        (lambda n: n * n, None),
+        (lambda n: 7, None),
+    ],
+)
+def test_a_formula_of_one_axis(size: Callable[[int], int], formula: str | None) -> None:
+    assert fitted("time", {n: size(n) for n in (12, 13, 14, 15, 17, 24, 36)}) == formula
+
+
+@pytest.mark.parametrize(
+    ("size", "formula"),
+    [
+        (lambda h, w: (h // 4) * (w // 4) + 1, "(h // 4) * (w // 4) + 1"),
+        (lambda h, w: h * w, "h * w"),
+        (lambda h, w: h + w, "h + w"),
+        (lambda h, w: h + w + 3, "h + w + 3"),
+        (lambda h, w: h**2 * w, None),
+    ],
+)
+def test_a_formula_of_two_axes(size: Callable[[int, int], int], formula: str | None) -> None:
+    steps = (16, 20, 24, 28)
+    changes = [("h", {h: size(h, 12) for h in steps}), ("w", {w: size(16, w) for w in (12, *steps)})]
+    assert product(changes, {"h": 16, "w": 12}, size(16, 12)) == formula
