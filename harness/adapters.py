@@ -206,6 +206,10 @@ class SignatureAdapter(Adapter):
         self._signature = task.signature
         self._folder = folder
 
+    def with_main(self, name: str) -> SignatureAdapter:
+        """The adapter of the same task with another output as the main one."""
+        return SignatureAdapter(replace(self.task, declared=self._signature.with_main(name)), self._folder)
+
     def plan(self, model: nn.Module) -> CallPlan:
         """How this model is called."""
         if model not in self._plans:

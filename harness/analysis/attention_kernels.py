@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from harness.analysis.outputs import each_output
+from harness.analysis.padding import PaddedBatch, padded_batch, takes_mask
 from harness.analysis.study import Study
-from harness.batches import Batch, pad_right
+from harness.batches import Batch
 from harness.evidence import Evidence, Status
 from harness.models.copies import Copies
 from harness.models.wrapped import without_fast_path
@@ -76,6 +78,7 @@ class _Way:
         return switched
 
 
+@each_output
 def attention_kernels(study: Study) -> Evidence:
     """Every way to compute attention gives the same logits at real positions, and finite ones for a row that is all padding."""
     subject = study.subject
@@ -104,7 +107,7 @@ def attention_kernels(study: Study) -> Evidence:
 
 def _judge(subject: Subject, way: _Way) -> Evidence:
     closest = None
-    for content, batch in _contents(subject):
+    for content, batch, padded in _contents(subject):
         shown = f"{subject.typical.describe(subject.task)}, {content}"
         broken = _not_finite(subject, way, batch, content, shown)
         if broken is not None:
@@ -112,9 +115,9 @@ def _judge(subject: Subject, way: _Way) -> Evidence:
         found = judge_equal(
             subject,
             _NAME,
-            lambda model, batch=batch: (  # type: ignore[misc]  # the batch of this turn
-                _at_real_positions(subject, batch, subject.logits(batch, model)),
-                _at_real_positions(subject, batch, _logits(subject, way, batch, model)),
+            lambda model, batch=batch, padded=padded: (  # type: ignore[misc]  # the batch of this turn
+                _at_real_positions(subject, padded, subject.logits(batch, model)),
+                _at_real_positions(subject, padded, _logits(subject, way, batch, model)),
             ),
             f"the logits differ with {way.label}",
             shown,
@@ -187,24 +190,21 @@ class _CallWatch(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _contents(subject: Subject) -> Iterator[tuple[str, Batch]]:
-    """Inputs by name."""
-    yield "typical input", subject.batch(seed=0)
-    if subject.task.is_text and subject.adapter.takes(subject.model, "attention_mask"):
-        batch = {name: tensor.cpu() for name, tensor in subject.batch(seed=1).items()}
-        total = batch["input_ids"].shape[1]
-        lengths = [0, max(1, total // 2), *[total] * (subject.typical.batch - 2)]
-        padded = pad_right(subject.task, batch, lengths, total)
-        yield "a batch with a row that is all padding", {name: tensor.to(subject.device) for name, tensor in padded.items()}
+def _contents(subject: Subject) -> Iterator[tuple[str, Batch, PaddedBatch | None]]:
+    """Inputs by name; of those with padding, what is real."""
+    yield "typical input", subject.batch(seed=0), None
+    signature, sizes = subject.task.signature, subject.typical
+    for axis in signature.axes.values():
+        if axis.padding and sizes.batch > 1 and takes_mask(subject, axis):
+            total = signature.complete(sizes.by_axis(subject.task))[axis.name]
+            lengths = [0, max(1, total // 2), *[total] * (sizes.batch - 2)]
+            padded = padded_batch(subject, subject.batch(seed=1), axis, sizes, lengths)
+            yield "a batch with a row that is all padding", padded.batch, padded
 
 
-def _at_real_positions(subject: Subject, batch: Batch, logits: Tensor) -> Tensor:
+def _at_real_positions(subject: Subject, padded: PaddedBatch | None, logits: Tensor) -> Tensor:
     """The logits of what is not padding."""
-    if not subject.task.is_text:
-        return logits
-    mask = batch["attention_mask"].bool()
-    has_mask_shape = logits.shape[:2] == mask.shape and subject.task.is_per_position and not subject.task.is_seq2seq
-    return logits[mask] if has_mask_shape else logits[mask.any(1)]
+    return logits if padded is None else padded.real_values(subject.task.signature.main, logits)
 
 
 def _logits(subject: Subject, way: _Way, batch: Batch, model: nn.Module) -> Tensor:

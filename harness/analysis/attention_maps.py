@@ -22,6 +22,9 @@ from harness.batches import Batch
 from harness.compat import unwrapped
 from harness.properties.subject import Subject
 from harness.properties.tracing import hooked
+from harness.tasks.axes import BATCH, Formula, rows_first
+from harness.tasks.signature import Signature
+from harness.tasks.values import Ids, IndexOf
 
 _SOFTMAX = {"softmax"}
 _PRODUCTS = {"matmul", "__matmul__", "bmm", "einsum"}
@@ -43,6 +46,7 @@ class AttentionMap:
         module: Path of the module that attended.
         weights: Floating ``[..., T, S]``: of each query, the weights of the keys.
         epsilon: Machine epsilon of the coarsest dtype they were computed in.
+        values: What they weigh; ``None`` where that is not known.
         whole: Whether all the keys are there; not where the weight of a sink was dropped.
     """
 
@@ -50,6 +54,7 @@ class AttentionMap:
     weights: Tensor
     epsilon: float
     whole: bool = True
+    values: Tensor | None = None
 
     @property
     def queries(self) -> int:
@@ -87,11 +92,32 @@ def attention_maps(subject: Subject, batch: Batch, model: nn.Module | None = Non
         ModelRaisedError: The model's code raised.
     """
     model = subject.fresh() if model is None else model
-    lengths = {batch[name].shape[1] for name in ("input_ids", "decoder_input_ids") if name in batch}
-    watch = _Watch(lengths)
+    watch = _Watch(sequence_lengths(subject.task.signature, batch))
     with hooked(model, lambda path, *_: watch.running.append(path), lambda *_: watch.leave()), watch:
         subject.raw_logits(batch, model)
     return watch.maps
+
+
+def sequence_lengths(signature: Signature, batch: Batch) -> set[int]:
+    """Sizes of the axes along which a batch is a sequence or a set: those of ids, of inputs with one free axis beside the rows, and of outputs.
+
+    The height and the width of an image are none: what attends there has patches or pixels for its positions.
+    """
+    sizes = dict[str, int]()
+    found = set[int]()
+    for each in signature.inputs:
+        if each.name not in batch:
+            continue
+        shape = dict(zip((each.axes[place] for place in rows_first(each.axes)), batch[each.name].shape, strict=False))
+        free = {axis: size for axis, size in shape.items() if isinstance(axis, str) and axis != BATCH}
+        sizes |= free
+        if isinstance(each.values, Ids):
+            found |= {size for axis, size in shape.items() if axis != BATCH}
+        elif len(free) == 1 and not isinstance(each.values, IndexOf):
+            found |= set(free.values())
+    followed = (axis.source for axis in signature.axes.values())
+    known = (source for source in followed if isinstance(source, Formula) and set(source.axes) <= set(sizes))
+    return found | ({int(source.value(sizes)) for source in known} if found else set())
 
 
 class _Watch(TorchFunctionMode):
@@ -122,9 +148,9 @@ class _Watch(TorchFunctionMode):
             self._use(name, args)
         result = func(*args, **kwargs)
         if name == "scaled_dot_product_attention":
-            self._keep(_recomputed(*args, **kwargs))
+            self._keep(_recomputed(*args, **kwargs), args[2] if len(args) > 2 else kwargs.get("value"))
         elif name == "multi_head_attention_forward":
-            self._keep(_asked_for(func, args, kwargs))
+            self._keep(_asked_for(func, args, kwargs), args[2] if len(args) > 2 else kwargs.get("value"))
         elif isinstance(result, Tensor):
             self._follow(name, args, result)
         return result
@@ -167,7 +193,9 @@ class _Watch(TorchFunctionMode):
             else:
                 weights = factor if number == 0 else factor.transpose(-1, -2) if factor.ndim > 1 else None
             if weights is not None and self._is_attention(weights):
-                self.maps.append(replace(known, weights=unwrapped(weights.detach().clone())))
+                other = factors[1 - number] if len(factors) > 1 else None
+                values = unwrapped(other.detach().clone()) if isinstance(other, Tensor) else None
+                self.maps.append(replace(known, weights=unwrapped(weights.detach().clone()), values=values))
 
     def _is_attention(self, weights: Tensor) -> bool:
         if weights.ndim < 2:
@@ -175,9 +203,11 @@ class _Watch(TorchFunctionMode):
         queries, keys = weights.shape[-2:]
         return {queries, keys} <= self._lengths or (queries == keys > 1 and keys >= min(self._lengths, default=0))
 
-    def _keep(self, weights: Tensor | None) -> None:
+    def _keep(self, weights: Tensor | None, values: Any) -> None:
         if weights is not None:
-            self.maps.append(AttentionMap(self.running[-1], unwrapped(weights.detach()), torch.finfo(weights.dtype).eps))
+            known = unwrapped(values.detach().clone()) if isinstance(values, Tensor) else None
+            epsilon = torch.finfo(weights.dtype).eps
+            self.maps.append(AttentionMap(self.running[-1], unwrapped(weights.detach()), epsilon, values=known))
 
 
 def _by_equation(weights: Tensor, equation: str, number: int) -> Tensor | None:

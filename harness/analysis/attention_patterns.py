@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from harness.analysis.attention_maps import AttentionMap, attention_maps
+from harness.analysis.padding import padded_batch, tells_padding
 from harness.analysis.study import Study
-from harness.batches import Sizes, pad_right, to_device
+from harness.batches import Sizes, largest_sizes
 from harness.evidence import Evidence, Status
 from harness.properties.noise import difference
+from harness.tasks.axes import BATCH
 from harness.wording import and_others, counted
 
 _NAME = "attention_patterns"
@@ -70,37 +73,45 @@ def rows_sum_to_one(study: Study) -> Evidence:
 
 
 def causal(study: Study) -> Evidence:
-    """No query of the language model's own sequence gives weight to a later key."""
+    """No query along a causal axis gives weight to a later key."""
     subject = study.subject
-    longest = subject.task.max_seq_len or 1
+    signature = subject.task.signature
     judged = list[_Stray]()
-    for sizes in (subject.typical, Sizes(2, longest, longest)):
-        length = sizes.target_seq if subject.task.is_seq2seq else sizes.seq
-        if length < 2 or (subject.task.is_seq2seq and sizes.seq == length):
-            continue  # nothing is later, or the encoder's attention cannot be told from the decoder's
-        for each in attention_maps(subject, subject.batch(sizes)):
-            if each.queries == each.keys == length:
-                later = each.by_head(sizes.batch).triu(1).sum(-1)
-                judged.append(_Stray(each, later, f"{sizes.describe(subject.task)}, seed=0"))
+    for sizes in (subject.typical, largest_sizes(subject.task, 2)):
+        whole = signature.complete(sizes.by_axis(subject.task))
+        for axis in signature.with_order("causal"):
+            length = whole[axis.name]
+            others = {size for name, size in whole.items() if name not in (axis.name, BATCH)}
+            if length < 2 or length in others:
+                continue  # nothing is later, or the attention along another axis cannot be told from it
+            for each in attention_maps(subject, subject.batch(sizes)):
+                if each.queries == each.keys == length:
+                    later = each.by_head(sizes.batch).triu(1).sum(-1)
+                    judged.append(_Stray(each, later, f"{sizes.describe(subject.task)}, seed=0"))
     return _no_stray(judged, "a later position", "a causal mask that is missing or shifted in this layer or head")
 
 
 def padding(study: Study) -> Evidence:
     """No real query gives weight to a padded key."""
     subject, sizes = study.subject, study.subject.typical
-    told = subject.adapter.takes(subject.model, "attention_mask") or subject.task.pad_token_id is not None
-    if not told or sizes.seq < 2:
+    signature = subject.task.signature
+    whole = signature.complete(sizes.by_axis(subject.task))
+    told = [axis for axis in signature.visible_padding if whole[axis.name] > 1 and tells_padding(subject, axis)]
+    if not told:
         return _skipped("the model receives no information about padding")
-    lengths = [max(1, sizes.seq - 1 - 3 * row) for row in range(sizes.batch)]
-    batch = to_device(pad_right(subject.task, subject.batch(), lengths, sizes.seq), subject.device)
-    real = batch["attention_mask"].bool()
     judged = list[_Stray]()
-    for each in attention_maps(subject, batch):
-        by_head = each.by_head(sizes.batch)
-        if each.keys == sizes.seq and len(by_head) == sizes.batch:
-            stray = (by_head * ~real[:, None, None, :]).sum(-1)
-            stray = stray * real[:, None, :] if each.queries == sizes.seq else stray
-            judged.append(_Stray(each, stray, f"{sizes.describe(subject.task)}, lengths={lengths}, seed=0"))
+    for axis in told:
+        longest = whole[axis.name]
+        lengths = [max(1, axis.least, longest - 1 - 3 * row) for row in range(sizes.batch)]
+        padded = padded_batch(subject, subject.batch(), axis, sizes, lengths)
+        shown = f"{sizes.describe(subject.task)}, lengths={lengths}, seed=0"
+        masks = [real for name in signature.axes if (real := padded.real_along(name)) is not None]
+        for each in attention_maps(subject, padded.batch):
+            real = next((mask for mask in masks if mask.shape[1] == each.keys), None)
+            by_head = each.by_head(sizes.batch)
+            if real is not None and len(by_head) == sizes.batch:
+                stray = (by_head * ~real[:, None, None, :]).sum(-1)
+                judged.append(_Stray(each, stray * real[:, None, :] if each.queries == each.keys else stray, shown))
     return _no_stray(
         judged, "padding", "a padding mask that is not applied in this layer or head, or is added with too small a number"
     )
@@ -197,7 +208,10 @@ def _collapsed(pair: tuple[AttentionMap, AttentionMap], batch: int) -> list[tupl
     first, second = (each.by_head(batch) for each in pair)
     module, heads = pair[0].module, first.shape[1]
     found = list[tuple[float, str, str]]()
-    if first.shape == second.shape:
+    # What attends among learned queries only, as a detector's first layer does, has nothing of the input to depend on.
+    values = [each.values for each in pair if each.values is not None]
+    sees_input = len(values) < 2 or not torch.equal(*values)
+    if first.shape == second.shape and sees_input:
         moved = (first - second).abs().amax((0, 2, 3))
         head = int(moved.argmin())
         found.append((float(moved[head]), f"head {head} gives the same weights whatever the input", module))

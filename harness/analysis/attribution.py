@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from harness.analysis.derivatives import wrong_gradient
-from harness.analysis.neighbourhood import Point, RealInputs, between
+from harness.analysis.neighbourhood import NO_REAL_INPUT, Point, RealInputs, between
+from harness.analysis.outputs import combined
 from harness.analysis.study import Study
 from harness.evidence import Evidence, Status
 from harness.owners import failing_owner, owned_by
@@ -37,7 +38,7 @@ _NUDGES = (1e-5, 1e-3)
 
 @dataclass(frozen=True)
 class _Path:
-    """A scalar output along the line between two inputs: its logits, times fixed random numbers.
+    """A scalar output along the line between two inputs: all outputs of the model in a random combination.
 
     Attributes:
         real: The model.
@@ -55,9 +56,7 @@ class _Path:
 
     def output_at(self, point: Point) -> Tensor:
         """The output at a point."""
-        logits = self.real.logits(point)
-        numbers = torch.randn(logits.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        return (logits * numbers.to(logits.device)).sum()
+        return combined(self.real.values(point))
 
     def gradients(self, share: float) -> Point:
         """What autograd says each real input adds to the derivative a share of the way along."""
@@ -89,7 +88,7 @@ def attribution(study: Study) -> Evidence:
     real = RealInputs(subject, model, subject.batch())
     end, start = real.point(), RealInputs(subject, model, subject.batch(seed=1)).point()
     if not end:
-        return Evidence(_NAME, Status.SKIPPED, "no embedding lookup of the token ids was found")
+        return Evidence(_NAME, Status.SKIPPED, NO_REAL_INPUT)
     path = _Path(real, start, end)
     needed = _seconds(path)
     reason = study.too_long(needed[_STEPS[-1]])
@@ -127,7 +126,7 @@ def _judge(study: Study, path: _Path, steps: int) -> Evidence:
         "bound": FACTOR * error / variation,
         "unit": "of the derivative",
         "counterexample": f"{study.subject.typical.describe(study.subject.task)}, between seed=1 and seed=0",
-        "details": {"shares": _shares(gradients), "steps": steps, "missing": missing},
+        "details": {"shares": _shares(path.real, gradients), "steps": steps, "missing": missing},
     }
     if gap <= FACTOR * error:
         message = f"the gradients match the output: integrated in {steps} steps, they miss {missing:.1e} of its variation"
@@ -187,11 +186,12 @@ def _simpson(values: list[float]) -> float:
     return (values[0] + 4 * sum(values[1::2]) + 2 * sum(values[2:-1:2]) + values[-1]) / (3 * (len(values) - 1))
 
 
-def _shares(gradients: list[Point]) -> dict[str, list[float]]:
+def _shares(real: RealInputs, gradients: list[Point]) -> dict[str, list[float]]:
     """The share of the integrated gradients that each token, channel or feature has, by field."""
     found = {}
     for name in gradients[0]:
         integrated = torch.stack([each[name] for each in gradients]).mean(0)
-        sizes = integrated.abs().movedim(1, 0).flatten(1).sum(1)
-        found[name] = [round(share, 4) for share in (sizes / sizes.sum().clamp(min=1e-300)).tolist()]
+        axis, _ = real.parts_of(name, integrated)
+        sizes = integrated.abs().sum() if axis is None else integrated.abs().movedim(axis, 0).flatten(1).sum(1)
+        found[name] = [round(share, 4) for share in (sizes / sizes.sum().clamp(min=1e-300)).flatten().tolist()]
     return found

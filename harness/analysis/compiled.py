@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.analysis.compiled_blame import first_that_differs
+from harness.analysis.outputs import combined, values_of
 from harness.analysis.study import Study
 from harness.batches import Batch, Sizes
 from harness.compat import compiler_counters, compiling_in_this_process
@@ -29,6 +30,8 @@ from harness.properties.quantised import is_packed
 from harness.properties.subject import Subject
 from harness.properties.tracing import hooked, path_of
 from harness.runtime import processor_seconds
+from harness.tasks.axes import BATCH
+from harness.tasks.signature import Signature
 from harness.user_code import is_users_file, raised
 from harness.wording import counted
 
@@ -164,6 +167,11 @@ def _judge(subject: Subject, stage: _Stage) -> Evidence:
 
 
 _LOGITS = "the logits"
+_GRADIENT = "the gradient of "
+
+
+def _is_gradient(name: str) -> bool:
+    return name.startswith(_GRADIENT)
 
 
 @dataclass(frozen=True)
@@ -189,11 +197,11 @@ def _gaps(subject: Subject, batches: list[Batch], run: _Run) -> list[_Gap]:
         own = _quantities(subject, subject.fresh(), batch)
         others = [_quantities(subject, _nudged(subject.fresh()), batch)]
         others += [_quantities(subject, subject.copies.of(subject.double), batch)] if subject.double is not None else []
-        loudest = max((float(t.abs().max()) for name, t in own.items() if name != _LOGITS and t.numel()), default=0.0)
+        loudest = max((float(t.abs().max()) for name, t in own.items() if _is_gradient(name) and t.numel()), default=0.0)
         for name, tensor in own.items():
-            scale = float(tensor.abs().max()) if name == _LOGITS else loudest
+            scale = loudest if _is_gradient(name) else float(tensor.abs().max())
             noise = max(torch.finfo(tensor.dtype).eps * scale, *(difference(tensor, other[name]) for other in others))
-            bound = subject.task.tolerances.get(_NAME, FACTOR * noise) if name == _LOGITS else FACTOR * noise
+            bound = FACTOR * noise if _is_gradient(name) else subject.task.tolerances.get(_NAME, FACTOR * noise)
             found.append(_Gap(name, number, difference(tensor, run.quantities[number][name]), bound))
     return found
 
@@ -282,22 +290,38 @@ def _own_compiler() -> Iterator[None]:
 
 
 def _quantities(subject: Subject, model: nn.Module, batch: Batch) -> Quantities:
-    """Logits, and the gradient of every parameter that has one."""
+    """Every judged output, and the gradient of every parameter that has one."""
     model.zero_grad(set_to_none=True)
-    logits = subject.logits_with_grad(batch, model)
-    found = {_LOGITS: logits.detach().clone()}
-    loss = subject.adapter.loss(logits, batch)
+    values = values_of(subject, batch, model)
+    found = {_LOGITS if len(values) == 1 else f"output `{name}`": value.detach().clone() for name, value in values.items()}
+    loss = combined(values)
     if loss.requires_grad:
         with blaming(model, BackwardRaisedError):
             loss.backward()
-        found |= {f"the gradient of `{name}`": p.grad for name, p in model.named_parameters() if p.grad is not None}
+        found |= {f"{_GRADIENT}`{name}`": p.grad for name, p in model.named_parameters() if p.grad is not None}
         model.zero_grad(set_to_none=True)
     return found
 
 
 def _shapes(subject: Subject) -> list[Sizes]:
-    typical = subject.typical
+    typical, signature = subject.typical, subject.task.declared
+    if signature is not None:
+        return [typical, Sizes.of(_other_sizes(signature, typical.by_axis(subject.task)))]
     return [typical, Sizes(typical.batch + 2, max(subject.task.min_seq_len, typical.seq - 3), max(1, typical.target_seq - 2))]
+
+
+def _other_sizes(signature: Signature, typical: dict[str, int]) -> dict[str, int]:
+    """For every free axis another size than the typical one: two rows more, a little less of everything else; as far as the task allows."""
+    found = dict(typical)
+    for axis in signature.free_axes:
+        before = found[axis.name]
+        smaller = [size for size in axis.choices() if 1 < size < before]
+        larger = next((size for size in axis.choices() if size > before + 1), before)
+        for size in (larger, *reversed(smaller)) if axis.name == BATCH else (*reversed(smaller), larger):
+            if signature.allows({**found, axis.name: size}):
+                found[axis.name] = size
+                break
+    return found
 
 
 @torch.no_grad()

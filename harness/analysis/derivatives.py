@@ -6,7 +6,6 @@ between its modules.
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from harness.analysis.outputs import combined, values_of
 from harness.batches import Batch
 from harness.compat import tree_leaves, tree_map, unwrapped
 from harness.properties.calling import mode
@@ -129,7 +129,7 @@ def _noise(function: Callable[[float], float], middle: float) -> float:
 
 @dataclass(frozen=True)
 class GradientProbe:
-    """One number made of a model's output, whose derivatives are compared with finite differences.
+    """One number made of a model's outputs, whose derivatives are compared with finite differences.
 
     Attributes:
         subject: The model under test.
@@ -137,6 +137,7 @@ class GradientProbe:
         batch: What it is called on.
         train: Whether it is called in train mode; random numbers are the same in every call.
         seed: Of the directions.
+        output: The only output that counts; empty for all.
     """
 
     subject: Subject
@@ -144,16 +145,16 @@ class GradientProbe:
     batch: Batch
     train: bool = False
     seed: int = 0
+    output: str = ""
 
     def value(self) -> Tensor:
-        """Logits in a random combination, a scalar in float64.
+        """The outputs in a random combination, a scalar in float64.
 
         For its gradient use ``gradients``: a model that computes part of itself again in the backward pass must still be in its mode there.
         """
         with mode(self.model, self.train), seeded(0):
-            logits = self.subject.logits_with_grad(self.batch, self.model).double()
-        weights = torch.randn(logits.shape, generator=self._rng(), dtype=torch.float64).to(logits.device)
-        return (logits * weights).sum() / math.sqrt(logits.numel())
+            values = values_of(self.subject, self.batch, self.model)
+        return combined({self.output: values[self.output]} if self.output else values, self.seed)
 
     def gradients(self, tensors: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
         """Gradients of the value; ``None`` where it does not depend on a tensor."""

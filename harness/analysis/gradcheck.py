@@ -8,6 +8,7 @@ for then.
 from __future__ import annotations
 
 from collections.abc import Container
+from dataclasses import replace
 from itertools import takewhile
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.analysis.derivatives import Derivative, GradientProbe, PassingDetach
+from harness.analysis.outputs import judged_outputs
 from harness.analysis.study import Study
 from harness.evidence import Evidence, Status
 from harness.properties.subject import Subject
@@ -121,6 +123,7 @@ def _finding(probe: GradientProbe, moving: dict[str, Tensor], wrong: dict[str, D
     else:
         message = f"the gradient of {what} is not the derivative of the output: {figures}"
     where = _blame(probe, list(wrong), end)
+    message = f"{_wrong_output(probe, {each: moving[each] for each in wrong})}{message}"
     return Evidence(
         _NAME,
         Status.WARN if stairs or stopped else Status.FAIL,
@@ -135,6 +138,16 @@ def _finding(probe: GradientProbe, moving: dict[str, Tensor], wrong: dict[str, D
         place=stopped,
         code="staircase" if stairs else ("detached" if stopped else "wrong_gradient"),
     )
+
+
+def _wrong_output(probe: GradientProbe, wrong: dict[str, Tensor]) -> str:
+    """The first of several outputs whose own gradient is wrong, as the start of a sentence; empty where there is only one."""
+    outputs = [each.name for each in judged_outputs(probe.subject)]
+    if len(outputs) == 1:
+        return ""
+    found = (name for name in outputs if replace(probe, output=name).along(wrong).is_wrong)
+    name = next(found, "")
+    return f"output `{name}`: " if name else ""
 
 
 def _stopped_at(probe: GradientProbe, wrong: dict[str, Tensor]) -> str:

@@ -16,8 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness.analysis.outputs import each_output
+from harness.analysis.padding import padded_batch, takes_mask
 from harness.analysis.study import Study
-from harness.batches import Batch, pad_right
+from harness.batches import Batch
 from harness.compat import tree_map
 from harness.errors import ProbeUnsupportedError
 from harness.evidence import Evidence, Status
@@ -27,6 +29,10 @@ from harness.properties.subject import Subject
 from harness.properties.tracing import Call, finite, first_broken, recording
 
 _NAME = "half_precision"
+_NESTED = (
+    "`nn.TransformerEncoder` makes nested tensors of padded rows, which its attention cannot read under autocast on the CPU: "
+    "`enable_nested_tensor=False`"
+)
 _DRAWS = 4
 _MORE_DRAWS = 8
 _JUMP = 2.0
@@ -67,16 +73,19 @@ class _Precision:
         return torch.autocast(subject.device.type, self.dtype) if self.is_autocast else nullcontext()
 
 
+@each_output
 def float16(study: Study) -> Evidence:
     """In float16 the logits are finite and those of full precision, within its rounding."""
     return _judge(study.subject, _Precision("float16", torch.float16))
 
 
+@each_output
 def bfloat16(study: Study) -> Evidence:
     """In bfloat16 the logits are finite and those of full precision, within its rounding."""
     return _judge(study.subject, _Precision("bfloat16", torch.bfloat16))
 
 
+@each_output
 def autocast(study: Study) -> Evidence:
     """Under autocast to bfloat16 the logits are finite and those of full precision, within its rounding."""
     return _judge(study.subject, _Precision("autocast (bfloat16)", torch.bfloat16, is_autocast=True))
@@ -130,16 +139,16 @@ def _contents(subject: Subject) -> Iterator[tuple[str, Batch]]:
     """Inputs by name: typical ones, and those at which small and large constants matter."""
     yield _TYPICAL, subject.batch(seed=0)
     yield _TYPICAL, subject.batch(seed=1)
-    batch = subject.batch(seed=0)
-    if subject.task.is_text:
-        if subject.adapter.takes(subject.model, "attention_mask"):
-            total = batch["input_ids"].shape[1]
-            on_host = {name: tensor.cpu() for name, tensor in batch.items()}
-            padded = pad_right(subject.task, on_host, [0, *[total] * (subject.typical.batch - 1)], total)
-            yield "a batch with a row that is all padding", {name: tensor.to(subject.device) for name, tensor in padded.items()}
-        return
-    name = subject.task.facts.inputs[0]
-    yield "an input that is zero everywhere", {**batch, name: torch.zeros_like(batch[name])}
+    batch, signature, sizes = subject.batch(seed=0), subject.task.signature, subject.typical
+    for axis in signature.axes.values():
+        if axis.padding and takes_mask(subject, axis):
+            total = signature.complete(sizes.by_axis(subject.task))[axis.name]
+            lengths = [0, *[total] * (sizes.batch - 1)]
+            yield "a batch with a row that is all padding", padded_batch(subject, batch, axis, sizes, lengths).batch
+    numbers = [each for each in signature.inputs if each.name in batch and batch[each.name].is_floating_point()]
+    if numbers:
+        zero = {each.name: each.values.extreme(batch[each.name], "constant_zero", 0.0) for each in numbers}
+        yield "an input that is zero everywhere", {**batch, **zero}
 
 
 def _raised(error: ModelRaisedError, precision: _Precision, shown: str) -> Evidence:
@@ -155,7 +164,9 @@ def _raised(error: ModelRaisedError, precision: _Precision, shown: str) -> Evide
         f"forward raises under {precision.label}: {error}",
         counterexample=shown,
         module=error.module,
-        cause="tensors made in the dtype of a weight, while autocast gives the other operand in half precision: use the dtype of the "
+        cause=_NESTED
+        if "NestedTensor" in str(error)
+        else "tensors made in the dtype of a weight, while autocast gives the other operand in half precision: use the dtype of the "
         "operand, or a matrix product that autocast knows",
     )
 

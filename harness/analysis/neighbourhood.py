@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
-from harness.analysis.study import Study
-from harness.batches import Batch, Sizes
+from harness.analysis.lookups import IdsRead, Lookups
+from harness.analysis.outputs import values_of
+from harness.analysis.study import Study, with_rows
+from harness.batches import Batch
 from harness.properties.subject import Subject, floating_dtype
 from harness.runtime import seeded
+from harness.tasks.axes import BATCH, Size, rows_first
+from harness.tasks.signature import Input
+from harness.tasks.values import Ids, Made, Normal, Uniform
 
 Point = dict[str, Tensor]
-"""Real inputs by field: ``input_ids`` and ``decoder_input_ids`` as embeddings ``[B, S, D]``, the others as they are in a batch."""
+"""Real inputs by field: ids as what is looked up for them (``[B, S, D]``), numbers as they are in a batch."""
+
+Part = tuple[str, int]
+"""A part of a real input: its field and its number."""
+
+NO_REAL_INPUT = "no embedding lookup of the token ids was found"
+"""Why nothing can be moved a little."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +39,7 @@ class RealInputs:
     Attributes:
         subject: How the model is called.
         model: The model, in eval mode.
-        batch: What it is called with otherwise; the ids of its tokens decide on masks and positions.
+        batch: What it is called with otherwise; its ids decide on masks and positions, and its indices and lengths stay.
     """
 
     subject: Subject
@@ -37,14 +47,15 @@ class RealInputs:
     batch: Batch
 
     def point(self) -> Point:
-        """The real inputs of the batch; of a text those whose embedding was seen, which is none where ids are read in a way of its own."""
-        if not self.subject.task.is_text:
-            (field,) = (name for name in self.subject.task.facts.inputs if self.batch[name].is_floating_point())
-            return {field: self.batch[field].to(floating_dtype(self.model))}
-        lookups = _Lookups(self._ids())
+        """The real inputs of the batch; of ids those whose embedding was seen, which is none where they are read in a way of their own."""
+        dtype = floating_dtype(self.model)
+        numbers = {each.name: self.batch[each.name].to(dtype) for each in self._inputs if _is_real(each, self.batch[each.name])}
+        if not self._ids:
+            return numbers
+        lookups = Lookups(self._ids)
         with torch.no_grad(), lookups:
             self.subject.logits_with_grad(self.batch, self.model)
-        return lookups.seen
+        return {**numbers, **lookups.seen}
 
     def logits(self, point: Point) -> Tensor:
         """The logits at a point, with the graph; of a random model the same at each call.
@@ -52,62 +63,70 @@ class RealInputs:
         Raises:
             ModelRaisedError: The model's code raised.
         """
-        copies = {name: value.clone() for name, value in point.items()}  # a model may write into what it is given
-        with seeded(0), _Lookups(self._ids(), copies) if self.subject.task.is_text else nullcontext():
-            return self.subject.logits_with_grad({**self.batch, **({} if self.subject.task.is_text else copies)}, self.model)
+        with self._at(point) as batch:
+            return self.subject.logits_with_grad(batch, self.model)
 
-    def _ids(self) -> dict[str, Tensor]:
-        return {name: self.batch[name] for name in ("input_ids", "decoder_input_ids") if name in self.batch}
+    def values(self, point: Point) -> dict[str, Tensor]:
+        """All judged outputs at a point, by name; otherwise as ``logits``."""
+        with self._at(point) as batch:
+            return values_of(self.subject, batch, self.model)
+
+    def features_of(self, name: str, value: Tensor) -> list[int]:
+        """Axes of a real input along which its numbers mean different things: fixed ones, and the dimensions of an embedding."""
+        each = self._input(name)
+        return [value.ndim - 1] if each is None else [at for at, size in enumerate(_rows_first(each)) if isinstance(size, int)]
+
+    def parts_of(self, name: str, value: Tensor) -> tuple[int | None, str]:
+        """The axis along which a real input has parts that can be exchanged one by one, and what one is called; ``None`` for the whole."""
+        each = self._input(name)
+        if each is None:
+            return (
+                (None, "input") if value.ndim < 3 else (1, "feature" if self._ids[name.partition(":")[0]].has_tables else "token")
+            )
+        fixed = self.features_of(name, value)
+        if fixed:
+            return fixed[0], "channel" if fixed[0] == 1 and len(fixed) == 1 and value.ndim > 3 else "feature"
+        return (1, "element") if value.ndim > 1 else (None, "input")
+
+    @contextmanager
+    def _at(self, point: Point) -> Iterator[Batch]:
+        copies = {name: value.clone() for name, value in point.items()}  # a model may write into what it is given
+        given = {name: value for name, value in copies.items() if self._input(name) is not None}
+        with seeded(0), Lookups(self._ids, copies) if self._ids else nullcontext():
+            yield {**self.batch, **given}
+
+    @property
+    def _inputs(self) -> list[Input]:
+        """The inputs that the model is given."""
+        subject = self.subject
+        named = [each for each in subject.task.signature.inputs if each.name in self.batch]
+        return [each for each in named if subject.adapter.takes(self.model, each.name)]
+
+    @property
+    def _ids(self) -> dict[str, IdsRead]:
+        found = {each.name: each.values for each in self.subject.task.signature.inputs if isinstance(each.values, Ids)}
+        return {
+            name: IdsRead(self.batch[name], isinstance(ids.count, tuple)) for name, ids in found.items() if name in self.batch
+        }
+
+    def _input(self, name: str) -> Input | None:
+        """The input that a real input is; ``None`` where it is what ids were looked up as."""
+        named = (each for each in self.subject.task.signature.inputs if each.name == name)
+        return next((each for each in named if not isinstance(each.values, Ids)), None)
+
+
+def _is_real(each: Input, value: Tensor) -> bool:
+    """Whether what lies between two values of an input is allowed as well."""
+    return value.is_floating_point() and isinstance(each.values, (Normal, Uniform, Made))
+
+
+def _rows_first(each: Input) -> list[Size]:
+    return [each.axes[place] for place in rows_first(each.axes)]
 
 
 def between(start: Point, end: Point, share: float | Tensor) -> Point:
     """The point a share of the way from one to another."""
     return {name: start[name] + share * (end[name] - start[name]) for name in end}
-
-
-class _Lookups(TorchFunctionMode):
-    """Sees, and may replace, what the model looks up for the ids of its tokens, by ``F.embedding`` or ``table[ids]``.
-
-    Args:
-        ids: Token ids by field.
-        replacements: What is returned for them instead.
-    """
-
-    def __init__(self, ids: dict[str, Tensor], replacements: Point | None = None) -> None:
-        super().__init__()
-        self.seen: Point = {}
-        self._ids = ids
-        self._replacements = replacements or {}
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        name = getattr(func, "__name__", "")
-        if name not in ("embedding", "__getitem__", "index_select") or not isinstance(result, Tensor):
-            return result
-        field, turned = self._field(args) if result.is_floating_point() else (None, False)
-        if field is None:
-            return result
-        if field not in self._replacements:
-            seen = result.transpose(0, 1) if turned else result
-            self.seen.setdefault(field, seen.detach().clone().reshape(*self._ids[field].shape, -1))
-            return result
-        replacement = self._replacements[field]
-        if replacement.numel() != result.numel():
-            return result
-        return (replacement.transpose(0, 1) if turned else replacement).reshape(result.shape)
-
-    def _field(self, args: tuple[Any, ...]) -> tuple[str | None, bool]:
-        """The field whose ids are among the arguments, and whether they are read as ``[length, batch]``."""
-        for arg in args[:3]:
-            if isinstance(arg, Tensor) and not arg.is_floating_point():
-                for field, ids in self._ids.items():
-                    if arg.numel() == ids.numel() and torch.equal(arg.flatten().long(), ids.flatten()):
-                        return field, False
-                    if arg.shape == ids.t().shape and torch.equal(arg.long(), ids.t()):
-                        return field, True
-        return None, False
 
 
 STRENGTHS = (2**-9, 2**-7, 2**-5, 2**-3)
@@ -143,19 +162,26 @@ class Neighbourhood:
     @cached_property
     def spread(self) -> Point:
         """How far inputs are apart, of each feature, channel or embedding dimension; broadcasts against a point."""
-        text = self.real.subject.task.is_text
-        axes = {
-            name: tuple(axis for axis in range(value.ndim) if axis != (value.ndim - 1 if text else 1))
-            for name, value in self.here.items()
-        }
-        return {
-            name: (self.there[name] - value).pow(2).mean(axes[name], keepdim=True).sqrt() for name, value in self.here.items()
-        }
+        spread = {}
+        for name, value in self.here.items():
+            kept = self.real.features_of(name, value)
+            others = tuple(axis for axis in range(value.ndim) if axis not in kept)
+            squares = (self.there[name] - value).pow(2)
+            spread[name] = (squares.mean(others, keepdim=True) if others else squares).sqrt()
+        return spread
 
     @property
-    def parts(self) -> list[tuple[str, int]]:
-        """The tokens, channels or features, by field and number."""
-        return [(name, place) for name, value in self.here.items() for place in range(value.shape[1])]
+    def parts(self) -> list[Part]:
+        """The tokens, channels or features, by field and number; -1 for an input as a whole."""
+        found: list[Part] = []
+        for name, value in self.here.items():
+            axis, _ = self.real.parts_of(name, value)
+            found += [(name, place) for place in (range(value.shape[axis]) if axis is not None else (-1,))]
+        return found
+
+    def name_of(self, part: Part) -> str:
+        """What a part is called: ``token``, ``channel``, ``feature``, ``element`` or ``input``."""
+        return self.real.parts_of(part[0], self.here[part[0]])[1]
 
     @torch.no_grad()
     def at(self, point: Point) -> Tensor:
@@ -171,16 +197,21 @@ class Neighbourhood:
         return rms(logits - self.logits) / self.apart
 
     def agreement(self, logits: Tensor) -> float | None:
-        """How often the answer stays the same; ``None`` for a regression."""
-        if self.real.subject.task.is_regression:
+        """How often the answer stays the same; ``None`` where the output has no classes."""
+        classes = self.real.subject.task.signature.main.classes
+        if classes is None:
             return None
-        return float((logits.argmax(-1) == self.logits.argmax(-1)).double().mean())
+        return float((logits.argmax(classes) == self.logits.argmax(classes)).double().mean())
 
     def last(self, logits: Tensor) -> Tensor:
-        """The logits of a sequence's last position, or all there are."""
-        return logits[:, -1] if self.real.subject.task.is_per_position else logits
+        """The logits of the last position of a sequence of ids, or all there are."""
+        signature = self.real.subject.task.signature
+        main = [signature.main.axes[place] for place in rows_first(signature.main.axes)]
+        read = {axis for each in signature.inputs if isinstance(each.values, Ids) for axis in each.axes if isinstance(axis, str)}
+        along = next((place for place, axis in enumerate(main) if axis in read and axis != BATCH), None)
+        return logits if along is None else logits.select(along, -1)
 
-    def keeping(self, part: tuple[str, int]) -> Point:
+    def keeping(self, part: Part) -> Point:
         """The other inputs, with one part of these."""
         return self._exchanged([other for other in self.parts if other != part])
 
@@ -199,17 +230,22 @@ class Neighbourhood:
             for strength, each in logits.items()
         ]
 
-    def _exchanged(self, parts: list[tuple[str, int]]) -> Point:
+    def _exchanged(self, parts: list[Part]) -> Point:
         point = {name: value.clone() for name, value in self.here.items()}
         for field, place in parts:
-            point[field][:, place] = self.there[field][:, place]
+            axis, _ = self.real.parts_of(field, point[field])
+            if axis is None:
+                point[field] = self.there[field].clone()
+            else:
+                point[field].select(axis, place).copy_(self.there[field].select(axis, place))
         return point
 
 
 def neighbourhood(study: Study, model: nn.Module) -> Neighbourhood:
     """A model around some of a study's inputs."""
     subject = study.subject
-    sizes = subject.typical if subject.task.is_text else Sizes(_ROWS)
+    # What a sequence of ids costs grows with its rows, and its positions are many.
+    sizes = subject.typical if any(map(_is_sequence_of_ids, subject.task.signature.inputs)) else with_rows(subject, _ROWS)
     here, there = (RealInputs(subject, model, subject.batch(sizes, seed)) for seed in (0, 1))
     return Neighbourhood(here, here.point(), there.point())
 
@@ -223,7 +259,7 @@ def why_not(study: Study, near: Neighbourhood, calls: int) -> str:
         calls: How many calls of the model it would take.
     """
     if not near.here:
-        return "no embedding lookup of the token ids was found"
+        return NO_REAL_INPUT
     near.at(near.here)  # the first call is slower
     started = time.perf_counter()
     near.at(near.there)
@@ -232,6 +268,10 @@ def why_not(study: Study, near: Neighbourhood, calls: int) -> str:
     if not reason and near.apart <= max(floor.bound * STRENGTHS[0], kind.tiny / kind.eps):
         return "the output hardly depends on its input (see input_dependence)"
     return reason
+
+
+def _is_sequence_of_ids(each: Input) -> bool:
+    return isinstance(each.values, Ids) and any(isinstance(axis, str) and axis != BATCH for axis in each.axes)
 
 
 def own_model(study: Study) -> nn.Module:

@@ -7,12 +7,14 @@ where the model runs there, and must survive on a copy whose weights were moved 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from harness.analysis.study import Study
+from harness.analysis.outputs import each_output
+from harness.analysis.padding import rows_first_axes
+from harness.analysis.study import Study, with_rows
 from harness.batches import Sizes
 from harness.compat import BatchNorm
 from harness.evidence import Evidence, Status
@@ -20,6 +22,7 @@ from harness.properties.noise import FACTOR
 from harness.properties.quantised import is_packed
 from harness.properties.subject import Subject
 from harness.properties.tracing import Call, path_of, recording
+from harness.tasks.axes import BATCH
 
 _NAME = "representation_rank"
 _ROWS = 12
@@ -59,6 +62,7 @@ class _Collapse:
     status: Status
 
 
+@each_output
 def representation_rank(study: Study) -> Evidence:
     """Neither the logits nor the last hidden states have collapsed.
 
@@ -66,7 +70,7 @@ def representation_rank(study: Study) -> Evidence:
     logits that vary along one direction only, are a warning. The first module that is given what varies and returns what does not is named.
     """
     subject = study.subject
-    sizes = replace(subject.typical, batch=_ROWS)
+    sizes = _sizes(subject)
     shown = f"{sizes.describe(subject.task)}, seed=0"
     seen = _look(subject, _exact(subject), sizes)
     details = {"layers": _ranks(seen)}
@@ -105,25 +109,27 @@ class _Seen:
 
     Attributes:
         calls: Of every module.
-        logits: What came out.
-        sizes: Of the batch.
-        is_per_position: Whether there are logits for every position.
+        logits: What came out, the examples first.
+        examples: How many there are.
+        positions: Axes of the logits along which there are positions of an example, rather than features of one.
     """
 
     calls: list[Call]
     logits: Tensor
-    sizes: Sizes
-    is_per_position: bool
+    examples: int
+    positions: tuple[int, ...]
 
     def judged(self) -> list[tuple[str, _Collapse]]:
         """What is judged, the gravest first."""
-        inner = [("the last hidden states", _POSITIONS_ALIKE_INSIDE)] if not self.is_per_position else []
+        inner = [("the last hidden states", _POSITIONS_ALIKE_INSIDE)] if not self.positions else []
         return [("the logits", _EXAMPLES_ALIKE), ("the logits", _POSITIONS_ALIKE), ("the logits", _ONE_DIRECTION), *inner]
 
     def final(self, what: str) -> Tensor | None:
         """The logits, or the last hidden states that have positions, as ``[examples, positions, features]``."""
         if what == "the logits":
-            return self.states(self.logits.unsqueeze(-1) if self.logits.ndim == 1 else self.logits)
+            count = len(self.positions)
+            moved = self.logits.movedim(self.positions, tuple(range(1, 1 + count))).double()
+            return moved.flatten(1 + count).flatten(1, count) if count else moved.reshape(len(moved), 1, -1)
         inner = (self.states(tensor) for call in reversed(self.calls) for tensor in call.outputs)
         return next((states for states in inner if states is not None and min(states.shape[1:]) >= _FEWEST), None)
 
@@ -140,7 +146,7 @@ class _Seen:
 
     def states(self, tensor: Tensor) -> Tensor | None:
         """A tensor as ``[examples, positions, features]`` in float64; ``None`` for one without a row an example."""
-        if tensor.is_complex() or tensor.ndim < 2 or tensor.ndim > 4 or len(tensor) != self.sizes.batch or not tensor.numel():
+        if tensor.is_complex() or tensor.ndim < 2 or tensor.ndim > 4 or len(tensor) != self.examples or not tensor.numel():
             return None
         if tensor.ndim == 4:  # an image's channels are its features
             tensor = tensor.flatten(2).mT
@@ -208,7 +214,19 @@ def _exact(subject: Subject) -> nn.Module:
 def _look(subject: Subject, model: nn.Module, sizes: Sizes) -> _Seen:
     with recording(model) as calls:
         logits = subject.logits(subject.batch(sizes), model)
-    return _Seen(calls, logits, sizes, subject.task.is_per_position)
+    axes = rows_first_axes(subject.task.signature.main.axes)
+    positions = tuple(place for place, axis in enumerate(axes) if place and isinstance(axis, str))
+    return _Seen(calls, logits, len(logits), positions)
+
+
+def _sizes(subject: Subject) -> Sizes:
+    """Typical sizes with enough examples: rows, or where there are none the elements that the output is about, as the nodes of a graph."""
+    signature = subject.task.signature
+    axis = signature.axes[str(rows_first_axes(signature.main.axes)[0])]
+    if axis.name == BATCH or not axis.is_free:
+        return with_rows(subject, _ROWS)
+    size = next((size for size in axis.choices() if size >= _ROWS), axis.choices()[-1])
+    return Sizes.of({**subject.typical.by_axis(subject.task), axis.name: size})
 
 
 @torch.no_grad()

@@ -27,6 +27,7 @@ from harness.analysis.neighbourhood import (
     signs,
     why_not,
 )
+from harness.analysis.outputs import each_output
 from harness.analysis.study import Study
 from harness.evidence import Evidence, Status
 from harness.owners import failing_owner, owned_by
@@ -65,6 +66,7 @@ class _Alone:
         return self.everything / self.others if self.others else float("inf")
 
 
+@each_output
 def noise(study: Study) -> Evidence:
     """Noise as small as the rounding of an 8-bit input changes the output less than another input does."""
     near = neighbourhood(study, own_model(study))
@@ -96,41 +98,45 @@ def noise(study: Study) -> Evidence:
     )
 
 
+@each_output
 def masking(study: Study) -> Evidence:
     """The output, of a sequence at its last position, is not decided by one token, feature or channel alone."""
-    model, task, floor = study.moved(), study.subject.task, study.subject.floor
+    model, floor = study.moved(), study.subject.floor
     near = neighbourhood(study, model)
     reason = why_not(study, near, calls=len(near.parts) + len(STRENGTHS))
     if reason or len(near.parts) < 2:
         return Evidence(_NAME, Status.SKIPPED, reason or "the input has only one part")
-    # A token's own logits depend on itself most, in a fresh model by far, so that only what rounding hides is hidden.
-    bound = max(floor.scale, floor.epsilon) / floor.bound if task.is_text else 1 / _UNSEEN
     alone = _most_alone(near)
+    what = near.name_of((alone.field, alone.place))
+    # A token's own logits depend on itself most, in a fresh model by far, so that only what rounding hides is hidden.
+    bound = max(floor.scale, floor.epsilon) / floor.bound if what == "token" else 1 / _UNSEEN
     if alone.weight >= bound and study.subject.double is not None:
         near = neighbourhood(study, model.double())  # what rounding hides is seen there
         alone = _most_alone(near)
+        what = near.name_of((alone.field, alone.place))
     if not alone.others or not alone.everything:
         return Evidence(_NAME, Status.SKIPPED, "the output depends on at most one part of its input (see input_dependence)")
-    what = "token" if task.is_text else "channel" if task.image_size else "feature"
+    which = f"{what} {alone.place}" if alone.place >= 0 else f"the input `{alone.field}`"
     figures = f"all others together change it {alone.others / alone.everything:.2g} times as much as a different input does"
     decides = alone.weight >= bound
     return Evidence(
         _NAME,
         Status.WARN if decides else Status.OK,
-        f"the output hangs on {what} {alone.place}: {figures}"
+        f"the output hangs on {which}: {figures}"
         if decides
         else f"the output does not hang on a single {what}: whichever is kept, {figures} or more",
         alone.weight,
         bound,
         "times as much as all others",
-        f"every {what} except `{alone.field}` {alone.place} replaced",
+        f"every {what} except `{alone.field}`{f' {alone.place}' if alone.place >= 0 else ''} replaced",
         cause=_ALONE if decides else "",
         details={"curve": near.curve(near.exchanges())},
-        compared=f"the most influential {what} ({alone.place}) changes the output {alone.weight:.3g} times as much as all others "
-        f"(allowed {bound:.3g})",
+        compared=f"the most influential {what} ({alone.place if alone.place >= 0 else alone.field}) changes the output "
+        f"{alone.weight:.3g} times as much as all others (allowed {bound:.3g})",
     )
 
 
+@each_output
 def adversarial_step(study: Study) -> Evidence:
     """A small step against the gradient's sign lowers the margin by more than random steps of the same size change it.
 
@@ -157,7 +163,7 @@ def adversarial_step(study: Study) -> Evidence:
         "counterexample": f"steps of 1/{round(1 / strength)} of the distance between inputs",
         "details": {"curve": curve, "adversarial": lowered, "random": by_chance},
     }
-    rounding = 2 * study.subject.floor.bound * near.logits[..., 0].numel()
+    rounding = 2 * study.subject.floor.bound * _answers(near)
     if max(lowered, typical) <= rounding:
         return Evidence(_NAME, Status.SKIPPED, "no small step changes the output", details=facts["details"])
     if lowered >= typical - rounding:
@@ -186,11 +192,18 @@ def _most_alone(near: Neighbourhood) -> _Alone:
 
 
 def _margin(near: Neighbourhood) -> Callable[[Tensor], Tensor]:
-    """How far the answers lie before the runners-up, summed; of a regression the sum of the outputs."""
-    if near.real.subject.task.is_regression or near.logits.shape[-1] < 2:
+    """How far the answers lie before the runners-up, summed; of an output without classes the sum of its values."""
+    classes = near.real.subject.task.signature.main.classes
+    if classes is None or near.logits.shape[classes] < 2:
         return lambda logits: logits.sum()
-    first, second = near.logits.topk(2, -1).indices.unbind(-1)
-    return lambda logits: (logits.gather(-1, first[..., None]) - logits.gather(-1, second[..., None])).sum()
+    first, second = near.logits.topk(2, classes).indices.split(1, classes)
+    return lambda logits: (logits.gather(classes, first) - logits.gather(classes, second)).sum()
+
+
+def _answers(near: Neighbourhood) -> int:
+    """How many numbers the margin is a sum of."""
+    classes = near.real.subject.task.signature.main.classes
+    return near.logits.numel() // (1 if classes is None else near.logits.shape[classes])
 
 
 def _signs_of_gradient(near: Neighbourhood, margin: Callable[[Tensor], Tensor]) -> Point:

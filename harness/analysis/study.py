@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from torch import nn
 
+from harness.adapters import SignatureAdapter
+from harness.batches import Sizes
 from harness.catalogue import CATALOGUE, names_of
 from harness.config import SuiteConfig
 from harness.data.loader import Loader, make_loader
@@ -20,7 +22,8 @@ from harness.owners import Selection, left_to, settled
 from harness.properties.calling import BackwardRaisedError
 from harness.properties.model_variants import calibrated_subject, moved
 from harness.properties.prerequisites import GRADIENT_OWNER, hidden_by, left_to_weights
-from harness.properties.subject import Subject
+from harness.properties.subject import Shared, Subject
+from harness.tasks.axes import BATCH
 from harness.user_code import raised
 
 _BATCH = 32
@@ -39,6 +42,7 @@ class Study:
     subject: Subject
     source: SuiteConfig | None = None
     seconds: float = math.inf
+    _seen_from: dict[str, Study] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """A fresh model with batch norm is looked into with statistics that saw a few batches."""
@@ -51,6 +55,16 @@ class Study:
     def moved(self) -> nn.Module:
         """A copy of the model with fresh weights moved at random, as a little training would; loaded weights stay as they are."""
         return moved(self.subject)
+
+    def seen_from(self, output: str) -> Study:
+        """The same model, with another of its outputs in the place of the logits."""
+        if output not in self._seen_from:
+            adapter = self.subject.adapter
+            assert isinstance(adapter, SignatureAdapter)
+            other = adapter.with_main(output)
+            subject = replace(self.subject, adapter=other, task=other.task, shared=Shared())
+            self._seen_from[output] = Study(subject, self.source, self.seconds)
+        return self._seen_from[output]
 
     @cached_property
     def labelled(self) -> Loader | None:
@@ -111,3 +125,10 @@ def _without_answer(name: str, subject: Subject, error: Exception) -> Evidence:
             return internal_error(name, error)
     said = str(error) if isinstance(error, UserError) else raised(error)
     return Evidence(name, Status.SKIPPED, f"the model cannot be analysed: {said}")
+
+
+def with_rows(subject: Subject, count: int) -> Sizes:
+    """Typical sizes with so many rows, or as near to that as the task allows."""
+    axis = subject.task.signature.axes.get(BATCH)
+    allowed = [count] if axis is None or axis.allows(count) else [size for size in axis.choices() if size <= count]
+    return replace(subject.typical, batch=allowed[-1]) if allowed else subject.typical

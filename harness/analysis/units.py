@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from harness.analysis.study import Study
+from harness.analysis.study import Study, with_rows
 from harness.batches import Sizes, make_batch
 from harness.compat import unwrapped
 from harness.evidence import Evidence, Status
@@ -146,7 +146,7 @@ def _activities(subject: Subject, model: nn.Module, functions: dict[str, Any], b
 
 
 def _sizes(subject: Subject) -> Sizes:
-    return replace(subject.typical, batch=_ROWS)
+    return with_rows(subject, _ROWS)
 
 
 def _most_heads(tosses: int, alpha: float) -> int:

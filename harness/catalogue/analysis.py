@@ -17,14 +17,13 @@ ANALYSIS = (
             "causal": Case(
                 "No head attends to a later position",
                 "harness.analysis.attention_patterns:causal",
-                needs=lambda task: task.is_causal,
+                needs=lambda task: any(task.signature.with_order("causal")),
                 owned_by=("causal",),
             ),
             "padding": Case(
                 "No head attends to padding",
                 "harness.analysis.attention_patterns:padding",
-                # Right padding comes after every real position of a causal model, so that its own mask covers it.
-                needs=lambda task: task.is_text and (task.is_seq2seq or not task.is_causal),
+                needs=lambda task: bool(task.signature.visible_padding),
                 owned_by=("padding_ignored",),
             ),
             "collapsed_heads": Case(
@@ -53,7 +52,7 @@ ANALYSIS = (
                 "A step along the gradient changes the output more than a random step",
                 "harness.analysis.robustness:adversarial_step",
                 # Features are put into bins by design, whose edges no gradient knows.
-                needs=lambda task: not task.is_tabular,
+                needs=lambda task: not all(each.is_flat for each in task.signature.inputs),
                 owned_by=("robustness[noise]", "attribution"),
             ),
         },
@@ -72,6 +71,7 @@ ANALYSIS = (
         2,
         "Hidden states and logits distinguish inputs",
         "harness.analysis.representation_rank:representation_rank",
+        needs=lambda task: task.signature.has_examples,
     ),
     Property(
         "half_precision",
@@ -107,6 +107,6 @@ ANALYSIS = (
         "The confidence of a trained model says how often it is right",
         "harness.analysis.calibration:calibration",
         "allowed root mean square difference between confidence and accuracy, between 0 and 1",
-        needs=lambda task: task.has_classes,
+        needs=lambda task: task.signature.main.has_class_scores,
     ),
 )

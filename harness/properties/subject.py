@@ -153,9 +153,14 @@ class Subject:
             ModelRaisedError: The model's code raised.
             OutputError: An output is not there.
         """
+        with seeded(0):
+            return self.outputs_with_grad(batch, model)
+
+    def outputs_with_grad(self, batch: Batch, model: nn.Module | None = None) -> dict[str, Any]:
+        """Every declared output of a batch by name, the rows first, with the graph and under whatever the random state is."""
         model = self._without_past(self.model if model is None else model)
         assert isinstance(self.adapter, SignatureAdapter)
-        with seeded(0), blaming(model):
+        with blaming(model):
             return self.adapter.outputs(model, self._given(batch, model))
 
     @contextmanager

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from harness.tasks.axes import BATCH, Axis, Formula, Limit, Size, rows_first
-from harness.tasks.kinds import CtcScores, Kind, LabelShape, TokenScores, ctc_loss, mean_loss
+from harness.tasks.kinds import ClassScores, CtcScores, Kind, LabelShape, TokenScores, ctc_loss, mean_loss
 from harness.tasks.values import Drawing, Ids, IndexOf, LengthsOf, Values
 
 if TYPE_CHECKING:
@@ -40,6 +40,12 @@ class Input:
     optional: bool = False
     state: str = ""
     initial: Literal["absent", "zeros"] = "absent"
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether a row of it is a number or a row of features: at most one axis beside the rows, and that one fixed."""
+        rest = [axis for axis in self.axes if axis != BATCH]
+        return len(rest) <= 1 and all(isinstance(axis, int) for axis in rest)
 
     def shape(self, sizes: Sizes) -> tuple[int, ...]:
         """Its shape for sizes of the axes, the rows first."""
@@ -90,6 +96,11 @@ class Output:
         return None if position is None else rows_first(self.axes).index(position % len(self.axes)) - len(self.axes)
 
     @property
+    def has_class_scores(self) -> bool:
+        """Whether it holds unnormalised scores of classes."""
+        return isinstance(self.kind, ClassScores)
+
+    @property
     def class_count(self) -> int | None:
         """How many classes there are; ``None`` where there are none, or any number."""
         position = getattr(self.kind, "classes", None)
@@ -128,6 +139,14 @@ class Signature:
         """The output that is judged where one is enough."""
         return self.outputs[0]
 
+    def with_main(self, name: str) -> Signature:
+        """The same signature with another output as the main one; each stays where it is in what forward returns."""
+        placed = [
+            replace(each, at=int(each.name) if each.name.isdigit() else place) if each.at is None else each
+            for place, each in enumerate(self.outputs)
+        ]
+        return replace(self, outputs=tuple(sorted(placed, key=lambda each: each.name != name)))
+
     def input(self, name: str) -> Input:
         """An input by name."""
         return next(each for each in self.inputs if each.name == name)
@@ -151,6 +170,19 @@ class Signature:
         held = {axis for each in self.inputs for axis in each.axes}
         return frozenset(
             each.values.axis for each in self.inputs if isinstance(each.values, IndexOf) and each.values.axis not in held
+        )
+
+    @property
+    def has_examples(self) -> bool:
+        """Whether the first axis of the main output, with the rows first, is one of examples: rows, or elements such as nodes."""
+        axes = self.main.axes
+        return bool(axes) and isinstance(axes[rows_first(axes)[0]], str)
+
+    @property
+    def visible_padding(self) -> tuple[Axis, ...]:
+        """Axes along which rows may be shorter, except where a causal order hides the padding, as it comes after everything real."""
+        return tuple(
+            axis for axis in self.axes.values() if axis.padding and not (axis.order == "causal" and axis.padding == "right")
         )
 
     def with_order(self, order: str) -> Iterator[Axis]:

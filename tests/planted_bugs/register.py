@@ -38,6 +38,7 @@ FAMILIES: dict[int, tuple[str, ...]] = {
         "precision",
         "kernels",
         "compiled",
+        "declared",
         "gradients",
         "calibration",
     ),
