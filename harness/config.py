@@ -108,6 +108,31 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
         self._check_sizes(facts.modality == "text")
         return self
 
+    @model_validator(mode="after")
+    def _data_of_model_file(self) -> SuiteConfig:
+        """Puts the model's file into names of Python that leave it out."""
+        for key in ("train", "eval"):
+            data = getattr(self, key)
+            if data is None:
+                continue
+            file, _, name = (self.model_import or "").partition(":")
+            file, name = (self.model_file, "") if self.model_file else (file, name)
+            if data.dataset and data.dataset.startswith(":"):
+                named: dict[str, Any] = {"dataset": f"{file}{data.dataset}"}
+            elif data.datamodule == "model":
+                named = {
+                    "datamodule": f"{file}:{name or self.model_factory}",
+                    "arguments": data.arguments or self.model_kwargs,
+                }
+            else:
+                continue
+            if not file:
+                given = data.dataset or data.datamodule
+                message = f"`{key}`: {given!r} means the model's file: give `model_file` or `model_import`, or name the file"
+                raise refusal("missing_key", message, key)
+            setattr(self, key, data.model_copy(update=named))
+        return self
+
     def _possible_as_declared(self) -> SuiteConfig:
         """Refuses what a declared signature leaves no place for."""
         given = [key for key in TaskKeys.model_fields if key in self.model_fields_set and getattr(self, key) is not None]
@@ -198,6 +223,11 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
         """Every path the config gives, by its key; an adapter's is without its class."""
         groups = {"train.path": self.train, "eval.path": self.eval}
         yield from ((key, group.path) for key, group in groups.items() if group and group.path)
+        for key, group in groups.items():
+            for name in ("dataset", "datamodule") if group else ():
+                file = (getattr(group, name) or "").rpartition(":")[0]
+                if file.endswith(".py"):
+                    yield f"{key.removesuffix('path')}{name}", file
         if self.export and self.export.export_dir:
             yield "export.export_dir", self.export.export_dir
         for key in ("model_file", "weights", "resume_from_checkpoint", "checkpoint_dir"):

@@ -66,6 +66,12 @@ ExportFormat = Annotated[str, BeforeValidator(_known_format), _FormatNames()]
 
 Name = Annotated[str, Field(min_length=1)]
 
+_PYTHON_NAME = r"^(.+\.py|\w+(\.\w+)*)?:\w+(\.\w+)*$"
+"""``file.py:name``, ``pkg.mod:name``, or ``:name`` of the model's file."""
+
+DATA_SOURCES = ("dataset_id", "path", "dataset", "datamodule")
+"""Keys of `train` and `eval` that say where the data is; one of them at a time."""
+
 AxisLimits = Annotated[list[Positive], Field(min_length=2, max_length=2)]
 """Smallest and largest size of an axis."""
 
@@ -179,6 +185,17 @@ class EvalConfig(Keys):
 
     dataset_id: Literal[DATASETS] | None = None  # type: ignore[valid-type]
     path: Name | None = None
+    dataset: str | None = Field(
+        default=None,
+        description="`file.py:function` that returns a dataset, a DataLoader, or rows; `:function` for the model's file.",
+        pattern=_PYTHON_NAME,
+    )
+    datamodule: str | None = Field(
+        default=None,
+        description="`file.py:Class`, a LightningDataModule; `model` for the model's own dataloaders.",
+        pattern=f"{_PYTHON_NAME}|^model$",
+    )
+    arguments: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of `dataset` or `datamodule`.")
     split: str | None = None
     max_eval_examples: Positive | None = None
     batch_size: Positive | None = None
@@ -186,9 +203,21 @@ class EvalConfig(Keys):
 
     @model_validator(mode="after")
     def _one_source(self) -> EvalConfig:
-        if self.dataset_id and self.path:
-            raise refusal("two_sources", "give `dataset_id` or `path`, not both", "path")
+        named = [key for key in DATA_SOURCES if getattr(self, key)]
+        if len(named) > 1:
+            raise refusal("two_sources", f"give `{named[0]}` or `{named[1]}`, not both", named[1])
+        if self.arguments and not (self.dataset or self.datamodule):
+            raise refusal("missing_key", "`arguments` are those of `dataset` or `datamodule`; give one of them", "arguments")
         return self
+
+    @property
+    def is_named(self) -> bool:
+        """Whether it says where the data is."""
+        return any(getattr(self, key) for key in DATA_SOURCES)
+
+    def source(self) -> EvalConfig:
+        """Where the data is, without what is read of it."""
+        return EvalConfig(**{key: getattr(self, key) for key in (*DATA_SOURCES, "arguments") if getattr(self, key)})
 
 
 class DataKeys(Keys):

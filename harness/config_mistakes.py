@@ -32,7 +32,16 @@ _CONTROL = ("Cc", "Zl", "Zp")
 """Unicode categories of characters that would break a message into lines, or reach the terminal as a command."""
 
 _SHA256 = "64 hexadecimal digits in lower case"
-_PATTERNS = {"model_import": "pkg.mod:callable", "gist_sha256": _SHA256, "export.trust": _SHA256}
+_FUNCTION = "file.py:function; a built-in set is named by `dataset_id`"
+_PATTERNS = {
+    "model_import": "pkg.mod:callable",
+    "train.dataset": _FUNCTION,
+    "eval.dataset": _FUNCTION,
+    "train.datamodule": "file.py:Class, or model",
+    "eval.datamodule": "file.py:Class, or model",
+    "gist_sha256": _SHA256,
+    "export.trust": _SHA256,
+}
 
 
 def refusal(code: str, message: str, key: str = "", suggestion: str = "") -> PydanticCustomError:

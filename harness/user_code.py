@@ -10,9 +10,10 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import reduce
 from pathlib import Path
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from harness.errors import ModelSourceError, did_you_mean
 from harness.files import text_hash
@@ -120,6 +121,27 @@ def import_dotted(name: str, folder: Path, key: str) -> ModuleType:
             return importlib.import_module(name)
     except (Exception, SystemExit) as error:
         raise ModelSourceError(f"`{key}`: importing {name!r} raised {raised(error)}{_missing_package(error)}") from error
+
+
+def import_named(source: str, folder: Path, key: str) -> Any:
+    """What a user's ``file.py:name`` or ``pkg.mod:name`` names.
+
+    Args:
+        source: The name; a dotted one after the colon is an attribute of an attribute.
+        folder: What the file is relative to.
+        key: The config key that named it, for messages.
+
+    Raises:
+        ModelSourceError: There is no such file, module or name.
+    """
+    file, _, name = source.rpartition(":")
+    in_file = file.endswith(".py")
+    module = import_file((folder / Path(file).expanduser()).resolve(), key) if in_file else import_dotted(file, folder, key)
+    try:
+        return reduce(getattr, name.split("."), module)
+    except AttributeError:
+        public = [each for each, found in vars(module).items() if callable(found) and not each.startswith("_")]
+        raise ModelSourceError(f"`{key}`: {file} has no {name!r}.{did_you_mean(name, public)}") from None
 
 
 def _pretrained_hint(folder: Path) -> str:

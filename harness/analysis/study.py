@@ -74,10 +74,12 @@ class Study:
             DataError: The data is missing, unreadable, or does not fit the task.
         """
         data = self.source.eval if self.source is not None else None
-        if self.source is None or data is None or not (data.path or data.dataset_id):
+        if self.source is None or data is None or not data.is_named:
             return None
         task, folder, train = self.subject.task, self.source.path.parent, self.source.train
-        like = open_dataset(train, task, folder, "train") if train is not None and train.path and data.path else None
+        like = (
+            open_dataset(train, task, folder, "train") if train is not None and train.is_named and not data.dataset_id else None
+        )
         dataset = open_dataset(data, task, folder, "validation", like=like)
         return make_loader(dataset, task, data.batch_size or _BATCH)
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from harness.config import EvalConfig
-from harness.data.dataset import Dataset
+from harness.data.dataset import Dataset, Stream
+from harness.tasks.written import declared_keys
 
 
 @dataclass(frozen=True)
@@ -71,13 +74,15 @@ def _config(stored: Any) -> EvalConfig | None:
 
 _SHOWN = 12
 _PIECE = 1 << 20
+_HASHED = 1000
+"""Rows that are hashed where Python gives them."""
 
 
 def dataset_id(dataset: Dataset) -> str:
     """A name for a dataset's content: its source, its part, the number of rows, and a hash of what the examples are made from.
 
     The hash is that of the file's bytes, or of the files of a folder, together with the tokenizer, the classes and the sizes that turn
-    rows into examples; a built-in set is made from its sizes alone.
+    rows into examples; a built-in set is made from its sizes alone. Of rows that Python gives, it is that of the code and of the first rows.
 
     Args:
         dataset: What ``open_dataset`` returned.
@@ -87,6 +92,9 @@ def dataset_id(dataset: Dataset) -> str:
     classes = origin.classes.names if origin.classes else ()
     for part in (_sizes(dataset), origin.tokenizer and origin.tokenizer.fingerprint, classes, origin.encoder.columns):
         content.update(f"{part!r}\0".encode())
+    for example in islice(dataset if isinstance(dataset, Stream) else dataset.examples, _HASHED if origin.is_python else 0):
+        for name, tensor in example.items():
+            content.update(f"{name} {list(tensor.shape)}\0".encode() + tensor.contiguous().view(-1).numpy().tobytes())
     for file in _files(origin.path):
         content.update(f"{file.name}\0".encode())
         with file.open("rb") as stream:
@@ -99,6 +107,7 @@ def _sizes(dataset: Dataset) -> tuple[object, ...]:
     task = dataset.origin.task
     return (
         task.task_type.value,
+        *([json.dumps(declared_keys(task.declared), sort_keys=True)] if task.declared is not None else []),
         task.vocab_size,
         task.max_seq_len,
         task.pad_token_id,

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from harness.data.columns import Classes
 from harness.data.encoding import Encoder
+from harness.data.python_rows import PythonRows
 from harness.data.record import Example, Record, SizedSource, Source, count_rows
 from harness.data.tokens import Tokenizer
 from harness.errors import DataError
@@ -28,13 +29,15 @@ class Origin:
         name: The file, or the built-in set.
         part: What is read of it: ``train``, ``train[0%:80%]``; for a file that tells no splits apart ``[0%:100%]``.
         encoder: How rows become examples.
-        path: The file or folder; ``None`` for a built-in set.
+        path: The file or folder, or that of the code that gives the rows; ``None`` for a built-in set.
+        is_python: Whether code of the user's gives the rows.
     """
 
     name: str
     part: str
     encoder: Encoder
     path: Path | None = None
+    is_python: bool = False
 
     @property
     def task(self) -> TaskSpec:
@@ -87,6 +90,11 @@ class Rows:
     def __getitem__(self, index: int) -> Example:
         """One of them, counted from 0."""
         return self.examples[index]
+
+    def drawn(self, index: int, seed: str) -> Example:
+        """One of them, counted from 0; what the user's own code draws for it, as augmentation does, is drawn under a seed."""
+        examples = self.examples
+        return examples.drawn(index, seed) if isinstance(examples, LazyExamples) else examples[index]
 
 
 @dataclass(frozen=True)
@@ -159,6 +167,11 @@ class LazyExamples(Sequence[Example]):
         if isinstance(index, slice):
             return [self[number] for number in range(len(self))[index]]
         return self.encoder(self.source[self.picked[index]])
+
+    def drawn(self, index: int, seed: str) -> Example:
+        """One of them, where what is random about it is drawn under a seed."""
+        number = self.picked[index]
+        return self.encoder(self.source.drawn(number, seed) if isinstance(self.source, PythonRows) else self.source[number])
 
 
 def no_rows(name: str, task: TaskSpec) -> DataError:

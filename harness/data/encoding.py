@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from harness.data.columns import (
     unpadded,
     whole_numbers,
 )
+from harness.data.declared_rows import RowReader
 from harness.data.readers.images import decode
 from harness.data.record import LABELS, TARGETS, Example, Record, Source
 from harness.data.tokens import IdSpace, Tokenizer, filler, train_tokenizer
@@ -58,7 +60,13 @@ class Encoder:
         Raises:
             DataError: The row does not fit the task; the message names the file and the line.
         """
+        if self.task.declared is not None:
+            return self._declared(record)
         return _ENCODERS[self.task.task_type](self, record)
+
+    @cached_property
+    def _declared(self) -> RowReader:
+        return RowReader(self.task.signature, self.lenient)
 
     def _language(self, record: Record) -> Example:
         ids = self._tokens(record, "text")
@@ -241,6 +249,8 @@ def fit_encoder(rows: Source, first: Record, task: TaskSpec, like: Encoder | Non
         DataError: The rows do not fit the task.
         MissingPackageError: The vocabulary needs ``tokenizers``, which is not installed.
     """
+    if task.declared is not None:
+        return Encoder(task, lenient=lenient)
     labelled = not lenient or _is_labelled(rows, first, _label_names(task))
     return Encoder(
         task,

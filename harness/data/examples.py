@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
@@ -13,10 +13,14 @@ from torch import Tensor
 from harness.batches import Batch, Sizes, make_batch
 from harness.config import EvalConfig, SuiteConfig
 from harness.data.dataset import Dataset, Rows
+from harness.data.declared_rows import Field, input_fields, label_fields
 from harness.data.opening import open_dataset
 from harness.data.readers.npz import read_npz
 from harness.data.record import Example
 from harness.tasks import TaskSpec, TaskType
+from harness.tasks.axes import BATCH
+from harness.tasks.signature import Signature
+from harness.tasks.values import LengthsOf, MaskOf
 
 __all__ = ["Maker", "example_maker", "read_npz"]
 
@@ -41,7 +45,7 @@ def example_maker(config: SuiteConfig) -> Maker:
         DataError: The data is missing, unreadable, or does not fit the task.
     """
     data = config.eval or config.train
-    if data is None or (data.path is None and data.dataset_id is None):
+    if data is None or not data.is_named:
         return make_batch
     key = (config.path, config.fingerprint, *(_stamp(config, each) for each in (config.train, config.eval)))
     if key not in _opened:
@@ -56,7 +60,7 @@ def _pool(config: SuiteConfig, data: EvalConfig) -> list[Example]:
     task, folder = config.task_spec(), config.path.parent
     open_some = partial(open_dataset, task=task, folder=folder, memory_limit=_SMALL)
     like: Dataset | None = None
-    if data is config.eval and config.train is not None and config.train.path is not None and data.path is not None:
+    if data is config.eval and config.train is not None and config.train.is_named and not data.dataset_id:
         like = open_some(config.train)
     few = min(_POOL, data.max_eval_examples or _POOL)
     split = "validation" if data is config.eval else "train"
@@ -67,7 +71,9 @@ def _pool(config: SuiteConfig, data: EvalConfig) -> list[Example]:
 
 def _stamp(config: SuiteConfig, data: EvalConfig | None) -> object:
     """Changes when the file does."""
-    path = config.resolve(data.path) if data and data.path else Path()
+    code = (data.dataset or data.datamodule or "").rpartition(":")[0] if data else ""
+    named = data.path or (code if code.endswith(".py") else "") if data else ""
+    path = config.resolve(named) if named else Path()
     return (path, path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else path
 
 
@@ -75,12 +81,55 @@ def _deal(pool: Sequence[Example], task: TaskSpec, sizes: Sizes, seed: int) -> B
     """Rows in random order; drawn values for what they lack, and for fields of another shape than is asked for."""
     batch = make_batch(task, sizes, seed)
     turn = torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed)).tolist()
+    if task.declared is not None:
+        return task.declared.relabelled(
+            _deal_declared([pool[number] for number in turn], task.declared, sizes.by_axis(task), batch)
+        )
     rows = [_row(pool, turn[place % len(turn) :] + turn[: place % len(turn)], task, sizes) for place in range(sizes.batch)]
     for name, drawn in batch.items():
         real = [row[name] for row in rows if name in row]
         if len(real) == len(rows) and all(tensor.shape == drawn.shape[1:] for tensor in real):
             batch[name] = torch.stack(real).to(drawn.dtype)
     return batch
+
+
+def _deal_declared(rows: Sequence[Example], signature: Signature, sizes: Mapping[str, int], drawn: Batch) -> Batch:
+    """A drawn batch, with real values in place of drawn ones wherever the rows have them.
+
+    Rows are repeated or cut along axes that are asked for in another size. Positions, lengths and masks speak of sizes, and stay as drawn.
+    """
+    whole, batch = signature.complete(sizes), dict(drawn)
+    fields = [*input_fields(signature), *label_fields(signature)]
+    chosen = list(islice(cycle(rows), whole.get(BATCH, 1)))
+    lengths = [_real_lengths(row, fields) for row in chosen]
+    for field in fields:
+        if field.name not in batch or field.values.axis or any(field.name not in row for row in chosen):
+            continue
+        fitted = [_fitted(row[field.name], field, whole, real) for row, real in zip(chosen, lengths, strict=True)]
+        made = torch.stack(fitted) if field.has_rows else fitted[0]
+        if made.shape == batch[field.name].shape:
+            batch[field.name] = made.to(batch[field.name].dtype)
+    return batch
+
+
+def _real_lengths(row: Example, fields: Iterable[Field]) -> dict[str, int]:
+    """How many elements along an axis are real, where the row says so."""
+    found: dict[str, int] = {}
+    for field in fields:
+        if field.name in row and isinstance(field.values, LengthsOf):
+            found[field.values.axis] = int(row[field.name])
+        elif field.name in row and isinstance(field.values, MaskOf):
+            found[field.values.axis] = int((row[field.name].bool() ^ field.values.inverted).sum())
+    return found
+
+
+def _fitted(value: Tensor, field: Field, sizes: Mapping[str, int], real: Mapping[str, int]) -> Tensor:
+    """A value of a row, repeated or cut to the sizes of its axes; what is padding along one is left out."""
+    for place, axis in enumerate(field.row_axes):
+        there = value.shape[place]
+        if isinstance(axis, str) and axis in sizes and there:
+            value = value.index_select(place, torch.arange(sizes[axis]) % max(1, min(there, real.get(axis, there))))
+    return value
 
 
 def _row(pool: Sequence[Example], order: Sequence[int], task: TaskSpec, sizes: Sizes) -> Example:

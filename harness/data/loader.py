@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from harness.batches import IGNORED, Batch
-from harness.data.dataset import Stream
+from harness.data.dataset import Rows, Stream
+from harness.data.declared_batches import put_together
 from harness.data.order import BatchOrder, Pick
 from harness.data.record import Example
 from harness.data.tokens import IdSpace, filler
@@ -112,6 +113,8 @@ def make_loader(
         shuffle: Whether each epoch has an order of its own.
         pin_memory: Whether batches are put where a GPU copies fast from.
     """
+    if not task.signature.deals_rows:
+        batch_size = 1  # each example, such as a graph, is a batch
     order = BatchOrder(dataset, batch_size, seed, rank, world_size, shuffle)
     return Loader(task, order, num_workers, pin_memory)
 
@@ -131,7 +134,10 @@ class _Examples:
             return error
 
     def _example(self, pick: Pick) -> Any:
-        example = self.dataset.encode(pick.key) if isinstance(self.dataset, Stream) else self.dataset[pick.key]
+        if isinstance(self.dataset, Stream):
+            example = self.dataset.encode(pick.key)
+        else:
+            example = self.dataset.drawn(pick.key, pick.seed) if isinstance(self.dataset, Rows) else self.dataset[pick.key]
         return mask_tokens(example, self.task, pick.seed) if self.task.task_type is TaskType.MASKED_LM else example
 
 
@@ -152,6 +158,8 @@ def collate(task: TaskSpec, examples: Sequence[Example], length: int | None = No
     Returns:
         The fields of ``harness.batches``, with ``labels``.
     """
+    if task.declared is not None:
+        return put_together(task.signature, examples)
     batch = {
         name: _stack([example[name] for example in examples], _fill(task, name), max(length or 0, _least(task, name)))
         for name in examples[0]

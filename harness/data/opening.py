@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ from harness.data.builtin import builtin_source, builtin_tokenizer, class_names,
 from harness.data.columns import Classes, column, read_text, token_ids
 from harness.data.dataset import Dataset, LazyExamples, Origin, PackedExamples, Rows, Stream, no_rows
 from harness.data.encoding import Encoder, find_classes, fit_encoder
+from harness.data.python_source import open_python
 from harness.data.readers import existing, reader_of, suffixes
-from harness.data.record import IndexedReader, Reader, Record, Source
+from harness.data.record import Example, IndexedReader, Reader, Record, Source
 from harness.data.splits import Split, SplitRows, check_whole, split_of_folder
 from harness.data.tokens import Tokenizer
 from harness.errors import DataError
@@ -83,12 +85,14 @@ def open_dataset(
         MissingPackageError: The data needs a package that is not installed.
     """
     asked = Split.parse(config.split or "", split)
+    known = like if isinstance(like, Encoder) or like is None else like.origin.encoder
+    if config.dataset or config.datamodule:
+        return _open_python(config, task, folder, asked, known, lenient)
     if config.path is None:
         return _open_builtin(config, task, asked)
     whole = (folder / Path(config.path).expanduser()).resolve()
     path = locate(whole, asked)
     source = open_reader(path, task, lenient=lenient)
-    known = like if isinstance(like, Encoder) or like is None else like.origin.encoder
     file = _File(path, path != whole, asked, config.max_eval_examples, task, known, lenient)
     if isinstance(source, IndexedReader) and not task.is_text:
         return _open_by_number(source, file)
@@ -152,6 +156,45 @@ def _open_builtin(config: EvalConfig, task: TaskSpec, asked: Split) -> Dataset:
     return _in_memory(origin, _language(SplitRows(source, asked), task, encoder.tokenizer), config.max_eval_examples)
 
 
+def _open_python(config: EvalConfig, task: TaskSpec, folder: Path, asked: Split, like: Encoder | None, lenient: bool) -> Dataset:
+    """Opens rows that Python gives: by number where they can be had so, else in memory as far as they fit."""
+    rows = open_python(config, task, folder, asked)
+    file, _, _ = (config.dataset or config.datamodule or "").rpartition(":")
+    code = (folder / file).resolve() if file.endswith(".py") else None
+    named = _File(code or Path(), rows.tells_splits, asked, config.max_eval_examples, task, like, lenient)
+    first = next(iter(rows), None)
+    if first is None:
+        raise DataError(f"{rows.name}: no rows")
+    source: Source = rows if rows.is_indexed else SplitRows(rows, asked)
+    encoder = fit_encoder(source, first, task, like, lenient=lenient)
+    origin = replace(named.origin(rows, encoder, rows.tells_splits), path=code, is_python=True)
+    if rows.is_indexed and not _is_cut(task):
+        picked = _picked(len(rows), asked, config.max_eval_examples)
+        if not picked:
+            raise DataError(f"{rows.name}: no rows in {asked}")
+        encoder(rows[picked[0]])  # what is wrong with every row is said now
+        return Rows(origin, LazyExamples(rows, encoder, picked))
+    source = _language(source, task, encoder.tokenizer)
+    return _held(origin, source, config.max_eval_examples)
+
+
+_HELD = 256 << 20
+"""Bytes of examples that are held in memory where they cannot be had by number."""
+
+
+def _held(origin: Origin, rows: Source, limit: int | None) -> Dataset:
+    """The examples of rows that come in order; a stream where they do not fit into memory."""
+    examples, size = list[Example](), 0
+    for record in rows if limit is None else islice(rows, limit):
+        examples.append(origin.encoder(record))
+        size += sum(tensor.nbytes for tensor in examples[-1].values())
+        if size > _HELD:
+            return Stream(origin, rows, limit)
+    if not examples:
+        raise no_rows(origin.name, origin.task)
+    return Rows(origin, examples)
+
+
 def _open_by_number(source: IndexedReader, file: _File) -> Rows:
     """Opens rows that are decoded when they are asked for."""
     source.check(file.task, lenient=file.lenient)
@@ -160,6 +203,8 @@ def _open_by_number(source: IndexedReader, file: _File) -> Rows:
     picked = _picked(len(source), file.asked, file.limit)
     if not picked:
         raise DataError(f"{source.name}: no rows in {file.asked}")
+    if file.task.declared is not None:
+        encoder(source[picked[0]])  # what is wrong with every row is said now
     return Rows(origin, LazyExamples(source, encoder, picked))
 
 
@@ -194,14 +239,21 @@ def _open_in_order(source: Reader, file: _File, stream: bool) -> Dataset:
 
 
 def _in_memory(origin: Origin, rows: Source, limit: int | None) -> Rows:
-    examples = PackedExamples(map(origin.encoder, rows), origin.name)
+    made = map(origin.encoder, rows)
+    # Rows of a declared task may differ in every axis, which packing cannot hold.
+    examples = PackedExamples(made, origin.name) if origin.task.declared is None else list(made)
     if not examples:
         raise no_rows(origin.name, origin.task)
     return Rows(origin, examples if limit is None else [examples[number] for number in _spread(range(len(examples)), limit)])
 
 
 def _language(rows: Source, task: TaskSpec, tokenizer: Tokenizer | None, *, are_joined: bool = False) -> Source:
-    return Pieces(rows, task, tokenizer, are_joined) if task.task_type in _LANGUAGE else rows
+    return Pieces(rows, task, tokenizer, are_joined) if _is_cut(task) else rows
+
+
+def _is_cut(task: TaskSpec) -> bool:
+    """Whether rows are cut to sequences."""
+    return task.task_type in _LANGUAGE
 
 
 def _picked(count: int, asked: Split, limit: int | None) -> Sequence[int]:

@@ -50,6 +50,15 @@ class Record:
         return DataError(f"{self.where}: {message}")
 
 
+def flattened(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of a row by dotted names: those of nested dicts under the names of both."""
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            yield from flattened(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
 class Source(Protocol):
     """Rows that can be read again from the first; a file is not held in memory."""
 

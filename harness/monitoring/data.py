@@ -77,12 +77,12 @@ def reference_encoder(task: TaskSpec, data: DataReference | None, known: KnownEn
 def _encoder_of_training(
     window: EvalConfig, task: TaskSpec, train: EvalConfig | None, folder: Path, like: Encoder | None
 ) -> Encoder | None:
-    if train is not None and (train.path or train.dataset_id):
+    if train is not None and train.is_named:
         return open_dataset(train, task, folder, "train").origin.encoder
-    if like is not None or window.path is None:
+    if like is not None or not window.is_named or window.dataset_id:
         return like
     with suppress(DataError):  # no training data there; what is wrong with the window itself is said when it is opened
-        return open_dataset(EvalConfig(path=window.path), task, folder, "train", lenient=True).origin.encoder
+        return open_dataset(window.source(), task, folder, "train", lenient=True).origin.encoder
     return None
 
 

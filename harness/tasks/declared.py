@@ -199,13 +199,11 @@ def load_function(source: str, folder: Path) -> Callable[..., Any]:
         ModelSourceError: There is no such file or function.
     """
     from harness.errors import ModelSourceError
-    from harness.user_code import import_file
+    from harness.user_code import import_named
 
-    file, _, name = source.rpartition(":")
-    path = (folder / file).resolve()
-    found = getattr(import_file(path, "function"), name, None)
+    found = import_named(source, folder, "function")
     if not callable(found):
-        raise ModelSourceError(f"{path} has no function {name!r}")
+        raise ModelSourceError(f"{source} is a {type(found).__name__}, expected a function")
     return found  # type: ignore[no-any-return]
 
 

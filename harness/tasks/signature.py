@@ -160,6 +160,11 @@ class Signature:
         return tuple(self.axes[name] for name in names if self.axes[name].is_free)
 
     @property
+    def deals_rows(self) -> bool:
+        """Whether a batch consists of rows; where no input has an axis of them, as with a graph, each example is a batch."""
+        return any(BATCH in each.axes for each in self.inputs)
+
+    @property
     def has_rows(self) -> bool:
         """Whether there is an axis of rows, the main output has it, and they are independent."""
         return BATCH in self.main.axes and BATCH in self.axes and self.axes[BATCH].independent

@@ -64,9 +64,9 @@ def open_datasets(task: TaskSpec, train: EvalConfig | None, held_out: EvalConfig
 
 
 def _named(config: EvalConfig | None) -> EvalConfig | None:
-    return config if config is not None and (config.path or config.dataset_id) else None
+    return config if config is not None and config.is_named else None
 
 
 def _of_same_place(other: EvalConfig | None) -> EvalConfig:
     """Another split of what the other config names."""
-    return EvalConfig(path=other.path, dataset_id=other.dataset_id) if other is not None else EvalConfig()
+    return other.source() if other is not None else EvalConfig()

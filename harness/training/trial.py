@@ -198,7 +198,7 @@ class Trial:
     def names_data(self) -> bool:
         """Whether the config names a dataset, rather than leaving it to the built-in ones."""
         named = (self.source.train, self.source.eval) if self.source is not None else ()
-        return any(keys is not None and (keys.path or keys.dataset_id) for keys in named)
+        return any(keys is not None and keys.is_named for keys in named)
 
     def stream(self, count: int, seed: int = 0) -> DrawnBatches:
         """The first batches of a training on ``data``, over as many epochs as that takes.

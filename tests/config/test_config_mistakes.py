@@ -137,7 +137,7 @@ def test_anything_but_an_object_is_refused(refused: Refused, text: str) -> None:
     [
         ({"vocab_sise": 3}, "vocab_sise", "vocab_size"),
         ({"lr_rate": 1e-3}, "lr_rate", "learning_rate"),
-        ({"eval": {"dataset": "lm_tiny_v1"}}, "eval.dataset", "dataset_id"),
+        ({"eval": {"datset_id": "lm_tiny_v1"}}, "eval.datset_id", "dataset_id"),
         ({"train": {"spilt": "train"}}, "train.spilt", "split"),
         ({"export": {"format": ["onnx"]}}, "export.format", "formats"),
         ({"export": {"batch_size": 1}}, "export.batch_size", ""),

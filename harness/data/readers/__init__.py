@@ -6,7 +6,7 @@ from pathlib import Path
 
 from harness.data.readers.arrow import ArrowFile, ParquetFile
 from harness.data.readers.images import ImageFolder
-from harness.data.readers.npz import NpzFile
+from harness.data.readers.npz import NpzFile, PtFile
 from harness.data.readers.text import CsvTable, JsonLines, PlainText
 from harness.data.record import Reader
 from harness.errors import DataError, did_you_mean
@@ -17,6 +17,7 @@ READERS: tuple[type[Reader], ...] = (
     ParquetFile,
     ArrowFile,
     NpzFile,
+    PtFile,
     PlainText,
     ImageFolder,
 )

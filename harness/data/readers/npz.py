@@ -1,17 +1,18 @@
-"""NPZ: an array for each field."""
+"""NPZ, and PyTorch's own files: an array for each field."""
 
 from __future__ import annotations
 
 import zipfile
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from harness.data.record import TARGETS, Columns, IndexedReader, Record
+from harness.data.record import TARGETS, Columns, IndexedReader, Record, flattened
 from harness.errors import DataError
 
 if TYPE_CHECKING:
@@ -20,12 +21,27 @@ if TYPE_CHECKING:
     from harness.tasks import TaskSpec
 
 
+@dataclass(frozen=True)
 class NpzFile(IndexedReader):
-    """NumPy arrays of one length, which are held in memory."""
+    """NumPy arrays of one length, which are held in memory.
+
+    Attributes:
+        is_whole: Whether the arrays are one example, as those of a graph are.
+    """
 
     kind = "NPZ"
-    suffixes = (".npz",)
+    suffixes: ClassVar[tuple[str, ...]] = (".npz",)
     layout = "a NumPy array for each field, as many rows in each"
+
+    is_whole: bool = False
+
+    @classmethod
+    def open(cls, path: Path, task: TaskSpec, *, lenient: bool = False) -> NpzFile:
+        """The arrays: those of many rows, or of the one example of a task without rows."""
+        return cls(path, not task.signature.deals_rows)
+
+    def _read(self) -> dict[str, Tensor]:
+        return read_npz(self.path)
 
     @cached_property
     def arrays(self) -> dict[str, Tensor]:
@@ -34,7 +50,9 @@ class NpzFile(IndexedReader):
         Raises:
             DataError: The file is unreadable, or its arrays differ in length.
         """
-        arrays = read_npz(self.path)
+        arrays = self._read()
+        if self.is_whole:
+            return arrays
         rows = {name: len(array) if array.ndim else 0 for name, array in arrays.items()}
         if len(set(rows.values())) != 1 or 0 in rows.values():
             raise DataError(f"`path`: {self.name}: every array needs the same number of rows, at least one; got {rows}")
@@ -42,11 +60,12 @@ class NpzFile(IndexedReader):
 
     def __len__(self) -> int:
         """How many rows there are."""
-        return len(next(iter(self.arrays.values())))
+        return 1 if self.is_whole else len(next(iter(self.arrays.values())))
 
     def __getitem__(self, index: int) -> Record:
         """A row."""
-        return Record(f"{self.name}, row {index + 1}", {name: array[index] for name, array in self.arrays.items()})
+        fields = self.arrays if self.is_whole else {name: array[index] for name, array in self.arrays.items()}
+        return Record(f"{self.name}, row {index + 1}", fields)
 
     def columns(self, rows: int) -> Iterator[Columns]:
         """The arrays of one or two axes, some rows at a time."""
@@ -65,6 +84,8 @@ class NpzFile(IndexedReader):
             DataError: An array is missing, or does not fit the task.
         """
         name, arrays = self.name, self.arrays
+        if task.declared is not None:
+            return  # each row is checked against the signature
         field = task.facts.inputs[0]
         label = next((label for label in TARGETS if label in arrays), None)
         missing = field if field not in arrays else "labels" if label is None and not lenient else None
@@ -79,6 +100,27 @@ class NpzFile(IndexedReader):
             raise DataError(f"`path`: {name}, row {int(broken[0]) + 1}: `{field}` holds NaN or infinity")
         if label is not None:
             _check_labels(f"`path`: {name}", label, arrays[label], task.num_classes)
+
+
+class PtFile(NpzFile):
+    """A dict of tensors of one length, as ``torch.save`` writes it."""
+
+    kind = "PyTorch"
+    suffixes = (".pt", ".pth")
+    layout = "a dict with a tensor for each field, as many rows in each"
+
+    def _read(self) -> dict[str, Tensor]:
+        import torch
+
+        try:
+            found = torch.load(self.path, map_location="cpu", weights_only=True)
+        except Exception as error:  # a damaged file, or one that would run code, makes it raise whatever it likes
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise DataError(f"`path`: {self.path} cannot be read as a dict of tensors: {reason}") from None
+        fields = dict(flattened(found)) if isinstance(found, dict) else {}
+        if not fields or not all(isinstance(value, torch.Tensor) for value in fields.values()):
+            raise DataError(f"`path`: {self.name} holds a {type(found).__name__}, expected a dict with a tensor for each field")
+        return fields
 
 
 def _check_labels(where: str, name: str, labels: Tensor, classes: int | None) -> None:
