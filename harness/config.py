@@ -253,7 +253,9 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
                 properties=dict(self.properties),
                 tolerances=dict(self.tolerances),
                 declared=read_signature(
-                    SignatureKeys(**{key: getattr(self, key) for key in SignatureKeys.model_fields}), self._path.parent
+                    SignatureKeys(**{key: getattr(self, key) for key in SignatureKeys.model_fields}),
+                    self._path.parent,
+                    self.model_file,
                 ),
             )
         task_type = TaskType(self.task_type)

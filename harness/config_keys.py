@@ -124,7 +124,10 @@ class ModelKeys(Keys):
         None, description="What `modeltiers gist ID` shows; a gist with other files is refused."
     )
     preset: Name | None = Field(None, description="The embedded stub of a preset.")
-    model_factory: str = Field("build_model", description="Callable in model_file that returns the model.")
+    model_factory: str = Field(
+        "build_model",
+        description="Callable in model_file that returns the model; where the file has no build_model, its only class of a whole model.",
+    )
     model_kwargs: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of the factory.")
     trust_model: bool = Field(
         False, description="Whether model_file may start programs and use the network when it is imported or its model is built."

@@ -24,9 +24,9 @@ from harness.runtime import threads_for
 from harness.tasks import TaskSpec
 from pytest_modeltiers.checks import FOUND
 from pytest_modeltiers.compat import fixtures_by_name
+from pytest_modeltiers.hooks import CONFIGS, SELECTED, TIERS
 from pytest_modeltiers.judge import VERDICT, Judge, conclude
 from pytest_modeltiers.owner_verdicts import Answers, run_test
-from pytest_modeltiers.plugin import CONFIGS, SELECTED, TIERS
 from pytest_modeltiers.suite import Suite
 from pytest_modeltiers.time_budget import CutShortError, time_limit
 

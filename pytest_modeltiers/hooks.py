@@ -1,13 +1,34 @@
-"""Hooks that a user's ``conftest.py`` or another plugin may implement."""
+"""What the plugin's files share through pytest: hooks, which a user's ``conftest.py`` may implement, marks, and keys of ``config.stash``.
+
+Every pytest start imports this module, so it imports the standard library and pytest alone.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import pytest
 
 if TYPE_CHECKING:
     from harness.tasks import TaskSpec
     from pytest_modeltiers.checks import ModelCheck
+
+TIERS = {
+    1: "critical properties",
+    2: "analysis",
+    3: "training",
+    4: "export",
+    5: "monitoring",
+}
+"""The tiers, each with its title; `tier1` to `tier5` are markers."""
+
+CONFIGS = pytest.StashKey[list[Path]]()
+"""The config files of this run, resolved."""
+
+SELECTED = pytest.StashKey[frozenset[str]]()
+"""The tests that run, where another process selected them."""
 
 
 def pytest_modeltiers_checks(task_spec: TaskSpec) -> Sequence[ModelCheck]:  # type: ignore[empty-body]

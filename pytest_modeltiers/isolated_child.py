@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_modeltiers.compat import report_as_json
-from pytest_modeltiers.plugin import SELECTED
+from pytest_modeltiers.hooks import SELECTED
 
 if TYPE_CHECKING:
     from harness.isolation.channel import Channel

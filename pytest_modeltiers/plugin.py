@@ -1,6 +1,6 @@
 """Options, markers and collection.
 
-Every pytest start imports this module, so it imports the standard library and pytest alone; whatever is heavier begins in
+Every pytest start imports this module, so it imports the standard library, pytest and ``hooks.py`` alone; whatever is heavier begins in
 ``suite.py``, once a config is in use.
 """
 
@@ -15,16 +15,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_modeltiers import hooks
+from pytest_modeltiers.hooks import CONFIGS, TIERS
+
 if TYPE_CHECKING:
     from pytest_modeltiers.suite import Suite
-
-TIERS = {
-    1: "critical properties",
-    2: "analysis",
-    3: "training",
-    4: "export",
-    5: "monitoring",
-}
 
 _FIXTURES = "modeltiers_fixtures"
 
@@ -35,12 +30,6 @@ _HYPOTHESIS_FOLDER = "HYPOTHESIS_STORAGE_DIRECTORY"
 
 _HIDDEN = pytest.StashKey[str]()
 """What to say of a user's own package ``harness``."""
-
-CONFIGS = pytest.StashKey[list[Path]]()
-"""The config files of this run, resolved."""
-
-SELECTED = pytest.StashKey[frozenset[str]]()
-"""The tests that run, where another process selected them."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -64,8 +53,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
     """Declares the plugin's own hooks."""
-    from pytest_modeltiers import hooks
-
     pluginmanager.add_hookspecs(hooks)
 
 

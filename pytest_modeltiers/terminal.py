@@ -16,7 +16,7 @@ from harness.health.checks import Cause, also_text
 from harness.health.markdown import problems_text
 from harness.health.report import ExportHealthReport
 from harness.wording import counted
-from pytest_modeltiers.plugin import TIERS
+from pytest_modeltiers.hooks import TIERS
 from pytest_modeltiers.results import Result, check_name, figures_of
 
 if TYPE_CHECKING:

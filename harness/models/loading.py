@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import warnings
 from collections.abc import Callable, Mapping
@@ -110,10 +111,13 @@ def model_source(config: SuiteConfig) -> ModelSource:
         return _from_gist(config, options)
     if config.model_file:
         path = config.resolve(config.model_file)
+        factory = (
+            config.model_factory if "model_factory" in config.model_fields_set else usual_factory(path, config.model_factory)
+        )
         if not config.trust_model:
-            refuse_dangerous(path, "model_file", config.model_factory, config.model_kwargs)
+            refuse_dangerous(path, "model_file", factory, config.model_kwargs)
         warn_of_findings(path)
-        return source_of_file(path, "model_file", config.model_factory, **options)
+        return source_of_file(path, "model_file", factory, **options)
     if config.model_import:
         name, _, attribute = config.model_import.partition(":")
         attribute = attribute or config.model_factory
@@ -138,6 +142,37 @@ def source_of_file(path: Path, key: str, factory: str, **options: Any) -> ModelS
         FactoryError: It has no such factory.
     """
     return ModelSource(_find_factory(import_file(path, key), factory, str(path)), f"{path.name}:{factory}", **options)
+
+
+def usual_factory(path: Path, usual: str) -> str:
+    """What builds the model of a file where the config does not say it: the function of the usual name, or else the only class of a whole model.
+
+    A class of a whole model defines ``forward``, and no other class of the file uses it as a part.
+
+    Args:
+        path: The file, which is read and not run.
+        usual: The name of the function.
+
+    Returns:
+        A name in the file; the usual one where the file has none, or several such classes.
+    """
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return usual  # the import says what is wrong
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    models = [name for name, node in classes.items() if any(getattr(each, "name", "") == "forward" for each in node.body)]
+    parts = {
+        inner.id
+        for name in classes
+        for inner in ast.walk(classes[name])
+        if isinstance(inner, ast.Name) and inner.id in classes and inner.id != name
+    }
+    whole = [name for name in models if name not in parts]
+    names = {getattr(each, "name", "") for each in tree.body} | {
+        alias.asname or alias.name for each in ast.walk(tree) if isinstance(each, ast.ImportFrom) for alias in each.names
+    }
+    return whole[0] if usual not in names and len(whole) == 1 else usual
 
 
 TRUST = "MODELTIERS_TRUST_MODEL"

@@ -28,12 +28,13 @@ class SignatureError(ValueError):
         super().__init__("\n".join(self.mistakes))
 
 
-def read_signature(keys: Mapping[str, Any] | SignatureKeys, folder: Path = Path()) -> Signature:
+def read_signature(keys: Mapping[str, Any] | SignatureKeys, folder: Path = Path(), model_file: str | None = None) -> Signature:
     """The signature that a config's keys declare.
 
     Args:
         keys: The keys ``inputs``, ``outputs``, ``axes``, ``symmetric``, ``limits``, ``labels`` and ``loss``.
         folder: The config's, to which the files of functions are relative.
+        model_file: The file that a function ``:name`` is in.
 
     Raises:
         pydantic.ValidationError: A key is unknown, or its value of another type.
@@ -43,7 +44,7 @@ def read_signature(keys: Mapping[str, Any] | SignatureKeys, folder: Path = Path(
     if not (declared.inputs and declared.outputs):
         missing = "outputs" if declared.inputs else "inputs"
         raise SignatureError([f"`{missing}`: a declared task needs at least one: {{name: {{axes: [batch, …]}}}}"])
-    reader = _Reader(declared, folder)
+    reader = _Reader(declared, folder, model_file)
     signature = reader.signature()
     mistakes = [*reader.mistakes, *(_contradictions(declared, signature) if not reader.mistakes else ())]
     if mistakes:
@@ -54,9 +55,10 @@ def read_signature(keys: Mapping[str, Any] | SignatureKeys, folder: Path = Path(
 class _Reader:
     """Turns keys into a signature, and gathers what is wrong with single keys on the way."""
 
-    def __init__(self, keys: SignatureKeys, folder: Path) -> None:
+    def __init__(self, keys: SignatureKeys, folder: Path, model_file: str | None) -> None:
         self.keys = keys
         self.folder = folder
+        self.model_file = model_file
         self.mistakes: list[str] = []
 
     def signature(self) -> Signature:
@@ -81,7 +83,7 @@ class _Reader:
             limits=tuple(filter(None, (self._tried(f"limits.{n}", Limit.parse, text) for n, text in enumerate(keys.limits)))),
             labels=tuple(self._label(name, each) for name, each in keys.labels.items() if each.from_ is None),
             label_sources={name: each.from_ for name, each in keys.labels.items() if each.from_ is not None},
-            loss=loss.function,
+            loss=self._function("loss", loss.function),
             loss_over=loss.over or "",
         )
 
@@ -125,7 +127,7 @@ class _Reader:
 
     def _output(self, name: str, keys: OutputKeys) -> Output:
         kind = self._kind(name, keys)
-        loss = kind.default_loss if keys.loss is None else keys.loss
+        loss = kind.default_loss if keys.loss is None else self._function(f"outputs.{name}.loss", keys.loss)
         if loss and loss not in LOSSES and ":" not in loss:
             hint = did_you_mean(loss, LOSSES)
             self.mistakes.append(
@@ -159,6 +161,8 @@ class _Reader:
             named = ", ".join(key.rstrip("_") for key in kinds)
             self.mistakes.append(f"`{path}`: expected one of {named}; got {', '.join(given).replace('from_', 'from') or 'none'}")
             return Normal()
+        if keys.from_ is not None:
+            keys = keys.model_copy(update={"from_": self._function(f"{path}.from", keys.from_)})
         made = _VALUES[given[0]](keys, self.folder)
         if isinstance(made, Uniform) and made.low > made.high:
             self.mistakes.append(f"`{path}.range`: from {made.low:g} to {made.high:g} holds no number")
@@ -172,6 +176,14 @@ class _Reader:
             self.mistakes.append(f"`{path}.ids`: {len(ids.count)} tables, one for each place of the last axis, which is {last}")
         if ids.pad is not None and isinstance(ids.count, int) and ids.pad >= ids.count:
             self.mistakes.append(f"`{path}.pad`: {ids.pad} is outside the {ids.count} ids")
+
+    def _function(self, path: str, source: str) -> str:
+        """A function as ``file.py:name``; one without a file is in the model file."""
+        if source.startswith(":") and self.model_file is None:
+            self.mistakes.append(
+                f"`{path}`: {source!r} is a function of `model_file`, which the config does not give: file.py{source}"
+            )
+        return f"{self.model_file or ''}{source}" if source.startswith(":") else source
 
     def _tried(self, path: str, read: Callable[[str], Any], text: str) -> Any:
         try:

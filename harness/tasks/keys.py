@@ -36,7 +36,11 @@ class ValuesKeys(_Keys):
     mask_of: str | None = Field(None, description="1 where an element along an axis is real.")
     inverted: bool = Field(False, description="Of `mask_of`: 1 where an element is padding.")
     one_of: Annotated[list[bool | int | float], Field(min_length=1)] | None = Field(None, description="One of a few values.")
-    from_: str | None = Field(None, alias="from", description="`file.py:function`, called with a shape and a generator.")
+    from_: str | None = Field(
+        None,
+        alias="from",
+        description="`file.py:function`, or `:function` of the model file, called with a shape and a generator.",
+    )
 
 
 def _no_kind_for_normal(value: Any) -> Any:
@@ -119,7 +123,7 @@ class AxisKeys(_Keys):
 class LossKeys(_Keys):
     """The loss as a function, and what it is taken over."""
 
-    function: str = Field(description="`file.py:function`.")
+    function: str = Field(description="`file.py:function`, or `:function` of the model file.")
     over: Literal["batch"] | None = Field(None, description="`batch` where rows are compared with each other.")
 
 
@@ -134,7 +138,7 @@ class SignatureKeys(_Keys):
     symmetric: list[str] = Field(default_factory=list, description="Inputs that may be swapped without a change.")
     limits: list[str] = Field(default_factory=list, description='What holds across axes: ["past + time <= 48"].')
     labels: dict[str, LabelKeys] = Field(default_factory=dict, description="Labels that do not follow from the outputs.")
-    loss: str | LossKeys | None = Field(None, description="The whole loss, as file.py:function.")
+    loss: str | LossKeys | None = Field(None, description="The whole loss, as file.py:function, or :function of the model file.")
 
 
 _GROUPS: dict[str, type[_Keys]] = {"inputs": InputKeys, "outputs": OutputKeys, "axes": AxisKeys, "labels": LabelKeys}

@@ -11,9 +11,10 @@ import torch
 from planted_bugs.tier1.declared import CASES, SCORES, Keys, Pair, Policy, task_of
 from torch import nn
 
-from harness.adapters import SignatureAdapter
+from harness.adapters import SignatureAdapter, make_adapter
 from harness.cli import main
-from harness.errors import ForwardError, OutputError
+from harness.config import load_config
+from harness.errors import ConfigError, ForwardError, OutputError
 from harness.evidence import Evidence, Status
 from pytest_modeltiers.live import judge_model
 
@@ -78,3 +79,27 @@ def test_explain_writes_a_task_type_out(tmp_path: Path, capsys: pytest.CaptureFi
     told = capsys.readouterr().out
     assert "attention_mask: {axes: [batch, seq], values: {mask_of: seq}, optional: true}" in told
     assert "order: causal" in told
+
+
+LOSS = "\n\ndef whole_loss(outputs, batch):\n    return outputs['y'].square().mean()\n"
+
+
+@pytest.mark.parametrize("loss", [":whole_loss", "model.py:whole_loss"])
+def test_a_loss_may_be_a_function_of_the_model_file(tmp_path: Path, loss: str) -> None:
+    (tmp_path / "model.py").write_text("import torch\n\n\nclass Net(torch.nn.Linear):\n    pass\n" + LOSS)
+    file = tmp_path / "net.json"
+    keys = {"inputs": {"x": {"axes": ["batch", 3]}}, "outputs": {"y": {"axes": ["batch", 2]}}, "loss": loss}
+    file.write_text(json.dumps({"model_file": "model.py", **keys}))
+    adapter = make_adapter(load_config(file).task_spec(), folder=tmp_path)
+    batch = {"x": torch.ones(2, 3)}
+
+    assert float(adapter.loss_of_call(nn.Linear(3, 2), batch)) >= 0
+
+
+def test_a_function_of_no_model_file_is_a_mistake(tmp_path: Path) -> None:
+    file = tmp_path / "net.json"
+    keys = {"inputs": {"x": {"axes": ["batch", 3]}}, "outputs": {"y": {"axes": ["batch", 2]}}, "loss": ":whole_loss"}
+    file.write_text(json.dumps({"model_import": "torch.nn:Linear", **keys}))
+
+    with pytest.raises(ConfigError, match="`loss`: ':whole_loss' is a function of `model_file`, which the config does not give"):
+        load_config(file)
