@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,6 +44,11 @@ class Entry:
         """The model file's content."""
         own = f"\n\n{self.own.strip()}\n" if self.own else ""
         return f"{self.imports}\n{own}\n\ndef build_model():\n    return {self.build}\n"
+
+    @property
+    def fingerprint(self) -> str:
+        """Another one where the model or its task is another: results of the old one no longer hold."""
+        return hashlib.sha256(json.dumps([self.model_file, dict(self.task)], sort_keys=True).encode()).hexdigest()[:12]
 
 
 def image(side: int = 32, channels: int = 3, classes: int = 5) -> Keys:

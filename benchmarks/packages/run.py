@@ -2,8 +2,9 @@
 
     python benchmarks/packages/run.py [WORD ...] [--work DIR] [--budget 25] [--again]
 
-Needs the packages of `requirements.txt` beside this project, in an environment of their own. Entries whose result lies in DIR are not run
-again. At the end `results.json` and `results.md` are written; exits with 1 where a red line is ours, or nobody has reviewed it.
+Needs the packages of `requirements.txt` beside this project, in an environment of their own. Entries whose result lies in DIR or in
+`results.json` are not run again. At the end `results.json` and `results.md` are written; exits with 1 where a red line is ours, or nobody
+has reviewed it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from packages.entries import ENTRIES
 from packages.entry import Entry
-from packages.table import write_results
+from packages.table import recorded_rows, write_results
 
 _PATIENCE = 40
 """By the clock, as a multiple of the budget: the cores may be shared."""
@@ -79,6 +80,10 @@ def run(entry: Entry, folder: Path, budget: float) -> dict[str, Any]:
     return {"key": entry.key, "commit": commit, "model": entry.model_file, "task": dict(entry.task), "budget": budget, **found}
 
 
+def _is_of(found: Mapping[str, Any], entry: Entry) -> bool:
+    return (found["model"], found["task"]) == (entry.model_file, dict(entry.task))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("words", nargs="*", help="only entries whose name holds one of these")
@@ -89,10 +94,12 @@ def main() -> int:
     parser.add_argument("--table", action="store_true", help="write the tables only")
     arguments = parser.parse_args()
     work, end = arguments.work.resolve(), time.monotonic() + 60 * arguments.minutes
+    work.mkdir(parents=True, exist_ok=True)
+    recorded = recorded_rows()
     for entry in in_turns([entry for entry in ENTRIES if entry.task]):
         file = work / f"{entry.key}.json"
         is_wanted = not arguments.words or any(word in entry.key for word in arguments.words)
-        is_done = file.is_file() and json.loads(file.read_text(encoding="utf-8"))["model"] == entry.model_file
+        is_done = entry.key in recorded or (file.is_file() and _is_of(json.loads(file.read_text(encoding="utf-8")), entry))
         if arguments.table or not is_wanted or (is_done and not arguments.again) or time.monotonic() > end:
             continue
         found = run(entry, work / "runs" / entry.key, arguments.budget)

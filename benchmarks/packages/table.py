@@ -45,6 +45,9 @@ class Row:
         red: The red lines, each with its message, its verdict and the reason.
         amber: The warnings, each with its message.
         error: Why nothing was run.
+        budget: The time budget in seconds.
+        commit: The commit of this project that was run.
+        fingerprint: The entry's, when it was run.
     """
 
     key: str
@@ -59,40 +62,59 @@ class Row:
     red: list[dict[str, str]] = field(default_factory=list)
     amber: list[dict[str, str]] = field(default_factory=list)
     error: str = ""
+    budget: float = 25.0
+    commit: str = ""
+    fingerprint: str = ""
+
+
+def recorded_rows() -> dict[str, Row]:
+    """The rows of `results.json` whose entries are still the same, by key."""
+    file = _HERE / "results.json"
+    rows = [Row(**row) for row in json.loads(file.read_text(encoding="utf-8"))] if file.is_file() else []
+    return {row.key: row for entry in ENTRIES for row in rows if (row.key, row.fingerprint) == (entry.key, entry.fingerprint)}
 
 
 def write_results(work: Path) -> int:
-    """Writes both; returns 1 where a red line is ours, or has no review."""
+    """Writes both, from the runs in ``work`` and the rows recorded before; returns 1 where a red line is ours, or has no review."""
     reviews = json.loads((_HERE / "reviews.json").read_text(encoding="utf-8"))
-    pairs = [(entry, work / f"{entry.key}.json") for entry in ENTRIES]
-    found = [(entry, json.loads(file.read_text(encoding="utf-8"))) for entry, file in pairs if file.is_file()]
-    rows = [_row(entry, result, reviews.get(entry.key, {})) for entry, result in found]
-    budget = max((result["budget"] for _, result in found), default=0.0)
+    recorded = recorded_rows()
+    rows = []
+    for entry in ENTRIES:
+        file, row = work / f"{entry.key}.json", recorded.get(entry.key)
+        if file.is_file():
+            row = _row(entry, json.loads(file.read_text(encoding="utf-8")))
+        if row is not None:
+            row.red = [_reviewed(line, reviews.get(entry.key, {})) for line in row.red]
+            rows.append(row)
+    budget = max((row.budget for row in rows), default=0.0)
     (_HERE / "results.json").write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
     (_HERE / "results.md").write_text("\n".join(_lines(rows, budget)) + "\n", encoding="utf-8")
     return int(any(line["verdict"] != "true" for row in rows for line in row.red))
 
 
-def _row(entry: Entry, result: Mapping[str, Any], reviews: Mapping[str, Mapping[str, str]]) -> Row:
-    row = Row(entry.key, entry.package, entry.name, _init(entry, result))
+def _row(entry: Entry, result: Mapping[str, Any]) -> Row:
+    row = Row(entry.key, entry.package, entry.name, _init(entry, result), budget=result["budget"], commit=result.get("commit", ""))
+    row.fingerprint = entry.fingerprint
     if "summary" not in result:
         row.error = _error(result)
-        row.red = [_red("no test ran", row.error, reviews)]
+        row.red = [_line("no test ran", row.error)]
         return row
     counts, skipped = result["summary"], result["skipped"]
     row.passed, row.warnings, row.failed = counts["passed"], counts["warnings"], counts["failed"]
     row.skipped, row.late = len(skipped), sum("time budget" in reason or "`time_budget`" in reason for reason in skipped.values())
-    row.red = [_red(check["test"], check["message"], reviews) for check in result["checks"] if check["status"] == "failed"]
-    row.amber = [
-        {"test": check["test"], "message": check["message"]} for check in result["checks"] if check["status"] == "warning"
-    ]
+    row.red = [_line(check["test"], check["message"]) for check in result["checks"] if check["status"] == "failed"]
+    row.amber = [_line(check["test"], check["message"]) for check in result["checks"] if check["status"] == "warning"]
     return row
 
 
-def _red(test: str, message: str, reviews: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-    review = reviews.get(test, {})
-    message = re.sub(r"/\S*/(?=internal_error)", "", message)  # where it lies on one machine is nobody else's matter
-    return {"test": test, "message": message, "verdict": review.get("verdict", "not reviewed"), "why": review.get("why", "")}
+def _line(test: str, message: str) -> dict[str, str]:
+    # Where the file lies on one machine is nobody else's matter.
+    return {"test": test, "message": re.sub(r"/\S*/(?=internal_error)", "", message)}
+
+
+def _reviewed(line: Mapping[str, str], reviews: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    review = reviews.get(line["test"], {})
+    return {**line, "verdict": review.get("verdict", "not reviewed"), "why": review.get("why", "")}
 
 
 def _init(entry: Entry, result: Mapping[str, Any]) -> str:
