@@ -52,6 +52,7 @@ def run(entry: Entry, folder: Path, budget: float) -> dict[str, Any]:
         "MODELTIERS_CACHE": str(folder / "cache"),
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # installed or not, the plugin is loaded once, by name
     }
     command = [sys.executable, "-m", "packages.child", entry.key, str(folder), str(budget)]
     with (folder / "log").open("w", encoding="utf-8") as log:
