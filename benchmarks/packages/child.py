@@ -1,4 +1,4 @@
-"""One entry in a process of its own: a config through `modeltiers init`, and tiers 1 to 4 of the entry's own config.
+"""One entry in a process of its own: through `modeltiers init`, and by its own config through those of tiers 1 to 4 that its task has.
 
 python -m packages.child KEY FOLDER BUDGET
 """
@@ -52,7 +52,10 @@ def _run(entry: Entry, folder: Path, budget: float) -> dict[str, Any]:
     """What the suite finds."""
     import pytest
 
-    keys = {"task_name": "entry", **entry.task, "model_file": "model.py", "tier": ["1", "2", "3", "4"], "time_budget": budget}
+    from harness.config_keys import DECLARED_TIERS
+
+    tiers = [tier for tier in ("1", "2", "3", "4") if not entry.is_declared or tier in DECLARED_TIERS]
+    keys = {"task_name": "entry", **entry.task, "model_file": "model.py", "tier": tiers, "time_budget": budget}
     config = folder / "config.json"
     config.write_text(json.dumps(keys), encoding="utf-8")
     report, said = folder / "report", io.StringIO()

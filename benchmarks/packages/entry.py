@@ -21,8 +21,8 @@ class Entry:
         name: The class, or the class and what is special about it.
         imports: The import line of the model file.
         build: The expression that builds the model.
-        task: The config's keys; empty where the model fits no task.
-        waits: Why it fits none.
+        task: The config's keys, a task type with its sizes or a signature; empty where neither says what the model takes or returns.
+        waits: What a signature cannot say of it.
         own: What the model file holds beside ``build_model``, where the class is a part that needs a model around it.
     """
 
@@ -44,6 +44,11 @@ class Entry:
         """The model file's content."""
         own = f"\n\n{self.own.strip()}\n" if self.own else ""
         return f"{self.imports}\n{own}\n\ndef build_model():\n    return {self.build}\n"
+
+    @property
+    def is_declared(self) -> bool:
+        """Whether its task is a signature."""
+        return "inputs" in self.task
 
     @property
     def fingerprint(self) -> str:
@@ -95,3 +100,19 @@ def table(features: int = 6, classes: int = 3) -> Keys:
 def regression(features: int = 6) -> Keys:
     """A regression on rows."""
     return {"task_type": "tabular_regression", "num_features": features}
+
+
+def declared(inputs: Keys, outputs: Keys, axes: Keys | None = None, **more: Any) -> Keys:
+    """A task that is declared as a signature."""
+    return {"inputs": dict(inputs), "outputs": dict(outputs), **({"axes": dict(axes)} if axes else {}), **more}
+
+
+def sides(least: int, most: int, step: int = 1) -> Keys:
+    """A free height and width."""
+    side = {"min": least, "max": most, "multiple_of": step} if step > 1 else {"min": least, "max": most}
+    return {"height": side, "width": side}
+
+
+def plane(channels: int) -> list[Any]:
+    """The axes of an image or a map with a free height and width."""
+    return ["batch", channels, "height", "width"]

@@ -93,7 +93,9 @@ def write_results(work: Path) -> int:
 
 
 def _row(entry: Entry, result: Mapping[str, Any]) -> Row:
-    row = Row(entry.key, entry.package, entry.name, _init(entry, result), budget=result["budget"], commit=result.get("commit", ""))
+    row = Row(
+        entry.key, entry.package, entry.name, _init(entry, result), budget=result["budget"], commit=result.get("commit", "")
+    )
     row.fingerprint = entry.fingerprint
     if "summary" not in result:
         row.error = _error(result)

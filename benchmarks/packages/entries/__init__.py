@@ -1,8 +1,18 @@
-"""The entries of the board, a file a family of packages."""
+"""The entries of the board, a file a family of packages or of tasks."""
 
 from __future__ import annotations
 
-from packages.entries import image_models, language_models, table_models, transformers_models, waiting
+from packages.entries import (
+    graphs,
+    image_models,
+    image_to_image,
+    language_models,
+    several_inputs,
+    sound_and_series,
+    table_models,
+    transformers_models,
+    waiting,
+)
 from packages.entry import Entry
 
 ENTRIES: tuple[Entry, ...] = (
@@ -10,6 +20,10 @@ ENTRIES: tuple[Entry, ...] = (
     *transformers_models.ENTRIES,
     *language_models.ENTRIES,
     *table_models.ENTRIES,
+    *image_to_image.ENTRIES,
+    *graphs.ENTRIES,
+    *sound_and_series.ENTRIES,
+    *several_inputs.ENTRIES,
     *waiting.ENTRIES,
 )
 """All entries."""
