@@ -18,11 +18,12 @@ _HEAD = """\
 # The board of packages
 
 {entries} model classes of {packages} packages from PyPI that this project did not write, each built tiny with random weights. {fitting} fit
-one of the eight tasks; {waiting} wait for tasks that are declared as a signature, and are named at the end. `python
-benchmarks/packages/run.py` runs them and writes this file; the reviews are in `reviews.json`.
+one of the eight task types, {declared} have a declared signature of at most ten lines, and of {waiting} a signature cannot say what they
+take or return; those are named at the end. `python benchmarks/packages/run.py` runs them and writes this file; the reviews are in
+`reviews.json`.
 
-{ran} entries were run: through `modeltiers init` on a file that builds the model, and through tiers 1 to 4 under a `time_budget` of
-{budget:g} s. Their {tests} tests passed in {passed} cases and warned in {warnings}; {failed} failed, in {red} of the models. Of these
+{ran} entries were run: through `modeltiers init` on a file that builds the model, and through tiers 1 to 4, declared signatures through
+the tiers that they had at the time, under a `time_budget` of at most {budget:g} s. Their {tests} tests passed in {passed} cases and warned in {warnings}; {failed} failed, in {red} of the models. Of these
 {true} are reviewed as true of the model, {ours} as ours, {open} are not reviewed. `init` wrote the entry's task in {right} cases, another
 one in {other}, and no config in {refused}.
 """
@@ -36,7 +37,8 @@ class Row:
         key: The entry.
         package: Its package.
         name: Its class.
-        init: ``right``, ``other TASK`` or ``refused``.
+        init: ``right`` where `init` wrote the entry's task type and classes, of a declared task the kind of its main output;
+            ``other (…)`` or ``refused``.
         passed: Tests that passed.
         warnings: Tests that warned.
         failed: Tests that failed.
@@ -124,10 +126,14 @@ def _init(entry: Entry, result: Mapping[str, Any]) -> str:
     config = found.get("config")
     if not config:
         return "refused"
+    if entry.is_declared:
+        wanted, written = (next(iter(task.get("outputs", {}).values()), None) for task in (entry.task, config))
+        found = written.get("kind", "values") if written else config.get("task_type")
+        return "right" if wanted and found == wanted.get("kind", "values") else f"other ({found})"
     differing = sorted(
         key for key, value in entry.task.items() if key in ("task_type", "num_classes") and config.get(key) != value
     )
-    return "right" if not differing else f"other ({config.get('task_type')})"
+    return "right" if not differing else f"other ({config.get('task_type') or 'a signature'})"
 
 
 def _error(result: Mapping[str, Any]) -> str:
@@ -145,7 +151,8 @@ def _lines(rows: list[Row], budget: float) -> Iterator[str]:
     yield _HEAD.format(
         entries=len(ENTRIES),
         packages=len({entry.package for entry in ENTRIES}),
-        fitting=len(ENTRIES) - len(waiting),
+        fitting=sum(bool(entry.task) and not entry.is_declared for entry in ENTRIES),
+        declared=sum(entry.is_declared for entry in ENTRIES),
         waiting=len(waiting),
         ran=len(rows),
         budget=budget,
@@ -174,7 +181,7 @@ def _lines(rows: list[Row], budget: float) -> Iterator[str]:
     for test, number in Counter(line["test"] for row in rows for line in row.amber).most_common():
         names = [row.key for row in rows if any(line["test"] == test for line in row.amber)]
         yield f"- {test}: {number} ({', '.join(names)})"
-    yield "\n## Waiting for a task that is a signature\n"
+    yield "\n## What a signature cannot say\n"
     for entry in waiting:
         yield f"- {entry.package} {entry.name}: {entry.waits}"
 
