@@ -17,7 +17,7 @@ from harness.batches import IGNORED, Batch
 from harness.compat import UNDEFINED_FORWARD
 from harness.errors import ConfigError, ForwardError, ModelSourceError, OutputError, did_you_mean
 from harness.tasks import FACTS, TaskSpec, TaskType
-from harness.tasks.axes import BATCH, Size
+from harness.tasks.axes import BATCH, Size, fits_shape
 from harness.tasks.calls import arguments_of, bind, find_output, nested, outputs_of
 from harness.tasks.declared import load_function
 from harness.tasks.kinds import State
@@ -366,8 +366,8 @@ def find_logits(output: Any) -> Tensor:
 
 
 def same_shape(logits: Tensor, expected: tuple[int, ...]) -> bool:
-    """Whether logits have a shape, and are floating point."""
-    return tuple(logits.shape) == expected and torch.is_floating_point(logits)
+    """Whether logits have a promised shape, and are floating point."""
+    return fits_shape(logits.shape, expected) and torch.is_floating_point(logits)
 
 
 def _names(names: Any) -> str:

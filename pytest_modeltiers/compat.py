@@ -1,7 +1,12 @@
-"""Every private part of pytest that the plugin uses, and what happens in a version without it. All of it was seen in pytest 9.2."""
+"""Every private part of pytest and Hypothesis that the plugin uses, and what happens in a version without it.
+
+All of it was seen in pytest 9.2 and Hypothesis 6.170.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -22,3 +27,31 @@ def report_as_json(report: pytest.TestReport) -> dict[str, Any]:
     The public hook ``pytest_report_to_serializable`` does the same but needs a whole plugin manager. Without it, isolated suites do not run.
     """
     return report._to_json() | {"$report_type": "TestReport"}
+
+
+@contextmanager
+def modules_may_raise() -> Iterator[None]:
+    """Drawing goes on where a loaded module raises when it is asked for its file: ``providers._get_local_constants``.
+
+    Hypothesis looks for constants in every loaded module. A module that is imported at its first use (speechbrain has such) may lack a
+    package then, and its ImportError would end the draw. Without this private part that error is reported as an internal one.
+    """
+    try:
+        from hypothesis.internal.conjecture import providers
+
+        search = providers._get_local_constants
+    except (ImportError, AttributeError):
+        yield
+        return
+
+    def search_guarded() -> Any:
+        try:
+            return search()
+        except Exception:
+            return providers._local_constants
+
+    providers._get_local_constants = search_guarded
+    try:
+        yield
+    finally:
+        providers._get_local_constants = search

@@ -37,6 +37,7 @@ from harness.properties.prerequisites import (
 from harness.properties.subject import Subject
 from harness.runtime import processor_seconds
 from harness.user_code import raised
+from pytest_modeltiers.compat import modules_may_raise
 from pytest_modeltiers.smallest import smallest_failing
 from pytest_modeltiers.strategies import LONGEST_USUAL
 from pytest_modeltiers.time_budget import CutShortError
@@ -187,7 +188,8 @@ class Judge:
                 raise ViolationError(*known[key])
 
         try:
-            judged()
+            with modules_may_raise():
+                judged()
         except ViolationError as violation:
             self._keep_drawn(check, violation.case, violation.evidence, out_of_time)
         except Flaky:

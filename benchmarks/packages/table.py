@@ -23,9 +23,9 @@ take or return; those are named at the end. `python benchmarks/packages/run.py` 
 `reviews.json`.
 
 {ran} entries were run: through `modeltiers init` on a file that builds the model, and through tiers 1 to 4, declared signatures through
-the tiers that they had at the time, under a `time_budget` of at most {budget:g} s. Their {tests} tests passed in {passed} cases and warned in {warnings}; {failed} failed, in {red} of the models. Of these
-{true} are reviewed as true of the model, {ours} as ours, {open} are not reviewed. `init` wrote the entry's task in {right} cases, another
-one in {other}, and no config in {refused}.
+the tiers that they had at the time, under a `time_budget` of at most {budget:g} s. Their {tests} tests passed in {passed} cases and
+warned in {warnings}; {failed} failed, in {red} of the models. Of these {true} are reviewed as true of the model, {ours} as ours, {open} are
+not reviewed. `init` wrote the entry's task in {right} cases, another one in {other}, and no config in {refused}.
 """
 
 

@@ -21,6 +21,7 @@ from harness.properties.prerequisites import LENGTH_FIRST_CAUSE, READS_LENGTH_FI
 from harness.properties.subject import Subject
 from harness.properties.tracing import Call, finite, first_broken, first_divergence, first_misshapen, probing, recording, whole
 from harness.properties.vocabulary import unreadable_token
+from harness.tasks.axes import shape_text
 
 LAYOUTS = ("transposed", "strided", "offset", "expanded", "channels_last")
 """Memory layouts that inputs arrive in."""
@@ -78,7 +79,7 @@ def shape_contract(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
         name,
         Status.FAIL,
         f"logits have shape {tuple(logits.shape)} ({logits.dtype}) at {sizes.describe(subject.task)}, "
-        f"expected {expected} ({', '.join(subject.task.facts.output)}){f': {READS_LENGTH_FIRST}' if turned else ''}",
+        f"expected {shape_text(expected)} ({', '.join(subject.task.facts.output)}){f': {READS_LENGTH_FIRST}' if turned else ''}",
         counterexample=counterexample,
         investigate=lambda: _where_misshapen(subject, sizes, seed),
         cause=LENGTH_FIRST_CAUSE
@@ -247,7 +248,7 @@ def _works(subject: Subject, name: str, sizes: Sizes, seed: int, what: str, caus
         message = f"forward raises at {what}{told}: {error}"
         return Evidence(name, status, message, counterexample=counterexample, module=error.module, cause=cause, code="raises")
     if not same_shape(logits, sizes.logits_shape(subject.task)):
-        message = f"logits have shape {tuple(logits.shape)} at {what}, expected {sizes.logits_shape(subject.task)}"
+        message = f"logits have shape {tuple(logits.shape)} at {what}, expected {shape_text(sizes.logits_shape(subject.task))}"
         return Evidence(name, Status.FAIL, message, counterexample=counterexample, cause=cause, code="wrong_shape")
     if not finite(logits):
         module = first_broken(calls, lambda tensor: not finite(tensor))

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.adapters import Adapter, CallPlan
+from harness.adapters import Adapter, CallPlan, same_shape
 from harness.batches import Batch, Sizes
 from harness.errors import OutputError, UserError
 from harness.evidence import Evidence, Status
@@ -131,7 +131,9 @@ def finite_further_output(subject: Subject, sizes: Sizes, seed: int = 0) -> Evid
 def further_causality(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     """As of the logits; of an output that has not their shape a warning, as it may be meant for training only."""
     found = causality(subject, sizes, seed)
-    if found.status is not Status.FAIL or subject.logits(subject.batch(sizes, seed)).shape == sizes.logits_shape(subject.task):
+    if found.status is not Status.FAIL or same_shape(
+        subject.logits(subject.batch(sizes, seed)), sizes.logits_shape(subject.task)
+    ):
         return found
     return replace(found, status=Status.WARN)
 

@@ -19,7 +19,7 @@ from harness.properties.model_variants import calibrated, calibrated_double
 from harness.properties.noise import FACTOR, difference
 from harness.properties.prerequisites import SHAPE_OWNER
 from harness.properties.subject import Subject
-from harness.tasks.axes import Size, rows_first
+from harness.tasks.axes import Size, fits_shape, rows_first, shape_text
 from harness.tasks.signature import Input, Output
 from harness.tasks.values import IndexOf, LengthsOf, Made, MaskOf
 from harness.wording import and_others
@@ -53,8 +53,8 @@ def declared_outputs(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
 
 def _broken_promise(output: Output, value: Tensor, shape: tuple[int, ...]) -> tuple[str, str, float | None, float | None] | None:
     """What an output does not keep, with a code and the numbers; ``None`` where it keeps all."""
-    if tuple(value.shape) != shape:
-        return f"has shape {list(value.shape)}, promised {list(shape)}", "wrong_shape", None, None
+    if not fits_shape(value.shape, shape):
+        return f"has shape {tuple(value.shape)}, promised {shape_text(shape)}", "wrong_shape", None, None
     if not value.is_floating_point() or not value.numel():
         return None
     slack = FACTOR * torch.finfo(value.dtype).eps

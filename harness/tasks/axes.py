@@ -20,7 +20,10 @@ BATCH = "batch"
 """The axis of rows, which needs no declaration."""
 
 MEASURED = "measured"
-"""In place of a formula: the size of an output's axis is taken from a call."""
+"""In place of a formula: the size of an output's axis is whatever a call gives."""
+
+ANY_SIZE = -1
+"""The size of an axis that is measured, in a shape that is promised."""
 
 _USUAL = 12
 """The largest size that is drawn of an axis without an upper limit, in multiples of its step."""
@@ -168,6 +171,17 @@ class Axis:
         choices = self.choices()
         middle = choices[bisect_left(choices, min(_USUAL - 1, choices[-1] // 2)) :]
         return next((size for size in middle if size not in taken and size > 1), choices[-1])
+
+
+def fits_shape(found: Sequence[int], promised: Sequence[int]) -> bool:
+    """Whether a shape is the one that is promised; an axis that is measured may have any size."""
+    return len(found) == len(promised) and all(size in (ANY_SIZE, given) for given, size in zip(found, promised, strict=True))
+
+
+def shape_text(promised: Sequence[int]) -> str:
+    """A promised shape in words."""
+    sizes = ["any size" if size == ANY_SIZE else str(size) for size in promised]
+    return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
 
 
 def rows_first(axes: Sequence[Size]) -> list[int]:

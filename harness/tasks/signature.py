@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
-from harness.tasks.axes import BATCH, Axis, Formula, Limit, Size, rows_first
+from harness.tasks.axes import ANY_SIZE, BATCH, MEASURED, Axis, Formula, Limit, Size, rows_first
 from harness.tasks.kinds import ClassScores, CtcScores, Kind, LabelShape, TokenScores, ctc_loss, mean_loss
 from harness.tasks.values import Drawing, Ids, IndexOf, LengthsOf, Values
 
@@ -195,7 +195,7 @@ class Signature:
         return (axis for axis in self.axes.values() if axis.order == order)
 
     def complete(self, sizes: Sizes) -> dict[str, int]:
-        """The sizes with those that follow from a formula.
+        """The sizes with those that follow from a formula, and ``ANY_SIZE`` of an axis that is measured.
 
         Args:
             sizes: The free axes; one that is missing has its typical size.
@@ -205,6 +205,8 @@ class Signature:
         for axis in self.axes.values():
             if isinstance(axis.source, Formula):
                 whole[axis.name] = int(axis.source.value(whole))
+            elif axis.source == MEASURED:
+                whole[axis.name] = ANY_SIZE
         return whole
 
     def allows(self, sizes: Sizes) -> bool:
@@ -326,7 +328,9 @@ class Signature:
         shape = self.label_shape(output)
         if shape is None:
             return None
-        return shape.values.make(_shape(shape.axes, drawing.sizes), drawing)
+        sizes = _shape(shape.axes, drawing.sizes)
+        # How many labels there are is not known before the model was called.
+        return None if ANY_SIZE in sizes else shape.values.make(sizes, drawing)
 
 
 def _shape(axes: Sequence[Size], sizes: Sizes) -> tuple[int, ...]:

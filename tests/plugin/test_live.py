@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import types
+
 import pytest
 from planted_bugs.tasks import TABLE
 from planted_bugs.tier1.tabular import Perceptron
@@ -23,6 +26,25 @@ def test_two_tiers_are_judged_together() -> None:
         "inputs_unchanged": Status.OK,
         "gradcheck": Status.OK,
     }
+
+
+class Lazy(types.ModuleType):
+    """A module that is imported at its first use, and lacks a package then."""
+
+    def __getattr__(self, name: str) -> object:
+        raise ImportError(f"install something to use {name}")
+
+
+def test_a_loaded_module_that_cannot_be_looked_at_disturbs_no_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = Lazy("lazy")
+    del module.__dict__["__loader__"]
+    monkeypatch.setitem(sys.modules, "lazy", module)
+    with pytest.raises(ImportError):
+        module.__file__  # noqa: B018
+
+    found = judge_model(Perceptron, TABLE, only=["shape_contract", "finite_output", "batch_independence"])
+
+    assert {name: finding.status for name, finding in found.items() if finding.status is not Status.OK} == {}
 
 
 def test_a_tier_that_needs_more_than_a_model_is_refused() -> None:

@@ -33,6 +33,32 @@ def test_a_sound_model_of_a_declared_task_is_quiet(name: str) -> None:
     assert sum(each.status is Status.OK for each in found.values()) >= 20
 
 
+class Strided(nn.Module):
+    """Frames whose number nobody wrote down."""
+
+    def __init__(self, classes: int = 5) -> None:
+        super().__init__()
+        self.frames = nn.Conv1d(1, classes, 3, stride=2)
+
+    def forward(self, audio: torch.Tensor) -> torch.Tensor:
+        return self.frames(audio[:, None]).transpose(1, 2)
+
+
+MEASURED: Keys = {
+    "inputs": {"audio": {"axes": ["batch", "time"]}},
+    "outputs": {"scores": {"axes": ["batch", "frames", 5], "kind": "class_scores"}},
+    "axes": {"time": {"min": 3, "max": 20}, "frames": {"from": "measured"}},
+}
+
+
+def test_an_output_axis_that_is_measured_is_quiet_at_any_size_and_the_other_axes_are_kept() -> None:
+    found = judged(Strided, MEASURED)
+    assert {label: each.message for label, each in found.items() if each.status in (Status.FAIL, Status.WARN)} == {}
+
+    found = judged(lambda: Strided(4), MEASURED)
+    assert "expected (1, any size, 5)" in found["shape_contract"].message
+
+
 def test_an_input_that_forward_has_no_place_for_is_named() -> None:
     keys = {"inputs": {"a": {"axes": ["batch", 8]}, "b": {"axes": ["batch", 8]}, "c": {"axes": ["batch"]}}, "outputs": SCORES}
     with pytest.raises(ForwardError, match=r"Pair\.forward\(.*\).* has no parameter for `c` of `inputs`"):

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from harness.adapters import make_adapter
 from harness.batches import Sizes, make_batch
 from harness.tasks import FACTS, TaskSpec, TaskType
-from harness.tasks.axes import Axis, Formula
+from harness.tasks.axes import Axis, Formula, fits_shape, shape_text
 from harness.tasks.declared import SignatureError, read_signature
 from harness.tasks.presets import PRESETS, signature_of
 from harness.tasks.values import EXTREMES, Normal
@@ -115,6 +115,22 @@ def test_inputs_have_their_shapes_dtypes_and_values() -> None:
     }
     assert 0 <= float(batch["image"].min()) < float(batch["image"].max()) <= 1
     assert batch["step"].dtype == torch.int64
+
+
+def test_a_measured_axis_may_have_any_size_and_gives_no_labels() -> None:
+    keys = {
+        "inputs": {"audio": {"axes": ["batch", "time"]}},
+        "outputs": {"scores": {"axes": ["batch", "frames", 5], "kind": "class_scores"}},
+        "axes": {"frames": {"from": "measured"}},
+    }
+    signature = read_signature(keys)
+    promised = signature.main.shape(signature.complete({"batch": 2, "time": 20}))
+
+    assert fits_shape((2, 7, 5), promised)
+    assert not fits_shape((2, 7, 4), promised)
+    assert not fits_shape((2, 5), promised)
+    assert shape_text(promised) == "(2, any size, 5)"
+    assert set(signature.make_batch({"batch": 2, "time": 20})) == {"audio"}
 
 
 def test_an_index_of_groups_gives_each_group_its_elements_in_order() -> None:

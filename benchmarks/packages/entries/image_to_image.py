@@ -5,14 +5,14 @@ from __future__ import annotations
 from packages.entry import Entry, Keys, declared, plane, sides
 
 
-def segmentation(name: str) -> Entry:
+def segmentation(name: str, more: str = "") -> Entry:
     """A model of segmentation-models-pytorch."""
     return Entry(
         "segmentation-models-pytorch",
         name,
         f"from segmentation_models_pytorch import {name}",
-        f"{name}('resnet18', encoder_weights=None, classes=3)",
-        maps(3, 3, 64, 128, 32),
+        f"{name}('mobilenet_v2', encoder_weights=None, classes=3{more})",
+        maps(3, 3, 32, 64, 32),
     )
 
 
@@ -61,7 +61,10 @@ VIT = "hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_
 BOXES: Keys = {"axes": ["batch", 7, 4], "range": [0.0, 1.0]}
 
 ENTRIES: tuple[Entry, ...] = (
-    *map(segmentation, ("Unet", "FPN", "Linknet", "DeepLabV3Plus")),
+    segmentation("Unet", ", decoder_channels=(32, 16, 16, 8, 8)"),
+    segmentation("FPN", ", decoder_pyramid_channels=16, decoder_segmentation_channels=32"),
+    segmentation("Linknet"),
+    segmentation("DeepLabV3Plus", ", decoder_channels=16"),
     monai("UNet", "2, 1, 2, (4, 8), (2,)", maps(1, 2, 4, 20, 2)),
     monai("SegResNet", "2, 8, 1, 2", maps(1, 2, 16, 48, 8)),
     monai("AttentionUnet", "2, 1, 2, (4, 8), (2,)", maps(1, 2, 4, 20, 2)),
@@ -73,9 +76,7 @@ ENTRIES: tuple[Entry, ...] = (
             {"scores": {"axes": ["batch", 2, 32, 32], "kind": "class_scores", "classes": 1}},
         ),
     ),
-    monai(
-        "SwinUNETR", "1, 2, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1), feature_size=12, spatial_dims=2", maps(1, 2, 64, 128, 32)
-    ),
+    monai("SwinUNETR", "1, 2, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1), feature_size=12, spatial_dims=2", maps(1, 2, 64, 64)),
     monai(
         "AutoEncoder",
         "2, 1, 1, (4, 8), (2, 2)",
@@ -189,14 +190,14 @@ ENTRIES: tuple[Entry, ...] = (
         "DeepLabV3",
         "from torchvision.models.segmentation import deeplabv3_mobilenet_v3_large",
         "deeplabv3_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=3)",
-        maps(3, 3, 32, 96, 1, "out"),
+        maps(3, 3, 32, 64, 1, "out"),
     ),
     Entry(
         "torchvision",
         "LRASPP",
         "from torchvision.models.segmentation import lraspp_mobilenet_v3_large",
         "lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=3)",
-        maps(3, 3, 32, 96, 1, "out"),
+        maps(3, 3, 32, 64, 1, "out"),
     ),
     hugging_face(
         "SegformerForSemanticSegmentation",
