@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError, field_validator, model_validator
 
@@ -33,6 +34,12 @@ from harness.tasks import FACTS, TaskSpec, TaskType
 from harness.tasks.declared import SignatureError, read_signature
 from harness.tasks.keys import SignatureKeys, keys_in
 
+if TYPE_CHECKING:
+    from harness.scaffold.example import ReadExample
+
+_EXAMPLE_READER = "harness.scaffold.example"
+"""The module that reads an example, which calls models: imported when a config has one."""
+
 __all__ = ["EvalConfig", "ExportConfig", "SuiteConfig", "TrainingConfig", "json_schema", "load_config"]
 
 
@@ -42,6 +49,7 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
     model_config = ConfigDict(title="pytest-modeltiers config")
 
     _path: Path = PrivateAttr(default=Path("config"))
+    _read: Any = PrivateAttr(default=None)
 
     @field_validator("properties", "tolerances")
     @classmethod
@@ -143,7 +151,7 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
                 f"{', '.join(f'`{key}`' for key in besides)}: a task is declared by `inputs` and `outputs`, or by these, not both",
                 besides[0],
             )
-        if not any(getattr(self, key) for key in ("model_file", "model_import", "gist_id")):
+        if not self._has_model:
             raise refusal(
                 "missing_key", "a declared task needs a model: give `model_file`, `model_import` or `gist_id`", "model_file"
             )
@@ -191,8 +199,17 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
 
     @property
     def is_declared(self) -> bool:
-        """Whether the task is declared by a signature rather than named by its type."""
-        return bool(self.inputs or self.outputs)
+        """Whether the task is declared by a signature, or by an example of one, rather than named by its type."""
+        return bool(self.inputs or self.outputs or self.example) or (self.task_type is None and self._has_model)
+
+    @property
+    def needs_example(self) -> bool:
+        """Whether what the model takes must be read from an example."""
+        return self.is_declared and not self.inputs
+
+    @property
+    def _has_model(self) -> bool:
+        return any(getattr(self, key) for key in ("model_file", "model_import", "gist_id"))
 
     @property
     def is_monitored(self) -> bool:
@@ -233,8 +250,9 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
         for key in ("model_file", "weights", "resume_from_checkpoint", "checkpoint_dir"):
             if getattr(self, key):
                 yield key, getattr(self, key)
-        if self.adapter and ".py:" in self.adapter:
-            yield "adapter", self.adapter.rpartition(":")[0]
+        for key in ("adapter", "example"):
+            if ".py:" in (getattr(self, key) or ""):
+                yield key, getattr(self, key).rpartition(":")[0]
         if "://" not in self.db_path:
             yield "db_path", self.db_path
 
@@ -243,6 +261,7 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
 
         Raises:
             SignatureError: The declared signature contradicts itself.
+            ExampleError: What is not declared cannot be read from an example.
         """
         if self.is_declared:
             return TaskSpec(
@@ -252,11 +271,7 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
                 metrics=tuple(self.metrics),
                 properties=dict(self.properties),
                 tolerances=dict(self.tolerances),
-                declared=read_signature(
-                    SignatureKeys(**{key: getattr(self, key) for key in SignatureKeys.model_fields}),
-                    self._path.parent,
-                    self.model_file,
-                ),
+                declared=read_signature(self.signature_keys(), self._path.parent, self.model_file),
             )
         task_type = TaskType(self.task_type)
         return TaskSpec(
@@ -275,6 +290,21 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
             properties=dict(self.properties),
             tolerances=dict(self.tolerances),
         )
+
+    def declared_keys(self) -> SignatureKeys:
+        """The keys that declare the signature, as far as the config has them."""
+        return SignatureKeys(**{key: getattr(self, key) for key in SignatureKeys.model_fields})
+
+    def signature_keys(self) -> SignatureKeys:
+        """The keys that declare the signature; what an example shows is filled in."""
+        read = self.read_example()
+        return self.declared_keys() if read is None else SignatureKeys.model_validate(read.keys)
+
+    def read_example(self) -> ReadExample | None:
+        """What was read from the example, once; ``None`` for a config that has none."""
+        if self._read is None and self.is_declared and (self.example or self.needs_example):
+            self._read = import_module(_EXAMPLE_READER).read_example(self)
+        return self._read  # type: ignore[no-any-return]
 
     def resuming(self, checkpoint: str) -> SuiteConfig:
         """The config, going on from a checkpoint: ``last``, or a path relative to the current folder."""
@@ -308,7 +338,10 @@ def load_config(path: str | Path) -> SuiteConfig:
         raise ConfigError.of(file, explain(error, _keys_at)) from None
     config._path = file.resolve()
     try:
-        config.task_spec()
+        if config.inputs:
+            read_signature(config.declared_keys(), config.path.parent, config.model_file)
+        elif not config.needs_example:  # an example is read when its signature is asked for
+            config.task_spec()
     except SignatureError as error:
         raise ConfigError.of(file, [of_line("contradictory_signature", line) for line in error.mistakes]) from None
     mistakes = [

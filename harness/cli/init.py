@@ -115,7 +115,7 @@ def _explain(arguments: argparse.Namespace) -> int:
 
     config = load_config(arguments.config)
     task = config.task_spec()
-    signature = declared_keys(task.signature)
+    signature, read = declared_keys(task.signature), config.read_example()
     entries = [entry for entry in CATALOGUE.values() if entry.tier in config.tiers and entry.applies_to(task)]
     cases = {entry.name: entry.cases_for(task, config.export_options.artifacts) for entry in entries}
     entries = [entry for entry in entries if cases[entry.name] or not entry.has_cases]
@@ -124,9 +124,12 @@ def _explain(arguments: argparse.Namespace) -> int:
             {"name": entry.name, "tier": entry.tier, "statement": entry.statement, "cases": list(cases[entry.name])}
             for entry in entries
         ]
-        print(json.dumps({"signature": signature, "properties": properties}))
+        found = {} if read is None else {"read_from": read.origin, "reasons": read.reasons}
+        print(json.dumps({"signature": signature, **found, "properties": properties}))
         return 0
     print(to_yaml(signature))
+    if read is not None and read.reasons:
+        print("\n".join([f"read from {read.origin}", *(f"  {key}: {why}" for key, why in read.reasons.items())]) + "\n")
     for tier in config.tiers:
         print(f"tier {tier}")
         for entry in entries:

@@ -21,7 +21,7 @@ class ReproError(UserError, RuntimeError):
     """A repro bundle cannot be made, is not whole, or cannot be run again."""
 
 
-INPUTS = ("model_file", "adapter", "loss", "weights", "resume_from_checkpoint", "train.path", "eval.path")
+INPUTS = ("model_file", "adapter", "example", "loss", "weights", "resume_from_checkpoint", "train.path", "eval.path")
 """Files that a training reads. Functions of outputs and labels, such as ``outputs.scores.loss``, are files too."""
 
 OUTPUTS = {"checkpoint_dir": "checkpoints", "export.export_dir": "exports", "db_path": "experiments.db"}
@@ -38,7 +38,7 @@ def text_at(config: Mapping[str, Any], key: str) -> str | None:
 
 def is_function(key: str) -> bool:
     """Whether a key may name something in a file, as ``file.py:name``."""
-    return key.partition(".")[0] in ("adapter", "loss", "outputs", "labels")
+    return key.partition(".")[0] in ("adapter", "example", "loss", "outputs", "labels")
 
 
 def files_named(config: Mapping[str, Any]) -> dict[str, str]:

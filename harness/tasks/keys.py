@@ -139,6 +139,11 @@ class SignatureKeys(_Keys):
     limits: list[str] = Field(default_factory=list, description='What holds across axes: ["past + time <= 48"].')
     labels: dict[str, LabelKeys] = Field(default_factory=dict, description="Labels that do not follow from the outputs.")
     loss: str | LossKeys | None = Field(None, description="The whole loss, as file.py:function, or :function of the model file.")
+    example: Annotated[str, Field(pattern=r".*:\w+$")] | None = Field(
+        None,
+        description="`file.py:function` (`:function` in the model's file) that returns forward's arguments, from which `inputs`, "
+        "and what else is not declared, are read.",
+    )
 
 
 _GROUPS: dict[str, type[_Keys]] = {"inputs": InputKeys, "outputs": OutputKeys, "axes": AxisKeys, "labels": LabelKeys}

@@ -32,6 +32,7 @@ KEYS = [
     "limits",
     "labels",
     "loss",
+    "example",
     "model_file",
     "model_import",
     "gist_id",

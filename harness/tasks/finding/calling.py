@@ -190,12 +190,12 @@ def _tensors(model: nn.Module, arguments: Mapping[str, Any]) -> tuple[Tensors, d
         if value is None:
             dropped[name] = "None in the example"
             continue
-        flat = dict(_flat(name, value))
-        if all(isinstance(inner, Tensor) for inner in flat.values()):
-            found |= {key: inner.detach().clone() for key, inner in flat.items()}
+        parts = dict(flat(name, value))
+        if all(isinstance(inner, Tensor) for inner in parts.values()):
+            found |= {key: inner.detach().clone() for key, inner in parts.items()}
             continue
-        wrong = next(key for key, inner in flat.items() if not isinstance(inner, Tensor))
-        kind = type(flat[wrong]).__name__
+        wrong = next(key for key, inner in parts.items() if not isinstance(inner, Tensor))
+        kind = type(parts[wrong]).__name__
         if name not in parameters or parameters[name].default is inspect.Parameter.empty:
             raise ExampleError(
                 f"`{wrong}` of the example is a {kind}, expected a tensor; give forward's `{name}` a default to leave it out"
@@ -204,7 +204,7 @@ def _tensors(model: nn.Module, arguments: Mapping[str, Any]) -> tuple[Tensors, d
     return found, dropped
 
 
-def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+def flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
     """The tensors of an argument by dotted name."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
@@ -213,10 +213,10 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping):
         for key, inner in value.items():
             if inner is not None:
-                yield from _flat(f"{name}.{key}", inner)
+                yield from flat(f"{name}.{key}", inner)
     elif isinstance(value, (tuple, list)) and value and not isinstance(value[0], (int, float)):
         for place, inner in enumerate(value):
-            yield from _flat(f"{name}.{place}", inner)
+            yield from flat(f"{name}.{place}", inner)
     else:
         yield name, value
 
