@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +19,11 @@ from harness.files import file_hash, json_hash
 from harness.models.examples import WHERE_TO_GIVE, Example, called_example, find_example
 from harness.models.loading import model_source
 from harness.tasks import finding
-from harness.tasks.declared import SignatureError, load_function, read_signature
+from harness.tasks.declared import SignatureError, read_signature
 from harness.tasks.finding import FoundSignature, signature_from_call
 from harness.tasks.finding.calling import flat
 from harness.tasks.keys import SignatureKeys
-from harness.user_code import import_file
+from harness.user_code import import_file, import_named
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -92,12 +92,19 @@ def _example(config: SuiteConfig, model: nn.Module) -> Example:
                     f"`example`: {source} is in the model's file, and no `model_file` is given; write file.py{source}"
                 )
             source = f"{config.model_file}{source}"
-        return called_example(load_function(source, config.path.parent), f"`example`: {config.example}", model, config.seed)
+        return called_example(_function(source, config), f"`example`: {config.example}", model, config.seed)
     module: ModuleType | None = import_file(config.resolve(config.model_file), "model_file") if config.model_file else None
     found = find_example(model, module, config.seed)
     if found is None:
         raise ExampleError(f"no `task_type`, no `inputs`, and the model gives no example of its inputs. {WHERE_TO_GIVE}")
     return found
+
+
+def _function(source: str, config: SuiteConfig) -> Callable[..., Any]:
+    function = import_named(source, config.path.parent, "example")
+    if not callable(function):
+        raise ExampleError(f"`example`: {source} is a {type(function).__name__}, expected a function")
+    return function  # type: ignore[no-any-return]
 
 
 def _found(config: SuiteConfig, model: nn.Module, example: Example) -> FoundSignature:

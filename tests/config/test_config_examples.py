@@ -114,8 +114,8 @@ def test_an_example_beside_declared_inputs_must_fit_them(folder: Path) -> None:
         ({"example": "data.py:nothing"}, r"`example`: data.py:nothing gives None, expected a tensor, a tuple or a dict for Net\.forward"),
         ({"example": "data.py:broken"}, r"`example`: data.py:broken raised RuntimeError: .*\(data.py, line \d+\)"),
         ({"example": "data.py:wide"}, r"Net called with the example \(steps \[2, 9, 6\]\) raised RuntimeError"),
-        ({"example": "data.py:absent"}, "data.py has no function 'absent'"),
-        ({"example": "absent.py:steps"}, "no such file .*absent.py"),
+        ({"example": "data.py:absent"}, "`example`: data.py has no 'absent'"),
+        ({"example": "absent.py:steps"}, "`example`: no such file .*absent.py"),
         ({"example": "data.py:steps", "isolation": "process"}, '`isolation` "process": an example is read by calling the model'),
         ({"example": "data.py:steps", "axes": {"tyme": {"max": 9}}}, r"`axes.tyme`: no input or output has this axis. Did you mean 'time'\?"),
         (
