@@ -72,7 +72,7 @@ def read_example(config: SuiteConfig) -> ReadExample:
         raise ConfigError(f"{config.path}: {error}") from error
     merged = _merged(given, found)
     try:
-        read_signature(merged, config.path.parent)
+        read_signature(merged, config.path.parent, config.model_file)
     except SignatureError as error:
         raise ConfigError.of(config.path, [of_line("contradictory_signature", line) for line in error.mistakes]) from None
     return ReadExample(merged, example.origin, found.reasons)
