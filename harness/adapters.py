@@ -265,7 +265,7 @@ class SignatureAdapter(Adapter):
         for each in self._signature.inputs:
             if each.name in given and BATCH in each.axes:
                 given[each.name] = given[each.name].movedim(0, each.axes.index(BATCH))
-        return self.plan(model).call(model, nested(given, arguments_of(self._signature)))
+        return self.plan(model).call(model, nested(given, arguments_of(self._signature), self._signature.groups))
 
     def _loss_of(self, output: Output, value: Any, batch: Batch) -> Tensor:
         """The loss of one output; without labels a fixed projection, so that the output has a gradient; zero where it cannot have one."""

@@ -71,6 +71,9 @@ def read_example(config: SuiteConfig) -> ReadExample:
     except ExampleError as error:
         raise ConfigError(f"{config.path}: {error}") from error
     merged = _merged(given, found)
+    for keys in merged["inputs"].values():
+        if "class" in keys:
+            keys["class"] = _near(keys["class"], config)
     try:
         read_signature(merged, config.path.parent, config.model_file)
     except SignatureError as error:
@@ -105,6 +108,15 @@ def _function(source: str, config: SuiteConfig) -> Callable[..., Any]:
     if not callable(function):
         raise ExampleError(f"`example`: {source} is a {type(function).__name__}, expected a function")
     return function  # type: ignore[no-any-return]
+
+
+def _near(source: str, config: SuiteConfig) -> str:
+    """A class as a config says it: ``:Class`` in the model's file, else by the path from the config on."""
+    file, _, name = source.rpartition(":")
+    if config.model_file and Path(file) == config.resolve(config.model_file):
+        return f":{name}"
+    folder = config.path.parent
+    return f"{Path(file).relative_to(folder)}:{name}" if folder in Path(file).parents else source
 
 
 def _found(config: SuiteConfig, model: nn.Module, example: Example) -> FoundSignature:

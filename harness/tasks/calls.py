@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import ForwardError, OutputError
-from harness.tasks.signature import Output, Signature
+from harness.tasks.signature import Group, Output, Signature
 from harness.wording import listed
 
 if TYPE_CHECKING:
@@ -58,12 +58,17 @@ def bind(model: nn.Module, signature: Signature) -> tuple[tuple[str, ...], tuple
     return positional, named + (() if more else tuple(left)), False
 
 
-def nested(batch: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """The arguments of a call: inputs with dotted names are gathered into dicts, into tuples where numbers follow the dot.
+def nested(batch: Mapping[str, Any], names: Iterable[str], groups: Mapping[str, Group], within: str = "") -> dict[str, Any]:
+    """The arguments of a call: inputs with dotted names are gathered into dicts, tuples, or objects of the group's class.
 
     Args:
         batch: Inputs by name.
         names: The arguments.
+        groups: Those that are objects of a class, by their whole name.
+        within: The name of the group that the arguments are in, with a dot at its end.
+
+    Raises:
+        ForwardError: A class does not take its inputs.
     """
     found: dict[str, Any] = {}
     for name in names:
@@ -71,12 +76,18 @@ def nested(batch: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
             found[name] = batch[name]
             continue
         parts = {key.removeprefix(f"{name}."): value for key, value in batch.items() if key.startswith(f"{name}.")}
-        found[name] = _gathered(nested(parts, dict.fromkeys(key.partition(".")[0] for key in parts)))
+        inner = nested(parts, dict.fromkeys(key.partition(".")[0] for key in parts), groups, f"{within}{name}.")
+        found[name] = _gathered(inner, groups.get(f"{within}{name}"))
     return found
 
 
-def _gathered(parts: dict[str, Any]) -> Any:
-    """A tuple where the keys are 0, 1, …; else the dict."""
+def _gathered(parts: dict[str, Any], group: Group | None) -> Any:
+    """An object of the group's class; without one a tuple where the keys are 0, 1, …, else the dict."""
+    if group is not None:
+        try:
+            return group.load()(**parts)
+        except TypeError as error:
+            raise ForwardError(f"{group.source} cannot be made of {listed(sorted(parts), len(parts))}: {error}") from error
     return tuple(parts[str(place)] for place in range(len(parts))) if parts.keys() == set(map(str, range(len(parts)))) else parts
 
 

@@ -10,7 +10,7 @@ from harness.errors import did_you_mean
 from harness.tasks.axes import BATCH, MEASURED, Axis, Formula, Limit
 from harness.tasks.keys import AxisKeys, InputKeys, LabelKeys, LossKeys, OutputKeys, SignatureKeys
 from harness.tasks.kinds import KINDS, LOSSES, Kind
-from harness.tasks.signature import Input, Output, Signature
+from harness.tasks.signature import Group, Input, Output, Signature
 from harness.tasks.values import Ids, IndexOf, LengthsOf, Made, MaskOf, Normal, OneOf, Uniform, Values
 from harness.wording import listed
 
@@ -64,9 +64,10 @@ class _Reader:
     def signature(self) -> Signature:
         """The signature; without meaning where there are mistakes."""
         keys = self.keys
-        shapes = [each.axes for each in keys.inputs.values()] + [each.axes for each in keys.labels.values()]
+        inputs = {name: each for name, each in keys.inputs.items() if each.class_ is None}
+        shapes = [each.axes for each in inputs.values()] + [each.axes for each in keys.labels.values()]
         used = [axis for axes in (*shapes, *(each.axes for each in keys.outputs.values())) for axis in axes]
-        spoken = [each.values.index_of for each in keys.inputs.values() if each.values.index_of]
+        spoken = [each.values.index_of for each in inputs.values() if each.values.index_of]
         names = dict.fromkeys([*(axis for axis in used if isinstance(axis, str)), *spoken])
         axes = {name: self._axis(name, keys.axes.get(name, AxisKeys.model_validate({}))) for name in names}
         for name in keys.axes:
@@ -76,7 +77,8 @@ class _Reader:
                 )
         loss = keys.loss if isinstance(keys.loss, LossKeys) else LossKeys(function=keys.loss or "", over=None)
         return Signature(
-            inputs=tuple(self._input(name, each) for name, each in keys.inputs.items()),
+            inputs=tuple(self._input(name, each) for name, each in inputs.items()),
+            groups={name: self._group(name, each) for name, each in keys.inputs.items() if each.class_ is not None},
             outputs=tuple(self._output(name, each) for name, each in keys.outputs.items()),
             axes=axes,
             symmetric=tuple(keys.symmetric),
@@ -108,7 +110,20 @@ class _Reader:
             self.mistakes.append(f"`axes.{name}`: no size is left by {_said(keys)}")
         return axis
 
+    def _group(self, name: str, keys: InputKeys) -> Group:
+        source = keys.class_ or ""
+        if beside := [key for key in keys.model_fields_set if key != "class_"]:
+            self.mistakes.append(f"`inputs.{name}.{beside[0]}`: a group has only `class`; its inputs are `{name}.…`")
+        if not any(other.startswith(f"{name}.") for other in self.keys.inputs):
+            self.mistakes.append(f"`inputs.{name}.class`: no input is in this group; name them `{name}.…`, as the class does")
+        if ":" not in source:
+            self.mistakes.append(f"`inputs.{name}.class`: got {source!r}, expected file.py:Class")
+        located = self._function(f"inputs.{name}.class", source)
+        return Group(source, lambda: load_function(located, self.folder))
+
     def _input(self, name: str, keys: InputKeys) -> Input:
+        if "axes" not in keys.model_fields_set:
+            self.mistakes.append(f"`inputs.{name}`: no `axes`; [] is a scalar")
         values = self._values(f"inputs.{name}.values", keys.values, keys.axes)
         state = keys.state
         return Input(

@@ -52,6 +52,10 @@ def _or_normal(schema: dict[str, Any]) -> None:
     schema["default"] = "normal"
 
 
+def _no_default(schema: dict[str, Any]) -> None:
+    schema.pop("default", None)
+
+
 ValuesKey = Annotated[ValuesKeys, BeforeValidator(_no_kind_for_normal)]
 """``normal``, or an object with one kind of values."""
 
@@ -70,9 +74,18 @@ class StateKeys(_Keys):
 
 
 class InputKeys(_Keys):
-    """One input."""
+    """One input, or a group of inputs with dotted names."""
 
-    axes: list[SizeKey] = Field(description="A number is a fixed size, a name an axis; `[]` is a scalar.")
+    axes: list[SizeKey] = Field(
+        default_factory=list,
+        description="A number is a fixed size, a name an axis; `[]` is a scalar.",
+        json_schema_extra=_no_default,
+    )
+    class_: str | None = Field(
+        None,
+        alias="class",
+        description="Of a group, such as `batch` of `batch.image`: the dataclass that holds it, as file.py:Class.",
+    )
     dtype: DtypeKey | None = Field(None, description="By default what the values need: float32, or int64.")
     values: ValuesKey = _NORMAL
     optional: bool = Field(False, description="Whether forward works without it.")

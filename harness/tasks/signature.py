@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from harness.tasks.axes import ANY_SIZE, BATCH, MEASURED, Axis, Formula, Limit, Size, rows_first
 from harness.tasks.kinds import ClassScores, CtcScores, Kind, LabelShape, TokenScores, ctc_loss, mean_loss
@@ -109,6 +109,19 @@ class Output:
 
 
 @dataclass(frozen=True)
+class Group:
+    """Inputs that forward takes as one object of a class.
+
+    Attributes:
+        source: The class, as ``file.py:Class``.
+        load: Loads it; called when inputs are passed.
+    """
+
+    source: str
+    load: Callable[[], Callable[..., Any]] = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True)
 class Signature:
     """Inputs, outputs, and the axes they share.
 
@@ -122,6 +135,7 @@ class Signature:
         loss: The function of the whole loss, or ``model`` where forward returns it; empty where it is the outputs' own.
         loss_over: ``batch`` where the loss compares rows with each other.
         label_sources: Labels that are an input again, by name, with the input.
+        groups: Inputs that are passed in an object of a class, by what their names have before the dot.
     """
 
     inputs: tuple[Input, ...]
@@ -133,6 +147,7 @@ class Signature:
     loss: str = ""
     loss_over: str = ""
     label_sources: Mapping[str, str] = field(default_factory=dict)
+    groups: Mapping[str, Group] = field(default_factory=dict)
 
     @property
     def main(self) -> Output:

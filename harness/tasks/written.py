@@ -26,7 +26,10 @@ def declared_keys(signature: Signature) -> dict[str, Any]:
     if signature.loss_over:
         loss = {"function": signature.loss, "over": signature.loss_over}
     keys = {
-        "inputs": {each.name: _input(each) for each in signature.inputs},
+        "inputs": {
+            **{name: {"class": group.source} for name, group in signature.groups.items()},
+            **{each.name: _input(each) for each in signature.inputs},
+        },
         "outputs": {each.name: _output(each) for each in signature.outputs},
         "axes": axes,
         "limits": [limit.text for limit in signature.limits],

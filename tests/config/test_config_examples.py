@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
+from harness.adapters import make_adapter
+from harness.batches import Sizes, make_batch
 from harness.cli import main
 from harness.config import SuiteConfig, load_config
 from harness.errors import ConfigError
+from harness.models.loading import model_source
 
 MODEL = """
 import torch
@@ -165,3 +168,40 @@ def test_explain_shows_the_example_and_the_reasons(folder: Path, capsys: pytest.
     found = json.loads(capsys.readouterr().out)
     assert found["read_from"] == "`example`: data.py:steps"
     assert "inputs.steps" in found["reasons"]
+
+
+GROUPED = """
+import torch
+from dataclasses import dataclass
+from torch import nn
+
+@dataclass
+class Batch:
+    x: torch.Tensor
+    pair: tuple
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, batch):
+        return self.head(batch.x - batch.pair[0]) * batch.pair[1]
+
+def build_model():
+    return Net()
+
+def example_inputs():
+    return Batch(torch.randn(3, 4), (torch.randn(3, 4), torch.randn(3, 2)))
+"""
+
+
+def test_a_dataclass_of_the_model_s_file_is_a_group(folder: Path) -> None:
+    (folder / "grouped.py").write_text(GROUPED, encoding="utf-8")
+    found = config(folder, model_file="grouped.py")
+    task = found.task_spec()
+
+    assert found.signature_keys().inputs["batch"].class_ == ":Batch"
+    assert [each.name for each in task.signature.inputs] == ["batch.x", "batch.pair.0", "batch.pair.1"]
+    model = model_source(found).build()
+    assert make_adapter(task, folder=folder).logits(model, make_batch(task, Sizes(5))).shape == (5, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from pydantic import ValidationError
 
 from harness.adapters import make_adapter
 from harness.batches import Sizes, make_batch
+from harness.errors import ForwardError
 from harness.tasks import FACTS, TaskSpec, TaskType
 from harness.tasks.axes import Axis, Formula, fits_shape, shape_text
 from harness.tasks.declared import SignatureError, read_signature
@@ -306,3 +308,79 @@ def test_extreme_contents_stay_within_what_is_declared(content: str) -> None:
     assert 0 <= float(image.min()) <= float(image.max()) <= 1
     assert set(step.tolist()) <= {0, 999}
     assert float(Normal().extreme(torch.zeros(2, 4), "constant_large", 1e4).max()) == 1e4
+
+
+BATCHES = """
+from dataclasses import dataclass
+from typing import Any
+
+@dataclass
+class Inner:
+    bias: Any
+
+@dataclass
+class Batch:
+    image: Any
+    inner: Inner
+    scale: float = 2.0
+"""
+GROUPED = {
+    "inputs": {
+        "batch": {"class": "batches.py:Batch"},
+        "batch.inner": {"class": "batches.py:Inner"},
+        "batch.image": {"axes": ["batch", 4]},
+        "batch.inner.bias": {"axes": [4]},
+        "pair.0": {"axes": ["batch", 4]},
+        "pair.1": {"axes": ["batch", 2]},
+    },
+    "outputs": {"sum": {"axes": ["batch", 4]}},
+}
+
+
+class TakesGroups(torch.nn.Module):
+    def forward(self, batch: Any, pair: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        first, second = pair
+        return batch.image * batch.scale + batch.inner.bias + first + second.sum(1, keepdim=True)
+
+
+def test_groups_become_dataclasses_and_tuples(tmp_path: Path) -> None:
+    (tmp_path / "batches.py").write_text(BATCHES, encoding="utf-8")
+    signature = read_signature(GROUPED, tmp_path)
+    task = TaskSpec(TaskType.DECLARED, declared=signature)
+    batch = make_batch(task, Sizes(3))
+
+    found = make_adapter(task).logits(TakesGroups(), batch)
+
+    expected = batch["batch.image"] * 2 + batch["batch.inner.bias"] + batch["pair.0"] + batch["pair.1"].sum(1, keepdim=True)
+    assert torch.equal(found, expected)
+    assert declared_keys(signature)["inputs"] == GROUPED["inputs"]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"batch": {"class": "b.py:Batch"}}, "`inputs.batch.class`: no input is in this group; name them `batch.…`, as the class does"),
+        ({"x": {"class": "b.py:X", "axes": [2]}, "x.y": {"axes": [2]}}, "`inputs.x.axes`: a group has only `class`; its inputs are `x.…`"),
+        ({"x": {"class": "Batch"}, "x.y": {"axes": [2]}}, "`inputs.x.class`: got 'Batch', expected file.py:Class"),
+        ({"x": {"class": ":Batch"}, "x.y": {"axes": [2]}}, "`inputs.x.class`: ':Batch' is a function of `model_file`"),
+        ({"x": {"values": {"ids": 3}}}, r"`inputs.x`: no `axes`; \[\] is a scalar"),
+    ],
+)  # fmt: skip
+def test_a_group_that_cannot_be_is_refused(inputs: dict[str, Any], message: str) -> None:
+    with pytest.raises(SignatureError, match=message):
+        read_signature({"inputs": inputs, "outputs": {"y": {"axes": [2]}}})
+
+
+def test_a_class_that_does_not_take_its_inputs_is_told(tmp_path: Path) -> None:
+    (tmp_path / "batches.py").write_text(BATCHES, encoding="utf-8")
+    keys: dict[str, Any] = {
+        "inputs": {"batch": {"class": "batches.py:Batch"}, "batch.picture": {"axes": ["batch", 4]}},
+        "outputs": GROUPED["outputs"],
+    }
+    keys["inputs"]["pair"] = {"axes": ["batch", 4]}
+    task = TaskSpec(TaskType.DECLARED, declared=read_signature(keys, tmp_path))
+
+    with pytest.raises(
+        ForwardError, match=r"batches.py:Batch cannot be made of `picture`: .*unexpected keyword argument 'picture'"
+    ):
+        make_adapter(task).logits(TakesGroups(), make_batch(task, Sizes(3)))

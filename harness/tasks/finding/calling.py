@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from harness.errors import ExampleError
 from harness.runtime import seeded
 from harness.tasks.calls import bind, nested
-from harness.tasks.signature import Input, Signature
+from harness.tasks.signature import Group, Input, Signature
 from harness.tasks.values import Normal
 from harness.user_code import raised
 
@@ -38,6 +40,7 @@ class Call:
         inputs: The tensors of the call.
         outputs: What it returned, by name.
         dropped: Arguments that are left out, with the reason.
+        groups: Arguments that are objects of a class.
         trace: What the call did that tells what its inputs and outputs mean.
     """
 
@@ -52,6 +55,7 @@ class Call:
         self._is_small = sum(parameter.numel() for parameter in model.parameters()) <= _SMALL
         self._name = type(model).__name__
         self.inputs, self.dropped = _tensors(model, arguments)
+        self.groups = dict(groups_in(arguments))
         if not self.inputs:
             raise ExampleError(f"the example of {self._name} holds no tensor: expected forward's arguments by name")
         self.trace = Trace()
@@ -96,7 +100,7 @@ class Call:
         model = _copy(self._model) if self._is_small else self._model
         with seeded(seed), torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the model's own code; the suite shows them
-            return called(model.eval(), inputs)
+            return called(model.eval(), inputs, self.groups)
 
 
 class Trace(TorchFunctionMode):
@@ -140,12 +144,12 @@ class Trace(TorchFunctionMode):
         self._seen.clear()
 
 
-def called(model: nn.Module, inputs: Mapping[str, Tensor]) -> Any:
+def called(model: nn.Module, inputs: Mapping[str, Tensor], groups: Mapping[str, Group]) -> Any:
     """What forward returns for inputs by name, bound to its parameters as those of a declared task are."""
     names = tuple(dict.fromkeys(name.partition(".")[0] for name in inputs))
     declared = tuple(Input(name, (), Normal(), "float32") for name in inputs)
     positional, named, whole = bind(model, Signature(declared, (), {}))
-    arguments = nested(inputs, names)
+    arguments = nested(inputs, names, groups)
     if whole:
         return model(arguments)
     return model(*(arguments[name] for name in positional), **{name: arguments[name] for name in named})
@@ -204,21 +208,49 @@ def _tensors(model: nn.Module, arguments: Mapping[str, Any]) -> tuple[Tensors, d
     return found, dropped
 
 
+def groups_in(arguments: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, Group]]:
+    """The arguments, and parts of them, that are dataclasses or named tuples, by dotted name."""
+    for name, value in arguments.items():
+        parts = _parts(value)
+        if parts is None:
+            continue
+        cls = type(value)
+        if dataclasses.is_dataclass(value) or hasattr(value, "_asdict"):
+            yield f"{within}{name}", Group(_source_of(cls), partial(_itself, cls))
+        yield from groups_in(parts, f"{within}{name}.")
+
+
+def _itself(cls: type) -> type:
+    return cls
+
+
+def _source_of(cls: type) -> str:
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    return f"{file}:{cls.__qualname__}" if file else f"{cls.__module__}:{cls.__qualname__}"
+
+
 def flat(name: str, value: Any) -> Iterator[tuple[str, Any]]:
     """The tensors of an argument by dotted name."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
-    elif hasattr(value, "_fields"):
-        value = value._asdict()
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            if inner is not None:
-                yield from flat(f"{name}.{key}", inner)
-    elif isinstance(value, (tuple, list)) and value and not isinstance(value[0], (int, float)):
-        for place, inner in enumerate(value):
-            yield from flat(f"{name}.{place}", inner)
-    else:
+    parts = _parts(value)
+    if parts is None:
         yield name, value
+        return
+    for key, inner in parts.items():
+        if inner is not None:
+            yield from flat(f"{name}.{key}", inner)
+
+
+def _parts(value: Any) -> dict[str, Any] | None:
+    """What a dict, a tuple, a named tuple or a dataclass holds, by key or place; ``None`` for anything else."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {each.name: getattr(value, each.name) for each in dataclasses.fields(value) if each.init}
+    if hasattr(value, "_asdict"):
+        return dict(value._asdict())
+    if isinstance(value, Mapping):
+        return {str(key): inner for key, inner in value.items()}
+    if isinstance(value, (tuple, list)) and value and not isinstance(value[0], (int, float)):
+        return {str(place): inner for place, inner in enumerate(value)}
+    return None
 
 
 def _copy(model: nn.Module) -> nn.Module:

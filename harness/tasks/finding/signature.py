@@ -51,5 +51,6 @@ def signature_from_call(
         inputs = FoundInputs(Call(model, arguments, seconds), axis_names or {})
         outputs = FoundOutputs(inputs)
     axes = {name: keys for name, keys in {**inputs.axes, **outputs.axes}.items() if keys}
-    keys = {"inputs": inputs.keys, "outputs": outputs.keys, "axes": axes}
+    groups = {name: {"class": group.source} for name, group in inputs.call.groups.items()}
+    keys = {"inputs": groups | inputs.keys, "outputs": outputs.keys, "axes": axes}
     return FoundSignature({key: value for key, value in keys.items() if value}, {**inputs.reasons, **outputs.reasons})
