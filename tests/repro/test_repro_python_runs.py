@@ -7,6 +7,7 @@ import json
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from harness.training.model_record import definitions_in
 from harness.training.run import run_training
 
 TASK = TaskSpec(TaskType.TABULAR_CLASSIFICATION, num_features=3, num_classes=2)
+long = partial(pytest.param, marks=pytest.mark.long)
 PARTS = """
 from torch import nn
 
@@ -175,11 +177,11 @@ def changed_attribute(net: Any) -> nn.Module:
     ("make", "said"),
     [
         (local, "Inner is defined inside a function or class"),
-        (lambda net: net.Forgetful(5), "does not fit Forgetful; shape: body.weight (5, 3) instead of (4, 3)"),
-        (lambda net: net.Needy([5]), "Needy needs `sizes`, which the model does not keep"),
-        (frozen, "Net, made again from its source, has other modules, shapes or frozen parameters"),
+        long(lambda net: net.Forgetful(5), "does not fit Forgetful; shape: body.weight (5, 3) instead of (4, 3)"),
+        long(lambda net: net.Needy([5]), "Needy needs `sizes`, which the model does not keep"),
+        long(frozen, "Net, made again from its source, has other modules, shapes or frozen parameters"),
         (changed_attribute, "`rounds` of Net was 3, and is None"),
-        (put_together, "does not fit Net; missing: body.weight"),
+        long(put_together, "does not fit Net; missing: body.weight"),
     ],
     ids=["local class", "argument not kept", "argument needed", "frozen in Python", "changed in Python", "put together"],
 )
@@ -215,6 +217,7 @@ def test_the_command_warns_of_a_bundle_that_is_only_a_record(
     assert main(["repro", str(tmp_path / "in_python-1-repro.zip"), "--trust"]) == 2
 
 
+@pytest.mark.long
 def test_weights_that_are_gone_are_missing(net: Any, tmp_path: Path) -> None:
     run = trained(tmp_path, net.Net())
     with ExperimentDB(tmp_path / "runs.db") as db:
@@ -224,6 +227,7 @@ def test_weights_that_are_gone_are_missing(net: Any, tmp_path: Path) -> None:
         bundled(tmp_path, run)
 
 
+@pytest.mark.long
 def test_a_model_that_is_named_at_the_bundling_takes_the_place_of_what_is_missing(net: Any, tmp_path: Path) -> None:
     run = trained(tmp_path, net.Forgetful(5))
     named = {"model_file": str(tmp_path / "code" / "net_of_a_run.py"), "model_factory": "Forgetful", "model_kwargs": {"width": 5}}

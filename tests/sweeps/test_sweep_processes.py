@@ -50,7 +50,7 @@ def test_a_process_that_dies_takes_only_its_own_trial_with_it(sweep: Sweep, db_p
 
 
 @needs_signals
-@pytest.mark.parametrize("sent", ["SIGINT", "SIGKILL"])
+@pytest.mark.parametrize("sent", ["SIGINT", pytest.param("SIGKILL", marks=pytest.mark.long)])
 def test_a_stopped_sweep_leaves_nobody_behind_and_goes_on(tmp_path: Path, sent: str) -> None:
     script = Script(tmp_path, "processes")
     with script.start() as running:
@@ -91,6 +91,7 @@ def test_a_script_without_a_main_guard_is_told_so(tmp_path: Path) -> None:
         ExperimentDB(tmp_path / "experiments.db").get_sweep(2)
 
 
+@pytest.mark.long
 def test_a_trial_that_other_processes_cannot_load(sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "only_here.py").write_text(
         "import multiprocessing\nassert multiprocessing.parent_process() is None\ndef trial(t): ...\n"

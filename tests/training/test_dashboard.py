@@ -413,6 +413,7 @@ def test_files_are_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
     assert all(path.read_bytes() != before[kind] for kind, path in paths.items())
 
 
+@pytest.mark.long
 def test_the_same_history_gives_the_same_bytes_in_every_thread(tmp_path: Path) -> None:
     def write(index: int) -> tuple[bytes, bytes]:
         paths = write_dashboard(trained(), PLAN, tmp_path / str(index))

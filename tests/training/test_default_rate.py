@@ -42,6 +42,7 @@ def judged(config: dict[str, Any]) -> Evidence:
 @pytest.mark.parametrize(
     ("config", "status"), [({}, Status.OK), ({"learning_rate": DEFAULT}, Status.WARN)], ids=["default", "chosen"]
 )
+@pytest.mark.long
 def test_it_counts_who_chose_the_rate(config: dict[str, Any], status: Status) -> None:
     evidence = judged(config)
     assert evidence.status is status, evidence.explain()

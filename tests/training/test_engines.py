@@ -53,7 +53,9 @@ def uninterrupted(engine: Engine) -> tuple[nn.Module, list[Step]]:
 
 
 @pytest.mark.parametrize("engine", ["plain", "lightning"])
-@pytest.mark.parametrize("stop", [1, 3, 4, 5, 7], ids=lambda step: f"step{step}")
+@pytest.mark.parametrize(
+    "stop", [1, *(pytest.param(step, marks=pytest.mark.long) for step in (3, 5)), 4, 7], ids=lambda step: f"step{step}"
+)
 def test_a_run_stopped_at_any_step_goes_on_as_if_it_had_not_been(engine: Engine, stop: int, tmp_path: Path) -> None:
     whole, steps = uninterrupted(engine)
     _, before = train(engine, accumulate_grad_batches=2, folder=tmp_path, limit=stop)

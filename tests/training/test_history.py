@@ -223,6 +223,7 @@ def test_a_merged_point_that_reaches_beyond_is_dropped_whole() -> None:
     assert history.last("loss") == 7.0
 
 
+@pytest.mark.long
 def test_many_resumes_never_break_the_bound() -> None:
     history, draw = History(), random.Random(0)
     number = 0

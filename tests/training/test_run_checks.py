@@ -69,6 +69,7 @@ def test_another_process_builds_the_model_of_a_config_where_it_cannot_be_pickled
     assert repeated.message.endswith("in this process and in another")
 
 
+@pytest.mark.long
 def test_another_process_unpickles_the_model_of_a_file(tmp_path: Path) -> None:
     evidence = seeded_repeat(trial_of_file(tmp_path, sourced=False))
     assert evidence.status.value == "ok"

@@ -116,8 +116,14 @@ def test_killed_twice_and_resumed_it_ends_with_the_same_bits(uninterrupted: dict
 
 @pytest.mark.parametrize(
     "launcher",
-    [(), (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--no-python")],
-    ids=["strategy", "torchrun"],
+    [
+        pytest.param((), id="strategy"),
+        pytest.param(
+            (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--no-python"),
+            id="torchrun",
+            marks=pytest.mark.long,
+        ),
+    ],
 )
 def test_two_processes_learn_as_one(launcher: tuple[str, ...], tmp_path: Path, uninterrupted: dict[str, Any]) -> None:
     devices = {} if launcher else {"devices": 2}
@@ -128,6 +134,7 @@ def test_two_processes_learn_as_one(launcher: tuple[str, ...], tmp_path: Path, u
     assert found["eval_summary"]["loss"] == pytest.approx(uninterrupted["eval_summary"]["loss"], rel=0.05)
 
 
+@pytest.mark.long
 def test_the_plain_loop_gives_the_same_model(
     uninterrupted: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
