@@ -135,6 +135,10 @@ def _judge(subject: Subject, stage: _Stage) -> Evidence:
     if not run.graphs and not _called_first(subject, batches[0]):
         message = "the adapter calls no module of the model, so there is nothing to compile"
         return Evidence(_NAME, Status.SKIPPED, message)
+    recurrent = sorted({type(module).__name__ for module in subject.model.modules() if isinstance(module, nn.RNNBase)})
+    if not run.graphs and recurrent:
+        message = f"torch.compile leaves a forward that calls nn.{recurrent[0]} uncompiled, so there is nothing to compare"
+        return Evidence(_NAME, Status.SKIPPED, message)
     if not run.graphs:
         message = f"torch.compile ({stage.backend}) compiles no part of the model: {_why_refused(subject, batches[0], stage)}"
         return Evidence(_NAME, Status.WARN, message, counterexample=shown, cause=_REFUSED)

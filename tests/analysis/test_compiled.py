@@ -46,6 +46,18 @@ class CallsNothing(Adapter):
         return F.linear(F.gelu(hidden), model.head.weight, model.head.bias)
 
 
+class Steps(nn.Module):
+    """Reads the features one by one, with a recurrent layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps = nn.GRU(1, 8, batch_first=True)
+        self.head = nn.Linear(8, TABLE.num_classes or 0)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.head(self.steps(features.unsqueeze(-1))[0][:, -1])
+
+
 def called_by(adapter: Adapter, fault: str = "") -> Study:
     found = study(partial(Table, fault))
     found.subject.adapter = adapter
@@ -63,6 +75,12 @@ def test_where_it_calls_none_there_is_nothing_to_compile() -> None:
     evidence = judge_analysis("compiled", called_by(CallsNothing(TABLE)))
     assert evidence.status is Status.SKIPPED
     assert "calls no module" in evidence.message
+
+
+def test_a_recurrent_layer_that_the_compiler_leaves_as_it_is_is_no_fault_of_the_model() -> None:
+    evidence = judge_analysis("compiled", study(Steps))
+    assert evidence.status is Status.SKIPPED, evidence.explain()
+    assert "calls nn.GRU uncompiled" in evidence.message
 
 
 def test_what_there_is_no_time_for_is_left_out() -> None:
