@@ -44,8 +44,8 @@ class Row:
         failed: Tests that failed.
         skipped: Tests that were skipped.
         late: Those of them for which the time budget had nothing left, or that it cut short.
-        red: The red lines, each with its message, its verdict and the reason.
-        amber: The warnings, each with its message.
+        red: The red lines, each with its message, the verdict of its review and the reason.
+        amber: The warnings, likewise; one that nobody has reviewed does not fail the board.
         error: Why nothing was run.
         budget: The time budget in seconds.
         commit: The commit of this project that was run.
@@ -87,6 +87,7 @@ def write_results(work: Path) -> int:
             row = _row(entry, json.loads(file.read_text(encoding="utf-8")))
         if row is not None:
             row.red = [_reviewed(line, reviews.get(entry.key, {})) for line in row.red]
+            row.amber = [_reviewed(line, reviews.get(entry.key, {})) for line in row.amber]
             rows.append(row)
     budget = max((row.budget for row in rows), default=0.0)
     (_HERE / "results.json").write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
@@ -174,16 +175,17 @@ def _lines(rows: list[Row], budget: float) -> Iterator[str]:
         yield f"| {row.package} | {row.name} | {row.passed} | {row.warnings} | {row.failed} | {skipped} | {row.init} |"
     yield "\n## Red lines\n"
     yield "| model | test | what it says | review | why |\n|---|---|---|---|---|"
-    for row in rows:
-        for line in row.red:
-            yield f"| {row.key} | {line['test']} | {_cell(line['message'])} | {line['verdict']} | {_cell(line['why'])} |"
+    yield from (_reviewed_line(row.key, line) for row in rows for line in row.red)
     yield "\n## Warnings\n"
-    for test, number in Counter(line["test"] for row in rows for line in row.amber).most_common():
-        names = [row.key for row in rows if any(line["test"] == test for line in row.amber)]
-        yield f"- {test}: {number} ({', '.join(names)})"
+    yield "| model | test | what it says | review | why |\n|---|---|---|---|---|"
+    yield from (_reviewed_line(row.key, line) for row in rows for line in row.amber)
     yield "\n## What a signature cannot say\n"
     for entry in waiting:
         yield f"- {entry.package} {entry.name}: {entry.waits}"
+
+
+def _reviewed_line(key: str, line: Mapping[str, str]) -> str:
+    return f"| {key} | {line['test']} | {_cell(line['message'])} | {line['verdict']} | {_cell(line['why'])} |"
 
 
 def _cell(text: str) -> str:

@@ -130,7 +130,8 @@ class _Seen:
             count = len(self.positions)
             moved = self.logits.movedim(self.positions, tuple(range(1, 1 + count))).double()
             return moved.flatten(1 + count).flatten(1, count) if count else moved.reshape(len(moved), 1, -1)
-        inner = (self.states(tensor) for call in reversed(self.calls) for tensor in call.outputs)
+        # What a module returns beside its first output is often for show: an input repeated for each unit, as in pykan, has no positions.
+        inner = (self.states(tensor) for call in reversed(self.calls) for tensor in call.outputs[:1])
         return next((states for states in inner if states is not None and min(states.shape[1:]) >= _FEWEST), None)
 
     def first(self, collapse: _Collapse) -> str:

@@ -164,9 +164,9 @@ ENTRIES: tuple[Entry, ...] = (
         f"ActorCriticPolicy({SPACES}, Discrete(4), lambda _: 1e-3, net_arch=[16])",
         {"obs": {"axes": ["batch", 6]}},
         {
-            "actions": {"axes": ["batch"], "kind": "other"},
-            "values": {"axes": ["batch", 1]},
-            "log_prob": {"axes": ["batch"], "kind": "other"},
+            "values": {"axes": ["batch", 1], "at": 1},
+            "actions": {"axes": ["batch"], "kind": "other", "at": 0},
+            "log_prob": {"axes": ["batch"], "kind": "other", "at": 2},
         },
     ),
     Entry(
