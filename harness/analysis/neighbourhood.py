@@ -20,7 +20,7 @@ from harness.properties.subject import Subject, floating_dtype
 from harness.runtime import seeded
 from harness.tasks.axes import BATCH, Size, rows_first
 from harness.tasks.signature import Input
-from harness.tasks.values import Ids, Made, Normal, Uniform
+from harness.tasks.values import Ids
 
 Point = dict[str, Tensor]
 """Real inputs by field: ids as what is looked up for them (``[B, S, D]``), numbers as they are in a batch."""
@@ -117,7 +117,7 @@ class RealInputs:
 
 def _is_real(each: Input, value: Tensor) -> bool:
     """Whether what lies between two values of an input is allowed as well."""
-    return value.is_floating_point() and isinstance(each.values, (Normal, Uniform, Made))
+    return value.is_floating_point() and each.holds_numbers
 
 
 def _rows_first(each: Input) -> list[Size]:

@@ -39,6 +39,6 @@ MONITORING = (
         5,
         "The model is as often right as on the reference, as far as labels or its confidence tell",
         "harness.monitoring.checks:harm",
-        needs=lambda task: task.has_classes and not task.is_per_position,
+        needs=lambda task: task.signature.has_one_answer,
     ),
 )

@@ -92,7 +92,7 @@ def evaluation(monitor: Monitor) -> Evidence:
             "evaluation", Status.FAIL, f"{said}, {on}", metrics.get(name), bound, details=details, code="misses_threshold"
         )
     said = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-    on += ", each token counts once" if monitor.task.is_per_position else ""
+    on += ", each token counts once" if monitor.task.signature.main.is_per_token else ""
     return Evidence("evaluation", Status.OK, f"{said}, {on}", details=details)
 
 
@@ -258,6 +258,6 @@ def _why_none(monitor: Monitor, case: str) -> str:
 
 
 def _why_no_accuracy(monitor: Monitor) -> str:
-    if monitor.task.is_regression or monitor.task.is_per_position:
-        return f"accuracy is estimated where a row has one class, which {monitor.task.task_type.value} does not have"
+    if not monitor.task.signature.has_one_answer:
+        return "accuracy is estimated where a row has one class, and here it has a number or several"
     return "the reference has no accuracy of the model: profile labelled data with the trained model"

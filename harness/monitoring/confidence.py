@@ -13,6 +13,7 @@ from harness.errors import ConfigError
 from harness.monitoring.performance_impact import OodScore, fit_ood_score
 from harness.monitoring.window import Window, input_vectors
 from harness.tasks import TaskSpec
+from harness.tasks.axes import BATCH
 
 _ROWS = 1024
 _MOST_ROWS = 5000
@@ -31,13 +32,13 @@ def ood_score_of(task: TaskSpec, training: Dataset, data: Dataset, window: Windo
     Raises:
         ConfigError: The inputs are no numbers, or the reference has no model or no labels.
     """
-    if task.is_text or window.predicted is None or window.correct is None:
+    if not _has_vectors(task) or window.predicted is None or window.correct is None:
         raise ConfigError(
             "`--familiarity` needs images or a table with labels, and a classifier with weights; leave it out to use the model's confidence"
         )
-    known = _first_vectors(training)
+    known = _first_vectors(training, task)
     labels = np.array([int(example["labels"]) for example in islice(iter(training), len(known))])
-    rows = _first_vectors(data)
+    rows = _first_vectors(data, task)
     usable = np.isfinite(window.correct[: len(rows)]) & np.isfinite(rows).all(axis=1)
     said, right = window.predicted[: len(rows)][usable], window.correct[: len(rows)][usable]
     return fit_ood_score(known, labels, rows[usable], said, right)
@@ -56,15 +57,22 @@ def confidence_of(data: Dataset, window: Window, ood_score: OodScore | None) -> 
     return _scores(ood_score, data, window.predicted)
 
 
+def _has_vectors(task: TaskSpec) -> bool:
+    """Whether the inputs are numbers of fixed sizes, and nothing else."""
+    inputs = task.signature.inputs
+    axes = {axis for each in inputs for axis in each.axes if isinstance(axis, str) and axis != BATCH}
+    return all(each.holds_numbers for each in inputs) and all(len(task.signature.axes[axis].choices()) == 1 for axis in axes)
+
+
 def _scores(ood_score: OodScore, data: Dataset, predicted: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float64]:
     found: list[NDArray[np.float64]] = []
     start = 0
-    for vectors in input_vectors(data, _ROWS):
+    for vectors in input_vectors(data, data.origin.task, _ROWS):
         found.append(ood_score.scores(vectors, predicted[start : start + len(vectors)]))
         start += len(vectors)
     return np.concatenate(found)
 
 
-def _first_vectors(data: Dataset) -> NDArray[np.float64]:
+def _first_vectors(data: Dataset, task: TaskSpec) -> NDArray[np.float64]:
     """Of at most 5,000 rows."""
-    return np.concatenate(list(islice(input_vectors(data, _ROWS), -(-_MOST_ROWS // _ROWS))))[:_MOST_ROWS]
+    return np.concatenate(list(islice(input_vectors(data, task, _ROWS), -(-_MOST_ROWS // _ROWS))))[:_MOST_ROWS]

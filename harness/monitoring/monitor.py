@@ -25,7 +25,7 @@ from harness.monitoring.reference import Reference, load_reference
 from harness.monitoring.verdict import WindowVerdict
 from harness.monitoring.window import Window, input_columns, measure_window
 from harness.runtime import threads_for
-from harness.tasks import TaskSpec, TaskType
+from harness.tasks import TaskSpec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -119,7 +119,9 @@ class Monitor:
     @cached_property
     def has_labels(self) -> bool:
         """Whether it can be said what is right."""
-        return self.task.task_type is TaskType.MASKED_LM or "labels" in next(iter(self.data))
+        signature, first = self.task.signature, next(iter(self.data))
+        labels = (signature.label_name(signature.main), *(each.name for each in signature.labels))
+        return self.task.has_random_labels or any(name in first for name in labels)
 
     @cached_property
     def evaluation(self) -> Evaluation | None:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from harness.adapters import Adapter
 
 _ENTROPY, _CLASS, _CORRECT = "output.entropy", "output.class", "score.correct"
-_INPUTS = ("pixel_values", "features")
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def measure_window(
         ForwardError: The model raised.
     """
     source = source_of(data, Options(task, model, adapter, reading=Reading(batch_size=batch_size)))
-    names = () if model is None or task.is_per_position or task.is_regression else (_ENTROPY, _CLASS, _CORRECT)
+    names = (_ENTROPY, _CLASS, _CORRECT) if model is not None and task.signature.has_one_answer else ()
     log = _RowLog(source, names)
     profile = profile_of_source(replace(source, blocks=log.blocks), reference, BINS)
     entropy, said = log.column(_ENTROPY), log.column(_CLASS)
@@ -81,17 +80,22 @@ def measure_window(
     )
 
 
-def input_vectors(data: Dataset, rows: int) -> Iterator[NDArray[np.float64]]:
-    """The pixels or features of rows, flattened, float64 ``[B, D]``; so many rows at a time.
+def input_vectors(data: Dataset, task: TaskSpec, rows: int) -> Iterator[NDArray[np.float64]]:
+    """The numbers of the inputs of rows, such as pixels and features, flattened, float64 ``[B, D]``; so many rows at a time.
 
     Args:
-        data: Images, or a table.
+        data: The dataset.
+        task: What its rows are for; its inputs of numbers have fixed sizes.
         rows: Rows at once.
     """
     left = iter(data)
+    names = [each.name for each in task.signature.inputs if each.holds_numbers]
     while examples := list(islice(left, rows)):
-        field = next(name for name in _INPUTS if name in examples[0])
-        yield np.stack([example[field].numpy().ravel().astype(np.float64) for example in examples])
+        yield np.stack([_vector([example[name].numpy() for name in names if name in example]) for example in examples])
+
+
+def _vector(numbers: list[NDArray[np.floating]]) -> NDArray[np.float64]:
+    return np.concatenate([each.ravel().astype(np.float64) for each in numbers])
 
 
 def input_columns(data: Dataset, task: TaskSpec, batch_size: int) -> Iterator[dict[str, NDArray[np.float64]]]:

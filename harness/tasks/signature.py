@@ -9,8 +9,18 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.tasks.axes import ANY_SIZE, BATCH, MEASURED, Axis, Formula, Limit, Size, rows_first
-from harness.tasks.kinds import ClassScores, CtcScores, Kind, LabelShape, TokenScores, ctc_loss, mean_loss
-from harness.tasks.values import Drawing, Ids, IndexOf, LengthsOf, Values
+from harness.tasks.kinds import (
+    BinaryScores,
+    ClassScores,
+    CtcScores,
+    Kind,
+    LabelShape,
+    Probabilities,
+    TokenScores,
+    ctc_loss,
+    mean_loss,
+)
+from harness.tasks.values import Drawing, Ids, IndexOf, LengthsOf, Made, Normal, Uniform, Values
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,6 +56,11 @@ class Input:
         """Whether a row of it is a number or a row of features: at most one axis beside the rows, and that one fixed."""
         rest = [axis for axis in self.axes if axis != BATCH]
         return len(rest) <= 1 and all(isinstance(axis, int) for axis in rest)
+
+    @property
+    def holds_numbers(self) -> bool:
+        """Whether it holds numbers of any value, rather than ids, indices, lengths, masks or one of a few."""
+        return isinstance(self.values, (Normal, Uniform, Made))
 
     def shape(self, sizes: Sizes) -> tuple[int, ...]:
         """Its shape for sizes of the axes, the rows first."""
@@ -99,6 +114,12 @@ class Output:
     def has_class_scores(self) -> bool:
         """Whether it holds unnormalised scores of classes."""
         return isinstance(self.kind, ClassScores)
+
+    @property
+    def is_per_token(self) -> bool:
+        """Whether it has scores of classes at each place along one free axis, as at each token of a text."""
+        free = [axis for axis in self.axes if isinstance(axis, str) and axis != BATCH]
+        return self.has_class_scores and BATCH in self.axes and len(free) == 1
 
     @property
     def class_count(self) -> int | None:
@@ -300,6 +321,29 @@ class Signature:
                 read = (each.name for each in self.inputs if axis in each.axes and isinstance(each.values, Ids))
                 return next(((axis, name) for name in read), None)
         return None
+
+    def has_hidden_labels(self, output: Output) -> bool:
+        """Whether an output scores the tokens of an input that were hidden from it, as in masked language models."""
+        own = isinstance(output.kind, TokenScores) and self.label_name(output) not in self._declared_labels
+        return own and self.next_of(output) is None
+
+    @property
+    def has_inputs_as_labels(self) -> bool:
+        """Whether there is no label that is not an input again."""
+        labelled = [each for each in self.outputs if each.loss and self.label_name(each) not in self.label_sources]
+        own = [each for each in labelled if self.label_shape(each) is not None]
+        return not self.labels and all(self.next_of(each) or self.has_hidden_labels(each) for each in own)
+
+    @property
+    def has_one_answer(self) -> bool:
+        """Whether the main output gives each row one class: by scores of classes, or by a yes or no."""
+        rest = [axis for place, axis in enumerate(self.main.axes) if place != self._classes_at(self.main)]
+        return rest == [BATCH] and isinstance(self.main.kind, (ClassScores, BinaryScores, Probabilities))
+
+    @staticmethod
+    def _classes_at(output: Output) -> int | None:
+        position = getattr(output.kind, "classes", None)
+        return None if position is None else position % len(output.axes)
 
     def loss_of(self, output: Output, value: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         """The mean loss of one output (a scalar) against its labels in a batch."""

@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.tasks.types import FACTS, TaskFacts, TaskType
 
 if TYPE_CHECKING:
     from harness.tasks.signature import Signature
+
+
+def data_identity(task: TaskSpec | None) -> dict[str, Any]:
+    """What data must have in common to be compared, as it is stored; of ``None`` that of a table without a task."""
+    if task is None:
+        return {"modality": "tabular", "task_type": None, "vocab_size": None}
+    vocabulary = task.vocab_size if task.is_text else None
+    return {"modality": task.facts.modality, "task_type": task.task_type.value, "vocab_size": vocabulary}
 
 
 @dataclass(frozen=True)
@@ -105,8 +113,8 @@ class TaskSpec:
 
     @property
     def has_inputs_as_labels(self) -> bool:
-        """Whether the labels are the input tokens themselves, as in language models."""
-        return self.task_type in (TaskType.CAUSAL_LM, TaskType.MASKED_LM)
+        """Whether all labels are inputs again, as the tokens of language models are."""
+        return self.signature.has_inputs_as_labels
 
     @property
     def has_random_labels(self) -> bool:

@@ -19,7 +19,6 @@ from harness.data.dataset import Dataset, Rows
 from harness.data.opening import open_dataset
 from harness.errors import DataError, ForwardError
 from harness.models.stubs import build_stub
-from harness.monitoring.features.values import Numbers
 from harness.monitoring.profiles import (
     CategoricalCounts,
     Profile,
@@ -30,8 +29,8 @@ from harness.monitoring.profiles import (
     compute_dataset_profile,
     count_window,
 )
-from harness.monitoring.profiles.examples import image_values
-from harness.monitoring.profiles.outputs import find_embedding, one_a_row
+from harness.monitoring.profiles.embedding import find_embedding, one_a_row
+from harness.monitoring.profiles.fields import measure_image
 from harness.properties.tracing import recording
 from harness.runtime import seeded
 from harness.tasks import TaskSpec, TaskType
@@ -164,13 +163,13 @@ def test_images_are_measured_as_defined() -> None:
     flat = torch.full((3, 8, 8), 0.25)
     stripes = torch.zeros(3, 8, 8)
     stripes[0, :, ::2] = 3.0
-    values = image_values([{"pixel_values": flat}, {"pixel_values": stripes}])
-    found = {name: value.values.tolist() for name, value in values.items() if isinstance(value, Numbers)}
+    measured = [measure_image(image.double().numpy()) for image in (flat, stripes)]
+    found = {name: [one[name], measured[1][name]] for one in measured[:1] for name in one}
     assert found["brightness"] == [0.25, 0.5]
     assert found["contrast"] == [0.0, 0.5]
     assert found["sharpness"] == [0.0, 4.0]
     assert (found["channel_0.mean"], found["channel_0.std"]) == ([0.25, 1.5], [0.0, 1.5])
-    assert "sharpness" not in image_values([{"pixel_values": torch.zeros(1, 2, 5)}])
+    assert "sharpness" not in measure_image(np.zeros((1, 2, 5)))
 
 
 class Certain(nn.Module):

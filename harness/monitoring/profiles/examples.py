@@ -1,8 +1,8 @@
-"""Blocks of the examples of a task: what is measured of texts, images, tables and labels."""
+"""Blocks of the examples of a task: what is measured of their inputs and labels, as the signature declares them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -15,9 +15,15 @@ from harness.data.columns import Classes
 from harness.data.dataset import Rows, Stream
 from harness.data.encoding import Encoder
 from harness.data.record import Example
-from harness.data.tokens import SymbolTokenizer, Tokenizer
-from harness.monitoring.features.values import Block, Ids, Numbers, Values
-from harness.tasks import TaskSpec, TaskType
+from harness.data.tokens import SymbolTokenizer
+from harness.monitoring.features.values import Block, Numbers, Values
+from harness.monitoring.profiles.fields import Field, measure_field, share_of_each
+from harness.tasks import TaskSpec
+from harness.tasks.axes import BATCH, Size
+from harness.tasks.kinds import CtcScores, TokenScores
+from harness.tasks.signature import Input, Signature
+from harness.tasks.spec import data_identity
+from harness.tasks.values import Ids, IndexOf, LengthsOf, MaskOf
 
 Measure = Callable[[Sequence[Example]], Mapping[str, Values]]
 
@@ -40,12 +46,7 @@ def _unlabelled(examples: Sequence[Example]) -> NDArray[np.bool_] | None:
 
 def measures_of(task: TaskSpec, encoder: Encoder, model: Any = None, adapter: Adapter | None = None) -> list[Measure]:
     """What is measured of the examples of a task: inputs, labels, and where there is a model its outputs."""
-    inputs: Measure = {
-        "text": lambda examples: text_values(task, encoder.tokenizer, examples),
-        "vision": image_values,
-        "tabular": lambda examples: _table_values(encoder.columns, examples),
-    }[task.facts.modality]
-    measures = [inputs, lambda examples: label_values(task, encoder.classes, examples)]
+    measures: list[Measure] = [InputMeter(task.signature, encoder), LabelMeter(task.signature, encoder.classes)]
     if model is not None:
         from harness.monitoring.profiles.outputs import OutputMeter
 
@@ -55,13 +56,7 @@ def measures_of(task: TaskSpec, encoder: Encoder, model: Any = None, adapter: Ad
 
 def meta_of(task: TaskSpec, encoder: Encoder) -> dict[str, Any]:
     """What windows must have in common with their reference."""
-    tokenizer = encoder.tokenizer
-    return {
-        "modality": task.facts.modality,
-        "task_type": task.task_type.value,
-        "vocab_size": task.vocab_size if task.is_text else None,
-        "tokenizer": tokenizer and tokenizer.fingerprint,
-    }
+    return {**data_identity(task), "tokenizer": encoder.tokenizer and encoder.tokenizer.fingerprint}
 
 
 def encoder_of(dataset: Any, task: TaskSpec) -> Encoder:
@@ -69,98 +64,161 @@ def encoder_of(dataset: Any, task: TaskSpec) -> Encoder:
     return dataset.origin.encoder if isinstance(dataset, (Rows, Stream)) else Encoder(task)
 
 
-def _table_values(columns: Sequence[str], examples: Sequence[Example]) -> Mapping[str, Values]:
-    table = np.stack([example["features"].numpy() for example in examples]).astype(np.float64)
-    names = columns or [f"feature_{number}" for number in range(table.shape[1])]
-    return {name: Numbers(np.ascontiguousarray(column)) for name, column in zip(names, table.T, strict=True)}
-
-
-def text_values(task: TaskSpec, tokenizer: Tokenizer | None, examples: Sequence[Example]) -> Mapping[str, Values]:
-    """Tokens; and of each row its length in tokens, the share of distinct ones, and where a tokenizer has a word for it of unknown ones.
+class InputMeter:
+    """Measures the inputs of examples: each by what it holds, and the sizes of the axes that are free.
 
     Args:
-        task: What the examples are for.
-        tokenizer: What read the texts.
-        examples: With ``input_ids``, not padded.
+        signature: What an example holds.
+        encoder: How the rows were read.
     """
-    rows = [example["input_ids"].numpy() for example in examples]
-    measured = {"tokens": tokens_of(rows, task.vocab_size or 0), "length": lengths_of(rows)}
-    measured["distinct_tokens"] = _by_row(rows, [len(np.unique(row)) for row in rows])
-    if isinstance(tokenizer, SymbolTokenizer):
+
+    def __init__(self, signature: Signature, encoder: Encoder) -> None:
+        self._signature = signature
+        self._encoder = encoder
+
+    def __call__(self, examples: Sequence[Example]) -> Mapping[str, Values]:
+        """The features of some examples."""
+        inputs = [each for each in self._signature.inputs if not each.state and all(each.name in row for row in examples)]
+        inputs = [each for each in inputs if not self._repeats_labels(each) and self._has_rows(each)]
+        told = [each for each in inputs if isinstance(each.values, (LengthsOf, MaskOf))]
+        held = [each for each in inputs if each not in told]
+        measured: dict[str, Values] = {}
+        for each in (*held, *told):
+            is_only = len(held) == 1 and each in held and bool(row_axes(each.axes))
+            field = self._field(each, "" if is_only else safe_name(each.name))
+            rows, real = _arrays(examples, each.name), [self._real(row, field.along) for row in examples]
+            measured |= measure_field(field, rows, real)
+            if field.feature("tokens") in measured:
+                measured |= self._of_words(field, rows)
+        known = {each.values.axis for each in told if isinstance(each.values, LengthsOf)}
+        return {**measured, **self._sizes(held, examples, known)}
+
+    def _has_rows(self, each: Input) -> bool:
+        return BATCH in each.axes or not self._signature.deals_rows
+
+    def _repeats_labels(self, each: Input) -> bool:
+        """Whether an input holds the labels, one step later, as a decoder's does in training."""
+        causal = {axis.name for axis in self._signature.with_order("causal")}
+        alike = (label for label in self._signature.labels if label.axes == each.axes and isinstance(label.values, Ids))
+        return isinstance(each.values, Ids) and bool(causal & set(each.axes)) and any(alike)
+
+    def _field(self, each: Input, name: str) -> Field:
+        axes = row_axes(each.axes)
+        free = [axis for axis in axes if isinstance(axis, str)]
+        is_set = bool(free) and self._signature.axes[free[0]].order == "none"
+        along = next((axis for axis in free if self._signature.axes[axis].padding), "")
+        columns = tuple(self._encoder.columns) if not name else ()
+        return Field(each.name, name, axes, each.values, is_set=is_set, names=columns, along=along)
+
+    def _real(self, example: Example, axis: str) -> NDArray[np.bool_] | None:
+        """Which elements along an axis are real in an example: as its mask says, its lengths, or the id that fills."""
+        for each in self._signature.inputs if axis else ():
+            if each.name not in example:
+                continue
+            value = example[each.name].numpy()
+            if isinstance(each.values, MaskOf) and each.values.axis == axis:
+                return np.asarray(value.astype(bool) ^ each.values.inverted)
+        for each in self._signature.inputs if axis else ():
+            if isinstance(each.values, LengthsOf) and each.values.axis == axis and each.name in example:
+                size, length = self._size(example, axis), int(example[each.name])
+                places = np.arange(size)
+                return places >= size - length if self._signature.axes[axis].padding == "left" else places < length
+        for each in self._signature.inputs if axis else ():
+            if isinstance(each.values, Ids) and each.values.pad is not None and row_axes(each.axes) == (axis,):
+                return np.asarray(example[each.name].numpy() != each.values.pad) if each.name in example else None
+        return None
+
+    def _size(self, example: Example, axis: str) -> int:
+        for each in self._signature.inputs:
+            axes = row_axes(each.axes)
+            if axis in axes and each.name in example:
+                return int(example[each.name].shape[axes.index(axis)])
+        return 0
+
+    def _sizes(self, held: Sequence[Input], examples: Sequence[Example], known: Collection[str]) -> dict[str, Values]:
+        """How large each example is along the axes that may have several sizes; where it is padded, how much of it is real."""
+        counted = {axis for each in held if isinstance(each.values, Ids) for axis in row_axes(each.axes)} | {*known}
+        measured: dict[str, Values] = {}
+        for axis in dict.fromkeys(axis for each in held for axis in row_axes(each.axes)):
+            if isinstance(axis, int) or axis in counted or len(self._signature.axes[axis].choices()) < 2:
+                continue
+            real = [self._real(example, axis) for example in examples]
+            sizes = [
+                self._size(example, axis) if keep is None else int(keep.sum())
+                for example, keep in zip(examples, real, strict=True)
+            ]
+            measured[f"size.{axis}"] = Numbers(np.array(sizes, np.float64))
+        return measured
+
+    def _of_words(self, field: Field, rows: Sequence[NDArray[Any]]) -> dict[str, Values]:
+        """The share of distinct ids; and of words that a tokenizer does not know, where it has a word for them."""
+        tokenizer = self._encoder.tokenizer
+        distinct = share_of_each([np.unique(row).size for row in rows], rows)
+        if not isinstance(tokenizer, SymbolTokenizer):
+            return {field.feature("distinct_tokens"): distinct}
         unknown = tokenizer.ids.free[0]
-        measured["out_of_vocabulary"] = _by_row(rows, [int((row == unknown).sum()) for row in rows])
-    return measured
+        return {
+            field.feature("distinct_tokens"): distinct,
+            field.feature("out_of_vocabulary"): share_of_each([int((row == unknown).sum()) for row in rows], rows),
+        }
 
 
-def tokens_of(rows: Sequence[NDArray[np.integer]], size: int) -> Values:
-    """The ids of several rows, which belong together by row."""
-    ids = np.concatenate([np.empty(0, np.int64), *rows]).astype(np.int64)
-    return Ids(ids, size, rows=np.repeat(np.arange(len(rows)), [len(row) for row in rows]))
-
-
-def lengths_of(rows: Sequence[NDArray[np.integer]]) -> Values:
-    """How many ids each row has."""
-    return Numbers(np.array([len(row) for row in rows], np.float64))
-
-
-def _by_row(rows: Sequence[NDArray[np.integer]], counts: Sequence[int]) -> Values:
-    lengths = np.array([len(row) for row in rows], np.float64)
-    return Numbers(np.divide(counts, lengths, out=np.full(len(rows), np.nan), where=lengths > 0))
-
-
-def image_values(examples: Sequence[Example]) -> Mapping[str, Values]:
-    """Brightness, contrast and sharpness of each image, and mean and standard deviation of each channel.
-
-    Brightness is the mean of the grey image (the mean of its channels), contrast its standard deviation, sharpness the variance of its
-    Laplacian (Pech-Pacheco et al. 2000); images of less than three pixels a side have none.
+class LabelMeter:
+    """Measures the labels of examples; not those that are inputs again, and nothing of rows without labels.
 
     Args:
-        examples: With ``pixel_values`` ``[C, H, W]``.
+        signature: What an example holds.
+        classes: What the classes of the main output are called.
     """
-    measured = [_measure(example["pixel_values"].numpy().astype(np.float64)) for example in examples]
-    return {name: Numbers(np.array([values[name] for values in measured])) for name in measured[0]}
+
+    def __init__(self, signature: Signature, classes: Classes | None) -> None:
+        self._fields = list(_label_fields(signature, classes.names if classes else ()))
+
+    def __call__(self, examples: Sequence[Example]) -> Mapping[str, Values]:
+        """The features of some examples."""
+        measured: dict[str, Values] = {}
+        for field in self._fields:
+            if all(field.key in example for example in examples):
+                rows = _arrays(examples, field.key)
+                if isinstance(field.values, Ids) and field.axes:
+                    rows = [row[row != IGNORED] for row in rows]
+                measured |= measure_field(field, rows, [None] * len(rows))
+        return measured
 
 
-def _measure(pixels: np.ndarray) -> dict[str, float]:
-    """Of one image at a time, so that no number depends on the images beside it."""
-    grey = pixels.mean(axis=0)
-    measured = {"brightness": grey.mean(), "contrast": grey.std()}
-    if min(grey.shape) > 2:
-        around = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
-        measured["sharpness"] = (around - 4 * grey[1:-1, 1:-1]).var()
-    for number, channel in enumerate(pixels):
-        measured[f"channel_{number}.mean"] = channel.mean()
-        measured[f"channel_{number}.std"] = channel.std()
-    return measured
+def _label_fields(signature: Signature, names: tuple[str, ...]) -> Iterator[Field]:
+    main = signature.label_name(signature.main)
+    known = set(signature.label_sources)
+    for each in signature.labels:
+        known.add(each.name)
+        name = "label" if each.name == main else f"label.{each.name}"
+        yield Field(each.name, name, row_axes(each.axes), each.values)
+    for output in signature.outputs:
+        key, shape = signature.label_name(output), signature.label_shape(output)
+        if shape is None or key in known or signature.next_of(output) or signature.has_hidden_labels(output):
+            continue
+        is_main = output is signature.main
+        if isinstance(shape.values, IndexOf):
+            continue  # classes whose number is free have no table to be counted in
+        yield Field(
+            key,
+            "label" if is_main else f"label.{output.name}",
+            row_axes(shape.axes),
+            shape.values,
+            are_tokens=isinstance(output.kind, (TokenScores, CtcScores)),
+            names=names if is_main and isinstance(shape.values, Ids) else (),
+        )
 
 
-_THEMSELVES = (TaskType.CAUSAL_LM, TaskType.MASKED_LM)
+def row_axes(axes: Sequence[Size]) -> tuple[Size, ...]:
+    """The axes of one row."""
+    return tuple(axis for axis in axes if axis != BATCH)
 
 
-def label_values(task: TaskSpec, classes: Classes | None, examples: Sequence[Example]) -> Mapping[str, Values]:
-    """Classes, target numbers or target tokens; nothing for tasks whose labels are their inputs, or rows without labels.
-
-    Args:
-        task: What the examples are for.
-        classes: What its classes are called.
-        examples: With or without ``labels``.
-    """
-    if task.task_type in _THEMSELVES or any("labels" not in example for example in examples):
-        return {}
-    if task.is_regression:
-        return {"label": Numbers(np.array([float(example["labels"]) for example in examples], np.float64))}
-    names = classes.names if classes else ()
-    if not task.is_per_position:
-        ids = _learnt(
-            np.array([int(example["labels"]) for example in examples], np.int64)
-        )  # a label that is to come is not missing
-        return {"label": Ids(ids, task.num_classes or 0, names=names)}
-    rows = [_learnt(example["labels"].numpy()) for example in examples]
-    if task.is_seq2seq:
-        return {"label.tokens": tokens_of(rows, task.output_size or 0), "label.length": lengths_of(rows)}
-    of_rows = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
-    return {"label": Ids(np.concatenate(rows).astype(np.int64), task.num_classes or 0, of_rows, names)}
+def safe_name(name: str) -> str:
+    """The name of an input that its features are named by, told from those of labels, outputs and scores."""
+    return f"input.{name}" if name.startswith(("label", "output", "score", "size.")) else name
 
 
-def _learnt(labels: np.ndarray) -> np.ndarray:
-    return labels[labels != IGNORED]
+def _arrays(examples: Sequence[Example], name: str) -> list[NDArray[Any]]:
+    return [example[name].detach().cpu().numpy() for example in examples]

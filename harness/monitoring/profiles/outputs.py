@@ -1,39 +1,35 @@
-"""What is measured of a model's outputs: what it predicts, how sure it is, its embedding, and with labels how well it does."""
+"""What is measured of a model's outputs: what each says and how sure it is, the embedding, and with labels how well the model does."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.adapters import Adapter, make_adapter
 from harness.batches import Batch, to_device
-from harness.compat import tree_leaves
 from harness.data.columns import Classes
 from harness.data.loader import collate
 from harness.data.record import Example
-from harness.evaluation.answers import answers_of, check_logits, targets_of, widened
+from harness.evaluation.answers import answers_of, check_logits, targets_of
 from harness.evaluation.scores import Losses, row_scores
-from harness.monitoring.features.levels import name_of_id
 from harness.monitoring.features.values import Ids, Numbers, Values, Vectors
+from harness.monitoring.profiles.answered import Answered, said_by
+from harness.monitoring.profiles.embedding import EmbeddingPlace, catching, find_embedding, one_a_row
 from harness.properties.calling import blaming, mode
 from harness.properties.subject import floating_dtype
-from harness.properties.tracing import Call, fields_of, path_of, recording
+from harness.properties.tracing import recording
 from harness.runtime import seeded, threads_for
 from harness.tasks import TaskSpec
-
-MOST_PROBABILITIES = 32
-"""A feature for each class's probability is kept up to so many classes."""
-
-_NO_CLASS = -1
-_PIECE = 1 << 22
+from harness.tasks.axes import BATCH, Formula, rows_first
+from harness.tasks.kinds import Embedding
+from harness.tasks.signature import Output
+from harness.tasks.values import Ids as IdsHeld
+from harness.tasks.values import LengthsOf, MaskOf
 
 
 class OutputMeter:
@@ -43,6 +39,7 @@ class OutputMeter:
     and up to 32 classes the probability of each, on which label shift shows (black-box shift detection; Rabanser et al. 2019); and the
     embedding. Where there are logits for every position, numbers and embedding are means over a row's real positions, since positions of
     one row are no independent samples; the predicted classes are counted with the row they belong to. With labels, how well it does as well.
+    Of a task with several outputs, each is measured by its kind, all but the main one under its name.
 
     Args:
         model: The model; it is in eval mode while it is called.
@@ -66,78 +63,118 @@ class OutputMeter:
             ForwardError: The model raised.
             OutputError: Its output holds no logits.
         """
+        with threads_for(self._model), mode(self._model, train=False), torch.no_grad(), seeded(0):
+            parts = [(places, self._measured([examples[place] for place in places])) for places in self._batches(examples)]
+        return parts[0][1] if len(parts) == 1 else _in_order(parts, len(examples))
+
+    def _batches(self, examples: Sequence[Example]) -> list[list[int]]:
+        """Which examples are called together: all, where they can be padded to one size; else those of the same sizes."""
+        if not self._task.signature.deals_rows:
+            return [[place] for place in range(len(examples))]
+        if self._task.declared is None:
+            return [list(range(len(examples)))]
+        found: dict[Any, list[int]] = {}
+        for place, example in enumerate(examples):
+            found.setdefault(_fixed_sizes(self._task, example), []).append(place)
+        return list(found.values())
+
+    def _measured(self, examples: Sequence[Example]) -> dict[str, Values]:
         batch = collate(self._task, examples)
         there = self._there(batch)
-        with threads_for(self._model), mode(self._model, train=False), torch.no_grad(), seeded(0):
-            logits, embedding = self._call(there)
-            scores = score_values(self._task, self._adapter, logits, there)
-        real = _real(self._task, batch, examples)
-        return {**self._said(logits, real), **_embedding(embedding, len(examples), real), **scores}
+        outputs, embedding = self._call(there)
+        signature = self._task.signature
+        measured: dict[str, Values] = {}
+        for output in signature.outputs:
+            value = outputs.get(output.name)
+            if not isinstance(value, Tensor) or output.constant:
+                continue
+            is_main = output is signature.main
+            real = _real(self._task, output, batch, examples)
+            names = self._names if is_main else ()
+            name = "output" if is_main else f"output.{output.name}"
+            measured |= said_by(Answered(output, name, names), _by_row(output, value, len(examples)), real)
+            if is_main and not isinstance(output.kind, Embedding):
+                measured |= _embedding(embedding, len(examples), real)
+        scores = score_values(self._task, self._adapter, outputs[signature.main.name], there)
+        return {**measured, **scores}
 
     def _there(self, batch: Batch) -> Batch:
         """The batch where the model is, floating inputs in its dtype; labels keep their own."""
         first = next(chain(self._model.parameters(), self._model.buffers()), None)
         device = None if first is None else first.device
-        labels = {"labels": batch["labels"]} if "labels" in batch else {}
+        inputs = {each.name for each in self._task.signature.inputs}
+        labels = {name: value for name, value in batch.items() if name not in inputs}
         return {**to_device(batch, device, floating_dtype(self._model)), **to_device(labels, device)}
 
-    def _call(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+    def _call(self, batch: Batch) -> tuple[dict[str, Any], Tensor | None]:
         self._look(batch)
         with blaming(self._model):
             if self._place is None:
-                return self._adapter.logits(self._model, batch), None
+                return self._outputs(batch), None
             with catching(self._model, self._place) as caught:
-                logits = self._adapter.logits(self._model, batch)
-        return logits, caught[-1] if caught else None
+                outputs = self._outputs(batch)
+        return outputs, caught[-1] if caught else None
+
+    def _outputs(self, batch: Batch) -> dict[str, Any]:
+        # An adapter of the user's own need not subclass ours: only its logits are asked for.
+        if isinstance(self._adapter, Adapter):
+            return self._adapter.outputs(self._model, batch)
+        return {self._task.signature.main.name: self._adapter.logits(self._model, batch)}
 
     def _look(self, batch: Batch) -> None:
         """Finds the embedding, once."""
         if self._looked:
             return
         self._looked = True
-        one = {name: tensor[:1] for name, tensor in batch.items()}
+        main = self._task.signature.main
+        with_rows = {each.name for each in self._task.signature.inputs if BATCH in each.axes}
+        one = {name: tensor[:1] if name in with_rows else tensor for name, tensor in batch.items()}
         with blaming(self._model), recording(self._model) as calls:
             logits = self._adapter.logits(self._model, one)
-        self._place = find_embedding(self._model, calls, 1 if self._task.is_regression else logits.shape[-1])
-
-    def _said(self, logits: Tensor, real: Tensor | None) -> dict[str, Values]:
-        if self._task.is_regression:
-            return {"output.prediction": Numbers(_array(logits.cpu().double()))}
-        flat = logits if real is None else logits[real.to(logits.device)]
-        rows = None if real is None else torch.arange(len(real))[:, None].expand_as(real)[real].numpy()
-        predicted, numbers = _measured(flat, keep=real is None and flat.shape[-1] <= MOST_PROBABILITIES)
-        said: dict[str, Values] = {"output.class": Ids(predicted, logits.shape[-1], rows, self._names)}
-        for name, values in numbers.items():
-            key = f"probability.{name_of_id(int(name), self._names)}" if name.isdigit() else name
-            said[f"output.{key}"] = Numbers(values if rows is None else _row_means(values, rows, len(logits)))
-        return said
+        width = 1 if main.classes is None and logits.ndim < 2 else logits.shape[main.classes if main.classes is not None else -1]
+        self._place = find_embedding(self._model, calls, width)
 
 
-def _measured(logits: Tensor, keep: bool) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """The likeliest class of each, ``-1`` where there is NaN, and numbers by name; by class where the probabilities are kept."""
-    predicted: list[np.ndarray] = []
-    numbers: dict[str, list[np.ndarray]] = {}
-    for piece in logits.split(max(1, _PIECE // logits.shape[-1])):
-        logs = F.log_softmax(widened(piece), dim=-1)
-        probabilities = logs.exp()
-        best = probabilities.topk(min(2, logs.shape[-1]), dim=-1).values
-        broken = logs.isnan().any(dim=-1)
-        predicted.append(_array(logs.argmax(dim=-1).masked_fill(broken, _NO_CLASS)))
-        found = {
-            "confidence": best[:, 0],
-            "entropy": -(probabilities * logs.clamp_min(torch.finfo(logs.dtype).min)).sum(dim=-1),
-            "margin": best[:, 0] - best[:, -1],
-            **({str(number): column for number, column in enumerate(probabilities.T)} if keep else {}),
-        }
-        for name, values in found.items():
-            numbers.setdefault(name, []).append(_array(values.masked_fill(broken, torch.nan).cpu().double()))
-    return np.concatenate(predicted), {name: np.concatenate(values) for name, values in numbers.items()}
+def _fixed_sizes(task: TaskSpec, example: Example) -> tuple[int, ...]:
+    """The sizes of an example along the axes that are not padded."""
+    signature = task.signature
+    found: dict[str, int] = {}
+    for each in signature.inputs:
+        if each.name in example and BATCH in each.axes:
+            axes = [axis for axis in each.axes if axis != BATCH]
+            for axis, size in zip(axes, example[each.name].shape, strict=False):
+                if isinstance(axis, str) and not signature.axes[axis].padding:
+                    found[axis] = size
+    return tuple(found.values())
 
 
-def _row_means(values: np.ndarray, rows: np.ndarray, count: int) -> np.ndarray:
-    """Mean of each row's values, float64 ``[B]``; NaN for a row without any."""
-    with np.errstate(invalid="ignore"):
-        return np.bincount(rows, values, minlength=count) / np.bincount(rows, minlength=count)
+def _in_order(parts: Sequence[tuple[list[int], dict[str, Values]]], rows: int) -> dict[str, Values]:
+    """The values of several batches in the order of their examples."""
+    names = dict.fromkeys(name for _, measured in parts for name in measured)
+    return {name: _joined([(places, measured[name]) for places, measured in parts if name in measured], rows) for name in names}
+
+
+def _joined(parts: Sequence[tuple[list[int], Any]], rows: int) -> Values:
+    first = parts[0][1]
+    if isinstance(first, Numbers):
+        numbers = np.full(rows, np.nan)
+        for places, part in parts:
+            numbers[places] = part.values
+        return Numbers(numbers)
+    if isinstance(first, Vectors):
+        vectors = np.full((rows, first.values.shape[1]), np.nan)
+        for places, part in parts:
+            vectors[places] = part.values
+        return Vectors(vectors)
+    of_rows = [np.array(places)[np.arange(len(places)) if part.rows is None else part.rows] for places, part in parts]
+    row, ids = np.concatenate(of_rows), np.concatenate([part.ids for _, part in parts])
+    order = np.argsort(row, kind="stable")
+    return Ids(ids[order], first.size, None if first.rows is None else row[order], first.names)
+
+
+def _by_row(output: Output, value: Tensor, rows: int) -> Tensor:
+    """An output with one row an example; of a model without rows, all of it is the row of its only example."""
+    return value if BATCH in output.axes else value.unsqueeze(0).expand(rows, *value.shape)
 
 
 def _embedding(embedding: Tensor | None, rows: int, real: Tensor | None) -> dict[str, Values]:
@@ -145,17 +182,51 @@ def _embedding(embedding: Tensor | None, rows: int, real: Tensor | None) -> dict
     return {} if found is None else {"output.embedding": Vectors(found.numpy())}
 
 
-def _real(task: TaskSpec, batch: Batch, examples: Sequence[Example]) -> Tensor | None:
-    """The positions whose logits count, bool ``[B, S]``; ``None`` where there is one a row."""
-    if not task.is_per_position:
+def _real(task: TaskSpec, output: Output, batch: Batch, examples: Sequence[Example]) -> Tensor | None:
+    """The positions that count of an output with one free axis of positions, bool ``[B, S]``; ``None`` for any other, or where all count."""
+    signature = task.signature
+    free = [axis for place, axis in enumerate(output.axes) if axis != BATCH and isinstance(axis, str)]
+    if len(free) != 1 or BATCH not in output.axes:
         return None
-    field = task.causal_field
-    lengths = torch.tensor([len(example[field]) for example in examples])
-    return torch.arange(batch[field].shape[1]) < lengths[:, None]
+    axis, source = free[0], signature.axes[free[0]].source
+    padded = source.axes[0] if isinstance(source, Formula) and len(source.axes) == 1 else axis
+    size = next(
+        (batch[each.name].shape[rows_first_place(each.axes, padded)] for each in signature.inputs if padded in each.axes), 0
+    )
+    lengths = _lengths(task, padded, batch, examples)
+    if lengths is None:
+        return None
+    if lengths.ndim == 2:
+        return lengths if padded == axis else None
+    if isinstance(source, Formula):
+        lengths, size = source.value({padded: lengths}), int(source.value({padded: size}))
+    places = torch.arange(size)
+    return places >= size - lengths[:, None] if signature.axes[padded].padding == "left" else places < lengths[:, None]
 
 
-def _array(tensor: Tensor) -> np.ndarray:
-    return np.ascontiguousarray(tensor.cpu().numpy())
+def _lengths(task: TaskSpec, axis: str, batch: Batch, examples: Sequence[Example]) -> Tensor | None:
+    """Which elements of each row are real, bool ``[B, S]``, or how many, int64 ``[B]``; ``None`` where nothing says so."""
+    inputs = [each for each in task.signature.inputs if each.name in batch]
+    masks = (each for each in inputs if isinstance(each.values, MaskOf) and each.values.axis == axis and each.name in examples[0])
+    for each in masks:
+        assert isinstance(each.values, MaskOf)
+        return batch[each.name].bool() ^ each.values.inverted
+    for each in inputs:
+        if isinstance(each.values, LengthsOf) and each.values.axis == axis and each.name in examples[0]:
+            return batch[each.name]
+    held = next((each for each in inputs if axis in each.axes and each.name in examples[0]), None)
+    if held is None:
+        return None
+    axes = [name for name in held.axes if name != BATCH]
+    lengths = torch.tensor([example[held.name].shape[axes.index(axis)] for example in examples])
+    if isinstance(held.values, IdsHeld) and held.values.pad is not None and task.declared is not None and axes == [axis]:
+        return batch[held.name] != held.values.pad
+    return lengths
+
+
+def rows_first_place(axes: Sequence[Any], axis: str) -> int:
+    """The place of an axis, with the rows first."""
+    return [axes[place] for place in rows_first(axes)].index(axis)
 
 
 def score_values(task: TaskSpec, adapter: Adapter, logits: Tensor, batch: Batch) -> Mapping[str, Values]:
@@ -173,7 +244,7 @@ def score_values(task: TaskSpec, adapter: Adapter, logits: Tensor, batch: Batch)
         DataError: A label is out of range.
         OutputError: The logits have another shape than the task promises.
     """
-    if "labels" not in batch:
+    if "labels" not in batch or task.declared is not None:
         return {}
     targets = targets_of(task, batch, lambda row: f"row {row + 1} of a batch")
     check_logits(task, logits, targets)
@@ -181,82 +252,3 @@ def score_values(task: TaskSpec, adapter: Adapter, logits: Tensor, batch: Batch)
     losses = Losses(adapter, task).add(answers, logits, batch)
     found = row_scores(task, answers, losses)
     return {f"score.{name}": Numbers(np.ascontiguousarray(values.double().numpy())) for name, values in found.items()}
-
-
-@dataclass(frozen=True)
-class EmbeddingPlace:
-    """A module, and which end of it the embedding is at.
-
-    Attributes:
-        module: Its name; empty for the model itself.
-        is_input: Whether the embedding is the module's input, as of a linear head; else its output.
-    """
-
-    module: str
-    is_input: bool
-
-
-def find_embedding(model: nn.Module, calls: list[Call], classes: int) -> EmbeddingPlace | None:
-    """The input of the last linear layer or convolution that gives as many numbers as there are logits, or else the last output.
-
-    Args:
-        model: The model.
-        calls: A recording of one call of it.
-        classes: Size of the last axis of the logits.
-    """
-    leaves = [call for call in calls if call.outputs and call.inputs and not any(_module(model, call).children())]
-    for call in reversed(leaves):
-        if _is_head(_module(model, call), classes) and call.inputs[0].is_floating_point():
-            return EmbeddingPlace(_name(call), is_input=True)
-    last = next((call for call in reversed(leaves) if call.outputs[0].is_floating_point()), None)
-    return None if last is None else EmbeddingPlace(_name(last), is_input=False)
-
-
-@contextmanager
-def catching(model: nn.Module, place: EmbeddingPlace) -> Iterator[list[Tensor]]:
-    """Keeps what passes the place while the model is called."""
-    caught: list[Tensor] = []
-
-    def catch(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        tree = (args, kwargs) if place.is_input else fields_of(output)
-        caught.extend(leaf.detach() for leaf in tree_leaves(tree)[:1] if isinstance(leaf, Tensor))
-
-    handle = model.get_submodule(place.module).register_forward_hook(catch, with_kwargs=True)
-    try:
-        yield caught
-    finally:
-        handle.remove()
-
-
-def one_a_row(embedding: Tensor, rows: int, real: Tensor | None) -> Tensor | None:
-    """An embedding as one vector a row, float64 ``[B, D]``; the mean over positions or pixels. ``None`` where the rows cannot be told.
-
-    Args:
-        embedding: ``[B, D]``, ``[B, S, D]``, ``[B * S, D]`` or ``[B, D, H, W]``.
-        rows: B.
-        real: Which positions count, bool ``[B, S]``, for models with a logit a position.
-    """
-    found = embedding.double()
-    if found.ndim == 2 and len(found) != rows and rows and len(found) % rows == 0:
-        found = found.unflatten(0, (rows, -1))
-    if found.ndim < 2 or len(found) != rows:
-        return None
-    if found.ndim == 4:
-        return found.mean(dim=(2, 3))
-    if found.ndim == 3 and real is not None and found.shape[1] == real.shape[1]:
-        weights = real.to(found)
-        return torch.einsum("bsd,bs->bd", found, weights) / weights.sum(dim=1, keepdim=True)
-    return found.flatten(1, -2).mean(dim=1) if found.ndim > 2 else found
-
-
-def _module(model: nn.Module, call: Call) -> nn.Module:
-    return model.get_submodule(_name(call))
-
-
-def _name(call: Call) -> str:
-    return "" if call.module == path_of("") else call.module
-
-
-def _is_head(module: nn.Module, classes: int) -> bool:
-    weight = getattr(module, "weight", None)
-    return isinstance(weight, Tensor) and weight.ndim >= 2 and weight.shape[0] == classes and not isinstance(module, nn.Embedding)

@@ -17,6 +17,7 @@ from harness.files import json_hash
 from harness.monitoring.errors import ProfileError, ProfileMismatchError, ProfileVersionError
 from harness.monitoring.features.counts import FeatureCounts
 from harness.monitoring.features.kinds import kind_named
+from harness.tasks.spec import data_identity
 
 if TYPE_CHECKING:
     from harness.experiments.database import ExperimentDB
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 VERSION = 2
 """Of the format, and of everything a count depends on: edges, hashes, projections."""
 
-SHARED_META = ("modality", "task_type", "vocab_size", "tokenizer")
+SHARED_META = (*data_identity(None), "tokenizer")
 """What windows must have in common with their reference, beside the scales."""
 
 REFERENCE = "reference"
@@ -49,7 +50,7 @@ class Profile:
         version: Of the format.
         n: Rows.
         features: By name.
-        meta: Task type, modality, vocabulary size, the tokenizer's fingerprint, when the reference was made; ready for JSON.
+        meta: What the task says of its data, the tokenizer's fingerprint, when the reference was made; ready for JSON.
         edges_id: A hash of everything that a window must share to be compared.
     """
 

@@ -14,6 +14,7 @@ from harness.errors import did_you_mean
 from harness.monitoring.errors import ProfileError
 from harness.monitoring.features.kinds import Column, block_of, kinds_of
 from harness.monitoring.features.values import Block
+from harness.tasks.spec import data_identity
 
 if TYPE_CHECKING:
     from harness.data.record import Reader
@@ -23,7 +24,7 @@ Columns = Mapping[str, Column]
 
 ROWS_AT_ONCE = 1 << 16
 
-META = {"modality": "tabular", "task_type": None, "vocab_size": None, "tokenizer": None}
+META = {**data_identity(None), "tokenizer": None}
 """What windows of tables share."""
 
 
