@@ -240,6 +240,7 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
         """Every path the config gives, by its key; an adapter's is without its class."""
         groups = {"train.path": self.train, "eval.path": self.eval}
         yield from ((key, group.path) for key, group in groups.items() if group and group.path)
+        yield from (("metrics", file) for name in self.metrics if (file := name.rpartition(":")[0]).endswith(".py"))
         for key, group in groups.items():
             for name in ("dataset", "datamodule") if group else ():
                 file = (getattr(group, name) or "").rpartition(":")[0]
@@ -268,7 +269,7 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
                 TaskType.DECLARED,
                 self.task_name or self.name,
                 TaskType.DECLARED.value,
-                metrics=tuple(self.metrics),
+                metrics=self._metrics(),
                 properties=dict(self.properties),
                 tolerances=dict(self.tolerances),
                 declared=read_signature(self.signature_keys(), self._path.parent, self.model_file),
@@ -286,7 +287,7 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
             num_features=self.num_features,
             min_seq_len=self.min_seq_len or 1,
             target_vocab_size=self.target_vocab_size,
-            metrics=tuple(self.metrics),
+            metrics=self._metrics(),
             properties=dict(self.properties),
             tolerances=dict(self.tolerances),
         )
@@ -305,6 +306,15 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
         if self._read is None and self.is_declared and (self.example or self.needs_example):
             self._read = import_module(_EXAMPLE_READER).read_example(self)
         return self._read  # type: ignore[no-any-return]
+
+    def _metrics(self) -> tuple[str, ...]:
+        """The metrics, the files of functions made absolute; a function without a file is in the model file."""
+        found = []
+        for name in self.metrics:
+            file, separator, function = name.rpartition(":")
+            file = file or ((self.model_file or "") if separator else "")
+            found.append(f"{self.resolve(file)}:{function}" if file.endswith(".py") else name)
+        return tuple(found)
 
     def resuming(self, checkpoint: str) -> SuiteConfig:
         """The config, going on from a checkpoint: ``last``, or a path relative to the current folder."""

@@ -106,7 +106,10 @@ class TaskKeys(Keys):
         None, description="Number of classes, and of scores; two for yes or no."
     )
     num_features: Positive | None = Field(None, description="Number of tabular features.")
-    metrics: list[str] = Field(default_factory=list, description="Metrics to evaluate.")
+    metrics: list[str] = Field(
+        default_factory=list,
+        description="Metrics to evaluate: names, `OUTPUT.metric`, `file.py:function`, or classes of torchmetrics.",
+    )
     properties: dict[str, bool] = Field(default_factory=dict, description='Switch a property off: {"causal": false}.')
     tolerances: dict[str, Annotated[float, Field(ge=0)]] = Field(
         default_factory=dict, description="Bounds by property name, instead of the ones derived from the model's noise floor."

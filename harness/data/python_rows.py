@@ -157,15 +157,22 @@ class _Layout:
             DataError: It is neither a dict nor a tuple of the right length, nor an object with the declared names.
         """
         if isinstance(item, Mapping):
-            return dict(flattened(item))
+            return self._opened(dict(flattened(item)))
         if isinstance(item, (tuple, list)):
             return self._of_tuple(tuple(item), where)
         if isinstance(item, (Tensor, np.ndarray, int, float)):
             return self._of_tuple((item,), where)
-        found = {name: value for name in self.by_column if (value := getattr(item, name, None)) is not None}
+        found = {name: value for name in self.by_column if (value := _part(item, name)) is not None}
         if not found:
             raise DataError(f"{where}: a {type(item).__name__}, expected {self._expected()}")
         return found
+
+    def _opened(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """Fields with the parts of tuples and objects that the signature names, as ``pair.0`` or ``batch.image``."""
+        parts = {
+            name: _part(fields.get(name.partition(".")[0]), name.partition(".")[2]) for name in self.by_column if "." in name
+        }
+        return {**{name: value for name, value in parts.items() if value is not None}, **fields}
 
     def _of_tuple(self, item: tuple[Any, ...], where: str) -> dict[str, Any]:
         if len(item) == 2:
@@ -220,6 +227,16 @@ class _Layout:
             raise DataError(f"{where}: the fields of a batch have different numbers of rows: {counts}")
         for number in range(next(iter(counts.values()), 0)):
             yield {name: fields[name] if value is None else value[number] for name, value in dealt.items()}
+
+
+def _part(item: Any, path: str) -> Any:
+    """An attribute of an attribute, or an item of a tuple, by a dotted name; ``None`` where it is not there."""
+    for name in path.split("."):
+        if name.isdigit() and isinstance(item, (tuple, list)):
+            item = item[int(name)] if int(name) < len(item) else None
+        else:
+            item = getattr(item, name, None) if not isinstance(item, Tensor) else None
+    return item
 
 
 def _is_several(given: Any, fields: Sequence[Field]) -> bool:

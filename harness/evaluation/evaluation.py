@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
@@ -14,24 +14,28 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from harness.adapters import Adapter
-from harness.batches import Batch, rows, to_device
+from harness.adapters import Adapter, SignatureAdapter
+from harness.batches import Batch, to_device
+from harness.data.declared_batches import row_count, take_rows
 from harness.data.loader import Loader
 from harness.errors import DataError, UserError
-from harness.evaluation.answers import answers_of, check_logits, targets_of
-from harness.evaluation.metric_names import chosen_metrics
+from harness.evaluation.answers import Answers, answers_in, check_output, targets_in
+from harness.evaluation.labelled_outputs import LabelledOutput, labelled_outputs
+from harness.evaluation.metric_names import chosen_metrics, shown_name
 from harness.evaluation.ranks import Ranks
-from harness.evaluation.scores import Losses, RowNumbers, row_facts, row_scores
+from harness.evaluation.scores import Losses, RowNumbers, WholeLosses, is_whole, output_scores, row_facts
 from harness.properties.calling import blaming, mode
 from harness.properties.subject import floating_dtype
 from harness.runtime import seeded
 from harness.tasks import TaskSpec
+from harness.tasks.signature import Signature
 
 
 class Tally:
     """Takes batches into account one after the other, and says in the end what they amount to.
 
     Args:
+        model: The model.
         adapter: Whose loss it is.
         task: What the model is for.
         names: The metrics to measure.
@@ -39,44 +43,90 @@ class Tally:
         ranks: The processes that share them.
     """
 
-    def __init__(self, adapter: Adapter, task: TaskSpec, names: tuple[str, ...], loader: Loader, ranks: Ranks) -> None:
+    def __init__(
+        self, model: nn.Module, adapter: Adapter, task: TaskSpec, names: tuple[str, ...], loader: Loader, ranks: Ranks
+    ) -> None:
+        from harness.evaluation.metrics.own import make_own_meters
         from harness.evaluation.metrics.table import Setting, make_meters
 
         self._task = task
-        self._names = names
+        self._names = tuple(map(shown_name, names))
         self._ranks = ranks
         self._dataset: Any = loader.order.dataset
+        self._outputs = labelled_outputs(task.signature)
+        self._whole = WholeLosses(model, adapter, task) if is_whole(adapter, task) else None
         self._losses = Losses(adapter, task)
         self._scores = RowNumbers()
         self._facts = RowNumbers()
-        self._meters = make_meters(names, Setting(task.num_classes or 0, lambda: len(self._dataset), ranks.synchronisation))
+        setting = Setting(lambda: len(self._dataset), ranks.synchronisation)
+        self._meters = {each.output.name: make_meters(names, each, setting) for each in self._outputs}
+        self._own = make_own_meters(names, task, ranks)
+        self._measured: set[str] = set()
         self._seen = 0
         self._labels = 0
 
-    def add(self, logits: Tensor, batch: Batch) -> None:
+    def add(self, outputs: Mapping[str, Any], batch: Batch) -> None:
         """Takes a batch into account, but for a row that another rank has too.
 
         Args:
-            logits: What the model said of the batch.
-            batch: With its labels, on the logits' device.
+            outputs: What the model said of the batch, by name.
+            batch: With its labels, on the outputs' device.
 
         Raises:
             DataError: The labels are missing or wrong.
-            OutputError: The logits have another shape than the task promises.
+            OutputError: An output has another shape than the task promises.
         """
-        start = self._seen
-        self._seen += len(next(iter(batch.values())))
-        targets = targets_of(self._task, batch, lambda row: self._name_row(start + row))
-        check_logits(self._task, logits, targets)
+        signature = self._task.signature
+        start, count = self._seen, row_count(batch, signature)
+        self._seen += count
         own = self._ranks.own_rows
-        kept = slice(None if own is None else max(0, own - start))
-        logits, batch = logits[kept], rows(batch, kept)
-        answers = answers_of(self._task, logits, targets[kept])
-        self._labels += len(answers.labels)
-        self._scores.add(row_scores(self._task, answers, self._losses.add(answers, logits, batch)))
+        kept = count if own is None else max(0, min(count, own - start))
+        answers = {}
+        for each in self._judged(batch):
+            targets = targets_in(each, batch, lambda row: self._name_row(start + row))
+            check_output(each, outputs[each.output.name], targets)
+            value, targets = self._cut(each, outputs, targets, kept)
+            answers[each.output.name] = answers_in(each, value, targets, take_rows(batch, slice(kept), signature))
+        if not (kept or signature.deals_rows):
+            return
+        batch = take_rows(batch, slice(kept), signature)
+        self._count(answers, outputs, batch, kept)
+
+    def _judged(self, batch: Batch) -> Iterator[LabelledOutput]:
+        """The outputs that have labels in a batch.
+
+        Raises:
+            DataError: One that is trained has none.
+        """
+        for each in self._outputs:
+            may_lack = each.output.weight == 0 or (self._whole is not None and self._whole.is_own)
+            if each.labels in batch or not may_lack:
+                yield each
+
+    def _cut(self, each: LabelledOutput, outputs: Mapping[str, Any], targets: Tensor, kept: int) -> tuple[Tensor, Tensor]:
+        value = outputs[each.output.name]
+        return (value[:kept], targets[:kept]) if each.has_rows else (value, targets)
+
+    def _count(self, answers: Mapping[str, Answers], outputs: Mapping[str, Any], batch: Batch, rows: int) -> None:
+        main = self._task.signature.main.name
+        if self._whole is not None:
+            losses = self._whole.add(answers, batch, rows)
+        else:
+            losses = self._losses.add(answers[main], outputs[main][:rows], batch)
+        scores = {"loss": losses}
+        for each in self._outputs:
+            if each.output.name in answers:
+                found = answers[each.output.name]
+                scores |= output_scores(each, found)
+                self._measured.add(each.output.name)
+                self._labels += len(found.labels)
+                for meter in self._meters[each.output.name].values():
+                    meter.update(found)
+        self._labels += rows if self._whole is not None and self._whole.is_own else 0
+        self._scores.add(scores)
         self._facts.add(row_facts(self._task, batch))
-        for meter in self._meters.values():
-            meter.update(answers)
+        for own in self._own.values():
+            own.update(outputs, batch, rows)
 
     def summary(self) -> dict[str, float]:
         """The metrics by name; a collective call.
@@ -84,14 +134,30 @@ class Tally:
         Raises:
             DataError: No row has a label.
         """
-        parts = self._ranks.gather((self._losses.total, self._losses.weight, self._labels))
-        total, weight, labels = (sum(column) for column in zip(*parts, strict=True))
+        labels = sum(self._ranks.gather(self._labels))
         if not labels:
             raise DataError(f"{self._data_name}: no row has a label to evaluate")
-        loss = torch.tensor(total, dtype=torch.float64) / weight
-        found: dict[str, Tensor | None] = {"loss": loss, "perplexity": loss.exp()}
-        found.update((name, meter.compute()) for name, meter in self._meters.items())
-        return {name: float(value) for name in self._names if (value := found[name]) is not None}
+        found = self._mean_losses()
+        for each in self._outputs:
+            if any(self._ranks.gather(each.output.name in self._measured)):
+                found |= {f"{each.prefix}{name}": meter.compute() for name, meter in self._meters[each.output.name].items()}
+        found |= {name: meter.compute() for name, meter in self._own.items()}
+        return {name: float(value) for name in self._names if (value := found.get(name)) is not None}
+
+    def _mean_losses(self) -> dict[str, Any]:
+        """The loss of the data, those of the outputs, and what follows from them."""
+        if self._whole is None:
+            parts = self._ranks.gather((self._losses.total, self._losses.weight))
+            total, weight = (sum(column) for column in zip(*parts, strict=True))
+            loss = torch.tensor(total, dtype=torch.float64) / weight
+            return {"loss": loss, "perplexity": loss.exp()}
+        whole, means = self._whole.mean(self._ranks)
+        found: dict[str, Any] = {"loss": whole}
+        for each in self._outputs:
+            if each.output.name in means:
+                found[f"{each.output.name}.loss"] = means[each.output.name]
+                found[f"{each.prefix}perplexity"] = torch.tensor(means[each.output.name], dtype=torch.float64).exp()
+        return found
 
     def scores(self) -> dict[str, NDArray[np.float32]]:
         """The scores of each sample, ``[N]``; a collective call."""
@@ -114,14 +180,15 @@ class Evaluation:
     """How well a model does on a dataset.
 
     Attributes:
-        summary: ``loss``, the mean over all labels of the dataset, and the task's metrics by name. One that is not defined for the data
-            (``roc_auc`` where a class is absent, ``r2`` of equal labels) is left out. Logits with NaN or infinity make every metric NaN
-            except ``accuracy``, ``f1``, ``bleu`` and ``rouge_l``, which count them as wrong.
+        summary: ``loss``, the mean over all labels of the dataset, and the task's metrics by name, those of outputs beside the main one with
+            the output's name before a dot. One that is not defined for the data (``roc_auc`` where a class is absent, ``r2`` of equal
+            labels) is left out. Logits with NaN or infinity make every metric NaN except ``accuracy``, ``f1``, ``bleu`` and ``rouge_l``,
+            which count them as wrong.
         scores: Numbers of each sample in the order of the dataset, float32 ``[N]``: ``loss``, the mean over the sample's labels;
-            ``correct`` (0 or 1) for classification; ``accuracy``, the share of its labels that is right, where each token has one;
-            ``squared_error`` for regression. NaN for a sample without a label.
+            ``correct`` (0 or 1) for one class a row; ``accuracy``, the share of its labels that is right, where each position has one;
+            ``squared_error`` for numbers; ``error_rate`` for symbols along time. NaN for a sample without a label.
         facts: Whole numbers by which samples can be told apart, float32 ``[N]``: ``label`` where a sample has one class, ``length`` in real
-            tokens where it is text.
+            elements where rows may be shorter.
         examples: N.
         seconds: From the first batch to the last number.
     """
@@ -166,8 +233,8 @@ def evaluate(
     names = chosen_metrics(task)
     _check_order(loader)
     ranks = Ranks.of(loader.order)
-    tally = Tally(adapter, task, names, loader, ranks)
-    call = _Call(model, adapter, device, forward)
+    tally = Tally(model, adapter, task, names, loader, ranks)
+    call = _Call(model, adapter, task.signature, device, forward)
     started = time.perf_counter()
     with mode(model, train=False), torch.no_grad(), seeded(0), ranks.failing_together():
         _score(call, loader, tally, on_batch, raise_at_once=ranks.size == 1)
@@ -182,30 +249,34 @@ class _Call:
         self,
         model: nn.Module,
         adapter: Adapter,
+        signature: Signature,
         device: torch.device | str | None,
         forward: Callable[[], AbstractContextManager[object]],
     ) -> None:
         self.model, self._adapter, self._forward = model, adapter, forward
+        self._main, self._inputs = signature.main.name, {each.name for each in signature.inputs}
         first = next(chain(model.parameters(), model.buffers()), None)
         self._device = device if device is not None or first is None else first.device
         self._dtype = floating_dtype(model)
 
-    def __call__(self, batch: Batch) -> tuple[Tensor, Batch]:
-        """The logits, and the batch on their device; floating inputs are in the model's dtype, labels in their own."""
-        there = to_device(batch, self._device, self._dtype)
-        if "labels" in batch:
-            there |= to_device({"labels": batch["labels"]}, self._device)
+    def __call__(self, batch: Batch) -> tuple[Mapping[str, Any], Batch]:
+        """The outputs by name, and the batch on their device; floating inputs are in the model's dtype, labels in their own."""
+        inputs = {name: tensor for name, tensor in batch.items() if name in self._inputs}
+        there = {**to_device(batch, self._device), **to_device(inputs, self._device, self._dtype)}
         with blaming(self.model), self._forward():
-            return self._adapter.logits(self.model, there), there
+            # An adapter need not subclass ours: only its logits and its loss are asked for.
+            if isinstance(self._adapter, SignatureAdapter):
+                return self._adapter.outputs(self.model, there), there
+            return {self._main: self._adapter.logits(self.model, there)}, there
 
 
 def _score(call: _Call, loader: Loader, tally: Tally, on_batch: Callable[[int, int], None] | None, raise_at_once: bool) -> None:
     trouble: UserError | None = None
     total = len(loader) if on_batch else 0
     for done, batch in enumerate(loader, 1):
-        logits, there = call(batch)
+        outputs, there = call(batch)
         try:
-            tally.add(logits, there)
+            tally.add(outputs, there)
         except UserError as error:
             if raise_at_once:
                 raise

@@ -5,30 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from harness.errors import ConfigError, did_you_mean
-from harness.tasks import TaskSpec, TaskType
-
-_LANGUAGE = ("loss", "perplexity", "accuracy")
-_CLASSES = ("loss", "accuracy", "f1", "calibration_error", "roc_auc")
-
-DEFAULT_METRICS: dict[TaskType, tuple[str, ...]] = {
-    TaskType.CAUSAL_LM: _LANGUAGE,
-    TaskType.MASKED_LM: _LANGUAGE,
-    TaskType.SEQUENCE_CLASSIFICATION: _CLASSES,
-    TaskType.TOKEN_CLASSIFICATION: ("loss", "accuracy", "f1"),
-    TaskType.SEQ2SEQ_LM: _LANGUAGE,
-    TaskType.IMAGE_CLASSIFICATION: _CLASSES,
-    TaskType.TABULAR_CLASSIFICATION: _CLASSES,
-    TaskType.TABULAR_REGRESSION: ("loss", "mae", "rmse", "r2"),
-    TaskType.DECLARED: ("loss",),
-}
-"""What is measured where the config names no ``metrics``."""
-
-_ON_REQUEST: dict[TaskType, tuple[str, ...]] = {TaskType.SEQ2SEQ_LM: ("bleu", "rouge_l")}
+from harness.evaluation.labelled_outputs import labelled_outputs
+from harness.tasks import TaskSpec
 
 
-def valid_metrics(task_type: TaskType) -> tuple[str, ...]:
-    """The names that ``metrics`` may hold."""
-    return DEFAULT_METRICS[task_type] + _ON_REQUEST.get(task_type, ())
+def default_metrics(task: TaskSpec) -> tuple[str, ...]:
+    """What is measured where the config names no ``metrics``: the loss, and of each output with labels what its kind implies.
+
+    Names of outputs beside the main one begin with the output's: ``value.mae``.
+    """
+    outputs = labelled_outputs(task.signature)
+    names = ["loss", *(f"{each.output.name}.loss" for each in outputs if len(outputs) > 1)]
+    return (*names, *(f"{each.prefix}{name}" for each in outputs for name in each.default_metrics))
+
+
+def valid_metrics(task: TaskSpec) -> tuple[str, ...]:
+    """The names of metrics that ``metrics`` may hold, beside torchmetrics' classes and functions."""
+    more = (f"{each.prefix}{name}" for each in labelled_outputs(task.signature) for name in each.more_metrics)
+    return (*default_metrics(task), *more)
 
 
 def chosen_metrics(task: TaskSpec) -> tuple[str, ...]:
@@ -37,15 +31,43 @@ def chosen_metrics(task: TaskSpec) -> tuple[str, ...]:
     Raises:
         ConfigError: The task has no metric of a name.
     """
-    valid = valid_metrics(task.task_type)
-    for name in task.metrics:
-        if name not in valid:
+    check_metrics(task, task.metrics, "metrics")
+    return tuple(dict.fromkeys(("loss", *task.metrics))) if task.metrics else default_metrics(task)
+
+
+def check_metrics(task: TaskSpec, names: Iterable[str], key: str) -> None:
+    """Refuses names that the task has no metric of.
+
+    Args:
+        task: The task.
+        names: The names; those of functions and of torchmetrics' classes are left to what loads them.
+        key: The config key, for messages.
+
+    Raises:
+        ConfigError: There is no such metric.
+    """
+    valid = valid_metrics(task)
+    own = {shown_name(name) for name in task.metrics if is_own_metric(name)}
+    for name in names:
+        if name not in valid and name not in own and not is_own_metric(name):
             raise ConfigError(
-                f"`metrics`: {task.task_type.value} has no metric {name!r}.{did_you_mean(name, valid)} It has {', '.join(valid)}"
+                f"`{key}`: {_title(task)} has no metric {name!r}.{did_you_mean(name, valid)} It has {', '.join((*valid, *sorted(own)))}"
+                f"{', a class of torchmetrics, or file.py:function' if task.declared is not None else ''}"
             )
-    if not task.metrics:
-        return DEFAULT_METRICS[task.task_type]
-    return tuple(dict.fromkeys(("loss", *task.metrics)))
+
+
+def is_own_metric(name: str) -> bool:
+    """Whether a metric is a function of the user's, ``file.py:function``, or a class of torchmetrics."""
+    return ":" in name or name.rpartition(".")[2][:1].isupper()
+
+
+def shown_name(name: str) -> str:
+    """What a metric is called in results: a function by its name."""
+    return name.rpartition(":")[2]
+
+
+def _title(task: TaskSpec) -> str:
+    return "this task" if task.declared is not None else task.task_type.value
 
 
 _OVER_TOKENS = ("loss", "accuracy", "f1")
@@ -58,11 +80,16 @@ def metric_definitions(task: TaskSpec, names: Iterable[str]) -> dict[str, str]:
         task: What the rows are for.
         names: The metrics.
     """
-    if task.is_per_position:
-        said = dict.fromkeys(_OVER_TOKENS, "over all labelled tokens of the data; each token counts once")
-        said["perplexity"] = "exp of the loss over all labelled tokens"
-    else:
-        said = dict.fromkeys(_OVER_TOKENS, "over all labelled rows of the data")
+    said: dict[str, str] = {}
+    for each in labelled_outputs(task.signature):
+        what = "tokens" if task.is_text else "positions"
+        over = (
+            f"over all labelled {what} of the data; each {what[:-1]} counts once"
+            if each.positions
+            else "over all labelled rows of the data"
+        )
+        said |= {f"{each.prefix}{name}": over for name in _OVER_TOKENS}
+        said[f"{each.prefix}perplexity"] = f"exp of the loss over all labelled {what}"
     return {name: said[name] for name in names if name in said}
 
 
@@ -73,7 +100,8 @@ def score_definitions(task: TaskSpec, names: Iterable[str]) -> dict[str, str]:
         task: What the rows are for.
         names: The scores.
     """
-    if task.is_per_position:
-        said = "mean over the rows of each row's own mean over its tokens; each row counts once, so that two models are compared row by row"
+    if any(each.positions for each in labelled_outputs(task.signature)):
+        what = "tokens" if task.is_text else "positions"
+        said = f"mean over the rows of each row's own mean over its {what}; each row counts once, so that two models are compared row by row"
         return dict.fromkeys(names, said)
     return dict.fromkeys(names, "mean over the rows; each row counts once")

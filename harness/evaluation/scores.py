@@ -8,14 +8,17 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from harness.adapters import ADAPTERS, Adapter
-from harness.batches import Batch, rows
+from harness.adapters import ADAPTERS, Adapter, SignatureAdapter
+from harness.batches import Batch
+from harness.data.declared_batches import take_rows
 from harness.errors import ForwardError, UserError
 from harness.evaluation.answers import Answers, widened
+from harness.evaluation.labelled_outputs import LabelledOutput, has_own_loss, labelled_outputs, main_output
 from harness.evaluation.ranks import Ranks
 from harness.tasks import TaskSpec
+from harness.tasks.values import LengthsOf, MaskOf
 from harness.user_code import raised
 
 
@@ -25,7 +28,7 @@ class Losses:
     The mean of the batches' means is not the mean over all labels where batches hold unequal numbers of them.
 
     Args:
-        adapter: Whose loss it is; the task's own one is computed from the answers, without calling it.
+        adapter: Whose loss it is; one that follows from the answers is computed from them, without calling it.
         task: What it is for.
 
     Attributes:
@@ -73,21 +76,96 @@ class Losses:
     def _own_rows(self, answers: Answers, logits: Tensor, batch: Batch) -> Tensor:
         found = torch.full((answers.rows,), torch.nan, dtype=torch.float64, device="cpu")
         for number in answers.row.unique().tolist():
-            found[number] = self._loss(logits[number : number + 1], rows(batch, [number]))
+            found[number] = self._loss(logits[number : number + 1], take_rows(batch, [number]))
         return found
 
     def _loss(self, logits: Tensor, batch: Batch) -> float:
-        try:
-            return float(self._adapter.loss(logits, batch))
-        except UserError:
-            raise
-        except Exception as error:
-            raise ForwardError(f"{type(self._adapter).__name__}.loss raised {raised(error)}") from error
+        return _told(self._adapter, "loss", logits, batch)
+
+
+class WholeLosses:
+    """The loss of all outputs together, batch after batch.
+
+    What follows from the labels of each output is a mean over all of them, weighted as the outputs are. A loss of the user's is asked of the
+    adapter: of each batch, whose mean over the rows is the loss of the data, and of each row by itself, unless it compares rows.
+
+    Args:
+        model: The model.
+        adapter: How it is called.
+        task: What it is for.
+    """
+
+    def __init__(self, model: nn.Module, adapter: Adapter, task: TaskSpec) -> None:
+        self._model = model
+        self._adapter = adapter
+        self._signature = task.signature
+        self.is_own = has_own_loss(task.signature)
+        self.total = 0.0
+        self.weight = 0.0
+        self.sums: dict[str, tuple[float, int]] = {}
+
+    def add(self, answers: Mapping[str, Answers], batch: Batch, rows: int) -> Tensor:
+        """Takes a batch into account.
+
+        Args:
+            answers: What each output answered, by its name.
+            batch: The same rows, with their labels.
+            rows: How many there are.
+
+        Returns:
+            The loss of each row, float64 ``[R]``; NaN for one without a label, and where the loss compares rows.
+        """
+        for name, each in answers.items():
+            total, count = self.sums.get(name, (0.0, 0))
+            self.sums[name] = (total + float(each.loss.sum()), count + len(each.loss))
+        if not self.is_own:
+            weights = {each.output.name: each.output.weight for each in labelled_outputs(self._signature)}
+            parts = [weights[name] * each.row_means(each.loss) for name, each in answers.items() if weights[name]]
+            return torch.stack(parts).sum(0) if parts else torch.full((rows,), torch.nan, dtype=torch.float64)
+        if not rows:
+            return torch.zeros(0, dtype=torch.float64)
+        self.total += rows * self._loss(batch)
+        self.weight += rows
+        if rows == 1:
+            return torch.tensor([self._loss(batch)], dtype=torch.float64)
+        if self._signature.loss_over or not self._signature.has_rows:
+            return torch.full((rows,), torch.nan, dtype=torch.float64)
+        each_row = [self._loss(take_rows(batch, [number], self._signature)) for number in range(rows)]
+        return torch.tensor(each_row, dtype=torch.float64)
+
+    def mean(self, ranks: Ranks) -> tuple[float, dict[str, float]]:
+        """The loss of the data, and the mean of each output's own loss by its name; a collective call."""
+        shares = ranks.gather((self.total, self.weight, self.sums))
+        means: dict[str, float] = {}
+        for name in dict.fromkeys(name for *_, sums in shares for name in sums):
+            total, count = (sum(column) for column in zip(*(sums[name] for *_, sums in shares if name in sums), strict=True))
+            means[name] = total / count if count else float("nan")
+        if self.is_own:
+            return sum(share[0] for share in shares) / max(1.0, sum(share[1] for share in shares)), means
+        weights = {each.output.name: each.output.weight for each in labelled_outputs(self._signature)}
+        return sum(weights[name] * mean for name, mean in means.items() if weights[name]), means
+
+    def _loss(self, batch: Batch) -> float:
+        return _told(self._adapter, "loss_of_call", self._model, batch)
+
+
+def _told(adapter: Adapter, method: str, *arguments: Any) -> float:
+    try:
+        return float(getattr(adapter, method)(*arguments))
+    except UserError:
+        raise
+    except Exception as error:
+        raise ForwardError(f"{type(adapter).__name__}.{method} raised {raised(error)}") from error
+
+
+def is_whole(adapter: Adapter, task: TaskSpec) -> bool:
+    """Whether a loss is that of all outputs together, as a signature says it, rather than that of an adapter for one output."""
+    return task.declared is not None and isinstance(adapter, SignatureAdapter) and not _is_own(adapter, task, "loss")
 
 
 def _is_own(adapter: Adapter, task: TaskSpec, method: str) -> bool:
     """Whether an adapter computes something otherwise than the task's does."""
-    usual = getattr(ADAPTERS[task.task_type.value], method)
+    usual = getattr(ADAPTERS.get(task.task_type.value, SignatureAdapter), method)
     return getattr(getattr(adapter, method, None), "__func__", None) is not usual
 
 
@@ -110,7 +188,9 @@ class RowNumbers:
         """The numbers of all ranks' samples, float32 ``[N]`` each; a collective call."""
         own = {name: np.concatenate(parts) for name, parts in self._found.items()}
         shares = ranks.gather(own)
-        return {name: _interleaved([share[name] for share in shares]) for name in own}
+        names = dict.fromkeys(name for share in shares for name in share)
+        empty = np.zeros(0, np.float32)  # of a rank that had no rows
+        return {name: _interleaved([share.get(name, empty) for share in shares]) for name in names}
 
 
 def row_scores(task: TaskSpec, answers: Answers, losses: Tensor) -> dict[str, Tensor]:
@@ -118,21 +198,41 @@ def row_scores(task: TaskSpec, answers: Answers, losses: Tensor) -> dict[str, Te
 
     Args:
         task: Decides which there are beside the loss.
-        answers: What the model answered.
+        answers: What the main output answered.
         losses: The loss of each row, float64 ``[R]``.
     """
-    if task.is_regression:
-        return {"loss": losses, "squared_error": answers.row_means(answers.loss)}
-    return {"loss": losses, "accuracy" if task.is_per_position else "correct": answers.row_means(answers.correct)}
+    return {"loss": losses, **output_scores(main_output(task.signature), answers)}
+
+
+def output_scores(labelled: LabelledOutput, answers: Answers) -> dict[str, Tensor]:
+    """What each row is scored by beside the loss, by name, float64 ``[R]``; NaN for a row without a label.
+
+    Args:
+        labelled: The output.
+        answers: What it answered.
+    """
+    values = answers.correct
+    if labelled.family == "numbers":
+        values = answers.error.square()
+    elif answers.edits is not None:
+        values = answers.edits / answers.labels
+    return {f"{labelled.prefix}{labelled.score}": answers.row_means(values.double())}
 
 
 def row_facts(task: TaskSpec, batch: Batch) -> dict[str, Tensor]:
-    """What parts the rows of a batch into kinds: ``label``, where a row has one class, and ``length``, its real tokens; each ``[R]``."""
+    """What parts the rows of a batch into kinds: ``label``, where a row has one class, and ``length``, its real elements; each ``[R]``."""
     found: dict[str, Tensor] = {}
-    if task.num_classes is not None and not task.is_per_position and not task.is_regression:
-        found["label"] = batch["labels"]
-    if "attention_mask" in batch:
-        found["length"] = batch["attention_mask"].sum(dim=1)
+    signature = task.signature
+    main = next((each for each in labelled_outputs(signature) if each.is_main), None)
+    if main is not None and main.family == "classes" and main.has_rows and not main.positions and main.labels in batch:
+        found["label"] = batch[main.labels]
+    for each in signature.inputs:
+        if each.name not in batch or "length" in found:
+            continue
+        if isinstance(each.values, MaskOf):
+            found["length"] = (batch[each.name].bool() ^ each.values.inverted).sum(dim=1)
+        elif isinstance(each.values, LengthsOf):
+            found["length"] = batch[each.name]
     return found
 
 

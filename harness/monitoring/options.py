@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from harness.errors import ConfigError, did_you_mean
-from harness.evaluation.metric_names import chosen_metrics, valid_metrics
+from harness.evaluation.metric_names import check_metrics, chosen_metrics
 from harness.tasks import TaskSpec
 
 IMPACT = "harm"
@@ -14,7 +13,7 @@ IMPACT = "harm"
 
 IMPACT_MARGIN = 0.05
 
-_LOWER_IS_BETTER = ("loss", "perplexity", "calibration_error", "mae", "rmse")
+_LOWER_IS_BETTER = ("perplexity", "mae", "rmse")
 
 
 @dataclass(frozen=True)
@@ -96,12 +95,7 @@ class Limits:
         Raises:
             ConfigError: The task has no metric of a name.
         """
-        valid = valid_metrics(task.task_type)
-        for name in self.thresholds:
-            if name not in valid:
-                raise ConfigError(
-                    f"`thresholds`: {task.task_type.value} has no metric {name!r}.{did_you_mean(name, valid)} It has {', '.join(valid)}"
-                )
+        check_metrics(task, self.thresholds, "thresholds")
         return tuple(dict.fromkeys((*chosen_metrics(task), *self.thresholds)))
 
     def missed(self, metrics: Mapping[str, float]) -> dict[str, float]:
@@ -117,8 +111,9 @@ DEFAULT_LIMITS = Limits()
 
 
 def is_better_low(metric: str) -> bool:
-    """Whether a smaller value of a metric is better."""
-    return metric in _LOWER_IS_BETTER
+    """Whether a smaller value of a metric is better, as of losses and errors; an output's metric begins with its name."""
+    name = metric.rpartition(".")[2].lower()
+    return name in _LOWER_IS_BETTER or "loss" in name or "error" in name
 
 
 def _meets(metric: str, value: float | None, limit: float) -> bool:

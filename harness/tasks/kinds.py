@@ -260,19 +260,27 @@ def mean_loss(name: str, output: Tensor, labels: Tensor, classes: int = -1) -> T
 
 
 def ctc_loss(scores: Tensor, symbols: Tensor, frames: Tensor, blank: int) -> Tensor:
-    """The loss of connectionist temporal classification, as the mean over the rows that have room for a symbol.
+    """The loss of connectionist temporal classification, as the mean over the rows, each divided by its symbols.
+
+    A row with more symbols than its steps have room for is judged by as many as half of its steps, since no path spells all of them.
 
     Args:
         scores: Of each symbol at each step, ``[B, T, C]``; logarithms of probabilities or unnormalised.
-        symbols: What is said (int64 ``[B, L]``).
+        symbols: What is said (int64 ``[B, L]``), -100 where a row has no more.
         frames: How many steps of each row are real (int64 ``[B]``).
         blank: The symbol that stands for none.
     """
     import torch
     import torch.nn.functional as F
 
-    room = torch.div(frames, 2, rounding_mode="floor").clamp(0, symbols.shape[1]).to(symbols.device)
-    told = F.ctc_loss(scores.log_softmax(-1).transpose(0, 1), symbols, frames, room, blank, reduction="none", zero_infinity=False)
+    frames = frames.to(symbols.device)
+    said = symbols != IGNORED
+    repeated = ((symbols[:, 1:] == symbols[:, :-1]) & said[:, 1:]).sum(1)
+    lengths = said.sum(1)
+    half = torch.div(frames, 2, rounding_mode="floor")
+    room = torch.where(lengths + repeated <= frames, lengths, torch.minimum(lengths, half))
+    spelt = symbols.masked_fill(~said, blank)
+    told = F.ctc_loss(scores.log_softmax(-1).transpose(0, 1), spelt, frames, room, blank, reduction="none", zero_infinity=False)
     return (told / room.clamp(min=1)).mean()
 
 

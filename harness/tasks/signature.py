@@ -349,7 +349,7 @@ class Signature:
         """The mean loss of one output (a scalar) against its labels in a batch."""
         labels = batch[self.label_name(output)]
         if isinstance(output.kind, CtcScores):
-            return ctc_loss(value, labels, self._frames(output, value, batch), output.kind.blank)
+            return ctc_loss(value, labels, self.frames(output, value, batch), output.kind.blank)
         following = self.next_of(output)
         if following is not None:
             along = [output.axes[place] for place in rows_first(output.axes)].index(following[0])
@@ -361,7 +361,7 @@ class Signature:
         """The loss of a uniform guess in nats; ``None`` where the output is no scores of a known number of classes."""
         return math.log(output.class_count) if output.class_count else None
 
-    def _frames(self, output: Output, value: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+    def frames(self, output: Output, value: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         """How many real steps of an output along time each row has (int64 ``[B]``)."""
         import torch
 

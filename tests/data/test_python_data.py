@@ -178,6 +178,25 @@ def test_nested_dicts_and_several_outputs(tmp_path: Path) -> None:
         assert (found["labels"].item(), found["labels.value"].item()) == (2, 0.5)
 
 
+def test_inputs_in_tuples_and_objects(tmp_path: Path) -> None:
+    code = """
+        class Item:
+            def __init__(self):
+                self.pair = (torch.zeros(2), torch.ones(3))
+                self.labels = 1
+        def rows(): return [{"pair": (torch.zeros(2), torch.ones(3)), "labels": 1}]
+        def objects(): return [Item()]
+    """
+    keys = {
+        "inputs": {"pair.0": {"axes": ["batch", 2]}, "pair.1": {"axes": ["batch", 3]}},
+        "outputs": {"scores": {"axes": ["batch", 2], "kind": "class_scores"}},
+    }
+    folder = written(tmp_path, code)
+    for name in ("rows", "objects"):
+        example = opened(folder, task_of(keys), name)[0]
+        assert (example["pair.0"].tolist(), example["pair.1"].tolist(), example["labels"].item()) == ([0, 0], [1, 1, 1], 1)
+
+
 def test_rows_of_several_lengths_are_padded_and_their_lengths_follow(tmp_path: Path) -> None:
     code = """
         def rows(): return [{"audio": torch.ones(time, 6), "labels": list(range(1, symbols + 1))} for time, symbols in ((9, 2), (15, 4))]

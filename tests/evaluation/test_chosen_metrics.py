@@ -6,14 +6,29 @@ import pytest
 from judging import classes_task, echo_rows, judge, numbers_task, random_logits, text_task
 
 from harness.errors import ConfigError
-from harness.evaluation.metric_names import DEFAULT_METRICS, chosen_metrics, valid_metrics
+from harness.evaluation.metric_names import chosen_metrics, default_metrics, valid_metrics
 from harness.tasks import TaskSpec, TaskType
 
+LANGUAGE = ("loss", "perplexity", "accuracy")
+CLASSES = ("loss", "accuracy", "f1", "calibration_error", "roc_auc")
+DEFAULT = {
+    "causal_lm": LANGUAGE,
+    "masked_lm": LANGUAGE,
+    "sequence_classification": CLASSES,
+    "token_classification": ("loss", "accuracy", "f1"),
+    "seq2seq_lm": LANGUAGE,
+    "image_classification": CLASSES,
+    "tabular_classification": CLASSES,
+    "tabular_regression": ("loss", "mae", "rmse", "r2"),
+}
+ON_REQUEST = {"seq2seq_lm": ("bleu", "rouge_l"), "token_classification": ("calibration_error", "roc_auc")}
 
-@pytest.mark.parametrize("task_type", TaskType)
-def test_every_task_has_metrics_and_begins_with_the_loss(task_type: TaskType) -> None:
-    assert chosen_metrics(TaskSpec(task_type)) == DEFAULT_METRICS[task_type]
-    assert valid_metrics(task_type)[0] == "loss"
+
+@pytest.mark.parametrize("name", DEFAULT)
+def test_every_task_type_has_metrics_and_begins_with_the_loss(name: str) -> None:
+    task = TaskSpec(TaskType(name), vocab_size=9, max_seq_len=8, num_classes=3, num_features=2, image_size=(3, 8, 8))
+    assert chosen_metrics(task) == default_metrics(task) == DEFAULT[name]
+    assert valid_metrics(task) == DEFAULT[name] + ON_REQUEST.get(name, ())
 
 
 def test_a_config_chooses_some() -> None:

@@ -38,7 +38,7 @@ def test_a_number_to_predict_must_be_one(value: float) -> None:
     [
         (classes_task(3), [{"features": LOGITS[0]}], "has no `labels`"),
         (classes_task(3), echo_rows(LOGITS, LABELS.double()), "are torch.float64, .* needs class ids"),
-        (classes_task(3), echo_rows(LOGITS, LOGITS), r"have shape \[3, 3\], tabular_classification needs \[batch\]"),
+        (classes_task(3), echo_rows(LOGITS, LOGITS), r"have shape \[3, 3\], `logits` needs \[batch\]"),
         (classes_task(3), echo_rows(LOGITS, torch.full((10,), -100)), "no row has a label"),
         (classes_task(3), [], "no row has a label"),
     ],
@@ -55,7 +55,7 @@ def test_a_causal_lm_of_single_tokens_has_nothing_to_predict() -> None:
 
 
 def test_logits_of_another_shape_are_refused() -> None:
-    with pytest.raises(OutputError, match=r"logits have shape \[3, 3\], expected \[3, 4\] for \[batch, classes\]"):
+    with pytest.raises(OutputError, match=r"`logits` has shape \[3, 3\], expected \[3, 4\] for \[batch, 4\]"):
         judge(classes_task(4), echo_rows(LOGITS, LABELS))
-    with pytest.raises(OutputError, match=r"expected \[1, 3, 9\] for \[batch, seq, vocab\]"):
+    with pytest.raises(OutputError, match=r"expected \[1, 3, 9\] for \[batch, seq, 9\]"):
         judge(text_task("causal_lm", 9), [{"input_ids": TEXT, "labels": TEXT}], Lookup(random_table(5)))

@@ -58,6 +58,15 @@ class MacroF1(Meter):
         return (2 * self.hits / either)[either > 0].mean()
 
 
+class MeanIou(MacroF1):
+    """Mean over the classes that occur of the overlap of prediction and label, as a share of both together."""
+
+    def compute(self) -> Tensor:
+        """The mean."""
+        either = self.labels + self.predictions - self.hits
+        return (self.hits / either)[either > 0].mean()
+
+
 class CalibrationError(Meter):
     """Expected calibration error: how far confidence and accuracy lie apart, in 15 bins of confidence (arXiv:1706.04599).
 
@@ -91,7 +100,7 @@ class CalibrationError(Meter):
 _KEPT = 1 << 24
 """Scores (float32) that are kept, and counters (int32) that there are otherwise: 64 MiB either way."""
 
-_HALF = 0x7C00
+HALF = 0x7C00
 """Infinity in half precision, as a whole number: the order of the magnitudes is that of their bits."""
 
 
@@ -126,7 +135,7 @@ class RocArea(Meter):
             self.add_state("labels", [], dist_reduce_fx="cat")
         else:
             self._dropped_bits = _dropped_bits(classes)
-            bins = (2 * _HALF >> self._dropped_bits) + 1
+            bins = (2 * HALF >> self._dropped_bits) + 1
             self.add_state("counts", torch.zeros(classes, 2, bins, dtype=torch.int32, device="cpu"), dist_reduce_fx="sum")
 
     def update(self, answers: Answers) -> None:
@@ -140,7 +149,7 @@ class RocArea(Meter):
             self.scores.append(odds)
             self.labels.append(labels)
             return
-        bins = (half_order(odds) + _HALF) >> self._dropped_bits
+        bins = (half_order(odds) + HALF) >> self._dropped_bits
         classes = torch.arange(self._classes, device="cpu")
         is_label = (labels[:, None] == classes).long()
         places = (2 * classes + is_label) * self.counts.shape[-1] + bins
@@ -153,8 +162,20 @@ class RocArea(Meter):
         total, undefined = torch.zeros((), dtype=torch.float64), False
         for rest, own in self._histograms():
             undefined = undefined or not rest.any() or not own.any()
-            total = total + _area(rest.double(), own.double())
+            total = total + self.area(rest, own)
         return None if undefined else total / self._classes
+
+    @staticmethod
+    def area(rest: Tensor, own: Tensor) -> Tensor:
+        """Area under one class's curve; NaN without samples on either side.
+
+        Args:
+            rest: Samples of the other classes at each score, ascending, ``[K]``.
+            own: Samples of the class, ``[K]``.
+        """
+        rest, own = rest.double(), own.double()
+        below = rest.cumsum(0) - rest / 2
+        return (own * below).sum() / (own.sum() * rest.sum())
 
     def _histograms(self) -> Iterator[tuple[Tensor, Tensor]]:
         """For each class, how many samples of the rest and of its own have each score, in ascending order of scores."""
@@ -194,17 +215,6 @@ def half_order(values: Tensor) -> Tensor:
 def _dropped_bits(classes: int) -> int:
     """How many bits of half precision are left out, for all classes' counters to fit."""
     bits = 0
-    while classes * 2 * ((2 * _HALF >> bits) + 1) > _KEPT and bits < 15:
+    while classes * 2 * ((2 * HALF >> bits) + 1) > _KEPT and bits < 15:
         bits += 1
     return bits
-
-
-def _area(rest: Tensor, own: Tensor) -> Tensor:
-    """Area under one class's curve; NaN without samples on either side.
-
-    Args:
-        rest: Samples of the other classes at each score, ascending, float64 ``[K]``.
-        own: Samples of the class, float64 ``[K]``.
-    """
-    below = rest.cumsum(0) - rest / 2
-    return (own * below).sum() / (own.sum() * rest.sum())

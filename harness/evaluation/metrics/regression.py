@@ -23,8 +23,8 @@ class MeanAbsoluteError(Meter):
 
     def update(self, answers: Answers) -> None:
         """Adds the distances of a batch."""
-        self.total += answers.loss.sqrt().sum()
-        self.samples += len(answers.loss)
+        self.total += answers.error.abs().sum()
+        self.samples += len(answers.labels)
 
     def compute(self) -> Tensor:
         """The mean, in units of the label."""
@@ -43,8 +43,8 @@ class RootMeanSquaredError(Meter):
 
     def update(self, answers: Answers) -> None:
         """Adds the squared distances of a batch."""
-        self.total += answers.loss.sum()
-        self.samples += len(answers.loss)
+        self.total += answers.error.square().sum()
+        self.samples += len(answers.labels)
 
     def compute(self) -> Tensor:
         """The root, in units of the label."""
@@ -71,7 +71,7 @@ class ExplainedVariance(Meter):
             labels = answers.labels
             mean = labels.mean()
             spread = torch.stack([labels.new_tensor(len(labels)), mean, (labels - mean).square().sum()])
-            self.errors += answers.loss.sum()
+            self.errors += answers.error.square().sum()
             self.spread = pooled(torch.stack([self.spread, spread]))
 
     def compute(self) -> Tensor | None:

@@ -54,6 +54,27 @@ class RougeL(Meter):
         return self.total / self.rows
 
 
+class ErrorRate(Meter):
+    """Symbols that have to be put in, left out or changed, as a share of those that are said."""
+
+    edits: Tensor
+    symbols: Tensor
+
+    def __init__(self, **synchronisation: Any) -> None:
+        super().__init__(**synchronisation)
+        self.add_sums("edits", "symbols")
+
+    def update(self, answers: Answers) -> None:
+        """Adds the texts of a batch."""
+        assert answers.edits is not None
+        self.edits += answers.edits.sum()
+        self.symbols += answers.labels.sum()
+
+    def compute(self) -> Tensor:
+        """The share; above 1 where more is found than is said."""
+        return self.edits / self.symbols
+
+
 def common_subsequence(first: list[int], second: list[int]) -> int:
     """Length of the longest common subsequence, by one addition of long integers a token (Hyyrö, 2004)."""
     places: dict[int, int] = {}

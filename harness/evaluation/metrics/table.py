@@ -8,9 +8,14 @@ from typing import Any
 
 from torchmetrics import Metric
 
-from harness.evaluation.metrics.classification import Accuracy, CalibrationError, MacroF1, RocArea
+from harness.evaluation.labelled_outputs import LabelledOutput
+from harness.evaluation.metrics.classification import Accuracy, CalibrationError, MacroF1, MeanIou, RocArea
 from harness.evaluation.metrics.regression import ExplainedVariance, MeanAbsoluteError, RootMeanSquaredError
-from harness.evaluation.metrics.sequences import Bleu, RougeL
+from harness.evaluation.metrics.sequences import Bleu, ErrorRate, RougeL
+from harness.evaluation.metrics.yes_or_no import QuestionF1, QuestionRocArea
+
+_UNKNOWN = 1 << 62
+"""Samples, where their number depends on the sizes of rows: more than could be kept."""
 
 
 @dataclass(frozen=True)
@@ -18,29 +23,49 @@ class Setting:
     """What a metric may need to know.
 
     Attributes:
-        classes: How many there are; 0 where there are none.
-        count_samples: How many samples there will be, of all processes; for a stream this may read through a file.
+        count_samples: How many rows there will be, of all processes; for a stream this may read through a file.
         synchronisation: Arguments of every metric, for processes that share the samples.
     """
 
-    classes: int
     count_samples: Callable[[], int]
     synchronisation: dict[str, Any]
 
 
-_METERS: dict[str, Callable[[Setting], Metric]] = {
-    "accuracy": lambda at: Accuracy(**at.synchronisation),
-    "f1": lambda at: MacroF1(at.classes, **at.synchronisation),
-    "calibration_error": lambda at: CalibrationError(**at.synchronisation),
-    "roc_auc": lambda at: RocArea(at.classes, at.count_samples(), **at.synchronisation),
-    "mae": lambda at: MeanAbsoluteError(**at.synchronisation),
-    "rmse": lambda at: RootMeanSquaredError(**at.synchronisation),
-    "r2": lambda at: ExplainedVariance(**at.synchronisation),
-    "bleu": lambda at: Bleu(**at.synchronisation),
-    "rouge_l": lambda at: RougeL(**at.synchronisation),
+def _f1(labelled: LabelledOutput, at: Setting) -> Metric:
+    if labelled.family == "yes_or_no":
+        return QuestionF1(labelled.columns, **at.synchronisation)
+    return MacroF1(labelled.output.class_count or 0, **at.synchronisation)
+
+
+def _roc_auc(labelled: LabelledOutput, at: Setting) -> Metric:
+    only_columns = len(labelled.positions) == (labelled.columns > 1)
+    samples = at.count_samples() if labelled.has_rows and only_columns else _UNKNOWN
+    if labelled.family == "yes_or_no":
+        return QuestionRocArea(labelled.columns, samples, **at.synchronisation)
+    return RocArea(labelled.output.class_count or 0, samples, **at.synchronisation)
+
+
+_METERS: dict[str, Callable[[LabelledOutput, Setting], Metric]] = {
+    "accuracy": lambda _, at: Accuracy(**at.synchronisation),
+    "f1": _f1,
+    "mean_iou": lambda labelled, at: MeanIou(labelled.output.class_count or 0, **at.synchronisation),
+    "calibration_error": lambda _, at: CalibrationError(**at.synchronisation),
+    "roc_auc": _roc_auc,
+    "mae": lambda _, at: MeanAbsoluteError(**at.synchronisation),
+    "rmse": lambda _, at: RootMeanSquaredError(**at.synchronisation),
+    "r2": lambda _, at: ExplainedVariance(**at.synchronisation),
+    "bleu": lambda _, at: Bleu(**at.synchronisation),
+    "rouge_l": lambda _, at: RougeL(**at.synchronisation),
+    "error_rate": lambda _, at: ErrorRate(**at.synchronisation),
 }
 
 
-def make_meters(names: tuple[str, ...], setting: Setting) -> dict[str, Metric]:
-    """The metrics that are measured by answers; ``loss``, and ``perplexity`` which follows from it, are not among them."""
-    return {name: _METERS[name](setting) for name in names if name in _METERS}
+def make_meters(names: tuple[str, ...], labelled: LabelledOutput, setting: Setting) -> dict[str, Metric]:
+    """The metrics of an output that are measured by answers, by their names without its prefix.
+
+    Args:
+        names: The metrics that are asked for, of all outputs; the losses, and ``perplexity`` which follows from them, are not measured so.
+        labelled: The output.
+        setting: What they may need to know.
+    """
+    return {name: make(labelled, setting) for name, make in _METERS.items() if f"{labelled.prefix}{name}" in names}

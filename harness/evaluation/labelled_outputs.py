@@ -1,0 +1,184 @@
+"""The outputs of a task that have labels, and what is known of each: the family of its answers, its positions, its metrics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from harness.tasks.axes import BATCH, Size, rows_first
+from harness.tasks.kinds import BinaryScores, ClassScores, CtcScores, Kind, Loss, Numbers, Probabilities, TokenScores
+from harness.tasks.signature import Output, Signature
+
+Family = Literal["classes", "yes_or_no", "numbers", "symbols"]
+"""What an answer is: one of several classes, a yes or a no, a number, or a text of symbols."""
+
+_OWN_LOSSES: dict[Family, tuple[str, ...]] = {
+    "classes": ("cross_entropy", "log_loss"),
+    "yes_or_no": ("bce", "log_loss"),
+    "numbers": ("mse", "l1", "huber"),
+    "symbols": ("ctc",),
+}
+"""The losses that follow from answers, each the mean over its labels."""
+
+
+def family_of(kind: Kind) -> Family | None:
+    """What the answers of a kind of output are; ``None`` for one that is not compared with labels."""
+    if isinstance(kind, CtcScores):
+        return "symbols"
+    if isinstance(kind, ClassScores) or (isinstance(kind, Probabilities) and kind.classes is not None):
+        return "classes"
+    if isinstance(kind, (BinaryScores, Probabilities)):
+        return "yes_or_no"
+    return "numbers" if isinstance(kind, Numbers) else None
+
+
+@dataclass(frozen=True)
+class LabelledOutput:
+    """An output whose labels follow from its kind.
+
+    Attributes:
+        signature: Its task's.
+        output: The output.
+        family: What its answers are.
+    """
+
+    signature: Signature
+    output: Output
+    family: Family
+
+    @property
+    def is_main(self) -> bool:
+        """Whether it is the main output, whose metrics have no prefix."""
+        return self.output is self.signature.main
+
+    @property
+    def prefix(self) -> str:
+        """What the names of its metrics and scores begin with."""
+        return "" if self.is_main else f"{self.output.name}."
+
+    @property
+    def labels(self) -> str:
+        """The field of a batch that holds its labels."""
+        return self.signature.label_name(self.output)
+
+    @property
+    def axes(self) -> tuple[Size, ...]:
+        """Its axes, the rows first."""
+        return tuple(self.output.axes[place] for place in rows_first(self.output.axes))
+
+    @property
+    def label_axes(self) -> tuple[Size, ...]:
+        """The axes of its labels, the rows first."""
+        axes = list(self.axes)
+        if self.family == "classes":
+            axes.pop(self.class_axis)
+        return tuple(axes)
+
+    @property
+    def class_axis(self) -> int:
+        """The place of the classes, counted from the end, with the rows first."""
+        place = self.output.classes
+        return -1 if place is None else place
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether it has an axis of rows; if not, a batch is one example."""
+        return BATCH in self.output.axes
+
+    @property
+    def positions(self) -> tuple[Size, ...]:
+        """The axes along which each row has answers; empty where it has one."""
+        axes = tuple(axis for axis in self.label_axes if axis != BATCH)
+        return () if self.family == "symbols" else axes
+
+    @property
+    def columns(self) -> int:
+        """Of yes-or-no answers: how many different questions there are, as the labels of a row that may have several."""
+        fixed = [axis for axis in self.positions if isinstance(axis, int) and axis > 1]
+        return fixed[0] if self.family == "yes_or_no" and len(fixed) == 1 else 1
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it scores the tokens of a vocabulary."""
+        return isinstance(self.output.kind, TokenScores)
+
+    @property
+    def writes_target(self) -> bool:
+        """Whether it scores the next token of a target that the data gives."""
+        causal = {axis.name for axis in self.signature.with_order("causal")}
+        return self.is_text and bool(causal & set(self.axes)) and self.signature.next_of(self.output) is None
+
+    @property
+    def has_own_loss(self) -> bool:
+        """Whether its loss is another than the answers' own."""
+        return self.output.loss not in _OWN_LOSSES[self.family]
+
+    @property
+    def default_metrics(self) -> tuple[str, ...]:
+        """What is measured of it beside the loss where nothing is chosen."""
+        if self.family == "symbols":
+            return ("error_rate",)
+        if self.family == "numbers":
+            return ("mae", "rmse", "r2")
+        if self.family == "yes_or_no":
+            return ("accuracy", "f1", "roc_auc")
+        if self.is_text:
+            return ("perplexity", "accuracy")
+        if self.output.class_count is None:
+            return ("accuracy",)
+        if not self.positions:
+            return ("accuracy", "f1", "calibration_error", "roc_auc")
+        return ("accuracy", "f1", "mean_iou", "calibration_error") if self._is_spatial else ("accuracy", "f1")
+
+    @property
+    def more_metrics(self) -> tuple[str, ...]:
+        """What is measured of it on request."""
+        if self.writes_target:
+            return ("bleu", "rouge_l")
+        if self.family == "yes_or_no":
+            return ("calibration_error",)
+        if self.family != "classes" or self.is_text or self.output.class_count is None or not self.positions:
+            return ()
+        return ("roc_auc",) if self._is_spatial else ("calibration_error", "roc_auc")
+
+    @property
+    def score(self) -> str:
+        """The name of what each row is scored by beside the loss."""
+        if self.family == "numbers":
+            return "squared_error"
+        if self.family == "symbols":
+            return "error_rate"
+        return "accuracy" if self.positions else "correct"
+
+    @property
+    def _is_spatial(self) -> bool:
+        return len(self.positions) >= 2
+
+
+def labelled_outputs(signature: Signature) -> tuple[LabelledOutput, ...]:
+    """The outputs whose labels follow from their kinds; those that are not trained have none."""
+    known = ((output, family_of(output.kind)) for output in signature.outputs)
+    return tuple(
+        LabelledOutput(signature, output, family)
+        for output, family in known
+        if family is not None and output.loss and (family == "symbols" or signature.label_shape(output) is not None)
+    )
+
+
+def main_output(signature: Signature) -> LabelledOutput:
+    """The main output.
+
+    Raises:
+        ValueError: Its kind has no labels.
+    """
+    family = family_of(signature.main.kind)
+    if family is None:
+        raise ValueError(f"`outputs.{signature.main.name}` of kind {signature.main.kind.name!r} has no labels")
+    return LabelledOutput(signature, signature.main, family)
+
+
+def has_own_loss(signature: Signature) -> bool:
+    """Whether the loss of the task is another than the sum of what follows from the answers: a function, or what forward returns."""
+    if signature.loss or any(":" in each.loss or isinstance(each.kind, Loss) for each in signature.outputs):
+        return True
+    return any(each.has_own_loss for each in labelled_outputs(signature) if each.output.weight)
