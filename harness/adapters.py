@@ -73,7 +73,7 @@ def plan_call(model: nn.Module, inputs: tuple[str, ...]) -> CallPlan:
     Raises:
         ForwardError: ``forward`` requires more arguments than the task has fields, or takes none of them.
     """
-    if getattr(type(model).forward, "__name__", "") == UNDEFINED_FORWARD:
+    if getattr(model.forward, "__name__", "") == UNDEFINED_FORWARD:
         raise ForwardError(f"{type(model).__name__} has no forward of its own; define one that takes {_names(inputs)}")
     signature = inspect.signature(model.forward)
     parameters = list(signature.parameters.values())

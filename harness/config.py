@@ -30,6 +30,7 @@ from harness.config_keys import (
 from harness.config_mistakes import explain, of_line, refusal, why_no_path
 from harness.errors import ConfigError, Mistake, did_you_mean, nearest
 from harness.files import text_hash
+from harness.pretrained import with_task
 from harness.tasks import FACTS, TaskSpec, TaskType
 from harness.tasks.declared import SignatureError, read_signature
 from harness.tasks.keys import SignatureKeys, keys_in
@@ -86,11 +87,18 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
 
     @model_validator(mode="after")
     def _possible(self) -> SuiteConfig:
-        sources = [key for key in ("model_file", "model_import", "gist_id", "preset") if getattr(self, key)]
+        checkpoint = (self.model or "").endswith(".ckpt")
+        whole = ("model",) if not checkpoint else ()
+        sources = [key for key in (*whole, "model_file", "model_import", "gist_id", "preset") if getattr(self, key)]
         if len(sources) > 1:
             raise refusal(
                 "several_models", f"give one of {', '.join(f'`{s}`' for s in sources)}, not {len(sources)}", sources[-1]
             )
+        if checkpoint and not (self.model_file or self.model_import):
+            message = "`model`: a .ckpt of Lightning needs its class: give `model_file` with `model_factory`, or `model_import`"
+            raise refusal("missing_key", message, "model_file")
+        if checkpoint and self.weights:
+            raise refusal("several_models", "`weights` and a `model` that is a .ckpt: give one of them", "weights")
         for key in ("gist_revision", "gist_sha256"):
             if getattr(self, key) and not self.gist_id:
                 raise refusal("missing_key", f"`{key}` needs `gist_id`", "gist_id")
@@ -153,7 +161,9 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
             )
         if not self._has_model:
             raise refusal(
-                "missing_key", "a declared task needs a model: give `model_file`, `model_import` or `gist_id`", "model_file"
+                "missing_key",
+                "a declared task needs a model: give `model_file`, `model_import`, `model` or `gist_id`",
+                "model_file",
             )
         if beyond := [tier for tier in self.tiers if str(tier) not in DECLARED_TIERS]:
             message = f"`tier`: a declared task has no tier {beyond[0]} yet, which needs a `task_type`"
@@ -209,7 +219,7 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
 
     @property
     def _has_model(self) -> bool:
-        return any(getattr(self, key) for key in ("model_file", "model_import", "gist_id"))
+        return any(getattr(self, key) for key in ("model", "model_file", "model_import", "gist_id"))
 
     @property
     def is_monitored(self) -> bool:
@@ -248,7 +258,7 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
                     yield f"{key.removesuffix('path')}{name}", file
         if self.export and self.export.export_dir:
             yield "export.export_dir", self.export.export_dir
-        for key in ("model_file", "weights", "resume_from_checkpoint", "checkpoint_dir"):
+        for key in ("model", "model_file", "weights", "resume_from_checkpoint", "checkpoint_dir"):
             if getattr(self, key):
                 yield key, getattr(self, key)
         for key in ("adapter", "example"):
@@ -341,7 +351,7 @@ def load_config(path: str | Path) -> SuiteConfig:
             mistake.
     """
     file = Path(path)
-    raw = read_keys(file)
+    raw = with_task(read_keys(file), file.parent)
     try:
         config = SuiteConfig.model_validate(raw)
     except ValidationError as error:

@@ -121,6 +121,9 @@ class ModelKeys(Keys):
 
     model_file: Name | None = Field(None, description="A .py file with a model factory.")
     model_import: str | None = Field(None, description="pkg.mod:callable.", pattern=r"^\w+(\.\w+)*(:\w+(\.\w+)*)?$")
+    model: Name | None = Field(
+        None, description="A folder of save_pretrained; or a Lightning .ckpt of the class that model_file or model_import names."
+    )
     gist_id: Name | None = Field(None, description="A GitHub gist that holds the model.")
     gist_revision: Name | None = Field(None, description="The gist's revision.")
     gist_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = Field(
@@ -134,6 +137,9 @@ class ModelKeys(Keys):
     model_kwargs: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of the factory.")
     trust_model: bool = Field(
         False, description="Whether model_file may start programs and use the network when it is imported or its model is built."
+    )
+    call: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")] | None = Field(
+        None, description="The model's method that is called in place of forward."
     )
     weights: Name | None = Field(None, description=".safetensors, a state dict, or a Lightning .ckpt.")
     adapter: Name | None = Field(

@@ -150,11 +150,8 @@ def _pretrained_hint(folder: Path) -> str:
         classes = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures")
     except (OSError, ValueError, AttributeError):
         return ""
-    name = classes[0] if isinstance(classes, list) and classes and str(classes[0]).isidentifier() else "AutoModel"
-    return (
-        f". It looks like a folder of save_pretrained: name a file with `from transformers import {name}` and "
-        f'`def build_model(): return {name}.from_pretrained("{folder}")`'
-    )
+    name = classes[0] if isinstance(classes, list) and classes and str(classes[0]).isidentifier() else "its model"
+    return f'. It looks like a folder of save_pretrained with {name}: write "model": "{folder}" instead'
 
 
 def _package_hint(path: Path, error: BaseException) -> str:

@@ -126,7 +126,7 @@ class Suite:
             pristine=self.pristine,
             rebuild=self.source.build,
             seed=self.config.seed,
-            fresh_weights=self.source.weights is None,
+            fresh_weights=self.source.has_fresh_weights,
             make=example_maker(self.config),
             shared=self.shared,
             given_copies=self.copies,

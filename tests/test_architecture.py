@@ -33,6 +33,7 @@ LEVELS = {
     "user_code": 0,
     "processes": 0,
     "statistics": 0,
+    "pretrained": 0,
     "batches": 0,
     "adapters": 0,
     "scan": 0,

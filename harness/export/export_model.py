@@ -131,7 +131,7 @@ def exports_of_config(config: SuiteConfig, folder: Path | None) -> Exports:
         task,
         rebuild=source.build,
         seed=config.seed,
-        fresh_weights=source.weights is None,
+        fresh_weights=source.has_fresh_weights,
         make=example_maker(config),
     )
     return Exports(subject, config.export_options, folder, config=config.path)

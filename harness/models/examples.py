@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from harness.errors import ExampleError
@@ -20,6 +21,12 @@ FUNCTION = "example_inputs"
 
 _ATTRIBUTES = (FUNCTION, "example_input_array", "dummy_inputs")
 """What a model has where its author or its library gives an example; those of Lightning and of Hugging Face too."""
+
+_SIDE = 64
+"""Side of an image where a model's settings do not say one, in pixels."""
+
+_SAMPLES = 4000
+"""Length of a sound, a quarter of a second at the usual rate."""
 
 WHERE_TO_GIVE = (
     f"Declare `inputs` and `outputs`, or give an example of forward's arguments: a function {FUNCTION} in the model's file, "
@@ -56,6 +63,8 @@ def find_example(model: nn.Module, module: ModuleType | None, seed: int = 0) -> 
     function = getattr(module, FUNCTION, None)
     if module is not None and callable(function):
         return called_example(function, f"{FUNCTION} in {_file_of(module)}", model, seed)
+    if (made := _from_settings(model)) is not None:
+        return made
     for name in _ATTRIBUTES:
         origin = f"{type(model).__name__}.{name}"
         try:
@@ -71,6 +80,20 @@ def find_example(model: nn.Module, module: ModuleType | None, seed: int = 0) -> 
     if arguments is None:
         return None
     return Example(arguments, f"the annotations of {type(model).__name__}.forward", axis_names(model))
+
+
+def _from_settings(model: nn.Module) -> Example | None:
+    """An input of a Hugging Face model that reads pixels or sound: its ``dummy_inputs`` are token ids, whatever it reads."""
+    name, settings = getattr(model, "main_input_name", ""), getattr(model, "config", None)
+    shapes: dict[str, tuple[int, ...]] = {"input_values": (2, _SAMPLES)}
+    if name == "pixel_values":
+        side = getattr(settings, "image_size", None) or _SIDE
+        height, width = side if isinstance(side, (tuple, list)) else (side, side)
+        shapes[name] = (2, getattr(settings, "num_channels", 3), height, width)
+    if name not in shapes:
+        return None
+    values = torch.randn(shapes[name], generator=torch.Generator().manual_seed(0))
+    return Example({name: values}, f"{type(model).__name__}.main_input_name and its config")
 
 
 def called_example(function: Callable[..., Any], origin: str, model: nn.Module, seed: int = 0) -> Example:

@@ -20,9 +20,10 @@ from harness.gists.cache import describe, model_path, open_gist
 from harness.gists.consent import admit
 from harness.gists.consent import trust as trust_gist
 from harness.gists.gist import GistSettings
+from harness.models.pretrained import CHECKPOINT, checkpoint_arguments, pretrained_factory
 from harness.models.stubs import build_stub
 from harness.models.weights import load_weights
-from harness.models.wrapped import refuse_compiled, unwrapped
+from harness.models.wrapped import call_by, refuse_compiled, unwrapped
 from harness.runtime import seeded
 from harness.scan import ScanWarning, dangerous_calls, scan_source
 from harness.user_code import command_line_of, import_dotted, import_file, raised
@@ -46,6 +47,8 @@ class ModelSource:
         weights: File the weights are loaded from; ``None`` for fresh ones.
         device: Device the model is moved to.
         facts: What an experiment database remembers of it, such as ``gist_id``, ``revision`` and ``sha256``.
+        call: The method that is called in place of forward; empty for forward.
+        is_trained: Whether the factory loads weights itself.
     """
 
     factory: Callable[..., nn.Module]
@@ -54,6 +57,13 @@ class ModelSource:
     weights: Path | None = None
     device: str = "cpu"
     facts: dict[str, str] = field(default_factory=dict)
+    call: str = ""
+    is_trained: bool = False
+
+    @property
+    def has_fresh_weights(self) -> bool:
+        """Whether the weights are those that the model is made with."""
+        return self.weights is None and not self.is_trained
 
     def build(self, seed: int = 0) -> nn.Module:
         """A model in eval mode; the same seed gives the same fresh weights, and the global random state is left as it was.
@@ -73,6 +83,8 @@ class ModelSource:
             raise FactoryError(f"{self.origin} returned {_describe(model)}, expected an nn.Module")
         model = unwrapped(model)
         refuse_compiled(model, self.origin)
+        if self.call:
+            call_by(model, self.call, self.origin)
         if self.weights is not None:
             load_weights(model, self.weights)
         try:
@@ -107,6 +119,23 @@ def model_source(config: SuiteConfig) -> ModelSource:
         )
     weights = config.resolve(config.weights) if config.weights else None
     options: dict[str, Any] = {"kwargs": config.model_kwargs, "weights": weights, "device": _device(config)}
+    options["call"] = config.call or ""
+    if config.model:
+        return _saved(config, options)
+    return _made(config, options)
+
+
+def _saved(config: SuiteConfig, options: dict[str, Any]) -> ModelSource:
+    """The model of a folder of ``save_pretrained``, or of a checkpoint of Lightning."""
+    path = config.resolve(str(config.model))
+    if path.suffix != CHECKPOINT:
+        return ModelSource(pretrained_factory(path), f"{path.name}/", **options, is_trained=True)
+    made = _made(config, {**options, "weights": path})
+    return replace(made, kwargs={**checkpoint_arguments(path, made.factory), **config.model_kwargs})
+
+
+def _made(config: SuiteConfig, options: dict[str, Any]) -> ModelSource:
+    """The model that code makes."""
     if config.gist_id:
         return _from_gist(config, options)
     if config.model_file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,7 +11,7 @@ import torch.fx
 from torch import nn
 
 from harness.compat import COMPILED_MODULE, children_of, forget_compiled
-from harness.errors import FactoryError
+from harness.errors import FactoryError, did_you_mean
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -88,3 +89,19 @@ def without_fast_path() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
+
+
+def call_by(model: nn.Module, method: str, origin: str) -> None:
+    """Has a model call another of its methods in place of forward.
+
+    Raises:
+        FactoryError: It has no such method.
+    """
+    found = getattr(model, method, None)
+    if not callable(found):
+        own = [name for name, value in inspect.getmembers(type(model), inspect.isfunction) if not hasattr(nn.Module, name)]
+        raise FactoryError(
+            f"`call`: {origin} makes a {type(model).__name__}, which has no method {method!r}.{did_you_mean(method, own)} "
+            f"It has: {', '.join(own) or 'none of its own'}"
+        )
+    model.forward = found  # type: ignore[method-assign]

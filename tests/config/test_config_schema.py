@@ -35,6 +35,8 @@ KEYS = [
     "example",
     "model_file",
     "model_import",
+    "model",
+    "call",
     "gist_id",
     "gist_revision",
     "gist_sha256",

@@ -352,7 +352,7 @@ def test_a_folder_of_save_pretrained_is_named_as_what_it_is(refusal: Any, tmp_pa
     (tmp_path / "folder" / "config.json").write_text('{"architectures": ["GPT2LMHeadModel"]}')
     message = refusal(ModelSourceError, None, model_file="folder")
     assert "is a folder, expected a .py file. It looks like a folder of save_pretrained" in message
-    assert f'GPT2LMHeadModel.from_pretrained("{tmp_path / "folder"}")' in message
+    assert f'with GPT2LMHeadModel: write "model": "{tmp_path / "folder"}" instead' in message
     (tmp_path / "plain").mkdir()
     assert refusal(ModelSourceError, None, model_file="plain").endswith("is a folder, expected a .py file")
 

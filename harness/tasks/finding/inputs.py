@@ -252,6 +252,9 @@ class FoundInputs:
                 self._leave_out(argument, own, lost)
             elif state:
                 self._continue(argument, own, state)
+            elif not same(found, self.call.tried(rest, seed=1) or {}):
+                for name in own:
+                    self.reasons[f"inputs.{name}"] += "; without it the model answers at random"
             elif not lost:
                 for name in own:
                     self.keys[name]["optional"] = True

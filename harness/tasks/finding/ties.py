@@ -194,7 +194,7 @@ def _has_square(inputs: Tensors, places: Mapping[str, int]) -> bool:
 
 def same(outputs: Mapping[str, Any], again: Mapping[str, Any]) -> bool:
     """Whether every tensor that was returned was returned again."""
-    return all(close(again[name], value) for name, value in outputs.items() if isinstance(value, Tensor))
+    return all(close(again.get(name), value) for name, value in outputs.items() if isinstance(value, Tensor))
 
 
 def close(a: Any, b: Any) -> bool:
