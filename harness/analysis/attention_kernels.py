@@ -197,9 +197,9 @@ def _contents(subject: Subject) -> Iterator[tuple[str, Batch, PaddedBatch | None
     for axis in signature.axes.values():
         if axis.padding and sizes.batch > 1 and takes_mask(subject, axis):
             total = signature.complete(sizes.by_axis(subject.task))[axis.name]
-            lengths = [0, max(1, total // 2), *[total] * (sizes.batch - 2)]
+            lengths = [axis.shortest, max(1, axis.least, total // 2), *[total] * (sizes.batch - 2)]
             padded = padded_batch(subject, subject.batch(seed=1), axis, sizes, lengths)
-            yield "a batch with a row that is all padding", padded.batch, padded
+            yield f"a batch with a row that is {axis.mostly_padding}", padded.batch, padded
 
 
 def _at_real_positions(subject: Subject, padded: PaddedBatch | None, logits: Tensor) -> Tensor:

@@ -77,15 +77,19 @@ def causal(study: Study) -> Evidence:
     subject = study.subject
     signature = subject.task.signature
     judged = list[_Stray]()
-    for sizes in (subject.typical, largest_sizes(subject.task, 2)):
-        whole = signature.complete(sizes.by_axis(subject.task))
-        for axis in signature.with_order("causal"):
-            length = whole[axis.name]
+    both = [subject.typical, largest_sizes(subject.task, 2)]
+    maps = [attention_maps(subject, subject.batch(sizes)) for sizes in both]
+    wholes = [signature.complete(sizes.by_axis(subject.task)) for sizes in both]
+    for axis in signature.with_order("causal"):
+        lengths = [whole[axis.name] for whole in wholes]
+        for sizes, whole, length, found in zip(both, wholes, lengths, maps, strict=True):
             others = {size for name, size in whole.items() if name not in (axis.name, BATCH)}
             if length < 2 or length in others:
                 continue  # nothing is later, or the attention along another axis cannot be told from it
-            for each in attention_maps(subject, subject.batch(sizes)):
-                if each.queries == each.keys == length:
+            for number, each in enumerate(found):
+                # What is attended to may have as many elements by chance, such as an image's patches: it keeps them at another length.
+                alike = [other[number].keys for other in maps if number < len(other)]
+                if each.queries == each.keys == length and (len(set(lengths)) == 1 or len(set(alike)) > 1):
                     later = each.by_head(sizes.batch).triu(1).sum(-1)
                     judged.append(_Stray(each, later, f"{sizes.describe(subject.task)}, seed=0"))
     return _no_stray(judged, "a later position", "a causal mask that is missing or shifted in this layer or head")

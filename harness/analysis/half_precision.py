@@ -143,8 +143,8 @@ def _contents(subject: Subject) -> Iterator[tuple[str, Batch]]:
     for axis in signature.axes.values():
         if axis.padding and takes_mask(subject, axis):
             total = signature.complete(sizes.by_axis(subject.task))[axis.name]
-            lengths = [0, *[total] * (sizes.batch - 1)]
-            yield "a batch with a row that is all padding", padded_batch(subject, batch, axis, sizes, lengths).batch
+            lengths = [axis.shortest, *[total] * (sizes.batch - 1)]
+            yield f"a batch with a row that is {axis.mostly_padding}", padded_batch(subject, batch, axis, sizes, lengths).batch
     numbers = [each for each in signature.inputs if each.name in batch and batch[each.name].is_floating_point()]
     if numbers:
         zero = {each.name: each.values.extreme(batch[each.name], "constant_zero", 0.0) for each in numbers}

@@ -149,6 +149,16 @@ class Axis:
         """Whether its size can be chosen."""
         return self.source is None
 
+    @property
+    def shortest(self) -> int:
+        """The fewest real elements that a row may have along it."""
+        return 0 if self.empty else max(1, self.least)
+
+    @property
+    def mostly_padding(self) -> str:
+        """A row of the fewest real elements, in words."""
+        return "all padding" if self.empty else f"all padding but {self.shortest}"
+
     def allows(self, size: int) -> bool:
         """Whether it may have a size."""
         in_range = self.least <= size and (self.most is None or size <= self.most)

@@ -18,7 +18,7 @@ Keys = dict[str, Any]
 
 def causal_lm(task: TaskSpec) -> Keys:
     """Tokens in; at each, scores of the next one."""
-    axes = {"seq": {**_lengths(task), "order": "causal", "padding": "right"}}
+    axes = {"seq": {**_lengths(task), "order": "causal", "padding": "right", "empty": True}}
     logits = {"axes": ["batch", "seq", task.vocab_size], "kind": "token_scores"}
     return {"inputs": _text(task), "outputs": {"logits": logits}, "axes": axes}
 
@@ -114,4 +114,4 @@ def _lengths(task: TaskSpec) -> Keys:
 
 
 def _read_both_ways(task: TaskSpec) -> Keys:
-    return {"seq": {**_lengths(task), "padding": "right"}}
+    return {"seq": {**_lengths(task), "padding": "right", "empty": True}}
