@@ -104,7 +104,8 @@ def _judge(
         cause = "a softmax at the end of the model, where the loss applies one too: return the logits"
     elif formula is not None and formula.is_flaw:
         status, cause, code = Status.FAIL, formula.cause, formula.code
-        owner = owned_by("training_loss[reduction]") if formula.scale != 1.0 else {}  # the sum of which ``reduction`` says more
+        # The sum of which ``reduction`` says more, where there are rows.
+        owner = owned_by("training_loss[reduction]") if formula.scale != 1.0 and task.signature.has_rows_in_loss else {}
         message = f"{what}: it is {formula.name}" + (f", so {_floor(classes)}" if "softmax(" in formula.name else f"; {guess}")
     elif not excess <= allowed:
         status, (message, cause), code = Status.FAIL, _too_large(f"{what}; {guess}", formula), "too_large"

@@ -44,6 +44,8 @@ def targets(trial: Trial) -> Evidence:
     one, of a squared error the sign is that of prediction minus label; so the labels that a step really uses can be read off, whatever it
     does to them on the way. Each output that has labels is judged.
     """
+    if not targeted(trial.subject.task.signature):
+        return Evidence(_NAME, Status.SKIPPED, "no output has labels that it is trained towards")
     batch, sizes = _telling_batch(trial)
     first = _judge_under(trial, batch, sizes, 0)
     if first.status is not Status.FAIL:
