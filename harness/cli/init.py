@@ -34,6 +34,14 @@ def add_init(commands: Any) -> None:
         "--arg", action="append", default=[], type=_argument, metavar="NAME=VALUE", help="an argument of the factory; repeatable"
     )
     init.add_argument("--task", choices=_TASKS, metavar="TYPE", help="the task, where the model's outputs do not show it")
+    init.add_argument(
+        "--input",
+        action="append",
+        default=[],
+        type=_input,
+        metavar="NAME=AXES",
+        help="what forward takes, such as x=batch,3,64,64 or ids=batch,seq:ids=1000 or mask=batch,seq:mask_of=seq; repeatable",
+    )
     init.add_argument("--trust", action="store_true", help="let the file start programs and use the network when it is imported")
     init.add_argument("--no-run", action="store_true", help="write the config only")
     init.set_defaults(run=_init)
@@ -50,6 +58,16 @@ def _argument(text: str) -> tuple[str, Any]:
         return name, value
 
 
+def _input(text: str) -> Any:
+    """``x=batch,3,64,64:range=0,1``."""
+    from harness.models.first_call.given import GivenInput
+
+    try:
+        return GivenInput.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _init(arguments: argparse.Namespace) -> int:
     from harness.scaffold import scaffold
 
@@ -61,6 +79,7 @@ def _init(arguments: argparse.Namespace) -> int:
             factory=arguments.factory,
             arguments=dict(arguments.arg),
             task=TaskType(arguments.task) if arguments.task else None,
+            inputs=arguments.input,
             trust=arguments.trust,
             say=progress.say,
         )
@@ -77,11 +96,14 @@ def _init(arguments: argparse.Namespace) -> int:
 def _account(found: Scaffold) -> str:
     """What was found, and from what."""
     lines = [f"{found.signature}, built by {found.factory.call}"]
-    if found.guess.called:
-        lines.append(f"  called with {found.guess.called}")
-    task = found.guess.task
-    for key, reason in found.guess.reasons.items():
-        lines.append(f"  {key} = {task.task_type.value if key == 'task_type' else getattr(task, key)}: {reason}")
+    if found.called:
+        lines.append(f"  called with {found.called}")
+    if found.guess is not None:
+        task = found.guess.task
+        for key, reason in found.guess.reasons.items():
+            lines.append(f"  {key} = {task.task_type.value if key == 'task_type' else getattr(task, key)}: {reason}")
+    if found.declared is not None:
+        lines += [f"  {path}: {' '.join(reason.split())}" for path, reason in found.declared.reasons.items()]
     if found.factory.place:
         lines.append(f"  arguments as in {found.factory.place}")
     if found.factory.guessed:

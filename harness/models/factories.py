@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from torch import nn
 
 from harness.errors import FactoryError, did_you_mean
 from harness.models.loading import ModelSource
-from harness.models.settings import SIZES, Settings, found_settings, read_settings, takes_settings
+from harness.models.settings import Settings, found_settings, read_settings, takes_settings, usual_value
 from harness.models.written_calls import WrittenCalls
 
 _USUAL_NAMES = ("build_model", "make_model", "get_model", "create_model", "model_factory")
@@ -218,12 +219,20 @@ def _fill(
             wants.append(parameter)
         elif name.lower() in constants:
             kwargs[name] = constants[name.lower()]
-        elif name in SIZES and parameter.annotation not in ("list[int]", "List[int]", list):
-            kwargs[name] = SIZES[name]
+        elif (usual := usual_value(name)) is not None and _may_hold(parameter, usual):
+            kwargs[name] = usual
             guessed.append(name)
         else:
             wants.append(parameter)
     return wants, guessed
+
+
+def _may_hold(parameter: inspect.Parameter, value: Any) -> bool:
+    """Whether the annotation of a parameter allows a list, or a single value."""
+    annotation = str(parameter.annotation).lower()
+    if isinstance(value, list):
+        return not re.search(r"\bint'?>?$|^float$|^str$", annotation)
+    return parameter.annotation is parameter.empty or not re.search(r"list|tuple|sequence|dict|callable|module|str\b", annotation)
 
 
 def _needs(name: str, missing: list[str], written: WrittenCalls) -> str:

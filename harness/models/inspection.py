@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,8 @@ from harness.models.attempts import (
     tabular_attempts,
     text_attempts,
 )
+from harness.models.first_call.watching import refusing_unbatched
+from harness.models.reuse import Reuse
 from harness.runtime import threads_for
 from harness.tasks import FACTS, TaskSpec, TaskType
 from harness.user_code import raised
@@ -34,6 +37,9 @@ __all__ = ["Guess", "guess_task", "signature_of"]
 
 _IMAGE_AXES = 4
 """Axes of a batch of images."""
+
+_TEXT_AXES = 2
+"""Axes of a batch of token ids, and of rows of a table."""
 
 _FEW = 3
 """Attempts that are made of the slowest model."""
@@ -67,6 +73,7 @@ def guess_task(
     *,
     only: TaskType | None = None,
     shapes: Collection[tuple[int, ...]] = (),
+    axes: int | None = None,
     patience: Patience | None = None,
 ) -> Guess:
     """The first task whose inputs the model takes and whose logits it returns.
@@ -78,6 +85,7 @@ def guess_task(
         build: Returns a fresh model in eval mode. It is called once, and again after a call that changed the model and failed.
         only: The task, where the user knows it.
         shapes: Shapes of inputs that are likelier than others.
+        axes: How many axes the first input has, where the file says so; tasks of other inputs are not tried.
         patience: The time there is.
 
     Raises:
@@ -86,7 +94,8 @@ def guess_task(
     subject = _Subject(build, patience or Patience(), only)
     refusals: list[Refusal] = []
     with threads_for(subject.model):
-        for family in (_text, _image, _tabular):
+        families = {_text: _TEXT_AXES, _image: _IMAGE_AXES, _tabular: _TEXT_AXES}
+        for family in [each for each, count in families.items() if axes in (None, count) or only is not None]:
             for outcome in family(subject, shapes):
                 if isinstance(outcome, Guess):
                     return outcome
@@ -102,12 +111,15 @@ class _Subject:
     """A model that is called again and again, and built again only where a failed call changed it."""
 
     def __init__(self, build: Callable[[], nn.Module], patience: Patience, only: TaskType | None) -> None:
-        self._build = build
-        self.model = build()
-        self._state = _state(self.model)
+        self._build = Reuse(build)
         self.patience = patience
         self.only = only
         self.names = {p.name for p in parameters_of(self.model)}
+
+    @property
+    def model(self) -> nn.Module:
+        """The model."""
+        return self._build()
 
     def is_wanted(self, *tasks: TaskType) -> bool:
         """Whether one of these tasks may be tried."""
@@ -115,32 +127,29 @@ class _Subject:
 
     def attempt(self, attempt: Guess) -> Guess | Refusal:
         """The attempt with the rest filled in from the model's answer, or why it does not fit."""
-        outcome = self._attempt(attempt)
-        if isinstance(outcome, Refusal) and _state(self.model) != self._state:
-            self.model = self._build()
-            self._state = _state(self.model)
-        return outcome
-
-    def _attempt(self, attempt: Guess) -> Guess | Refusal:
-        kind = attempt.task.task_type
+        kind, model = attempt.task.task_type, self.model
         probe = replace(attempt.task, num_classes=attempt.task.num_classes or 2)
         sizes = typical_sizes(probe)
         try:
-            plan = attempt.plan or plan_call(self.model, FACTS[kind].inputs)
+            plan = attempt.plan or plan_call(model, FACTS[kind].inputs)
         except UserError as error:
             return Refusal(str(error), kind, called=False)
-        linear = Flattened.watching(self.model)
+        linear = Flattened.watching(model)
         try:
-            with linear:
-                logits = call(self.model, plan, make_batch(probe, sizes))
+            with linear, refusing_unbatched(model):
+                returned = returned_by(model, plan, make_batch(probe, sizes))
+                logits = _batch_first(find_logits(returned), plan)
         except UserError as error:
             return Refusal(str(error), kind, answered=True, called=False)
         except (Exception, SystemExit) as error:
             return Refusal(f"forward raises {raised(error)}", kind, flattened=linear.mismatch)
         if not logits.is_floating_point():
             return Refusal(f"logits of dtype {logits.dtype}", kind, answered=True)
-        called = replace(attempt, called=_called(self.model, plan))
-        answer = Answer(self.model, plan, sizes, tuple(logits.shape), self.only, lambda batch: call(self.model, plan, batch))
+        others = _other_outputs(returned, logits) if self.only is None and not attempt.task.is_text else []
+        if others:
+            return Refusal(f"it returns more than logits: {others}", kind, answered=True)
+        called = replace(attempt, called=_called(model, plan))
+        answer = Answer(model, plan, sizes, tuple(logits.shape), self.only, lambda batch: call(model, plan, batch))
         found = fitted(called, answer)
         if isinstance(found, str):
             return Refusal(found, kind, answered=True, shape=answer.shape)
@@ -149,15 +158,24 @@ class _Subject:
 
 def call(model: nn.Module, plan: CallPlan, batch: Batch) -> Tensor:
     """The logits of a batch, always with the batch first."""
+    return _batch_first(find_logits(returned_by(model, plan, batch)), plan)
+
+
+def returned_by(model: nn.Module, plan: CallPlan, batch: Batch) -> Any:
+    """What forward returns for a batch."""
     with torch.no_grad():
-        logits = find_logits(plan.call(model, batch))
+        return plan.call(model, batch)
+
+
+def _batch_first(logits: Tensor, plan: CallPlan) -> Tensor:
     return logits.transpose(0, 1) if plan.length_first and logits.ndim >= 3 else logits
 
 
-def _state(model: nn.Module) -> object:
-    """What a call may change of a model: attributes by identity, tensors by how often they were written to."""
-    tensors = [(id(t), t._version) for t in (*model.parameters(), *model.buffers()) if not nn.parameter.is_lazy(t)]
-    return tensors, [(type(m), {name: id(value) for name, value in vars(m).items()}) for m in model.modules()]
+def _other_outputs(returned: Any, logits: Tensor) -> list[list[int]]:
+    """Shapes of numbers for every row that a model returns beside its logits, such as the value beside the scores of a policy."""
+    items = returned.values() if isinstance(returned, Mapping) else returned if isinstance(returned, (tuple, list)) else ()
+    tensors = [item for item in items if isinstance(item, Tensor) and item.is_floating_point() and item.ndim]
+    return [list(item.shape) for item in tensors if item is not logits and item.shape[0] == logits.shape[0]]
 
 
 def _text(subject: _Subject, _shapes: Collection[tuple[int, ...]]) -> Iterator[Guess | Refusal]:

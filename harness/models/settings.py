@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import inspect
+import re
 import textwrap
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -65,6 +66,29 @@ SIZES: dict[str, Any] = {
 }
 """What a required argument or setting of a usual name is tried with: small, and sizes that go together."""
 
+_LIKE: tuple[tuple[str, Any], ...] = (
+    (r"(?:has|is|use|with|do)_.+|individual|bidirectional|normali[sz]e", False),
+    (r".*(?:field_dims|cardinalities|cat_dims|num_categories)", [10, 6, 4]),
+    (r".*(?:mlp_dims|hidden_dims|hidden_units|hidden_sizes|layer_sizes|hidden_layers|dnn_units)", [16, 16]),
+    (r"n_?feats?|state_?dim|obs_?dim|observation_dim|.*input.*dim|dim_input|num_inputs|enc_in|dec_in", 8),
+    (r"n_?class(?:es)?|action_?dim|act_?dim|(?:n_|num_)?actions|dim_output|num_outputs|c_out", 4),
+    (r"n_?hid(?:den)?|.*(?:dim|dims|size|width|units|hidden|features|factor_num|factors)", 16),
+    (r"(?:num_|n_)(?:users?|items?|movies|entities|relations|nodes|embeddings?|symbols|chars)|(?:user|item)_(?:num|count)", 50),
+    (r".*(?:upscale|scale)_?factor|upscale", 2),
+    (r"(?:pred|label|seq|input|output|target)_?(?:len|length|window)|window(?:_size)?|horizon|.*_len(?:gth)?", 16),
+    (r"moving_avg", 25),
+    (r".*(?:rate|prob|dropout|alpha|ratio|eps|epsilon|temperature|std|std_init|momentum)", 0.1),
+    (r"(?:n_|num_)(?:points|queries|slots|tokens|steps|timesteps|mels|bins|freqs|joints|keypoints)", 16),
+    (r"(?:n_|num_).+|.+_num", 4),
+)
+"""The same for names that only resemble usual ones, the likeliest first."""
+
+
+def usual_value(name: str) -> Any:
+    """What an argument or setting is tried with, by its name; ``None`` for one of no usual name."""
+    name = name.lower()
+    return SIZES[name] if name in SIZES else next((value for pattern, value in _LIKE if re.fullmatch(pattern, name)), None)
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -99,9 +123,10 @@ class Wanted:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        if name not in self._given and name.lower() not in SIZES:
+        found = self._given[name] if name in self._given else usual_value(name)
+        if found is None:
             raise AttributeError(f"no setting `{name}`; give it as --arg {name}=VALUE")
-        self._read[name] = self._given[name] if name in self._given else SIZES[name.lower()]
+        self._read[name] = found
         return self._read[name]
 
     def __getitem__(self, name: str) -> Any:
@@ -145,7 +170,7 @@ def read_settings(argument: str, target: Any, given: Mapping[str, Any], kwargs: 
     try:
         target(**{argument: wanted}, **kwargs)
     except (AttributeError, KeyError) as error:
-        unknown = [name for name in _read_from(argument, target) if name not in given and name.lower() not in SIZES]
+        unknown = [name for name in _read_from(argument, target) if name not in given and usual_value(name) is None]
         if "no setting `" in str(error) and unknown:
             named = ", ".join(f"`{name}`" for name in unknown)
             return f"reads its settings from `{argument}`; give {named} as --arg {unknown[0]}=VALUE"
@@ -189,7 +214,7 @@ def _candidates(module: ModuleType, target: Any, parameter: inspect.Parameter, g
         parameters = _parameters(cls)
         taken = {key: value for key, value in given.items() if key in parameters}
         required = [p.name for p in parameters.values() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
-        guesses = {key: SIZES[key] for key in required if key not in taken and key in SIZES}
+        guesses = {key: value for key in required if key not in taken and (value := usual_value(key)) is not None}
         instance = partial(cls, **taken, **guesses)
         if _works(instance):
             written = ", ".join(f"{key}={value!r}" for key, value in {**taken, **guesses}.items())

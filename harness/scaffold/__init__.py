@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -18,11 +18,14 @@ from harness.errors import ConfigError, FactoryError, ModelSourceError, UserErro
 from harness.files import write_whole
 from harness.models.attempts import Patience
 from harness.models.factories import Factory, called_through, factories, inner_model
+from harness.models.first_call.given import GivenInput
 from harness.models.inspection import Guess, guess_task, signature_of
 from harness.models.loading import refuse_dangerous
+from harness.models.reuse import Reuse
 from harness.models.written_calls import WrittenCalls
 from harness.scaffold.bridge import bridge_path, bridge_text, needs_bridge
 from harness.scaffold.config_text import config_text
+from harness.scaffold.declared import Declared, declare, said_axes
 from harness.scaffold.source import Source, import_model, refuse_elsewhere
 from harness.scan import training_calls
 from harness.tasks import TaskType
@@ -33,8 +36,7 @@ _MAKES = ("from_name", "from_config", "make_default", "make_", "build", "create"
 
 _WHAT_TO_ADD = (
     "Add to the file a function build_model() that returns the model, or name what makes it: --factory NAME, with its arguments as "
-    "--arg NAME=VALUE. A model whose forward takes other inputs, or returns its logits elsewhere, needs an adapter, and then a config "
-    "written by hand: docs/extending.md"
+    "--arg NAME=VALUE. What its forward takes is said with --input NAME=AXES, such as --input x=batch,3,64,64"
 )
 
 
@@ -47,7 +49,8 @@ class Scaffold:
         source: The model's file.
         bridge: The Python file beside the model that calls it, where the config alone cannot say how.
         factory: What makes the model.
-        guess: The task, with reasons.
+        guess: The task, with reasons; ``None`` where no task type stands for it.
+        declared: The signature that the config declares instead.
         signature: The model's ``forward``.
         others: Other names in the file that may make a model.
         trusted: Whether the config says that the file may do what the scan refuses.
@@ -57,10 +60,16 @@ class Scaffold:
     source: Source
     bridge: Path | None
     factory: Factory
-    guess: Guess
+    guess: Guess | None
+    declared: Declared | None
     signature: str
     others: tuple[str, ...]
     trusted: bool = False
+
+    @property
+    def called(self) -> str:
+        """How ``forward`` was called, for people."""
+        return self.guess.called if self.guess else self.declared.called if self.declared else ""
 
 
 @dataclass(frozen=True)
@@ -69,7 +78,8 @@ class _Found:
 
     factory: Factory
     model: nn.Module
-    guess: Guess
+    guess: Guess | None
+    declared: Declared | None
     others: tuple[str, ...]
 
 
@@ -81,6 +91,7 @@ def scaffold(
     factory: str | None = None,
     arguments: Mapping[str, Any] | None = None,
     task: TaskType | None = None,
+    inputs: Sequence[GivenInput] = (),
     trust: bool = False,
     say: Callable[[str], None] | None = None,
 ) -> Scaffold:
@@ -94,6 +105,7 @@ def scaffold(
         factory: Name of what makes the model, where the file has several.
         arguments: Arguments of the factory, or of its settings, by name.
         task: The task, where the model's answers alone do not say it.
+        inputs: What the model's forward takes, where its answers alone do not say it.
         trust: Whether the file may start processes and use the network when it is imported.
         say: Is told what is being done.
 
@@ -115,21 +127,29 @@ def scaffold(
         refuse_elsewhere(source, target)
         _refuse_existing(target, overwrite)
         patience.start()
-        found = _find(source, factory, arguments or {}, task, patience, trust)
+        found = _find(source, factory, arguments or {}, _Asked(task, tuple(inputs)), patience, trust)
     signature, bridge = signature_of(found.model), None
     if needs_bridge(found.factory, found.guess):
         bridge = bridge_path(source)
         _refuse_existing(bridge, overwrite)
         write_whole(bridge, bridge_text(source, found.factory, found.guess, signature, found.model))
-    written = Scaffold(target, source, bridge, found.factory, found.guess, signature, found.others, trust)
+    written = Scaffold(target, source, bridge, found.factory, found.guess, found.declared, signature, found.others, trust)
     write_whole(target, config_text(written))
     return written
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What the user said of the task: its type, or its inputs."""
+
+    task: TaskType | None = None
+    inputs: tuple[GivenInput, ...] = ()
+
+
 def _find(
-    source: Source, only: str | None, arguments: Mapping[str, Any], task: TaskType | None, patience: Patience, trust: bool
+    source: Source, only: str | None, arguments: Mapping[str, Any], asked: _Asked, patience: Patience, trust: bool
 ) -> _Found:
-    """The first thing in the file that makes a model which fits a task."""
+    """The first thing in the file that makes a model which fits a task, or which a call was found of."""
     tried: dict[str, str] = {}
     possible = list(factories(source.module, arguments, only, tried))
     shapes = WrittenCalls.of(source.module).shapes
@@ -139,13 +159,13 @@ def _find(
                 refuse_dangerous(source.file, "MODEL.py", made.name, made.kwargs)
             patience.say(f"building {made.call}")
             made, model = _built(made)
-            guess = guess_task(_first(model, made), only=task, shapes=(*_image_of(made), *shapes), patience=patience)
+            guess, declared = _task_of(made, model, source.module, asked, (*_image_of(made), *shapes), patience)
         except (Exception, SystemExit) as error:  # a model may do anything while it is looked at
             why = str(error) if isinstance(error, UserError) else f"cannot be looked at: {raised(error)}"
             tried[made.call if made.kwargs or made.settings else made.name] = why.removeprefix(f"{made.name} ") + _makers(made)
         else:
             others = tuple(other.name for other in possible[index + 1 :] if not _is_loss(other.name))
-            return _Found(made, model, guess, others)
+            return _Found(made, model, guess, declared, others)
         if patience.is_over and index + 1 < len(possible):
             left = ", ".join(other.name for other in possible[index + 1 :])
             tried[left] = f"not tried: stopped after {patience.seconds:g} s; --factory NAME takes one of them"
@@ -162,6 +182,21 @@ def _find(
     raise FactoryError(
         f"{source.file.name}: nothing here is a model that a suite can be written for. Tried:{found}\n{_WHAT_TO_ADD}"
     )
+
+
+def _task_of(
+    made: Factory, model: nn.Module, module: ModuleType, asked: _Asked, shapes: tuple[tuple[int, ...], ...], patience: Patience
+) -> tuple[Guess | None, Declared | None]:
+    """The task type that a model fits, or else its signature."""
+    build = Reuse(made.source.build, model)
+    if not asked.inputs:
+        try:
+            axes = said_axes(made, model, module)
+            return guess_task(build, only=asked.task, shapes=shapes, axes=axes, patience=patience), None
+        except FactoryError:
+            if asked.task is not None:
+                raise
+    return None, declare(build, made, module, asked.inputs, patience.say)
 
 
 def _image_of(made: Factory) -> list[tuple[int, ...]]:
@@ -204,12 +239,6 @@ def _refuse_vast(made: Factory) -> None:
             f"{made.name} makes a model of {count / 1e9:.1f} billion parameters, more than init builds (1 billion): give smaller sizes than "
             f"those of {name}, as --arg NAME=VALUE"
         )
-
-
-def _first(model: nn.Module, made: Factory) -> Callable[[], nn.Module]:
-    """Gives the model that there is already, and then fresh ones."""
-    ready = [model]
-    return lambda: ready.pop() if ready else made.source.build()
 
 
 def _instances(module: ModuleType) -> list[str]:

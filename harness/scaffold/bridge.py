@@ -45,7 +45,7 @@ class ModelAdapter({base}):
 '''
 
 
-def needs_bridge(factory: Factory, guess: Guess) -> bool:
+def needs_bridge(factory: Factory, guess: Guess | None) -> bool:
     """Whether the model is built from a settings object, has no ``forward``, or is called otherwise than its signature says."""
     return needs_build(factory) or needs_adapter(guess)
 
@@ -55,18 +55,18 @@ def needs_build(factory: Factory) -> bool:
     return factory.settings is not None or bool(factory.through)
 
 
-def needs_adapter(guess: Guess) -> bool:
+def needs_adapter(guess: Guess | None) -> bool:
     """Whether the model is called otherwise than its signature and the built-in adapters say."""
-    return guess.plan is not None and not guess.adapter
+    return guess is not None and guess.plan is not None and not guess.adapter
 
 
-def bridge_text(source: Source, factory: Factory, guess: Guess, signature: str, model: nn.Module) -> str:
+def bridge_text(source: Source, factory: Factory, guess: Guess | None, signature: str, model: nn.Module) -> str:
     """The file's content.
 
     Args:
         source: The model's file.
         factory: What makes the model.
-        guess: Its task.
+        guess: Its task; ``None`` of a model whose config declares a signature.
         signature: Its ``forward``, for people.
         model: A model that the factory made.
 
@@ -78,7 +78,7 @@ def bridge_text(source: Source, factory: Factory, guess: Guess, signature: str, 
     settings = factory.settings
     if settings is not None and settings.expression.startswith("SimpleNamespace"):
         parts.append("from types import SimpleNamespace\n")
-    base = ADAPTERS[guess.task.task_type.value].__name__
+    base = ADAPTERS[guess.task.task_type.value].__name__ if guess else ""
     if needs_adapter(guess):
         parts.append(f"from harness.adapters import {', '.join(sorted((base, 'CallPlan')))}\n")
     if needs_build(factory):
@@ -95,7 +95,7 @@ def bridge_text(source: Source, factory: Factory, guess: Guess, signature: str, 
         )
         parameters = ", ".join(f"{key}={value!r}" for key, value in factory.kwargs.items())
         text += _BUILD.format(parameters=parameters, call=f"{name}({passed})")
-    if needs_adapter(guess):
+    if guess is not None and needs_adapter(guess):
         assert guess.plan is not None
         turned = guess.plan.length_first
         text += _ADAPTER.format(

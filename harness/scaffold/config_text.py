@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,24 @@ from harness.scaffold.bridge import needs_adapter, needs_build
 
 if TYPE_CHECKING:
     from harness.scaffold import Scaffold
+    from harness.scaffold.declared import Declared
 
 _SIZES = ("vocab_size", "max_seq_len", "pad_token_id", "image_size", "num_classes", "num_features")
 _WIDTH = 34
 """Columns before a comment."""
+
+_PARTS = {
+    "inputs": "what forward takes: a number is a fixed size, a name an axis",
+    "outputs": "what forward returns; the first is the main one",
+    "axes": "sizes that work, as far as they were tried; promises such as order or padding are yours to add",
+}
+"""The tables of a declared task, and what is said of each."""
+
+_LABELS = """\
+Outputs are taken for numbers to predict, with random labels and the mean squared error. Where that is wrong, edit the output:
+kind = "class_scores" (classes = 1 where axis 1 has them), "binary_scores", "token_scores", "embedding", "other"; loss = "l1", "bce" …
+A loss of your own: loss = "losses.py:my_loss" above the tables, called with outputs and batch as dicts."""
+"""The written config says it of a declared task."""
 
 _SUGGESTIONS = """\
 tier = ["1", "2"]                # by default every tier that applies: 1 properties, 2 analysis, 3 training, 4 export, 5 monitoring
@@ -44,14 +59,16 @@ def config_text(found: Scaffold) -> str:
     model_file = found.source.file
     keys = _keys(found, model_file)
     if found.config.suffix == ".json":
-        return json.dumps({key: value for key, (value, _) in keys.items()}, indent=2) + "\n"
+        signature = found.declared.keys if found.declared else {}
+        return json.dumps({**{key: value for key, (value, _) in keys.items()}, **signature}, indent=2) + "\n"
     lines = [
         f"# Written by `modeltiers init {model_file.name}`, which built {found.factory.call}",
-        f"# and called {found.signature}" + (f" with {found.guess.called}." if found.guess.called else "."),
+        f"# and called {found.signature}" + (f" with {found.called}." if found.called else "."),
         "# `modeltiers schema` prints the JSON Schema of all keys, docs/configuration.md explains them.",
         "",
         *(_line(key, value, comment) for key, (value, comment) in keys.items()),
         "",
+        *(signature_lines(found.declared) if found.declared else ()),
         "# More, when you want it:",
         *(f"# {line}" for line in config_suggestions().splitlines()),
     ]
@@ -60,11 +77,10 @@ def config_text(found: Scaffold) -> str:
 
 def _keys(found: Scaffold, model_file: Path) -> dict[str, tuple[Any, str]]:
     """The keys with their values and comments."""
-    task, reasons, factory, folder = found.guess.task, found.guess.reasons, found.factory, found.config.resolve().parent
-    keys: dict[str, tuple[Any, str]] = {
-        "task_name": (_own_name(model_file.stem), "a name for the reports"),
-        "task_type": (task.task_type.value, reasons.get("task_type", "")),
-    }
+    factory, folder, guess = found.factory, found.config.resolve().parent, found.guess
+    keys: dict[str, tuple[Any, str]] = {"task_name": (_own_name(model_file.stem), "a name for the reports")}
+    if guess is not None:
+        keys["task_type"] = (guess.task.task_type.value, guess.reasons.get("task_type", ""))
     if needs_build(factory) and found.bridge is not None:
         keys["model_file"] = (_relative(found.bridge, folder), f"calls {factory.name} in {model_file.name}")
     else:
@@ -79,15 +95,37 @@ def _keys(found: Scaffold, model_file: Path) -> dict[str, tuple[Any, str]]:
             keys["model_kwargs"] = (_plain(factory.kwargs), f"as in {factory.place}" if factory.place else guessed)
     if found.trusted:
         keys["trust_model"] = (True, "the file may start processes and use the network when it is imported")
-    if found.guess.adapter:
-        keys["adapter"] = (found.guess.adapter, f"how forward is called: {found.guess.called}")
-    elif needs_adapter(found.guess) and found.bridge is not None:
-        keys["adapter"] = (f"{_relative(found.bridge, folder)}:ModelAdapter", f"how forward is called: {found.guess.called}")
+    if guess is None:
+        return keys
+    if guess.adapter:
+        keys["adapter"] = (guess.adapter, f"how forward is called: {guess.called}")
+    elif needs_adapter(guess) and found.bridge is not None:
+        keys["adapter"] = (f"{_relative(found.bridge, folder)}:ModelAdapter", f"how forward is called: {guess.called}")
     for name in _SIZES:
-        value = getattr(task, name)
+        value = getattr(guess.task, name)
         if value is not None:
-            keys[name] = (list(value) if isinstance(value, tuple) else value, reasons.get(name, ""))
+            keys[name] = (list(value) if isinstance(value, tuple) else value, guess.reasons.get(name, ""))
     return keys
+
+
+def signature_lines(declared: Declared) -> Iterator[str]:
+    """The tables of a declared task: every entry with what it was read from, and what to edit."""
+    for part, said in _PARTS.items():
+        entries = declared.keys.get(part, {})
+        if not entries:
+            continue
+        yield f"[{part}]  # {said}"
+        if part in declared.reasons:
+            yield f"# {' '.join(declared.reasons[part].split())}"
+        for name, entry in entries.items():
+            yield _line(_toml_key(name), entry, declared.reasons.get(f"{part}.{name}", ""))
+        for path, reason in declared.reasons.items():
+            group, _, name = path.partition(".")
+            if group == part and name and name not in entries:
+                yield f"# {name}: {' '.join(reason.split())}"
+        yield ""
+    yield from (f"# {line}" for line in _LABELS.splitlines())
+    yield ""
 
 
 def _plain(kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -60,16 +60,17 @@ def import_model(file: Path) -> Source:
         return Source(file, import_file(file, "MODEL.py"), file.parent)
     except ModelSourceError as error:
         package = package_of(file)
-        if package is None or not _wants_package(error.__cause__, package[1]):
+        if package is None or not _wants_package(error.__cause__, *package):
             raise
         folder, dotted = package
         return Source(file, import_dotted(dotted, folder, "MODEL.py"), folder, dotted)
 
 
-def _wants_package(error: BaseException | None, dotted: str) -> bool:
-    """Whether a file did not import because it is part of a package: by a relative import, or by the package's own name."""
-    missing = error.name if isinstance(error, ModuleNotFoundError) and error.name else ""
-    return "no known parent package" in str(error) or missing.partition(".")[0] == dotted.partition(".")[0]
+def _wants_package(error: BaseException | None, folder: Path, dotted: str) -> bool:
+    """Whether a file did not import because it is part of a package: by a relative import, or by the name of a package beside its own."""
+    missing = error.name.partition(".")[0] if isinstance(error, ModuleNotFoundError) and error.name else ""
+    beside = bool(missing) and ((folder / missing).is_dir() or (folder / f"{missing}.py").is_file())
+    return "no known parent package" in str(error) or missing == dotted.partition(".")[0] or beside
 
 
 def refuse_elsewhere(source: Source, config: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import odd_models as odd
 import pytest
 import torch
+import unknown_models as unknown
 from torch import nn
 
 from harness.adapters import make_adapter
@@ -110,15 +111,8 @@ def test_arguments_are_read_from_the_file_that_makes_the_model(tmp_path: Path) -
     [
         (odd.REQUIRED_ARGUMENT, ["the following arguments are required: --data", "__main__", "model.py, line 7"]),
         (odd.TRAINS_AT_IMPORT, ["model.py, line 17: .backward() trains a model (when the file is imported)", "__main__"]),
-        (
-            odd.AUTOENCODER,
-            ["AutoEncoder.forward(x)", "values of its input's shape, [3, 24]", "adapter", "--task tabular_classification"],
-        ),
-        (odd.IMAGE_TO_IMAGE, ["Denoise.forward(x)", "values of its input's shape, [3, 3, 32, 32]", "adapter"]),
-        (odd.HIDDEN_STATES, ["Encoder.forward(tokens)", "hidden states, [3, 11, 16]", "--task token_classification"]),
-        (odd.TWO_IMAGES, ["Denoise.forward(x, y, z)", "requires `y`, `z`"]),
     ],
-    ids=["argument", "trains", "autoencoder", "image_to_image", "hidden_states", "two_images"],
+    ids=["argument", "trains"],
 )
 def test_what_is_refused_is_refused_in_a_true_sentence(
     source: str, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -139,10 +133,9 @@ def test_labels_that_are_asked_for_are_no_invention(tmp_path: Path, capsys: pyte
 
 
 @pytest.mark.parametrize("source", [odd.IMAGE_TO_IMAGE, odd.TWO_IMAGES], ids=["answer", "signature"])
-def test_the_first_refusal_that_no_size_changes_is_the_last(source: str, tmp_path: Path) -> None:
+def test_a_model_is_built_once_however_often_it_is_called(source: str, tmp_path: Path) -> None:
     model = written(source, tmp_path)
-    with pytest.raises(Exception, match="fits no task"):
-        scaffold(model)
+    assert scaffold(model).guess is None
     (module,) = [m for name, m in sys.modules.items() if getattr(m, "__file__", None) == str(model)]
     assert len([model for model in module.BUILT if not next(model.parameters()).is_meta]) == 1
 
@@ -150,6 +143,7 @@ def test_the_first_refusal_that_no_size_changes_is_the_last(source: str, tmp_pat
 @pytest.mark.parametrize("side", [28, 32, 37, 45, 224, 300])
 def test_the_side_of_images_is_found_in_a_few_calls(side: int, tmp_path: Path) -> None:
     found = scaffold(written(odd.flattening(side), tmp_path))
+    assert found.guess is not None
     assert found.guess.task.image_size is not None
     assert (found.guess.task.image_size[1] - 2) // 2 == (side - 2) // 2
     (module,) = [m for m in sys.modules.values() if getattr(m, "__file__", None) == str(tmp_path / "model.py")]
@@ -195,8 +189,9 @@ def test_a_model_that_says_nothing_of_its_side_is_not_tried_for_ever() -> None:
 def test_the_order_of_axes_is_found(source: str, task: TaskType, tmp_path: Path) -> None:
     found = scaffold(written(source, tmp_path))
     config = load_config(found.config)
+    assert found.guess is not None
     assert found.guess.task.task_type is task
-    assert "[length, batch]" in found.guess.called
+    assert "[length, batch]" in found.called
     spec = config.task_spec()
     adapter = make_adapter(spec, config.adapter, config.path.parent)
     model = model_source(config).build()
@@ -363,7 +358,7 @@ def test_arguments_that_speak_of_images_are_believed(tmp_path: Path) -> None:
 
 
 def test_functions_that_are_no_factories_are_not_listed_beside_classes(tmp_path: Path) -> None:
-    source = odd.AUTOENCODER + "\ndef helper(x):\n    return x\n"
-    with pytest.raises(Exception, match="AutoEncoder") as caught:
+    source = unknown.NO_DEFAULTS + "\ndef helper(x):\n    return x\n"
+    with pytest.raises(Exception, match="Net") as caught:
         scaffold(written(source, tmp_path))
     assert "helper" not in str(caught.value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
+from math import gcd
 
 _LARGEST_STEP = 256
 
@@ -15,6 +16,18 @@ def fitted(axis: str, seen: Mapping[int, int]) -> str | None:
         axis: The input's axis.
         seen: The output's size by the input's; of four inputs at least, or no formula is more than a guess.
     """
+    found = _fitted_steps(axis, seen)
+    unit = gcd(*(size - min(seen.values()) for size in seen.values()))
+    if found is None and unit > 1:
+        # What an encoder rounds, the decoder multiplies.
+        rest = min(seen.values()) % unit
+        inner = _fitted_steps(axis, {a: (o - rest) // unit for a, o in seen.items()})
+        return None if inner is None else _added(f"({inner}) * {unit}", rest)
+    return found
+
+
+def _fitted_steps(axis: str, seen: Mapping[int, int]) -> str | None:
+    """A formula of one slope, of which whole steps remain."""
     small, large = min(seen), max(seen)
     rise = seen[large] - seen[small]
     if rise <= 0:

@@ -88,6 +88,8 @@ class FoundInputs:
         else:
             self.reasons["inputs"] = "no axis of rows was found: a larger first axis does not give a larger output"
         for places in find_ties(self.call, {} if rows is None else rows.places):
+            if all(name in self._indices and tensors[name].shape[place] == 2 for name, place in places):
+                continue
             name = self._free_name(places)
             self.axes[name] = {}
             self.sizes[name] = tensors[places[0][0]].shape[places[0][1]]
@@ -126,8 +128,8 @@ class FoundInputs:
         """Says what each input holds."""
         tensors = self.call.inputs
         shapes = {name: (self._shapes[name], tensor) for name, tensor in tensors.items()}
+        self.keys = {name: {"axes": list(self._shapes[name])} for name in tensors}
         for name, tensor in tensors.items():
-            self.keys[name] = {"axes": list(self._shapes[name])}
             along = self._shapes[self._indices[name]][0] if name in self._indices else None
             if isinstance(along, str):
                 self.keys[name]["values"] = {"index_of": along}
@@ -137,6 +139,9 @@ class FoundInputs:
                 if content.values != "normal":
                     self.keys[name]["values"] = content.values
                 self.reasons[f"inputs.{name}"] = content.why
+                last = self._shapes[name][-1] if tensor.ndim else None
+                if isinstance(last, str) and isinstance(content.values, dict) and isinstance(content.values.get("ids"), list):
+                    self._fix(last)  # columns that nothing reads are no part of a table
             self._fill_dtype(name, tensor)
 
     def _fill_dtype(self, name: str, tensor: Tensor) -> None:
@@ -197,7 +202,7 @@ class FoundInputs:
             found = None
             if not self.call.is_over:
                 found = sizes_of(size, partial(self._takes, name), partial(self._reads_last, name), most)
-            if found is None:
+            if found is None or (found.step == size and self._is_more_rows(name)):
                 self._fix(name)
                 continue
             self.axes[name] = found.keys()
@@ -207,6 +212,14 @@ class FoundInputs:
 
     def _takes(self, axis: str, size: int) -> bool:
         return self.tried({axis: size}) is not None
+
+    def _is_more_rows(self, axis: str) -> bool:
+        """Whether twice the size is taken for twice the rows, as by ``x.view(-1, 784)``."""
+        longer, more = self.tried({axis: 2 * self.sizes[axis]}), self.tried({BATCH: 2 * self.sizes.get(BATCH, 1)})
+        if longer is None or more is None or BATCH not in self.sizes:
+            return False
+        shapes = [[tensor.shape for tensor in tensors_in(list(outputs.values()))] for outputs in (longer, more)]
+        return shapes[0] == shapes[1]
 
     def _reads_last(self, axis: str, size: int) -> bool:
         """Whether an output depends on the last element of an axis of some size."""

@@ -1,0 +1,201 @@
+"""All guesses of a call, and the changes to them that a failure asks for: another size, more axes, other values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from harness.models.first_call.argument import Argument
+
+_LARGEST = 1 << 22
+"""Elements of an argument that are tried at most."""
+
+_STEPS = (64, 32, 16, 8, 4, 2, 1)
+"""What the sides of images are often multiples of."""
+
+
+@dataclass(frozen=True)
+class Guesses:
+    """The arguments of one call.
+
+    Attributes:
+        arguments: By parameter.
+    """
+
+    arguments: Mapping[str, Argument]
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What tells one call from another."""
+        return tuple(argument.key for argument in self.arguments.values())
+
+    def at(self, path: str) -> Argument | None:
+        """The argument, or the part of one, at a dotted path."""
+        name, *rest = path.split(".")
+        found = self.arguments.get(name)
+        for key in rest:
+            found = next((part for part in found.parts if part.name == key), None) if found is not None else None
+        return found
+
+    def put(self, path: str, argument: Argument) -> Guesses:
+        """The guesses with another one at a path."""
+        name, _, rest = path.partition(".")
+        if rest:
+            argument = _with_part(self.arguments[name], rest, argument)
+        return Guesses({**self.arguments, name: argument})
+
+    def paths(self) -> list[str]:
+        """Where the tensors are."""
+        return [path for name, argument in self.arguments.items() for path in _paths(argument, name)]
+
+    def resized(self, paths: Iterable[str], got: int, wanted: int) -> Iterator[tuple[int, Guesses]]:
+        """Other sizes by which a size at some operation may become the wanted one, each with its cost.
+
+        Args:
+            paths: The arguments that the operation's tensor was made of.
+            got: The size it had.
+            wanted: The size it should have.
+        """
+        if got == wanted or wanted < 1:
+            return
+        for path in sorted(paths):
+            argument = self.at(path)
+            if argument is None or argument.holds == "parts":
+                continue
+            for cost, sizes in _sizes_for(argument, got, wanted):
+                if math.prod(sizes) <= _LARGEST:
+                    yield cost, self._sized(path, argument, sizes)
+
+    def grown(self, paths: Iterable[str]) -> Iterator[tuple[int, Guesses]]:
+        """Larger images and longer sequences."""
+        for path in sorted(paths):
+            argument = self.at(path)
+            if argument is None or len(argument.sizes) < 3:
+                continue
+            if len(argument.sizes) > 3:
+                sizes = argument.sizes[:2] + tuple(size * 2 for size in argument.sizes[2:])
+                if math.prod(sizes) <= _LARGEST:
+                    yield 1, self._sized(path, argument, sizes)
+                continue
+            for axis in (2, 1):
+                larger = list(argument.sizes)
+                larger[axis] *= 4
+                if math.prod(larger) <= _LARGEST:
+                    yield 1 + (argument.sizes[axis] == 1), self._sized(path, argument, tuple(larger))
+
+    def with_axes(self, paths: Iterable[str], change: int) -> Iterator[tuple[int, Guesses]]:
+        """As many axes more, or fewer."""
+        for place, path in enumerate(sorted(paths)):
+            argument = self.at(path)
+            count = len(argument.sizes) + change if argument is not None else -1
+            if argument is not None and not argument.fixed and 0 <= count <= 6 and argument.holds != "parts":
+                yield 1, self.put(path, argument.with_axes(count, 4 * place if len(self.arguments) > 1 else 0))
+
+    def holding(self, paths: Iterable[str], **changes: object) -> Iterator[tuple[int, Guesses]]:
+        """Other values."""
+        for path in sorted(paths):
+            argument = self.at(path)
+            if argument is not None and argument.holds != "parts" and not argument.fixed:
+                yield 1, self.put(path, replace(argument, made=None, **changes))  # type: ignore[arg-type]
+
+    def as_dict(self, path: str, parts: tuple[Argument, ...]) -> Iterator[tuple[int, Guesses]]:
+        """A dict in place of a tensor."""
+        argument = self.at(path)
+        if argument is not None and not argument.fixed:
+            yield 0, self.put(path, Argument(argument.name, (), "parts", why="forward reads its keys", parts=parts))
+
+    def _sized(self, path: str, argument: Argument, sizes: tuple[int, ...]) -> Guesses:
+        """Another shape of one argument; axes of the same name follow in all."""
+        changed = self.put(path, replace(argument, sizes=sizes, made=None))
+        renamed = {name: size for name, size in zip(argument.names, sizes, strict=False) if name}
+        for other in changed.paths() if renamed else ():
+            found = changed.at(other)
+            if found is not None and other != path and set(found.names) & set(renamed):
+                follows = tuple(renamed.get(name, size) for name, size in zip(found.names, found.sizes, strict=True))
+                changed = changed.put(other, replace(found, sizes=follows, made=None))
+        return changed
+
+
+def _sizes_for(argument: Argument, got: int, wanted: int) -> Iterator[tuple[int, tuple[int, ...]]]:
+    sizes = argument.sizes
+    free = [axis for axis in range(len(sizes)) if _may_change(argument, axis)]
+    same = [axis for axis in free if sizes[axis] == got]
+    same = [axis for axis in same if axis or len(same) == 1]
+    if len(same) > 1 and len(sizes) > 3:
+        yield 1, tuple(wanted if axis in same and axis > 1 else size for axis, size in enumerate(sizes))
+    for cost, axis in enumerate(same, start=1):
+        yield cost + 3 * (axis == 0 and len(sizes) > 1), _with(sizes, axis, wanted)
+    if same:
+        return
+    spatial = [axis for axis in free if axis >= 2]
+    if len(sizes) > 3 and spatial:
+        ratio = wanted / got
+        for cost, scale in enumerate((ratio ** (1 / len(spatial)), ratio), start=1):
+            for side in dict.fromkeys(_near(sizes[spatial[-1]] * scale)):
+                if side != sizes[spatial[-1]]:
+                    yield (
+                        cost,
+                        tuple(
+                            max(1, round(side * size / sizes[spatial[-1]])) if axis in spatial else size
+                            for axis, size in enumerate(sizes)
+                        ),
+                    )
+                    cost += 1
+        return
+    for axis in reversed([axis for axis in free if axis > 0]):
+        added = sizes[axis] + wanted - got
+        if added > 0:
+            yield 2, _with(sizes, axis, added)
+        if got % sizes[axis] == 0 and wanted % (got // sizes[axis]) == 0:
+            yield 1, _with(sizes, axis, wanted * sizes[axis] // got)
+        elif got > 1:
+            yield 3, _with(sizes, axis, max(1, round(sizes[axis] * wanted / got)))
+
+
+def _near(side: float) -> Iterator[int]:
+    """The side itself, and the nearest ones that are multiples of what sides often are."""
+    exact = round(side)
+    yield max(1, exact)
+    for step in _STEPS:
+        nearest = max(step, round(side / step) * step)
+        if abs(nearest - side) <= side / 4:
+            yield nearest
+
+
+def aligned(argument: Argument) -> Iterator[tuple[int, ...]]:
+    """Sides that more models can halve again and again, and others near by."""
+    side = argument.sizes[-1]
+    for other in dict.fromkeys((side - side % 64 or 64, 2 * side, side + 1, side - 1, side + 2)):
+        if other > 0 and other != side:
+            yield (*argument.sizes[:2], *(other for _ in argument.sizes[2:]))
+
+
+def _may_change(argument: Argument, axis: int) -> bool:
+    return not argument.fixed or (axis < len(argument.names) and bool(argument.names[axis]))
+
+
+def _with(sizes: tuple[int, ...], axis: int, size: int) -> tuple[int, ...]:
+    return tuple(size if place == axis else old for place, old in enumerate(sizes))
+
+
+def _paths(argument: Argument, path: str) -> Iterator[str]:
+    if argument.holds != "parts":
+        yield path
+    for part in argument.parts:
+        yield from _paths(part, f"{path}.{part.name}")
+
+
+def _with_part(argument: Argument, path: str, part: Argument) -> Argument:
+    key, _, rest = path.partition(".")
+    if rest:
+        inner = next(each for each in argument.parts if each.name == key)
+        part = _with_part(inner, rest, part)
+    kept = [part if each.name == key else each for each in argument.parts]
+    if all(each.name != key for each in argument.parts):
+        kept.append(part)
+    return replace(argument, parts=tuple(kept), made=None)
+
+
+Repairs = Iterator[tuple[int, Guesses]]
+"""Changed guesses, each with its cost."""

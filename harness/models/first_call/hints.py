@@ -1,0 +1,260 @@
+"""What a file says of the arguments of a model's forward: names, annotations, comments and docstrings."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from harness.models.first_call.argument import BATCH, FEW, IMAGE_SIDE, Argument, default_sizes
+
+_FLEXIBLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+STATES = ("hidden", "state", "hx", "cache", "past", "h_0", "h0", "memory")
+"""Parts of names of arguments that continue an earlier call."""
+
+_SEQUENCE = 11
+"""Length of a sequence that is tried first."""
+
+_STEPS = 100
+"""Steps of a diffusion that are tried where the model says nothing."""
+
+_NODES, _EDGES = 7, 17
+"""Size of a graph that is tried first."""
+
+_NAMED: tuple[tuple[str, Argument], ...] = tuple(
+    (pattern, Argument("", **keys))
+    for pattern, keys in (
+        (r"edge_?index|edges|adj_t", {"sizes": (2, _EDGES), "holds": "ids", "count": _NODES}),
+        (r"edge_?weights?", {"sizes": (_EDGES,)}),
+        (r"edge_?(?:attr|feat|feature)s?", {"sizes": (_EDGES, 13)}),
+        (r"adj|adjacency|adj_?mat(?:rix)?|laplacian", {"sizes": (_NODES, _NODES)}),
+        (r".*(?:lengths?|_lens?|lens)", {"sizes": (BATCH,), "holds": "lengths", "count": _SEQUENCE}),
+        (r".*(?:padding_mask|pad_mask)", {"sizes": (BATCH, _SEQUENCE), "holds": "bools"}),
+        (r".*mask.*", {"sizes": (BATCH, _SEQUENCE), "holds": "ones"}),
+        (r"t|time_?steps?|steps?|diffusion_step", {"sizes": (BATCH,), "holds": "ids", "count": _STEPS}),
+        (r"sigmas?|noise_level|log_snr|noise_std", {"sizes": (BATCH,)}),
+        (
+            r"(?:user|item|movie|product|book|song|entity|relation|head|tail)s?(?:_?(?:ids?|idx|indices|input|inputs))?",
+            {"sizes": (BATCH,), "holds": "ids", "count": FEW},
+        ),
+        (r"class_(?:labels?|ids?)|class_idx", {"sizes": (BATCH,), "holds": "ids", "count": FEW}),
+        (
+            r"input_?ids|.*tokens?|.*token_?ids|.*text|captions?|words?|sentences?|questions?|ids|seqs?|.*_ids|.*_seqs?",
+            {"sizes": (BATCH, _SEQUENCE), "holds": "ids", "count": FEW},
+        ),
+        (r".*video.*|clips?", {"sizes": default_sizes(5)}),
+        (r".*(?:image|img|pixel|picture|photo)s?.*|.*pixel_values", {"sizes": default_sizes(4)}),
+        (r"wavs?|waveforms?|audios?|.*audio|signals?|raw", {"sizes": (BATCH, 1, 4096)}),
+        (r"mels?|spectrograms?|specs?|.*mel", {"sizes": (BATCH, 80, 37)}),
+        (r"points?|point_?clouds?|pcs?|xyz|pos|coords?|vertices", {"sizes": (BATCH, 37, 3)}),
+        (
+            r"states?|obs|observations?|features?|actions?|noise|z|latents?|dense.*|numerical|numeric|continuous|x_num|x_cont",
+            {"sizes": (BATCH, 13)},
+        ),
+        (r"sparse.*|categorical|cat_features|x_cat|x_categ", {"sizes": (BATCH, 5), "holds": "ids", "count": FEW}),
+    )
+)
+"""What parameters of usual names take; corrected by what a call says."""
+
+_AXIS_NAMES = {
+    "b": "batch", "n": "batch", "bs": "batch", "bsz": "batch", "batch_size": "batch", "batchsize": "batch", "batch": "batch",
+    "h": "height", "w": "width", "height": "height", "width": "width", "t": "time", "l": "length",
+    "s": "seq", "seq_len": "seq", "seq_length": "seq",
+}  # fmt: skip
+_SHAPE = re.compile(r"[\[(]\s*((?:[A-Za-z_][\w ]*|\d+)(?:\s*[,x×]\s*(?:[A-Za-z_][\w ]*(?:\s*[*+/-]\s*\w+)?|\d+))+)\s*,?\s*[\])]")
+
+
+@dataclass(frozen=True)
+class Hints:
+    """What is known before the first call.
+
+    Attributes:
+        required: A guess for each parameter that a call needs, in order.
+        optional: A guess for parameters that a call may leave out.
+        sizes: Sizes that the model's factory was given or that its class has as defaults, by name.
+    """
+
+    required: dict[str, Argument]
+    optional: dict[str, Argument] = field(default_factory=dict)
+    sizes: Mapping[str, int] = field(default_factory=dict)
+
+
+def read_hints(model: nn.Module, kwargs: Mapping[str, Any], examples: Mapping[str, tuple[Any, str]]) -> Hints:
+    """What is known of a model's forward before it is called.
+
+    Args:
+        model: The model.
+        kwargs: The arguments it was built with.
+        examples: Values that the file makes for parameters, and where.
+    """
+    parameters = [p for p in inspect.signature(model.forward).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    sizes = _sizes_of(model, kwargs)
+    said = _shapes_said(model, [p.name for p in parameters])
+    made = examples
+    required: dict[str, Argument] = {}
+    optional: dict[str, Argument] = {}
+    for place, parameter in enumerate(parameters):
+        needed = parameter.default is parameter.empty and parameter.kind not in _FLEXIBLE
+        needed = needed or (parameter.kind is parameter.VAR_POSITIONAL and len(parameters) == 1)
+        if parameter.name in made and _has_tensors(made[parameter.name][0]):
+            guess = Argument.like(parameter.name, *made[parameter.name])
+            required[parameter.name] = guess
+            continue
+        guess = _guess(parameter, place, model, sizes, said)
+        if needed:
+            required[parameter.name] = guess
+        elif parameter.default is None and parameter.kind not in _FLEXIBLE:
+            optional[parameter.name] = guess
+    return Hints(_of_one_graph(required), optional, sizes)
+
+
+def part_guess(key: str) -> Argument:
+    """The guess for an entry of a dict."""
+    named = _by_name(key)
+    return replace(named, name=key, why="its name") if named is not None else Argument(key)
+
+
+def _guess(
+    parameter: inspect.Parameter,
+    place: int,
+    model: nn.Module,
+    sizes: Mapping[str, int],
+    said: Mapping[str, tuple[tuple[str, ...], str]],
+) -> Argument:
+    name = parameter.name
+    shape, where = _annotated(parameter.annotation), "its annotation"
+    if shape is None and name in said:
+        shape, where = said[name]
+    named = _by_name(name)
+    guess = replace(named, name=name, why="its name") if named is not None else Argument(name, why="a guess")
+    if (
+        guess.holds == "ids"
+        and "step" not in name
+        and name != "t"
+        and not any(isinstance(m, (nn.Embedding, nn.EmbeddingBag)) for m in model.modules())
+        and guess.sizes[0] != 2
+    ):
+        guess = replace(guess, holds="numbers", sizes=(*guess.sizes[:1], 13) if len(guess.sizes) == 2 else guess.sizes)
+    if "int" in str(parameter.annotation).lower() and "Int" in str(parameter.annotation):
+        guess = replace(guess, holds="ids", count=max(2, guess.count))
+    if shape is not None:
+        guess = _shaped(guess, shape, where, sizes)
+    elif place and guess.holds == "numbers" and 1 < len(guess.sizes) <= 3:
+        # Another prime than the arguments before it, so that an axis is told by its size.
+        guess = replace(guess, sizes=(*guess.sizes[:-1], guess.sizes[-1] + (4, 6, 10, 16)[min(place - 1, 3)]))
+    for key in (f"{name}_dim", f"{name}_size", f"{name}_features", f"dim_{name}", f"n_{name}", f"num_{name}"):
+        if key in sizes and guess.holds == "numbers" and guess.sizes and shape is None:
+            return replace(guess, sizes=(*guess.sizes[:-1], sizes[key]), why=f"{key} of the model")
+    side = next((sizes[key] for key in ("image_size", "img_size", "input_resolution", "resolution") if key in sizes), None)
+    if side is not None and len(guess.sizes) == 4 and 4 <= side <= 1024:
+        guess = replace(guess, sizes=(*guess.sizes[:2], side, side))
+    return guess
+
+
+def _by_name(name: str) -> Argument | None:
+    return next((guess for pattern, guess in _NAMED if re.fullmatch(pattern, name.lower())), None)
+
+
+def _of_one_graph(required: dict[str, Argument]) -> dict[str, Argument]:
+    """Features of nodes have no rows beside a list of edges or an adjacency matrix."""
+    graph = any(re.fullmatch(r"edge_?index|edges|adj.*|laplacian", name.lower()) for name in required)
+    if not graph:
+        return required
+    found = {}
+    for name, guess in required.items():
+        nodes = guess.why in ("a guess", "its name") and guess.holds == "numbers" and not re.match(r"edge|adj|lap", name.lower())
+        guess = replace(guess, sizes=(_NODES, 13), why="a graph's nodes") if nodes else guess
+        if name == "batch":
+            guess = Argument(name, (_NODES,), "ids", 1, why="the graph of each node")
+        found[name] = guess
+    return found
+
+
+def _shaped(guess: Argument, shape: tuple[str, ...], where: str, sizes: Mapping[str, int]) -> Argument:
+    """A guess with the axes that something spells out."""
+    usual = default_sizes(len(shape))
+    found: list[int] = []
+    names: list[str] = []
+    for place, axis in enumerate(shape):
+        name = _AXIS_NAMES.get(axis.lower(), axis.lower())
+        if axis.isdigit():
+            found.append(int(axis))
+        elif place == 0 and name == "batch":
+            found.append(BATCH)
+        elif axis.lower() in sizes and name not in ("height", "width"):
+            found.append(sizes[axis.lower()])
+        else:
+            found.append(IMAGE_SIDE if name in ("height", "width") else usual[place])
+        names.append("" if axis.isdigit() or not name.isidentifier() else name)
+    holds = guess.holds if guess.holds != "numbers" or len(shape) != 2 else "numbers"
+    return replace(guess, sizes=tuple(found), names=tuple(names), why=where, holds=holds)
+
+
+def _annotated(annotation: Any) -> tuple[str, ...] | None:
+    """The shape in an annotation of jaxtyping, such as ``Float[Tensor, "batch 3 height width"]``."""
+    text = getattr(annotation, "dim_str", None)
+    if text is None and isinstance(annotation, str):
+        found = re.search(r"""\[[\w.]+,\s*["']([^"']+)["']\s*\]""", annotation)
+        text = found[1] if found else None
+    if not isinstance(text, str):
+        return None
+    axes = tuple(part.lstrip("*#_?") or "rest" for part in text.split())
+    return None if any(part.startswith(("...", "*")) for part in text.split()) else axes
+
+
+def _shapes_said(model: nn.Module, names: list[str]) -> dict[str, tuple[tuple[str, ...], str]]:
+    """Shapes in the docstring and comments of ``forward``: ``x: [B, T, C]``, ``x (Tensor): of shape (B, 3, H, W)``."""
+    try:
+        source = inspect.getsource(type(model).forward)
+    except (OSError, TypeError):
+        return {}
+    doc = f"{type(model).forward.__doc__ or ''}\n{type(model).__doc__ or ''}"
+    comments = "\n".join(line.partition("#")[2] for line in source.splitlines() if "#" in line)
+    found: dict[str, tuple[tuple[str, ...], str]] = {}
+    for text, where in ((doc, "the docstring"), (comments, "a comment in forward")):
+        for name in names:
+            for line in text.splitlines():
+                match = re.search(
+                    rf"(?:^|[\s`*(]){re.escape(name)}\b`?\s*(?:\([^)]*ensor[^)]*\))?\s*(?::|=|of shape|has shape|shape|is)[^\[(]*",
+                    line,
+                )
+                shape = _SHAPE.search(line, match.end()) if match else None
+                if shape and name not in found and shape.start() - (match.end() if match else 0) < 40:
+                    found[name] = (tuple(axis.strip().replace(" ", "_") for axis in re.split(r"[,x×](?![a-z])", shape[1])), where)
+    return found
+
+
+def _has_tensors(value: Any) -> bool:
+    return isinstance(value, Tensor) or (isinstance(value, dict) and bool(value) and all(map(_has_tensors, value.values())))
+
+
+def _sizes_of(model: nn.Module, kwargs: Mapping[str, Any]) -> dict[str, int]:
+    """Whole numbers that the model was built with or keeps: defaults of its class, attributes, and the arguments given."""
+    found: dict[str, int] = {}
+    for holder in (getattr(model, "config", None), getattr(model, "hparams", None)):
+        found |= {key: value for key, value in getattr(holder, "__dict__", {}).items() if type(value) is int}
+    defaults = inspect.signature(type(model).__init__).parameters.values()
+    found |= {p.name: p.default for p in defaults if type(p.default) is int}
+    found |= {key: value for key, value in vars(model).items() if type(value) is int and not key.startswith("_")}
+    found |= {key: value for key, value in kwargs.items() if type(value) is int}
+    return {key.lower(): value for key, value in found.items() if value > 0}
+
+
+def hidden_state(model: nn.Module, rows: int) -> Any:
+    """What a model's own ``init_hidden`` returns; ``None`` where it has none."""
+    for name in ("init_hidden", "initHidden", "init_state", "get_initial_state"):
+        make = getattr(model, name, None)
+        if callable(make):
+            for arguments in ((rows,), ()):
+                try:
+                    made = make(*arguments)
+                except Exception:  # it takes other arguments
+                    continue
+                if isinstance(made, Tensor):
+                    return made
+    return None

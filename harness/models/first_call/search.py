@@ -1,0 +1,273 @@
+"""The search for a call of forward that works: guesses, tried from the cheapest on, each corrected by how it failed."""
+
+from __future__ import annotations
+
+import heapq
+import inspect
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.errors import ForwardError
+from harness.models.attempts import Patience, signature_of
+from harness.models.first_call.argument import BATCH, FEW, Argument
+from harness.models.first_call.guesses import Guesses
+from harness.models.first_call.hints import STATES, Hints, hidden_state
+from harness.models.first_call.repairs import last_resorts, repairs
+from harness.models.first_call.watching import Failure, Watch, tensors_in, watched_call
+from harness.models.reuse import Reuse
+from harness.runtime import seeded, threads_for
+from harness.user_code import raised
+
+_MOST_CALLS = 300
+_MOST_CALLS_OF_AN_OPTION = 12
+
+
+@dataclass(frozen=True)
+class FoundCall:
+    """A call that works.
+
+    Attributes:
+        arguments: What is passed, by parameter.
+        values: The values that were passed.
+        returned: What forward returned.
+        optional: Parameters among them that the call works without.
+    """
+
+    arguments: Mapping[str, Argument]
+    values: Mapping[str, Any]
+    returned: Any
+    optional: tuple[str, ...] = ()
+
+    @property
+    def shown(self) -> str:
+        """The call for people."""
+        return ", ".join(f"{name}={_shown(argument)}" for name, argument in self.arguments.items())
+
+
+class _Subject:
+    """A model that is called again and again, and built again only where a call changed it."""
+
+    def __init__(self, build: Callable[[], nn.Module], patience: Patience) -> None:
+        self._build = Reuse(build)
+        self.patience = patience
+        self.calls = 0
+
+    @property
+    def model(self) -> nn.Module:
+        """The model."""
+        return self._build()
+
+    def call(self, guesses: Guesses) -> tuple[Any, Failure | None, Watch, dict[str, Any]]:
+        """Calls the model with guesses; returns the outcome and what was passed."""
+        self.calls += 1
+        rng = torch.Generator().manual_seed(0)
+        values = {name: argument.make(rng) for name, argument in guesses.arguments.items()}
+        model = self.model
+        positional, named = _bound(model, values)
+        with seeded(0):
+            returned, failure, watch = watched_call(model, values, lambda: model(*positional, **named))
+        return returned, failure, watch, values
+
+
+def find_call(
+    build: Callable[[], nn.Module],
+    hints: Callable[[nn.Module], Hints],
+    given: Iterable[Argument] = (),
+    patience: Patience | None = None,
+) -> FoundCall:
+    """The first call of a model's forward that returns a tensor.
+
+    Args:
+        build: Returns a fresh model in eval mode.
+        hints: Reads what is known of the model's arguments.
+        given: What the user said of arguments.
+        patience: The time there is.
+
+    Raises:
+        ForwardError: None was found; the message names the parameter that most likely is at fault, and what to say of it.
+    """
+    subject = _Subject(build, patience or Patience())
+    known = hints(subject.model)
+    said = {argument.name: argument for argument in given}
+    _refuse_unknown(subject.model, said)
+    first = {**known.required, **said}
+    order = list(inspect.signature(subject.model.forward).parameters)
+    first = dict(sorted(first.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
+    for name, argument in first.items():
+        if argument.why in ("a guess", "its name") and name.lower() in ("h", "hidden", "h0", "hx", "hidden_state", "state"):
+            state = hidden_state(subject.model, BATCH)
+            first[name] = Argument.like(name, state, "the model's init_hidden") if state is not None else argument
+    with threads_for(subject.model):
+        found, closest = _search(subject, Guesses(first), known.optional, _MOST_CALLS)
+        if found is None:
+            raise ForwardError(_why_not(subject, known, closest))
+        return _with_options(subject, found, {name: guess for name, guess in known.optional.items() if name not in first})
+
+
+def _search(
+    subject: _Subject, first: Guesses, optional: Mapping[str, Argument], most: int
+) -> tuple[FoundCall | None, tuple[Guesses, Failure] | None]:
+    """The call, or the last failure of the guesses that came furthest."""
+    order = itertools.count()
+    queue: list[tuple[int, int, Guesses]] = [(0, next(order), first)]
+    seen = {first.key}
+    closest: tuple[Guesses, Failure] | None = None
+    begun = subject.calls
+    while queue and subject.calls - begun < most and not subject.patience.is_over:
+        cost, _, guesses = heapq.heappop(queue)
+        subject.patience.say(f"calling it with {', '.join(f'{name}={_shown(a)}' for name, a in guesses.arguments.items())}")
+        returned, failure, watch, values = subject.call(guesses)
+        if failure is None:
+            lower = _as_read(guesses, watch)
+            if lower is None and any(True for _ in tensors_in(_plain(returned), "")):
+                return FoundCall(guesses.arguments, values, returned), None
+            changes = [(0, lower)] if lower is not None else []
+            failure = Failure(TypeError(f"forward returned {type(returned).__name__}, no tensor"))
+        else:
+            changes = [*repairs(guesses, failure), *_options(guesses, failure, optional)]
+        if closest is None or failure.done > closest[1].done:
+            closest = (guesses, failure)
+        if cost < 24:
+            changes += list(last_resorts(guesses))
+        for more, changed in changes:
+            if changed is not None and changed.key not in seen:
+                seen.add(changed.key)
+                heapq.heappush(queue, (cost + more, next(order), changed))
+    return None, closest
+
+
+def _as_read(guesses: Guesses, watch: Watch) -> Guesses | None:
+    """The guesses with ids as large as the tables they are looked up in, and as many columns as are read; ``None`` where they are so already."""
+    changed = guesses
+    for path, rows in watch.ids.items():
+        argument = changed.at(path)
+        if (
+            argument is not None
+            and argument.holds == "ids"
+            and argument.count == FEW
+            and argument.count < rows
+            and argument.made is None
+        ):
+            changed = changed.put(path, replace(argument, count=rows))
+    for path, count in watch.columns.items():
+        argument = changed.at(path)
+        if (
+            argument is not None
+            and not argument.fixed
+            and argument.made is None
+            and len(argument.sizes) > 1
+            and argument.sizes[1] > count
+        ):
+            changed = changed.put(path, argument.with_size(1, count))
+    return None if changed is guesses else changed
+
+
+def _options(guesses: Guesses, failure: Failure, optional: Mapping[str, Argument]) -> list[tuple[int, Guesses]]:
+    """Arguments that forward seems to need although they have a default."""
+    if "NoneType" not in failure.message and "None" not in failure.message and "must be" not in failure.message:
+        return []
+    return [(2, Guesses({**guesses.arguments, name: guess})) for name, guess in optional.items() if name not in guesses.arguments]
+
+
+def _with_options(subject: _Subject, found: FoundCall, optional: Mapping[str, Argument]) -> FoundCall:
+    """The call with masks, lengths and states that it works without."""
+    for name, guess in optional.items():
+        if subject.patience.is_over:
+            break
+        if any(word in name.lower() for word in STATES):
+            found = _with_state(subject, found, name)
+            continue
+        if guess.holds not in ("lengths", "ones", "bools"):
+            continue
+        sized = _like_the_first(guess, found)
+        more, _ = _search(subject, Guesses({**found.arguments, name: sized}), {}, _MOST_CALLS_OF_AN_OPTION)
+        same = more is not None and all(
+            more.arguments[other].sizes == argument.sizes for other, argument in found.arguments.items()
+        )
+        if more is not None and same:
+            found = replace(more, optional=(*found.optional, name))
+    return found
+
+
+def _with_state(subject: _Subject, found: FoundCall, name: str) -> FoundCall:
+    """The call with what it returned as the state of a call before it, where it takes that."""
+    outputs = list(found.returned.values()) if isinstance(found.returned, Mapping) else found.returned
+    for output in outputs[1:] if isinstance(outputs, (tuple, list)) else ():
+        if not any(True for _ in tensors_in(output, "")):
+            continue
+        state = Argument.like(name, output, "an output of the call before")
+        returned, failure, _, values = subject.call(Guesses({**found.arguments, name: state}))
+        if failure is None:
+            return FoundCall({**found.arguments, name: state}, values, returned, (*found.optional, name))
+    return found
+
+
+def _like_the_first(guess: Argument, found: FoundCall) -> Argument:
+    """A mask or lengths of the first argument's rows."""
+    first = next((a for a in found.arguments.values() if len(a.sizes) > 1), None)
+    if first is None:
+        return guess
+    return replace(guess, count=first.sizes[1]) if guess.holds == "lengths" else replace(guess, sizes=first.sizes[:2])
+
+
+def _bound(model: nn.Module, values: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """The values as forward takes them: by position where it only takes them so."""
+    positional: list[Any] = []
+    named = dict(values)
+    for parameter in inspect.signature(model.forward).parameters.values():
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL) and parameter.name in named:
+            positional.append(named.pop(parameter.name))
+    return positional, named
+
+
+def _refuse_unknown(model: nn.Module, said: Mapping[str, Argument]) -> None:
+    from harness.errors import ConfigError, did_you_mean
+
+    names = list(inspect.signature(model.forward).parameters)
+    for name in said:
+        if name not in names:
+            raise ConfigError(
+                f"--input: {signature_of(model)} has no parameter `{name}`.{did_you_mean(name, names)} It has {', '.join(names)}"
+            )
+
+
+def _plain(returned: Any) -> Any:
+    """What forward returned as tensors, tuples and dicts."""
+    if isinstance(returned, (Tensor, Mapping, tuple, list)):
+        return returned
+    return dict(vars(returned)) if hasattr(returned, "__dict__") else ()
+
+
+def _why_not(subject: _Subject, known: Hints, closest: tuple[Guesses, Failure] | None) -> str:
+    signature = signature_of(subject.model)
+    if closest is None:
+        return f"no call of {signature} was tried: it takes no argument that a call needs"
+    guesses, failure = closest
+    blamed = sorted(failure.sources or guesses.paths())
+    names = list(dict.fromkeys(path.partition(".")[0] for path in blamed)) or list(guesses.arguments)
+    shown = ", ".join(f"{name}={_shown(argument)}" for name, argument in guesses.arguments.items())
+    options = " ".join(f"--input {name}={_option(guesses.arguments[name])}" for name in names[:2])
+    return (
+        f"no call of {signature} that works was found in {subject.calls} tries; with {shown} it raises {raised(failure.error)}. "
+        f"Say what `{names[0]}` takes, such as {options}"
+    )
+
+
+def _option(argument: Argument) -> str:
+    """The option that says what an argument takes, to be edited."""
+    axes = ",".join(["batch", *map(str, argument.sizes[1:])] if argument.sizes else [])
+    return axes + (f":ids={max(2, argument.count)}" if argument.holds == "ids" else "")
+
+
+def _shown(argument: Argument) -> str:
+    if argument.holds == "parts":
+        return "{" + ", ".join(f"{part.name}: {_shown(part)}" for part in argument.parts) + "}"
+    kind = {"ids": f" ids below {argument.count}", "bools": " bools", "ones": " ones", "lengths": " lengths"}.get(
+        argument.holds, ""
+    )
+    return f"{list(argument.sizes)}{kind}"

@@ -1,0 +1,187 @@
+"""A task that no preset stands for, declared by its signature: found from a call of the model that works, with what the user said of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from harness.errors import FactoryError
+from harness.models.attempts import Patience
+from harness.models.examples import find_example
+from harness.models.factories import Factory
+from harness.models.first_call.argument import Argument
+from harness.models.first_call.examples import written_examples
+from harness.models.first_call.given import GivenInput
+from harness.models.first_call.hints import read_hints
+from harness.models.first_call.search import FoundCall, find_call
+from harness.tasks.axes import Formula
+from harness.tasks.declared import SignatureError, read_signature
+from harness.tasks.finding import signature_from_call
+
+_SECONDS = 5.0
+"""For the search of a call, and again for what follows from it."""
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A signature as the config declares it.
+
+    Attributes:
+        keys: The keys ``inputs``, ``outputs`` and ``axes``.
+        reasons: What each was read from, by the path of its key.
+        called: The call that worked, for people.
+    """
+
+    keys: dict[str, Any]
+    reasons: dict[str, str] = field(default_factory=dict)
+    called: str = ""
+
+
+def declare(
+    build: Callable[[], nn.Module],
+    made: Factory,
+    module: ModuleType,
+    given: Sequence[GivenInput],
+    say: Callable[[str], None],
+) -> Declared:
+    """The signature of a model, by calling it.
+
+    Args:
+        build: Returns the model as it was built, in eval mode.
+        made: What makes it.
+        module: The model's file.
+        given: What the user said of its inputs.
+        say: Is told what is being done.
+
+    Raises:
+        UserError: No call works, or the model has no parameters.
+    """
+    model = build()
+    if next(model.parameters(), None) is None:
+        raise FactoryError(f"{made.name} fits no task: it has no parameters, and its layers say nothing about its inputs")
+    example = find_example(model, module) if not given else None
+    if example is not None:
+        say("calling it with other sizes")
+        found = signature_from_call(build(), example.arguments, axis_names=example.axis_names, seconds=_SECONDS)
+        return Declared(found.keys, {"inputs": example.origin, **found.reasons}, example.origin)
+    call = find_call(
+        build,
+        lambda called: read_hints(called, made.kwargs, written_examples(module, called)),
+        list(_whole_arguments(given)),
+        Patience(_SECONDS, say),
+    )
+    say("calling it with other sizes")
+    names = dict(_axis_names(call.arguments.values()))
+    signature = signature_from_call(build(), call.values, axis_names=names, seconds=_SECONDS)
+    keys, reasons = dict(signature.keys), {**signature.reasons, **dict(_reasons(call, signature.reasons))}
+    for name in call.optional:
+        if name in keys["inputs"] and "state" not in keys["inputs"][name]:
+            keys["inputs"][name]["optional"] = True
+    for each in given:
+        keys = as_said(keys, each)
+        reasons[f"inputs.{each.name}"] = "as given"
+    try:
+        read_signature(keys)
+    except SignatureError as error:
+        raise FactoryError(f"--input contradicts what forward does: {error.mistakes[0]}") from error
+    return Declared(keys, reasons, call.shown)
+
+
+def _reasons(call: FoundCall, found: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """What the inputs were read from, where the values that were drawn here say nothing of what they hold."""
+    for name, argument in call.arguments.items():
+        path = f"inputs.{name}"
+        if path not in found:
+            continue
+        why = found[path]
+        if argument.holds == "numbers" and argument.made is None:
+            why = "a shape that works; normal numbers: if yours have a range, say values = {range = [0, 1]}"
+        yield path, why if argument.why in ("", "a guess") or why.startswith(argument.why) else f"{argument.why}; {why}"
+
+
+def said_axes(made: Factory, model: nn.Module, module: ModuleType) -> int | None:
+    """How many axes the first input of a model has, where its file says so: by an annotation, a comment, or a tensor that it makes."""
+    try:
+        first = next(iter(read_hints(model, made.kwargs, written_examples(module, model)).required.values()), None)
+    except (TypeError, ValueError):  # a forward without a signature
+        return None
+    return len(first.sizes) if first is not None and first.is_said else None
+
+
+def _whole_arguments(given: Sequence[GivenInput]) -> Iterator[Argument]:
+    """An argument for each parameter; those with dotted names are the entries of a dict."""
+    groups: dict[str, list[GivenInput]] = {}
+    for each in given:
+        groups.setdefault(each.name.partition(".")[0], []).append(each)
+    for name, entries in groups.items():
+        if entries[0].name == name:
+            yield entries[0].argument()
+        else:
+            parts = tuple(replace(each.argument(), name=each.name.partition(".")[2]) for each in entries)
+            yield Argument(name, (), "parts", why="as given", fixed=True, parts=parts)
+
+
+def _axis_names(arguments: Iterable[Argument], prefix: str = "") -> Iterator[tuple[str, tuple[str, ...]]]:
+    for argument in arguments:
+        path = f"{prefix}{argument.name}"
+        if argument.holds == "parts":
+            yield from _axis_names(argument.parts, f"{path}.")
+        elif argument.names:
+            yield path, argument.names
+
+
+def as_said(keys: Mapping[str, Any], each: GivenInput) -> dict[str, Any]:
+    """The keys of a signature with one input as the user said it.
+
+    A number that was said makes a free axis a fixed one, wherever it is; a name that was said takes the place of the one that was found.
+
+    Args:
+        keys: As they were found.
+        each: What was said.
+    """
+    whole: dict[str, Any] = {"inputs": dict(keys["inputs"]), "outputs": dict(keys["outputs"]), "axes": dict(keys.get("axes", {}))}
+    found = whole["inputs"].get(each.name, {}).get("axes", [])
+    for was, said in zip(found, each.keys["axes"], strict=False):
+        if was == said:
+            continue
+        if isinstance(was, str):
+            whole = _renamed(whole, was, said)
+        elif isinstance(said, str) and said != "batch":
+            whole["axes"][said] = {"sizes": [was]}
+    whole["inputs"][each.name] = {**each.keys}
+    used = {axis for part in ("inputs", "outputs") for entry in whole[part].values() for axis in entry["axes"]}
+    spoken = {entry["values"].get("index_of") for entry in whole["inputs"].values() if isinstance(entry.get("values"), dict)}
+    whole["axes"] = {name: entry for name, entry in whole["axes"].items() if entry and name in used | spoken}
+    return {key: value for key, value in whole.items() if value}
+
+
+def _renamed(keys: Mapping[str, Any], was: str, now: int | str) -> dict[str, Any]:
+    """The keys with an axis of another name, or of one size."""
+    axes: dict[str, Any] = {}
+    computed: dict[str, int] = {}
+    for name, entry in keys["axes"].items():
+        formula = entry.get("from")
+        if formula and formula != "measured" and re.search(rf"\b{was}\b", formula):
+            formula = re.sub(rf"\b{was}\b", str(now), formula)
+            if re.fullmatch(r"[\d\s()+*/-]+", formula):
+                computed[name] = Formula(formula).value({})
+                continue
+            entry = {**entry, "from": formula}
+        if name != was:
+            axes[name] = entry
+        elif isinstance(now, str):
+            axes[now] = entry
+
+    def other(axis: Any) -> Any:
+        return now if axis == was else computed.get(axis, axis) if isinstance(axis, str) else axis
+
+    parts = {
+        part: {name: {**entry, "axes": [other(axis) for axis in entry["axes"]]} for name, entry in keys[part].items()}
+        for part in ("inputs", "outputs")
+    }
+    return {**parts, "axes": axes}

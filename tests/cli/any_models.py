@@ -1,0 +1,166 @@
+"""Model files of tasks that no task type names, as people write them."""
+
+from __future__ import annotations
+
+HEAD = "import torch\nfrom torch import nn\nimport torch.nn.functional as F\n\n"
+
+U_NET = (
+    HEAD
+    + """
+def block(a, b):
+    return nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU(inplace=True))
+
+class UNet(nn.Module):
+    def __init__(self, in_channels=1, n_classes=2, base=4):
+        super().__init__()
+        self.down1, self.down2 = block(in_channels, base), block(base, 2 * base)
+        self.up, self.last = nn.ConvTranspose2d(2 * base, base, 2, 2), block(2 * base, base)
+        self.out = nn.Conv2d(base, n_classes, 1)
+
+    def forward(self, x):
+        a = self.down1(x)
+        b = self.down2(F.max_pool2d(a, 2))
+        return self.out(self.last(torch.cat([a, self.up(b)], dim=1)))
+"""
+)
+
+CLICKS = (
+    HEAD
+    + """
+class DeepFM(nn.Module):
+    def __init__(self, field_dims=[10, 6, 4], n_dense=3, width=4):
+        super().__init__()
+        self.embeddings = nn.ModuleList([nn.Embedding(n, width) for n in field_dims])
+        self.mlp = nn.Sequential(nn.Linear(len(field_dims) * width + n_dense, 8), nn.ReLU(), nn.Linear(8, 1))
+
+    def forward(self, sparse, dense):
+        e = [table(sparse[:, i]) for i, table in enumerate(self.embeddings)]
+        return torch.sigmoid(self.mlp(torch.cat(e + [dense], dim=1))).squeeze(1)
+"""
+)
+
+NODES = (
+    HEAD
+    + """
+class GCN(nn.Module):
+    def __init__(self, num_features=6, num_classes=3):
+        super().__init__()
+        self.lin = nn.Linear(num_features, num_classes)
+
+    def forward(self, x, edge_index):
+        row, col = edge_index
+        h = self.lin(x)
+        return h + torch.zeros_like(h).index_add_(0, col, h[row])
+"""
+)
+
+DENOISER = (
+    HEAD
+    + """
+class Denoiser(nn.Module):
+    def __init__(self, channels=1, width=8, steps=50):
+        super().__init__()
+        self.time = nn.Embedding(steps, width)
+        self.first, self.last = nn.Conv2d(channels, width, 3, padding=1), nn.Conv2d(width, channels, 3, padding=1)
+
+    def forward(self, x, t):
+        return self.last(F.silu(self.first(x) + self.time(t)[:, :, None, None]))
+"""
+)
+
+POLICY = (
+    HEAD
+    + """
+class ActorCritic(nn.Module):
+    def __init__(self, obs_dim=8, n_actions=4):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(obs_dim, 16), nn.Tanh())
+        self.actor, self.critic = nn.Linear(16, n_actions), nn.Linear(16, 1)
+
+    def forward(self, obs):
+        hidden = self.body(obs)
+        return F.softmax(self.actor(hidden), dim=-1), self.critic(hidden).squeeze(-1)
+"""
+)
+
+BOXES = (
+    HEAD
+    + """
+from dataclasses import dataclass
+
+@dataclass
+class Detections:
+    logits: torch.Tensor
+    boxes: torch.Tensor
+
+class Detector(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.scores, self.places = nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.Linear(8, 5), nn.Linear(8, 4)
+
+    def forward(self, batch):
+        hidden = F.relu(self.body(batch["image"])).flatten(2).mean(2)
+        return Detections(self.scores(hidden), self.places(hidden).sigmoid())
+"""
+)
+
+EXAMPLE = (
+    HEAD
+    + """
+class Encoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.mix = nn.Sequential(nn.Conv1d(4, 8, 5, padding=2), nn.ReLU(), nn.Conv1d(8, 2, 1))
+
+    def forward(self, signal):
+        return self.mix(signal)
+
+if __name__ == "__main__":
+    length = 48
+    net = Encoder().to("cpu")
+    print(net(torch.randn(2, 4, length)).shape)
+"""
+)
+
+SHAPED = (
+    HEAD
+    + """
+class Summary(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(5, 7)
+
+    def forward(self, series):
+        # series: [B, time, 5]
+        return self.layer(series).mean(1, keepdim=True)
+"""
+)
+
+OBJECT = (
+    HEAD
+    + """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+
+    def forward(self, data):
+        return self.layer(data.nodes.x)
+"""
+)
+
+RUNS_AT_10 = (
+    HEAD
+    + """
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+
+    def forward(self, x, mask=None):
+        if x.shape[1] != 10 or x.ndim != 3:
+            raise RuntimeError("bad input")
+        out = self.layer(x)
+        return out if mask is None else out * mask[..., None]
+"""
+)

@@ -1,0 +1,143 @@
+"""``modeltiers init`` on models of tasks that no task type names: the config declares the signature, and it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import any_models as models
+import pytest
+
+from harness.cli import main
+from harness.config import load_config
+from harness.evidence import Status
+from harness.models.loading import model_source
+from harness.scaffold import scaffold
+from pytest_modeltiers.live import judge_model
+
+
+def declared(source: str, folder: Path, **options: Any) -> dict[str, Any]:
+    """The keys that are written for a model."""
+    (folder / "model.py").write_text(source)
+    found = scaffold(folder / "model.py", **options)
+    assert found.declared is not None
+    assert load_config(found.config).is_declared
+    return found.declared.keys
+
+
+@pytest.mark.parametrize(
+    ("source", "inputs", "outputs"),
+    [
+        (
+            models.U_NET,
+            {"x": {"axes": ["batch", 1, "height", "width"]}},
+            {"output": {"axes": ["batch", 2, "height", "width"]}},
+        ),
+        (
+            models.CLICKS,
+            {"sparse": {"axes": ["batch", 3], "values": {"ids": [10, 6, 4]}}, "dense": {"axes": ["batch", 3]}},
+            {"output": {"axes": ["batch"], "range": [0.0, 1.0]}},
+        ),
+        (
+            models.NODES,
+            {"x": {"axes": ["nodes", 6]}, "edge_index": {"axes": [2, "edges"], "values": {"index_of": "nodes"}}},
+            {"output": {"axes": ["nodes", 3]}},
+        ),
+        (
+            models.DENOISER,
+            {"x": {"axes": ["batch", 1, "height", "width"]}, "t": {"axes": ["batch"], "values": {"ids": 50}}},
+            {"output": {"axes": ["batch", 1, "height", "width"]}},
+        ),
+        (
+            models.POLICY,
+            {"obs": {"axes": ["batch", 8]}},
+            {"0": {"axes": ["batch", 4], "kind": "probabilities", "classes": -1}, "1": {"axes": ["batch"]}},
+        ),
+        (
+            models.BOXES,
+            {"batch.image": {"axes": ["batch", 3, "height", "width"]}},
+            {"logits": {"axes": ["batch", 5]}, "boxes": {"axes": ["batch", 4], "range": [0.0, 1.0]}},
+        ),
+        (models.EXAMPLE, {"signal": {"axes": ["batch", 4, "time"]}}, {"output": {"axes": ["batch", 2, "time"]}}),
+        (models.SHAPED, {"series": {"axes": ["batch", "time", 5]}}, {"output": {"axes": ["batch", 1, 7]}}),
+    ],
+    ids=["u_net", "clicks", "nodes", "denoiser", "policy", "boxes", "example", "shaped"],
+)
+def test_the_signature_is_found(source: str, inputs: dict[str, Any], outputs: dict[str, Any], tmp_path: Path) -> None:
+    keys = declared(source, tmp_path)
+    assert keys["inputs"] == inputs
+    assert keys["outputs"] == outputs
+
+
+@pytest.mark.parametrize("name", ["modeltiers.toml", "modeltiers.json"])
+def test_what_is_written_is_quiet_in_tier_1(name: str, tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(models.DENOISER)
+    config = load_config(scaffold(tmp_path / "model.py", tmp_path / name).config)
+    found = judge_model(model_source(config).build, config.task_spec())
+    assert {label: each.message for label, each in found.items() if each.status is Status.FAIL} == {}
+    assert sum(each.status is Status.OK for each in found.values()) >= 20
+
+
+def test_the_config_says_what_was_guessed_and_what_to_edit(tmp_path: Path) -> None:
+    declared(models.EXAMPLE, tmp_path)
+    text = (tmp_path / "modeltiers.toml").read_text()
+    assert "an input that the file makes, line 17" in text
+    assert 'kind = "class_scores"' in text
+    assert "axes.time" not in text
+
+
+def test_an_unknown_output_is_never_taken_for_classes(tmp_path: Path) -> None:
+    for source in (models.U_NET, models.SHAPED, models.NODES):
+        keys = declared(source, tmp_path, overwrite=True)
+        assert all("kind" not in output for output in keys["outputs"].values())
+
+
+def test_what_cannot_be_known_is_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "model.py").write_text(models.OBJECT)
+    assert main(["init", str(tmp_path / "model.py")]) == 2
+    said = capsys.readouterr().err
+    assert "no call of Net.forward(data) that works was found" in said
+    assert "'Tensor' object has no attribute 'nodes'" in said
+    assert "--input data=batch" in said
+
+
+def test_a_given_input_is_believed(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(models.RUNS_AT_10)
+    options = ["--input", "x=batch,10,4:range=0,1", "--input", "mask=batch,10:mask_of=steps"]
+    assert main(["init", str(tmp_path / "model.py"), "--no-run", *options[:2]]) == 0
+    signature = load_config(tmp_path / "modeltiers.toml").task_spec().signature
+    assert signature.inputs[0].axes == ("batch", 10, 4)
+    assert signature.inputs[0].values.written() == {"range": [0, 1]}
+
+
+def test_a_number_that_is_said_fixes_an_axis_and_a_name_names_it(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(models.U_NET)
+    model = str(tmp_path / "model.py")
+    assert main(["init", model, "--no-run", "--input", "x=batch,1,64,columns"]) == 0
+    signature = load_config(tmp_path / "modeltiers.toml").task_spec().signature
+    assert signature.inputs[0].axes == ("batch", 1, 64, "columns")
+    assert signature.outputs[0].axes == ("batch", 2, 64, "columns")
+    assert signature.axes["columns"].multiple_of == 2
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("x", "expected NAME=AXES"),
+        ("x=batch,a b", "'a b' is no axis"),
+        ("x=batch,3:colour=2", "no values 'colour'"),
+        ("image=batch,3", "UNet.forward(x) has no parameter `image`. It has x"),
+        ("x=batch,7,32,32", "no call of UNet.forward(x) that works was found"),
+        ("x=batch,1,32,32:range=1", "`range` of"),
+    ],
+)
+def test_a_given_input_that_is_wrong_is_said_in_a_line(
+    option: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "model.py").write_text(models.U_NET)
+    try:
+        status = main(["init", str(tmp_path / "model.py"), "--no-run", "--input", option])
+    except SystemExit as left:  # what argparse does
+        status = int(left.code or 0)
+    assert status == 2
+    assert words in capsys.readouterr().err
