@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -133,6 +134,32 @@ def first_bad_gradient(model: nn.Module, backward: Callable[[], object], good: C
             return path
     # No input of a module is bad, so the fault lies between the model's inputs and its first parameters.
     return "(model)" if finished and finished[-1][2] and all(finished[-1][2]) else ""
+
+
+def calls_with_gradient(model: nn.Module, backward: Callable[[], object]) -> dict[str, int]:
+    """In how many of its calls each module receives a gradient of its output that is not zero.
+
+    Args:
+        model: The model.
+        backward: Runs forward and backward once.
+    """
+    alive: dict[str, set[int]] = {}
+    calls = 0
+
+    def leave(path: str, output: Any) -> None:
+        nonlocal calls
+        calls += 1
+        for tensor in _tensors(fields_of(output)):
+            if tensor.requires_grad:
+                tensor.register_hook(partial(note, path, calls))
+
+    def note(path: str, call: int, gradient: Tensor) -> None:
+        if is_alive(gradient):
+            alive.setdefault(path, set()).add(call)
+
+    with hooked(model, lambda *_: None, leave):
+        backward()
+    return {path: len(numbers) for path, numbers in alive.items()}
 
 
 def _tensors(tree: Any) -> list[Tensor]:

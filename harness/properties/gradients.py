@@ -15,7 +15,7 @@ from torch import nn
 
 from harness.evidence import Evidence, Status
 from harness.properties.calling import NoGradientError, mode
-from harness.properties.gradient_tracing import first_bad_gradient, graph_of, is_alive, recording_graph
+from harness.properties.gradient_tracing import calls_with_gradient, first_bad_gradient, graph_of, is_alive, recording_graph
 from harness.properties.outputs import reached_by_outputs
 from harness.properties.places import shown_place
 from harness.properties.prerequisites import BACKWARD_RAISES
@@ -67,6 +67,22 @@ def gradient_reaches(subject: Subject, seed: int = 0) -> Evidence:
             counterexample,
             details={"layers": layers},
         )
+    if cancelled := _cancelled(model, subject, unreached, gradients):
+        path, calls = next(iter(cancelled.items()))
+        others = and_others(len(cancelled) - 1, "parameter")
+        return Evidence(
+            name,
+            Status.WARN,
+            f"the gradients of parameter `{path}` from {calls} calls cancel exactly{others}: it has no effect",
+            float(len(cancelled)),
+            0.0,
+            "parameters",
+            counterexample,
+            path.rpartition(".")[0],
+            "a bias that is subtracted again, as in the difference of two embeddings: leave it out (bias=False)",
+            {"layers": layers, "unreached": unreached},
+            code="cancels",
+        )
     why, module = _cut(subject, model, unreached[0], gradients)
     return Evidence(
         name,
@@ -107,6 +123,20 @@ def _reached_elsewhere(subject: Subject, model: nn.Module, unreached: list[str],
     with mode(nudged, True), seeded(seed):
         by_output = reached_by_outputs(subject, nudged, seed)
     return {path: name for name, paths in by_output.items() for path in unreached if path in paths}
+
+
+def _cancelled(model: nn.Module, subject: Subject, unreached: list[str], gradients: dict[str, float]) -> dict[str, int]:
+    """The calls of each of some biases, where each call has a gradient and only their sum is zero; empty where that is not so for all.
+
+    Weights whose gradients cancel are another matter: then no input counts.
+    """
+    if any(path not in gradients or model.get_parameter(path).ndim != 1 for path in unreached):
+        return {}
+    with mode(model, train=True), seeded(0):
+        alive = calls_with_gradient(model, lambda: subject.backward(subject.batch(), model))
+    model.zero_grad(set_to_none=True)
+    found = {path: alive.get(path.rpartition(".")[0], 0) for path in unreached}
+    return found if all(calls > 1 for calls in found.values()) else {}
 
 
 def layer_facts(model: nn.Module, gradients: dict[str, float]) -> list[dict[str, Any]]:

@@ -101,3 +101,38 @@ class Recomputed(nn.Module):
 def test_gradients_are_checked_in_train_mode_up_to_the_end_of_the_backward_pass() -> None:
     found = gradcheck(Study(subject_of(Recomputed)))
     assert found.status is Status.OK, found.explain()
+
+
+class Apart(nn.Module):
+    """Two halves of a row through one layer, compared; its bias is the same in both and subtracted again."""
+
+    apart = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.each, self.head = nn.Linear(3, WIDTH), nn.Linear(WIDTH, 3)
+
+    def forward(self, features: Tensor) -> Tensor:
+        left, right = features[:, :3], features[:, 3:]
+        return self.head((self.each(left) - self.each(right if self.apart else left)).square())
+
+
+class FromItself(Apart):
+    """Compares the left half with itself."""
+
+    apart = False
+
+
+def test_a_bias_that_is_subtracted_again_is_a_warning() -> None:
+    evidence = gradient_reaches(subject_of(Apart))
+
+    assert evidence.status is Status.WARN, evidence.explain()
+    assert (evidence.code, evidence.module) == ("cancels", "each")
+    assert "the gradients of parameter `each.bias` from 2 calls cancel exactly" in evidence.message
+
+
+def test_weights_whose_gradients_cancel_are_a_failure() -> None:
+    evidence = gradient_reaches(subject_of(FromItself))
+
+    assert evidence.status is Status.FAIL, evidence.explain()
+    assert {"each.weight", "each.bias"} <= set(evidence.details["unreached"])
