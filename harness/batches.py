@@ -44,6 +44,13 @@ class Sizes:
         """The sizes of the free axes of a declared signature."""
         return cls(sizes.get(BATCH, 1), declared=tuple((axis, size) for axis, size in sizes.items() if axis != BATCH))
 
+    @classmethod
+    def for_task(cls, task: TaskSpec, sizes: Mapping[str, int]) -> Sizes:
+        """The sizes of the free axes of a task."""
+        if task.declared is not None:
+            return cls.of(sizes)
+        return cls(sizes.get(BATCH, 1), sizes.get("seq", 1), sizes.get("target_seq", 1))
+
     def by_axis(self, task: TaskSpec) -> dict[str, int]:
         """The size of each free axis of a task's signature, as far as it is given."""
         if task.declared is not None:

@@ -102,6 +102,8 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
         for key in ("gist_revision", "gist_sha256"):
             if getattr(self, key) and not self.gist_id:
                 raise refusal("missing_key", f"`{key}` needs `gist_id`", "gist_id")
+        axes = [axis for each in self.inputs.values() for axis in each.axes if isinstance(axis, str)]
+        self.export_options.check_axes(axes if self.is_declared else ("batch", "seq", "target_seq"))
         if self.is_declared:
             return self._possible_as_declared()
         if self.task_type is None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler, model_validator
 from pydantic_core import PydanticCustomError
 
 from harness.config_mistakes import refusal
+from harness.errors import did_you_mean, nearest
 from harness.formats import default_formats, quantisable_formats, quantised_formats, valid_formats
 from harness.tasks import FACTS, MODALITIES
 
@@ -76,7 +78,7 @@ AxisLimits = Annotated[list[Positive], Field(min_length=2, max_length=2)]
 """Smallest and largest size of an axis."""
 
 TIERS: tuple[TierName, ...] = ("1", "2", "3", "4", "5")
-DECLARED_TIERS: tuple[TierName, ...] = ("1", "2", "3")
+DECLARED_TIERS: tuple[TierName, ...] = ("1", "2", "4")
 """Tiers of a task that is declared by its signature."""
 
 
@@ -248,7 +250,7 @@ class ExportConfig(Keys):
     quantization: Literal["dynamic", "static"] | None = None
     export_dir: Name | None = None
     opset_version: Positive | None = None
-    dynamic_shapes: bool | dict[Literal["batch", "seq", "target_seq"], bool | AxisLimits] = Field(
+    dynamic_shapes: bool | dict[Name, bool | AxisLimits] = Field(
         default=True, description='Axes that stay free: true, or by axis {"seq": false, "batch": [1, 64]}.'
     )
 
@@ -270,6 +272,14 @@ class ExportConfig(Keys):
                     message = f"`dynamic_shapes`: {axis} from {limits[0]} to {limits[1]} holds no size"
                     raise refusal("contradictory_sizes", message, f"dynamic_shapes.{axis}")
         return self
+
+    def check_axes(self, known: Iterable[str]) -> None:
+        """Refuses axes of ``dynamic_shapes`` that no input has."""
+        names = dict.fromkeys(known)
+        for axis in self.dynamic_shapes if isinstance(self.dynamic_shapes, dict) else ():
+            if axis not in names:
+                message = f"`export.dynamic_shapes`: no axis {axis!r}.{did_you_mean(axis, names)} Valid: {', '.join(names)}"
+                raise refusal("unknown_axis", message, f"export.dynamic_shapes.{axis}", nearest(axis, names))
 
     @property
     def artifacts(self) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ _SEVERAL_FORMS = {
     "loss": "file.py:function, or {function: file.py:name, over: batch}",
     "baseline_run_id": "a run's number or name",
     "reference_profile_id": "a run's number or name",
-    "export.dynamic_shapes": "true, false, or for batch, seq and target_seq each true, false or [smallest, largest]",
+    "export.dynamic_shapes": "true, false, or for axes by name each true, false or [smallest, largest]",
 }
 """What is expected of keys that take values of several forms, for which the validation library reports every form by itself."""
 

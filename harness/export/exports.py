@@ -9,24 +9,29 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from torch import Tensor, nn
+import torch
+from torch import nn
 
-from harness.batches import Batch
+from harness.batches import Batch, to_device
 from harness.config import ExportConfig
 from harness.errors import UserError
 from harness.export.failure_reason import one_line
-from harness.export.formats.exporter import Exported, Exporter, ExportError, Inspection, make_exporter
-from harness.export.program import Program, Runner, program_of
+from harness.export.formats.exporter import Exported, Exporter, ExportError, Inspection, make_exporter, outputs_by_name
+from harness.export.program import Outputs, Program, as_exported, program_of, returned_tensors
 from harness.export.shape_grid import Point, branch_candidates, choose_branch_inputs, make_point, path_of_batch, shape_grid
 from harness.export.store.artifact import Artifact, describe, find_artifact, publish
 from harness.export.store.cache import Cache
 from harness.export.store.identity import code_of, identity_of, versions
 from harness.files import file_hash, json_hash
 from harness.models.wrapped import without_fast_path
-from harness.properties.noise import NoiseFloor
-from harness.properties.subject import Subject
+from harness.properties.calling import blaming
+from harness.properties.noise import NoiseFloor, measure_floors
+from harness.properties.subject import Subject, floating_dtype
+from harness.runtime import seeded
 
 T = TypeVar("T")
+Run = Callable[[Batch], Outputs]
+"""A file that was loaded: from a batch to its outputs by name."""
 
 _CALIBRATION = 16
 """Batches that static quantisation is calibrated with."""
@@ -54,10 +59,10 @@ class Exports:
 
     def __post_init__(self) -> None:
         self._artifacts: dict[str, Artifact | UserError] = {}
-        self._runners: dict[str, Runner | UserError] = {}
-        self._example_logits: dict[str, Tensor | UserError] = {}
+        self._runners: dict[str, Run | UserError] = {}
+        self._example_outputs: dict[str, Outputs | UserError] = {}
         self._inspections: dict[str, Inspection | UserError] = {}
-        self._expected: dict[Point, Tensor] = {}
+        self._expected: dict[Point, Outputs] = {}
         self._identity = ""
 
     @cached_property
@@ -65,7 +70,7 @@ class Exports:
         """The model as exporters take it: a copy that was never called, on the CPU."""
         program = program_of(self.subject, self.options.dynamic_shapes)
         if self.options.quantization == "static":
-            made = (self.subject.batch(program.sizes, seed) for seed in range(_CALIBRATION))
+            made = (as_exported(self.subject.adapter, self.subject.batch(program.sizes, seed)) for seed in range(_CALIBRATION))
             program = replace(program, samples=tuple({name: b[name].cpu() for name in program.fields} for b in made))
         # Now, as nothing has called the model yet: what calls and exporters leave on it is no part of what it is.
         self._identity = identity_of(program, json_hash(self.run, str(self.config)) if self.run and self.config else "")
@@ -84,6 +89,19 @@ class Exports:
             found = self.cache.values(json_hash("noise floor", self.identity), lambda: asdict(self.subject.floor))
             self.subject.shared.floor = NoiseFloor(**found)
         return self.subject.shared.floor
+
+    @cached_property
+    def floors(self) -> dict[str, NoiseFloor]:
+        """The rounding noise of each output."""
+        if len(self.program.outputs) == 1:
+            return {self.program.outputs[0]: self.floor}
+        found = self.cache.values(json_hash("noise floors", self.identity), self._measured_floors)
+        return {name: NoiseFloor(**floor) for name, floor in found.items()}
+
+    def _measured_floors(self) -> dict[str, dict[str, float | None]]:
+        adapter = self.subject.adapter
+        floors = measure_floors(self.subject, lambda model, batch: self.call(model, as_exported(adapter, batch)))
+        return {name: asdict(floor) for name, floor in floors.items()}
 
     @property
     def failures(self) -> Path | None:
@@ -126,7 +144,7 @@ class Exports:
         """
         return _once(self._inspections, name, lambda: self.exporter(name).inspect(self.artifact(name).path, self.program))
 
-    def runner(self, name: str) -> Runner:
+    def runner(self, name: str) -> Run:
         """The file of a format, loaded.
 
         Raises:
@@ -134,15 +152,15 @@ class Exports:
         """
         return _once(self._runners, name, lambda: self._load(name))
 
-    def example_logits(self, name: str) -> Tensor:
+    def example_outputs(self, name: str) -> Outputs:
         """What the file of a format gives for the batch that it was made from.
 
         Raises:
             ExportError: It cannot be loaded, or does not run.
         """
-        return _once(self._example_logits, name, lambda: self._run_example(name))
+        return _once(self._example_outputs, name, lambda: self._run_example(name))
 
-    def _run_example(self, name: str) -> Tensor:
+    def _run_example(self, name: str) -> Outputs:
         run = self.runner(name)
         try:
             return run(self.program.example)
@@ -173,16 +191,35 @@ class Exports:
         """The batch of a point."""
         return make_point(self.subject, self.program, point)
 
-    def expected(self, point: Point) -> Tensor:
-        """The model's own logits at a point."""
+    def expected(self, point: Point) -> Outputs:
+        """The model's own outputs at a point."""
         if point not in self._expected:
             self._expected[point] = self.eager(self.batch(point))
         return self._expected[point]
 
-    def eager(self, batch: Batch) -> Tensor:
-        """The model's own logits, from a copy that no exporter touched; by the path that is exported, see ``Program.eager``."""
+    def eager(self, batch: Batch) -> Outputs:
+        """The model's own outputs, from a copy that no exporter touched; by the path that is exported, see ``Program.eager_outputs``.
+
+        Raises:
+            ModelRaisedError: The model's code raised.
+        """
         with without_fast_path():
-            return self.subject.logits(batch, self.reference)
+            return self.plainly(batch)
+
+    def plainly(self, batch: Batch) -> Outputs:
+        """The model's own outputs as it is called in PyTorch, by whatever path is fast."""
+        if not self.subject.prerequisite_failure.random:
+            return self.call(self.reference, batch)
+        with seeded(0):
+            return self.call(self.reference, batch)
+
+    @torch.no_grad()
+    def call(self, model: nn.Module, batch: Batch) -> Outputs:
+        """Calls a copy of the model, in its own dtype, with copies of a batch's tensors."""
+        given = {name: batch[name].clone() for name in self.program.fields}
+        with blaming(model):
+            found = returned_tensors(self.subject.adapter, model, to_device(given, None, floating_dtype(model)))
+            return {name: found[name] for name in self.program.outputs}
 
     @cached_property
     def reference(self) -> nn.Module:
@@ -242,7 +279,7 @@ class Exports:
         exporter = make_exporter(name, self.options)
         return json_hash(self.identity, name, exporter.settings, code_of(type(exporter)))
 
-    def _load(self, name: str) -> Runner:
+    def _load(self, name: str) -> Run:
         artifact, exporter = self.artifact(name), self.exporter(name)
         risk = "" if artifact.ours else exporter.risk(artifact.path)
         if risk and file_hash(artifact.path) not in self.options.trust:
@@ -250,7 +287,8 @@ class Exports:
                 f"{artifact.path} was not written by this project, or changed since, and {risk}; delete it to export it again, "
                 f'or consent to it: "trust": ["{file_hash(artifact.path)}"]'
             )
-        return exporter.load(artifact.path, self.program)
+        run, names = exporter.load(artifact.path, self.program), self.program.outputs
+        return lambda batch: outputs_by_name(names, run(batch))
 
 
 def is_sound(path: Path) -> bool:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-
-from torch import Tensor
+from typing import TypeVar
 
 from harness.errors import UserError
 from harness.formats import formats
 from harness.user_code import is_users_file
+
+T = TypeVar("T")
 
 _LONGEST = 1000
 """Characters of a reason: it is never cut in a word, and seldom at all."""
@@ -60,8 +61,8 @@ def shortened(text: str, length: int = _LONGEST) -> str:
     return text if len(text) <= length else f"{text[:length].rpartition(' ')[0] or text[:length]} …"
 
 
-def outcome(compute: Callable[[], Tensor]) -> tuple[Tensor | None, str]:
-    """The logits, or ``None`` and the reason in one line."""
+def outcome(compute: Callable[[], T]) -> tuple[T | None, str]:
+    """What is computed, or ``None`` and the reason in one line."""
     try:
         return compute(), ""
     except UserError as error:

@@ -1,51 +1,69 @@
-"""What is exported: a model as a function from named tensors to logits, an example, and the axes that stay free."""
+"""What is exported: a model as a function from named tensors to its outputs, an example, and the axes that stay free."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from harness.adapters import Adapter
-from harness.batches import Batch, Sizes, pad_right
+from harness.adapters import Adapter, SignatureAdapter
+from harness.batches import Batch, Sizes
+from harness.export.shorter_rows import has_shorter_rows, shorten_rows
 from harness.models.wrapped import without_fast_path
 from harness.properties.subject import Subject
+from harness.runtime import seeded
 from harness.tasks import TaskSpec
+from harness.tasks.axes import BATCH, MEASURED, Axis, Formula, rows_first
+from harness.tasks.signature import Input, Output
 
-Runner = Callable[[Batch], Tensor]
-"""An artifact that was loaded: from a batch to logits."""
+Outputs = dict[str, Tensor]
+"""What a model returns, by name."""
 
-LARGEST_BATCH = 1 << 16
-"""Rows that a free batch axis is declared for."""
+Runner = Callable[[Batch], Any]
+"""An artifact that was loaded: from a batch to a tensor, or to several, by name or in the order of the program's outputs."""
 
-AXES = ("batch", "seq", "target_seq")
-"""Axes that may be free."""
+UNLIMITED = 1 << 16
+"""The largest size that a free axis without an upper limit is declared for."""
+
+LOGITS = "logits"
+"""Name of the output of a model that is called by an adapter without a signature."""
 
 _WRAPPER = "model"
 
 
-class LogitsOf(nn.Module):
-    """A model whose inputs are tensors by position and whose output is its logits, which is what every exporter can take.
+class OutputsOf(nn.Module):
+    """A model whose inputs are tensors by position and whose outputs are tensors in order, which is what every exporter can take.
 
     Attributes:
         model: The model, in eval mode.
         adapter: How it is called.
         fields: Names of the inputs, in order.
+        outputs: Names of the outputs, in order.
     """
 
-    def __init__(self, model: nn.Module, adapter: Adapter, fields: tuple[str, ...]) -> None:
+    def __init__(self, model: nn.Module, adapter: Adapter, fields: tuple[str, ...], outputs: tuple[str, ...] = (LOGITS,)) -> None:
         super().__init__()
         self.model = model
         self.adapter = adapter
         self.fields = fields
+        self.outputs = outputs
         self.eval()
 
-    def forward(self, *tensors: Tensor) -> Tensor:
-        """The logits of a batch whose fields are given in order."""
-        return self.adapter.logits(self.model, dict(zip(self.fields, tensors, strict=True)))
+    def forward(self, *tensors: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """The outputs for a batch whose fields are given in order; of a single output the tensor itself."""
+        found = returned_tensors(self.adapter, self.model, dict(zip(self.fields, tensors, strict=True)))
+        if len(self.outputs) == 1:
+            return found[self.outputs[0]]
+        return tuple(found[name] for name in self.outputs)
+
+    def by_name(self, batch: Batch) -> Outputs:
+        """The outputs for a batch."""
+        found = self(*(batch[name] for name in self.fields))
+        return dict(zip(self.outputs, found if isinstance(found, tuple) else (found,), strict=True))
 
 
 @dataclass(frozen=True)
@@ -56,13 +74,13 @@ class Program:
         forward: The model as a function of tensors, on the CPU, in eval mode.
         task: What it is for.
         sizes: Sizes of the example.
-        example: The batch shown to exporters that trace; holds the model's fields alone.
+        example: The batch shown to exporters that trace; holds the model's fields alone, their axes in forward's order.
         axes: Names of each field's free axes by position, such as ``{"input_ids": {0: "batch", 1: "seq"}}``.
         limits: Smallest and largest size of each free axis.
         samples: Further batches of the same sizes, for formats that are calibrated.
     """
 
-    forward: LogitsOf
+    forward: OutputsOf
     task: TaskSpec
     sizes: Sizes
     example: Batch
@@ -74,6 +92,16 @@ class Program:
     def fields(self) -> tuple[str, ...]:
         """Names of the inputs, in order."""
         return self.forward.fields
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the outputs, in order."""
+        return self.forward.outputs
+
+    @property
+    def returns(self) -> str:
+        """What it returns, for messages."""
+        return LOGITS if self.outputs == (LOGITS,) else "outputs"
 
     @property
     def arguments(self) -> tuple[Tensor, ...]:
@@ -90,16 +118,39 @@ class Program:
         return tuple(batch[name] for name in self.fields)
 
     @torch.no_grad()
-    def eager(self, batch: Batch) -> Tensor:
-        """Logits of the model itself, by the path that is exported: the fast one puts zeros where nobody looks, at padding."""
+    def eager_outputs(self, batch: Batch) -> Outputs:
+        """Outputs of the model itself, by the path that is exported: the fast one puts zeros where nobody looks, at padding."""
         with without_fast_path():
-            return self.forward(*self.ordered(batch)).detach()
+            return {name: tensor.detach() for name, tensor in self.forward.by_name(batch).items()}
+
+    def eager(self, batch: Batch) -> Tensor:
+        """The first output of the model itself; see ``eager_outputs``."""
+        return self.eager_outputs(batch)[self.outputs[0]]
+
+    def only(self, output: str) -> Program:
+        """The program with one of its outputs."""
+        return replace(self, forward=OutputsOf(self.forward.model, self.forward.adapter, self.fields, (output,)))
+
+    def step(self, axis: str) -> int:
+        """What all sizes of a free axis are multiples of."""
+        return _step(self.task.signature.axes[axis])
+
+    def sizes_tried(self, axis: str) -> tuple[int, int]:
+        """Smallest and largest size of a free axis that is tried: of one without an upper limit, the largest that is usual."""
+        low, high = self.limits[axis]
+        return low, high if high < UNLIMITED or axis == BATCH else max(low, self.task.signature.axes[axis].choices()[-1])
 
     @property
-    def output_axes(self) -> dict[int, str]:
-        """Names of the free axes of the logits by position."""
-        free = {name for axes in self.axes.values() for name in axes.values()}
-        return {position: name for position, name in enumerate(self.task.facts.output) if name in free}
+    def output_axes(self) -> dict[str, dict[int, str]]:
+        """Names of each output's free axes by position."""
+        promised = promised_outputs(self)
+        return {name: {p: axis for p, axis in _named_axes(promised.get(name)) if self._is_free(axis)} for name in self.outputs}
+
+    def _is_free(self, axis: str) -> bool:
+        source = self.task.signature.axes[axis].source
+        if isinstance(source, Formula):
+            return not self.limits.keys().isdisjoint(source.axes)
+        return bool(self.limits) if source == MEASURED else axis in self.limits
 
 
 def program_of(subject: Subject, dynamic: bool | Mapping[Any, bool | list[int]] = True) -> Program:
@@ -111,30 +162,12 @@ def program_of(subject: Subject, dynamic: bool | Mapping[Any, bool | list[int]] 
     """
     free = free_axes(subject.task, dynamic)
     sizes = example_sizes(subject, free)
-    program = make_program(subject.fresh().cpu(), subject.adapter, subject.task, subject.batch(sizes), sizes, free)
-    if "attention_mask" in program.fields and sizes.batch > 1 and sizes.seq > 1:
+    batch = subject.batch(sizes)
+    if has_shorter_rows(subject.task, input_fields(subject.model, subject.adapter, subject.task)):
         # An example with padding keeps models from leaving the mask out because nothing is masked.
-        padded = pad_rows(subject, subject.batch(sizes), sizes)
-        program.example.update({name: padded[name] for name in program.fields})
-    return program
-
-
-def example_sizes(subject: Subject, free: Mapping[str, tuple[int, int]]) -> Sizes:
-    """Sizes of the example: such that a free axis is told from the others by its length, a fixed one as it will be served."""
-    longest = subject.task.max_seq_len or 1
-    typical = subject.typical
-    seq = typical.seq if "seq" in free else longest
-    target = typical.target_seq if "target_seq" in free else longest
-    batch = 1 if "batch" not in free else next(size for size in (3, 4, 5) if size not in (seq, target))
-    limit = free.get("batch")
-    return Sizes(batch if limit is None else max(limit[0], min(batch, limit[1])), seq, target)
-
-
-def pad_rows(subject: Subject, batch: Batch, sizes: Sizes) -> Batch:
-    """The batch with every second row padded on the right, and the first one whole."""
-    lengths = [sizes.seq if row % 2 == 0 else max(1, sizes.seq // 2) for row in range(sizes.batch)]
-    on_cpu = {name: tensor.cpu() for name, tensor in batch.items()}
-    return pad_right(subject.task, on_cpu, lengths, sizes.seq)
+        batch = shorten_rows(subject.task, batch, sizes)
+    outputs = _found_outputs(subject, batch)
+    return make_program(subject.fresh().cpu(), subject.adapter, subject.task, batch, sizes, free, outputs)
 
 
 def make_program(
@@ -144,6 +177,7 @@ def make_program(
     batch: Batch,
     sizes: Sizes,
     free: Mapping[str, tuple[int, int]] | None = None,
+    outputs: tuple[str, ...] = (LOGITS,),
 ) -> Program:
     """The program of a model.
 
@@ -151,16 +185,90 @@ def make_program(
         model: The model, on the CPU; put into eval mode.
         adapter: How it is called.
         task: What it is for.
-        batch: An example at ``sizes``.
+        batch: An example at ``sizes``, the rows first.
         sizes: Its sizes.
         free: Smallest and largest size of each axis that shall stay free; by default all of ``free_axes``.
+        outputs: Names of the outputs.
     """
     free = free_axes(task) if free is None else free
     fields = input_fields(model, adapter, task)
-    axes = {name: {p: axis for p, axis in enumerate(_axes_of(name)) if axis in free} for name in fields}
+    example = as_exported(adapter, {name: batch[name].cpu() for name in fields})
+    signature = task.signature
+    axes = {
+        name: {p: axis for p, axis in enumerate(_axes_in_file(adapter, signature.input(name))) if axis in free} for name in fields
+    }
     used = {axis for named in axes.values() for axis in named.values()}
-    limits = {axis: free[axis] for axis in AXES if axis in used}
-    return Program(LogitsOf(model, adapter, fields), task, sizes, {name: batch[name].cpu() for name in fields}, axes, limits)
+    limits = {axis: free[axis] for axis in free if axis in used}
+    return Program(OutputsOf(model, adapter, fields, outputs), task, sizes, example, axes, limits)
+
+
+def as_exported(adapter: Adapter, batch: Batch) -> Batch:
+    """A batch, whose rows are first, as a file takes it: with the rows where the declared signature has them."""
+    return adapter.as_called(batch) if isinstance(adapter, SignatureAdapter) else batch
+
+
+def returned_tensors(adapter: Adapter, model: nn.Module, batch: Batch) -> Outputs:
+    """Every tensor that a model returns for a batch as a file takes it, by name; those inside an output with its place after a dot."""
+    if not isinstance(adapter, SignatureAdapter):
+        return {LOGITS: adapter.logits(model, batch)}
+    returned = adapter.returned(model, batch)
+    # An output may have an input's name, and no file can have both.
+    return {
+        f"{name}_out" if name in batch else name: tensor
+        for output, value in returned.items()
+        for name, tensor in _tensors_in(output, value)
+    }
+
+
+def promised_outputs(program: Program) -> dict[str, Output]:
+    """What the signature says of each output of a program that is a declared output itself, and no part of one."""
+    signature = program.task.signature
+    if not isinstance(program.forward.adapter, SignatureAdapter):
+        return {program.outputs[0]: signature.main}
+    named = {f"{each.name}_out" if each.name in program.fields else each.name: each for each in signature.outputs}
+    return {name: named[name] for name in program.outputs if name in named}
+
+
+def _tensors_in(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _tensors_in(f"{name}.{key}", inner)
+    elif isinstance(value, (tuple, list)):
+        for place, inner in enumerate(value):
+            yield from _tensors_in(f"{name}.{place}", inner)
+
+
+def _found_outputs(subject: Subject, batch: Batch) -> tuple[str, ...]:
+    """Names of the tensors that a model returns, from a call of a copy; those that are declared where it raises."""
+    if not isinstance(subject.adapter, SignatureAdapter):
+        return (LOGITS,)
+    model = subject.fresh().cpu()
+    given = as_exported(subject.adapter, {name: tensor.cpu() for name, tensor in batch.items()})
+    try:
+        with seeded(0), torch.no_grad():
+            return tuple(returned_tensors(subject.adapter, model, given))
+    except Exception:  # every check that calls the model says what it raises
+        return tuple(each.name for each in subject.task.signature.outputs)
+
+
+def example_sizes(subject: Subject, free: Mapping[str, tuple[int, int]]) -> Sizes:
+    """Sizes of the example: such that a free axis is told from the others by its length, a fixed one as it will be served."""
+    signature = subject.task.signature
+    sizes = {axis.name: size for axis in signature.free_axes if (size := subject.typical.by_axis(subject.task).get(axis.name))}
+    for axis in signature.free_axes:
+        if axis.name in free:
+            sizes[axis.name] = _nearest(axis, sizes[axis.name], free[axis.name])
+        elif axis.name == BATCH:
+            sizes[BATCH] = axis.choices()[0]
+        elif axis.most is not None or axis.sizes:
+            sizes[axis.name] = axis.choices()[-1]
+    if BATCH in free:
+        others = {size for name, size in sizes.items() if name != BATCH}
+        rows = next(size for size in range(3, 4 + len(others)) if size not in others)
+        sizes[BATCH] = _nearest(signature.axes[BATCH], rows, free[BATCH])
+    return Sizes.for_task(subject.task, sizes)
 
 
 def free_axes(task: TaskSpec, wanted: bool | Mapping[Any, bool | list[int]] = True) -> dict[str, tuple[int, int]]:
@@ -170,30 +278,44 @@ def free_axes(task: TaskSpec, wanted: bool | Mapping[Any, bool | list[int]] = Tr
         task: What the model is for.
         wanted: All of them or none; or for some axes whether they stay free, or their limits.
     """
-    longest = task.max_seq_len or 1
-    known = {"batch": (1, LARGEST_BATCH)}
-    if task.is_text:
-        known["seq"] = (task.min_seq_len, longest)
-    if task.is_seq2seq:
-        known["target_seq"] = (1, longest)
-    chosen = dict.fromkeys(known, wanted) if isinstance(wanted, bool) else {**dict.fromkeys(known, True), **wanted}
     free: dict[str, tuple[int, int]] = {}
-    for axis, limits in known.items():
-        choice = chosen[axis]
-        low, high = limits if isinstance(choice, bool) else (choice[0], choice[1])
+    for axis in task.signature.free_axes:
+        choice = wanted if isinstance(wanted, bool) else wanted.get(axis.name, True)
+        low, high = _limits_of(axis) if isinstance(choice, bool) else (choice[0], choice[1])
+        step = _step(axis)
+        low, high = -(-low // step) * step, high // step * step
         # An axis of a single size has nothing free about it, and torch.export refuses to call it so.
         if choice is not False and high >= 2 and high > low:
-            free[axis] = (low, high)
+            free[axis.name] = (low, high)
     return free
+
+
+def _limits_of(axis: Axis) -> tuple[int, int]:
+    choices = axis.choices()
+    return max(1, choices[0]), UNLIMITED if axis.most is None and not axis.sizes else choices[-1]
+
+
+def _step(axis: Axis) -> int:
+    """What all sizes of an axis are multiples of."""
+    return math.gcd(*axis.sizes) if axis.sizes else axis.multiple_of
+
+
+def _nearest(axis: Axis, size: int, limits: tuple[int, int]) -> int:
+    """A size within limits, and as near to another one as the axis allows."""
+    low, high = limits
+    size = max(low, min(size, high))
+    allowed = [each for each in axis.choices() if low <= each <= high]
+    return size if axis.allows(size) or not allowed else min(allowed, key=lambda each: abs(each - size))
 
 
 def input_fields(model: nn.Module, adapter: Any, task: TaskSpec) -> tuple[str, ...]:
     """The fields that reach a model, in order; all of the task's where the adapter has a way of its own to call it."""
+    names = tuple(each.name for each in task.signature.inputs if not each.state)
     try:
         plan = adapter.plan(model)
     except AttributeError:
-        return task.facts.inputs
-    return task.facts.inputs if plan.whole else plan.fields
+        return names
+    return names if plan.whole else tuple(name for taken in plan.fields for name in names if name.partition(".")[0] == taken)
 
 
 def module_path(name: str) -> str:
@@ -201,9 +323,11 @@ def module_path(name: str) -> str:
     return "(model)" if name in ("", _WRAPPER) else name.removeprefix(f"{_WRAPPER}.")
 
 
-def _axes_of(name: str) -> tuple[str, ...]:
-    if name == "decoder_input_ids":
-        return ("batch", "target_seq")
-    if name in ("input_ids", "attention_mask"):
-        return ("batch", "seq")
-    return ("batch",)
+def _axes_in_file(adapter: Adapter, each: Input) -> tuple[Any, ...]:
+    """The axes of an input in the order in which a file has them."""
+    return each.axes if isinstance(adapter, SignatureAdapter) else tuple(each.axes[place] for place in rows_first(each.axes))
+
+
+def _named_axes(output: Output | None) -> Iterator[tuple[int, str]]:
+    """The axes of an output that have a name, by position."""
+    yield from ((p, axis) for p, axis in enumerate(output.axes if output else ()) if isinstance(axis, str))

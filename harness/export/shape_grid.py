@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -12,12 +12,19 @@ from torch import Tensor
 
 from harness.batches import Batch, Sizes
 from harness.compat import TorchDispatchMode, tree_leaves
-from harness.export.program import Program, pad_rows
+from harness.export.program import Program, as_exported
+from harness.export.shorter_rows import has_shorter_rows, shorten_rows
 from harness.properties.numerics import extreme_batch
 from harness.properties.subject import Subject
+from harness.tasks.axes import BATCH
+from harness.tasks.signature import Input
+from harness.tasks.values import Ids, Normal, OneOf, Uniform
 
 _BATCHES = (1, 2, 7, 13, 33)
 """Sizes that share no factor with each other or with the example's, and some way beyond it."""
+
+_FACTORS = (2, 5, 9, 17)
+"""The same for other axes, in steps of the axis."""
 
 _SHIFT = 3.0
 ID_CONTENTS = ("first_id", "last_id")
@@ -33,7 +40,7 @@ class Point:
         sizes: Its sizes.
         seed: Seed of its contents.
         content: ``typical``, or what its inputs hold instead.
-        padded: Whether some rows are padded on the right.
+        padded: Whether some rows are shorter than the others.
     """
 
     sizes: Sizes
@@ -54,55 +61,79 @@ class Point:
 
 
 def shape_grid(program: Program) -> tuple[Point, ...]:
-    """The points for a program: each free axis at 1, 2, the example's size and its neighbours, coprime sizes and the largest."""
-    choices = {axis: _sizes_of(axis, program) for axis in ("batch", "seq", "target_seq")}
-    count = max(map(len, choices.values()))
+    """The points for a program: each free axis at its smallest, the example's size and its neighbours, coprime sizes and the largest."""
+    task = program.task
+    own = program.sizes.by_axis(task)
+    choices = {axis: _sizes_of(axis, program, size) for axis, size in own.items()}
     points = [Point(program.sizes, 0), Point(program.sizes, 1)]
-    for index in range(count):
+    for index in range(max(map(len, choices.values()), default=0)):
         # Each size of one axis meets different sizes of the others; a full product would say no more and take longer.
-        sizes = Sizes(
-            batch=choices["batch"][index % len(choices["batch"])],
-            seq=choices["seq"][(index + 1) % len(choices["seq"])],
-            target_seq=choices["target_seq"][(index + 2) % len(choices["target_seq"])],
-        )
-        points.append(Point(sizes, seed=index + 2))
-    if "attention_mask" in program.fields and program.sizes.seq > 1:
+        met = {axis: sizes[(index + shift) % len(sizes)] for shift, (axis, sizes) in enumerate(choices.items())}
+        if task.signature.allows(met):
+            points.append(Point(Sizes.for_task(task, met), seed=index + 2))
+    if _has_padding(program, program.sizes):
         points += [Point(program.sizes, 0, padded=True)]
-        points += [Point(point.sizes, point.seed, padded=True) for point in points[2:] if _can_pad(point.sizes)][:3]
-    contents = ID_CONTENTS if program.task.is_text else _VALUE_CONTENTS
-    points += [Point(program.sizes, 0, content) for content in contents]
+        points += [Point(each.sizes, each.seed, padded=True) for each in points[2:] if _has_padding(program, each.sizes)][:3]
+    points += [Point(program.sizes, 0, content) for content in _contents(program, ID_CONTENTS, _VALUE_CONTENTS)]
     return tuple(dict.fromkeys(points))
 
 
 def make_point(subject: Subject, program: Program, point: Point) -> Batch:
-    """The batch of a point: the model's fields on the CPU."""
+    """The batch of a point: the model's fields on the CPU, as a file takes them."""
     if point.content in ID_CONTENTS:
         batch = extreme_batch(subject, point.sizes, point.content, point.seed)
     else:
         batch = subject.batch(point.sizes, point.seed)
     if point.padded:
-        batch = pad_rows(subject, batch, point.sizes)
-    batch = {name: batch[name].cpu() for name in program.fields}
-    return {name: _changed(tensor, point.content) if tensor.is_floating_point() else tensor for name, tensor in batch.items()}
+        batch = shorten_rows(subject.task, batch, point.sizes)
+    signature = subject.task.signature
+    batch = {name: _changed(batch[name].cpu(), signature.input(name), point.content) for name in program.fields}
+    return as_exported(subject.adapter, batch)
 
 
-def _can_pad(sizes: Sizes) -> bool:
-    return sizes.batch > 1 and sizes.seq > 1
+def _has_padding(program: Program, sizes: Sizes) -> bool:
+    """Whether rows may be shorter at some sizes."""
+    own = sizes.by_axis(program.task)
+    longest = max((size for axis, size in own.items() if axis != BATCH), default=1)
+    return has_shorter_rows(program.task, program.fields) and own.get(BATCH, 1) > 1 and longest > 1
 
 
-def _sizes_of(axis: str, program: Program) -> tuple[int, ...]:
-    own = getattr(program.sizes, axis)
-    if axis not in program.limits:
+def _inputs(program: Program) -> list[Input]:
+    return [program.task.signature.input(name) for name in program.fields]
+
+
+def _contents(program: Program, of_ids: Iterable[str], of_numbers: Iterable[str]) -> list[str]:
+    """What the inputs of a program may hold beside the usual."""
+    kinds = [each.values for each in _inputs(program)]
+    has_ids = any(isinstance(values, (Ids, OneOf)) for values in kinds)
+    has_numbers = any(isinstance(values, (Normal, Uniform)) for values in kinds)
+    return [*(of_ids if has_ids else ()), *(of_numbers if has_numbers else ())]
+
+
+def _sizes_of(axis: str, program: Program, own: int) -> tuple[int, ...]:
+    declared = program.task.signature.axes.get(axis)
+    if declared is None or (axis not in program.limits and axis not in program.task.signature.grouping):
         return (own,)
-    low, high = program.limits[axis]
-    wanted = (1, own + 1, 2, own - 1, *_BATCHES) if axis == "batch" else (own + 1, 1, own - 1, high, 2, 5, 9, 17)
-    return tuple(dict.fromkeys(size for size in wanted if low <= size <= high)) or (own,)
+    if axis in program.limits:
+        (low, high), step = program.sizes_tried(axis), program.step(axis)
+    else:
+        choices = declared.choices()
+        low, high, step = choices[0], choices[-1], declared.multiple_of
+    first = step if low <= step else low
+    others = (2 * step, own - step, *_BATCHES) if axis == BATCH else (own - step, high, *(step * factor for factor in _FACTORS))
+    wanted = (first, own + step, *others) if axis == BATCH else (own + step, first, *others)
+    return tuple(dict.fromkeys(size for size in wanted if low <= size <= high and declared.allows(size))) or (own,)
 
 
-def _changed(tensor: Tensor, content: str) -> Tensor:
+def _changed(tensor: Tensor, each: Input, content: str) -> Tensor:
+    """An input with other numbers, within the range that is declared for it."""
+    if not isinstance(each.values, (Normal, Uniform)):
+        return tensor
     if content == "zero":
-        return torch.zeros_like(tensor)
-    return tensor * SCALES.get(content, 1.0) + {"shifted_up": _SHIFT, "shifted_down": -_SHIFT}.get(content, 0.0)
+        changed = torch.zeros_like(tensor)
+    else:
+        changed = tensor * SCALES.get(content, 1.0) + {"shifted_up": _SHIFT, "shifted_down": -_SHIFT}.get(content, 0.0)
+    return changed.clamp(each.values.low, each.values.high) if isinstance(each.values, Uniform) else changed
 
 
 _SEEDS = range(20, 28)
@@ -127,7 +158,7 @@ def path_of_batch(program: Program, batch: Batch) -> tuple[Hashable, ...] | None
     """The operators a model runs on a batch; ``None`` where it raises."""
     try:
         with _Path() as path, torch.no_grad():
-            program.eager(batch)
+            program.eager_outputs(batch)
     except Exception:
         return None
     return tuple(path.steps)
@@ -135,11 +166,12 @@ def path_of_batch(program: Program, batch: Batch) -> tuple[Hashable, ...] | None
 
 def branch_candidates(program: Program) -> Iterator[Point]:
     """Points of the example's sizes whose contents differ as widely as the fields allow."""
-    if program.task.is_text:
-        yield from (Point(program.sizes, 0, content) for content in ID_CONTENTS)
-        yield from (Point(program.sizes, seed, padded=padded) for seed, padded in product(_SEEDS, (False, True)))
-        return
-    yield from (Point(program.sizes, seed, content) for seed, content in product(_SEEDS, ("typical", *SCALES)))
+    if extremes := _contents(program, ID_CONTENTS, ()):
+        paddings = (False, True) if _has_padding(program, program.sizes) else (False,)
+        yield from (Point(program.sizes, 0, content) for content in extremes)
+        yield from (Point(program.sizes, seed, padded=padded) for seed, padded in product(_SEEDS, paddings))
+    for seed, content in product(_SEEDS, _contents(program, (), ("typical", *SCALES))):
+        yield Point(program.sizes, seed, content)
 
 
 def choose_branch_inputs(

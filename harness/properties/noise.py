@@ -12,7 +12,7 @@ factor of ten leaves room on both sides: sound models stay far below it, and a r
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,9 @@ from harness.runtime import seeded
 if TYPE_CHECKING:
     from harness.properties.subject import Subject
 
+
+Call = Callable[[nn.Module, dict[str, Tensor]], Mapping[str, Tensor]]
+"""From a model and a batch to outputs by name."""
 
 FACTOR = 10
 """How many noise floors a difference must exceed to be real."""
@@ -80,20 +83,38 @@ def difference(left: Tensor, right: Tensor) -> float:
 
 def measure_floor(subject: Subject) -> NoiseFloor:
     """Measures the noise floor of a subject's logits at its typical sizes."""
+    return measure_floors(subject, lambda model, batch: {"logits": subject.raw_logits(batch, model)})["logits"]
+
+
+def measure_floors(subject: Subject, call: Call) -> dict[str, NoiseFloor]:
+    """Measures the noise floor of each of several outputs at a subject's typical sizes.
+
+    Args:
+        subject: The model.
+        call: Gives the outputs of a model for a batch, by name.
+    """
     batches = [subject.batch(seed=seed) for seed in range(_DRAWS)]
     # A model of its own for every call: what a call leaves behind is no rounding.
-    logits = [_seeded(subject, batch, subject.fresh()) for batch in batches]
-    exact = None
+    outputs = [_seeded(call, batch, subject.fresh()) for batch in batches]
+    doubled = None
     if subject.double is not None:
-        doubled = [_seeded(subject, batch, subject.fresh().double()) for batch in batches]
-        exact = max(map(difference, logits, doubled))
-    nudged = [_seeded(subject, batch, _nudged(subject.fresh(), seed)) for seed, batch in enumerate(batches)]
-    return NoiseFloor(
-        float64=None if exact is None or not _finite(exact) else exact,
-        last_place=_or_zero(max(map(difference, logits, nudged))),
-        scale=_or_zero(max(float(a.abs().max()) for a in logits)),
-        epsilon=coarsest_epsilon(lambda: _seeded(subject, batches[0], subject.fresh()), subject.dtype),
-    )
+        doubled = [_seeded(call, batch, subject.fresh().double()) for batch in batches]
+    nudged = [_seeded(call, batch, _nudged(subject.fresh(), seed)) for seed, batch in enumerate(batches)]
+    epsilon = coarsest_epsilon(lambda: _seeded(call, batches[0], subject.fresh()), subject.dtype)
+
+    def largest(name: str, others: list[Mapping[str, Tensor]]) -> float:
+        return max(difference(left[name], right[name]) for left, right in zip(outputs, others, strict=True))
+
+    floors = {}
+    for name in outputs[0]:
+        exact = None if doubled is None else largest(name, doubled)
+        floors[name] = NoiseFloor(
+            float64=None if exact is None or not _finite(exact) else exact,
+            last_place=_or_zero(largest(name, nudged)),
+            scale=_or_zero(max(float(a[name].double().abs().max()) if a[name].numel() else 0.0 for a in outputs)),
+            epsilon=epsilon,
+        )
+    return floors
 
 
 class _Dtypes(TorchFunctionMode):
@@ -134,9 +155,10 @@ def coarsest_epsilon(call: Callable[[], object], dtype: torch.dtype, *, of_gradi
     return max(torch.finfo(seen).eps for seen in (*dtypes.seen, dtype))
 
 
-def _seeded(subject: Subject, batch: dict[str, Tensor], model: nn.Module) -> Tensor:
+@torch.no_grad()
+def _seeded(call: Call, batch: dict[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:
     with seeded(0):
-        return subject.raw_logits(batch, model)
+        return call(model, batch)
 
 
 @torch.no_grad()

@@ -270,6 +270,7 @@ def test_a_preset_that_was_mistyped_is_suggested(refused: Refused) -> None:
         ({**LM, "properties": {"gradient": False}}, "unknown_property", "properties.gradient", "gradient_flow"),
         ({**LM, "tolerances": {"causall": 1e-6}}, "unknown_property", "tolerances.causall", "causal"),
         ({"preset": "lm-tiny"}, "unknown_preset", "preset", "lm_tiny"),
+        ({**LM, "export": {"dynamic_shapes": {"bat": True}}}, "unknown_axis", "export.dynamic_shapes.bat", "batch"),
     ],
 )
 def test_an_unknown_name_of_the_projects_own_tables_is_answered_by_the_nearest(
@@ -309,8 +310,8 @@ def test_several_mistakes_are_told_at_once_a_line_each(tmp_path: Path) -> None:
         ('{"task_name": "lm_tiny", "eval": {"path": ""}}', '`eval.path`: got "", expected a name'),
         ('{"task_name": "lm_tiny", "export": {"trust": ["x"]}}', '`export.trust.0`: got "x", expected 64 hexadecimal digits'),
         (
-            '{"task_name": "lm_tiny", "export": {"dynamic_shapes": {"bat": true}}}',
-            '`export.dynamic_shapes`: got "bat", expected true',
+            '{"task_name": "lm_tiny", "export": {"dynamic_shapes": {"batch": "x"}}}',
+            '`export.dynamic_shapes`: got "x", expected true',
         ),
     ],
 )

@@ -52,12 +52,12 @@ def given(exports: Exports) -> list[Answer]:
 
 
 def test_each_batch_has_its_answer_behind_a_fatal_one_too(exports: Exports, given: list[Answer]) -> None:
-    good = exports.eager(exports.batch(exports.points[0]))
+    good = exports.eager(exports.batch(exports.points[0]))["logits"]
     assert [answer.is_fatal for answer in given] == [False, False, True, False]
     for answer in (given[0], given[3]):
-        assert answer.logits is not None
-        assert torch.allclose(answer.logits, good, atol=1e-5)
-    assert given[1].logits is None
+        assert answer.outputs is not None
+        assert torch.allclose(answer.outputs["logits"], good, atol=1e-5)
+    assert given[1].outputs is None
     assert "out of data bounds" in given[1].refusal.lower() or "indices" in given[1].refusal.lower()
     assert "was killed by SIG" in given[2].refusal
 

@@ -72,7 +72,7 @@ def test_a_file_that_could_run_code_is_not_loaded_without_consent(format: str, t
     with pytest.raises(ExportError, match="not written by this project"):
         make_exports(scores(), tmp_path, format).runner(format)
     trusting = make_exports(scores(), tmp_path, format, trust=[file_hash(path)])
-    assert trusting.runner(format)({"features": torch.randn(2, 5)}).shape == (2, 3)
+    assert trusting.runner(format)({"features": torch.randn(2, 5)})["logits"].shape == (2, 3)
 
 
 def test_a_changed_file_is_noticed(tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_a_damaged_cache_entry_is_said(tmp_path: Path) -> None:
     again = make_exports(scores(), None, "pytorch")
     again.cache = Cache(tmp_path)
     assert again.artifact("pytorch").ours
-    assert again.runner("pytorch")({"features": torch.randn(2, 5)}).shape == (2, 3)
+    assert again.runner("pytorch")({"features": torch.randn(2, 5)})["logits"].shape == (2, 3)
 
 
 def test_old_entries_are_forgotten(tmp_path: Path) -> None:

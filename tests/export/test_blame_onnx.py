@@ -107,7 +107,7 @@ def program_of(model: nn.Module, task: TaskSpec, sizes: Sizes) -> Program:
 
 def trace_to(program: Program, path: Path, opset: int = 17) -> Path:
     """Writes a file by the older exporter."""
-    axes = {**program.axes, "logits": program.output_axes}
+    axes = {**program.axes, **program.output_axes}
     with quiet(), torch.no_grad():
         torch.onnx.export(
             program.forward,
@@ -430,7 +430,7 @@ class TestWhoIsAtFault:
     ) -> None:
         broken = change(files["optimised"], tmp_path / "optimised.onnx", gelu_to_relu)
         graph = OnnxGraph(onnx.load(broken))
-        monkeypatch.setattr(onnx_blame, "_optimised", lambda path: graph)
+        monkeypatch.setattr(onnx_blame, "_optimised", lambda *_: graph)
         monkeypatch.setitem(
             WAYS, RUNTIME, lambda c: reference_runs._run_runtime(ReferenceRuns(broken, graph, c.program, c.batch))
         )

@@ -19,7 +19,7 @@ from harness.export.blame.recording import record_artifact, record_eager
 from harness.export.blame.torch_files import ARTIFACT, blame_torch, run_unguarded
 from harness.export.blame.verdict import PROGRAM
 from harness.export.formats.exported_program import capture, quiet
-from harness.export.program import LogitsOf, Program, Runner, make_program
+from harness.export.program import OutputsOf, Program, Runner, make_program
 from harness.tasks import TaskSpec, TaskType
 
 BOUND = 1e-5
@@ -196,7 +196,7 @@ def test_a_step_that_is_not_there_is_said_where_its_input_is_read_twice(
 def test_a_changed_weight_of_a_traced_file_is_named(decoder: Program, batch: Batch, tmp_path: Path) -> None:
     other = copy.deepcopy(decoder.forward.model)
     other.mixers[1].qkv.weight.data[0, 0] += 0.5
-    wrapped = LogitsOf(other, decoder.forward.adapter, decoder.fields)
+    wrapped = OutputsOf(other, decoder.forward.adapter, decoder.fields)
     with quiet(), torch.no_grad():
         torch.jit.trace(wrapped, decoder.arguments, check_trace=False).save(tmp_path / "model.ts")
         module = torch.jit.load(tmp_path / "model.ts")

@@ -107,7 +107,7 @@ def test_a_sound_artifact_gives_the_model_s_logits(
     fresh = run(format, artifacts[format], config=config)
     assert fresh.error == ""
     for batch, output in zip(BATCHES, fresh.outputs, strict=True):
-        torch.testing.assert_close(output, program.eager(batch), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(output["logits"], program.eager(batch), rtol=1e-4, atol=1e-5)
     figures = (fresh.import_seconds, fresh.load_seconds, fresh.first_call_seconds, fresh.warm_call_seconds)
     assert all(seconds is not None and 0 < seconds < 60 for seconds in figures)
     assert fresh.peak_bytes is not None
@@ -215,7 +215,7 @@ def test_the_config_s_own_weights_do_not_stand_in_for_the_artifact_s(
 ) -> None:
     config = write_config(tmp_path, weights="deleted.safetensors")
     fresh = run("safetensors", artifacts["safetensors"], config=config)
-    torch.testing.assert_close(fresh.outputs[0], program.eager(BATCHES[0]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(fresh.outputs[0]["logits"], program.eager(BATCHES[0]), rtol=1e-4, atol=1e-5)
 
 
 class Malicious:
@@ -253,7 +253,7 @@ def test_a_user_s_model_is_built_and_called(tmp_path: Path) -> None:
     (tmp_path / "sibling.py").write_text("WIDTH = 23\n", encoding="utf-8")
     fresh = run_code(tmp_path, "from sibling import WIDTH")
     assert fresh.error == ""
-    assert torch.equal(fresh.outputs[1].argmax(-1), BATCHES[1]["input_ids"])
+    assert torch.equal(fresh.outputs[1]["logits"].argmax(-1), BATCHES[1]["input_ids"])
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
@@ -321,7 +321,7 @@ def test_bfloat16_comes_through(tmp_path: Path) -> None:
         warnings.simplefilter("ignore")
         torch.jit.trace(model, (batch["features"],)).save(str(tmp_path / "model.pt"))
     fresh = run_in_clean_process(exporter_class("torchscript"), tmp_path / "model.pt", ("features",), [batch])
-    assert torch.equal(fresh.outputs[0], model(batch["features"]).float())
+    assert torch.equal(fresh.outputs[0]["logits"], model(batch["features"]).float())
 
 
 def test_weights_are_not_taken_as_held_where_the_child_left_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

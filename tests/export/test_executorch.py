@@ -111,7 +111,7 @@ class TestExecuTorch:
     def test_a_limit_of_the_config_is_kept(self, tmp_path: Path) -> None:
         exports = exports_of(Scores, tmp_path, dynamic_shapes={"batch": [1, 300]})
         assert manifest_of(exports).limits == {"batch": (1, 300)}
-        assert exports.runner("executorch")({"features": torch.randn(300, 5)}).shape == (300, 3)
+        assert exports.runner("executorch")({"features": torch.randn(300, 5)})["logits"].shape == (300, 3)
 
     def test_a_convolution_does_not_narrow_the_batch(self, tmp_path: Path) -> None:
         exports = exports_of(Images, tmp_path, task=IMAGES)
@@ -125,14 +125,14 @@ class TestExecuTorch:
         rows = manifest_of(exports).limits["batch"][1]
         assert rows is not None
         run = exports.runner("executorch")
-        assert run({"pixel_values": torch.randn(rows, 1, 6, 6)}).shape == (rows, 3)
+        assert run({"pixel_values": torch.randn(rows, 1, 6, 6)})["logits"].shape == (rows, 3)
         with pytest.raises(ExportError):
             run({"pixel_values": torch.randn(rows + 1, 1, 6, 6)})
 
     def test_an_axis_that_had_to_be_inferred_gets_its_limit_too(self, tmp_path: Path) -> None:
         exports = exports_of(SmallBatches, tmp_path)
         assert manifest_of(exports).limits == {"batch": (3, 64)}
-        assert exports.runner("executorch")({"features": torch.randn(64, 5)}).shape == (64, 3)
+        assert exports.runner("executorch")({"features": torch.randn(64, 5)})["logits"].shape == (64, 3)
         evidence = judge_format("dynamic_axes", exports, "executorch")
         assert "batch is valid only from 3 to 64" in evidence.message
         assert "test_executorch.py:" in evidence.message
@@ -164,7 +164,7 @@ class TestExecuTorch:
             ("portable kernels", ""),
         ]
         batch = exports.batch(exports.points[0])
-        torch.testing.assert_close(ExecuTorchExporter().load(path, exports.program)(batch), exports.eager(batch))
+        torch.testing.assert_close(ExecuTorchExporter().load(path, exports.program)(batch)[0], exports.eager(batch)["logits"])
         assert ExecuTorchExporter().inspect(path, exports.program).facts["operators"]["aten::addmm"] == 2
 
     def test_what_no_graph_can_hold_is_refused_once(self, tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ class TestExecuTorch:
     def test_logits_of_one_call_survive_the_next(self, tmp_path: Path) -> None:
         exports = exports_of(Scores, tmp_path)
         run, batch = exports.runner("executorch"), exports.batch(exports.points[0])
-        first = run(batch)
+        first = run(batch)["logits"]
         kept = first.clone()
         run({"features": batch["features"] + 1})
         assert torch.equal(first, kept)

@@ -125,7 +125,7 @@ class TestOpenVINO:
     def test_logits_of_one_call_survive_the_next(self, tmp_path: Path) -> None:
         exports = exports_of(Scores, tmp_path)
         run, batch = exports.runner("openvino"), exports.batch(exports.points[0])
-        first = run(batch)
+        first = run(batch)["logits"]
         kept = first.clone()
         run({"features": batch["features"] + 1})
         assert torch.equal(first, kept)
@@ -157,9 +157,9 @@ class TestOpenVINO:
         with seeded(0):
             exports = make_exports(Scores().bfloat16(), tmp_path, "openvino", task=TABLE)
         batch = exports.batch(exports.points[0])
-        logits = exports.runner("openvino")(batch)
+        logits = exports.runner("openvino")(batch)["logits"]
         assert logits.dtype is torch.float32
-        torch.testing.assert_close(logits, exports.eager(batch).float(), rtol=0.02, atol=0.02)
+        torch.testing.assert_close(logits, exports.eager(batch)["logits"].float(), rtol=0.02, atol=0.02)
 
     def test_nan_among_the_weights(self, tmp_path: Path) -> None:
         evidence = judge_format("validation", make_exports(with_nan(), tmp_path, "openvino"), "openvino", ["validation"])

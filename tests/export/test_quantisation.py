@@ -61,7 +61,8 @@ class Case:
         return quantise(self.path, target, kind, self.batches, self.program.fields)
 
     def quality(self, quantised: Path) -> QuantisationQuality:
-        return measure_quality(self.path, quantised, self.batches, self.program.fields, self.expected)
+        expected = [{"logits": logits} for logits in self.expected]
+        return measure_quality(self.path, quantised, self.batches, self.program.fields, expected)
 
 
 def make_case(task: TaskSpec, folder: Path) -> Case:
@@ -245,7 +246,7 @@ def test_no_batch_is_no_quality(lm: Case, quantised_lm: Path) -> None:
 
 
 def test_without_agreement_where_nothing_was_shown(lm: Case, quantised_lm: Path) -> None:
-    constant = [torch.ones_like(logits) for logits in lm.expected]
+    constant = [{"logits": torch.ones_like(logits)} for logits in lm.expected]
     quality = measure_quality(lm.path, quantised_lm, lm.batches, lm.program.fields, constant)
     assert (quality.sqnr_db, quality.argmax_agreement) == (-math.inf, 0.0)
 
@@ -263,7 +264,9 @@ def test_a_damaged_file_is_one_line(damage: Callable[[bytes], bytes], cnn: Case,
         quantise(tmp_path / "broken.onnx", tmp_path / "int8.onnx", "dynamic", [], cnn.program.fields)
     assert "\n" not in str(raised.value)
     with pytest.raises(ExportError):
-        measure_quality(cnn.path, tmp_path / "broken.onnx", cnn.batches, cnn.program.fields, cnn.expected)
+        measure_quality(
+            cnn.path, tmp_path / "broken.onnx", cnn.batches, cnn.program.fields, [{"logits": logits} for logits in cnn.expected]
+        )
     assert [path.name for path in tmp_path.iterdir()] == ["broken.onnx"]
 
 

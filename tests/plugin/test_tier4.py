@@ -60,7 +60,7 @@ import onnxruntime
 def test_own(exported, exports):
     assert list(exported) == ["pytorch", "onnx"]
     assert onnxruntime.InferenceSession(str(exported["onnx"])).get_inputs()[0].name == "input_ids"
-    assert exports.runner("pytorch")(exports.program.example).shape == (3, 11, 32)
+    assert exports.runner("pytorch")(exports.program.example)["logits"].shape == (3, 11, 32)
 """,
     )
     project.run("--model-config", config, "test_own.py", "-k", "test_own").assert_outcomes(

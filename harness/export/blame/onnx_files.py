@@ -79,23 +79,25 @@ def blame_onnx(
     save_to: Path | None = None,
     ours: bool = False,
     kept: Callable[[], Path] | None = None,
+    place: int = 0,
 ) -> Blame:
     """Finds the first operator of an ONNX file that differs from the model.
 
     Args:
         path: The file.
-        program: The model.
+        program: The model, with the output that differs alone.
         batch: Inputs on which their logits differ.
         bound: Up to where logits count as equal.
         save_to: Folder for a small file that shows the difference by itself.
         ours: Whether the file is known to be, to the byte, what the exporter wrote of this model. Otherwise it may have to be exported
             anew to tell, which takes longer than all the rest.
         kept: Gives the path of what the exporter wrote of this model, where that is kept; it then is not exported anew.
+        place: Which of the file's outputs it is, where none has its name.
 
     Raises:
         ExportError: The file is damaged, or asks for other inputs than the model.
     """
-    graph = OnnxGraph(read(path))
+    graph = OnnxGraph(read(path), program.outputs[0], place)
     runs = ReferenceRuns(path, graph, program, batch, kept)
     runtime, plain = runs.ask(RUNTIME), runs.ask(PLAIN_RUNTIME)
     if plain is None:
@@ -106,7 +108,7 @@ def blame_onnx(
         if runtime <= bound:
             return Blame(votes=runs.votes, explanation="nothing diverges: the file's logits are the model's")
     try:
-        case = _compare(_optimised(path) if plain <= bound else graph, program, batch, bound)
+        case = _compare(_optimised(path, graph) if plain <= bound else graph, program, batch, bound)
     except ExportError as error:
         return Blame(votes=runs.votes, explanation=f"the file cannot be taken apart: {error}")
     changed = "" if ours else _signs_of_change(case, graph)
@@ -153,7 +155,7 @@ def _compare(graph: OnnxGraph, program: Program, batch: Batch, bound: float) -> 
     return _Case(graph, feeds, arrays, reference, artifact, find_divergence(reference, artifact, rerun) if differs else None)
 
 
-def _optimised(path: Path) -> OnnxGraph:
+def _optimised(path: Path, graph: OnnxGraph) -> OnnxGraph:
     """What ONNX Runtime's optimiser makes of a file."""
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "optimised.onnx"
@@ -161,7 +163,7 @@ def _optimised(path: Path) -> OnnxGraph:
         options.log_severity_level = 4
         options.optimized_model_filepath = str(target)
         ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        return OnnxGraph(onnx.load(target))
+        return OnnxGraph(onnx.load(target), graph.output)
 
 
 def _raised(graph: OnnxGraph, runs: ReferenceRuns) -> Blame:
@@ -247,7 +249,7 @@ def _save_failing(case: _Case, runs: ReferenceRuns, folder: Path, bound: float) 
             return path
         path.unlink()
         path.with_suffix(".npz").unlink()
-    whole = OnnxGraph(read(runs.path))
+    whole = OnnxGraph(read(runs.path), runs.graph.output)
     feeds = whole.feeds(runs.program.fields, runs.batch)
     expected = runs.expected.numpy()
     path = _save(whole.model, feeds, {whole.output: expected}, folder / f"{runs.path.stem}-whole.onnx")

@@ -37,24 +37,24 @@ class OnnxGraph:
 
     Args:
         model: The model, with its weights.
+        output: The name of the output to look at, where the model has it.
+        place: Its place among the outputs, where the model has none of that name.
 
     Attributes:
         model: The same.
+        output: Name of the output that is looked at.
         maker: The node that makes a value, by the value's name.
         weights: The initialisers by name.
         places: The module and the lines that each node came from.
     """
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(self, model: onnx.ModelProto, output: str = "", place: int = 0) -> None:
         self.model = model
+        names = [str(value.name) for value in model.graph.output]
+        self.output = output if output in names else names[min(place, len(names) - 1)]
         self.maker = {name: node for node in model.graph.node for name in node.output if name}
         self.weights = {tensor.name: tensor for tensor in model.graph.initializer}
         self.places = [_place(node) for node in model.graph.node]
-
-    @property
-    def output(self) -> str:
-        """Name of the first output."""
-        return str(self.model.graph.output[0].name)
 
     def feeds(self, fields: tuple[str, ...], batch: Batch) -> Arrays:
         """A batch under the names of the model's inputs; by position where the model has other names for them.

@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from harness.batches import Batch
 from harness.compat import TorchDispatchMode, storage_key, tree_leaves, tree_map
-from harness.export.program import Program, Runner, module_path
+from harness.export.program import Program, module_path
 from harness.models.wrapped import without_fast_path
 from harness.properties.tracing import hooked
 
@@ -245,11 +245,13 @@ def record_eager(program: Program, batch: Batch, detailed: bool = True) -> Trace
 
     recorder = Recorder(given, lambda: (running[-1] if running else module_path(""), _user_lines()))
     with torch.no_grad(), hooked(program.forward, enter, leave), _kernels(detailed), recorder:
-        logits = program.forward(*tensors)
+        logits = program.forward.by_name(dict(zip(program.fields, tensors, strict=True)))[program.outputs[0]]
     return recorder.trace(logits)
 
 
-def record_artifact(runner: Runner, batch: Batch, detailed: bool = True, replaced: Mapping[int, Tensor] | None = None) -> Trace:
+def record_artifact(
+    runner: Callable[[Batch], Tensor], batch: Batch, detailed: bool = True, replaced: Mapping[int, Tensor] | None = None
+) -> Trace:
     """Runs an artifact that PyTorch runs.
 
     Args:

@@ -120,7 +120,7 @@ def _run_new_export(runs: ReferenceRuns) -> Tensor:
             path = runs.kept()
         else:
             _export(runs, path)
-        graph = OnnxGraph(onnx.load(path))
+        graph = OnnxGraph(onnx.load(path), runs.program.outputs[0])
         return _run_plain_runtime(ReferenceRuns(path, graph, runs.program, runs.batch))
 
 
@@ -135,6 +135,7 @@ def _export(runs: ReferenceRuns, path: Path) -> None:
                 program.arguments,
                 dynamo=True,
                 input_names=list(program.fields),
+                output_names=list(program.outputs),
                 opset_version=version,
                 verbose=False,
             )
@@ -146,8 +147,8 @@ def _export(runs: ReferenceRuns, path: Path) -> None:
             str(path),
             dynamo=False,
             input_names=list(program.fields),
-            output_names=["logits"],
-            dynamic_axes={name: axes for name, axes in (*program.axes.items(), ("logits", program.output_axes)) if axes},
+            output_names=list(program.outputs),
+            dynamic_axes={name: axes for name, axes in (*program.axes.items(), *program.output_axes.items()) if axes},
             opset_version=version,
         )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
@@ -13,20 +15,20 @@ from harness.export.blame.recording import Trace, record_artifact, record_eager
 from harness.export.blame.verdict import PROGRAM, Blame, other_weights, put_in_words, why_frozen
 from harness.export.failure_reason import one_line
 from harness.export.formats.exported_program import capture, quiet
-from harness.export.program import Program, Runner
+from harness.export.program import Program
 from harness.properties.noise import difference
 
 ARTIFACT = "artifact"
 
 
-def blame_torch(runner: Runner, program: Program, batch: Batch, bound: float) -> Blame:
+def blame_torch(runner: Callable[[Batch], Tensor], program: Program, batch: Batch, bound: float) -> Blame:
     """Finds the first operator of an artifact that PyTorch runs and that differs from the model.
 
     Args:
-        runner: The artifact.
-        program: The model.
-        batch: Inputs on which their logits differ.
-        bound: Up to where logits count as equal.
+        runner: The artifact, as a function to the output that differs.
+        program: The model, with that output alone.
+        batch: Inputs on which they differ.
+        bound: Up to where outputs count as equal.
     """
     expected = program.eager(batch)
     try:
@@ -87,7 +89,7 @@ def _vote_of_program(program: Program, batch: Batch, expected: Tensor) -> dict[s
         return {}
 
 
-def _is_right(runner: Runner, program: Program, bound: float) -> bool:
+def _is_right(runner: Callable[[Batch], Tensor], program: Program, bound: float) -> bool:
     """Whether the artifact is right on the batch that exporters are shown."""
     try:
         return difference(program.eager(program.example), runner(program.example)) <= bound

@@ -1,4 +1,4 @@
-"""What a bundle promises: its signature, and golden batches with the model's own logits for them."""
+"""What a bundle promises: its signature, and golden batches with the model's own outputs for them."""
 
 from __future__ import annotations
 
@@ -22,49 +22,68 @@ from harness.export.clean_process.tensor_facts import TensorFacts, facts_of
 from harness.export.exports import Exports
 from harness.export.failure_reason import one_line
 from harness.export.formats.exporter import ExportError, exporter_class
+from harness.export.program import Outputs, promised_outputs
 from harness.export.shape_grid import Point
 from harness.formats import formats as known_formats
+from harness.tasks.signature import Input
+from harness.tasks.values import Ids, MaskOf, Uniform
+from harness.tasks.written import declared_keys
+
+_TASK_KEYS = (
+    "task_type",
+    "task_name",
+    "modality",
+    "vocab_size",
+    "target_vocab_size",
+    "min_seq_len",
+    "max_seq_len",
+    "pad_token_id",
+    "image_size",
+    "num_classes",
+    "num_features",
+)
+"""What is told of a task that is no declared one."""
 
 
 def make_signature(exports: Exports, files: Mapping[str, str]) -> dict[str, Any]:
-    """What a caller must know: inputs, output, and the sizes of their free axes, which have names; and the file of each format.
+    """What a caller must know: inputs, outputs, and the sizes of their free axes, which have names; and the file of each format.
 
     Args:
         exports: The exports.
         files: Names of the formats' files.
     """
     program, task = exports.program, exports.program.task
-    logits = exports.eager(program.example)
-    values = {
-        name: {"range": [0, vocab - 1]}
-        for name in ("input_ids", "decoder_input_ids")
-        if (vocab := task.vocabulary_of(name)) is not None
-    } | {"attention_mask": {"range": [0, 1]}}
-    sizes = (
-        "task_type",
-        "task_name",
-        "modality",
-        "vocab_size",
-        "target_vocab_size",
-        "min_seq_len",
-        "max_seq_len",
-        "pad_token_id",
-        "image_size",
-        "num_classes",
-        "num_features",
-    )
+    found = exports.eager(program.example)
+    outputs = [_described(name, found[name], program.output_axes[name]) for name in program.outputs]
+    steps = {axis: program.step(axis) for axis in program.limits if program.step(axis) > 1}
+    told = {key: json_ready(getattr(task, key)) for key in _TASK_KEYS}
+    if task.declared is not None:
+        told = {"task_type": told["task_type"], "task_name": told["task_name"], "declared": declared_keys(task.declared)}
     return {
         "model": type(exports.subject.model).__name__,
-        "task": {key: json_ready(getattr(task, key)) for key in sizes},
+        "task": told,
         "inputs": [
-            {**_described(name, program.example[name], program.axes[name]), **values.get(name, {})} for name in program.fields
+            {**_described(name, program.example[name], program.axes[name]), **_range_of(task.signature.input(name))}
+            for name in program.fields
         ],
-        "output": _described("logits", logits, program.output_axes),
+        "output": outputs[0],
+        **({"outputs": outputs} if len(outputs) > 1 else {}),
         "limits": {axis: list(limits) for axis, limits in program.limits.items()},
+        **({"multiples": steps} if steps else {}),
         "artifacts": {
             format: {"file": f"artifacts/{name}", "runtime": exporter_class(format).runtime()} for format, name in files.items()
         },
     }
+
+
+def _range_of(each: Input) -> dict[str, Any]:
+    """Smallest and largest value of an input, where it has them whatever its size."""
+    values = each.values
+    if isinstance(values, Ids):
+        return {"range": [0, (max(values.count) if isinstance(values.count, tuple) else values.count) - 1]}
+    if isinstance(values, MaskOf) and each.dtype != "bool":
+        return {"range": [0, 1]}
+    return {"range": [values.low, values.high]} if isinstance(values, Uniform) else {}
 
 
 def read_signature(folder: Path, formats: Mapping[str, str]) -> dict[str, torch.dtype]:
@@ -87,6 +106,12 @@ def read_signature(folder: Path, formats: Mapping[str, str]) -> dict[str, torch.
     return {str(declared["name"]): _dtype(declared["dtype"]) for declared in signature["inputs"]}
 
 
+def outputs_in(signature: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The outputs that a signature declares, in order."""
+    found: list[dict[str, Any]] = signature.get("outputs") or [signature["output"]]
+    return found
+
+
 def sizes_of(declared: Mapping[str, Any]) -> tuple[int, ...]:
     """Sizes of an input or output that is declared in a signature, -1 for a free one."""
     return tuple(axis if isinstance(axis, int) else -1 for axis in declared["axes"])
@@ -107,7 +132,7 @@ def _described(name: str, tensor: Tensor, free: Mapping[int, str]) -> dict[str, 
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 _MOST_LOGITS = 1 << 26
-"""Further batches with more than these are left out, so that a bundle is not mostly golden logits."""
+"""Further batches with more than these are left out, so that a bundle is not mostly golden outputs."""
 
 _SLACK = 2
 """Rounding that was seen when the bundle was made may be this many times as large on another machine."""
@@ -120,15 +145,15 @@ class Golden:
     Attributes:
         names: Files of the inputs.
         inputs: The inputs, in the dtypes of the signature.
-        outputs: The model's logits for them.
-        tolerances: By format, the largest difference for each batch; ``None`` for one that it does not take.
+        outputs: The model's outputs for them, by name.
+        tolerances: By format, the largest difference of each output for each batch; ``None`` for one that it does not take.
         state: What is known of each tensor of the model's state dict.
     """
 
     names: tuple[str, ...]
     inputs: tuple[Batch, ...]
-    outputs: tuple[Tensor, ...]
-    tolerances: dict[str, tuple[float | None, ...]]
+    outputs: tuple[Outputs, ...]
+    tolerances: dict[str, tuple[dict[str, float] | None, ...]]
     state: dict[str, TensorFacts]
 
     def taken(self, format: str) -> list[int]:
@@ -150,13 +175,13 @@ def make_golden(exports: Exports) -> tuple[dict[str, Arrays], dict[str, Any]]:
     files: dict[str, Arrays] = {}
     for number, point in enumerate(points):
         files[f"inputs_{number}.npz"] = {name: _array(tensor) for name, tensor in made_up.batch(point).items()}
-        files[f"outputs_{number}.npz"] = {"logits": _array(made_up.expected(point))}
+        files[f"outputs_{number}.npz"] = {name: _array(tensor) for name, tensor in made_up.expected(point).items()}
     facts = {
         "batches": [
             {"inputs": f"inputs_{number}.npz", "outputs": f"outputs_{number}.npz", "sizes": point.describe(made_up.program)}
             for number, point in enumerate(points)
         ],
-        "noise_floor": made_up.floor.value,
+        "noise_floor": max(floor.value for floor in made_up.floors.values()),
         "formats": {format: _held(exports, format, made_up, points) for format in exports.formats},
         "state": {name: asdict(known) for name, known in facts_of(exports.reference.state_dict()).items()},
     }
@@ -183,16 +208,27 @@ def read_golden(folder: Path, listed: Container[str], formats: Mapping[str, str]
                 raise ValueError(f"golden/{name} is not in the manifest")
         arrays = load_arrays(folder / "golden" / batch["inputs"])
         inputs.append({name: torch.from_numpy(arrays[name]).to(dtype) for name, dtype in dtypes.items()})
-        outputs.append(torch.from_numpy(load_arrays(folder / "golden" / batch["outputs"])["logits"]))
+        arrays = load_arrays(folder / "golden" / batch["outputs"])
+        outputs.append({name: torch.from_numpy(array) for name, array in arrays.items()})
     tolerances = {
-        format: tuple(None if "refused" in held else float(held["tolerance"]) for held in golden["formats"][format])
+        format: tuple(_tolerances(held, found) for held, found in zip(golden["formats"][format], outputs, strict=False))
         for format in formats
     }
-    if any(len(held) != len(inputs) or not any(tolerance is not None for tolerance in held) for held in tolerances.values()):
+    if not all(outputs) or any(len(golden["formats"][format]) != len(inputs) for format in formats):
+        raise ValueError("its batches are not complete")
+    if any(all(tolerance is None for tolerance in held) for held in tolerances.values()):
         raise ValueError("a format has nothing to be held to")
     names = tuple(batch["inputs"] for batch in golden["batches"])
     state = {str(name): TensorFacts.from_json(entry) for name, entry in golden["state"].items()}
     return Golden(names, tuple(inputs), tuple(outputs), tolerances, state)
+
+
+def _tolerances(held: Mapping[str, Any], outputs: Outputs) -> dict[str, float] | None:
+    """How far each output may be from the golden one: a number where there is one output, else by name."""
+    if "refused" in held:
+        return None
+    told = held["tolerance"]
+    return {name: float(told[name] if isinstance(told, Mapping) else told) for name in outputs}
 
 
 def load_arrays(path: Path) -> Arrays:
@@ -205,31 +241,50 @@ def _points(exports: Exports) -> tuple[Point, ...]:
     """The exporter's own example; the nearest shape it did not see; and one of those that is padded, where that means anything."""
     first, *others = exports.points
 
+    own = exports.program.sizes.by_axis(exports.program.task)
+
     def distance(point: Point) -> int:
-        sizes, own = point.sizes, exports.program.sizes
-        return abs(sizes.batch - own.batch) + abs(sizes.seq - own.seq) + abs(sizes.target_seq - own.target_seq)
+        return sum(abs(size - own[axis]) for axis, size in point.sizes.by_axis(exports.program.task).items())
 
     plain = [point for point in others if point.content == "typical"]
     unseen = sorted((point for point in plain if not point.padded), key=lambda p: (p.seen(exports.program), distance(p)))
     padded = sorted((point for point in plain if point.padded), key=lambda p: (p.seen(exports.program), distance(p)))
-    small = [p for p in (*unseen[:1], *padded[:1]) if math.prod(p.sizes.logits_shape(exports.program.task)) <= _MOST_LOGITS]
+    small = [p for p in (*unseen[:1], *padded[:1]) if _fits(exports, p)]
     return tuple(dict.fromkeys((first, *small)))
 
 
+def _fits(exports: Exports, point: Point) -> bool:
+    """Whether the outputs of a batch are small enough to be stored."""
+    signature = exports.program.task.signature
+    whole = signature.complete(point.sizes.by_axis(exports.program.task))
+    return sum(math.prod(promised.shape(whole)) for promised in promised_outputs(exports.program).values()) <= _MOST_LOGITS
+
+
 def _held(exports: Exports, format: str, made_up: Exports, points: Sequence[Point]) -> list[dict[str, Any]]:
-    """For each batch, how far a format's logits are from the model's, and how far they may be; or why it does not take the batch."""
+    """For each batch, how far a format's outputs are from the model's, and how far they may be; or why it does not take the batch."""
     held: list[dict[str, Any]] = []
+    exporter = exports.exporter(format)
     for point in points:
         try:
-            found = compare(made_up, format, point, exports.runner(format)(made_up.batch(point)))
+            found = compare(made_up, point, exports.runner(format)(made_up.batch(point)))
         except Exception as error:  # runtimes have exceptions of their own
             held.append({"refused": str(error) if isinstance(error, UserError) else one_line(error)})
             continue
-        tolerance, sound = found.bound, math.isfinite(found.absolute)
-        exporter = exports.exporter(format)
-        if sound and (found.relative <= exporter.tolerance or exporter.quantised_from):  # a quantised file is an approximation
-            tolerance = max(tolerance, _SLACK * found.absolute)
-        held.append({"difference": found.absolute if sound else None, "tolerance": tolerance})
+        differences, tolerances = {}, dict.fromkeys(made_up.program.outputs, 0.0)
+        for each in found:
+            tolerance, sound = each.bound, math.isfinite(each.absolute)
+            if sound and (each.relative <= exporter.tolerance or exporter.quantised_from):  # a quantised file is an approximation
+                tolerance = max(tolerance, _SLACK * each.absolute)
+            differences[each.output] = each.absolute if sound else None
+            tolerances[each.output] = tolerance
+        several = len(tolerances) > 1
+        only = made_up.program.outputs[0]
+        held.append(
+            {
+                "difference": differences if several else differences.get(only),
+                "tolerance": tolerances if several else tolerances[only],
+            }
+        )
     if all("refused" in batch for batch in held):
         raise ExportError(f"no bundle was written: the {format} file does not even take its own example: {held[0]['refused']}")
     return held

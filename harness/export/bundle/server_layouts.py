@@ -9,11 +9,11 @@ from typing import Any
 
 from harness.config import ExportConfig
 from harness.errors import did_you_mean
-from harness.export.bundle.contract import load_arrays, sizes_of
+from harness.export.bundle.contract import load_arrays, outputs_in, sizes_of
 from harness.export.bundle.folder import Draft
 from harness.export.bundle.texts import pinned, render, runnable
 from harness.export.formats.exporter import Exporter, ExportError, Port, exporter_class, make_exporter
-from harness.export.program import LARGEST_BATCH
+from harness.export.program import UNLIMITED
 from harness.export.store.identity import versions
 from harness.formats import valid_formats
 
@@ -58,8 +58,8 @@ def _triton_tensor(port: Port, batch: int) -> dict[str, Any]:
 
 def _largest_batch(signature: dict[str, Any], ports: Iterable[Port]) -> int:
     """Rows that Triton may put together from several requests; 0 where nobody said how many, or not every tensor has rows."""
-    largest = signature["limits"].get("batch", (1, LARGEST_BATCH))[1]
-    return largest if largest < LARGEST_BATCH and all(len(p.dims) > 1 and p.dims[0] == -1 for p in ports) else 0
+    largest = signature["limits"].get("batch", (1, UNLIMITED))[1]
+    return largest if largest < UNLIMITED and all(len(p.dims) > 1 and p.dims[0] == -1 for p in ports) else 0
 
 
 def _numbered_ports(signature: dict[str, Any]) -> tuple[list[Port], list[Port]]:
@@ -68,7 +68,7 @@ def _numbered_ports(signature: dict[str, Any]) -> tuple[list[Port], list[Port]]:
     def numbered(declared: Sequence[dict[str, Any]]) -> list[Port]:
         return [Port(f"{tensor['name']}__{index}", tensor["dtype"], sizes_of(tensor)) for index, tensor in enumerate(declared)]
 
-    return numbered(signature["inputs"]), numbered([signature["output"]])
+    return numbered(signature["inputs"]), numbered(outputs_in(signature))
 
 
 def write_mlflow(draft: Draft, format: str) -> None:
@@ -87,7 +87,7 @@ def write_mlflow(draft: Draft, format: str) -> None:
     }
     specs = {
         side: json.dumps([_mlflow_tensor(t) for t in tensors])
-        for side, tensors in (("inputs", signature["inputs"]), ("outputs", [signature["output"]]))
+        for side, tensors in (("inputs", signature["inputs"]), ("outputs", outputs_in(signature)))
     }
     for name in ("MLmodel", "conda.yaml", "python_env.yaml"):
         (home / name).write_text(render(f"{name}.j2", **facts, **specs, requirements=needed), encoding="utf-8")

@@ -39,7 +39,7 @@ def readme(draft: Draft, report: ExportHealthReport | None, layouts: Mapping[str
     ]
     return render(
         "README.md.j2",
-        **draft.signature,
+        **{"outputs": [draft.signature["output"]], "multiples": {}, **draft.signature},
         tool=draft.tool,
         created=draft.created,
         folder=shlex.quote(draft.name),

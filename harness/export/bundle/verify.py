@@ -23,6 +23,7 @@ from harness.export.bundle.folder import INFERENCE, MANIFEST, made_here, mistake
 from harness.export.bundle.texts import inference_script, runnable
 from harness.export.clean_process.run import run_in_clean_process
 from harness.export.formats.exporter import ExportError, exporter_class, make_exporter
+from harness.export.program import LOGITS, Outputs
 from harness.files import file_hash
 from harness.formats import formats
 from harness.properties.noise import difference
@@ -139,6 +140,7 @@ class Replays:
             path,
             tuple(self.golden.inputs[0]),
             batches,
+            outputs=tuple(self.golden.outputs[0]),
             config=config,
             timeout=self.timeout,
             threads=torch.get_num_threads(),
@@ -147,19 +149,29 @@ class Replays:
             return Evidence(format, Status.FAIL, f"in a clean process: {run.error}")
         return self._judge(format, dict(zip(taken, run.outputs, strict=True)))
 
-    def _judge(self, name: str, outputs: Mapping[int, Tensor], format: str = "") -> Evidence:
-        """Holds logits to the golden ones of the batches they are for."""
-        held: list[tuple[float, float]] = []
-        for number, logits in outputs.items():
-            tolerance = self.golden.tolerances[format or name][number]
-            held.append((_gap(logits, self.golden.outputs[number]), 0.0 if tolerance is None else tolerance))
-        measured, bound = max(held, key=lambda pair: pair[0] / pair[1] if pair[1] else pair[0])
+    def _judge(self, name: str, outputs: Mapping[int, Outputs], format: str = "") -> Evidence:
+        """Holds outputs to the golden ones of the batches they are for."""
+        held: list[tuple[str, float, float]] = []
+        for number, found in outputs.items():
+            tolerances = self.golden.tolerances[format or name][number] or {}
+            held += [
+                (each, _gap(found[each], golden), tolerances.get(each, 0.0))
+                for each, golden in self.golden.outputs[number].items()
+            ]
+        output, measured, bound = max(held, key=lambda each: each[1] / each[2] if each[2] else each[1])
         if math.isinf(measured):
-            return Evidence(name, Status.FAIL, "its logits have another shape than the golden ones, or are not finite")
+            what = "its logits have another shape than the golden ones, or are not finite"
+            if output != LOGITS:
+                what = f"output `{output}` has another shape than the golden one, or is not finite"
+            return Evidence(name, Status.FAIL, what)
         if measured > bound:
             cause = "the file holds other weights, or another version of the runtime computes differently"
-            return Evidence(name, Status.FAIL, "its logits differ from the golden ones", measured, bound, cause=cause)
-        return Evidence(name, Status.OK, f"gives the golden logits of {_batches(len(held))}", measured, bound)
+            what = (
+                "its logits differ from the golden ones" if output == LOGITS else f"output `{output}` differs from the golden one"
+            )
+            return Evidence(name, Status.FAIL, what, measured, bound, cause=cause)
+        what = "logits" if output == LOGITS else "outputs"
+        return Evidence(name, Status.OK, f"gives the golden {what} of {counted(len(outputs), 'batch')}", measured, bound)
 
     def _weights(self, format: str, path: Path) -> Evidence:
         """Fills the model that a config of this machine builds; where there is none, holds the weights to what is recorded of them."""
@@ -205,21 +217,17 @@ class Replays:
             error = _run_script(arguments, Path(scratch), self.timeout)
             if error:
                 return Evidence(INFERENCE, Status.FAIL, error)
-            logits = load_arrays(outputs)["logits"]
-        found = self._judge(INFERENCE, {number: torch.from_numpy(logits)}, format)
+            arrays = load_arrays(outputs)
+        found = self._judge(INFERENCE, {number: {name: torch.from_numpy(array) for name, array in arrays.items()}}, format)
         return replace(found, message=f"with {format}, {found.message}")
 
 
-def _gap(logits: Tensor, expected: Tensor) -> float:
-    """Largest difference of the finite logits; infinite where others are finite, or none."""
+def _gap(found: Tensor, expected: Tensor) -> float:
+    """Largest difference of the finite values; infinite where others are finite, or none."""
     finite = expected.isfinite()
-    if logits.shape != expected.shape or not torch.equal(logits.isfinite(), finite):
+    if found.shape != expected.shape or not torch.equal(found.isfinite(), finite):
         return float("inf")
-    return difference(logits[finite], expected[finite])
-
-
-def _batches(count: int) -> str:
-    return "1 batch" if count == 1 else f"{count} batches"
+    return difference(found[finite], expected[finite]) if expected.numel() else 0.0
 
 
 def _run_script(arguments: Sequence[str], folder: Path, timeout: float) -> str:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from harness.errors import UserError
 from harness.evidence import Evidence, Status
 from harness.export.clean_process.run import CleanRun, run_in_clean_process
-from harness.export.exports import Exports
+from harness.export.exports import Exports, Run
 from harness.export.failure_reason import outcome
-from harness.export.program import LARGEST_BATCH, Program, Runner
+from harness.export.program import LOGITS, UNLIMITED, Outputs, Program
 from harness.export.shape_grid import Point
 from harness.export.store.identity import versions
 from harness.files import json_hash
@@ -36,7 +35,7 @@ def validation(exports: Exports, format: str) -> Evidence:
     artifact = exports.artifact(format)
     try:
         inspection = exports.inspection(format)
-        logits = exports.example_logits(format)
+        outputs = exports.example_outputs(format)
     except UserError as error:
         cause = "a file that was cut short or damaged, weights of another model, or an operator that the runtime cannot run as written"
         return Evidence(
@@ -44,8 +43,12 @@ def validation(exports: Exports, format: str) -> Evidence:
         )
     details: dict[str, Any] = {"path": str(artifact.path), **inspection.facts}
     problems = list(inspection.problems)
-    if not bool(logits.isfinite().all()):
-        problems.append(f"{int((~logits.isfinite()).sum())} logits are NaN or infinite")
+    for output, tensor in outputs.items():
+        if not bool(tensor.isfinite().all()):
+            bad = int((~tensor.isfinite()).sum())
+            problems.append(
+                f"{bad} logits are NaN or infinite" if output == LOGITS else f"{bad} values of `{output}` are NaN or infinite"
+            )
     if problems:
         cause = "weights that diverged, a file changed by hand, or an exporter that could not give what was asked for"
         return Evidence(name, Status.FAIL, f"{format}: {'; '.join(problems)}", cause=cause, details=details, code="unsound_file")
@@ -81,6 +84,7 @@ def _judge_clean_process(exports: Exports, format: str) -> Evidence:
         exports.artifact(format).path,
         exports.program.fields,
         [exports.batch(point) for point in points],
+        outputs=exports.program.outputs,
         config=exports.config,
         expected=exports.reference.state_dict(),
         threads=torch.get_num_threads(),
@@ -94,13 +98,17 @@ def _judge_clean_process(exports: Exports, format: str) -> Evidence:
         return Evidence(
             name,
             Status.SKIPPED,
-            f"{format}: gives different logits at every call (see inference_mode[{format}])",
+            f"{format}: gives different {exports.program.returns} at every call (see inference_mode[{format}])",
             details=details,
         )
-    measured = max(map(difference, run.outputs, here)) if run.outputs else None
-    bound = exports.floor.repeat_bound
+    output, measured, bound = _worst(exports, list(map(_gaps, run.outputs, here)))
     if measured is not None and measured > bound:
-        message = f"{format}: its logits in a new process differ from those in this one"
+        what = (
+            "its logits in a new process differ from those"
+            if output == LOGITS
+            else f"output `{output}` in a new process differs from that"
+        )
+        message = f"{format}: {what} in this one"
         cause = "code or weights that exist only in this process, such as a tensor that is not in the state dict"
         return Evidence(name, Status.FAIL, message, measured, bound, cause=cause, details=details, code="clean_process_differs")
     message = (
@@ -109,11 +117,29 @@ def _judge_clean_process(exports: Exports, format: str) -> Evidence:
     return Evidence(name, Status.OK, message, measured, bound, details=details)
 
 
-def _outputs_here(exports: Exports, format: str, points: Sequence[Point]) -> list[Tensor] | None:
-    """The artifact's logits in this process; ``None`` where they change from call to call."""
+def _outputs_here(exports: Exports, format: str, points: Sequence[Point]) -> list[Outputs] | None:
+    """The artifact's outputs in this process; ``None`` where they change from call to call."""
     run = exports.runner(format)
     first, again = ([run(exports.batch(point)) for point in points] for _ in range(2))
-    return first if all(difference(a, b) == 0 for a, b in zip(first, again, strict=True)) else None
+    return first if all(gap == 0 for a, b in zip(first, again, strict=True) for gap in _gaps(a, b).values()) else None
+
+
+def _gaps(left: Outputs, right: Outputs) -> dict[str, float]:
+    """How far outputs are from each other; of those that are empty on both sides, not at all."""
+    return {
+        name: 0.0 if left[name].shape == right[name].shape and not left[name].numel() else difference(left[name], right[name])
+        for name in right
+    }
+
+
+def _worst(exports: Exports, gaps: Sequence[dict[str, float]]) -> tuple[str, float | None, float]:
+    """The output that differs most from one call to another, by how much, and how much may be rounding; ``None`` where none was compared."""
+    bounds = {name: floor.repeat_bound for name, floor in exports.floors.items()}
+    found = [(name, gap) for each in gaps for name, gap in each.items()]
+    if not found:
+        return LOGITS, None, max(bounds.values())
+    name, gap = max(found, key=lambda pair: (pair[1] > bounds[pair[0]], pair[1]))
+    return name, gap, bounds[name]
 
 
 def _figures(run: CleanRun) -> dict[str, Any]:
@@ -201,7 +227,9 @@ def dynamic_axes(exports: Exports, format: str) -> Evidence:
         "refused": {point.describe(program): reason for point, reason in refused.items()},
     }
     if not static and not narrowed and not refused:
-        sizes = ", ".join(f"{axis} {low} to {high}" for axis, (low, high) in program.limits.items())
+        sizes = ", ".join(
+            f"{axis} {low} to {high}{_in_steps(program.step(axis))}" for axis, (low, high) in program.limits.items()
+        )
         return Evidence(name, Status.OK, f"free as declared: {sizes}", details=details)
     reasons = [*static.values(), *(_narrowing(axis, limits, program, guards) for axis, limits in narrowed.items())]
     if not reasons:
@@ -217,7 +245,9 @@ def dynamic_axes(exports: Exports, format: str) -> Evidence:
         unit="shapes refused",
         counterexample=next((point.describe(program) for point in refused), ""),
         code="fixed_axis" if static else "narrower_axis" if narrowed else "size_refused",
-        cause=_what_works(exports, format, {**dict.fromkeys(static, None), **narrowed}),
+        cause=_what_works(
+            exports, format, {**dict.fromkeys(static or ({} if narrowed else _suspects(program, refused))), **narrowed}
+        ),
         details=details,
     )
 
@@ -236,7 +266,7 @@ def inference_mode(exports: Exports, format: str) -> Evidence:
     for draw in (1, 2):
         with seeded(draw):
             outputs.append(run(batch))
-    spread = difference(*outputs)
+    output, spread, bound = _worst(exports, [_gaps(outputs[0], outputs[1])])
     left = [found for found in inspection.training if not ("orm" in found and _norms_over_the_batch(exports))]
     cause = "an export in train mode, F.dropout without `training=self.training`, or an eval() that does not reach a module"
     if left:
@@ -250,15 +280,19 @@ def inference_mode(exports: Exports, format: str) -> Evidence:
             cause=cause,
             code="training_operators",
         )
-    if spread > exports.floor.repeat_bound:
-        message = f"{format}: two calls with the same batch give different logits"
-        return Evidence(name, Status.FAIL, message, spread, exports.floor.repeat_bound, cause=cause, code="random_logits")
-    return Evidence(
-        name, Status.OK, "no training operators, and the same logits at every call", spread, exports.floor.repeat_bound
-    )
+    if spread is not None and spread > bound:
+        given = "logits" if output == LOGITS else f"values of output `{output}`"
+        message = f"{format}: two calls with the same batch give different {given}"
+        return Evidence(name, Status.FAIL, message, spread, bound, cause=cause, code="random_logits")
+    message = f"no training operators, and the same {exports.program.returns} at every call"
+    return Evidence(name, Status.OK, message, spread, bound)
 
 
-def _refusal(run: Runner, exports: Exports, point: Point) -> str:
+def _in_steps(step: int) -> str:
+    return f" in steps of {step}" if step > 1 else ""
+
+
+def _refusal(run: Run, exports: Exports, point: Point) -> str:
     """Why an artifact does not take a shape; empty where it does, or where the model itself does not either."""
     _, reason = outcome(lambda: run(exports.batch(point)))
     if not reason:
@@ -279,7 +313,7 @@ def _narrowed(program: Program, derived: dict[str, tuple[int, int | None]]) -> d
 
 def _is_planned(program: Program, static: dict[str, str], narrowed: dict[str, tuple[int, int | None]]) -> bool:
     """Whether all that is narrower is the batch, to which the user gave no limit."""
-    return not static and set(narrowed) == {"batch"} and program.limits["batch"][1] == LARGEST_BATCH
+    return not static and set(narrowed) == {"batch"} and program.limits["batch"][1] == UNLIMITED
 
 
 def _narrowing(axis: str, limits: tuple[int, int | None], program: Program, guards: dict[str, str]) -> str:
@@ -289,12 +323,20 @@ def _narrowing(axis: str, limits: tuple[int, int | None], program: Program, guar
     return f"{axis} is valid only from {limits[0]} to {upper}, declared from {low} to {high}{why}"
 
 
+def _suspects(program: Program, refused: Iterable[Point]) -> list[str]:
+    """The axes that have another size than the example's wherever a file refuses a shape."""
+    own = program.sizes.by_axis(program.task)
+    sizes = [point.sizes.by_axis(program.task) for point in refused]
+    changed = [axis for axis in program.limits if all(each[axis] != own[axis] for each in sizes)]
+    return changed or [*program.limits]
+
+
 def _what_works(exports: Exports, format: str, axes: dict[str, tuple[int, int | None] | None]) -> str:
     """What a user can do about axes that are fixed (``None``) or take fewer sizes than declared."""
     declared = {axis: [low, high] for axis, (low, high) in exports.program.limits.items()}
     honest = {axis: [limits[0], limits[1] or declared[axis][1]] if limits else False for axis, limits in axes.items()}
-    shown = json.dumps({"dynamic_shapes": honest or {"seq": False}})
-    text = f"the model's code fixes this size or branches on it; or declare the sizes that work: {shown}"
+    shown = json.dumps({"dynamic_shapes": honest})
+    text = f"the model's code fixes this size, as `len(x)` and `int(x.shape[0])` do, or branches on it; or declare the sizes that work: {shown}"
     others = [other for other in exports.formats if other != format and _is_free(exports, other)]
     return f"{text}; the axes are free in {', '.join(others)}" if others else text
 

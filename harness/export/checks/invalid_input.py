@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -16,10 +16,15 @@ from harness.export.clean_process.run import Answer, answers
 from harness.export.exports import Exports
 from harness.export.failure_reason import outcome
 from harness.export.onnx.quantisation_quality import logits_sqnr
+from harness.export.program import LOGITS, Program
 from harness.properties.noise import difference
+from harness.tasks.axes import BATCH
+from harness.tasks.signature import Input
+from harness.tasks.values import Ids, IndexOf, Normal, Uniform
 
-_ID_FIELDS: tuple[str, ...] = ("input_ids", "decoder_input_ids")
-_VALUE_FIELDS: tuple[str, ...] = ("features", "pixel_values")
+_EMPTY = "an empty batch"
+_IMAGE_AXES = 4
+"""From so many axes on, numbers are taken for the pixels of images."""
 
 
 def invalid_input(exports: Exports, format: str) -> Evidence:
@@ -32,38 +37,38 @@ def invalid_input(exports: Exports, format: str) -> Evidence:
     """
     manifest = exports.artifact(format).manifest
     fixed = frozenset(manifest.static if manifest else ())  # whose sizes are the matter of dynamic_axes
+    returns = f"returns {exports.program.returns}"
     cases, behaviour, found = list(invalid_cases(exports, fixed)), dict[str, str](), list[Evidence]()
     for case, answer in zip(cases, _answers(exports, format, cases), strict=True):
         expected, reason = outcome(partial(exports.eager, case.batch))
-        behaviour[case.name] = f"model: {reason or 'returns logits'}; {format}: {answer.refusal or 'returns logits'}"
+        behaviour[case.name] = f"model: {reason or returns}; {format}: {answer.refusal or returns}"
         if answer.is_fatal:
             found.append(_fatal(exports, format, case, answer.refusal, behaviour))
-        actual = answer.logits
-        if actual is None or (actual.numel() == 0 and case.empty):
+        actual = answer.outputs
+        if actual is None or (case.empty and not any(tensor.numel() for tensor in actual.values())):
             continue
         if expected is None:
-            found.append(
-                _silent(
-                    exports, format, case, f"returns logits where the model raises ({reason})", "accepts_invalid_input", behaviour
-                )
-            )
-        elif not _alike(exports, format, actual, expected):
-            found.append(
-                _silent(exports, format, case, "gives logits that differ from the model's", "different_logits", behaviour)
-            )
+            what = f"returns {exports.program.returns} where the model raises ({reason})"
+            found.append(_silent(exports, format, case, what, "accepts_invalid_input", behaviour))
+        elif differing := [name for name in expected if not _alike(exports, format, name, actual[name], expected[name])]:
+            what = "logits that differ" if differing[0] == LOGITS else f"values of output `{differing[0]}` that differ"
+            found.append(_silent(exports, format, case, f"gives {what} from the model's", "different_logits", behaviour))
     if found:
         return max(found, key=lambda evidence: evidence.status.severity)
     message = f"behaves like the model on {', '.join(behaviour)}"
     return Evidence("invalid_input", Status.OK, message, details={"behaviour": behaviour})
 
 
-def _alike(exports: Exports, format: str, actual: Tensor, expected: Tensor) -> bool:
-    """Whether logits are the model's: up to rounding, or up to what quantisation may cost where the file is quantised."""
+def _alike(exports: Exports, format: str, name: str, actual: Tensor, expected: Tensor) -> bool:
+    """Whether an output is the model's: up to rounding, or up to what quantisation may cost where the file is quantised."""
     if actual.shape != expected.shape or not torch.equal(actual.isnan(), expected.isnan()):
         return False
+    if not expected.is_floating_point() or not expected.numel():
+        return torch.equal(actual, expected)
     actual, expected = actual.nan_to_num(), expected.nan_to_num()
-    scale = max(1.0, float(expected.abs().max()) / exports.floor.scale) if expected.numel() and exports.floor.scale else 1.0
-    if difference(actual, expected) <= exports.floor.bound * scale:
+    floor = exports.floors[name]
+    scale = max(1.0, float(expected.abs().max()) / floor.scale) if floor.scale else 1.0
+    if difference(actual, expected) <= floor.bound * scale:
         return True
     return bool(exports.exporter(format).quantised_from) and logits_sqnr([expected], [actual]) >= least_decibels(exports)
 
@@ -85,7 +90,7 @@ class InvalidCase:
     @property
     def empty(self) -> bool:
         """Whether there are no rows, for which no logits are as good an answer as a refusal."""
-        return len(self.batch[self.field]) == 0
+        return self.name == _EMPTY
 
 
 def invalid_cases(exports: Exports, fixed: Container[str] = ()) -> Iterator[InvalidCase]:
@@ -97,21 +102,51 @@ def invalid_cases(exports: Exports, fixed: Container[str] = ()) -> Iterator[Inva
     """
     program, point = exports.program, exports.points[0]
     batch, task = exports.batch(point), exports.program.task
-    for field in (f for f in _ID_FIELDS if f in program.fields):
-        for name, token in (("a negative id", -1), ("an id beyond the vocabulary", task.vocabulary_of(field) or 0)):
-            ids = batch[field].clone()
-            ids[-1, -1] = token
-            yield InvalidCase(name, {**batch, field: ids}, field)
-    if "batch" in program.limits and "batch" not in fixed:
-        yield InvalidCase("an empty batch", {name: tensor[:0] for name, tensor in batch.items()}, program.fields[0])
-    if "seq" in program.limits and "seq" not in fixed and "input_ids" in program.fields:
-        longer = replace(point, sizes=Sizes(point.sizes.batch, (task.max_seq_len or 1) + 3, point.sizes.target_seq))
-        yield InvalidCase("a sequence that is too long", exports.batch(longer), "input_ids")
-    for field in (f for f in _VALUE_FIELDS if f in program.fields):
-        wrong = torch.cat((batch[field], batch[field][:, :1]), 1)
+    inputs = [task.signature.input(name) for name in program.fields]
+    for each in inputs:
+        for name, wrong in _wrong_ids(each, batch[each.name], point.sizes.by_axis(task)):
+            yield InvalidCase(name, {**batch, each.name: wrong}, each.name)
+    if BATCH in program.limits and BATCH not in fixed:
+        rows = {name: p for name, axes in program.axes.items() for p, axis in axes.items() if axis == BATCH}
+        nothing = {name: tensor.narrow(rows[name], 0, 0) if name in rows else tensor for name, tensor in batch.items()}
+        yield InvalidCase(_EMPTY, nothing, program.fields[0])
+    for axis, most in _limited(program, fixed).items():
+        sizes = {**point.sizes.by_axis(task), axis: most + 3 * program.step(axis)}
+        field = next(name for name, axes in program.axes.items() if axis in axes.values())
+        longer = exports.batch(replace(point, sizes=Sizes.for_task(task, sizes)))
         yield InvalidCase(
-            "one channel too many" if field == "pixel_values" else "one feature too many", {**batch, field: wrong}, field
+            "a sequence that is too long" if axis == "seq" else f"a size of `{axis}` beyond its limit", longer, field
         )
+    for each in inputs:
+        place = next((p for p, size in enumerate(each.axes) if isinstance(size, int)), None)
+        if isinstance(each.values, (Normal, Uniform)) and place is not None and each.dtype.startswith("float"):
+            wrong = torch.cat((batch[each.name], batch[each.name].narrow(place, 0, 1)), place)
+            name = "one channel too many" if len(each.axes) >= _IMAGE_AXES else "one feature too many"
+            yield InvalidCase(name, {**batch, each.name: wrong}, each.name)
+
+
+def _wrong_ids(each: Input, ids: Tensor, sizes: Mapping[str, int]) -> Iterator[tuple[str, Tensor]]:
+    """Ids or positions with a last one that is none of the table's, and what is wrong with it."""
+    if isinstance(each.values, Ids):
+        count = each.values.count[-1] if isinstance(each.values.count, tuple) else each.values.count
+        what, beyond = "id", "an id beyond the vocabulary"
+    elif isinstance(each.values, IndexOf) and each.values.axis in sizes:
+        count, what, beyond = sizes[each.values.axis], "position", f"a position beyond `{each.values.axis}`"
+    else:
+        return
+    for name, value in ((f"a negative {what}", -1), (beyond, count)):
+        wrong = ids.clone(memory_format=torch.contiguous_format)
+        wrong.view(-1)[-1:] = value
+        yield name, wrong
+
+
+def _limited(program: Program, fixed: Container[str]) -> dict[str, int]:
+    """The first free axis of ids that has an upper limit, as there are positions for so many only; with that limit."""
+    inputs = (program.task.signature.input(name) for name in program.fields)
+    axes = dict.fromkeys(axis for each in inputs if isinstance(each.values, Ids) for axis in each.axes if isinstance(axis, str))
+    read = next((axis for axis in axes if axis != BATCH and axis in program.limits), "")
+    most = program.task.signature.axes[read].most if read and read not in fixed else None
+    return {} if most is None else {read: most}
 
 
 def _answers(exports: Exports, format: str, cases: list[InvalidCase]) -> list[Answer]:
@@ -119,7 +154,7 @@ def _answers(exports: Exports, format: str, cases: list[InvalidCase]) -> list[An
     run, exporter = exports.runner(format), exports.exporter(format)
     if exporter.may_crash:
         path, fields = exports.artifact(format).path, exports.program.fields
-        return answers(type(exporter), path, fields, [case.batch for case in cases])
+        return answers(type(exporter), path, fields, [case.batch for case in cases], exports.program.outputs)
     return [Answer(*outcome(partial(run, case.batch))) for case in cases]
 
 
@@ -138,7 +173,7 @@ def _fatal(exports: Exports, format: str, case: InvalidCase, end: str, behaviour
 
 def _silent(exports: Exports, format: str, case: InvalidCase, what: str, code: str, behaviour: dict[str, str]) -> Evidence:
     """Ids that a runtime or a file of the user's own does not check are a warning: who serves it can check them before the call."""
-    is_id = case.field in _ID_FIELDS
+    is_id = isinstance(exports.program.task.signature.input(case.field).values, (Ids, IndexOf))
     if is_id and exports.exporter(format).accepts_any_id:
         status, cause = Status.WARN, "the runtime accepts any id: check ids before the call"
     else:

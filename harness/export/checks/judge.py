@@ -140,7 +140,7 @@ def _trouble(exports: Exports, format: str) -> tuple[str, str]:
     except UserError as error:
         return "exports", str(error)
     try:
-        exports.example_logits(format)
+        exports.example_outputs(format)
     except UserError as error:
         return "validation", str(error)
     return "", ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -11,8 +12,11 @@ from harness.batches import Sizes
 from harness.errors import UserError
 from harness.evidence import Evidence, Status
 from harness.export.exports import Exports
+from harness.export.program import LOGITS, Outputs, promised_outputs
+from harness.export.shape_grid import Point
 from harness.properties.calling import ModelRaisedError
 from harness.properties.resources import MIB, LiveBytes, find_out_first
+from harness.tasks.axes import BATCH, fits_shape
 from harness.wording import counted
 
 _BATCHES = (1, 2, 4, 8)
@@ -111,29 +115,48 @@ def memory_requirements(exports: Exports) -> Evidence:
 
 
 def _at_input_shapes(exports: Exports, name: str) -> Evidence:
-    """Shape or finiteness of the logits at each input shape; each failure belongs to one of the two."""
+    """Shape or finiteness of the outputs at each input shape; each failure belongs to one of the two."""
     task = exports.program.task
-    shapes: dict[str, list[int]] = {}
+    shapes: dict[str, Any] = {}
     for seed, sizes in enumerate(_sizes(exports)):
         at = sizes.describe(task)
         try:
-            logits = exports.eager({k: v.cpu() for k, v in exports.subject.batch(sizes, seed).items()})
+            outputs = exports.eager(exports.batch(Point(sizes, seed)))
         except UserError as error:
             module = error.module if isinstance(error, ModelRaisedError) else ""
             return Evidence(name, Status.FAIL, f"forward raises at {at}: {error}", counterexample=at, module=module)
-        shapes[at] = list(logits.shape)
-        if name == "shape_validation" and tuple(logits.shape) != sizes.logits_shape(task):
-            promised = f"{task.task_type.value} promises {sizes.logits_shape(task)}"
-            return Evidence(name, Status.FAIL, f"logits of shape {tuple(logits.shape)} at {at}; {promised}", counterexample=at)
-        if name == "forward_pass_validation" and not bool(logits.isfinite().all()):
-            message = f"{counted(int((~logits.isfinite()).sum()), 'logit')} NaN or infinite at {at}"
+        found = {output: list(tensor.shape) for output, tensor in outputs.items()}
+        shapes[at] = found.get(LOGITS, found)
+        message = _wrong_shape(exports, sizes, outputs) if name == "shape_validation" else ""
+        if message:
+            return Evidence(name, Status.FAIL, message, counterexample=at)
+        bad = [(output, tensor) for output, tensor in outputs.items() if not bool(tensor.isfinite().all())]
+        if name == "forward_pass_validation" and bad:
+            output, tensor = bad[0]
+            count = int((~tensor.isfinite()).sum())
+            what = counted(count, "logit") if output == LOGITS else f"{counted(count, 'value')} of output `{output}`"
             cause = "weights that diverged in training, or a softmax over a row that is all masked"
-            return Evidence(name, Status.FAIL, message, counterexample=at, cause=cause)
+            return Evidence(name, Status.FAIL, f"{what} NaN or infinite at {at}", counterexample=at, cause=cause)
     details: dict[str, object] = {"shapes": shapes}
     if name == "shape_validation" and task.image_size:
         details["other_image_size"] = _other_image_size(exports)
-    what = "the promised shape" if name == "shape_validation" else "finite logits"
+    what = "the promised shape" if name == "shape_validation" else f"finite {exports.program.returns}"
     return Evidence(name, Status.OK, f"{what} at {counted(len(shapes), 'input shape')}", details=details)
+
+
+def _wrong_shape(exports: Exports, sizes: Sizes, outputs: Outputs) -> str:
+    """What is wrong with the shape of an output; empty where all are as promised."""
+    task, at = exports.program.task, sizes.describe(exports.program.task)
+    whole = task.signature.complete(sizes.by_axis(task))
+    for output, promised in promised_outputs(exports.program).items():
+        shape = tuple(outputs[output].shape)
+        wanted = tuple(axis if isinstance(axis, int) else whole[axis] for axis in promised.axes)
+        if fits_shape(shape, wanted):
+            continue
+        if output == LOGITS:
+            return f"logits of shape {shape} at {at}; {task.task_type.value} promises {wanted}"
+        return f"output `{output}` of shape {shape} at {at}; promised [{', '.join(map(str, promised.axes))}], which is {wanted}"
+    return ""
 
 
 def _other_image_size(exports: Exports) -> str:
@@ -144,18 +167,17 @@ def _other_image_size(exports: Exports) -> str:
     batch = {name: tensor.cpu() for name, tensor in exports.subject.make(other, Sizes(2), 0).items()}
     at = "x".join(map(str, batch["pixel_values"].shape[2:]))
     try:
-        logits = exports.eager(batch)
+        outputs = exports.eager(batch)
     except UserError as error:
         return f"{at} is refused: {error}"
-    return f"{at} gives logits of shape {tuple(logits.shape)}"
+    return f"{at} gives logits of shape {tuple(outputs[LOGITS].shape)}"
 
 
 def _sizes(exports: Exports) -> list[Sizes]:
-    """Several batch sizes at the example's lengths, and the shortest and the longest input, where those may differ."""
-    example, limits = exports.program.sizes, exports.program.limits
-    found = [Sizes(size, example.seq, example.target_seq) for size in (_BATCHES if "batch" in limits else (example.batch,))]
-    if "seq" in limits:
-        found += [Sizes(example.batch, length, example.target_seq) for length in limits["seq"]]
-    if "target_seq" in limits:
-        found += [Sizes(example.batch, example.seq, length) for length in limits["target_seq"]]
-    return list(dict.fromkeys(found))
+    """Several batch sizes at the example's other sizes, and each other axis at its smallest and its largest, where those may differ."""
+    program, task = exports.program, exports.program.task
+    example = program.sizes.by_axis(task)
+    low, high = program.limits.get(BATCH, (0, 0))
+    found = [{**example, BATCH: size} for size in _BATCHES if low <= size <= high] or [example]
+    found += [{**example, axis: size} for axis in program.limits if axis != BATCH for size in program.sizes_tried(axis)]
+    return list(dict.fromkeys(Sizes.for_task(task, sizes) for sizes in found if task.signature.allows(sizes)))

@@ -13,7 +13,8 @@ from harness.evidence import Evidence, Status
 from harness.export.blame.verdict import Blame
 from harness.export.exports import Exports
 from harness.export.failure_reason import one_line
-from harness.export.formats.exporter import ExportError, WrongFile
+from harness.export.formats.exporter import ExportError, WrongFile, outputs_by_name
+from harness.export.program import LOGITS, Outputs, promised_outputs
 from harness.export.shape_grid import Point
 from harness.properties.noise import FACTOR, difference
 from harness.wording import counted
@@ -23,18 +24,20 @@ _NAME = "numerical_consistency"
 
 @dataclass(frozen=True)
 class Compared:
-    """An artifact's logits beside the model's, at one point.
+    """One output of an artifact beside the model's, at one point.
 
     Attributes:
         point: The point.
+        output: Name of the output.
         absolute: Largest absolute difference; infinite where shapes differ, nothing was compared or only one side is NaN.
-        relative: The same, divided by the largest absolute logit.
-        bound: What ``absolute`` is held to.
-        agreement: Share of positions at which both have the same largest logit; ``None`` for a scalar output.
+        relative: The same, divided by the largest absolute value.
+        bound: What ``absolute`` is held to; 0 for whole numbers and truth values.
+        agreement: Share of positions at which both have the same largest score; ``None`` for an output without classes.
         wrong: What is wrong other than a difference of values; empty where nothing is.
     """
 
     point: Point
+    output: str
     absolute: float
     relative: float
     bound: float
@@ -43,7 +46,7 @@ class Compared:
 
 
 def numerical_consistency(exports: Exports, format: str) -> Evidence:
-    """An artifact's logits equal the model's within its rounding noise, over a grid of shapes.
+    """Every output of an artifact equals the model's within its rounding noise, over a grid of shapes.
 
     The bound is the user's, or ten times the model's noise floor. A difference above a derived bound is still put down to rounding where
     it stays below the format's default tolerance and vanishes when both compute in float64.
@@ -56,9 +59,13 @@ def numerical_consistency(exports: Exports, format: str) -> Evidence:
     refused: dict[Point, str] = {}
     for point in exports.points_for(format):
         try:
-            found.append(compare(exports, format, point, run(exports.batch(point))))
+            found += compare(exports, point, run(exports.batch(point)))
         except Exception as error:
             refused[point] = _message(error)
+    compared_outputs = {compared.output for compared in found}
+    if empty := [name for name in exports.program.outputs if name not in compared_outputs and not refused]:
+        message = f"{format}: nothing could be compared: output `{empty[0]}` is empty at every size"
+        return Evidence(_NAME, Status.FAIL, message, code="nothing_compared")
     if not any(not compared.point.seen(exports.program) for compared in found):
         return _nothing_unseen(exports, format, found, refused)
     worst = max(found, key=_excess)
@@ -78,31 +85,46 @@ def numerical_consistency(exports: Exports, format: str) -> Evidence:
     return _differs(exports, format, worst, facts)
 
 
-def compare(exports: Exports, format: str, point: Point, logits: Tensor) -> Compared:
-    """Holds an artifact's logits at a point against the model's."""
-    expected = exports.expected(point).float() if exports.expected(point).dtype == torch.bfloat16 else exports.expected(point)
-    scale = float(expected.abs().nan_to_num(0, 0, 0).max()) if expected.numel() else 0.0
-    bound = _bound(exports, scale)
+def compare(exports: Exports, point: Point, outputs: Outputs) -> list[Compared]:
+    """Holds an artifact's outputs at a point against the model's; without those that are empty on both sides."""
+    expected = exports.expected(point).items()
+    differing = [(name, tensor) for name, tensor in expected if tensor.numel() or outputs[name].shape != tensor.shape]
+    return [_compared(exports, point, name, outputs[name], tensor) for name, tensor in differing]
+
+
+def _compared(exports: Exports, point: Point, name: str, found: Tensor, expected: Tensor) -> Compared:
+    expected = expected.float() if expected.dtype == torch.bfloat16 else expected
+    scale = float(expected.double().abs().nan_to_num(0, 0, 0).max()) if expected.numel() else 0.0
+    bound = _bound(exports, name, scale) if expected.is_floating_point() else 0.0
     wrong, absolute = "", float("inf")
-    if logits.shape != expected.shape:
-        wrong = f"logits of shape {tuple(logits.shape)} instead of {tuple(expected.shape)}"
-    elif not torch.equal(logits.isfinite(), expected.isfinite()):
-        wrong = f"{counted(int((logits.isfinite() != expected.isfinite()).sum()), 'logit')} finite only on one side"
+    if found.shape != expected.shape:
+        wrong = f"of shape {tuple(found.shape)} instead of {tuple(expected.shape)}"
+    elif not torch.equal(found.isfinite(), expected.isfinite()):
+        count = int((found.isfinite() != expected.isfinite()).sum())
+        wrong = f"{counted(count, 'logit' if name == LOGITS else 'value')} finite only on one side"
     else:
         sound = expected.isfinite()
-        absolute = difference(logits[sound], expected[sound])
+        absolute = difference(found[sound], expected[sound])
     agreement = None
-    if not wrong and expected.ndim > 1 and not exports.program.task.is_regression:
-        agreement = float((logits.argmax(-1) == expected.argmax(-1)).double().mean())
-    return Compared(point, absolute, absolute / scale if scale else absolute, bound, agreement, wrong)
+    classes = _classes(exports, name, expected)
+    if not wrong and classes is not None and expected.numel():
+        agreement = float((found.argmax(classes) == expected.argmax(classes)).double().mean())
+    return Compared(point, name, absolute, absolute / scale if scale else absolute, bound, agreement, wrong)
 
 
-def _bound(exports: Exports, scale: float) -> float:
+def _classes(exports: Exports, name: str, output: Tensor) -> int | None:
+    """The axis of an output that holds scores of classes; ``None`` where none does."""
+    promised = promised_outputs(exports.program).get(name)
+    position = getattr(promised.kind, "classes", None) if promised else None
+    return position if position is not None and output.ndim > 1 and -output.ndim <= position < output.ndim else None
+
+
+def _bound(exports: Exports, name: str, scale: float) -> float:
     chosen = exports.subject.task.tolerances.get(_NAME)
     if chosen is not None:
         return chosen
-    floor = exports.floor
-    # The floor was measured at typical contents; at larger logits rounding is larger in proportion.
+    floor = exports.floors[name]
+    # The floor was measured at typical contents; at larger values rounding is larger in proportion.
     return floor.bound * max(1.0, scale / floor.scale if floor.scale else 1.0)
 
 
@@ -112,45 +134,58 @@ def _is_rounding(exports: Exports, format: str, worst: Compared, details: dict[s
         return False
     if min(worst.absolute, worst.relative) > exports.exporter(format).tolerance:
         return False
-    confirmed = _difference_in_float64(exports, format, worst.point)
+    confirmed = _difference_in_float64(exports, format, worst)
     if confirmed is None:
         return False
     details["float64_difference"] = confirmed
     return confirmed < worst.absolute / FACTOR
 
 
-def _difference_in_float64(exports: Exports, format: str, point: Point) -> float | None:
+def _difference_in_float64(exports: Exports, format: str, worst: Compared) -> float | None:
     """The difference when model and artifact both compute in float64; ``None`` where they cannot."""
     double = exports.subject.double
     if double is None:
         return None
-    batch = exports.batch(point)
+    batch = exports.batch(worst.point)
     try:
-        logits = exports.exporter(format).run_in_float64(exports.artifact(format).path, batch)
+        found = exports.exporter(format).run_in_float64(exports.artifact(format).path, batch)
+        if found is None:
+            return None
+        found = outputs_by_name(exports.program.outputs, found)[worst.output]
     except ExportError:
         return None
-    return None if logits is None else difference(logits, exports.subject.logits(batch, double).cpu())
+    return difference(found, exports.call(double, batch)[worst.output].cpu())
 
 
 def _differs(exports: Exports, format: str, worst: Compared, facts: dict[str, Any]) -> Evidence:
     unseen = "" if worst.point.seen(exports.program) else ", a shape its exporter did not see"
     at = worst.point.sizes.describe(exports.program.task)
-    what = worst.wrong or f"logits differ from the model's by {worst.absolute:.1e}"
     blame = _blame(exports, format, worst)
     operator = (
         f"; first diverging operator: {blame.operator}" + (f" at {blame.line}" if blame.line else "") if blame.operator else ""
     )
-    details = {**facts.pop("details"), "blame": blame.to_json()}
+    details = {**facts.pop("details"), "output": worst.output, "blame": blame.to_json()}
     return Evidence(
         _NAME,
         Status.FAIL,
-        f"{format}: {what} at {at}{unseen}{operator}",
+        f"{format}: {_what_differs(exports, worst)} at {at}{unseen}{operator}",
         module=blame.module,
         code="different_form" if worst.wrong else "different_logits",
         cause=blame.explanation or _CAUSE,
         details=details,
         **facts,
     )
+
+
+def _what_differs(exports: Exports, worst: Compared) -> str:
+    """What is wrong, with the output's name and axes where a model does not only return logits."""
+    if worst.output == LOGITS:
+        differing = f"logits differ from the model's by {worst.absolute:.1e}"
+        return differing if not worst.wrong else f"logits {worst.wrong}" if worst.wrong.startswith("of ") else worst.wrong
+    promised = promised_outputs(exports.program).get(worst.output)
+    axes = f" [{', '.join(map(str, promised.axes))}]" if promised else ""
+    said = worst.wrong or f"differs from the model's by {worst.absolute:.1e}"
+    return f"output `{worst.output}`{axes} {'is ' if worst.wrong.startswith('of ') else 'has ' if worst.wrong else ''}{said}"
 
 
 _CAUSE = "the exporter froze a decision or translated an operator wrongly, or the file holds other weights"
@@ -166,10 +201,12 @@ def _blame(exports: Exports, format: str, worst: Compared) -> Blame:
     """The first operator that diverges; empty of weights, which only fill a model, and where the runtime shows no operators."""
     artifact = exports.artifact(format)
     try:
+        run, place = exports.runner(format), exports.program.outputs.index(worst.output)
         wrong = WrongFile(
             artifact.path,
-            exports.runner(format),
-            exports.program,
+            lambda batch: run(batch)[worst.output],
+            exports.program.only(worst.output),
+            place,
             exports.batch(worst.point),
             worst.bound,
             artifact.ours,
@@ -206,11 +243,13 @@ def _nothing_unseen(exports: Exports, format: str, found: list[Compared], refuse
 
 def _agrees(found: list[Compared], exports: Exports) -> str:
     unseen = len({compared.point.sizes for compared in found if not compared.point.seen(exports.program)})
-    return f"equal within rounding on {_batches(found)}, with {counted(unseen, 'shape')} that the exporter never saw"
+    outputs = len(exports.program.outputs)
+    every = f"{outputs} outputs " if outputs > 1 else ""
+    return f"{every}equal within rounding on {_batches(found)}, with {counted(unseen, 'shape')} that the exporter never saw"
 
 
 def _batches(found: list[Compared]) -> str:
-    return "1 batch" if len(found) == 1 else f"{len(found)} batches"
+    return counted(len({compared.point for compared in found}), "batch")
 
 
 def _details(found: list[Compared], refused: dict[Point, str], exports: Exports) -> dict[str, Any]:
@@ -219,11 +258,20 @@ def _details(found: list[Compared], refused: dict[Point, str], exports: Exports)
         "max_abs_diff": max(compared.absolute for compared in found),
         "max_rel_diff": max(compared.relative for compared in found),
         "argmax_agreement": min(agreements, default=None),
-        "batches": len(found),
+        "batches": len({compared.point for compared in found}),
         "shapes_unseen": len({c.point.sizes for c in found if not c.point.seen(exports.program)}),
         "refused": {point.describe(exports.program): reason for point, reason in refused.items()},
-        "noise_floor": exports.floor.value,
+        "noise_floor": max(floor.value for floor in exports.floors.values()),
+        **({} if len(exports.program.outputs) == 1 else {"by_output": _by_output(found)}),
     }
+
+
+def _by_output(found: list[Compared]) -> dict[str, float]:
+    """The largest difference of each output."""
+    largest: dict[str, float] = {}
+    for compared in found:
+        largest[compared.output] = max(compared.absolute, largest.get(compared.output, 0.0))
+    return largest
 
 
 def _message(error: BaseException) -> str:

@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -25,6 +24,7 @@ from harness.batches import Batch
 from harness.evidence import Evidence, Status
 from harness.export.exports import Exports
 from harness.export.formats.exporter import ExportError
+from harness.export.program import Outputs
 from harness.export.store.identity import versions
 from harness.files import json_hash
 
@@ -319,20 +319,22 @@ def quantisation(exports: Exports, format: str) -> Evidence:
         exports.artifact(exporter.quantised_from).path,
         exports.artifact(format).path,
         batches,
-        [plain(batch) for batch in batches],
+        [_floating(plain(batch)) for batch in batches],
     )
     times = compared_latency(exports, format, exporter.quantised_from)
     slower = times.artifact.p50_bounds[0] > _SLOWER * times.eager.p50_bounds[1]
     bound = least_decibels(exports)
     details = {**asdict(quality), "speed_up_over_float": times.speed_up}
     worst = quality.worst_tensors[0] if quality.worst_tensors else None
+    where = f" in output `{quality.output}`" if quality.output else ""
     figures = (
-        f"{quality.sqnr_db:.1f} dB, {quality.operators_quantised} of {quality.operators_quantisable} operators, "
+        f"{quality.sqnr_db:.1f} dB{where}, {quality.operators_quantised} of {quality.operators_quantisable} operators, "
         f"{quality.bytes_after / quality.bytes_before:.0%} of the size, {times.speed_up:.2f} times as fast as the float file"
     )
     facts: dict[str, Any] = {"measured": quality.sqnr_db, "bound": bound, "unit": "dB", "details": details}
     if quality.sqnr_db < bound:
-        message = f"{format}: quantisation changes the logits too much: {figures}"
+        changed = f"output `{quality.output}`" if quality.output else "the logits"
+        message = f"{format}: quantisation changes {changed} too much: {figures}"
         named = f" (worst weight: `{worst.name}`, {worst.sqnr_db:.1f} dB)" if worst else ""
         cause = "weights with outliers, or a calibration that saw other inputs; leave the worst layers in float"
         return Evidence(
@@ -354,7 +356,8 @@ def quantisation(exports: Exports, format: str) -> Evidence:
             code="slower_than_float_file",
             **facts,
         )
-    if quality.argmax_agreement is not None and quality.argmax_agreement < _AGREEMENT:
+    has_classes = exports.program.task.signature.main.classes == -1
+    if has_classes and quality.argmax_agreement is not None and quality.argmax_agreement < _AGREEMENT:
         message = f"{format}: only {quality.argmax_agreement:.1%} of positions keep their largest logit; {figures}"
         return Evidence(
             name,
@@ -365,6 +368,11 @@ def quantisation(exports: Exports, format: str) -> Evidence:
             **facts,
         )
     return Evidence(name, Status.OK, figures, **facts)
+
+
+def _floating(outputs: Outputs) -> Outputs:
+    """The outputs of which there is noise."""
+    return {name: tensor for name, tensor in outputs.items() if tensor.is_floating_point()}
 
 
 def least_decibels(exports: Exports) -> float:
@@ -386,8 +394,7 @@ def compared_latency(exports: Exports, format: str, other: str | None = None) ->
     """Times of an artifact beside those of another one or of the model itself; remembered for this machine."""
     run, files = exports.runner(format), exports.artifact(format)
     batch = exports.batch(exports.points[0])
-    subject, model = exports.subject, exports.reference  # as it is called in PyTorch, by whatever path is fast
-    against = exports.runner(other) if other else partial(subject.logits, model=model)
+    against = exports.runner(other) if other else exports.plainly
     where = [platform.node(), os.cpu_count(), torch.get_num_threads(), versions()]
     key = json_hash("latency", files.manifest and files.manifest.files, other, exports.identity, where)
 

@@ -20,7 +20,7 @@ from harness.files import replacing, write_whole
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor, nn
+    from torch import nn
 
     from harness.export.clean_process.tensor_facts import TensorFacts
     from harness.export.formats.exporter import Arrays, Exporter, Run
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 ANSWER, INPUTS, OUTPUTS, STAGE = "answer.json", "inputs.npz", "outputs.npz", "stage"
 """Names of the files that lie beside the request."""
 
-_REBUILDING = ("harness.config", "harness.adapters", "harness.models.loading")
+_REBUILDING = ("harness.config", "harness.adapters", "harness.models.loading", "harness.export.program")
 """What a model is built with, for formats that hold only weights."""
 
 _FURTHER_CALLS = 5
@@ -82,7 +82,7 @@ class Replay:
             first = run(batches[0])
         self.answer["warm_call_seconds"] = _median_call(run, batches[0])
         outputs = [first, *(run(batch) for batch in batches[1:])]
-        _write_arrays(self.folder / OUTPUTS, outputs)
+        _write_arrays(self.folder / OUTPUTS, [array for found in outputs for array in _in_order(found, self.request)])
 
     @contextmanager
     def _timed(self, key: str, stage: str) -> Iterator[None]:
@@ -95,14 +95,12 @@ class Replay:
 
 def answer_each(request: dict[str, Any], folder: Path) -> None:
     """Runs one batch after another; each answer is on disk before the next batch is tried, as any may be the last."""
-    import numpy as np
-
     run = load(requested_exporter(request), request)
     assert run is not None, "weights answer nothing"
     for number, batch in enumerate(stored_batches(folder, request)):
         (folder / STAGE).write_text(str(number), encoding="utf-8")
         try:
-            np.save(folder / f"{number}.npy", run(batch))
+            _write_arrays(folder / f"{number}.npz", _in_order(run(batch), request))
         except Exception as error:  # what a runtime raises has no base class of its own
             (folder / f"{number}.txt").write_text(one_line(error), encoding="utf-8")
 
@@ -115,7 +113,7 @@ def requested_exporter(request: dict[str, Any]) -> Exporter:
 
 
 def load(exporter: Exporter, request: dict[str, Any]) -> Run | None:
-    """The file as a function from named arrays to logits; ``None`` of weights that no config says how to run, once they are checked."""
+    """The file as a function from named arrays to its outputs; ``None`` of weights that no config says how to run, once they are checked."""
     if exporter.kind == "weights":
         return _with_weights(exporter, request)
     run: Run = exporter.standalone[-1](request["artifact"], request["fields"], request["threads"])
@@ -136,17 +134,14 @@ def _with_weights(exporter: Exporter, request: dict[str, Any]) -> Run | None:
         return None
     from harness.adapters import make_adapter
     from harness.config import load_config
+    from harness.export.program import OutputsOf
 
     config = load_config(request["config"])
     model = _build(config)
     _check(state, facts_of(model.state_dict(), values=False))
     model.load_state_dict(state, strict=False)  # what is missing now is tied to something that is there
     adapter = make_adapter(config.task_spec(), config.adapter, config.path.parent)
-    fields = list(request["fields"])
-
-    def forward(*tensors: Tensor) -> Tensor:
-        return adapter.logits(model, dict(zip(fields, tensors, strict=True)))
-
+    forward = OutputsOf(model, adapter, tuple(request["fields"]), tuple(request["outputs"]))
     return by_position(forward, request["fields"], request["threads"])
 
 
@@ -172,6 +167,13 @@ def _check(state: dict[str, Any], expected: Mapping[str, TensorFacts]) -> None:
 def _shown(names: list[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
+
+
+def _in_order(found: Any, request: dict[str, Any]) -> list[Any]:
+    """What a file returned, in the order of the model's outputs."""
+    from harness.export.formats.exporter import outputs_by_name
+
+    return list(outputs_by_name(request["outputs"], found).values())
 
 
 def stored_batches(folder: Path, request: dict[str, Any]) -> list[Arrays]:

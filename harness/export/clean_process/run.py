@@ -19,6 +19,7 @@ from harness.batches import Batch
 from harness.export.clean_process.child import ANSWER, INPUTS, OUTPUTS, STAGE
 from harness.export.clean_process.tensor_facts import TensorFacts, facts_of
 from harness.export.formats.exporter import Exporter
+from harness.export.program import LOGITS, Outputs
 from harness.processes import end_in_words, environment_of_child, last_line, module_command, start_process, stop_process
 
 _CHILD = "harness.export.clean_process.child"
@@ -30,8 +31,8 @@ class CleanRun:
     """What a clean process made of a file. Figures are ``None`` where it did not get that far.
 
     Attributes:
-        outputs: Logits of each batch, bfloat16 as float32. Empty after an error, and where weights were only compared with the expected
-            ones because no config says how to build the model.
+        outputs: The outputs of each batch by name, bfloat16 as float32. Empty after an error, and where weights were only compared with the
+            expected ones because no config says how to build the model.
         import_seconds: To import what the format needs.
         load_seconds: To load it; for weights, to build the model too.
         first_call_seconds: The first call, on the first batch.
@@ -41,7 +42,7 @@ class CleanRun:
         error: Why there are no outputs, in one line; empty when all went well.
     """
 
-    outputs: list[Tensor] = field(default_factory=list, repr=False)
+    outputs: list[Outputs] = field(default_factory=list, repr=False)
     import_seconds: float | None = None
     load_seconds: float | None = None
     first_call_seconds: float | None = None
@@ -57,6 +58,7 @@ def run_in_clean_process(
     fields: Sequence[str],
     batches: Sequence[Batch],
     *,
+    outputs: Sequence[str] = (LOGITS,),
     config: Path | None = None,
     expected: Mapping[str, Tensor | TensorFacts] | None = None,
     timeout: float = 120.0,
@@ -69,6 +71,7 @@ def run_in_clean_process(
         path: The file.
         fields: Names of the inputs, in order.
         batches: The inputs; each holds the fields. Weights that are compared with the expected ones need none.
+        outputs: Names of the outputs, in order.
         config: For formats of weights, the config file to build the model from.
         expected: For those without a config, the model's state dict, or what was recorded of it: names, shapes, dtypes and values that
             the file must hold.
@@ -90,6 +93,7 @@ def run_in_clean_process(
             path,
             fields,
             batches,
+            outputs,
             threads=threads,
             config=str(config.resolve()) if config is not None else None,
             expected=_expected(expected or {}) if only_compared else {},
@@ -97,7 +101,7 @@ def run_in_clean_process(
             run_in=str(Path.cwd()) if weights and config is not None else None,
         )
         status = _run_child(folder, timeout, threads)
-        return _result(folder, status, timeout, 0 if only_compared else len(batches))
+        return _result(folder, status, timeout, 0 if only_compared else len(batches), outputs)
 
 
 @dataclass(frozen=True)
@@ -105,18 +109,23 @@ class Answer:
     """What a file gives for a batch.
 
     Attributes:
-        logits: The logits; ``None`` where there are none.
+        outputs: The outputs by name; ``None`` where there are none.
         refusal: Why there are none, in one line.
         is_fatal: Whether the process crashed.
     """
 
-    logits: Tensor | None = None
+    outputs: Outputs | None = None
     refusal: str = ""
     is_fatal: bool = False
 
 
 def answers(
-    exporter: type[Exporter], path: Path, fields: Sequence[str], batches: Sequence[Batch], timeout: float = 120.0
+    exporter: type[Exporter],
+    path: Path,
+    fields: Sequence[str],
+    batches: Sequence[Batch],
+    outputs: Sequence[str] = (LOGITS,),
+    timeout: float = 120.0,
 ) -> list[Answer]:
     """Runs a file on one batch after another in a clean process; where that crashes, another one continues after the batch.
 
@@ -125,23 +134,29 @@ def answers(
         path: The file.
         fields: Names of the inputs, in order.
         batches: The inputs; each holds the fields.
+        outputs: Names of the outputs, in order.
         timeout: Seconds until a process is stopped.
     """
     given: list[Answer] = []
     while len(given) < len(batches):
-        given += _answers_of_one_process(exporter, path, fields, batches[len(given) :], timeout)
+        given += _answers_of_one_process(exporter, path, fields, batches[len(given) :], outputs, timeout)
     return given
 
 
 def _answers_of_one_process(
-    exporter: type[Exporter], path: Path, fields: Sequence[str], batches: Sequence[Batch], timeout: float
+    exporter: type[Exporter],
+    path: Path,
+    fields: Sequence[str],
+    batches: Sequence[Batch],
+    outputs: Sequence[str],
+    timeout: float,
 ) -> list[Answer]:
     """The answers of one process, up to where it crashed."""
     with tempfile.TemporaryDirectory(prefix="modeltiers-answers-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        _write_request(folder, exporter, path, fields, batches, one_by_one=True)
+        _write_request(folder, exporter, path, fields, batches, outputs, one_by_one=True)
         status = _run_child(folder, timeout, 1)
-        given = [_answer(folder, number) for number in range(len(batches))]
+        given = [_answer(folder, number, outputs) for number in range(len(batches))]
         if status == 0:
             return [answer for answer in given if answer is not None]
         end = Answer(refusal=_why_no_answer(folder, status, timeout), is_fatal=True)
@@ -152,11 +167,11 @@ def _answers_of_one_process(
         return [answer or end for answer in given[: last + 1]]
 
 
-def _answer(folder: Path, number: int) -> Answer | None:
-    logits, refusal = folder / f"{number}.npy", folder / f"{number}.txt"
+def _answer(folder: Path, number: int, outputs: Sequence[str]) -> Answer | None:
+    given, refusal = folder / f"{number}.npz", folder / f"{number}.txt"
     if refusal.is_file():
         return Answer(refusal=refusal.read_text(encoding="utf-8"))
-    return Answer(torch.from_numpy(np.load(logits, allow_pickle=False))) if logits.is_file() else None
+    return Answer(dict(zip(outputs, _tensors(given), strict=True))) if given.is_file() else None
 
 
 def _write_request(
@@ -165,6 +180,7 @@ def _write_request(
     path: Path,
     fields: Sequence[str],
     batches: Sequence[Batch],
+    outputs: Sequence[str],
     *,
     threads: int = 1,
     run_in: str | None = None,
@@ -177,6 +193,7 @@ def _write_request(
         "artifact": str(path.resolve()),
         "fields": {name: _dtype(batches[0][name]) for name in fields} if batches else {},
         "batches": len(batches),
+        "outputs": list(outputs),
         "threads": threads,
         "one_by_one": one_by_one,
         "run_in": run_in,
@@ -214,20 +231,22 @@ def _run_child(folder: Path, timeout: float, threads: int) -> int | None:
         stop_process(child)
 
 
-def _result(folder: Path, status: int | None, timeout: float, batches: int) -> CleanRun:
+def _result(folder: Path, status: int | None, timeout: float, batches: int, names: Sequence[str]) -> CleanRun:
     answered = folder / ANSWER
     answer: dict[str, Any] = json.loads(answered.read_text(encoding="utf-8")) if answered.is_file() else {}
     error = answer.pop("error", "")
     if not error and (status != 0 or not answer):
         error = f"{_why_no_answer(folder, status, timeout)} while {_stage(folder)}"
-    outputs = [] if error else _outputs(folder / OUTPUTS)
-    if not error and len(outputs) != batches:
-        error = f"gave {len(outputs)} outputs for {batches} batches"
+    tensors = [] if error else _tensors(folder / OUTPUTS)
+    starts = range(0, len(tensors), len(names))
+    outputs = [dict(zip(names, tensors[start : start + len(names)], strict=False)) for start in starts]
+    if not error and len(tensors) != batches * len(names):
+        error = f"gave {len(tensors)} outputs for {batches} batches"
     packages = tuple(answer.pop("packages", ()))
     return CleanRun([] if error else outputs, **answer, packages=packages, error=error)
 
 
-def _outputs(path: Path) -> list[Tensor]:
+def _tensors(path: Path) -> list[Tensor]:
     if not path.is_file():
         return []
     with np.load(path, allow_pickle=False) as stored:

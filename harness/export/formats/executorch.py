@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.export.formats.exporter import Attempt, Exported, Exporter, ExportError, Inspection, by_position
+from harness.export.formats.exporter import Attempt, Exported, Exporter, ExportError, Inspection, by_position, check_shapes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,12 +58,12 @@ class _Lowered:
 
 
 def load_executorch(path: str, inputs: dict[str, str], threads: int = 0) -> Run:
-    """An ExecuTorch program, as a function from named arrays to logits."""
+    """An ExecuTorch program, as a function from named arrays to its outputs."""
     from executorch.runtime import Runtime
 
     program = Runtime.get().load_program(path)
     program.load_method("forward")
-    return by_position(lambda *tensors: program.load_method("forward").execute(tensors)[0], inputs, threads)
+    return by_position(lambda *tensors: program.load_method("forward").execute(tensors), inputs, threads)
 
 
 class ExecuTorchExporter(Exporter):
@@ -128,10 +128,10 @@ class ExecuTorchExporter(Exporter):
         if inputs != len(program.fields):
             raise ExportError(f"{path.name} takes {inputs} inputs, the model takes {', '.join(program.fields)}")
 
-        def run(batch: Batch) -> Tensor:
+        def run(batch: Batch) -> list[Tensor]:
             arguments = [tensor.detach().cpu().contiguous() for tensor in program.ordered(batch)]
             try:
-                return loaded.load_method(_METHOD).execute(arguments)[0]
+                return list(loaded.load_method(_METHOD).execute(arguments))
             except Exception as error:
                 raise ExportError(f"ExecuTorch raised {_reason(error)}") from error
 
@@ -184,9 +184,9 @@ def _lower(captured: Captured, program: Program, partitioners: Partitioners) -> 
 
 
 def _is_boundless(program: Program) -> bool:
-    from harness.export.program import LARGEST_BATCH
+    from harness.export.program import UNLIMITED
 
-    return program.limits.get("batch", (0, 0))[1] == LARGEST_BATCH
+    return program.limits.get("batch", (0, 0))[1] == UNLIMITED
 
 
 def _with_rows(program: Program, rows: int) -> Program:
@@ -213,11 +213,9 @@ def _try_out(run: Runner, program: Program) -> None:
     """Runs the example, as some programs are lowered and cannot be run.
 
     Raises:
-        ExportError: The logits are of another shape than the model's.
+        ExportError: An output is of another shape than the model's.
     """
-    found, expected = run(program.example).shape, program.eager(program.example).shape
-    if found != expected:
-        raise ExportError(f"logits of shape {tuple(found)} instead of {tuple(expected)}")
+    check_shapes(program, run(program.example))
 
 
 def _operators(path: Path) -> Counter[str]:

@@ -71,7 +71,7 @@ def capture(program: Program) -> Captured:
 
 
 def _ways(program: Program) -> Iterator[tuple[str, Any]]:
-    dims = {axis: Dim(axis, min=low, max=high) for axis, (low, high) in program.limits.items()}
+    dims = {axis: _dimension(axis, low, high, program.step(axis)) for axis, (low, high) in program.limits.items()}
     if not dims:
         yield "torch.export, fixed sizes", None
         return
@@ -79,6 +79,11 @@ def _ways(program: Program) -> Iterator[tuple[str, Any]]:
     yield "torch.export, free axes", (free,)
     inferred = tuple(dict.fromkeys(program.axes[name], Dim.AUTO) for name in program.fields)
     yield "torch.export, inferred axes", (inferred,)
+
+
+def _dimension(axis: str, low: int, high: int, step: int) -> Any:
+    """A free axis; one whose sizes are multiples of a number is that number times another."""
+    return Dim(axis, min=low, max=high) if step == 1 else step * Dim(f"_{axis}", min=low // step, max=high // step)
 
 
 def _described(exported: ExportedProgram, program: Program, attempts: tuple[Attempt, ...]) -> Captured:
@@ -95,10 +100,23 @@ def _described(exported: ExportedProgram, program: Program, attempts: tuple[Atte
                     static.setdefault(axis, f"{axis} is always {size}{_where(size)}")
                 continue
             symbols[str(expression)] = axis
-            known = exported.range_constraints.get(expression)
-            if known is not None:
-                limits[axis] = _narrower(limits.get(axis), (_lower(known.lower), _upper(known.upper)))
+            found = _limits_of(expression, exported)
+            if found is not None:
+                limits[axis] = _narrower(limits.get(axis), found)
     return Captured(exported, attempts, limits, static, symbols, _guards(exported, symbols))
+
+
+def _limits_of(expression: Any, exported: ExportedProgram) -> tuple[int, int | None] | None:
+    """Smallest and largest size of an axis, where they are known: of a multiple of a symbol, the symbol's times as much."""
+    known = exported.range_constraints.get(expression)
+    if known is not None:
+        return _lower(known.lower), _upper(known.upper)
+    symbol = next(iter(expression.free_symbols), None)
+    known = exported.range_constraints.get(symbol)
+    if known is None or len(expression.free_symbols) > 1:
+        return None
+    upper = _upper(known.upper)
+    return int(expression.subs(symbol, _lower(known.lower))), None if upper is None else int(expression.subs(symbol, upper))
 
 
 def _guards(exported: ExportedProgram, symbols: dict[str, str]) -> dict[str, str]:
@@ -114,7 +132,7 @@ def _guards(exported: ExportedProgram, symbols: dict[str, str]) -> dict[str, str
         for guard in environment.guards:
             text = str(guard.expr)
             for symbol, axis in symbols.items():
-                named, count = re.subn(rf"\b{symbol}\b", axis, text)
+                named, count = re.subn(rf"\b{re.escape(symbol)}\b", axis, text)
                 if count and not _links_sizes(guard.expr):
                     found.setdefault(axis, f"{named}{_place(guard)}")
     return found

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, cast
 
 from harness.errors import UserError
 from harness.formats import Format, formats, no_such_format, valid_formats
+from harness.wording import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,14 +19,34 @@ if TYPE_CHECKING:
     from harness.batches import Batch
     from harness.config import ExportConfig
     from harness.export.blame.verdict import Blame
-    from harness.export.program import Program, Runner
+    from harness.export.program import Outputs, Program, Runner
 
     Arrays = dict[str, np.ndarray[Any, Any]]
-    Run = Callable[[Arrays], np.ndarray[Any, Any]]
+    Run = Callable[[Arrays], np.ndarray[Any, Any] | Sequence[np.ndarray[Any, Any]] | Arrays]
 
 
 class ExportError(UserError, RuntimeError):
     """A model could not be exported to a format, or an artifact could not be used."""
+
+
+def outputs_by_name(names: Sequence[str], returned: Any) -> dict[str, Any]:
+    """What a file returns, by the names of the model's outputs: by name where it has all of them, else by position.
+
+    Args:
+        names: The model's outputs, in order.
+        returned: One array or tensor, or several in order or by name.
+
+    Raises:
+        ExportError: There are fewer.
+    """
+    if isinstance(returned, Mapping):
+        if all(name in returned for name in names):
+            return {name: returned[name] for name in names}
+        returned = list(returned.values())
+    found = returned if isinstance(returned, (list, tuple)) else [returned]
+    if len(found) < len(names):
+        raise ExportError(f"it returns {counted(len(found), 'output')}, the model {len(names)}: {', '.join(names)}")
+    return dict(zip(names, found, strict=False))
 
 
 @dataclass(frozen=True)
@@ -93,15 +114,16 @@ class QuantisationQuality:
     """What quantisation cost, and what it brought.
 
     Attributes:
-        sqnr_db: Signal-to-quantisation-noise ratio of the logits, in dB; minus infinity where they are constant, not finite, of another
-            shape, or none.
-        argmax_agreement: Share of positions with the same most likely class, 0 where ``sqnr_db`` is minus infinity; ``None`` where there
-            are no classes.
+        sqnr_db: Signal-to-quantisation-noise ratio of the output that lost most, in dB; minus infinity where it is constant, not finite,
+            of another shape, or none.
+        argmax_agreement: Share of positions of the first output with the same largest score along its last axis, 0 where its ratio is minus
+            infinity; ``None`` where there are no scores.
         worst_tensors: The weights that lost most, worst first.
         operators_quantised: Operators that have an int8 weight.
         operators_quantisable: Operators of a kind that can have one.
         bytes_before: Size of the float file, with the data beside it.
         bytes_after: Size of the int8 file.
+        output: The output that lost most; empty where there is one alone.
     """
 
     sqnr_db: float
@@ -111,26 +133,29 @@ class QuantisationQuality:
     operators_quantisable: int
     bytes_before: int
     bytes_after: int
+    output: str = ""
 
 
 @dataclass(frozen=True)
 class WrongFile:
-    """A file whose logits differ from the model's, for ``Exporter.blame``.
+    """A file one of whose outputs differs from the model's, for ``Exporter.blame``.
 
     Attributes:
         path: The file.
-        run: The file, loaded.
-        program: The model.
-        batch: Inputs at which the logits differ.
-        bound: Largest difference up to which logits count as equal.
+        run: The file, loaded, as a function from a batch to that output.
+        program: The model with that output alone.
+        place: Which output of the whole model it is, from 0.
+        batch: Inputs at which it differs.
+        bound: Largest difference up to which outputs count as equal.
         is_ours: Whether the file is, to the byte, what the exporter wrote of this model.
         original: Gives the path of what the exporter wrote, which is kept in the cache.
         save_to: Folder for a small file that shows the difference by itself; ``None`` where nothing is written.
     """
 
     path: Path
-    run: Runner
+    run: Callable[[Batch], Tensor]
     program: Program
+    place: int
     batch: Batch
     bound: float
     is_ours: bool
@@ -166,9 +191,9 @@ class Exporter(Format, ABC):
 
     Attributes:
         standalone: Functions that load a file without this project: helpers first, and last the loader, which takes the path, the dtype of each
-            input by name and the number of threads (0 for the runtime's own choice), and returns a function from named NumPy arrays to logits.
-            Each imports what it needs inside. They run in the clean process, and their source goes into a bundle's ``inference.py``. Empty for
-            weights.
+            input by name and the number of threads (0 for the runtime's own choice), and returns a function from named NumPy arrays to an
+            array, or to several in order or by name. Each imports what it needs inside. They run in the clean process, and their source
+            goes into a bundle's ``inference.py``. Empty for weights.
         triton: How NVIDIA's Triton serves a file; ``None`` where it does not.
         mlflow_flavour: The flavour of MLflow that loads a file; empty where there is none.
     """
@@ -197,7 +222,7 @@ class Exporter(Format, ABC):
 
     @abstractmethod
     def load(self, path: Path, program: Program) -> Runner:
-        """Reads a file of this format.
+        """Reads a file of this format; what it returns of a batch is a tensor, or several by name or in the order of ``program.outputs``.
 
         Raises:
             ExportError: It is damaged, or no file of this format.
@@ -230,8 +255,8 @@ class Exporter(Format, ABC):
         """Inputs and outputs as the file names them; ``None`` where it names none."""
         return None
 
-    def run_in_float64(self, path: Path, batch: Batch) -> Tensor | None:
-        """The logits with everything computed in float64; ``None`` where that is not possible.
+    def run_in_float64(self, path: Path, batch: Batch) -> Any:
+        """The outputs with everything computed in float64, as ``load`` gives them; ``None`` where that is not possible.
 
         Raises:
             ExportError: The file cannot be computed in float64.
@@ -244,34 +269,52 @@ class Exporter(Format, ABC):
 
         return Blame()
 
-    def quality(self, plain: Path, path: Path, batches: Sequence[Batch], expected: Sequence[Tensor]) -> QuantisationQuality:
+    def quality(self, plain: Path, path: Path, batches: Sequence[Batch], expected: Sequence[Outputs]) -> QuantisationQuality:
         """What quantisation cost and brought; only for quantised formats.
 
         Args:
             plain: The file that was quantised.
             path: The quantised file.
             batches: Inputs.
-            expected: The logits of the plain file for each.
+            expected: The floating outputs of the plain file for each.
         """
         raise NotImplementedError(f"{self.name} is not quantised")
 
 
 def by_position(module: Callable[..., Any], inputs: dict[str, str], threads: int = 0) -> Run:
-    """A torch module that takes its inputs by position, as a function from named arrays to logits; a part of ``standalone``."""
+    """A torch module that takes its inputs by position, as a function from named arrays to its outputs; a part of ``standalone``."""
     import torch
 
     if threads:
         torch.set_num_threads(threads)
 
+    def array(output: Any) -> Any:
+        if not isinstance(output, torch.Tensor):
+            raise TypeError(f"it returns a {type(output).__name__}, expected tensors")
+        return (output.float() if output.dtype is torch.bfloat16 else output).numpy()
+
     def run(arrays: Arrays) -> Any:
         tensors = [torch.from_numpy(arrays[name]).to(getattr(torch, dtype)) for name, dtype in inputs.items()]
         with torch.no_grad():
-            logits = module(*tensors)
-        if not isinstance(logits, torch.Tensor):
-            raise TypeError(f"it returns a {type(logits).__name__}, expected the logits")
-        return (logits.float() if logits.dtype is torch.bfloat16 else logits).numpy()
+            outputs = module(*tensors)
+        if isinstance(outputs, dict):
+            return {name: array(output) for name, output in outputs.items()}
+        return [array(output) for output in outputs] if isinstance(outputs, (list, tuple)) else array(outputs)
 
     return run
+
+
+def check_shapes(program: Program, returned: Any) -> None:
+    """Holds what a file gives for the example to the model's shapes.
+
+    Raises:
+        ExportError: An output is of another shape, or not there.
+    """
+    found = outputs_by_name(program.outputs, returned)
+    for name, expected in program.eager_outputs(program.example).items():
+        if found[name].shape != expected.shape:
+            what = "logits" if name == "logits" else f"output `{name}`"
+            raise ExportError(f"{what} of shape {tuple(found[name].shape)} instead of {tuple(expected.shape)}")
 
 
 def exporter_class(name: str) -> type[Exporter]:

@@ -13,8 +13,7 @@ from harness.export.formats.exporter import Attempt, Exported, Exporter, ExportE
 from harness.tasks import TaskSpec
 
 if TYPE_CHECKING:
-    import numpy as np
-    from torch import Tensor, nn
+    from torch import nn
 
     from harness.adapters import Adapter
     from harness.batches import Batch
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from harness.export.formats.exported_program import Captured
     from harness.export.formats.exporter import QuantisationQuality, Run, WrongFile
     from harness.export.onnx.quantisation import Kind
-    from harness.export.program import Program, Runner
+    from harness.export.program import Outputs, Program, Runner
 
 _INLINE_BYTES = 1_500_000_000
 """Weights up to this size stay inside the file; protobuf ends at 2 GB."""
@@ -32,7 +31,6 @@ _REFUSED_ID = 2**31 - 1
 """Stands for a negative token id: no table is that long, so a lookup fails as it does in PyTorch."""
 
 _DEFAULT_OPSET = 20
-_TRIED, _ROUGHLY = 6, 1e-3
 _RECURRENT = {"GRU", "LSTM", "RNN"}
 
 _LAST_RESORT = "TorchScript-based exporter"
@@ -40,7 +38,7 @@ _LAST_RESORT = "TorchScript-based exporter"
 
 
 def load_onnx(path: str, inputs: dict[str, str], threads: int = 0) -> Run:
-    """An ONNX Runtime session on the CPU, as a function from named arrays to logits."""
+    """An ONNX Runtime session on the CPU, as a function from named arrays to its outputs."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -52,8 +50,9 @@ def load_onnx(path: str, inputs: dict[str, str], threads: int = 0) -> Run:
     if unknown:
         raise ValueError(f"it takes {', '.join(unknown)}, the model takes {', '.join(inputs)}")
 
-    def run(arrays: dict[str, Any]) -> np.ndarray[Any, Any]:
-        return session.run(None, {name: arrays[name] for name in names})[0]  # type: ignore[no-any-return]
+    def run(arrays: dict[str, Any]) -> dict[str, Any]:
+        outputs = [declared.name for declared in session.get_outputs()]
+        return dict(zip(outputs, session.run(outputs, {name: arrays[name] for name in names})))  # noqa: B905
 
     return run
 
@@ -122,6 +121,7 @@ class ONNXExporter(Exporter):
         from harness.export.failure_reason import one_line
         from harness.export.formats.exported_program import capture, failures
         from harness.export.onnx.file import operators
+        from harness.export.onnx.traced_files import try_other_sizes
 
         attempts: list[Attempt] = []
         captured: Captured | None = None
@@ -142,7 +142,7 @@ class ONNXExporter(Exporter):
                 write()
                 self._check(path)
                 if way != "dynamo" and operators(path) & _RECURRENT:
-                    _hold_to_other_sizes(path, program, logits=False)
+                    try_other_sizes(type(self), path, program, outputs=False)
             except Exception as error:
                 attempts.append(Attempt(way, str(error) if isinstance(error, ExportError) else one_line(error)))
                 continue
@@ -159,11 +159,13 @@ class ONNXExporter(Exporter):
 
         ``torch.export`` unrolls a recurrent layer over the steps of its example; the tracing exporter has an operator for it.
         """
+        from harness.export.onnx.traced_files import try_other_sizes
+
         traced = path.with_name(f"traced-{path.name}")
         try:
             found = self._from_trace(program, traced)
             self._check(traced)
-            _hold_to_other_sizes(traced, program, logits=True)
+            try_other_sizes(type(self), traced, program, outputs=True)
             os.replace(traced, path)
         except Exception:  # then the other file stays, with the line that fixed its sizes
             return False
@@ -218,8 +220,8 @@ class ONNXExporter(Exporter):
 
         return [port(value) for value in graph.input], [port(value) for value in graph.output]
 
-    def run_in_float64(self, path: Path, batch: Batch) -> Tensor:
-        """The logits of the file with every float32 tensor widened."""
+    def run_in_float64(self, path: Path, batch: Batch) -> Outputs:
+        """The outputs of the file with every float32 tensor widened."""
         from harness.export.onnx.file import run_in_float64
 
         return run_in_float64(path, batch)
@@ -228,7 +230,16 @@ class ONNXExporter(Exporter):
         """Compares the file with the model operator by operator, and asks other runs of the model what is at fault."""
         from harness.export.blame.onnx_files import blame_onnx
 
-        return blame_onnx(wrong.path, wrong.program, wrong.batch, wrong.bound, wrong.save_to, wrong.is_ours, wrong.original)
+        return blame_onnx(
+            wrong.path,
+            wrong.program,
+            wrong.batch,
+            wrong.bound,
+            wrong.save_to,
+            wrong.is_ours,
+            wrong.original,
+            place=wrong.place,
+        )
 
     def _from_graph(self, captured: Captured, program: Program, path: Path) -> None:
         import torch
@@ -243,7 +254,7 @@ class ONNXExporter(Exporter):
                 program.arguments,
                 dynamo=True,
                 input_names=list(program.fields),
-                output_names=["logits"],
+                output_names=list(program.outputs),
                 opset_version=self.opset_version or _DEFAULT_OPSET,
                 optimize=self.optimize,
                 verbose=False,
@@ -258,7 +269,7 @@ class ONNXExporter(Exporter):
         from harness.export.formats.exported_program import tracing
         from harness.runtime import seeded
 
-        axes = {**program.axes, "logits": program.output_axes}
+        axes = {**program.axes, **program.output_axes}
         with tracing() as frozen, seeded(0), torch.no_grad():
             torch.onnx.export(
                 program.forward,
@@ -266,7 +277,7 @@ class ONNXExporter(Exporter):
                 str(path),
                 dynamo=False,
                 input_names=list(program.fields),
-                output_names=["logits"],
+                output_names=list(program.outputs),
                 dynamic_axes={name: free for name, free in axes.items() if free},
                 opset_version=self.opset_version or _DEFAULT_OPSET,
                 do_constant_folding=self.optimize and folding,
@@ -289,9 +300,7 @@ class ONNXExporter(Exporter):
     ) -> Exported:
         from harness.export.onnx.file import refuse_negative_ids
 
-        guarded = [
-            name for name in ("input_ids", "decoder_input_ids") if name in program.fields and _refuses_negative(program, name)
-        ]
+        guarded = [name for name in program.fields if _is_index(program, name) and _refuses_negative(program, name)]
         if guarded:
             refuse_negative_ids(path, guarded, _REFUSED_ID)
         notes: dict[str, Any] = {"refuses_negative": guarded, **({"frozen": frozen} if frozen else {})}
@@ -323,7 +332,7 @@ class QuantisedONNXExporter(ONNXExporter):
         """The opset and the kind of quantisation."""
         return (self.opset_version, self.quantisation)
 
-    def quality(self, plain: Path, path: Path, batches: Sequence[Batch], expected: Sequence[Tensor]) -> QuantisationQuality:
+    def quality(self, plain: Path, path: Path, batches: Sequence[Batch], expected: Sequence[Outputs]) -> QuantisationQuality:
         """Signal over quantisation noise of the logits, and the weights that lost most."""
         from harness.export.onnx.quantisation_quality import measure_quality
 
@@ -341,31 +350,6 @@ class QuantisedONNXExporter(ONNXExporter):
         return Exported(attempts, exported.limits, exported.static, {**exported.notes, "quantisation": asdict(facts)})
 
 
-def _hold_to_other_sizes(path: Path, program: Program, *, logits: bool) -> None:
-    """Runs a traced file at other sizes, in a process of its own: kernels of recurrent layers do not survive sizes that were frozen.
-
-    Args:
-        path: The file.
-        program: What it was traced from.
-        logits: Whether it must also give about the model's logits; the checks of tier 4 look closely.
-
-    Raises:
-        ExportError: It does not survive, or gives other logits.
-    """
-    from harness.batches import make_batch
-    from harness.export.clean_process.run import answers
-    from harness.export.shape_grid import shape_grid
-
-    points = shape_grid(program)[:_TRIED]
-    batches = [make_batch(program.task, point.sizes, seed) for seed, point in enumerate(points)]
-    for point, batch, answer in zip(points, batches, answers(ONNXExporter, path, program.fields, batches), strict=True):
-        at = point.sizes.describe(program.task)
-        if answer.is_fatal:
-            raise ExportError(f"the process that runs it does not survive {at}: {answer.refusal}")
-        if logits and (answer.logits is None or not _alike(answer.logits, program.eager(batch))):
-            raise ExportError(f"it does not give the model's logits at {at}")
-
-
 def _program_of(model: nn.Module, task: TaskSpec, adapter: object) -> Program:
     """A model as exporters take it."""
     from harness.adapters import make_adapter
@@ -376,18 +360,23 @@ def _program_of(model: nn.Module, task: TaskSpec, adapter: object) -> Program:
     return program_of(Subject(taken(model), cast("Adapter | None", adapter) or make_adapter(task), task))
 
 
-def _alike(left: Tensor, right: Tensor) -> bool:
-    import torch
+def _is_index(program: Program, field: str) -> bool:
+    """Whether a field holds rows of a table or positions."""
+    from harness.tasks.values import Ids, IndexOf
 
-    return left.shape == right.shape and torch.allclose(left, right, rtol=_ROUGHLY, atol=_ROUGHLY)
+    is_whole = not program.example[field].is_floating_point() and program.example[field].numel() > 0
+    return is_whole and isinstance(program.task.signature.input(field).values, (Ids, IndexOf))
 
 
 def _refuses_negative(program: Program, field: str) -> bool:
-    """Whether the model itself raises at a negative id."""
-    ids = program.example[field].clone()
-    ids[0, 0] = -1
-    try:
-        program.eager({**program.example, field: ids})
-    except Exception:
-        return True
+    """Whether the model itself raises at a negative id, the first or the last: what is looked up may be only some of them."""
+    import torch
+
+    for place in (0, -1):
+        ids = program.example[field].clone(memory_format=torch.contiguous_format)
+        ids.view(-1)[place] = -1
+        try:
+            program.eager_outputs({**program.example, field: ids})
+        except Exception:
+            return True
     return False

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from harness.export.formats.exporter import Attempt, Exported, Exporter, ExportError, Inspection
+from harness.export.formats.exporter import Attempt, Exported, Exporter, ExportError, Inspection, check_shapes
 from harness.export.formats.onnx import ONNXExporter
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _SHOWN = 3
 
 
 def load_openvino(path: str, inputs: dict[str, str], threads: int = 0) -> Run:
-    """An OpenVINO model on the CPU, as a function from named arrays to logits."""
+    """An OpenVINO model on the CPU, as a function from named arrays to its outputs."""
     import openvino
 
     settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": 1}
@@ -48,11 +48,11 @@ def load_openvino(path: str, inputs: dict[str, str], threads: int = 0) -> Run:
         raise ValueError(f"it takes {', '.join(unknown)}, the model takes {', '.join(inputs)}")
     call = compiled.create_infer_request()
 
-    def run(arrays: dict[str, Any]) -> np.ndarray[Any, Any]:
+    def run(arrays: dict[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
         # Not a plain call: on a single thread that drops errors, and it does not hold arrays to the limits of the axes.
         call.start_async({name: openvino.Tensor(arrays[name]) for name in names})
         call.wait()
-        return call.get_output_tensor(0).data.copy()  # type: ignore[no-any-return]
+        return {port.any_name: call.get_output_tensor(n).data.copy() for n, port in enumerate(compiled.outputs)}
 
     return run
 
@@ -111,7 +111,7 @@ class OpenVINOExporter(Exporter):
 
 
 class _Loaded:
-    """A file on the CPU, as a function from a batch to its first output.
+    """A file on the CPU, as a function from a batch to its outputs.
 
     Attributes:
         path: The file.
@@ -138,10 +138,11 @@ class _Loaded:
             self._request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
         except Exception as error:
             raise ExportError(f"OpenVINO does not take {self.path.name}: {_reason(error)}") from error
+        self._outputs = [_name_of(port) for port in model.outputs]
         self._inputs = {name: getattr(torch, _DTYPES[kind]) for name, kind in types.items()}
 
-    def __call__(self, batch: Batch) -> Tensor:
-        """The logits.
+    def __call__(self, batch: Batch) -> dict[str, Tensor]:
+        """The outputs by name.
 
         Three things of the CPU plugin (2026.4) are worked around. A synchronous call on a single thread drops errors of the graph and
         returns the logits of the call before. Only a ``Tensor``, not an array, is held to the limits of the axes. And after an error
@@ -163,7 +164,8 @@ class _Loaded:
             raise ExportError(f"OpenVINO refuses it: {_reason(error)}") from error
         try:
             self._request.wait()
-            return torch.from_numpy(self._request.get_output_tensor(0).data.copy())
+            found = {name: self._request.get_output_tensor(place).data.copy() for place, name in enumerate(self._outputs)}
+            return {name: torch.from_numpy(array) for name, array in found.items()}
         except Exception as error:
             self._compile()
             raise ExportError(f"OpenVINO raised {_reason(error)}") from error
@@ -197,7 +199,7 @@ def _from_onnx(program: Program) -> tuple[Any, Exported]:
 
 
 def _declare(model: Any, program: Program, exported: Exported) -> None:
-    """Gives inputs and output their names, and every axis its size or limits.
+    """Gives inputs and outputs their names, and every axis its size or limits.
 
     OpenVINO's conversion leaves axes open that the model fixes; an axis with limits is held to them at every call.
     """
@@ -216,7 +218,8 @@ def _declare(model: Any, program: Program, exported: Exported) -> None:
                 dimensions.append(openvino.Dimension(low, -1 if high is None else high))
         shapes[port] = openvino.PartialShape(dimensions)
     model.reshape(shapes)
-    _name(model.outputs[0], "logits")
+    for port, name in zip(model.outputs, program.outputs, strict=True):
+        _name(port, name)
 
 
 def _name(port: Any, name: str) -> None:
@@ -247,11 +250,9 @@ def _try_out(run: Runner, program: Program) -> None:
     """Runs the example, as some graphs convert and cannot be run.
 
     Raises:
-        ExportError: The logits are of another shape than the model's.
+        ExportError: An output is of another shape than the model's.
     """
-    found, expected = run(program.example).shape, program.eager(program.example).shape
-    if found != expected:
-        raise ExportError(f"logits of shape {tuple(found)} instead of {tuple(expected)}")
+    check_shapes(program, run(program.example))
 
 
 def _read(path: Path) -> Any:

@@ -65,7 +65,7 @@ class TorchExportExporter(Exporter):
 
         module = _load(path).module()
 
-        def run(batch: Batch) -> Tensor:
+        def run(batch: Batch) -> Tensor | tuple[Tensor, ...]:
             with torch.no_grad():
                 return module(*program.ordered(batch))
 

@@ -93,7 +93,7 @@ class TorchScriptExporter(Exporter):
 
         module = _load(path)
 
-        def run(batch: Batch) -> Tensor:
+        def run(batch: Batch) -> Tensor | tuple[Tensor, ...]:
             with torch.no_grad():
                 return module(*program.ordered(batch))
 
@@ -168,10 +168,10 @@ def _without_trainer(model: nn.Module) -> Iterator[None]:
 def _script(program: Program) -> tuple[torch.jit.ScriptModule | None, str]:
     """The scripted model where its signature is that of an exported function; otherwise the reason."""
     import torch
-    from torch import Tensor
 
     from harness.export.failure_reason import one_line
     from harness.export.formats.exported_program import quiet
+    from harness.export.program import LOGITS
 
     model = program.forward.model
     parameters = [
@@ -186,9 +186,21 @@ def _script(program: Program) -> tuple[torch.jit.ScriptModule | None, str]:
             output = scripted(*program.arguments)
     except Exception as error:
         return None, one_line(error)
-    if not isinstance(output, Tensor) or output.shape != program.eager(program.example).shape:
-        return None, "forward returns something other than the logits"
+    if not _gives(program, output):
+        given = "the logits" if program.outputs == (LOGITS,) else "the declared outputs in their order"
+        return None, f"forward returns something other than {given}"
     return scripted, ""
+
+
+def _gives(program: Program, returned: Any) -> bool:
+    """Whether a scripted model returns what the program does: as many tensors, of the same shapes."""
+    from torch import Tensor
+
+    found = list(returned) if isinstance(returned, tuple) else [returned]
+    expected = list(program.eager_outputs(program.example).values())
+    if len(found) != len(expected) or not all(isinstance(tensor, Tensor) for tensor in found):
+        return False
+    return [tensor.shape for tensor in found] == [tensor.shape for tensor in expected]
 
 
 def _wrappers() -> tuple[type[nn.Module], ...]:

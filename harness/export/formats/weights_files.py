@@ -32,18 +32,19 @@ class WeightsExporter(Exporter):
         import torch
 
         from harness.errors import WeightsError
-        from harness.export.program import LogitsOf
+        from harness.export.program import OutputsOf
         from harness.models.weights import fill
 
-        forward = LogitsOf(_emptied(program.forward.model), program.forward.adapter, program.fields)
+        forward = OutputsOf(_emptied(program.forward.model), program.forward.adapter, program.fields, program.outputs)
         try:
             fill(forward.model, self._read(path), path.name)
         except WeightsError as error:
             raise ExportError(str(error).removeprefix("`weights`: ")) from None
 
-        def run(batch: Batch) -> Tensor:
+        def run(batch: Batch) -> Tensor | tuple[Tensor, ...]:
             with torch.no_grad():
-                return forward(*program.ordered(batch))
+                found: Tensor | tuple[Tensor, ...] = forward(*program.ordered(batch))
+                return found
 
         return run
 

@@ -13,12 +13,11 @@ import onnxruntime as ort
 import torch
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
-from torch import Tensor
 
 from harness.batches import Batch
 from harness.export.failure_reason import runtime_message
 from harness.export.formats.exporter import ExportError, Inspection
-from harness.export.program import Program, Runner, module_path
+from harness.export.program import Outputs, Program, Runner, module_path
 
 _SILENT = 4
 """ONNX Runtime's log level for fatal errors alone."""
@@ -48,11 +47,11 @@ def session(model: Path | bytes, optimised: bool = True) -> ort.InferenceSession
 
 
 def runner(opened: ort.InferenceSession) -> Runner:
-    """A session as a function from a batch to its first output."""
+    """A session as a function from a batch to its outputs by name."""
     inputs = {value.name: _DTYPES.get(value.type) for value in opened.get_inputs()}
-    output = opened.get_outputs()[0].name
+    outputs = [value.name for value in opened.get_outputs()]
 
-    def run(batch: Batch) -> Tensor:
+    def run(batch: Batch) -> Outputs:
         feed = {
             name: np.ascontiguousarray(batch[name].detach().cpu().numpy()).astype(dtype or batch[name].numpy().dtype, copy=False)
             for name, dtype in inputs.items()
@@ -62,7 +61,8 @@ def runner(opened: ort.InferenceSession) -> Runner:
         if missing:
             raise ExportError(f"the file asks for {', '.join(sorted(missing))}, which is no field of the model")
         try:
-            return torch.from_numpy(opened.run([output], feed)[0])
+            found = opened.run(outputs, feed)
+            return {name: torch.from_numpy(np.asarray(array)) for name, array in zip(outputs, found, strict=True)}
         except Exception as error:
             raise ExportError(f"ONNX Runtime raised {runtime_message(error)}") from error
 
@@ -196,8 +196,8 @@ _NEEDS_FLOAT = {("Resize", 1), ("Resize", 2)}
 """Inputs that the standard wants in float32 whatever the data is: operator and position."""
 
 
-def run_in_float64(path: Path, batch: Batch) -> Tensor:
-    """The first output of a file whose float32 tensors were all widened.
+def run_in_float64(path: Path, batch: Batch) -> Outputs:
+    """The outputs of a file whose float32 tensors were all widened.
 
     ONNX Runtime has float64 kernels for most operators; where one is missing, the reference evaluator takes over.
 
@@ -207,7 +207,8 @@ def run_in_float64(path: Path, batch: Batch) -> Tensor:
     model = widened(read(path))
     doubled = {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in batch.items()}
     try:
-        return runner(session(model.SerializeToString(), optimised=False))(doubled)
+        found: Outputs = runner(session(model.SerializeToString(), optimised=False))(doubled)
+        return found
     except (ExportError, ValueError):
         return _run_by_reference(model, doubled)
 
@@ -249,13 +250,14 @@ def _widen(tensor: TensorProto) -> None:
         tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name))
 
 
-def _run_by_reference(model: onnx.ModelProto, batch: Batch) -> Tensor:
+def _run_by_reference(model: onnx.ModelProto, batch: Batch) -> Outputs:
     names = [value.name for value in model.graph.input]
     try:
-        outputs: Any = ReferenceEvaluator(model).run(None, {name: batch[name].numpy() for name in names})
+        found: Any = ReferenceEvaluator(model).run(None, {name: batch[name].numpy() for name in names})
     except Exception as error:  # operators fail in ways of their own
         raise ExportError(f"cannot be computed in float64: {type(error).__name__}") from error
-    return torch.from_numpy(np.asarray(outputs[0]))
+    outputs = (value.name for value in model.graph.output)
+    return {name: torch.from_numpy(np.asarray(array)) for name, array in zip(outputs, found, strict=True)}
 
 
 _RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from harness.batches import Batch
-from harness.export.formats.exporter import QuantisationQuality, TensorQuality
+from harness.export.formats.exporter import QuantisationQuality, TensorQuality, outputs_by_name
 from harness.export.onnx.quantisation import check_available, prepare, silent, size_of
-from harness.export.program import module_path
+from harness.export.program import Outputs, module_path
 
 if TYPE_CHECKING:
     import onnx
@@ -37,16 +37,16 @@ _ROUNDING = 10 * torch.finfo(torch.float32).eps
 
 
 def measure_quality(
-    float_path: Path, quantised_path: Path, batches: Iterable[Batch], fields: Sequence[str], expected: Sequence[Tensor]
+    float_path: Path, quantised_path: Path, batches: Iterable[Batch], fields: Sequence[str], expected: Sequence[Outputs]
 ) -> QuantisationQuality:
-    """Holds a quantised file to the float file and to the model's own logits.
+    """Holds a quantised file to the float file and to the model's own outputs.
 
     Args:
         float_path: The file it was made from.
         quantised_path: The quantised file.
         batches: Inputs.
         fields: Names of the inputs.
-        expected: The model's logits for each batch.
+        expected: The model's floating outputs for each batch, by name.
 
     Raises:
         ExportError: One of the files cannot be read or run.
@@ -56,21 +56,26 @@ def measure_quality(
     from harness.export.onnx.file import read, runner, session
 
     run = runner(session(quantised_path))
-    outputs = [run({name: batch[name] for name in fields}) for batch in batches]
-    sqnr = logits_sqnr(expected, outputs)
+    names = list(expected[0]) if expected else []
+    found = [outputs_by_name(names, run({name: batch[name] for name in fields})) for batch in batches]
+    ratios = {name: logits_sqnr([each[name] for each in expected], [each[name] for each in found]) for name in names}
+    worst = min(ratios, key=lambda name: ratios[name], default="")
+    first = names[0] if names else ""
+    main = [each[first] for each in expected], [each[first] for each in found]
     after = read(quantised_path)
     with tempfile.TemporaryDirectory(prefix="modeltiers-prepared-") as name, silent():
         # The float weights as the quantiser saw them: constants folded, under the names it gave them.
         prepare(float_path, Path(name) / "prepared.onnx")
         prepared = read(Path(name) / "prepared.onnx")
     return QuantisationQuality(
-        sqnr_db=sqnr,
-        argmax_agreement=_agreement(expected, outputs, sqnr),
+        sqnr_db=ratios.get(worst, -math.inf),
+        argmax_agreement=_agreement(*main, ratios.get(first, -math.inf)),
         worst_tensors=_worst_tensors(prepared, after, _module_paths(read(float_path))),
         operators_quantised=_operators_with_weights(after, ("INT8", "UINT8")),
         operators_quantisable=_operators_with_weights(prepared, ("FLOAT", "FLOAT16")),
         bytes_before=size_of(float_path),
         bytes_after=size_of(quantised_path),
+        output=worst if len(names) > 1 else "",
     )
 
 

@@ -37,7 +37,7 @@ def identity_of(program: Program, run: str = "") -> str:
     return json_hash(
         objects.of(model, adapter, program.task, program.example, program.samples),
         with_imports(own_files(objects.seen)),
-        [program.fields, program.sizes, program.axes, program.limits],
+        [program.fields, program.outputs, program.sizes, program.axes, program.limits],
         [str(torch.get_default_dtype()), torch.get_float32_matmul_precision()],
         versions(),
         _own_code(),
@@ -69,7 +69,7 @@ def code_of(exporter: type[Format]) -> str:
 def _own_code() -> str:
     """A hash of the exporters' own code, and of what they are built on."""
     room = Path(__file__).parent.parent
-    files = [room / "program.py", *(room / "formats").rglob("*.py"), *(room / "onnx").rglob("*.py")]
+    files = [room / "program.py", room / "shorter_rows.py", *(room / "formats").rglob("*.py"), *(room / "onnx").rglob("*.py")]
     return json_hash([file_hash(path) for path in sorted(files)])
 
 

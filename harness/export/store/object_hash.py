@@ -194,7 +194,7 @@ def _instance(value: Any) -> Parts:
     """Any other object: its class, what it is as a container or number, its attributes, and what it says of itself to be copied."""
     cls, native = type(value), _native_base(type(value))
     try:
-        content = (*_content(value), pairs(getattr(value, "__dict__", {})), tuple(_slots(value)))
+        content = (*_content(value), pairs(_attributes(value)), tuple(_slots(value)))
         if native is object or issubclass(cls, (*_CONTAINERS, *_SCALARS)):
             return ("instance", cls, *content)
         reduced = value.__reduce_ex__(4)
@@ -205,6 +205,16 @@ def _instance(value: Any) -> Parts:
     # Iterators over its items come last: read here, as two of them are never equal.
     items = tuple(tuple(part) if part is not None else None for part in reduced[3:5])
     return ("instance", cls, *content, reduced[:3], items)
+
+
+def _attributes(value: Any) -> Mapping[str, object]:
+    """An object's attributes; of a frozen dataclass without what was worked out from them and is kept."""
+    found: Mapping[str, object] = getattr(value, "__dict__", {})
+    parameters = getattr(type(value), "__dataclass_params__", None)
+    if not getattr(parameters, "frozen", False):
+        return found
+    kept = functools.cached_property
+    return {name: each for name, each in found.items() if not isinstance(getattr(type(value), name, None), kept)}
 
 
 def _content(value: Any) -> Parts:
