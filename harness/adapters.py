@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,25 @@ from harness.batches import IGNORED, Batch
 from harness.compat import UNDEFINED_FORWARD
 from harness.errors import ConfigError, ForwardError, ModelSourceError, OutputError, did_you_mean
 from harness.tasks import FACTS, TaskSpec, TaskType
-from harness.tasks.axes import BATCH, Size, fits_shape
-from harness.tasks.calls import arguments_of, bind, find_output, nested, outputs_of
-from harness.tasks.declared import load_function
-from harness.tasks.kinds import State
-from harness.tasks.signature import Output
+from harness.tasks.axes import fits_shape
+from harness.tasks.calls import (
+    arguments_of,
+    batch_as_declared,
+    bind,
+    find_output,
+    nested,
+    outputs_of,
+    parameters_of,
+    with_rows_first,
+)
+from harness.tasks.losses import DeclaredLoss
 from harness.user_code import import_file, raised
 
 LENGTH_FIRST = "length_first"
 """Name of the built-in adapter of models that read token ids as ``[length, batch]``, as ``nn.RNN`` and ``nn.Transformer`` do by default."""
+
+OnOutput = Callable[[str, Any], None]
+"""Told of an output, by its name and as forward returned it."""
 
 _TOKEN_FIELDS = ("input_ids", "decoder_input_ids")
 
@@ -156,6 +166,10 @@ class Adapter:
         """Calls the model and returns its loss (a scalar)."""
         return self.loss(self.logits(model, batch), batch)
 
+    def backward_loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Calls the model and returns a scalar that depends on every output; by default the loss."""
+        return self.loss_of_call(model, batch)
+
     def weight(self, batch: Batch) -> Tensor:
         """How many labels ``loss`` is the mean of (a scalar, int64), by which the losses of several batches are averaged."""
         return (batch["labels"] != IGNORED).sum()
@@ -205,6 +219,7 @@ class SignatureAdapter(Adapter):
         super().__init__(task)
         self._signature = task.signature
         self._folder = folder
+        self._loss = DeclaredLoss(task.signature, folder)
 
     def with_main(self, name: str) -> SignatureAdapter:
         """The adapter of the same task with another output as the main one."""
@@ -223,16 +238,8 @@ class SignatureAdapter(Adapter):
         Raises:
             OutputError: One is not there.
         """
-        returned = self.returned(model, self.as_called(batch))
-        return {each.name: _rows_first(returned[each.name], each.axes) for each in self._signature.outputs}
-
-    def as_called(self, batch: Batch) -> Batch:
-        """The batch with the rows where forward has them, rather than first."""
-        given = dict(batch)
-        for each in self._signature.inputs:
-            if each.name in given and BATCH in each.axes:
-                given[each.name] = given[each.name].movedim(0, each.axes.index(BATCH))
-        return given
+        returned = outputs_of(self._call(model, batch), self._signature)
+        return {each.name: with_rows_first(returned[each.name], each.axes) for each in self._signature.outputs}
 
     def returned(self, model: nn.Module, given: Batch) -> dict[str, Any]:
         """Calls the model with inputs whose rows are where forward has them, and returns its declared outputs as they are.
@@ -240,7 +247,8 @@ class SignatureAdapter(Adapter):
         Raises:
             OutputError: One is not there.
         """
-        return outputs_of(self._call(model, given), self._signature)
+        arguments = nested(given, arguments_of(self._signature), self._signature.groups)
+        return outputs_of(self.plan(model).call(model, arguments), self._signature)
 
     def logits(self, model: nn.Module, batch: Batch) -> Tensor:
         """Calls the model and returns its main output.
@@ -249,57 +257,61 @@ class SignatureAdapter(Adapter):
             OutputError: It is not there, or no tensor.
         """
         main = self._signature.main
-        found = find_output(self._call(model, self.as_called(batch)), main, self._signature.outputs)
+        found = find_output(self._call(model, batch), main, self._signature.outputs)
         if not isinstance(found, Tensor):
             raise OutputError(f"`outputs.{main.name}` is a {type(found).__name__}, expected a tensor")
-        return _rows_first(found, main.axes)
+        return with_rows_first(found, main.axes)  # type: ignore[no-any-return]
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        """The mean loss of the main output."""
-        return self._loss_of(self._signature.main, logits, batch)
+        """The mean loss of the main output; a fixed projection where it has no labels."""
+        return self._loss.of_output(self._signature.main, logits, batch)
 
-    def loss_of_call(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The declared loss; else the weighted sum of the losses of all outputs."""
-        outputs = self.outputs(model, batch)
-        if self._signature.loss:
-            return self._declared_loss(outputs, batch)
-        losses = [each.weight * self._loss_of(each, outputs[each.name], batch) for each in self._signature.outputs]
-        return torch.stack(losses).sum()
+    def loss_of_call(self, model: nn.Module, batch: Batch, seen: OnOutput | None = None) -> Tensor:
+        """Calls the model and returns the loss that it is trained by.
+
+        Args:
+            model: The model.
+            batch: Its inputs and labels.
+            seen: Told of each output, as forward returned it, before the loss is made of it.
+
+        Raises:
+            OutputError: An output is not there, or the loss is no scalar.
+        """
+        returned = self._call(model, batch, labelled=self._loss.is_of_forward)
+        outputs = outputs_of(returned, self._signature)
+        if seen is not None:
+            for name, value in outputs.items():
+                seen(name, value)
+        return self._loss.of_call(returned, outputs, batch)
+
+    def backward_loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The declared function of the loss; else the losses of all outputs, a fixed projection for those without labels."""
+        if self._signature.whole_loss and not self._loss.is_of_forward:
+            return self.loss_of_call(model, batch)
+        return self._loss.of_every_output(self.outputs(model, batch), batch)
 
     def weight(self, batch: Batch) -> Tensor:
-        """How many labels of the main output count."""
-        labels = batch.get(self._signature.label_name(self._signature.main))
-        return torch.tensor(1) if labels is None else (labels != IGNORED).sum()
+        """How many labels the loss is the mean of, where one output has labels; else how many rows."""
+        taught = self._signature.taught
+        if len(taught) == 1 and not self._signature.whole_loss and self._signature.label_name(taught[0]) in batch:
+            return self._signature.label_count(taught[0], batch)
+        return torch.tensor(self._signature.row_count(batch))
 
     def takes(self, model: nn.Module, field: str) -> bool:
         """Whether an input reaches the model."""
         plan = self.plan(model)
         return plan.whole or field.partition(".")[0] in plan.fields
 
-    def _call(self, model: nn.Module, given: Batch) -> Any:
-        return self.plan(model).call(model, nested(given, arguments_of(self._signature), self._signature.groups))
-
-    def _loss_of(self, output: Output, value: Any, batch: Batch) -> Tensor:
-        """The loss of one output; without labels a fixed projection, so that the output has a gradient; zero where it cannot have one."""
-        if output.loss and self._signature.label_name(output) in batch:
-            return self._signature.loss_of(output, value, batch)
-        if not isinstance(value, Tensor) or not value.is_floating_point() or isinstance(output.kind, State):
-            return torch.zeros(())
-        weights = torch.randn(value.shape, generator=torch.Generator().manual_seed(0)).to(value)
-        return (value * weights).mean()
-
-    def _declared_loss(self, outputs: dict[str, Any], batch: Batch) -> Tensor:
-        loss = load_function(self._signature.loss, self._folder)(outputs=outputs, batch=batch)
-        if not isinstance(loss, Tensor) or loss.ndim:
-            found = f"a tensor of shape {list(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
-            raise OutputError(f"`loss`: {self._signature.loss} returned {found}, expected a scalar tensor")
-        return loss
-
-
-def _rows_first(value: Any, axes: Sequence[Size]) -> Any:
-    return (
-        value.movedim(axes.index(BATCH), 0) if isinstance(value, Tensor) and BATCH in axes and value.ndim == len(axes) else value
-    )
+    def _call(self, model: nn.Module, batch: Batch, labelled: bool = False) -> Any:
+        """What forward returns; where it is ``labelled``, it is given the labels too that it has a parameter for."""
+        given, plan = batch_as_declared(batch, self._signature), self.plan(model)
+        arguments = nested(given, arguments_of(self._signature), self._signature.groups)
+        if labelled:
+            known = {each.name for each in self._signature.inputs}
+            labels = {name: value for name, value in given.items() if name not in known}
+            taken = {name: value for name, value in labels.items() if plan.whole or name in parameters_of(model)}
+            arguments, plan = {**arguments, **taken}, replace(plan, named=(*plan.named, *taken))
+        return plan.call(model, arguments)
 
 
 ADAPTERS: dict[str, type[Adapter]] = {

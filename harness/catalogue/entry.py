@@ -120,8 +120,9 @@ class Property:
         return self.owned_by + (self.cases[case].owned_by if case in self.cases else ())
 
     def applies_to(self, task: TaskSpec) -> bool:
-        """Whether the property is generated for a task: it makes sense there and the user left it on."""
-        return self.needs(task) and task.properties.get(self.name, True)
+        """Whether the property is generated for a task: it makes sense there, in some case if it has cases, and the user left it on."""
+        has_any = not self.cases or any(case.needs(task) for case in self.cases.values())
+        return self.needs(task) and has_any and task.properties.get(self.name, True)
 
     @property
     def has_cases(self) -> bool:

@@ -3,6 +3,19 @@
 from __future__ import annotations
 
 from harness.catalogue.entry import Case, Property
+from harness.tasks import TaskSpec
+from harness.tasks.teaching import guessing, has_shares, learnable, lines_of, targeted
+
+
+def _trains(task: TaskSpec) -> bool:
+    """Whether there is a loss to train by."""
+    return task.signature.is_trainable
+
+
+def _shares_rows(task: TaskSpec) -> bool:
+    """Whether a batch may be cut: rows are independent in the loss too. A contrastive loss, and a graph, cannot be."""
+    return _trains(task) and task.signature.has_rows_in_loss
+
 
 TRAINING = (
     Property(
@@ -11,13 +24,14 @@ TRAINING = (
         "The first loss of the training step is that of a uniform guess",
         "harness.training.checks.initial_loss:initial_loss",
         "how far the first loss may be above that of a uniform guess, in nats",
-        needs=lambda task: task.has_classes,
+        needs=lambda task: bool(guessing(task.signature)),
     ),
     Property(
         "overfits_one_batch",
         3,
         "The model can overfit one small batch with its own optimizer",
         "harness.training.checks.overfits_one_batch:overfits_one_batch",
+        needs=lambda task: bool(learnable(task.signature)),
         owned_by=("gradient_flow", "logit_range", "training_loss", "optimizer_coverage", "step_updates"),
     ),
     Property(
@@ -25,12 +39,14 @@ TRAINING = (
         3,
         "An optimizer step changes every parameter that is trained, and no other",
         "harness.training.checks.step_updates:step_updates",
+        needs=_trains,
     ),
     Property(
         "optimizer_coverage",
         3,
         "The optimizers hold every trainable parameter exactly once, and nothing else",
         "harness.training.checks.optimizer_coverage:optimizer_coverage",
+        needs=_trains,
     ),
     Property(
         "training_loss",
@@ -40,15 +56,31 @@ TRAINING = (
             "reduction": Case(
                 "The loss of a batch is averaged over its labels",
                 "harness.training.checks.training_loss:reduction",
+                needs=_shares_rows,
                 owned_by=("training_loss[targets]",),
             ),
             "ignored_labels": Case(
                 "Positions labelled -100 contribute neither loss nor gradient",
-                "harness.training.checks.training_loss:ignored_labels",
-                needs=lambda task: task.is_per_position,
+                "harness.training.checks.ignored_labels:ignored_labels",
+                needs=lambda task: bool(lines_of(task.signature)),
                 owned_by=("training_loss[targets]",),
             ),
-            "targets": Case("Each position is trained towards its own label", "harness.training.checks.loss_targets:targets"),
+            "targets": Case(
+                "Each position is trained towards its own label",
+                "harness.training.checks.loss_targets:targets",
+                needs=lambda task: bool(targeted(task.signature)),
+            ),
+            "rows": Case(
+                "A loss over the batch compares its rows with each other",
+                "harness.training.checks.training_loss:rows",
+                needs=lambda task: task.signature.has_rows and bool(task.signature.loss_over),
+            ),
+            "weights": Case(
+                "Each output has the share in the loss that its weight declares",
+                "harness.training.checks.loss_weights:weights",
+                needs=lambda task: has_shares(task.signature),
+                owned_by=("training_loss[targets]",),
+            ),
         },
     ),
     Property(
@@ -56,6 +88,7 @@ TRAINING = (
         3,
         "Gradients accumulated over several small batches equal those of one large batch",
         "harness.training.checks.accumulation:accumulation",
+        needs=_shares_rows,
         owned_by=("training_loss[reduction]",),
     ),
     Property(
@@ -63,32 +96,41 @@ TRAINING = (
         3,
         "Training twice with the same seed and batches gives the same weights, also in another process",
         "harness.training.checks.seeded_repeat:seeded_repeat",
+        needs=_trains,
     ),
     Property(
-        "resume", 3, "A training resumed from a checkpoint ends as the uninterrupted one", "harness.training.checks.resume:resume"
+        "resume",
+        3,
+        "A training resumed from a checkpoint ends as the uninterrupted one",
+        "harness.training.checks.resume:resume",
+        needs=_trains,
     ),
     Property(
         "distributed",
         3,
         "Training in two processes gives the gradients of one process with the whole batch",
         "harness.training.checks.distributed:distributed",
+        needs=_shares_rows,
     ),
     Property(
         "fine_tuning",
         3,
         "The last layer can be trained while the rest is frozen",
         "harness.training.checks.fine_tuning:fine_tuning",
+        needs=_trains,
     ),
     Property(
         "hyperparameter_sensitivity",
         3,
         "The model learns at the configured learning rate, which is neither far too low nor close to diverging",
         "harness.training.checks.hyperparameter_sensitivity:hyperparameter_sensitivity",
+        needs=_trains,
     ),
     Property(
         "baseline_comparison",
         3,
         "After a short training the model beats the best answer that ignores the inputs",
         "harness.training.checks.baseline_comparison:baseline_comparison",
+        needs=lambda task: task.declared is None,
     ),
 )

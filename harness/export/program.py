@@ -18,6 +18,7 @@ from harness.properties.subject import Subject
 from harness.runtime import seeded
 from harness.tasks import TaskSpec
 from harness.tasks.axes import BATCH, MEASURED, Axis, Formula, rows_first
+from harness.tasks.calls import batch_as_declared
 from harness.tasks.signature import Input, Output
 
 Outputs = dict[str, Tensor]
@@ -204,7 +205,7 @@ def make_program(
 
 def as_exported(adapter: Adapter, batch: Batch) -> Batch:
     """A batch, whose rows are first, as a file takes it: with the rows where the declared signature has them."""
-    return adapter.as_called(batch) if isinstance(adapter, SignatureAdapter) else batch
+    return batch_as_declared(batch, adapter.task.signature) if isinstance(adapter, SignatureAdapter) else batch
 
 
 def returned_tensors(adapter: Adapter, model: nn.Module, batch: Batch) -> Outputs:

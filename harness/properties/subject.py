@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.adapters import Adapter, SignatureAdapter
+from harness.adapters import Adapter
 from harness.batches import Batch, Sizes, largest_sizes, make_batch, smallest_sizes, to_device, typical_sizes
 from harness.errors import UserError
 from harness.models.axis_order import reading_length_first
@@ -147,7 +147,7 @@ class Subject:
 
     @torch.no_grad()
     def outputs(self, batch: Batch, model: nn.Module | None = None) -> dict[str, Any]:
-        """Every declared output of a batch by name, the rows first, in the model's current mode.
+        """Every output of the task by name, the rows first, in the model's current mode.
 
         Raises:
             ModelRaisedError: The model's code raised.
@@ -159,7 +159,6 @@ class Subject:
     def outputs_with_grad(self, batch: Batch, model: nn.Module | None = None) -> dict[str, Any]:
         """Every declared output of a batch by name, the rows first, with the graph and under whatever the random state is."""
         model = self._without_past(self.model if model is None else model)
-        assert isinstance(self.adapter, SignatureAdapter)
         with blaming(model):
             return self.adapter.outputs(model, self._given(batch, model))
 
@@ -198,7 +197,7 @@ class Subject:
         """Runs forward, loss and backward; returns the loss and leaves gradients in the parameters."""
         model = self.model if model is None else model
         with blaming(model):
-            loss = self.adapter.loss_of_call(model, self._given(batch, model))
+            loss = self.adapter.backward_loss(model, self._given(batch, model))
             if not loss.requires_grad:
                 raise NoGradientError("the loss does not depend on anything that requires a gradient")
         with blaming(model, BackwardRaisedError):

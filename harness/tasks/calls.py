@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import ForwardError, OutputError
+from harness.tasks.axes import BATCH, Size
 from harness.tasks.signature import Group, Output, Signature
 from harness.wording import listed
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 _FLEXIBLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
@@ -58,6 +59,11 @@ def bind(model: nn.Module, signature: Signature) -> tuple[tuple[str, ...], tuple
     return positional, named + (() if more else tuple(left)), False
 
 
+def parameters_of(model: nn.Module) -> frozenset[str]:
+    """Names of the parameters of forward."""
+    return frozenset(inspect.signature(model.forward).parameters)
+
+
 def nested(batch: Mapping[str, Any], names: Iterable[str], groups: Mapping[str, Group], within: str = "") -> dict[str, Any]:
     """The arguments of a call: inputs with dotted names are gathered into dicts, tuples, or objects of the group's class.
 
@@ -89,6 +95,21 @@ def _gathered(parts: dict[str, Any], group: Group | None) -> Any:
         except TypeError as error:
             raise ForwardError(f"{group.source} cannot be made of {listed(sorted(parts), len(parts))}: {error}") from error
     return tuple(parts[str(place)] for place in range(len(parts))) if parts.keys() == set(map(str, range(len(parts)))) else parts
+
+
+def with_rows_first(value: Any, axes: Sequence[Size]) -> Any:
+    """A value with the axes of an output, with the rows first; anything but such a tensor as it is."""
+    fits = _is_tensor(value) and BATCH in axes and value.ndim == len(axes)
+    return value.movedim(axes.index(BATCH), 0) if fits else value
+
+
+def batch_as_declared(batch: Mapping[str, Tensor], signature: Signature) -> dict[str, Tensor]:
+    """A batch whose fields have their axes in the declared order, as forward and functions of the user's take them."""
+    return {name: _as_declared(value, signature.axes_of(name)) for name, value in batch.items()}
+
+
+def _as_declared(value: Tensor, axes: Sequence[Size]) -> Tensor:
+    return value.movedim(0, axes.index(BATCH)) if BATCH in axes and value.ndim == len(axes) else value
 
 
 def outputs_of(returned: Any, signature: Signature) -> dict[str, Any]:

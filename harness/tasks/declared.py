@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,7 @@ class _Reader:
         if ":" not in source:
             self.mistakes.append(f"`inputs.{name}.class`: got {source!r}, expected file.py:Class")
         located = self._function(f"inputs.{name}.class", source)
-        return Group(source, lambda: load_function(located, self.folder))
+        return Group(source, partial(load_function, located, self.folder))
 
     def _input(self, name: str, keys: InputKeys) -> Input:
         if "axes" not in keys.model_fields_set:
@@ -215,7 +216,7 @@ _VALUES: dict[str, Callable[[Any, Path], Values]] = {
     "lengths_of": lambda keys, _: LengthsOf(keys.lengths_of),
     "mask_of": lambda keys, _: MaskOf(keys.mask_of, keys.inverted),
     "one_of": lambda keys, _: OneOf(tuple(keys.one_of)),
-    "from_": lambda keys, folder: Made(keys.from_, lambda: load_function(keys.from_, folder)),
+    "from_": lambda keys, folder: Made(keys.from_, partial(load_function, keys.from_, folder)),
 }
 
 

@@ -3,143 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from harness.tasks.axes import ANY_SIZE, BATCH, MEASURED, Axis, Formula, Limit, Size, rows_first
+from harness.tasks.inputs_and_outputs import Group as Group
+from harness.tasks.inputs_and_outputs import Input as Input
+from harness.tasks.inputs_and_outputs import Output as Output
+from harness.tasks.inputs_and_outputs import Sizes, shape_of
 from harness.tasks.kinds import (
+    IGNORED,
     BinaryScores,
     ClassScores,
     CtcScores,
-    Kind,
     LabelShape,
+    Loss,
     Probabilities,
     TokenScores,
     ctc_loss,
     mean_loss,
 )
-from harness.tasks.values import Drawing, Ids, IndexOf, LengthsOf, Made, Normal, Uniform, Values
+from harness.tasks.values import Drawing, Ids, IndexOf, LengthsOf
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Sizes = Mapping[str, int]
-"""The size of every free axis."""
-
-
-@dataclass(frozen=True)
-class Input:
-    """One input of forward.
-
-    Attributes:
-        name: Its name; a dotted one stands for a nested dict.
-        axes: Its axes, in order; empty for a scalar.
-        values: What it holds.
-        dtype: Name of its dtype.
-        optional: Whether forward works without it.
-        state: The output that it continues; empty for an input that continues none.
-        initial: What the first call passes of a state: nothing, or zeros.
-    """
-
-    name: str
-    axes: tuple[Size, ...]
-    values: Values
-    dtype: str
-    optional: bool = False
-    state: str = ""
-    initial: Literal["absent", "zeros"] = "absent"
-
-    @property
-    def is_flat(self) -> bool:
-        """Whether a row of it is a number or a row of features: at most one axis beside the rows, and that one fixed."""
-        rest = [axis for axis in self.axes if axis != BATCH]
-        return len(rest) <= 1 and all(isinstance(axis, int) for axis in rest)
-
-    @property
-    def holds_numbers(self) -> bool:
-        """Whether it holds numbers of any value, rather than ids, indices, lengths, masks or one of a few."""
-        return isinstance(self.values, (Normal, Uniform, Made))
-
-    def shape(self, sizes: Sizes) -> tuple[int, ...]:
-        """Its shape for sizes of the axes, the rows first."""
-        return _shape(self.axes, sizes)
-
-    def make(self, drawing: Drawing) -> Tensor:
-        """Random values of its shape and dtype."""
-        import torch
-
-        made = self.values.make(self.shape(drawing.sizes), drawing)
-        return made.to(getattr(torch, self.dtype)) if self.dtype else made
-
-
-@dataclass(frozen=True)
-class Output:
-    """One output of forward.
-
-    Attributes:
-        name: Its name.
-        axes: Its axes, in order.
-        kind: What it means.
-        at: Its place in a tuple; ``None`` where it goes by name.
-        bounds: Smallest and largest value, where they are promised.
-        loss: Name of its loss, or ``file.py:function``; empty for none.
-        weight: Its share in the loss.
-        fits: Whether the model can learn arbitrary targets by heart.
-        constant: Whether it depends on no input.
-    """
-
-    name: str
-    axes: tuple[Size, ...]
-    kind: Kind
-    at: int | None = None
-    bounds: tuple[float, float] | None = None
-    loss: str = ""
-    weight: float = 1.0
-    fits: bool = True
-    constant: bool = False
-
-    def shape(self, sizes: Sizes) -> tuple[int, ...]:
-        """Its shape for sizes of the axes, the rows first."""
-        return _shape(self.axes, sizes)
-
-    @property
-    def classes(self) -> int | None:
-        """Position of the axis of the classes, counted from the end, with the rows first; ``None`` for an output without one."""
-        position = getattr(self.kind, "classes", None)
-        return None if position is None else rows_first(self.axes).index(position % len(self.axes)) - len(self.axes)
-
-    @property
-    def has_class_scores(self) -> bool:
-        """Whether it holds unnormalised scores of classes."""
-        return isinstance(self.kind, ClassScores)
-
-    @property
-    def is_per_token(self) -> bool:
-        """Whether it has scores of classes at each place along one free axis, as at each token of a text."""
-        free = [axis for axis in self.axes if isinstance(axis, str) and axis != BATCH]
-        return self.has_class_scores and BATCH in self.axes and len(free) == 1
-
-    @property
-    def class_count(self) -> int | None:
-        """How many classes there are; ``None`` where there are none, or any number."""
-        position = getattr(self.kind, "classes", None)
-        size = None if position is None else self.axes[position]
-        return size if isinstance(size, int) else None
-
-
-@dataclass(frozen=True)
-class Group:
-    """Inputs that forward takes as one object of a class.
-
-    Attributes:
-        source: The class, as ``file.py:Class``.
-        load: Loads it; called when inputs are passed.
-    """
-
-    source: str
-    load: Callable[[], Callable[..., Any]] = field(compare=False, repr=False)
+MODEL = "model"
+"""In place of a loss function: forward or the training step returns the loss."""
 
 
 @dataclass(frozen=True)
@@ -204,6 +96,63 @@ class Signature:
     def has_rows(self) -> bool:
         """Whether there is an axis of rows, the main output has it, and they are independent."""
         return BATCH in self.main.axes and BATCH in self.axes and self.axes[BATCH].independent
+
+    @property
+    def whole_loss(self) -> str:
+        """The function of the whole loss, or ``model``; empty where the loss is the weighted sum of those of the outputs."""
+        return self.loss or (MODEL if any(isinstance(each.kind, Loss) for each in self.outputs) else "")
+
+    @property
+    def taught(self) -> tuple[Output, ...]:
+        """The outputs that a loss of theirs pulls towards labels.
+
+        A whole loss reads the labels that the config declares; where it declares none, those that follow from the outputs.
+        """
+        declared = self._declared_labels if self.whole_loss else frozenset[str]()
+        return tuple(
+            each
+            for each in self.outputs
+            if each.loss and each.weight and self.has_labels(each) and (not declared or self.label_name(each) in declared)
+        )
+
+    @property
+    def is_trainable(self) -> bool:
+        """Whether there is a loss to train by."""
+        return bool(self.whole_loss or self.taught)
+
+    @property
+    def has_rows_in_loss(self) -> bool:
+        """Whether rows are independent in forward and in the loss, so that a batch may be cut into smaller ones."""
+        return self.has_rows and not self.loss_over
+
+    def axes_of(self, field: str) -> tuple[Size, ...]:
+        """The axes of an input or a label by its name in a batch, as declared; empty for a scalar, and for a field that is neither."""
+        return self._fields.get(field, ())
+
+    @cached_property
+    def _fields(self) -> Mapping[str, tuple[Size, ...]]:
+        known = {each.name: each.axes for each in (*self.inputs, *self.labels)}
+        known |= {name: known.get(source, ()) for name, source in self.label_sources.items()}
+        for output in self.outputs:
+            following, shape = self.next_of(output), self.label_shape(output)
+            axes = known[following[1]] if following is not None else (shape.axes if shape is not None else ())
+            known.setdefault(self.label_name(output), axes)
+        return known
+
+    def row_count(self, batch: Mapping[str, Tensor]) -> int:
+        """How many rows a batch has; 1 for a batch without an axis of rows."""
+        return next((len(value) for name, value in batch.items() if BATCH in self.axes_of(name)), 1)
+
+    def rows(self, batch: Mapping[str, Tensor], index: slice | list[int]) -> dict[str, Tensor]:
+        """A batch with only some of its rows; fields without rows stay whole."""
+        count = self.row_count(batch)
+
+        def has_rows(name: str, value: Tensor) -> bool:
+            if name in self._fields:
+                return BATCH in self._fields[name]
+            return value.ndim > 0 and len(value) == count  # a field that the signature does not know
+
+        return {name: value[index] if has_rows(name, value) else value for name, value in batch.items()}
 
     @property
     def grouping(self) -> frozenset[str]:
@@ -302,11 +251,38 @@ class Signature:
                 again[self.label_name(output)] = batch[following[1]].clone()
         return {**batch, **again}
 
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """The labels of a batch in order: those that the config declares, then those that follow from the outputs."""
+        implied = [self.label_name(each) for each in self.outputs if each.loss and self.has_labels(each)]
+        declared = (*(each.name for each in self.labels), *self.label_sources)
+        return tuple(dict.fromkeys((*declared, *implied)))
+
     def label_name(self, output: Output) -> str:
         """The field of a batch that holds an output's labels."""
         if output.name in self._declared_labels:
             return output.name
         return "labels" if output is self.main else f"labels.{output.name}"
+
+    def has_labels(self, output: Output) -> bool:
+        """Whether a batch has labels for an output, in the shape that its loss needs."""
+        if self.next_of(output) is not None:
+            return True
+        shape, declared = self.label_shape(output), self.label_name(output) in self._declared_labels
+        if shape is None:
+            return declared and ":" in output.loss
+        known = all(isinstance(size, int) or self.axes[size].source != MEASURED for size in shape.axes)
+        return known and (not declared or self.axes_of(self.label_name(output)) == shape.axes)
+
+    def sizes_of(self, batch: Mapping[str, Tensor]) -> dict[str, int]:
+        """The size of every axis in a batch."""
+        found: dict[str, int] = {}
+        for name, value in batch.items():
+            axes = self.axes_of(name)
+            if len(axes) == value.ndim:
+                sizes = zip((axes[place] for place in rows_first(axes)), value.shape, strict=True)
+                found |= {axis: size for axis, size in sizes if isinstance(axis, str)}
+        return self.complete({name: size for name, size in found.items() if self.axes[name].is_free})
 
     def label_shape(self, output: Output) -> LabelShape | None:
         """What the labels of an output look like, where they follow from it."""
@@ -357,6 +333,17 @@ class Signature:
             value, labels = value.narrow(along, 0, length - 1), labels.narrow(along, 1, length - 1)
         return mean_loss(output.loss, value, labels, output.classes if output.classes is not None else -1)
 
+    def label_count(self, output: Output, batch: Mapping[str, Tensor]) -> Tensor:
+        """How many labels the loss of an output is the mean of (a scalar, int64)."""
+        labels = batch[self.label_name(output)]
+        if isinstance(output.kind, CtcScores):
+            labels = labels[:, 0]  # a loss each row, whatever it says
+        following = self.next_of(output)
+        if following is not None:
+            along = [output.axes[place] for place in rows_first(output.axes)].index(following[0])
+            labels = labels.narrow(along, 1, labels.shape[along] - 1)
+        return (labels != IGNORED).sum()
+
     def uniform_loss(self, output: Output) -> float | None:
         """The loss of a uniform guess in nats; ``None`` where the output is no scores of a known number of classes."""
         return math.log(output.class_count) if output.class_count else None
@@ -387,10 +374,6 @@ class Signature:
         shape = self.label_shape(output)
         if shape is None:
             return None
-        sizes = _shape(shape.axes, drawing.sizes)
+        sizes = shape_of(shape.axes, drawing.sizes)
         # How many labels there are is not known before the model was called.
         return None if ANY_SIZE in sizes else shape.values.make(sizes, drawing)
-
-
-def _shape(axes: Sequence[Size], sizes: Sizes) -> tuple[int, ...]:
-    return tuple(size if isinstance(size, int) else sizes[size] for size in (axes[place] for place in rows_first(axes)))

@@ -62,6 +62,11 @@ class TaskSpec:
         return signature_of(self)
 
     @property
+    def title(self) -> str:
+        """What messages call the task: its type, or ``declared``."""
+        return self.task_type.value
+
+    @property
     def facts(self) -> TaskFacts:
         """What holds for every model of this task type; of a declared task, what its signature says."""
         if self.task_type is not TaskType.DECLARED:

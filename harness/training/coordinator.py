@@ -275,7 +275,7 @@ class TrainingCoordinator:
         keys = {key: str(value) for key, value in self.config.model_dump(exclude_none=True).items()}
         facts = {
             "model": type(self.model).__name__,
-            "task": self.task.task_type.value,
+            "task": self.task.title,
             "train": f"{self.data.train.origin.name} {self.data.train.origin.part}",
             "eval": f"{self.data.held_out.origin.name} {self.data.held_out.origin.part}",
             "seed": str(self.seed),

@@ -51,7 +51,7 @@ def find_culprit(model: nn.Module, adapter: Adapter, batch: Batch, forward: Abst
         return f"because `{bad_fields[0]}` of the batch holds NaN or infinity"
     with mode(model, True), forward:
         with torch.no_grad(), recording(model) as calls:
-            loss = adapter.loss(adapter.logits(model, batch), batch)
+            loss = adapter.loss_of_call(model, batch)
         module = first_broken(calls, lambda tensor: not finite(tensor))
         if module:
             return f"first seen in `{module}`"
@@ -62,7 +62,7 @@ def find_culprit(model: nn.Module, adapter: Adapter, batch: Batch, forward: Abst
 
         def backward() -> None:
             torch.autograd.grad(
-                adapter.loss(adapter.logits(model, batch), batch),
+                adapter.loss_of_call(model, batch),
                 [p for p in model.parameters() if p.requires_grad],
                 allow_unused=True,
             )

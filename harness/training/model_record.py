@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from harness.adapters import ADAPTERS, Adapter
+from harness.adapters import Adapter, make_adapter
 from harness.tasks import TaskSpec
 
 FACT = "python_model"
@@ -58,7 +58,7 @@ def record_model(model: nn.Module, adapter: Adapter, task: TaskSpec, folder: Pat
     files: dict[str, Path] = {}
     missing: list[str] = []
     made: dict[str, dict[str, Any] | None] = {"model": _made(model, folder / f"{name}-model.py", missing)}
-    own = type(adapter) is not ADAPTERS[task.task_type.value]
+    own = type(adapter) is not type(make_adapter(task))
     made["adapter"] = _made(adapter, folder / f"{name}-adapter.py", missing) if own else None
     for kind, part in ((MODEL_SOURCE, made["model"]), (ADAPTER_SOURCE, made["adapter"])):
         if part is not None and part.pop("is_written"):

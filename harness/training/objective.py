@@ -51,6 +51,7 @@ class Objective:
         all_reduce: Callable[[Tensor], object] | None = None,
     ) -> None:
         self._adapter = adapter
+        self._signature = task.signature
         self._is_whole = accumulate * world_size == 1
         self._shares = accumulate * world_size
         self._unit = float(task.max_seq_len or 1)  # keeps the weighted losses near the mean, whatever its value
@@ -64,8 +65,8 @@ class Objective:
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """What ``backward`` is called on."""
-        mean = self._adapter.loss(self._adapter.logits(model, batch), batch)
-        self._rows += len(next(iter(batch.values())))
+        mean = self._adapter.loss_of_call(model, batch)
+        self._rows += self._signature.row_count(batch)
         if self._is_whole:
             self._loss, self._weight = mean.detach(), 1.0
             return mean

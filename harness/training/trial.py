@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from harness.batches import Batch
 from harness.config import SuiteConfig, TrainingConfig
 from harness.data.loader import make_loader
 from harness.evidence import Evidence, Status
 from harness.properties.subject import Subject
-from harness.runtime import processor_seconds
+from harness.runtime import processor_seconds, seeded
 from harness.training.checkpoints import CheckpointFolder
 from harness.training.compute import Compute
 from harness.training.datasets import Datasets, open_datasets
@@ -143,7 +144,7 @@ class Trial:
             TrainingError: It takes neither dicts nor tuples.
         """
         if not self.is_own:
-            return as_dict
+            return as_dict  # the adapter puts the axes in the declared order
         unformed = replace(self)
         unformed.batch_format = as_dict
         return find_batch_format(
@@ -160,7 +161,7 @@ class Trial:
             return 1
         batch = self.subject.batch()
         steps = self.train([batch] * MOST_BATCHES, TrialOptions(limit=1)).steps
-        return round(steps[0].examples / len(batch["labels"])) if steps else 0
+        return round(steps[0].examples / self.subject.task.signature.row_count(batch)) if steps else 0
 
     def with_model(self, model: nn.Module, **shared: Any) -> Trial:
         """The trial of another form of the same model, such as in float64; what its training step needs to know is not found out again.
@@ -214,6 +215,23 @@ class Trial:
         return DrawnBatches(
             make_loader(self.data.train, self.subject.task, own or self.config.batch_size, seed, shuffle=True), count
         )
+
+    @torch.no_grad()
+    def loss_outside_training(self, batch: Batch, model: nn.Module) -> float:
+        """The loss of a batch in the model's current mode: that which it is trained by, or, of a training step, that of the labelled outputs.
+
+        NaN where a training step is all that knows the loss.
+        """
+        subject, signature = self.subject, self.subject.task.signature
+        if subject.task.declared is None:
+            return float(subject.adapter.loss(subject.logits(batch, model), batch))
+        if not self.is_own:
+            with seeded(0):
+                return float(subject.adapter.loss_of_call(model, batch))
+        known = [output for output in signature.taught if ":" not in output.loss]
+        values = subject.outputs(batch, model) if known else {}
+        losses = [output.weight * float(signature.loss_of(output, values[output.name], batch)) for output in known]
+        return sum(losses) if losses else math.nan
 
     def train(
         self,

@@ -42,7 +42,7 @@ FAMILIES: dict[int, tuple[str, ...]] = {
         "gradients",
         "calibration",
     ),
-    3: ("losses", "learning", "optimizers", "accumulation", "runs"),
+    3: ("losses", "learning", "optimizers", "accumulation", "runs", "declared_tasks"),
     4: ("bugs", "declared"),
 }
 """Modules that register bugs, by tier: ``tier<number>.<family>`` of this package."""

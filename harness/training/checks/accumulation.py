@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from harness.batches import IGNORED, Batch, Sizes, pad_right, rows, to_device
+from harness.batches import IGNORED, Batch, Sizes, pad_right, to_device
 from harness.evidence import Evidence, Status
 from harness.owners import owned_by
+from harness.tasks.signature import Signature
+from harness.tasks.teaching import lines_of
 from harness.training.checks.gradient_noise import Gap, Quantities, find_gap
 from harness.training.checks.labels import fully_labelled
 from harness.training.checks.loss_targets import targets
@@ -43,7 +45,6 @@ _ROWS_PER_BATCH = 2
 _PARALLEL = 0.99
 """Cosine from which one gradient is a multiple of another."""
 
-_LOGITS = "the logits"
 SIDE_TERM = (
     "a balance loss, as of a mixture of experts, or another statistic of the batch that is not a mean over its rows; if this is intended, "
     "nothing needs to change"
@@ -85,6 +86,8 @@ def _judge_weighted(trial: Trial) -> Evidence:
     cause = _STATE
     if not find_gap(trial, _large, _small).is_real:
         cause = f"{_MEAN_OF_MEANS}: the adapter's `weight` is not the number of labels that its `loss` is the mean of"
+        if trial.subject.task.declared is not None:
+            cause = "a loss that is not a mean over rows or labels: a row in a small batch weighs more"
     message = f"gradients accumulated over small batches differ from those of the same {_ROWS} rows in one batch"
     return _finding(trial, gap, message, cause, "accumulated_gradient_differs")
 
@@ -96,11 +99,11 @@ def _judge_means(trial: Trial) -> Evidence:
             f"gradients accumulated over two batches of {_ROWS // 2} rows differ from those of all {_ROWS} rows in one batch"
         )
         whole = _batch(trial)
-        side_term = _judge_side_term(trial, gap, message, whole, _split(whole, _ROWS // 2))
+        side_term = _judge_side_term(trial, gap, message, whole, _split(trial, whole, _ROWS // 2))
         return side_term or _finding(trial, gap, message, _STATE, "accumulated_gradient_differs")
     sound = _sound(gap, "gradients accumulated over small batches equal those of one large batch", _shown(trial))
     accumulated = trial.config.accumulate_grad_batches
-    if accumulated == 1 or not trial.subject.task.is_per_position:
+    if accumulated == 1 or not lines_of(trial.subject.task.signature):
         return sound
     unequal = find_gap(trial, _large_unequal, _small_unequal)
     if not unequal.is_real:
@@ -126,10 +129,10 @@ def _judge_manual(trial: Trial, every: int) -> Evidence:
         adds_up = not find_gap(
             trial, partial(_step_of_parts, every, whole), partial(_mean_of_steps_of_one_part, every, whole)
         ).is_real
-        side_term = _judge_side_term(trial, gap, message, whole, _parts(every, whole)) if adds_up else None
+        side_term = _judge_side_term(trial, gap, message, whole, _parts(trial, every, whole)) if adds_up else None
         return side_term or _finding(trial, gap, message, cause, "accumulated_gradient_differs")
     batch = _with_unequal_rows(trial, count)
-    if trial.subject.task.is_per_position:
+    if lines_of(trial.subject.task.signature):
         unequal = find_gap(trial, partial(_step_of_wholes, every, batch), partial(_step_of_parts, every, batch))
         if unequal.is_real:
             message = (
@@ -183,7 +186,7 @@ def _large(trial: Trial, vary: Variation = UNVARIED) -> Quantities:
 
 
 def _small(trial: Trial, vary: Variation = UNVARIED) -> Quantities:
-    batches = _split(_batch(trial), _ROWS // 2)
+    batches = _split(trial, _batch(trial), _ROWS // 2)
     return observe(trial, batches, accumulate=2, vary=vary).gradients
 
 
@@ -192,7 +195,7 @@ def _large_unequal(trial: Trial, vary: Variation = UNVARIED) -> Quantities:
 
 
 def _small_unequal(trial: Trial, vary: Variation = UNVARIED) -> Quantities:
-    batches = _split(_with_unequal_rows(trial), _ROWS // 2 if trial.subject.task.is_per_position else _ROWS - 1)
+    batches = _split(trial, _with_unequal_rows(trial), _ROWS // 2 if _has_unequal_labels(trial) else _ROWS - 1)
     return observe(trial, batches, accumulate=2, vary=vary).gradients
 
 
@@ -203,19 +206,20 @@ def _step_of_wholes(every: int, whole: Batch, trial: Trial, vary: Variation = UN
 
 def _step_of_parts(every: int, whole: Batch, trial: Trial, vary: Variation = UNVARIED) -> Quantities:
     """The gradient of a step over several batches that share the rows."""
-    return observe(trial, _parts(every, _in_dtype(trial, whole)), vary=vary).gradients
+    return observe(trial, _parts(trial, every, _in_dtype(trial, whole)), vary=vary).gradients
 
 
 def _mean_of_steps_of_one_part(every: int, whole: Batch, trial: Trial, vary: Variation = UNVARIED) -> Quantities:
     """The mean of the gradients of several steps, each over one part of the rows again and again."""
-    steps = [observe(trial, [part] * every, vary=vary).gradients for part in _parts(every, _in_dtype(trial, whole))]
+    steps = [observe(trial, [part] * every, vary=vary).gradients for part in _parts(trial, every, _in_dtype(trial, whole))]
     return {name: torch.stack([step[name] for step in steps]).mean(0) for name in steps[0]}
 
 
-def _parts(every: int, whole: Batch) -> list[Batch]:
+def _parts(trial: Trial, every: int, whole: Batch) -> list[Batch]:
     """The rows of a batch, shared among several."""
-    size = len(whole["labels"]) // every
-    return [rows(whole, slice(size * number, size * (number + 1))) for number in range(every)]
+    signature = trial.subject.task.signature
+    size = signature.row_count(whole) // every
+    return [signature.rows(whole, slice(size * number, size * (number + 1))) for number in range(every)]
 
 
 def _in_dtype(trial: Trial, batch: Batch) -> Batch:
@@ -231,23 +235,38 @@ def _sizes(trial: Trial, count: int = _ROWS) -> Sizes:
     return replace(trial.subject.typical, batch=count)
 
 
+def _has_unequal_labels(trial: Trial) -> bool:
+    """Whether batches may hold unequal numbers of labels, and are weighted by them: not where a loss has several parts, or is a function."""
+    signature = trial.subject.task.signature
+    is_weighted = trial.is_own or (len(signature.taught) == 1 and not signature.whole_loss)
+    return is_weighted and bool(lines_of(signature))
+
+
 def _with_unequal_rows(trial: Trial, count: int = _ROWS) -> Batch:
     """A batch whose later half of rows is shorter, where the task has rows of several labels."""
-    task, batch = trial.subject.task, _batch(trial, count)
-    if not task.is_text:
-        return batch
-    total = batch["input_ids"].shape[1]
-    lengths = [total] * (count // 2) + [max(2, total // 3)] * (count - count // 2)
-    if task.is_seq2seq:
-        labels = batch["labels"].clone()
-        labels[count // 2 :, max(1, labels.shape[1] // 3) :] = IGNORED
-        return {**batch, "labels": labels}
-    on_host = {name: tensor.cpu() for name, tensor in batch.items()}
-    return {name: tensor.to(batch["labels"].device) for name, tensor in pad_right(task, on_host, lengths, total).items()}
+    task, signature, batch = trial.subject.task, trial.subject.task.signature, _batch(trial, count)
+    if task.declared is None and "input_ids" in batch and not _is_of_target(signature):
+        total = batch["input_ids"].shape[1]
+        lengths = [total] * (count // 2) + [max(2, total // 3)] * (count - count // 2)
+        on_host = {name: tensor.cpu() for name, tensor in batch.items()}
+        return {name: tensor.to(batch["labels"].device) for name, tensor in pad_right(task, on_host, lengths, total).items()}
+    for line in lines_of(signature) if _has_unequal_labels(trial) else ():
+        name = signature.label_name(line.output)
+        labels = batch[name].clone()
+        at = labels.movedim(line.along, 1)  # a view
+        at[count // 2 :, max(1, at.shape[1] // 3) :] = IGNORED
+        batch = {**batch, name: labels}
+    return batch
 
 
-def _split(batch: Batch, first: int) -> list[Batch]:
-    return [rows(batch, slice(0, first)), rows(batch, slice(first, None))]
+def _is_of_target(signature: Signature) -> bool:
+    """Whether labels are along another text than the one that is read."""
+    return not set(signature.axes_of("labels")) <= set(signature.axes_of("input_ids"))
+
+
+def _split(trial: Trial, batch: Batch, first: int) -> list[Batch]:
+    signature = trial.subject.task.signature
+    return [signature.rows(batch, slice(0, first)), signature.rows(batch, slice(first, None))]
 
 
 def _shown(trial: Trial) -> str:
@@ -341,7 +360,7 @@ def _batches_of_two_steps(every: int, trial: Trial) -> list[Batch]:
     """The batches of two steps."""
     typical = trial.subject.typical
     whole = fully_labelled(trial.subject, replace(typical, batch=2 * _ROWS_PER_BATCH * every))
-    return [rows(whole, slice(_ROWS_PER_BATCH * number, _ROWS_PER_BATCH * (number + 1))) for number in range(2 * every)]
+    return _parts(trial, 2 * every, whole)
 
 
 def is_mean_through_logits(trial: Trial, whole: Batch, parts: Sequence[Batch]) -> bool:
@@ -354,20 +373,19 @@ def is_mean_through_logits(trial: Trial, whole: Batch, parts: Sequence[Batch]) -
         whole: The batch.
         parts: Its parts, equally large and with equally many labels.
     """
-    if not trial.is_own or any(observe(trial, [batch]).slope is None for batch in (whole, *parts)):
+    names = {output.name for output in trial.subject.task.signature.taught}
+    if not trial.is_own or any(observe(trial, [batch]).slopes.keys() != names for batch in (whole, *parts)):
         return False
     return not find_gap(trial, partial(_logit_gradient_of_whole, whole), partial(_logit_gradient_of_parts, parts)).is_real
 
 
 def _logit_gradient_of_whole(whole: Batch, trial: Trial, vary: Variation = UNVARIED) -> Quantities:
-    slope = _observed(trial, whole, vary).slope
-    return {} if slope is None else {_LOGITS: slope}
+    return _observed(trial, whole, vary).slopes
 
 
 def _logit_gradient_of_parts(parts: Sequence[Batch], trial: Trial, vary: Variation = UNVARIED) -> Quantities:
-    slopes = [_observed(trial, part, vary).slope for part in parts]
-    found = [slope / len(parts) for slope in slopes if slope is not None]
-    return {_LOGITS: torch.cat(found)} if len(found) == len(slopes) else {}
+    found = [_observed(trial, part, vary).slopes for part in parts]
+    return {name: torch.cat([slopes[name] for slopes in found]) / len(parts) for name in found[0]}
 
 
 def _observed(trial: Trial, batch: Batch, vary: Variation) -> Observation:

@@ -12,13 +12,23 @@ from torch import Tensor, nn
 from harness.adapters import Adapter
 from harness.batches import IGNORED, Batch
 from harness.evaluation.answers import targets_of
-from harness.tasks import TaskSpec, TaskType
+from harness.tasks import TaskSpec
+from harness.tasks.kinds import TokenScores
+from harness.tasks.signature import Signature
+from harness.tasks.values import Ids
 
 _LARGEST = 1 << 22
 """Numbers in a table, and features times rows of a linear model, above which there is none."""
 
 _RIDGE = 1e-2
 _ROUNDS = 30
+
+
+def token_field(signature: Signature) -> str:
+    """The ids at whose places the labels are; the first ones where labels have no places."""
+    fields = [each for each in signature.inputs if isinstance(each.values, Ids)]
+    labelled = signature.axes_of(signature.label_name(signature.main))
+    return next((each.name for each in fields if each.axes == labelled), fields[0].name if fields else "")
 
 
 class BaselineAdapter(Adapter):
@@ -59,13 +69,15 @@ class Prior(nn.Module):
     def __init__(self, task: TaskSpec, batches: Sequence[Batch]) -> None:
         super().__init__()
         labels = torch.cat([_labels(task, batch).flatten() for batch in batches])
-        self._axes = len(task.facts.output)
-        self._field = "decoder_input_ids" if task.is_seq2seq else "input_ids"
+        self._axes = len(task.signature.main.axes)
+        self._field = token_field(task.signature)
         if task.is_regression:
             self.name = "the mean of the training labels"
             self.answer = nn.Parameter(labels.double().mean().float(), requires_grad=False)
             return
-        self.name = "the frequency of each token" if task.facts.output[-1] == "vocab" else "the frequency of each class"
+        self.name = (
+            "the frequency of each token" if isinstance(task.signature.main.kind, TokenScores) else "the frequency of each class"
+        )
         classes = task.output_size or 1
         counts = torch.bincount(labels[labels != IGNORED], minlength=classes).double() + 1  # no class is impossible (Laplace)
         self.answer = nn.Parameter((counts / counts.sum()).log().float(), requires_grad=False)
@@ -90,8 +102,10 @@ class TokenTable(nn.Module):
 
     def __init__(self, task: TaskSpec, batches: Sequence[Batch], prior: Prior) -> None:
         super().__init__()
-        self._field = "decoder_input_ids" if task.is_seq2seq else "input_ids"
-        self._looks_back = task.task_type is TaskType.MASKED_LM  # the token itself is hidden there
+        signature = task.signature
+        self._field = token_field(signature)
+        # The token itself is hidden where none stands before another.
+        self._looks_back = isinstance(signature.main.kind, TokenScores) and not any(signature.with_order("causal"))
         vocabulary, classes = task.vocabulary_of(self._field) or 1, task.output_size or 1
         counts = torch.zeros(vocabulary, classes, dtype=torch.float64)
         for batch in batches:

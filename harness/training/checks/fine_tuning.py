@@ -192,8 +192,8 @@ class _Tuning:
         return _Tuned(before, after, noise, watch, fell)
 
     def _loss(self, model: nn.Module) -> float:
-        """The task's loss in eval mode."""
-        return float(self.trial.subject.adapter.loss(self.trial.subject.logits(self.batch, model.eval()), self.batch))
+        """The loss in eval mode."""
+        return self.trial.loss_outside_training(self.batch, model.eval())
 
     def _raised(self, error: Exception) -> Evidence:
         if self.optimizers > 1:

@@ -154,7 +154,7 @@ class _Runs:
         else:
             subject, model = self.trial.subject, training.model.eval()
             there = [to_device(batch, subject.device, subject.dtype) for batch in self.batches]
-            losses = [float(subject.adapter.loss(subject.logits(batch, model), batch)) for batch in there]
+            losses = [self.trial.loss_outside_training(batch, model) for batch in there]
         return sum(losses) / max(1, len(losses))
 
 

@@ -13,8 +13,11 @@ from torch import Tensor
 from harness.batches import Batch, Sizes
 from harness.evidence import Evidence, Status
 from harness.owners import owned_by
+from harness.properties.calling import mode
 from harness.tasks import TaskSpec
-from harness.training.checks.labels import labelled
+from harness.tasks.signature import Output, Signature
+from harness.tasks.teaching import guessing
+from harness.training.checks.labels import labelled, labels_in
 from harness.training.checks.observation import Observation, loss_name, observe
 from harness.training.trial import Trial
 
@@ -39,63 +42,107 @@ def initial_loss(trial: Trial) -> Evidence:
     can be seen, the loss and the gradient that it sends back to them are compared with the formulas that are commonly written by mistake, so
     that the verdict rests on what the step computes rather than on how large the number came out. A loss of another kind, such as with
     smoothed labels or an auxiliary term, is judged by its size: a warning from 1 nat above log C, a failure from log C + 1 above.
+
+    Where other outputs have a share in the loss, the cross-entropy of each output with classes is judged instead.
     """
-    subject = trial.subject
+    subject, signature = trial.subject, trial.subject.task.signature
     if not subject.fresh_weights:
         return Evidence(_NAME, Status.SKIPPED, "the weights are loaded, not freshly initialised")
-    typical = subject.typical
-    sizes = replace(typical, batch=_ROWS)
+    sizes = replace(subject.typical, batch=_ROWS) if signature.has_rows else subject.typical
     batch = subject.batch(sizes)
+    if len(signature.taught) > 1:
+        found = [_judge_output(trial, output, batch, sizes) for output in guessing(signature)]
+        return max(found, key=lambda evidence: evidence.status.severity)
+    output = guessing(signature)[0]
     trained = observe(trial, [batch], train=True)
     if trained.loss is None:
         return Evidence(
             _NAME, Status.SKIPPED, f"{loss_name(trial)} does not call backward through Lightning, so its loss is not seen"
         )
     still = observe(trial, [batch])
-    loss, formula = float(trained.loss), find_loss_formula(subject.task, still, batch)
+    loss, formula = float(trained.loss) / output.weight, find_loss_formula(signature, output, still, batch)
     if still.repeats > 1 and formula != MEAN:
         # A step over several batches may as well take their sum as their mean: then it is the loss of one of them that tells.
-        loss, formula = loss / still.repeats, find_loss_formula(subject.task, still.of_one_batch(), batch)
-    return _judge(trial, loss, formula, still, batch, sizes)
+        loss, formula = loss / still.repeats, find_loss_formula(signature, output, still.of_one_batch(), batch)
+    return _judge(trial, output, loss, formula, still, batch, sizes)
 
 
-def _judge(trial: Trial, loss: float, formula: LossFormula | None, still: Observation, batch: Batch, sizes: Sizes) -> Evidence:
-    task = trial.subject.task
-    uniform = math.log(task.output_size or 1)
-    what = f"the first loss of {loss_name(trial)} is {loss:.3g}"
-    guess = f"a uniform guess over {task.output_size} classes has loss {uniform:.2f}"
+def _judge_output(trial: Trial, output: Output, batch: Batch, sizes: Sizes) -> Evidence:
+    """The verdict on one of several outputs, by its cross-entropy."""
+    subject, classes = trial.subject, output.class_count or 1
+    model = subject.fresh()
+    with mode(model, train=True):
+        value = subject.outputs(batch, model)[output.name]
+    loss, uniform = float(subject.task.signature.loss_of(output, value, batch)), math.log(classes)
+    excess, allowed = loss - uniform, subject.task.tolerances.get(_NAME, uniform + 1.0)
+    message = f"the first cross-entropy of output `{output.name}` is {loss:.3g}; a uniform guess over {classes} classes has {uniform:.2f}"
+    status, cause, code = Status.OK, "", ""
+    if are_probabilities(value if output.classes is None else value.movedim(output.classes, -1)):
+        status, code = Status.FAIL, "returns_probabilities"
+        message = f"output `{output.name}` holds probabilities instead of logits: {_floor(classes)}"
+        cause = "a softmax at the end of the model, where the loss applies one too: return the logits, or declare `kind: probabilities`"
+    elif not excess <= min(1.0, allowed):
+        status, code, cause = Status.WARN if excess <= allowed else Status.FAIL, "too_large", _LOUD
+        message += ": the untrained model is confident of wrong answers"
+    return _evidence(subject.task, status, message, cause, code, (loss, uniform, allowed), sizes, "cross-entropy by output", {})
+
+
+def _judge(
+    trial: Trial, output: Output, loss: float, formula: LossFormula | None, still: Observation, batch: Batch, sizes: Sizes
+) -> Evidence:
+    task, classes = trial.subject.task, output.class_count or 1
+    uniform, logits = math.log(classes), still.values.get(output.name)
+    what = f"the first loss of {loss_name(trial)} is {loss:.3g}".replace("loss of the loss", "loss")
+    guess = f"a uniform guess over {classes} classes has loss {uniform:.2f}"
     allowed = task.tolerances.get(_NAME, uniform + 1.0)
     excess = loss - uniform
     status, message, cause, code = Status.OK, f"{what}; {guess}", "", ""
     owner: dict[str, str] = {}
-    if still.logits is not None and are_probabilities(still.logits):
+    if logits is not None and are_probabilities(logits if output.classes is None else logits.movedim(output.classes, -1)):
         status, code = Status.FAIL, "returns_probabilities"
-        message = f"the model returns probabilities instead of logits: {_floor(trial)}"
+        message = f"the model returns probabilities instead of logits: {_floor(classes)}"
         cause = "a softmax at the end of the model, where the loss applies one too: return the logits"
     elif formula is not None and formula.is_flaw:
         status, cause, code = Status.FAIL, formula.cause, formula.code
-        owner = owned_by("training_loss[reduction]") if formula.scale != 1.0 else {}  # the sum of which ``reduction`` says more
-        message = f"{what}: it is {formula.name}" + (f", so {_floor(trial)}" if "softmax(" in formula.name else f"; {guess}")
+        # The sum of which ``reduction`` says more, where there are rows.
+        owner = owned_by("training_loss[reduction]") if formula.scale != 1.0 and task.signature.has_rows_in_loss else {}
+        message = f"{what}: it is {formula.name}" + (f", so {_floor(classes)}" if "softmax(" in formula.name else f"; {guess}")
     elif not excess <= allowed:
         status, (message, cause), code = Status.FAIL, _too_large(f"{what}; {guess}", formula), "too_large"
     elif excess > min(1.0, allowed):
         status, (message, cause), code = Status.WARN, _too_large(f"{what}; {guess}", formula), "too_large"
     elif formula is not None and abs(math.log(formula.scale)) > _FAR and not _scales_itself(trial):
         status, message, cause, code = Status.WARN, f"{what}: it is {formula.name}", formula.cause, formula.code
-    elif formula is None and still.logits is None and loss < uniform / 2 and still.repeats == 1:
+    elif formula is None and logits is None and loss < uniform / 2 and still.repeats == 1:
         status, code = Status.WARN, "too_small"
         message = f"{what}, less than an untrained model can have: {guess}"
         cause = "a loss that is scaled down, or divided by the number of positions that have no label"
+    name = formula.name if formula else "of another kind"
+    return _evidence(task, status, message, cause, code, (loss, uniform, allowed), sizes, name, owner)
+
+
+def _evidence(
+    task: TaskSpec,
+    status: Status,
+    message: str,
+    cause: str,
+    code: str,
+    figures: tuple[float, float, float],
+    sizes: Sizes,
+    formula: str,
+    owner: dict[str, str],
+) -> Evidence:
+    loss, uniform, allowed = figures
     return Evidence(
         _NAME,
         status,
         message,
-        excess,
+        loss - uniform,
         allowed,
         "nats above log C",
         f"{sizes.describe(task)}, train mode, seed=0",
         cause=cause,
-        details={"loss": loss, "uniform": uniform, "formula": formula.name if formula else "of another kind", **owner},
+        details={"loss": loss, "uniform": uniform, "formula": formula, **owner},
         code=code,
         compared=f"loss {loss:.3g}, uniform guess {uniform:.3g} (allowed up to {uniform + allowed:.3g})",
     )
@@ -114,9 +161,8 @@ def _too_large(message: str, formula: LossFormula | None) -> tuple[str, str]:
     return f"{message}: it is {formula.name}", formula.cause
 
 
-def _floor(trial: Trial) -> str:
+def _floor(classes: int) -> str:
     """What the loss cannot go below where softmax is taken twice: the right class has e to 1 against each of the others."""
-    classes = trial.subject.task.output_size or 1
     return f"the loss can never fall below {math.log(1 + (classes - 1) / math.e):.2f}"
 
 
@@ -167,25 +213,28 @@ _FLAWS: tuple[tuple[LossFormula, Callable[[Tensor, Tensor], Tensor]], ...] = (
 )
 
 
-def find_loss_formula(task: TaskSpec, seen: Observation, batch: Batch) -> LossFormula | None:
+def find_loss_formula(signature: Signature, output: Output, seen: Observation, batch: Batch) -> LossFormula | None:
     """The formula that a step's loss follows; ``None`` where it is another one than those known here, such as with smoothed labels.
 
     Args:
-        task: A task with classes.
+        signature: The task's.
+        output: One with classes, which alone has a share in the loss.
         seen: The step.
         batch: What it learned from.
     """
-    if seen.loss is None or seen.logits is None or seen.slope is None or not bool(seen.slope.any()):
+    logits, slopes = seen.values.get(output.name), seen.slopes.get(output.name)
+    if seen.loss is None or logits is None or slopes is None or not bool(slopes.any()):
         return None
+    loss_seen, slopes = seen.loss / output.weight, slopes / output.weight
     for formula, compute in _FLAWS:
-        loss, slope = _value_and_slope(task, seen.logits, batch, compute)
-        if _is_same(seen.slope, slope) and _is_same(seen.loss, loss):
+        loss, slope = _value_and_slope(signature, output, logits, batch, compute)
+        if _is_same(slopes, slope) and _is_same(loss_seen, loss):
             return formula
-    loss, slope = _value_and_slope(task, seen.logits, batch, F.cross_entropy)
-    scale = float((seen.slope * slope).sum() / slope.square().sum())
-    if scale <= 0 or not _is_same(seen.slope, scale * slope):
+    loss, slope = _value_and_slope(signature, output, logits, batch, F.cross_entropy)
+    scale = float((slopes * slope).sum() / slope.square().sum())
+    if scale <= 0 or not _is_same(slopes, scale * slope):
         return None
-    return MEAN if abs(scale - 1) <= _MATCH else _scaled(task, scale, batch)
+    return MEAN if abs(scale - 1) <= _MATCH else _scaled(signature, output, scale, batch)
 
 
 def are_probabilities(logits: Tensor) -> bool:
@@ -194,13 +243,13 @@ def are_probabilities(logits: Tensor) -> bool:
     return rows.shape[-1] > 1 and bool((rows >= 0).all()) and bool(((rows.sum(-1) - 1).abs() < _MATCH).all())
 
 
-def _scaled(task: TaskSpec, scale: float, batch: Batch) -> LossFormula:
-    _, labels = labelled(task, batch["labels"][..., None], batch["labels"])
-    if abs(scale / len(labels) - 1) <= _MATCH:
+def _scaled(signature: Signature, output: Output, scale: float, batch: Batch) -> LossFormula:
+    labels = int(signature.label_count(output, batch))
+    if abs(scale / labels - 1) <= _MATCH:
         return LossFormula(
             'the sum over the labels (reduction="sum")', True, 'reduction="sum" instead of "mean"', scale, "summed"
         )
-    if abs(scale * len(batch["labels"]) / len(labels) - 1) <= _MATCH:
+    if abs(scale * signature.row_count(batch) / labels - 1) <= _MATCH:
         return LossFormula(
             "the sum over each row's labels", False, "a sum over the positions instead of a mean", scale, "summed_over_positions"
         )
@@ -209,11 +258,11 @@ def _scaled(task: TaskSpec, scale: float, batch: Batch) -> LossFormula:
 
 
 def _value_and_slope(
-    task: TaskSpec, logits: Tensor, batch: Batch, compute: Callable[[Tensor, Tensor], Tensor]
+    signature: Signature, output: Output, logits: Tensor, batch: Batch, compute: Callable[[Tensor, Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
         leaf = logits.detach().clone().requires_grad_()
-        loss = compute(*labelled(task, leaf, batch["labels"]))
+        loss = compute(*labelled(signature, output, leaf, labels_in(signature, output, batch)))
         (slope,) = torch.autograd.grad(loss, leaf)
     return loss.detach(), slope
 

@@ -1,7 +1,8 @@
-"""What each position is trained towards, read off the gradient that the loss sends back to its logits."""
+"""What each position is trained towards, read off the gradient that the loss sends back to the outputs."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,9 +11,12 @@ from torch import Tensor
 from harness.batches import IGNORED, Batch, Sizes
 from harness.evidence import Evidence, Status
 from harness.owners import owned_by
-from harness.tasks import TaskSpec, TaskType
-from harness.training.checks.labels import aligned
-from harness.training.checks.observation import loss_name, observe
+from harness.tasks.axes import BATCH
+from harness.tasks.signature import Output, Signature
+from harness.tasks.teaching import targeted
+from harness.tasks.values import Ids
+from harness.training.checks.labels import aligned, labels_in
+from harness.training.checks.observation import Observation, loss_name, observe
 from harness.training.trial import Trial, Variation
 from harness.wording import and_others, counted
 
@@ -27,14 +31,21 @@ _SETTLED = 1e-4
 _APART = 0.45
 """How far labels of a regression are from the predictions: less than a half, so that rounding a label turns the sign."""
 
+_TOUCHING = 1e-5
+"""How near a prediction is to its label where the side that it is on is a matter of rounding."""
+
+_OF_NUMBERS = ("mse", "l1", "huber")
+
 
 def targets(trial: Trial) -> Evidence:
     """Each position is trained towards its own label.
 
     Training pushes a class up where the gradient of its logit is negative. Of a cross-entropy the class of the label has the most negative
     one, of a squared error the sign is that of prediction minus label; so the labels that a step really uses can be read off, whatever it
-    does to them on the way.
+    does to them on the way. Each output that has labels is judged.
     """
+    if not targeted(trial.subject.task.signature):
+        return Evidence(_NAME, Status.SKIPPED, "no output has labels that it is trained towards")
     batch, sizes = _telling_batch(trial)
     first = _judge_under(trial, batch, sizes, 0)
     if first.status is not Status.FAIL:
@@ -49,81 +60,182 @@ def targets(trial: Trial) -> Evidence:
 
 
 def _judge_under(trial: Trial, batch: Batch, sizes: Sizes, seed: int) -> Evidence:
+    """The worst finding of any output."""
     counterexample = f"{sizes.describe(trial.subject.task)}, seed={seed}"
     seen = observe(trial, [batch], vary=Variation(seed=seed))
-    if seen.logits is None or seen.slope is None:
-        return Evidence(_NAME, Status.SKIPPED, f"the logits of {loss_name(trial)} cannot be told from other tensors")
-    if trial.subject.task.is_regression:
-        return _judge_numbers(trial, seen.logits.flatten(), seen.slope.flatten(), batch, counterexample)
-    return _judge_classes(trial, seen.logits, seen.slope, batch, counterexample)
+    outputs = targeted(trial.subject.task.signature)
+    found = [_judge_output(_Judged(trial, output, batch, counterexample), seen) for output in outputs]
+    return max(found, key=lambda evidence: evidence.status.severity)
+
+
+def _judge_output(judged: _Judged, seen: Observation) -> Evidence:
+    value, slope = (each.get(judged.output.name) for each in (seen.values, seen.slopes))
+    if value is None or slope is None:
+        what = "the logits" if judged.trial.subject.task.declared is None else f"output `{judged.output.name}`"
+        return Evidence(_NAME, Status.SKIPPED, f"{what} of {loss_name(judged.trial)} cannot be told from other tensors")
+    labels = labels_in(judged.signature, judged.output, judged.batch)
+    if labels.is_floating_point():
+        return judged.numbers(value, slope, labels)
+    return judged.classes(value, slope, labels)
 
 
 def _telling_batch(trial: Trial) -> tuple[Batch, Sizes]:
     """A batch on which it shows which label a position is trained towards."""
-    subject, task = trial.subject, trial.subject.task
+    subject, signature = trial.subject, trial.subject.task.signature
     typical = subject.typical
-    sizes = Sizes(typical.batch if task.is_per_position else _ROWS, typical.seq, typical.target_seq)
+    judged = targeted(signature)
+    is_per_row = all(len(signature.axes_of(signature.label_name(output))) == 1 for output in judged) and signature.has_rows
+    sizes = replace(typical, batch=_ROWS) if is_per_row else typical
     batch = subject.batch(sizes)
-    if not task.is_regression:
-        return batch, sizes
-    predictions = subject.logits(batch, subject.fresh()).flatten()
-    sides = torch.tensor([1.0, -1.0], device=predictions.device).repeat(len(predictions))[: len(predictions)]
-    return {**batch, "labels": (predictions + _APART * sides).to(batch["labels"].dtype)}, sizes
+    told = [output for output in judged if _is_free(signature, output, batch)]
+    values = subject.outputs(batch, subject.fresh()) if told else {}
+    for output in told:
+        name, prediction = signature.label_name(output), values[output.name]
+        sides = torch.tensor([1.0, -1.0], device=prediction.device).repeat(prediction.numel())[: prediction.numel()]
+        batch[name] = (prediction + _APART * sides.reshape(prediction.shape)).reshape(batch[name].shape).to(batch[name].dtype)
+    return batch, sizes
 
 
-def _judge_numbers(trial: Trial, predictions: Tensor, slope: Tensor, batch: Batch, counterexample: str) -> Evidence:
-    labels = batch["labels"].flatten()
-    wrong = ((predictions - labels).sign() != slope.sign()).nonzero().flatten().tolist()
-    if not wrong:
-        message = f"all {len(labels)} predictions are trained towards their labels"
-        return Evidence(_NAME, Status.OK, message, 0.0, 0.0, "rows", counterexample)
-    row = wrong[0]
-    way = {1.0: "down", -1.0: "up"}.get(float(slope[row].sign()), "nowhere")
-    return Evidence(
-        _NAME,
-        Status.FAIL,
-        f"{loss_name(trial)} pushes the prediction {float(predictions[row]):.3g} {way}, away from its label {float(labels[row]):.3g}"
-        f"{and_others(len(wrong) - 1, 'row')}",
-        float(len(wrong)),
-        0.0,
-        "rows",
-        f"{counterexample}, row={row}",
-        cause="predictions [B, 1] minus labels [B], which broadcasts to [B, B]; labels rounded to integers; labels on another scale than the "
-        "predictions",
-        code="trained_away_from_label",
-    )
+def _is_free(signature: Signature, output: Output, batch: Batch) -> bool:
+    """Whether the labels are numbers that may be anything: neither an input again, nor yes or no."""
+    name = signature.label_name(output)
+    return batch[name].is_floating_point() and name not in signature.label_sources and output.loss in _OF_NUMBERS
 
 
-def _judge_classes(trial: Trial, logits: Tensor, slope: Tensor, batch: Batch, counterexample: str) -> Evidence:
-    task = trial.subject.task
-    slopes, labels = aligned(task, slope, batch["labels"])
-    counts = (labels != IGNORED) & ~_is_settled(aligned(task, logits, batch["labels"])[0], labels)
-    pulled = _pulls_to(slopes, labels) & counts
-    trained = (slopes != 0).any(-1) & counts
-    wrong, silent = trained & ~pulled, counts & ~trained
-    total = int(counts.sum())
-    facts: dict[str, Any] = {"labels": total, "wrong": int(wrong.sum()), "untrained": int(silent.sum())}
-    if bool(wrong.any()) or not bool(trained.any()):
-        number = int(wrong.sum()) if bool(trained.any()) else total
-        message, cause, code = _say_wrong(trial, slopes, labels, wrong, slope, batch)
-        facts |= {} if bool(wrong.any()) else owned_by("step_updates")
-        return Evidence(_NAME, Status.FAIL, message, float(number), 0.0, "labels", counterexample, "", cause, facts, code=code)
-    if bool(silent.any()):
-        place = _place(task, silent.nonzero()[0].tolist())
+@dataclass(frozen=True)
+class _Judged:
+    """An output of a step that is judged.
+
+    Attributes:
+        trial: The model.
+        output: The output.
+        batch: What the step learned from.
+        counterexample: Its sizes.
+    """
+
+    trial: Trial
+    output: Output
+    batch: Batch
+    counterexample: str
+
+    @property
+    def signature(self) -> Signature:
+        """The task's."""
+        return self.trial.subject.task.signature
+
+    @property
+    def is_one_of_several(self) -> bool:
+        """Whether messages must say which output it is."""
+        return len(self.signature.taught) > 1
+
+    @property
+    def named(self) -> str:
+        """The output, as a phrase that follows what it has."""
+        return f" of output `{self.output.name}`" if self.is_one_of_several else ""
+
+    def numbers(self, predictions: Tensor, slope: Tensor, labels: Tensor) -> Evidence:
+        """Numbers, and scores of a yes or a no, go towards their labels."""
+        if self.output.loss == "bce":
+            predictions = predictions.sigmoid()
+        predictions, slope = predictions.reshape(labels.shape), slope.reshape(labels.shape)
+        if self.trial.subject.task.declared is not None and not bool(slope.any()):
+            return self._without_gradient(labels.numel())
+        apart = (predictions - labels).abs() > _TOUCHING * labels.abs().clamp(min=1)
+        wrong = (((predictions - labels).sign() != slope.sign()) & apart & (labels != IGNORED)).nonzero().tolist()
+        if not wrong:
+            message = f"all {labels.numel()} predictions{self.named} are trained towards their labels"
+            return Evidence(_NAME, Status.OK, message, 0.0, 0.0, "rows", self.counterexample)
+        place = tuple(wrong[0])
+        way = {1.0: "down", -1.0: "up"}.get(float(slope[place].sign()), "nowhere")
+        what = "row" if labels.ndim == 1 else "element"
         return Evidence(
             _NAME,
-            Status.WARN,
-            f"{loss_name(trial)} ignores {counted(int(silent.sum()), 'label')} of {total}, such as that of {place}",
-            float(silent.sum()),
+            Status.FAIL,
+            f"{loss_name(self.trial)} pushes the prediction {float(predictions[place]):.3g}{self.named} {way}, away from its label "
+            f"{float(labels[place]):.3g}{and_others(len(wrong) - 1, what)}",
+            float(len(wrong)),
             0.0,
-            "labels",
-            counterexample,
-            cause="a slice that is one position short, or a loss over only some of the positions",
-            code="labels_ignored",
-            details=facts,
+            "rows",
+            f"{self.counterexample}, {f'row={place[0]}' if labels.ndim == 1 else self._place(list(place))}",
+            cause="predictions [B, 1] minus labels [B], which broadcasts to [B, B]; labels rounded to integers; labels on another scale than "
+            "the predictions",
+            code="trained_away_from_label",
         )
-    message = f"every position is trained towards its label ({total} labels)"
-    return Evidence(_NAME, Status.OK, message, 0.0, 0.0, "labels", counterexample, details=facts)
+
+    def classes(self, value: Tensor, slope: Tensor, given: Tensor) -> Evidence:
+        """Scores of classes go towards the class of their label."""
+        slopes, labels = aligned(self.signature, self.output, slope, given)
+        counts = (labels != IGNORED) & ~_is_settled(aligned(self.signature, self.output, value, given)[0], labels)
+        pulled = _pulls_to(slopes, labels) & counts
+        trained = (slopes != 0).any(-1) & counts
+        wrong, silent = trained & ~pulled, counts & ~trained
+        total = int(counts.sum())
+        facts: dict[str, Any] = {"labels": total, "wrong": int(wrong.sum()), "untrained": int(silent.sum())}
+        if not bool(trained.any()):
+            return self._without_gradient(total, facts)
+        if bool(wrong.any()):
+            message, cause, code = self._say_wrong(slopes, labels, wrong, slope)
+            number = float(wrong.sum())
+            return Evidence(_NAME, Status.FAIL, message, number, 0.0, "labels", self.counterexample, "", cause, facts, code=code)
+        if bool(silent.any()):
+            return Evidence(
+                _NAME,
+                Status.WARN,
+                f"{loss_name(self.trial)} ignores {counted(int(silent.sum()), 'label')} of {total}{self.named}, such as that of "
+                f"{self._place(silent.nonzero()[0].tolist())}",
+                float(silent.sum()),
+                0.0,
+                "labels",
+                self.counterexample,
+                cause="a slice that is one position short, or a loss over only some of the positions",
+                code="labels_ignored",
+                details=facts,
+            )
+        message = f"every position{self.named} is trained towards its label ({total} labels)"
+        return Evidence(_NAME, Status.OK, message, 0.0, 0.0, "labels", self.counterexample, details=facts)
+
+    def _without_gradient(self, total: int, facts: dict[str, Any] | None = None) -> Evidence:
+        message = f"the loss of {loss_name(self.trial)} has no gradient with respect to the logits"
+        cause, code = "logits that were detached, rounded or turned into an argmax", "no_gradient_to_logits"
+        details = {**(facts or {}), **owned_by("step_updates")}
+        if self.trial.subject.task.declared is not None:
+            message = f"{loss_name(self.trial)} has no gradient with respect to output `{self.output.name}`, which has labels"
+            cause = "an output that is detached, or a term that the loss leaves out; give the output `weight: 0` if it is not to be trained"
+            code = "no_gradient_to_output"
+            details = dict(facts or {}) if self.is_one_of_several else details
+        return Evidence(
+            _NAME, Status.FAIL, message, float(total), 0.0, "labels", self.counterexample, "", cause, details, code=code
+        )
+
+    def _say_wrong(self, slopes: Tensor, labels: Tensor, wrong: Tensor, slope: Tensor) -> tuple[str, str, str]:
+        """Message, cause and code."""
+        name = loss_name(self.trial)
+        for said, others, cause in _other_labels(self.signature, self.output, self.batch):
+            reach = min(slope.shape[1], others.shape[1])
+            ours, theirs = slope[:, :reach], others[:, :reach]
+            known = (theirs != IGNORED) & (ours != 0).any(-1)
+            if bool(known.any()) and bool((theirs < ours.shape[-1]).all()) and bool(_pulls_to(ours, theirs)[known].all()):
+                return f"{name} trains each position{self.named} towards {said}", cause, "wrong_labels"
+        place = wrong.nonzero()[0].tolist()
+        label, target = int(labels[tuple(place)]), int(slopes[tuple(place)].argmin())
+        share = int(wrong.sum()) / int((labels != IGNORED).sum())
+        return (
+            f"{name} trains {self._place(place)}{self.named} towards class {target}, but its label is {label} ({share:.0%} of the labels are "
+            "wrong)",
+            "logits and labels that are flattened along different axes (view instead of transpose), the wrong class axis in cross_entropy, rows "
+            "in a different order than their labels, or labels that were changed",
+            "wrong_class",
+        )
+
+    def _place(self, index: list[int]) -> str:
+        """An element of the labels, in words."""
+        if BATCH not in self.signature.axes_of(self.signature.label_name(self.output)):
+            return f"element {index[0] if len(index) == 1 else tuple(index)}"
+        shift = int(self.signature.next_of(self.output) is not None)
+        row, *rest = index
+        if not rest:
+            return f"row {row}"
+        return f"position {rest[0] + shift if len(rest) == 1 else tuple(rest)} of row {row}"
 
 
 def _is_settled(logits: Tensor, labels: Tensor) -> Tensor:
@@ -137,37 +249,11 @@ def _pulls_to(slopes: Tensor, labels: Tensor) -> Tensor:
     return (own < 0) & ((own <= slopes.amin(-1)) | (-own >= _PULL * slopes.abs().amax(-1)))
 
 
-def _say_wrong(trial: Trial, slopes: Tensor, labels: Tensor, wrong: Tensor, slope: Tensor, batch: Batch) -> tuple[str, str, str]:
-    """Message, cause and code."""
-    task, name = trial.subject.task, loss_name(trial)
-    if not bool(wrong.any()):
-        return (
-            f"the loss of {name} has no gradient with respect to the logits",
-            "logits that were detached, rounded or turned into an argmax",
-            "no_gradient_to_logits",
-        )
-    for said, others, cause in _other_labels(task, batch):
-        reach = min(slope.shape[1], others.shape[1]) if task.is_per_position else 0
-        ours, theirs = (slope[:, :reach], others[:, :reach]) if task.is_per_position else (slope, others)
-        known = (theirs != IGNORED) & (ours != 0).any(-1)
-        if bool(known.any()) and bool((theirs < ours.shape[-1]).all()) and bool(_pulls_to(ours, theirs)[known].all()):
-            return f"{name} trains each position towards {said}", cause, "wrong_labels"
-    place = wrong.nonzero()[0].tolist()
-    label, target = int(labels[tuple(place)]), int(slopes[tuple(place)].argmin())
-    share = int(wrong.sum()) / int((labels != IGNORED).sum())
-    return (
-        f"{name} trains {_place(task, place)} towards class {target}, but its label is {label} ({share:.0%} of the labels are wrong)",
-        "logits and labels that are flattened along different axes (view instead of transpose), the wrong class axis in cross_entropy, rows in "
-        "a different order than their labels, or labels that were changed",
-        "wrong_class",
-    )
-
-
-def _other_labels(task: TaskSpec, batch: Batch) -> list[tuple[str, Tensor, str]]:
+def _other_labels(signature: Signature, output: Output, batch: Batch) -> list[tuple[str, Tensor, str]]:
     """What positions may be trained towards by mistake: said in words, as labels of the positions of the logits, and why."""
-    if not task.is_per_position:
+    labels = labels_in(signature, output, batch)
+    if labels.ndim != 2 or BATCH not in signature.axes_of(signature.label_name(output)) or output.classes != -1:
         return []
-    labels = batch["labels"]
     no_shift = (
         "a missing shift: the labels are the input ids, and position t predicts token t + 1, logits[:, :-1] against labels[:, 1:]. If your "
         "data is shifted already, give the model an adapter or a training step that shifts these labels"
@@ -181,20 +267,15 @@ def _other_labels(task: TaskSpec, batch: Batch) -> list[tuple[str, Tensor, str]]
             "a shift in the wrong direction",
         ),
     ]
-    if task.task_type is TaskType.CAUSAL_LM:
+    if signature.next_of(output) is not None:
         back = found.pop()
-        found = [
+        return [
             ("its own token, which is in the input", labels, no_shift),
             ("the token after the next", labels[:, 2:], twice),
             ("the token before its own", back[1], back[2]),
         ]
-    elif batch["input_ids"].shape == labels.shape:
-        found.append(
-            ("its own token instead of its label", batch["input_ids"], "labels taken from `input_ids`; the batch has `labels`")
-        )
+    for each in signature.inputs:
+        if isinstance(each.values, Ids) and batch[each.name].shape == labels.shape:
+            cause = f"labels taken from `{each.name}`; the batch has `{signature.label_name(output)}`"
+            found.append(("its own token instead of its label", batch[each.name], cause))
     return found
-
-
-def _place(task: TaskSpec, index: list[int]) -> str:
-    shift = int(task.task_type is TaskType.CAUSAL_LM)
-    return f"position {index[1] + shift} of row {index[0]}" if task.is_per_position else f"row {index[0]}"

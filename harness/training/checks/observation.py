@@ -1,8 +1,9 @@
-"""One training step of a model, seen from inside: what its loss was, of which logits, and what flowed back to them."""
+"""One training step of a model, seen from inside: what its loss was, of which outputs, and what flowed back to them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -11,16 +12,21 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from harness.adapters import Adapter, CallPlan, find_logits
-from harness.batches import Batch, Sizes
+from harness.adapters import Adapter, CallPlan, SignatureAdapter, find_logits
+from harness.batches import Batch
 from harness.errors import OutputError
 from harness.properties.tracing import path_of
-from harness.runtime import seeded
+from harness.tasks.axes import fits_shape
+from harness.tasks.calls import find_output, with_rows_first
+from harness.tasks.signature import MODEL, Output, Signature
 from harness.training.checks.module_modes import disable_stochastic_layers
 from harness.training.trial import UNVARIED, Trial, TrialOptions, Variation, gradients_of
 
 _SAME = 1e-4
-"""Relative difference up to which two tensors are the same logits; other tensors of their shape differ by more than a per mille."""
+"""Relative difference up to which two tensors are the same output; other tensors of their shape differ by more than a per mille."""
+
+_UNNAMED = ""
+"""In place of an output's name: a tensor that may be any of those with its shape."""
 
 
 @dataclass
@@ -29,8 +35,8 @@ class Observation:
 
     Attributes:
         loss: What was sent back, in all, at the scale of the step; ``None`` where the model's own code kept it to itself.
-        logits: The model's logits as the step computed them; ``None`` where they cannot be told from other tensors.
-        slope: Gradient of the loss with respect to them, at the scale of the step.
+        values: The outputs that labels teach, the rows first, as the step computed them; without those that cannot be told from other tensors.
+        slopes: Gradients of the loss with respect to them, at the scale of the step.
         gradients: Gradients of the trainable parameters; zeros where there is none.
         took_step: Whether an optimizer took a step.
         rows: How many rows the step was over.
@@ -41,8 +47,8 @@ class Observation:
     """
 
     loss: Tensor | None
-    logits: Tensor | None
-    slope: Tensor | None
+    values: dict[str, Tensor]
+    slopes: dict[str, Tensor]
     gradients: dict[str, Tensor]
     took_step: bool
     rows: int
@@ -51,9 +57,9 @@ class Observation:
     looks: int
 
     def of_one_batch(self) -> Observation:
-        """The same with the loss and the slope of one of the batches of the step, where a single one was repeated."""
+        """The same with the loss and the slopes of one of the batches of the step, where a single one was repeated."""
         loss = None if self.loss is None else self.loss / self.repeats
-        return replace(self, loss=loss, slope=None if self.slope is None else self.slope / self.repeats)
+        return replace(self, loss=loss, slopes={name: slope / self.repeats for name, slope in self.slopes.items()})
 
 
 def observe(
@@ -71,12 +77,13 @@ def observe(
 
     Args:
         trial: The model.
-        batches: What it learns from. A single one is given as often as it takes to make a step, and its logits are looked for.
+        batches: What it learns from. A single one is given as often as it takes to make a step, and its outputs are looked for.
         accumulate: Batches a step.
         train: Whether the model is in train mode; otherwise it is still, so that two steps can be compared.
         vary: How the training is varied.
     """
-    seen = _Seen()
+    signature = trial.subject.task.signature
+    seen = _Seen(signature, is_declared=trial.subject.task.declared is not None)
 
     def set_up(model: nn.Module) -> None:
         vary.apply(model)
@@ -97,14 +104,13 @@ def observe(
         prepare=set_up,
         on_gradients=seen.note_gradients,
     )
-    path, candidates = _outermost(seen.outputs, _shapes(trial, batches[0])) if is_single else ("", [])
-    if candidates and path != path_of("") and not train:
-        candidates = _equal_to(_reference(trial, batches[0], vary), candidates)
+    found = _found_outputs(trial, seen, batches[0], vary, train) if is_single else {}
+    axes = {output.name: output.axes for output in signature.outputs}
     losses = seen.losses or [torch.tensor(step.loss) for step in training.steps[:1] if step.loss == step.loss]
     return Observation(
         loss=torch.stack(losses).sum() * seen.scale if losses else None,
-        logits=candidates[0].detach() if candidates else None,
-        slope=torch.stack([_slope(each) for each in candidates]).sum(0) * seen.scale if candidates else None,
+        values={name: with_rows_first(tensors[0].detach(), axes[name]) for name, tensors in found.items()},
+        slopes={name: with_rows_first(_slope(tensors) * seen.scale, axes[name]) for name, tensors in found.items()},
         gradients=seen.gradients or gradients_of(training.model),
         took_step=bool(seen.gradients),
         rows=training.steps[0].examples if training.steps else 0,
@@ -118,7 +124,25 @@ def loss_name(trial: Trial) -> str:
     """Whose loss the model is trained by, as messages call it."""
     if trial.is_own:
         return f"`{type(trial.subject.model).__name__}.training_step`"
+    whole = trial.subject.task.signature.whole_loss
+    if trial.subject.task.declared is not None:
+        return {"": "the loss", MODEL: "forward's `loss`"}.get(whole, f"`{whole}`")
     return f"`{type(trial.subject.adapter).__name__}.loss`"
+
+
+@dataclass(frozen=True)
+class _Noted:
+    """A tensor that may be an output.
+
+    Attributes:
+        path: Of the module that returned it.
+        name: Of the output; empty where it may be any of those with its shape.
+        tensor: The tensor.
+    """
+
+    path: str
+    name: str
+    tensor: Tensor
 
 
 @dataclass
@@ -126,7 +150,9 @@ class _Seen:
     """What hooks and listeners have noted, up to where the first optimizer takes its step.
 
     Attributes:
-        outputs: Tensors that may be logits, with the paths of the modules that returned them.
+        signature: Which outputs are looked for.
+        is_declared: Whether they are found by their declared names; otherwise the logits are looked for.
+        outputs: Tensors that may be outputs.
         losses: What was sent back.
         sent: The gradients after the last backward pass.
         gradients: Those of the step.
@@ -137,7 +163,9 @@ class _Seen:
             logits are those of the first pass.
     """
 
-    outputs: list[tuple[str, Tensor]] = field(default_factory=list)
+    signature: Signature
+    is_declared: bool = False
+    outputs: list[_Noted] = field(default_factory=list)
     losses: list[Tensor] = field(default_factory=list)
     sent: dict[str, Tensor] = field(default_factory=dict)
     scale: float = 1.0
@@ -146,11 +174,14 @@ class _Seen:
     looks: int = 0
     is_over: bool = False
 
-    def note_output(self, path: str, logits: Tensor) -> None:
-        """Logits, or what may be logits."""
-        if logits.requires_grad and not self.looks and not self.is_over:
-            logits.retain_grad()
-            self.outputs.append((path, logits))
+    def note_output(self, path: str, name: str, tensor: Any) -> None:
+        """An output, or what may be one."""
+        if not isinstance(tensor, Tensor) or self.looks or self.is_over:
+            return
+        if tensor.requires_grad:
+            tensor.retain_grad()
+        if tensor.requires_grad or (self.is_declared and name):
+            self.outputs.append(_Noted(path, name, tensor))
 
     def note_loss(self, loss: Tensor) -> None:
         """What is sent back."""
@@ -185,7 +216,7 @@ class _Seen:
         def backward(loss: Tensor, *args: Any, **kwargs: Any) -> None:
             if self.losses and not any(bool(gradient.any()) for gradient in gradients_of(model).values()):
                 self.is_over = True
-                self.outputs = [(path, logits) for path, logits in self.outputs if logits.grad is not None]
+                self.outputs = [noted for noted in self.outputs if noted.tensor.grad is not None]
             self.note_loss(loss)
             send_back(loss, *args, **kwargs)
             if not self.looks:
@@ -193,11 +224,17 @@ class _Seen:
 
         model.backward = backward
 
-    def _note(self, path: str, _module: nn.Module, _arguments: Any, output: Any) -> None:
-        try:
-            self.note_output(path, find_logits(output))
-        except OutputError:
+    def _note(self, path: str, _module: nn.Module, _arguments: Any, returned: Any) -> None:
+        if not self.is_declared:
+            with suppress(OutputError):
+                self.note_output(path, self.signature.main.name, find_logits(returned))
             return
+        if isinstance(returned, Tensor):
+            self.note_output(path, _UNNAMED, returned)
+            return
+        for output in self.signature.taught:
+            with suppress(OutputError):
+                self.note_output(path, output.name, find_output(returned, output, self.signature.outputs))
 
 
 class _Listener(Adapter):
@@ -215,7 +252,7 @@ class _Listener(Adapter):
     def logits(self, model: nn.Module, batch: Batch) -> Tensor:
         """As the adapter does."""
         logits = self._adapter.logits(model, batch)
-        self._seen.note_output(path_of(""), logits)
+        self._seen.note_output(path_of(""), self.task.signature.main.name, logits)
         return logits
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
@@ -224,52 +261,78 @@ class _Listener(Adapter):
         self._seen.note_loss(loss)
         return loss
 
+    def loss_of_call(self, model: nn.Module, batch: Batch) -> Tensor:
+        """As the adapter does."""
+        if not isinstance(self._adapter, SignatureAdapter):
+            return super().loss_of_call(model, batch)
+        loss = self._adapter.loss_of_call(model, batch, partial(self._seen.note_output, path_of("")))
+        self._seen.note_loss(loss)
+        return loss
+
     def weight(self, batch: Batch) -> Tensor:
         """As the adapter does."""
         return self._adapter.weight(batch)
 
 
-def _shapes(trial: Trial, batch: Batch) -> set[tuple[int, ...]]:
-    """Shapes that a batch's logits may have."""
-    sizes = Sizes(
-        len(batch["labels"]),
-        batch["input_ids"].shape[1] if "input_ids" in batch else 1,
-        batch["decoder_input_ids"].shape[1] if "decoder_input_ids" in batch else 1,
-    )
-    shape = sizes.logits_shape(trial.subject.task)
-    return {shape, (*shape, 1)} if trial.subject.task.is_regression else {shape}
+def _found_outputs(trial: Trial, seen: _Seen, batch: Batch, vary: Variation, train: bool) -> dict[str, list[Tensor]]:
+    """The tensors that are an output, by the output's name; several where it was computed more than once."""
+    task = trial.subject.task
+    reference: dict[str, Any] = {}
+    found: dict[str, list[Tensor]] = {}
+    for output in task.signature.taught:
+        path, candidates = _outermost(
+            [noted for noted in seen.outputs if noted.name in (output.name, _UNNAMED)], trial, output, batch
+        )
+        if candidates and path != path_of("") and not train:
+            reference = reference or _reference(trial, batch, vary)
+            candidates = _equal_to(reference[output.name], candidates, output)
+        if candidates:
+            found[output.name] = candidates
+    return found
 
 
-def _outermost(outputs: Sequence[tuple[str, Tensor]], shapes: set[tuple[int, ...]]) -> tuple[str, list[Tensor]]:
-    """Of the outputs that have the logits' shape and were sent something back, those of the outermost module that was called last; its path."""
-    fitting = [(path, tensor) for path, tensor in outputs if tuple(tensor.shape) in shapes and tensor.grad is not None]
+def _shapes(trial: Trial, output: Output, batch: Batch) -> set[tuple[int, ...]]:
+    """Shapes that an output of a batch may have, as forward returns it."""
+    task = trial.subject.task
+    sizes = task.signature.sizes_of(batch)
+    shape = tuple(size if isinstance(size, int) else sizes[size] for size in output.axes)
+    return {shape, (*shape, 1)} if task.declared is None and output.classes is None else {shape}
+
+
+def _outermost(noted: Sequence[_Noted], trial: Trial, output: Output, batch: Batch) -> tuple[str, list[Tensor]]:
+    """Of the tensors of an output's shape, those of the outermost module that was called last, and its path; of those with a gradient first."""
+    shapes = _shapes(trial, output, batch)
+    shaped = [each for each in noted if any(fits_shape(each.tensor.shape, shape) for shape in shapes)]
+    fitting = [each for each in shaped if each.tensor.grad is not None]
+    if not fitting and trial.subject.task.declared is not None:
+        # It is known by its name, and nothing was sent back to it.
+        fitting = [each for each in shaped if each.name]
     if not fitting:
         return "", []
-    depth = min(_depth(path) for path, _ in fitting)
-    chosen = [path for path, _ in fitting if _depth(path) == depth][-1]
-    return chosen, [tensor for path, tensor in fitting if path == chosen]
+    depth = min(_depth(each.path) for each in fitting)
+    chosen = [each.path for each in fitting if _depth(each.path) == depth][-1]
+    return chosen, [each.tensor for each in fitting if each.path == chosen]
 
 
 def _depth(path: str) -> int:
     return 0 if path == path_of("") else path.count(".") + 1
 
 
-def _reference(trial: Trial, batch: Batch, vary: Variation) -> Tensor:
-    """The model's logits outside training."""
+def _reference(trial: Trial, batch: Batch, vary: Variation) -> dict[str, Any]:
+    """The model's outputs outside training."""
     model = trial.subject.fresh()
     vary.apply(model)
     disable_stochastic_layers(model)
-    with seeded(0):
-        return trial.subject.raw_logits(batch, model)
+    return trial.subject.outputs(batch, model)
 
 
-def _equal_to(reference: Tensor, candidates: list[Tensor]) -> list[Tensor]:
+def _equal_to(reference: Tensor, candidates: list[Tensor], output: Output) -> list[Tensor]:
     bound = _SAME * max(float(reference.abs().max()), torch.finfo(reference.dtype).tiny)
     return [
         tensor
         for tensor in candidates
         if tensor.numel() == reference.numel()
-        and float((tensor.detach().reshape(reference.shape) - reference).abs().max()) <= bound
+        and float((with_rows_first(tensor.detach(), output.axes).reshape(reference.shape) - reference).abs().max()) <= bound
     ]
 
 
@@ -284,5 +347,5 @@ def _scale(sent: dict[str, Tensor], taken: dict[str, Tensor]) -> float:
     return scale if is_multiple else 1.0
 
 
-def _slope(tensor: Tensor) -> Tensor:
-    return torch.zeros_like(tensor) if tensor.grad is None else tensor.grad.detach()
+def _slope(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.stack([torch.zeros_like(each) if each.grad is None else each.grad.detach() for each in tensors]).sum(0)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from harness.adapters import make_adapter
 from harness.batches import Batch
 from harness.compat import BatchNorm
 from harness.properties.calling import mode
 from harness.properties.subject import Subject
-from harness.runtime import processor_seconds, seeded
-from harness.training.checks.labels import guessing_loss, irreducible_loss, labelled
+from harness.runtime import processor_seconds
+from harness.tasks.signature import Output
+from harness.training.checks.labels import guessing_loss, irreducible_loss, labelled, labels_in
 from harness.training.errors import DivergedError
 from harness.training.trial import Prepare, Trial, TrialOptions, gradients_of, seconds_per_step
 
@@ -50,7 +51,7 @@ _FLAT = 0.02
 
 @dataclass(frozen=True)
 class Goal:
-    """What there is to learn in a batch.
+    """What there is to learn in a batch of the labels of an output.
 
     Attributes:
         guess: Loss of the best answer that ignores the inputs.
@@ -61,9 +62,13 @@ class Goal:
     floor: float
 
     @staticmethod
-    def of(subject: Subject, batch: Batch) -> Goal:
+    def of(subject: Subject, output: Output, batch: Batch) -> Goal:
         """The goal of a batch."""
-        return Goal(guessing_loss(subject.task, batch), irreducible_loss(subject.task, batch))
+        signature = subject.task.signature
+        if output.loss == "ctc":  # what a uniform guess has; which constant is best is not known
+            value = torch.zeros_like(subject.outputs(batch, subject.fresh())[output.name])
+            return Goal(float(signature.loss_of(output, value, batch)), 0.0)
+        return Goal(guessing_loss(signature, output, batch), irreducible_loss(signature, output, batch))
 
     @property
     def reducible(self) -> float:
@@ -75,17 +80,21 @@ class Goal:
         return max(0.0, loss - self.floor) / self.reducible if loss == loss else float("inf")
 
 
+Goals = Mapping[str, Goal]
+"""By output."""
+
+
 @dataclass
 class Attempt:
-    """What came of an attempt.
+    """What came of an attempt, of one output.
 
     Attributes:
         how: The optimizer, as a phrase.
-        losses: The task's own loss of the batch with dropout off, by step.
+        losses: The output's own loss on the batch with dropout off, by step.
         diverged: Why it broke off, where the loss or a gradient became NaN.
         late: Why there was no time for it.
-        predicted: Share of the labels that the model predicts, at the end; of a regression 0.
-        largest: Largest absolute logit at the end.
+        predicted: Share of the labels that the model predicts, at the end; of numbers 0.
+        largest: Largest absolute value of the output at the end.
         moved: How far each trainable parameter went, relative to its size.
         reached: Names of the parameters that got a gradient.
     """
@@ -113,9 +122,10 @@ class Attempt:
 class _Watcher:
     """Looks at a model now and then while it learns, and ends the training when nothing more is to be learnt from it."""
 
-    def __init__(self, trial: Trial, batch: Batch, goal: Goal, seconds: float) -> None:
+    def __init__(self, trial: Trial, batch: Batch, goals: Goals, seconds: float) -> None:
         self.attempt = Attempt()
-        self._subject, self._batch, self._goal, self._seconds = trial.subject, batch, goal, seconds
+        self.losses: dict[str, dict[int, float]] = {name: {} for name in goals}
+        self._subject, self._batch, self._goals, self._seconds = trial.subject, batch, goals, seconds
         self._started = processor_seconds()
         self._warm = self._started
         self._first: dict[str, Tensor] = {}
@@ -124,7 +134,7 @@ class _Watcher:
     def start(self, model: nn.Module) -> None:
         """The model before it learns."""
         self._first = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
-        self.attempt.losses[0] = loss_of_batch(self._subject, self._batch, model)
+        self._note(model, 0)
 
     def look(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
         """A step is about to be taken."""
@@ -150,52 +160,65 @@ class _Watcher:
             self.attempt.late = f"{steps} steps took all of the {self._seconds:.2g} s that `time_budget` leaves this check"
         if not self.attempt.late and steps % _LOOK_EVERY:
             return False
-        self.attempt.losses[steps] = loss_of_batch(self._subject, self._batch, model)
+        self._note(model, steps)
         return bool(self.attempt.late) or self._is_settled(steps)
 
     def look_at_last(self, model: nn.Module) -> None:
         """The training went to its end, and no step of it was heard of."""
-        self.attempt.losses[_UNHEARD] = loss_of_batch(self._subject, self._batch, model)
+        self._note(model, _UNHEARD)
 
-    def finish(self, model: nn.Module) -> Attempt:
-        """What came of it."""
+    def _note(self, model: nn.Module, steps: int) -> None:
+        for name, loss in losses_of_batch(self._subject, self._batch, model, self._goals).items():
+            self.losses[name][steps] = loss
+
+    def finish(self, model: nn.Module) -> dict[str, Attempt]:
+        """What came of it, by output."""
         now = dict(model.named_parameters())
         for name, before in self._first.items():
             if name in now and now[name].shape == before.shape:
                 way = float((now[name].detach() - before).norm())
                 self.attempt.moved[name] = way / max(float(before.norm()), 1e-12)
-        self.attempt.predicted, self.attempt.largest = _predictions(self._subject, self._batch, model)
-        return self.attempt
+        found = _predictions(self._subject, self._batch, model, self._goals)
+        return {
+            name: replace(self.attempt, losses=losses, predicted=found[name][0], largest=found[name][1])
+            for name, losses in self.losses.items()
+        }
 
     def _is_settled(self, steps: int) -> bool:
-        """Whether the batch is known, or no progress was made for long."""
-        losses = self.attempt.losses
-        if self._goal.left(losses[steps]) <= ENOUGH:
-            return True
+        """Whether the batch is known, or no progress was made for long: of all outputs that are not known yet."""
+        open_ = [name for name, goal in self._goals.items() if goal.left(self.losses[name][steps]) > ENOUGH]
+        return all(self._is_without_progress(name, steps) for name in open_)
+
+    def _is_without_progress(self, name: str, steps: int) -> bool:
+        losses, goal = self.losses[name], self._goals[name]
+        best = min((loss for loss in losses.values() if loss == loss), default=float("inf"))
         since = steps - max(_PATIENCE, steps // 2)
         before = [loss for step, loss in losses.items() if step <= since]
         if not before:
             return False
-        progress = (min(before) - self.attempt.best) / self._goal.reducible
+        progress = (min(before) - best) / goal.reducible
         to_come = progress / (steps - since) * (LONGEST - steps)
-        is_hopeless = steps >= _JUDGED and self._goal.left(self.attempt.best) - _HOPE * to_come > ENOUGH
+        is_hopeless = steps >= _JUDGED and goal.left(best) - _HOPE * to_come > ENOUGH
         return progress < _PROGRESS or is_hopeless
 
 
 def attempt_to_overfit(
-    trial: Trial, batch: Batch, goal: Goal, seconds: float, rate: float | None = None, prepare: Prepare | None = None
-) -> Attempt:
+    trial: Trial, batch: Batch, goals: Goals, seconds: float, rate: float | None = None, prepare: Prepare | None = None
+) -> dict[str, Attempt]:
     """Trains a fresh copy of the model on one batch over and over, until it knows it or gets no further.
 
     Args:
         trial: The model.
         batch: What it learns.
-        goal: What there is to learn.
+        goals: What there is to learn, by output.
         seconds: What the attempt may take.
         rate: A learning rate in place of the config's.
         prepare: Changes the copy first.
+
+    Returns:
+        What came of it, by output.
     """
-    watcher = _Watcher(trial, batch, goal, seconds)
+    watcher = _Watcher(trial, batch, goals, seconds)
 
     def set_up(model: nn.Module) -> None:
         if prepare is not None:
@@ -214,7 +237,7 @@ def attempt_to_overfit(
         )
     except DivergedError as error:
         watcher.attempt.diverged = error
-    if watcher.attempt.diverged is None and watcher.attempt.steps == 0:
+    if watcher.attempt.diverged is None and max(watcher.losses[next(iter(goals))]) == 0:
         watcher.look_at_last(model)
     return watcher.finish(model)
 
@@ -228,31 +251,31 @@ def _count(trial: Trial, seconds: float) -> int:
     return max(1, min(_UNHEARD, int(min(seconds, 1e9) / seconds_per_step(trial))))
 
 
-def loss_of_batch(subject: Subject, batch: Batch, model: nn.Module) -> float:
-    """The task's own mean loss of a batch, whatever loss the model is trained by.
+def losses_of_batch(subject: Subject, batch: Batch, model: nn.Module, names: Iterable[str]) -> dict[str, float]:
+    """The mean loss of some outputs on a batch, each by its own loss, whatever loss the model is trained by.
 
-    It is measured without dropout. Norms over the batch are tried both ways, as their running statistics lag behind: what the model knows
+    They are measured without dropout. Norms over the batch are tried both ways, as their running statistics lag behind: what the model knows
     in either way it knows.
     """
-    losses = [_loss(subject, batch, model)]
+    found = [_losses(subject, batch, model, names)]
     if any(_is_lagging(module) for module in model.modules()):
         with _batch_statistics(model):
-            losses.append(_loss(subject, batch, model, keep_mode=True))
-    return min((loss for loss in losses if loss == loss), default=float("nan"))
+            found.append(_losses(subject, batch, model, names, keep_mode=True))
+    return {name: min((each[name] for each in found if each[name] == each[name]), default=float("nan")) for name in names}
 
 
-def _loss(subject: Subject, batch: Batch, model: nn.Module, keep_mode: bool = False) -> float:
-    logits = _logits(subject, batch, model, keep_mode)
-    return float(make_adapter(subject.task).loss(logits, batch))
+def _losses(subject: Subject, batch: Batch, model: nn.Module, names: Iterable[str], keep_mode: bool = False) -> dict[str, float]:
+    values, signature = _outputs(subject, batch, model, keep_mode), subject.task.signature
+    outputs = {output.name: output for output in signature.outputs}
+    return {name: float(signature.loss_of(outputs[name], values[name], batch)) for name in names}
 
 
 @torch.no_grad()
-def _logits(subject: Subject, batch: Batch, model: nn.Module, keep_mode: bool = False) -> Tensor:
+def _outputs(subject: Subject, batch: Batch, model: nn.Module, keep_mode: bool = False) -> dict[str, Any]:
     if keep_mode:
-        with seeded(0):
-            return subject.raw_logits(batch, model)
-    with mode(model, train=False), seeded(0):
-        return subject.raw_logits(batch, model)
+        return subject.outputs(batch, model)
+    with mode(model, train=False):
+        return subject.outputs(batch, model)
 
 
 def _is_lagging(module: nn.Module) -> bool:
@@ -275,13 +298,18 @@ def _batch_statistics(model: nn.Module) -> Iterator[None]:
                     buffer.copy_(value)
 
 
-def _predictions(subject: Subject, batch: Batch, model: nn.Module) -> tuple[float, float]:
-    """Share of the labels that the model predicts, and its largest absolute logit."""
-    logits = _logits(subject, batch, model)
-    if subject.task.is_regression:
-        return 0.0, float(logits.abs().max())
-    logits, labels = labelled(subject.task, logits, batch["labels"])
-    return float((logits.argmax(-1) == labels).double().mean()), float(logits.abs().max())
+def _predictions(subject: Subject, batch: Batch, model: nn.Module, names: Iterable[str]) -> dict[str, tuple[float, float]]:
+    """By output, the share of the labels that the model predicts, and its largest absolute value."""
+    values, signature = _outputs(subject, batch, model), subject.task.signature
+    found = {}
+    for output in (each for each in signature.outputs if each.name in names):
+        value, share = values[output.name], 0.0
+        labels = labels_in(signature, output, batch)
+        if output.loss != "ctc" and not labels.is_floating_point():
+            scores, labels = labelled(signature, output, value, labels)
+            share = float((scores.argmax(-1) == labels).double().mean())
+        found[output.name] = (share, float(value.abs().max()))
+    return found
 
 
 def _describe_optimizer(optimizer: Optimizer) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,8 @@ from harness.batches import Batch, Sizes, make_batch, to_device
 from harness.evidence import Evidence, Status
 from harness.owners import owned_by
 from harness.runtime import processor_seconds
+from harness.tasks import TaskSpec
+from harness.tasks.teaching import guessing, learnable, targeted
 from harness.training.checks.initial_loss import initial_loss
 from harness.training.checks.loss_targets import targets
 from harness.training.checks.optimizer_coverage import optimizer_coverage, tensors_of
@@ -22,10 +24,11 @@ from harness.training.checks.overfit_attempt import (
     LONGEST,
     Attempt,
     Goal,
+    Goals,
     attempt_to_overfit,
     describe_curve,
     is_falling,
-    loss_of_batch,
+    losses_of_batch,
 )
 from harness.training.checks.step_updates import step_updates
 from harness.training.trial import Prepare, Trial, first_failure
@@ -60,26 +63,31 @@ _CAUSE = (
 def overfits_one_batch(trial: Trial) -> Evidence:
     """The model can overfit one small batch with its own optimizer.
 
-    How far it got is measured with the task's own loss, without dropout, between what the best constant answer has and what the batch
+    How far it got is measured with the loss of each output, without dropout, between what the best constant answer has and what the batch
     leaves open at all. The config's learning rate is tried first; where it does not get there, larger and smaller ones are, and where one
     of those works that is a warning. A LightningModule's own optimizers are used as they are, and compared with a plain AdamW when they fail.
+    Of several outputs the one that is furthest from being learnt decides.
     """
     if not any(parameter.requires_grad for parameter in trial.subject.model.parameters()):
         return Evidence(_NAME, Status.SKIPPED, "the model has no trainable parameter")
     batch, sizes = _batch(trial)
-    goal = Goal.of(trial.subject, batch)
-    if goal.reducible <= 0:
+    goals = {name: goal for name, goal in _goals(trial, batch).items() if goal.reducible > 0}
+    if not goals:
         return Evidence(_NAME, Status.SKIPPED, "the data has no batch with anything to learn: all rows or all labels are equal")
     if not trial.is_own:
         trial = replace(trial, config=trial.config.model_copy(update={"warmup_ratio": _WARM_UP / LONGEST}))
     ended = processor_seconds() + trial.seconds
-    first = attempt_to_overfit(trial, batch, goal, trial.seconds * _FIRST)
+    attempts = attempt_to_overfit(trial, batch, goals, trial.seconds * _FIRST)
+    name = max(goals, key=lambda name: goals[name].left(attempts[name].best))
+    first, goal = attempts[name], goals[name]
+    what = _rows(trial, batch) + (f" by output `{name}`" if len(trial.subject.task.signature.taught) > 1 else "")
     facts: dict[str, Any] = {"counterexample": f"{sizes.describe(trial.subject.task)}, the same batch in every step"}
     left = goal.left(first.best)
     facts |= {"measured": left, "bound": ENOUGH, "unit": "of the loss that can be learnt is left"}
     facts["details"] = {"losses": list(first.losses.values()), "floor": goal.floor, "guess": goal.guess, "optimizer": first.how}
     if left <= ENOUGH or _is_known(first, left):
-        message = f"overfits {_rows(batch)} in {counted(first.steps, 'step')}"
+        message = f"overfits {_rows(trial, batch)} in {counted(first.steps, 'step')}"
+        message += f", by each of {len(goals)} outputs" if len(goals) > 1 else ""
         return Evidence(_NAME, Status.OK, message, **facts)
     if first.diverged is not None and first.steps == 0:
         return Evidence(_NAME, Status.FAIL, str(first.diverged), code="diverged", **facts)
@@ -88,8 +96,8 @@ def overfits_one_batch(trial: Trial) -> Evidence:
     owner = _owner(trial)
     if owner is not None:
         facts["details"] |= owned_by(owner[0])
-        return Evidence(_NAME, Status.FAIL, f"cannot overfit {_rows(batch)}: {owner[1].message}", code="cannot_overfit", **facts)
-    return _judge_others(trial, batch, goal, first, ended, facts)
+        return Evidence(_NAME, Status.FAIL, f"cannot overfit {what}: {owner[1].message}", code="cannot_overfit", **facts)
+    return _Search(trial, batch, goals, name, what, first, ended, facts).judge()
 
 
 def _is_known(attempt: Attempt, left: float) -> bool:
@@ -97,49 +105,88 @@ def _is_known(attempt: Attempt, left: float) -> bool:
     return attempt.predicted == 1.0 and left <= _PART and attempt.largest > 1.0
 
 
-def _judge_others(trial: Trial, batch: Batch, goal: Goal, first: Attempt, ended: float, facts: dict[str, Any]) -> Evidence:
-    """The verdict by what other optimizers reach, where the first did not get there."""
-    what = _rows(batch)
-    attempts = [first]
-    for name, rate, prepare in _alternatives(trial, first):
-        attempt = attempt_to_overfit(trial, batch, goal, (ended - processor_seconds()) / 2, rate, prepare)
-        if goal.left(attempt.best) <= ENOUGH or _is_known(attempt, goal.left(attempt.best)):
-            if not trial.is_rate_chosen:
-                message = f"overfits {_rows(batch)} in {counted(attempt.steps, 'step')} at learning rate {name}"
-                default = f"the default `learning_rate`, {trial.config.learning_rate:g}, does not in {first.steps}"
-                return Evidence(_NAME, Status.OK, f"{message}; {default}", **{**facts, "measured": goal.left(attempt.best)})
-            how = "the model's optimizer" if trial.is_own else f"`learning_rate` {trial.config.learning_rate:g}"
-            message = (
-                f"{how} does not overfit {what} in {first.steps} steps: {describe_curve(first, goal)}; {name} does in {attempt.steps}"
-                f"{f' ({first.how})' if trial.is_own and first.how else ''}"
+@dataclass(frozen=True)
+class _Search:
+    """Other optimizers, tried where the first did not get there.
+
+    Attributes:
+        trial: The model.
+        batch: What is learnt.
+        goals: What there is to learn, by output.
+        output: The name of the output that is judged.
+        what: What is learnt, as a phrase.
+        first: The first attempt.
+        ended: When time is up.
+        facts: Of the evidence.
+    """
+
+    trial: Trial
+    batch: Batch
+    goals: Goals
+    output: str
+    what: str
+    first: Attempt
+    ended: float
+    facts: dict[str, Any]
+
+    @property
+    def goal(self) -> Goal:
+        """What there is to learn of the output."""
+        return self.goals[self.output]
+
+    def judge(self) -> Evidence:
+        """The verdict by what other optimizers reach."""
+        trial, first, goal, facts, what = self.trial, self.first, self.goal, self.facts, self.what
+        attempts = [first]
+        for name, rate, prepare in _alternatives(trial, first):
+            seconds = (self.ended - processor_seconds()) / 2
+            attempt = attempt_to_overfit(trial, self.batch, self.goals, seconds, rate, prepare)[self.output]
+            if goal.left(attempt.best) <= ENOUGH or _is_known(attempt, goal.left(attempt.best)):
+                return self._learns_otherwise(name, attempt)
+            attempts.append(attempt)
+            if attempt.late:
+                break
+        best = min(attempts, key=lambda attempt: goal.left(attempt.best))
+        left = goal.left(best.best)
+        tried = "" if len(attempts) == 1 else f"; {counted(len(attempts) - 1, 'other learning rate')} tried, none better"
+        facts["measured"] = left
+        if any(attempt.late for attempt in attempts) or is_falling(best, goal):
+            message = f"{left:.0%} of the loss that can be learnt on {what} is left after {best.steps} steps: {describe_curve(best, goal)}"
+            return Evidence(
+                _NAME,
+                Status.WARN,
+                message,
+                cause="a model that learns slowly, or labels far from the scale of its outputs",
+                code="learns_slowly",
+                **facts,
             )
-            cause = "a learning rate or schedule that does not fit the model"
-            return Evidence(_NAME, Status.WARN, message, cause=cause, code="only_with_other_rate", **facts)
-        attempts.append(attempt)
-        if attempt.late:
-            break
-    best = min(attempts, key=lambda attempt: goal.left(attempt.best))
-    left = goal.left(best.best)
-    tried = "" if len(attempts) == 1 else f"; {counted(len(attempts) - 1, 'other learning rate')} tried, none better"
-    facts["measured"] = left
-    if any(attempt.late for attempt in attempts) or is_falling(best, goal):
-        message = f"{left:.0%} of the loss that can be learnt on {_rows(batch)} is left after {best.steps} steps: {describe_curve(best, goal)}"
-        return Evidence(
-            _NAME,
-            Status.WARN,
-            message,
-            cause="a model that learns slowly, or labels far from the scale of its outputs",
-            code="learns_slowly",
-            **facts,
+        bounded = best.predicted == 1.0 and best.largest <= 1.0
+        status = Status.WARN if left <= _PART and not bounded else Status.FAIL
+        if targets(trial).status is Status.WARN:  # labels that are left out cannot be learnt
+            facts["details"] |= owned_by("training_loss[targets]")
+        verb = "overfits only partly" if left <= _PART else "cannot overfit"
+        message = f"{verb} {what}: {describe_curve(best, goal)}{_beside(best, bounded)}{tried}"
+        unmoved = _unmoved(best)
+        cause = (
+            _CAUSE
+            if trial.subject.task.declared is None
+            else f"{_CAUSE}; declare `fits: false` for an output that is a bottleneck's"
         )
-    bounded = best.predicted == 1.0 and best.largest <= 1.0
-    status = Status.WARN if left <= _PART and not bounded else Status.FAIL
-    if targets(trial).status is Status.WARN:  # labels that are left out cannot be learnt
-        facts["details"] |= owned_by("training_loss[targets]")
-    verb = "overfits only partly" if left <= _PART else "cannot overfit"
-    message = f"{verb} {what}: {describe_curve(best, goal)}{_beside(best, bounded)}{tried}"
-    unmoved = _unmoved(best)
-    return Evidence(_NAME, status, message, module=unmoved[0] if unmoved else "", cause=_CAUSE, code="cannot_overfit", **facts)
+        return Evidence(_NAME, status, message, module=unmoved[0] if unmoved else "", cause=cause, code="cannot_overfit", **facts)
+
+    def _learns_otherwise(self, name: str, attempt: Attempt) -> Evidence:
+        trial, first, goal = self.trial, self.first, self.goal
+        if not trial.is_rate_chosen:
+            message = f"overfits {self.what} in {counted(attempt.steps, 'step')} at learning rate {name}"
+            default = f"the default `learning_rate`, {trial.config.learning_rate:g}, does not in {first.steps}"
+            return Evidence(_NAME, Status.OK, f"{message}; {default}", **{**self.facts, "measured": goal.left(attempt.best)})
+        how = "the model's optimizer" if trial.is_own else f"`learning_rate` {trial.config.learning_rate:g}"
+        message = (
+            f"{how} does not overfit {self.what} in {first.steps} steps: {describe_curve(first, goal)}; {name} does in {attempt.steps}"
+            f"{f' ({first.how})' if trial.is_own and first.how else ''}"
+        )
+        cause = "a learning rate or schedule that does not fit the model"
+        return Evidence(_NAME, Status.WARN, message, cause=cause, code="only_with_other_rate", **self.facts)
 
 
 def _alternatives(trial: Trial, first: Attempt) -> Iterator[tuple[str, float | None, Prepare | None]]:
@@ -190,7 +237,10 @@ def _owner(trial: Trial) -> tuple[str, Evidence] | None:
         "step_updates": step_updates,
         "training_loss[targets]": targets,
     }
-    return first_failure(checks if trial.subject.task.is_regression else {**checks, "initial_loss": initial_loss}, trial)
+    signature = trial.subject.task.signature
+    if not targeted(signature):
+        del checks["training_loss[targets]"]
+    return first_failure({**checks, "initial_loss": initial_loss} if guessing(signature) else checks, trial)
 
 
 def _is_stuck(attempt: Attempt, goal: Goal) -> bool:
@@ -199,22 +249,46 @@ def _is_stuck(attempt: Attempt, goal: Goal) -> bool:
 
 def _batch(trial: Trial) -> tuple[Batch, Sizes]:
     """A small batch with something to learn that the model does not know yet."""
-    subject, task = trial.subject, trial.subject.task
-    count = 2 if task.is_per_position else min(4, max(2, task.num_features or 4))
-    sizes = replace(subject.typical, batch=count)
-    least = 0.0 if task.is_regression else _LEAST_NATS
+    subject, task, signature = trial.subject, trial.subject.task, trial.subject.task.signature
+    sizes = replace(subject.typical, batch=_row_count(task)) if signature.has_rows else subject.typical
     batches = [subject.batch(sizes, seed) for seed in range(_TRIED)]
-    batch = next((batch for batch in batches if Goal.of(subject, batch).reducible > least), None)
-    if batch is not None and Goal.of(subject, batch).left(loss_of_batch(subject, batch, subject.fresh())) > ENOUGH:
-        return batch, sizes
+    batch = next((batch for batch in batches if _is_worth_learning(trial, batch)), None)
+    if batch is not None:
+        goals = _goals(trial, batch)
+        losses = losses_of_batch(subject, batch, subject.fresh(), goals)
+        if any(goals[name].left(loss) > ENOUGH for name, loss in losses.items()):
+            return batch, sizes
     drawn = [to_device(make_batch(task, sizes, seed), subject.device, subject.dtype) for seed in range(_TRIED)]
-    if batch is not None and not task.is_causal:
-        drawn = [{**batch, "labels": other["labels"]} for other in drawn]
-    return max(drawn, key=lambda other: Goal.of(subject, other).reducible), sizes
+    if batch is not None and not any(signature.with_order("causal")):
+        names = [signature.label_name(output) for output in signature.taught]
+        free = [name for name in names if name not in signature.label_sources]
+        drawn = [{**batch, **{name: other[name] for name in free}} for other in drawn]
+    return max(drawn, key=lambda other: min(goal.reducible for goal in _goals(trial, other).values())), sizes
 
 
-def _rows(batch: Batch) -> str:
-    return counted(len(batch["labels"]), "row")
+def _row_count(task: TaskSpec) -> int:
+    """How many rows are learnt: two where a row has many labels, else as many as tell inputs from labels."""
+    signature = task.signature
+    if any(len(signature.axes_of(signature.label_name(output))) > 1 for output in learnable(signature)):
+        return 2
+    features = task.num_features or 4
+    return min(4, max(2, features))
+
+
+def _goals(trial: Trial, batch: Batch) -> dict[str, Goal]:
+    outputs = learnable(trial.subject.task.signature)
+    return {output.name: Goal.of(trial.subject, output, batch) for output in outputs}
+
+
+def _is_worth_learning(trial: Trial, batch: Batch) -> bool:
+    """Whether there is something to learn of every output."""
+    least = {output.name: 0.0 if output.classes is None else _LEAST_NATS for output in learnable(trial.subject.task.signature)}
+    return all(goal.reducible > least[name] for name, goal in _goals(trial, batch).items())
+
+
+def _rows(trial: Trial, batch: Batch) -> str:
+    signature = trial.subject.task.signature
+    return counted(signature.row_count(batch), "row") if signature.has_rows else "one batch"
 
 
 def _beside(attempt: Attempt, bounded: bool) -> str:

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.batches import Batch, make_batch, rows
+from harness.batches import Batch, make_batch
 from harness.compat import TorchDispatchMode, tree_leaves
 from harness.evidence import Evidence, Status
 from harness.owners import owned_by
 from harness.properties.tracing import Call, View, first_divergence, recording, row_view
 from harness.runtime import seeded
+from harness.tasks.signature import Signature
 from harness.training.checks.accumulation import SIDE_TERM, accumulation, is_mean_through_logits
 from harness.training.checks.gradient_noise import Gap, Quantities, find_gap
 from harness.training.checks.module_modes import ModuleMode, batch_norms, disable_dropout, disable_dropout_and_freeze_batch_norms
@@ -143,15 +144,18 @@ def shared_batch(trial: Trial) -> Batch:
     sizes = replace(subject.typical, batch=ROWS)
     for seed in range(_TRIES):
         batch = subject.batch(sizes, seed)
-        if not trial.is_own or len({int(subject.adapter.weight(half(batch, number))) for number in range(PARTS)}) == 1:
+        if (
+            not trial.is_own
+            or len({int(subject.adapter.weight(half(subject.task.signature, batch, number))) for number in range(PARTS)}) == 1
+        ):
             return batch
     return make_batch(subject.task, sizes)
 
 
-def half(batch: Batch, number: int) -> Batch:
+def half(signature: Signature, batch: Batch, number: int) -> Batch:
     """One of the halves."""
-    count = len(next(iter(batch.values()))) // PARTS
-    return rows(batch, slice(number * count, (number + 1) * count))
+    count = signature.row_count(batch) // PARTS
+    return signature.rows(batch, slice(number * count, (number + 1) * count))
 
 
 @dataclass(frozen=True)
@@ -206,7 +210,8 @@ class SimulatedSteps:
 
 def _averaged(trial: Trial, step: Callable[[int, Batch], Quantities]) -> Quantities:
     """The gradients of the halves, each from the same weights, weighted with their labels."""
-    halves = [half(shared_batch(trial), number) for number in range(PARTS)]
+    signature = trial.subject.task.signature
+    halves = [half(signature, shared_batch(trial), number) for number in range(PARTS)]
     weights = [1.0 if trial.is_own else float(trial.subject.adapter.weight(batch)) for batch in halves]
     found = [step(number, batch) for number, batch in enumerate(halves)]
     parts = [_times(weight / sum(weights), quantities) for quantities, weight in zip(found, weights, strict=True)]
@@ -243,8 +248,8 @@ def judge_simulated_data_parallel(trial: Trial, stance: ModuleMode) -> Evidence 
     ):
         return _of_norms(trial, gap, next(iter(norms)))
     message = f"gradients differ between {PARTS} processes and 1"
-    whole = shared_batch(trial)
-    if is_mean_through_logits(trial, whole, [half(whole, number) for number in range(PARTS)]):
+    whole, signature = shared_batch(trial), trial.subject.task.signature
+    if is_mean_through_logits(trial, whole, [half(signature, whole, number) for number in range(PARTS)]):
         message += ", because of a term of the loss beside that of the logits: it depends on which rows a process has"
         code, at = "side_term_depends_on_batch", counterexample_of(trial)
         return Evidence(
@@ -320,9 +325,9 @@ def _mixer(trial: Trial, stance: ModuleMode) -> str:
         stance(model)
         with recording(model) as calls, seeded(0), drawing:
             trial.subject.raw_logits(batch, model)
-        return calls, row_view(replace(trial.subject.typical, batch=len(batch["labels"])), 0)
+        return calls, row_view(replace(trial.subject.typical, batch=signature.row_count(batch)), 0)
 
-    batch = shared_batch(trial)
+    batch, signature = shared_batch(trial), trial.subject.task.signature
     left, view_left = recorded(batch, draws.recording())
-    right, view_right = recorded(half(batch, 0), draws.replayed(0, PARTS))
+    right, view_right = recorded(half(signature, batch, 0), draws.replayed(0, PARTS))
     return first_divergence(left, right, view_left, view_right)

@@ -16,6 +16,7 @@ from harness.owners import owned_by
 from harness.properties.calling import mode
 from harness.properties.tracing import probing
 from harness.runtime import seeded
+from harness.tasks.teaching import targeted, trained_by_loss
 from harness.training.checks.gradient_noise import in_double
 from harness.training.checks.observation import loss_name
 from harness.training.checks.optimizer_coverage import tensors_of
@@ -47,6 +48,7 @@ class _Watch:
         buffers: The same of buffers.
         frozen: Names of the parameters that are not to be trained.
         reached: Names of those that had a gradient at a step.
+        connected: Names of those that the loss depends on, whatever their gradient.
         in_optimizer: Names of those that an optimizer holds.
         rates: Largest learning rate each of these had.
         paths: Values of the trainable parameters at each step.
@@ -57,6 +59,7 @@ class _Watch:
     buffers: dict[str, Tensor] = field(default_factory=dict)
     frozen: set[str] = field(default_factory=set)
     reached: set[str] = field(default_factory=set)
+    connected: set[str] = field(default_factory=set)
     in_optimizer: set[str] = field(default_factory=set)
     rates: dict[str, float] = field(default_factory=dict)
     paths: list[dict[str, Tensor]] = field(default_factory=list)
@@ -74,6 +77,7 @@ class _Watch:
         self.steps += 1
         self.paths.append({name: p.detach().clone() for name, p in model.named_parameters() if name not in self.frozen})
         self.reached |= _above_rounding(gradients_of(model))
+        self.connected |= {name for name, parameter in model.named_parameters() if parameter.grad is not None}
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         for optimizer in optimizers:
             self.in_optimizer |= {names[id(tensor)] for tensor in tensors_of(optimizer) if id(tensor) in names}
@@ -92,6 +96,7 @@ def step_updates(trial: Trial) -> Evidence:
     found = (
         _judge_steps(trial, watch, values)
         or _judge_trainable(trial, watch, values)
+        or _judge_outputs(trial, watch)
         or _judge_frozen(trial, watch, values)
         or _judge_buffers(trial, watch, training.model)
     )
@@ -199,6 +204,29 @@ def _judge_trainable(trial: Trial, watch: _Watch, values: dict[str, Tensor]) -> 
         "a gradient that is set to zero before step(), or a forward that restores the old values",
         held,
     )
+
+
+def _judge_outputs(trial: Trial, watch: _Watch) -> _Finding | None:
+    """A finding where a loss that is not made here leaves out an output, so that what leads to it is never trained."""
+    signature = trial.subject.task.signature
+    left = {name for name in watch.parameters if name not in watch.frozen | watch.connected}
+    if trial.subject.task.declared is None or not (trial.is_own or signature.whole_loss) or not left:
+        return None
+    followed = targeted(signature)  # what is sent back to them is followed by ``training_loss[targets]``
+    for output in (each for each in trained_by_loss(signature) if each not in followed):
+        led = _leading_to(trial, output.name)
+        names = [name for name in watch.parameters if name in left & led]
+        if names:
+            return (
+                Status.FAIL,
+                "output_without_gradient",
+                f"no gradient reaches `{names[0]}`{and_others(len(names) - 1, 'parameter')}, on which output `{output.name}` depends: "
+                f"{loss_name(trial)} leaves it out",
+                names[0],
+                "an output that is detached, or a term that is missing in the loss; give the output `weight: 0` if it is not to be trained",
+                names,
+            )
+    return None
 
 
 def _judge_frozen(trial: Trial, watch: _Watch, values: dict[str, Tensor]) -> _Finding | None:
@@ -330,3 +358,15 @@ def _writer(trial: Trial, name: str) -> str:
     with mode(model, train=True), seeded(0), probing(model, lambda: parameter.detach().clone()) as probes:
         trial.subject.raw_logits(trial.subject.batch(), model)
     return next((probe.module for probe in probes if _changed(probe.before, probe.after)), "")
+
+
+def _leading_to(trial: Trial, output: str) -> set[str]:
+    """Names of the trainable parameters that an output depends on, in train mode."""
+    subject, model = trial.subject, trial.subject.fresh()
+    with mode(model, train=True), seeded(0), torch.enable_grad():
+        value = subject.adapter.outputs(model, subject.batch())[output]
+        parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        if not isinstance(value, Tensor) or not value.requires_grad:
+            return set()
+        slopes = torch.autograd.grad(value.sum(), [*parameters.values()], allow_unused=True)
+    return {name for name, slope in zip(parameters, slopes, strict=True) if slope is not None}

@@ -14,8 +14,8 @@ from harness.properties.prerequisites import GRADIENT_OWNER, broken_weight
 from harness.training.trial import Trial, too_long
 from harness.user_code import raised
 
-OWNER = "overfits_one_batch"
-"""The check that says that a model cannot be trained."""
+_OWNERS = ("overfits_one_batch", "step_updates")
+"""The checks that say that a model cannot be trained: the first that makes sense for the task."""
 
 _WITHOUT_STEPS = ("optimizer_coverage",)
 """Checks that take no step, and so are the same whatever the weights hold."""
@@ -43,8 +43,8 @@ def judge_training(name: str, trial: Trial, case: str = "", judged: Collection[s
 def find_training(name: str, trial: Trial, case: str = "") -> Evidence:
     """What one check finds, whatever else is judged.
 
-    A training that cannot be taken is a finding of ``overfits_one_batch``; a backward pass that raises, and weights that are NaN, are findings
-    of tier 1 and 4.
+    A training that cannot be taken is a finding of ``overfits_one_batch``, or of ``step_updates`` where nothing can be overfitted; a backward
+    pass that raises, and weights that are NaN, are findings of tier 1 and 4.
 
     Args:
         name: The check.
@@ -64,6 +64,7 @@ def find_training(name: str, trial: Trial, case: str = "") -> Evidence:
         if (isinstance(error, BackwardRaisedError) or is_from_backward(error)) and subject.backward_raises():
             return left_to(name, GRADIENT_OWNER, subject.backward_raises())
         message = str(error) if isinstance(error, UserError) else f"training raises {raised(error)}"
-        return Evidence(name, Status.FAIL, message, details=owned_by(OWNER))
+        owner = next(each for each in _OWNERS if CATALOGUE[each].needs(subject.task))
+        return Evidence(name, Status.FAIL, message, details=owned_by(owner))
 
     return guarded(name, measured, raises, libraries=False)

@@ -118,7 +118,7 @@ def train_as_rank(work: _Work) -> list[RankResult]:
 
 def _train(trial: Trial, work: _Work, stance: ModuleMode) -> RankResult:
     model = trial.subject.fresh().cpu()
-    halves = [half(work.batch, work.rank)] * (_STEPS * max(1, trial.batches_per_step))
+    halves = [half(trial.subject.task.signature, work.batch, work.rank)] * (_STEPS * max(1, trial.batches_per_step))
     first = FirstGradients()
     if trial.is_own:
         trial.train(halves, TrialOptions(clip=False, processes=PARTS), model=model, prepare=stance, on_gradients=first)

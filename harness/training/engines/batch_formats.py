@@ -13,9 +13,14 @@ from harness.adapters import Adapter
 from harness.batches import Batch
 from harness.data.loader import Loader
 from harness.errors import UserError
+from harness.tasks import TaskSpec
+from harness.tasks.axes import BATCH
+from harness.tasks.calls import batch_as_declared
+from harness.tasks.signature import Signature
 from harness.training.engines.job import Batches
 from harness.training.errors import TrainingError
 from harness.user_code import raised
+from harness.wording import listed
 
 BatchFormat = Callable[[Batch], Any]
 """From a batch to what ``training_step`` takes."""
@@ -39,6 +44,84 @@ class AsTuple:
     def __call__(self, batch: Batch) -> tuple[Tensor, ...]:
         """The tensors."""
         return tuple(batch[name] for name in (*self.fields, "labels"))
+
+
+@dataclass(frozen=True)
+class Declared:
+    """The fields by name, with their axes in the declared order.
+
+    Attributes:
+        signature: The signature.
+    """
+
+    signature: Signature
+
+    def __call__(self, batch: Batch) -> Batch:
+        """The tensors."""
+        return batch_as_declared(batch, self.signature)
+
+
+@dataclass(frozen=True)
+class DeclaredTuple:
+    """The inputs in order, then the labels, with their axes in the declared order.
+
+    Attributes:
+        signature: The signature.
+    """
+
+    signature: Signature
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Names of the tensors."""
+        return _names_of(self.signature)
+
+    def __call__(self, batch: Batch) -> tuple[Tensor, ...]:
+        """The tensors."""
+        laid_out = batch_as_declared(batch, self.signature)
+        return tuple(laid_out[name] for name in self.fields)
+
+
+@dataclass(frozen=True)
+class OnlyInput:
+    """The one input there is.
+
+    Attributes:
+        signature: The signature.
+    """
+
+    signature: Signature
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """The tensor."""
+        return batch_as_declared(batch, self.signature)[self.signature.inputs[0].name]
+
+
+def _names_of(signature: Signature) -> tuple[str, ...]:
+    return (*(each.name for each in signature.inputs if not each.state), *signature.label_names)
+
+
+def rows_of(task: TaskSpec, batch: Any) -> int:
+    """How many rows a batch has in whatever form a training step takes."""
+    if task.declared is None:
+        return _length(batch)
+    names = _names_of(task.declared)
+    fields = (
+        batch.items() if isinstance(batch, Mapping) else zip(names, [batch] if isinstance(batch, Tensor) else batch, strict=False)
+    )
+    for name, value in fields:
+        axes = task.declared.axes_of(name)
+        if BATCH in axes and isinstance(value, Tensor):
+            return value.shape[axes.index(BATCH)]
+    return 1
+
+
+def _length(batch: Any) -> int:
+    if isinstance(batch, Tensor):
+        return len(batch) if batch.ndim else 1
+    if isinstance(batch, Mapping):
+        return next((_length(value) for value in batch.values()), 0)
+    return _length(batch[0]) if isinstance(batch, (list, tuple)) and batch else 0
 
 
 def find_batch_format(model: nn.Module, adapter: Adapter, take_step: Callable[[BatchFormat], object]) -> BatchFormat:
@@ -66,11 +149,23 @@ def find_batch_format(model: nn.Module, adapter: Adapter, take_step: Callable[[B
 
 
 def _forms(model: nn.Module, adapter: Adapter) -> Iterator[tuple[BatchFormat, str]]:
+    if adapter.task.declared is not None:
+        yield from _declared_forms(adapter.task.declared)
+        return
     yield as_dict, "a dict of the task's fields and `labels`"
     plan = adapter.plan(model)
     if not plan.whole:
         fields = AsTuple(plan.fields)
         yield fields, f"a tuple ({', '.join((*plan.fields, 'labels'))})"
+
+
+def _declared_forms(signature: Signature) -> Iterator[tuple[BatchFormat, str]]:
+    names = DeclaredTuple(signature).fields
+    yield Declared(signature), f"a dict of {listed(names, len(names))}"
+    yield DeclaredTuple(signature), f"a tuple ({', '.join(names)})"
+    inputs = [each.name for each in signature.inputs if not each.state]
+    if len(inputs) == 1:
+        yield OnlyInput(signature), f"`{inputs[0]}` by itself"
 
 
 class FormattedBatches:

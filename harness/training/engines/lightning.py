@@ -24,6 +24,7 @@ from harness.compat import read_loader_states
 from harness.errors import UserError
 from harness.training.checkpoints import check_fits, read_checkpoint, write_checkpoint
 from harness.training.divergence import diverged, find_culprit
+from harness.training.engines.batch_formats import rows_of
 from harness.training.engines.job import Job, OnGradients, is_lightning_module, seed_batch
 from harness.training.errors import CheckpointError
 from harness.training.objective import Objective
@@ -153,7 +154,7 @@ class Bridge(Checkpoint):
         seed_batch(job.seed, trainer.current_epoch, index, trainer.global_rank + job.rank)
         model, batch, culprit = job.model, self._batch, ""
         if isinstance(batch, dict):
-            with suppress(UserError):  # looking into a broken model may raise; that it is broken stands
+            with suppress(UserError, RuntimeError):  # looking into a broken model may raise; that it is broken stands
                 culprit = find_culprit(model, job.adapter, batch, trainer.precision_plugin.forward_context())
         what = "gradient" if loss is not None and bool(loss.isfinite()) else "loss"
         raise diverged(what, self._step + 1, trainer.current_epoch, culprit, job.supervisor.last_checkpoint, spared=True)
@@ -200,7 +201,7 @@ class Bridge(Checkpoint):
 
     def _batch_done(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any) -> None:
         """A batch was done, and perhaps an optimizer step."""
-        self._rows += _rows_of(batch)
+        self._rows += rows_of(self._job.task, batch)
         share: Any = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if isinstance(share, Tensor):  # Lightning has divided it by the batches a step
             self._loss = share.detach() if self._loss is None else self._loss + share.detach()
@@ -314,15 +315,6 @@ class LightningEngine:
             "enable_model_summary": False,
             "log_every_n_steps": 1_000_000,
         }
-
-
-def _rows_of(batch: Any) -> int:
-    """Rows of a batch of whatever form."""
-    if isinstance(batch, Tensor):
-        return len(batch) if batch.ndim else 1
-    if isinstance(batch, Mapping):
-        return next((_rows_of(value) for value in batch.values()), 0)
-    return _rows_of(batch[0]) if isinstance(batch, (list, tuple)) and batch else 0
 
 
 @contextmanager

@@ -34,6 +34,9 @@ TAGS = TaskSpec(TaskType.TOKEN_CLASSIFICATION, vocab_size=VOCAB, max_seq_len=LEN
 TABLE = TaskSpec(TaskType.TABULAR_CLASSIFICATION, num_features=FEATURES, num_classes=CLASSES)
 NUMBER = TaskSpec(TaskType.TABULAR_REGRESSION, num_features=FEATURES)
 
+FOLDER = Path(__file__).parent
+"""To which the files of declared loss functions are relative."""
+
 LIGHTNING = "Lightning documentation, manual optimization"
 UNSLOTH = "Han 2024, Bugs in LLM training: gradient accumulation fix"
 
@@ -84,7 +87,7 @@ class Training(Setup):
                 return self.build().eval()
 
         model = build(0)
-        adapter = self.adapter(self.task) if self.adapter is not None else make_adapter(self.task)
+        adapter = self.adapter(self.task) if self.adapter is not None else make_adapter(self.task, folder=FOLDER)
         subject = Subject(model, adapter, self.task, pristine=model, rebuild=build, fresh_weights=self.fresh)
         trial = Trial(subject, TrainingConfig(**self.config), seconds=self.seconds)
         if self.data:

@@ -1,0 +1,110 @@
+"""The loss of a declared task, of what forward returned and of the labels of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import OutputError
+from harness.tasks.calls import batch_as_declared, with_rows_first
+from harness.tasks.declared import load_function
+from harness.tasks.kinds import Loss, State
+from harness.tasks.signature import MODEL, Output, Signature
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_RETURNED = "loss"
+"""Under which forward returns the loss that it computed itself."""
+
+
+class DeclaredLoss:
+    """The loss that a signature declares.
+
+    Args:
+        signature: The signature.
+        folder: The config's, to which the files of functions are relative.
+    """
+
+    def __init__(self, signature: Signature, folder: Path) -> None:
+        self._signature = signature
+        self._folder = folder
+
+    @property
+    def is_of_forward(self) -> bool:
+        """Whether forward returns it, and is given the labels to do so."""
+        return self._signature.whole_loss == MODEL
+
+    def of_call(self, returned: Any, outputs: Mapping[str, Any], batch: Mapping[str, Tensor]) -> Tensor:
+        """The loss that a model is trained by (a scalar): the declared one, else the weighted sum over the outputs that have labels.
+
+        Args:
+            returned: What forward returned.
+            outputs: The declared outputs in it, by name and as forward returned them.
+            batch: Inputs and labels, the rows first.
+
+        Raises:
+            OutputError: There is none, or it is no scalar.
+        """
+        import torch
+
+        signature = self._signature
+        if self.is_of_forward:
+            return _scalar(self._in_returned(returned, outputs), "loss", "forward")
+        if signature.whole_loss:
+            return self._by_function(signature.whole_loss, "loss", outputs, batch)
+        if not signature.taught:
+            raise OutputError("there is no loss to train by: no output has labels; give `loss` a function as file.py:name")
+        return torch.stack([each.weight * self._mean(each, outputs, batch) for each in signature.taught]).sum()
+
+    def of_every_output(self, outputs: Mapping[str, Any], batch: Mapping[str, Tensor]) -> Tensor:
+        """A scalar with a gradient for each output, with its rows first: its loss, or a fixed projection where it has no labels."""
+        import torch
+
+        return torch.stack(
+            [each.weight * self.of_output(each, outputs[each.name], batch) for each in self._signature.outputs]
+        ).sum()
+
+    def _mean(self, output: Output, outputs: Mapping[str, Any], batch: Mapping[str, Tensor]) -> Tensor:
+        if ":" in output.loss:
+            return self._by_function(output.loss, f"outputs.{output.name}.loss", outputs, batch)
+        return self._signature.loss_of(output, with_rows_first(outputs[output.name], output.axes), batch)
+
+    def of_output(self, output: Output, value: Any, batch: Mapping[str, Tensor]) -> Tensor:
+        """The loss of one output, with its rows first; without labels a fixed projection, or zero where it cannot have a gradient."""
+        import torch
+
+        has_labels = self._signature.has_labels(output) and self._signature.label_name(output) in batch
+        if output.loss and ":" not in output.loss and has_labels:
+            return self._signature.loss_of(output, value, batch)
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point() or isinstance(output.kind, State):
+            return torch.zeros(())
+        weights = torch.randn(value.shape, generator=torch.Generator().manual_seed(0)).to(value)
+        return (value * weights).mean()
+
+    def _in_returned(self, returned: Any, outputs: Mapping[str, Any]) -> Any:
+        """The loss that forward computed itself."""
+        declared = next((each.name for each in self._signature.outputs if isinstance(each.kind, Loss)), None)
+        if declared is not None:
+            return outputs[declared]
+        found = returned.get(_RETURNED) if isinstance(returned, Mapping) else getattr(returned, _RETURNED, None)
+        if found is None:
+            raise OutputError(
+                "`loss`: model, but forward returns no `loss`: return it under that name, or declare an output of kind 'loss'"
+            )
+        return found
+
+    def _by_function(self, source: str, key: str, outputs: Mapping[str, Any], batch: Mapping[str, Tensor]) -> Tensor:
+        """What a function of the user's returns for outputs and a batch whose axes are in the declared order."""
+        function = load_function(source, self._folder)
+        return _scalar(function(outputs=dict(outputs), batch=batch_as_declared(batch, self._signature)), key, source)
+
+
+def _scalar(loss: Any, key: str, source: str) -> Tensor:
+    from torch import Tensor
+
+    if not isinstance(loss, Tensor) or loss.ndim:
+        found = f"a tensor of shape {list(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+        raise OutputError(f"`{key}`: {source} returned {found}, expected a scalar tensor")
+    return loss

@@ -1,0 +1,62 @@
+"""What a signature says of training: which outputs labels teach, and what is known of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.tasks.axes import BATCH, rows_first
+from harness.tasks.kinds import Lengths, Loss, Other, State
+from harness.tasks.signature import Output, Signature
+
+
+def guessing(signature: Signature) -> tuple[Output, ...]:
+    """The outputs whose loss an untrained model should have near that of a uniform guess: scores of a known number of classes."""
+    return tuple(output for output in signature.taught if output.loss == "cross_entropy" and output.class_count)
+
+
+def learnable(signature: Signature) -> tuple[Output, ...]:
+    """The outputs that can be learnt by heart, and of which it is known what there is to learn: those with a loss by name."""
+    return tuple(output for output in signature.taught if output.fits and ":" not in output.loss)
+
+
+def targeted(signature: Signature) -> tuple[Output, ...]:
+    """The outputs of which each element has a label that it is trained towards."""
+    return tuple(output for output in signature.taught if output.loss != "ctc" and ":" not in output.loss)
+
+
+def trained_by_loss(signature: Signature) -> tuple[Output, ...]:
+    """The outputs that a whole loss should depend on: predictions and embeddings, unless their weight is 0."""
+    return tuple(each for each in signature.outputs if each.weight and not isinstance(each.kind, (State, Lengths, Loss, Other)))
+
+
+def has_shares(signature: Signature) -> bool:
+    """Whether the outputs have different weights in a loss that is not made here, so that it can have others."""
+    return bool(signature.whole_loss) and len({output.weight for output in targeted(signature)}) > 1
+
+
+@dataclass(frozen=True)
+class Line:
+    """An output with a class label at each place of an axis along which rows may be shorter.
+
+    Attributes:
+        output: The output.
+        axis: The axis.
+        along: Its place in the labels, the rows first.
+    """
+
+    output: Output
+    axis: str
+    along: int
+
+
+def lines_of(signature: Signature) -> list[Line]:
+    """The outputs whose labels may be left out at some places: scores of classes along an axis that is causal or padded."""
+    found = []
+    for output in signature.taught:
+        axes = signature.axes_of(signature.label_name(output))
+        ordered = [axes[place] for place in rows_first(axes)] if BATCH in axes and output.loss == "cross_entropy" else []
+        known = [axis for axis in ordered[1:] if isinstance(axis, str)]
+        axis = next((axis for axis in known if signature.axes[axis].order == "causal" or signature.axes[axis].padding), None)
+        if axis is not None:
+            found.append(Line(output, axis, ordered.index(axis)))
+    return found

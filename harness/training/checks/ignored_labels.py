@@ -1,0 +1,181 @@
+"""Whether a loss leaves out the positions labelled -100."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from harness.batches import IGNORED, Batch, Sizes, pad_right
+from harness.errors import UserError
+from harness.evidence import Evidence, Status
+from harness.owners import owned_by
+from harness.tasks.signature import Signature
+from harness.tasks.teaching import Line, lines_of
+from harness.tasks.values import MaskOf
+from harness.training.checks.gradient_noise import Quantities, find_gap
+from harness.training.checks.labels import aligned, fully_labelled, labels_in
+from harness.training.checks.loss_targets import targets
+from harness.training.checks.observation import loss_name, observe
+from harness.training.checks.training_loss import quantities, repeated
+from harness.training.trial import UNVARIED, Trial, Variation
+from harness.user_code import raised
+from harness.wording import and_others
+
+_NAME = "training_loss"
+_ROWS = 4
+_FAINT = 0.05
+"""Share of the largest gradient below which a position is not trained towards anything: what is left of it may be an auxiliary term."""
+
+
+def ignored_labels(trial: Trial) -> Evidence:
+    """Positions labelled -100 contribute neither loss nor gradient, in the middle of a text and at its padding.
+
+    First nothing may flow back to their logits. Then two batches are compared whose labels are the same, one with the labels of a row all in
+    one copy of it, one with half of them in each of two copies: their mean is the same, unless what was left out is counted.
+    """
+    found = [_judge(trial, line) for line in lines_of(trial.subject.task.signature)]
+    return max(found, key=lambda evidence: evidence.status.severity)
+
+
+def _judge(trial: Trial, line: Line) -> Evidence:
+    subject = trial.subject
+    sizes = replace(subject.typical, batch=_ROWS)
+    if _length(trial, line, sizes) < 3:
+        return Evidence(_NAME, Status.SKIPPED, "sequences are too short to ignore some of their labels")
+    padded = _with_gaps(trial, line, sizes)
+    try:
+        seen = observe(trial, [padded])
+    except Exception as error:
+        if isinstance(error, UserError):
+            raise
+        observe(trial, [fully_labelled(subject, sizes)])  # what raises on any batch is no matter of the ignored labels
+        return Evidence(
+            _NAME,
+            Status.FAIL,
+            f"{loss_name(trial)} raises an error on labels of -100: {raised(error)}",
+            counterexample=sizes.describe(subject.task),
+            cause="an ignore_index other than -100, such as pad_token_id, or labels used as an index before they are masked",
+            code="raises_on_ignored_labels",
+        )
+    slope = seen.slopes.get(line.output.name)
+    found = None if slope is None else _judge_slope(trial, line, slope, padded, sizes)
+    found = found or _judge_mean(trial, line, sizes)
+    if found.status is not Status.OK and targets(trial).status is Status.FAIL:
+        return replace(found, details=owned_by("training_loss[targets]"))
+    return found
+
+
+def _judge_slope(trial: Trial, line: Line, slope: Tensor, batch: Batch, sizes: Sizes) -> Evidence | None:
+    """A finding where something flows back to a position without a label."""
+    signature = trial.subject.task.signature
+    slopes, labels = aligned(signature, line.output, slope, labels_in(signature, line.output, batch))
+    sizes_of = slopes.abs().amax(-1)
+    trained = (sizes_of > _FAINT * sizes_of.max()) & (labels == IGNORED)
+    if not bool(trained.any()):
+        return None
+    is_shifted = signature.next_of(line.output) is not None
+    padding = _is_padding(signature, line, batch, labels)
+    at_padding = bool((trained & padding).any())
+    first = (trained & padding if at_padding else trained).nonzero()[0].tolist()
+    row, position = first[0], first[line.along] + is_shifted
+    target = int(slopes[tuple(first)].argmin())
+    # A language model's step may make its labels from the input ids; then only what it does at the padding is wrong for certain.
+    status = Status.WARN if is_shifted and not at_padding else Status.FAIL
+    return Evidence(
+        _NAME,
+        status,
+        f"{loss_name(trial)} trains position {position} of row {row}, which is {'padding' if at_padding else 'labelled -100'}, towards class "
+        f"{target}{and_others(int(trained.sum()) - 1, 'position')}",
+        float(trained.sum()),
+        0.0,
+        "positions",
+        f"{sizes.describe(trial.subject.task)}, row={row}, position={position}",
+        cause="labels taken from `input_ids` instead of the batch's `labels`, labels clamped to 0, or a loss without ignore_index=-100",
+        code="trains_ignored_positions",
+    )
+
+
+def _judge_mean(trial: Trial, line: Line, sizes: Sizes) -> Evidence:
+    signature = trial.subject.task.signature
+    name = signature.label_name(line.output)
+
+    def together(trial: Trial, vary: Variation = UNVARIED) -> Quantities:
+        batch, first, second = _halves(trial, line, sizes)
+        both = torch.where(first == IGNORED, second, first)
+        return quantities(observe(trial, [{**batch, name: both}], vary=vary))
+
+    def apart(trial: Trial, vary: Variation = UNVARIED) -> Quantities:
+        batch, first, second = _halves(trial, line, sizes)
+        return quantities(observe(trial, [{**repeated(signature, batch), name: torch.cat([first, second])}], vary=vary))
+
+    gap = find_gap(trial, together, apart)
+    counterexample = f"{sizes.describe(trial.subject.task)}, half of the labels -100"
+    if not gap.is_real:
+        message = "positions labelled -100 contribute neither loss nor gradient"
+        return Evidence(_NAME, Status.OK, message, gap.measured, gap.bound, "between the losses or gradients", counterexample)
+    return Evidence(
+        _NAME,
+        Status.FAIL,
+        f"{loss_name(trial)} counts positions labelled -100 in its mean: with as many ignored labels added, the loss changes",
+        gap.measured,
+        gap.bound,
+        "between the losses or gradients",
+        counterexample,
+        cause="a mean over all positions after the ignored ones were set to zero: divide by the number of labels that are not -100",
+        code="averages_over_ignored_positions",
+    )
+
+
+def _length(trial: Trial, line: Line, sizes: Sizes) -> int:
+    task = trial.subject.task
+    return task.signature.complete(sizes.by_axis(task))[line.axis]
+
+
+def _with_gaps(trial: Trial, line: Line, sizes: Sizes) -> Batch:
+    """A batch with padding at the end of its last rows, and labels left out in the middle of the others."""
+    task, signature = trial.subject.task, trial.subject.task.signature
+    batch, name = fully_labelled(trial.subject, sizes), signature.label_name(line.output)
+    length = _length(trial, line, sizes)
+    short = max(2, length // 2)
+    lengths = [length] * (_ROWS // 2) + [short] * (_ROWS - _ROWS // 2)
+    if task.declared is None and line.axis in signature.axes_of("input_ids"):
+        device = batch[name].device
+        on_host = {field: tensor.cpu() for field, tensor in batch.items()}
+        batch = {field: tensor.to(device) for field, tensor in pad_right(task, on_host, lengths, length).items()}
+    elif signature.axes[line.axis].padding and signature.axes[line.axis].is_free:
+        told = signature.make_batch(sizes.by_axis(task), lengths={line.axis: torch.tensor(lengths)})
+        tells = [each.name for each in signature.inputs if each.values.axis == line.axis]
+        batch = {**batch, **{field: told[field].to(batch[field]) for field in tells}}
+    labels = batch[name].clone()
+    at = labels.movedim(line.along, 1)  # a view
+    at[_ROWS // 2 :, short:] = IGNORED
+    at[: _ROWS // 2, 1:short] = IGNORED
+    return {**batch, name: labels}
+
+
+def _is_padding(signature: Signature, line: Line, batch: Batch, labels: Tensor) -> Tensor:
+    """Which of the labels' positions are padding, as a mask among the inputs says."""
+    for each in signature.inputs:
+        if isinstance(each.values, MaskOf) and each.values.axis == line.axis and each.name in batch:
+            real = batch[each.name].bool() ^ each.values.inverted
+            real = real[:, 1:] if signature.next_of(line.output) is not None else real
+            shape = [1] * labels.ndim
+            shape[0], shape[line.along] = real.shape
+            return (~real).reshape(shape).expand_as(labels)
+    return torch.zeros_like(labels, dtype=torch.bool)
+
+
+def _halves(trial: Trial, line: Line, sizes: Sizes) -> tuple[Batch, Tensor, Tensor]:
+    """A batch, and its labels at every other position, and at those between, as many of one as of the other."""
+    signature = trial.subject.task.signature
+    batch = fully_labelled(trial.subject, sizes)
+    labels = labels_in(signature, line.output, batch)
+    begin = int(signature.next_of(line.output) is not None)
+    count = (labels.shape[line.along] - begin) // 2
+    first, second = (torch.full_like(labels, IGNORED) for _ in range(2))
+    for half, start in ((first, begin), (second, begin + 1)):
+        every_other = slice(start, begin + 2 * count, 2)
+        half.movedim(line.along, 0)[every_other] = labels.movedim(line.along, 0)[every_other]
+    return batch, first, second

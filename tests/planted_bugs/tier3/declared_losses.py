@@ -1,0 +1,68 @@
+"""Losses of declared tasks as people write them, sound and with a bug."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Tensors = dict[str, Tensor]
+
+
+def pixels(outputs: Tensors, batch: Tensors) -> Tensor:
+    return F.cross_entropy(outputs["mask"], batch["labels"])
+
+
+def pixels_summed(outputs: Tensors, batch: Tensors) -> Tensor:
+    return F.cross_entropy(outputs["mask"], batch["labels"], reduction="sum") / len(batch["labels"])
+
+
+def _kl(outputs: Tensors) -> Tensor:
+    mu, logvar = outputs["mu"], outputs["logvar"]
+    return -0.5 * (1 + logvar - mu.square() - logvar.exp()).sum(1)
+
+
+def vae(outputs: Tensors, batch: Tensors) -> Tensor:
+    return F.mse_loss(outputs["image"], batch["image"]) + 1e-2 * _kl(outputs).mean()
+
+
+def vae_with_summed_kl(outputs: Tensors, batch: Tensors) -> Tensor:
+    return F.mse_loss(outputs["image"], batch["image"]) + 1e-2 * _kl(outputs).sum()
+
+
+def imitation(outputs: Tensors, batch: Tensors) -> Tensor:
+    return F.cross_entropy(outputs["actions"], batch["actions"]) + 0.5 * F.mse_loss(outputs["value"], batch["value"])
+
+
+def imitation_with_a_detached_value(outputs: Tensors, batch: Tensors) -> Tensor:
+    policy = F.cross_entropy(outputs["actions"], batch["actions"])
+    return policy + 0.5 * F.mse_loss(outputs["value"].detach(), batch["value"])
+
+
+def imitation_with_swapped_weights(outputs: Tensors, batch: Tensors) -> Tensor:
+    return 0.5 * F.cross_entropy(outputs["actions"], batch["actions"]) + F.mse_loss(outputs["value"], batch["value"])
+
+
+def _policy_gradient(outputs: Tensors, batch: Tensors) -> Tensor:
+    taken = outputs["actions"].log_softmax(-1).gather(1, batch["action"][:, None]).squeeze(1)
+    return -(taken * batch["advantage"]).mean()
+
+
+def actor_critic(outputs: Tensors, batch: Tensors) -> Tensor:
+    return _policy_gradient(outputs, batch) + 0.5 * F.mse_loss(outputs["value"], batch["returns"])
+
+
+def actor_critic_without_a_critic(outputs: Tensors, batch: Tensors) -> Tensor:
+    return _policy_gradient(outputs, batch) + 0.5 * F.mse_loss(outputs["value"].detach(), batch["returns"])
+
+
+def contrastive(outputs: Tensors, batch: Tensors) -> Tensor:
+    similar = 5 * outputs["left"] @ outputs["right"].t()
+    places = torch.arange(len(similar))
+    return (F.cross_entropy(similar, places) + F.cross_entropy(similar.t(), places)) / 2
+
+
+def contrastive_along_the_embedding(outputs: Tensors, batch: Tensors) -> Tensor:
+    similar = 5 * outputs["left"][:, :, None] * outputs["right"][:, None, :]
+    places = torch.arange(similar.shape[1]).expand(len(similar), -1)
+    return (F.cross_entropy(similar, places) + F.cross_entropy(similar.transpose(1, 2), places)) / 2

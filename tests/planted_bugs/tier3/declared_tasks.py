@@ -1,0 +1,192 @@
+"""Declared tasks with losses of their own: segmentation, an autoencoder, policies, a pair of encoders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from harness.tasks import TaskSpec, TaskType
+from harness.tasks.declared import read_signature
+
+from ..register import HUMBATOVA, RECIPE
+from ..tier1.declared import Policy
+from .training import Training, plant
+
+Keys = dict[str, Any]
+
+IMAGE = {"image": {"axes": ["batch", 3, "height", "width"]}}
+SIZES = {"height": {"min": 4, "max": 9}, "width": {"min": 4, "max": 9}}
+SEGMENTATION = {
+    "inputs": IMAGE,
+    "outputs": {"mask": {"axes": ["batch", 4, "height", "width"], "kind": "class_scores", "classes": 1}},
+    "axes": SIZES,
+}
+AUTOENCODER = {
+    "inputs": {"image": {"axes": ["batch", 12]}},
+    "outputs": {
+        "image": {"axes": ["batch", 12], "fits": False},
+        "mu": {"axes": ["batch", 3], "kind": "embedding"},
+        "logvar": {"axes": ["batch", 3], "kind": "other"},
+    },
+    "labels": {"image": {"from": "image"}},
+}
+POLICY = {
+    "inputs": {"observation": {"axes": ["batch", 8]}},
+    "outputs": {"actions": {"axes": ["batch", 4], "kind": "class_scores"}, "value": {"axes": ["batch"], "weight": 0.5}},
+}
+IMITATION = {**POLICY, "labels": {"actions": {"axes": ["batch"], "values": {"ids": 4}}, "value": {"axes": ["batch"]}}}
+REINFORCEMENT = {
+    **POLICY,
+    "labels": {
+        "action": {"axes": ["batch"], "values": {"ids": 4}},
+        "advantage": {"axes": ["batch"]},
+        "returns": {"axes": ["batch"]},
+    },
+}
+PAIR = {
+    "inputs": {"left": {"axes": ["batch", 6]}, "right": {"axes": ["batch", 5]}},
+    "outputs": {
+        "left": {"axes": ["batch", 8], "kind": "embedding", "norm": 1.0},
+        "right": {"axes": ["batch", 8], "kind": "embedding", "norm": 1.0},
+    },
+}
+
+
+class Segmenter(nn.Module):
+    """Two convolutions and a head for each pixel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1), nn.ReLU())
+        self.head = nn.Conv2d(32, 4, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.head(self.body(image))
+
+
+class Autoencoder(nn.Module):
+    """A variational one (Kingma and Welling 2014)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.mu, self.logvar, self.decoder = (nn.Linear(*sizes) for sizes in ((12, 16), (16, 3), (16, 3), (3, 12)))
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        hidden = self.body(image).tanh()
+        mu, logvar = self.mu(hidden), self.logvar(hidden)
+        noise = torch.randn_like(mu) if self.training else 0.0
+        return {"image": self.decoder(mu + noise * (logvar / 2).exp()), "mu": mu, "logvar": logvar}
+
+
+class Pair(nn.Module):
+    """Two encoders into one space."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(6, 8), nn.Linear(5, 8)
+
+    def forward(self, left: Tensor, right: Tensor) -> dict[str, Tensor]:
+        return {"left": F.normalize(self.left(left), dim=-1), "right": F.normalize(self.right(right), dim=-1)}
+
+
+class LitPolicy(lightning.LightningModule):
+    """A policy with a training step of its own, which takes batches as tuples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Policy()
+
+    def forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:
+        return self.net(observation)
+
+    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
+        observation, actions, value = batch
+        scores, guess = self(observation)
+        return F.cross_entropy(scores, actions) + 0.5 * self.of_value(guess, value)
+
+    def of_value(self, guess: Tensor, value: Tensor) -> Tensor:
+        return F.mse_loss(guess, value)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.AdamW(self.parameters(), lr=1e-2)
+
+
+class BroadcastPolicy(LitPolicy):
+    """[B] minus [B, 1] is [B, B]: every guess is pulled to the mean of all values."""
+
+    def of_value(self, guess: Tensor, value: Tensor) -> Tensor:
+        return (guess - value[:, None]).square().mean()
+
+
+def declared(keys: Keys, build: Callable[[], nn.Module], loss: Any) -> Training:
+    if isinstance(loss, str) and loss != "model":
+        loss = f"declared_losses.py:{loss}"
+    return Training(TaskSpec(TaskType.DECLARED, declared=read_signature({**keys, "loss": loss})), build)
+
+
+def over_batch(function: str) -> dict[str, str]:
+    return {"function": f"declared_losses.py:{function}", "over": "batch"}
+
+
+plant(
+    "loss_summed_over_pixels",
+    "initial_loss",
+    declared(SEGMENTATION, Segmenter, "pixels_summed"),
+    declared(SEGMENTATION, Segmenter, "pixels"),
+    "it is the sum over each row's labels",
+    RECIPE,
+)
+plant(
+    "kl_summed_over_the_batch",
+    "training_loss[reduction]",
+    declared(AUTOENCODER, Autoencoder, "vae_with_summed_kl"),
+    declared(AUTOENCODER, Autoencoder, "vae"),
+    "is not averaged over the labels",
+    HUMBATOVA,
+)
+plant(
+    "loss_of_the_second_output_detached",
+    "training_loss[targets]",
+    declared(IMITATION, Policy, "imitation_with_a_detached_value"),
+    declared(IMITATION, Policy, "imitation"),
+    "has no gradient with respect to output `value`",
+    HUMBATOVA,
+)
+plant(
+    "weight_of_another_output",
+    "training_loss[weights]",
+    declared(IMITATION, Policy, "imitation_with_swapped_weights"),
+    declared(IMITATION, Policy, "imitation"),
+    "weighs its outputs as `actions` 1 and `value` 2, declared are `actions` 1 and `value` 0.5",
+    HUMBATOVA,
+)
+plant(
+    "critic_without_gradient",
+    "step_updates",
+    declared(REINFORCEMENT, Policy, "actor_critic_without_a_critic"),
+    declared(REINFORCEMENT, Policy, "actor_critic"),
+    "no gradient reaches `value.weight` (and 1 other parameter), on which output `value` depends",
+    HUMBATOVA,
+    module="value.weight",
+)
+plant(
+    "contrast_along_the_embedding",
+    "training_loss[rows]",
+    declared(PAIR, Pair, over_batch("contrastive_along_the_embedding")),
+    declared(PAIR, Pair, over_batch("contrastive")),
+    "compares no rows",
+    HUMBATOVA,
+)
+plant(
+    "values_broadcast_in_a_training_step",
+    "training_loss[targets]",
+    declared(IMITATION, BroadcastPolicy, "model"),
+    declared(IMITATION, LitPolicy, "model"),
+    "away from its label",
+    RECIPE,
+)

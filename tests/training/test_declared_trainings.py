@@ -1,0 +1,251 @@
+"""Trainings of declared tasks: what their loss is, which checks follow, and what is said where a loss cannot be had."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pytest
+import torch
+import torch.nn.functional as F
+from planted_bugs.tier3.declared_tasks import AUTOENCODER, IMITATION, PAIR, POLICY, SEGMENTATION, Autoencoder, Policy, over_batch
+from torch import Tensor, nn
+
+from harness.adapters import SignatureAdapter
+from harness.catalogue import CATALOGUE
+from harness.errors import OutputError
+from harness.evidence import Evidence, Status
+from harness.properties.subject import Subject
+from harness.tasks import TaskSpec, TaskType
+from harness.tasks.declared import read_signature
+from harness.training.checks.table import judge_training
+from harness.training.engines.batch_formats import Declared, DeclaredTuple, OnlyInput
+from harness.training.objective import Objective
+from harness.training.trial import Trial
+
+Keys = dict[str, Any]
+
+GRAPH: Keys = {
+    "inputs": {"x": {"axes": ["nodes", 5]}, "edges": {"axes": [2, "edges"], "values": {"index_of": "nodes"}}},
+    "outputs": {"scores": {"axes": ["nodes", 4], "kind": "class_scores"}},
+    "axes": {"nodes": {"min": 3, "max": 10}, "edges": {"min": 2, "max": 12}},
+}
+SPEECH: Keys = {
+    "inputs": {"audio": {"axes": ["time", "batch", 6]}},
+    "outputs": {"scores": {"axes": ["time", "batch", 7], "kind": "class_scores"}},
+    "axes": {"time": {"min": 4, "max": 9}},
+}
+
+
+def task_of(keys: Keys, folder: Path = Path()) -> TaskSpec:
+    return TaskSpec(TaskType.DECLARED, declared=read_signature(keys, folder))
+
+
+def trial_of(keys: Keys, model: nn.Module, folder: Path = Path()) -> Trial:
+    task = task_of(keys, folder)
+    return Trial(Subject(model.eval(), SignatureAdapter(task, folder), task))
+
+
+def followed_by(keys: Keys) -> set[str]:
+    """The tests of tier 3 that follow from a declaration."""
+    task = task_of(keys)
+    entries = [entry for entry in CATALOGUE.values() if entry.tier == 3 and entry.applies_to(task)]
+    return {f"{entry.name}[{case}]" if case else entry.name for entry in entries for case in entry.cases_for(task) or ("",)}
+
+
+EVERY = {"step_updates", "optimizer_coverage", "seeded_repeat", "resume", "fine_tuning", "hyperparameter_sensitivity"}
+SHARED = {"training_loss[reduction]", "accumulation", "distributed"}
+EXPECTED: dict[str, tuple[Keys, set[str]]] = {
+    "scores of pixels": (SEGMENTATION, SHARED | {"initial_loss", "overfits_one_batch", "training_loss[targets]"}),
+    "a bottleneck": ({**AUTOENCODER, "loss": "file.py:loss"}, SHARED | {"training_loss[targets]"}),
+    "different weights in a loss made elsewhere": (
+        {**IMITATION, "loss": "model"},
+        SHARED | {"initial_loss", "overfits_one_batch", "training_loss[targets]", "training_loss[weights]"},
+    ),
+    "a loss over the batch": ({**PAIR, "loss": over_batch("contrastive")}, {"training_loss[rows]"}),
+    "no rows": (GRAPH, {"initial_loss", "overfits_one_batch", "training_loss[targets]"}),
+}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_what_follows_from_a_declaration_is_tested(name: str) -> None:
+    keys, more = EXPECTED[name]
+    assert followed_by(keys) == EVERY | more
+
+
+def test_without_a_loss_there_is_no_training() -> None:
+    assert followed_by(PAIR) == set()
+
+
+def test_the_loss_is_the_weighted_sum_over_the_outputs_with_labels() -> None:
+    task = task_of(POLICY)
+    model, batch = Policy(), task.signature.make_batch({"batch": 5})
+    scores, value = model(batch["observation"])
+
+    expected = F.cross_entropy(scores, batch["labels"]) + 0.5 * F.mse_loss(value, batch["labels.value"])
+    assert float(SignatureAdapter(task).loss_of_call(model, batch).detach()) == pytest.approx(float(expected.detach()))
+
+
+class Returning(nn.Module):
+    """A forward that returns its loss where it is given labels."""
+
+    def __init__(self, loss: Callable[[Tensor], Any] = torch.mean) -> None:
+        super().__init__()
+        self.head, self.loss = nn.Linear(6, 3), loss
+
+    def forward(self, features: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+        found = {"scores": self.head(features)}
+        return (
+            found if labels is None else {**found, "loss": self.loss(F.cross_entropy(found["scores"], labels, reduction="none"))}
+        )
+
+
+RETURNED: Keys = {
+    "inputs": {"features": {"axes": ["batch", 6]}},
+    "outputs": {"scores": {"axes": ["batch", 3], "kind": "class_scores"}},
+    "loss": "model",
+}
+
+
+def test_forward_is_given_its_labels_and_returns_the_loss() -> None:
+    task = task_of(RETURNED)
+    model, batch = Returning(), task.signature.make_batch({"batch": 5})
+    expected = F.cross_entropy(model.head(batch["features"]), batch["labels"])
+    assert float(SignatureAdapter(task).loss_of_call(model, batch).detach()) == pytest.approx(float(expected.detach()))
+
+
+def test_a_forward_without_a_loss_is_told_what_to_do() -> None:
+    task = task_of({**POLICY, "loss": "model"})
+    with pytest.raises(OutputError, match="`loss`: model, but forward returns no `loss`: return it under that name"):
+        SignatureAdapter(task).loss_of_call(Policy(), task.signature.make_batch({"batch": 2}))
+
+
+def test_a_returned_loss_that_is_no_scalar_is_refused() -> None:
+    found = verdict("step_updates", trial_of(RETURNED, Returning(lambda losses: losses)))
+    assert found.status is Status.FAIL
+    assert found.message.startswith("`loss`: forward returned a tensor of shape [3], expected a scalar tensor")
+
+
+def test_a_loss_that_raises_is_told_once(tmp_path: Path) -> None:
+    (tmp_path / "losses.py").write_text("def loss(outputs, batch):\n    return outputs['image'].mean() * batch['missing']\n")
+    trial = trial_of({**AUTOENCODER, "loss": "losses.py:loss"}, Autoencoder(), tmp_path)
+    found = {name: judge_training(name, trial, judged=["step_updates", "resume"]) for name in ("step_updates", "resume")}
+    assert found["step_updates"].status is Status.FAIL
+    assert "'missing'" in found["step_updates"].message
+    assert found["resume"].status is Status.SKIPPED
+    assert found["resume"].message.endswith("(see step_updates)")
+
+
+def test_a_loss_function_sees_axes_in_the_declared_order(tmp_path: Path) -> None:
+    (tmp_path / "losses.py").write_text(
+        "def loss(outputs, batch):\n"
+        "    assert outputs['scores'].shape[:2] == batch['labels'].shape == batch['audio'].shape[:2] == (4, 2)\n"
+        "    return outputs['scores'].mean()\n"
+    )
+    task = task_of({**SPEECH, "loss": "losses.py:loss"}, tmp_path)
+    batch = task.signature.make_batch({"batch": 2, "time": 4})
+    assert batch["audio"].shape == (2, 4, 6)
+    SignatureAdapter(task, tmp_path).loss_of_call(nn.Linear(6, 7), batch)
+
+
+def test_batches_without_rows_count_as_one() -> None:
+    task = task_of(GRAPH)
+    batch = task.signature.make_batch({"nodes": 6, "edges": 8})
+
+    class Nodes(nn.Linear):
+        def forward(self, x: Tensor, edges: Tensor) -> Tensor:
+            return super().forward(x)
+
+    objective = Objective(SignatureAdapter(task), task)
+    model = Nodes(5, 4)
+    objective.loss(model, batch)
+    assert objective.finish(model.parameters()).examples == 1
+    assert task.signature.rows(batch, slice(0, 1)).keys() == batch.keys()
+    assert all(torch.equal(value, batch[name]) for name, value in task.signature.rows(batch, slice(0, 1)).items())
+
+
+class LitSpeech(lightning.LightningModule):
+    """Frames along time, time first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(6, 7)
+        self.seen: Any = None
+
+    def forward(self, audio: Tensor) -> Tensor:
+        return self.head(audio)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.AdamW(self.parameters(), lr=1e-2)
+
+
+class TakesDict(LitSpeech):
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        return F.cross_entropy(self(batch["audio"]).flatten(0, 1), batch["labels"].flatten())
+
+
+class TakesTuple(LitSpeech):
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        audio, labels = batch
+        assert audio.shape[:2] == labels.shape
+        return F.cross_entropy(self(audio).flatten(0, 1), labels.flatten())
+
+
+class TakesInput(LitSpeech):
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        return self(batch).square().mean()
+
+
+@pytest.mark.parametrize(("model", "form"), [(TakesDict, Declared), (TakesTuple, DeclaredTuple), (TakesInput, OnlyInput)])
+def test_a_training_step_is_given_batches_as_it_takes_them(model: type[LitSpeech], form: type) -> None:
+    trial = trial_of({**SPEECH, "loss": "model"}, model())
+    assert isinstance(trial.batch_format, form)
+    assert trial.train([trial.subject.batch()]).steps[0].examples == trial.subject.typical.batch
+
+
+def verdict(name: str, trial: Trial) -> Evidence:
+    return judge_training(name, trial, judged=[name])
+
+
+class Saturated(nn.Module):
+    """The second output can never be learnt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.actions, self.value = nn.Linear(8, 32), nn.Linear(32, 4), nn.Linear(32, 1)
+
+    def forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = self.body(observation).tanh()
+        return self.actions(hidden), 1e-3 * self.value(hidden).squeeze(-1).tanh()
+
+
+def test_the_output_that_cannot_be_learnt_is_named() -> None:
+    found = verdict("overfits_one_batch", trial_of(POLICY, Saturated()))
+    assert found.status is Status.FAIL
+    assert re.search(r"cannot overfit 4 rows by output `value`: the loss (is stuck|stays flat)", found.message), found.message
+
+
+def test_an_output_that_is_a_bottleneck_is_left_out() -> None:
+    value = {**POLICY["outputs"]["value"], "fits": False}
+    found = verdict("overfits_one_batch", trial_of({**POLICY, "outputs": {**POLICY["outputs"], "value": value}}, Saturated()))
+    assert found.status is Status.OK, found.message
+
+
+def test_the_loss_of_one_of_several_outputs_is_judged_by_itself() -> None:
+    class Confident(Policy):
+        def forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:
+            actions, value = super().forward(observation)
+            return 100 * actions, value
+
+    found = verdict("initial_loss", trial_of(POLICY, Confident()))
+    assert found.status is Status.FAIL
+    assert found.message.startswith("the first cross-entropy of output `actions` is ")
+    assert verdict("initial_loss", trial_of(POLICY, Policy())).status is Status.OK
+
+
+def test_a_sound_autoencoder_trains_in_one_process_and_in_two() -> None:
+    trial = trial_of({**AUTOENCODER, "loss": ""}, Autoencoder())
+    assert verdict("distributed", trial).status is Status.OK
