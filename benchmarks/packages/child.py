@@ -1,6 +1,6 @@
 """One entry in a process of its own: through `modeltiers init`, and by its own config through those of tiers 1 to 4 that its task has.
 
-python -m packages.child KEY FOLDER BUDGET
+python -m packages.child KEY FOLDER BUDGET    # a budget of 0: `init` only
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ def main() -> int:
     (folder / "model.py").write_text(entry.model_file, encoding="utf-8")
     found: dict[str, Any] = {"init": _init(folder)}
     started = time.process_time()
-    found |= _run(entry, folder, budget)
+    if budget:
+        found |= _run(entry, folder, budget)
     found["processor"] = round(time.process_time() - started, 1)
     (folder / "found.json").write_text(json.dumps(found), encoding="utf-8")
     return 0

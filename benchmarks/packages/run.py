@@ -1,6 +1,7 @@
 """Runs the board: each entry in a fresh process, through `modeltiers init` and tiers 1 to 4; resumable.
 
     python benchmarks/packages/run.py [WORD ...] [--work DIR] [--budget 25] [--again]
+    python benchmarks/packages/run.py [WORD ...] [--work DIR] --init      # what `modeltiers init` makes of them, and no tests
 
 Needs the packages of `requirements.txt` beside this project, in an environment of their own. Entries whose result lies in DIR or in
 `results.json` are not run again. At the end `results.json` and `results.md` are written; exits with 1 where a red line is ours, or nobody
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,13 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from packages.entries import ENTRIES
 from packages.entry import Entry
-from packages.table import recorded_rows, write_results
+from packages.table import recorded_rows, result_of, write_results
 
 _PATIENCE = 40
 """By the clock, as a multiple of the budget: the cores may be shared."""
+
+_FOR_INIT = 15.0
+"""The same, of a run of `init` only."""
 
 
 def in_turns(entries: Sequence[Entry]) -> Iterator[Entry]:
@@ -41,7 +45,7 @@ def in_turns(entries: Sequence[Entry]) -> Iterator[Entry]:
 
 
 def run(entry: Entry, folder: Path, budget: float) -> dict[str, Any]:
-    """The result of one entry."""
+    """The result of one entry; with a budget of 0 what `init` made of it, and no tests."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     benchmarks = Path(__file__).parent.parent
@@ -63,7 +67,7 @@ def run(entry: Entry, folder: Path, budget: float) -> dict[str, Any]:
                 env=environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                timeout=_PATIENCE * budget,
+                timeout=_PATIENCE * (budget or _FOR_INIT),
                 check=False,
             ).returncode
         except subprocess.TimeoutExpired:
@@ -81,10 +85,6 @@ def run(entry: Entry, folder: Path, budget: float) -> dict[str, Any]:
     return {"key": entry.key, "commit": commit, "model": entry.model_file, "task": dict(entry.task), "budget": budget, **found}
 
 
-def _is_of(found: Mapping[str, Any], entry: Entry) -> bool:
-    return (found["model"], found["task"]) == (entry.model_file, dict(entry.task))
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("words", nargs="*", help="only entries whose name holds one of these")
@@ -92,18 +92,22 @@ def main() -> int:
     parser.add_argument("--budget", type=float, default=25.0)
     parser.add_argument("--again", action="store_true", help="run what has a result, too")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no entry after so many")
+    parser.add_argument(
+        "--init", action="store_true", help="run `modeltiers init` only, and put its outcome into the rows there are"
+    )
     parser.add_argument("--table", action="store_true", help="write the tables only")
     arguments = parser.parse_args()
     work, end = arguments.work.resolve(), time.monotonic() + 60 * arguments.minutes
-    work.mkdir(parents=True, exist_ok=True)
-    recorded = recorded_rows()
+    results = work / "init" if arguments.init else work
+    results.mkdir(parents=True, exist_ok=True)
+    recorded = {} if arguments.init else recorded_rows()
     for entry in in_turns([entry for entry in ENTRIES if entry.task]):
-        file = work / f"{entry.key}.json"
+        file = results / f"{entry.key}.json"
         is_wanted = not arguments.words or any(word in entry.key for word in arguments.words)
-        is_done = entry.key in recorded or (file.is_file() and _is_of(json.loads(file.read_text(encoding="utf-8")), entry))
+        is_done = entry.key in recorded or result_of(entry, results) is not None
         if arguments.table or not is_wanted or (is_done and not arguments.again) or time.monotonic() > end:
             continue
-        found = run(entry, work / "runs" / entry.key, arguments.budget)
+        found = run(entry, work / "runs" / entry.key, 0.0 if arguments.init else arguments.budget)
         file.write_text(json.dumps(found, indent=1), encoding="utf-8")
         summary = found.get("summary") or found.get("error", "").strip().splitlines()[-1:]
         print(entry.key, "init", found.get("init", {}).get("status"), summary, f"{found.get('processor')} s", flush=True)

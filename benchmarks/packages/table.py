@@ -76,16 +76,24 @@ def recorded_rows() -> dict[str, Row]:
     return {row.key: row for entry in ENTRIES for row in rows if (row.key, row.fingerprint) == (entry.key, entry.fingerprint)}
 
 
+def result_of(entry: Entry, folder: Path) -> dict[str, Any] | None:
+    """What a run of an entry found; ``None`` where it was not run, or the entry was changed since."""
+    file = folder / f"{entry.key}.json"
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return found if (found.get("model"), found.get("task")) == (entry.model_file, dict(entry.task)) else None
+
+
 def write_results(work: Path) -> int:
     """Writes both, from the runs in ``work`` and the rows recorded before; returns 1 where a red line is ours, or has no review."""
     reviews = json.loads((_HERE / "reviews.json").read_text(encoding="utf-8"))
     recorded = recorded_rows()
     rows = []
     for entry in ENTRIES:
-        file, row = work / f"{entry.key}.json", recorded.get(entry.key)
-        if file.is_file():
-            row = _row(entry, json.loads(file.read_text(encoding="utf-8")))
+        result = result_of(entry, work)
+        row = recorded.get(entry.key) if result is None else _row(entry, result)
         if row is not None:
+            if written := result_of(entry, work / "init"):
+                row.init = _init(entry, written)
             row.red = [_reviewed(line, reviews.get(entry.key, {})) for line in row.red]
             row.amber = [_reviewed(line, reviews.get(entry.key, {})) for line in row.amber]
             rows.append(row)

@@ -64,6 +64,8 @@ def test_a_red_line_that_is_ours_or_not_reviewed_fails_the_board(
     entry = next(entry for entry in ENTRIES if entry.task)
     found: dict[str, Any] = {
         "key": entry.key,
+        "model": entry.model_file,
+        "task": dict(entry.task),
         "budget": 20,
         "init": {"config": dict(entry.task)},
         "summary": {"passed": 3, "warnings": 0, "failed": 1},
@@ -79,3 +81,32 @@ def test_a_red_line_that_is_ours_or_not_reviewed_fails_the_board(
     table = (tmp_path / "results.md").read_text(encoding="utf-8")
     assert f"| {entry.package} | {entry.name} | 3 | 0 | 1 | 1 (1) | right |" in table
     assert f"| it leaks \\| much | {review.get('verdict', 'not reviewed')} |" in table
+
+
+def test_a_result_of_an_entry_that_was_changed_counts_for_nothing_and_init_can_be_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = next(entry for entry in ENTRIES if entry.task)
+    found: dict[str, Any] = {
+        "model": entry.model_file,
+        "task": dict(entry.task),
+        "budget": 20,
+        "init": {"config": None},
+        "summary": {"passed": 3, "warnings": 0, "failed": 0},
+        "skipped": {},
+        "checks": [],
+    }
+    (tmp_path / "init").mkdir()
+    (tmp_path / "reviews.json").write_text("{}", encoding="utf-8")
+    monkeypatch.setattr("packages.table._HERE", tmp_path)
+
+    def rows(result: dict[str, Any], init: dict[str, Any]) -> list[dict[str, Any]]:
+        (tmp_path / f"{entry.key}.json").write_text(json.dumps(result), encoding="utf-8")
+        (tmp_path / "init" / f"{entry.key}.json").write_text(json.dumps(init), encoding="utf-8")
+        (tmp_path / "results.json").unlink(missing_ok=True)
+        write_results(tmp_path)
+        return json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+    assert rows({**found, "model": "another"}, {}) == []
+    assert [row["init"] for row in rows(found, {**found, "model": "another"})] == ["refused"]
+    assert [row["init"] for row in rows(found, {**found, "init": {"config": dict(entry.task)}})] == ["right"]
