@@ -34,10 +34,10 @@ def bert(name: str, config: str, inputs: Keys, outputs: Keys, axes: Keys, more: 
     return hugging_face(name, config, arguments, declared(inputs, outputs, axes))
 
 
-def agent(name: str, module: str, imports: str, build: str, inputs: Keys, outputs: Keys) -> Entry:
+def agent(name: str, module: str, imports: str, build: str, inputs: Keys, outputs: Keys, **more: str) -> Entry:
     """A network of stable-baselines3."""
     spaces = "from gymnasium.spaces import Box, Discrete\nfrom stable_baselines3.common.torch_layers import FlattenExtractor\n"
-    return Entry("stable-baselines3", name, f"{spaces}from {module} import {imports}", build, declared(inputs, outputs))
+    return Entry("stable-baselines3", name, f"{spaces}from {module} import {imports}", build, declared(inputs, outputs, **more))
 
 
 TOKENS: Keys = {
@@ -168,6 +168,19 @@ ENTRIES: tuple[Entry, ...] = (
             "actions": {"axes": ["batch"], "kind": "other", "at": 0},
             "log_prob": {"axes": ["batch"], "kind": "other", "at": 2},
         },
+    ),
+    agent(
+        "ActorCriticPolicy of PPO, evaluate_actions",
+        "stable_baselines3.common.policies",
+        "ActorCriticPolicy",
+        f"ActorCriticPolicy({SPACES}, Discrete(4), lambda _: 1e-3, net_arch=[16])",
+        {"obs": {"axes": ["batch", 6]}, "actions": {"axes": ["batch"], "values": {"ids": 4}}},
+        {
+            "values": {"axes": ["batch", 1]},
+            "log_prob": {"axes": ["batch"], "kind": "other"},
+            "entropy": {"axes": ["batch"], "kind": "other"},
+        },
+        call="evaluate_actions",
     ),
     Entry(
         "sentence-transformers",
