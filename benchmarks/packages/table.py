@@ -25,7 +25,8 @@ take or return; those are named at the end. `python benchmarks/packages/run.py` 
 {ran} entries were run: through `modeltiers init` on a file that builds the model, and through tiers 1 to 4, declared signatures through
 the tiers that they had at the time, under a `time_budget` of at most {budget:g} s. Their {tests} tests passed in {passed} cases and
 warned in {warnings}; {failed} failed, in {red} of the models. Of these {true} are reviewed as true of the model, {ours} as ours, {open} are
-not reviewed. `init` wrote the entry's task in {right} cases, another one in {other}, and no config in {refused}.
+not reviewed. `init` wrote the entry's task in {right} cases (of a declared one its inputs and its first output, with as many axes),
+another one in {other}, and no config in {refused}.
 """
 
 
@@ -37,8 +38,8 @@ class Row:
         key: The entry.
         package: Its package.
         name: Its class.
-        init: ``right`` where `init` wrote the entry's task type and classes, of a declared task the kind of its main output;
-            ``other (…)`` or ``refused``.
+        init: ``right`` where `init` wrote the entry's task type and classes, or a signature with inputs and a first output of as many axes as
+            the declared ones; ``other (…)`` or ``refused``.
         passed: Tests that passed.
         warnings: Tests that warned.
         failed: Tests that failed.
@@ -136,13 +137,19 @@ def _init(entry: Entry, result: Mapping[str, Any]) -> str:
     if not config:
         return "refused"
     if entry.is_declared:
-        wanted, written = (next(iter(task.get("outputs", {}).values()), None) for task in (entry.task, config))
-        found = written.get("kind", "values") if written else config.get("task_type")
-        return "right" if wanted and found == wanted.get("kind", "values") else f"other ({found})"
+        if "outputs" not in config:
+            return f"other ({config.get('task_type')})"
+        return "right" if _layout(config) == _layout(entry.task) else "other (a signature)"
     differing = sorted(
         key for key, value in entry.task.items() if key in ("task_type", "num_classes") and config.get(key) != value
     )
     return "right" if not differing else f"other ({config.get('task_type') or 'a signature'})"
+
+
+def _layout(task: Mapping[str, Any]) -> tuple[list[int], int]:
+    """How many axes each input has that forward requires, and the first output."""
+    required = [len(each["axes"]) for each in task["inputs"].values() if not each.get("optional")]
+    return sorted(required), len(next(iter(task["outputs"].values())).get("axes", ()))
 
 
 def _error(result: Mapping[str, Any]) -> str:
