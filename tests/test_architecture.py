@@ -173,6 +173,21 @@ def test_no_file_is_longer_than_it_can_be_read() -> None:
     assert {module: lines for module, lines in lengths.items() if lines > LONGEST and module not in KNOWN_LONG} == {}
 
 
+FREE_OF_TASK_TYPES = ("data", "evaluation")
+"""Rooms that ask for facts of the signature only. A room that has come so far is added here."""
+
+
+def test_rooms_ask_for_facts_and_not_for_task_types() -> None:
+    named = [
+        f"{module}: {word}"
+        for module, path in FILES.items()
+        if module.startswith("harness") and room_of(module) in FREE_OF_TASK_TYPES
+        for word in ("TaskType", "task_type")
+        if word in path.read_text(encoding="utf-8")
+    ]
+    assert named == []
+
+
 def test_the_entry_point_imports_only_the_standard_library_and_pytest() -> None:
     entry_point = ("pytest_modeltiers", "pytest_modeltiers.plugin", "pytest_modeltiers.hooks")
     allowed = {"pytest", "__future__", *sys.stdlib_module_names}

@@ -15,7 +15,7 @@ import torch
 from harness.data.record import Record, RecordList, SizedSource
 from harness.data.tokens import IdSpace, SymbolTokenizer
 from harness.errors import DataError, did_you_mean
-from harness.tasks import TaskSpec, TaskType
+from harness.tasks import TaskSpec
 
 ROWS = {"train": 800, "validation": 100, "test": 100}
 """The splits, and how many rows each has."""
@@ -23,17 +23,10 @@ ROWS = {"train": 800, "validation": 100, "test": 100}
 SMALLEST_VOCABULARY = 16
 """With fewer ids most words would be the unknown one."""
 
-_FITS = {
-    "lm_tiny_v1": (TaskType.CAUSAL_LM, TaskType.MASKED_LM),
-    "cls_tiny_v1": (TaskType.SEQUENCE_CLASSIFICATION, TaskType.CAUSAL_LM, TaskType.MASKED_LM),
-    "seq2seq_tiny_v1": (TaskType.SEQ2SEQ_LM,),
-    "vision_tiny_v1": (TaskType.IMAGE_CLASSIFICATION,),
-}
-
 
 def default_dataset(task: TaskSpec) -> str | None:
-    """The built-in set made for a task type, or ``None`` where there is none."""
-    return next((name for name, tasks in _FITS.items() if task.task_type in tasks), None)
+    """The built-in set made for a task, or ``None`` where there is none."""
+    return next(iter(task.facts.datasets), None)
 
 
 def class_names(dataset_id: str) -> tuple[str, ...]:
@@ -54,15 +47,15 @@ def builtin_source(dataset_id: str, task: TaskSpec, split: str) -> SizedSource:
     """
     if split not in ROWS:
         raise DataError(f"`split`: {dataset_id} has no split {split!r}.{did_you_mean(split, ROWS)} It has {', '.join(ROWS)}")
-    if task.task_type not in _FITS[dataset_id]:
+    if dataset_id not in task.facts.datasets:
         fitting = default_dataset(task)
         instead = f"`dataset_id` {fitting!r}" if fitting else "your own file by `path`"
-        raise DataError(f"`dataset_id`: {dataset_id} has no rows for {task.task_type.value}; give {instead}")
+        raise DataError(f"`dataset_id`: {dataset_id} has no rows for {task.title}; give {instead}")
     if dataset_id == "vision_tiny_v1":
         assert task.image_size is not None
         return ShapeSource(dataset_id, f"{dataset_id}:{split}", ROWS[split], task.image_size, task.num_classes or len(SHAPES))
     rows = _SPLITTERS[dataset_id]()[split]
-    if task.task_type is TaskType.SEQUENCE_CLASSIFICATION:
+    if task.num_classes and task.is_text:
         rows = [row for row in rows if row["label"] in class_names(dataset_id)[: task.num_classes]]
     return RecordList(dataset_id, [Record(f"{dataset_id}, row {number}", row) for number, row in enumerate(rows, 1)])
 

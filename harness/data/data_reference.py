@@ -106,7 +106,7 @@ def dataset_id(dataset: Dataset) -> str:
 def _sizes(dataset: Dataset) -> tuple[object, ...]:
     task = dataset.origin.task
     return (
-        task.task_type.value,
+        task.title,
         *([json.dumps(declared_keys(task.declared), sort_keys=True)] if task.declared is not None else []),
         task.vocab_size,
         task.max_seq_len,

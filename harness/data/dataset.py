@@ -176,7 +176,7 @@ class LazyExamples(Sequence[Example]):
 
 def no_rows(name: str, task: TaskSpec) -> DataError:
     """The error of a dataset without a row that can be learnt from."""
-    if task.facts.output == ("batch", "seq", "vocab"):
+    if task.facts.rows == "text":
         return DataError(
             f"{name}: no row has enough tokens to learn from, within `max_seq_len` {task.max_seq_len}: "
             "a causal LM needs two tokens, a masked LM one"

@@ -17,50 +17,56 @@ from harness.tasks.signature import Signature
 from harness.tasks.values import Ids, LengthsOf, MaskOf
 
 
-def put_together(signature: Signature, examples: Sequence[Example]) -> dict[str, Tensor]:
+def put_together(signature: Signature, examples: Sequence[Example], length: int = 0) -> Batch:
     """A batch of examples: stacked, and padded where the declaration allows it.
 
     Rows of several sizes are filled with the padding id, with zeros, or with -100 where they are labels. Lengths and masks that the data does
     not give follow from the sizes.
+
+    Args:
+        signature: What the fields hold.
+        examples: One or more rows with the same fields, or one example of a signature without rows.
+        length: What every axis that may be padded is padded to at least.
 
     Raises:
         DataError: Examples differ along an axis that has no padding, or in an input that a batch has only once.
     """
     if not signature.deals_rows:
         return dict(examples[0])
-    return _Collation(signature, examples).batch()
+    return _Collation(signature, examples, length).batch()
 
 
 class _Collation:
-    def __init__(self, signature: Signature, examples: Sequence[Example]) -> None:
+    def __init__(self, signature: Signature, examples: Sequence[Example], length: int) -> None:
         self._signature = signature
         self._examples = examples
+        self._length = length
         fields = (*input_fields(signature), *label_fields(signature))
         shared = {
             name: next(field for field in fields if field.name == source) for name, source in signature.label_sources.items()
         }
-        there = {field.name: field for field in fields} | {
+        self._there = {field.name: field for field in fields} | {
             name: replace(field, name=name, is_needed=False, is_label=True) for name, field in shared.items()
         }
-        self._missing = [field for name, field in there.items() if name not in examples[0] and field.name]
-        self._fields = [field for name, field in there.items() if all(name in example for example in examples)]
+        self._missing = [field for name, field in self._there.items() if name not in examples[0]]
+        self._fields = [field for name, field in self._there.items() if all(name in example for example in examples)]
         self._sizes = [self._sizes_of(example) for example in examples]
         self._longest = self._largest_sizes()
 
-    def batch(self) -> dict[str, Tensor]:
+    def batch(self) -> Batch:
         made = {field.name: self._stacked(field) for field in self._fields}
         for field in self._missing:
             if isinstance(field.values, (LengthsOf, MaskOf)) and field.values.axis in self._longest:
                 made[field.name] = self._told_by_sizes(field)
-        rows = {field.name for field in self._fields if field.has_rows}
         # The rows of a batch are counted by its first field.
-        return dict(sorted(made.items(), key=lambda item: item[0] not in rows))
+        order = sorted(self._there, key=lambda name: not self._there[name].has_rows)
+        return {name: made[name] for name in order if name in made}
 
     def _sizes_of(self, example: Example) -> dict[str, int]:
         return {
             axis: size
             for field in self._fields
-            for axis, size in zip(field.row_axes, example[field.name].shape, strict=True)
+            for axis, size in zip(field.row_axes, example[field.name].shape, strict=False)
             if isinstance(axis, str)
         }
 
@@ -80,7 +86,7 @@ class _Collation:
         if declared is None or not declared.is_free:
             return most
         if is_padded(declared):
-            return next((size for size in _upwards(declared, most) if declared.allows(size)), most)
+            return max(self._length, next((size for size in _upwards(declared, most) if declared.allows(size)), most))
         if most != least:
             raise DataError(
                 f"rows with {least} and {most} along {axis!r} cannot be put into one batch: declare `axes.{axis}.padding`, "
@@ -99,13 +105,15 @@ class _Collation:
         return torch.stack([self._padded(part, field) for part in parts])
 
     def _padded(self, part: Tensor, field: Field) -> Tensor:
-        sizes = zip(field.row_axes, part.shape, strict=True)
+        sizes = zip(field.row_axes, part.shape, strict=False)
         shape = [self._longest[axis] if isinstance(axis, str) else size for axis, size in sizes]
-        if list(part.shape) == shape:
+        if list(part.shape) == shape or part.ndim != len(
+            field.row_axes
+        ):  # of unchecked rows, which are refused where they are used
             return part
         whole = part.new_full(shape, _fill(field))
         view = whole
-        for place, (axis, size) in enumerate(zip(field.row_axes, part.shape, strict=True)):
+        for place, (axis, size) in enumerate(zip(field.row_axes, part.shape, strict=False)):
             declared = self._signature.axes.get(axis) if isinstance(axis, str) else None
             start = shape[place] - size if declared is not None and declared.padding == "left" else 0
             view = view.narrow(place, start, size)

@@ -31,7 +31,7 @@ from harness.data.declared_rows import RowReader
 from harness.data.readers.images import decode
 from harness.data.record import LABELS, TARGETS, Example, Record, Source
 from harness.data.tokens import IdSpace, Tokenizer, filler, train_tokenizer
-from harness.tasks import TaskSpec, TaskType
+from harness.tasks import TaskSpec
 
 
 @dataclass(frozen=True)
@@ -60,23 +60,24 @@ class Encoder:
         Raises:
             DataError: The row does not fit the task; the message names the file and the line.
         """
-        if self.task.declared is not None:
-            return self._declared(record)
-        return _ENCODERS[self.task.task_type](self, record)
+        return _ENCODERS[self.task.facts.rows](self, record)
+
+    def _fields(self, record: Record) -> Example:
+        return self._reader(record)
 
     @cached_property
-    def _declared(self) -> RowReader:
+    def _reader(self) -> RowReader:
         return RowReader(self.task.signature, self.lenient)
 
     def _language(self, record: Record) -> Example:
         ids = self._tokens(record, "text")
         if record.fields.get("labels") is not None:
             return self._learnable(record, _cut(self.task, input_ids=ids, labels=self._aligned_labels(record, len(ids))))
-        labels = {"labels": ids} if self.task.task_type is TaskType.CAUSAL_LM else {}
+        labels = {} if self.task.has_random_labels else {"labels": ids}
         return _cut(self.task, input_ids=ids, **labels)
 
     def _learnable(self, record: Record, example: Example) -> Example:
-        learnt = example["labels"][1:] if self.task.task_type is TaskType.CAUSAL_LM else example["labels"]
+        learnt = example["labels"][1:] if self.task.signature.next_of(self.task.signature.main) else example["labels"]
         if not bool((learnt != IGNORED).any()):
             raise record.refuse(f"`labels` are all {IGNORED} within `max_seq_len` {self.task.max_seq_len}: nothing to learn from")
         return example
@@ -218,16 +219,16 @@ def _cut(task: TaskSpec, **fields: Tensor) -> Example:
     return {name: tensor[: task.max_seq_len] for name, tensor in fields.items()}
 
 
-_ENCODERS: dict[TaskType, Callable[[Encoder, Record], Example]] = {
-    TaskType.CAUSAL_LM: Encoder._language,
-    TaskType.MASKED_LM: Encoder._language,
-    TaskType.SEQUENCE_CLASSIFICATION: Encoder._sequence_class,
-    TaskType.TOKEN_CLASSIFICATION: Encoder._token_classes,
-    TaskType.SEQ2SEQ_LM: Encoder._pair,
-    TaskType.IMAGE_CLASSIFICATION: Encoder._image,
-    TaskType.TABULAR_CLASSIFICATION: Encoder._table,
-    TaskType.TABULAR_REGRESSION: Encoder._table,
+_ENCODERS: dict[str, Callable[[Encoder, Record], Example]] = {
+    "text": Encoder._language,
+    "labelled_text": Encoder._sequence_class,
+    "tagged_text": Encoder._token_classes,
+    "pair_of_texts": Encoder._pair,
+    "image": Encoder._image,
+    "table": Encoder._table,
+    "fields": Encoder._fields,
 }
+"""By what a row of the task's data holds."""
 
 
 _PURPOSE = "what the model should say"
@@ -249,7 +250,7 @@ def fit_encoder(rows: Source, first: Record, task: TaskSpec, like: Encoder | Non
         DataError: The rows do not fit the task.
         MissingPackageError: The vocabulary needs ``tokenizers``, which is not installed.
     """
-    if task.declared is not None:
+    if task.facts.rows == "fields":
         return Encoder(task, lenient=lenient)
     labelled = not lenient or _is_labelled(rows, first, _label_names(task))
     return Encoder(
@@ -302,7 +303,7 @@ def _texts(rows: Iterable[Record]) -> Iterator[str]:
 
 def _labels(rows: Iterable[Record], task: TaskSpec) -> Iterator[tuple[Record, Any]]:
     names = _label_names(task)
-    if task.task_type is not TaskType.TOKEN_CLASSIFICATION:
+    if task.facts.rows != "tagged_text":
         found = (
             (record, next((record.fields[name] for name in names if not is_empty(record.fields.get(name))), None))
             for record in rows
@@ -315,7 +316,7 @@ def _labels(rows: Iterable[Record], task: TaskSpec) -> Iterator[tuple[Record, An
 
 def _label_names(task: TaskSpec) -> tuple[str, ...]:
     """The columns in which labels may be."""
-    if task.task_type is TaskType.TOKEN_CLASSIFICATION:
+    if task.facts.rows == "tagged_text":
         return (*LABELS, "tags")
     return TARGETS if task.facts.modality == "tabular" else LABELS
 

@@ -17,7 +17,7 @@ from harness.data.declared_rows import Field, input_fields, label_fields
 from harness.data.opening import open_dataset
 from harness.data.readers.npz import read_npz
 from harness.data.record import Example
-from harness.tasks import TaskSpec, TaskType
+from harness.tasks import TaskSpec
 from harness.tasks.axes import BATCH
 from harness.tasks.signature import Signature
 from harness.tasks.values import LengthsOf, MaskOf
@@ -81,10 +81,9 @@ def _deal(pool: Sequence[Example], task: TaskSpec, sizes: Sizes, seed: int) -> B
     """Rows in random order; drawn values for what they lack, and for fields of another shape than is asked for."""
     batch = make_batch(task, sizes, seed)
     turn = torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed)).tolist()
-    if task.declared is not None:
-        return task.declared.relabelled(
-            _deal_declared([pool[number] for number in turn], task.declared, sizes.by_axis(task), batch)
-        )
+    if not task.is_text:
+        rows = [pool[number] for number in turn]
+        return task.signature.relabelled(_deal_fields(rows, task.signature, sizes.by_axis(task), batch))
     rows = [_row(pool, turn[place % len(turn) :] + turn[: place % len(turn)], task, sizes) for place in range(sizes.batch)]
     for name, drawn in batch.items():
         real = [row[name] for row in rows if name in row]
@@ -93,7 +92,7 @@ def _deal(pool: Sequence[Example], task: TaskSpec, sizes: Sizes, seed: int) -> B
     return batch
 
 
-def _deal_declared(rows: Sequence[Example], signature: Signature, sizes: Mapping[str, int], drawn: Batch) -> Batch:
+def _deal_fields(rows: Sequence[Example], signature: Signature, sizes: Mapping[str, int], drawn: Batch) -> Batch:
     """A drawn batch, with real values in place of drawn ones wherever the rows have them.
 
     Rows are repeated or cut along axes that are asked for in another size. Positions, lengths and masks speak of sizes, and stay as drawn.
@@ -135,10 +134,8 @@ def _fitted(value: Tensor, field: Field, sizes: Mapping[str, int], real: Mapping
 def _row(pool: Sequence[Example], order: Sequence[int], task: TaskSpec, sizes: Sizes) -> Example:
     """A row; a text is lengthened by the ones after it, of the same class where it has one, until no position is padding."""
     row = pool[order[0]]
-    if not task.is_text:
-        return row
     alike = [pool[number] for number in order]
-    if task.task_type is TaskType.SEQUENCE_CLASSIFICATION and "labels" in row:
+    if "labels" in row and not row["labels"].ndim:
         alike = [other for other in alike if torch.equal(other["labels"], row["labels"])]
     lengths = {"input_ids": sizes.seq, "decoder_input_ids": sizes.target_seq}
     lengths["labels"] = sizes.target_seq if task.is_seq2seq else sizes.seq

@@ -8,7 +8,6 @@ from random import Random
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from harness.batches import IGNORED, Batch
@@ -16,9 +15,9 @@ from harness.data.dataset import Rows, Stream
 from harness.data.declared_batches import put_together
 from harness.data.order import BatchOrder, Pick
 from harness.data.record import Example
-from harness.data.tokens import IdSpace, filler
+from harness.data.tokens import IdSpace
 from harness.errors import DataError, UserError
-from harness.tasks import TaskSpec, TaskType
+from harness.tasks import TaskSpec
 
 
 class Loader(DataLoader[Batch]):
@@ -138,7 +137,7 @@ class _Examples:
             example = self.dataset.encode(pick.key)
         else:
             example = self.dataset.drawn(pick.key, pick.seed) if isinstance(self.dataset, Rows) else self.dataset[pick.key]
-        return mask_tokens(example, self.task, pick.seed) if self.task.task_type is TaskType.MASKED_LM else example
+        return mask_tokens(example, self.task, pick.seed) if self.task.has_random_labels else example
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -146,52 +145,17 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def collate(task: TaskSpec, examples: Sequence[Example], length: int | None = None) -> Batch:
-    """Pads on the right and stacks.
-
-    Padded positions hold the padding token (0 where the task has none), ``attention_mask`` 0 and label -100.
+    """Pads and stacks; see ``put_together``.
 
     Args:
         task: What the fields hold.
         examples: One or more rows with the same fields.
-        length: Tokens to pad every sequence to; by default as many as the longest row has.
+        length: What every axis that may be padded is padded to; by default as far as the longest row goes.
 
     Returns:
-        The fields of ``harness.batches``, with ``labels``.
+        The inputs and labels of the task's signature, with the lengths and masks that follow from the rows' sizes.
     """
-    if task.declared is not None:
-        return put_together(task.signature, examples)
-    batch = {
-        name: _stack([example[name] for example in examples], _fill(task, name), max(length or 0, _least(task, name)))
-        for name in examples[0]
-    }
-    if "input_ids" in batch:
-        ids = batch["input_ids"]
-        lengths = torch.tensor([len(example["input_ids"]) for example in examples])
-        batch["attention_mask"] = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
-    return {name: batch[name] for name in (*task.facts.inputs, "labels") if name in batch}
-
-
-def _least(task: TaskSpec, name: str) -> int:
-    """Tokens that a field is padded to at least: what the model takes."""
-    along_the_source = name == "input_ids" or (name == "labels" and task.is_per_position and not task.is_seq2seq)
-    return task.min_seq_len if task.is_text and along_the_source else 0
-
-
-def _fill(task: TaskSpec, name: str) -> int | None:
-    """What pads a field; ``None`` for one that is never padded."""
-    if not task.is_text:
-        return None
-    return IGNORED if name == "labels" else filler(task)
-
-
-def _stack(rows: Sequence[Tensor], fill: int | None, length: int | None) -> Tensor:
-    if fill is None or rows[0].ndim == 0:
-        return torch.stack(list(rows))
-    longest = max(length or 0, *(len(row) for row in rows))
-    stacked = rows[0].new_full((len(rows), longest), fill)
-    for row, tokens in zip(stacked, rows, strict=True):
-        row[: len(tokens)] = tokens
-    return stacked
+    return put_together(task.signature, examples, length or 0)
 
 
 _CHOSEN, _HIDDEN, _SWAPPED = 0.15, 0.8, 0.1

@@ -20,12 +20,10 @@ from harness.data.record import Example, IndexedReader, Reader, Record, Source
 from harness.data.splits import Split, SplitRows, check_whole, split_of_folder
 from harness.data.tokens import Tokenizer
 from harness.errors import DataError
-from harness.tasks import TaskSpec, TaskType
+from harness.tasks import TaskSpec
 
 MEMORY_LIMIT = 16 << 20
 """A file of more bytes than this is streamed."""
-
-_LANGUAGE = (TaskType.CAUSAL_LM, TaskType.MASKED_LM)
 
 
 @dataclass(frozen=True)
@@ -143,7 +141,7 @@ def _of_path(error: DataError) -> DataError:
 def _open_builtin(config: EvalConfig, task: TaskSpec, asked: Split) -> Dataset:
     dataset_id = config.dataset_id or default_dataset(task)
     if dataset_id is None:
-        raise DataError(f"no built-in dataset for {task.task_type.value}: give `train` and `eval` a `path`")
+        raise DataError(f"no built-in dataset for {task.title}: give `train` and `eval` a `path`")
     source = builtin_source(dataset_id, task, asked.name)
     encoder = Encoder(
         task,
@@ -168,7 +166,7 @@ def _open_python(config: EvalConfig, task: TaskSpec, folder: Path, asked: Split,
     source: Source = rows if rows.is_indexed else SplitRows(rows, asked)
     encoder = fit_encoder(source, first, task, like, lenient=lenient)
     origin = replace(named.origin(rows, encoder, rows.tells_splits), path=code, is_python=True)
-    if rows.is_indexed and not _is_cut(task):
+    if rows.is_indexed and task.facts.rows != "text":
         picked = _picked(len(rows), asked, config.max_eval_examples)
         if not picked:
             raise DataError(f"{rows.name}: no rows in {asked}")
@@ -203,7 +201,7 @@ def _open_by_number(source: IndexedReader, file: _File) -> Rows:
     picked = _picked(len(source), file.asked, file.limit)
     if not picked:
         raise DataError(f"{source.name}: no rows in {file.asked}")
-    if file.task.declared is not None:
+    if file.task.facts.rows == "fields":
         encoder(source[picked[0]])  # what is wrong with every row is said now
     return Rows(origin, LazyExamples(source, encoder, picked))
 
@@ -240,20 +238,15 @@ def _open_in_order(source: Reader, file: _File, stream: bool) -> Dataset:
 
 def _in_memory(origin: Origin, rows: Source, limit: int | None) -> Rows:
     made = map(origin.encoder, rows)
-    # Rows of a declared task may differ in every axis, which packing cannot hold.
-    examples = PackedExamples(made, origin.name) if origin.task.declared is None else list(made)
+    # Rows of fields may differ in every axis, which packing cannot hold.
+    examples = PackedExamples(made, origin.name) if origin.task.facts.rows != "fields" else list(made)
     if not examples:
         raise no_rows(origin.name, origin.task)
     return Rows(origin, examples if limit is None else [examples[number] for number in _spread(range(len(examples)), limit)])
 
 
 def _language(rows: Source, task: TaskSpec, tokenizer: Tokenizer | None, *, are_joined: bool = False) -> Source:
-    return Pieces(rows, task, tokenizer, are_joined) if _is_cut(task) else rows
-
-
-def _is_cut(task: TaskSpec) -> bool:
-    """Whether rows are cut to sequences."""
-    return task.task_type in _LANGUAGE
+    return Pieces(rows, task, tokenizer, are_joined) if task.facts.rows == "text" else rows
 
 
 def _picked(count: int, asked: Split, limit: int | None) -> Sequence[int]:
@@ -305,7 +298,7 @@ class Pieces:
 
     def _pieces(self, where: str, ids: list[int]) -> Iterator[Record]:
         """Records of arrays, which are small where they wait to be shuffled, and travel to workers as plain bytes."""
-        shortest = 2 if self.task.task_type is TaskType.CAUSAL_LM else 1
+        shortest = 2 if self.task.is_causal else 1
         longest = self.task.max_seq_len or 1
         for start in range(0, len(ids), longest):
             piece = ids[start : start + longest]
@@ -313,7 +306,7 @@ class Pieces:
                 yield Record(where, {"input_ids": np.array(piece, dtype=np.int32)})
 
     def _ids(self, record: Record) -> list[int]:
-        name = column(record, ("input_ids", "text"), self.task.task_type.value)
+        name = column(record, ("input_ids", "text"), self.task.title)
         if name == "input_ids":
             return token_ids(record, name, self.task).tolist()
         value = record.fields[name]

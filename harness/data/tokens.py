@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from harness.errors import DataError, optional_package
 from harness.files import text_hash
-from harness.tasks import TaskSpec, TaskType
+from harness.tasks import TaskSpec
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class IdSpace:
         """
         assert task.vocab_size is not None
         # One tokenizer makes the ids of source and target: they must lie in both vocabularies.
-        space = _space(min(task.vocab_size, task.target_vocab_size or task.vocab_size), task.pad_token_id, task.task_type)
+        size = min(task.vocab_size, task.target_vocab_size or task.vocab_size)
+        space = _space(size, task.pad_token_id, task.has_random_labels, task.is_seq2seq)
         if len(space.free) < 2:
             raise DataError(f"`vocab_size` {task.vocab_size} leaves no ids for text beside the special tokens of the task")
         return space
@@ -58,10 +59,10 @@ def filler(task: TaskSpec) -> int:
 
 
 @lru_cache(maxsize=8)
-def _space(vocab_size: int, pad: int | None, task_type: TaskType) -> IdSpace:
+def _space(vocab_size: int, pad: int | None, hides_tokens: bool, has_target: bool) -> IdSpace:
     ids = [id for id in range(vocab_size) if id != pad]
-    mask = ids.pop() if task_type is TaskType.MASKED_LM and ids else None
-    start, end = (ids.pop(0) if task_type is TaskType.SEQ2SEQ_LM and ids else None for _ in range(2))
+    mask = ids.pop() if hides_tokens and ids else None
+    start, end = (ids.pop(0) if has_target and ids else None for _ in range(2))
     return IdSpace(pad, mask, start, end, tuple(ids))
 
 

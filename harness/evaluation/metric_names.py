@@ -48,12 +48,12 @@ def check_metrics(task: TaskSpec, names: Iterable[str], key: str) -> None:
     """
     valid = valid_metrics(task)
     own = {shown_name(name) for name in task.metrics if is_own_metric(name)}
+    title = task.title if task.declared is None else "this task"
+    others = ", a class of torchmetrics, or file.py:function" if task.declared is not None else ""
     for name in names:
         if name not in valid and name not in own and not is_own_metric(name):
-            raise ConfigError(
-                f"`{key}`: {_title(task)} has no metric {name!r}.{did_you_mean(name, valid)} It has {', '.join((*valid, *sorted(own)))}"
-                f"{', a class of torchmetrics, or file.py:function' if task.declared is not None else ''}"
-            )
+            there = ", ".join((*valid, *sorted(own)))
+            raise ConfigError(f"`{key}`: {title} has no metric {name!r}.{did_you_mean(name, valid)} It has {there}{others}")
 
 
 def is_own_metric(name: str) -> bool:
@@ -64,10 +64,6 @@ def is_own_metric(name: str) -> bool:
 def shown_name(name: str) -> str:
     """What a metric is called in results: a function by its name."""
     return name.rpartition(":")[2]
-
-
-def _title(task: TaskSpec) -> str:
-    return "this task" if task.declared is not None else task.task_type.value
 
 
 _OVER_TOKENS = ("loss", "accuracy", "f1")

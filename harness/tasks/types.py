@@ -29,36 +29,66 @@ class TaskFacts:
         inputs: Fields that ``forward`` may take, in the order in which they are matched by position.
         output: Axes of the logits: ``batch``, ``seq``, ``target_seq``, ``vocab``, ``classes``; a scalar has ``batch`` alone.
         requires: Config keys that the task cannot do without.
+        rows: What a row of data holds: a text or several (``text``, ``labelled_text``, ``tagged_text``, ``pair_of_texts``), an ``image``, a
+            row of a ``table``, or ``fields`` with the names of inputs and labels.
+        datasets: The built-in sets that are made for it, the default first.
     """
 
     modality: str
     inputs: tuple[str, ...]
     output: tuple[str, ...]
     requires: tuple[str, ...]
+    rows: str = "fields"
+    datasets: tuple[str, ...] = ()
 
 
 FACTS: dict[TaskType, TaskFacts] = {
     TaskType.CAUSAL_LM: TaskFacts(
-        "text", ("input_ids", "attention_mask"), ("batch", "seq", "vocab"), ("vocab_size", "max_seq_len")
+        "text",
+        ("input_ids", "attention_mask"),
+        ("batch", "seq", "vocab"),
+        ("vocab_size", "max_seq_len"),
+        "text",
+        ("lm_tiny_v1", "cls_tiny_v1"),
     ),
     TaskType.MASKED_LM: TaskFacts(
-        "text", ("input_ids", "attention_mask"), ("batch", "seq", "vocab"), ("vocab_size", "max_seq_len")
+        "text",
+        ("input_ids", "attention_mask"),
+        ("batch", "seq", "vocab"),
+        ("vocab_size", "max_seq_len"),
+        "text",
+        ("lm_tiny_v1", "cls_tiny_v1"),
     ),
     TaskType.SEQUENCE_CLASSIFICATION: TaskFacts(
-        "text", ("input_ids", "attention_mask"), ("batch", "classes"), ("vocab_size", "max_seq_len", "num_classes")
+        "text",
+        ("input_ids", "attention_mask"),
+        ("batch", "classes"),
+        ("vocab_size", "max_seq_len", "num_classes"),
+        "labelled_text",
+        ("cls_tiny_v1",),
     ),
     TaskType.TOKEN_CLASSIFICATION: TaskFacts(
-        "text", ("input_ids", "attention_mask"), ("batch", "seq", "classes"), ("vocab_size", "max_seq_len", "num_classes")
+        "text",
+        ("input_ids", "attention_mask"),
+        ("batch", "seq", "classes"),
+        ("vocab_size", "max_seq_len", "num_classes"),
+        "tagged_text",
     ),
     TaskType.SEQ2SEQ_LM: TaskFacts(
         "text",
         ("input_ids", "attention_mask", "decoder_input_ids"),
         ("batch", "target_seq", "vocab"),
         ("vocab_size", "max_seq_len"),
+        "pair_of_texts",
+        ("seq2seq_tiny_v1",),
     ),
-    TaskType.IMAGE_CLASSIFICATION: TaskFacts("vision", ("pixel_values",), ("batch", "classes"), ("image_size", "num_classes")),
-    TaskType.TABULAR_CLASSIFICATION: TaskFacts("tabular", ("features",), ("batch", "classes"), ("num_features", "num_classes")),
-    TaskType.TABULAR_REGRESSION: TaskFacts("tabular", ("features",), ("batch",), ("num_features",)),
+    TaskType.IMAGE_CLASSIFICATION: TaskFacts(
+        "vision", ("pixel_values",), ("batch", "classes"), ("image_size", "num_classes"), "image", ("vision_tiny_v1",)
+    ),
+    TaskType.TABULAR_CLASSIFICATION: TaskFacts(
+        "tabular", ("features",), ("batch", "classes"), ("num_features", "num_classes"), "table"
+    ),
+    TaskType.TABULAR_REGRESSION: TaskFacts("tabular", ("features",), ("batch",), ("num_features",), "table"),
 }
 
 MODALITIES = ("text", "vision", "tabular")

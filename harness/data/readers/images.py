@@ -10,7 +10,7 @@ import numpy as np
 
 from harness.data.record import IndexedReader, Record
 from harness.errors import DataError, optional_package
-from harness.tasks import TaskSpec, TaskType
+from harness.tasks import TaskSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,8 +49,8 @@ class ImageFolder(IndexedReader):
             DataError: The task takes no images, there is no subfolder, one without images, or no way to decode to so many channels.
         """
         size = task.image_size
-        if task.task_type is not TaskType.IMAGE_CLASSIFICATION or size is None:
-            raise DataError(f"`path`: {path} is a folder of images, the task is {task.task_type.value}")
+        if task.facts.rows != "image" or size is None:
+            raise DataError(f"`path`: {path} is a folder of images, the task is {task.title}")
         if size[0] not in _MODES:
             raise DataError(
                 f"{path.name}: images are decoded to 1, 3 or 4 channels, not to {size[0]} (`image_size` {list(size)})"

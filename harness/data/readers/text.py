@@ -10,7 +10,7 @@ from pathlib import Path
 
 from harness.data.record import Columns, Reader, Record
 from harness.errors import DataError
-from harness.tasks import TaskSpec, TaskType
+from harness.tasks import TaskSpec
 
 _PART = 1 << 16
 
@@ -80,10 +80,8 @@ class PlainText(_LineFile):
         Raises:
             DataError: The task needs labels.
         """
-        if task.task_type not in (TaskType.CAUSAL_LM, TaskType.MASKED_LM):
-            raise DataError(
-                f"`path`: {path.name}: plain text has no labels for {task.task_type.value}; give JSONL, CSV or Parquet"
-            )
+        if task.facts.rows != "text":
+            raise DataError(f"`path`: {path.name}: plain text has no labels for {task.title}; give JSONL, CSV or Parquet")
         return cls(path)
 
     def columns(self, rows: int) -> Iterator[Columns]:
