@@ -60,12 +60,20 @@ _KINDS = {
     "absolute_error": ScoreKind("absolute error", higher_is_better=False, is_share=False),
     "correct": ScoreKind("accuracy", higher_is_better=True, is_share=True),
     "accuracy": ScoreKind("accuracy per sample", higher_is_better=True, is_share=True),
+    "error_rate": ScoreKind("error rate per sample", higher_is_better=False, is_share=False),
 }
+
+
+def _known(metric: str) -> ScoreKind | None:
+    """The kind of a score by its name, behind that of an output where there are several."""
+    output, _, name = metric.rpartition(".")
+    kind = _KINDS.get(name)
+    return replace(kind, label=f"{kind.label} of {output}") if kind is not None and output else kind
 
 
 def kind_of(metric: str, pairs: Pairs) -> ScoreKind:
     """The kind of a score whose direction is known; of other names, by its values."""
-    known = _KINDS.get(metric, ScoreKind(metric, pairs.higher_is_better, pairs.is_right_or_wrong))
+    known = _known(metric) or ScoreKind(metric, pairs.higher_is_better, pairs.is_right_or_wrong)
     return replace(known, higher_is_better=pairs.higher_is_better)
 
 
@@ -81,9 +89,10 @@ def direction_of(metric: str, given: Mapping[str, bool]) -> bool:
     """
     if metric in given:
         return given[metric]
-    if metric not in _KINDS:
+    known = _known(metric)
+    if known is None:
         raise ComparisonError(
             f"is a greater {metric!r} better?{did_you_mean(metric, _KINDS)} Known are {', '.join(_KINDS)}; of others say it with "
             f"`higher_is_better={{{metric!r}: True}}`, or leave it out of `metrics`"
         )
-    return _KINDS[metric].higher_is_better
+    return known.higher_is_better
