@@ -78,7 +78,7 @@ AxisLimits = Annotated[list[Positive], Field(min_length=2, max_length=2)]
 """Smallest and largest size of an axis."""
 
 TIERS: tuple[TierName, ...] = ("1", "2", "3", "4", "5")
-DECLARED_TIERS: tuple[TierName, ...] = ("1", "2", "3", "4")
+DECLARED_TIERS: tuple[TierName, ...] = ("1", "2", "3", "4", "5")
 """Tiers of a task that is declared by its signature."""
 
 

@@ -15,7 +15,7 @@ from harness.data.data_reference import DataReference, dataset_id
 from harness.data.dataset import Dataset
 from harness.data.encoding import Encoder
 from harness.data.opening import open_dataset
-from harness.errors import DataError
+from harness.errors import UserError
 from harness.tasks import TaskSpec
 from harness.training.datasets import open_datasets
 
@@ -67,7 +67,7 @@ def reference_encoder(task: TaskSpec, data: DataReference | None, known: KnownEn
     """
     trained = None
     if data is not None:
-        with suppress(DataError, OSError):  # it need not be at hand where the model is monitored
+        with suppress(UserError, OSError):  # it need not be at hand where the model is monitored
             trained = open_datasets(task, data.train, data.eval, data.folder).train.origin.encoder
     if known is None:
         return trained
@@ -81,7 +81,7 @@ def _encoder_of_training(
         return open_dataset(train, task, folder, "train").origin.encoder
     if like is not None or not window.is_named or window.dataset_id:
         return like
-    with suppress(DataError):  # no training data there; what is wrong with the window itself is said when it is opened
+    with suppress(UserError):  # no training data there; what is wrong with the window itself is said when it is opened
         return open_dataset(window.source(), task, folder, "train", lenient=True).origin.encoder
     return None
 
@@ -161,7 +161,7 @@ def find_baseline_rows(
     for opened in _ways(reference, task, folder):
         try:
             found = opened()
-        except (DataError, OSError) as error:
+        except (UserError, OSError) as error:
             lacking[str(error)] = None
             continue
         if dataset_id(found) == name:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from harness.data.dataset import Dataset
+from harness.monitoring.features.levels import name_of_id
 from harness.monitoring.features.values import Block, Ids, Numbers
 from harness.monitoring.profiles.compute import BINS, profile_of_source
-from harness.monitoring.profiles.profile import Profile
+from harness.monitoring.profiles.profile import Profile, is_optional
 from harness.monitoring.profiles.sources import Options, Reading, Source, source_of
 from harness.tasks import TaskSpec
 
@@ -98,8 +99,8 @@ def _vector(numbers: list[NDArray[np.floating]]) -> NDArray[np.float64]:
     return np.concatenate([each.ravel().astype(np.float64) for each in numbers])
 
 
-def input_columns(data: Dataset, task: TaskSpec, batch_size: int) -> Iterator[dict[str, NDArray[np.float64]]]:
-    """The numbers measured of the inputs, by feature, ``[B]`` each; some rows at a time.
+def input_columns(data: Dataset, task: TaskSpec, batch_size: int) -> Iterator[dict[str, NDArray[Any]]]:
+    """What is measured of the inputs and is one number or one level a row, by feature, ``[B]`` each; some rows at a time.
 
     Args:
         data: The dataset.
@@ -107,7 +108,15 @@ def input_columns(data: Dataset, task: TaskSpec, batch_size: int) -> Iterator[di
         batch_size: Rows at once.
     """
     for block in source_of(data, Options(task, reading=Reading(batch_size=batch_size))).blocks(None):
-        yield {name: values.values for name, values in block.values.items() if isinstance(values, Numbers)}
+        columns: dict[str, NDArray[Any]] = {}
+        for name, values in block.values.items():
+            if isinstance(values, Numbers):
+                columns[name] = values.values
+            elif isinstance(values, Ids) and values.rows is None and not is_optional(name):
+                columns[name] = np.array(
+                    [name_of_id(id, values.names) if id >= 0 else None for id in values.ids.tolist()], object
+                )
+        yield columns
 
 
 class _RowLog:

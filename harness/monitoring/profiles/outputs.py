@@ -15,8 +15,9 @@ from harness.batches import Batch, to_device
 from harness.data.columns import Classes
 from harness.data.loader import collate
 from harness.data.record import Example
-from harness.evaluation.answers import answers_of, check_logits, targets_of
-from harness.evaluation.scores import Losses, row_scores
+from harness.evaluation.answers import Answers, answers_in, check_output, targets_in
+from harness.evaluation.labelled_outputs import labelled_outputs
+from harness.evaluation.scores import Losses, WholeLosses, is_whole, output_scores
 from harness.monitoring.features.values import Ids, Numbers, Values, Vectors
 from harness.monitoring.profiles.answered import Answered, said_by
 from harness.monitoring.profiles.embedding import EmbeddingPlace, catching, find_embedding, one_a_row
@@ -95,7 +96,7 @@ class OutputMeter:
             measured |= said_by(Answered(output, name, names), _by_row(output, value, len(examples)), real)
             if is_main and not isinstance(output.kind, Embedding):
                 measured |= _embedding(embedding, len(examples), real)
-        scores = score_values(self._task, self._adapter, outputs[signature.main.name], there)
+        scores = score_values(self._model, self._task, self._adapter, outputs, there, len(examples))
         return {**measured, **scores}
 
     def _there(self, batch: Batch) -> Batch:
@@ -229,26 +230,39 @@ def rows_first_place(axes: Sequence[Any], axis: str) -> int:
     return [axes[place] for place in rows_first(axes)].index(axis)
 
 
-def score_values(task: TaskSpec, adapter: Adapter, logits: Tensor, batch: Batch) -> Mapping[str, Values]:
-    """The loss of each row, and how right its answer is; nothing without labels.
+def score_values(
+    model: nn.Module, task: TaskSpec, adapter: Adapter, outputs: Mapping[str, Any], batch: Batch, rows: int
+) -> Mapping[str, Values]:
+    """The loss of each row, and how right its answers are; nothing without labels.
 
     A change of what is right, such as labels of another meaning, shows in these and in no input.
 
     Args:
-        task: What the logits mean.
+        model: The model, which a loss of the user's may call again.
+        task: What the outputs mean.
         adapter: Whose loss it is.
-        logits: What the model said.
-        batch: The rows, on the logits' device.
+        outputs: What the model said, by name.
+        batch: The rows, on the outputs' device.
+        rows: How many there are.
 
     Raises:
         DataError: A label is out of range.
-        OutputError: The logits have another shape than the task promises.
+        OutputError: An output has another shape than the task promises.
     """
-    if "labels" not in batch or task.declared is not None:
+    labelled = [each for each in labelled_outputs(task.signature) if each.labels in batch and each.output.name in outputs]
+    own = [each.name for each in task.signature.labels]
+    if not labelled and not any(name in batch for name in own):
         return {}
-    targets = targets_of(task, batch, lambda row: f"row {row + 1} of a batch")
-    check_logits(task, logits, targets)
-    answers = answers_of(task, logits, targets)
-    losses = Losses(adapter, task).add(answers, logits, batch)
-    found = row_scores(task, answers, losses)
+    answers: dict[str, Answers] = {}
+    for each in labelled:
+        targets = targets_in(each, batch, lambda row: f"row {row + 1} of a batch")
+        check_output(each, outputs[each.output.name], targets)
+        answers[each.output.name] = answers_in(each, outputs[each.output.name], targets, batch)
+    found = {name: values for each in labelled for name, values in output_scores(each, answers[each.output.name]).items()}
+    main = task.signature.main.name
+    if is_whole(adapter, task):
+        losses = WholeLosses(model, adapter, task).add(answers, batch, rows)
+    else:
+        losses = Losses(adapter, task).add(answers[main], outputs[main], batch)
+    found = {"loss": losses, **found}
     return {f"score.{name}": Numbers(np.ascontiguousarray(values.double().numpy())) for name, values in found.items()}
