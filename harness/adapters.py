@@ -324,11 +324,6 @@ BUILT_IN = (*ADAPTERS, LENGTH_FIRST)
 """Names that the config key ``adapter`` takes without a file."""
 
 
-def usual_adapter(task: TaskSpec) -> type[Adapter]:
-    """The class that calls the models of a task where the config names none."""
-    return ADAPTERS.get(task.title, SignatureAdapter)
-
-
 def make_adapter(task: TaskSpec, name: str | None = None, folder: Path = Path()) -> Adapter:
     """The adapter of a task, a built-in one by name, or a user's ``file.py:Class``.
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from harness.adapters import Adapter, SignatureAdapter, usual_adapter
+from harness.adapters import ADAPTERS, Adapter, SignatureAdapter
 from harness.batches import Batch
 from harness.data.declared_batches import take_rows
 from harness.errors import ForwardError, UserError
@@ -165,7 +165,7 @@ def is_whole(adapter: Adapter, task: TaskSpec) -> bool:
 
 def _is_own(adapter: Adapter, task: TaskSpec, method: str) -> bool:
     """Whether an adapter computes something otherwise than the task's does."""
-    usual = getattr(usual_adapter(task), method)
+    usual = getattr(ADAPTERS.get(task.title, SignatureAdapter), method)
     return getattr(getattr(adapter, method, None), "__func__", None) is not usual
 
 
