@@ -17,6 +17,7 @@ import pytest
 
 from pytest_modeltiers import hooks
 from pytest_modeltiers.hooks import CONFIGS, TIERS
+from pytest_modeltiers.without_config import add_option, models_in, said, written_configs
 
 if TYPE_CHECKING:
     from pytest_modeltiers.suite import Suite
@@ -40,7 +41,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="JSON, TOML or YAML file that describes a model; it becomes a suite of tests. Repeatable.",
+        help="JSON, TOML or YAML file that describes a model; it becomes a suite of tests. Repeatable. "
+        "Without a config: --model FILE.py, a folder of save_pretrained, or pkg.mod:Class",
     )
     group.addoption("--model-report", metavar="DIR", help="write the health report (JSON, Markdown, HTML) into DIR")
     group.addoption("--modeltiers-json", metavar="FILE", help=argparse.SUPPRESS)  # what `modeltiers tiers` reads
@@ -57,9 +59,10 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
-    """Binds the name ``harness`` where a config is in use, before a ``conftest.py`` can bring a package of that name."""
-    if early_config.known_args_namespace.model_config or early_config.getini("model_config"):
+def pytest_load_initial_conftests(early_config: pytest.Config, parser: pytest.Parser, args: list[str]) -> None:
+    """Adds ``--model`` where it is used. Binds ``harness`` where a config is in use, before a ``conftest.py`` can bring another one."""
+    add_option(parser, args)
+    if early_config.known_args_namespace.model_config or early_config.getini("model_config") or models_in(args):
         _bind_harness(early_config)
 
 
@@ -73,15 +76,15 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", f"tier{number}: {title} of a model")
     config.addinivalue_line("markers", "slow: takes seconds rather than milliseconds")
     typed = config.args_source is pytest.Config.ArgsSource.ARGS
-    from_option = [_absolute(path) for path in config.getoption("model_config")]
+    if config.getoption("trust_model"):
+        os.environ[_TRUST] = "1"  # the processes that build the model too read it
+        config.add_cleanup(_distrust)
+    from_option = [_absolute(path) for path in (*config.getoption("model_config"), *written_configs(config))]
     from_ini = [_absolute(path) for path in config.getini("model_config")]
     configs = list(dict.fromkeys(from_option or from_ini))
     config.stash[CONFIGS] = configs
     if not configs:
         return
-    if config.getoption("trust_model"):
-        os.environ[_TRUST] = "1"  # the processes that build the model too read it
-        config.add_cleanup(_distrust)
     _activate(config, configs)
     if from_option and not typed:
         config.args[:] = []
@@ -91,16 +94,19 @@ def pytest_configure(config: pytest.Config) -> None:
         config.args.extend(str(path) for path in configs if path not in already)
 
 
-def pytest_report_header(config: pytest.Config) -> str | None:
-    """Says that a package of the user's own is hidden."""
-    return config.stash.get(_HIDDEN, "") or None
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Says that a package of the user's own is hidden, and shows the configs that were written for models without one."""
+    return [*filter(None, [config.stash.get(_HIDDEN, "")]), *said(config)]
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
     """Collects a config file as a module of generated tests."""
     if file_path not in parent.config.stash[CONFIGS]:
         return None
-    return ModelConfigFile.from_parent(parent, path=file_path)
+    if parent.config.rootpath in file_path.parents:
+        return ModelConfigFile.from_parent(parent, path=file_path)
+    # pytest would leave the file's name out of the ids, and the tests of two such files would have the same ones.
+    return ModelConfigFile.from_parent(parent, path=file_path, nodeid=_from(parent.config.rootpath, file_path))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -163,6 +169,13 @@ def _distrust() -> None:
 def _absolute(path: str | Path) -> Path:
     # As pytest makes its own paths: without "..", but with links as they are.
     return Path(os.path.abspath(path))
+
+
+def _from(folder: Path, file: Path) -> str:
+    try:
+        return Path(os.path.relpath(file, folder)).as_posix()
+    except ValueError:  # another drive
+        return file.as_posix()
 
 
 def _bind_harness(config: pytest.Config) -> None:

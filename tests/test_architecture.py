@@ -189,7 +189,7 @@ def test_rooms_ask_for_facts_and_not_for_task_types() -> None:
 
 
 def test_the_entry_point_imports_only_the_standard_library_and_pytest() -> None:
-    entry_point = ("pytest_modeltiers", "pytest_modeltiers.plugin", "pytest_modeltiers.hooks")
+    entry_point = tuple(f"pytest_modeltiers{part}" for part in ("", ".plugin", ".hooks", ".without_config"))
     allowed = {"pytest", "__future__", *sys.stdlib_module_names}
     light = [i for i in all_imports() if i.by in entry_point and i.is_at_top and i.what not in entry_point]
     assert [i for i in light if i.what.split(".")[0] not in allowed] == []

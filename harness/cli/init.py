@@ -24,7 +24,9 @@ _TASKS = [task.value for task in FACTS]
 def add_init(commands: Any) -> None:
     """Adds ``init``."""
     init = commands.add_parser("init", help="write a config by looking at a model file, and run tier 1 once")
-    init.add_argument("model", type=Path, metavar="MODEL.py", help="file with a model factory or class")
+    init.add_argument(
+        "model", type=Path, metavar="MODEL.py", help="file with a model factory or class, or a folder of save_pretrained"
+    )
     init.add_argument(
         "--output", type=Path, metavar="FILE", help="where the config goes, .toml or .json (modeltiers.toml beside the model)"
     )
@@ -71,6 +73,12 @@ def _input(text: str) -> Any:
 def _init(arguments: argparse.Namespace) -> int:
     from harness.scaffold import scaffold
 
+    if arguments.model.is_dir():
+        from harness.scaffold.apart import scaffold_folder
+
+        config = scaffold_folder(arguments.model, arguments.output, overwrite=arguments.force)
+        print(f"wrote {config}")
+        return _try_out(config, arguments.no_run)
     with Progress(sys.stderr) as progress:
         found = scaffold(
             arguments.model,
@@ -84,12 +92,18 @@ def _init(arguments: argparse.Namespace) -> int:
             say=progress.say,
         )
     print(_account(found))
-    config = shlex.quote(str(found.config))
-    status = 0 if arguments.no_run else _run_tier_1(found.config)
+    return _try_out(found.config, arguments.no_run)
+
+
+def _try_out(config: Path, only_write: bool) -> int:
+    """Runs tier 1 of a new config, and says what comes next; returns the exit status."""
+    status = 0 if only_write else _run_tier_1(config)
     if status > 1:
-        print(f"modeltiers: tier 1 did not run; what pytest says is above. The config is {found.config}", file=sys.stderr)
+        print(f"modeltiers: tier 1 did not run; what pytest says is above. The config is {config}", file=sys.stderr)
         return 2
-    print(f"next: pytest --model-config {config} --model-report report   # every tier; then open report/health_report.html")
+    print(
+        f"next: pytest --model-config {shlex.quote(str(config))} --model-report report   # every tier; then open report/health_report.html"
+    )
     return status
 
 

@@ -94,6 +94,7 @@ def scaffold(
     inputs: Sequence[GivenInput] = (),
     trust: bool = False,
     say: Callable[[str], None] | None = None,
+    apart: bool = False,
 ) -> Scaffold:
     """Writes a config for a model file.
 
@@ -108,6 +109,7 @@ def scaffold(
         inputs: What the model's forward takes, where its answers alone do not say it.
         trust: Whether the file may start processes and use the network when it is imported.
         say: Is told what is being done.
+        apart: Whether the config lies away from the model, whose folder the caller puts on the path; all that is written lies with it.
 
     Raises:
         UserError: The file does not import, makes no model, fits no task, or the config exists already.
@@ -124,13 +126,14 @@ def scaffold(
         warnings.simplefilter("ignore")  # of the model's own code; the suite shows them
         source = import_model(model_file)
         target = target or source.folder / "modeltiers.toml"
-        refuse_elsewhere(source, target)
+        if not apart:
+            refuse_elsewhere(source, target)
         _refuse_existing(target, overwrite)
         patience.start()
         found = _find(source, factory, arguments or {}, _Asked(task, tuple(inputs)), patience, trust)
     signature, bridge = signature_of(found.model), None
     if needs_bridge(found.factory, found.guess):
-        bridge = bridge_path(source)
+        bridge = bridge_path(target.parent if apart else source.folder)
         _refuse_existing(bridge, overwrite)
         write_whole(bridge, bridge_text(source, found.factory, found.guess, signature, found.model))
     written = Scaffold(target, source, bridge, found.factory, found.guess, found.declared, signature, found.others, trust)

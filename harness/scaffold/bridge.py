@@ -142,6 +142,6 @@ def _is_literal(value: Any) -> bool:
         return False
 
 
-def bridge_path(source: Source) -> Path:
+def bridge_path(folder: Path) -> Path:
     """Where the file goes."""
-    return source.folder / BRIDGE
+    return folder / BRIDGE

@@ -19,6 +19,9 @@ _SIZES = ("vocab_size", "max_seq_len", "pad_token_id", "image_size", "num_classe
 _WIDTH = 34
 """Columns before a comment."""
 
+SUGGESTIONS_FOLLOW = "# More, when you want it:"
+"""The line before the suggestions."""
+
 _PARTS = {
     "inputs": "what forward takes: a number is a fixed size, a name an axis",
     "outputs": "what forward returns; the first is the main one",
@@ -69,7 +72,7 @@ def config_text(found: Scaffold) -> str:
         *(_line(key, value, comment) for key, (value, comment) in keys.items()),
         "",
         *(signature_lines(found.declared) if found.declared else ()),
-        "# More, when you want it:",
+        SUGGESTIONS_FOLLOW,
         *(f"# {line}" for line in config_suggestions().splitlines()),
     ]
     return "\n".join(lines) + "\n"

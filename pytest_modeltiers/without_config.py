@@ -1,0 +1,106 @@
+"""``pytest --model``: a model without a config, on what ``modeltiers init`` would write.
+
+Every pytest start imports this module, so it imports the standard library and pytest alone.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+OPTION = "--model"
+
+_FOUND = "MODELTIERS_MODEL_CONFIGS"
+"""The environment variable by which the workers of pytest-xdist are told what the main process wrote."""
+
+_SAID = pytest.StashKey[list[str]]()
+"""What the header says of the configs that were written."""
+
+
+def models_in(args: Sequence[str]) -> list[str]:
+    """The models that a command line names: Python files, other paths, and ``pkg.mod:Class``.
+
+    A plain word is left to a ``--model`` of the user's own, which many a ``conftest.py`` has.
+    """
+    return [value for value in _values(args) if value.endswith(".py") or ":" in value or Path(value).expanduser().exists()]
+
+
+def add_option(parser: pytest.Parser, args: Sequence[str]) -> None:
+    """Adds the option where the command line uses it: an option that is always there would break a user's own of that name."""
+    if models_in(args):
+        parser.getgroup("modeltiers").addoption(
+            OPTION,
+            action="append",
+            default=[],
+            dest="modeltiers_models",
+            metavar="MODEL",
+            help="a .py file, a folder of save_pretrained, or pkg.mod:Class: run without a config, on what `modeltiers init` would write",
+        )
+
+
+def written_configs(config: pytest.Config) -> list[Path]:
+    """The configs of the models that the command line names; the workers of pytest-xdist take those of the main process."""
+    models = config.getoption("modeltiers_models", default=[])
+    if not models:
+        return []
+    if hasattr(config, "workerinput"):
+        # A worker's own path is that of the main process when it started.
+        sys.path[:0] = [folder for folder in os.environ["PYTHONPATH"].split(os.pathsep) if folder not in sys.path]
+        return [Path(path) for path in os.environ[_FOUND].split(os.pathsep)]
+    from harness.errors import UserError
+    from harness.scaffold.apart import config_apart
+
+    found = []
+    for model in models:
+        try:
+            found.append(config_apart(model, trust=config.getoption("trust_model")))
+        except UserError as error:
+            pytest.exit(str(error), returncode=2)
+    _set(config, _FOUND, os.pathsep.join(str(each.config) for each in found))
+    _put_on_path(config, [str(each.on_path) for each in found])
+    config.stash[_SAID] = [
+        line
+        for model, each in zip(models, found, strict=True)
+        for line in (
+            f"{model}, as found (to keep it and edit it: {each.keep}):",
+            *(f"  {line}" for line in each.text.splitlines()),
+        )
+    ]
+    return [each.config for each in found]
+
+
+def said(config: pytest.Config) -> list[str]:
+    """What was written, for the header."""
+    return config.stash.get(_SAID, [])
+
+
+def _values(args: Sequence[str]) -> Iterator[str]:
+    for place, argument in enumerate(args):
+        if argument == OPTION and place + 1 < len(args):
+            yield args[place + 1]
+        elif argument.startswith(f"{OPTION}="):
+            yield argument.partition("=")[2]
+
+
+def _put_on_path(config: pytest.Config, folders: list[str]) -> None:
+    """Lets this process and its children import the models' modules."""
+    sys.path[:0] = [folder for folder in folders if folder not in sys.path]
+    _set(config, "PYTHONPATH", os.pathsep.join([*folders, *filter(None, [os.environ.get("PYTHONPATH")])]))
+
+
+def _set(config: pytest.Config, name: str, value: str) -> None:
+    """Sets an environment variable until the run has ended."""
+    before = os.environ.get(name)
+
+    def restore() -> None:
+        if before is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = before
+
+    os.environ[name] = value
+    config.add_cleanup(restore)
