@@ -14,7 +14,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+KINDS = [page for page in sorted(DOCS.glob("kinds/*.md")) if page.stem != "index"]
+"""A page for each kind of model."""
+
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md")), *KINDS]
 
 _FENCE = re.compile(
     r"(?:^<!-- (?P<mark>[^\n]*?) -->\n)?^```(?P<language>\w*)(?: title=\"(?P<title>[^\"]+)\")?\n(?P<text>.*?)^```$",

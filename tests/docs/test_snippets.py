@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fences import PAGES, fences
+from fences import KINDS, PAGES, fences
 from page_run import PageRun
 
 from harness.catalogue import CATALOGUE
@@ -18,6 +18,9 @@ from harness.monitoring.features.kinds import FEATURE_KINDS
 
 RESTRICTED = "eval_deterministic or causal or attribution or initial_loss or safetensors or evaluation"
 """Tests that a page's run of a suite has, unless its command chooses: a page shows that it works, other tests show what it finds."""
+
+RESTRICTED_KIND = "declared_outputs or permutation or symmetric_inputs or promised"
+"""The same of a page about a kind of model; every night it has the whole suite."""
 
 
 @pytest.fixture
@@ -38,8 +41,21 @@ def tables_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_what_the_page_says_works(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    do(page, RESTRICTED_KIND if page in KINDS else RESTRICTED, tmp_path, monkeypatch, capfd)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("page", KINDS, ids=lambda path: path.stem)
+def test_a_model_of_each_kind_is_sound(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    do(page, "", tmp_path, monkeypatch, capfd)
+
+
+def do(page: Path, only: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """Does what a page says, in a folder; runs of a suite have some tests only."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTEST_ADDOPTS", f'-p no:cacheprovider -k "{RESTRICTED}"')
+    monkeypatch.setenv("PYTEST_ADDOPTS", f'-p no:cacheprovider -k "{only}"')
     monkeypatch.setenv("MODELTIERS_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
     (tmp_path / "pytest.ini").write_text("[pytest]\n")  # the project's own settings are not the reader's
@@ -60,7 +76,7 @@ def test_every_fence_is_run_or_says_why_not(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
 def test_every_config_on_the_page_is_valid_unless_it_is_called_mistaken(page: Path, tmp_path: Path) -> None:
     for fence in fences(page.read_text(encoding="utf-8")):
-        if fence.language in ("json", "toml") and fence.title is not None:
+        if fence.language in ("json", "toml", "yaml") and fence.title is not None:
             file = tmp_path / Path(fence.title).name
             file.write_text(fence.text, encoding="utf-8")
             with pytest.raises(ConfigError) if file.stem == "mistaken" else contextlib.nullcontext():
