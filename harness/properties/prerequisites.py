@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from harness.adapters import LENGTH_FIRST
 from harness.batches import Batch
-from harness.errors import UserError
+from harness.errors import OutputError, UserError
 from harness.evidence import Evidence, Status
 from harness.owners import left_to, owned_by, owners_of
 from harness.properties.calling import BackwardRaisedError, ModelRaisedError, mode
@@ -98,7 +98,8 @@ class PrerequisiteFailure:
     Attributes:
         raises: What forward raised at an anchor; ``shape_contract`` fails on it, or leaves it to ``full_vocabulary``.
         not_finite: At which anchor the logits are not finite; ``finite_output`` fails on it.
-        random: Whether logits in eval mode depend on the global random state; ``eval_deterministic`` fails on it.
+        random: Whether logits, or other outputs of a declared task, depend in eval mode on the global random state;
+            ``eval_deterministic`` fails on it.
         weight: A weight that is NaN or infinite; ``parameter_validation`` fails on it, or ``finite_output``.
     """
 
@@ -135,8 +136,12 @@ def find_prerequisite_failure(subject: Subject) -> PrerequisiteFailure:
         except ModelRaisedError as error:
             raises = raises or f"forward raises at {at}: {error}"
             continue
-        not_finite = not_finite or ("" if bool(first.isfinite().all()) else f"logits are not finite at {at}")
-        random = random or any(difference(first.nan_to_num(), other.nan_to_num()) > subject.floor.repeat_bound for other in again)
+        not_finite = not_finite or ("" if bool(first[0].isfinite().all()) else f"logits are not finite at {at}")
+        random = random or any(
+            difference(one.nan_to_num(), other.nan_to_num()) > subject.floor.repeat_bound
+            for others in again
+            for one, other in zip(first, others, strict=True)
+        )
     return PrerequisiteFailure(raises, not_finite, random, broken_weight(subject.model))
 
 
@@ -210,6 +215,15 @@ def left_to_batch_independence(subject: Subject, evidence: Evidence) -> Evidence
     return left_to(evidence.name, LENGTH_FIRST_OWNER, message, counterexample=evidence.counterexample, cause=LENGTH_FIRST_CAUSE)
 
 
-def _drawn(subject: Subject, batch: Batch, draw: int) -> Tensor:
+def _drawn(subject: Subject, batch: Batch, draw: int) -> list[Tensor]:
+    """The logits, and in float64 what a declared task promises beside them, such as actions that a policy samples."""
+    main = subject.task.signature.main.name
     with seeded(draw):
-        return subject.raw_logits(batch, subject.fresh())
+        if subject.task.declared is None or len(subject.task.declared.outputs) == 1:
+            return [subject.raw_logits(batch, subject.fresh())]
+        try:
+            outputs = subject.outputs_with_grad(batch, subject.fresh())
+        except OutputError:  # `declared_outputs` says which one is not there
+            return [subject.raw_logits(batch, subject.fresh())]
+    further = [value.double() for name, value in outputs.items() if name != main and isinstance(value, Tensor)]
+    return [outputs[main], *further]

@@ -69,6 +69,28 @@ def test_a_sound_model_of_a_declared_task_exports(name: str) -> None:
         assert found.status is Status.OK, found.explain()
 
 
+class Masked(nn.Module):
+    """Returns its loss, at places that it draws, as a masked autoencoder does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.again = nn.Linear(8, 8)
+
+    def forward(self, row: Tensor) -> Tensor:
+        keep = (torch.rand_like(row) < 0.5).to(row.dtype)
+        return ((self.again(row * keep) - row) ** 2 * (1 - keep)).mean()
+
+
+def test_what_a_random_model_gives_for_invalid_input_is_compared_with_nothing() -> None:
+    keys = {"inputs": {"row": {"axes": ["batch", 8]}}, "outputs": {"loss": {"kind": "loss"}}}
+    with seeded(0):
+        exports = make_exports(Masked(), None, "onnx", task=task_of(keys))
+
+    assert exports.subject.prerequisite_failure.random
+    found = judge_format("invalid_input", exports, "onnx")
+    assert found.status is not Status.FAIL, found.explain()
+
+
 def test_a_count_of_nodes_that_the_code_fixes_is_named() -> None:
     model, keys, _ = CASES["graph"]  # its forward says `len(x)`
     found = judge_format("dynamic_axes", make_exports(model(), None, "torch_export", task=task_of(keys)), "torch_export")

@@ -16,6 +16,7 @@ from harness.cli import main
 from harness.config import load_config
 from harness.errors import ConfigError, ForwardError, OutputError
 from harness.evidence import Evidence, Status
+from harness.owners import owners_of
 from pytest_modeltiers.live import judge_model
 
 
@@ -31,6 +32,35 @@ def test_a_sound_model_of_a_declared_task_is_quiet(name: str) -> None:
 
     assert {label: each.message for label, each in found.items() if each.status in (Status.FAIL, Status.WARN)} == {}
     assert sum(each.status is Status.OK for each in found.values()) >= 20
+
+
+class Sampler(nn.Module):
+    """A policy that samples in forward, as agents do that act by it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.actions, self.value = nn.Linear(8, 4), nn.Linear(8, 1)
+
+    def forward(self, observation: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        chances = self.actions(observation).log_softmax(-1)
+        action = torch.multinomial(chances.exp(), 1)
+        return action.squeeze(-1), self.value(observation).squeeze(-1), chances.gather(-1, action).squeeze(-1)
+
+
+def test_an_output_that_is_sampled_beside_one_that_is_not_is_told_once() -> None:
+    keys = {
+        "inputs": {"observation": {"axes": ["batch", 8]}},
+        "outputs": {
+            "value": {"axes": ["batch"], "at": 1},
+            "action": {"axes": ["batch"], "kind": "other", "at": 0},
+            "log_prob": {"axes": ["batch"], "kind": "other", "at": 2},
+        },
+    }
+    found = judged(Sampler, keys)
+    assert {label for label, each in found.items() if each.status is Status.FAIL and not owners_of(each)} == {
+        "eval_deterministic",
+        "rng_untouched",
+    }
 
 
 class Strided(nn.Module):
