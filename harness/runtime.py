@@ -88,3 +88,29 @@ def processor_seconds() -> float:
         return time.process_time()
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + children.ru_utime + children.ru_stime
+
+
+_WAITING = 4
+"""How many times as long as it may compute something may take."""
+
+
+class Allowance:
+    """A time that computing uses up, and waiting four times as slowly, so that other programs on a busy machine do not.
+
+    Args:
+        seconds: How long.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._processor, self._clock = processor_seconds(), time.monotonic()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the time is used up."""
+        return self.used > self._seconds
+
+    @property
+    def used(self) -> float:
+        """Seconds that are used up."""
+        return max(processor_seconds() - self._processor, (time.monotonic() - self._clock) / _WAITING)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import TracebackType
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from harness.adapters import LENGTH_FIRST, CallPlan, plan_call
 from harness.errors import ForwardError
+from harness.runtime import Allowance
 from harness.tasks import FACTS, TaskSpec, TaskType
 
 _LONGEST = 4096
@@ -277,9 +277,9 @@ class Patience:
 
     def start(self) -> None:
         """Begins to count; what the user's own file does while it is imported is none of our time."""
-        self._began = time.monotonic()
+        self._allowance = Allowance(self.seconds)
 
     @property
     def is_over(self) -> bool:
         """Whether the time is used up."""
-        return time.monotonic() - self._began > self.seconds
+        return self._allowance.is_over

@@ -78,6 +78,9 @@ _LIKE: tuple[tuple[str, Any], ...] = (
     (r"(?:pred|label|seq|input|output|target)_?(?:len|length|window)|window(?:_size)?|horizon|.*_len(?:gth)?", 16),
     (r"moving_avg", 25),
     (r".*(?:rate|prob|dropout|alpha|ratio|eps|epsilon|temperature|std|std_init|momentum)", 0.1),
+    (r".*(?:image|input)?_?resolution", 32),
+    (r".*_(?:layers|blocks|depth)", 2),
+    (r".*_heads", 4),
     (r"(?:n_|num_)(?:points|queries|slots|tokens|steps|timesteps|mels|bins|freqs|joints|keypoints)", 16),
     (r"(?:n_|num_).+|.+_num", 4),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -220,9 +221,28 @@ def _makers(made: Factory) -> str:
 def _built(made: Factory) -> tuple[Factory, nn.Module]:
     """A model of a factory, called through a submodule where it has no ``forward``."""
     _refuse_vast(made)
-    model = made.source.build()
+    try:
+        model = made.source.build()
+    except FactoryError as error:
+        if not re.search(r"'int' object is not (?:iterable|subscriptable)|object of type 'int' has no len", str(error)):
+            raise
+        made, model = _built_from_lists(made, error)
     through = inner_model(model)
     return (replace(made, through=through), called_through(model, through)) if through else (made, model)
+
+
+def _built_from_lists(made: Factory, refused: FactoryError) -> tuple[Factory, nn.Module]:
+    """A model of which a guessed size has to be a list of sizes.
+
+    Raises:
+        FactoryError: No size does, taken for a list.
+    """
+    for name in made.guessed:
+        if type(made.kwargs.get(name)) is int:
+            listed = replace(made, kwargs={**made.kwargs, name: [made.kwargs[name]] * 2})
+            with contextlib.suppress(FactoryError):
+                return listed, listed.source.build()
+    raise refused
 
 
 def _refuse_vast(made: Factory) -> None:

@@ -68,6 +68,11 @@ class Argument:
         )
 
     @property
+    def is_free(self) -> bool:
+        """Whether its shape was neither said by the user nor by an example."""
+        return not self.fixed and self.made is None
+
+    @property
     def key(self) -> Any:
         """What tells one guess from another."""
         return self.name, self.sizes, self.holds, self.count, self.dtype, tuple(part.key for part in self.parts), id(self.made)

@@ -115,18 +115,21 @@ def _search(
     """The call, or the last failure of the guesses that came furthest."""
     order = itertools.count()
     queue: list[tuple[int, int, Guesses]] = [(0, next(order), first)]
-    seen = {first.key}
+    cheapest = {first.key: 0}
+    tried = set()
     closest: tuple[Guesses, Failure] | None = None
     begun = subject.calls
     while queue and subject.calls - begun < most and not subject.patience.is_over:
         cost, _, guesses = heapq.heappop(queue)
+        if guesses.key in tried:
+            continue
+        tried.add(guesses.key)
         subject.patience.say(f"calling it with {', '.join(f'{name}={_shown(a)}' for name, a in guesses.arguments.items())}")
         returned, failure, watch, values = subject.call(guesses)
         if failure is None:
-            lower = _as_read(guesses, watch)
-            if lower is None and any(True for _ in tensors_in(_plain(returned), "")):
-                return FoundCall(guesses.arguments, values, returned), None
-            changes = [(0, lower)] if lower is not None else []
+            if any(True for _ in tensors_in(_plain(returned), "")):
+                return _as_it_reads(subject, FoundCall(guesses.arguments, values, returned), watch), None
+            changes: list[tuple[int, Guesses]] = []
             failure = Failure(TypeError(f"forward returned {type(returned).__name__}, no tensor"))
         else:
             changes = [*repairs(guesses, failure), *_options(guesses, failure, optional)]
@@ -135,36 +138,27 @@ def _search(
         if cost < 24:
             changes += list(last_resorts(guesses))
         for more, changed in changes:
-            if changed is not None and changed.key not in seen:
-                seen.add(changed.key)
+            if cost + more < cheapest.get(changed.key, cost + more + 1):
+                cheapest[changed.key] = cost + more
                 heapq.heappush(queue, (cost + more, next(order), changed))
     return None, closest
 
 
-def _as_read(guesses: Guesses, watch: Watch) -> Guesses | None:
-    """The guesses with ids as large as the tables they are looked up in, and as many columns as are read; ``None`` where they are so already."""
-    changed = guesses
+def _as_it_reads(subject: _Subject, found: FoundCall, watch: Watch) -> FoundCall:
+    """The call with ids as large as the tables they are looked up in, and as many columns as are read, where it takes that."""
+    guesses = Guesses(found.arguments)
     for path, rows in watch.ids.items():
-        argument = changed.at(path)
-        if (
-            argument is not None
-            and argument.holds == "ids"
-            and argument.count == FEW
-            and argument.count < rows
-            and argument.made is None
-        ):
-            changed = changed.put(path, replace(argument, count=rows))
+        argument = guesses.at(path)
+        if argument is not None and argument.holds == "ids" and argument.made is None and argument.count == FEW < rows:
+            guesses = guesses.put(path, replace(argument, count=rows))
     for path, count in watch.columns.items():
-        argument = changed.at(path)
-        if (
-            argument is not None
-            and not argument.fixed
-            and argument.made is None
-            and len(argument.sizes) > 1
-            and argument.sizes[1] > count
-        ):
-            changed = changed.put(path, argument.with_size(1, count))
-    return None if changed is guesses else changed
+        argument = guesses.at(path)
+        if argument is not None and argument.is_free and len(argument.sizes) > 1 and argument.sizes[1] > count:
+            guesses = guesses.put(path, argument.with_size(1, count))
+    if guesses.key == Guesses(found.arguments).key:
+        return found
+    returned, failure, _, values = subject.call(guesses)
+    return found if failure is not None else FoundCall(guesses.arguments, values, returned)
 
 
 def _options(guesses: Guesses, failure: Failure, optional: Mapping[str, Argument]) -> list[tuple[int, Guesses]]:
@@ -250,6 +244,8 @@ def _why_not(subject: _Subject, known: Hints, closest: tuple[Guesses, Failure] |
     guesses, failure = closest
     blamed = sorted(failure.sources or guesses.paths())
     names = list(dict.fromkeys(path.partition(".")[0] for path in blamed)) or list(guesses.arguments)
+    if not names:
+        return f"{signature} takes nothing, and raises {raised(failure.error)}; `call` in the config names a method that is called in its place"
     shown = ", ".join(f"{name}={_shown(argument)}" for name, argument in guesses.arguments.items())
     options = " ".join(f"--input {name}={_option(guesses.arguments[name])}" for name in names[:2])
     return (

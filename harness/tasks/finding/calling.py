@@ -6,7 +6,6 @@ import copy
 import dataclasses
 import inspect
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from harness.errors import ExampleError
-from harness.runtime import seeded
+from harness.runtime import Allowance, seeded
 from harness.tasks.calls import bind, nested
 from harness.tasks.signature import Group, Input, Signature
 from harness.tasks.values import Normal
@@ -50,7 +49,7 @@ class Call:
         Raises:
             ExampleError: The arguments are no tensors, or the call raises, or returns no tensor.
         """
-        self._until = time.monotonic() + seconds
+        self._seconds, self._allowance = seconds, Allowance(seconds)
         self._model = _copy(model)
         self._is_small = sum(parameter.numel() for parameter in model.parameters()) <= _SMALL
         self._name = type(model).__name__
@@ -73,7 +72,7 @@ class Call:
     @property
     def is_over(self) -> bool:
         """Whether the time is used up."""
-        return time.monotonic() > self._until
+        return self._allowance.is_over
 
     @property
     def forward(self) -> Callable[..., Any]:
@@ -81,7 +80,9 @@ class Call:
         return self._model.forward
 
     def tried(self, inputs: Tensors, seed: int = 0) -> dict[str, Any] | None:
-        """What the model returns for inputs, by name; ``None`` where it raises, or returns something else than for the example."""
+        """What the model returns for inputs, by name; ``None`` where it raises, returns something else, or time is long over."""
+        if self._allowance.used > 2 * self._seconds:
+            return None
         try:
             found = outputs_in(self._returned(inputs, seed))
         except Exception:  # whatever a model raises of a size that it does not take
