@@ -37,7 +37,8 @@ def ood_score_of(task: TaskSpec, training: Dataset, data: Dataset, window: Windo
             "`--familiarity` needs images or a table with labels, and a classifier with weights; leave it out to use the model's confidence"
         )
     known = _first_vectors(training, task)
-    labels = np.array([int(example["labels"]) for example in islice(iter(training), len(known))])
+    key = task.signature.label_name(task.signature.main)
+    labels = np.array([int(example[key]) for example in islice(iter(training), len(known))])
     rows = _first_vectors(data, task)
     usable = np.isfinite(window.correct[: len(rows)]) & np.isfinite(rows).all(axis=1)
     said, right = window.predicted[: len(rows)][usable], window.correct[: len(rows)][usable]

@@ -266,3 +266,14 @@ def test_an_input_of_very_many_numbers_is_a_vector() -> None:
     task = task_of(keys)
     profile = compute_dataset_profile(rows_of(task, 20), task)
     assert set(profile.features) == {"vector.mean", "vector.std", "vector.vector", "price", "label"}
+
+
+def test_a_label_that_is_to_come_is_neither_counted_nor_scored() -> None:
+    build, keys = MODELS["click"]
+    task, model = task_of(keys), model_of(build)
+    rows = rows_of(task, 40)
+    for row in rows[:10]:
+        row["labels"], row["labels.tags"] = torch.tensor(-100.0), torch.full((3,), -100.0)
+    profile = compute_dataset_profile(rows, task, model=model)
+    assert [profile.features[name].n for name in ("label", "label.tags.0", "score.correct", "output.class")] == [30, 30, 30, 40]
+    assert all(counts.missing == 0 for counts in profile.features.values())

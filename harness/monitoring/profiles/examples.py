@@ -28,19 +28,20 @@ from harness.tasks.values import Ids, IndexOf, LengthsOf, MaskOf
 Measure = Callable[[Sequence[Example]], Mapping[str, Values]]
 
 
-def example_blocks(dataset: Iterable[Example], measures: Sequence[Measure], batch_size: int) -> Iterator[Block]:
+def example_blocks(dataset: Iterable[Example], task: TaskSpec, measures: Sequence[Measure], batch_size: int) -> Iterator[Block]:
     """The examples of a dataset, measured some at a time."""
     rows = iter(dataset) if not isinstance(dataset, Rows) else (dataset[index] for index in range(len(dataset)))
     while examples := list(islice(rows, batch_size)):
         values = {name: found for measure in measures for name, found in measure(examples).items()}
-        yield Block(len(examples), values, unlabelled=_unlabelled(examples))
+        yield Block(len(examples), values, unlabelled=_unlabelled(task.signature, examples))
 
 
-def _unlabelled(examples: Sequence[Example]) -> NDArray[np.bool_] | None:
+def _unlabelled(signature: Signature, examples: Sequence[Example]) -> NDArray[np.bool_] | None:
     """The rows whose one label is not known, where others have one."""
-    if any("labels" not in example or example["labels"].ndim for example in examples):
+    key = signature.label_name(signature.main)
+    if not signature.has_one_answer or any(key not in example or example[key].ndim for example in examples):
         return None
-    found = np.array([not example["labels"].is_floating_point() and int(example["labels"]) == IGNORED for example in examples])
+    found = np.array([float(example[key]) == IGNORED for example in examples])
     return found if found.any() else None
 
 

@@ -141,12 +141,13 @@ def _choices(field: Field, rows: Arrays) -> dict[str, Values]:
     names = field.names or tuple(f"{choice:g}" if isinstance(choice, float) else str(choice) for choice in field.values.choices)
     places = [_places_of(row, choices) for row in rows]
     if not field.axes:
-        return {field.feature(""): Ids(_learnt(np.array(places, np.int64)), len(choices), names=names)}
+        return {field.feature(""): Ids(_learnt_places(rows, places), len(choices), names=names)}
     fixed = field.axes[0]
     if len(field.axes) == 1 and isinstance(fixed, int) and fixed <= MOST_FIGURES:
         columns = np.stack(places).T
         return {
-            field.feature(str(place)): Ids(_learnt(column), len(choices), names=names) for place, column in enumerate(columns)
+            field.feature(str(place)): Ids(_learnt_places(np.stack(rows)[:, place], column), len(choices), names=names)
+            for place, column in enumerate(columns)
         }
     kept = [row[row >= 0] for row in places]
     return shares_of_levels(Field(field.key, field.name, field.axes, field.values, names=names), kept, len(choices))
@@ -230,6 +231,11 @@ def _kept(row: NDArray[Any], keep: NDArray[np.bool_] | None, axes: Sequence[Size
 
 def _one_or_several(rows: Arrays, size: int) -> Values:
     return Ids(np.array(rows, np.int64), size) if not rows[0].ndim else tokens_of(rows, size)
+
+
+def _learnt_places(rows: Arrays | NDArray[Any], places: Sequence[Any] | NDArray[np.int64]) -> NDArray[np.int64]:
+    """The places of values that count; -1, which is missing, for one that is no choice."""
+    return np.array(places, np.int64)[np.array([float(row) for row in rows]) != IGNORED]
 
 
 def _learnt(ids: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -175,4 +175,6 @@ def _examples(dataset: Any, options: Options) -> Source:
     encoder = encoder_of(dataset, task)
     measures = measures_of(task, encoder, options.model, options.adapter)
     again = not isinstance(dataset, Iterator)
-    return Source(meta_of(task, encoder), lambda _kinds: example_blocks(dataset, measures, options.reading.batch_size), again)
+    return Source(
+        meta_of(task, encoder), lambda _kinds: example_blocks(dataset, task, measures, options.reading.batch_size), again
+    )
