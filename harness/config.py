@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError, field_
 from harness.catalogue import CATALOGUE
 from harness.config_file import read_keys
 from harness.config_keys import (
-    DECLARED_TIERS,
     PRESETS,
     TIERS,
     DataKeys,
@@ -167,9 +166,6 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
                 "a declared task needs a model: give `model_file`, `model_import`, `model` or `gist_id`",
                 "model_file",
             )
-        if beyond := [tier for tier in self.tiers if str(tier) not in DECLARED_TIERS]:
-            message = f"`tier`: a declared task has no tier {beyond[0]} yet, which needs a `task_type`"
-            raise refusal("tier_needs_task_type", message, "tier")
         return self
 
     def _check_sizes(self, is_text: bool) -> None:
@@ -201,12 +197,8 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
 
     @property
     def tiers(self) -> tuple[int, ...]:
-        """The tiers asked for, in order; by default all that the task has."""
-        asked = (
-            (DECLARED_TIERS if self.is_declared else TIERS)
-            if self.tier is None
-            else ((self.tier,) if isinstance(self.tier, str) else self.tier)
-        )
+        """The tiers asked for, in order; by default all."""
+        asked = TIERS if self.tier is None else (self.tier,) if isinstance(self.tier, str) else self.tier
         return tuple(sorted({int(tier) for tier in asked}))
 
     @property

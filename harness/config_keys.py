@@ -78,8 +78,6 @@ AxisLimits = Annotated[list[Positive], Field(min_length=2, max_length=2)]
 """Smallest and largest size of an axis."""
 
 TIERS: tuple[TierName, ...] = ("1", "2", "3", "4", "5")
-DECLARED_TIERS: tuple[TierName, ...] = ("1", "2", "3", "4", "5")
-"""Tiers of a task that is declared by its signature."""
 
 
 class Keys(BaseModel):

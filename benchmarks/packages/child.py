@@ -53,10 +53,7 @@ def _run(entry: Entry, folder: Path, budget: float) -> dict[str, Any]:
     """What the suite finds."""
     import pytest
 
-    from harness.config_keys import DECLARED_TIERS
-
-    tiers = [tier for tier in ("1", "2", "3", "4") if not entry.is_declared or tier in DECLARED_TIERS]
-    keys = {"task_name": "entry", **entry.task, "model_file": "model.py", "tier": tiers, "time_budget": budget}
+    keys = {"task_name": "entry", **entry.task, "model_file": "model.py", "tier": ["1", "2", "3", "4"], "time_budget": budget}
     config = folder / "config.json"
     config.write_text(json.dumps(keys), encoding="utf-8")
     report, said = folder / "report", io.StringIO()
