@@ -147,26 +147,3 @@ def _fill(field: Field) -> int:
     if isinstance(field.values, Ids):
         return field.values.pad or 0
     return int(isinstance(field.values, MaskOf) and field.values.inverted)
-
-
-def take_rows(batch: Batch, index: slice | list[int], signature: Signature | None = None) -> Batch:
-    """A batch with only some of its rows; what the rows share stays whole.
-
-    Args:
-        batch: Inputs and labels.
-        index: The rows.
-        signature: Which fields have rows; by default all.
-    """
-    if signature is None:
-        return {name: tensor[index] for name, tensor in batch.items()}
-    if not signature.deals_rows:
-        return dict(batch)
-    shared = {field.name for field in (*input_fields(signature), *label_fields(signature)) if not field.has_rows}
-    return {name: tensor if name in shared else tensor[index] for name, tensor in batch.items()}
-
-
-def row_count(batch: Batch, signature: Signature) -> int:
-    """How many rows a batch has; where it has no axis of rows, as a graph, it is one."""
-    if not signature.deals_rows:
-        return 1
-    return next((len(batch[field.name]) for field in input_fields(signature) if field.has_rows and field.name in batch), 0)

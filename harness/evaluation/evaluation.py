@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from harness.adapters import Adapter, SignatureAdapter
 from harness.batches import Batch, to_device
-from harness.data.declared_batches import row_count, take_rows
 from harness.data.loader import Loader
 from harness.errors import DataError, UserError
 from harness.evaluation.answers import Answers, answers_in, check_output, targets_in
@@ -77,7 +76,7 @@ class Tally:
             OutputError: An output has another shape than the task promises.
         """
         signature = self._task.signature
-        start, count = self._seen, row_count(batch, signature)
+        start, count = self._seen, signature.row_count(batch)
         self._seen += count
         own = self._ranks.own_rows
         kept = count if own is None else max(0, min(count, own - start))
@@ -86,10 +85,10 @@ class Tally:
             targets = targets_in(each, batch, lambda row: self._name_row(start + row))
             check_output(each, outputs[each.output.name], targets)
             value, targets = self._cut(each, outputs, targets, kept)
-            answers[each.output.name] = answers_in(each, value, targets, take_rows(batch, slice(kept), signature))
+            answers[each.output.name] = answers_in(each, value, targets, signature.rows(batch, slice(kept)))
         if not (kept or signature.deals_rows):
             return
-        batch = take_rows(batch, slice(kept), signature)
+        batch = signature.rows(batch, slice(kept))
         self._count(answers, outputs, batch, kept)
 
     def _judged(self, batch: Batch) -> Iterator[LabelledOutput]:

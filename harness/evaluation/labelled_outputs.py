@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from harness.tasks.axes import BATCH, Size, rows_first
-from harness.tasks.kinds import BinaryScores, ClassScores, CtcScores, Kind, Loss, Numbers, Probabilities, TokenScores
+from harness.tasks.kinds import BinaryScores, ClassScores, CtcScores, Kind, Numbers, Probabilities, TokenScores
 from harness.tasks.signature import Output, Signature
 
 Family = Literal["classes", "yes_or_no", "numbers", "symbols"]
@@ -179,6 +179,6 @@ def main_output(signature: Signature) -> LabelledOutput:
 
 def has_own_loss(signature: Signature) -> bool:
     """Whether the loss of the task is another than the sum of what follows from the answers: a function, or what forward returns."""
-    if signature.loss or any(":" in each.loss or isinstance(each.kind, Loss) for each in signature.outputs):
+    if signature.whole_loss or any(":" in each.loss for each in signature.outputs):
         return True
     return any(each.has_own_loss for each in labelled_outputs(signature) if each.output.weight)

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from harness.adapters import ADAPTERS, Adapter, SignatureAdapter
 from harness.batches import Batch
-from harness.data.declared_batches import take_rows
 from harness.errors import ForwardError, UserError
 from harness.evaluation.answers import Answers, widened
 from harness.evaluation.labelled_outputs import LabelledOutput, has_own_loss, labelled_outputs, main_output
@@ -40,6 +39,7 @@ class Losses:
         self.total = 0.0
         self.weight = 0.0
         self._adapter = adapter
+        self._signature = task.signature
         self._has_own_loss = _is_own(adapter, task, "loss")
         self._has_own_mean = self._has_own_loss or _is_own(adapter, task, "weight")
 
@@ -76,7 +76,7 @@ class Losses:
     def _own_rows(self, answers: Answers, logits: Tensor, batch: Batch) -> Tensor:
         found = torch.full((answers.rows,), torch.nan, dtype=torch.float64, device="cpu")
         for number in answers.row.unique().tolist():
-            found[number] = self._loss(logits[number : number + 1], take_rows(batch, [number]))
+            found[number] = self._loss(logits[number : number + 1], self._signature.rows(batch, [number]))
         return found
 
     def _loss(self, logits: Tensor, batch: Batch) -> float:
@@ -130,7 +130,7 @@ class WholeLosses:
             return torch.tensor([self._loss(batch)], dtype=torch.float64)
         if self._signature.loss_over or not self._signature.has_rows:
             return torch.full((rows,), torch.nan, dtype=torch.float64)
-        each_row = [self._loss(take_rows(batch, [number], self._signature)) for number in range(rows)]
+        each_row = [self._loss(self._signature.rows(batch, [number])) for number in range(rows)]
         return torch.tensor(each_row, dtype=torch.float64)
 
     def mean(self, ranks: Ranks) -> tuple[float, dict[str, float]]:
