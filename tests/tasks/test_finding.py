@@ -224,7 +224,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], dict[str, Any]], di
             "outputs": {
                 "vector": {"axes": ["batch", 4], "kind": "embedding", "norm": 1.0},
                 "chances": {"axes": ["batch", 4], "kind": "probabilities", "classes": -1},
-                "temperature": {"axes": [], "constant": True},
+                "temperature": {"axes": [], "kind": "other", "constant": True},
             },
         },
     ),
@@ -253,6 +253,60 @@ def test_a_sound_model_is_quiet_under_its_own_signature(name: str) -> None:
     found = judge_model(build, TaskSpec(TaskType.DECLARED, declared=read_signature(keys)), share=1.0)
 
     assert {label: each.message for label, each in found.items() if each.status in (Status.FAIL, Status.WARN)} == {}
+
+
+class Neighbours(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor, adjacency: Tensor) -> Tensor:
+        return (adjacency @ self.head(x)).log_softmax(1)
+
+
+class Masked(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return self.layer(x, src_mask=mask)
+
+
+class OneImage(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.layer(image[None])[0]
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "inputs", "output"),
+    [
+        (
+            Neighbours(),
+            {"x": torch.randn(9, 6), "adjacency": torch.eye(9)},
+            [["nodes", 6], ["nodes", "nodes"]],
+            {"axes": ["nodes", 3], "kind": "class_scores"},
+        ),
+        (
+            Masked(),
+            {"x": torch.randn(2, 6, 8), "mask": torch.zeros(6, 6)},
+            [["batch", "time", 8], ["time", "time"]],
+            {"axes": ["batch", "time", 8]},
+        ),
+        (OneImage(), {"image": torch.randn(3, 16, 20)}, [[3, "height", "width"]], {"axes": [4, "height", "width"]}),
+    ],
+)
+def test_axes_that_are_none_of_rows(
+    model: nn.Module, arguments: dict[str, Tensor], inputs: list[list[Any]], output: dict[str, Any]
+) -> None:
+    found = signature_from_call(model, arguments)
+
+    assert [each["axes"] for each in found.keys["inputs"].values()] == inputs
+    assert list(found.keys["outputs"].values()) == [output]
 
 
 class Mixed(nn.Module):

@@ -22,6 +22,9 @@ from harness.tasks.signature import Signature
 _POSITIONS = {5: {2: "depth", 3: "height", 4: "width"}, 4: {2: "height", 3: "width"}}
 """Usual names of axes by their position, of inputs with so many axes."""
 
+_UNBATCHED = {1: "height", 2: "width"}
+"""Those of an input of three axes, none of which is of rows."""
+
 _STATES = ("hidden", "state", "hx", "cache", "past", "h_0", "h0")
 """Parts of names of arguments that continue an earlier call."""
 
@@ -116,10 +119,15 @@ class FoundInputs:
             return "nodes"
         if len(places) > 1 and len({name for name, _ in places}) == 1:
             return "side" if self.call.inputs[places[0][0]].ndim in _POSITIONS else "size"
+        square = {name for name, _ in places if (name, 0) in places and (name, 1) in places}
+        if any("mask" not in name.lower() for name in square):  # a matrix of neighbours
+            return "nodes"
         name, place = places[0]
         tensor = self.call.inputs[name]
         if usual := _POSITIONS.get(tensor.ndim, {}).get(place):
             return usual
+        if tensor.ndim == len(_UNBATCHED) + 1 and BATCH not in self.sizes and place in _UNBATCHED:
+            return _UNBATCHED[place]
         if tensor.ndim in _POSITIONS and place == 1:
             return "channels"
         return "time" if tensor.is_floating_point() else "seq"

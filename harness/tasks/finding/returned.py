@@ -48,8 +48,15 @@ def keys_of(name: str, value: Any, axes: Sequence[Size], promise: str) -> tuple[
         return {"kind": "state"}, f"a {type(value).__name__} of tensors {shapes}"
     if not value.ndim and "loss" in name.lower():
         return {"kind": "loss"}, "a single number, by its name"
+    if not value.ndim:
+        return {"kind": "other"}, "a single number for all rows: only its shape is promised"
     if not value.is_floating_point():
         return {"kind": "other"}, f"{str(value.dtype).removeprefix('torch.')}: only its shape is promised"
+    classes = _adds_up_along(value.exp()) if not bool((value > 0).any()) else None
+    if classes is not None and isinstance(axes[classes], int):
+        position = classes - value.ndim
+        keys = {"kind": "class_scores"} | ({} if position == -1 else {"classes": position})
+        return keys, f"the exponentials of its values add up to 1 along the axis {position}: logarithms of probabilities"
     along = _adds_up_along(value)
     if along is not None:
         if isinstance(axes[along], int):

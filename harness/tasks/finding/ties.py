@@ -59,7 +59,8 @@ def find_rows(call: Call, indices: Collection[str]) -> Rows | None:
         alone = call.tried(others)
         if alone is not None and _is_both(call.outputs, alone, found):
             return Rows(places, True)
-        mixed = mixed or Rows(places, False)
+        if not any(places.values()):  # further in, it is rather an axis of space or time
+            mixed = mixed or Rows(places, False)
     return None if mixed is None or indices or _has_square(call.inputs, mixed.places) else mixed
 
 
@@ -131,7 +132,8 @@ def _plans(inputs: Tensors) -> Iterator[dict[str, int]]:
             {name: axis for name, axis in zip(inputs, chosen, strict=True) if axis is not None}
             for chosen in islice(product(*choices), _MOST_PLANS)
         ]
-    yield from islice((plan for index, plan in enumerate(plans) if plan and plan not in plans[:index]), _MOST_PLANS)
+    once = [plan for index, plan in enumerate(plans) if plan and plan not in plans[:index]]
+    yield from islice((plan for plan in once if not _splits_square(inputs, plan)), _MOST_PLANS)
 
 
 def _rows_of(tensor: Tensor, size: int) -> list[int | None]:
@@ -192,6 +194,12 @@ def _has_square(inputs: Tensors, places: Mapping[str, int]) -> bool:
     )
 
 
+def _splits_square(inputs: Tensors, places: Mapping[str, int]) -> bool:
+    """Whether only one side of a matrix would be rows whose other side is the first axis of another input, as of neighbours."""
+    sizes = {t.shape[0] for name, t in inputs.items() if t.ndim and name not in places}
+    return any(inputs[name].shape[axis] in sizes for name, axis in places.items()) and _has_square(inputs, places)
+
+
 def same(outputs: Mapping[str, Any], again: Mapping[str, Any]) -> bool:
     """Whether every tensor that was returned was returned again."""
     return all(close(again.get(name), value) for name, value in outputs.items() if isinstance(value, Tensor))
@@ -203,5 +211,5 @@ def close(a: Any, b: Any) -> bool:
         return False
     if not (a.is_floating_point() or a.is_complex()):
         return bool((a == b).all())
-    largest = b.abs().max().item() if b.numel() else 0.0
+    largest = b.abs().nan_to_num(0.0, 0.0).max().item() if b.numel() else 0.0
     return torch.allclose(a, b, rtol=1e-3, atol=1e-4 * max(largest, 1e-6), equal_nan=True)
