@@ -36,13 +36,16 @@ class DeclaredLoss:
         """Whether forward returns it, and is given the labels to do so."""
         return self._signature.whole_loss == MODEL
 
-    def of_call(self, returned: Any, outputs: Mapping[str, Any], batch: Mapping[str, Tensor]) -> Tensor:
+    def of_call(
+        self, returned: Any, outputs: Mapping[str, Any], batch: Mapping[str, Tensor], *, has_step: bool = False
+    ) -> Tensor:
         """The loss that a model is trained by (a scalar): the declared one, else the weighted sum over the outputs that have labels.
 
         Args:
             returned: What forward returned.
             outputs: The declared outputs in it, by name and as forward returned them.
             batch: Inputs and labels, the rows first.
+            has_step: Whether a training step knows the loss that forward does not return; then the labelled outputs are judged.
 
         Raises:
             OutputError: There is none, or it is no scalar.
@@ -50,10 +53,16 @@ class DeclaredLoss:
         import torch
 
         signature = self._signature
-        if self.is_of_forward:
-            return _scalar(self._in_returned(returned, outputs), "loss", "forward")
-        if signature.whole_loss:
+        found = self._in_returned(returned, outputs) if self.is_of_forward else None
+        if found is not None:
+            return _scalar(found, "loss", "forward")
+        if signature.whole_loss and not self.is_of_forward:
             return self._by_function(signature.whole_loss, "loss", outputs, batch)
+        if self.is_of_forward and not (has_step and signature.taught):
+            raise OutputError(
+                "`loss`: model, but forward returns no `loss`: return it under that name, or declare an output of kind 'loss'"
+                + ("; what only the training step knows cannot be evaluated, unless outputs have labels" if has_step else "")
+            )
         if not signature.taught:
             raise OutputError("there is no loss to train by: no output has labels; give `loss` a function as file.py:name")
         return torch.stack([each.weight * self._mean(each, outputs, batch) for each in signature.taught]).sum()
@@ -84,16 +93,11 @@ class DeclaredLoss:
         return (value * weights).mean()
 
     def _in_returned(self, returned: Any, outputs: Mapping[str, Any]) -> Any:
-        """The loss that forward computed itself."""
+        """The loss that forward computed itself; ``None`` where it returned none."""
         declared = next((each.name for each in self._signature.outputs if isinstance(each.kind, Loss)), None)
         if declared is not None:
             return outputs[declared]
-        found = returned.get(_RETURNED) if isinstance(returned, Mapping) else getattr(returned, _RETURNED, None)
-        if found is None:
-            raise OutputError(
-                "`loss`: model, but forward returns no `loss`: return it under that name, or declare an output of kind 'loss'"
-            )
-        return found
+        return returned.get(_RETURNED) if isinstance(returned, Mapping) else getattr(returned, _RETURNED, None)
 
     def _by_function(self, source: str, key: str, outputs: Mapping[str, Any], batch: Mapping[str, Tensor]) -> Tensor:
         """What a function of the user's returns for outputs and a batch whose axes are in the declared order."""

@@ -24,6 +24,14 @@ def targeted(signature: Signature) -> tuple[Output, ...]:
     return tuple(output for output in signature.taught if output.loss != "ctc" and ":" not in output.loss)
 
 
+def has_constant_baseline(signature: Signature) -> bool:
+    """Whether it is known which constant answer is best, row by row: where the main output is all that is trained, by a loss by name."""
+    known = ("cross_entropy", "bce", "mse", "l1", "huber")
+    return (
+        signature.taught == (signature.main,) and signature.main.loss in known and signature.has_rows and not signature.whole_loss
+    )
+
+
 def trained_by_loss(signature: Signature) -> tuple[Output, ...]:
     """The outputs that a whole loss should depend on: predictions and embeddings, unless their weight is 0."""
     return tuple(each for each in signature.outputs if each.weight and not isinstance(each.kind, (State, Lengths, Loss, Other)))

@@ -21,6 +21,8 @@ from harness.evidence import Evidence, Status
 from harness.properties.subject import Subject
 from harness.tasks import TaskSpec, TaskType
 from harness.tasks.declared import read_signature
+from harness.training.checks.baseline_models import Prior
+from harness.training.checks.labels import guessing_loss
 from harness.training.checks.table import judge_training
 from harness.training.engines.batch_formats import Declared, DeclaredTuple, OnlyInput
 from harness.training.objective import Objective
@@ -56,10 +58,11 @@ def followed_by(keys: Keys) -> set[str]:
     return {f"{entry.name}[{case}]" if case else entry.name for entry in entries for case in entry.cases_for(task) or ("",)}
 
 
+BASELINE = "baseline_comparison"
 EVERY = {"step_updates", "optimizer_coverage", "seeded_repeat", "resume", "fine_tuning", "hyperparameter_sensitivity"}
 SHARED = {"training_loss[reduction]", "accumulation", "distributed"}
 EXPECTED: dict[str, tuple[Keys, set[str]]] = {
-    "scores of pixels": (SEGMENTATION, SHARED | {"initial_loss", "overfits_one_batch", "training_loss[targets]"}),
+    "scores of pixels": (SEGMENTATION, SHARED | {"initial_loss", "overfits_one_batch", "training_loss[targets]", BASELINE}),
     "a bottleneck": ({**AUTOENCODER, "loss": "file.py:loss"}, SHARED | {"training_loss[targets]"}),
     "different weights in a loss made elsewhere": (
         {**IMITATION, "loss": "model"},
@@ -244,6 +247,31 @@ def test_the_loss_of_one_of_several_outputs_is_judged_by_itself() -> None:
     assert found.status is Status.FAIL
     assert found.message.startswith("the first cross-entropy of output `actions` is ")
     assert verdict("initial_loss", trial_of(POLICY, Policy())).status is Status.OK
+
+
+@pytest.mark.parametrize(
+    ("output", "name", "answer"),
+    [
+        ({"axes": ["batch", 3, "height", "width"], "kind": "class_scores", "classes": 1}, "the frequency of each class", None),
+        ({"axes": ["batch", "height", "width"], "kind": "binary_scores"}, "the frequency of yes", None),
+        ({"axes": ["batch", "height", "width"], "loss": "l1"}, "the median of the training labels", torch.median),
+        ({"axes": ["batch", "height", "width"]}, "the mean of the training labels", torch.mean),
+    ],
+)
+def test_the_prior_of_a_declared_task_is_its_best_constant(output: Keys, name: str, answer: Any) -> None:
+    task = task_of({**SEGMENTATION, "outputs": {"main": output}})
+    batch = task.signature.make_batch({"batch": 4, "height": 5, "width": 6})
+    prior = Prior(task, [batch])
+    said = prior(batch)
+
+    assert prior.name == name
+    assert said.shape == task.signature.main.shape({"batch": 4, "height": 5, "width": 6})
+    if answer is not None:
+        assert torch.equal(said, answer(batch["labels"].double()).float().expand_as(said))
+        return
+    # No class is impossible, so that the loss is a little above the entropy.
+    loss = float(task.signature.loss_of(task.signature.main, said, batch))
+    assert 0 <= loss - guessing_loss(task.signature, task.signature.main, batch) < 0.01
 
 
 def test_a_sound_autoencoder_trains_in_one_process_and_in_two() -> None:

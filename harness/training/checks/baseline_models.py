@@ -57,10 +57,10 @@ class BaselineAdapter(Adapter):
 
 
 class Prior(nn.Module):
-    """How common each class or token is, or the mean of the numbers, whatever the input.
+    """How common each class or token is, or the best constant number, whatever the input.
 
     Args:
-        task: What the labels mean.
+        task: What the labels of its main output mean.
         batches: The rows that training has seen.
     """
 
@@ -68,25 +68,37 @@ class Prior(nn.Module):
 
     def __init__(self, task: TaskSpec, batches: Sequence[Batch]) -> None:
         super().__init__()
+        self._signature, output = task.signature, task.signature.main
         labels = torch.cat([_labels(task, batch).flatten() for batch in batches])
-        self._axes = len(task.signature.main.axes)
-        self._field = token_field(task.signature)
-        if task.is_regression:
-            self.name = "the mean of the training labels"
-            self.answer = nn.Parameter(labels.double().mean().float(), requires_grad=False)
+        if output.classes is None:
+            # A number a row may have any value; among several of a row, padding is marked.
+            numbers = labels[labels != IGNORED] if len(output.axes) > 1 else labels
+            self.name, constant = _constant(output.loss, numbers)
+            self.answer = nn.Parameter(constant, requires_grad=False)
             return
-        self.name = (
-            "the frequency of each token" if isinstance(task.signature.main.kind, TokenScores) else "the frequency of each class"
-        )
-        classes = task.output_size or 1
-        counts = torch.bincount(labels[labels != IGNORED], minlength=classes).double() + 1  # no class is impossible (Laplace)
+        self.name = "the frequency of each token" if isinstance(output.kind, TokenScores) else "the frequency of each class"
+        counts = (
+            torch.bincount(labels[labels != IGNORED], minlength=output.class_count or 1).double() + 1
+        )  # no class is impossible (Laplace)
         self.answer = nn.Parameter((counts / counts.sum()).log().float(), requires_grad=False)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Logits ``[B, C]`` or ``[B, S, C]``; ``[B]`` for numbers."""
-        rows = len(batch["labels"])
-        places = (batch[self._field].shape[1],) if self._axes == 3 else ()
-        return self.answer.expand(rows, *places, *self.answer.shape).clone()
+        """The main output, the rows first."""
+        output = self._signature.main
+        shape = output.shape(self._signature.sizes_of(batch))
+        # Classes lie along their axis; the answer is the same wherever else.
+        answer = self.answer if output.classes is None else self.answer.reshape(-1, *[1] * (-1 - output.classes))
+        return answer.expand(shape).clone()
+
+
+def _constant(loss: str, labels: Tensor) -> tuple[str, Tensor]:
+    """The best constant for numbers, and its name; for a yes or no its score."""
+    if loss == "bce":
+        share = (labels.double().sum() + 1) / (len(labels) + 2)
+        return "the frequency of yes", (share / (1 - share)).log().float()
+    if loss in ("l1", "huber"):
+        return "the median of the training labels", labels.double().median().float()
+    return "the mean of the training labels", labels.double().mean().float()
 
 
 class TokenTable(nn.Module):
@@ -174,7 +186,9 @@ class Linear(nn.Module):
 
 
 def stronger(task: TaskSpec, batches: Sequence[Batch], prior: Prior) -> nn.Module | None:
-    """The baseline that looks at the input; ``None`` where its tables would be too large."""
+    """The baseline that looks at the input; ``None`` for declared tasks, and where its tables would be too large."""
+    if task.declared is not None:
+        return None
     if task.is_per_position:
         size = (task.vocabulary_of(task.causal_field) or 1) * (task.output_size or 1)
         return TokenTable(task, batches, prior) if size <= _LARGEST else None

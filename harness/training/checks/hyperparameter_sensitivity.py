@@ -279,7 +279,8 @@ def planned_steps(trial: Trial) -> int | None:
     except DataError:
         return None
     keys = trial.source.train if trial.source is not None else None
-    batches = -(-rows // ((keys.batch_size if keys else None) or trial.config.batch_size))
+    size = (keys.batch_size if keys else None) or trial.config.batch_size
+    batches = -(-rows // size) if trial.subject.task.signature.deals_rows else rows
     return trial.config.epochs * steps_of_epoch(batches, trial.config.accumulate_grad_batches)
 
 
