@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -16,14 +17,16 @@ from torch import Tensor, nn
 
 from harness.adapters import SignatureAdapter
 from harness.catalogue import CATALOGUE
+from harness.config import load_config
 from harness.errors import OutputError
 from harness.evidence import Evidence, Status
 from harness.properties.subject import Subject
 from harness.tasks import TaskSpec, TaskType
 from harness.tasks.declared import read_signature
-from harness.training.checks.baseline_models import Prior
+from harness.training.checks.baseline_models import Prior, features_of
 from harness.training.checks.labels import guessing_loss
 from harness.training.checks.table import judge_training
+from harness.training.command import train_config
 from harness.training.engines.batch_formats import Declared, DeclaredTuple, OnlyInput
 from harness.training.objective import Objective
 from harness.training.trial import Trial
@@ -272,6 +275,77 @@ def test_the_prior_of_a_declared_task_is_its_best_constant(output: Keys, name: s
     # No class is impossible, so that the loss is a little above the entropy.
     loss = float(task.signature.loss_of(task.signature.main, said, batch))
     assert 0 <= loss - guessing_loss(task.signature, task.signature.main, batch) < 0.01
+
+
+CLICK: Keys = {
+    "inputs": {
+        "sparse": {"axes": ["batch", 2], "values": {"ids": [5, 3]}},
+        "dense": {"axes": ["batch", 2]},
+        "words": {"axes": ["batch", "seq"], "values": {"ids": 4}},
+        "real": {"axes": ["batch", "seq"], "values": {"mask_of": "seq"}},
+    },
+    "outputs": {"scores": {"axes": ["batch", 3], "kind": "class_scores"}},
+}
+
+
+def test_a_linear_model_sees_numbers_and_counts_of_ids() -> None:
+    batch = {
+        "sparse": torch.tensor([[4, 1]]),
+        "dense": torch.tensor([[0.5, -1.0]]),
+        "words": torch.tensor([[2, 2, 0]]),
+        "real": torch.tensor([[1, 1, 0]]),
+    }
+    assert features_of(task_of(CLICK).signature, batch).tolist() == [
+        [0, 0, 0, 0, 1] + [0, 1, 0] + [0.5, -1.0] + [0, 0, 2, 0]  # noqa: RUF005  # an input each
+    ]
+
+
+LIT_AUTOENCODER = """
+import lightning, torch, torch.nn.functional as F
+from torch import nn
+
+
+class Lit(lightning.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(4, 4)
+
+    def forward(self, image):
+        return self.net(image)
+
+    def training_step(self, batch, batch_idx):
+        image, _ = batch
+        return F.mse_loss(self(image), image)
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters(), lr=1e-2)
+
+
+def rows():
+    return [{"image": torch.randn(4, generator=torch.Generator().manual_seed(n))} for n in range(12)]
+"""
+
+
+def test_a_training_step_that_alone_knows_the_loss_is_evaluated_by_labelled_outputs(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(LIT_AUTOENCODER)
+    keys: Keys = {
+        "model_file": "model.py",
+        "model_factory": "Lit",
+        "inputs": {"image": {"axes": ["batch", 4]}},
+        "outputs": {"again": {"axes": ["batch", 4]}},
+        "labels": {"again": {"from": "image"}},
+        "loss": "model",
+        "train": {"dataset": ":rows"},
+        "eval": {"dataset": ":rows"},
+        "epochs": 2,
+        "batch_size": 4,
+    }
+    (tmp_path / "run.json").write_text(json.dumps(keys))
+    with pytest.warns(UserWarning, match="evaluated on its training rows"):
+        results = train_config(load_config(tmp_path / "run.json"), progress=False)
+
+    assert results["steps"] == 6
+    assert results["eval_summary"]["loss"] < results["initial_eval"]["loss"]
 
 
 def test_a_sound_autoencoder_trains_in_one_process_and_in_two() -> None:

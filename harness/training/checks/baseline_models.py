@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,22 +12,16 @@ from harness.adapters import Adapter
 from harness.batches import IGNORED, Batch
 from harness.evaluation.answers import targets_of
 from harness.tasks import TaskSpec
+from harness.tasks.axes import BATCH
 from harness.tasks.kinds import TokenScores
-from harness.tasks.signature import Signature
-from harness.tasks.values import Ids
+from harness.tasks.signature import Input, Signature
+from harness.tasks.values import Ids, MaskOf
 
 _LARGEST = 1 << 22
 """Numbers in a table, and features times rows of a linear model, above which there is none."""
 
 _RIDGE = 1e-2
 _ROUNDS = 30
-
-
-def token_field(signature: Signature) -> str:
-    """The ids at whose places the labels are; the first ones where labels have no places."""
-    fields = [each for each in signature.inputs if isinstance(each.values, Ids)]
-    labelled = signature.axes_of(signature.label_name(signature.main))
-    return next((each.name for each in fields if each.axes == labelled), fields[0].name if fields else "")
 
 
 class BaselineAdapter(Adapter):
@@ -105,25 +98,24 @@ class TokenTable(nn.Module):
     """How common each label is beside a token, shrunk towards the prior by the number of labels seen there (Witten and Bell 1991).
 
     Args:
-        task: One with an answer at each position.
+        task: One with an answer at each token.
+        tokens: The ids at whose places the answers are.
         batches: The rows that training has seen.
         prior: Fitted to them.
     """
 
     name = "a table of the tokens beside each other"
 
-    def __init__(self, task: TaskSpec, batches: Sequence[Batch], prior: Prior) -> None:
+    def __init__(self, task: TaskSpec, tokens: Input, batches: Sequence[Batch], prior: Prior) -> None:
         super().__init__()
         signature = task.signature
-        self._field = token_field(signature)
-        # The token itself is hidden where none stands before another.
-        self._looks_back = isinstance(signature.main.kind, TokenScores) and not any(signature.with_order("causal"))
-        vocabulary, classes = task.vocabulary_of(self._field) or 1, task.output_size or 1
-        counts = torch.zeros(vocabulary, classes, dtype=torch.float64)
+        self._field = tokens.name
+        self._looks_back = signature.has_hidden_labels(signature.main) and not any(signature.with_order("causal"))
+        counts = torch.zeros(_count_of(tokens), signature.main.class_count or 1, dtype=torch.float64)
         for batch in batches:
-            labels, tokens = _labels(task, batch), self._tokens(batch)
+            labels, ids = _labels(task, batch), self._tokens(batch)
             known = labels != IGNORED
-            counts.index_put_((tokens[known], labels[known]), torch.ones(()).double(), accumulate=True)
+            counts.index_put_((ids[known], labels[known]), torch.ones(()).double(), accumulate=True)
         kinds = (counts > 0).sum(1, keepdim=True).clamp(min=1)
         shares = (counts + kinds * prior.answer.double().exp()) / (counts.sum(1, keepdim=True) + kinds)
         self.table = nn.Parameter(shares.log().float(), requires_grad=False)
@@ -138,36 +130,34 @@ class TokenTable(nn.Module):
 
 
 class Linear(nn.Module):
-    """A linear model of the pixels, the features, or how often each token occurs, with a ridge.
+    """A linear model of the numbers among the inputs, and of how often each id occurs, with a ridge.
 
     Args:
-        task: One with an answer a row.
-        batches: The rows that training has seen.
+        task: One with an answer a row: a class, or a number.
+        batches: The rows that training has seen; inputs have the same size in all.
     """
 
     name = "a linear model"
 
     def __init__(self, task: TaskSpec, batches: Sequence[Batch]) -> None:
         super().__init__()
-        self._task = task
-        raw = torch.cat([self._features(batch) for batch in batches])
+        self._signature = task.signature
+        raw = torch.cat([features_of(self._signature, batch) for batch in batches])
         self.mean, self.scale = raw.mean(0), raw.std(0).clamp(min=1e-6)
         labels = torch.cat([_labels(task, batch) for batch in batches])
         self.weight, self.bias = self._fit((raw - self.mean) / self.scale, labels)
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits ``[B, C]``; ``[B]`` for numbers."""
-        scores = F.linear((self._features(batch) - self.mean) / self.scale, self.weight, self.bias)
-        return scores.squeeze(-1) if self._task.is_regression else scores
+        scores = F.linear((features_of(self._signature, batch) - self.mean) / self.scale, self.weight, self.bias)
+        return scores if self._has_classes else scores.squeeze(-1)
 
-    def _features(self, batch: Batch) -> Tensor:
-        if not self._task.is_text:
-            return batch[self._task.facts.inputs[0]].float().flatten(1)
-        tokens = F.one_hot(batch["input_ids"], self._task.vocab_size or 1).float()
-        return (tokens * batch["attention_mask"][..., None]).sum(1)
+    @property
+    def _has_classes(self) -> bool:
+        return self._signature.main.classes is not None
 
     def _fit(self, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        outputs = 1 if self._task.is_regression else self._task.output_size or 1
+        outputs = self._signature.main.class_count or 1
         weight = torch.zeros(outputs, inputs.shape[1], requires_grad=True)
         bias = torch.zeros(outputs, requires_grad=True)
         optimizer = torch.optim.LBFGS([weight, bias], max_iter=_ROUNDS, line_search_fn="strong_wolfe")
@@ -175,7 +165,7 @@ class Linear(nn.Module):
         def closure() -> Tensor:
             optimizer.zero_grad()
             scores = F.linear(inputs, weight, bias)
-            known = F.mse_loss(scores[:, 0], labels.float()) if self._task.is_regression else F.cross_entropy(scores, labels)
+            known = F.cross_entropy(scores, labels) if self._has_classes else F.mse_loss(scores[:, 0], labels.float())
             loss = known + _RIDGE * weight.square().sum()
             loss.backward()
             return loss
@@ -185,16 +175,46 @@ class Linear(nn.Module):
         return weight.detach(), bias.detach()
 
 
+def features_of(signature: Signature, batch: Batch) -> Tensor:
+    """What a linear model sees of each row: its numbers, and how often each of its ids occurs (float32 ``[B, F]``)."""
+    masks = [each for each in signature.inputs if isinstance(each.values, MaskOf) and each.name in batch]
+    parts = []
+    for each in (each for each in signature.inputs if BATCH in each.axes and each.name in batch):
+        value = batch[each.name]
+        if each.holds_numbers:
+            parts.append(value.float().flatten(1))
+        elif isinstance(each.values, Ids) and isinstance(each.values.count, tuple):
+            tables = enumerate(each.values.count)
+            parts += [F.one_hot(value[..., place], count).float().flatten(1) for place, count in tables]
+        elif count := _count_of(each):
+            told = F.one_hot(value, count).float()
+            for mask in masks:
+                if mask.axes == each.axes and isinstance(mask.values, MaskOf):
+                    told = told * (batch[mask.name].bool() ^ mask.values.inverted)[..., None]
+            parts.append(told.flatten(1, -2).sum(1) if told.ndim > 2 else told)
+    return torch.cat(parts, 1)
+
+
 def stronger(task: TaskSpec, batches: Sequence[Batch], prior: Prior) -> nn.Module | None:
-    """The baseline that looks at the input; ``None`` for declared tasks, and where its tables would be too large."""
-    if task.declared is not None:
+    """The baseline that looks at the input; ``None`` where there is none for such outputs or inputs, or its tables would be too large."""
+    signature, output = task.signature, task.signature.main
+    answers = signature.axes_of(signature.label_name(output))
+    if output.class_count and len(answers) > 1:
+        tokens = next((each for each in signature.inputs if _count_of(each) and each.axes == answers), None)
+        if tokens is None or _count_of(tokens) * output.class_count > _LARGEST:
+            return None
+        return TokenTable(task, tokens, batches, prior)
+    fits = answers == (BATCH,) and ((output.loss == "cross_entropy" and output.class_count) or output.loss == "mse")
+    if not fits or not any(each.holds_numbers or isinstance(each.values, Ids) for each in signature.inputs):
         return None
-    if task.is_per_position:
-        size = (task.vocabulary_of(task.causal_field) or 1) * (task.output_size or 1)
-        return TokenTable(task, batches, prior) if size <= _LARGEST else None
-    rows: int = sum(len(batch["labels"]) for batch in batches)
-    width: Any = task.vocab_size if task.is_text else batches[0][task.facts.inputs[0]][0].numel()
-    return Linear(task, batches) if rows * width <= _LARGEST else None
+    widths = {features_of(signature, signature.rows(batch, [0])).shape[1] for batch in batches}
+    rows = sum(signature.row_count(batch) for batch in batches)
+    return Linear(task, batches) if len(widths) == 1 and rows * widths.pop() <= _LARGEST else None
+
+
+def _count_of(given: Input) -> int:
+    """How many ids an input may hold; 0 for one that holds none, or of several tables."""
+    return given.values.count if isinstance(given.values, Ids) and isinstance(given.values.count, int) else 0
 
 
 def _labels(task: TaskSpec, batch: Batch) -> Tensor:

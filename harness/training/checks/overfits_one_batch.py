@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -271,7 +272,8 @@ def _row_count(task: TaskSpec) -> int:
     signature = task.signature
     if any(len(signature.axes_of(signature.label_name(output))) > 1 for output in learnable(signature)):
         return 2
-    features = task.num_features or 4
+    flat = all(each.is_flat and each.holds_numbers for each in signature.inputs)
+    features = sum(math.prod(size for size in each.axes if isinstance(size, int)) for each in signature.inputs) if flat else 4
     return min(4, max(2, features))
 
 
