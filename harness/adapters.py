@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -14,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.batches import IGNORED, Batch
-from harness.compat import UNDEFINED_FORWARD
-from harness.errors import ConfigError, ForwardError, ModelSourceError, OutputError, did_you_mean
+from harness.call_plans import CallPlan as CallPlan
+from harness.call_plans import plan_call as plan_call
+from harness.errors import ConfigError, ModelSourceError, OutputError, did_you_mean
 from harness.tasks import FACTS, TaskSpec, TaskType
 from harness.tasks.axes import fits_shape
 from harness.tasks.calls import (
@@ -23,6 +23,7 @@ from harness.tasks.calls import (
     batch_as_declared,
     bind,
     find_output,
+    lacking_arguments,
     nested,
     outputs_of,
     parameters_of,
@@ -36,91 +37,6 @@ LENGTH_FIRST = "length_first"
 
 OnOutput = Callable[[str, Any], None]
 """Told of an output, by its name and as forward returned it."""
-
-_TOKEN_FIELDS = ("input_ids", "decoder_input_ids")
-
-
-@dataclass(frozen=True)
-class CallPlan:
-    """How a batch's fields become the arguments of ``forward``.
-
-    Attributes:
-        named: Fields passed by their own name.
-        positional: Fields passed by position, before the named ones.
-        whole: The batch itself is the only argument.
-        length_first: Token ids are passed as ``[length, batch]``. A mask stays ``[batch, length]``, as in ``nn.Transformer``.
-    """
-
-    named: tuple[str, ...] = ()
-    positional: tuple[str, ...] = ()
-    whole: bool = False
-    length_first: bool = False
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        """Every field that reaches the model, once, even where ``forward`` takes it in two places."""
-        return tuple(dict.fromkeys(self.positional + self.named))
-
-    def call(self, model: nn.Module, batch: Batch) -> Any:
-        """Calls the model; returns whatever it returns."""
-        if self.length_first:
-            batch = {name: tensor.t() if name in _TOKEN_FIELDS else tensor for name, tensor in batch.items()}
-        if self.whole:
-            return model(batch)
-        return model(*(batch[name] for name in self.positional), **{name: batch[name] for name in self.named})
-
-
-def plan_call(model: nn.Module, inputs: tuple[str, ...]) -> CallPlan:
-    """Reads the signature of ``forward`` and decides how the fields are passed.
-
-    Fields go by name where ``forward`` has a parameter of that name. Required parameters of other names take the fields that
-    are left, in the task's order. Optional parameters of other names keep their defaults.
-
-    Args:
-        model: The model.
-        inputs: The task's fields, in the order in which they are matched by position.
-
-    Raises:
-        ForwardError: ``forward`` requires more arguments than the task has fields, or takes none of them.
-    """
-    if getattr(model.forward, "__name__", "") == UNDEFINED_FORWARD:
-        raise ForwardError(f"{type(model).__name__} has no forward of its own; define one that takes {_names(inputs)}")
-    signature = inspect.signature(model.forward)
-    parameters = list(signature.parameters.values())
-    variadic = {p.kind for p in parameters} & {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
-    parameters = [p for p in parameters if p.kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)]
-    named = {p.name for p in parameters if p.name in inputs}
-    left = [name for name in inputs if name not in named]
-    required = [p for p in parameters if p.default is p.empty and p.name not in named]
-    if [p.name for p in required] == ["batch"] and not named:
-        return CallPlan(whole=True)
-    if len(required) > len(left) or any(p.kind is p.KEYWORD_ONLY for p in required):
-        surplus = required[len(left) :] or required
-        raise ForwardError(
-            f"{type(model).__name__}.forward{signature} requires {_names(p.name for p in surplus)}, which the task does not provide; "
-            f"the fields are {_names(inputs)}. Give it a default, or set `adapter` to a class that fills it"
-        )
-    if not parameters and variadic:
-        if inspect.Parameter.VAR_POSITIONAL in variadic:
-            return CallPlan(positional=inputs[:1])
-        return CallPlan(named=inputs)
-    if "decoder_input_ids" in left and "attention_mask" in left and len(required) == left.index("decoder_input_ids"):
-        left.remove("attention_mask")  # `forward(source, target)`: no decoder does without its tokens
-    positional: list[str] = []
-    for parameter in parameters:
-        if parameter in required:
-            positional.append(left.pop(0))
-        elif parameter.name in named and (parameter.kind is parameter.POSITIONAL_ONLY or len(required) > len(positional)):
-            positional.append(parameter.name)
-    fields = CallPlan(
-        named=tuple(name for name in inputs if name in named and name not in positional), positional=tuple(positional)
-    )
-    if not fields.fields:
-        raise ForwardError(
-            f"{type(model).__name__}.forward{signature} takes none of the task's fields {_names(inputs)}; "
-            "name a parameter after one of them, or make it required"
-        )
-    return fields
 
 
 class Adapter:
@@ -229,7 +145,8 @@ class SignatureAdapter(Adapter):
         """How this model is called."""
         if model not in self._plans:
             positional, named, whole = bind(model, self._signature)
-            self._plans[model] = CallPlan(named=named, positional=positional, whole=whole)
+            optional, states = lacking_arguments(self._signature)
+            self._plans[model] = CallPlan(named, positional, whole, optional=optional, states=states)
         return self._plans[model]
 
     def outputs(self, model: nn.Module, batch: Batch) -> dict[str, Any]:

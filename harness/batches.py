@@ -123,6 +123,27 @@ def other_tokens(task: TaskSpec, ids: Tensor, seed: int = 0, field: str = "input
     return fresh
 
 
+def other_batch(task: TaskSpec, base: Batch, drawn: Batch) -> Batch:
+    """A drawn batch in which every id differs from that of another batch at the same place, as far as its table has so many.
+
+    Args:
+        task: What the fields hold.
+        base: What it must differ from.
+        drawn: Another batch of the same sizes.
+    """
+    changed = dict(drawn)
+    for each in task.signature.inputs:
+        values = each.values
+        if each.name not in drawn or not isinstance(values, Ids):
+            continue
+        count = torch.as_tensor(values.count, device=base[each.name].device)
+        fresh, pad = drawn[each.name], -1 if values.pad is None else values.pad
+        for _ in range(2):  # twice, as the next id may be the one that fills
+            fresh = torch.where((fresh == base[each.name]) | (fresh == pad), (fresh + 1) % count, fresh)
+        changed[each.name] = fresh
+    return changed
+
+
 def swap_tokens(ids: Tensor, others: Tensor, positions: Iterable[int]) -> Tensor:
     """Token ids ``[B, S]`` with those of ``others`` at some positions."""
     swapped = ids.clone()
@@ -160,8 +181,10 @@ def rows(batch: Batch, index: slice | list[int]) -> Batch:
 
 
 def to_device(batch: Batch, device: torch.device | str | None, dtype: torch.dtype | None = None) -> Batch:
-    """The batch on a device, its floating fields in a dtype; ``None`` leaves either as it is."""
+    """The batch on a device, its floating fields in a dtype; ``None`` leaves either as it is. A nested state stays where it was made."""
     return {
         name: tensor.to(device=device, dtype=dtype if dtype and tensor.is_floating_point() else tensor.dtype)
+        if isinstance(tensor, Tensor)
+        else tensor
         for name, tensor in batch.items()
     }

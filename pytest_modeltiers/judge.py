@@ -265,7 +265,7 @@ class Judge:
         """Keeps a failure, and in its place the one at the smallest sizes that fail in the same way."""
         self._keep(evidence, partial(self._run_again, check, case))
         if self.worst is evidence:  # kept before smaller sizes are tried, for which there may be no time
-            case, evidence = smallest_failing(case, evidence, partial(self._run, check), least, out_of_time)
+            case, evidence = smallest_failing(case, evidence, partial(self._run, check), least, out_of_time, self.subject.task)
             self.worst, self._again = evidence, partial(self._run_again, check, case)
 
     def _run_contents(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness.catalogue import Property
-from harness.catalogue.entry import FurtherOutputs, load
+from harness.catalogue.entry import Search, load
 
 if TYPE_CHECKING:
     from pytest_modeltiers.judge import Judge
@@ -92,14 +92,21 @@ def _search(entry: Property, judge: Judge, case: str) -> None:
         for values in search.given:
             judge.holds(check, **values)
     if search.outputs:
-        _judge_outputs(judge, check, search.outputs)
+        _judge_outputs(judge, check, search)
 
 
-def _judge_outputs(judge: Judge, check: Callable[..., Any], wanted: FurtherOutputs) -> None:
-    """Judges what forward returns beside the logits, once at typical sizes."""
+def _judge_outputs(judge: Judge, check: Callable[..., Any], search: Search) -> None:
+    """Judges what forward returns beside the logits: at typical sizes, or on the values that are given where nothing is drawn."""
     from harness.properties.outputs import further_outputs, judge_output
+    from pytest_modeltiers import strategies
 
+    wanted = search.outputs
+    assert wanted is not None
     check = load(wanted.function) if wanted.function else check
+    given: tuple[Mapping[str, Any], ...] = ({"sizes": judge.subject.typical},) if search.draws else search.given
+    if wanted.at:
+        given = (getattr(strategies, wanted.at)(judge.subject),)
     for output in further_outputs(judge.subject):
-        if not wanted.shape or getattr(output, wanted.shape):
-            judge.holds(partial(judge_output, name=judge.name, output=output, check=check), sizes=judge.subject.typical)
+        if (output.declared or not wanted.declared) and (not wanted.shape or getattr(output, wanted.shape)):
+            for values in given:
+                judge.holds(partial(judge_output, name=judge.name, output=output, check=check), **values)

@@ -14,6 +14,7 @@ from typing import Any
 from harness.batches import Sizes
 from harness.evidence import Evidence, Status
 from harness.internal_errors import CODE
+from harness.tasks import TaskSpec
 
 _AXES = ("batch", "seq", "target_seq")
 _TRIED_FIRST = 4
@@ -24,7 +25,12 @@ Case = dict[str, Any]
 
 
 def smallest_failing(
-    case: Case, failed: Evidence, run: Callable[[Case], Evidence], least: Sizes, out_of_time: Callable[[], bool]
+    case: Case,
+    failed: Evidence,
+    run: Callable[[Case], Evidence],
+    least: Sizes,
+    out_of_time: Callable[[], bool],
+    task: TaskSpec | None = None,
 ) -> tuple[Case, Evidence]:
     """A case that fails as the given one does and whose sizes cannot be made smaller, with its evidence.
 
@@ -34,13 +40,14 @@ def smallest_failing(
         run: Judges a case.
         least: The smallest sizes that may be tried.
         out_of_time: Whether to stop with what there is.
+        task: What the sizes are of; those that it does not allow are not tried.
     """
     kind = kind_of(failed)
     found = (case, failed)
 
     def fails(candidate: Case) -> bool:
         nonlocal found
-        if out_of_time():
+        if out_of_time() or not _allows(task, candidate["sizes"]):
             return False
         evidence = run(candidate)
         if kind_of(evidence) != kind:
@@ -48,14 +55,19 @@ def smallest_failing(
         found = (candidate, evidence)
         return True
 
+    declared = dict(least.declared)
     while True:
         before = found[0]
-        for axis in _AXES:
-            _reduce(found[0], axis, getattr(least, axis), fails)
+        for axis in (*_AXES, *declared):
+            _reduce(found[0], axis, declared[axis] if axis in declared else getattr(least, axis), fails)
         if found[0].get("seed"):
             fails({**found[0], "seed": 0})
         if found[0] == before:
             return found
+
+
+def _allows(task: TaskSpec | None, sizes: Sizes) -> bool:
+    return task is None or task.declared is None or task.declared.allows(sizes.by_axis(task))
 
 
 def kind_of(evidence: Evidence) -> str:
@@ -67,7 +79,8 @@ def kind_of(evidence: Evidence) -> str:
 
 def _reduce(case: Case, axis: str, least: int, fails: Callable[[Case], bool]) -> None:
     """Makes one axis as small as it gets: by the smallest values first, then by halving what is left."""
-    high, low = getattr(case["sizes"], axis), least - 1
+    sizes = case["sizes"]
+    high, low = dict(sizes.declared).get(axis, getattr(sizes, axis, 1)), least - 1
     for value in _first(least, high):
         if fails(_with(case, axis, value)):
             return
@@ -81,8 +94,11 @@ def _reduce(case: Case, axis: str, least: int, fails: Callable[[Case], bool]) ->
 
 
 def _with(case: Case, axis: str, value: int) -> Case:
+    sizes = case["sizes"]
     changed: dict[str, Any] = {axis: value}
-    return {**case, "sizes": replace(case["sizes"], **changed)}
+    if axis not in _AXES:
+        changed = {"declared": tuple((name, value if name == axis else size) for name, size in sizes.declared)}
+    return {**case, "sizes": replace(sizes, **changed)}
 
 
 def _first(least: int, high: int) -> Iterator[int]:

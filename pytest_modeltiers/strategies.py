@@ -16,7 +16,7 @@ from hypothesis.strategies import SearchStrategy
 from harness.batches import Sizes
 from harness.batches import largest_sizes as largest
 from harness.tasks import TaskSpec
-from harness.tasks.axes import BATCH
+from harness.tasks.axes import BATCH, Axis
 from harness.tasks.signature import Signature
 
 if TYPE_CHECKING:
@@ -32,10 +32,17 @@ LONGEST_USUAL = 48
 """Lengths up to this one are drawn, and the declared one; those between are too slow to be drawn often."""
 
 
-def sizes(task: TaskSpec, min_batch: int = 1, min_seq: int = 1) -> SearchStrategy[Sizes]:
-    """Sizes of a batch: up to five rows, and lengths up to the declared one, which is drawn often."""
+def sizes(task: TaskSpec, min_batch: int = 1, min_seq: int = 1, longer_than_least: str = "") -> SearchStrategy[Sizes]:
+    """Sizes of a batch: up to five rows, and lengths up to the declared one, which is drawn often.
+
+    Args:
+        task: What is free.
+        min_batch: Fewest rows.
+        min_seq: Fewest tokens, or steps along a causal axis.
+        longer_than_least: An axis of a declared task that is longer than its smallest size, as far as it can be.
+    """
     if task.declared is not None:
-        return _declared_sizes(task.declared, min_batch, min_seq)
+        return _declared_sizes(task.declared, min_batch, min_seq, longer_than_least)
     return st.builds(
         Sizes,
         batch=st.integers(min_batch, max(min_batch, _MOST_ROWS)),
@@ -81,11 +88,21 @@ def training_steps(task: TaskSpec) -> Cases:
 
 @st.composite
 def pad_patterns(draw: st.DrawFn, task: TaskSpec) -> dict[str, Any]:
-    """Batches, and the real length of each row; at least one row is padded."""
-    drawn = draw(sizes(task, min_seq=1 + task.min_seq_len))
-    lengths = draw(st.lists(st.integers(task.min_seq_len, drawn.seq), min_size=drawn.batch, max_size=drawn.batch))
-    lengths[0] = max(task.min_seq_len, min(lengths[0], drawn.seq - 1))
-    return {"sizes": drawn, "lengths": tuple(lengths), "seed": draw(_SEEDS)}
+    """Batches, and the real length of each row along an axis; at least one row is padded."""
+    axes = task.signature.padded
+    axis = draw(st.sampled_from(axes)) if len(axes) > 1 else axes[0]
+    drawn = draw(sizes(task, min_seq=1 + task.min_seq_len, longer_than_least=axis.name))
+    total = task.signature.complete(drawn.by_axis(task))[axis.name]
+    least = shortest(axis, total)
+    lengths = draw(st.lists(st.integers(least, total), min_size=drawn.batch, max_size=drawn.batch))
+    lengths[0] = max(least, min(lengths[0], total - 1))
+    named = {"axis": axis.name} if len(axes) > 1 else {}
+    return {"sizes": drawn, "lengths": tuple(lengths), "seed": draw(_SEEDS), **named}
+
+
+def shortest(axis: Axis, total: int) -> int:
+    """The fewest real elements of a row: as few as the axis allows, or one where it has one size only."""
+    return axis.least if 1 <= axis.least < total else 1
 
 
 def call_sequences(task: TaskSpec) -> Cases:
@@ -101,8 +118,9 @@ def largest_sizes(subject: Subject) -> dict[str, Any]:
 
 def largest_padding(subject: Subject) -> dict[str, Any]:
     """The largest sizes, each row with more padding than the one before."""
-    sizes = largest(subject.task, _MOST_ROWS)
-    lengths = tuple(max(subject.task.min_seq_len, sizes.seq - 1 - 2 * row) for row in range(sizes.batch))
+    sizes, axis = largest(subject.task, _MOST_ROWS), subject.task.signature.padded[0]
+    total = subject.task.signature.complete(sizes.by_axis(subject.task))[axis.name]
+    lengths = tuple(max(shortest(axis, total), total - 1 - 2 * row) for row in range(sizes.batch))
     return {"sizes": sizes, "lengths": lengths}
 
 
@@ -111,12 +129,14 @@ def typical_then_largest(subject: Subject) -> dict[str, Any]:
     return {"calls": (subject.typical, largest(subject.task, _MOST_ROWS))}
 
 
-def _declared_sizes(signature: Signature, min_batch: int, min_seq: int) -> SearchStrategy[Sizes]:
+def _declared_sizes(signature: Signature, min_batch: int, min_seq: int, longer: str) -> SearchStrategy[Sizes]:
     """Sizes of all free axes at once, the smallest first; up to five rows, and along a causal axis at least so many steps."""
     choices = {axis.name: axis.choices() for axis in signature.free_axes}
     for axis in signature.with_order("causal"):
         if axis.name in choices:
             choices[axis.name] = _between(choices[axis.name], min_seq)
+    if longer in choices:
+        choices[longer] = choices[longer][1:] or choices[longer]
     if BATCH in choices:
         choices[BATCH] = _between(choices[BATCH], min_batch, max(min_batch, _MOST_ROWS))
     drawn = st.fixed_dictionaries({name: st.sampled_from(sizes) for name, sizes in choices.items()})

@@ -35,6 +35,7 @@ LEVELS = {
     "statistics": 0,
     "pretrained": 0,
     "batches": 0,
+    "call_plans": 0,
     "adapters": 0,
     "scan": 0,
     "isolation": 0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from harness.catalogue import facts
 from harness.catalogue.entry import Case, FurtherOutputs, Property, Search
 
 DIFFERENCE = "largest absolute difference of the logits that still counts as equal"
@@ -21,7 +22,7 @@ CRITICAL = (
         1,
         "The model works at the whole declared length",
         "harness.properties.contracts:full_length",
-        needs=lambda task: task.is_text,
+        needs=facts.text,
         search=Search(given=({"batch": 1}, {"batch": 3})),
     ),
     Property(
@@ -29,7 +30,7 @@ CRITICAL = (
         1,
         "Every token id of the vocabulary can be read and predicted",
         "harness.properties.vocabulary:full_vocabulary",
-        needs=lambda task: task.is_text,
+        needs=facts.text,
         owned_by=_WRITES,
     ),
     Property(
@@ -47,13 +48,15 @@ CRITICAL = (
                 ),
             ),
             "extremes": Case(
-                "Logits are finite at extreme inputs", "harness.properties.numerics:finite_at_extremes", search=Search("batches")
+                "Logits are finite at extreme inputs",
+                "harness.properties.numerics:finite_at_extremes",
+                search=Search("batches", outputs=FurtherOutputs(declared=True)),
             ),
             "fully_padded_row": Case(
                 "A row that is all padding makes neither logits nor gradients NaN",
                 "harness.properties.numerics:fully_padded_row",
-                needs=lambda task: task.is_text,
-                search=Search("several_rows"),
+                needs=facts.empty_rows,
+                search=Search("several_rows", outputs=FurtherOutputs(declared=True)),
             ),
         },
     ),
@@ -70,7 +73,7 @@ CRITICAL = (
         1,
         "A row's logits and gradients do not depend on the other rows of its batch",
         tolerance=DIFFERENCE,
-        needs=lambda task: task.has_rows,
+        needs=facts.rows,
         cases={
             "forward": Case(
                 "A row's logits do not depend on the other rows of its batch",
@@ -80,7 +83,9 @@ CRITICAL = (
             "gradient": Case(
                 "A row's gradient does not reach the other rows of its batch",
                 "harness.properties.independence:gradient_independence",
-                search=Search("several_rows", examples=14, corner="largest_sizes"),
+                search=Search(
+                    "several_rows", examples=14, corner="largest_sizes", outputs=FurtherOutputs("by_row", declared=True)
+                ),
             ),
         },
     ),
@@ -89,7 +94,7 @@ CRITICAL = (
         1,
         "Every declared output is there, with the shape, range and length that are promised",
         "harness.properties.promises:declared_outputs",
-        needs=lambda task: task.declared is not None,
+        needs=facts.declared,
         owned_by=("shape_contract",),
         search=Search("batches", anchors_first=True),
     ),
@@ -99,7 +104,7 @@ CRITICAL = (
         "Swapping inputs that are declared symmetric changes nothing",
         "harness.properties.promises:symmetric_inputs",
         DIFFERENCE,
-        needs=lambda task: bool(task.declared and task.declared.symmetric),
+        needs=facts.symmetric,
         search=Search("batches", examples=6),
     ),
     Property(
@@ -108,16 +113,78 @@ CRITICAL = (
         "Another order of a set's elements gives the outputs in that order, and the same outputs elsewhere",
         "harness.properties.promises:permutation",
         DIFFERENCE,
-        needs=lambda task: bool(task.declared and any(task.declared.with_order("none"))),
+        needs=facts.sets,
         search=Search("batches", examples=8),
+    ),
+    Property(
+        "duplicates",
+        1,
+        "Repeating an element of a set changes nothing",
+        "harness.properties.promises:duplicates",
+        DIFFERENCE,
+        needs=facts.duplicates,
+        search=Search("batches", examples=6),
+    ),
+    Property(
+        "optional_inputs",
+        1,
+        "Forward works with and without each optional input",
+        tolerance=DIFFERENCE,
+        needs=facts.optional,
+        cases={
+            "left_out": Case(
+                "Without optional inputs the outputs have their shape and are finite",
+                "harness.properties.optional_inputs:works_without",
+                search=Search("batches", examples=5),
+            ),
+            "full_mask": Case(
+                "A mask that hides nothing gives what no mask gives",
+                "harness.properties.optional_inputs:full_mask_is_none",
+                needs=facts.optional_mask,
+                search=Search("batches", examples=5),
+            ),
+        },
+    ),
+    Property(
+        "carried_state",
+        1,
+        "A call that goes on from the state of an earlier one gives what one call gives",
+        tolerance=DIFFERENCE,
+        needs=facts.state,
+        cases={
+            "shape": Case(
+                "States have their declared shape, and forward takes what it returned",
+                "harness.properties.carried_state:state_shape",
+                search=Search("batches", examples=4),
+            ),
+            "chunks": Case(
+                "A call that is cut into pieces gives what the whole gives",
+                "harness.properties.carried_state:chunks_equal_whole",
+                needs=facts.chunks,
+                owned_by=("causal", "stateless"),
+                search=Search("several_tokens", examples=6, corner="largest_sizes"),
+            ),
+            "requests": Case(
+                "Another request between two calls changes nothing",
+                "harness.properties.carried_state:requests_apart",
+                owned_by=("stateless",),
+                search=Search("batches", examples=3),
+            ),
+            "used": Case(
+                "A call depends on the state it goes on from",
+                "harness.properties.carried_state:state_is_used",
+                owned_by=("carried_state[chunks]",),
+                search=Search("several_rows", examples=2),
+            ),
+        },
     ),
     Property(
         "causal",
         1,
         "A position's logits never depend on later tokens",
-        "harness.properties.independence:causality",
+        "harness.properties.causality:causality",
         DIFFERENCE,
-        needs=lambda task: task.is_causal,
+        needs=facts.causal,
         search=Search(
             "several_tokens",
             examples=14,
@@ -128,12 +195,17 @@ CRITICAL = (
     Property(
         "padding_ignored",
         1,
-        "Right padding changes nothing at the real positions",
-        "harness.properties.independence:padding_ignored",
+        "Padding changes nothing at the real positions",
+        "harness.properties.padding:padding_ignored",
         DIFFERENCE,
-        needs=lambda task: task.is_text,
+        needs=facts.padded,
         owned_by=("causal",),
-        search=Search("pad_patterns", examples=12, corner="largest_padding"),
+        search=Search(
+            "pad_patterns",
+            examples=12,
+            corner="largest_padding",
+            outputs=FurtherOutputs("by_padding", declared=True, at="largest_padding"),
+        ),
     ),
     Property(
         "input_dependence",
@@ -143,44 +215,44 @@ CRITICAL = (
             "tokens": Case(
                 "The output depends on every token",
                 "harness.properties.dependence:depends_on_tokens",
-                needs=lambda task: task.is_text,
+                needs=facts.text,
                 owned_by=_WRITES,
             ),
             "context": Case(
                 "A position's logits depend on the tokens around it",
                 "harness.properties.dependence:depends_on_context",
-                needs=lambda task: task.is_per_position,
+                needs=facts.positions,
             ),
             "order": Case(
                 "The output depends on the order of the tokens",
                 "harness.properties.dependence:depends_on_order",
-                needs=lambda task: task.is_per_position and not task.is_seq2seq,
+                needs=facts.positions_of_one_text,
             ),
             "source": Case(
                 "The output depends on every source token",
                 "harness.properties.dependence:depends_on_source",
-                needs=lambda task: task.is_seq2seq,
+                needs=facts.source,
                 owned_by=_WRITES,
             ),
             "channels": Case(
                 "The scores depend on every channel",
                 "harness.properties.dependence:depends_on_channels",
-                needs=lambda task: task.is_vision,
+                needs=facts.image,
             ),
             "regions": Case(
                 "The scores depend on every quarter of the image",
                 "harness.properties.dependence:depends_on_regions",
-                needs=lambda task: task.is_vision,
+                needs=facts.image,
             ),
             "inputs": Case(
-                "Some output depends on each input, and on each place of its fixed axes",
-                "harness.properties.promises:depends_on_inputs",
-                needs=lambda task: task.declared is not None,
+                "Some output depends on each input, part by part, and each output on some input",
+                "harness.properties.input_parts:depends_on_inputs",
+                needs=facts.declared_inputs,
             ),
             "features": Case(
                 "The output depends on every feature",
                 "harness.properties.dependence:depends_on_features",
-                needs=lambda task: task.is_tabular,
+                needs=facts.features,
             ),
         },
     ),
@@ -204,7 +276,8 @@ CRITICAL = (
         1,
         "Class scores may take any value: no ReLU, softmax or sigmoid follows the last layer",
         "harness.properties.numerics:logit_range",
-        needs=lambda task: task.has_classes,
+        needs=facts.scores,
+        search=Search(outputs=FurtherOutputs("is_score", declared=True)),
     ),
     Property(
         "registration",
@@ -221,7 +294,7 @@ CRITICAL = (
             "loss": Case(
                 "Training starts at the loss of a uniform guess",
                 "harness.properties.initialisation:initial_loss",
-                needs=lambda task: task.has_classes,
+                needs=facts.class_scores,
             ),
             "symmetry": Case("No two units start equal and stay equal", "harness.properties.initialisation:symmetry"),
             "scale": Case("Signals are in range and distinguish inputs", "harness.properties.initialisation:signal_scale"),

@@ -16,13 +16,13 @@ from harness.tasks import TaskSpec
 if TYPE_CHECKING:
     from harness.evidence import Evidence
 
-Needs = Callable[[TaskSpec], bool]
-"""Whether a property makes sense for a task."""
+Needs = Callable[[TaskSpec], "bool | str"]
+"""Whether a property makes sense for a task; as text why it does, such as ``axis `time` is causal``, and empty where it does not."""
 
 
-def any_task(_task: TaskSpec) -> bool:
+def any_task(_task: TaskSpec) -> str:
     """What a property needs that makes sense for every task."""
-    return True
+    return "it holds of every model"
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,16 @@ class FurtherOutputs:
     """Which outputs beside the logits a property of tier 1 is judged on as well.
 
     Attributes:
-        shape: The shape they must have: ``by_row``, ``by_position``, or empty for any.
+        shape: What they must be: ``by_row``, ``by_position``, ``by_padding``, ``is_score``, or empty for any.
         function: The function that judges them; empty for the property's own.
+        declared: Whether only those are judged that a signature declares.
+        at: What they are judged on, by its name in ``pytest_modeltiers.strategies``; empty for typical sizes, or what is given.
     """
 
     shape: str = ""
     function: str = ""
+    declared: bool = False
+    at: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,8 +125,16 @@ class Property:
 
     def applies_to(self, task: TaskSpec) -> bool:
         """Whether the property is generated for a task: it makes sense there, in some case if it has cases, and the user left it on."""
-        has_any = not self.cases or any(case.needs(task) for case in self.cases.values())
-        return self.needs(task) and has_any and task.properties.get(self.name, True)
+        has_any = not self.cases or any(bool(case.needs(task)) for case in self.cases.values())
+        return bool(self.needs(task)) and has_any and task.properties.get(self.name, True)
+
+    def why(self, task: TaskSpec, case: str = "") -> str:
+        """Why the property, or a case of it, makes sense for a task; empty where its entry does not say."""
+        needs = [self.needs, *([self.cases[case].needs] if case in self.cases else [])]
+        told = [reason for each in needs if each is not any_task and isinstance(reason := each(task), str) and reason]
+        if not told:
+            return any_task(task) if all(each is any_task for each in needs) else ""
+        return " and ".join(dict.fromkeys(told))
 
     @property
     def has_cases(self) -> bool:

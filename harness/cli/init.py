@@ -16,7 +16,9 @@ from harness.cli.arguments import add_json
 from harness.tasks import FACTS, TaskType
 
 if TYPE_CHECKING:
+    from harness.catalogue import Property
     from harness.scaffold import Scaffold
+    from harness.tasks import TaskSpec
 
 _TASKS = [task.value for task in FACTS]
 
@@ -157,7 +159,13 @@ def _explain(arguments: argparse.Namespace) -> int:
     entries = [entry for entry in entries if cases[entry.name] or not entry.has_cases]
     if arguments.json:
         properties = [
-            {"name": entry.name, "tier": entry.tier, "statement": entry.statement, "cases": list(cases[entry.name])}
+            {
+                "name": entry.name,
+                "tier": entry.tier,
+                "statement": entry.statement,
+                "cases": list(cases[entry.name]),
+                "why": {case or entry.name: entry.why(task, case) for case in cases[entry.name] or ("",)},
+            }
             for entry in entries
         ]
         found = {} if read is None else {"read_from": read.origin, "reasons": read.reasons}
@@ -170,9 +178,20 @@ def _explain(arguments: argparse.Namespace) -> int:
         print(f"tier {tier}")
         for entry in entries:
             if entry.tier == tier:
-                named = f" ({', '.join(cases[entry.name])})" if cases[entry.name] else ""
-                print(f"  {entry.name}: {entry.statement}{named}")
+                print(_explained(entry, cases[entry.name], task))
     return 0
+
+
+def _explained(entry: Property, cases: tuple[str, ...], task: TaskSpec) -> str:
+    """A property, its cases, and why each applies: once where they have one reason."""
+    reasons = {case: entry.why(task, case) for case in cases or ("",)}
+    named = f" ({', '.join(cases)})" if cases else ""
+    lines = [f"  {entry.name}: {entry.statement}{named}"]
+    if len(set(reasons.values())) == 1:
+        lines += [f"    because {reason}" for reason in set(reasons.values()) if reason]
+    else:
+        lines += [f"    {case}: because {reason}" for case, reason in reasons.items() if reason]
+    return "\n".join(lines)
 
 
 def add_schema(commands: Any) -> None:

@@ -18,7 +18,7 @@ from harness.properties.noise import FACTOR, difference
 from harness.properties.prerequisites import left_to_batch_independence
 from harness.properties.subject import Subject
 from harness.properties.tracing import first_divergence, recording, whole
-from harness.tasks import TaskType
+from harness.tasks.kinds import TokenScores
 
 Change = tuple[str, Batch]
 """What was changed, for people, and the batch with the change."""
@@ -70,7 +70,8 @@ def depends_on_source(subject: Subject, seed: int = 0) -> Evidence:
 def depends_on_context(subject: Subject, seed: int = 0) -> Evidence:
     """A position's logits depend on some token before it and, where the model is bidirectional, on some token after it."""
     field = subject.task.causal_field
-    bidirectional = subject.task.task_type in (TaskType.MASKED_LM, TaskType.TOKEN_CLASSIFICATION)
+    signature = subject.task.signature
+    bidirectional = not any(axis.name in signature.main.axes for axis in signature.with_order("causal"))
     if subject.batch()[field].shape[1] < 3:
         return Evidence(_NAME, Status.SKIPPED, "sequences of fewer than 3 tokens have no context")
 
@@ -94,9 +95,7 @@ def depends_on_context(subject: Subject, seed: int = 0) -> Evidence:
         "an attention mask that hides too much (inverted, or only the diagonal), or a causal mask left in a bidirectional model",
         seed,
     )
-    one_sided = subject.task.task_type is TaskType.TOKEN_CLASSIFICATION and evidence.details.get("ignored") == [
-        "any token after it"
-    ]
+    one_sided = not isinstance(signature.main.kind, TokenScores) and evidence.details.get("ignored") == ["any token after it"]
     # Tagging from the left context alone is a design some choose.
     return _softened(evidence) if one_sided else evidence
 

@@ -9,11 +9,12 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from harness.batches import Batch, Sizes, pad_right
+from harness.batches import Batch, Sizes
 from harness.evidence import Blame, Evidence, Status
 from harness.properties.calling import BackwardRaisedError, ModelRaisedError, NoGradientError, mode
 from harness.properties.equality import judge_equal
 from harness.properties.noise import difference
+from harness.properties.padding import padded, placed, tells_padding
 from harness.properties.places import drawing_line
 from harness.properties.prerequisites import REPEATS
 from harness.properties.state import out_of_reach_of_eval
@@ -165,7 +166,7 @@ def stateless(subject: Subject, calls: tuple[Sizes, ...], seed: int = 0) -> Evid
     first, *others = [subject.batch(sizes, seed + number) for number, sizes in enumerate(calls)]
     # Two calls of one shape come one after the other, as what is kept from the one may be kept by its shape.
     batches = [first, subject.batch(calls[0], seed + _APART), *others]
-    batches += _half_padded(subject, subject.batch(calls[0], seed + len(calls)))
+    batches += _half_padded(subject, subject.batch(calls[0], seed + len(calls)), calls[0])
     counterexample = f"calls in both orders: {'; '.join(f'({sizes.describe(subject.task)})' for sizes in calls)}; seed={seed}"
 
     def in_order(model: nn.Module, order: list[int]) -> dict[int, Tensor]:
@@ -295,12 +296,15 @@ def _under_seed(seed: int, subject: Subject, batch: Batch, model: nn.Module) -> 
         return subject.raw_logits(batch, model)
 
 
-def _half_padded(subject: Subject, batch: Batch) -> list[Batch]:
+def _half_padded(subject: Subject, batch: Batch, sizes: Sizes) -> list[Batch]:
     """The batch with padding, so that a mask kept from an earlier call of the same shape shows; nothing where there is no padding."""
-    length = batch["input_ids"].shape[1] if subject.task.is_text else 1
-    if length == 1 or not subject.adapter.takes(subject.model, "attention_mask"):
-        return []
-    return [pad_right(subject.task, batch, [length // 2] * len(batch["input_ids"]), length)]
+    signature = subject.task.signature
+    for axis in signature.padded:
+        length = signature.complete(sizes.by_axis(subject.task))[axis.name]
+        if length > 1 and tells_padding(subject, axis.name):
+            real = placed("right", [max(1, length // 2)] * sizes.batch, length).to(subject.device)
+            return [padded(signature, batch, axis.name, real)]
+    return []
 
 
 def _both_orders(count: int) -> tuple[list[int], list[int]]:

@@ -75,7 +75,7 @@ def dtype_move(subject: Subject, dtype: str, seed: int = 0) -> Evidence:
     calls: list[Call] = []
     try:
         with recording(model) as calls:
-            logits = subject.logits(subject.batch(seed=seed), model)
+            values = _values(subject, model, seed)
     except ModelRaisedError as error:
         if isinstance(error.error, NotImplementedError) or any(words in str(error).lower() for words in _NO_KERNEL):
             return Evidence(
@@ -92,17 +92,29 @@ def dtype_move(subject: Subject, dtype: str, seed: int = 0) -> Evidence:
             cause="a tensor made in forward without dtype=x.dtype, a hard-coded .float(), or a constant that is not a buffer",
             code="raises",
         )
-    if not finite(logits) or not logits.is_floating_point():
+    for told, value in values.items():
+        if finite(value) and value.is_floating_point():
+            continue
         return Evidence(
             name,
             Status.FAIL,
-            f"logits are not finite after .to({label})",
+            f"{told} not finite after .to({label})",
             counterexample=counterexample,
             module=first_broken(calls, lambda tensor: not finite(tensor)),
             cause="a constant such as -1e9 or 1e-8 that the dtype cannot hold",
             code="not_finite",
         )
     return Evidence(name, Status.OK, f"runs in {label}", counterexample=counterexample)
+
+
+def _values(subject: Subject, model: nn.Module, seed: int) -> dict[str, Tensor]:
+    """The floating outputs of a call, each with its name as the subject of a sentence; where none are declared, the logits."""
+    batch = subject.batch(seed=seed)
+    if subject.task.declared is None:
+        return {"logits are": subject.logits(batch, model)}
+    tensors = {name: value for name, value in subject.outputs(batch, model).items() if isinstance(value, Tensor)}
+    main = subject.task.signature.main.name
+    return {f"output `{name}` is": value for name, value in tensors.items() if name == main or value.is_floating_point()}
 
 
 def device_move(subject: Subject, seed: int = 0) -> Evidence:
@@ -118,11 +130,12 @@ def _real_move(subject: Subject, device: str, seed: int) -> Evidence:
     moved = _on(subject, device)
     counterexample = f"{subject.typical.describe(subject.task)}, device={device}, seed={seed}"
     try:
-        logits = moved.logits(moved.batch(seed=seed))
+        values = _values(moved, moved.model, seed)
     except ModelRaisedError as error:
         return _refused(f"forward raises after .to({device!r}): {error}", error, counterexample)
-    if logits.device.type != device:
-        return _refused(f"after .to({device!r}) the logits come back on {logits.device.type}", None, counterexample)
+    for told, value in values.items():
+        if value.device.type != device:
+            return _refused(f"after .to({device!r}) {told} on {value.device.type}", None, counterexample)
     return Evidence("device_move", Status.OK, f"runs on {device}", counterexample=counterexample)
 
 
@@ -148,7 +161,7 @@ def _simulated_call(subject: Subject, seed: int, counterexample: str) -> Evidenc
     for answer in (1, 0):
         try:
             with without_fast_path(), DeviceWatch(answer):
-                logits = moved.logits(moved.batch(seed=seed))
+                values = _values(moved, moved.model, seed)
             break
         except ModelRaisedError as error:
             if isinstance(error.error, LeftBehindError) or any(words in str(error) for words in _TWO_DEVICES):
@@ -158,8 +171,8 @@ def _simulated_call(subject: Subject, seed: int, counterexample: str) -> Evidenc
             reason = f"no other device here, and the simulated one has no data for control flow or this operator ({error})"
     else:
         return Evidence("device_move", Status.SKIPPED, reason, counterexample=counterexample)
-    if not logits.is_meta:
-        return _refused("the logits come back on the CPU when the model moves to another device", None, counterexample)
+    if behind := next((told for told, value in values.items() if not value.is_meta), ""):
+        return _refused(f"{behind} on the CPU when the model moves to another device", None, counterexample)
     return Evidence(
         "device_move", Status.OK, "every tensor moves with the model (simulated device)", counterexample=counterexample
     )

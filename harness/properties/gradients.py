@@ -13,9 +13,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from harness.batches import Batch
 from harness.evidence import Evidence, Status
-from harness.properties.calling import NoGradientError, mode
+from harness.properties.calling import ModelRaisedError, NoGradientError, mode
+from harness.properties.carried_state import going_on
 from harness.properties.gradient_tracing import calls_with_gradient, first_bad_gradient, graph_of, is_alive, recording_graph
+from harness.properties.optional_inputs import lacking, without
 from harness.properties.outputs import reached_by_outputs
 from harness.properties.places import shown_place
 from harness.properties.prerequisites import BACKWARD_RAISES
@@ -164,18 +167,32 @@ def _accumulate(subject: Subject, model: nn.Module, seed: int, train: bool = Tru
     """Largest gradient rms of each parameter over a few batches; a parameter without a gradient is absent."""
     found: dict[str, float] = {}
     with mode(model, train), seeded(seed):
-        for step in range(steps):
+        for number, batch in enumerate(_calls(subject, model, seed, steps)):
             model.zero_grad(set_to_none=True)
             try:
-                subject.backward(subject.batch(seed=seed + step), model)
+                subject.backward(batch, model)
             except NoGradientError:
                 return {}
+            except ModelRaisedError:
+                if number < steps:
+                    raise
+                continue  # that a call without an optional input raises is the matter of `optional_inputs`
             for path, parameter in model.named_parameters():
                 if (gradient := gradient_of(parameter)) is not None:
                     rms = float(gradient.abs().double().square().mean().sqrt())
                     found[path] = max(found.get(path, 0.0), rms if rms == rms else float("inf"))
     model.zero_grad(set_to_none=True)
     return {path: value for path, value in found.items() if value == value}
+
+
+def _calls(subject: Subject, model: nn.Module, seed: int, steps: int) -> Iterator[Batch]:
+    """A few batches; then calls that go on from a state, and that lack optional inputs: what a gradient reaches there counts too."""
+    batches = [subject.batch(seed=seed + step) for step in range(steps)]
+    yield from batches
+    if subject.task.signature.states:
+        yield going_on(subject, batches[-1], subject.outputs(batches[0], model))
+    if subject.task.declared is not None:
+        yield from (without(batches[0], names) for names in lacking(subject))
 
 
 def _nudged(model: nn.Module) -> nn.Module:

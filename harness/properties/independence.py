@@ -1,14 +1,14 @@
-"""What an output may not depend on: the other rows, later tokens, padding."""
+"""A row of the output does not depend on the other rows of its batch, nor does its gradient."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from harness.batches import Batch, Sizes, other_tokens, pad_right, rows, swap_tokens
+from harness.batches import Batch, Sizes
 from harness.evidence import Evidence, Status
 from harness.owners import owned_by
 from harness.properties.calling import ModelRaisedError
@@ -19,16 +19,15 @@ from harness.properties.prerequisites import (
     LENGTH_FIRST_CAUSE,
     LENGTH_FIRST_OWNER,
     READS_LENGTH_FIRST,
-    left_to_batch_independence,
 )
 from harness.properties.subject import Subject
-from harness.properties.tracing import Call, first_divergence, positions_view, recording, row_view
-from harness.wording import counted
+from harness.properties.tracing import Call, first_divergence, recording, row_view
+from harness.tasks.axes import BATCH, rows_first
+from harness.tasks.signature import Output, Signature
+from harness.tasks.values import Ids, IndexOf
 
 Run = Callable[[nn.Module], Tensor]
 """From a model to its logits."""
-
-_MOST_POSITIONS = 16
 
 
 def batch_independence(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
@@ -41,6 +40,10 @@ def batch_independence(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidenc
     """
     base, others = subject.batch(sizes, seed), subject.batch(sizes, seed + 1)
     reference = remembered(subject, lambda model: subject.logits(base, model))
+    if BATCH in subject.task.signature.grouping:
+        return first_failure(
+            _group_independence(subject, sizes, row, base, others, reference, seed) for row in range(sizes.batch)
+        )
     return first_failure(_row_independence(subject, sizes, row, base, others, reference, seed) for row in range(sizes.batch))
 
 
@@ -55,74 +58,49 @@ def gradient_independence(subject: Subject, sizes: Sizes, seed: int = 0) -> Evid
     return first_failure(_row_gradient(subject, sizes, row, inputs, logits, seed) for row in range(sizes.batch))
 
 
-def causality(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
-    """The logits before a position stay the same when its token changes, for every position or, of a long sequence, a spread of them.
+def ends_along(signature: Signature, output: Output, axis: str, size: int, sizes: Mapping[str, int]) -> list[tuple[int, int]]:
+    """Where an output ends when an axis has another size: each place in its shape that follows from the axis, with its size there.
 
     Args:
-        subject: A causal language model, or a seq2seq model whose decoder is meant.
-        sizes: A sequence of at least two tokens.
-        seed: Seed of the tokens.
+        signature: What the output is one of.
+        output: The output, with its rows first.
+        axis: A free axis.
+        size: Its size.
+        sizes: Those of the others.
     """
-    base = subject.batch(sizes, seed)
-    length = base[subject.task.causal_field].shape[1]
-    others = other_tokens(subject.task, base[subject.task.causal_field], seed, subject.task.causal_field)
-    reference = remembered(subject, lambda model: subject.logits(base, model))
-    positions = torch.linspace(1, length - 1, min(length - 1, _MOST_POSITIONS)).round().long().unique().tolist()
-    found = first_failure(_causal_at(subject, sizes, position, base, others, reference, seed) for position in positions)
-    return left_to_batch_independence(subject, found)
-
-
-def padding_ignored(subject: Subject, sizes: Sizes, lengths: tuple[int, ...], seed: int = 0) -> Evidence:
-    """Each padded row gives the same logits alone and unpadded as padded on the right within a batch.
-
-    Args:
-        subject: A text model.
-        sizes: Sizes of the padded batch.
-        lengths: Real tokens of each row, between 1 and ``sizes.seq``.
-        seed: Seed of the tokens.
-    """
-    if reason := _no_padding(subject):
-        return Evidence("padding_ignored", Status.SKIPPED, reason)
-    base = subject.batch(sizes, seed)
-    padded = pad_right(subject.task, base, lengths, sizes.seq)
-    reference = remembered(subject, lambda model: subject.logits(padded, model))
-    short = [row for row in range(sizes.batch) if lengths[row] < sizes.seq]
-    found = first_failure(_padding_of(subject, sizes, lengths, row, base, padded, reference, seed) for row in short)
-    return left_to_batch_independence(subject, found)
-
-
-def _no_padding(subject: Subject) -> str:
-    """Why no row can be padded; empty where one can."""
-    if (subject.task.max_seq_len or 0) <= subject.task.min_seq_len:
-        return "all sequences have the same length, so there is no padding"
-    if subject.task.pad_token_id is None and not subject.adapter.takes(subject.model, "attention_mask"):
-        return "the task has no `pad_token_id` and forward takes no `attention_mask`"
-    return ""
+    whole = signature.complete({**sizes, axis: size})
+    laid_out = [output.axes[place] for place in rows_first(output.axes)]
+    named = [(place, name) for place, name in enumerate(laid_out) if isinstance(name, str)]
+    return [(place, whole[name]) for place, name in named if signature.axes[name].follows(axis)]
 
 
 def _row_independence(
     subject: Subject, sizes: Sizes, row: int, base: Batch, others: Batch, reference: Run, seed: int
 ) -> Evidence:
+    signature = subject.task.signature
     changed = {
-        name: torch.cat((others[name][:row], value[row : row + 1], others[name][row + 1 :])) for name, value in base.items()
+        name: torch.cat((others[name][:row], value[row : row + 1], others[name][row + 1 :]))
+        if BATCH in signature.axes_of(name)
+        else value
+        for name, value in base.items()
     }
-    alone = rows(base, [row])
+    alone = signature.rows(base, [row])
 
     def compare(model: nn.Module) -> tuple[Tensor, Tensor]:
-        own = _row_of(reference(model), row, sizes.batch)
+        own = row_of(reference(model), row, sizes.batch)
         by_itself = subject.logits(alone, model)
         # Logits that lost an axis are another property's matter; here they must only not be taken for a row.
         by_itself = by_itself[0] if by_itself.ndim == own.ndim + 1 else by_itself
         return max(
-            ((own, _row_of(subject.logits(changed, model), row, sizes.batch)), (own, by_itself)),
+            ((own, row_of(subject.logits(changed, model), row, sizes.batch)), (own, by_itself)),
             key=lambda pair: difference(*pair),
         )
 
     def culprit(model: nn.Module) -> str:
         single = Sizes(1, sizes.seq, sizes.target_seq, sizes.image)
-        among = _record(subject, model, base)
-        return first_divergence(among, _record(subject, model, changed), row_view(sizes, row)) or first_divergence(
-            among, _record(subject, model, alone), row_view(sizes, row), row_view(single, 0)
+        among = record(subject, model, base)
+        return first_divergence(among, record(subject, model, changed), row_view(sizes, row)) or first_divergence(
+            among, record(subject, model, alone), row_view(sizes, row), row_view(single, 0)
         )
 
     told = f"row {row}'s logits change when the other rows of its batch change"
@@ -141,8 +119,36 @@ def _row_independence(
     )
 
 
+def _group_independence(
+    subject: Subject, sizes: Sizes, group: int, base: Batch, others: Batch, reference: Run, seed: int
+) -> Evidence:
+    """What a group's elements give stays the same when those of all other groups hold something else, as the graphs of a batch."""
+    signature = subject.task.signature
+    changed = dict(base)
+    for each in signature.inputs:
+        axis = next((axis for axis in each.axes if axis in signature.grouped_axes), None)
+        if axis is None or isinstance(each.values, IndexOf) or each.name not in base:
+            continue
+        place = each.axes.index(axis)
+        own = (base[signature.grouped_axes[str(axis)].name] == group).nonzero().flatten()
+        changed[each.name] = others[each.name].index_copy(place, own, base[each.name].index_select(place, own))
+
+    def compare(model: nn.Module) -> tuple[Tensor, Tensor]:
+        left, right = reference(model), subject.logits(changed, model)
+        return row_of(left, group, sizes.batch), row_of(right, group, sizes.batch)
+
+    return judge_equal(
+        subject,
+        "batch_independence",
+        compare,
+        f"what group {group} gives changes when the other groups of its batch change",
+        f"{sizes.describe(subject.task)}, group={group}, seed={seed}",
+        "a mean, a norm or an attention over the elements of all groups, or an index of groups that is shifted",
+    )
+
+
 def _row_gradient(subject: Subject, sizes: Sizes, row: int, inputs: list[Tensor], logits: Tensor, seed: int) -> Evidence:
-    _row_of(logits, row, sizes.batch)
+    row_of(logits, row, sizes.batch)
     measured = _foreign_share(inputs, [logits], row, seed)
     bound = FACTOR * subject.floor.epsilon
     if math.isnan(measured):
@@ -200,84 +206,7 @@ def _foreign_share(read: list[Tensor], returned: list[Tensor], row: int, seed: i
     return foreign / own if own else foreign
 
 
-def _causal_at(subject: Subject, sizes: Sizes, position: int, base: Batch, others: Tensor, reference: Run, seed: int) -> Evidence:
-    field = subject.task.causal_field
-    changed = {**base, field: swap_tokens(base[field], others, [position])}
-
-    def compare(model: nn.Module) -> tuple[Tensor, Tensor]:
-        return reference(model)[:, :position], subject.logits(changed, model)[:, :position]
-
-    def wrong() -> str:
-        left, right = compare(subject.model)
-        if left.shape != right.shape or left.ndim < 2:
-            return f"the logits change when token {position} changes, and have no position axis that would show where (see shape_contract)"
-        gaps = (left.double() - right.double()).abs().transpose(0, 1).flatten(1).amax(1)
-        reader = int(gaps.argmax()) if torch.isfinite(gaps).all() else position - 1
-        return f"position {reader}'s logits change when token {position} changes: the causal mask leaks"
-
-    def culprit(model: nn.Module) -> str:
-        view = positions_view(len(base[field]), base[field].shape[1], position)
-        return first_divergence(_record(subject, model, base), _record(subject, model, changed), view)
-
-    return judge_equal(
-        subject,
-        "causal",
-        compare,
-        wrong,
-        f"{sizes.describe(subject.task)}, token={position}, seed={seed}",
-        "a missing or shifted causal mask (off by one, wrong orientation, not applied in one layer or head), a bidirectional or "
-        "centred layer, or a statistic over the sequence axis",
-        culprit,
-    )
-
-
-def _padding_of(
-    subject: Subject, sizes: Sizes, lengths: tuple[int, ...], row: int, base: Batch, padded: Batch, reference: Run, seed: int
-) -> Evidence:
-    task, length = subject.task, lengths[row]
-    alone = pad_right(task, rows(base, [row]), [length], length)
-
-    def real(logits: Tensor) -> Tensor:
-        return logits[:length] if task.is_per_position and not task.is_seq2seq else logits
-
-    def compare(model: nn.Module) -> tuple[Tensor, Tensor]:
-        return real(_row_of(subject.logits(alone, model), 0, 1)), real(_row_of(reference(model), row, sizes.batch))
-
-    def culprit(model: nn.Module) -> str:
-        # First at sizes that no two axes share: at small ones a source axis can be taken for a target axis.
-        clear = subject.typical
-        for padded_row in range(clear.batch):
-            kept = tuple(max(1, clear.seq // 2) if index == padded_row else clear.seq for index in range(clear.batch))
-            if module := _padding_trace(subject, model, clear, kept, padded_row, seed):
-                return module
-        return _padding_trace(subject, model, sizes, lengths, row, seed)
-
-    takes_mask = subject.adapter.takes(subject.model, "attention_mask")
-    return judge_equal(
-        subject,
-        "padding_ignored",
-        compare,
-        f"row {row}'s logits change after appending {counted(sizes.seq - length, 'padded position')} to its {counted(length, 'real token')}",
-        f"{sizes.describe(task)}, lengths={list(lengths)}, seed={seed}",
-        "a padding mask that is not applied (in one layer, in the pooling), is inverted, or is added with too small a number"
-        if takes_mask
-        else "a forward that takes no `attention_mask` and reads padding as text",
-        culprit,
-    )
-
-
-def _padding_trace(subject: Subject, model: nn.Module, sizes: Sizes, lengths: tuple[int, ...], row: int, seed: int) -> str:
-    """Path of the first module whose outputs at the real positions of a row differ between the row alone and padded."""
-    base, length = subject.batch(sizes, seed), lengths[row]
-    return first_divergence(
-        _record(subject, model, pad_right(subject.task, rows(base, [row]), [length], length)),
-        _record(subject, model, pad_right(subject.task, base, lengths, sizes.seq)),
-        positions_view(1, length, length, row=0),
-        positions_view(sizes.batch, sizes.seq, length, row=row),
-    )
-
-
-def _row_of(logits: Tensor, row: int, rows: int) -> Tensor:
+def row_of(logits: Tensor, row: int, rows: int) -> Tensor:
     """A row of the logits.
 
     Raises:
@@ -288,7 +217,8 @@ def _row_of(logits: Tensor, row: int, rows: int) -> Tensor:
     return logits[row]
 
 
-def _record(subject: Subject, model: nn.Module, batch: Batch) -> list[Call]:
+def record(subject: Subject, model: nn.Module, batch: Batch) -> list[Call]:
+    """What every module read and returned in a call."""
     with recording(model) as calls:
         subject.logits(batch, model)
     return calls
@@ -296,7 +226,8 @@ def _record(subject: Subject, model: nn.Module, batch: Batch) -> list[Call]:
 
 def _differentiable_inputs(subject: Subject, batch: Batch) -> tuple[list[Tensor], Tensor]:
     """Runs the model; returns its floating inputs and what the embeddings made of the batch's token ids, and the logits."""
-    tokens = [tensor for name, tensor in batch.items() if name in subject.task.facts.inputs and name != "attention_mask"]
+    ids = {each.name for each in subject.task.signature.inputs if isinstance(each.values, Ids)}
+    tokens = [tensor for name, tensor in batch.items() if name in ids]
     captured: list[Tensor] = []
     turned = getattr(subject.adapter, "length_first", False)
 
@@ -324,5 +255,6 @@ def _differentiable_inputs(subject: Subject, batch: Batch) -> tuple[list[Tensor]
     finally:
         for handle in handles:
             handle.remove()
-    floating = [fields[name] for name in subject.task.facts.inputs if name in fields and fields[name].requires_grad]
+    names = (name for name in subject.task.facts.inputs if name in fields and BATCH in subject.task.signature.axes_of(name))
+    floating = [fields[name] for name in names if fields[name].requires_grad]
     return floating + captured, logits

@@ -8,16 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.adapters import ADAPTERS
-from harness.batches import IGNORED, Batch, Sizes, pad_right
+from harness.adapters import make_adapter
+from harness.batches import IGNORED, Batch, Sizes
 from harness.evidence import Evidence, Status
 from harness.properties.calling import ModelRaisedError, NoGradientError, mode
 from harness.properties.equality import first_failure
 from harness.properties.gradient_tracing import first_bad_gradient, recording_graph
+from harness.properties.independence import ends_along
 from harness.properties.model_variants import calibrated, has_running_statistics, mixed_with_typical
+from harness.properties.padding import padded, placed, tells_padding
 from harness.properties.subject import Subject, gradient_of
 from harness.properties.tracing import finite, first_broken, path_of, recording
 from harness.runtime import seeded
+from harness.tasks.axes import BATCH, Axis
+from harness.tasks.kinds import SCORES, BinaryScores
 from harness.tasks.values import EXTREMES as EXTREMES
 from harness.wording import and_others
 
@@ -52,16 +56,24 @@ def fully_padded_row(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
 
     Such rows come from empty texts and from filling up the last batch.
     """
-    name = "finite_output"
-    counterexample = f"{sizes.describe(subject.task)}, lengths={[sizes.seq] * (sizes.batch - 1) + [0]}, seed={seed}"
-    if not subject.adapter.takes(subject.model, "attention_mask"):
+    signature = subject.task.signature
+    return first_failure(_empty_row(subject, sizes, axis, seed) for axis in signature.padded if axis.empty)
+
+
+def _empty_row(subject: Subject, sizes: Sizes, axis: Axis, seed: int) -> Evidence:
+    name, signature = "finite_output", subject.task.signature
+    total = signature.complete(sizes.by_axis(subject.task))[axis.name]
+    lengths = [total] * (sizes.batch - 1) + [0]
+    counterexample = f"{sizes.describe(subject.task)}, lengths={lengths}, seed={seed}"
+    if not tells_padding(subject, axis.name):
         return Evidence(name, Status.SKIPPED, "forward takes no `attention_mask`")
-    batch = pad_right(subject.task, subject.batch(sizes, seed), [sizes.seq] * (sizes.batch - 1) + [0], sizes.seq)
+    real = placed("right", lengths, total).to(subject.device)
+    batch = padded(signature, subject.batch(sizes, seed), axis.name, real)
     evidence = _finite_forward(subject, batch, counterexample, "at a batch with a row that is all padding")
     if evidence.status is not Status.OK:
         return evidence
-    if subject.task.is_seq2seq:
-        batch["labels"][-1] = IGNORED
+    if BATCH in signature.main.axes and not ends_along(signature, signature.main, axis.name, 0, {}) and batch["labels"].ndim > 1:
+        batch["labels"][-1] = IGNORED  # what a row without a source should be written as is not said
     bad = _bad_gradients(subject, batch)
     # Gradients that are bad without such a row too are the matter of gradient_flow.
     if not bad or _bad_gradients(subject, subject.batch(sizes, seed)):
@@ -261,6 +273,8 @@ _ACTIVATIONS = {
 }
 """By the name of their node in the autograd graph, without ``Backward0``."""
 
+_TWICE = "it returns probabilities, while the loss of binary scores applies a sigmoid itself"
+
 
 def logit_range(subject: Subject, seed: int = 0) -> Evidence:
     """No activation that bounds its output from below stands behind the scores of classes.
@@ -269,6 +283,8 @@ def logit_range(subject: Subject, seed: int = 0) -> Evidence:
     adapter or training step has a loss of its own may take probabilities on purpose, for which this is a warning.
     """
     counterexample = f"{_BATCHES} batches of {subject.typical.describe(subject.task)}, seed={seed}"
+    if not isinstance(subject.task.signature.main.kind, SCORES):
+        return Evidence(_NAME, Status.SKIPPED, f"output `{subject.task.signature.main.name}` is no scores")
     model = calibrated(subject)
     with torch.enable_grad(), recording_graph(model) as calls:
         logits = subject.logits_with_grad(subject.batch(seed=seed), model)
@@ -282,10 +298,13 @@ def logit_range(subject: Subject, seed: int = 0) -> Evidence:
             _NAME, Status.OK, "no activation bounds the logits from below", lowest, None, "lowest logit", counterexample
         )
     module = next((call.module for call in calls if any(_last_operator(t) is node for t in call.outputs)), "")
+    tells = (
+        _TWICE if found is _ACTIVATIONS["Sigmoid"] and isinstance(subject.task.signature.main.kind, BinaryScores) else found.tells
+    )
     return Evidence(
         _NAME,
         Status.WARN if _has_own_loss(subject) else Status.FAIL,
-        f"forward ends in {found.name}: {found.tells}",
+        f"forward ends in {found.name}: {tells}",
         lowest,
         None,
         "lowest logit",
@@ -309,6 +328,6 @@ def _kind(node: Any) -> str:
 
 
 def _has_own_loss(subject: Subject) -> bool:
-    usual = ADAPTERS[subject.task.task_type.value].loss
+    usual = type(make_adapter(subject.task)).loss
     model: nn.Module = subject.model
     return type(subject.adapter).loss is not usual or callable(getattr(model, "training_step", None))

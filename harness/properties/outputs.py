@@ -1,8 +1,8 @@
 """What a forward returns beside its logits: auxiliary scores, values, hidden states; each is followed and named.
 
-Every floating tensor counts as reached by a gradient. Which promises else hold of one is told by its shape: rows are independent where its
-first axis is the batch, and an output of the logits' shape is a prediction as the logits are. A cache or a hidden state, which a later call
-is given back, promises nothing here.
+A declared signature names its outputs, and their axes say what holds of each. Elsewhere every floating tensor counts as reached by a
+gradient, and its shape tells which promises hold of it: rows are independent where its first axis is the batch, and an output of the logits'
+shape is a prediction as the logits are. A cache or a hidden state, which a later call is given back, promises nothing here.
 """
 
 from __future__ import annotations
@@ -20,9 +20,14 @@ from harness.adapters import Adapter, CallPlan, same_shape
 from harness.batches import Batch, Sizes
 from harness.errors import OutputError, UserError
 from harness.evidence import Evidence, Status
+from harness.owners import left_to
+from harness.properties.causality import causality
 from harness.properties.gradient_tracing import is_finite
-from harness.properties.independence import causality
+from harness.properties.numerics import finite_output
+from harness.properties.prerequisites import FINITE_OWNER, RANDOM_OWNER
 from harness.properties.subject import Shared, Subject
+from harness.tasks.axes import BATCH
+from harness.tasks.kinds import SCORES
 
 MOST = 4
 """Further outputs that are judged."""
@@ -39,15 +44,21 @@ class FurtherOutput:
 
     Attributes:
         name: ``output 1`` of a tuple, or the key in quotes.
-        key: Where it is: a position, a key or an attribute.
+        key: Where it is: a position, a key or an attribute; of a declared one its name.
         by_row: Whether its first axis is the batch, and no other axis grows with it.
-        by_position: Whether its second axis is that of the logits' positions.
+        by_position: Whether its second axis is that of the logits' positions; of a declared one, whether a causal axis is among its own.
+        by_padding: Whether rows of it may be padded.
+        is_score: Whether it is scores, which may take any value.
+        declared: Whether the signature names it.
     """
 
     name: str
     key: int | str
     by_row: bool = False
     by_position: bool = False
+    by_padding: bool = False
+    is_score: bool = False
+    declared: bool = False
 
 
 @dataclass
@@ -87,7 +98,7 @@ class OutputAdapter(Adapter):
 def further_outputs(subject: Subject) -> tuple[FurtherOutput, ...]:
     """The floating tensors that forward returns beside the logits at typical sizes; states and caches are left out."""
     if subject.shared.outputs is None:
-        subject.shared.outputs = tuple(_find(subject))
+        subject.shared.outputs = tuple(_declared(subject) if subject.task.declared else _find(subject))
     found: tuple[FurtherOutput, ...] = subject.shared.outputs
     return found
 
@@ -102,18 +113,27 @@ def judge_output(subject: Subject, name: str, output: FurtherOutput, check: Call
         check: A property function.
         values: Its arguments.
     """
-    shared = Shared(prerequisite_failure=subject.prerequisite_failure)
-    stand_in = replace(subject, adapter=OutputAdapter(subject.adapter, output), shared=shared)
+    if output.declared:
+        stand_in = subject.judging(str(output.key))
+    else:
+        shared = Shared(prerequisite_failure=subject.prerequisite_failure)
+        stand_in = replace(subject, adapter=OutputAdapter(subject.adapter, output), shared=shared)
     try:
         found = check(stand_in, **values)
     except OutputError as error:
         return Evidence(name, Status.SKIPPED, str(error))
+    if found.status is Status.FAIL and stand_in.prerequisite_failure.random and name in ("batch_independence", "padding_ignored"):
+        return left_to(name, RANDOM_OWNER, f"{output.name} in eval mode is random", counterexample=found.counterexample)
+    if found.measured == float("inf") and stand_in.prerequisite_failure.not_finite and name != "finite_output":
+        return left_to(name, FINITE_OWNER, f"{output.name} is not finite", counterexample=found.counterexample)
     message = f"{output.name}: {found.message.replace('logits', 'values')}"
     return replace(found, message=message, details={**found.details, "output": output.name})
 
 
 def finite_further_output(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     """A further output holds no NaN and no positive infinity at typical inputs; minus infinity is how scores say never."""
+    if subject.task.declared is not None:
+        return finite_output(subject, sizes, seed=seed)
     values = subject.logits(subject.batch(sizes, seed))
     bad = int((values.isnan() | values.isposinf()).sum())
     return Evidence(
@@ -131,9 +151,10 @@ def finite_further_output(subject: Subject, sizes: Sizes, seed: int = 0) -> Evid
 def further_causality(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     """As of the logits; of an output that has not their shape a warning, as it may be meant for training only."""
     found = causality(subject, sizes, seed)
-    if found.status is not Status.FAIL or same_shape(
-        subject.logits(subject.batch(sizes, seed)), sizes.logits_shape(subject.task)
-    ):
+    if subject.task.declared is not None:
+        return found
+    shape = sizes.logits_shape(subject.task)
+    if found.status is not Status.FAIL or same_shape(subject.logits(subject.batch(sizes, seed)), shape):
         return found
     return replace(found, status=Status.WARN)
 
@@ -160,6 +181,31 @@ def reached_by_outputs(subject: Subject, model: nn.Module, seed: int = 0) -> dic
             if gradient is not None and (not is_finite(gradient) or bool((gradient != 0).any()))
         }
     return reached
+
+
+def _declared(subject: Subject) -> Iterator[FurtherOutput]:
+    """The outputs that the signature names beside the main one: floating tensors, of which a typical call says which are."""
+    signature = subject.task.signature
+    try:
+        returned = subject.outputs(subject.batch(), subject.fresh())
+    except UserError:
+        return
+    causal = {axis.name for axis in signature.with_order("causal")}
+    padded = {axis.name for axis in signature.padded}
+    for output in signature.outputs:
+        value = returned.get(output.name)
+        if output is not signature.main and isinstance(value, Tensor) and value.is_floating_point():
+            yield FurtherOutput(
+                f"output `{output.name}`",
+                output.name,
+                by_row=BATCH in output.axes and signature.axes[BATCH].independent,
+                by_position=any(
+                    signature.axes[str(axis)].follows(each) for axis in output.axes if axis in signature.axes for each in causal
+                ),
+                by_padding=bool(padded) and BATCH in output.axes,
+                is_score=isinstance(output.kind, SCORES),
+                declared=True,
+            )
 
 
 def _find(subject: Subject) -> Iterator[FurtherOutput]:

@@ -1,8 +1,7 @@
-"""What a declared signature promises: outputs with their shapes and ranges, inputs that matter, swaps and permutations that change nothing."""
+"""What a declared signature promises: outputs with their shapes and ranges; swaps, permutations and repeats that change nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -15,55 +14,119 @@ from harness.evidence import Evidence, Status
 from harness.owners import left_to
 from harness.properties.calling import ModelRaisedError
 from harness.properties.equality import first_failure, judge_equal, remembered
-from harness.properties.model_variants import calibrated, calibrated_double
-from harness.properties.noise import FACTOR, difference
+from harness.properties.noise import FACTOR
+from harness.properties.numerics import extreme_batch
+from harness.properties.padding import padded, placed, tells_padding
 from harness.properties.prerequisites import SHAPE_OWNER
 from harness.properties.subject import Subject
-from harness.tasks.axes import Size, fits_shape, rows_first, shape_text
+from harness.tasks.axes import ANY_SIZE, Formula, Size, fits_shape, rows_first, shape_text
+from harness.tasks.kinds import Lengths, Probabilities, State
 from harness.tasks.signature import Input, Output
-from harness.tasks.values import IndexOf, LengthsOf, Made, MaskOf
-from harness.wording import and_others
+from harness.tasks.values import IndexOf, LengthsOf
 
-_DRAWS = 3
-_MOST_PLACES = 64
-"""Along an axis of a fixed size, how many places are changed one by one."""
+_UNUSUAL = ("constant_large", "alternating", "spike")
+"""Contents at which a promised range is most likely to be left."""
+
+_Broken = tuple[str, str, "float | None", "float | None"]
+"""What is not kept, its code, what was measured, and what was promised."""
 
 
 def declared_outputs(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
-    """Every declared output is there, and has the shape, the range and the length that are promised."""
+    """Every declared output is there, and has the shape, the range, the sum and the length that are promised."""
     name, signature = "declared_outputs", subject.task.signature
-    counterexample = f"{sizes.describe(subject.task)}, seed={seed}"
-    batch = subject.batch(sizes, seed)
-    try:
-        outputs = subject.outputs(batch)
-    except ModelRaisedError as error:
-        return left_to(name, SHAPE_OWNER, f"forward raises: {error}", counterexample=counterexample)
-    except OutputError as error:
-        return Evidence(name, Status.FAIL, str(error), counterexample=counterexample, code="missing_output")
-    whole = signature.complete(sizes.by_axis(subject.task))
-    for output in signature.outputs:
-        value = outputs[output.name]
-        if isinstance(value, Tensor) and (found := _broken_promise(output, value, output.shape(whole))):
-            message, code, measured, bound = found
-            return Evidence(
-                name, Status.FAIL, f"output `{output.name}` {message}", measured, bound, "", counterexample, code=code
-            )
+    for content in ("typical", *(_UNUSUAL if any(map(_has_bounds, signature.outputs)) else ())):
+        batch = extreme_batch(subject, sizes, content, seed)
+        counterexample = f"{sizes.describe(subject.task)}, content={content}, seed={seed}"
+        real = None
+        if content == "typical":
+            counterexample = f"{sizes.describe(subject.task)}, seed={seed}"
+            batch, real = _partly_padded(subject, sizes, batch)
+        try:
+            outputs = subject.outputs(batch)
+        except ModelRaisedError as error:
+            return left_to(name, SHAPE_OWNER, f"forward raises: {error}", counterexample=counterexample)
+        except OutputError as error:
+            return Evidence(name, Status.FAIL, str(error), counterexample=counterexample, code="missing_output")
+        whole = signature.complete(sizes.by_axis(subject.task))
+        if found := next(
+            filter(None, (_broken(subject, each, outputs[each.name], whole, real) for each in signature.outputs)), None
+        ):
+            output, broken = found
+            message, code, measured, bound = broken
+            told = f"output `{output.name}` {message}"
+            return Evidence(name, Status.FAIL, told, measured, bound, "", counterexample, code=code)
     return Evidence(name, Status.OK, "every output is as declared", counterexample=counterexample)
 
 
-def _broken_promise(output: Output, value: Tensor, shape: tuple[int, ...]) -> tuple[str, str, float | None, float | None] | None:
-    """What an output does not keep, with a code and the numbers; ``None`` where it keeps all."""
-    if not fits_shape(value.shape, shape):
-        return f"has shape {tuple(value.shape)}, promised {shape_text(shape)}", "wrong_shape", None, None
-    if not value.is_floating_point() or not value.numel():
+def _partly_padded(subject: Subject, sizes: Sizes, batch: Batch) -> tuple[Batch, dict[str, Tensor] | None]:
+    """The batch, with rows of different lengths where an output tells lengths; and the length of each along every padded axis."""
+    signature = subject.task.signature
+    told = {output.kind.of for output in signature.outputs if isinstance(output.kind, Lengths)}
+    axis = next((axis for axis in signature.padded if any(signature.axes[of].follows(axis.name) for of in told)), None)
+    if axis is None or not tells_padding(subject, axis.name):
+        return batch, None
+    total = signature.complete(sizes.by_axis(subject.task))[axis.name]
+    lengths = [max(min(axis.least or 1, total), total - row) for row in range(sizes.batch)]
+    real = placed(axis.padding or "right", lengths, total).to(subject.device)
+    return padded(signature, batch, axis.name, real), {axis.name: torch.tensor(lengths)}
+
+
+def _broken(
+    subject: Subject, output: Output, value: Any, whole: dict[str, int], lengths: dict[str, Tensor] | None
+) -> tuple[Output, _Broken] | None:
+    """What an output does not keep."""
+    if isinstance(output.kind, State):
+        return None  # of any nesting: the matter of `carried_state`
+    if not isinstance(value, Tensor):
+        return output, (f"is a {type(value).__name__}, promised a tensor", "no_tensor", None, None)
+    broken = _broken_promise(output, value, output.shape(whole))
+    if broken is None and isinstance(output.kind, Lengths):
+        broken = _wrong_lengths(subject, output.kind.of, value, whole, lengths or {})
+    return None if broken is None else (output, broken)
+
+
+def _wrong_lengths(subject: Subject, of: str, value: Tensor, whole: dict[str, int], lengths: dict[str, Tensor]) -> _Broken | None:
+    """Whether the lengths along an axis that an output tells are not those that follow from the inputs'."""
+    source = subject.task.signature.axes[of].source
+    if whole[of] == ANY_SIZE:
         return None
-    slack = FACTOR * torch.finfo(value.dtype).eps
-    if output.bounds is not None:
-        low, high = output.bounds
+    expected: Any = lengths.get(of, whole[of])
+    if isinstance(source, Formula) and set(lengths) & set(source.axes):
+        expected = source.value({**whole, **lengths})
+    told = value.detach().cpu().double()
+    right = torch.as_tensor(expected).double().expand(told.shape)
+    wrong = (told - right).abs() > 1e-6
+    if not bool(wrong.any()):
+        return None
+    row = int(wrong.flatten().nonzero()[0])
+    is_row = f"row {row} has {int(right.flatten()[row])}"
+    return f"says {told.flatten()[row]:g} where {is_row} along `{of}`", "wrong_length", float(told.flatten()[row]), None
+
+
+def _has_bounds(output: Output) -> bool:
+    return output.bounds is not None or isinstance(output.kind, Probabilities) or getattr(output.kind, "norm", None) is not None
+
+
+def _broken_promise(output: Output, value: Tensor, shape: tuple[int, ...]) -> _Broken | None:
+    """What an output does not keep, with a code and the numbers; ``None`` where it keeps all, or is not finite."""
+    if not fits_shape(value.shape, shape):
+        return f"has shape {list(value.shape)}, promised {shape_text(shape)}", "wrong_shape", None, None
+    if not value.numel() or not bool(torch.isfinite(value).all()):
+        return None  # what is not finite is the matter of `finite_output`
+    eps = torch.finfo(value.dtype).eps if value.is_floating_point() else 0.0
+    slack = FACTOR * eps
+    bounds = output.bounds if output.bounds is not None or not isinstance(output.kind, Probabilities) else (0.0, 1.0)
+    if bounds is not None:
+        low, high = bounds
         smallest, largest = float(value.min()), float(value.max())
         if smallest < low - slack * max(1.0, abs(low)) or largest > high + slack * max(1.0, abs(high)):
             off = smallest if smallest < low else largest
             return f"reaches {off:.4g}, promised {low:g} to {high:g}", "out_of_range", off, low if smallest < low else high
+    if isinstance(output.kind, Probabilities) and output.classes is not None:
+        sums = value.double().sum(output.classes)
+        off = float(sums.flatten()[(sums - 1).abs().argmax()])
+        if abs(off - 1) > max(1e-3, slack * value.shape[output.classes]):
+            return f"adds up to {off:.4g} along its classes, promised 1", "wrong_sum", off, 1.0
     norm = getattr(output.kind, "norm", None)
     if norm is not None:
         lengths = value.float().norm(dim=-1)
@@ -71,60 +134,6 @@ def _broken_promise(output: Output, value: Tensor, shape: tuple[int, ...]) -> tu
         if abs(off - norm) > max(1e-3, slack * value.shape[-1]) * norm:
             return f"has length {off:.4g}, promised {norm:g}", "wrong_norm", off, norm
     return None
-
-
-def depends_on_inputs(subject: Subject, seed: int = 0) -> Evidence:
-    """Some output depends on each input, and on each place along those of its axes that have a fixed size."""
-    double = calibrated_double(subject)
-    model = double if double is not None else calibrated(subject)
-    pending = [(each, axis, place) for each in subject.task.signature.inputs for axis, place in _places(each)]
-    missing = list(pending)
-    for draw in range(seed, seed + _DRAWS):
-        base, other = subject.batch(seed=draw), subject.batch(seed=draw + 1_000)
-        reference = _floating(subject.outputs(base, model))
-        missing = [
-            part for part in missing if not _differs(reference, _floating(subject.outputs(_changed(base, other, *part), model)))
-        ]
-        if not missing:
-            break
-    counterexample = f"{subject.typical.describe(subject.task)}, {_DRAWS} draws from seed={seed}"
-    if not missing:
-        return Evidence("input_dependence", Status.OK, "every part of every input matters", counterexample=counterexample)
-    each, axis, place = missing[0]
-    what = f"input `{each.name}`" if axis is None else f"place {place} of axis {axis} of input `{each.name}`"
-    return Evidence(
-        "input_dependence",
-        Status.FAIL,
-        f"no output depends on {what}{and_others(len(missing) - 1, 'part')}",
-        float(len(missing)),
-        0.0,
-        f"of {len(pending)} parts ignored",
-        counterexample,
-        cause="an argument that forward does not use, a slice that leaves places out, or a branch that overwrites it",
-        code="ignored_input",
-    )
-
-
-def _places(each: Input) -> Iterator[tuple[int | None, int]]:
-    """The input as a whole, and each place along its axes of a fixed size; nothing of what only says which elements are real."""
-    if each.state or isinstance(each.values, (LengthsOf, MaskOf)):
-        return
-    yield None, 0
-    if isinstance(each.values, (IndexOf, Made)):
-        return
-    laid_out = [each.axes[place] for place in rows_first(each.axes)]
-    for axis, size in enumerate(laid_out):
-        if isinstance(size, int) and 1 < size <= _MOST_PLACES:
-            yield from ((axis, place) for place in range(size))
-
-
-def _changed(base: Batch, other: Batch, each: Input, axis: int | None, place: int) -> Batch:
-    """A batch with other values in one part of an input."""
-    if axis is None:
-        return {**base, each.name: other[each.name]}
-    changed = base[each.name].clone()
-    changed.select(axis, place).copy_(other[each.name].select(axis, place))
-    return {**base, each.name: changed}
 
 
 def symmetric_inputs(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
@@ -151,7 +160,7 @@ def permutation(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     found = []
     for axis in signature.with_order("none"):
         size = signature.complete(sizes.by_axis(subject.task))[axis.name]
-        order = torch.randperm(size, generator=rng).to(subject.device)
+        order = _within_groups(subject, axis.name, base, torch.randperm(size, generator=rng).to(subject.device))
         found.append(
             _equal_outputs(
                 subject,
@@ -169,6 +178,60 @@ def permutation(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
             )
         )
     return first_failure(found)
+
+
+def duplicates(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
+    """Repeating an element of a set changes no output that lacks its axis, and of others only adds the element once more."""
+    signature = subject.task.signature
+    base = subject.batch(sizes, seed)
+    found = []
+    for axis in signature.with_order("none"):
+        size = signature.complete(sizes.by_axis(subject.task))[axis.name]
+        if not axis.duplicates or not size or not signature.allows({**sizes.by_axis(subject.task), axis.name: size + 1}):
+            continue
+        for element in dict.fromkeys((0, size - 1)):
+            places = torch.tensor([*range(size), element], device=subject.device)
+            longer = {
+                each.name: _permuted(base[each.name], each.axes, axis.name, places)
+                for each in signature.inputs
+                if each.name in base
+            }
+            longer |= {
+                each.name: base[each.name] + 1
+                for each in signature.inputs
+                if isinstance(each.values, LengthsOf) and each.values.axis == axis.name and each.name in base
+            }
+            found.append(
+                _equal_outputs(
+                    subject,
+                    "duplicates",
+                    base,
+                    longer,
+                    f"output {{}} changes when element {element} along `{axis.name}` stands there twice",
+                    f"{sizes.describe(subject.task)}, element={element}, seed={seed}",
+                    "a sum or a mean where a maximum is meant, or a count of the elements",
+                    (axis.name, places),
+                )
+            )
+    return (
+        first_failure(found)
+        if found
+        else Evidence("duplicates", Status.SKIPPED, "no set of these sizes has room for one more element")
+    )
+
+
+def _within_groups(subject: Subject, axis: str, base: Batch, order: Tensor) -> Tensor:
+    """The order with elements of one group still together, where an input says which group each one belongs to."""
+    signature = subject.task.signature
+    for each in signature.inputs:
+        if (
+            isinstance(each.values, IndexOf)
+            and each.values.axis in signature.grouping
+            and each.axes == (axis,)
+            and each.name in base
+        ):
+            return order[torch.argsort(base[each.name][order], stable=True)]
+    return order
 
 
 def _permuted_input(each: Input, value: Tensor, axis: str, order: Tensor) -> Tensor:
@@ -204,18 +267,8 @@ def _equal_outputs(
 
     judged = [output for output in subject.task.signature.outputs if isinstance(before(subject.model)[output.name], Tensor)]
     return first_failure(
-        judge_equal(subject, name, partial(compare, output), wrong.format(f"`{output.name}`"), counterexample, cause)
+        judge_equal(
+            subject.judging(output.name), name, partial(compare, output), wrong.format(f"`{output.name}`"), counterexample, cause
+        )
         for output in judged
-    )
-
-
-def _floating(outputs: dict[str, Any]) -> list[Tensor]:
-    return [value for value in outputs.values() if isinstance(value, Tensor) and value.is_floating_point()]
-
-
-def _differs(left: list[Tensor], right: list[Tensor]) -> bool:
-    """Whether any output changed by more than rounding in its dtype."""
-    return any(
-        difference(a, b) > FACTOR * torch.finfo(a.dtype).eps * float(a.abs().max() if a.numel() else 0.0)
-        for a, b in zip(left, right, strict=True)
     )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import chain
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.adapters import Adapter
+from harness.adapters import Adapter, SignatureAdapter
 from harness.batches import Batch, Sizes, largest_sizes, make_batch, smallest_sizes, to_device, typical_sizes
 from harness.errors import UserError
 from harness.models.axis_order import reading_length_first
@@ -35,6 +36,7 @@ class Shared:
         calibrated: The model with running statistics that saw a few batches.
         outputs: Its further outputs.
         unusable: Whether anything can be judged.
+        by_output: The same of every further output that is declared, by its name.
         backward: What a backward pass raises in train mode and in eval mode; empty where it does not.
     """
 
@@ -45,6 +47,7 @@ class Shared:
     outputs: tuple[Any, ...] | None = None
     unusable: Unusable | None = None
     backward: dict[bool, str] = field(default_factory=dict)
+    by_output: dict[str, Shared] = field(default_factory=dict)
 
 
 @dataclass
@@ -162,6 +165,22 @@ class Subject:
         with blaming(model):
             return self.adapter.outputs(model, self._given(batch, model))
 
+    def judging(self, output: str) -> Subject:
+        """The subject with another declared output in the place of the main one, whose noise and failures are its own."""
+        if output in ("", self.task.signature.main.name) or not isinstance(self.adapter, SignatureAdapter):
+            return self
+        if output not in self._by_output:
+            adapter = self.adapter.with_main(output)
+            shared = self.shared.by_output.setdefault(output, Shared())
+            other = replace(self, task=adapter.task, adapter=adapter, shared=shared, given_copies=self.copies)
+            other.double = self.double  # the same model: a copy of it is enough for all outputs
+            self._by_output[output] = other
+        return self._by_output[output]
+
+    @cached_property
+    def _by_output(self) -> dict[str, Subject]:
+        return {}
+
     @contextmanager
     def isolating(self) -> Iterator[None]:
         """A block in which no call knows of an earlier one: what differs in it does not differ because of state."""
@@ -186,7 +205,9 @@ class Subject:
 
     def _given(self, batch: Batch, model: nn.Module) -> Batch:
         taken = _as_the_model_takes(batch, model)
-        return taken if self.gives_originals else {name: tensor.clone() for name, tensor in taken.items()}
+        # A nested state is copied whole: what a model writes into it may not reach a later call.
+        copied: Batch = {name: value.clone() if isinstance(value, Tensor) else deepcopy(value) for name, value in taken.items()}
+        return taken if self.gives_originals else copied
 
     def _without_past(self, model: nn.Module) -> nn.Module:
         if self.isolated and (model is self.model or model is self.double):
@@ -278,6 +299,6 @@ def floating_dtype(model: nn.Module) -> torch.dtype:
 
 def _as_the_model_takes(batch: Batch, model: nn.Module) -> Batch:
     """The batch with its floating fields in the model's dtype."""
-    if not any(tensor.is_floating_point() for tensor in batch.values()):
+    if not any(isinstance(tensor, Tensor) and tensor.is_floating_point() for tensor in batch.values()):
         return batch
     return to_device(batch, None, floating_dtype(model))

@@ -159,6 +159,10 @@ class Axis:
         """A row of the fewest real elements, in words."""
         return "all padding" if self.empty else f"all padding but {self.shortest}"
 
+    def follows(self, axis: str) -> bool:
+        """Whether it is an axis, by name, or has a size that is worked out from it."""
+        return self.name == axis or (isinstance(self.source, Formula) and axis in self.source.axes)
+
     def allows(self, size: int) -> bool:
         """Whether it may have a size."""
         in_range = self.least <= size and (self.most is None or size <= self.most)

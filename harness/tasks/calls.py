@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from harness.compat import tree_map
 from harness.errors import ForwardError, OutputError
 from harness.tasks.axes import BATCH, Size
 from harness.tasks.signature import Group, Output, Signature
@@ -18,8 +19,17 @@ _FLEXIBLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def arguments_of(signature: Signature) -> tuple[str, ...]:
-    """The arguments that hold the inputs, in order: an input's name, or what stands before the first dot of it; without states."""
-    return tuple(dict.fromkeys(each.name.partition(".")[0] for each in signature.inputs if not each.state))
+    """The arguments that hold the inputs, in order: an input's name, or what stands before the first dot of it."""
+    return tuple(dict.fromkeys(each.name.partition(".")[0] for each in signature.inputs))
+
+
+def lacking_arguments(signature: Signature) -> tuple[frozenset[str], frozenset[str]]:
+    """The arguments that a call may lack, and those that the first call lacks because an earlier one returns them."""
+    by_need: dict[str, set[str]] = {"required": set(), "optional": set(), "state": set()}
+    for each in signature.inputs:
+        need = "state" if each.state else ("optional" if each.optional else "required")
+        by_need[need].add(each.name.partition(".")[0])
+    return frozenset(by_need["optional"] - by_need["required"]), frozenset(by_need["state"] - by_need["required"])
 
 
 def bind(model: nn.Module, signature: Signature) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
@@ -67,6 +77,8 @@ def parameters_of(model: nn.Module) -> frozenset[str]:
 def nested(batch: Mapping[str, Any], names: Iterable[str], groups: Mapping[str, Group], within: str = "") -> dict[str, Any]:
     """The arguments of a call: inputs with dotted names are gathered into dicts, tuples, or objects of the group's class.
 
+    What the batch lacks is left out.
+
     Args:
         batch: Inputs by name.
         names: The arguments.
@@ -82,8 +94,9 @@ def nested(batch: Mapping[str, Any], names: Iterable[str], groups: Mapping[str, 
             found[name] = batch[name]
             continue
         parts = {key.removeprefix(f"{name}."): value for key, value in batch.items() if key.startswith(f"{name}.")}
-        inner = nested(parts, dict.fromkeys(key.partition(".")[0] for key in parts), groups, f"{within}{name}.")
-        found[name] = _gathered(inner, groups.get(f"{within}{name}"))
+        if parts:
+            inner = nested(parts, dict.fromkeys(key.partition(".")[0] for key in parts), groups, f"{within}{name}.")
+            found[name] = _gathered(inner, groups.get(f"{within}{name}"))
     return found
 
 
@@ -99,8 +112,7 @@ def _gathered(parts: dict[str, Any], group: Group | None) -> Any:
 
 def with_rows_first(value: Any, axes: Sequence[Size]) -> Any:
     """A value with the axes of an output, with the rows first; anything but such a tensor as it is."""
-    fits = _is_tensor(value) and BATCH in axes and value.ndim == len(axes)
-    return value.movedim(axes.index(BATCH), 0) if fits else value
+    return _moved(value, axes.index(BATCH), 0, len(axes)) if BATCH in axes else value
 
 
 def batch_as_declared(batch: Mapping[str, Tensor], signature: Signature) -> dict[str, Tensor]:
@@ -108,8 +120,17 @@ def batch_as_declared(batch: Mapping[str, Tensor], signature: Signature) -> dict
     return {name: _as_declared(value, signature.axes_of(name)) for name, value in batch.items()}
 
 
-def _as_declared(value: Tensor, axes: Sequence[Size]) -> Tensor:
-    return value.movedim(0, axes.index(BATCH)) if BATCH in axes and value.ndim == len(axes) else value
+def _as_declared(value: Any, axes: Sequence[Size]) -> Any:
+    return _moved(value, 0, axes.index(BATCH), len(axes)) if BATCH in axes else value
+
+
+def _moved(value: Any, source: int, destination: int, ndim: int) -> Any:
+    """A tensor of so many axes with one of them moved; of a nested state every such tensor."""
+    if _is_tensor(value):
+        return value.movedim(source, destination) if value.ndim == ndim else value
+    if not isinstance(value, (tuple, list, dict)):
+        return value
+    return tree_map(lambda leaf: _moved(leaf, source, destination, ndim) if _is_tensor(leaf) else leaf, value)
 
 
 def outputs_of(returned: Any, signature: Signature) -> dict[str, Any]:

@@ -55,9 +55,11 @@ class Input:
         return shape_of(self.axes, sizes)
 
     def make(self, drawing: Drawing) -> Tensor:
-        """Random values of its shape and dtype."""
+        """Random values of its shape and dtype; of a state that begins as zeros those."""
         import torch
 
+        if self.state:
+            return torch.zeros(self.shape(drawing.sizes), dtype=getattr(torch, self.dtype))
         made = self.values.make(self.shape(drawing.sizes), drawing)
         return made.to(getattr(torch, self.dtype)) if self.dtype else made
 

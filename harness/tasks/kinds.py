@@ -226,6 +226,10 @@ KINDS: dict[str, type[Kind]] = {
 """The kinds by name."""
 
 
+SCORES = (ClassScores, BinaryScores, CtcScores)
+"""Kinds of outputs that may take any value, before a softmax or sigmoid."""
+
+
 def mean_loss(name: str, output: Tensor, labels: Tensor, classes: int = -1) -> Tensor:
     """A loss by name, as the mean over the labels that count (a scalar; of scores in nats).
 

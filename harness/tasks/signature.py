@@ -25,7 +25,7 @@ from harness.tasks.kinds import (
     ctc_loss,
     mean_loss,
 )
-from harness.tasks.values import Drawing, Ids, IndexOf, LengthsOf
+from harness.tasks.values import Drawing, Ids, IndexOf, LengthsOf, within_groups
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -175,9 +175,25 @@ class Signature:
             axis for axis in self.axes.values() if axis.padding and not (axis.order == "causal" and axis.padding == "right")
         )
 
+    @property
+    def grouped_axes(self) -> dict[str, Input]:
+        """The axes whose elements belong to groups, each with the input that says to which: the nodes of a batch of graphs."""
+        named = (each for each in self.inputs if isinstance(each.values, IndexOf) and each.values.axis in self.grouping)
+        return {str(each.axes[0]): each for each in named if len(each.axes) == 1}
+
     def with_order(self, order: str) -> Iterator[Axis]:
         """The axes with an order: ``causal`` or ``none``."""
         return (axis for axis in self.axes.values() if axis.order == order)
+
+    @property
+    def padded(self) -> tuple[Axis, ...]:
+        """The axes along which rows may be shorter than the batch."""
+        return tuple(axis for axis in self.axes.values() if axis.padding)
+
+    @property
+    def states(self) -> tuple[Input, ...]:
+        """The inputs that an output of an earlier call continues."""
+        return tuple(each for each in self.inputs if each.state)
 
     def complete(self, sizes: Sizes) -> dict[str, int]:
         """The sizes with those that follow from a formula, and ``ANY_SIZE`` of an axis that is measured.
@@ -231,7 +247,10 @@ class Signature:
 
         rng = torch.Generator().manual_seed(seed)
         drawing = Drawing(self.complete(sizes), rng, lengths or {}, self.grouping)
-        batch = {each.name: each.make(drawing) for each in self.inputs if not each.state}
+        batch = {each.name: each.make(drawing) for each in self.inputs if not each.state or each.initial == "zeros"}
+        for each in self.inputs:
+            if isinstance(each.values, IndexOf) and each.values.axis in self.grouped_axes and each.name in batch:
+                batch[each.name] = within_groups(batch[each.name], batch[self.grouped_axes[each.values.axis].name], rng)
         for each in self.labels:
             batch[each.name] = each.make(drawing)
         for name, source in self.label_sources.items():

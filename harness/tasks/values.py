@@ -200,6 +200,18 @@ class IndexOf(Values):
         return {"index_of": self.axis}
 
 
+def within_groups(ends: Tensor, groups: Tensor, rng: torch.Generator) -> Tensor:
+    """Pairs of positions (int64 ``[2, E]``) whose second is in the group of the first: no edge leads from one graph to another."""
+    import torch
+
+    if ends.ndim != 2 or len(ends) != 2:
+        return ends
+    begins = torch.searchsorted(groups, groups[ends[0]])
+    counts = torch.searchsorted(groups, groups[ends[0]], right=True) - begins
+    drawn = begins + (torch.rand(counts.shape, generator=rng) * counts).long()
+    return torch.stack((ends[0], drawn))
+
+
 @dataclass(frozen=True)
 class LengthsOf(Values):
     """The real length of each row along an axis.

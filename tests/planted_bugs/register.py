@@ -27,6 +27,11 @@ FAMILIES: dict[int, tuple[str, ...]] = {
         "seq2seq",
         "tabular",
         "declared",
+        "images",
+        "series",
+        "states",
+        "graphs",
+        "heads",
         "lightning_bugs",
     ),
     2: (

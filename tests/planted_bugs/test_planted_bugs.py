@@ -43,8 +43,10 @@ def test_every_property_and_case_has_a_bug() -> None:
 
 def plants(file: Path) -> bool:
     """Whether a file registers bugs when it is imported."""
-    names = {"planted", "plant", "_plant", "_warned", "register"}
-    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+    names = {"planted", "plant", "plant_declared", "_plant", "_warned", "register"}
+    body = ast.parse(file.read_text(encoding="utf-8")).body
+    loops = [node for node in body if isinstance(node, ast.For)]
+    for node in (*body, *(inner for loop in loops for inner in loop.body)):
         calls = node.decorator_list if isinstance(node, ast.ClassDef) else [node.value] if isinstance(node, ast.Expr) else []
         if any(isinstance(call, ast.Call) and getattr(call.func, "id", "") in names for call in calls):
             return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import pytest
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from harness.tasks import TaskSpec, TaskType
 from pytest_modeltiers import strategies as draw
 from pytest_modeltiers.judge import Judge
 from pytest_modeltiers.property_tests import judge_property
-from pytest_modeltiers.smallest import kind_of
+from pytest_modeltiers.smallest import kind_of, smallest_failing
 
 
 def task_of(longest: int) -> TaskSpec:
@@ -132,3 +133,16 @@ def test_what_belongs_to_another_property_is_not_shrunk() -> None:
     judge.for_all(check, draw.batches(task_of(8)), examples=5)
     assert judge.examples == 5
     assert judge.finish().status is Status.SKIPPED
+
+
+def test_every_declared_axis_is_made_smaller() -> None:
+    found = Evidence("shape_contract", Status.FAIL, "wrong")
+    tried = {"sizes": Sizes.of({"batch": 3, "height": 20, "width": 18}), "seed": 1}
+
+    def run(case: dict[str, Any]) -> Evidence:
+        sizes = dict(case["sizes"].declared)
+        return found if sizes["height"] >= 9 and sizes["width"] >= 7 else Evidence("shape_contract", Status.OK, "right")
+
+    least = Sizes.of({"batch": 1, "height": 4, "width": 4})
+    case, _ = smallest_failing(tried, found, run, least, lambda: False)
+    assert case == {"sizes": Sizes.of({"batch": 1, "height": 9, "width": 7}), "seed": 0}

@@ -201,18 +201,20 @@ def task_of(keys: Keys) -> TaskSpec:
     return TaskSpec(TaskType.DECLARED, properties=SWITCHED_OFF, declared=read_signature(keys))
 
 
-ALSO = {"speech": ("batch_independence[gradient]",)}
+def plant_declared(
+    name: str, model: Callable[..., nn.Module], keys: Keys, test: str, *, wrong: str | bool = True, **expected: Any
+) -> None:
+    """Registers a bug of a model whose ``wrong`` argument names it; see ``PlantedBug`` for what is expected."""
+    task = TASKS.setdefault(repr(keys), task_of(keys))
+    buggy = Model(task, partial(model, wrong=wrong))
+    register(PlantedBug(f"declared_{name}", test, buggy, Model(task, model), **expected))
+
+
+TASKS: dict[str, TaskSpec] = {}
+"""Of keys that several bugs share, so that they share a twin."""
+
+ALSO: dict[str, tuple[str, ...]] = {"speech": ("batch_independence[gradient]",)}
 """Other tests that a bug may make red."""
 
-register(
-    *(
-        PlantedBug(
-            f"declared_{name}",
-            test,
-            Model(task_of(keys), partial(model, wrong=True)),
-            Model(task_of(keys), model),
-            also=ALSO.get(name, ()),
-        )
-        for name, (model, keys, test) in CASES.items()
-    )
-)
+for _name, (_model, _keys, _test) in CASES.items():
+    plant_declared(_name, _model, _keys, _test, also=ALSO.get(_name, ()))

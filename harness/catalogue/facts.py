@@ -1,0 +1,141 @@
+"""The facts of a signature from which properties follow: each as the reason why, and empty where it is not so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from harness.tasks import TaskSpec
+from harness.tasks.kinds import SCORES
+from harness.tasks.values import Ids, LengthsOf, MaskOf
+from harness.wording import listed
+
+
+def rows(task: TaskSpec) -> str:
+    """Rows are independent."""
+    return "axis `batch` holds independent rows" if task.has_rows else ""
+
+
+def causal(task: TaskSpec) -> str:
+    """An axis is causal, and an output has it."""
+    signature = task.signature
+    held = {axis for output in signature.outputs for axis in output.axes if isinstance(axis, str)}
+    named = [
+        each.name for each in signature.with_order("causal") if any(signature.axes[name].follows(each.name) for name in held)
+    ]
+    return _of("axis", named, "is causal", "are causal")
+
+
+def padded(task: TaskSpec) -> str:
+    """Rows may be shorter."""
+    return "; ".join(f"rows may be shorter along `{axis.name}` (padding: {axis.padding})" for axis in task.signature.padded)
+
+
+def empty_rows(task: TaskSpec) -> str:
+    """A row may have no real element."""
+    return _of("a row may be empty along", [axis.name for axis in task.signature.padded if axis.empty])
+
+
+def declared(task: TaskSpec) -> str:
+    """Outputs are declared."""
+    return (
+        _of("output", [output.name for output in task.signature.outputs], "is declared", "are declared") if task.declared else ""
+    )
+
+
+def declared_inputs(task: TaskSpec) -> str:
+    """Inputs are declared."""
+    read = [each.name for each in task.signature.inputs if not isinstance(each.values, (LengthsOf, MaskOf))]
+    return _of("input", read, "is declared", "are declared") if task.declared else ""
+
+
+def symmetric(task: TaskSpec) -> str:
+    """Inputs may be swapped."""
+    return _of("input", task.signature.symmetric, "", "are symmetric") if task.declared else ""
+
+
+def sets(task: TaskSpec) -> str:
+    """An axis is a set."""
+    return _of("axis", [axis.name for axis in task.signature.with_order("none")], "is a set", "are sets") if task.declared else ""
+
+
+def duplicates(task: TaskSpec) -> str:
+    """Repeating an element of a set changes nothing."""
+    return _of("repeats change nothing along", [axis.name for axis in task.signature.with_order("none") if axis.duplicates])
+
+
+def optional(task: TaskSpec) -> str:
+    """Forward works without an input."""
+    named = [each.name for each in task.signature.inputs if each.optional and not each.state]
+    return _of("input", named, "is optional", "are optional") if task.declared else ""
+
+
+def optional_mask(task: TaskSpec) -> str:
+    """A mask or lengths may be left out."""
+    named = [each.name for each in task.signature.inputs if each.optional and isinstance(each.values, (MaskOf, LengthsOf))]
+    return _of("input", named, "says which elements are real", "say which elements are real")
+
+
+def state(task: TaskSpec) -> str:
+    """A call goes on where another one ended."""
+    return _of("input", [each.name for each in task.signature.states], "is a carried state", "are carried states")
+
+
+def chunks(task: TaskSpec) -> str:
+    """A carried state, and a causal axis along which a call can be cut."""
+    free = {axis for each in task.signature.inputs if not each.state for axis in each.axes}
+    return _of(
+        "axis", [axis.name for axis in task.signature.with_order("causal") if axis.name in free], "is causal", "are causal"
+    )
+
+
+def scores(task: TaskSpec) -> str:
+    """An output is scores, which may take any value."""
+    named = [output.name for output in task.signature.outputs if isinstance(output.kind, SCORES)]
+    return _of("output", named, "is scores", "are scores")
+
+
+def class_scores(task: TaskSpec) -> str:
+    """The main output says something of each class."""
+    return f"output `{task.signature.main.name}` has an axis of classes" if task.has_classes else ""
+
+
+def text(task: TaskSpec) -> str:
+    """Token ids are read."""
+    ids = [each.name for each in task.signature.inputs if isinstance(each.values, Ids)]
+    return _of("input", ids, "holds token ids", "hold token ids") if task.is_text else ""
+
+
+def positions(task: TaskSpec) -> str:
+    """There are scores for every token."""
+    return f"output `{task.signature.main.name}` has one entry a token" if task.is_per_position else ""
+
+
+def positions_of_one_text(task: TaskSpec) -> str:
+    """The same, and the tokens are those that are read."""
+    return "" if task.is_seq2seq else positions(task)
+
+
+def source(task: TaskSpec) -> str:
+    """A source is read beside the target."""
+    return "input `input_ids` is a source" if task.is_seq2seq else ""
+
+
+def image(task: TaskSpec) -> str:
+    """An image is read."""
+    return "input `pixel_values` is an image" if task.is_vision else ""
+
+
+def features(task: TaskSpec) -> str:
+    """A row of a table is read."""
+    return "input `features` is a row of numbers" if task.is_tabular else ""
+
+
+def _of(what: str, names: Iterable[str], one: str = "", several: str = "") -> str:
+    """``axis `time` is causal``; empty where there are no names."""
+    found = list(names)
+    if not found:
+        return ""
+    plural = {"axis": "axes", "input": "inputs", "output": "outputs"}.get(what, what)
+    return " ".join(
+        filter(None, (what if len(found) == 1 else plural, listed(found, len(found)), one if len(found) == 1 else several))
+    )

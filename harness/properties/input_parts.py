@@ -1,0 +1,224 @@
+"""Whether the outputs depend on every declared input, part by part: each place of a fixed axis, each element of a set, of a sequence of ids.
+
+A part whose gradient is not zero matters, which one backward pass tells of all parts at once. What is left is changed, a part at a time, in a
+few drawn batches: with other values, with large ones, in calls that lack optional inputs, and of fresh weights with weights that were moved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.batches import Batch, other_batch
+from harness.errors import UserError
+from harness.evidence import Evidence, Status
+from harness.properties.calling import ModelRaisedError, blaming
+from harness.properties.model_variants import calibrated, calibrated_double, moved
+from harness.properties.noise import FACTOR, difference
+from harness.properties.optional_inputs import lacking, without
+from harness.properties.prerequisites import not_finite
+from harness.properties.subject import Subject
+from harness.runtime import seeded
+from harness.tasks.axes import BATCH, rows_first
+from harness.tasks.signature import Input, Signature
+from harness.tasks.values import Ids, IndexOf, LengthsOf, Made, MaskOf
+from harness.wording import and_others
+
+_NAME = "input_dependence"
+_DRAWS = 3
+_LOUD_DRAWS = 5
+_LOUD = 10.0
+"""By how much numbers are made larger where usual ones showed nothing: a maximum over a set reads the largest element only."""
+
+_MOST_PLACES = 64
+"""How many parts of one axis are looked into."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of an input.
+
+    Attributes:
+        input: The input.
+        place: Along which of its axes, the rows first; ``None`` for the whole input.
+        start: Where it begins there.
+        stop: Where it ends.
+        told: What it is, for people.
+    """
+
+    input: Input
+    place: int | None = None
+    start: int = 0
+    stop: int = 0
+    told: str = ""
+
+    def of(self, value: Tensor) -> Tensor:
+        """A view of it."""
+        return value if self.place is None else value.narrow(self.place, self.start, self.stop - self.start)
+
+    def changed(self, base: Batch, other: Batch) -> Batch:
+        """A batch with the values of another one in this part."""
+        value = base[self.input.name].clone()
+        self.of(value).copy_(self.of(other[self.input.name]))
+        return {**base, self.input.name: value}
+
+
+def depends_on_inputs(subject: Subject, seed: int = 0) -> Evidence:
+    """Some output depends on each part of each input, and each output on some input, unless it is declared constant."""
+    if subject.prerequisite_failure.not_finite:
+        return not_finite(subject.prerequisite_failure, _NAME)
+    double = calibrated_double(subject)
+    model = double if double is not None else calibrated(subject)
+    counterexample = f"{subject.typical.describe(subject.task)}, {_DRAWS} draws from seed={seed}"
+    if found := _wrong_outputs(subject, model, seed, counterexample):
+        return found
+    parts = list(_parts(subject))
+    flat = _without_gradient(subject, model, parts, seed)
+    missing = [part for part in parts if part.place is None or part in flat]
+    missing = _unread(subject, model, missing, seed, _DRAWS)
+    missing = _unread(subject, model, missing, seed, _LOUD_DRAWS, loud=_LOUD)
+    for names in lacking(subject):
+        kept = [part for part in missing if part.input.name not in names]
+        read = set(kept) - set(_unread(subject, model, kept, seed, _DRAWS, lacks=names))
+        missing = [part for part in missing if part not in read]
+    if missing and subject.fresh_weights:
+        missing = _unread(subject, moved(subject, model), missing, seed, _DRAWS)
+    if not missing:
+        return Evidence(_NAME, Status.OK, "every part of every input matters", counterexample=counterexample)
+    return Evidence(
+        _NAME,
+        Status.FAIL,
+        f"no output depends on {missing[0].told}{and_others(len(missing) - 1, 'part')}",
+        float(len(missing)),
+        0.0,
+        f"of {len(parts)} parts ignored",
+        counterexample,
+        cause="an argument that forward does not use, a slice that leaves places out, or a branch that overwrites it",
+        code="ignored_input",
+    )
+
+
+def _wrong_outputs(subject: Subject, model: nn.Module, seed: int, counterexample: str) -> Evidence | None:
+    """An output that changes though it is declared constant, or never changes though it is not."""
+    changed: set[str] = set()
+    outputs = subject.task.signature.outputs
+    for draw in range(seed, seed + _DRAWS):
+        pair = [_floating(subject.outputs(subject.batch(seed=number), model)) for number in (draw, draw + 1_000)]
+        changed |= {name for name in pair[0] if name in pair[1] and _differs(pair[0][name], pair[1][name])}
+        if all(output.constant or output.name in changed for output in outputs):
+            break
+    for output in outputs:
+        if output.constant and output.name in changed:
+            message, code = f"output `{output.name}` is declared constant and changes with the inputs", "not_constant"
+        elif not output.constant and output.name not in changed and changed and _is_finite(pair[0].get(output.name)):
+            message, code = f"output `{output.name}` depends on no input", "constant_output"
+        else:
+            continue
+        cause = "an output that is computed from weights alone, or in which a branch overwrites what depends on the inputs"
+        return Evidence(_NAME, Status.FAIL, message, counterexample=counterexample, cause=cause, code=code)
+    return None
+
+
+def _parts(subject: Subject) -> Iterator[Part]:
+    """Every input as a whole, and what its axes can be divided into; nothing of what only says which elements are real."""
+    signature = subject.task.signature
+    for each in signature.inputs:
+        if each.state or isinstance(each.values, (LengthsOf, MaskOf)):
+            continue
+        named = f"input `{each.name}`"
+        yield Part(each, told=named)
+        if isinstance(each.values, (IndexOf, Made)):
+            continue
+        shape = each.shape(signature.complete(subject.typical.by_axis(subject.task)))
+        for place, axis in enumerate(each.axes[place] for place in rows_first(each.axes)):
+            size = shape[place]
+            if axis == BATCH or size < 2 or size > _MOST_PLACES:
+                continue
+            if isinstance(axis, int):
+                yield from (Part(each, place, at, at + 1, f"place {at} of axis {place} of {named}") for at in range(size))
+            elif _is_read_singly(signature, each, axis):
+                yield from (Part(each, place, at, at + 1, f"element {at} along `{axis}` of {named}") for at in range(size))
+            else:
+                yield Part(each, place, 0, size // 2, f"the first half along `{axis}` of {named}")
+                yield Part(each, place, size // 2, size, f"the second half along `{axis}` of {named}")
+
+
+def _is_read_singly(signature: Signature, each: Input, axis: str) -> bool:
+    """Whether every single element along an axis has to matter: of a set, a sequence, or ids; a stride may leave a remainder out."""
+    derived = any(signature.axes[name].follows(axis) for name in signature.axes if name != axis)
+    return not derived and (signature.axes[axis].order is not None or isinstance(each.values, Ids))
+
+
+def _without_gradient(subject: Subject, model: nn.Module, parts: list[Part], seed: int) -> set[Part]:
+    """The parts whose gradient is zero, or not known."""
+    base = subject.batch(seed=seed)
+    read = {part.input.name for part in parts}
+    leaves = {name: value.double() if _is_double(model) else value for name, value in base.items() if name in read}
+    leaves = {name: value.clone().requires_grad_() for name, value in leaves.items() if value.is_floating_point()}
+    if not leaves:
+        return set(parts)
+    constant = {output.name for output in subject.task.signature.outputs if output.constant}
+    rng = torch.Generator().manual_seed(seed)
+    try:
+        with torch.enable_grad(), seeded(0), blaming(model):
+            outputs = subject.adapter.outputs(model, {**base, **{name: leaf * 1 for name, leaf in leaves.items()}})
+            values = [value for name, value in _floating(outputs).items() if name not in constant and value.requires_grad]
+            total = [(value * torch.randn(value.shape, generator=rng).to(value)).sum() for value in values]
+            gradients = torch.autograd.grad(torch.stack(total).sum(), list(leaves.values()), allow_unused=True)
+    except (UserError, RuntimeError):
+        return set(parts)
+    known = {name: grad.abs() for name, grad in zip(leaves, gradients, strict=True) if grad is not None}
+    largest = max((float(grad.max()) for grad in known.values() if grad.numel()), default=0.0)
+    floor = FACTOR * max((torch.finfo(grad.dtype).eps for grad in known.values()), default=0.0) * largest
+    return {part for part in parts if part.input.name not in known or not float(part.of(known[part.input.name]).max()) > floor}
+
+
+def _unread(
+    subject: Subject, model: nn.Module, parts: list[Part], seed: int, draws: int, loud: float = 1.0, lacks: tuple[str, ...] = ()
+) -> list[Part]:
+    """The parts that no output showed when they were changed."""
+    for draw in range(seed, seed + draws):
+        if not parts:
+            break
+        base = subject.batch(seed=draw)
+        other = other_batch(subject.task, base, subject.batch(seed=draw + 1_000))
+        if loud != 1.0:
+            other = {name: value * loud if value.is_floating_point() else value for name, value in other.items()}
+        try:
+            reference = _floating(subject.outputs(without(base, lacks), model))
+            parts = [
+                part
+                for part in parts
+                if not _any_differs(reference, _floating(subject.outputs(without(part.changed(base, other), lacks), model)))
+            ]
+        except ModelRaisedError:
+            if loud == 1.0 and not lacks:
+                raise
+            break  # values beyond a promised range, or a call that lacks an input, may be refused
+    return parts
+
+
+def _is_finite(value: Tensor | None) -> bool:
+    return value is not None and bool(torch.isfinite(value).all())
+
+
+def _is_double(model: nn.Module) -> bool:
+    return any(parameter.dtype == torch.float64 for parameter in model.parameters())
+
+
+def _floating(outputs: dict[str, Any]) -> dict[str, Tensor]:
+    return {name: value for name, value in outputs.items() if isinstance(value, Tensor) and value.is_floating_point()}
+
+
+def _any_differs(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
+    return any(_differs(left[name], right[name]) for name in left if name in right)
+
+
+def _differs(left: Tensor, right: Tensor) -> bool:
+    """Whether an output changed by more than rounding in its dtype."""
+    scale = float(left.abs().max()) if left.numel() else 0.0
+    return difference(left, right) > FACTOR * torch.finfo(left.dtype).eps * scale

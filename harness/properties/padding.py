@@ -1,0 +1,300 @@
+"""Padding changes nothing: neither how much there is, nor what it holds, on whichever side a signature allows it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from harness.batches import IGNORED, Batch, Sizes, other_batch
+from harness.evidence import Evidence, Status
+from harness.properties.calling import mode
+from harness.properties.equality import first_failure, judge_equal, remembered
+from harness.properties.independence import ends_along, record, row_of
+from harness.properties.model_variants import has_running_statistics
+from harness.properties.prerequisites import left_to_batch_independence
+from harness.properties.subject import Subject
+from harness.properties.tracing import first_divergence, positions_view
+from harness.runtime import seeded
+from harness.tasks.axes import BATCH, Axis, Side, rows_first
+from harness.tasks.signature import Input, Output, Signature
+from harness.tasks.values import Ids, IndexOf, LengthsOf, MaskOf, Normal, Uniform
+from harness.wording import counted
+
+_NAME = "padding_ignored"
+
+
+def padding_ignored(subject: Subject, sizes: Sizes, lengths: tuple[int, ...], seed: int = 0, axis: str = "") -> Evidence:
+    """Each padded row gives the same alone and unpadded as padded within a batch, whatever the padding holds.
+
+    Args:
+        subject: A model with an axis along which rows may be padded.
+        sizes: Sizes of the padded batch.
+        lengths: Real elements of each row along the axis, between 1 and its size.
+        seed: Seed of the contents.
+        axis: The axis; by default the only one.
+    """
+    signature = subject.task.signature
+    along = signature.axes[axis] if axis else signature.padded[0]
+    if reason := _no_padding(subject, along):
+        return Evidence(_NAME, Status.SKIPPED, reason)
+    if BATCH not in signature.main.axes:
+        return Evidence(_NAME, Status.SKIPPED, f"`{signature.main.name}` has no rows that could be padded")
+    total = signature.complete(sizes.by_axis(subject.task))[along.name]
+    real = placed(along.padding or "right", lengths, total, seed).to(subject.device)
+    pad = _Padding(subject, sizes, along, real, seed)
+    if pad.is_unknown:
+        return Evidence(_NAME, Status.SKIPPED, f"which elements of `{signature.main.name}` are real is not told by its axes")
+    short = [row for row in range(sizes.batch) if lengths[row] < total]
+    if not short:
+        return Evidence(_NAME, Status.SKIPPED, "no row is padded")
+    found = [first_failure(pad.amount(row) for row in short)]
+    if subject.task.declared and found[0].status is Status.OK and tells_padding(subject, along.name):
+        found += [pad.content(), *([pad.content_in_training()] if has_running_statistics(subject.model) else [])]
+    return left_to_batch_independence(subject, max(found, key=lambda each: each.status.severity))
+
+
+def placed(side: Side, lengths: Sequence[int], total: int, seed: int = 0) -> Tensor:
+    """Where the real elements of rows stand (bool ``[B, total]``), on a side or drawn at random."""
+    rng = torch.Generator().manual_seed(seed)
+    real = torch.zeros(len(lengths), total, dtype=torch.bool)
+    for row, length in enumerate(lengths):
+        room = total - length
+        if side == "anywhere":
+            real[row, torch.randperm(total, generator=rng)[:length]] = True
+            continue
+        begin = {"right": 0, "left": room}.get(side, int(torch.randint(room + 1, (), generator=rng)))
+        real[row, begin : begin + length] = True
+    return real
+
+
+def padded(signature: Signature, batch: Batch, axis: str, real: Tensor, filler: Batch | None = None) -> Batch:
+    """A batch whose inputs say along an axis which elements are real, and hold something else where they are not.
+
+    Args:
+        signature: What the inputs are.
+        batch: The batch without padding.
+        axis: The axis.
+        real: Which elements are real (bool ``[B, size]``).
+        filler: What the padding holds; by default the id that fills, zero, or for ids without one what was there.
+    """
+    changed = dict(batch)
+    for each in signature.inputs:
+        if each.name not in batch:
+            continue
+        value, values = batch[each.name], each.values
+        if isinstance(values, MaskOf) and values.axis == axis:
+            changed[each.name] = (real ^ values.inverted).to(value.dtype)
+        elif isinstance(values, LengthsOf) and values.axis == axis:
+            changed[each.name] = real.sum(1).to(value.dtype)
+        elif axis in each.axes and BATCH in each.axes and not isinstance(values, (MaskOf, LengthsOf)):
+            fill = _usual(each, value) if filler is None else filler[each.name]
+            changed[each.name] = torch.where(_along(real, each, axis), value, fill)
+    for output in signature.outputs:
+        name, shape = signature.label_name(output), signature.label_shape(output)
+        if name in batch and shape is not None and not batch[name].is_floating_point():
+            changed[name] = _ignored(batch[name], [shape.axes[place] for place in rows_first(shape.axes)], axis, real)
+    return changed
+
+
+def tells_padding(subject: Subject, axis: str) -> bool:
+    """Whether lengths or a mask reach the model, so that it need not read from the padding itself that it is padding."""
+    spoken = (each for each in subject.task.signature.inputs if isinstance(each.values, (LengthsOf, MaskOf)))
+    return any(each.values.axis == axis and subject.adapter.takes(subject.model, each.name) for each in spoken)
+
+
+def _no_padding(subject: Subject, axis: Axis) -> str:
+    """Why no row can be padded; empty where one can."""
+    if len(axis.choices()) < 2 and not (subject.task.declared and axis.least > 1 and tells_padding(subject, axis.name)):
+        return "all sequences have the same length, so there is no padding"
+    ids = (each.values for each in subject.task.signature.inputs if axis.name in each.axes and isinstance(each.values, Ids))
+    if not tells_padding(subject, axis.name) and all(values.pad is None for values in ids):
+        return "the task has no `pad_token_id` and forward takes no `attention_mask`"
+    return ""
+
+
+class _Padding:
+    """One pattern of padding along one axis, and what must stay the same under it.
+
+    Attributes:
+        is_unknown: Whether the main output has an axis whose real elements cannot be told from those of the padded one.
+    """
+
+    def __init__(self, subject: Subject, sizes: Sizes, axis: Axis, real: Tensor, seed: int) -> None:
+        self._subject, self._sizes, self._axis, self._real, self._seed = subject, sizes, axis, real, seed
+        self._signature = subject.task.signature
+        self._base = subject.batch(sizes, seed)
+        self._padded = padded(self._signature, self._base, axis.name, real)
+        self._reference = remembered(subject, lambda model: subject.logits(self._padded, model))
+        follows = [name for name in self._signature.main.axes if name in self._signature.axes and name != axis.name]
+        pointed = any(isinstance(each.values, IndexOf) and each.values.axis == axis.name for each in self._signature.inputs)
+        derived = any(self._signature.axes[str(name)].follows(axis.name) for name in follows)
+        self.is_unknown = pointed or (derived and axis.padding != "right")
+
+    def amount(self, row: int) -> Evidence:
+        """A row alone, with as little padding as the axis allows, gives what it gives within the batch."""
+        subject, axis = self._subject, self._axis
+        length, total = int(self._real[row].sum()), self._real.shape[1]
+        kept = self._kept_places(row)
+        alone = self._narrowed(row, kept)
+
+        def compare(model: nn.Module) -> tuple[Tensor, Tensor]:
+            by_itself = row_of(subject.logits(alone, model), 0, 1)
+            within = row_of(self._reference(model), row, self._sizes.batch)
+            return self._real_part(by_itself, self._real[row][kept]), self._real_part(within, self._real[row])
+
+        def culprit(model: nn.Module) -> str:
+            return self._trace(model, row) if axis.padding == "right" else ""
+
+        along = "" if self._reads_ids else f" along `{axis.name}`"
+        added, had = (
+            counted(total - len(kept), "padded position"),
+            counted(length, "real token" if self._reads_ids else "real element"),
+        )
+        told = f"row {row}'s logits change after appending {added} to its {had}{along}"
+        if axis.padding != "right":
+            told = f"row {row}'s logits change with {added} beside its {had}{along}"
+        return judge_equal(subject, _NAME, compare, told, self._counterexample, self._cause, culprit)
+
+    def content(self) -> Evidence:
+        """The real elements of every row give the same whatever the padding holds."""
+        other = self._other_content()
+
+        def compare(model: nn.Module) -> tuple[Tensor, Tensor]:
+            return self._all_real(self._reference(model)), self._all_real(self._subject.logits(other, model))
+
+        told = f"the logits change with what the padded elements along `{self._axis.name}` hold"
+        return judge_equal(self._subject, _NAME, compare, told, self._counterexample, self._cause)
+
+    def content_in_training(self) -> Evidence:
+        """The same in train mode, where a norm over the batch may count padding; a warning, as some accept that."""
+        subject, other = self._subject, self._other_content()
+        model = subject.fresh()
+        found = []
+        for batch in (self._padded, other):
+            with mode(model, train=True), seeded(self._seed):
+                found.append(self._all_real(subject.raw_logits(batch, model)))
+
+        def compare(judge: nn.Module) -> tuple[Tensor, Tensor]:
+            return found[0], found[1]
+
+        told = f"in train mode the logits change with what the padded elements along `{self._axis.name}` hold"
+        evidence = judge_equal(
+            subject, _NAME, compare, told, self._counterexample, "a batch norm whose mean and variance count padded elements"
+        )
+        if evidence.status is not Status.FAIL:
+            return evidence
+        return Evidence(**{**vars(evidence), "status": Status.WARN, "code": "padding_in_statistics"})
+
+    @property
+    def _reads_ids(self) -> bool:
+        read = (each for each in self._signature.inputs if self._axis.name in each.axes)
+        return all(isinstance(each.values, (Ids, MaskOf)) for each in read)
+
+    @property
+    def _counterexample(self) -> str:
+        lengths = self._real.sum(1).tolist()
+        placed = "" if self._axis.padding == "right" else f", padding={self._axis.padding}"
+        which = f" of {self._axis.name}" if len(self._signature.padded) > 1 else ""
+        return f"{self._sizes.describe(self._subject.task)}, lengths{which}={lengths}{placed}, seed={self._seed}"
+
+    @property
+    def _cause(self) -> str:
+        if tells_padding(self._subject, self._axis.name):
+            return "a padding mask that is not applied (in one layer, in the pooling), is inverted, or is added with too small a number"
+        return "a forward that takes no `attention_mask` and reads padding as text"
+
+    def _kept_places(self, row: int) -> Tensor:
+        """The places of a row's real elements, and of as much padding as the sizes of the axis ask for (int64)."""
+        real = self._real[row]
+        length = int(real.sum())
+        size = next((size for size in self._axis.choices() if size >= length), len(real))
+        order = torch.cat((real.nonzero().flatten(), (~real).nonzero().flatten()))
+        return order[: min(size, len(real))].sort().values
+
+    def _narrowed(self, row: int, kept: Tensor) -> Batch:
+        """A row of the padded batch by itself, with some places along the axis."""
+        alone = self._signature.rows(self._padded, [row])
+        for each in self._signature.inputs:
+            if each.name in alone:
+                for place, name in enumerate(each.axes[place] for place in rows_first(each.axes)):
+                    if name == self._axis.name:
+                        alone[each.name] = alone[each.name].index_select(place, kept)
+        return alone
+
+    def _real_part(self, output: Tensor, real: Tensor) -> Tensor:
+        """Of one row of the main output what its real elements give."""
+        sizes = {**self._sizes.by_axis(self._subject.task)}
+        length = int(real.sum())
+        for place, size in ends_along(self._signature, self._signature.main, self._axis.name, length, sizes):
+            if place - 1 >= output.ndim:
+                continue
+            if self._laid_out(self._signature.main)[place] == self._axis.name and output.shape[place - 1] == len(real):
+                output = output.index_select(place - 1, real.nonzero().flatten())
+            else:
+                output = output.narrow(place - 1, 0, min(max(size, 0), output.shape[place - 1]))
+        return output
+
+    def _all_real(self, output: Tensor) -> Tensor:
+        parts = [self._real_part(row_of(output, row, len(self._real)), real) for row, real in enumerate(self._real)]
+        return torch.cat([part.flatten() for part in parts])
+
+    def _other_content(self) -> Batch:
+        drawn = other_batch(self._subject.task, self._padded, self._subject.batch(self._sizes, self._seed + 77))
+        for each in self._signature.inputs:
+            if isinstance(each.values, Normal):
+                drawn[each.name] = 10 * drawn[each.name]  # as what is left of a longer row in a buffer may be
+        return padded(self._signature, self._base, self._axis.name, self._real, drawn)
+
+    def _laid_out(self, output: Output) -> list[int | str]:
+        return [output.axes[place] for place in rows_first(output.axes)]
+
+    def _trace(self, model: nn.Module, row: int) -> str:
+        """Path of the first module whose outputs at a row's real elements differ between the row alone and padded."""
+        # First at sizes that no two axes share: at small ones another axis can be taken for the padded one.
+        clear, subject = self._subject.typical, self._subject
+        total = self._signature.complete(clear.by_axis(subject.task))[self._axis.name]
+        for short in range(clear.batch):
+            lengths = [max(1, total // 2) if index == short else total for index in range(clear.batch)]
+            real = placed("right", lengths, total).to(subject.device)
+            if module := _Padding(subject, clear, self._axis, real, self._seed).first_broken(model, short):
+                return module
+        return self.first_broken(model, row)
+
+    def first_broken(self, model: nn.Module, row: int) -> str:
+        """Path of the first module that gives another output for a row alone than within the batch."""
+        kept = self._kept_places(row)
+        length = int(self._real[row].sum())
+        return first_divergence(
+            record(self._subject, model, self._narrowed(row, kept)),
+            record(self._subject, model, self._padded),
+            positions_view(1, len(kept), length, row=0),
+            positions_view(self._sizes.batch, self._real.shape[1], length, row=row),
+        )
+
+
+def _usual(each: Input, value: Tensor) -> Tensor:
+    if isinstance(each.values, Ids):
+        return value if each.values.pad is None else torch.full_like(value, each.values.pad)
+    if isinstance(each.values, Uniform):
+        return torch.full_like(value, min(max(0.0, each.values.low), each.values.high))
+    return torch.zeros_like(value) if isinstance(each.values, Normal) else value
+
+
+def _along(real: Tensor, each: Input, axis: str) -> Tensor:
+    """Which elements of an input are real, as a mask that spreads over its shape; along both where it has the axis twice."""
+    laid_out = [each.axes[place] for place in rows_first(each.axes)]
+    found = torch.ones((), dtype=torch.bool, device=real.device)
+    for place, name in enumerate(laid_out):
+        if name == axis:
+            shape = [len(real) if index == 0 else (real.shape[1] if index == place else 1) for index in range(len(laid_out))]
+            found = found & real.reshape(shape)
+    return found
+
+
+def _ignored(labels: Tensor, axes: list[int | str], axis: str, real: Tensor) -> Tensor:
+    """Labels of whole numbers, of which those at padding count for nothing."""
+    if axes[:2] == [BATCH, axis] and labels.shape[:2] == real.shape:
+        return torch.where(real.reshape(*real.shape, *[1] * (labels.ndim - 2)), labels, IGNORED)
+    return labels
