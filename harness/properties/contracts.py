@@ -198,7 +198,7 @@ def memory_layout(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
 def _layout(subject: Subject, sizes: Sizes, layout: str, seed: int) -> Evidence:
     base = subject.batch(sizes, seed)
     if layout == "expanded":
-        base = {field: tensor[:1].expand(tensor.shape).contiguous() for field, tensor in base.items()}
+        base = {field: tensor[:1].expand(tensor.shape).contiguous() if tensor.ndim else tensor for field, tensor in base.items()}
     relaid = {field: _relaid(tensor, layout) for field, tensor in base.items()}
     counterexample = f"{sizes.describe(subject.task)}, layout={layout}, seed={seed}"
 
@@ -266,6 +266,8 @@ def _works(subject: Subject, name: str, sizes: Sizes, seed: int, what: str, caus
 
 def _relaid(tensor: Tensor, layout: str) -> Tensor:
     """The tensor's values in another layout; tensors that have no such layout stay as they are."""
+    if tensor.ndim == 0:
+        return tensor
     if layout == "channels_last":
         return tensor.contiguous(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
     if layout == "transposed" and tensor.ndim >= 2:
