@@ -26,7 +26,7 @@ from harness.models.reuse import Reuse
 from harness.models.written_calls import WrittenCalls
 from harness.scaffold.bridge import bridge_path, bridge_text, needs_bridge
 from harness.scaffold.config_text import config_text
-from harness.scaffold.declared import Declared, declare, said_axes
+from harness.scaffold.declared import Declared, declare, said_axes, with_near_classes
 from harness.scaffold.source import Source, import_model, refuse_elsewhere
 from harness.scan import training_calls
 from harness.tasks import TaskType
@@ -137,7 +137,11 @@ def scaffold(
         bridge = bridge_path(target.parent if apart else source.folder)
         _refuse_existing(bridge, overwrite)
         write_whole(bridge, bridge_text(source, found.factory, found.guess, signature, found.model))
-    written = Scaffold(target, source, bridge, found.factory, found.guess, found.declared, signature, found.others, trust)
+    declared = found.declared
+    if declared is not None:
+        near = (source.file, source.dotted) if bridge is None else None
+        declared = replace(declared, keys=with_near_classes(declared.keys, target, near))
+    written = Scaffold(target, source, bridge, found.factory, found.guess, declared, signature, found.others, trust)
     write_whole(target, config_text(written))
     return written
 

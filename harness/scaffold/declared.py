@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -90,6 +92,28 @@ def declare(
     except SignatureError as error:
         raise FactoryError(f"--input contradicts what forward does: {error.mistakes[0]}") from error
     return Declared(keys, reasons, call.shown)
+
+
+def with_near_classes(keys: dict[str, Any], config: Path, module: tuple[Path, str] | None) -> dict[str, Any]:
+    """Keys whose groups name their classes as a config says them: in the model's file by the name alone, in others from the config on.
+
+    Args:
+        keys: The keys of a signature; the classes of its groups are in absolute files.
+        config: The config's file.
+        module: The model's file, and what stands for it before the colon; ``None`` where the config names another file.
+    """
+    inputs = {
+        name: {**each, "class": _near(each["class"], config.resolve().parent, module)} if "class" in each else each
+        for name, each in keys["inputs"].items()
+    }
+    return {**keys, "inputs": inputs}
+
+
+def _near(source: str, folder: Path, module: tuple[Path, str] | None) -> str:
+    file, _, name = source.rpartition(":")
+    if module is not None and Path(file) == module[0]:
+        return f"{module[1]}:{name}"
+    return f"{Path(os.path.relpath(file, folder)).as_posix()}:{name}" if file.endswith(".py") else source
 
 
 def _reasons(call: FoundCall, found: Mapping[str, str]) -> Iterator[tuple[str, str]]:

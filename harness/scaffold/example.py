@@ -18,6 +18,7 @@ from harness.export.store.object_hash import ObjectHash, never_again
 from harness.files import file_hash, json_hash
 from harness.models.examples import WHERE_TO_GIVE, Example, called_example, find_example
 from harness.models.loading import model_source
+from harness.scaffold.declared import with_near_classes
 from harness.tasks import finding
 from harness.tasks.declared import SignatureError, read_signature
 from harness.tasks.finding import FoundSignature, signature_from_call
@@ -70,10 +71,8 @@ def read_example(config: SuiteConfig) -> ReadExample:
         found = _found(config, model, example)
     except ExampleError as error:
         raise ConfigError(f"{config.path}: {error}") from error
-    merged = _merged(given, found)
-    for keys in merged["inputs"].values():
-        if "class" in keys:
-            keys["class"] = _near(keys["class"], config)
+    near = (config.resolve(config.model_file), "") if config.model_file else None
+    merged = with_near_classes(_merged(given, found), config.path, near)
     try:
         read_signature(merged, config.path.parent, config.model_file)
     except SignatureError as error:
@@ -108,15 +107,6 @@ def _function(source: str, config: SuiteConfig) -> Callable[..., Any]:
     if not callable(function):
         raise ExampleError(f"`example`: {source} is a {type(function).__name__}, expected a function")
     return function  # type: ignore[no-any-return]
-
-
-def _near(source: str, config: SuiteConfig) -> str:
-    """A class as a config says it: ``:Class`` in the model's file, else by the path from the config on."""
-    file, _, name = source.rpartition(":")
-    if config.model_file and Path(file) == config.resolve(config.model_file):
-        return f":{name}"
-    folder = config.path.parent
-    return f"{Path(file).relative_to(folder)}:{name}" if folder in Path(file).parents else source
 
 
 def _found(config: SuiteConfig, model: nn.Module, example: Example) -> FoundSignature:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.adapters import make_adapter
+from harness.batches import make_batch, typical_sizes
 from harness.cli import main
 from harness.config import load_config
 from harness.errors import UserError
@@ -88,3 +90,44 @@ def test_init_writes_the_config_of_a_folder(folder: Path, capsys: pytest.Capture
     assert main(["init", "saved", "--no-run", "--output", "other.toml"]) == 0
     assert main(["init", "bare", "--no-run", "--force"]) == 2
     assert "bare is a folder without a readable config.json" in capsys.readouterr().err
+
+
+GROUPED = """
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+@dataclass
+class Batch:
+    image: torch.Tensor
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, batch):
+        return self.head(batch.image)
+
+def example_inputs():
+    return Batch(torch.randn(2, 5, 4))
+"""
+
+
+@pytest.mark.parametrize(("model", "source"), [("grouped.py", ":Batch"), ("pkg/inside.py", "pkg.inside:Batch")])
+def test_init_names_a_dataclass_as_the_config_can_find_it(folder: Path, model: str, source: str) -> None:
+    (folder / "pkg").mkdir()
+    (folder / "pkg" / "__init__.py").write_text("", encoding="utf-8")
+    (folder / "pkg" / "sizes.py").write_text("", encoding="utf-8")
+    text = GROUPED if model == "grouped.py" else GROUPED + "\nfrom . import sizes\n"
+    (folder / model).write_text(text, encoding="utf-8")
+
+    assert main(["init", model, "--no-run"]) == 0
+
+    found = load_config(folder / "modeltiers.toml")
+    assert found.inputs["batch"].class_ == source
+    task = found.task_spec()
+    assert (
+        make_adapter(task, folder=folder).logits(model_source(found).build(), make_batch(task, typical_sizes(task))).shape[0] == 3
+    )
