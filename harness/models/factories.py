@@ -232,7 +232,12 @@ def _may_hold(parameter: inspect.Parameter, value: Any) -> bool:
     annotation = str(parameter.annotation).lower()
     if isinstance(value, list):
         return not re.search(r"\bint'?>?$|^float$|^str$", annotation)
-    return parameter.annotation is parameter.empty or not re.search(r"list|tuple|sequence|dict|callable|module|str\b", annotation)
+    single = re.search(r"list|tuple|sequence|dict|callable|module|str\b", annotation) is None
+    return (
+        parameter.annotation is parameter.empty
+        or single
+        or re.search(r"\bint\]$|, int\b|\| int\b|\bint \|", annotation) is not None
+    )
 
 
 def _needs(name: str, missing: list[str], written: WrittenCalls) -> str:

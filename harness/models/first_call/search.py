@@ -20,11 +20,17 @@ from harness.models.first_call.hints import STATES, Hints, hidden_state
 from harness.models.first_call.repairs import last_resorts, repairs
 from harness.models.first_call.watching import Failure, Watch, tensors_in, watched_call
 from harness.models.reuse import Reuse
-from harness.runtime import seeded, threads_for
+from harness.runtime import Allowance, seeded, threads_for
 from harness.user_code import raised
 
 _MOST_CALLS = 300
 _MOST_CALLS_OF_AN_OPTION = 12
+
+_SLOW = 0.2
+"""Seconds from which on a call is slow."""
+
+_SMALL_SIDES = (16, 8)
+"""Height and width of the images of slow models."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,7 @@ class _Subject:
         self._build = Reuse(build)
         self.patience = patience
         self.calls = 0
+        self.seconds = 0.0
 
     @property
     def model(self) -> nn.Module:
@@ -69,8 +76,10 @@ class _Subject:
         values = {name: argument.make(rng) for name, argument in guesses.arguments.items()}
         model = self.model
         positional, named = _bound(model, values)
+        used = Allowance(0)
         with seeded(0):
             returned, failure, watch = watched_call(model, values, lambda: model(*positional, **named))
+        self.seconds = used.used
         return returned, failure, watch, values
 
 
@@ -106,6 +115,7 @@ def find_call(
         found, closest = _search(subject, Guesses(first), known.optional, _MOST_CALLS)
         if found is None:
             raise ForwardError(_why_not(subject, known, closest))
+        found = _of_smaller_images(subject, found)
         return _with_options(subject, found, {name: guess for name, guess in known.optional.items() if name not in first})
 
 
@@ -159,6 +169,26 @@ def _as_it_reads(subject: _Subject, found: FoundCall, watch: Watch) -> FoundCall
         return found
     returned, failure, _, values = subject.call(guesses)
     return found if failure is not None else FoundCall(guesses.arguments, values, returned)
+
+
+def _of_smaller_images(subject: _Subject, found: FoundCall) -> FoundCall:
+    """The call with smaller images, where one call takes so long that little would be found out in the time there is."""
+    for side in _SMALL_SIDES:
+        guesses = Guesses(found.arguments)
+        large = [
+            p for p in guesses.paths() if (a := guesses.at(p)) and a.is_free and len(a.sizes) > 3 and min(a.sizes[2:]) > side
+        ]
+        if subject.seconds < _SLOW or not large:
+            break
+        for path in large:
+            argument = guesses.at(path)
+            assert argument is not None
+            guesses = guesses.put(path, replace(argument, sizes=argument.sizes[:2] + (side,) * len(argument.sizes[2:])))
+        returned, failure, _, values = subject.call(guesses)
+        if failure is not None:
+            break
+        found = FoundCall(guesses.arguments, values, returned)
+    return found
 
 
 def _options(guesses: Guesses, failure: Failure, optional: Mapping[str, Argument]) -> list[tuple[int, Guesses]]:
