@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from harness.batches import IGNORED
+from harness.data.columns import is_empty
 from harness.data.record import Example, Record
 from harness.errors import did_you_mean
 from harness.tasks.axes import BATCH, Axis, Formula, Size, rows_first
@@ -107,9 +108,11 @@ class RowReader:
     Args:
         signature: What a row must hold.
         lenient: Whether rows are taken as production data comes: without labels, and with numbers that are not finite.
+        labelled: Whether any row has labels; in one that has none, each is ignored then.
     """
 
-    def __init__(self, signature: Signature, lenient: bool = False) -> None:
+    def __init__(self, signature: Signature, lenient: bool = False, labelled: bool = True) -> None:
+        self._labelled = labelled
         self.signature = signature
         self.fields = (*input_fields(signature), *label_fields(signature))
         self._lenient = lenient
@@ -130,8 +133,10 @@ class RowReader:
         return found
 
     def _field(self, record: Record, field: Field, sizes: dict[str, int]) -> Tensor | None:
-        name = next((name for name in field.columns if record.fields.get(name) is not None), None)
+        name = next((name for name in field.columns if not _is_missing(record.fields.get(name), field)), None)
         if name is None:
+            if field.is_label and field.is_needed and self._lenient and self._labelled:
+                return self._ignored(field, sizes)
             if field.is_needed and not (field.is_label and self._lenient) and not self._follows(field):
                 raise record.refuse(self._missing(field, record))
             return None
@@ -139,6 +144,12 @@ class RowReader:
         self._check_shape(record, name, value, field, sizes)
         self._check_values(record, name, value, field, sizes)
         return value
+
+    def _ignored(self, field: Field, sizes: Mapping[str, int]) -> Tensor | None:
+        """Labels that count for nothing, of a row whose labels are not known, or not yet."""
+        whole = self.signature.complete({name: size for name, size in sizes.items() if self.signature.axes[name].is_free})
+        shape = [axis if isinstance(axis, int) else whole.get(axis, 0) for axis in field.row_axes]
+        return None if field.dtype == "bool" else torch.full(shape, IGNORED, dtype=getattr(torch, field.dtype or "float32"))
 
     def _follows(self, field: Field) -> bool:
         """Whether a field can be told from the sizes of the row: its lengths, or which elements are real."""
@@ -191,6 +202,11 @@ class RowReader:
             most = limits[place[-1]] if isinstance(limits, list) else limits
             where = f" at {list(place)}" if place else ""
             raise record.refuse(f"`{name}` has {int(value[place])}{where}: {_why(values, field)} allows 0 to {most}")
+
+
+def _is_missing(value: Any, field: Field) -> bool:
+    """Whether a cell holds nothing: no value, or blank text; of a label, not a number either."""
+    return value is None or (isinstance(value, str) and not value.strip()) or (field.is_label and is_empty(value))
 
 
 def _largest(values: Values, sizes: Mapping[str, int]) -> int | list[int] | None:

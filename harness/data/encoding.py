@@ -27,7 +27,7 @@ from harness.data.columns import (
     unpadded,
     whole_numbers,
 )
-from harness.data.declared_rows import RowReader
+from harness.data.declared_rows import RowReader, label_fields
 from harness.data.readers.images import decode
 from harness.data.record import LABELS, TARGETS, Example, Record, Source
 from harness.data.tokens import IdSpace, Tokenizer, filler, train_tokenizer
@@ -67,7 +67,7 @@ class Encoder:
 
     @cached_property
     def _reader(self) -> RowReader:
-        return RowReader(self.task.signature, self.lenient)
+        return RowReader(self.task.signature, self.lenient, self.labelled)
 
     def _language(self, record: Record) -> Example:
         ids = self._tokens(record, "text")
@@ -251,7 +251,8 @@ def fit_encoder(rows: Source, first: Record, task: TaskSpec, like: Encoder | Non
         MissingPackageError: The vocabulary needs ``tokenizers``, which is not installed.
     """
     if task.facts.rows == "fields":
-        return Encoder(task, lenient=lenient)
+        columns = tuple(column for field in label_fields(task.signature) for column in field.columns)
+        return Encoder(task, lenient=lenient, labelled=not lenient or _is_labelled(rows, first, columns))
     labelled = not lenient or _is_labelled(rows, first, _label_names(task))
     return Encoder(
         task,

@@ -10,7 +10,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from harness.adapters import BUILT_IN
 from harness.errors import UserError
 from harness.experiments.documents import flat
 from harness.files import file_hash
@@ -21,7 +20,11 @@ class ReproError(UserError, RuntimeError):
     """A repro bundle cannot be made, is not whole, or cannot be run again."""
 
 
-INPUTS = ("model_file", "adapter", "example", "loss", "weights", "resume_from_checkpoint", "train.path", "eval.path")
+_PYTHON_DATA = ("train.dataset", "train.datamodule", "eval.dataset", "eval.datamodule")
+INPUTS = (
+    *("model_file", "adapter", "example", "loss", "weights", "resume_from_checkpoint", "train.path", "eval.path"),
+    *_PYTHON_DATA,
+)
 """Files that a training reads. Functions of outputs and labels, such as ``outputs.scores.loss``, are files too."""
 
 OUTPUTS = {"checkpoint_dir": "checkpoints", "export.export_dir": "exports", "db_path": "experiments.db"}
@@ -38,13 +41,14 @@ def text_at(config: Mapping[str, Any], key: str) -> str | None:
 
 def is_function(key: str) -> bool:
     """Whether a key may name something in a file, as ``file.py:name``."""
-    return key.partition(".")[0] in ("adapter", "example", "loss", "outputs", "labels")
+    return key in _PYTHON_DATA or key.partition(".")[0] in ("adapter", "example", "loss", "outputs", "labels", "metrics")
 
 
 def files_named(config: Mapping[str, Any]) -> dict[str, str]:
     """The file or folder that each of ``INPUTS`` names; of ``file.py:name`` the file, and what is built in is no file."""
     declared = {group: config[group] for group in ("loss", "outputs", "labels") if isinstance(config.get(group), Mapping)}
     functions = {key: text for key, text in flat(declared).items() if isinstance(text, str)}
+    functions |= {f"metrics.{place}": str(name) for place, name in enumerate(config.get("metrics") or ()) if ":" in str(name)}
     found = {key: text_at(config, key) for key in INPUTS} | functions
     return {key: file for key, text in found.items() if text is not None and (file := _file_of(key, text))}
 
@@ -54,17 +58,18 @@ def _file_of(key: str, text: str) -> str:
     if not is_function(key):
         return text
     file, separator, _ = text.rpartition(":")
-    return file if separator and text not in BUILT_IN else ""
+    return file if separator and file.endswith(".py") else ""
 
 
 def with_paths(config: Mapping[str, Any], places: Mapping[str, str]) -> dict[str, Any]:
     """A copy of a config that names other files; of ``file.py:name`` the name stays."""
     new: dict[str, Any] = copy.deepcopy(dict(config))
     for key, place in places.items():
-        *groups, last = key.split(".")
-        inner = new
-        for group in groups:
+        groups = key.split(".")
+        inner: Any = new
+        for group in groups[:-1]:
             inner = inner[group]
+        last: Any = int(groups[-1]) if isinstance(inner, list) else groups[-1]
         inner[last] = f"{place}:{inner[last].rpartition(':')[2]}" if is_function(key) else place
     return new
 

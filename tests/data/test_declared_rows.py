@@ -82,6 +82,18 @@ def test_production_rows_need_no_labels(tmp_path: Path) -> None:
     assert list(opened(folder, task_of(POLICY), lenient=True)[0]) == ["observation"]
 
 
+def test_production_rows_whose_labels_come_later_are_ignored(tmp_path: Path) -> None:
+    code = """
+        def rows():
+            return [{"observation": torch.ones(5), "labels": 2, "value": 0.5}, {"observation": torch.ones(5), "value": 1.0},
+                    {"observation": torch.ones(5), "labels": None, "value": float("nan")}]
+    """
+    task = task_of(POLICY)
+    batch = next(iter(make_loader(opened(written(tmp_path, code), task, lenient=True), task, 3)))
+    assert batch["labels"].tolist() == [2, -100, -100]
+    assert batch["labels.value"].tolist() == [0.5, 1.0, -100.0]
+
+
 def test_labels_that_follow_from_inputs_need_not_be_given(tmp_path: Path) -> None:
     ids = {"axes": ["batch", "time"], "values": {"ids": 9}}
     keys = {

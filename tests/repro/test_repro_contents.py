@@ -137,6 +137,17 @@ def test_the_losses_of_a_declared_task_are_taken_along(project: Path) -> None:
     assert contents.files["adapter/losses.py"] == project / "task" / "losses.py"
 
 
+def test_the_code_of_data_and_metrics_is_taken_along(project: Path) -> None:
+    (project / "task").mkdir()
+    (project / "task" / "rows.py").write_text("def rows(): ...\ndef dice(outputs, batch): ...\n")
+    data = {"train": {"dataset": "task/rows.py:rows"}, "eval": {"datamodule": "pkg.data:Module"}}
+    contents = collect({**CONFIG, **data, "metrics": ["accuracy", "task/rows.py:dice"]}, project)
+    assert contents.config["train"]["dataset"] == "adapter/rows.py:rows"
+    assert contents.config["eval"]["datamodule"] == "pkg.data:Module"
+    assert contents.config["metrics"] == ["accuracy", "adapter/rows.py:dice"]
+    assert contents.files["adapter/rows.py"] == project / "task" / "rows.py"
+
+
 def test_an_import_path_beside_the_config_is_rebuilt_elsewhere(project: Path, tmp_path: Path) -> None:
     write(project, pkg__net="from pkg.layers import make\ndef build():\n    return make()\n")
     write(project, pkg__layers="from torch import nn\ndef make():\n    return nn.Linear(3, 2)\n")
