@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from harness.analysis.derivatives import wrong_gradient
-from harness.analysis.neighbourhood import NO_REAL_INPUT, Point, RealInputs, between
+from harness.analysis.neighbourhood import Point, RealInputs, between, no_real_input
 from harness.analysis.outputs import combined
 from harness.analysis.study import Study
 from harness.evidence import Evidence, Status
@@ -88,7 +88,7 @@ def attribution(study: Study) -> Evidence:
     real = RealInputs(subject, model, subject.batch())
     end, start = real.point(), RealInputs(subject, model, subject.batch(seed=1)).point()
     if not end:
-        return Evidence(_NAME, Status.SKIPPED, NO_REAL_INPUT)
+        return Evidence(_NAME, Status.SKIPPED, no_real_input(subject))
     path = _Path(real, start, end)
     needed = _seconds(path)
     reason = study.too_long(needed[_STEPS[-1]])

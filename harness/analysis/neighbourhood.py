@@ -28,9 +28,6 @@ Point = dict[str, Tensor]
 Part = tuple[str, int]
 """A part of a real input: its field and its number."""
 
-NO_REAL_INPUT = "no embedding lookup of the token ids was found"
-"""Why nothing can be moved a little."""
-
 
 @dataclass(frozen=True)
 class RealInputs:
@@ -259,7 +256,7 @@ def why_not(study: Study, near: Neighbourhood, calls: int) -> str:
         calls: How many calls of the model it would take.
     """
     if not near.here:
-        return NO_REAL_INPUT
+        return no_real_input(study.subject)
     near.at(near.here)  # the first call is slower
     started = time.perf_counter()
     near.at(near.there)
@@ -272,6 +269,12 @@ def why_not(study: Study, near: Neighbourhood, calls: int) -> str:
 
 def _is_sequence_of_ids(each: Input) -> bool:
     return isinstance(each.values, Ids) and any(isinstance(axis, str) and axis != BATCH for axis in each.axes)
+
+
+def no_real_input(subject: Subject) -> str:
+    """Why nothing of the inputs can be moved a little."""
+    reads_ids = any(isinstance(each.values, Ids) for each in subject.task.signature.inputs)
+    return "no embedding lookup of the token ids was found" if reads_ids else "no input holds real numbers"
 
 
 def own_model(study: Study) -> nn.Module:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from harness.data.record import Example
 from harness.evidence import Status
 from harness.monitoring.drift.compare import compare_profiles
-from harness.monitoring.profiles import Profile, compute_dataset_profile, count_window
+from harness.monitoring.profiles import Profile, VectorCounts, compute_dataset_profile, count_window
 from harness.runtime import seeded
 from harness.tasks import TaskSpec
 
@@ -118,7 +118,7 @@ FEATURES: dict[str, list[str]] = {
     ],
     "speech": [
         *(*channels("", 6), "step", "lengths", "label.tokens", "label.length"),
-        *("output.tokens", "output.length", "output.confidence", "output.embedding", "output.frame_lengths.length"),
+        *("output.tokens", "output.length", "output.confidence", "output.frame_lengths.length"),
     ],
 }
 
@@ -277,3 +277,21 @@ def test_a_label_that_is_to_come_is_neither_counted_nor_scored() -> None:
     profile = compute_dataset_profile(rows, task, model=model)
     assert [profile.features[name].n for name in ("label", "label.tags.0", "score.correct", "output.class")] == [30, 30, 30, 40]
     assert all(counts.missing == 0 for counts in profile.features.values())
+
+
+@pytest.mark.parametrize(("dims", "make"), [(1, nn.Conv1d), (2, nn.Conv2d), (3, nn.Conv3d)])
+def test_the_embedding_before_a_convolution_is_one_number_a_channel_at_any_size(
+    dims: int, make: Callable[..., nn.Module]
+) -> None:
+    axes = [f"axis_{number}" for number in range(dims)]
+    keys: Keys = {
+        "inputs": {"x": {"axes": ["batch", 2, *axes]}},
+        "outputs": {"y": {"axes": ["batch", 3, *axes]}},
+        "axes": {axis: {"min": 3, "max": 6} for axis in axes},
+    }
+    task = task_of(keys)
+    model = model_of(lambda: nn.Sequential(make(2, 5, 1), nn.Tanh(), make(5, 3, 1)))
+    profile = compute_dataset_profile(rows_of(task, 30), task, model=model)
+    embedding = profile.features["output.embedding"]
+    assert isinstance(embedding, VectorCounts)
+    assert embedding.projection.width == 5

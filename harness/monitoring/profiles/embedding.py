@@ -21,10 +21,19 @@ class EmbeddingPlace:
     Attributes:
         module: Its name; empty for the model itself.
         is_input: Whether the embedding is the module's input, as of a linear head; else its output.
+        dims: How many dimensions besides rows and channels the module works on, as a convolution does; 0 for a linear layer, whose features
+            are the last axis.
     """
 
     module: str
     is_input: bool
+    dims: int = 0
+
+    def features_last(self, caught: Tensor) -> Tensor:
+        """What was caught, its features as the last axis; images keep theirs, which ``one_a_row`` knows."""
+        if self.dims and self.dims != 2 and caught.ndim == self.dims + 2:
+            return caught.movedim(1, -1)
+        return caught.flatten(1, -2) if not self.dims and self.is_input and caught.ndim > 3 else caught
 
 
 def find_embedding(model: nn.Module, calls: list[Call], classes: int) -> EmbeddingPlace | None:
@@ -38,7 +47,9 @@ def find_embedding(model: nn.Module, calls: list[Call], classes: int) -> Embeddi
     leaves = [call for call in calls if call.outputs and call.inputs and not any(_module(model, call).children())]
     for call in reversed(leaves):
         if _is_head(_module(model, call), classes) and call.inputs[0].is_floating_point():
-            return EmbeddingPlace(_name(call), is_input=True)
+            weight = _module(model, call).weight
+            assert isinstance(weight, Tensor)
+            return EmbeddingPlace(_name(call), is_input=True, dims=weight.ndim - 2)
     last = next((call for call in reversed(leaves) if call.outputs[0].is_floating_point()), None)
     return None if last is None else EmbeddingPlace(_name(last), is_input=False)
 

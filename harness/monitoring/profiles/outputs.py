@@ -114,7 +114,7 @@ class OutputMeter:
                 return self._outputs(batch), None
             with catching(self._model, self._place) as caught:
                 outputs = self._outputs(batch)
-        return outputs, caught[-1] if caught else None
+        return outputs, self._place.features_last(caught[-1]) if caught else None
 
     def _outputs(self, batch: Batch) -> dict[str, Any]:
         # An adapter of the user's own need not subclass ours: only its logits are asked for.
@@ -132,8 +132,20 @@ class OutputMeter:
         one = {name: tensor[:1] if name in with_rows else tensor for name, tensor in batch.items()}
         with blaming(self._model), recording(self._model) as calls:
             logits = self._adapter.logits(self._model, one)
-        width = 1 if main.classes is None and logits.ndim < 2 else logits.shape[main.classes if main.classes is not None else -1]
-        self._place = find_embedding(self._model, calls, width)
+        fixed = [axis for axis in reversed(main.axes) if isinstance(axis, int)]
+        widths = [logits.shape[main.classes]] if main.classes is not None else [*fixed, 1]
+        places = [find_embedding(self._model, calls, width) for width in widths]
+        place = next((each for each in places if each is not None and each.is_input), places[0])
+        self._place = place if place is None or self._is_of_rows(place) else None
+
+    def _is_of_rows(self, place: EmbeddingPlace) -> bool:
+        """Whether what passes a place has the rows first, and as many features whatever the sizes of the inputs."""
+        signature = self._task.signature
+        axes = signature.main.axes
+        if BATCH in axes and axes[0] != BATCH:
+            return False
+        several = (axis for axis in signature.free_axes if axis.name != BATCH and len(axis.choices()) > 1)
+        return place.is_input or self._task.declared is None or not any(several)
 
 
 def _fixed_sizes(task: TaskSpec, example: Example) -> tuple[int, ...]:
