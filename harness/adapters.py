@@ -139,7 +139,16 @@ class SignatureAdapter(Adapter):
 
     def with_main(self, name: str) -> SignatureAdapter:
         """The adapter of the same task with another output as the main one."""
-        return SignatureAdapter(replace(self.task, declared=self._signature.with_main(name)), self._folder)
+        return self.for_task(replace(self.task, declared=self._signature.with_main(name)))
+
+    def for_task(self, task: TaskSpec) -> SignatureAdapter:
+        """The adapter of another form of the same task."""
+        return SignatureAdapter(task, self._folder)
+
+    @property
+    def is_loss_of_forward(self) -> bool:
+        """Whether forward returns the loss."""
+        return self._loss.is_of_forward
 
     def plan(self, model: nn.Module) -> CallPlan:
         """How this model is called."""

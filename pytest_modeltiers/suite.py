@@ -184,7 +184,7 @@ class Suite:
         """
         from harness.training.trial import Trial
 
-        return Trial(subject, training_config, source=source)
+        return Trial.of(subject, training_config, source)
 
     @cached_property
     def monitor(self) -> Monitor:

@@ -108,7 +108,7 @@ class Signature:
 
         A whole loss reads the labels that the config declares; where it declares none, those that follow from the outputs.
         """
-        declared = self._declared_labels if self.whole_loss else frozenset[str]()
+        declared = self.declared_labels if self.whole_loss else frozenset[str]()
         return tuple(
             each
             for each in self.outputs
@@ -279,7 +279,7 @@ class Signature:
 
     def label_name(self, output: Output) -> str:
         """The field of a batch that holds an output's labels."""
-        if output.name in self._declared_labels:
+        if output.name in self.declared_labels:
             return output.name
         return "labels" if output is self.main else f"labels.{output.name}"
 
@@ -287,7 +287,7 @@ class Signature:
         """Whether a batch has labels for an output, in the shape that its loss needs."""
         if self.next_of(output) is not None:
             return True
-        shape, declared = self.label_shape(output), self.label_name(output) in self._declared_labels
+        shape, declared = self.label_shape(output), self.label_name(output) in self.declared_labels
         if shape is None:
             return declared and ":" in output.loss
         known = all(isinstance(size, int) or self.axes[size].source != MEASURED for size in shape.axes)
@@ -309,7 +309,7 @@ class Signature:
 
     def next_of(self, output: Output) -> tuple[str, str] | None:
         """Of scores of next tokens: the causal axis, and the input whose tokens come next; ``None`` where labels are declared, or for others."""
-        if not isinstance(output.kind, TokenScores) or self.label_name(output) in self._declared_labels:
+        if not isinstance(output.kind, TokenScores) or self.label_name(output) in self.declared_labels:
             return None
         for axis in output.axes:
             if isinstance(axis, str) and self.axes[axis].order == "causal":
@@ -319,7 +319,7 @@ class Signature:
 
     def has_hidden_labels(self, output: Output) -> bool:
         """Whether an output scores the tokens of an input that were hidden from it, as in masked language models."""
-        own = isinstance(output.kind, TokenScores) and self.label_name(output) not in self._declared_labels
+        own = isinstance(output.kind, TokenScores) and self.label_name(output) not in self.declared_labels
         return own and self.next_of(output) is None
 
     @property
@@ -381,7 +381,8 @@ class Signature:
         return torch.full((len(value),), value.shape[1], device=value.device)
 
     @property
-    def _declared_labels(self) -> frozenset[str]:
+    def declared_labels(self) -> frozenset[str]:
+        """The labels that the config names; others follow from the outputs."""
         return frozenset((*(each.name for each in self.labels), *self.label_sources))
 
     def _labels_of(self, output: Output, batch: Mapping[str, Tensor], drawing: Drawing) -> Tensor | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
 from harness.tasks.axes import BATCH, rows_first
 from harness.tasks.kinds import Lengths, Loss, Other, State
@@ -30,6 +31,11 @@ def has_constant_baseline(signature: Signature) -> bool:
     return (
         signature.taught == (signature.main,) and signature.main.loss in known and signature.has_rows and not signature.whole_loss
     )
+
+
+def without_labels(signature: Signature, names: Collection[str]) -> Signature:
+    """The same signature, of which some outputs, by name, have no labels."""
+    return replace(signature, outputs=tuple(replace(each, loss="") if each.name in names else each for each in signature.outputs))
 
 
 def trained_by_loss(signature: Signature) -> tuple[Output, ...]:

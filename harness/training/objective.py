@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from harness.adapters import Adapter
+from harness.adapters import Adapter, SignatureAdapter
 from harness.batches import Batch
 from harness.compat import scale_in_place
+from harness.properties.subject import Subject
+from harness.runtime import seeded
 from harness.tasks import TaskSpec
+from harness.tasks.teaching import without_labels
 
 
 @dataclass(frozen=True)
@@ -100,3 +103,27 @@ class Objective:
         if gradients:
             scale_in_place(gradients, (self._shares * self._unit / sums[1]).to(gradients[0].dtype))
         return Total(sums[0] / sums[1], rows)
+
+
+def with_read_labels(subject: Subject) -> Subject:
+    """The subject without the labels that nobody declared, and that the function of its loss does not read.
+
+    An autoencoder's loss compares an output with an input, and that of a contrastive pair rows with each other. Labels that would follow from
+    the kinds of such outputs are made, and mean nothing.
+    """
+    signature, adapter = subject.task.signature, subject.adapter
+    if not isinstance(adapter, SignatureAdapter) or not signature.loss or adapter.is_loss_of_forward or signature.declared_labels:
+        return subject
+    one, two = (subject.batch(seed=seed) for seed in (0, 1))
+    loss = _loss_of(subject, one)
+    names = {output.name: signature.label_name(output) for output in signature.taught}
+    unread = [name for name, label in names.items() if _loss_of(subject, {**one, label: two[label]}) == loss]
+    if not unread:
+        return subject
+    task = replace(subject.task, declared=without_labels(signature, unread))
+    return replace(subject, task=task, adapter=adapter.for_task(task))
+
+
+def _loss_of(subject: Subject, batch: Batch) -> float:
+    with seeded(0), torch.no_grad():
+        return float(subject.adapter.loss_of_call(subject.fresh(), batch))

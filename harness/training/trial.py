@@ -27,6 +27,7 @@ from harness.training.datasets import Datasets, open_datasets
 from harness.training.engines.batch_formats import BatchFormat, DrawnBatches, FixedBatches, as_dict, find_batch_format
 from harness.training.engines.job import Job, OnGradients, is_lightning_module
 from harness.training.events import Listener, Plan, Step
+from harness.training.objective import with_read_labels
 from harness.training.optimisation import without_clipping
 from harness.training.supervisor import Supervisor, SupervisorOptions
 
@@ -130,6 +131,17 @@ class Trial:
     config: TrainingConfig = field(default_factory=TrainingConfig)
     seconds: float = math.inf
     source: SuiteConfig | None = None
+
+    @staticmethod
+    def of(subject: Subject, config: TrainingConfig, source: SuiteConfig | None = None) -> Trial:
+        """The trial of a subject; labels that follow from its outputs, and that its own loss never reads, are none.
+
+        Args:
+            subject: The model.
+            config: The training keys.
+            source: The config that the model came from.
+        """
+        return Trial(with_read_labels(subject), config, source=source)
 
     @property
     def is_own(self) -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from harness.adapters import SignatureAdapter
 from harness.catalogue import CATALOGUE
-from harness.config import load_config
+from harness.config import TrainingConfig, load_config
 from harness.errors import OutputError
 from harness.evidence import Evidence, Status
 from harness.properties.subject import Subject
@@ -25,6 +25,7 @@ from harness.tasks import TaskSpec, TaskType
 from harness.tasks.declared import read_signature
 from harness.training.checks.baseline_models import Prior, features_of
 from harness.training.checks.labels import guessing_loss
+from harness.training.checks.loss_targets import targets
 from harness.training.checks.table import judge_training
 from harness.training.command import train_config
 from harness.training.engines.batch_formats import Declared, DeclaredTuple, OnlyInput
@@ -51,7 +52,7 @@ def task_of(keys: Keys, folder: Path = Path()) -> TaskSpec:
 
 def trial_of(keys: Keys, model: nn.Module, folder: Path = Path()) -> Trial:
     task = task_of(keys, folder)
-    return Trial(Subject(model.eval(), SignatureAdapter(task, folder), task))
+    return Trial.of(Subject(model.eval(), SignatureAdapter(task, folder), task), TrainingConfig())
 
 
 def followed_by(keys: Keys) -> set[str]:
@@ -351,3 +352,27 @@ def test_a_training_step_that_alone_knows_the_loss_is_evaluated_by_labelled_outp
 def test_a_sound_autoencoder_trains_in_one_process_and_in_two() -> None:
     trial = trial_of({**AUTOENCODER, "loss": ""}, Autoencoder())
     assert verdict("distributed", trial).status is Status.OK
+
+
+OWN_LOSSES = """
+def compares_with_the_input(outputs, batch):
+    return (outputs["again"] - batch["x"]).square().mean()
+
+
+def reads_the_labels(outputs, batch):
+    return (outputs["again"] - batch["labels"]).abs().mean()
+"""
+
+
+@pytest.mark.parametrize(("name", "has_labels"), [("compares_with_the_input", False), ("reads_the_labels", True)])
+def test_labels_that_a_loss_never_reads_are_none(tmp_path: Path, name: str, has_labels: bool) -> None:
+    (tmp_path / "losses.py").write_text(OWN_LOSSES)
+    keys: Keys = {
+        "inputs": {"x": {"axes": ["batch", 4]}},
+        "outputs": {"again": {"axes": ["batch", 4], "kind": "values"}},
+        "loss": f"losses.py:{name}",
+    }
+    trial = trial_of(keys, nn.Linear(4, 4), tmp_path)
+
+    assert ("labels" in trial.subject.batch()) == has_labels
+    assert targets(trial).status is (Status.OK if has_labels else Status.SKIPPED)

@@ -89,7 +89,8 @@ class Training(Setup):
         model = build(0)
         adapter = self.adapter(self.task) if self.adapter is not None else make_adapter(self.task, folder=FOLDER)
         subject = Subject(model, adapter, self.task, pristine=model, rebuild=build, fresh_weights=self.fresh)
-        trial = Trial(subject, TrainingConfig(**self.config), seconds=self.seconds)
+        trial = Trial.of(subject, TrainingConfig(**self.config))
+        trial.seconds = self.seconds
         if self.data:
             trial.source = load_config(write_data(folder, self.task))
         return trial
