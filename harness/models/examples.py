@@ -71,6 +71,8 @@ def find_example(model: nn.Module, module: ModuleType | None, seed: int = 0) -> 
             found = getattr(model, name, None)
         except Exception as error:  # of a property
             raise ExampleError(f"{origin} raised {raised(error)}") from error
+        if isinstance(found, Mapping) and getattr(model, "main_input_name", None) not in (None, *found):
+            continue  # of any Hugging Face model: token ids, which this one, a forecaster perhaps, does not read
         if callable(found):
             return called_example(found, origin, model, seed)
         if found is not None:

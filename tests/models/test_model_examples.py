@@ -1,7 +1,7 @@
 """Where a model's author gives one working call, and what is said of one that cannot be used."""
 
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -102,6 +102,18 @@ def test_the_model_gives_its_example(model: nn.Module, origin: str) -> None:
     found = find_example(model, None)
     assert found is not None
     assert (found.origin, found.arguments) == (origin, {"left": A, "right": B})
+
+
+class Forecaster(nn.Module):
+    main_input_name = "past_values"
+    dummy_inputs: ClassVar = {"input_ids": torch.zeros(2, 5, dtype=torch.long)}
+
+    def forward(self, past_values: Tensor, **more: Tensor) -> Tensor:
+        return past_values
+
+
+def test_token_ids_are_no_example_of_a_model_whose_main_input_is_another() -> None:
+    assert find_example(Forecaster(), None) is None
 
 
 def test_a_function_of_the_file_comes_first() -> None:
