@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from harness.config import EvalConfig
+from harness.config import EvalConfig, SuiteConfig
 from harness.data.python_rows import PythonRows, Telling
 from harness.data.splits import NAMES, Split
 from harness.errors import DataError, did_you_mean
@@ -35,6 +35,8 @@ def open_python(config: EvalConfig, task: TaskSpec, folder: Path, split: Split) 
     """
     key = "datamodule" if config.datamodule else "dataset"
     source = config.datamodule or config.dataset or ""
+    if config.datamodule:
+        source = _named_module(source, folder)
     made, name = import_named(source, folder, key), source.rpartition("/")[2]
     if config.datamodule:
         return PythonRows(name, task, lambda: _of_hooks(made, config.arguments, name, split), True)
@@ -53,6 +55,15 @@ def open_python(config: EvalConfig, task: TaskSpec, folder: Path, split: Split) 
     rows = PythonRows(name, task, load, takes_split)
     rows.tells_splits = takes_split or has_splits
     return rows
+
+
+def _named_module(source: str, folder: Path) -> str:
+    """A datamodule's name; where the model's usual factory is meant and the file has none, the file's only model."""
+    from harness.models.loading import usual_factory
+
+    file, _, name = source.rpartition(":")
+    is_usual = file.endswith(".py") and name == SuiteConfig.model_fields["model_factory"].default
+    return f"{file}:{usual_factory((folder / file).resolve(), name)}" if is_usual else source
 
 
 def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:

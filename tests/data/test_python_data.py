@@ -252,6 +252,11 @@ def test_lightning_modules_and_datamodules(tmp_path: Path) -> None:
     found = open_datasets(loaded.task_spec(), loaded.train, loaded.eval, tmp_path)
     assert (len(found.train), len(found.held_out)) == (3, 1)
 
+    keys = {"model_file": "data.py", "train": {"datamodule": "model"}}
+    config.write_text(json.dumps({**SEGMENTATION, **keys}), encoding="utf-8")
+    loaded = load_config(config)
+    assert len(open_datasets(loaded.task_spec(), loaded.train, None, tmp_path).train) == 3
+
 
 def test_a_name_without_a_file_is_in_the_models_file(tmp_path: Path) -> None:
     written(tmp_path, ROWS)
