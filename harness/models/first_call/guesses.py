@@ -11,6 +11,9 @@ from harness.models.first_call.argument import Argument
 _LARGEST = 1 << 22
 """Elements of an argument that are tried at most."""
 
+_ROWS_COST = 6
+"""What it costs to change the number of rows, which a model seldom asks for."""
+
 _STEPS = (64, 32, 16, 8, 4, 2, 1)
 """What the sides of images are often multiples of."""
 
@@ -125,7 +128,7 @@ def _sizes_for(argument: Argument, got: int, wanted: int) -> Iterator[tuple[int,
     if len(same) > 1 and len(sizes) > 3:
         yield 1, tuple(wanted if axis in same and axis > 1 else size for axis, size in enumerate(sizes))
     for cost, axis in enumerate(same, start=1):
-        yield cost + 3 * (axis == 0 and len(sizes) > 1), _with(sizes, axis, wanted)
+        yield cost + _ROWS_COST * (axis == 0 and len(sizes) > 1), _with(sizes, axis, wanted)
     if same:
         return
     spatial = [axis for axis in free if axis >= 2]

@@ -57,6 +57,11 @@ def _convolution(guesses: Guesses, failure: Failure) -> Repairs:
             yield 0, guesses.put(path, argument.with_size(1, wanted))
             return
     yield from guesses.resized(given.sources, given.shape[1], wanted)
+    for path in sorted(given.sources) if len(given.sources) > 1 else ():
+        joined = guesses.at(path)  # one of several that were joined along the channels
+        channels = joined.sizes[1] + wanted - given.shape[1] if joined is not None and len(joined.sizes) > 1 else 0
+        if joined is not None and not joined.fixed and channels > 0:
+            yield 1, guesses.put(path, joined.with_size(1, channels))
 
 
 def _joined(guesses: Guesses, failure: Failure) -> Repairs:

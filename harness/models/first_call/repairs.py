@@ -43,8 +43,8 @@ def last_resorts(guesses: Guesses) -> Repairs:
         argument = guesses.at(path)
         if argument is None or argument.fixed:
             continue
-        for count in (2, 3, 4, 1):
+        for count, cost in ((2, 4), (3, 4), (4, 4), (1, 8)):
             if count != len(argument.sizes):
-                yield 4, guesses.put(path, argument.with_axes(count))
+                yield cost, guesses.put(path, argument.with_axes(count))
         other = replace(argument, holds="ids", count=2) if argument.holds == "numbers" else replace(argument, holds="numbers")
         yield 5, guesses.put(path, replace(other, made=None))

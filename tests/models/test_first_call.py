@@ -1,0 +1,149 @@
+"""A call that works is searched: what a failure says of shapes and values, and what a file says before the first call."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from harness.errors import ForwardError
+from harness.models.first_call.examples import written_examples
+from harness.models.first_call.given import GivenInput
+from harness.models.first_call.hints import read_hints
+from harness.models.first_call.search import FoundCall, find_call
+from harness.user_code import import_file
+
+
+def found(forward: Callable[..., object], *layers: nn.Module, given: tuple[str, ...] = ()) -> FoundCall:
+    """The call that is found of a model with some layers."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(layers)
+
+    Net.forward = forward  # type: ignore[assignment]
+    said = [GivenInput.parse(text).argument() for text in given]
+    return find_call(lambda: Net().eval(), lambda model: read_hints(model, {}, {}), said)
+
+
+def shapes(call: FoundCall) -> dict[str, tuple[int, ...]]:
+    return {name: argument.sizes for name, argument in call.arguments.items()}
+
+
+def test_a_flattened_image_has_the_side_that_the_linear_layer_says() -> None:
+    call = found(
+        lambda self, x: self.layers[1](self.layers[0](x).relu().flatten(1)),
+        nn.Conv2d(1, 4, 3, stride=2),
+        nn.Linear(4 * 23 * 23, 2),
+    )
+    assert shapes(call)["x"][:2] == (3, 1)
+    assert {(side - 3) // 2 + 1 for side in shapes(call)["x"][2:]} == {23}
+
+
+def test_a_sequence_has_the_length_of_the_table_of_positions() -> None:
+    places = nn.Parameter(torch.zeros(1, 50, 8))
+
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        return self.layers[0](x) + places  # type: ignore[index,operator]
+
+    assert shapes(found(forward, nn.Linear(5, 8)))["x"] == (3, 50, 5)
+
+
+def test_rows_are_added_where_a_recurrent_layer_would_take_one_row() -> None:
+    call = found(lambda self, x: self.layers[0](x)[0][..., -1, :], nn.GRU(6, 4, batch_first=True))
+    assert shapes(call)["x"] == (3, 11, 6)
+
+
+def test_an_assertion_of_the_model_says_a_size() -> None:
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        length = x.shape[1]
+        assert length == 21
+        return self.layers[0](x)  # type: ignore[index,operator]
+
+    assert shapes(found(forward, nn.Linear(21, 2)))["x"] == (3, 21)
+
+
+def test_two_arguments_that_are_joined_have_the_same_other_axes() -> None:
+    call = found(lambda self, left, right: self.layers[0](torch.cat([left, right], 1)), nn.Conv2d(5, 2, 1))
+    assert sum(shape[1] for shape in shapes(call).values()) == 5
+    assert shapes(call)["left"][2:] == shapes(call)["right"][2:]
+
+
+def test_ids_are_no_larger_than_the_table() -> None:
+    call = found(lambda self, user, item: self.layers[0](user) * self.layers[1](item), nn.Embedding(9, 4), nn.Embedding(5, 4))
+    assert {name: argument.count for name, argument in call.arguments.items()} == {"user": 9, "item": 5}
+
+
+def test_a_model_in_float64_gets_float64() -> None:
+    assert found(lambda self, x: self.layers[0](x), nn.Linear(4, 2).double()).arguments["x"].dtype == "float64"
+
+
+def test_keys_of_a_dict_are_found_one_by_one() -> None:
+    def forward(self: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        return self.layers[0](batch["left"]) + self.layers[1](batch["right"])  # type: ignore[index,operator]
+
+    (argument,) = found(forward, nn.Linear(4, 2), nn.Linear(3, 2)).arguments.values()
+    assert {part.name: part.sizes for part in argument.parts} == {"left": (3, 4), "right": (3, 3)}
+
+
+def test_a_state_that_is_returned_is_passed_on() -> None:
+    def forward(self: nn.Module, x: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.layers[0](x, hidden)  # type: ignore[index,operator]
+
+    assert found(forward, nn.GRU(6, 4, batch_first=True)).optional == ("hidden",)
+
+
+def test_a_shape_that_was_given_is_kept() -> None:
+    with pytest.raises(ForwardError, match=r"no call .* with x=\[3, 7\] it raises RuntimeError: mat1 .* --input x=batch,7"):
+        found(lambda self, x: self.layers[0](x), nn.Linear(4, 2), given=("x=batch,7",))
+
+
+def test_a_comment_says_the_axes() -> None:
+    def forward(self: nn.Module, series: Tensor) -> Tensor:
+        # series: [B, steps, channels]
+        return self.layers[0](series)  # type: ignore[index,operator]
+
+    argument = found(forward, nn.Linear(4, 2)).arguments["series"]
+    assert (argument.names, argument.sizes) == (("batch", "steps", "channels"), (3, 11, 4))
+
+
+@pytest.fixture
+def module_of(tmp_path: Path) -> Callable[[str], ModuleType]:
+    def make(tail: str) -> ModuleType:
+        head = "import torch\nfrom torch import nn\n\nSIZE = 12\n\n"
+        head += "class Net(nn.Module):\n    def forward(self, x, ids=None):\n        return x\n\n"
+        (tmp_path / "made.py").write_text(head + tail)
+        return import_file(tmp_path / "made.py", "model")
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("tail", "shape"),
+    [
+        (
+            'if __name__ == "__main__":\n    net = Net().cuda()\n    y = net(torch.randn(2, 3, SIZE, 2 * SIZE).cuda())\n',
+            (2, 3, 12, 24),
+        ),
+        (
+            "def test():\n    size = (4, SIZE)\n    x = torch.zeros(*[4, 5])\n    model = Net()\n    print(model(torch.ones(4, SIZE)).shape)\n",
+            (4, 12),
+        ),
+        ("def check(net):\n    x = torch.rand(1, 7)\n    out = Net()(x.unsqueeze(0))\n", (1, 1, 7)),
+        ("def check(net):\n    out = Net()(load('image.png'))\n", None),
+        ("def check(net):\n    out = Net()(torch.randn(10**9, 10**9))\n", None),
+    ],
+)
+def test_an_input_that_the_file_makes_is_made_again(
+    tail: str, shape: tuple[int, ...] | None, module_of: Callable[[str], ModuleType]
+) -> None:
+    module = module_of(tail)
+    made = written_examples(module, module.Net())
+    assert (tuple(made["x"][0].shape) if made else None) == shape
+    sys.modules.pop(module.__name__, None)
