@@ -310,13 +310,17 @@ def _nearest(axis: Axis, size: int, limits: tuple[int, int]) -> int:
 
 
 def input_fields(model: nn.Module, adapter: Any, task: TaskSpec) -> tuple[str, ...]:
-    """The fields that reach a model, in order; all of the task's where the adapter has a way of its own to call it."""
-    names = tuple(each.name for each in task.signature.inputs if not each.state)
+    """The fields that reach a model, in order; all of the task's where the adapter has a way of its own to call it.
+
+    A state is one of them where the first call is given zeros for it; one that the first call leaves out is left out here too.
+    """
+    names = tuple(each.name for each in task.signature.inputs if not each.state or each.initial == "zeros")
     try:
         plan = adapter.plan(model)
     except AttributeError:
         return names
-    return names if plan.whole else tuple(name for taken in plan.fields for name in names if name.partition(".")[0] == taken)
+    arguments = dict.fromkeys((*plan.positional, *plan.named))
+    return names if plan.whole else tuple(name for taken in arguments for name in names if name.partition(".")[0] == taken)
 
 
 def module_path(name: str) -> str:

@@ -87,8 +87,16 @@ def make_point(subject: Subject, program: Program, point: Point) -> Batch:
     if point.padded:
         batch = shorten_rows(subject.task, batch, point.sizes)
     signature = subject.task.signature
+    batch = {**batch, **_states(subject, batch, point)}
     batch = {name: _changed(batch[name].cpu(), signature.input(name), point.content) for name in program.fields}
     return as_exported(subject.adapter, batch)
+
+
+def _states(subject: Subject, batch: Batch, point: Point) -> Batch:
+    """What an earlier call may have returned, in place of the zeros that the first call is given."""
+    rng = torch.Generator().manual_seed(point.seed)
+    states = [each.name for each in subject.task.signature.inputs if each.state and each.name in batch]
+    return {name: torch.randn(batch[name].shape, generator=rng).to(batch[name]) for name in states if point.seed}
 
 
 def _has_padding(program: Program, sizes: Sizes) -> bool:
