@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator
+import math
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -17,8 +18,8 @@ from harness.export.shorter_rows import has_shorter_rows, shorten_rows
 from harness.properties.numerics import extreme_batch
 from harness.properties.subject import Subject
 from harness.tasks.axes import BATCH
-from harness.tasks.signature import Input
-from harness.tasks.values import Ids, Normal, OneOf, Uniform
+from harness.tasks.signature import Input, Signature
+from harness.tasks.values import Ids, IndexOf, Normal, OneOf, Uniform
 
 _BATCHES = (1, 2, 7, 13, 33)
 """Sizes that share no factor with each other or with the example's, and some way beyond it."""
@@ -69,13 +70,23 @@ def shape_grid(program: Program) -> tuple[Point, ...]:
     for index in range(max(map(len, choices.values()), default=0)):
         # Each size of one axis meets different sizes of the others; a full product would say no more and take longer.
         met = {axis: sizes[(index + shift) % len(sizes)] for shift, (axis, sizes) in enumerate(choices.items())}
-        if task.signature.allows(met):
+        if is_possible(task.signature, met):
             points.append(Point(Sizes.for_task(task, met), seed=index + 2))
     if _has_padding(program, program.sizes):
         points += [Point(program.sizes, 0, padded=True)]
         points += [Point(each.sizes, each.seed, padded=True) for each in points[2:] if _has_padding(program, each.sizes)][:3]
     points += [Point(program.sizes, 0, content) for content in _contents(program, ID_CONTENTS, _VALUE_CONTENTS)]
     return tuple(dict.fromkeys(points))
+
+
+def is_possible(signature: Signature, sizes: Mapping[str, int]) -> bool:
+    """Whether a signature allows sizes, and there are no more groups than elements to be in them."""
+    whole = signature.complete(sizes)
+    grouping = [each for each in signature.inputs if isinstance(each.values, IndexOf) and each.values.axis in signature.grouping]
+    return signature.allows(sizes) and all(
+        whole[each.values.axis] <= math.prod(whole[axis] if isinstance(axis, str) else axis for axis in each.axes)
+        for each in grouping
+    )
 
 
 def make_point(subject: Subject, program: Program, point: Point) -> Batch:

@@ -201,3 +201,28 @@ def test_limits_of_the_config_go_by_the_names_of_the_axes() -> None:
     assert program.limits == {"batch": (1, 4), "width": (16, 24)}
     assert program.example["image"].shape[2] == 40
     assert not torch.equal(program.example["image"], torch.zeros_like(program.example["image"]))
+
+
+class Named(nn.Module):
+    """Its output and an input have names that exporters give to what operators compute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(9, 4)
+
+    def forward(self, ids: Tensor, add: Tensor) -> Tensor:
+        return self.table(ids).mean(1) + add
+
+
+def test_names_that_the_exporter_uses_inside_are_no_obstacle() -> None:
+    keys = {
+        "inputs": {"ids": {"axes": ["batch", "time"], "values": {"ids": 9}}, "add": {"axes": ["batch", 4]}},
+        "outputs": {"embedding": {"axes": ["batch", 4], "kind": "embedding"}},
+        "axes": {"time": {"max": 12}},
+    }
+    exports = make_exports(Named(), None, "onnx", task=task_of(keys))
+    found = judge_format("exports", exports, "onnx")
+    assert (found.status, "dynamo" in found.message) == (Status.OK, True), found.explain()
+    assert exports.inspection("onnx").facts["inputs"].keys() == {"ids", "add"}
+    assert exports.inspection("onnx").facts["outputs"].keys() == {"embedding"}
+    assert judge_format("numerical_consistency", exports, "onnx").status is Status.OK

@@ -147,8 +147,9 @@ def _limited(program: Program, fixed: Container[str]) -> dict[str, int]:
     inputs = (program.task.signature.input(name) for name in program.fields)
     axes = dict.fromkeys(axis for each in inputs if isinstance(each.values, Ids) for axis in each.axes if isinstance(axis, str))
     read = next((axis for axis in axes if axis != BATCH and axis in program.limits), "")
-    most = program.task.signature.axes[read].most if read and read not in fixed else None
-    return {} if most is None else {read: most}
+    axis = program.task.signature.axes.get(read)
+    has_places = axis is not None and axis.order != "none" and read not in fixed
+    return {read: axis.most} if axis is not None and axis.most is not None and has_places else {}
 
 
 def _answers(exports: Exports, format: str, cases: list[InvalidCase]) -> list[Answer]:

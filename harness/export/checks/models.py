@@ -13,7 +13,7 @@ from harness.errors import UserError
 from harness.evidence import Evidence, Status
 from harness.export.exports import Exports
 from harness.export.program import LOGITS, Outputs, promised_outputs
-from harness.export.shape_grid import Point
+from harness.export.shape_grid import Point, is_possible
 from harness.properties.calling import ModelRaisedError
 from harness.properties.resources import MIB, LiveBytes, find_out_first
 from harness.tasks.axes import BATCH, fits_shape
@@ -180,4 +180,4 @@ def _sizes(exports: Exports) -> list[Sizes]:
     low, high = program.limits.get(BATCH, (0, 0))
     found = [{**example, BATCH: size} for size in _BATCHES if low <= size <= high] or [example]
     found += [{**example, axis: size} for axis in program.limits if axis != BATCH for size in program.sizes_tried(axis)]
-    return list(dict.fromkeys(Sizes.for_task(task, sizes) for sizes in found if task.signature.allows(sizes)))
+    return list(dict.fromkeys(Sizes.for_task(task, sizes) for sizes in found if is_possible(task.signature, sizes)))

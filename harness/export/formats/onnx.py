@@ -248,19 +248,22 @@ class ONNXExporter(Exporter):
         from harness.export.onnx.file import tidy
         from harness.runtime import seeded
 
+        # The exporter names values after the operators of the graph, and does not look whether an input or output has such a name.
+        operators = {node.name for node in captured.program.graph.nodes if node.op == "call_function"}
+        unlike = {name: f"{name}__port" for name in (*program.fields, *program.outputs) if name in operators}
         with quiet(), seeded(0):
             exported: Any = torch.onnx.export(
                 captured.program,
                 program.arguments,
                 dynamo=True,
-                input_names=list(program.fields),
-                output_names=list(program.outputs),
+                input_names=[unlike.get(name, name) for name in program.fields],
+                output_names=[unlike.get(name, name) for name in program.outputs],
                 opset_version=self.opset_version or _DEFAULT_OPSET,
                 optimize=self.optimize,
                 verbose=False,
             )
             exported.save(str(path), external_data=program.weight_bytes > _INLINE_BYTES)
-        tidy(path, captured.symbols)
+        tidy(path, captured.symbols, {port: name for name, port in unlike.items()})
 
     def _from_trace(self, program: Program, path: Path, folding: bool = True) -> list[str]:
         """Writes the file; returns what of the user's code the tracer says it froze."""

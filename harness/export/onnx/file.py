@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -149,9 +149,17 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
 _STACK_TRACE = "pkg.torch.onnx.stack_trace"
 
 
-def tidy(path: Path, symbols: dict[str, str]) -> None:
-    """Gives free axes their names, such as ``batch`` for ``s77``, and leaves out the stack traces, which show paths and code of the maker."""
+def tidy(path: Path, symbols: dict[str, str], ports: Mapping[str, str]) -> None:
+    """Gives free axes their names, such as ``batch`` for ``s77``, and leaves out the stack traces, which show paths and code of the maker.
+
+    Args:
+        path: The file; changed in place.
+        symbols: Names of the axes by their symbols.
+        ports: Names of inputs and outputs by those that they have so far, where that is another; values inside that have them give way.
+    """
     model = onnx.load(path, load_external_data=False)
+    if ports:
+        _rename(model.graph, {**{name: f"{name}__value" for name in ports.values()}, **ports})
     for node in walk(model.graph):
         kept = [entry for entry in node.metadata_props if entry.key != _STACK_TRACE]
         del node.metadata_props[:]
@@ -161,6 +169,20 @@ def tidy(path: Path, symbols: dict[str, str]) -> None:
             if dim.dim_param in symbols:
                 dim.dim_param = symbols[dim.dim_param]
     onnx.save(model, path)
+
+
+def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
+    """Gives values other names, in branches and loops too."""
+    for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        value.name = names.get(value.name, value.name)
+    for node in graph.node:
+        for side in (node.input, node.output):
+            for place, name in enumerate(side):
+                side[place] = names.get(name, name)
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                if inner.node:
+                    _rename(inner, names)
 
 
 def refuse_negative_ids(path: Path, fields: Sequence[str], refused: int) -> None:
