@@ -25,7 +25,6 @@ from harness.tasks import TaskSpec, TaskType
 from harness.tasks.declared import read_signature
 from harness.training.checks.baseline_models import Prior, features_of
 from harness.training.checks.labels import guessing_loss
-from harness.training.checks.loss_targets import targets
 from harness.training.checks.table import judge_training
 from harness.training.command import train_config
 from harness.training.engines.batch_formats import Declared, DeclaredTuple, OnlyInput
@@ -375,4 +374,7 @@ def test_labels_that_a_loss_never_reads_are_none(tmp_path: Path, name: str, has_
     trial = trial_of(keys, nn.Linear(4, 4), tmp_path)
 
     assert ("labels" in trial.subject.batch()) == has_labels
-    assert targets(trial).status is (Status.OK if has_labels else Status.SKIPPED)
+    for check, case in (("training_loss", "targets"), ("overfits_one_batch", "")):
+        evidence = judge_training(check, trial, case)
+        assert evidence.status is (Status.OK if has_labels else Status.SKIPPED), evidence.explain()
+        assert has_labels or evidence.message.startswith("the loss reads no labels")

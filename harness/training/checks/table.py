@@ -51,7 +51,11 @@ def find_training(name: str, trial: Trial, case: str = "") -> Evidence:
         trial: The model.
         case: The case, of a check that has them.
     """
-    check, subject = CATALOGUE[name].load(case), trial.subject
+    entry, subject = CATALOGUE[name], trial.subject
+    check = entry.load(case)
+    if not (entry.needs(subject.task) and (not case or entry.cases[case].needs(subject.task))):
+        message = "the loss reads no labels that follow from the outputs; where it reads others, name them in `labels`"
+        return Evidence(name, Status.SKIPPED, message)
 
     def measured() -> Evidence:
         if name not in _WITHOUT_STEPS and (broken := broken_weight(subject.model)):
