@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness.adapters import SignatureAdapter
 from harness.batches import Batch, Sizes
 from harness.compat import tree_leaves
 from harness.evidence import Evidence, Status
@@ -32,6 +33,8 @@ Calls = Callable[[nn.Module], Outputs]
 
 def chunks_equal_whole(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     """A call that is cut in two, or into small pieces, gives what the whole gives, where each piece goes on from the state of the last."""
+    if reason := _unseen(subject):
+        return Evidence(_NAME, Status.SKIPPED, reason)
     base = subject.batch(sizes, seed)
     whole = remembered(subject, lambda model: subject.outputs(base, model))
     found = []
@@ -45,6 +48,8 @@ def chunks_equal_whole(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidenc
 
 def requests_apart(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     """A second call gives the same whether or not another request was served between it and the first one."""
+    if reason := _unseen(subject):
+        return Evidence(_NAME, Status.SKIPPED, reason)
     first, second, other = (subject.batch(sizes, seed + number) for number in range(3))
 
     def follow(between: bool, model: nn.Module) -> Outputs:
@@ -60,6 +65,8 @@ def requests_apart(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
 
 def state_is_used(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     """Some output of a call depends on the state that it goes on from."""
+    if reason := _unseen(subject):
+        return Evidence(_NAME, Status.SKIPPED, reason)
     model = subject.double if subject.double is not None else subject.model
     states = [subject.outputs(subject.batch(sizes, seed + number), model) for number in range(2)]
     second = subject.batch(sizes, seed + 2)
@@ -87,6 +94,8 @@ def state_is_used(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
 
 def state_shape(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     """Every tensor of a state has the declared shape, after the first call and after the next one."""
+    if reason := _unseen(subject):
+        return Evidence(_NAME, Status.SKIPPED, reason)
     signature = subject.task.signature
     counterexample = f"{sizes.describe(subject.task)}, seed={seed}"
     batch = subject.batch(sizes, seed)
@@ -185,6 +194,12 @@ def going_on(subject: Subject, batch: Batch, outputs: Outputs) -> Batch:
     """A batch that goes on from the states of an earlier call."""
     states = {each.name: outputs[each.state] for each in subject.task.signature.states}
     return {**batch, **{name: value for name, value in states.items() if value is not None}}
+
+
+def _unseen(subject: Subject) -> str:
+    """Why no state can be passed on; empty where one can."""
+    is_own = not isinstance(subject.adapter, SignatureAdapter)
+    return "the config's own `adapter` returns the main output only" if is_own else ""
 
 
 def _continued(subject: Subject) -> set[str]:

@@ -49,7 +49,11 @@ def declared_outputs(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
             return Evidence(name, Status.FAIL, str(error), counterexample=counterexample, code="missing_output")
         whole = signature.complete(sizes.by_axis(subject.task))
         if found := next(
-            filter(None, (_broken(subject, each, outputs[each.name], whole, real) for each in signature.outputs)), None
+            filter(
+                None,
+                (_broken(subject, each, outputs[each.name], whole, real) for each in signature.outputs if each.name in outputs),
+            ),
+            None,
         ):
             output, broken = found
             message, code, measured, bound = broken
@@ -265,7 +269,7 @@ def _equal_outputs(
         left, right = before(model)[output.name], after(model)[output.name]
         return (left if order is None else _permuted(left, output.axes, *order)), right
 
-    judged = [output for output in subject.task.signature.outputs if isinstance(before(subject.model)[output.name], Tensor)]
+    judged = [output for output in subject.task.signature.outputs if isinstance(before(subject.model).get(output.name), Tensor)]
     return first_failure(
         judge_equal(
             subject.judging(output.name), name, partial(compare, output), wrong.format(f"`{output.name}`"), counterexample, cause
