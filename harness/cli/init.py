@@ -140,9 +140,8 @@ def _run_tier_1(config: Path) -> int:
 
 def add_explain(commands: Any) -> None:
     """Adds ``explain``."""
-    explain = commands.add_parser(
-        "explain", help="print the signature a config stands for, the properties that follow, and why each one applies"
-    )
+    told = "print the signature a config stands for, the properties that follow, and why each one applies"
+    explain = commands.add_parser("explain", help=told)
     explain.add_argument("config", type=Path, metavar="CONFIG", help="the config file")
     add_json(explain)
     explain.set_defaults(run=_explain)
