@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import reduce
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from planted_bugs.tier1.declared import CASES, Keys, task_of
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from harness.data.record import Example
 from harness.evidence import Status
 from harness.monitoring.drift.compare import compare_profiles
+from harness.monitoring.features.levels import add_ids, buckets_of
 from harness.monitoring.profiles import Profile, VectorCounts, compute_dataset_profile, count_window
 from harness.runtime import seeded
 from harness.tasks import TaskSpec
@@ -295,3 +297,11 @@ def test_the_embedding_before_a_convolution_is_one_number_a_channel_at_any_size(
     embedding = profile.features["output.embedding"]
     assert isinstance(embedding, VectorCounts)
     assert embedding.projection.width == 5
+
+
+def test_ids_of_a_very_large_table_are_counted_like_those_of_a_small_one() -> None:
+    ids = np.array([3, 999, 3, 70_000, 5])
+    small, large = (buckets_of(ids, size, ()) for size in (100_000, 10_000_000))
+    assert small.tolist() == large.tolist()
+    counts = add_ids(add_ids(np.zeros(0, np.int64), ids, 100_000), np.array([3, 100_002]))
+    assert (len(counts), counts[3], counts[999], counts[100_002], counts.sum()) == (100_003, 3, 1, 1, 7)

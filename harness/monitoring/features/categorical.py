@@ -17,8 +17,9 @@ from harness.monitoring.features.levels import (
     BUCKETS,
     Frequencies,
     IdFrequencies,
+    add_ids,
     bucket_of,
-    buckets_of_ids,
+    buckets_of,
     is_known,
     known_levels,
     level_name,
@@ -108,11 +109,9 @@ class CategoricalCounter:
         ids = values.ids if real.all() else values.ids[real]
         self._missing += len(values.ids) - len(ids)
         self._names = values.names
-        found = np.bincount(ids, minlength=max(values.size, len(self._ids)))
-        found[: len(self._ids)] += self._ids
-        self._ids = found
+        self._ids = add_ids(self._ids, ids, values.size)
         if self._clusters is not None and values.rows is not None:
-            self._clusters = self._clusters.merge(clusters_of(ids, values.rows[real], len(found), values.names))
+            self._clusters = self._clusters.merge(clusters_of(ids, values.rows[real], len(self._ids), values.names))
 
     def result(self) -> CategoricalCounts:
         """The counts of all."""
@@ -133,7 +132,7 @@ class CategoricalCounter:
 def clusters_of(ids: NDArray[np.int64], rows: NDArray[np.int64], size: int, names: tuple[str, ...]) -> Clusters:
     """How the values of each row fall into buckets."""
     distinct, row = np.unique(rows, return_inverse=True)
-    by_row = np.bincount(row * BUCKETS + buckets_of_ids(size, names)[ids], minlength=len(distinct) * BUCKETS)
+    by_row = np.bincount(row * BUCKETS + buckets_of(ids, size, names), minlength=len(distinct) * BUCKETS)
     by_row = by_row.reshape(-1, BUCKETS)
     lengths = by_row.sum(axis=1)
     return Clusters(

@@ -46,8 +46,26 @@ def bucket_of(level: str) -> int:
     return key_of(level) % BUCKETS
 
 
+_WHOLE_TABLE = 1 << 17
+"""Of a table up to this size all ids are named at once; of a larger one those that occur."""
+
+
+def buckets_of(ids: NDArray[np.int64], size: int, names: tuple[str, ...]) -> NDArray[np.int64]:
+    """The bucket of each id, int64 ``[N]``.
+
+    Args:
+        ids: int64 ``[N]``, below the size.
+        size: Of the table.
+        names: The levels' names by id.
+    """
+    if size <= _WHOLE_TABLE:
+        return _buckets_of_table(size, names)[ids]
+    distinct, place = np.unique(ids, return_inverse=True)
+    return np.fromiter((bucket_of(name_of_id(id, names)) for id in distinct.tolist()), np.int64, len(distinct))[place]
+
+
 @lru_cache(maxsize=8)
-def buckets_of_ids(size: int, names: tuple[str, ...]) -> NDArray[np.int64]:
+def _buckets_of_table(size: int, names: tuple[str, ...]) -> NDArray[np.int64]:
     """The bucket of every id, int64 ``[size]``."""
     return np.fromiter((bucket_of(name_of_id(id, names)) for id in range(size)), np.int64, size)
 
@@ -109,6 +127,22 @@ class Frequencies:
         return dict(self._counts)
 
 
+def add_ids(counts: NDArray[np.int64], ids: NDArray[np.int64], size: int = 0) -> NDArray[np.int64]:
+    """Counts by id with some ids added, in place where there is room; the time does not depend on the size of the table.
+
+    Args:
+        counts: int64 ``[size]``.
+        ids: int64 ``[N]``, none negative.
+        size: Ids are below this, or above it where data is wrong.
+    """
+    needed = max(size, int(ids.max()) + 1 if ids.size else 0)
+    if needed > len(counts):
+        counts, before = np.zeros(needed, np.int64), counts
+        counts[: len(before)] = before
+    np.add.at(counts, ids, 1)
+    return counts
+
+
 class IdFrequencies:
     """Counts of numbered levels, one number an id."""
 
@@ -120,12 +154,7 @@ class IdFrequencies:
 
     def add(self, ids: NDArray[np.int64]) -> None:
         """Adds ids, int64 ``[N]``, none negative."""
-        found = np.bincount(ids, minlength=len(self._counts))
-        if len(found) > len(self._counts):
-            found[: len(self._counts)] += self._counts
-            self._counts = found
-        else:
-            self._counts += found
+        self._counts = add_ids(self._counts, ids)
 
     def counts(self) -> dict[str, int]:
         """The levels that occurred."""
