@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.errors import ForwardError
+from harness.errors import ConfigError, ForwardError, did_you_mean
 from harness.models.attempts import Patience, signature_of
 from harness.models.first_call.argument import BATCH, FEW, Argument
 from harness.models.first_call.guesses import Guesses
@@ -107,16 +107,21 @@ def find_call(
     first = {**known.required, **said}
     order = list(inspect.signature(subject.model.forward).parameters)
     first = dict(sorted(first.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
-    for name, argument in first.items():
-        if argument.why in ("a guess", "its name") and name.lower() in ("h", "hidden", "h0", "hx", "hidden_state", "state"):
-            state = hidden_state(subject.model, BATCH)
-            first[name] = Argument.like(name, state, "the model's init_hidden") if state is not None else argument
+    first = {name: _own_state(subject.model, argument) for name, argument in first.items()}
     with threads_for(subject.model):
         found, closest = _search(subject, Guesses(first), known.optional, _MOST_CALLS)
         if found is None:
-            raise ForwardError(_why_not(subject, known, closest))
+            raise ForwardError(_why_not(subject, closest))
         found = _of_smaller_images(subject, found)
         return _with_options(subject, found, {name: guess for name, guess in known.optional.items() if name not in first})
+
+
+def _own_state(model: nn.Module, argument: Argument) -> Argument:
+    """A hidden state as the model's own ``init_hidden`` makes it, for a required argument of such a name."""
+    if argument.is_said or argument.name.lower() not in ("h", "hidden", "h0", "hx", "hidden_state", "state"):
+        return argument
+    state = hidden_state(model, BATCH)
+    return argument if state is None else Argument.like(argument.name, state, "the model's init_hidden")
 
 
 def _search(
@@ -250,11 +255,15 @@ def _bound(model: nn.Module, values: Mapping[str, Any]) -> tuple[list[Any], dict
 
 
 def _refuse_unknown(model: nn.Module, said: Mapping[str, Argument]) -> None:
-    from harness.errors import ConfigError, did_you_mean
+    """Refuses what the user said of a parameter that there is not.
 
-    names = list(inspect.signature(model.forward).parameters)
+    Raises:
+        ConfigError: Forward has none of that name.
+    """
+    parameters = inspect.signature(model.forward).parameters
+    names, takes_any = list(parameters), any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for name in said:
-        if name not in names:
+        if name not in names and not takes_any:
             raise ConfigError(
                 f"--input: {signature_of(model)} has no parameter `{name}`.{did_you_mean(name, names)} It has {', '.join(names)}"
             )
@@ -267,7 +276,7 @@ def _plain(returned: Any) -> Any:
     return dict(vars(returned)) if hasattr(returned, "__dict__") else ()
 
 
-def _why_not(subject: _Subject, known: Hints, closest: tuple[Guesses, Failure] | None) -> str:
+def _why_not(subject: _Subject, closest: tuple[Guesses, Failure] | None) -> str:
     signature = signature_of(subject.model)
     if closest is None:
         return f"no call of {signature} was tried: it takes no argument that a call needs"
