@@ -220,8 +220,13 @@ _VALUES: dict[str, Callable[[Any, Path], Values]] = {
 }
 
 
-def load_function(source: str, folder: Path) -> Callable[..., Any]:
+def load_function(source: str, folder: Path, key: str = "function") -> Callable[..., Any]:
     """A function of the user's, ``file.py:name``.
+
+    Args:
+        source: The function.
+        folder: To which the file is relative.
+        key: The key that names it, for messages.
 
     Raises:
         ModelSourceError: There is no such file or function.
@@ -229,7 +234,7 @@ def load_function(source: str, folder: Path) -> Callable[..., Any]:
     from harness.errors import ModelSourceError
     from harness.user_code import import_named
 
-    found = import_named(source, folder, "function")
+    found = import_named(source, folder, key)
     if not callable(found):
         raise ModelSourceError(f"{source} is a {type(found).__name__}, expected a function")
     return found  # type: ignore[no-any-return]

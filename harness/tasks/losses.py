@@ -11,6 +11,7 @@ from harness.tasks.calls import batch_as_declared, with_rows_first
 from harness.tasks.declared import load_function
 from harness.tasks.kinds import Loss, State
 from harness.tasks.signature import MODEL, Output, Signature
+from harness.wording import listed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -101,8 +102,18 @@ class DeclaredLoss:
 
     def _by_function(self, source: str, key: str, outputs: Mapping[str, Any], batch: Mapping[str, Tensor]) -> Tensor:
         """What a function of the user's returns for outputs and a batch whose axes are in the declared order."""
-        function = load_function(source, self._folder)
-        return _scalar(function(outputs=dict(outputs), batch=batch_as_declared(batch, self._signature)), key, source)
+        function = load_function(source, self._folder, key)
+        try:
+            loss = function(outputs=dict(outputs), batch=batch_as_declared(batch, self._signature))
+        except KeyError as error:
+            missing = error.args[0] if error.args else ""
+            if missing in outputs or missing in batch:
+                raise
+            raise OutputError(
+                f"`{key}`: {source} reads {missing!r}, which is not there: `outputs` has {listed([*outputs], len(outputs))}, "
+                f"`batch` has {listed([*batch], len(batch))}"
+            ) from error
+        return _scalar(loss, key, source)
 
 
 def _scalar(loss: Any, key: str, source: str) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from harness.adapters import SignatureAdapter
 from harness.catalogue import CATALOGUE
 from harness.config import TrainingConfig, load_config
-from harness.errors import OutputError
+from harness.errors import ModelSourceError, OutputError
 from harness.evidence import Evidence, Status
 from harness.properties.subject import Subject
 from harness.tasks import TaskSpec, TaskType
@@ -140,7 +140,9 @@ def test_a_loss_that_raises_is_told_once(tmp_path: Path) -> None:
     trial = trial_of({**AUTOENCODER, "loss": "losses.py:loss"}, Autoencoder(), tmp_path)
     found = {name: judge_training(name, trial, judged=["step_updates", "resume"]) for name in ("step_updates", "resume")}
     assert found["step_updates"].status is Status.FAIL
-    assert "'missing'" in found["step_updates"].message
+    assert found["step_updates"].message == (
+        "`loss`: losses.py:loss reads 'missing', which is not there: `outputs` has `image`, `mu`, `logvar`, `batch` has `image`"
+    )
     assert found["resume"].status is Status.SKIPPED
     assert found["resume"].message.endswith("(see step_updates)")
 
@@ -155,6 +157,13 @@ def test_a_loss_function_sees_axes_in_the_declared_order(tmp_path: Path) -> None
     batch = task.signature.make_batch({"batch": 2, "time": 4})
     assert batch["audio"].shape == (2, 4, 6)
     SignatureAdapter(task, tmp_path).loss_of_call(nn.Linear(6, 7), batch)
+
+
+def test_a_function_that_is_not_there_is_said_by_its_key(tmp_path: Path) -> None:
+    (tmp_path / "losses.py").write_text("def loss(outputs, batch): ...")
+    task = task_of({**SPEECH, "loss": "losses.py:los"}, tmp_path)
+    with pytest.raises(ModelSourceError, match=r"`loss`: losses\.py has no 'los'\. Did you mean 'loss'\?"):
+        SignatureAdapter(task, tmp_path).loss_of_call(nn.Linear(6, 7), task.signature.make_batch({"batch": 2, "time": 4}))
 
 
 def test_batches_without_rows_count_as_one() -> None:
