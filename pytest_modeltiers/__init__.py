@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 _PLACES = {
     "ModelCheck": "pytest_modeltiers.checks",
     "judge_model": "pytest_modeltiers.live",
+    "task_of_example": "pytest_modeltiers.live",
     "model_check": "pytest_modeltiers.checks",
     "tests_for": "pytest_modeltiers.suite",
 }

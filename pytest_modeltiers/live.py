@@ -8,23 +8,42 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from functools import partial
+from typing import Any
 
 from torch import nn
 
 from harness.adapters import Adapter, make_adapter
 from harness.catalogue import CATALOGUE
 from harness.evidence import Evidence
+from harness.models.annotated import axis_names
 from harness.models.copies import Copies
+from harness.models.examples import arguments_of
 from harness.models.wrapped import refuse_compiled, unwrapped
 from harness.owners import Selection
 from harness.properties.subject import Shared, Subject
 from harness.runtime import seeded, threads_for
-from harness.tasks import TaskSpec
+from harness.tasks import TaskSpec, TaskType
+from harness.tasks.declared import read_signature
+from harness.tasks.finding import signature_from_call
 from pytest_modeltiers.judge import Judge
 from pytest_modeltiers.owner_verdicts import Answers, run_test
 
 _TIERS = (1, 2)
 """Tiers that need nothing but a model."""
+
+
+def task_of_example(model: nn.Module, example: Any) -> TaskSpec:
+    """Reads the task of a model from one working call of it.
+
+    Args:
+        model: The model, which is left as it was.
+        example: Forward's arguments: a tensor, a tuple in order, or a dict by name; tensors may lie in dicts, tuples and dataclasses.
+
+    Raises:
+        ExampleError: The model cannot be called with it.
+    """
+    found = signature_from_call(model, arguments_of(example, model, "the example"), axis_names=axis_names(model))
+    return TaskSpec(TaskType.DECLARED, type(model).__name__, TaskType.DECLARED.value, declared=read_signature(found.keys))
 
 
 def judge_model(

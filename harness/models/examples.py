@@ -30,7 +30,7 @@ _SAMPLES = 4000
 
 WHERE_TO_GIVE = (
     f"Declare `inputs` and `outputs`, or give an example of forward's arguments: a function {FUNCTION} in the model's file, "
-    "or `example` as file.py:function"
+    "or `example` as file.py:function. `modeltiers init` searches for a call that works"
 )
 
 
