@@ -27,6 +27,7 @@ from harness.properties.calling import blaming, mode
 from harness.properties.subject import floating_dtype
 from harness.runtime import seeded
 from harness.tasks import TaskSpec
+from harness.tasks.axes import BATCH
 from harness.tasks.signature import Signature
 
 
@@ -124,8 +125,12 @@ class Tally:
         self._labels += rows if self._whole is not None and self._whole.is_own else 0
         self._scores.add(scores)
         self._facts.add(row_facts(self._task, batch))
+        with_rows = {each.name for each in self._task.signature.outputs if BATCH in each.axes}
+        kept = {
+            name: value[:rows] if name in with_rows and isinstance(value, Tensor) else value for name, value in outputs.items()
+        }
         for own in self._own.values():
-            own.update(outputs, batch, rows)
+            own.update(kept, batch, rows)
 
     def summary(self) -> dict[str, float]:
         """The metrics by name; a collective call.

@@ -271,6 +271,23 @@ def test_the_users_own_loss_and_metrics(tmp_path: Path) -> None:
     assert found.scores["loss"] == pytest.approx((x.abs().mean(1) + x[:, :2].square().mean(1)).numpy(), rel=1e-5)
 
 
+def test_functions_get_axes_in_the_declared_order(tmp_path: Path) -> None:
+    code = """
+        def last(outputs, batch):
+            assert outputs["y"].shape == batch["x"].shape == (5, 3)
+            return outputs["y"][-1]
+    """
+    keys = {
+        "inputs": {"x": {"axes": ["time", "batch"]}},
+        "outputs": {"y": {"axes": ["time", "batch"]}},
+        "metrics": ["own.py:last"],
+    }
+    task = config_of(tmp_path, code, keys)
+    x = random(3, 5)
+    found = judge(task, rows_of(x=x, labels=x), nn.Identity(), adapter=make_adapter(task, None, tmp_path))
+    assert found.summary["last"] == pytest.approx(x[:, -1].mean().item(), rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("code", "message"),
     [

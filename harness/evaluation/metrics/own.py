@@ -17,6 +17,9 @@ from harness.evaluation.labelled_outputs import LabelledOutput, labelled_outputs
 from harness.evaluation.metric_names import is_own_metric, shown_name
 from harness.evaluation.ranks import Ranks
 from harness.tasks import TaskSpec
+from harness.tasks.axes import BATCH
+from harness.tasks.calls import batch_as_declared
+from harness.tasks.signature import Signature
 from harness.user_code import import_named, raised
 
 _ROOMS = ("classification", "regression", "segmentation", "image", "audio", "text", "retrieval")
@@ -47,19 +50,23 @@ def make_own_meters(names: tuple[str, ...], task: TaskSpec, ranks: Ranks) -> dic
     """
     found: dict[str, OwnMeter] = {}
     for name in filter(is_own_metric, names):
-        found[shown_name(name)] = FunctionMeter(name, ranks) if ":" in name else _of_torchmetrics(name, task, ranks)
+        found[shown_name(name)] = (
+            FunctionMeter(name, task.signature, ranks) if ":" in name else _of_torchmetrics(name, task, ranks)
+        )
     return found
 
 
 class FunctionMeter:
-    """A function of the user's, called with outputs and batch as dicts; its mean over the rows.
+    """A function of the user's, called with outputs and batch as dicts, in the declared order of axes; its mean over the rows.
 
     Args:
         source: Where it is, ``file.py:function``.
+        signature: The task's.
         ranks: The processes that share the rows.
     """
 
-    def __init__(self, source: str, ranks: Ranks) -> None:
+    def __init__(self, source: str, signature: Signature, ranks: Ranks) -> None:
+        self._signature = signature
         self._name = f"`metrics`: {source.rpartition('/')[2]}"
         self._ranks = ranks
         self._function: Callable[..., Any] = import_named(source, Path(), "metrics")
@@ -76,7 +83,7 @@ class FunctionMeter:
             ConfigError: It returned no number, nor one for each row.
         """
         try:
-            found = self._function(outputs=dict(outputs), batch=dict(batch))
+            found = self._function(outputs=self._declared(outputs), batch=batch_as_declared(batch, self._signature))
         except UserError:
             raise
         except Exception as error:
@@ -87,6 +94,14 @@ class FunctionMeter:
             raise ConfigError(f"{self._name} returned {shown}, expected a number, or one for each row")
         self._total += float(value.double().mean()) * rows
         self._rows += rows
+
+    def _declared(self, outputs: Mapping[str, Any]) -> dict[str, Any]:
+        """The outputs with their rows where forward has them."""
+        places = {each.name: each.axes.index(BATCH) for each in self._signature.outputs if BATCH in each.axes}
+        return {
+            name: value.movedim(0, places[name]) if name in places and isinstance(value, Tensor) else value
+            for name, value in outputs.items()
+        }
 
     def compute(self) -> float | None:
         """The mean over the rows."""
