@@ -20,6 +20,7 @@ from harness.gists.cache import describe, model_path, open_gist
 from harness.gists.consent import admit
 from harness.gists.consent import trust as trust_gist
 from harness.gists.gist import GistSettings
+from harness.models.arguments import factory_arguments
 from harness.models.pretrained import CHECKPOINT, checkpoint_arguments, pretrained_factory
 from harness.models.stubs import build_stub
 from harness.models.weights import load_weights
@@ -74,7 +75,7 @@ class ModelSource:
         """
         with seeded(seed), command_line_of(self.origin.rpartition(":")[0] or self.origin):
             try:
-                model = self.factory(**self.kwargs)
+                model = self.factory(**factory_arguments(self.factory, self.kwargs))
             except UserError:
                 raise
             except (Exception, SystemExit) as error:
