@@ -64,7 +64,7 @@ def collect(config: Mapping[str, Any], folder: Path, data_limit: int = DATA_LIMI
         if key in found:
             places[key] = free_place(_WEIGHTS, found[key], contents.files)
             contents.files[places[key]] = _plain_file(key, found[key])
-    _add_data(contents, {key: found[key] for key in ("train.path", "eval.path") if key in found}, places, data_limit)
+    _add_data(contents, {key: found[key] for key in ("model", "train.path", "eval.path") if key in found}, places, data_limit)
     written = {key: place for key, place in OUTPUTS.items() if text_at(config, key) is not None}
     # Checkpoints would otherwise go by the run's name, which may be no name of a folder.
     own = {key: OUTPUTS[key] for key in ("checkpoint_dir", "db_path")}

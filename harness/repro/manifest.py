@@ -22,7 +22,7 @@ class ReproError(UserError, RuntimeError):
 
 _PYTHON_DATA = ("train.dataset", "train.datamodule", "eval.dataset", "eval.datamodule")
 INPUTS = (
-    *("model_file", "adapter", "example", "loss", "weights", "resume_from_checkpoint", "train.path", "eval.path"),
+    *("model", "model_file", "adapter", "example", "loss", "weights", "resume_from_checkpoint", "train.path", "eval.path"),
     *_PYTHON_DATA,
 )
 """Files that a training reads. Functions of outputs and labels, such as ``outputs.scores.loss``, are files too."""
