@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -78,6 +78,34 @@ def threads_for(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+_ends: list[Callable[[], BaseException | None]] = []
+
+
+@contextmanager
+def ended_by(end: Callable[[], BaseException | None]) -> Iterator[None]:
+    """Runs a block that an alarm may end.
+
+    Args:
+        end: Tells by what it was ended; ``None`` while it was not.
+    """
+    _ends.append(end)
+    try:
+        yield
+    finally:
+        _ends.pop()
+
+
+def raise_lost_end() -> None:
+    """Raises what was to end the block that is running, where it was lost on its way or became another error.
+
+    Code between that swallows everything, and native code, do so. Called before something is remembered: what a block found after its
+    end is no finding.
+    """
+    for end in _ends:
+        if (lost := end()) is not None:
+            raise lost
 
 
 def processor_seconds() -> float:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import FrameType
 
 from harness.errors import TimeBudgetError
-from harness.runtime import processor_seconds
+from harness.runtime import ended_by, processor_seconds
 
 CLOCK_FACTOR = 5
 """How many times the budget a test may wait by the clock without computing, before it is a deadlock."""
@@ -168,7 +168,8 @@ def time_limit(budget: Budget, part: float | None = None) -> Iterator[None]:
     handler = signal.signal(signal.SIGALRM, watch.look)
     outer, interval = signal.setitimer(signal.ITIMER_REAL, watch.pause)
     try:
-        yield
+        with ended_by(lambda: watch.end):
+            yield
         if watch.end is not None:
             raise watch.end
     except _HangError as error:
@@ -234,7 +235,7 @@ class _Watch:
                 f"the model did not answer within the `time_budget` of {whole:g} s: {self.clock:.0f} s passed by the clock, and it used "
                 f"{used:.1f} s of processor time; it was {_place(frame)}"
             )
-        if used < self._part:
+        if used < self._part or (_is_importing(frame) and used < self._part + whole):
             return
         call = _call_of_model(frame)
         if call is None or (self._call is not None and call is not self._call):
@@ -261,6 +262,15 @@ def _call_of_model(frame: FrameType | None) -> FrameType | None:
             outermost = frame
         frame = frame.f_back
     return outermost
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    """Whether a module is being imported: one that is left half done fails for the rest of the process."""
+    while frame is not None:
+        if frame.f_code.co_name == "_find_and_load" and frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _place(frame: FrameType | None) -> str:

@@ -129,7 +129,11 @@ class _Seen:
         if what == "the logits":
             count = len(self.positions)
             moved = self.logits.movedim(self.positions, tuple(range(1, 1 + count))).double()
-            return moved.flatten(1 + count).flatten(1, count) if count else moved.reshape(len(moved), 1, -1)
+            if not count:
+                return moved.reshape(len(moved), 1, -1)
+            return moved.reshape(*moved.shape[: 1 + count], -1).flatten(
+                1, count
+            )  # a number each, where no axis of features is left
         # What a module returns beside its first output is often for show: an input repeated for each unit, as in pykan, has no positions.
         inner = (self.states(tensor) for call in reversed(self.calls) for tensor in call.outputs[:1])
         return next((states for states in inner if states is not None and min(states.shape[1:]) >= _FEWEST), None)
@@ -215,8 +219,10 @@ def _exact(subject: Subject) -> nn.Module:
 def _look(subject: Subject, model: nn.Module, sizes: Sizes) -> _Seen:
     with recording(model) as calls:
         logits = subject.logits(subject.batch(sizes), model)
-    axes = rows_first_axes(subject.task.signature.main.axes)
-    positions = tuple(place for place, axis in enumerate(axes) if place and isinstance(axis, str))
+    main = subject.task.signature.main
+    axes = rows_first_axes(main.axes)
+    free = (place for place, axis in enumerate(axes) if place and isinstance(axis, str))
+    positions = tuple(place for place in free if place - len(axes) != main.classes)  # scores of positions are features of a row
     return _Seen(calls, logits, len(logits), positions)
 
 

@@ -27,7 +27,7 @@ from harness.models.wrapped import without_fast_path
 from harness.properties.calling import blaming
 from harness.properties.noise import NoiseFloor, measure_floors
 from harness.properties.subject import Subject, floating_dtype
-from harness.runtime import seeded
+from harness.runtime import raise_lost_end, seeded
 
 T = TypeVar("T")
 Run = Callable[[Batch], Outputs]
@@ -258,6 +258,7 @@ class Exports:
             made.append(True)
             path = folder / exporter.filename
             exported = self._export(exporter, path)
+            raise_lost_end()  # a way that seems to have failed was cut short: the file of the next one is not to be kept
             describe(exported, path, name, self._identity_of(name), self.program.fields, versions())
 
         folder = self.cache.files(self._identity_of(name), make, lambda kept: is_sound(kept / exporter.filename))
@@ -303,6 +304,7 @@ def _once(results: dict[str, T | UserError], name: str, compute: Callable[[], T]
         try:
             results[name] = compute()
         except UserError as error:
+            raise_lost_end()
             results[name] = error
     found = results[name]
     if isinstance(found, UserError):

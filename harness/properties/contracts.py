@@ -21,10 +21,12 @@ from harness.properties.prerequisites import LENGTH_FIRST_CAUSE, READS_LENGTH_FI
 from harness.properties.subject import Subject
 from harness.properties.tracing import Call, finite, first_broken, first_divergence, first_misshapen, probing, recording, whole
 from harness.properties.vocabulary import unreadable_token
-from harness.tasks.axes import shape_text
+from harness.tasks.axes import fits_shape, shape_text
 
 LAYOUTS = ("transposed", "strided", "offset", "expanded", "channels_last")
 """Memory layouts that inputs arrive in."""
+
+_WHOLE_NUMBERS = "an argmax or a comparison inside the model, which no gradient passes: return the scores, or declare them first"
 
 
 def shape_contract(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
@@ -74,6 +76,15 @@ def shape_contract(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
         )
     if same_shape(logits, expected):
         return Evidence(name, Status.OK, "logits have the promised shape", counterexample=counterexample)
+    if fits_shape(logits.shape, expected):
+        return Evidence(
+            name,
+            Status.FAIL,
+            f"logits are {logits.dtype} at {sizes.describe(subject.task)}, expected floating point",
+            counterexample=counterexample,
+            cause=_WHOLE_NUMBERS,
+            code="wrong_dtype",
+        )
     turned = subject.reads_length_first
     return Evidence(
         name,
@@ -247,6 +258,9 @@ def _works(subject: Subject, name: str, sizes: Sizes, seed: int, what: str, caus
         told, status = (f", as it cannot read {token} (see full_vocabulary)", Status.WARN) if token else ("", Status.FAIL)
         message = f"forward raises at {what}{told}: {error}"
         return Evidence(name, status, message, counterexample=counterexample, module=error.module, cause=cause, code="raises")
+    if fits_shape(logits.shape, sizes.logits_shape(subject.task)) and not logits.is_floating_point():
+        message = f"logits are {logits.dtype} at {what}, expected floating point"
+        return Evidence(name, Status.FAIL, message, counterexample=counterexample, cause=_WHOLE_NUMBERS, code="wrong_dtype")
     if not same_shape(logits, sizes.logits_shape(subject.task)):
         message = f"logits have shape {tuple(logits.shape)} at {what}, expected {shape_text(sizes.logits_shape(subject.task))}"
         return Evidence(name, Status.FAIL, message, counterexample=counterexample, cause=cause, code="wrong_shape")

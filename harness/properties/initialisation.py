@@ -32,7 +32,8 @@ def initial_loss(subject: Subject, seed: int = 0) -> Evidence:
     """
     if not subject.fresh_weights:
         return _NOT_FRESH
-    classes = subject.task.output_size or 1
+    signature = subject.task.signature
+    classes = signature.main.class_count_at(signature.complete(subject.typical.by_axis(subject.task))) or 1
     uniform = math.log(classes)
     model = subject.fresh()
     losses = []

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.tasks.axes import BATCH, Size, rows_first
+from harness.tasks.axes import ANY_SIZE, BATCH, Size, rows_first
 from harness.tasks.kinds import ClassScores, Kind
 from harness.tasks.values import Drawing, Made, Normal, Uniform, Values
 
@@ -117,6 +117,11 @@ class Output:
         position = getattr(self.kind, "classes", None)
         size = None if position is None else self.axes[position]
         return size if isinstance(size, int) else None
+
+    def class_count_at(self, sizes: Sizes) -> int | None:
+        """How many classes there are where the axes have these sizes, as classes may be positions; ``None`` where only a call tells."""
+        count = ANY_SIZE if self.classes is None else self.shape(sizes)[self.classes]
+        return None if count == ANY_SIZE else count
 
 
 @dataclass(frozen=True)

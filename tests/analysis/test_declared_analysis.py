@@ -49,6 +49,33 @@ def test_a_sound_model_of_a_declared_task_is_quiet_in_tier_2(name: str) -> None:
     assert sum(each.status is Status.OK for each in found.values()) >= 5
 
 
+class Places(nn.Module):
+    """A number for each place of a text; the bug says the same of each text."""
+
+    def __init__(self, wrong: bool = False) -> None:
+        super().__init__()
+        self.wrong = wrong
+        self.embed, self.head = nn.Embedding(11, 8), nn.Linear(8, 1)
+
+    def forward(self, words: Tensor) -> Tensor:
+        scores = self.head(self.embed(words)).squeeze(-1)
+        return torch.zeros_like(scores) + self.head.bias if self.wrong else scores
+
+
+@pytest.mark.parametrize("kind", ["class_scores", "values"])
+@pytest.mark.parametrize(("wrong", "status"), [(False, Status.OK), (True, Status.FAIL)])
+def test_an_output_without_an_axis_of_features_has_a_rank(kind: str, wrong: bool, status: Status) -> None:
+    task = task_of(
+        {
+            "inputs": {"words": {"axes": ["batch", "time"], "values": {"ids": 11}}},
+            "outputs": {"starts": {"axes": ["batch", "time"], "kind": kind}},
+            "axes": {"time": {"min": 2, "max": 9}},
+        }
+    )
+    found = judge_all(study_of(lambda: Places(wrong), task), ("representation_rank",))["representation_rank"]
+    assert found.status is status, found.message
+
+
 def test_what_is_looked_up_for_each_place_of_ids_is_a_real_input() -> None:
     study = study_of(Loans, task_of(LOANS))
     near = neighbourhood(study, study.subject.fresh())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -109,6 +111,18 @@ def test_a_cut_that_is_lost_on_its_way_is_a_cut_all_the_same(becomes: Exception 
 
     with pytest.raises(CutShortError, match="cut short"):
         run(Budget(20), 0.1, swallowed)
+
+
+def test_no_import_is_left_half_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "slow_to_import.py").write_text(
+        "import time\nwhile time.process_time() < START + 0.6:\n    pass\nDONE = True\n".replace(
+            "START", str(time.process_time())
+        )
+    )
+    with pytest.raises(CutShortError, match="cut short"):
+        run(Budget(20), 0.1, lambda: [importlib.import_module("slow_to_import"), compute(60)])
+    assert sys.modules.pop("slow_to_import").DONE
 
 
 def test_a_block_that_waits_is_not_cut_short() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,6 +63,56 @@ def test_an_output_that_is_sampled_beside_one_that_is_not_is_told_once() -> None
         "eval_deterministic",
         "rng_untouched",
     }
+
+
+class Pointer(nn.Module):
+    """Scores of the places of a text, as of where an answer begins."""
+
+    def __init__(self, loudness: float = 1.0) -> None:
+        super().__init__()
+        self.loudness = loudness
+        self.embed, self.head = nn.Embedding(11, 8), nn.Linear(8, 1)
+
+    def forward(self, words: torch.Tensor) -> torch.Tensor:
+        return self.loudness * self.head(self.embed(words)).squeeze(-1)
+
+
+POINTED: Keys = {
+    "inputs": {"words": {"axes": ["batch", "time"], "values": {"ids": 11}}},
+    "outputs": {"starts": {"axes": ["batch", "time"], "kind": "class_scores"}},
+    "axes": {"time": {"min": 2, "max": 9}},
+}
+
+
+def test_classes_that_are_places_are_as_many_as_there_are_places() -> None:
+    sound = judged(Pointer, POINTED)["initialisation[loss]"]
+    loud = judged(lambda: Pointer(50.0), POINTED)["initialisation[loss]"]
+
+    assert (sound.status, loud.status) == (Status.OK, Status.FAIL)
+    places = re.search(r"uniform guess over (\d+) classes", sound.message)
+    assert places is not None
+    assert 2 <= int(places[1]) <= 9
+    assert sound.details["uniform"] == pytest.approx(math.log(int(places[1])))
+
+
+class Choosing(nn.Module):
+    """Returns which class it chose."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, observation: torch.Tensor) -> torch.Tensor:
+        return self.head(observation).argmax(-1)
+
+
+def test_whole_numbers_in_place_of_scores_are_told_by_their_dtype() -> None:
+    keys = {"inputs": {"observation": {"axes": ["batch", 8]}}, "outputs": {"action": {"axes": ["batch"]}}}
+    found = judged(Choosing, keys)["shape_contract"]
+    assert found.status is Status.FAIL
+    assert found.code == "wrong_dtype"
+    assert "logits are torch.int64" in found.message
+    assert "expected floating point" in found.message
 
 
 class Strided(nn.Module):
