@@ -16,7 +16,7 @@ from harness.batches import IGNORED, Batch
 from harness.call_plans import CallPlan as CallPlan
 from harness.call_plans import plan_call as plan_call
 from harness.errors import ConfigError, ModelSourceError, OutputError, did_you_mean
-from harness.tasks import FACTS, TaskSpec, TaskType
+from harness.tasks import FACTS, TaskSpec
 from harness.tasks.axes import fits_shape
 from harness.tasks.calls import (
     arguments_of,
@@ -240,10 +240,9 @@ class SignatureAdapter(Adapter):
         return plan.call(model, arguments)
 
 
-ADAPTERS: dict[str, type[Adapter]] = {
-    task.value: {TaskType.CAUSAL_LM: CausalLMAdapter, TaskType.TABULAR_REGRESSION: RegressionAdapter}.get(task, Adapter)
-    for task in FACTS
-}
+_BY_LOSS = {"classes": Adapter, "next_token": CausalLMAdapter, "numbers": RegressionAdapter}
+
+ADAPTERS: dict[str, type[Adapter]] = {task.value: _BY_LOSS[facts.loss] for task, facts in FACTS.items()}
 """Built-in adapters by task type."""
 
 BUILT_IN = (*ADAPTERS, LENGTH_FIRST)
@@ -259,7 +258,7 @@ def make_adapter(task: TaskSpec, name: str | None = None, folder: Path = Path())
     if task.declared is not None and (name is None or name in BUILT_IN):
         return SignatureAdapter(task, folder)
     if name is None:
-        return ADAPTERS[task.task_type.value](task)
+        return ADAPTERS[task.title](task)
     if name in ADAPTERS:
         return ADAPTERS[name](task)
     if name == LENGTH_FIRST:
@@ -287,8 +286,8 @@ def make_adapter(task: TaskSpec, name: str | None = None, folder: Path = Path())
 
 def _length_first(task: TaskSpec) -> Adapter:
     if not task.is_text:
-        raise ConfigError(f"`adapter`: {LENGTH_FIRST!r} is for models that read token ids; {task.task_type.value} has none")
-    adapter = ADAPTERS[task.task_type.value](task)
+        raise ConfigError(f"`adapter`: {LENGTH_FIRST!r} is for models that read token ids; {task.title} has none")
+    adapter = ADAPTERS[task.title](task)
     adapter.length_first = True
     return adapter
 

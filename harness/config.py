@@ -268,16 +268,14 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
             SignatureError: The declared signature contradicts itself.
             ExampleError: What is not declared cannot be read from an example.
         """
+        said: dict[str, Any] = {
+            "metrics": self._metrics(),
+            "properties": dict(self.properties),
+            "tolerances": dict(self.tolerances),
+        }
         if self.is_declared:
-            return TaskSpec(
-                TaskType.DECLARED,
-                self.task_name or self.name,
-                TaskType.DECLARED.value,
-                metrics=self._metrics(),
-                properties=dict(self.properties),
-                tolerances=dict(self.tolerances),
-                declared=read_signature(self.signature_keys(), self._path.parent, self.model_file),
-            )
+            signature = read_signature(self.signature_keys(), self._path.parent, self.model_file)
+            return TaskSpec.of_signature(signature, self.task_name or self.name, **said)
         task_type = TaskType(self.task_type)
         return TaskSpec(
             task_type=task_type,
@@ -291,9 +289,7 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
             num_features=self.num_features,
             min_seq_len=self.min_seq_len or 1,
             target_vocab_size=self.target_vocab_size,
-            metrics=self._metrics(),
-            properties=dict(self.properties),
-            tolerances=dict(self.tolerances),
+            **said,
         )
 
     def declared_keys(self) -> SignatureKeys:

@@ -22,7 +22,7 @@ from harness.models.wrapped import refuse_compiled, unwrapped
 from harness.owners import Selection
 from harness.properties.subject import Shared, Subject
 from harness.runtime import seeded, threads_for
-from harness.tasks import TaskSpec, TaskType
+from harness.tasks import TaskSpec
 from harness.tasks.declared import read_signature
 from harness.tasks.finding import signature_from_call
 from pytest_modeltiers.judge import Judge
@@ -43,7 +43,7 @@ def task_of_example(model: nn.Module, example: Any) -> TaskSpec:
         ExampleError: The model cannot be called with it.
     """
     found = signature_from_call(model, arguments_of(example, model, "the example"), axis_names=axis_names(model))
-    return TaskSpec(TaskType.DECLARED, type(model).__name__, TaskType.DECLARED.value, declared=read_signature(found.keys))
+    return TaskSpec.of_signature(read_signature(found.keys), type(model).__name__)
 
 
 def judge_model(

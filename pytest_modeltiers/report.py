@@ -42,9 +42,7 @@ class Reporter:
     def pytest_report_header(self) -> list[str]:
         """Says which models are judged."""
         suites = [Suite.of(path) for path in self.configs]
-        return [
-            f"modeltiers: {suite.config.path.name} ({suite.task.task_type.value}, {suite.test_count()} tests)" for suite in suites
-        ]
+        return [f"modeltiers: {suite.config.path.name} ({suite.task.title}, {suite.test_count()} tests)" for suite in suites]
 
     def pytest_itemcollected(self, item: pytest.Item) -> None:
         """Has a generated test point to the config, or to the file that asks for it, rather than into this plugin."""
@@ -205,7 +203,7 @@ class Reporter:
 
 
 def _model_facts(suite: Suite, report: ExportHealthReport) -> dict[str, str]:
-    facts = {"config": suite.config.path.name, "task": suite.task.task_type.value}
+    facts = {"config": suite.config.path.name, "task": suite.task.title}
     with suppress(UserError):
         facts["model"] = suite.source.origin
     if report.layers:

@@ -79,7 +79,7 @@ def check_exports(exports: Exports, custom: Mapping[str, CustomCheck] | None = N
     task, model = exports.subject.task, exports.subject.model
     report = ExportHealthReport(type(model).__name__)
     formats_checked = exports.formats if files else ()
-    report.model_facts = {"task": task.task_type.value, **({"formats": ", ".join(formats_checked)} if files else {})}
+    report.model_facts = {"task": task.title, **({"formats": ", ".join(formats_checked)} if files else {})}
     with threads_for(model):
         for name in (entry.name for entry in of_tier(4) if not entry.formats):
             _add(report, model, name, {"": partial(judge_model_check, name, exports)})

@@ -78,7 +78,7 @@ def bridge_text(source: Source, factory: Factory, guess: Guess | None, signature
     settings = factory.settings
     if settings is not None and settings.expression.startswith("SimpleNamespace"):
         parts.append("from types import SimpleNamespace\n")
-    base = ADAPTERS[guess.task.task_type.value].__name__ if guess else ""
+    base = ADAPTERS[guess.task.title].__name__ if guess else ""
     if needs_adapter(guess):
         parts.append(f"from harness.adapters import {', '.join(sorted((base, 'CallPlan')))}\n")
     if needs_build(factory):

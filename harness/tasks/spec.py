@@ -61,6 +61,17 @@ class TaskSpec:
 
         return signature_of(self)
 
+    @classmethod
+    def of_signature(cls, signature: Signature, name: str = "", **keys: Any) -> TaskSpec:
+        """A declared task.
+
+        Args:
+            signature: What it declares.
+            name: What reports call it.
+            keys: Further attributes, such as ``metrics``.
+        """
+        return cls(TaskType.DECLARED, name, TaskType.DECLARED.value, declared=signature, **keys)
+
     @property
     def title(self) -> str:
         """What messages call the task: its type, or ``declared``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Literal
 
 
 class TaskType(str, Enum):
@@ -32,6 +33,7 @@ class TaskFacts:
         rows: What a row of data holds: a text or several (``text``, ``labelled_text``, ``tagged_text``, ``pair_of_texts``), an ``image``, a
             row of a ``table``, or ``fields`` with the names of inputs and labels.
         datasets: The built-in sets that are made for it, the default first.
+        loss: What the loss compares the logits with: ``classes``, the ``next_token`` of the input, or ``numbers``.
     """
 
     modality: str
@@ -40,6 +42,7 @@ class TaskFacts:
     requires: tuple[str, ...]
     rows: str = "fields"
     datasets: tuple[str, ...] = ()
+    loss: Literal["classes", "next_token", "numbers"] = "classes"
 
 
 FACTS: dict[TaskType, TaskFacts] = {
@@ -50,6 +53,7 @@ FACTS: dict[TaskType, TaskFacts] = {
         ("vocab_size", "max_seq_len"),
         "text",
         ("lm_tiny_v1", "cls_tiny_v1"),
+        "next_token",
     ),
     TaskType.MASKED_LM: TaskFacts(
         "text",
@@ -88,7 +92,7 @@ FACTS: dict[TaskType, TaskFacts] = {
     TaskType.TABULAR_CLASSIFICATION: TaskFacts(
         "tabular", ("features",), ("batch", "classes"), ("num_features", "num_classes"), "table"
     ),
-    TaskType.TABULAR_REGRESSION: TaskFacts("tabular", ("features",), ("batch",), ("num_features",), "table"),
+    TaskType.TABULAR_REGRESSION: TaskFacts("tabular", ("features",), ("batch",), ("num_features",), "table", loss="numbers"),
 }
 
 MODALITIES = ("text", "vision", "tabular")

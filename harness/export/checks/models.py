@@ -154,7 +154,7 @@ def _wrong_shape(exports: Exports, sizes: Sizes, outputs: Outputs) -> str:
         if fits_shape(shape, wanted):
             continue
         if output == LOGITS:
-            return f"logits of shape {shape} at {at}; {task.task_type.value} promises {wanted}"
+            return f"logits of shape {shape} at {at}; {task.title} promises {wanted}"
         return f"output `{output}` of shape {shape} at {at}; promised [{', '.join(map(str, promised.axes))}], which is {wanted}"
     return ""
 
