@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib
 import importlib.util
 import json
@@ -20,6 +21,12 @@ from harness.files import text_hash
 from harness.runtime import seeded
 
 _OUT_OF_MEMORY = "out of memory: a smaller max_seq_len or image_size in the config, or a machine with more of it"
+
+_LEVELS = 6
+"""How far above a file the root of its repository is looked for."""
+
+_ROOT_FILES = (".git", "pyproject.toml", "setup.py", "setup.cfg")
+"""What lies in the root of a repository."""
 
 _OURS = Path(__file__).parent
 _spec = importlib.util.find_spec("torch")
@@ -44,19 +51,60 @@ def import_file(path: Path, key: str) -> ModuleType:
     name = f"{path.stem}_{text_hash(str(path))[:8]}"
     if name in sys.modules:
         return sys.modules[name]
+    if path.suffix == ".ipynb":
+        raise ModelSourceError(
+            f"`{key}`: {path} is a notebook, expected a .py file; put the model's code into one, or write it with "
+            f"`jupyter nbconvert --to script {path.name}`. In the notebook itself, call judge_model"
+        )
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ModelSourceError(f"`{key}`: {path} is not a Python file; expected a name ending in .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    before = list(sys.path)
     _make_siblings_importable(path.parent)
     try:
         with seeded(0), command_line_of(path):
             spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         sys.modules.pop(name, None)
-        raise ModelSourceError(f"`{key}`: importing {path} raised {raised(error)}{_package_hint(path, error)}") from error
+        root = _root_wanted(path, error)
+        if root is None:
+            raise ModelSourceError(f"`{key}`: importing {path} raised {raised(error)}{_missing_package(error)}") from error
+        sys.path[:] = before
+        sys.modules[name] = module = _import_as_part(path, root, key)
     return module
+
+
+def _root_wanted(path: Path, error: BaseException) -> Path | None:
+    """The folder that a file's imports start from, where they failed because it is not on the path; ``None`` where that is not why."""
+    if "no known parent package" in str(error):
+        package = package_of(path)
+        levels = [node.level for node in ast.walk(ast.parse(path.read_bytes())) if isinstance(node, ast.ImportFrom)]
+        depth = max(len(package[1].split(".")) - 1 if package else 0, *levels)
+        root = path.parents[min(depth, len(path.parents) - 1)]
+        return root if not any("." in part for part in path.parent.relative_to(root).parts) else None
+    missing = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    for folder in path.parents[1:_LEVELS] if missing else ():
+        if (folder / missing).is_dir() or (folder / f"{missing}.py").is_file():
+            return folder if str(folder) not in sys.path else None
+        if any((folder / name).exists() for name in _ROOT_FILES):
+            return None
+    return None
+
+
+def _import_as_part(path: Path, root: Path, key: str) -> ModuleType:
+    """Imports a file by its dotted name from the root of its repository, as its own code does."""
+    name = ".".join(path.relative_to(root).with_suffix("").parts)
+    top = name.partition(".")[0]
+    loaded = sys.modules.get(top)
+    places = [Path(place) for place in getattr(loaded, "__path__", ())]
+    if loaded is not None and root / top not in places and not any(map(_is_installed, places)):
+        for known in [known for known in sys.modules if known == top or known.startswith(f"{top}.")]:
+            del sys.modules[known]
+    sys.path[:] = [str(root), *(folder for folder in sys.path if folder != str(root))]
+    importlib.invalidate_caches()
+    return import_dotted(name, root, key)
 
 
 @contextmanager
@@ -152,18 +200,6 @@ def _pretrained_hint(folder: Path) -> str:
         return ""
     name = classes[0] if isinstance(classes, list) and classes and str(classes[0]).isidentifier() else "its model"
     return f'. It looks like a folder of save_pretrained with {name}: write "model": "{folder}" instead'
-
-
-def _package_hint(path: Path, error: BaseException) -> str:
-    """How a file with relative imports is named instead."""
-    package = package_of(path)
-    missing = error.name if isinstance(error, ModuleNotFoundError) and error.name else ""
-    if package is None or not (
-        "no known parent package" in str(error) or missing.partition(".")[0] == package[1].partition(".")[0]
-    ):
-        return _missing_package(error)
-    folder, name = package
-    return f'. It is part of a package: in a config in {folder}, write `model_import = "{name}:ITS_CLASS_OR_FUNCTION"` instead'
 
 
 def _missing_package(error: BaseException) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 from harness.errors import ConfigError, ModelSourceError
-from harness.user_code import import_dotted, import_file, package_of
+from harness.user_code import import_file
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Source:
 
 
 def import_model(file: Path) -> Source:
-    """Imports a model's file: by itself, or, where that fails and it is part of a package, as part of it.
+    """Imports a model's file: by itself, or, where its imports need it, as part of its package.
 
     Args:
         file: The ``.py`` file.
@@ -56,21 +56,10 @@ def import_model(file: Path) -> Source:
         ModelSourceError: It does not import.
     """
     file = file.resolve()
-    try:
-        return Source(file, import_file(file, "MODEL.py"), file.parent)
-    except ModelSourceError as error:
-        package = package_of(file)
-        if package is None or not _wants_package(error.__cause__, *package):
-            raise
-        folder, dotted = package
-        return Source(file, import_dotted(dotted, folder, "MODEL.py"), folder, dotted)
-
-
-def _wants_package(error: BaseException | None, folder: Path, dotted: str) -> bool:
-    """Whether a file did not import because it is part of a package: by a relative import, or by the name of a package beside its own."""
-    missing = error.name.partition(".")[0] if isinstance(error, ModuleNotFoundError) and error.name else ""
-    beside = bool(missing) and ((folder / missing).is_dir() or (folder / f"{missing}.py").is_file())
-    return "no known parent package" in str(error) or missing == dotted.partition(".")[0] or beside
+    module = import_file(file, "MODEL.py")
+    is_part = module.__name__.endswith(f".{file.stem}")
+    dotted = module.__name__ if is_part else ""
+    return Source(file, module, file.parents[dotted.count(".")], dotted)
 
 
 def refuse_elsewhere(source: Source, config: Path) -> None:

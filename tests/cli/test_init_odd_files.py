@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from harness.batches import make_batch, typical_sizes
 from harness.cli import main
 from harness.cli.init import Progress
 from harness.config import SuiteConfig, load_config
-from harness.errors import ModelSourceError
 from harness.export.program import make_program
 from harness.models.attempts import Patience, SideSearch
 from harness.models.inspection import guess_task
@@ -321,11 +319,11 @@ def test_a_package_that_does_not_import_is_said_in_a_line(tmp_path: Path, capsys
 
 
 @pytest.mark.usefixtures("forgotten_packages")
-def test_a_config_that_names_a_file_of_a_package_is_told_how_to_import_it(tmp_path: Path) -> None:
+def test_a_config_may_name_a_file_of_a_package(tmp_path: Path) -> None:
     in_package(tmp_path, odd.HEAD + odd.mlp("", "WIDTH", "3"))
     cfg = written('task_type = "tabular_regression"\nnum_features = 9\nmodel_file = "outer/inner/mlp.py"\n', tmp_path, "cfg.toml")
-    with pytest.raises(ModelSourceError, match=re.escape('write `model_import = "outer.inner.mlp:ITS_CLASS_OR_FUNCTION"`')):
-        model_source(load_config(cfg))
+    model = model_source(load_config(cfg)).build()
+    assert type(model).__module__ == "outer.inner.mlp"
 
 
 def test_a_model_of_billions_is_not_built(tmp_path: Path) -> None:
