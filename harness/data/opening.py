@@ -141,7 +141,8 @@ def _of_path(error: DataError) -> DataError:
 def _open_builtin(config: EvalConfig, task: TaskSpec, asked: Split) -> Dataset:
     dataset_id = config.dataset_id or default_dataset(task)
     if dataset_id is None:
-        raise DataError(f"no built-in dataset for {task.title}: give `train` and `eval` a `path`")
+        made_for = "a declared task" if task.declared is not None else task.title
+        raise DataError(f"no built-in dataset for {made_for}: give `train` and `eval` a `path` or a `dataset`")
     source = builtin_source(dataset_id, task, asked.name)
     encoder = Encoder(
         task,
