@@ -21,7 +21,7 @@ from harness.properties.prerequisites import LENGTH_FIRST_CAUSE, READS_LENGTH_FI
 from harness.properties.subject import Subject
 from harness.properties.tracing import Call, finite, first_broken, first_divergence, first_misshapen, probing, recording, whole
 from harness.properties.vocabulary import unreadable_token
-from harness.tasks.axes import fits_shape, shape_text
+from harness.tasks.axes import BATCH, fits_shape, shape_text
 
 LAYOUTS = ("transposed", "strided", "offset", "expanded", "channels_last")
 """Memory layouts that inputs arrive in."""
@@ -109,7 +109,11 @@ def _cause_of(subject: Subject, error: ModelRaisedError) -> str:
             "features that are ids of an embedding, where the task draws real numbers: an adapter can turn them into ids, such as "
             "`features.abs().mul(100).long() % size`, with `half_precision` off, as rounding changes such ids"
         )
-    return "an assumed size: a hard-coded batch or length, a squeeze() without dim, a view with fixed sizes"
+    assumed = "an assumed size: a hard-coded batch or length, a squeeze() without dim, a view with fixed sizes"
+    limited = [axis.name for axis in subject.task.signature.free_axes if axis.name != BATCH]
+    if subject.task.declared is None or not limited:
+        return assumed
+    return f"{assumed}; or an axis that not every size fits: say so in `axes.{limited[-1]}` by `min`, `max` or `multiple_of`"
 
 
 def _least_length(subject: Subject, sizes: Sizes, seed: int) -> int:

@@ -144,7 +144,11 @@ def test_fewer_classes_leave_the_other_rows_out_rather_than_giving_them_a_wrong_
         ),
         ({}, preset_task("lm_tiny", vocab_size=9), "`vocab_size` 9: lm_tiny_v1 needs 16 ids or more"),
         ({}, preset_task("lm_tiny", max_seq_len=1), "no row has enough tokens to learn from, within `max_seq_len` 1"),
-        ({}, task_of("tabular_regression"), "no built-in dataset for tabular_regression: give `train` and `eval` a `path` or a `dataset`"),
+        (
+            {},
+            task_of("tabular_regression"),
+            "no built-in dataset for tabular_regression: give `train` and `eval` a `path` or a `dataset`",
+        ),
     ],
 )
 def test_what_cannot_be_had_is_refused(keys: dict[str, str], task: object, words: str) -> None:
