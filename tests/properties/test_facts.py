@@ -19,6 +19,7 @@ STREAM: Keys = {
         "series": {"axes": ["batch", "time", 5]},
         "lengths": {"axes": ["batch"], "values": {"lengths_of": "time"}, "optional": True},
         "points": {"axes": ["batch", "count", 3]},
+        "picture": {"axes": ["batch", 1, "side", "side"], "values": {"range": [0, 1]}},
         "hidden": {"axes": [1, "batch", 8], "state": {"from": "hidden"}},
     },
     "outputs": {
@@ -29,9 +30,10 @@ STREAM: Keys = {
     "axes": {
         "time": {"min": 2, "max": 16, "order": "causal", "padding": "right", "empty": True},
         "count": {"min": 1, "max": 9, "order": "none", "duplicates": True},
+        "side": {"min": 4, "max": 12, "multiple_of": 4},
     },
 }
-"""Every fact once."""
+"""Every fact once: five inputs, three outputs, four axes."""
 
 REASONS = {
     "batch_independence": "axis `batch` holds independent rows",
