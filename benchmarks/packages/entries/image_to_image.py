@@ -152,6 +152,13 @@ ENTRIES: tuple[Entry, ...] = (
         ),
     ),
     Entry(
+        "denoising-diffusion-pytorch",
+        "Unet",
+        "from denoising_diffusion_pytorch import Unet",
+        "Unet(8, dim_mults=(1, 2), attn_heads=2, attn_dim_head=8)",
+        denoiser(3, 4, 24, 2, "x", "time"),
+    ),
+    Entry(
         "uformer-pytorch",
         "Uformer",
         "from uformer_pytorch import Uformer",
