@@ -29,6 +29,7 @@ from harness.config_keys import (
 from harness.config_mistakes import explain, of_line, refusal, why_no_path
 from harness.errors import ConfigError, Mistake, did_you_mean, nearest
 from harness.files import text_hash
+from harness.model_file import brings_data
 from harness.pretrained import with_task
 from harness.tasks import FACTS, TaskSpec, TaskType
 from harness.tasks.declared import SignatureError, read_signature
@@ -50,6 +51,7 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
 
     _path: Path = PrivateAttr(default=Path("config"))
     _read: Any = PrivateAttr(default=None)
+    _has_own_data: bool = PrivateAttr(default=False)
 
     @field_validator("properties", "tolerances")
     @classmethod
@@ -150,6 +152,14 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
             setattr(self, key, data.model_copy(update=named))
         return self
 
+    def _take_own_data(self) -> None:
+        """Names the dataloaders of the model as its data, where the config names no data and the model has them."""
+        if self.model_file is None or self.train is not None or self.eval is not None:
+            return
+        if brings_data(self.resolve(self.model_file), self.model_factory):
+            self.train = EvalConfig(datamodule=f"{self.model_file}:{self.model_factory}", arguments=self.model_kwargs)
+            self._has_own_data = True
+
     def _possible_as_declared(self) -> SuiteConfig:
         """Refuses what a declared signature leaves no place for."""
         given = [key for key in TaskKeys.model_fields if key in self.model_fields_set and getattr(self, key) is not None]
@@ -198,8 +208,7 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
     @property
     def tiers(self) -> tuple[int, ...]:
         """The tiers asked for, in order; by default all."""
-        asked = TIERS if self.tier is None else (self.tier,) if isinstance(self.tier, str) else self.tier
-        return tuple(sorted({int(tier) for tier in asked}))
+        return tuple(sorted({int(tier) for tier in ((self.tier,) if isinstance(self.tier, str) else self.tier or TIERS)}))
 
     @property
     def is_declared(self) -> bool:
@@ -214,6 +223,11 @@ class SuiteConfig(LoggingKeys, MonitoringKeys, ExportKeys, DataKeys, TrainingCon
     @property
     def _has_model(self) -> bool:
         return any(getattr(self, key) for key in ("model", "model_file", "model_import", "gist_id"))
+
+    @property
+    def has_own_data(self) -> bool:
+        """Whether the data comes from the model's own dataloaders, which the config does not name."""
+        return self._has_own_data
 
     @property
     def is_monitored(self) -> bool:
@@ -347,6 +361,7 @@ def load_config(path: str | Path) -> SuiteConfig:
     except ValidationError as error:
         raise ConfigError.of(file, explain(error, _keys_at)) from None
     config._path = file.resolve()
+    config._take_own_data()
     try:
         if config.inputs:
             read_signature(config.declared_keys(), config.path.parent, config.model_file)

@@ -42,7 +42,11 @@ class Reporter:
     def pytest_report_header(self) -> list[str]:
         """Says which models are judged."""
         suites = [Suite.of(path) for path in self.configs]
-        return [f"modeltiers: {suite.config.path.name} ({suite.task.title}, {suite.test_count()} tests)" for suite in suites]
+        return [
+            f"modeltiers: {suite.config.path.name} ({suite.task.title}, {suite.test_count()} tests"
+            f"{', on the dataloaders of the model, as no data is named' if suite.config.has_own_data else ''})"
+            for suite in suites
+        ]
 
     def pytest_itemcollected(self, item: pytest.Item) -> None:
         """Has a generated test point to the config, or to the file that asks for it, rather than into this plugin."""

@@ -31,6 +31,7 @@ LEVELS = {
     "config_file": 0,
     "config_mistakes": 0,
     "user_code": 0,
+    "model_file": 0,
     "processes": 0,
     "statistics": 0,
     "pretrained": 0,

@@ -117,15 +117,15 @@ class PythonRows:
 class Telling:
     """A block of the user's code, whose exceptions become one line; the end of an iterator passes through, as no generator would let it."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, name: str, advice: str = "") -> None:
+        self._name, self._advice = name, advice
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, _traceback: object) -> None:
         if isinstance(error, Exception) and not isinstance(error, (UserError, StopIteration)):
-            raise DataError(f"{self._name} raised {raised(error)}") from error
+            raise DataError(f"{self._name} raised {raised(error)}{self._advice}") from error
 
 
 @dataclass(frozen=True)

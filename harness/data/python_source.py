@@ -12,6 +12,8 @@ from harness.config import EvalConfig, SuiteConfig
 from harness.data.python_rows import PythonRows, Telling
 from harness.data.splits import NAMES, Split
 from harness.errors import DataError, did_you_mean
+from harness.model_file import usual_factory
+from harness.models.arguments import factory_arguments
 from harness.runtime import seeded
 from harness.tasks import TaskSpec
 from harness.user_code import import_named
@@ -59,8 +61,6 @@ def open_python(config: EvalConfig, task: TaskSpec, folder: Path, split: Split) 
 
 def _named_module(source: str, folder: Path) -> str:
     """A datamodule's name; where the model's usual factory is meant and the file has none, the file's only model."""
-    from harness.models.loading import usual_factory
-
     file, _, name = source.rpartition(":")
     is_usual = file.endswith(".py") and name == SuiteConfig.model_fields["model_factory"].default
     return f"{file}:{usual_factory((folder / file).resolve(), name)}" if is_usual else source
@@ -99,8 +99,13 @@ def _of_hooks(made: Any, arguments: Mapping[str, Any], name: str, split: Split) 
         raise DataError(
             f"`split`: a datamodule has no split {split.name!r}.{did_you_mean(split.name, _LOADERS)} It has {', '.join(_LOADERS)}"
         )
-    with Telling(name), seeded(0):
-        module = made(**arguments) if (callable(made) and not hasattr(made, hook)) or isinstance(made, type) else made
+    is_model = hasattr(made, "forward") or not isinstance(made, type)
+    with (
+        Telling(name, ". To go without the model's own dataloaders, name data, or write `train: {}`" if is_model else ""),
+        seeded(0),
+    ):
+        is_made = not isinstance(made, type) and (hasattr(made, hook) or not callable(made))
+        module = made if is_made else made(**factory_arguments(made, arguments, "arguments"))
         if not hasattr(module, hook):
             raise DataError(
                 f"{name}: a {type(module).__name__} has no `{hook}`, expected a LightningDataModule or a LightningModule"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import warnings
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from harness.gists.cache import describe, model_path, open_gist
 from harness.gists.consent import admit
 from harness.gists.consent import trust as trust_gist
 from harness.gists.gist import GistSettings
+from harness.model_file import usual_factory
 from harness.models.arguments import factory_arguments
 from harness.models.pretrained import CHECKPOINT, checkpoint_arguments, pretrained_factory
 from harness.models.stubs import build_stub
@@ -172,37 +172,6 @@ def source_of_file(path: Path, key: str, factory: str, **options: Any) -> ModelS
         FactoryError: It has no such factory.
     """
     return ModelSource(_find_factory(import_file(path, key), factory, str(path)), f"{path.name}:{factory}", **options)
-
-
-def usual_factory(path: Path, usual: str) -> str:
-    """What builds the model of a file where the config does not say it: the function of the usual name, or else the only class of a whole model.
-
-    A class of a whole model defines ``forward``, and no other class of the file uses it as a part.
-
-    Args:
-        path: The file, which is read and not run.
-        usual: The name of the function.
-
-    Returns:
-        A name in the file; the usual one where the file has none, or several such classes.
-    """
-    try:
-        tree = ast.parse(path.read_bytes())
-    except (OSError, SyntaxError, ValueError):
-        return usual  # the import says what is wrong
-    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-    models = [name for name, node in classes.items() if any(getattr(each, "name", "") == "forward" for each in node.body)]
-    parts = {
-        inner.id
-        for name in classes
-        for inner in ast.walk(classes[name])
-        if isinstance(inner, ast.Name) and inner.id in classes and inner.id != name
-    }
-    whole = [name for name in models if name not in parts]
-    names = {getattr(each, "name", "") for each in tree.body} | {
-        alias.asname or alias.name for each in ast.walk(tree) if isinstance(each, ast.ImportFrom) for alias in each.names
-    }
-    return whole[0] if usual not in names and len(whole) == 1 else usual
 
 
 TRUST = "MODELTIERS_TRUST_MODEL"

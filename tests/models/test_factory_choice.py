@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.models.loading import usual_factory
+from harness.model_file import usual_factory
 
 PART = "class Block(nn.Module):\n    def __init__(self, width): ...\n    def forward(self, x): ...\n"
 WHOLE = "class Net(nn.Module):\n    def __init__(self): self.block = Block(3)\n    def forward(self, x): ...\n"
