@@ -7,8 +7,11 @@ import os
 import pickle
 import re
 import shutil
+from argparse import Namespace
 from collections.abc import Mapping
+from dataclasses import is_dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -16,6 +19,9 @@ from torch import nn
 
 from harness.files import replacing
 from harness.training.errors import CheckpointError
+
+_SETTINGS = "hyper_parameters"
+"""The key under which Lightning's ``save_hyperparameters`` keeps the arguments of a model."""
 
 LAST = "last.ckpt"
 """Name of the newest checkpoint."""
@@ -29,11 +35,20 @@ def write_checkpoint(content: Mapping[str, Any], path: Path) -> None:
     """
     try:
         with replacing(path, one_writer=True) as partial, partial.open("wb") as file:
-            torch.save(dict(content), file)
+            torch.save({**content, **_plain({key: content[key] for key in (_SETTINGS,) if key in content})}, file)
             file.flush()
             os.fsync(file.fileno())
     except (OSError, RuntimeError) as error:
         raise CheckpointError(f"{path} cannot be written: {_reason(error)}; earlier checkpoints are unchanged") from error
+
+
+def _plain(value: Any) -> Any:
+    """Settings as dicts: an object of a class of theirs would make a checkpoint that only loads by running code."""
+    if isinstance(value, (Namespace, SimpleNamespace)) or (is_dataclass(value) and not isinstance(value, type)):
+        value = vars(value)
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    return type(value)(_plain(each) for each in value) if type(value) in (list, tuple) else value
 
 
 def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:

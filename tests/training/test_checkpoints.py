@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from argparse import Namespace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from harness.models.arguments import Table
 from harness.training.checkpoints import CheckpointFolder, check_fits, checkpoint_name, read_checkpoint, write_checkpoint
 from harness.training.errors import CheckpointError
 
@@ -25,6 +28,18 @@ def test_round_trip(tmp_path: Path) -> None:
     check_fits(found, model, tmp_path)
     assert torch.equal(found["state_dict"]["model.weight"], model.weight)
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["last.ckpt"]
+
+
+@dataclass
+class Head:
+    classes: int = 3
+
+
+def test_settings_are_written_as_dicts(tmp_path: Path) -> None:
+    settings = {"cfg": Table({"dim": 4, "blocks": [{"width": 2}]}, "cfg"), "args": Namespace(head=Head(), sizes=(1, 2))}
+    write_checkpoint({**content(nn.Linear(2, 3)), "hyper_parameters": settings}, tmp_path / "last.ckpt")
+    found = read_checkpoint(tmp_path / "last.ckpt")["hyper_parameters"]
+    assert found == {"cfg": {"dim": 4, "blocks": [{"width": 2}]}, "args": {"head": {"classes": 3}, "sizes": (1, 2)}}
 
 
 def test_another_model_is_refused_by_name_and_shape(tmp_path: Path) -> None:
