@@ -206,7 +206,7 @@ class Judge:
     def finish(self) -> Evidence:
         """The verdict: the worst evidence, judged once more, with its place, and left to its owner where it has one."""
         if self._final is None:
-            worst = self.worst or Evidence(self.name, Status.FAIL, "nothing was compared")
+            worst = self.worst or Evidence(self.name, Status.FAIL, "nothing was compared", code="nothing_compared")
             self._final = settled(self._confirmed(worst), self.label, self.selection)
             if self._final.status in (Status.FAIL, Status.WARN):
                 self._final = located(self._final.investigated(), self.subject.model)
@@ -219,7 +219,7 @@ class Judge:
 
     def stop(self, reason: str) -> None:
         """Records that the test could not go on, which is a failure; nothing more is looked into."""
-        self._keep(Evidence(self.name, Status.FAIL, reason))
+        self._keep(Evidence(self.name, Status.FAIL, reason, code="not_measured"))
         assert self.worst is not None
         self._final = replace(self.worst, investigate=None)
 
@@ -315,7 +315,7 @@ class Judge:
         if evidence.measured == float("inf") and failure.not_finite and self.name not in _JUDGES_FINITENESS:
             return not_finite(failure, self.name)
         if evidence.status is Status.FAIL and failure.random and self.name in _NEEDS_REPEATABLE:
-            return left_to(self.name, RANDOM_OWNER, RANDOM)
+            return left_to(self.name, RANDOM_OWNER, RANDOM, code="random_logits")
         return left_to_weights(failure, evidence)
 
     def _raised(self, error: Exception, values: dict[str, Any]) -> Evidence:
@@ -324,20 +324,24 @@ class Judge:
         shown = ", ".join(f"{name}={_shown(value, subject)}" for name, value in values.items())
         if isinstance(error, BackwardRaisedError) or is_from_backward(error):
             if subject.backward_raises():
-                return left_to(self.name, GRADIENT_OWNER, subject.backward_raises())
+                return left_to(self.name, GRADIENT_OWNER, subject.backward_raises(), code="backward_raises")
             if why := subject.backward_raises(train=False):
                 return Evidence(self.name, Status.SKIPPED, f"in eval mode {why}")
             return Evidence(
-                self.name, Status.FAIL, f"cannot be judged, the backward pass raises {_told(error)}", counterexample=shown
+                self.name,
+                Status.FAIL,
+                f"cannot be judged, the backward pass raises {_told(error)}",
+                counterexample=shown,
+                code="backward_raises",
             )
         if isinstance(error, OutputError) and self.name == SHAPE_OWNER:
-            return self._attributed(Evidence(self.name, Status.FAIL, str(error), counterexample=shown))
+            return self._attributed(Evidence(self.name, Status.FAIL, str(error), counterexample=shown, code="not_measured"))
         if isinstance(error, ModelRaisedError):
             if subject.prerequisite_failure.raises and self.name not in _JUDGES_RAISING:
-                return left_to(self.name, SHAPE_OWNER, subject.prerequisite_failure.raises)
+                return left_to(self.name, SHAPE_OWNER, subject.prerequisite_failure.raises, code="raises")
             message = f"cannot be judged, forward raises: {error}"
-            return Evidence(self.name, Status.FAIL, message, counterexample=shown, module=error.module)
-        return Evidence(self.name, Status.FAIL, f"cannot be judged: {_told(error)}", counterexample=shown)
+            return Evidence(self.name, Status.FAIL, message, counterexample=shown, module=error.module, code="raises")
+        return Evidence(self.name, Status.FAIL, f"cannot be judged: {_told(error)}", counterexample=shown, code="not_measured")
 
     def _run_again(self, check: Check, values: dict[str, Any]) -> Evidence:
         """Judges an example once more, on a copy of the model that no earlier example was run on."""

@@ -142,12 +142,12 @@ def _not_finite(subject: Subject, way: _Way, batch: Batch, content: str, shown: 
         _logits(subject, way, batch, model)
     module = first_broken(calls, lambda tensor: not finite(tensor))
     message = f"with {way.label} the logits of {content} are not finite"
-    return Evidence(_NAME, Status.FAIL, message, counterexample=shown, module=module, cause=_NOT_FINITE)
+    return Evidence(_NAME, Status.FAIL, message, counterexample=shown, module=module, cause=_NOT_FINITE, code="not_finite")
 
 
 def _raised(way: _Way, error: ModelRaisedError) -> Evidence:
     message = f"forward raises with {way.label}: {error}"
-    return Evidence(_NAME, Status.FAIL, message, module=error.module, cause="an implementation that was never run")
+    return Evidence(_NAME, Status.FAIL, message, module=error.module, cause="an implementation that was never run", code="raises")
 
 
 def _ways(subject: Subject) -> list[_Way]:

@@ -68,6 +68,7 @@ def rows_sum_to_one(study: Study) -> Evidence:
         f"{and_others(len(wrong) - 1, 'attention layer')}",
         module=worst.module,
         cause="softmax over another axis than the one the values are summed over, or a mask that is multiplied in after it",
+        code="wrong_sum",
         **facts,
     )
 
@@ -92,7 +93,9 @@ def causal(study: Study) -> Evidence:
                 if each.queries == each.keys == length and (len(set(lengths)) == 1 or len(set(alike)) > 1):
                     later = each.by_head(sizes.batch).triu(1).sum(-1)
                     judged.append(_Stray(each, later, f"{sizes.describe(subject.task)}, seed=0"))
-    return _no_stray(judged, "a later position", "a causal mask that is missing or shifted in this layer or head")
+    return _no_stray(
+        judged, "reads_later_positions", "a later position", "a causal mask that is missing or shifted in this layer or head"
+    )
 
 
 def padding(study: Study) -> Evidence:
@@ -117,7 +120,10 @@ def padding(study: Study) -> Evidence:
                 stray = (by_head * ~real[:, None, None, :]).sum(-1)
                 judged.append(_Stray(each, stray * real[:, None, :] if each.queries == each.keys else stray, shown))
     return _no_stray(
-        judged, "padding", "a padding mask that is not applied in this layer or head, or is added with too small a number"
+        judged,
+        "reads_padding",
+        "padding",
+        "a padding mask that is not applied in this layer or head, or is added with too small a number",
     )
 
 
@@ -138,7 +144,7 @@ def collapsed_heads(study: Study) -> Evidence:
     findings = [finding for pair in pairs for finding in _collapsed(pair, subject.typical.batch)]
     bound = max(each.rounding for each, _ in pairs)
     alike = [finding for finding in findings if finding[0] <= bound]
-    closest, said, module = min(findings, key=lambda finding: finding[0])
+    closest, code, said, module = min(findings, key=lambda finding: finding[0])
     facts: dict[str, Any] = {"measured": len(alike), "bound": 0, "details": {"least_difference": closest, "rounding": bound}}
     if not alike:
         message = (
@@ -152,6 +158,7 @@ def collapsed_heads(study: Study) -> Evidence:
         module=module,
         cause="one head used several times (`[head] * n`), scores divided by too large a number, or queries or keys that do not come "
         "from the input",
+        code=code,
         **facts,
     )
 
@@ -178,7 +185,7 @@ def _axis_of(each: AttentionMap, sizes: Sizes) -> str:
     return ""
 
 
-def _no_stray(judged: list[_Stray], where: str, cause: str) -> Evidence:
+def _no_stray(judged: list[_Stray], code: str, where: str, cause: str) -> Evidence:
     """The verdict on weight where there may be none."""
     if not judged:
         return _skipped(_NONE)
@@ -203,26 +210,29 @@ def _no_stray(judged: list[_Stray], where: str, cause: str) -> Evidence:
         module=worst.map.module,
         cause=cause,
         details={"heads": heads, "attentions": others + 1},
+        code=code,
         **facts,
     )
 
 
-def _collapsed(pair: tuple[AttentionMap, AttentionMap], batch: int) -> list[tuple[float, str, str]]:
-    """How far an attention is from collapse, in each way: a distance, what is said at distance 0, and the module."""
+def _collapsed(pair: tuple[AttentionMap, AttentionMap], batch: int) -> list[tuple[float, str, str, str]]:
+    """How far an attention is from collapse, in each way: a distance, the code of what is found, what is said at distance 0, and the module."""
     first, second = (each.by_head(batch) for each in pair)
     module, heads = pair[0].module, first.shape[1]
-    found = list[tuple[float, str, str]]()
+    found = list[tuple[float, str, str, str]]()
     # What attends among learned queries only, as a detector's first layer does, has nothing of the input to depend on.
     values = [each.values for each in pair if each.values is not None]
     sees_input = len(values) < 2 or not torch.equal(*values)
     if first.shape == second.shape and sees_input:
         moved = (first - second).abs().amax((0, 2, 3))
         head = int(moved.argmin())
-        found.append((float(moved[head]), f"head {head} gives the same weights whatever the input", module))
+        found.append(
+            (float(moved[head]), "attention_ignores_input", f"head {head} gives the same weights whatever the input", module)
+        )
     for one in range(heads):
         for other in range(one + 1, heads):
             apart = float((first[:, one] - first[:, other]).abs().max())
-            found.append((apart, f"heads {one} and {other} give the same weights", module))
+            found.append((apart, "heads_alike", f"heads {one} and {other} give the same weights", module))
     return found
 
 

@@ -157,6 +157,7 @@ def _wrong(study: Study, path: _Path, any_gradient: bool, facts: dict[str, Any])
         cause="`detach()`, `.data` or `no_grad` on the way from the input to the output, a tensor rebuilt from Python numbers, "
         "or a custom backward",
         investigate=lambda: wrong_gradient(path.real.model, path.output),
+        code="gradient_misses_change" if any_gradient else "no_gradient",
         **facts,
     )
 

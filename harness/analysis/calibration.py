@@ -71,11 +71,11 @@ def calibration(study: Study) -> Evidence:
     if not bins.surely_beyond(tolerance, floor) or answered.is_as_likely_as_said(error):
         message = f"confidence is off by {error:.3f} ({figures})"
         return Evidence(_NAME, Status.OK, message, error, bound, "of 1", shown, details=facts)
-    how = "underconfident" if is_modest else "overconfident" if confidence > accuracy else "wrongly confident"
+    code = "underconfident" if is_modest else "overconfident" if confidence > accuracy else "wrongly_confident"
     worth = "is closer to a guess than to its accuracy" if is_modest else "says less than its accuracy does"
     which = "" if tolerance is not None else f", so its confidence {worth}"
-    message = f"the model is {how} by {error:.3f}{which}: {figures}"
-    return Evidence(_NAME, Status.WARN, message, error, bound, "of 1", shown, cause=_CAUSE, details=facts)
+    message = f"the model is {code.replace('_', ' ')} by {error:.3f}{which}: {figures}"
+    return Evidence(_NAME, Status.WARN, message, error, bound, "of 1", shown, cause=_CAUSE, details=facts, code=code)
 
 
 @dataclass(frozen=True)

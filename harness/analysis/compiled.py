@@ -131,7 +131,9 @@ def _judge(subject: Subject, stage: _Stage) -> Evidence:
         if isinstance(error, BackwardRaisedError) and subject.backward_raises():
             raise
         message = f"torch.compile ({stage.backend}) cannot compile the model: {_said(error)}"
-        return Evidence(_NAME, Status.WARN, message, counterexample=shown, module=error.module, cause=_REFUSED)
+        return Evidence(
+            _NAME, Status.WARN, message, counterexample=shown, module=error.module, cause=_REFUSED, code="cannot_compile"
+        )
     if not run.graphs and not _called_first(subject, batches[0]):
         message = "the adapter calls no module of the model, so there is nothing to compile"
         return Evidence(_NAME, Status.SKIPPED, message)
@@ -141,7 +143,7 @@ def _judge(subject: Subject, stage: _Stage) -> Evidence:
         return Evidence(_NAME, Status.SKIPPED, message)
     if not run.graphs:
         message = f"torch.compile ({stage.backend}) compiles no part of the model: {_why_refused(subject, batches[0], stage)}"
-        return Evidence(_NAME, Status.WARN, message, counterexample=shown, cause=_REFUSED)
+        return Evidence(_NAME, Status.WARN, message, counterexample=shown, cause=_REFUSED, code="nothing_compiled")
     gaps = _gaps(subject, batches, run)
     real = _confirmed(subject, batches, stage, [gap for gap in gaps if not gap.measured <= gap.bound])
     details = {

@@ -110,7 +110,9 @@ def _judge(subject: Subject, precision: _Precision) -> Evidence:
         if not finite(logits):
             message = f"in {precision.label} the logits of {content} are not finite, though they are in full precision"
             module = first_broken(coarse, lambda tensor: not finite(tensor))
-            return Evidence(_NAME, Status.FAIL, message, counterexample=shown, module=module, cause=_NOT_FINITE)
+            return Evidence(
+                _NAME, Status.FAIL, message, counterexample=shown, module=module, cause=_NOT_FINITE, code="not_finite"
+            )
         if content != _TYPICAL:
             continue
         measured = difference(exact, logits)
@@ -126,7 +128,7 @@ def _judge(subject: Subject, precision: _Precision) -> Evidence:
             )
         if measured > bound and (module or is_told or measured > _foretold(subject, epsilon)):
             message = f"in {precision.label} the logits differ from those in full precision by more than rounding explains"
-            return Evidence(_NAME, Status.FAIL, message, module=module, cause=_TOO_FAR, **facts)
+            return Evidence(_NAME, Status.FAIL, message, module=module, cause=_TOO_FAR, code="beyond_rounding", **facts)
         message = f"in {precision.label} the logits agree within its rounding"
         closest = closest or Evidence(_NAME, Status.OK, message, **facts)
     return closest or Evidence(_NAME, Status.SKIPPED, "no input gives finite logits in full precision")
@@ -168,6 +170,7 @@ def _raised(error: ModelRaisedError, precision: _Precision, shown: str) -> Evide
         if "NestedTensor" in str(error)
         else "tensors made in the dtype of a weight, while autocast gives the other operand in half precision: use the dtype of the "
         "operand, or a matrix product that autocast knows",
+        code="raises",
     )
 
 

@@ -54,12 +54,14 @@ class _Collapse:
         bound: What float32 cannot tell from nothing; ``None`` for a rank, whose bound depends on the shape.
         wrong: What is wrong where it is below.
         status: The verdict.
+        code: What kind of finding it is.
     """
 
     spread: Kind
     bound: Callable[[Tensor], float]
     wrong: str
     status: Status
+    code: str
 
 
 @each_output
@@ -95,6 +97,7 @@ def representation_rank(study: Study) -> Evidence:
             module,
             _CAUSE,
             details,
+            code=collapse.code,
         )
     spreads = [left for what, collapse in seen.judged() if (left := _spread(collapse, seen.final(what))) is not None]
     if not spreads:
@@ -190,12 +193,18 @@ def _rank_tolerance(states: Tensor) -> float:
     return _RESOLUTION * max(states.flatten(0, 1).shape)
 
 
-_EXAMPLES_ALIKE = _Collapse(_spread_of_examples, _few_units, "they are the same for all examples", Status.FAIL)
-_POSITIONS_ALIKE = _Collapse(_spread_of_positions, _few_units, "they are the same for all positions of an example", Status.FAIL)
-_POSITIONS_ALIKE_INSIDE = _Collapse(
-    _spread_of_positions, _few_units, "they are the same for all positions of an example", Status.WARN
+_EXAMPLES_ALIKE = _Collapse(_spread_of_examples, _few_units, "they are the same for all examples", Status.FAIL, "examples_alike")
+_POSITIONS_ALIKE = _Collapse(
+    _spread_of_positions, _few_units, "they are the same for all positions of an example", Status.FAIL, "positions_alike"
 )
-_ONE_DIRECTION = _Collapse(_second_direction, _rank_tolerance, "they vary along one direction only", Status.WARN)
+_POSITIONS_ALIKE_INSIDE = _Collapse(
+    _spread_of_positions,
+    _few_units,
+    "they are the same for all positions of an example",
+    Status.WARN,
+    "positions_alike",
+)
+_ONE_DIRECTION = _Collapse(_second_direction, _rank_tolerance, "they vary along one direction only", Status.WARN, "one_direction")
 
 
 def _spread(collapse: _Collapse, states: Tensor | None) -> float | None:

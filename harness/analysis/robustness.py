@@ -94,6 +94,7 @@ def noise(study: Study) -> Evidence:
         cause="frequencies that are multiplied where they should be divided by, weights of a recurrent or deep part that are too large, "
         "or a division by something close to zero",
         investigate=lambda: _first_drowned(near, near.moved(directions[0], STRENGTHS[0])),
+        code="drowned_by_noise",
         **facts,
     )
 
@@ -133,6 +134,7 @@ def masking(study: Study) -> Evidence:
         details={"curve": near.curve(near.exchanges())},
         compared=f"the most influential {what} ({alone.place if alone.place >= 0 else alone.field}) changes the output "
         f"{alone.weight:.3g} times as much as all others (allowed {bound:.3g})",
+        code="hangs_on_one_part" if decides else "",
     )
 
 
@@ -179,6 +181,7 @@ def adversarial_step(study: Study) -> Evidence:
         "the gradient does not predict the output: a random step changes the margin more than a step along the gradient",
         cause="rounding, a cast to integers or a threshold in forward, or scores so large that softmax is one-hot and its gradient zero",
         investigate=lambda: _first_masked(study),
+        code="gradient_does_not_predict",
         **facts,
     )
 

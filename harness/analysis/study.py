@@ -122,7 +122,7 @@ def _without_answer(name: str, subject: Subject, error: Exception) -> Evidence:
     """What it means that the model, or torch on its behalf, raises under a check."""
     if isinstance(error, BackwardRaisedError) or is_from_backward(error):
         if subject.backward_raises():
-            return left_to(name, GRADIENT_OWNER, subject.backward_raises())
+            return left_to(name, GRADIENT_OWNER, subject.backward_raises(), code="backward_raises")
         if not (subject.backward_raises(train=False) or isinstance(error, UserError)):
             return internal_error(name, error)
     said = str(error) if isinstance(error, UserError) else raised(error)

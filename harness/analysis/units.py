@@ -106,6 +106,7 @@ def _judge(study: Study, case: str, functions: dict[str, Any], adjective: str) -
         layer.blamed,
         _CAUSES[case],
         details,
+        code="all_units_flat" if first.is_whole else "units_flat",
     )
 
 

@@ -38,7 +38,7 @@ def find_monitoring(name: str, monitor: Monitor, case: str = "") -> Evidence:
     except TimeBudgetError:
         raise
     except UserError as error:
-        return Evidence(name, Status.FAIL, str(error))
+        return Evidence(name, Status.FAIL, str(error), code="not_measured")
 
 
 def judge_monitoring(name: str, monitor: Monitor, case: str = "") -> Evidence:

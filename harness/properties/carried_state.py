@@ -75,7 +75,11 @@ def state_is_used(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
         # One state at a time, so that each is seen to matter.
         if any(state[each.state] is None for state in states):
             return Evidence(
-                _NAME, Status.FAIL, f"output `{each.state}` is None, so that no call can go on", counterexample=counterexample
+                _NAME,
+                Status.FAIL,
+                f"output `{each.state}` is None, so that no call can go on",
+                counterexample=counterexample,
+                code="missing_state",
             )
         given = going_on(subject, second, states[0])
         other: Batch = {**given, each.name: going_on(subject, second, states[1])[each.name]}
@@ -228,7 +232,13 @@ def _same_outputs(subject: Subject, left: Calls, right: Calls, told: str, counte
     judged = [output for output in judged if there[output.name].is_floating_point()]
     return first_failure(
         judge_equal(
-            subject.judging(output.name), _NAME, partial(compare, output.name), told.format(output.name), counterexample, _KEEPS
+            subject.judging(output.name),
+            _NAME,
+            partial(compare, output.name),
+            told.format(output.name),
+            counterexample,
+            _KEEPS,
+            code="depends_on_split",
         )
         for output in judged
     )

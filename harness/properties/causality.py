@@ -108,6 +108,7 @@ def _causal_at(
         "a missing or shifted causal mask (off by one, wrong orientation, not applied in one layer or head), a bidirectional or "
         "centred layer, or a statistic over the sequence axis",
         culprit,
+        code="reads_later_positions",
     )
 
 

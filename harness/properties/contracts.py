@@ -169,7 +169,9 @@ def full_length(subject: Subject, batch: int, seed: int = 0) -> Evidence:
     # What is wrong at a length that `shape_contract` always judges is its matter.
     shorter = smallest_sizes(subject.task) if batch == 1 else subject.typical
     sooner = shape_contract(subject, shorter, 0)
-    return found if sooner.status is not Status.FAIL else left_to("full_length", "shape_contract", sooner.message)
+    return (
+        found if sooner.status is not Status.FAIL else left_to("full_length", "shape_contract", sooner.message, code=sooner.code)
+    )
 
 
 def inputs_unchanged(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
@@ -198,6 +200,7 @@ def _inputs_kept(subject: Subject, sizes: Sizes, train: bool, seed: int) -> Evid
         counterexample=counterexample,
         cause="an in-place operation (`x += …`, `relu_`, `masked_fill_`, an index assignment) on an input that was not cloned",
         investigate=lambda: _writer(subject, subject.batch(sizes, seed), changed[0], train),
+        code="writes_into_inputs",
     )
 
 
@@ -207,7 +210,13 @@ def memory_layout(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
         found = first_failure(_layout(subject, sizes, layout, seed) for layout in LAYOUTS)
     if found.status is not Status.FAIL or _inputs_kept(subject, sizes, False, seed).status is not Status.FAIL:
         return found
-    return left_to("memory_layout", "inputs_unchanged", "forward writes into its inputs", counterexample=found.counterexample)
+    return left_to(
+        "memory_layout",
+        "inputs_unchanged",
+        "forward writes into its inputs",
+        counterexample=found.counterexample,
+        code="writes_into_inputs",
+    )
 
 
 def _layout(subject: Subject, sizes: Sizes, layout: str, seed: int) -> Evidence:
@@ -237,6 +246,7 @@ def _layout(subject: Subject, sizes: Sizes, layout: str, seed: int) -> Evidence:
             counterexample,
             "a view, as_strided or data_ptr trick that assumes contiguous inputs",
             culprit,
+            code="depends_on_layout",
         )
     except ModelRaisedError as error:
         if subject.prerequisite_failure.raises:  # in any layout

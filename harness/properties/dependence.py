@@ -212,6 +212,7 @@ def _judge(
         cause=cause,
         details={"ignored": ignored},
         investigate=lambda: _where_lost(subject, changes, ignored[0], seed),
+        code="ignored_input",
     )
     return left_to_batch_independence(subject, found)
 

@@ -73,6 +73,7 @@ def eval_deterministic(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidenc
         ),
         culprit,
         bound=subject.floor.repeat_bound,
+        code="differs_when_repeated",
     )
 
 
@@ -113,6 +114,7 @@ def mode_round_trip(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
             subject.bound(name),
             counterexample=counterexample,
             cause="a hidden state, key/value cache, mask or counter kept on the module between calls",
+            code="depends_on_earlier_calls",
         )
     weights = copy.deepcopy(model.state_dict())
     model.train()
@@ -151,6 +153,7 @@ def mode_round_trip(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
         "the logits in eval mode differ after a switch to train mode and back",
         counterexample,
         "weights merged or rescaled on a mode switch, a cache filled in train mode, or statistics kept outside the buffers",
+        code="depends_on_earlier_modes",
     )
 
 
@@ -199,6 +202,7 @@ def stateless(subject: Subject, calls: tuple[Sizes, ...], seed: int = 0) -> Evid
             counterexample,
             "a hidden state, key/value cache, mask or counter kept on the module between calls",
             culprit,
+            code="depends_on_earlier_calls",
         )
     except ModelRaisedError as error:
         if subject.prerequisite_failure.raises:  # at usual inputs, whatever was called before
@@ -213,6 +217,7 @@ def stateless(subject: Subject, calls: tuple[Sizes, ...], seed: int = 0) -> Evid
                 f"forward raises, even without an earlier call (see shape_contract): {alone}",
                 counterexample=counterexample,
                 module=alone.module,
+                code="raises",
             )
         return Evidence(
             name,
@@ -239,7 +244,9 @@ def repeated_backward(subject: Subject, seed: int = 0) -> Evidence:
                 if "second time" not in str(error):
                     if step or isinstance(error, BackwardRaisedError):
                         raise
-                    return Evidence(name, Status.WARN, f"the first training step already raises (see shape_contract): {error}")
+                    return Evidence(
+                        name, Status.WARN, f"the first training step already raises (see shape_contract): {error}", code="raises"
+                    )
                 return Evidence(
                     name,
                     Status.FAIL,

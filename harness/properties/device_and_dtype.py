@@ -132,10 +132,10 @@ def _real_move(subject: Subject, device: str, seed: int) -> Evidence:
     try:
         values = _values(moved, moved.model, seed)
     except ModelRaisedError as error:
-        return _refused(f"forward raises after .to({device!r}): {error}", error, counterexample)
+        return _refused("raises", f"forward raises after .to({device!r}): {error}", error, counterexample)
     for told, value in values.items():
         if value.device.type != device:
-            return _refused(f"after .to({device!r}) {told} on {value.device.type}", None, counterexample)
+            return _refused("output_stays_behind", f"after .to({device!r}) {told} on {value.device.type}", None, counterexample)
     return Evidence("device_move", Status.OK, f"runs on {device}", counterexample=counterexample)
 
 
@@ -166,13 +166,18 @@ def _simulated_call(subject: Subject, seed: int, counterexample: str) -> Evidenc
         except ModelRaisedError as error:
             if isinstance(error.error, LeftBehindError) or any(words in str(error) for words in _TWO_DEVICES):
                 return _refused(
-                    f"a tensor stays on the CPU when the model moves to another device: {error}", error, counterexample
+                    "tensor_stays_behind",
+                    f"a tensor stays on the CPU when the model moves to another device: {error}",
+                    error,
+                    counterexample,
                 )
             reason = f"no other device here, and the simulated one has no data for control flow or this operator ({error})"
     else:
         return Evidence("device_move", Status.SKIPPED, reason, counterexample=counterexample)
     if behind := next((told for told, value in values.items() if not value.is_meta), ""):
-        return _refused(f"{behind} on the CPU when the model moves to another device", None, counterexample)
+        return _refused(
+            "output_stays_behind", f"{behind} on the CPU when the model moves to another device", None, counterexample
+        )
     return Evidence(
         "device_move", Status.OK, "every tensor moves with the model (simulated device)", counterexample=counterexample
     )
@@ -198,7 +203,7 @@ def _on(subject: Subject, device: str) -> Subject:
     return moved
 
 
-def _refused(message: str, error: ModelRaisedError | None, counterexample: str) -> Evidence:
+def _refused(code: str, message: str, error: ModelRaisedError | None, counterexample: str) -> Evidence:
     return Evidence(
         "device_move",
         Status.FAIL,
@@ -206,6 +211,7 @@ def _refused(message: str, error: ModelRaisedError | None, counterexample: str) 
         counterexample=counterexample,
         module=error.module if error else "",
         cause="a tensor made in forward without device=x.device, or a constant kept as a plain attribute instead of a buffer",
+        code=code,
     )
 
 

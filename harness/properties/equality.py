@@ -30,6 +30,7 @@ def judge_equal(
     cause: str | Callable[[], str],
     investigate: Callable[[nn.Module], str] | None = None,
     bound: float | None = None,
+    code: str = "differs",
 ) -> Evidence:
     """Holds two results of a model to the bound derived from its noise.
 
@@ -45,6 +46,7 @@ def judge_equal(
         cause: What usually causes it.
         investigate: Finds the module to blame, given the model on which to look.
         bound: Bound on the difference; by default the subject's for this property.
+        code: What kind of finding a difference is.
     """
     left, right = compare(subject.model)
     measured = difference(left, right)
@@ -69,6 +71,7 @@ def judge_equal(
             message=f"{told}; `{part}` quantises its inputs by the range of the whole batch, so some of that is by design",
             module=part,
             cause="dynamic quantisation; judge the model before it is quantised, and the quantised one by its answers",
+            code="quantised_by_batch",
             **facts,
         )
     if name in _COMPARES_CALLS and _is_state(subject, compare, bound):
@@ -77,6 +80,7 @@ def judge_equal(
             status=Status.WARN,
             message=f"{told}, but not on fresh copies of the model: an earlier call leaves state behind (see stateless)",
             cause="a hidden state, key/value cache, mask or counter kept on the module between calls",
+            code="depends_on_earlier_calls",
             **facts,
         )
     judge = double if double is not None else subject.model
@@ -85,6 +89,7 @@ def judge_equal(
         message=wrong if isinstance(wrong, str) else wrong(),
         cause=cause if isinstance(cause, str) else cause(),
         investigate=None if investigate is None else lambda: investigate(judge),
+        code=code,
         **facts,
     )
 

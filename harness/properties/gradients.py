@@ -98,6 +98,7 @@ def gradient_reaches(subject: Subject, seed: int = 0) -> Evidence:
         module,
         "a detach(), no_grad() or .data, an argmax or rounding in the path, a module that forward never calls, or a branch multiplied by zero",
         {"layers": layers, "unreached": unreached},
+        code="no_gradient",
     )
 
 
@@ -273,6 +274,7 @@ def backward_error(subject: Subject, name: str) -> Evidence:
         module=module,
         cause=cause,
         place=place,
+        code="backward_raises",
     )
 
 

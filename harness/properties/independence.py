@@ -116,6 +116,7 @@ def _row_independence(
         f"{sizes.describe(subject.task)}, row={row}, seed={seed}",
         lambda: LENGTH_FIRST_CAUSE if subject.reads_length_first else usual,
         culprit,
+        code="reads_other_rows",
     )
 
 
@@ -144,6 +145,7 @@ def _group_independence(
         f"what group {group} gives changes when the other groups of its batch change",
         f"{sizes.describe(subject.task)}, group={group}, seed={seed}",
         "a mean, a norm or an attention over the elements of all groups, or an index of groups that is shifted",
+        code="reads_other_groups",
     )
 
 
@@ -157,6 +159,7 @@ def _row_gradient(subject: Subject, sizes: Sizes, row: int, inputs: list[Tensor]
             Status.WARN,
             "gradients of the logits are not finite, so the rows they reach cannot be determined (see gradient_flow)",
             counterexample=f"{sizes.describe(subject.task)}, row={row}, seed={seed}",
+            code="gradient_not_finite",
         )
     holds = measured <= bound
     turned = not holds and subject.reads_length_first
@@ -173,6 +176,7 @@ def _row_gradient(subject: Subject, sizes: Sizes, row: int, inputs: list[Tensor]
         cause="" if holds else (LENGTH_FIRST_CAUSE if turned else usual),
         details=owned_by(LENGTH_FIRST_OWNER) if turned else {},
         investigate=None if holds else lambda: _where_gradients_meet(subject, sizes, row, bound, seed),
+        code="" if holds else "gradient_of_other_rows",
     )
 
 

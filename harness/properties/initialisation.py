@@ -61,6 +61,7 @@ def initial_loss(subject: Subject, seed: int = 0) -> Evidence:
         "head), a missing final norm, or inputs that are not normalised",
         details={"loss": loss, "uniform": uniform},
         compared=f"loss {loss:.3g}, uniform guess {uniform:.3g} (allowed up to {uniform + allowed:.3g})",
+        code="" if status is Status.OK else "too_large",
     )
 
 
@@ -96,6 +97,7 @@ def symmetry(subject: Subject, seed: int = 0) -> Evidence:
         path,
         "weights filled with a constant (zeros_, ones_, constant_) or copied from one unit to all",
         {"layers": [name for name, *_ in twins]},
+        code="units_start_equal",
     )
 
 

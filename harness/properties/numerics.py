@@ -88,6 +88,7 @@ def _empty_row(subject: Subject, sizes: Sizes, axis: Axis, seed: int) -> Evidenc
         counterexample=counterexample,
         investigate=lambda: _source_of_bad_gradients(subject, batch) or bad[0],
         cause="a softmax over a row of -inf, or a mean that divides by the number of real tokens",
+        code="gradient_not_finite",
     )
 
 
@@ -123,6 +124,7 @@ def _finite_gradients_at(subject: Subject, sizes: Sizes, content: str, seed: int
         counterexample=counterexample,
         investigate=lambda: _source_of_bad_gradients(subject, batch) or bad[0],
         cause="sqrt, norm, log or a division whose argument reaches zero; a `where` that hides the bad branch in forward only",
+        code="gradient_not_finite",
     )
 
 
@@ -173,6 +175,7 @@ def _finite_forward(subject: Subject, batch: Batch, counterexample: str, where: 
         counterexample,
         cause="a division by zero, log or sqrt of a non-positive number, exp that overflows, or a softmax over a row of -inf",
         investigate=culprit,
+        code="not_finite",
     )
 
 
@@ -242,32 +245,36 @@ class _Activation:
         name: What people call it.
         lowest: The lowest value it gives.
         tells: What that means for scores.
+        code: What kind of finding that is.
         cause: What to do about it.
     """
 
     name: str
     lowest: float
     tells: str
+    code: str
     cause: str
 
 
 _ONE_SIDED = "no class can be scored below {}, and no gradient reaches a score that is cut off"
 _DROP = "an activation behind the last layer: return what goes into it"
 _ACTIVATIONS = {
-    "Relu": _Activation("a ReLU", 0.0, _ONE_SIDED.format("0"), _DROP),
-    "Gelu": _Activation("a GELU", -0.17, _ONE_SIDED.format("-0.17"), _DROP),
-    "Silu": _Activation("a SiLU", -0.28, _ONE_SIDED.format("-0.28"), _DROP),
-    "Softplus": _Activation("a softplus", 0.0, "no class can be scored below 0", _DROP),
+    "Relu": _Activation("a ReLU", 0.0, _ONE_SIDED.format("0"), "one_sided", _DROP),
+    "Gelu": _Activation("a GELU", -0.17, _ONE_SIDED.format("-0.17"), "one_sided", _DROP),
+    "Silu": _Activation("a SiLU", -0.28, _ONE_SIDED.format("-0.28"), "one_sided", _DROP),
+    "Softplus": _Activation("a softplus", 0.0, "no class can be scored below 0", "one_sided", _DROP),
     "Softmax": _Activation(
         "a softmax",
         0.0,
         "it returns probabilities where logits are expected, and cross-entropy applies softmax a second time",
+        "returns_probabilities",
         "return the logits, and apply softmax where probabilities are needed; log-probabilities are valid logits",
     ),
     "Sigmoid": _Activation(
         "a sigmoid",
         0.0,
         "it returns values between 0 and 1 where logits are expected, so cross-entropy can never give a class a high probability",
+        "returns_probabilities",
         "return the logits, and apply the sigmoid where probabilities are needed",
     ),
 }
@@ -311,6 +318,7 @@ def logit_range(subject: Subject, seed: int = 0) -> Evidence:
         counterexample,
         "" if module == path_of("") else module,
         found.cause,
+        code=found.code,
     )
 
 

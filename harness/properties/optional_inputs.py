@@ -51,6 +51,7 @@ def full_mask_is_none(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence
                         f"output `{output.name}` changes when `{each.name}`, which hides nothing, is left out",
                         f"{sizes.describe(subject.task)}, seed={seed}",
                         f"a branch for `{each.name} is None` that computes something else, or a mask that is inverted",
+                        code="depends_on_absence",
                     )
                 )
     return first_failure(found) if found else Evidence(_NAME, Status.SKIPPED, "no mask and no lengths are optional")
@@ -95,13 +96,12 @@ def _without(subject: Subject, sizes: Sizes, base: Batch, names: tuple[str, ...]
         value = outputs.get(output.name)  # an adapter of the user's finds the main output only
         if not isinstance(value, Tensor) or not value.is_floating_point():
             continue
-        problem = (
-            ""
-            if same_shape(value, output.shape(whole))
-            else f"has shape {list(value.shape)}, promised {shape_text(output.shape(whole))}"
-        )
-        if not problem and not bool(torch.isfinite(value).all()) and not subject.prerequisite_failure.not_finite:
-            problem = "is not finite"
+        problem = code = ""
+        if not same_shape(value, output.shape(whole)):
+            problem, code = f"has shape {list(value.shape)}, promised {shape_text(output.shape(whole))}", "wrong_shape"
+        elif not bool(torch.isfinite(value).all()) and not subject.prerequisite_failure.not_finite:
+            problem, code = "is not finite", "not_finite"
         if problem:
-            return Evidence(_NAME, Status.FAIL, f"without {told} output `{output.name}` {problem}", counterexample=counterexample)
+            message = f"without {told} output `{output.name}` {problem}"
+            return Evidence(_NAME, Status.FAIL, message, counterexample=counterexample, code=code)
     return Evidence(_NAME, Status.OK, f"works without {told}", counterexample=counterexample)

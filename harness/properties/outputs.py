@@ -123,9 +123,11 @@ def judge_output(subject: Subject, name: str, output: FurtherOutput, check: Call
     except OutputError as error:
         return Evidence(name, Status.SKIPPED, str(error))
     if found.status is Status.FAIL and stand_in.prerequisite_failure.random and name in ("batch_independence", "padding_ignored"):
-        return left_to(name, RANDOM_OWNER, f"{output.name} in eval mode is random", counterexample=found.counterexample)
+        return left_to(
+            name, RANDOM_OWNER, f"{output.name} in eval mode is random", counterexample=found.counterexample, code="random_logits"
+        )
     if found.measured == float("inf") and stand_in.prerequisite_failure.not_finite and name != "finite_output":
-        return left_to(name, FINITE_OWNER, f"{output.name} is not finite", counterexample=found.counterexample)
+        return left_to(name, FINITE_OWNER, f"{output.name} is not finite", counterexample=found.counterexample, code="not_finite")
     message = f"{output.name}: {found.message.replace('logits', 'values')}"
     return replace(found, message=message, details={**found.details, "output": output.name})
 
@@ -145,6 +147,7 @@ def finite_further_output(subject: Subject, sizes: Sizes, seed: int = 0) -> Evid
         "elements",
         f"{sizes.describe(subject.task)}, seed={seed}",
         cause="a division by zero, log or sqrt of a non-positive number, or exp that overflows" if bad else "",
+        code="not_finite" if bad else "",
     )
 
 

@@ -155,7 +155,7 @@ class _Padding:
         told = f"row {row}'s logits change after appending {added} to its {had}{along}"
         if axis.padding != "right":
             told = f"row {row}'s logits change with {added} beside its {had}{along}"
-        return judge_equal(subject, _NAME, compare, told, self._counterexample, self._cause, culprit)
+        return judge_equal(subject, _NAME, compare, told, self._counterexample, self._cause, culprit, code="reads_padding")
 
     def content(self) -> Evidence:
         """The real elements of every row give the same whatever the padding holds."""
@@ -165,7 +165,7 @@ class _Padding:
             return self._all_real(self._reference(model)), self._all_real(self._subject.logits(other, model))
 
         told = f"the logits change with what the padded elements along `{self._axis.name}` hold"
-        return judge_equal(self._subject, _NAME, compare, told, self._counterexample, self._cause)
+        return judge_equal(self._subject, _NAME, compare, told, self._counterexample, self._cause, code="reads_padding")
 
     def content_in_training(self) -> Evidence:
         """The same in train mode, where a norm over the batch may count padding; a warning, as some accept that."""

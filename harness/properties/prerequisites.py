@@ -88,6 +88,7 @@ class BrokenWeight:
             module=self.path,
             cause="a training run that diverged, or an initialisation that divides by zero",
             details=owned_by(*WEIGHTS_OWNERS),
+            code="weight_not_finite",
         )
 
 
@@ -181,17 +182,17 @@ def hidden_by(failure: PrerequisiteFailure, name: str) -> Evidence | None:
         name: The property that is not judged.
     """
     if failure.raises:
-        return left_to(name, SHAPE_OWNER, failure.raises)
+        return left_to(name, SHAPE_OWNER, failure.raises, code="raises")
     if failure.not_finite:
         return not_finite(failure, name)
-    return left_to(name, RANDOM_OWNER, RANDOM) if failure.random else None
+    return left_to(name, RANDOM_OWNER, RANDOM, code="random_logits") if failure.random else None
 
 
 def not_finite(failure: PrerequisiteFailure, name: str) -> Evidence:
     """A finding of a model whose logits are not finite, left to the property that says why."""
     if failure.weight:
         return failure.weight.evidence(name)
-    return left_to(name, FINITE_OWNER, failure.not_finite)
+    return left_to(name, FINITE_OWNER, failure.not_finite, code="not_finite")
 
 
 def left_to_weights(failure: PrerequisiteFailure, evidence: Evidence) -> Evidence:
@@ -212,7 +213,14 @@ def left_to_batch_independence(subject: Subject, evidence: Evidence) -> Evidence
     if evidence.status in (Status.OK, Status.SKIPPED) or not subject.reads_length_first:
         return evidence
     message = f"{READS_LENGTH_FIRST}, and cannot be judged with [batch, length]"
-    return left_to(evidence.name, LENGTH_FIRST_OWNER, message, counterexample=evidence.counterexample, cause=LENGTH_FIRST_CAUSE)
+    return left_to(
+        evidence.name,
+        LENGTH_FIRST_OWNER,
+        message,
+        counterexample=evidence.counterexample,
+        cause=LENGTH_FIRST_CAUSE,
+        code="reads_length_first",
+    )
 
 
 def _drawn(subject: Subject, batch: Batch, draw: int) -> list[Tensor]:

@@ -44,7 +44,7 @@ def declared_outputs(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
         try:
             outputs = subject.outputs(batch)
         except ModelRaisedError as error:
-            return left_to(name, SHAPE_OWNER, f"forward raises: {error}", counterexample=counterexample)
+            return left_to(name, SHAPE_OWNER, f"forward raises: {error}", counterexample=counterexample, code="raises")
         except OutputError as error:
             return Evidence(name, Status.FAIL, str(error), counterexample=counterexample, code="missing_output")
         whole = signature.complete(sizes.by_axis(subject.task))

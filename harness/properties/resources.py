@@ -125,7 +125,17 @@ def memory_footprint(subject: Subject, seed: int = 0) -> Evidence:
         status = Status.WARN
     message = f"one call holds {peak / MIB:.2f} MiB at its peak, {parameters / MIB:.2f} of it parameters"
     shown = bound if bound is not None else _WARN_BYTES / MIB
-    return Evidence(name, status, message, peak / MIB, shown, "MiB", counterexample, details=details)
+    return Evidence(
+        name,
+        status,
+        message,
+        peak / MIB,
+        shown,
+        "MiB",
+        counterexample,
+        details=details,
+        code="" if status is Status.OK else "too_much_memory",
+    )
 
 
 def inference_speed(subject: Subject, seed: int = 0) -> Evidence:
@@ -164,7 +174,9 @@ def inference_speed(subject: Subject, seed: int = 0) -> Evidence:
     figures = f"median call {middle:.2f} ms, {counts[-1]} operators"
     if bound is not None and _median_lower_bound(times) > bound:
         message = f"{figures}: slower than {bound:g} ms"
-        return Evidence(name, Status.FAIL, message, middle, bound, "ms", counterexample, cause="", details=details)
+        return Evidence(
+            name, Status.FAIL, message, middle, bound, "ms", counterexample, cause="", details=details, code="slower_than_bound"
+        )
     by_rows = [_operators(subject, model, replace(subject.typical, batch=rows), seed) for rows in (2, 4, 8)]
     details["operators_by_rows"] = by_rows
     steps = (by_rows[1] - by_rows[0]) / 2, (by_rows[2] - by_rows[1]) / 4
@@ -179,6 +191,7 @@ def inference_speed(subject: Subject, seed: int = 0) -> Evidence:
             counterexample,
             cause="a Python loop over the batch",
             details=details,
+            code="loops_over_rows",
         )
     return Evidence(name, Status.OK, figures, middle, bound, "ms", counterexample, details=details)
 

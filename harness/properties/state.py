@@ -50,6 +50,7 @@ def registration(subject: Subject, seed: int = 0) -> Evidence:
         path,
         "modules in a Python list or dict instead of nn.ModuleList or nn.ModuleDict; tensors that require grad but are not an nn.Parameter",
         {"hidden": list(hidden)},
+        code="not_registered" if used else "not_registered_and_unused",
     )
 
 
@@ -138,12 +139,14 @@ def state_dict_round_trip(subject: Subject, seed: int = 0) -> Evidence:
             Status.FAIL,
             f"the saved state dict does not load into a second instance: {first}",
             cause="parameters made during forward, or a factory that builds another architecture each time",
+            code="does_not_load",
         )
     return _same(
         subject,
         other,
         "a second instance with the loaded state dict gives different logits: part of the model is missing from it",
         "a tensor that is neither parameter nor persistent buffer (a plain attribute, persistent=False) drawn at random in __init__",
+        "state_dict_incomplete",
         seed,
     )
 
@@ -159,12 +162,14 @@ def pickle_round_trip(subject: Subject, seed: int = 0) -> Evidence:
             f"the model cannot be pickled, so it cannot be passed to spawned processes: {type(error).__name__}: {str(error).splitlines()[0]}",
             module=_unpicklable(subject.model),
             cause="a lambda, a local class, a lock, a file or a generator kept as an attribute",
+            code="cannot_be_pickled",
         )
     return _same(
         subject,
         loaded,
         "a pickled copy gives different logits",
         "a __getstate__, __reduce__ or property that leaves something out",
+        "pickled_copy_differs",
         seed,
     )
 
@@ -179,11 +184,18 @@ def deepcopy_independent(subject: Subject, seed: int = 0) -> Evidence:
             cause="a lambda or bound method kept on the module that uses its parts, the result of a computation kept on it (as weight_norm "
             "does, and parametrizations.weight_norm does not), or a handle that cannot be copied. It breaks weight averaging and quantisation; "
             "this suite builds each model with the factory instead",
+            code="cannot_be_copied",
         )
     original = subject.rebuild(seed) if subject.rebuild is not None else subject.model
     copied = copy.deepcopy(original)
     same = _same(
-        subject, copied, "a deep copy gives different logits", "a __deepcopy__ that leaves something out", seed, original
+        subject,
+        copied,
+        "a deep copy gives different logits",
+        "a __deepcopy__ that leaves something out",
+        "copy_differs",
+        seed,
+        original,
     )
     if same.status is not Status.OK:
         return same
@@ -206,6 +218,7 @@ def deepcopy_independent(subject: Subject, seed: int = 0) -> Evidence:
         "a deep copy shares weights with the original: changing one changes the other",
         f"{subject.typical.describe(subject.task)}, seed={seed}",
         "a lambda or bound method stored on the module that still refers to the original's parameters",
+        code="copy_shares_weights",
     )
 
 
@@ -230,6 +243,7 @@ def tied_weights(subject: Subject, seed: int = 0) -> Evidence:
                 f"`{names[0]}` and `{names[1]}` are tied, but not after {label}",
                 module=names[1],
                 cause="weights tied by copying their data, or tied outside __init__, which a rebuilt model does not repeat",
+                code="loses_tied_weights",
             )
     return Evidence("serialisation", Status.OK, f"{len(tied)} groups of tied weights stay tied")
 
@@ -241,7 +255,9 @@ def _loaded(subject: Subject) -> nn.Module:
     return other
 
 
-def _same(subject: Subject, other: nn.Module, wrong: str, cause: str, seed: int, reference: nn.Module | None = None) -> Evidence:
+def _same(
+    subject: Subject, other: nn.Module, wrong: str, cause: str, code: str, seed: int, reference: nn.Module | None = None
+) -> Evidence:
     batch = subject.batch(seed=seed)
     other.eval()
 
@@ -256,6 +272,7 @@ def _same(subject: Subject, other: nn.Module, wrong: str, cause: str, seed: int,
         f"{subject.typical.describe(subject.task)}, seed={seed}",
         cause,
         lambda _judge: _unsaved(subject.model, other),
+        code=code,
     )
 
 

@@ -169,6 +169,7 @@ def _told_apart(subject: Subject, reading: _Reading, vocab: int) -> Evidence:
         counterexample=" and ".join(map(reading.shown, pair)),
         cause="ids clamped, wrapped with % or hashed before the embedding, or a special token's row copied",
         investigate=lambda: _where_ids_meet(subject, reading, pair),
+        code="ids_ignored" if everything else "ids_read_alike",
     )
 
 

@@ -72,7 +72,8 @@ class PlantedBug:
         buggy: The model with the bug.
         sound: The same without it; several bugs may share it.
         module: What must be blamed, or a prefix of its path; empty where no module can be named.
-        says: Part of the message, where the property has several kinds of findings.
+        code: What kind of finding it is, where the property has several kinds.
+        says: Part of the message, for one bug of each kind whose message names an input, a number or a suggestion.
         source: Where this kind of bug is described.
         status: What the finding must be; a warning where the property warns by design.
         also: Other tests that the bug may make red too.
@@ -83,6 +84,7 @@ class PlantedBug:
     buggy: Setup
     sound: Setup
     module: str = ""
+    code: str = ""
     says: str = ""
     source: str = ""
     status: Status = Status.FAIL

@@ -89,6 +89,7 @@ def assert_caught(bug: PlantedBug, folder: Path, judged: tuple[str, ...] = ()) -
     evidence = found[bug.test]
     assert evidence.status is bug.status, evidence.explain()
     assert evidence.name == bug.property
+    assert not bug.code or evidence.code == bug.code, f"{evidence.code!r}, not {bug.code!r}: {evidence.explain()}"
     assert bug.says in evidence.message, evidence.explain()
     assert bug.blames(evidence.module), f"blames {evidence.module!r}, not {bug.module!r}: {evidence.explain()}"
     assert evidence.cause or bug.tier not in (2, 3) or "NaN" in evidence.message

@@ -106,16 +106,22 @@ def _left_to_tier_1(failure: PrerequisiteFailure, found: Evidence) -> Evidence:
 
 
 def _raised(name: str, error: Exception) -> Evidence:
-    return Evidence(name, Status.FAIL, str(error) if isinstance(error, UserError) else f"cannot be judged: {raised(error)}")
+    return Evidence(
+        name,
+        Status.FAIL,
+        str(error) if isinstance(error, UserError) else f"cannot be judged: {raised(error)}",
+        code="not_measured",
+    )
 
 
 def _judge(name: str, exports: Exports, format: str) -> Evidence:
     subject = exports.subject
     owner, reason = _trouble(exports, format)
     if owner not in ("", name) and name != "exports":
-        return left_to(name, f"{owner}[{format}]", f"{format}: {reason}")
+        code = "export_failed" if owner == "exports" else "unreadable_file"
+        return left_to(name, f"{owner}[{format}]", f"{format}: {reason}", code=code)
     if name in _COMPARED and subject.prerequisite_failure.random:
-        return Evidence(name, Status.FAIL, RANDOM, details=owned_by(RANDOM_OWNER, _FORWARD_PASS))
+        return Evidence(name, Status.FAIL, RANDOM, details=owned_by(RANDOM_OWNER, _FORWARD_PASS), code="random_logits")
     if name in _ON_LOGITS and subject.prerequisite_failure.weight:
         return subject.prerequisite_failure.weight.evidence(name)
     found = CATALOGUE[name].load()(exports, format)

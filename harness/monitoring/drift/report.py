@@ -156,6 +156,7 @@ class DriftReport:
             measured=float(self.current_n),
             unit="rows",
             details={"blind": [verdict.difference.feature for verdict in self.blind]},
+            code="too_few_rows" if blindness else "",
         )
         return [size, *(one.evidence() for one in self.features)]
 

@@ -93,7 +93,7 @@ def _judge_slope(trial: Trial, line: Line, slope: Tensor, batch: Batch, sizes: S
         "positions",
         f"{sizes.describe(trial.subject.task)}, row={row}, position={position}",
         cause="labels taken from `input_ids` instead of the batch's `labels`, labels clamped to 0, or a loss without ignore_index=-100",
-        code="trains_ignored_positions",
+        code="trains_padding" if at_padding else "trains_ignored_positions",
     )
 
 

@@ -210,12 +210,12 @@ class _Judged:
     def _say_wrong(self, slopes: Tensor, labels: Tensor, wrong: Tensor, slope: Tensor) -> tuple[str, str, str]:
         """Message, cause and code."""
         name = loss_name(self.trial)
-        for said, others, cause in _other_labels(self.signature, self.output, self.batch):
+        for said, others, cause, code in _other_labels(self.signature, self.output, self.batch):
             reach = min(slope.shape[1], others.shape[1])
             ours, theirs = slope[:, :reach], others[:, :reach]
             known = (theirs != IGNORED) & (ours != 0).any(-1)
             if bool(known.any()) and bool((theirs < ours.shape[-1]).all()) and bool(_pulls_to(ours, theirs)[known].all()):
-                return f"{name} trains each position{self.named} towards {said}", cause, "wrong_labels"
+                return f"{name} trains each position{self.named} towards {said}", cause, code
         place = wrong.nonzero()[0].tolist()
         label, target = int(labels[tuple(place)]), int(slopes[tuple(place)].argmin())
         share = int(wrong.sum()) / int((labels != IGNORED).sum())
@@ -249,8 +249,8 @@ def _pulls_to(slopes: Tensor, labels: Tensor) -> Tensor:
     return (own < 0) & ((own <= slopes.amin(-1)) | (-own >= _PULL * slopes.abs().amax(-1)))
 
 
-def _other_labels(signature: Signature, output: Output, batch: Batch) -> list[tuple[str, Tensor, str]]:
-    """What positions may be trained towards by mistake: said in words, as labels of the positions of the logits, and why."""
+def _other_labels(signature: Signature, output: Output, batch: Batch) -> list[tuple[str, Tensor, str, str]]:
+    """What positions may be trained towards by mistake: said in words, as labels of the positions of the logits, why, and its code."""
     labels = labels_in(signature, output, batch)
     if labels.ndim != 2 or BATCH not in signature.axes_of(signature.label_name(output)) or output.classes != -1:
         return []
@@ -260,22 +260,23 @@ def _other_labels(signature: Signature, output: Output, batch: Batch) -> list[tu
     )
     twice = "a shift in the training step on top of the one inside the model's loss, or of labels that are shifted already"
     found = [
-        ("the label of the next position", labels[:, 1:], twice),
+        ("the label of the next position", labels[:, 1:], twice, "shifted_twice"),
         (
             "the label of the position before",
             torch.nn.functional.pad(labels, (1, 0), value=IGNORED),
             "a shift in the wrong direction",
+            "shifted_backwards",
         ),
     ]
     if signature.next_of(output) is not None:
         back = found.pop()
         return [
-            ("its own token, which is in the input", labels, no_shift),
-            ("the token after the next", labels[:, 2:], twice),
-            ("the token before its own", back[1], back[2]),
+            ("its own token, which is in the input", labels, no_shift, "not_shifted"),
+            ("the token after the next", labels[:, 2:], twice, "shifted_twice"),
+            ("the token before its own", *back[1:]),
         ]
     for each in signature.inputs:
         if isinstance(each.values, Ids) and batch[each.name].shape == labels.shape:
             cause = f"labels taken from `{each.name}`; the batch has `{signature.label_name(output)}`"
-            found.append(("its own token instead of its label", batch[each.name], cause))
+            found.append(("its own token instead of its label", batch[each.name], cause, "inputs_for_labels"))
     return found

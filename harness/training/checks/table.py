@@ -66,9 +66,9 @@ def find_training(name: str, trial: Trial, case: str = "") -> Evidence:
     def raises(error: Exception) -> Evidence:
         """Whatever the user's own training step raises is a finding about it."""
         if (isinstance(error, BackwardRaisedError) or is_from_backward(error)) and subject.backward_raises():
-            return left_to(name, GRADIENT_OWNER, subject.backward_raises())
+            return left_to(name, GRADIENT_OWNER, subject.backward_raises(), code="backward_raises")
         message = str(error) if isinstance(error, UserError) else f"training raises {raised(error)}"
         owner = next(each for each in _OWNERS if CATALOGUE[each].needs(subject.task))
-        return Evidence(name, Status.FAIL, message, details=owned_by(owner))
+        return Evidence(name, Status.FAIL, message, details=owned_by(owner), code="training_raises")
 
     return guarded(name, measured, raises, libraries=False)

@@ -239,6 +239,7 @@ plant_declared(
     FILTERED,
     "causal",
     wrong="centred",
+    code="reads_later_positions",
     says="spread",
     source="WaveNet implementations, padding on both sides",
 )
@@ -248,6 +249,7 @@ plant_declared(
     FILTERED,
     "finite_output[typical]",
     wrong="zero",
+    code="not_finite",
     says="spread",
     also=("finite_output[extremes]", "gradient_flow[finite]", "gradient_flow[reaches_every_parameter]", "causal"),
     source="PyTorch forums, a norm of zero",

@@ -49,9 +49,9 @@ class Analysed(Setup):
         return study
 
 
-def plant(name: str, task: TaskSpec, buggy: Factory, sound: Factory, test: str, says: str, module: str = "", **more: Any) -> None:
+def plant(name: str, task: TaskSpec, buggy: Factory, sound: Factory, test: str, code: str, module: str = "", **more: Any) -> None:
     """Registers a bug of tier 2; see ``PlantedBug`` for the arguments."""
-    register(PlantedBug(name, test, Analysed(task, buggy), Analysed(task, sound), says=says, module=module, **more))
+    register(PlantedBug(name, test, Analysed(task, buggy), Analysed(task, sound), code=code, module=module, **more))
 
 
 def study_of(build: Factory, task: TaskSpec, seed: int = 0) -> Study:

@@ -165,18 +165,36 @@ ROWS, AHEAD, PADDED, COLLAPSED = (
 _warned = partial(plant, status=Status.WARN)
 SECOND = "attentions.1"
 
-plant("softmax over the queries", IMAGES, patches(over_queries), patches(by_hand), ROWS, "over the queries", SECOND)
-plant("softmax over the heads", IMAGES, patches(over_heads), patches(by_einsum), ROWS, "over the heads", SECOND)
-plant("mask after softmax", CAUSAL, decoder(masked_after), decoder(by_hand), ROWS, "do not sum to 1", SECOND)
-plant("one head unmasked", CAUSAL, decoder(unmasked_head), decoder(by_kernel), AHEAD, "head 1 of 2", SECOND)
-plant("mask off by one", CAUSAL, decoder(shifted), decoder(by_hand), AHEAD, "every head", SECOND)
+plant(
+    "softmax over the queries",
+    IMAGES,
+    patches(over_queries),
+    patches(by_hand),
+    ROWS,
+    "wrong_sum",
+    SECOND,
+    says="over the queries",
+)
+plant("softmax over the heads", IMAGES, patches(over_heads), patches(by_einsum), ROWS, "wrong_sum", SECOND, says="over the heads")
+plant("mask after softmax", CAUSAL, decoder(masked_after), decoder(by_hand), ROWS, "wrong_sum", SECOND, says="do not sum to 1")
+plant(
+    "one head unmasked",
+    CAUSAL,
+    decoder(unmasked_head),
+    decoder(by_kernel),
+    AHEAD,
+    "reads_later_positions",
+    SECOND,
+    says="head 1 of 2",
+)
+plant("mask off by one", CAUSAL, decoder(shifted), decoder(by_hand), AHEAD, "reads_later_positions", SECOND, says="every head")
 plant(
     "mask not handed on",
     CAUSAL,
     lambda: Decoder(Attention(), OfTorch(masked=False)),
     lambda: Decoder(Attention(), OfTorch(masked=True)),
     AHEAD,
-    "a later position",
+    "reads_later_positions",
     f"{SECOND}.inner",
 )
 plant(
@@ -185,10 +203,14 @@ plant(
     lambda: Translator(masked=False),
     lambda: Translator(masked=True),
     AHEAD,
-    "a later position",
+    "reads_later_positions",
     "inner.decoder.layers.0.self_attn",
 )
-plant("padding not masked", TEXT, encoder(unpadded), encoder(by_kernel), PADDED, "attends to padding", SECOND)
-plant("padding mask too weak", TEXT, encoder(weak_mask), encoder(by_hand), PADDED, "every head", SECOND)
-_warned("scores divided away", IMAGES, patches(too_small), patches(by_hand), COLLAPSED, "whatever the input", SECOND)
-_warned("one head for all", CAUSAL, decoder(of_one_head), decoder(by_hand), COLLAPSED, "heads 0 and 1", SECOND)
+plant(
+    "padding not masked", TEXT, encoder(unpadded), encoder(by_kernel), PADDED, "reads_padding", SECOND, says="attends to padding"
+)
+plant("padding mask too weak", TEXT, encoder(weak_mask), encoder(by_hand), PADDED, "reads_padding", SECOND)
+_warned("scores divided away", IMAGES, patches(too_small), patches(by_hand), COLLAPSED, "attention_ignores_input", SECOND)
+_warned(
+    "one head for all", CAUSAL, decoder(of_one_head), decoder(by_hand), COLLAPSED, "heads_alike", SECOND, says="heads 0 and 1"
+)

@@ -96,7 +96,7 @@ def uncut_patches() -> nn.Module:
     return Patches(Residual(cut=False), Attention())
 
 
-WRONG = "the gradients at the input do not add up to the change of the output"
+WRONG = "gradient_misses_change"
 
 plant("skip connection cut", TEXT, cut, uncut, "attribution", WRONG, "attentions.1", status=Status.WARN)
 plant(
@@ -109,7 +109,7 @@ plant(
     normalised(cut=True),
     normalised(cut=False),
     "attribution",
-    "no gradient reaches the input",
+    "no_gradient",
     "0",
     status=Status.WARN,
 )

@@ -100,14 +100,14 @@ class Trained(Analysed):
         return study
 
 
-def _plant(name: str, task: TaskSpec, temperature: float, says: str, sound: type[nn.Module] = Scores) -> None:
+def _plant(name: str, task: TaskSpec, temperature: float, code: str, sound: type[nn.Module] = Scores) -> None:
     register(
         PlantedBug(
             name,
             "calibration",
             Trained(task, partial(sound, temperature), count=1500),
             Trained(task, sound),
-            says=says,
+            code=code,
             status=Status.WARN,
         )
     )

@@ -57,10 +57,10 @@ def timed(build: Factory, seconds: float = 30.0) -> Analysed:
     return Analysed(TABLE, build, seconds)
 
 
-def _plant(name: str, fault: str, says: str, module: str = "", **more: Any) -> None:
-    register(PlantedBug(name, "compiled", timed(partial(Table, fault)), timed(Table), says=says, module=module, **more))
+def _plant(name: str, fault: str, code: str, module: str = "", **more: Any) -> None:
+    register(PlantedBug(name, "compiled", timed(partial(Table, fault)), timed(Table), code=code, module=module, **more))
 
 
-_plant("path_for_the_compiler", "activation", "the logits differ from the uncompiled model's", "inner")
-_plant("gradient_for_the_compiler", "gradient", "the gradient of `first.", "(model)")
-_plant("path_not_written", "refuses", "compiles no part of the model", status=Status.WARN)
+_plant("path_for_the_compiler", "activation", "differs", "inner", says="the logits differ from the uncompiled model's")
+_plant("gradient_for_the_compiler", "gradient", "differs", "(model)", says="the gradient of `first.")
+_plant("path_not_written", "refuses", "nothing_compiled", status=Status.WARN)

@@ -205,8 +205,9 @@ plant(
     partial(TwoHeads, HalfSwish),
     TwoHeads,
     "gradcheck",
-    "output `value`: the gradient of",
+    "wrong_gradient",
     "value.1",
+    says="output `value`: the gradient of",
 )
 plant(
     "one input saturates",
@@ -214,8 +215,9 @@ plant(
     partial(Prices, wrong=True),
     Prices,
     "dead_units[saturated]",
-    "all 16 units are saturated",
+    "all_units_flat",
     "price",
+    says="all 16 units are saturated",
 )
 plant(
     "padded nodes attended to",
@@ -223,8 +225,9 @@ plant(
     partial(NodeAttention, wrong=True),
     NodeAttention,
     "attention_patterns[padding]",
-    "the only head attends to padding",
+    "reads_padding",
     "(model)",
+    says="the only head attends to padding",
 )
 plant(
     "causal mask turned round",
@@ -232,8 +235,9 @@ plant(
     partial(Forecast, wrong=True),
     Forecast,
     "attention_patterns[causal]",
-    "attends to a later position",
+    "reads_later_positions",
     "(model)",
+    says="attends to a later position",
 )
 plant(
     "second output overflows",
@@ -241,8 +245,9 @@ plant(
     partial(Detector, wrong=True),
     Detector,
     "half_precision[float16]",
-    "output `area`: in float16 the logits of typical input are not finite",
+    "not_finite",
     "(model)",
+    says="output `area`: in float16 the logits of typical input are not finite",
 )
 plant(
     "nodes smoothed to one",
@@ -250,7 +255,7 @@ plant(
     partial(Smoothed, wrong=True),
     Smoothed,
     "representation_rank",
-    "they are the same for all examples",
+    "examples_alike",
     "(model)",
 )
 plant(
@@ -259,8 +264,9 @@ plant(
     partial(Loans, wrong=True),
     Loans,
     "robustness[masking]",
-    "the output hangs on feature 1",
+    "hangs_on_one_part",
     status=Status.WARN,
+    says="the output hangs on feature 1",
 )
 plant(
     "second output's gradient cut",
@@ -268,9 +274,10 @@ plant(
     partial(Centred, wrong=True),
     Centred,
     "attribution",
-    "the gradients at the input do not add up",
+    "gradient_misses_change",
     "embed.0",
     status=Status.WARN,
+    says="the gradients at the input do not add up",
 )
 plant(
     "second output drowns in noise",
@@ -278,7 +285,8 @@ plant(
     partial(Waves, wrong=True),
     Waves,
     "robustness[noise]",
-    "output `colour`: noise below 8-bit resolution",
+    "drowned_by_noise",
     "(model)",
     status=Status.WARN,
+    says="output `colour`: noise below 8-bit resolution",
 )

@@ -223,17 +223,27 @@ plant(
     partial(table, UnderNoGrad, True),
     partial(table, UnderNoGrad, False),
     "gradcheck",
-    "not the derivative",
+    "wrong_gradient",
     "inner",
+    says="not the derivative",
 )
-plant("term_forgotten", TABLE, partial(table, Swish, True), partial(table, Swish, False), "gradcheck", "autograd says", "inner")
+plant(
+    "term_forgotten",
+    TABLE,
+    partial(table, Swish, True),
+    partial(table, Swish, False),
+    "gradcheck",
+    "wrong_gradient",
+    "inner",
+    says="autograd says",
+)
 plant(
     "weight_gradient_averaged",
     TABLE,
     partial(table, Projection, True),
     partial(table, Projection, False),
     "gradcheck",
-    "`inner.weight` is not the derivative",
+    "wrong_gradient",
     "inner",
 )
 plant(
@@ -242,9 +252,10 @@ plant(
     partial(table, Norm, True),
     partial(table, Norm, False),
     "gradcheck",
-    "`detach()` in forward removes",
+    "detached",
     "inner",
     status=Status.WARN,
+    says="`detach()` in forward removes",
 )
 plant(
     "clamped_through_data",
@@ -252,7 +263,7 @@ plant(
     partial(table, Clipped, True),
     partial(table, Clipped, False),
     "gradcheck",
-    "derivative",
+    "wrong_gradient",
     "inner",
 )
 plant(
@@ -261,7 +272,7 @@ plant(
     lambda: Decoder(Attention(), Attention(detached_query)),
     lambda: Decoder(Attention(), Attention()),
     "gradcheck",
-    "`detach()` in forward removes",
+    "detached",
     "attentions.1",
     status=Status.WARN,
 )
@@ -271,7 +282,7 @@ plant(
     partial(table, BatchStatistics, True),
     partial(table, BatchStatistics, False),
     "gradcheck",
-    "`detach()` in forward removes",
+    "detached",
     "inner",
     status=Status.WARN,
 )
@@ -281,9 +292,10 @@ plant(
     partial(table, Rounded, True),
     partial(table, Rounded, False),
     "gradcheck",
-    "is a step function of",
+    "staircase",
     "inner",
     status=Status.WARN,
+    says="is a step function of",
 )
 plant(
     "codebook",
@@ -291,7 +303,7 @@ plant(
     partial(table, Codebook, True),
     partial(table, Codebook, False),
     "gradcheck",
-    "is a step function of",
+    "staircase",
     "inner",
     status=Status.WARN,
 )

@@ -100,8 +100,9 @@ plant(
     lambda: Decoder(Attention(by_kernel), Attention(by_flags)),
     lambda: Decoder(Attention(by_kernel), Attention(by_kernel)),
     "attention_kernels",
-    "with the math kernel",
+    "differs",
     "attentions.1",
+    says="with the math kernel",
 )
 plant(
     "eager_with_another_scale",
@@ -109,8 +110,9 @@ plant(
     partial(Switchable, "scale"),
     Switchable,
     "attention_kernels",
-    "with the 'eager' attention",
+    "differs",
     "attentions.1.inner",
+    says="with the 'eager' attention",
 )
 plant(
     "eager_not_finite_for_padding",
@@ -118,7 +120,7 @@ plant(
     partial(Switchable, "padding"),
     Switchable,
     "attention_kernels",
-    "the logits of a batch with a row that is all padding are not finite",
+    "not_finite",
     "attentions.1.inner",
 )
 plant(
@@ -127,6 +129,7 @@ plant(
     partial(OfTorch, Biased),
     partial(OfTorch, nn.TransformerEncoderLayer),
     "attention_kernels",
-    "the fast path of PyTorch's attention layers",
+    "differs",
     "encoder.layers.0",
+    says="the fast path of PyTorch's attention layers",
 )

@@ -99,8 +99,9 @@ plant(
     lambda: Decoder(Attention(unscaled)),
     lambda: Decoder(Attention(scaled)),
     "half_precision[float16]",
-    "not finite",
+    "not_finite",
     "attentions.0",
+    says="not finite",
 )
 plant(
     "mask_constant_overflows",
@@ -108,8 +109,9 @@ plant(
     lambda: Encoder(Attention(by_hand), Attention(constant_mask)),
     lambda: Encoder(Attention(by_hand), Attention(by_hand)),
     "half_precision[float16]",
-    "a batch with a row that is all padding",
+    "not_finite",
     "attentions.1",
+    says="a batch with a row that is all padding",
 )
 plant(
     "epsilon_underflows",
@@ -117,8 +119,9 @@ plant(
     partial(Table, partial(Norm, 1e-8)),
     partial(Table, partial(Norm, 1e-5)),
     "half_precision[float16]",
-    "an input that is zero everywhere",
+    "not_finite",
     "inner",
+    says="an input that is zero everywhere",
 )
 plant(
     "branch_on_bfloat16",
@@ -126,7 +129,7 @@ plant(
     partial(Table, partial(Branch, torch.bfloat16)),
     partial(Table, partial(Branch, None)),
     "half_precision[bfloat16]",
-    "differ from those in full precision",
+    "beyond_rounding",
     "inner",
     also=("half_precision[autocast]",),
 )
@@ -136,7 +139,7 @@ plant(
     partial(Table, partial(Difference, 500.0)),
     partial(Table, partial(Difference, 0.0)),
     "half_precision[bfloat16]",
-    "differ from those in full precision",
+    "beyond_rounding",
     "inner",
     also=("half_precision[float16]", "half_precision[autocast]"),
 )
@@ -146,6 +149,6 @@ plant(
     partial(Table, partial(Buffered, True)),
     partial(Table, partial(Buffered, False)),
     "half_precision[autocast]",
-    "forward raises under autocast",
+    "raises",
     "inner",
 )

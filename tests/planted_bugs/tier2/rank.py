@@ -79,7 +79,7 @@ plant(
     partial(Stack, 14, False),
     partial(Stack, 14, True),
     "representation_rank",
-    "the logits: they are the same for all examples",
+    "examples_alike",
     "layers.7.1",
 )
 plant(
@@ -88,7 +88,7 @@ plant(
     partial(Bottleneck, 1),
     partial(Bottleneck, 3),
     "representation_rank",
-    "along one direction only",
+    "one_direction",
     "up",
     status=Status.WARN,
 )
@@ -98,8 +98,9 @@ plant(
     partial(Average, False),
     partial(Average, True),
     "representation_rank",
-    "the logits: they are the same for all positions",
+    "positions_alike",
     "mix",
+    says="the logits: they are the same for all positions",
 )
 plant(
     "positions_averaged_before_pooling",
@@ -107,7 +108,8 @@ plant(
     partial(Average, False, CLASSES, pooled=True),
     partial(Average, True, CLASSES, pooled=True),
     "representation_rank",
-    "the last hidden states: they are the same for all positions",
+    "positions_alike",
     "mix",
     status=Status.WARN,
+    says="the last hidden states: they are the same for all positions",
 )

@@ -115,9 +115,34 @@ def levels(rounded: bool) -> Factory:
 _warned = partial(plant, status=Status.WARN)
 LIKE = (1.0,) * FEATURES
 
-_warned("frequencies too high", NUMBER, periodic(500.0), periodic(0.1), NOISE, "noise below 8-bit resolution", "0")
-_warned("frequencies upside down", IMAGES, waves(1), waves(-1), NOISE, "noise below 8-bit resolution", "0")
-_warned("one unit for all", TABLE, table(*LIKE[1:], 1e4), table(*LIKE), MASKING, "hangs on feature 5")
-_warned("depth in millimetres", IMAGES, depth_image(1, 1, 5e3), depth_image(1, 1, 5), MASKING, "hangs on channel 2")
-_warned("first token always wins", TEXT, lambda: Pooled(25.0), lambda: Pooled(0.2), MASKING, "hangs on token 0")
-_warned("pixels rounded", IMAGES, levels(rounded=True), levels(rounded=False), STEP, "does not predict the output", "0")
+_warned(
+    "frequencies too high",
+    NUMBER,
+    periodic(500.0),
+    periodic(0.1),
+    NOISE,
+    "drowned_by_noise",
+    "0",
+    says="noise below 8-bit resolution",
+)
+_warned("frequencies upside down", IMAGES, waves(1), waves(-1), NOISE, "drowned_by_noise", "0")
+_warned("one unit for all", TABLE, table(*LIKE[1:], 1e4), table(*LIKE), MASKING, "hangs_on_one_part")
+_warned(
+    "depth in millimetres",
+    IMAGES,
+    depth_image(1, 1, 5e3),
+    depth_image(1, 1, 5),
+    MASKING,
+    "hangs_on_one_part",
+    says="hangs on channel 2",
+)
+_warned(
+    "first token always wins",
+    TEXT,
+    lambda: Pooled(25.0),
+    lambda: Pooled(0.2),
+    MASKING,
+    "hangs_on_one_part",
+    says="hangs on token 0",
+)
+_warned("pixels rounded", IMAGES, levels(rounded=True), levels(rounded=False), STEP, "gradient_does_not_predict", "0")

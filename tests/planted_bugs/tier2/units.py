@@ -99,16 +99,26 @@ class Opening(nn.Module):
         return self.head(F.relu(x + self.branch(x)))
 
 
-plant("bias_far_below", TABLE, partial(Perceptron, bias=-30.0), Perceptron, "dead_units[dead]", "all 64 units", "middle")
+plant(
+    "bias_far_below",
+    TABLE,
+    partial(Perceptron, bias=-30.0),
+    Perceptron,
+    "dead_units[dead]",
+    "all_units_flat",
+    "middle",
+    says="all 64 units",
+)
 plant(
     "bias_far_below_in_most",
     TABLE,
     partial(Perceptron, bias=-30.0, start=8),
     Perceptron,
     "dead_units[dead]",
-    "56 of 64 units",
+    "units_flat",
     "middle",
     status=Status.WARN,
+    says="56 of 64 units",
 )
 plant(
     "gelu_far_below",
@@ -116,17 +126,26 @@ plant(
     partial(Perceptron, F.gelu, bias=-30.0),
     partial(Perceptron, F.gelu),
     "dead_units[dead]",
-    "in the gelu of `(model)` all 64 units",
+    "all_units_flat",
     "middle",
+    says="in the gelu of `(model)` all 64 units",
 )
-plant("norm_silences_channels", IMAGES, partial(Pictures, True), partial(Pictures, False), "dead_units[dead]", "all 24", "norm")
+plant(
+    "norm_silences_channels",
+    IMAGES,
+    partial(Pictures, True),
+    partial(Pictures, False),
+    "dead_units[dead]",
+    "all_units_flat",
+    "norm",
+)
 plant(
     "gate_shut",
     TABLE,
     partial(Perceptron, torch.sigmoid, bias=-40.0),
     partial(Perceptron, torch.sigmoid),
     "dead_units[saturated]",
-    "all 64 units",
+    "all_units_flat",
     "middle",
 )
 plant(
@@ -135,7 +154,8 @@ plant(
     partial(Perceptron, torch.tanh, bias=40.0, start=4),
     partial(Perceptron, torch.tanh),
     "dead_units[saturated]",
-    "60 of 64 units",
+    "units_flat",
     "middle",
     status=Status.WARN,
+    says="60 of 64 units",
 )

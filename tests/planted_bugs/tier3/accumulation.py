@@ -227,24 +227,26 @@ plant(
     "accumulation",
     Training(TAGS, tagger, MeanOfRows),
     Training(TAGS, tagger, WeightedByRows),
-    "gradients accumulated over small batches differ",
+    "accumulated_gradient_differs",
     UNSLOTH,
+    says="gradients accumulated over small batches differ",
 )
 plant(
     "scale_left_to_the_next_batch",
     "accumulation",
     Training(TABLE, RunningScale),
     LIT_SCORES,
-    "gradients accumulated over two batches of 2 rows differ",
+    "accumulated_gradient_differs",
     LIGHTNING,
     also=("step_updates",),
+    says="gradients accumulated over two batches of 2 rows differ",
 )
 plant(
     "weights_of_the_batch",
     "accumulation",
     Training(TABLE, BatchWeights),
     Training(TABLE, SmoothedLabels),
-    "gradients accumulated over two batches of 2 rows differ",
+    "accumulated_gradient_differs",
     UNSLOTH,
 )
 plant(
@@ -252,23 +254,25 @@ plant(
     "accumulation",
     Training(TABLE, ClearedEachTime),
     Training(TABLE, Every),
-    "takes a step every 2 batches, and its gradient differs from that of all their rows in one batch",
+    "accumulated_gradient_differs",
     LIGHTNING,
+    says="takes a step every 2 batches, and its gradient differs from that of all their rows in one batch",
 )
 plant(
     "mean_of_means_by_hand",
     "accumulation",
     Training(TAGS, MeanOfMeansByHand),
     Training(TAGS, LitTags),
-    "takes a step every 2 batches over the mean of the batch means",
+    "mean_of_means",
     UNSLOTH,
+    says="takes a step every 2 batches over the mean of the batch means",
 )
 plant(
     "sum_never_divided",
     "training_loss[reduction]",
     Training(TAGS, NeverDivided),
     Training(TAGS, LitTags),
-    "the loss doubles, so larger batches take larger steps",
+    "summed",
     UNSLOTH,
 )
 plant(
@@ -276,7 +280,7 @@ plant(
     "accumulation",
     Training(TABLE, ScaledAndNeverCleared),
     Training(TABLE, Scaled),
-    "does not clear gradients",
+    "gradient_not_cleared",
     f"{PYTORCH}, torch.amp.GradScaler",
 )
 plant(
@@ -284,7 +288,7 @@ plant(
     "accumulation",
     Training(TABLE, BalancedExperts),
     Training(TABLE, Experts),
-    "because of a term of the loss beside that of the logits",
+    "side_term_depends_on_batch",
     "Fedus et al. 2022, Switch Transformers, section 2.2",
     status=Status.WARN,
 )
@@ -293,17 +297,18 @@ plant(
     "accumulation",
     Training(TABLE, MixedBatchWeights),
     Training(TABLE, Mixed),
-    "gradients accumulated over two batches of 2 rows differ",
+    "accumulated_gradient_differs",
     UNSLOTH,
 )
-plant("never_cleared", "accumulation", Training(TABLE, NeverCleared), MANUAL, "does not clear gradients", LIGHTNING)
-plant("zero_grad_does_nothing", "accumulation", Training(TABLE, ClearsNothing), LIT_SCORES, "does not clear gradients", LIGHTNING)
+plant("never_cleared", "accumulation", Training(TABLE, NeverCleared), MANUAL, "gradient_not_cleared", LIGHTNING)
+plant("zero_grad_does_nothing", "accumulation", Training(TABLE, ClearsNothing), LIT_SCORES, "gradient_not_cleared", LIGHTNING)
 plant(
     "mean_of_means",
     "accumulation",
     Training(TEXT, LitLM).under(accumulate_grad_batches=4),
     LIT_WORDS,
-    "with `accumulate_grad_batches` 4 labels in short rows weigh more",
+    "mean_of_means",
     UNSLOTH,
     status=Status.WARN,
+    says="with `accumulate_grad_batches` 4 labels in short rows weigh more",
 )

@@ -138,15 +138,16 @@ plant(
     "initial_loss",
     declared(SEGMENTATION, Segmenter, "pixels_summed"),
     declared(SEGMENTATION, Segmenter, "pixels"),
-    "it is the sum over each row's labels",
+    "too_large",
     RECIPE,
+    says="it is the sum over each row's labels",
 )
 plant(
     "kl_summed_over_the_batch",
     "training_loss[reduction]",
     declared(AUTOENCODER, Autoencoder, "vae_with_summed_kl"),
     declared(AUTOENCODER, Autoencoder, "vae"),
-    "is not averaged over the labels",
+    "depends_on_batch",
     HUMBATOVA,
 )
 plant(
@@ -154,32 +155,35 @@ plant(
     "training_loss[targets]",
     declared(IMITATION, Policy, "imitation_with_a_detached_value"),
     declared(IMITATION, Policy, "imitation"),
-    "has no gradient with respect to output `value`",
+    "no_gradient_to_output",
     HUMBATOVA,
+    says="has no gradient with respect to output `value`",
 )
 plant(
     "weight_of_another_output",
     "training_loss[weights]",
     declared(IMITATION, Policy, "imitation_with_swapped_weights"),
     declared(IMITATION, Policy, "imitation"),
-    "weighs its outputs as `actions` 1 and `value` 2, declared are `actions` 1 and `value` 0.5",
+    "other_weights",
     HUMBATOVA,
+    says="weighs its outputs as `actions` 1 and `value` 2, declared are `actions` 1 and `value` 0.5",
 )
 plant(
     "critic_without_gradient",
     "step_updates",
     declared(REINFORCEMENT, Policy, "actor_critic_without_a_critic"),
     declared(REINFORCEMENT, Policy, "actor_critic"),
-    "no gradient reaches `value.weight` (and 1 other parameter), on which output `value` depends",
+    "output_without_gradient",
     HUMBATOVA,
     module="value.weight",
+    says="no gradient reaches `value.weight` (and 1 other parameter), on which output `value` depends",
 )
 plant(
     "contrast_along_the_embedding",
     "training_loss[rows]",
     declared(PAIR, Pair, over_batch("contrastive_along_the_embedding")),
     declared(PAIR, Pair, over_batch("contrastive")),
-    "compares no rows",
+    "rows_not_compared",
     HUMBATOVA,
 )
 plant(
@@ -187,6 +191,7 @@ plant(
     "training_loss[targets]",
     declared(IMITATION, BroadcastPolicy, "model"),
     declared(IMITATION, LitPolicy, "model"),
-    "away from its label",
+    "trained_away_from_label",
     RECIPE,
+    says="of output `value`",
 )

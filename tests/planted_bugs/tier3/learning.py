@@ -72,23 +72,25 @@ plant(
     "overfits_one_batch",
     Training(TABLE, ScaledTwice),
     SCORES,
-    "cannot overfit 4 rows: the loss is",
+    "cannot_overfit",
     HUMBATOVA,
+    says="cannot overfit 4 rows: the loss is",
 )
 plant(
     "sigmoid_before_cross_entropy",
     "overfits_one_batch",
     Training(TABLE, EndsInSigmoid),
     SCORES,
-    "though every label is predicted correctly: the logits stay between -1 and 1",
+    "cannot_overfit",
     HUMBATOVA,
+    says="though every label is predicted correctly: the logits stay between -1 and 1",
 )
 plant(
     "output_cannot_be_negative",
     "overfits_one_batch",
     Training(NUMBER, Positive),
     NUMBERS,
-    "cannot overfit 4 rows: the loss is stuck",
+    "cannot_overfit",
     HUMBATOVA,
 )
 plant(
@@ -96,51 +98,56 @@ plant(
     "overfits_one_batch",
     Training(TABLE, DeadUnits),
     Training(TABLE, LiveUnits),
-    "`hidden` hardly changed",
+    "cannot_overfit",
     HUMBATOVA,
     module="hidden",
+    says="`hidden` hardly changed",
 )
 plant(
     "nan_in_training",
     "overfits_one_batch",
     Training(TABLE, LogOfNegative),
     SCORES,
-    "the loss became NaN or infinite at step 1",
+    "diverged",
     ISLAM,
+    says="the loss became NaN or infinite at step 1",
 )
 plant(
     "rate_far_too_small",
     "overfits_one_batch",
     SCORES.under(learning_rate=2e-5),
     SCORES,
-    "0.002 does in",
+    "only_with_other_rate",
     HUMBATOVA,
     status=Status.WARN,
+    says="0.002 does in",
 )
 plant(
     "rate_far_too_large",
     "overfits_one_batch",
     SCORES.under(learning_rate=50.0),
     SCORES,
-    "5 does in",
+    "only_with_other_rate",
     HUMBATOVA,
     status=Status.WARN,
+    says="5 does in",
 )
 plant(
     "own_rate_far_too_small",
     "overfits_one_batch",
     Training(TABLE, SmallRate),
     LIT_SCORES,
-    "AdamW at 0.001 does in",
+    "only_with_other_rate",
     RECIPE,
     status=Status.WARN,
+    says="AdamW at 0.001 does in",
 )
 plant(
     "warm_up_of_a_long_run",
     "overfits_one_batch",
     Training(TABLE, LongWarmUp),
     LIT_SCORES,
-    "AdamW at 0.001 does in",
+    "only_with_other_rate",
     RECIPE,
     status=Status.WARN,
 )

@@ -95,15 +95,16 @@ plant(
     "initial_loss",
     Training(TABLE, SoftmaxTwice),
     LIT_SCORES,
-    "it is the cross-entropy of softmax(logits), so the loss can never fall below 0.55",
+    "softmax_twice",
     HUMBATOVA,
+    says="it is the cross-entropy of softmax(logits), so the loss can never fall below 0.55",
 )
 plant(
     "model_ends_in_softmax",
     "initial_loss",
     Training(TABLE, EndsInSoftmax),
     SCORES,
-    "the model returns probabilities instead of logits",
+    "returns_probabilities",
     HUMBATOVA,
 )
 plant(
@@ -111,7 +112,7 @@ plant(
     "initial_loss",
     Training(TABLE, Scores, NoLog),
     Training(TABLE, Scores, LogSoftmax),
-    "it is minus the probability of the label",
+    "nll_of_softmax",
     PYTORCH,
 )
 plant(
@@ -119,7 +120,7 @@ plant(
     "initial_loss",
     Training(TABLE, Scores, NoSoftmax),
     Training(TABLE, Scores, LogSoftmax),
-    "it is minus the logit of the label",
+    "nll_of_logits",
     PYTORCH,
 )
 plant(
@@ -127,25 +128,27 @@ plant(
     "initial_loss",
     Training(TABLE, DividedTwice),
     LIT_SCORES,
-    "it is 0.25 times the mean cross-entropy",
+    "scaled",
     PYTORCH,
     status=Status.WARN,
+    says="it is 0.25 times the mean cross-entropy",
 )
 plant(
     "penalty_larger_than_the_loss",
     "initial_loss",
     Training(TABLE, HeavyPenalty),
     Training(TABLE, LightPenalty),
-    "a uniform guess over 3 classes has loss 1.10",
+    "too_large",
     HUMBATOVA,
     also=("overfits_one_batch",),
+    says="a uniform guess over 3 classes has loss 1.10",
 )
 plant(
     "loud_head",
     "initial_loss",
     Training(TEXT, loud_language_model),
     WORDS,
-    "the untrained model is confident of wrong answers",
+    "too_large",
     RECIPE,
 )
 plant(
@@ -153,7 +156,7 @@ plant(
     "initial_loss",
     Training(TEXT, SumOverPositions),
     LIT_WORDS,
-    "it is the sum over each row's labels",
+    "too_large",
     HUMBATOVA,
     also=("training_loss[ignored_labels]",),
 )
@@ -181,7 +184,7 @@ plant(
     "training_loss[reduction]",
     Training(TABLE, SumOverLabels),
     LIT_SCORES,
-    "the loss doubles",
+    "summed",
     RECIPE,
 )
 plant(
@@ -189,7 +192,7 @@ plant(
     "training_loss[reduction]",
     Training(TABLE, Scores, FixedDivisor),
     Training(TABLE, Scores, MeanByHand),
-    "the loss doubles",
+    "summed",
     HUMBATOVA,
 )
 
@@ -239,32 +242,35 @@ plant(
     "training_loss[ignored_labels]",
     Training(TEXT, Clamped),
     LIT_WORDS,
-    "which is padding, towards class 0",
+    "trains_padding",
     ISLAM,
+    says="which is padding, towards class 0",
 )
 plant(
     "another_ignore_index",
     "training_loss[ignored_labels]",
     Training(TEXT, PadIsIgnored),
     LIT_WORDS,
-    "raises an error on labels of -100: IndexError: Target -100 is out of bounds",
+    "raises_on_ignored_labels",
     PYTORCH,
+    says="raises an error on labels of -100: IndexError: Target -100 is out of bounds",
 )
 plant(
     "mean_over_ignored_positions",
     "training_loss[ignored_labels]",
     Training(TAGS, tagger, MeanOfAllPositions),
     Training(TAGS, tagger, MeanOfLabels),
-    "counts positions labelled -100 in its mean",
+    "averages_over_ignored_positions",
     HUMBATOVA,
     also=("accumulation",),
+    says="counts positions labelled -100 in its mean",
 )
 plant(
     "padding_is_trained",
     "training_loss[ignored_labels]",
     Training(TEXT, LabelsFromInputs),
     LIT_WORDS,
-    "which is padding, towards class 0",
+    "trains_padding",
     ISLAM,
 )
 plant(
@@ -272,9 +278,10 @@ plant(
     "training_loss[ignored_labels]",
     Training(TEXT, LabelsFromInputsWithoutPadding),
     LIT_WORDS,
-    "which is labelled -100",
+    "trains_ignored_positions",
     ISLAM,
     status=Status.WARN,
+    says="which is labelled -100",
 )
 
 # What positions are trained towards
@@ -340,49 +347,62 @@ plant(
     "training_loss[targets]",
     Training(TEXT, NoShift),
     LIT_WORDS,
-    "trains each position towards its own token, which is in the input",
+    "not_shifted",
     HUGGING_FACE,
+    says="trains each position towards its own token, which is in the input",
 )
 plant(
     "shifted_twice",
     "training_loss[targets]",
     Training(TEXT, ShiftedTwice),
     LIT_WORDS,
-    "trains each position towards the token after the next",
+    "shifted_twice",
     HUGGING_FACE,
+    says="trains each position towards the token after the next",
 )
 plant(
     "shifted_the_wrong_way",
     "training_loss[targets]",
     Training(TEXT, WrongWay),
     LIT_WORDS,
-    "trains each position towards the token before its own",
+    "shifted_backwards",
     HUGGING_FACE,
+    says="trains each position towards the token before its own",
 )
 plant(
     "viewed_instead_of_transposed",
     "training_loss[targets]",
     Training(TAGS, tagger, ViewedAsClasses),
     Training(TAGS, tagger, Transposed),
-    "of the labels are wrong",
+    "wrong_class",
     PYTORCH,
     also=("training_loss[ignored_labels]",),
+    says="of the labels are wrong",
 )
-plant("labels_of_other_rows", "training_loss[targets]", Training(TABLE, OtherRows), LIT_SCORES, "but its label is", RECIPE)
+plant(
+    "labels_of_other_rows",
+    "training_loss[targets]",
+    Training(TABLE, OtherRows),
+    LIT_SCORES,
+    "wrong_class",
+    RECIPE,
+    says="but its label is",
+)
 plant(
     "broadcast_regression",
     "training_loss[targets]",
     Training(NUMBER, regressor, AllPairs),
     NUMBERS,
-    "away from its label",
+    "trained_away_from_label",
     PYTORCH,
+    says="away from its label",
 )
 plant(
     "labels_made_whole",
     "training_loss[targets]",
     Training(NUMBER, regressor, WholeLabels),
     NUMBERS,
-    "away from its label",
+    "trained_away_from_label",
     ISLAM,
 )
 plant(
@@ -390,7 +410,7 @@ plant(
     "step_updates",
     Training(TABLE, Detached),
     LIT_SCORES,
-    "no parameter has a gradient when the optimizer",
+    "no_gradient_at_step",
     ISLAM,
 )
 plant(
@@ -398,15 +418,16 @@ plant(
     "training_loss[targets]",
     Training(TEXT, LastOneMissing),
     LIT_WORDS,
-    "such as that of position 10 of row 0",
+    "labels_ignored",
     HUGGING_FACE,
     status=Status.WARN,
+    says="such as that of position 10 of row 0",
 )
 plant(
     "labels_from_the_inputs",
     "training_loss[targets]",
     Training(TAGS, tagger, TokensForLabels),
     Training(TAGS, tagger),
-    "of the labels are wrong",
+    "wrong_class",
     ISLAM,
 )

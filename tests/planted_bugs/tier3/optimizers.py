@@ -91,16 +91,17 @@ plant(
     "step_updates",
     Training(TABLE, ZeroRate),
     LIT_SCORES,
-    "the learning rate of its group is 0",
+    "rate_is_zero",
     PYTORCH,
     module="net.hidden.weight",
+    says="the learning rate of its group is 0",
 )
 plant(
     "schedule_that_begins_with_zeros",
     "step_updates",
     Training(TABLE, ScheduleOfZero),
     Training(TABLE, WarmUpFromZero),
-    "the learning rate of its group is 0",
+    "rate_is_zero",
     PYTORCH,
     module="net.hidden.weight",
 )
@@ -109,28 +110,38 @@ plant(
     "step_updates",
     Training(TABLE, FrozenButNormalised),
     Training(TABLE, Frozen),
-    "`project.weight` is frozen and changes in training: forward writes into it",
+    "frozen_parameter_changes",
     ISLAM,
     module="(model)",
+    says="`project.weight` is frozen and changes in training: forward writes into it",
 )
 plant(
     "buffer_changed_in_place",
     "step_updates",
     Training(TABLE, StretchedTable),
     Training(TABLE, FixedTable),
-    "buffer `scale` changes in training",
+    "buffer_changes",
     PYTORCH,
     status=Status.WARN,
+    says="buffer `scale` changes in training",
 )
 plant(
     "gradients_cleared_before_the_step",
     "step_updates",
     Training(TABLE, ClearedTooLate),
     MANUAL,
-    "no parameter has a gradient when the optimizer",
+    "no_gradient_at_step",
     LIGHTNING,
 )
-plant("no_optimizer_step", "step_updates", Training(TABLE, NoStep), MANUAL, "took no optimizer step in 16 batches", LIGHTNING)
+plant(
+    "no_optimizer_step",
+    "step_updates",
+    Training(TABLE, NoStep),
+    MANUAL,
+    "no_step",
+    LIGHTNING,
+    says="took no optimizer step in 16 batches",
+)
 
 # What the optimizers hold
 
@@ -214,51 +225,57 @@ plant(
     "optimizer_coverage",
     Training(TABLE, HeadForgotten),
     LIT_SCORES,
-    "`net.head.weight` (and 1 other parameter) has a gradient and is in no optimizer, so it is never trained",
+    "not_in_optimizer",
     PYTORCH,
     module="net.head.weight",
+    says="`net.head.weight` (and 1 other parameter) has a gradient and is in no optimizer, so it is never trained",
 )
 plant(
     "head_replaced_after_the_optimizer",
     "optimizer_coverage",
     Training(TABLE, HeadReplaced),
     LIT_SCORES,
-    "which instead holds a tensor of shape (3, 16)",
+    "not_in_optimizer",
     PYTORCH,
     module="net.head.weight",
+    says="which instead holds a tensor of shape (3, 16)",
 )
 plant(
     "optimizer_over_copies",
     "optimizer_coverage",
     Training(TABLE, Copies),
     LIT_SCORES,
-    "which instead holds a copy of `net.hidden.weight`",
+    "not_in_optimizer",
     PYTORCH,
     module="net.hidden.weight",
+    says="which instead holds a copy of `net.hidden.weight`",
 )
 plant(
     "parameter_assigned_in_forward",
     "optimizer_coverage",
     Training(TABLE, Reassigned),
     Training(TABLE, ClampedInPlace),
-    "`head.weight` was replaced while the model ran",
+    "not_in_optimizer",
     PYTORCH,
     module="head.weight",
+    says="`head.weight` was replaced while the model ran",
 )
 plant(
     "held_by_two_optimizers",
     "optimizer_coverage",
     Training(TABLE, SharedByTwo),
     Training(TABLE, SplitOverTwo),
-    "`net.head.weight` (and 1 other parameter) is in the optimizers more than once",
+    "listed_twice",
     LIGHTNING,
     module="net.head.weight",
+    says="`net.head.weight` (and 1 other parameter) is in the optimizers more than once",
 )
 plant(
     "trained_but_not_registered",
     "optimizer_coverage",
     Training(TABLE, Hidden),
     Training(TABLE, Registered),
-    "holds a tensor of shape (6, 6) that is not a parameter of the model",
+    "foreign_parameter",
     ISLAM,
+    says="holds a tensor of shape (6, 6) that is not a parameter of the model",
 )

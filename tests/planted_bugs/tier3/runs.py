@@ -30,10 +30,10 @@ def run_of(
     return Training(task, build, config={"learning_rate": 5e-3, **(config or {})}, **more)
 
 
-def _plant(check: str, broken: Training, sound: Training, says: str, source: str, **more: Any) -> None:
+def _plant(check: str, broken: Training, sound: Training, code: str, source: str, **more: Any) -> None:
     """Registers a bug that is named after its model and the training keys that differ from the twin's."""
     keys = "".join(f"-{key}{value}" for key, value in broken.config.items() if value != sound.config.get(key))
-    plant(f"{broken.name}{keys}", check, broken, sound, says, source, **more)
+    plant(f"{broken.name}{keys}", check, broken, sound, code, source, **more)
 
 
 def _normed(norm: Callable[[], nn.Module], **more: Any) -> Training:
@@ -48,15 +48,16 @@ _plant(
     "seeded_repeat",
     _normed(plain.OwnNoise),
     _normed(plain.Noise, seconds=IN_PROCESS),
-    "gives a different model when it is repeated: the loss differs at step 1",
+    "differs_when_repeated",
     f"{FORUM}: np.random.default_rng() ignores np.random.seed",
     module="norm",
+    says="gives a different model when it is repeated: the loss differs at step 1",
 )
 _plant(
     "seeded_repeat",
     _normed(plain.ClassCounter),
     _normed(plain.BufferCounter, seconds=IN_PROCESS),
-    "gives a different model when it is repeated: the loss differs at step 1",
+    "differs_when_repeated",
     f"{FORUM}: class attributes are shared by all instances",
     module="norm",
 )
@@ -64,15 +65,16 @@ _plant(
     "seeded_repeat",
     run_of(partial(plain.Columns, plain.Hashed)),
     run_of(partial(plain.Columns, plain.Ordered)),
-    "gives a different model in another process: the loss differs at step 1",
+    "differs_between_processes",
     "Python documentation, PYTHONHASHSEED",
     module="order",
+    says="gives a different model in another process: the loss differs at step 1",
 )
 _plant(
     "seeded_repeat",
     run_of(plain.UnseededStart),
     run_of(plain.SeededStart, seconds=IN_PROCESS),
-    "the same seed builds models with different weights",
+    "initial_weights_differ",
     f"{FORUM}: np.random.default_rng() ignores np.random.seed",
     module="middle.weight",
 )
@@ -80,7 +82,7 @@ _plant(
     "seeded_repeat",
     run_of(own.ClockWeight),
     run_of(own.StepWeight, seconds=IN_PROCESS),
-    "the loss differs at step 1",
+    "differs_when_repeated",
     HUMBATOVA,
     module="training_step",
 )
@@ -88,7 +90,7 @@ _plant(
     "seeded_repeat",
     run_of(own.ImportedRng),
     run_of(own.GlobalRng, seconds=IN_PROCESS),
-    "the loss differs at step 1",
+    "differs_when_repeated",
     f"{LIGHTNING}, seed_everything: generators made before it are not reached",
     module="training_step",
 )
@@ -96,15 +98,16 @@ _plant(
     "resume",
     _normed(plain.PlainAverage),
     AVERAGE,
-    "differs from the uninterrupted run: the loss differs at step 5",
+    "resumed_run_differs",
     f"{FORUM}: moving average lost after resuming",
     module="norm.average",
+    says="differs from the uninterrupted run: the loss differs at step 5",
 )
 _plant(
     "resume",
     _normed(plain.UnsavedAverage),
     AVERAGE,
-    "differs from the uninterrupted run: the loss differs at step 5",
+    "resumed_run_differs",
     f"{PYTORCH}, register_buffer(persistent=False)",
     module="norm.average",
 )
@@ -112,7 +115,7 @@ _plant(
     "resume",
     _normed(plain.Annealed),
     _normed(plain.AnnealedBuffer),
-    "differs from the uninterrupted run: the loss differs at step 5",
+    "resumed_run_differs",
     f"{FORUM}: a step counter that starts at 0 after loading",
     module="norm.steps",
 )
@@ -120,7 +123,7 @@ _plant(
     "resume",
     run_of(own.KLWeight),
     run_of(own.SavedKLWeight),
-    "differs from the uninterrupted run: the loss differs at step 5",
+    "resumed_run_differs",
     f"{LIGHTNING}, on_save_checkpoint",
     module="weight",
 )
@@ -128,30 +131,33 @@ _plant(
     "resume",
     run_of(partial(own.Optimized, own.Lookahead)),
     run_of(partial(own.Optimized, own.SavedLookahead)),
-    "`net.stem.weight` differs after step 6",
+    "resumed_run_differs",
     f"{PYTORCH}, Optimizer.state_dict holds `state` and `param_groups`",
     module="Lookahead.k",
+    says="`net.stem.weight` differs after step 6",
 )
 _plant(
     "resume",
     run_of(own.ClockSchedule),
     run_of(own.StepSchedule),
-    "the learning rate schedule differs when the run is repeated: the learning rate differs at step 1",
+    "schedule_differs",
     HUMBATOVA,
+    says="the learning rate schedule differs when the run is repeated: the learning rate differs at step 1",
 )
 _plant(
     "distributed",
     run_of(plain.Spare),
     run_of(plain.Net),
-    "stops at the second step: every parameter needs a gradient, and `spare.weight` receives none (and 1 other parameter)",
+    "parameter_without_gradient",
     f"{PYTORCH}, DistributedDataParallel: find_unused_parameters",
     module="spare.weight",
+    says="stops at the second step: every parameter needs a gradient, and `spare.weight` receives none (and 1 other parameter)",
 )
 _plant(
     "distributed",
     _normed(plain.Centred),
     SHARED,
-    "the contribution of a row depends on the other rows of its process",
+    "rows_depend_on_each_other",
     f"{FORUM}: statistics of the batch under DDP",
     module="norm",
 )
@@ -159,7 +165,7 @@ _plant(
     "distributed",
     _normed(plain.CentredWhileTraining),
     SHARED,
-    "the contribution of a row depends on the other rows of its process",
+    "rows_depend_on_each_other",
     f"{FORUM}: statistics of the batch under DDP",
     module="norm",
 )
@@ -167,7 +173,7 @@ _plant(
     "distributed",
     _normed(plain.Memory),
     SHARED,
-    "logits differ between the processes after a step",
+    "state_differs",
     f"{PYTORCH}, DistributedDataParallel: broadcast_buffers",
     module="norm.rows",
 )
@@ -175,7 +181,7 @@ _plant(
     "distributed",
     _normed(plain.LeadersShare),
     SHARED,
-    "is not the mean of the gradients of the two halves of the batch",
+    "depends_on_rank",
     f"{FORUM}: code for rank 0 that changes the loss",
     module="head.weight",
 )
@@ -183,24 +189,26 @@ _plant(
     "distributed",
     _normed(BATCH_NORM, config={"strategy": "ddp", "batch_size": 4}),
     _normed(BATCH_NORM, config={"strategy": "ddp", "batch_size": 32}),
-    "batch norm takes its statistics from only the 4 rows of each process",
+    "small_batch_statistics",
     "Wu and He 2018, Group Normalization",
     module="norm",
     status=Status.WARN,
+    says="batch norm takes its statistics from only the 4 rows of each process",
 )
 _plant(
     "distributed",
     run_of(own.Summed),
     run_of(own.Spread),
-    "gradients are 2 times smaller with 2 processes than with 1",
+    "gradient_scales_with_processes",
     f"{PYTORCH}, DistributedDataParallel: gradients are averaged",
     module="net.head.bias",
+    says="gradients are 2 times smaller with 2 processes than with 1",
 )
 _plant(
     "distributed",
     run_of(own.Contrastive),
     run_of(own.Spread),
-    "the contribution of a row depends on the other rows of its process",
+    "rows_depend_on_each_other",
     f"{LIGHTNING}, all_gather: in-batch negatives",
     module="training_step",
 )
@@ -208,31 +216,34 @@ _plant(
     "distributed",
     run_of(own.OwnBackward),
     run_of(own.Spread),
-    "gradients are not averaged over the processes: that of `net.stem.weight` differs between them (and 5 other parameters)",
+    "gradients_not_averaged",
     f"{LIGHTNING}, manual optimization: use self.manual_backward(loss) instead of loss.backward()",
     module="net.stem.weight",
+    says="gradients are not averaged over the processes: that of `net.stem.weight` differs between them (and 5 other parameters)",
 )
 _plant(
     "fine_tuning",
     run_of(plain.Thawing),
     run_of(plain.Lasting),
-    "`stem.weight` does not stay frozen (and 3 other parameters): train() unfreezes it",
+    "unfrozen",
     f"{FORUM}: frozen layers train again after model.train()",
     module="stem.weight",
+    says="`stem.weight` does not stay frozen (and 3 other parameters): train() unfreezes it",
 )
 _plant(
     "fine_tuning",
     run_of(plain.ThawingForward),
     run_of(plain.QuietForward),
-    "`stem.weight` does not stay frozen: the training step unfreezes it",
+    "unfrozen",
     f"{FORUM}: requires_grad set in forward",
     module="stem.weight",
+    says="`stem.weight` does not stay frozen: the training step unfreezes it",
 )
 _plant(
     "fine_tuning",
     run_of(plain.SavesMemory),
     run_of(plain.SavesSomeMemory),
-    "no gradient reaches the last layer",
+    "no_gradient_to_head",
     f"{FORUM}: element 0 of tensors does not require grad, after freezing",
     module="head",
 )
@@ -240,53 +251,59 @@ _plant(
     "fine_tuning",
     run_of(own.DecayByHand),
     run_of(own.DecayOfTrained),
-    "`net.stem.weight` is frozen and changes all the same (and 3 other parameters)",
+    "frozen_parameter_changes",
     f"{FORUM}: frozen weights change by weight decay",
     module="net.stem.weight",
+    says="`net.stem.weight` is frozen and changes all the same (and 3 other parameters)",
 )
 _plant(
     "fine_tuning",
     run_of(own.BackboneOptimizer),
     run_of(own.WholeOptimizer),
-    "`net.head.weight` does not change (and 1 other parameter): no optimizer holds it",
+    "head_does_not_change",
     f"{FORUM}: the new head is missing from the optimizer",
     module="net.head.weight",
+    says="`net.head.weight` does not change (and 1 other parameter): no optimizer holds it",
 )
 _plant(
     "hyperparameter_sensitivity",
     run_of(plain.Net, config={"learning_rate": 10.0}),
     run_of(plain.Net),
-    "at learning rate 10 the loss rises from",
+    "rate_too_high",
     f"{HUMBATOVA}: learning rate too high",
+    says="at learning rate 10 the loss rises from",
 )
 _plant(
     "hyperparameter_sensitivity",
     run_of(plain.Net, config={"learning_rate": 1e-9}),
     run_of(plain.Net),
-    "at learning rate 1e-09 the loss does not fall in 20 steps",
+    "rate_too_low",
     f"{HUMBATOVA}: learning rate too low",
     status=Status.WARN,
+    says="at learning rate 1e-09 the loss does not fall in 20 steps",
 )
 _plant(
     "hyperparameter_sensitivity",
     run_of(plain.Net, config={"learning_rate": 1e-6}, data=True),
     run_of(plain.Net, config={"learning_rate": 1e-2}, data=True),
-    "the 60 planned steps would lower the loss",
+    "planned_training_too_short",
     f"{HUMBATOVA}: learning rate too low",
     status=Status.WARN,
+    says="the 60 planned steps would lower the loss",
 )
 _plant(
     "hyperparameter_sensitivity",
     run_of(own.HotSGD),
     run_of(own.WarmSGD),
-    "at the model's learning rate the loss rises from",
+    "rate_too_high",
     f"{HUMBATOVA}: learning rate too high",
+    says="at the model's learning rate the loss rises from",
 )
 _plant(
     "hyperparameter_sensitivity",
     run_of(own.CliffSGD),
     run_of(own.WarmSGD),
-    "the learning rate is close to diverging",
+    "near_divergence",
     "Smith 2017, Cyclical Learning Rates",
     status=Status.WARN,
 )
@@ -294,21 +311,23 @@ _plant(
     "hyperparameter_sensitivity",
     run_of(own.Unscaled),
     run_of(own.Scaled),
-    "at the model's learning rate the loss becomes NaN or infinite; at 0.001 times the model's learning rate it falls",
+    "rate_too_high",
     f"{HUMBATOVA}: wrong scale of the loss",
+    says="at the model's learning rate the loss becomes NaN or infinite; at 0.001 times the model's learning rate it falls",
 )
 _plant(
     "baseline_comparison",
     run_of(partial(plain.Standardised, plain.NeverUpdated), data=True),
     run_of(partial(plain.Standardised, plain.Updated), data=True),
-    "worse than the frequency of each class",
+    "worse_than_baseline",
     f"{PYTORCH}, BatchNorm: running statistics",
+    says="worse than the frequency of each class",
 )
 _plant(
     "baseline_comparison",
     run_of(own.WrongRows, data=True),
     run_of(own.RightRows, data=True),
-    "the frequency of each class",
+    "not_distinguishable",
     f"{HUMBATOVA}: labels that do not belong to their inputs",
     status=Status.WARN,
 )
@@ -316,6 +335,7 @@ _plant(
     "baseline_comparison",
     run_of(own.ScaledTarget, NUMBER, data=True),
     run_of(own.UnscaledTarget, NUMBER, data=True),
-    "worse than the mean of the training labels",
+    "worse_than_baseline",
     f"{HUMBATOVA}: output not brought back to the units of the target",
+    says="worse than the mean of the training labels",
 )

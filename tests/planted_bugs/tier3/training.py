@@ -100,9 +100,9 @@ class Training(Setup):
         return replace(self, config=keys)
 
 
-def plant(name: str, test: str, broken: Training, sound: Training, says: str, source: str, **more: Any) -> None:
+def plant(name: str, test: str, broken: Training, sound: Training, code: str, source: str, **more: Any) -> None:
     """Registers a bug of tier 3; see ``PlantedBug`` for the arguments."""
-    register(PlantedBug(name, test, broken, sound, says=says, source=source, **more))
+    register(PlantedBug(name, test, broken, sound, code=code, source=source, **more))
 
 
 def write_data(folder: Path, task: TaskSpec) -> Path:

@@ -54,6 +54,7 @@ register(
         "architecture_validation",
         Exported(of(Stubborn)),
         Exported(of(Obedient)),
+        code="stays_in_train_mode",
         says="`norm` first",
     ),
     PlantedBug(
@@ -61,6 +62,7 @@ register(
         "parameter_validation",
         Exported(of(with_nan)),
         Exported(of(Scores)),
+        code="weight_not_finite",
         says="`head.weight` holds 1 NaN",
     ),
     PlantedBug(
@@ -68,6 +70,7 @@ register(
         "shape_validation",
         Exported(of(Squeezed)),
         Exported(of(Scores)),
+        code="wrong_shape",
         says="(3,) at batch=1",
     ),
     PlantedBug(
@@ -75,7 +78,7 @@ register(
         "memory_requirements",
         Exported(of(Huge)),
         Exported(of(Scores)),
-        says="MiB",
+        code="too_much_memory",
         status=Status.WARN,
     ),
     PlantedBug(
@@ -83,6 +86,7 @@ register(
         "forward_pass_validation",
         Exported(of(Fragile)),
         Exported(of(Scores)),
+        code="not_finite",
         says="NaN or infinite at batch=4",
     ),
     PlantedBug(
@@ -90,13 +94,14 @@ register(
         "forward_pass_validation",
         Exported(of(Random)),
         Exported(of(Scores)),
-        says="random",
+        code="random_logits",
     ),
     PlantedBug(
         "branch_on_a_value",
         "exports",
         Exported(of(DataBranch, "torch_export"), "torch_export"),
         Exported(of(DataWhere, "torch_export"), "torch_export"),
+        code="export_failed",
         says="decides by a value",
     ),
     PlantedBug(
@@ -104,6 +109,7 @@ register(
         "exports",
         Exported(edited(subtract_instead_of_adding), "onnx"),
         Exported(STUB, "onnx"),
+        code="file_changed",
         says="sha256 differs",
     ),
     PlantedBug(
@@ -111,7 +117,7 @@ register(
         "exports",
         Exported(of(DataBranch), "onnx"),
         Exported(of(DataWhere), "onnx"),
-        says="only by the TorchScript-based",
+        code="last_resort",
         status=Status.WARN,
     ),
     PlantedBug(
@@ -119,6 +125,7 @@ register(
         "validation",
         Exported(truncated("onnx"), "onnx"),
         Exported(of(Scores), "onnx"),
+        code="unreadable_file",
         says="is not an ONNX file",
     ),
     PlantedBug(
@@ -126,6 +133,7 @@ register(
         "validation",
         Exported(truncated("torchscript"), "torchscript"),
         Exported(of(Scores, "torchscript"), "torchscript"),
+        code="unreadable_file",
         says="is not a TorchScript file",
     ),
     PlantedBug(
@@ -133,6 +141,7 @@ register(
         "validation",
         Exported(truncated("pytorch"), "pytorch"),
         Exported(of(Scores, "pytorch"), "pytorch"),
+        code="unreadable_file",
         says="cannot be read",
     ),
     PlantedBug(
@@ -140,13 +149,14 @@ register(
         "validation",
         Exported(truncated("safetensors"), "safetensors"),
         Exported(of(Scores, "safetensors"), "safetensors"),
-        says="cannot be read",
+        code="unreadable_file",
     ),
     PlantedBug(
         "truncated_pt2",
         "validation",
         Exported(truncated("torch_export"), "torch_export"),
         Exported(of(Scores, "torch_export"), "torch_export"),
+        code="unreadable_file",
         says="is not a .pt2",
     ),
     PlantedBug(
@@ -154,6 +164,7 @@ register(
         "validation",
         Exported(opset_nine, "onnx"),
         Exported(of(RowsAtOnce, opset_version=18), "onnx"),
+        code="unsound_file",
         says="has opset 9, asked for 18",
     ),
     PlantedBug(
@@ -161,6 +172,7 @@ register(
         "validation",
         Exported(weights_left_behind, "onnx"),
         Exported(of(Scores), "onnx"),
+        code="unreadable_file",
         says="its weights cannot be read",
     ),
     PlantedBug(
@@ -168,6 +180,7 @@ register(
         "validation",
         Exported(of(with_nan), "onnx"),
         Exported(of(Scores), "onnx"),
+        code="unsound_file",
         says="NaN",
     ),
     PlantedBug(
@@ -175,6 +188,7 @@ register(
         "dynamic_axes",
         Exported(of(FixedSteps), "onnx"),
         Exported(of(Recurrent), "onnx"),
+        code="fixed_axis",
         says="seq is always",
     ),
     PlantedBug(
@@ -182,20 +196,21 @@ register(
         "validation",
         Exported(of(with_infinity), "onnx"),
         Exported(of(Masked), "onnx"),
-        says="infinity",
+        code="unsound_file",
     ),
     PlantedBug(
         "a_tensor_outside_the_state_dict",
         "fresh_process",
         Exported(from_config(FORGETS), "pytorch"),
         Exported(from_config(KEEPS), "pytorch"),
-        says="new process differ",
+        code="clean_process_differs",
     ),
     PlantedBug(
         "branch_on_a_size",
         "numerical_consistency",
         Exported(of(SizeBranch), "onnx"),
         Exported(of(SizeWhere), "onnx"),
+        code="different_logits",
         says="a shape its exporter did not see",
     ),
     PlantedBug(
@@ -203,6 +218,7 @@ register(
         "numerical_consistency",
         Exported(of(DataBranch), "onnx"),
         Exported(of(DataWhere), "onnx"),
+        code="different_logits",
         says="logits differ",
     ),
     PlantedBug(
@@ -210,13 +226,14 @@ register(
         "numerical_consistency",
         Exported(traced_by_hand, "torchscript"),
         Exported(of(DataWhere, "torchscript"), "torchscript"),
-        says="logits differ",
+        code="different_logits",
     ),
     PlantedBug(
         "sub_for_add",
         "numerical_consistency",
         Exported(edited(subtract_instead_of_adding), "onnx"),
         Exported(STUB, "onnx"),
+        code="different_logits",
         says="first diverging operator: Sub",
     ),
     PlantedBug(
@@ -224,6 +241,7 @@ register(
         "numerical_consistency",
         Exported(edited(scale_an_initializer("head.weight", 1.01)), "onnx"),
         Exported(STUB, "onnx"),
+        code="different_logits",
         says="first diverging operator: ",
     ),
     PlantedBug(
@@ -231,6 +249,7 @@ register(
         "dynamic_axes",
         Exported(of(RowLoop), "onnx"),
         Exported(of(RowsAtOnce), "onnx"),
+        code="fixed_axis",
         says="batch is always 3",
     ),
     PlantedBug(
@@ -238,6 +257,7 @@ register(
         "dynamic_axes",
         Exported(of(RowLoop, "torch_export"), "torch_export"),
         Exported(of(RowsAtOnce, "torch_export"), "torch_export"),
+        code="fixed_axis",
         says="batch is always 3 (models.py:",
     ),
     PlantedBug(
@@ -245,6 +265,7 @@ register(
         "dynamic_axes",
         Exported(of(RowLoop, "torchscript"), "torchscript"),
         Exported(of(RowsAtOnce, "torchscript"), "torchscript"),
+        code="size_refused",
         says="refuses batch=",
     ),
     PlantedBug(
@@ -252,6 +273,7 @@ register(
         "dynamic_axes",
         Exported(of(SizeBranch), "onnx"),
         Exported(of(SizeWhere), "onnx"),
+        code="narrower_axis",
         says="valid only from 1 to 4",
     ),
     PlantedBug(
@@ -259,13 +281,14 @@ register(
         "inference_mode",
         Exported(by_hand(Obedient, training=True), "onnx"),
         Exported(by_hand(Obedient), "onnx"),
-        says="training operators",
+        code="training_operators",
     ),
     PlantedBug(
         "dropout_left_in",
         "inference_mode",
         Exported(by_hand(language_model, training=True, do_constant_folding=False), "onnx"),
         Exported(STUB, "onnx"),
+        code="training_operators",
         says="Dropout",
     ),
     PlantedBug(
@@ -273,6 +296,7 @@ register(
         "inference_mode",
         Exported(of(Random, "torchscript"), "torchscript"),
         Exported(of(Scores, "torchscript"), "torchscript"),
+        code="training_operators",
         says="aten::dropout",
     ),
     PlantedBug(
@@ -280,6 +304,7 @@ register(
         "inference_mode",
         Exported(of(Random, "torch_export"), "torch_export"),
         Exported(of(Scores, "torch_export"), "torch_export"),
+        code="training_operators",
         says="aten.dropout",
     ),
     PlantedBug(
@@ -287,6 +312,7 @@ register(
         "invalid_input",
         Exported(by_hand(language_model), "onnx"),
         Exported(STUB, "onnx"),
+        code="accepts_invalid_input",
         says="returns logits where the model raises",
         status=Status.WARN,  # the file is the user's own
     ),
@@ -295,21 +321,21 @@ register(
         "invalid_input",
         Exported(of(LengthChecked), "onnx"),
         Exported(of(AnyLength), "onnx"),
-        says="returns logits where the model raises",
+        code="accepts_invalid_input",
     ),
     PlantedBug(
         "a_scale_off_at_a_long_sequence",
         "invalid_input",
         Exported(edited(scale_an_initializer("scale", 20.0), "onnx_int8", AnyLength, quantization="dynamic"), "onnx_int8"),
         Exported(of(AnyLength, quantization="dynamic"), "onnx_int8"),
-        says="differ from the model's, on a sequence that is too long",
+        code="different_logits",
     ),
     PlantedBug(
         "a_scale_off",
         "quantisation",
         Exported(destroyed_scale, "onnx_int8"),
         Exported(of(language_model, "onnx", quantization="dynamic"), "onnx_int8"),
-        says="changes the logits too much",
+        code="logits_too_noisy",
     ),
     PlantedBug(
         "slower_than_the_bound",
@@ -332,6 +358,7 @@ register(
             ),
             "onnx",
         ),
+        code="slower_than_bound",
         says="slower than 1e-06 ms",
     ),
 )

@@ -235,6 +235,7 @@ register(
         "dynamic_axes",
         Exported(of(FrozenHeight, "onnx", task=SEGMENTATION), "onnx"),
         Exported(of(Segmenter, "onnx", task=SEGMENTATION), "onnx"),
+        code="fixed_axis",
         says="height is always 16",
     ),
     PlantedBug(
@@ -242,6 +243,7 @@ register(
         "numerical_consistency",
         Exported(_traced_by_hand(FrozenHeight, SEGMENTATION, _IMAGE), "torchscript"),
         Exported(_traced_by_hand(Segmenter, SEGMENTATION, _IMAGE), "torchscript"),
+        code="different_form",
         says="output `mask` [batch, 4, height, width] is of shape",
     ),
     PlantedBug(
@@ -249,6 +251,7 @@ register(
         "numerical_consistency",
         Exported(of(ValueBranch, "onnx", task=POLICY), "onnx"),
         Exported(of(ActorCritic, "onnx", task=POLICY), "onnx"),
+        code="different_logits",
         says="output `value` [batch] differs from the model's by",
     ),
     PlantedBug(
@@ -256,6 +259,7 @@ register(
         "dynamic_axes",
         Exported(of(CountedByEdges, "onnx", task=GRAPH), "onnx"),
         Exported(of(GraphScores, "onnx", task=GRAPH), "onnx"),
+        code="size_refused",
         says="it refuses nodes=",
     ),
     PlantedBug(
@@ -263,6 +267,7 @@ register(
         "numerical_consistency",
         Exported(of(LoopOverTheLongest, "onnx", task=SPEECH), "onnx"),
         Exported(of(Utterance, "onnx", task=SPEECH), "onnx"),
+        code="different_logits",
         says="output `scores` [batch, 4] differs",
     ),
     PlantedBug(
@@ -270,6 +275,7 @@ register(
         "numerical_consistency",
         Exported(edited(_lowest_instead_of_highest, "onnx", Chosen, task=CHOICE), "onnx"),
         Exported(of(Chosen, "onnx", task=CHOICE), "onnx"),
+        code="different_logits",
         says="output `chosen` [batch] differs from the model's by",
     ),
     PlantedBug(
@@ -277,6 +283,7 @@ register(
         "numerical_consistency",
         Exported(of(StateScaledByData, "onnx", task=STATEFUL), "onnx"),
         Exported(of(Recurrent, "onnx", task=STATEFUL), "onnx"),
+        code="different_logits",
         says="output `state.1` differs",
     ),
 )
