@@ -73,6 +73,7 @@ def _input(text: str) -> Any:
 
 
 def _init(arguments: argparse.Namespace) -> int:
+    from harness.models.attempts import Patience
     from harness.scaffold import scaffold
 
     if arguments.model.is_dir():
@@ -91,7 +92,7 @@ def _init(arguments: argparse.Namespace) -> int:
             task=TaskType(arguments.task) if arguments.task else None,
             inputs=arguments.input,
             trust=arguments.trust,
-            say=progress.say,
+            patience=Patience(say=progress.say, stage=progress.stage),
         )
     print(_account(found))
     return _try_out(found.config, arguments.no_run)
@@ -112,6 +113,8 @@ def _try_out(config: Path, only_write: bool) -> int:
 def _account(found: Scaffold) -> str:
     """What was found, and from what."""
     lines = [f"{found.signature}, built by {found.factory.call}"]
+    if found.factory.through:
+        lines.append(f"  it has no forward: its `{found.factory.through}` is called in its place{_or_a_method(found)}")
     if found.called:
         lines.append(f"  called with {found.called}")
     if found.guess is not None:
@@ -129,6 +132,16 @@ def _account(found: Scaffold) -> str:
         lines.append(f"  also there: {', '.join(found.others)}; --factory NAME takes one of them")
     lines += [f"wrote {path}" for path in (found.config, found.bridge) if path is not None]
     return "\n".join(lines)
+
+
+def _or_a_method(found: Scaffold) -> str:
+    """How to have a method called instead, where there are some."""
+    from harness.models.attempts import methods_to_call
+
+    target = found.factory.target
+    methods = methods_to_call(target) if isinstance(target, type) else []
+    others = f" (also there: {', '.join(methods[1:4])})" if len(methods) > 1 else ""
+    return f'; for a method of its own, say call = "{methods[0]}" in the config{others}' if methods else ""
 
 
 def _run_tier_1(config: Path) -> int:
@@ -233,7 +246,7 @@ _QUICK = 1.0
 
 
 class Progress:
-    """One line of text that is replaced by the next one; on anything but a terminal, lines, and only when it takes longer.
+    """One line of text that is replaced by the next one; on anything but a terminal, a line for each stage, and only when it takes longer.
 
     Args:
         stream: Where it is written.
@@ -244,17 +257,22 @@ class Progress:
         self._replaces = stream.isatty()
         self._began = time.monotonic()
         self._shown = ""
+        self._stage = ""
+
+    def stage(self, text: str) -> None:
+        """Shows what the attempts that follow are for."""
+        self._stage = text
+        self.say(text)
 
     def say(self, text: str) -> None:
         """Shows what is being done now."""
-        line = " ".join(text.split())
-        line = line if len(line) < 79 else f"{line[:75]}…"
         if self._replaces:
+            line = _one_line(text)
             self._stream.write(f"\r{line:<{len(self._shown)}}")
             self._shown = line
-        elif time.monotonic() - self._began > _QUICK and line != self._shown:
-            self._stream.write(f"modeltiers: {line}\n")
-            self._shown = line
+        elif time.monotonic() - self._began > _QUICK and self._stage != self._shown:
+            self._shown = self._stage
+            self._stream.write(f"modeltiers: {' '.join(self._stage.split())}\n")
         self._stream.flush()
 
     def __enter__(self) -> Progress:
@@ -264,3 +282,8 @@ class Progress:
         if self._replaces and self._shown:
             self._stream.write(f"\r{'':<{len(self._shown)}}\r")
             self._stream.flush()
+
+
+def _one_line(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) < 79 else f"{line[:75]}…"

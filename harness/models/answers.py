@@ -63,6 +63,8 @@ def _text(attempt: Guess, answer: Answer) -> Guess | str:
     if not (per_position or per_row) or shape[-1] < 2:  # of one class no loss has a gradient
         return _unfit(shape)
     kind = TaskType.TOKEN_CLASSIFICATION if per_position else TaskType.SEQUENCE_CLASSIFICATION
+    if kind is TaskType.SEQUENCE_CLASSIFICATION and shape[-1] == sizes.seq and _grows(answer, task):
+        return f"logits of shape {shape}, one for each position rather than for each class"
     widths = {
         m.embedding_dim for m in answer.model.modules() if isinstance(m, nn.Embedding) and m.num_embeddings == task.vocab_size
     }
@@ -113,6 +115,15 @@ def _unfit(shape: tuple[int, ...]) -> str:
         else ""
     )
     return f"logits of shape {shape}{one}"
+
+
+def _grows(answer: Answer, task: TaskSpec) -> bool:
+    """Whether the logits of longer rows are more."""
+    longer = Sizes(answer.sizes.batch, answer.sizes.seq + 1, answer.sizes.target_seq)
+    try:
+        return answer.call(make_batch(task, longer)).shape[-1] != answer.shape[-1]
+    except (Exception, SystemExit):
+        return False
 
 
 def _direction(answer: Answer, task: TaskSpec) -> tuple[TaskType, str]:

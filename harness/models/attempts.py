@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from types import TracebackType
+from types import FunctionType, TracebackType
 from typing import Any
 
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ _UNLIMITED = 128
 IMAGES = ("pixel_values", "pixels", "image", "images", "img", "imgs")
 _FEATURE_COUNTS = ("num_features", "n_features", "in_features", "input_dim", "input_size", "in_dim", "n_inputs")
 _TARGETS = ("decoder_input_ids", "tgt", "trg", "target", "targets", "labels", "y", "dst", "decoder_input", "decoder_inputs")
-_MASKS = ("mask", "attn", "padding", "attention")
+_MASKS = ("mask", "attn", "padding", "attention", "attend", "pad")
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,24 @@ def signature_of(model: nn.Module) -> str:
     names = [p.name + ("" if p.default is p.empty else f"={p.default!r}") for p in parameters_of(model)]
     shown = names if len(names) <= _SHOWN else [*names[: _SHOWN - 1], "…"]
     return f"{type(model).__name__}.forward({', '.join(shown)})"
+
+
+_HOUSEKEEPING = ("init", "load", "save", "reset", "set", "log", "print", "configure", "freeze", "update", "from", "build", "make")
+"""First words of methods that compute nothing from inputs."""
+
+
+def methods_to_call(cls: type) -> list[str]:
+    """Methods of a model's own class that could be called in place of ``forward``: they need an argument; those of most arguments come first."""
+    found: dict[str, int] = {}
+    for base in cls.__mro__:
+        if base is nn.Module or base.__module__.startswith(("torch.", "lightning.", "pytorch_lightning.")):
+            break
+        for name, method in vars(base).items():
+            if isinstance(method, FunctionType) and not name.startswith("_") and name.partition("_")[0] not in _HOUSEKEEPING:
+                taken = list(inspect.signature(method).parameters.values())[1:]
+                if name != "forward" and any(p.default is p.empty for p in taken):
+                    found.setdefault(name, len(taken))
+    return sorted(found, key=lambda name: -found[name])
 
 
 def text_attempts(model: nn.Module) -> Iterator[Guess]:
@@ -108,13 +126,25 @@ def _text_calls(model: nn.Module) -> Iterator[tuple[TaskType, CallPlan | None]]:
         yield TaskType.CAUSAL_LM, CallPlan(positional=("input_ids", "input_ids"))
 
 
+def unfit_arguments(model: nn.Module) -> list[str]:
+    """Parameters beside the first that a call needs and that no text task fills, such as the item beside the user."""
+    required = [p for p in parameters_of(model) if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    fields = {name for facts in FACTS.values() for name in facts.inputs}
+    names = [p.name for p in required[1:]]
+    return [name for name in names if name not in fields and not _is_target(name) and not _is_mask(name)]
+
+
+def _is_mask(name: str) -> bool:
+    return any(word in name.lower() for word in _MASKS)
+
+
 def _is_target(name: str) -> bool:
     return name.lower() in _TARGETS or name.lower().startswith(("tgt", "trg", "target_ids", "decoder_"))
 
 
 def _field(name: str) -> str:
     """The field of a seq2seq batch that a required parameter takes."""
-    if any(word in name.lower() for word in _MASKS):
+    if _is_mask(name):
         return "attention_mask"
     return "decoder_input_ids" if _is_target(name) else "input_ids"
 
@@ -267,13 +297,21 @@ class Patience:
 
     Args:
         seconds: After so many no further attempt is begun.
-        say: Is told what is being done.
+        say: Is told every attempt.
+        stage: Is told what the attempts that follow are for, and how long they may take.
     """
 
-    def __init__(self, seconds: float = 8.0, say: Callable[[str], None] = _silent) -> None:
+    def __init__(
+        self, seconds: float = 8.0, say: Callable[[str], None] = _silent, stage: Callable[[str], None] = _silent
+    ) -> None:
         self.seconds = seconds
         self.say = say
+        self.stage = stage
         self.start()
+
+    def again(self, seconds: float) -> Patience:
+        """As long again, or longer, for what comes next."""
+        return Patience(seconds, self.say, self.stage)
 
     def start(self) -> None:
         """Begins to count; what the user's own file does while it is imported is none of our time."""

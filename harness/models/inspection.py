@@ -26,6 +26,7 @@ from harness.models.attempts import (
     signature_of,
     tabular_attempts,
     text_attempts,
+    unfit_arguments,
 )
 from harness.models.first_call.watching import refusing_unbatched
 from harness.models.reuse import Reuse
@@ -93,6 +94,7 @@ def guess_task(
     """
     subject = _Subject(build, patience or Patience(), only)
     refusals: list[Refusal] = []
+    subject.patience.stage(f"trying token ids, images and rows of a table (at most {subject.patience.seconds:g} s)")
     with threads_for(subject.model):
         families = {_text: _TEXT_AXES, _image: _IMAGE_AXES, _tabular: _TEXT_AXES}
         for family in [each for each, count in families.items() if axes in (None, count) or only is not None]:
@@ -181,6 +183,8 @@ def _other_outputs(returned: Any, logits: Tensor) -> list[list[int]]:
 def _text(subject: _Subject, _shapes: Collection[tuple[int, ...]]) -> Iterator[Guess | Refusal]:
     kinds = tuple(task for task in FACTS if FACTS[task].modality == "text")
     if not subject.is_wanted(*kinds) or subject.names & set(IMAGES):
+        return
+    if subject.only is None and unfit_arguments(subject.model):
         return
     for attempt in text_attempts(subject.model):
         subject.patience.say("calling it with token ids")

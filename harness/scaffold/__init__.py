@@ -6,7 +6,7 @@ import contextlib
 import io
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -31,6 +31,9 @@ from harness.scaffold.source import Source, import_model, refuse_elsewhere
 from harness.scan import training_calls
 from harness.tasks import TaskType
 from harness.user_code import raised
+
+_SHOWN = 2
+"""Names of a file of which a message says what was wrong with each."""
 
 _VAST = 1_000_000_000
 _MAKES = ("from_name", "from_config", "make_default", "make_", "build", "create")
@@ -94,7 +97,7 @@ def scaffold(
     task: TaskType | None = None,
     inputs: Sequence[GivenInput] = (),
     trust: bool = False,
-    say: Callable[[str], None] | None = None,
+    patience: Patience | None = None,
     apart: bool = False,
 ) -> Scaffold:
     """Writes a config for a model file.
@@ -109,7 +112,7 @@ def scaffold(
         task: The task, where the model's answers alone do not say it.
         inputs: What the model's forward takes, where its answers alone do not say it.
         trust: Whether the file may start processes and use the network when it is imported.
-        say: Is told what is being done.
+        patience: The time there is, and who is told what is being done.
         apart: Whether the config lies away from the model, whose folder the caller puts on the path; all that is written lies with it.
 
     Raises:
@@ -118,11 +121,11 @@ def scaffold(
     _refuse_kind(model_file, target)
     if target is not None:
         _refuse_existing(target, overwrite)
-    patience = Patience(say=say) if say else Patience()
+    patience = patience or Patience()
     if not trust:
         refuse_dangerous(model_file.resolve(), "MODEL.py")
     _refuse_training(model_file.resolve())
-    patience.say(f"importing {model_file.name}")
+    patience.stage(f"importing {model_file.name}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the model's own code; the suite shows them
         source = import_model(model_file)
@@ -165,7 +168,7 @@ def _find(
         try:
             if not trust:
                 refuse_dangerous(source.file, "MODEL.py", made.name, made.kwargs)
-            patience.say(f"building {made.call}")
+            patience.stage(f"building {made.call}")
             made, model = _built(made)
             guess, declared = _task_of(made, model, source.module, asked, (*_image_of(made), *shapes), patience)
         except (Exception, SystemExit) as error:  # a model may do anything while it is looked at
@@ -186,6 +189,9 @@ def _find(
             name: why for name, why in tried.items() if name == only or name not in functions or not why.startswith("needs ")
         }
     lines = [why if why.startswith(name) else f"{name} {why}" for name, why in tried.items()]
+    if len(lines) > _SHOWN:
+        rest = [name.partition("(")[0] for name in [*tried][1:]]
+        lines = [lines[0], f"{len(rest)} more: {', '.join(rest)}; --factory NAME says what is wrong with one of them"]
     found = "".join(f"\n  {line}" for line in lines) or "\n  no function and no nn.Module class"
     raise FactoryError(
         f"{source.file.name}: nothing here is a model that a suite can be written for. Tried:{found}\n{_WHAT_TO_ADD}"
@@ -204,7 +210,7 @@ def _task_of(
         except FactoryError:
             if asked.task is not None:
                 raise
-    return None, declare(build, made, module, asked.inputs, patience.say)
+    return None, declare(build, made, module, asked.inputs, patience)
 
 
 def _image_of(made: Factory) -> list[tuple[int, ...]]:

@@ -8,7 +8,6 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,13 +39,12 @@ class ConfigApart:
     keep: str
 
 
-def config_apart(model: str, trust: bool = False, say: Callable[[str], None] | None = None) -> ConfigApart:
+def config_apart(model: str, trust: bool = False) -> ConfigApart:
     """Writes what ``modeltiers init`` would write.
 
     Args:
         model: A ``.py`` file, a folder of ``save_pretrained``, or ``pkg.mod:Class``.
         trust: Whether the file may start processes and use the network when it is imported.
-        say: Is told what is being done.
 
     Raises:
         UserError: There is no such model, or nothing is found that fits it; one line and what was tried.
@@ -62,7 +60,7 @@ def config_apart(model: str, trust: bool = False, say: Callable[[str], None] | N
         near = [other.name for other in file.parent.glob("*.py")] if file.parent.is_dir() else []
         raise ModelSourceError(f"--model: no such file {file}.{did_you_mean(file.name, near)}")
     config = apart / f"{_stem(file)}.toml"
-    found = scaffold(file, config, overwrite=True, factory=factory, trust=trust, say=say, apart=True)
+    found = scaffold(file, config, overwrite=True, factory=factory, trust=trust, apart=True)
     keep = f"modeltiers init {shlex.quote(str(file))}" + (f" --factory {factory}" if factory else "")
     return ConfigApart(config, found.source.folder, _shown(config), keep)
 

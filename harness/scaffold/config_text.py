@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,7 +82,7 @@ def config_text(found: Scaffold) -> str:
 def _keys(found: Scaffold, model_file: Path) -> dict[str, tuple[Any, str]]:
     """The keys with their values and comments."""
     factory, folder, guess = found.factory, found.config.resolve().parent, found.guess
-    keys: dict[str, tuple[Any, str]] = {"task_name": (_own_name(model_file.stem), "a name for the reports")}
+    keys: dict[str, tuple[Any, str]] = {"task_name": (_own_name(model_file.stem, found.signature), "a name for the reports")}
     if guess is not None:
         keys["task_type"] = (guess.task.task_type.value, guess.reasons.get("task_type", ""))
     if needs_build(factory) and found.bridge is not None:
@@ -135,11 +136,18 @@ def _plain(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in kwargs.items()}
 
 
-def _own_name(stem: str) -> str:
-    """The file's name, unless it is a preset's, which would bring that preset's sizes."""
+_ANY_FILE = ("model", "models", "net", "network", "main", "module", "modeling", "__init__")
+"""Names of files that say nothing of the model in them."""
+
+_WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z]{2})(?=[A-Z][a-z])")
+
+
+def _own_name(stem: str, signature: str) -> str:
+    """The file's name, or the class's where that says nothing, unless it is a preset's, which would bring that preset's sizes."""
     from harness.config_keys import PRESETS
 
-    return f"{stem}_model" if stem in PRESETS else stem
+    name = _WORDS.sub("_", signature.partition(".")[0]).lower() if stem in _ANY_FILE else stem
+    return f"{name}_model" if name in PRESETS else name
 
 
 def _relative(file: Path, folder: Path) -> str:

@@ -49,7 +49,7 @@ def declare(
     made: Factory,
     module: ModuleType,
     given: Sequence[GivenInput],
-    say: Callable[[str], None],
+    patience: Patience,
 ) -> Declared:
     """The signature of a model, by calling it.
 
@@ -58,7 +58,7 @@ def declare(
         made: What makes it.
         module: The model's file.
         given: What the user said of its inputs.
-        say: Is told what is being done.
+        patience: Is told what is being done; each of the two parts gets its own time.
 
     Raises:
         UserError: No call works, or the model has no parameters.
@@ -68,16 +68,16 @@ def declare(
         raise FactoryError(f"{made.name} fits no task: it has no parameters, and its layers say nothing about its inputs")
     example = find_example(model, module) if not given else None
     if example is not None:
-        say("calling it with other sizes")
+        patience.stage(f"calling it with other sizes and contents (at most {_SECONDS:g} s)")
         found = signature_from_call(build(), example.arguments, axis_names=example.axis_names, seconds=_SECONDS)
         return Declared(found.keys, {"inputs": example.origin, **found.reasons}, example.origin)
     call = find_call(
         build,
         lambda called: read_hints(called, made.kwargs, written_examples(module, called)),
         list(_whole_arguments(given)),
-        Patience(_SECONDS, say),
+        patience.again(_SECONDS),
     )
-    say("calling it with other sizes")
+    patience.stage(f"calling it with other sizes and contents (at most {_SECONDS:g} s)")
     names = dict(_axis_names(call.arguments.values()))
     signature = signature_from_call(build(), call.values, axis_names=names, seconds=_SECONDS)
     keys, reasons = dict(signature.keys), {**signature.reasons, **dict(_reasons(call, signature.reasons))}

@@ -54,6 +54,20 @@ class GCN(nn.Module):
 """
 )
 
+MATCHES = (
+    HEAD
+    + """
+class NeuralCF(nn.Module):
+    def __init__(self, n_users=50, n_items=80, dim=8):
+        super().__init__()
+        self.users, self.items = nn.Embedding(n_users, dim), nn.Embedding(n_items, dim)
+        self.out = nn.Linear(dim, 1)
+
+    def forward(self, user, item):
+        return torch.sigmoid(self.out(self.users(user) * self.items(item))).squeeze(-1)
+"""
+)
+
 DENOISER = (
     HEAD
     + """

@@ -44,6 +44,11 @@ def declared(source: str, folder: Path, **options: Any) -> dict[str, Any]:
             {"output": {"axes": ["nodes", 3]}},
         ),
         (
+            models.MATCHES,
+            {"user": {"axes": ["batch"], "values": {"ids": 50}}, "item": {"axes": ["batch"], "values": {"ids": 80}}},
+            {"output": {"axes": ["batch"], "range": [0.0, 1.0]}},
+        ),
+        (
             models.DENOISER,
             {"x": {"axes": ["batch", 1, "height", "width"]}, "t": {"axes": ["batch"], "values": {"ids": 50}}},
             {"output": {"axes": ["batch", 1, "height", "width"]}},
@@ -61,7 +66,7 @@ def declared(source: str, folder: Path, **options: Any) -> dict[str, Any]:
         (models.EXAMPLE, {"signal": {"axes": ["batch", 4, "time"]}}, {"output": {"axes": ["batch", 2, "time"]}}),
         (models.SHAPED, {"series": {"axes": ["batch", "time", 5]}}, {"output": {"axes": ["batch", 1, 7]}}),
     ],
-    ids=["u_net", "clicks", "nodes", "denoiser", "policy", "boxes", "example", "shaped"],
+    ids=["u_net", "clicks", "nodes", "matches", "denoiser", "policy", "boxes", "example", "shaped"],
 )
 def test_the_signature_is_found(source: str, inputs: dict[str, Any], outputs: dict[str, Any], tmp_path: Path) -> None:
     keys = declared(source, tmp_path)
@@ -84,6 +89,22 @@ def test_the_config_says_what_was_guessed_and_what_to_edit(tmp_path: Path) -> No
     assert "an input that the file makes, line 17" in text
     assert 'kind = "class_scores"' in text
     assert "axes.time" not in text
+
+
+@pytest.mark.parametrize(("file", "name"), [("model.py", "unet"), ("net.py", "unet"), ("vessels.py", "vessels")])
+def test_the_task_is_named_after_the_class_where_the_file_says_nothing(file: str, name: str, tmp_path: Path) -> None:
+    (tmp_path / file).write_text(models.U_NET)
+    assert load_config(scaffold(tmp_path / file).config).task_name == name
+
+
+def test_a_failure_takes_four_lines_however_many_models_there_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = "class {}(nn.Module):\n    def __init__(self, foo):\n        super().__init__()\n\n"
+    (tmp_path / "model.py").write_text(models.HEAD + "".join(model.format(name) for name in ("A", "B", "C", "D")))
+    assert main(["init", str(tmp_path / "model.py")]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 4
+    assert "needs `foo`" in said[1]
+    assert "3 more: " in said[2]
 
 
 def test_an_unknown_output_is_never_taken_for_classes(tmp_path: Path) -> None:

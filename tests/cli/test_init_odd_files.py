@@ -274,6 +274,17 @@ def test_progress_is_a_line_that_goes_away(tty: bool, shown: str) -> None:
     assert stream.text == shown
 
 
+def test_where_lines_stay_there_is_one_for_each_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.cli.init._QUICK", -1.0)
+    stream: Any = Terminal(False)
+    with Progress(stream) as progress:
+        progress.stage("looking for a call (at most 5 s)")
+        for side in range(300):
+            progress.say(f"calling it with x=[3, {side}]")
+        progress.stage("calling it with other sizes (at most 5 s)")
+    assert stream.text == "modeltiers: looking for a call (at most 5 s)\nmodeltiers: calling it with other sizes (at most 5 s)\n"
+
+
 def in_package(folder: Path, source: str, init: str = "") -> Path:
     """A model file in a package in a package, that needs both."""
     written(init, folder, "outer/__init__.py")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 from types import ModuleType
 
@@ -102,6 +103,67 @@ def test_a_state_that_is_returned_is_passed_on() -> None:
 def test_a_shape_that_was_given_is_kept() -> None:
     with pytest.raises(ForwardError, match=r"no call .* with x=\[3, 7\] it raises RuntimeError: mat1 .* --input x=batch,7"):
         found(lambda self, x: self.layers[0](x), nn.Linear(4, 2), given=("x=batch,7",))
+
+
+def test_numbers_beside_a_mask_are_a_vector_for_each_position() -> None:
+    def forward(self: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
+        hidden = self.layers[0](x) * mask.unsqueeze(-1)  # type: ignore[index,operator]
+        return hidden.sum(dim=1)  # type: ignore[no-any-return]
+
+    assert shapes(found(forward, nn.Linear(4, 6))) == {"x": (3, 11, 4), "mask": (3, 11)}
+
+
+def test_a_call_that_broadcasts_at_one_number_of_rows_alone_is_not_taken() -> None:
+    def forward(self: nn.Module, x: Tensor, weights: Tensor) -> Tensor:
+        hidden = self.layers[0](x) * weights.unsqueeze(-1)  # type: ignore[index,operator]
+        return hidden.sum(dim=1)  # type: ignore[no-any-return]
+
+    taken = shapes(found(forward, nn.Linear(4, 6)))
+    assert taken["x"][:2] == taken["weights"]
+    assert len(taken["x"]) == 3
+
+
+@pytest.mark.parametrize("name", ["graph", "batch", "batch_index", "graph_id"])
+def test_the_graph_of_each_node_is_a_number_for_each_node(name: str) -> None:
+    def forward(self: nn.Module, atoms: Tensor, edge_index: Tensor, group: Tensor) -> Tensor:
+        nodes = self.layers[0](atoms)  # type: ignore[index,operator]
+        nodes = nodes + torch.zeros_like(nodes).index_add(0, edge_index[1], nodes[edge_index[0]])
+        return torch.zeros(int(group.max()) + 1, nodes.shape[1]).index_add(0, group, nodes)
+
+    parameters = [each.replace(name=name) if each.name == "group" else each for each in signature(forward).parameters.values()]
+
+    def called(self: nn.Module, *values: Tensor, **named: Tensor) -> Tensor:
+        return forward(self, *values, **{"group" if key == name else key: value for key, value in named.items()})
+
+    called.__signature__ = signature(forward).replace(parameters=parameters)  # type: ignore[attr-defined]
+    call = found(called, nn.Embedding(20, 6))
+    assert shapes(call) == {"atoms": (7,), "edge_index": (2, 17), name: (7,)}
+    assert call.values[name].dtype == torch.int64
+
+
+def test_a_forward_that_is_not_written_is_told_the_methods_that_may_be_called() -> None:
+    class Agent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.actor = nn.Linear(4, 2)
+
+        def forward(self) -> None:
+            raise NotImplementedError
+
+        def reset_parameters(self, scale: float) -> None:
+            self.actor.reset_parameters()
+
+        def get_value(self, x: Tensor) -> Tensor:
+            return self.actor(x)
+
+        def get_action_and_value(self, x: Tensor, action: Tensor | None = None) -> Tensor:
+            return self.actor(x)
+
+    with pytest.raises(ForwardError) as raised:
+        find_call(lambda: Agent().eval(), lambda model: read_hints(model, {}, {}))
+    said = str(raised.value)
+    assert 'call = "get_action_and_value" (also there: get_value)' in said
+    assert "reset" not in said
 
 
 def test_a_comment_says_the_axes() -> None:

@@ -83,6 +83,18 @@ class Graph(nn.Module):
         return self.own(x).index_add(0, target, self.heard(x)[source])
 
 
+class Molecules(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(20, 4), nn.Linear(4, 1)
+
+    def forward(self, atoms: Tensor, edge_index: Tensor, graph: Tensor) -> Tensor:
+        nodes = self.table(atoms)
+        nodes = nodes.index_add(0, edge_index[1], nodes[edge_index[0]]).tanh()
+        whole = torch.zeros(int(graph.max()) + 1, 4).index_add(0, graph, nodes)
+        return self.head(whole).squeeze(1)
+
+
 class Attention(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -181,6 +193,22 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], dict[str, Any]], di
         {
             "inputs": {"x": {"axes": ["nodes", 5]}, "edge_index": {"axes": [2, "edges"], "values": {"index_of": "nodes"}}},
             "outputs": {"output": {"axes": ["nodes", 4]}},
+        },
+    ),
+    "graphs of a batch, one after the other": (
+        Molecules,
+        lambda: {
+            "atoms": torch.randint(20, (7,)),
+            "edge_index": torch.tensor([[0, 1, 2, 4, 5], [1, 2, 0, 5, 6]]),
+            "graph": torch.tensor([0, 0, 0, 0, 1, 1, 1]),
+        },
+        {
+            "inputs": {
+                "atoms": {"axes": ["nodes"], "values": {"ids": 20}},
+                "edge_index": {"axes": [2, "edges"], "values": {"index_of": "nodes"}},
+                "graph": {"axes": ["nodes"], "values": {"index_of": "batch"}},
+            },
+            "outputs": {"output": {"axes": ["batch"]}},
         },
     ),
     "two lengths that are alike, and an optional mask": (

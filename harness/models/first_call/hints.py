@@ -110,7 +110,8 @@ def read_hints(model: nn.Module, kwargs: Mapping[str, Any], examples: Mapping[st
             required[parameter.name] = guess
         elif parameter.default is None and parameter.kind not in _FLEXIBLE:
             optional[parameter.name] = guess
-    return Hints(_of_one_graph(required), optional, sizes)
+    has_tables = any(isinstance(m, (nn.Embedding, nn.EmbeddingBag)) for m in model.modules())
+    return Hints(_masked(_of_one_graph(required, has_tables), has_tables), optional, sizes)
 
 
 def part_guess(key: str) -> Argument:
@@ -160,7 +161,14 @@ def _by_name(name: str) -> Argument | None:
     return next((guess for pattern, guess in _NAMED if re.fullmatch(pattern, name.lower())), None)
 
 
-def _of_one_graph(required: dict[str, Argument]) -> dict[str, Argument]:
+_GROUPS = r"batch|graphs?|(?:batch|graph|node)_?(?:index|idx|ids?|batch|graph)"
+"""Names of what says which graph each node belongs to."""
+
+_NODE_TYPES = r"atoms?|atom_?types?|atomic_?num(?:ber)?s?|species|z|node_?(?:types?|ids?)"
+"""Names of what says the kind of each node, which a table is looked up for."""
+
+
+def _of_one_graph(required: dict[str, Argument], has_tables: bool) -> dict[str, Argument]:
     """Features of nodes have no rows beside a list of edges or an adjacency matrix."""
     graph = any(re.fullmatch(r"edge_?index|edges|adj.*|laplacian", name.lower()) for name in required)
     if not graph:
@@ -169,10 +177,21 @@ def _of_one_graph(required: dict[str, Argument]) -> dict[str, Argument]:
     for name, guess in required.items():
         nodes = guess.why in ("a guess", "its name") and guess.holds == "numbers" and not re.match(r"edge|adj|lap", name.lower())
         guess = replace(guess, sizes=(_NODES, 13), why="a graph's nodes") if nodes else guess
-        if name == "batch":
+        if has_tables and guess.is_free and not guess.is_said and re.fullmatch(_NODE_TYPES, name.lower()):
+            guess = Argument(name, (_NODES,), "ids", FEW, why="a graph's nodes")
+        if guess.is_free and not guess.is_said and re.fullmatch(_GROUPS, name.lower()):
             guess = Argument(name, (_NODES,), "ids", 1, why="the graph of each node")
         found[name] = guess
     return found
+
+
+def _masked(required: dict[str, Argument], has_tables: bool) -> dict[str, Argument]:
+    """Numbers beside a mask of positions are a vector for each position."""
+    is_masked = any("mask" in name.lower() and len(guess.sizes) == 2 for name, guess in required.items())
+    first = next(iter(required.values()), None)
+    if not is_masked or has_tables or first is None or first.why != "a guess" or len(first.sizes) != 2:
+        return required
+    return {**required, first.name: replace(first, sizes=default_sizes(3))}
 
 
 def _shaped(guess: Argument, shape: tuple[str, ...], where: str, sizes: Mapping[str, int]) -> Argument:

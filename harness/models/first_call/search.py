@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import ConfigError, ForwardError, did_you_mean
-from harness.models.attempts import Patience, signature_of
+from harness.models.attempts import Patience, methods_to_call, signature_of
 from harness.models.first_call.argument import BATCH, FEW, Argument
 from harness.models.first_call.guesses import Guesses
 from harness.models.first_call.hints import STATES, Hints, hidden_state
@@ -25,6 +25,10 @@ from harness.user_code import raised
 
 _MOST_CALLS = 300
 _MOST_CALLS_OF_AN_OPTION = 12
+_MOST_CALLS_FOR_A_BETTER_ONE = 60
+
+_MORE_ROWS = 5
+"""Another number of rows than that of a trial."""
 
 _SLOW = 0.2
 """Seconds from which on a call is slow."""
@@ -108,6 +112,9 @@ def find_call(
     order = list(inspect.signature(subject.model.forward).parameters)
     first = dict(sorted(first.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
     first = {name: _own_state(subject.model, argument) for name, argument in first.items()}
+    subject.patience.stage(
+        f"looking for a call of {signature_of(subject.model)} that works (at most {subject.patience.seconds:g} s)"
+    )
     with threads_for(subject.model):
         found, closest = _search(subject, Guesses(first), known.optional, _MOST_CALLS)
         if found is None:
@@ -134,6 +141,7 @@ def _search(
     tried = set()
     closest: tuple[Guesses, Failure] | None = None
     begun = subject.calls
+    doubtful: FoundCall | None = None
     while queue and subject.calls - begun < most and not subject.patience.is_over:
         cost, _, guesses = heapq.heappop(queue)
         if guesses.key in tried:
@@ -143,20 +151,38 @@ def _search(
         returned, failure, watch, values = subject.call(guesses)
         if failure is None:
             if any(True for _ in tensors_in(_plain(returned), "")):
-                return _as_it_reads(subject, FoundCall(guesses.arguments, values, returned), watch), None
+                found = _as_it_reads(subject, FoundCall(guesses.arguments, values, returned), watch)
+                if _takes_more_rows(subject, found):
+                    return found, None
+                if doubtful is None:
+                    doubtful, most = found, min(most, subject.calls - begun + _MOST_CALLS_FOR_A_BETTER_ONE)
             changes: list[tuple[int, Guesses]] = []
             failure = Failure(TypeError(f"forward returned {type(returned).__name__}, no tensor"))
         else:
             changes = [*repairs(guesses, failure), *_options(guesses, failure, optional)]
         if closest is None or failure.done > closest[1].done:
             closest = (guesses, failure)
+        if isinstance(failure.error, NotImplementedError) and not failure.operation:  # no other argument mends that
+            break
         if cost < 24:
             changes += list(last_resorts(guesses))
         for more, changed in changes:
             if cost + more < cheapest.get(changed.key, cost + more + 1):
                 cheapest[changed.key] = cost + more
                 heapq.heappush(queue, (cost + more, next(order), changed))
-    return None, closest
+    return doubtful, closest
+
+
+def _takes_more_rows(subject: _Subject, found: FoundCall) -> bool:
+    """Whether several guesses take more rows together: what one size alone lets broadcast is no call to go by."""
+    guesses = Guesses(found.arguments)
+    arguments = {path: argument for path in guesses.paths() if (argument := guesses.at(path)) is not None}
+    with_rows = {path: each for path, each in arguments.items() if each.is_free and each.sizes[:1] == (BATCH,)}
+    if len(with_rows) < 2 or any(not each.is_free for each in arguments.values()):
+        return True
+    for path, argument in with_rows.items():
+        guesses = guesses.put(path, argument.with_size(0, _MORE_ROWS))
+    return subject.call(guesses)[1] is None
 
 
 def _as_it_reads(subject: _Subject, found: FoundCall, watch: Watch) -> FoundCall:
@@ -281,16 +307,30 @@ def _why_not(subject: _Subject, closest: tuple[Guesses, Failure] | None) -> str:
     if closest is None:
         return f"no call of {signature} was tried: it takes no argument that a call needs"
     guesses, failure = closest
+    methods = methods_to_call(type(subject.model))
+    if isinstance(failure.error, NotImplementedError) or not guesses.arguments:
+        return _no_forward(subject.model, failure, methods)
     blamed = sorted(failure.sources or guesses.paths())
     names = list(dict.fromkeys(path.partition(".")[0] for path in blamed)) or list(guesses.arguments)
-    if not names:
-        return f"{signature} takes nothing, and raises {raised(failure.error)}; `call` in the config names a method that is called in its place"
     shown = ", ".join(f"{name}={_shown(argument)}" for name, argument in guesses.arguments.items())
     options = " ".join(f"--input {name}={_option(guesses.arguments[name])}" for name in names[:2])
     return (
         f"no call of {signature} that works was found in {subject.calls} tries; with {shown} it raises {raised(failure.error)}. "
         f"Say what `{names[0]}` takes, such as {options}"
     )
+
+
+def _no_forward(model: nn.Module, failure: Failure, methods: list[str]) -> str:
+    """What to do with a model whose forward is not there, takes nothing, or is not written."""
+    signature = signature_of(model)
+    if isinstance(failure.error, NotImplementedError):
+        what = f"{type(model).__name__} has no forward, or one that is not written"
+    else:
+        what = f"{signature} takes nothing, and raises {raised(failure.error)}"
+    if not methods:
+        return f"{what}; `call` in the config names a method that is called in its place"
+    others = f" (also there: {', '.join(methods[1:4])})" if len(methods) > 1 else ""
+    return f'{what}; name the method that is called in its place in the config: call = "{methods[0]}"{others}'
 
 
 def _option(argument: Argument) -> str:

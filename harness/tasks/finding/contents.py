@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -58,10 +59,28 @@ def index_axis(name: str, shapes: Mapping[str, Tensor]) -> str | None:
     is_edges = "edge" in last and 2 in tensor.shape[:1] + tensor.shape[-1:] and tensor.ndim == 2
     if not is_edges:
         return None
-    held = [
-        other for other, each in shapes.items() if each.is_floating_point() and each.ndim and each.shape[0] > int(tensor.max())
-    ]
-    return next((other for other in held if "edge" not in other.lower()), None)
+    large = [other for other, each in shapes.items() if each.ndim and each.shape[0] > int(tensor.max())]
+    held = [other for other in large if "edge" not in other.lower() and not is_group_of_each(other, shapes)]
+    kinds = [other for other in held if not shapes[other].is_floating_point() and shapes[other].ndim == 1]
+    return next((other for other in held if shapes[other].is_floating_point()), next(iter(kinds), None))
+
+
+_GROUPS = re.compile(r"batch|graphs?|(?:batch|graph|node)_?(?:index|idx|ids?|batch|graph)")
+
+
+def is_group_of_each(name: str, shapes: Mapping[str, Tensor]) -> bool:
+    """Whether an input says which group each element of another one belongs to, as of the graphs of a batch.
+
+    Its name says so, and it holds ascending numbers from 0 on.
+    """
+    tensor = shapes[name]
+    if tensor.is_floating_point() or tensor.dtype == torch.bool or tensor.ndim != 1 or len(tensor) < 2:
+        return False
+    if not _GROUPS.fullmatch(name.rpartition(".")[2].lower()):
+        return False
+    steps = tensor.diff()
+    ascends = int(tensor[0]) == 0 and bool(((steps == 0) | (steps == 1)).all())
+    return ascends and any(other != name and each.shape[:1] == tensor.shape for other, each in shapes.items())
 
 
 def _spoken(name: str, axes: Sequence[Size], shapes: Mapping[str, tuple[Sequence[Size], Tensor]]) -> Content | None:

@@ -13,7 +13,7 @@ from harness.errors import ExampleError
 from harness.tasks.axes import BATCH, Size
 from harness.tasks.declared import read_signature
 from harness.tasks.finding.calling import Call, Tensors, is_there, tensors_in
-from harness.tasks.finding.contents import content_of, index_axis
+from harness.tasks.finding.contents import content_of, index_axis, is_group_of_each
 from harness.tasks.finding.returned import names_of
 from harness.tasks.finding.sizes import sizes_of
 from harness.tasks.finding.ties import Place, find_rows, find_ties, same
@@ -56,6 +56,7 @@ class FoundInputs:
         self._axis_names = axis_names
         self._shapes: dict[str, list[Size]] = {name: list(tensor.shape) for name, tensor in call.inputs.items()}
         self._indices = {name: of for name in call.inputs if (of := index_axis(name, call.inputs))}
+        self._groups = next((name for name in call.inputs if is_group_of_each(name, call.inputs)), "")
         self._name_axes()
         self._fill_inputs()
         self._check_random_values()
@@ -71,6 +72,11 @@ class FoundInputs:
         alike = all(_ndims(found[name]) == _ndims(value) for name, value in self.call.outputs.items())
         return found if alike else None
 
+    def has_all_groups(self, sizes: Mapping[str, int]) -> bool:
+        """Whether there are at least as many elements as groups, so that none is empty."""
+        elements = self._shapes[self._groups][0] if self._groups else None
+        return not isinstance(elements, str) or sizes[BATCH] <= sizes[elements]
+
     def typical(self) -> dict[str, int]:
         """A size for each free axis, no two of them alike."""
         return self._signature().typical_sizes()
@@ -78,8 +84,11 @@ class FoundInputs:
     def _name_axes(self) -> None:
         """Gives each free axis a name in the inputs that have it."""
         tensors = self.call.inputs
-        rows = find_rows(self.call, self._indices)
-        if rows is not None:
+        rows = None if self._groups else find_rows(self.call, self._indices)
+        if self._groups:
+            self.sizes[BATCH] = int(tensors[self._groups].max()) + 1
+            self.reasons[f"axes.{BATCH}"] = f"the groups that `{self._groups}` gives each element"
+        elif rows is not None:
             for name, place in rows.places.items():
                 self._shapes[name][place] = BATCH
                 self.sizes[BATCH] = tensors[name].shape[place]
@@ -115,7 +124,7 @@ class FoundInputs:
     def _usual_name(self, places: list[Place]) -> str:
         if any(name in self._indices and self._shapes[name][place] != 2 for name, place in places):
             return "edges"
-        if any(place == 0 and name in self._indices.values() for name, place in places):
+        if any(place == 0 and (name in self._indices.values() or name == self._groups) for name, place in places):
             return "nodes"
         if len(places) > 1 and len({name for name, _ in places}) == 1:
             return "side" if self.call.inputs[places[0][0]].ndim in _POSITIONS else "size"
@@ -139,7 +148,10 @@ class FoundInputs:
         self.keys = {name: {"axes": list(self._shapes[name])} for name in tensors}
         for name, tensor in tensors.items():
             along = self._shapes[self._indices[name]][0] if name in self._indices else None
-            if isinstance(along, str):
+            if name == self._groups:
+                self.keys[name]["values"] = {"index_of": BATCH}
+                self.reasons[f"inputs.{name}"] = "its name, and ascending numbers: the group of each element"
+            elif isinstance(along, str):
                 self.keys[name]["values"] = {"index_of": along}
                 self.reasons[f"inputs.{name}"] = f"its name, and positions along `{along}`"
             else:

@@ -77,6 +77,7 @@ class FoundOutputs:
             [size, *(size + n * step for n in (1, 2, 3, 5, -1, -2, -3)), 2 * size, 3 * size, self._inputs.sizes[axis]]
         )
         allowed = [n for n in tries if n >= max(least, 2) and (most is None or n <= most)]
+        allowed = [n for n in allowed if self._inputs.has_all_groups({**typical, axis: n})]
         found = {n: self._inputs.tried({**typical, axis: n}) for n in allowed}
         return {n: outputs for n, outputs in found.items() if outputs is not None}
 
