@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize
 
 
 class Copies:
@@ -147,6 +148,20 @@ def clone(model: nn.Module) -> nn.Module:
             if type(value) in (dict, OrderedDict, set) and not value:
                 copied[id(value)] = type(value)()
     return copy.deepcopy(model, copied)
+
+
+def clone_with_classes(model: nn.Module) -> nn.Module:
+    """A deep copy whose parametrized modules have classes of their own.
+
+    ``torch.nn.utils.parametrize`` makes a class for each module, which deep copies share: where a parametrization is removed from one of
+    them, the weight of all is gone.
+    """
+    copied = clone(model)
+    for module in copied.modules():
+        if parametrize.is_parametrized(module):
+            made = type(module)
+            module.__class__ = type(made.__name__, made.__bases__, dict(vars(made)))
+    return copied
 
 
 def move(model: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> nn.Module:

@@ -172,6 +172,7 @@ def _script(program: Program) -> tuple[torch.jit.ScriptModule | None, str]:
     from harness.export.failure_reason import one_line
     from harness.export.formats.exported_program import quiet
     from harness.export.program import LOGITS
+    from harness.models.copies import clone_with_classes
 
     model = program.forward.model
     parameters = [
@@ -181,6 +182,8 @@ def _script(program: Program) -> tuple[torch.jit.ScriptModule | None, str]:
     if len(parameters) != len(program.fields) or len(program.fields) > len(wrappers):
         return None, "forward takes other arguments than the exported function"
     try:
+        if any(hasattr(module, "__prepare_scriptable__") for module in model.modules()):
+            model = clone_with_classes(model)  # that method may change the module, as torchaudio's takes its weight norm away
         with quiet(), _without_trainer(model):
             scripted = torch.jit.script(wrappers[len(program.fields) - 1](model).eval())
             output = scripted(*program.arguments)
