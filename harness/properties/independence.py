@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -52,10 +52,14 @@ def gradient_independence(subject: Subject, sizes: Sizes, seed: int = 0) -> Evid
 
     Token ids have no gradient; that of the token embeddings' output stands in for it.
     """
-    inputs, logits = _differentiable_inputs(subject, subject.batch(sizes, seed))
+    batch, signature = subject.batch(sizes, seed), subject.task.signature
+    grouped = BATCH in signature.grouping
+    elements = [each for each in signature.inputs if each.axes and each.axes[0] in signature.grouped_axes]
+    inputs, logits = _differentiable_inputs(subject, batch, [each.name for each in elements] if grouped else ())
     if not inputs or not logits.requires_grad:
         return Evidence("batch_independence", Status.SKIPPED, "there is no embedding or floating-point input to differentiate")
-    return first_failure(_row_gradient(subject, sizes, row, inputs, logits, seed) for row in range(sizes.batch))
+    groups = batch[signature.grouped_axes[str(elements[0].axes[0])].name] if grouped else None
+    return first_failure(_row_gradient(subject, sizes, row, inputs, logits, seed, groups) for row in range(sizes.batch))
 
 
 def ends_along(signature: Signature, output: Output, axis: str, size: int, sizes: Mapping[str, int]) -> list[tuple[int, int]]:
@@ -149,9 +153,11 @@ def _group_independence(
     )
 
 
-def _row_gradient(subject: Subject, sizes: Sizes, row: int, inputs: list[Tensor], logits: Tensor, seed: int) -> Evidence:
+def _row_gradient(
+    subject: Subject, sizes: Sizes, row: int, inputs: list[Tensor], logits: Tensor, seed: int, groups: Tensor | None
+) -> Evidence:
     row_of(logits, row, sizes.batch)
-    measured = _foreign_share(inputs, [logits], row, seed)
+    measured = _foreign_share(inputs, [logits], row, seed, groups)
     bound = FACTOR * subject.floor.epsilon
     if math.isnan(measured):
         return Evidence(
@@ -175,7 +181,7 @@ def _row_gradient(subject: Subject, sizes: Sizes, row: int, inputs: list[Tensor]
         f"{sizes.describe(subject.task)}, row={row}, seed={seed}",
         cause="" if holds else (LENGTH_FIRST_CAUSE if turned else usual),
         details=owned_by(LENGTH_FIRST_OWNER) if turned else {},
-        investigate=None if holds else lambda: _where_gradients_meet(subject, sizes, row, bound, seed),
+        investigate=None if holds or groups is not None else lambda: _where_gradients_meet(subject, sizes, row, bound, seed),
         code="" if holds else "gradient_of_other_rows",
     )
 
@@ -194,8 +200,11 @@ def _where_gradients_meet(subject: Subject, sizes: Sizes, row: int, bound: float
     return ""
 
 
-def _foreign_share(read: list[Tensor], returned: list[Tensor], row: int, seed: int) -> float:
-    """The largest gradient of a row of some outputs at other rows of the inputs, as a share of that at its own; NaN if one is not finite."""
+def _foreign_share(read: list[Tensor], returned: list[Tensor], row: int, seed: int, groups: Tensor | None = None) -> float:
+    """The largest gradient of a row of some outputs at other rows of the inputs, as a share of that at its own; NaN if one is not finite.
+
+    Where rows are groups of elements, the inputs have the elements of all groups, and ``groups`` says to which each belongs.
+    """
     rng = torch.Generator().manual_seed(seed)
     weighted = [(tensor[row] * torch.randn(tensor[row].shape, generator=rng).to(tensor)).sum() for tensor in returned]
     gradients = torch.autograd.grad(torch.stack(weighted).sum(), read, allow_unused=True, retain_graph=True)
@@ -204,8 +213,9 @@ def _foreign_share(read: list[Tensor], returned: list[Tensor], row: int, seed: i
         if gradient is not None:
             if not is_finite(gradient):
                 return float("nan")
-            others = torch.cat((gradient[:row], gradient[row + 1 :]))
-            own = max(own, float(gradient[row].abs().max()))
+            is_own = (torch.arange(len(gradient)) if groups is None else groups).to(gradient.device) == row
+            others = gradient[~is_own]
+            own = max(own, float(gradient[is_own].abs().max()))
             foreign = max(foreign, difference(others, torch.zeros_like(others)))
     return foreign / own if own else foreign
 
@@ -228,10 +238,13 @@ def record(subject: Subject, model: nn.Module, batch: Batch) -> list[Call]:
     return calls
 
 
-def _differentiable_inputs(subject: Subject, batch: Batch) -> tuple[list[Tensor], Tensor]:
-    """Runs the model; returns its floating inputs and what the embeddings made of the batch's token ids, and the logits."""
+def _differentiable_inputs(subject: Subject, batch: Batch, elements: Collection[str] = ()) -> tuple[list[Tensor], Tensor]:
+    """Runs the model; returns its floating inputs and what the embeddings made of the batch's token ids, and the logits.
+
+    Where rows are groups, ``elements`` names the inputs that have the elements of all groups, and only those are returned.
+    """
     ids = {each.name for each in subject.task.signature.inputs if isinstance(each.values, Ids)}
-    tokens = [tensor for name, tensor in batch.items() if name in ids]
+    tokens = [tensor for name, tensor in batch.items() if name in ids and (not elements or name in elements)]
     captured: list[Tensor] = []
     turned = getattr(subject.adapter, "length_first", False)
 
@@ -259,6 +272,7 @@ def _differentiable_inputs(subject: Subject, batch: Batch) -> tuple[list[Tensor]
     finally:
         for handle in handles:
             handle.remove()
-    names = (name for name in subject.task.facts.inputs if name in fields and BATCH in subject.task.signature.axes_of(name))
-    floating = [fields[name] for name in names if fields[name].requires_grad]
+    signature = subject.task.signature
+    with_rows = elements or [name for name in subject.task.facts.inputs if BATCH in signature.axes_of(name)]
+    floating = [fields[name] for name in with_rows if name in fields and fields[name].requires_grad]
     return floating + captured, logits

@@ -100,6 +100,8 @@ def _keys(found: Scaffold, model_file: Path) -> dict[str, tuple[Any, str]]:
     if found.trusted:
         keys["trust_model"] = (True, "the file may start processes and use the network when it is imported")
     if guess is None:
+        if found.config.suffix != ".json" and found.declared is not None and "limits" in found.declared.keys:
+            keys["limits"] = (found.declared.keys["limits"], "no group is empty")
         return keys
     if guess.adapter:
         keys["adapter"] = (guess.adapter, f"how forward is called: {guess.called}")

@@ -169,6 +169,7 @@ def as_said(keys: Mapping[str, Any], each: GivenInput) -> dict[str, Any]:
         each: What was said.
     """
     whole: dict[str, Any] = {"inputs": dict(keys["inputs"]), "outputs": dict(keys["outputs"]), "axes": dict(keys.get("axes", {}))}
+    whole["limits"] = list(keys.get("limits", ()))
     found = whole["inputs"].get(each.name, {}).get("axes", [])
     for was, said in zip(found, each.keys["axes"], strict=False):
         if was == said:
@@ -208,4 +209,5 @@ def _renamed(keys: Mapping[str, Any], was: str, now: int | str) -> dict[str, Any
         part: {name: {**entry, "axes": [other(axis) for axis in entry["axes"]]} for name, entry in keys[part].items()}
         for part in ("inputs", "outputs")
     }
-    return {**parts, "axes": axes}
+    limits = [re.sub(rf"\b{was}\b", str(now), limit) for limit in keys.get("limits", ())]
+    return {**parts, "axes": axes, "limits": limits}

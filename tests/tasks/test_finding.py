@@ -209,6 +209,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], dict[str, Any]], di
                 "graph": {"axes": ["nodes"], "values": {"index_of": "batch"}},
             },
             "outputs": {"output": {"axes": ["batch"]}},
+            "limits": ["batch <= nodes"],
         },
     ),
     "two lengths that are alike, and an optional mask": (

@@ -72,6 +72,12 @@ class FoundInputs:
         alike = all(_ndims(found[name]) == _ndims(value) for name, value in self.call.outputs.items())
         return found if alike else None
 
+    @property
+    def limits(self) -> list[str]:
+        """What holds across axes: no group is empty."""
+        elements = self._shapes[self._groups][0] if self._groups else None
+        return [f"{BATCH} <= {elements}"] if isinstance(elements, str) else []
+
     def has_all_groups(self, sizes: Mapping[str, int]) -> bool:
         """Whether there are at least as many elements as groups, so that none is empty."""
         elements = self._shapes[self._groups][0] if self._groups else None

@@ -19,7 +19,7 @@ class FoundSignature:
     """A signature that was found by trying.
 
     Attributes:
-        keys: The keys ``inputs``, ``outputs`` and ``axes`` of a config.
+        keys: The keys ``inputs``, ``outputs``, ``axes`` and ``limits`` of a config.
         reasons: What each was read from, a sentence by the path of its key, such as ``axes.time``.
     """
 
@@ -52,5 +52,5 @@ def signature_from_call(
         outputs = FoundOutputs(inputs)
     axes = {name: keys for name, keys in {**inputs.axes, **outputs.axes}.items() if keys}
     groups = {name: {"class": group.source} for name, group in inputs.call.groups.items()}
-    keys = {"inputs": groups | inputs.keys, "outputs": outputs.keys, "axes": axes}
+    keys = {"inputs": groups | inputs.keys, "outputs": outputs.keys, "axes": axes, "limits": inputs.limits}
     return FoundSignature({key: value for key, value in keys.items() if value}, {**inputs.reasons, **outputs.reasons})

@@ -187,9 +187,9 @@ plant_declared(
 
 
 class Molecules(nn.Module):
-    """A number for each graph of a batch, from the mean of its nodes; the bug takes part of the mean of all nodes away."""
+    """A number for each graph of a batch, from the mean of its nodes; the bugs take the mean of all nodes away, or its gradient alone."""
 
-    def __init__(self, wrong: bool = False) -> None:
+    def __init__(self, wrong: str = "") -> None:
         super().__init__()
         self.wrong = wrong
         self.each, self.head = nn.Linear(5, 8), nn.Linear(8, 1)
@@ -198,25 +198,40 @@ class Molecules(nn.Module):
         graphs = int(graph.max()) + 1
         x = x.index_add(0, edge_index[1], x[edge_index[0]])
         hidden = self.each(x).tanh()
-        if self.wrong:
+        if self.wrong == "mean":
             hidden = hidden - 0.5 * hidden.mean(0)
+        if self.wrong == "gradient":
+            hidden = hidden + hidden.mean(0) - hidden.mean(0).detach()
         pooled = torch.zeros(graphs, 8, dtype=x.dtype, device=x.device).index_add_(0, graph, hidden)
         count = torch.zeros(graphs, dtype=x.dtype, device=x.device).index_add_(0, graph, torch.ones_like(graph, dtype=x.dtype))
         return self.head(pooled / count.clamp(min=1)[:, None]).squeeze(-1)
 
 
+GRAPHS: Keys = {
+    "inputs": {
+        "x": {"axes": ["nodes", 5]},
+        "edge_index": {"axes": [2, "edges"], "values": {"index_of": "nodes"}},
+        "graph": {"axes": ["nodes"], "values": {"index_of": "batch"}},
+    },
+    "outputs": {"energy": {"axes": ["batch"]}},
+    "axes": {"nodes": {"min": 6, "max": 14, "order": "none"}, "edges": {"min": 2, "max": 16, "order": "none"}},
+}
+
 plant_declared(
     "centred_over_all_graphs",
     Molecules,
-    {
-        "inputs": {
-            "x": {"axes": ["nodes", 5]},
-            "edge_index": {"axes": [2, "edges"], "values": {"index_of": "nodes"}},
-            "graph": {"axes": ["nodes"], "values": {"index_of": "batch"}},
-        },
-        "outputs": {"energy": {"axes": ["batch"]}},
-        "axes": {"nodes": {"min": 6, "max": 14, "order": "none"}, "edges": {"min": 2, "max": 16, "order": "none"}},
-    },
+    GRAPHS,
     "batch_independence[forward]",
+    wrong="mean",
+    also=("batch_independence[gradient]",),
     source="pyg-team/pytorch_geometric, a norm of nodes without the index of graphs",
+)
+
+plant_declared(
+    "gradient_over_all_graphs",
+    Molecules,
+    GRAPHS,
+    "batch_independence[gradient]",
+    wrong="gradient",
+    source="a mean of all nodes that is taken away again, but for its gradient",
 )
