@@ -21,6 +21,7 @@ from harness.catalogue import CATALOGUE
 from harness.errors import OutputError, UserError
 from harness.evidence import Evidence, Status, guarded, internal_error
 from harness.internal_errors import is_from_backward, is_internal
+from harness.models.wrapped import left_out
 from harness.owners import Selection, is_left, left_to, settled
 from harness.properties.calling import BackwardRaisedError, ModelRaisedError
 from harness.properties.contracts import call_of, unusable
@@ -290,16 +291,16 @@ class Judge:
 
     def _judged(self, subject: Subject, check: Check, values: dict[str, Any]) -> Evidence:
         def measured() -> Evidence:
-            return self._attributed(check(subject, **values))
+            reason = left_out(subject.model, self.label)
+            return Evidence(self.name, Status.SKIPPED, reason) if reason else self._attributed(check(subject, **values))
 
         return guarded(self.name, measured, lambda error: self._raised(error, values))
 
     def _attributed(self, evidence: Evidence) -> Evidence:
         """The evidence; where something else is wrong with the model that explains it, left to the property that says so."""
         if self.label == FINITE_OWNER and self.subject.prerequisite_failure.weight is not None:
-            return self.subject.prerequisite_failure.weight.evidence(
-                self.name
-            )  # also where no input of this test reaches the weight
+            # Also where no input of this test reaches the weight.
+            return self.subject.prerequisite_failure.weight.evidence(self.name)
         if evidence.status not in (Status.FAIL, Status.WARN):
             return evidence
         failure = self.subject.prerequisite_failure

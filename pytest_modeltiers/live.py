@@ -18,7 +18,7 @@ from harness.evidence import Evidence
 from harness.models.annotated import axis_names
 from harness.models.copies import Copies
 from harness.models.examples import arguments_of
-from harness.models.wrapped import refuse_compiled, unwrapped
+from harness.models.wrapped import refuse_compiled, unwrapped, with_signature
 from harness.owners import Selection
 from harness.properties.subject import Shared, Subject
 from harness.runtime import seeded, threads_for
@@ -85,6 +85,8 @@ def judge_model(
     def build(weights_seed: int) -> nn.Module:
         with seeded(weights_seed):
             model = unwrapped(factory())
+            if set(tiers) == {1}:
+                model = with_signature(model)
             refuse_compiled(model, "the model")
             return model.eval()
 

@@ -75,7 +75,7 @@ class Suite:
         """Where the model comes from."""
         from harness.models.loading import model_source
 
-        return model_source(self.config)
+        return model_source(self.config, takes_compiled=self.config.tiers == (1,))
 
     @cached_property
     def adapter(self) -> Adapter:

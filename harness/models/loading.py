@@ -24,7 +24,7 @@ from harness.models.arguments import factory_arguments
 from harness.models.pretrained import CHECKPOINT, checkpoint_arguments, pretrained_factory
 from harness.models.stubs import build_stub
 from harness.models.weights import load_weights
-from harness.models.wrapped import call_by, refuse_compiled, unwrapped
+from harness.models.wrapped import call_by, refuse_compiled, unwrapped, with_signature
 from harness.runtime import seeded
 from harness.scan import ScanWarning, dangerous_calls, scan_source
 from harness.user_code import command_line_of, import_dotted, import_file, raised
@@ -50,6 +50,7 @@ class ModelSource:
         facts: What an experiment database remembers of it, such as ``gist_id``, ``revision`` and ``sha256``.
         call: The method that is called in place of forward; empty for forward.
         is_trained: Whether the factory loads weights itself.
+        takes_compiled: Whether a model whose Python code is gone may be built, as tier 1 can judge it.
     """
 
     factory: Callable[..., nn.Module]
@@ -60,6 +61,7 @@ class ModelSource:
     facts: dict[str, str] = field(default_factory=dict)
     call: str = ""
     is_trained: bool = False
+    takes_compiled: bool = False
 
     @property
     def has_fresh_weights(self) -> bool:
@@ -80,9 +82,11 @@ class ModelSource:
                 raise
             except (Exception, SystemExit) as error:
                 raise FactoryError(f"{self.origin} raised {raised(error)}{self._path_hint(error)}") from error
-        if not isinstance(model, nn.Module):
+        if not isinstance(model, (nn.Module, torch.export.ExportedProgram)):
             raise FactoryError(f"{self.origin} returned {_describe(model)}, expected an nn.Module")
         model = unwrapped(model)
+        if self.takes_compiled:
+            model = with_signature(model)
         refuse_compiled(model, self.origin)
         if self.call:
             call_by(model, self.call, self.origin)
@@ -105,8 +109,12 @@ def _names_in(value: Any) -> set[str]:
     return {value} if isinstance(value, str) else {name for each in inner for name in _names_in(each)}
 
 
-def model_source(config: SuiteConfig) -> ModelSource:
+def model_source(config: SuiteConfig, *, takes_compiled: bool = False) -> ModelSource:
     """Finds the model a config names; with no model key, the embedded stub of its task.
+
+    Args:
+        config: The config.
+        takes_compiled: Whether the model may be TorchScript or an exported program.
 
     Raises:
         ModelSourceError: The file or module does not import.
@@ -120,7 +128,7 @@ def model_source(config: SuiteConfig) -> ModelSource:
         )
     weights = config.resolve(config.weights) if config.weights else None
     options: dict[str, Any] = {"kwargs": config.model_kwargs, "weights": weights, "device": _device(config)}
-    options["call"] = config.call or ""
+    options |= {"call": config.call or "", "takes_compiled": takes_compiled}
     if config.model:
         return _saved(config, options)
     return _made(config, options)

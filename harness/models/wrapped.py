@@ -1,10 +1,12 @@
-"""Compiled models are unwrapped, or refused in words where the code is gone; PyTorch's fused attention can be switched off."""
+"""Compiled models: unwrapped, or judged by their answers where the code is gone. PyTorch's fused attention can be switched off."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any, Self
 
 import torch
 import torch.fx
@@ -19,6 +21,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
     What is judged is the model's own code, at more shapes than anybody wants to compile it for; ``torch_compile`` compiles it itself.
     """
+    if isinstance(model, torch.export.ExportedProgram):
+        model = model.module()
     model = _inner(model)
     for module in [part for part in model.modules() if not isinstance(part, torch.jit.ScriptModule)]:
         children = children_of(module)
@@ -40,6 +44,85 @@ def taken(model: nn.Module) -> nn.Module:
     return found
 
 
+class WithoutCode(nn.Module):
+    """A TorchScript module, or the module of an exported program, as a model that tier 1 judges by its answers alone.
+
+    Args:
+        held: The module.
+    """
+
+    def __init__(self, held: nn.Module) -> None:
+        super().__init__()
+        self.held = held
+        self._signature = _signature_of(held)
+        self.has_modes = isinstance(held, torch.jit.ScriptModule)
+        self.train(False)
+
+    @property
+    def forward(self) -> Callable[..., Any]:  # type: ignore[override]
+        """The held module's forward, with the names of its arguments."""
+        found = partial(self._call)
+        found.__signature__ = self._signature  # type: ignore[attr-defined]
+        return found
+
+    def train(self, mode: bool = True) -> Self:
+        """Sets the mode, of the held module too where it has one."""
+        if self.has_modes:
+            return super().train(mode)
+        self.training = mode
+        return self
+
+    def _call(self, *args: Any, **kwargs: Any) -> Any:
+        if self.has_modes:
+            return self.held(*args, **kwargs)
+        bound = self._signature.bind(*args, **kwargs)
+        return self.held(*bound.arguments.values())
+
+
+def with_signature(model: nn.Module) -> nn.Module:
+    """A model that is wholly TorchScript or an exported program, as one whose answers can be judged; another is left as it is."""
+    return WithoutCode(model) if _what_it_is(model) else model
+
+
+_NO_GRADIENTS = "a TorchScript module hands out its parameters anew at each call, so their gradients cannot be followed"
+
+_LEFT_OUT = {
+    True: {
+        "gradient_flow[reaches_every_parameter]": _NO_GRADIENTS,
+        "gradient_flow[finite]": _NO_GRADIENTS,
+        "device_move": "a TorchScript module cannot be moved to a simulated device",
+        "serialisation[pickle]": "a TorchScript module is saved by torch.jit.save and not pickled",
+    },
+    False: {
+        "mode_round_trip": "an exported program has one mode",
+        "serialisation[pickle]": "an exported program is saved by torch.export.save and not pickled",
+        "serialisation[deepcopy]": "the module of an exported program is loaded or exported anew and not copied",
+    },
+}
+"""Tests that have nothing to judge, of a TorchScript module and of an exported program."""
+
+
+def left_out(model: nn.Module, test: str) -> str:
+    """Why a test does not apply to a model whose Python code is gone; empty where it does, and for other models."""
+    return _LEFT_OUT[model.has_modes].get(test, "") if isinstance(model, WithoutCode) else ""
+
+
+def _signature_of(held: Any) -> inspect.Signature:
+    if isinstance(held, torch.fx.GraphModule):
+        return inspect.signature(held.forward)
+    empty = inspect.Parameter.empty
+    return inspect.Signature(
+        [
+            inspect.Parameter(
+                each.name,
+                inspect.Parameter.POSITIONAL_OR_KEYWORD,
+                default=each.default_value if each.has_default_value() else empty,
+            )
+            for each in held.forward.schema.arguments[1:]
+        ]
+    )
+
+
 def refuse_compiled(model: nn.Module, origin: str) -> None:
     """Refuses models whose Python code is gone.
 
@@ -50,13 +133,14 @@ def refuse_compiled(model: nn.Module, origin: str) -> None:
     Raises:
         FactoryError: It is a TorchScript module or the module of an exported program, or has one as a part.
     """
-    for path, module in model.named_modules():
+    for path, module in model.named_modules() if not isinstance(model, WithoutCode) else ():
         what = _what_it_is(module)
         if what:
             where = f"`{path}`" if path else "the model"
+            only = "" if path else '. As it is, only `"tier": "1"` judges it'
             prefix = "" if origin == "the model" else f"{origin}: "
             raise FactoryError(
-                f"{prefix}{where} is {what}; return the nn.Module that it was made of: tier 4 exports that to every format"
+                f"{prefix}{where} is {what}; return the nn.Module that it was made of: tier 4 exports that to every format{only}"
             )
 
 

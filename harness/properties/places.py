@@ -52,8 +52,9 @@ def forward_of(model: nn.Module, path: str) -> str:
             break  # a parameter of the module
         module = inner
     own = type(module)
-    code = getattr(inspect.unwrap(own.forward), "__code__", None)
-    if "forward" in vars(own) and code is not None:
+    forward = vars(own).get("forward")
+    code = getattr(inspect.unwrap(forward), "__code__", None) if callable(forward) else None
+    if code is not None:
         return shown_place(code.co_filename, code.co_firstlineno)
     try:  # a forward that is inherited says less than the class that changes what it calls
         return shown_place(inspect.getsourcefile(own) or "", inspect.getsourcelines(own)[1])

@@ -84,6 +84,74 @@ def test_one_whose_code_is_gone_is_refused(factory: Any, says: str) -> None:
     assert "return the nn.Module that it was made of" in str(refused.value)
 
 
+class Leaky(Net):
+    def forward(self, features: Tensor) -> Tensor:
+        hidden = self.body(features)
+        return self.head(hidden - hidden.mean(0))
+
+
+def exported_freely(kind: type[nn.Module] = Net) -> Any:
+    return torch.export.export(kind(), (torch.randn(2, 4),), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    ("factory", "skips"),
+    [
+        (scripted, {"gradient_flow[reaches_every_parameter]", "gradient_flow[finite]", "device_move", "serialisation[pickle]"}),
+        (lambda: torch.jit.trace(Net(), torch.randn(2, 4)), {"device_move"}),
+        (exported_freely, {"mode_round_trip", "serialisation[pickle]", "serialisation[deepcopy]"}),
+        (lambda: exported_freely().module(), {"mode_round_trip"}),
+    ],
+    ids=["scripted", "traced", "program", "module"],
+)
+def test_tier_1_judges_the_answers_of_one_whose_code_is_gone(factory: Any, skips: set[str]) -> None:
+    found = judge_model(factory, TABLE, share=0.2)
+    assert {name: each.message for name, each in found.items() if each.status in (Status.FAIL, Status.WARN)} == {}
+    assert skips <= {name for name, each in found.items() if each.status is Status.SKIPPED}
+    for name in ("shape_contract", "batch_independence[forward]", "input_dependence[features]", "dtype_move[float64]"):
+        assert found[name].status is Status.OK
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    "factory", [lambda: torch.jit.script(Leaky()), lambda: exported_freely(Leaky)], ids=["scripted", "program"]
+)
+def test_a_leak_of_one_whose_code_is_gone_is_found(factory: Any) -> None:
+    found = judge_model(factory, TABLE, share=0.2, only=("batch_independence", "eval_deterministic"))
+    assert found["batch_independence[forward]"].status is Status.FAIL
+    assert found["eval_deterministic"].status is Status.OK
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_only_tier_1_judges_one_whose_code_is_gone() -> None:
+    with pytest.raises(FactoryError, match='only `"tier": "1"` judges it'):
+        judge_model(scripted, TABLE, tiers=(1, 2))
+    source = ModelSource(scripted_inside, "model.py:build_model", takes_compiled=True)
+    with pytest.raises(FactoryError, match="`body` is a TorchScript module"):
+        source.build()
+
+
+def with_lora() -> nn.Module:
+    peft = pytest.importorskip("peft")
+    return peft.get_peft_model(Net(), peft.LoraConfig(r=2, target_modules=["body.0", "head"]))  # type: ignore[no-any-return]
+
+
+def of_torchao() -> nn.Module:
+    quantization = pytest.importorskip("torchao.quantization")
+    model = Net()
+    quantization.quantize_(model, quantization.Int8WeightOnlyConfig())
+    return model
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("factory", [with_lora, of_torchao])
+def test_adapters_and_quantised_weights_of_packages_are_judged(factory: Any) -> None:
+    found = judge_model(factory, TABLE, share=0.2)
+    assert {name: each.message for name, each in found.items() if each.status is Status.FAIL} == {}
+    assert found["batch_independence[forward]"].status is Status.OK
+
+
 def test_a_compiled_object_is_exported_and_left_as_it_is(tmp_path: Path) -> None:
     model = compiled()
     assert export_model(model, None, TABLE, tmp_path, ["pytorch"])["pytorch"].is_file()
