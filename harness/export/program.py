@@ -246,7 +246,9 @@ def _found_outputs(subject: Subject, batch: Batch) -> tuple[str, ...]:
     if not isinstance(subject.adapter, SignatureAdapter):
         return (LOGITS,)
     model = subject.fresh().cpu()
-    given = as_exported(subject.adapter, {name: tensor.cpu() for name, tensor in batch.items()})
+    # Without the labels: an output with the name of a label keeps its own.
+    fields = input_fields(model, subject.adapter, subject.task)
+    given = as_exported(subject.adapter, {name: batch[name].cpu() for name in fields})
     try:
         with seeded(0), torch.no_grad():
             return tuple(returned_tensors(subject.adapter, model, given))

@@ -130,6 +130,17 @@ def test_an_output_with_an_inputs_name_gets_another() -> None:
     assert judge_format("numerical_consistency", exports, "onnx").status is Status.OK
 
 
+def test_an_output_with_a_labels_name_keeps_it() -> None:
+    keys = {
+        "inputs": {"x": {"axes": ["batch", 4]}},
+        "outputs": {"recon": {"axes": ["batch", 4], "kind": "values"}},
+        "labels": {"recon": {"from": "x"}},
+    }
+    exports = make_exports(nn.Linear(4, 4), None, "onnx", task=task_of(keys))
+    assert exports.program.outputs == ("recon",)
+    assert judge_format("numerical_consistency", exports, "onnx").status is Status.OK
+
+
 def test_each_tensor_of_a_state_is_an_output() -> None:
     program = make_exports(Recurrent(), None, task=STATEFUL).program
     assert program.fields == ("x",)
