@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import cached_property
 from itertools import count
 from typing import Any
@@ -156,8 +157,10 @@ class _Layout:
         Raises:
             DataError: It is neither a dict nor a tuple of the right length, nor an object with the declared names.
         """
+        if is_dataclass(item) or (hasattr(item, "_fields") and any(name in self.by_column for name in item._fields)):
+            item = _as_dict(item)
         if isinstance(item, Mapping):
-            return self._opened(dict(flattened(item)))
+            return self._opened(dict(flattened(_as_dict(item))))
         if isinstance(item, (tuple, list)):
             return self._of_tuple(tuple(item), where)
         if isinstance(item, (Tensor, np.ndarray, int, float)):
@@ -168,11 +171,20 @@ class _Layout:
         return found
 
     def _opened(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """Fields with the parts of tuples and objects that the signature names, as ``pair.0`` or ``batch.image``."""
+        """Fields with the parts of tuples and objects that the signature names, as ``pair.0`` or ``batch.image``.
+
+        A group that the signature does not name is looked into: ``inputs.image`` is the image where no other group has one.
+        """
         parts = {
             name: _part(fields.get(name.partition(".")[0]), name.partition(".")[2]) for name in self.by_column if "." in name
         }
-        return {**{name: value for name, value in parts.items() if value is not None}, **fields}
+        within: dict[str, list[Any]] = {}
+        for name, value in fields.items():
+            last = name.rpartition(".")[2]
+            if name not in self.by_column and last in self.by_column and last not in fields:
+                within.setdefault(last, []).append(value)
+        inner = {name: found[0] for name, found in within.items() if len(found) == 1}
+        return {**{name: value for name, value in parts.items() if value is not None}, **inner, **fields}
 
     def _of_tuple(self, item: tuple[Any, ...], where: str) -> dict[str, Any]:
         if len(item) == 2:
@@ -227,6 +239,15 @@ class _Layout:
             raise DataError(f"{where}: the fields of a batch have different numbers of rows: {counts}")
         for number in range(next(iter(counts.values()), 0)):
             yield {name: fields[name] if value is None else value[number] for name, value in dealt.items()}
+
+
+def _as_dict(item: Any) -> Any:
+    """Dataclasses and named tuples as dicts, also inside dicts."""
+    if is_dataclass(item) and not isinstance(item, type):
+        return {each.name: _as_dict(getattr(item, each.name)) for each in dataclasses.fields(item)}
+    if isinstance(item, tuple) and hasattr(item, "_asdict"):
+        return _as_dict(item._asdict())
+    return {name: _as_dict(value) for name, value in item.items()} if type(item) is dict else item
 
 
 def _part(item: Any, path: str) -> Any:

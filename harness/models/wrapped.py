@@ -90,6 +90,7 @@ _LEFT_OUT = {
     True: {
         "gradient_flow[reaches_every_parameter]": _NO_GRADIENTS,
         "gradient_flow[finite]": _NO_GRADIENTS,
+        "initialisation[symmetry]": _NO_GRADIENTS,
         "device_move": "a TorchScript module cannot be moved to a simulated device",
         "serialisation[pickle]": "a TorchScript module is saved by torch.jit.save and not pickled",
     },
