@@ -57,13 +57,13 @@ TRAINING = (
                 "The loss of a batch is averaged over its labels",
                 "harness.training.checks.training_loss:reduction",
                 needs=_shares_rows,
-                owned_by=("training_loss[targets]",),
+                owned_by=("training_loss[targets]", "batch_independence"),
             ),
             "ignored_labels": Case(
                 "Positions labelled -100 contribute neither loss nor gradient",
                 "harness.training.checks.ignored_labels:ignored_labels",
                 needs=lambda task: bool(lines_of(task.signature)),
-                owned_by=("training_loss[targets]",),
+                owned_by=("training_loss[targets]", "batch_independence"),
             ),
             "targets": Case(
                 "Each position is trained towards its own label",

@@ -185,11 +185,12 @@ def _simulated_call(subject: Subject, seed: int, counterexample: str) -> Evidenc
 
 def _simulated(subject: Subject) -> nn.Module:
     """A copy without data whose parameters are the objects they were, as a real device leaves them: a plain list may hold them too."""
+    model = subject.fresh()
     before = torch.__future__.get_swap_module_params_on_conversion()
     torch.__future__.set_swap_module_params_on_conversion(True)
     try:
-        return subject.fresh().to("meta")
-    except RuntimeError:  # a parameter that something native holds on to cannot be swapped
+        return model.to("meta")
+    except RuntimeError:  # a parameter that something native, or a kept result, holds on to cannot be swapped
         torch.__future__.set_swap_module_params_on_conversion(False)
         return subject.fresh().to("meta")
     finally:

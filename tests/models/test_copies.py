@@ -199,7 +199,7 @@ def test_tied_weights_stay_tied_where_a_model_is_built_anew() -> None:
 
 @pytest.mark.parametrize("kind", [Closure, Normed])
 def test_it_is_said_once_and_everything_else_is_judged(kind: type[nn.Module]) -> None:
-    names = ("serialisation", "gradient_flow", "dtype_move", "stateless", "tied_weights", "state_dict")
+    names = ("serialisation", "gradient_flow", "dtype_move", "device_move", "stateless", "tied_weights", "state_dict")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = judge_model(kind, TABLE, only=names, share=0.5)

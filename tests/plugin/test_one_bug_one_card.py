@@ -34,6 +34,22 @@ TWO_BUGS = (
 )
 """A module that sees later tokens, and another one that reads the padded length."""
 
+TURNED = """\
+from torch import nn
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.steps, self.head = nn.Embedding(32, 8), nn.GRU(8, 8), nn.Linear(8, 32)
+
+    def forward(self, input_ids):
+        return self.head(self.steps(self.embed(input_ids))[0])
+
+def build_model():
+    return Model()
+"""
+"""Reads token ids as [length, batch]."""
+
 SHIFTS_TWICE = """\
 import torch.nn.functional as F
 from harness.adapters import CausalLMAdapter
@@ -70,6 +86,7 @@ MODELS = {
     "overwrites": (OVERWRITES, ("serialisation", "mode_round_trip")),
     "shifts": (GOOD, ("training_loss",)),
     "two": (TWO_BUGS, ("causal", "padding_ignored")),
+    "turned": (TURNED, ("batch_independence", "training_loss")),
 }
 """By name: a model's file, and the properties that are judged."""
 
@@ -79,7 +96,9 @@ def run(project: Any, monkeypatch: pytest.MonkeyPatch) -> Run:
     """All of them in one run."""
     project.write("shift.py", SHIFTS_TWICE)
     for name, (model, only) in MODELS.items():
-        more = {"tier": "3", "adapter": "shift.py:Adapter"} if name == "shifts" else {"tier": "1"}
+        more: dict[str, Any] = {"shifts": {"tier": "3", "adapter": "shift.py:Adapter"}, "turned": {"tier": ["1", "3"]}}.get(
+            name, {"tier": "1"}
+        )
         project.config(f"{name}.json", only=only, model=model, pad_token_id=0, **more)
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
     monkeypatch.setenv("COLUMNS", "80")
@@ -111,6 +130,7 @@ def test_each_bug_is_one_card_everywhere(run: Run) -> None:
         "overwrites": [["serialisation[state_dict]", "mode_round_trip"]],
         "shifts": [["training_loss[targets]", "training_loss[reduction]"]],
         "two": [["causal"], ["padding_ignored"]],
+        "turned": [["batch_independence[forward]", "training_loss[ignored_labels]", "training_loss[reduction]"]],
     }, json.dumps({name: run.reports[name]["checks"] for name in MODELS}, indent=1)
     for name in MODELS:
         told = [line for line in run.lines if f"({name}.json): {2 if name == 'two' else 1} problem" in line]
