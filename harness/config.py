@@ -26,7 +26,7 @@ from harness.config_keys import (
     TaskKeys,
     TrainingConfig,
 )
-from harness.config_mistakes import explain, of_line, refusal, why_no_path
+from harness.config_mistakes import explain, refusal, why_no_path
 from harness.errors import ConfigError, Mistake, did_you_mean, nearest
 from harness.files import text_hash
 from harness.model_file import brings_data
@@ -368,7 +368,7 @@ def load_config(path: str | Path) -> SuiteConfig:
         elif not config.needs_example:  # an example is read when its signature is asked for
             config.task_spec()
     except SignatureError as error:
-        raise ConfigError.of(file, [of_line("contradictory_signature", line) for line in error.mistakes]) from None
+        raise ConfigError.of(file, error.mistakes) from None
     mistakes = [
         Mistake("no_path", key, f"`{key}`: {reason}")
         for key, path in config.named_paths()

@@ -138,12 +138,6 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}…"
 
 
-def of_line(code: str, line: str) -> Mistake:
-    """The mistake that a line tells of, whose key it names first and whose suggestion it asks about."""
-    key, near = re.match(r"`([^`]+)`", line), re.search(r"Did you mean '([^']+)'", line)
-    return Mistake(code, key[1] if key else "", line, near[1] if near else "")
-
-
 def why_no_path(text: str, resolve: Callable[[str], Path]) -> str:
     """Why a text can be the path of no file here; empty where it can, whether or not there is a file."""
     if any(unicodedata.category(character) in _CONTROL for character in text):

@@ -90,7 +90,7 @@ def declare(
     try:
         read_signature(keys)
     except SignatureError as error:
-        raise FactoryError(f"--input contradicts what forward does: {error.mistakes[0]}") from error
+        raise FactoryError(f"--input contradicts what forward does: {error.mistakes[0].message}") from error
     return Declared(keys, reasons, call.shown)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.errors import did_you_mean
+from harness.errors import Mistake, did_you_mean, nearest
 from harness.tasks.axes import BATCH, MEASURED, Axis, Formula, Limit
 from harness.tasks.keys import AxisKeys, InputKeys, LabelKeys, LossKeys, OutputKeys, SignatureKeys
 from harness.tasks.kinds import KINDS, LOSSES, Kind
@@ -20,13 +21,29 @@ class SignatureError(ValueError):
     """A signature contradicts itself.
 
     Attributes:
-        mistakes: A line each, with the key's path.
+        mistakes: What is wrong, with the key's path.
     """
 
-    def __init__(self, mistakes: list[str]) -> None:
-        # A name may hold characters that would break the line.
-        self.mistakes = ["".join(c if c.isprintable() else repr(c)[1:-1] for c in mistake) for mistake in mistakes]
-        super().__init__("\n".join(self.mistakes))
+    def __init__(self, mistakes: list[Mistake]) -> None:
+        self.mistakes = [replace(mistake, message=_printable(mistake.message)) for mistake in mistakes]
+        super().__init__("\n".join(mistake.message for mistake in self.mistakes))
+
+
+def _printable(text: str) -> str:
+    # A name may hold characters that would break the line.
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _wrong(key: str, text: str, code: str = "contradictory_signature") -> Mistake:
+    return Mistake(code, key, f"`{key}`: {text}")
+
+
+def _unknown(kind: str, key: str, told: str, name: str, valid: Iterable[str], among: str = "") -> Mistake:
+    """A name of something that there is not: a kind such as ``axis``, and after the suggestion what there is."""
+    names = list(valid)
+    return Mistake(
+        f"unknown_{kind}", key, f"`{key}`: {told}.{did_you_mean(name, names)}{among and f' {among}'}", nearest(name, names)
+    )
 
 
 def read_signature(keys: Mapping[str, Any] | SignatureKeys, folder: Path = Path(), model_file: str | None = None) -> Signature:
@@ -44,7 +61,7 @@ def read_signature(keys: Mapping[str, Any] | SignatureKeys, folder: Path = Path(
     declared = keys if isinstance(keys, SignatureKeys) else SignatureKeys.model_validate(keys)
     if not (declared.inputs and declared.outputs):
         missing = "outputs" if declared.inputs else "inputs"
-        raise SignatureError([f"`{missing}`: a declared task needs at least one: {{name: {{axes: [batch, …]}}}}"])
+        raise SignatureError([_wrong(missing, "a declared task needs at least one: {name: {axes: [batch, …]}}", "missing_key")])
     reader = _Reader(declared, folder, model_file)
     signature = reader.signature()
     mistakes = [*reader.mistakes, *(_contradictions(declared, signature) if not reader.mistakes else ())]
@@ -60,7 +77,7 @@ class _Reader:
         self.keys = keys
         self.folder = folder
         self.model_file = model_file
-        self.mistakes: list[str] = []
+        self.mistakes: list[Mistake] = []
 
     def signature(self) -> Signature:
         """The signature; without meaning where there are mistakes."""
@@ -73,9 +90,8 @@ class _Reader:
         axes = {name: self._axis(name, keys.axes.get(name, AxisKeys.model_validate({}))) for name in names}
         for name in keys.axes:
             if name not in axes:
-                self.mistakes.append(
-                    f"`axes.{name}`: no input or output has this axis.{did_you_mean(name, axes)} They have {_listed(axes)}"
-                )
+                told, among = "no input or output has this axis", f"They have {_listed(axes)}"
+                self.mistakes.append(_unknown("axis", f"axes.{name}", told, name, axes, among))
         loss = keys.loss if isinstance(keys.loss, LossKeys) else LossKeys(function=keys.loss or "", over=None)
         return Signature(
             inputs=tuple(self._input(name, each) for name, each in inputs.items()),
@@ -108,23 +124,25 @@ class _Reader:
             keys.independent,
         )
         if axis.is_free and not axis.choices():
-            self.mistakes.append(f"`axes.{name}`: no size is left by {_said(keys)}")
+            self.mistakes.append(_wrong(f"axes.{name}", f"no size is left by {_said(keys)}"))
         return axis
 
     def _group(self, name: str, keys: InputKeys) -> Group:
         source = keys.class_ or ""
         if beside := [key for key in keys.model_fields_set if key != "class_"]:
-            self.mistakes.append(f"`inputs.{name}.{beside[0]}`: a group has only `class`; its inputs are `{name}.…`")
+            told = f"a group has only `class`; its inputs are `{name}.…`"
+            self.mistakes.append(_wrong(f"inputs.{name}.{beside[0]}", told, "unknown_key"))
         if not any(other.startswith(f"{name}.") for other in self.keys.inputs):
-            self.mistakes.append(f"`inputs.{name}.class`: no input is in this group; name them `{name}.…`, as the class does")
+            told = f"no input is in this group; name them `{name}.…`, as the class does"
+            self.mistakes.append(_wrong(f"inputs.{name}.class", told))
         if ":" not in source:
-            self.mistakes.append(f"`inputs.{name}.class`: got {source!r}, expected file.py:Class")
+            self.mistakes.append(_wrong(f"inputs.{name}.class", f"got {source!r}, expected file.py:Class", "wrong_value"))
         located = self._function(f"inputs.{name}.class", source)
         return Group(source, partial(load_function, located, self.folder))
 
     def _input(self, name: str, keys: InputKeys) -> Input:
         if "axes" not in keys.model_fields_set:
-            self.mistakes.append(f"`inputs.{name}`: no `axes`; [] is a scalar")
+            self.mistakes.append(_wrong(f"inputs.{name}", "no `axes`; [] is a scalar", "missing_key"))
         values = self._values(f"inputs.{name}.values", keys.values, keys.axes)
         state = keys.state
         return Input(
@@ -145,26 +163,26 @@ class _Reader:
         kind = self._kind(name, keys)
         loss = kind.default_loss if keys.loss is None else self._function(f"outputs.{name}.loss", keys.loss)
         if loss and loss not in LOSSES and ":" not in loss:
-            hint = did_you_mean(loss, LOSSES)
-            self.mistakes.append(
-                f"`outputs.{name}.loss`: no loss {loss!r}.{hint} Valid: {', '.join(LOSSES)}, or a function as file.py:name"
-            )
+            valid = f"Valid: {', '.join(LOSSES)}, or a function as file.py:name"
+            self.mistakes.append(_unknown("choice", f"outputs.{name}.loss", f"no loss {loss!r}", loss, LOSSES, valid))
         bounds = (keys.range[0], keys.range[1]) if keys.range else None
         return Output(name, tuple(keys.axes), kind, keys.at, bounds, loss, keys.weight, keys.fits, keys.constant)
 
     def _kind(self, name: str, keys: OutputKeys) -> Kind:
         cls = KINDS.get(keys.kind)
         if cls is None:
-            hint = did_you_mean(keys.kind, KINDS)
-            self.mistakes.append(f"`outputs.{name}.kind`: no kind {keys.kind!r}.{hint} Valid: {', '.join(KINDS)}")
+            valid = f"Valid: {', '.join(KINDS)}"
+            self.mistakes.append(_unknown("choice", f"outputs.{name}.kind", f"no kind {keys.kind!r}", keys.kind, KINDS, valid))
             return KINDS["other"]()
         given = {key: value for key in ("classes", "blank", "norm", "of") if (value := getattr(keys, key)) is not None}
         fields = getattr(cls, "__dataclass_fields__", {})
         for key in given:
             if key not in fields:
-                self.mistakes.append(f"`outputs.{name}.{key}`: an output of kind {keys.kind!r} has no `{key}`")
+                told = f"an output of kind {keys.kind!r} has no `{key}`"
+                self.mistakes.append(_wrong(f"outputs.{name}.{key}", told, "unknown_key"))
         if "of" in fields and "of" not in given:
-            self.mistakes.append(f"`outputs.{name}`: an output of kind 'lengths' needs `of`, the axis it speaks of")
+            told = "an output of kind 'lengths' needs `of`, the axis it speaks of"
+            self.mistakes.append(_wrong(f"outputs.{name}", told, "missing_key"))
             return KINDS["other"]()
         return cls(**{key: value for key, value in given.items() if key in fields})
 
@@ -175,13 +193,14 @@ class _Reader:
             return Normal()
         if len(given) != 1:
             named = ", ".join(key.rstrip("_") for key in kinds)
-            self.mistakes.append(f"`{path}`: expected one of {named}; got {', '.join(given).replace('from_', 'from') or 'none'}")
+            got = ", ".join(given).replace("from_", "from") or "none"
+            self.mistakes.append(_wrong(path, f"expected one of {named}; got {got}", "wrong_value"))
             return Normal()
         if keys.from_ is not None:
             keys = keys.model_copy(update={"from_": self._function(f"{path}.from", keys.from_)})
         made = _VALUES[given[0]](keys, self.folder)
         if isinstance(made, Uniform) and made.low > made.high:
-            self.mistakes.append(f"`{path}.range`: from {made.low:g} to {made.high:g} holds no number")
+            self.mistakes.append(_wrong(f"{path}.range", f"from {made.low:g} to {made.high:g} holds no number", "wrong_value"))
         if isinstance(made, Ids):
             self._check_ids(path, made, axes)
         return made
@@ -189,23 +208,23 @@ class _Reader:
     def _check_ids(self, path: str, ids: Ids, axes: list[Any]) -> None:
         if isinstance(ids.count, tuple) and (not axes or axes[-1] != len(ids.count)):
             last = axes[-1] if axes else "none"
-            self.mistakes.append(f"`{path}.ids`: {len(ids.count)} tables, one for each place of the last axis, which is {last}")
+            told = f"{len(ids.count)} tables, one for each place of the last axis, which is {last}"
+            self.mistakes.append(_wrong(f"{path}.ids", told))
         if ids.pad is not None and isinstance(ids.count, int) and ids.pad >= ids.count:
-            self.mistakes.append(f"`{path}.pad`: {ids.pad} is outside the {ids.count} ids")
+            self.mistakes.append(_wrong(f"{path}.pad", f"{ids.pad} is outside the {ids.count} ids", "wrong_value"))
 
     def _function(self, path: str, source: str) -> str:
         """A function as ``file.py:name``; one without a file is in the model file."""
         if source.startswith(":") and self.model_file is None:
-            self.mistakes.append(
-                f"`{path}`: {source!r} is a function of `model_file`, which the config does not give: file.py{source}"
-            )
+            told = f"{source!r} is a function of `model_file`, which the config does not give: file.py{source}"
+            self.mistakes.append(_wrong(path, told))
         return f"{self.model_file or ''}{source}" if source.startswith(":") else source
 
     def _tried(self, path: str, read: Callable[[str], Any], text: str) -> Any:
         try:
             return read(text)
         except ValueError as error:
-            self.mistakes.append(f"`{path}`: {error}")
+            self.mistakes.append(_wrong(path, str(error), "wrong_value"))
             return None
 
 
@@ -240,70 +259,88 @@ def load_function(source: str, folder: Path, key: str = "function") -> Callable[
     return found  # type: ignore[no-any-return]
 
 
-def _contradictions(keys: SignatureKeys, signature: Signature) -> Iterator[str]:
-    """What is wrong between the parts of a signature, a line each."""
+def _contradictions(keys: SignatureKeys, signature: Signature) -> Iterator[Mistake]:
+    """What is wrong between the parts of a signature."""
     inputs, outputs = {each.name: each for each in signature.inputs}, {each.name: each for each in signature.outputs}
     held = {axis for each in signature.inputs for axis in each.axes if isinstance(axis, str)} | signature.grouping
     yield from _of_axes(signature, held)
     for each in (*signature.inputs, *signature.labels):
         spoken = each.values.axis
         if spoken and spoken not in held:
-            yield f"`inputs.{each.name}.values`: no input has the axis {spoken!r}.{did_you_mean(spoken, held)} They have {_listed(held)}"
+            yield _unknown(
+                "axis",
+                f"inputs.{each.name}.values",
+                f"no input has the axis {spoken!r}",
+                spoken,
+                held,
+                f"They have {_listed(held)}",
+            )
         if isinstance(each.values, LengthsOf) and len(each.axes) != 1:
-            yield f"`inputs.{each.name}.axes`: lengths have one axis, the rows': [{BATCH}]"
+            yield _wrong(f"inputs.{each.name}.axes", f"lengths have one axis, the rows': [{BATCH}]")
         if isinstance(each.values, MaskOf) and (len(each.axes) < 2 or each.axes[-1] != spoken):
-            yield f"`inputs.{each.name}.axes`: a mask of {spoken!r} has it as its last axis: [{BATCH}, {spoken}]"
+            yield _wrong(f"inputs.{each.name}.axes", f"a mask of {spoken!r} has it as its last axis: [{BATCH}, {spoken}]")
         if each.state and each.state not in outputs:
-            yield f"`inputs.{each.name}.state.from`: no output {each.state!r}.{did_you_mean(each.state, outputs)} There is {_listed(outputs)}"
+            yield _unknown(
+                "output",
+                f"inputs.{each.name}.state.from",
+                f"no output {each.state!r}",
+                each.state,
+                outputs,
+                f"There is {_listed(outputs)}",
+            )
     for output in signature.outputs:
         yield from _of_output(output, signature)
     for name, source in signature.label_sources.items():
         if source not in inputs:
-            yield f"`labels.{name}.from`: no input {source!r}.{did_you_mean(source, inputs)} There is {_listed(inputs)}"
+            yield _unknown("input", f"labels.{name}.from", f"no input {source!r}", source, inputs, f"There is {_listed(inputs)}")
     for name in signature.symmetric:
         if name not in inputs:
-            yield f"`symmetric`: no input {name!r}.{did_you_mean(name, inputs)} There is {_listed(inputs)}"
+            yield _unknown("input", "symmetric", f"no input {name!r}", name, inputs, f"There is {_listed(inputs)}")
     swapped = {inputs[name].axes for name in signature.symmetric if name in inputs}
     if len(swapped) > 1:
-        yield f"`symmetric`: {_listed(signature.symmetric)} have different axes, so that they cannot be swapped"
+        yield _wrong("symmetric", f"{_listed(signature.symmetric)} have different axes, so that they cannot be swapped")
     for limit in signature.limits:
         for axis in (*limit.left.axes, *limit.right.axes):
             if axis not in signature.axes:
-                yield f"`limits`: {limit.text!r} names {axis!r}, which is no axis.{did_you_mean(axis, signature.axes)}"
+                yield _unknown("axis", "limits", f"{limit.text!r} names {axis!r}, which is no axis", axis, signature.axes)
     places = [output.at for output in signature.outputs if output.at is not None]
     if len(set(places)) < len(places):
-        yield "`outputs`: two outputs have the same place `at`"
+        yield _wrong("outputs", "two outputs have the same place `at`")
 
 
-def _of_axes(signature: Signature, held: set[str]) -> Iterator[str]:
+def _of_axes(signature: Signature, held: set[str]) -> Iterator[Mistake]:
     for name, axis in signature.axes.items():
         if isinstance(axis.source, Formula):
             for other in axis.source.axes:
                 if other not in held:
-                    yield f"`axes.{name}.from`: no input has the axis {other!r}.{did_you_mean(other, held)} They have {_listed(held)}"
+                    yield _unknown(
+                        "axis", f"axes.{name}.from", f"no input has the axis {other!r}", other, held, f"They have {_listed(held)}"
+                    )
         if axis.source is not None and name in held:
-            yield f"`axes.{name}.from`: an input has this axis, so that its size is chosen and does not follow from others"
+            yield _wrong(
+                f"axes.{name}.from", "an input has this axis, so that its size is chosen and does not follow from others"
+            )
         if axis.padding and not _tells_padding(signature, name):
             told = f"give an input `lengths_of` or `mask_of` {name}, or ids with `pad`"
-            yield f"`axes.{name}.padding`: nothing tells which elements are real: {told}"
+            yield _wrong(f"axes.{name}.padding", f"nothing tells which elements are real: {told}")
         if axis.duplicates and axis.order != "none":
-            yield f"`axes.{name}.duplicates`: only of a set, `order: none`"
+            yield _wrong(f"axes.{name}.duplicates", "only of a set, `order: none`")
     for output in signature.outputs:
         for size in output.axes:
             if isinstance(size, str) and size not in held and signature.axes[size].source is None:
                 told = f"give `axes.{size}.from`, a formula or {MEASURED!r}"
-                yield f"`outputs.{output.name}.axes`: no input has the axis {size!r}, so it has no size: {told}"
+                yield _wrong(f"outputs.{output.name}.axes", f"no input has the axis {size!r}, so it has no size: {told}")
 
 
-def _of_output(output: Output, signature: Signature) -> Iterator[str]:
+def _of_output(output: Output, signature: Signature) -> Iterator[Mistake]:
     position = getattr(output.kind, "classes", None)
     if position is not None and not -len(output.axes) <= position < len(output.axes):
-        yield f"`outputs.{output.name}.classes`: position {position} is outside the {len(output.axes)} axes"
+        yield _wrong(f"outputs.{output.name}.classes", f"position {position} is outside the {len(output.axes)} axes")
     elif position is not None and output.axes[position] == BATCH:
-        yield f"`outputs.{output.name}.classes`: the axis of the classes is {BATCH!r}; `axes` says which one it is"
+        yield _wrong(f"outputs.{output.name}.classes", f"the axis of the classes is {BATCH!r}; `axes` says which one it is")
     of = getattr(output.kind, "of", None)
     if of is not None and of not in signature.axes:
-        yield f"`outputs.{output.name}.of`: no output has the axis {of!r}.{did_you_mean(of, signature.axes)}"
+        yield _unknown("axis", f"outputs.{output.name}.of", f"no output has the axis {of!r}", of, signature.axes)
 
 
 def _tells_padding(signature: Signature, axis: str) -> bool:

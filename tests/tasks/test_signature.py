@@ -253,7 +253,7 @@ def test_a_contradiction_is_one_line_with_its_key(keys: dict[str, Any], line: st
     with pytest.raises(SignatureError) as caught:
         read_signature(keys)
 
-    assert caught.value.mistakes == [line]
+    assert [mistake.message for mistake in caught.value.mistakes] == [line]
 
 
 def test_every_contradiction_is_told_at_once() -> None:
@@ -261,7 +261,10 @@ def test_every_contradiction_is_told_at_once() -> None:
     with pytest.raises(SignatureError) as caught:
         read_signature(keys)
 
-    assert [mistake.partition(":")[0] for mistake in caught.value.mistakes] == ["`axes.heigth`", "`outputs.noise.kind`"]
+    assert [(mistake.code, mistake.key, mistake.suggestion) for mistake in caught.value.mistakes] == [
+        ("unknown_axis", "axes.heigth", "height"),
+        ("unknown_choice", "outputs.noise.kind", ""),
+    ]
 
 
 def test_an_unknown_key_is_refused() -> None:
