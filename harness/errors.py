@@ -10,11 +10,17 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, ClassVar
 
 
 class UserError(Exception):
-    """Something only the user can put right; shown without a traceback."""
+    """Something only the user can put right; shown without a traceback.
+
+    Attributes:
+        code: What kind of mistake it is, in snake case; stays the same when the message is reworded.
+    """
+
+    code: ClassVar[str] = "wrong_input"
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,8 @@ class ConfigError(UserError, ValueError):
         mistakes: What is wrong, where the config was read; empty for an error that was found later.
     """
 
+    code = "config"
+
     def __init__(self, message: str, mistakes: Sequence[Mistake] = ()) -> None:
         super().__init__(message)
         self.mistakes = tuple(mistakes)
@@ -54,33 +62,49 @@ class ConfigError(UserError, ValueError):
 class ModelSourceError(UserError, ImportError):
     """The model's file or import path cannot be imported."""
 
+    code = "model_source"
+
 
 class FactoryError(UserError, TypeError):
     """The model factory is missing, raises, or returns something that is not an ``nn.Module``."""
+
+    code = "factory"
 
 
 class WeightsError(UserError, ValueError):
     """The weights file is missing, unsafe, or does not fit the model."""
 
+    code = "weights"
+
 
 class ForwardError(UserError, RuntimeError):
     """The model refused inputs that the task says it takes."""
+
+    code = "forward"
 
 
 class OutputError(UserError, ValueError):
     """The model's output holds no logits of the shape the task promises."""
 
+    code = "output"
+
 
 class ExampleError(UserError, ValueError):
     """An example of a model's inputs is missing, cannot be called with, or contradicts what the config declares."""
+
+    code = "example"
 
 
 class DataError(UserError, ValueError):
     """A data file is missing, unreadable, or does not fit the task."""
 
+    code = "data"
+
 
 class MissingPackageError(UserError, ImportError):
     """A package is not installed; the message names the extra that brings it."""
+
+    code = "missing_package"
 
 
 def optional_package(module: str, purpose: str, extra: str = "data") -> Any:
@@ -106,13 +130,19 @@ def optional_package(module: str, purpose: str, extra: str = "data") -> Any:
 class ProbeUnsupportedError(UserError, NotImplementedError):
     """What a check does to the model is not possible with a legitimate model of this kind; the message is the reason of a skip."""
 
+    code = "unsupported"
+
 
 class TimeBudgetError(UserError, TimeoutError):
     """The model did not answer within the time budget."""
 
+    code = "time_budget"
+
 
 class IsolationError(UserError, RuntimeError):
     """The isolated process could not be started, died, or did not answer in time."""
+
+    code = "isolation"
 
 
 def nearest(name: object, valid: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""Codes of findings: every failure and warning carries one, each is explained in docs/codes.md, and none there is out of date."""
+"""Codes of findings and of wrong input: every failure and warning has one, and docs/codes.md explains each and no other."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ TREES = {
     file.relative_to(ROOT).as_posix(): ast.parse(file.read_text(encoding="utf-8"))
     for room in ROOMS
     for file in sorted((ROOT / "harness" / room).rglob("*.py"))
+    if file.name != "errors.py"  # whose codes are of wrong input
 }
 EXPLAINED = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", (ROOT / "docs" / "codes.md").read_text(encoding="utf-8"), re.MULTILINE))
 PASSES = ("Status.OK", "Status.SKIPPED")
@@ -110,3 +111,16 @@ def test_a_part_of_a_message_is_compared_once_a_kind() -> None:
 
 def test_codes_are_no_names_of_properties() -> None:
     assert set(EXPLAINED) & set(CATALOGUE) == set()
+
+
+def test_every_kind_of_wrong_input_has_a_code_of_its_own() -> None:
+    codes = Counter[str]()
+    for file in sorted((ROOT / "harness").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef) and "UserError" in map(ast.unparse, node.bases):
+                given = [
+                    each.value for each in node.body if isinstance(each, ast.Assign) and ast.unparse(each.targets[0]) == "code"
+                ]
+                assert given, node.name
+                codes[ast.literal_eval(given[0])] += 1
+    assert [code for code, number in codes.items() if number > 1] == []

@@ -59,7 +59,7 @@ def _run(arguments: argparse.Namespace) -> int:
         print(f"modeltiers: {error}", file=sys.stderr)
         if as_json:
             mistakes = {"mistakes": [asdict(mistake) for mistake in error.mistakes]} if isinstance(error, ConfigError) else {}
-            print(json.dumps({"status": "error", "error": str(error), **mistakes}))
+            print(json.dumps({"status": "error", "code": error.code, "error": str(error), **mistakes}))
         return 2
     except KeyboardInterrupt:
         print("modeltiers: interrupted", file=sys.stderr)

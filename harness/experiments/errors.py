@@ -10,9 +10,13 @@ from harness.errors import UserError
 class ExperimentError(UserError, RuntimeError):
     """The experiment database cannot be opened, read or written, or was asked for something impossible."""
 
+    code = "experiments"
+
 
 class UnknownRunError(ExperimentError, LookupError):
     """No run has that id or name."""
+
+    code = "unknown_run"
 
 
 BUSY_SECONDS = 60.0

@@ -17,9 +17,13 @@ from harness.errors import ModelSourceError
 class GistError(ModelSourceError):
     """The gist cannot be had, or is not what it was said to be."""
 
+    code = "gist"
+
 
 class UntrustedCodeError(ModelSourceError):
     """The scan found something in the gist, and nobody said that these very files are trusted."""
+
+    code = "untrusted_code"
 
 
 _API = "https://api.github.com"

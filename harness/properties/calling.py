@@ -15,6 +15,8 @@ from harness.user_code import raised
 class NoGradientError(UserError, RuntimeError):
     """The loss depends on nothing that asks for a gradient."""
 
+    code = "no_gradient"
+
 
 class ModelRaisedError(ForwardError):
     """The model's own code raised.

@@ -19,6 +19,8 @@ from harness.repro.environment import OURS
 class ReproError(UserError, RuntimeError):
     """A repro bundle cannot be made, is not whole, or cannot be run again."""
 
+    code = "repro"
+
 
 _PYTHON_DATA = ("train.dataset", "train.datamodule", "eval.dataset", "eval.datamodule")
 INPUTS = (

@@ -73,6 +73,7 @@ def test_wrong_input_exits_with_2_and_one_clear_message(config: dict[str, object
     done = command("tiers", "--config", str(file), "--json")
     assert done.returncode == 2
     assert words in json.loads(done.stdout)["error"]
+    assert json.loads(done.stdout)["code"] == "config"
     assert words in done.stderr
     assert "Traceback" not in done.stderr
 

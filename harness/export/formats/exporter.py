@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 class ExportError(UserError, RuntimeError):
     """A model could not be exported to a format, or an artifact could not be used."""
 
+    code = "export"
+
 
 def outputs_by_name(names: Sequence[str], returned: Any) -> dict[str, Any]:
     """What a file returns, by the names of the model's outputs: by name where it has all of them, else by position.
