@@ -361,7 +361,6 @@ def load_config(path: str | Path) -> SuiteConfig:
     except ValidationError as error:
         raise ConfigError.of(file, explain(error, _keys_at)) from None
     config._path = file.resolve()
-    config._take_own_data()
     try:
         if config.inputs:
             read_signature(config.declared_keys(), config.path.parent, config.model_file)
@@ -376,6 +375,7 @@ def load_config(path: str | Path) -> SuiteConfig:
     ]
     if mistakes:
         raise ConfigError.of(file, mistakes)
+    config._take_own_data()
     return config
 
 

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from harness.config_mistakes import refusal
@@ -154,6 +163,15 @@ class RunKeys(Keys):
         None, description="Tiers to generate; all that apply by default."
     )
     seed: NonNegative = Field(0, description="Seed of everything that is drawn.")
+
+    @field_validator("tier", mode="before")
+    @classmethod
+    def _by_number(cls, tier: Any) -> Any:
+        """Tiers may be written as numbers, as one does in YAML."""
+        if type(tier) is int:
+            return str(tier)
+        return [str(each) if type(each) is int else each for each in tier] if isinstance(tier, list) else tier
+
     isolation: Literal["process"] | None = Field(
         None,
         description='"process": the model is built and tested in a process that may neither write files nor use the network.',
