@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import operator
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -24,6 +24,9 @@ MEASURED = "measured"
 
 ANY_SIZE = -1
 """The size of an axis that is measured, in a shape that is promised."""
+
+_NEAR = 64
+"""Sizes of an axis that are tried where a limit forbids the typical one."""
 
 _USUAL = 12
 """The largest size that is drawn of an axis without an upper limit, in multiples of its step."""
@@ -185,6 +188,22 @@ class Axis:
         choices = self.choices()
         middle = choices[bisect_left(choices, min(_USUAL - 1, choices[-1] // 2)) :]
         return next((size for size in middle if size not in taken and size > 1), choices[-1])
+
+    def near(self, size: int, taken: Collection[int] = ()) -> list[int]:
+        """A size, and the others that it may have in the order in which they would stand for it.
+
+        Args:
+            size: The size.
+            taken: Sizes that other axes have, which come last.
+        """
+        others = sorted(self.choices()[:_NEAR], key=lambda other: (other in taken, abs(other - size)))
+        return [size, *others]
+
+
+def keep_limits(limits: Iterable[Limit], known: Mapping[str, int]) -> bool:
+    """Whether the limits across axes of which every size is known hold."""
+    told = (limit for limit in limits if {*limit.left.axes, *limit.right.axes} <= known.keys())
+    return all(limit.holds(known) for limit in told)
 
 
 def fits_shape(found: Sequence[int], promised: Sequence[int]) -> bool:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from harness.tasks.axes import ANY_SIZE, BATCH, MEASURED, Axis, Formula, Limit, Size, rows_first
+from harness.tasks.axes import ANY_SIZE, BATCH, MEASURED, Axis, Formula, Limit, Size, keep_limits, rows_first
 from harness.tasks.inputs_and_outputs import Group as Group
 from harness.tasks.inputs_and_outputs import Input as Input
 from harness.tasks.inputs_and_outputs import Output as Output
@@ -227,7 +226,9 @@ class Signature:
         found: dict[str, int] = {}
         for axis in self.free_axes:
             # Few rows: they are what everything else is multiplied by.
-            found[axis.name] = 3 if axis.name == BATCH and axis.allows(3) else axis.typical(taken)
+            size = 3 if axis.name == BATCH and axis.allows(3) else axis.typical(taken)
+            kept = (near for near in axis.near(size, taken) if keep_limits(self.limits, {**found, axis.name: near}))
+            found[axis.name] = next(kept, size)
             taken.add(found[axis.name])
         return found
 
@@ -362,10 +363,6 @@ class Signature:
             along = [output.axes[place] for place in rows_first(output.axes)].index(following[0])
             labels = labels.narrow(along, 1, labels.shape[along] - 1)
         return (labels != IGNORED).sum()
-
-    def uniform_loss(self, output: Output) -> float | None:
-        """The loss of a uniform guess in nats; ``None`` where the output is no scores of a known number of classes."""
-        return math.log(output.class_count) if output.class_count else None
 
     def frames(self, output: Output, value: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
         """How many real steps of an output along time each row has (int64 ``[B]``)."""

@@ -165,7 +165,6 @@ def test_each_output_has_labels_and_a_loss() -> None:
     losses = {each.name: float(signature.loss_of(each, values[each.name], batch)) for each in signature.outputs}
 
     assert losses == pytest.approx({"policy": 1.0986, "value": 4.0, "tags": 0.6931}, abs=1e-4)
-    assert signature.uniform_loss(signature.main) == pytest.approx(losses["policy"])
 
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=[kind.value for kind in TASKS])
@@ -387,3 +386,13 @@ def test_a_class_that_does_not_take_its_inputs_is_told(tmp_path: Path) -> None:
         ForwardError, match=r"batches.py:Batch cannot be made of `picture`: .*unexpected keyword argument 'picture'"
     ):
         make_adapter(task).logits(TakesGroups(), make_batch(task, Sizes(3)))
+
+
+@pytest.mark.parametrize("axes", [("node", "graph"), ("graph", "node")], ids=["node first", "graph first"])
+def test_typical_sizes_keep_limits(axes: tuple[str, str]) -> None:
+    inputs = {f"of_{axis}": {"axes": [axis, 3]} for axis in axes}
+    outputs = {"y": {"axes": ["graph"]}}
+    signature = read_signature({"inputs": inputs, "outputs": outputs, "axes": {"node": {"max": 9}}, "limits": ["graph <= node"]})
+
+    assert signature.allows(signature.typical_sizes())
+    assert len(set(signature.typical_sizes().values())) == 2
