@@ -1,4 +1,4 @@
-"""One entry in a process of its own: through `modeltiers init`, and by its own config through those of tiers 1 to 4 that its task has.
+"""One entry in a separate process: through `modeltiers init`, and by its own config through those of tiers 1 to 4 that its task has.
 
 python -m packages.child KEY FOLDER BUDGET    # a budget of 0: `init` only
 """

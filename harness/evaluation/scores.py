@@ -14,7 +14,7 @@ from harness.adapters import ADAPTERS, Adapter, SignatureAdapter
 from harness.batches import Batch
 from harness.errors import ForwardError, UserError
 from harness.evaluation.answers import Answers, widened
-from harness.evaluation.labelled_outputs import LabelledOutput, has_own_loss, labelled_outputs, main_output
+from harness.evaluation.labelled_outputs import LabelledOutput, has_own_loss, labelled_outputs
 from harness.evaluation.ranks import Ranks
 from harness.tasks import TaskSpec
 from harness.tasks.values import LengthsOf, MaskOf
@@ -191,17 +191,6 @@ class RowNumbers:
         names = dict.fromkeys(name for share in shares for name in share)
         empty = np.zeros(0, np.float32)  # of a rank that had no rows
         return {name: _interleaved([share.get(name, empty) for share in shares]) for name in names}
-
-
-def row_scores(task: TaskSpec, answers: Answers, losses: Tensor) -> dict[str, Tensor]:
-    """Numbers of each row by name, float64 ``[R]``; NaN for a row without a label.
-
-    Args:
-        task: Decides which there are beside the loss.
-        answers: What the main output answered.
-        losses: The loss of each row, float64 ``[R]``.
-    """
-    return {"loss": losses, **output_scores(main_output(task.signature), answers)}
 
 
 def output_scores(labelled: LabelledOutput, answers: Answers) -> dict[str, Tensor]:

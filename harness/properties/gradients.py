@@ -70,7 +70,7 @@ def gradient_reaches(subject: Subject, seed: int = 0) -> Evidence:
             counterexample,
             details={"layers": layers},
         )
-    if cancelled := _cancelled(model, subject, unreached, gradients):
+    if cancelled := _cancelled(subject, model, unreached, gradients):
         path, calls = next(iter(cancelled.items()))
         others = and_others(len(cancelled) - 1, "parameter")
         return Evidence(
@@ -129,7 +129,7 @@ def _reached_elsewhere(subject: Subject, model: nn.Module, unreached: list[str],
     return {path: name for name, paths in by_output.items() for path in unreached if path in paths}
 
 
-def _cancelled(model: nn.Module, subject: Subject, unreached: list[str], gradients: dict[str, float]) -> dict[str, int]:
+def _cancelled(subject: Subject, model: nn.Module, unreached: list[str], gradients: dict[str, float]) -> dict[str, int]:
     """The calls of each of some biases, where each call has a gradient and only their sum is zero; empty where that is not so for all.
 
     Weights whose gradients cancel are another matter: then no input counts.

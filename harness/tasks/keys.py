@@ -161,14 +161,6 @@ class SignatureKeys(_Keys):
 
 _GROUPS: dict[str, type[_Keys]] = {"inputs": InputKeys, "outputs": OutputKeys, "axes": AxisKeys, "labels": LabelKeys}
 _INNER: dict[str, type[_Keys]] = {"values": ValuesKeys, "state": StateKeys}
-_FORMS = {
-    "axes": 'a list of axes, each a name or a fixed size: ["batch", 3, "height"]',
-    "ids": "a number of ids from 1, or a list of such numbers",
-    "one_of": "a list of numbers or truth values",
-    "range": "[smallest, largest]",
-    "values": '"normal", or an object with one of range, ids, index_of, lengths_of, mask_of, one_of, from',
-}
-"""What is expected of keys that take values of several forms."""
 
 
 def keys_in(path: list[str]) -> list[str] | None:
@@ -177,13 +169,3 @@ def keys_in(path: list[str]) -> list[str] | None:
         return ["function", "over"] if path[:1] == ["loss"] else None
     model = _INNER.get(path[2], _GROUPS[path[0]]) if len(path) > 2 else _GROUPS[path[0]]
     return [field.alias or name for name, field in model.model_fields.items()]
-
-
-def form_of(path: list[str]) -> tuple[int, str] | None:
-    """How many parts of a mistake's path are keys, and what is expected there; ``None`` for keys of a single form."""
-    if not path or path[0] not in _GROUPS:
-        return None
-    for depth in (4, 3):
-        if len(path) >= depth and path[depth - 1] in _FORMS and (depth == 3 or path[2] in _INNER):
-            return depth, _FORMS[path[depth - 1]]
-    return None
