@@ -1,6 +1,6 @@
 """Options, markers and collection.
 
-Every pytest start imports this module, so it imports the standard library, pytest and two files as light as itself; whatever is heavier begins in
+Every pytest start imports this module, so it imports the standard library, pytest and two files as light as it; whatever is heavier begins in
 ``suite.py``, once a config is in use.
 """
 
