@@ -1,0 +1,1 @@
+"""Bugs that people reported, rebuilt in a few lines, each beside its correction."""

@@ -1,0 +1,125 @@
+"""The register of wild bugs: what was reported, where, and which test must find it.
+
+A module of this package adds its pairs with ``wild``. All code is written for this project from the words of a report; the report says what was
+wrong, and ``wrong`` shows in plain PyTorch that the model has it and its twin has not, so that no pair rests on what our own checks find.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from harness.catalogue import CATALOGUE
+from harness.config import SuiteConfig
+from harness.evidence import Status
+from harness.tasks import TaskSpec
+from tests.planted_bugs.setups import Factory, Setup
+
+AREAS = {
+    "decoding": "caches, left padding, prompts in batches",
+    "loading": "built on meta, saved and loaded, tied weights, buffers that no file holds",
+    "train_mode": "what training computes that evaluation does not, checkpointing, padding in training",
+    "contents": "rare values: padding ids that are real tokens, constant rows, one class, zeros",
+    "optimisation": "parameter groups, schedules, accumulation, clipping, averaged weights",
+    "state": "what is frozen, what a call or a hook leaves behind",
+    "losses": "auxiliary losses, activations before a loss, masks and weights of a mean",
+    "axes": "odd heights and widths, sizes below a patch or a window",
+    "start": "signals and gradients over depth and time before any training",
+    "adapters": "LoRA and the like: merged, disabled, saved",
+    "exports": "files that answer another size, dtype or input than the model",
+}
+FIELDS = ("text", "speech", "vision", "recommenders", "forecasting", "graphs", "diffusion", "tables", "policies")
+
+
+@dataclass(frozen=True)
+class WildBug:
+    """A reported bug, its correction, and what must be found.
+
+    Attributes:
+        name: Unique; also the name of the test.
+        title: What was wrong, in one line.
+        report: Where it was reported or mended: ``owner/repository#number`` or ``owner/repository@commit``.
+        area: One of ``AREAS``.
+        field: One of ``FIELDS``.
+        test: The test that must find it, such as ``loading[tied]``.
+        setup: What judges a model.
+        buggy: Makes the model with the bug.
+        sound: Makes the same without it.
+        wrong: How wrong a model is, in plain PyTorch: 0 or rounding noise without the bug.
+        module: What must be blamed, or the start of its path; empty where no module can be named.
+        status: What the finding must be; a warning where the property warns by design.
+        drawn_after: Whether the pair was written when its check was finished already.
+        missed: Why nothing finds it, where nothing does; its test then demands that this is still so.
+    """
+
+    name: str
+    title: str
+    report: str
+    area: str
+    field: str
+    test: str
+    setup: Callable[[Factory], Setup]
+    buggy: Factory
+    sound: Factory
+    wrong: Callable[[nn.Module], float]
+    module: str = ""
+    status: Status = Status.FAIL
+    drawn_after: bool = False
+    missed: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.area}-{self.name}"
+
+    @property
+    def tier(self) -> int:
+        """The tier of that property."""
+        return CATALOGUE[self.property].tier
+
+    @property
+    def property(self) -> str:
+        """The property that must find it."""
+        return self.test.partition("[")[0]
+
+    def blames(self, module: str) -> bool:
+        """Whether a finding that blames a module blames the right one, or a part of it."""
+        return not self.module or module == self.module or module.startswith((f"{self.module}.", f"{self.module}["))
+
+
+_REGISTER: dict[str, WildBug] = {}
+
+
+def wild(name: str, **facts: Any) -> None:
+    """Adds a pair; see ``WildBug`` for the facts.
+
+    Raises:
+        ValueError: Another pair has the name.
+    """
+    if name in _REGISTER:
+        raise ValueError(f"two wild bugs are named {name!r}")
+    _REGISTER[name] = WildBug(name, **facts)
+
+
+def wild_bugs() -> list[WildBug]:
+    """Every pair of this package."""
+    for module in pkgutil.iter_modules(importlib.import_module(__package__).__path__):
+        if module.name != "register" and not module.name.startswith("test_"):
+            importlib.import_module(f".{module.name}", __package__)
+    return list(_REGISTER.values())
+
+
+def task_of(**keys: Any) -> TaskSpec:
+    """The task of a config's keys: a task type with its sizes, or a declared signature."""
+    return SuiteConfig.model_validate({"model_file": "model.py", **keys}).task_spec()
+
+
+def wrongness(bug: WildBug, build: Factory) -> float:
+    """How wrong one of the two models of a pair is, built with the weights of seed 0."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return float(bug.wrong(build()))

@@ -1,0 +1,62 @@
+"""Every wild bug is there, is gone in its twin, and is found by the property that is about it, on the right module."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from harness.evidence import Status
+from tests.planted_bugs.tester import judged_of_a_bug, whole_tier
+
+from .register import AREAS, FIELDS, WildBug, wild_bugs, wrongness
+
+BUGS = wild_bugs()
+FOUND = [bug for bug in BUGS if not bug.missed]
+REPORT = re.compile(r"[\w.-]+/[\w.-]+(#\d+|@[0-9a-f]{7,40})")
+
+NOISE = 1e-4
+"""What rounding may do to a model without the bug; all bugs are at least ten times as large."""
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=str)
+def test_the_bug_is_in_one_model_and_not_in_the_other(bug: WildBug) -> None:
+    assert not wrongness(bug, bug.buggy) <= 10 * NOISE
+    assert wrongness(bug, bug.sound) <= NOISE
+
+
+@pytest.mark.parametrize("bug", FOUND, ids=str)
+def test_a_wild_bug_is_found(bug: WildBug, tmp_path: Path) -> None:
+    evidence = bug.setup(bug.buggy).judge(judged_of_a_bug(bug.property), tmp_path)[bug.test]
+    assert evidence.status is bug.status, evidence.explain()
+    assert bug.blames(evidence.module), f"blames {evidence.module!r}, not {bug.module!r}: {evidence.explain()}"
+
+
+@pytest.mark.parametrize("bug", [bug for bug in BUGS if bug.missed], ids=str)
+def test_a_missed_bug_is_still_missed(bug: WildBug, tmp_path: Path) -> None:
+    evidence = bug.setup(bug.buggy).judge(judged_of_a_bug(bug.property), tmp_path).get(bug.test)
+    assert evidence is None or evidence.status is not bug.status, f"found now: drop `missed`. {evidence.explain()}"
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=str)
+def test_a_corrected_model_is_quiet(bug: WildBug, tmp_path: Path) -> None:
+    judged = whole_tier(1) if bug.tier == 1 else judged_of_a_bug(bug.property)
+    found = bug.setup(bug.sound).judge(judged, tmp_path)
+    assert {test: evidence.explain() for test, evidence in found.items() if evidence.status is Status.FAIL} == {}
+    if not bug.missed:
+        assert found[bug.test].status is Status.OK, found[bug.test].explain()
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=str)
+def test_a_pair_says_where_it_comes_from(bug: WildBug) -> None:
+    assert bug.area in AREAS
+    assert bug.field in FIELDS
+    assert REPORT.fullmatch(bug.report)
+    assert bug.title
+    assert not bug.title.endswith(".")
+
+
+def test_no_report_is_counted_twice() -> None:
+    reports = [bug.report for bug in BUGS]
+    assert len(reports) == len(set(reports))
