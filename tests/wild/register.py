@@ -36,6 +36,9 @@ AREAS = {
 }
 FIELDS = ("text", "speech", "vision", "recommenders", "forecasting", "graphs", "diffusion", "tables", "policies")
 
+NOISE = 1e-4
+"""What rounding may do to a model without the bug; all bugs are at least ten times as large."""
+
 
 @dataclass(frozen=True)
 class WildBug:

@@ -10,14 +10,11 @@ import pytest
 from harness.evidence import Status
 from tests.planted_bugs.tester import judged_of_a_bug, whole_tier
 
-from .register import AREAS, FIELDS, WildBug, wild_bugs, wrongness
+from .register import AREAS, FIELDS, NOISE, WildBug, wild_bugs, wrongness
 
 BUGS = wild_bugs()
 FOUND = [bug for bug in BUGS if not bug.missed]
 REPORT = re.compile(r"[\w.-]+/[\w.-]+(#\d+|@[0-9a-f]{7,40})")
-
-NOISE = 1e-4
-"""What rounding may do to a model without the bug; all bugs are at least ten times as large."""
 
 
 @pytest.mark.parametrize("bug", BUGS, ids=str)
