@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from harness.catalogue import facts
-from harness.catalogue.entry import Case, FurtherOutputs, Property, Search
-
-DIFFERENCE = "largest absolute difference of the logits that still counts as equal"
+from harness.catalogue.entry import DIFFERENCE, Case, FurtherOutputs, Property, Search
+from harness.catalogue.saving import SAVING
 
 _WRITES = ("inputs_unchanged",)
 
@@ -357,25 +356,7 @@ CRITICAL = (
     Property(
         "device_move", 1, "The model runs after a move to another device", "harness.properties.device_and_dtype:device_move"
     ),
-    Property(
-        "serialisation",
-        1,
-        "Saved, pickled and copied models give the same logits, and tied weights stay tied",
-        tolerance=DIFFERENCE,
-        cases={
-            "state_dict": Case(
-                "A second instance with the saved state dict gives the same logits",
-                "harness.properties.state:state_dict_round_trip",
-            ),
-            "pickle": Case("A pickled copy gives the same logits", "harness.properties.state:pickle_round_trip"),
-            "deepcopy": Case(
-                "A deep copy gives the same logits and shares nothing", "harness.properties.state:deepcopy_independent"
-            ),
-            "tied_weights": Case(
-                "Tied weights stay tied through copies, moves and loading", "harness.properties.state:tied_weights"
-            ),
-        },
-    ),
+    *SAVING,
     Property(
         "memory_footprint",
         1,

@@ -20,6 +20,10 @@ Needs = Callable[[TaskSpec], "bool | str"]
 """Whether a property makes sense for a task; as text why it does, such as ``axis `time` is causal``, and empty where it does not."""
 
 
+DIFFERENCE = "largest absolute difference of the logits that still counts as equal"
+"""What a tolerance means, of a property that compares logits."""
+
+
 def any_task(_task: TaskSpec) -> str:
     """What a property needs that makes sense for every task."""
     return "it holds of every model"
