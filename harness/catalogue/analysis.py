@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from harness.catalogue.critical import DIFFERENCE
-from harness.catalogue.entry import Case, Property
+from harness.catalogue.entry import DIFFERENCE, Case, Property
 
 ANALYSIS = (
     Property(

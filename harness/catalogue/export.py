@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from harness.catalogue.critical import DIFFERENCE
-from harness.catalogue.entry import Property
+from harness.catalogue.entry import DIFFERENCE, Property
 from harness.formats import Format
 
 
