@@ -26,8 +26,8 @@ from harness.evidence import Status
 from harness.monitoring.drift import DriftOptions, DriftReport, Finding, compare_profiles
 from harness.monitoring.features.categorical import LEVELS
 from harness.monitoring.features.counts import CategoricalCounts, Clusters, FeatureCounts, NumericCounts
-from harness.monitoring.features.levels import BUCKETS, bucket_of
-from harness.monitoring.features.quantiles import choose_edges
+from harness.monitoring.features.numeric import choose_edges
+from harness.monitoring.features.values import BUCKETS, bucket_of
 from harness.monitoring.profiles import profile_columns
 from harness.monitoring.profiles.profile import Profile
 

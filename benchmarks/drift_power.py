@@ -26,18 +26,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 
 from harness.evidence import Status
+from harness.monitoring.accuracy_estimate import estimate_accuracy, fit_threshold, negative_entropy
+from harness.monitoring.confidence import fit_ood_score
 from harness.monitoring.drift import DriftOptions, compare_profiles
-from harness.monitoring.features.numeric import count_numbers
-from harness.monitoring.features.quantiles import choose_edges
-from harness.monitoring.performance_impact import (
-    PerformanceImpact,
-    estimate_accuracy,
-    fit_ood_score,
-    fit_threshold,
-    negative_entropy,
-)
+from harness.monitoring.features.numeric import choose_edges, count_numbers
 from harness.monitoring.profiles import profile_columns
-from harness.monitoring.statistics.kolmogorov import ks_p_value
+from harness.monitoring.statistics import ks_p_value
+from harness.monitoring.verdict import PerformanceImpact
 
 ALPHA = 0.05
 SIZES = (10, 20, 50, 100, 200, 500, 1000)

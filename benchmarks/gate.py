@@ -19,8 +19,9 @@ from scipy.stats import binom
 
 from harness.evidence import Status
 from harness.experiments import Scores
-from harness.monitoring.gate import AlphaSpending, Comparison, compare_all_scores, compare_scores
-from harness.monitoring.gate.score_kinds import SHARE_MARGIN
+from harness.monitoring.gate.compare import AlphaSpending, compare_all_scores
+from harness.monitoring.gate.comparison import Comparison
+from harness.monitoring.gate.pairs import SHARE_MARGIN
 
 ALPHA = 0.05
 SIZES = (50, 200, 1_000, 5_000, 20_000, 100_000)
@@ -64,8 +65,8 @@ WORSE = {
 
 
 def compared(metric: str, pair: Pair, spending: AlphaSpending | None = None) -> Comparison:
-    baseline, candidate = (Scores(metric, values, "benchmark") for values in pair)
-    return compare_scores(baseline, candidate, alpha=ALPHA, higher_is_better=metric == "correct", spending=spending)
+    baseline, candidate = ({metric: Scores(metric, values, "benchmark")} for values in pair)
+    return compare_all_scores(baseline, candidate, alpha=ALPHA, spending=spending)[metric]
 
 
 def fixed_rule_fails(found: Comparison) -> bool:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.monitoring.profiles import Profile, compute_dataset_profile, count_window, profile_columns
+from harness.monitoring.profiles import Profile, compute_dataset_profile, profile_columns
 
 PART = 1 << 16
 SECONDS = 0.15
@@ -118,7 +118,7 @@ def streaming(rows: int) -> list[str]:
     reference = compute_dataset_profile(Rows(min(rows, 2_000_000)))
     source = Rows(rows)
     start = time.perf_counter()
-    window = count_window(reference, source)
+    window = compute_dataset_profile(source, reference=reference)
     seconds = time.perf_counter() - start
     made = timed(lambda: [None for _ in Rows(2_000_000)], 1) * rows / 2_000_000
     early, late = next(mb for done, mb in source.log if done >= rows / 20), source.log[-1][1]

@@ -145,6 +145,30 @@ class IsolationError(UserError, RuntimeError):
     code = "isolation"
 
 
+class ComparisonError(UserError, ValueError):
+    """Two sets of per-sample scores cannot be paired, or what was asked of them is impossible."""
+
+    code = "comparison"
+
+
+class ProfileError(UserError, ValueError):
+    """A profile cannot be made, read or merged."""
+
+    code = "profile"
+
+
+class ProfileVersionError(ProfileError):
+    """A profile was written by a newer version."""
+
+    code = "newer_profile"
+
+
+class ProfileMismatchError(ProfileError):
+    """Two profiles, or a profile and data, were not made to be compared."""
+
+    code = "profile_mismatch"
+
+
 def nearest(name: object, valid: Iterable[str]) -> str:
     """The nearest valid name; empty when none is near."""
     return next(iter(difflib.get_close_matches(str(name), list(valid), n=1, cutoff=0.6)), "")

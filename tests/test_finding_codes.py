@@ -14,7 +14,7 @@ from harness.catalogue import CATALOGUE
 from harness.internal_errors import CODE
 from harness.monitoring.drift.verdict import Finding as DriftFinding
 from harness.monitoring.gate.comparison import Finding as GateFinding
-from harness.monitoring.performance_impact.impact import ImpactFinding
+from harness.monitoring.verdict import ImpactFinding
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ("properties", "analysis", "training/checks", "export/checks", "monitoring")

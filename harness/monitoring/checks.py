@@ -1,10 +1,11 @@
-"""The checks of tier 5: what was measured of a monitored model, as evidence."""
+"""The checks of tier 5: what was measured of a monitored model, as evidence, with plots of what drifted as data."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import asdict
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,17 +15,21 @@ from harness.errors import TimeBudgetError, UserError
 from harness.evaluation.metric_names import metric_definitions, score_definitions
 from harness.evidence import Evidence, Status, guarded
 from harness.monitoring.data import BaselineRows
-from harness.monitoring.drift.report import SAME, FeatureDrift
+from harness.monitoring.drift.report import SAME, DriftReport, FeatureDrift
 from harness.monitoring.drift.shifted_rows import ShiftedRow
+from harness.monitoring.drift.verdict import Verdict
+from harness.monitoring.features.feature_kind import Plot
+from harness.monitoring.features.kinds import kind_of
 from harness.monitoring.monitor import Monitor
 from harness.monitoring.options import is_better_low
-from harness.monitoring.plots import plots_of
+from harness.monitoring.profiles.profile import Profile
 from harness.monitoring.verdict import WindowVerdict, group_of
 from harness.user_code import raised
 from harness.wording import counted, listed
 
 if TYPE_CHECKING:
     from harness.evaluation.evaluation import Evaluation
+
 
 _NO_PROFILE = "no reference profile to compare with: name one with `reference_profile_id`; `modeltiers profile` stores it"
 _NO_BASELINE = "no baseline to compare with: name a run with `baseline_run_id`; `modeltiers train` stores runs"
@@ -261,3 +266,47 @@ def _why_no_accuracy(monitor: Monitor) -> str:
     if not monitor.task.signature.has_one_answer:
         return "accuracy is estimated where a row has one class, and here it has a number or several"
     return "the reference has no accuracy of the model: profile labelled data with the trained model"
+
+
+MOST_PLOTS = 6
+
+
+def plots_of(report: DriftReport, reference: Profile, current: Profile, among: Container[str] | None = None) -> list[Plot]:
+    """Plots of the features that changed, those that contribute most to the drift first, at most 6 of at most 50 shares.
+
+    Numbers become shares between edges of the profile, of which neighbours are joined where there are too many. Levels are those that changed
+    most. Vectors are shown along the random direction where the two sides are furthest apart. Each is of the respect that its feature's
+    gravest verdict is on: its values, or which of them are missing.
+
+    Args:
+        report: What the comparison of the two profiles came to.
+        reference: The reference's profile.
+        current: The window's. A feature that was compared on rows, and is in neither profile, has no plot.
+        among: The features to choose from; ``None`` for all.
+    """
+    changed = [one for one in report.features if one.status in (Status.WARN, Status.FAIL)]
+    chosen = [one for one in changed if among is None or one.feature in among]
+    return list(islice((plot for one in chosen for plot in _plots(one, reference, current)), MOST_PLOTS))
+
+
+def _plots(drift: FeatureDrift, of_reference: Profile, of_current: Profile) -> Iterator[Plot]:
+    """The plot of a feature, of the respect in which it changed; none where a side has no values."""
+    reference, current = of_reference.features.get(drift.feature), of_current.features.get(drift.feature)
+    if reference is None or current is None:
+        return
+    shown = kind_of(reference).plot(reference, current, drift.verdicts[0].difference.aspect)
+    if shown is not None:
+        about = shown.pop("about", "")
+        yield {
+            "feature": drift.feature,
+            "title": f"{drift.feature}: {about}" if about else drift.feature,
+            "contribution": drift.contribution,
+            "caption": _caption(drift.verdicts[0], drift.contribution),
+            **shown,
+        }
+
+
+def _caption(verdict: Verdict, contribution: float) -> str:
+    effect = verdict.difference.effect
+    parts = [f"{effect.name} {effect.value:.2g}", f"{contribution:.0%} of the drift", verdict.difference.where]
+    return "; ".join(part for part in parts if part)

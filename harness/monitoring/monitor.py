@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from harness.data.data_reference import DataReference
 from harness.data.loader import make_loader
+from harness.errors import ComparisonError
 from harness.experiments.database import ExperimentDB
 from harness.experiments.errors import ExperimentError
 from harness.experiments.records import RunRef
 from harness.monitoring.confidence import confidence_of
 from harness.monitoring.data import BaselineRows, find_baseline_rows, reference_encoder
-from harness.monitoring.drift.compare import compare_profiles
+from harness.monitoring.drift.report import compare_profiles
 from harness.monitoring.drift.shifted_rows import ShiftedRow, shifted_rows
-from harness.monitoring.gate import ComparisonError, Comparisons, compare_with_baseline
-from harness.monitoring.gate.slices import slices_of
+from harness.monitoring.gate.compare import compare_with_baseline
+from harness.monitoring.gate.comparison import Comparisons
+from harness.monitoring.gate.pairs import slices_of
 from harness.monitoring.options import Limits
 from harness.monitoring.reference import Reference, load_reference
 from harness.monitoring.verdict import WindowVerdict

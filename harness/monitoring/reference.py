@@ -11,9 +11,9 @@ from harness.data.dataset import Dataset
 from harness.experiments.database import ExperimentDB
 from harness.experiments.errors import ExperimentError
 from harness.experiments.records import RunRef
-from harness.monitoring.confidence import confidence_of
+from harness.monitoring.accuracy_estimate import ConfidenceThreshold, fit_threshold
+from harness.monitoring.confidence import OodScore, confidence_of
 from harness.monitoring.data import ENCODING, KnownEncoding
-from harness.monitoring.performance_impact import ConfidenceThreshold, OodScore, fit_threshold
 from harness.monitoring.profiles.profile import Profile, load_profile, log_profile_to_db
 from harness.monitoring.window import Window
 

@@ -1,20 +1,181 @@
-"""What the differences of a window come to, once it is known what they do to the model."""
+"""What the differences of a window come to, once it is known what they do to the model's accuracy, measured by labels or estimated."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from enum import Enum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.evidence import Status
+from harness.evidence import Evidence, Status
+from harness.monitoring.accuracy_estimate import AccuracyEstimate, estimate_accuracy
 from harness.monitoring.drift.report import DriftReport, FeatureDrift
 from harness.monitoring.features.counts import FeatureCounts, NumericCounts
 from harness.monitoring.options import is_better_low
-from harness.monitoring.performance_impact import estimate_accuracy
-from harness.monitoring.performance_impact.impact import PerformanceImpact, measured_accuracy
+from harness.monitoring.profiles.profile import Profile
 from harness.monitoring.reference import Reference
 from harness.monitoring.window import Window
+from harness.wording import counted
+
+_CORRECT = "score.correct"
+_Z = 1.959964
+
+
+class ImpactFinding(str, Enum):
+    """What an estimated loss of accuracy comes to."""
+
+    WORSE = "harmful"
+    """The whole interval of the loss is beyond the margin."""
+    UNPROVEN = "unproven"
+    """The loss is beyond the margin, its interval not all of it."""
+    CANNOT_TELL = "cannot tell"
+    """It is not, but the interval is so wide that it says little."""
+    NOT_WORSE = "harmless"
+    """It is not, and is known well enough."""
+
+    @property
+    def status(self) -> Status:
+        """What the finding means for the gate."""
+        return {ImpactFinding.WORSE: Status.FAIL, ImpactFinding.NOT_WORSE: Status.OK}.get(self, Status.WARN)
+
+
+@dataclass(frozen=True)
+class PerformanceImpact:
+    """The estimated loss of accuracy against what is allowed.
+
+    Attributes:
+        estimate: What was estimated.
+        margin: The loss that is allowed, as a share: 0.05 is five points.
+    """
+
+    estimate: AccuracyEstimate
+    margin: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.margin <= 1:
+            raise ValueError(f"the margin is a share of the answers, 0 to 1, got {self.margin}")
+
+    @property
+    def finding(self) -> ImpactFinding:
+        """What the loss comes to."""
+        low, high = self.estimate.loss_interval
+        if low > self.margin:
+            return ImpactFinding.WORSE
+        if self.estimate.loss > self.margin:
+            return ImpactFinding.UNPROVEN
+        return ImpactFinding.CANNOT_TELL if (high - low) / 2 > self.margin else ImpactFinding.NOT_WORSE
+
+    @property
+    def is_ruled_out(self) -> bool:
+        """Whether the whole interval of the loss is within the margin."""
+        return self.estimate.loss_interval[1] <= self.margin
+
+    @property
+    def is_known_not_worse(self) -> bool:
+        """Whether labels show that; an estimate does not, as it cannot see a model that is sure of wrong answers."""
+        return self.estimate.is_measured and self.is_ruled_out
+
+    @property
+    def status(self) -> Status:
+        """The verdict."""
+        return self.finding.status
+
+    @property
+    def message(self) -> str:
+        """One sentence."""
+        estimate = self.estimate
+        if not estimate.n:
+            return "accuracy cannot be estimated: the window is empty"
+        opening = {
+            ImpactFinding.WORSE: "accuracy has fallen",
+            ImpactFinding.UNPROVEN: "accuracy may have fallen, but it may be chance",
+            ImpactFinding.CANNOT_TELL: "cannot tell whether accuracy has fallen",
+            ImpactFinding.NOT_WORSE: "accuracy has not fallen by more than is allowed",
+        }[self.finding]
+        low, high = estimate.interval
+        how = "" if estimate.is_measured else ", estimated without labels"
+        return (
+            f"{opening}: {estimate.accuracy:.1%} (95% interval {low:.1%} to {high:.1%}{how}) against {estimate.reference_accuracy:.1%}, "
+            f"{_change(estimate, self.margin)}; {counted(estimate.n, 'row')} against {estimate.reference_n:,}{self._unseen}"
+        )
+
+    @property
+    def _unseen(self) -> str:
+        """What an estimate that finds no loss cannot have seen."""
+        if not self.estimate.is_measured and self.finding is ImpactFinding.NOT_WORSE:
+            return "; an estimate does not see confident mistakes, or labels whose meaning changed"
+        return ""
+
+    def evidence(self) -> Evidence:
+        """The impact as evidence."""
+        return Evidence(
+            name="estimated_accuracy",
+            status=self.status,
+            message=self.message,
+            measured=100 * self.estimate.loss,
+            bound=100 * self.margin,
+            unit="points",
+            details=self.to_json(),
+            code="" if self.finding is ImpactFinding.NOT_WORSE else self.finding.value.replace(" ", "_"),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The impact as JSON-ready values."""
+        return {
+            "status": self.status.value,
+            "finding": self.finding.value,
+            "message": self.message,
+            "margin": self.margin,
+            **self.estimate.to_json(),
+        }
+
+
+def _change(estimate: AccuracyEstimate, margin: float) -> str:
+    """``a loss of 5.1 points (3.2 to 7.4, allowed 5)``, or ``a gain``."""
+    least, most = estimate.loss_interval
+    word, value, low, high = (
+        ("loss", estimate.loss, least, most) if estimate.loss >= 0 else ("gain", -estimate.loss, -most, -least)
+    )
+    return f"a {word} of {100 * value:.1f} points ({100 * low:.1f} to {100 * high:.1f}, allowed {100 * margin:g})"
+
+
+def measured_accuracy(reference: Profile, window: Profile) -> AccuracyEstimate | None:
+    """How often a model is right in a window; ``None`` where either has no labels, or a row has more than one answer.
+
+    Args:
+        reference: The reference.
+        window: The window, counted on its scales.
+    """
+    before, now = reference.features.get(_CORRECT), window.features.get(_CORRECT)
+    if not (isinstance(before, NumericCounts) and isinstance(now, NumericCounts) and before.finite and now.finite):
+        return None
+    return _accuracy_with_labels(_right(before), before.finite, _right(now), now.finite)
+
+
+def _right(counts: NumericCounts) -> int:
+    """How many values are 1; a profile of zeros and ones keeps them in bins of their own."""
+    return int(counts.counts[np.searchsorted(counts.edges, 1.0, side="right")])
+
+
+def _accuracy_with_labels(right_before: int, before: int, right_now: int, now: int) -> AccuracyEstimate:
+    """The accuracies, and Newcombe's interval of their difference (1998, "Interval estimation for the difference ...", method 10)."""
+    p, (low_p, high_p) = right_before / before, _wilson(right_before, before)
+    q, (low_q, high_q) = right_now / now, _wilson(right_now, now)
+    least = p - q - math.hypot(p - low_p, high_q - q)
+    most = p - q + math.hypot(high_p - p, q - low_q)
+    return AccuracyEstimate(q, (low_q, high_q), p, p - q, (least, most), now, before, is_measured=True)
+
+
+def _wilson(right: int, n: int) -> tuple[float, float]:
+    """The 95% score interval of a share (Wilson 1927)."""
+    share, z2 = right / n, _Z**2
+    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
+    reach = _Z * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+    return max(0.0, middle - reach), min(1.0, middle + reach)
+
 
 _PREFIXES = {"outputs": ("output.",), "labels": ("label",), "scores": ("score.",)}
 

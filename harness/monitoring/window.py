@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.data.dataset import Dataset
-from harness.monitoring.features.levels import name_of_id
-from harness.monitoring.features.values import Block, Ids, Numbers
+from harness.monitoring.features.values import Block, Ids, Numbers, name_of_id
 from harness.monitoring.profiles.compute import BINS, profile_of_source
 from harness.monitoring.profiles.profile import Profile, is_optional
 from harness.monitoring.profiles.sources import Options, Reading, Source, source_of

@@ -8,10 +8,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.experiments import Scores
+from harness.monitoring.gate.compare import compare_all_scores
+from harness.monitoring.gate.comparison import Comparison
 
 
 def scores(metric: str, values: Any, dataset: str = "digits") -> Scores:
     return Scores(metric, np.asarray(values, np.float64), dataset)
+
+
+def compare_scores(
+    baseline: Scores, candidate: Scores, *, higher_is_better: bool, margin: float | None = None, **options: Any
+) -> Comparison:
+    """The comparison by one score."""
+    name = candidate.metric
+    margins = {} if margin is None else {name: margin}
+    both = {name: baseline}, {name: candidate}
+    return compare_all_scores(*both, margins=margins, higher_is_better={name: higher_is_better}, **options)[name]
 
 
 def right_or_wrong(samples: int, worse: int, better: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from harness.data.record import Example
 from harness.evidence import Status
-from harness.monitoring.drift.compare import compare_profiles
-from harness.monitoring.features.levels import add_ids, buckets_of
-from harness.monitoring.profiles import Profile, VectorCounts, compute_dataset_profile, count_window
+from harness.monitoring.drift.report import compare_profiles
+from harness.monitoring.features.values import add_ids, buckets_of
+from harness.monitoring.profiles import Profile, Reading, VectorCounts, compute_dataset_profile
 from harness.runtime import seeded
 from harness.tasks import TaskSpec
 
@@ -166,7 +166,10 @@ def test_windows_of_any_split_add_up(name: str) -> None:
     rows = rows_of(task, 30)
     reference = compute_dataset_profile(rows, task, model=model)
     cuts = [0, 1, 2, 17, 30]
-    windows = [count_window(reference, rows[a:b], task=task, model=model, batch_size=7) for a, b in itertools.pairwise(cuts)]
+    windows = [
+        compute_dataset_profile(rows[a:b], task=task, reference=reference, model=model, reading=Reading(batch_size=7))
+        for a, b in itertools.pairwise(cuts)
+    ]
     whole = reduce(Profile.merge, windows)
     # What a model says of a row depends on the rows beside it in the last bit.
     measured = [feature for feature in whole.features if not feature.startswith(("output.", "score."))]
@@ -228,7 +231,7 @@ def test_what_shifted_is_found_and_a_clean_window_is_quiet(
     reference = compute_dataset_profile(rows_of(task, 300), task)
 
     def failing(rows: list[Example]) -> set[str]:
-        report = compare_profiles(reference, count_window(reference, rows, task=task))
+        report = compare_profiles(reference, compute_dataset_profile(rows, task=task, reference=reference))
         return {one.feature for one in report.features if one.status is Status.FAIL}
 
     assert failing(rows_of(task, 300, seed=2)) == set()

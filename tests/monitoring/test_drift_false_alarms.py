@@ -13,7 +13,7 @@ from scipy import stats
 from harness.evidence import Status
 from harness.monitoring.drift import DriftOptions, DriftReport, compare_profiles
 from harness.monitoring.features.counts import CategoricalCounts, FeatureCounts, NumericCounts
-from harness.monitoring.features.levels import BUCKETS, bucket_of
+from harness.monitoring.features.values import BUCKETS, bucket_of
 from harness.monitoring.profiles.profile import Profile
 
 ALPHA = 0.05

@@ -11,18 +11,20 @@ from numpy.typing import NDArray
 from scipy import special, stats
 from scipy.stats.contingency import association
 
-from harness.monitoring.features.category_drift import unseen_p_value
-from harness.monitoring.features.clustered_drift import design_effects
+from harness.monitoring.features.category_drift import design_effects, unseen_p_value
 from harness.monitoring.features.counts import Clusters
-from harness.monitoring.statistics.contingency import (
+from harness.monitoring.statistics import (
+    SMALLEST_P,
     chi_square,
     contingency_p_value,
     cramers_v,
+    ks_critical,
+    ks_distance,
+    ks_p_value,
     noncentrality_for,
     noncentrality_interval,
     permutation_p_value,
 )
-from harness.monitoring.statistics.kolmogorov import SMALLEST_P, ks_critical, ks_distance, ks_p_value
 from harness.statistics import false_discovery, holm
 
 Counts = NDArray[np.int64]
@@ -94,7 +96,7 @@ def test_ks_of_large_samples_is_the_same_whether_counted_out_or_by_a_bridge(
     current[0] += moved
     current[-1] -= moved
     counted = ks_p_value(reference, current)
-    monkeypatch.setattr("harness.monitoring.statistics.kolmogorov._EXACT_WORK", 0)
+    monkeypatch.setattr("harness.monitoring.statistics._EXACT_WORK", 0)
     assert ks_p_value(reference, current) == pytest.approx(counted, rel=0.02)
     assert counted < special.kolmogorov(bound), "read with the table for all points, bins would lose power"
 

@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 from gate_scores import losses, right_or_wrong
 
+from harness.errors import ComparisonError
 from harness.evidence import Status
 from harness.experiments import ExperimentDB, ExperimentError, UnknownRunError
-from harness.monitoring.gate import ComparisonError, Finding, compare_with_baseline
+from harness.monitoring.gate.compare import compare_with_baseline
+from harness.monitoring.gate.comparison import Finding
 
 
 @pytest.fixture

@@ -6,14 +6,12 @@ import math
 
 import numpy as np
 import pytest
-from gate_scores import right_or_wrong, scores
+from gate_scores import compare_scores, right_or_wrong, scores
 from scipy.optimize import minimize_scalar
 from scipy.stats import binom, binomtest, multinomial
 
 from harness.evidence import Status
-from harness.monitoring.gate import compare_scores
-from harness.monitoring.gate.measurement import Precision
-from harness.monitoring.gate.paired_tests import _tango_score, mcnemar_p, tango_interval, tango_margin_p
+from harness.monitoring.gate.paired_tests import Precision, _tango_score, mcnemar_p, tango_interval, tango_margin_p
 
 
 @pytest.mark.parametrize(("worse", "better"), [(0, 0), (5, 0), (0, 5), (7, 1), (60, 40), (2500, 2400)])

@@ -9,8 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import binom, bootstrap, permutation_test
 
-from harness.monitoring.gate.measurement import Measurement, measure
-from harness.monitoring.gate.paired_tests import BootstrapMean, StudentMean
+from harness.monitoring.gate.paired_tests import BootstrapMean, Measurement, StudentMean, measure
 from harness.monitoring.gate.pairs import Pairs
 from harness.statistics import sign_flip_p
 

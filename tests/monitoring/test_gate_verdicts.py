@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gate_scores import losses, right_or_wrong, scores
+from gate_scores import compare_scores, losses, right_or_wrong, scores
 from numpy.typing import NDArray
 
+from harness.errors import ComparisonError
 from harness.evidence import Evidence, Status
-from harness.monitoring.gate import AlphaSpending, Comparison, ComparisonError, Finding, compare_all_scores, compare_scores
+from harness.monitoring.gate.compare import AlphaSpending, compare_all_scores
+from harness.monitoring.gate.comparison import Comparison, Finding
 from harness.statistics import holm
 
 Pair = tuple[NDArray[np.float64], NDArray[np.float64]]

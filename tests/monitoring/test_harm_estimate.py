@@ -13,14 +13,9 @@ from scipy import ndimage
 from scipy.stats import norm
 
 from harness.errors import DataError
-from harness.monitoring.performance_impact import (
-    OodScore,
-    PerformanceImpact,
-    estimate_accuracy,
-    fit_ood_score,
-    fit_threshold,
-    negative_entropy,
-)
+from harness.monitoring.accuracy_estimate import estimate_accuracy, fit_threshold, negative_entropy
+from harness.monitoring.confidence import OodScore, fit_ood_score
+from harness.monitoring.verdict import PerformanceImpact
 
 Array = NDArray[Any]
 ROUNDS = 400

@@ -11,7 +11,12 @@ import pytest
 
 from harness.errors import DataError
 from harness.experiments.database import ExperimentDB
-from harness.monitoring.performance_impact import ConfidenceThreshold, estimate_accuracy, fit_threshold, negative_entropy
+from harness.monitoring.accuracy_estimate import (
+    ConfidenceThreshold,
+    estimate_accuracy,
+    fit_threshold,
+    negative_entropy,
+)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.37, 0.5, 0.99, 1.0])

@@ -10,17 +10,10 @@ import pytest
 from numpy.typing import NDArray
 
 from harness.evidence import Status
-from harness.monitoring.drift.compare import compare_profiles
-from harness.monitoring.drift.report import DriftReport
-from harness.monitoring.performance_impact import (
-    AccuracyEstimate,
-    ImpactFinding,
-    PerformanceImpact,
-    estimate_accuracy,
-    fit_threshold,
-)
+from harness.monitoring.accuracy_estimate import AccuracyEstimate, estimate_accuracy, fit_threshold
+from harness.monitoring.drift.report import DriftReport, compare_profiles
 from harness.monitoring.profiles import profile_columns
-from harness.monitoring.verdict import WindowVerdict
+from harness.monitoring.verdict import ImpactFinding, PerformanceImpact, WindowVerdict
 
 Array = NDArray[np.float64]
 

@@ -10,9 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from harness.charts.distributions import distributions_of
-from harness.monitoring.drift.compare import compare_profiles
+from harness.monitoring.checks import MOST_PLOTS, plots_of
+from harness.monitoring.drift.report import compare_profiles
 from harness.monitoring.features.numeric import MOST_POINTS
-from harness.monitoring.plots import MOST_PLOTS, plots_of
 from harness.monitoring.profiles import profile_columns
 
 Columns = dict[str, NDArray[Any]]

@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from harness.monitoring.features.numeric import count_numbers
-from harness.monitoring.features.quantiles import choose_edges
+from harness.monitoring.features.numeric import choose_edges, count_numbers
 from harness.monitoring.profiles import NumericCounts, profile_columns
 
 ANY_FLOATS = arrays(np.float64, st.integers(0, 200), elements=st.floats(allow_subnormal=False))

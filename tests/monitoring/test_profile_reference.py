@@ -7,14 +7,13 @@ import math
 import numpy as np
 import pytest
 
-from harness.monitoring.features.levels import BUCKETS, HELD, LONGEST_NAME, Frequencies, bucket_of, level_name
-from harness.monitoring.features.quantiles import QuantileSketch
+from harness.monitoring.features.numeric import QuantileSketch
+from harness.monitoring.features.values import BUCKETS, HELD, LONGEST_NAME, Frequencies, bucket_of, level_name
 from harness.monitoring.profiles import (
     CategoricalCounts,
     Profile,
     ProfileError,
     compute_dataset_profile,
-    count_window,
     profile_columns,
 )
 
@@ -175,7 +174,7 @@ def test_one_row_is_enough() -> None:
 def test_an_empty_window_counts_nothing() -> None:
     reference = profile_columns({"x": np.arange(10.0), "k": np.array(list("ab") * 5)})
     for empty in ({"x": np.empty(0), "k": np.empty(0, object)}, []):
-        window = count_window(reference, empty)
+        window = compute_dataset_profile(empty, reference=reference)
         assert (window.n, window.features["x"].n, window.edges_id) == (0, 0, reference.edges_id)
 
 

@@ -21,7 +21,6 @@ from harness.monitoring.profiles import (
     ProfileError,
     ProfileMismatchError,
     compute_dataset_profile,
-    count_window,
     profile_columns,
 )
 
@@ -87,7 +86,7 @@ SOURCES: dict[str, Callable[[Path], Any]] = {
 
 @pytest.mark.parametrize("source", SOURCES)
 def test_a_window_is_the_same_from(source: str, tmp_path: Path) -> None:
-    assert count_window(REFERENCE, SOURCES[source](tmp_path)) == REFERENCE
+    assert compute_dataset_profile(SOURCES[source](tmp_path), reference=REFERENCE) == REFERENCE
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -104,15 +103,15 @@ def test_vectors_come_from_arrow_too() -> None:
     vectors = RNG.standard_normal((100, 4))
     column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), 4)
     reference = profile_columns({"v": vectors})
-    assert count_window(reference, pa.table({"v": column})) == reference
+    assert compute_dataset_profile(pa.table({"v": column}), reference=reference) == reference
     missing = pa.array([[1.0, 2.0, 3.0, 4.0], None, [0.0] * 4], pa.list_(pa.float64(), 4))
-    window = count_window(reference, pa.table({"v": missing}).slice(1))
+    window = compute_dataset_profile(pa.table({"v": missing}).slice(1), reference=reference)
     assert (window.n, window.features["v"].missing) == (2, 1)
 
 
 def test_nested_columns_and_unknown_ones_are_left_out() -> None:
     table = TABLE.append_column("nested", pa.array([{"a": 1}] * ROWS)).append_column("new", pa.array(np.arange(ROWS)))
-    assert count_window(REFERENCE, table) == REFERENCE
+    assert compute_dataset_profile(table, reference=REFERENCE) == REFERENCE
 
 
 def test_decimals_dates_and_truth_values_come_from_arrow() -> None:
@@ -150,12 +149,12 @@ def test_csv_keeps_texts_as_they_are_written(tmp_path: Path) -> None:
 def test_a_missing_column_is_named() -> None:
     renamed = {("Amount" if name == "amount" else name): column for name, column in COLUMNS.items()}
     with pytest.raises(ProfileMismatchError, match=r"no 'amount', which the reference has\. Did you mean 'Amount'\?"):
-        count_window(REFERENCE, renamed)
+        compute_dataset_profile(renamed, reference=REFERENCE)
 
 
 def test_a_window_may_lack_the_label() -> None:
     reference = profile_columns({**COLUMNS, "label": COLUMNS["code"]})
-    window = count_window(reference, COLUMNS)
+    window = compute_dataset_profile(COLUMNS, reference=reference)
     assert list(window.features) == list(COLUMNS)
     assert reference.only(window.features).edges_id == window.edges_id
 

@@ -27,10 +27,9 @@ from harness.monitoring.profiles import (
     Reading,
     VectorCounts,
     compute_dataset_profile,
-    count_window,
 )
-from harness.monitoring.profiles.embedding import find_embedding, one_a_row
 from harness.monitoring.profiles.fields import measure_image
+from harness.monitoring.profiles.outputs import find_embedding, one_a_row
 from harness.properties.tracing import recording
 from harness.runtime import seeded
 from harness.tasks import TaskSpec, TaskType
@@ -116,7 +115,10 @@ def test_windows_of_any_split_add_up(task: TaskSpec, tmp_path: Path) -> None:
     rows = dataset_of(task, tmp_path)
     reference = compute_dataset_profile(rows, task)
     cuts = [0, 1, 2, 35, 100]
-    windows = [count_window(reference, some(rows, slice(a, b)), task=task, batch_size=7) for a, b in itertools.pairwise(cuts)]
+    windows = [
+        compute_dataset_profile(some(rows, slice(a, b)), task=task, reference=reference, reading=Reading(batch_size=7))
+        for a, b in itertools.pairwise(cuts)
+    ]
     assert reduce(Profile.merge, windows) == reference
 
 
@@ -124,7 +126,10 @@ def test_outputs_add_up_where_the_model_is_given_the_same_batches(tmp_path: Path
     rows, model = dataset_of(IMAGES, tmp_path), model_of(IMAGES)
     reference = compute_dataset_profile(rows, IMAGES, model=model, reading=Reading(batch_size=10))
     parts = [some(rows, slice(0, 40)), some(rows, slice(40, 100))]
-    windows = [count_window(reference, part, task=IMAGES, model=model, batch_size=10) for part in parts]
+    windows = [
+        compute_dataset_profile(part, task=IMAGES, reference=reference, model=model, reading=Reading(batch_size=10))
+        for part in parts
+    ]
     assert windows[0].merge(windows[1]) == reference
 
 
@@ -273,7 +278,7 @@ def test_another_kind_of_data_is_refused(task: TaskSpec, message: str, tmp_path:
     with pytest.raises(ProfileMismatchError, match=message):
         compute_dataset_profile(dataset_of(task, tmp_path), task, reference=reference)
     with pytest.raises(ProfileMismatchError, match="`modality` is 'tabular', the reference's is 'text'"):
-        count_window(reference, {"length": np.arange(3.0)})
+        compute_dataset_profile({"length": np.arange(3.0)}, reference=reference)
 
 
 def test_another_tokenizer_is_refused(tmp_path: Path) -> None:

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from harness.monitoring.drift.compare import compare_profiles
-from harness.monitoring.drift.report import DriftReport
+from harness.monitoring.drift.report import DriftReport, compare_profiles
 from harness.monitoring.drift.shifted_rows import ShiftedRow, shifted_rows
 from harness.monitoring.profiles import Profile, ProfileMismatchError, profile_columns
 

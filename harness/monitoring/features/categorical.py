@@ -9,23 +9,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.monitoring.features.category_drift import compare_absent, compare_categories, compare_unseen
-from harness.monitoring.features.clustered_drift import compare_clusters
+from harness.monitoring.features.category_drift import compare_absent, compare_categories, compare_clusters, compare_unseen
 from harness.monitoring.features.counts import CategoricalCounts, Clusters
 from harness.monitoring.features.feature_kind import FeatureKind, Plot, log_coincidence_of, shares_by_label
-from harness.monitoring.features.levels import (
+from harness.monitoring.features.values import (
     BUCKETS,
     Frequencies,
     IdFrequencies,
+    Ids,
+    Levels,
     add_ids,
     bucket_of,
     buckets_of,
     is_known,
+    is_missing,
     known_levels,
     level_name,
     name_of_id,
 )
-from harness.monitoring.features.values import Ids, Levels, is_missing
 
 LEVELS = 100
 """Levels of a feature that are counted one by one."""

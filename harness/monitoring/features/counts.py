@@ -9,15 +9,53 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.monitoring.errors import ProfileError
+from harness.errors import ProfileError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
-class FeatureCounts(ABC):
+@dataclass(frozen=True, eq=False)
+class Sums:
+    """Numbers that add up, beside others that say what they are of.
+
+    Attributes:
+        added: The fields that add up: whole numbers, arrays of them, further sums, or tuples of any of these.
+    """
+
+    added: ClassVar[tuple[str, ...]]
+
+    def emptied(self) -> Self:
+        """The same scale, with nothing counted."""
+        return replace(self, **{name: _nothing_of(getattr(self, name)) for name in self.added})
+
+    def merge(self, other: Self) -> Self:
+        """The sums of both, on the same scale."""
+        return replace(self, **{name: _added(getattr(self, name), getattr(other, name)) for name in self.added})
+
+
+def _nothing_of(value: Any) -> Any:
+    if isinstance(value, Sums):
+        return value.emptied()
+    if isinstance(value, tuple):
+        return tuple(map(_nothing_of, value))
+    return None if value is None else value * 0
+
+
+def _added(one: Any, other: Any) -> Any:
+    if one is None or other is None:
+        return None
+    if isinstance(one, Sums):
+        return one.merge(other)
+    return tuple(map(_added, one, other)) if isinstance(one, tuple) else one + other
+
+
+class FeatureCounts(Sums, ABC):
     """What is kept of one feature of a profile.
 
     Attributes:
@@ -35,14 +73,6 @@ class FeatureCounts(ABC):
     @abstractmethod
     def missing(self) -> int:
         """How many of them are missing."""
-
-    @abstractmethod
-    def emptied(self) -> Any:
-        """The same scale, with nothing counted."""
-
-    @abstractmethod
-    def merge(self, other: Any) -> Any:
-        """The counts of both, on the same scale."""
 
     @abstractmethod
     def scale(self) -> list[Any]:
@@ -84,6 +114,7 @@ class NumericCounts(FeatureCounts):
     negative_inf: int = 0
 
     kind: ClassVar[str] = "numeric"
+    added: ClassVar[tuple[str, ...]] = ("counts", "nan", "positive_inf", "negative_inf")
 
     @property
     def finite(self) -> int:
@@ -99,20 +130,6 @@ class NumericCounts(FeatureCounts):
     def missing(self) -> int:
         """How many values are not finite."""
         return self.nan + self.positive_inf + self.negative_inf
-
-    def emptied(self) -> NumericCounts:
-        """The same scale, with nothing counted."""
-        return NumericCounts(self.edges, np.zeros_like(self.counts))
-
-    def merge(self, other: NumericCounts) -> NumericCounts:
-        """The counts of both, on the same edges."""
-        return NumericCounts(
-            self.edges,
-            self.counts + other.counts,
-            self.nan + other.nan,
-            self.positive_inf + other.positive_inf,
-            self.negative_inf + other.negative_inf,
-        )
 
     def scale(self) -> list[Any]:
         """What the counts are of, ready for JSON."""
@@ -142,7 +159,7 @@ class NumericCounts(FeatureCounts):
 
 
 @dataclass(frozen=True)
-class Clusters:
+class Clusters(Sums):
     """How values of one row hang together, such as the tokens of a text: what a design effect is made of (Rao and Scott 1981).
 
     With ``y`` a row's values in a bucket and ``m`` all its values:
@@ -159,19 +176,7 @@ class Clusters:
     squares: tuple[int, ...]
     products: tuple[int, ...]
 
-    def emptied(self) -> Clusters:
-        """As many buckets, with nothing counted."""
-        nothing = (0,) * len(self.squares)
-        return Clusters(0, 0, nothing, nothing)
-
-    def merge(self, other: Clusters) -> Clusters:
-        """The sums of both."""
-        return Clusters(
-            self.rows + other.rows,
-            self.lengths + other.lengths,
-            tuple(a + b for a, b in zip(self.squares, other.squares, strict=True)),
-            tuple(a + b for a, b in zip(self.products, other.products, strict=True)),
-        )
+    added: ClassVar[tuple[str, ...]] = ("rows", "lengths", "squares", "products")
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,6 +212,7 @@ class CategoricalCounts(FeatureCounts):
     clusters: Clusters | None = None
 
     kind: ClassVar[str] = "categorical"
+    added: ClassVar[tuple[str, ...]] = ("counts", "rest", "unseen", "missing", "buckets", "clusters")
 
     @property
     def present(self) -> int:
@@ -217,31 +223,6 @@ class CategoricalCounts(FeatureCounts):
     def n(self) -> int:
         """How many values there are."""
         return self.present + self.missing
-
-    def emptied(self) -> CategoricalCounts:
-        """The same scale, with nothing counted."""
-        return replace(
-            self,
-            counts=np.zeros_like(self.counts),
-            rest=0,
-            unseen=0,
-            missing=0,
-            buckets=np.zeros_like(self.buckets),
-            clusters=self.clusters and self.clusters.emptied(),
-        )
-
-    def merge(self, other: CategoricalCounts) -> CategoricalCounts:
-        """The counts of both, of the same levels."""
-        both = self.clusters and other.clusters and self.clusters.merge(other.clusters)
-        return replace(
-            self,
-            counts=self.counts + other.counts,
-            rest=self.rest + other.rest,
-            unseen=self.unseen + other.unseen,
-            missing=self.missing + other.missing,
-            buckets=self.buckets + other.buckets,
-            clusters=both,
-        )
 
     def scale(self) -> list[Any]:
         """What the counts are of, ready for JSON."""
@@ -314,6 +295,7 @@ class VectorCounts(FeatureCounts):
     squares: tuple[int, ...] = ()
 
     kind: ClassVar[str] = "vector"
+    added: ClassVar[tuple[str, ...]] = ("directions", "vectors", "sums", "squares")
 
     @property
     def n(self) -> int:
@@ -324,21 +306,6 @@ class VectorCounts(FeatureCounts):
     def missing(self) -> int:
         """How many vectors are not finite."""
         return self.directions[0].missing if self.directions else 0
-
-    def emptied(self) -> VectorCounts:
-        """The same scale, with nothing counted."""
-        nothing = (0,) * len(self.directions)
-        return replace(self, directions=tuple(one.emptied() for one in self.directions), vectors=0, sums=nothing, squares=nothing)
-
-    def merge(self, other: VectorCounts) -> VectorCounts:
-        """The counts and sums of both, along the same directions."""
-        return replace(
-            self,
-            directions=tuple(a.merge(b) for a, b in zip(self.directions, other.directions, strict=True)),
-            vectors=self.vectors + other.vectors,
-            sums=tuple(a + b for a, b in zip(self.sums, other.sums, strict=True)),
-            squares=tuple(a + b for a, b in zip(self.squares, other.squares, strict=True)),
-        )
 
     def scale(self) -> list[Any]:
         """What the counts are of, ready for JSON."""

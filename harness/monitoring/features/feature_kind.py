@@ -10,15 +10,15 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.monitoring.difference import Difference
 from harness.monitoring.features.counts import FeatureCounts
 from harness.monitoring.features.values import Values
 from harness.monitoring.options import DriftOptions
-from harness.monitoring.statistics.difference import Difference
 
 C = TypeVar("C", bound=FeatureCounts)
 
 Plot = dict[str, Any]
-"""``kind``, ``reference``, ``current``, ``edges`` or ``labels``: see ``harness.monitoring.plots``."""
+"""``kind``, ``reference``, ``current``, ``edges`` or ``labels``: see ``harness.monitoring.checks``."""
 
 DriftStatistic = Callable[[str, Any, Any, DriftOptions], Iterable[Difference]]
 """Compares a feature: takes its name, the counts of the reference and of the window, and the options; gives a difference for each hypothesis

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.monitoring.errors import ProfileError
+from harness.errors import ProfileError
 from harness.monitoring.features.categorical import Categorical
 from harness.monitoring.features.counts import FeatureCounts
 from harness.monitoring.features.feature_kind import FeatureKind

@@ -1,9 +1,12 @@
-"""Values on their way to being counted."""
+"""Values on their way to being counted; of categories their levels: names, hashes, and how often they occur in bounded memory."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -19,11 +22,6 @@ class Values(Protocol):
 
     kind: ClassVar[str]
 
-    @property
-    def nbytes(self) -> int:
-        """Memory taken, about."""
-        ...
-
 
 @dataclass(frozen=True)
 class Numbers:
@@ -36,11 +34,6 @@ class Numbers:
     values: NDArray[np.float64]
 
     kind: ClassVar[str] = "numeric"
-
-    @property
-    def nbytes(self) -> int:
-        """Memory taken."""
-        return self.values.nbytes
 
 
 @dataclass(frozen=True)
@@ -56,11 +49,6 @@ class Levels:
     missing: int = 0
 
     kind: ClassVar[str] = "categorical"
-
-    @property
-    def nbytes(self) -> int:
-        """Memory taken, about."""
-        return 120 * len(self.counts)
 
 
 @dataclass(frozen=True)
@@ -81,11 +69,6 @@ class Ids:
 
     kind: ClassVar[str] = "categorical"
 
-    @property
-    def nbytes(self) -> int:
-        """Memory taken."""
-        return self.ids.nbytes + (0 if self.rows is None else self.rows.nbytes)
-
 
 @dataclass(frozen=True)
 class Vectors:
@@ -98,11 +81,6 @@ class Vectors:
     values: NDArray[np.floating]
 
     kind: ClassVar[str] = "vector"
-
-    @property
-    def nbytes(self) -> int:
-        """Memory taken."""
-        return self.values.nbytes
 
 
 SCORES = "score."
@@ -135,7 +113,12 @@ class Block:
     @property
     def nbytes(self) -> int:
         """Memory taken, about."""
-        return sum(values.nbytes for values in self.values.values())
+        parts = (part for values in self.values.values() for part in vars(values).values())
+        return sum(
+            part.nbytes if isinstance(part, np.ndarray) else 120 * len(part)
+            for part in parts
+            if isinstance(part, (np.ndarray, Mapping))
+        )
 
 
 def is_missing(value: Any) -> bool:
@@ -146,3 +129,153 @@ def is_missing(value: Any) -> bool:
         return not bool(value == value)
     except (TypeError, ValueError):  # a comparison with a missing value may itself be neither true nor false
         return True
+
+
+BUCKETS = 64
+"""Of a feature; a power of two."""
+
+LONGEST_NAME = 40
+"""Characters of a level's name that are kept; a longer one ends in a hash, so that two such stay two."""
+
+_FILTER_BITS = 4096
+_PROBES = 4
+_FULL = 0.5
+
+
+def level_name(value: Any) -> str:
+    """The name of a level: ``3`` for 3 and 3.0, ``true`` for True, a text as it stands unless it is long."""
+    if isinstance(value, (bool, np.bool_)):
+        return "true" if value else "false"
+    if isinstance(value, (float, np.floating)):
+        return str(int(value)) if float(value).is_integer() else repr(float(value))
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    if len(text) <= LONGEST_NAME:
+        return text
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
+    return f"{text[: LONGEST_NAME - 9]}…{digest}"
+
+
+@lru_cache(maxsize=1 << 16)
+def key_of(level: str) -> int:
+    """A level's hash, 64 bits, the same everywhere and for ever."""
+    return int.from_bytes(hashlib.blake2b(level.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+
+
+def bucket_of(level: str) -> int:
+    """The bucket in which a level is counted."""
+    return key_of(level) % BUCKETS
+
+
+_WHOLE_TABLE = 1 << 17
+"""Of a table up to this size all ids are named at once; of a larger one those that occur."""
+
+
+def buckets_of(ids: NDArray[np.int64], size: int, names: tuple[str, ...]) -> NDArray[np.int64]:
+    """The bucket of each id, int64 ``[N]``.
+
+    Args:
+        ids: int64 ``[N]``, below the size.
+        size: Of the table.
+        names: The levels' names by id.
+    """
+    if size <= _WHOLE_TABLE:
+        return _buckets_of_table(size, names)[ids]
+    distinct, place = np.unique(ids, return_inverse=True)
+    return np.fromiter((bucket_of(name_of_id(id, names)) for id in distinct.tolist()), np.int64, len(distinct))[place]
+
+
+@lru_cache(maxsize=8)
+def _buckets_of_table(size: int, names: tuple[str, ...]) -> NDArray[np.int64]:
+    """The bucket of every id, int64 ``[size]``."""
+    return np.fromiter((bucket_of(name_of_id(id, names)) for id in range(size)), np.int64, size)
+
+
+def name_of_id(id: int, names: tuple[str, ...]) -> str:
+    """The level of an id."""
+    return level_name(names[id]) if id < len(names) else str(id)
+
+
+def known_levels(levels: Iterable[str]) -> bytes | None:
+    """A Bloom filter of levels (Bloom 1970); ``None`` where they fill more than half of it.
+
+    At half full, a level that is not in it is taken for one that is with probability 1/16; at a tenth full, 1/10,000.
+    """
+    bits = np.zeros(_FILTER_BITS, bool)
+    for level in levels:
+        bits[_places(level)] = True
+    return None if bits.mean() > _FULL else np.packbits(bits).tobytes()
+
+
+def is_known(known: bytes, level: str) -> bool:
+    """Whether a level is in the filter."""
+    return all(known[place >> 3] >> (7 - (place & 7)) & 1 for place in _places(level))
+
+
+def _places(level: str) -> list[int]:
+    key = key_of(level) >> 8  # the lowest bits choose the bucket
+    return [(key >> (12 * probe)) % _FILTER_BITS for probe in range(_PROBES)]
+
+
+HELD = 8192
+"""Levels that are held at most, between two additions."""
+
+
+class Frequencies:
+    """Counts of levels; exact up to 8,192 of them, and beyond a bounded summary (Misra and Gries 1982; Agarwal et al. 2012).
+
+    A level that makes up more than 1/4096 of the values is always held.
+
+    Attributes:
+        exact: Whether every level was held all the time.
+    """
+
+    def __init__(self) -> None:
+        self.exact = True
+        self._counts: Counter[str] = Counter()
+
+    def add(self, counts: Mapping[str, int]) -> None:
+        """Adds values by level."""
+        self._counts.update(counts)
+        if len(self._counts) > HELD:
+            self.exact = False
+            kept = self._counts.most_common(HELD // 2 + 1)
+            least = kept[-1][1]
+            self._counts = Counter({level: count - least for level, count in kept if count > least})
+
+    def counts(self) -> dict[str, int]:
+        """The levels held."""
+        return dict(self._counts)
+
+
+def add_ids(counts: NDArray[np.int64], ids: NDArray[np.int64], size: int = 0) -> NDArray[np.int64]:
+    """Counts by id with some ids added, in place where there is room; the time does not depend on the size of the table.
+
+    Args:
+        counts: int64 ``[size]``.
+        ids: int64 ``[N]``, none negative.
+        size: Ids are below this, or above it where data is wrong.
+    """
+    needed = max(size, int(ids.max()) + 1 if ids.size else 0)
+    if needed > len(counts):
+        counts, before = np.zeros(needed, np.int64), counts
+        counts[: len(before)] = before
+    np.add.at(counts, ids, 1)
+    return counts
+
+
+class IdFrequencies:
+    """Counts of numbered levels, one number an id."""
+
+    exact = True
+
+    def __init__(self, size: int, names: tuple[str, ...]) -> None:
+        self._names = names
+        self._counts = np.zeros(size, np.int64)
+
+    def add(self, ids: NDArray[np.int64]) -> None:
+        """Adds ids, int64 ``[N]``, none negative."""
+        self._counts = add_ids(self._counts, ids)
+
+    def counts(self) -> dict[str, int]:
+        """The levels that occurred."""
+        return {name_of_id(int(id), self._names): int(self._counts[id]) for id in np.flatnonzero(self._counts)}

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.monitoring.errors import ProfileMismatchError
+from harness.errors import ProfileMismatchError
+from harness.monitoring.difference import Difference
 from harness.monitoring.features.counts import NumericCounts, Projection, VectorCounts
 from harness.monitoring.features.feature_kind import FeatureKind, Plot
 from harness.monitoring.features.numeric import Numeric, NumericSurvey, compare_missing, count_numbers, ks_difference
 from harness.monitoring.features.values import Vectors
 from harness.monitoring.options import DriftOptions
-from harness.monitoring.statistics.difference import Difference
-from harness.monitoring.statistics.kolmogorov import ks_distance
+from harness.monitoring.statistics import ks_distance
 
 DIRECTIONS = 8
 """Directions that vectors are projected on."""

@@ -1,59 +1,84 @@
-"""Per-sample scores of two runs, compared."""
+"""Per-sample scores of two runs compared, the share of alpha that each comparison spends, and comparisons with a stored baseline."""
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from harness.monitoring.errors import ComparisonError
-from harness.monitoring.gate.alpha_spending import AlphaSpending
+from harness.errors import ComparisonError
+from harness.experiments import ExperimentDB, RunRef, Scores
+from harness.experiments.run_groups import read_comparisons, write_comparison
+from harness.experiments.run_parts import read_scored_metrics
 from harness.monitoring.gate.comparison import Comparison, Comparisons
-from harness.monitoring.gate.measurement import Measurement, measure
-from harness.monitoring.gate.pairs import Pairs
-from harness.monitoring.gate.score_kinds import ScoreKind, direction_of, kind_of
-from harness.monitoring.gate.slices import Sliced, SliceLabels
+from harness.monitoring.gate.paired_tests import Measurement, measure
+from harness.monitoring.gate.pairs import Pairs, ScoreKind, Sliced, SliceLabels, direction_of, kind_of
 from harness.statistics import holm
 
 if TYPE_CHECKING:
-    from harness.experiments.records import Scores
+    from sqlalchemy import Connection
+
+
+@dataclass(frozen=True)
+class AlphaSpending:
+    """How often a baseline was compared with before.
+
+    Every comparison spends a share of alpha, and the shares of infinitely many comparisons add up to 1, so that all comparisons with a
+    baseline together fail a candidate that is not worse with a probability of at most alpha (alpha spending: Lan and DeMets, Biometrika 70,
+    1983; for a stream of tests, Foster and Stine, JRSS B 70, 2008). The bound is a sum of probabilities and so holds although all comparisons
+    use the same samples and the same baseline. E-values multiplied over comparisons would not do: a second comparison on the same samples is
+    no new evidence, and the product would count it as such.
+
+    Attributes:
+        made: Comparisons before this one.
+        expected: About how many there will be. The first spends ``1 / (expected + 1)`` of alpha, later ones less and less; expecting more
+            keeps more for later.
+    """
+
+    made: int = 0
+    expected: int = 1
+
+    def __post_init__(self) -> None:
+        if self.made < 0 or self.expected < 1:
+            raise ComparisonError(f"`made` is at least 0 and `expected` at least 1, got {self.made} and {self.expected}")
+
+    @classmethod
+    def of_stored(cls, marks: Sequence[Mapping[str, Any]], scores: str, expected: int) -> AlphaSpending:
+        """The next comparison with a baseline; scores that were compared before keep their number.
+
+        Args:
+            marks: What ``mark`` gave of the earlier comparisons with the baseline, oldest first.
+            scores: A hash of the candidate's scores.
+            expected: About how many comparisons there will be, if this is the first.
+        """
+        if not marks:
+            return cls(0, expected)
+        same = [mark["look"] for mark in marks if mark["scores"] == scores]
+        return cls(same[0] - 1 if same else max(mark["look"] for mark in marks), marks[0]["expected"])
+
+    def mark(self, scores: str) -> dict[str, Any]:
+        """What is stored with a comparison, so that later ones can be counted.
+
+        Args:
+            scores: A hash of the candidate's scores.
+        """
+        return {"look": self.number, "expected": self.expected, "scores": scores}
+
+    @property
+    def number(self) -> int:
+        """The number of this comparison, from 1."""
+        return self.made + 1
+
+    @property
+    def share(self) -> float:
+        """The share of alpha that this comparison may spend."""
+        return self.expected / ((self.made + self.expected) * (self.number + self.expected))
+
 
 _SLICES_SHARE = 0.5
-
-
-def compare_scores(
-    baseline: Scores,
-    candidate: Scores,
-    *,
-    margin: float | None = None,
-    alpha: float = 0.05,
-    higher_is_better: bool,
-    slices: SliceLabels | None = None,
-    spending: AlphaSpending | None = None,
-) -> Comparison:
-    """Compares a candidate with a baseline by one score; see ``Comparison`` for how the verdict comes about.
-
-    Args:
-        baseline: The baseline's scores, ``[N]``.
-        candidate: The candidate's, of the same samples in the same order. NaN marks a sample without a label.
-        margin: How much worse is allowed, in the score's own units; by default half a point of a share of right answers, a fiftieth of
-            the standard deviation of the baseline's scores otherwise.
-        alpha: The probability of failing a candidate that is not worse.
-        higher_is_better: What a greater score means.
-        slices: A label a sample, ``[N]``, under the name of what is labelled; each part is compared as well. The whole keeps half of alpha.
-        spending: How often the baseline was compared with before; by default this is the only time.
-
-    Raises:
-        ComparisonError: The scores cannot be paired, or an argument is impossible.
-    """
-    metric = candidate.metric
-    margins = {} if margin is None else {metric: margin}
-    directions = {metric: higher_is_better}
-    both = {metric: baseline}, {metric: candidate}
-    found = compare_all_scores(*both, margins=margins, alpha=alpha, higher_is_better=directions, slices=slices, spending=spending)
-    return found[metric]
 
 
 def compare_all_scores(
@@ -74,8 +99,8 @@ def compare_all_scores(
         margins: How much worse is allowed, by name.
         alpha: The probability of failing a candidate that is not worse by any score.
         higher_is_better: What a greater score means, of names the project does not know.
-        slices: As for ``compare_scores``.
-        spending: As for ``compare_scores``.
+        slices: A label a sample, ``[N]``, under the name of what is labelled; each part is compared as well. The whole keeps half of alpha.
+        spending: How often the baseline was compared with before; by default this is the only time.
 
     Raises:
         ComparisonError: The scores cannot be paired, or an argument is impossible.
@@ -207,3 +232,88 @@ def _measured(metric: str, pairs: Pairs, given: float | None, alpha: float, labe
 
 def _share(spending: AlphaSpending | None) -> float:
     return spending.share if spending else 1.0
+
+
+_KEY = "gate"
+
+
+def compare_with_baseline(
+    db: ExperimentDB,
+    candidate: RunRef,
+    baseline: RunRef,
+    metrics: Sequence[str] | None = None,
+    margins: Mapping[str, float] | None = None,
+    *,
+    alpha: float = 0.05,
+    higher_is_better: Mapping[str, bool] | None = None,
+    slices: SliceLabels | None = None,
+    expected_comparisons: int = 1,
+) -> Comparisons:
+    """Compares the stored scores of two runs, and stores the result with both.
+
+    Each comparison with a baseline spends some of alpha (``AlphaSpending``), so that all candidates ever compared with it together are failed
+    by mistake with a probability of at most alpha. The same scores compared again, as when a job is repeated, count as the same comparison.
+    Another baseline starts from the beginning.
+
+    Args:
+        db: Where both runs are.
+        candidate: The run to judge.
+        baseline: The run to compare it with, such as ``"production"``.
+        metrics: Names of per-sample scores; by default all that both runs have.
+        margins: How much worse is allowed, by name and in the scores' own units; by default half a point of ``accuracy`` and
+            ``correct``, a fiftieth of the standard deviation of the baseline's scores for others.
+        alpha: The probability of failing a candidate that is not worse.
+        higher_is_better: What a greater score means, for names the project does not know.
+        slices: A label a sample, ``[N]``, under the name of what is labelled.
+        expected_comparisons: About how many candidates will be compared with this baseline; what the first comparison says applies to all.
+
+    Raises:
+        UnknownRunError: A run does not exist.
+        ExperimentError: A run has no scores of a metric, or the database cannot be read or written.
+        ComparisonError: The scores cannot be paired, or an argument is impossible.
+    """
+    ids = db.resolve(baseline), db.resolve(candidate)
+    if ids[0] == ids[1]:
+        raise ComparisonError(f"run {ids[0]} ({db.get_run(ids[0]).name}) cannot be its own baseline: name two runs")
+    chosen = tuple(metrics) if metrics is not None else _common_metrics(db, *ids)
+    before, after = ({name: db.get_scores(run, name) for name in chosen} for run in ids)
+    pairs = {name: Pairs.of(before[name], after[name], direction_of(name, higher_is_better or {})) for name in chosen}
+    family = Family.of(pairs, margins or {}, alpha, slices or {})
+    return _judged_and_stored(db, ids, family, _digest(after.values()), expected_comparisons)
+
+
+def _common_metrics(db: ExperimentDB, baseline: int, candidate: int) -> tuple[str, ...]:
+    with db.store.reading() as connection:
+        before, after = (read_scored_metrics(connection, run) for run in (baseline, candidate))
+    common = tuple(name for name in before if name in after)
+    if not common:
+        have = "; ".join(f"run {run} has {', '.join(names) or 'none'}" for run, names in ((baseline, before), (candidate, after)))
+        raise ComparisonError(f"the runs have no per-sample scores in common ({have}): evaluate both on one set")
+    return common
+
+
+def _judged_and_stored(db: ExperimentDB, ids: tuple[int, int], family: Family, scores: str, expected: int) -> Comparisons:
+    """Judges while no other comparison runs, so that no two take the same number."""
+    with db.store.alone() as connection:
+        spending = AlphaSpending.of_stored(_marks(connection, ids[0]), scores, expected)
+        judged = family.judged(spending)
+        for comparison in judged.metrics:
+            write_comparison(connection, *ids, comparison.metric, {**comparison.to_json(), _KEY: spending.mark(scores)})
+    return judged
+
+
+def _marks(connection: Connection, baseline: int) -> list[dict[str, Any]]:
+    """The marks of the earlier comparisons with a baseline."""
+    return [
+        record.result[_KEY]
+        for record in read_comparisons(connection, baseline)
+        if record.baseline_id == baseline and isinstance(record.result, dict) and _KEY in record.result
+    ]
+
+
+def _digest(scores: Iterable[Scores]) -> str:
+    content = hashlib.sha256()
+    for one in sorted(scores, key=lambda one: one.metric):
+        content.update(f"{one.metric}\0{one.dataset}\0{one.values.dtype.str}\0{one.values.size}\0".encode())
+        content.update(one.values.tobytes())
+    return content.hexdigest()

@@ -1,21 +1,25 @@
-"""Two runs' scores of the same samples, side by side."""
+"""What is compared: two runs' scores of the same samples, in pairs; parts of the samples; what is known of a score by its name."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.monitoring.errors import ComparisonError
+from harness.errors import ComparisonError, did_you_mean
 from harness.wording import counted
 
 if TYPE_CHECKING:
+    from harness.data.dataset import Dataset
+    from harness.evaluation.evaluation import Evaluation
     from harness.experiments.records import Scores
 
-FEWEST = 2
+
+_FEWEST = 2
 
 
 @dataclass(frozen=True)
@@ -45,10 +49,10 @@ class Pairs:
         before, after = baseline.values, candidate.values
         labelled = ~np.isnan(before)
         _check_values(candidate.metric, before, after)
-        if labelled.sum() < FEWEST:
+        if labelled.sum() < _FEWEST:
             raise ComparisonError(
                 f"scores of {candidate.metric!r}: {counted(int(labelled.sum()), 'sample')} with a label; "
-                f"a comparison needs at least {FEWEST}"
+                f"a comparison needs at least {_FEWEST}"
             )
         return cls(before[labelled].astype(np.float64), after[labelled].astype(np.float64), higher_is_better, labelled)
 
@@ -102,3 +106,177 @@ def _refuse(wrong: NDArray[np.bool_], fault: str) -> None:
             f"{counted(count, 'sample')} of {len(wrong):,} {'has' if count == 1 else 'have'} {fault} (the first is sample "
             f"{int(wrong.argmax())}): the logits were not finite there, or the labels differ"
         )
+
+
+_MOST_CLASSES = 20
+_LENGTHS = 4
+
+
+def slices_of(data: Dataset, evaluation: Evaluation) -> dict[str, NDArray[np.str_]]:
+    """A label a sample under the name of what it says: its class, and which quarter of the lengths it is in, ``[N]`` each.
+
+    Args:
+        data: The samples.
+        evaluation: What is known of them.
+    """
+    found: dict[str, NDArray[np.str_]] = {}
+    label, length = (evaluation.facts.get(name) for name in ("label", "length"))
+    if label is not None and 2 <= len(np.unique(label)) <= _MOST_CLASSES:
+        names = data.origin.classes.names if data.origin.classes else ()
+        found["class"] = np.array([_name(int(number), names) for number in label])
+    if length is not None and len(np.unique(length)) > 1:
+        found["length"] = _ranges(length.astype(np.int64))
+    return found
+
+
+def _name(number: int, names: tuple[str, ...]) -> str:
+    return names[number] if 0 <= number < len(names) else str(number)
+
+
+def _ranges(lengths: NDArray[np.int64]) -> NDArray[np.str_]:
+    """``3-8``: the smallest and the largest length of a quarter."""
+    ends = np.unique(np.quantile(lengths, np.arange(1, _LENGTHS + 1) / _LENGTHS, method="higher"))
+    part = np.searchsorted(ends, lengths)
+    said = [f"{lengths[part == number].min()}-{lengths[part == number].max()}" for number in range(len(ends))]
+    return np.array(said)[part]
+
+
+FEWEST_IN_SLICE = 20
+"""Below as many samples a slice shows nothing but a collapse, and would only take from the level of the others."""
+
+SliceLabels = Mapping[str, NDArray[Any]]
+"""A label a sample, ``[N]``, under the name of what is labelled: ``{"class": classes, "length": buckets}``."""
+
+
+@dataclass(frozen=True)
+class Sliced:
+    """The slices of some pairs.
+
+    Attributes:
+        parts: The pairs of each slice by its name, such as ``class=7``.
+        left_out: How many slices hold too few samples.
+    """
+
+    parts: dict[str, Pairs]
+    left_out: int
+
+    @classmethod
+    def of(cls, pairs: Pairs, labels: SliceLabels) -> Sliced:
+        """Cuts pairs into slices, once for each kind of label.
+
+        Raises:
+            ComparisonError: There is not one label a sample.
+        """
+        parts: dict[str, Pairs] = {}
+        left_out = 0
+        for name, given in labels.items():
+            for value, places in _places(_labels(name, given, pairs)):
+                if len(places) < FEWEST_IN_SLICE:
+                    left_out += 1
+                else:
+                    parts[f"{name}={value}"] = pairs.part(places)
+        return cls(parts, left_out)
+
+
+def _labels(name: str, given: NDArray[Any], pairs: Pairs) -> NDArray[Any]:
+    labels = np.asarray(given)
+    if labels.shape != pairs.labelled.shape:
+        raise ComparisonError(
+            f"slices of {name!r}: expected a label for each of {len(pairs.labelled):,} samples, got shape {list(labels.shape)}"
+        )
+    return labels[pairs.labelled]
+
+
+def _places(labels: NDArray[Any]) -> list[tuple[Any, NDArray[np.intp]]]:
+    """Each label, and where it is; the labels sorted."""
+    values, which = np.unique(labels, return_inverse=True)
+    order = np.argsort(which, kind="stable")
+    ends = np.searchsorted(which[order], np.arange(1, len(values)))
+    return list(zip(values.tolist(), np.split(order, ends), strict=True))
+
+
+SHARE_MARGIN = 0.005
+"""Half a point, the default margin of shares of right answers.
+
+A true fall of one point should fail. On 5,000 samples of which 4% change, the fall that is seen strays from the true one by 0.3 points
+(standard deviation), so a margin above 0.6 would let more than one such fall in ten pass. A margin below 0.5 would add nothing there: at an
+alpha of 0.05 a fall is significant from 0.47 points. On fewer samples significance is the harder key, on more samples the margin is.
+"""
+
+SPREAD_MARGIN = 0.02
+"""The default margin of other scores, in standard deviations of the baseline's scores over the samples.
+
+It does not depend on the score's unit or its zero, and of a model with 93% right answers it is half a point as well.
+"""
+
+
+@dataclass(frozen=True)
+class ScoreKind:
+    """A kind of score.
+
+    Attributes:
+        label: What its mean is called.
+        higher_is_better: What a greater one means.
+        is_share: Whether its mean is a share of right answers, which is told in points of a hundred.
+    """
+
+    label: str
+    higher_is_better: bool
+    is_share: bool
+
+    def default_margin(self, metric: str, pairs: Pairs) -> float:
+        """The margin where the user gives none.
+
+        Raises:
+            ComparisonError: None follows from a baseline whose scores are all equal.
+        """
+        if self.is_share:
+            return SHARE_MARGIN
+        if not np.ptp(pairs.baseline):
+            raise ComparisonError(f"the baseline's {metric!r} is the same everywhere, so no margin follows from it: give one")
+        return SPREAD_MARGIN * float(pairs.baseline.std())
+
+
+# A mean over samples is another number than a mean over all tokens, which is what an evaluation calls `loss` and `accuracy`.
+_KINDS = {
+    "loss": ScoreKind("loss per sample", higher_is_better=False, is_share=False),
+    "squared_error": ScoreKind("squared error", higher_is_better=False, is_share=False),
+    "absolute_error": ScoreKind("absolute error", higher_is_better=False, is_share=False),
+    "correct": ScoreKind("accuracy", higher_is_better=True, is_share=True),
+    "accuracy": ScoreKind("accuracy per sample", higher_is_better=True, is_share=True),
+    "error_rate": ScoreKind("error rate per sample", higher_is_better=False, is_share=False),
+}
+
+
+def _known(metric: str) -> ScoreKind | None:
+    """The kind of a score by its name, behind that of an output where there are several."""
+    output, _, name = metric.rpartition(".")
+    kind = _KINDS.get(name)
+    return replace(kind, label=f"{kind.label} of {output}") if kind is not None and output else kind
+
+
+def kind_of(metric: str, pairs: Pairs) -> ScoreKind:
+    """The kind of a score whose direction is known; of other names, by its values."""
+    known = _known(metric) or ScoreKind(metric, pairs.higher_is_better, pairs.is_right_or_wrong)
+    return replace(known, higher_is_better=pairs.higher_is_better)
+
+
+def direction_of(metric: str, given: Mapping[str, bool]) -> bool:
+    """Whether a greater score is better.
+
+    Args:
+        metric: Name of the score.
+        given: What the user says of scores with other names.
+
+    Raises:
+        ComparisonError: Neither the user nor the name says so.
+    """
+    if metric in given:
+        return given[metric]
+    known = _known(metric)
+    if known is None:
+        raise ComparisonError(
+            f"is a greater {metric!r} better?{did_you_mean(metric, _KINDS)} Known are {', '.join(_KINDS)}; of others say it with "
+            f"`higher_is_better={{{metric!r}: True}}`, or leave it out of `metrics`"
+        )
+    return known.higher_is_better

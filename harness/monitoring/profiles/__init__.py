@@ -1,8 +1,8 @@
 """Profiles: counts kept of data, instead of the data."""
 
-from harness.monitoring.errors import ProfileError, ProfileMismatchError, ProfileVersionError
+from harness.errors import ProfileError, ProfileMismatchError, ProfileVersionError
 from harness.monitoring.features.counts import CategoricalCounts, Clusters, NumericCounts, Projection, VectorCounts
-from harness.monitoring.profiles.compute import compute_dataset_profile, count_window, profile_columns
+from harness.monitoring.profiles.compute import compute_dataset_profile, profile_columns
 from harness.monitoring.profiles.profile import Profile, load_profile, log_profile_to_db
 from harness.monitoring.profiles.sources import Reading
 
@@ -18,7 +18,6 @@ __all__ = [
     "Reading",
     "VectorCounts",
     "compute_dataset_profile",
-    "count_window",
     "load_profile",
     "log_profile_to_db",
     "profile_columns",

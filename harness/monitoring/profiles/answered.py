@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from harness.evaluation.answers import widened
-from harness.monitoring.features.levels import name_of_id
-from harness.monitoring.features.values import Ids, Numbers, Values, Vectors
+from harness.monitoring.features.values import Ids, Numbers, Values, Vectors, name_of_id
 from harness.monitoring.profiles.fields import MOST_FIGURES, Field, measure_field
 from harness.tasks.axes import BATCH, Size, rows_first
 from harness.tasks.kinds import (

@@ -7,8 +7,7 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import did_you_mean
-from harness.monitoring.errors import ProfileError, ProfileMismatchError
+from harness.errors import ProfileError, ProfileMismatchError, did_you_mean
 from harness.monitoring.features.counts import FeatureCounts
 from harness.monitoring.features.feature_kind import FeatureCounter, Survey
 from harness.monitoring.features.kinds import Column, kind_of
@@ -90,34 +89,6 @@ def profile_columns(
         ProfileMismatchError: A column of the reference is missing.
     """
     return compute_dataset_profile(columns, reference=reference, categorical=categorical)
-
-
-def count_window(
-    reference: Profile,
-    rows: Any,
-    *,
-    task: TaskSpec | None = None,
-    model: nn.Module | None = None,
-    adapter: Adapter | None = None,
-    batch_size: int = 32,
-) -> Profile:
-    """The profile of a window on the scales of its reference, in one pass.
-
-    Without a model, or labels, the window lacks those features; ``reference.only(window.features)`` is then what it is compared with.
-
-    Args:
-        reference: The reference.
-        rows: What ``compute_dataset_profile`` takes; also what can be read only once.
-        task: What examples are for.
-        model: The model, where the reference has outputs.
-        adapter: How it is called.
-        batch_size: Examples that are measured at once.
-
-    Raises:
-        ProfileMismatchError: The rows are not of the reference's kind.
-        DataError: The data is missing or unreadable.
-    """
-    return _window(source_of(rows, Options(task, model, adapter, reading=Reading(batch_size=batch_size))), reference)
 
 
 def _reference(source: Source, bins: int) -> Profile:

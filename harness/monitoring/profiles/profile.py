@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from harness.errors import ProfileError, ProfileMismatchError, ProfileVersionError
 from harness.files import json_hash
-from harness.monitoring.errors import ProfileError, ProfileMismatchError, ProfileVersionError
 from harness.monitoring.features.counts import FeatureCounts
 from harness.monitoring.features.kinds import kind_named
 from harness.tasks.spec import data_identity
