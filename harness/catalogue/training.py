@@ -49,6 +49,22 @@ TRAINING = (
         needs=_trains,
     ),
     Property(
+        "parameter_groups",
+        3,
+        "Weight decay and learning rates by group go to the parameters that they are meant for",
+        cases={
+            "decay": Case(
+                "Weight decay spares norms and biases wherever it spares any, and treats equal blocks alike",
+                "harness.training.checks.parameter_groups:decay",
+            ),
+            "rates": Case(
+                "Learning rates that are configured by group stay apart, and rise or fall from block to block",
+                "harness.training.checks.parameter_groups:rates",
+            ),
+        },
+        needs=_trains,
+    ),
+    Property(
         "training_loss",
         3,
         "The loss is averaged over the labels, and trains each position towards its own label",

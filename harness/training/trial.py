@@ -102,12 +102,14 @@ class Training:
         optimizers: Its optimizers.
         steps: What was measured at each step.
         folder: Where its checkpoint went.
+        schedules: The learning rate schedules of a LightningModule, as Lightning describes them.
     """
 
     model: nn.Module
     optimizers: list[Optimizer]
     steps: list[Step]
     folder: Path | None = None
+    schedules: list[Any] = field(default_factory=list)
 
     @property
     def losses(self) -> list[float]:
@@ -291,8 +293,8 @@ class Trial:
             rank=options.rank,
         )
         with nullcontext() if options.clip else without_clipping(model):
-            optimizers = _fit(job, on_gradients)
-        return Training(model, optimizers, steps.taken, options.folder)
+            optimizers, schedules = _fit(job, on_gradients)
+        return Training(model, optimizers, steps.taken, options.folder, schedules)
 
     def _config_for(self, options: TrialOptions) -> TrainingConfig:
         keys: dict[str, Any] = {
@@ -326,19 +328,19 @@ def _compute(device: torch.device, processes: int) -> Compute:
     return Compute(accelerator, (device.index or 0,) if accelerator == "cuda" else 1)
 
 
-def _fit(job: Job, on_gradients: OnGradients | None) -> list[Optimizer]:
-    """Runs the engine that fits the model; returns the optimizers."""
+def _fit(job: Job, on_gradients: OnGradients | None) -> tuple[list[Optimizer], list[Any]]:
+    """Runs the engine that fits the model; returns the optimizers, and the schedules that the model brings."""
     if is_lightning_module(job.model):
         from harness.training.engines.lightning import LightningEngine
 
         engine = LightningEngine(job, on_gradients=on_gradients)
         engine.fit()
-        return list(engine.trainer.optimizers)
+        return list(engine.trainer.optimizers), list(engine.trainer.lr_scheduler_configs)
     from harness.training.engines.plain import PlainEngine
 
     plain = PlainEngine(job, on_gradients=on_gradients)
     plain.fit()
-    return [plain.optimizer]
+    return [plain.optimizer], []
 
 
 def gradients_of(model: nn.Module) -> dict[str, Tensor]:

@@ -20,7 +20,14 @@ _OWNERS = ("overfits_one_batch", "step_updates")
 _WITHOUT_STEPS = ("optimizer_coverage",)
 """Checks that take no step, and so are the same whatever the weights hold."""
 
-_STEPS = {"initial_loss": 2, "step_updates": 6, "optimizer_coverage": 1, "training_loss": 6, "accumulation": 12}
+_STEPS = {
+    "initial_loss": 2,
+    "step_updates": 6,
+    "optimizer_coverage": 1,
+    "training_loss": 6,
+    "accumulation": 12,
+    "parameter_groups": 4,
+}
 """Training steps that a check takes, where it does not see to its time itself."""
 
 
