@@ -67,8 +67,24 @@ class Adapter:
             OutputError: The output holds no logits.
         """
         plan = self.plan(model)
-        logits = find_logits(plan.call(model, batch))
-        return logits.transpose(0, 1) if plan.length_first and self.task.is_per_position and logits.ndim >= 2 else logits
+        return self._logits_in(plan.call(model, batch), plan)
+
+    def call(self, model: nn.Module, batch: Batch, further: Mapping[str, Any]) -> tuple[Tensor, Any]:
+        """Calls the model with further arguments by name, such as a cache; a field that the batch lacks is left out.
+
+        Returns:
+            The logits, and all that forward returned.
+
+        Raises:
+            OutputError: The output holds no logits.
+        """
+        plan = self._widened(self.plan(model), batch, further)
+        returned = plan.call(model, {**batch, **further})
+        return self._logits_in(returned, plan), returned
+
+    def takes_more(self, model: nn.Module) -> bool:
+        """Whether ``call`` does what ``logits`` does: a class of the user's may find the logits in its own way."""
+        return type(self).logits is Adapter.logits and not self.plan(model).whole
 
     def outputs(self, model: nn.Module, batch: Batch) -> dict[str, Any]:
         """Calls the model and returns the outputs of the task by name, the rows first."""
@@ -94,6 +110,15 @@ class Adapter:
         """Whether a field reaches the model."""
         plan = self.plan(model)
         return plan.whole or field in plan.fields
+
+    def _logits_in(self, returned: Any, plan: CallPlan) -> Tensor:
+        logits = find_logits(returned)
+        return logits.transpose(0, 1) if plan.length_first and self.task.is_per_position and logits.ndim >= 2 else logits
+
+    @staticmethod
+    def _widened(plan: CallPlan, batch: Batch, further: Mapping[str, Any]) -> CallPlan:
+        """A plan that passes further arguments by name, and leaves out what the batch lacks."""
+        return replace(plan, named=(*plan.named, *further), optional=plan.optional | (set(plan.fields) - batch.keys()))
 
 
 class CausalLMAdapter(Adapter):
@@ -182,11 +207,17 @@ class SignatureAdapter(Adapter):
         Raises:
             OutputError: It is not there, or no tensor.
         """
-        main = self._signature.main
-        found = find_output(self._call(model, batch), main, self._signature.outputs)
-        if not isinstance(found, Tensor):
-            raise OutputError(f"`outputs.{main.name}` is a {type(found).__name__}, expected a tensor")
-        return with_rows_first(found, main.axes)  # type: ignore[no-any-return]
+        return self._main_in(self._call(model, batch))
+
+    def call(self, model: nn.Module, batch: Batch, further: Mapping[str, Any]) -> tuple[Tensor, Any]:
+        """Calls the model with further arguments by name; see ``Adapter.call``."""
+        arguments = nested(batch_as_declared(batch, self._signature), arguments_of(self._signature), self._signature.groups)
+        returned = self._widened(self.plan(model), arguments, further).call(model, {**arguments, **further})
+        return self._main_in(returned), returned
+
+    def takes_more(self, model: nn.Module) -> bool:
+        """Whether forward takes arguments by name."""
+        return type(self).logits is SignatureAdapter.logits and not self.plan(model).whole
 
     def loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """The mean loss of the main output; a fixed projection where it has no labels."""
@@ -227,6 +258,13 @@ class SignatureAdapter(Adapter):
         """Whether an input reaches the model."""
         plan = self.plan(model)
         return plan.whole or field.partition(".")[0] in plan.fields
+
+    def _main_in(self, returned: Any) -> Tensor:
+        main = self._signature.main
+        found = find_output(returned, main, self._signature.outputs)
+        if not isinstance(found, Tensor):
+            raise OutputError(f"`outputs.{main.name}` is a {type(found).__name__}, expected a tensor")
+        return with_rows_first(found, main.axes)  # type: ignore[no-any-return]
 
     def _call(self, model: nn.Module, batch: Batch, labelled: bool = False) -> Any:
         """What forward returns; where it is ``labelled``, it is given the labels too that it has a parameter for."""

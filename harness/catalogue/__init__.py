@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from harness.catalogue.analysis import ANALYSIS
 from harness.catalogue.critical import CRITICAL
+from harness.catalogue.decoding import DECODING
 from harness.catalogue.entry import Case, Property, Search
 from harness.catalogue.export import EXPORT
 from harness.catalogue.monitoring import MONITORING
@@ -50,4 +51,4 @@ def modules_of(tier: int) -> list[str]:
     return list(dict.fromkeys(path.partition(":")[0] for entry in of_tier(tier) for path in entry.functions))
 
 
-register(*CRITICAL, *ANALYSIS, *TRAINING, *EXPORT, *MONITORING)
+register(*CRITICAL, *DECODING, *ANALYSIS, *TRAINING, *EXPORT, *MONITORING)

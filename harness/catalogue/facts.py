@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from harness.tasks import TaskSpec
-from harness.tasks.kinds import SCORES
+from harness.tasks.kinds import SCORES, TokenScores
 from harness.tasks.values import Ids, LengthsOf, MaskOf
 from harness.wording import listed
 
@@ -86,6 +86,32 @@ def chunks(task: TaskSpec) -> str:
     return _of(
         "axis", [axis.name for axis in task.signature.with_order("causal") if axis.name in free], "is causal", "are causal"
     )
+
+
+def read_along(task: TaskSpec) -> str:
+    """Inputs and the main output share a causal axis, along which a text can be read piece by piece."""
+    signature = task.signature
+    shared = {axis for each in signature.inputs if not each.state for axis in each.axes} & set(signature.main.axes)
+    return _of("axis", [axis.name for axis in signature.with_order("causal") if axis.name in shared], "is causal", "are causal")
+
+
+def stateless(task: TaskSpec) -> str:
+    """No state is declared, which `carried_state` would judge."""
+    return "" if task.signature.states else "no state is declared"
+
+
+def masked_text(task: TaskSpec) -> str:
+    """A mask says which tokens along a causal axis are real."""
+    along = {axis.name for axis in task.signature.with_order("causal")}
+    named = [each.name for each in task.signature.inputs if isinstance(each.values, MaskOf) and each.values.axis in along]
+    return _of("input", named, "says which tokens are real", "say which tokens are real") if written(task) else ""
+
+
+def written(task: TaskSpec) -> str:
+    """The main output scores tokens along a causal axis, so that a text can be written."""
+    main, along = task.signature.main, {axis.name for axis in task.signature.with_order("causal")}
+    read = any(isinstance(each.values, Ids) and along & set(each.axes) for each in task.signature.inputs)
+    return f"output `{main.name}` scores the next token" if isinstance(main.kind, TokenScores) and read else ""
 
 
 def scores(task: TaskSpec) -> str:

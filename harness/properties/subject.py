@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -37,6 +37,7 @@ class Shared:
         outputs: Its further outputs.
         unusable: Whether anything can be judged.
         by_output: The same of every further output that is declared, by its name.
+        decoder: How it reads a text piece by piece, or why it does not.
         backward: What a backward pass raises in train mode and in eval mode; empty where it does not.
     """
 
@@ -48,6 +49,7 @@ class Shared:
     unusable: Unusable | None = None
     backward: dict[bool, str] = field(default_factory=dict)
     by_output: dict[str, Shared] = field(default_factory=dict)
+    decoder: Any = None
 
 
 @dataclass
@@ -164,6 +166,18 @@ class Subject:
         model = self._without_past(self.model if model is None else model)
         with blaming(model):
             return self.adapter.outputs(model, self._given(batch, model))
+
+    @torch.no_grad()
+    def call(self, batch: Batch, further: Mapping[str, Any], model: nn.Module | None = None) -> tuple[Tensor, Any]:
+        """The logits of a call with further arguments by name, and all that forward returned.
+
+        Raises:
+            ModelRaisedError: The model's code raised.
+            OutputError: The output holds no logits.
+        """
+        model = self.model if model is None else model
+        with seeded(0), blaming(model):
+            return self.adapter.call(model, self._given(batch, model), further)
 
     def judging(self, output: str) -> Subject:
         """The subject with another declared output in the place of the main one, whose noise and failures are its own."""

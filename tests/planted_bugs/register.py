@@ -33,6 +33,7 @@ FAMILIES: dict[int, tuple[str, ...]] = {
         "graphs",
         "heads",
         "lightning_bugs",
+        "decoding",
     ),
     2: (
         "attention",

@@ -1,0 +1,187 @@
+"""What ``generate`` writes without sampling: each token is the likeliest one after what stands before it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.batches import Batch, Sizes
+from harness.evidence import Evidence, Status
+from harness.properties.calling import ModelRaisedError
+from harness.properties.decoding.texts import Text, whole_text
+from harness.properties.decoding.writers import CannotWriteError, Writer, Written, find_writer
+from harness.properties.equality import judge_equal
+from harness.properties.padding import padded, placed
+from harness.properties.subject import Subject, floating_dtype
+from harness.wording import counted
+
+_NAME = "decoding"
+_LONGEST = 40
+"""Longest text that is written, prompt included."""
+
+_CAUSE = (
+    "a cache that `generate` does not pass on or keeps from another prompt, positions or a mask that it does not continue, "
+    "or logits taken from another place than the last"
+)
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Prompts, and how they are given.
+
+    Attributes:
+        batch: Inputs, padded on the left where rows differ in length.
+        pads: How much padding each row has.
+        told: In words, for the message.
+        keys: More arguments for `generate`.
+        is_uncommon: Whether it is a way that not every model is made for, so that a difference is a warning.
+    """
+
+    batch: Batch
+    pads: tuple[int, ...]
+    told: str
+    keys: tuple[tuple[str, Any], ...] = ()
+    is_uncommon: bool = False
+
+
+def greedy_is_likeliest(subject: Subject) -> Evidence:
+    """Each token that is written is the likeliest by one call of forward with what stands before it, or nearly as likely.
+
+    Prompts are written on alone, in a batch, padded on the left, with and without a cache.
+    """
+    text = whole_text(subject)
+    if not callable(getattr(subject.model, "generate", None)):
+        return Evidence(_NAME, Status.SKIPPED, "the model has no `generate`")
+    if text is None or text.ids is None or not subject.adapter.takes_more(subject.model):
+        return Evidence(_NAME, Status.SKIPPED, "there are no token ids along a causal axis that could be written on")
+    try:
+        writer = find_writer(subject, text)
+    except CannotWriteError as error:
+        return Evidence(_NAME, Status.SKIPPED, str(error))
+    found: list[Evidence] = []
+    steps = near = 0
+    for prompts in _prompts(subject, text, writer):
+        try:
+            written = writer.write(subject.fresh(), prompts.batch, dict(prompts.keys))
+        except (CannotWriteError, ModelRaisedError) as error:
+            if not found and isinstance(error, CannotWriteError):
+                return Evidence(_NAME, Status.SKIPPED, str(error))
+            if not found:
+                raise
+            continue  # a way that it does not have, such as several rows
+        evidence, ties = _judged(subject, text, writer, prompts, written)
+        found.append(evidence)
+        if evidence.status is Status.FAIL and prompts.is_uncommon:
+            evidence = found[-1] = replace(evidence, status=Status.WARN)
+        steps, near = steps + written.count * len(prompts.pads), near + ties
+        if evidence.status is Status.FAIL:
+            return evidence
+    if warned := next((each for each in found if each.status is Status.WARN), None):
+        return warned
+    ways = counted(len(found), "way")
+    told = f"{counted(steps, 'token')} written in {ways} are the likeliest; {100 * near / max(steps, 1):.0f}% near ties"
+    return Evidence(_NAME, Status.OK, told, max(each.measured or 0.0 for each in found), found[0].bound)
+
+
+def _prompts(subject: Subject, text: Text, writer: Writer) -> Iterator[Prompts]:
+    """Prompts in the ways that are tried, the plainest first."""
+    total = _total(text)
+    new = writer.new
+    if writer.is_seq2seq:
+        yield Prompts(_cut(subject, text, 1, total), (0,), "of one source")
+        yield Prompts(_cut(subject, text, 4, total), (0,) * 4, "of a batch of 4")
+    else:
+        yield Prompts(_cut(subject, text, 1, total - new), (0,), "of one prompt")
+        for rows in (2, 8):
+            yield Prompts(_cut(subject, text, rows, total - new), (0,) * rows, f"of a batch of {rows}")
+    for name, key, value in writer.switches:
+        batch = _cut(subject, text, 2, total if writer.is_seq2seq else total - new)
+        yield Prompts(batch, (0, 0), f"of a batch of 2 {name}", ((key, value),), key not in writer.usual)
+    mask = text.mask
+    if mask is None or writer.is_seq2seq or not writer.takes(mask.name) or total - new < 2:
+        return
+    batch, length = _cut(subject, text, 4, total - new), total - new
+    half = length // 2
+    pads = tuple(half - row % (half + 1) for row in range(4))
+    real = placed("left", [length - pad for pad in pads], length).to(subject.device)
+    yield Prompts(padded(text.signature, batch, text.axis, real), pads, "of a batch that is padded on the left")
+
+
+def _total(text: Text) -> int:
+    choices = text.signature.axes[text.axis].choices()
+    return min(int(choices[-1]), _LONGEST)
+
+
+def _cut(subject: Subject, text: Text, rows: int, length: int) -> Batch:
+    """A batch of prompts of so many tokens."""
+    sizes = {**subject.typical.by_axis(subject.task), "batch": rows, text.axis: length}
+    return subject.batch(Sizes.for_task(subject.task, {name: sizes[name] for name in sizes}), seed=rows)
+
+
+def _judged(subject: Subject, text: Text, writer: Writer, prompts: Prompts, first: Written) -> tuple[Evidence, int]:
+    """Whether what was written is the likeliest, and how many tokens were nearly as likely as another one."""
+    begin = first.ids.shape[1] - first.count
+
+    def written(model: nn.Module) -> Written:
+        if model is subject.model:
+            return first
+        return writer.write(subject.fresh().to(floating_dtype(model)), prompts.batch, dict(prompts.keys))
+
+    def expected(model: nn.Module) -> Tensor:
+        """The logits of one call at the places before each new token, ``[B, N, V]``, each row without its padding."""
+        ids, found = written(model).ids, []
+        for row, pad in enumerate(prompts.pads):
+            logits = subject.logits(_row_before(text, prompts.batch, ids, row, pad), model)
+            found.append(logits.narrow(text.along, begin - 1 - pad, first.count)[0])
+        return torch.stack(found)
+
+    def compare(model: nn.Module) -> tuple[Tensor, Tensor]:
+        try:
+            logits, told = expected(model), written(model).logits
+        except ModelRaisedError:
+            if model is subject.model:
+                raise
+            return compare(subject.model)  # a `generate` that does not run in float64 cannot be confirmed there
+        assert told is not None
+        return logits, told.to(logits.dtype)
+
+    best = expected(subject.model).topk(2, -1).values
+    bound = subject.bound(_NAME)
+    near = int((best[..., 0] - best[..., 1] <= bound).sum())
+    told = f"the continuation {prompts.told} by `generate`"
+    counterexample = f"batch={len(prompts.pads)}, prompt={begin}, new={first.count}"
+    if any(prompts.pads):
+        counterexample += f", padding on the left={list(prompts.pads)}"
+    if first.logits is not None:
+        wrong = f"{told} follows other logits than one call of forward gives"
+        return judge_equal(subject, _NAME, compare, wrong, counterexample, _CAUSE, code="other_logits_than_forward"), near
+    chosen = first.ids[:, begin:]
+    gaps = [_gap(expected(subject.model), chosen)]
+    if float(gaps[0].max()) > bound and subject.double is not None:
+        gaps.append(_gap(expected(subject.double), written(subject.double).ids[:, begin:]))
+    measured = min(float(gap.max()) for gap in gaps)
+    facts: dict[str, Any] = {"measured": measured, "bound": bound, "counterexample": counterexample}
+    if measured <= bound:
+        return Evidence(_NAME, Status.OK, "each token is the likeliest", **facts), near
+    row, step = (int(index) for index in (gaps[0] > bound).nonzero()[0])
+    message = f"{told} is not the likeliest: new token {step + 1} of row {row} is another one than a call of forward prefers"
+    return Evidence(_NAME, Status.FAIL, message, cause=_CAUSE, code="not_the_likeliest", **facts), near
+
+
+def _gap(logits: Tensor, chosen: Tensor) -> Tensor:
+    """How far the logit of each token is below the largest."""
+    return logits.amax(-1) - logits.gather(-1, chosen[..., None]).squeeze(-1)
+
+
+def _row_before(text: Text, batch: Batch, ids: Tensor, row: int, pad: int) -> Batch:
+    """One row of what was written, without its padding and without its last token."""
+    assert text.ids is not None
+    call = text.signature.rows(batch, [row])
+    call[text.ids.name] = ids[row : row + 1, pad:-1]
+    if text.mask is not None and text.mask.name in call:
+        call[text.mask.name] = torch.ones_like(call[text.ids.name])
+    return call

@@ -1,0 +1,245 @@
+"""A text that is read piece by piece with a cache gives what it gives as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from harness.batches import Batch, Sizes
+from harness.evidence import Evidence, Status
+from harness.owners import owned_by
+from harness.properties.calling import ModelRaisedError
+from harness.properties.causality import causality
+from harness.properties.decoding.caches import Decoder, NoDecoder, Session, StepMethod
+from harness.properties.decoding.finding import find_decoder
+from harness.properties.decoding.texts import Text, whole_text
+from harness.properties.equality import first_failure, judge_equal, remembered
+from harness.properties.subject import Subject
+from harness.properties.tracing import View, first_divergence, recording
+
+Whole = Callable[[nn.Module], Tensor]
+"""From a model to the logits of a text in one call."""
+
+NAME = "decoding"
+_SINGLES = 32
+"""Most calls of one token each."""
+
+_CAUSE = (
+    "positions that restart at 0 with a cache, a causal mask that does not count what is in the cache, keys that are rotated again, "
+    "or a cache that is cut or overwritten at the wrong place"
+)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A text cut into pieces.
+
+    Attributes:
+        sizes: Of the pieces.
+        told: The pieces in words.
+    """
+
+    sizes: tuple[int, ...]
+    told: str
+
+    @property
+    def starts(self) -> list[int]:
+        """Where each piece begins."""
+        return [sum(self.sizes[:number]) for number in range(len(self.sizes))]
+
+
+class SeveralRefusedError(Exception):
+    """A piece of several tokens after the first is not taken: forward raises, or answers for its last token only."""
+
+
+def cache_equals_whole(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
+    """A text that is read token by token, or in pieces, gives what it gives in one call without a cache.
+
+    Pieces of several tokens after the first one are a warning, as a model may be written for single tokens.
+    """
+    decoder = find_decoder(subject)
+    if isinstance(decoder, NoDecoder):
+        return Evidence(NAME, Status.SKIPPED, decoder.reason)
+    text = whole_text(subject)
+    assert text is not None
+    batch = subject.batch(sizes, seed)
+    whole = remembered(subject, partial(subject.logits, batch))
+    found: list[Evidence] = []
+    length = text.length_of(batch)
+    if length < 2:
+        return Evidence(NAME, Status.SKIPPED, "a text of one token cannot be cut")
+    for cut in _single_cuts(length):
+        found.append(_judged(subject, decoder, text, batch, whole, cut, f"{sizes.describe(subject.task)}, seed={seed}"))
+        if found[-1].status is Status.FAIL:
+            return _left_to_causality(subject, found[-1])
+    for cut in () if isinstance(decoder, StepMethod) else _several_cuts(length):
+        try:
+            evidence = _judged(subject, decoder, text, batch, whole, cut, f"{sizes.describe(subject.task)}, seed={seed}")
+        except SeveralRefusedError:
+            break
+        if evidence.status is Status.FAIL:
+            evidence = replace(evidence, status=Status.WARN, code="wrong_in_chunks")
+        found.append(evidence)
+        if evidence.status is Status.WARN:
+            return evidence
+    return first_failure(found)
+
+
+def _left_to_causality(subject: Subject, evidence: Evidence) -> Evidence:
+    """The evidence; of a model that looks ahead, whose pieces cannot give what the whole gives, it is left to ``causal``."""
+    leak = causality(subject, subject.typical)
+    return replace(evidence, details=owned_by("causal")) if leak.status is Status.FAIL else evidence
+
+
+def another_request(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
+    """A text gives the same whether or not another text was read before it, or between two of its tokens."""
+    decoder = find_decoder(subject)
+    if isinstance(decoder, NoDecoder):
+        return Evidence(NAME, Status.SKIPPED, decoder.reason)
+    text = whole_text(subject)
+    assert text is not None
+    batch, other = subject.batch(sizes, seed), subject.batch(sizes, seed + 1)
+    length, rows = text.length_of(batch), text.rows_of(batch)
+    counterexample = f"{sizes.describe(subject.task)}, seed={seed}"
+    if length < 2:
+        return Evidence(NAME, Status.SKIPPED, "a text of one token cannot be cut")
+    cut = Cut((length - 1, 1), "")
+
+    def alone(model: nn.Module) -> Tensor:
+        return read(decoder.begin(subject, model, rows, length), text, batch, cut)
+
+    def after(model: nn.Module) -> Tensor:
+        session = decoder.begin(subject, model, rows, length)
+        read(session, text, other, Cut((length - 1, 1), ""))
+        session.restart()
+        return read(session, text, batch, cut)
+
+    def between(model: nn.Module) -> Tensor:
+        session = decoder.begin(subject, model, rows, length)
+        first = session.read(text.piece(batch, 0, length - 1), 0)
+        read(decoder.begin(subject, model, rows, length), text, other, cut)
+        last = session.read(text.piece(batch, length - 1, 1), length - 1)
+        return torch.cat([first, last], text.along)
+
+    told = f"the logits of a text that is read with {decoder.title} change when another text was read "
+    cause = (
+        "a cache that is kept on the module, or as a default argument, and is not emptied or not masked where a new text begins"
+    )
+    ways = {"before it": after, "between two of its tokens": between}
+    reference = remembered(subject, alone)
+    return first_failure(
+        judge_equal(
+            subject,
+            NAME,
+            partial(_both, reference, way),
+            f"{told}{when}",
+            counterexample,
+            cause,
+            code="cache_of_another_request",
+        )
+        for when, way in ways.items()
+    )
+
+
+def _both(left: Whole, right: Whole, model: nn.Module) -> tuple[Tensor, Tensor]:
+    return left(model), right(model)
+
+
+def read(session: Session, text: Text, batch: Batch, cut: Cut) -> Tensor:
+    """The logits of a text that is read piece by piece.
+
+    Raises:
+        SeveralRefusedError: A piece of several tokens after the first is not taken.
+    """
+    return torch.cat([logits for _, logits in _pieces(session, text, batch, cut)], text.along)
+
+
+def _pieces(session: Session, text: Text, batch: Batch, cut: Cut) -> Iterator[tuple[tuple[int, int], Tensor]]:
+    """The logits of each piece, and at which places of the text they stand: of some forwards the last one only."""
+    for start, size in zip(cut.starts, cut.sizes, strict=True):
+        try:
+            logits = session.read(text.piece(batch, start, size), start)
+        except ModelRaisedError as error:
+            if start and size > 1:
+                raise SeveralRefusedError from error
+            raise
+        answered = logits.shape[text.along] if logits.ndim > text.along else 0
+        if answered == 1 < size:
+            if start:
+                raise SeveralRefusedError
+            yield (start + size - 1, 1), logits
+        else:
+            yield (start, size), logits
+
+
+def _single_cuts(length: int) -> Iterator[Cut]:
+    """The whole in one call with a cache; a prompt and single tokens; single tokens only."""
+    yield Cut((length,), "in one call")
+    prompt = max(length - length // 2, length - _SINGLES)
+    yield Cut((prompt, *[1] * (length - prompt)), f"as a prompt of {prompt} and then token by token")
+    if 2 < length <= _SINGLES:
+        yield Cut((1,) * length, "token by token")
+
+
+def _several_cuts(length: int) -> Iterator[Cut]:
+    ways = {(length // 2, length - length // 2), (1, length - 1), (length - 2, 2)}
+    for sizes in sorted(way for way in ways if min(way) > 0 and way[1] > 1):
+        yield Cut(sizes, f"in pieces of {sizes[0]} and {sizes[1]}")
+
+
+def _judged(
+    subject: Subject, decoder: Decoder, text: Text, batch: Batch, whole: Whole, cut: Cut, counterexample: str
+) -> Evidence:
+    def pieces(model: nn.Module) -> tuple[list[tuple[int, int]], Tensor]:
+        session = decoder.begin(subject, model, text.rows_of(batch), text.length_of(batch))
+        places, logits = zip(*_pieces(session, text, batch, cut), strict=True)
+        return list(places), torch.cat(logits, text.along)
+
+    by_pieces = remembered(subject, pieces)
+
+    def compare(model: nn.Module) -> tuple[Tensor, Tensor]:
+        places, logits = by_pieces(model)
+        return torch.cat([text.of_output(whole(model), *place) for place in places], text.along), logits
+
+    def culprit(model: nn.Module) -> str:
+        left, right = compare(model)
+        return _module_at_fault(subject, decoder, text, batch, cut, model) if left.shape == right.shape else ""
+
+    told = f"logits change when a text is read {cut.told} with {decoder.title}"
+    return judge_equal(
+        subject, NAME, compare, told, f"{counterexample}, pieces={_shown(cut.sizes)}", _CAUSE, culprit, code="depends_on_split"
+    )
+
+
+def _module_at_fault(subject: Subject, decoder: Decoder, text: Text, batch: Batch, cut: Cut, model: nn.Module) -> str:
+    """Path of the first module that gives another output for the last place than in the whole call."""
+    length, size = text.length_of(batch), cut.sizes[-1]
+    with recording(model) as whole:
+        subject.logits(batch, model)
+    session = decoder.begin(subject, model, text.rows_of(batch), length)
+    for start, number in zip(cut.starts[:-1], cut.sizes[:-1], strict=True):
+        session.read(text.piece(batch, start, number), start)
+    with recording(session.model) as last:
+        session.read(text.piece(batch, length - size, size), length - size)
+    return first_divergence(whole, last, _last_of(length, size), _last_of(size, size))
+
+
+def _last_of(length: int, size: int) -> View:
+    """The last places of a tensor whose axis after the rows has so many."""
+
+    def view(tensor: Tensor) -> Tensor | None:
+        axis = next((axis for axis in range(1, tensor.ndim) if tensor.shape[axis] == length), None)
+        return None if axis is None else tensor.narrow(axis, length - size, size)
+
+    return view
+
+
+def _shown(sizes: tuple[int, ...]) -> str:
+    singles = next((number for number, size in enumerate(reversed(sizes)) if size != 1), len(sizes))
+    if singles < 3:
+        return "+".join(map(str, sizes))
+    return "+".join([*map(str, sizes[: len(sizes) - singles]), f"{singles}x1"])
