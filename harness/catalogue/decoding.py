@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from harness.catalogue import facts
-from harness.catalogue.critical import DIFFERENCE
-from harness.catalogue.entry import Case, Property, Search
+from harness.catalogue.entry import DIFFERENCE, Case, Property, Search
 
 DECODING = (
     Property(
