@@ -374,10 +374,6 @@ class Judge:
 def conclude(evidence: Evidence, strict: bool) -> None:
     """Ends a test with the outcome its evidence stands for.
 
-    Args:
-        evidence: The worst that was found.
-        strict: Whether warnings fail.
-
     Raises:
         pytest.fail.Exception: The property does not hold, or is in doubt and warnings are to fail.
         pytest.skip.Exception: Nothing could be judged.

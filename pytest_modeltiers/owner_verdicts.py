@@ -21,13 +21,7 @@ Run = Callable[[str, str | None], Evidence]
 
 
 def run_test(judge: Judge, case: str | None, provide: Provide) -> Evidence:
-    """The verdict of one test of a tier.
-
-    Args:
-        judge: Its judge.
-        case: Its case, where it has them.
-        provide: What else the test asks for.
-    """
+    """The verdict of one test of a tier."""
     entry = CATALOGUE[judge.name]
     fixture = TIERS[entry.tier].fixture
     try:
@@ -53,12 +47,7 @@ class Answers:
         self._known: dict[str, Evidence | None] = {}
 
     def of(self, run: Run, owner: str) -> Evidence | None:
-        """The worst verdict of an owner's tests; ``None`` where it cannot be asked, or is being asked already.
-
-        Args:
-            run: Runs a test.
-            owner: Label of the owner.
-        """
+        """The worst verdict of an owner's tests; ``None`` where it cannot be asked, or is being asked already."""
         if owner not in self._known:
             self._known[owner] = None  # an owner that refers to itself by way of others has no answer
             try:

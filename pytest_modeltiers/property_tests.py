@@ -61,14 +61,7 @@ make_test.__test__ = False  # type: ignore[attr-defined]
 
 
 def judge_property(entry: Property, judge: Judge, given: Any, case: str = "") -> None:
-    """Has a judge look for what violates a property.
-
-    Args:
-        entry: The property.
-        judge: Keeps the worst evidence.
-        given: What the tests of its tier work on.
-        case: The case, where it has them.
-    """
+    """Has a judge look for what violates a property."""
     if path := TIERS[entry.tier].find:
         judge.finds(lambda: load(path)(entry.name, given, case))
     else:

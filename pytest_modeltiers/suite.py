@@ -138,12 +138,7 @@ class Suite:
         return self.exports_of(self.subject(self.model()), self.config.path)
 
     def exports_of(self, subject: Subject, config: Path | None = None) -> Exports:
-        """The exports of a subject.
-
-        Args:
-            subject: The model.
-            config: The config that it can be rebuilt from.
-        """
+        """The exports of a subject."""
         from harness.export.exports import Exports
 
         options = self.config.export_options
@@ -158,12 +153,7 @@ class Suite:
 
     @staticmethod
     def study_of(subject: Subject, source: SuiteConfig | None = None) -> Study:
-        """A subject as the checks of tier 2 take it.
-
-        Args:
-            subject: The model.
-            source: The config that names its data.
-        """
+        """A subject as the checks of tier 2 take it."""
         from harness.analysis.study import Study
 
         return Study(subject, source)
@@ -192,11 +182,7 @@ class Suite:
         return self.monitor_of(self.subject(self.model()))
 
     def monitor_of(self, subject: Subject) -> Monitor:
-        """A subject and what it is held against.
-
-        Args:
-            subject: The model.
-        """
+        """A subject and what it is held against."""
         from harness.monitoring.run import monitor_of
 
         return monitor_of(self.config, subject.model, subject.adapter)

@@ -127,13 +127,7 @@ def draw_legend(axes: Axes, chart: LineChart, colours: Mapping[str, str] = LIGHT
 
 
 def draw_heat_map(axes: Axes, chart: HeatMap, colours: Mapping[str, str] = LIGHT) -> None:
-    """A cell for each combination, the better the darker, beside the scale of the colours.
-
-    Args:
-        axes: Where to draw.
-        chart: What to draw.
-        colours: The colours by name.
-    """
+    """A cell for each combination, the better the darker, beside the scale of the colours."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
     from matplotlib.patches import Rectangle

@@ -22,11 +22,6 @@ from harness.tasks import TaskSpec
 def column(record: Record, names: Sequence[str], purpose: str) -> str:
     """The first of some columns that is there and holds a value.
 
-    Args:
-        record: The row.
-        names: Columns that would do, the preferred one first.
-        purpose: What it is needed for, in messages.
-
     Raises:
         DataError: There is none of them.
     """
@@ -75,11 +70,6 @@ def whole_numbers(record: Record, name: str) -> Tensor:
 def numbers(record: Record, name: str, *, finite: bool = True) -> Tensor:
     """Numbers as a float32 tensor of whatever shape.
 
-    Args:
-        record: The row.
-        name: The column.
-        finite: Whether all of them must be.
-
     Raises:
         DataError: They are none, or not all finite.
     """
@@ -94,11 +84,6 @@ def numbers(record: Record, name: str, *, finite: bool = True) -> Tensor:
 
 def number(record: Record, name: str, *, finite: bool = True) -> float:
     """A number, from a string too; NaN where it is missing and need not be finite.
-
-    Args:
-        record: The row.
-        name: The column.
-        finite: Whether it must be.
 
     Raises:
         DataError: It is none.
@@ -241,11 +226,6 @@ class Classes:
     def of(source: str, labels: Iterable[tuple[Record, Any]], count: int) -> Classes:
         """Finds the classes in the labels of the training split; reads no further than the first where that is an id.
 
-        Args:
-            source: The file or dataset in messages.
-            labels: Every label, with its row.
-            count: How many classes the task has.
-
         Raises:
             DataError: The labels have more names than that.
         """
@@ -261,11 +241,6 @@ class Classes:
 
     def id_of(self, record: Record, label: Any, name: str = "label") -> int:
         """The id of a label.
-
-        Args:
-            record: The row it is from.
-            label: The label.
-            name: Its column, in messages.
 
         Raises:
             DataError: It is no class of the task.

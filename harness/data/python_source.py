@@ -25,12 +25,6 @@ _LOADERS = {"train": "train_dataloader", "validation": "val_dataloader", "test":
 def open_python(config: EvalConfig, task: TaskSpec, folder: Path, split: Split) -> PythonRows:
     """The rows that ``dataset`` or ``datamodule`` of a config names.
 
-    Args:
-        config: The data keys.
-        task: What the rows are for.
-        folder: The config's folder.
-        split: Which split is wanted.
-
     Raises:
         ModelSourceError: There is no such file or name.
         DataError: The user's code raised, or returned nothing that holds rows.

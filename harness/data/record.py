@@ -182,9 +182,6 @@ class Reader(ABC):
     def columns(self, rows: int) -> Iterator[Columns]:
         """The columns of the file as a table, some rows at a time; nested values are left out, but for lists of one length.
 
-        Args:
-            rows: How many rows at most each part has.
-
         Returns:
             Arrays ``[N]`` by column, or ``[N, D]`` for lists of D numbers.
 

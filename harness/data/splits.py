@@ -156,10 +156,6 @@ def split_of_folder(folder: Path, split: Split, suffixes: tuple[str, ...]) -> Pa
 def check_whole(name: str, split: Split) -> None:
     """Refuses an unusual split of a file that tells none apart, as that is likely a misspelt one.
 
-    Args:
-        name: The file, in messages.
-        split: What was asked for.
-
     Raises:
         DataError: It is none of ``train``, ``validation`` and ``test``.
     """

@@ -70,12 +70,7 @@ _OVER_TOKENS = ("loss", "accuracy", "f1")
 
 
 def metric_definitions(task: TaskSpec, names: Iterable[str]) -> dict[str, str]:
-    """What the metrics of a whole dataset are means over, by name; those of which there is nothing to say are left out.
-
-    Args:
-        task: What the rows are for.
-        names: The metrics.
-    """
+    """What the metrics of a whole dataset are means over, by name; those of which there is nothing to say are left out."""
     said: dict[str, str] = {}
     for each in labelled_outputs(task.signature):
         what = "tokens" if task.is_text else "positions"
@@ -90,12 +85,7 @@ def metric_definitions(task: TaskSpec, names: Iterable[str]) -> dict[str, str]:
 
 
 def score_definitions(task: TaskSpec, names: Iterable[str]) -> dict[str, str]:
-    """What the scores of single rows are, whose mean two models are compared by; by name.
-
-    Args:
-        task: What the rows are for.
-        names: The scores.
-    """
+    """What the scores of single rows are, whose mean two models are compared by; by name."""
     if any(each.positions for each in labelled_outputs(task.signature)):
         what = "tokens" if task.is_text else "positions"
         said = f"mean over the rows of each row's own mean over its {what}; each row counts once, so that two models are compared row by row"

@@ -46,11 +46,6 @@ class Losses:
     def add(self, answers: Answers, logits: Tensor, batch: Batch) -> Tensor:
         """Takes a batch into account.
 
-        Args:
-            answers: What the model answered.
-            logits: The same as logits, on the batch's device.
-            batch: The same rows, with their labels.
-
         Returns:
             The loss of each row, float64 ``[R]``; NaN for one without a label.
 
@@ -106,11 +101,6 @@ class WholeLosses:
 
     def add(self, answers: Mapping[str, Answers], batch: Batch, rows: int) -> Tensor:
         """Takes a batch into account.
-
-        Args:
-            answers: What each output answered, by its name.
-            batch: The same rows, with their labels.
-            rows: How many there are.
 
         Returns:
             The loss of each row, float64 ``[R]``; NaN for one without a label, and where the loss compares rows.
@@ -194,12 +184,7 @@ class RowNumbers:
 
 
 def output_scores(labelled: LabelledOutput, answers: Answers) -> dict[str, Tensor]:
-    """What each row is scored by beside the loss, by name, float64 ``[R]``; NaN for a row without a label.
-
-    Args:
-        labelled: The output.
-        answers: What it answered.
-    """
+    """What each row is scored by beside the loss, by name, float64 ``[R]``; NaN for a row without a label."""
     values = answers.correct
     if labelled.family == "numbers":
         values = answers.error.square()

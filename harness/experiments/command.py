@@ -50,11 +50,6 @@ def answer(db_path: str | Path, run: str | None = None, name: str | None = None,
 def copy_to_mlflow(db_path: str | Path, run: str | None, tracking_uri: str) -> Answer:
     """Copies a run to MLflow.
 
-    Args:
-        db_path: The database, which must be there.
-        run: The run.
-        tracking_uri: MLflow's server or database.
-
     Raises:
         ExperimentError: There is no such database or no such run, or MLflow refuses it.
         MissingPackageError: MLflow is not installed.
@@ -87,14 +82,7 @@ def _existing(db_path: str | Path) -> ExperimentDB:
 
 
 def runs_table(db: ExperimentDB, name: str | None = None, metric: str | None = None, limit: int = _LIMIT) -> Answer:
-    """The newest runs, a line each.
-
-    Args:
-        db: The database.
-        name: Only runs of this name.
-        metric: A metric whose last value is shown.
-        limit: How many runs at most.
-    """
+    """The newest runs, a line each."""
     found = db.list_runs(name=name, limit=limit + 1)
     more, found = len(found) > limit, found[:limit]
     last = db.get_last_metrics(found, metric) if metric else [{} for _ in found]

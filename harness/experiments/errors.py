@@ -36,12 +36,7 @@ _MEANINGS = (
 
 
 def explain(error: SQLAlchemyError, place: str) -> UserError:
-    """An error of the database as one of the user's.
-
-    Args:
-        error: What SQLAlchemy raised.
-        place: The database, for people.
-    """
+    """An error of the database as one of the user's."""
     cause = error.orig if isinstance(error, StatementError) else None
     if isinstance(cause, UserError):  # raised while a value was made ready, and wrapped on the way
         return cause

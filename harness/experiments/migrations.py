@@ -20,10 +20,6 @@ MIGRATIONS: tuple[Migration, ...] = ()
 def bring_up_to_date(store: Store, migrations: Sequence[Migration] = MIGRATIONS) -> None:
     """Makes the tables of a new database, and migrates those of an older one; in one transaction, by one process.
 
-    Args:
-        store: The database.
-        migrations: The steps between versions.
-
     Raises:
         ExperimentError: The database is newer than this tool, belongs to another program, or cannot be written.
     """

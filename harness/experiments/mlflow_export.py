@@ -24,11 +24,6 @@ def export_to_mlflow(db: ExperimentDB, run: RunRef, tracking_uri: str) -> str:
 
     The experiment is the run's task. A metric without steps gets 0, 1, 2 …; characters that MLflow refuses in names become ``_``.
 
-    Args:
-        db: The database.
-        run: The run.
-        tracking_uri: MLflow's server or database.
-
     Returns:
         The run's id in MLflow.
 

@@ -65,11 +65,7 @@ def read_configs(connection: Connection, run_id: int) -> dict[str, Any]:
 
 
 def task_keys(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """What a task says beyond the defaults of ``TaskSpec``; a config refuses some keys for some tasks, whatever their value.
-
-    Args:
-        stored: A task as JSON values.
-    """
+    """What a task says beyond the defaults of ``TaskSpec``; a config refuses some keys for some tasks, whatever their value."""
     defaults = {field.name: _default(field) for field in fields(TaskSpec)}
     return {key: value for key, value in stored.items() if key not in defaults or value != defaults[key]}
 
@@ -196,10 +192,6 @@ _BYTES_MARK = b"MTPROF"
 
 def check_profile(profile: Any, name: str) -> None:
     """Refuses what monitoring could not read, before it is stored; only the reference of a run must be a profile.
-
-    Args:
-        profile: What is to be stored.
-        name: The name it is to have.
 
     Raises:
         ExperimentError: It is no profile.

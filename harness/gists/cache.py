@@ -37,13 +37,7 @@ def open_gist(gist_id: str, revision: str | None = None, settings: GistSettings 
 
 
 def find(gist_id: str, revision: str, settings: GistSettings) -> Gist | None:
-    """A gist that was fetched before; ``None`` where there is none, or where its files are no longer what they were.
-
-    Args:
-        gist_id: A valid id.
-        revision: A valid revision.
-        settings: Where gists are kept.
-    """
+    """A gist that was fetched before; ``None`` where there is none, or where its files are no longer what they were."""
     folder = _folder(gist_id, revision, settings)
     try:
         about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))

@@ -95,12 +95,6 @@ _CHUNK = 2**16
 def fetch(url: str, settings: GistSettings, headers: Mapping[str, str], *, what: str) -> bytes:
     """The body of an answer.
 
-    Args:
-        url: The address.
-        settings: Time, size and attempts.
-        headers: Of the request.
-        what: What is fetched, for messages.
-
     Raises:
         GistError: The server refuses, fails each time, is too slow, sends too much, or redirects to another host.
         MissingPackageError: ``httpx`` is not installed.

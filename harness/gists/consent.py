@@ -19,11 +19,6 @@ _SHOWN = 3
 def admit(gist: Gist, sha256: str | None = None, settings: GistSettings | None = None) -> list[Finding]:
     """Lets a gist pass, or refuses it; returns what the scan found.
 
-    Args:
-        gist: The gist.
-        sha256: The hash it must have.
-        settings: Where consent is kept.
-
     Raises:
         GistError: It has another hash.
         UntrustedCodeError: The scan found something, and the user does not trust these files.

@@ -66,12 +66,7 @@ def verdict(report: HealthResults) -> str:
 
 
 def problems_text(report: HealthResults, noun: str) -> str:
-    """``2 problems (5 failed checks)``.
-
-    Args:
-        report: The report.
-        noun: What a check is called.
-    """
+    """``2 problems (5 failed checks)``."""
     problems = sum(cause.status == "failed" for cause in report.causes)
     return f"{counted(problems, 'problem')} ({counted(report.summary['failed'], f'failed {noun}')})"
 

@@ -37,9 +37,6 @@ class Channel:
     def receive(self, timeout: float | None = None) -> Any:
         """The next message.
 
-        Args:
-            timeout: Seconds to wait.
-
         Raises:
             TimeoutError: None came in time.
             EOFError: The other end is gone.

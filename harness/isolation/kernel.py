@@ -48,11 +48,7 @@ _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
 
 
 def apply_sandbox(folder: Path) -> list[str]:
-    """Applies what layers the kernel offers to this process and its threads to come; returns their names.
-
-    Args:
-        folder: The only folder that stays writable.
-    """
+    """Applies what layers the kernel offers to this process and its threads to come; returns their names."""
     if not sys.platform.startswith("linux"):
         return []
     libc = ctypes.CDLL(None, use_errno=True)

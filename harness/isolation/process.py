@@ -111,10 +111,6 @@ class IsolatedProcess:
     def ask(self, message: Any, timeout: float | None = None) -> Any:
         """Sends a message and waits for the answer.
 
-        Args:
-            message: JSON-ready.
-            timeout: Seconds to wait.
-
         Raises:
             IsolationError: The process died, did not answer in time, or answered nonsense; it is then ended.
         """

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.fx
@@ -14,6 +14,9 @@ from torch import nn
 
 from harness.compat import COMPILED_MODULE, children_of, forget_compiled
 from harness.errors import FactoryError, did_you_mean
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

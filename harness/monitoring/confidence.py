@@ -185,12 +185,6 @@ _MOST_ROWS = 5000
 def ood_score_of(task: TaskSpec, training: Dataset, data: Dataset, window: Window) -> OodScore:
     """How familiar rows are to a model, from rows that it was trained on and rows that it was not.
 
-    Args:
-        task: What the model is for.
-        training: What it was trained on, with labels.
-        data: The reference, with labels.
-        window: What was measured of it.
-
     Raises:
         ConfigError: The inputs are no numbers, or the reference has no model or no labels.
     """

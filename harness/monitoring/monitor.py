@@ -63,9 +63,6 @@ class Memory:
     def opened(self, purpose: str) -> Any:
         """The database, as a context; one of the caller's own stays open.
 
-        Args:
-            purpose: The key that needs it.
-
         Raises:
             ExperimentError: There is none.
         """

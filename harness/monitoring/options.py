@@ -99,11 +99,7 @@ class Limits:
         return tuple(dict.fromkeys((*chosen_metrics(task), *self.thresholds)))
 
     def missed(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        """The thresholds that are not met; one is not met either where its metric is NaN or not defined for the data.
-
-        Args:
-            metrics: What was measured.
-        """
+        """The thresholds that are not met; one is not met either where its metric is NaN or not defined for the data."""
         return {name: limit for name, limit in self.thresholds.items() if not _meets(name, metrics.get(name), limit)}
 
 

@@ -194,10 +194,6 @@ class RunWeights:
 def weights_of_run(db: ExperimentDB, run: RunRef) -> RunWeights:
     """The last checkpoint of a run, whose weights are those that its stored scores are of.
 
-    Args:
-        db: The database.
-        run: The run.
-
     Raises:
         UnknownRunError: There is no such run.
     """

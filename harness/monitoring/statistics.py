@@ -265,12 +265,7 @@ def effective_size(m: int, n: int) -> float:
 
 
 def chi_square_tail(value: float, df: float) -> float:
-    """Probability of a larger value.
-
-    Args:
-        value: At least 0.
-        df: Degrees of freedom, above 0.
-    """
+    """Probability of a larger value."""
     from scipy.special import chdtrc
 
     return float(chdtrc(df, value))
@@ -278,13 +273,7 @@ def chi_square_tail(value: float, df: float) -> float:
 
 @lru_cache(maxsize=4096)
 def noncentrality_for(power: float, alpha: float, df: float) -> float:
-    """The noncentrality at which a test at level ``alpha`` rejects with probability ``power``; 0 where any does.
-
-    Args:
-        power: Between 0 and 1, both excluded.
-        alpha: Between 0 and 1, both excluded.
-        df: Degrees of freedom, above 0.
-    """
+    """The noncentrality at which a test at level ``alpha`` rejects with probability ``power``; 0 where any does."""
     from scipy.special import chdtri, chndtrinc
 
     return float(chndtrinc(chdtri(df, alpha), df, 1 - power)) if power > alpha else 0.0
@@ -294,11 +283,6 @@ def noncentrality_interval(statistic: float, df: float, confidence: float = 0.95
     """The noncentralities under which a statistic is neither too large nor too small (Smithson 2003, "Confidence intervals").
 
     A statistic below its mean without any difference leaves as much possible as that mean.
-
-    Args:
-        statistic: At least 0.
-        df: Degrees of freedom, above 0.
-        confidence: How often the interval holds the true one.
     """
     from scipy.special import chdtr, chndtrinc
 

@@ -143,12 +143,7 @@ def _change(estimate: AccuracyEstimate, margin: float) -> str:
 
 
 def measured_accuracy(reference: Profile, window: Profile) -> AccuracyEstimate | None:
-    """How often a model is right in a window; ``None`` where either has no labels, or a row has more than one answer.
-
-    Args:
-        reference: The reference.
-        window: The window, counted on its scales.
-    """
+    """How often a model is right in a window; ``None`` where either has no labels, or a row has more than one answer."""
     before, now = reference.features.get(_CORRECT), window.features.get(_CORRECT)
     if not (isinstance(before, NumericCounts) and isinstance(now, NumericCounts) and before.finite and now.finite):
         return None

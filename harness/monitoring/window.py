@@ -99,13 +99,7 @@ def _vector(numbers: list[NDArray[np.floating]]) -> NDArray[np.float64]:
 
 
 def input_columns(data: Dataset, task: TaskSpec, batch_size: int) -> Iterator[dict[str, NDArray[Any]]]:
-    """What is measured of the inputs and is one number or one level a row, by feature, ``[B]`` each; some rows at a time.
-
-    Args:
-        data: The dataset.
-        task: What its rows are for.
-        batch_size: Rows at once.
-    """
+    """What is measured of the inputs and is one number or one level a row, by feature, ``[B]`` each; some rows at a time."""
     for block in source_of(data, Options(task, reading=Reading(batch_size=batch_size))).blocks(None):
         columns: dict[str, NDArray[Any]] = {}
         for name, values in block.values.items():

@@ -202,14 +202,7 @@ class Tolerance:
         return Tolerance(_EPSILON.get(precision, _EPSILON["32"]), _SHARE.get(precision, _SHARE["32"]))
 
     def holds(self, metric: str, then: float, now: float, peak: float) -> bool:
-        """Whether a last value is close.
-
-        Args:
-            metric: The metric's name.
-            then: Its last value in the run.
-            now: In the rerun.
-            peak: The largest it was in the run.
-        """
+        """Whether a last value is close."""
         if not (math.isfinite(then) and math.isfinite(now)):
             return False
         if _EXPONENTIAL.search(metric) and min(then, now, peak) > 0:  # as near as the loss it is made from

@@ -137,12 +137,7 @@ def model_of(recorded: RecordedRun) -> PythonModel:
 
 
 def why_not_rebuilt(recorded: RecordedRun, contents: Contents) -> tuple[str, ...]:
-    """Builds the model from what goes into the bundle; why it is not the model of the run, empty where it is.
-
-    Args:
-        recorded: A run whose model was made in Python.
-        contents: What goes into its bundle.
-    """
+    """Builds the model from what goes into the bundle; why it is not the model of the run, empty where it is."""
     record = recorded.record.facts[FACT]
     with TemporaryDirectory(prefix="modeltiers-rebuild-") as folder:
         for name, source in contents.files.items():

@@ -21,11 +21,7 @@ _INSTALLED = frozenset(
 
 
 def scan_files(files: Mapping[str, bytes]) -> list[Finding]:
-    """What files that are imported together would do that a model has no need to do.
-
-    Args:
-        files: Contents by name.
-    """
+    """What files that are imported together would do that a model has no need to do."""
     return [finding for name, content in sorted(files.items()) for finding in _scan_one(name, content)]
 
 
@@ -57,10 +53,6 @@ def scan_weights(content: IO[bytes], file: str) -> list[Finding]:
 
     Without picklescan (the extra ``gist``), or where it finds nothing to scan, the file as a whole is a finding: what was not looked at
     is not sound.
-
-    Args:
-        content: The file, opened.
-        file: Its name.
     """
     try:
         from picklescan.scanner import SafetyLevel, scan_bytes
@@ -77,12 +69,7 @@ def scan_weights(content: IO[bytes], file: str) -> list[Finding]:
 
 
 def dangerous_names(content: IO[bytes], file: str) -> list[str]:
-    """Names in a file of weights that picklescan knows to be dangerous; none where it is not installed or cannot read the file.
-
-    Args:
-        content: The file, opened.
-        file: Its name.
-    """
+    """Names in a file of weights that picklescan knows to be dangerous; none where it is not installed or cannot read the file."""
     try:
         from picklescan.scanner import SafetyLevel, scan_bytes
 

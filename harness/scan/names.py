@@ -170,12 +170,7 @@ _NEVER = ("TYPE_CHECKING", "typing.TYPE_CHECKING", "t.TYPE_CHECKING")
 
 
 def value_of(node: ast.expr | None, known: Environment) -> Any:
-    """The value of an expression, as far as it follows from what is known.
-
-    Args:
-        node: The expression.
-        known: The values of names.
-    """
+    """The value of an expression, as far as it follows from what is known."""
     if node is None:
         return None
     if isinstance(node, ast.Constant):

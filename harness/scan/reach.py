@@ -114,12 +114,7 @@ class Reach:
             yield from self._import(self.file)
 
     def at_build(self, factory: str, kwargs: Mapping[str, Any]) -> Iterator[ReachedCall]:
-        """The calls that run when a function or class of the file is called.
-
-        Args:
-            factory: Its name.
-            kwargs: Its arguments by name.
-        """
+        """The calls that run when a function or class of the file is called."""
         target = self._target(self.file, factory, {}) if self._left else None
         if target is not None:
             yield from self._enter(*target, call=None, known=dict(kwargs))

@@ -19,12 +19,7 @@ _MANY = 100
 
 
 def scan_source(source: bytes, file: str) -> list[Finding]:
-    """What a file would do that a model has no need to do, each line and kind once.
-
-    Args:
-        source: The file's content.
-        file: Its name, for the findings.
-    """
+    """What a file would do that a model has no need to do, each line and kind once."""
     coding = _CODING.search(b"\n".join(source.splitlines()[:2]))
     if coding and coding.group(1).lower() not in _PLAIN_CODINGS:
         return [Finding("unreadable", file, 1, f"the encoding {coding.group(1).decode()}")]

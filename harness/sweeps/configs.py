@@ -52,9 +52,6 @@ class Base:
     def config(self, params: Mapping[str, Any]) -> SuiteConfig:
         """The config with some values replaced.
 
-        Args:
-            params: Values by key, dotted where it is nested.
-
         Raises:
             pydantic.ValidationError: There is no such config.
         """

@@ -69,9 +69,6 @@ class Grid:
 def make_grid(given: Mapping[str, Iterable[Any]]) -> Grid:
     """A grid from what the user wrote.
 
-    Args:
-        given: Values by config key: lists, tuples, ranges, arrays.
-
     Raises:
         ConfigError: There is no key, a key has no values or one of them twice, two keys overlap, or there are too many combinations.
     """

@@ -35,12 +35,6 @@ def open_datasets(task: TaskSpec, train: EvalConfig | None, held_out: EvalConfig
     Without ``train`` it is the training split of what ``eval`` names; without ``eval`` the validation split of what ``train`` names, or
     where a file tells no splits apart, a tenth of its rows. Without both it is the built-in set of the task.
 
-    Args:
-        task: What the examples are for.
-        train: The training data.
-        held_out: The evaluation data.
-        folder: The config's folder; paths are relative to it.
-
     Raises:
         DataError: Something is missing, unreadable, or does not fit the task.
     """

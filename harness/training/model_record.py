@@ -45,15 +45,7 @@ class ModelRecord:
 
 
 def record_model(model: nn.Module, adapter: Adapter, task: TaskSpec, folder: Path, name: str) -> ModelRecord:
-    """Keeps what a model and its adapter can be made from again, before the model is trained.
-
-    Args:
-        model: The model.
-        adapter: How it is called.
-        task: What it is for.
-        folder: Where files go.
-        name: What their names begin with.
-    """
+    """Keeps what a model and its adapter can be made from again, before the model is trained."""
     folder.mkdir(parents=True, exist_ok=True)
     files: dict[str, Path] = {}
     missing: list[str] = []

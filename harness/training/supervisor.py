@@ -144,14 +144,7 @@ class Supervisor:
                 listener.on_step(said)
 
     def epoch_done(self, epoch: int, step: int, forward: Forward, metrics: Mapping[str, float] | None = None) -> None:
-        """An epoch was done.
-
-        Args:
-            epoch: Counted from 0.
-            step: Optimizer steps so far.
-            forward: Context of the evaluation's forwards.
-            metrics: What the model's own validation found.
-        """
+        """An epoch was done."""
         self.measure()
         total, count = self._losses
         self._losses = 0.0, 0

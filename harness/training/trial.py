@@ -136,13 +136,7 @@ class Trial:
 
     @staticmethod
     def of(subject: Subject, config: TrainingConfig, source: SuiteConfig | None = None) -> Trial:
-        """The trial of a subject; labels that follow from its outputs, and that its own loss never reads, are none.
-
-        Args:
-            subject: The model.
-            config: The training keys.
-            source: The config that the model came from.
-        """
+        """The trial of a subject; labels that follow from its outputs, and that its own loss never reads, are none."""
         return Trial(with_read_labels(subject), config, source=source)
 
     @property
@@ -178,12 +172,7 @@ class Trial:
         return round(steps[0].examples / self.subject.task.signature.row_count(batch)) if steps else 0
 
     def with_model(self, model: nn.Module, **shared: Any) -> Trial:
-        """The trial of another form of the same model, such as in float64; what its training step needs to know is not found out again.
-
-        Args:
-            model: The model.
-            shared: Further attributes of the subject.
-        """
+        """The trial of another form of the same model, such as in float64; what its training step needs to know is not found out again."""
         copies = self.subject.copies.of_variants(model)
         other = replace(self, subject=replace(self.subject, model=model, pristine=model, given_copies=copies, **shared))
         other.batch_format, other.batches_per_step = self.batch_format, self.batches_per_step
@@ -217,10 +206,6 @@ class Trial:
 
     def stream(self, count: int, seed: int = 0) -> DrawnBatches:
         """The first batches of a training on ``data``, over as many epochs as that takes.
-
-        Args:
-            count: How many.
-            seed: Of their order.
 
         Raises:
             DataError: As ``data``.

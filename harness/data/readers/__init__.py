@@ -27,9 +27,6 @@ READERS: tuple[type[Reader], ...] = (
 def reader_of(path: Path) -> type[Reader]:
     """What reads a file or folder.
 
-    Args:
-        path: The file or folder; it exists.
-
     Raises:
         DataError: Nothing does; the message lists what can be read.
     """

@@ -39,11 +39,6 @@ class OwnMeter(Protocol):
 def make_own_meters(names: tuple[str, ...], task: TaskSpec, ranks: Ranks) -> dict[str, OwnMeter]:
     """What measures the metrics that are functions or classes of torchmetrics, by the name that results have.
 
-    Args:
-        names: The metrics that are asked for.
-        task: What the outputs mean.
-        ranks: The processes that share the rows.
-
     Raises:
         ConfigError: There is no such class or function, or the output has no labels to compare with.
         MissingPackageError: torchmetrics is not installed.

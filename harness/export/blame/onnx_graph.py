@@ -74,10 +74,6 @@ class OnnxGraph:
     def run(self, feeds: Arrays, replaced: Mapping[str, Any] | None = None) -> Arrays:
         """Every value the model computes outside branches and loops, without optimisations.
 
-        Args:
-            feeds: The inputs.
-            replaced: Arrays to put in place of values.
-
         Raises:
             ExportError: ONNX Runtime does not run it.
         """

@@ -46,12 +46,7 @@ _TASK_KEYS = (
 
 
 def make_signature(exports: Exports, files: Mapping[str, str]) -> dict[str, Any]:
-    """What a caller must know: inputs, outputs, and the sizes of their free axes, which have names; and the file of each format.
-
-    Args:
-        exports: The exports.
-        files: Names of the formats' files.
-    """
+    """What a caller must know: inputs, outputs, and the sizes of their free axes, which have names; and the file of each format."""
     program, task = exports.program, exports.program.task
     found = exports.eager(program.example)
     outputs = [_described(name, found[name], program.output_axes[name]) for name in program.outputs]

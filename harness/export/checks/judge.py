@@ -46,13 +46,7 @@ def judge_model_check(name: str, exports: Exports, judged: Collection[str] | Non
 
 
 def find_export(name: str, exports: Exports, format: str = "") -> Evidence:
-    """What one check finds, whatever else is judged.
-
-    Args:
-        name: The check.
-        exports: The exports.
-        format: The format, of a check of an artifact.
-    """
+    """What one check finds, whatever else is judged."""
     return find_format(name, exports, format) if format else find_model(name, exports)
 
 
@@ -61,11 +55,6 @@ def find_format(name: str, exports: Exports, format: str) -> Evidence:
 
     A file that is not there, cannot be loaded, or does not run is a finding of ``exports`` or ``validation``; NaN weights are one of
     ``parameter_validation``.
-
-    Args:
-        name: The check.
-        exports: The exports.
-        format: The format.
     """
 
     def measured() -> Evidence:
@@ -80,12 +69,7 @@ def find_format(name: str, exports: Exports, format: str) -> Evidence:
 
 
 def find_model(name: str, exports: Exports) -> Evidence:
-    """What one check finds about the model itself, whatever else is judged.
-
-    Args:
-        name: The check.
-        exports: The exports.
-    """
+    """What one check finds about the model itself, whatever else is judged."""
 
     def measured() -> Evidence:
         found = CATALOGUE[name].load()(exports)

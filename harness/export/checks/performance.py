@@ -182,11 +182,6 @@ def order_statistic_bounds(n: int, quantile: float, confidence: float = _CONFIDE
     The number of observations below the quantile is binomial, whatever their distribution (David and Nagaraja, "Order Statistics",
     section 7.1).
 
-    Args:
-        n: Observations.
-        quantile: Between 0 and 1.
-        confidence: Of each bound by itself.
-
     Returns:
         Positions from 0 of the largest observation that is below and the smallest that is above; ``None`` where there are too few.
     """

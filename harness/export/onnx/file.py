@@ -190,11 +190,6 @@ def refuse_negative_ids(path: Path, fields: Sequence[str], refused: int) -> None
 
     ONNX counts a negative index from the end, so a corrupted id would silently give the logits of another token. Negative ids are
     mapped to one beyond every table, on which the lookup raises.
-
-    Args:
-        path: The file; changed in place.
-        fields: Its inputs of token ids.
-        refused: The id that stands for them.
     """
     model = onnx.load(path, load_external_data=False)
     graph = model.graph

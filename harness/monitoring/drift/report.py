@@ -265,10 +265,6 @@ def same_features(reference: Profile, current: Profile) -> frozenset[str]:
     there is one sample, and that nothing changed is certain for any number of rows. It is taken for the reference where every count of every
     input is the same, and other rows would have the same counts with a probability below 1e-6: at most that of the least likely feature, which
     is hypergeometric given the counts of both samples together.
-
-    Args:
-        reference: The reference's profile.
-        current: The window's, on the same scales.
     """
     inputs = [name for name in reference.features if not is_optional(name)]
     if reference.n != current.n or not reference.n or not all(name in current.features for name in inputs):

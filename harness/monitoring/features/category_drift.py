@@ -62,14 +62,7 @@ def compare_shares(
 
 
 def compare_cells(feature: str, aspect: str, cells: Cells, options: DriftOptions) -> Difference:
-    """The difference of two samples in a table.
-
-    Args:
-        feature: Name of the feature.
-        aspect: What of it the table is of.
-        cells: The table, without empty cells.
-        options: How they are compared.
-    """
+    """The difference of two samples in a table."""
     m, n = int(cells.reference.sum()), int(cells.current.sum())
     df = max(len(cells.labels) - 1, 1)
     resolution = Resolution(partial(chi_square_constant, df=df), m, n)
@@ -143,12 +136,7 @@ class Cells:
 
 
 def cells_of(reference: CategoricalCounts, current: CategoricalCounts) -> Cells:
-    """The cells of a feature's levels, each expecting at least 5 values of either sample where there are enough for two such.
-
-    Args:
-        reference: Counts of the reference.
-        current: Counts of the window, of the same levels.
-    """
+    """The cells of a feature's levels, each expecting at least 5 values of either sample where there are enough for two such."""
     cells = _levels_and_buckets(reference, current).filled
     m, n = int(cells.reference.sum()), int(cells.current.sum())
     if len(cells.labels) < 2 or not (m and n):
@@ -220,12 +208,6 @@ def compare_unseen(
 
     Had one of its values been held out, the reference would not have known its level as often as it has levels that it saw once: their
     share estimates that of new ones (Good 1953). Nothing where the profile cannot tell, or where there is none of either.
-
-    Args:
-        feature: Name of the feature.
-        reference: Its counts in the reference.
-        current: Its counts in the window.
-        options: How they are compared.
     """
     m, n = reference.present, current.present
     if current.once is None or current.known is None or current.clusters is not None or not (m and n):
@@ -288,12 +270,6 @@ def compare_clusters(
     drift; so each bucket is tested by itself, on counts divided by its design effect, and the least of their p-values is corrected for their
     number (Bonferroni). Of the design effects of the reference, of the window and of both together the largest counts, since a text that
     repeats one word a hundred times shows only in that of the sample it is in.
-
-    Args:
-        feature: Name of the feature.
-        reference: Its counts in the reference.
-        current: Its counts in the window.
-        options: How they are compared.
 
     Returns:
         One difference; none of features with one value a row.

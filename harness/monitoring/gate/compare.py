@@ -60,11 +60,7 @@ class AlphaSpending:
         return cls(same[0] - 1 if same else max(mark["look"] for mark in marks), marks[0]["expected"])
 
     def mark(self, scores: str) -> dict[str, Any]:
-        """What is stored with a comparison, so that later ones can be counted.
-
-        Args:
-            scores: A hash of the candidate's scores.
-        """
+        """What is stored with a comparison, so that later ones can be counted."""
         return {"look": self.number, "expected": self.expected, "scores": scores}
 
     @property

@@ -113,12 +113,7 @@ _LENGTHS = 4
 
 
 def slices_of(data: Dataset, evaluation: Evaluation) -> dict[str, NDArray[np.str_]]:
-    """A label a sample under the name of what it says: its class, and which quarter of the lengths it is in, ``[N]`` each.
-
-    Args:
-        data: The samples.
-        evaluation: What is known of them.
-    """
+    """A label a sample under the name of what it says: its class, and which quarter of the lengths it is in, ``[N]`` each."""
     found: dict[str, NDArray[np.str_]] = {}
     label, length = (evaluation.facts.get(name) for name in ("label", "length"))
     if label is not None and 2 <= len(np.unique(label)) <= _MOST_CLASSES:

@@ -305,13 +305,7 @@ class EmbeddingPlace:
 
 
 def find_embedding(model: nn.Module, calls: list[Call], classes: int) -> EmbeddingPlace | None:
-    """The input of the last linear layer or convolution that gives as many numbers as there are logits, or else the last output.
-
-    Args:
-        model: The model.
-        calls: A recording of one call of it.
-        classes: Size of the last axis of the logits.
-    """
+    """The input of the last linear layer or convolution that gives as many numbers as there are logits, or else the last output."""
     leaves = [call for call in calls if call.outputs and call.inputs and not any(_module(model, call).children())]
     for call in reversed(leaves):
         if _is_head(_module(model, call), classes) and call.inputs[0].is_floating_point():
