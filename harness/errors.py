@@ -145,6 +145,18 @@ class IsolationError(UserError, RuntimeError):
     code = "isolation"
 
 
+class ExperimentError(UserError, RuntimeError):
+    """The experiment database cannot be opened, read or written, or was asked for something impossible."""
+
+    code = "experiments"
+
+
+class UnknownRunError(ExperimentError, LookupError):
+    """No run has that id or name."""
+
+    code = "unknown_run"
+
+
 class ComparisonError(UserError, ValueError):
     """Two sets of per-sample scores cannot be paired, or what was asked of them is impossible."""
 

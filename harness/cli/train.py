@@ -66,7 +66,7 @@ def add_sweep(commands: Any) -> None:
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
-    from harness.sweeps.command import sweep_config
+    from harness.sweeps.run import sweep_config
     from harness.sweeps.sweep import SweepOptions
 
     options = SweepOptions(

@@ -1,8 +1,7 @@
 """Experiments: runs, and what is remembered of them."""
 
-from harness.errors import MissingPackageError
-from harness.experiments.database import ExperimentDB, get_profile, log_profile_to_db
-from harness.experiments.errors import ExperimentError, UnknownRunError
+from harness.errors import ExperimentError, MissingPackageError, UnknownRunError
+from harness.experiments.database import ExperimentDB, log_profile_to_db
 from harness.experiments.records import (
     ArtifactRecord,
     ComparisonRecord,
@@ -32,6 +31,5 @@ __all__ = [
     "SweepPoint",
     "SweepRecord",
     "UnknownRunError",
-    "get_profile",
     "log_profile_to_db",
 ]

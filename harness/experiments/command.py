@@ -1,21 +1,23 @@
-"""What ``modeltiers runs`` answers: as data for ``--json``, and as text."""
+"""What ``modeltiers runs`` answers, as data for ``--json`` and as text; and a run copied to MLflow."""
 
 from __future__ import annotations
 
-import math
+import importlib
+import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from harness.experiments.database import ExperimentDB
-from harness.experiments.documents import flat, plain
-from harness.experiments.errors import ExperimentError
-from harness.experiments.records import RunRecord, RunRef
-from harness.experiments.store import address_of, file_of
+from harness.errors import ExperimentError, MissingPackageError
+from harness.experiments.database import ExperimentDB, existing_database
+from harness.experiments.documents import flat, plain, strict
+from harness.experiments.records import MetricColumns, RunRecord, RunRef
 from harness.wording import aligned, duration, six_digits
 
 _LIMIT = 50
+_NO_DATABASE = "; a config with `log_to_db` makes one beside it: `modeltiers runs --config FILE`, or give its path by --db"
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ def answer(db_path: str | Path, run: str | None = None, name: str | None = None,
     Raises:
         ExperimentError: There is no such database or no such run, or it cannot be read.
     """
-    with _existing(db_path) as db:
+    with existing_database(db_path, _NO_DATABASE) as db:
         return runs_table(db, name, metric) if run is None else run_details(db, run)
 
 
@@ -54,31 +56,15 @@ def copy_to_mlflow(db_path: str | Path, run: str | None, tracking_uri: str) -> A
         ExperimentError: There is no such database or no such run, or MLflow refuses it.
         MissingPackageError: MLflow is not installed.
     """
-    from harness.experiments.mlflow_export import export_to_mlflow
-
     if run is None:
         raise ExperimentError("--to-mlflow copies one run: name it, as in `modeltiers runs 3 --to-mlflow http://localhost:5000`")
-    with _existing(db_path) as db:
+    with existing_database(db_path, _NO_DATABASE) as db:
         run_id = db.resolve(run)
         copied = export_to_mlflow(db, run_id, tracking_uri)
     return Answer(
         {"run_id": run_id, "mlflow_run_id": copied, "tracking_uri": tracking_uri},
         f"run {run_id} was copied to MLflow at {tracking_uri} as run {copied}",
     )
-
-
-def _existing(db_path: str | Path) -> ExperimentDB:
-    """Opens a database that is there.
-
-    Raises:
-        ExperimentError: It is not.
-    """
-    file = file_of(address_of(db_path))
-    if file is not None and not file.exists():
-        raise ExperimentError(
-            f"{file}: no such database; a config with `log_to_db` makes one beside it: `modeltiers runs --config FILE`, or give its path by --db"
-        )
-    return ExperimentDB(db_path)
 
 
 def runs_table(db: ExperimentDB, name: str | None = None, metric: str | None = None, limit: int = _LIMIT) -> Answer:
@@ -91,7 +77,7 @@ def runs_table(db: ExperimentDB, name: str | None = None, metric: str | None = N
     for run, values in zip(found, last, strict=True):
         rows.append([*_line(run), *([six_digits(values.get(metric))] if metric else [])])
     text = aligned(rows) if found else "no runs"
-    return Answer({"runs": _strict(data)}, f"{text}\n… older runs are not shown" if more else text)
+    return Answer({"runs": strict(data)}, f"{text}\n… older runs are not shown" if more else text)
 
 
 def run_details(db: ExperimentDB, run: RunRef) -> Answer:
@@ -116,7 +102,7 @@ def run_details(db: ExperimentDB, run: RunRef) -> Answer:
         "artifacts": {artifact.path: f"{artifact.kind}, {artifact.bytes} bytes" for artifact in artifacts},
         "comparisons": {f"{c.metric}: {c.candidate_id} against {c.baseline_id}": _shown(c.result, 100) for c in compared},
     }
-    return Answer({"run": _strict(plain(data))}, "\n\n".join(_part(title, rows) for title, rows in parts.items() if rows))
+    return Answer({"run": strict(plain(data))}, "\n\n".join(_part(title, rows) for title, rows in parts.items() if rows))
 
 
 def _line(run: RunRecord) -> list[str]:
@@ -158,10 +144,91 @@ def _date(moment: datetime) -> str:
     return moment.astimezone().strftime("%Y-%m-%d %H:%M")
 
 
-def _strict(value: Any) -> Any:
-    """JSON values with text for NaN and infinities, which strict JSON does not have."""
-    if isinstance(value, dict):
-        return {key: _strict(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_strict(inner) for inner in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+_STATUSES = {"running": "RUNNING", "finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
+_METRICS_A_CALL, _PARAMS_A_CALL = 1000, 100  # MLflow refuses more
+_LONGEST_PARAM, _LONGEST_TAG = 6000, 5000
+
+
+def export_to_mlflow(db: ExperimentDB, run: RunRef, tracking_uri: str) -> str:
+    """Copies a run to MLflow: configs as parameters, metrics with their history, facts as tags, artifacts that are still there.
+
+    The experiment is the run's task. A metric without steps gets 0, 1, 2 …; characters that MLflow refuses in names become ``_``.
+
+    Returns:
+        The run's id in MLflow.
+
+    Raises:
+        MissingPackageError: MLflow is not installed.
+        ExperimentError: There is no such run, or MLflow refuses it.
+    """
+    try:
+        mlflow = importlib.import_module("mlflow")
+    except ImportError:
+        raise MissingPackageError(
+            "the export to MLflow needs mlflow, not installed here: pip install 'pytest-modeltiers[mlflow]'"
+        ) from None
+    record = db.get_run(run)
+    try:
+        return _copy(mlflow, db, record, mlflow.MlflowClient(tracking_uri=tracking_uri))
+    except (mlflow.exceptions.MlflowException, ImportError, OSError) as error:
+        raise ExperimentError(f"MLflow at {tracking_uri}: {str(error).strip().splitlines()[0]}") from error
+
+
+def _copy(mlflow: Any, db: ExperimentDB, record: RunRecord, client: Any) -> str:
+    experiment = record.task or "modeltiers"
+    found = client.get_experiment_by_name(experiment)
+    experiment_id = found.experiment_id if found else client.create_experiment(experiment)
+    made = client.create_run(experiment_id, start_time=_milliseconds(record.created.timestamp()), run_name=record.name)
+    run_id = str(made.info.run_id)
+    entities = mlflow.entities
+    params = [
+        entities.Param(_name(key), str(value)[:_LONGEST_PARAM]) for key, value in flat(db.get_configs(record)).items() if key
+    ]
+    tags = [entities.RunTag(_name(key), str(value)[:_LONGEST_TAG]) for key, value in _tags(db, record).items()]
+    metrics = [entities.Metric(*row) for row in _metrics(db.get_metrics(record))]
+    for batch in _batches(params, _PARAMS_A_CALL):
+        client.log_batch(run_id, params=batch)
+    for batch in _batches(tags, _PARAMS_A_CALL):
+        client.log_batch(run_id, tags=batch)
+    for batch in _batches(metrics, _METRICS_A_CALL):
+        client.log_batch(run_id, metrics=batch)
+    for artifact in db.get_artifacts(record):
+        if Path(artifact.path).exists():
+            client.log_artifact(run_id, artifact.path)
+    ended = None if record.finished is None else _milliseconds(record.finished.timestamp())
+    client.set_terminated(run_id, _STATUSES[record.status], ended)
+    return run_id
+
+
+def _tags(db: ExperimentDB, record: RunRecord) -> dict[str, Any]:
+    found = {
+        "modeltiers.run_id": record.id,
+        "modeltiers.db": db.store.place,
+        "mlflow.note.content": record.notes,
+        "mlflow.source.git.commit": record.git_commit,
+        **{f"tag.{tag}": "true" for tag in record.tags},
+        **flat(record.facts, "fact"),
+    }
+    return {key: value for key, value in found.items() if value not in (None, "", {})}
+
+
+def _metrics(columns: MetricColumns) -> list[tuple[str, float, int, int]]:
+    """Name, value, milliseconds and step of each row."""
+    seen: dict[str, int] = {}
+    rows = []
+    for name, step, value, time in zip(columns.name, columns.step, columns.value, columns.time, strict=True):
+        count = seen[name] = seen.get(name, -1) + 1
+        rows.append((_name(name), float(value), _milliseconds(float(time)), count if step is None else step))
+    return rows
+
+
+def _batches(items: list[Any], size: int) -> Sequence[list[Any]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def _name(name: str) -> str:
+    return re.sub(r"[^\w\-. /:]", "_", name)[:250]
+
+
+def _milliseconds(seconds: float) -> int:
+    return int(seconds * 1000)

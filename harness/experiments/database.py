@@ -6,10 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from harness.errors import did_you_mean
-from harness.experiments import metrics, run_groups, run_parts, runs
-from harness.experiments.errors import ExperimentError
-from harness.experiments.migrations import bring_up_to_date
+from harness.errors import ExperimentError, did_you_mean
+from harness.experiments import metrics, run_parts, runs
 from harness.experiments.records import (
     ArtifactRecord,
     ComparisonRecord,
@@ -24,7 +22,8 @@ from harness.experiments.records import (
     SweepRecord,
 )
 from harness.experiments.run import Rhythm, Run
-from harness.experiments.store import Store, address_of
+from harness.experiments.store import Store, address_of, file_of
+from harness.experiments.tables import bring_up_to_date
 
 
 class ExperimentDB:
@@ -86,7 +85,7 @@ class ExperimentDB:
         }
         with self.store.writing() as connection:
             if sweep:
-                run_groups.read_sweep(connection, sweep.sweep_id)
+                run_parts.read_sweep(connection, sweep.sweep_id)
             run_id = runs.begin(connection, row)
             for kind, content in given.items():
                 run_parts.write_config(connection, run_id, kind, content)
@@ -151,7 +150,7 @@ class ExperimentDB:
         """Runs side by side: config keys that differ, and the last value of each metric."""
         with self.store.reading() as connection:
             ids = [runs.resolve(connection, run) for run in compared]
-            return run_groups.side_by_side(connection, ids, self.rhythm.grace_seconds)
+            return run_parts.side_by_side(connection, ids, self.rhythm.grace_seconds)
 
     def get_metrics(self, run: RunRef, name: str | None = None) -> MetricColumns:
         """The logged values of a run, of one metric or of all, in the order in which they were logged."""
@@ -234,27 +233,27 @@ class ExperimentDB:
         """Stores the result of comparing a candidate with a baseline."""
         with self.store.writing() as connection:
             ids = runs.resolve(connection, baseline), runs.resolve(connection, candidate)
-            run_groups.write_comparison(connection, *ids, metric, result)
+            run_parts.write_comparison(connection, *ids, metric, result)
 
     def get_comparisons(self, run: RunRef) -> list[ComparisonRecord]:
         """The comparisons a run is part of, on either side, oldest first."""
         with self.store.reading() as connection:
-            return run_groups.read_comparisons(connection, runs.resolve(connection, run))
+            return run_parts.read_comparisons(connection, runs.resolve(connection, run))
 
     def start_sweep(self, name: str, space: Any) -> int:
         """Begins a sweep over a space of parameters; returns its id, for ``SweepPoint``."""
         with self.store.writing() as connection:
-            return run_groups.begin_sweep(connection, name, space)
+            return run_parts.begin_sweep(connection, name, space)
 
     def finish_sweep(self, sweep_id: int, status: Status = "finished") -> None:
         """Writes how a sweep ended."""
         with self.store.writing() as connection:
-            run_groups.end_sweep(connection, sweep_id, status)
+            run_parts.end_sweep(connection, sweep_id, status)
 
     def get_sweep(self, sweep_id: int) -> SweepRecord:
         """What is known of a sweep; its runs are ``list_runs(sweep_id=…)``."""
         with self.store.reading() as connection:
-            return run_groups.read_sweep(connection, sweep_id)
+            return run_parts.read_sweep(connection, sweep_id)
 
     def close(self) -> None:
         """Closes the connections; using the database again opens new ones."""
@@ -268,6 +267,22 @@ class ExperimentDB:
 
     def __repr__(self) -> str:
         return f"ExperimentDB({self.store.place!r})"
+
+
+def existing_database(db_path: str | Path, otherwise: str) -> ExperimentDB:
+    """Opens a database that is there; opening another one would make it.
+
+    Args:
+        db_path: A file or a URL.
+        otherwise: What follows from there being no such file, for the message.
+
+    Raises:
+        ExperimentError: It is not there.
+    """
+    file = file_of(address_of(db_path))
+    if file is not None and not file.exists():
+        raise ExperimentError(f"{file}: no such database{otherwise}")
+    return ExperimentDB(db_path)
 
 
 def log_profile_to_db(db: ExperimentDB, run_id: RunRef, profile: Any, name: str = "reference", kind: str = "data") -> int:
@@ -289,12 +304,3 @@ def log_profile_to_db(db: ExperimentDB, run_id: RunRef, profile: Any, name: str 
     run_parts.check_profile(profile, name)
     db.log_profile(run_id, profile, name, kind)
     return db.resolve(run_id)
-
-
-def get_profile(db: ExperimentDB, run_id: RunRef, name: str = "reference") -> Any:
-    """The newest profile of a run by its name, as it was stored: JSON values, or bytes.
-
-    Raises:
-        ExperimentError: There is no such run, or it has no such profile.
-    """
-    return db.get_profile(run_id, name)

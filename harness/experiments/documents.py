@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from datetime import date
@@ -10,7 +11,7 @@ from enum import Enum
 from pathlib import PurePath
 from typing import Any
 
-from harness.experiments.errors import ExperimentError
+from harness.errors import ExperimentError
 
 
 def to_text(value: Any) -> str:
@@ -52,6 +53,15 @@ def flat(document: Any, prefix: str = "") -> dict[str, Any]:
     for key, inner in document.items():
         found.update(flat(inner, f"{prefix}.{key}" if prefix else str(key)))
     return found
+
+
+def strict(value: Any) -> Any:
+    """JSON values with text for NaN and infinities, which strict JSON does not have."""
+    if isinstance(value, Mapping):
+        return {key: strict(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [strict(inner) for inner in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _plain(value: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, func, insert, select
 
-from harness.experiments.errors import ExperimentError
+from harness.errors import ExperimentError
 from harness.experiments.records import MetricColumns, Mode, RunRecord
 from harness.experiments.runs import record_of, status_now
 from harness.experiments.tables import metrics, runs

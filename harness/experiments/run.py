@@ -14,8 +14,8 @@ from threading import Event, Lock, Thread
 from types import TracebackType
 from typing import Any
 
+from harness.errors import ExperimentError
 from harness.experiments import metrics, run_parts, runs
-from harness.experiments.errors import ExperimentError
 from harness.experiments.records import Status
 from harness.experiments.store import Store
 

@@ -11,8 +11,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, and_, case, insert, select, update
 
-from harness.errors import did_you_mean
-from harness.experiments.errors import ExperimentError, UnknownRunError
+from harness.errors import ExperimentError, UnknownRunError, did_you_mean
 from harness.experiments.records import RunRecord, RunRef, Status
 from harness.experiments.tables import Now, moment, names, put, runs
 

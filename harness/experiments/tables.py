@@ -1,13 +1,15 @@
-"""The tables of an experiment database, as they are in its newest version; its clock, and rows that replace one of the same key.
+"""The tables of an experiment database, as they are in its newest version; its clock; and how an older database is brought up to date.
 
-A change here needs a step in ``migrations.py``; ``tests/experiments`` compares what the steps lead to with what is written here.
+A change of a table needs a step in ``MIGRATIONS``; ``tests/experiments`` compares what the steps lead to with what is written here.
 Times are seconds since 1970, UTC, by the database's own clock, so that writers and readers on several machines agree.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from sqlalchemy import (
@@ -23,13 +25,18 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    insert,
+    inspect,
+    select,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator
 
+from harness.errors import ExperimentError
 from harness.experiments.documents import from_text, to_text
+from harness.experiments.store import Store
 
 
 class Document(TypeDecorator[Any]):
@@ -215,3 +222,68 @@ def put(connection: Connection, table: Table, **row: Any) -> None:
     keys = list(table.primary_key.columns.keys())
     rest = {name: statement.excluded[name] for name in row if name not in keys}
     connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=rest))
+
+
+Migration = Callable[[Connection], None]
+
+MIGRATIONS: tuple[Migration, ...] = ()
+"""Step n, counted from 1, brings a database of version n to version n + 1. Append; never change one that was released."""
+
+
+def bring_up_to_date(store: Store, migrations: Sequence[Migration] = MIGRATIONS) -> None:
+    """Makes the tables of a new database, and migrates those of an older one; in one transaction, by one process.
+
+    Raises:
+        ExperimentError: The database is newer than this tool, belongs to another program, or cannot be written.
+    """
+    store.make_file()
+    newest = 1 + len(migrations)
+    with store.reading() as connection:
+        found = _version(connection)
+    if found and found[0] == newest:
+        return
+    with store.alone() as connection:
+        found = _version(connection)
+        if found is None:
+            _create(store, connection, newest)
+            return
+        _refuse_newer(store, found, newest)
+        for number in range(found[0], newest):
+            migrations[number - 1](connection)
+            _record(connection, number + 1)
+
+
+def tool_version() -> str:
+    """The version of this package."""
+    try:
+        return version("pytest-modeltiers")
+    except PackageNotFoundError:  # run from a source folder that is not installed
+        return "0"
+
+
+def _version(connection: Connection) -> tuple[int, str] | None:
+    """The version of the tables, and of the tool that made them so."""
+    if not inspect(connection).has_table(schema.name):
+        return None
+    row = connection.execute(select(schema.c.version, schema.c.tool).order_by(schema.c.version.desc()).limit(1)).first()
+    return (row.version, row.tool) if row else None
+
+
+def _create(store: Store, connection: Connection, newest: int) -> None:
+    taken = sorted(set(inspect(connection).get_table_names()) & set(metadata.tables))
+    if taken:
+        raise ExperimentError(f"{store.place}: has tables of another program ({', '.join(taken)}); use a separate database")
+    metadata.create_all(connection, checkfirst=False)
+    _record(connection, newest)
+
+
+def _record(connection: Connection, number: int) -> None:
+    connection.execute(insert(schema).values(version=number, tool=tool_version(), applied=Now()))
+
+
+def _refuse_newer(store: Store, found: tuple[int, str] | None, newest: int) -> None:
+    if found and found[0] > newest:
+        raise ExperimentError(
+            f"{store.place}: has tables of version {found[0]}, made by pytest-modeltiers {found[1]}; this is {tool_version()}, "
+            f"which knows version {newest}: pip install 'pytest-modeltiers>={found[1]}'"
+        )

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from harness.data.data_reference import DataReference
 from harness.data.loader import make_loader
-from harness.errors import ComparisonError
-from harness.experiments.database import ExperimentDB
-from harness.experiments.errors import ExperimentError
+from harness.errors import ComparisonError, ExperimentError
+from harness.experiments.database import ExperimentDB, existing_database
 from harness.experiments.records import RunRef
 from harness.monitoring.confidence import confidence_of
 from harness.monitoring.data import BaselineRows, find_baseline_rows, reference_encoder
@@ -68,7 +67,11 @@ class Memory:
         """
         if self.db is None:
             raise ExperimentError(f"`{purpose}` names a run, and there is no database to find it in: give `db_path`")
-        return nullcontext(self.db) if isinstance(self.db, ExperimentDB) else closing(_existing(self.db))
+        return (
+            nullcontext(self.db)
+            if isinstance(self.db, ExperimentDB)
+            else closing(existing_database(self.db, ": nothing is remembered there to be compared with"))
+        )
 
 
 @dataclass
@@ -234,12 +237,3 @@ class Monitor:
             return []
         columns = input_columns(self.data, self.task, self.batch_size)
         return shifted_rows(self.verdict.drift, self.reference.profile, self.window.profile, columns)
-
-
-def _existing(db_path: str | Path) -> ExperimentDB:
-    from harness.experiments.store import address_of, file_of
-
-    file = file_of(address_of(db_path))
-    if file is not None and not file.exists():
-        raise ExperimentError(f"{file}: no such database: nothing is remembered there to be compared with")
-    return ExperimentDB(db_path)

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from harness.data.dataset import Dataset
-from harness.experiments.database import ExperimentDB
-from harness.experiments.errors import ExperimentError
+from harness.errors import ExperimentError
+from harness.experiments.database import ExperimentDB, log_profile_to_db
 from harness.experiments.records import RunRef
 from harness.monitoring.accuracy_estimate import ConfidenceThreshold, fit_threshold
 from harness.monitoring.confidence import OodScore, confidence_of
 from harness.monitoring.data import ENCODING, KnownEncoding
-from harness.monitoring.profiles.profile import Profile, load_profile, log_profile_to_db
+from harness.monitoring.profiles.profile import Profile, load_profile
 from harness.monitoring.window import Window
 
 _CONFIDENCE = "confidence"
@@ -64,7 +64,7 @@ class Reference:
         parts = ((_CONFIDENCE, self.confidence), (_OOD_SCORE, self.ood_score), (ENCODING, self.encoding))
         for name, part in parts:
             db.log_profile(run, None if part is None else part.to_json(), name)
-        return log_profile_to_db(db, run, self.profile)
+        return log_profile_to_db(db, run, self.profile.to_bytes())
 
 
 def load_reference(db: ExperimentDB, run: RunRef) -> Reference:

@@ -11,9 +11,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from harness.errors import ConfigError
+from harness.errors import ConfigError, ExperimentError
 from harness.experiments.documents import plain
-from harness.experiments.errors import ExperimentError
 
 MOST = 10_000
 """Combinations that a grid may have."""

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from harness.experiments.documents import strict
 from harness.experiments.records import Mode
 from harness.sweeps.grid import Combination, Grid, shown
 from harness.wording import aligned, counted, duration, shortened, six_digits
@@ -165,12 +166,3 @@ def ordered(trials: Sequence[TrialResult], metric: str, mode: Mode) -> tuple[Tri
         return trial.status == "failed", value is None, rank, trial.combination.number
 
     return tuple(sorted(trials, key=place))
-
-
-def strict(value: Any) -> Any:
-    """JSON values with text for NaN and infinities, which strict JSON does not have."""
-    if isinstance(value, Mapping):
-        return {key: strict(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [strict(inner) for inner in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

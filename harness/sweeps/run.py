@@ -1,26 +1,27 @@
-"""``run_grid_sweep``: a config trained for every combination of some of its values."""
+"""A config trained for every combination of some of its values: ``run_grid_sweep`` in code, and what ``modeltiers sweep`` does."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-from harness.config import EvalConfig
+from harness.config import EvalConfig, load_config
 from harness.errors import ConfigError
-from harness.experiments.database import ExperimentDB
-from harness.experiments.errors import ExperimentError
+from harness.experiments.command import Answer
+from harness.experiments.database import ExperimentDB, existing_database
 from harness.experiments.records import Mode
 from harness.experiments.store import address_of, file_of
 from harness.sweeps.configs import BaseConfig, check_processes, configs_of, read_base
-from harness.sweeps.database import space_of, stored_grid
-from harness.sweeps.executors.executor import ExecutorName, make_executor
-from harness.sweeps.grid import make_grid
+from harness.sweeps.executor import ExecutorName, make_executor
+from harness.sweeps.files import FILES
+from harness.sweeps.grid import grid_from_options, make_grid
 from harness.sweeps.result import SweepResult
 from harness.sweeps.sweep import DEFAULT_DB, Database, Sweep, SweepOptions
-from harness.sweeps.trials import Trial, make_jobs
+from harness.sweeps.trials import Trial, make_jobs, space_of, stored_grid
 from harness.tasks import TaskSpec
 
 
@@ -108,9 +109,7 @@ def sweep_grid(base: BaseConfig, grid: Mapping[str, Iterable[Any]], options: Swe
         check_processes(configs, os.environ)
     executor = make_executor(options.executor, options.workers)
     executor.check(make_jobs(wanted.combinations()[:1], configs[:1], options.trial, 0, "", progress=False)[0])
-    if options.resume is not None:
-        _check_database(place)
-    with nullcontext(options.db) if isinstance(options.db, ExperimentDB) else ExperimentDB(place) as db:
+    with _opened(options, place) as db:
         if options.resume is None:
             name = options.name or configs[0].run_name or configs[0].task_name or configs[0].name
             sweep_id = db.start_sweep(name, space_of(origin, wanted))
@@ -131,6 +130,12 @@ def _one_database(db: Database | None, db_path: str | Path | None) -> Database:
     return db if db is not None else db_path if db_path is not None else DEFAULT_DB
 
 
+def _opened(options: SweepOptions, place: str) -> AbstractContextManager[ExperimentDB]:
+    if isinstance(options.db, ExperimentDB):
+        return nullcontext(options.db)
+    return ExperimentDB(place) if options.resume is None else existing_database(place, ", so there is no sweep in it to resume")
+
+
 def _place_of(given: Database) -> str:
     """The path or URL of the database, by which other processes open it too.
 
@@ -145,8 +150,29 @@ def _place_of(given: Database) -> str:
     raise ConfigError(f"`db` is an ExperimentDB, a path or a database URL, not {type(given).__name__}")
 
 
-def _check_database(db_path: str) -> None:
-    """Checks that a database is there, since opening it would make it."""
-    file = file_of(address_of(db_path))
-    if file is not None and not file.exists():
-        raise ExperimentError(f"{file}: no such database, so there is no sweep in it to resume")
+def sweep_config(
+    path: str | Path, grid_options: Sequence[str], options: SweepOptions, db_path: str | Path | None = None
+) -> Answer:
+    """Trains a config file once for every combination of some of its values.
+
+    Args:
+        path: The config file.
+        grid_options: ``key=value,value`` each, or JSON files.
+        options: How the grid is swept.
+        db_path: The experiment database; by default the config's.
+
+    Returns:
+        ``data`` with ``status`` (``ok``; ``warn`` where some trials failed; ``fail`` where none has a finite metric), the ``trials``, the
+        ``best`` and the ``files``; and the same for people.
+
+    Raises:
+        UserError: What keeps it from being run, in one line.
+    """
+    config = load_config(path)
+    result = sweep_grid(path, grid_from_options(grid_options), replace(options, db=db_path or config.database or options.db))
+    return _answer(result)
+
+
+def _answer(result: SweepResult) -> Answer:
+    files = [str(result.folder / name) for name in FILES if (result.folder / name).is_file()]
+    return Answer({**result.to_json(), "files": files}, "\n".join([result.table(), "", *files]))

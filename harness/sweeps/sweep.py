@@ -12,16 +12,14 @@ from typing import TypeAlias
 from filelock import FileLock, Timeout
 
 from harness.config import EvalConfig
-from harness.errors import UserError, did_you_mean
+from harness.errors import ExperimentError, UserError, did_you_mean
 from harness.experiments.database import ExperimentDB
-from harness.experiments.errors import ExperimentError
 from harness.experiments.records import Mode
-from harness.sweeps.database import TrialRuns
-from harness.sweeps.executors.executor import Executor, ExecutorName
+from harness.sweeps.executor import Executor, ExecutorName
 from harness.sweeps.files import write_files
 from harness.sweeps.grid import Grid
 from harness.sweeps.result import SweepResult, TrialResult, one_line, ordered
-from harness.sweeps.trials import Job, Outcome, Trial
+from harness.sweeps.trials import Job, Outcome, Trial, TrialRuns
 from harness.tasks import TaskSpec
 from harness.wording import duration, six_digits
 

@@ -13,7 +13,7 @@ import pytest
 
 from harness.cli import main
 from harness.experiments import ExperimentDB, MissingPackageError
-from harness.experiments.mlflow_export import export_to_mlflow
+from harness.experiments.command import export_to_mlflow
 
 
 def test_importing_the_room_brings_neither_torch_nor_numpy() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from harness.config import load_config
-from harness.experiments import ExperimentDB, ExperimentError, SweepPoint, UnknownRunError, get_profile, log_profile_to_db
+from harness.experiments import ExperimentDB, ExperimentError, SweepPoint, UnknownRunError, log_profile_to_db
 from harness.experiments.runs import provenance
 
 ROOT = Path(__file__).parent.parent.parent
@@ -173,7 +173,7 @@ def test_right_or_wrong_takes_few_bits(db: ExperimentDB) -> None:
 def test_profiles_as_documents_and_bytes(db: ExperimentDB) -> None:
     run = finished(db, "baseline")
     assert log_profile_to_db(db, run, {"edges": [-math.inf, 0.5, math.inf]}, name="edges") == run
-    assert get_profile(db, "baseline", "edges") == {"edges": [-math.inf, 0.5, math.inf]}
+    assert db.get_profile("baseline", "edges") == {"edges": [-math.inf, 0.5, math.inf]}
     db.log_profile(run, {"edges": []})
     assert db.get_profile(run) == {"edges": []}, "the newest of a name"
     db.log_profile(run, b"\x00\xff", name="outputs", kind="logits")

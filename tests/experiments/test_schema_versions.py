@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import Connection, inspect, text
 
 from harness.experiments import ExperimentDB, ExperimentError
-from harness.experiments.migrations import MIGRATIONS, bring_up_to_date
 from harness.experiments.store import Store, address_of
+from harness.experiments.tables import MIGRATIONS, bring_up_to_date
 
 HERE = Path(__file__).parent
 

@@ -13,8 +13,7 @@ from safetensors.torch import save_file
 from harness.cli import main
 from harness.config import load_config
 from harness.errors import UserError
-from harness.experiments import ExperimentDB, ExperimentError, UnknownRunError
-from harness.experiments import log_profile_to_db as log_any_profile
+from harness.experiments import ExperimentDB, ExperimentError, UnknownRunError, log_profile_to_db
 from harness.models.stubs import build_stub
 from harness.monitoring.profile_command import profile_config
 from harness.monitoring.profiles import (
@@ -22,7 +21,6 @@ from harness.monitoring.profiles import (
     ProfileError,
     ProfileVersionError,
     load_profile,
-    log_profile_to_db,
     profile_columns,
 )
 
@@ -48,25 +46,17 @@ def test_a_profile_comes_back_by_id_and_by_name(db: ExperimentDB) -> None:
         assert load_profile(db, reference) == PROFILE
 
 
-def test_a_profile_stored_as_json_comes_back_too(db: ExperimentDB) -> None:
-    with db.start_run("trained") as run:
-        log_any_profile(db, run.id, PROFILE)
-    assert load_profile(db, run.id) == PROFILE
-
-
 @pytest.mark.parametrize("form", [lambda profile: profile, Profile.to_json, Profile.to_bytes])
-@pytest.mark.parametrize("log", [log_profile_to_db, log_any_profile])
-def test_a_profile_is_taken_in_each_of_its_forms(db: ExperimentDB, log: Any, form: Any) -> None:
+def test_a_profile_is_taken_in_each_of_its_forms(db: ExperimentDB, form: Any) -> None:
     with db.start_run("trained") as run:
-        log(db, run.id, form(PROFILE))
+        log_profile_to_db(db, run.id, form(PROFILE))
     assert load_profile(db, run.id) == PROFILE
 
 
-@pytest.mark.parametrize("log", [log_profile_to_db, log_any_profile])
 @pytest.mark.parametrize("wrong", [{"mean": 1}, b"\x00\xff", [1.0, 2.0], None])
-def test_what_is_no_profile_is_refused_when_it_is_logged(db: ExperimentDB, log: Any, wrong: Any) -> None:
+def test_what_is_no_profile_is_refused_when_it_is_logged(db: ExperimentDB, wrong: Any) -> None:
     with db.start_run("trained") as run, pytest.raises(UserError, match="expected a profile") as refused:
-        log(db, run.id, wrong)
+        log_profile_to_db(db, run.id, wrong)
     assert "\n" not in str(refused.value)
 
 

@@ -11,8 +11,8 @@ from sweep_trials import BASE, quick
 
 from harness.errors import ConfigError
 from harness.sweeps import trials
-from harness.sweeps.command import sweep_config
 from harness.sweeps.grid import grid_from_options
+from harness.sweeps.run import sweep_config
 from harness.sweeps.sweep import SweepOptions
 
 

@@ -14,9 +14,8 @@ from PIL import Image
 
 from harness.experiments import ExperimentError
 from harness.sweeps import SweepResult, TrialResult
-from harness.sweeps.files import write_files
+from harness.sweeps.files import Scale, curve_of, heat_map_of, to_png, write_files
 from harness.sweeps.grid import make_grid
-from harness.sweeps.picture import Scale, curve_of, heat_map_of, to_png
 from harness.sweeps.result import ordered
 
 RATES = [1e-5, 1e-4, 1e-3, 1e-2]

@@ -13,7 +13,7 @@ from sweep_script import Script, is_there, resumed, until
 
 from harness.experiments import ExperimentDB, ExperimentError
 from harness.sweeps import SweepResult
-from harness.sweeps.executors.shares import cores, environment, share
+from harness.sweeps.worker import cores, environment, share
 
 Sweep = Callable[..., SweepResult]
 

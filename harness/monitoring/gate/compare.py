@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import ComparisonError
 from harness.experiments import ExperimentDB, RunRef, Scores
-from harness.experiments.run_groups import read_comparisons, write_comparison
-from harness.experiments.run_parts import read_scored_metrics
+from harness.experiments.run_parts import read_comparisons, read_scored_metrics, write_comparison
 from harness.monitoring.gate.comparison import Comparison, Comparisons
 from harness.monitoring.gate.paired_tests import Measurement, measure
 from harness.monitoring.gate.pairs import Pairs, ScoreKind, Sliced, SliceLabels, direction_of, kind_of

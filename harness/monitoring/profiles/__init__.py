@@ -3,7 +3,7 @@
 from harness.errors import ProfileError, ProfileMismatchError, ProfileVersionError
 from harness.monitoring.features.counts import CategoricalCounts, Clusters, NumericCounts, Projection, VectorCounts
 from harness.monitoring.profiles.compute import compute_dataset_profile, profile_columns
-from harness.monitoring.profiles.profile import Profile, load_profile, log_profile_to_db
+from harness.monitoring.profiles.profile import Profile, load_profile
 from harness.monitoring.profiles.sources import Reading
 
 __all__ = [
@@ -19,6 +19,5 @@ __all__ = [
     "VectorCounts",
     "compute_dataset_profile",
     "load_profile",
-    "log_profile_to_db",
     "profile_columns",
 ]

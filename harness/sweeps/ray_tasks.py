@@ -12,8 +12,7 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
-from harness.errors import MissingPackageError
-from harness.experiments.errors import ExperimentError
+from harness.errors import ExperimentError, MissingPackageError
 from harness.sweeps.trials import Job, Outcome, do_job
 
 _STOP_SECONDS = 5.0

@@ -1,1 +1,0 @@
-"""Where the trials of a sweep are done: here, in processes, or on a Ray cluster."""
