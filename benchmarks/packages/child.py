@@ -10,8 +10,11 @@ import io
 import json
 import sys
 import time
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from packages.entries import ENTRIES
 from packages.entry import Entry
@@ -49,17 +52,32 @@ def _init(folder: Path) -> dict[str, Any]:
     }
 
 
+class _Tier1Clock:
+    """A plugin of pytest that sums the processor seconds of the tests of tier 1."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Runs a test."""
+        started = time.process_time()
+        try:
+            return (yield)
+        finally:
+            if "TestTier1" in item.nodeid:
+                self.seconds += time.process_time() - started
+
+
 def _run(entry: Entry, folder: Path, budget: float) -> dict[str, Any]:
     """What the suite finds."""
-    import pytest
-
     keys = {"task_name": "entry", **entry.task, "model_file": "model.py", "tier": ["1", "2", "3", "4"], "time_budget": budget}
     config = folder / "config.json"
     config.write_text(json.dumps(keys), encoding="utf-8")
-    report, said = folder / "report", io.StringIO()
+    report, said, clock = folder / "report", io.StringIO(), _Tier1Clock()
     options = ["-q", "-p", "pytest_modeltiers.plugin", "-p", "no:cacheprovider", f"--rootdir={folder}"]
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        status = pytest.main(["--model-config", str(config), "--model-report", str(report), *options])
+        status = pytest.main(["--model-config", str(config), "--model-report", str(report), *options], plugins=[clock])
     file = report / "health_report.json"
     if not file.is_file():
         return {"status": int(status), "error": said.getvalue()[-1500:]}
@@ -68,6 +86,8 @@ def _run(entry: Entry, folder: Path, budget: float) -> dict[str, Any]:
         "status": int(status),
         "summary": health["summary"],
         "coverage": health.get("coverage", ""),
+        "tier1_seconds": round(clock.seconds, 1),
+        "parameters": sum(layer["count"] for layer in health["layers"]),
         "checks": [
             {
                 "test": check["check_name"],

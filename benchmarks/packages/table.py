@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -14,6 +15,9 @@ from packages.entries import ENTRIES
 from packages.entry import Entry
 
 _HERE = Path(__file__).parent
+_SMALL = 1_000_000
+"""Parameters up to which the time of tier 1 is told."""
+
 _HEAD = """\
 # The board of packages
 
@@ -25,7 +29,7 @@ take or return; those are named at the end. `python benchmarks/packages/run.py` 
 {ran} entries were run: through `modeltiers init` on a file that builds the model, and through tiers 1 to 4, declared signatures through
 the tiers that they had at the time, under a `time_budget` of at most {budget:g} s. Their {tests} tests passed in {passed} cases and
 warned in {warnings}; {failed} failed, in {red} of the models. Of these {true} are reviewed as true of the model, {ours} as ours, {open} are
-not reviewed. `init` wrote the entry's task in {right} cases (of a declared one its inputs and its first output, with as many axes),
+not reviewed. {timed} `init` wrote the entry's task in {right} cases (of a declared one its inputs and its first output, with as many axes),
 another one in {other}, and no config in {refused}.
 """
 
@@ -49,6 +53,8 @@ class Row:
         amber: The warnings, likewise; one that nobody has reviewed does not fail the board.
         error: Why nothing was run.
         budget: The time budget in seconds.
+        parameters: Of the model; 0 in rows that were run before this was counted.
+        tier1_seconds: Processor time of the tests of tier 1; likewise.
         commit: The commit of this project that was run.
         fingerprint: The entry's, when it was run.
     """
@@ -66,6 +72,8 @@ class Row:
     amber: list[dict[str, str]] = field(default_factory=list)
     error: str = ""
     budget: float = 25.0
+    parameters: int = 0
+    tier1_seconds: float = 0.0
     commit: str = ""
     fingerprint: str = ""
 
@@ -116,6 +124,7 @@ def _row(entry: Entry, result: Mapping[str, Any]) -> Row:
     counts, skipped = result["summary"], result["skipped"]
     row.passed, row.warnings, row.failed = counts["passed"], counts["warnings"], counts["failed"]
     row.skipped, row.late = len(skipped), sum("time budget" in reason or "`time_budget`" in reason for reason in skipped.values())
+    row.parameters, row.tier1_seconds = result.get("parameters", 0), result.get("tier1_seconds", 0.0)
     row.red = [_line(check["test"], check["message"]) for check in result["checks"] if check["status"] == "failed"]
     row.amber = [_line(check["test"], check["message"]) for check in result["checks"] if check["status"] == "warning"]
     return row
@@ -180,6 +189,7 @@ def _lines(rows: list[Row], budget: float) -> Iterator[str]:
         true=verdicts["true"],
         ours=verdicts["ours"],
         open=verdicts["not reviewed"],
+        timed=_timed(rows),
         right=sum(row.init == "right" for row in rows),
         other=sum(row.init.startswith("other") for row in rows),
         refused=sum(row.init == "refused" for row in rows),
@@ -197,6 +207,17 @@ def _lines(rows: list[Row], budget: float) -> Iterator[str]:
     yield "\n## What a signature cannot say\n"
     for entry in waiting:
         yield f"- {entry.package} {entry.name}: {entry.waits}"
+
+
+def _timed(rows: list[Row]) -> str:
+    """A sentence on the processor time of tier 1, which newer rows hold; empty where none does."""
+    seconds = sorted(row.tier1_seconds for row in rows if row.tier1_seconds and row.parameters <= _SMALL)
+    if not seconds:
+        return ""
+    return (
+        f"Tier 1 took {statistics.median(seconds):.1f} s of processor time in the median and at most {seconds[-1]:.1f} s, "
+        f"of the {len(seconds)} models\nup to a million parameters whose time was taken."
+    )
 
 
 def _reviewed_line(key: str, line: Mapping[str, str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from packages.entry import Entry, Keys, causal, image, masked, seq2seq, sequence, tokens
+from packages.entry import Entry, Keys, causal, declared, image, masked, seq2seq, sequence, tokens
 
 TEXT = (
     "vocab_size=40, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, max_position_embeddings=16"
@@ -13,18 +13,24 @@ GPT2 = (
     "GPT2LMHeadModel(GPT2Config(vocab_size=40, n_positions=16, n_embd=32, n_layer=2, n_head=2, bos_token_id=1, eos_token_id=2))"
 )
 
+PROMPTED = declared(
+    {"input_ids": {"axes": ["batch", "tokens"], "values": {"ids": 40}}},
+    {"logits": {"axes": ["batch", "places", 40], "kind": "class_scores", "fits": False}},
+    {"tokens": {"min": 1, "max": 16, "order": "causal"}, "places": {"from": "tokens + 4"}},
+)
+"""A prompt of four learned places is put before the tokens, and forward returns the logits of all of them."""
+
 
 def model(name: str, config: str, arguments: str, task: Keys) -> Entry:
     """A class of transformers."""
     return Entry("transformers", name, f"from transformers import {config}, {name}", f"{name}({config}({arguments}))", task)
 
 
-def adapter(name: str, config: str, arguments: str) -> Entry:
+def adapter(name: str, config: str, arguments: str, task: Keys | None = None) -> Entry:
     """A GPT-2 with an adapter of peft."""
     imports = f"from peft import {config}, get_peft_model\nfrom transformers import GPT2Config, GPT2LMHeadModel"
-    return Entry(
-        "peft", f"{name} on a GPT-2", imports, f"get_peft_model({GPT2.replace('16', '20')}, {config}({arguments}))", causal()
-    )
+    build = f"get_peft_model({GPT2.replace('16', '20')}, {config}({arguments}))"
+    return Entry("peft", f"{name} on a GPT-2", imports, build, task or causal())
 
 
 ENTRIES: tuple[Entry, ...] = (
@@ -135,6 +141,6 @@ ENTRIES: tuple[Entry, ...] = (
     adapter("IA3", "IA3Config", "target_modules=['c_attn', 'c_proj'], feedforward_modules=['c_proj'], fan_in_fan_out=True"),
     adapter("LoHa", "LoHaConfig", "r=4, target_modules=['lm_head']"),
     adapter("LoKr", "LoKrConfig", "r=4, target_modules=['lm_head']"),
-    adapter("prompt tuning", "PromptTuningConfig", "task_type='CAUSAL_LM', num_virtual_tokens=4"),
+    adapter("prompt tuning", "PromptTuningConfig", "task_type='CAUSAL_LM', num_virtual_tokens=4", PROMPTED),
     adapter("VeRA", "VeraConfig", "r=4, target_modules=['c_attn'], fan_in_fan_out=True"),
 )
