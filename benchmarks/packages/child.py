@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import runpy
 import sys
 import time
 from collections.abc import Generator
@@ -87,7 +88,7 @@ def _run(entry: Entry, folder: Path, budget: float) -> dict[str, Any]:
         "summary": health["summary"],
         "coverage": health.get("coverage", ""),
         "tier1_seconds": round(clock.seconds, 1),
-        "parameters": sum(layer["count"] for layer in health["layers"]),
+        "parameters": sum(p.numel() for p in runpy.run_path(str(folder / "model.py"))["build_model"]().parameters()),
         "checks": [
             {
                 "test": check["check_name"],

@@ -125,13 +125,15 @@ ENTRIES: tuple[Entry, ...] = (
     lucid(
         "TwinsSVT",
         "twins_svt",
-        "num_classes=5, s1_global_k=2, s2_global_k=2, s3_global_k=2, s4_global_k=2, s1_emb_dim=8, s1_patch_size=2, "
+        "num_classes=5, s1_global_k=2, s2_global_k=2, s3_global_k=2, s4_global_k=1, s1_emb_dim=8, s1_patch_size=2, "
         "s1_local_patch_size=4, s2_emb_dim=16, s2_patch_size=2, s2_local_patch_size=4, s3_emb_dim=16, s3_patch_size=2, "
-        "s3_local_patch_size=4, s3_depth=1, s4_emb_dim=16, s4_patch_size=2, s4_local_patch_size=2",
-        image(64),
+        "s3_local_patch_size=4, s3_depth=1, s4_emb_dim=16, s4_patch_size=2, s4_local_patch_size=2, s4_depth=1",
     ),
     lucid(
-        "CvT", "cvt", "num_classes=5, s1_emb_dim=8, s2_emb_dim=16, s2_heads=1, s2_depth=1, s3_emb_dim=24, s3_heads=1, s3_depth=1"
+        "CvT",
+        "cvt",
+        "num_classes=5, s1_emb_dim=8, s2_emb_dim=16, s2_heads=1, s2_depth=1, s3_emb_dim=24, s3_heads=1, s3_depth=1",
+        image(64),  # at 32 the last stage has one key
     ),
     lucid("XCiT", "xcit", f"{LUCID}, cls_depth=1, local_patch_kernel_size=3"),
     lucid("RvT", "rvt"),
