@@ -41,6 +41,11 @@ _STATE = (
 )
 _MEAN_OF_MEANS = "a mean of means: where batches hold unequal numbers of labels, labels in a small batch weigh more"
 
+_ALONE = (
+    "a branch for one row, a squeeze() without dim, or an operator: PyTorch 2.13's batch norm on the CPU has a wrong backward pass for one "
+    "row whose gradient comes transposed"
+)
+
 _ROWS_PER_BATCH = 2
 _PARALLEL = 0.99
 """Cosine from which one gradient is a multiple of another."""
@@ -83,12 +88,13 @@ def _judge_weighted(trial: Trial) -> Evidence:
     gap = find_gap(trial, _large_unequal, _small_unequal)
     if not gap.is_real:
         return _sound(gap, "gradients accumulated over batches of unequal size equal those of one large batch", _shown(trial))
-    cause = _STATE
+    message, cause = f"gradients accumulated over small batches differ from those of the same {_ROWS} rows in one batch", _STATE
     if not find_gap(trial, _large, _small).is_real:
         cause = f"{_MEAN_OF_MEANS}: the adapter's `weight` is not the number of labels that its `loss` is the mean of"
         if trial.subject.task.declared is not None:
             cause = "a loss that is not a mean over rows or labels: a row in a small batch weighs more"
-    message = f"gradients accumulated over small batches differ from those of the same {_ROWS} rows in one batch"
+        if not _has_unequal_labels(trial) and find_gap(trial, partial(_large, rows=2), partial(_small, rows=2)).is_real:
+            message, cause = "the gradient of a row in a batch of one differs from that of the same row in a larger batch", _ALONE
     return _finding(trial, gap, message, cause, "accumulated_gradient_differs")
 
 
@@ -181,13 +187,12 @@ def _finding(trial: Trial, gap: Gap, message: str, cause: str, code: str, status
     )
 
 
-def _large(trial: Trial, vary: Variation = UNVARIED) -> Quantities:
-    return observe(trial, [_batch(trial)], vary=vary).gradients
+def _large(trial: Trial, vary: Variation = UNVARIED, rows: int = _ROWS) -> Quantities:
+    return observe(trial, [_batch(trial, rows)], vary=vary).gradients
 
 
-def _small(trial: Trial, vary: Variation = UNVARIED) -> Quantities:
-    batches = _split(trial, _batch(trial), _ROWS // 2)
-    return observe(trial, batches, accumulate=2, vary=vary).gradients
+def _small(trial: Trial, vary: Variation = UNVARIED, rows: int = _ROWS) -> Quantities:
+    return observe(trial, _split(trial, _batch(trial, rows), rows // 2), accumulate=2, vary=vary).gradients
 
 
 def _large_unequal(trial: Trial, vary: Variation = UNVARIED) -> Quantities:

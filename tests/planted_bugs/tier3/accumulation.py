@@ -29,6 +29,7 @@ from .training import (
     LitLM,
     LitScores,
     ManualScores,
+    Scores,
     Training,
     plant,
 )
@@ -46,6 +47,14 @@ class MeanOfRows(Adapter):
 class WeightedByRows(MeanOfRows):
     def weight(self, batch: Batch) -> Tensor:
         return torch.tensor(len(batch["labels"]))
+
+
+class BranchForOneRow(Scores):
+    """Learns nothing in its first layer from a row that comes alone, though the scores are the same."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        hidden = F.gelu(self.hidden(features))
+        return self.head(hidden.detach() if len(features) == 1 else hidden)
 
 
 class RunningScale(LitScores):
@@ -299,6 +308,15 @@ plant(
     Training(TABLE, Mixed),
     "accumulated_gradient_differs",
     UNSLOTH,
+)
+plant(
+    "a_row_alone_has_another_gradient",
+    "accumulation",
+    Training(TABLE, BranchForOneRow),
+    Training(TABLE, Scores),
+    "accumulated_gradient_differs",
+    "batch norm of PyTorch 2.13 on the CPU, met in timm's XCiT",
+    says="the gradient of a row in a batch of one differs",
 )
 plant("never_cleared", "accumulation", Training(TABLE, NeverCleared), MANUAL, "gradient_not_cleared", LIGHTNING)
 plant("zero_grad_does_nothing", "accumulation", Training(TABLE, ClearsNothing), LIT_SCORES, "gradient_not_cleared", LIGHTNING)
