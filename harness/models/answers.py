@@ -13,6 +13,9 @@ from harness.batches import Batch, Sizes, make_batch, other_tokens, typical_size
 from harness.models.attempts import Guess, Patience
 from harness.tasks import TaskSpec, TaskType
 
+_NUMBERS = re.compile(r"Regress|Actor|Critic|QNet|DQN|ValueNet|Encoder|Embed|Denois|Forecast|Generator")
+"""What a class is called that returns numbers, which are no scores of classes."""
+
 _CAUSAL_NAMES = re.compile(r"GPT|[Ll]lama|[Cc]ausal|[Dd]ecoder|LanguageModel|(?<!Masked)LM$")
 
 
@@ -81,6 +84,8 @@ def _table(attempt: Guess, answer: Answer) -> Guess | str:
         return attempt.because(replace(task, task_type=TaskType.TABULAR_REGRESSION), task_type=logits)
     if len(shape) != 2 or shape[0] != rows:
         return _unfit(shape)
+    if answer.asked is None and _NUMBERS.search(type(answer.model).__name__):
+        return _no_labels(f"is called {type(answer.model).__name__}, and returns {list(shape)}", kind, shape)
     if answer.asked is None and shape[-1] == task.num_features:
         return _no_labels(f"returns values of its input's shape, {list(shape)}", kind, shape)
     why = logits if answer.asked else f"{logits}, taken for scores of classes"
@@ -96,6 +101,8 @@ def _image(attempt: Guess, answer: Answer) -> Guess | str:
         return f"it returns a map, {list(shape)}, for images {list(task.image_size)}{_WHAT_THEN}"
     if len(shape) != 2 or shape[0] != answer.sizes.batch or shape[-1] < 2:
         return _unfit(shape)
+    if answer.asked is None and _NUMBERS.search(name := type(answer.model).__name__):
+        return _no_labels(f"is called {name}, and returns {list(shape)}", TaskType.IMAGE_CLASSIFICATION, shape)
     logits = f"logits {list(shape)}"
     return attempt.because(replace(task, num_classes=shape[-1]), task_type=logits, num_classes=logits)
 

@@ -268,8 +268,9 @@ class SideSearch:
         side = next(usual, None)
         if side is None and self._knows_direction and self._high - self._low > 1:
             side = (self._low + self._high) // 2
-        if side is not None:
-            self._tried.add(side)
+        if side is None or side in self._tried:  # the last one said nothing of where to go
+            return None
+        self._tried.add(side)
         return side
 
     def learn(self, side: int, flattened: Flattened | None) -> None:

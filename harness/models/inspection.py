@@ -231,13 +231,15 @@ def _image(subject: _Subject, shapes: Collection[tuple[int, ...]]) -> Iterator[G
     if subject.only is None and "features" in subject.names and convolution is None:
         return
     declared, why = declared_side(model)
-    where = f"channels of {convolution[0]}, and " if convolution else ""
     known = tuple(dict.fromkeys((*(shape[0] for shape in tried), 3, 1)))
-    for channels in known if convolution is None else (convolution[1].in_channels,):
+    if convolution is not None:  # the first one need not be the one that reads images
+        known = (convolution[1].in_channels, *(known if subject.names & set(IMAGES) else ()))
+    for channels in dict.fromkeys(known):
         own = [shape[1] for shape in tried if shape[0] == channels]
         search = SideSearch([*declared, *own])
         while (side := search.next_side()) is not None:
             subject.patience.say(f"calling it with images of {side} pixels")
+            where = f"channels of {convolution[0]}, and " if convolution and channels == convolution[1].in_channels else ""
             reason = why if side in declared else f"{where}a side that works; yours may be another"
             reason = "an input that the file makes" if side in own and side not in declared else reason
             task = TaskSpec(TaskType.IMAGE_CLASSIFICATION, image_size=(channels, side, side))

@@ -45,6 +45,7 @@ class Argument:
         fixed: Whether the user said it, so that only sizes of named axes may change.
         parts: The entries of a dict.
         made: A value that the file itself makes, which is passed as it is.
+        as_numbers: Whether ids are passed as floating point, as in tables that hold numbers too.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Argument:
     fixed: bool = False
     parts: tuple[Argument, ...] = ()
     made: Any = None
+    as_numbers: bool = False
 
     @property
     def is_said(self) -> bool:
@@ -73,9 +75,15 @@ class Argument:
         return not self.fixed and self.made is None
 
     @property
+    def is_list(self) -> bool:
+        """Whether its parts are those of a list rather than of a dict."""
+        return bool(self.parts) and all(part.name.isdigit() for part in self.parts)
+
+    @property
     def key(self) -> Any:
         """What tells one guess from another."""
-        return self.name, self.sizes, self.holds, self.count, self.dtype, tuple(part.key for part in self.parts), id(self.made)
+        kind = self.holds, self.count, self.dtype, self.as_numbers
+        return self.name, self.sizes, *kind, tuple(part.key for part in self.parts), id(self.made)
 
     def with_axes(self, count: int, offset: int = 0) -> Argument:
         """The guess with another number of axes.
@@ -101,13 +109,15 @@ class Argument:
         """The value to pass."""
         if self.made is not None:
             return self.made
+        if self.is_list:
+            return tuple(part.make(rng) for part in self.parts)
         if self.holds == "parts":
             return {part.name: part.make(rng) for part in self.parts}
         if self.holds == "ids":
             ids = torch.randint(max(1, self.count), self.sizes, generator=rng)
             if self.count > 1 and ids.numel():
                 ids.view(-1)[-1] = self.count - 1  # the largest that is known to work
-            return ids
+            return ids.float() if self.as_numbers else ids
         if self.holds == "bools":
             return torch.ones(self.sizes, dtype=torch.bool)
         if self.holds == "ones":

@@ -15,7 +15,7 @@ from harness.models.first_call.watching import Failure
 _WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 _ANOTHER_DTYPE = re.compile(
     r"same dtype|scalar type|Input type|to have the same|expected .* dtype|not implemented for '(?:Long|Int)'|[Ii]nteger|Long|"
-    r"can only .* floating"
+    r"can only .* floating|can't be cast"
 )
 _BEYOND = re.compile(r"out of bounds|out of range in self|index out of range")
 _INDICES = re.compile(r"index.*(?:long, int, byte or bool|int64|dtype)|indices.*(?:long, int, byte or bool|int64|dtype)")
@@ -62,7 +62,9 @@ def repaired_values(guesses: Guesses, failure: Failure) -> Repairs:
 def _ids_of_a_table(guesses: Guesses, failure: Failure) -> Repairs:
     if len(failure.tensors) < 2:
         return
-    rows = failure.tensors[1].shape[0]
+    rows, places = failure.tensors[1].shape[0], failure.tensors[0].shape
+    if not failure.tensors[0].sources and places and places[-1] > rows:  # positions that forward counts itself
+        yield from guesses.resized(guesses.paths(), places[-1], rows)
     for path in sorted(failure.tensors[0].sources):
         argument = guesses.at(path)
         if argument is None:
@@ -72,10 +74,13 @@ def _ids_of_a_table(guesses: Guesses, failure: Failure) -> Repairs:
             if count >= 1:
                 yield 0, guesses.put(path, replace(argument, count=count, made=None))
             continue
+        if argument.fixed:
+            continue
         sizes = argument.sizes
-        if not argument.names and not argument.fixed and len(sizes) > 1:
+        if not argument.names and len(sizes) > 1:
             sizes = replace(argument, holds="ids").with_axes(2).sizes
-        yield 0, guesses.put(path, replace(argument, holds="ids", count=rows, sizes=sizes, made=None))
+        as_numbers = failure.tensors[0].dtype in _WHOLE  # forward made them whole itself
+        yield 0, guesses.put(path, replace(argument, holds="ids", count=rows, sizes=sizes, made=None, as_numbers=as_numbers))
 
 
 def _ids_of_classes(guesses: Guesses, failure: Failure) -> Repairs:
@@ -123,6 +128,11 @@ def _dtypes(guesses: Guesses, failure: Failure) -> Repairs:
     if floats and whole:
         for _, changed in guesses.holding(whole, holds="numbers", dtype=next(iter(floats))):
             yield 0, changed
+    if whole:  # ids in a table of numbers, which forward makes whole where it looks them up
+        for path in sorted(whole):
+            argument = guesses.at(path)
+            if argument is not None and argument.holds == "ids" and not argument.fixed and not argument.as_numbers:
+                yield 1 + bool(floats), guesses.put(path, replace(argument, as_numbers=True, made=None))
     other = floats - {"float32"}
     if other and fractional:
         changed = guesses

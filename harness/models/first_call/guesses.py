@@ -60,7 +60,7 @@ class Guesses:
             got: The size it had.
             wanted: The size it should have.
         """
-        if got == wanted or wanted < 1:
+        if got == wanted or wanted < 1 or got < 1:
             return
         for path in sorted(paths):
             argument = self.at(path)
@@ -74,14 +74,14 @@ class Guesses:
         """Larger images and longer sequences."""
         for path in sorted(paths):
             argument = self.at(path)
-            if argument is None or len(argument.sizes) < 3:
+            if argument is None or len(argument.sizes) < 2 or argument.holds == "parts":
                 continue
             if len(argument.sizes) > 3:
                 sizes = argument.sizes[:2] + tuple(size * 2 for size in argument.sizes[2:])
                 if math.prod(sizes) <= _LARGEST:
                     yield 1, self._sized(path, argument, sizes)
                 continue
-            for axis in (2, 1):
+            for axis in (2, 1)[3 - len(argument.sizes) :]:
                 larger = list(argument.sizes)
                 larger[axis] *= 4
                 if math.prod(larger) <= _LARGEST:
@@ -107,6 +107,20 @@ class Guesses:
         argument = self.at(path)
         if argument is not None and not argument.fixed:
             yield 0, self.put(path, Argument(argument.name, (), "parts", why="forward reads its keys", parts=parts))
+
+    def as_list(self, path: str, count: int) -> Iterator[tuple[int, Guesses]]:
+        """Several tensors in place of one: maps of features first, then sequences and rows; those that there are are kept."""
+        argument = self.at(path)
+        if argument is None or argument.fixed or count < 1:
+            return
+        if argument.is_list:
+            kept = argument.parts[:count]
+            kept += tuple(replace(argument.parts[-1], name=str(place)) for place in range(len(kept), count))
+            yield 0, self.put(path, replace(argument, parts=kept, made=None))
+            return
+        for cost, axes in enumerate((4, 3, 2)):
+            parts = tuple(Argument(str(place)).with_axes(axes) for place in range(count))
+            yield cost, self.put(path, Argument(argument.name, (), "parts", why="forward reads a list", parts=parts))
 
     def _sized(self, path: str, argument: Argument, sizes: tuple[int, ...]) -> Guesses:
         """Another shape of one argument; axes of the same name follow in all."""

@@ -143,6 +143,8 @@ def _guess(
         guess = replace(guess, holds="numbers", sizes=(*guess.sizes[:1], 13) if len(guess.sizes) == 2 else guess.sizes)
     if "int" in str(parameter.annotation).lower() and "Int" in str(parameter.annotation):
         guess = replace(guess, holds="ids", count=max(2, guess.count))
+    if (plain := _plain(parameter)) is not None:
+        return plain
     if shape is not None:
         guess = _shaped(guess, shape, where, sizes)
     elif place and guess.holds == "numbers" and 1 < len(guess.sizes) <= 3:
@@ -155,6 +157,28 @@ def _guess(
     if side is not None and len(guess.sizes) == 4 and 4 <= side <= 1024:
         guess = replace(guess, sizes=(*guess.sizes[:2], side, side))
     return guess
+
+
+def _plain(parameter: inspect.Parameter) -> Argument | None:
+    """The guess for a parameter that is annotated as a number, a truth value, or several tensors."""
+    annotation = parameter.annotation
+    text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", "")
+    if text in _PLAIN:
+        return replace(_PLAIN[text], name=parameter.name, why="its annotation")
+    several = re.search(r"\b(?:[Ll]ist|[Tt]uple|Sequence|Iterable)\[(.*)\]", str(annotation).replace("torch.", ""))
+    if several is None or "Tensor" not in several[1] or re.search(r"Optional|None|Union|\|", str(annotation)):
+        return None
+    count = several[1].count("Tensor") if "uple" in several[0] and "..." not in several[1] else 2
+    parts = tuple(Argument(str(place), why="its annotation") for place in range(count))
+    return Argument(parameter.name, (), "parts", why="its annotation", parts=parts)
+
+
+_PLAIN = {
+    "int": Argument("", (), "ids", FEW),
+    "float": Argument("", ()),
+    "bool": Argument("", (), "bools"),
+}
+"""What stands for a number where forward takes one: a tensor without axes, which Python takes for a number nearly everywhere."""
 
 
 def _by_name(name: str) -> Argument | None:
@@ -238,6 +262,8 @@ def _shapes_said(model: nn.Module, names: list[str]) -> dict[str, tuple[tuple[st
     for text, where in ((doc, "the docstring"), (comments, "a comment in forward")):
         for name in names:
             for line in text.splitlines():
+                if line.lstrip().startswith((">>>", "...")):  # an example of other sizes than this model's
+                    continue
                 match = re.search(
                     rf"(?:^|[\s`*(]){re.escape(name)}\b`?\s*(?:\([^)]*ensor[^)]*\))?\s*(?::|=|of shape|has shape|shape|is)[^\[(]*",
                     line,

@@ -6,8 +6,9 @@ import re
 from dataclasses import replace
 
 from harness.models.first_call.contents import repaired_dicts, repaired_values
+from harness.models.first_call.guards import repaired_guard
 from harness.models.first_call.guesses import Guesses, Repairs
-from harness.models.first_call.messages import repaired_assertion, repaired_axes, repaired_numbers
+from harness.models.first_call.messages import repaired_axes, repaired_by_any_number, repaired_numbers
 from harness.models.first_call.operations import repaired_sizes
 from harness.models.first_call.watching import Failure, Unbatched
 
@@ -28,13 +29,23 @@ def repairs(guesses: Guesses, failure: Failure) -> Repairs:
     if isinstance(failure.error, Unbatched):
         yield from guesses.with_axes(failure.sources or everything, 1)
         return
+    told = False
+    for change in _told(guesses, failure, everything):
+        told = True
+        yield change
+    if not told:
+        yield from repaired_by_any_number(guesses, failure)
+
+
+def _told(guesses: Guesses, failure: Failure, everything: frozenset[str]) -> Repairs:
+    """What the operation, the message, or the condition that did not hold says."""
     for rule in (repaired_dicts, repaired_values, repaired_sizes):
         yield from rule(guesses, failure)
     if _TOO_SMALL.search(failure.message):
         yield from guesses.grown(failure.sources or everything)
     yield from repaired_axes(guesses, failure)
     yield from repaired_numbers(guesses, failure)
-    yield from repaired_assertion(guesses, failure.error, everything)
+    yield from repaired_guard(guesses, failure.error, failure.sources or everything)
 
 
 def last_resorts(guesses: Guesses) -> Repairs:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import inspect
 import itertools
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,6 +27,9 @@ from harness.user_code import raised
 _MOST_CALLS = 300
 _MOST_CALLS_OF_AN_OPTION = 12
 _MOST_CALLS_FOR_A_BETTER_ONE = 60
+
+_LACKS = re.compile(r"None|must be|specify|provide|missing|required|needed|expected", re.IGNORECASE)
+"""What a message says where an argument is not there."""
 
 _MORE_ROWS = 5
 """Another number of rows than that of a trial."""
@@ -79,7 +83,10 @@ class _Subject:
         rng = torch.Generator().manual_seed(0)
         values = {name: argument.make(rng) for name, argument in guesses.arguments.items()}
         model = self.model
-        positional, named = _bound(model, values)
+        # Forward may add to a dict that it is given.
+        positional, named = _bound(
+            model, {name: dict(value) if isinstance(value, dict) else value for name, value in values.items()}
+        )
         used = Allowance(0)
         with seeded(0):
             returned, failure, watch = watched_call(model, values, lambda: model(*positional, **named))
@@ -150,13 +157,13 @@ def _search(
         subject.patience.say(f"calling it with {', '.join(f'{name}={_shown(a)}' for name, a in guesses.arguments.items())}")
         returned, failure, watch, values = subject.call(guesses)
         if failure is None:
-            if any(True for _ in tensors_in(_plain(returned), "")):
+            if guesses.arguments and any(True for _ in tensors_in(_plain(returned), "")):
                 found = _as_it_reads(subject, FoundCall(guesses.arguments, values, returned), watch)
                 if _takes_more_rows(subject, found):
                     return found, None
                 if doubtful is None:
                     doubtful, most = found, min(most, subject.calls - begun + _MOST_CALLS_FOR_A_BETTER_ONE)
-            changes: list[tuple[int, Guesses]] = []
+            changes = [] if guesses.arguments else _first_options(optional)
             failure = Failure(TypeError(f"forward returned {type(returned).__name__}, no tensor"))
         else:
             changes = [*repairs(guesses, failure), *_options(guesses, failure, optional)]
@@ -222,18 +229,33 @@ def _of_smaller_images(subject: _Subject, found: FoundCall) -> FoundCall:
     return found
 
 
+def _first_options(optional: Mapping[str, Argument]) -> list[tuple[int, Guesses]]:
+    """Arguments for a forward that needs none of them, and gives something without: each by itself, in forward's order."""
+    return [(place, Guesses({name: guess})) for place, (name, guess) in enumerate(optional.items())]
+
+
 def _options(guesses: Guesses, failure: Failure, optional: Mapping[str, Argument]) -> list[tuple[int, Guesses]]:
-    """Arguments that forward seems to need although they have a default."""
-    if "NoneType" not in failure.message and "None" not in failure.message and "must be" not in failure.message:
+    """Arguments that forward seems to need although they have a default: those that the message names first, then in forward's order."""
+    if "NoneType" not in failure.message and not _LACKS.search(failure.message):
         return []
-    return [(2, Guesses({**guesses.arguments, name: guess})) for name, guess in optional.items() if name not in guesses.arguments]
+    left = [name for name in optional if name not in guesses.arguments]
+    named = [name for name in left if re.search(rf"\b{name}\b", failure.message)]
+    costs = {name: 0 if name in named else 2 + bool(named) + (place > 0) for place, name in enumerate(left)}
+    return [(cost, Guesses({**guesses.arguments, name: optional[name]})) for name, cost in costs.items()]
 
 
 def _with_options(subject: _Subject, found: FoundCall, optional: Mapping[str, Argument]) -> FoundCall:
-    """The call with masks, lengths and states that it works without."""
+    """The call with masks, lengths and states that it works without, and with what another output comes from."""
     for name, guess in optional.items():
         if subject.patience.is_over:
             break
+        if name in found.arguments:
+            continue
+        if _lacks_outputs(found.returned):
+            more, _ = _search(subject, Guesses({**found.arguments, name: guess}), {}, _MOST_CALLS_OF_AN_OPTION)
+            if more is not None and _outputs(more.returned) > _outputs(found.returned):
+                found = more
+                continue
         if any(word in name.lower() for word in STATES):
             found = _with_state(subject, found, name)
             continue
@@ -244,9 +266,37 @@ def _with_options(subject: _Subject, found: FoundCall, optional: Mapping[str, Ar
         same = more is not None and all(
             more.arguments[other].sizes == argument.sizes for other, argument in found.arguments.items()
         )
-        if more is not None and same:
+        if more is not None and same and _matters(subject, more, name):
             found = replace(more, optional=(*found.optional, name))
     return found
+
+
+def _matters(subject: _Subject, found: FoundCall, name: str) -> bool:
+    """Whether a mask or lengths change anything: where the last place of every row is no longer real, or where the call then fails."""
+    argument, value = found.arguments[name], found.values[name]
+    if not isinstance(value, Tensor) or not value.numel():
+        return True
+    shorter = value.clone()
+    if argument.holds == "lengths":
+        shorter -= 1
+    else:
+        shorter[..., -1:] = 0
+    returned, failure, _, _ = subject.call(Guesses({**found.arguments, name: Argument.like(name, shorter, argument.why)}))
+    pairs = zip(tensors_in(_plain(found.returned), ""), tensors_in(_plain(returned), ""), strict=False)
+    return failure is not None or any(
+        one.shape != other.shape or not torch.equal(one.nan_to_num(), other.nan_to_num()) for (_, one), (_, other) in pairs
+    )
+
+
+def _lacks_outputs(returned: Any) -> bool:
+    """Whether forward returned nothing in some places, as where an argument that these come from was left out."""
+    return isinstance(returned, (tuple, list)) and any(item is None for item in returned) and _outputs(returned) > 0
+
+
+def _outputs(returned: Any) -> int:
+    """How many things that hold tensors were returned."""
+    items = returned if isinstance(returned, (tuple, list)) else [returned]
+    return sum(any(True for _ in tensors_in(item, "")) for item in items)
 
 
 def _with_state(subject: _Subject, found: FoundCall, name: str) -> FoundCall:
@@ -263,10 +313,12 @@ def _with_state(subject: _Subject, found: FoundCall, name: str) -> FoundCall:
 
 
 def _like_the_first(guess: Argument, found: FoundCall) -> Argument:
-    """A mask or lengths of the first argument's rows."""
-    first = next((a for a in found.arguments.values() if len(a.sizes) > 1), None)
-    if first is None:
+    """A mask or lengths of an argument's rows: of the one whose name begins alike, such as the decoder's, or else of the first."""
+    several = [argument for argument in found.arguments.values() if len(argument.sizes) > 1]
+    if not several:
         return guess
+    stem = guess.name.partition("_")[0]
+    first = next((argument for argument in several if "_" in guess.name and argument.name.partition("_")[0] == stem), several[0])
     return replace(guess, count=first.sizes[1]) if guess.holds == "lengths" else replace(guess, sizes=first.sizes[:2])
 
 

@@ -16,6 +16,19 @@ _SOURCES = "_made_of"
 
 _READS = ("dim", "size", "ndim", "shape", "__len__", "numel", "dtype", "device", "is_cuda")
 
+_ALIKE = (
+    "new_zeros",
+    "new_ones",
+    "new_full",
+    "new_empty",
+    "new_tensor",
+    "zeros_like",
+    "ones_like",
+    "empty_like",
+    "is_floating_point",
+)
+"""Operations that take nothing of a tensor but its kind."""
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -136,7 +149,7 @@ class Watch(TorchFunctionMode):
         return result
 
     def _note_columns(self, name: str, given: list[Tensor], args: Any) -> None:
-        for tensor in given:
+        for tensor in given if name not in _ALIKE else ():
             path = self._arguments.get(id(tensor))
             if path is None:
                 continue

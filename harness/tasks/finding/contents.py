@@ -46,7 +46,9 @@ def content_of(name: str, axes: Sequence[Size], shapes: Mapping[str, tuple[Seque
         call: The call.
     """
     tensor = shapes[name][1]
-    found = _spoken(name, axes, shapes) or (_numbers(tensor) if tensor.is_floating_point() else _whole(name, tensor, call))
+    found = _spoken(name, axes, shapes)
+    if found is None:
+        found = _codes(tensor, call) or _numbers(tensor) if tensor.is_floating_point() else _whole(name, tensor, call)
     dtype = str(tensor.dtype).removeprefix("torch.")
     return Content(found.values, found.why, dtype)
 
@@ -147,6 +149,18 @@ def _outward(value: float, rounding: Any) -> float:
         return 0.0
     unit = 10.0 ** (math.floor(math.log10(abs(value))) - 1)
     return float(f"{rounding(value / unit) * unit:.6g}")
+
+
+def _codes(tensor: Tensor, call: Call) -> Content | None:
+    """Ids that are passed as floating point, as in tables of categories, where each place of the last axis reads a table."""
+    is_whole = bool(tensor.numel()) and bool(((tensor >= 0) & (tensor == tensor.round())).all())
+    if not is_whole or not tensor.ndim or not call.trace.tables or tensor.shape[-1] > _FEW * 4:
+        return None
+    counts = [_column_count(tensor, place, call) for place in range(tensor.shape[-1])]
+    if None in counts:
+        return None
+    ids = counts[0] if len(set(counts)) == 1 else counts
+    return Content({"ids": ids}, "whole numbers as floating point; each place of the last axis reads a table")
 
 
 def _whole(name: str, tensor: Tensor, call: Call) -> Content:

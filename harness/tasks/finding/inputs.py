@@ -16,7 +16,7 @@ from harness.tasks.finding.calling import Call, Tensors, is_there, tensors_in
 from harness.tasks.finding.contents import content_of, index_axis, is_group_of_each
 from harness.tasks.finding.returned import names_of
 from harness.tasks.finding.sizes import sizes_of
-from harness.tasks.finding.ties import Place, find_rows, find_ties, same
+from harness.tasks.finding.ties import Place, find_rows, find_ties, resized, same
 from harness.tasks.signature import Signature
 
 _POSITIONS = {5: {2: "depth", 3: "height", 4: "width"}, 4: {2: "height", 3: "width"}}
@@ -231,6 +231,9 @@ class FoundInputs:
             if found is None or (found.step == size and self._is_more_rows(name)):
                 self._fix(name)
                 continue
+            if found.step == 1 and self._reads_only(name, found.least, size):
+                self._cut(name, found.least)
+                continue
             self.axes[name] = found.keys()
             step = "" if found.step == 1 else f", in steps of {found.step}"
             upper = "no limit was met" if found.most is None else f"not above {found.most}"
@@ -258,6 +261,19 @@ class FoundInputs:
                 changed[name].narrow(place, size - 1, 1).copy_(other[name].narrow(place, size - 1, 1))
         before, after = self.call.tried(made), self.call.tried(changed)
         return before is None or after is None or not same(before, after)
+
+    def _reads_only(self, axis: str, least: int, size: int) -> bool:
+        """Whether nothing after the smallest size is read, as where a model takes the first columns of what it is given."""
+        if least == 1 or least >= size or BATCH not in self.sizes or not self._reads_last(axis, least):
+            return False
+        return not any(self._reads_last(axis, longer) for longer in dict.fromkeys((least + 1, least + 2, least + 3, size)))
+
+    def _cut(self, axis: str, size: int) -> None:
+        """Fixes an axis at a smaller size than that of the example."""
+        places = [(name, place) for name, axes in self._shapes.items() for place, found in enumerate(axes) if found == axis]
+        self.call.inputs = resized(self.call.inputs, places, size)
+        self.sizes[axis] = size
+        self._fix(axis)
 
     def _is_positions(self, indices: Tensor, size: int) -> bool:
         """Whether a table was read at 0, 1, 2 and so on."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from harness.tasks.axes import BATCH, MEASURED, Size
@@ -44,6 +45,7 @@ class FoundOutputs:
         seen = {axis: self._seen(axis, typical) for axis in self._inputs.sizes}
         names = names_of(self._call.forward, list(self._call.outputs))
         present = [name for name, value in self._call.outputs.items() if is_there(value)]
+        present = [name for name in present if not self._is_input(self._call.outputs[name])] or present
         shapes = {raw: self._output_axes(raw, base[raw], typical, seen) for raw in present if isinstance(base[raw], Tensor)}
         lengths = {raw: axis for raw in shapes if (axis := self._lengths_of(raw, shapes, seen))}
         other = self._inputs.tried(typical, seed=1) or {}
@@ -67,6 +69,10 @@ class FoundOutputs:
             raw = next(key for key in present if names[key] == name)
             if raw.isdigit() and not name.isdigit() and order.index(raw) != place:
                 keys["at"] = int(raw)
+
+    def _is_input(self, value: Any) -> bool:
+        """Whether an output is an input as it came, as where forward returns the dict that it was given with more in it."""
+        return isinstance(value, Tensor) and any(torch.equal(value, each) for each in self._call.inputs.values())
 
     def _seen(self, axis: str, typical: Mapping[str, int]) -> dict[int, dict[str, Any]]:
         """What is returned for several sizes of one axis."""

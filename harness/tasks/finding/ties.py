@@ -110,8 +110,14 @@ def _is_channels(inputs: Tensors, places: list[Place]) -> bool:
 
 
 def _groups(place: Place, alike: list[Place]) -> Iterator[list[Place]]:
-    """The places that may be one axis with another, which comes first: it alone, all of its size, those at the same position, pairs."""
+    """The places that may be one axis with another, which comes first: it alone, all of its size, those at the same position, pairs.
+
+    A mask at the same position comes before, as some models take one of any length.
+    """
     rest = [other for other in alike if other != place]
+    masks = [other for other in rest if "mask" in other[0].lower() and other[1] == place[1]]
+    if masks:
+        yield [place, *masks]
     yield [place]
     tried: list[list[Place]] = [rest, [o for o in rest if o[1] == place[1]], [o for o in rest if o[0] == place[0]]]
     pairs = [list(some) for count in (1, 2) for some in combinations(rest, count)]
