@@ -65,6 +65,13 @@ TRAINING = (
         needs=_trains,
     ),
     Property(
+        "learning_rate_schedule",
+        3,
+        "A learning rate schedule is stepped, and ends with the run that it is made for",
+        "harness.training.checks.rate_schedule:learning_rate_schedule",
+        needs=_trains,
+    ),
+    Property(
         "training_loss",
         3,
         "The loss is averaged over the labels, and trains each position towards its own label",

@@ -27,6 +27,7 @@ _STEPS = {
     "training_loss": 6,
     "accumulation": 12,
     "parameter_groups": 4,
+    "learning_rate_schedule": 4,
 }
 """Training steps that a check takes, where it does not see to its time itself."""
 
