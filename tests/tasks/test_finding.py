@@ -434,6 +434,35 @@ def test_an_argument_that_is_no_tensor_is_left_out_where_forward_has_a_default()
     assert found.reasons["inputs.scale"] == "left out: a float, no tensor: forward's default is used"
 
 
+class PointScores(nn.Module):
+    """Scores of each point, beside all points; it refuses a call as large as those of a training."""
+
+    largest = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.each, self.head = nn.Conv1d(3, 8, 1), nn.Conv1d(16, 2, 1)
+
+    def forward(self, points: Tensor) -> Tensor:
+        PointScores.largest = max(PointScores.largest, points.numel())
+        each = self.each(points).relu()
+        return self.head(torch.cat([each, each.amax(2, keepdim=True).expand_as(each)], 1)).transpose(1, 2)
+
+
+def test_a_large_example_is_made_smaller_before_it_is_called_some_hundred_times() -> None:
+    found = signature_from_call(PointScores().eval(), {"points": torch.randn(32, 3, 2500)})
+
+    assert found.keys["inputs"]["points"]["axes"] == ["batch", 3, "time"]
+    assert found.keys["outputs"]["output"]["axes"] == ["batch", "time", 2]
+    assert PointScores.largest < 1 << 16
+
+
+def test_a_large_example_of_a_fixed_size_stays_as_it_is() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 160 * 160, 2)).eval()
+    found = signature_from_call(model, {"input": torch.randn(4, 3, 160, 160)})
+    assert found.keys["inputs"]["input"]["axes"] == ["batch", 3, 160, 160]
+
+
 @pytest.mark.parametrize(
     ("size", "formula"),
     [

@@ -7,7 +7,7 @@ import dataclasses
 import inspect
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -25,11 +25,20 @@ from harness.user_code import raised
 Tensors = dict[str, Tensor]
 """Inputs by name; a dotted name stands for a nested dict, numbers after a dot for a tuple."""
 
+Place = tuple[str, int]
+"""An axis of an input: the input's name and the axis' position."""
+
 _GRACE = 5.0
 """Seconds after the time there is, for what has to be known of a signature."""
 
 _SMALL = 20_000_000
 """Parameters of a model that is copied for each call, so that no call sees what another left behind."""
+
+_LARGE_EXAMPLE = 1 << 16
+"""Elements of an example that is made smaller where the model takes that: some hundred calls follow."""
+
+_ROWS, _LONG = 3, 64
+"""The rows of a large example that are kept, and the size down to which its other axes are cut."""
 
 SINGLE = ""
 """The name of the output where forward returns a single tensor."""
@@ -60,6 +69,7 @@ class Call:
         self.groups = dict(groups_in(arguments))
         if not self.inputs:
             raise ExampleError(f"the example of {self._name} holds no tensor: expected forward's arguments by name")
+        self.inputs = self._small(self.inputs)
         self.trace = Trace()
         try:
             with self.trace:
@@ -99,6 +109,27 @@ class Call:
         except Exception as error:
             return raised(error)
         return "no error"
+
+    def _small(self, inputs: Tensors) -> Tensors:
+        """The inputs with fewer rows and shorter axes, as far as the model takes that, where they are large."""
+        sizes = {size for tensor in inputs.values() for size in tensor.shape}
+        first = {tensor.shape[0] for tensor in inputs.values() if tensor.ndim}
+        rows = first.pop() if len(first) == 1 else 0
+        for old in sorted(sizes, reverse=True):
+            if sum(tensor.numel() for tensor in inputs.values()) <= _LARGE_EXAMPLE:
+                break
+            shorter = [_ROWS] if old == rows else [size for size in (_LONG, old // 16, old // 4, old // 2) if size >= _LONG]
+            places = [(name, axis) for name, tensor in inputs.items() for axis, size in enumerate(tensor.shape) if size == old]
+            tried = (resized(inputs, places, size) for size in dict.fromkeys(shorter) if size < old)
+            inputs = next((smaller for smaller in tried if self._takes(smaller)), inputs)
+        return inputs
+
+    def _takes(self, inputs: Tensors) -> bool:
+        try:
+            found = list(tensors_in(list(outputs_in(self._returned(inputs)).values())))
+        except Exception:  # whatever a model raises of a size that it does not take
+            return False
+        return bool(found) and all(tensor.numel() for tensor in found)
 
     def _returned(self, inputs: Tensors, seed: int = 0) -> Any:
         model = _copy(self._model) if self._is_small else self._model
@@ -146,6 +177,15 @@ class Trace(TorchFunctionMode):
             if isinstance(value, Tensor) and (promise := made.get(value.untyped_storage().data_ptr())):
                 self.promises[name] = promise
         self._seen.clear()
+
+
+def resized(inputs: Tensors, places: Collection[Place], size: int) -> Tensors:
+    """Inputs with another size at some places: cut, or repeated from the start."""
+    changed = dict(inputs)
+    for name, axis in places:
+        index = torch.arange(size) % inputs[name].shape[axis]
+        changed[name] = changed[name].index_select(axis, index.to(changed[name].device))
+    return changed
 
 
 def called(model: nn.Module, inputs: Mapping[str, Tensor], groups: Mapping[str, Group]) -> Any:

@@ -12,11 +12,11 @@ from torch import Tensor
 from harness.errors import ExampleError
 from harness.tasks.axes import BATCH, Size
 from harness.tasks.declared import read_signature
-from harness.tasks.finding.calling import Call, Tensors, is_there, tensors_in
+from harness.tasks.finding.calling import Call, Place, Tensors, is_there, resized, tensors_in
 from harness.tasks.finding.contents import content_of, index_axis, is_group_of_each
 from harness.tasks.finding.returned import names_of
 from harness.tasks.finding.sizes import sizes_of
-from harness.tasks.finding.ties import Place, find_rows, find_ties, resized, same
+from harness.tasks.finding.ties import find_rows, find_ties, same
 from harness.tasks.signature import Signature
 
 _POSITIONS = {5: {2: "depth", 3: "height", 4: "width"}, 4: {2: "height", 3: "width"}}
@@ -104,7 +104,10 @@ class FoundInputs:
                 False: "twice the rows give twice the output; rows change each other here: if that is meant, say `independent: false`",
             }[rows.independent]
         else:
-            self.reasons["inputs"] = "no axis of rows was found: a larger first axis does not give a larger output"
+            why = (
+                "there was no time to try more rows" if self.call.is_over else "a larger first axis does not give a larger output"
+            )
+            self.reasons["inputs"] = f"no axis of rows was found: {why}"
         for places in find_ties(self.call, {} if rows is None else rows.places):
             if all(name in self._indices and tensors[name].shape[place] == 2 for name, place in places):
                 continue

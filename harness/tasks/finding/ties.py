@@ -11,10 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.tasks.finding.calling import Call, Tensors
-
-Place = tuple[str, int]
-"""An axis of an input: the input's name and the axis' position."""
+from harness.tasks.finding.calling import Call, Place, Tensors, resized
 
 _MOST_PLANS = 24
 """How many ways to choose the axis of rows are tried."""
@@ -84,15 +81,6 @@ def find_ties(call: Call, rows: Mapping[str, int]) -> list[list[Place]]:
                 taken.update(together)
                 break
     return found
-
-
-def resized(inputs: Tensors, places: Collection[Place], size: int) -> Tensors:
-    """Inputs with another size at some places: cut, or repeated from the start."""
-    changed = dict(inputs)
-    for name, axis in places:
-        index = torch.arange(size) % inputs[name].shape[axis]
-        changed[name] = changed[name].index_select(axis, index.to(changed[name].device))
-    return changed
 
 
 def _can_change(call: Call, places: list[Place]) -> bool:
