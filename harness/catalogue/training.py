@@ -72,6 +72,13 @@ TRAINING = (
         needs=_trains,
     ),
     Property(
+        "gradient_clipping",
+        3,
+        "A step is taken with the gradients that were clipped for it",
+        "harness.training.checks.gradient_clipping:gradient_clipping",
+        needs=_trains,
+    ),
+    Property(
         "training_loss",
         3,
         "The loss is averaged over the labels, and trains each position towards its own label",

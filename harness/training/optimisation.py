@@ -74,13 +74,29 @@ def without_clipping(model: nn.Module) -> Iterator[None]:
     Args:
         model: Its modules' files may have imported the functions by name.
     """
+    with replaced_clipping(model, _unlimited):
+        yield
+
+
+Clip = Callable[..., Any]
+"""One of PyTorch's functions that clip gradients."""
+
+
+@contextmanager
+def replaced_clipping(model: nn.Module, replace: Callable[[Clip, str], Clip]) -> Iterator[None]:
+    """A block in which PyTorch's functions that clip gradients are others.
+
+    Args:
+        model: Its modules' files may have imported the functions by name.
+        replace: From one of the functions, and the name of the argument that is its limit, to what is called in its place.
+    """
     originals = {name: getattr(clip_grad, name) for name in _LIMITS}
-    unlimited = {id(original): _unlimited(original, _LIMITS[name]) for name, original in originals.items()}
+    others = {id(original): replace(original, _LIMITS[name]) for name, original in originals.items()}
     files = {type(module).__module__ for module in model.modules()} | {cls.__module__ for cls in type(model).__mro__}
     owners = [torch.nn.utils, clip_grad, *(sys.modules[name] for name in files if name in sys.modules)]
-    held = [(owner, name, value) for owner in owners for name, value in list(vars(owner).items()) if id(value) in unlimited]
+    held = [(owner, name, value) for owner in owners for name, value in list(vars(owner).items()) if id(value) in others]
     for owner, name, value in held:
-        setattr(owner, name, unlimited[id(value)])
+        setattr(owner, name, others[id(value)])
     try:
         yield
     finally:
@@ -88,7 +104,7 @@ def without_clipping(model: nn.Module) -> Iterator[None]:
             setattr(owner, name, value)
 
 
-def _unlimited(clip: Callable[..., Any], limit: str) -> Callable[..., Any]:
+def _unlimited(clip: Clip, limit: str) -> Clip:
     @wraps(clip)
     def measure(parameters: Any, *limits: Any, **more: Any) -> Any:
         rest = limits[1:] if limits else ()

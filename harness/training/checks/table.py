@@ -28,6 +28,7 @@ _STEPS = {
     "accumulation": 12,
     "parameter_groups": 4,
     "learning_rate_schedule": 4,
+    "gradient_clipping": 4,
 }
 """Training steps that a check takes, where it does not see to its time itself."""
 
