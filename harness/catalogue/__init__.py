@@ -11,6 +11,7 @@ from harness.catalogue.critical import CRITICAL
 from harness.catalogue.decoding import DECODING
 from harness.catalogue.entry import Case, Property, Search
 from harness.catalogue.export import EXPORT
+from harness.catalogue.modes import MODES
 from harness.catalogue.monitoring import MONITORING
 from harness.catalogue.training import TRAINING
 
@@ -51,4 +52,4 @@ def modules_of(tier: int) -> list[str]:
     return list(dict.fromkeys(path.partition(":")[0] for entry in of_tier(tier) for path in entry.functions))
 
 
-register(*CRITICAL, *DECODING, *ANALYSIS, *TRAINING, *EXPORT, *MONITORING)
+register(*CRITICAL, *DECODING, *MODES, *ANALYSIS, *TRAINING, *EXPORT, *MONITORING)

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from harness.batches import IGNORED, Batch, Sizes, other_batch
 from harness.evidence import Evidence, Status
-from harness.properties.calling import mode
 from harness.properties.equality import first_failure, judge_equal, remembered
 from harness.properties.independence import ends_along, record, row_of
-from harness.properties.model_variants import has_running_statistics
 from harness.properties.prerequisites import left_to_batch_independence
 from harness.properties.subject import Subject
 from harness.properties.tracing import first_divergence, positions_view
-from harness.runtime import seeded
 from harness.tasks.axes import BATCH, Axis, Side, rows_first
-from harness.tasks.signature import Input, Output, Signature
+from harness.tasks.signature import Input, Signature
 from harness.tasks.values import Ids, IndexOf, LengthsOf, MaskOf, Normal, Uniform
 from harness.wording import counted
 
@@ -37,21 +34,21 @@ def padding_ignored(subject: Subject, sizes: Sizes, lengths: tuple[int, ...], se
     """
     signature = subject.task.signature
     along = signature.axes[axis] if axis else signature.padded[0]
-    if reason := _no_padding(subject, along):
+    if reason := no_padding(subject, along):
         return Evidence(_NAME, Status.SKIPPED, reason)
     if BATCH not in signature.main.axes:
         return Evidence(_NAME, Status.SKIPPED, f"`{signature.main.name}` has no rows that could be padded")
     total = signature.complete(sizes.by_axis(subject.task))[along.name]
     real = placed(along.padding or "right", lengths, total, seed).to(subject.device)
+    if reason := unknown_elements(signature, along):
+        return Evidence(_NAME, Status.SKIPPED, reason)
     pad = _Padding(subject, sizes, along, real, seed)
-    if pad.is_unknown:
-        return Evidence(_NAME, Status.SKIPPED, f"which elements of `{signature.main.name}` are real is not told by its axes")
     short = [row for row in range(sizes.batch) if lengths[row] < total]
     if not short:
         return Evidence(_NAME, Status.SKIPPED, "no row is padded")
     found = [first_failure(pad.amount(row) for row in short)]
     if subject.task.declared and found[0].status is Status.OK and tells_padding(subject, along.name):
-        found += [pad.content(), *([pad.content_in_training()] if has_running_statistics(subject.model) else [])]
+        found.append(pad.content())
     return left_to_batch_independence(subject, max(found, key=lambda each: each.status.severity))
 
 
@@ -104,7 +101,7 @@ def tells_padding(subject: Subject, axis: str) -> bool:
     return any(each.values.axis == axis and subject.adapter.takes(subject.model, each.name) for each in spoken)
 
 
-def _no_padding(subject: Subject, axis: Axis) -> str:
+def no_padding(subject: Subject, axis: Axis) -> str:
     """Why no row can be padded; empty where one can."""
     if len(axis.choices()) < 2 and not (subject.task.declared and axis.least > 1 and tells_padding(subject, axis.name)):
         return "all sequences have the same length, so there is no padding"
@@ -114,12 +111,38 @@ def _no_padding(subject: Subject, axis: Axis) -> str:
     return ""
 
 
-class _Padding:
-    """One pattern of padding along one axis, and what must stay the same under it.
+def unknown_elements(signature: Signature, axis: Axis) -> str:
+    """Why it is not known which elements of the main output belong to real ones of an axis; empty where it is."""
+    follows = [name for name in signature.main.axes if name in signature.axes and name != axis.name]
+    pointed = any(isinstance(each.values, IndexOf) and each.values.axis == axis.name for each in signature.inputs)
+    derived = any(signature.axes[str(name)].follows(axis.name) for name in follows)
+    unknown = pointed or (derived and axis.padding != "right")
+    return f"which elements of `{signature.main.name}` are real is not told by its axes" if unknown else ""
 
-    Attributes:
-        is_unknown: Whether the main output has an axis whose real elements cannot be told from those of the padded one.
+
+def real_part(signature: Signature, sizes: Mapping[str, int], axis: str, output: Tensor, real: Tensor) -> Tensor:
+    """Of one row of the main output what its real elements along an axis give.
+
+    Args:
+        signature: What the output is one of.
+        sizes: Those of the free axes.
+        axis: The axis.
+        output: The row, without the axis of the batch.
+        real: Which elements of the row are real (bool ``[size]``).
     """
+    laid_out = [signature.main.axes[place] for place in rows_first(signature.main.axes)]
+    for place, size in ends_along(signature, signature.main, axis, int(real.sum()), sizes):
+        if place - 1 >= output.ndim:
+            continue
+        if laid_out[place] == axis and output.shape[place - 1] == len(real):
+            output = output.index_select(place - 1, real.nonzero().flatten())
+        else:
+            output = output.narrow(place - 1, 0, min(max(size, 0), output.shape[place - 1]))
+    return output
+
+
+class _Padding:
+    """One pattern of padding along one axis, and what must stay the same under it."""
 
     def __init__(self, subject: Subject, sizes: Sizes, axis: Axis, real: Tensor, seed: int) -> None:
         self._subject, self._sizes, self._axis, self._real, self._seed = subject, sizes, axis, real, seed
@@ -127,10 +150,6 @@ class _Padding:
         self._base = subject.batch(sizes, seed)
         self._padded = padded(self._signature, self._base, axis.name, real)
         self._reference = remembered(subject, lambda model: subject.logits(self._padded, model))
-        follows = [name for name in self._signature.main.axes if name in self._signature.axes and name != axis.name]
-        pointed = any(isinstance(each.values, IndexOf) and each.values.axis == axis.name for each in self._signature.inputs)
-        derived = any(self._signature.axes[str(name)].follows(axis.name) for name in follows)
-        self.is_unknown = pointed or (derived and axis.padding != "right")
 
     def amount(self, row: int) -> Evidence:
         """A row alone, with as little padding as the axis allows, gives what it gives within the batch."""
@@ -166,26 +185,6 @@ class _Padding:
 
         told = f"the logits change with what the padded elements along `{self._axis.name}` hold"
         return judge_equal(self._subject, _NAME, compare, told, self._counterexample, self._cause, code="reads_padding")
-
-    def content_in_training(self) -> Evidence:
-        """The same in train mode, where a norm over the batch may count padding; a warning, as some accept that."""
-        subject, other = self._subject, self._other_content()
-        model = subject.fresh()
-        found = []
-        for batch in (self._padded, other):
-            with mode(model, train=True), seeded(self._seed):
-                found.append(self._all_real(subject.raw_logits(batch, model)))
-
-        def compare(judge: nn.Module) -> tuple[Tensor, Tensor]:
-            return found[0], found[1]
-
-        told = f"in train mode the logits change with what the padded elements along `{self._axis.name}` hold"
-        evidence = judge_equal(
-            subject, _NAME, compare, told, self._counterexample, "a batch norm whose mean and variance count padded elements"
-        )
-        if evidence.status is not Status.FAIL:
-            return evidence
-        return Evidence(**{**vars(evidence), "status": Status.WARN, "code": "padding_in_statistics"})
 
     @property
     def _reads_ids(self) -> bool:
@@ -224,17 +223,7 @@ class _Padding:
         return alone
 
     def _real_part(self, output: Tensor, real: Tensor) -> Tensor:
-        """Of one row of the main output what its real elements give."""
-        sizes = {**self._sizes.by_axis(self._subject.task)}
-        length = int(real.sum())
-        for place, size in ends_along(self._signature, self._signature.main, self._axis.name, length, sizes):
-            if place - 1 >= output.ndim:
-                continue
-            if self._laid_out(self._signature.main)[place] == self._axis.name and output.shape[place - 1] == len(real):
-                output = output.index_select(place - 1, real.nonzero().flatten())
-            else:
-                output = output.narrow(place - 1, 0, min(max(size, 0), output.shape[place - 1]))
-        return output
+        return real_part(self._signature, self._sizes.by_axis(self._subject.task), self._axis.name, output, real)
 
     def _all_real(self, output: Tensor) -> Tensor:
         parts = [self._real_part(row_of(output, row, len(self._real)), real) for row, real in enumerate(self._real)]
@@ -246,9 +235,6 @@ class _Padding:
             if isinstance(each.values, Normal):
                 drawn[each.name] = 10 * drawn[each.name]  # as what is left of a longer row in a buffer may be
         return padded(self._signature, self._base, self._axis.name, self._real, drawn)
-
-    def _laid_out(self, output: Output) -> list[int | str]:
-        return [output.axes[place] for place in rows_first(output.axes)]
 
     def _trace(self, model: nn.Module, row: int) -> str:
         """Path of the first module whose outputs at a row's real elements differ between the row alone and padded."""

@@ -228,6 +228,11 @@ class Subject:
             return self.fresh().to(floating_dtype(model))
         return model
 
+    def train_loss(self, batch: Batch, model: nn.Module) -> Tensor:
+        """The loss that a model is trained by (a scalar), with the graph, in the model's current mode."""
+        with blaming(model):
+            return self.adapter.loss_of_call(model, self._given(batch, model))
+
     def backward(self, batch: Batch, model: nn.Module | None = None) -> Tensor:
         """Runs forward, loss and backward; returns the loss and leaves gradients in the parameters."""
         model = self.model if model is None else model

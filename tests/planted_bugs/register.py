@@ -34,6 +34,7 @@ FAMILIES: dict[int, tuple[str, ...]] = {
         "heads",
         "lightning_bugs",
         "decoding",
+        "modes",
     ),
     2: (
         "attention",

@@ -1,0 +1,38 @@
+"""Tier 1, continued: what must hold of a model in train mode."""
+
+from __future__ import annotations
+
+from harness.catalogue import facts
+from harness.catalogue.entry import DIFFERENCE, Case, Property
+
+MODES = (
+    Property(
+        "train_mode",
+        1,
+        "Train mode trains the function that eval mode computes, whatever the padding, and with activation checkpointing too",
+        tolerance=DIFFERENCE,
+        cases={
+            "equals_eval": Case(
+                "Without dropout, and with norms fixed, train mode gives the logits of eval mode",
+                "harness.properties.train_mode:equals_eval",
+                owned_by=("eval_deterministic", "stateless"),
+            ),
+            "after_eval": Case(
+                "An eval pass leaves training as it was",
+                "harness.properties.train_mode:after_eval",
+                owned_by=("eval_deterministic", "stateless"),
+            ),
+            "padding": Case(
+                "In train mode padding changes neither outputs, running statistics, loss nor gradients",
+                "harness.properties.padding_in_training:padding_in_training",
+                needs=facts.padded,
+                owned_by=("padding_ignored",),
+            ),
+            "checkpointing": Case(
+                "The model's own activation checkpointing gives the same loss, gradients and statistics",
+                "harness.properties.checkpointing:same_with_checkpointing",
+                owned_by=("eval_deterministic",),
+            ),
+        },
+    ),
+)

@@ -1,0 +1,335 @@
+"""Activation checkpointing changes nothing: the switch of the model's own, and the loss, the gradients and the statistics with it."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.compat import NormBase
+from harness.evidence import Evidence, Status
+from harness.properties.calling import ModelRaisedError, NoGradientError, mode
+from harness.properties.prerequisites import hidden_by
+from harness.properties.subject import Subject, floating_dtype, gradient_of
+from harness.properties.tracing import Call, first_divergence, recording, whole
+from harness.properties.train_mode import NAME
+from harness.runtime import seeded
+from harness.user_code import raised
+from harness.wording import and_others
+
+_METHODS = (
+    ("gradient_checkpointing_enable", "gradient_checkpointing_disable"),
+    ("enable_gradient_checkpointing", "disable_gradient_checkpointing"),
+)
+"""How the models of transformers and diffusers are switched on and off."""
+
+_SETTER = "set_grad_checkpointing"
+"""How those of timm are, with the state as argument."""
+
+_FLAG = re.compile(
+    r"_?(use|with|do|enable|grad|gradient|activation|act|memory|_)*_?(checkpoint|checkpointing|ckpt|recompute|cp)(_activations)?"
+)
+"""Names of the flags of other models: `use_checkpoint`, `gradient_checkpointing`, `with_cp`."""
+
+_NOISE = 1e3
+"""How many units in the last place of its largest value a gradient may differ by: the same operators run, some of them twice."""
+
+_SMALL = 1e-3
+"""A gradient so much smaller than the largest one of the model is held to the noise of that one."""
+
+
+def same_with_checkpointing(subject: Subject, seed: int = 0) -> Evidence:
+    """With the model's own activation checkpointing the loss, every gradient and every statistic are those without it."""
+    if failure := hidden_by(subject.prerequisite_failure, NAME):
+        return failure
+    counterexample = f"{subject.typical.describe(subject.task)}, train mode, seed={seed}"
+    without, switched = subject.fresh(), subject.fresh()
+    try:
+        how = switch(switched, on=True)
+        switch(without, on=False)
+    except Exception as error:  # whatever a model says that cannot do it
+        return Evidence(NAME, Status.SKIPPED, f"activation checkpointing cannot be switched on: {raised(error)}")
+    if not how:
+        return Evidence(NAME, Status.SKIPPED, "the model has no switch for activation checkpointing")
+    try:
+        plain, checked = _step(subject, without, seed), _step(subject, switched, seed)
+    except NoGradientError:
+        return _without_any_gradient(subject, how, counterexample, seed)
+    except ModelRaisedError as error:
+        return _raising(subject, how, error, counterexample, seed)
+    differing = _Comparison(plain, checked)
+    if not differing.is_wrong or _is_rounding(subject, seed):
+        if differing.statistics and _is_on(subject.model):
+            return _updated_twice(subject, differing.statistics, how, counterexample)
+        message = f"{how} changes neither the loss nor a gradient"
+        if differing.statistics:
+            message += (
+                f"; `{differing.statistics[0]}` is updated twice in a step{and_others(len(differing.statistics) - 1, 'buffer')}"
+            )
+        return Evidence(NAME, Status.OK, message, differing.worst, _NOISE, "units in the last place", counterexample)
+    if _Comparison(plain, _step(subject, _unchecked(subject), seed)).is_wrong:
+        return Evidence(
+            NAME, Status.SKIPPED, "a training step under one seed gives other gradients each time, whatever is checkpointed"
+        )
+    found: dict[str, Any] = {"name": NAME, "status": Status.FAIL, "counterexample": counterexample}
+    if differing.absent:
+        path = differing.absent[0]
+        return Evidence(
+            **found,
+            message=f"with {how} parameter `{path}` receives no gradient{and_others(len(differing.absent) - 1, 'parameter')}",
+            measured=float(len(differing.absent)),
+            bound=0.0,
+            unit="parameters",
+            module=path.rpartition(".")[0],
+            cause="`use_reentrant=True` where no input of the checkpointed block asks for a gradient, as behind frozen layers: use False",
+            code="no_gradient",
+        )
+    if differing.loss:
+        return Evidence(
+            **found,
+            message=f"with {how} the loss is {checked.loss:.6g}, without {plain.loss:.6g}",
+            measured=abs(checked.loss - plain.loss),
+            bound=differing.loss_bound,
+            cause="an argument that the checkpointed call of a block leaves out (a mask, positions), or gives in another order",
+            investigate=lambda: first_divergence(_recorded(subject, False, seed), _recorded(subject, True, seed), whole),
+            code="loss_differs",
+        )
+    path = differing.last_called(plain.called)
+    return Evidence(
+        **found,
+        message=f"with {how} the gradient of `{path}` is another one{and_others(len(differing.gradients) - 1, 'parameter')}, though the "
+        "loss is the same",
+        measured=differing.worst,
+        bound=_NOISE,
+        unit="units in the last place",
+        module=path.rpartition(".")[0],
+        cause="random masks that are drawn anew when the block is computed again: `preserve_rng_state=False`, or a checkpoint of your own "
+        "that does not put the random state back",
+        code="gradient_differs",
+    )
+
+
+def switch(model: nn.Module, on: bool) -> str:
+    """Switches a model's activation checkpointing, and returns how, as a phrase; empty where it has no switch.
+
+    Raises:
+        Exception: Whatever a model raises that has a switch and cannot do it.
+    """
+    switched: set[nn.Module] = set()
+    used = ""
+    for module in model.modules():
+        name = next((pair[not on] for pair in _METHODS if all(callable(getattr(module, each, None)) for each in pair)), "")
+        if module in switched or not _is_supported(module):
+            continue
+        if name:
+            getattr(module, name)()
+            used = used or f"`{name}()`"
+        elif callable(setter := getattr(module, _SETTER, None)):
+            setter(on)
+            used = used or f"`{_SETTER}()`"
+        else:
+            continue
+        switched |= set(module.modules())
+    if used:
+        return used
+    for holder, name in _flags(model):
+        setattr(holder, name, on)
+        used = used or f"`{name}`"
+    return used
+
+
+def _is_on(model: nn.Module) -> bool:
+    """Whether a model computes its blocks again as it was built."""
+    return any(getattr(holder, name) for holder, name in _flags(model))
+
+
+def _flags(model: nn.Module) -> list[tuple[Any, str]]:
+    """The flags of its modules, and of the settings that they keep, that say so: who holds them, and their names."""
+    found: list[tuple[Any, str]] = []
+    for module in model.modules():
+        holders = [module, *(value for name, value in vars(module).items() if "conf" in name and hasattr(value, "__dict__"))]
+        found += [(holder, name) for holder in holders for name, value in vars(holder).items() if _is_flag(name, value)]
+    return found
+
+
+def _is_flag(name: str, value: object) -> bool:
+    return type(value) is bool and _FLAG.fullmatch(name) is not None
+
+
+def _is_supported(module: nn.Module) -> bool:
+    """Whether a class says that it can do it; one that says nothing can."""
+    return all(getattr(module, name, True) for name in ("supports_gradient_checkpointing", "_supports_gradient_checkpointing"))
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A training step up to its gradients.
+
+    Attributes:
+        loss: The loss.
+        gradients: By parameter; ``None`` where there is none.
+        statistics: The running statistics and other buffers after it.
+        called: Paths of the modules in the order in which their calls began.
+        epsilon: Of the dtype it was computed in.
+    """
+
+    loss: float
+    gradients: Mapping[str, Tensor | None]
+    statistics: Mapping[str, Tensor]
+    called: list[str]
+    epsilon: float
+
+
+def _step(subject: Subject, model: nn.Module, seed: int) -> _Step:
+    called: list[str] = []
+    paths = {module: path for path, module in model.named_modules()}
+    handles = [
+        module.register_forward_pre_hook(lambda module, _: called.append(paths[module]))
+        for module in paths
+        if not isinstance(module, torch.jit.ScriptModule)
+    ]
+    try:
+        with mode(model, train=True), seeded(seed), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is found here
+            loss = subject.backward(subject.batch(seed=seed), model)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return _Step(
+        float(loss),
+        {path: gradient_of(parameter) for path, parameter in model.named_parameters() if parameter.requires_grad},
+        {path: buffer.detach().clone() for path, buffer in model.named_buffers()},
+        list(dict.fromkeys(called)),
+        torch.finfo(floating_dtype(model)).eps,
+    )
+
+
+class _Comparison:
+    """What differs between a step without checkpointing and one with it.
+
+    Attributes:
+        absent: Parameters that lack a gradient with it only.
+        gradients: Parameters whose gradient differs.
+        statistics: Buffers that differ.
+        loss: Whether the loss differs.
+        loss_bound: What it may differ by.
+        worst: The largest difference of a gradient, in units in the last place.
+    """
+
+    def __init__(self, plain: _Step, checked: _Step) -> None:
+        largest = max((float(g.abs().max()) for g in plain.gradients.values() if g is not None and g.numel()), default=0.0)
+        self.worst, self.gradients = 0.0, list[str]()
+        self.absent = [path for path, g in plain.gradients.items() if g is not None and checked.gradients.get(path) is None]
+        for path, before in plain.gradients.items():
+            after = checked.gradients.get(path)
+            if before is None or after is None or not before.numel():
+                continue
+            scale = max(float(before.abs().max()), _SMALL * largest)
+            units = float((before - after).abs().max()) / (scale * plain.epsilon) if scale else 0.0
+            self.worst = max(self.worst, units)
+            if not units <= _NOISE:
+                self.gradients.append(path)
+        self.loss_bound = _NOISE * plain.epsilon * max(abs(plain.loss), 1.0)
+        self.loss = not abs(plain.loss - checked.loss) <= self.loss_bound
+        self.statistics = [
+            path
+            for path, before in plain.statistics.items()
+            if path in checked.statistics and not torch.allclose(before.double(), checked.statistics[path].double(), rtol=1e-4)
+        ]
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether the loss or a gradient differs."""
+        return bool(self.absent or self.gradients or self.loss)
+
+    def last_called(self, called: list[str]) -> str:
+        """Of the parameters whose gradient differs one of the module that was called last: what comes before it only passes that on."""
+        order = {path: place for place, path in enumerate(called)}
+        return max(self.gradients, key=lambda path: order.get(path.rpartition(".")[0], -1))
+
+
+def _is_rounding(subject: Subject, seed: int) -> bool:
+    """Whether the differences vanish in float64, where the model runs there."""
+    if subject.double is None:
+        return False
+    models = [subject.fresh().double() for _ in range(2)]
+    for model, on in zip(models, (False, True), strict=True):
+        switch(model, on)
+    try:
+        return not _Comparison(*(_step(subject, model, seed) for model in models)).is_wrong
+    except (NoGradientError, ModelRaisedError):
+        return False
+
+
+def _unchecked(subject: Subject) -> nn.Module:
+    """A copy of the model with checkpointing off."""
+    model = subject.fresh()
+    switch(model, on=False)
+    return model
+
+
+def _recorded(subject: Subject, checked: bool, seed: int) -> list[Call]:
+    model = subject.fresh()
+    switch(model, checked)
+    with mode(model, train=True), seeded(seed), recording(model) as calls:
+        subject.logits_with_grad(subject.batch(seed=seed), model)
+    return calls
+
+
+def _updated_twice(subject: Subject, statistics: list[str], how: str, counterexample: str) -> Evidence:
+    path = statistics[0]
+    owner = path.rpartition(".")[0]
+    is_norm = isinstance(subject.model.get_submodule(owner), NormBase)
+    return Evidence(
+        NAME,
+        Status.WARN,
+        f"with {how} a step leaves `{path}` at another value{and_others(len(statistics) - 1, 'buffer')}: the block is computed twice",
+        float(len(statistics)),
+        0.0,
+        "buffers",
+        counterexample,
+        owner,
+        "a batch norm in a checkpointed block updates its statistics once more when the block is computed again: use the square root of "
+        "1 - momentum, or leave norms out of the block"
+        if is_norm
+        else "a counter or a statistic that is updated in forward, and once more when the block is computed again",
+        code="statistics_updated_twice",
+    )
+
+
+def _without_any_gradient(subject: Subject, how: str, counterexample: str, seed: int) -> Evidence:
+    try:
+        _step(subject, _unchecked(subject), seed)
+    except NoGradientError:
+        return Evidence(NAME, Status.SKIPPED, "the model has no trainable parameter")
+    return Evidence(
+        NAME,
+        Status.FAIL,
+        f"with {how} the loss has no gradient at all",
+        counterexample=counterexample,
+        cause="`use_reentrant=True` where no input of the checkpointed block asks for a gradient, as behind frozen layers: use False",
+        code="no_gradient_at_all",
+    )
+
+
+def _raising(subject: Subject, how: str, error: ModelRaisedError, counterexample: str, seed: int) -> Evidence:
+    """The step raised; without checkpointing that is the matter of others.
+
+    Raises:
+        UserError: The step raises without it too.
+    """
+    _step(subject, _unchecked(subject), seed)
+    return Evidence(
+        NAME,
+        Status.FAIL,
+        f"with {how} a training step raises: {error}",
+        counterexample=counterexample,
+        module=error.module,
+        cause="an argument that the checkpointed call of a block lacks, or a block that computes something else the second time",
+        code="raises",
+    )

@@ -1,0 +1,242 @@
+"""Padding changes nothing in train mode either: outputs at real elements, running statistics, the loss, and the gradients."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.batches import IGNORED, Batch
+from harness.compat import NormBase
+from harness.evidence import Evidence, Status
+from harness.owners import left_to
+from harness.properties.calling import ModelRaisedError
+from harness.properties.equality import judge_equal
+from harness.properties.independence import row_of
+from harness.properties.noise import difference
+from harness.properties.padding import no_padding, padded, placed, real_part, unknown_elements
+from harness.properties.prerequisites import hidden_by
+from harness.properties.subject import Subject, floating_dtype, gradient_of
+from harness.properties.tracing import first_divergence, positions_view, recording
+from harness.properties.train_mode import DRAWS, NAME, still
+from harness.runtime import seeded
+from harness.tasks.axes import BATCH, Axis, Side, rows_first
+from harness.tasks.signature import Output
+
+_ROWS = 4
+
+_NOISE = 1e3
+"""How many units in the last place a loss and its gradients may differ by, as sums are taken in another order."""
+
+_CAUSE = (
+    "a norm over the batch, a mean or an auxiliary loss that counts padded elements in train mode, or a mask that only one branch of "
+    "`if self.training` applies"
+)
+
+
+def padding_in_training(subject: Subject, seed: int = 0) -> Evidence:
+    """In train mode rows give at their real elements what they give with less padding, and teach the model the same.
+
+    A plain batch norm cannot know of padding, and models are trained with it all the same: what it alone explains is a warning.
+    """
+    if failure := hidden_by(subject.prerequisite_failure, NAME):
+        return failure
+    signature = subject.task.signature
+    skipped = Evidence(NAME, Status.SKIPPED, "")
+    for axis in signature.padded:
+        reason = no_padding(subject, axis) or unknown_elements(signature, axis)
+        if not reason and BATCH not in signature.main.axes:
+            reason = f"`{signature.main.name}` has no rows that could be padded"
+        if reason:
+            skipped = skipped if skipped.message else replace(skipped, message=reason)
+            continue
+        return _judge(_Trial(subject, axis, seed))
+    return skipped
+
+
+def _judge(trial: _Trial) -> Evidence:
+    subject = trial.subject
+    try:
+        evaluated = trial.outputs(subject.model, None)
+    except ModelRaisedError as error:
+        return Evidence(NAME, Status.SKIPPED, f"forward raises where every row is shorter than the batch: {error}")
+    if difference(*evaluated) > subject.bound("padding_ignored"):
+        return left_to(NAME, "padding_ignored", "padding changes the outputs in eval mode too", code="reads_padding")
+    if trial.is_random:
+        return Evidence(NAME, Status.SKIPPED, DRAWS)
+    evidence = _compared(trial, fixed_norms=False)
+    if evidence.status is not Status.FAIL or not (norms := _plain_norms(subject.model)):
+        return evidence
+    if _compared(trial, fixed_norms=True).status is Status.FAIL:
+        return evidence
+    return replace(
+        evidence,
+        status=Status.WARN,
+        module=next(iter(norms)),
+        investigate=None,
+        cause="a batch norm whose mean and variance count padded elements: give it the real ones only, or use a norm of each element",
+        code="padding_in_statistics",
+    )
+
+
+def _compared(trial: _Trial, fixed_norms: bool) -> Evidence:
+    subject = trial.subject
+    facts: dict[str, Any] = {"counterexample": trial.counterexample, "cause": _CAUSE, "code": "reads_padding_in_training"}
+
+    def outputs(model: nn.Module) -> tuple[Tensor, Tensor]:
+        return trial.outputs(model, fixed_norms)
+
+    evidence = judge_equal(
+        subject,
+        NAME,
+        outputs,
+        f"in train mode the logits at real elements change with the padding along `{trial.axis.name}`",
+        investigate=lambda model: trial.culprit(model, fixed_norms),
+        **facts,
+    )
+    if evidence.status is Status.FAIL or not trial.has_loss:
+        return evidence
+    scale = max(1.0, float(trial.lessons(subject.model, fixed_norms)[0].abs().max()))
+    return judge_equal(
+        subject,
+        NAME,
+        lambda model: trial.lessons(model, fixed_norms),
+        f"the loss or its gradient changes with the padding along `{trial.axis.name}`, though no output at a real element does",
+        bound=_NOISE * torch.finfo(subject.dtype).eps * scale,
+        **{**facts, "code": "padding_in_loss"},
+    )
+
+
+class _Trial:
+    """Some rows with much padding, and the same rows with as little as they can have.
+
+    Attributes:
+        subject: The model.
+        axis: The axis along which they are padded.
+        has_loss: Whether labels at padding count for nothing, so that the losses of both can be compared.
+    """
+
+    def __init__(self, subject: Subject, axis: Axis, seed: int) -> None:
+        self.subject, self.axis, self._seed = subject, axis, seed
+        self._signature = subject.task.signature
+        self._sizes = replace(subject.typical, batch=_ROWS)
+        total = self._signature.complete(self._sizes.by_axis(subject.task))[axis.name]
+        least = axis.least if 1 <= axis.least < total else 1
+        longest = max(least, (total + least) // 2)
+        self._lengths = [max(least, longest - row) for row in range(_ROWS)]
+        side: Side = "left" if axis.padding == "left" else "right"
+        self._real = placed(side, self._lengths, total).to(subject.device)
+        self._long = padded(self._signature, subject.batch(self._sizes, seed), axis.name, self._real)
+        kept = next((size for size in axis.choices() if size >= longest), total)
+        self._kept = slice(total - kept, total) if side == "left" else slice(0, kept)
+        self._short = {name: self._narrowed(name, value) for name, value in self._long.items()}
+        self.has_loss = self._signature.is_trainable and all(map(self._is_ignorable, self._signature.outputs))
+
+    @property
+    def is_random(self) -> bool:
+        """Whether train mode gives something else under another seed."""
+        found = []
+        for seed in (self._seed, self._seed + 1):
+            model = self.fresh(self.subject.model, fixed_norms=False)
+            with seeded(seed):
+                found.append(self.subject.raw_logits(self._long, model))
+        return difference(*found) > self.subject.rounding
+
+    @property
+    def counterexample(self) -> str:
+        """The rows, for people."""
+        total, kept = (real.shape[1] for real in (self._real, self._real[:, self._kept]))
+        along = f"{self.axis.name}={kept} and {total}" if self.subject.task.declared else f"seq={kept} and {total}"
+        return f"train mode, batch={_ROWS}, {along}, lengths={self._lengths}, seed={self._seed}"
+
+    def fresh(self, like: nn.Module, fixed_norms: bool) -> nn.Module:
+        """A copy of the model in train mode, without what drops at random."""
+        model = self.subject.fresh().to(floating_dtype(like))
+        model.train()
+        still(model)
+        if fixed_norms:
+            for norm in _plain_norms(model).values():
+                norm.eval()
+        return model
+
+    def outputs(self, like: nn.Module, fixed_norms: bool | None) -> tuple[Tensor, Tensor]:
+        """What the real elements give, with much padding and with little, and in train mode the statistics that each leaves.
+
+        Args:
+            like: The model, or the same in another dtype.
+            fixed_norms: Whether plain norms are in eval mode; ``None`` where all of the model is.
+        """
+        found = []
+        for batch, real in self._both:
+            model = self.subject.fresh().to(floating_dtype(like)) if fixed_norms is None else self.fresh(like, fixed_norms)
+            with seeded(self._seed):
+                logits = self.subject.raw_logits(batch, model)
+            parts = [self._real_part(row_of(logits, row, _ROWS), each) for row, each in enumerate(real)]
+            # Persistent ones only: others are caches, whose size may follow the length.
+            saved = model.state_dict(keep_vars=True)
+            kept = [b for name, b in model.named_buffers() if name in saved and b.is_floating_point() and fixed_norms is not None]
+            found.append(torch.cat([part.flatten() for part in (*parts, *kept)]))
+        return found[0], found[1]
+
+    def lessons(self, like: nn.Module, fixed_norms: bool) -> tuple[Tensor, Tensor]:
+        """The loss and its gradients, with much padding and with little."""
+        found = []
+        for batch, _ in self._both:
+            model = self.fresh(like, fixed_norms)
+            with seeded(self._seed):
+                loss = self.subject.train_loss(batch, model)
+            loss.backward()
+            gradients = [gradient for p in model.parameters() if (gradient := gradient_of(p)) is not None]
+            found.append(torch.cat([part.detach().flatten() for part in (loss, *gradients)]))
+        return found[0], found[1]
+
+    def culprit(self, like: nn.Module, fixed_norms: bool) -> str:
+        """Path of the first module whose outputs at real elements of a row differ though its inputs there do not."""
+        traces = []
+        for batch, _ in self._both:
+            model = self.fresh(like, fixed_norms)
+            with seeded(self._seed), recording(model) as trace:
+                self.subject.raw_logits(batch, model)
+            traces.append(trace)
+        long, short = (real.shape[1] for _, real in self._both)
+        if self.axis.padding == "left":
+            return ""
+        for row, length in enumerate(self._lengths):
+            views = [positions_view(_ROWS, size, length, row=row) for size in (long, short)]
+            if module := first_divergence(traces[0], traces[1], *views):
+                return module
+        return ""
+
+    @property
+    def _both(self) -> list[tuple[Batch, Tensor]]:
+        return [(self._long, self._real), (self._short, self._real[:, self._kept])]
+
+    def _narrowed(self, name: str, value: Tensor) -> Tensor:
+        """A field of the batch without the places along the axis that are left out."""
+        axes = self._signature.axes_of(name)
+        for place, each in enumerate(axes[place] for place in rows_first(axes)):
+            if each == self.axis.name and place < value.ndim and value.shape[place] == self._real.shape[1]:
+                value = value.narrow(place, self._kept.start, self._kept.stop - self._kept.start)
+        return value
+
+    def _real_part(self, output: Tensor, real: Tensor) -> Tensor:
+        sizes = self._sizes.by_axis(self.subject.task)
+        return real_part(self._signature, sizes, self.axis.name, output, real)
+
+    def _is_ignorable(self, output: Output) -> bool:
+        """Whether an output has no labels at padding, or such as count for nothing there."""
+        signature = self._signature
+        if not any(signature.axes[name].follows(self.axis.name) for name in output.axes if isinstance(name, str)):
+            return True
+        name = signature.label_name(output)
+        axes = [signature.axes_of(name)[place] for place in rows_first(signature.axes_of(name))]
+        marked = name in self._long and not self._long[name].is_floating_point() and bool((self._long[name] == IGNORED).any())
+        return marked and axes[:2] == [BATCH, self.axis.name] and output.loss != "ctc"
+
+
+def _plain_norms(model: nn.Module) -> dict[str, nn.Module]:
+    """PyTorch's own norms over the batch, by path; one of a class of the user's may well know of padding."""
+    norms: dict[str, nn.Module] = {path: module for path, module in model.named_modules() if isinstance(module, NormBase)}
+    return {path: norm for path, norm in norms.items() if type(norm).__module__.startswith("torch.")}

@@ -1,0 +1,295 @@
+"""Train mode computes what eval mode computes, apart from random layers and the statistics of a batch; and an eval pass leaves it alone.
+
+What is meant to differ is taken out: layers that drop at random are in eval mode, every rate that is named as one is zero, and modules that
+keep statistics of the batches they saw are in eval mode too. What still differs, and draws no random number, is another function than the
+one that is trained.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.batches import Batch
+from harness.compat import Dropout, NormBase
+from harness.errors import UserError
+from harness.evidence import Evidence, Status
+from harness.owners import left_to
+from harness.properties.equality import judge_equal
+from harness.properties.noise import difference
+from harness.properties.prerequisites import hidden_by
+from harness.properties.subject import Subject, floating_dtype
+from harness.properties.tracing import Call, first_divergence, recording, whole
+from harness.runtime import RandomState, seeded
+
+NAME = "train_mode"
+
+DRAWS = "in train mode forward draws random numbers that do not belong to a layer or a rate of dropout"
+"""Why a model cannot be compared with itself."""
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "a sigmoid": torch.sigmoid,
+    "a tanh": torch.tanh,
+    "a ReLU": torch.relu,
+    "an exponential": torch.exp,
+    "a limit to values between 0 and 1": lambda value: value.clamp(0, 1),
+    "a limit to values between -1 and 1": lambda value: value.clamp(-1, 1),
+}
+"""What a model may add to its outputs when it is not trained, as its loss does so in training."""
+
+_ALONG_AN_AXIS: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "a softmax": torch.softmax,
+    "a log-softmax": torch.log_softmax,
+    "a normalisation": lambda value, axis: nn.functional.normalize(value, dim=axis),
+}
+
+
+_DROPS = re.compile(r"drop|stochastic_?depth", re.IGNORECASE)
+"""Names of the classes of layers that drop something at random."""
+
+
+def equals_eval(subject: Subject, seed: int = 0) -> Evidence:
+    """With random layers still and norms fixed, train mode gives the logits of eval mode."""
+    if failure := hidden_by(subject.prerequisite_failure, NAME):
+        return failure
+    batch = subject.batch(seed=seed)
+    counterexample = f"{subject.typical.describe(subject.task)}, rates of dropout 0, norms in eval mode, seed={seed}"
+    try:
+        trained = _Stilled(subject, batch, seed)
+    except UserError as error:  # a model that wants its targets in train mode, say
+        return Evidence(NAME, Status.SKIPPED, f"forward cannot be called in train mode with the inputs of eval mode: {error}")
+    evaluated = subject.logits(batch)
+    if not _of_one_form(trained.calls, _recorded(subject, batch, subject.model)):
+        return Evidence(NAME, Status.SKIPPED, "forward returns other tensors in train mode than in eval mode")
+    if subject.bound(NAME) < difference(trained.logits, evaluated):
+        if trained.draws:
+            return Evidence(NAME, Status.SKIPPED, DRAWS)
+        if added := _added_in_eval_mode(trained.logits, evaluated, subject.bound(NAME)):
+            return Evidence(NAME, Status.OK, f"eval mode adds {added} to what train mode gives", counterexample=counterexample)
+
+    def compare(model: nn.Module) -> tuple[Tensor, Tensor]:
+        return subject.logits(batch, model), trained.logits_of(model)
+
+    def culprit(model: nn.Module) -> str:
+        return first_divergence(_recorded(subject, batch, model), trained.calls_of(model), whole)
+
+    return judge_equal(
+        subject,
+        NAME,
+        compare,
+        "without dropout, and with its norms fixed, the model gives other logits in train mode than in eval mode",
+        counterexample,
+        "weights that are merged, scaled or averaged on a switch of the mode and not as forward uses them, or a step that one branch of "
+        "`if self.training` leaves out",
+        culprit,
+        code="differs_from_eval_mode",
+    )
+
+
+def after_eval(subject: Subject, seed: int = 0) -> Evidence:
+    """An eval pass between two training steps changes neither the next step's logits nor which parameters it trains."""
+    if failure := hidden_by(subject.prerequisite_failure, NAME):
+        return failure
+    batch, other = subject.batch(seed=seed), subject.batch(seed=seed + 1)
+    counterexample = f"{subject.typical.describe(subject.task)}, a call in eval mode before one in train mode, seed={seed}"
+
+    def fresh(like: nn.Module, evaluated: bool) -> nn.Module:
+        model = subject.fresh().to(floating_dtype(like))
+        model.train()
+        if evaluated:
+            model.eval()
+            with seeded(seed + 1):
+                subject.raw_logits(other, model)
+            model.train()
+        return model
+
+    def logits(model: nn.Module) -> Tensor:
+        with seeded(seed):
+            return subject.raw_logits(batch, model)
+
+    def compare(model: nn.Module) -> tuple[Tensor, Tensor]:
+        return logits(fresh(model, evaluated=False)), logits(fresh(model, evaluated=True))
+
+    def culprit(model: nn.Module) -> str:
+        traces = []
+        for evaluated in (False, True):
+            judge = fresh(model, evaluated)
+            with recording(judge) as trace:
+                logits(judge)
+            traces.append(trace)
+        return first_divergence(traces[0], traces[1], whole)
+
+    before, after = (_trainable(fresh(subject.model, evaluated)) for evaluated in (False, True))
+    if stopped := [path for path in before if path not in after]:
+        return Evidence(
+            NAME,
+            Status.FAIL,
+            f"after a call in eval mode parameter `{stopped[0]}` is not trained any more: its `requires_grad` is False",
+            float(len(stopped)),
+            0.0,
+            "parameters",
+            counterexample,
+            stopped[0].rpartition(".")[0],
+            "a forward, or an `eval()` of your own, that freezes parameters and does not undo it in train mode",
+            code="freezes_in_eval_mode",
+        )
+    try:
+        evidence = judge_equal(
+            subject,
+            NAME,
+            compare,
+            "a call in eval mode changes what the model computes in train mode afterwards",
+            counterexample,
+            "a rate of dropout that eval mode sets to zero for good, or a layer that stays in eval mode",
+            culprit,
+            bound=subject.floor.repeat_bound,
+            code="eval_pass_changes_training",
+        )
+    except UserError as error:
+        return Evidence(NAME, Status.SKIPPED, f"forward cannot be called in train mode with the inputs of eval mode: {error}")
+    if evidence.status is Status.FAIL and _depends_on_earlier_calls(subject, batch, other, seed, train=False):
+        return left_to(NAME, "stateless", "a call changes the next one in eval mode too", code="depends_on_earlier_calls")
+    if evidence.status is Status.FAIL and _depends_on_earlier_calls(subject, batch, other, seed, train=True):
+        return Evidence(
+            NAME, Status.SKIPPED, "a call in train mode depends on the calls before it, in whichever mode, as on masks they drew"
+        )
+    return evidence
+
+
+def _depends_on_earlier_calls(subject: Subject, batch: Batch, other: Batch, seed: int, train: bool) -> bool:
+    found = []
+    for before in ([], [other]):
+        model = subject.fresh()
+        model.train(train)
+        for number, each in enumerate((*before, batch)):
+            with seeded(seed if each is batch else seed + 1 + number):
+                logits = subject.raw_logits(each, model)
+        found.append(logits)
+    return difference(*found) > subject.rounding
+
+
+class _Stilled:
+    """Calls of the model in train mode with what is random, and what looks at the batch, taken out.
+
+    Attributes:
+        logits: What the model gives.
+        calls: The calls of its modules.
+        draws: Whether random numbers were drawn all the same.
+    """
+
+    def __init__(self, subject: Subject, batch: Batch, seed: int) -> None:
+        self._subject, self._batch, self._seed = subject, batch, seed
+        self._keeps_state = self._changed_by_a_call()
+        model = self._model(subject.model)
+        with seeded(seed):
+            before = RandomState()
+            with recording(model) as self.calls:
+                self.logits = subject.raw_logits(batch, model)
+            self.draws = bool(before.changes(RandomState()))
+
+    def logits_of(self, like: nn.Module) -> Tensor:
+        """The logits of a model, as those of ``logits``."""
+        with seeded(self._seed):
+            return self._subject.raw_logits(self._batch, self._model(like))
+
+    def calls_of(self, like: nn.Module) -> list[Call]:
+        """The calls of the modules of a model, as those of ``calls``."""
+        model = self._model(like)
+        with seeded(self._seed), recording(model) as calls:
+            self._subject.raw_logits(self._batch, model)
+        return calls
+
+    def _model(self, like: nn.Module) -> nn.Module:
+        model = self._subject.fresh().to(floating_dtype(like))
+        model.train()
+        still(model)
+        for path, module in model.named_modules():
+            if isinstance(module, NormBase) or path in self._keeps_state:
+                module.training = False
+        return model
+
+    def _changed_by_a_call(self) -> set[str]:
+        """Paths of the modules whose tensors or numbers a call in train mode changes: they keep statistics, whatever their class."""
+        model = self._subject.fresh()
+        model.train()
+        still(model)
+        before = {path: _state_of(module) for path, module in model.named_modules()}
+        with seeded(self._seed):
+            self._subject.raw_logits(self._batch, model)
+        return {path for path, module in model.named_modules() if not _is_same(before.get(path, {}), _state_of(module))}
+
+
+def still(model: nn.Module) -> None:
+    """Puts layers of dropout into eval mode, and sets every rate of dropout to zero, in a configuration that the model reads too."""
+    for module in model.modules():
+        if isinstance(module, Dropout) or _DROPS.search(type(module).__name__):
+            module.training = False
+            if isinstance(getattr(module, "p", None), float):  # which attention may read instead of calling the layer
+                module.p = 0.0  # type: ignore[assignment]
+        for holder in (module, *_settings_of(module)):
+            for name, value in list(vars(holder).items()):
+                if "drop" in name.lower() and type(value) is float:
+                    setattr(holder, name, 0.0)
+
+
+def _settings_of(module: nn.Module) -> Iterator[Any]:
+    """The objects of settings that a module keeps, such as the configuration of a Hugging Face model."""
+    for name, value in vars(module).items():
+        if "conf" in name.lower() and hasattr(value, "__dict__") and not isinstance(value, (nn.Module, type)):
+            yield value
+
+
+def _recorded(subject: Subject, batch: Batch, model: nn.Module) -> list[Call]:
+    with recording(model) as calls:
+        subject.logits(batch, model)
+    return calls
+
+
+def _of_one_form(left: list[Call], right: list[Call]) -> bool:
+    """Whether two recordings end in tensors of the same shapes, as the model returned them."""
+    ends = [[list(tensor.shape) for tensor in calls[-1].outputs] if calls else [] for calls in (left, right)]
+    return ends[0] == ends[1]
+
+
+def _added_in_eval_mode(trained: Tensor, evaluated: Tensor, bound: float) -> str:
+    """What an eval mode adds to the outputs of train mode, as a phrase; empty where it is nothing known."""
+    if trained.shape != evaluated.shape:
+        return ""
+    for told, function in _ACTIVATIONS.items():
+        if difference(function(trained), evaluated) <= bound:
+            return told
+    for told, along in _ALONG_AN_AXIS.items():
+        if any(difference(along(trained, axis), evaluated) <= bound for axis in range(trained.ndim)):
+            return told
+    return ""
+
+
+def _state_of(module: nn.Module) -> dict[str, Any]:
+    """A module's own buffers, tensors and numbers, as they are now."""
+    found: dict[str, Any] = {name: value.clone() for name, value in module.named_buffers(recurse=False)}
+    for name, value in vars(module).items():
+        if isinstance(value, Tensor):
+            found[name] = value.detach().clone()
+        elif type(value) in (int, float):
+            found[name] = value
+    return found
+
+
+def _is_same(left: dict[str, Any], right: dict[str, Any]) -> bool:
+    for name, value in right.items():
+        other = left.get(name)
+        if isinstance(value, Tensor):
+            # What was not there before is a cache, and no statistic.
+            if isinstance(other, Tensor) and (other.shape != value.shape or not torch.equal(other, value)):
+                return False
+        elif other is not None and other != value:
+            return False
+    return True
+
+
+def _trainable(model: nn.Module) -> list[str]:
+    return [path for path, parameter in model.named_parameters() if parameter.requires_grad]

@@ -1,0 +1,180 @@
+"""Models that train another function than they evaluate, or another one after an eval pass, with padding, or with checkpointing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from harness.evidence import Status
+
+from .declared import SCORES, Keys, plant_declared
+
+TABLE: Keys = {"inputs": {"features": {"axes": ["batch", 6]}}, "outputs": SCORES}
+
+
+class Gated(nn.Module):
+    """A gate between two layers; the bug leaves its scale out when the model is evaluated."""
+
+    def __init__(self, wrong: bool = False) -> None:
+        super().__init__()
+        self.wrong = wrong
+        self.enter, self.leave, self.drop = nn.Linear(6, 12), nn.Linear(12, 4), nn.Dropout(0.2)
+
+    def forward(self, features: Tensor) -> Tensor:
+        hidden = self.drop(self.enter(features).tanh())
+        return self.leave(hidden if self.wrong and not self.training else 0.5 * hidden)
+
+
+class Reminded(nn.Module):
+    """Drops features; the bugs drop none any more, or train less, once the model was evaluated."""
+
+    def __init__(self, wrong: str = "") -> None:
+        super().__init__()
+        self.wrong, self.rate = wrong, 0.3
+        self.enter, self.leave = nn.Linear(6, 12), nn.Linear(12, 4)
+
+    def forward(self, features: Tensor) -> Tensor:
+        if not self.training and self.wrong == "rate":
+            self.rate = 0.0
+        if not self.training and self.wrong == "freeze":
+            self.enter.requires_grad_(False)
+        hidden = F.dropout(self.enter(features).relu(), self.rate, self.training)
+        return self.leave(hidden)
+
+
+SPEECH: Keys = {
+    "inputs": {"audio": {"axes": ["batch", "time", 5]}, "lengths": {"axes": ["batch"], "values": {"lengths_of": "time"}}},
+    "outputs": {"phones": {"axes": ["batch", "time", 4], "kind": "class_scores"}},
+    "axes": {"time": {"min": 2, "max": 20, "padding": "right"}},
+}
+
+
+class RealNorm(nn.Module):
+    """A batch norm of the real frames; the bug counts the others too."""
+
+    def __init__(self, wrong: bool) -> None:
+        super().__init__()
+        self.wrong = wrong
+        self.register_buffer("mean", torch.zeros(8))
+        self.register_buffer("square", torch.ones(8))
+
+    def forward(self, frames: Tensor, real: Tensor) -> Tensor:
+        mean, square = self.mean, self.square
+        if self.training:
+            counted = frames.flatten(0, 1) if self.wrong else frames[real]
+            mean, square = counted.mean(0), (counted - counted.mean(0)).square().mean(0)
+            self.mean, self.square = 0.9 * self.mean + 0.1 * mean.detach(), 0.9 * self.square + 0.1 * square.detach()
+        return (frames - mean) / (square + 1e-3).sqrt()
+
+
+class Recogniser(nn.Module):
+    """Scores of phones for each frame, by a norm over the batch of one kind or another."""
+
+    def __init__(self, wrong: str = "") -> None:
+        super().__init__()
+        self.wrong = wrong
+        self.enter, self.leave = nn.Linear(5, 8), nn.Linear(8, 4)
+        self.norm: Any = nn.BatchNorm1d(8) if wrong == "plain" else RealNorm(wrong == "counted")
+
+    def forward(self, audio: Tensor, lengths: Tensor) -> Tensor:
+        real = torch.arange(audio.shape[1], device=audio.device) < lengths[:, None]
+        hidden = self.enter(audio)
+        if self.wrong == "plain":
+            return self.leave(self.norm(hidden.transpose(1, 2)).transpose(1, 2))
+        return self.leave(self.norm(hidden, real))
+
+
+class Block(nn.Module):
+    """A residual layer with dropout and a scale that is given beside its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.drop = nn.Linear(12, 12), nn.Dropout(0.2)
+
+    def forward(self, hidden: Tensor, scale: Tensor | None = None) -> Tensor:
+        inner = self.drop(self.inner(hidden).tanh())
+        return hidden + (inner if scale is None else scale * inner)
+
+
+class Checkpointed(nn.Module):
+    """Two blocks that can be computed again in the backward pass; each bug is another way to do that wrong."""
+
+    def __init__(self, wrong: str = "") -> None:
+        super().__init__()
+        self.wrong, self.use_checkpoint = wrong, wrong == "norm"
+        self.enter, self.leave = nn.Linear(6, 12), nn.Linear(12, 4)
+        self.blocks = nn.ModuleList([Block(), Block()])
+        self.norm = nn.BatchNorm1d(12)
+        if wrong == "reentrant":
+            self.enter.requires_grad_(False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        hidden = self.enter(features)
+        scale = features.abs().mean(1, keepdim=True)
+        for block in self.blocks:
+            if not (self.use_checkpoint and self.training):
+                hidden = block(hidden, scale)
+            elif self.wrong == "argument":
+                hidden = checkpoint(block, hidden, use_reentrant=False)
+            else:
+                kept = self.wrong != "masks"
+                hidden = checkpoint(block, hidden, scale, use_reentrant=self.wrong == "reentrant", preserve_rng_state=kept)
+        if self.use_checkpoint and self.wrong == "norm":
+            return self.leave(checkpoint(self.norm, hidden, use_reentrant=False))
+        return self.leave(self.norm(hidden))
+
+
+plant_declared("scaled_in_train_mode_only", Gated, TABLE, "train_mode[equals_eval]", source="PyTorch forums")
+for _name, _wrong in (("rate_zero_for_good", "rate"), ("frozen_by_evaluation", "freeze")):
+    plant_declared(_name, Reminded, TABLE, "train_mode[after_eval]", wrong=_wrong, source="NVIDIA/Megatron-LM, pull request 411")
+plant_declared(
+    "norm_counts_padding",
+    Recogniser,
+    SPEECH,
+    "train_mode[padding]",
+    wrong="counted",
+    module="norm",
+    code="reads_padding_in_training",
+    source="pytorch/pytorch, issue 70529",
+)
+plant_declared(
+    "plain_norm_over_padding",
+    Recogniser,
+    SPEECH,
+    "train_mode[padding]",
+    wrong="plain",
+    module="norm",
+    code="padding_in_statistics",
+    status=Status.WARN,
+    source="pytorch/pytorch, issue 70529",
+)
+for _wrong, _module, _code in (
+    ("masks", "blocks", "gradient_differs"),
+    ("argument", "", "loss_differs"),
+    ("reentrant", "blocks", "no_gradient"),
+):
+    plant_declared(
+        f"checkpointed_{_wrong}",
+        Checkpointed,
+        TABLE,
+        "train_mode[checkpointing]",
+        wrong=_wrong,
+        module=_module,
+        code=_code,
+        source="PyTorch documentation of torch.utils.checkpoint",
+    )
+plant_declared(
+    "checkpointed_norm",
+    Checkpointed,
+    TABLE,
+    "train_mode[checkpointing]",
+    wrong="norm",
+    module="norm",
+    code="statistics_updated_twice",
+    status=Status.WARN,
+    source="pytorch/pytorch, issue 96136",
+)
