@@ -215,7 +215,8 @@ def raised(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if is_users_file(frame.filename) and not _is_standard_library(frame.filename)]
     place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
-    return f"{type(error).__name__}: {text[0] if text else 'no message'}{place}"
+    silent = f"`{own[-1].line}`" if own and own[-1].line else "no message"  # a bare assertion is its own message
+    return f"{type(error).__name__}: {text[0] if text else silent}{place}"
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -16,6 +16,8 @@ from typing import Any
 
 from torch import nn
 
+from harness.user_code import raised
+
 _WORDS = ("config", "cfg", "args", "hparams", "hps", "params", "settings", "opt", "conf")
 """Words in the name of an argument that takes a settings object."""
 
@@ -182,8 +184,11 @@ def read_settings(argument: str, target: Any, given: Mapping[str, Any], kwargs: 
         if "no setting `" in str(error):
             return f"reads its settings from `{argument}`: {str(error.args[0]).strip()}"
         return f"needs `{argument}`"
-    except (Exception, SystemExit):
-        return f"needs `{argument}`"
+    except (Exception, SystemExit) as error:
+        if not wanted.read()[0]:
+            return f"needs `{argument}`"
+        tried = ", ".join(f"{name}={value!r}" for name, value in wanted.read()[0].items())
+        return f"reads its settings from `{argument}`; with {tried} it raises {raised(error)}; give others as --arg NAME=VALUE"
     read, guessed = wanted.read()
     if not read:
         return f"needs `{argument}`"

@@ -123,7 +123,7 @@ def scaffold(
         _refuse_existing(target, overwrite)
     patience = patience or Patience()
     if not trust:
-        refuse_dangerous(model_file.resolve(), "MODEL.py")
+        refuse_dangerous(model_file.resolve(), model_file.name)
     _refuse_training(model_file.resolve())
     patience.stage(f"importing {model_file.name}")
     with warnings.catch_warnings():
@@ -167,7 +167,7 @@ def _find(
     for index, made in enumerate(possible):
         try:
             if not trust:
-                refuse_dangerous(source.file, "MODEL.py", made.name, made.kwargs)
+                refuse_dangerous(source.file, source.file.name, made.name, made.kwargs)
             patience.stage(f"building {made.call}")
             made, model = _built(made)
             guess, declared = _task_of(made, model, source.module, asked, (*_image_of(made), *shapes), patience)

@@ -56,7 +56,7 @@ def import_model(file: Path) -> Source:
         ModelSourceError: It does not import.
     """
     file = file.resolve()
-    module = import_file(file, "MODEL.py")
+    module = import_file(file, file.name)
     is_part = module.__name__.endswith(f".{file.stem}")
     dotted = module.__name__ if is_part else ""
     return Source(file, module, file.parents[dotted.count(".")], dotted)

@@ -93,6 +93,16 @@ def test_a_setting_of_no_usual_name_is_named(tmp_path: Path) -> None:
         scaffold(model)
 
 
+def test_settings_that_the_model_refuses_are_told_with_the_line_that_refuses_them(tmp_path: Path) -> None:
+    refusing = odd.READS_SETTINGS.replace(
+        "        super().__init__()\n", "        super().__init__()\n        assert config.n_layer is None\n"
+    )
+    with pytest.raises(
+        Exception, match=r"with n_layer=2 it raises AssertionError: `assert config.n_layer is None` \(model.py, line"
+    ):
+        scaffold(written(refusing, tmp_path))
+
+
 def test_arguments_are_read_from_the_file_that_makes_the_model(tmp_path: Path) -> None:
     model = written(odd.HEAD + odd.mlp("foo, bar", "foo", "bar"), tmp_path)
     written("from model import Net\n\ndef build(width):\n    return Net(width, 3)\n", tmp_path, "elsewhere.py")
