@@ -79,6 +79,13 @@ TRAINING = (
         needs=_trains,
     ),
     Property(
+        "averaged_weights",
+        3,
+        "A moving average of weights follows all of them, and their running statistics, from where they began",
+        "harness.training.checks.averaged_weights:averaged_weights",
+        needs=_trains,
+    ),
+    Property(
         "training_loss",
         3,
         "The loss is averaged over the labels, and trains each position towards its own label",

@@ -49,7 +49,18 @@ FAMILIES: dict[int, tuple[str, ...]] = {
         "gradients",
         "calibration",
     ),
-    3: ("losses", "learning", "optimizers", "groups", "schedules", "clipping", "accumulation", "runs", "declared_tasks"),
+    3: (
+        "losses",
+        "learning",
+        "optimizers",
+        "groups",
+        "schedules",
+        "clipping",
+        "averages",
+        "accumulation",
+        "runs",
+        "declared_tasks",
+    ),
     4: ("bugs", "declared"),
 }
 """Modules that register bugs, by tier: ``tier<number>.<family>`` of this package."""

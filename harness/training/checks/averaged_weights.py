@@ -1,0 +1,234 @@
+"""Whether a moving average of weights is one: of all that it needs, and from where the weights began."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from harness.evidence import Evidence, Status
+from harness.training.trial import Trial, TrialOptions, too_long
+from harness.wording import and_others, counted
+
+_NAME = "averaged_weights"
+_EPOCHS, _BATCHES = 2, 3
+_OFF = 1e-2
+"""Share of what a tensor moved that a weighted sum may leave open; it is rounding."""
+
+_WHOLE = 1e-2
+"""How far the weights of such a sum may be from 1 in all."""
+
+Values = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Average:
+    """A frozen part of a model that is built as a part which is trained.
+
+    Attributes:
+        path: Its path.
+        source: The path of that part.
+    """
+
+    path: str
+    source: str
+
+    def of(self, name: str) -> str:
+        """The name of a tensor of the average, from its name in the part."""
+        return f"{self.path}.{name}"
+
+    def source_of(self, name: str) -> str:
+        """The name of the tensor that it is an average of."""
+        return f"{self.source}.{name}" if self.source else name
+
+
+@dataclass
+class _Watch:
+    """What the parts of a model held while it was trained.
+
+    Attributes:
+        pairs: Parts that may be averages.
+        before: All tensors before the first step.
+        path: Parameters at each step.
+    """
+
+    pairs: list[Average] = field(default_factory=list)
+    before: Values = field(default_factory=dict)
+    path: list[Values] = field(default_factory=list)
+
+    def start(self, model: nn.Module) -> None:
+        """The model before it is trained."""
+        self.pairs = find_pairs(model)
+        self.before = _tensors(model)
+
+    def look(self, model: nn.Module, _optimizers: Sequence[Optimizer]) -> None:
+        """A step is about to be taken."""
+        self.path.append({name: parameter.detach().clone() for name, parameter in model.named_parameters()})
+
+
+def find_pairs(model: nn.Module) -> list[Average]:
+    """The outermost frozen parts of a model that have the parameters of a part that is trained, by name and shape.
+
+    Args:
+        model: The model.
+    """
+    shapes = {path: _shapes(module) for path, module in model.named_modules()}
+    trained = {
+        path: shapes[path]
+        for path, module in model.named_modules()
+        if shapes[path] and any(parameter.requires_grad for parameter in module.parameters())
+    }
+    found: list[Average] = []
+    for path, module in model.named_modules():
+        own = shapes[path]
+        if not own or any(p.requires_grad for p in module.parameters()) or any(_holds(pair.path, path) for pair in found):
+            continue
+        source = next((other for other, theirs in trained.items() if theirs == own and not _holds(other, path)), None)
+        if source is not None:
+            found.append(Average(path, source))
+    return found
+
+
+def _shapes(module: nn.Module) -> dict[str, torch.Size]:
+    return {name: parameter.shape for name, parameter in module.named_parameters()}
+
+
+def _holds(outer: str, inner: str) -> bool:
+    return not outer or inner == outer or inner.startswith(f"{outer}.")
+
+
+def _tensors(model: nn.Module) -> Values:
+    return {name: tensor.detach().clone() for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+
+
+def averaged_weights(trial: Trial) -> Evidence:
+    """A part that follows the weights of another one begins where these began, leaves none of them out, and follows their running statistics.
+
+    Which part is an average is found by training a little: it is built as another part, is frozen, and moves all the same, to a weighted mean
+    of where the other one was.
+    """
+    if not find_pairs(trial.subject.model):
+        return Evidence(_NAME, Status.SKIPPED, "no frozen part of the model is built as a part that is trained")
+    count = _BATCHES * max(1, trial.batches_per_step)
+    if reason := too_long(trial, count * _EPOCHS):
+        return Evidence(_NAME, Status.SKIPPED, reason)
+    watch = _Watch()
+    batches = [trial.subject.batch(seed=seed) for seed in range(count)]
+    model = trial.train(batches, TrialOptions(epochs=_EPOCHS), prepare=watch.start, on_gradients=watch.look).model
+    after = _tensors(model)
+    averages = [pair for pair in watch.pairs if _moved(pair, model, watch.before, after)]
+    if not averages:
+        return Evidence(_NAME, Status.SKIPPED, f"no frozen part moves in {counted(len(watch.path), 'step')} of {_EPOCHS} epochs")
+    for pair in averages:
+        found = (
+            _judge_buffers(trial, pair, model, watch.before, after)
+            or _judge_start(pair, model, watch, after)
+            or _judge_part(pair, model, watch.before, after)
+        )
+        if found is not None:
+            return found
+    message = f"`{averages[0].path}` is an average of `{averages[0].source}`, its running statistics included"
+    return Evidence(_NAME, Status.OK, message)
+
+
+def _moved(pair: Average, model: nn.Module, before: Values, after: Values) -> list[str]:
+    """Names of the parameters of an average that moved, within it."""
+    names = [name for name, _ in model.get_submodule(pair.path).named_parameters()]
+    return [name for name in names if not torch.equal(before[pair.of(name)], after[pair.of(name)])]
+
+
+def _judge_buffers(trial: Trial, pair: Average, model: nn.Module, before: Values, after: Values) -> Evidence | None:
+    """A finding where running statistics of the trained part moved, and those of the average never did."""
+    still = [
+        name
+        for name, buffer in model.get_submodule(pair.path).named_buffers()
+        if buffer.is_floating_point()
+        and (source := pair.source_of(name)) in after
+        and not torch.equal(before[source], after[source])
+        and torch.equal(before[pair.of(name)], after[pair.of(name)])
+    ]
+    if not still:
+        return None
+    first = pair.of(still[0])
+    answers = _answers(trial, pair, model)
+    what = "so it normalises by statistics of before the training" if answers else "which it needs before it can answer"
+    return _finding(
+        f"`{pair.path}` follows the weights of `{pair.source}`, and not its buffers: `{first}`{and_others(len(still) - 1, 'buffer')} never "
+        f"changes, {what}",
+        "an average over parameters() only: copy the buffers too, or call torch.optim.swa_utils.update_bn at the end",
+        "average_without_buffers",
+        first.rpartition(".")[0],
+        Status.FAIL if answers else Status.WARN,
+    )
+
+
+def _answers(trial: Trial, pair: Average, model: nn.Module) -> bool:
+    """Whether the model answers with the average in eval mode."""
+    called: list[bool] = []
+    hook = model.get_submodule(pair.path).register_forward_hook(lambda *_call: called.append(True))
+    try:
+        trial.subject.outputs(trial.subject.batch(), model.eval())
+    finally:
+        hook.remove()
+    return bool(called)
+
+
+def _judge_start(pair: Average, model: nn.Module, watch: _Watch, after: Values) -> Evidence | None:
+    """A finding where an average holds a share of something that the weights never were."""
+    name = max(_moved(pair, model, watch.before, after), key=lambda name: after[pair.of(name)].numel())
+    begun, ended, source = watch.before[pair.of(name)], after[pair.of(name)], pair.source_of(name)
+    if torch.equal(begun, watch.before[source]):
+        return None
+    places = [*(step[source] for step in watch.path), after[source]]
+    if ended.numel() <= 2 * (len(places) + 1):
+        return None
+    weights = _weights(ended, places)
+    if weights is not None and abs(sum(weights) - 1) <= _WHOLE:
+        return None
+    with_start = _weights(ended, [begun, *places])
+    if with_start is None:
+        return None  # it moves in another way than an average does
+    left = with_start[0] if bool(begun.any()) else 1 - sum(with_start[1:])
+    what = "other values" if bool(begun.any()) else "zeros"
+    return _finding(
+        f"`{pair.path}` is an average of `{pair.source}` that begins with {what}: after {counted(len(watch.path), 'step')} {left:.0%} of it is "
+        "still these",
+        "an average that is built anew: begin with a deepcopy of the trained part, or load its state dict; or divide by 1 - decay ** steps",
+        "average_starts_elsewhere",
+        pair.path,
+        Status.WARN,
+    )
+
+
+def _weights(ended: Tensor, places: Sequence[Tensor]) -> list[float] | None:
+    """The weights with which a tensor is a sum of others; ``None`` where it is none."""
+    columns = torch.stack([place.double().flatten() for place in places], 1).cpu()
+    wanted = ended.double().flatten().cpu()
+    found = torch.linalg.lstsq(columns, wanted[:, None], driver="gelsd").solution[:, 0]
+    left = float((columns @ found - wanted).norm())
+    spread = max(float((place.cpu().double().flatten() - wanted).norm()) for place in places)
+    return found.tolist() if left <= _OFF * spread else None
+
+
+def _judge_part(pair: Average, model: nn.Module, before: Values, after: Values) -> Evidence | None:
+    """A finding where some weights moved, and their average never did."""
+    moved = set(_moved(pair, model, before, after))
+    names = [name for name, _ in model.get_submodule(pair.path).named_parameters() if name not in moved]
+    left = [name for name in names if not torch.equal(before[pair.source_of(name)], after[pair.source_of(name)])]
+    if not left:
+        return None
+    return _finding(
+        f"`{pair.path}` follows the weights of `{pair.source}`, except `{pair.of(left[0])}`{and_others(len(left) - 1, 'parameter')}, which "
+        "never changes",
+        "two lists of parameters that are not in the same order or of the same length, or a filter by name",
+        "average_in_part",
+        pair.of(left[0]),
+        Status.WARN,
+    )
+
+
+def _finding(message: str, cause: str, code: str, module: str, status: Status) -> Evidence:
+    return Evidence(_NAME, status, message, module=module, cause=cause, code=code)
