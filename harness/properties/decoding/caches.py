@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -22,6 +22,7 @@ from harness.errors import OutputError
 from harness.properties.calling import blaming
 from harness.properties.decoding.texts import Text, whole_text
 from harness.properties.subject import Subject, floating_dtype
+from harness.wording import listed
 
 _RETURNED = (
     "present",
@@ -84,21 +85,23 @@ class PassedCache(Decoder):
     """Forward returns a cache, and takes it in the next call.
 
     Attributes:
-        parameter: The parameter that takes it.
+        parameters: The parameters that take it, of some models in several parts.
         switches: Parameters that switch it on.
         offset: The parameter that says how many tokens were read before; empty for none.
         place: Where the cache is among the candidates of what forward returns.
+        positions: The parameter that is given the place of each token; empty where forward works them out itself.
     """
 
-    parameter: str
+    parameters: tuple[str, ...]
     switches: tuple[str, ...] = ()
     offset: str = ""
     place: int = -1
+    positions: str = ""
 
     @property
     def title(self) -> str:  # type: ignore[override]
-        """The parameter, as code."""
-        return f"`{self.parameter}`"
+        """The parameters, as code."""
+        return listed(self.parameters)
 
     def begin(self, subject: Subject, model: nn.Module, rows: int, length: int) -> PassedSession:
         """Begins with no cache."""
@@ -110,32 +113,30 @@ class PassedSession:
 
     Attributes:
         model: The model.
-        cache: What the last call returned.
+        cache: What the last call returned, by parameter.
         further: More arguments for the next calls, such as positions.
     """
 
     def __init__(self, decoder: PassedCache, subject: Subject, model: nn.Module) -> None:
-        self.model, self.cache, self._decoder, self._subject = model, None, decoder, subject
+        self.model, self._decoder, self._subject = model, decoder, subject
+        self.cache: Mapping[str, Any] = {}
         self.further: Mapping[str, Any] = {}
 
     def read(self, piece: Batch, begun: int) -> Tensor:
-        """The logits of the next piece."""
+        """The logits of the next piece. Where forward returns no cache, the next call is given none, as a loop of the user's would."""
         decoder = self._decoder
-        further: dict[str, Any] = dict.fromkeys(decoder.switches, True)
-        if self.cache is not None:
-            further[decoder.parameter] = self.cache
+        further: dict[str, Any] = {**dict.fromkeys(decoder.switches, True), **self.cache}
         if decoder.offset:
             further[decoder.offset] = begun
+        if decoder.positions:
+            further[decoder.positions] = places_of(self._subject, piece, begun, by_row=True)
         logits, returned = self._subject.call(piece, {**further, **self.further}, self.model)
-        found = candidates(returned, logits, decoder.parameter)
-        if not found:
-            raise OutputError(f"forward takes `{decoder.parameter}` and returns nothing of that kind")
-        self.cache = found[decoder.place if len(found) > 1 else 0]
+        self.cache = caches_in(returned, logits, decoder.parameters, decoder.place)
         return logits
 
     def restart(self) -> None:
         """Forgets the cache."""
-        self.cache = None
+        self.cache = {}
 
 
 @dataclass(frozen=True)
@@ -190,11 +191,7 @@ class HeldSession:
         if decoder.offset:
             further[decoder.offset] = begun
         if decoder.places:
-            text = whole_text(self._subject)
-            assert text is not None
-            size = text.length_of(piece)
-            places = torch.arange(begun, begun + size, device=self._subject.device)
-            further[decoder.places] = places.expand(text.rows_of(piece), -1) if decoder.by_row else places
+            further[decoder.places] = places_of(self._subject, piece, begun, decoder.by_row)
         return self._subject.call(piece, further, self.model)[0]
 
     def restart(self) -> None:
@@ -259,20 +256,55 @@ class StepSession:
                 self._state = filled(getattr(self.model, self._decoder.first), *self._sizes, self.model)()
 
 
-def candidates(returned: Any, logits: Tensor, parameter: str) -> list[Any]:
-    """What may be the cache in what forward returned: what is named so, or else what is neither the logits nor a number."""
+def places_of(subject: Subject, piece: Batch, begun: int, by_row: bool) -> Tensor:
+    """The place of each token of a piece (int64 ``[S]``, or ``[B, S]``)."""
+    text = whole_text(subject)
+    assert text is not None
+    places = torch.arange(begun, begun + text.length_of(piece), device=subject.device)
+    return places.expand(text.rows_of(piece), -1) if by_row else places
+
+
+def caches_in(returned: Any, logits: Tensor, parameters: Sequence[str], place: int = -1) -> dict[str, Any]:
+    """What forward returned for the next call, by the parameter that takes it; empty where there is nothing.
+
+    Args:
+        returned: All that it returned.
+        logits: The logits among it.
+        parameters: The parameters that take a cache.
+        place: Which of several candidates of a tuple is the one, of a single parameter.
+    """
+    found = candidates(returned, logits, parameters)
+    if isinstance(found, dict):
+        return found
+    if len(parameters) > 1:
+        return dict(zip(parameters, found, strict=True)) if len(found) == len(parameters) else {}
+    return {parameters[0]: found[place if len(found) > 1 else 0]} if found else {}
+
+
+def candidates(returned: Any, logits: Tensor, parameters: Sequence[str]) -> dict[str, Any] | list[Any]:
+    """What may be the cache in what forward returned: by name, or of a tuple what is neither the logits nor a number."""
     fields = dict(returned) if isinstance(returned, Mapping) else None
     if fields is None and hasattr(returned, "_fields"):
         fields = returned._asdict()
     if fields is None and not isinstance(returned, (Tensor, tuple, list)) and hasattr(returned, "__dict__"):
         fields = vars(returned)
-    if fields is not None:
+    if fields is None:
+        items = list(returned) if isinstance(returned, (tuple, list)) else []
+        return [each for each in items if each is not None and each is not logits and _may_be_cache(each, logits)]
+    found = {}
+    for parameter in parameters:
         plain = parameter.removeprefix("prev_").removeprefix("past_")
-        names = (parameter, f"next_{plain}", f"new_{plain}", f"present_{plain}", plain, *_RETURNED)
-        named = [fields[name] for name in dict.fromkeys(names) if fields.get(name) is not None]
-        return named[:1]
-    items = list(returned) if isinstance(returned, (tuple, list)) else []
-    return [each for each in items if each is not None and each is not logits and _may_be_cache(each, logits)]
+        names = [
+            parameter,
+            f"next_{plain}",
+            f"new_{plain}",
+            f"present_{plain}",
+            plain,
+            *(_RETURNED if len(parameters) == 1 else ()),
+        ]
+        if name := next((name for name in names if fields.get(name) is not None), ""):
+            found[parameter] = fields[name]
+    return found
 
 
 def _may_be_cache(value: Any, logits: Tensor) -> bool:
@@ -299,7 +331,7 @@ def filled(method: Callable[..., Any], rows: int, length: int, model: nn.Module)
         )
         if re.search(r"batch|bsz|^bs$|^b$|^n$|rows", name) and "first" not in name:
             given[name] = rows
-        elif re.search(r"seq|len|ctx|context|tokens", name):
+        elif re.fullmatch(r"(decoder_)?(max_)?(seq|sequence|context|ctx|cache)?_?(len|length|tokens|size)", name):
             given[name] = length
         elif name == "device":
             given[name] = device

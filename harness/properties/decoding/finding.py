@@ -10,15 +10,17 @@ from typing import Any
 
 from torch import nn
 
+from harness.batches import Batch
 from harness.errors import OutputError
 from harness.properties.calling import ModelRaisedError
-from harness.properties.decoding.caches import Decoder, HeldCache, NoDecoder, PassedCache, StepMethod, candidates
+from harness.properties.decoding.caches import Decoder, HeldCache, NoDecoder, PassedCache, PassedSession, StepMethod, candidates
 from harness.properties.decoding.texts import Text, whole_text
+from harness.properties.noise import difference
 from harness.properties.subject import Subject
 
 _CACHE = re.compile(
-    r"(prev_|last_|initial_|init_|layer_)?"
-    r"(past(_key_values?|_kvs?|s)?|kv_?caches?|key_value_caches?|caches?|cache_params|states?|hiddens?|hidden_states?_in|hx|h0?|hc|mems|memories|inner_state)"
+    r"(?!encoder|cross|output|return|image|audio|vision)([a-z]+_)*"
+    r"(past(_key_values?|_kvs?|s)?|caches?|cache_params|states?|hiddens?|mems|memories)|h[xc0]?|c[x0]"
 )
 """Parameters of forward that take what an earlier call returned."""
 
@@ -34,6 +36,9 @@ _OFFSET = re.compile(
 
 _PLACES = re.compile(r"input_pos|cache_position|cache_positions")
 """Parameters that say at which place of the cache each token stands."""
+
+_POSITIONS = re.compile(r"position_ids|positions|pos_ids|position_id")
+"""Parameters that take the place of each token in its own text."""
 
 _SET_UP = (
     "set_kv_cache",
@@ -69,28 +74,45 @@ def _find(subject: Subject) -> Decoder | NoDecoder:
             "no cache can be passed through the config's own `adapter`, or to a forward that takes the batch in one dict"
         )
     reason = "forward neither takes nor returns a cache, and the model has no method that makes one"
+    found: list[tuple[float, Decoder]] = []
     for decoder in _possible(subject):
+        if found and type(found[0][1]) is not type(decoder):
+            break
         try:
-            return _tried(subject, text, decoder)
+            found.append((_difference(subject, text, decoder), decoder))
         except (ModelRaisedError, OutputError, TypeError) as error:
             told = f"forward raises when it reads on with {decoder.title}: {error}"
             reason = str(error) if isinstance(error, OutputError) else told
-    return NoDecoder(reason)
+    # Of several places that the cache may have in a tuple, the one that comes nearest to the whole is it.
+    return min(found, key=lambda each: each[0])[1] if found else NoDecoder(reason)
 
 
-def _tried(subject: Subject, text: Text, decoder: Decoder) -> Decoder:
-    """A decoder that read all but one place, and then the last one.
+def _difference(subject: Subject, text: Text, decoder: Decoder) -> float:
+    """How far the last place is from that of the whole, after all others were read in one call, or where that is refused, one by one.
 
     Raises:
         ModelRaisedError: The model cannot be called so.
         OutputError: It returns no cache.
     """
     batch = subject.batch()
-    rows, length = text.rows_of(batch), text.length_of(batch)
-    session = decoder.begin(subject, subject.fresh(), rows, length)
-    session.read(text.piece(batch, 0, length - 1), 0)
-    session.read(text.piece(batch, length - 1, 1), length - 1)
-    return decoder
+    length = text.length_of(batch)
+    try:
+        return _difference_at_end(subject, text, decoder, batch, [length - 1, 1])
+    except ModelRaisedError:
+        if length < 3:
+            raise
+        return _difference_at_end(subject, text, decoder, batch, [1] * length)
+
+
+def _difference_at_end(subject: Subject, text: Text, decoder: Decoder, batch: Batch, sizes: list[int]) -> float:
+    session = decoder.begin(subject, subject.fresh(), text.rows_of(batch), sum(sizes))
+    for number, size in enumerate(sizes):
+        start = sum(sizes[:number])
+        last = session.read(text.piece(batch, start, size), start)
+        if number == 0 and isinstance(session, PassedSession) and not session.cache:
+            raise OutputError(f"forward takes {decoder.title} and returns nothing that could be given back")
+    whole = subject.logits(batch)
+    return difference(text.of_output(whole, sum(sizes) - 1, 1), text.of_output(last, last.shape[text.along] - 1, 1))
 
 
 def _possible(subject: Subject) -> Iterator[Decoder]:
@@ -100,11 +122,11 @@ def _possible(subject: Subject) -> Iterator[Decoder]:
     switches = tuple(name for name in parameters if _SWITCH.fullmatch(name))
     offset = next((name for name, each in parameters.items() if _OFFSET.fullmatch(name) and each.default in (0, None)), "")
     given = set(subject.adapter.plan(model).fields)
-    taken = [name for name, each in parameters.items() if _takes_cache(name, each) and name not in given]
-    for parameter in taken:
-        found = PassedCache(parameter, switches, offset)
-        for place in _places(subject, found):
-            yield replace(found, place=place)
+    taken = tuple(name for name, each in parameters.items() if _takes_cache(name, each) and name not in given)
+    if taken:
+        decoder = PassedCache(taken, switches, offset)
+        for place in _places(subject, decoder):
+            yield replace(decoder, place=place)
     set_up, reset = (next((name for name in names if callable(getattr(model, name, None))), "") for names in (_SET_UP, _RESET))
     places = next((name for name in parameters if _PLACES.fullmatch(name)), "")
     if not taken and (set_up or reset or keeps_keys(model)) and (offset or places or switches):
@@ -116,6 +138,13 @@ def _possible(subject: Subject) -> Iterator[Decoder]:
         first = next((name for name in _FIRST_STATE if callable(getattr(model, name, None))), "")
         if first or _CACHE.fullmatch(list(inspect.signature(step).parameters)[1]):
             yield StepMethod(first)
+
+
+def positions_of(subject: Subject) -> str:
+    """The parameter of forward that may be given the place of each token in its own text; empty for none."""
+    taken = subject.adapter.plan(subject.model).fields
+    names = inspect.signature(subject.model.forward).parameters
+    return next((name for name in names if _POSITIONS.fullmatch(name) and name not in taken), "")
 
 
 def _takes_cache(name: str, parameter: inspect.Parameter) -> bool:
@@ -131,7 +160,7 @@ def _places(subject: Subject, decoder: PassedCache) -> Iterator[int]:
         logits, returned = subject.call(subject.batch(), further, session.model)
     except (ModelRaisedError, OutputError):
         return
-    yield from reversed(range(max(1, len(candidates(returned, logits, decoder.parameter)))))
+    yield from reversed(range(max(1, len(candidates(returned, logits, decoder.parameters)))))
 
 
 def keeps_keys(model: nn.Module) -> bool:

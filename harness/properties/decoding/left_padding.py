@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -16,7 +14,7 @@ from harness.errors import OutputError
 from harness.evidence import Evidence, Status
 from harness.properties.calling import ModelRaisedError
 from harness.properties.decoding.caches import NoDecoder, PassedCache
-from harness.properties.decoding.finding import find_decoder
+from harness.properties.decoding.finding import find_decoder, positions_of
 from harness.properties.decoding.texts import Text, whole_text
 from harness.properties.equality import judge_equal, remembered
 from harness.properties.padding import padded, placed
@@ -26,9 +24,6 @@ from harness.properties.tracing import View, first_divergence, recording
 _NAME = "decoding"
 _SINGLES = 6
 """Most calls of one token each."""
-
-_POSITIONS = re.compile(r"position_ids|positions|pos_ids|position_id")
-"""Parameters of forward that take the place of each token in its own text."""
 
 _CAUSE = "positions that count the padding, a mask that is not applied or not continued with a cache, or a state that moves on over padding"
 
@@ -87,9 +82,7 @@ class _LeftPadded:
         self.prompt = max(self.most + 1, self.length - _SINGLES)
         real = placed("left", [self.length - pad for pad in self.pads], self.length).to(subject.device)
         self._padded = padded(text.signature, self._base, text.axis, real)
-        parameters = inspect.signature(subject.model.forward).parameters
-        taken = subject.adapter.plan(subject.model).fields
-        self.positions = next((name for name in parameters if _POSITIONS.fullmatch(name) and name not in taken), "")
+        self.positions = positions_of(subject)
         self._places = (real.long().cumsum(1) - 1).clamp(min=0)
         self._counterexample = f"{sizes.describe(subject.task)}, padding on the left={self.pads}, seed={seed}"
         self._alone = remembered(subject, self._each_alone)

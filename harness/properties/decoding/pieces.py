@@ -14,8 +14,8 @@ from harness.evidence import Evidence, Status
 from harness.owners import owned_by
 from harness.properties.calling import ModelRaisedError
 from harness.properties.causality import causality
-from harness.properties.decoding.caches import Decoder, NoDecoder, Session, StepMethod
-from harness.properties.decoding.finding import find_decoder
+from harness.properties.decoding.caches import Decoder, NoDecoder, PassedCache, Session, StepMethod
+from harness.properties.decoding.finding import find_decoder, positions_of
 from harness.properties.decoding.texts import Text, whole_text
 from harness.properties.equality import first_failure, judge_equal, remembered
 from harness.properties.subject import Subject
@@ -69,17 +69,24 @@ def cache_equals_whole(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidenc
     batch = subject.batch(sizes, seed)
     whole = remembered(subject, partial(subject.logits, batch))
     found: list[Evidence] = []
-    length = text.length_of(batch)
+    length, counterexample = text.length_of(batch), f"{sizes.describe(subject.task)}, seed={seed}"
     if length < 2:
         return Evidence(NAME, Status.SKIPPED, "a text of one token cannot be cut")
+    refused: ModelRaisedError | None = None
     for cut in _single_cuts(length):
-        found.append(_judged(subject, decoder, text, batch, whole, cut, f"{sizes.describe(subject.task)}, seed={seed}"))
+        try:
+            found.append(_judged(subject, decoder, text, batch, whole, cut, counterexample))
+        except ModelRaisedError as error:  # such as a prompt that is longer than a rolling cache
+            refused = error
+            continue
         if found[-1].status is Status.FAIL:
-            return _left_to_causality(subject, found[-1])
+            return _left_to_causality(subject, _with_positions(subject, decoder, text, batch, whole, cut, found[-1]))
+    if refused is not None and not found:
+        raise refused
     for cut in () if isinstance(decoder, StepMethod) else _several_cuts(length):
         try:
-            evidence = _judged(subject, decoder, text, batch, whole, cut, f"{sizes.describe(subject.task)}, seed={seed}")
-        except SeveralRefusedError:
+            evidence = _judged(subject, decoder, text, batch, whole, cut, counterexample)
+        except (SeveralRefusedError, ModelRaisedError):
             break
         if evidence.status is Status.FAIL:
             evidence = replace(evidence, status=Status.WARN, code="wrong_in_chunks")
@@ -87,6 +94,19 @@ def cache_equals_whole(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidenc
         if evidence.status is Status.WARN:
             return evidence
     return first_failure(found)
+
+
+def _with_positions(
+    subject: Subject, decoder: Decoder, text: Text, batch: Batch, whole: Whole, cut: Cut, evidence: Evidence
+) -> Evidence:
+    """The evidence; a warning where all is right as soon as positions are passed, which a loop of the user's may do."""
+    positions = positions_of(subject)
+    if not isinstance(decoder, PassedCache) or not positions:
+        return evidence
+    told = _judged(subject, replace(decoder, positions=positions), text, batch, whole, cut, evidence.counterexample)
+    if told.status is Status.FAIL:
+        return evidence
+    return replace(evidence, status=Status.WARN, message=f"{evidence.message}; it is right where `{positions}` is passed")
 
 
 def _left_to_causality(subject: Subject, evidence: Evidence) -> Evidence:
@@ -103,24 +123,33 @@ def another_request(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     text = whole_text(subject)
     assert text is not None
     batch, other = subject.batch(sizes, seed), subject.batch(sizes, seed + 1)
-    length, rows = text.length_of(batch), text.rows_of(batch)
-    counterexample = f"{sizes.describe(subject.task)}, seed={seed}"
+    length, counterexample = text.length_of(batch), f"{sizes.describe(subject.task)}, seed={seed}"
     if length < 2:
         return Evidence(NAME, Status.SKIPPED, "a text of one token cannot be cut")
-    cut = Cut((length - 1, 1), "")
+    try:
+        return _requests(subject, decoder, text, (batch, other), Cut((length - 1, 1), ""), counterexample)
+    except ModelRaisedError:  # such as a prompt that is longer than a rolling cache
+        return _requests(subject, decoder, text, (batch, other), Cut((1,) * length, ""), counterexample)
+
+
+def _requests(
+    subject: Subject, decoder: Decoder, text: Text, batches: tuple[Batch, Batch], cut: Cut, counterexample: str
+) -> Evidence:
+    batch, other = batches
+    length, rows = text.length_of(batch), text.rows_of(batch)
 
     def alone(model: nn.Module) -> Tensor:
         return read(decoder.begin(subject, model, rows, length), text, batch, cut)
 
     def after(model: nn.Module) -> Tensor:
         session = decoder.begin(subject, model, rows, length)
-        read(session, text, other, Cut((length - 1, 1), ""))
+        read(session, text, other, cut)
         session.restart()
         return read(session, text, batch, cut)
 
     def between(model: nn.Module) -> Tensor:
         session = decoder.begin(subject, model, rows, length)
-        first = session.read(text.piece(batch, 0, length - 1), 0)
+        first = read(session, text, text.piece(batch, 0, length - 1), Cut(cut.sizes[:-1], ""))
         read(decoder.begin(subject, model, rows, length), text, other, cut)
         last = session.read(text.piece(batch, length - 1, 1), length - 1)
         return torch.cat([first, last], text.along)
@@ -129,17 +158,11 @@ def another_request(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     cause = (
         "a cache that is kept on the module, or as a default argument, and is not emptied or not masked where a new text begins"
     )
-    ways = {"before it": after, "between two of its tokens": between}
     reference = remembered(subject, alone)
+    ways = {"before it": after, "between two of its tokens": between}
     return first_failure(
         judge_equal(
-            subject,
-            NAME,
-            partial(_both, reference, way),
-            f"{told}{when}",
-            counterexample,
-            cause,
-            code="cache_of_another_request",
+            subject, NAME, partial(_both, reference, way), f"{told}{when}", counterexample, cause, code="cache_of_another_request"
         )
         for when, way in ways.items()
     )

@@ -27,6 +27,9 @@ _GREEDY: dict[str, Any] = {"do_sample": False, "sample": False, "greedy": True, 
 _SWITCH = re.compile(r"use_cache|use_kv_cache|cache_kv|kv_cache|use_kv")
 """Arguments that switch the cache on."""
 
+_END = re.compile(r"(eos|stop|end)(_token)?(_id)?")
+"""Arguments that name the token which ends a text."""
+
 _TEMPERATURES = (0.0, 1e-4)
 
 NEW = 8
@@ -85,9 +88,9 @@ def find_writer(subject: Subject, text: Text) -> Writer:
     Raises:
         CannotWriteError: It samples, or asks for what is not known.
     """
-    if hasattr(subject.model, "generation_config") and hasattr(subject.model, "prepare_inputs_for_generation"):
-        return TransformersWriter(subject, text)
-    return OwnWriter(subject, text)
+    own = inspect.unwrap(type(subject.model).generate)  # type: ignore[attr-defined]
+    of_transformers = getattr(own, "__module__", "").startswith("transformers.")
+    return TransformersWriter(subject, text) if of_transformers else OwnWriter(subject, text)
 
 
 class TransformersWriter:
@@ -133,6 +136,8 @@ class TransformersWriter:
                 pad_token_id=self._pad or 0,
                 **keys,
             )
+        if not hasattr(found, "sequences") or not getattr(found, "logits", None):
+            raise CannotWriteError("`generate` returns neither sequences nor logits")
         return Written(found.sequences, len(found.logits), torch.stack(found.logits, 1))
 
 
@@ -168,6 +173,8 @@ class OwnWriter:
             (f"{told} a cache", switch, value) for told, value in (("with", True), ("without", False)) if switch
         )
         self.usual = frozenset({switch})
+        # No token ends the text: what fills a row that ended is not written by the model.
+        self._endless = {name: -1 for name in named[1:] if _END.fullmatch(name) and type(parameters[name].default) is int}
         self._greedy = self._without_sampling(subject)
 
     def takes(self, name: str) -> bool:
@@ -218,7 +225,7 @@ class OwnWriter:
             {mask.name: batch[mask.name].clone()} if mask is not None and mask.name in self._names and mask.name in batch else {}
         )
         with seeded(seed), blaming(model):
-            found = model.generate(prompt.clone(), **{self._count: self.new}, **given, **keys)  # type: ignore[operator]
+            found = model.generate(prompt.clone(), **{self._count: self.new}, **self._endless, **given, **keys)  # type: ignore[operator]
         if isinstance(found, (tuple, list)) and found and isinstance(found[0], Tensor):
             found = found[0]
         if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(prompt) or found.is_floating_point():
