@@ -90,6 +90,7 @@ class PassedCache(Decoder):
         offset: The parameter that says how many tokens were read before; empty for none.
         place: Where the cache is among the candidates of what forward returns.
         positions: The parameter that is given the place of each token; empty where forward works them out itself.
+        takes_whole: Whether forward is given the whole text beside the cache, and reads what is new of it.
     """
 
     parameters: tuple[str, ...]
@@ -97,6 +98,7 @@ class PassedCache(Decoder):
     offset: str = ""
     place: int = -1
     positions: str = ""
+    takes_whole: bool = False
 
     @property
     def title(self) -> str:  # type: ignore[override]
@@ -121,10 +123,15 @@ class PassedSession:
         self.model, self._decoder, self._subject = model, decoder, subject
         self.cache: Mapping[str, Any] = {}
         self.further: Mapping[str, Any] = {}
+        self._before: Batch = {}
 
     def read(self, piece: Batch, begun: int) -> Tensor:
         """The logits of the next piece. Where forward returns no cache, the next call is given none, as a loop of the user's would."""
         decoder = self._decoder
+        if decoder.takes_whole:
+            text = whole_text(self._subject)
+            assert text is not None
+            self._before = piece = text.joined(self._before, piece)
         further: dict[str, Any] = {**dict.fromkeys(decoder.switches, True), **self.cache}
         if decoder.offset:
             further[decoder.offset] = begun
@@ -136,7 +143,7 @@ class PassedSession:
 
     def restart(self) -> None:
         """Forgets the cache."""
-        self.cache = {}
+        self.cache, self._before = {}, {}
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,12 @@ from harness.properties.noise import difference
 from harness.properties.subject import Subject
 
 _CACHE = re.compile(
-    r"(?!encoder|cross|output|return|image|audio|vision)([a-z]+_)*"
-    r"(past(_key_values?|_kvs?|s)?|caches?|cache_params|states?|hiddens?|mems|memories)|h[xc0]?|c[x0]"
+    r"(?!encoder|cross|input|output|return|use|image|audio|vision)([a-z]+_)*"
+    r"(past(_key_values?|_kvs?|s)?|caches?|cache_params|states?|hiddens?)|h[xc0]?|c[x0]"
 )
-"""Parameters of forward that take what an earlier call returned."""
+"""Parameters of forward that take what an earlier call returned. Memories of whole segments are none: they give another result by design."""
 
-_SWITCH = re.compile(
-    r"use_cache|use_kv_cache|use_mems|return_(prev_)?(kv_?)?(caches?|states?|hiddens?|past|mems|memories|past_key_values)"
-)
+_SWITCH = re.compile(r"use_cache|use_kv_cache|return_(prev_)?(kv_?)?(caches?|states?|hiddens?|past|past_key_values)")
 """Parameters that switch the cache on."""
 
 _OFFSET = re.compile(
@@ -109,6 +107,8 @@ def _difference_at_end(subject: Subject, text: Text, decoder: Decoder, batch: Ba
     for number, size in enumerate(sizes):
         start = sum(sizes[:number])
         last = session.read(text.piece(batch, start, size), start)
+        if isinstance(decoder, PassedCache) and decoder.takes_whole and last.shape[text.along] > size:
+            raise OutputError(f"forward reads the whole text again with {decoder.title}")
         if number == 0 and isinstance(session, PassedSession) and not session.cache:
             raise OutputError(f"forward takes {decoder.title} and returns nothing that could be given back")
     whole = subject.logits(batch)
@@ -127,6 +127,7 @@ def _possible(subject: Subject) -> Iterator[Decoder]:
         decoder = PassedCache(taken, switches, offset)
         for place in _places(subject, decoder):
             yield replace(decoder, place=place)
+            yield replace(decoder, place=place, takes_whole=True)
     set_up, reset = (next((name for name in names if callable(getattr(model, name, None))), "") for names in (_SET_UP, _RESET))
     places = next((name for name in parameters if _PLACES.fullmatch(name)), "")
     if not taken and (set_up or reset or keeps_keys(model)) and (offset or places or switches):

@@ -72,6 +72,13 @@ class Text:
                 found[self.mask.name] = found[self.mask.name].narrow(self.place_in(self.mask), 0, start + size)
         return found
 
+    def joined(self, before: Batch, piece: Batch) -> Batch:
+        """What was read before, with the next piece behind it."""
+        if not before:
+            return piece
+        read = {each.name: torch.cat([before[each.name], piece[each.name]], self.place_in(each)) for each in self.inputs}
+        return {**piece, **read}
+
     def element(self, batch: Batch, place: int) -> Tensor:
         """One element of the first input, without the axis."""
         return batch[self.inputs[0].name].select(self.place_in(self.inputs[0]), place)
