@@ -22,6 +22,11 @@ MODES = (
                 "harness.properties.train_mode:after_eval",
                 owned_by=("eval_deterministic", "stateless"),
             ),
+            "statistics": Case(
+                "Statistics of the batches lead eval mode to where train mode is",
+                "harness.properties.running_statistics:statistics_settle",
+                owned_by=("train_mode[equals_eval]",),
+            ),
             "padding": Case(
                 "In train mode padding changes neither outputs, running statistics, loss nor gradients",
                 "harness.properties.padding_in_training:padding_in_training",

@@ -183,7 +183,7 @@ class _Stilled:
 
     def __init__(self, subject: Subject, batch: Batch, seed: int) -> None:
         self._subject, self._batch, self._seed = subject, batch, seed
-        self._keeps_state = self._changed_by_a_call()
+        self._keeps_state = changed_by_a_call(subject, batch, seed)
         model = self._model(subject.model)
         with seeded(seed):
             before = RandomState()
@@ -212,15 +212,16 @@ class _Stilled:
                 module.training = False
         return model
 
-    def _changed_by_a_call(self) -> set[str]:
-        """Paths of the modules whose tensors or numbers a call in train mode changes: they keep statistics, whatever their class."""
-        model = self._subject.fresh()
-        model.train()
-        still(model)
-        before = {path: _state_of(module) for path, module in model.named_modules()}
-        with seeded(self._seed):
-            self._subject.raw_logits(self._batch, model)
-        return {path for path, module in model.named_modules() if not _is_same(before.get(path, {}), _state_of(module))}
+
+def changed_by_a_call(subject: Subject, batch: Batch, seed: int = 0) -> set[str]:
+    """Paths of the modules whose tensors or numbers a call in train mode changes: they keep statistics, whatever their class."""
+    model = subject.fresh()
+    model.train()
+    still(model)
+    before = {path: _state_of(module) for path, module in model.named_modules()}
+    with seeded(seed):
+        subject.raw_logits(batch, model)
+    return {path for path, module in model.named_modules() if not _is_same(before.get(path, {}), _state_of(module))}
 
 
 def still(model: nn.Module) -> None:

@@ -99,6 +99,7 @@ def step_updates(trial: Trial) -> Evidence:
         or _judge_outputs(trial, watch)
         or _judge_frozen(trial, watch, values)
         or _judge_buffers(trial, watch, training.model)
+        or _judge_frozen_statistics(watch, training.model)
     )
     if found is None:
         frozen = f", {counted(len(watch.frozen), 'frozen parameter')} did not" if watch.frozen else ""
@@ -277,6 +278,34 @@ def _judge_buffers(trial: Trial, watch: _Watch, model: nn.Module) -> _Finding | 
         "an in-place operation on a table or mask; fine if the buffer is meant to hold state",
         moved,
     )
+
+
+def _judge_frozen_statistics(watch: _Watch, model: nn.Module) -> _Finding | None:
+    """A finding where a norm of a part that is frozen as a whole goes on to average the batches."""
+    buffers = _lasting_buffers(model)
+    names = [name for path in _frozen_norms(model) for name in (f"{path}.running_mean", f"{path}.running_var")]
+    moved = [name for name in names if name in buffers and name in watch.buffers and _changed(watch.buffers[name], buffers[name])]
+    if not moved:
+        return None
+    return (
+        Status.WARN,
+        "frozen_statistics_change",
+        f"`{moved[0]}`{and_others(len(moved) - 1, 'statistic')} changes in training, though every parameter around it is frozen",
+        moved[0].rpartition(".")[0],
+        "a frozen part whose norms stay in train mode: put it into eval mode, and again after each train(), by an override of train()",
+        moved,
+    )
+
+
+def _frozen_norms(model: nn.Module) -> list[str]:
+    """Paths of the norms over the batch that are inside a part of the model of which no parameter is trained."""
+    frozen = [
+        path
+        for path, part in model.named_modules()
+        if path and any(True for _ in part.parameters()) and not any(p.requires_grad for p in part.parameters())
+    ]
+    norms = (path for path, module in model.named_modules() if isinstance(module, NormBase))
+    return [path for path in norms if any(path == part or path.startswith(f"{part}.") for part in frozen)]
 
 
 def _above_rounding(gradients: Mapping[str, Tensor]) -> set[str]:

@@ -46,6 +46,35 @@ class Reminded(nn.Module):
         return self.leave(hidden)
 
 
+class OwnNorm(nn.Module):
+    """A batch norm; the bug keeps the deviation and reads it as a variance."""
+
+    def __init__(self, width: int, wrong: bool) -> None:
+        super().__init__()
+        self.wrong = wrong
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("square", torch.ones(width))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        mean, square = self.mean, self.square
+        if self.training:
+            mean, square = rows.mean(0), rows.var(0, unbiased=False)
+            self.mean = 0.9 * self.mean + 0.1 * mean.detach()
+            self.square = 0.9 * self.square + 0.1 * (square.sqrt() if self.wrong else square).detach()
+        return (rows - mean) / (square + 1e-5).sqrt()
+
+
+class Normed(nn.Module):
+    """A perceptron of large features with a norm of its own."""
+
+    def __init__(self, wrong: bool = False) -> None:
+        super().__init__()
+        self.norm, self.enter, self.leave = OwnNorm(6, wrong), nn.Linear(6, 12), nn.Linear(12, 4)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.leave(self.enter(self.norm(20 * features)).tanh())
+
+
 SPEECH: Keys = {
     "inputs": {"audio": {"axes": ["batch", "time", 5]}, "lengths": {"axes": ["batch"], "values": {"lengths_of": "time"}}},
     "outputs": {"phones": {"axes": ["batch", "time", 4], "kind": "class_scores"}},
@@ -129,6 +158,15 @@ class Checkpointed(nn.Module):
 
 
 plant_declared("scaled_in_train_mode_only", Gated, TABLE, "train_mode[equals_eval]", source="PyTorch forums")
+plant_declared(
+    "deviation_kept_for_a_variance",
+    Normed,
+    TABLE,
+    "train_mode[statistics]",
+    module="norm",
+    code="statistics_lead_elsewhere",
+    source="PyTorch forums, batch norm by hand",
+)
 for _name, _wrong in (("rate_zero_for_good", "rate"), ("frozen_by_evaluation", "freeze")):
     plant_declared(_name, Reminded, TABLE, "train_mode[after_eval]", wrong=_wrong, source="NVIDIA/Megatron-LM, pull request 411")
 plant_declared(

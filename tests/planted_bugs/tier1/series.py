@@ -282,7 +282,7 @@ plant_declared(
         "outputs": {"scores": {"axes": ["batch", 4], "kind": "class_scores"}},
         "axes": {"time": {"min": 2, "max": 12, "padding": "right"}},
     },
-    "padding_ignored",
+    "train_mode[padding]",
     status=Status.WARN,
     source="PyTorch forums, BatchNorm1d over padded sequences",
 )

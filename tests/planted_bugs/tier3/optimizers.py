@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any
 
 import torch
@@ -53,6 +54,24 @@ class FrozenButNormalised(Frozen):
     def forward(self, features: Tensor) -> Tensor:
         self.project.weight.data = F.normalize(self.project.weight.data * 1.1 + 0.01, dim=1)
         return super().forward(features)
+
+
+class FrozenNorm(Scores):
+    """A frozen projection with a norm; the bug lets the norm average the batches on."""
+
+    def __init__(self, kept: bool = False) -> None:
+        super().__init__()
+        self.kept = kept
+        self.body = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6)).requires_grad_(False)
+
+    def train(self, mode: bool = True) -> FrozenNorm:
+        super().train(mode)
+        if self.kept:
+            self.body.eval()
+        return self
+
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(self.body(features))
 
 
 class StretchedTable(Scores):
@@ -278,4 +297,15 @@ plant(
     "foreign_parameter",
     ISLAM,
     says="holds a tensor of shape (6, 6) that is not a parameter of the model",
+)
+plant(
+    "frozen_norm_goes_on",
+    "step_updates",
+    Training(TABLE, FrozenNorm),
+    Training(TABLE, partial(FrozenNorm, True)),
+    "frozen_statistics_change",
+    "open-mmlab/mmdetection, pull request 560",
+    module="body.1",
+    status=Status.WARN,
+    says="`body.1.running_mean` (and 1 other statistic) changes in training, though every parameter around it is frozen",
 )

@@ -1,0 +1,116 @@
+"""Statistics that a layer keeps of the batches it saw lead where train mode is: what is learnt in train mode is known in eval mode."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from harness.batches import Batch
+from harness.compat import NormBase
+from harness.errors import UserError
+from harness.evidence import Evidence, Status
+from harness.owners import left_to
+from harness.properties.prerequisites import hidden_by
+from harness.properties.subject import Subject
+from harness.properties.tracing import first_divergence, recording, whole
+from harness.properties.train_mode import DRAWS, NAME, changed_by_a_call, equals_eval, still
+from harness.runtime import processor_seconds, seeded
+
+_ROWS = 32
+"""Of as many a variance is about the same, whether it is divided by their number or by one less."""
+
+_PASSES = 100
+_SECONDS = 10.0
+_FAR = 0.5
+"""Share of the spread of the outputs by which eval mode may be off once the statistics are settled."""
+
+_SETTLED = 0.97
+"""Share of the distance that may be left after the second half of the passes where statistics still move."""
+
+
+def statistics_settle(subject: Subject, seed: int = 0) -> Evidence:
+    """After it saw one batch many times in train mode, eval mode gives about what train mode gives of it.
+
+    It is judged of layers that are written by hand; those of PyTorch are known to keep the right statistics.
+    """
+    if failure := hidden_by(subject.prerequisite_failure, NAME):
+        return failure
+    sizes = replace(subject.typical, batch=_ROWS) if subject.task.has_rows else subject.typical
+    batch = subject.batch(sizes, seed)
+    try:
+        keepers = [path for path in changed_by_a_call(subject, batch, seed) if _is_own(subject.model.get_submodule(path))]
+        if not keepers:
+            return Evidence(NAME, Status.SKIPPED, "no layer but PyTorch's own norms keeps statistics of the batches it saw")
+        return _judge(subject, batch, keepers, seed)
+    except UserError as error:
+        return Evidence(NAME, Status.SKIPPED, f"forward cannot be called in train mode with the inputs of eval mode: {error}")
+
+
+def _judge(subject: Subject, batch: Batch, keepers: list[str], seed: int) -> Evidence:
+    model = subject.fresh()
+    started, apart, passes = processor_seconds(), list[float](), 0
+    trained = _logits(subject, batch, model, seed, train=True)
+    if not torch.equal(trained, _logits(subject, batch, model, seed + 1, train=True)):
+        return Evidence(NAME, Status.SKIPPED, DRAWS)
+    while passes < _PASSES and processor_seconds() - started < _SECONDS:
+        for _ in range(_PASSES // 2):
+            trained = _logits(subject, batch, model, seed, train=True)
+        passes += _PASSES // 2
+        apart.append(_distance(trained, _logits(subject, batch, model, seed, train=False)))
+    counterexample = f"one batch of {len(trained)} rows, {passes} calls in train mode, rates of dropout 0, seed={seed}"
+    if apart[-1] <= _FAR:
+        message = "once its statistics are settled, eval mode gives what train mode gives"
+        return Evidence(NAME, Status.OK, message, apart[-1], _FAR, "of the spread of the outputs", counterexample)
+    if len(apart) < 2 or apart[-1] < _SETTLED * apart[0]:
+        return Evidence(NAME, Status.SKIPPED, f"the statistics are not settled after {passes} calls")
+    other = equals_eval(subject, seed)
+    if other.status is Status.FAIL:
+        return left_to(NAME, f"{NAME}[equals_eval]", other.message, code="differs_from_eval_mode")
+    if other.status is Status.SKIPPED:
+        return Evidence(NAME, Status.SKIPPED, other.message)
+
+    def culprit() -> str:
+        traces = []
+        for train in (True, False):
+            with recording(model) as trace:
+                _logits(subject, batch, model, seed, train)
+            traces.append(trace)
+        return first_divergence(traces[0], traces[1], whole) or keepers[0]
+
+    return Evidence(
+        NAME,
+        Status.FAIL,
+        f"after {passes} calls in train mode with one batch, eval mode still gives other logits of it: the statistics lead elsewhere",
+        apart[-1],
+        _FAR,
+        "of the spread of the outputs",
+        counterexample,
+        cause="statistics of other axes or values than those that train mode divides by, an average that starts at zero and is never "
+        "corrected, a variance that is read as a deviation, or an update that is lost",
+        investigate=culprit,
+        code="statistics_lead_elsewhere",
+    )
+
+
+def _is_own(module: nn.Module) -> bool:
+    """Whether a layer that keeps statistics is not one of PyTorch's norms, nor of the model's whole forward."""
+    return not isinstance(module, NormBase) or not type(module).__module__.startswith("torch.")
+
+
+def _logits(subject: Subject, batch: Batch, model: nn.Module, seed: int, train: bool) -> Tensor:
+    model.train(train)
+    if train:
+        still(model)
+    with seeded(seed):
+        return subject.raw_logits(batch, model).double()
+
+
+def _distance(trained: Tensor, evaluated: Tensor) -> float:
+    """How far eval mode is from train mode, as a share of how far the rows are from each other."""
+    if trained.shape != evaluated.shape:
+        return 0.0
+    spread = float((trained - trained.mean(0, keepdim=True)).square().mean().sqrt()) if len(trained) > 1 else 0.0
+    apart = float((trained - evaluated).square().mean().sqrt())
+    return apart / spread if spread else 0.0
