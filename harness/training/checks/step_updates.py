@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from harness.compat import NormBase
 from harness.evidence import Evidence, Status
 from harness.owners import owned_by
 from harness.properties.calling import mode
@@ -18,6 +17,7 @@ from harness.properties.tracing import probing
 from harness.runtime import seeded
 from harness.tasks.teaching import targeted, trained_by_loss
 from harness.training.checks.gradient_noise import in_double
+from harness.training.checks.kept_buffers import frozen_norms, lasting_buffers, running_statistics
 from harness.training.checks.observation import loss_name
 from harness.training.checks.optimizer_coverage import tensors_of
 from harness.training.trial import Training, Trial, TrialOptions, gradients_of
@@ -69,7 +69,7 @@ class _Watch:
         """The model before it is trained, in train mode: one that folds adapters into its weights in eval mode has others there."""
         model.train()
         self.parameters = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-        self.buffers = {name: buffer.detach().clone() for name, buffer in _lasting_buffers(model).items()}
+        self.buffers = {name: buffer.detach().clone() for name, buffer in lasting_buffers(model).items()}
         self.frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
 
     def look(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
@@ -257,8 +257,8 @@ def _judge_frozen(trial: Trial, watch: _Watch, values: dict[str, Tensor]) -> _Fi
 
 
 def _judge_buffers(trial: Trial, watch: _Watch, model: nn.Module) -> _Finding | None:
-    known = _running_statistics(model)
-    buffers = _lasting_buffers(model)
+    known = running_statistics(model)
+    buffers = lasting_buffers(model)
     values = {name: parameter.detach() for name, parameter in model.named_parameters()}
     moved = [
         name
@@ -282,8 +282,8 @@ def _judge_buffers(trial: Trial, watch: _Watch, model: nn.Module) -> _Finding | 
 
 def _judge_frozen_statistics(watch: _Watch, model: nn.Module) -> _Finding | None:
     """A finding where a norm of a part that is frozen as a whole goes on to average the batches."""
-    buffers = _lasting_buffers(model)
-    names = [name for path in _frozen_norms(model) for name in (f"{path}.running_mean", f"{path}.running_var")]
+    buffers = lasting_buffers(model)
+    names = [name for path in frozen_norms(model) for name in (f"{path}.running_mean", f"{path}.running_var")]
     moved = [name for name in names if name in buffers and name in watch.buffers and _changed(watch.buffers[name], buffers[name])]
     if not moved:
         return None
@@ -295,17 +295,6 @@ def _judge_frozen_statistics(watch: _Watch, model: nn.Module) -> _Finding | None
         "a frozen part whose norms stay in train mode: put it into eval mode, and again after each train(), by an override of train()",
         moved,
     )
-
-
-def _frozen_norms(model: nn.Module) -> list[str]:
-    """Paths of the norms over the batch that are inside a part of the model of which no parameter is trained."""
-    frozen = [
-        path
-        for path, part in model.named_modules()
-        if path and any(True for _ in part.parameters()) and not any(p.requires_grad for p in part.parameters())
-    ]
-    norms = (path for path, module in model.named_modules() if isinstance(module, NormBase))
-    return [path for path in norms if any(path == part or path.startswith(f"{part}.") for part in frozen)]
 
 
 def _above_rounding(gradients: Mapping[str, Tensor]) -> set[str]:
@@ -353,23 +342,6 @@ def _follows(before: Tensor, after: Tensor, leaders: Iterable[Tensor]) -> bool:
         ):
             return True
     return False
-
-
-def _lasting_buffers(model: nn.Module) -> dict[str, Tensor]:
-    """Buffers that the state dict holds; others are caches."""
-    saved = model.state_dict(keep_vars=True)
-    return {name: buffer for name, buffer in model.named_buffers() if name in saved}
-
-
-def _running_statistics(model: nn.Module) -> set[str]:
-    """Names of buffers that are meant to change: statistics of norms, power iterations of spectral norms, counters."""
-    found = set()
-    for path, module in model.named_modules():
-        is_kept = isinstance(module, NormBase) or type(module).__module__.startswith("torch.")
-        for name, buffer in module.named_buffers(recurse=False):
-            if is_kept or not buffer.is_floating_point():
-                found.add(f"{path}.{name}".lstrip("."))
-    return found
 
 
 def _moves_in_double(trial: Trial, name: str) -> bool:
