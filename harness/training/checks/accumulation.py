@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from harness.batches import IGNORED, Batch, Sizes, pad_right, to_device
 from harness.evidence import Evidence, Status
 from harness.owners import owned_by
 from harness.tasks.signature import Signature
 from harness.tasks.teaching import lines_of
+from harness.training.checks.consecutive_steps import (
+    is_first_gradient_left,
+    is_summed,
+    left_over_from_epoch,
+    parts_of,
+    second_step,
+    second_step_anew,
+)
 from harness.training.checks.gradient_noise import Gap, Quantities, find_gap
 from harness.training.checks.labels import fully_labelled
 from harness.training.checks.loss_targets import targets
-from harness.training.checks.module_modes import disable_stochastic_layers
 from harness.training.checks.observation import Observation, loss_name, observe
-from harness.training.checks.optimizer_coverage import optimizer_coverage, tensors_of
+from harness.training.checks.optimizer_coverage import optimizer_coverage
 from harness.training.checks.step_updates import step_updates
 from harness.training.checks.training_loss import reduction
-from harness.training.trial import MOST_BATCHES, UNVARIED, Trial, TrialOptions, Variation, first_failure, gradients_of
+from harness.training.trial import MOST_BATCHES, UNVARIED, Trial, Variation, first_failure
 
 _NAME = "accumulation"
 _ROWS = 4
@@ -45,10 +49,6 @@ _ALONE = (
     "a branch for one row, a squeeze() without dim, or an operator: PyTorch 2.13's batch norm on the CPU has a wrong backward pass for one "
     "row whose gradient comes transposed"
 )
-
-_ROWS_PER_BATCH = 2
-_PARALLEL = 0.99
-"""Cosine from which one gradient is a multiple of another."""
 
 SIDE_TERM = (
     "a balance loss, as of a mixture of experts, or another statistic of the batch that is not a mean over its rows; if this is intended, "
@@ -135,7 +135,7 @@ def _judge_manual(trial: Trial, every: int) -> Evidence:
         adds_up = not find_gap(
             trial, partial(_step_of_parts, every, whole), partial(_mean_of_steps_of_one_part, every, whole)
         ).is_real
-        side_term = _judge_side_term(trial, gap, message, whole, _parts(trial, every, whole)) if adds_up else None
+        side_term = _judge_side_term(trial, gap, message, whole, parts_of(trial, every, whole)) if adds_up else None
         return side_term or _finding(trial, gap, message, cause, "accumulated_gradient_differs")
     batch = _with_unequal_rows(trial, count)
     if lines_of(trial.subject.task.signature):
@@ -148,6 +148,24 @@ def _judge_manual(trial: Trial, every: int) -> Evidence:
             )
             cause = f"{_MEAN_OF_MEANS}; sum the losses, and divide the gradients by the number of labels at the step"
             return _finding(trial, unequal, message, cause, "mean_of_means")
+    return _judge_scale(trial, gap, every)
+
+
+def _judge_scale(trial: Trial, gap: Gap, every: int) -> Evidence:
+    """A warning where the batches of a step are added up and not averaged, or the first step of an epoch holds those left from the last."""
+    who = loss_name(trial)
+    if is_summed(trial, every, _batch(trial)):
+        message = f"{who} takes a step every {every} batches with the sum of their gradients, {every} times that of one batch"
+        cause = f"a loss that is not divided by {every}: manual_backward(loss / {every})"
+        return _finding(trial, gap, message, cause, "accumulated_sum", Status.WARN)
+    more = left_over_from_epoch(trial, every, _batch(trial))
+    if more > 1:
+        message = (
+            f"{who} takes a step every {every} batches; the batches left at the end of an epoch are added to the first step of the next, whose "
+            f"gradient is {more:.3g} times as large"
+        )
+        cause = "a step if (batch_idx + 1) % n == 0: take one at the last batch of an epoch too (self.trainer.is_last_batch), or clear there"
+        return _finding(trial, gap, message, cause, "left_over_from_epoch", Status.WARN)
     return _sound(gap, f"gradients accumulated over {every} batches equal those of one large batch", _shown(trial))
 
 
@@ -211,20 +229,13 @@ def _step_of_wholes(every: int, whole: Batch, trial: Trial, vary: Variation = UN
 
 def _step_of_parts(every: int, whole: Batch, trial: Trial, vary: Variation = UNVARIED) -> Quantities:
     """The gradient of a step over several batches that share the rows."""
-    return observe(trial, _parts(trial, every, _in_dtype(trial, whole)), vary=vary).gradients
+    return observe(trial, parts_of(trial, every, _in_dtype(trial, whole)), vary=vary).gradients
 
 
 def _mean_of_steps_of_one_part(every: int, whole: Batch, trial: Trial, vary: Variation = UNVARIED) -> Quantities:
     """The mean of the gradients of several steps, each over one part of the rows again and again."""
-    steps = [observe(trial, [part] * every, vary=vary).gradients for part in _parts(trial, every, _in_dtype(trial, whole))]
+    steps = [observe(trial, [part] * every, vary=vary).gradients for part in parts_of(trial, every, _in_dtype(trial, whole))]
     return {name: torch.stack([step[name] for step in steps]).mean(0) for name in steps[0]}
-
-
-def _parts(trial: Trial, every: int, whole: Batch) -> list[Batch]:
-    """The rows of a batch, shared among several."""
-    signature = trial.subject.task.signature
-    size = signature.row_count(whole) // every
-    return [signature.rows(whole, slice(size * number, size * (number + 1))) for number in range(every)]
 
 
 def _in_dtype(trial: Trial, batch: Batch) -> Batch:
@@ -276,96 +287,6 @@ def _split(trial: Trial, batch: Batch, first: int) -> list[Batch]:
 
 def _shown(trial: Trial) -> str:
     return f"{_sizes(trial).describe(trial.subject.task)}, dropout off"
-
-
-@dataclass
-class _TwoSteps:
-    """What was seen of two steps.
-
-    Attributes:
-        gradients: At each step, of the parameters that the optimizer holds: it clears no others.
-        state: The model as the batches of the second step find it.
-    """
-
-    gradients: list[Quantities] = field(default_factory=list)
-    state: dict[str, Tensor] = field(default_factory=dict)
-
-    def watch(self, model: nn.Module) -> None:
-        """Waits for the first forward after the first step, whichever module it begins with."""
-
-        def note(*_call: Any) -> None:
-            if len(self.gradients) == 1 and not self.state:
-                self.state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-
-        for module in model.modules():
-            module.register_forward_pre_hook(note)
-
-    def look(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
-        """A step is about to be taken."""
-        held = {id(tensor) for optimizer in optimizers for tensor in tensors_of(optimizer)}
-        names = {name for name, parameter in model.named_parameters() if id(parameter) in held}
-        self.gradients.append({name: gradient for name, gradient in gradients_of(model).items() if name in names})
-
-
-def second_step(every: int, trial: Trial, vary: Variation = UNVARIED) -> Quantities:
-    """The gradient at the second step.
-
-    Args:
-        every: Batches a step.
-        trial: The model.
-        vary: How the training is varied.
-    """
-    return _two_steps(every, trial, vary).gradients[-1]
-
-
-def second_step_anew(every: int, trial: Trial, vary: Variation = UNVARIED) -> Quantities:
-    """The gradient of the second step's batches in a model that has the weights of there and no past; arguments as of ``second_step``."""
-    seen = _two_steps(every, trial, UNVARIED)
-
-    def begin_there(model: nn.Module) -> None:
-        model.load_state_dict(seen.state)
-        vary.apply(model)
-
-    gradients = observe(trial, _batches_of_two_steps(every, trial)[every:], vary=Variation(begin_there, vary.seed)).gradients
-    return {name: gradients[name] for name in seen.gradients[-1]}
-
-
-def is_first_gradient_left(trial: Trial, every: int) -> bool:
-    """Whether what the second step has too much is the gradient of the first, or a share of it where a scaler divides both."""
-    seen = _two_steps(every, trial, UNVARIED)
-    anew = second_step_anew(every, trial)
-    names = [name for name in anew if name in seen.gradients[0]]
-    first = _flat(seen.gradients[0], names)
-    rest = _flat(seen.gradients[-1], names) - _flat(anew, names)
-    return float(first @ rest) >= _PARALLEL * float(first.norm() * rest.norm()) > 0
-
-
-def _flat(gradients: Quantities, names: list[str]) -> Tensor:
-    return torch.cat([gradients[name].flatten().double() for name in names])
-
-
-def _two_steps(every: int, trial: Trial, vary: Variation) -> _TwoSteps:
-    seen = _TwoSteps()
-
-    def set_up(model: nn.Module) -> None:
-        vary.apply(model)
-        disable_stochastic_layers(model)
-        seen.watch(model)
-
-    trial.train(
-        _batches_of_two_steps(every, trial),
-        TrialOptions(limit=2, seed=vary.seed, clip=False),
-        prepare=set_up,
-        on_gradients=seen.look,
-    )
-    return seen
-
-
-def _batches_of_two_steps(every: int, trial: Trial) -> list[Batch]:
-    """The batches of two steps."""
-    typical = trial.subject.typical
-    whole = fully_labelled(trial.subject, replace(typical, batch=2 * _ROWS_PER_BATCH * every))
-    return _parts(trial, 2 * every, whole)
 
 
 def is_mean_through_logits(trial: Trial, whole: Batch, parts: Sequence[Batch]) -> bool:

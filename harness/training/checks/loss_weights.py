@@ -31,7 +31,7 @@ def weights(trial: Trial) -> Evidence:
     shares: dict[str, float] = {}
     for output in targeted(signature):
         value, slope = (each.get(output.name) for each in (seen.values, seen.slopes))
-        share = None if value is None or slope is None else _share(signature, output, value, slope, batch)
+        share = None if value is None or slope is None else share_of(signature, output, value, slope, batch)
         if share is not None:
             shares[output.name] = share
     declared = {output.name: output.weight for output in signature.outputs if output.name in shares}
@@ -61,8 +61,16 @@ def weights(trial: Trial) -> Evidence:
     )
 
 
-def _share(signature: Signature, output: Output, value: Tensor, slope: Tensor, batch: Batch) -> float | None:
-    """The factor of an output's own loss in that of a step; ``None`` where the step trains it by another loss."""
+def share_of(signature: Signature, output: Output, value: Tensor, slope: Tensor, batch: Batch) -> float | None:
+    """The factor of an output's own loss in that of a step; ``None`` where the step trains it by another loss.
+
+    Args:
+        signature: The signature.
+        output: The output.
+        value: Its value at the step.
+        slope: What the step sent back to it.
+        batch: The batch of the step.
+    """
     with torch.enable_grad():
         leaf = value.detach().clone().requires_grad_()
         (own,) = torch.autograd.grad(signature.loss_of(output, leaf, batch), leaf)

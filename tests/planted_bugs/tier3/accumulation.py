@@ -84,14 +84,28 @@ class SmoothedLabels(LitScores):
 
 
 class Every(ManualScores):
-    """A step after every second batch."""
+    """A step after every second batch, and after the last one of an epoch."""
+
+    every = 2
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         optimizer: Any = self.optimizers()
-        self.manual_backward(self.loss(self(batch["features"]), batch["labels"]) / 2)
-        if batch_idx % 2 == 1:
+        self.manual_backward(self.loss(self(batch["features"]), batch["labels"]) / self.every)
+        if batch_idx % 2 == 1 or self.ends(batch_idx):
             optimizer.step()
             optimizer.zero_grad()
+
+    def ends(self, batch_idx: int) -> bool:
+        return self.trainer.is_last_batch
+
+
+class NotDivided(Every):
+    every = 1
+
+
+class LeftForTheNextEpoch(Every):
+    def ends(self, batch_idx: int) -> bool:
+        return False
 
 
 class ClearedEachTime(Every):
@@ -266,6 +280,26 @@ plant(
     "accumulated_gradient_differs",
     LIGHTNING,
     says="takes a step every 2 batches, and its gradient differs from that of all their rows in one batch",
+)
+plant(
+    "not_divided_by_the_batches",
+    "accumulation",
+    Training(TABLE, NotDivided),
+    Training(TABLE, Every),
+    "accumulated_sum",
+    LIGHTNING,
+    says="with the sum of their gradients, 2 times that of one batch",
+    status=Status.WARN,
+)
+plant(
+    "batches_left_for_the_next_epoch",
+    "accumulation",
+    Training(TABLE, LeftForTheNextEpoch),
+    Training(TABLE, Every),
+    "left_over_from_epoch",
+    LIGHTNING,
+    says="whose gradient is 1.5 times as large",
+    status=Status.WARN,
 )
 plant(
     "mean_of_means_by_hand",

@@ -1,0 +1,172 @@
+"""What one step leaves to the next, and what the last step of an epoch leaves to the next epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from harness.batches import Batch
+from harness.training.checks.gradient_noise import Quantities
+from harness.training.checks.labels import fully_labelled
+from harness.training.checks.loss_weights import share_of
+from harness.training.checks.module_modes import disable_stochastic_layers
+from harness.training.checks.observation import observe
+from harness.training.checks.optimizer_coverage import tensors_of
+from harness.training.optimisation import RateScale
+from harness.training.trial import UNVARIED, Trial, TrialOptions, Variation, gradients_of
+
+_ROWS_PER_BATCH = 2
+_PARALLEL = 0.99
+"""Cosine from which one gradient is a multiple of another."""
+
+_SAME = 1e-2
+"""Relative difference up to which two factors are the same."""
+
+
+@dataclass
+class _TwoSteps:
+    """What was seen of two steps.
+
+    Attributes:
+        gradients: At each step, of the parameters that the optimizer holds: it clears no others.
+        state: The model as the batches of the second step find it.
+    """
+
+    gradients: list[Quantities] = field(default_factory=list)
+    state: dict[str, Tensor] = field(default_factory=dict)
+
+    def watch(self, model: nn.Module) -> None:
+        """Waits for the first forward after the first step, whichever module it begins with."""
+
+        def note(*_call: Any) -> None:
+            if len(self.gradients) == 1 and not self.state:
+                self.state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+        for module in model.modules():
+            module.register_forward_pre_hook(note)
+
+    def look(self, model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
+        """A step is about to be taken."""
+        held = {id(tensor) for optimizer in optimizers for tensor in tensors_of(optimizer)}
+        names = {name for name, parameter in model.named_parameters() if id(parameter) in held}
+        self.gradients.append({name: gradient for name, gradient in gradients_of(model).items() if name in names})
+
+
+def second_step(every: int, trial: Trial, vary: Variation = UNVARIED) -> Quantities:
+    """The gradient at the second step.
+
+    Args:
+        every: Batches a step.
+        trial: The model.
+        vary: How the training is varied.
+    """
+    return _two_steps(every, trial, vary).gradients[-1]
+
+
+def second_step_anew(every: int, trial: Trial, vary: Variation = UNVARIED) -> Quantities:
+    """The gradient of the second step's batches in a model that has the weights of there and no past; arguments as of ``second_step``."""
+    seen = _two_steps(every, trial, UNVARIED)
+
+    def begin_there(model: nn.Module) -> None:
+        model.load_state_dict(seen.state)
+        vary.apply(model)
+
+    gradients = observe(trial, _batches_of_two_steps(every, trial)[every:], vary=Variation(begin_there, vary.seed)).gradients
+    return {name: gradients[name] for name in seen.gradients[-1]}
+
+
+def is_first_gradient_left(trial: Trial, every: int) -> bool:
+    """Whether what the second step has too much is the gradient of the first, or a share of it where a scaler divides both."""
+    seen = _two_steps(every, trial, UNVARIED)
+    anew = second_step_anew(every, trial)
+    names = [name for name in anew if name in seen.gradients[0]]
+    first = _flat(seen.gradients[0], names)
+    rest = _flat(seen.gradients[-1], names) - _flat(anew, names)
+    return float(first @ rest) >= _PARALLEL * float(first.norm() * rest.norm()) > 0
+
+
+def _flat(gradients: Quantities, names: list[str]) -> Tensor:
+    return torch.cat([gradients[name].flatten().double() for name in names])
+
+
+def _two_steps(every: int, trial: Trial, vary: Variation) -> _TwoSteps:
+    seen = _TwoSteps()
+
+    def set_up(model: nn.Module) -> None:
+        vary.apply(model)
+        disable_stochastic_layers(model)
+        seen.watch(model)
+
+    trial.train(
+        _batches_of_two_steps(every, trial),
+        TrialOptions(limit=2, seed=vary.seed, clip=False),
+        prepare=set_up,
+        on_gradients=seen.look,
+    )
+    return seen
+
+
+def _batches_of_two_steps(every: int, trial: Trial) -> list[Batch]:
+    """The batches of two steps."""
+    typical = trial.subject.typical
+    whole = fully_labelled(trial.subject, replace(typical, batch=2 * _ROWS_PER_BATCH * every))
+    return parts_of(trial, 2 * every, whole)
+
+
+def parts_of(trial: Trial, every: int, whole: Batch) -> list[Batch]:
+    """The rows of a batch, shared among several."""
+    signature = trial.subject.task.signature
+    size = signature.row_count(whole) // every
+    return [signature.rows(whole, slice(size * number, size * (number + 1))) for number in range(every)]
+
+
+def is_summed(trial: Trial, every: int, batch: Batch) -> bool:
+    """Whether a step over several batches adds their gradients up, where those of one batch are of the mean loss by name.
+
+    Args:
+        trial: The model, whose training step accumulates by itself.
+        every: Batches a step.
+        batch: Given as often.
+    """
+    signature = trial.subject.task.signature
+    if len(signature.taught) != 1 or ":" in signature.taught[0].loss:
+        return False
+    output, seen = signature.taught[0], observe(trial, [batch])
+    value, slope = seen.values.get(output.name), seen.slopes.get(output.name)
+    if value is None or slope is None or not bool(slope.any()):
+        return False
+    share = share_of(signature, output, value, slope, batch)
+    return share is not None and abs(share / output.weight / every - 1) <= _SAME
+
+
+def left_over_from_epoch(trial: Trial, every: int, batch: Batch) -> float:
+    """How many times as large as the first one the gradient of any later step is, where an epoch ends between two steps; 1 where none is larger.
+
+    All batches are the same one, and no step goes anywhere.
+
+    Args:
+        trial: The model, whose training step accumulates by itself.
+        every: Batches a step.
+        batch: The batch.
+    """
+    seen: list[Quantities] = []
+    still = RateScale(0.0)
+
+    def look(model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
+        seen.append(gradients_of(model))
+        still(model, optimizers)
+
+    options = TrialOptions(epochs=2, clip=False)
+    trial.train([batch] * (every + 1), options, prepare=disable_stochastic_layers, on_gradients=look)
+    factors = [1.0]
+    for gradients in seen[1:]:
+        names = list(gradients)
+        first, later = _flat(seen[0], names), _flat(gradients, names)
+        if float(first @ later) >= _PARALLEL * float(first.norm() * later.norm()) > 0:
+            factors.append(float(later.norm() / first.norm()))
+    return max(factors) if max(factors) > 1 + _SAME else 1.0
