@@ -112,6 +112,10 @@ TRAINING = (
                 "harness.training.checks.training_loss:rows",
                 needs=lambda task: task.signature.has_rows and bool(task.signature.loss_over),
             ),
+            "balance": Case(
+                "The balance loss of a mixture of experts leads away from one expert for all",
+                "harness.training.checks.balance_loss:balance",
+            ),
             "weights": Case(
                 "Each output has the share in the loss that its weight declares",
                 "harness.training.checks.loss_weights:weights",

@@ -57,6 +57,7 @@ FAMILIES: dict[int, tuple[str, ...]] = {
         "schedules",
         "clipping",
         "averages",
+        "experts",
         "accumulation",
         "runs",
         "declared_tasks",

@@ -242,7 +242,9 @@ def _through_outputs(trial: Trial, batch: Batch, prepare: Prepare, seen: Observa
         found = [outputs[name] for name in names]
         for name, output in zip(names, found, strict=True):
             wanted = seen.values[name].reshape(output.shape) if seen.values[name].numel() == output.numel() else None
-            if wanted is None or float((wanted - output).abs().max()) > _NOISE * max(1.0, float(output.abs().max())):
+            if wanted is None or float((wanted - output.detach()).abs().max()) > _NOISE * max(
+                1.0, float(output.detach().abs().max())
+            ):
                 return None
         parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         slopes = [seen.slopes[name].reshape(output.shape) for name, output in zip(names, found, strict=True)]
