@@ -210,13 +210,17 @@ class HeldSession:
 
 @dataclass(frozen=True)
 class StepMethod(Decoder):
-    """A method ``step`` takes one element and a state, and returns the output and the next state.
+    """A method ``step`` takes one element, and a state that it returns or that the model keeps.
 
     Attributes:
         first: The method that makes the first state; empty where it is ``None``.
+        reset: The method that empties the state which the model keeps; empty where the state is passed.
+        keeps_axis: Whether an element keeps its axis, of size 1.
     """
 
     first: str = ""
+    reset: str = ""
+    keeps_axis: bool = False
 
     @property
     def title(self) -> str:  # type: ignore[override]
@@ -224,7 +228,8 @@ class StepMethod(Decoder):
         return "`step`"
 
     def begin(self, subject: Subject, model: nn.Module, rows: int, length: int) -> StepSession:
-        """Begins with the first state."""
+        """Begins with the first state, of a model that keeps it on a copy."""
+        model = subject.fresh().to(floating_dtype(model)) if self.reset else model
         return StepSession(self, model, rows, length, whole_text(subject))
 
 
@@ -232,7 +237,7 @@ class StepSession:
     """A text that is read by ``step``.
 
     Attributes:
-        model: The model.
+        model: The model, or a copy of it.
     """
 
     def __init__(self, decoder: StepMethod, model: nn.Module, rows: int, length: int, text: Text | None) -> None:
@@ -246,20 +251,28 @@ class StepSession:
         """The outputs of the next elements, one after the other."""
         outputs = []
         for place in range(self._text.length_of(piece)):
-            element = self._text.element(piece, place)
+            element = self._text.element(piece, place, self._decoder.keeps_axis)
             with blaming(self.model):
-                answer = self.model.step(element, self._state)  # type: ignore[operator]
-            if not isinstance(answer, tuple) or len(answer) != 2 or not isinstance(answer[0], Tensor) or not answer[0].ndim:
-                raise OutputError("`step` does not return an output and the next state")
-            self._state = answer[1]
-            outputs.append(answer[0])
-        return torch.stack(outputs, self._text.along)
+                outputs.append(self._stepped(element))
+        return (torch.cat if self._decoder.keeps_axis else torch.stack)(outputs, self._text.along)
+
+    def _stepped(self, element: Tensor) -> Tensor:
+        step: Callable[..., Any] = self.model.step  # type: ignore[assignment]
+        answer = (step(element), None) if self._decoder.reset else step(element, self._state)
+        if not isinstance(answer, tuple) or len(answer) != 2 or not isinstance(answer[0], Tensor) or not answer[0].ndim:
+            raise OutputError("`step` does not return an output and the next state")
+        output, self._state = answer
+        if output.ndim < self._text.along + self._decoder.keeps_axis:
+            raise OutputError("`step` returns an output of other axes than forward")
+        return output
 
     def restart(self) -> None:
         """Takes the first state."""
         self._state = None
-        if self._decoder.first:
-            with blaming(self.model):
+        with blaming(self.model):
+            if self._decoder.reset:
+                getattr(self.model, self._decoder.reset)()
+            if self._decoder.first:
                 self._state = filled(getattr(self.model, self._decoder.first), *self._sizes, self.model)()
 
 

@@ -20,7 +20,7 @@ from harness.properties.subject import Subject
 
 _CACHE = re.compile(
     r"(?!encoder|cross|input|output|return|use|image|audio|vision)([a-z]+_)*"
-    r"(past(_key_values?|_kvs?|s)?|caches?|cache_params|states?|hiddens?)|h[xc0]?|c[x0]"
+    r"(past(_key_values?|_kvs?|s)?|caches?|cache_params|states?|hiddens?|memory)|h[xc0]?|c[x0]"
 )
 """Parameters of forward that take what an earlier call returned. Memories of whole segments are none: they give another result by design."""
 
@@ -107,6 +107,8 @@ def _difference_at_end(subject: Subject, text: Text, decoder: Decoder, batch: Ba
     for number, size in enumerate(sizes):
         start = sum(sizes[:number])
         last = session.read(text.piece(batch, start, size), start)
+        if last.ndim <= text.along or not last.shape[text.along]:
+            raise OutputError(f"forward answers nothing to a piece that is read with {decoder.title}")
         if isinstance(decoder, PassedCache) and decoder.takes_whole and last.shape[text.along] > size:
             raise OutputError(f"forward reads the whole text again with {decoder.title}")
         if number == 0 and isinstance(session, PassedSession) and not session.cache:
@@ -134,11 +136,23 @@ def _possible(subject: Subject) -> Iterator[Decoder]:
         yield HeldCache(set_up, reset, switches, offset, places)
         if places:
             yield HeldCache(set_up, reset, switches, offset, places, by_row=True)
+    yield from _steps(model)
+
+
+def _steps(model: nn.Module) -> Iterator[Decoder]:
+    """The ways to call a method ``step``: with a state that it returns, or with one that the model keeps until it is reset."""
     step = getattr(model, "step", None)
-    if callable(step) and len(_required(step)) <= 2 <= len(inspect.signature(step).parameters):
-        first = next((name for name in _FIRST_STATE if callable(getattr(model, name, None))), "")
-        if first or _CACHE.fullmatch(list(inspect.signature(step).parameters)[1]):
-            yield StepMethod(first)
+    if not callable(step):
+        return
+    taken, required = list(inspect.signature(step).parameters), _required(step)
+    first, reset = (
+        next((name for name in names if callable(getattr(model, name, None))), "") for names in (_FIRST_STATE, _RESET)
+    )
+    if len(required) <= 2 <= len(taken) and (first or _CACHE.fullmatch(taken[1])):
+        yield StepMethod(first)
+    elif len(required) == 1 and reset:
+        yield StepMethod(reset=reset)
+        yield StepMethod(reset=reset, keeps_axis=True)
 
 
 def positions_of(subject: Subject) -> str:

@@ -79,9 +79,10 @@ class Text:
         read = {each.name: torch.cat([before[each.name], piece[each.name]], self.place_in(each)) for each in self.inputs}
         return {**piece, **read}
 
-    def element(self, batch: Batch, place: int) -> Tensor:
-        """One element of the first input, without the axis."""
-        return batch[self.inputs[0].name].select(self.place_in(self.inputs[0]), place)
+    def element(self, batch: Batch, place: int, keeps_axis: bool = False) -> Tensor:
+        """One element of the first input, with the axis or without."""
+        value, along = batch[self.inputs[0].name], self.place_in(self.inputs[0])
+        return value.narrow(along, place, 1) if keeps_axis else value.select(along, place)
 
     def of_output(self, logits: Tensor, start: int, size: int) -> Tensor:
         """A part of the main output."""
