@@ -90,6 +90,8 @@ class ModelSource:
         refuse_compiled(model, self.origin)
         if self.call:
             call_by(model, self.call, self.origin)
+        if torch.get_default_device().type == "meta":  # where a model has no data, which only moves with `to_empty`
+            return model.eval()
         if self.weights is not None:
             load_weights(model, self.weights)
         try:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import copy
-import io
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from harness.compat import CONTENTS_OF_MODULE, buffers_of, saved_names
+from harness.compat import CONTENTS_OF_MODULE
 from harness.evidence import Evidence, Status
 from harness.properties.calling import NoGradientError, mode
 from harness.properties.equality import judge_equal
+from harness.properties.loading import same_logits
 from harness.properties.quantised import is_packed
 from harness.properties.subject import Subject
 from harness.runtime import seeded
@@ -122,35 +122,6 @@ def _trained_parts(subject: Subject, model: nn.Module, hidden: dict[str, Tensor 
     return [path for path, parts in tensors.items() if any(t.grad is not None for t in parts)]
 
 
-def state_dict_round_trip(subject: Subject, seed: int = 0) -> Evidence:
-    """Another instance, built from another seed and given the saved state dict, gives the same logits."""
-    if subject.rebuild is None:
-        return Evidence("serialisation", Status.SKIPPED, "the model has no factory, so a second instance cannot be built")
-    file = io.BytesIO()
-    torch.save(subject.model.state_dict(), file)
-    file.seek(0)
-    other = subject.rebuild(seed + 1_000_003)
-    try:
-        other.load_state_dict(torch.load(file, weights_only=True))
-    except (RuntimeError, pickle.UnpicklingError) as error:
-        first = " ".join(str(error).split())[:300]
-        return Evidence(
-            "serialisation",
-            Status.FAIL,
-            f"the saved state dict does not load into a second instance: {first}",
-            cause="parameters made during forward, or a factory that builds another architecture each time",
-            code="does_not_load",
-        )
-    return _same(
-        subject,
-        other,
-        "a second instance with the loaded state dict gives different logits: part of the model is missing from it",
-        "a tensor that is neither parameter nor persistent buffer (a plain attribute, persistent=False) drawn at random in __init__",
-        "state_dict_incomplete",
-        seed,
-    )
-
-
 def pickle_round_trip(subject: Subject, seed: int = 0) -> Evidence:
     """A pickled copy gives the same logits; a model that cannot be pickled is a warning."""
     try:
@@ -164,7 +135,7 @@ def pickle_round_trip(subject: Subject, seed: int = 0) -> Evidence:
             cause="a lambda, a local class, a lock, a file or a generator kept as an attribute",
             code="cannot_be_pickled",
         )
-    return _same(
+    return same_logits(
         subject,
         loaded,
         "a pickled copy gives different logits",
@@ -188,7 +159,7 @@ def deepcopy_independent(subject: Subject, seed: int = 0) -> Evidence:
         )
     original = subject.rebuild(seed) if subject.rebuild is not None else subject.model
     copied = copy.deepcopy(original)
-    same = _same(
+    same = same_logits(
         subject,
         copied,
         "a deep copy gives different logits",
@@ -220,79 +191,6 @@ def deepcopy_independent(subject: Subject, seed: int = 0) -> Evidence:
         "a lambda or bound method stored on the module that still refers to the original's parameters",
         code="copy_shares_weights",
     )
-
-
-def tied_weights(subject: Subject, seed: int = 0) -> Evidence:
-    """Weights that are tied stay tied through deepcopy, a dtype move and loading."""
-    original = subject.rebuild(seed) if subject.rebuild is not None else subject.model
-    tied = _tied_groups(original)
-    if not tied:
-        return Evidence("serialisation", Status.SKIPPED, "no weights are tied")
-    moves: dict[str, Callable[[], nn.Module]] = {"a dtype move": lambda: subject.copies.of(original).double()}
-    if not subject.copies.fault:
-        moves = {"deepcopy": lambda: copy.deepcopy(original), **moves}
-    if subject.rebuild is not None:
-        moves["loading into a second instance"] = lambda: _loaded(subject)
-    for label, move in moves.items():
-        lost = tied - _tied_groups(move())
-        if lost:
-            names = sorted(next(iter(lost)))
-            return Evidence(
-                "serialisation",
-                Status.FAIL,
-                f"`{names[0]}` and `{names[1]}` are tied, but not after {label}",
-                module=names[1],
-                cause="weights tied by copying their data, or tied outside __init__, which a rebuilt model does not repeat",
-                code="loses_tied_weights",
-            )
-    return Evidence("serialisation", Status.OK, f"{len(tied)} groups of tied weights stay tied")
-
-
-def _loaded(subject: Subject) -> nn.Module:
-    assert subject.rebuild is not None
-    other = subject.rebuild(1_000_003)
-    other.load_state_dict(subject.model.state_dict())
-    return other
-
-
-def _same(
-    subject: Subject, other: nn.Module, wrong: str, cause: str, code: str, seed: int, reference: nn.Module | None = None
-) -> Evidence:
-    batch = subject.batch(seed=seed)
-    other.eval()
-
-    def compare(_model: nn.Module) -> tuple[Tensor, Tensor]:
-        return subject.logits(batch, reference), subject.logits(batch, other)
-
-    return judge_equal(
-        subject,
-        "serialisation",
-        compare,
-        wrong,
-        f"{subject.typical.describe(subject.task)}, seed={seed}",
-        cause,
-        lambda _judge: _unsaved(subject.model, other),
-        code=code,
-    )
-
-
-def _unsaved(model: nn.Module, other: nn.Module) -> str:
-    """Path of a tensor that the state dict leaves out and that differs between two instances."""
-    for (path, left), (_, right) in zip(model.named_modules(), other.named_modules(), strict=False):
-        for name in {*vars(left), *buffers_of(left)} - saved_names(left):
-            a, b = getattr(left, name, None), getattr(right, name, None)
-            if isinstance(a, Tensor) and isinstance(b, Tensor) and not (a.shape == b.shape and torch.equal(a, b)):
-                return f"{path}.{name}".lstrip(".")
-    return ""
-
-
-def _tied_groups(model: nn.Module) -> set[frozenset[str]]:
-    """Names of the parameters that share their memory."""
-    groups: dict[tuple[object, ...], list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        if parameter.numel():
-            groups.setdefault((parameter.data_ptr(), parameter.shape, parameter.stride()), []).append(name)
-    return {frozenset(names) for names in groups.values() if len(names) > 1}
 
 
 def _unpicklable(model: nn.Module) -> str:

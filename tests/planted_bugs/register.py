@@ -20,6 +20,8 @@ FAMILIES: dict[int, tuple[str, ...]] = {
         "decoders",
         "decoder_life",
         "decoder_copies",
+        "loaded",
+        "adapted",
         "encoders",
         "vision",
         "mixers",

@@ -1,0 +1,294 @@
+"""Adapters on frozen weights, such as LoRA: merged, disabled, trained and saved, they do what they did.
+
+Fresh adapters often start at zero, where nothing can go wrong. So their parameters are moved first, as training would.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from harness.errors import ProbeUnsupportedError, UserError
+from harness.evidence import Evidence, Status
+from harness.models.adapter_layers import Adapters, adapter_parameters, disabled, find_adapters, has_signs_of_adapters
+from harness.properties.equality import judge_equal
+from harness.properties.loading import tied_groups
+from harness.properties.model_variants import moved
+from harness.properties.noise import difference
+from harness.properties.quantised import is_packed
+from harness.properties.subject import Subject
+from harness.properties.tracing import first_divergence, recording, whole
+from harness.runtime import seeded
+from harness.user_code import raised
+
+NAME = "adapter_layers"
+_REFUSES = re.compile(
+    r"impossible|not (yet )?(supported|implemented|possible)|unsupported|cannot (be )?merge|can't merge", re.IGNORECASE
+)
+"""How a method says that it does not merge such adapters."""
+
+NONE = "the model has no adapters (LoRA and the like) that can be merged or disabled"
+_MOVED = 0.05
+
+
+def merged_equals_unmerged(subject: Subject, seed: int = 0) -> Evidence:
+    """Adapters that are merged into the weights give the same logits, and unmerging restores them."""
+    adapters = adapters_of(subject)
+    if adapters is None:
+        return Evidence(NAME, Status.SKIPPED, NONE)
+    batch = subject.batch(seed=seed)
+    at = f"{subject.typical.describe(subject.task)}, adapters moved at random, seed={seed}"
+    models = Kept(subject)
+
+    def apart(judge: nn.Module) -> Tensor:
+        return _unmerged_logits(subject, adapters, models.of(judge, "apart"), seed)
+
+    def merged(judge: nn.Module) -> nn.Module:
+        return models.of(judge, "merged", lambda model: None if adapters.by_mode else adapters.merge(model))
+
+    try:
+        merged(subject.model)
+    except UserError:
+        raise
+    except Exception as error:
+        return raises(adapters.merging, error)
+    found = judge_equal(
+        subject,
+        NAME,
+        lambda judge: (apart(judge), subject.logits(batch, merged(judge))),
+        f"merged by {adapters.merging}, the adapters change the logits",
+        at,
+        "a scale, a transpose, or a bias that forward has and the merge has not, or the other way round",
+        lambda judge: _first_layer(subject, adapters, models.of(judge, "apart"), merged(judge), seed),
+        code="merged_differs",
+    )
+    if found.status is not Status.OK:
+        return found
+    if adapters.by_mode:
+        return _merged_once(subject, models, seed) or found
+    try:
+        back = partial(models.of, name="back", change=adapters.merge_and_unmerge)
+        back(subject.model)
+    except UserError:
+        raise
+    except Exception as error:
+        return raises(adapters.unmerging, error)
+    return judge_equal(
+        subject,
+        NAME,
+        lambda judge: (apart(judge), subject.logits(batch, back(judge))),
+        f"after {adapters.merging} and {adapters.unmerging} the logits are not what they were",
+        at,
+        "an unmerge that leaves out, or does otherwise, what the merge does: a bias, a scale, a transpose, a flag",
+        lambda judge: _first_layer(subject, adapters, models.of(judge, "apart"), back(judge), seed),
+        code="unmerge_does_not_restore",
+    )
+
+
+def _merged_once(subject: Subject, models: Kept, seed: int) -> Evidence | None:
+    """A failure where a second ``eval()`` merges once more; ``None`` where it does not."""
+    batch = subject.batch(seed=seed)
+
+    def compare(judge: nn.Module) -> tuple[Tensor, Tensor]:
+        once = models.of(judge, "once", lambda model: model.train().eval())
+        twice = models.of(judge, "twice", lambda model: model.train().eval().eval())
+        return subject.logits(batch, once), subject.logits(batch, twice)
+
+    found = judge_equal(
+        subject,
+        NAME,
+        compare,
+        "eval() merges the adapters once more each time that it is called",
+        f"{subject.typical.describe(subject.task)}, eval() called twice, seed={seed}",
+        "a train() that does not remember whether the adapters are merged",
+        code="merged_twice",
+    )
+    return found if found.status is not Status.OK else None
+
+
+def disabled_is_base(subject: Subject, seed: int = 0) -> Evidence:
+    """With adapters switched off the logits are those of the base model, and switched on again they are as before."""
+    adapters = adapters_of(subject)
+    if adapters is None and not hasattr(subject.model, "peft_config"):
+        return Evidence(NAME, Status.SKIPPED, NONE)
+    batch = subject.batch(seed=seed)
+    models = Kept(subject)
+    names = _parameters_of(subject, adapters, models)
+
+    def switched_off(judge: nn.Module, name: str) -> Tensor:
+        model = models.of(judge, name, partial(_move, names=names, seed=2) if name == "other" else None)
+        with disabled(model, adapters):
+            return subject.logits(batch, model)
+
+    def on_again(judge: nn.Module) -> tuple[Tensor, Tensor]:
+        model = models.of(judge, "on")
+        before = subject.logits(batch, model)
+        with disabled(model, adapters):
+            subject.logits(batch, model)
+        return before, subject.logits(batch, model)
+
+    with disabled(models.of(subject.model, "one"), adapters) as how:
+        if not how:
+            return Evidence(NAME, Status.SKIPPED, "the model has no method or attribute that switches its adapters off")
+    at = f"{subject.typical.describe(subject.task)}, {how}, seed={seed}"
+    found = judge_equal(
+        subject,
+        NAME,
+        lambda judge: (switched_off(judge, "one"), switched_off(judge, "other")),
+        f"adapters that are switched off by {how} still change the logits",
+        at,
+        "a branch of forward that does not ask whether adapters are on, or weights that stay merged",
+        lambda judge: _layer_that_is_on(subject, adapters, models, judge, seed),
+        code="disabled_adapter_acts",
+    )
+    if found.status is not Status.OK:
+        return found
+    return judge_equal(
+        subject,
+        NAME,
+        on_again,
+        f"adapters that are switched off by {how} and on again give other logits than before",
+        at,
+        "a switch that changes the weights, or leaves them merged",
+        code="enabling_does_not_restore",
+    )
+
+
+def adapters_of(subject: Subject) -> Adapters | None:
+    """The adapters of the model; ``None`` where it has none."""
+    if not has_signs_of_adapters(subject.model):
+        return None
+    return find_adapters(with_effect(subject, subject.model))
+
+
+class Kept:
+    """Copies of a subject's model whose adapters do something, one for each judge and use."""
+
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+        self._models: dict[tuple[int, str], nn.Module] = {}
+
+    def of(self, judge: nn.Module, name: str, change: Callable[[nn.Module], object] | None = None) -> nn.Module:
+        """A copy of the model that judges.
+
+        Args:
+            judge: The model itself, or the one in float64.
+            name: What the copy is for.
+            change: What is done to it once.
+        """
+        if (id(judge), name) not in self._models:
+            model = with_effect(self._subject, judge)
+            if change is not None:
+                change(model)
+            self._models[id(judge), name] = model
+        return self._models[id(judge), name]
+
+
+@torch.no_grad()
+def with_effect(subject: Subject, judge: nn.Module) -> nn.Module:
+    """A copy in eval mode whose adapters are moved, so that they do something; of a trained model only what can be trained."""
+    model = moved(subject, None if judge is subject.model else judge)
+    if not subject.fresh_weights:
+        _move(model, [name for name, parameter in model.named_parameters() if parameter.requires_grad], seed=1)
+    return model
+
+
+@torch.no_grad()
+def _move(model: nn.Module, names: list[str], seed: int) -> None:
+    parameters = dict(model.named_parameters())
+    with seeded(seed):
+        for name in names:
+            if parameters[name].is_floating_point() and not is_packed(parameters[name]):
+                parameters[name].add_(torch.randn_like(parameters[name]), alpha=_MOVED)
+
+
+def _parameters_of(subject: Subject, adapters: Adapters | None, models: Kept) -> list[str]:
+    """Names of the adapters' parameters."""
+    model, merged = models.of(subject.model, "named"), None
+    if adapters is not None and not adapters.by_mode:
+        try:
+            merged = models.of(subject.model, "merged", adapters.merge)
+        except Exception:  # what keeps them from being merged is said by the case `merged`
+            merged = None
+    return adapter_parameters(model, adapters or Adapters(("",)), merged)
+
+
+@torch.no_grad()
+def _unmerged_logits(subject: Subject, adapters: Adapters, model: nn.Module, seed: int) -> Tensor:
+    """Logits with the adapters beside the weights.
+
+    Where the mode merges them, that is train mode, with everything else as in eval mode.
+
+    Raises:
+        ProbeUnsupportedError: The layers that merge draw random numbers in train mode.
+    """
+    batch = subject.batch(seed=seed)
+    if not adapters.by_mode:
+        return subject.logits(batch, model)
+    model.train()
+    layers = {model.get_submodule(path) for path in adapters.layers} | {model}
+    for module in model.modules():
+        if module not in layers:
+            module.training = False
+    try:
+        first, second = (_under(draw, subject, batch, model) for draw in (1, 2))
+    finally:
+        model.eval()
+    if difference(first, second) > subject.floor.repeat_bound:
+        raise ProbeUnsupportedError("layers that merge their adapters in eval mode draw random numbers in train mode")
+    return first
+
+
+def _under(draw: int, subject: Subject, batch: dict[str, Tensor], model: nn.Module) -> Tensor:
+    with seeded(draw):
+        return subject.raw_logits(batch, model)
+
+
+def _first_layer(subject: Subject, adapters: Adapters, apart: nn.Module, merged: nn.Module, seed: int) -> str:
+    """The first layer with adapters whose output differs though its inputs agree."""
+    traces = []
+    for model in (apart, merged):
+        with recording(model) as calls:
+            if model is apart:
+                _unmerged_logits(subject, adapters, model, seed)
+            else:
+                subject.logits(subject.batch(seed=seed), model)
+        traces.append([call for call in calls if call.module in adapters.layers])
+    return first_divergence(traces[0], traces[1], whole) or _tied_to_merged(apart, merged)
+
+
+def _tied_to_merged(apart: nn.Module, merged: nn.Module) -> str:
+    """A weight that adapters are merged into and that another layer uses too."""
+    theirs = dict(merged.named_parameters(remove_duplicate=False))
+    for group in tied_groups(apart):
+        for name in sorted(group):
+            if name in theirs and not torch.equal(dict(apart.named_parameters(remove_duplicate=False))[name], theirs[name]):
+                return name
+    return ""
+
+
+def _layer_that_is_on(subject: Subject, adapters: Adapters | None, models: Kept, judge: nn.Module, seed: int) -> str:
+    traces = []
+    for name in ("one", "other"):
+        model = models.of(judge, name)
+        with disabled(model, adapters), recording(model) as calls:
+            subject.logits(subject.batch(seed=seed), model)
+        traces.append(calls)
+    return first_divergence(traces[0], traces[1], whole)
+
+
+def raises(method: str, error: Exception) -> Evidence:
+    """A failure of a method that merges or unmerges; where it says that it cannot, a skip."""
+    if _REFUSES.search(str(error)):
+        return Evidence(NAME, Status.SKIPPED, f"{method} refuses: {raised(error)}")
+    return Evidence(
+        NAME,
+        Status.FAIL,
+        f"{method} raises {raised(error)}",
+        cause="a merge that was written for another layer: its shape, the groups of a convolution, or a change in place of a trained weight",
+        code="merge_raises",
+    )

@@ -1,0 +1,341 @@
+"""Weights that were saved and are loaded into a second instance: by copying, by assignment, in another dtype.
+
+What is saved are never the weights a factory makes: those of a copy are moved first, so that a weight which loading leaves out, or makes anew,
+differs even where every instance starts with the same zeros or ones.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from harness.compat import buffers_of, saved_names
+from harness.errors import ProbeUnsupportedError, UserError
+from harness.evidence import Evidence, Status
+from harness.owners import failing_owner, owned_by
+from harness.properties.equality import first_failure, judge_equal
+from harness.properties.model_variants import moved
+from harness.properties.quantised import is_packed, quantised_part
+from harness.properties.subject import Subject, floating_dtype
+from harness.properties.tracing import first_divergence, recording, whole
+from harness.runtime import seeded
+from harness.user_code import raised
+
+NAME = "serialisation"
+
+State = dict[str, Tensor]
+"""A state dict."""
+
+Load = Callable[[nn.Module, nn.Module], nn.Module]
+"""From the model that is saved and an untouched second instance to the model that is loaded."""
+
+_ANOTHER = 1_000_003
+"""How far the seed of a second instance is from the first one's."""
+
+_SHARE = 0.05
+"""By how much of themselves loaded weights are moved, which are trained and must stay in their range."""
+
+_OTHER_DTYPES = (torch.bfloat16, torch.float64)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model, and another one that was loaded with what was saved of it.
+
+    Attributes:
+        source: The first.
+        other: The second.
+        logits: Logits of the first.
+    """
+
+    source: nn.Module
+    other: nn.Module
+    logits: Tensor
+
+
+class NotLoadedError(Exception):
+    """What was saved cannot be loaded; the message is for people."""
+
+
+def state_dict_round_trip(subject: Subject, seed: int = 0) -> Evidence:
+    """Another instance, built from another seed and given the saved state dict, gives the same logits."""
+
+    def load(source: nn.Module, other: nn.Module) -> nn.Module:
+        load_into(other, through_a_file(source))
+        return other
+
+    return judge_loading(
+        subject,
+        load,
+        "a second instance with the loaded state dict gives different logits: part of the model is missing from it",
+        "a tensor that is neither parameter nor persistent buffer (a plain attribute, persistent=False) drawn at random in __init__",
+        "state_dict_incomplete",
+        seed,
+    )
+
+
+def assigned_state_dict(subject: Subject, seed: int = 0) -> Evidence:
+    """``load_state_dict(assign=True)``, which puts new tensors in the place of the old ones, gives the same logits."""
+
+    def load(source: nn.Module, other: nn.Module) -> nn.Module:
+        try:
+            load_into(other, through_a_file(source), assign=True)
+        except TypeError as error:
+            raise ProbeUnsupportedError(f"load_state_dict does not take `assign`: {error}") from None
+        tie_again(other)
+        return other
+
+    found = judge_loading(
+        subject,
+        load,
+        "after load_state_dict(assign=True) the model still computes with weights from before",
+        "a parameter or buffer that is kept a second time, in a list, a closure or an attribute, and used from there; use the registered one",
+        "uses_old_weights",
+        seed,
+    )
+    return unless_owned(subject, "assign", found)
+
+
+def other_dtype(subject: Subject, seed: int = 0) -> Evidence:
+    """A state dict in another dtype gives its own values, and leaves the model in the dtype it has."""
+    if part := quantised_part(subject.model):
+        return Evidence(NAME, Status.SKIPPED, f"`{part}` is quantised: its integers are in one dtype only")
+    found = first_failure(_from_dtype(subject, dtype, seed) for dtype in _OTHER_DTYPES)
+    return unless_owned(subject, "dtype", found)
+
+
+def _from_dtype(subject: Subject, dtype: torch.dtype, seed: int) -> Evidence:
+    label = str(dtype).removeprefix("torch.")
+    changed: list[str] = []
+
+    def load(source: nn.Module, other: nn.Module) -> nn.Module:
+        saved = source.state_dict()  # with the versions of its modules, which a plain dict would not have
+        saved.update({name: _cast(value, dtype) for name, value in saved.items()})
+        with torch.no_grad():
+            for value in source.state_dict().values():
+                if isinstance(value, Tensor) and value.is_floating_point():
+                    value.copy_(value.to(dtype))  # what is loaded was rounded
+        load_into(other, saved)
+        dtypes = {name: value.dtype for name, value in source.state_dict().items() if isinstance(value, Tensor)}
+        changed[:] = [name for name, value in other.state_dict().items() if dtypes.get(name, value.dtype) != value.dtype]
+        return other
+
+    evidence = judge_loading(
+        subject,
+        load,
+        f"with a state dict in {label} the model computes something else than its values say",
+        "a _load_from_state_dict or a hook that takes tensors as they come, or compares their dtype",
+        "differs",
+        seed,
+    )
+    if not changed or evidence.status is not Status.OK:
+        return evidence
+    return Evidence(
+        NAME,
+        Status.FAIL,
+        f"`{changed[0]}` takes the dtype of the state dict, {label}, while the rest of the model keeps its own",
+        module=changed[0],
+        cause="a _load_from_state_dict, a hook or a setter that puts the loaded tensor in the place of the parameter instead of copying it",
+        code="takes_loaded_dtype",
+    )
+
+
+def _cast(value: Tensor, dtype: torch.dtype) -> Tensor:
+    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def judge_loading(
+    subject: Subject,
+    load: Load,
+    wrong: str | Callable[[], str],
+    cause: str,
+    code: str,
+    seed: int,
+    second: Callable[[nn.Module], nn.Module] | None = None,
+    call: Callable[[nn.Module], Tensor] | None = None,
+) -> Evidence:
+    """Saves a model with moved weights, loads what was saved, and compares the logits.
+
+    Args:
+        subject: The model.
+        load: Saves and loads. It raises ``NotLoadedError``, or what ``load_state_dict`` raises, where that fails.
+        wrong: What is wrong where they differ.
+        cause: What usually causes it.
+        code: What kind of finding a difference is.
+        seed: Seed of the inputs.
+        second: Makes the second instance, given the model that judges; by default the factory does.
+        call: What is compared; by default the logits.
+    """
+    if second is None and subject.rebuild is None:
+        return Evidence(NAME, Status.SKIPPED, "the model has no factory, so a second instance cannot be built")
+    batch = subject.batch(seed=seed)
+    call = call or partial(subject.logits, batch)
+    made: dict[int, Loaded] = {}
+
+    def pair(judge: nn.Module) -> Loaded:
+        if id(judge) not in made:
+            for source in _saved_models(subject, judge):
+                loaded = load(source, second(judge) if second else second_instance(subject, judge)).eval()
+                made[id(judge)] = Loaded(source, loaded, call(source))
+                if bool(made[id(judge)].logits.isfinite().all()):
+                    break
+        return made[id(judge)]
+
+    def compare(judge: nn.Module) -> tuple[Tensor, Tensor]:
+        return pair(judge).logits, call(pair(judge).other)
+
+    def culprit(judge: nn.Module) -> str:
+        both = pair(judge)
+        if name := next(_differing(both), "") or unsaved(both.source, both.other):
+            return name
+        traces = []
+        for model in (both.source, both.other):
+            with recording(model) as calls:
+                call(model)
+            traces.append(calls)
+        return first_divergence(traces[0], traces[1], whole)
+
+    try:
+        pair(subject.model)
+    except (UserError, ProbeUnsupportedError):
+        raise
+    except (NotLoadedError, RuntimeError, KeyError, TypeError, ValueError, AttributeError, pickle.UnpicklingError) as error:
+        told = str(error) if isinstance(error, NotLoadedError) else f"the saved state dict does not load: {raised(error)}"
+        return Evidence(
+            NAME,
+            Status.FAIL,
+            told,
+            cause="parameters made during forward, or a factory that builds another architecture each time",
+            code="does_not_load",
+        )
+    counterexample = f"{subject.typical.describe(subject.task)}, seed={seed}"
+    return judge_equal(subject, NAME, compare, wrong, counterexample, cause, culprit, code=code)
+
+
+def unless_owned(subject: Subject, case: str, evidence: Evidence) -> Evidence:
+    """A failure of a case, left to the one that explains it where that fails too: what no state dict holds, no way of loading brings back."""
+    if evidence.status is not Status.FAIL:
+        return evidence
+    owner = failing_owner(NAME, subject, case, (Status.FAIL,))
+    return replace(evidence, details=owned_by(owner), investigate=None) if owner else evidence
+
+
+def same_logits(
+    subject: Subject, other: nn.Module, wrong: str, cause: str, code: str, seed: int, reference: nn.Module | None = None
+) -> Evidence:
+    """Holds the logits of another model to those of the subject's, or of a reference."""
+    batch = subject.batch(seed=seed)
+    other.eval()
+
+    def compare(_model: nn.Module) -> tuple[Tensor, Tensor]:
+        return subject.logits(batch, reference), subject.logits(batch, other)
+
+    return judge_equal(
+        subject,
+        NAME,
+        compare,
+        wrong,
+        f"{subject.typical.describe(subject.task)}, seed={seed}",
+        cause,
+        lambda _judge: unsaved(subject.model, other),
+        code=code,
+    )
+
+
+def through_a_file(model: nn.Module) -> State:
+    """A model's state dict, saved and read as files are: nothing in it is shared with the model, and no code is run."""
+    file = io.BytesIO()
+    torch.save(model.state_dict(), file)
+    file.seek(0)
+    state: State = torch.load(file, weights_only=True)
+    return state
+
+
+def load_into(model: nn.Module, state: State, assign: bool = False) -> None:
+    """Loads a state dict.
+
+    Raises:
+        NotLoadedError: It does not fit.
+    """
+    try:
+        if assign:
+            model.load_state_dict(state, assign=True)
+        else:
+            model.load_state_dict(state)
+    except RuntimeError as error:
+        raise NotLoadedError(f"the saved state dict does not load into a second instance: {_first_line(error)}") from error
+
+
+def tie_again(model: nn.Module) -> None:
+    """Has a model tie its weights, where it has a method for that, as whoever puts new tensors in their place must.
+
+    Raises:
+        ProbeUnsupportedError: It cannot, as where adapters were put in the place of tied weights.
+    """
+    tie = getattr(model, "tie_weights", None)
+    if callable(tie):
+        try:
+            tie()
+        except Exception as error:
+            raise ProbeUnsupportedError(f"tie_weights, which is called after loading, raises {raised(error)}") from None
+
+
+def tied_groups(model: nn.Module) -> set[frozenset[str]]:
+    """Names of the parameters that share their memory."""
+    groups: dict[tuple[object, ...], list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        if parameter.numel():
+            groups.setdefault((parameter.data_ptr(), parameter.shape, parameter.stride()), []).append(name)
+    return {frozenset(names) for names in groups.values() if len(names) > 1}
+
+
+def unsaved(model: nn.Module, other: nn.Module) -> str:
+    """Path of a tensor that the state dict leaves out and that differs between two instances."""
+    for (path, left), (_, right) in zip(model.named_modules(), other.named_modules(), strict=False):
+        for name in {*vars(left), *buffers_of(left)} - saved_names(left):
+            a, b = getattr(left, name, None), getattr(right, name, None)
+            if isinstance(a, Tensor) and isinstance(b, Tensor) and not (a.shape == b.shape and torch.equal(a, b)):
+                return f"{path}.{name}".lstrip(".")
+    return ""
+
+
+@torch.no_grad()
+def _saved_models(subject: Subject, judge: nn.Module) -> Iterator[nn.Module]:
+    """Copies to be saved: one with weights that its factory neither makes nor loads, and one with its own, where that one cannot compute."""
+    variant = None if judge is subject.model else judge
+    model = moved(subject, variant)
+    if not subject.fresh_weights:
+        with seeded(0):
+            for parameter in model.parameters():
+                if parameter.is_floating_point() and not is_packed(parameter):
+                    parameter.mul_(1 + _SHARE * torch.randn_like(parameter))
+    yield model
+    yield subject.fresh() if variant is None else subject.copies.of(variant).eval()
+
+
+def second_instance(subject: Subject, judge: nn.Module | None = None) -> nn.Module:
+    """Another instance with other weights, in the dtype of the model that judges."""
+    assert subject.rebuild is not None
+    other = subject.rebuild(subject.seed + _ANOTHER)
+    return other if judge is None or judge is subject.model else other.to(floating_dtype(judge))
+
+
+def _differing(pair: Loaded) -> Iterator[str]:
+    """Names of what both state dicts hold with different values."""
+    theirs = pair.other.state_dict()
+    for name, value in pair.source.state_dict().items():
+        found = theirs.get(name)
+        if not isinstance(value, Tensor) or not isinstance(found, Tensor) or is_packed(value):
+            continue
+        if value.shape != found.shape or not torch.equal(value.nan_to_num(), found.nan_to_num().to(value.dtype)):
+            yield name
+
+
+def _first_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]

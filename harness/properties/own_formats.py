@@ -1,0 +1,212 @@
+"""Models that save and load themselves: ``save_pretrained``, checkpoints of Lightning, and a vocabulary that is resized before."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from harness.errors import ProbeUnsupportedError, UserError
+from harness.evidence import Evidence, Status
+from harness.properties.calling import ModelRaisedError
+from harness.properties.equality import judge_equal
+from harness.properties.loading import NAME, Load, NotLoadedError, judge_loading, tied_groups, unless_owned
+from harness.properties.meta_loading import filling_what_is_empty
+from harness.properties.model_variants import moved
+from harness.properties.subject import Subject, floating_dtype
+from harness.tasks.values import Ids
+from harness.user_code import raised
+
+_SAVE, _LOAD = "save_pretrained", "from_pretrained"
+_LOAD_CHECKPOINT = "load_from_checkpoint"
+_RESIZE = "resize_token_embeddings"
+_MORE_IDS = 8
+
+
+def own_methods(subject: Subject, seed: int = 0) -> Evidence:
+    """What a model's own methods save, they load: it gives the same logits, and what was tied is tied."""
+    load, how = _way_of(subject.model)
+    if load is None:
+        return Evidence(NAME, Status.SKIPPED, how)
+    found = judge_loading(
+        subject,
+        load,
+        f"saved by {how}, and loaded, the model gives different logits",
+        "a method that initialises weights runs after loading, a weight has another name in the file, or a buffer with persistent=False is "
+        "computed in __init__ only",
+        "state_dict_incomplete",
+        seed,
+        second=lambda model: model,
+    )
+    return unless_owned(subject, "own_methods", found)
+
+
+def _way_of(model: nn.Module) -> tuple[Load | None, str]:
+    """How a model saves and loads itself, with its name; or nothing, with the reason."""
+    if hasattr(model, "peft_config") and callable(getattr(model, "get_base_model", None)):
+        return None, "the model saves its adapters only (see adapter_layers[saved])"
+    if callable(getattr(model, _SAVE, None)) and callable(getattr(type(model), _LOAD, None)):
+        return _pretrained, f"{_SAVE} and {_LOAD}"
+    if callable(getattr(type(model), _LOAD_CHECKPOINT, None)):
+        return _checkpoint, f"a checkpoint of Lightning and {_LOAD_CHECKPOINT}"
+    return None, f"the model has no methods that save and load it ({_SAVE} and {_LOAD}, or those of Lightning)"
+
+
+def _pretrained(source: nn.Module, _other: nn.Module) -> nn.Module:
+    def save(folder: Path) -> None:
+        source.save_pretrained(str(folder))  # type: ignore[operator]
+
+    return _saved_and_loaded(source, save, lambda folder: type(source).from_pretrained(str(folder)), (_SAVE, _LOAD))  # type: ignore[attr-defined]
+
+
+def _checkpoint(source: nn.Module, _other: nn.Module) -> nn.Module:
+    import lightning
+
+    def save(folder: Path) -> None:
+        trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+        trainer.strategy.connect(source)  # type: ignore[arg-type]
+        trainer.save_checkpoint(folder / "model.ckpt", weights_only=True)
+
+    def load(folder: Path) -> nn.Module:
+        return type(source).load_from_checkpoint(folder / "model.ckpt", map_location="cpu")  # type: ignore[attr-defined, no-any-return]
+
+    return _saved_and_loaded(source, save, load, ("Trainer.save_checkpoint", _LOAD_CHECKPOINT))
+
+
+def _saved_and_loaded(
+    source: nn.Module, save: Callable[[Path], None], load: Callable[[Path], nn.Module], names: tuple[str, str]
+) -> nn.Module:
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        try:
+            save(Path(folder))
+        except Exception as error:
+            raise NotLoadedError(f"{names[0]} raises {raised(error)}") from error
+        try:
+            with filling_what_is_empty():
+                other = load(Path(folder))
+        except TypeError as error:
+            if "argument" not in str(error):
+                raise NotLoadedError(f"{names[1]} raises {raised(error)}") from error
+            told = f"{names[1]} needs arguments that were not saved: {error}"
+            raise ProbeUnsupportedError(told) from None
+        except Exception as error:
+            raise NotLoadedError(f"{names[1]} does not load what {names[0]} wrote: {raised(error)}") from error
+    if not isinstance(other, nn.Module):
+        raise ProbeUnsupportedError(f"{names[1]} returns a {type(other).__name__}, and not the model")
+    if lost := tied_groups(source) - tied_groups(other):
+        first, second = sorted(next(iter(lost)))[:2]
+        raise NotLoadedError(f"`{first}` and `{second}` are tied, but not after {names[0]} and {names[1]}")
+    like, loaded = next(source.parameters(), None), next(other.parameters(), None)
+    if like is None or loaded is None or (like.device, like.dtype) == (loaded.device, loaded.dtype):
+        return other
+    return other.to(like.device, like.dtype)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """A block in which libraries tell nothing: what they load, and on which device."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def resized_vocabulary(subject: Subject, seed: int = 0) -> Evidence:
+    """With a larger vocabulary the scores of the known tokens are as before, new ids can be read, ties hold, and it can be saved and loaded."""
+    if not callable(getattr(subject.model, _RESIZE, None)):
+        return Evidence(NAME, Status.SKIPPED, f"the model has no method {_RESIZE}")
+    if hasattr(subject.model, "peft_config"):
+        return Evidence(NAME, Status.SKIPPED, "a vocabulary is resized before adapters are added")
+    known = _ids_of(subject)
+    batch = subject.batch(seed=seed)
+    made: dict[int, tuple[nn.Module, nn.Module]] = {}
+
+    def pair(judge: nn.Module) -> tuple[nn.Module, nn.Module]:
+        if id(judge) not in made:
+            before, after = (moved(subject, None if judge is subject.model else judge) for _ in range(2))
+            _resize(after, known + _MORE_IDS)
+            made[id(judge)] = before, after.to(floating_dtype(before)).eval()
+        return made[id(judge)]
+
+    def compare(judge: nn.Module) -> tuple[Tensor, Tensor]:
+        before, after = (subject.logits(batch, model) for model in pair(judge))
+        return before, after[tuple(slice(size) for size in before.shape)] if after.ndim == before.ndim else after
+
+    try:
+        before, after = pair(subject.model)
+    except UserError:
+        raise
+    except Exception as error:
+        return _resize_fails(f"{_RESIZE}({known + _MORE_IDS}) raises {raised(error)}", "resize_raises")
+    if lost := tied_groups(before) - tied_groups(after):
+        first, second = sorted(next(iter(lost)))[:2]
+        return _resize_fails(f"`{first}` and `{second}` are tied, but not after {_RESIZE}", "loses_tied_weights", second)
+    found = judge_equal(
+        subject,
+        NAME,
+        compare,
+        f"{_RESIZE} changes the scores of tokens that were there before",
+        f"{subject.typical.describe(subject.task)}, vocabulary of {known} resized to {known + _MORE_IDS}, seed={seed}",
+        "weights or biases of the known tokens that are made anew, or rows that are copied to other places",
+        code="known_tokens_change",
+    )
+    if found.status is not Status.OK:
+        return found
+    return _new_ids_work(subject, after, known, seed) or found
+
+
+def _new_ids_work(subject: Subject, model: nn.Module, known: int, seed: int) -> Evidence | None:
+    batch = dict(subject.batch(seed=seed))
+    for each in subject.task.signature.inputs:
+        if isinstance(each.values, Ids) and isinstance(batch.get(each.name), Tensor):
+            ids = batch[each.name].clone()
+            ids[..., -1] = known + _MORE_IDS - 1
+            batch[each.name] = ids
+    try:
+        scores = subject.logits(batch, model)
+    except ModelRaisedError as error:
+        return _resize_fails(f"after {_RESIZE} forward raises at a new id: {error}", "new_ids_raise", error.module)
+    size = subject.logits(subject.batch(seed=seed)).shape[-1]
+    if size == known and scores.shape[-1] != known + _MORE_IDS:
+        told = f"after {_RESIZE}({known + _MORE_IDS}) there are scores for {scores.shape[-1]} tokens only"
+        return _resize_fails(told, "head_not_resized")
+    return None
+
+
+def _resize_fails(message: str, code: str, module: str = "") -> Evidence:
+    return Evidence(
+        NAME,
+        Status.FAIL,
+        message,
+        module=module,
+        cause="a head, bias or tie that is not part of what is resized (get_output_embeddings, tie_weights)",
+        code=code,
+    )
+
+
+def _resize(model: nn.Module, size: int) -> None:
+    resize: Callable[..., Any] = getattr(model, _RESIZE)
+    takes = inspect.signature(resize).parameters
+    with _quiet():
+        resize(size, **({"mean_resizing": False} if "mean_resizing" in takes else {}))
+
+
+def _ids_of(subject: Subject) -> int:
+    """The size of the vocabulary: rows of the model's table of embeddings where it tells, or what the task says."""
+    table = getattr(subject.model, "get_input_embeddings", None)
+    found = table() if callable(table) else None
+    if isinstance(weight := getattr(found, "weight", None), Tensor):
+        return int(weight.shape[0])
+    return int(subject.task.vocab_size or 0)

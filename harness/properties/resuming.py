@@ -1,0 +1,84 @@
+"""A model that is saved in the middle of its training, and goes on in another process."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from harness.errors import ProbeUnsupportedError, UserError
+from harness.evidence import Evidence
+from harness.models.copies import objects_reached
+from harness.properties.calling import ModelRaisedError, mode
+from harness.properties.loading import judge_loading, load_into, through_a_file, unless_owned
+from harness.properties.noise import difference
+from harness.properties.quantised import is_packed
+from harness.properties.subject import Subject, gradient_of
+from harness.runtime import seeded
+
+_STEP = 0.01
+"""By how much a training step changes each weight, whatever the size of its gradient."""
+
+_GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+
+
+def after_training(subject: Subject, seed: int = 0) -> Evidence:
+    """A model that took a training step is saved and loaded: it gives the same logits, and the next forward in train mode does the same."""
+    batch, found = subject.batch(seed=seed), dict[nn.Module, Tensor]()
+
+    def load(source: nn.Module, other: nn.Module) -> nn.Module:
+        _train(subject, source, seed + 1)
+        load_into(other, through_a_file(source))
+        return other
+
+    def call(model: nn.Module) -> Tensor:
+        found[model] = subject.logits(batch, model)
+        if any(isinstance(value, _GENERATORS) for value in objects_reached(model)):
+            return found[model]  # in train mode it draws from a generator whose state no state dict holds
+        return torch.cat((found[model].flatten(), _in_train_mode(subject, model, seed).flatten()))
+
+    def wrong() -> str:
+        source, other = list(found.values())[:2]
+        if difference(source, other) > subject.rounding:
+            return "a second instance with the state dict of a trained model gives different logits: what training changed is not all in it"
+        return "a second instance with the state dict of a trained model computes something else in train mode, so training starts over in part"
+
+    evidence = judge_loading(
+        subject,
+        load,
+        wrong,
+        "a flag, counter or statistic that training sets, kept as a plain attribute: the loaded model starts it over, and may initialise "
+        "weights once more; make it a buffer",
+        "lost_by_saving",
+        seed,
+        call=call,
+    )
+    return unless_owned(subject, "after_training", evidence)
+
+
+def _train(subject: Subject, model: nn.Module, seed: int) -> None:
+    """One step in train mode, in which every weight with a gradient moves by the same small amount."""
+    batch = subject.batch(seed=seed)
+    with mode(model, train=True), seeded(seed):
+        try:
+            subject.backward(batch, model)
+        except ModelRaisedError as error:
+            raise ProbeUnsupportedError(f"the model cannot be trained here: {error}") from None
+        except UserError:  # without a loss, the statistics of a batch are what training leaves behind
+            _in_train_mode(subject, model, seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            gradient = gradient_of(parameter)
+            if gradient is not None and not is_packed(parameter):
+                parameter.sub_(gradient.sign(), alpha=_STEP)
+    model.zero_grad(set_to_none=True)
+
+
+def _in_train_mode(subject: Subject, model: nn.Module, seed: int) -> Tensor:
+    with mode(model, train=True), seeded(seed):
+        try:
+            return subject.raw_logits(subject.batch(seed=seed), model)
+        except ModelRaisedError as error:
+            raise ProbeUnsupportedError(f"forward raises in train mode: {error}") from None

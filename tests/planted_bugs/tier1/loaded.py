@@ -1,0 +1,247 @@
+"""Models that are saved and loaded: what is left out, made anew, or kept from before."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..register import PYTORCH, planted
+from ..tasks import CAUSAL, FEATURES, TABLE, VOCAB
+from .decoders import Decoder
+from .parts import WIDTH
+from .tabular import Perceptron
+
+META = f"{PYTORCH}, Skipping Module Parameter Initialization: to_empty leaves memory as it is"
+
+
+class _HeadWithWeightInAList(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(WIDTH, VOCAB, bias=False)
+        self.rows = [self.weight]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.rows[0])
+
+
+@planted(
+    "serialisation[assign]",
+    task=CAUSAL,
+    sound=Decoder,
+    module="head",
+    source=f"{PYTORCH}: assign=True replaces the parameter objects",
+)
+class WeightUsedFromAList(Decoder):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = _HeadWithWeightInAList()
+
+
+class Waves(nn.Module):
+    """A fixed pattern that each feature is multiplied by, which no state dict holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("wave", torch.empty(FEATURES), persistent=False)
+        self.register_buffer("shift", torch.empty(FEATURES), persistent=False)
+        self.reset_buffers()
+        self.shift.copy_(torch.arange(FEATURES) / 10)
+
+    def reset_buffers(self) -> None:
+        self.wave.copy_(torch.cos(torch.arange(FEATURES) / FEATURES))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.wave + self.shift
+
+
+class WavesComputedAgain(Waves):
+    def reset_buffers(self) -> None:
+        super().reset_buffers()
+        self.shift.copy_(torch.arange(FEATURES) / 10)
+
+
+class Waved(Perceptron):
+    """A perceptron behind fixed patterns that are computed again where it was built on meta."""
+
+    waves: type[Waves] = WavesComputedAgain
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pattern = self.waves()
+
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(self.pattern(features))
+
+
+@planted("serialisation[meta]", task=TABLE, sound=Waved, module="pattern.shift", source=META)
+class ShiftNotComputedAgain(Waved):
+    waves = Waves
+
+
+class _ScaleTakenAsItComes(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(FEATURES))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        self.scale = nn.Parameter(state_dict[f"{prefix}scale"])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale.to(x.dtype)
+
+
+@planted(
+    "serialisation[dtype]",
+    task=TABLE,
+    sound=Perceptron,
+    module="scale.scale",
+    source=f"{PYTORCH}: load_state_dict copies values",
+)
+class ParameterTakesTheDtypeOfTheFile(Perceptron):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = _ScaleTakenAsItComes()
+
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(self.scale(features))
+
+
+class _ScaledByTheFirstBatch(nn.Module):
+    """Scales features by the spread of the first batch of training."""
+
+    known: Any
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(FEATURES))
+        self.register_buffer("known", torch.tensor(False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and not self.known:
+            with torch.no_grad():
+                self.scale.copy_(1 / (x.std(0) + 0.1))
+            self.know()
+        return x * self.scale
+
+    def know(self) -> None:
+        self.known.fill_(True)
+
+
+class _FirstBatchAfterEachStart(_ScaledByTheFirstBatch):
+    def __init__(self) -> None:
+        super().__init__()
+        del self.known
+        self.known = False
+
+    def know(self) -> None:
+        self.known = True
+
+
+class Scaled(Perceptron):
+    """A perceptron whose features are scaled by the first batch of training."""
+
+    scaling: type[_ScaledByTheFirstBatch] = _ScaledByTheFirstBatch
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scaled = self.scaling()
+
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(self.scaled(features))
+
+
+@planted(
+    "serialisation[after_training]",
+    task=TABLE,
+    sound=Scaled,
+    module="scaled.scale",
+    source="Kingma and Dhariwal 2018, Glow: actnorm is initialised by the first batch",
+)
+class ScaledAnewAfterLoading(Scaled):
+    scaling = _FirstBatchAfterEachStart
+
+
+class Pretrained(Perceptron):
+    """A perceptron that saves itself, with a factor from its settings."""
+
+    def __init__(self, factor: float = 3.0) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(self.factor * features)
+
+    def save_pretrained(self, folder: str) -> None:
+        torch.save(self.state_dict(), Path(folder, "weights.pt"))
+        Path(folder, "config.json").write_text(json.dumps({"factor": self.factor}), encoding="utf-8")
+
+    @classmethod
+    def from_pretrained(cls, folder: str) -> Pretrained:
+        model = cls(**json.loads(Path(folder, "config.json").read_text(encoding="utf-8")))
+        model.load_state_dict(torch.load(Path(folder, "weights.pt"), weights_only=True))
+        return model
+
+
+@planted(
+    "serialisation[own_methods]",
+    task=TABLE,
+    sound=Pretrained,
+    module="stem.weight",
+    source="Hugging Face documentation: _init_weights must leave loaded weights alone",
+)
+class InitialisedAfterLoading(Pretrained):
+    @classmethod
+    def from_pretrained(cls, folder: str) -> Pretrained:
+        model = super().from_pretrained(folder)
+        with torch.random.fork_rng(devices=[]):
+            nn.init.normal_(model.stem.weight)
+        return model
+
+
+class Resizable(Decoder):
+    """A decoder whose vocabulary can grow."""
+
+    def resize_token_embeddings(self, size: int) -> None:
+        old = self.embed.tokens
+        self.embed.tokens = nn.Embedding(size, WIDTH)
+        with torch.no_grad():
+            self.embed.tokens.weight[: old.num_embeddings] = old.weight
+        self.head = nn.Linear(WIDTH, size, bias=False)
+        self.head.weight = self.embed.tokens.weight
+
+
+@planted(
+    "serialisation[resized]",
+    task=CAUSAL,
+    sound=Resizable,
+    source="Hugging Face documentation: weights are tied again",
+)
+class HeadMadeAnewWhenResized(Resizable):
+    def resize_token_embeddings(self, size: int) -> None:
+        super().resize_token_embeddings(size)
+        self.head = nn.Linear(WIDTH, size, bias=False)
+
+
+@planted(
+    "serialisation[resized]",
+    task=CAUSAL,
+    sound=Resizable,
+    source="Hugging Face documentation: known tokens are kept",
+)
+class RowsMadeAnewWhenResized(Resizable):
+    def resize_token_embeddings(self, size: int) -> None:
+        super().resize_token_embeddings(size)
+        nn.init.normal_(self.embed.tokens.weight)
+
+
+@planted(
+    "serialisation[tied_weights]", task=CAUSAL, sound=Decoder, source="safetensors documentation: tied weights are stored once"
+)
+class HeadReadFromEveryStateDict(Decoder):
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        assert state_dict["embed.tokens.weight"].shape == state_dict["head.weight"].shape
+        return super().load_state_dict(state_dict, strict, assign)
