@@ -91,7 +91,8 @@ def padded(signature: Signature, batch: Batch, axis: str, real: Tensor, filler: 
     for output in signature.outputs:
         name, shape = signature.label_name(output), signature.label_shape(output)
         if name in batch and shape is not None and not batch[name].is_floating_point():
-            changed[name] = _ignored(batch[name], [shape.axes[place] for place in rows_first(shape.axes)], axis, real)
+            labelled = real if signature.next_of(output) is None else real & _after_real(real)
+            changed[name] = _ignored(batch[name], [shape.axes[place] for place in rows_first(shape.axes)], axis, labelled)
     return changed
 
 
@@ -277,6 +278,11 @@ def _along(real: Tensor, each: Input, axis: str) -> Tensor:
             shape = [len(real) if index == 0 else (real.shape[1] if index == place else 1) for index in range(len(laid_out))]
             found = found & real.reshape(shape)
     return found
+
+
+def _after_real(real: Tensor) -> Tensor:
+    """Which elements come after a real one, or first of all: what a real element predicts."""
+    return torch.cat([torch.ones_like(real[:, :1]), real[:, :-1]], 1)
 
 
 def _ignored(labels: Tensor, axes: list[int | str], axis: str, real: Tensor) -> Tensor:
