@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -332,10 +331,13 @@ def test_the_command_prints_one_object_and_gates(shop: Shop, capsys: pytest.Capt
 
 
 def test_runs_of_monitoring_do_not_take_the_baselines_name(shop: Shop) -> None:
-    before = replace(shop)
     for _ in range(2):
-        found = before.monitored("eval.csv", baseline_run_id="shop-1", run_name="shop-1", reference_profile_id=None)
-        assert found["comparison"]["metrics"]["correct"]["look"] == 1
+        found = shop.monitored("eval.csv", baseline_run_id="shop-1", run_name="shop-1", reference_profile_id=None)
+        assert found["comparison"]["metrics"]["correct"]["is_same"]
+    with ExperimentDB(shop.database) as db:
+        assert db.resolve("shop-1") == shop.run_id
+        kept = [comparison for comparison in db.get_comparisons(shop.run_id) if comparison.metric == "correct"]
+        assert len({comparison.result["gate"]["look"] for comparison in kept[-2:]}) == 1  # the same scores spend no more of alpha
 
 
 def test_the_same_in_one_call(shop: Shop) -> None:

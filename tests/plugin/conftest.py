@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import sys
+import sysconfig
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-# An in-process run forgets the modules it imported; those with native code, which load once, must not be among them.
-import numpy.fft  # noqa: F401
-import onnx  # noqa: F401
-import onnxruntime  # noqa: F401
 import pytest
-import torch._dynamo  # noqa: F401
 from small_models import GOOD
 
 from harness.catalogue import CATALOGUE, modules_of
@@ -32,6 +31,29 @@ def load_tiers(*tiers: int) -> None:
 
 
 load_tiers(1, 4)
+
+LIBRARIES = tuple(f"{sysconfig.get_path(name)}{os.sep}" for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+
+
+def library_modules() -> dict[str, ModuleType]:
+    """The loaded modules of installed packages; some have native code or registers, and fail when a process imports them again."""
+    return {name: module for name, module in sys.modules.items() if place_of(module).startswith(LIBRARIES)}
+
+
+def place_of(module: ModuleType) -> str:
+    """The file of a module, or the first folder of a package without one."""
+    known = vars(module)
+    return str(known.get("__file__") or next(iter(known.get("__path__") or ()), ""))
+
+
+class KeepsLibraries:
+    """A plugin of an in-process run: remembers the modules of libraries, which the run forgets at its end."""
+
+    def __init__(self) -> None:
+        self.modules: dict[str, ModuleType] = {}
+
+    def pytest_unconfigure(self) -> None:
+        self.modules = library_modules()
 
 
 class Project:
@@ -73,7 +95,10 @@ class Project:
     def run(self, *args: Any) -> pytest.RunResult:
         """Runs pytest in this process."""
         # The plugin is imported already, so pytest cannot rewrite its assertions once more; it has none.
-        return self.pytester.runpytest_inprocess(*args, "-W", "ignore::pytest.PytestAssertRewriteWarning")
+        kept = KeepsLibraries()
+        result = self.pytester.runpytest_inprocess(*args, "-W", "ignore::pytest.PytestAssertRewriteWarning", plugins=[kept])
+        sys.modules.update(kept.modules)
+        return result
 
     def run_apart(self, *args: Any) -> pytest.RunResult:
         """Runs pytest in a process of its own."""
@@ -94,7 +119,15 @@ class Project:
 
 
 @pytest.fixture
-def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
+def libraries() -> Iterator[dict[str, ModuleType]]:
+    """Modules that stay loaded after a test; ``pytester`` forgets what was imported since it was made, so this is made before it."""
+    modules: dict[str, ModuleType] = {}
+    yield modules
+    sys.modules.update(modules)
+
+
+@pytest.fixture
+def project(libraries: dict[str, ModuleType], pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
     """An empty project; what in-process runs register is taken back."""
     for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "CI"):
         monkeypatch.delenv(name, raising=False)
@@ -102,6 +135,7 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Itera
     registries: tuple[dict[str, Any], ...] = (checks.REGISTERED, CATALOGUE)
     registered = [dict(registry) for registry in registries]
     yield Project(pytester)
+    libraries.update(library_modules())
     for registry, before in zip(registries, registered, strict=True):
         registry.clear()
         registry.update(before)

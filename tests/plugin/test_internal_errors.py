@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch._dynamo  # optimizers import it, and it loads once
+import torch
 from small_models import GOOD, output, running_text
 
 import harness.internal_errors

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import torch._dynamo  # noqa: F401  # optimizers import it, and it loads once
 from small_models import GOOD, running_text
 
 from conftest import Project, load_tiers

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-import torch._dynamo  # noqa: F401  # optimizers import it, and it loads once
 from small_models import GOOD, output
 
 from conftest import Project, load_tiers
@@ -143,7 +142,6 @@ def test_own(trial, batch):
 
 TRAINING_CONFIG = """
 import pytest
-import torch._dynamo  # noqa: F401  # optimizers import it, and it loads once
 
 @pytest.fixture(scope="class")
 def training_config(training_config):

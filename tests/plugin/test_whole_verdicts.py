@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-import torch._dynamo  # noqa: F401  # optimizers import it, and it loads once
 from planted_bugs.register import PlantedBug, all_bugs
 from planted_bugs.tester import LEARNING
 from planted_bugs.tier2.analysed import Analysed
