@@ -37,37 +37,44 @@ def untouched_statistics(model: nn.Module) -> bool:
 
 
 def calibrated(subject: Subject) -> nn.Module:
-    """The model in eval mode, or where its running statistics are untouched a copy that saw a few batches in train mode."""
-    if not untouched_statistics(subject.model):
-        return subject.model
-    if subject.shared.calibrated is None:
-        subject.shared.calibrated = _calibrate(subject)
-    return subject.shared.calibrated
+    """The model in eval mode, or where its running statistics are untouched a copy that saw a few batches in train mode.
+
+    Each call gives another copy: a model may keep what it computed with a gradient, and such a copy is none for the next property.
+    """
+    kept = _calibrated_once(subject)
+    return subject.model if kept is None else subject.copies.of(kept).eval()
 
 
 def calibrated_double(subject: Subject) -> nn.Module | None:
     """The same in float64; ``None`` where the model does not run there."""
-    model = calibrated(subject)
-    if model is subject.model:
+    kept = _calibrated_once(subject)
+    if kept is None or subject.double is None:
         return subject.double
-    if subject.double is None:
-        return None
-    return subject.copies.of(model).double().eval()
+    return subject.copies.of(kept).double().eval()
 
 
 def calibrated_subject(subject: Subject) -> Subject:
     """The subject; where running statistics are untouched one of a calibrated copy, whose noise is its own."""
-    model = calibrated(subject)
-    if model is subject.model:
+    kept = _calibrated_once(subject)
+    if kept is None:
         return subject
-    copies = subject.copies.of_variants(model)
+    copies = subject.copies.of_variants(kept)
     return replace(
         subject,
         model=copies.fresh().eval(),
-        pristine=model,
+        pristine=kept,
         shared=Shared(prerequisite_failure=subject.shared.prerequisite_failure),
         given_copies=copies,
     )
+
+
+def _calibrated_once(subject: Subject) -> nn.Module | None:
+    """The calibrated model, which nothing calls; ``None`` where the model itself is meant."""
+    if not untouched_statistics(subject.model):
+        return None
+    if subject.shared.calibrated is None:
+        subject.shared.calibrated = _calibrate(subject)
+    return None if subject.shared.calibrated is subject.model else subject.shared.calibrated
 
 
 def _calibrate(subject: Subject) -> nn.Module:

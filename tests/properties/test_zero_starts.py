@@ -61,3 +61,31 @@ def test_factors_that_start_equal_are_no_units(copied: bool) -> None:
     found = symmetry(subject_of(net))
 
     assert (found.status, found.module) == ((Status.FAIL, "first.weight") if copied else (Status.OK, ""))
+
+
+class ScaledBranch(nn.Module):
+    """A branch behind a layer scale of 1e-9, with a factor of one for each head; or one that a dead unit keeps from learning."""
+
+    def __init__(self, is_dead: bool) -> None:
+        super().__init__()
+        self.first, self.head, self.is_dead = nn.Linear(6, 8), nn.Linear(8, 4), is_dead
+        self.temperature = nn.Parameter(torch.ones(2, 1))
+        self.branch = nn.Linear(8, 8)
+        nn.init.zeros_(self.branch.weight)
+        nn.init.zeros_(self.branch.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        hidden = self.first(features)
+        heads = hidden.view(-1, 2, 4) * self.temperature
+        branch = self.branch(hidden).relu() if self.is_dead else heads.flatten(1)
+        return self.head(hidden + 1e-9 * branch)
+
+
+@pytest.mark.parametrize("is_dead", [False, True])
+def test_steps_that_are_lost_in_rounding_are_not_the_same_as_no_gradient(is_dead: bool) -> None:
+    torch.manual_seed(0)
+    net = ScaledBranch(is_dead)
+    net.get_parameter("temperature" if is_dead else "branch.weight").requires_grad_(False)
+    found = symmetry(subject_of(net))
+
+    assert (found.status, found.module) == ((Status.FAIL, "branch.weight") if is_dead else (Status.OK, ""))
