@@ -20,6 +20,16 @@ PROMPTED = declared(
 )
 """A prompt of four learned places is put before the tokens, and forward returns the logits of all of them."""
 
+LEFT_PADDED = declared(
+    {
+        "input_ids": {"axes": ["batch", "tokens"], "values": {"ids": 40, "pad": 5}},
+        "attention_mask": {"axes": ["batch", "tokens"], "values": {"mask_of": "tokens"}},
+    },
+    {"logits": {"axes": ["batch", 3], "kind": "class_scores"}},
+    {"tokens": {"min": 1, "max": 16, "padding": "left"}},
+)
+"""XLNet reads its answer from the last place, and is padded on the left."""
+
 
 def model(name: str, config: str, arguments: str, task: Keys) -> Entry:
     """A class of transformers."""
@@ -88,7 +98,7 @@ ENTRIES: tuple[Entry, ...] = (
         "XLNetForSequenceClassification",
         "XLNetConfig",
         "vocab_size=40, d_model=32, n_layer=2, n_head=2, d_inner=64, num_labels=3",
-        sequence(pad_token_id=5),
+        LEFT_PADDED,
     ),
     model(
         "T5ForConditionalGeneration",
