@@ -17,6 +17,11 @@ def _shares_rows(task: TaskSpec) -> bool:
     return _trains(task) and task.signature.has_rows_in_loss
 
 
+def _has_scores(task: TaskSpec) -> bool:
+    """Whether an output is scores that a loss by name takes as they are."""
+    return any(output.loss in ("cross_entropy", "bce") for output in task.signature.taught)
+
+
 TRAINING = (
     Property(
         "initial_loss",
@@ -106,11 +111,18 @@ TRAINING = (
                 "Each position is trained towards its own label",
                 "harness.training.checks.loss_targets:targets",
                 needs=lambda task: bool(targeted(task.signature)),
+                owned_by=("training_loss[scores]",),
             ),
             "rows": Case(
                 "A loss over the batch compares its rows with each other",
                 "harness.training.checks.training_loss:rows",
                 needs=lambda task: task.signature.has_rows and bool(task.signature.loss_over),
+            ),
+            "scores": Case(
+                "The loss takes scores as they are, through no softmax, sigmoid, tanh or ReLU",
+                "harness.training.checks.score_activations:scores",
+                needs=_has_scores,
+                owned_by=("initial_loss",),
             ),
             "balance": Case(
                 "The balance loss of a mixture of experts leads away from one expert for all",

@@ -60,6 +60,7 @@ FAMILIES: dict[int, tuple[str, ...]] = {
         "clipping",
         "averages",
         "experts",
+        "activations",
         "accumulation",
         "runs",
         "declared_tasks",

@@ -28,6 +28,9 @@ _ROWS = 4
 _FAINT = 0.05
 """Share of the largest gradient below which a position is not trained towards anything: what is left of it may be an auxiliary term."""
 
+_PARALLEL = 0.999
+"""Cosine from which two gradients have one direction."""
+
 
 def ignored_labels(trial: Trial) -> Evidence:
     """Positions labelled -100 contribute neither loss nor gradient, in the middle of a text and at its padding.
@@ -61,6 +64,9 @@ def _judge(trial: Trial, line: Line) -> Evidence:
         )
     slope = seen.slopes.get(line.output.name)
     found = None if slope is None else _judge_slope(trial, line, slope, padded, sizes)
+    found = found or (
+        None if slope is None else _judge_smoothing(trial, line, seen.values[line.output.name], slope, padded, sizes)
+    )
     found = found or _judge_mean(trial, line, sizes)
     if found.status is not Status.OK and targets(trial).status is Status.FAIL:
         return replace(found, details=owned_by("training_loss[targets]"))
@@ -94,6 +100,33 @@ def _judge_slope(trial: Trial, line: Line, slope: Tensor, batch: Batch, sizes: S
         f"{sizes.describe(trial.subject.task)}, row={row}, position={position}",
         cause="labels taken from `input_ids` instead of the batch's `labels`, labels clamped to 0, or a loss without ignore_index=-100",
         code="trains_padding" if at_padding else "trains_ignored_positions",
+    )
+
+
+def _judge_smoothing(trial: Trial, line: Line, value: Tensor, slope: Tensor, batch: Batch, sizes: Sizes) -> Evidence | None:
+    """A finding where what flows back to every position without a label is the gradient of a uniform label, as label smoothing gives."""
+    signature = trial.subject.task.signature
+    labels = labels_in(signature, line.output, batch)
+    slopes, ignored = aligned(signature, line.output, slope, labels)
+    scores, _ = aligned(signature, line.output, value, labels)
+    ignored = ignored == IGNORED
+    pulled, uniform = (each[ignored].double() for each in (slopes, scores.softmax(-1) - 1 / scores.shape[-1]))
+    if float(pulled.abs().max()) <= torch.finfo(slope.dtype).eps * float(slopes.abs().max()):
+        return None
+    along = torch.nn.functional.cosine_similarity(pulled, uniform, dim=-1)
+    if not bool((along > _PARALLEL).all()):
+        return None  # it may be an auxiliary term
+    return Evidence(
+        _NAME,
+        Status.FAIL,
+        f"{loss_name(trial)} smooths the labels of positions labelled -100: their scores are pulled towards equal shares",
+        float(ignored.sum()),
+        0.0,
+        "positions",
+        sizes.describe(trial.subject.task),
+        cause="a mean of all log-probabilities beside the loss of the labels: leave out the positions without a label there too, or use "
+        "cross_entropy(..., label_smoothing=...)",
+        code="smooths_ignored_positions",
     )
 
 

@@ -17,6 +17,7 @@ from harness.tasks.teaching import targeted
 from harness.tasks.values import Ids
 from harness.training.checks.labels import aligned, labels_in
 from harness.training.checks.observation import Observation, loss_name, observe
+from harness.training.checks.score_activations import scores
 from harness.training.trial import Trial, Variation
 from harness.wording import and_others, counted
 
@@ -56,6 +57,8 @@ def targets(trial: Trial) -> Evidence:
     if found.status is Status.FAIL and observe(trial, [batch]).optimizers > 1:
         message = f"{loss_name(trial)} has several optimizers, and the loss of the first may be adversarial on purpose"
         return Evidence(_NAME, Status.SKIPPED, message, counterexample=found.counterexample)
+    if found.status is Status.FAIL and scores(trial).status is Status.FAIL:  # the label's own gradient may be cut off
+        return replace(found, details={**found.details, **owned_by("training_loss[scores]")})
     return found
 
 

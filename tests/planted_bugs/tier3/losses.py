@@ -223,6 +223,17 @@ class MeanOfLabels(Adapter):
         return (losses * mask).sum() / mask.sum()
 
 
+class SmoothedEverywhere(LitLM):
+    def loss(self, logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        return 0.9 * super().loss(logits, batch) - 0.1 * logits[:, :-1].log_softmax(-1).mean()
+
+
+class SmoothedAtLabels(LitLM):
+    def loss(self, logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        shares, real = logits[:, :-1].log_softmax(-1), batch["labels"][:, 1:] != -100
+        return 0.9 * super().loss(logits, batch) - 0.1 * shares[real].mean()
+
+
 class LabelsFromInputs(LitLM):
     def loss(self, logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
         return super().loss(logits, {"labels": batch["input_ids"]})
@@ -264,6 +275,14 @@ plant(
     HUMBATOVA,
     also=("accumulation",),
     says="counts positions labelled -100 in its mean",
+)
+plant(
+    "ignored_labels_are_smoothed",
+    "training_loss[ignored_labels]",
+    Training(TEXT, SmoothedEverywhere),
+    Training(TEXT, SmoothedAtLabels),
+    "smooths_ignored_positions",
+    PYTORCH,
 )
 plant(
     "padding_is_trained",
