@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Sequence
 from functools import partial
 
@@ -10,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.tasks import TaskSpec
-from tests.planted_bugs.setups import Model
+from tests.planted_bugs.setups import Factory, Model
+from tests.planted_bugs.tier4.exports import Exported, of
 
 from .register import task_of, wild
 
@@ -187,4 +190,40 @@ _pair(
     sound=VisionTransformer,
     wrong=change_of_places,
     missed="scores of every size have their shape, and nothing says where a position belongs",
+)
+
+
+class FixedPositions(VisionTransformer):
+    """The same; the bug makes numbers of Python of the sizes, which an export takes for constants."""
+
+    def resized(self, height: int, width: int) -> Tensor:
+        return super().resized(int(height), int(width)) if self.wrong else super().resized(height, width)
+
+
+def change_of_a_trace(model: nn.Module) -> float:
+    """How far a trace of a small image is from the model at another size; infinite where it refuses that."""
+    other = torch.randn(2, 3, 24, 16)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(model, torch.randn(2, 3, 16, 16), check_trace=False)
+        try:
+            return float((traced(other) - model(other)).abs().max())
+        except RuntimeError:
+            return math.inf
+
+
+def exported(build: Factory) -> Exported:
+    """A model as a TorchScript file."""
+    return Exported(of(build, "torchscript", task=images(8, 24, 4, **SCORES)), "torchscript")
+
+
+_pair(
+    "positions_of_an_export_have_one_size",
+    title="Sizes become numbers of Python where positions are resized, so that the file takes the image size of its example only",
+    report="huggingface/transformers#33226",
+    test="dynamic_axes",
+    setup=exported,
+    buggy=partial(FixedPositions, "int"),
+    sound=FixedPositions,
+    wrong=change_of_a_trace,
 )
