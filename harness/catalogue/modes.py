@@ -15,7 +15,7 @@ MODES = (
             "equals_eval": Case(
                 "Without dropout, and with norms fixed, train mode gives the logits of eval mode",
                 "harness.properties.train_mode:equals_eval",
-                owned_by=("eval_deterministic", "stateless"),
+                owned_by=("eval_deterministic", "stateless", "adapter_layers[merged]"),
             ),
             "after_eval": Case(
                 "An eval pass leaves training as it was",

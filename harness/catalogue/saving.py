@@ -82,7 +82,12 @@ SAVING = (
             "saved": Case(
                 "Saved adapters, loaded over the same base model, give the same logits",
                 "harness.properties.adapter_training:saved_adapters_load",
-                owned_by=("adapter_layers[trained]", "serialisation[state_dict]", "serialisation[after_training]"),
+                owned_by=(
+                    "adapter_layers[merged]",
+                    "adapter_layers[trained]",
+                    "serialisation[state_dict]",
+                    "serialisation[after_training]",
+                ),
             ),
         },
     ),

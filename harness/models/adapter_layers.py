@@ -41,7 +41,7 @@ _SETTERS = ("set_adapters_enabled", "set_adapter_enabled", "set_lora_enabled", "
 _FLAGS = {"lora_enabled": False, "adapter_enabled": False, "use_lora": False, "lora_disabled": True, "adapter_disabled": True}
 """Attributes of a layer that say whether its adapter is on, with the value that switches it off."""
 
-_NAMES = re.compile(r"(^|[._])(lora|dora|adapter|ia3|loha|lokr|oft|boft|vera|delta)", re.IGNORECASE)
+_NAMES = re.compile(r"(^|[._])(lora|dora|adapter|ia3|loha|lokr|oft|boft|vera|delta|modules_to_save)", re.IGNORECASE)
 """Names by which adapters' parameters are known."""
 
 _STATE_METHODS = ("adapter_state_dict", "lora_state_dict", "adapters_state_dict")

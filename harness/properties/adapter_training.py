@@ -16,6 +16,7 @@ from harness.owners import failing_owner, owned_by
 from harness.properties.adapter_layers import NAME, NONE, adapters_of, with_effect
 from harness.properties.calling import ModelRaisedError, mode
 from harness.properties.equality import judge_equal
+from harness.properties.loading import load_into, second_instance, through_a_file
 from harness.properties.quantised import is_packed
 from harness.properties.subject import Subject, gradient_of
 from harness.runtime import seeded
@@ -138,6 +139,8 @@ def saved_adapters_load(subject: Subject, seed: int = 0) -> Evidence:
         return Evidence(NAME, Status.SKIPPED, NONE)
     if subject.rebuild is None:
         return Evidence(NAME, Status.SKIPPED, "the model has no factory, so the base model cannot be built once more")
+    if adapters is not None and adapters.by_mode and (twice := _merged_after_loading(subject, seed)) is not None:
+        return _unless_owned(subject, replace(twice, module=adapters.layers[0]))
     source = subject.fresh()
     if not any(parameter.requires_grad for parameter in source.parameters()):
         return Evidence(NAME, Status.SKIPPED, "every parameter is frozen, adapters too, so there is nothing to save")
@@ -168,8 +171,35 @@ def saved_adapters_load(subject: Subject, seed: int = 0) -> Evidence:
         lambda _judge: _first_unsaved(source, other),
         code="adapter_state_incomplete",
     )
-    owner = failing_owner(NAME, subject, "saved", (Status.FAIL,)) if found.status is Status.FAIL else ""
+    return _unless_owned(subject, found)
+
+
+def _unless_owned(subject: Subject, found: Evidence) -> Evidence:
+    """A finding of saved adapters, left to the case that explains it where that one fails."""
+    owner = failing_owner(NAME, subject, "saved", (Status.FAIL,)) if found.status in (Status.FAIL, Status.WARN) else ""
     return replace(found, details=owned_by(owner), investigate=None) if owner else found
+
+
+def _merged_after_loading(subject: Subject, seed: int) -> Evidence | None:
+    """A warning where weights that were saved in eval mode, adapters folded in, get them once more after loading; ``None`` otherwise."""
+    batch = subject.batch(seed=seed)
+
+    def compare(judge: nn.Module) -> tuple[Tensor, Tensor]:
+        source, other = with_effect(subject, judge), second_instance(subject, judge)
+        other.train()  # as a model is when it was just made
+        load_into(other, through_a_file(source))
+        return subject.logits(batch, source), subject.logits(batch, other.eval())
+
+    found = judge_equal(
+        subject,
+        NAME,
+        compare,
+        "a state dict that is saved in eval mode holds the merged weights, to which eval() adds the adapters once more after loading",
+        f"{subject.typical.describe(subject.task)}, saved in eval mode, loaded in train mode, seed={seed}",
+        "whether the adapters are merged is a plain attribute; make it a buffer, or unmerge before saving",
+        code="saved_merged",
+    )
+    return replace(found, status=Status.WARN) if found.status is Status.FAIL else None
 
 
 def _loaded(subject: Subject, source: nn.Module, base: nn.Module) -> tuple[nn.Module, str]:

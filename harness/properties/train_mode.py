@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,7 +19,8 @@ from harness.batches import Batch
 from harness.compat import Dropout, NormBase
 from harness.errors import UserError
 from harness.evidence import Evidence, Status
-from harness.owners import left_to
+from harness.owners import left_to, owned_by
+from harness.properties.adapter_layers import merged_equals_unmerged
 from harness.properties.equality import judge_equal
 from harness.properties.noise import difference
 from harness.properties.prerequisites import hidden_by
@@ -77,7 +79,7 @@ def equals_eval(subject: Subject, seed: int = 0) -> Evidence:
     def culprit(model: nn.Module) -> str:
         return first_divergence(_recorded(subject, batch, model), trained.calls_of(model), whole)
 
-    return judge_equal(
+    found = judge_equal(
         subject,
         NAME,
         compare,
@@ -88,6 +90,9 @@ def equals_eval(subject: Subject, seed: int = 0) -> Evidence:
         culprit,
         code="differs_from_eval_mode",
     )
+    if found.status is Status.FAIL and merged_equals_unmerged(subject, seed).status is Status.FAIL:
+        return replace(found, details=owned_by("adapter_layers[merged]"), investigate=None)
+    return found
 
 
 def after_eval(subject: Subject, seed: int = 0) -> Evidence:

@@ -228,3 +228,33 @@ class _FoldsWithoutScale(Folded):
 @planted("adapter_layers[merged]", task=TABLE, sound=FoldedPerceptron, module="middle", source=LORA)
 class FoldsWithoutScale(FoldedPerceptron):
     layer = _FoldsWithoutScale
+
+
+class _FoldsAtEveryEval(Folded):
+    def train(self, mode: bool = True) -> Folded:
+        self.weight.data += (-1 if mode else 1) * self.scale * (self.up @ self.down).data
+        nn.Module.train(self, mode)
+        return self
+
+
+@planted("adapter_layers[merged]", task=TABLE, sound=FoldedPerceptron, source=LORA)
+class FoldsAtEveryEval(FoldedPerceptron):
+    layer = _FoldsAtEveryEval
+
+
+class _ForgetsThatItIsFolded(Folded):
+    def __init__(self, size_in: int, size_out: int) -> None:
+        super().__init__(size_in, size_out)
+        self.register_buffer("folded", torch.tensor(False), persistent=False)
+
+
+@planted(
+    "adapter_layers[saved]",
+    task=TABLE,
+    sound=SavesItsAdapter,
+    module="middle",
+    source=f"{LORA}; saved in eval mode",
+    status=Status.WARN,
+)
+class ForgetsThatItIsFolded(FoldedPerceptron):
+    layer = _ForgetsThatItIsFolded
