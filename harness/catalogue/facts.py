@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from harness.tasks import TaskSpec
 from harness.tasks.kinds import SCORES, TokenScores
-from harness.tasks.values import Ids, LengthsOf, MaskOf
+from harness.tasks.values import Ids, LengthsOf, MaskOf, Normal, Uniform
 from harness.wording import listed
 
 
@@ -28,6 +28,23 @@ def causal(task: TaskSpec) -> str:
 def padded(task: TaskSpec) -> str:
     """Rows may be shorter."""
     return "; ".join(f"rows may be shorter along `{axis.name}` (padding: {axis.padding})" for axis in task.signature.padded)
+
+
+def masked_padding_id(task: TaskSpec) -> str:
+    """Ids have one that fills, and a mask says which are real."""
+    axes = {each.values.axis for each in task.signature.inputs if isinstance(each.values, MaskOf)}
+    ids = [each for each in task.signature.inputs if isinstance(each.values, Ids) and each.values.pad is not None]
+    return _of("input", [each.name for each in ids if axes & set(each.axes)], "has an id for padding beside a mask")
+
+
+def numbers(task: TaskSpec) -> str:
+    """Rows of several numbers are read."""
+    named = [
+        each.name
+        for each in task.signature.inputs
+        if isinstance(each.values, (Normal, Uniform)) and any(size not in ("batch", 1) for size in each.axes)
+    ]
+    return _of("input", named, "is rows of numbers", "are rows of numbers")
 
 
 def empty_rows(task: TaskSpec) -> str:

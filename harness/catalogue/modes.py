@@ -1,4 +1,4 @@
-"""Tier 1, continued: what must hold of a model in train mode."""
+"""Tier 1, continued: what must hold of a model in train mode, and at contents that are rare."""
 
 from __future__ import annotations
 
@@ -37,6 +37,25 @@ MODES = (
                 "The model's own activation checkpointing gives the same loss, gradients and statistics",
                 "harness.properties.checkpointing:same_with_checkpointing",
                 owned_by=("eval_deterministic",),
+            ),
+        },
+    ),
+    Property(
+        "rare_contents",
+        1,
+        "Contents that are rare and allowed are read and trained as others",
+        cases={
+            "padding_id": Case(
+                "A token with the id of padding that the mask says is real is read",
+                "harness.properties.contents:padding_id_is_read",
+                needs=facts.masked_padding_id,
+                owned_by=("padding_ignored",),
+            ),
+            "flat_rows": Case(
+                "A row whose numbers are all the same teaches the model",
+                "harness.properties.contents:flat_rows_are_taught",
+                needs=facts.numbers,
+                owned_by=("gradient_flow",),
             ),
         },
     ),

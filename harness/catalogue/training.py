@@ -113,6 +113,11 @@ TRAINING = (
                 needs=lambda task: bool(targeted(task.signature)),
                 owned_by=("training_loss[scores]",),
             ),
+            "one_class": Case(
+                "Loss and gradients are finite where every label of a batch is of one class",
+                "harness.training.checks.one_class:one_class",
+                needs=_trains,
+            ),
             "rows": Case(
                 "A loss over the batch compares its rows with each other",
                 "harness.training.checks.training_loss:rows",

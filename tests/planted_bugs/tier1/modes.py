@@ -216,3 +216,63 @@ plant_declared(
     status=Status.WARN,
     source="pytorch/pytorch, issue 96136",
 )
+
+
+class Texts(nn.Module):
+    """A tagger with attention; the bug makes its mask from the ids, whatever mask it is given."""
+
+    def __init__(self, wrong: bool = False) -> None:
+        super().__init__()
+        self.wrong = wrong
+        self.words, self.attention = nn.Embedding(20, 12), nn.MultiheadAttention(12, 2, batch_first=True)
+        self.head = nn.Linear(12, 4)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        hidden = attention_mask == 0
+        if self.wrong:
+            hidden = hidden | (input_ids == 0)
+        words = self.words(input_ids)
+        return self.head(words + self.attention(words, words, words, key_padding_mask=hidden, need_weights=False)[0])
+
+
+plant_declared(
+    "mask_made_from_the_ids",
+    Texts,
+    {
+        "inputs": {
+            "input_ids": {"axes": ["batch", "time"], "values": {"ids": 20, "pad": 0}},
+            "attention_mask": {"axes": ["batch", "time"], "values": {"mask_of": "time"}},
+        },
+        "outputs": {"tags": {"axes": ["batch", "time", 4], "kind": "class_scores"}},
+        "axes": {"time": {"min": 2, "max": 12, "padding": "right"}},
+    },
+    "rare_contents[padding_id]",
+    code="real_token_taken_for_padding",
+    status=Status.WARN,
+    source="Hugging Face forum, padding with the id of the end of a text",
+)
+
+
+class Series(nn.Module):
+    """A forecast of a series that is scaled first; the bug scales it back by nothing where the series is flat."""
+
+    def __init__(self, wrong: bool = False) -> None:
+        super().__init__()
+        self.wrong = wrong
+        self.enter, self.leave = nn.Linear(8, 12), nn.Linear(12, 3)
+
+    def forward(self, series: Tensor) -> Tensor:
+        centre, scale = series.mean(1, keepdim=True), series.var(1, keepdim=True, unbiased=False)
+        guarded = (scale + 1e-5).sqrt()
+        forecast = self.leave(self.enter((series - centre) / guarded).tanh())
+        return centre + forecast * (scale.clamp(min=1e-30).sqrt() if self.wrong else guarded)
+
+
+plant_declared(
+    "flat_series_scaled_to_nothing",
+    Series,
+    {"inputs": {"series": {"axes": ["batch", 8]}}, "outputs": {"forecast": {"axes": ["batch", 3]}}},
+    "rare_contents[flat_rows]",
+    code="flat_rows_teach_nothing",
+    source="google-research/timesfm, issue 522",
+)

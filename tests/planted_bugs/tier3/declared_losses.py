@@ -66,3 +66,14 @@ def contrastive_along_the_embedding(outputs: Tensors, batch: Tensors) -> Tensor:
     similar = 5 * outputs["left"][:, :, None] * outputs["right"][:, None, :]
     places = torch.arange(similar.shape[1]).expand(len(similar), -1)
     return (F.cross_entropy(similar, places) + F.cross_entropy(similar.transpose(1, 2), places)) / 2
+
+
+def of_classes(outputs: Tensors, batch: Tensors) -> Tensor:
+    near, same = outputs["embedding"] @ outputs["embedding"].t(), batch["kind"][:, None] == batch["kind"]
+    apart = near[~same].relu().mean() if bool((~same).any()) else near.new_zeros(())
+    return (1 - near[same]).mean() + apart
+
+
+def of_several_classes(outputs: Tensors, batch: Tensors) -> Tensor:
+    near, same = outputs["embedding"] @ outputs["embedding"].t(), batch["kind"][:, None] == batch["kind"]
+    return (1 - near[same]).mean() + near[~same].relu().mean()

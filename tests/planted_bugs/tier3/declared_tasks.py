@@ -195,3 +195,31 @@ plant(
     RECIPE,
     says="of output `value`",
 )
+
+
+class Embedding(nn.Module):
+    """A direction for each row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(6, 16), nn.GELU(), nn.Linear(16, 8))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return F.normalize(self.net(features), dim=-1)
+
+
+KINDS = {
+    "inputs": {"features": {"axes": ["batch", 6]}},
+    "outputs": {"embedding": {"axes": ["batch", 8], "kind": "embedding", "norm": 1.0}},
+    "labels": {"kind": {"axes": ["batch"], "values": {"ids": 3}}},
+}
+
+
+plant(
+    "no_row_of_another_class",
+    "training_loss[one_class]",
+    declared(KINDS, Embedding, over_batch("of_several_classes")),
+    declared(KINDS, Embedding, over_batch("of_classes")),
+    "",
+    "HobbitLong/SupContrast, issue 141",
+)

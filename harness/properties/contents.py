@@ -1,0 +1,225 @@
+"""Contents that are rare and allowed: the id of padding as a real token, and a row whose numbers are all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.batches import Batch
+from harness.evidence import Evidence, Status
+from harness.properties.gradient_tracing import first_bad_gradient
+from harness.properties.independence import row_of
+from harness.properties.model_variants import calibrated
+from harness.properties.noise import difference
+from harness.properties.prerequisites import hidden_by
+from harness.properties.subject import Subject
+from harness.properties.tracing import hooked
+from harness.runtime import seeded
+from harness.tasks.axes import BATCH, rows_first
+from harness.tasks.signature import Input
+from harness.tasks.values import Ids, MaskOf, Normal, Uniform
+
+NAME = "rare_contents"
+
+_PLACE = 1
+"""Where the id of padding stands as a real token: not at an end, where much is special."""
+
+_MOVED = 3.0
+"""By how many standard deviations of its values the embedding of a token is moved."""
+
+_SILENT = 1e-7
+"""Share of the usual gradient that is none beside the rounding of the outputs."""
+
+_LEVEL = 3.0
+"""The number that a flat row holds, where its range allows it."""
+
+
+def padding_id_is_read(subject: Subject, seed: int = 0) -> Evidence:
+    """A token that has the id of padding, and that the mask says is real, counts as any other: outputs elsewhere depend on it."""
+    if failure := hidden_by(subject.prerequisite_failure, NAME):
+        return failure
+    found = _ids_with_mask(subject)
+    if found is None:
+        return Evidence(NAME, Status.SKIPPED, "forward takes no mask beside ids that have one for padding")
+    each, axis = found
+    assert isinstance(each.values, Ids)
+    assert each.values.pad is not None
+    batch = subject.batch(seed=seed)
+    ids = batch[each.name]
+    if ids.ndim != 2 or ids.shape[1] <= _PLACE + 1:
+        return Evidence(NAME, Status.SKIPPED, "the texts are too short to have a token in the middle")
+    for mask in subject.task.signature.inputs:
+        if isinstance(mask.values, MaskOf) and mask.values.axis == axis and mask.name in batch:
+            batch[mask.name] = torch.full_like(batch[mask.name], 0 if mask.values.inverted else 1)
+    model, effects = calibrated(subject), dict[bool, float]()
+    for is_pad in (False, True):
+        changed = ids.clone()
+        if is_pad:
+            changed[:, _PLACE] = each.values.pad
+        given = {**batch, each.name: changed}
+        with _moving_embedding(model, changed, moved=False) as seen:
+            plain = subject.logits(given, model)
+        with _moving_embedding(model, changed, moved=True):
+            moved = subject.logits(given, model)
+        if not seen:
+            return Evidence(NAME, Status.SKIPPED, "no embedding is given the ids as they are")
+        effects[is_pad] = difference(_elsewhere(subject, plain, axis), _elsewhere(subject, moved, axis))
+    counterexample = (
+        f"{subject.typical.describe(subject.task)}, id {each.values.pad} at place {_PLACE}, a mask of ones, seed={seed}"
+    )
+    if not effects[False] > subject.rounding:
+        return Evidence(NAME, Status.SKIPPED, "no other token counts there either")
+    if effects[True] > subject.rounding:
+        message = f"a real token with id {each.values.pad}, that of padding, is read as any other"
+        return Evidence(NAME, Status.OK, message, effects[True], subject.rounding, counterexample=counterexample)
+    return Evidence(
+        NAME,
+        Status.WARN,
+        f"a token with id {each.values.pad}, that of padding, is not read although the mask says that it is real",
+        effects[True],
+        subject.rounding,
+        "of the outputs elsewhere",
+        counterexample,
+        cause="a mask made from the ids in forward, in place of the one that is given; fine where that id is never a real token, and wrong "
+        "where padding has the id of the end of a text",
+        code="real_token_taken_for_padding",
+    )
+
+
+def flat_rows_are_taught(subject: Subject, seed: int = 0) -> Evidence:
+    """At a row whose numbers are all the same, a layer before the output still has a gradient."""
+    if failure := hidden_by(subject.prerequisite_failure, NAME):
+        return failure
+    inputs = [each for each in subject.task.signature.inputs if _is_series(each)]
+    if not inputs or BATCH not in subject.task.signature.main.axes:
+        return Evidence(NAME, Status.SKIPPED, "no input is a row of several numbers")
+    batch = subject.batch(seed=seed)
+    flat = dict(batch)
+    for each in inputs:
+        if each.name in batch:
+            flat[each.name] = torch.full_like(batch[each.name], _level(each))
+    model = calibrated(subject)
+    # A copy for each: what a model keeps of a call in eval mode may belong to the graph of that call.
+    usual, silent = (_slopes(subject, given, subject.copies.of(model).eval()) for given in (batch, flat))
+    alive = {path: slope for path, slope in usual.items() if slope > 0 and path in silent}
+    if not alive:
+        return Evidence(NAME, Status.SKIPPED, "no layer with weights has a gradient at usual rows")
+    worst = max(silent[path] / slope for path, slope in alive.items())
+    named = ", ".join(f"`{each.name}`" for each in inputs)
+    counterexample = f"{subject.typical.describe(subject.task)}, {named} all {_level(inputs[0]):g}, eval mode, seed={seed}"
+    if worst > _SILENT:
+        message = "a row whose numbers are all the same teaches the model"
+        return Evidence(NAME, Status.OK, message, worst, _SILENT, "of the usual gradient", counterexample)
+
+    def culprit() -> str:
+        least, judge = _SILENT * max(alive.values()), subject.copies.of(model).eval()
+        return first_bad_gradient(judge, lambda: _backward(subject, flat, judge), lambda g: float(g.abs().max()) > least)
+
+    return Evidence(
+        NAME,
+        Status.FAIL,
+        "at a row whose numbers are all the same the model's answer does not depend on its layers: no weight before the output has a gradient",
+        worst,
+        _SILENT,
+        "of the usual gradient",
+        counterexample,
+        cause="a scale that is guarded against zero where the row is divided by it, and not where the answer is multiplied by it",
+        investigate=culprit,
+        code="flat_rows_teach_nothing",
+    )
+
+
+def _ids_with_mask(subject: Subject) -> tuple[Input, str] | None:
+    """The ids that have one for padding, and the axis along which a mask that reaches the model says which are real."""
+    signature = subject.task.signature
+    for each in signature.inputs:
+        if isinstance(each.values, Ids) and each.values.pad is not None:
+            masks = [m for m in signature.inputs if isinstance(m.values, MaskOf) and m.values.axis in each.axes]
+            for mask in masks:
+                if subject.adapter.takes(subject.model, mask.name):
+                    return each, mask.values.axis
+    return None
+
+
+@contextmanager
+def _moving_embedding(model: nn.Module, ids: Tensor, moved: bool) -> Iterator[list[str]]:
+    """A block in which the vector of the token in the middle is another one; gives the paths of the embeddings that were met."""
+    seen: list[str] = []
+    handles = []
+
+    def move(path: str, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        if not args or not isinstance(args[0], Tensor) or args[0].shape != ids.shape or not torch.equal(args[0], ids):
+            return None
+        seen.append(path)
+        if not moved:
+            return None
+        ramp = torch.linspace(-1, 1, output.shape[-1], dtype=output.dtype, device=output.device)
+        changed = output.clone()
+        changed[:, _PLACE] += _MOVED * output.detach().std() * ramp.roll(1)
+        return changed
+
+    for path, module in model.named_modules():
+        if isinstance(module, nn.Embedding):
+            handles.append(module.register_forward_hook(lambda _m, args, output, path=path: move(path, args, output)))
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _elsewhere(subject: Subject, logits: Tensor, axis: str) -> Tensor:
+    """The outputs of all places but the one of the token."""
+    signature = subject.task.signature
+    laid_out = [signature.main.axes[place] for place in rows_first(signature.main.axes)]
+    if axis not in laid_out:
+        return logits
+    place = laid_out.index(axis)
+    others = [index for index in range(logits.shape[place]) if index != _PLACE]
+    return logits.index_select(place, torch.tensor(others, device=logits.device))
+
+
+def _is_series(each: Input) -> bool:
+    """Whether an input is rows of several numbers."""
+    inner = [size for size in each.axes if size != BATCH]
+    many = any(isinstance(size, str) or size > 1 for size in inner)
+    return isinstance(each.values, (Normal, Uniform)) and each.holds_numbers and many and BATCH in each.axes
+
+
+def _level(each: Input) -> float:
+    if isinstance(each.values, Uniform):
+        return each.values.low + 0.7 * (each.values.high - each.values.low)
+    return _LEVEL
+
+
+def _slopes(subject: Subject, batch: Batch, model: nn.Module) -> dict[str, float]:
+    """The largest gradient of the first row's output with respect to the outputs of each layer that has a matrix of weights."""
+    weighted = {
+        path for path, module in model.named_modules() if any(p.ndim > 1 for p in module.parameters(recurse=False)) and path
+    }
+    kept: dict[str, list[Tensor]] = {}
+
+    def leave(path: str, output: Any) -> None:
+        if path in weighted and isinstance(output, Tensor) and output.requires_grad:
+            output.retain_grad()
+            kept.setdefault(path, []).append(output)
+
+    with hooked(model, lambda *_: None, leave):
+        _backward(subject, batch, model)
+    return {
+        path: max(float(tensor.grad.abs().max()) if tensor.grad is not None else 0.0 for tensor in tensors)
+        for path, tensors in kept.items()
+    }
+
+
+def _backward(subject: Subject, batch: Batch, model: nn.Module) -> None:
+    model.zero_grad(set_to_none=True)
+    with seeded(0), torch.enable_grad():
+        row = row_of(subject.logits_with_grad(batch, model), 0, len(next(iter(batch.values()))))
+        weights = torch.randn(row.shape, generator=torch.Generator().manual_seed(0)).to(row)
+        (row * weights).sum().backward()
+    model.zero_grad(set_to_none=True)
