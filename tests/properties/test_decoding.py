@@ -14,7 +14,7 @@ from harness.evidence import Evidence, Status
 from harness.properties.decoding.caches import Decoder, HeldCache, NoDecoder, PassedCache, StepMethod
 from harness.properties.decoding.finding import find_decoder
 from harness.properties.decoding.generation import greedy_is_likeliest
-from harness.properties.decoding.pieces import cache_equals_whole
+from harness.properties.decoding.pieces import another_request, cache_equals_whole
 from harness.properties.subject import Subject
 from harness.tasks import TaskSpec, TaskType
 
@@ -204,3 +204,81 @@ def test_tokens_that_are_nearly_as_likely_count_as_right() -> None:
     found = greedy_is_likeliest(subject_of(Tied))
     assert found.status is Status.OK
     assert "100% near ties" in found.message
+
+
+class OffsetGiven(WithoutCache):
+    """Positions begin where the argument says; ``step`` has another meaning, and stays as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places = nn.Embedding(9, 6)
+
+    def forward(self, input_ids: Tensor, pos: int = 0, hidden: Any = None) -> tuple[Tensor, Any]:  # type: ignore[override]
+        places = self.places(torch.arange(pos, pos + input_ids.shape[1]))
+        out, state = self.rnn(self.tokens(input_ids) + places, hidden)
+        return self.head(out), state
+
+
+class AnotherStep(Recurrent):
+    def forward(self, input_ids: Tensor, step: int = 0, hidden: Any = None) -> tuple[Tensor, Any]:
+        logits, state = self.run(input_ids, hidden)
+        return logits * (1 + step), state
+
+
+@pytest.mark.parametrize(("build", "offset"), [(OffsetGiven, "pos"), (AnotherStep, "")])
+def test_an_argument_counts_what_was_read_where_that_is_right(build: Callable[[], nn.Module], offset: str) -> None:
+    subject = subject_of(build)
+    decoder = find_decoder(subject)
+    assert isinstance(decoder, PassedCache)
+    assert decoder.offset == offset
+    assert cache_equals_whole(subject, subject.typical).status is Status.OK
+
+
+def test_positions_that_a_loop_passes_make_it_a_warning() -> None:
+    class Positions(OffsetGiven):
+        def forward(self, input_ids: Tensor, positions: Tensor | None = None, hidden: Any = None) -> tuple[Tensor, Any]:  # type: ignore[override]
+            places = torch.arange(input_ids.shape[1]) if positions is None else positions
+            out, state = self.rnn(self.tokens(input_ids) + self.places(places), hidden)
+            return self.head(out), state
+
+    subject = subject_of(Positions)
+    found = cache_equals_whole(subject, subject.typical)
+    assert found.status is Status.WARN
+    assert "`positions` is passed" in found.message
+
+
+def test_a_cache_that_nothing_empties_is_not_judged_on_a_second_text() -> None:
+    class NeverEmptied(Recurrent):
+        def __init__(self) -> None:
+            super().__init__()
+            self.kv_cache: Any = None
+
+        def forward(self, input_ids: Tensor, use_cache: bool = False) -> Tensor:
+            logits, state = self.run(input_ids, self.kv_cache if use_cache else None)
+            self.kv_cache = state if use_cache else self.kv_cache
+            return logits
+
+    subject = subject_of(NeverEmptied)
+    assert cache_equals_whole(subject, subject.typical).status is Status.OK
+    found = another_request(subject, subject.typical)
+    assert found.status is Status.SKIPPED
+    assert "empty its cache" in found.message
+
+
+@pytest.mark.long  # it imports transformers
+def test_generate_of_transformers_is_judged_by_its_logits() -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 13}
+
+    class WrongPositions(transformers.LlamaForCausalLM):  # type: ignore[misc, name-defined]
+        def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> Any:
+            prepared = super().prepare_inputs_for_generation(*args, **kwargs)
+            return {**prepared, "position_ids": torch.zeros_like(prepared["input_ids"])}
+
+    def found(cls: type[nn.Module]) -> Evidence:
+        return greedy_is_likeliest(subject_of(lambda: cls(transformers.LlamaConfig(**sizes, pad_token_id=0))))
+
+    assert found(transformers.LlamaForCausalLM).status is Status.OK
+    wrong = found(WrongPositions)
+    assert wrong.status is Status.FAIL
+    assert wrong.code == "other_logits_than_forward"

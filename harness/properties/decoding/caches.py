@@ -167,6 +167,11 @@ class HeldCache(Decoder):
     by_row: bool = False
 
     @property
+    def can_restart(self) -> bool:
+        """Whether another text can be read after the first one."""
+        return bool(self.reset or self.offset or self.places)
+
+    @property
     def title(self) -> str:  # type: ignore[override]
         """What makes or empties the cache."""
         return f"the cache of `{self.set_up or self.reset or self.offset or self.places}`"

@@ -6,6 +6,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 from torch import nn
@@ -28,14 +29,15 @@ _SWITCH = re.compile(r"use_cache|use_kv_cache|return_(prev_)?(kv_?)?(caches?|sta
 """Parameters that switch the cache on."""
 
 _OFFSET = re.compile(
-    r"start_pos|pos_offset|position_offset|offset|start|past_len(gth)?|cache_len(gth)?|seq(len)?_offset|cur_pos|curr_pos"
+    r"(start|cur|curr|current|token|time|frame)_?(pos|position|offset)|pos(ition)?_offset|offset|start|pos|position|past_len(gth)?|"
+    r"cache_len(gth)?|seq(len)?_offset|n_past|past_seen_tokens|cur_len|step|index"
 )
 """Parameters that say how many tokens were read before."""
 
 _PLACES = re.compile(r"input_pos|cache_position|cache_positions")
 """Parameters that say at which place of the cache each token stands."""
 
-_POSITIONS = re.compile(r"position_ids|positions|pos_ids|position_id")
+_POSITIONS = re.compile(r"position_ids?|positions?|pos(_ids)?")
 """Parameters that take the place of each token in its own text."""
 
 _SET_UP = (
@@ -48,7 +50,17 @@ _SET_UP = (
     "enable_cache",
     "enable_kv_cache",
 )
-_RESET = ("reset_caches", "reset_cache", "reset_kv_cache", "reset_state", "reset", "clear_cache", "clear_kv_cache")
+_RESET = (
+    "reset_caches",
+    "reset_cache",
+    "reset_kv_cache",
+    "reset_state",
+    "reset_states",
+    "reset_hidden",
+    "clear_cache",
+    "clear_kv_cache",
+    "clear_state",
+)
 _FIRST_STATE = ("default_state", "initial_state", "init_state", "init_hidden", "initial_hidden", "zero_state", "begin_state")
 
 _HELD = re.compile(r"_?(kv|k|v|key|value|keys|values)_?cache|_?cache_?(kv|k|v|key|value|keys|values)")
@@ -78,10 +90,12 @@ def _find(subject: Subject) -> Decoder | NoDecoder:
             break
         try:
             found.append((_difference(subject, text, decoder), decoder))
+            if found[-1][0] <= subject.bound("decoding"):
+                return decoder
         except (ModelRaisedError, OutputError, TypeError) as error:
             told = f"forward raises when it reads on with {decoder.title}: {error}"
             reason = str(error) if isinstance(error, OutputError) else told
-    # Of several places that the cache may have in a tuple, the one that comes nearest to the whole is it.
+    # Of several ways, such as the places that a cache may have in a tuple, the one that comes nearest to the whole is meant.
     return min(found, key=lambda each: each[0])[1] if found else NoDecoder(reason)
 
 
@@ -122,14 +136,14 @@ def _possible(subject: Subject) -> Iterator[Decoder]:
     model = subject.model
     parameters = inspect.signature(model.forward).parameters
     switches = tuple(name for name in parameters if _SWITCH.fullmatch(name))
-    offset = next((name for name, each in parameters.items() if _OFFSET.fullmatch(name) and each.default in (0, None)), "")
+    offset = next((name for name, each in parameters.items() if _takes_offset(name, each)), "")
     given = set(subject.adapter.plan(model).fields)
     taken = tuple(name for name, each in parameters.items() if _takes_cache(name, each) and name not in given)
     if taken:
         decoder = PassedCache(taken, switches, offset)
-        for place in _places(subject, decoder):
-            yield replace(decoder, place=place)
-            yield replace(decoder, place=place, takes_whole=True)
+        for place, starts in product(_places(subject, decoder), dict.fromkeys([offset, ""])):
+            yield replace(decoder, place=place, offset=starts)
+            yield replace(decoder, place=place, offset=starts, takes_whole=True)
     set_up, reset = (next((name for name in names if callable(getattr(model, name, None))), "") for names in (_SET_UP, _RESET))
     places = next((name for name in parameters if _PLACES.fullmatch(name)), "")
     if not taken and (set_up or reset or keeps_keys(model)) and (offset or places or switches):
@@ -165,6 +179,11 @@ def positions_of(subject: Subject) -> str:
 def _takes_cache(name: str, parameter: inspect.Parameter) -> bool:
     empty = parameter.default is None or parameter.default in ((), [], {})
     return bool(_CACHE.fullmatch(name)) and empty
+
+
+def _takes_offset(name: str, parameter: inspect.Parameter) -> bool:
+    counts = type(parameter.default) is int and parameter.default == 0
+    return bool(_OFFSET.fullmatch(name)) and (counts or (name == "start_pos" and parameter.default is None))
 
 
 def _places(subject: Subject, decoder: PassedCache) -> Iterator[int]:

@@ -14,7 +14,7 @@ from harness.evidence import Evidence, Status
 from harness.owners import owned_by
 from harness.properties.calling import ModelRaisedError
 from harness.properties.causality import causality
-from harness.properties.decoding.caches import Decoder, NoDecoder, PassedCache, Session, StepMethod
+from harness.properties.decoding.caches import Decoder, HeldCache, NoDecoder, PassedCache, Session, StepMethod
 from harness.properties.decoding.finding import find_decoder, positions_of
 from harness.properties.decoding.texts import Text, whole_text
 from harness.properties.equality import first_failure, judge_equal, remembered
@@ -103,7 +103,10 @@ def _with_positions(
     positions = positions_of(subject)
     if not isinstance(decoder, PassedCache) or not positions:
         return evidence
-    told = _judged(subject, replace(decoder, positions=positions), text, batch, whole, cut, evidence.counterexample)
+    try:
+        told = _judged(subject, replace(decoder, positions=positions), text, batch, whole, cut, evidence.counterexample)
+    except ModelRaisedError:  # it takes positions of another form
+        return evidence
     if told.status is Status.FAIL:
         return evidence
     return replace(evidence, status=Status.WARN, message=f"{evidence.message}; it is right where `{positions}` is passed")
@@ -120,6 +123,10 @@ def another_request(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     decoder = find_decoder(subject)
     if isinstance(decoder, NoDecoder):
         return Evidence(NAME, Status.SKIPPED, decoder.reason)
+    if isinstance(decoder, HeldCache) and not decoder.can_restart:
+        return Evidence(
+            NAME, Status.SKIPPED, "no method of the model is known to empty its cache, and no argument says where a text begins"
+        )
     text = whole_text(subject)
     assert text is not None
     batch, other = subject.batch(sizes, seed), subject.batch(sizes, seed + 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -161,10 +161,16 @@ class OwnWriter:
         named = [name for name, each in parameters.items() if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)]
         if not named:
             raise CannotWriteError("`generate` names no arguments, so that it cannot be called without sampling")
-        self._count = next((name for name in named[1:] if _COUNT.fullmatch(name)), "")
-        required = [name for name in named[1:] if parameters[name].default is parameters[name].empty and name != self._count]
-        self._names = set(named[1:])
-        if required and required != [text.mask.name if text.mask else ""]:
+        self._count = next((name for name in named if _COUNT.fullmatch(name)), "")
+        known = {each.name for each in text.signature.inputs}
+        # The prompt goes by name where the argument is called so, else it is the first one.
+        self._by_name = text.ids.name in named
+        rest = named if self._by_name else named[1:]
+        required = [
+            name for name in rest if parameters[name].default is parameters[name].empty and name not in {self._count, *known}
+        ]
+        self._names = set(rest)
+        if required:
             raise CannotWriteError(f"`generate` asks for {listed(required, len(required))}, of which nothing is known")
         if not self._count:
             raise CannotWriteError("`generate` has no argument for the number of new tokens that is known by its name")
@@ -220,12 +226,12 @@ class OwnWriter:
     def _written(self, model: nn.Module, batch: Batch, keys: Mapping[str, Any], seed: int) -> Written:
         assert self._text.ids is not None
         prompt = batch[self._text.ids.name]
-        mask = self._text.mask
-        given = (
-            {mask.name: batch[mask.name].clone()} if mask is not None and mask.name in self._names and mask.name in batch else {}
-        )
+        name = self._text.ids.name
+        given: dict[str, Any] = {each: batch[each].clone() for each in self._names & batch.keys() if each != name}
+        asked = {**given, self._count: self.new, **self._endless, **keys}
         with seeded(seed), blaming(model):
-            found = model.generate(prompt.clone(), **{self._count: self.new}, **self._endless, **given, **keys)  # type: ignore[operator]
+            generate: Callable[..., Any] = model.generate  # type: ignore[assignment]
+            found = generate(**{name: prompt.clone()}, **asked) if self._by_name else generate(prompt.clone(), **asked)
         if isinstance(found, (tuple, list)) and found and isinstance(found[0], Tensor):
             found = found[0]
         if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(prompt) or found.is_floating_point():
