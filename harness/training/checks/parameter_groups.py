@@ -61,6 +61,7 @@ class _Watch:
         rates: Rates at each step, by parameter.
         factors: What groups say of a factor on the rate under a name that the optimizer does not know, by that name and by parameter.
         groups: Of each optimizer, the first parameter of each group.
+        has_empty_spare: Whether a group without weight decay holds no parameter.
         has_own_shapes: Whether a schedule gives each group a shape of its own.
     """
 
@@ -70,6 +71,7 @@ class _Watch:
     factors: dict[str, dict[str, float]] = field(default_factory=dict)
     groups: list[list[str]] = field(default_factory=list)
     has_own_shapes: bool = False
+    has_empty_spare: bool = False
 
     def listen(self, model: Any) -> None:
         """Notes the rates that groups are made with: a schedule may change them as soon as it is made."""
@@ -89,6 +91,7 @@ class _Watch:
             firsts = []
             for group in optimizer.param_groups:
                 own = [names[id(parameter)] for parameter in group["params"] if id(parameter) in names]
+                self.has_empty_spare |= not group["params"] and group.get("weight_decay") == 0
                 if own and group.get("lr") is not None:
                     firsts.append(own[0])
                     rates |= dict.fromkeys(own, float(group["lr"]))
@@ -172,7 +175,7 @@ def decay(trial: Trial) -> Evidence:
         return Evidence(_NAME, Status.SKIPPED, f"no optimizer step in {MOST_BATCHES} batches, or none with a learning rate")
     if not decayed:
         return Evidence(_NAME, Status.OK, "no parameter has weight decay")
-    found = _uneven_blocks(held) or _leaks(decayed, spared) or _strong(decayed, spared)
+    found = _spares_none(watch, decayed) or _uneven_blocks(held) or _leaks(decayed, spared) or _strong(decayed, spared)
     if found is None:
         message = f"weight decay goes to {counted(len(decayed), 'parameter')}, and spares {len(spared)}"
         return Evidence(_NAME, Status.OK, message, 0.0, 0.0, "parameters")
@@ -185,6 +188,19 @@ def decay(trial: Trial) -> Evidence:
 
 _Found = tuple[list[str], str, str, str]
 """Names, message, cause and code."""
+
+
+def _spares_none(watch: _Watch, decayed: Sequence[Held]) -> _Found | None:
+    """Norms and biases that are decayed though there is a group for what is to be spared, which is empty."""
+    names = [each.name for each in decayed if each.kind in ("scale", "bias")]
+    if not watch.has_empty_spare or not names:
+        return None
+    return (
+        names,
+        f"the group without weight decay is empty, and `{names[0]}`{and_others(len(names) - 1, 'parameter')} is decayed",
+        "a filter that no name passes, such as a whole name looked up in a list of endings, or both branches that add to one list",
+        "empty_group",
+    )
 
 
 def _leaks(decayed: Sequence[Held], spared: Sequence[Held]) -> _Found | None:

@@ -67,6 +67,11 @@ class DecayByName(DecayOfMatrices):
         return name.endswith("bias")
 
 
+class NoneSpared(DecayOfMatrices):
+    def spares(self, name: str, parameter: nn.Parameter) -> bool:
+        return name in ("bias", "gain")
+
+
 class SomeBlocksSpared(DecayOfMatrices):
     def spares(self, name: str, parameter: nn.Parameter) -> bool:
         return parameter.ndim < 2 or "blocks.1" in name
@@ -169,6 +174,17 @@ plant(
     "blocks_differ",
     PYTORCH,
     module="net.blocks.1.weight",
+    **WARNS,
+)
+plant(
+    "group_of_spared_parameters_is_empty",
+    "parameter_groups[decay]",
+    Training(TABLE, NoneSpared),
+    SPARED,
+    "empty_group",
+    PYTORCH,
+    module="net.hidden.bias",
+    says="the group without weight decay is empty",
     **WARNS,
 )
 plant(
