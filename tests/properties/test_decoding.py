@@ -282,3 +282,22 @@ def test_generate_of_transformers_is_judged_by_its_logits() -> None:
     wrong = found(WrongPositions)
     assert wrong.status is Status.FAIL
     assert wrong.code == "other_logits_than_forward"
+
+
+def test_a_wrapper_that_passes_all_on_is_looked_through() -> None:
+    class Wrapper(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = OneState()
+
+        def get_base_model(self) -> nn.Module:
+            return self.inner
+
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            return self.inner(*args, **kwargs)
+
+    subject = subject_of(Wrapper)
+    decoder = find_decoder(subject)
+    assert isinstance(decoder, PassedCache)
+    assert decoder.parameters == ("hidden",)
+    assert cache_equals_whole(subject, subject.typical).status is Status.OK

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -134,7 +134,7 @@ def _difference_at_end(subject: Subject, text: Text, decoder: Decoder, batch: Ba
 def _possible(subject: Subject) -> Iterator[Decoder]:
     """The ways that the names of a model's parameters and methods speak of, the likeliest first."""
     model = subject.model
-    parameters = inspect.signature(model.forward).parameters
+    parameters = forward_parameters(model)
     switches = tuple(name for name in parameters if _SWITCH.fullmatch(name))
     offset = next((name for name, each in parameters.items() if _takes_offset(name, each)), "")
     given = set(subject.adapter.plan(model).fields)
@@ -169,10 +169,19 @@ def _steps(model: nn.Module) -> Iterator[Decoder]:
         yield StepMethod(reset=reset, keeps_axis=True)
 
 
+def forward_parameters(model: nn.Module) -> Mapping[str, inspect.Parameter]:
+    """The parameters of a model's forward; of a wrapper that passes on whatever it is given, such as peft's, those of what it wraps."""
+    found = inspect.signature(model.forward).parameters
+    wrapped = getattr(model, "get_base_model", None)
+    if callable(wrapped) and all(each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD) for each in found.values()):
+        return inspect.signature(wrapped().forward).parameters
+    return found
+
+
 def positions_of(subject: Subject) -> str:
     """The parameter of forward that may be given the place of each token in its own text; empty for none."""
     taken = subject.adapter.plan(subject.model).fields
-    names = inspect.signature(subject.model.forward).parameters
+    names = forward_parameters(subject.model)
     return next((name for name in names if _POSITIONS.fullmatch(name) and name not in taken), "")
 
 

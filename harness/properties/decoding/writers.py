@@ -88,7 +88,9 @@ def find_writer(subject: Subject, text: Text) -> Writer:
     Raises:
         CannotWriteError: It samples, or asks for what is not known.
     """
-    own = inspect.unwrap(type(subject.model).generate)  # type: ignore[attr-defined]
+    wrapped = getattr(subject.model, "get_base_model", None)
+    model = wrapped() if callable(wrapped) else subject.model
+    own = inspect.unwrap(getattr(type(model), "generate", subject.model.generate))  # type: ignore[arg-type]
     of_transformers = getattr(own, "__module__", "").startswith("transformers.")
     return TransformersWriter(subject, text) if of_transformers else OwnWriter(subject, text)
 
@@ -111,7 +113,8 @@ class TransformersWriter:
         assert text.ids is not None
         plan = subject.adapter.plan(subject.model)
         self.new = _new(text)
-        self.is_seq2seq = bool(getattr(getattr(subject.model, "config", None), "is_encoder_decoder", False))
+        config = getattr(subject.model, "config", None)
+        self.is_seq2seq = bool(getattr(config, "is_encoder_decoder", False))
         left_out = {text.ids.name} if self.is_seq2seq else set()
         self._fields = [name for name in plan.fields if name not in left_out]
         self._prompt, self._pad = text.ids.name, getattr(text.ids.values, "pad", None)
@@ -124,6 +127,8 @@ class TransformersWriter:
     def write(self, model: nn.Module, batch: Batch, keys: Mapping[str, Any]) -> Written:
         """Writes on, and tells the logits of each step."""
         given: dict[str, Any] = {name: batch[name].clone() for name in self._fields if name in batch}
+        # Without a mask, tokens that equal the padding id would be taken for padding; with -1 none does.
+        pad = -1 if self._pad is None else self._pad
         with seeded(0), blaming(model):
             found = model.generate(  # type: ignore[operator]
                 **given,
@@ -133,7 +138,7 @@ class TransformersWriter:
                 num_beams=1,
                 output_logits=True,
                 return_dict_in_generate=True,
-                pad_token_id=self._pad or 0,
+                pad_token_id=pad,
                 **keys,
             )
         if not hasattr(found, "sequences") or not getattr(found, "logits", None):
