@@ -16,14 +16,14 @@ from harness.properties.calling import ModelRaisedError
 from harness.properties.equality import judge_equal
 from harness.properties.independence import row_of
 from harness.properties.noise import difference
-from harness.properties.padding import no_padding, padded, placed, real_part, unknown_elements
+from harness.properties.padding import no_padding, padded, placed, real_part, tells_padding, unknown_elements
 from harness.properties.prerequisites import hidden_by
 from harness.properties.subject import Subject, floating_dtype, gradient_of
 from harness.properties.tracing import first_divergence, positions_view, recording
 from harness.properties.train_mode import DRAWS, NAME, still
 from harness.runtime import seeded
 from harness.tasks.axes import BATCH, Axis, Side, rows_first
-from harness.tasks.signature import Output
+from harness.tasks.signature import MODEL, Output
 
 _ROWS = 4
 
@@ -230,6 +230,8 @@ class _Trial:
         signature = self._signature
         if not any(signature.axes[name].follows(self.axis.name) for name in output.axes if isinstance(name, str)):
             return True
+        if signature.whole_loss == MODEL:  # forward makes it, and is told what is real
+            return tells_padding(self.subject, self.axis.name)
         name = signature.label_name(output)
         axes = [signature.axes_of(name)[place] for place in rows_first(signature.axes_of(name))]
         marked = name in self._long and not self._long[name].is_floating_point() and bool((self._long[name] == IGNORED).any())

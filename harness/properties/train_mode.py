@@ -21,12 +21,14 @@ from harness.errors import UserError
 from harness.evidence import Evidence, Status
 from harness.owners import left_to, owned_by
 from harness.properties.adapter_layers import merged_equals_unmerged
+from harness.properties.calling import NoGradientError
 from harness.properties.equality import judge_equal
 from harness.properties.noise import difference
 from harness.properties.prerequisites import hidden_by
 from harness.properties.subject import Subject, floating_dtype
 from harness.properties.tracing import Call, first_divergence, recording, whole
 from harness.runtime import RandomState, seeded
+from harness.wording import and_others
 
 NAME = "train_mode"
 
@@ -143,6 +145,20 @@ def after_eval(subject: Subject, seed: int = 0) -> Evidence:
             code="freezes_in_eval_mode",
         )
     try:
+        without, reached = (_with_gradient(subject, batch, fresh(subject.model, each), seed) for each in (False, True))
+        if lost := [path for path in without if path not in reached]:
+            return Evidence(
+                NAME,
+                Status.FAIL,
+                f"after a call in eval mode parameter `{lost[0]}` receives no gradient{and_others(len(lost) - 1, 'parameter')}",
+                float(len(lost)),
+                0.0,
+                "parameters",
+                counterexample,
+                lost[0].rpartition(".")[0],
+                "what forward keeps of a call without gradients, and goes on to use in train mode",
+                code="no_gradient_after_eval",
+            )
         evidence = judge_equal(
             subject,
             NAME,
@@ -163,6 +179,16 @@ def after_eval(subject: Subject, seed: int = 0) -> Evidence:
             NAME, Status.SKIPPED, "a call in train mode depends on the calls before it, in whichever mode, as on masks they drew"
         )
     return evidence
+
+
+def _with_gradient(subject: Subject, batch: Batch, model: nn.Module, seed: int) -> list[str]:
+    """Names of the parameters that a training step gives a gradient."""
+    with seeded(seed):
+        try:
+            subject.backward(batch, model)
+        except NoGradientError:
+            return []
+    return [path for path, parameter in model.named_parameters() if parameter.grad is not None]
 
 
 def _depends_on_earlier_calls(subject: Subject, batch: Batch, other: Batch, seed: int, train: bool) -> bool:

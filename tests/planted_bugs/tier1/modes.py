@@ -35,6 +35,7 @@ class Reminded(nn.Module):
     def __init__(self, wrong: str = "") -> None:
         super().__init__()
         self.wrong, self.rate = wrong, 0.3
+        self.kept: Tensor | None = None
         self.enter, self.leave = nn.Linear(6, 12), nn.Linear(12, 4)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -42,7 +43,10 @@ class Reminded(nn.Module):
             self.rate = 0.0
         if not self.training and self.wrong == "freeze":
             self.enter.requires_grad_(False)
-        hidden = F.dropout(self.enter(features).relu(), self.rate, self.training)
+        bias = self.enter.bias if self.kept is None else self.kept
+        if self.wrong == "kept" and not self.training:
+            self.kept = bias * 1.0
+        hidden = F.dropout(F.linear(features, self.enter.weight, bias).relu(), self.rate, self.training)
         return self.leave(hidden)
 
 
@@ -167,7 +171,7 @@ plant_declared(
     code="statistics_lead_elsewhere",
     source="PyTorch forums, batch norm by hand",
 )
-for _name, _wrong in (("rate_zero_for_good", "rate"), ("frozen_by_evaluation", "freeze")):
+for _name, _wrong in (("rate_zero_for_good", "rate"), ("frozen_by_evaluation", "freeze"), ("kept_from_evaluation", "kept")):
     plant_declared(_name, Reminded, TABLE, "train_mode[after_eval]", wrong=_wrong, source="NVIDIA/Megatron-LM, pull request 411")
 plant_declared(
     "norm_counts_padding",
