@@ -19,10 +19,8 @@ from harness.batches import Batch, to_device
 from harness.data.loader import Loader
 from harness.errors import DataError, UserError
 from harness.evaluation.answers import Answers, answers_in, check_output, targets_in
-from harness.evaluation.labelled_outputs import LabelledOutput, labelled_outputs
-from harness.evaluation.metric_names import chosen_metrics, shown_name
-from harness.evaluation.ranks import Ranks
-from harness.evaluation.scores import Losses, RowNumbers, WholeLosses, is_whole, output_scores, row_facts
+from harness.evaluation.labelled_outputs import LabelledOutput, chosen_metrics, labelled_outputs, shown_name
+from harness.evaluation.scores import Losses, Ranks, RowNumbers, WholeLosses, is_whole, output_scores, row_facts
 from harness.properties.calling import blaming, mode
 from harness.properties.subject import floating_dtype
 from harness.runtime import seeded
@@ -46,8 +44,7 @@ class Tally:
     def __init__(
         self, model: nn.Module, adapter: Adapter, task: TaskSpec, names: tuple[str, ...], loader: Loader, ranks: Ranks
     ) -> None:
-        from harness.evaluation.metrics.own import make_own_meters
-        from harness.evaluation.metrics.table import Setting, make_meters
+        from harness.evaluation.metrics.table import Setting, make_meters, make_own_meters
 
         self._task = task
         self._names = tuple(map(shown_name, names))

@@ -12,7 +12,7 @@ import numpy as np
 
 from harness.catalogue import CATALOGUE
 from harness.errors import TimeBudgetError, UserError
-from harness.evaluation.metric_names import metric_definitions, score_definitions
+from harness.evaluation.labelled_outputs import metric_definitions, score_definitions
 from harness.evidence import Evidence, Status, guarded
 from harness.monitoring.data import BaselineRows
 from harness.monitoring.drift.report import SAME, DriftReport, FeatureDrift

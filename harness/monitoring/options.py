@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from harness.evaluation.metric_names import check_metrics, chosen_metrics
+from harness.evaluation.labelled_outputs import check_metrics, chosen_metrics
 from harness.tasks import TaskSpec
 
 IMPACT = "harm"

@@ -21,7 +21,7 @@ from harness.config import load_config
 from harness.errors import ConfigError, DataError, OutputError, UserError
 from harness.evaluation.answers import edit_distance, targets_of
 from harness.evaluation.evaluation import Evaluation
-from harness.evaluation.metric_names import chosen_metrics, valid_metrics
+from harness.evaluation.labelled_outputs import chosen_metrics, valid_metrics
 from harness.tasks import TaskSpec, TaskType
 from harness.tasks.declared import read_signature
 
@@ -353,7 +353,7 @@ def test_an_unknown_metric_says_what_is_valid(name: str, message: str) -> None:
 
 
 def test_torchmetrics_is_only_needed_where_a_metric_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.evaluation.metrics.own.optional_package", _absent)
+    monkeypatch.setattr("harness.evaluation.metrics.table.optional_package", _absent)
     with pytest.raises(UserError, match="torchmetrics is not here"):
         judged(task_of({"mask": IMAGE}, ("JaccardIndex",)), [])
     with pytest.raises(DataError, match="no row has a label"):

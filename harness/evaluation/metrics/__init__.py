@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -19,6 +20,14 @@ class Meter(Metric):
 
     full_state_update = False
 
+    sums: ClassVar[tuple[str, ...]] = ()
+    """States, each the sum of what the processes found."""
+
+    def __init__(self, shape: tuple[int, ...] = (), **synchronisation: Any) -> None:
+        super().__init__(**synchronisation)
+        for name in self.sums:
+            self.add_state(name, torch.zeros(shape, dtype=torch.float64, device="cpu"), dist_reduce_fx="sum")
+
     @abstractmethod
     def update(self, answers: Answers) -> None:
         """Takes a batch into account."""
@@ -26,8 +35,3 @@ class Meter(Metric):
     @abstractmethod
     def compute(self) -> Tensor | None:
         """The metric, a scalar; ``None`` where it is not defined. A collective call."""
-
-    def add_sums(self, *names: str, shape: tuple[int, ...] = ()) -> None:
-        """Adds states, each the sum of what the processes found."""
-        for name in names:
-            self.add_state(name, torch.zeros(shape, dtype=torch.float64, device="cpu"), dist_reduce_fx="sum")

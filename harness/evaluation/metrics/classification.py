@@ -1,4 +1,4 @@
-"""Metrics of class predictions: how many are right, how far the confidence can be trusted, and the area under the ROC curve."""
+"""Metrics of classes, and of a yes or a no: how many are right, how far the confidence can be trusted, the area under the ROC curve."""
 
 from __future__ import annotations
 
@@ -20,9 +20,7 @@ class Accuracy(Meter):
     hits: Tensor
     labels: Tensor
 
-    def __init__(self, **synchronisation: Any) -> None:
-        super().__init__(**synchronisation)
-        self.add_sums("hits", "labels")
+    sums = ("hits", "labels")
 
     def update(self, answers: Answers) -> None:
         """Counts the labels of a batch."""
@@ -41,10 +39,11 @@ class MacroF1(Meter):
     labels: Tensor
     predictions: Tensor
 
+    sums = ("hits", "labels", "predictions")
+
     def __init__(self, classes: int, **synchronisation: Any) -> None:
-        super().__init__(**synchronisation)
+        super().__init__((classes,), **synchronisation)
         self._classes = classes
-        self.add_sums("hits", "labels", "predictions", shape=(classes,))
 
     def update(self, answers: Answers) -> None:
         """Counts the labels and predictions of a batch."""
@@ -77,10 +76,10 @@ class CalibrationError(Meter):
     hits: Tensor
     samples: Tensor
 
+    sums = ("confidence", "hits", "samples")
+
     def __init__(self, **synchronisation: Any) -> None:
-        super().__init__(**synchronisation)
-        self.add_sums("confidence", "hits", shape=(_BINS,))
-        self.add_sums("samples")
+        super().__init__((_BINS,), **synchronisation)
 
     def update(self, answers: Answers) -> None:
         """Sorts the predictions of a batch into the bins."""
@@ -90,11 +89,11 @@ class CalibrationError(Meter):
         places = torch.bucketize(confidence, edges)
         self.confidence.index_add_(0, places, confidence)
         self.hits.index_add_(0, places, answers.correct)
-        self.samples += len(confidence)
+        self.samples += places.bincount(minlength=_BINS)
 
     def compute(self) -> Tensor:
         """The mean of the bins' errors, weighted with their samples; NaN where a confidence was."""
-        return (self.confidence - self.hits).abs().sum() / self.samples
+        return (self.confidence - self.hits).abs().sum() / self.samples.sum()
 
 
 _KEPT = 1 << 24
@@ -120,6 +119,8 @@ class RocArea(Meter):
         synchronisation: How processes share what they found.
     """
 
+    sums = ("broken",)
+
     broken: Tensor
     scores: list[Tensor]
     labels: list[Tensor]
@@ -129,7 +130,6 @@ class RocArea(Meter):
         super().__init__(**synchronisation)
         self._classes = classes
         self._is_exact = classes * samples <= _KEPT
-        self.add_sums("broken")
         if self._is_exact:
             self.add_state("scores", [], dist_reduce_fx="cat")
             self.add_state("labels", [], dist_reduce_fx="cat")
@@ -218,3 +218,66 @@ def _dropped_bits(classes: int) -> int:
     while classes * 2 * ((2 * HALF >> bits) + 1) > _KEPT and bits < 15:
         bits += 1
     return bits
+
+
+class QuestionF1(Meter):
+    """Mean F1 of yes over the questions in which yes occurs, as label or as answer; a broken answer is no yes."""
+
+    hits: Tensor
+    labels: Tensor
+    answers: Tensor
+
+    sums = ("hits", "labels", "answers")
+
+    def __init__(self, questions: int, **synchronisation: Any) -> None:
+        super().__init__((questions,), **synchronisation)
+        self._questions = questions
+
+    def update(self, answers: Answers) -> None:
+        """Counts the labels and answers of a batch."""
+        assert answers.column is not None
+        said, wanted = answers.predicted == 1, answers.labels == 1
+        for counts, chosen in ((self.hits, said & wanted), (self.labels, wanted), (self.answers, said)):
+            counts += answers.column[chosen].bincount(minlength=self._questions)
+
+    def compute(self) -> Tensor | None:
+        """The mean; ``None`` where there is no yes at all."""
+        either = self.labels + self.answers
+        return (2 * self.hits / either)[either > 0].mean() if either.any() else None
+
+
+class QuestionRocArea(RocArea):
+    """Mean over the questions of the area under the curve of yes against no; one that has only yes or only no does not count."""
+
+    def update(self, answers: Answers) -> None:
+        """Keeps or counts the log-odds of a batch."""
+        assert answers.log_probs is not None
+        assert answers.column is not None
+        if answers.is_broken:
+            self.broken += 1
+        whole = answers.predicted != NO_CLASS
+        odds = (answers.log_probs[whole, 1] - answers.log_probs[whole, 0]).float()
+        kinds = 2 * answers.column[whole] + answers.labels[whole]
+        if self._is_exact:
+            self.scores.append(odds)
+            self.labels.append(kinds)
+            return
+        places = kinds * self.counts.shape[-1] + ((half_order(odds) + HALF) >> self._dropped_bits)
+        self.counts.view(-1).index_add_(0, places, torch.ones(len(places), dtype=torch.int32, device="cpu"))
+
+    def compute(self) -> Tensor | None:
+        """The mean area; NaN where scores were broken, ``None`` where no question has both answers."""
+        if self.broken:
+            return torch.tensor(torch.nan)
+        areas = [self.area(rest, own) for rest, own in self._histograms() if rest.any() and own.any()]
+        return torch.stack(areas).mean() if areas else None
+
+    def _histograms(self) -> Iterator[tuple[Tensor, Tensor]]:
+        if not self._is_exact:
+            yield from (tuple(counts) for counts in self.counts)  # type: ignore[misc]
+            return
+        scores, kinds = (torch.cat(parts) if isinstance(parts, list) else parts for parts in (self.scores, self.labels))
+        for question in range(self._classes):
+            distinct, places = scores[kinds // 2 == question].unique(return_inverse=True)
+            of_question = kinds[kinds // 2 == question]
+            yield tuple(places[of_question == 2 * question + answer].bincount(minlength=len(distinct)) for answer in (0, 1))  # type: ignore[misc]

@@ -17,9 +17,7 @@ class MeanAbsoluteError(Meter):
     total: Tensor
     samples: Tensor
 
-    def __init__(self, **synchronisation: Any) -> None:
-        super().__init__(**synchronisation)
-        self.add_sums("total", "samples")
+    sums = ("total", "samples")
 
     def update(self, answers: Answers) -> None:
         """Adds the distances of a batch."""
@@ -31,15 +29,8 @@ class MeanAbsoluteError(Meter):
         return self.total / self.samples
 
 
-class RootMeanSquaredError(Meter):
+class RootMeanSquaredError(MeanAbsoluteError):
     """Root of the mean squared distance."""
-
-    total: Tensor
-    samples: Tensor
-
-    def __init__(self, **synchronisation: Any) -> None:
-        super().__init__(**synchronisation)
-        self.add_sums("total", "samples")
 
     def update(self, answers: Answers) -> None:
         """Adds the squared distances of a batch."""
@@ -57,12 +48,13 @@ class ExplainedVariance(Meter):
     That of torchmetrics takes a sum of squares below 1e-4 for zero, and so says 0 or 1 of small labels.
     """
 
+    sums = ("errors",)
+
     errors: Tensor
     spread: Tensor
 
     def __init__(self, **synchronisation: Any) -> None:
         super().__init__(**synchronisation)
-        self.add_sums("errors")
         self.add_state("spread", torch.zeros(3, dtype=torch.float64, device="cpu"), dist_reduce_fx=pooled)
 
     def update(self, answers: Answers) -> None:

@@ -39,9 +39,7 @@ class RougeL(Meter):
     total: Tensor
     rows: Tensor
 
-    def __init__(self, **synchronisation: Any) -> None:
-        super().__init__(**synchronisation)
-        self.add_sums("total", "rows")
+    sums = ("total", "rows")
 
     def update(self, answers: Answers) -> None:
         """Adds the shares of a batch."""
@@ -60,9 +58,7 @@ class ErrorRate(Meter):
     edits: Tensor
     symbols: Tensor
 
-    def __init__(self, **synchronisation: Any) -> None:
-        super().__init__(**synchronisation)
-        self.add_sums("edits", "symbols")
+    sums = ("edits", "symbols")
 
     def update(self, answers: Answers) -> None:
         """Adds the texts of a batch."""
