@@ -1,10 +1,12 @@
-"""Numbers, amounts, durations, lists and tables as people read them."""
+"""Numbers, amounts, durations, lists and tables as people read them; answers of commands, for people and for programs."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 _SIBILANT = re.compile(r"(s|x|z|(?<!o)ch|sh)$")  # batches, but epochs: the ch of "epoch" is a k
 _CONSONANT_Y = re.compile(r"(?<![aeiou])y$")
@@ -111,3 +113,16 @@ def _is_figure(cell: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer of the command line.
+
+    Attributes:
+        data: One JSON object; NaN and infinities are text in it.
+        text: The same for people.
+    """
+
+    data: dict[str, Any]
+    text: str

@@ -26,7 +26,7 @@ from pytest_modeltiers.checks import FOUND
 from pytest_modeltiers.compat import fixtures_by_name
 from pytest_modeltiers.hooks import CONFIGS, SELECTED, TIERS
 from pytest_modeltiers.judge import VERDICT, Judge, conclude
-from pytest_modeltiers.owner_verdicts import Answers, run_test
+from pytest_modeltiers.property_tests import Answers, run_test
 from pytest_modeltiers.suite import Suite
 from pytest_modeltiers.time_budget import CutShortError, time_limit
 

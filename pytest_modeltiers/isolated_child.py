@@ -13,7 +13,7 @@ from pytest_modeltiers.hooks import SELECTED
 
 if TYPE_CHECKING:
     from harness.isolation.channel import Channel
-    from harness.isolation.guard import Attempt, Guard
+    from harness.isolation.sandbox import Attempt, Guard
     from pytest_modeltiers.suite import Suite
 
 

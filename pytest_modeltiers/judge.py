@@ -39,8 +39,7 @@ from harness.properties.subject import Subject
 from harness.runtime import processor_seconds
 from harness.user_code import raised
 from pytest_modeltiers.compat import modules_may_raise
-from pytest_modeltiers.smallest import smallest_failing
-from pytest_modeltiers.strategies import LONGEST_USUAL
+from pytest_modeltiers.strategies import LONGEST_USUAL, smallest_failing
 from pytest_modeltiers.time_budget import CutShortError
 
 VERDICT = pytest.StashKey[dict[str, Any]]()

@@ -26,7 +26,7 @@ from harness.tasks import TaskSpec
 from harness.tasks.declared import read_signature
 from harness.tasks.finding import signature_from_call
 from pytest_modeltiers.judge import Judge
-from pytest_modeltiers.owner_verdicts import Answers, run_test
+from pytest_modeltiers.property_tests import Answers, run_test
 
 _TIERS = (1, 2)
 """Tiers that need nothing but a model."""

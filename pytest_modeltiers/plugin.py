@@ -200,10 +200,9 @@ def _activate(config: pytest.Config, configs: list[Path]) -> None:
         except UserError as error:
             pytest.exit(str(error), returncode=2)
     from pytest_modeltiers import fixtures
-    from pytest_modeltiers.ci import JUnitCauses
     from pytest_modeltiers.report import Reporter
     from pytest_modeltiers.suite import forget_suites
-    from pytest_modeltiers.terminal import FailuresSection
+    from pytest_modeltiers.terminal import FailuresSection, JUnitCauses
 
     if hasattr(config, "workerinput"):
         _share_cores(int(config.workerinput["workercount"]))

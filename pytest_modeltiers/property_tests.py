@@ -1,20 +1,20 @@
-"""The tests of the catalogue's entries: a test each, which asks for what its tier works on, and judges the entry's function."""
+"""The tests of the catalogue's entries: each asks for what its tier works on and judges the entry's function; and tests run by name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from inspect import Parameter, Signature
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
-from harness.catalogue import Property
+from harness.catalogue import CATALOGUE, Property
 from harness.catalogue.entry import Search, load
-
-if TYPE_CHECKING:
-    from pytest_modeltiers.judge import Judge
+from harness.evidence import Evidence, Status
+from harness.tasks import TaskSpec
+from pytest_modeltiers.judge import Judge
 
 
 @dataclass(frozen=True)
@@ -103,3 +103,56 @@ def _judge_outputs(judge: Judge, check: Callable[..., Any], search: Search) -> N
         if (output.declared or not wanted.declared) and (not wanted.shape or getattr(output, wanted.shape)):
             for values in given:
                 judge.holds(partial(judge_output, name=judge.name, output=output, check=check), **values)
+
+
+Provide = Callable[[str], Any]
+"""A fixture's value by its name."""
+
+Run = Callable[[str, str | None], Evidence]
+"""Runs a test by its property and its case."""
+
+
+def run_test(judge: Judge, case: str | None, provide: Provide) -> Evidence:
+    """The verdict of one test of a tier."""
+    entry = CATALOGUE[judge.name]
+    fixture = TIERS[entry.tier].fixture
+    try:
+        judge_property(entry, judge, judge.subject if fixture == "subject" else provide(fixture), case or "")
+    except pytest.skip.Exception as skipped:
+        return Evidence(judge.name, Status.SKIPPED, str(skipped))
+    except Exception as error:
+        judge.meets(error)
+    return judge.finish()
+
+
+class Answers:
+    """Verdicts of owners that do not run, each found once.
+
+    Args:
+        task: The task; what does not apply to it cannot be asked.
+        tiers: The tiers that can be asked.
+    """
+
+    def __init__(self, task: TaskSpec, tiers: Collection[int]) -> None:
+        self._task = task
+        self._tiers = tiers
+        self._known: dict[str, Evidence | None] = {}
+
+    def of(self, run: Run, owner: str) -> Evidence | None:
+        """The worst verdict of an owner's tests; ``None`` where it cannot be asked, or is being asked already."""
+        if owner not in self._known:
+            self._known[owner] = None  # an owner that refers to itself by way of others has no answer
+            try:
+                self._known[owner] = self._ask(run, owner)
+            except BaseException:  # such as a time budget that is spent; the next one to ask may have more of it
+                del self._known[owner]
+                raise
+        return self._known[owner]
+
+    def _ask(self, run: Run, owner: str) -> Evidence | None:
+        name, _, case = owner.rstrip("]").partition("[")
+        entry = CATALOGUE.get(name)
+        if entry is None or entry.tier not in self._tiers or not entry.applies_to(self._task) or (entry.formats and not case):
+            return None
+        cases = (case,) if case else entry.cases_for(self._task) or (None,)
+        return max((run(name, one) for one in cases), key=lambda evidence: evidence.status.severity)

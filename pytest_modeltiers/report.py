@@ -15,11 +15,11 @@ from harness.errors import UserError
 from harness.evidence import Evidence, Status
 from harness.health.checks import label_of
 from harness.health.report import ExportHealthReport, SkippedCheck
-from pytest_modeltiers.ci import annotation, append_summary
 from pytest_modeltiers.hooks import TIERS
 from pytest_modeltiers.judge import VERDICT
 from pytest_modeltiers.results import Result, check_name, junit_properties, read_result, to_check, warned, without_plots
 from pytest_modeltiers.suite import Suite
+from pytest_modeltiers.terminal import annotation, append_summary
 from pytest_modeltiers.time_budget import SPENT
 
 _CRASHED = "crashed while running"

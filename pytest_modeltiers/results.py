@@ -13,8 +13,8 @@ from harness.catalogue import CATALOGUE
 from harness.evidence import WHOLE, Evidence, Status
 from harness.export.checks.summary import recommendation as advice
 from harness.health.report import CheckResult, CheckStatus
-from pytest_modeltiers.ci import NODEID
 from pytest_modeltiers.hooks import TIERS
+from pytest_modeltiers.terminal import NODEID
 
 _STATUS: dict[Status, CheckStatus] = {Status.OK: "passed", Status.WARN: "warning", Status.FAIL: "failed"}
 

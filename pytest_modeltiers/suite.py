@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from harness.monitoring.monitor import Monitor
     from harness.properties.subject import Shared, Subject
     from harness.training.trial import Trial
-    from pytest_modeltiers.owner_verdicts import Answers
+    from pytest_modeltiers.property_tests import Answers
 
 _MONITORING = 5
 """The tier that holds data against what is remembered."""
@@ -106,7 +106,7 @@ class Suite:
     @cached_property
     def answers(self) -> Answers:
         """Verdicts of owners that are not part of the run."""
-        from pytest_modeltiers.owner_verdicts import Answers
+        from pytest_modeltiers.property_tests import Answers
 
         return Answers(self.task, TIERS)
 

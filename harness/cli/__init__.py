@@ -15,13 +15,11 @@ from dataclasses import asdict
 from typing import TextIO
 
 from harness import __version__
+from harness.cli.deploy import add_bundle, add_export, add_monitor, add_profile
 from harness.cli.doctor import add_doctor
-from harness.cli.export import add_bundle, add_export
 from harness.cli.init import add_explain, add_gist, add_init, add_schema
-from harness.cli.monitor import add_monitor, add_profile
-from harness.cli.runs import add_repro, add_runs
+from harness.cli.runs import add_repro, add_runs, add_sweep, add_train
 from harness.cli.tiers import add_tiers
-from harness.cli.train import add_sweep, add_train
 from harness.errors import ConfigError, UserError
 
 _COMMANDS = (

@@ -5,32 +5,20 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from harness.errors import ExperimentError, MissingPackageError
 from harness.experiments.database import ExperimentDB, existing_database
-from harness.experiments.documents import flat, plain, strict
+from harness.experiments.documents import flat, plain
 from harness.experiments.records import MetricColumns, RunRecord, RunRef
-from harness.wording import aligned, duration, six_digits
+from harness.files import strict_json
+from harness.wording import Answer, aligned, duration, six_digits
 
 _LIMIT = 50
 _NO_DATABASE = "; a config with `log_to_db` makes one beside it: `modeltiers runs --config FILE`, or give its path by --db"
-
-
-@dataclass(frozen=True)
-class Answer:
-    """An answer of the command line.
-
-    Attributes:
-        data: One JSON object; NaN and infinities are text in it.
-        text: The same for people.
-    """
-
-    data: dict[str, Any]
-    text: str
 
 
 def answer(db_path: str | Path, run: str | None = None, name: str | None = None, metric: str | None = None) -> Answer:
@@ -77,7 +65,7 @@ def runs_table(db: ExperimentDB, name: str | None = None, metric: str | None = N
     for run, values in zip(found, last, strict=True):
         rows.append([*_line(run), *([six_digits(values.get(metric))] if metric else [])])
     text = aligned(rows) if found else "no runs"
-    return Answer({"runs": strict(data)}, f"{text}\n… older runs are not shown" if more else text)
+    return Answer({"runs": strict_json(data)}, f"{text}\n… older runs are not shown" if more else text)
 
 
 def run_details(db: ExperimentDB, run: RunRef) -> Answer:
@@ -102,7 +90,7 @@ def run_details(db: ExperimentDB, run: RunRef) -> Answer:
         "artifacts": {artifact.path: f"{artifact.kind}, {artifact.bytes} bytes" for artifact in artifacts},
         "comparisons": {f"{c.metric}: {c.candidate_id} against {c.baseline_id}": _shown(c.result, 100) for c in compared},
     }
-    return Answer({"run": strict(plain(data))}, "\n\n".join(_part(title, rows) for title, rows in parts.items() if rows))
+    return Answer({"run": strict_json(plain(data))}, "\n\n".join(_part(title, rows) for title, rows in parts.items() if rows))
 
 
 def _line(run: RunRecord) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from datetime import date
@@ -53,15 +52,6 @@ def flat(document: Any, prefix: str = "") -> dict[str, Any]:
     for key, inner in document.items():
         found.update(flat(inner, f"{prefix}.{key}" if prefix else str(key)))
     return found
-
-
-def strict(value: Any) -> Any:
-    """JSON values with text for NaN and infinities, which strict JSON does not have."""
-    if isinstance(value, Mapping):
-        return {key: strict(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [strict(inner) for inner in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _plain(value: Any) -> Any:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from sqlalchemy import (
@@ -34,6 +33,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator
 
+from harness import __version__
 from harness.errors import ExperimentError
 from harness.experiments.documents import from_text, to_text
 from harness.experiments.store import Store
@@ -253,14 +253,6 @@ def bring_up_to_date(store: Store, migrations: Sequence[Migration] = MIGRATIONS)
             _record(connection, number + 1)
 
 
-def tool_version() -> str:
-    """The version of this package."""
-    try:
-        return version("pytest-modeltiers")
-    except PackageNotFoundError:  # run from a source folder that is not installed
-        return "0"
-
-
 def _version(connection: Connection) -> tuple[int, str] | None:
     """The version of the tables, and of the tool that made them so."""
     if not inspect(connection).has_table(schema.name):
@@ -278,12 +270,12 @@ def _create(store: Store, connection: Connection, newest: int) -> None:
 
 
 def _record(connection: Connection, number: int) -> None:
-    connection.execute(insert(schema).values(version=number, tool=tool_version(), applied=Now()))
+    connection.execute(insert(schema).values(version=number, tool=__version__, applied=Now()))
 
 
 def _refuse_newer(store: Store, found: tuple[int, str] | None, newest: int) -> None:
     if found and found[0] > newest:
         raise ExperimentError(
-            f"{store.place}: has tables of version {found[0]}, made by pytest-modeltiers {found[1]}; this is {tool_version()}, "
+            f"{store.place}: has tables of version {found[0]}, made by pytest-modeltiers {found[1]}; this is {__version__}, "
             f"which knows version {newest}: pip install 'pytest-modeltiers>={found[1]}'"
         )

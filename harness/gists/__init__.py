@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from harness.gists.cache import open_gist
-from harness.gists.consent import admit
-from harness.gists.gist import Gist, GistError, UntrustedCodeError
+from harness.gists.gist import Gist, GistError, UntrustedCodeError, admit
 
 __all__ = ["Gist", "GistError", "UntrustedCodeError", "admit", "open_gist"]

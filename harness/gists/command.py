@@ -2,27 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 from harness.gists.cache import describe, open_gist
-from harness.gists.consent import is_trusted
-from harness.gists.consent import trust as remember_trust
-from harness.gists.gist import GistSettings
+from harness.gists.gist import GistSettings, is_trusted
+from harness.gists.gist import trust as remember_trust
 from harness.scan import scan_files
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a command found.
-
-    Attributes:
-        data: For programs, JSON-ready.
-        text: For people.
-    """
-
-    data: dict[str, Any]
-    text: str
+from harness.wording import Answer
 
 
 def look_at(gist_id: str, revision: str | None = None, trust: bool = False) -> Answer:

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 from harness.charts.distributions import ranking
 from harness.evidence import WHOLE
-from harness.health.checks import Cause, CheckResult, CheckStatus, SkippedCheck, label_of
-from harness.health.results import HealthResults
+from harness.health.checks import Cause, CheckResult, CheckStatus, HealthResults, SkippedCheck, label_of
 from harness.wording import counted, duration
 
 GLYPHS: dict[CheckStatus, str] = {"failed": "✕", "warning": "▲", "passed": "✓"}

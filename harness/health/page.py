@@ -19,8 +19,7 @@ from harness.charts.distributions import Distributions, distributions_of, share_
 from harness.charts.facts import Bar, BarChart
 from harness.charts.page import environment
 from harness.health import markdown
-from harness.health.checks import Cause, CheckResult, CheckStatus
-from harness.health.results import HealthResults
+from harness.health.checks import Cause, CheckResult, CheckStatus, HealthResults
 from harness.wording import duration, figure
 
 _RING_GAP = 1.2

@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 
 from harness.files import write_whole
-from harness.health.checks import CheckResult, CheckStatus, SkippedCheck
-from harness.health.results import HealthResults
+from harness.health.checks import CheckResult, CheckStatus, HealthResults, SkippedCheck
 
 __all__ = ["CheckResult", "CheckStatus", "ExportHealthReport", "SkippedCheck"]
 

@@ -7,8 +7,7 @@ tried and where. ``SECURITY.md`` says what neither can stop.
 from __future__ import annotations
 
 from harness.errors import IsolationError
-from harness.isolation.guard import Attempt, Guard
-from harness.isolation.kernel import Limits
 from harness.isolation.process import Isolated, IsolatedProcess, run_isolated
+from harness.isolation.sandbox import Attempt, Guard, Limits
 
 __all__ = ["Attempt", "Guard", "Isolated", "IsolatedProcess", "IsolationError", "Limits", "run_isolated"]

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.isolation.channel import Channel
-from harness.isolation.guard import Guard
-from harness.isolation.kernel import Limits, apply_sandbox
+from harness.isolation.sandbox import Guard, Limits, apply_sandbox
 
 
 def main() -> None:

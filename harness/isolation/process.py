@@ -15,8 +15,7 @@ from typing import Any
 
 from harness.errors import IsolationError
 from harness.isolation.channel import Channel
-from harness.isolation.guard import Attempt
-from harness.isolation.kernel import Limits
+from harness.isolation.sandbox import Attempt, Limits
 from harness.processes import end_in_words, module_command, start_process, stop_process
 
 _KEPT = frozenset(

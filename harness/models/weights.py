@@ -121,7 +121,7 @@ def _refuse_other_kinds(path: Path) -> None:
 
 def _refuse_dangerous(path: Path) -> None:
     """Raises what the unpickler would raise, before it has begun, where a scanner of pickles knows better."""
-    from harness.scan.files import dangerous_names
+    from harness.scan.refusal import dangerous_names
 
     with path.open("rb") as file:
         names = dangerous_names(file, path.name)

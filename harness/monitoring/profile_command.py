@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from harness.adapters import make_adapter
 from harness.config import SuiteConfig
 from harness.data.dataset import Dataset
-from harness.experiments.command import Answer
 from harness.experiments.database import ExperimentDB
 from harness.experiments.run_parts import measure
 from harness.models.loading import model_source
@@ -21,7 +20,7 @@ from harness.monitoring.profiles.profile import Profile
 from harness.monitoring.reference import Reference
 from harness.monitoring.window import measure_window
 from harness.training.datasets import open_datasets
-from harness.wording import aligned
+from harness.wording import Answer, aligned
 
 if TYPE_CHECKING:
     from torch import nn

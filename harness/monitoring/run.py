@@ -14,7 +14,6 @@ from harness.catalogue import of_tier
 from harness.config import EvalConfig, SuiteConfig
 from harness.data.data_reference import DataReference
 from harness.evidence import Evidence, Status
-from harness.experiments.command import Answer
 from harness.experiments.database import ExperimentDB
 from harness.experiments.records import RunRef
 from harness.models.loading import model_source
@@ -23,7 +22,7 @@ from harness.monitoring.data import open_window
 from harness.monitoring.monitor import Memory, Monitor
 from harness.monitoring.options import DEFAULT_LIMITS, DriftOptions, Floors, Limits
 from harness.tasks import TaskSpec
-from harness.wording import aligned, figure, p_value
+from harness.wording import Answer, aligned, figure, p_value
 
 TIER = 5
 

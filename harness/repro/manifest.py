@@ -6,14 +6,12 @@ import copy
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from harness.errors import UserError
 from harness.experiments.documents import flat
 from harness.files import file_hash
-from harness.repro.environment import OURS
 
 
 class ReproError(UserError, RuntimeError):
@@ -199,14 +197,6 @@ class Manifest:
             tool=str(data["tool"]),
             missing=tuple(str(sentence) for sentence in data.get("missing", ())),
         )
-
-
-def tool() -> str:
-    """Name and version of this project."""
-    try:
-        return f"{OURS} {version(OURS)}"
-    except PackageNotFoundError:
-        return OURS
 
 
 def _parse_files(data: Mapping[str, Any]) -> dict[str, FileFacts]:

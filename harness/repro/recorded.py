@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,10 +16,10 @@ from harness.adapters import make_adapter
 from harness.config import SuiteConfig
 from harness.data.data_reference import DataReference
 from harness.errors import UserError
-from harness.experiments import ArtifactRecord, ExperimentDB, ExperimentError, MetricColumns, RunRecord, RunRef
+from harness.experiments import ArtifactRecord, ExperimentDB, MetricColumns, RunRecord, RunRef
+from harness.experiments.database import existing_database
 from harness.experiments.documents import flat
 from harness.experiments.run_parts import measure, task_keys
-from harness.experiments.store import address_of, file_of
 from harness.export.bundle.configs import json_ready
 from harness.models.loading import model_source
 from harness.repro.contents import Contents
@@ -27,6 +27,7 @@ from harness.repro.manifest import ReproError
 from harness.training.model_record import ADAPTER_SOURCE, EMBEDDED, FACT, MODEL_SOURCE, WEIGHTS, attributes_of, structure_of
 
 DEFAULT_DB = "experiments.db"
+_NO_DATABASE = "; give the one that the run was logged to"
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def read_run(run: RunRef, db: ExperimentDB | str | Path | None) -> RecordedRun:
     Raises:
         ExperimentError: There is no such run or database, or it cannot be read.
     """
-    with _opened(db) as opened:
+    with nullcontext(db) if isinstance(db, ExperimentDB) else existing_database(db or DEFAULT_DB, _NO_DATABASE) as opened:
         record = opened.get_run(run)
         (last,) = opened.get_last_metrics([record])
         return RecordedRun(record, opened.get_configs(record), last, opened.get_metrics(record), opened.get_artifacts(record))
@@ -81,19 +82,6 @@ def read_newest(path: Path) -> RecordedRun | None:
     with ExperimentDB(path) as db:
         newest = next(iter(db.list_runs(limit=1)), None)
         return None if newest is None else read_run(newest, db)
-
-
-@contextmanager
-def _opened(db: ExperimentDB | str | Path | None) -> Iterator[ExperimentDB]:
-    if isinstance(db, ExperimentDB):
-        yield db
-        return
-    address = DEFAULT_DB if db is None else db
-    file = file_of(address_of(address))
-    if file is not None and not file.exists():  # opening it would make it
-        raise ExperimentError(f"{file}: no such database; give the one that the run was logged to")
-    with ExperimentDB(address) as opened:
-        yield opened
 
 
 UNKNOWN = "which model was trained: the run was not made by `modeltiers train` or `run_training`"

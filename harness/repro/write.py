@@ -11,14 +11,15 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from harness import __version__
 from harness.errors import did_you_mean
 from harness.experiments import ExperimentDB, RunRef
 from harness.export.bundle.configs import json_ready
 from harness.repro.bundle import write_archive
 from harness.repro.comparison import MetricRecords
 from harness.repro.contents import Contents, check_names, collect, files_below, free_place
+from harness.repro.environment import OURS, needed, requirements
 from harness.repro.environment import env_snapshot as snapshot
-from harness.repro.environment import needed, requirements
 from harness.repro.manifest import (
     CONFIG,
     ENVIRONMENT,
@@ -29,7 +30,6 @@ from harness.repro.manifest import (
     FileFacts,
     Manifest,
     ReproError,
-    tool,
 )
 from harness.repro.recorded import RecordedRun, config_of, read_run, why_not_rebuilt
 from harness.wording import and_others
@@ -125,7 +125,7 @@ def _manifest(
         files=facts,
         external={name: FileFacts.of(path) for name, path in contents.external.items()},
         notes=tuple(notes),
-        tool=tool(),
+        tool=f"{OURS} {__version__}",
         missing=missing,
     )
 

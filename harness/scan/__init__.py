@@ -6,8 +6,7 @@ ordinary attempt visible before anything runs; ``harness.isolation`` is for the 
 
 from __future__ import annotations
 
-from harness.scan.files import scan_files
-from harness.scan.refusal import dangerous_calls, training_calls
+from harness.scan.refusal import dangerous_calls, scan_files, training_calls
 from harness.scan.rules import RULES, Finding, ScanWarning
 from harness.scan.source import scan_source
 

@@ -9,8 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.experiments.documents import strict
 from harness.experiments.records import Mode
+from harness.files import strict_json
 from harness.sweeps.grid import Combination, Grid, shown
 from harness.wording import aligned, counted, duration, shortened, six_digits
 
@@ -48,10 +48,10 @@ class TrialResult:
         """The result as strict JSON values; NaN and infinities are text."""
         return {
             "number": self.combination.number,
-            "params": strict(dict(self.params)),
+            "params": strict_json(dict(self.params)),
             "run_id": self.run_id,
             "status": self.status,
-            "metrics": strict(dict(self.metrics)),
+            "metrics": strict_json(dict(self.metrics)),
             "seconds": self.seconds,
             "error": self.error,
         }
@@ -138,7 +138,7 @@ class SweepResult:
             "name": self.name,
             "metric": self.metric,
             "mode": self.mode,
-            "grid": strict(self.grid.to_json()),
+            "grid": strict_json(self.grid.to_json()),
             "combinations": len(self.grid),
             "best": self.best and self.best.to_json(),
             "trials": [trial.to_json() for trial in self.trials],

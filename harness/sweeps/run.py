@@ -11,7 +11,6 @@ from typing import Any, get_args
 
 from harness.config import EvalConfig, load_config
 from harness.errors import ConfigError
-from harness.experiments.command import Answer
 from harness.experiments.database import ExperimentDB, existing_database
 from harness.experiments.records import Mode
 from harness.experiments.store import address_of, file_of
@@ -23,6 +22,7 @@ from harness.sweeps.result import SweepResult
 from harness.sweeps.sweep import DEFAULT_DB, Database, Sweep, SweepOptions
 from harness.sweeps.trials import Trial, make_jobs, space_of, stored_grid
 from harness.tasks import TaskSpec
+from harness.wording import Answer
 
 
 def run_grid_sweep(

@@ -49,7 +49,7 @@ Trial: TypeAlias = Callable[[TrialContext], Mapping[str, Any]]
 
 def train_trial(trial: TrialContext) -> dict[str, float]:
     """Trains the trial's config; returns what the evaluation of the final weights found, as ``val_loss`` and the like."""
-    from harness.training.command import train_config
+    from harness.training.run import train_config
 
     results = train_config(trial.config, sweep=trial.point, db_path=trial.db_path, progress=trial.progress)
     return {f"val_{name}": value for name, value in results["eval_summary"].items()}

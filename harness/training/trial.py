@@ -27,8 +27,7 @@ from harness.training.datasets import Datasets, open_datasets
 from harness.training.engines.batch_formats import BatchFormat, DrawnBatches, FixedBatches, as_dict, find_batch_format
 from harness.training.engines.job import Job, OnGradients, is_lightning_module
 from harness.training.events import Listener, Plan, Step
-from harness.training.objective import with_read_labels
-from harness.training.optimisation import without_clipping
+from harness.training.optimisation import with_read_labels, without_clipping
 from harness.training.supervisor import Supervisor, SupervisorOptions
 
 MOST_BATCHES = 16

@@ -12,10 +12,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from harness.charts.drawing import draw_lines, plain_matplotlib
-from harness.charts.facts import Axis, Band, Line, LineChart, Mark, Point, Span, Tick
+from harness.charts.facts import Axis, Band, Line, LineChart, Mark, Point, Span, Tick, limits_of, tick_labels, ticks_of
+from harness.charts.page import draw_svg
 from harness.charts.style import DARK, LIGHT, css_variables
-from harness.charts.svg import draw_svg
-from harness.charts.ticks import limits_of, tick_labels, ticks_of
 
 HOSTILE = "</title><script>alert('x')</script>\" onload=\"y|$\\frac{$"
 CHART = LineChart(

@@ -10,7 +10,7 @@ import pytest
 
 from harness.charts.distributions import bin_labels, distributions_of, ranking
 from harness.charts.facts import BarChart, LineChart
-from harness.charts.svg import draw_svg
+from harness.charts.page import draw_svg
 from harness.evidence import Evidence, Status
 from harness.health.markdown import to_markdown
 from harness.health.report import CheckResult, ExportHealthReport

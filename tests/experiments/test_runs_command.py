@@ -12,7 +12,7 @@ from harness.cli import main
 from harness.config import load_config
 from harness.experiments import ExperimentDB, ExperimentError, Rhythm
 from harness.experiments.command import answer, run_details, runs_table
-from harness.training.command import summary_of, text_of, train_config
+from harness.training.run import summary_of, text_of, train_config
 
 
 @pytest.fixture

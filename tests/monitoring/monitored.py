@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from harness.config import SuiteConfig, load_config
 from harness.monitoring.profile_command import profile_config
 from harness.monitoring.run import monitor_config
-from harness.training.command import train_config
+from harness.training.run import train_config
 
 COLUMNS = ("age", "income", "visits")
 PRODUCTION = "production"

@@ -26,8 +26,7 @@ from harness.monitoring.profile_command import profile_config
 from harness.monitoring.profiles import ProfileMismatchError
 from harness.monitoring.reference import load_reference
 from harness.monitoring.run import drift_table, monitor_config, monitor_of, run_tier5_monitoring
-from harness.training.command import train_config
-from harness.training.run import run_training
+from harness.training.run import run_training, train_config
 
 
 @pytest.fixture(scope="module")

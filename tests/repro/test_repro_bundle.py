@@ -18,7 +18,7 @@ from harness.config import load_config
 from harness.evidence import Status
 from harness.repro import create_repro_bundle, env_snapshot, repro
 from harness.repro.manifest import ReproError
-from harness.training.command import train_config
+from harness.training.run import train_config
 
 
 def test_what_is_in_it(project: Path) -> None:

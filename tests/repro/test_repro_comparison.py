@@ -19,7 +19,7 @@ from harness.repro.comparison import (
     is_timing,
 )
 from harness.repro.environment import VARIABLES, env_snapshot, environment_changes
-from harness.repro.result import ReproResult
+from harness.repro.rerun import ReproResult
 
 
 def logged(name: str, values: list[float], first: int = 1, spacing: int = 1) -> MetricRecords:

@@ -24,9 +24,8 @@ from harness.experiments import ExperimentDB
 from harness.repro import create_repro_bundle, repro
 from harness.repro.manifest import ReproError
 from harness.tasks import TaskSpec, TaskType
-from harness.training.command import train_config
 from harness.training.model_record import definitions_in
-from harness.training.run import run_training
+from harness.training.run import run_training, train_config
 
 TASK = TaskSpec(TaskType.TABULAR_CLASSIFICATION, num_features=3, num_classes=2)
 long = partial(pytest.param, marks=pytest.mark.long)

@@ -24,9 +24,7 @@ from PIL import Image
 from harness.charts.facts import LineChart
 from harness.training.dashboard import write_dashboard
 from harness.training.dashboard.charts import MOST_METRICS, charts_of, half_window, smoothed
-from harness.training.dashboard.page import page_data, to_html
-from harness.training.dashboard.picture import to_png
-from harness.training.dashboard.summary import MOST_ROWS, column_texts, epoch_table, key_figures, verdict
+from harness.training.dashboard.page import MOST_ROWS, column_texts, epoch_table, key_figures, page_data, to_html, to_png, verdict
 from harness.training.events import Epoch, Plan, Step
 from harness.training.history import LIMIT, History
 

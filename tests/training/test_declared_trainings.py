@@ -26,9 +26,9 @@ from harness.tasks.declared import read_signature
 from harness.training.checks.baseline_models import Prior, features_of
 from harness.training.checks.labels import guessing_loss
 from harness.training.checks.table import judge_training
-from harness.training.command import train_config
 from harness.training.engines.batch_formats import Declared, DeclaredTuple, OnlyInput
-from harness.training.objective import Objective
+from harness.training.optimisation import Objective
+from harness.training.run import train_config
 from harness.training.trial import Trial
 
 Keys = dict[str, Any]

@@ -16,7 +16,7 @@ from harness.models.stubs import build_stub
 from harness.tasks import TaskSpec, TaskType
 from harness.training.errors import CheckpointError, DivergedError
 from harness.training.events import Step
-from harness.training.objective import Objective
+from harness.training.optimisation import Objective
 
 from .jobs import Engine, same_bits, train
 

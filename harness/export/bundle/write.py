@@ -7,7 +7,6 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 from pydantic import ValidationError
 from torch import nn
 
+from harness import __version__
 from harness.adapters import Adapter, make_adapter
 from harness.config import ExportConfig, SuiteConfig
 from harness.export.bundle.configs import json_ready
@@ -139,7 +139,7 @@ def write_bundle(
         _write_json(folder / SIGNATURE, signature)
         _write_json(folder / "environment.json", _environment())
         created = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        draft = Draft(folder, target.name, signature, _tool(), created, exports.identity)
+        draft = Draft(folder, target.name, signature, f"pytest-modeltiers {__version__}", created, exports.identity)
         for layout in layouts:
             write_layout(layout, draft)
         texts = {
@@ -200,10 +200,3 @@ def _environment() -> dict[str, Any]:
     found = versions()
     packages = {name: found[name] for name in found if name not in ("python", "machine", "system")}
     return {"python": found["python"], "platform": platform.platform(), "machine": found["machine"], "packages": packages}
-
-
-def _tool() -> str:
-    try:
-        return f"pytest-modeltiers {version('pytest-modeltiers')}"
-    except PackageNotFoundError:
-        return "pytest-modeltiers"

@@ -23,8 +23,7 @@ from harness.training.checks.training_trace import FirstGradients
 from harness.training.checks.trial_spec import TrialSpec
 from harness.training.engines.job import seed_batch
 from harness.training.errors import TrainingError
-from harness.training.objective import Objective
-from harness.training.optimisation import clip_gradients, make_optimizer
+from harness.training.optimisation import Objective, clip_gradients, make_optimizer
 from harness.training.trial import Trial, TrialOptions
 
 _STEPS = 2

@@ -31,8 +31,7 @@ def write_dashboard(history: History, plan: Plan, folder: Path, facts: Mapping[s
         OSError: The folder or the files cannot be written.
     """
     from harness.training.dashboard.charts import charts_of
-    from harness.training.dashboard.page import to_html
-    from harness.training.dashboard.picture import to_png
+    from harness.training.dashboard.page import to_html, to_png
 
     charts = charts_of(history, plan)
     contents = {"png": to_png(charts, history, plan), "html": to_html(charts, history, plan, facts).encode(errors="replace")}

@@ -18,9 +18,8 @@ from harness.models.weights import not_finite
 from harness.runtime import seed_everything
 from harness.tasks import TaskSpec
 from harness.training.compute import Compute
-from harness.training.divergence import diverged
 from harness.training.events import Step
-from harness.training.supervisor import Supervisor
+from harness.training.supervisor import Supervisor, diverged
 
 _DELAY = 10
 """Steps whose losses are read at once from a GPU."""

@@ -23,13 +23,11 @@ from harness.batches import Batch
 from harness.compat import read_loader_states
 from harness.errors import UserError
 from harness.training.checkpoints import check_fits, read_checkpoint, write_checkpoint
-from harness.training.divergence import diverged, find_culprit
 from harness.training.engines.batch_formats import rows_of
 from harness.training.engines.job import Job, OnGradients, is_lightning_module, seed_batch
 from harness.training.errors import CheckpointError
-from harness.training.objective import Objective
-from harness.training.optimisation import clip_gradients, make_optimizer, make_schedule
-from harness.training.supervisor import STATE_KEY
+from harness.training.optimisation import Objective, clip_gradients, make_optimizer, make_schedule
+from harness.training.supervisor import STATE_KEY, diverged, find_culprit
 
 
 class TaskModule(lightning.LightningModule):

@@ -13,12 +13,10 @@ from torch import Tensor, nn
 from harness.batches import Batch, to_device
 from harness.models.copies import move
 from harness.training.checkpoints import check_fits, read_checkpoint, write_checkpoint
-from harness.training.divergence import diverged, find_culprit
 from harness.training.engines.job import Job, OnGradients, seed_batch
 from harness.training.errors import CheckpointError, TrainingError
-from harness.training.objective import Objective
-from harness.training.optimisation import clip_gradients, make_optimizer, make_schedule
-from harness.training.supervisor import STATE_KEY
+from harness.training.optimisation import Objective, clip_gradients, make_optimizer, make_schedule
+from harness.training.supervisor import STATE_KEY, diverged, find_culprit
 
 _DTYPES = {"32": torch.float32, "16": torch.float16, "bf16": torch.bfloat16, "64": torch.float64}
 
