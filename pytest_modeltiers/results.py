@@ -11,10 +11,12 @@ import pytest
 
 from harness.catalogue import CATALOGUE
 from harness.evidence import WHOLE, Evidence, Status
-from harness.export.checks.summary import recommendation as advice
+from harness.export.checks.judge import recommendation as advice
 from harness.health.report import CheckResult, CheckStatus
 from pytest_modeltiers.hooks import TIERS
-from pytest_modeltiers.terminal import NODEID
+
+NODEID = "modeltiers_nodeid"
+"""The property by which a test case is found again."""
 
 _STATUS: dict[Status, CheckStatus] = {Status.OK: "passed", Status.WARN: "warning", Status.FAIL: "failed"}
 

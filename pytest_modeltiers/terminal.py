@@ -18,7 +18,7 @@ from harness.health.markdown import problems_text
 from harness.health.report import ExportHealthReport
 from harness.wording import counted
 from pytest_modeltiers.hooks import TIERS
-from pytest_modeltiers.results import Result, check_name, figures_of
+from pytest_modeltiers.results import NODEID, Result, check_name, figures_of
 
 if TYPE_CHECKING:
     from pytest_modeltiers.report import Reporter
@@ -249,9 +249,6 @@ def annotation(cause: Cause, config: Path, root: Path, folder: Path) -> str:
     at = f",line={line}" if is_there else ""
     return f"::{level} file={shown}{at},title=tier {check.details.get('tier')}%3A {label_of(check)}::{message}"
 
-
-NODEID = "modeltiers_nodeid"
-"""The property by which a test case is found again."""
 
 CAUSE = "modeltiers_cause"
 

@@ -13,8 +13,7 @@ from harness.catalogue import of_tier
 from harness.config import ExportConfig, SuiteConfig, load_config
 from harness.data.examples import example_maker
 from harness.errors import ConfigError, UserError
-from harness.export.checks.judge import judge_format
-from harness.export.checks.summary import overall, summary_of
+from harness.export.checks.judge import judge_export, overall, summary_of
 from harness.export.exports import Exports
 from harness.export.formats.exporter import check_formats
 from harness.formats import default_formats
@@ -86,7 +85,7 @@ def run_tier4_export_validation(
 def validate_format(exports: Exports, format: str) -> dict[str, Any]:
     """The checks of one format, and their main figures."""
     wanted = [entry.name for entry in of_tier(4) if entry.is_judged_for(format)]
-    found = {name: judge_format(name, exports, format) for name in wanted}
+    found = {name: judge_export(name, exports, format) for name in wanted}
     return summary_of({name: evidence.investigated() for name, evidence in found.items()})
 
 

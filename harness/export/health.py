@@ -14,8 +14,7 @@ from harness.adapters import Adapter, make_adapter
 from harness.catalogue import of_tier
 from harness.config import ExportConfig, SuiteConfig
 from harness.evidence import Evidence, Status, guarded
-from harness.export.checks.judge import judge_format, judge_model_check
-from harness.export.checks.summary import recommendation
+from harness.export.checks.judge import judge_export, recommendation
 from harness.export.exports import Exports
 from harness.health.report import CheckResult, CheckStatus, ExportHealthReport, SkippedCheck
 from harness.models.wrapped import taken
@@ -82,14 +81,14 @@ def check_exports(exports: Exports, custom: Mapping[str, CustomCheck] | None = N
     report.model_facts = {"task": task.title, **({"formats": ", ".join(formats_checked)} if files else {})}
     with threads_for(model):
         for name in (entry.name for entry in of_tier(4) if not entry.formats):
-            _add(report, model, name, {"": partial(judge_model_check, name, exports)})
+            _add(report, model, name, {"": partial(judge_export, name, exports)})
         for format in formats_checked:
-            _add(report, model, f"{format}_validation", {format: partial(judge_format, "validation", exports, format)})
+            _add(report, model, f"{format}_validation", {format: partial(judge_export, "validation", exports, format)})
         for entry in of_tier(4):
             formats = entry.cases_for(task, formats_checked) if files and entry.name != "validation" else ()
             if formats:
                 name = entry.name
-                _add(report, model, name, {format: partial(judge_format, name, exports, format) for format in formats})
+                _add(report, model, name, {format: partial(judge_export, name, exports, format) for format in formats})
         for name, own in (custom or {}).items():
             _add_custom(report, model, name, partial(own, exports))
     return report

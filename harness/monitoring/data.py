@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from harness.config import EvalConfig
 from harness.data.columns import Classes
-from harness.data.data_reference import DataReference, dataset_id
+from harness.data.data_reference import DataReference, dataset_id, open_datasets
 from harness.data.dataset import Dataset
 from harness.data.encoding import Encoder
 from harness.data.opening import open_dataset
 from harness.errors import UserError
 from harness.tasks import TaskSpec
-from harness.training.datasets import open_datasets
 
 if TYPE_CHECKING:
     from harness.data.data_reference import DataReference

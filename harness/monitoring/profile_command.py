@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from harness.adapters import make_adapter
 from harness.config import SuiteConfig
+from harness.data.data_reference import open_datasets
 from harness.data.dataset import Dataset
 from harness.experiments.database import ExperimentDB
 from harness.experiments.run_parts import measure
@@ -19,7 +20,6 @@ from harness.monitoring.features.kinds import kind_of
 from harness.monitoring.profiles.profile import Profile
 from harness.monitoring.reference import Reference
 from harness.monitoring.window import measure_window
-from harness.training.datasets import open_datasets
 from harness.wording import Answer, aligned
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from torch import nn
 
 from harness.adapters import Adapter
 from harness.config import EvalConfig, TrainingConfig
-from harness.data.data_reference import dataset_id
+from harness.data.data_reference import Datasets, dataset_id, open_datasets
 from harness.data.dataset import Dataset
 from harness.data.loader import Loader, make_loader
 from harness.errors import MissingPackageError, UserError
@@ -25,7 +25,6 @@ from harness.tasks import TaskSpec
 from harness.training.checkpoints import CheckpointFolder, file_name, read_checkpoint
 from harness.training.compute import Compute, Machine, choose_compute, leads
 from harness.training.dashboard import write_dashboard
-from harness.training.datasets import Datasets, open_datasets
 from harness.training.engines.batch_formats import FormattedBatches
 from harness.training.engines.job import Batches, Engine, Job, is_lightning_module, steps_of_epoch
 from harness.training.errors import TrainingError

@@ -17,13 +17,13 @@ from torch.optim import Optimizer
 
 from harness.batches import Batch
 from harness.config import SuiteConfig, TrainingConfig
+from harness.data.data_reference import Datasets, open_datasets
 from harness.data.loader import make_loader
 from harness.evidence import Evidence, Status
 from harness.properties.subject import Subject
 from harness.runtime import processor_seconds, seeded
 from harness.training.checkpoints import CheckpointFolder
 from harness.training.compute import Compute
-from harness.training.datasets import Datasets, open_datasets
 from harness.training.engines.batch_formats import BatchFormat, DrawnBatches, FixedBatches, as_dict, find_batch_format
 from harness.training.engines.job import Job, OnGradients, is_lightning_module
 from harness.training.events import Listener, Plan, Step

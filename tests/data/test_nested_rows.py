@@ -9,8 +9,8 @@ import torch
 from declared_tasks import SEGMENTATION, task_of, written
 
 from harness.config import EvalConfig
+from harness.data.data_reference import open_datasets
 from harness.errors import DataError
-from harness.training.datasets import open_datasets
 
 FORMS = {
     "dataclass": """

@@ -10,8 +10,8 @@ import pytest
 from declared_tasks import SEGMENTATION, written
 
 from harness.config import load_config
+from harness.data.data_reference import open_datasets
 from harness.errors import DataError
-from harness.training.datasets import open_datasets
 
 ROWS = """
 from torch.utils.data import DataLoader, Dataset

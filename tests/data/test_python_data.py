@@ -12,12 +12,11 @@ from declared_tasks import CLICK, GRAPH, POLICY, SEGMENTATION, SPEECH, TIME_FIRS
 from small_data import task_of as preset_of
 
 from harness.config import EvalConfig, load_config
-from harness.data.data_reference import DataReference, dataset_id
+from harness.data.data_reference import DataReference, dataset_id, open_datasets
 from harness.data.dataset import Rows
 from harness.data.examples import example_maker
 from harness.data.loader import make_loader
 from harness.errors import ConfigError
-from harness.training.datasets import open_datasets
 
 ROWS = """
     from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset

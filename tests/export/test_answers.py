@@ -10,7 +10,7 @@ from planted_bugs.tier4.exports import make_exports
 from torch import Tensor, nn
 
 from harness.evidence import Status
-from harness.export.checks.judge import judge_format
+from harness.export.checks.judge import judge_export
 from harness.export.clean_process.run import Answer, answers
 from harness.export.exports import Exports
 from harness.export.formats.onnx import ONNXExporter
@@ -63,7 +63,7 @@ def test_each_batch_has_its_answer_behind_a_fatal_one_too(exports: Exports, give
 
 
 def test_it_is_a_warning_with_the_input_that_does_it(exports: Exports, given: list[Answer]) -> None:
-    evidence = judge_format("invalid_input", exports, "onnx")
+    evidence = judge_export("invalid_input", exports, "onnx")
     assert evidence.status is Status.WARN
     assert "crashes on an empty batch in `input_ids`: was killed by SIG" in evidence.message
 

@@ -19,8 +19,7 @@ from planted_bugs.tier4.models import Scores
 from harness.errors import UserError
 from harness.export.export_model import export_model
 from harness.export.formats.exporter import ExportError
-from harness.export.store.artifact import find_artifact, manifest_path
-from harness.export.store.cache import Cache
+from harness.export.store.cache import Cache, find_artifact, manifest_path
 from harness.files import file_hash, json_hash
 from harness.runtime import seeded
 
@@ -169,12 +168,12 @@ def test_killed_in_the_middle_it_leaves_no_half_file(tmp_path: Path) -> None:
         from pathlib import Path
         from planted_bugs.tier4.exports import make_exports
         from planted_bugs.tier4.models import Scores
-        from harness.export.store import artifact
-        copy = artifact._copy_whole
+        from harness.export.store import cache
+        copy = cache._copy_whole
         def slow(source, target):
             print("copying", flush=True)
             time.sleep(60)
-        artifact._copy_whole = slow
+        cache._copy_whole = slow
         make_exports(Scores(), Path(sys.argv[1]), "pytorch").artifact("pytorch")
     """)
     with subprocess.Popen(

@@ -19,10 +19,9 @@ from torch import Tensor, nn
 from harness.adapters import make_adapter
 from harness.batches import Batch, Sizes, make_batch
 from harness.export.blame import onnx_files as onnx_blame
-from harness.export.blame import reference_runs
+from harness.export.blame import onnx_graph
 from harness.export.blame.onnx_files import blame_onnx
-from harness.export.blame.onnx_graph import OnnxGraph
-from harness.export.blame.reference_runs import WAYS, ReferenceRuns
+from harness.export.blame.onnx_graph import WAYS, OnnxGraph, ReferenceRuns
 from harness.export.blame.verdict import NEW_EXPORT, PLAIN_RUNTIME, PROGRAM, REFERENCE, RUNTIME, Blame, at_fault
 from harness.export.formats.exported_program import quiet
 from harness.export.formats.onnx import ONNXExporter
@@ -431,9 +430,7 @@ class TestWhoIsAtFault:
         broken = change(files["optimised"], tmp_path / "optimised.onnx", gelu_to_relu)
         graph = OnnxGraph(onnx.load(broken))
         monkeypatch.setattr(onnx_blame, "_optimised", lambda *_: graph)
-        monkeypatch.setitem(
-            WAYS, RUNTIME, lambda c: reference_runs._run_runtime(ReferenceRuns(broken, graph, c.program, c.batch))
-        )
+        monkeypatch.setitem(WAYS, RUNTIME, lambda c: onnx_graph._run_runtime(ReferenceRuns(broken, graph, c.program, c.batch)))
         blame = blame_onnx(files["optimised"], decoder, batch, BOUND, tmp_path / "failing")
         assert blame.operator.startswith("Relu (ONNX node `")
         assert (blame.at_fault, blame.module) == ("optimiser", "blocks.1")

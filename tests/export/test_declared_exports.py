@@ -18,7 +18,7 @@ from harness.evidence import Status
 from harness.export.bundle.contract import make_golden
 from harness.export.bundle.verify import verify_bundle
 from harness.export.bundle.write import write_bundle
-from harness.export.checks.judge import judge_format, judge_model_check
+from harness.export.checks.judge import judge_export
 from harness.export.formats.exporter import ExportError, outputs_by_name
 from harness.export.shape_grid import shape_grid
 from harness.export.store.object_hash import ObjectHash
@@ -63,9 +63,9 @@ def test_a_sound_model_of_a_declared_task_exports(name: str) -> None:
     with seeded(0):
         exports = make_exports(model(), None, "onnx", task=task_of(keys))
     for check in ("shape_validation", "forward_pass_validation"):
-        assert judge_model_check(check, exports).status is Status.OK
+        assert judge_export(check, exports).status is Status.OK
     for check in ("exports", "validation", "numerical_consistency", "dynamic_axes", "inference_mode", "invalid_input"):
-        found = judge_format(check, exports, "onnx")
+        found = judge_export(check, exports, "onnx")
         assert found.status is Status.OK, found.explain()
 
 
@@ -87,13 +87,13 @@ def test_what_a_random_model_gives_for_invalid_input_is_compared_with_nothing() 
         exports = make_exports(Masked(), None, "onnx", task=task_of(keys))
 
     assert exports.subject.prerequisite_failure.random
-    found = judge_format("invalid_input", exports, "onnx")
+    found = judge_export("invalid_input", exports, "onnx")
     assert found.status is not Status.FAIL, found.explain()
 
 
 def test_a_count_of_nodes_that_the_code_fixes_is_named() -> None:
     model, keys, _ = CASES["graph"]  # its forward says `len(x)`
-    found = judge_format("dynamic_axes", make_exports(model(), None, "torch_export", task=task_of(keys)), "torch_export")
+    found = judge_export("dynamic_axes", make_exports(model(), None, "torch_export", task=task_of(keys)), "torch_export")
     assert found.status is Status.FAIL
     assert "nodes is always 6 (declared.py:" in found.message
 
@@ -107,7 +107,7 @@ def test_a_file_has_the_axes_in_the_declared_order() -> None:
     whole = program.sizes.by_axis(program.task)
     assert program.example["batch.tokens"].shape == (whole["time"], whole["batch"])
     assert bool(program.example["batch.padding"].any()), "the example has rows that are shorter"
-    assert judge_format("numerical_consistency", exports, "torchscript").status is Status.OK
+    assert judge_export("numerical_consistency", exports, "torchscript").status is Status.OK
 
 
 def test_sizes_are_multiples_and_nothing_beyond_the_limits() -> None:
@@ -127,7 +127,7 @@ def test_an_output_with_an_inputs_name_gets_another() -> None:
     keys = {"inputs": {"x": {"axes": ["batch", 4]}}, "outputs": {"x": {"axes": ["batch", 4]}, "more": {"axes": ["batch", 4]}}}
     exports = make_exports(Copy(), None, "onnx", task=task_of(keys))
     assert exports.program.outputs == ("x_out", "more")
-    assert judge_format("numerical_consistency", exports, "onnx").status is Status.OK
+    assert judge_export("numerical_consistency", exports, "onnx").status is Status.OK
 
 
 def test_an_output_with_a_labels_name_keeps_it() -> None:
@@ -138,7 +138,7 @@ def test_an_output_with_a_labels_name_keeps_it() -> None:
     }
     exports = make_exports(nn.Linear(4, 4), None, "onnx", task=task_of(keys))
     assert exports.program.outputs == ("recon",)
-    assert judge_format("numerical_consistency", exports, "onnx").status is Status.OK
+    assert judge_export("numerical_consistency", exports, "onnx").status is Status.OK
 
 
 def test_each_tensor_of_a_state_is_an_output() -> None:
@@ -187,14 +187,14 @@ def test_a_wrong_second_output_of_a_bundle_is_named(tmp_path: Path, monkeypatch:
 
 def test_whole_numbers_are_held_to_equality() -> None:
     exports = make_exports(Chosen(), None, "torchscript", task=CHOICE)
-    found = judge_format("numerical_consistency", exports, "torchscript")
+    found = judge_export("numerical_consistency", exports, "torchscript")
     assert found.status is Status.OK
     assert found.details["by_output"]["chosen"] == 0.0
 
 
 def test_quantised_files_of_several_outputs_are_judged_by_the_worst() -> None:
     exports = make_exports(ActorCritic(), None, "onnx", task=POLICY, quantization="dynamic")
-    found = judge_format("quantisation", exports, "onnx_int8")
+    found = judge_export("quantisation", exports, "onnx_int8")
     assert found.details["output"] in ("actions", "value")
     assert f"dB in output `{found.details['output']}`" in found.message
 
@@ -232,8 +232,8 @@ def test_names_that_the_exporter_uses_inside_are_no_obstacle() -> None:
         "axes": {"time": {"max": 12}},
     }
     exports = make_exports(Named(), None, "onnx", task=task_of(keys))
-    found = judge_format("exports", exports, "onnx")
+    found = judge_export("exports", exports, "onnx")
     assert (found.status, "dynamo" in found.message) == (Status.OK, True), found.explain()
     assert exports.inspection("onnx").facts["inputs"].keys() == {"ids", "add"}
     assert exports.inspection("onnx").facts["outputs"].keys() == {"embedding"}
-    assert judge_format("numerical_consistency", exports, "onnx").status is Status.OK
+    assert judge_export("numerical_consistency", exports, "onnx").status is Status.OK

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from harness.errors import MissingPackageError
 from harness.evidence import Status
-from harness.export.checks.judge import judge_format
+from harness.export.checks.judge import judge_export
 from harness.export.exports import Exports
 from harness.export.formats import executorch as executorch_exporter
 from harness.export.formats.executorch import ExecuTorchExporter
 from harness.export.formats.exporter import ExportError
-from harness.export.store.artifact import Manifest
+from harness.export.store.cache import Manifest
 from harness.runtime import seeded
 from harness.tasks import TaskSpec, TaskType
 
@@ -92,17 +92,17 @@ class TestExecuTorch:
     @pytest.mark.parametrize("check", CHECKS)
     def test_a_sound_model_passes(self, check: str, tmp_path: Path) -> None:
         exports = exports_of(Scores, tmp_path, dynamic_shapes={"batch": [1, 64]})
-        evidence = judge_format(check, exports, "executorch")
+        evidence = judge_export(check, exports, "executorch")
         assert evidence.status is Status.OK, evidence.message
 
     @pytest.mark.parametrize("check", ["numerical_consistency", "invalid_input"])
     def test_ids(self, check: str, tmp_path: Path) -> None:
-        evidence = judge_format(check, exports_of(Words, tmp_path), "executorch")
+        evidence = judge_export(check, exports_of(Words, tmp_path), "executorch")
         assert evidence.status is Status.OK, evidence.message
 
     def test_a_batch_without_a_limit_gets_one_and_that_is_said(self, tmp_path: Path) -> None:
         exports = exports_of(Scores, tmp_path)
-        evidence = judge_format("dynamic_axes", exports, "executorch")
+        evidence = judge_export("dynamic_axes", exports, "executorch")
         assert manifest_of(exports).limits == {"batch": (1, 64)}
         assert evidence.status is Status.FAIL
         assert "batch is valid only from 1 to 64" in evidence.message
@@ -116,7 +116,7 @@ class TestExecuTorch:
     def test_a_convolution_does_not_narrow_the_batch(self, tmp_path: Path) -> None:
         exports = exports_of(Images, tmp_path, task=IMAGES)
         assert manifest_of(exports).limits == {"batch": (1, 64)}
-        assert judge_format("numerical_consistency", exports, "executorch").status is Status.OK
+        assert judge_export("numerical_consistency", exports, "executorch").status is Status.OK
 
     def test_what_lowering_narrows_is_said(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for backend in (torch.backends.mkldnn, torch.backends.nnpack):
@@ -133,7 +133,7 @@ class TestExecuTorch:
         exports = exports_of(SmallBatches, tmp_path)
         assert manifest_of(exports).limits == {"batch": (3, 64)}
         assert exports.runner("executorch")({"features": torch.randn(64, 5)})["logits"].shape == (64, 3)
-        evidence = judge_format("dynamic_axes", exports, "executorch")
+        evidence = judge_export("dynamic_axes", exports, "executorch")
         assert "batch is valid only from 3 to 64" in evidence.message
         assert "test_executorch.py:" in evidence.message
 
@@ -149,7 +149,7 @@ class TestExecuTorch:
     def test_fixed_sizes(self, tmp_path: Path) -> None:
         exports = exports_of(Scores, tmp_path, dynamic_shapes=False)
         assert manifest_of(exports).limits == {}
-        assert judge_format("numerical_consistency", exports, "executorch").status is Status.OK
+        assert judge_export("numerical_consistency", exports, "executorch").status is Status.OK
 
     def test_what_xnnpack_does_not_take_runs_on_portable_kernels(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def refuses() -> NoReturn:

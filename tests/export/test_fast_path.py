@@ -10,7 +10,7 @@ from planted_bugs.tier4.exports import make_exports
 from torch import Tensor, nn
 
 from harness.evidence import Status
-from harness.export.checks.judge import judge_format
+from harness.export.checks.judge import judge_export
 from harness.tasks import TaskSpec, TaskType
 
 TAGS = TaskSpec(TaskType.TOKEN_CLASSIFICATION, vocab_size=31, max_seq_len=12, pad_token_id=0, num_classes=4)
@@ -33,7 +33,7 @@ class Tagger(nn.Module):
 def test_the_trace_holds_no_nested_tensors(tmp_path: Path) -> None:
     exports = make_exports(Tagger(), tmp_path, "torchscript", task=TAGS)
     for check in ("exports", "numerical_consistency", "dynamic_axes"):
-        evidence = judge_format(check, exports, "torchscript")
+        evidence = judge_export(check, exports, "torchscript")
         assert evidence.status is Status.OK, evidence.explain()
     traced = torch.jit.load(str(exports.artifact("torchscript").path))
     assert "nested" not in str(traced.inlined_graph)

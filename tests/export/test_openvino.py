@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from harness.errors import MissingPackageError
 from harness.evidence import Status
-from harness.export.checks.judge import judge_format
+from harness.export.checks.judge import judge_export
 from harness.export.exports import Exports
 from harness.export.formats.exporter import ExportError
 from harness.export.formats.openvino import OpenVINOExporter
@@ -64,13 +64,13 @@ def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
 class TestOpenVINO:
     @pytest.mark.parametrize("check", CHECKS)
     def test_a_sound_model_passes(self, check: str, tmp_path: Path) -> None:
-        evidence = judge_format(check, exports_of(Scores, tmp_path), "openvino")
+        evidence = judge_export(check, exports_of(Scores, tmp_path), "openvino")
         assert evidence.status is Status.OK, evidence.message
 
     def test_a_language_model_passes_at_all_lengths(self, tmp_path: Path) -> None:
         exports = make_exports(language_model(), tmp_path, "openvino")
         for check in ("numerical_consistency", "dynamic_axes"):
-            evidence = judge_format(check, exports, "openvino")
+            evidence = judge_export(check, exports, "openvino")
             assert evidence.status is Status.OK, evidence.message
 
     def test_inputs_have_their_names_and_limits(self, tmp_path: Path) -> None:
@@ -131,20 +131,20 @@ class TestOpenVINO:
         assert torch.equal(first, kept)
 
     def test_ids_beyond_the_vocabulary_are_looked_up(self, tmp_path: Path) -> None:
-        evidence = judge_format("invalid_input", make_exports(language_model(), tmp_path, "openvino"), "openvino")
+        evidence = judge_export("invalid_input", make_exports(language_model(), tmp_path, "openvino"), "openvino")
         assert evidence.status is Status.FAIL
         assert "returns logits where the model raises" in evidence.message
 
     def test_what_torch_export_cannot_hold_comes_by_way_of_onnx_and_says_so(self, tmp_path: Path) -> None:
         exports = exports_of(DataBranch, tmp_path)
-        evidence = judge_format("exports", exports, "openvino")
+        evidence = judge_export("exports", exports, "openvino")
         assert evidence.status is Status.WARN
         assert "only by the TorchScript-based exporter, by way of ONNX" in evidence.message
         # The branch that was frozen on the way is looked for as in the ONNX file itself.
-        assert judge_format("numerical_consistency", exports, "openvino").status is Status.FAIL
+        assert judge_export("numerical_consistency", exports, "openvino").status is Status.FAIL
 
     def test_an_axis_that_the_model_fixes_is_named(self, tmp_path: Path) -> None:
-        evidence = judge_format("dynamic_axes", exports_of(RowLoop, tmp_path), "openvino")
+        evidence = judge_export("dynamic_axes", exports_of(RowLoop, tmp_path), "openvino")
         assert evidence.status is Status.FAIL
         assert "batch is always 3 (models.py:" in evidence.message
 
@@ -162,7 +162,7 @@ class TestOpenVINO:
         torch.testing.assert_close(logits, exports.eager(batch)["logits"].float(), rtol=0.02, atol=0.02)
 
     def test_nan_among_the_weights(self, tmp_path: Path) -> None:
-        evidence = judge_format("validation", make_exports(with_nan(), tmp_path, "openvino"), "openvino", ["validation"])
+        evidence = judge_export("validation", make_exports(with_nan(), tmp_path, "openvino"), "openvino", ["validation"])
         assert evidence.status is Status.FAIL
         assert "weights that hold NaN" in evidence.message
 

@@ -11,7 +11,7 @@ from planted_bugs.tier4.exports import make_exports
 from planted_bugs.tier4.models import Scores
 from torch import Tensor
 
-from harness.export.checks.judge import judge_format
+from harness.export.checks.judge import judge_export
 from harness.export.failure_reason import one_line, runtime_message, shortened
 from harness.export.formats.exported_program import failures
 from harness.export.formats.exporter import Attempt
@@ -25,7 +25,7 @@ class Bessel(Scores):
 
 
 def test_exports_says_the_innermost_cause_uncut(tmp_path: Path) -> None:
-    message = judge_format("exports", make_exports(Bessel(), tmp_path), "onnx").message
+    message = judge_export("exports", make_exports(Bessel(), tmp_path), "onnx").message
     assert "No ONNX function found for <OpOverload(op='prims.bessel_j0', overload='default')>" in message
     assert "Exporting the operator 'aten::special_bessel_j0' to ONNX opset version 20 is not supported" in message
     assert "Error when translating node" not in message
@@ -78,7 +78,7 @@ def test_a_refusal_of_other_shapes_holds_the_reason(tmp_path: Path) -> None:
         def forward(self, features: Tensor) -> Tensor:
             return super().forward(features.reshape([int(size) for size in features.shape])).reshape(3, 3)
 
-    evidence = judge_format("numerical_consistency", make_exports(Fixed(), tmp_path), "onnx")
+    evidence = judge_export("numerical_consistency", make_exports(Fixed(), tmp_path), "onnx")
     assert "/onnxruntime" not in f"{evidence.message} {evidence.details}"
 
 

@@ -18,9 +18,8 @@ from torch import Tensor
 from harness.batches import Batch
 from harness.export.blame.comparison import relative_gap
 from harness.export.blame.divergence import Divergence, find_divergence
-from harness.export.blame.onnx_graph import Arrays, OnnxGraph, label, metadata
+from harness.export.blame.onnx_graph import Arrays, OnnxGraph, ReferenceRuns, label, metadata
 from harness.export.blame.recording import Trace, record_eager
-from harness.export.blame.reference_runs import ReferenceRuns
 from harness.export.blame.verdict import (
     NEW_EXPORT,
     PLAIN_RUNTIME,

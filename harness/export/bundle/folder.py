@@ -20,8 +20,7 @@ from filelock import FileLock, Timeout
 from harness.errors import UserError
 from harness.export.exports import Exports
 from harness.export.formats.exporter import ExportError
-from harness.export.store.artifact import Artifact, Manifest, find_artifact, manifest_path
-from harness.export.store.cache import Cache
+from harness.export.store.cache import Artifact, Cache, Manifest, find_artifact, manifest_path
 from harness.files import file_hash, json_hash
 
 

@@ -32,11 +32,10 @@ from harness.export.bundle.folder import (
     new_folder,
     remember,
 )
-from harness.export.bundle.server_layouts import LAYOUTS, check_layouts, write_layout
-from harness.export.bundle.texts import inference_script, readme, requirements
+from harness.export.bundle.server_layouts import LAYOUTS, check_layouts, inference_script, readme, requirements, write_layout
 from harness.export.exports import Exports
 from harness.export.formats.exporter import ExportError
-from harness.export.store.artifact import Artifact
+from harness.export.store.cache import Artifact
 from harness.export.store.identity import versions
 from harness.files import file_hash
 from harness.health.report import ExportHealthReport

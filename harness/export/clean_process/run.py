@@ -1,4 +1,7 @@
-"""Runs an exported file in a process that never saw the exporter: on all batches at once, or one by one where any may crash it."""
+"""Runs an exported file in a process that never saw the exporter: on all batches at once, or one by one where any may crash it.
+
+A file that was traced is also tried at sizes other than its example's.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.batches import Batch
+from harness.batches import Batch, make_batch
 from harness.export.clean_process.child import ANSWER, INPUTS, OUTPUTS, STAGE
 from harness.export.clean_process.tensor_facts import TensorFacts, facts_of
-from harness.export.formats.exporter import Exporter
-from harness.export.program import LOGITS, Outputs
+from harness.export.formats.exporter import Exporter, ExportError
+from harness.export.program import LOGITS, Outputs, Program, as_exported
+from harness.export.shape_grid import shape_grid
 from harness.processes import end_in_words, environment_of_child, last_line, module_command, start_process, stop_process
 
 _CHILD = "harness.export.clean_process.child"
@@ -266,3 +270,37 @@ def _why_no_answer(folder: Path, status: int | None, timeout: float) -> str:
         return end_in_words(status, folder / _LOG)
     said = last_line(folder / _LOG)
     return f"ended with status {status} and no answer" + (f" ({said})" if said else "")
+
+
+_TRIED, _ROUGHLY = 6, 1e-3
+
+
+def try_other_sizes(exporter: type[Exporter], path: Path, program: Program, *, outputs: bool) -> None:
+    """Runs a traced file at other sizes, in a process of its own: kernels of recurrent layers do not survive sizes that were frozen.
+
+    Args:
+        exporter: The exporter of its format.
+        path: The file.
+        program: What it was traced from.
+        outputs: Whether it must also give about the model's outputs; the checks of tier 4 look closely.
+
+    Raises:
+        ExportError: It does not survive, or gives other outputs.
+    """
+    points = shape_grid(program)[:_TRIED]
+    made = [make_batch(program.task, point.sizes, seed) for seed, point in enumerate(points)]
+    batches = [as_exported(program.forward.adapter, {name: batch[name] for name in program.fields}) for batch in made]
+    given = answers(exporter, path, program.fields, batches, program.outputs)
+    for point, batch, answer in zip(points, batches, given, strict=True):
+        at = point.sizes.describe(program.task)
+        if answer.is_fatal:
+            raise ExportError(f"the process that runs it does not survive {at}: {answer.refusal}")
+        if outputs and (answer.outputs is None or not _alike(answer.outputs, program.eager_outputs(batch))):
+            raise ExportError(f"it does not give the model's outputs at {at}")
+
+
+def _alike(left: Outputs, right: Outputs) -> bool:
+    return all(
+        left[name].shape == tensor.shape and torch.allclose(left[name].double(), tensor.double(), rtol=_ROUGHLY, atol=_ROUGHLY)
+        for name, tensor in right.items()
+    )

@@ -283,6 +283,36 @@ class Exporter(Format, ABC):
         raise NotImplementedError(f"{self.name} is not quantised")
 
 
+class TorchExporter(Exporter):
+    """A format whose file torch loads as a module that takes its inputs by position."""
+
+    @abstractmethod
+    def module(self, path: Path) -> Callable[..., Any]:
+        """The module in a file.
+
+        Raises:
+            ExportError: It is damaged, or no file of this format.
+        """
+
+    def load(self, path: Path, program: Program) -> Runner:
+        """The module as a function of a batch."""
+        import torch
+
+        module = self.module(path)
+
+        def run(batch: Batch) -> Tensor | tuple[Tensor, ...]:
+            with torch.no_grad():
+                return cast("Tensor | tuple[Tensor, ...]", module(*program.ordered(batch)))
+
+        return run
+
+    def blame(self, wrong: WrongFile) -> Blame:
+        """Compares the file with the model operator by operator."""
+        from harness.export.blame.torch_files import blame_torch
+
+        return blame_torch(wrong.run, wrong.program, wrong.batch, wrong.bound)
+
+
 def by_position(module: Callable[..., Any], inputs: dict[str, str], threads: int = 0) -> Run:
     """A torch module that takes its inputs by position, as a function from named arrays to its outputs; a part of ``standalone``."""
     import torch

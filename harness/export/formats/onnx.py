@@ -118,10 +118,10 @@ class ONNXExporter(Exporter):
         return self._export(program, paths[0])
 
     def _export(self, program: Program, path: Path) -> Exported:
+        from harness.export.clean_process.run import try_other_sizes
         from harness.export.failure_reason import one_line
         from harness.export.formats.exported_program import capture, failures
         from harness.export.onnx.file import operators
-        from harness.export.onnx.traced_files import try_other_sizes
 
         attempts: list[Attempt] = []
         captured: Captured | None = None
@@ -159,7 +159,7 @@ class ONNXExporter(Exporter):
 
         ``torch.export`` unrolls a recurrent layer over the steps of its example; the tracing exporter has an operator for it.
         """
-        from harness.export.onnx.traced_files import try_other_sizes
+        from harness.export.clean_process.run import try_other_sizes
 
         traced = path.with_name(f"traced-{path.name}")
         try:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from harness.export.formats.exporter import Exported, Exporter, ExportError, Inspection, by_position
+from harness.export.formats.exporter import Exported, ExportError, Inspection, TorchExporter, by_position
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
 
-    from harness.batches import Batch
-    from harness.export.blame.verdict import Blame
-    from harness.export.formats.exporter import Run, WrongFile
-    from harness.export.program import Program, Runner
+    from harness.export.formats.exporter import Run
+    from harness.export.program import Program
 
 
 def load_torch_export(path: str, inputs: dict[str, str], threads: int = 0) -> Run:
@@ -25,7 +23,7 @@ def load_torch_export(path: str, inputs: dict[str, str], threads: int = 0) -> Ru
     return by_position(torch.export.load(path).module(), inputs, threads)
 
 
-class TorchExportExporter(Exporter):
+class TorchExportExporter(TorchExporter):
     """A graph of ATen operators with its weights. Loading a file may run code from it."""
 
     name = "torch_export"
@@ -59,23 +57,10 @@ class TorchExportExporter(Exporter):
         facts = {"operators": dict(counts.most_common()), "nodes": len(nodes), "file_bytes": path.stat().st_size}
         return Inspection(facts, training=tuple(training))
 
-    def load(self, path: Path, program: Program) -> Runner:
+    def module(self, path: Path) -> Callable[..., Any]:
         """Loads the graph as a module."""
-        import torch
-
-        module = _load(path).module()
-
-        def run(batch: Batch) -> Tensor | tuple[Tensor, ...]:
-            with torch.no_grad():
-                return module(*program.ordered(batch))
-
-        return run
-
-    def blame(self, wrong: WrongFile) -> Blame:
-        """Compares the file with the model operator by operator."""
-        from harness.export.blame.torch_files import blame_torch
-
-        return blame_torch(wrong.run, wrong.program, wrong.batch, wrong.bound)
+        module: Callable[..., Any] = _load(path).module()
+        return module
 
 
 def _load(path: Path) -> torch.export.ExportedProgram:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,21 +13,19 @@ from harness.compat import JIT_IS_SCRIPTING
 from harness.export.formats.exporter import (
     Attempt,
     Exported,
-    Exporter,
     ExportError,
     Inspection,
+    TorchExporter,
     TritonBackend,
     by_position,
 )
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
+    from torch import nn
 
-    from harness.batches import Batch
-    from harness.export.blame.verdict import Blame
-    from harness.export.formats.exporter import Run, WrongFile
-    from harness.export.program import Program, Runner
+    from harness.export.formats.exporter import Run
+    from harness.export.program import Program
 
 
 def load_torchscript(path: str, inputs: dict[str, str], threads: int = 0) -> Run:
@@ -37,7 +35,7 @@ def load_torchscript(path: str, inputs: dict[str, str], threads: int = 0) -> Run
     return by_position(torch.jit.load(path, map_location="cpu"), inputs, threads)
 
 
-class TorchScriptExporter(Exporter):
+class TorchScriptExporter(TorchExporter):
     """``torch.jit``; deprecated in PyTorch, and still what many servers load."""
 
     name = "torchscript"
@@ -87,23 +85,10 @@ class TorchScriptExporter(Exporter):
         facts = {"operators": dict(counts.most_common()), "file_bytes": path.stat().st_size}
         return Inspection(facts, training=tuple(training))
 
-    def load(self, path: Path, program: Program) -> Runner:
+    def module(self, path: Path) -> Callable[..., Any]:
         """Loads the module on the CPU."""
-        import torch
-
-        module = _load(path)
-
-        def run(batch: Batch) -> Tensor | tuple[Tensor, ...]:
-            with torch.no_grad():
-                return module(*program.ordered(batch))
-
-        return run
-
-    def blame(self, wrong: WrongFile) -> Blame:
-        """Compares the file with the model operator by operator."""
-        from harness.export.blame.torch_files import blame_torch
-
-        return blame_torch(wrong.run, wrong.program, wrong.batch, wrong.bound)
+        module: Callable[..., Any] = _load(path)
+        return module
 
 
 def _load(path: Path) -> torch.jit.ScriptModule:

@@ -18,7 +18,7 @@ from harness.adapters import make_adapter
 from harness.catalogue import CATALOGUE
 from harness.config import ExportConfig, load_config
 from harness.evidence import Evidence
-from harness.export.checks.judge import judge_format, judge_model_check
+from harness.export.checks.judge import judge_export
 from harness.export.export_model import exports_of_config
 from harness.export.exports import Exports
 from harness.files import file_hash
@@ -58,8 +58,8 @@ class Exported(Setup):
 
     def _verdict(self, name: str, exports: Exports, properties: Collection[str]) -> Evidence:
         if CATALOGUE[name].formats:
-            return judge_format(name, exports, self.format, properties)
-        return judge_model_check(name, exports, properties)
+            return judge_export(name, exports, self.format, properties)
+        return judge_export(name, exports, judged=properties)
 
 
 def make_exports(model: nn.Module, folder: Path | None, *formats: str, task: TaskSpec | None = None, **options: Any) -> Exports:
