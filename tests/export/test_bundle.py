@@ -30,7 +30,7 @@ from harness.config import ExportConfig, load_config
 from harness.errors import UserError
 from harness.export.bundle.configs import json_ready
 from harness.export.bundle.folder import made_here
-from harness.export.bundle.server_layouts import check_layouts
+from harness.export.bundle.texts import check_layouts
 from harness.export.bundle.write import create_export_bundle, write_bundle
 from harness.export.exports import Exports
 from harness.export.formats.exporter import ExportError

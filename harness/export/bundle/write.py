@@ -32,7 +32,7 @@ from harness.export.bundle.folder import (
     new_folder,
     remember,
 )
-from harness.export.bundle.server_layouts import LAYOUTS, check_layouts, inference_script, readme, requirements, write_layout
+from harness.export.bundle.texts import LAYOUTS, check_layouts, inference_script, readme, requirements, write_layout
 from harness.export.exports import Exports
 from harness.export.formats.exporter import ExportError
 from harness.export.store.cache import Artifact

@@ -306,12 +306,6 @@ class TorchExporter(Exporter):
 
         return run
 
-    def blame(self, wrong: WrongFile) -> Blame:
-        """Compares the file with the model operator by operator."""
-        from harness.export.blame.torch_files import blame_torch
-
-        return blame_torch(wrong.run, wrong.program, wrong.batch, wrong.bound)
-
 
 def by_position(module: Callable[..., Any], inputs: dict[str, str], threads: int = 0) -> Run:
     """A torch module that takes its inputs by position, as a function from named arrays to its outputs; a part of ``standalone``."""

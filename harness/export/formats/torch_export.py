@@ -12,7 +12,8 @@ from harness.export.formats.exporter import Exported, ExportError, Inspection, T
 if TYPE_CHECKING:
     import torch
 
-    from harness.export.formats.exporter import Run
+    from harness.export.blame.verdict import Blame
+    from harness.export.formats.exporter import Run, WrongFile
     from harness.export.program import Program
 
 
@@ -61,6 +62,12 @@ class TorchExportExporter(TorchExporter):
         """Loads the graph as a module."""
         module: Callable[..., Any] = _load(path).module()
         return module
+
+    def blame(self, wrong: WrongFile) -> Blame:
+        """Compares the file with the model operator by operator."""
+        from harness.export.blame.torch_files import blame_torch
+
+        return blame_torch(wrong.run, wrong.program, wrong.batch, wrong.bound)
 
 
 def _load(path: Path) -> torch.export.ExportedProgram:

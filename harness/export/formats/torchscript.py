@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from harness.export.formats.exporter import Run
+    from harness.export.blame.verdict import Blame
+    from harness.export.formats.exporter import Run, WrongFile
     from harness.export.program import Program
 
 
@@ -89,6 +90,12 @@ class TorchScriptExporter(TorchExporter):
         """Loads the module on the CPU."""
         module: Callable[..., Any] = _load(path)
         return module
+
+    def blame(self, wrong: WrongFile) -> Blame:
+        """Compares the file with the model operator by operator."""
+        from harness.export.blame.torch_files import blame_torch
+
+        return blame_torch(wrong.run, wrong.program, wrong.batch, wrong.bound)
 
 
 def _load(path: Path) -> torch.jit.ScriptModule:

@@ -1,4 +1,4 @@
-"""What a bundle says: its README and inference code for people, and its layouts for servers."""
+"""What a bundle says: its README and inference code for people, and its layouts for servers, Triton's and MLflow's."""
 
 from __future__ import annotations
 
