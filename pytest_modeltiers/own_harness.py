@@ -15,9 +15,6 @@ _FOLDER = Path(__file__).parents[1] / "harness"
 def bind(*folders: Path) -> str:
     """Imports this project's ``harness``, before a ``conftest.py`` or the current folder can bring another one.
 
-    Args:
-        folders: Where a package of the user's own with that name may lie.
-
     Returns:
         What to say of such a package; empty where there is none.
     """

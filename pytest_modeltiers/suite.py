@@ -165,13 +165,7 @@ class Suite:
 
     @staticmethod
     def trial_of(subject: Subject, training_config: TrainingConfig, source: SuiteConfig | None = None) -> Trial:
-        """Short trainings of a subject.
-
-        Args:
-            subject: The model.
-            training_config: The training keys.
-            source: The config that the model can be rebuilt from.
-        """
+        """Short trainings of a subject."""
         from harness.training.trial import Trial
 
         return Trial.of(subject, training_config, source)

@@ -230,14 +230,7 @@ def append_summary(summary: Path, report: ExportHealthReport) -> None:
 
 
 def annotation(cause: Cause, config: Path, root: Path, folder: Path) -> str:
-    """A GitHub workflow command that shows a bug beside the line to look at, or beside the config where no line is known.
-
-    Args:
-        cause: The bug.
-        config: The config file.
-        root: The root of the run, relative to which GitHub finds files.
-        folder: The folder the run was started in.
-    """
+    """A GitHub workflow command that shows a bug beside the line to look at, or beside the config where no line is known."""
     check = cause.owner
     level = "error" if cause.status == "failed" else "warning"
     place, _, line = str(check.details.get("place") or "").rpartition(":")

@@ -91,19 +91,11 @@ class Budget:
         return self.left * _PART
 
     def share(self, tests: float) -> float:
-        """Processor seconds that the next test may go on drawing examples.
-
-        Args:
-            tests: How many are still to run, with this one.
-        """
+        """Processor seconds that the next test may go on drawing examples."""
         return max(self.left / max(1.0, tests), (self.left - self.seconds / 2) * _LENT)
 
     def limit(self, tests: float) -> float:
-        """Processor seconds after which the next test is cut short.
-
-        Args:
-            tests: How many are still to run, with this one.
-        """
+        """Processor seconds after which the next test is cut short."""
         return min(self.left, max(self.left * _LIMIT, self.left / max(1.0, tests), self.seconds * _LEAST))
 
 

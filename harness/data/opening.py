@@ -117,11 +117,6 @@ def locate(path: Path, split: Split) -> Path:
 def open_reader(path: Path, task: TaskSpec, *, lenient: bool = False) -> Reader:
     """The rows of a file or of a folder.
 
-    Args:
-        path: The file or folder.
-        task: What the rows are for.
-        lenient: Whether they are production data, which need not hold every class.
-
     Raises:
         DataError: It is of no kind that is read, or of one that does not fit the task.
     """

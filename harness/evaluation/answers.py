@@ -234,11 +234,6 @@ def targets_of(task: TaskSpec, batch: Batch, name_row: Callable[[int], str]) -> 
 def targets_in(labelled: LabelledOutput, batch: Batch, name_row: Callable[[int], str]) -> Tensor:
     """The label each element of an output is judged by.
 
-    Args:
-        labelled: What the labels mean.
-        batch: With its labels.
-        name_row: From a row of the batch to its name in messages.
-
     Returns:
         Class ids, yes or no, or numbers; the shape is the output's without its classes. -100 stands where there is nothing to judge. Labels
         that are the next token are moved one to the left, to the scores that predict them.

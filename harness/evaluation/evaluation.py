@@ -65,10 +65,6 @@ class Tally:
     def add(self, outputs: Mapping[str, Any], batch: Batch) -> None:
         """Takes a batch into account, but for a row that another rank has too.
 
-        Args:
-            outputs: What the model said of the batch, by name.
-            batch: With its labels, on the outputs' device.
-
         Raises:
             DataError: The labels are missing or wrong.
             OutputError: An output has another shape than the task promises.

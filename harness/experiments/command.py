@@ -24,12 +24,6 @@ _NO_DATABASE = "; a config with `log_to_db` makes one beside it: `modeltiers run
 def answer(db_path: str | Path, run: str | None = None, name: str | None = None, metric: str | None = None) -> Answer:
     """The runs of a database, or the details of one.
 
-    Args:
-        db_path: The database, which must be there.
-        run: A run, by its id, a named reference or its name.
-        name: Only runs of this name.
-        metric: A metric to show of each.
-
     Raises:
         ExperimentError: There is no such database or no such run, or it cannot be read.
     """

@@ -68,13 +68,7 @@ class ExportHealthChecker:
 
 
 def check_exports(exports: Exports, custom: Mapping[str, CustomCheck] | None = None, files: bool = True) -> ExportHealthReport:
-    """Runs every check on the exports of a model, and the user's own after them.
-
-    Args:
-        exports: The exports.
-        custom: The user's own checks.
-        files: Whether the exported files are checked, and not only the model.
-    """
+    """Runs every check on the exports of a model, and the user's own after them."""
     task, model = exports.subject.task, exports.subject.model
     report = ExportHealthReport(type(model).__name__)
     formats_checked = exports.formats if files else ()

@@ -93,11 +93,7 @@ def all_evidence(monitor: Monitor) -> dict[str, Evidence]:
 
 
 def results_of(found: Mapping[str, Evidence]) -> dict[str, Any]:
-    """What ``run_tier5_monitoring`` returns, from the evidence of its checks.
-
-    Args:
-        found: Evidence by the name of its test; some tests may be missing.
-    """
+    """What ``run_tier5_monitoring`` returns, from the evidence of its checks."""
 
     def detail(test: str, key: str) -> Any:
         return found[test].details.get(key) if test in found else None
@@ -176,12 +172,6 @@ def monitor_config(
     on_batch: Callable[[int, int], None] | None = None,
 ) -> Answer:
     """Monitors the model of a config on the data that it names.
-
-    Args:
-        config: The config.
-        baseline: The run to compare scores with, instead of the config's.
-        reference: The run to compare the data with, instead of the config's.
-        on_batch: Told how many batches were evaluated, and of how many.
 
     Raises:
         UserError: What keeps it from being monitored, in one line.

@@ -103,10 +103,6 @@ def installed() -> dict[str, str]:
 def needed(modules: Iterable[str], data: Iterable[str]) -> tuple[list[str], list[str]]:
     """The distributions that training needs.
 
-    Args:
-        modules: Top-level names of the modules that the user's code imports.
-        data: Names of the data files.
-
     Returns:
         Names of distributions that are installed, and the modules that belong to none.
     """

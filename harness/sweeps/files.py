@@ -182,13 +182,7 @@ def curve_of(result: SweepResult, key: str, *, wide: bool = True) -> LineChart:
 
 
 def heat_map_of(result: SweepResult, across: str, up: str) -> HeatMap:
-    """The metric over the values of two keys; a cell without a finite metric says why.
-
-    Args:
-        result: The sweep.
-        across: The key whose values stand from left to right.
-        up: The key whose values stand from the bottom up.
-    """
+    """The metric over the values of two keys; a cell without a finite metric says why."""
     columns, rows = Scale.of(result.grid.values[across]), Scale.of(result.grid.values[up])
     trials = {(columns.index(trial.params[across]), rows.index(trial.params[up])): trial for trial in result.trials}
     cells = [

@@ -31,23 +31,7 @@ Database: TypeAlias = ExperimentDB | str | Path
 
 @dataclass(frozen=True, kw_only=True)
 class SweepOptions:
-    """How a grid is swept; see ``run_grid_sweep``.
-
-    Attributes:
-        metric: What the trials are ordered by.
-        mode: ``min`` where smaller is better, ``max`` where greater is.
-        executor: ``inline``, ``processes`` or ``ray``.
-        workers: How many trials run at once; ``None`` for what suits the machine.
-        db: The experiment database.
-        task_spec: The task, in place of what the config says of it.
-        train_cfg: The training data, in the same way.
-        eval_cfg: The evaluation data, in the same way.
-        name: The sweep's name; ``None`` for that of its config.
-        resume: The id of the sweep to continue.
-        output_dir: Where its files go; ``None`` for a folder beside the database.
-        trial: What is done for each combination; ``None`` for a training.
-        progress: Whether a line is printed for each trial, on stderr.
-    """
+    """How a grid is swept; each is an argument of ``run_grid_sweep``, which says what it means."""
 
     metric: str = "val_loss"
     mode: Mode = "min"

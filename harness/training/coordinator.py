@@ -49,21 +49,10 @@ PREFIX = "val_"
 
 @dataclass
 class TrainingCoordinator:
-    """Trains a model and says what came of it.
+    """Trains a model in place and says what came of it; what it is given is what ``run_training`` takes.
 
     Attributes:
-        model: The model; trained in place. A ``LightningModule`` keeps its own step, optimizers and schedules.
-        adapter: How it is called, and its loss.
-        config: The training keys.
-        task: What it is for.
-        eval_config: What it is judged on.
-        train_config: What it learns from.
-        folder: What relative paths are relative to.
-        name: The run's name.
-        seed: Of the order of the rows and of everything drawn.
         run: Where metrics are logged; ``None`` for nowhere. Only the leading process has one.
-        engine: ``lightning``, ``plain``, or ``auto`` for Lightning where it is installed.
-        progress: Whether progress is shown.
     """
 
     model: nn.Module

@@ -76,10 +76,6 @@ class NpzFile(IndexedReader):
     def check(self, task: TaskSpec, *, lenient: bool = False) -> None:
         """Checks images, features and their labels at once, as reading row by row would take long.
 
-        Args:
-            task: What they are for.
-            lenient: Whether labels may be missing, and numbers not be finite.
-
         Raises:
             DataError: An array is missing, or does not fit the task.
         """

@@ -224,13 +224,7 @@ class Recorder(TorchDispatchMode):
 
 
 def record_eager(program: Program, batch: Batch, detailed: bool = True) -> Trace:
-    """Runs the model itself.
-
-    Args:
-        program: The model.
-        batch: Its inputs.
-        detailed: Whether fused kernels are taken apart into their steps.
-    """
+    """Runs the model itself."""
     tensors = program.ordered(batch)
     given = {id(tensor): name for name, tensor in _named(program.forward)} | dict(
         zip(map(id, tensors), program.fields, strict=True)

@@ -84,10 +84,6 @@ def _range_of(each: Input) -> dict[str, Any]:
 def read_signature(folder: Path, formats: Mapping[str, str]) -> dict[str, torch.dtype]:
     """The dtype of each input of a bundle.
 
-    Args:
-        folder: The bundle.
-        formats: The file of each format, as the manifest has it.
-
     Raises:
         ValueError: It names other files or runtimes than the manifest.
         ValueError, LookupError, TypeError, AttributeError, OSError: It is no signature.
@@ -185,11 +181,6 @@ def make_golden(exports: Exports) -> tuple[dict[str, Arrays], dict[str, Any]]:
 
 def read_golden(folder: Path, listed: Container[str], formats: Mapping[str, str]) -> Golden:
     """The golden batches of a bundle.
-
-    Args:
-        folder: The bundle.
-        listed: Names of the files in its manifest; no others are read.
-        formats: The file of each format, as the manifest has it.
 
     Raises:
         ValueError, LookupError, TypeError, AttributeError, OSError, BadZipFile: They are not what a bundle has.

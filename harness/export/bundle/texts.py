@@ -27,13 +27,7 @@ from harness.health.report import ExportHealthReport
 
 
 def readme(draft: Draft, report: ExportHealthReport | None, layouts: Mapping[str, str]) -> str:
-    """The bundle's README.
-
-    Args:
-        draft: The bundle.
-        report: Its health report.
-        layouts: What each of its folders for servers is, by name.
-    """
+    """The bundle's README."""
     failed = [] if report is None else report.get_failed_checks()
     formats = [
         {

@@ -96,12 +96,7 @@ class InvalidCase:
 
 
 def invalid_cases(exports: Exports, fixed: Container[str] = ()) -> Iterator[InvalidCase]:
-    """Batches that are wrong in one way each.
-
-    Args:
-        exports: The model.
-        fixed: Axes of which the artifact takes one size alone.
-    """
+    """Batches that are wrong in one way each."""
     program, point = exports.program, exports.points[0]
     batch, task = exports.batch(point), exports.program.task
     inputs = [task.signature.input(name) for name in program.fields]

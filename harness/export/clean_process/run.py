@@ -131,16 +131,7 @@ def answers(
     outputs: Sequence[str] = (LOGITS,),
     timeout: float = 120.0,
 ) -> list[Answer]:
-    """Runs a file on one batch after another in a clean process; where that crashes, another one continues after the batch.
-
-    Args:
-        exporter: The exporter of a format that holds the computation.
-        path: The file.
-        fields: Names of the inputs, in order.
-        batches: The inputs; each holds the fields.
-        outputs: Names of the outputs, in order.
-        timeout: Seconds until a process is stopped.
-    """
+    """Runs a file on one batch after another in a clean process; where that crashes, another one continues after the batch."""
     given: list[Answer] = []
     while len(given) < len(batches):
         given += _answers_of_one_process(exporter, path, fields, batches[len(given) :], outputs, timeout)

@@ -41,13 +41,6 @@ def measure_quality(
 ) -> QuantisationQuality:
     """Holds a quantised file to the float file and to the model's own outputs.
 
-    Args:
-        float_path: The file it was made from.
-        quantised_path: The quantised file.
-        batches: Inputs.
-        fields: Names of the inputs.
-        expected: The model's floating outputs for each batch, by name.
-
     Raises:
         ExportError: One of the files cannot be read or run.
         MissingPackageError: ONNX or ONNX Runtime is not installed.

@@ -86,14 +86,7 @@ class FeatureKind(ABC, Generic[C]):
         """A counter on a scale, which starts from nothing."""
 
     def compare(self, feature: str, reference: C, current: C, options: DriftOptions) -> Iterator[Difference]:
-        """The differences of two counts, in each respect that applies.
-
-        Args:
-            feature: Name of the feature.
-            reference: Its counts in the reference.
-            current: Its counts in the window, on the same scale.
-            options: How they are compared.
-        """
+        """The differences of two counts, in each respect that applies."""
         for statistic in self.statistics:
             yield from statistic(feature, reference, current, options)
 

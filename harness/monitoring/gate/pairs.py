@@ -259,10 +259,6 @@ def kind_of(metric: str, pairs: Pairs) -> ScoreKind:
 def direction_of(metric: str, given: Mapping[str, bool]) -> bool:
     """Whether a greater score is better.
 
-    Args:
-        metric: Name of the score.
-        given: What the user says of scores with other names.
-
     Raises:
         ComparisonError: Neither the user nor the name says so.
     """

@@ -251,14 +251,6 @@ def score_values(
 
     A change of what is right, such as labels of another meaning, shows in these and in no input.
 
-    Args:
-        model: The model, which a loss of the user's may call again.
-        task: What the outputs mean.
-        adapter: Whose loss it is.
-        outputs: What the model said, by name.
-        batch: The rows, on the outputs' device.
-        rows: How many there are.
-
     Raises:
         DataError: A label is out of range.
         OutputError: An output has another shape than the task promises.
