@@ -6,6 +6,7 @@ import json
 import math
 from bisect import bisect_right
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from harness.errors import did_you_mean
@@ -27,59 +28,63 @@ _HUGE = 1e300
 State: TypeAlias = dict[str, Any]
 
 
-class _Measure:
-    """A quantity, point by point: sum and number of its finite values, their ends, and how many were not finite."""
+@dataclass(slots=True)
+class _Measured:
+    """A quantity at a point: sum and number of its finite values, their ends (0 where there is none), and how many were not finite."""
 
-    __slots__ = _COLUMNS = ("sums", "counts", "lows", "highs", "broken")
-
-    def __init__(self) -> None:
-        self.sums: list[float] = []
-        self.counts: list[int] = []
-        self.lows: list[float] = []
-        self.highs: list[float] = []
-        self.broken: list[int] = []
-
-    def open(self) -> None:
-        self.sums.append(0.0)
-        self.counts.append(0)
-        self.lows.append(0.0)
-        self.highs.append(0.0)
-        self.broken.append(0)
+    sums: float = 0.0
+    counts: int = 0
+    lows: float = 0.0
+    highs: float = 0.0
+    broken: int = 0
 
     def add(self, value: float) -> bool:
-        """Adds to the newest point; ``False`` when the value is not finite."""
+        """Adds a value; ``False`` when it is not finite."""
         if not -_HUGE < value < _HUGE:
-            self.broken[-1] += 1
+            self.broken += 1
             return False
-        if not self.counts[-1]:
-            self.lows[-1] = self.highs[-1] = value
-        elif value < self.lows[-1]:
-            self.lows[-1] = value
-        elif value > self.highs[-1]:
-            self.highs[-1] = value
-        self.sums[-1] += value
-        self.counts[-1] += 1
+        if not self.counts:
+            self.lows = self.highs = value
+        elif value < self.lows:
+            self.lows = value
+        elif value > self.highs:
+            self.highs = value
+        self.sums += value
+        self.counts += 1
         return True
 
-    def halve(self) -> None:
-        ends = [_ends(self, index) for index in range(0, len(self.sums), 2)]
-        self.lows, self.highs = [low for low, _ in ends], [high for _, high in ends]
-        self.sums, self.counts, self.broken = _pairs(self.sums), _pairs(self.counts), _pairs(self.broken)
+    def merged(self, other: _Measured) -> _Measured:
+        full = [one for one in (self, other) if one.counts]
+        low, high = min((one.lows for one in full), default=0.0), max((one.highs for one in full), default=0.0)
+        return _Measured(self.sums + other.sums, self.counts + other.counts, low, high, self.broken + other.broken)
 
-    def cut(self, length: int) -> None:
-        for column in self._COLUMNS:
-            del getattr(self, column)[length:]
+    def value(self, end: str) -> float | None:
+        """The mean, or the ``min`` or ``max``; NaN where nothing was finite, ``None`` where nothing was measured."""
+        if not self.counts:
+            return math.nan if self.broken else None
+        return {"min": self.lows, "max": self.highs}[end] if end in ("min", "max") else self.sums / self.counts
 
-    def values(self, end: str) -> list[float | None]:
-        """Means, or the ``min`` or ``max``; NaN where nothing was finite, ``None`` where nothing was measured."""
-        found = {"min": self.lows, "max": self.highs}.get(end)
-        return [
-            (found[index] if found else self.sums[index] / count) if count else math.nan if self.broken[index] else None
-            for index, count in enumerate(self.counts)
-        ]
 
-    def state(self) -> State:
-        return {column: list(getattr(self, column)) for column in self._COLUMNS}
+@dataclass(slots=True)
+class _Point:
+    """One or several steps of a curve."""
+
+    first: int
+    last: int
+    filled: int = 0
+    examples: int = 0
+    seconds: float = 0.0
+    measures: dict[str, _Measured] = field(default_factory=lambda: {name: _Measured() for name in MEASURES})
+
+    def merged(self, other: _Point) -> _Point:
+        measures = {name: measured.merged(other.measures[name]) for name, measured in self.measures.items()}
+        examples, seconds = self.examples + other.examples, self.seconds + other.seconds
+        return _Point(self.first, other.last, self.filled + other.filled, examples, seconds, measures)
+
+
+_COLUMNS = ("first", "last", "filled", "examples", "seconds")
+_PARTS = ("sums", "counts", "lows", "highs", "broken")
+"""What is saved of each point, and of each measure at it."""
 
 
 class History(Listener):
@@ -95,12 +100,7 @@ class History(Listener):
 
     def __init__(self) -> None:
         self._width = 1
-        self._firsts: list[int] = []
-        self._lasts: list[int] = []
-        self._filled: list[int] = []
-        self._examples: list[int] = []
-        self._seconds: list[float] = []
-        self._measures = {name: _Measure() for name in MEASURES}
+        self._points: list[_Point] = []
         self._broken_at: int | None = None
         self._epochs: list[Epoch] = []
 
@@ -110,20 +110,20 @@ class History(Listener):
 
     def on_step(self, step: Step) -> None:
         """Adds a step to the newest point, or to a new one when that is full."""
-        if self._lasts and step.step <= self._lasts[-1]:
+        if self._points and step.step <= self._points[-1].last:
             self._forget(step.step - 1)
-        if not self._filled or self._filled[-1] >= self._width:
+        if not self._points or self._points[-1].filled >= self._width:
             self._open(step.step)
-        self._lasts[-1] = step.step
-        self._filled[-1] += 1
-        self._examples[-1] += step.examples
-        self._seconds[-1] += step.seconds
-        measures = self._measures
-        if not measures["loss"].add(float(step.loss)) and self._broken_at is None:
+        point = self._points[-1]
+        point.last = step.step
+        point.filled += 1
+        point.examples += step.examples
+        point.seconds += step.seconds
+        if not point.measures["loss"].add(float(step.loss)) and self._broken_at is None:
             self._broken_at = step.step
-        measures["learning_rate"].add(float(step.learning_rate))
+        point.measures["learning_rate"].add(float(step.learning_rate))
         if step.grad_norm is not None:
-            measures["grad_norm"].add(float(step.grad_norm))
+            point.measures["grad_norm"].add(float(step.grad_norm))
 
     def on_epoch(self, epoch: Epoch) -> None:
         """Keeps an epoch; one that comes a second time takes the place of the first and of all after it."""
@@ -133,12 +133,12 @@ class History(Listener):
     @property
     def steps(self) -> list[int]:
         """The last step of each point."""
-        return list(self._lasts)
+        return [point.last for point in self._points]
 
     @property
     def spans(self) -> list[tuple[int, int]]:
         """The first and last step of each point; the same step until points were merged."""
-        return list(zip(self._firsts, self._lasts, strict=True))
+        return [(point.first, point.last) for point in self._points]
 
     @property
     def epochs(self) -> list[Epoch]:
@@ -148,12 +148,12 @@ class History(Listener):
     @property
     def seconds(self) -> float:
         """Time spent in the steps, without the evaluations between them."""
-        return math.fsum(self._seconds)
+        return math.fsum(point.seconds for point in self._points)
 
     @property
     def examples(self) -> int:
         """Rows trained on."""
-        return sum(self._examples)
+        return sum(point.examples for point in self._points)
 
     @property
     def broken_at(self) -> int | None:
@@ -170,8 +170,8 @@ class History(Listener):
             KeyError: No curve has this name.
         """
         if name == "throughput":
-            return [rows / time if time > 0 else None for rows, time in zip(self._examples, self._seconds, strict=True)]
-        return self._measure(name).values(name.rpartition("_")[2])
+            return [point.examples / point.seconds if point.seconds > 0 else None for point in self._points]
+        return [measured.value(name.rpartition("_")[2]) for measured in self._measured(name)]
 
     def broken(self, name: str) -> list[int]:
         """How many values of a measure were not finite, for each of ``steps``.
@@ -179,7 +179,7 @@ class History(Listener):
         Raises:
             KeyError: No measure has this name.
         """
-        return list(self._measure(name).broken)
+        return [measured.broken for measured in self._measured(name)]
 
     def last(self, name: str) -> float | None:
         """The newest point of a curve, or the newest value of an epoch's metric; ``None`` where there is none."""
@@ -201,14 +201,10 @@ class History(Listener):
         return {
             "format": _FORMAT,
             "width": self._width,
-            "first": list(self._firsts),
-            "last": list(self._lasts),
-            "filled": list(self._filled),
-            "examples": list(self._examples),
-            "seconds": list(self._seconds),
+            **{column: [getattr(point, column) for point in self._points] for column in _COLUMNS},
             "broken_at": self._broken_at,
             "epochs": [_epoch_state(epoch) for epoch in self._epochs],
-            **{name: measure.state() for name, measure in self._measures.items()},
+            **{name: {part: [getattr(one, part) for one in self._measured(name)] for part in _PARTS} for name in MEASURES},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -229,7 +225,7 @@ class History(Listener):
         document = {
             "seconds": self.seconds,
             "examples": self.examples,
-            "steps": self._lasts,
+            "steps": self.steps,
             "curves": {name: [_finite(value) for value in self.curve(name)] for name in CURVES},
             "epochs": [
                 {"epoch": e.epoch, "step": e.step, "metrics": {name: _finite(value) for name, value in e.metrics.items()}}
@@ -238,36 +234,22 @@ class History(Listener):
         }
         return json.dumps(document, allow_nan=False)
 
-    def _measure(self, name: str) -> _Measure:
+    def _measured(self, name: str) -> list[_Measured]:
+        """A measure at each point."""
         if name not in CURVES or name == "throughput":
             raise KeyError(f"no curve {name!r}; there are {', '.join(CURVES)}.{did_you_mean(name, CURVES)}")
-        return self._measures[name.removesuffix("_min").removesuffix("_max")]
+        measure = name.removesuffix("_min").removesuffix("_max")
+        return [point.measures[measure] for point in self._points]
 
     def _open(self, step: int) -> None:
-        if len(self._lasts) >= LIMIT:
-            self._halve()
-        self._firsts.append(step)
-        self._lasts.append(step)
-        self._filled.append(0)
-        self._examples.append(0)
-        self._seconds.append(0.0)
-        for measure in self._measures.values():
-            measure.open()
-
-    def _halve(self) -> None:
-        self._width *= 2
-        self._firsts, self._lasts = self._firsts[::2], self._lasts[1::2]
-        self._filled, self._examples, self._seconds = _pairs(self._filled), _pairs(self._examples), _pairs(self._seconds)
-        for measure in self._measures.values():
-            measure.halve()
+        if len(self._points) >= LIMIT:
+            self._width *= 2
+            self._points = [one.merged(other) for one, other in zip(self._points[::2], self._points[1::2], strict=True)]
+        self._points.append(_Point(step, step))
 
     def _forget(self, step: int) -> None:
         """Drops everything after a step."""
-        length = bisect_right(self._lasts, step)
-        for column in (self._firsts, self._lasts, self._filled, self._examples, self._seconds):
-            del column[length:]
-        for measure in self._measures.values():
-            measure.cut(length)
+        del self._points[bisect_right([point.last for point in self._points], step) :]
         if self._broken_at is not None and self._broken_at > step:
             self._broken_at = None
         del self._epochs[bisect_right([epoch.step for epoch in self._epochs], step) :]
@@ -276,28 +258,17 @@ class History(Listener):
         if state["format"] != _FORMAT:
             raise ValueError(f"The history's state has format {state['format']!r}, not {_FORMAT}: another version wrote it.")
         self._width, self._broken_at = state["width"], state["broken_at"]
-        self._firsts, self._lasts, self._filled = list(state["first"]), list(state["last"]), list(state["filled"])
-        self._examples, self._seconds = list(state["examples"]), list(state["seconds"])
-        for name, measure in self._measures.items():
-            for column in _Measure._COLUMNS:
-                setattr(measure, column, list(state[name][column]))
+        columns = [list(state[column]) for column in _COLUMNS]
+        measures = {name: [list(state[name][part]) for part in _PARTS] for name in MEASURES}
         for epoch in state["epochs"]:
             metrics = {str(name): float(value) for name, value in epoch["metrics"].items()}
             self._epochs.append(Epoch(epoch["epoch"], epoch["step"], metrics))
-        columns: list[list[Any]] = [self._firsts, self._filled, self._examples, self._seconds]
-        columns += [getattr(measure, column) for measure in self._measures.values() for column in _Measure._COLUMNS]
-        if any(len(column) != len(self._lasts) for column in columns):
+        if len({len(column) for part in (columns, *measures.values()) for column in part}) > 1:
             raise ValueError("This is not the state of a training history: its columns differ in length.")
-
-
-def _pairs(values: list[Any]) -> list[Any]:
-    return [first + second for first, second in zip(values[::2], values[1::2], strict=True)]
-
-
-def _ends(measure: _Measure, index: int) -> tuple[float, float]:
-    """The least and largest finite value of a point and the next; zeros, which nobody reads, when there is none."""
-    full = [at for at in (index, index + 1) if measure.counts[at]]
-    return min((measure.lows[at] for at in full), default=0.0), max((measure.highs[at] for at in full), default=0.0)
+        self._points = [_Point(*row) for row in zip(*columns, strict=True)]
+        for name, parts in measures.items():
+            for point, row in zip(self._points, zip(*parts, strict=True), strict=True):
+                point.measures[name] = _Measured(*row)
 
 
 def _epoch_state(epoch: Epoch) -> State:
