@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -48,53 +48,22 @@ class AsTuple:
 
 @dataclass(frozen=True)
 class Declared:
-    """The fields by name, with their axes in the declared order.
+    """The tensors with their axes in the declared order: by name, in a tuple, or the one input by itself.
 
     Attributes:
         signature: The signature.
+        form: What holds them.
     """
 
     signature: Signature
+    form: Literal["dict", "tuple", "input"]
 
-    def __call__(self, batch: Batch) -> Batch:
-        """The tensors."""
-        return batch_as_declared(batch, self.signature)
-
-
-@dataclass(frozen=True)
-class DeclaredTuple:
-    """The inputs in order, then the labels, with their axes in the declared order.
-
-    Attributes:
-        signature: The signature.
-    """
-
-    signature: Signature
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        """Names of the tensors."""
-        return _names_of(self.signature)
-
-    def __call__(self, batch: Batch) -> tuple[Tensor, ...]:
+    def __call__(self, batch: Batch) -> Any:
         """The tensors."""
         laid_out = batch_as_declared(batch, self.signature)
-        return tuple(laid_out[name] for name in self.fields)
-
-
-@dataclass(frozen=True)
-class OnlyInput:
-    """The one input there is.
-
-    Attributes:
-        signature: The signature.
-    """
-
-    signature: Signature
-
-    def __call__(self, batch: Batch) -> Tensor:
-        """The tensor."""
-        return batch_as_declared(batch, self.signature)[self.signature.inputs[0].name]
+        if self.form == "tuple":
+            return tuple(laid_out[name] for name in _names_of(self.signature))
+        return laid_out if self.form == "dict" else laid_out[self.signature.inputs[0].name]
 
 
 def _names_of(signature: Signature) -> tuple[str, ...]:
@@ -160,12 +129,12 @@ def _forms(model: nn.Module, adapter: Adapter) -> Iterator[tuple[BatchFormat, st
 
 
 def _declared_forms(signature: Signature) -> Iterator[tuple[BatchFormat, str]]:
-    names = DeclaredTuple(signature).fields
-    yield Declared(signature), f"a dict of {listed(names, len(names))}"
-    yield DeclaredTuple(signature), f"a tuple ({', '.join(names)})"
+    names = _names_of(signature)
+    yield Declared(signature, "dict"), f"a dict of {listed(names, len(names))}"
+    yield Declared(signature, "tuple"), f"a tuple ({', '.join(names)})"
     inputs = [each.name for each in signature.inputs if not each.state]
     if len(inputs) == 1:
-        yield OnlyInput(signature), f"`{inputs[0]}` by itself"
+        yield Declared(signature, "input"), f"`{inputs[0]}` by itself"
 
 
 class FormattedBatches:
