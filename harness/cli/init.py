@@ -234,11 +234,30 @@ def add_gist(commands: Any) -> None:
 
 
 def _gist(arguments: argparse.Namespace) -> int:
-    from harness.gists.command import look_at
+    """Fetches a gist and scans it; nothing of it is run."""
+    from harness.gists.cache import describe, open_gist
+    from harness.gists.gist import GistSettings, is_trusted, trust
+    from harness.scan import scan_files
 
-    found = look_at(arguments.gist_id, arguments.revision, arguments.trust)
-    print(json.dumps(found.data) if arguments.json else found.text)
-    return int(found.data["status"] == "fail")
+    settings = GistSettings.from_environment()
+    gist = open_gist(arguments.gist_id, arguments.revision, settings)
+    if arguments.trust:
+        trust(gist, settings.consent)
+    findings, trusted = scan_files(gist.files), is_trusted(gist.sha256, settings.consent)
+    fails = bool(findings) and not trusted
+    if arguments.json:
+        known = {"trusted": trusted, "findings": [finding.to_json() for finding in findings]}
+        print(json.dumps({"status": "fail" if fails else "ok", **gist.to_json(), **known}))
+        return int(fails)
+    print("\n".join([describe(gist), *(f"  {finding}" for finding in findings)]))
+    if trusted:
+        print(f"trusted: its code will be run (remembered in {settings.consent})")
+    elif findings:
+        print("not trusted: its code will not be run; if you trust these files, add --trust")
+    else:
+        print('the scan found nothing, which proves nothing: read the files, or set `isolation` to "process"')
+    print(f'pin it: "gist_id": "{gist.id}", "gist_revision": "{gist.revision}", "gist_sha256": "{gist.sha256}"')
+    return int(fails)
 
 
 _QUICK = 1.0

@@ -17,6 +17,7 @@ from harness.data.record import Record
 from harness.data.tokens import Tokenizer
 from harness.errors import DataError, did_you_mean
 from harness.tasks import TaskSpec
+from harness.wording import listed
 
 
 def column(record: Record, names: Sequence[str], purpose: str) -> str:
@@ -33,7 +34,9 @@ def column(record: Record, names: Sequence[str], purpose: str) -> str:
         raise record.refuse(f"`{missing}` is empty")
     has = [name for name in record.fields if isinstance(name, str)]
     near = next((hint for hint in (did_you_mean(name, has) for name in names) if hint), "")
-    raise record.refuse(f"no {' or '.join(f'`{name}`' for name in names)} for {purpose}.{near} It has {_listed(has)}")
+    raise record.refuse(
+        f"no {' or '.join(f'`{name}`' for name in names)} for {purpose}.{near} It has {listed(has, 8) or 'no columns'}"
+    )
 
 
 def is_empty(value: Any) -> bool:
@@ -147,12 +150,6 @@ def _is_json_list(value: str) -> bool:
 def _short(value: Any) -> str:
     shown = repr(value.tolist() if isinstance(value, Tensor) else value)
     return shown if len(shown) <= 60 else f"{shown[:57]}..."
-
-
-def _listed(names: Sequence[str]) -> str:
-    if not names:
-        return "no columns"
-    return ", ".join(f"`{name}`" for name in names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 def read_text(record: Record, name: str, tokenizer: Tokenizer | None, value: str | None = None) -> list[int]:
