@@ -54,14 +54,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a chart.
-
-    Attributes:
-        label: What it shows.
-        style: How it looks.
-        x: Where its points are.
-        y: Their values, as many.
-    """
+    """A line of a chart."""
 
     label: str
     style: LineStyle

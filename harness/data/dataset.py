@@ -73,12 +73,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Rows:
-    """Examples that can be had by number.
-
-    Attributes:
-        origin: Where they come from.
-        examples: All of them.
-    """
+    """Examples that can be had by number."""
 
     origin: Origin
     examples: Sequence[Example]

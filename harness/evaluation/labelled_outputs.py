@@ -37,13 +37,7 @@ def family_of(kind: Kind) -> Family | None:
 
 @dataclass(frozen=True)
 class LabelledOutput:
-    """An output whose labels follow from its kind.
-
-    Attributes:
-        signature: Its task's.
-        output: The output.
-        family: What its answers are.
-    """
+    """An output whose labels follow from its kind."""
 
     signature: Signature
     output: Output

@@ -29,12 +29,7 @@ RunRef: TypeAlias = "int | str | HasId"
 
 @dataclass(frozen=True)
 class SweepPoint:
-    """The place of a run in a sweep.
-
-    Attributes:
-        sweep_id: The sweep.
-        params: The values of this run.
-    """
+    """The place of a run in a sweep."""
 
     sweep_id: int
     params: Mapping[str, Any]

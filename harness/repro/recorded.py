@@ -32,15 +32,7 @@ _NO_DATABASE = "; give the one that the run was logged to"
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """What a database holds of a run.
-
-    Attributes:
-        record: The run.
-        configs: Its configs by kind.
-        last: The last value of each metric.
-        history: All values of all metrics.
-        artifacts: The files it made.
-    """
+    """What a database holds of a run."""
 
     record: RunRecord
     configs: dict[str, Any]

@@ -28,13 +28,7 @@ _MANY = 10_000
 
 @dataclass(frozen=True)
 class ReachedCall:
-    """A call that runs.
-
-    Attributes:
-        file: The file it is in.
-        node: The call.
-        known: What is known where it stands.
-    """
+    """A call that runs."""
 
     file: SourceFile
     node: ast.Call

@@ -44,12 +44,7 @@ _seconds_per_step: WeakKeyDictionary[nn.Module, float] = WeakKeyDictionary()
 
 @dataclass(frozen=True)
 class Variation:
-    """How a training is varied to see how much of its result is noise.
-
-    Attributes:
-        prepare: Changes the copy first.
-        seed: Of what the training draws.
-    """
+    """How a training is varied to see how much of its result is noise."""
 
     prepare: Prepare | None = None
     seed: int = 0

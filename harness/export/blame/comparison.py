@@ -26,12 +26,7 @@ _VARIED = 0.1
 
 @dataclass
 class Gaps:
-    """Relative distances from the nearest value on the other side, by index.
-
-    Attributes:
-        expected: Those of the reference's values.
-        found: Those of the artifact's.
-    """
+    """Relative distances from the nearest value on the other side, by index."""
 
     expected: list[float]
     found: list[float]

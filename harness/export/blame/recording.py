@@ -148,9 +148,6 @@ class Recorder(TorchDispatchMode):
         given: Names of tensors that are there from the start, by the tensor's ``id``.
         place: Says where the program is.
         replaced: Tensors to put in place of those that operators make, by their index.
-
-    Attributes:
-        values: What was recorded.
     """
 
     def __init__(

@@ -112,14 +112,7 @@ def _layouts(trace: Trace, index: int) -> list[Value]:
 
 @dataclass(frozen=True)
 class Finding:
-    """A divergence in words.
-
-    Attributes:
-        operator: The operator to blame.
-        module: Its module.
-        line: The user's line.
-        sentence: What is wrong with it.
-    """
+    """A divergence in words."""
 
     operator: str
     module: str

@@ -77,13 +77,7 @@ def _alike(exports: Exports, format: str, name: str, actual: Tensor, expected: T
 
 @dataclass(frozen=True)
 class InvalidCase:
-    """A batch that no model should get.
-
-    Attributes:
-        name: What is wrong with it.
-        batch: The batch.
-        field: The field that is wrong.
-    """
+    """A batch that no model should get."""
 
     name: str
     batch: Batch

@@ -98,12 +98,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class Comparison:
-    """An artifact and the model it was made from, timed turn by turn.
-
-    Attributes:
-        artifact: Times of the artifact.
-        eager: Times of the model itself.
-    """
+    """An artifact and the model it was made from, timed turn by turn."""
 
     artifact: Latency
     eager: Latency

@@ -113,9 +113,6 @@ class OpenVINOExporter(Exporter):
 class _Loaded:
     """A file on the CPU, as a function from a batch to its outputs.
 
-    Attributes:
-        path: The file.
-
     Raises:
         ExportError: OpenVINO does not take it.
     """

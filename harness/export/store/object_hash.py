@@ -271,9 +271,6 @@ class ObjectHash:
 
     Args:
         opaque: A token for what cannot be read; by default another each time, so that no two of them are equal.
-
-    Attributes:
-        seen: The objects that were met.
     """
 
     def __init__(self, opaque: Callable[[], str] = never_again) -> None:

@@ -14,11 +14,7 @@ from numpy.typing import NDArray
 
 
 class Values(Protocol):
-    """Values of one feature.
-
-    Attributes:
-        kind: Its kind of feature.
-    """
+    """Values of one feature."""
 
     kind: ClassVar[str]
 
@@ -38,12 +34,7 @@ class Numbers:
 
 @dataclass(frozen=True)
 class Levels:
-    """Values of a categorical feature, already counted.
-
-    Attributes:
-        counts: Values by level.
-        missing: Values without one.
-    """
+    """Values of a categorical feature, already counted."""
 
     counts: Mapping[str, int]
     missing: int = 0

@@ -135,12 +135,7 @@ class _Member:
 
 @dataclass(frozen=True)
 class Family:
-    """Everything that is tested of one candidate, measured but not yet judged.
-
-    Attributes:
-        members: One a score.
-        alpha: The error allowed to them together.
-    """
+    """Everything that is tested of one candidate, measured but not yet judged."""
 
     members: tuple[_Member, ...]
     alpha: float

@@ -179,11 +179,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Comparisons:
-    """A candidate against a baseline by several scores, corrected together.
-
-    Attributes:
-        metrics: A comparison a score.
-    """
+    """A candidate against a baseline by several scores, corrected together."""
 
     metrics: tuple[Comparison, ...]
 

@@ -34,13 +34,7 @@ _PIECE = 1 << 22
 
 @dataclass(frozen=True)
 class Answered:
-    """An output on its way to being counted.
-
-    Attributes:
-        output: What it means.
-        name: What its features are named by.
-        names: What its classes are called.
-    """
+    """An output on its way to being counted."""
 
     output: Output
     name: str

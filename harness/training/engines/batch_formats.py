@@ -33,11 +33,7 @@ def as_dict(batch: Batch) -> Batch:
 
 @dataclass(frozen=True)
 class AsTuple:
-    """The fields that ``forward`` takes, in its order, and the labels: ``x, y = batch``.
-
-    Attributes:
-        fields: The fields.
-    """
+    """The fields that ``forward`` takes, in its order, and the labels: ``x, y = batch``."""
 
     fields: tuple[str, ...]
 
@@ -48,12 +44,7 @@ class AsTuple:
 
 @dataclass(frozen=True)
 class Declared:
-    """The tensors with their axes in the declared order: by name, in a tuple, or the one input by itself.
-
-    Attributes:
-        signature: The signature.
-        form: What holds them.
-    """
+    """The tensors with their axes in the declared order: by name, in a tuple, or the one input by itself."""
 
     signature: Signature
     form: Literal["dict", "tuple", "input"]
