@@ -259,6 +259,10 @@ class SignatureAdapter(Adapter):
         plan = self.plan(model)
         return plan.whole or field.partition(".")[0] in plan.fields
 
+    def takes_label(self, model: nn.Module, name: str) -> bool:
+        """Whether forward is given a label, to make a loss of it."""
+        return self.plan(model).whole or name in parameters_of(model)
+
     def _main_in(self, returned: Any) -> Tensor:
         main = self._signature.main
         found = find_output(returned, main, self._signature.outputs)
@@ -273,7 +277,7 @@ class SignatureAdapter(Adapter):
         if labelled:
             known = {each.name for each in self._signature.inputs}
             labels = {name: value for name, value in given.items() if name not in known}
-            taken = {name: value for name, value in labels.items() if plan.whole or name in parameters_of(model)}
+            taken = {name: value for name, value in labels.items() if self.takes_label(model, name)}
             arguments, plan = {**arguments, **taken}, replace(plan, named=(*plan.named, *taken))
         return plan.call(model, arguments)
 

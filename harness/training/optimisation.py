@@ -121,18 +121,23 @@ class Objective:
 
 
 def with_read_labels(subject: Subject) -> Subject:
-    """The subject without the labels that nobody declared, and that the function of its loss does not read.
+    """The subject without the labels that nobody declared, and that the function of its loss does not read, or forward is not given.
 
     An autoencoder's loss compares an output with an input, and that of a contrastive pair rows with each other. Labels that would follow from
     the kinds of such outputs are made, and mean nothing.
     """
     signature, adapter = subject.task.signature, subject.adapter
-    if not isinstance(adapter, SignatureAdapter) or not signature.loss or adapter.is_loss_of_forward or signature.declared_labels:
+    if not isinstance(adapter, SignatureAdapter) or not signature.whole_loss or signature.declared_labels:
         return subject
-    one, two = (subject.batch(seed=seed) for seed in (0, 1))
-    loss = _loss_of(subject, one)
     names = {output.name: signature.label_name(output) for output in signature.taught}
-    unread = [name for name, label in names.items() if _loss_of(subject, {**one, label: two[label]}) == loss]
+    if not adapter.is_loss_of_forward:
+        one, two = (subject.batch(seed=seed) for seed in (0, 1))
+        loss = _loss_of(subject, one)
+        unread = [name for name, label in names.items() if _loss_of(subject, {**one, label: two[label]}) == loss]
+    elif hasattr(subject.model, "training_step"):  # it takes the whole batch
+        return subject
+    else:
+        unread = [name for name, label in names.items() if not adapter.takes_label(subject.model, label)]
     if not unread:
         return subject
     task = replace(subject.task, declared=without_labels(signature, unread))

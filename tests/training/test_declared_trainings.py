@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from harness.adapters import SignatureAdapter
 from harness.catalogue import CATALOGUE
 from harness.config import TrainingConfig, load_config
-from harness.errors import ModelSourceError, OutputError
+from harness.errors import ModelSourceError
 from harness.evidence import Evidence, Status
 from harness.properties.subject import Subject
 from harness.tasks import TaskSpec, TaskType
@@ -93,46 +92,6 @@ def test_the_loss_is_the_weighted_sum_over_the_outputs_with_labels() -> None:
 
     expected = F.cross_entropy(scores, batch["labels"]) + 0.5 * F.mse_loss(value, batch["labels.value"])
     assert float(SignatureAdapter(task).loss_of_call(model, batch).detach()) == pytest.approx(float(expected.detach()))
-
-
-class Returning(nn.Module):
-    """A forward that returns its loss where it is given labels."""
-
-    def __init__(self, loss: Callable[[Tensor], Any] = torch.mean) -> None:
-        super().__init__()
-        self.head, self.loss = nn.Linear(6, 3), loss
-
-    def forward(self, features: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
-        found = {"scores": self.head(features)}
-        return (
-            found if labels is None else {**found, "loss": self.loss(F.cross_entropy(found["scores"], labels, reduction="none"))}
-        )
-
-
-RETURNED: Keys = {
-    "inputs": {"features": {"axes": ["batch", 6]}},
-    "outputs": {"scores": {"axes": ["batch", 3], "kind": "class_scores"}},
-    "loss": "model",
-}
-
-
-def test_forward_is_given_its_labels_and_returns_the_loss() -> None:
-    task = task_of(RETURNED)
-    model, batch = Returning(), task.signature.make_batch({"batch": 5})
-    expected = F.cross_entropy(model.head(batch["features"]), batch["labels"])
-    assert float(SignatureAdapter(task).loss_of_call(model, batch).detach()) == pytest.approx(float(expected.detach()))
-
-
-def test_a_forward_without_a_loss_is_told_what_to_do() -> None:
-    task = task_of({**POLICY, "loss": "model"})
-    with pytest.raises(OutputError, match="`loss`: model, but forward returns no `loss`: return it under that name"):
-        SignatureAdapter(task).loss_of_call(Policy(), task.signature.make_batch({"batch": 2}))
-
-
-def test_a_returned_loss_that_is_no_scalar_is_refused() -> None:
-    found = verdict("step_updates", trial_of(RETURNED, Returning(lambda losses: losses)))
-    assert found.status is Status.FAIL
-    assert found.message.startswith("`loss`: forward returned a tensor of shape [3], expected a scalar tensor")
 
 
 def test_a_loss_that_raises_is_told_once(tmp_path: Path) -> None:
