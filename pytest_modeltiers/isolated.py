@@ -264,8 +264,4 @@ def _short(item: pytest.Item) -> str:
 
 def _about(suite: Suite, item: pytest.Item) -> dict[str, Any]:
     """What a report says of itself."""
-    return {"config": str(suite.config.path), "tier": _tier_of(item), "finding": {}}
-
-
-def _tier_of(item: pytest.Item) -> int:
-    return int(_short(item).removeprefix("TestTier")[:1])
+    return {"config": str(suite.config.path), "tier": int(_short(item).removeprefix("TestTier")[:1]), "finding": {}}

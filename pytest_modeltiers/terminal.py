@@ -131,11 +131,8 @@ def title(report: ExportHealthReport) -> str:
     warned = counted(warnings, "warning") if warnings else ""
     if report.get_failed_checks():
         return ", ".join(filter(None, (problems_text(report, "test"), warned)))
-    return ", ".join(filter(None, ("sound as far as it ran" if report.coverage else "sound", warned, _graded(report))))
-
-
-def _graded(report: ExportHealthReport) -> str:
-    return f"grade {report.grade}" if report.grade else ""
+    graded = f"grade {report.grade}" if report.grade else ""
+    return ", ".join(filter(None, ("sound as far as it ran" if report.coverage else "sound", warned, graded)))
 
 
 def _print_cause(terminal: pytest.TerminalReporter, cause: Cause, result: Result, by_name: Mapping[str, Result]) -> None:

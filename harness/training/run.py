@@ -281,7 +281,7 @@ def _in_sweep(config: SuiteConfig, sweep: SweepPoint) -> SuiteConfig:
 
 def summary_of(results: dict[str, Any]) -> dict[str, Any]:
     """A training's results as JSON values, for ``modeltiers train --json``."""
-    paths = {name: _text(results[name]) for name in ("best_checkpoint", "last_checkpoint", "bundle")}
+    paths = {name: results[name] and str(results[name]) for name in ("best_checkpoint", "last_checkpoint", "bundle")}
     dashboard = {name: str(path) for name, path in results["dashboard"].items()}
     numbers = {
         name: results[name]
@@ -322,7 +322,3 @@ def _nearby(place: str) -> str:
 
 def _figure(value: float | None) -> str:
     return "" if value is None else figure(value, 4)
-
-
-def _text(value: object) -> str | None:
-    return None if value is None else str(value)

@@ -232,17 +232,15 @@ def _change(comparison: Comparison) -> str:
     samples = f"on {comparison.samples:,} samples"
     if comparison.is_same:
         return f"{comparison.label}{where} is the same, as is every score, {samples}"
-    return f"{comparison.label}{where} {_moved(comparison)} ({_allowed(comparison)}; {_certainty(comparison)}) {samples}"
+    allowed = figure(comparison.margin * _scale(comparison))
+    return f"{comparison.label}{where} {_moved(comparison)} (allowed {allowed}; {_certainty(comparison)}) {samples}"
 
 
 def _moved(comparison: Comparison) -> str:
     if comparison.difference == 0:
         return "did not change on average"
-    return f"{_verb(comparison)} by {_figure(comparison, abs(comparison.difference))}{_unit(comparison)}"
-
-
-def _verb(comparison: Comparison) -> str:
-    return "fell" if comparison.difference < 0 else "rose"
+    verb = "fell" if comparison.difference < 0 else "rose"
+    return f"{verb} by {_figure(comparison, abs(comparison.difference))}{_unit(comparison)}"
 
 
 def _certainty(comparison: Comparison) -> str:
@@ -251,10 +249,6 @@ def _certainty(comparison: Comparison) -> str:
     ends = f"{_figure(comparison, low)} to {_figure(comparison, high)}"
     adjusted = "adjusted " if comparison.p_adjusted > comparison.p else ""
     return f"{100 * (1 - 2 * comparison.alpha):.3g}% interval {ends}; {adjusted}{p_value(comparison.p_adjusted)}"
-
-
-def _allowed(comparison: Comparison) -> str:
-    return f"allowed {figure(comparison.margin * _scale(comparison))}"
 
 
 def _bounds(comparison: Comparison) -> tuple[str, ...]:
