@@ -1,6 +1,6 @@
 """One entry in a separate process: through `modeltiers init`, and by its own config through those of tiers 1 to 4 that its task has.
 
-python -m packages.child KEY FOLDER BUDGET    # a budget of 0: `init` only
+python -m packages.child KEY FOLDER BUDGET    # a budget of 0: `init`, and tier 1 of the config that it wrote
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ import pytest
 from packages.entries import ENTRIES
 from packages.entry import Entry
 
+_TIER1_BUDGET = 10.0
+"""Seconds that tier 1 of the config that `init` wrote may take."""
+
 
 def main() -> int:
     key, folder, budget = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3])
@@ -29,6 +32,8 @@ def main() -> int:
     started = time.process_time()
     if budget:
         found |= _run(entry, folder, budget)
+    elif found["init"]["config"]:
+        found["init"]["tier1"] = _tier1(folder)
     found["processor"] = round(time.process_time() - started, 1)
     (folder / "found.json").write_text(json.dumps(found), encoding="utf-8")
     return 0
@@ -53,6 +58,31 @@ def _init(folder: Path) -> dict[str, Any]:
     }
 
 
+def _tier1(folder: Path) -> dict[str, Any]:
+    """What tier 1 says by the config that `init` wrote."""
+    config = json.loads((folder / "init.json").read_text(encoding="utf-8"))
+    own = folder / "init_tier1.json"
+    own.write_text(json.dumps({**config, "tier": "1", "time_budget": _TIER1_BUDGET}), encoding="utf-8")
+    health, said = _tested(own, folder)
+    if health is None:
+        return {"error": said[-1500:]}
+    failed = [check for check in health["checks"] if check["status"] == "failed"]
+    return {
+        "summary": health["summary"],
+        "failed": [{"test": check["check_name"], "message": check["message"]} for check in failed],
+    }
+
+
+def _tested(config: Path, folder: Path, *plugins: object) -> tuple[dict[str, Any] | None, str]:
+    """The health report of a config, and what was printed; no report where nothing ran."""
+    report, said = folder / "report", io.StringIO()
+    options = ["-q", "-p", "pytest_modeltiers.plugin", "-p", "no:cacheprovider", f"--rootdir={folder}"]
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        pytest.main(["--model-config", str(config), "--model-report", str(report), *options], plugins=[*plugins])
+    file = report / "health_report.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None, said.getvalue()
+
+
 class _Tier1Clock:
     """A plugin of pytest that sums the processor seconds of the tests of tier 1."""
 
@@ -75,16 +105,11 @@ def _run(entry: Entry, folder: Path, budget: float) -> dict[str, Any]:
     keys = {"task_name": "entry", **entry.task, "model_file": "model.py", "tier": ["1", "2", "3", "4"], "time_budget": budget}
     config = folder / "config.json"
     config.write_text(json.dumps(keys), encoding="utf-8")
-    report, said, clock = folder / "report", io.StringIO(), _Tier1Clock()
-    options = ["-q", "-p", "pytest_modeltiers.plugin", "-p", "no:cacheprovider", f"--rootdir={folder}"]
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        status = pytest.main(["--model-config", str(config), "--model-report", str(report), *options], plugins=[clock])
-    file = report / "health_report.json"
-    if not file.is_file():
-        return {"status": int(status), "error": said.getvalue()[-1500:]}
-    health = json.loads(file.read_text(encoding="utf-8"))
+    clock = _Tier1Clock()
+    health, said = _tested(config, folder, clock)
+    if health is None:
+        return {"error": said[-1500:]}
     return {
-        "status": int(status),
         "summary": health["summary"],
         "coverage": health.get("coverage", ""),
         "tier1_seconds": round(clock.seconds, 1),

@@ -1,7 +1,7 @@
 """Runs the board: each entry in a fresh process, through `modeltiers init` and tiers 1 to 4; resumable.
 
     python benchmarks/packages/run.py [WORD ...] [--work DIR] [--budget 25] [--again]
-    python benchmarks/packages/run.py [WORD ...] [--work DIR] --init      # what `modeltiers init` makes of them, and no tests
+    python benchmarks/packages/run.py [WORD ...] [--work DIR] --init      # what `modeltiers init` makes of them, and tier 1 of that
 
 Needs the packages of `requirements.txt` beside this project, in an environment of their own. Entries whose result lies in DIR or in
 `results.json` are not run again. At the end `results.json` and `results.md` are written; exits with 1 where a red line is ours, or nobody
@@ -32,7 +32,7 @@ from packages.table import recorded_rows, result_of, write_results
 _PATIENCE = 40
 """By the clock, as a multiple of the budget: the cores may be shared."""
 
-_FOR_INIT = 15.0
+_FOR_INIT = 25.0
 """The same, of a run of `init` only."""
 
 
@@ -45,7 +45,7 @@ def in_turns(entries: Sequence[Entry]) -> Iterator[Entry]:
 
 
 def run(entry: Entry, folder: Path, budget: float) -> dict[str, Any]:
-    """The result of one entry; with a budget of 0 what `init` made of it, and no tests."""
+    """The result of one entry; with a budget of 0 what `init` made of it, and tier 1 of the config that it wrote."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     benchmarks = Path(__file__).parent.parent
@@ -93,7 +93,9 @@ def main() -> int:
     parser.add_argument("--again", action="store_true", help="run what has a result, too")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no entry after so many")
     parser.add_argument(
-        "--init", action="store_true", help="run `modeltiers init` only, and put its outcome into the rows there are"
+        "--init",
+        action="store_true",
+        help="run `modeltiers init` and tier 1 of what it wrote only, and put the outcome into the rows there are",
     )
     parser.add_argument("--table", action="store_true", help="write the tables only")
     arguments = parser.parse_args()

@@ -29,8 +29,9 @@ take or return; those are named at the end. `python benchmarks/packages/run.py` 
 {ran} entries were run: through `modeltiers init` on a file that builds the model, and through tiers 1 to 4, declared signatures through
 the tiers that they had at the time, under a `time_budget` of at most {budget:g} s. Their {tests} tests passed in {passed} cases and
 warned in {warnings}; {failed} failed, in {red} of the models. Of these {true} are reviewed as true of the model, {ours} as ours, {open} are
-not reviewed. {timed} `init` wrote the entry's task in {right} cases (of a declared one its inputs and its first output, with as many axes),
-another one in {other}, and no config in {refused}.
+not reviewed. {timed} `init` wrote a config that runs in {runs} cases: the entry's task in {right} (of a declared one its inputs and its first
+output, with as many axes), and another one in {another}, with no red line in tier 1 but those that are true of the model. In {other} cases
+tier 1 of its config has other red lines, or was not run; in {refused} it wrote none.
 """
 
 
@@ -42,8 +43,10 @@ class Row:
         key: The entry.
         package: Its package.
         name: Its class.
-        init: ``right`` where `init` wrote the entry's task type and classes, or a signature with inputs and a first output of as many axes as
-            the declared ones; ``other (…)`` or ``refused``.
+        init: What `init` made of the model's file: ``right`` where it wrote the entry's task type and classes, or a signature with inputs and
+            a first output of as many axes as the declared ones; ``runs (…)`` where it wrote another task, and tier 1 of that has no red line
+            but those that are reviewed as true of the model; ``red (…)`` where it has others, with their tests; ``other (…)`` where tier 1
+            was not run; ``refused``.
         passed: Tests that passed.
         warnings: Tests that warned.
         failed: Tests that failed.
@@ -102,7 +105,7 @@ def write_results(work: Path) -> int:
         row = recorded.get(entry.key) if result is None else _row(entry, result)
         if row is not None:
             if written := result_of(entry, work / "init"):
-                row.init = _init(entry, written)
+                row.init = init_outcome(entry, written, reviews.get(entry.key, {}))
             row.red = [_reviewed(line, reviews.get(entry.key, {})) for line in row.red]
             row.amber = [_reviewed(line, reviews.get(entry.key, {})) for line in row.amber]
             rows.append(row)
@@ -114,7 +117,12 @@ def write_results(work: Path) -> int:
 
 def _row(entry: Entry, result: Mapping[str, Any]) -> Row:
     row = Row(
-        entry.key, entry.package, entry.name, _init(entry, result), budget=result["budget"], commit=result.get("commit", "")
+        entry.key,
+        entry.package,
+        entry.name,
+        init_outcome(entry, result, {}),
+        budget=result["budget"],
+        commit=result.get("commit", ""),
     )
     row.fingerprint = entry.fingerprint
     if "summary" not in result:
@@ -140,19 +148,28 @@ def _reviewed(line: Mapping[str, str], reviews: Mapping[str, Mapping[str, str]])
     return {**line, "verdict": review.get("verdict", "not reviewed"), "why": review.get("why", "")}
 
 
-def _init(entry: Entry, result: Mapping[str, Any]) -> str:
+def init_outcome(entry: Entry, result: Mapping[str, Any], reviews: Mapping[str, Mapping[str, str]]) -> str:
+    """What `init` made of an entry, in the words of `Row.init`."""
     found = result.get("init") or {}
-    config = found.get("config")
+    config, tier1 = found.get("config"), found.get("tier1")
     if not config:
         return "refused"
+    kind = config.get("task_type") or "a signature"
+    if tier1 is not None:
+        red = [check["test"] for check in tier1.get("failed", ())] if "error" not in tier1 else ["nothing ran"]
+        ours = [test for test in red if reviews.get(test, {}).get("verdict") != "true"]
+        if ours:
+            return f"red ({', '.join(sorted(ours))})"
+    if _is_task_of(entry, config):
+        return "right"
+    return f"runs ({kind})" if tier1 is not None else f"other ({kind})"
+
+
+def _is_task_of(entry: Entry, config: Mapping[str, Any]) -> bool:
+    """Whether a config says the entry's task."""
     if entry.is_declared:
-        if "outputs" not in config:
-            return f"other ({config.get('task_type')})"
-        return "right" if _layout(config) == _layout(entry.task) else "other (a signature)"
-    differing = sorted(
-        key for key, value in entry.task.items() if key in ("task_type", "num_classes") and config.get(key) != value
-    )
-    return "right" if not differing else f"other ({config.get('task_type') or 'a signature'})"
+        return "outputs" in config and _layout(config) == _layout(entry.task)
+    return all(config.get(key) == value for key, value in entry.task.items() if key in ("task_type", "num_classes"))
 
 
 def _layout(task: Mapping[str, Any]) -> tuple[list[int], int]:
@@ -190,8 +207,10 @@ def _lines(rows: list[Row], budget: float) -> Iterator[str]:
         ours=verdicts["ours"],
         open=verdicts["not reviewed"],
         timed=_timed(rows),
+        runs=sum(row.init == "right" or row.init.startswith("runs") for row in rows),
         right=sum(row.init == "right" for row in rows),
-        other=sum(row.init.startswith("other") for row in rows),
+        another=sum(row.init.startswith("runs") for row in rows),
+        other=sum(row.init.startswith(("other", "red")) for row in rows),
         refused=sum(row.init == "refused" for row in rows),
     )
     yield "| package | class | passed | warned | failed | skipped (of these, no time) | `init` |\n|---|---|--:|--:|--:|--:|---|"

@@ -15,7 +15,15 @@ from torch import nn
 
 from harness.errors import FactoryError, did_you_mean
 from harness.models.loading import ModelSource
-from harness.models.settings import Settings, found_settings, read_settings, takes_settings, usual_value
+from harness.models.settings import (
+    Settings,
+    compared_word,
+    found_settings,
+    read_settings,
+    reads_from,
+    takes_settings,
+    usual_value,
+)
 from harness.models.written_calls import WrittenCalls
 
 _USUAL_NAMES = ("build_model", "make_model", "get_model", "create_model", "model_factory")
@@ -135,7 +143,9 @@ def factories(
     else:
         functions = [name for name, value in callables.items() if inspect.isfunction(value) and _may_make_a_model(value)]
         classes = {name: value for name, value in callables.items() if inspect.isclass(value)}
-        names = [*(name for name in _USUAL_NAMES if name in callables), *reversed(functions), *reversed(_not_parts(classes))]
+        used = {name for cls in classes.values() for name in _names_in(cls)}  # such as a block of layers
+        whole = [name for name in functions if name not in used] if classes else functions
+        names = [*(name for name in _USUAL_NAMES if name in callables), *reversed(whole), *reversed(_not_parts(classes))]
     written = WrittenCalls.of(module)
     for name in dict.fromkeys(names):
         factory = _with_arguments(module, name, callables[name], given, written)
@@ -190,11 +200,12 @@ def _with_arguments(module: ModuleType, name: str, target: Any, given: Mapping[s
     call = written.first(name) if required else None
     if call is not None and all(p.name in call.kwargs for p in required):
         return Factory(name, target, {**call.kwargs, **kwargs}, place=call.place)
-    wants, guessed = _fill(module, required, kwargs)
+    wants, guessed = _fill(module, target, required, kwargs)
     settings: Settings | None = None
     if wants:
         found = next((f for p in wants if (f := found_settings(module, target, p, given))), None)
-        argument = found.argument if found else next((p.name for p in wants if takes_settings(p.name)), None)
+        named = [p.name for p in wants if takes_settings(p.name)]
+        argument = found.argument if found else next(iter([*named, *(p.name for p in wants if reads_from(p.name, target))]), None)
         missing = [p.name for p in wants if p.name != argument]
         if missing:
             return _needs(name, missing, written)
@@ -207,9 +218,12 @@ def _with_arguments(module: ModuleType, name: str, target: Any, given: Mapping[s
 
 
 def _fill(
-    module: ModuleType, required: list[inspect.Parameter], kwargs: dict[str, Any]
+    module: ModuleType, target: Any, required: list[inspect.Parameter], kwargs: dict[str, Any]
 ) -> tuple[list[inspect.Parameter], list[str]]:
-    """Gives required arguments a constant of the file, or else a usual size; returns those that get neither, and the guesses."""
+    """Gives required arguments a constant of the file, a word that they are compared with, or a usual size.
+
+    Returns those that get none of these, and the guesses.
+    """
     constants = {name.lower(): value for name, value in vars(module).items() if type(value) in (bool, int, float, str)}
     wants: list[inspect.Parameter] = []
     guessed: list[str] = []
@@ -221,6 +235,9 @@ def _fill(
             kwargs[name] = constants[name.lower()]
         elif (usual := usual_value(name)) is not None and _may_hold(parameter, usual):
             kwargs[name] = usual
+            guessed.append(name)
+        elif (word := compared_word(name, target)) is not None:
+            kwargs[name] = word
             guessed.append(name)
         else:
             wants.append(parameter)

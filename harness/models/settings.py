@@ -8,6 +8,7 @@ import inspect
 import re
 import textwrap
 import typing
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, is_dataclass
 from functools import partial
@@ -116,21 +117,45 @@ class Settings:
     guessed: tuple[str, ...] = ()
 
 
+def compared_word(name: str, target: Any) -> str | None:
+    """The word that the code of a factory compares an argument or setting with most often, such as a mode; ``None`` where it does with none.
+
+    Args:
+        name: The argument or setting, also as the attribute that it is kept in.
+        target: What makes the model.
+    """
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(target)))
+    except (OSError, TypeError, SyntaxError):
+        return None
+    words: list[str] = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Compare):
+            continue
+        sides = [node.left, *node.comparators]
+        if any(getattr(side, "attr", getattr(side, "id", None)) == name for side in sides):
+            inner = [item for side in sides for item in (getattr(side, "elts", None) or [side])]
+            words += [item.value for item in inner if isinstance(item, ast.Constant) and isinstance(item.value, str)]
+    return Counter(words).most_common(1)[0][0] if words else None
+
+
 class Wanted:
     """Stands for a settings object: gives what is read from it a usual size, and remembers it.
 
     Args:
         given: Settings by name, which come first.
+        target: What makes the model, whose code may compare a setting with words.
     """
 
-    def __init__(self, given: Mapping[str, Any]) -> None:
+    def __init__(self, given: Mapping[str, Any], target: Any = None) -> None:
         self._given = dict(given)
+        self._target = target
         self._read: dict[str, Any] = {}
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        found = self._given[name] if name in self._given else usual_value(name)
+        found = self._given[name] if name in self._given else compared_word(name, self._target) or usual_value(name)
         if found is None:
             raise AttributeError(f"no setting `{name}`; give it as --arg {name}=VALUE")
         self._read[name] = found
@@ -173,11 +198,15 @@ def read_settings(argument: str, target: Any, given: Mapping[str, Any], kwargs: 
         given: Settings by name.
         kwargs: The other arguments.
     """
-    wanted = Wanted(given)
+    wanted = Wanted(given, target)
     try:
         target(**{argument: wanted}, **kwargs)
     except (AttributeError, KeyError) as error:
-        unknown = [name for name in _read_from(argument, target) if name not in given and usual_value(name) is None]
+        unknown = [
+            name
+            for name in reads_from(argument, target)
+            if name not in given and usual_value(name) is None and compared_word(name, target) is None
+        ]
         if "no setting `" in str(error) and unknown:
             named = ", ".join(f"`{name}`" for name in unknown)
             return f"reads its settings from `{argument}`; give {named} as --arg {unknown[0]}=VALUE"
@@ -196,7 +225,7 @@ def read_settings(argument: str, target: Any, given: Mapping[str, Any], kwargs: 
     return Settings(argument, f"SimpleNamespace({written})", lambda: SimpleNamespace(**read), guessed=guessed)
 
 
-def _read_from(argument: str, target: Any) -> list[str]:
+def reads_from(argument: str, target: Any) -> list[str]:
     """The settings that a factory's own code reads without a default."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(target.__init__ if inspect.isclass(target) else target)))

@@ -238,3 +238,38 @@ def test_the_search_of_a_side_ends_where_nothing_more_is_learned() -> None:
         if len(sides) < 4:
             search.learn(side, Mismatch())  # type: ignore[arg-type]
     assert len(sides) == len(set(sides)) < 100
+
+
+def test_the_width_behind_strides_says_about_how_long_an_axis_is() -> None:
+    class Strided(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.strides = nn.Conv2d(1, 32, 3, stride=2)
+            self.after = nn.Linear(32 * 19, 2)
+
+        def forward(self, frames: Tensor) -> Tensor:
+            hidden = self.strides(frames.unsqueeze(1)).transpose(1, 2).flatten(2)
+            return self.after(hidden)  # type: ignore[no-any-return]
+
+    _, _, width = found(Strided()).arguments["frames"].sizes
+    assert (width - 3) // 2 + 1 == 19
+
+
+def test_lengths_are_of_the_axis_that_they_fill() -> None:
+    class Lengths(Net):
+        def forward(self, inputs: Tensor, input_lengths: Tensor) -> Tensor:
+            real = torch.arange(inputs.shape[1]) < input_lengths[:, None]
+            return (inputs * real.unsqueeze(-1)).sum((1, 2)) + self.wide.weight.sum()
+
+    keys = signature_from_call(Lengths().eval(), {"inputs": torch.randn(3, 11, 13), "input_lengths": torch.full((3,), 11)}).keys
+    lengths = keys["inputs"]["input_lengths"]["values"]["lengths_of"]
+    assert keys["inputs"]["inputs"]["axes"][1] == lengths
+
+
+def test_outputs_of_a_slow_model_have_the_axes_of_the_inputs() -> None:
+    class Counts(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.linear(x)  # type: ignore[no-any-return]
+
+    keys = signature_from_call(Counts().eval(), {"x": torch.randn(3, 11, 6)}, seconds=0.05).keys
+    assert keys["outputs"]["output"]["axes"][0] == "batch"

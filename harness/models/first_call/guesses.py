@@ -14,6 +14,9 @@ _LARGEST = 1 << 22
 _ROWS_COST = 6
 """What it costs to change the number of rows, which a model seldom asks for."""
 
+_FAR = 30
+"""How many times larger a size is that one axis does not come to by itself."""
+
 _STEPS = (64, 32, 16, 8, 4, 2, 1)
 """What the sides of images are often multiples of."""
 
@@ -159,15 +162,18 @@ def _sizes_for(argument: Argument, got: int, wanted: int) -> Iterator[tuple[int,
                         ),
                     )
                     cost += 1
+        if sizes[-1] + wanted - got > 0:  # channels last, and more of them joined
+            yield 2, _with(sizes, len(sizes) - 1, sizes[-1] + wanted - got)
         return
-    for axis in reversed([axis for axis in free if axis > 0]):
+    for place, axis in enumerate(reversed([axis for axis in free if axis > 0])):
         added = sizes[axis] + wanted - got
         if added > 0:
-            yield 2, _with(sizes, axis, added)
+            yield 2 if added < _FAR * sizes[axis] else 5, _with(sizes, axis, added)
         if got % sizes[axis] == 0 and wanted % (got // sizes[axis]) == 0:
             yield 1, _with(sizes, axis, wanted * sizes[axis] // got)
         elif got > 1:
-            yield 3, _with(sizes, axis, max(1, round(sizes[axis] * wanted / got)))
+            flattened = got > _FAR * sizes[axis] and place == 0  # behind strides, so that the size is only about this
+            yield 1 if flattened else 3, _with(sizes, axis, max(1, round(sizes[axis] * wanted / got)))
 
 
 def _near(side: float) -> Iterator[int]:

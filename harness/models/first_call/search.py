@@ -28,7 +28,7 @@ _MOST_CALLS = 300
 _MOST_CALLS_OF_AN_OPTION = 12
 _MOST_CALLS_FOR_A_BETTER_ONE = 60
 
-_LACKS = re.compile(r"None|must be|specify|provide|missing|required|needed|expected", re.IGNORECASE)
+_LACKS = re.compile(r"must be|specify|provide|missing|required|needed|expected", re.IGNORECASE)
 """What a message says where an argument is not there."""
 
 _MORE_ROWS = 5
@@ -236,7 +236,8 @@ def _first_options(optional: Mapping[str, Argument]) -> list[tuple[int, Guesses]
 
 def _options(guesses: Guesses, failure: Failure, optional: Mapping[str, Argument]) -> list[tuple[int, Guesses]]:
     """Arguments that forward seems to need although they have a default: those that the message names first, then in forward's order."""
-    if "NoneType" not in failure.message and not _LACKS.search(failure.message):
+    lacks = "None" in failure.message or (not failure.operation and _LACKS.search(failure.message))
+    if not lacks:
         return []
     left = [name for name in optional if name not in guesses.arguments]
     named = [name for name in left if re.search(rf"\b{name}\b", failure.message)]

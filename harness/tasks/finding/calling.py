@@ -87,6 +87,10 @@ class Call:
         """Whether the time is used up."""
         return self._allowance.is_over
 
+    def begin(self, seconds: float) -> None:
+        """Counts anew, for what comes next."""
+        self._seconds, self._allowance = seconds, Allowance(seconds)
+
     @property
     def forward(self) -> Callable[..., Any]:
         """The method that is called."""

@@ -100,7 +100,7 @@ def _spoken(name: str, axes: Sequence[Size], shapes: Mapping[str, tuple[Sequence
         }
         alike = [axis for axis in sizes if axis.partition("_")[0] in last or last.partition("_")[0] in axis]
         if sizes:
-            axis = (alike or sorted(sizes, key=lambda axis: sizes[axis]))[0]
+            axis = min(sizes, key=lambda axis: (sizes[axis] != longest, axis not in alike, sizes[axis]))
             return Content({"lengths_of": axis}, f"its name, and values of at most {longest} along an axis of {sizes[axis]}")
     if "mask" in last and len(axes) == 2 and axes[0] == BATCH and isinstance(axes[1], str):
         order = _mask_order(tensor)

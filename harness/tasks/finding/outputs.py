@@ -15,6 +15,9 @@ from harness.tasks.finding.inputs import FoundInputs
 from harness.tasks.finding.returned import keys_of, main_first, names_of
 from harness.tasks.finding.ties import close
 
+_SECONDS = 3.0
+"""For the sizes of the outputs; of a slower model only as many as a formula needs are tried after that."""
+
 _FEW_SIZES = 4
 """Sizes that must agree on a formula."""
 
@@ -31,6 +34,7 @@ class FoundOutputs:
     def __init__(self, inputs: FoundInputs) -> None:
         self._inputs = inputs
         self._call = inputs.call
+        self._call.begin(_SECONDS)
         self.keys: dict[str, dict[str, Any]] = {}
         self.axes: dict[str, dict[str, Any]] = {}
         self.reasons: dict[str, str] = {}
@@ -84,8 +88,13 @@ class FoundOutputs:
         )
         allowed = [n for n in tries if n >= max(least, 2) and (most is None or n <= most)]
         allowed = [n for n in allowed if self._inputs.has_all_groups({**typical, axis: n})]
-        found = {n: self._inputs.tried({**typical, axis: n}) for n in allowed}
-        return {n: outputs for n, outputs in found.items() if outputs is not None}
+        found: dict[int, dict[str, Any]] = {}
+        for n in allowed:
+            if self._call.is_over and len(found) >= _FEW_SIZES:
+                break
+            if (outputs := self._inputs.tried({**typical, axis: n})) is not None:
+                found[n] = outputs
+        return found
 
     def _lengths_of(self, raw: str, shapes: Mapping[str, list[Size]], seen: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> str:
         """The axis of an output whose size another output is, whatever the sizes of the inputs are."""

@@ -1,0 +1,66 @@
+"""What in a file makes its model, and with which arguments, where nobody gives them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.models.factories import Factory, factories
+from harness.user_code import import_file
+
+HEAD = "import torch\nfrom torch import nn\n\n\n"
+
+
+def first(tmp_path: Path, text: str) -> Factory:
+    file = tmp_path / "a_model_of_factories.py"
+    file.write_text(HEAD + text)
+    return next(factories(import_file(file, "MODEL.py"), {}))
+
+
+def test_a_word_that_the_code_compares_an_argument_with_is_tried(tmp_path: Path) -> None:
+    made = first(
+        tmp_path,
+        "class Net(nn.Module):\n"
+        "    def __init__(self, mode, width):\n"
+        "        super().__init__()\n"
+        "        self.mode = mode\n"
+        "        self.layer = nn.Linear(width, 2)\n"
+        "    def forward(self, x):\n"
+        "        return self.layer(x) if self.mode in ('plain', 'other') or self.mode == 'plain' else None\n",
+    )
+    assert made.kwargs == {"mode": "plain", "width": 64}
+    assert made.guessed == ("mode", "width")
+
+
+@pytest.mark.parametrize("argument", ["configs", "h"])
+def test_settings_of_any_name_are_read_from_the_code_with_words_too(tmp_path: Path, argument: str) -> None:
+    made = first(
+        tmp_path,
+        "class Model(nn.Module):\n"
+        f"    def __init__(self, {argument}):\n"
+        "        super().__init__()\n"
+        f"        self.task_name = {argument}.task_name\n"
+        f"        self.layer = nn.Linear({argument}.enc_in, 2)\n"
+        "    def forward(self, x):\n"
+        "        if self.task_name == 'forecast':\n"
+        "            return self.layer(x)\n",
+    )
+    assert made.settings is not None
+    assert made.settings.argument == argument
+    assert made.settings.expression == "SimpleNamespace(task_name='forecast', enc_in=8)"
+
+
+def test_a_function_that_the_model_uses_makes_no_model(tmp_path: Path) -> None:
+    made = first(
+        tmp_path,
+        "def block(in_channels, channels):\n"
+        "    return nn.Sequential(nn.Conv2d(in_channels, channels, 3), nn.ReLU())\n\n\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, in_channels):\n"
+        "        super().__init__()\n"
+        "        self.layers = block(in_channels, 8)\n"
+        "    def forward(self, x):\n"
+        "        return self.layers(x)\n",
+    )
+    assert made.name == "Net"
