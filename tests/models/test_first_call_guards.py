@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from harness.errors import ForwardError
 from harness.models.attempts import SideSearch
+from harness.models.first_call.argument import Argument
+from harness.models.first_call.given import GivenInput
 from harness.models.first_call.hints import read_hints
 from harness.models.first_call.search import FoundCall, find_call
 from harness.tasks.finding import signature_from_call
@@ -273,3 +277,25 @@ def test_outputs_of_a_slow_model_have_the_axes_of_the_inputs() -> None:
 
     keys = signature_from_call(Counts().eval(), {"x": torch.randn(3, 11, 6)}, seconds=0.05).keys
     assert keys["outputs"]["output"]["axes"][0] == "batch"
+
+
+def test_what_is_refused_proposes_an_input_for_each_tensor_of_a_list() -> None:
+    class Refuses(Net):
+        def forward(self, levels: list[Tensor]) -> Tensor:
+            raise ValueError("never")
+
+    with pytest.raises(ForwardError, match=r"--input levels\.0=batch,\d+ --input levels\.1=batch,\d+"):
+        found(Refuses())
+
+
+def test_a_list_and_ids_among_numbers_may_be_given() -> None:
+    class Takes(Net):
+        def forward(self, levels: object, X: Tensor) -> Tensor:
+            one, two = levels  # type: ignore[misc,attr-defined]
+            return self.linear(one) + self.linear(two) + self.wide(self.table(X.long())).sum((1, 2))[:, None]
+
+    said = [GivenInput.parse(text) for text in ("levels.0=batch,6", "levels.1=batch,6", "X=batch,2:ids=9:dtype=float32")]
+    levels = Argument("levels", (), "parts", parts=tuple(replace(each.argument(), name=each.name[-1]) for each in said[:2]))
+    call = find_call(Takes().eval, lambda model: read_hints(model, {}, {}), [levels, said[2].argument()])
+    assert shapes(call) == {"levels": [(3, 6), (3, 6)], "X": (3, 2)}
+    assert call.values["X"].is_floating_point()

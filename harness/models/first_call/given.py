@@ -22,7 +22,7 @@ class GivenInput:
     """One argument as the user said it.
 
     Attributes:
-        name: The parameter of forward, dotted for the entry of a dict.
+        name: The parameter of forward, dotted for the entry of a dict, or of a list (``features.0``).
         keys: As the config declares it under ``inputs``.
     """
 
@@ -37,7 +37,8 @@ class GivenInput:
             ValueError: It is written otherwise.
         """
         name, equals, rest = text.partition("=")
-        if not equals or not all(part.isidentifier() for part in name.split(".")):
+        parameter, *entries = name.split(".")
+        if not equals or not parameter.isidentifier() or not all(part.isidentifier() or part.isdigit() for part in entries):
             raise ValueError(f"{_EXPECTED}; got {text!r}")
         shape, *more = rest.split(":")
         axes = [_axis(part.strip(), text) for part in shape.split(",") if part.strip()]
@@ -83,7 +84,8 @@ class GivenInput:
         elif "lengths_of" in values:
             holds, count = "lengths", _first_size(values["lengths_of"], default_sizes(3)[1])
         dtype = self.keys.get("dtype") or ("int64" if holds == "ones" else "float32")
-        return Argument(self.name, sizes, holds, count, dtype, "as given", names, fixed=True)
+        as_numbers = holds == "ids" and dtype == "float32" and "dtype" in self.keys
+        return Argument(self.name, sizes, holds, count, dtype, "as given", names, fixed=True, as_numbers=as_numbers)
 
 
 def _axis(text: str, whole: str) -> int | str:

@@ -14,15 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import ConfigError, ForwardError, did_you_mean
-from harness.models.attempts import Patience, methods_to_call, signature_of
+from harness.models.attempts import Patience, signature_of
 from harness.models.first_call.argument import BATCH, FEW, Argument
 from harness.models.first_call.guesses import Guesses
 from harness.models.first_call.hints import STATES, Hints, hidden_state
+from harness.models.first_call.refusal import shown, why_not
 from harness.models.first_call.repairs import last_resorts, repairs
 from harness.models.first_call.watching import Failure, Watch, tensors_in, watched_call
 from harness.models.reuse import Reuse
 from harness.runtime import Allowance, seeded, threads_for
-from harness.user_code import raised
 
 _MOST_CALLS = 300
 _MOST_CALLS_OF_AN_OPTION = 12
@@ -60,7 +60,7 @@ class FoundCall:
     @property
     def shown(self) -> str:
         """The call for people."""
-        return ", ".join(f"{name}={_shown(argument)}" for name, argument in self.arguments.items())
+        return ", ".join(f"{name}={shown(argument)}" for name, argument in self.arguments.items())
 
 
 class _Subject:
@@ -125,7 +125,7 @@ def find_call(
     with threads_for(subject.model):
         found, closest = _search(subject, Guesses(first), known.optional, _MOST_CALLS)
         if found is None:
-            raise ForwardError(_why_not(subject, closest))
+            raise ForwardError(why_not(subject.model, subject.calls, closest))
         found = _of_smaller_images(subject, found)
         return _with_options(subject, found, {name: guess for name, guess in known.optional.items() if name not in first})
 
@@ -154,7 +154,7 @@ def _search(
         if guesses.key in tried:
             continue
         tried.add(guesses.key)
-        subject.patience.say(f"calling it with {', '.join(f'{name}={_shown(a)}' for name, a in guesses.arguments.items())}")
+        subject.patience.say(f"calling it with {', '.join(f'{name}={shown(a)}' for name, a in guesses.arguments.items())}")
         returned, failure, watch, values = subject.call(guesses)
         if failure is None:
             if guesses.arguments and any(True for _ in tensors_in(_plain(returned), "")):
@@ -167,7 +167,7 @@ def _search(
             failure = Failure(TypeError(f"forward returned {type(returned).__name__}, no tensor"))
         else:
             changes = [*repairs(guesses, failure), *_options(guesses, failure, optional)]
-        if closest is None or failure.done > closest[1].done:
+        if closest is None or failure.done > closest[1].done or (guesses.arguments and not closest[0].arguments):
             closest = (guesses, failure)
         if isinstance(failure.error, NotImplementedError) and not failure.operation:  # no other argument mends that
             break
@@ -353,49 +353,3 @@ def _plain(returned: Any) -> Any:
     if isinstance(returned, (Tensor, Mapping, tuple, list)):
         return returned
     return dict(vars(returned)) if hasattr(returned, "__dict__") else ()
-
-
-def _why_not(subject: _Subject, closest: tuple[Guesses, Failure] | None) -> str:
-    signature = signature_of(subject.model)
-    if closest is None:
-        return f"no call of {signature} was tried: it takes no argument that a call needs"
-    guesses, failure = closest
-    methods = methods_to_call(type(subject.model))
-    if isinstance(failure.error, NotImplementedError) or not guesses.arguments:
-        return _no_forward(subject.model, failure, methods)
-    blamed = sorted(failure.sources or guesses.paths())
-    names = list(dict.fromkeys(path.partition(".")[0] for path in blamed)) or list(guesses.arguments)
-    shown = ", ".join(f"{name}={_shown(argument)}" for name, argument in guesses.arguments.items())
-    options = " ".join(f"--input {name}={_option(guesses.arguments[name])}" for name in names[:2])
-    return (
-        f"no call of {signature} that works was found in {subject.calls} tries; with {shown} it raises {raised(failure.error)}. "
-        f"Say what `{names[0]}` takes, such as {options}"
-    )
-
-
-def _no_forward(model: nn.Module, failure: Failure, methods: list[str]) -> str:
-    """What to do with a model whose forward is not there, takes nothing, or is not written."""
-    signature = signature_of(model)
-    if isinstance(failure.error, NotImplementedError):
-        what = f"{type(model).__name__} has no forward, or one that is not written"
-    else:
-        what = f"{signature} takes nothing, and raises {raised(failure.error)}"
-    if not methods:
-        return f"{what}; `call` in the config names a method that is called in its place"
-    others = f" (also there: {', '.join(methods[1:4])})" if len(methods) > 1 else ""
-    return f'{what}; name the method that is called in its place in the config: call = "{methods[0]}"{others}'
-
-
-def _option(argument: Argument) -> str:
-    """The option that says what an argument takes, to be edited."""
-    axes = ",".join(["batch", *map(str, argument.sizes[1:])] if argument.sizes else [])
-    return axes + (f":ids={max(2, argument.count)}" if argument.holds == "ids" else "")
-
-
-def _shown(argument: Argument) -> str:
-    if argument.holds == "parts":
-        return "{" + ", ".join(f"{part.name}: {_shown(part)}" for part in argument.parts) + "}"
-    kind = {"ids": f" ids below {argument.count}", "bools": " bools", "ones": " ones", "lengths": " lengths"}.get(
-        argument.holds, ""
-    )
-    return f"{list(argument.sizes)}{kind}"
