@@ -59,16 +59,20 @@ def sizes(task: TaskSpec, min_batch: int = 1, min_seq: int = 1, longer_than_leas
 
 def shapes(task: TaskSpec) -> Cases:
     """Sizes and, for images, also heights and widths around the declared ones."""
+    return st.fixed_dictionaries({"sizes": _with_image_sizes(task), "seed": _SEEDS})
+
+
+def _with_image_sizes(task: TaskSpec) -> SearchStrategy[Sizes]:
+    """Sizes of a batch; of images that a task type names, whose size is declared as one, also with heights and widths around it."""
     if task.image_size is None:
-        return st.fixed_dictionaries({"sizes": sizes(task), "seed": _SEEDS})
+        return sizes(task)
     _, height, width = task.image_size
     near = st.tuples(
         st.sampled_from(sorted({height, height + 1, max(1, height - 1), 2 * height})),
         st.sampled_from(sorted({width, width + 1, max(1, width - 1), 2 * width})),
     )
     images = st.one_of(st.none(), near.filter(lambda size: size != (height, width)))
-    built = st.builds(Sizes, batch=st.integers(1, 5), image=images)
-    return st.fixed_dictionaries({"sizes": built, "seed": _SEEDS})
+    return st.builds(Sizes, batch=st.integers(1, 5), image=images)
 
 
 def batches(task: TaskSpec) -> Cases:
@@ -112,8 +116,8 @@ def shortest(axis: Axis, total: int) -> int:
 
 
 def call_sequences(task: TaskSpec) -> Cases:
-    """The sizes of a few calls in a row."""
-    calls = st.lists(sizes(task), min_size=2, max_size=4).map(tuple)
+    """The sizes of a few calls in a row, of images also other heights and widths."""
+    calls = st.lists(_with_image_sizes(task), min_size=2, max_size=4).map(tuple)
     return st.fixed_dictionaries({"calls": calls, "seed": _SEEDS})
 
 

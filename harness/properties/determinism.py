@@ -162,10 +162,11 @@ def stateless(subject: Subject, calls: tuple[Sizes, ...], seed: int = 0) -> Evid
 
     Args:
         subject: The model.
-        calls: Sizes of two calls or more.
+        calls: Sizes of two calls or more; an image size that the model refuses is left out.
         seed: Seed of their inputs.
     """
     name = "stateless"
+    calls = tuple(sizes for sizes in calls if sizes.image is None or _takes(subject, sizes)) or (subject.typical,)
     first, *others = [subject.batch(sizes, seed + number) for number, sizes in enumerate(calls)]
     # Two calls of one shape come one after the other, as what is kept from the one may be kept by its shape.
     batches = [first, subject.batch(calls[0], seed + _APART), *others]
@@ -228,6 +229,14 @@ def stateless(subject: Subject, calls: tuple[Sizes, ...], seed: int = 0) -> Evid
             cause="a mask, cache or hidden state of another size, kept from the earlier call",
             code="raises_after_a_call",
         )
+
+
+def _takes(subject: Subject, sizes: Sizes) -> bool:
+    try:
+        subject.logits(subject.batch(sizes), subject.fresh())
+    except ModelRaisedError:
+        return False
+    return True
 
 
 def repeated_backward(subject: Subject, seed: int = 0) -> Evidence:

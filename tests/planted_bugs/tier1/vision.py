@@ -166,6 +166,18 @@ class AdapterMergedAtEveryEval(AdaptedNet):
             super().merge(sign)
 
 
+@planted("stateless", task=IMAGES, sound=ConvNet, source=f"{HUMBATOVA}: a table that is made for the first image size and kept")
+class RampOfTheFirstSize(ConvNet):
+    def __init__(self) -> None:
+        super().__init__()
+        self.step: float | None = None
+
+    def prepare(self, pixels: Tensor) -> Tensor:
+        if self.step is None:
+            self.step = 1 / pixels.shape[-1]
+        return pixels + self.step * torch.arange(pixels.shape[-1], dtype=pixels.dtype, device=pixels.device)
+
+
 @planted("stateless", task=IMAGES, sound=ConvNet, source=f"{HUMBATOVA}: statistics that go on being updated in eval mode")
 class RunningMeanUpdatedInEval(ConvNet):
     def __init__(self) -> None:
