@@ -101,8 +101,8 @@ class Project:
         return result
 
     def run_apart(self, *args: Any) -> pytest.RunResult:
-        """Runs pytest in a process of its own."""
-        return self.pytester.runpytest_subprocess(*args, timeout=100)
+        """Runs pytest in a process of its own; one that hangs is ended, and on a busy machine others take long too."""
+        return self.pytester.runpytest_subprocess(*args, timeout=300)
 
     def ids(self, *args: Any) -> list[str]:
         """Node ids that a run would have, in order."""

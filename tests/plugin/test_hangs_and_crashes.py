@@ -31,7 +31,7 @@ def test_a_model_that_hangs_at_once_is_one_failure(project: Any) -> None:
 def test_a_model_that_hangs_in_a_test_is_stopped_with_a_line_that_says_where(project: Any, name: str) -> None:
     project.config(only=(name,), model=HANG.format(condition=NEVER_PROBED), time_budget=1)
 
-    result = project.pytester.runpytest_subprocess("--model-config", "cfg.json", timeout=60)
+    result = project.run_apart("--model-config", "cfg.json")
 
     assert result.parseoutcomes() == {"failed": 1}
     result.stdout.fnmatch_lines(["*did not answer within the `time_budget` of 1 s*Model.forward*cfg_model.py, line *"])

@@ -142,7 +142,7 @@ _plant(
     run_of(own.StepSchedule),
     "schedule_differs",
     HUMBATOVA,
-    says="the learning rate schedule differs when the run is repeated: the learning rate differs at step",  # which one is the clock's
+    says="the learning rate schedule differs when the run is repeated: the learning rate differs at step 1",
 )
 _plant(
     "distributed",
