@@ -178,7 +178,7 @@ _pair(
 def change_of_places(model: nn.Module) -> float:
     """How far the positions of a wide image are from the table resized to its patches."""
     resized = F.interpolate(model.places, size=(2, 5), mode="bilinear", align_corners=False)  # type: ignore[arg-type]
-    return float((model.resized(2, 5) - resized).abs().max())  # type: ignore[operator]
+    return float((model.resized(2, 5) - resized).detach().abs().max())  # type: ignore[operator]
 
 
 _pair(
