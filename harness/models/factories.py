@@ -205,7 +205,9 @@ def _with_arguments(module: ModuleType, name: str, target: Any, given: Mapping[s
     if wants:
         found = next((f for p in wants if (f := found_settings(module, target, p, given))), None)
         named = [p.name for p in wants if takes_settings(p.name)]
-        argument = found.argument if found else next(iter([*named, *(p.name for p in wants if reads_from(p.name, target))]), None)
+        argument = (
+            found.argument if found else next(iter([*named, *(p.name for p in wants if _is_settings(target, p.name))]), None)
+        )
         missing = [p.name for p in wants if p.name != argument]
         if missing:
             return _needs(name, missing, written)
@@ -215,6 +217,11 @@ def _with_arguments(module: ModuleType, name: str, target: Any, given: Mapping[s
             return made + _written(name, written)
         settings = made
     return Factory(name, target, kwargs, (*guessed, *(settings.guessed if settings else ())), settings)
+
+
+def _is_settings(target: Any, name: str) -> bool:
+    """Whether a class reads several things from an argument, as from settings of any name."""
+    return inspect.isclass(target) and len(reads_from(name, target)) > 1
 
 
 def _fill(

@@ -64,3 +64,18 @@ def test_a_function_that_the_model_uses_makes_no_model(tmp_path: Path) -> None:
         "        return self.layers(x)\n",
     )
     assert made.name == "Net"
+
+
+def test_a_function_of_tensors_and_a_part_that_is_given_read_no_settings(tmp_path: Path) -> None:
+    refused: dict[str, str] = {}
+    file = tmp_path / "a_model_of_parts.py"
+    file.write_text(
+        HEAD + "def penalty(trans):\n"
+        "    return trans.mean() if trans.is_cuda or trans.shape else trans.sum()\n\n\n"
+        "class Head(nn.Module):\n"
+        "    def __init__(self, backbone):\n"
+        "        super().__init__()\n"
+        "        self.backbone, self.layer = backbone, nn.Linear(backbone.num_channels, 2)\n"
+    )
+    assert not list(factories(import_file(file, "MODEL.py"), {}, refused=refused))
+    assert refused == {"penalty": "needs `trans`", "Head": "needs `backbone`"}
