@@ -297,6 +297,12 @@ CRITICAL = (
             ),
             "symmetry": Case("No two units start equal and stay equal", "harness.properties.initialisation:symmetry"),
             "scale": Case("Signals are in range and distinguish inputs", "harness.properties.initialisation:signal_scale"),
+            "depth": Case("Signals and gradients keep their scale over depth", "harness.properties.signal_growth:over_depth"),
+            "time": Case(
+                "Gradients do not grow on their way back through time",
+                "harness.properties.signal_growth:over_time",
+                needs=facts.causal,
+            ),
         },
     ),
     Property(

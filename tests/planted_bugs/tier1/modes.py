@@ -280,3 +280,64 @@ plant_declared(
     code="flat_rows_teach_nothing",
     source="google-research/timesfm, issue 522",
 )
+
+
+class Deep(nn.Module):
+    """Twelve residual layers; the bug draws their weights without regard to how many inputs they have."""
+
+    def __init__(self, wrong: bool = False) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(6, 64), nn.Linear(64, 4)
+        self.layers = nn.ModuleList(nn.Linear(64, 64) for _ in range(12))
+        for layer in self.layers if wrong else ():
+            nn.init.normal_(layer.weight)
+
+    def forward(self, features: Tensor) -> Tensor:
+        hidden = self.enter(features)
+        for layer in self.layers:
+            hidden = hidden + 0.5 * layer(hidden)
+        return self.leave(hidden / hidden.square().mean(1, keepdim=True).sqrt())
+
+
+plant_declared(
+    "weights_without_regard_to_width",
+    Deep,
+    TABLE,
+    "initialisation[depth]",
+    module="layers",
+    code="changes_scale_with_depth",
+    status=Status.WARN,
+    also=("initialisation[scale]",),
+    source="PyTorch forums",
+)
+
+
+class Unrolled(nn.Module):
+    """A recurrent layer without gates; the bug draws a recurrent matrix that makes the state larger with every step."""
+
+    def __init__(self, wrong: bool = False) -> None:
+        super().__init__()
+        self.enter, self.again, self.leave = nn.Linear(3, 16), nn.Linear(16, 16, bias=False), nn.Linear(16, 2)
+        nn.init.orthogonal_(self.again.weight, gain=2.5 if wrong else 0.9)
+
+    def forward(self, series: Tensor) -> Tensor:
+        inputs, state, states = self.enter(series), series.new_zeros(len(series), 16), list[Tensor]()
+        for step in range(series.shape[1]):
+            state = inputs[:, step] + self.again(state)
+            states.append(state)
+        return self.leave(torch.stack(states, 1))
+
+
+plant_declared(
+    "recurrent_matrix_too_large",
+    Unrolled,
+    {
+        "inputs": {"series": {"axes": ["batch", "time", 3]}},
+        "outputs": {"values": {"axes": ["batch", "time", 2]}},
+        "axes": {"time": {"min": 2, "max": 24, "order": "causal"}},
+    },
+    "initialisation[time]",
+    code="grows_over_time",
+    status=Status.WARN,
+    source="PyTorch forums",
+)
