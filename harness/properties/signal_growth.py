@@ -57,7 +57,7 @@ def over_depth(subject: Subject, seed: int = 0) -> Evidence:
             worst = max(worst, ratio)
             if ratio > _GROWTH:
                 found.append((ratio, what, f"grows by a factor of {ratio:.1e}", last))
-            elif ratio < _DECAY and what != "the signal":
+            elif 0 < ratio < _DECAY and what != "the signal":  # none at all is the matter of gradient_flow
                 found.append((1 / ratio, what, f"fades by a factor of {1 / ratio:.1e}", first))
     if not found:
         return Evidence(
