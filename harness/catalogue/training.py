@@ -132,6 +132,7 @@ TRAINING = (
             "balance": Case(
                 "The balance loss of a mixture of experts leads away from one expert for all",
                 "harness.training.checks.balance_loss:balance",
+                needs=_trains,
             ),
             "weights": Case(
                 "Each output has the share in the loss that its weight declares",

@@ -16,13 +16,16 @@ from .tier3.unusual import UNUSUAL
 SKIPPED = {"PlainBackward": {"initial_loss"}, "Adversary": {"accumulation", "training_loss[targets]"}}
 """What cannot be judged of a training."""
 
+RARE = {"training_loss[balance]", "training_loss[one_class]"}
+"""Cases that say nothing of most models: those without routers, or without classes."""
+
 
 @pytest.mark.parametrize("name", UNUSUAL)
 def test_unusual_but_sound(name: str, tmp_path: Path) -> None:
     found = UNUSUAL[name].judge(LEARNING, tmp_path)
     assert red(found) == {}
     skipped = {test for test, evidence in found.items() if evidence.status is Status.SKIPPED}
-    assert skipped == SKIPPED.get(name, set())
+    assert skipped - RARE == SKIPPED.get(name, set())
 
 
 def test_what_there_is_no_time_for_is_left_out(tmp_path: Path) -> None:

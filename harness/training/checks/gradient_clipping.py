@@ -108,6 +108,8 @@ def gradient_clipping(trial: Trial) -> Evidence:
     """
     if not trial.is_own:
         return Evidence(_NAME, Status.SKIPPED, "gradients are clipped by the suite, as `max_grad_norm` says")
+    if not any(parameter.requires_grad for parameter in trial.subject.model.parameters()):
+        return Evidence(_NAME, Status.SKIPPED, "the model has no trainable parameter")
     watch = _Watch()
     count = _STEPS * max(1, trial.batches_per_step)
     unclipped = replace(trial, config=trial.config.model_copy(update={"max_grad_norm": 0.0}))

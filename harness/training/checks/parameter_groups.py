@@ -168,6 +168,8 @@ def decay(trial: Trial) -> Evidence:
     """
     if not trial.is_own:
         return Evidence(_NAME, Status.SKIPPED, _OUR_OWN)
+    if not any(parameter.requires_grad for parameter in trial.subject.model.parameters()):
+        return Evidence(_NAME, Status.SKIPPED, "the model has no trainable parameter")
     watch = _watch(trial, 1)
     held = list(watch.held.values())
     decayed, spared = [each for each in held if each.decay > 0], [each for each in held if not each.decay]
@@ -286,6 +288,8 @@ def rates(trial: Trial) -> Evidence:
     """
     if not trial.is_own:
         return Evidence(_NAME, Status.SKIPPED, _OUR_OWN)
+    if not any(parameter.requires_grad for parameter in trial.subject.model.parameters()):
+        return Evidence(_NAME, Status.SKIPPED, "the model has no trainable parameter")
     watch = _watch(trial, _STEPS)
     if not watch.held:
         return Evidence(_NAME, Status.SKIPPED, f"no optimizer step in {MOST_BATCHES} batches, or none with a learning rate")

@@ -139,6 +139,8 @@ def learning_rate_schedule(trial: Trial) -> Evidence:
     """
     if not trial.is_own:
         return Evidence(_NAME, Status.SKIPPED, "the schedule is the suite's own, which ends with the run")
+    if not any(parameter.requires_grad for parameter in trial.subject.model.parameters()):
+        return Evidence(_NAME, Status.SKIPPED, "the model has no trainable parameter")
     first = _schedules(trial, _USUAL)
     if not first:
         return Evidence(_NAME, Status.SKIPPED, "the model has no learning rate schedule that follows the steps")

@@ -6,7 +6,7 @@ import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from harness.compat import read_loader_states
 from harness.errors import UserError
 from harness.training.checkpoints import check_fits, read_checkpoint, write_checkpoint
 from harness.training.engines.batch_formats import rows_of
+from harness.training.engines.configured import checking_configuration
 from harness.training.engines.job import Job, OnGradients, is_lightning_module, seed_batch
 from harness.training.errors import CheckpointError
 from harness.training.optimisation import Objective, clip_gradients, make_optimizer, make_schedule
@@ -276,7 +277,8 @@ class LightningEngine:
                 )
             check_fits(content, self.module, job.resume)
         self.module.train()
-        with quiet(), self.bridge.behind(self.module), self.bridge.hearing(self.trainer, self.module):
+        checked = checking_configuration(self.module) if self.is_own else nullcontext()
+        with quiet(), checked, self.bridge.behind(self.module), self.bridge.hearing(self.trainer, self.module):
             self.trainer.fit(
                 self.module,
                 train_dataloaders=job.batches,
