@@ -92,6 +92,8 @@ def equals_eval(subject: Subject, seed: int = 0) -> Evidence:
         culprit,
         code="differs_from_eval_mode",
     )
+    if found.status is Status.FAIL and _depends_on_earlier_calls(subject, batch, subject.batch(seed=seed + 1), seed, train=False):
+        return left_to(NAME, "stateless", "a call changes the next one in eval mode too", code="depends_on_earlier_calls")
     if found.status is Status.FAIL and merged_equals_unmerged(subject, seed).status is Status.FAIL:
         return replace(found, details=owned_by("adapter_layers[merged]"), investigate=None)
     return found
