@@ -129,15 +129,13 @@ class BalancedByHand(Experts):
 
 
 @pytest.mark.parametrize(
-    ("build", "status", "code"),
-    [(EveryThree, Status.OK, ""), (BalancedByHand, Status.WARN, "side_term_depends_on_batch")],
+    ("build", "code"),
+    [(EveryThree, "left_over_from_epoch"), (BalancedByHand, "side_term_depends_on_batch")],
     ids=["mean", "balance loss"],
 )
-def test_a_balance_loss_accumulated_by_hand_is_worth_a_warning(
-    build: Callable[[], nn.Module], status: Status, code: str, tmp_path: Path
-) -> None:
+def test_what_is_accumulated_by_hand_is_worth_a_warning(build: Callable[[], nn.Module], code: str, tmp_path: Path) -> None:
     found = accumulation(run_of(build).trial(tmp_path))
-    assert (found.status, found.code) == (status, code), found.explain()
+    assert (found.status, found.code) == (Status.WARN, code), found.explain()
 
 
 class MappedNoise(Net):
