@@ -9,13 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import ProbeUnsupportedError, UserError
-from harness.evidence import Evidence
+from harness.evidence import Evidence, Status
 from harness.models.copies import objects_reached
+from harness.owners import left_to
 from harness.properties.calling import ModelRaisedError, mode
 from harness.properties.loading import judge_loading, load_into, through_a_file, unless_owned
 from harness.properties.noise import difference
 from harness.properties.quantised import is_packed
 from harness.properties.subject import Subject, gradient_of
+from harness.properties.train_mode import depends_on_earlier_calls
 from harness.runtime import seeded
 
 _STEP = 0.01
@@ -55,6 +57,10 @@ def after_training(subject: Subject, seed: int = 0) -> Evidence:
         seed,
         call=call,
     )
+    if evidence.status is Status.FAIL and depends_on_earlier_calls(
+        subject, batch, subject.batch(seed=seed + 1), seed, train=False
+    ):
+        return left_to(evidence.name, "stateless", "a call changes the next one", code="depends_on_earlier_calls")
     return unless_owned(subject, "after_training", evidence)
 
 

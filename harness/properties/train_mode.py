@@ -92,7 +92,7 @@ def equals_eval(subject: Subject, seed: int = 0) -> Evidence:
         culprit,
         code="differs_from_eval_mode",
     )
-    if found.status is Status.FAIL and _depends_on_earlier_calls(subject, batch, subject.batch(seed=seed + 1), seed, train=False):
+    if found.status is Status.FAIL and depends_on_earlier_calls(subject, batch, subject.batch(seed=seed + 1), seed, train=False):
         return left_to(NAME, "stateless", "a call changes the next one in eval mode too", code="depends_on_earlier_calls")
     if found.status is Status.FAIL and merged_equals_unmerged(subject, seed).status is Status.FAIL:
         return replace(found, details=owned_by("adapter_layers[merged]"), investigate=None)
@@ -174,9 +174,9 @@ def after_eval(subject: Subject, seed: int = 0) -> Evidence:
         )
     except UserError as error:
         return Evidence(NAME, Status.SKIPPED, f"forward cannot be called in train mode with the inputs of eval mode: {error}")
-    if evidence.status is Status.FAIL and _depends_on_earlier_calls(subject, batch, other, seed, train=False):
+    if evidence.status is Status.FAIL and depends_on_earlier_calls(subject, batch, other, seed, train=False):
         return left_to(NAME, "stateless", "a call changes the next one in eval mode too", code="depends_on_earlier_calls")
-    if evidence.status is Status.FAIL and _depends_on_earlier_calls(subject, batch, other, seed, train=True):
+    if evidence.status is Status.FAIL and depends_on_earlier_calls(subject, batch, other, seed, train=True):
         return Evidence(
             NAME, Status.SKIPPED, "a call in train mode depends on the calls before it, in whichever mode, as on masks they drew"
         )
@@ -193,7 +193,8 @@ def _with_gradient(subject: Subject, batch: Batch, model: nn.Module, seed: int) 
     return [path for path, parameter in model.named_parameters() if parameter.grad is not None]
 
 
-def _depends_on_earlier_calls(subject: Subject, batch: Batch, other: Batch, seed: int, train: bool) -> bool:
+def depends_on_earlier_calls(subject: Subject, batch: Batch, other: Batch, seed: int, train: bool) -> bool:
+    """Whether the logits of a batch change where another one was read before, in a mode."""
     found = []
     for before in ([], [other]):
         model = subject.fresh()
