@@ -98,7 +98,7 @@ def test_a_backward_pass_that_raises_is_one_failure_with_its_line(project: Proje
     assert failed["details"]["module"] == "(model)"
     result.assert_outcomes(failed=1, skipped=10, passed=3)
     left = [skip for skip in checks["skipped"] if "(see gradient_flow[reaches_every_parameter])" in skip["reason"]]
-    assert len(left) == 8
+    assert len(left) == 9
 
 
 def test_a_random_model_is_judged_alike_alone_and_among_others(project: Project) -> None:
