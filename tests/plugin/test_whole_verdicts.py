@@ -22,6 +22,7 @@ from conftest import Project, load_tiers
 from harness.catalogue import CATALOGUE
 from harness.evidence import Status
 from harness.owners import REFERS
+from harness.tasks.written import declared_keys
 
 load_tiers(2)
 
@@ -36,6 +37,9 @@ SIZES = ("vocab_size", "max_seq_len", "pad_token_id", "num_classes", "num_featur
 FEW = ("shape_contract", "finite_output", "eval_deterministic", "causal", "padding_ignored", "memory_footprint", "attribution")
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+
+LOSSES = Path(__file__).parents[1] / "planted_bugs/tier3/declared_losses.py"
+"""The losses that declared tasks of planted bugs name."""
 
 SHUFFLED = """
 import random
@@ -151,11 +155,18 @@ SAMPLE = ("one head unmasked", "softmax_twice")
 def test_a_planted_bug_is_told_the_same_alone_and_among_others(project: Project, bug: PlantedBug) -> None:
     task, setup = bug.buggy.task, bug.buggy
     project.write("model.py", PLANTED.format(bug=bug, tests=str(Path(__file__).parents[1])))
-    sizes = {name: value for name in SIZES if (value := getattr(task, name)) is not None}
+    if task.declared is not None:
+        keys = declared_keys(task.declared)
+        project.write(LOSSES.name, LOSSES.read_text())
+    else:
+        keys = {
+            "task_type": task.task_type.value,
+            **{name: value for name in SIZES if (value := getattr(task, name)) is not None},
+        }
     others = LEARNING[:3] if bug.tier == 3 else ("attribution", "half_precision")
     properties = {name: False for name in CATALOGUE if name not in (bug.property, *others)}
     training = setup.config if isinstance(setup, Training) else {}
-    content = {"tier": str(bug.tier), "task_type": task.task_type.value, "model_file": "model.py", **sizes, **training}
+    content = {"tier": str(bug.tier), "model_file": "model.py", **keys, **training}
     config = project.write("cfg.json", json.dumps({**content, "properties": properties, "time_budget": 600}))
     whole = run(project, config)
     name = f"tier{bug.tier}::{bug.test}"
