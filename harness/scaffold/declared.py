@@ -12,9 +12,9 @@ from typing import Any
 
 from torch import nn
 
-from harness.errors import FactoryError
+from harness.errors import ExampleError, FactoryError
 from harness.models.attempts import Patience
-from harness.models.examples import find_example
+from harness.models.examples import FUNCTION, find_example
 from harness.models.factories import Factory
 from harness.models.first_call.argument import Argument
 from harness.models.first_call.examples import written_examples
@@ -69,8 +69,13 @@ def declare(
     example = find_example(model, module) if not given else None
     if example is not None:
         patience.stage(f"calling it with other sizes and contents (at most {_SECONDS:g} s)")
-        found = signature_from_call(build(), example.arguments, axis_names=example.axis_names, seconds=_SECONDS)
-        return Declared(found.keys, {"inputs": example.origin, **found.reasons}, example.origin)
+        try:
+            found = signature_from_call(build(), example.arguments, axis_names=example.axis_names, seconds=_SECONDS)
+        except ExampleError:
+            if example.origin.startswith(FUNCTION):  # the user's own; that of a library may be of another kind of model
+                raise
+        else:
+            return Declared(found.keys, {"inputs": example.origin, **found.reasons}, example.origin)
     call = find_call(
         build,
         lambda called: read_hints(called, made.kwargs, written_examples(module, called)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -10,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import ForwardError
-from harness.models.attempts import SideSearch
+from harness.models.attempts import Patience, SideSearch
+from harness.models.factories import Factory
 from harness.models.first_call.argument import Argument
 from harness.models.first_call.given import GivenInput
 from harness.models.first_call.hints import read_hints
 from harness.models.first_call.search import FoundCall, find_call
+from harness.scaffold.declared import declare
 from harness.tasks.finding import signature_from_call
 
 
@@ -299,3 +302,15 @@ def test_a_list_and_ids_among_numbers_may_be_given() -> None:
     call = find_call(Takes().eval, lambda model: read_hints(model, {}, {}), [levels, said[2].argument()])
     assert shapes(call) == {"levels": [(3, 6), (3, 6)], "X": (3, 2)}
     assert call.values["X"].is_floating_point()
+
+
+def test_an_example_of_a_library_that_does_not_fit_is_no_hindrance() -> None:
+    class Misfit(Net):
+        dummy_inputs = {"x": torch.ones(2, 5)}  # noqa: RUF012
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.linear(x)  # type: ignore[no-any-return]
+
+    made = Factory("Misfit", Misfit)
+    declared = declare(Misfit().eval, made, sys.modules[__name__], (), Patience())
+    assert declared.keys["inputs"]["x"]["axes"] == ["batch", 6]
