@@ -212,6 +212,14 @@ def scale_in_place(tensors: Sequence[Tensor], factor: Tensor) -> None:
     torch._foreach_mul_(list(tensors), factor)
 
 
+def parts_of_schedule(schedule: Any) -> list[Any]:
+    """The schedules that a ``SequentialLR`` or a ``ChainedScheduler`` is made of: ``_schedulers``.
+
+    Without it, a schedule with restarts inside another one would be said to rise again.
+    """
+    return list(getattr(schedule, "_schedulers", ()))
+
+
 def compiler_counters() -> Any:
     """What the compiler counted, by ``stats`` and ``graph_break``: ``torch._dynamo.utils.counters``.
 

@@ -202,6 +202,13 @@ def test_tensors_are_scaled_in_place() -> None:
     assert [float(tensor.sum()) for tensor in tensors] == [1.0, 1.5]
 
 
+def test_schedules_in_a_schedule_are_found() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.1)
+    inner = [torch.optim.lr_scheduler.ConstantLR(optimizer), torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)]
+    assert compat.parts_of_schedule(torch.optim.lr_scheduler.SequentialLR(optimizer, inner, [2])) == inner
+    assert compat.parts_of_schedule(inner[0]) == []
+
+
 @pytest.mark.skipif(importlib.util.find_spec("lightning") is None, reason="Lightning is not installed")
 def test_lightning() -> None:
     import lightning

@@ -256,7 +256,7 @@ def train_a_little(subject: Subject, model: nn.Module, seed: int, noise: bool = 
             for parameter in trained:
                 gradient = gradient_of(parameter)
                 if gradient is not None:
-                    parameter.sub_(gradient.sign(), alpha=_STEP)
+                    parameter.sub_(gradient.sgn(), alpha=_STEP)
         model.zero_grad(set_to_none=True)
     model.eval()
 

@@ -104,6 +104,8 @@ def flat_rows_are_taught(subject: Subject, seed: int = 0) -> Evidence:
             flat[each.name] = torch.full_like(batch[each.name], _level(each))
     model = calibrated(subject)
     # A copy for each: what a model keeps of a call in eval mode may belong to the graph of that call.
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        return Evidence(NAME, Status.SKIPPED, "no parameter is trained")
     usual, silent = (_slopes(subject, given, subject.copies.of(model).eval()) for given in (batch, flat))
     alive = {path: slope for path, slope in usual.items() if slope > 0 and path in silent}
     if not alive:

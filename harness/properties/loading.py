@@ -22,7 +22,7 @@ from harness.owners import failing_owner, owned_by
 from harness.properties.equality import first_failure, judge_equal
 from harness.properties.model_variants import moved
 from harness.properties.quantised import is_packed, quantised_part
-from harness.properties.subject import Subject, floating_dtype
+from harness.properties.subject import Subject, in_dtype_of
 from harness.properties.tracing import first_divergence, recording, whole
 from harness.runtime import seeded
 from harness.user_code import raised
@@ -323,7 +323,7 @@ def second_instance(subject: Subject, judge: nn.Module | None = None) -> nn.Modu
     """Another instance with other weights, in the dtype of the model that judges."""
     assert subject.rebuild is not None
     other = subject.rebuild(subject.seed + _ANOTHER)
-    return other if judge is None or judge is subject.model else other.to(floating_dtype(judge))
+    return other if judge is None or judge is subject.model else in_dtype_of(judge, other)
 
 
 def _differing(pair: Loaded) -> Iterator[str]:

@@ -21,7 +21,7 @@ from harness.properties.equality import judge_equal
 from harness.properties.loading import NAME, Load, NotLoadedError, judge_loading, tied_groups, unless_owned
 from harness.properties.meta_loading import filling_what_is_empty
 from harness.properties.model_variants import moved
-from harness.properties.subject import Subject, floating_dtype
+from harness.properties.subject import Subject, in_dtype_of
 from harness.tasks.values import Ids
 from harness.user_code import raised
 
@@ -137,7 +137,7 @@ def resized_vocabulary(subject: Subject, seed: int = 0) -> Evidence:
         if id(judge) not in made:
             before, after = (moved(subject, None if judge is subject.model else judge) for _ in range(2))
             _resize(after, known + _MORE_IDS)
-            made[id(judge)] = before, after.to(floating_dtype(before)).eval()
+            made[id(judge)] = before, in_dtype_of(before, after).eval()
         return made[id(judge)]
 
     def compare(judge: nn.Module) -> tuple[Tensor, Tensor]:

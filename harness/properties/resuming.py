@@ -78,7 +78,7 @@ def _train(subject: Subject, model: nn.Module, seed: int) -> None:
         for parameter in model.parameters():
             gradient = gradient_of(parameter)
             if gradient is not None and not is_packed(parameter):
-                parameter.sub_(gradient.sign(), alpha=_STEP)
+                parameter.sub_(gradient.sgn(), alpha=_STEP)
     model.zero_grad(set_to_none=True)
 
 

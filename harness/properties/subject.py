@@ -225,7 +225,7 @@ class Subject:
 
     def _without_past(self, model: nn.Module) -> nn.Module:
         if self.isolated and (model is self.model or model is self.double):
-            return self.fresh().to(floating_dtype(model))
+            return in_dtype_of(model, self.fresh())
         return model
 
     def train_loss(self, batch: Batch, model: nn.Module) -> Tensor:
@@ -314,6 +314,13 @@ def floating_dtype(model: nn.Module) -> torch.dtype:
     """Dtype of a model's first floating tensor; the default dtype where it has none."""
     tensors = chain(model.parameters(), model.buffers())
     return next((t.dtype for t in tensors if t.is_floating_point()), torch.get_default_dtype())
+
+
+def in_dtype_of(like: nn.Module, model: nn.Module) -> nn.Module:
+    """Casts a model to the floating dtype of another one; complex tensors stay, of which ``to(dtype)`` would drop the imaginary part."""
+    dtype = floating_dtype(like)
+    casts = {torch.float64: model.double, torch.float32: model.float, torch.bfloat16: model.bfloat16, torch.float16: model.half}
+    return casts[dtype]() if dtype in casts else model.to(dtype)
 
 
 def _as_the_model_takes(batch: Batch, model: nn.Module) -> Batch:

@@ -25,7 +25,7 @@ from harness.properties.calling import NoGradientError
 from harness.properties.equality import judge_equal
 from harness.properties.noise import difference
 from harness.properties.prerequisites import hidden_by
-from harness.properties.subject import Subject, floating_dtype
+from harness.properties.subject import Subject, in_dtype_of
 from harness.properties.tracing import Call, first_divergence, recording, whole
 from harness.runtime import RandomState, seeded
 from harness.wording import and_others
@@ -107,7 +107,7 @@ def after_eval(subject: Subject, seed: int = 0) -> Evidence:
     counterexample = f"{subject.typical.describe(subject.task)}, a call in eval mode before one in train mode, seed={seed}"
 
     def fresh(like: nn.Module, evaluated: bool) -> nn.Module:
-        model = subject.fresh().to(floating_dtype(like))
+        model = in_dtype_of(like, subject.fresh())
         model.train()
         if evaluated:
             model.eval()
@@ -238,7 +238,7 @@ class _Stilled:
         return calls
 
     def _model(self, like: nn.Module) -> nn.Module:
-        model = self._subject.fresh().to(floating_dtype(like))
+        model = in_dtype_of(like, self._subject.fresh())
         model.train()
         still(model)
         for path, module in model.named_modules():
@@ -319,7 +319,7 @@ def _is_same(left: dict[str, Any], right: dict[str, Any]) -> bool:
         other = left.get(name)
         if isinstance(value, Tensor):
             # What was not there before is a cache, and no statistic.
-            if isinstance(other, Tensor) and (other.shape != value.shape or not torch.equal(other, value)):
+            if isinstance(other, Tensor) and (other.shape != value.shape or not torch.equal(other.to_dense(), value.to_dense())):
                 return False
         elif other is not None and other != value:
             return False

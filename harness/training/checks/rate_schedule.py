@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, CyclicLR, ReduceLROnPlateau
 
+from harness.compat import parts_of_schedule
 from harness.evidence import Evidence, Status
 from harness.training.trial import Trial, TrialOptions
 from harness.user_code import raised
@@ -221,7 +222,7 @@ def _curve(made: _Made, steps: int) -> _Curve:
                 error = raised(caught)
                 break
             rates.append(_rate(optimizer))
-    parts = [schedule, *getattr(schedule, "_schedulers", ())]
+    parts = [schedule, *parts_of_schedule(schedule)]
     return _Curve(tuple(rates), error, any(isinstance(part, _CYCLES) for part in parts))
 
 
