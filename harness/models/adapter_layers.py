@@ -99,7 +99,7 @@ def find_adapters(model: nn.Module) -> Adapters | None:
     """
     layers = _layers_with_methods(model)
     for pair in PAIRS:
-        if _has_pair(model, pair) and (layers or _adapter_names(model)):
+        if _has_pair(model, pair) and (layers or named_as_adapters(model)):
             return Adapters(layers or _holders(model), pair, on_model=True)
     if layers:
         pair = next(pair for pair in PAIRS if _has_pair(model.get_submodule(layers[0]), pair))
@@ -110,7 +110,7 @@ def find_adapters(model: nn.Module) -> Adapters | None:
 
 def has_signs_of_adapters(model: nn.Module) -> bool:
     """Whether names of parameters or methods speak of adapters; quick, and true of every model that ``find_adapters`` finds any in."""
-    return bool(_adapter_names(model)) or bool(_layers_with_methods(model)) or any(map(_overrides_modes, model.modules()))
+    return bool(named_as_adapters(model)) or bool(_layers_with_methods(model)) or any(map(_overrides_modes, model.modules()))
 
 
 def adapter_parameters(model: nn.Module, adapters: Adapters, merged: nn.Module | None) -> list[str]:
@@ -121,7 +121,7 @@ def adapter_parameters(model: nn.Module, adapters: Adapters, merged: nn.Module |
         adapters: Its adapters.
         merged: A copy in which they are merged, whose weights show what they are merged into; ``None`` where there is none.
     """
-    named = _adapter_names(model)
+    named = named_as_adapters(model)
     if named:
         return named
     theirs = dict(merged.named_parameters()) if merged is not None else {}
@@ -218,13 +218,14 @@ def _takes_nothing(module: nn.Module, name: str) -> bool:
     return True
 
 
-def _adapter_names(model: nn.Module) -> list[str]:
+def named_as_adapters(model: nn.Module) -> list[str]:
+    """Names of the parameters that are called as those of adapters are."""
     return [name for name, _ in model.named_parameters() if _NAMES.search(name)]
 
 
 def _holders(model: nn.Module) -> tuple[str, ...]:
     """Paths of the modules whose own or inner parameters have names of adapters."""
-    outer = {_NAMES.split(name)[0].rstrip(".") for name in _adapter_names(model)}
+    outer = {_NAMES.split(name)[0].rstrip(".") for name in named_as_adapters(model)}
     return tuple(sorted(path for path in outer if path in dict(model.named_modules())))
 
 

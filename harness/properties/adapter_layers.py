@@ -14,10 +14,16 @@ from torch import Tensor, nn
 
 from harness.errors import ProbeUnsupportedError, UserError
 from harness.evidence import Evidence, Status
-from harness.models.adapter_layers import Adapters, adapter_parameters, disabled, find_adapters, has_signs_of_adapters
+from harness.models.adapter_layers import (
+    Adapters,
+    adapter_parameters,
+    disabled,
+    find_adapters,
+    has_signs_of_adapters,
+    named_as_adapters,
+)
 from harness.properties.equality import judge_equal
 from harness.properties.loading import tied_groups
-from harness.properties.model_variants import moved
 from harness.properties.noise import difference
 from harness.properties.quantised import is_packed
 from harness.properties.subject import Subject
@@ -33,6 +39,9 @@ _REFUSES = re.compile(
 
 NONE = "the model has no adapters (LoRA and the like) that can be merged or disabled"
 _MOVED = 0.05
+
+_RESTORED = 1e-3
+"""What merging and unmerging may leave of a change, as a share of the largest value of a weight: far more than rounding."""
 
 
 def merged_equals_unmerged(subject: Subject, seed: int = 0) -> Evidence:
@@ -77,7 +86,7 @@ def merged_equals_unmerged(subject: Subject, seed: int = 0) -> Evidence:
         raise
     except Exception as error:
         return raises(adapters.unmerging, error)
-    return judge_equal(
+    found = judge_equal(
         subject,
         NAME,
         lambda judge: (apart(judge), subject.logits(batch, back(judge))),
@@ -87,6 +96,28 @@ def merged_equals_unmerged(subject: Subject, seed: int = 0) -> Evidence:
         lambda judge: _first_layer(subject, adapters, models.of(judge, "apart"), back(judge), seed),
         code="unmerge_does_not_restore",
     )
+    if found.status is Status.OK and (name := _not_restored(models.of(subject.model, "apart"), back(subject.model))):
+        return Evidence(
+            NAME,
+            Status.FAIL,
+            f"after {adapters.merging} and {adapters.unmerging} `{name}` is not what it was, which shows once the adapters are off",
+            counterexample=at,
+            module=name,
+            cause="an unmerge that puts back what was kept elsewhere, and not what the merge replaced",
+            code="weight_not_restored",
+        )
+    return found
+
+
+def _not_restored(before: nn.Module, after: nn.Module) -> str:
+    """Name of a parameter that differs by more than rounding."""
+    theirs = dict(after.named_parameters())
+    for name, value in before.named_parameters():
+        if name not in theirs or is_packed(value) or not value.numel():
+            continue
+        if float((theirs[name] - value).detach().abs().max()) > _RESTORED * float(value.detach().abs().max()):
+            return name
+    return ""
 
 
 def _merged_once(subject: Subject, models: Kept, seed: int) -> Evidence | None:
@@ -188,12 +219,11 @@ class Kept:
         return self._models[id(judge), name]
 
 
-@torch.no_grad()
 def with_effect(subject: Subject, judge: nn.Module) -> nn.Module:
-    """A copy in eval mode whose adapters are moved, so that they do something; of a trained model only what can be trained."""
-    model = moved(subject, None if judge is subject.model else judge)
-    if not subject.fresh_weights:
-        _move(model, [name for name, parameter in model.named_parameters() if parameter.requires_grad], seed=1)
+    """A copy in eval mode whose adapters are moved, so that they do something: what can be trained, and no weight that is frozen."""
+    model = subject.fresh() if judge is subject.model else subject.copies.of(judge).eval()
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    _move(model, trained or named_as_adapters(model), seed=1)
     return model
 
 

@@ -101,10 +101,10 @@ def unsaved_buffers(model: nn.Module) -> list[tuple[str, str]]:
     ]
 
 
-def _on_meta(subject: Subject, judge: nn.Module) -> nn.Module:
+def _on_meta(subject: Subject) -> nn.Module:
     try:
         with torch.device("meta"):
-            return second_instance(subject, judge)
+            return second_instance(subject)
     except Exception as error:
         told = str(error) if isinstance(error, UserError) else raised(error)
         raise ProbeUnsupportedError(f"the model cannot be built on meta: {told}") from None

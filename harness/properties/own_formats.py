@@ -44,7 +44,7 @@ def own_methods(subject: Subject, seed: int = 0) -> Evidence:
         "computed in __init__ only",
         "state_dict_incomplete",
         seed,
-        second=lambda model: model,
+        second=lambda: subject.model,
     )
     return unless_owned(subject, "own_methods", found)
 

@@ -27,7 +27,7 @@ _GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, rand
 
 
 def after_training(subject: Subject, seed: int = 0) -> Evidence:
-    """A model that took a training step is saved and loaded: it gives the same logits, and the next forward in train mode does the same."""
+    """A model that took a training step is saved and loaded: it gives the same logits, and so it does in train mode, and after that."""
     batch, found = subject.batch(seed=seed), dict[nn.Module, Tensor]()
 
     def load(source: nn.Module, other: nn.Module) -> nn.Module:
@@ -39,7 +39,8 @@ def after_training(subject: Subject, seed: int = 0) -> Evidence:
         found[model] = subject.logits(batch, model)
         if any(isinstance(value, _GENERATORS) for value in objects_reached(model)):
             return found[model]  # in train mode it draws from a generator whose state no state dict holds
-        return torch.cat((found[model].flatten(), _in_train_mode(subject, model, seed).flatten()))
+        trained = _in_train_mode(subject, model, seed)
+        return torch.cat([each.flatten() for each in (found[model], trained, subject.logits(batch, model))])
 
     def wrong() -> str:
         source, other = list(found.values())[:2]

@@ -239,7 +239,7 @@ wild(
     report="Lightning-AI/lit-llama#185",
     area="train_mode",
     field="text",
-    test="train_mode[equals_eval]",
+    test="adapter_layers[merged]",
     setup=partial(Model, TEXT),
     buggy=partial(Folded, True),
     sound=Folded,
