@@ -141,7 +141,7 @@ def _or_a_method(found: Scaffold) -> str:
     target = found.factory.target
     methods = methods_to_call(target) if isinstance(target, type) else []
     others = f" (also there: {', '.join(methods[1:4])})" if len(methods) > 1 else ""
-    return f'; for a method of its own, say call = "{methods[0]}" in the config{others}' if methods else ""
+    return f'; to call another method, say call = "{methods[0]}" in the config{others}' if methods else ""
 
 
 def _run_tier_1(config: Path) -> int:

@@ -18,7 +18,7 @@ from harness.properties.calling import ModelRaisedError, mode
 from harness.properties.equality import judge_equal
 from harness.properties.loading import load_into, second_instance, through_a_file
 from harness.properties.quantised import is_packed
-from harness.properties.subject import Subject, gradient_of
+from harness.properties.subject import Subject, step_by_sign
 from harness.runtime import seeded
 from harness.user_code import raised
 
@@ -252,11 +252,7 @@ def train_a_little(subject: Subject, model: nn.Module, seed: int, noise: bool = 
                 subject.backward(subject.batch(seed=seed + step), model)
             except ModelRaisedError as error:
                 raise ProbeUnsupportedError(f"the model cannot be trained here: {error}") from None
-        with torch.no_grad():
-            for parameter in trained:
-                gradient = gradient_of(parameter)
-                if gradient is not None:
-                    parameter.sub_(gradient.sgn(), alpha=_STEP)
+        step_by_sign(trained, _STEP)
         model.zero_grad(set_to_none=True)
     model.eval()
 

@@ -159,7 +159,7 @@ def resized_vocabulary(subject: Subject, seed: int = 0) -> Evidence:
         compare,
         f"{_RESIZE} changes the scores of tokens that were there before",
         f"{subject.typical.describe(subject.task)}, vocabulary of {known} resized to {known + _MORE_IDS}, seed={seed}",
-        "weights or biases of the known tokens that are made anew, or rows that are copied to other places",
+        "weights or biases of the known tokens that are initialised again, or rows that are copied to other places",
         code="known_tokens_change",
     )
     if found.status is not Status.OK:

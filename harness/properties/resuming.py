@@ -16,7 +16,7 @@ from harness.properties.calling import ModelRaisedError, mode
 from harness.properties.loading import judge_loading, load_into, through_a_file, unless_owned
 from harness.properties.noise import difference
 from harness.properties.quantised import is_packed
-from harness.properties.subject import Subject, gradient_of
+from harness.properties.subject import Subject, step_by_sign
 from harness.properties.train_mode import depends_on_earlier_calls
 from harness.runtime import seeded
 
@@ -75,11 +75,7 @@ def _train(subject: Subject, model: nn.Module, seed: int) -> None:
             raise ProbeUnsupportedError(f"the model cannot be trained here: {error}") from None
         except UserError:  # without a loss, the statistics of a batch are what training leaves behind
             _in_train_mode(subject, model, seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            gradient = gradient_of(parameter)
-            if gradient is not None and not is_packed(parameter):
-                parameter.sub_(gradient.sgn(), alpha=_STEP)
+    step_by_sign((parameter for parameter in model.parameters() if not is_packed(parameter)), _STEP)
     model.zero_grad(set_to_none=True)
 
 

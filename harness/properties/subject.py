@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -308,6 +308,15 @@ def gradient_of(parameter: Tensor) -> Tensor | None:
     """A parameter's gradient, dense also where an embedding keeps a sparse one."""
     gradient = parameter.grad
     return gradient.to_dense() if gradient is not None and gradient.is_sparse else gradient
+
+
+@torch.no_grad()
+def step_by_sign(parameters: Iterable[Tensor], size: float) -> None:
+    """Moves each parameter with a gradient by the same amount against the sign of its gradient, however small that is."""
+    for parameter in parameters:
+        gradient = gradient_of(parameter)
+        if gradient is not None:
+            parameter.sub_(gradient.sgn(), alpha=size)
 
 
 def floating_dtype(model: nn.Module) -> torch.dtype:
