@@ -17,7 +17,7 @@ from torch import nn
 
 from harness.catalogue import CATALOGUE
 from harness.config import SuiteConfig
-from harness.evidence import Status
+from harness.evidence import Evidence, Status
 from harness.tasks import TaskSpec
 from tests.planted_bugs.setups import Factory, Setup
 
@@ -41,6 +41,25 @@ NOISE = 1e-4
 
 
 @dataclass(frozen=True)
+class FirstRun:
+    """What the suite said of a pair when it met it for the first time: history, which no later change of the checks may touch.
+
+    Attributes:
+        commit: The commit whose checks judged the pair.
+        found: Whether a right test was red.
+        named: Whether the right module, or the line of the bug, was named; without meaning where nothing was found.
+        said: What was red, with the place that was named, or why nothing was.
+        alarms: Tests that failed on the twin.
+    """
+
+    commit: str
+    found: bool
+    named: bool
+    said: str
+    alarms: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class WildBug:
     """A reported bug, its correction, and what must be found.
 
@@ -50,7 +69,8 @@ class WildBug:
         report: Where it was reported or mended: ``owner/repository#number`` or ``owner/repository@commit``.
         area: One of ``AREAS``.
         field: One of ``FIELDS``.
-        test: The test that must find it, such as ``loading[tied]``.
+        test: The test that must find it, such as ``serialisation[tied_weights]``.
+        or_tests: Other tests of its tier that are about the bug as well; any of them finds it.
         setup: What judges a model.
         buggy: Makes the model with the bug.
         sound: Makes the same without it.
@@ -59,6 +79,7 @@ class WildBug:
         status: What the finding must be; a warning where the property warns by design.
         drawn_after: Whether the pair was written when its check was finished already.
         missed: Why nothing finds it, where nothing does; its test then demands that this is still so.
+        first_run: What the suite said of it at first, of pairs that were drawn after the checks; ``None`` where that was not kept.
     """
 
     name: str
@@ -75,6 +96,8 @@ class WildBug:
     status: Status = Status.FAIL
     drawn_after: bool = False
     missed: str = ""
+    or_tests: tuple[str, ...] = ()
+    first_run: FirstRun | None = None
 
     def __str__(self) -> str:
         return f"{self.area}-{self.name}"
@@ -85,13 +108,27 @@ class WildBug:
         return CATALOGUE[self.property].tier
 
     @property
-    def property(self) -> str:
-        """The property that must find it."""
-        return self.test.partition("[")[0]
+    def tests(self) -> tuple[str, ...]:
+        """All tests that are about the bug."""
+        return (self.test, *self.or_tests)
+
+    @property
+    def judged(self) -> tuple[str, ...]:
+        """The properties of those tests."""
+        return tuple(dict.fromkeys(test.partition("[")[0] for test in self.tests))
+
+    def finding(self, found: dict[str, Evidence]) -> Evidence | None:
+        """The finding that is about the bug, if there is one."""
+        return next((found[test] for test in self.tests if test in found and found[test].status is self.status), None)
 
     def blames(self, module: str) -> bool:
         """Whether a finding that blames a module blames the right one, or a part of it."""
         return not self.module or module == self.module or module.startswith((f"{self.module}.", f"{self.module}["))
+
+    @property
+    def property(self) -> str:  # last, as it hides the decorator
+        """The property that must find it."""
+        return self.test.partition("[")[0]
 
 
 _REGISTER: dict[str, WildBug] = {}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.catalogue import CATALOGUE
 from harness.evidence import Status
 from tests.planted_bugs.tester import judged_of_a_bug, whole_tier
 
@@ -25,24 +26,29 @@ def test_the_bug_is_in_one_model_and_not_in_the_other(bug: WildBug) -> None:
 
 @pytest.mark.parametrize("bug", FOUND, ids=str)
 def test_a_wild_bug_is_found(bug: WildBug, tmp_path: Path) -> None:
-    evidence = bug.setup(bug.buggy).judge(judged_of_a_bug(bug.property), tmp_path)[bug.test]
-    assert evidence.status is bug.status, evidence.explain()
+    found = bug.setup(bug.buggy).judge(judged_for(bug), tmp_path)
+    evidence = bug.finding(found)
+    assert evidence, [found[test].explain() for test in bug.tests]
     assert bug.blames(evidence.module), f"blames {evidence.module!r}, not {bug.module!r}: {evidence.explain()}"
 
 
 @pytest.mark.parametrize("bug", [bug for bug in BUGS if bug.missed], ids=str)
 def test_a_missed_bug_is_still_missed(bug: WildBug, tmp_path: Path) -> None:
-    evidence = bug.setup(bug.buggy).judge(judged_of_a_bug(bug.property), tmp_path).get(bug.test)
-    assert evidence is None or evidence.status is not bug.status, f"found now: drop `missed`. {evidence.explain()}"
+    evidence = bug.finding(bug.setup(bug.buggy).judge(judged_for(bug), tmp_path))
+    assert evidence is None, f"found now: drop `missed`. {evidence.explain()}"
 
 
 @pytest.mark.parametrize("bug", BUGS, ids=str)
 def test_a_corrected_model_is_quiet(bug: WildBug, tmp_path: Path) -> None:
-    judged = whole_tier(1) if bug.tier == 1 else judged_of_a_bug(bug.property)
+    judged = whole_tier(1) if bug.tier == 1 else judged_for(bug)
     found = bug.setup(bug.sound).judge(judged, tmp_path)
     assert {test: evidence.explain() for test, evidence in found.items() if evidence.status is Status.FAIL} == {}
     if not bug.missed:
-        assert found[bug.test].status is Status.OK, found[bug.test].explain()
+        assert Status.OK in {found[test].status for test in bug.tests}, [found[test].explain() for test in bug.tests]
+
+
+def judged_for(bug: WildBug) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for each in bug.judged for name in judged_of_a_bug(each)))
 
 
 @pytest.mark.parametrize("bug", BUGS, ids=str)
@@ -52,6 +58,8 @@ def test_a_pair_says_where_it_comes_from(bug: WildBug) -> None:
     assert REPORT.fullmatch(bug.report)
     assert bug.title
     assert not bug.title.endswith(".")
+    assert {CATALOGUE[name].tier for name in bug.judged} == {bug.tier}
+    assert bug.drawn_after or bug.first_run is None
 
 
 def test_no_report_is_counted_twice() -> None:
