@@ -23,7 +23,7 @@ from harness.evidence import Evidence, Status, guarded, internal_error
 from harness.internal_errors import is_from_backward, is_internal
 from harness.models.wrapped import left_out
 from harness.owners import Selection, is_left, left_to, settled
-from harness.properties.calling import BackwardRaisedError, ModelRaisedError
+from harness.properties.calling import CALLS, BackwardRaisedError, ModelRaisedError
 from harness.properties.contracts import call_of, unusable
 from harness.properties.places import located
 from harness.properties.prerequisites import (
@@ -116,6 +116,7 @@ class Judge:
         self.cut = False
         self._again: Callable[[], Evidence] | None = None
         self._final: Evidence | None = None
+        self._called_before = replace(CALLS)
 
     def holds(self, check: Check, **values: Any) -> None:
         """Judges one example with the given values."""
@@ -215,7 +216,9 @@ class Judge:
     def verdict(self) -> dict[str, Any]:
         """The finding as JSON-ready values; without evidence where the test ended before its verdict, as by a skip."""
         evidence = None if self._final is None else self._final.to_json()
-        return {"property": self.name, "evidence": evidence, "examples": self.examples, "cut": self.cut}
+        calls = CALLS.since(self._called_before)
+        found = {"property": self.name, "evidence": evidence, "examples": self.examples, "cut": self.cut}
+        return {**found, "forwards": calls.forwards, "rows": calls.rows}
 
     def stop(self, reason: str) -> None:
         """Records that the test could not go on, which is a failure; nothing more is looked into."""

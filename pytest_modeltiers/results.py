@@ -18,6 +18,9 @@ from pytest_modeltiers.hooks import TIERS
 NODEID = "modeltiers_nodeid"
 """The property by which a test case is found again."""
 
+_MOST_CALLS = 5
+"""How many tests are named that call the model most often."""
+
 _STATUS: dict[Status, CheckStatus] = {Status.OK: "passed", Status.WARN: "warning", Status.FAIL: "failed"}
 
 
@@ -142,6 +145,8 @@ def to_check(result: Result) -> CheckResult:
             "facts": _without_plots(evidence.details) if result.tier > 1 else None,
             "plots": evidence.details.get("plots"),
         }
+    if result.finding.get("forwards"):
+        details |= {"forwards": result.finding["forwards"], "rows": result.finding["rows"]}
     if result.finding.get("cut"):
         details["cut"] = "the time budget ended the search early"
     return CheckResult(
@@ -179,6 +184,14 @@ def figures_of(results: Iterable[Result]) -> Iterator[str]:
         if name == "evaluation":
             metrics = facts.get("eval_metrics") or {}
             yield ", ".join(f"{metric} {value:.4g}" for metric, value in metrics.items() if isinstance(value, float))
+
+
+def most_calls(results: Iterable[Result]) -> str:
+    """The tests that call the model most often, with their calls and rows; empty where none was counted."""
+    counts = sorted(((r.finding.get("forwards", 0), r.finding.get("rows", 0), r.label) for r in results), reverse=True)
+    total = sum(forwards for forwards, _, _ in counts)
+    shown = [f"{label} {forwards:,} ({rows:,} rows)" for forwards, rows, label in counts[:_MOST_CALLS] if forwards]
+    return f"{total:,} calls of the model, most of them in {', '.join(shown)}" if shown else ""
 
 
 def check_name(result: Result) -> str:

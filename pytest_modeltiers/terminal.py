@@ -18,7 +18,7 @@ from harness.health.markdown import problems_text
 from harness.health.report import ExportHealthReport
 from harness.wording import counted
 from pytest_modeltiers.hooks import TIERS
-from pytest_modeltiers.results import NODEID, Result, check_name, figures_of
+from pytest_modeltiers.results import NODEID, Result, check_name, figures_of, most_calls
 
 if TYPE_CHECKING:
     from pytest_modeltiers.report import Reporter
@@ -113,6 +113,8 @@ def print_summary(terminal: pytest.TerminalReporter, path: Path, results: list[R
                 _print_wrapped(terminal, _INDENT, f"{number} tests: {reason}", started=True, light=True)
         for text in figures_of(rows):
             _print_wrapped(terminal, "  ", text)
+        if terminal.verbosity > 0 and (text := most_calls(rows)):
+            _print_wrapped(terminal, "  ", text, hanging="    ", light=True)
     if report.coverage:
         _print_wrapped(terminal, "", report.coverage, yellow=True)
 

@@ -1,15 +1,37 @@
-"""Calls of a model: in which mode, and whose code raised."""
+"""Calls of a model: how many, in which mode, and whose code raised."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from torch import nn
 
 from harness.errors import ForwardError, UserError
 from harness.properties.tracing import path_of
 from harness.user_code import raised
+
+
+@dataclass
+class Calls:
+    """How often models were called, and with how many rows in all."""
+
+    forwards: int = 0
+    rows: int = 0
+
+    def since(self, before: Calls) -> Calls:
+        """Those that were made after an earlier count."""
+        return Calls(self.forwards - before.forwards, self.rows - before.rows)
+
+    def add(self, rows: int) -> None:
+        """Counts one more call."""
+        self.forwards += 1
+        self.rows += rows
+
+
+CALLS = Calls()
+"""The calls that were made of subjects in this process, for the report: how long a test takes depends on them, and on the machine."""
 
 
 class NoGradientError(UserError, RuntimeError):

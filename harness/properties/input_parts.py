@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from harness.batches import Batch, other_batch
 from harness.errors import UserError
 from harness.evidence import Evidence, Status
-from harness.properties.calling import ModelRaisedError, blaming
+from harness.properties.calling import ModelRaisedError
 from harness.properties.model_variants import calibrated, calibrated_double, moved
 from harness.properties.noise import FACTOR, difference
 from harness.properties.optional_inputs import lacking, without
@@ -164,8 +164,8 @@ def _without_gradient(subject: Subject, model: nn.Module, parts: list[Part], see
     constant = {output.name for output in subject.task.signature.outputs if output.constant}
     rng = torch.Generator().manual_seed(seed)
     try:
-        with torch.enable_grad(), seeded(0), blaming(model):
-            outputs = subject.adapter.outputs(model, {**base, **{name: leaf * 1 for name, leaf in leaves.items()}})
+        with torch.enable_grad(), seeded(0):
+            outputs = subject.outputs_with_grad({**base, **leaves}, model)
             values = [value for name, value in _floating(outputs).items() if name not in constant and value.requires_grad]
             total = [(value * torch.randn(value.shape, generator=rng).to(value)).sum() for value in values]
             gradients = torch.autograd.grad(torch.stack(total).sum(), list(leaves.values()), allow_unused=True)

@@ -18,7 +18,7 @@ from harness.batches import Batch, Sizes, largest_sizes, make_batch, smallest_si
 from harness.errors import UserError
 from harness.models.axis_order import reading_length_first
 from harness.models.copies import Copies
-from harness.properties.calling import BackwardRaisedError, NoGradientError, blaming
+from harness.properties.calling import CALLS, BackwardRaisedError, NoGradientError, blaming
 from harness.properties.noise import NoiseFloor, measure_floor
 from harness.properties.prerequisites import PrerequisiteFailure, Unusable, find_backward_error, find_prerequisite_failure
 from harness.runtime import seeded
@@ -218,6 +218,7 @@ class Subject:
             self.gives_originals = False
 
     def _given(self, batch: Batch, model: nn.Module) -> Batch:
+        CALLS.add(self.task.signature.row_count(batch))
         taken = _as_the_model_takes(batch, model)
         # A nested state is copied whole: what a model writes into it may not reach a later call.
         copied: Batch = {name: value.clone() if isinstance(value, Tensor) else deepcopy(value) for name, value in taken.items()}

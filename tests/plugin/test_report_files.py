@@ -82,6 +82,18 @@ def test_the_report_says_what_the_run_said(project: Any) -> None:
     assert causal["recommendation"]
 
 
+def test_the_report_counts_the_calls_of_the_model_and_their_rows(project: Any) -> None:
+    project.config(only=("full_length", "causal"))
+    result = project.run("--model-config", "cfg.json", "-v", "--model-report", "out")
+
+    checks = project.json("out/health_report.json")["checks"]
+    counts = {check["details"]["property"]: (check["details"]["forwards"], check["details"]["rows"]) for check in checks}
+    assert all(rows >= forwards >= 2 for forwards, rows in counts.values())
+    assert set(counts) == {"full_length", "causal"}
+    total = sum(forwards for forwards, _ in counts.values())
+    assert f"{total:,} calls of the model, most of them in" in " ".join(output(result).split())
+
+
 @pytest.mark.parametrize("name", ["cfg.json", "sub/cfg.json"])
 def test_the_command_in_the_report_runs_the_test_again(project: Any, name: str) -> None:
     project.config(name, only=("causal", "registration"), model=LEAKY)
