@@ -145,6 +145,24 @@ class IsolationError(UserError, RuntimeError):
     code = "isolation"
 
 
+class TrainingError(UserError, RuntimeError):
+    """The model cannot be trained as the config asks."""
+
+    code = "training"
+
+
+class DivergedError(TrainingError, ArithmeticError):
+    """The loss or a gradient became NaN or infinite."""
+
+    code = "diverged"
+
+
+class CheckpointError(UserError, ValueError):
+    """A checkpoint is missing, damaged, of another model, or cannot be written."""
+
+    code = "checkpoint"
+
+
 class ExperimentError(UserError, RuntimeError):
     """The experiment database cannot be opened, read or written, or was asked for something impossible."""
 

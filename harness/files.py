@@ -1,17 +1,15 @@
-"""Files and folders that are whole or not there at all, the hashes of what they hold, and JSON that is strict."""
+"""Files and folders that are whole or not there at all, and the hashes of what they hold."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 BLOCK = 1 << 20
 """Bytes that are read at a time."""
@@ -98,12 +96,3 @@ def text_hash(text: str) -> str:
 def json_hash(*parts: object) -> str:
     """The sha256 of JSON-ready parts, whatever the order of their keys."""
     return text_hash(json.dumps(parts, sort_keys=True, default=str))
-
-
-def strict_json(value: Any) -> Any:
-    """JSON-ready values with text for NaN and infinities, which strict JSON does not have."""
-    if isinstance(value, Mapping):
-        return {str(key): strict_json(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [strict_json(inner) for inner in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -17,6 +17,7 @@ LONGEST = 400
 LEVELS = {
     "errors": 0,
     "files": 0,
+    "documents": 0,
     "compat": 0,
     "runtime": 0,
     "wording": 0,

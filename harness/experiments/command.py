@@ -10,11 +10,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from harness.documents import flat, plain, strict_json
 from harness.errors import ExperimentError, MissingPackageError
 from harness.experiments.database import ExperimentDB, existing_database
-from harness.experiments.documents import flat, plain
 from harness.experiments.records import MetricColumns, RunRecord, RunRef
-from harness.files import strict_json
 from harness.wording import Answer, aligned, duration, six_digits
 
 _LIMIT = 50

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, insert, or_, select, update
 
+from harness.documents import flat, plain, to_text
 from harness.errors import ExperimentError
 from harness.experiments import metrics, runs
-from harness.experiments.documents import flat, plain, to_text
 from harness.experiments.records import ArtifactRecord, ComparisonRecord, RunTable, Scores, Status, SweepRecord
 from harness.experiments.tables import Now, artifacts, comparisons, configs, moment, profiles, put, scores, sweeps
 from harness.files import file_hash

@@ -6,6 +6,7 @@ Times are seconds since 1970, UTC, by the database's own clock, so that writers 
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
@@ -34,8 +35,8 @@ from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator
 
 from harness import __version__
+from harness.documents import to_text
 from harness.errors import ExperimentError
-from harness.experiments.documents import from_text, to_text
 from harness.experiments.store import Store
 
 
@@ -51,7 +52,7 @@ class Document(TypeDecorator[Any]):
 
     def process_result_value(self, value: str | None, dialect: Any) -> Any:
         """The value that was stored."""
-        return None if value is None else from_text(value)
+        return None if value is None else json.loads(value)
 
 
 class Measured(TypeDecorator[float]):

@@ -9,8 +9,8 @@ from datetime import datetime, timezone
 from typing import Any, Literal, get_args
 
 from harness.catalogue import CATALOGUE
+from harness.documents import strict_json
 from harness.errors import did_you_mean
-from harness.files import strict_json
 from harness.owners import REFERS
 
 CheckStatus = Literal["passed", "warning", "failed"]

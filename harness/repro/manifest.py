@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from harness.documents import flat
 from harness.errors import UserError
-from harness.experiments.documents import flat
 from harness.files import file_hash
 
 

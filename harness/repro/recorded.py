@@ -15,12 +15,11 @@ from pydantic import ValidationError
 from harness.adapters import make_adapter
 from harness.config import SuiteConfig
 from harness.data.data_reference import DataReference
+from harness.documents import flat, without_secrets
 from harness.errors import UserError
 from harness.experiments import ArtifactRecord, ExperimentDB, MetricColumns, RunRecord, RunRef
 from harness.experiments.database import existing_database
-from harness.experiments.documents import flat
 from harness.experiments.run_parts import measure, task_keys
-from harness.export.bundle.configs import json_ready
 from harness.models.loading import model_source
 from harness.repro.contents import Contents
 from harness.repro.manifest import ReproError
@@ -219,7 +218,7 @@ def config_of(recorded: RecordedRun, training_cfg: Any = None, task_spec: Any = 
     unknown = [key for key in values if key not in SuiteConfig.model_fields]
     if unknown:
         notes.append(f"left out of config.json because a config has no such keys: {', '.join(unknown)}")
-    values = _given({key: value for key, value in json_ready(values).items() if key not in unknown})
+    values = _given({key: value for key, value in without_secrets(values).items() if key not in unknown})
     if values.get("resume_from_checkpoint") == "last":  # a resumed run ends as the whole one does
         del values["resume_from_checkpoint"]
     mistake = mistake_in(values)
@@ -238,7 +237,7 @@ def _as_mapping(part: Any, recorded: RecordedRun) -> dict[str, Any]:
     """A config as JSON values without secrets; a name alone is the task's."""
     if isinstance(part, str):
         return {"task_name": part}
-    found = {} if part is None else json_ready(part)
+    found = {} if part is None else without_secrets(part)
     if not isinstance(found, Mapping):
         raise ReproError(f"{recorded.title}: a config is keys and values, not {type(part).__name__}")
     return dict(found)

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from harness import __version__
+from harness.documents import without_secrets
 from harness.errors import did_you_mean
 from harness.experiments import ExperimentDB, RunRef
-from harness.export.bundle.configs import json_ready
 from harness.repro.bundle import write_archive
 from harness.repro.comparison import MetricRecords
 from harness.repro.contents import Contents, check_names, collect, files_below, free_place
@@ -75,7 +75,7 @@ def create_repro_bundle(
     config = config_of(recorded, training_cfg, task_spec, eval_cfg)
     contents = collect(config.values, recorded.config_folder)
     known = env_snapshot if env_snapshot is not None else recorded.configs.get("environment")
-    environment = json_ready(snapshot() if known is None else known)
+    environment = without_secrets(snapshot() if known is None else known)
     names, unknown = needed(contents.imports, contents.data_names)
     notes = [*config.notes, *contents.notes, *(f"`{name}` is imported, and belongs to no installed package" for name in unknown)]
     notes += _changed_since(recorded, contents)

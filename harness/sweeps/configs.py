@@ -14,10 +14,9 @@ from pydantic import BaseModel, ValidationError
 from harness.config import EvalConfig, SuiteConfig, TrainingConfig, load_config
 from harness.config_keys import TaskKeys
 from harness.config_mistakes import explain
+from harness.documents import plain, without_secrets
 from harness.errors import ConfigError, did_you_mean
-from harness.experiments.documents import plain
 from harness.experiments.run_parts import task_keys
-from harness.export.bundle.configs import json_ready
 from harness.sweeps.grid import Combination, Grid, shown
 from harness.tasks import TaskSpec
 
@@ -89,7 +88,7 @@ def read_base(
     beside = {"train": _checked("train_cfg", train, EvalConfig), "eval": _checked("eval_cfg", evaluation, EvalConfig)}
     data = {key: config.model_dump(mode="json", exclude_unset=True) for key, config in beside.items() if config is not None}
     keys = {key: value for key, value in found.keys.items() if task is None or key not in TaskKeys.model_fields}
-    return replace(found, keys={**keys, **task_keys(json_ready(task) if task is not None else {}), **data})
+    return replace(found, keys={**keys, **task_keys(without_secrets(task) if task is not None else {}), **data})
 
 
 def _checked(name: str, given: T | None, kind: type[T]) -> T | None:

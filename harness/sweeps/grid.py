@@ -11,8 +11,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from harness.documents import plain
 from harness.errors import ConfigError, ExperimentError
-from harness.experiments.documents import plain
 
 MOST = 10_000
 """Combinations that a grid may have."""

@@ -9,8 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from harness.documents import strict_json
 from harness.experiments.records import Mode
-from harness.files import strict_json
 from harness.sweeps.grid import Combination, Grid, shown
 from harness.wording import aligned, counted, duration, shortened, six_digits
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from harness.config import SuiteConfig
+from harness.documents import flat
 from harness.errors import ExperimentError, UserError
 from harness.experiments.database import ExperimentDB
-from harness.experiments.documents import flat
 from harness.experiments.records import RunRecord, SweepPoint, SweepRecord
 from harness.experiments.run import Run
 from harness.sweeps.configs import Base

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from harness.errors import CheckpointError
 from harness.files import replacing
-from harness.training.errors import CheckpointError
 
 _SETTINGS = "hyper_parameters"
 """The key under which Lightning's ``save_hyperparameters`` keeps the arguments of a model."""

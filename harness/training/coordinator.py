@@ -18,7 +18,7 @@ from harness.config import EvalConfig, TrainingConfig
 from harness.data.data_reference import Datasets, dataset_id, open_datasets
 from harness.data.dataset import Dataset
 from harness.data.loader import Loader, make_loader
-from harness.errors import MissingPackageError, UserError
+from harness.errors import MissingPackageError, TrainingError, UserError
 from harness.properties.subject import Subject
 from harness.runtime import threads_for
 from harness.tasks import TaskSpec
@@ -27,7 +27,6 @@ from harness.training.compute import Compute, Machine, choose_compute, leads
 from harness.training.dashboard import write_dashboard
 from harness.training.engines.batch_formats import FormattedBatches
 from harness.training.engines.job import Batches, Engine, Job, is_lightning_module, steps_of_epoch
-from harness.training.errors import TrainingError
 from harness.training.events import Plan, RunLog
 from harness.training.history import History
 from harness.training.progress import Progress

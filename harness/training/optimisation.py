@@ -25,11 +25,11 @@ from harness.adapters import Adapter, SignatureAdapter
 from harness.batches import Batch
 from harness.compat import scale_in_place
 from harness.config import TrainingConfig
+from harness.errors import TrainingError
 from harness.properties.subject import Subject
 from harness.runtime import seeded
 from harness.tasks import TaskSpec
 from harness.tasks.teaching import without_labels
-from harness.training.errors import TrainingError
 
 
 @dataclass(frozen=True)

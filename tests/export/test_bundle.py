@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from harness.adapters import make_adapter
 from harness.batches import Batch, Sizes, make_batch
 from harness.config import ExportConfig, load_config
+from harness.documents import without_secrets
 from harness.errors import UserError
-from harness.export.bundle.configs import json_ready
 from harness.export.bundle.folder import made_here
 from harness.export.bundle.texts import check_layouts
 from harness.export.bundle.write import create_export_bundle, write_bundle
@@ -271,7 +271,7 @@ class Defaults:
     ],
 )
 def test_a_config_of_any_kind_is_stored_without_its_secrets(config: Any, stored: dict[str, Any]) -> None:
-    found = json_ready(config)
+    found = without_secrets(config)
     assert stored.items() <= found.items()
     assert SECRET not in json.dumps(found, allow_nan=False)
 
@@ -279,7 +279,7 @@ def test_a_config_of_any_kind_is_stored_without_its_secrets(config: Any, stored:
 def test_a_config_that_holds_itself_ends() -> None:
     config = SimpleNamespace(width=16)
     config.itself = config
-    assert json.dumps(json_ready(config))
+    assert json.dumps(without_secrets(config))
 
 
 # It runs by itself

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import nn
 
+from harness.errors import CheckpointError
 from harness.models.arguments import Table
 from harness.training.checkpoints import CheckpointFolder, check_fits, checkpoint_name, read_checkpoint, write_checkpoint
-from harness.training.errors import CheckpointError
 
 
 def content(model: nn.Module) -> dict[str, object]:

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from harness.config import TrainingConfig
+from harness.errors import TrainingError
 from harness.training.compute import Compute, Machine, choose_compute, leads
-from harness.training.errors import TrainingError
 
 DESK = Machine()
 SERVER = Machine(gpus=4)

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
+from harness.errors import TrainingError
 from harness.training.engines.configured import check_configuration
-from harness.training.errors import TrainingError
 
 PARAMETER = nn.Parameter(torch.zeros(3))
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from harness.adapters import make_adapter
 from harness.batches import Sizes, make_batch, pad_right, rows
+from harness.errors import CheckpointError, DivergedError
 from harness.models.stubs import build_stub
 from harness.tasks import TaskSpec, TaskType
-from harness.training.errors import CheckpointError, DivergedError
 from harness.training.events import Step
 from harness.training.optimisation import Objective
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from harness.batches import Batch, make_batch
+from harness.documents import without_secrets
 from harness.errors import UserError
-from harness.export.bundle.configs import json_ready
 from harness.export.bundle.folder import GOLDEN, SIGNATURE
 from harness.export.checks.numerical_consistency import compare
 from harness.export.clean_process.tensor_facts import TensorFacts, facts_of
@@ -51,7 +51,7 @@ def make_signature(exports: Exports, files: Mapping[str, str]) -> dict[str, Any]
     found = exports.eager(program.example)
     outputs = [_described(name, found[name], program.output_axes[name]) for name in program.outputs]
     steps = {axis: program.step(axis) for axis in program.limits if program.step(axis) > 1}
-    told = {key: json_ready(getattr(task, key)) for key in _TASK_KEYS}
+    told = {key: without_secrets(getattr(task, key)) for key in _TASK_KEYS}
     if task.declared is not None:
         told = {"task_type": told["task_type"], "task_name": told["task_name"], "declared": declared_keys(task.declared)}
     return {

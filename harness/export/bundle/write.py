@@ -17,7 +17,7 @@ from torch import nn
 from harness import __version__
 from harness.adapters import Adapter, make_adapter
 from harness.config import ExportConfig, SuiteConfig
-from harness.export.bundle.configs import json_ready
+from harness.documents import without_secrets
 from harness.export.bundle.contract import make_golden, make_signature
 from harness.export.bundle.folder import (
     GOLDEN,
@@ -131,7 +131,7 @@ def write_bundle(
             _save_report(report, artifacts, folder)
         for name, content in {"task_spec": exports.subject.task, **configs}.items():
             if content is not None:
-                _write_json(folder / "configs" / f"{name}.json", json_ready(content))
+                _write_json(folder / "configs" / f"{name}.json", without_secrets(content))
         _write_json(folder / GOLDEN, golden)
         for name, arrays in batches.items():
             np.savez(folder / "golden" / name, **arrays)  # type: ignore[arg-type]

@@ -15,14 +15,13 @@ from torch import nn
 from harness.adapters import Adapter
 from harness.data.dataset import Dataset, Rows, Stream
 from harness.data.loader import Loader, make_loader
-from harness.errors import DataError
+from harness.errors import DataError, DivergedError
 from harness.evaluation.evaluation import evaluate
 from harness.evidence import Evidence, Status
 from harness.runtime import processor_seconds
 from harness.statistics import sign_flip_p
 from harness.training.checks.baseline_models import BaselineAdapter, Prior, stronger
 from harness.training.engines.batch_formats import DrawnBatches
-from harness.training.errors import DivergedError
 from harness.training.trial import Trial
 
 _NAME = "baseline_comparison"

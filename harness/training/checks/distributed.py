@@ -11,6 +11,7 @@ from functools import cached_property, partial
 import torch
 from torch import nn
 
+from harness.errors import TrainingError
 from harness.evidence import Evidence, Status
 from harness.owners import owned_by
 from harness.properties.calling import mode
@@ -32,7 +33,6 @@ from harness.training.checks.simulated_data_parallel import (
 from harness.training.checks.step_updates import step_updates
 from harness.training.checks.training_trace import FirstGradients
 from harness.training.checks.two_processes import GroupError, RankResult, on_cpu, train_in_two_processes
-from harness.training.errors import TrainingError
 from harness.training.trial import UNVARIED, Trial, TrialOptions, Variation, first_failure, too_long
 from harness.wording import and_others
 

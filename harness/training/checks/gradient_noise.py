@@ -14,10 +14,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from harness.errors import TrainingError
 from harness.properties.noise import FACTOR, coarsest_epsilon, difference
 from harness.properties.quantised import is_packed
 from harness.properties.subject import Shared
-from harness.training.errors import TrainingError
 from harness.training.trial import UNVARIED, Trial, TrialOptions, Variation
 
 Quantities = dict[str, Tensor]

@@ -10,12 +10,11 @@ from typing import Any
 import torch
 
 from harness.batches import Batch, to_device
-from harness.errors import DataError
+from harness.errors import DataError, DivergedError, TrainingError
 from harness.evidence import Evidence, Status
 from harness.properties.noise import FACTOR
 from harness.runtime import processor_seconds
 from harness.training.engines.job import steps_of_epoch
-from harness.training.errors import DivergedError, TrainingError
 from harness.training.optimisation import RateScale
 from harness.training.trial import Training, Trial, TrialOptions
 

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from harness.batches import IGNORED, Batch
-from harness.errors import UserError
+from harness.errors import DivergedError, UserError
 from harness.evidence import Evidence, Status
 from harness.training.checks.observation import loss_name, observe
-from harness.training.errors import DivergedError
 from harness.training.trial import Trial
 from harness.user_code import raised
 

@@ -13,12 +13,12 @@ from torch.optim import Optimizer
 
 from harness.batches import Batch
 from harness.compat import BatchNorm
+from harness.errors import DivergedError
 from harness.properties.calling import mode
 from harness.properties.subject import Subject
 from harness.runtime import processor_seconds
 from harness.tasks.signature import Output
 from harness.training.checks.labels import guessing_loss, irreducible_loss, labelled, labels_in
-from harness.training.errors import DivergedError
 from harness.training.trial import Prepare, Trial, TrialOptions, gradients_of, seconds_per_step
 
 ENOUGH = 0.1

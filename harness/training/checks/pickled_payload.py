@@ -15,9 +15,8 @@ from types import ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from harness.errors import UserError
+from harness.errors import TrainingError, UserError
 from harness.files import replacing
-from harness.training.errors import TrainingError
 from harness.user_code import is_users_file, raised
 
 _INSTALLED = ("site-packages", "dist-packages")

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from harness.batches import Batch
+from harness.errors import CheckpointError
 from harness.evidence import Evidence, Status
 from harness.training.checkpoints import LAST
 from harness.training.checks.bit_equality import find_mismatch, fingerprint, unsaved_attributes
 from harness.training.checks.training_trace import FirstDifference, TrainingTrace, find_first_difference
-from harness.training.errors import CheckpointError
 from harness.training.trial import MOST_BATCHES, Prepare, Training, Trial, TrialOptions, too_long
 
 _NAME = "resume"

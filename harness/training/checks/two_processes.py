@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.batches import Batch, to_device
+from harness.errors import TrainingError
 from harness.training.checks.bit_equality import unsaved_attributes
 from harness.training.checks.child_processes import Answer, run_in_processes
 from harness.training.checks.module_modes import ModuleMode
@@ -22,7 +23,6 @@ from harness.training.checks.simulated_data_parallel import PARTS, half
 from harness.training.checks.training_trace import FirstGradients
 from harness.training.checks.trial_spec import TrialSpec
 from harness.training.engines.job import seed_batch
-from harness.training.errors import TrainingError
 from harness.training.optimisation import Objective, clip_gradients, make_optimizer
 from harness.training.trial import Trial, TrialOptions
 

@@ -12,13 +12,12 @@ from torch import Tensor, nn
 from harness.adapters import Adapter
 from harness.batches import Batch
 from harness.data.loader import Loader
-from harness.errors import UserError
+from harness.errors import TrainingError, UserError
 from harness.tasks import TaskSpec
 from harness.tasks.axes import BATCH
 from harness.tasks.calls import batch_as_declared
 from harness.tasks.signature import Signature
 from harness.training.engines.job import Batches
-from harness.training.errors import TrainingError
 from harness.user_code import raised
 from harness.wording import listed
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from harness.training.errors import TrainingError
+from harness.errors import TrainingError
 
 _WHAT = "`configure_optimizers` returns"
 

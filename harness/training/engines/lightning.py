@@ -21,12 +21,11 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from harness.batches import Batch
 from harness.compat import read_loader_states
-from harness.errors import UserError
+from harness.errors import CheckpointError, UserError
 from harness.training.checkpoints import check_fits, read_checkpoint, write_checkpoint
 from harness.training.engines.batch_formats import rows_of
 from harness.training.engines.configured import checking_configuration
 from harness.training.engines.job import Job, OnGradients, is_lightning_module, seed_batch
-from harness.training.errors import CheckpointError
 from harness.training.optimisation import Objective, clip_gradients, make_optimizer, make_schedule
 from harness.training.supervisor import STATE_KEY, diverged, find_culprit
 

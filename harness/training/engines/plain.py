@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from harness.batches import Batch, to_device
+from harness.errors import CheckpointError, TrainingError
 from harness.models.copies import move
 from harness.training.checkpoints import check_fits, read_checkpoint, write_checkpoint
 from harness.training.engines.job import Job, OnGradients, seed_batch
-from harness.training.errors import CheckpointError, TrainingError
 from harness.training.optimisation import Objective, clip_gradients, make_optimizer, make_schedule
 from harness.training.supervisor import STATE_KEY, diverged, find_culprit
 
