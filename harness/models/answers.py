@@ -16,7 +16,8 @@ from harness.tasks import TaskSpec, TaskType
 _NUMBERS = re.compile(r"Regress|Actor|Critic|QNet|DQN|ValueNet|Encoder|Embed|Denois|Forecast|Generator")
 """What a class is called that returns numbers, which are no scores of classes."""
 
-_CAUSAL_NAMES = re.compile(r"GPT|[Ll]lama|[Cc]ausal|[Dd]ecoder|LanguageModel|(?<!Masked)LM$")
+_CAUSAL_NAMES = re.compile(r"GPT|[Ll]lama|[Cc]ausal|[Dd]ecoder")
+"""What a class is called that reads from left to right; that it is a language model does not say so."""
 
 
 @dataclass(frozen=True)
@@ -136,25 +137,40 @@ def _grows(answer: Answer, task: TaskSpec) -> bool:
 def _direction(answer: Answer, task: TaskSpec) -> tuple[TaskType, str]:
     """Whether a model of logits over the vocabulary predicts the next token, or fills in masked ones; and why one may think so.
 
-    A model that looks ahead from some positions alone, or calls itself a GPT, is a causal one with a leak, which the suite then shows.
+    A model that looks back further than ahead, that calls itself a GPT, or that writes tokens (`generate`) is a causal one with a leak, which
+    the suite then shows.
     """
     batch = make_batch(task, answer.sizes)
-    changed = {**batch, "input_ids": batch["input_ids"].clone()}
-    changed["input_ids"][:, -1] = other_tokens(task, batch["input_ids"])[:, -1]
-    left, right = (answer.call(b)[:, :-1] for b in (batch, changed))
-    moved = ((left - right).abs() > 1e-6 * float(left.abs().max())).any(dim=-1).any(dim=0)
-    seeing, before = int(moved.sum()), moved.numel()
+    others = other_tokens(task, batch["input_ids"])
+
+    def moved(place: int) -> Tensor:
+        """Which positions depend on the token at one."""
+        changed = {**batch, "input_ids": batch["input_ids"].clone()}
+        changed["input_ids"][:, place] = others[:, place]
+        left, right = (answer.call(each) for each in (batch, changed))
+        return ((left - right).abs() > 1e-6 * float(left.abs().max())).any(dim=-1).any(dim=0)
+
+    ahead = moved(-1)[:-1]
+    seeing, before = int(ahead.sum()), ahead.numel()
     if not seeing:
         return TaskType.CAUSAL_LM, "no position depends on a later token"
-    if seeing < before or _CAUSAL_NAMES.search(type(answer.model).__name__):
+    looks_back_further = seeing < before and seeing < int(moved(0)[1:].sum())
+    if looks_back_further or _writes_in_order(answer.model):
         return (
             TaskType.CAUSAL_LM,
             f"but {seeing} of the {before} positions before the last one depend on it, which a mask should prevent",
         )
+    whole = "every position depends" if seeing == before else f"{seeing} positions before it depend"
     return (
         TaskType.MASKED_LM,
-        'every position depends on the last one; if the model predicts next tokens, this is a leak: write "causal_lm"',
+        f'{whole} on the last one; if the model predicts next tokens, this is a leak: write "causal_lm"',
     )
+
+
+def _writes_in_order(model: nn.Module) -> bool:
+    """Whether a class says of itself that it reads and writes from left to right."""
+    name = type(model).__name__
+    return bool(_CAUSAL_NAMES.search(name)) or (callable(getattr(model, "generate", None)) and "Masked" not in name)
 
 
 def with_length(guess: Guess, answer: Answer, patience: Patience) -> Guess:

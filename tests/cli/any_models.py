@@ -178,3 +178,19 @@ class Net(nn.Module):
         return out if mask is None else out * mask[..., None]
 """
 )
+
+TEXT = (
+    HEAD
+    + """
+class {name}(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(40, 16)
+        self.head = nn.Linear(16, 40)
+
+    def forward(self, ids):
+        x = self.embed(ids)
+        x = {attend}
+        return self.head(x.tanh())
+"""
+)

@@ -162,3 +162,18 @@ def test_a_given_input_that_is_wrong_is_said_in_a_line(
         status = int(left.code or 0)
     assert status == 2
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "attend", "task"),
+    [
+        ("TextLM", "x.mean(1, keepdim=True) + x", "masked_lm"),  # a name is no proof
+        ("TextLM", "x + torch.roll(x, 1, 1) + torch.roll(x, -1, 1)", "masked_lm"),  # a window to both sides
+        ("TextLM", "x.cumsum(1)", "causal_lm"),
+        ("TextLM", "x.cumsum(1) + torch.roll(x, -1, 1)", "causal_lm"),  # looks back further than ahead: a leak
+        ("TinyGPT", "x.mean(1, keepdim=True) + x", "causal_lm"),
+    ],
+)
+def test_a_model_of_tokens_is_causal_as_far_as_trying_shows(name: str, attend: str, task: str, tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(models.TEXT.format(name=name, attend=attend))
+    assert load_config(scaffold(tmp_path / "model.py").config).task_type == task
