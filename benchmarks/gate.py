@@ -19,7 +19,7 @@ from scipy.stats import binom
 
 from harness.evidence import Status
 from harness.experiments import Scores
-from harness.monitoring.gate.compare import AlphaSpending, compare_all_scores
+from harness.monitoring.gate import AlphaSpending, compare_all_scores
 from harness.monitoring.gate.comparison import Comparison
 from harness.monitoring.gate.pairs import SHARE_MARGIN
 

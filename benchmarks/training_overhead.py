@@ -25,7 +25,7 @@ from harness.experiments.database import ExperimentDB
 from harness.models.stubs import build_stub
 from harness.training.checkpoints import CheckpointFolder
 from harness.training.compute import Machine, choose_compute
-from harness.training.engines.job import Job
+from harness.training.engines import Job
 from harness.training.engines.lightning import LightningEngine, quiet
 from harness.training.engines.plain import PlainEngine
 from harness.training.events import Plan, RunLog

@@ -115,7 +115,7 @@ PUBLIC = {
     "harness.export.health": ("ExportHealthChecker",),
     "harness.export.formats.onnx": ("ONNXExporter",),
     "harness.models.loading": ("load_gist_model",),
-    "harness.export.bundle.write": ("create_export_bundle",),
+    "harness.export.bundle": ("create_export_bundle",),
     "harness.health.report": ("CheckResult", "ExportHealthReport"),
     "harness.monitoring.run": ("run_tier5_monitoring",),
     "harness.monitoring.profiles": ("compute_dataset_profile", "profile_columns"),

@@ -19,7 +19,7 @@ _MODULES = {
     "UserError WeightsError",
     "harness.evidence": "Evidence Status",
     "harness.experiments": "ExperimentDB log_profile_to_db",
-    "harness.export.bundle.write": "create_export_bundle",
+    "harness.export.bundle": "create_export_bundle",
     "harness.export.formats.onnx": "ONNXExporter",
     "harness.export.health": "ExportHealthChecker",
     "harness.export.export_model": "export_model run_tier4_export_validation",

@@ -170,7 +170,7 @@ def _load(path: str) -> type[Format]:
         and hasattr(exporter, "name")
         and hasattr(exporter, "filename")
     ):
-        raise TypeError("expected a subclass of harness.export.formats.exporter.Exporter with a `name` and a `filename`")
+        raise TypeError("expected a subclass of harness.export.formats.Exporter with a `name` and a `filename`")
     return exporter
 
 

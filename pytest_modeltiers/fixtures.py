@@ -31,7 +31,7 @@ from pytest_modeltiers.suite import Suite
 from pytest_modeltiers.time_budget import CutShortError, time_limit
 
 if TYPE_CHECKING:
-    from harness.analysis.study import Study
+    from harness.analysis import Study
     from harness.experiments import ExperimentDB
     from harness.export.exports import Exports
     from harness.monitoring.monitor import Monitor

@@ -111,7 +111,7 @@ def judge_model(
 
 def _provide(subject: Subject, fixture: str) -> object:
     if fixture == "study":
-        from harness.analysis.study import Study
+        from harness.analysis import Study
 
         return Study(subject)
     raise ValueError(f"{fixture!r} needs more than a model")

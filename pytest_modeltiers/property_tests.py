@@ -33,9 +33,9 @@ class Tier:
 
 TIERS: Mapping[int, Tier] = {
     1: Tier("subject"),
-    2: Tier("study", "harness.analysis.study:find_analysis"),
+    2: Tier("study", "harness.analysis:find_analysis"),
     3: Tier("trial", "harness.training.checks.table:find_training"),
-    4: Tier("exports", "harness.export.checks.judge:find_export"),
+    4: Tier("exports", "harness.export.checks:find_export"),
     5: Tier("monitor", "harness.monitoring.checks:find_monitoring"),
 }
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from harness.adapters import Adapter
-    from harness.analysis.study import Study
+    from harness.analysis import Study
     from harness.export.exports import Exports
     from harness.models.copies import Copies
     from harness.models.loading import ModelSource
@@ -154,7 +154,7 @@ class Suite:
     @staticmethod
     def study_of(subject: Subject, source: SuiteConfig | None = None) -> Study:
         """A subject as the checks of tier 2 take it."""
-        from harness.analysis.study import Study
+        from harness.analysis import Study
 
         return Study(subject, source)
 

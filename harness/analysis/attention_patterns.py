@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harness.analysis import Study
 from harness.analysis.attention_maps import AttentionMap, attention_maps
 from harness.analysis.padding import padded_batch, tells_padding
-from harness.analysis.study import Study
 from harness.batches import Sizes, largest_sizes
 from harness.evidence import Evidence, Status
 from harness.properties.noise import difference

@@ -9,7 +9,7 @@ from math import sqrt
 import torch
 from torch import Tensor
 
-from harness.analysis.study import Study
+from harness.analysis import Study
 from harness.batches import IGNORED, to_device
 from harness.data.loader import Loader
 from harness.evaluation.answers import answers_of, check_logits, targets_of, widened

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from harness.analysis import Study, with_rows
 from harness.analysis.lookups import IdsRead, Lookups
 from harness.analysis.outputs import values_of
-from harness.analysis.study import Study, with_rows
 from harness.batches import Batch
 from harness.properties.subject import Subject, floating_dtype
 from harness.runtime import seeded

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.adapters import SignatureAdapter
-from harness.analysis.study import Study
+from harness.analysis import Study
 from harness.batches import Batch
 from harness.evidence import Evidence, Status
 from harness.properties.prerequisites import hidden_by

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from harness.analysis.study import Study, with_rows
+from harness.analysis import Study, with_rows
 from harness.batches import Sizes, make_batch
 from harness.compat import unwrapped
 from harness.evidence import Evidence, Status

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any
 
-from harness.charts.facts import Axis, Bar, BarChart, Line, LineChart, Tick
+from harness.charts import Axis, Bar, BarChart, Line, LineChart, Tick
 from harness.wording import shortened
 
 _LEAST_SPAN = 1e-300

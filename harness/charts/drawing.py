@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.charts.facts import NOTHING_TO_DRAW, Axis, HeatMap, Line, LineChart, Point, Span, Tick, Values, limits_of, ticks_of
+from harness.charts import NOTHING_TO_DRAW, Axis, HeatMap, Line, LineChart, Point, Span, Tick, Values, limits_of, ticks_of
 from harness.charts.style import FONT, GOOD_TO_BAD, LIGHT, LINES
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from xml.etree import ElementTree
 from jinja2 import ChoiceLoader, Environment, PackageLoader, PrefixLoader, StrictUndefined
 from markupsafe import Markup
 
+from harness.charts import LineChart
 from harness.charts.drawing import CLASS, draw_lines, plain_matplotlib
-from harness.charts.facts import LineChart
 from harness.charts.style import VARIABLES, css_variables
 
 

@@ -80,7 +80,7 @@ def _summary(report: dict[str, Any], returncode: int) -> dict[str, Any]:
 
 def _tier4(report: dict[str, Any]) -> dict[str, Any]:
     """The files of tier 4 and their figures; empty where it did not run."""
-    from harness.export.checks.judge import overall, summary_of
+    from harness.export.checks import overall, summary_of
 
     found: dict[str, dict[str, Evidence]] = {}
     for test, evidence in _judged(report, 4).items():

@@ -13,9 +13,9 @@ from harness.catalogue import of_tier
 from harness.config import ExportConfig, SuiteConfig, load_config
 from harness.data.examples import example_maker
 from harness.errors import ConfigError, UserError
-from harness.export.checks.judge import judge_export, overall, summary_of
+from harness.export.checks import judge_export, overall, summary_of
 from harness.export.exports import Exports
-from harness.export.formats.exporter import check_formats
+from harness.export.formats import check_formats
 from harness.formats import default_formats
 from harness.models.loading import model_source
 from harness.models.wrapped import taken
@@ -168,7 +168,7 @@ def bundle_config(path: Path, folder: Path | None, layouts: Sequence[str], healt
     Raises:
         UserError: The config, the model or the folder does not allow it.
     """
-    from harness.export.bundle.write import write_bundle
+    from harness.export.bundle import write_bundle
     from harness.export.health import check_exports
 
     config = load_config(path)

@@ -14,7 +14,7 @@ from harness.adapters import Adapter, make_adapter
 from harness.catalogue import of_tier
 from harness.config import ExportConfig, SuiteConfig
 from harness.evidence import Evidence, Status, guarded
-from harness.export.checks.judge import judge_export, recommendation
+from harness.export.checks import judge_export, recommendation
 from harness.export.exports import Exports
 from harness.health.report import CheckResult, CheckStatus, ExportHealthReport, SkippedCheck
 from harness.models.wrapped import taken

@@ -15,8 +15,8 @@ from typing import Any
 from jinja2 import Environment
 from markupsafe import Markup, escape
 
+from harness.charts import Bar, BarChart
 from harness.charts.distributions import Distributions, distributions_of, share_text
-from harness.charts.facts import Bar, BarChart
 from harness.charts.page import environment
 from harness.health import markdown
 from harness.health.checks import Cause, CheckResult, CheckStatus, HealthResults

@@ -18,7 +18,7 @@ from harness.monitoring.data import BaselineRows
 from harness.monitoring.drift.report import SAME, DriftReport, FeatureDrift
 from harness.monitoring.drift.shifted_rows import ShiftedRow
 from harness.monitoring.drift.verdict import Verdict
-from harness.monitoring.features.feature_kind import Plot
+from harness.monitoring.features import Plot
 from harness.monitoring.features.kinds import kind_of
 from harness.monitoring.monitor import Monitor
 from harness.monitoring.options import is_better_low

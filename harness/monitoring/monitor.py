@@ -18,7 +18,7 @@ from harness.monitoring.confidence import confidence_of
 from harness.monitoring.data import BaselineRows, find_baseline_rows, reference_encoder
 from harness.monitoring.drift.report import compare_profiles
 from harness.monitoring.drift.shifted_rows import ShiftedRow, shifted_rows
-from harness.monitoring.gate.compare import compare_with_baseline
+from harness.monitoring.gate import compare_with_baseline
 from harness.monitoring.gate.comparison import Comparisons
 from harness.monitoring.gate.pairs import slices_of
 from harness.monitoring.options import Limits

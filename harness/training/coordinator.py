@@ -25,8 +25,8 @@ from harness.tasks import TaskSpec
 from harness.training.checkpoints import CheckpointFolder, file_name, read_checkpoint
 from harness.training.compute import Compute, Machine, choose_compute, leads
 from harness.training.dashboard import write_dashboard
+from harness.training.engines import Batches, Engine, Job, is_lightning_module, steps_of_epoch
 from harness.training.engines.batch_formats import FormattedBatches
-from harness.training.engines.job import Batches, Engine, Job, is_lightning_module, steps_of_epoch
 from harness.training.events import Plan, RunLog
 from harness.training.history import History
 from harness.training.progress import Progress

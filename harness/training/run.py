@@ -175,7 +175,7 @@ def bundle_trained(
     Raises:
         UserError: A format cannot be exported, or the folder cannot be written.
     """
-    from harness.export.bundle.write import create_export_bundle
+    from harness.export.bundle import create_export_bundle
 
     is_suite = isinstance(suite, SuiteConfig)
     options = suite.export_options if is_suite else ExportConfig()

@@ -16,7 +16,7 @@ from planted_bugs.tier2.analysed import study_of
 from planted_bugs.tier2.calibration import TOLERANT, Drawn, Scores, Trained
 from torch import Tensor, nn
 
-from harness.analysis.study import Study, judge_analysis
+from harness.analysis import Study, judge_analysis
 from harness.data.loader import make_loader
 from harness.evidence import Evidence, Status
 from harness.tasks import TaskSpec

@@ -12,7 +12,7 @@ from planted_bugs.tier2.compiled import Table, timed
 from torch import Tensor, nn
 
 from harness.adapters import Adapter
-from harness.analysis.study import Study, judge_analysis
+from harness.analysis import Study, judge_analysis
 from harness.batches import Batch
 from harness.evidence import Status
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from harness.charts import BarChart, LineChart
 from harness.charts.distributions import bin_labels, distributions_of, ranking
-from harness.charts.facts import BarChart, LineChart
 from harness.charts.page import draw_svg
 from harness.evidence import Evidence, Status
 from harness.health.markdown import to_markdown

@@ -10,7 +10,7 @@ from planted_bugs.tier4.exports import make_exports
 from torch import Tensor, nn
 
 from harness.evidence import Status
-from harness.export.checks.judge import judge_export
+from harness.export.checks import judge_export
 from harness.export.clean_process.run import Answer, answers
 from harness.export.exports import Exports
 from harness.export.formats.onnx import ONNXExporter

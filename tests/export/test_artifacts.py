@@ -18,7 +18,7 @@ from planted_bugs.tier4.models import Scores
 
 from harness.errors import UserError
 from harness.export.export_model import export_model
-from harness.export.formats.exporter import ExportError
+from harness.export.formats import ExportError
 from harness.export.store.cache import Cache, find_artifact, manifest_path
 from harness.files import file_hash, json_hash
 from harness.runtime import seeded
@@ -136,7 +136,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing() -> None:
         from pathlib import Path
         from planted_bugs.tier4.exports import make_exports
         from planted_bugs.tier4.models import Scores
-        from harness.export.formats.exporter import ExportError
+        from harness.export.formats import ExportError
         exports = make_exports(Scores(), Path(sys.argv[1]), "pytorch")
         exports.program, exports.identity
         resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))

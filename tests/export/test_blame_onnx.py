@@ -25,7 +25,7 @@ from harness.export.blame.onnx_graph import WAYS, OnnxGraph, ReferenceRuns
 from harness.export.blame.verdict import NEW_EXPORT, PLAIN_RUNTIME, PROGRAM, REFERENCE, RUNTIME, Blame, at_fault
 from harness.export.formats.exported_program import quiet
 from harness.export.formats.onnx import ONNXExporter
-from harness.export.onnx.file import session
+from harness.export.onnx import session
 from harness.export.program import Program, make_program
 from harness.tasks import TaskSpec, TaskType
 

@@ -29,11 +29,11 @@ from harness.batches import Batch, Sizes, make_batch
 from harness.config import ExportConfig, load_config
 from harness.documents import without_secrets
 from harness.errors import UserError
+from harness.export.bundle import create_export_bundle, write_bundle
 from harness.export.bundle.folder import made_here
 from harness.export.bundle.texts import check_layouts
-from harness.export.bundle.write import create_export_bundle, write_bundle
 from harness.export.exports import Exports
-from harness.export.formats.exporter import ExportError
+from harness.export.formats import ExportError
 from harness.files import file_hash
 from harness.models.loading import model_source
 from harness.properties.subject import Subject
@@ -439,13 +439,13 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {here!r})
 from test_bundle import table_exports
-from harness.export.bundle import write
+from harness.export import bundle
 
 def die(*args, **kwargs):
     os.kill(os.getpid(), signal.SIGKILL)
 
 if sys.argv[2] == "writing":
-    write.requirements = die
+    bundle.requirements = die
 else:
     rename = Path.rename
     def once(path, target):
@@ -453,7 +453,7 @@ else:
         if path == Path(sys.argv[1]):
             die()
     Path.rename = once
-write.write_bundle(table_exports(), Path(sys.argv[1]), configs={{"config": {{"width": 2}}}})
+bundle.write_bundle(table_exports(), Path(sys.argv[1]), configs={{"config": {{"width": 2}}}})
 """
 
 
@@ -475,7 +475,7 @@ def test_a_process_that_is_killed_leaves_no_half_bundle(
     def full(_formats: object) -> str:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("harness.export.bundle.write.requirements", full)
+    monkeypatch.setattr("harness.export.bundle.requirements", full)
     with pytest.raises(ExportError, match="No space left on device"):
         write_bundle(table_exports(), target, configs={"config": {"width": 2}})
     monkeypatch.undo()

@@ -18,11 +18,10 @@ from test_bundle import TABLE, exports_of, read, table_exports, text_exports, wh
 from torch import Tensor, nn
 
 from harness.evidence import Evidence, Status
-from harness.export.bundle import contract, verify
+from harness.export.bundle import contract, verify, write_bundle
 from harness.export.bundle.verify import BundleReport, verify_bundle
-from harness.export.bundle.write import write_bundle
 from harness.export.clean_process.run import CleanRun, run_in_clean_process
-from harness.export.formats.exporter import Exporter, ExportError
+from harness.export.formats import Exporter, ExportError
 from harness.files import file_hash
 
 

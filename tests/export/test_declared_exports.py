@@ -15,11 +15,11 @@ from planted_bugs.tier4.exports import make_exports
 from torch import Tensor, nn
 
 from harness.evidence import Status
+from harness.export.bundle import write_bundle
 from harness.export.bundle.contract import make_golden
 from harness.export.bundle.verify import verify_bundle
-from harness.export.bundle.write import write_bundle
-from harness.export.checks.judge import judge_export
-from harness.export.formats.exporter import ExportError, outputs_by_name
+from harness.export.checks import judge_export
+from harness.export.formats import ExportError, outputs_by_name
 from harness.export.shape_grid import shape_grid
 from harness.export.store.object_hash import ObjectHash
 from harness.runtime import seeded
@@ -178,7 +178,7 @@ def test_a_wrong_second_output_of_a_bundle_is_named(tmp_path: Path, monkeypatch:
         files["outputs_0.npz"]["value"] = files["outputs_0.npz"]["value"] + 1
         return files, facts
 
-    monkeypatch.setattr("harness.export.bundle.write.make_golden", shifted)
+    monkeypatch.setattr("harness.export.bundle.make_golden", shifted)
     report = verify_bundle(write_bundle(exports, tmp_path / "bundle", configs={}))
     told = {finding.name: finding for finding in report.findings}
     assert told["onnx"].status is Status.FAIL

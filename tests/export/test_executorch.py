@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from harness.errors import MissingPackageError
 from harness.evidence import Status
-from harness.export.checks.judge import judge_export
+from harness.export.checks import judge_export
 from harness.export.exports import Exports
+from harness.export.formats import ExportError
 from harness.export.formats import executorch as executorch_exporter
 from harness.export.formats.executorch import ExecuTorchExporter
-from harness.export.formats.exporter import ExportError
 from harness.export.store.cache import Manifest
 from harness.runtime import seeded
 from harness.tasks import TaskSpec, TaskType

@@ -10,7 +10,7 @@ from planted_bugs.tier4.exports import make_exports
 from torch import Tensor, nn
 
 from harness.evidence import Status
-from harness.export.checks.judge import judge_export
+from harness.export.checks import judge_export
 from harness.tasks import TaskSpec, TaskType
 
 TAGS = TaskSpec(TaskType.TOKEN_CLASSIFICATION, vocab_size=31, max_seq_len=12, pad_token_id=0, num_classes=4)

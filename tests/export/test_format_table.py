@@ -9,7 +9,7 @@ import pytest
 
 from harness.catalogue import CATALOGUE
 from harness.config import ExportConfig
-from harness.export.formats.exporter import Exporter, ExportError, exporter_class, make_exporter
+from harness.export.formats import Exporter, ExportError, exporter_class, make_exporter
 from harness.formats import default_formats, formats, no_such_format, quantised_formats, valid_formats
 
 

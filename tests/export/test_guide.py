@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from harness.adapters import make_adapter
 from harness.config import TrainingConfig
-from harness.export.bundle.write import create_export_bundle
+from harness.export.bundle import create_export_bundle
 from harness.export.export_model import export_model
-from harness.export.formats.exporter import ExportError
+from harness.export.formats import ExportError
 from harness.export.formats.onnx import ONNXExporter
 from harness.export.health import ExportHealthChecker
 from harness.health.report import CheckResult, ExportHealthReport

@@ -12,7 +12,7 @@ from planted_bugs.tier4.models import TABLE, RowLoop, Scores, SizeBranch, with_n
 
 from harness.config import ExportConfig
 from harness.evidence import Evidence, Status
-from harness.export.bundle.write import create_export_bundle
+from harness.export.bundle import create_export_bundle
 from harness.export.export_model import export_model, run_tier4_export_validation
 from harness.export.exports import Exports
 from harness.export.health import ExportHealthChecker

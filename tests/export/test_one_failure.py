@@ -9,7 +9,7 @@ from planted_bugs.tier4.models import with_nan
 
 from harness.catalogue import CATALOGUE, names_of
 from harness.evidence import Status
-from harness.export.checks.judge import judge_export
+from harness.export.checks import judge_export
 
 
 def test_nan_weights_are_one_failure_of_tier_4(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from harness.errors import MissingPackageError
 from harness.evidence import Status
-from harness.export.checks.judge import judge_export
+from harness.export.checks import judge_export
 from harness.export.exports import Exports
-from harness.export.formats.exporter import ExportError
+from harness.export.formats import ExportError
 from harness.export.formats.openvino import OpenVINOExporter
 from harness.runtime import seeded
 from harness.tasks import TaskSpec, TaskType

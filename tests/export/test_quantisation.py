@@ -20,7 +20,7 @@ pytest.importorskip("onnxscript")
 
 from harness.adapters import make_adapter  # noqa: E402  (after the packages it needs)
 from harness.batches import Batch, Sizes, make_batch  # noqa: E402
-from harness.export.formats.exporter import ExportError, QuantisationQuality  # noqa: E402
+from harness.export.formats import ExportError, QuantisationQuality  # noqa: E402
 from harness.export.formats.onnx import ONNXExporter  # noqa: E402
 from harness.export.onnx.quantisation import Kind, QuantisationFacts, quantise  # noqa: E402
 from harness.export.onnx.quantisation_quality import logits_sqnr, measure_quality  # noqa: E402

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent.parent
 GUIDE = ROOT / "docs" / "extending.md"
 
 TRACED = '''
-from harness.export.formats.exporter import Attempt, Exported, Exporter, by_position
+from harness.export.formats import Attempt, Exported, Exporter, by_position
 
 
 def load_traced(path, inputs, threads=0):

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.experiments import Scores
-from harness.monitoring.gate.compare import compare_all_scores
+from harness.monitoring.gate import compare_all_scores
 from harness.monitoring.gate.comparison import Comparison
 
 

@@ -17,7 +17,7 @@ from gate_scores import losses, right_or_wrong
 from harness.errors import ComparisonError
 from harness.evidence import Status
 from harness.experiments import ExperimentDB, ExperimentError, UnknownRunError
-from harness.monitoring.gate.compare import compare_with_baseline
+from harness.monitoring.gate import compare_with_baseline
 from harness.monitoring.gate.comparison import Finding
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from harness.errors import ComparisonError
 from harness.evidence import Evidence, Status
-from harness.monitoring.gate.compare import AlphaSpending, compare_all_scores
+from harness.monitoring.gate import AlphaSpending, compare_all_scores
 from harness.monitoring.gate.comparison import Comparison, Finding
 from harness.statistics import holm
 

@@ -15,8 +15,8 @@ from harness.evidence import Status
 from harness.monitoring.checks import plots_of
 from harness.monitoring.difference import Effect, Resolution
 from harness.monitoring.drift import Difference, DriftOptions, compare_profiles
+from harness.monitoring.features import FeatureKind, Plot, log_coincidence_of, shares_by_label
 from harness.monitoring.features.counts import FeatureCounts, NumericCounts
-from harness.monitoring.features.feature_kind import FeatureKind, Plot, log_coincidence_of, shares_by_label
 from harness.monitoring.features.kinds import FEATURE_KINDS
 from harness.monitoring.features.numeric import Numeric
 from harness.monitoring.profile_command import summary_table

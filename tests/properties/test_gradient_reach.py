@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from harness.adapters import make_adapter
+from harness.analysis import Study
 from harness.analysis.gradcheck import gradcheck
-from harness.analysis.study import Study
 from harness.evidence import Status
 from harness.properties.gradients import gradient_reaches
 from harness.properties.subject import Subject

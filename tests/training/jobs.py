@@ -16,7 +16,7 @@ from harness.models.stubs import build_stub
 from harness.runtime import seeded
 from harness.training.checkpoints import CheckpointFolder
 from harness.training.compute import Machine, choose_compute
-from harness.training.engines.job import Job
+from harness.training.engines import Job
 from harness.training.events import Listener, Plan, Step
 from harness.training.supervisor import Supervisor, SupervisorOptions
 

@@ -21,10 +21,19 @@ import pytest
 from pages import Visit, out_of_reach, too_wide
 from PIL import Image
 
-from harness.charts.facts import LineChart
-from harness.training.dashboard import write_dashboard
+from harness.charts import LineChart
+from harness.training.dashboard import (
+    MOST_ROWS,
+    column_texts,
+    epoch_table,
+    key_figures,
+    page_data,
+    to_html,
+    to_png,
+    verdict,
+    write_dashboard,
+)
 from harness.training.dashboard.charts import MOST_METRICS, charts_of, half_window, smoothed
-from harness.training.dashboard.page import MOST_ROWS, column_texts, epoch_table, key_figures, page_data, to_html, to_png, verdict
 from harness.training.events import Epoch, Plan, Step
 from harness.training.history import LIMIT, History
 

@@ -33,8 +33,8 @@ from harness.export.blame.verdict import (
     put_in_words,
     why_frozen,
 )
-from harness.export.formats.exporter import ExportError
-from harness.export.onnx.file import read, session
+from harness.export.formats import ExportError
+from harness.export.onnx import read, session
 from harness.export.program import Program
 from harness.properties.noise import difference
 

@@ -21,9 +21,9 @@ from harness.export.blame.recording import LAYOUT, Trace, Value, is_shown, line_
 from harness.export.blame.torch_files import run_unguarded
 from harness.export.blame.verdict import NEW_EXPORT, PLAIN_RUNTIME, PROGRAM, REFERENCE, RUNTIME
 from harness.export.failure_reason import one_line, runtime_message
+from harness.export.formats import ExportError
 from harness.export.formats.exported_program import capture, quiet
-from harness.export.formats.exporter import ExportError
-from harness.export.onnx.file import opset, session
+from harness.export.onnx import opset, session
 from harness.export.program import Program, module_path
 from harness.properties.noise import difference
 from harness.runtime import seeded

@@ -21,7 +21,7 @@ from harness.export.checks.numerical_consistency import compare
 from harness.export.clean_process.tensor_facts import TensorFacts, facts_of
 from harness.export.exports import Exports
 from harness.export.failure_reason import one_line
-from harness.export.formats.exporter import ExportError, exporter_class
+from harness.export.formats import ExportError, exporter_class
 from harness.export.program import Outputs, promised_outputs
 from harness.export.shape_grid import Point
 from harness.formats import formats as known_formats

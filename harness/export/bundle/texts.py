@@ -17,7 +17,7 @@ from harness.config import ExportConfig
 from harness.errors import did_you_mean
 from harness.export.bundle.contract import load_arrays, outputs_in, sizes_of
 from harness.export.bundle.folder import Draft
-from harness.export.formats.exporter import Exporter, ExportError, Port, exporter_class, make_exporter
+from harness.export.formats import Exporter, ExportError, Port, exporter_class, make_exporter
 from harness.export.program import UNLIMITED
 from harness.export.store.identity import versions
 from harness.formats import formats as known_formats

@@ -22,7 +22,7 @@ from harness.export.bundle.contract import Golden, load_arrays, read_golden
 from harness.export.bundle.folder import INFERENCE, MANIFEST, made_here, mistakes_in, parse_manifest, read_manifest
 from harness.export.bundle.texts import inference_script, runnable
 from harness.export.clean_process.run import run_in_clean_process
-from harness.export.formats.exporter import ExportError, exporter_class, make_exporter
+from harness.export.formats import ExportError, exporter_class, make_exporter
 from harness.export.program import LOGITS, Outputs
 from harness.files import file_hash
 from harness.formats import formats

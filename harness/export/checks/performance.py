@@ -23,7 +23,7 @@ import torch
 from harness.batches import Batch
 from harness.evidence import Evidence, Status
 from harness.export.exports import Exports
-from harness.export.formats.exporter import ExportError
+from harness.export.formats import ExportError
 from harness.export.program import Outputs
 from harness.export.store.identity import versions
 from harness.files import json_hash

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from harness.export.clean_process.tensor_facts import TensorFacts
-    from harness.export.formats.exporter import Arrays, Exporter, Run
+    from harness.export.formats import Arrays, Exporter, Run
 
 ANSWER, INPUTS, OUTPUTS, STAGE = "answer.json", "inputs.npz", "outputs.npz", "stage"
 """Names of the files that lie beside the request."""
@@ -125,7 +125,7 @@ def _with_weights(exporter: Exporter, request: dict[str, Any]) -> Run | None:
     import torch
 
     from harness.export.clean_process.tensor_facts import TensorFacts, facts_of
-    from harness.export.formats.exporter import by_position
+    from harness.export.formats import by_position
 
     torch.set_num_threads(request["threads"])
     state = exporter.read_weights(Path(request["artifact"]))
@@ -171,7 +171,7 @@ def _shown(names: list[str]) -> str:
 
 def _in_order(found: Any, request: dict[str, Any]) -> list[Any]:
     """What a file returned, in the order of the model's outputs."""
-    from harness.export.formats.exporter import outputs_by_name
+    from harness.export.formats import outputs_by_name
 
     return list(outputs_by_name(request["outputs"], found).values())
 

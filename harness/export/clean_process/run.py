@@ -21,7 +21,7 @@ from torch import Tensor
 from harness.batches import Batch, make_batch
 from harness.export.clean_process.child import ANSWER, INPUTS, OUTPUTS, STAGE
 from harness.export.clean_process.tensor_facts import TensorFacts, facts_of
-from harness.export.formats.exporter import Exporter, ExportError
+from harness.export.formats import Exporter, ExportError
 from harness.export.program import LOGITS, Outputs, Program, as_exported
 from harness.export.shape_grid import shape_grid
 from harness.processes import end_in_words, environment_of_child, last_line, module_command, start_process, stop_process

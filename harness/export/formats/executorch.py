@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.export.formats.exporter import Attempt, Exported, Exporter, ExportError, Inspection, by_position, check_shapes
+from harness.export.formats import Attempt, Exported, Exporter, ExportError, Inspection, by_position, check_shapes
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.batches import Batch
+    from harness.export.formats import Run
     from harness.export.formats.exported_program import Captured
-    from harness.export.formats.exporter import Run
     from harness.export.program import Program, Runner
 
 _ROWS = 64

@@ -18,7 +18,7 @@ from torch.export import Dim, ExportedProgram
 
 from harness.compat import TracerWarning
 from harness.export.failure_reason import one_line
-from harness.export.formats.exporter import Attempt, ExportError
+from harness.export.formats import Attempt, ExportError
 from harness.export.program import Program
 from harness.models.wrapped import without_fast_path
 from harness.runtime import seeded

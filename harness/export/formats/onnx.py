@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from harness.export.formats.exporter import Attempt, Exported, Exporter, ExportError, Inspection, Port, TritonBackend
+from harness.export.formats import Attempt, Exported, Exporter, ExportError, Inspection, Port, TritonBackend
 from harness.tasks import TaskSpec
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from harness.batches import Batch
     from harness.config import ExportConfig
     from harness.export.blame.verdict import Blame
+    from harness.export.formats import QuantisationQuality, Run, WrongFile
     from harness.export.formats.exported_program import Captured
-    from harness.export.formats.exporter import QuantisationQuality, Run, WrongFile
     from harness.export.onnx.quantisation import Kind
     from harness.export.program import Outputs, Program, Runner
 
@@ -121,7 +121,7 @@ class ONNXExporter(Exporter):
         from harness.export.clean_process.run import try_other_sizes
         from harness.export.failure_reason import one_line
         from harness.export.formats.exported_program import capture, failures
-        from harness.export.onnx.file import operators
+        from harness.export.onnx import operators
 
         attempts: list[Attempt] = []
         captured: Captured | None = None
@@ -176,33 +176,33 @@ class ONNXExporter(Exporter):
 
     def risk(self, path: Path) -> str:
         """Weights in other files: a path may lead anywhere."""
-        from harness.export.onnx.file import names_of_weight_files
+        from harness.export.onnx import names_of_weight_files
 
         names = sorted(names_of_weight_files(path))
         return f"it keeps weights in other files ({', '.join(names[:3])})" if names else ""
 
     def check_contained(self, path: Path) -> None:
         """Refuses weights that lie elsewhere than beside the file."""
-        from harness.export.onnx.file import read
+        from harness.export.onnx import read
 
         read(path)
 
     def inspect(self, path: Path, program: Program) -> Inspection:
         """Runs the checker, counts the operators, and holds opset, inputs and outputs against what was asked for."""
-        from harness.export.onnx.file import inspect_onnx
+        from harness.export.onnx import inspect_onnx
 
         return inspect_onnx(path, program, self.opset_version)
 
     def load(self, path: Path, program: Program) -> Runner:
         """Opens an ONNX Runtime session."""
-        from harness.export.onnx.file import read, runner, session
+        from harness.export.onnx import read, runner, session
 
         read(path)
         return runner(session(path))
 
     def static_axes(self, path: Path, program: Program) -> dict[str, str]:
         """Axes that were to stay free and have a number in the file."""
-        from harness.export.onnx.file import static_axes
+        from harness.export.onnx import static_axes
 
         return static_axes(path, program)
 
@@ -210,7 +210,7 @@ class ONNXExporter(Exporter):
         """Inputs and outputs as the file declares them."""
         import onnx
 
-        from harness.export.onnx.file import dimensions
+        from harness.export.onnx import dimensions
 
         graph = onnx.load(path, load_external_data=False).graph
 
@@ -222,7 +222,7 @@ class ONNXExporter(Exporter):
 
     def run_in_float64(self, path: Path, batch: Batch) -> Outputs:
         """The outputs of the file with every float32 tensor widened."""
-        from harness.export.onnx.file import run_in_float64
+        from harness.export.onnx import run_in_float64
 
         return run_in_float64(path, batch)
 
@@ -245,7 +245,7 @@ class ONNXExporter(Exporter):
         import torch
 
         from harness.export.formats.exported_program import quiet
-        from harness.export.onnx.file import tidy
+        from harness.export.onnx import tidy
         from harness.runtime import seeded
 
         # The exporter names values after the operators of the graph, and does not look whether an input or output has such a name.
@@ -290,7 +290,7 @@ class ONNXExporter(Exporter):
     def _check(self, path: Path) -> None:
         import onnx
 
-        from harness.export.onnx.file import opset, read
+        from harness.export.onnx import opset, read
 
         model = read(path)
         if self.opset_version is not None and opset(model) != self.opset_version:
@@ -301,7 +301,7 @@ class ONNXExporter(Exporter):
     def _described(
         self, program: Program, path: Path, captured: Captured | None, attempts: tuple[Attempt, ...], frozen: list[str]
     ) -> Exported:
-        from harness.export.onnx.file import refuse_negative_ids
+        from harness.export.onnx import refuse_negative_ids
 
         guarded = [name for name in program.fields if _is_index(program, name) and _refuses_negative(program, name)]
         if guarded:

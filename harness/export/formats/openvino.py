@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from harness.export.formats.exporter import Attempt, Exported, Exporter, ExportError, Inspection, check_shapes
+from harness.export.formats import Attempt, Exported, Exporter, ExportError, Inspection, check_shapes
 from harness.export.formats.onnx import ONNXExporter
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.batches import Batch
-    from harness.export.formats.exporter import Run
+    from harness.export.formats import Run
     from harness.export.program import Program, Runner
 
 _DTYPES = {

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.export.formats.exporter import Exported, ExportError, Inspection, TorchExporter, by_position
+from harness.export.formats import Exported, ExportError, Inspection, TorchExporter, by_position
 
 if TYPE_CHECKING:
     import torch
 
     from harness.export.blame.verdict import Blame
-    from harness.export.formats.exporter import Run, WrongFile
+    from harness.export.formats import Run, WrongFile
     from harness.export.program import Program
 
 

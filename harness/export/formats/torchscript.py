@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.compat import JIT_IS_SCRIPTING
-from harness.export.formats.exporter import (
+from harness.export.formats import (
     Attempt,
     Exported,
     ExportError,
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from harness.export.blame.verdict import Blame
-    from harness.export.formats.exporter import Run, WrongFile
+    from harness.export.formats import Run, WrongFile
     from harness.export.program import Program
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.export.formats.exporter import Attempt, Exported, Exporter, ExportError, Inspection
+from harness.export.formats import Attempt, Exported, Exporter, ExportError, Inspection
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

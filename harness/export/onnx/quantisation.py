@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from harness.batches import Batch
 from harness.errors import MissingPackageError
+from harness.export.formats import ExportError
 from harness.export.formats.exported_program import quiet
-from harness.export.formats.exporter import ExportError
 from harness.user_code import raised
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def quantise(path: Path, target: Path, kind: Kind, batches: Iterable[Batch], fie
         MissingPackageError: ONNX or ONNX Runtime is not installed.
     """
     check_available()
-    from harness.export.onnx.file import opset, read
+    from harness.export.onnx import opset, read
 
     if size_of(path) >= _PROTOBUF_LIMIT:
         raise ExportError(f"{path.name}: 2 GiB or more, which ONNX Runtime's tools do not quantise; quantise its parts")
@@ -118,7 +118,7 @@ def prepare(path: Path, prepared: Path) -> str:
 
 def size_of(path: Path) -> int:
     """Bytes of a file, and of those beside it that hold its weights."""
-    from harness.export.onnx.file import external_files, read
+    from harness.export.onnx import external_files, read
 
     return sum(file.stat().st_size for file in (path, *(path.parent / name for name in external_files(read(path)))))
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from harness.batches import Batch
-from harness.export.formats.exporter import QuantisationQuality, TensorQuality, outputs_by_name
+from harness.export.formats import QuantisationQuality, TensorQuality, outputs_by_name
 from harness.export.onnx.quantisation import check_available, prepare, silent, size_of
 from harness.export.program import Outputs, module_path
 
@@ -46,7 +46,7 @@ def measure_quality(
         MissingPackageError: ONNX or ONNX Runtime is not installed.
     """
     check_available()
-    from harness.export.onnx.file import read, runner, session
+    from harness.export.onnx import read, runner, session
 
     run = runner(session(quantised_path))
     names = list(expected[0]) if expected else []

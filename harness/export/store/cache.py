@@ -19,7 +19,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from harness.export.formats.exporter import Attempt, Exported, ExportError
+from harness.export.formats import Attempt, Exported, ExportError
 from harness.files import file_hash, new_folder, write_whole
 
 _FORMAT_VERSION = 1

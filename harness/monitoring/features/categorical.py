@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.monitoring.features import FeatureKind, Plot, log_coincidence_of, shares_by_label
 from harness.monitoring.features.category_drift import compare_absent, compare_categories, compare_clusters, compare_unseen
 from harness.monitoring.features.counts import CategoricalCounts, Clusters
-from harness.monitoring.features.feature_kind import FeatureKind, Plot, log_coincidence_of, shares_by_label
 from harness.monitoring.features.values import (
     BUCKETS,
     Frequencies,

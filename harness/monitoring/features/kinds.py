@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import ProfileError
+from harness.monitoring.features import FeatureKind
 from harness.monitoring.features.categorical import Categorical
 from harness.monitoring.features.counts import FeatureCounts
-from harness.monitoring.features.feature_kind import FeatureKind
 from harness.monitoring.features.numeric import Numeric
 from harness.monitoring.features.values import Block, Values
 from harness.monitoring.features.vectors import Vector

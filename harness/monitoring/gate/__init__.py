@@ -1,1 +1,309 @@
-"""The gate: is a candidate worse than a baseline, by scores of the same samples?"""
+"""Per-sample scores of two runs compared, the share of alpha that each comparison spends, and comparisons with a stored baseline."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import ComparisonError
+from harness.experiments import ExperimentDB, RunRef, Scores
+from harness.experiments.run_parts import read_comparisons, read_scored_metrics, write_comparison
+from harness.monitoring.gate.comparison import Comparison, Comparisons
+from harness.monitoring.gate.paired_tests import Measurement, measure
+from harness.monitoring.gate.pairs import Pairs, ScoreKind, Sliced, SliceLabels, direction_of, kind_of
+from harness.statistics import holm
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+
+@dataclass(frozen=True)
+class AlphaSpending:
+    """How often a baseline was compared with before.
+
+    Every comparison spends a share of alpha, and the shares of infinitely many comparisons add up to 1, so that all comparisons with a
+    baseline together fail a candidate that is not worse with a probability of at most alpha (alpha spending: Lan and DeMets, Biometrika 70,
+    1983; for a stream of tests, Foster and Stine, JRSS B 70, 2008). The bound is a sum of probabilities and so holds although all comparisons
+    use the same samples and the same baseline. E-values multiplied over comparisons would not do: a second comparison on the same samples is
+    no new evidence, and the product would count it as such.
+
+    Attributes:
+        made: Comparisons before this one.
+        expected: About how many there will be. The first spends ``1 / (expected + 1)`` of alpha, later ones less and less; expecting more
+            keeps more for later.
+    """
+
+    made: int = 0
+    expected: int = 1
+
+    def __post_init__(self) -> None:
+        if self.made < 0 or self.expected < 1:
+            raise ComparisonError(f"`made` is at least 0 and `expected` at least 1, got {self.made} and {self.expected}")
+
+    @classmethod
+    def of_stored(cls, marks: Sequence[Mapping[str, Any]], scores: str, expected: int) -> AlphaSpending:
+        """The next comparison with a baseline; scores that were compared before keep their number.
+
+        Args:
+            marks: What ``mark`` gave of the earlier comparisons with the baseline, oldest first.
+            scores: A hash of the candidate's scores.
+            expected: About how many comparisons there will be, if this is the first.
+        """
+        if not marks:
+            return cls(0, expected)
+        same = [mark["look"] for mark in marks if mark["scores"] == scores]
+        return cls(same[0] - 1 if same else max(mark["look"] for mark in marks), marks[0]["expected"])
+
+    def mark(self, scores: str) -> dict[str, Any]:
+        """What is stored with a comparison, so that later ones can be counted."""
+        return {"look": self.number, "expected": self.expected, "scores": scores}
+
+    @property
+    def number(self) -> int:
+        """The number of this comparison, from 1."""
+        return self.made + 1
+
+    @property
+    def share(self) -> float:
+        """The share of alpha that this comparison may spend."""
+        return self.expected / ((self.made + self.expected) * (self.number + self.expected))
+
+
+_SLICES_SHARE = 0.5
+
+
+def compare_all_scores(
+    baseline: Mapping[str, Scores],
+    candidate: Mapping[str, Scores],
+    *,
+    margins: Mapping[str, float] | None = None,
+    alpha: float = 0.05,
+    higher_is_better: Mapping[str, bool] | None = None,
+    slices: SliceLabels | None = None,
+    spending: AlphaSpending | None = None,
+) -> Comparisons:
+    """Compares a candidate with a baseline by several scores, of which any may fail it; alpha is for all of them together.
+
+    Args:
+        baseline: The baseline's scores by name.
+        candidate: The candidate's, under the same names.
+        margins: How much worse is allowed, by name.
+        alpha: The probability of failing a candidate that is not worse by any score.
+        higher_is_better: What a greater score means, of names the project does not know.
+        slices: A label a sample, ``[N]``, under the name of what is labelled; each part is compared as well. The whole keeps half of alpha.
+        spending: How often the baseline was compared with before; by default this is the only time.
+
+    Raises:
+        ComparisonError: The scores cannot be paired, or an argument is impossible.
+    """
+    if set(baseline) != set(candidate):
+        raise ComparisonError(
+            f"the scores have other names: the baseline's {', '.join(baseline)}; the candidate's {', '.join(candidate)}"
+        )
+    given = higher_is_better or {}
+    pairs = {name: Pairs.of(baseline[name], candidate[name], direction_of(name, given)) for name in candidate}
+    return Family.of(pairs, margins or {}, alpha, slices or {}).judged(spending)
+
+
+@dataclass(frozen=True)
+class _Member:
+    """A score, measured on all samples and on slices."""
+
+    metric: str
+    kind: ScoreKind
+    margin: float
+    whole: Measurement
+    is_right_or_wrong: bool
+    parts: dict[str, Measurement]
+    left_out: int
+
+    @property
+    def tests(self) -> list[Measurement]:
+        return [self.whole, *self.parts.values()]
+
+    @property
+    def weights(self) -> list[float]:
+        """Shares of the score's part of alpha: the slices together get half of it."""
+        if not self.parts:
+            return [1.0]
+        return [1 - _SLICES_SHARE, *[_SLICES_SHARE / len(self.parts)] * len(self.parts)]
+
+
+@dataclass(frozen=True)
+class Family:
+    """Everything that is tested of one candidate, measured but not yet judged."""
+
+    members: tuple[_Member, ...]
+    alpha: float
+
+    @classmethod
+    def of(cls, pairs: Mapping[str, Pairs], margins: Mapping[str, float], alpha: float, slices: SliceLabels) -> Family:
+        """Measures pairs by the names of their scores.
+
+        Raises:
+            ComparisonError: An argument is impossible.
+        """
+        if not 0 < alpha < 0.5:
+            raise ComparisonError(f"`alpha` is the probability of a false alarm, above 0 and below 0.5, not {alpha}")
+        if not pairs:
+            raise ComparisonError("there is no score to compare by")
+        unknown = [name for name in margins if name not in pairs]
+        if unknown:
+            raise ComparisonError(f"a margin is given for {unknown[0]!r}, which is not compared: {', '.join(pairs)}")
+        return cls(tuple(_measured(name, paired, margins.get(name), alpha, slices) for name, paired in pairs.items()), alpha)
+
+    def judged(self, spending: AlphaSpending | None) -> Comparisons:
+        """The verdicts, each at the level that Holm's correction and the alpha spending leave it."""
+        weights = [weight / len(self.members) for member in self.members for weight in member.weights]
+        p_values = [test.p for member in self.members for test in member.tests]
+        adjusted = [min(1.0, p / _share(spending)) for p in holm(p_values, weights)]
+        given = iter(zip(adjusted, weights, strict=True))
+        return Comparisons(
+            tuple(self._judge(member, list(islice(given, len(member.tests))), spending) for member in self.members)
+        )
+
+    def _judge(self, member: _Member, given: list[tuple[float, float]], spending: AlphaSpending | None) -> Comparison:
+        names = ["", *member.parts]
+        whole, *parts = (
+            self._comparison(member, name, test, p, weight, spending)
+            for name, test, (p, weight) in zip(names, member.tests, given, strict=True)
+        )
+        return replace(whole, slices=tuple(parts), slices_left_out=member.left_out)
+
+    def _comparison(
+        self, member: _Member, name: str, test: Measurement, p: float, weight: float, spending: AlphaSpending | None
+    ) -> Comparison:
+        level = self.alpha * _share(spending) * weight
+        low, high = test.interval
+        better_up = member.kind.higher_is_better
+        return Comparison(
+            metric=member.metric,
+            slice=name,
+            samples=test.precision.samples,
+            baseline=test.baseline,
+            candidate=test.candidate,
+            difference=-test.worsening if better_up else test.worsening,
+            interval=(-high, -low) if better_up else (low, high),
+            p=test.p,
+            p_adjusted=p,
+            margin=member.margin,
+            margin_p=test.margin_p,
+            power=test.precision.power(member.margin, level),
+            detectable=test.precision.detectable(level),
+            needed=test.precision.needed(member.margin, level),
+            alpha=self.alpha,
+            look=spending.number if spending else 1,
+            higher_is_better=better_up,
+            label=member.kind.label,
+            is_share=member.kind.is_share,
+            is_same=self._is_same,
+        )
+
+    @property
+    def _is_same(self) -> bool:
+        """Equal answers may be chance where they are right or wrong; losses equal to the last bit are the same model's."""
+        all_equal = all(member.whole.identical for member in self.members)
+        return all_equal and not all(member.is_right_or_wrong for member in self.members)
+
+
+def _measured(metric: str, pairs: Pairs, given: float | None, alpha: float, labels: SliceLabels) -> _Member:
+    kind = kind_of(metric, pairs)
+    margin = kind.default_margin(metric, pairs) if given is None else given
+    if not (math.isfinite(margin) and margin > 0):
+        raise ComparisonError(f"the margin of {metric!r} is how much worse is allowed, a number above 0, not {margin}")
+    sliced = Sliced.of(pairs, labels)
+    parts = {name: measure(part, margin, alpha) for name, part in sliced.parts.items()}
+    return _Member(metric, kind, margin, measure(pairs, margin, alpha), pairs.is_right_or_wrong, parts, sliced.left_out)
+
+
+def _share(spending: AlphaSpending | None) -> float:
+    return spending.share if spending else 1.0
+
+
+_KEY = "gate"
+
+
+def compare_with_baseline(
+    db: ExperimentDB,
+    candidate: RunRef,
+    baseline: RunRef,
+    metrics: Sequence[str] | None = None,
+    margins: Mapping[str, float] | None = None,
+    *,
+    alpha: float = 0.05,
+    higher_is_better: Mapping[str, bool] | None = None,
+    slices: SliceLabels | None = None,
+    expected_comparisons: int = 1,
+) -> Comparisons:
+    """Compares the stored scores of two runs, and stores the result with both.
+
+    Each comparison with a baseline spends some of alpha (``AlphaSpending``), so that all candidates ever compared with it together are failed
+    by mistake with a probability of at most alpha. The same scores compared again, as when a job is repeated, count as the same comparison.
+    Another baseline starts from the beginning.
+
+    Args:
+        db: Where both runs are.
+        candidate: The run to judge.
+        baseline: The run to compare it with, such as ``"production"``.
+        metrics: Names of per-sample scores; by default all that both runs have.
+        margins: How much worse is allowed, by name and in the scores' own units; by default half a point of ``accuracy`` and
+            ``correct``, a fiftieth of the standard deviation of the baseline's scores for others.
+        alpha: The probability of failing a candidate that is not worse.
+        higher_is_better: What a greater score means, for names the project does not know.
+        slices: A label a sample, ``[N]``, under the name of what is labelled.
+        expected_comparisons: About how many candidates will be compared with this baseline; what the first comparison says applies to all.
+
+    Raises:
+        UnknownRunError: A run does not exist.
+        ExperimentError: A run has no scores of a metric, or the database cannot be read or written.
+        ComparisonError: The scores cannot be paired, or an argument is impossible.
+    """
+    ids = db.resolve(baseline), db.resolve(candidate)
+    if ids[0] == ids[1]:
+        raise ComparisonError(f"run {ids[0]} ({db.get_run(ids[0]).name}) cannot be its own baseline: name two runs")
+    chosen = tuple(metrics) if metrics is not None else _common_metrics(db, *ids)
+    before, after = ({name: db.get_scores(run, name) for name in chosen} for run in ids)
+    pairs = {name: Pairs.of(before[name], after[name], direction_of(name, higher_is_better or {})) for name in chosen}
+    family = Family.of(pairs, margins or {}, alpha, slices or {})
+    return _judged_and_stored(db, ids, family, _digest(after.values()), expected_comparisons)
+
+
+def _common_metrics(db: ExperimentDB, baseline: int, candidate: int) -> tuple[str, ...]:
+    with db.store.reading() as connection:
+        before, after = (read_scored_metrics(connection, run) for run in (baseline, candidate))
+    common = tuple(name for name in before if name in after)
+    if not common:
+        have = "; ".join(f"run {run} has {', '.join(names) or 'none'}" for run, names in ((baseline, before), (candidate, after)))
+        raise ComparisonError(f"the runs have no per-sample scores in common ({have}): evaluate both on one set")
+    return common
+
+
+def _judged_and_stored(db: ExperimentDB, ids: tuple[int, int], family: Family, scores: str, expected: int) -> Comparisons:
+    """Judges while no other comparison runs, so that no two take the same number."""
+    with db.store.alone() as connection:
+        spending = AlphaSpending.of_stored(_marks(connection, ids[0]), scores, expected)
+        judged = family.judged(spending)
+        for comparison in judged.metrics:
+            write_comparison(connection, *ids, comparison.metric, {**comparison.to_json(), _KEY: spending.mark(scores)})
+    return judged
+
+
+def _marks(connection: Connection, baseline: int) -> list[dict[str, Any]]:
+    """The marks of the earlier comparisons with a baseline."""
+    return [
+        record.result[_KEY]
+        for record in read_comparisons(connection, baseline)
+        if record.baseline_id == baseline and isinstance(record.result, dict) and _KEY in record.result
+    ]
+
+
+def _digest(scores: Iterable[Scores]) -> str:
+    content = hashlib.sha256()
+    for one in sorted(scores, key=lambda one: one.metric):
+        content.update(f"{one.metric}\0{one.dataset}\0{one.values.dtype.str}\0{one.values.size}\0".encode())
+        content.update(one.values.tobytes())
+    return content.hexdigest()

@@ -8,8 +8,8 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import ProfileError, ProfileMismatchError, did_you_mean
+from harness.monitoring.features import FeatureCounter, Survey
 from harness.monitoring.features.counts import FeatureCounts
-from harness.monitoring.features.feature_kind import FeatureCounter, Survey
 from harness.monitoring.features.kinds import Column, kind_of
 from harness.monitoring.features.values import Block, Values
 from harness.monitoring.profiles.profile import SHARED_META, Profile, is_optional

@@ -14,7 +14,7 @@ from harness.errors import DataError, DivergedError, TrainingError
 from harness.evidence import Evidence, Status
 from harness.properties.noise import FACTOR
 from harness.runtime import processor_seconds
-from harness.training.engines.job import steps_of_epoch
+from harness.training.engines import steps_of_epoch
 from harness.training.optimisation import RateScale
 from harness.training.trial import Training, Trial, TrialOptions
 

@@ -22,7 +22,7 @@ from harness.training.checks.pickled_payload import PackingError
 from harness.training.checks.simulated_data_parallel import PARTS, half
 from harness.training.checks.training_trace import FirstGradients
 from harness.training.checks.trial_spec import TrialSpec
-from harness.training.engines.job import seed_batch
+from harness.training.engines import seed_batch
 from harness.training.optimisation import Objective, clip_gradients, make_optimizer
 from harness.training.trial import Trial, TrialOptions
 

@@ -17,7 +17,7 @@ from harness.tasks import TaskSpec
 from harness.tasks.axes import BATCH
 from harness.tasks.calls import batch_as_declared
 from harness.tasks.signature import Signature
-from harness.training.engines.job import Batches
+from harness.training.engines import Batches
 from harness.user_code import raised
 from harness.wording import listed
 

@@ -23,9 +23,9 @@ from harness.batches import Batch
 from harness.compat import read_loader_states
 from harness.errors import CheckpointError, UserError
 from harness.training.checkpoints import check_fits, read_checkpoint, write_checkpoint
+from harness.training.engines import Job, OnGradients, is_lightning_module, seed_batch
 from harness.training.engines.batch_formats import rows_of
 from harness.training.engines.configured import checking_configuration
-from harness.training.engines.job import Job, OnGradients, is_lightning_module, seed_batch
 from harness.training.optimisation import Objective, clip_gradients, make_optimizer, make_schedule
 from harness.training.supervisor import STATE_KEY, diverged, find_culprit
 

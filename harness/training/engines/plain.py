@@ -14,7 +14,7 @@ from harness.batches import Batch, to_device
 from harness.errors import CheckpointError, TrainingError
 from harness.models.copies import move
 from harness.training.checkpoints import check_fits, read_checkpoint, write_checkpoint
-from harness.training.engines.job import Job, OnGradients, seed_batch
+from harness.training.engines import Job, OnGradients, seed_batch
 from harness.training.optimisation import Objective, clip_gradients, make_optimizer, make_schedule
 from harness.training.supervisor import STATE_KEY, diverged, find_culprit
 

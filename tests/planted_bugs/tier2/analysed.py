@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from harness.adapters import make_adapter
-from harness.analysis.study import Study, judge_analysis
+from harness.analysis import Study, judge_analysis
 from harness.evidence import Evidence
 from harness.properties.subject import Subject
 from harness.runtime import seeded, threads_for

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.analysis.study import Study
+from harness.analysis import Study
 from harness.data.loader import make_loader
 from harness.evidence import Status
 from harness.runtime import seeded

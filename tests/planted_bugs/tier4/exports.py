@@ -18,7 +18,7 @@ from harness.adapters import make_adapter
 from harness.catalogue import CATALOGUE
 from harness.config import ExportConfig, load_config
 from harness.evidence import Evidence
-from harness.export.checks.judge import judge_export
+from harness.export.checks import judge_export
 from harness.export.export_model import exports_of_config
 from harness.export.exports import Exports
 from harness.files import file_hash
