@@ -1,6 +1,6 @@
 """One entry in a separate process: through `modeltiers init`, and by its own config through those of tiers 1 to 4 that its task has.
 
-python -m packages.child KEY FOLDER BUDGET    # a budget of 0: `init`, and tier 1 of the config that it wrote
+python -m packages.child KEY FOLDER BUDGET [helped]  # a budget of 0: `init`, with the entry's help, and tier 1 of its config
 """
 
 from __future__ import annotations
@@ -28,7 +28,11 @@ def main() -> int:
     key, folder, budget = sys.argv[1], Path(sys.argv[2]), float(sys.argv[3])
     entry = next(entry for entry in ENTRIES if entry.key == key)
     (folder / "model.py").write_text(entry.model_file, encoding="utf-8")
-    found: dict[str, Any] = {"init": _init(folder)}
+    found: dict[str, Any] = {"init": _init(folder, entry.help_line if sys.argv[4:] else "")}
+    if sys.argv[4:] and entry.help_line == "task":
+        config = {"task_name": "entry", "model_file": "model.py", **entry.task}
+        (folder / "init.json").write_text(json.dumps(config), encoding="utf-8")
+        found["init"]["config"] = config
     started = time.process_time()
     if budget:
         found |= _run(entry, folder, budget)
@@ -39,14 +43,15 @@ def main() -> int:
     return 0
 
 
-def _init(folder: Path) -> dict[str, Any]:
-    """What `modeltiers init` makes of the model's file."""
+def _init(folder: Path, help_line: str) -> dict[str, Any]:
+    """What `modeltiers init` makes of the model's file, with one option of the user's where there is one."""
     from harness.cli import main as modeltiers
 
+    option = help_line.split(" ", 1) if help_line.startswith("--") else []
     said, started = io.StringIO(), time.process_time()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         try:
-            status = modeltiers(["init", str(folder / "model.py"), "--output", str(folder / "init.json"), "--no-run"])
+            status = modeltiers(["init", str(folder / "model.py"), "--output", str(folder / "init.json"), "--no-run", *option])
         except SystemExit as stopped:
             status = int(stopped.code or 0)
     config = folder / "init.json"

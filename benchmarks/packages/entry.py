@@ -24,6 +24,8 @@ class Entry:
         task: The config's keys, a task type with its sizes or a signature; empty where neither says what the model takes or returns.
         waits: What a signature cannot say of it.
         own: What the model file holds beside ``build_model``, where the class is a part that needs a model around it.
+        help_line: The one option of ``modeltiers init`` that a user adds where it wrote no config that runs, or the config of another task;
+            ``task`` where no option says it, and the entry's own task is given in place of what ``init`` writes.
     """
 
     package: str
@@ -33,6 +35,7 @@ class Entry:
     task: Keys = field(default_factory=dict)
     waits: str = ""
     own: str = ""
+    help_line: str = ""
 
     @property
     def key(self) -> str:

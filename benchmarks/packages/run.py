@@ -2,6 +2,7 @@
 
     python benchmarks/packages/run.py [WORD ...] [--work DIR] [--budget 25] [--again]
     python benchmarks/packages/run.py [WORD ...] [--work DIR] --init      # what `modeltiers init` makes of them, and tier 1 of that
+    python benchmarks/packages/run.py --init --helped                     # the same with the `help_line` of those that need one
 
 Needs the packages of `requirements.txt` beside this project, in an environment of their own. Entries whose result lies in DIR or in
 `results.json` are not run again. At the end `results.json` and `results.md` are written; exits with 1 where a red line is ours, or nobody
@@ -27,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from packages.entries import ENTRIES
 from packages.entry import Entry
-from packages.table import recorded_rows, result_of, write_results
+from packages.table import help_figures, recorded_rows, result_of, write_results
 
 _PATIENCE = 40
 """By the clock, as a multiple of the budget: the cores may be shared."""
@@ -44,7 +45,7 @@ def in_turns(entries: Sequence[Entry]) -> Iterator[Entry]:
     return (entry for entry in chain.from_iterable(zip_longest(*packages.values())) if entry is not None)
 
 
-def run(entry: Entry, folder: Path, budget: float) -> dict[str, Any]:
+def run(entry: Entry, folder: Path, budget: float, helped: bool = False) -> dict[str, Any]:
     """The result of one entry; with a budget of 0 what `init` made of it, and tier 1 of the config that it wrote."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -58,7 +59,7 @@ def run(entry: Entry, folder: Path, budget: float) -> dict[str, Any]:
         "HF_HUB_OFFLINE": "1",
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",  # installed or not, the plugin is loaded once, by name
     }
-    command = [sys.executable, "-m", "packages.child", entry.key, str(folder), str(budget)]
+    command = [sys.executable, "-m", "packages.child", entry.key, str(folder), str(budget), *(["helped"] if helped else [])]
     with (folder / "log").open("w", encoding="utf-8") as log:
         try:
             status = subprocess.run(
@@ -97,23 +98,27 @@ def main() -> int:
         action="store_true",
         help="run `modeltiers init` and tier 1 of what it wrote only, and put the outcome into the rows there are",
     )
+    parser.add_argument("--helped", action="store_true", help="with --init: of the entries with a `help_line`, with that line")
     parser.add_argument("--table", action="store_true", help="write the tables only")
     arguments = parser.parse_args()
     work, end = arguments.work.resolve(), time.monotonic() + 60 * arguments.minutes
-    results = work / "init" if arguments.init else work
+    results = work / ("helped" if arguments.helped else "init") if arguments.init else work
     results.mkdir(parents=True, exist_ok=True)
     recorded = {} if arguments.init else recorded_rows()
-    for entry in in_turns([entry for entry in ENTRIES if entry.task]):
+    for entry in in_turns([entry for entry in ENTRIES if entry.task and (entry.help_line or not arguments.helped)]):
         file = results / f"{entry.key}.json"
         is_wanted = not arguments.words or any(word in entry.key for word in arguments.words)
         is_done = entry.key in recorded or result_of(entry, results) is not None
         if arguments.table or not is_wanted or (is_done and not arguments.again) or time.monotonic() > end:
             continue
-        found = run(entry, work / "runs" / entry.key, 0.0 if arguments.init else arguments.budget)
+        found = run(entry, work / "runs" / entry.key, 0.0 if arguments.init else arguments.budget, arguments.helped)
         file.write_text(json.dumps(found, indent=1), encoding="utf-8")
         summary = found.get("summary") or found.get("error", "").strip().splitlines()[-1:]
         print(entry.key, "init", found.get("init", {}).get("status"), summary, f"{found.get('processor')} s", flush=True)
-    return write_results(work)
+    status = write_results(work)
+    if arguments.init:
+        print(help_figures())
+    return status
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ the tiers that they had at the time, under a `time_budget` of at most {budget:g}
 warned in {warnings}; {failed} failed, in {red} of the models. Of these {true} are reviewed as true of the model, {ours} as ours, {open} are
 not reviewed. {timed} `init` wrote a config that runs in {runs} cases: the entry's task in {right} (of a declared one its inputs and its first
 output, with as many axes), and another one in {another}, with no red line in tier 1 but those that are true of the model. In {other} cases
-tier 1 of its config has other red lines, or was not run; in {refused} it wrote none.
+tier 1 of its config has other red lines, or was not run; in {refused} it wrote none. {helped}
 """
 
 
@@ -47,6 +47,7 @@ class Row:
             a first output of as many axes as the declared ones; ``runs (…)`` where it wrote another task, and tier 1 of that has no red line
             but those that are reviewed as true of the model; ``red (…)`` where it has others, with their tests; ``other (…)`` where tier 1
             was not run; ``refused``.
+        helped: The same with the entry's `help_line`; empty where it has none.
         passed: Tests that passed.
         warnings: Tests that warned.
         failed: Tests that failed.
@@ -66,6 +67,7 @@ class Row:
     package: str
     name: str
     init: str
+    helped: str = ""
     passed: int = 0
     warnings: int = 0
     failed: int = 0
@@ -104,8 +106,11 @@ def write_results(work: Path) -> int:
         result = result_of(entry, work)
         row = recorded.get(entry.key) if result is None else _row(entry, result)
         if row is not None:
+            row.helped = recorded[entry.key].helped if entry.key in recorded else ""
             if written := result_of(entry, work / "init"):
                 row.init = init_outcome(entry, written, reviews.get(entry.key, {}))
+            if written := result_of(entry, work / "helped"):
+                row.helped = init_outcome(entry, written, reviews.get(entry.key, {}))
             row.red = [_reviewed(line, reviews.get(entry.key, {})) for line in row.red]
             row.amber = [_reviewed(line, reviews.get(entry.key, {})) for line in row.amber]
             rows.append(row)
@@ -113,6 +118,25 @@ def write_results(work: Path) -> int:
     (_HERE / "results.json").write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
     (_HERE / "results.md").write_text("\n".join(_lines(rows, budget)) + "\n", encoding="utf-8")
     return int(any(line["verdict"] != "true" for row in rows for line in row.red))
+
+
+def help_figures() -> str:
+    """How many entries run by what `init` writes: by itself, with one option, with their task."""
+    lines = {entry.key: entry.help_line for entry in ENTRIES}
+    rows = recorded_rows()
+    alone = {key for key, row in rows.items() if _runs(row.init)}
+    helped = {key for key, row in rows.items() if key not in alone and _runs(row.helped)}
+    option = sum(lines[key].startswith("--") for key in helped)
+    meant = sum(row.init == "right" or row.helped == "right" for row in rows.values())
+    share = (len(alone) + len(helped)) / max(1, len(rows))
+    return (
+        f"Without help {len(alone)} of {len(rows)} run, with one option of `init` {option} more, with a task of at most ten lines "
+        f"{len(helped) - option} more:\n{share:.1%} together; {meant} of them as the task they are."
+    )
+
+
+def _runs(outcome: str) -> bool:
+    return outcome == "right" or outcome.startswith("runs")
 
 
 def _row(entry: Entry, result: Mapping[str, Any]) -> Row:
@@ -207,11 +231,12 @@ def _lines(rows: list[Row], budget: float) -> Iterator[str]:
         ours=verdicts["ours"],
         open=verdicts["not reviewed"],
         timed=_timed(rows),
-        runs=sum(row.init == "right" or row.init.startswith("runs") for row in rows),
+        runs=sum(_runs(row.init) for row in rows),
         right=sum(row.init == "right" for row in rows),
         another=sum(row.init.startswith("runs") for row in rows),
         other=sum(row.init.startswith(("other", "red")) for row in rows),
         refused=sum(row.init == "refused" for row in rows),
+        helped=help_figures(),
     )
     yield "| package | class | passed | warned | failed | skipped (of these, no time) | `init` |\n|---|---|--:|--:|--:|--:|---|"
     for row in rows:

@@ -192,7 +192,7 @@ def _symbols(labelled: LabelledOutput, value: Tensor, targets: Tensor, batch: Ba
     signature, output = labelled.signature, labelled.output
     frames = signature.frames(output, value, batch).tolist()
     blank = getattr(output.kind, "blank", 0)
-    wide = widened(value)
+    wide = widened(output.in_steps(value))
     found = [_collapsed(steps[:count].argmax(-1).tolist(), blank) for steps, count in zip(wide, frames, strict=True)]
     said = [[symbol for symbol in row if symbol != IGNORED] for row in targets.tolist()]
     there = torch.tensor([number for number, row in enumerate(said) if row], dtype=torch.long)

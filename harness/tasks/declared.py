@@ -176,6 +176,8 @@ class _Reader:
             return KINDS["other"]()
         given = {key: value for key in ("classes", "blank", "norm", "of") if (value := getattr(keys, key)) is not None}
         fields = getattr(cls, "__dataclass_fields__", {})
+        if "symbols" in fields and "classes" in given:
+            given["symbols"] = given.pop("classes")
         for key in given:
             if key not in fields:
                 told = f"an output of kind {keys.kind!r} has no `{key}`"
@@ -333,7 +335,7 @@ def _of_axes(signature: Signature, held: set[str]) -> Iterator[Mistake]:
 
 
 def _of_output(output: Output, signature: Signature) -> Iterator[Mistake]:
-    position = getattr(output.kind, "classes", None)
+    position = getattr(output.kind, "classes", getattr(output.kind, "symbols", None))
     if position is not None and not -len(output.axes) <= position < len(output.axes):
         yield _wrong(f"outputs.{output.name}.classes", f"position {position} is outside the {len(output.axes)} axes")
     elif position is not None and output.axes[position] == BATCH:

@@ -100,6 +100,11 @@ class Output:
         position = getattr(self.kind, "classes", None)
         return None if position is None else rows_first(self.axes).index(position % len(self.axes)) - len(self.axes)
 
+    def in_steps(self, scores: Tensor) -> Tensor:
+        """Scores of symbols along time as ``[B, T, C]``, of a value with the rows first."""
+        symbols = rows_first(self.axes).index(getattr(self.kind, "symbols", -1) % len(self.axes))
+        return scores.movedim(symbols, -1)
+
     @property
     def has_class_scores(self) -> bool:
         """Whether it holds unnormalised scores of classes."""

@@ -106,7 +106,7 @@ class OutputKeys(_Keys):
 
     axes: list[SizeKey] = Field(default_factory=list, description="As of an input.")
     kind: str = Field("values", description=f"What it means: {', '.join(KINDS)}.")
-    classes: int | None = Field(None, description="Position of the axis of the classes; the last one by default.")
+    classes: int | None = Field(None, description="Position of the axis of the classes or symbols; the last one by default.")
     blank: NonNegative | None = Field(None, description="Of `ctc_scores`: the blank symbol.")
     norm: Annotated[float, Field(gt=0)] | None = Field(None, description="Of an `embedding`: its promised length.")
     of: str | None = Field(None, description="Of `lengths`: the axis they speak of.")

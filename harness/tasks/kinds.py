@@ -153,20 +153,22 @@ class CtcScores(Kind):
 
     Attributes:
         blank: The symbol that stands for none.
+        symbols: Position of the axis of the symbols; ``classes`` in a config.
     """
 
     blank: int = 0
+    symbols: int = -1
     name: ClassVar[str] = "ctc_scores"
     default_loss: ClassVar[str] = "ctc"
 
     def labels(self, axes: Sequence[Size]) -> LabelShape | None:
         """A few symbols a row, none of them the blank."""
-        classes = axes[-1]
+        classes = axes[self.symbols]
         return LabelShape((BATCH, _SYMBOLS), Ids(classes, pad=self.blank)) if isinstance(classes, int) and classes > 1 else None
 
     def written(self) -> dict[str, Any]:
-        """With the blank symbol."""
-        return {"kind": self.name, "blank": self.blank}
+        """With the blank symbol, and the position of the symbols where it is not the last."""
+        return _with_classes(self.name, self.symbols) | {"blank": self.blank}
 
 
 @dataclass(frozen=True)

@@ -345,7 +345,7 @@ class Signature:
         """The mean loss of one output (a scalar) against its labels in a batch."""
         labels = batch[self.label_name(output)]
         if isinstance(output.kind, CtcScores):
-            return ctc_loss(value, labels, self.frames(output, value, batch), output.kind.blank)
+            return ctc_loss(output.in_steps(value), labels, self.frames(output, value, batch), output.kind.blank)
         following = self.next_of(output)
         if following is not None:
             along = [output.axes[place] for place in rows_first(output.axes)].index(following[0])
@@ -368,14 +368,15 @@ class Signature:
         """How many real steps of an output along time each row has (int64 ``[B]``)."""
         import torch
 
-        along = next((axis for axis in output.axes[:-1] if axis != BATCH), None)
+        symbols = getattr(output.kind, "symbols", -1) % len(output.axes)
+        along = next((axis for place, axis in enumerate(output.axes) if axis != BATCH and place != symbols), None)
         source = self.axes[along].source if isinstance(along, str) else None
         lengths = {each.values.axis: batch[each.name] for each in self.inputs if isinstance(each.values, LengthsOf)}
         if along in lengths:
             return lengths[along]
         if isinstance(source, Formula) and set(source.axes) <= set(lengths):
             return source.value(lengths)  # type: ignore[no-any-return]
-        return torch.full((len(value),), value.shape[1], device=value.device)
+        return torch.full((len(value),), output.in_steps(value).shape[1], device=value.device)
 
     @property
     def declared_labels(self) -> frozenset[str]:

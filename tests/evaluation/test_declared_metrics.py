@@ -161,13 +161,15 @@ def test_tokens_that_come_next() -> None:
     assert found["perplexity"] == pytest.approx(np.exp(loss), rel=1e-6)
 
 
-def test_symbols_along_time_are_read_off_and_compared() -> None:
-    outputs = {"symbols": {"axes": ["frames", "batch", 4], "kind": "ctc_scores"}}
+@pytest.mark.parametrize(("axes", "position"), [(["frames", "batch", 4], {}), (["batch", 4, "frames"], {"classes": 1})])
+def test_symbols_along_time_are_read_off_and_compared(axes: list[Any], position: dict[str, int]) -> None:
+    outputs = {"symbols": {"axes": axes, "kind": "ctc_scores", **position}}
     task = task_of(outputs)
     paths = torch.tensor([[0, 1, 1, 0, 1, 2], [3, 3, 2, 0, 0, 0], [1, 2, 3, 0, 0, 0]])
     scores = 9.0 * F.one_hot(paths, 4).float()
     labels = torch.tensor([[1, 1, 2], [3, 1, IGNORED], [2, 3, IGNORED]])
-    found = judged(task, rows_of(symbols_said=scores, labels=labels))
+    given = scores.mT if position else scores
+    found = judged(task, rows_of(symbols_said=given, labels=labels))
     assert list(found.summary) == ["loss", "error_rate"]
     assert found.summary["error_rate"] == pytest.approx(2 / 7)
     assert found.scores["error_rate"].tolist() == [0.0, 0.5, 0.5]

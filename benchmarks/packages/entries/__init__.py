@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from packages.entries import (
     graphs,
     image_models,
@@ -15,7 +17,34 @@ from packages.entries import (
 )
 from packages.entry import Entry
 
-ENTRIES: tuple[Entry, ...] = (
+_TABLE = "--task tabular_classification"
+_EMBEDDINGS = (
+    "LinearEmbeddings",
+    "LinearReLUEmbeddings",
+    "PeriodicEmbeddings",
+    "PiecewiseLinearEncoding",
+    "PiecewiseLinearEmbeddings",
+)
+
+_HELP_LINES = {
+    "vit-pytorch-twins_svt.TwinsSVT": "--task image_classification",
+    "transformers-XLNetForSequenceClassification": "task",  # padded on the left
+    "reformer-pytorch-ReformerLM": "--task causal_lm",
+    "g-mlp-pytorch-gMLP": "task",
+    "open-clip-torch-TextTransformer": "task",
+    "rtdl-revisiting-models-FTTransformer": _TABLE,
+    **{f"rtdl-num-embeddings-{name}": _TABLE for name in _EMBEDDINGS},
+    "pytorch-tabnet-TabNetNoEmbeddings": _TABLE,
+    "torch-geometric-LightGCN": "--input edge_label_index=2,pairs:ids=12",
+    "pytorch-forecasting-NBeats": "--input x.encoder_cont=batch,8,1",
+    "torchaudio-Wav2Letter": "task",  # the signal of few samples vanishes
+    "torchaudio-DeepSpeech": "--input x=batch,1,time,8",
+    "stable-baselines3-ActorCriticPolicy_of_PPO,_evaluate_actions": "task",  # forward samples
+    "sentence-transformers-Pooling,_Dense_and_Normalize": "task",
+}
+"""By key: `Entry.help_line`."""
+
+_ENTRIES: tuple[Entry, ...] = (
     *image_models.ENTRIES,
     *transformers_models.ENTRIES,
     *language_models.ENTRIES,
@@ -26,4 +55,6 @@ ENTRIES: tuple[Entry, ...] = (
     *several_inputs.ENTRIES,
     *waiting.ENTRIES,
 )
+
+ENTRIES = tuple(replace(entry, help_line=_HELP_LINES.get(entry.key, "")) for entry in _ENTRIES)
 """All entries."""

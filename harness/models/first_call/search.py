@@ -257,7 +257,7 @@ def _with_options(subject: _Subject, found: FoundCall, optional: Mapping[str, Ar
             if more is not None and _outputs(more.returned) > _outputs(found.returned):
                 found = more
                 continue
-        if any(word in name.lower() for word in STATES):
+        if any(word in name.lower() for word in STATES) and "mask" not in name.lower():
             found = _with_state(subject, found, name)
             continue
         if guess.holds not in ("lengths", "ones", "bools"):

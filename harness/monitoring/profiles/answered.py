@@ -144,6 +144,7 @@ def _yes_or_no(answered: Answered, chance: Tensor, real: Tensor | None) -> dict[
 
 def _symbols(answered: Answered, scores: Tensor, real: Tensor | None) -> dict[str, Values]:
     """Of scores along time ``[B, T, C]``: the likeliest symbols, repeated ones once and without the blank."""
+    scores = answered.output.in_steps(scores)
     kind, size = answered.output.kind, scores.shape[-1]
     best = widened(scores).softmax(-1).max(-1)
     steps, sure = best.indices.cpu(), best.values.cpu().double()

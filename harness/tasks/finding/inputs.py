@@ -331,7 +331,7 @@ class FoundInputs:
 
     def _state_of(self, argument: str, own: Sequence[str]) -> str:
         """The output that an argument continues: one of its shapes, where the argument has a name that says so."""
-        if not any(word in argument.lower() for word in _STATES):
+        if not any(word in argument.lower() for word in _STATES) or "mask" in argument.lower():
             return ""
         shapes = [self.call.inputs[name].shape for name in own]
         outputs = self.call.outputs.items()

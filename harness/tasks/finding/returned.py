@@ -14,7 +14,7 @@ from torch import Tensor
 from harness.tasks.axes import BATCH, Size
 from harness.tasks.finding.calling import SINGLE, tensors_in
 
-_VAGUE = ("out", "output", "outputs", "ret", "res", "result", "count", "index")
+_VAGUE = ("out", "output", "outputs", "ret", "res", "result", "count", "index", "input", "inputs")
 """Names of variables that say nothing, or that every tuple has; those of a single letter say nothing either."""
 
 _RANGES = {"sigmoid": [0.0, 1.0], "tanh": [-1.0, 1.0]}
