@@ -7,8 +7,9 @@ real tokens, ``decoder_input_ids`` int64 ``[B, T]``, ``pixel_values`` float32 ``
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
 
 import torch
 from torch import Tensor
@@ -19,6 +20,9 @@ from harness.tasks.kinds import IGNORED as IGNORED
 from harness.tasks.values import Drawing, Ids
 
 Batch = dict[str, Tensor]
+
+_MOST_ELEMENTS = 1 << 22
+"""Elements of the main output of a call that many rows share."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,36 @@ def largest_sizes(task: TaskSpec, batch: int) -> Sizes:
         return Sizes.of({**{axis.name: axis.choices()[-1] for axis in task.declared.free_axes}, BATCH: batch})
     longest = task.max_seq_len or 1
     return Sizes(batch, longest, longest)
+
+
+def shares_rows(task: TaskSpec) -> bool:
+    """Whether rows of several batches may be put into one: rows are independent, and everything a call is given has an axis of them."""
+    signature = task.signature
+    has_rows = all(BATCH in each.axes and not each.state for each in signature.inputs)
+    return has_rows and signature.has_rows and not signature.grouping
+
+
+def joined(task: TaskSpec, batches: Sequence[Batch]) -> Batch:
+    """The rows of several batches of the same sizes, one after the other."""
+    rows = task.signature.row_count(batches[0])
+
+    def has_rows(value: Tensor) -> bool:
+        return value.ndim > 0 and len(value) == rows
+
+    return {name: torch.cat([b[name] for b in batches]) if has_rows(value) else value for name, value in batches[0].items()}
+
+
+def with_rows(task: TaskSpec, sizes: Sizes, wanted: int) -> Sizes:
+    """The sizes with as many rows as wanted, as far as the task allows so many and their outputs are not too large for one call."""
+    if not shares_rows(task):
+        return sizes
+    elements = abs(prod(replace(sizes, batch=1).logits_shape(task))) or 1
+    rows = range(min(wanted, _MOST_ELEMENTS // elements), sizes.batch, -1)
+    return next((more for count in rows if _allowed(task, more := replace(sizes, batch=count))), sizes)
+
+
+def _allowed(task: TaskSpec, sizes: Sizes) -> bool:
+    return task.declared is None or task.declared.allows(sizes.by_axis(task))
 
 
 def make_batch(task: TaskSpec, sizes: Sizes, seed: int = 0) -> Batch:

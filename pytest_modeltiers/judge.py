@@ -49,12 +49,6 @@ VERDICT = pytest.StashKey[dict[str, Any]]()
 EXAMPLES = 8
 """Draws for a property with free sizes."""
 
-_CONTENTS = 3
-"""Contents judged at each draw."""
-
-_APART = 100
-"""How far the seeds of the contents are apart."""
-
 Check = Callable[..., Evidence]
 """A property function: from a subject and the values of an example to evidence."""
 
@@ -184,7 +178,7 @@ class Judge:
                 if known and out_of_time():
                     self.cut = True
                     return
-                known[key] = self._run_contents(check, case, out_of_time)
+                known[key] = case, self._run(check, case)
             if self._is_own_failure(known[key][1]):
                 raise ViolationError(*known[key])
 
@@ -270,18 +264,6 @@ class Judge:
         if self.worst is evidence:  # kept before smaller sizes are tried, for which there may be no time
             case, evidence = smallest_failing(case, evidence, partial(self._run, check), least, out_of_time, self.subject.task)
             self.worst, self._again = evidence, partial(self._run_again, check, case)
-
-    def _run_contents(
-        self, check: Check, case: dict[str, Any], out_of_time: Callable[[], bool]
-    ) -> tuple[dict[str, Any], Evidence]:
-        """Judges what was drawn, and a few more contents of the same sizes, which cost less than a draw; returns the worst."""
-        worst = case, self._run(check, case)
-        for number in range(1, _CONTENTS if "seed" in case else 1):
-            if worst[1].status is Status.FAIL or out_of_time():
-                break
-            other = {**case, "seed": case["seed"] + number * _APART}
-            worst = max(worst, (other, self._run(check, other)), key=lambda pair: self._rank(pair[1]))
-        return worst
 
     def _run(self, check: Check, values: dict[str, Any]) -> Evidence:
         self.examples += 1

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from harness.batches import Batch, Sizes, other_batch
+from harness.batches import Batch, Sizes, other_batch, shares_rows, with_rows
 from harness.evidence import Evidence, Status
-from harness.properties.equality import first_failure, judge_equal, remembered
+from harness.properties.equality import first_failure, judge_equal, judge_rows, remembered
 from harness.properties.independence import Run, ends_along, record
 from harness.properties.prerequisites import left_to_batch_independence
 from harness.properties.subject import Subject
 from harness.properties.tracing import first_divergence, positions_view
-from harness.tasks.axes import rows_first
+from harness.tasks.axes import BATCH, rows_first
 from harness.tasks.signature import Input
 from harness.tasks.values import Ids, IndexOf, LengthsOf, MaskOf
 
@@ -31,21 +31,15 @@ def causality(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     """
     signature = subject.task.signature
     whole = signature.complete(sizes.by_axis(subject.task))
-    base = subject.batch(sizes, seed)
-    others = other_batch(subject.task, base, subject.batch(sizes, seed + 10_007))
-    reference = remembered(subject, lambda model: subject.logits(base, model))
     found: list[Evidence] = []
     for axis in signature.with_order("causal"):
+        length = whole[axis.name]
         if (
-            whole[axis.name] < 2
-            or not ends_along(signature, signature.main, axis.name, 1, whole)
-            or not list(_read(subject, axis.name))
+            length >= 2
+            and ends_along(signature, signature.main, axis.name, 1, whole)
+            and any(True for _ in _read(subject, axis.name))
         ):
-            continue
-        for position in _spread(whole[axis.name]):
-            found.append(_causal_at(subject, sizes, axis.name, position, base, others, reference, seed))
-            if found[-1].status is Status.FAIL:
-                break
+            found.append(_causal_along(subject, sizes, axis.name, _spread(length), seed))
     if not found:
         return Evidence("causal", Status.SKIPPED, f"`{signature.main.name}` has no two positions along a causal axis")
     return left_to_batch_independence(subject, first_failure(found))
@@ -63,23 +57,70 @@ def _read(subject: Subject, axis: str) -> Iterator[Input]:
             yield each
 
 
+def _causal_along(subject: Subject, sizes: Sizes, axis: str, positions: list[int], seed: int) -> Evidence:
+    """Judges positions along an axis: each is changed in a row of its own of as few calls as hold them, where rows may be shared."""
+    signature, by_axis = subject.task.signature, sizes.by_axis(subject.task)
+    ends = {position: ends_along(signature, signature.main, axis, position, by_axis) for position in positions}
+    positions = [position for position in positions if all(size >= 1 for _, size in ends[position])]
+    if not positions:
+        return Evidence("causal", Status.OK, f"the output has nothing before any position of `{axis}`")
+    if not shares_rows(subject.task):
+        return _causal_in_turn(subject, sizes, axis, positions, seed)
+    wide = with_rows(subject.task, sizes, len(positions))
+    base, others = _contents(subject, wide, seed)
+    reference = subject.logits(base)
+    calls = -(-len(positions) // wide.batch)
+    pairs, asked = [], [positions[number % len(positions)] for number in range(calls * wide.batch)]
+    for start in range(0, len(asked), wide.batch):
+        own = asked[start : start + wide.batch]
+        logits = subject.logits(_changed(subject, axis, own, base, others))
+        for row, position in enumerate(own):
+            left, right = (_before(output[row : row + 1], ends[position]) for output in (reference, logits))
+            pairs.append((left, right))
+
+    def by_itself(number: int) -> Evidence:
+        found = (_causal_in_turn(subject, each, axis, [asked[number]], seed) for each in dict.fromkeys((sizes, wide)))
+        return first_failure(found)
+
+    return judge_rows(subject, "causal", pairs, by_itself, f"{wide.describe(subject.task)}, seed={seed}")
+
+
+def _causal_in_turn(subject: Subject, sizes: Sizes, axis: str, positions: list[int], seed: int) -> Evidence:
+    base, others = _contents(subject, sizes, seed)
+    reference = remembered(subject, lambda model: subject.logits(base, model))
+    return first_failure(_causal_at(subject, sizes, axis, position, base, others, reference, seed) for position in positions)
+
+
+def _contents(subject: Subject, sizes: Sizes, seed: int) -> tuple[Batch, Batch]:
+    """A batch, and another that differs from it everywhere."""
+    base = subject.batch(sizes, seed)
+    return base, other_batch(subject.task, base, subject.batch(sizes, seed + 10_007))
+
+
+def _changed(subject: Subject, axis: str, positions: list[int], base: Batch, others: Batch) -> Batch:
+    """A batch in each row of which another position along an axis holds something else."""
+    read = [each for each in _read(subject, axis) if each.name in base]
+    return {**base, **{each.name: _swapped(each, base[each.name], others[each.name], axis, positions) for each in read}}
+
+
+def _before(output: Tensor, ends: list[tuple[int, int]]) -> Tensor:
+    """Of an output what comes before a position, which ends where it is told for each of its axes that follow from the causal one."""
+    for place, size in ends:
+        output = output.narrow(place, 0, min(size, output.shape[place])) if place < output.ndim else output
+    return output
+
+
 def _causal_at(
     subject: Subject, sizes: Sizes, axis: str, position: int, base: Batch, others: Batch, reference: Run, seed: int
 ) -> Evidence:
     signature = subject.task.signature
-    read = [each for each in _read(subject, axis) if each.name in base]
-    changed = {**base, **{each.name: _swapped(each, base[each.name], others[each.name], axis, position) for each in read}}
+    changed = _changed(subject, axis, [position] * sizes.batch, base, others)
     ends = ends_along(signature, signature.main, axis, position, sizes.by_axis(subject.task))
-    is_text = all(isinstance(each.values, Ids) for each in read)
+    is_text = all(isinstance(each.values, Ids) for each in _read(subject, axis) if each.name in base)
     what = f"token {position}" if is_text else f"position {position} of `{axis}`"
 
-    def before(output: Tensor) -> Tensor:
-        for place, size in ends:
-            output = output.narrow(place, 0, min(size, output.shape[place])) if place < output.ndim else output
-        return output
-
     def compare(model: nn.Module) -> tuple[Tensor, Tensor]:
-        return before(reference(model)), before(subject.logits(changed, model))
+        return _before(reference(model), ends), _before(subject.logits(changed, model), ends)
 
     def wrong() -> str:
         left, right = compare(subject.model)
@@ -97,8 +138,6 @@ def _causal_at(
         view = positions_view(sizes.batch, length, position)
         return first_divergence(record(subject, model, base), record(subject, model, changed), view)
 
-    if any(size < 1 for _, size in ends):
-        return Evidence("causal", Status.OK, f"the output has nothing before {what}")
     return judge_equal(
         subject,
         "causal",
@@ -112,9 +151,16 @@ def _causal_at(
     )
 
 
-def _swapped(each: Input, base: Tensor, others: Tensor, axis: str, position: int) -> Tensor:
+def _swapped(each: Input, base: Tensor, others: Tensor, axis: str, positions: list[int]) -> Tensor:
+    """An input with what others hold at a position along an axis: at another one in each row, where the input has rows."""
     swapped = base.clone()
-    for place, name in enumerate(each.axes[place] for place in rows_first(each.axes)):
-        if name == axis:
-            swapped.select(place, position).copy_(others.select(place, position))
+    laid_out = [each.axes[place] for place in rows_first(each.axes)]
+    for place, name in enumerate(laid_out):
+        if name != axis:
+            continue
+        if BATCH not in laid_out:
+            swapped.select(place, positions[0]).copy_(others.select(place, positions[0]))
+            continue
+        for row, position in enumerate(positions):
+            swapped[row].select(place - 1, position).copy_(others[row].select(place - 1, position))
     return swapped

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -92,6 +92,27 @@ def judge_equal(
         code=code,
         **facts,
     )
+
+
+def judge_rows(
+    subject: Subject, name: str, pairs: Sequence[tuple[Tensor, Tensor]], by_itself: Callable[[int], Evidence], counterexample: str
+) -> Evidence:
+    """Judges questions that the rows of shared calls answered; one whose answer is wrong is asked again, in calls of its own.
+
+    So many questions cost two calls, and a row that reads other rows makes none of them fail.
+
+    Args:
+        subject: The model.
+        name: The property.
+        pairs: For each question the two parts of results that should be equal.
+        by_itself: Judges one question, by its number, with calls that ask nothing else.
+        counterexample: The inputs of all, for people.
+    """
+    gaps, bound = [difference(*pair) for pair in pairs], subject.bound(name)
+    doubtful = [number for number, gap in enumerate(gaps) if not gap <= bound]
+    if doubtful:
+        return first_failure(map(by_itself, doubtful))
+    return Evidence(name, Status.OK, "equal within rounding", max(gaps), bound, counterexample=counterexample)
 
 
 def _is_state(subject: Subject, compare: Comparison, bound: float) -> bool:

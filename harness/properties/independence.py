@@ -12,7 +12,7 @@ from harness.batches import Batch, Sizes
 from harness.evidence import Evidence, Status
 from harness.owners import owned_by
 from harness.properties.calling import ModelRaisedError
-from harness.properties.equality import first_failure, judge_equal, remembered
+from harness.properties.equality import first_failure, judge_equal, judge_rows, remembered
 from harness.properties.gradient_tracing import is_finite, recording_graph
 from harness.properties.noise import FACTOR, difference
 from harness.properties.prerequisites import (
@@ -44,7 +44,47 @@ def batch_independence(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidenc
         return first_failure(
             _group_independence(subject, sizes, row, base, others, reference, seed) for row in range(sizes.batch)
         )
-    return first_failure(_row_independence(subject, sizes, row, base, others, reference, seed) for row in range(sizes.batch))
+    pairs, asked = [], []
+    for kept in _halves(sizes.batch, seed):
+        logits = subject.logits(_with_rows_of(subject, base, others, kept))
+        pairs += [(row_of(reference(subject.model), row, sizes.batch), row_of(logits, row, sizes.batch)) for row in kept]
+        asked += kept
+    row = seed % sizes.batch
+    own = row_of(reference(subject.model), row, sizes.batch)
+    pairs.append((own, _alone(subject, base, row, own, subject.model)))
+    asked.append(row)
+    return judge_rows(
+        subject,
+        "batch_independence",
+        pairs,
+        lambda number: _row_independence(subject, sizes, asked[number], base, others, reference, seed),
+        f"{sizes.describe(subject.task)}, seed={seed}",
+    )
+
+
+def _halves(rows: int, seed: int) -> list[list[int]]:
+    """The rows in two parts, in another way for other seeds; a part with no row is left out."""
+    bit = seed % max(1, (rows - 1).bit_length())
+    parts = [[row for row in range(rows) if (row >> bit) & 1 == side] for side in (0, 1)]
+    return [part for part in parts if part]
+
+
+def _with_rows_of(subject: Subject, base: Batch, others: Batch, kept: Collection[int]) -> Batch:
+    """A batch of which some rows are kept, and all others are those of another batch."""
+    signature = subject.task.signature
+    keeps = torch.tensor([row in kept for row in range(signature.row_count(base))])
+
+    def mixed(value: Tensor, other: Tensor) -> Tensor:
+        return torch.where(keeps.to(value.device).reshape(-1, *[1] * (value.ndim - 1)), value, other)
+
+    return {name: mixed(value, others[name]) if BATCH in signature.axes_of(name) else value for name, value in base.items()}
+
+
+def _alone(subject: Subject, batch: Batch, row: int, own: Tensor, model: nn.Module) -> Tensor:
+    """The logits of a row that is called by itself, as its own within the batch are."""
+    logits = subject.logits(subject.task.signature.rows(batch, [row]), model)
+    # Logits that lost an axis are another property's matter; here they must only not be taken for a row.
+    return logits[0] if logits.ndim == own.ndim + 1 else logits
 
 
 def gradient_independence(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
@@ -82,23 +122,12 @@ def _row_independence(
     subject: Subject, sizes: Sizes, row: int, base: Batch, others: Batch, reference: Run, seed: int
 ) -> Evidence:
     signature = subject.task.signature
-    changed = {
-        name: torch.cat((others[name][:row], value[row : row + 1], others[name][row + 1 :]))
-        if BATCH in signature.axes_of(name)
-        else value
-        for name, value in base.items()
-    }
-    alone = signature.rows(base, [row])
+    changed, alone = _with_rows_of(subject, base, others, [row]), signature.rows(base, [row])
 
     def compare(model: nn.Module) -> tuple[Tensor, Tensor]:
         own = row_of(reference(model), row, sizes.batch)
-        by_itself = subject.logits(alone, model)
-        # Logits that lost an axis are another property's matter; here they must only not be taken for a row.
-        by_itself = by_itself[0] if by_itself.ndim == own.ndim + 1 else by_itself
-        return max(
-            ((own, row_of(subject.logits(changed, model), row, sizes.batch)), (own, by_itself)),
-            key=lambda pair: difference(*pair),
-        )
+        among = row_of(subject.logits(changed, model), row, sizes.batch)
+        return max(((own, among), (own, _alone(subject, base, row, own, model))), key=lambda pair: difference(*pair))
 
     def culprit(model: nn.Module) -> str:
         single = Sizes(1, sizes.seq, sizes.target_seq, sizes.image)
