@@ -115,10 +115,13 @@ __all__ = [
     "compiler_counters",
     "compiling_in_this_process",
     "forget_compiled",
+    "is_shared_until_written",
+    "memory_key",
     "read_loader_states",
     "refuses_gradients",
     "saved_names",
     "scale_in_place",
+    "shared_until_written",
     "storage_key",
     "tree_leaves",
     "tree_map",
@@ -158,6 +161,34 @@ NAMES_OF_LIGHTNING_MODULE = ("_trainer", "_fabric", "_log_hyperparams", "_hparam
 def storage_key(tensor: Tensor) -> int:
     """What tensors that share memory have in common: ``untyped_storage()._cdata``; ``data_ptr()`` is 0 on the meta device."""
     return tensor.untyped_storage()._cdata
+
+
+def shared_until_written(tensor: Tensor) -> Tensor:
+    """A copy of a tensor that takes memory only when either of the two is written to: ``torch._lazy_clone``.
+
+    Without it, every copy of a model takes the memory of its weights.
+    """
+    import torch
+
+    return torch._lazy_clone(tensor) if hasattr(torch, "_lazy_clone") else tensor.clone()
+
+
+def is_shared_until_written(tensor: Tensor) -> bool:
+    """Whether a tensor shares memory until one side is written to: ``torch._C._is_cow_tensor``.
+
+    Asking for its ``data_ptr()`` ends that. Without it, every copy of a model takes the memory of its weights once it is asked.
+    """
+    import torch
+
+    return hasattr(torch._C, "_is_cow_tensor") and torch._C._is_cow_tensor(tensor)
+
+
+def memory_key(tensor: Tensor) -> int:
+    """What tensors that share memory have in common, also where they do so from two storages, as those of one array of NumPy.
+
+    Storages that share memory only until one is written to are told apart.
+    """
+    return storage_key(tensor) if is_shared_until_written(tensor) else tensor.untyped_storage().data_ptr()
 
 
 def unwrapped(tensor: Tensor) -> Tensor:

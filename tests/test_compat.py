@@ -178,6 +178,16 @@ def test_storages_are_told_apart_also_without_data() -> None:
     assert compat.storage_key(one) == compat.storage_key(one[1:]) != compat.storage_key(other)
 
 
+def test_memory_is_shared_until_it_is_written() -> None:
+    one = torch.ones(4)
+    other = compat.shared_until_written(one)
+    assert compat.is_shared_until_written(one)
+    assert compat.memory_key(one) != compat.memory_key(other)
+    other.add_(1)
+    assert not compat.is_shared_until_written(other)
+    assert one.tolist() == [1.0] * 4
+
+
 def test_a_mapped_tensor_is_unwrapped() -> None:
     seen: list[Tensor] = []
 

@@ -2,6 +2,9 @@
 
 A deep copy is not always a copy. ``copy.deepcopy`` takes functions as they are, so that a lambda kept on the copy still uses the modules
 of the original; it refuses tensors that are the result of a computation, such as the weight that ``weight_norm`` leaves on a layer.
+
+A copy costs no memory at first: its large weights lie where the model's do until one of the two is written to, and only the weight that is
+written then has memory of its own. So a model is changed for a while by taking a copy, changing that, and letting it go.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
+
+from harness.compat import memory_key, shared_until_written
 
 
 class Copies:
@@ -83,11 +88,11 @@ def take_state(model: nn.Module, other: nn.Module) -> None:
         move(model, like.device, like.dtype)
     own, parts = dict(model.named_parameters(remove_duplicate=False)), dict(model.named_modules(remove_duplicate=False))
     for name, value in other.named_parameters(remove_duplicate=False):
-        own[name].data = value.detach().clone()
+        own[name].data = value_of(value)
         own[name].requires_grad_(value.requires_grad)
     buffers: dict[str, Tensor] = dict(model.named_buffers(remove_duplicate=False))
     for name, buffer in other.named_buffers(remove_duplicate=False):
-        buffers[name].data = buffer.detach().clone()
+        buffers[name].data = value_of(buffer)
     for path, module in other.named_modules(remove_duplicate=False):
         if path in parts:
             parts[path].training = module.training
@@ -140,14 +145,34 @@ def clone(model: nn.Module) -> nn.Module:
     """A deep copy, in half of ``copy.deepcopy``'s time.
 
     Every module carries a dozen containers for hooks, nearly always empty, and copying those is most of the work. They are copied here,
-    and ``deepcopy`` is told that they were; everything else is its own.
+    and so are large weights, and ``deepcopy`` is told that they were; everything else is its own.
     """
     copied: dict[int, object] = {}
+    for parameter in model.parameters():
+        if type(parameter) is nn.Parameter and _is_large(parameter):  # what `Parameter.__deepcopy__` copies of it, and no more
+            copied[id(parameter)] = nn.Parameter(value_of(parameter), parameter.requires_grad)
     for module in model.modules():
         for value in vars(module).values():
             if type(value) in (dict, OrderedDict, set) and not value:
                 copied[id(value)] = type(value)()
     return copy.deepcopy(model, copied)
+
+
+def value_of(tensor: Tensor) -> Tensor:
+    """A tensor's values in memory that is its own, for a large one only once either of the two is written to."""
+    return shared_until_written(tensor.detach()) if _is_large(tensor) else tensor.detach().clone()
+
+
+_LARGE = 1 << 20
+"""Bytes from which on memory is shared until it is written to; copying less takes no longer than sharing it."""
+
+
+def _is_large(tensor: Tensor) -> bool:
+    """Whether a tensor is large and fills memory of its own, as plain numbers."""
+    if is_lazy(tensor) or tensor.is_meta or tensor.layout is not torch.strided or tensor.is_quantized:
+        return False
+    size = tensor.nbytes
+    return type(tensor) in (Tensor, nn.Parameter) and size >= _LARGE and tensor.untyped_storage().nbytes() == size
 
 
 def clone_with_classes(model: nn.Module) -> nn.Module:
@@ -305,6 +330,6 @@ def _equal(left: Tensor, right: Tensor) -> bool:
 def _memory(tensor: Tensor) -> int:
     """Where a tensor's values lie; 0 where that cannot be told."""
     try:
-        return 0 if is_lazy(tensor) else tensor.untyped_storage().data_ptr()
+        return 0 if is_lazy(tensor) else memory_key(tensor)
     except (NotImplementedError, RuntimeError):
         return 0

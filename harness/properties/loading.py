@@ -15,7 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from harness.compat import buffers_of, saved_names
+from harness.compat import buffers_of, is_shared_until_written, saved_names, storage_key
 from harness.errors import ProbeUnsupportedError, UserError
 from harness.evidence import Evidence, Status
 from harness.owners import failing_owner, owned_by
@@ -310,7 +310,9 @@ def tied_groups(model: nn.Module) -> set[frozenset[str]]:
     groups: dict[tuple[object, ...], list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         if parameter.numel():
-            groups.setdefault((parameter.data_ptr(), parameter.shape, parameter.stride()), []).append(name)
+            is_shared = is_shared_until_written(parameter)  # of which `data_ptr` would make an end
+            place = (storage_key(parameter), parameter.storage_offset()) if is_shared else parameter.data_ptr()
+            groups.setdefault((place, parameter.shape, parameter.stride()), []).append(name)
     return {frozenset(names) for names in groups.values() if len(names) > 1}
 
 

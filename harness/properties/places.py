@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.compat import OpOverload, TorchDispatchMode, tree_leaves
+from harness.compat import OpOverload, TorchDispatchMode, memory_key, tree_leaves
 from harness.evidence import WHOLE, Evidence, Status
 from harness.user_code import is_ours, is_users_file
 
@@ -130,7 +130,7 @@ def _written(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 
 
 def _share(left: Tensor, right: Tensor) -> bool:
-    return left.untyped_storage().data_ptr() == right.untyped_storage().data_ptr()
+    return memory_key(left) == memory_key(right)
 
 
 def users_line(frame: FrameType | None) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.compat import CONTENTS_OF_MODULE
+from harness.compat import CONTENTS_OF_MODULE, memory_key
 from harness.evidence import Evidence, Status
 from harness.properties.calling import NoGradientError, mode
 from harness.properties.equality import judge_equal
@@ -74,7 +74,7 @@ def _hidden_parts(model: nn.Module) -> Iterator[tuple[str, Tensor | nn.Module]]:
 
 def _memory(tensor: Tensor) -> int:
     """Where a tensor's values lie; sparse and packed tensors have no storage of their own and stand for themselves."""
-    return id(tensor) if tensor.layout is not torch.strided or is_packed(tensor) else tensor.untyped_storage().data_ptr()
+    return id(tensor) if tensor.layout is not torch.strided or is_packed(tensor) else memory_key(tensor)
 
 
 def _walk(path: str, value: Any, depth: int) -> Iterator[tuple[str, Tensor | nn.Module]]:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from harness.compat import is_shared_until_written, memory_key
 from harness.evidence import Status
 from harness.models.copies import Copies
 from harness.runtime import seeded
@@ -195,6 +196,38 @@ def test_tied_weights_stay_tied_where_a_model_is_built_anew() -> None:
 
     copied = Copies(tied(), tied).fresh()
     assert copied.other.weight is copied.layer.weight  # type: ignore[union-attr]
+
+
+def test_a_copy_takes_memory_only_for_the_large_weights_that_are_written() -> None:
+    model = nn.Sequential(nn.Linear(512, 512), nn.Linear(512, 512))
+    copied = Copies(model).fresh()
+    before = [weight.clone() for weight in model.parameters()]
+    assert is_shared_until_written(copied[0].weight)  # type: ignore[arg-type]
+    assert is_shared_until_written(copied[1].weight)  # type: ignore[arg-type]
+    copied(torch.ones(1, 512)).sum().backward()
+    assert is_shared_until_written(copied[0].weight)  # type: ignore[arg-type]
+    torch.optim.SGD([copied[0].weight], lr=1.0).step()  # type: ignore[list-item]
+    assert not is_shared_until_written(copied[0].weight)  # type: ignore[arg-type]
+    assert is_shared_until_written(copied[1].weight)  # type: ignore[arg-type]
+    assert all(map(torch.equal, model.parameters(), before))
+    assert not torch.equal(copied[0].weight, before[0])  # type: ignore[arg-type]
+
+
+def test_what_is_written_into_the_model_does_not_reach_its_copies() -> None:
+    model = nn.Linear(512, 512)
+    copied = Copies(model).fresh()
+    before = model.weight.clone()
+    with torch.no_grad():
+        model.weight.zero_()
+    assert torch.equal(copied.weight, before)  # type: ignore[arg-type]
+
+
+def test_weights_that_share_memory_are_told_from_copies_of_them() -> None:
+    layer = nn.Linear(512, 512)
+    copied = Copies(layer).fresh()
+    assert memory_key(layer.weight) != memory_key(copied.weight)  # type: ignore[arg-type]
+    assert memory_key(layer.weight) == memory_key(layer.weight[1:])
+    assert is_shared_until_written(layer.weight), "asking ends it"
 
 
 @pytest.mark.parametrize("kind", [Closure, Normed])
