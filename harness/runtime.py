@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import random
 import time
@@ -118,6 +119,27 @@ def processor_seconds() -> float:
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
+class ComputedSince:
+    """What was computed since the object was made.
+
+    A child process is counted when it ends, with what it used before that moment as well. So no more is counted than all cores could
+    compute since then.
+    """
+
+    def __init__(self) -> None:
+        self._processor, self._clock = processor_seconds(), time.monotonic()
+
+    @property
+    def clock(self) -> float:
+        """Seconds by the clock."""
+        return time.monotonic() - self._clock
+
+    @property
+    def seconds(self) -> float:
+        """Processor seconds."""
+        return min(processor_seconds() - self._processor, self.clock * (os.cpu_count() or 1))
+
+
 _WAITING = 4
 """How many times as long as it may compute something may take."""
 
@@ -131,7 +153,7 @@ class Allowance:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._processor, self._clock = processor_seconds(), time.monotonic()
+        self._computed = ComputedSince()
 
     @property
     def is_over(self) -> bool:
@@ -141,4 +163,4 @@ class Allowance:
     @property
     def used(self) -> float:
         """Seconds that are used up."""
-        return max(processor_seconds() - self._processor, (time.monotonic() - self._clock) / _WAITING)
+        return max(self._computed.seconds, self._computed.clock / _WAITING)

@@ -8,14 +8,13 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
 from harness.errors import TimeBudgetError
-from harness.runtime import ended_by, processor_seconds
+from harness.runtime import ComputedSince, ended_by
 
 CLOCK_FACTOR = 5
 """How many times the budget a test may wait by the clock without computing, before it is a deadlock."""
@@ -52,7 +51,7 @@ class Budget:
 
     seconds: float
     used: float = 0.0
-    _began: float | None = None
+    _began: ComputedSince | None = None
 
     @contextmanager
     def counting(self) -> Iterator[None]:
@@ -60,7 +59,7 @@ class Budget:
         if self._began is not None:
             yield
             return
-        self._began = processor_seconds()
+        self._began = ComputedSince()
         try:
             yield
         finally:
@@ -73,7 +72,7 @@ class Budget:
     @property
     def used_so_far(self) -> float:
         """Processor seconds used up to now."""
-        return self.used + (0.0 if self._began is None else processor_seconds() - self._began)
+        return self.used + (0.0 if self._began is None else self._began.seconds)
 
     @property
     def left(self) -> float:
@@ -187,19 +186,19 @@ class _Watch:
         self.end: BaseException | None = None
         self._budget = budget
         self._part = part
-        self._began, self._began_by_clock = processor_seconds(), time.monotonic()
+        self._began = ComputedSince()
         self._call: FrameType | None = None
         self._call_seen = 0.0
 
     @property
     def used(self) -> float:
         """Processor seconds since the block began."""
-        return processor_seconds() - self._began
+        return self._began.seconds
 
     @property
     def clock(self) -> float:
         """Seconds by the clock since the block began."""
-        return time.monotonic() - self._began_by_clock
+        return self._began.clock
 
     @property
     def pause(self) -> float:
