@@ -258,6 +258,7 @@ def test_looking_ends_when_patience_does(tmp_path: Path) -> None:
         guess_task(lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(1, 2)).eval(), patience=patience)
     assert said[0] == "calling it with images of 32 pixels"
     assert len(said) == 3
+    assert Patience().seconds <= 10  # what `modeltiers init` has
 
 
 class Terminal:

@@ -1,11 +1,11 @@
-"""One bug, one failure: what other checks of tier 4 say of a model that one of them owns."""
+"""What a check of tier 4 says beside others: of a model that one of them owns, and of what it measures."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from planted_bugs.tier4.exports import make_exports
-from planted_bugs.tier4.models import with_nan
+from planted_bugs.tier4.models import language_model, with_nan
 
 from harness.catalogue import CATALOGUE, names_of
 from harness.evidence import Status
@@ -20,3 +20,11 @@ def test_nan_weights_are_one_failure_of_tier_4(tmp_path: Path) -> None:
     assert [name for name, evidence in found.items() if evidence.status is Status.FAIL] == ["parameter_validation"]
     left = [name for name, evidence in found.items() if evidence.message.endswith("(see parameter_validation)")]
     assert {"forward_pass_validation", "validation", "numerical_consistency", "inference_mode", "invalid_input"} <= set(left)
+
+
+def test_the_peak_of_memory_is_the_same_alone_and_after_others(tmp_path: Path) -> None:
+    alone = judge_export("memory_requirements", make_exports(language_model(), tmp_path / "alone"))
+    exports = make_exports(language_model(), tmp_path / "among")
+    for name in ("forward_pass_validation", "shape_validation"):
+        assert judge_export(name, exports).status is Status.OK
+    assert judge_export("memory_requirements", exports).measured == alone.measured

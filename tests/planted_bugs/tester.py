@@ -16,7 +16,7 @@ from .register import PlantedBug
 from .setups import Setup
 
 UNCLEAR = re.compile(
-    r"\b0 other|(?<![.\d])1 (others|(?!of )\w+ \w+s|positions)\b|\bNone\b|``|\n|Traceback| at 0x|(?<!<)lambda|raises of|\bnan\b"
+    r"\b0 other|becomes 1 times|(?<![.\d])1 (others|(?!of )\w+ \w+s|positions)\b|\bNone\b|``|\n|Traceback| at 0x|(?<!<)lambda|raises of|\bnan\b"
 )
 """Slips of a sentence that is put together from parts."""
 

@@ -184,3 +184,10 @@ def test_running_out_of_memory_is_said_in_plain_words() -> None:
     assert "out of memory" in found.message
     assert "test_judging.py, line" in found.message
     assert "alloc_cpu" not in found.message
+
+
+def test_the_peak_of_memory_is_the_same_alone_and_after_others() -> None:
+    def peak(*only: str) -> float | None:
+        return judge_model(lambda: LMStub(20, 12, width=16, depth=1), LM, only=only, share=0.1)["memory_footprint"].measured
+
+    assert peak("memory_footprint") == peak("shape_contract", "eval_deterministic", "memory_footprint")

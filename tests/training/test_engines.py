@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from harness.adapters import make_adapter
 from harness.batches import Sizes, make_batch, pad_right, rows
+from harness.config import TrainingConfig
 from harness.errors import CheckpointError, DivergedError
 from harness.models.stubs import build_stub
 from harness.tasks import TaskSpec, TaskType
@@ -74,11 +76,13 @@ def test_a_checkpoint_of_another_model_is_refused(engine: Engine, tmp_path: Path
 
 def test_a_checkpoint_of_the_other_engine_is_refused(tmp_path: Path) -> None:
     train("plain", folder=tmp_path, limit=1)
-    with pytest.raises(CheckpointError, match="written by the plain loop"):
+    with pytest.raises(CheckpointError, match="written by the plain loop") as by_the_other:
         train("lightning", folder=tmp_path, resume=True)
     train("lightning", folder=tmp_path, limit=1)
-    with pytest.raises(CheckpointError, match="written by Lightning"):
+    with pytest.raises(CheckpointError, match="written by Lightning") as by_lightning:
         train("plain", folder=tmp_path, resume=True)
+    for error in (by_the_other, by_lightning):
+        assert set(re.findall(r"`(\w+)`", str(error.value))) <= set(TrainingConfig.model_fields), "a key that no config has"
 
 
 class Explodes(nn.Module):
