@@ -221,7 +221,7 @@ def _slopes(subject: Subject, batch: Batch, model: nn.Module) -> dict[str, float
 def _backward(subject: Subject, batch: Batch, model: nn.Module) -> None:
     model.zero_grad(set_to_none=True)
     with seeded(0), torch.enable_grad():
-        row = row_of(subject.logits_with_grad(batch, model), 0, len(next(iter(batch.values()))))
+        row = row_of(subject.logits_with_grad(batch, model), 0, subject.task.signature.row_count(batch))
         weights = torch.randn(row.shape, generator=torch.Generator().manual_seed(0)).to(row)
         (row * weights).sum().backward()
     model.zero_grad(set_to_none=True)

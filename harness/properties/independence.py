@@ -158,7 +158,12 @@ def _group_independence(
 ) -> Evidence:
     """What a group's elements give stays the same when those of all other groups hold something else, as the graphs of a batch."""
     signature = subject.task.signature
-    changed = dict(base)
+    changed = {
+        name: torch.cat((others[name][:group], value[group : group + 1], others[name][group + 1 :]))
+        if BATCH in signature.axes_of(name)
+        else value
+        for name, value in base.items()
+    }
     for each in signature.inputs:
         axis = next((axis for axis in each.axes if axis in signature.grouped_axes), None)
         if axis is None or isinstance(each.values, IndexOf) or each.name not in base:
@@ -243,10 +248,13 @@ def _foreign_share(read: list[Tensor], returned: list[Tensor], row: int, seed: i
             if not is_finite(gradient):
                 return float("nan")
             is_own = (torch.arange(len(gradient)) if groups is None else groups).to(gradient.device) == row
-            others = gradient[~is_own]
-            own = max(own, float(gradient[is_own].abs().max()))
-            foreign = max(foreign, difference(others, torch.zeros_like(others)))
+            # A group may be without elements, or have all of them.
+            own, foreign = max(own, _largest(gradient[is_own])), max(foreign, _largest(gradient[~is_own]))
     return foreign / own if own else foreign
+
+
+def _largest(values: Tensor) -> float:
+    return float(values.abs().max()) if values.numel() else 0.0
 
 
 def row_of(logits: Tensor, row: int, rows: int) -> Tensor:

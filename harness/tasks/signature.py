@@ -89,7 +89,7 @@ class Signature:
     @property
     def deals_rows(self) -> bool:
         """Whether a batch consists of rows; where no input has an axis of them, as with a graph, each example is a batch."""
-        return any(BATCH in each.axes for each in self.inputs)
+        return any(BATCH in each.axes for each in self.inputs) and BATCH not in self.grouping
 
     @property
     def has_rows(self) -> bool:
@@ -122,7 +122,7 @@ class Signature:
     @property
     def has_rows_in_loss(self) -> bool:
         """Whether rows are independent in forward and in the loss, so that a batch may be cut into smaller ones."""
-        return self.has_rows and not self.loss_over
+        return self.has_rows and not self.loss_over and BATCH not in self.grouping
 
     def axes_of(self, field: str) -> tuple[Size, ...]:
         """The axes of an input or a label by its name in a batch, as declared; empty for a scalar, and for a field that is neither."""
@@ -155,11 +155,13 @@ class Signature:
 
     @property
     def grouping(self) -> frozenset[str]:
-        """Axes that only group the elements of others: an input has positions along them, and none has them as an axis."""
+        """Axes that group the elements of others: an input has positions along them, and none has them as an axis.
+
+        The rows are groups wherever elements have positions along them, also beside inputs with numbers for each row, as for each graph.
+        """
         held = {axis for each in self.inputs for axis in each.axes}
-        return frozenset(
-            each.values.axis for each in self.inputs if isinstance(each.values, IndexOf) and each.values.axis not in held
-        )
+        positions = ((each.values.axis, each.axes) for each in self.inputs if isinstance(each.values, IndexOf))
+        return frozenset(axis for axis, own in positions if axis not in held or (axis == BATCH and BATCH not in own))
 
     @property
     def has_examples(self) -> bool:

@@ -235,3 +235,35 @@ plant_declared(
     wrong="gradient",
     source="a mean of all nodes that is taken away again, but for its gradient",
 )
+
+
+class Conditioned(nn.Module):
+    """A number for each graph from its nodes and its own conditions, some graphs without nodes; the bug reads the conditions of all."""
+
+    def __init__(self, wrong: bool = False) -> None:
+        super().__init__()
+        self.wrong = wrong
+        self.each, self.head = nn.Linear(5, 8), nn.Linear(10, 1)
+
+    def forward(self, x: Tensor, graph: Tensor, conditions: Tensor) -> Tensor:
+        pooled = x.new_zeros(len(conditions), 8).index_add(0, graph, self.each(x).tanh())
+        if self.wrong:
+            conditions = conditions - conditions.mean(0)
+        return self.head(torch.cat([pooled, conditions], 1)).squeeze(-1)
+
+
+plant_declared(
+    "conditions_of_all_graphs",
+    Conditioned,
+    {
+        "inputs": {
+            "x": {"axes": ["nodes", 5]},
+            "graph": {"axes": ["nodes"], "values": {"index_of": "batch"}},
+            "conditions": {"axes": ["batch", 2]},
+        },
+        "outputs": {"energy": {"axes": ["batch"]}},
+        "axes": {"nodes": {"min": 1, "max": 9, "order": "none"}},
+    },
+    "batch_independence[forward]",
+    source="graphs with numbers for each of them, as pyg-team/pytorch_geometric#2895",
+)
