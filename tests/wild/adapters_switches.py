@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tests.planted_bugs.setups import Model
 
-from .register import task_of, wild
+from .register import FirstRun, task_of, wild
 
 VOCAB, WIDTH, RANK = 21, 12, 3
 TEXT = task_of(task_type="causal_lm", vocab_size=VOCAB, max_seq_len=12)
@@ -244,6 +244,7 @@ _drawn(
     sound=AdaptedText,
     wrong=change_by_merging,
     module="embed",
+    first_run=FirstRun("d13d60a", found=True, named=True, said="adapter_layers[merged] fails in embed"),
 )
 _drawn(
     "bias_trained_beside_the_adapter",
@@ -257,6 +258,10 @@ _drawn(
     sound=BiasedText,
     wrong=left_of_training,
     module="head",
+    first_run=FirstRun(
+        "d13d60a", found=False, named=False, said="skipped: enable_adapter_layers and disable_adapter_layers are not known"
+    ),
+    missed="its methods to switch adapters are not known",
 )
 _drawn(
     "adapter_that_is_never_off",
@@ -269,6 +274,8 @@ _drawn(
     sound=AdaptedSpeech,
     wrong=left_of_disabled,
     module="output_adapter",
+    first_run=FirstRun("d13d60a", found=False, named=False, said="skipped: set_enabled_adapters is not known"),
+    missed="its method to switch adapters is not known",
 )
 _drawn(
     "fused_twice_and_unfused_once",
@@ -281,4 +288,6 @@ _drawn(
     sound=Denoiser,
     wrong=left_of_two_fusions,
     module="first",
+    first_run=FirstRun("d13d60a", found=False, named=False, said="nothing"),
+    missed="adapters are merged once and unmerged once",
 )

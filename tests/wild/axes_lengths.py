@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tests.planted_bugs.setups import Model
 
-from .register import task_of, wild
+from .register import FirstRun, task_of, wild
 
 WIDTH = 8
 FREE_IMAGES = task_of(
@@ -189,6 +189,7 @@ _drawn(
     sound=OctaveNet,
     wrong=partial(refused, (torch.ones(1, 3, 7, 9),)),
     module="octave",
+    first_run=FirstRun("d13d60a", found=True, named=True, said="shape_contract fails in octave"),
 )
 _drawn(
     "places_of_a_wide_image",
@@ -201,6 +202,7 @@ _drawn(
     sound=WidePatches,
     wrong=partial(refused, (torch.ones(1, 3, 8, 12),)),
     module="(model)",
+    first_run=FirstRun("d13d60a", found=True, named=True, said="shape_contract fails in (model), with the line"),
 )
 _drawn(
     "last_graph_without_nodes",
@@ -213,6 +215,13 @@ _drawn(
     sound=Pooled,
     wrong=partial(refused, (torch.ones(3, 4), torch.tensor([0, 0, 1]), torch.ones(3, 2))),
     module="(model)",
+    first_run=FirstRun(
+        "d13d60a",
+        found=True,
+        named=True,
+        said="shape_contract fails in (model), with the line, and 13 other tests",
+        alarms=("batch_independence[forward]", "rare_contents[flat_rows]"),
+    ),
 )
 _drawn(
     "stride_forgotten_in_causal_padding",
@@ -225,6 +234,8 @@ _drawn(
     sound=SoundEncoder,
     wrong=unread_samples,
     module="first",
+    first_run=FirstRun("d13d60a", found=False, named=False, said="nothing"),
+    missed="single elements of an axis are not asked for where a stride makes another one of it",
 )
 _drawn(
     "upsampling_trimmed_on_both_sides",
@@ -238,4 +249,6 @@ _drawn(
     sound=SoundDecoder,
     wrong=missing_samples,
     module="upsample",
+    first_run=FirstRun("d13d60a", found=True, named=False, said="shape_contract fails and names no module"),
+    unnamed="shape_contract names no module for a wrong shape",
 )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tests.planted_bugs.setups import Model
 
-from .register import task_of, wild
+from .register import FirstRun, task_of, wild
 
 VOCAB, WIDTH, LENGTH, HISTORY, HORIZON = 29, 16, 16, 12, 4
 SCORES = {"logits": {"axes": ["batch", "time", VOCAB], "kind": "token_scores"}}
@@ -63,7 +63,7 @@ class PreparedDecoder(nn.Module):
         self.prepared, self.attention.kept = True, None
 
     def reset_caches(self) -> None:
-        self.prepared, self.attention.kept = False, None
+        self.attention.kept = None
 
     def forward(self, tokens: Tensor, input_pos: Tensor | None = None) -> Tensor:
         time = tokens.shape[1]
@@ -246,6 +246,7 @@ _drawn(
     sound=PreparedDecoder,
     wrong=change_by_a_later_token,
     module="attention",
+    first_run=FirstRun("d13d60a", found=True, named=True, said="causal fails in attention"),
 )
 _drawn(
     "mask_of_a_list_of_caches",
@@ -259,6 +260,13 @@ _drawn(
     sound=LayeredDecoder,
     wrong=change_by_padding,
     module="layers.0",
+    first_run=FirstRun(
+        "d13d60a",
+        found=True,
+        named=False,
+        said="padding_ignored fails without a module; decoding[left_padding] warns, in layers.0",
+    ),
+    unnamed="padding_ignored names no module",
 )
 _drawn(
     "convolution_over_left_padding",
@@ -272,6 +280,10 @@ _drawn(
     sound=Hybrid,
     wrong=change_by_padding,
     module="conv",
+    first_run=FirstRun(
+        "d13d60a", found=True, named=False, said="padding_ignored fails without a module; decoding[left_padding] warns, in conv"
+    ),
+    unnamed="padding_ignored names no module",
 )
 _drawn(
     "generate_without_a_mask",
@@ -283,6 +295,7 @@ _drawn(
     buggy=partial(Writer, True),
     sound=Writer,
     wrong=other_texts,
+    first_run=FirstRun("d13d60a", found=True, named=False, said="decoding[generate] fails, no line of generate is named"),
 )
 _drawn(
     "forecast_without_the_last_value",
@@ -295,4 +308,6 @@ _drawn(
     sound=StepByStep,
     wrong=ignored_last_value,
     module="(model)",
+    first_run=FirstRun("d13d60a", found=True, named=False, said="input_dependence names the place of the input, and no module"),
+    unnamed="input_dependence names no module",
 )

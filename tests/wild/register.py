@@ -79,6 +79,7 @@ class WildBug:
         status: What the finding must be; a warning where the property warns by design.
         drawn_after: Whether the pair was written when its check was finished already.
         missed: Why nothing finds it, where nothing does; its test then demands that this is still so.
+        unnamed: Why another module or none is blamed, where that is so; its test then demands that this is still so.
         first_run: What the suite said of it at first, of pairs that were drawn after the checks; ``None`` where that was not kept.
     """
 
@@ -97,6 +98,7 @@ class WildBug:
     drawn_after: bool = False
     missed: str = ""
     or_tests: tuple[str, ...] = ()
+    unnamed: str = ""
     first_run: FirstRun | None = None
 
     def __str__(self) -> str:

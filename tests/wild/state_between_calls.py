@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tests.planted_bugs.setups import Model
 from tests.planted_bugs.tier3.training import Training
 
-from .register import task_of, wild
+from .register import FirstRun, task_of, wild
 
 USERS, ITEMS, WIDTH, VOCAB, LENGTH = 9, 11, 8, 19, 10
 GRAPH = task_of(
@@ -210,6 +210,7 @@ _drawn(
     sound=Nodes,
     wrong=left_by_another_graph,
     module="conv1",
+    first_run=FirstRun("d13d60a", found=True, named=True, said="shape_contract and stateless fail in conv1, with 9 other tests"),
 )
 _drawn(
     "embeddings_of_the_first_evaluation",
@@ -223,6 +224,8 @@ _drawn(
     sound=LightGraph,
     wrong=unmoved_by_training,
     module="(model)",
+    first_run=FirstRun("d13d60a", found=False, named=False, said="nothing"),
+    missed="no test calls a model in eval mode, changes its weights, and calls it again",
 )
 _drawn(
     "frozen_by_a_flag_of_the_module",
@@ -235,6 +238,8 @@ _drawn(
     sound=Backbone,
     wrong=moved_encoder,
     module="encoder",
+    first_run=FirstRun("d13d60a", found=False, named=False, said="nothing"),
+    missed="a flag of a module that no parameter reads is not looked for",
 )
 _drawn(
     "forecast_written_into_its_start",
@@ -247,6 +252,7 @@ _drawn(
     sound=Storm,
     wrong=written_state,
     module="(model)",
+    first_run=FirstRun("d13d60a", found=True, named=True, said="inputs_unchanged fails in (model)"),
 )
 _drawn(
     "labels_clamped_for_the_caller",
@@ -259,4 +265,5 @@ _drawn(
     sound=Answer,
     wrong=written_labels,
     module="(model)",
+    first_run=FirstRun("d13d60a", found=True, named=True, said="inputs_unchanged fails in (model)"),
 )
