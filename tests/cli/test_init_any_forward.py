@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import any_models as models
+import odd_models as odd
 import pytest
 
 from harness.cli import main
@@ -65,8 +66,9 @@ def declared(source: str, folder: Path, **options: Any) -> dict[str, Any]:
         ),
         (models.EXAMPLE, {"signal": {"axes": ["batch", 4, "time"]}}, {"output": {"axes": ["batch", 2, "time"]}}),
         (models.SHAPED, {"series": {"axes": ["batch", "time", 5]}}, {"output": {"axes": ["batch", 1, 7]}}),
+        (odd.AUTOENCODER, {"x": {"axes": ["batch", 24]}}, {"output": {"axes": ["batch", 24]}}),  # no classes are made up
     ],
-    ids=["u_net", "clicks", "nodes", "matches", "denoiser", "policy", "boxes", "example", "shaped"],
+    ids=["u_net", "clicks", "nodes", "matches", "denoiser", "policy", "boxes", "example", "shaped", "autoencoder"],
 )
 def test_the_signature_is_found(source: str, inputs: dict[str, Any], outputs: dict[str, Any], tmp_path: Path) -> None:
     keys = declared(source, tmp_path)
