@@ -149,13 +149,14 @@ def planted(
     sound: Factory,
     source: str,
     module: str = "",
+    code: str = "",
     status: Status = Status.FAIL,
     also: tuple[str, ...] = (),
 ) -> Callable[[type[nn.Module]], type[nn.Module]]:
     """Registers a class as a model with a bug of tier 1, named after the class; see ``PlantedBug`` for the arguments."""
 
     def decorate(buggy: type[nn.Module]) -> type[nn.Module]:
-        expected: dict[str, Any] = {"module": module, "source": source, "status": status, "also": also}
+        expected: dict[str, Any] = {"module": module, "code": code, "source": source, "status": status, "also": also}
         register(PlantedBug(buggy.__name__, test, Model(task, buggy), Model(task, sound), **expected))
         return buggy
 

@@ -87,6 +87,19 @@ class UnmergesTheWeightOnly(AdaptedPerceptron):
     layer = _UnmergesTheWeightOnly
 
 
+class _MovesIntoTheWeight(Adapted):
+    def merge(self) -> None:
+        if not self.merged:
+            super().merge()
+            self.up.data.zero_()
+            self.shift.data.zero_()
+
+
+@planted("adapter_layers[merged]", task=TABLE, sound=AdaptedPerceptron, module="middle", code="weight_not_restored", source=LORA)
+class AdapterEmptiedByTheMerge(AdaptedPerceptron):
+    layer = _MovesIntoTheWeight
+
+
 class _MergesATranspose(Adapted):
     def add(self, scale: float) -> None:
         self.base.weight.data += scale * (self.up @ self.down[:, :3]).data

@@ -42,3 +42,24 @@ class NetInABox(LightningClassifier):
 
     def forward(self, features: Tensor) -> Tensor:
         return self.nets[0](features)
+
+
+class WithAFactor(LightningClassifier):
+    """The same with a setting that its checkpoints hold."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        super().__init__()
+        self.factor = factor
+        self.save_hyperparameters()
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.factor * super().forward(features)
+
+
+class FactorNotSaved(LightningClassifier):
+    def __init__(self, factor: float = 1.0) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.factor * super().forward(features)

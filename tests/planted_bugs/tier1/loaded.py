@@ -238,6 +238,122 @@ class RowsMadeAnewWhenResized(Resizable):
         nn.init.normal_(self.embed.tokens.weight)
 
 
+class _TwoTables(Resizable):
+    """The same with a head that is not tied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(WIDTH, VOCAB, bias=False)
+
+    def resize_token_embeddings(self, size: int) -> None:
+        head = self.head.weight
+        super().resize_token_embeddings(size)
+        self.head = nn.Linear(WIDTH, size, bias=False)
+        with torch.no_grad():
+            self.head.weight[: len(head)] = head
+
+
+@planted(
+    "serialisation[resized]",
+    task=CAUSAL,
+    sound=_TwoTables,
+    code="head_not_resized",
+    source="Hugging Face documentation: get_output_embeddings is resized with the input",
+)
+class HeadForgottenWhenResized(_TwoTables):
+    def resize_token_embeddings(self, size: int) -> None:
+        head = self.head
+        super().resize_token_embeddings(size)
+        self.head = head
+
+
+class WithASecondTable(_TwoTables):
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = nn.Embedding(VOCAB, WIDTH)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return super().forward(input_ids) + self.head(self.shift(input_ids))
+
+    def resize_token_embeddings(self, size: int) -> None:
+        super().resize_token_embeddings(size)
+        self.grow(size)
+
+    def grow(self, size: int) -> None:
+        old = self.shift
+        self.shift = nn.Embedding(size, WIDTH)
+        with torch.no_grad():
+            self.shift.weight[: old.num_embeddings] = old.weight
+
+
+@planted(
+    "serialisation[resized]",
+    task=CAUSAL,
+    sound=WithASecondTable,
+    module="shift",
+    code="new_ids_raise",
+    source="Hugging Face documentation: every table that ids are looked up in is resized",
+)
+class SecondTableForgottenWhenResized(WithASecondTable):
+    def grow(self, size: int) -> None:
+        pass
+
+
+@planted(
+    "serialisation[resized]",
+    task=CAUSAL,
+    sound=_TwoTables,
+    code="resize_raises",
+    source="Hugging Face documentation: a new vocabulary may have any size",
+)
+class ResizesToMultiplesOf64(_TwoTables):
+    def resize_token_embeddings(self, size: int) -> None:
+        with torch.no_grad():
+            self.head.weight.view(size, -1)
+        super().resize_token_embeddings(size)
+
+
+class _WithGain(nn.Linear):
+    """Weights that a method initialises, with the gain that belongs to them."""
+
+    def __init__(self) -> None:
+        super().__init__(FEATURES, FEATURES)
+        self.gain = 2.0
+        if not self.weight.is_meta:
+            self.initialise()
+
+    def initialise(self) -> None:
+        nn.init.orthogonal_(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.gain * super().forward(x)
+
+
+class _GainLeftOutOnMeta(_WithGain):
+    def __init__(self) -> None:
+        super().__init__()
+        if self.weight.is_meta:
+            self.gain = 1.0
+
+
+class WithGain(Perceptron):
+    """A perceptron behind such a layer."""
+
+    gained: type[_WithGain] = _WithGain
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turned = self.gained()
+
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(self.turned(features))
+
+
+@planted("serialisation[meta]", task=TABLE, sound=WithGain, module="turned", code="differs_when_built_on_meta", source=META)
+class GainSetWithTheWeights(WithGain):
+    gained = _GainLeftOutOnMeta
+
+
 @planted(
     "serialisation[tied_weights]", task=CAUSAL, sound=Decoder, source="safetensors documentation: tied weights are stored once"
 )
