@@ -3,8 +3,29 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from pathlib import Path
+
+_KNOWN = {
+    "__future__",
+    "abc",
+    "collections",
+    "contextlib",
+    "copy",
+    "dataclasses",
+    "einops",
+    "enum",
+    "functools",
+    "itertools",
+    "logging",
+} | {*("math", "numbers", "numpy", "operator", "random", "re", "string", "torch", "typing", "typing_extensions", "warnings")}
+"""Packages that bring no models of their own: what a model of theirs can do is named where it is used."""
+
+_OPAQUE = re.compile(r"exec|open|__import__|import_module|hub|jit|load|globals|setattr")
+"""Names by which code may take in more than it says."""
+
+_MOST_FILES = 40
 
 
 def usual_factory(path: Path, usual: str) -> str:
@@ -58,6 +79,73 @@ def brings_data(path: Path, factory: str) -> bool:
     made = [factory] if factory in classes else _called_in(makers[factory], classes) if factory in makers else []
     hooks = {each.name for name in made[:1] for each in _methods(name, classes) if not _is_empty(each)}
     return "train_dataloader" in hooks and "prepare_data" not in hooks
+
+
+def names_of_model(path: Path, packages: Collection[str] = ()) -> frozenset[str] | None:
+    """Every name that the code of a model holds: that of its file, and of the files beside it that it imports.
+
+    Args:
+        path: The file, which is read and not run.
+        packages: Packages that bring no models, besides PyTorch and what comes with it.
+
+    Returns:
+        The names, of functions also as ``def name`` and of their parameters as ``arg name``. ``None`` where code that is not read may have its
+        part in the model: another package, or a file that is loaded.
+    """
+    names, waiting, read = set[str](), [path], set[Path]()
+    while waiting:
+        file = waiting.pop()
+        if file in read:
+            continue
+        read.add(file)
+        try:
+            tree = ast.parse(file.read_bytes())
+        except (OSError, SyntaxError, ValueError):
+            return None
+        names |= set(_names_in(tree))
+        for module, level in _imports_of(tree):
+            beside = _file_of(module, level, file)
+            if beside is not None:
+                waiting.append(beside)
+            elif level or module.partition(".")[0] not in {*_KNOWN, *packages}:
+                return None
+        if len(read) > _MOST_FILES:
+            return None
+    return None if any(_OPAQUE.fullmatch(name) for name in names) else frozenset(names)
+
+
+def _names_in(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            yield "exec" if node.id == "eval" else node.id
+        elif isinstance(node, ast.Attribute):
+            yield node.attr
+        elif isinstance(node, ast.arg):
+            yield from (node.arg, f"arg {node.arg}")
+        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            yield from (node.name, f"def {node.name}")
+        elif isinstance(node, ast.keyword) and node.arg:
+            yield node.arg
+        elif isinstance(node, ast.alias):
+            yield from node.name.split(".")
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.isidentifier():
+            yield node.value
+
+
+def _imports_of(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """The modules that are imported, each with the number of dots before it."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, 0) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from [(node.module, node.level)] if node.module else [(alias.name, node.level) for alias in node.names]
+
+
+def _file_of(module: str, level: int, file: Path) -> Path | None:
+    """The file beside another one that an import stands for; ``None`` where there is none."""
+    folder = file.parents[max(0, level - 1)]
+    place = folder.joinpath(*module.split("."))
+    return next((each for each in (place.with_suffix(".py"), place / "__init__.py") if each.is_file()), None)
 
 
 def _called_in(function: ast.FunctionDef, classes: dict[str, ast.ClassDef]) -> list[str]:

@@ -51,6 +51,26 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             metafunc.parametrize("suite", configs, ids=[path.stem for path in configs], indirect=True)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out the tests for which the model's code names nothing to judge, unless they are asked for by name; the report says why."""
+    if SELECTED in config.stash or config.getoption("keyword") or any("::" in argument for argument in config.args):
+        return
+    left = [item for item in items if _is_left_out(item)]
+    if left:
+        items[:] = [item for item in items if item not in left]
+        config.hook.pytest_deselected(items=left)
+
+
+def _is_left_out(item: pytest.Item) -> bool:
+    own = _suite_of(item)
+    entry = CATALOGUE.get(getattr(item, "originalname", "").removeprefix("test_"))
+    if own is None or entry is None or not isinstance(item, pytest.Function):
+        return False
+    case = str(item.callspec.params.get("case", "")) if hasattr(item, "callspec") else ""
+    return bool(own.absent(entry, case)) and not any(_overrides(item, name) for name in ("model", "adapter", "task_spec"))
+
+
 @pytest.fixture(scope="class")
 def suite(request: pytest.FixtureRequest) -> Suite:
     """The suite a test belongs to; for a user's own test, that of the run's config."""
@@ -165,8 +185,12 @@ class ExportedFiles(Mapping[str, Path]):
 
 
 def _is_overridden(request: pytest.FixtureRequest, name: str) -> bool:
+    return _overrides(request.node, name)
+
+
+def _overrides(item: pytest.Item, name: str) -> bool:
     """Whether a user's fixture took the place of ours."""
-    return fixtures_by_name(request.node)[name][-1].func.__module__ != __name__
+    return fixtures_by_name(item)[name][-1].func.__module__ != __name__
 
 
 @pytest.fixture

@@ -48,6 +48,7 @@ class _Server:
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection(self, session: pytest.Session) -> None:
         """Puts in place what only the other side could find out, before the model is built."""
+        session.config.stash[SELECTED] = frozenset()  # the other side selects
         suite = self._suite()
         export = suite.config.export and suite.config.export.model_copy(
             update={"export_dir": None}

@@ -163,6 +163,14 @@ class Reporter:
             evidence = result.evidence
             if evidence is not None and "layers" in evidence.details and evidence.name == "gradient_flow":
                 report.layers = evidence.details["layers"]
+        if not self.config.getoption("keyword"):
+            judged = {(result.tier, result.label) for result in results}
+            report.skipped += [
+                SkippedCheck(f"tier{tier}::{name}", reason, tier)
+                for tier in sorted({result.tier for result in results} & set(suite.config.tiers))
+                for name, reason in suite.left_out(tier).items()
+                if not any(label.partition("[")[0] == name or label == name for _, label in judged)
+            ]
         report.model_facts = _model_facts(suite, report) | self._isolation_facts(path)
         report.coverage = _coverage(suite, results)
         report.is_selection = _ran(results) < suite.test_count() or bool(_late(results))

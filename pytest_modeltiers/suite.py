@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import harness
 from harness.catalogue import Property, of_tier
 from harness.config import SuiteConfig, TrainingConfig, load_config
 from harness.errors import ConfigError, UserError
+from harness.model_file import names_of_model
 from harness.tasks import TaskSpec
 from pytest_modeltiers.checks import REGISTERED, ModelCheck, as_test
 from pytest_modeltiers.property_tests import TIERS, make_test
@@ -226,6 +228,31 @@ class Suite:
                 at += f", image_size={list(self.task.image_size)}"
             raise ConfigError(f"{self.config.path}: {sizes}: making inputs at {at} raised {raised(error)}") from error
 
+    @cached_property
+    def _names(self) -> frozenset[str] | None:
+        """What the code of the model names, read before anything is built; ``None`` where not all of it can be read."""
+        config = self.config
+        if config.model or config.gist_id or config.model_import or config.call:
+            return None
+        if config.model_file:
+            return names_of_model(config.resolve(config.model_file))
+        return names_of_model(Path(harness.__file__).parent / "models" / "stubs.py", packages=("harness",))
+
+    def absent(self, entry: Property, case: str = "") -> str:
+        """Why the model has nothing that a property, or a case of it, could judge; empty where it may have. Its test is left out then."""
+        return entry.absent(self._names, case)
+
+    def left_out(self, tier: int) -> dict[str, str]:
+        """The properties of a tier, or cases ``name[case]`` of them, whose tests are left out, with the reason."""
+        found: dict[str, str] = {}
+        for entry in self.properties(tier):
+            reasons = {case: self.absent(entry, case) for case in (self.cases(entry) if entry.has_cases else ("",))}
+            if all(reasons.values()):
+                found[entry.name] = "; ".join(dict.fromkeys(reasons.values()))
+            else:
+                found |= {f"{entry.name}[{case}]": reason for case, reason in reasons.items() if reason}
+        return found
+
     def properties(self, tier: int) -> list[Property]:
         """The properties generated for a tier."""
         if tier == _MONITORING and not self.config.is_monitored:
@@ -238,11 +265,12 @@ class Suite:
         return entry.cases_for(self.task, self.config.export_options.artifacts)
 
     def test_count(self) -> int:
-        """How many tests of the catalogue a full run has."""
+        """How many tests of the catalogue a full run has, without those that are left out."""
         return sum(map(self._tests_of, self.config.tiers))
 
     def _tests_of(self, tier: int) -> int:
-        return sum(len(self.cases(p)) if p.has_cases else 1 for p in self.properties(tier))
+        tests = [(entry, case) for entry in self.properties(tier) for case in (self.cases(entry) if entry.has_cases else ("",))]
+        return sum(not self.absent(entry, case) for entry, case in tests)
 
     @property
     def share(self) -> float:

@@ -111,6 +111,11 @@ def print_summary(terminal: pytest.TerminalReporter, path: Path, results: list[R
             for reason, number in alike.items():
                 terminal.write("  skip ", **_MARKUP[Status.SKIPPED])
                 _print_wrapped(terminal, _INDENT, f"{number} tests: {reason}", started=True, light=True)
+            for check in report.skipped:
+                if check.tier == tier and check.check_name not in by_name:
+                    terminal.write("  none ", **_MARKUP[Status.SKIPPED])
+                    label = check.check_name.partition("::")[2]
+                    _print_wrapped(terminal, _INDENT, f"{label}: {check.reason}", started=True, light=True)
         for text in figures_of(rows):
             _print_wrapped(terminal, "  ", text)
         if terminal.verbosity > 0 and (text := most_calls(rows)):

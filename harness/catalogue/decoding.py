@@ -18,6 +18,7 @@ DECODING = (
                 "harness.properties.decoding.pieces:cache_equals_whole",
                 needs=facts.stateless,
                 owned_by=("causal", "stateless"),
+                sign=facts.CACHE,
                 search=Search("several_tokens", examples=3, corner="largest_sizes"),
             ),
             "requests": Case(
@@ -25,6 +26,7 @@ DECODING = (
                 "harness.properties.decoding.pieces:another_request",
                 needs=facts.stateless,
                 owned_by=("stateless", "decoding[cache]"),
+                sign=facts.CACHE,
                 search=Search("several_tokens", examples=2),
             ),
             "left_padding": Case(
@@ -32,6 +34,7 @@ DECODING = (
                 "harness.properties.decoding.left_padding:left_padding_ignored",
                 needs=facts.masked_text,
                 owned_by=("causal", "padding_ignored", "decoding[cache]"),
+                sign=facts.CACHE_OR_GENERATE,
                 search=Search("several_tokens", examples=2, corner="largest_sizes"),
             ),
             "generate": Case(
@@ -39,6 +42,7 @@ DECODING = (
                 "harness.properties.decoding.generation:greedy_is_likeliest",
                 needs=facts.written,
                 owned_by=("causal", "batch_independence[forward]", "decoding[cache]", "decoding[left_padding]"),
+                sign=facts.GENERATE,
             ),
         },
     ),

@@ -6,6 +6,7 @@ An entry names its function by a dotted path, so that a config can be checked, a
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -74,6 +75,23 @@ ONCE = Search()
 
 
 @dataclass(frozen=True)
+class Sign:
+    """What the code of a model has to name, as it cannot have otherwise what a property is about.
+
+    Attributes:
+        pattern: A regular expression for one of the names that ``harness.model_file.names_of_model`` finds, in any case of letters.
+        absent: What is said of a model whose code has no such name.
+    """
+
+    pattern: str
+    absent: str
+
+    def is_in(self, names: Collection[str]) -> bool:
+        """Whether some name is one."""
+        return any(re.search(self.pattern, name, re.IGNORECASE) for name in names)
+
+
+@dataclass(frozen=True)
 class Case:
     """A part of a property that is judged by itself.
 
@@ -83,6 +101,7 @@ class Case:
         needs: Whether the case makes sense for a task.
         owned_by: What explains a violation of this case, besides the property's own owners.
         search: How inputs are searched.
+        sign: What the code of a model that has a matter for it must name.
     """
 
     statement: str
@@ -90,6 +109,7 @@ class Case:
     needs: Needs = any_task
     owned_by: tuple[str, ...] = ()
     search: Search = ONCE
+    sign: Sign | None = None
 
 
 @dataclass(frozen=True)
@@ -109,6 +129,7 @@ class Property:
         owned_by: Properties, or cases ``name[case]``, whose violation also shows as one of this property: one bug, one card.
         search: How inputs are searched, in tier 1.
         marks: Marks of its test, such as ``slow``.
+        sign: What the code of a model that has a matter for it must name; a case may have its own.
     """
 
     name: str
@@ -122,6 +143,7 @@ class Property:
     owned_by: tuple[str, ...] = ()
     search: Search = ONCE
     marks: tuple[str, ...] = ()
+    sign: Sign | None = None
 
     def owners(self, case: str = "") -> tuple[str, ...]:
         """The properties, or cases ``name[case]``, whose violation shows as one of this property, or of one case of it."""
@@ -131,6 +153,16 @@ class Property:
         """Whether the property is generated for a task: it makes sense there, in some case if it has cases, and the user left it on."""
         has_any = not self.cases or any(bool(case.needs(task)) for case in self.cases.values())
         return bool(self.needs(task)) and has_any and task.properties.get(self.name, True)
+
+    def absent(self, names: Collection[str] | None, case: str = "") -> str:
+        """Why a model has nothing that the property, or a case of it, could judge; empty where it may have.
+
+        Args:
+            names: What its code names; ``None`` where not all of it could be read.
+            case: The case.
+        """
+        sign = (self.cases[case].sign if case in self.cases else None) or self.sign
+        return sign.absent if names is not None and sign is not None and not sign.is_in(names) else ""
 
     def why(self, task: TaskSpec, case: str = "") -> str:
         """Why the property, or a case of it, makes sense for a task; empty where its entry does not say."""

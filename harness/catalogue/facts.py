@@ -4,10 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from harness.catalogue.entry import Sign
 from harness.tasks import TaskSpec
 from harness.tasks.kinds import SCORES, TokenScores
 from harness.tasks.values import Ids, LengthsOf, MaskOf, Normal, Uniform
 from harness.wording import listed
+
+_CACHES = r"cache|^arg (\w*(past|state|hidden|memor)\w*|h[xc0]?|c[x0])$|^def (step|\w*reset\w*)$|LSTM|GRU|RNN|Transformer"
+ADAPTERS = Sign(
+    r"lora|dora|adapter|ia3|loha|lokr|oft|vera|delta|modules_to_save|merge|fuse|^def (train|eval)$",
+    "the model's code names no adapters (LoRA and the like), and no method that merges any",
+)
+CACHE = Sign(_CACHES, "the model's code names no cache, no state that forward takes, and no `step`")
+CACHE_OR_GENERATE = Sign(f"{_CACHES}|generate", CACHE.absent)
+GENERATE = Sign("generate", "the model's code names no `generate`")
+CHECKPOINTING = Sign(r"checkpoint|ckpt|recompute|^cp$|_cp$", "the model's code names no activation checkpointing")
+OWN_FORMAT = Sign("pretrained|Lightning", "the model's code has no methods that save and load it")
+RESIZING = Sign("resize_token_embeddings", "the model's code has no `resize_token_embeddings`")
+ROUTERS = Sign("rout|gat(e|ing)|switch", "the model's code names no router beside experts")
+LIGHTNING = Sign("Lightning", "the model is no LightningModule, so that this is done by the suite")
+AVERAGES = Sign(
+    r"requires_grad|no_grad|averaged|ema|swa|copy", "the model's code names nothing that freezes or copies a part of it"
+)
 
 
 def rows(task: TaskSpec) -> str:

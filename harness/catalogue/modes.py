@@ -37,6 +37,7 @@ MODES = (
                 "The model's own activation checkpointing gives the same loss, gradients and statistics",
                 "harness.properties.checkpointing:same_with_checkpointing",
                 owned_by=("eval_deterministic",),
+                sign=facts.CHECKPOINTING,
             ),
         },
     ),

@@ -51,11 +51,13 @@ SAVING = (
                 "What save_pretrained or a Lightning checkpoint saves gives the same logits once loaded",
                 "harness.properties.own_formats:own_methods",
                 owned_by=("serialisation[state_dict]", "serialisation[meta]"),
+                sign=facts.OWN_FORMAT,
             ),
             "resized": Case(
                 "resize_token_embeddings leaves the known tokens, and ties, as they were",
                 "harness.properties.own_formats:resized_vocabulary",
                 needs=facts.text,
+                sign=facts.RESIZING,
             ),
         },
     ),
@@ -64,6 +66,7 @@ SAVING = (
         1,
         "Adapters on frozen weights (LoRA and the like) do the same merged, disabled, trained and saved",
         tolerance=DIFFERENCE,
+        sign=facts.ADAPTERS,
         cases={
             "merged": Case(
                 "Adapters merged into the weights give the same logits, and unmerging restores them",

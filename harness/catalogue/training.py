@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from harness.catalogue import facts
 from harness.catalogue.entry import Case, Property
 from harness.tasks import TaskSpec
-from harness.tasks.teaching import guessing, has_constant_baseline, has_shares, learnable, lines_of, targeted
+from harness.tasks.teaching import guessing, has_constant_baseline, has_shares, learnable, lines_of, own_labels, targeted
 
 
 def _trains(task: TaskSpec) -> bool:
@@ -68,6 +69,7 @@ TRAINING = (
             ),
         },
         needs=_trains,
+        sign=facts.LIGHTNING,
     ),
     Property(
         "learning_rate_schedule",
@@ -75,6 +77,7 @@ TRAINING = (
         "A learning rate schedule is stepped, and ends with the run that it is made for",
         "harness.training.checks.rate_schedule:learning_rate_schedule",
         needs=_trains,
+        sign=facts.LIGHTNING,
     ),
     Property(
         "gradient_clipping",
@@ -82,6 +85,7 @@ TRAINING = (
         "A step is taken with the gradients that were clipped for it",
         "harness.training.checks.gradient_clipping:gradient_clipping",
         needs=_trains,
+        sign=facts.LIGHTNING,
     ),
     Property(
         "averaged_weights",
@@ -89,6 +93,7 @@ TRAINING = (
         "A moving average of weights follows all of them, and their running statistics, from where they began",
         "harness.training.checks.averaged_weights:averaged_weights",
         needs=_trains,
+        sign=facts.AVERAGES,
     ),
     Property(
         "training_loss",
@@ -116,7 +121,7 @@ TRAINING = (
             "one_class": Case(
                 "Loss and gradients are finite where every label of a batch is of one class",
                 "harness.training.checks.one_class:one_class",
-                needs=_trains,
+                needs=lambda task: _trains(task) and bool(own_labels(task.signature)),
             ),
             "rows": Case(
                 "A loss over the batch compares its rows with each other",
@@ -133,6 +138,7 @@ TRAINING = (
                 "The balance loss of a mixture of experts leads away from one expert for all",
                 "harness.training.checks.balance_loss:balance",
                 needs=_trains,
+                sign=facts.ROUTERS,
             ),
             "weights": Case(
                 "Each output has the share in the loss that its weight declares",

@@ -74,3 +74,11 @@ def lines_of(signature: Signature) -> list[Line]:
         if axis is not None:
             found.append(Line(output, axis, ordered.index(axis)))
     return found
+
+
+def own_labels(signature: Signature) -> list[str]:
+    """The labels that are neither inputs nor follow from them, as those of a language model do."""
+    inputs = {each.name for each in signature.inputs}
+    if signature.has_inputs_as_labels:
+        return []
+    return [name for name in signature.label_names if name not in inputs and name not in signature.label_sources]

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import pytest
-from small_models import HIDING, LEAKY
+from small_models import GOOD, HIDING, LEAKY
 
 from harness.catalogue import CATALOGUE
 
@@ -210,6 +210,47 @@ def test_plain_and_no_workers_collect_the_same_in_order(project: Any) -> None:
     project.config(only=None)
 
     assert project.ids("--model-config", "cfg.json", "-n", "0") == project.ids("--model-config", "cfg.json")
+
+
+ADAPTERS = ("causal", "adapter_layers")
+LORA = GOOD.replace("import torch", "import torch\nlora_rank = 4", 1)
+ANOTHER_MODEL = """
+import pytest
+from harness.models.stubs import LMStub
+
+@pytest.fixture
+def model(task_spec):
+    return LMStub(task_spec).eval()
+"""
+
+
+def test_what_the_code_of_a_model_names_nothing_of_is_left_out_and_told_once(project: Any) -> None:
+    project.config(only=ADAPTERS)
+
+    result = project.run("--model-config", "cfg.json", "--model-report", "out")
+
+    result.assert_outcomes(passed=1, deselected=4)
+    result.stdout.fnmatch_lines(["*(causal_lm, 1 tests)", "  none adapter_layers: the model's code names no adapters*"])
+    report = project.json("out/health_report.json")
+    assert [check["check_name"] for check in report["skipped"]] == ["tier1::adapter_layers"]
+    assert report["coverage"] == ""
+
+
+@pytest.mark.parametrize("asked", [("-k", "adapter"), ("cfg.json::TestTier1::test_adapter_layers",)])
+def test_what_is_left_out_runs_where_it_is_asked_for(project: Any, asked: tuple[str, ...]) -> None:
+    project.config(only=ADAPTERS)
+
+    project.run("--model-config", "cfg.json", *asked).assert_outcomes(skipped=4, passed=0, deselected=asked[0] == "-k")
+
+
+def test_nothing_is_left_out_where_the_code_speaks_of_it_or_another_model_is_tested(project: Any) -> None:
+    project.config(only=ADAPTERS, model=LORA)
+    assert len(project.ids("--model-config", "cfg.json")) == 5
+
+    project.config(only=ADAPTERS)
+    assert len(project.ids("--model-config", "cfg.json")) == 1
+    project.write("conftest.py", ANOTHER_MODEL)
+    assert len(project.ids("--model-config", "cfg.json")) == 5
 
 
 STUB = """\

@@ -11,6 +11,7 @@ from torch import Tensor
 from harness.batches import IGNORED, Batch
 from harness.errors import DivergedError, UserError
 from harness.evidence import Evidence, Status
+from harness.tasks.teaching import own_labels
 from harness.training.checks.observation import loss_name, observe
 from harness.training.trial import Trial
 from harness.user_code import raised
@@ -50,10 +51,8 @@ def one_class(trial: Trial) -> Evidence:
 
 def _of_one_class(trial: Trial, batch: Batch) -> Iterator[tuple[str, Batch]]:
     """Labels that are all the first and all the last class that the batch has, of each output in turn."""
-    signature = trial.subject.task.signature
-    inputs = {each.name for each in signature.inputs}
-    for name in signature.label_names:
-        if name not in batch or name in inputs or name in signature.label_sources or signature.has_inputs_as_labels:
+    for name in own_labels(trial.subject.task.signature):
+        if name not in batch:
             continue
         for value in _classes(batch[name]):
             shown = f"every label of `{name}` is {value:g}"
