@@ -88,6 +88,14 @@ TRAINING = (
         sign=facts.LIGHTNING,
     ),
     Property(
+        "validation_pass",
+        3,
+        "A validation pass, with its hooks and callbacks, leaves the training as it was",
+        "harness.training.checks.validation_pass:validation_pass",
+        needs=_trains,
+        sign=facts.LIGHTNING,
+    ),
+    Property(
         "averaged_weights",
         3,
         "A moving average of weights follows all of them, and their running statistics, from where they began",

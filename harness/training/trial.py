@@ -235,6 +235,7 @@ class Trial:
         prepare: Prepare | None = None,
         on_gradients: OnGradients | None = None,
         until: Until | None = None,
+        held_out: Sequence[Any] | None = None,
     ) -> Training:
         """Trains a fresh copy.
 
@@ -245,6 +246,7 @@ class Trial:
             prepare: Changes the copy first, such as freezing parameters.
             on_gradients: Looks at the gradients before each step.
             until: Asked after each step whether to stop.
+            held_out: Batches for the ``validation_step`` of a LightningModule, after each epoch.
 
         Raises:
             TrainingError: The training cannot be taken, or diverged.
@@ -270,6 +272,7 @@ class Trial:
             supervisor,
             options.resume,
             rank=options.rank,
+            held_out=None if held_out is None else FixedBatches(held_out, self.batch_format),
         )
         with nullcontext() if options.clip else without_clipping(model):
             optimizers, schedules = _fit(job, on_gradients)

@@ -58,6 +58,7 @@ FAMILIES: dict[int, tuple[str, ...]] = {
         "groups",
         "schedules",
         "clipping",
+        "validation",
         "averages",
         "experts",
         "activations",

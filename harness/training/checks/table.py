@@ -29,6 +29,7 @@ _STEPS = {
     "parameter_groups": 4,
     "learning_rate_schedule": 4,
     "gradient_clipping": 4,
+    "validation_pass": 12,
 }
 """Training steps that a check takes, where it does not see to its time itself."""
 

@@ -29,6 +29,17 @@ class Gated(nn.Module):
         return self.leave(hidden if self.wrong and not self.training else 0.5 * hidden)
 
 
+def stops_dropping(model: nn.Module, _given: Any, _output: Tensor) -> None:
+    """A hook that is meant for one evaluation."""
+    if not model.training:
+        model.rate = 0.0  # type: ignore[assignment]
+
+
+def shrinks(model: nn.Module, _given: Any, _output: Tensor) -> None:
+    """A hook that takes each call for a step of training."""
+    model.leave.weight.data.mul_(0.9)  # type: ignore[union-attr, operator]
+
+
 class Reminded(nn.Module):
     """Drops features; the bugs drop none any more, or train less, once the model was evaluated."""
 
@@ -37,6 +48,8 @@ class Reminded(nn.Module):
         self.wrong, self.rate = wrong, 0.3
         self.kept: Tensor | None = None
         self.enter, self.leave = nn.Linear(6, 12), nn.Linear(12, 4)
+        if wrong in ("stops_dropping", "shrinks"):
+            self.register_forward_hook(stops_dropping if wrong == "stops_dropping" else shrinks)
 
     def forward(self, features: Tensor) -> Tensor:
         if not self.training and self.wrong == "rate":
@@ -173,6 +186,8 @@ plant_declared(
 )
 for _name, _wrong in (("rate_zero_for_good", "rate"), ("frozen_by_evaluation", "freeze"), ("kept_from_evaluation", "kept")):
     plant_declared(_name, Reminded, TABLE, "train_mode[after_eval]", wrong=_wrong, source="NVIDIA/Megatron-LM, pull request 411")
+for _wrong, _test in (("stops_dropping", "train_mode[after_eval]"), ("shrinks", "stateless")):
+    plant_declared(f"hook_{_wrong}", Reminded, TABLE, _test, wrong=_wrong, source="PyTorch documentation, register_forward_hook")
 plant_declared(
     "norm_counts_padding",
     Recogniser,
