@@ -32,6 +32,7 @@ class Scores(nn.Module):
         self.head = nn.Linear(FEATURES, CLASSES)
         with seeded(1), torch.no_grad():
             self.head.weight.normal_()
+            self.head.bias.zero_()  # the rows are drawn from another instance
         self.temperature = temperature
 
     def forward(self, features: Tensor) -> Tensor:
