@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harness.batches import IGNORED, Batch, Sizes
+from harness.batches import Batch, Sizes
+from harness.properties import padding
 from harness.properties.subject import Subject
 from harness.tasks.axes import BATCH, Axis, Formula, Size, rows_first
-from harness.tasks.signature import Input, Output, Signature
-from harness.tasks.values import Ids, LengthsOf, MaskOf
+from harness.tasks.signature import Output, Signature
+from harness.tasks.values import Ids, MaskOf
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,8 @@ def rows_first_axes(axes: Sequence[Size]) -> list[Size]:
 
 def tells_padding(subject: Subject, axis: Axis) -> bool:
     """Whether the model is given anything that says which elements along an axis are real."""
-    told = (each for each in subject.task.signature.inputs if _says(each, axis.name))
-    return any(isinstance(each.values, Ids) or subject.adapter.takes(subject.model, each.name) for each in told)
+    ids = (each.values for each in subject.task.signature.inputs if axis.name in each.axes and isinstance(each.values, Ids))
+    return padding.tells_padding(subject, axis.name) or any(values.pad is not None for values in ids)
 
 
 def takes_mask(subject: Subject, axis: Axis) -> bool:
@@ -73,39 +74,8 @@ def takes_mask(subject: Subject, axis: Axis) -> bool:
 
 
 def padded_batch(subject: Subject, batch: Batch, axis: Axis, sizes: Sizes, lengths: Sequence[int]) -> PaddedBatch:
-    """A batch whose rows are cut to lengths: masks and lengths say so, and ids hold the padding id.
-
-    Other padded values stay what they are; where there is no padding id, ids repeat the last one.
-    """
-    signature, device = subject.task.signature, subject.device
+    """A batch whose rows are cut to lengths, on the side where the axis has its padding."""
+    signature = subject.task.signature
     total = signature.complete(sizes.by_axis(subject.task))[axis.name]
-    places, real_lengths = torch.arange(total, device=device), torch.tensor(list(lengths), device=device)[:, None]
-    real = places >= total - real_lengths if axis.padding == "left" else places < real_lengths
-    found = dict(batch)
-    for each in signature.inputs:
-        if each.name in batch:
-            found[each.name] = _padded(each, batch[each.name], axis.name, real)
-    labels = batch.get("labels")
-    if labels is not None and labels.shape == real.shape and not labels.is_floating_point():
-        found["labels"] = torch.where(real, labels, IGNORED)
-    return PaddedBatch(signature, axis, found, real)
-
-
-def _says(each: Input, axis: str) -> bool:
-    if isinstance(each.values, (MaskOf, LengthsOf)):
-        return each.values.axis == axis
-    return isinstance(each.values, Ids) and each.values.pad is not None and axis in each.axes
-
-
-def _padded(each: Input, value: Tensor, axis: str, real: Tensor) -> Tensor:
-    if isinstance(each.values, MaskOf) and each.values.axis == axis:
-        return (real ^ each.values.inverted).to(value.dtype)
-    if isinstance(each.values, LengthsOf) and each.values.axis == axis:
-        return real.sum(1).to(value.dtype)
-    axes = rows_first_axes(each.axes)
-    if isinstance(each.values, Ids) and axis in axes and axes[0] == BATCH:
-        place = axes.index(axis)
-        filler = value.select(place, -1).unsqueeze(place) if each.values.pad is None else torch.tensor(each.values.pad).to(value)
-        shape = [size if at in (0, place) else 1 for at, size in enumerate(value.shape)]
-        return torch.where(real.reshape(shape), value, filler)
-    return value
+    real = padding.placed("left" if axis.padding == "left" else "right", lengths, total).to(subject.device)
+    return PaddedBatch(signature, axis, padding.padded(signature, batch, axis.name, real), real)

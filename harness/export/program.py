@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,14 +12,15 @@ from torch import Tensor, nn
 
 from harness.adapters import Adapter, SignatureAdapter
 from harness.batches import Batch, Sizes
-from harness.export.shorter_rows import has_shorter_rows, shorten_rows
 from harness.models.wrapped import without_fast_path
+from harness.properties.padding import padded, placed
 from harness.properties.subject import Subject
 from harness.runtime import seeded
 from harness.tasks import TaskSpec
 from harness.tasks.axes import BATCH, MEASURED, Axis, Formula, rows_first
 from harness.tasks.calls import batch_as_declared
-from harness.tasks.signature import Input, Output
+from harness.tasks.signature import Input, Output, Signature
+from harness.tasks.values import Ids, LengthsOf, MaskOf
 
 Outputs = dict[str, Tensor]
 """What a model returns, by name."""
@@ -169,6 +170,40 @@ def program_of(subject: Subject, dynamic: bool | Mapping[Any, bool | list[int]] 
         batch = shorten_rows(subject.task, batch, sizes)
     outputs = _found_outputs(subject, batch)
     return make_program(subject.fresh().cpu(), subject.adapter, subject.task, batch, sizes, free, outputs)
+
+
+def has_shorter_rows(task: TaskSpec, fields: Container[str]) -> bool:
+    """Whether rows may be shorter than there is room for, and one of some fields tells."""
+    return any(each.name in fields for each in _shorter_axes(task.signature).values())
+
+
+def shorten_rows(task: TaskSpec, batch: Batch, sizes: Sizes) -> Batch:
+    """The batch on the CPU, with the first half of its rows whole and the others half as long."""
+    signature = task.signature
+    whole = signature.complete(sizes.by_axis(task))
+    rows = whole.get(BATCH, 1)
+    shortened = {name: tensor.cpu() for name, tensor in batch.items()}
+    for axis in map(signature.axes.get, _shorter_axes(signature)):
+        assert axis is not None
+        total = whole[axis.name]
+        short = min(max(axis.least, 1, total // 2), total)
+        lengths = [total if 2 * row < rows else short for row in range(rows)]
+        real = placed("left" if axis.padding == "left" else "right", lengths, total)
+        shortened = padded(signature, shortened, axis.name, real)
+    return shortened
+
+
+def _shorter_axes(signature: Signature) -> dict[str, Input]:
+    """Axes along which rows may be shorter, each with the input that tells where a row ends."""
+    told: dict[str, Input] = {}
+    for each in signature.inputs:
+        if isinstance(each.values, (LengthsOf, MaskOf)):
+            told.setdefault(each.values.axis, each)
+    for each in signature.inputs:
+        axes = [axis for axis in each.axes if isinstance(axis, str) and signature.axes[axis].padding]
+        if isinstance(each.values, Ids) and each.values.pad is not None and BATCH in each.axes:
+            told |= {axis: each for axis in axes if axis not in told}
+    return told
 
 
 def make_program(

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from harness.batches import Batch, Sizes
 from harness.compat import TorchDispatchMode, tree_leaves
-from harness.export.program import Program, as_exported
-from harness.export.shorter_rows import has_shorter_rows, shorten_rows
+from harness.export.program import Program, as_exported, has_shorter_rows, shorten_rows
 from harness.properties.numerics import extreme_batch
 from harness.properties.subject import Subject
 from harness.tasks.axes import BATCH

@@ -69,7 +69,12 @@ def code_of(exporter: type[Format]) -> str:
 def _own_code() -> str:
     """A hash of the exporters' own code, and of what they are built on."""
     room = Path(__file__).parent.parent
-    files = [room / "program.py", room / "shorter_rows.py", *(room / "formats").rglob("*.py"), *(room / "onnx").rglob("*.py")]
+    files = [
+        room / "program.py",
+        room.parent / "properties" / "padding.py",
+        *(room / "formats").rglob("*.py"),
+        *(room / "onnx").rglob("*.py"),
+    ]
     return json_hash([file_hash(path) for path in sorted(files)])
 
 

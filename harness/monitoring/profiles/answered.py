@@ -11,8 +11,8 @@ from torch import Tensor
 
 from harness.evaluation.answers import widened
 from harness.monitoring.features.values import Ids, Numbers, Values, Vectors, name_of_id
-from harness.monitoring.profiles.fields import MOST_FIGURES, Field, measure_field
-from harness.tasks.axes import BATCH, Size, rows_first
+from harness.monitoring.profiles.fields import MOST_FIGURES, Field, measure_field, row_axes
+from harness.tasks.axes import Size
 from harness.tasks.kinds import (
     BinaryScores,
     ClassScores,
@@ -43,8 +43,7 @@ class Answered:
     @property
     def row_axes(self) -> tuple[Size, ...]:
         """Its axes in a single row."""
-        axes = self.output.axes
-        return tuple(axes[place] for place in rows_first(axes) if axes[place] != BATCH)
+        return row_axes(self.output.axes)
 
 
 def said_by(answered: Answered, value: Tensor, real: Tensor | None) -> dict[str, Values]:

@@ -17,9 +17,9 @@ from harness.data.encoding import Encoder
 from harness.data.record import Example
 from harness.data.tokens import SymbolTokenizer
 from harness.monitoring.features.values import Block, Numbers, Values
-from harness.monitoring.profiles.fields import Field, measure_field, share_of_each
+from harness.monitoring.profiles.fields import Field, measure_field, real_elements, row_axes, share_of_each, size_along
 from harness.tasks import TaskSpec
-from harness.tasks.axes import BATCH, Size
+from harness.tasks.axes import BATCH
 from harness.tasks.kinds import CtcScores, TokenScores
 from harness.tasks.signature import Input, Signature
 from harness.tasks.spec import data_identity
@@ -87,7 +87,8 @@ class InputMeter:
         for each in (*held, *told):
             is_only = len(held) == 1 and each in held and bool(row_axes(each.axes))
             field = self._field(each, "" if is_only else safe_name(each.name))
-            rows, real = _arrays(examples, each.name), [self._real(row, field.along) for row in examples]
+            rows = _arrays(examples, each.name)
+            real = [real_elements(self._signature, row, field.along) if field.along else None for row in examples]
             measured |= measure_field(field, rows, real)
             if field.feature("tokens") in measured:
                 measured |= self._of_words(field, rows)
@@ -111,31 +112,6 @@ class InputMeter:
         columns = tuple(self._encoder.columns) if not name else ()
         return Field(each.name, name, axes, each.values, is_set=is_set, names=columns, along=along)
 
-    def _real(self, example: Example, axis: str) -> NDArray[np.bool_] | None:
-        """Which elements along an axis are real in an example: as its mask says, its lengths, or the id that fills."""
-        for each in self._signature.inputs if axis else ():
-            if each.name not in example:
-                continue
-            value = example[each.name].numpy()
-            if isinstance(each.values, MaskOf) and each.values.axis == axis:
-                return np.asarray(value.astype(bool) ^ each.values.inverted)
-        for each in self._signature.inputs if axis else ():
-            if isinstance(each.values, LengthsOf) and each.values.axis == axis and each.name in example:
-                size, length = self._size(example, axis), int(example[each.name])
-                places = np.arange(size)
-                return places >= size - length if self._signature.axes[axis].padding == "left" else places < length
-        for each in self._signature.inputs if axis else ():
-            if isinstance(each.values, Ids) and each.values.pad is not None and row_axes(each.axes) == (axis,):
-                return np.asarray(example[each.name].numpy() != each.values.pad) if each.name in example else None
-        return None
-
-    def _size(self, example: Example, axis: str) -> int:
-        for each in self._signature.inputs:
-            axes = row_axes(each.axes)
-            if axis in axes and each.name in example:
-                return int(example[each.name].shape[axes.index(axis)])
-        return 0
-
     def _sizes(self, held: Sequence[Input], examples: Sequence[Example], known: Collection[str]) -> dict[str, Values]:
         """How large each example is along the axes that may have several sizes; where it is padded, how much of it is real."""
         counted = {axis for each in held if isinstance(each.values, Ids) for axis in row_axes(each.axes)} | {*known}
@@ -143,9 +119,9 @@ class InputMeter:
         for axis in dict.fromkeys(axis for each in held for axis in row_axes(each.axes)):
             if isinstance(axis, int) or axis in counted or len(self._signature.axes[axis].choices()) < 2:
                 continue
-            real = [self._real(example, axis) for example in examples]
+            real = [real_elements(self._signature, example, axis) for example in examples]
             sizes = [
-                self._size(example, axis) if keep is None else int(keep.sum())
+                size_along(self._signature, example, axis) if keep is None else int(keep.sum())
                 for example, keep in zip(examples, real, strict=True)
             ]
             measured[f"size.{axis}"] = Numbers(np.array(sizes, np.float64))
@@ -209,11 +185,6 @@ def _label_fields(signature: Signature, names: tuple[str, ...]) -> Iterator[Fiel
             are_tokens=isinstance(output.kind, (TokenScores, CtcScores)),
             names=names if is_main and isinstance(shape.values, Ids) else (),
         )
-
-
-def row_axes(axes: Sequence[Size]) -> tuple[Size, ...]:
-    """The axes of one row."""
-    return tuple(axis for axis in axes if axis != BATCH)
 
 
 def safe_name(name: str) -> str:

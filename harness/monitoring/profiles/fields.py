@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.data.record import Example
 from harness.monitoring.features.values import Ids, Numbers, Values, Vectors
 from harness.tasks import values as held
-from harness.tasks.axes import Size
+from harness.tasks.axes import BATCH, Axis, Size
 from harness.tasks.kinds import IGNORED
+from harness.tasks.signature import Signature
 
 MOST_CHANNELS = 16
 """Beside other inputs, one of three axes whose first is fixed is an image up to this length of it."""
@@ -53,6 +55,42 @@ class Field:
     def feature(self, part: str) -> str:
         """The name of one of its features."""
         return f"{self.name}.{part}" if self.name and part else self.name or part
+
+
+def row_axes(axes: Sequence[Size]) -> tuple[Size, ...]:
+    """The axes of one row."""
+    return tuple(axis for axis in axes if axis != BATCH)
+
+
+def size_along(signature: Signature, example: Example, axis: str) -> int:
+    """The size of an example along an axis; 0 where no input has the axis."""
+    for each in signature.inputs:
+        axes = row_axes(each.axes)
+        if axis in axes and each.name in example:
+            return int(example[each.name].shape[axes.index(axis)])
+    return 0
+
+
+def real_elements(signature: Signature, example: Example, axis: str) -> NDArray[np.bool_] | None:
+    """Which elements along an axis are real in an example, as a mask, a length or the padding id says; ``None`` where nothing does."""
+    inputs = [each for each in signature.inputs if each.name in example]
+    for each in inputs:
+        if isinstance(each.values, held.MaskOf) and each.values.axis == axis:
+            return example[each.name].bool().numpy() ^ each.values.inverted
+    for each in inputs:
+        if isinstance(each.values, held.LengthsOf) and each.values.axis == axis:
+            size, length = size_along(signature, example, axis), int(example[each.name])
+            return at_end(signature.axes[axis], length, size)
+    for each in inputs:
+        if isinstance(each.values, held.Ids) and each.values.pad is not None and row_axes(each.axes) == (axis,):
+            return np.asarray(example[each.name].numpy() != each.values.pad)
+    return None
+
+
+def at_end(axis: Axis, length: int, size: int) -> NDArray[np.bool_]:
+    """Where the real elements of a row stand along an axis with padding, bool ``[size]``."""
+    places = np.arange(size)
+    return places >= size - length if axis.padding == "left" else places < length
 
 
 def measure_field(field: Field, rows: Arrays, real: Sequence[NDArray[np.bool_] | None]) -> Mapping[str, Values]:

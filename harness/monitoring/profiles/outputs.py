@@ -23,16 +23,15 @@ from harness.evaluation.labelled_outputs import labelled_outputs
 from harness.evaluation.scores import Losses, WholeLosses, is_whole, output_scores
 from harness.monitoring.features.values import Ids, Numbers, Values, Vectors
 from harness.monitoring.profiles.answered import Answered, said_by
+from harness.monitoring.profiles.fields import at_end, real_elements, row_axes, size_along
 from harness.properties.calling import blaming, mode
 from harness.properties.subject import floating_dtype
 from harness.properties.tracing import Call, fields_of, path_of, recording
 from harness.runtime import seeded, threads_for
 from harness.tasks import TaskSpec
-from harness.tasks.axes import BATCH, Formula, rows_first
+from harness.tasks.axes import BATCH, Formula
 from harness.tasks.kinds import Embedding
-from harness.tasks.signature import Output
-from harness.tasks.values import Ids as IdsHeld
-from harness.tasks.values import LengthsOf, MaskOf
+from harness.tasks.signature import Output, Signature
 
 
 class OutputMeter:
@@ -92,7 +91,7 @@ class OutputMeter:
             if not isinstance(value, Tensor) or output.constant:
                 continue
             is_main = output is signature.main
-            real = _real(self._task, output, batch, examples)
+            real = _real(signature, output, batch, examples)
             names = self._names if is_main else ()
             name = "output" if is_main else f"output.{output.name}"
             measured |= said_by(Answered(output, name, names), _by_row(output, value, len(examples)), real)
@@ -197,51 +196,26 @@ def _embedding(embedding: Tensor | None, rows: int, real: Tensor | None) -> dict
     return {} if found is None else {"output.embedding": Vectors(found.numpy())}
 
 
-def _real(task: TaskSpec, output: Output, batch: Batch, examples: Sequence[Example]) -> Tensor | None:
+def _real(signature: Signature, output: Output, batch: Batch, examples: Sequence[Example]) -> Tensor | None:
     """The positions that count of an output with one free axis of positions, bool ``[B, S]``; ``None`` for any other, or where all count."""
-    signature = task.signature
-    free = [axis for place, axis in enumerate(output.axes) if axis != BATCH and isinstance(axis, str)]
+    free = [axis for axis in output.axes if axis != BATCH and isinstance(axis, str)]
     if len(free) != 1 or BATCH not in output.axes:
         return None
-    axis, source = free[0], signature.axes[free[0]].source
-    padded = source.axes[0] if isinstance(source, Formula) and len(source.axes) == 1 else axis
-    size = next(
-        (batch[each.name].shape[rows_first_place(each.axes, padded)] for each in signature.inputs if padded in each.axes), 0
-    )
-    lengths = _lengths(task, padded, batch, examples)
-    if lengths is None:
-        return None
-    if lengths.ndim == 2:
-        return lengths if padded == axis else None
-    if isinstance(source, Formula):
-        lengths, size = source.value({padded: lengths}), int(source.value({padded: size}))
-    places = torch.arange(size)
-    return places >= size - lengths[:, None] if signature.axes[padded].padding == "left" else places < lengths[:, None]
-
-
-def _lengths(task: TaskSpec, axis: str, batch: Batch, examples: Sequence[Example]) -> Tensor | None:
-    """Which elements of each row are real, bool ``[B, S]``, or how many, int64 ``[B]``; ``None`` where nothing says so."""
-    inputs = [each for each in task.signature.inputs if each.name in batch]
-    masks = (each for each in inputs if isinstance(each.values, MaskOf) and each.values.axis == axis and each.name in examples[0])
-    for each in masks:
-        assert isinstance(each.values, MaskOf)
-        return batch[each.name].bool() ^ each.values.inverted
-    for each in inputs:
-        if isinstance(each.values, LengthsOf) and each.values.axis == axis and each.name in examples[0]:
-            return batch[each.name]
-    held = next((each for each in inputs if axis in each.axes and each.name in examples[0]), None)
+    source = signature.axes[free[0]].source
+    padded = source.axes[0] if isinstance(source, Formula) and len(source.axes) == 1 else free[0]
+    held = next((each for each in signature.inputs if padded in each.axes and each.name in examples[0]), None)
     if held is None:
         return None
-    axes = [name for name in held.axes if name != BATCH]
-    lengths = torch.tensor([example[held.name].shape[axes.index(axis)] for example in examples])
-    if isinstance(held.values, IdsHeld) and held.values.pad is not None and task.declared is not None and axes == [axis]:
-        return batch[held.name] != held.values.pad
-    return lengths
-
-
-def rows_first_place(axes: Sequence[Any], axis: str) -> int:
-    """The place of an axis, with the rows first."""
-    return [axes[place] for place in rows_first(axes)].index(axis)
+    axis, whole = signature.axes[padded], batch[held.name].shape[1 + row_axes(held.axes).index(padded)]
+    real = np.stack([at_end(axis, size_along(signature, example, padded), whole) for example in examples])
+    for row, example in enumerate(examples):
+        told = real_elements(signature, example, padded)
+        if told is not None:
+            real[row, real[row]] = told
+    if isinstance(source, Formula):
+        lengths, size = (source.value({padded: each}) for each in (real.sum(1), whole))
+        real = np.stack([at_end(axis, int(length), int(size)) for length in lengths])
+    return torch.from_numpy(real)
 
 
 def score_values(
