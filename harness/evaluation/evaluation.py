@@ -20,7 +20,7 @@ from harness.data.loader import Loader
 from harness.errors import DataError, UserError
 from harness.evaluation.answers import Answers, answers_in, check_output, targets_in
 from harness.evaluation.labelled_outputs import LabelledOutput, chosen_metrics, labelled_outputs, shown_name
-from harness.evaluation.scores import Losses, Ranks, RowNumbers, WholeLosses, is_whole, output_scores, row_facts
+from harness.evaluation.scores import Ranks, RowNumbers, make_losses, output_scores, row_facts
 from harness.properties.calling import blaming, mode
 from harness.properties.subject import floating_dtype
 from harness.runtime import seeded
@@ -51,8 +51,7 @@ class Tally:
         self._ranks = ranks
         self._dataset: Any = loader.order.dataset
         self._outputs = labelled_outputs(task.signature)
-        self._whole = WholeLosses(model, adapter, task) if is_whole(adapter, task) else None
-        self._losses = Losses(adapter, task)
+        self._losses = make_losses(model, adapter, task)
         self._scores = RowNumbers()
         self._facts = RowNumbers()
         setting = Setting(lambda: len(self._dataset), ranks.synchronisation)
@@ -92,8 +91,7 @@ class Tally:
             DataError: One that is trained has none.
         """
         for each in self._outputs:
-            may_lack = each.output.weight == 0 or (self._whole is not None and self._whole.is_own)
-            if each.labels in batch or not may_lack:
+            if each.labels in batch or (each.output.weight and self._losses.needs_labels):
                 yield each
 
     def _cut(self, each: LabelledOutput, outputs: Mapping[str, Any], targets: Tensor, kept: int) -> tuple[Tensor, Tensor]:
@@ -101,12 +99,7 @@ class Tally:
         return (value[:kept], targets[:kept]) if each.has_rows else (value, targets)
 
     def _count(self, answers: Mapping[str, Answers], outputs: Mapping[str, Any], batch: Batch, rows: int) -> None:
-        main = self._task.signature.main.name
-        if self._whole is not None:
-            losses = self._whole.add(answers, batch, rows)
-        else:
-            losses = self._losses.add(answers[main], outputs[main][:rows], batch)
-        scores = {"loss": losses}
+        scores = {"loss": self._losses.add(answers, outputs, batch, rows)}
         for each in self._outputs:
             if each.output.name in answers:
                 found = answers[each.output.name]
@@ -115,7 +108,7 @@ class Tally:
                 self._labels += len(found.labels)
                 for meter in self._meters[each.output.name].values():
                     meter.update(found)
-        self._labels += rows if self._whole is not None and self._whole.is_own else 0
+        self._labels += 0 if self._losses.needs_labels else rows
         self._scores.add(scores)
         self._facts.add(row_facts(self._task, batch))
         with_rows = {each.name for each in self._task.signature.outputs if BATCH in each.axes}
@@ -134,27 +127,12 @@ class Tally:
         labels = sum(self._ranks.gather(self._labels))
         if not labels:
             raise DataError(f"{self._data_name}: no row has a label to evaluate")
-        found = self._mean_losses()
+        found: dict[str, Any] = {**self._losses.means(self._ranks)}
         for each in self._outputs:
             if any(self._ranks.gather(each.output.name in self._measured)):
                 found |= {f"{each.prefix}{name}": meter.compute() for name, meter in self._meters[each.output.name].items()}
         found |= {name: meter.compute() for name, meter in self._own.items()}
         return {name: float(value) for name in self._names if (value := found.get(name)) is not None}
-
-    def _mean_losses(self) -> dict[str, Any]:
-        """The loss of the data, those of the outputs, and what follows from them."""
-        if self._whole is None:
-            parts = self._ranks.gather((self._losses.total, self._losses.weight))
-            total, weight = (sum(column) for column in zip(*parts, strict=True))
-            loss = torch.tensor(total, dtype=torch.float64) / weight
-            return {"loss": loss, "perplexity": loss.exp()}
-        whole, means = self._whole.mean(self._ranks)
-        found: dict[str, Any] = {"loss": whole}
-        for each in self._outputs:
-            if each.output.name in means:
-                found[f"{each.output.name}.loss"] = means[each.output.name]
-                found[f"{each.prefix}perplexity"] = torch.tensor(means[each.output.name], dtype=torch.float64).exp()
-        return found
 
     def scores(self) -> dict[str, NDArray[np.float32]]:
         """The scores of each sample, ``[N]``; a collective call."""

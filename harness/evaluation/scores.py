@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -105,43 +106,68 @@ class Ranks:
                 raise (DataError if is_data else UserError)(f"rank {rank}: {message}")
 
 
-class Losses:
-    """The loss of batch after batch, each weighted with its labels.
+class Losses(ABC):
+    """The loss of batch after batch, and its mean over all labels.
 
-    The mean of the batches' means is not the mean over all labels where batches hold unequal numbers of them.
+    The mean of the batches' means is not that mean where batches hold unequal numbers of labels.
+    """
+
+    needs_labels = True
+    """Whether an output that is trained must have labels."""
+
+    @abstractmethod
+    def add(self, answers: Mapping[str, Answers], outputs: Mapping[str, Any], batch: Batch, rows: int) -> Tensor:
+        """Takes the first rows of a batch into account.
+
+        Returns:
+            The loss of each row, float64 ``[R]``; NaN for one without a label, and where the loss compares rows.
+
+        Raises:
+            ForwardError: The user's loss raised, or is no scalar.
+        """
+
+    @abstractmethod
+    def means(self, ranks: Ranks) -> dict[str, float]:
+        """The loss of the data, those of its outputs, and the perplexity of each that has one, by name; a collective call."""
+
+
+def make_losses(model: nn.Module, adapter: Adapter, task: TaskSpec) -> Losses:
+    """The losses of a task: those of its signature, or that of an adapter for one output."""
+    is_declared = task.declared is not None and isinstance(adapter, SignatureAdapter) and not _is_own(adapter, task, "loss")
+    return DeclaredLosses(model, adapter, task) if is_declared else AdapterLosses(adapter, task)
+
+
+class AdapterLosses(Losses):
+    """The loss of the main output, in nats or squared units, each batch weighted with its labels.
 
     Args:
         adapter: Whose loss it is; one that follows from the answers is computed from them, without calling it.
         task: What it is for.
-
-    Attributes:
-        total: Sum of the loss over the labels, in nats or squared units.
-        weight: How many labels there were.
     """
 
     def __init__(self, adapter: Adapter, task: TaskSpec) -> None:
-        self.total = 0.0
-        self.weight = 0.0
+        self._total = self._weight = 0.0
         self._adapter = adapter
         self._signature = task.signature
         self._has_own_loss = _is_own(adapter, task, "loss")
         self._has_own_mean = self._has_own_loss or _is_own(adapter, task, "weight")
 
-    def add(self, answers: Answers, logits: Tensor, batch: Batch) -> Tensor:
-        """Takes a batch into account.
-
-        Returns:
-            The loss of each row, float64 ``[R]``; NaN for one without a label.
-
-        Raises:
-            ForwardError: The user's loss raised, or is no scalar.
-        """
+    def add(self, answers: Mapping[str, Answers], outputs: Mapping[str, Any], batch: Batch, rows: int) -> Tensor:
+        """Takes the first rows of a batch into account."""
+        main = self._signature.main.name
+        logits, found = widened(outputs[main][:rows]), answers[main]
         if self._has_own_mean:
-            self._add_own_mean(answers, widened(logits), batch)
+            self._add_own_mean(found, logits, batch)
         else:
-            self.total += float(answers.loss.sum())
-            self.weight += len(answers.loss)
-        return self._own_rows(answers, widened(logits), batch) if self._has_own_loss else answers.row_means(answers.loss)
+            self._total += float(found.loss.sum())
+            self._weight += len(found.loss)
+        return self._own_rows(found, logits, batch) if self._has_own_loss else found.row_means(found.loss)
+
+    def means(self, ranks: Ranks) -> dict[str, float]:
+        """``loss`` and ``perplexity``."""
+        total, weight = (sum(column) for column in zip(*ranks.gather((self._total, self._weight)), strict=True))
+        loss = torch.tensor(total, dtype=torch.float64) / weight
+        return {"loss": float(loss), "perplexity": float(loss.exp())}
 
     def _add_own_mean(self, answers: Answers, logits: Tensor, batch: Batch) -> None:
         if not len(answers.labels):
@@ -149,8 +175,8 @@ class Losses:
         # An adapter need not subclass ours: only its logits and its loss are asked for.
         weight = float(self._adapter.weight(batch)) if hasattr(self._adapter, "weight") else float(len(answers.labels))
         if weight:
-            self.total += weight * self._loss(logits, batch)
-            self.weight += weight
+            self._total += weight * self._loss(logits, batch)
+            self._weight += weight
 
     def _own_rows(self, answers: Answers, logits: Tensor, batch: Batch) -> Tensor:
         found = torch.full((answers.rows,), torch.nan, dtype=torch.float64, device="cpu")
@@ -162,8 +188,8 @@ class Losses:
         return _told(self._adapter, "loss", logits, batch)
 
 
-class WholeLosses:
-    """The loss of all outputs together, batch after batch.
+class DeclaredLosses(Losses):
+    """The loss of all outputs together, as a signature says it.
 
     What follows from the labels of each output is a mean over all of them, weighted as the outputs are. A loss of the user's is asked of the
     adapter: of each batch, whose mean over the rows is the loss of the data, and of each row by itself, unless it compares rows.
@@ -178,28 +204,24 @@ class WholeLosses:
         self._model = model
         self._adapter = adapter
         self._signature = task.signature
-        self.is_own = has_own_loss(task.signature)
-        self.total = 0.0
-        self.weight = 0.0
-        self.sums: dict[str, tuple[float, int]] = {}
+        self.needs_labels = not has_own_loss(task.signature)
+        self._total = self._weight = 0.0
+        self._sums: dict[str, tuple[float, int]] = {}
+        self._outputs = {each.output.name: each for each in labelled_outputs(task.signature)}
 
-    def add(self, answers: Mapping[str, Answers], batch: Batch, rows: int) -> Tensor:
-        """Takes a batch into account.
-
-        Returns:
-            The loss of each row, float64 ``[R]``; NaN for one without a label, and where the loss compares rows.
-        """
+    def add(self, answers: Mapping[str, Answers], outputs: Mapping[str, Any], batch: Batch, rows: int) -> Tensor:
+        """Takes the first rows of a batch into account."""
         for name, each in answers.items():
-            total, count = self.sums.get(name, (0.0, 0))
-            self.sums[name] = (total + float(each.loss.sum()), count + len(each.loss))
-        if not self.is_own:
-            weights = {each.output.name: each.output.weight for each in labelled_outputs(self._signature)}
+            total, count = self._sums.get(name, (0.0, 0))
+            self._sums[name] = (total + float(each.loss.sum()), count + len(each.loss))
+        if self.needs_labels:
+            weights = {name: self._outputs[name].output.weight for name in answers}
             parts = [weights[name] * each.row_means(each.loss) for name, each in answers.items() if weights[name]]
             return torch.stack(parts).sum(0) if parts else torch.full((rows,), torch.nan, dtype=torch.float64)
         if not rows:
             return torch.zeros(0, dtype=torch.float64)
-        self.total += rows * self._loss(batch)
-        self.weight += rows
+        self._total += rows * self._loss(batch)
+        self._weight += rows
         if rows == 1:
             return torch.tensor([self._loss(batch)], dtype=torch.float64)
         if self._signature.loss_over or not self._signature.has_rows:
@@ -207,17 +229,20 @@ class WholeLosses:
         each_row = [self._loss(self._signature.rows(batch, [number])) for number in range(rows)]
         return torch.tensor(each_row, dtype=torch.float64)
 
-    def mean(self, ranks: Ranks) -> tuple[float, dict[str, float]]:
-        """The loss of the data, and the mean of each output's own loss by its name; a collective call."""
-        shares = ranks.gather((self.total, self.weight, self.sums))
-        means: dict[str, float] = {}
+    def means(self, ranks: Ranks) -> dict[str, float]:
+        """``loss``, and for each output with labels ``<name>.loss`` and its ``perplexity``."""
+        shares = ranks.gather((self._total, self._weight, self._sums))
+        found: dict[str, float] = {}
+        loss = 0.0
         for name in dict.fromkeys(name for *_, sums in shares for name in sums):
             total, count = (sum(column) for column in zip(*(sums[name] for *_, sums in shares if name in sums), strict=True))
-            means[name] = total / count if count else float("nan")
-        if self.is_own:
-            return sum(share[0] for share in shares) / max(1.0, sum(share[1] for share in shares)), means
-        weights = {each.output.name: each.output.weight for each in labelled_outputs(self._signature)}
-        return sum(weights[name] * mean for name, mean in means.items() if weights[name]), means
+            mean = torch.tensor(total / count if count else torch.nan, dtype=torch.float64)
+            labelled = self._outputs[name]
+            found |= {f"{name}.loss": float(mean), f"{labelled.prefix}perplexity": float(mean.exp())}
+            loss += labelled.output.weight * float(mean) if labelled.output.weight else 0.0
+        if not self.needs_labels:
+            loss = sum(share[0] for share in shares) / max(1.0, sum(share[1] for share in shares))
+        return {"loss": loss, **found}
 
     def _loss(self, batch: Batch) -> float:
         return _told(self._adapter, "loss_of_call", self._model, batch)
@@ -230,11 +255,6 @@ def _told(adapter: Adapter, method: str, *arguments: Any) -> float:
         raise
     except Exception as error:
         raise ForwardError(f"{type(adapter).__name__}.{method} raised {raised(error)}") from error
-
-
-def is_whole(adapter: Adapter, task: TaskSpec) -> bool:
-    """Whether a loss is that of all outputs together, as a signature says it, rather than that of an adapter for one output."""
-    return task.declared is not None and isinstance(adapter, SignatureAdapter) and not _is_own(adapter, task, "loss")
 
 
 def _is_own(adapter: Adapter, task: TaskSpec, method: str) -> bool:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from judging import Lookup, judge, random_texts, text_task
 
 from harness.batches import IGNORED
-from harness.evaluation.metrics.sequences import Bleu, common_subsequence
+from harness.evaluation.metrics import Bleu, common_subsequence
 from harness.tasks import TaskSpec
 
 SIZE = 20

@@ -16,6 +16,7 @@ from harness.batches import IGNORED, Batch
 from harness.errors import ConfigError, ForwardError, UserError, did_you_mean, optional_package
 from harness.evaluation.answers import targets_in, widened
 from harness.evaluation.labelled_outputs import LabelledOutput, is_own_metric, labelled_outputs, shown_name
+from harness.evaluation.metrics import Bleu, ErrorRate, ExplainedVariance, MeanAbsoluteError, RootMeanSquaredError, RougeL
 from harness.evaluation.metrics.classification import (
     Accuracy,
     CalibrationError,
@@ -25,8 +26,6 @@ from harness.evaluation.metrics.classification import (
     QuestionRocArea,
     RocArea,
 )
-from harness.evaluation.metrics.regression import ExplainedVariance, MeanAbsoluteError, RootMeanSquaredError
-from harness.evaluation.metrics.sequences import Bleu, ErrorRate, RougeL
 from harness.evaluation.scores import Ranks
 from harness.tasks import TaskSpec
 from harness.tasks.axes import BATCH

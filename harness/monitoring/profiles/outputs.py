@@ -20,7 +20,7 @@ from harness.data.loader import collate
 from harness.data.record import Example
 from harness.evaluation.answers import Answers, answers_in, check_output, targets_in
 from harness.evaluation.labelled_outputs import labelled_outputs
-from harness.evaluation.scores import Losses, WholeLosses, is_whole, output_scores
+from harness.evaluation.scores import make_losses, output_scores
 from harness.monitoring.features.values import Ids, Numbers, Values, Vectors
 from harness.monitoring.profiles.answered import Answered, said_by
 from harness.monitoring.profiles.fields import at_end, real_elements, row_axes, size_along
@@ -239,12 +239,7 @@ def score_values(
         check_output(each, outputs[each.output.name], targets)
         answers[each.output.name] = answers_in(each, outputs[each.output.name], targets, batch)
     found = {name: values for each in labelled for name, values in output_scores(each, answers[each.output.name]).items()}
-    main = task.signature.main.name
-    if is_whole(adapter, task):
-        losses = WholeLosses(model, adapter, task).add(answers, batch, rows)
-    else:
-        losses = Losses(adapter, task).add(answers[main], outputs[main], batch)
-    found = {"loss": losses, **found}
+    found = {"loss": make_losses(model, adapter, task).add(answers, outputs, batch, rows), **found}
     return {f"score.{name}": Numbers(np.ascontiguousarray(values.double().numpy())) for name, values in found.items()}
 
 
