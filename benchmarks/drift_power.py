@@ -27,12 +27,13 @@ from sklearn.neural_network import MLPClassifier
 
 from harness.evidence import Status
 from harness.monitoring.accuracy_estimate import estimate_accuracy, fit_threshold, negative_entropy
-from harness.monitoring.confidence import fit_ood_score
-from harness.monitoring.drift import DriftOptions, compare_profiles
+from harness.monitoring.drift import compare_profiles
 from harness.monitoring.features.numeric import choose_edges, count_numbers
+from harness.monitoring.options import DriftOptions
 from harness.monitoring.profiles import profile_columns
 from harness.monitoring.statistics import ks_p_value
 from harness.monitoring.verdict import PerformanceImpact
+from harness.monitoring.window import fit_ood_score
 
 ALPHA = 0.05
 SIZES = (10, 20, 50, 100, 200, 500, 1000)

@@ -14,8 +14,7 @@ from harness.catalogue import CATALOGUE
 from harness.errors import TimeBudgetError, UserError
 from harness.evaluation.labelled_outputs import metric_definitions, score_definitions
 from harness.evidence import Evidence, Status, guarded
-from harness.monitoring.data import BaselineRows
-from harness.monitoring.drift.report import SAME, DriftReport, FeatureDrift
+from harness.monitoring.drift import SAME, DriftReport, FeatureDrift
 from harness.monitoring.drift.shifted_rows import ShiftedRow
 from harness.monitoring.drift.verdict import Verdict
 from harness.monitoring.features import Plot
@@ -23,6 +22,7 @@ from harness.monitoring.features.kinds import kind_of
 from harness.monitoring.monitor import Monitor
 from harness.monitoring.options import is_better_low
 from harness.monitoring.profiles.profile import Profile
+from harness.monitoring.reference import BaselineRows
 from harness.monitoring.verdict import WindowVerdict, group_of
 from harness.user_code import raised
 from harness.wording import counted, listed

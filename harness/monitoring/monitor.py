@@ -14,17 +14,15 @@ from harness.data.loader import make_loader
 from harness.errors import ComparisonError, ExperimentError
 from harness.experiments.database import ExperimentDB, existing_database
 from harness.experiments.records import RunRef
-from harness.monitoring.confidence import confidence_of
-from harness.monitoring.data import BaselineRows, find_baseline_rows, reference_encoder
-from harness.monitoring.drift.report import compare_profiles
+from harness.monitoring.drift import compare_profiles
 from harness.monitoring.drift.shifted_rows import ShiftedRow, shifted_rows
 from harness.monitoring.gate import compare_with_baseline
 from harness.monitoring.gate.comparison import Comparisons
 from harness.monitoring.gate.pairs import slices_of
 from harness.monitoring.options import Limits
-from harness.monitoring.reference import Reference, load_reference
+from harness.monitoring.reference import BaselineRows, Reference, find_baseline_rows, load_reference, reference_encoder
 from harness.monitoring.verdict import WindowVerdict
-from harness.monitoring.window import Window, input_columns, measure_window
+from harness.monitoring.window import Window, confidence_of, input_columns, measure_window
 from harness.runtime import threads_for
 from harness.tasks import TaskSpec
 

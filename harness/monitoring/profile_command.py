@@ -14,12 +14,10 @@ from harness.data.dataset import Dataset
 from harness.experiments.database import ExperimentDB
 from harness.experiments.run_parts import measure
 from harness.models.loading import model_source
-from harness.monitoring.confidence import ood_score_of
-from harness.monitoring.data import open_window
 from harness.monitoring.features.kinds import kind_of
 from harness.monitoring.profiles.profile import Profile
-from harness.monitoring.reference import Reference
-from harness.monitoring.window import measure_window
+from harness.monitoring.reference import Reference, open_window
+from harness.monitoring.window import measure_window, ood_score_of
 from harness.wording import Answer, aligned
 
 if TYPE_CHECKING:

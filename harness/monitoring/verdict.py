@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from harness.evidence import Evidence, Status
 from harness.monitoring.accuracy_estimate import AccuracyEstimate, estimate_accuracy
-from harness.monitoring.drift.report import DriftReport, FeatureDrift
+from harness.monitoring.drift import DriftReport, FeatureDrift
 from harness.monitoring.features.counts import FeatureCounts, NumericCounts
 from harness.monitoring.options import is_better_low
 from harness.monitoring.profiles.profile import Profile

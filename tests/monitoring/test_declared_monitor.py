@@ -22,8 +22,8 @@ from harness.errors import ConfigError
 from harness.evaluation.evaluation import evaluate
 from harness.experiments.database import ExperimentDB
 from harness.models.loading import model_source
-from harness.monitoring.data import open_window
 from harness.monitoring.profile_command import profile_config
+from harness.monitoring.reference import open_window
 from harness.monitoring.run import monitor_config
 
 DATA = """

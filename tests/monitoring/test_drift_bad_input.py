@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from drift_samples import KINDS, columns, reference_profile, text_profile, texts, window_profile
 
-from harness.errors import UserError
+from harness.errors import ProfileMismatchError, ProfileVersionError, UserError
 from harness.evidence import Status
-from harness.monitoring.drift import DriftOptions, Floors, compare_profiles
-from harness.monitoring.profiles import Profile, ProfileMismatchError, ProfileVersionError, profile_columns
-from harness.monitoring.profiles.profile import VERSION
+from harness.monitoring.drift import compare_profiles
+from harness.monitoring.options import DriftOptions, Floors
+from harness.monitoring.profiles import profile_columns
+from harness.monitoring.profiles.profile import VERSION, Profile
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,12 @@ import pytest
 from drift_samples import KINDS, WORDS, columns, reference_profile, text_profile, texts, window_profile
 
 from harness.evidence import Status
-from harness.monitoring.drift import DriftOptions, Finding, Floors, compare_profiles, judge_differences
-from harness.monitoring.drift.report import SAME
-from harness.monitoring.profiles import CategoricalCounts, Profile, profile_columns
+from harness.monitoring.drift import SAME, compare_profiles, judge_differences
+from harness.monitoring.drift.verdict import Finding
+from harness.monitoring.features.counts import CategoricalCounts
+from harness.monitoring.options import DriftOptions, Floors
+from harness.monitoring.profiles import profile_columns
+from harness.monitoring.profiles.profile import Profile
 
 QUIET = (2, 3, 4)
 """Seeds of windows without drift; some other one in twenty would warn, and is meant to."""

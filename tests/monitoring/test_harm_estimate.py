@@ -14,8 +14,8 @@ from scipy.stats import norm
 
 from harness.errors import DataError
 from harness.monitoring.accuracy_estimate import estimate_accuracy, fit_threshold, negative_entropy
-from harness.monitoring.confidence import OodScore, fit_ood_score
 from harness.monitoring.verdict import PerformanceImpact
+from harness.monitoring.window import OodScore, fit_ood_score
 
 Array = NDArray[Any]
 ROUNDS = 400

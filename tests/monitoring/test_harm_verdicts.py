@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from harness.evidence import Status
 from harness.monitoring.accuracy_estimate import AccuracyEstimate, estimate_accuracy, fit_threshold
-from harness.monitoring.drift.report import DriftReport, compare_profiles
+from harness.monitoring.drift import DriftReport, compare_profiles
 from harness.monitoring.profiles import profile_columns
 from harness.monitoring.verdict import ImpactFinding, PerformanceImpact, WindowVerdict
 

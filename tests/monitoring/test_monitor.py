@@ -16,15 +16,13 @@ from harness.config import EvalConfig, TrainingConfig, load_config
 from harness.config_keys import DriftFloors
 from harness.data.data_reference import dataset_id
 from harness.data.examples import example_maker
-from harness.errors import ConfigError, DataError, UserError
+from harness.errors import ConfigError, DataError, ProfileMismatchError, UserError
 from harness.experiments import ExperimentDB, ExperimentError, UnknownRunError
 from harness.models.loading import model_source
 from harness.monitoring.checks import judge_monitoring
-from harness.monitoring.data import open_window
 from harness.monitoring.options import Limits
 from harness.monitoring.profile_command import profile_config
-from harness.monitoring.profiles import ProfileMismatchError
-from harness.monitoring.reference import load_reference
+from harness.monitoring.reference import load_reference, open_window
 from harness.monitoring.run import drift_table, monitor_config, monitor_of, run_tier5_monitoring
 from harness.training.run import run_training, train_config
 
@@ -121,7 +119,7 @@ def test_a_shift_nobody_can_tell_the_harm_of_fails(shop: Shop, tmp_path: Path) -
         profile = db.get_profile(PRODUCTION)
         with db.start_run("inputs alone") as run:
             from harness.experiments import log_profile_to_db
-            from harness.monitoring.profiles import Profile
+            from harness.monitoring.profiles.profile import Profile
 
             log_profile_to_db(db, run.id, Profile.from_bytes(profile).only(["age", "income", "visits"]))
     found = shop.monitored("shifted.csv", reference_profile_id=run.id)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from harness.charts.distributions import distributions_of
 from harness.monitoring.checks import MOST_PLOTS, plots_of
-from harness.monitoring.drift.report import compare_profiles
+from harness.monitoring.drift import compare_profiles
 from harness.monitoring.features.numeric import MOST_POINTS
 from harness.monitoring.profiles import profile_columns
 

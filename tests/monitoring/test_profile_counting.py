@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from harness.monitoring.features.counts import NumericCounts
 from harness.monitoring.features.numeric import choose_edges, count_numbers
-from harness.monitoring.profiles import NumericCounts, profile_columns
+from harness.monitoring.profiles import profile_columns
 
 ANY_FLOATS = arrays(np.float64, st.integers(0, 200), elements=st.floats(allow_subnormal=False))
 FEW_FLOATS = arrays(

@@ -8,16 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from harness.monitoring.features.counts import FeatureCounts, VectorCounts
-from harness.monitoring.profiles import (
-    CategoricalCounts,
-    NumericCounts,
-    Profile,
-    ProfileError,
-    ProfileVersionError,
-    profile_columns,
-)
-from harness.monitoring.profiles.profile import VERSION
+from harness.errors import ProfileError, ProfileVersionError
+from harness.monitoring.features.counts import CategoricalCounts, FeatureCounts, NumericCounts, VectorCounts
+from harness.monitoring.profiles import profile_columns
+from harness.monitoring.profiles.profile import VERSION, Profile
 
 RNG = np.random.default_rng(0)
 COLUMNS = {

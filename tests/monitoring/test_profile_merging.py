@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from harness.errors import ProfileMismatchError
 from harness.monitoring.features.kinds import FEATURE_KINDS
 from harness.monitoring.features.values import Ids, Vectors
-from harness.monitoring.profiles import Profile, ProfileMismatchError, profile_columns
+from harness.monitoring.profiles import profile_columns
+from harness.monitoring.profiles.profile import Profile
 
 ROWS = 300
 NUMBERS = arrays(np.float64, ROWS, elements=st.floats(width=32) | st.sampled_from([0.0, 1.0, 1e300, float("nan")]))

@@ -7,15 +7,12 @@ import math
 import numpy as np
 import pytest
 
+from harness.errors import ProfileError
+from harness.monitoring.features.counts import CategoricalCounts
 from harness.monitoring.features.numeric import QuantileSketch
 from harness.monitoring.features.values import BUCKETS, HELD, LONGEST_NAME, Frequencies, bucket_of, level_name
-from harness.monitoring.profiles import (
-    CategoricalCounts,
-    Profile,
-    ProfileError,
-    compute_dataset_profile,
-    profile_columns,
-)
+from harness.monitoring.profiles import compute_dataset_profile, profile_columns
+from harness.monitoring.profiles.profile import Profile
 
 
 def categorical(profile: Profile, name: str = "x") -> CategoricalCounts:

@@ -15,14 +15,9 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from harness.errors import DataError
-from harness.monitoring.profiles import (
-    Profile,
-    ProfileError,
-    ProfileMismatchError,
-    compute_dataset_profile,
-    profile_columns,
-)
+from harness.errors import DataError, ProfileError, ProfileMismatchError
+from harness.monitoring.profiles import compute_dataset_profile, profile_columns
+from harness.monitoring.profiles.profile import Profile
 
 RNG = np.random.default_rng(0)
 ROWS = 3000

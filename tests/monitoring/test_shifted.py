@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from harness.monitoring.drift.report import DriftReport, compare_profiles
+from harness.errors import ProfileMismatchError
+from harness.monitoring.drift import DriftReport, compare_profiles
 from harness.monitoring.drift.shifted_rows import ShiftedRow, shifted_rows
-from harness.monitoring.profiles import Profile, ProfileMismatchError, profile_columns
+from harness.monitoring.profiles import profile_columns
+from harness.monitoring.profiles.profile import Profile
 
 Columns = dict[str, NDArray[Any]]
 PLANTED = range(100, 160)

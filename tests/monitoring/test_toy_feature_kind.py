@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 
 from harness.evidence import Status
 from harness.monitoring.checks import plots_of
-from harness.monitoring.difference import Effect, Resolution
-from harness.monitoring.drift import Difference, DriftOptions, compare_profiles
-from harness.monitoring.features import FeatureKind, Plot, log_coincidence_of, shares_by_label
+from harness.monitoring.drift import compare_profiles
+from harness.monitoring.features import Difference, Effect, FeatureKind, Plot, Resolution, log_coincidence_of, shares_by_label
 from harness.monitoring.features.counts import FeatureCounts, NumericCounts
 from harness.monitoring.features.kinds import FEATURE_KINDS
 from harness.monitoring.features.numeric import Numeric
+from harness.monitoring.options import DriftOptions
 from harness.monitoring.profile_command import summary_table
-from harness.monitoring.profiles import Profile, profile_columns
+from harness.monitoring.profiles import profile_columns
+from harness.monitoring.profiles.profile import Profile
 from harness.monitoring.run import drift_table
 from harness.monitoring.statistics import contingency_p_value, cramers_v
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+import torchmetrics
 from torch import Tensor
 from torchmetrics import Metric
 
 from harness.batches import IGNORED, Batch
-from harness.errors import ConfigError, ForwardError, UserError, did_you_mean, optional_package
+from harness.errors import ConfigError, ForwardError, UserError, did_you_mean
 from harness.evaluation.answers import targets_in, widened
 from harness.evaluation.labelled_outputs import LabelledOutput, is_own_metric, labelled_outputs, shown_name
 from harness.evaluation.metrics import Bleu, ErrorRate, ExplainedVariance, MeanAbsoluteError, RootMeanSquaredError, RougeL
@@ -52,7 +54,6 @@ def make_own_meters(names: tuple[str, ...], task: TaskSpec, ranks: Ranks) -> dic
 
     Raises:
         ConfigError: There is no such class or function, or the output has no labels to compare with.
-        MissingPackageError: torchmetrics is not installed.
     """
     found: dict[str, OwnMeter] = {}
     for name in filter(is_own_metric, names):
@@ -182,13 +183,7 @@ def _of_torchmetrics(name: str, task: TaskSpec, ranks: Ranks) -> TorchmetricsMet
 
 
 def _find_class(name: str) -> Any:
-    package = optional_package("torchmetrics", f"`metrics`: {name}")
-    rooms = [package]
-    for room in _ROOMS:
-        try:
-            rooms.append(optional_package(f"torchmetrics.{room}", f"`metrics`: {name}"))
-        except UserError:
-            continue  # some need packages of their own
+    rooms = [torchmetrics, *(import_module(f"torchmetrics.{room}") for room in _ROOMS)]
     found = next((getattr(room, name) for room in rooms if inspect.isclass(getattr(room, name, None))), None)
     if found is None:
         names = sorted({each for room in rooms for each in dir(room) if inspect.isclass(getattr(room, each, None))})

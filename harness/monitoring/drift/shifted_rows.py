@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import ProfileMismatchError, did_you_mean
-from harness.monitoring.drift.report import DriftReport
+from harness.monitoring.drift import DriftReport
 from harness.monitoring.features.counts import FeatureCounts
 from harness.monitoring.features.kinds import Column, kind_of
 from harness.monitoring.profiles.profile import Profile, is_optional

@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Any
 
 from harness.evidence import Status
-from harness.monitoring.difference import GOOD_POWER, Difference
+from harness.monitoring.features import GOOD_POWER, Difference
 from harness.wording import figure, p_value
 
 

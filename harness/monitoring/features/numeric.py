@@ -14,8 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.charts.distributions import bin_labels
-from harness.monitoring.difference import ALIKE, Difference, Effect, Resolution, nothing_to_compare
-from harness.monitoring.features import FeatureKind, Plot, log_coincidence_of, shares_by_label, shares_of
+from harness.monitoring.features import (
+    ALIKE,
+    Difference,
+    Effect,
+    FeatureKind,
+    Plot,
+    Resolution,
+    log_coincidence_of,
+    nothing_to_compare,
+    shares_by_label,
+    shares_of,
+)
 from harness.monitoring.features.category_drift import compare_shares
 from harness.monitoring.features.counts import NumericCounts
 from harness.monitoring.features.values import Numbers, is_missing
