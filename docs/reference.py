@@ -116,7 +116,7 @@ PUBLIC = {
     "harness.export.formats.onnx": ("ONNXExporter",),
     "harness.models.loading": ("load_gist_model",),
     "harness.export.bundle": ("create_export_bundle",),
-    "harness.health.report": ("CheckResult", "ExportHealthReport"),
+    "harness.health": ("CheckResult", "ExportHealthReport"),
     "harness.monitoring.run": ("run_tier5_monitoring",),
     "harness.monitoring.profiles": ("compute_dataset_profile", "profile_columns"),
     "harness.monitoring.drift": ("compare_profiles",),

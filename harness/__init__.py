@@ -24,7 +24,7 @@ _MODULES = {
     "harness.export.health": "ExportHealthChecker",
     "harness.export.export_model": "export_model run_tier4_export_validation",
     "harness.models.loading": "load_gist_model",
-    "harness.health.report": "CheckResult ExportHealthReport",
+    "harness.health": "CheckResult ExportHealthReport",
     "harness.monitoring.drift": "compare_profiles",
     "harness.monitoring.profiles": "compute_dataset_profile profile_columns",
     "harness.monitoring.run": "run_tier5_monitoring",

@@ -18,7 +18,7 @@ from pytest_modeltiers.time_budget import CLOCK_FACTOR
 
 if TYPE_CHECKING:
     from harness.config import SuiteConfig
-    from harness.isolation import IsolatedProcess
+    from harness.isolation.process import IsolatedProcess
     from pytest_modeltiers.suite import Suite
 
 _GRACE = 60.0
@@ -186,7 +186,8 @@ class _Elsewhere:
 
     def _start(self) -> IsolatedProcess:
         from harness.catalogue import modules_of
-        from harness.isolation import IsolatedProcess, Limits
+        from harness.isolation.process import IsolatedProcess
+        from harness.isolation.sandbox import Limits
 
         config = self.suite.config
         argument = {
@@ -219,7 +220,8 @@ def _resolved(config: SuiteConfig) -> dict[str, Any]:
     """Keys of the config as they hold on the other side, where there is no network: a gist is fetched and admitted here."""
     update: dict[str, Any] = {"isolation": None, "trust_model": True}  # the sandbox refuses, and the report says what
     if config.gist_id:
-        from harness.gists import admit, open_gist
+        from harness.gists import admit
+        from harness.gists.cache import open_gist
 
         gist = open_gist(config.gist_id, config.gist_revision)
         admit(gist, config.gist_sha256)
@@ -230,7 +232,7 @@ def _resolved(config: SuiteConfig) -> dict[str, Any]:
 def _gist_folder(config: SuiteConfig, resolved: dict[str, Any]) -> list[Path]:
     if not config.gist_id:
         return []
-    from harness.gists import open_gist
+    from harness.gists.cache import open_gist
 
     folder = open_gist(config.gist_id, resolved["gist_revision"]).folder
     return [] if folder is None else [folder]
@@ -245,7 +247,7 @@ def _arguments(config: pytest.Config) -> list[str]:
 
 def _places() -> dict[str, str]:
     """Where gists, consent and downloaded models lie, for a process whose home is elsewhere and that has no network."""
-    from harness.gists.gist import GistSettings
+    from harness.gists import GistSettings
 
     gists, home = GistSettings.from_environment(), Path.home()
     return {

@@ -12,7 +12,7 @@ from pytest_modeltiers.compat import report_as_json
 from pytest_modeltiers.hooks import SELECTED
 
 if TYPE_CHECKING:
-    from harness.isolation.channel import Channel
+    from harness.isolation import Channel
     from harness.isolation.sandbox import Attempt, Guard
     from pytest_modeltiers.suite import Suite
 

@@ -13,8 +13,8 @@ import pytest
 from harness.catalogue import CATALOGUE
 from harness.errors import UserError
 from harness.evidence import Evidence, Status
-from harness.health.checks import label_of
-from harness.health.report import ExportHealthReport, SkippedCheck
+from harness.health import ExportHealthReport
+from harness.health.checks import SkippedCheck, label_of
 from pytest_modeltiers.hooks import TIERS
 from pytest_modeltiers.judge import VERDICT
 from pytest_modeltiers.results import Result, check_name, junit_properties, read_result, to_check, warned, without_plots

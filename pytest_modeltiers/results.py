@@ -12,7 +12,7 @@ import pytest
 from harness.catalogue import CATALOGUE
 from harness.evidence import WHOLE, Evidence, Status
 from harness.export.checks import recommendation as advice
-from harness.health.report import CheckResult, CheckStatus
+from harness.health.checks import CheckResult, CheckStatus
 from pytest_modeltiers.hooks import TIERS
 
 NODEID = "modeltiers_nodeid"

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from harness.evidence import Status
+from harness.health import ExportHealthReport
 from harness.health.checks import Cause, also_text, label_of
 from harness.health.markdown import problems_text
-from harness.health.report import ExportHealthReport
 from harness.wording import counted
 from pytest_modeltiers.hooks import TIERS
 from pytest_modeltiers.results import NODEID, Result, check_name, figures_of, most_calls

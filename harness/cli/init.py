@@ -235,8 +235,8 @@ def add_gist(commands: Any) -> None:
 
 def _gist(arguments: argparse.Namespace) -> int:
     """Fetches a gist and scans it; nothing of it is run."""
+    from harness.gists import GistSettings, is_trusted, trust
     from harness.gists.cache import describe, open_gist
-    from harness.gists.gist import GistSettings, is_trusted, trust
     from harness.scan import scan_files
 
     settings = GistSettings.from_environment()

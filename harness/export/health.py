@@ -16,7 +16,8 @@ from harness.config import ExportConfig, SuiteConfig
 from harness.evidence import Evidence, Status, guarded
 from harness.export.checks import judge_export, recommendation
 from harness.export.exports import Exports
-from harness.health.report import CheckResult, CheckStatus, ExportHealthReport, SkippedCheck
+from harness.health import ExportHealthReport
+from harness.health.checks import CheckResult, CheckStatus, SkippedCheck
 from harness.models.wrapped import taken
 from harness.properties.calling import mode
 from harness.properties.places import located

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import MissingPackageError
 from harness.files import new_folder
-from harness.gists.gist import Gist, GistError, GistSettings, check_id, check_name, check_revision
+from harness.gists import Gist, GistError, GistSettings, check_id, check_name, check_revision
 
 if TYPE_CHECKING:
     import httpx

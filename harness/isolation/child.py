@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from harness.isolation.channel import Channel
+from harness.isolation import Channel
 from harness.isolation.sandbox import Guard, Limits, apply_sandbox
 
 

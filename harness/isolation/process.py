@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import IsolationError
-from harness.isolation.channel import Channel
+from harness.isolation import Channel
 from harness.isolation.sandbox import Attempt, Limits
 from harness.processes import end_in_words, module_command, start_process, stop_process
 

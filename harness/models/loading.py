@@ -15,9 +15,9 @@ from torch import nn
 
 from harness.config import SuiteConfig
 from harness.errors import ConfigError, FactoryError, ModelSourceError, UserError, did_you_mean
+from harness.gists import GistSettings, admit
+from harness.gists import trust as trust_gist
 from harness.gists.cache import describe, model_path, open_gist
-from harness.gists.gist import GistSettings, admit
-from harness.gists.gist import trust as trust_gist
 from harness.model_file import usual_factory
 from harness.models.arguments import factory_arguments
 from harness.models.pretrained import CHECKPOINT, checkpoint_arguments, pretrained_factory

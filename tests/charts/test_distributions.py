@@ -12,8 +12,9 @@ from harness.charts import BarChart, LineChart
 from harness.charts.distributions import bin_labels, distributions_of, ranking
 from harness.charts.page import draw_svg
 from harness.evidence import Evidence, Status
+from harness.health import ExportHealthReport
+from harness.health.checks import CheckResult
 from harness.health.markdown import to_markdown
-from harness.health.report import CheckResult, ExportHealthReport
 from pytest_modeltiers.results import Result, to_check, without_plots
 
 AGE = {

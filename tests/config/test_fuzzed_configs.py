@@ -27,7 +27,7 @@ from harness.catalogue import CATALOGUE
 from harness.config import EvalConfig, ExportConfig, SuiteConfig
 from harness.config_keys import PRESETS, DriftFloors
 from harness.errors import UserError
-from harness.gists.gist import GistError
+from harness.gists import GistError
 from harness.tasks import FACTS, TaskType
 from harness.tasks.keys import SignatureKeys
 from pytest_modeltiers.suite import Suite, forget_suites, test_classes

@@ -19,7 +19,8 @@ from harness.export.export_model import export_model
 from harness.export.formats import ExportError
 from harness.export.formats.onnx import ONNXExporter
 from harness.export.health import ExportHealthChecker
-from harness.health.report import CheckResult, ExportHealthReport
+from harness.health import ExportHealthReport
+from harness.health.checks import CheckResult
 from harness.tasks import TaskSpec, TaskType
 
 

@@ -16,7 +16,8 @@ from harness.export.bundle import create_export_bundle
 from harness.export.export_model import export_model, run_tier4_export_validation
 from harness.export.exports import Exports
 from harness.export.health import ExportHealthChecker
-from harness.health.report import CheckResult, ExportHealthReport
+from harness.health import ExportHealthReport
+from harness.health.checks import CheckResult
 from harness.runtime import seeded
 
 FORMATS = ["torchscript", "onnx", "pytorch"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from gist_server import GistServer
 
-from harness.gists.gist import GistSettings
+from harness.gists import GistSettings
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from harness.cli import main
 from harness.config import load_config
 from harness.errors import ConfigError
 from harness.experiments import ExperimentDB
-from harness.gists import GistError, UntrustedCodeError, open_gist
-from harness.gists.gist import GistSettings
+from harness.gists import GistError, GistSettings, UntrustedCodeError
+from harness.gists.cache import open_gist
 from harness.models.loading import load_gist_model, model_source
 
 pytestmark = pytest.mark.usefixtures("environment")

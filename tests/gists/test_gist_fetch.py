@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from gist_server import MODEL, REVISION, Answer, GistServer, body, endless, hang_up, silence, status
 
-from harness.gists import GistError, open_gist
-from harness.gists.gist import GistSettings
+from harness.gists import GistError, GistSettings
+from harness.gists.cache import open_gist
 
 ID = "abc123"
 

@@ -15,7 +15,7 @@ import pytest_modeltiers.fixtures
 import pytest_modeltiers.report
 import pytest_modeltiers.terminal  # noqa: F401
 from harness.catalogue import CATALOGUE
-from harness.gists import open_gist
+from harness.gists.cache import open_gist
 
 pytestmark = [
     pytest.mark.usefixtures("environment"),

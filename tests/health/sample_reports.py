@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from harness.health.report import CheckResult, ExportHealthReport, SkippedCheck
+from harness.health import ExportHealthReport
+from harness.health.checks import CheckResult, SkippedCheck
 
 HOSTILE = "</title></script><script>document.title = 'owned'</script>\" onload=\"y|`<b>`<img src=https://example.org/x.png>"
 _LONG = "encoder." + "layers_of_a_name_without_end" * 8 + ".weight"

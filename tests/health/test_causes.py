@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from harness.catalogue import CATALOGUE
-from harness.health.checks import causes_of
-from harness.health.report import CheckResult, ExportHealthReport
+from harness.health import ExportHealthReport
+from harness.health.checks import CheckResult, causes_of
 
 
 def red(name: str, module: str = "", message: str = "", status: Any = "failed") -> CheckResult:

@@ -7,8 +7,9 @@ import re
 import pytest
 from markdown_it import MarkdownIt
 
+from harness.health import ExportHealthReport
+from harness.health.checks import CheckResult, SkippedCheck
 from harness.health.markdown import by_tier, facts_of, to_markdown, verdict
-from harness.health.report import CheckResult, ExportHealthReport, SkippedCheck
 from harness.wording import duration
 
 LEAK = CheckResult(

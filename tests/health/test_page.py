@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from harness.health import ExportHealthReport
+from harness.health.checks import CheckResult, SkippedCheck
 from harness.health.page import (
     breakable,
     decades_of,
@@ -19,7 +21,6 @@ from harness.health.page import (
     shorten,
     to_html,
 )
-from harness.health.report import CheckResult, ExportHealthReport, SkippedCheck
 
 VOID = {"meta", "link", "col", "br", "input", "img", "wbr"}
 HOSTILE = "</title></script><script>alert('x')</script>\" onload=\"y|`<b>`"

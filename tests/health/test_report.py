@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from sample_reports import AWKWARD, HOSTILE
 
-from harness.health.report import CheckResult, ExportHealthReport, SkippedCheck
+from harness.health import ExportHealthReport
+from harness.health.checks import CheckResult, SkippedCheck
 
 
 def written(report: ExportHealthReport, folder: Path) -> dict[str, str]:

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
-from harness.isolation import IsolatedProcess, IsolationError, Limits, run_isolated
+from harness.errors import IsolationError
+from harness.isolation.process import IsolatedProcess, run_isolated
+from harness.isolation.sandbox import Limits
 
 PROBE = """\
 import os, sys

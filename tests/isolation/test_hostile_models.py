@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from hostile_models import HOSTILE, Hostile
 
-from harness.isolation import Isolated, run_isolated
+from harness.isolation.process import Isolated, run_isolated
 from harness.scan import scan_files
 
 HERE = Path(__file__).parent

@@ -12,8 +12,7 @@ from sweep_trials import BASE, quick
 from harness.errors import ConfigError
 from harness.sweeps import trials
 from harness.sweeps.grid import grid_from_options
-from harness.sweeps.run import sweep_config
-from harness.sweeps.sweep import SweepOptions
+from harness.sweeps.run import SweepOptions, sweep_config
 
 
 @pytest.mark.parametrize(

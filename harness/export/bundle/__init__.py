@@ -38,7 +38,7 @@ from harness.export.formats import ExportError
 from harness.export.store.cache import Artifact
 from harness.export.store.identity import versions
 from harness.files import file_hash
-from harness.health.report import ExportHealthReport
+from harness.health import ExportHealthReport
 from harness.properties.calling import mode
 from harness.runtime import threads_for
 from harness.tasks import TaskSpec

@@ -22,8 +22,8 @@ from harness.export.program import UNLIMITED
 from harness.export.store.identity import versions
 from harness.formats import formats as known_formats
 from harness.formats import valid_formats
+from harness.health import ExportHealthReport
 from harness.health.markdown import verdict
-from harness.health.report import ExportHealthReport
 
 
 def readme(draft: Draft, report: ExportHealthReport | None, layouts: Mapping[str, str]) -> str:
