@@ -23,13 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.evidence import Status
+from harness.monitoring import DriftOptions
 from harness.monitoring.drift import DriftReport, compare_profiles
 from harness.monitoring.drift.verdict import Finding
 from harness.monitoring.features.categorical import LEVELS
 from harness.monitoring.features.counts import CategoricalCounts, Clusters, FeatureCounts, NumericCounts
 from harness.monitoring.features.numeric import choose_edges
 from harness.monitoring.features.values import BUCKETS, bucket_of
-from harness.monitoring.options import DriftOptions
 from harness.monitoring.profiles import profile_columns
 from harness.monitoring.profiles.profile import Profile
 

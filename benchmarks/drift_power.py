@@ -26,10 +26,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 
 from harness.evidence import Status
+from harness.monitoring import DriftOptions
 from harness.monitoring.accuracy_estimate import estimate_accuracy, fit_threshold, negative_entropy
 from harness.monitoring.drift import compare_profiles
 from harness.monitoring.features.numeric import choose_edges, count_numbers
-from harness.monitoring.options import DriftOptions
 from harness.monitoring.profiles import profile_columns
 from harness.monitoring.statistics import ks_p_value
 from harness.monitoring.verdict import PerformanceImpact

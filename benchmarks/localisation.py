@@ -27,8 +27,8 @@ from torch.onnx.verification import verify_onnx_program
 
 from harness.adapters import make_adapter
 from harness.batches import Sizes, make_batch
+from harness.export.blame import Blame
 from harness.export.blame.onnx_files import blame_onnx
-from harness.export.blame.verdict import Blame
 from harness.export.formats.exported_program import capture, quiet
 from harness.export.formats.onnx import ONNXExporter
 from harness.export.program import Program, make_program

@@ -109,7 +109,7 @@ PUBLIC = {
     "harness.scaffold": ("scaffold",),
     "harness.training.run": ("run_training", "build_configs_for_mode"),
     "harness.experiments": ("ExperimentDB", "log_profile_to_db"),
-    "harness.sweeps.run": ("run_grid_sweep",),
+    "harness.sweeps": ("run_grid_sweep",),
     "harness.repro": ("create_repro_bundle", "repro"),
     "harness.export.export_model": ("export_model", "run_tier4_export_validation"),
     "harness.export.health": ("ExportHealthChecker",),

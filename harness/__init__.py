@@ -29,7 +29,7 @@ _MODULES = {
     "harness.monitoring.profiles": "compute_dataset_profile profile_columns",
     "harness.monitoring.run": "run_tier5_monitoring",
     "harness.repro": "create_repro_bundle",
-    "harness.sweeps.run": "run_grid_sweep",
+    "harness.sweeps": "run_grid_sweep",
     "harness.tasks": "TaskSpec TaskType",
     "harness.training.run": "build_configs_for_mode run_training",
 }

@@ -29,8 +29,7 @@ from harness.config_keys import (
 from harness.config_mistakes import explain, refusal, why_no_path
 from harness.errors import ConfigError, Mistake, did_you_mean, nearest
 from harness.files import text_hash
-from harness.model_file import brings_data
-from harness.pretrained import with_task
+from harness.model_file import brings_data, with_task
 from harness.tasks import FACTS, TaskSpec, TaskType
 from harness.tasks.declared import SignatureError, read_signature
 from harness.tasks.keys import SignatureKeys, keys_in

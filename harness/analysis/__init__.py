@@ -1,16 +1,17 @@
-"""The model under analysis, with what the checks of tier 2 share; and how one of them is run."""
+"""What the checks of tier 2 share: the model under analysis, how a check is run, which outputs are judged, and rows that are shorter."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, wraps
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from harness.adapters import SignatureAdapter
-from harness.batches import Sizes
+from harness.batches import Batch, Sizes
 from harness.catalogue import CATALOGUE, names_of
 from harness.config import SuiteConfig
 from harness.data.loader import Loader, make_loader
@@ -19,12 +20,17 @@ from harness.errors import UserError
 from harness.evidence import Evidence, Status, guarded, internal_error
 from harness.internal_errors import is_from_backward
 from harness.owners import Selection, left_to, settled
+from harness.properties import padding
 from harness.properties.calling import BackwardRaisedError
 from harness.properties.model_variants import calibrated_subject, moved
 from harness.properties.prerequisites import GRADIENT_OWNER, hidden_by, left_to_weights
 from harness.properties.subject import Shared, Subject
-from harness.tasks.axes import BATCH
+from harness.tasks.axes import BATCH, Axis, Formula, Size, rows_first
+from harness.tasks.kinds import Lengths, Loss, Other, State
+from harness.tasks.signature import Output, Signature
+from harness.tasks.values import Ids, MaskOf
 from harness.user_code import raised
+from harness.wording import listed
 
 _BATCH = 32
 
@@ -134,3 +140,131 @@ def with_rows(subject: Subject, count: int) -> Sizes:
     axis = subject.task.signature.axes.get(BATCH)
     allowed = [count] if axis is None or axis.allows(count) else [size for size in axis.choices() if size <= count]
     return replace(subject.typical, batch=allowed[-1]) if allowed else subject.typical
+
+
+_WITHOUT_VALUES = (State, Lengths, Loss, Other)
+"""Kinds of which no values are promised that a check could hold to anything."""
+
+
+def judged_outputs(subject: Subject) -> tuple[Output, ...]:
+    """The outputs whose values follow from the inputs and mean something, the main one first."""
+    outputs = subject.task.signature.outputs
+    if not isinstance(subject.adapter, SignatureAdapter):
+        return outputs[:1]  # an adapter of the user's own finds the logits, and nothing else
+    return (
+        outputs[0],
+        *(each for each in outputs[1:] if not each.constant and not isinstance(each.kind, _WITHOUT_VALUES)),
+    )
+
+
+def values_of(subject: Subject, batch: Batch, model: nn.Module) -> dict[str, Tensor]:
+    """The values of all judged outputs by name, with the graph."""
+    judged = judged_outputs(subject)
+    if len(judged) == 1:
+        return {judged[0].name: subject.logits_with_grad(batch, model)}
+    found = subject.outputs_with_grad(batch, model)
+    values = {each.name: found[each.name] for each in judged}
+    return {name: value for name, value in values.items() if isinstance(value, Tensor) and value.is_floating_point()}
+
+
+def combined(values: Mapping[str, Tensor], seed: int = 0) -> Tensor:
+    """All outputs in a random combination, a scalar in float64."""
+    rng = torch.Generator().manual_seed(seed)
+    parts = []
+    for value in values.values():
+        weights = torch.randn(value.shape, generator=rng, dtype=torch.float64).to(value.device)
+        parts.append((value.double() * weights).sum() / math.sqrt(max(1, value.numel())))
+    return torch.stack(parts).sum()
+
+
+def each_output(check: Callable[[Study], Evidence]) -> Callable[[Study], Evidence]:
+    """A check that is made of every judged output in turn, as if it were the main one; a finding names the output."""
+
+    @wraps(check)
+    def judged(study: Study) -> Evidence:
+        names = [each.name for each in judged_outputs(study.subject)]
+        if len(names) == 1:
+            return check(study)
+        first: Evidence | None = None
+        passed: dict[str, Evidence] = {}
+        for name in names:
+            seen = study if name == names[0] else study.seen_from(name)
+            evidence = (hidden_by(seen.subject.prerequisite_failure, "") if seen is not study else None) or check(seen)
+            first = first or evidence
+            if evidence.status in (Status.FAIL, Status.WARN):
+                return replace(evidence, name=first.name, message=f"output `{name}`: {evidence.message}")
+            if evidence.status is Status.OK:
+                passed[name] = evidence
+        if not passed:
+            assert first is not None
+            return first
+        shown = listed(list(passed), len(passed))
+        closest = max(passed.values(), key=lambda evidence: evidence.excess)
+        return replace(closest, message=f"{closest.message} (judged of {shown})")
+
+    return judged
+
+
+@dataclass(frozen=True)
+class PaddedBatch:
+    """A batch with rows of several lengths along an axis.
+
+    Attributes:
+        signature: Of the task.
+        axis: The axis.
+        batch: The inputs.
+        real: Which elements along it are real, bool ``[B, S]``.
+    """
+
+    signature: Signature
+    axis: Axis
+    batch: Batch
+    real: Tensor
+
+    def real_along(self, name: str) -> Tensor | None:
+        """Which elements are real along the axis, or one whose size follows from it (bool ``[B, S]``); ``None`` along any other."""
+        if name == self.axis.name:
+            return self.real
+        source = self.signature.axes[name].source
+        if self.axis.padding == "left" or not isinstance(source, Formula) or source.axes != (self.axis.name,):
+            return None
+        lengths = source.value({self.axis.name: self.real.sum(1)})
+        whole = int(source.value({self.axis.name: self.real.shape[1]}))
+        return torch.arange(whole, device=lengths.device) < lengths[:, None]
+
+    def real_values(self, output: Output, value: Tensor) -> Tensor:
+        """The values of an output at what is real: at its real positions, or in the rows that have any."""
+        axes = rows_first_axes(output.axes)
+        rows = self.real.any(1)
+        if not axes or axes[0] != BATCH:
+            return value
+        for place, name in enumerate(axes):
+            real = self.real_along(name) if isinstance(name, str) and name != BATCH else None
+            if real is not None:
+                return value.movedim(place, 1)[real & rows[:, None]]
+        return value[rows]
+
+
+def rows_first_axes(axes: Sequence[Size]) -> list[Size]:
+    """The axes in the order in which the suite holds a tensor."""
+    return [axes[place] for place in rows_first(axes)]
+
+
+def tells_padding(subject: Subject, axis: Axis) -> bool:
+    """Whether the model is given anything that says which elements along an axis are real."""
+    ids = (each.values for each in subject.task.signature.inputs if axis.name in each.axes and isinstance(each.values, Ids))
+    return padding.tells_padding(subject, axis.name) or any(values.pad is not None for values in ids)
+
+
+def takes_mask(subject: Subject, axis: Axis) -> bool:
+    """Whether the model is given a mask of an axis, in which a row may have no real element."""
+    masks = (each for each in subject.task.signature.inputs if isinstance(each.values, MaskOf) and each.values.axis == axis.name)
+    return any(subject.adapter.takes(subject.model, each.name) for each in masks)
+
+
+def padded_batch(subject: Subject, batch: Batch, axis: Axis, sizes: Sizes, lengths: Sequence[int]) -> PaddedBatch:
+    """A batch whose rows are cut to lengths, on the side where the axis has its padding."""
+    signature = subject.task.signature
+    total = signature.complete(sizes.by_axis(subject.task))[axis.name]
+    real = padding.placed("left" if axis.padding == "left" else "right", lengths, total).to(subject.device)
+    return PaddedBatch(signature, axis, padding.padded(signature, batch, axis.name, real), real)

@@ -16,9 +16,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from harness.analysis import Study
-from harness.analysis.outputs import each_output
-from harness.analysis.padding import PaddedBatch, padded_batch, takes_mask
+from harness.analysis import PaddedBatch, Study, each_output, padded_batch, takes_mask
 from harness.batches import Batch
 from harness.evidence import Evidence, Status
 from harness.models.copies import Copies

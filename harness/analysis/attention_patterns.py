@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.analysis import Study
+from harness.analysis import Study, padded_batch, tells_padding
 from harness.analysis.attention_maps import AttentionMap, attention_maps
-from harness.analysis.padding import padded_batch, tells_padding
 from harness.batches import Sizes, largest_sizes
 from harness.evidence import Evidence, Status
 from harness.properties.noise import difference

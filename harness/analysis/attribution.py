@@ -17,10 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.analysis import Study
+from harness.analysis import Study, combined
 from harness.analysis.derivatives import wrong_gradient
 from harness.analysis.neighbourhood import Point, RealInputs, between, no_real_input
-from harness.analysis.outputs import combined
 from harness.evidence import Evidence, Status
 from harness.owners import failing_owner, owned_by
 from harness.properties.noise import FACTOR

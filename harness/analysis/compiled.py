@@ -18,9 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.analysis import Study
+from harness.analysis import Study, combined, values_of
 from harness.analysis.compiled_blame import first_that_differs
-from harness.analysis.outputs import combined, values_of
 from harness.batches import Batch, Sizes
 from harness.compat import compiler_counters, compiling_in_this_process
 from harness.evidence import Evidence, Status

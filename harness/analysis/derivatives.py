@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from harness.analysis.outputs import combined, values_of
+from harness.analysis import combined, values_of
 from harness.batches import Batch
 from harness.compat import tree_leaves, tree_map, unwrapped
 from harness.properties.calling import mode

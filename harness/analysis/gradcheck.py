@@ -15,9 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.analysis import Study
+from harness.analysis import Study, judged_outputs
 from harness.analysis.derivatives import Derivative, GradientProbe, PassingDetach
-from harness.analysis.outputs import judged_outputs
 from harness.evidence import Evidence, Status
 from harness.properties.subject import Subject
 from harness.runtime import processor_seconds

@@ -16,9 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.analysis import Study
-from harness.analysis.outputs import each_output
-from harness.analysis.padding import padded_batch, takes_mask
+from harness.analysis import Study, each_output, padded_batch, takes_mask
 from harness.batches import Batch
 from harness.compat import tree_map
 from harness.errors import ProbeUnsupportedError

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from harness.analysis import Study, with_rows
-from harness.analysis.outputs import each_output
-from harness.analysis.padding import rows_first_axes
+from harness.analysis import Study, each_output, rows_first_axes, with_rows
 from harness.batches import Sizes
 from harness.compat import BatchNorm
 from harness.evidence import Evidence, Status

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.analysis import Study
+from harness.analysis import Study, each_output
 from harness.analysis.derivatives import wrong_gradient
 from harness.analysis.neighbourhood import (
     STRENGTHS,
@@ -28,7 +28,6 @@ from harness.analysis.neighbourhood import (
     signs,
     why_not,
 )
-from harness.analysis.outputs import each_output
 from harness.evidence import Evidence, Status
 from harness.owners import failing_owner, owned_by
 from harness.properties.tracing import Call, recording

@@ -67,7 +67,7 @@ def add_sweep(commands: Any) -> None:
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
-    from harness.sweeps.run import SweepOptions, sweep_config
+    from harness.sweeps import SweepOptions, sweep_config
 
     options = SweepOptions(
         metric=arguments.metric,

@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from harness.data.record import Record, RecordList, SizedSource
+from harness.data import Record, RecordList, SizedSource
 from harness.data.tokens import IdSpace, SymbolTokenizer
 from harness.errors import DataError, did_you_mean
 from harness.tasks import TaskSpec

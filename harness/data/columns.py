@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.data.record import Record
+from harness.data import Record
 from harness.data.tokens import Tokenizer
 from harness.errors import DataError, did_you_mean
 from harness.tasks import TaskSpec

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harness.data import Example, Record, SizedSource, Source, count_rows
 from harness.data.columns import Classes
 from harness.data.encoding import Encoder
 from harness.data.python_rows import PythonRows
-from harness.data.record import Example, Record, SizedSource, Source, count_rows
 from harness.data.tokens import Tokenizer
 from harness.errors import DataError
 from harness.tasks import TaskSpec

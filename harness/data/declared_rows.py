@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from harness.batches import IGNORED
+from harness.data import Example, Record
 from harness.data.columns import is_empty
-from harness.data.record import Example, Record
 from harness.errors import did_you_mean
 from harness.tasks.axes import BATCH, Axis, Formula, Size, rows_first
 from harness.tasks.kinds import CtcScores

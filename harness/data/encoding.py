@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from harness.batches import IGNORED
+from harness.data import LABELS, TARGETS, Example, Record, Source
 from harness.data.columns import (
     Classes,
     check_range,
@@ -29,7 +30,6 @@ from harness.data.columns import (
 )
 from harness.data.declared_rows import RowReader, label_fields
 from harness.data.readers.images import decode
-from harness.data.record import LABELS, TARGETS, Example, Record, Source
 from harness.data.tokens import IdSpace, Tokenizer, filler, train_tokenizer
 from harness.tasks import TaskSpec
 

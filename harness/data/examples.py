@@ -12,11 +12,11 @@ from torch import Tensor
 
 from harness.batches import Batch, Sizes, make_batch
 from harness.config import EvalConfig, SuiteConfig
+from harness.data import Example
 from harness.data.dataset import Dataset, Rows
 from harness.data.declared_rows import Field, input_fields, label_fields
 from harness.data.opening import open_dataset
 from harness.data.readers.npz import read_npz
-from harness.data.record import Example
 from harness.tasks import TaskSpec
 from harness.tasks.axes import BATCH
 from harness.tasks.signature import Signature

@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from harness.batches import IGNORED, Batch
+from harness.data import Example
 from harness.data.dataset import Rows, Stream
 from harness.data.declared_rows import Field, input_fields, is_padded, label_fields
 from harness.data.order import BatchOrder, Pick
-from harness.data.record import Example
 from harness.data.tokens import IdSpace
 from harness.errors import DataError, UserError
 from harness.tasks import TaskSpec

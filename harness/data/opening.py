@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from harness.config import EvalConfig
+from harness.data import Example, IndexedReader, Reader, Record, Source
 from harness.data.builtin import builtin_source, builtin_tokenizer, class_names, default_dataset
 from harness.data.columns import Classes, column, read_text, token_ids
 from harness.data.dataset import Dataset, LazyExamples, Origin, PackedExamples, Rows, Stream, no_rows
 from harness.data.encoding import Encoder, find_classes, fit_encoder
 from harness.data.python_source import open_python
 from harness.data.readers import existing, reader_of, suffixes
-from harness.data.record import Example, IndexedReader, Reader, Record, Source
 from harness.data.splits import Split, SplitRows, check_whole, split_of_folder
 from harness.data.tokens import Tokenizer
 from harness.errors import DataError

@@ -13,8 +13,8 @@ from zlib import crc32
 import numpy as np
 from torch import Tensor
 
+from harness.data import Record, flattened
 from harness.data.declared_rows import Field, input_fields, label_fields
-from harness.data.record import Record, flattened
 from harness.errors import DataError, UserError
 from harness.runtime import seeded
 from harness.tasks import TaskSpec

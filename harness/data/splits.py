@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
-from harness.data.record import Record, Source, count_rows
+from harness.data import Record, Source, count_rows
 from harness.errors import DataError, did_you_mean
 
 NAMES = {

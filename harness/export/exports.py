@@ -15,7 +15,7 @@ from torch import nn
 from harness.batches import Batch, to_device
 from harness.config import ExportConfig
 from harness.errors import UserError
-from harness.export.failure_reason import one_line
+from harness.export import one_line
 from harness.export.formats import Exported, Exporter, ExportError, Inspection, make_exporter, outputs_by_name
 from harness.export.program import Outputs, Program, as_exported, program_of, returned_tensors
 from harness.export.shape_grid import Point, branch_candidates, choose_branch_inputs, make_point, path_of_batch, shape_grid

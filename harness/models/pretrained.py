@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from harness.errors import ModelSourceError, WeightsError, optional_package
-from harness.pretrained import architecture_of, settings_of
+from harness.model_file import architecture_of, settings_of
 
 CHECKPOINT = ".ckpt"
 """What a checkpoint of Lightning ends in."""

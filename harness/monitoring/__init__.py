@@ -1,1 +1,118 @@
-"""Monitoring: is a model still as good, and its data still what it was?"""
+"""What monitoring allows: how much drift matters, how bad a metric may be, how much worse than a baseline a model may be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from harness.evaluation.labelled_outputs import check_metrics, chosen_metrics
+from harness.tasks import TaskSpec
+
+IMPACT = "harm"
+"""The key of ``margins`` for the loss of accuracy on drifted data."""
+
+IMPACT_MARGIN = 0.05
+
+_LOWER_IS_BETTER = ("perplexity", "mae", "rmse")
+
+
+@dataclass(frozen=True)
+class Floors:
+    """The least effects that matter, whatever the number of rows.
+
+    Attributes:
+        ks: Kolmogorov and Smirnov's distance D of numbers: the most by which the share of values below some point differs.
+        cramers_v: Bias-corrected Cramér's V of categories, for samples of one size: 0.15 is two equally frequent categories at 58% and 42%.
+    """
+
+    ks: float = 0.1
+    cramers_v: float = 0.15
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.ks <= 1 and 0 <= self.cramers_v <= 1):
+            raise ValueError(f"a floor must be 0 to 1, got ks={self.ks} and cramers_v={self.cramers_v}")
+
+
+@dataclass(frozen=True)
+class DriftOptions:
+    """How two profiles are compared.
+
+    Attributes:
+        alpha: The probability of a failure without drift, at most.
+        floors: The least effects that matter.
+        min_power: How likely a drift at its floor must be detected for the window to count as large enough; 0 asks for nothing.
+        draws: The most random tables that are drawn where no formula gives a p-value; more where there are many features.
+
+    Raises:
+        ValueError: ``alpha`` or ``min_power`` is not a probability that can be asked for.
+    """
+
+    alpha: float = 0.05
+    floors: Floors = Floors()
+    min_power: float = 0.5
+    draws: int = 1_999
+
+    def __post_init__(self) -> None:
+        if not 0 < self.alpha < 1:
+            raise ValueError(f"alpha must be above 0 and below 1, got {self.alpha}")
+        if not 0 <= self.min_power < 1:
+            raise ValueError(f"min_power must be 0 or more and below 1, got {self.min_power}")
+
+
+DEFAULT_DRIFT_OPTIONS = DriftOptions()
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The limits a model is monitored by.
+
+    Attributes:
+        thresholds: The limit of a metric by name: a minimum, or a maximum for losses and errors.
+        margins: How much worse than its baseline a model may be, by the name of a per-sample score and in its units (``correct`` and
+            ``accuracy``: 0.005 is half a point); ``harm`` for the accuracy on drifted data.
+        drift: How the data is compared with the reference; its ``alpha`` is also that of the comparison with a baseline.
+        expected_comparisons: About how many candidates will be compared with one baseline.
+    """
+
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    margins: Mapping[str, float] = field(default_factory=dict)
+    drift: DriftOptions = DriftOptions()
+    expected_comparisons: int = 1
+
+    @property
+    def impact_margin(self) -> float:
+        """The loss of accuracy that is allowed, as a share."""
+        return self.margins.get(IMPACT, IMPACT_MARGIN)
+
+    @property
+    def score_margins(self) -> dict[str, float]:
+        """The margins of the comparison with a baseline."""
+        return {name: margin for name, margin in self.margins.items() if name != IMPACT}
+
+    def metrics(self, task: TaskSpec) -> tuple[str, ...]:
+        """What must be measured: the task's metrics, and those with a threshold.
+
+        Raises:
+            ConfigError: The task has no metric of a name.
+        """
+        check_metrics(task, self.thresholds, "thresholds")
+        return tuple(dict.fromkeys((*chosen_metrics(task), *self.thresholds)))
+
+    def missed(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """The thresholds that are not met; one is not met either where its metric is NaN or not defined for the data."""
+        return {name: limit for name, limit in self.thresholds.items() if not _meets(name, metrics.get(name), limit)}
+
+
+DEFAULT_LIMITS = Limits()
+
+
+def is_better_low(metric: str) -> bool:
+    """Whether a smaller value of a metric is better, as of losses and errors; an output's metric begins with its name."""
+    name = metric.rpartition(".")[2].lower()
+    return name in _LOWER_IS_BETTER or "loss" in name or "error" in name
+
+
+def _meets(metric: str, value: float | None, limit: float) -> bool:
+    if value is None:
+        return False
+    return value <= limit if is_better_low(metric) else value >= limit

@@ -14,13 +14,13 @@ from harness.catalogue import CATALOGUE
 from harness.errors import TimeBudgetError, UserError
 from harness.evaluation.labelled_outputs import metric_definitions, score_definitions
 from harness.evidence import Evidence, Status, guarded
+from harness.monitoring import is_better_low
 from harness.monitoring.drift import SAME, DriftReport, FeatureDrift
 from harness.monitoring.drift.shifted_rows import ShiftedRow
 from harness.monitoring.drift.verdict import Verdict
 from harness.monitoring.features import Plot
 from harness.monitoring.features.kinds import kind_of
 from harness.monitoring.monitor import Monitor
-from harness.monitoring.options import is_better_low
 from harness.monitoring.profiles.profile import Profile
 from harness.monitoring.reference import BaselineRows
 from harness.monitoring.verdict import WindowVerdict, group_of
@@ -28,7 +28,7 @@ from harness.user_code import raised
 from harness.wording import counted, listed
 
 if TYPE_CHECKING:
-    from harness.evaluation.evaluation import Evaluation
+    from harness.evaluation import Evaluation
 
 
 _NO_PROFILE = "no reference profile to compare with: name one with `reference_profile_id`; `modeltiers profile` stores it"

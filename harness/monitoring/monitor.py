@@ -14,12 +14,12 @@ from harness.data.loader import make_loader
 from harness.errors import ComparisonError, ExperimentError
 from harness.experiments.database import ExperimentDB, existing_database
 from harness.experiments.records import RunRef
+from harness.monitoring import Limits
 from harness.monitoring.drift import compare_profiles
 from harness.monitoring.drift.shifted_rows import ShiftedRow, shifted_rows
 from harness.monitoring.gate import compare_with_baseline
 from harness.monitoring.gate.comparison import Comparisons
 from harness.monitoring.gate.pairs import slices_of
-from harness.monitoring.options import Limits
 from harness.monitoring.reference import BaselineRows, Reference, find_baseline_rows, load_reference, reference_encoder
 from harness.monitoring.verdict import WindowVerdict
 from harness.monitoring.window import Window, confidence_of, input_columns, measure_window
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from harness.adapters import Adapter
     from harness.data.dataset import Dataset
     from harness.data.encoding import Encoder
-    from harness.evaluation.evaluation import Evaluation
+    from harness.evaluation import Evaluation
 
 _BATCH = 32
 
@@ -189,7 +189,7 @@ class Monitor:
         return DataReference.of_run(db.get_run(baseline).facts, db.get_configs(baseline))
 
     def _evaluated(self, data: Dataset) -> Evaluation:
-        from harness.evaluation.evaluation import evaluate
+        from harness.evaluation import evaluate
 
         task = replace(self.task, metrics=self.limits.metrics(self.task))
         with threads_for(self.model):

@@ -17,9 +17,9 @@ from harness.evidence import Evidence, Status
 from harness.experiments.database import ExperimentDB
 from harness.experiments.records import RunRef
 from harness.models.loading import model_source
+from harness.monitoring import DEFAULT_LIMITS, DriftOptions, Floors, Limits
 from harness.monitoring.checks import judge_monitoring
 from harness.monitoring.monitor import Memory, Monitor
-from harness.monitoring.options import DEFAULT_LIMITS, DriftOptions, Floors, Limits
 from harness.monitoring.reference import open_window
 from harness.tasks import TaskSpec
 from harness.wording import Answer, aligned, figure, p_value

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.evidence import Evidence, Status
+from harness.monitoring import is_better_low
 from harness.monitoring.accuracy_estimate import AccuracyEstimate, estimate_accuracy
 from harness.monitoring.drift import DriftReport, FeatureDrift
 from harness.monitoring.features.counts import FeatureCounts, NumericCounts
-from harness.monitoring.options import is_better_low
 from harness.monitoring.profiles.profile import Profile
 from harness.monitoring.reference import Reference
 from harness.monitoring.window import Window

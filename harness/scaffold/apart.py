@@ -14,8 +14,8 @@ from pathlib import Path
 from harness.errors import ConfigError, ModelSourceError, did_you_mean
 from harness.export.store.cache import default_folder
 from harness.files import text_hash, write_whole
+from harness.model_file import architecture_of, settings_of
 from harness.models.pretrained import CHECKPOINT
-from harness.pretrained import architecture_of, settings_of
 from harness.scaffold import scaffold
 from harness.scaffold.config_text import SUGGESTIONS_FOLLOW, config_suggestions
 

@@ -11,8 +11,7 @@ from planted_bugs.tier2.analysed import judge_all, study_of
 from planted_bugs.tier2.declared import EMBEDDED, GRAPH, LOANS, NODES, POLICY, SERIES, Centred, Loans, TwoHeads
 from torch import Tensor, nn
 
-from harness.analysis.lookups import IdsRead, Lookups
-from harness.analysis.neighbourhood import RealInputs, neighbourhood
+from harness.analysis.neighbourhood import IdsRead, Lookups, RealInputs, neighbourhood
 from harness.catalogue import CATALOGUE
 from harness.evidence import Status
 

@@ -18,11 +18,10 @@ from small_data import task_of
 from harness.batches import Sizes
 from harness.cli import main
 from harness.config import EvalConfig, load_config
-from harness.data import readers
+from harness.data import Reader, readers
 from harness.data.dataset import Rows, Stream
 from harness.data.examples import example_maker
 from harness.data.opening import open_dataset
-from harness.data.record import Reader
 from harness.errors import DataError
 from harness.monitoring.profiles import compute_dataset_profile
 from harness.repro.environment import needed

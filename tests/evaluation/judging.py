@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from harness.adapters import Adapter, make_adapter
+from harness.data import Example
 from harness.data.loader import make_loader
-from harness.data.record import Example
-from harness.evaluation.evaluation import Evaluation, evaluate
+from harness.evaluation import Evaluation, evaluate
 from harness.tasks import TaskSpec, TaskType
 
 

@@ -19,8 +19,8 @@ from harness.adapters import make_adapter
 from harness.batches import IGNORED
 from harness.config import load_config
 from harness.errors import ConfigError, DataError, OutputError, UserError
+from harness.evaluation import Evaluation
 from harness.evaluation.answers import edit_distance, targets_of
-from harness.evaluation.evaluation import Evaluation
 from harness.evaluation.labelled_outputs import chosen_metrics, valid_metrics
 from harness.tasks import TaskSpec, TaskType
 from harness.tasks.declared import read_signature
@@ -352,18 +352,6 @@ def test_an_unknown_metric_says_what_is_valid(name: str, message: str) -> None:
         judged(task_of(POLICY, (name,)), rows)
     assert message in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
-
-
-def test_torchmetrics_is_only_needed_where_a_metric_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.evaluation.metrics.table.optional_package", _absent)
-    with pytest.raises(UserError, match="torchmetrics is not here"):
-        judged(task_of({"mask": IMAGE}, ("JaccardIndex",)), [])
-    with pytest.raises(DataError, match="no row has a label"):
-        judged(task_of({"mask": IMAGE}), [])
-
-
-def _absent(*_: object) -> None:
-    raise UserError("torchmetrics is not here")
 
 
 def test_outputs_and_labels_that_do_not_fit_are_named() -> None:

@@ -10,8 +10,8 @@ from sklearn.metrics import f1_score
 from torch import Tensor
 
 from harness.batches import IGNORED
-from harness.data.record import Example
-from harness.evaluation.evaluation import Evaluation
+from harness.data import Example
+from harness.evaluation import Evaluation
 
 SIZE = 7
 LENGTHS = (2, 19, 3, 5, 30, 4, 2)

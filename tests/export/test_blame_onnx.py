@@ -18,11 +18,10 @@ from torch import Tensor, nn
 
 from harness.adapters import make_adapter
 from harness.batches import Batch, Sizes, make_batch
+from harness.export.blame import NEW_EXPORT, PLAIN_RUNTIME, PROGRAM, REFERENCE, RUNTIME, Blame, at_fault, onnx_graph
 from harness.export.blame import onnx_files as onnx_blame
-from harness.export.blame import onnx_graph
 from harness.export.blame.onnx_files import blame_onnx
 from harness.export.blame.onnx_graph import WAYS, OnnxGraph, ReferenceRuns
-from harness.export.blame.verdict import NEW_EXPORT, PLAIN_RUNTIME, PROGRAM, REFERENCE, RUNTIME, Blame, at_fault
 from harness.export.formats.exported_program import quiet
 from harness.export.formats.onnx import ONNXExporter
 from harness.export.onnx import session

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from harness.adapters import make_adapter
 from harness.batches import Batch, Sizes, make_batch
+from harness.export.blame import PROGRAM
 from harness.export.blame.recording import record_artifact, record_eager
 from harness.export.blame.torch_files import ARTIFACT, blame_torch, run_unguarded
-from harness.export.blame.verdict import PROGRAM
 from harness.export.formats.exported_program import capture, quiet
 from harness.export.program import OutputsOf, Program, Runner, make_program
 from harness.tasks import TaskSpec, TaskType

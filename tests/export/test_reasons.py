@@ -11,8 +11,8 @@ from planted_bugs.tier4.exports import make_exports
 from planted_bugs.tier4.models import Scores
 from torch import Tensor
 
+from harness.export import one_line, runtime_message, shortened
 from harness.export.checks import judge_export
-from harness.export.failure_reason import one_line, runtime_message, shortened
 from harness.export.formats import Attempt
 from harness.export.formats.exported_program import failures
 

@@ -13,9 +13,9 @@ from harness.adapters import make_adapter
 from harness.batches import make_batch, typical_sizes
 from harness.config import SuiteConfig, load_config
 from harness.errors import ConfigError, FactoryError, ModelSourceError, UserError, WeightsError
+from harness.model_file import task_of
 from harness.models.copies import Copies
 from harness.models.loading import model_source
-from harness.pretrained import task_of
 
 AGENT = """
 import torch

@@ -13,7 +13,7 @@ import torch
 from planted_bugs.tier1.declared import CASES, Keys, task_of
 from torch import Tensor, nn
 
-from harness.data.record import Example
+from harness.data import Example
 from harness.evidence import Status
 from harness.monitoring.drift import compare_profiles
 from harness.monitoring.features.counts import VectorCounts

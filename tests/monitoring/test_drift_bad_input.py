@@ -8,8 +8,8 @@ from drift_samples import KINDS, columns, reference_profile, text_profile, texts
 
 from harness.errors import ProfileMismatchError, ProfileVersionError, UserError
 from harness.evidence import Status
+from harness.monitoring import DriftOptions, Floors
 from harness.monitoring.drift import compare_profiles
-from harness.monitoring.options import DriftOptions, Floors
 from harness.monitoring.profiles import profile_columns
 from harness.monitoring.profiles.profile import VERSION, Profile
 

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from harness.evidence import Status
+from harness.monitoring import DriftOptions
 from harness.monitoring.drift import DriftReport, compare_profiles
 from harness.monitoring.features.counts import CategoricalCounts, FeatureCounts, NumericCounts
 from harness.monitoring.features.values import BUCKETS, bucket_of
-from harness.monitoring.options import DriftOptions
 from harness.monitoring.profiles.profile import Profile
 
 ALPHA = 0.05

@@ -10,10 +10,10 @@ import pytest
 from drift_samples import KINDS, WORDS, columns, reference_profile, text_profile, texts, window_profile
 
 from harness.evidence import Status
+from harness.monitoring import DriftOptions, Floors
 from harness.monitoring.drift import SAME, compare_profiles, judge_differences
 from harness.monitoring.drift.verdict import Finding
 from harness.monitoring.features.counts import CategoricalCounts
-from harness.monitoring.options import DriftOptions, Floors
 from harness.monitoring.profiles import profile_columns
 from harness.monitoring.profiles.profile import Profile
 

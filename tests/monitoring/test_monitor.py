@@ -19,8 +19,8 @@ from harness.data.examples import example_maker
 from harness.errors import ConfigError, DataError, ProfileMismatchError, UserError
 from harness.experiments import ExperimentDB, ExperimentError, UnknownRunError
 from harness.models.loading import model_source
+from harness.monitoring import Limits
 from harness.monitoring.checks import judge_monitoring
-from harness.monitoring.options import Limits
 from harness.monitoring.profile_command import profile_config
 from harness.monitoring.reference import load_reference, open_window
 from harness.monitoring.run import drift_table, monitor_config, monitor_of, run_tier5_monitoring

@@ -12,13 +12,13 @@ import pytest
 from numpy.typing import NDArray
 
 from harness.evidence import Status
+from harness.monitoring import DriftOptions
 from harness.monitoring.checks import plots_of
 from harness.monitoring.drift import compare_profiles
 from harness.monitoring.features import Difference, Effect, FeatureKind, Plot, Resolution, log_coincidence_of, shares_by_label
 from harness.monitoring.features.counts import FeatureCounts, NumericCounts
 from harness.monitoring.features.kinds import FEATURE_KINDS
 from harness.monitoring.features.numeric import Numeric
-from harness.monitoring.options import DriftOptions
 from harness.monitoring.profile_command import summary_table
 from harness.monitoring.profiles import profile_columns
 from harness.monitoring.profiles.profile import Profile

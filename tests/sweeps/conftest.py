@@ -10,7 +10,8 @@ import pytest
 from sweep_trials import BASE, quick
 
 from harness.experiments import ExperimentDB
-from harness.sweeps import SweepResult, run_grid_sweep
+from harness.sweeps import run_grid_sweep
+from harness.sweeps.result import SweepResult
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ import sweep_trials
 from sweep_trials import BASE
 
 from harness.experiments import ExperimentDB
-from harness.sweeps import SweepResult, run_grid_sweep
+from harness.sweeps import run_grid_sweep
+from harness.sweeps.result import SweepResult
 
 SCRIPT = """
 import sys

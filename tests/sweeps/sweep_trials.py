@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import DataError
-from harness.sweeps import TrialContext
+from harness.sweeps.trials import TrialContext
 
 BASE: dict[str, Any] = {"task_name": "lm_tiny", "learning_rate": 0.1, "batch_size": 8, "run_name": "tests"}
 

@@ -10,9 +10,8 @@ import pytest
 from sweep_trials import BASE, quick
 
 from harness.errors import ConfigError
-from harness.sweeps import trials
+from harness.sweeps import SweepOptions, sweep_config, trials
 from harness.sweeps.grid import grid_from_options
-from harness.sweeps.run import SweepOptions, sweep_config
 
 
 @pytest.mark.parametrize(

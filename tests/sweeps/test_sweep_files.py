@@ -13,10 +13,9 @@ import pytest
 from PIL import Image
 
 from harness.experiments import ExperimentError
-from harness.sweeps import SweepResult, TrialResult
 from harness.sweeps.files import Scale, curve_of, heat_map_of, to_png, write_files
 from harness.sweeps.grid import make_grid
-from harness.sweeps.result import ordered
+from harness.sweeps.result import SweepResult, TrialResult, ordered
 
 RATES = [1e-5, 1e-4, 1e-3, 1e-2]
 

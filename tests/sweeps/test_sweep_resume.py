@@ -13,7 +13,9 @@ from filelock import FileLock
 from sweep_trials import BASE
 
 from harness.experiments import ExperimentDB, ExperimentError, SweepPoint
-from harness.sweeps import SweepResult, TrialContext, run_grid_sweep
+from harness.sweeps import run_grid_sweep
+from harness.sweeps.result import SweepResult
+from harness.sweeps.trials import TrialContext
 
 Sweep = Callable[..., SweepResult]
 GRID = {"learning_rate": [0.01], "batch_size": [4, 8, 16]}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from harness.data import Reader
 from harness.data.readers.arrow import ArrowFile, ParquetFile
 from harness.data.readers.images import ImageFolder
 from harness.data.readers.npz import NpzFile, PtFile
 from harness.data.readers.text import CsvTable, JsonLines, PlainText
-from harness.data.record import Reader
 from harness.errors import DataError, did_you_mean
 
 READERS: tuple[type[Reader], ...] = (

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from harness.data.record import Columns, Reader, Record
+from harness.data import Columns, Reader, Record
 from harness.errors import DataError, optional_package
 
 _ROWS_AT_ONCE = 1024

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness.data.record import IndexedReader, Record
+from harness.data import IndexedReader, Record
 from harness.errors import DataError, optional_package
 from harness.tasks import TaskSpec
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from harness.data.record import TARGETS, Columns, IndexedReader, Record, flattened
+from harness.data import TARGETS, Columns, IndexedReader, Record, flattened
 from harness.errors import DataError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from codecs import getincrementaldecoder
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness.data.record import Columns, Reader, Record
+from harness.data import Columns, Reader, Record
 from harness.errors import DataError
 from harness.tasks import TaskSpec
 

@@ -16,11 +16,7 @@ import torch
 from torch import Tensor
 
 from harness.batches import Batch
-from harness.export.blame.comparison import relative_gap
-from harness.export.blame.divergence import Divergence, find_divergence
-from harness.export.blame.onnx_graph import Arrays, OnnxGraph, ReferenceRuns, label, metadata
-from harness.export.blame.recording import Trace, record_eager
-from harness.export.blame.verdict import (
+from harness.export.blame import (
     NEW_EXPORT,
     PLAIN_RUNTIME,
     PROGRAM,
@@ -33,6 +29,10 @@ from harness.export.blame.verdict import (
     put_in_words,
     why_frozen,
 )
+from harness.export.blame.comparison import relative_gap
+from harness.export.blame.divergence import Divergence, find_divergence
+from harness.export.blame.onnx_graph import Arrays, OnnxGraph, ReferenceRuns, label, metadata
+from harness.export.blame.recording import Trace, record_eager
 from harness.export.formats import ExportError
 from harness.export.onnx import read, session
 from harness.export.program import Program

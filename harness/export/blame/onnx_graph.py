@@ -17,10 +17,10 @@ from onnx import helper, numpy_helper
 from torch import Tensor
 
 from harness.batches import Batch
+from harness.export import one_line, runtime_message
+from harness.export.blame import NEW_EXPORT, PLAIN_RUNTIME, PROGRAM, REFERENCE, RUNTIME
 from harness.export.blame.recording import LAYOUT, Trace, Value, is_shown, line_of
 from harness.export.blame.torch_files import run_unguarded
-from harness.export.blame.verdict import NEW_EXPORT, PLAIN_RUNTIME, PROGRAM, REFERENCE, RUNTIME
-from harness.export.failure_reason import one_line, runtime_message
 from harness.export.formats import ExportError
 from harness.export.formats.exported_program import capture, quiet
 from harness.export.onnx import opset, session

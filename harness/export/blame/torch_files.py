@@ -10,10 +10,10 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
 from harness.batches import Batch
+from harness.export import one_line
+from harness.export.blame import PROGRAM, Blame, other_weights, put_in_words, why_frozen
 from harness.export.blame.divergence import find_divergence
 from harness.export.blame.recording import Trace, record_artifact, record_eager
-from harness.export.blame.verdict import PROGRAM, Blame, other_weights, put_in_words, why_frozen
-from harness.export.failure_reason import one_line
 from harness.export.formats.exported_program import capture, quiet
 from harness.export.program import Program
 from harness.properties.noise import difference

@@ -16,11 +16,11 @@ from torch import Tensor
 from harness.batches import Batch, make_batch
 from harness.documents import without_secrets
 from harness.errors import UserError
+from harness.export import one_line
 from harness.export.bundle.folder import GOLDEN, SIGNATURE
 from harness.export.checks.numerical_consistency import compare
 from harness.export.clean_process.tensor_facts import TensorFacts, facts_of
 from harness.export.exports import Exports
-from harness.export.failure_reason import one_line
 from harness.export.formats import ExportError, exporter_class
 from harness.export.program import Outputs, promised_outputs
 from harness.export.shape_grid import Point

@@ -10,9 +10,9 @@ import torch
 
 from harness.errors import UserError
 from harness.evidence import Evidence, Status
+from harness.export import outcome
 from harness.export.clean_process.run import CleanRun, run_in_clean_process
 from harness.export.exports import Exports, Run
-from harness.export.failure_reason import outcome
 from harness.export.program import LOGITS, UNLIMITED, Outputs, Program
 from harness.export.shape_grid import Point
 from harness.export.store.identity import versions

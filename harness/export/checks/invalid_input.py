@@ -11,10 +11,10 @@ from torch import Tensor
 
 from harness.batches import Batch, Sizes
 from harness.evidence import Evidence, Status
+from harness.export import outcome
 from harness.export.checks.performance import least_decibels
 from harness.export.clean_process.run import Answer, answers
 from harness.export.exports import Exports
-from harness.export.failure_reason import outcome
 from harness.export.onnx.quantisation_quality import logits_sqnr
 from harness.export.program import LOGITS, Program
 from harness.properties.noise import difference

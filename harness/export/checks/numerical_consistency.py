@@ -10,9 +10,9 @@ from torch import Tensor
 
 from harness.errors import UserError
 from harness.evidence import Evidence, Status
-from harness.export.blame.verdict import Blame
+from harness.export import one_line
+from harness.export.blame import Blame
 from harness.export.exports import Exports
-from harness.export.failure_reason import one_line
 from harness.export.formats import ExportError, WrongFile, outputs_by_name
 from harness.export.program import LOGITS, Outputs, promised_outputs
 from harness.export.shape_grid import Point

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from harness.batches import Batch
     from harness.config import ExportConfig
-    from harness.export.blame.verdict import Blame
+    from harness.export.blame import Blame
     from harness.export.program import Outputs, Program, Runner
 
     Arrays = dict[str, np.ndarray[Any, Any]]
@@ -267,7 +267,7 @@ class Exporter(Format, ABC):
 
     def blame(self, wrong: WrongFile) -> Blame:
         """The first operator that diverges, and what is at fault; empty where the runtime shows no operators."""
-        from harness.export.blame.verdict import Blame
+        from harness.export.blame import Blame
 
         return Blame()
 

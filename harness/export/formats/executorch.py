@@ -85,7 +85,7 @@ class ExecuTorchExporter(Exporter):
         """Lowers the graph of ``torch.export`` by the first way whose file runs."""
         import torch
 
-        from harness.export.failure_reason import one_line
+        from harness.export import one_line
         from harness.export.formats.exported_program import quiet
 
         failed: list[Attempt] = []

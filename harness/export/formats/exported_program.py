@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from harness.compat import TracerWarning
-from harness.export.failure_reason import one_line
+from harness.export import one_line
 from harness.export.formats import Attempt, ExportError
 from harness.export.program import Program
 from harness.models.wrapped import without_fast_path

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from harness.adapters import Adapter
     from harness.batches import Batch
     from harness.config import ExportConfig
-    from harness.export.blame.verdict import Blame
+    from harness.export.blame import Blame
     from harness.export.formats import QuantisationQuality, Run, WrongFile
     from harness.export.formats.exported_program import Captured
     from harness.export.onnx.quantisation import Kind
@@ -118,8 +118,8 @@ class ONNXExporter(Exporter):
         return self._export(program, paths[0])
 
     def _export(self, program: Program, path: Path) -> Exported:
+        from harness.export import one_line
         from harness.export.clean_process.run import try_other_sizes
-        from harness.export.failure_reason import one_line
         from harness.export.formats.exported_program import capture, failures
         from harness.export.onnx import operators
 

@@ -274,7 +274,7 @@ def _holds_nan(operator: Any) -> bool:
 
 
 def _message(error: Exception) -> str:
-    from harness.export.failure_reason import one_line
+    from harness.export import one_line
 
     if isinstance(error, ExportError):
         return str(error)

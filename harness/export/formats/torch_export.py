@@ -12,7 +12,7 @@ from harness.export.formats import Exported, ExportError, Inspection, TorchExpor
 if TYPE_CHECKING:
     import torch
 
-    from harness.export.blame.verdict import Blame
+    from harness.export.blame import Blame
     from harness.export.formats import Run, WrongFile
     from harness.export.program import Program
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from harness.export.blame.verdict import Blame
+    from harness.export.blame import Blame
     from harness.export.formats import Run, WrongFile
     from harness.export.program import Program
 
@@ -50,7 +50,7 @@ class TorchScriptExporter(TorchExporter):
         """Traces the program; scripts the model instead where the tracer says that it froze something and scripting works."""
         import torch
 
-        from harness.export.failure_reason import one_line
+        from harness.export import one_line
         from harness.export.formats.exported_program import failures, quiet
 
         attempts: list[Attempt] = []
@@ -101,7 +101,7 @@ class TorchScriptExporter(TorchExporter):
 def _load(path: Path) -> torch.jit.ScriptModule:
     import torch
 
-    from harness.export.failure_reason import one_line
+    from harness.export import one_line
     from harness.export.formats.exported_program import quiet
 
     try:
@@ -161,7 +161,7 @@ def _script(program: Program) -> tuple[torch.jit.ScriptModule | None, str]:
     """The scripted model where its signature is that of an exported function; otherwise the reason."""
     import torch
 
-    from harness.export.failure_reason import one_line
+    from harness.export import one_line
     from harness.export.formats.exported_program import quiet
     from harness.export.program import LOGITS
     from harness.models.copies import clone_with_classes

@@ -66,7 +66,7 @@ class WeightsExporter(Exporter):
 
     def _read(self, path: Path) -> dict[str, Tensor]:
         from harness.errors import UserError
-        from harness.export.failure_reason import one_line
+        from harness.export import one_line
 
         try:
             return self.read_checked(path)

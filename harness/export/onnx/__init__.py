@@ -15,7 +15,7 @@ from onnx import AttributeProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from harness.batches import Batch
-from harness.export.failure_reason import runtime_message
+from harness.export import runtime_message
 from harness.export.formats import ExportError, Inspection
 from harness.export.program import Outputs, Program, Runner, module_path
 

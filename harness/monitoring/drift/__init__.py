@@ -9,10 +9,10 @@ from typing import Any
 
 from harness.errors import ProfileMismatchError
 from harness.evidence import Status
+from harness.monitoring import DEFAULT_DRIFT_OPTIONS, DriftOptions
 from harness.monitoring.drift.verdict import Verdict, rows_needed
 from harness.monitoring.features import Difference
 from harness.monitoring.features.kinds import kind_of
-from harness.monitoring.options import DEFAULT_DRIFT_OPTIONS, DriftOptions
 from harness.monitoring.profiles.profile import Profile, check_same_scale, is_optional
 from harness.statistics import false_discovery, holm
 from harness.wording import counted, listed

@@ -11,9 +11,9 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.monitoring import DriftOptions
 from harness.monitoring.features.counts import FeatureCounts
 from harness.monitoring.features.values import Values
-from harness.monitoring.options import DriftOptions
 
 ALIKE = "all values are alike"
 TOO_FEW = "too few rows to compare"

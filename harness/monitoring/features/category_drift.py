@@ -17,10 +17,10 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.monitoring import DriftOptions
 from harness.monitoring.features import ALIKE, TOO_FEW, Difference, Effect, Resolution, nothing_to_compare
 from harness.monitoring.features.counts import CategoricalCounts, Clusters
 from harness.monitoring.features.values import bucket_of
-from harness.monitoring.options import DriftOptions
 from harness.monitoring.statistics import contingency_p_value, cramers_v, ks_p_value, noncentrality_for
 
 

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from harness.adapters import Adapter
 from harness.batches import IGNORED
+from harness.data import Example
 from harness.data.columns import Classes
 from harness.data.dataset import Rows, Stream
 from harness.data.encoding import Encoder
-from harness.data.record import Example
 from harness.data.tokens import SymbolTokenizer
 from harness.monitoring.features.values import Block, Numbers, Values
 from harness.monitoring.profiles.fields import Field, measure_field, real_elements, row_axes, share_of_each, size_along

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.data.record import Example
+from harness.data import Example
 from harness.monitoring.features.values import Ids, Numbers, Values, Vectors
 from harness.tasks import values as held
 from harness.tasks.axes import BATCH, Axis, Size

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from harness.adapters import Adapter, make_adapter
 from harness.batches import Batch, to_device
 from harness.compat import tree_leaves
+from harness.data import Example
 from harness.data.columns import Classes
 from harness.data.loader import collate
-from harness.data.record import Example
 from harness.evaluation.answers import Answers, answers_in, check_output, targets_in
 from harness.evaluation.labelled_outputs import labelled_outputs
 from harness.evaluation.scores import make_losses, output_scores

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from harness.adapters import Adapter
     from harness.config import EvalConfig
+    from harness.data import Reader
     from harness.data.dataset import Dataset
-    from harness.data.record import Reader
     from harness.tasks import TaskSpec
 
 
