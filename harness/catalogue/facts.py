@@ -22,6 +22,7 @@ CHECKPOINTING = Sign(r"checkpoint|ckpt|recompute|^cp$|_cp$", "the model's code n
 OWN_FORMAT = Sign("pretrained|Lightning", "the model's code has no methods that save and load it")
 RESIZING = Sign("resize_token_embeddings", "the model's code has no `resize_token_embeddings`")
 ROUTERS = Sign("rout|gat(e|ing)|switch", "the model's code names no router beside experts")
+END_OF_TEXT = Sign(r"eos|eot|end_?of_?text|(end|stop)_(token|id)", "the model's code names no token that ends a text")
 LIGHTNING = Sign("Lightning", "the model is no LightningModule, so that this is done by the suite")
 AVERAGES = Sign(
     r"requires_grad|no_grad|averaged|ema|swa|copy", "the model's code names nothing that freezes or copies a part of it"

@@ -131,6 +131,13 @@ TRAINING = (
                 "harness.training.checks.one_class:one_class",
                 needs=lambda task: _trains(task) and bool(own_labels(task.signature)),
             ),
+            "end_of_text": Case(
+                "The token that ends a text is taught, also where it has the id of padding",
+                "harness.training.checks.end_of_text:end_of_text",
+                needs=lambda task: any(task.signature.next_of(output) for output in task.signature.taught),
+                owned_by=("training_loss[targets]",),
+                sign=facts.END_OF_TEXT,
+            ),
             "rows": Case(
                 "A loss over the batch compares its rows with each other",
                 "harness.training.checks.training_loss:rows",

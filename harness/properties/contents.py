@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,6 +34,13 @@ _MOVED = 3.0
 
 _SILENT = 1e-7
 """Share of the usual gradient that is none beside the rounding of the outputs."""
+
+_ENDS = re.compile(
+    r"_?(eos|eot|end_?of_?text)(_token|_tok)?(_id|_idx|_index)?|_?(end|stop)_(token_)?(id|idx|index)", re.IGNORECASE
+)
+"""Names by which the id that ends a text is known."""
+
+_HOLDS_SETTINGS = re.compile(r"conf|hparam|settings|args|params", re.IGNORECASE)
 
 _LEVEL = 3.0
 """The number that a flat row holds, where its range allows it."""
@@ -74,6 +82,9 @@ def padding_id_is_read(subject: Subject, seed: int = 0) -> Evidence:
     if not effects[False] > subject.rounding:
         return Evidence(NAME, Status.SKIPPED, "no other token counts there either")
     if effects[True] > subject.rounding:
+        end = end_token(model, each.values.count) if isinstance(each.values.count, int) else None
+        if end == each.values.pad and (path := _with_padding_row(model, seen)):
+            return _end_never_trained(path, each.values.pad, counterexample)
         message = f"a real token with id {each.values.pad}, that of padding, is read as any other"
         return Evidence(NAME, Status.OK, message, effects[True], subject.rounding, counterexample=counterexample)
     return Evidence(
@@ -87,6 +98,23 @@ def padding_id_is_read(subject: Subject, seed: int = 0) -> Evidence:
         cause="a mask made from the ids in forward, in place of the one that is given; fine where that id is never a real token, and wrong "
         "where padding has the id of the end of a text",
         code="real_token_taken_for_padding",
+    )
+
+
+def _with_padding_row(model: nn.Module, paths: list[str]) -> str:
+    """The first of some embeddings with a row that gets no gradient, as `padding_idx` asks; empty where none has."""
+    return next((path for path in paths if getattr(model.get_submodule(path), "padding_idx", None) is not None), "")
+
+
+def _end_never_trained(path: str, pad: int, counterexample: str) -> Evidence:
+    return Evidence(
+        NAME,
+        Status.WARN,
+        f"the embedding of id {pad}, which ends a text and is that of padding, is never trained",
+        counterexample=counterexample,
+        module=path,
+        cause="nn.Embedding(padding_idx=...) with the id that ends a text, whose row gets no gradient: give padding an id of its own",
+        code="end_token_never_trained",
     )
 
 
@@ -133,6 +161,28 @@ def flat_rows_are_taught(subject: Subject, seed: int = 0) -> Evidence:
         investigate=culprit,
         code="flat_rows_teach_nothing",
     )
+
+
+def end_token(model: nn.Module, size: int) -> int | None:
+    """The id of the token that ends a text, as an attribute of the model, or a setting that it keeps, says; ``None`` where none does.
+
+    Args:
+        model: The model.
+        size: Ids there are; a setting beyond them is the default of a larger vocabulary.
+    """
+    for module in model.modules():
+        for holder in (vars(module), *(_entries(value) for name, value in vars(module).items() if _HOLDS_SETTINGS.search(name))):
+            for name, value in holder.items():
+                told = value[0] if isinstance(value, list) and value else value
+                if _ENDS.fullmatch(str(name)) and type(told) is int and 0 <= told < size:
+                    return told
+    return None
+
+
+def _entries(settings: Any) -> Mapping[str, Any]:
+    if isinstance(settings, nn.Module):
+        return {}
+    return settings if isinstance(settings, Mapping) else getattr(settings, "__dict__", {})
 
 
 def _ids_with_mask(subject: Subject) -> tuple[Input, str] | None:

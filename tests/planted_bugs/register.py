@@ -59,6 +59,7 @@ FAMILIES: dict[int, tuple[str, ...]] = {
         "schedules",
         "clipping",
         "validation",
+        "divisors",
         "averages",
         "experts",
         "activations",

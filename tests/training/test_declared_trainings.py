@@ -63,19 +63,20 @@ def followed_by(keys: Keys) -> set[str]:
 BASELINE = "baseline_comparison"
 EVERY = {"step_updates", "optimizer_coverage", "seeded_repeat", "resume", "fine_tuning", "hyperparameter_sensitivity"} | {
     *("averaged_weights", "gradient_clipping", "learning_rate_schedule", "parameter_groups[decay]", "parameter_groups[rates]"),
-    *("training_loss[balance]", "training_loss[one_class]"),
+    *("training_loss[balance]", "validation_pass"),
 }
+OWN_LABELS = {"training_loss[one_class]"}
 SCORES = {"initial_loss", "overfits_one_batch", "training_loss[targets]", "training_loss[scores]"}
 SHARED = {"training_loss[reduction]", "accumulation", "distributed"}
 EXPECTED: dict[str, tuple[Keys, set[str]]] = {
-    "scores of pixels": (SEGMENTATION, SHARED | SCORES | {BASELINE}),
+    "scores of pixels": (SEGMENTATION, SHARED | SCORES | OWN_LABELS | {BASELINE}),
     "a bottleneck": ({**AUTOENCODER, "loss": "file.py:loss"}, SHARED | {"training_loss[targets]"}),
     "different weights in a loss made elsewhere": (
         {**IMITATION, "loss": "model"},
-        SHARED | SCORES | {"training_loss[weights]"},
+        SHARED | SCORES | OWN_LABELS | {"training_loss[weights]"},
     ),
     "a loss over the batch": ({**PAIR, "loss": over_batch("contrastive")}, {"training_loss[rows]"}),
-    "no rows": (GRAPH, SCORES),
+    "no rows": (GRAPH, SCORES | OWN_LABELS),
 }
 
 

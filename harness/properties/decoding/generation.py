@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +17,15 @@ from harness.properties.decoding.writers import CannotWriteError, Writer, Writte
 from harness.properties.equality import judge_equal
 from harness.properties.padding import padded, placed
 from harness.properties.subject import Subject, in_dtype_of
+from harness.tasks.signature import Signature
 from harness.wording import counted
 
 _NAME = "decoding"
 _LONGEST = 40
 """Longest text that is written, prompt included."""
+
+_MOST_ROWS = 8
+"""The largest batch that is written on."""
 
 _CAUSE = (
     "a cache that `generate` does not pass on or keeps from another prompt, positions or a mask that it does not continue, "
@@ -34,11 +38,13 @@ class Prompts:
     """Prompts, and how they are given.
 
     Attributes:
-        batch: Inputs, padded on the left where rows differ in length.
+        batch: Inputs, padded where rows differ in length.
         pads: How much padding each row has.
         told: In words, for the message.
         keys: More arguments for `generate`.
         is_uncommon: Whether it is a way that not every model is made for, so that a difference is a warning.
+        side: On which side the padding is.
+        otherwise: Another way to give the same prompts, either of which is right; ``None`` for none.
     """
 
     batch: Batch
@@ -46,12 +52,19 @@ class Prompts:
     told: str
     keys: tuple[tuple[str, Any], ...] = ()
     is_uncommon: bool = False
+    side: str = "left"
+    otherwise: Prompts | None = None
+
+    def first(self, signature: Signature, rows: int) -> Prompts:
+        """The first rows of them."""
+        batch = signature.rows(self.batch, [*range(rows)])
+        return replace(self, batch=batch, pads=self.pads[:rows], told=f"of a batch of {rows}")
 
 
 def greedy_is_likeliest(subject: Subject) -> Evidence:
     """Each token that is written is the likeliest by one call of forward with what stands before it, or nearly as likely.
 
-    Prompts are written on alone, in a batch, padded on the left, with and without a cache.
+    Prompts are written on alone, in batches of up to 8, padded, with and without a cache.
     """
     text = whole_text(subject)
     if not callable(getattr(subject.model, "generate", None)):
@@ -74,6 +87,11 @@ def greedy_is_likeliest(subject: Subject) -> Evidence:
                 raise
             continue  # a way that it does not have, such as several rows
         evidence, ties = _judged(subject, text, writer, prompts, written)
+        if evidence.status is Status.FAIL and prompts.otherwise is not None:
+            evidence, ties = _other_way(subject, text, writer, prompts.otherwise) or (evidence, ties)
+        if evidence.status is Status.OK and len(prompts.pads) == _MOST_ROWS:
+            evidence, more, rows = _in_smaller_batches(subject, text, writer, prompts, written, evidence)
+            ties, steps = ties + more, steps + rows * written.count
         found.append(evidence)
         if evidence.status is Status.FAIL and prompts.is_uncommon:
             evidence = found[-1] = replace(evidence, status=Status.WARN)
@@ -96,7 +114,7 @@ def _prompts(subject: Subject, text: Text, writer: Writer) -> Iterator[Prompts]:
         yield Prompts(_cut(subject, text, 4, total), (0,) * 4, "of a batch of 4")
     else:
         yield Prompts(_cut(subject, text, 1, total - new), (0,), "of one prompt")
-        for rows in (2, 8):
+        for rows in (2, _MOST_ROWS):
             yield Prompts(_cut(subject, text, rows, total - new), (0,) * rows, f"of a batch of {rows}")
     for name, key, value in writer.switches:
         batch = _cut(subject, text, 2, total if writer.is_seq2seq else total - new)
@@ -107,8 +125,41 @@ def _prompts(subject: Subject, text: Text, writer: Writer) -> Iterator[Prompts]:
     batch, length = _cut(subject, text, 4, total - new), total - new
     half = length // 2
     pads = tuple(half - row % (half + 1) for row in range(4))
-    real = placed("left", [length - pad for pad in pads], length).to(subject.device)
-    yield Prompts(padded(text.signature, batch, text.axis, real), pads, "of a batch that is padded on the left")
+
+    def on(side: Literal["left", "right"], otherwise: Prompts | None = None) -> Prompts:
+        real = placed(side, [length - pad for pad in pads], length).to(subject.device)
+        given = padded(text.signature, batch, text.axis, real)
+        return Prompts(given, pads, f"of a batch that is padded on the {side}", side=side, otherwise=otherwise)
+
+    # Most models are made for prompts that are padded on the left, and some for the right.
+    yield on("left", None if writer.is_for_left_padding else on("right"))
+
+
+def _other_way(subject: Subject, text: Text, writer: Writer, prompts: Prompts) -> tuple[Evidence, int] | None:
+    """What another way to give prompts gives; ``None`` where it is no better."""
+    try:
+        written = writer.write(subject.fresh(), prompts.batch, dict(prompts.keys))
+    except (CannotWriteError, ModelRaisedError):
+        return None
+    found = _judged(subject, text, writer, prompts, written)
+    return found if found[0].status is Status.OK else None
+
+
+def _in_smaller_batches(
+    subject: Subject, text: Text, writer: Writer, prompts: Prompts, largest: Written, found: Evidence
+) -> tuple[Evidence, int, int]:
+    """Whether the first rows of a batch, by themselves, get the same tokens, or others as likely; near ties, and rows judged."""
+    near = rows = 0
+    for count in range(3, _MOST_ROWS):
+        fewer = prompts.first(text.signature, count)
+        written = writer.write(subject.fresh(), fewer.batch, dict(fewer.keys))
+        if written.ids.shape[1] == largest.ids.shape[1] and torch.equal(written.ids, largest.ids[:count]):
+            continue
+        evidence, ties = _judged(subject, text, writer, fewer, written)
+        near, rows = near + ties, rows + count
+        if evidence.status is Status.FAIL:
+            return evidence, near, rows
+    return found, near, rows
 
 
 def _total(text: Text) -> int:
@@ -135,7 +186,7 @@ def _judged(subject: Subject, text: Text, writer: Writer, prompts: Prompts, firs
         """The logits of one call at the places before each new token, ``[B, N, V]``, each row without its padding."""
         ids, found = written(model).ids, []
         for row, pad in enumerate(prompts.pads):
-            logits = subject.logits(_row_before(text, prompts.batch, ids, row, pad), model)
+            logits = subject.logits(_row_before(text, prompts, ids, row, begin), model)
             found.append(logits.narrow(text.along, begin - 1 - pad, first.count)[0])
         return torch.stack(found)
 
@@ -155,7 +206,7 @@ def _judged(subject: Subject, text: Text, writer: Writer, prompts: Prompts, firs
     told = f"the continuation {prompts.told} by `generate`"
     counterexample = f"batch={len(prompts.pads)}, prompt={begin}, new={first.count}"
     if any(prompts.pads):
-        counterexample += f", padding on the left={list(prompts.pads)}"
+        counterexample += f", padding on the {prompts.side}={list(prompts.pads)}"
     if first.logits is not None:
         wrong = f"{told} follows other logits than one call of forward gives"
         return judge_equal(subject, _NAME, compare, wrong, counterexample, _CAUSE, code="other_logits_than_forward"), near
@@ -177,11 +228,13 @@ def _gap(logits: Tensor, chosen: Tensor) -> Tensor:
     return logits.amax(-1) - logits.gather(-1, chosen[..., None]).squeeze(-1)
 
 
-def _row_before(text: Text, batch: Batch, ids: Tensor, row: int, pad: int) -> Batch:
+def _row_before(text: Text, prompts: Prompts, ids: Tensor, row: int, begin: int) -> Batch:
     """One row of what was written, without its padding and without its last token."""
     assert text.ids is not None
-    call = text.signature.rows(batch, [row])
-    call[text.ids.name] = ids[row : row + 1, pad:-1]
+    call, pad = text.signature.rows(prompts.batch, [row]), prompts.pads[row]
+    own = ids[row : row + 1]
+    real = own[:, pad:] if prompts.side == "left" else torch.cat([own[:, : begin - pad], own[:, begin:]], 1)
+    call[text.ids.name] = real[:, :-1]
     if text.mask is not None and text.mask.name in call:
         call[text.mask.name] = torch.ones_like(call[text.ids.name])
     return call

@@ -63,12 +63,14 @@ class Writer(Protocol):
         is_seq2seq: Whether the prompt is a source, and the text begins without one.
         switches: Further ways to write, each in words, with an argument and its value.
         usual: The arguments among them that every model is made for.
+        is_for_left_padding: Whether it says that prompts are to be padded on the left.
     """
 
     new: int
     is_seq2seq: bool
     switches: tuple[tuple[str, str, Any], ...]
     usual: frozenset[str]
+    is_for_left_padding: bool
 
     def takes(self, name: str) -> bool:
         """Whether it takes an input by name."""
@@ -108,6 +110,7 @@ class TransformersWriter:
         ("with a static cache", "cache_implementation", "static"),
     )
     usual = frozenset({"use_cache"})
+    is_for_left_padding = True
 
     def __init__(self, subject: Subject, text: Text) -> None:
         assert text.ids is not None
@@ -158,6 +161,7 @@ class OwnWriter:
     """
 
     is_seq2seq = False
+    is_for_left_padding = False
 
     def __init__(self, subject: Subject, text: Text) -> None:
         assert text.ids is not None

@@ -151,6 +151,56 @@ _plant(
 )
 
 
+class RightPadded(Writer):
+    """Sound: prompts are padded on the right, so that each row is written on after its own last token."""
+
+    @torch.no_grad()
+    def generate(self, input_ids: Tensor, max_new_tokens: int, attention_mask: Tensor | None = None, top_k: int = 0) -> Tensor:
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        lengths, past, new = mask.sum(1), None, input_ids
+        for step in range(max_new_tokens):
+            places = torch.arange(new.shape[1]).expand(len(new), -1) if past is None else (lengths + step - 1)[:, None]
+            returned = self(new, mask, places, past, use_cache=True)
+            last = lengths - 1 if past is None else torch.zeros_like(lengths)
+            if self.wrong == "logits of the padding":
+                last = torch.full_like(lengths, new.shape[1] - 1)
+            past, logits = returned["past_key_values"], returned["logits"][torch.arange(len(new)), last]
+            best = logits.topk(top_k or VOCAB, -1)
+            new = best.indices.gather(1, torch.multinomial(best.values.softmax(-1), 1))
+            input_ids, mask = torch.cat([input_ids, new], 1), torch.cat([mask, torch.ones_like(new)], 1)
+        return input_ids
+
+
+class InParts(Writer):
+    """Writes four rows at a time; the bug turns the rows of a last part that is not full, and does not turn them back."""
+
+    def generate(self, input_ids: Tensor, max_new_tokens: int, attention_mask: Tensor | None = None, top_k: int = 0) -> Tensor:
+        masks = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        parts = []
+        for ids, mask in zip(input_ids.split(4), masks.split(4), strict=True):
+            turned = self.wrong == "rows of the last part turned" and len(ids) == 3
+            if turned:
+                ids, mask = ids.flip(0), mask.flip(0)
+            parts.append(super().generate(ids, max_new_tokens, mask, top_k)[:, input_ids.shape[1] :])
+        return torch.cat([input_ids, torch.cat(parts)], 1)
+
+
+for _name, _cls, _source in (
+    ("logits of the padding", RightPadded, "huggingface/transformers #14521, the logits of padding behind a prompt"),
+    ("rows of the last part turned", InParts, "InternLM/lmdeploy #2395, the order of a batch"),
+):
+    register(
+        PlantedBug(
+            _name,
+            "decoding[generate]",
+            Model(CAUSAL, partial(_cls, _name)),
+            Model(CAUSAL, _cls),
+            code="not_the_likeliest",
+            source=_source,
+        )
+    )
+
+
 class KeepsItsCache(Writer):
     """The same with a cache that the model keeps, and empties when it is told to; the bug does not."""
 

@@ -238,13 +238,13 @@ plant_declared(
 
 
 class Texts(nn.Module):
-    """A tagger with attention; the bug makes its mask from the ids, whatever mask it is given."""
+    """A tagger with attention; the bugs make its mask from the ids, whatever mask it is given, or never train the end of a text."""
 
-    def __init__(self, wrong: bool = False) -> None:
+    def __init__(self, wrong: bool | str = False) -> None:
         super().__init__()
-        self.wrong = wrong
-        self.words, self.attention = nn.Embedding(20, 12), nn.MultiheadAttention(12, 2, batch_first=True)
-        self.head = nn.Linear(12, 4)
+        self.wrong, self.eos_token_id = wrong is True, 0
+        self.words = nn.Embedding(20, 12, padding_idx=0 if wrong == "end" else None)
+        self.attention, self.head = nn.MultiheadAttention(12, 2, batch_first=True), nn.Linear(12, 4)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         hidden = attention_mask == 0
@@ -254,21 +254,33 @@ class Texts(nn.Module):
         return self.head(words + self.attention(words, words, words, key_padding_mask=hidden, need_weights=False)[0])
 
 
+TAGGED: Keys = {
+    "inputs": {
+        "input_ids": {"axes": ["batch", "time"], "values": {"ids": 20, "pad": 0}},
+        "attention_mask": {"axes": ["batch", "time"], "values": {"mask_of": "time"}},
+    },
+    "outputs": {"tags": {"axes": ["batch", "time", 4], "kind": "class_scores"}},
+    "axes": {"time": {"min": 2, "max": 12, "padding": "right"}},
+}
 plant_declared(
     "mask_made_from_the_ids",
     Texts,
-    {
-        "inputs": {
-            "input_ids": {"axes": ["batch", "time"], "values": {"ids": 20, "pad": 0}},
-            "attention_mask": {"axes": ["batch", "time"], "values": {"mask_of": "time"}},
-        },
-        "outputs": {"tags": {"axes": ["batch", "time", 4], "kind": "class_scores"}},
-        "axes": {"time": {"min": 2, "max": 12, "padding": "right"}},
-    },
+    TAGGED,
     "rare_contents[padding_id]",
     code="real_token_taken_for_padding",
     status=Status.WARN,
     source="Hugging Face forum, padding with the id of the end of a text",
+)
+plant_declared(
+    "end_of_text_has_the_row_of_padding",
+    Texts,
+    TAGGED,
+    "rare_contents[padding_id]",
+    wrong="end",
+    module="words",
+    code="end_token_never_trained",
+    status=Status.WARN,
+    source="PyTorch documentation, Embedding: the row of padding_idx gets no gradient",
 )
 
 

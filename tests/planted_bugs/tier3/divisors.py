@@ -1,0 +1,124 @@
+"""Losses that are divided by the wrong sum of weights, masks or labels, and ends of texts that are taken for padding."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from harness.adapters import Adapter
+from harness.batches import Batch
+from harness.models.stubs import EncoderStub
+
+from ..register import PYTORCH
+from .training import CLASSES, LENGTH, TABLE, TAGS, TEXT, VOCAB, LitLM, Scores, Training, plant
+
+CLASS_WEIGHTS = torch.tensor([0.5, 1.0, 3.0])
+WEIGHTED = f"{PYTORCH}, CrossEntropyLoss: the weighted mean is divided by the weights of the targets"
+
+
+class ByWeightsOfTheLabels(Adapter):
+    """Sound: rare classes count more, and the mean is over the weights of the labels."""
+
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        losses = F.cross_entropy(logits, batch["labels"], weight=CLASS_WEIGHTS.to(logits), reduction="none")
+        return losses.sum() / self.divisor(batch["labels"]).to(logits)
+
+    def divisor(self, labels: Tensor) -> Tensor:
+        return CLASS_WEIGHTS[labels].sum()
+
+
+class ByWeightsOfAllClasses(ByWeightsOfTheLabels):
+    def divisor(self, labels: Tensor) -> Tensor:
+        return CLASS_WEIGHTS.sum()
+
+
+class ByWeightsOfRealTokens(Adapter):
+    """Sound: the same of tokens, some of which have no label."""
+
+    def loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        labels, weights = batch["labels"], CLASS_WEIGHTS.to(logits)
+        losses = F.cross_entropy(logits.transpose(1, 2), labels, weight=weights, reduction="none")
+        return losses.sum() / self.divisor(labels).to(logits)
+
+    def divisor(self, labels: Tensor) -> Tensor:
+        return CLASS_WEIGHTS[labels[labels != -100]].sum()
+
+
+class ByWeightsOfEveryToken(ByWeightsOfRealTokens):
+    def divisor(self, labels: Tensor) -> Tensor:
+        return CLASS_WEIGHTS[labels.clamp(min=0)].sum()
+
+
+class SmoothedByTheMean(LitLM):
+    """Sound: label smoothing by hand, divided by the number of labels."""
+
+    def loss(self, logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        labels = batch["labels"][:, 1:]
+        real = labels != -100
+        smoothed = -logits[:, :-1].log_softmax(-1).mean(-1) * real
+        return 0.9 * super().loss(logits, batch) + 0.1 * smoothed.sum() / self.divisor(real)
+
+    def divisor(self, real: Tensor) -> Tensor | int:
+        return real.sum()
+
+
+class SmoothedByThePositions(SmoothedByTheMean):
+    def divisor(self, real: Tensor) -> Tensor | int:
+        return real.numel()
+
+
+class Ends(LitLM):
+    """Sound: the token that ends a text has the id of padding, and the labels say which is which."""
+
+    eos_token_id: int
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.eos_token_id = 0
+
+
+class EndsTakenForPadding(Ends):
+    def loss(self, logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        labels = batch["labels"]
+        return super().loss(logits, {"labels": labels.masked_fill(labels == self.eos_token_id, -100)})
+
+
+def tagger() -> nn.Module:
+    return EncoderStub(VOCAB, LENGTH, CLASSES, pooled=False, width=32, depth=1, heads=2)
+
+
+plant(
+    "divided_by_the_weights_of_all_classes",
+    "training_loss[reduction]",
+    Training(TABLE, Scores, ByWeightsOfAllClasses),
+    Training(TABLE, Scores, ByWeightsOfTheLabels),
+    "summed",
+    WEIGHTED,
+    also=("accumulation", "initial_loss"),
+)
+plant(
+    "divided_by_the_weights_of_ignored_labels",
+    "training_loss[ignored_labels]",
+    Training(TAGS, tagger, ByWeightsOfEveryToken),
+    Training(TAGS, tagger, ByWeightsOfRealTokens),
+    "averages_over_ignored_positions",
+    WEIGHTED,
+    also=("accumulation",),
+)
+plant(
+    "smoothing_divided_by_all_positions",
+    "training_loss[ignored_labels]",
+    Training(TEXT, SmoothedByThePositions),
+    Training(TEXT, SmoothedByTheMean),
+    "averages_over_ignored_positions",
+    "huggingface/transformers, LabelSmoother: padding is left out of the mean",
+)
+plant(
+    "end_of_text_taken_for_padding",
+    "training_loss[end_of_text]",
+    Training(TEXT, EndsTakenForPadding),
+    Training(TEXT, Ends),
+    "end_of_text_ignored",
+    "Hugging Face forum: with pad_token = eos_token a fine-tuned model never stops",
+)
