@@ -14,7 +14,7 @@ from harness.evidence import Status
 from tests.planted_bugs.setups import Factory, Model
 from tests.planted_bugs.tier3.training import Training
 
-from .register import task_of, wild
+from .register import FirstRun, task_of, wild
 
 ITEMS, LENGTH, WIDTH, HORIZON, ANCHORS, CLASSES = 23, 10, 16, 3, 7, 4
 BASKETS = task_of(
@@ -219,6 +219,10 @@ add(
     change_by_real_zero,
     partial(Model, BASKETS),
     status=Status.WARN,
+    first_run=FirstRun(
+        "d13d60a", False, False, "not asked beside lengths; `padding_ignored` fails, as the filling is not masked by them"
+    ),
+    missed="a padding id is asked for beside a mask only",
 )
 add(
     "median_of_no_values",
@@ -230,6 +234,7 @@ add(
     undefined_without_values,
     partial(Model, SERIES),
     or_tests=("finite_output[typical]", "finite_output[extremes]"),
+    first_run=FirstRun("d13d60a", True, True, "the line of the subtraction"),
 )
 add(
     "maximum_over_no_neighbours",
@@ -240,8 +245,8 @@ add(
     Mesh,
     size_without_neighbours,
     partial(Model, MESH),
-    module="first",
     or_tests=("finite_output[extremes]",),
+    first_run=FirstRun("d13d60a", True, False, "`head`, the first to be infinite; `first` gives the largest finite number"),
 )
 add(
     "end_of_text_left_out_as_padding",
@@ -253,6 +258,8 @@ add(
     untaught_ends,
     partial(trained, TEXT),
     or_tests=("training_loss[ignored_labels]",),
+    first_run=FirstRun("d13d60a", False, False, "no batch has a real token with the id of padding"),
+    missed="no batch of a training check has a real token with the id of padding",
 )
 add(
     "divided_by_boxes_that_are_not_there",
@@ -263,4 +270,5 @@ add(
     Detector,
     undefined_without_boxes,
     partial(trained, BOXES),
+    first_run=FirstRun("d13d60a", True, False, "`Detector.training_step`, without a line", ("accumulation",)),
 )

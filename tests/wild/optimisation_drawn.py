@@ -15,7 +15,7 @@ from harness.evidence import Status
 from tests.planted_bugs.setups import Factory
 from tests.planted_bugs.tier3.training import Training
 
-from .register import task_of, wild
+from .register import FirstRun, task_of, wild
 
 VOCAB, LENGTH, WIDTH, TAGS = 23, 10, 16, 5
 TEXT = task_of(task_type="causal_lm", vocab_size=VOCAB, max_seq_len=LENGTH, pad_token_id=0)
@@ -81,16 +81,22 @@ def decay_of_a_scale(model: Any) -> float:
     return float(next(group["weight_decay"] for group in groups if any(each is scale for each in group["params"])))
 
 
-class Slow:
+class Slow(nn.Module):
     """An average of parameters that follows faster at first; the bug overwrites the final pace by that of the step before."""
 
+    decay: Tensor
+    steps: Tensor
+
     def __init__(self, wrong: bool, decay: float) -> None:
-        self.wrong, self.decay, self.steps = wrong, decay, 0
+        super().__init__()
+        self.wrong = wrong
+        self.register_buffer("decay", torch.tensor(decay, dtype=torch.float64))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
 
     def update(self, average: nn.Module, model: nn.Module) -> None:
-        share = 1 - min(self.decay, (1 + self.steps) / (10 + self.steps))
+        share = 1 - min(float(self.decay), float((1 + self.steps) / (10 + self.steps)))
         if self.wrong:
-            self.decay = share
+            self.decay.fill_(share)
         self.steps += 1
         with torch.no_grad():
             for slow, fast in zip(average.parameters(), model.parameters(), strict=True):
@@ -271,6 +277,7 @@ add(
     TEXT,
     status=Status.WARN,
     module="blocks.0.norm",
+    first_run=FirstRun("d13d60a", True, True, "`blocks.0.norm.weight`"),
 )
 add(
     "pace_of_the_average_overwritten",
@@ -282,6 +289,8 @@ add(
     share_of_the_newest,
     NOISY,
     module="ema_net",
+    first_run=FirstRun("d13d60a", False, False, "the pace is right for the first eight steps", ("step_updates", "resume")),
+    missed="six steps are watched, and the pace is right for eight",
 )
 add(
     "schedule_steps_while_accumulating",
@@ -293,6 +302,7 @@ add(
     rate_lost_in_half_a_run,
     TEXT,
     status=Status.WARN,
+    first_run=FirstRun("d13d60a", True, False, "the schedule's class, without a line"),
 )
 add(
     "group_of_the_head_never_added",
@@ -304,6 +314,7 @@ add(
     parameters_left_out,
     TAGGED,
     module="fc",
+    first_run=FirstRun("d13d60a", True, True, "`fc.weight`"),
 )
 add(
     "loss_per_text_for_loss_per_token",
@@ -315,4 +326,5 @@ add(
     change_by_longer_texts,
     TEXT,
     or_tests=("training_loss[reduction]", "accumulation"),
+    first_run=FirstRun("d13d60a", True, False, "`Normalised.training_step`: the sum over each row's labels, without a line"),
 )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from harness.evidence import Status
 from tests.planted_bugs.setups import Model
 
-from .register import task_of, wild
+from .register import FirstRun, task_of, wild
 
 SEEN, CLASSES = 6, 4
 IMAGES = task_of(task_type="image_classification", image_size=[3, 8, 8], num_classes=CLASSES)
@@ -129,6 +129,8 @@ add(
     unmoved_statistics,
     IMAGES,
     module="norm",
+    first_run=FirstRun("d13d60a", False, False, "PyTorch's own norms are not judged"),
+    missed="the norms of PyTorch are not judged",
 )
 add(
     "variance_begins_at_zero",
@@ -141,6 +143,7 @@ add(
     OBSERVED,
     module="norm",
     or_tests=("train_mode[statistics]",),
+    first_run=FirstRun("d13d60a", True, True, "`norm`, with its line"),
 )
 add(
     "weights_from_the_standard_normal",
@@ -153,4 +156,5 @@ add(
     PAINTED,
     status=Status.WARN,
     or_tests=("initialisation[loss]",),
+    first_run=FirstRun("d13d60a", True, True, "`layers`"),
 )

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from harness.evidence import Status
 from tests.planted_bugs.setups import Model
 
-from .register import task_of, wild
+from .register import FirstRun, task_of, wild
 
 BANDS, FRAMES, WIDTH, CLASSES = 6, 12, 16, 4
 NOISY = task_of(
@@ -275,6 +275,7 @@ add(
     change_by_recomputing,
     NOISY,
     module="middle",
+    first_run=FirstRun("d13d60a", True, True, "`middle.out`"),
 )
 add(
     "deviations_averaged_over_recordings",
@@ -286,6 +287,8 @@ add(
     unlike_unit_spread,
     SPEECH,
     module="normalise",
+    first_run=FirstRun("d13d60a", False, False, "eval mode and train mode use the same statistics, so they agree"),
+    missed="both modes normalise by the same statistics, and nothing asks whether what is normalised has a deviation of 1",
 )
 add(
     "random_depth_not_weighted_in_eval",
@@ -297,6 +300,14 @@ add(
     eval_beside_mean_of_training,
     IMAGES,
     module="residual",
+    first_run=FirstRun(
+        "d13d60a",
+        False,
+        False,
+        "with the rate set to zero both modes agree; the twin, which weights, is taken for wrong",
+        ("train_mode[equals_eval]",),
+    ),
+    missed="the means of random paths are not compared with eval mode",
 )
 add(
     "shared_codes_move_between_quantisers",
@@ -309,6 +320,13 @@ add(
     CODED,
     module="quantiser",
     or_tests=("train_mode[statistics]",),
+    first_run=FirstRun(
+        "d13d60a",
+        False,
+        False,
+        "a module that keeps a state is judged in eval mode; then skipped, as if random numbers were drawn",
+    ),
+    missed="a module that keeps a state is judged in eval mode, where the state does not move",
 )
 add(
     "batch_norm_counts_filled_frames",
@@ -322,4 +340,5 @@ add(
     buggy=PlainConvolved,
     module="norm",
     status=Status.WARN,
+    first_run=FirstRun("d13d60a", True, True, "`norm`"),
 )
