@@ -52,6 +52,9 @@ _ALONG_AN_AXIS: dict[str, Callable[[Tensor, int], Tensor]] = {
 }
 
 
+_DRAWN = 64
+"""Calls in train mode whose mean tells whether eval mode gives the mean."""
+
 _DROPS = re.compile(r"drop|stochastic_?depth", re.IGNORECASE)
 """Names of the classes of layers that drop something at random."""
 
@@ -74,6 +77,9 @@ def equals_eval(subject: Subject, seed: int = 0) -> Evidence:
             return Evidence(NAME, Status.SKIPPED, DRAWS)
         if added := _added_in_eval_mode(trained.logits, evaluated, subject.bound(NAME)):
             return Evidence(NAME, Status.OK, f"eval mode adds {added} to what train mode gives", counterexample=counterexample)
+        if trained.is_weighted_by_rates(evaluated):
+            message = "eval mode weights what train mode drops at random by how often it is kept"
+            return Evidence(NAME, Status.OK, message, counterexample=counterexample)
 
     def compare(model: nn.Module) -> tuple[Tensor, Tensor]:
         return subject.logits(batch, model), trained.logits_of(model)
@@ -230,6 +236,24 @@ class _Stilled:
         with seeded(self._seed):
             return self._subject.raw_logits(self._batch, self._model(like))
 
+    def is_weighted_by_rates(self, evaluated: Tensor) -> bool:
+        """Whether eval mode gives the mean of what train mode draws, and only because it reads the rates.
+
+        As in the first papers on dropout and stochastic depth, which weight in eval mode and not in training.
+        """
+        without_rates = self._subject.fresh()
+        still(without_rates)
+        bound = self._subject.bound(NAME)
+        if difference(self._subject.logits(self._batch, without_rates.eval()), self.logits) > bound:
+            return False
+        drawing = self._model(self._subject.model, is_still=False)
+        total = torch.zeros_like(evaluated, dtype=torch.float64)
+        for number in range(_DRAWN):
+            with seeded(self._seed + number):
+                total += self._subject.raw_logits(self._batch, drawing).double()
+        mean = total / _DRAWN
+        return difference(mean, evaluated.double()) < difference(mean, self.logits.double())
+
     def calls_of(self, like: nn.Module) -> list[Call]:
         """The calls of the modules of a model, as those of ``calls``."""
         model = self._model(like)
@@ -237,10 +261,11 @@ class _Stilled:
             self._subject.raw_logits(self._batch, model)
         return calls
 
-    def _model(self, like: nn.Module) -> nn.Module:
+    def _model(self, like: nn.Module, is_still: bool = True) -> nn.Module:
         model = in_dtype_of(like, self._subject.fresh())
         model.train()
-        still(model)
+        if is_still:
+            still(model)
         for path, module in model.named_modules():
             if isinstance(module, NormBase) or path in self._keeps_state:
                 module.training = False

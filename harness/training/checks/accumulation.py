@@ -45,6 +45,13 @@ _STATE = (
 )
 _MEAN_OF_MEANS = "a mean of means: where batches hold unequal numbers of labels, labels in a small batch weigh more"
 
+_MEAN_OF_WEIGHTED = (
+    "a mean of means: a division by the positives of a batch, or by the weights of its classes; fine where batches are alike"
+)
+
+_SAME_SUM = 1e-3
+"""How far a gradient may be from the weighted mean of others, as a share, and the weights from 1 in all."""
+
 _ALONE = (
     "a branch for one row, a squeeze() without dim, or an operator: PyTorch 2.13's batch norm on the CPU has a wrong backward pass for one "
     "row whose gradient comes transposed"
@@ -106,7 +113,9 @@ def _judge_means(trial: Trial) -> Evidence:
         )
         whole = _batch(trial)
         side_term = _judge_side_term(trial, gap, message, whole, _split(trial, whole, _ROWS // 2))
-        return side_term or _finding(trial, gap, message, _STATE, "accumulated_gradient_differs")
+        return (
+            side_term or _judge_weighted_mean(trial, gap) or _finding(trial, gap, message, _STATE, "accumulated_gradient_differs")
+        )
     sound = _sound(gap, "gradients accumulated over small batches equal those of one large batch", _shown(trial))
     accumulated = trial.config.accumulate_grad_batches
     if accumulated == 1 or not lines_of(trial.subject.task.signature):
@@ -119,6 +128,39 @@ def _judge_means(trial: Trial) -> Evidence:
         "others"
     )
     return _finding(trial, unequal, message, _MEAN_OF_MEANS, "mean_of_means", Status.WARN)
+
+
+def _judge_weighted_mean(trial: Trial, gap: Gap) -> Evidence | None:
+    """The verdict where the gradient of the large batch is a weighted mean of those of the small ones: labels have weights of their own.
+
+    As of a detector, which divides by its boxes, or of ``cross_entropy(weight=...)``, which divides by the weights of the classes.
+    """
+    whole = _batch(trial, 2 * _ROWS)  # so many that halves share their classes, which tells weights that the batch itself makes
+    parts = _split(trial, whole, _ROWS)
+    found = [observe(trial, [part]).gradients for part in (whole, *parts)]
+    found.append(observe(trial, parts, accumulate=2).gradients)
+    wanted, *given, together = (torch.cat([each[name].double().flatten() for name in found[0]]).cpu() for each in found)
+    if (torch.stack(given).mean(0) - together).norm() > _SAME_SUM * together.norm():
+        return None  # one part changes what the other gives
+    weights = torch.linalg.lstsq(torch.stack(given, 1), wanted[:, None]).solution[:, 0]
+    left = wanted - torch.stack(given, 1) @ weights
+    if not (
+        left.norm() <= _SAME_SUM * wanted.norm() and bool((weights > 0).all()) and abs(float(weights.sum()) - 1) <= _SAME_SUM
+    ):
+        return None
+    accumulated = trial.config.accumulate_grad_batches
+    if accumulated == 1:
+        return Evidence(
+            _NAME,
+            Status.OK,
+            "the gradient of a large batch is a weighted mean of those of small ones",
+            counterexample=_shown(trial),
+        )
+    message = (
+        f"{loss_name(trial)} divides by what the labels of a batch weigh, so with `accumulate_grad_batches` {accumulated} labels in a batch "
+        "that weighs little count more than others"
+    )
+    return _finding(trial, gap, message, _MEAN_OF_WEIGHTED, "mean_of_means", Status.WARN)
 
 
 def _judge_manual(trial: Trial, every: int) -> Evidence:

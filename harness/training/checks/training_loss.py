@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,6 +20,9 @@ _NAME = "training_loss"
 _ROWS = 4
 _LOSS = "the loss"
 _BETWEEN = "between the losses or gradients"
+
+
+MakeBatch = Callable[[Trial], Batch]
 
 
 def quantities(seen: Observation) -> Quantities:
@@ -62,17 +67,32 @@ def rows(trial: Trial) -> Evidence:
     signature = trial.subject.task.signature
     sizes = replace(trial.subject.typical, batch=_ROWS)
 
-    def together(trial: Trial, vary: Variation = UNVARIED) -> Quantities:
-        return quantities(observe(trial, [trial.subject.batch(sizes)], vary=vary))
+    def together(make: MakeBatch, trial: Trial, vary: Variation = UNVARIED) -> Quantities:
+        return quantities(observe(trial, [make(trial)], vary=vary))
 
-    def apart(trial: Trial, vary: Variation = UNVARIED) -> Quantities:
-        batch, half = trial.subject.batch(sizes), _ROWS // 2
+    def apart(make: MakeBatch, trial: Trial, vary: Variation = UNVARIED) -> Quantities:
+        batch, half = make(trial), _ROWS // 2
         parts = [signature.rows(batch, part) for part in (slice(half), slice(half, None))]
         found = [quantities(observe(trial, [part], vary=vary)) for part in parts]
         return {name: torch.stack([each[name] for each in found]).mean(0) for name in found[0]}
 
-    gap = find_gap(trial, together, apart)
+    def drawn(trial: Trial) -> Batch:
+        return trial.subject.batch(sizes)
+
+    def alike(trial: Trial) -> Batch:
+        """Each label twice, so that every row has another one of its class."""
+        batch, half = drawn(trial), _ROWS // 2
+        twice = {name: torch.cat([batch[name][:half], batch[name][:half]]) for name in signature.label_names if name in batch}
+        return batch if signature.has_inputs_as_labels else {**batch, **twice}
+
     at = sizes.describe(trial.subject.task)
+    gap, taught = find_gap(trial, partial(together, drawn), partial(apart, drawn)), together(drawn, trial)
+    if not gap.is_real and _is_silent(taught):  # as where no two rows of the batch are of one class
+        gap, taught = find_gap(trial, partial(together, alike), partial(apart, alike)), together(alike, trial)
+    if not gap.is_real and _is_silent(taught):
+        return Evidence(
+            _NAME, Status.SKIPPED, f"no gradient reaches the model from {_ROWS} rows, so it is not known what is compared"
+        )
     if gap.is_real:
         return Evidence(_NAME, Status.OK, "the loss compares the rows of a batch", gap.measured, gap.bound, _BETWEEN, at)
     return Evidence(
@@ -87,6 +107,11 @@ def rows(trial: Trial) -> Evidence:
         "`over` out",
         code="rows_not_compared",
     )
+
+
+def _is_silent(taught: Quantities) -> bool:
+    """Whether a step gave no parameter a gradient."""
+    return not any(bool(gradient.any()) for name, gradient in taught.items() if name != _LOSS)
 
 
 def repeated(signature: Signature, batch: Batch) -> Batch:

@@ -63,6 +63,22 @@ class Reminded(nn.Module):
         return self.leave(hidden)
 
 
+class Weighted(nn.Module):
+    """Drops units as the first paper on dropout did, which weights in eval mode; the bug weights in train mode too."""
+
+    def __init__(self, wrong: bool = False) -> None:
+        super().__init__()
+        self.wrong, self.drop_rate = wrong, 0.3
+        self.enter, self.leave = nn.Linear(6, 12), nn.Linear(12, 4)
+
+    def forward(self, features: Tensor) -> Tensor:
+        hidden, kept = self.enter(features).relu(), 1 - self.drop_rate
+        if not self.training:
+            return self.leave(kept * hidden)
+        dropped = hidden * (torch.rand_like(hidden) < kept) if self.drop_rate else hidden
+        return self.leave(dropped / kept if self.wrong else dropped)
+
+
 class OwnNorm(nn.Module):
     """A batch norm; the bug keeps the deviation and reads it as a variance."""
 
@@ -175,6 +191,9 @@ class Checkpointed(nn.Module):
 
 
 plant_declared("scaled_in_train_mode_only", Gated, TABLE, "train_mode[equals_eval]", source="PyTorch forums")
+plant_declared(
+    "weighted_in_both_modes", Weighted, TABLE, "train_mode[equals_eval]", source="CSTR-Edinburgh/mlpractical, pull request 32"
+)
 plant_declared(
     "deviation_kept_for_a_variance",
     Normed,

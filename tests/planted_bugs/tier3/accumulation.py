@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import lightning
@@ -55,6 +56,21 @@ class BranchForOneRow(Scores):
     def forward(self, features: Tensor) -> Tensor:
         hidden = F.gelu(self.hidden(features))
         return self.head(hidden.detach() if len(features) == 1 else hidden)
+
+
+class WeightedClasses(LitScores):
+    """Weights its classes; `cross_entropy` divides by the weights of the batch, the sound twin by its rows."""
+
+    weights = torch.tensor([0.4, 1.0, 1.8])
+
+    def __init__(self, by_rows: bool = False) -> None:
+        super().__init__()
+        self.by_rows = by_rows
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if self.by_rows:
+            return F.cross_entropy(logits, labels, self.weights, reduction="none").mean()
+        return F.cross_entropy(logits, labels, self.weights)
 
 
 class RunningScale(LitScores):
@@ -351,6 +367,16 @@ plant(
     "accumulated_gradient_differs",
     "batch norm of PyTorch 2.13 on the CPU, met in timm's XCiT",
     says="the gradient of a row in a batch of one differs",
+)
+plant(
+    "weights_of_the_classes_of_a_batch",
+    "accumulation",
+    Training(TABLE, WeightedClasses).under(accumulate_grad_batches=4),
+    Training(TABLE, partial(WeightedClasses, by_rows=True)).under(accumulate_grad_batches=4),
+    "mean_of_means",
+    f"{PYTORCH}, cross_entropy with weight and reduction=mean",
+    status=Status.WARN,
+    says="divides by what the labels of a batch weigh",
 )
 plant("never_cleared", "accumulation", Training(TABLE, NeverCleared), MANUAL, "gradient_not_cleared", LIGHTNING)
 plant("zero_grad_does_nothing", "accumulation", Training(TABLE, ClearsNothing), LIT_SCORES, "gradient_not_cleared", LIGHTNING)
