@@ -113,12 +113,10 @@ def shares_rows(task: TaskSpec) -> bool:
 
 def joined(task: TaskSpec, batches: Sequence[Batch]) -> Batch:
     """The rows of several batches of the same sizes, one after the other."""
-    rows = task.signature.row_count(batches[0])
-
-    def has_rows(value: Tensor) -> bool:
-        return value.ndim > 0 and len(value) == rows
-
-    return {name: torch.cat([b[name] for b in batches]) if has_rows(value) else value for name, value in batches[0].items()}
+    return {
+        name: torch.cat([batch[name] for batch in batches]) if BATCH in task.signature.axes_of(name) else value
+        for name, value in batches[0].items()
+    }
 
 
 def with_rows(task: TaskSpec, sizes: Sizes, wanted: int) -> Sizes:

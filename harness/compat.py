@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import lightning
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from torch.nn.modules.dropout import _DropoutNd as Dropout
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves, tree_map
+
+
+Mode = TypeVar("Mode", bound="TorchDispatchMode")
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,7 @@ __all__ = [
     "tree_map",
     "type_of_script_object",
     "unwrapped",
+    "without_compiler",
 ]
 
 UNDEFINED_FORWARD = "_forward_unimplemented"
@@ -249,6 +253,16 @@ def parts_of_schedule(schedule: Any) -> list[Any]:
     Without it, a schedule with restarts inside another one would be said to rise again.
     """
     return list(getattr(schedule, "_schedulers", ()))
+
+
+def without_compiler(mode: type[Mode]) -> type[Mode]:
+    """A ``TorchDispatchMode`` that does not import the compiler: ``__wrapped__`` of its ``__torch_dispatch__``.
+
+    torch wraps the method so that it is never compiled, and imports ``torch._dynamo`` for it at the first operator, which takes as long as
+    torch itself. What runs under our modes is not compiled. Without it, that time is lost.
+    """
+    mode.__torch_dispatch__ = getattr(mode.__torch_dispatch__, "__wrapped__", mode.__torch_dispatch__)  # type: ignore[method-assign]
+    return mode
 
 
 def compiler_counters() -> Any:

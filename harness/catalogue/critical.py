@@ -14,7 +14,7 @@ CRITICAL = (
         1,
         "Logits have the promised shape at every batch size, length and image size",
         "harness.properties.contracts:shape_contract",
-        search=Search("shapes", examples=15, anchors_first=True),
+        search=Search("shapes", examples=8, anchors_first=True),
     ),
     Property(
         "full_length",
@@ -42,6 +42,7 @@ CRITICAL = (
                 "harness.properties.numerics:finite_output",
                 search=Search(
                     "batches",
+                    examples=4,
                     anchors_first=True,
                     outputs=FurtherOutputs(function="harness.properties.outputs:finite_further_output"),
                 ),
@@ -49,13 +50,13 @@ CRITICAL = (
             "extremes": Case(
                 "Logits are finite at extreme inputs",
                 "harness.properties.numerics:finite_at_extremes",
-                search=Search("batches", outputs=FurtherOutputs(declared=True)),
+                search=Search("batches", examples=5, outputs=FurtherOutputs(declared=True)),
             ),
             "fully_padded_row": Case(
                 "A row that is all padding makes neither logits nor gradients NaN",
                 "harness.properties.numerics:fully_padded_row",
                 needs=facts.empty_rows,
-                search=Search("several_rows", outputs=FurtherOutputs(declared=True)),
+                search=Search("several_rows", examples=4, outputs=FurtherOutputs(declared=True)),
             ),
         },
     ),
@@ -65,7 +66,7 @@ CRITICAL = (
         "In eval mode the same input gives the same logits",
         "harness.properties.determinism:eval_deterministic",
         DIFFERENCE,
-        search=Search("batches", anchors_first=True, outputs=FurtherOutputs()),
+        search=Search("batches", examples=4, anchors_first=True, outputs=FurtherOutputs()),
     ),
     Property(
         "batch_independence",
@@ -77,13 +78,13 @@ CRITICAL = (
             "forward": Case(
                 "A row's logits do not depend on the other rows of its batch",
                 "harness.properties.independence:batch_independence",
-                search=Search("several_rows", examples=14, corner="largest_sizes", outputs=FurtherOutputs("by_row")),
+                search=Search("several_rows", corner="largest_sizes", outputs=FurtherOutputs("by_row")),
             ),
             "gradient": Case(
                 "A row's gradient does not reach the other rows of its batch",
                 "harness.properties.independence:gradient_independence",
                 search=Search(
-                    "several_rows", examples=14, corner="largest_sizes", outputs=FurtherOutputs("by_row", declared=True)
+                    "several_rows", examples=6, corner="largest_sizes", outputs=FurtherOutputs("by_row", declared=True)
                 ),
             ),
         },
@@ -186,7 +187,6 @@ CRITICAL = (
         needs=facts.causal,
         search=Search(
             "several_tokens",
-            examples=14,
             corner="largest_sizes",
             outputs=FurtherOutputs("by_position", "harness.properties.outputs:further_causality"),
         ),
@@ -201,7 +201,6 @@ CRITICAL = (
         owned_by=("causal",),
         search=Search(
             "pad_patterns",
-            examples=12,
             corner="largest_padding",
             outputs=FurtherOutputs("by_padding", declared=True, at="largest_padding"),
         ),
@@ -266,7 +265,7 @@ CRITICAL = (
             "finite": Case(
                 "Every gradient is finite, at typical and at extreme inputs",
                 "harness.properties.numerics:finite_gradients",
-                search=Search("training_steps", examples=4),
+                search=Search("training_steps", examples=3, first="harness.properties.numerics:finite_gradients_by_content"),
             ),
         },
     ),
@@ -312,7 +311,7 @@ CRITICAL = (
         "harness.properties.determinism:mode_round_trip",
         DIFFERENCE,
         owned_by=("serialisation", "stateless"),
-        search=Search("several_rows", examples=3),
+        search=Search("several_rows", examples=2),
     ),
     Property(
         "stateless",
@@ -322,7 +321,7 @@ CRITICAL = (
         DIFFERENCE,
         owned_by=_WRITES,
         search=Search(
-            "call_sequences", examples=6, first="harness.properties.determinism:repeated_backward", corner="typical_then_largest"
+            "call_sequences", examples=4, first="harness.properties.determinism:repeated_backward", corner="typical_then_largest"
         ),
     ),
     Property(
@@ -338,7 +337,7 @@ CRITICAL = (
         1,
         "forward does not write into the tensors it is given",
         "harness.properties.contracts:inputs_unchanged",
-        search=Search("several_rows", examples=4),
+        search=Search("several_rows", examples=3),
     ),
     Property(
         "memory_layout",
@@ -347,7 +346,7 @@ CRITICAL = (
         "harness.properties.contracts:memory_layout",
         DIFFERENCE,
         owned_by=_WRITES,
-        search=Search("batches", examples=4, corner="largest_sizes"),
+        search=Search("batches", examples=3, corner="largest_sizes"),
     ),
     Property(
         "dtype_move",

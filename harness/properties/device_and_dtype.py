@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from harness.compat import TorchDispatchMode, tree_leaves
+from harness.compat import TorchDispatchMode, tree_leaves, without_compiler
 from harness.evidence import Evidence, Status
 from harness.models.wrapped import without_fast_path
 from harness.properties.calling import ModelRaisedError
@@ -35,6 +35,7 @@ class LeftBehindError(RuntimeError):
     """An operator was given tensors of two devices."""
 
 
+@without_compiler
 class DeviceWatch(TorchDispatchMode):
     """Refuses operators that mix tensors of two devices, as a real device does; scalars on the CPU may mix with anything.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.adapters import make_adapter
-from harness.batches import IGNORED, Batch, Sizes
+from harness.batches import IGNORED, Batch, Sizes, joined, with_rows
 from harness.evidence import Evidence, Status
 from harness.properties.calling import ModelRaisedError, NoGradientError, mode
 from harness.properties.equality import first_failure
@@ -30,6 +30,8 @@ _LARGE_PIXEL = 255.0
 _LARGE_NORMAL = 100.0
 """Of values that are declared to be normally distributed: a hundred standard deviations."""
 
+_CONTENTS = ("typical", *EXTREMES)
+
 _IMAGE_AXES = 4
 """From so many axes on, numbers are taken for the pixels of images."""
 
@@ -43,7 +45,19 @@ def finite_output(subject: Subject, sizes: Sizes, contents: tuple[str, ...] = ("
         contents: What the inputs hold, one after the other: ``typical`` or any of ``EXTREMES``.
         seed: Seed of typical content.
     """
+    if together := _together(subject, sizes, contents, seed):
+        found = _finite_forward(subject, together, f"{sizes.describe(subject.task)}, seed={seed}", "at extreme inputs")
+        if found.status is Status.OK:
+            return found
     return first_failure(_finite_at(subject, sizes, content, seed) for content in contents)
+
+
+def _together(subject: Subject, sizes: Sizes, contents: tuple[str, ...], seed: int) -> Batch | None:
+    """The rows of all contents in one batch; ``None`` where rows cannot be shared, or would be too many."""
+    rows = sizes.batch * len(contents)
+    if len(contents) < 2 or with_rows(subject.task, sizes, rows).batch != rows:
+        return None
+    return joined(subject.task, [extreme_batch(subject, sizes, content, seed) for content in contents])
 
 
 def finite_at_extremes(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
@@ -94,7 +108,16 @@ def _empty_row(subject: Subject, sizes: Sizes, axis: Axis, seed: int) -> Evidenc
 
 def finite_gradients(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     """Every gradient is finite in train mode, whatever the inputs hold; see ``finite_output``."""
-    return first_failure(_finite_gradients_at(subject, sizes, content, seed) for content in ("typical", *EXTREMES))
+    together = _together(subject, sizes, _CONTENTS, seed)
+    if together and not _bad_gradients(subject, together):
+        counterexample = f"{sizes.describe(subject.task)}, seed={seed}"
+        return Evidence("gradient_flow", Status.OK, "every gradient is finite", 0.0, 0.0, "parameters", counterexample)
+    return first_failure(_finite_gradients_at(subject, sizes, content, seed) for content in _CONTENTS)
+
+
+def finite_gradients_by_content(subject: Subject, seed: int = 0) -> Evidence:
+    """The same at typical sizes for a batch of each content by itself, as an operation over the rows may divide by what they differ by."""
+    return first_failure(_finite_gradients_at(subject, subject.typical, content, seed) for content in _CONTENTS)
 
 
 def _finite_at(subject: Subject, sizes: Sizes, content: str, seed: int) -> Evidence:

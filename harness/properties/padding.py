@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor, nn
 
-from harness.batches import IGNORED, Batch, Sizes, other_batch
+from harness.batches import IGNORED, Batch, Sizes, joined, other_batch, shares_rows
 from harness.evidence import Evidence, Status
-from harness.properties.equality import first_failure, judge_equal, remembered
+from harness.properties.equality import first_failure, judge_equal, judge_rows, remembered
 from harness.properties.independence import ends_along, record, row_of
 from harness.properties.prerequisites import left_to_batch_independence
 from harness.properties.subject import Subject
@@ -46,7 +47,7 @@ def padding_ignored(subject: Subject, sizes: Sizes, lengths: tuple[int, ...], se
     short = [row for row in range(sizes.batch) if lengths[row] < total]
     if not short:
         return Evidence(_NAME, Status.SKIPPED, "no row is padded")
-    found = [first_failure(pad.amount(row) for row in short)]
+    found = [pad.amounts(short)]
     if subject.task.declared and found[0].status is Status.OK and tells_padding(subject, along.name):
         found.append(pad.content())
     return left_to_batch_independence(subject, max(found, key=lambda each: each.status.severity))
@@ -152,6 +153,21 @@ class _Padding:
         self._padded = padded(self._signature, self._base, axis.name, real)
         self._reference = remembered(subject, lambda model: subject.logits(self._padded, model))
 
+    def amounts(self, rows: list[int]) -> Evidence:
+        """Padded rows one by one; those that keep as many places share a call, where rows may."""
+        if not shares_rows(self._subject.task):
+            return first_failure(map(self.amount, rows))
+        pairs, asked = [], []
+        for _, group in groupby(sorted(rows, key=self._kept_count), self._kept_count):
+            together = list(group)
+            alone = [self._narrowed(row, self._kept_places(row)) for row in together]
+            logits = self._subject.logits(joined(self._subject.task, alone))
+            for number, row in enumerate(together):
+                by_itself = row_of(logits, number, len(together))
+                pairs.append(self._real_parts(row, by_itself, self._subject.model))
+            asked += together
+        return judge_rows(self._subject, _NAME, pairs, lambda number: self.amount(asked[number]), self._counterexample)
+
     def amount(self, row: int) -> Evidence:
         """A row alone, with as little padding as the axis allows, gives what it gives within the batch."""
         subject, axis = self._subject, self._axis
@@ -160,9 +176,7 @@ class _Padding:
         alone = self._narrowed(row, kept)
 
         def compare(model: nn.Module) -> tuple[Tensor, Tensor]:
-            by_itself = row_of(subject.logits(alone, model), 0, 1)
-            within = row_of(self._reference(model), row, self._sizes.batch)
-            return self._real_part(by_itself, self._real[row][kept]), self._real_part(within, self._real[row])
+            return self._real_parts(row, row_of(subject.logits(alone, model), 0, 1), model)
 
         def culprit(model: nn.Module) -> str:
             return self._trace(model, row) if axis.padding == "right" else ""
@@ -212,6 +226,14 @@ class _Padding:
         size = next((size for size in self._axis.choices() if size >= length), len(real))
         order = torch.cat((real.nonzero().flatten(), (~real).nonzero().flatten()))
         return order[: min(size, len(real))].sort().values
+
+    def _kept_count(self, row: int) -> int:
+        return len(self._kept_places(row))
+
+    def _real_parts(self, row: int, by_itself: Tensor, model: nn.Module) -> tuple[Tensor, Tensor]:
+        """What the real elements of a row give by itself, and within the batch."""
+        within = row_of(self._reference(model), row, self._sizes.batch)
+        return self._real_part(by_itself, self._real[row][self._kept_places(row)]), self._real_part(within, self._real[row])
 
     def _narrowed(self, row: int, kept: Tensor) -> Batch:
         """A row of the padded batch by itself, with some places along the axis."""

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.compat import OpOverload, TorchDispatchMode, memory_key, tree_leaves
+from harness.compat import OpOverload, TorchDispatchMode, memory_key, tree_leaves, without_compiler
 from harness.evidence import WHOLE, Evidence, Status
 from harness.user_code import is_ours, is_users_file
 
@@ -95,6 +95,7 @@ def writing_line(run: Callable[[], object], tensor: Tensor) -> str:
     return _line_of(run, lambda func, args, kwargs: any(map(partial(_share, tensor), _written(func, args, kwargs))))
 
 
+@without_compiler
 class _Watch(TorchDispatchMode):
     """Notes the line of the first operator that does something."""
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.batches import Sizes
-from harness.compat import TorchDispatchMode, storage_key, tree_leaves
+from harness.compat import TorchDispatchMode, storage_key, tree_leaves, without_compiler
 from harness.evidence import Evidence, Status
 from harness.owners import owned_by
 from harness.properties.calling import mode
@@ -31,6 +31,7 @@ _WARN_BYTES = 1 << 30
 _CONFIDENCE = 0.99
 
 
+@without_compiler
 class LiveBytes(TorchDispatchMode):
     """Follows the tensors that operators make while it is active, until they are freed.
 
@@ -69,6 +70,7 @@ class LiveBytes(TorchDispatchMode):
         self.live -= size
 
 
+@without_compiler
 class OperatorCount(TorchDispatchMode):
     """Counts the operators that run while it is active."""
 
@@ -162,9 +164,9 @@ def inference_speed(subject: Subject, seed: int = 0) -> Evidence:
             cause="a loop over something that grows with every call, such as a history kept on the module",
             code="grows",
         )
-    times = _timings(subject, model, seed)
-    middle = times[len(times) // 2]
     bound = subject.task.tolerances.get(name)
+    times = _timings(subject, model, seed, calls=9 if bound is None else 50)  # without a bound the time is told, and not judged
+    middle = times[len(times) // 2]
     details: dict[str, Any] = {
         "p50_ms": middle,
         "p90_ms": times[int(len(times) * 0.9)],
@@ -242,13 +244,13 @@ def _operators(subject: Subject, model: nn.Module, sizes: Sizes, seed: int) -> i
     return counter.count
 
 
-def _timings(subject: Subject, model: nn.Module, seed: int, budget: float = 0.25) -> list[float]:
+def _timings(subject: Subject, model: nn.Module, seed: int, calls: int, budget: float = 0.25) -> list[float]:
     """Milliseconds of repeated calls after a warm-up, sorted."""
     batch = subject.batch(seed=seed)
     subject.logits(batch, model)
     times: list[float] = []
     started = time.perf_counter()
-    while len(times) < 5 or (len(times) < 50 and time.perf_counter() - started < budget):
+    while len(times) < 5 or (len(times) < calls and time.perf_counter() - started < budget):
         begin = time.perf_counter()
         subject.logits(batch, model)
         if subject.device.type == "cuda":
