@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
+from unittest.mock import patch
 
 from torch import nn
 from torch.optim import Optimizer
@@ -68,6 +70,7 @@ class Run:
 
 
 _USUAL = Run(4, 40)
+_PROCESSES = 2
 
 
 @dataclass(frozen=True)
@@ -157,11 +160,35 @@ def learning_rate_schedule(trial: Trial) -> Evidence:
                 "schedule_not_stepped",
             )
         curves = _curves(trial, number, usual)
-        found = _judge(curves, pace, usual, first[number].kind)
+        found = _judge(curves, pace, usual, first[number].kind) or _judge_processes(trial, number, curves[usual], pace, usual)
         if found is not None:
             return found
         told = told or f"{first[number].kind}: {_told(curves[usual], pace.steps(usual))}"
     return Evidence(_NAME, Status.OK, told, counterexample=usual.describe())
+
+
+def _judge_processes(trial: Trial, number: int, alone: _Curve, pace: _Pace, usual: Run) -> Evidence | None:
+    """A finding where a schedule is longer, or is stepped more often, in each of several processes that have as many batches as one has."""
+    with _in_processes():
+        made = _schedules(trial, usual)[number]
+        paces = _paces(trial, [made]) if not getattr(trial.subject.model, "automatic_optimization", True) else [pace]
+    told = f"{made.kind} counts processes: in each of {_PROCESSES}"
+    cause = "a number of steps that is multiplied by `world_size`, or a step of the schedule for each process: Lightning steps it once a step"
+    if paces[0].by_batch > 1.5 * pace.by_batch > 0:
+        return _finding(f"{told} it is stepped {paces[0].by_batch / pace.by_batch:.3g} times as often", cause, "counts_processes")
+    among = _curve(made, len(alone.rates) - 1)
+    if alone.falls_for_ever or among.end < 1.5 * alone.end or alone.end < 2:
+        return None
+    return _finding(f"{told} it ends after {among.end} steps, and after {alone.end} in a single one", cause, "counts_processes")
+
+
+@contextmanager
+def _in_processes() -> Iterator[None]:
+    """A block in which trainers say that they are one of several processes."""
+    from lightning import Trainer
+
+    with patch.object(Trainer, "world_size", property(lambda _self: _PROCESSES)):
+        yield
 
 
 def _told(curve: _Curve, steps: int) -> str:

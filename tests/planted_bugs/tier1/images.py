@@ -51,6 +51,33 @@ plant_declared(
     wrong="stage",
     source="U-Net implementations, a list of skips read from the wrong end",
 )
+
+
+class Windows(nn.Module):
+    """A mean over windows of four by four, after positions that are resized to the image; the bugs turn the sides, or need a whole window."""
+
+    def __init__(self, wrong: str = "") -> None:
+        super().__init__()
+        self.wrong = wrong
+        self.positions = nn.Parameter(torch.randn(1, 6, 5, 5))
+        self.enter, self.head = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 2, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        height, width = image.shape[-2:]
+        sides = (width, height) if self.wrong == "turned" else (height, width)
+        x = self.enter(image) + F.interpolate(self.positions, size=sides, mode="bilinear")
+        if self.wrong != "window":
+            x = F.pad(x, (0, -width % 4, 0, -height % 4))
+        means = F.avg_pool2d(x, 4)
+        x = x + F.interpolate(means, size=x.shape[-2:])
+        return self.head(x)[..., :height, :width]
+
+
+SMALL: Keys = {"inputs": {"image": IMAGE}, "outputs": MASK, "axes": {name: {"min": 2, "max": 13} for name in FREE}}
+for _name, _wrong in (("positions_resized_with_sides_turned", "turned"), ("image_smaller_than_a_window", "window")):
+    plant_declared(
+        _name, Windows, SMALL, "shape_contract", wrong=_wrong, source="huggingface/pytorch-image-models, sizes of images"
+    )
 plant_declared(
     "odd_sizes_cropped",
     UNet,

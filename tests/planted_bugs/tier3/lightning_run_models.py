@@ -165,6 +165,27 @@ class StepSchedule(ClockSchedule):
         return step
 
 
+class OwnDecay(Module):
+    """A rate that falls with the module's own count of batches, which no checkpoint holds."""
+
+    def __init__(self, outputs: int = 4) -> None:
+        super().__init__(outputs)
+        self.taken = 0
+
+    def on_train_batch_start(self, *_batch: Any) -> None:
+        for group in self.optimizers().param_groups:  # type: ignore[union-attr]
+            group["lr"] = 1e-2 * 0.8 ** self.passed()
+        self.taken += 1
+
+    def passed(self) -> int:
+        return self.taken
+
+
+class GlobalDecay(OwnDecay):
+    def passed(self) -> int:
+        return self.global_step
+
+
 # ------------------------------------------------------------------------------------------------------------------ distributed
 
 

@@ -145,6 +145,15 @@ _plant(
     says="the learning rate schedule differs when the run is repeated: the learning rate differs at step 1",
 )
 _plant(
+    "resume",
+    run_of(own.OwnDecay),
+    run_of(own.GlobalDecay),
+    "resumed_run_differs",
+    f"{LIGHTNING}, global_step is restored from a checkpoint",
+    module="taken",
+    says="the learning rate differs at step",
+)
+_plant(
     "distributed",
     run_of(plain.Spare),
     run_of(plain.Net),

@@ -88,6 +88,11 @@ class WarmUpThenRoot(Scheduled):
         return LambdaLR(optimizer, lambda step: min((step + 1) / warm, math.sqrt(warm / (step + 1))))
 
 
+class TimesProcesses(Scheduled):
+    def schedule(self, optimizer: torch.optim.Optimizer) -> Any:
+        return CosineAnnealingLR(optimizer, T_max=int(self.trainer.estimated_stepping_batches) * self.trainer.world_size)
+
+
 class Restarts(Scheduled):
     """Sound: rises again on purpose."""
 
@@ -107,6 +112,14 @@ class SteppedByHand(NeverStepped):
         super().training_step(batch, batch_idx)
         schedule: Any = self.lr_schedulers()
         schedule.step()
+
+
+class SteppedByEveryProcess(NeverStepped):
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        super().training_step(batch, batch_idx)
+        schedule: Any = self.lr_schedulers()
+        for _ in range(self.trainer.world_size):
+            schedule.step()
 
 
 class SteppedByHandAtEpochs(NeverStepped):
@@ -134,6 +147,21 @@ for name, buggy, sound, code, more in (
     ("line_of_an_epoch", Training(TABLE, LineOfAnEpoch), Training(TABLE, Restarts), "schedule_ends_early", WARNS),
 ):
     plant(name, "learning_rate_schedule", buggy, sound, code, PYTORCH, **more)
+
+for name, buggy, sound, says in (
+    ("schedule_times_the_processes", TimesProcesses, Scheduled, "it ends after 320 steps, and after 160 in a single one"),
+    ("schedule_stepped_by_every_process", SteppedByEveryProcess, SteppedByHand, "it is stepped 2 times as often"),
+):
+    plant(
+        name,
+        "learning_rate_schedule",
+        Training(TABLE, buggy),
+        Training(TABLE, sound),
+        "counts_processes",
+        "huggingface/accelerate documentation: a prepared scheduler is stepped once for each process",
+        says=says,
+        **WARNS,
+    )
 
 plant(
     "schedule_never_stepped",

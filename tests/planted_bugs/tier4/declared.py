@@ -45,6 +45,41 @@ class FrozenHeight(Segmenter):
         return F.interpolate(self.head(F.relu(self.down(image))), size=(height, image.shape[3]))
 
 
+class PaddedToFours(Segmenter):
+    """For images of any size: padded to a multiple of four, and cut back."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        height, width = self.sides(image)
+        return super().forward(F.pad(image, (0, -width % 4, 0, -height % 4)))[..., :height, :width]
+
+    def sides(self, image: Tensor) -> Any:
+        return image.shape[-2:]
+
+
+class PaddedAsAtFirst(PaddedToFours):
+    """The sides as numbers of Python's."""
+
+    def sides(self, image: Tensor) -> Any:
+        return tuple(map(int, image.shape[-2:]))
+
+
+class SquareOrNot(PaddedToFours):
+    """Another scale where the image is a square, decided in Python."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        height, width = self.sides(image)
+        return super().forward(image) * (2 if height == width else 1)
+
+
+ANY_SIZE = _task(
+    {
+        "inputs": {"image": {"axes": ["batch", 3, "height", "width"], "values": {"range": [0.0, 1.0]}}},
+        "outputs": {"mask": {"axes": ["batch", 4, "height", "width"], "kind": "class_scores", "classes": 1}},
+        "axes": {"height": {"min": 5, "max": 21}, "width": {"min": 5, "max": 21}},
+    }
+)
+
+
 SEGMENTATION = _task(
     {
         "inputs": {"image": {"axes": ["batch", 3, "height", "width"], "values": {"range": [0.0, 1.0]}}},
@@ -245,6 +280,20 @@ register(
         Exported(_traced_by_hand(Segmenter, SEGMENTATION, _IMAGE), "torchscript"),
         code="different_form",
         says="output `mask` [batch, 4, height, width] is of shape",
+    ),
+    PlantedBug(
+        "odd_sizes_padded_as_at_first",
+        "numerical_consistency",
+        Exported(_traced_by_hand(PaddedAsAtFirst, ANY_SIZE, _IMAGE), "torchscript"),
+        Exported(_traced_by_hand(PaddedToFours, ANY_SIZE, _IMAGE), "torchscript"),
+        code="different_form",
+    ),
+    PlantedBug(
+        "squares_by_a_trace",
+        "numerical_consistency",
+        Exported(_traced_by_hand(SquareOrNot, ANY_SIZE, torch.zeros(2, 3, 8, 8)), "torchscript"),
+        Exported(_traced_by_hand(PaddedToFours, ANY_SIZE, torch.zeros(2, 3, 8, 8)), "torchscript"),
+        code="different_logits",
     ),
     PlantedBug(
         "branch_in_the_second_output",
