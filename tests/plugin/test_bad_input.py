@@ -224,3 +224,75 @@ def test_a_file_that_starts_a_program_is_refused_and_run_where_it_is_trusted(pro
     assert "line 2: os.system starts or stops a process" in text_of(refused)
     refused.assert_outcomes(errors=1)
     trusted.assert_outcomes(passed=1, warnings=1)
+
+
+FROZEN_HEAD = """\
+import torch
+from torch import nn
+
+class Adapted(nn.Linear):
+    def __init__(self, size_in, size_out):
+        super().__init__(size_in, size_out)
+        self.lora_down, self.lora_up = nn.Parameter(torch.randn(2, size_in)), nn.Parameter(torch.zeros(size_out, 2))
+        self.merged = False
+        self.weight.requires_grad_(False)
+        self.bias.requires_grad_(False)
+
+    def forward(self, x):
+        return super().forward(x) + (0 if self.merged else x @ self.lora_down.T @ self.lora_up.T)
+
+    def merge(self):
+        self.weight.data += (self.lora_up @ self.lora_down).data
+        self.merged = True
+
+    def unmerge(self):
+        self.weight.data -= (self.lora_up @ self.lora_down).data
+        self.merged = False
+
+def build_model():
+    return nn.Sequential(Adapted(6, 12), nn.Tanh(), nn.Linear(12, 3).requires_grad_(False))
+"""
+OTHER_LAYOUT = """\
+from torch import nn
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.head = nn.GRU(4, 6, batch_first=True), nn.Linear(6, 3)
+
+    def forward(self, x, hidden=None):
+        out, hidden = self.rnn(x, hidden)
+        return {"scores": self.head(out), "hidden": hidden.transpose(0, 1)}
+
+def build_model():
+    return Model()
+"""
+STATEFUL: dict[str, Any] = {
+    "inputs": {
+        "x": {"axes": ["batch", "time", 4]},
+        "hidden": {"axes": [1, "batch", 6], "state": {"from": "hidden"}},
+    },
+    "outputs": {"scores": {"axes": ["batch", "time", 3]}, "hidden": {"axes": [1, "batch", 6], "kind": "state"}},
+    "axes": {"time": {"min": 2, "max": 8, "order": "causal"}},
+}
+NOT_A_TEXT: dict[str, Any] = {"task_name": None, "vocab_size": None, "max_seq_len": None}
+
+
+def test_adapters_over_a_frozen_head_are_judged_and_what_cannot_be_is_skipped_with_its_reason(project: Any) -> None:
+    keys = {**NOT_A_TEXT, "task_type": "tabular_classification", "num_features": 6, "num_classes": 3, "tier": ["1", "3"]}
+    project.config(only=("adapter_layers", "step_updates", "fine_tuning"), model=FROZEN_HEAD, **keys)
+
+    result = project.run("--model-config", "cfg.json")
+
+    result.assert_outcomes(passed=4, skipped=2)
+    text = text_of(result)
+    line_with(text, "skip adapter_layers[disabled] the model has no method or attribute that switches its adapters off")
+    line_with(text, "skip fine_tuning  the model has no layer before its last one that could be frozen")
+
+
+def test_a_state_of_another_layout_than_declared_is_told_in_one_line(project: Any) -> None:
+    project.config(only=("shape_contract", "carried_state"), model=OTHER_LAYOUT, **NOT_A_TEXT, **STATEFUL)
+
+    text = text_of(project.run("--model-config", "cfg.json", "-k", "carried_state and shape"))
+
+    assert "state `hidden` has shape" in text
