@@ -46,6 +46,7 @@ def add_init(commands: Any) -> None:
         metavar="NAME=AXES",
         help="what forward takes, such as x=batch,3,64,64 or ids=batch,seq:ids=1000 or mask=batch,seq:mask_of=seq; repeatable",
     )
+    init.add_argument("--call", metavar="METHOD", default="", help="the method that is called in place of forward")
     init.add_argument("--trust", action="store_true", help="let the file start programs and use the network when it is imported")
     init.add_argument("--no-run", action="store_true", help="write the config only")
     init.set_defaults(run=_init)
@@ -91,6 +92,7 @@ def _init(arguments: argparse.Namespace) -> int:
             arguments=dict(arguments.arg),
             task=TaskType(arguments.task) if arguments.task else None,
             inputs=arguments.input,
+            call=arguments.call,
             trust=arguments.trust,
             patience=Patience(say=progress.say, stage=progress.stage),
         )

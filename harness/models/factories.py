@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
+import torch
 from torch import nn
 
 from harness.errors import FactoryError, did_you_mean
@@ -24,6 +25,7 @@ from harness.models.settings import (
     takes_settings,
     usual_value,
 )
+from harness.models.wrapped import call_by
 from harness.models.written_calls import WrittenCalls
 
 _USUAL_NAMES = ("build_model", "make_model", "get_model", "create_model", "model_factory")
@@ -43,6 +45,7 @@ class Factory:
         settings: The argument that takes a settings object.
         place: The file and line whose call the arguments were read from.
         through: The submodule that is called, where the model has no ``forward``.
+        method: The method that is called in its place.
     """
 
     name: str
@@ -52,6 +55,7 @@ class Factory:
     settings: Settings | None = None
     place: str = ""
     through: str = ""
+    method: str = ""
 
     @property
     def source(self) -> ModelSource:
@@ -71,6 +75,8 @@ class Factory:
     def _made(self, **kwargs: Any) -> Any:
         settings = {} if self.settings is None else {self.settings.argument: self.settings.make()}
         model = self.target(**settings, **kwargs)
+        if self.method:
+            call_by(model, self.method, self.name)
         return called_through(model, self.through) if self.through else model
 
 
@@ -86,6 +92,20 @@ def called_through(model: nn.Module, name: str) -> nn.Module:
     forward.__signature__ = inner.replace(parameters=[owner, *inner.parameters.values()])  # type: ignore[attr-defined]
     model.__class__ = type(cls.__name__, (cls,), {"forward": forward, "__module__": cls.__module__})
     return model
+
+
+def has_forward(model: nn.Module) -> bool:
+    """Whether a model has a ``forward`` that does something."""
+    cls = type(model)
+    if cls.forward is nn.Module.forward or _is_lightning_default(cls):
+        return False
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(cls.forward)))
+    except (OSError, TypeError, SyntaxError):
+        return True
+    body = getattr(tree.body[0], "body", [])
+    done = [each for each in body if not (isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant))]
+    return not (len(done) == 1 and (isinstance(done[0], ast.Pass) or "NotImplementedError" in ast.unparse(done[0])))
 
 
 def inner_model(model: nn.Module) -> str:
@@ -145,7 +165,9 @@ def factories(
         classes = {name: value for name, value in callables.items() if inspect.isclass(value)}
         used = {name for cls in classes.values() for name in _names_in(cls)}  # such as a block of layers
         whole = [name for name in functions if name not in used] if classes else functions
-        names = [*(name for name in _USUAL_NAMES if name in callables), *reversed(whole), *reversed(_not_parts(classes))]
+        inner = {name for part in set(functions) & used for name in callables[part].__code__.co_names}  # one that chooses a layer
+        models = [name for name in _not_parts(classes) if name not in inner or len(classes) == 1]
+        names = [*(name for name in _USUAL_NAMES if name in callables), *reversed(whole), *reversed(models)]
     written = WrittenCalls.of(module)
     for name in dict.fromkeys(names):
         factory = _with_arguments(module, name, callables[name], given, written)
@@ -197,10 +219,17 @@ def _with_arguments(module: ModuleType, name: str, target: Any, given: Mapping[s
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     kwargs = {key: value for key, value in given.items() if takes_any or key in parameters}
     required = [p for p in parameters.values() if _is_required(p) and p.name not in kwargs]
-    call = written.first(name) if required else None
-    if call is not None and all(p.name in call.kwargs for p in required):
-        return Factory(name, target, {**call.kwargs, **kwargs}, place=call.place)
-    wants, guessed = _fill(module, target, required, kwargs)
+    call = written.first(name)
+    says_more = call is not None and (bool(required) or takes_any or (call.is_own and bool(call.kwargs)))
+    if call is not None and says_more and all(p.name in call.kwargs for p in required):
+        return Factory(name, target, _on_this_machine(parameters, {**call.kwargs, **kwargs}), place=call.place)
+    kwargs = _on_this_machine(parameters, kwargs)
+    plain = [p.name for p in required if not takes_settings(p.name)]
+    table = written.table(plain) if len(plain) == len(required) else None
+    if table is not None:
+        said = {key: value for key, value in table.values.items() if key in parameters}
+        return Factory(name, target, _on_this_machine(parameters, {**said, **kwargs}), place=table.place)
+    wants, guessed = _fill(module, target, required, kwargs, written.defaults)
     settings: Settings | None = None
     if wants:
         found = next((f for p in wants if (f := found_settings(module, target, p, given))), None)
@@ -212,11 +241,21 @@ def _with_arguments(module: ModuleType, name: str, target: Any, given: Mapping[s
         if missing:
             return _needs(name, missing, written)
         assert argument is not None
-        made = found or read_settings(argument, target, given, kwargs)
+        made = found or read_settings(argument, target, given, kwargs, written.defaults)
         if isinstance(made, str):
             return made + _written(name, written)
         settings = made
     return Factory(name, target, kwargs, (*guessed, *(settings.guessed if settings else ())), settings)
+
+
+def _on_this_machine(parameters: Mapping[str, inspect.Parameter], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments with the CPU for a device that this machine has not."""
+    found = dict(kwargs)
+    for parameter in parameters.values():
+        is_cuda = str(found.get(parameter.name, parameter.default)).startswith("cuda")
+        if "device" in parameter.name and is_cuda and not torch.cuda.is_available():
+            found[parameter.name] = "cpu"
+    return found
 
 
 def _is_settings(target: Any, name: str) -> bool:
@@ -225,9 +264,9 @@ def _is_settings(target: Any, name: str) -> bool:
 
 
 def _fill(
-    module: ModuleType, target: Any, required: list[inspect.Parameter], kwargs: dict[str, Any]
+    module: ModuleType, target: Any, required: list[inspect.Parameter], kwargs: dict[str, Any], defaults: Mapping[str, Any]
 ) -> tuple[list[inspect.Parameter], list[str]]:
-    """Gives required arguments a constant of the file, a word that they are compared with, or a usual size.
+    """Gives required arguments a constant of the file, a word that they are compared with, a usual size, or an option's default.
 
     Returns those that get none of these, and the guesses.
     """
@@ -245,6 +284,9 @@ def _fill(
             guessed.append(name)
         elif (word := compared_word(name, target)) is not None:
             kwargs[name] = word
+            guessed.append(name)
+        elif name in defaults:
+            kwargs[name] = defaults[name]
             guessed.append(name)
         else:
             wants.append(parameter)

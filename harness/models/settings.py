@@ -75,9 +75,12 @@ _LIKE: tuple[tuple[str, Any], ...] = (
     (r".*(?:mlp_dims|hidden_dims|hidden_units|hidden_sizes|layer_sizes|hidden_layers|dnn_units)", [16, 16]),
     (r"n_?feats?|state_?dim|obs_?dim|observation_dim|.*input.*dim|dim_input|num_inputs|enc_in|dec_in", 8),
     (r"n_?class(?:es)?|action_?dim|act_?dim|(?:n_|num_)?actions|dim_output|num_outputs|c_out", 4),
+    (r"im(?:g|age)?_?(?:h|w|height|width)", 32),
+    (r"nc|in_?ch(?:annels?)?|input_nc|n_?channels?", 3),
+    (r"out_?ch(?:annels?)?|output_nc", 4),
     (r".*width", 64),
     (r".*patch_size", 8),
-    (r"n_?hid(?:den)?|.*(?:dim|dims|size|units|hidden|features|factor_num|factors)", 16),
+    (r"nh|n_?hid(?:den)?|.*(?:dim|dims|size|units|hidden|features|factor_num|factors)", 16),
     (r"(?:num_|n_)(?:users?|items?|movies|entities|relations|nodes|embeddings?|symbols|chars)|(?:user|item)_(?:num|count)", 50),
     (r".*(?:upscale|scale)_?factor|upscale", 2),
     (r"(?:pred|label|seq|input|output|target)_?(?:len|length|window)|window(?:_size)?|horizon|.*_len(?:gth)?", 16),
@@ -118,7 +121,12 @@ class Settings:
 
 
 def compared_word(name: str, target: Any) -> str | None:
-    """The word that the code of a factory compares an argument or setting with most often, such as a mode; ``None`` where it does with none.
+    """The word that the code of a factory compares an argument or setting with most often, such as a mode; ``None`` where it does with none."""
+    return next(iter(compared_words(name, target)), None)
+
+
+def compared_words(name: str, target: Any) -> list[str]:
+    """The words that the code of a factory compares an argument or setting with, those of most comparisons first.
 
     Args:
         name: The argument or setting, also as the attribute that it is kept in.
@@ -127,7 +135,7 @@ def compared_word(name: str, target: Any) -> str | None:
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(target)))
     except (OSError, TypeError, SyntaxError):
-        return None
+        return []
     words: list[str] = []
     for node in ast.walk(tree):
         if not isinstance(node, ast.Compare):
@@ -136,7 +144,7 @@ def compared_word(name: str, target: Any) -> str | None:
         if any(getattr(side, "attr", getattr(side, "id", None)) == name for side in sides):
             inner = [item for side in sides for item in (getattr(side, "elts", None) or [side])]
             words += [item.value for item in inner if isinstance(item, ast.Constant) and isinstance(item.value, str)]
-    return Counter(words).most_common(1)[0][0] if words else None
+    return [word for word, _ in Counter(words).most_common()]
 
 
 class Wanted:
@@ -145,10 +153,20 @@ class Wanted:
     Args:
         given: Settings by name, which come first.
         target: What makes the model, whose code may compare a setting with words.
+        defaults: What options of these names are by default on the command lines beside the model, where nothing else says it.
+        as_by_default: Whether these come before usual sizes, as sizes that go together.
     """
 
-    def __init__(self, given: Mapping[str, Any], target: Any = None) -> None:
+    def __init__(
+        self,
+        given: Mapping[str, Any],
+        target: Any = None,
+        defaults: Mapping[str, Any] | None = None,
+        as_by_default: bool = False,
+    ) -> None:
         self._given = dict(given)
+        self._defaults = defaults or {}
+        self._as_by_default = as_by_default
         self._target = target
         self._read: dict[str, Any] = {}
 
@@ -156,6 +174,11 @@ class Wanted:
         if name.startswith("__"):
             raise AttributeError(name)
         found = self._given[name] if name in self._given else compared_word(name, self._target) or usual_value(name)
+        default = self._defaults.get(name)
+        is_usual = name not in self._given and default is not None
+        found = default if found is None or (is_usual and (self._as_by_default or isinstance(found, list))) else found
+        if name == "device" and str(found).startswith("cuda"):
+            found = SIZES["device"]
         if found is None:
             raise AttributeError(f"no setting `{name}`; give it as --arg {name}=VALUE")
         self._read[name] = found
@@ -189,23 +212,29 @@ def takes_settings(name: str) -> bool:
     return any(word in name.lower() for word in _WORDS)
 
 
-def read_settings(argument: str, target: Any, given: Mapping[str, Any], kwargs: Mapping[str, Any]) -> Settings | str:
+def read_settings(
+    argument: str, target: Any, given: Mapping[str, Any], kwargs: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> Settings | str:
     """A namespace of the settings that the model reads while it is built, or why there is none.
 
     Args:
         argument: The argument that takes the settings.
-        target: What makes the model; called once.
+        target: What makes the model; called a few times.
         given: Settings by name.
         kwargs: The other arguments.
+        defaults: Of the options of command lines.
     """
-    wanted = Wanted(given, target)
+    build = partial(target, **kwargs)
+    usual, by_default = Wanted(given, target, defaults), Wanted(given, target, defaults, as_by_default=True)
+    is_by_default = bool(defaults) and not _works(partial(build, **{argument: usual}))
+    wanted = by_default if is_by_default and _works(partial(build, **{argument: by_default})) else Wanted(given, target, defaults)
     try:
-        target(**{argument: wanted}, **kwargs)
+        build(**{argument: wanted})
     except (AttributeError, KeyError) as error:
         unknown = [
             name
             for name in reads_from(argument, target)
-            if name not in given and usual_value(name) is None and compared_word(name, target) is None
+            if name not in {**given, **defaults} and usual_value(name) is None and compared_word(name, target) is None
         ]
         if "no setting `" in str(error) and unknown:
             named = ", ".join(f"`{name}`" for name in unknown)

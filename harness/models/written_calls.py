@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from harness.models.settings_files import SettingsTable, option_defaults, settings_tables
 
 _LARGEST_FILE = 1_000_000
 _MANY_FILES = 100
 _MAKERS = ("randn", "rand", "zeros", "ones", "empty", "randint")
 """Functions of torch that make a tensor of a shape."""
+
+_ROOT = (".git", "pyproject.toml", "setup.py", "README.md")
+"""What lies at the root of a repository."""
 
 _UNKNOWN = object()
 
@@ -26,11 +31,13 @@ class WrittenCall:
         kwargs: The arguments by name.
         place: The file and line.
         complete: Whether every argument could be read.
+        is_own: Whether it is in the model's own file.
     """
 
     kwargs: dict[str, Any]
     place: str
     complete: bool = True
+    is_own: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,28 +47,44 @@ class WrittenCalls:
     Attributes:
         calls: Calls by the last part of the name that is called, those of the file itself first.
         shapes: Shapes of tensors that the file makes.
+        defaults: What the options of the command lines there are by default.
+        folders: The folders that were read.
     """
 
     calls: dict[str, list[WrittenCall]]
     shapes: tuple[tuple[int, ...], ...] = ()
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    folders: tuple[Path, ...] = ()
 
     @classmethod
     def of(cls, module: ModuleType) -> WrittenCalls:
-        """Reads a module's file, and the calls of its names in the other files of its folder."""
+        """Reads a module's file, and the calls of its names in the other files of its folder and at the root of its repository."""
         path = Path(module.__file__ or "")
         names = {name: value for name, value in vars(module).items() if callable(value) and not name.startswith("__")}
         calls: dict[str, list[WrittenCall]] = {}
         tree = _parsed(path)
-        own = list(_calls(tree, names, vars(module), path.name)) if tree else []
-        others = (file for file in sorted(path.parent.glob("*.py"))[:_MANY_FILES] if file != path)
-        beside = [call for file in others if (other := _parsed(file)) for call in _calls(other, names, {}, file.name)]
+        own = list(_calls(tree, names, vars(module) | _named_under_main(tree, vars(module)), path.name)) if tree else []
+        others = (file for folder in _folders(path) for file in sorted(folder.glob("*.py"))[:_MANY_FILES] if file != path)
+        trees = {file: parsed for file in others if (parsed := _parsed(file))}
+        beside = [call for file, other in trees.items() for call in _calls(other, names, {}, file.name)]
         for name, call in (*own, *beside):
             calls.setdefault(name, []).append(call)
-        return cls(calls, tuple(dict.fromkeys(_shapes(tree, vars(module)))) if tree else ())
+        for name, call in own:
+            calls[name][calls[name].index(call)] = replace(call, is_own=True)
+        shapes = tuple(dict.fromkeys(_shapes(tree, vars(module)))) if tree else ()
+        defaults: dict[str, Any] = {}
+        for each in (*([tree] if tree else []), *trees.values()):
+            defaults = option_defaults(each) | defaults
+        return cls(calls, shapes, defaults, _folders(path))
 
     def first(self, name: str) -> WrittenCall | None:
         """The first call of a name whose arguments can all be read."""
         return next((call for call in self.calls.get(name, ()) if call.complete), None)
+
+    def table(self, names: Collection[str]) -> SettingsTable | None:
+        """The first table of a JSON or YAML file beside the model that has a value for each name."""
+        tables = settings_tables(self.folders) if names else iter(())
+        return next((table for table in tables if set(names) <= set(table.values)), None)
 
     def places(self, name: str) -> list[str]:
         """Where a name is called."""
@@ -73,6 +96,33 @@ def _parsed(path: Path) -> ast.Module | None:
         return ast.parse(path.read_bytes()) if path.stat().st_size <= _LARGEST_FILE else None
     except (OSError, SyntaxError, ValueError, RecursionError):
         return None
+
+
+def _folders(path: Path) -> tuple[Path, ...]:
+    """The folder of a file, and the one above it where that is the root of a repository."""
+    folder = path.parent
+    roots = [each for each in (folder, folder.parent) if any((each / mark).exists() for mark in _ROOT)]
+    return (folder, folder.parent) if roots == [folder.parent] else (folder,)
+
+
+def _named_under_main(tree: ast.Module, known: dict[str, Any]) -> dict[str, Any]:
+    """The plain values that names get under ``if __name__ == "__main__"``, which an import does not run."""
+    found: dict[str, Any] = {}
+    for block in tree.body:
+        if not (isinstance(block, ast.If) and "__name__" in ast.unparse(block.test)):
+            continue
+        for statement in block.body:
+            if not isinstance(statement, ast.Assign) or len(statement.targets) != 1:
+                continue
+            target, value = statement.targets[0], statement.value
+            pairs = [(target, value)]
+            if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple) and len(target.elts) == len(value.elts):
+                pairs = list(zip(target.elts, value.elts, strict=True))
+            for name, each in pairs:
+                plain = _value(each, known | found)
+                if isinstance(name, ast.Name) and plain is not _UNKNOWN:
+                    found[name.id] = plain
+    return found
 
 
 def _calls(tree: ast.Module, names: dict[str, Any], known: dict[str, Any], file: str) -> Iterator[tuple[str, WrittenCall]]:
@@ -89,7 +139,9 @@ def _bound(node: ast.Call, target: Any, known: dict[str, Any], place: str) -> Wr
     try:
         signature = inspect.signature(target)
         starred = any(isinstance(argument, ast.Starred) for argument in node.args) or any(k.arg is None for k in node.keywords)
-        given = signature.bind(*node.args, **{keyword.arg or "": keyword.value for keyword in node.keywords}).arguments
+        bound = signature.bind(*node.args, **{keyword.arg or "": keyword.value for keyword in node.keywords})
+        given = dict(bound.arguments)
+        given |= given.pop(next((p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD), ""), {})
     except (TypeError, ValueError):
         return WrittenCall({}, place, complete=False)
     single = {name: value for name, value in given.items() if isinstance(value, ast.expr)}

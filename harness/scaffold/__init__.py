@@ -17,12 +17,14 @@ from torch import nn
 
 from harness.errors import ConfigError, FactoryError, ModelSourceError, UserError
 from harness.files import write_whole
-from harness.models.attempts import Patience
-from harness.models.factories import Factory, called_through, factories, inner_model
+from harness.models.attempts import Patience, methods_to_call
+from harness.models.factories import Factory, called_through, factories, has_forward, inner_model
 from harness.models.first_call.given import GivenInput
 from harness.models.inspection import Guess, guess_task, signature_of
 from harness.models.loading import refuse_dangerous
 from harness.models.reuse import Reuse
+from harness.models.settings import compared_words
+from harness.models.wrapped import call_by
 from harness.models.written_calls import WrittenCalls
 from harness.scaffold.bridge import bridge_path, bridge_text, needs_bridge
 from harness.scaffold.config_text import config_text
@@ -96,6 +98,7 @@ def scaffold(
     arguments: Mapping[str, Any] | None = None,
     task: TaskType | None = None,
     inputs: Sequence[GivenInput] = (),
+    call: str = "",
     trust: bool = False,
     patience: Patience | None = None,
     apart: bool = False,
@@ -111,6 +114,7 @@ def scaffold(
         arguments: Arguments of the factory, or of its settings, by name.
         task: The task, where the model's answers alone do not say it.
         inputs: What the model's forward takes, where its answers alone do not say it.
+        call: The method that is called in place of ``forward``.
         trust: Whether the file may start processes and use the network when it is imported.
         patience: The time there is, and who is told what is being done.
         apart: Whether the config lies away from the model, whose folder the caller puts on the path; all that is written lies with it.
@@ -134,7 +138,7 @@ def scaffold(
             refuse_elsewhere(source, target)
         _refuse_existing(target, overwrite)
         patience.start()
-        found = _find(source, factory, arguments or {}, _Asked(task, tuple(inputs)), patience, trust)
+        found = _find(source, factory, arguments or {}, _Asked(task, tuple(inputs), call), patience, trust)
     signature, bridge = signature_of(found.model), None
     if needs_bridge(found.factory, found.guess):
         bridge = bridge_path(target.parent if apart else source.folder)
@@ -151,10 +155,11 @@ def scaffold(
 
 @dataclass(frozen=True)
 class _Asked:
-    """What the user said of the task: its type, or its inputs."""
+    """What the user said of the task: its type, its inputs, or the method that is called."""
 
     task: TaskType | None = None
     inputs: tuple[GivenInput, ...] = ()
+    call: str = ""
 
 
 def _find(
@@ -169,7 +174,7 @@ def _find(
             if not trust:
                 refuse_dangerous(source.file, source.file.name, made.name, made.kwargs)
             patience.stage(f"building {made.call}")
-            made, model = _built(made)
+            made, model = _built(replace(made, method=asked.call))
             guess, declared = _task_of(made, model, source.module, asked, (*_image_of(made), *shapes), patience)
         except (Exception, SystemExit) as error:  # a model may do anything while it is looked at
             why = str(error) if isinstance(error, UserError) else f"cannot be looked at: {raised(error)}"
@@ -203,14 +208,25 @@ def _task_of(
 ) -> tuple[Guess | None, Declared | None]:
     """The task type that a model fits, or else its signature."""
     build = Reuse(made.source.build, model)
-    if not asked.inputs:
+    if not asked.inputs and not made.method:
         try:
             axes = said_axes(made, model, module)
-            return guess_task(build, only=asked.task, shapes=shapes, axes=axes, patience=patience), None
+            guess = guess_task(build, only=asked.task, shapes=shapes, axes=axes, patience=patience)
+            if asked.task is not None or not _contradicts(made, guess):
+                return guess, None
         except FactoryError:
             if asked.task is not None:
                 raise
     return None, declare(build, made, module, asked.inputs, patience)
+
+
+_CLASS_COUNTS = ("num_classes", "n_classes", "nclasses", "nclass", "class_num", "num_labels", "n_labels")
+
+
+def _contradicts(made: Factory, guess: Guess) -> bool:
+    """Whether a model that was made for some classes answers with another number of them, as a detector does."""
+    said = {made.kwargs[name] for name in _CLASS_COUNTS if name in made.kwargs and name not in made.guessed}
+    return guess.task.num_classes is not None and bool(said) and guess.task.num_classes not in said
 
 
 def _image_of(made: Factory) -> list[tuple[int, ...]]:
@@ -234,10 +250,18 @@ def _built(made: Factory) -> tuple[Factory, nn.Module]:
     try:
         model = made.source.build()
     except FactoryError as error:
-        if not re.search(r"'int' object is not (?:iterable|subscriptable)|object of type 'int' has no len", str(error)):
-            raise
-        made, model = _built_from_lists(made, error)
+        if re.search(r"'int' object is not (?:iterable|subscriptable)|object of type 'int' has no len", str(error)):
+            made, model = _built_from_lists(made, error)
+        else:
+            made, model = _built_by_other_words(made, error)
+    if made.method:
+        call_by(model, made.method, made.name)
+        return made, model
     through = inner_model(model)
+    methods = [] if has_forward(model) else methods_to_call(type(model))
+    if methods and not (through and hasattr(model, "training_step")):  # whose methods are steps of a training
+        call_by(model, methods[0], made.name)
+        return replace(made, method=methods[0]), model
     return (replace(made, through=through), called_through(model, through)) if through else (made, model)
 
 
@@ -252,6 +276,20 @@ def _built_from_lists(made: Factory, refused: FactoryError) -> tuple[Factory, nn
             listed = replace(made, kwargs={**made.kwargs, name: [made.kwargs[name]] * 2})
             with contextlib.suppress(FactoryError):
                 return listed, listed.source.build()
+    raise refused
+
+
+def _built_by_other_words(made: Factory, refused: FactoryError) -> tuple[Factory, nn.Module]:
+    """A model of which a guessed word, such as a mode whose package is not there, is another one that the code compares it with.
+
+    Raises:
+        FactoryError: No other word builds it.
+    """
+    for name in made.guessed:
+        for word in compared_words(name, made.target)[1:] if isinstance(made.kwargs.get(name), str) else ():
+            other = replace(made, kwargs={**made.kwargs, name: word})
+            with contextlib.suppress(FactoryError):
+                return other, other.source.build()
     raise refused
 
 

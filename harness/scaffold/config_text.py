@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.data.readers import kinds
+from harness.models.attempts import methods_to_call
 from harness.scaffold.bridge import needs_adapter, needs_build
 
 if TYPE_CHECKING:
+    from harness.models.factories import Factory
     from harness.scaffold import Scaffold
     from harness.scaffold.declared import Declared
 
@@ -97,6 +99,8 @@ def _keys(found: Scaffold, model_file: Path) -> dict[str, tuple[Any, str]]:
         if factory.kwargs:
             guessed = f"{', '.join(factory.guessed)}: guesses, put in your own" if factory.guessed else "as given"
             keys["model_kwargs"] = (_plain(factory.kwargs), f"as in {factory.place}" if factory.place else guessed)
+    if factory.method:
+        keys["call"] = (factory.method, _other_methods(factory))
     if found.trusted:
         keys["trust_model"] = (True, "the file may start processes and use the network when it is imported")
     if guess is None:
@@ -132,6 +136,13 @@ def signature_lines(declared: Declared) -> Iterator[str]:
         yield ""
     yield from (f"# {line}" for line in _LABELS.splitlines())
     yield ""
+
+
+def _other_methods(factory: Factory) -> str:
+    """What is said of the method that is called."""
+    methods = methods_to_call(factory.target) if isinstance(factory.target, type) else []
+    others = [name for name in methods if name != factory.method]
+    return "called in place of forward" + (f"; also there: {', '.join(others)}" if others else "")
 
 
 def _plain(kwargs: dict[str, Any]) -> dict[str, Any]:

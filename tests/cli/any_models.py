@@ -194,3 +194,83 @@ class {name}(nn.Module):
         return self.head(x.tanh())
 """
 )
+
+AGENT = (
+    HEAD
+    + """
+from torch.distributions import Categorical
+
+
+class Agent(nn.Module):
+    def __init__(self, obs_dim=6, n_actions=3):
+        super().__init__()
+        self.critic = nn.Sequential(nn.Linear(obs_dim, 16), nn.Tanh(), nn.Linear(16, 1))
+        self.actor = nn.Sequential(nn.Linear(obs_dim, 16), nn.Tanh(), nn.Linear(16, n_actions))
+
+    def get_value(self, x):
+        return self.critic(x)
+
+    def get_action_and_value(self, x, action=None):
+        probs = Categorical(logits=self.actor(x))
+        if action is None:
+            action = probs.sample()
+        return action, probs.log_prob(action), probs.entropy(), self.critic(x)
+"""
+)
+
+NEEDS_A_GPU = (
+    HEAD
+    + """
+class Denoiser(nn.Module):
+    def __init__(self, channels, width=8, device="cuda"):
+        super().__init__()
+        self.device = device
+        self.first = nn.Conv2d(channels, width, 3, padding=1)
+        self.last = nn.Conv2d(width, channels, 3, padding=1)
+
+    def forward(self, x, t):
+        phase = t[:, None, None, None] * torch.ones(1, device=self.device)
+        return self.last(F.silu(self.first(x)) + phase.sin())
+
+
+if __name__ == "__main__":
+    channels, width = 5, 4
+    net = Denoiser(channels, width)
+    x = torch.randn(3, channels, 16, 16)
+    t = x.new_tensor([500] * x.shape[0]).long()
+    print(net(x, t).shape)
+"""
+)
+
+STEPPED = (
+    HEAD
+    + """
+class CharRNN(nn.Module):
+    def __init__(self, vocab=30, width=12):
+        super().__init__()
+        self.width = width
+        self.embed = nn.Embedding(vocab, width)
+        self.gru = nn.GRU(width, width)
+        self.head = nn.Linear(width, vocab)
+
+    def forward(self, ids, hidden):
+        out, hidden = self.gru(self.embed(ids)[None], hidden)
+        return self.head(out[0]), hidden
+
+    def init_hidden(self, batch):
+        return torch.zeros(1, batch, self.width)
+"""
+)
+
+SETTINGS = (
+    HEAD
+    + """
+class Mixer(nn.Module):
+    def __init__(self, spam, eggs):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(spam, eggs), nn.ReLU(), nn.Linear(eggs, spam))
+
+    def forward(self, x):
+        return self.net(x)
+"""
+)

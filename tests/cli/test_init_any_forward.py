@@ -179,3 +179,42 @@ def test_a_given_input_that_is_wrong_is_said_in_a_line(
 def test_a_model_of_tokens_is_causal_as_far_as_trying_shows(name: str, attend: str, task: str, tmp_path: Path) -> None:
     (tmp_path / "model.py").write_text(models.TEXT.format(name=name, attend=attend))
     assert load_config(scaffold(tmp_path / "model.py").config).task_type == task
+
+
+def test_a_policy_without_a_forward_is_called_by_its_method_and_judged_for_given_actions(tmp_path: Path) -> None:
+    keys = declared(models.AGENT, tmp_path)
+    config = load_config(tmp_path / "modeltiers.toml")
+    assert config.call == "get_action_and_value"
+    assert keys["inputs"]["action"] == {"axes": ["batch"], "values": {"ids": 3}}
+    found = judge_model(model_source(config).build, config.task_spec())
+    assert {label: each.message for label, each in found.items() if each.status is Status.FAIL} == {}
+    assert declared(models.AGENT, tmp_path, call="get_value", overwrite=True)["outputs"] == {"output": {"axes": ["batch", 1]}}
+
+
+def test_the_files_own_call_builds_the_model_without_a_gpu(tmp_path: Path) -> None:
+    keys = declared(models.NEEDS_A_GPU, tmp_path)
+    config = load_config(tmp_path / "modeltiers.toml")
+    assert config.model_kwargs == {"channels": 5, "width": 4, "device": "cpu"}
+    assert keys["inputs"]["x"]["axes"] == ["batch", 5, "height", "width"]
+    assert keys["inputs"]["t"]["axes"] == ["batch"]
+
+
+def test_a_hidden_state_that_every_call_needs_begins_with_zeros(tmp_path: Path) -> None:
+    keys = declared(models.STEPPED, tmp_path)
+    assert keys["inputs"]["hidden"] == {"axes": [1, "batch", 12], "state": {"from": "hidden", "initial": "zeros"}}
+    assert keys["outputs"] == {"0": {"axes": ["batch", 30]}, "hidden": {"axes": [1, "batch", 12], "kind": "state"}}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("config.json", '{"data": {"path": "x"}, "model": {"spam": 7, "eggs": 5, "seed": 3}}'),
+        ("configs/small.yaml", "model:\n  args: {spam: 7, eggs: 5}\n"),
+        ("train.py", 'parser.add_argument("--spam", default=7)\nparser.add_argument("-e", "--eggs", type=int, default=5)\n'),
+    ],
+)
+def test_settings_beside_the_model_are_its_arguments(name: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(text)
+    declared(models.SETTINGS, tmp_path)
+    assert load_config(tmp_path / "modeltiers.toml").model_kwargs == {"spam": 7, "eggs": 5}

@@ -377,10 +377,10 @@ def test_the_model_is_left_as_it_was() -> None:
     assert torch.equal(torch.get_rng_state(), random)
 
 
-def test_without_time_the_axes_stay_as_they_are() -> None:
+def test_without_time_only_the_rows_are_found() -> None:
     found = signature_from_call(UNet(), {"image": torch.rand(2, 3, 16, 24)}, seconds=0.0)
 
-    assert found.keys["inputs"]["image"]["axes"] == [2, 3, 16, 24]
+    assert found.keys["inputs"]["image"]["axes"] == ["batch", 3, 16, 24]
 
 
 def test_names_of_axes_can_be_given() -> None:

@@ -22,7 +22,7 @@ _MAKERS = (
 )  # fmt: skip
 _METHODS = (
     "long", "float", "int", "bool", "double", "half", "unsqueeze", "squeeze", "view", "reshape", "permute", "transpose", "contiguous", "repeat",
-    "expand", "random_", "t", "requires_grad_", "type",
+    "expand", "random_", "t", "requires_grad_", "type", "size", "new_tensor", "new_zeros", "new_ones", "new_full", "fill_", "flatten",
 )  # fmt: skip
 _SAME = ("cuda", "to", "cpu", "detach", "clone")
 """Methods that change nothing of what is passed."""
@@ -175,12 +175,24 @@ def _value(node: ast.expr, known: Mapping[str, Any], module: ModuleType) -> Any:
             ast.FloorDiv: lambda: left // right,
             ast.Pow: lambda: left**right,
         }
+        if isinstance(node.op, ast.Mult) and isinstance(left, list) and type(right) is int and len(left) * right <= _LARGEST:
+            return left * right
         if type(node.op) in done and all(
             isinstance(side, (int, float, Tensor)) and not (isinstance(side, int) and side > _LARGEST) for side in (left, right)
         ):
             return _made(done[type(node.op)])
     if isinstance(node, ast.Attribute) and node.attr in _NAMES and ast.unparse(node.value) == "torch":
         return getattr(torch, node.attr)
+    if (
+        isinstance(node, ast.Attribute)
+        and node.attr == "shape"
+        and isinstance(owner := _value(node.value, known, module), Tensor)
+    ):
+        return list(owner.shape)
+    if isinstance(node, ast.Subscript) and isinstance(owner := _value(node.value, known, module), (list, Tensor)):
+        place = _value(node.slice, known, module)
+        if type(place) is int:
+            return _made(lambda: owner[place])
     if isinstance(node, ast.Call):
         return _called(node, known, module)
     raise _UnknownError

@@ -300,6 +300,10 @@ def hidden_state(model: nn.Module, rows: int) -> Any:
                     made = make(*arguments)
                 except Exception:  # it takes other arguments
                     continue
-                if isinstance(made, Tensor):
+                if _is_of_tensors(made):
                     return made
     return None
+
+
+def _is_of_tensors(value: Any) -> bool:
+    return isinstance(value, Tensor) or (isinstance(value, (tuple, list)) and bool(value) and all(map(_is_of_tensors, value)))

@@ -28,11 +28,17 @@ _MOST_CALLS = 300
 _MOST_CALLS_OF_AN_OPTION = 12
 _MOST_CALLS_FOR_A_BETTER_ONE = 60
 
+_AT_LEAST = 12
+"""Calls that are made of the slowest model."""
+
 _LACKS = re.compile(r"must be|specify|provide|missing|required|needed|expected", re.IGNORECASE)
 """What a message says where an argument is not there."""
 
 _MORE_ROWS = 5
 """Another number of rows than that of a trial."""
+
+_OWN_STATE = "the model's init_hidden"
+"""What a state was read from that the model makes."""
 
 _SLOW = 0.2
 """Seconds from which on a call is slow."""
@@ -77,7 +83,7 @@ class _Subject:
         """The model."""
         return self._build()
 
-    def call(self, guesses: Guesses) -> tuple[Any, Failure | None, Watch, dict[str, Any]]:
+    def call(self, guesses: Guesses, seed: int = 0) -> tuple[Any, Failure | None, Watch, dict[str, Any]]:
         """Calls the model with guesses; returns the outcome and what was passed."""
         self.calls += 1
         rng = torch.Generator().manual_seed(0)
@@ -88,7 +94,7 @@ class _Subject:
             model, {name: dict(value) if isinstance(value, dict) else value for name, value in values.items()}
         )
         used = Allowance(0)
-        with seeded(0):
+        with seeded(seed):
             returned, failure, watch = watched_call(model, values, lambda: model(*positional, **named))
         self.seconds = used.used
         return returned, failure, watch, values
@@ -123,19 +129,31 @@ def find_call(
         f"looking for a call of {signature_of(subject.model)} that works (at most {subject.patience.seconds:g} s)"
     )
     with threads_for(subject.model):
-        found, closest = _search(subject, Guesses(first), known.optional, _MOST_CALLS)
+        turned = _with_rows_second(subject.model, first)
+        begin = turned if turned and subject.call(Guesses(first))[1] and not subject.call(Guesses(turned))[1] else first
+        found, closest = _search(subject, Guesses(begin), known.optional, _MOST_CALLS)
         if found is None:
             raise ForwardError(why_not(subject.model, subject.calls, closest))
         found = _of_smaller_images(subject, found)
+        found = _decided(subject, found, [name for name in known.optional if name not in found.arguments])
         return _with_options(subject, found, {name: guess for name, guess in known.optional.items() if name not in first})
 
 
 def _own_state(model: nn.Module, argument: Argument) -> Argument:
     """A hidden state as the model's own ``init_hidden`` makes it, for a required argument of such a name."""
-    if argument.is_said or argument.name.lower() not in ("h", "hidden", "h0", "hx", "hidden_state", "state"):
+    is_said = argument.is_said and "comment" not in argument.why
+    if is_said or argument.name.lower() not in ("h", "hidden", "h0", "hx", "hidden_state", "state"):
         return argument
     state = hidden_state(model, BATCH)
-    return argument if state is None else Argument.like(argument.name, state, "the model's init_hidden")
+    return argument if state is None else Argument.like(argument.name, state, _OWN_STATE)
+
+
+def _with_rows_second(model: nn.Module, first: Mapping[str, Argument]) -> dict[str, Argument] | None:
+    """The arguments with the model's own state for as many rows as the first input has columns: rows may come second."""
+    states = [name for name, argument in first.items() if argument.why == _OWN_STATE]
+    other = next((argument for name, argument in first.items() if name not in states and len(argument.sizes) > 1), None)
+    state = hidden_state(model, other.sizes[1]) if states and other is not None else None
+    return None if state is None else {**first, states[0]: Argument.like(states[0], state, _OWN_STATE)}
 
 
 def _search(
@@ -149,7 +167,7 @@ def _search(
     closest: tuple[Guesses, Failure] | None = None
     begun = subject.calls
     doubtful: FoundCall | None = None
-    while queue and subject.calls - begun < most and not subject.patience.is_over:
+    while queue and subject.calls - begun < (min(most, _AT_LEAST) if subject.patience.is_over else most):
         cost, _, guesses = heapq.heappop(queue)
         if guesses.key in tried:
             continue
@@ -311,6 +329,25 @@ def _with_state(subject: _Subject, found: FoundCall, name: str) -> FoundCall:
         if failure is None:
             return FoundCall({**found.arguments, name: state}, values, returned, (*found.optional, name))
     return found
+
+
+def _decided(subject: _Subject, found: FoundCall, optional: Iterable[str]) -> FoundCall:
+    """The call with what forward drew at random passed to it instead, as the action of a policy that is to be judged."""
+    if not isinstance(found.returned, (tuple, list)) or not _is_random(subject, found.arguments):
+        return found
+    for name, output in itertools.product(optional, found.returned):
+        if isinstance(output, Tensor) and output.ndim:
+            drawn = {**found.arguments, name: Argument.like(name, output, "what forward draws where it is not given")}
+            returned, failure, _, values = subject.call(Guesses(drawn))
+            if failure is None and not _is_random(subject, drawn):
+                return FoundCall(drawn, values, returned)
+    return found
+
+
+def _is_random(subject: _Subject, arguments: Mapping[str, Argument]) -> bool:
+    """Whether two calls return different things under different random states."""
+    first, second = (tensors_in(_plain(subject.call(Guesses(arguments), seed)[0]), "") for seed in (0, 1))
+    return any(not torch.equal(one, other) for (_, one), (_, other) in zip(first, second, strict=False))
 
 
 def _like_the_first(guess: Argument, found: FoundCall) -> Argument:

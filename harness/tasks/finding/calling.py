@@ -31,6 +31,9 @@ Place = tuple[str, int]
 _GRACE = 5.0
 """Seconds after the time there is, for what has to be known of a signature."""
 
+_FEW_CALLS, _LONGEST = 15, 30.0
+"""Calls for which there is time however slow the model is, up to so many seconds."""
+
 _SMALL = 20_000_000
 """Parameters of a model that is copied for each call, so that no call sees what another left behind."""
 
@@ -61,7 +64,8 @@ class Call:
         Raises:
             ExampleError: The arguments are no tensors, or the call raises, or returns no tensor.
         """
-        self._seconds, self._allowance = seconds, Allowance(seconds)
+        self._cost = 0.0
+        self.begin(seconds)
         self._model = _copy(model)
         self._is_small = sum(parameter.numel() for parameter in model.parameters()) <= _SMALL
         self._name = type(model).__name__
@@ -71,6 +75,7 @@ class Call:
             raise ExampleError(f"the example of {self._name} holds no tensor: expected forward's arguments by name")
         self.inputs = self._small(self.inputs)
         self.trace = Trace()
+        first = Allowance(0)
         try:
             with self.trace:
                 returned = self._returned(self.inputs)
@@ -79,6 +84,8 @@ class Call:
             shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in self.inputs.items())
             raise ExampleError(f"{self._name} called with the example ({shapes}) raised {raised(error)}") from error
         self.trace.finish(self.outputs)
+        self._cost = first.used
+        self.begin(seconds)
         if not any(isinstance(value, Tensor) for value in self.outputs.values()):
             raise ExampleError(f"{self._name} returned {_described(returned)} for the example, expected a tensor")
 
@@ -88,8 +95,14 @@ class Call:
         return self._allowance.is_over
 
     def begin(self, seconds: float) -> None:
-        """Counts anew, for what comes next."""
-        self._seconds, self._allowance = seconds, Allowance(seconds)
+        """Counts anew, for what comes next; a slow model gets as long as a few calls take."""
+        self._seconds = max(seconds, min(_FEW_CALLS * self._cost, _LONGEST)) if seconds else 0.0
+        self._allowance = Allowance(self._seconds)
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether time is long over, so that nothing is called any more."""
+        return self._allowance.used > self._seconds + _GRACE
 
     @property
     def forward(self) -> Callable[..., Any]:
@@ -98,7 +111,7 @@ class Call:
 
     def tried(self, inputs: Tensors, seed: int = 0) -> dict[str, Any] | None:
         """What the model returns for inputs, by name; ``None`` where it raises, returns something else, or time is long over."""
-        if self._allowance.used > self._seconds + _GRACE:
+        if self.is_spent:
             return None
         try:
             found = outputs_in(self._returned(inputs, seed))

@@ -88,6 +88,8 @@ def is_group_of_each(name: str, shapes: Mapping[str, Tensor]) -> bool:
 def _spoken(name: str, axes: Sequence[Size], shapes: Mapping[str, tuple[Sequence[Size], Tensor]]) -> Content | None:
     """Lengths and masks, where a name and the values say so."""
     tensor, last = shapes[name][1], name.rpartition(".")[2].lower()
+    if re.fullmatch(r"adj|adjacency(?:_matrix)?|adj_?mat(?:rix)?", last) and len(axes) > 1 and axes[-1] == axes[-2]:
+        return Content({"one_of": [0.0, 1.0]}, "its name: neighbours or not")
     if tensor.is_floating_point() and "mask" not in last:
         return None
     if "len" in last and list(axes) == [BATCH]:

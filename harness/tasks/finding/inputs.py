@@ -15,7 +15,7 @@ from harness.tasks.declared import read_signature
 from harness.tasks.finding.calling import Call, Place, Tensors, is_there, resized, tensors_in
 from harness.tasks.finding.contents import content_of, index_axis, is_group_of_each
 from harness.tasks.finding.returned import names_of
-from harness.tasks.finding.sizes import sizes_of
+from harness.tasks.finding.sizes import Found, sizes_of
 from harness.tasks.finding.ties import find_rows, find_ties, same
 from harness.tasks.signature import Signature
 
@@ -186,8 +186,12 @@ class FoundInputs:
             self.keys[name]["dtype"] = dtype
 
     def _signature(self) -> Signature:
-        """The signature as far as it is known; an output of nothing stands for those that are not, and states are left out."""
-        inputs = {name: keys for name, keys in self.keys.items() if "state" not in keys}
+        """The signature as far as it is known; an output of nothing stands for those that are not, and states are zeros or left out."""
+        inputs = {
+            name: keys if "state" not in keys else {"axes": keys["axes"], "values": {"one_of": [0.0]}}
+            for name, keys in self.keys.items()
+            if "state" not in keys or "initial" in keys["state"]
+        }
         axes = {name: keys for name, keys in self.axes.items() if keys}
         return read_signature({"inputs": inputs, "outputs": {"_": {"kind": "other"}}, "axes": axes})
 
@@ -202,7 +206,7 @@ class FoundInputs:
         Raises:
             ExampleError: It refuses those too.
         """
-        if self.tried({}) is not None:
+        if self.tried({}) is not None or self.call.is_spent:
             return
         made = self._batch({})
         for name, tensor in self.call.inputs.items():
@@ -228,8 +232,8 @@ class FoundInputs:
         for name in list(self.axes):
             size = self.sizes[name]
             most = next((rows for indices, rows, _ in self.call.trace.tables if self._is_positions(indices, size)), None)
-            found = None
-            if not self.call.is_over:
+            found = self._as_its_sibling(name)
+            if found is None and not self.call.is_over:
                 found = sizes_of(size, partial(self._takes, name), partial(self._reads_last, name), most)
             if found is None or (found.step == size and self._is_more_rows(name)):
                 self._fix(name)
@@ -241,6 +245,15 @@ class FoundInputs:
             step = "" if found.step == 1 else f", in steps of {found.step}"
             upper = "no limit was met" if found.most is None else f"not above {found.most}"
             self.reasons[f"axes.{name}"] = f"sizes from {found.least} work{step}; {upper}"
+
+    def _as_its_sibling(self, axis: str) -> Found | None:
+        """For the width of a slow model the sizes of the height, where a larger one works."""
+        keys = self.axes.get("height", {})
+        if axis != "width" or not self.call.is_over or "height" not in self.sizes or not keys or keys.get("max"):
+            return None
+        step = keys.get("multiple_of", 1)
+        is_alike = self.sizes[axis] == self.sizes["height"] and self._takes(axis, self.sizes[axis] + step)
+        return Found(keys.get("min", 1), None, step) if is_alike else None
 
     def _takes(self, axis: str, size: int) -> bool:
         return self.tried({axis: size}) is not None
@@ -305,9 +318,12 @@ class FoundInputs:
             own = [name for name in self.keys if name.partition(".")[0] == argument]
             rest = {name: tensor for name, tensor in whole.items() if name not in own}
             found = self.call.tried(rest)
-            if found is None:
-                continue
             state = self._state_of(argument, own)
+            if found is None:
+                zeros = {name: torch.zeros_like(tensor) if name in own else tensor for name, tensor in whole.items()}
+                if state and own == [argument] and self.call.tried(zeros) is not None:
+                    self._continue(argument, own, state, initial="zeros")
+                continue
             lost = [name for name in self.call.outputs if is_there(self.call.outputs[name]) and not is_there(found[name])]
             if lost and all(_is_number(self.call.outputs[name]) for name in lost):
                 self._leave_out(argument, own, lost)
@@ -337,16 +353,18 @@ class FoundInputs:
         outputs = self.call.outputs.items()
         return next((name for name, value in outputs if [tensor.shape for tensor in tensors_in(value)] == shapes), "")
 
-    def _continue(self, argument: str, own: Sequence[str], output: str) -> None:
+    def _continue(self, argument: str, own: Sequence[str], output: str, initial: str = "absent") -> None:
         """Declares an argument as the state that an output returns."""
         axes = self.keys[own[0]]["axes"] if own == [argument] else []
         for name in own:
             del self.keys[name], self._shapes[name], self.call.inputs[name]
             self.reasons.pop(f"inputs.{name}", None)
         named = names_of(self.call.forward, list(self.call.outputs))[output]
-        self.keys[argument] = {"axes": axes, "state": {"from": named}}
+        zeros = initial == "zeros"
+        self.keys[argument] = {"axes": axes, "state": {"from": named} | ({"initial": initial} if zeros else {})}
         self.states.append(output)
-        self.reasons[f"inputs.{argument}"] = "its name, and an output of its shape; forward works without it"
+        first = "a call needs it: zeros at first" if zeros else "forward works without it"
+        self.reasons[f"inputs.{argument}"] = f"its name, and an output of its shape; {first}"
 
     def _check_smallest(self) -> None:
         """Raises the smallest sizes where they do not work together."""

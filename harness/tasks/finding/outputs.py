@@ -13,7 +13,6 @@ from harness.tasks.finding.calling import is_there
 from harness.tasks.finding.formulas import fitted, product
 from harness.tasks.finding.inputs import FoundInputs
 from harness.tasks.finding.returned import keys_of, main_first, names_of
-from harness.tasks.finding.ties import close
 
 _SECONDS = 3.0
 """For the sizes of the outputs; of a slower model only as many as a formula needs are tried after that."""
@@ -53,7 +52,7 @@ class FoundOutputs:
         shapes = {raw: self._output_axes(raw, base[raw], typical, seen) for raw in present if isinstance(base[raw], Tensor)}
         lengths = {raw: axis for raw in shapes if (axis := self._lengths_of(raw, shapes, seen))}
         other = self._inputs.tried(typical, seed=1) or {}
-        is_constant = {raw: close(base[raw], other.get(raw)) for raw in shapes}
+        is_constant = {raw: torch.equal(base[raw], value) for raw in shapes if isinstance(value := other.get(raw), Tensor)}
         if all(is_constant.values()):  # a model that reads none of its inputs: that is for the suite to say
             is_constant = dict.fromkeys(is_constant, False)
         for raw in present:
@@ -63,7 +62,7 @@ class FoundOutputs:
                 keys, why = {"kind": "state"}, "the next call takes it"
             elif raw in lengths:
                 keys, why = {"kind": "lengths", "of": lengths[raw]}, f"at several sizes the size of `{lengths[raw]}`"
-            elif isinstance(value, Tensor) and is_constant[raw]:
+            elif isinstance(value, Tensor) and is_constant.get(raw):
                 keys, why = {**keys, "constant": True}, "it is the same for all inputs"
             self.keys[name] = {"axes": axes, **keys}
             self.reasons[f"outputs.{name}"] = why
@@ -84,7 +83,7 @@ class FoundOutputs:
         step, most, least = keys.get("multiple_of", 1), keys.get("max"), keys.get("min", 1)
         size = typical[axis]
         tries = dict.fromkeys(
-            [size, *(size + n * step for n in (1, 2, 3, 5, -1, -2, -3)), 2 * size, 3 * size, self._inputs.sizes[axis]]
+            [size, size + step, 2 * size, *(size + n * step for n in (2, 3, 5, -1, -2, -3)), 3 * size, self._inputs.sizes[axis]]
         )
         allowed = [n for n in tries if n >= max(least, 2) and (most is None or n <= most)]
         allowed = [n for n in allowed if self._inputs.has_all_groups({**typical, axis: n})]

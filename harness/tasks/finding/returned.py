@@ -50,6 +50,8 @@ def keys_of(name: str, value: Any, axes: Sequence[Size], promise: str) -> tuple[
         return {"kind": "loss"}, "a single number, by its name"
     if not value.ndim:
         return {"kind": "other"}, "a single number for all rows: only its shape is promised"
+    if value.numel() == 1 and not any(isinstance(axis, str) for axis in axes):
+        return {"kind": "other"}, "a single number for all rows: only its shape is promised"
     if not value.is_floating_point():
         return {"kind": "other"}, f"{str(value.dtype).removeprefix('torch.')}: only its shape is promised"
     classes = _adds_up_along(value.exp()) if not bool((value > 0).any()) else None

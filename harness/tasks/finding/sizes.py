@@ -10,6 +10,9 @@ Takes = Callable[[int], bool]
 
 _STEPS = (2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 24, 28, 32, 48, 64, 128)
 
+_PROBES = (2, 4, 8, 16)
+"""What is added to a size where one more works: half of each step that sizes are often multiples of."""
+
 _DRAWN = 12
 """Sizes that the suite draws of an axis without an upper limit, in steps from the smallest one."""
 
@@ -51,6 +54,10 @@ def sizes_of(size: int, takes: Takes, reads: Takes, likely_most: int | None = No
     if step == 1 and takes(size + 1) and not reads(size + 1) and reads(size):
         steps = (step for step in _steps(size) if takes(size + step) and reads(size + step))
         step = next(steps, None if _most(size, 1, size, takes) is not None else 1)
+    if step == 1 and not all(takes(size + more) for more in _PROBES):
+        # Some sizes work by luck, such as those that two strides round to the same; twice the size shows that there is no limit.
+        rounded = (other for other in _steps(size) if all(takes(size + n * other) for n in (1, 2, 3)))
+        step = next(rounded, 1) if takes(2 * size) else 1
     if step is None:
         return None
     least = _least(size, step, takes)

@@ -43,8 +43,8 @@ def find_rows(call: Call, indices: Collection[str]) -> Rows | None:
     again = call.tried(call.inputs, seed=1)
     is_random = again is None or not same(call.outputs, again)
     mixed: Rows | None = None
-    for places in _plans(call.inputs):
-        if call.is_over:
+    for number, places in enumerate(_plans(call.inputs)):
+        if call.is_over and number:
             break
         others = _other_rows(call, places)
         doubled = {name: torch.cat((t, others[name]), places[name]) if name in places else t for name, t in call.inputs.items()}
