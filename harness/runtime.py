@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 import pickle
 import random
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +15,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 
 class RandomState:
@@ -60,6 +64,21 @@ def seeded(seed: int) -> Iterator[None]:
         yield
     finally:
         state.restore()
+
+
+def give_back_memory() -> None:
+    """Frees what only refers to itself, and has the C library return to the system what it keeps for later.
+
+    Models that a closure or an error still refers to are freed by the collector, which counts objects and not their bytes.
+    """
+    gc.collect()
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):  # glibc has it
+        trim(0)
+
+
+def bytes_of_weights(model: nn.Module) -> int:
+    """Bytes of a model's parameters."""
+    return sum(parameter.nbytes for parameter in model.parameters() if not is_lazy(parameter))
 
 
 _SMALL = 1_000_000

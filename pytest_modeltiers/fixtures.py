@@ -255,6 +255,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     with own.budget.counting():
         result = yield
     own.finished += 1
+    own.let_go()
     return result
 
 

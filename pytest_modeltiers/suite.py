@@ -289,10 +289,21 @@ class Suite:
         selected = self.test_count() if self.selected is None else self.selected
         return max(1.0, selected / workers - self.finished)
 
+    def let_go(self) -> None:
+        """Frees the memory of the models of a test that is over, where it is large enough to matter."""
+        from harness.runtime import bytes_of_weights, give_back_memory
+
+        if "pristine" in vars(self) and bytes_of_weights(self.pristine) >= _LARGE:
+            give_back_memory()
+
     def forget_shared_work(self) -> None:
         """Lets what several tests build on be made again, as a test that was cut short may have left it half done."""
         for name in ("exports", "study", "trial", "monitor", "answers"):
             self.__dict__.pop(name, None)
+
+
+_LARGE = 1 << 26
+"""Bytes of weights from which on memory is freed after each test, which takes a twentieth of a second."""
 
 
 def test_module(suite: Suite, pytest_config: pytest.Config | None = None) -> ModuleType:

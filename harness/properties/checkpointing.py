@@ -257,7 +257,7 @@ def _is_rounding(subject: Subject, seed: int) -> bool:
     """Whether the differences vanish in float64, where the model runs there."""
     if subject.double is None:
         return False
-    models = [subject.fresh().double() for _ in range(2)]
+    models = [subject.fresh_double() for _ in range(2)]
     for model, on in zip(models, (False, True), strict=True):
         switch(model, on)
     try:

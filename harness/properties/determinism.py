@@ -18,7 +18,7 @@ from harness.properties.padding import padded, placed, tells_padding
 from harness.properties.places import drawing_line
 from harness.properties.prerequisites import REPEATS
 from harness.properties.state import out_of_reach_of_eval
-from harness.properties.subject import Subject, in_dtype_of
+from harness.properties.subject import Subject
 from harness.properties.tracing import first_divergence, path_of, probing, recording, whole
 from harness.runtime import RandomState, seed_everything, seeded
 
@@ -175,7 +175,7 @@ def stateless(subject: Subject, calls: tuple[Sizes, ...], seed: int = 0) -> Evid
     counterexample = f"calls in both orders: {'; '.join(f'({sizes.describe(subject.task)})' for sizes in calls)}; seed={seed}"
 
     def in_order(model: nn.Module, order: list[int]) -> dict[int, Tensor]:
-        fresh = in_dtype_of(model, subject.fresh())
+        fresh = subject.fresh_like(model)
         first = subject.logits(batches[order[0]], fresh)  # what raises here is shape_contract's matter: there was no earlier call
         return {order[0]: first} | {number: subject.logits(batches[number], fresh) for number in order[1:]}
 
@@ -185,7 +185,7 @@ def stateless(subject: Subject, calls: tuple[Sizes, ...], seed: int = 0) -> Evid
         return there[worst], back[worst]
 
     def culprit(model: nn.Module) -> str:
-        untouched, called = (in_dtype_of(model, subject.fresh()) for _ in range(2))
+        untouched, called = (subject.fresh_like(model) for _ in range(2))
         for batch in batches[1:]:
             subject.logits(batch, called)
         traces = []

@@ -11,19 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from harness.batches import Batch
 from harness.evidence import Evidence, Status
 from harness.properties.calling import ModelRaisedError, NoGradientError, mode
 from harness.properties.carried_state import going_on
 from harness.properties.gradient_tracing import calls_with_gradient, first_bad_gradient, graph_of, is_alive, recording_graph
+from harness.properties.large_tensors import moments, reading_gradients, root_mean_square
 from harness.properties.optional_inputs import lacking, without
 from harness.properties.outputs import reached_by_outputs
 from harness.properties.places import shown_place
 from harness.properties.prerequisites import BACKWARD_RAISES
 from harness.properties.quantised import is_packed, quantised_part
-from harness.properties.subject import Subject, gradient_of
+from harness.properties.subject import Subject
 from harness.properties.tracing import path_of
 from harness.runtime import seeded
 from harness.user_code import is_users_file
@@ -147,16 +148,15 @@ def layer_facts(model: nn.Module, gradients: dict[str, float]) -> list[dict[str,
     """Scale and gradient of every parameter, for plots."""
     facts = []
     for path, parameter in model.named_parameters():
-        values = parameter.detach()
-        values = values.abs().double() if values.is_complex() else values.double()
+        mean, std, rms = (*moments(parameter), root_mean_square(parameter)) if parameter.numel() else (0.0, 0.0, 0.0)
         facts.append(
             {
                 "name": path,
                 "shape": list(parameter.shape),
                 "count": parameter.numel(),
-                "mean": float(values.mean()) if parameter.numel() else 0.0,
-                "std": float(values.std(unbiased=False)) if parameter.numel() else 0.0,
-                "rms": float(values.square().mean().sqrt()) if parameter.numel() else 0.0,
+                "mean": mean,
+                "std": std,
+                "rms": rms,
                 "grad_rms": gradients.get(path),
                 "trainable": parameter.requires_grad,
             }
@@ -167,7 +167,12 @@ def layer_facts(model: nn.Module, gradients: dict[str, float]) -> list[dict[str,
 def _accumulate(subject: Subject, model: nn.Module, seed: int, train: bool = True, steps: int = _STEPS) -> dict[str, float]:
     """Largest gradient rms of each parameter over a few batches; a parameter without a gradient is absent."""
     found: dict[str, float] = {}
-    with mode(model, train), seeded(seed):
+
+    def read(path: str, gradient: Tensor) -> None:
+        rms = root_mean_square(gradient)
+        found[path] = max(found.get(path, 0.0), rms if rms == rms else float("inf"))
+
+    with mode(model, train), seeded(seed), reading_gradients(model, read):
         for number, batch in enumerate(_calls(subject, model, seed, steps)):
             model.zero_grad(set_to_none=True)
             try:
@@ -178,10 +183,6 @@ def _accumulate(subject: Subject, model: nn.Module, seed: int, train: bool = Tru
                 if number < steps:
                     raise
                 continue  # that a call without an optional input raises is the matter of `optional_inputs`
-            for path, parameter in model.named_parameters():
-                if (gradient := gradient_of(parameter)) is not None:
-                    rms = float(gradient.abs().double().square().mean().sqrt())
-                    found[path] = max(found.get(path, 0.0), rms if rms == rms else float("inf"))
     model.zero_grad(set_to_none=True)
     return {path: value for path, value in found.items() if value == value}
 

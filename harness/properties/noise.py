@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from harness.properties.large_tensors import largest_gap, pieces
 from harness.properties.quantised import is_packed
 from harness.runtime import seeded
 
@@ -77,7 +78,7 @@ def difference(left: Tensor, right: Tensor) -> float:
     """Largest absolute difference, in float64; infinite where the shapes differ, nothing is compared, or NaN is met."""
     if left.shape != right.shape or left.numel() == 0:
         return float("inf")
-    gap = (left.double() - right.double()).abs().max().item()
+    gap = largest_gap(left, right)
     return gap if gap == gap else float("inf")
 
 
@@ -98,7 +99,7 @@ def measure_floors(subject: Subject, call: Call) -> dict[str, NoiseFloor]:
     outputs = [_seeded(call, batch, subject.fresh()) for batch in batches]
     doubled = None
     if subject.double is not None:
-        doubled = [_seeded(call, batch, subject.fresh().double()) for batch in batches]
+        doubled = [_seeded(call, batch, subject.fresh_double()) for batch in batches]
     nudged = [_seeded(call, batch, _nudged(subject.fresh(), seed)) for seed, batch in enumerate(batches)]
     epsilon = coarsest_epsilon(lambda: _seeded(call, batches[0], subject.fresh()), subject.dtype)
 
@@ -111,7 +112,7 @@ def measure_floors(subject: Subject, call: Call) -> dict[str, NoiseFloor]:
         floors[name] = NoiseFloor(
             float64=None if exact is None or not _finite(exact) else exact,
             last_place=_or_zero(largest(name, nudged)),
-            scale=_or_zero(max(float(a[name].double().abs().max()) if a[name].numel() else 0.0 for a in outputs)),
+            scale=_or_zero(max(float(a[name].abs().max()) if a[name].numel() else 0.0 for a in outputs)),
             epsilon=epsilon,
         )
     return floors
@@ -167,8 +168,9 @@ def _nudged(model: nn.Module, seed: int) -> nn.Module:
     rng = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         if parameter.is_floating_point() and not is_packed(parameter):
-            signs = torch.randint(-1, 2, parameter.shape, generator=rng).to(parameter.device, parameter.dtype)
-            parameter.mul_(1 + signs * torch.finfo(parameter.dtype).eps)
+            for (piece,) in pieces(parameter) if parameter.is_contiguous() else ((parameter,),):
+                signs = torch.randint(-1, 2, piece.shape, generator=rng).to(piece.device, piece.dtype)
+                piece.mul_(1 + signs * torch.finfo(piece.dtype).eps)
     return model
 
 

@@ -15,9 +15,10 @@ from harness.properties.calling import ModelRaisedError, NoGradientError, mode
 from harness.properties.equality import first_failure
 from harness.properties.gradient_tracing import first_bad_gradient, recording_graph
 from harness.properties.independence import ends_along
+from harness.properties.large_tensors import all_finite, reading_gradients
 from harness.properties.model_variants import calibrated, has_running_statistics, mixed_with_typical
 from harness.properties.padding import padded, placed, tells_padding
-from harness.properties.subject import Subject, gradient_of
+from harness.properties.subject import Subject
 from harness.properties.tracing import finite, first_broken, path_of, recording
 from harness.runtime import seeded
 from harness.tasks.axes import BATCH, Axis
@@ -209,15 +210,18 @@ def _bad_gradients(subject: Subject, batch: Batch) -> list[str]:
     saved = model.state_dict(keep_vars=True)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers() if name in saved}
     model.zero_grad(set_to_none=True)
-    with mode(model, train=True), seeded(0):
+    found: set[str] = set()
+
+    def read(name: str, gradient: Tensor) -> None:
+        if not all_finite(gradient):
+            found.add(name)
+
+    with mode(model, train=True), seeded(0), reading_gradients(model, read):
         try:
             loss = subject.backward(batch)
         except NoGradientError:
             return []
-        gradients = {name: gradient for name, p in model.named_parameters() if (gradient := gradient_of(p)) is not None}
-    # One look at the norm of all spares a look at each; large but finite gradients may overflow it, so it only acquits.
-    finite_norm = bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients.values())))
-    bad = [] if finite_norm else [name for name, gradient in gradients.items() if not bool(torch.isfinite(gradient).all())]
+    bad = [name for name, _ in model.named_parameters() if name in found]
     if not bad and not bool(torch.isfinite(loss)):
         bad = ["loss"]
     model.zero_grad(set_to_none=True)

@@ -18,7 +18,7 @@ from harness.properties.independence import row_of
 from harness.properties.noise import difference
 from harness.properties.padding import no_padding, padded, placed, real_part, tells_padding, unknown_elements
 from harness.properties.prerequisites import hidden_by
-from harness.properties.subject import Subject, gradient_of, in_dtype_of
+from harness.properties.subject import Subject, gradient_of
 from harness.properties.tracing import first_divergence, positions_view, recording
 from harness.properties.train_mode import DRAWS, NAME, still
 from harness.runtime import seeded
@@ -153,7 +153,7 @@ class _Trial:
 
     def fresh(self, like: nn.Module, fixed_norms: bool) -> nn.Module:
         """A copy of the model in train mode, without what drops at random."""
-        model = in_dtype_of(like, self.subject.fresh())
+        model = self.subject.fresh_like(like)
         model.train()
         still(model)
         if fixed_norms:
@@ -170,7 +170,7 @@ class _Trial:
         """
         found = []
         for batch, real in self._both:
-            model = in_dtype_of(like, self.subject.fresh()) if fixed_norms is None else self.fresh(like, fixed_norms)
+            model = self.subject.fresh_like(like) if fixed_norms is None else self.fresh(like, fixed_norms)
             with seeded(self._seed):
                 logits = self.subject.raw_logits(batch, model)
             parts = [self._real_part(row_of(logits, row, _ROWS), each) for row, each in enumerate(real)]

@@ -21,6 +21,7 @@ from harness.errors import OutputError, UserError
 from harness.evidence import Evidence, Status
 from harness.owners import left_to, owned_by, owners_of
 from harness.properties.calling import BackwardRaisedError, ModelRaisedError, mode
+from harness.properties.large_tensors import all_finite, reading_gradients
 from harness.properties.noise import difference
 from harness.runtime import seeded
 from harness.wording import counted
@@ -150,7 +151,7 @@ def find_backward_error(subject: Subject, train: bool) -> str:
     """What a backward pass on a fresh copy at typical sizes raises; empty where it does not, or there is none."""
     model = subject.fresh()
     try:
-        with mode(model, train), seeded(0):
+        with mode(model, train), seeded(0), reading_gradients(model, lambda _name, _gradient: None):
             subject.backward(subject.batch(), model)
     except BackwardRaisedError as error:
         return BACKWARD_RAISES + re.split(r" Hint: |: \[torch\.", str(error))[0]  # what follows are numbers of torch's own
@@ -165,7 +166,7 @@ def broken_weight(model: nn.Module) -> BrokenWeight | None:
     for path, tensor in chain(model.named_parameters(), model.named_buffers()):
         if type(tensor) not in (Tensor, nn.Parameter) or tensor.dtype not in _CHECKED or tensor.layout is not torch.strided:
             continue
-        if tensor.is_meta or not tensor.numel() or bool(tensor.isfinite().all()):
+        if tensor.is_meta or not tensor.numel() or all_finite(tensor):
             continue
         if nan := int(tensor.isnan().sum()):
             return BrokenWeight(path, counted(nan, "NaN value"))

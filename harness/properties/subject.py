@@ -118,9 +118,25 @@ class Subject:
     @cached_property
     def double(self) -> nn.Module | None:
         """The model in float64, where it runs there; the judge of what is rounding and what is real."""
+        return None if self._uncalled_double is None else self.fresh_double()
+
+    def fresh_double(self) -> nn.Module:
+        """A copy of the model in float64 that was never called; ``double`` says whether there is one."""
+        assert self._uncalled_double is not None
+        return self.copies.of(self._uncalled_double).eval()
+
+    def fresh_like(self, other: nn.Module) -> nn.Module:
+        """A copy of the model that was never called, in the floating dtype of another one."""
+        if floating_dtype(other) is torch.float64 and vars(self).get("_uncalled_double") is not None:
+            return self.fresh_double()
+        return in_dtype_of(other, self.fresh())
+
+    @cached_property
+    def _uncalled_double(self) -> nn.Module | None:
+        """The model in float64, of which the others are copies: they share its weights."""
         try:
             model = self.fresh().double()
-            self.logits(self.batch(), model)
+            self.logits(self.batch(), self.copies.of(model).eval())
         except (UserError, RuntimeError, TypeError, NotImplementedError):
             return None
         return model
@@ -187,7 +203,7 @@ class Subject:
             adapter = self.adapter.with_main(output)
             shared = self.shared.by_output.setdefault(output, Shared())
             other = replace(self, task=adapter.task, adapter=adapter, shared=shared, given_copies=self.copies)
-            other.double = self.double  # the same model: a copy of it is enough for all outputs
+            other._uncalled_double = self._uncalled_double  # the same model: one is enough for all outputs
             self._by_output[output] = other
         return self._by_output[output]
 
@@ -225,8 +241,8 @@ class Subject:
         return taken if self.gives_originals else copied
 
     def _without_past(self, model: nn.Module) -> nn.Module:
-        if self.isolated and (model is self.model or model is self.double):
-            return in_dtype_of(model, self.fresh())
+        if self.isolated and (model is self.model or model is vars(self).get("double")):
+            return self.fresh_like(model)
         return model
 
     def train_loss(self, batch: Batch, model: nn.Module) -> Tensor:

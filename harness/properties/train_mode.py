@@ -25,7 +25,7 @@ from harness.properties.calling import NoGradientError
 from harness.properties.equality import judge_equal
 from harness.properties.noise import difference
 from harness.properties.prerequisites import hidden_by
-from harness.properties.subject import Subject, in_dtype_of
+from harness.properties.subject import Subject
 from harness.properties.tracing import Call, first_divergence, recording, whole
 from harness.runtime import RandomState, seeded
 from harness.wording import and_others
@@ -113,7 +113,7 @@ def after_eval(subject: Subject, seed: int = 0) -> Evidence:
     counterexample = f"{subject.typical.describe(subject.task)}, a call in eval mode before one in train mode, seed={seed}"
 
     def fresh(like: nn.Module, evaluated: bool) -> nn.Module:
-        model = in_dtype_of(like, subject.fresh())
+        model = subject.fresh_like(like)
         model.train()
         if evaluated:
             model.eval()
@@ -262,7 +262,7 @@ class _Stilled:
         return calls
 
     def _model(self, like: nn.Module, is_still: bool = True) -> nn.Module:
-        model = in_dtype_of(like, self._subject.fresh())
+        model = self._subject.fresh_like(like)
         model.train()
         if is_still:
             still(model)

@@ -21,7 +21,7 @@ from harness.compat import tree_leaves
 from harness.errors import OutputError
 from harness.properties.calling import blaming
 from harness.properties.decoding.texts import Text, whole_text
-from harness.properties.subject import Subject, floating_dtype, in_dtype_of
+from harness.properties.subject import Subject, floating_dtype
 from harness.wording import listed
 
 _RETURNED = (
@@ -178,7 +178,7 @@ class HeldCache(Decoder):
 
     def begin(self, subject: Subject, model: nn.Module, rows: int, length: int) -> HeldSession:
         """Begins on a copy of the model, so that the model itself stays without a cache."""
-        return HeldSession(self, subject, in_dtype_of(model, subject.fresh()), rows, length)
+        return HeldSession(self, subject, subject.fresh_like(model), rows, length)
 
 
 class HeldSession:
@@ -234,7 +234,7 @@ class StepMethod(Decoder):
 
     def begin(self, subject: Subject, model: nn.Module, rows: int, length: int) -> StepSession:
         """Begins with the first state, of a model that keeps it on a copy."""
-        model = in_dtype_of(model, subject.fresh()) if self.reset else model
+        model = subject.fresh_like(model) if self.reset else model
         return StepSession(self, model, rows, length, whole_text(subject))
 
 

@@ -16,7 +16,7 @@ from harness.properties.decoding.texts import Text, whole_text
 from harness.properties.decoding.writers import CannotWriteError, Writer, Written, find_writer
 from harness.properties.equality import judge_equal
 from harness.properties.padding import padded, placed
-from harness.properties.subject import Subject, in_dtype_of
+from harness.properties.subject import Subject
 from harness.tasks.signature import Signature
 from harness.wording import counted
 
@@ -180,7 +180,7 @@ def _judged(subject: Subject, text: Text, writer: Writer, prompts: Prompts, firs
     def written(model: nn.Module) -> Written:
         if model is subject.model:
             return first
-        return writer.write(in_dtype_of(model, subject.fresh()), prompts.batch, dict(prompts.keys))
+        return writer.write(subject.fresh_like(model), prompts.batch, dict(prompts.keys))
 
     def expected(model: nn.Module) -> Tensor:
         """The logits of one call at the places before each new token, ``[B, N, V]``, each row without its padding."""
