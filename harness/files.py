@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 BLOCK = 1 << 20
@@ -39,20 +39,24 @@ def write_whole(path: Path, content: str | bytes) -> Path:
 def replacing(path: Path, *, one_writer: bool = False) -> Iterator[Path]:
     """A path to write a new version of a file to, which takes the file's place when the block is done.
 
-    Where the block raises, the new version is removed and what was there before is untouched.
+    Where the block raises, the new version is removed with the folders that were made for it, and what was there before is untouched.
 
     Args:
         path: The file; its folder is made if it is not there.
         one_writer: Whether only one process ever writes this file. A killed process then leaves at most one partial file, which the next
             one overwrites: right for large files.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    missing = [folder for folder in path.parents if not folder.exists()]
     partial = path.with_name(f".{path.name}.partial" if one_writer else f".{path.name}.{uuid.uuid4().hex[:12]}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         partial.replace(path)
     except BaseException:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # what else lies there stays
+            partial.unlink(missing_ok=True)
+            for folder in missing:
+                folder.rmdir()
         raise
 
 

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
 from harness.cli.arguments import add_json
@@ -274,11 +273,12 @@ class Progress:
     """
 
     def __init__(self, stream: TextIO) -> None:
+        from harness.training.progress import FootLine, is_terminal
+
         self._stream = stream
-        self._replaces = stream.isatty()
+        self._line = FootLine(stream) if is_terminal(stream) else None
         self._began = time.monotonic()
-        self._shown = ""
-        self._stage = ""
+        self._stage = self._told = ""
 
     def stage(self, text: str) -> None:
         """Shows what the attempts that follow are for."""
@@ -287,24 +287,15 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Shows what is being done now."""
-        if self._replaces:
-            line = _one_line(text)
-            self._stream.write(f"\r{line:<{len(self._shown)}}")
-            self._shown = line
-        elif time.monotonic() - self._began > _QUICK and self._stage != self._shown:
-            self._shown = self._stage
-            self._stream.write(f"modeltiers: {' '.join(self._stage.split())}\n")
-        self._stream.flush()
+        if self._line is not None:
+            self._line.show(text)
+        elif time.monotonic() - self._began > _QUICK and self._stage != self._told:
+            self._told = self._stage
+            print(f"modeltiers: {' '.join(self._stage.split())}", file=self._stream, flush=True)
 
     def __enter__(self) -> Progress:
         return self
 
-    def __exit__(self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None) -> None:
-        if self._replaces and self._shown:
-            self._stream.write(f"\r{'':<{len(self._shown)}}\r")
-            self._stream.flush()
-
-
-def _one_line(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) < 79 else f"{line[:75]}…"
+    def __exit__(self, *_: object) -> None:
+        if self._line is not None:
+            self._line.close()

@@ -45,7 +45,7 @@ class Progress(Listener):
 
     def __init__(self, quiet: bool = False) -> None:
         self._quiet = quiet
-        self._bar: _Bar | None = None
+        self._bar: FootLine | None = None
         self._due = math.inf
         self._begin(Plan("", 0, 0))
 
@@ -101,8 +101,8 @@ class Progress(Listener):
         self._metrics, self._evaluated, self._first = {}, None, None
 
     def _open(self) -> None:
-        if _is_terminal(sys.stderr):
-            self._bar = _Bar(sys.stderr)
+        if is_terminal(sys.stderr):
+            self._bar = FootLine(sys.stderr)
             atexit.register(self.on_end)
 
     def _say(self, line: str) -> None:
@@ -117,7 +117,7 @@ class Progress(Listener):
             return
         begin = monotonic()
         share = self._step / self._plan.steps if self._plan.steps else 0.0
-        self._safely(lambda: bar.draw(share, self._pieces()))
+        self._safely(lambda: bar.show(_line(share, self._pieces(), bar.width)))
         if self._bar is not None:
             self._due = monotonic() + max(INTERVAL, _PATIENCE * (monotonic() - begin))
 
@@ -184,7 +184,7 @@ class _Smooth:
             self.value = value
 
 
-class _Bar:
+class FootLine:
     """One line at the foot of a terminal, drawn by rich when it is told to: no thread, as those and forked loaders don't go together."""
 
     def __init__(self, file: TextIO) -> None:
@@ -201,17 +201,25 @@ class _Bar:
             auto_refresh=False,
             transient=True,
             # Prints go above the bar; but those of a stdout that was sent to a file belong there.
-            redirect_stdout=_is_terminal(sys.stdout),
+            redirect_stdout=is_terminal(sys.stdout),
         )
         self._live.start()
 
+    @property
+    def width(self) -> int:
+        """Columns of the terminal."""
+        return self._console.width
+
     def say(self, line: str) -> None:
+        """Prints a line above it."""
         self._console.print(_plain(line), soft_wrap=True)
 
-    def draw(self, share: float, pieces: Sequence[tuple[int, str]]) -> None:
-        self._live.update(_line(share, pieces, self._console.width), refresh=True)
+    def show(self, line: str | Table) -> None:
+        """Replaces it."""
+        self._live.update(_plain(line) if isinstance(line, str) else line, refresh=True)
 
     def close(self) -> None:
+        """Takes it away."""
         self._live.stop()
 
 
@@ -243,10 +251,11 @@ def _taken(pieces: Sequence[tuple[int, str]]) -> int:
 def _plain(text: str) -> Text:
     from rich.text import Text
 
-    return Text("".join(letter if letter.isprintable() else " " for letter in text), no_wrap=True)
+    return Text("".join(letter if letter.isprintable() else " " for letter in text), no_wrap=True, overflow="ellipsis")
 
 
-def _is_terminal(file: TextIO | None) -> bool:
+def is_terminal(file: TextIO | None) -> bool:
+    """Whether a file is a terminal on which a line can be replaced."""
     try:
         return file is not None and file.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
     except ValueError:

@@ -204,7 +204,7 @@ def test_the_command_warns_of_a_bundle_that_is_only_a_record(
     run = trained(tmp_path, net.Needy([5]))
     capsys.readouterr()
     words = ["repro", "create", str(run), "--db", str(tmp_path / "runs.db"), "--output", str(tmp_path)]
-    monkeypatch.setattr("harness.repro.write.snapshot", snapshot)
+    monkeypatch.setattr("harness.repro.bundle.snapshot", snapshot)
     assert main(words) == 0
     wrote, warned = capsys.readouterr().out.splitlines()
     assert wrote == f"wrote {tmp_path / 'in_python-1-repro.zip'}"
