@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from harness.evidence import Status
 from harness.export.checks import judge_export
-from harness.export.clean_process.run import Answer, answers
+from harness.export.clean_process.run import Answer, ExportedFile
 from harness.export.exports import Exports
 from harness.export.formats.onnx import ONNXExporter
 from harness.tasks import TaskSpec, TaskType
@@ -45,7 +45,9 @@ def given(exports: Exports) -> list[Answer]:
     good = exports.batch(exports.points[0])
     negative = {**good, "input_ids": torch.full_like(good["input_ids"], -1)}
     none = {name: tensor[:0] for name, tensor in good.items()}
-    found = answers(ONNXExporter, exports.artifact("onnx").path, exports.program.fields, [good, negative, none, good])
+    found = ExportedFile(ONNXExporter, exports.artifact("onnx").path, exports.program.fields).answers(
+        [good, negative, none, good]
+    )
     if not found[2].is_fatal:
         pytest.skip(f"this ONNX Runtime survives an empty batch: {found[2]}")
     return found
@@ -72,6 +74,6 @@ def test_a_file_that_cannot_be_loaded_refuses_every_batch(exports: Exports, tmp_
     path = tmp_path / "model.onnx"
     path.write_bytes(b"no file of ONNX")
     batch = exports.batch(exports.points[0])
-    found = answers(ONNXExporter, path, exports.program.fields, [batch, batch])
+    found = ExportedFile(ONNXExporter, path, exports.program.fields).answers([batch, batch])
     assert [answer.is_fatal for answer in found] == [True, True]
     assert "no answer" in found[0].refusal

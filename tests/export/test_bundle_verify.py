@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from harness.evidence import Evidence, Status
 from harness.export.bundle import contract, verify, write_bundle
 from harness.export.bundle.verify import BundleReport, verify_bundle
-from harness.export.clean_process.run import CleanRun, run_in_clean_process
+from harness.export.clean_process.run import ExportedFile
 from harness.export.formats import Exporter, ExportError
 from harness.files import file_hash
 
@@ -57,7 +57,7 @@ def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: object, **options: object) -> Any:
         raise AssertionError("something was loaded")
 
-    for module, name in ((verify, "run_in_clean_process"), (verify, "_run_script"), (contract, "load_arrays")):
+    for module, name in ((verify, "ExportedFile"), (verify, "_run_script"), (contract, "load_arrays")):
         monkeypatch.setattr(module, name, refuse)
 
 
@@ -299,11 +299,11 @@ def test_a_manifest_that_was_edited_is_another_bundle(bundle: Path, monkeypatch:
     """Its files agree with it, but this machine did not make it, so what can run code is left alone."""
     loaded: list[str] = []
 
-    def run(exporter: type[Exporter], *arguments: Any, **options: Any) -> CleanRun:
+    def file(exporter: type[Exporter], *arguments: Any) -> ExportedFile:
         loaded.append(exporter.name)
-        return run_in_clean_process(exporter, *arguments, **options)
+        return ExportedFile(exporter, *arguments)
 
-    monkeypatch.setattr(verify, "run_in_clean_process", run)
+    monkeypatch.setattr(verify, "ExportedFile", file)
     (bundle / "artifacts" / "model.ts").write_bytes((bundle / "artifacts" / "model.ts").read_bytes() + b" ")
     keep(bundle, "torchscript", "onnx")
     relist(bundle, "artifacts/model.ts")

@@ -20,7 +20,7 @@ from torch.export import Dim
 
 from harness.adapters import make_adapter
 from harness.batches import Sizes, make_batch
-from harness.export.clean_process.run import CleanRun, run_in_clean_process
+from harness.export.clean_process.run import CleanRun, ExportedFile
 from harness.export.formats import exporter_class
 from harness.export.program import Program, make_program
 from harness.models.stubs import build_stub
@@ -96,8 +96,9 @@ def write_config(folder: Path, code: str = "", **keys: Any) -> Path:
     return path
 
 
-def run(format: str, path: Path, **options: Any) -> CleanRun:
-    return run_in_clean_process(exporter_class(format), path, ("input_ids", "attention_mask"), BATCHES, **options)
+def run(format: str, path: Path, timeout: float = 120.0, **options: Any) -> CleanRun:
+    file = ExportedFile(exporter_class(format), path, ("input_ids", "attention_mask"), timeout=timeout)
+    return file.run(BATCHES, **options)
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -196,8 +197,7 @@ def test_weights_held_to_nothing_are_no_pass(artifacts: dict[str, Path]) -> None
 
 def test_no_batch_is_no_pass(artifacts: dict[str, Path]) -> None:
     assert (
-        run_in_clean_process(exporter_class("onnx"), artifacts["onnx"], ("input_ids",), []).error
-        == "there is no batch to run it on"
+        ExportedFile(exporter_class("onnx"), artifacts["onnx"], ("input_ids",)).run([]).error == "there is no batch to run it on"
     )
 
 
@@ -321,7 +321,7 @@ def test_bfloat16_comes_through(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.jit.trace(model, (batch["features"],)).save(str(tmp_path / "model.pt"))
-    fresh = run_in_clean_process(exporter_class("torchscript"), tmp_path / "model.pt", ("features",), [batch])
+    fresh = ExportedFile(exporter_class("torchscript"), tmp_path / "model.pt", ("features",)).run([batch])
     assert torch.equal(fresh.outputs[0]["logits"], model(batch["features"]).float())
 
 

@@ -21,7 +21,7 @@ from harness.evidence import Evidence, Status
 from harness.export.bundle.contract import Golden, load_arrays, read_golden
 from harness.export.bundle.folder import INFERENCE, MANIFEST, made_here, mistakes_in, parse_manifest, read_manifest
 from harness.export.bundle.texts import inference_script, runnable
-from harness.export.clean_process.run import run_in_clean_process
+from harness.export.clean_process.run import ExportedFile
 from harness.export.formats import ExportError, exporter_class, make_exporter
 from harness.export.program import LOGITS, Outputs
 from harness.files import file_hash
@@ -131,20 +131,15 @@ class Replays:
             return Evidence(format, Status.FAIL, str(error))
         return self._run(format, path)
 
+    def _file(self, format: str, path: Path) -> ExportedFile:
+        fields, outputs = (tuple(next(iter(each), ())) for each in (self.golden.inputs, self.golden.outputs))
+        return ExportedFile(exporter_class(format), path, fields, outputs, self.timeout, torch.get_num_threads())
+
     def _run(self, format: str, path: Path, config: Path | None = None) -> Evidence:
         """Runs an artifact in a process of its own on every golden batch it takes."""
         taken = self.golden.taken(format)
         batches = [self.golden.inputs[number] for number in taken]
-        run = run_in_clean_process(
-            exporter_class(format),
-            path,
-            tuple(self.golden.inputs[0]),
-            batches,
-            outputs=tuple(self.golden.outputs[0]),
-            config=config,
-            timeout=self.timeout,
-            threads=torch.get_num_threads(),
-        )
+        run = self._file(format, path).run(batches, config=config)
         if run.error:
             return Evidence(format, Status.FAIL, f"in a clean process: {run.error}")
         return self._judge(format, dict(zip(taken, run.outputs, strict=True)))
@@ -183,15 +178,7 @@ class Replays:
                     format, Status.OK, f"{found.message} in the model that {config.name} builds", found.measured, found.bound
                 )
             why = found.message
-        run = run_in_clean_process(
-            exporter_class(format),
-            path,
-            (),
-            (),
-            expected=self.golden.state,
-            timeout=self.timeout,
-            threads=torch.get_num_threads(),
-        )
+        run = self._file(format, path).run((), expected=self.golden.state)
         if run.error:
             return Evidence(format, Status.FAIL, f"in a clean process: {run.error}")
         if why:

@@ -11,7 +11,7 @@ import torch
 from harness.errors import UserError
 from harness.evidence import Evidence, Status
 from harness.export import outcome
-from harness.export.clean_process.run import CleanRun, run_in_clean_process
+from harness.export.clean_process.run import CleanRun, ExportedFile
 from harness.export.exports import Exports, Run
 from harness.export.program import LOGITS, UNLIMITED, Outputs, Program
 from harness.export.shape_grid import Point
@@ -79,16 +79,10 @@ def fresh_process(exports: Exports, format: str) -> Evidence:
 def _judge_clean_process(exports: Exports, format: str) -> Evidence:
     name = "fresh_process"
     points = exports.points[:_REPLAYED]
-    run = run_in_clean_process(
-        type(exports.exporter(format)),
-        exports.artifact(format).path,
-        exports.program.fields,
-        [exports.batch(point) for point in points],
-        outputs=exports.program.outputs,
-        config=exports.config,
-        expected=exports.reference.state_dict(),
-        threads=torch.get_num_threads(),
-    )
+    path, program = exports.artifact(format).path, exports.program
+    file = ExportedFile(type(exports.exporter(format)), path, program.fields, program.outputs, threads=torch.get_num_threads())
+    batches = [exports.batch(point) for point in points]
+    run = file.run(batches, config=exports.config, expected=exports.reference.state_dict())
     details = _figures(run)
     if run.error:
         cause = "code or weights that exist only in this process, such as a tensor that is not in the state dict"

@@ -13,7 +13,7 @@ from harness.batches import Batch, Sizes
 from harness.evidence import Evidence, Status
 from harness.export import outcome
 from harness.export.checks.performance import least_decibels
-from harness.export.clean_process.run import Answer, answers
+from harness.export.clean_process.run import Answer, ExportedFile
 from harness.export.exports import Exports
 from harness.export.onnx.quantisation_quality import logits_sqnr
 from harness.export.program import LOGITS, Program
@@ -145,8 +145,8 @@ def _answers(exports: Exports, format: str, cases: list[InvalidCase]) -> list[An
     """What the artifact makes of each batch; in a process of its own where a wrong input may end that."""
     run, exporter = exports.runner(format), exports.exporter(format)
     if exporter.may_crash:
-        path, fields = exports.artifact(format).path, exports.program.fields
-        return answers(type(exporter), path, fields, [case.batch for case in cases], exports.program.outputs)
+        path, program = exports.artifact(format).path, exports.program
+        return ExportedFile(type(exporter), path, program.fields, program.outputs).answers([case.batch for case in cases])
     return [Answer(*outcome(partial(run, case.batch))) for case in cases]
 
 

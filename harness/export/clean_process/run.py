@@ -56,58 +56,6 @@ class CleanRun:
     error: str = ""
 
 
-def run_in_clean_process(
-    exporter: type[Exporter],
-    path: Path,
-    fields: Sequence[str],
-    batches: Sequence[Batch],
-    *,
-    outputs: Sequence[str] = (LOGITS,),
-    config: Path | None = None,
-    expected: Mapping[str, Tensor | TensorFacts] | None = None,
-    timeout: float = 120.0,
-    threads: int = 1,
-) -> CleanRun:
-    """Loads a file in a clean process and runs it.
-
-    Args:
-        exporter: The exporter of its format.
-        path: The file.
-        fields: Names of the inputs, in order.
-        batches: The inputs; each holds the fields. Weights that are compared with the expected ones need none.
-        outputs: Names of the outputs, in order.
-        config: For formats of weights, the config file to build the model from.
-        expected: For those without a config, the model's state dict, or what was recorded of it: names, shapes, dtypes and values that
-            the file must hold.
-        timeout: Seconds until the process, and what it started, is stopped.
-        threads: Of each operator.
-
-    Returns:
-        The outputs and figures; a process that raises, dies or hangs gives an ``error`` instead.
-    """
-    weights = exporter.kind == "weights"
-    only_compared = weights and config is None
-    if not batches and not only_compared:
-        return CleanRun(error="there is no batch to run it on")
-    with tempfile.TemporaryDirectory(prefix="modeltiers-clean-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        _write_request(
-            folder,
-            exporter,
-            path,
-            fields,
-            batches,
-            outputs,
-            threads=threads,
-            config=str(config.resolve()) if config is not None else None,
-            expected=_expected(expected or {}) if only_compared else {},
-            # Only the user's own model may need the user's files.
-            run_in=str(Path.cwd()) if weights and config is not None else None,
-        )
-        status = _run_child(folder, timeout, threads)
-        return _result(folder, status, timeout, 0 if only_compared else len(batches), outputs)
-
-
 @dataclass(frozen=True)
 class Answer:
     """What a file gives for a batch.
@@ -123,43 +71,110 @@ class Answer:
     is_fatal: bool = False
 
 
-def answers(
-    exporter: type[Exporter],
-    path: Path,
-    fields: Sequence[str],
-    batches: Sequence[Batch],
-    outputs: Sequence[str] = (LOGITS,),
-    timeout: float = 120.0,
-) -> list[Answer]:
-    """Runs a file on one batch after another in a clean process; where that crashes, another one continues after the batch."""
-    given: list[Answer] = []
-    while len(given) < len(batches):
-        given += _answers_of_one_process(exporter, path, fields, batches[len(given) :], outputs, timeout)
-    return given
+@dataclass(frozen=True)
+class ExportedFile:
+    """An exported file, to be run in clean processes.
 
+    Attributes:
+        exporter: The exporter of its format.
+        path: The file.
+        fields: Names of the inputs, in order.
+        outputs: Names of the outputs, in order.
+        timeout: Seconds until a process, and what it started, is stopped.
+        threads: Of each operator.
+    """
 
-def _answers_of_one_process(
-    exporter: type[Exporter],
-    path: Path,
-    fields: Sequence[str],
-    batches: Sequence[Batch],
-    outputs: Sequence[str],
-    timeout: float,
-) -> list[Answer]:
-    """The answers of one process, up to where it crashed."""
-    with tempfile.TemporaryDirectory(prefix="modeltiers-answers-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        _write_request(folder, exporter, path, fields, batches, outputs, one_by_one=True)
-        status = _run_child(folder, timeout, 1)
-        given = [_answer(folder, number, outputs) for number in range(len(batches))]
-        if status == 0:
-            return [answer for answer in given if answer is not None]
-        end = Answer(refusal=_why_no_answer(folder, status, timeout), is_fatal=True)
-        stage = folder / STAGE
-        if not stage.is_file():  # it cannot even be loaded
-            return [end] * len(batches)
-        last = int(stage.read_text(encoding="utf-8"))
-        return [answer or end for answer in given[: last + 1]]
+    exporter: type[Exporter]
+    path: Path
+    fields: Sequence[str]
+    outputs: Sequence[str] = (LOGITS,)
+    timeout: float = 120.0
+    threads: int = 1
+
+    def run(
+        self,
+        batches: Sequence[Batch],
+        *,
+        config: Path | None = None,
+        expected: Mapping[str, Tensor | TensorFacts] | None = None,
+    ) -> CleanRun:
+        """Loads it in a clean process and runs it.
+
+        Args:
+            batches: The inputs; each holds the fields. Weights that are compared with the expected ones need none.
+            config: For formats of weights, the config file to build the model from.
+            expected: For those without a config, the model's state dict, or what was recorded of it: names, shapes, dtypes and values that
+                the file must hold.
+
+        Returns:
+            The outputs and figures; a process that raises, dies or hangs gives an ``error`` instead.
+        """
+        builds = self.exporter.kind == "weights" and config is not None
+        only_compared = self.exporter.kind == "weights" and config is None
+        if not batches and not only_compared:
+            return CleanRun(error="there is no batch to run it on")
+        asked = {
+            "config": str(config.resolve()) if builds and config is not None else None,
+            "expected": _expected(expected or {}) if only_compared else {},
+            "run_in": str(Path.cwd()) if builds else None,  # only the user's own model may need the user's files
+        }
+        with tempfile.TemporaryDirectory(prefix="modeltiers-clean-", ignore_cleanup_errors=True) as name:
+            folder = Path(name)
+            self._write_request(folder, batches, **asked)
+            status = self._run_child(folder)
+            return _result(folder, status, self.timeout, 0 if only_compared else len(batches), self.outputs)
+
+    def answers(self, batches: Sequence[Batch]) -> list[Answer]:
+        """Runs it on one batch after another; where that crashes, another process continues after the batch."""
+        given: list[Answer] = []
+        while len(given) < len(batches):
+            given += self._answers_of_one_process(batches[len(given) :])
+        return given
+
+    def _answers_of_one_process(self, batches: Sequence[Batch]) -> list[Answer]:
+        """The answers of one process, up to where it crashed."""
+        with tempfile.TemporaryDirectory(prefix="modeltiers-answers-", ignore_cleanup_errors=True) as name:
+            folder = Path(name)
+            self._write_request(folder, batches, one_by_one=True)
+            status = self._run_child(folder)
+            given = [_answer(folder, number, self.outputs) for number in range(len(batches))]
+            if status == 0:
+                return [answer for answer in given if answer is not None]
+            end = Answer(refusal=_why_no_answer(folder, status, self.timeout), is_fatal=True)
+            stage = folder / STAGE
+            if not stage.is_file():  # it cannot even be loaded
+                return [end] * len(batches)
+            last = int(stage.read_text(encoding="utf-8"))
+            return [answer or end for answer in given[: last + 1]]
+
+    def _write_request(self, folder: Path, batches: Sequence[Batch], **asked: Any) -> None:
+        """Writes what the child is asked for, and its inputs, into its folder."""
+        request = {
+            "exporter": f"{self.exporter.__module__}:{self.exporter.__qualname__}",
+            "artifact": str(self.path.resolve()),
+            "fields": {name: _dtype(batches[0][name]) for name in self.fields} if batches else {},
+            "batches": len(batches),
+            "outputs": list(self.outputs),
+            "threads": self.threads,
+            "one_by_one": False,
+            "run_in": None,
+            # An exporter of another package is found where this process found it.
+            "import_paths": sys.path if asked.get("run_in") or not self.exporter.is_built_in() else [],
+            **asked,
+        }
+        (folder / _REQUEST).write_text(json.dumps(request), encoding="utf-8")
+        np.savez(folder / INPUTS, *(_array(batch[name]) for batch in batches for name in self.fields))
+
+    def _run_child(self, folder: Path) -> int | None:
+        """The exit status of the child, run in its folder; ``None`` when it had to be stopped."""
+        command = module_command(_CHILD, _REQUEST)
+        child = start_process(command, folder / _LOG, environment_of_child(self.threads), folder)
+        try:
+            return child.wait(self.timeout)
+        except subprocess.TimeoutExpired:
+            return None
+        finally:
+            stop_process(child)
 
 
 def _answer(folder: Path, number: int, outputs: Sequence[str]) -> Answer | None:
@@ -167,37 +182,6 @@ def _answer(folder: Path, number: int, outputs: Sequence[str]) -> Answer | None:
     if refusal.is_file():
         return Answer(refusal=refusal.read_text(encoding="utf-8"))
     return Answer(dict(zip(outputs, _tensors(given), strict=True))) if given.is_file() else None
-
-
-def _write_request(
-    folder: Path,
-    exporter: type[Exporter],
-    path: Path,
-    fields: Sequence[str],
-    batches: Sequence[Batch],
-    outputs: Sequence[str],
-    *,
-    threads: int = 1,
-    run_in: str | None = None,
-    one_by_one: bool = False,
-    **more: Any,
-) -> None:
-    """Writes what the child is asked for, and its inputs, into its folder."""
-    request = {
-        "exporter": f"{exporter.__module__}:{exporter.__qualname__}",
-        "artifact": str(path.resolve()),
-        "fields": {name: _dtype(batches[0][name]) for name in fields} if batches else {},
-        "batches": len(batches),
-        "outputs": list(outputs),
-        "threads": threads,
-        "one_by_one": one_by_one,
-        "run_in": run_in,
-        # An exporter of another package is found where this process found it.
-        "import_paths": sys.path if run_in or not exporter.is_built_in() else [],
-        **more,
-    }
-    (folder / _REQUEST).write_text(json.dumps(request), encoding="utf-8")
-    np.savez(folder / INPUTS, *(_array(batch[name]) for batch in batches for name in fields))
 
 
 def _expected(known: Mapping[str, Tensor | TensorFacts]) -> dict[str, dict[str, Any]]:
@@ -212,18 +196,6 @@ def _dtype(tensor: Tensor) -> str:
 def _array(tensor: Tensor) -> np.ndarray[Any, Any]:
     tensor = tensor.detach().cpu()
     return (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()
-
-
-def _run_child(folder: Path, timeout: float, threads: int) -> int | None:
-    """The exit status of the child, run in its folder; ``None`` when it had to be stopped."""
-    command = module_command(_CHILD, _REQUEST)
-    child = start_process(command, folder / _LOG, environment_of_child(threads), folder)
-    try:
-        return child.wait(timeout)
-    except subprocess.TimeoutExpired:
-        return None
-    finally:
-        stop_process(child)
 
 
 def _result(folder: Path, status: int | None, timeout: float, batches: int, names: Sequence[str]) -> CleanRun:
@@ -281,7 +253,7 @@ def try_other_sizes(exporter: type[Exporter], path: Path, program: Program, *, o
     points = shape_grid(program)[:_TRIED]
     made = [make_batch(program.task, point.sizes, seed) for seed, point in enumerate(points)]
     batches = [as_exported(program.forward.adapter, {name: batch[name] for name in program.fields}) for batch in made]
-    given = answers(exporter, path, program.fields, batches, program.outputs)
+    given = ExportedFile(exporter, path, program.fields, program.outputs).answers(batches)
     for point, batch, answer in zip(points, batches, given, strict=True):
         at = point.sizes.describe(program.task)
         if answer.is_fatal:
