@@ -13,9 +13,6 @@ from enum import Enum
 from pathlib import PurePath
 from typing import Any
 
-import numpy as np
-from pydantic import BaseModel
-
 from harness.errors import ExperimentError
 
 _DEPTH = 8
@@ -107,7 +104,7 @@ def without_secrets(value: Any, depth: int = 0) -> Any:
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
-    if isinstance(value, np.generic):
+    if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
         return without_secrets(value.item(), depth)
     if isinstance(value, (list, tuple, set, frozenset)):
         return [without_secrets(entry, depth + 1) for entry in value]
@@ -128,7 +125,7 @@ def _attributes(value: Any) -> Mapping[Any, Any] | None:
 
     if isinstance(value, Mapping):
         return value
-    if isinstance(value, BaseModel):
+    if hasattr(value, "model_dump") and not isinstance(value, type):
         return value.model_dump(mode="json")
     if is_dataclass(value):
         return {field.name: getattr(value, field.name) for field in fields(value)}

@@ -201,6 +201,27 @@ def test_files_ask_for_facts_and_not_for_task_types() -> None:
     assert naming == NAMES_TASK_TYPES.keys()
 
 
+def test_no_name_of_a_package_is_the_name_of_a_file_in_it() -> None:
+    """Importing the file would put it in the place of what has its name."""
+    packages = {module: path for module, path in FILES.items() if path.name == "__init__.py"}
+    hidden = [
+        f"{module}.{name}"
+        for module, path in packages.items()
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        for name in _names_bound_by(node)
+        if f"{module}.{name}" in FILES and getattr(node, "module", "") != f"{module}.{name}"
+    ]
+    assert hidden == []
+
+
+def _names_bound_by(node: ast.stmt) -> list[str]:
+    if isinstance(node, (ast.Import, ast.ImportFrom)):
+        return [alias.asname or alias.name for alias in node.names]
+    if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        return [node.name]
+    return [name.id for name in ast.walk(node) if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)]
+
+
 def test_the_entry_point_imports_only_the_standard_library_and_pytest() -> None:
     entry_point = tuple(f"pytest_modeltiers{part}" for part in ("", ".plugin", ".hooks", ".without_config"))
     allowed = {"pytest", "__future__", *sys.stdlib_module_names}

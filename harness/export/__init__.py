@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from harness.errors import UserError
-from harness.formats import formats
+from harness.formats import formats as all_formats  # the name is that of a folder in here
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ def innermost(error: BaseException) -> BaseException:
 
     An exception of the user's own is the last one that is looked at, as its message was chosen by the user.
     """
-    packages = {"builtins", "torch", *(package for format in formats().values() for package in format.packages)}
+    packages = {"builtins", "torch", *(package for format in all_formats().values() for package in format.packages)}
     while error.__cause__ is not None and type(error).__module__.partition(".")[0] in packages:
         error = error.__cause__
     return error
