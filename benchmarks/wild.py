@@ -5,11 +5,12 @@ python benchmarks/wild.py                        # both halves, a table by area
 python benchmarks/wild.py --drawn after --json wild.json
 python benchmarks/wild.py --only loading --verbose
 
-A pair counts as found when the test that is about the bug fails (or warns, where it warns by design), as blamed when the module that is named is
-the right one, where there is one to name; anything red in its corrected twin is a false alarm. The bug is shown in plain PyTorch first: a pair
-whose bug is not there, or is in the twin too, counts for nothing and ends the run with 1. Half of the pairs were written when the checks were
-finished; theirs are the figures that speak for the suite. What their first run found, before anything was mended because of it, is printed
-too: a count of what `tests/wild` keeps, not measured again. The other boards (`detection.py`) are of bugs that this project made up.
+A pair counts as found when the test that is about the bug fails (or warns, where it warns by design), as blamed when the module or the line
+that is named is the right one, where there is one to name; anything red in its corrected twin is a false alarm. The bug is shown in plain
+PyTorch first: a pair whose bug is not there, or is in the twin too, counts for nothing and ends the run with 1. Half of the pairs were written
+when the checks were finished; theirs are the figures that speak for the suite. What their first run found, before anything was mended because
+of it, is printed too: a count of what `tests/wild` keeps, not measured again. The other boards (`detection.py`) are of bugs that this project
+made up.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Outcome:
         shown: Whether plain PyTorch shows the bug in one model and not in the other.
         found: Whether the right test is red.
         elsewhere: Tests that are red where the right one is not.
-        names_module: Whether there is a module to name.
+        names_module: Whether there is a module or a line to name.
         blamed: Whether it is named.
         alarms: Tests that fail on the twin.
         seconds: What judging both took.
@@ -112,14 +113,14 @@ def judge_pair(name: str) -> Outcome:
     """What the suite finds in both models of a pair."""
     warnings.simplefilter("ignore")
     bug, started = _pairs()[name], time.perf_counter()
-    outcome = Outcome(name, bug.area, bug.drawn_after, names_module=bool(bug.module))
+    outcome = Outcome(name, bug.area, bug.drawn_after, names_module=bool(bug.module or bug.line))
     outcome.shown = not wrongness(bug, bug.buggy) <= 10 * NOISE and wrongness(bug, bug.sound) <= NOISE
     near = {name for each in bug.judged for name in judged_of_a_bug(each)}
     judged = tuple(name for name in whole_tier(bug.tier) if bug.tier < 3 or name in near)
     found = _judged(bug, bug.buggy, judged)
     evidence = bug.finding(found)
     outcome.found = evidence is not None
-    outcome.blamed = evidence is not None and bug.blames(evidence.module)
+    outcome.blamed = evidence is not None and bug.blames(evidence)
     outcome.elsewhere = [] if outcome.found else _red(found)
     outcome.alarms = _red(_judged(bug, bug.sound, judged))
     outcome.seconds = round(time.perf_counter() - started, 1)
@@ -137,7 +138,7 @@ def _red(found: dict[str, Evidence]) -> list[str]:
 
 def table(outcomes: list[Outcome]) -> str:
     """The figures by area, and of both halves, as a Markdown table."""
-    rows = [("bugs", "pairs", "found by the right test", "right module named", "false alarms on twins")]
+    rows = [("bugs", "pairs", "found by the right test", "right module or line named", "false alarms on twins")]
     rows += [_row(area, same) for area in AREAS if (same := [outcome for outcome in outcomes if outcome.area == area])]
     for after, label in ((False, "written before the checks"), (True, "written after the checks")):
         if same := [outcome for outcome in outcomes if outcome.drawn_after is after]:

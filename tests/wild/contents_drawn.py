@@ -142,7 +142,7 @@ class Writer(lightning.LightningModule):
 
     def __init__(self, wrong: bool = False) -> None:
         super().__init__()
-        self.wrong = wrong
+        self.wrong, self.eos_token_id = wrong, 0
         self.tokens, self.net, self.head = (
             nn.Embedding(ITEMS, WIDTH),
             nn.GRU(WIDTH, WIDTH, batch_first=True),
@@ -234,7 +234,8 @@ add(
     undefined_without_values,
     partial(Model, SERIES),
     or_tests=("finite_output[typical]", "finite_output[extremes]"),
-    first_run=FirstRun("d13d60a", True, True, "the line of the subtraction"),
+    module="(model)",
+    first_run=FirstRun("d13d60a", True, True, "the forward of the model itself"),
 )
 add(
     "maximum_over_no_neighbours",
@@ -246,6 +247,8 @@ add(
     size_without_neighbours,
     partial(Model, MESH),
     or_tests=("finite_output[extremes]",),
+    module="first",
+    unnamed="the first to be infinite is named, not the one whose largest finite number makes it so",
     first_run=FirstRun("d13d60a", True, False, "`head`, the first to be infinite; `first` gives the largest finite number"),
 )
 add(
@@ -257,9 +260,9 @@ add(
     Writer,
     untaught_ends,
     partial(trained, TEXT),
-    or_tests=("training_loss[ignored_labels]",),
+    or_tests=("training_loss[ignored_labels]", "training_loss[end_of_text]"),
+    line="return F.cross_entropy(",
     first_run=FirstRun("d13d60a", False, False, "no batch has a real token with the id of padding"),
-    missed="no batch of a training check has a real token with the id of padding",
 )
 add(
     "divided_by_boxes_that_are_not_there",
@@ -270,5 +273,6 @@ add(
     Detector,
     undefined_without_boxes,
     partial(trained, BOXES),
+    line="return loss /",
     first_run=FirstRun("d13d60a", True, False, "`Detector.training_step`, without a line", ("accumulation",)),
 )

@@ -208,6 +208,7 @@ add(
     cost_of_the_right_reading,
     WRITING,
     or_tests=("overfits_one_batch",),
+    line="F.ctc_loss(",
     first_run=FirstRun("d13d60a", True, False, "it cannot overfit; no place"),
 )
 add(

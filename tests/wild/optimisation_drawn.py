@@ -302,6 +302,7 @@ add(
     rate_lost_in_half_a_run,
     TEXT,
     status=Status.WARN,
+    line="schedule.step()",
     first_run=FirstRun("d13d60a", True, False, "the schedule's class, without a line"),
 )
 add(
@@ -326,5 +327,6 @@ add(
     change_by_longer_texts,
     TEXT,
     or_tests=("training_loss[reduction]", "accumulation"),
+    line="return total /",
     first_run=FirstRun("d13d60a", True, False, "`Normalised.training_step`: the sum over each row's labels, without a line"),
 )

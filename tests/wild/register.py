@@ -7,9 +7,11 @@ wrong, and ``wrong`` shows in plain PyTorch that the model has it and its twin h
 from __future__ import annotations
 
 import importlib
+import linecache
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -76,6 +78,7 @@ class WildBug:
         sound: Makes the same without it.
         wrong: How wrong a model is, in plain PyTorch: 0 or rounding noise without the bug.
         module: What must be blamed, or the start of its path; empty where no module can be named.
+        line: A part of the line of the pair's file that must be named; empty where no line is asked for.
         status: What the finding must be; a warning where the property warns by design.
         drawn_after: Whether the pair was written when its check was finished already.
         missed: Why nothing finds it, where nothing does; its test then demands that this is still so.
@@ -94,6 +97,7 @@ class WildBug:
     sound: Factory
     wrong: Callable[[nn.Module], float]
     module: str = ""
+    line: str = ""
     status: Status = Status.FAIL
     drawn_after: bool = False
     missed: str = ""
@@ -123,9 +127,12 @@ class WildBug:
         """The finding that is about the bug, if there is one."""
         return next((found[test] for test in self.tests if test in found and found[test].status is self.status), None)
 
-    def blames(self, module: str) -> bool:
-        """Whether a finding that blames a module blames the right one, or a part of it."""
-        return not self.module or module == self.module or module.startswith((f"{self.module}.", f"{self.module}["))
+    def blames(self, found: Evidence) -> bool:
+        """Whether a finding names the right module, or a part of it, and the right line, as far as these are asked for."""
+        module, (file, _, number) = found.module, Path(found.place).name.rpartition(":")
+        is_there = not self.module or module == self.module or module.startswith((f"{self.module}.", f"{self.module}["))
+        line = linecache.getline(str(Path(__file__).parent / file), int(number)) if file else ""
+        return is_there and self.line in line
 
     @property
     def property(self) -> str:  # last, as it hides the decorator

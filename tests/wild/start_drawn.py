@@ -143,7 +143,7 @@ add(
     OBSERVED,
     module="norm",
     or_tests=("train_mode[statistics]",),
-    first_run=FirstRun("d13d60a", True, True, "`norm`, with its line"),
+    first_run=FirstRun("d13d60a", True, True, "`norm`, with its forward"),
 )
 add(
     "weights_from_the_standard_normal",

@@ -29,8 +29,8 @@ def test_a_wild_bug_is_found(bug: WildBug, tmp_path: Path) -> None:
     found = bug.setup(bug.buggy).judge(judged_for(bug), tmp_path)
     evidence = bug.finding(found)
     assert evidence, [found[test].explain() for test in bug.tests]
-    assert bug.blames(evidence.module) is not bool(bug.unnamed), (
-        f"blames {evidence.module!r}, not {bug.module!r}: {evidence.explain()}"
+    assert bug.blames(evidence) is not bool(bug.unnamed), (
+        f"names {evidence.where!r}, not {bug.module or bug.line!r}: {evidence.explain()}"
     )
 
 

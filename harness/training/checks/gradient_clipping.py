@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import wraps
@@ -14,6 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from harness.evidence import Evidence, Status
+from harness.training.checks.code_lines import users_line
 from harness.training.checks.observation import loss_name
 from harness.training.checks.optimizer_coverage import tensors_of
 from harness.training.optimisation import Clip, replaced_clipping
@@ -37,11 +39,13 @@ class _Clipped:
         held: The parameters it was given.
         before: Their gradients, as it found them.
         after: As it left them.
+        place: The user's line that called it.
     """
 
     held: frozenset[int]
     before: Gradients
     after: Gradients
+    place: str
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ class _Watch:
             before = _gradients(given)
             result = clip(given, *limits, **more)
             if math.isfinite(float(limits[0] if limits else more.get(limit, math.inf))):
-                self.events.append(_Clipped(frozenset(map(id, given)), before, _gradients(given)))
+                self.events.append(_Clipped(frozenset(map(id, given)), before, _gradients(given), users_line(sys._getframe(1))))
             return result
 
         return note
@@ -135,13 +139,13 @@ def _judge(trial: Trial, watch: _Watch) -> Evidence:
         if isinstance(event, _Clipped):
             found = _judge_call(event, taken, who)
             if found is not None:
-                return found
+                return found.at(event.place)
             pending.append(event)
             continue
         clipped = [call for call in pending if call.held & event.held]
         found = _judge_step(clipped, event, watch, who) if clipped else None
         if found is not None:
-            return found
+            return found.at(clipped[-1].place)
         pending, taken = [call for call in pending if not call.held & event.held], event
     return Evidence(_NAME, Status.OK, "every step is taken with the gradients that were clipped")
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from harness.catalogue import CATALOGUE, names_of
-from harness.errors import UserError
+from harness.errors import DivergedError, UserError
 from harness.evidence import Evidence, Status, guarded
 from harness.internal_errors import is_from_backward
 from harness.owners import Selection, left_to, owned_by, settled
 from harness.properties.calling import BackwardRaisedError
 from harness.properties.prerequisites import GRADIENT_OWNER, broken_weight
+from harness.training.checks.code_lines import with_line
 from harness.training.trial import Trial, too_long
 from harness.user_code import raised
 
@@ -79,6 +80,7 @@ def find_training(name: str, trial: Trial, case: str = "") -> Evidence:
             return left_to(name, GRADIENT_OWNER, subject.backward_raises(), code="backward_raises")
         message = str(error) if isinstance(error, UserError) else f"training raises {raised(error)}"
         owner = next(each for each in _OWNERS if CATALOGUE[each].needs(subject.task))
-        return Evidence(name, Status.FAIL, message, details=owned_by(owner), code="training_raises")
+        found = Evidence(name, Status.FAIL, message, details=owned_by(owner), code="training_raises")
+        return with_line(found, trial, diverged=True) if isinstance(error, DivergedError) else found
 
-    return guarded(name, measured, raises, libraries=False)
+    return with_line(guarded(name, measured, raises, libraries=False), trial)

@@ -1,0 +1,75 @@
+"""Findings about a training name the line of the user's code: where the loss is made, an optimizer, a schedule, a call that clips."""
+
+from __future__ import annotations
+
+import linecache
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from harness.evidence import Status
+from tests.planted_bugs.tier3.training import TABLE, LitScores, ManualScores, Scores, Training
+
+
+class Summed(LitScores):
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        each = F.cross_entropy(logits, labels, reduction="none")
+        return each.sum()
+
+
+class Undefined(LitScores):
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        share = (labels > 99).sum() / (labels > 99).sum()
+        scaled = share * logits
+        return F.cross_entropy(scaled, labels)
+
+
+class Left(LitScores):
+    def configure_optimizers(self) -> Any:
+        return torch.optim.AdamW(self.net.hidden.parameters(), lr=1e-2)
+
+
+class Scheduled(LitScores):
+    def configure_optimizers(self) -> Any:
+        optimizer: Any = super().configure_optimizers()
+        steps = int(self.trainer.estimated_stepping_batches)
+        return [optimizer], [CosineAnnealingLR(optimizer, T_max=steps)]
+
+
+class ClippedLate(ManualScores):
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        super().training_step(batch, batch_idx)
+        clip_grad_norm_(self.parameters(), 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("build", "test", "line"),
+    [
+        (Summed, "initial_loss", "each.sum()"),
+        (Undefined, "overfits_one_batch", "share = "),
+        (Left, "optimizer_coverage", "torch.optim.AdamW(self.net.hidden"),
+        (Scheduled, "learning_rate_schedule", "CosineAnnealingLR(optimizer"),
+        (ClippedLate, "gradient_clipping", "clip_grad_norm_(self"),
+    ],
+)
+def test_a_finding_names_the_line(build: Callable[[], nn.Module], test: str, line: str, tmp_path: Path) -> None:
+    found = Training(TABLE, build).judge([test], tmp_path)[test]
+    file, _, number = found.place.rpartition(":")
+    assert found.status in (Status.FAIL, Status.WARN)
+    assert Path(file).name == Path(__file__).name, found.explain()
+    assert line in linecache.getline(__file__, int(number))
+
+
+def test_a_model_without_a_loss_of_its_own_has_no_such_line(tmp_path: Path) -> None:
+    class Stuck(Scores):
+        def forward(self, features: Tensor) -> Tensor:
+            return 0 * super().forward(features)
+
+    assert Training(TABLE, Stuck).judge(["overfits_one_batch"], tmp_path)["overfits_one_batch"].place == ""
