@@ -125,11 +125,7 @@ class Judge:
 
         Where one fails, the smallest sizes are found at which it fails in the same way.
         """
-        started = processor_seconds()
-
-        def out_of_time() -> bool:
-            return processor_seconds() - started > self.share * _SHRINK_FACTOR
-
+        out_of_time = self._out_of_time()
         for sizes, number in self.subject.anchors:
             case = {"sizes": sizes, "seed": number, **values}
             evidence = self._run(check, case)
@@ -137,6 +133,21 @@ class Judge:
                 self._keep_smallest(check, case, evidence, smallest_sizes(self.subject.task), out_of_time)
                 return
             self._keep(evidence)
+
+    def holds_at_corner(self, check: Check, **values: Any) -> None:
+        """Judges inputs that are judged whatever was drawn, also where there was no time for it; nothing where a draw failed."""
+        if self.worst is not None and self._is_own_failure(self.worst):
+            return
+        evidence = self._run(check, values)
+        if self._is_own_failure(evidence) and set(values) == {"sizes"}:
+            self._keep_smallest(check, values, evidence, smallest_sizes(self.subject.task), self._out_of_time())
+        else:
+            self._keep(evidence, partial(self._run_again, check, values))
+
+    def _out_of_time(self) -> Callable[[], bool]:
+        """Whether from now on as much time was used as may be for making a counterexample smaller."""
+        started = processor_seconds()
+        return lambda: processor_seconds() - started > self.share * _SHRINK_FACTOR
 
     def for_all(self, check: Check, cases: SearchStrategy[dict[str, Any]], examples: int = EXAMPLES) -> None:
         """Judges examples whose values are drawn; of those that fail, the smallest is kept.

@@ -79,8 +79,8 @@ def _search(entry: Property, judge: Judge, case: str) -> None:
         judge.holds_at_anchors(check)
     if search.draws:
         judge.for_all(check, getattr(strategies, search.draws)(judge.subject.task), examples=search.examples)
-        if judge.cut and search.corner:
-            judge.holds(check, **getattr(strategies, search.corner)(judge.subject))
+        if search.corner:
+            judge.holds_at_corner(check, **getattr(strategies, search.corner)(judge.subject))
     else:
         for values in search.given:
             judge.holds(check, **values)

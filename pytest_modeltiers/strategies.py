@@ -1,7 +1,7 @@
 """The inputs that tier 1 is judged on: what Hypothesis draws from a task, corners, and the smallest sizes at which a check still fails.
 
 What Hypothesis draws are the free sizes and contents of a task's inputs, smallest first, so that counterexamples shrink. Corners are the sizes
-that matter most, judged where the time budget cut the search short. Sizes that were not drawn, or lengths that were drawn only at their upper
+that matter most, judged whatever was drawn. Sizes that were not drawn, or lengths that were drawn only at their upper
 end, are made smaller here: one axis after the other, until none can be made smaller by one.
 """
 
@@ -135,8 +135,12 @@ def largest_padding(subject: Subject) -> dict[str, Any]:
 
 
 def typical_then_largest(subject: Subject) -> dict[str, Any]:
-    """A call at typical sizes, and one at the largest."""
-    return {"calls": (subject.typical, largest(subject.task, _MOST_ROWS))}
+    """A call at typical sizes, one at the largest, and of images that a task type names one at twice their height and width."""
+    calls = [subject.typical, largest(subject.task, _MOST_ROWS)]
+    if subject.task.image_size is not None:
+        _, height, width = subject.task.image_size
+        calls.append(replace(subject.typical, image=(2 * height, 2 * width)))
+    return {"calls": tuple(calls)}
 
 
 def _declared_sizes(signature: Signature, min_batch: int, min_seq: int, longer: str) -> SearchStrategy[Sizes]:

@@ -42,7 +42,7 @@ CRITICAL = (
                 "harness.properties.numerics:finite_output",
                 search=Search(
                     "batches",
-                    examples=4,
+                    examples=2,
                     anchors_first=True,
                     outputs=FurtherOutputs(function="harness.properties.outputs:finite_further_output"),
                 ),
@@ -66,7 +66,7 @@ CRITICAL = (
         "In eval mode the same input gives the same logits",
         "harness.properties.determinism:eval_deterministic",
         DIFFERENCE,
-        search=Search("batches", examples=4, anchors_first=True, outputs=FurtherOutputs()),
+        search=Search("batches", examples=2, anchors_first=True, outputs=FurtherOutputs()),
     ),
     Property(
         "batch_independence",
@@ -78,13 +78,13 @@ CRITICAL = (
             "forward": Case(
                 "A row's logits do not depend on the other rows of its batch",
                 "harness.properties.independence:batch_independence",
-                search=Search("several_rows", corner="largest_sizes", outputs=FurtherOutputs("by_row")),
+                search=Search("several_rows", examples=5, corner="largest_sizes", outputs=FurtherOutputs("by_row")),
             ),
             "gradient": Case(
                 "A row's gradient does not reach the other rows of its batch",
                 "harness.properties.independence:gradient_independence",
                 search=Search(
-                    "several_rows", examples=6, corner="largest_sizes", outputs=FurtherOutputs("by_row", declared=True)
+                    "several_rows", examples=3, corner="largest_sizes", outputs=FurtherOutputs("by_row", declared=True)
                 ),
             ),
         },
@@ -187,6 +187,7 @@ CRITICAL = (
         needs=facts.causal,
         search=Search(
             "several_tokens",
+            examples=6,
             corner="largest_sizes",
             outputs=FurtherOutputs("by_position", "harness.properties.outputs:further_causality"),
         ),
@@ -201,6 +202,7 @@ CRITICAL = (
         owned_by=("causal",),
         search=Search(
             "pad_patterns",
+            examples=5,
             corner="largest_padding",
             outputs=FurtherOutputs("by_padding", declared=True, at="largest_padding"),
         ),
@@ -321,7 +323,7 @@ CRITICAL = (
         DIFFERENCE,
         owned_by=_WRITES,
         search=Search(
-            "call_sequences", examples=4, first="harness.properties.determinism:repeated_backward", corner="typical_then_largest"
+            "call_sequences", examples=2, first="harness.properties.determinism:repeated_backward", corner="typical_then_largest"
         ),
     ),
     Property(
@@ -346,7 +348,7 @@ CRITICAL = (
         "harness.properties.contracts:memory_layout",
         DIFFERENCE,
         owned_by=_WRITES,
-        search=Search("batches", examples=3, corner="largest_sizes"),
+        search=Search("batches", examples=2, corner="largest_sizes"),
     ),
     Property(
         "dtype_move",

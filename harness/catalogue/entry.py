@@ -57,7 +57,7 @@ class Search:
         given: Arguments of the function where nothing is drawn, one call each.
         first: A function that is judged once before, without arguments.
         anchors_first: Whether the fixed sizes and seeds of every subject are judged before any are drawn.
-        corner: What is judged where the time budget cut the search short, by its name in ``pytest_modeltiers.strategies``.
+        corner: What is judged whatever was drawn, also where there was no time to draw, by its name in ``pytest_modeltiers.strategies``.
         outputs: Which further outputs are judged at typical sizes.
     """
 

@@ -165,7 +165,7 @@ def inference_speed(subject: Subject, seed: int = 0) -> Evidence:
             code="grows",
         )
     bound = subject.task.tolerances.get(name)
-    times = _timings(subject, model, seed, calls=9 if bound is None else 50)  # without a bound the time is told, and not judged
+    times = _timings(subject, model, seed, calls=5 if bound is None else 50)  # without a bound the time is told, and not judged
     middle = times[len(times) // 2]
     details: dict[str, Any] = {
         "p50_ms": middle,
