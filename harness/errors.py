@@ -23,6 +23,10 @@ class UserError(Exception):
     code: ClassVar[str] = "wrong_input"
 
 
+class MemoryFullError(BaseException):
+    """The memory of the machine, or of a device, is full. It passes through every ``except Exception``: no model is to blame for it."""
+
+
 @dataclass(frozen=True)
 class Mistake:
     """One thing that is wrong in a config.

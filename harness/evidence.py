@@ -10,7 +10,7 @@ from typing import Any
 
 from harness.compat import called_directly, refuses_gradients
 from harness.errors import ProbeUnsupportedError, TimeBudgetError
-from harness.internal_errors import CODE, describe, is_internal, missing_operator
+from harness.internal_errors import CODE, describe, is_internal, missing_operator, refuse_full_memory
 from harness.wording import figure, with_unit
 
 WHOLE = "(model)"
@@ -195,6 +195,7 @@ def guarded(
 
     Raises:
         TimeBudgetError: The time is up, whatever was being done.
+        MemoryFullError: Memory is full, whatever was being done.
     """
     try:
         return _measured(measure)
@@ -203,6 +204,7 @@ def guarded(
     except ProbeUnsupportedError as error:
         return Evidence(check, Status.SKIPPED, str(error))
     except Exception as error:
+        refuse_full_memory(error)
         if operator := missing_operator(error):
             return Evidence(
                 check, Status.SKIPPED, f"weights of the model are of a kind without `{operator}`, which this check needs"

@@ -7,6 +7,7 @@ first: a frame of the user's code, or of a module that runs its forward, means t
 from __future__ import annotations
 
 import errno
+import os
 import platform
 import re
 import sys
@@ -20,7 +21,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 from harness.compat import BACKWARD_FUNCTION, FORWARD_FUNCTIONS
-from harness.errors import UserError
+from harness.errors import MemoryFullError, UserError
 from harness.files import text_hash
 
 CODE = "internal_error"
@@ -154,3 +155,33 @@ def _write(check: str, text: str) -> Path:
     file = _reports.folder / f"internal_error_{name}_{text_hash(text)[:8]}.txt"
     file.write_text(text, encoding="utf-8")
     return file
+
+
+def refuse_full_memory(error: BaseException) -> None:
+    """Ends what is being done where an error says that there is no memory left for what the machine could hold.
+
+    Args:
+        error: What was raised; what it was raised from counts too.
+
+    Raises:
+        MemoryFullError: It says so.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        said = next(iter(str(cause).splitlines()), "")
+        asked = _REFUSED.search(said) if isinstance(cause, RuntimeError) else None
+        if type(cause).__name__ == "OutOfMemoryError" or (asked and int(asked[1]) < _memory()):
+            raise MemoryFullError(f"memory is full: {said}") from error
+        cause = cause.__cause__
+
+
+_REFUSED = re.compile(r"(?:can't allocate|not enough) memory: you tried to allocate (\d+) bytes")
+"""What the CPU's allocator of PyTorch says; that of a device raises an ``OutOfMemoryError``."""
+
+
+def _memory() -> int:
+    """Bytes of memory that the machine has; a model that asks for more has a bug."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows
+        return 1 << 40

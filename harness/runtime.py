@@ -81,6 +81,26 @@ def bytes_of_weights(model: nn.Module) -> int:
     return sum(parameter.nbytes for parameter in model.parameters() if not is_lazy(parameter))
 
 
+def free_memory(device: torch.device | str = "cpu") -> int:
+    """Bytes that are free, or can be freed, on a device; on the CPU also within the limit of a container. 0 where nothing says so."""
+    if torch.device(device).type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    found = [int(line.split()[1]) * 1024 for line in _lines("/proc/meminfo") if line.startswith("MemAvailable:")]
+    limit, used = _lines("/sys/fs/cgroup/memory.max"), _lines("/sys/fs/cgroup/memory.current")
+    if limit and used and limit[0].isdigit():
+        cache = [int(line.split()[1]) for line in _lines("/sys/fs/cgroup/memory.stat") if line.startswith("inactive_file ")]
+        found.append(max(0, int(limit[0]) - int(used[0]) + sum(cache)))
+    return min(found, default=0)
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.read().splitlines()
+    except OSError:
+        return []
+
+
 _SMALL = 1_000_000
 
 

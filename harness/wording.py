@@ -85,6 +85,11 @@ def duration(seconds: float) -> str:
     return f"{hours:,} h {minutes} min"
 
 
+def amount_of_memory(size: float) -> str:
+    """Bytes as people read them: ``1.5 GiB``, ``64 MiB``."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+
+
 def shortened(text: str, most: int) -> str:
     """A text in one line of at most so many characters."""
     line = " ".join(text.split())

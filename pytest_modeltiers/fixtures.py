@@ -16,7 +16,7 @@ from harness.adapters import Adapter
 from harness.batches import Batch, Sizes
 from harness.catalogue import CATALOGUE
 from harness.config import EvalConfig, TrainingConfig
-from harness.errors import TimeBudgetError
+from harness.errors import MemoryFullError, TimeBudgetError
 from harness.evidence import Evidence
 from harness.owners import Selection
 from harness.properties.subject import Subject
@@ -267,10 +267,12 @@ def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
         return (yield)
     if spent := own.budget.spent:
         pytest.skip(spent)
+    if reason := own.no_memory_for(item.name.removeprefix("test_")):
+        pytest.skip(reason)
     try:
         with time_limit(own.budget):
             return (yield)
-    except CutShortError as cut:
+    except (CutShortError, MemoryFullError) as cut:
         pytest.skip(str(cut))
     except TimeBudgetError as error:
         pytest.fail(str(error), pytrace=False)
@@ -299,7 +301,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
         if judge is None:
             pytest.fail(str(error), pytrace=False)
         judge.stop(str(error))
-    except CutShortError as cut:
+    except (CutShortError, MemoryFullError) as cut:
         own.forget_shared_work()
         if judge is None:
             pytest.skip(str(cut))

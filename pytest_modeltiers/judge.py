@@ -18,7 +18,7 @@ from hypothesis.strategies import SearchStrategy
 
 from harness.batches import Sizes, smallest_sizes
 from harness.catalogue import CATALOGUE
-from harness.errors import OutputError, UserError
+from harness.errors import MemoryFullError, OutputError, UserError
 from harness.evidence import Evidence, Status, guarded, internal_error
 from harness.internal_errors import is_from_backward, is_internal
 from harness.models.wrapped import left_out
@@ -201,7 +201,7 @@ class Judge:
         except Flaky:
             case, evidence = next(pair for pair in known.values() if self._is_own_failure(pair[1]))
             self._keep_drawn(check, case, evidence, out_of_time)
-        except CutShortError:
+        except (CutShortError, MemoryFullError):
             for _, evidence in known.values():
                 self._keep(evidence)
             raise
@@ -232,7 +232,7 @@ class Judge:
         self._final = replace(self.worst, investigate=None)
 
     def cut_short(self, reason: str) -> None:
-        """Records that the time budget ended the test before all was judged: what failed stays, what held says nothing of the rest."""
+        """Records that time or memory ended the test before all was judged: what failed stays, what held says nothing of the rest."""
         self.cut = True
         if self.worst is None or not self._is_own_failure(self.worst):
             held = f"; what was judged by then held ({self.examples} examples)" if self.worst and self.examples > 1 else ""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from harness.models.copies import Copies
     from harness.models.loading import ModelSource
     from harness.monitoring.monitor import Monitor
+    from harness.properties.plan import Plan
     from harness.properties.subject import Shared, Subject
     from harness.training.trial import Trial
     from pytest_modeltiers.property_tests import Answers
@@ -89,7 +90,29 @@ class Suite:
     @cached_property
     def pristine(self) -> nn.Module:
         """The model, built once and never called."""
-        return self.source.build(self.config.seed)
+        from harness.models.structure import build_if_it_fits
+
+        return build_if_it_fits(self.source, self.config.seed)
+
+    @cached_property
+    def plan(self) -> Plan:
+        """What the tests take, and which of them this machine's memory does not hold."""
+        from harness.models.structure import structure_of
+        from harness.properties.plan import machine_of, plan_of
+
+        machine = machine_of(self.config.device, held=structure_of(self.pristine).bytes)
+        return plan_of(self.model().to("meta").eval(), self.adapter, self.task, machine, {})
+
+    @cached_property
+    def is_large(self) -> bool:
+        """Whether the model is so large that memory is looked after."""
+        from harness.runtime import bytes_of_weights
+
+        return bytes_of_weights(self.pristine) >= _LARGE
+
+    def no_memory_for(self, test: str) -> str:
+        """Why there is not enough memory for a test, such as ``gradient_flow[finite]``; empty where there is."""
+        return self.plan.left_out(test) if self.is_large else ""
 
     @cached_property
     def shared(self) -> Shared:
@@ -291,9 +314,9 @@ class Suite:
 
     def let_go(self) -> None:
         """Frees the memory of the models of a test that is over, where it is large enough to matter."""
-        from harness.runtime import bytes_of_weights, give_back_memory
+        from harness.runtime import give_back_memory
 
-        if "pristine" in vars(self) and bytes_of_weights(self.pristine) >= _LARGE:
+        if "is_large" in vars(self) and self.is_large:
             give_back_memory()
 
     def forget_shared_work(self) -> None:

@@ -16,11 +16,11 @@ from typing import TextIO
 
 from harness import __version__
 from harness.cli.deploy import add_bundle, add_export, add_monitor, add_profile
-from harness.cli.doctor import add_doctor
+from harness.cli.doctor import add_doctor, add_plan
 from harness.cli.init import add_explain, add_gist, add_init, add_schema
 from harness.cli.runs import add_repro, add_runs, add_sweep, add_train
 from harness.cli.tiers import add_tiers
-from harness.errors import ConfigError, UserError
+from harness.errors import ConfigError, MemoryFullError, UserError
 
 _COMMANDS = (
     add_tiers,
@@ -36,6 +36,7 @@ _COMMANDS = (
     add_explain,
     add_gist,
     add_schema,
+    add_plan,
     add_doctor,
 )
 
@@ -58,6 +59,9 @@ def _run(arguments: argparse.Namespace) -> int:
         if as_json:
             mistakes = {"mistakes": [asdict(mistake) for mistake in error.mistakes]} if isinstance(error, ConfigError) else {}
             print(json.dumps({"status": "error", "code": error.code, "error": str(error), **mistakes}))
+        return 2
+    except MemoryFullError as error:
+        print(f"modeltiers: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("modeltiers: interrupted", file=sys.stderr)

@@ -16,6 +16,16 @@ def add_config(parser: argparse.ArgumentParser, required: bool = True) -> None:
     parser.add_argument(
         "--config", required=required, type=Path, metavar="FILE", help="JSON, TOML or YAML file that describes the model"
     )
+    _add_trust(parser)
+
+
+def add_config_file(parser: argparse.ArgumentParser) -> None:
+    """``FILE``, of a command that takes nothing else."""
+    parser.add_argument("config", type=Path, metavar="FILE", help="JSON, TOML or YAML file that describes the model")
+    _add_trust(parser)
+
+
+def _add_trust(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trust", action=_TrustModel, nargs=0, help="let the model's file start programs and use the network when it is imported"
     )

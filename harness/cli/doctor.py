@@ -1,4 +1,4 @@
-"""``modeltiers doctor``: what is installed here, which devices there are, and what each missing package costs."""
+"""``modeltiers plan``: what judging a model takes here. ``modeltiers doctor``: what is installed, and what each missing package costs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from harness.cli.arguments import add_json
+from harness.cli.arguments import add_config_file, add_json
 from harness.formats import formats
 
 
@@ -26,6 +26,35 @@ def add_doctor(commands: Any) -> None:
     )
     add_json(doctor)
     doctor.set_defaults(run=_doctor)
+
+
+def add_plan(commands: Any) -> None:
+    """Adds ``plan``."""
+    plan = commands.add_parser(
+        "plan",
+        help="say what tiers 1 and 2 take on this machine: memory, calls, seconds, and what would be left out; nothing is loaded",
+    )
+    add_config_file(plan)
+    add_json(plan)
+    plan.set_defaults(run=_plan)
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    """Builds the model without data, and plans its tests; 1 where it cannot be judged here."""
+    from harness.adapters import make_adapter
+    from harness.config import load_config
+    from harness.models.loading import model_source
+    from harness.models.structure import on_meta
+    from harness.properties.plan import count_tests, machine_of, plan_of
+    from harness.properties.subject import floating_dtype
+
+    config = load_config(arguments.config)
+    task = config.task_spec()
+    model = on_meta(model_source(config), config.seed)
+    adapter = make_adapter(task, config.adapter, config.path.parent)
+    found = plan_of(model, adapter, task, machine_of(config.device, floating_dtype(model)), count_tests(task, config.tiers))
+    print(json.dumps(found.to_json()) if arguments.json else found.text())
+    return int(not found.is_possible)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

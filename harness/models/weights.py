@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import zipfile
 from pathlib import Path
 
 import torch
@@ -77,7 +78,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
             return load_file(path)
         _refuse_dangerous(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        # Mapped, as safetensors are: what is copied into the model is not read into memory of its own first.
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         reason = str(error).splitlines()[0]
         raise WeightsError(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from harness.errors import ForwardError, UserError
+from harness.internal_errors import refuse_full_memory
 from harness.properties.tracing import path_of
 from harness.user_code import raised
 
@@ -65,12 +66,16 @@ def blaming(model: nn.Module, kind: type[ModelRaisedError] = ModelRaisedError) -
     Args:
         model: The model.
         kind: The class of the error, for a backward pass another one than for forward.
+
+    Raises:
+        MemoryFullError: Memory is full, which is no fault of the model.
     """
     try:
         yield
     except UserError:
         raise
     except Exception as error:
+        refuse_full_memory(error)
         raise kind(_running_module(model, error), error) from error
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from harness.adapters import Adapter, SignatureAdapter
 from harness.batches import Batch, Sizes, largest_sizes, make_batch, smallest_sizes, to_device, typical_sizes
@@ -21,7 +22,7 @@ from harness.models.copies import Copies
 from harness.properties.calling import CALLS, BackwardRaisedError, NoGradientError, blaming
 from harness.properties.noise import NoiseFloor, measure_floor
 from harness.properties.prerequisites import PrerequisiteFailure, Unusable, find_backward_error, find_prerequisite_failure
-from harness.runtime import seeded
+from harness.runtime import free_memory, seeded
 from harness.tasks import TaskSpec
 
 
@@ -133,7 +134,10 @@ class Subject:
 
     @cached_property
     def _uncalled_double(self) -> nn.Module | None:
-        """The model in float64, of which the others are copies: they share its weights."""
+        """The model in float64, of which the others are copies: they share its weights; ``None`` also where memory does not hold it."""
+        free = free_memory(self.device)
+        if free and sum(8 * parameter.numel() for parameter in self.copies.model.parameters() if not is_lazy(parameter)) > free:
+            return None
         try:
             model = self.fresh().double()
             self.logits(self.batch(), self.copies.of(model).eval())

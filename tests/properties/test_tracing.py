@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.batches import Sizes
+from harness.evidence import Status
 from harness.properties.gradient_tracing import first_bad_gradient, is_alive
 from harness.properties.tracing import (
     finite,
@@ -19,6 +20,8 @@ from harness.properties.tracing import (
     row_view,
     whole,
 )
+from harness.tasks import TaskSpec, TaskType
+from pytest_modeltiers.live import judge_model
 
 
 class Mixer(nn.Module):
@@ -144,3 +147,55 @@ def test_the_module_that_returns_another_dtype_is_named() -> None:
 def test_the_module_in_which_a_gradient_dies_is_named() -> None:
     model, x = nn.Sequential(nn.Linear(4, 4), Rounding(), nn.Linear(4, 4)), torch.randn(3, 4)
     assert first_bad_gradient(model, lambda: model(x).sum().backward(), is_alive) == "1"
+
+
+class DeepBlock(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(16)
+        self.mlp: nn.Module = nn.Sequential(nn.Linear(16, 16), nn.GELU(), nn.Linear(16, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.mlp(self.norm(x))
+
+
+class MeanOverRows(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 0.5 * x.mean(0, keepdim=True)
+
+
+class MeanOverPositions(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 0.5 * x.mean(1, keepdim=True)
+
+
+class Deep(nn.Module):
+    """24 equal blocks, one of which may be wrong."""
+
+    def __init__(self, wrong: nn.Module) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(32, 16)
+        self.blocks = nn.ModuleList(DeepBlock() for _ in range(24))
+        self.head = nn.Linear(16, 32)
+        self.blocks[17].mlp = nn.Sequential(self.blocks[17].mlp, wrong)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        x = self.embedding(input_ids)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x)
+
+
+@pytest.mark.parametrize(
+    ("name", "test", "wrong"),
+    [
+        ("batch_independence", "batch_independence[forward]", MeanOverRows),
+        ("causal", "causal", MeanOverPositions),
+    ],
+)
+def test_the_wrong_layer_of_24_is_named(name: str, test: str, wrong: type[nn.Module]) -> None:
+    task = TaskSpec(TaskType.CAUSAL_LM, vocab_size=32, max_seq_len=12)
+    found = judge_model(lambda: Deep(wrong()), task, only=[name], share=0.2)[test]
+    assert found.status is Status.FAIL
+    assert found.module == "blocks.17.mlp.1"
+    assert judge_model(lambda: Deep(nn.Identity()), task, only=[name], share=0.2)[test].status is Status.OK

@@ -1,0 +1,163 @@
+"""A model's structure, found before any of its weights is made: it is built on PyTorch's ``meta`` device, which has shapes and no data.
+
+A model that is small beside the memory that is free is simply built.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.nn.parameter import is_lazy
+
+from harness.errors import FactoryError, UserError
+from harness.runtime import free_memory
+from harness.wording import amount_of_memory
+
+if TYPE_CHECKING:
+    from harness.models.loading import ModelSource
+
+_TRIED = 4
+"""A model is built without further ado up to this part of the memory that is free."""
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What a model is made of.
+
+    Attributes:
+        parameters: Number of parameters; those that are tied count once.
+        weights: Their bytes.
+        elements: Number of floating ones, parameters and buffers.
+        buffers: Bytes of the buffers.
+        largest: Bytes of the largest parameter.
+        dtypes: Dtypes of the parameters, the commonest first.
+        tied: Names of parameters that are one and the same.
+        blocks: Modules of one class and the same shapes that stand in a row: class and number, the largest first.
+    """
+
+    parameters: int
+    weights: int
+    elements: int
+    buffers: int
+    largest: int
+    dtypes: tuple[str, ...]
+    tied: tuple[tuple[str, ...], ...]
+    blocks: tuple[tuple[str, int], ...]
+
+    @property
+    def bytes(self) -> int:
+        """What the model takes once it is built."""
+        return self.weights + self.buffers
+
+
+def structure_of(model: nn.Module) -> Structure:
+    """Reads the structure of a model, which may be on ``meta``."""
+    parameters = [parameter for parameter in model.parameters() if not is_lazy(parameter)]
+    buffers = [buffer for buffer in model.buffers() if not is_lazy(buffer)]
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    dtypes = Counter[str]()
+    for parameter in parameters:
+        dtypes[str(parameter.dtype).removeprefix("torch.")] += parameter.numel()
+    return Structure(
+        parameters=sum(p.numel() for p in parameters),
+        weights=sum(p.nbytes for p in parameters),
+        elements=sum(t.numel() for t in (*parameters, *buffers) if t.is_floating_point()),
+        buffers=sum(b.nbytes for b in buffers),
+        largest=max((p.nbytes for p in parameters), default=0),
+        dtypes=tuple(name for name, _ in dtypes.most_common()),
+        tied=tuple(tuple(group) for group in names.values() if len(group) > 1),
+        blocks=tuple(_blocks(model)),
+    )
+
+
+def _blocks(model: nn.Module) -> list[tuple[str, int]]:
+    found = [
+        (sum(p.numel() for p in list_.parameters() if not is_lazy(p)), type(list_[0]).__name__, len(list_))
+        for list_ in model.modules()
+        if isinstance(list_, (nn.ModuleList, nn.Sequential)) and len(list_) > 1 and len({_shapes(each) for each in list_}) == 1
+    ]
+    return [(kind, number) for _, kind, number in sorted(found, reverse=True)]
+
+
+def _shapes(module: nn.Module) -> tuple[object, ...]:
+    return type(module), *((name, tuple(p.shape), p.dtype) for name, p in module.named_parameters() if not is_lazy(p))
+
+
+def on_meta(source: ModelSource, seed: int = 0) -> nn.Module:
+    """The model without data.
+
+    Raises:
+        FactoryError: It cannot be built so, as where its code reads a number out of a tensor.
+    """
+    with torch.device("meta"):
+        model = source.build(seed)
+    if found := next(
+        (name for name, p in model.named_parameters() if not is_lazy(p) and not p.is_meta and p.nbytes > _SMALL), ""
+    ):
+        raise FactoryError(f"{source.origin} makes `{found}` with data where it is built on meta")
+    return model
+
+
+_SMALL = 1 << 20
+
+
+class _StoppedError(BaseException):
+    """More weights were made than are simply built."""
+
+
+@contextmanager
+def _stopping_at(limit: int) -> Iterator[None]:
+    """A block in which no more than so many bytes of parameters are registered on modules."""
+    made: set[int] = set()
+    total = 0
+
+    def count(_module: nn.Module, _name: str, parameter: Tensor | None) -> None:
+        nonlocal total
+        if parameter is None or parameter.is_meta or is_lazy(parameter) or id(parameter) in made:
+            return
+        made.add(id(parameter))
+        total += parameter.nbytes
+        if total > limit:
+            raise _StoppedError
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def build_if_it_fits(source: ModelSource, seed: int = 0) -> nn.Module:
+    """Builds a model; one that the memory that is free cannot hold is refused when a part of its weights is made.
+
+    Raises:
+        FactoryError: It does not fit, or it cannot be built.
+    """
+    free = free_memory(source.device)
+    if not free:
+        return source.build(seed)
+    try:
+        with _stopping_at(free // _TRIED):
+            return source.build(seed)
+    except _StoppedError:
+        pass
+    try:
+        needed = structure_of(on_meta(source, seed)).bytes
+    except UserError:  # how large it is becomes known only by building it
+        needed = 0
+    if needed > free:
+        raise FactoryError(
+            f"{source.origin}: the weights take {amount_of_memory(needed)}, and {amount_of_memory(free)} of memory are free on "
+            f"{source.device}; nothing was loaded. `modeltiers plan FILE` says what fits; "
+            'weights in bfloat16 take half of those in float32, and `"device"` names another device'
+        )
+    return source.build(seed)

@@ -1,0 +1,306 @@
+"""What judging a model takes, found from its structure and this machine before a weight is made: memory, calls, seconds, and what is left out.
+
+The model is called on PyTorch's ``meta`` device, where a call costs nothing: the shapes of its outputs, the floating-point operations, and the
+bytes that it holds at its peak are those of a real one. Memory is planned in steps, each of which some properties need.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from harness.adapters import Adapter
+from harness.batches import Sizes, largest_sizes, make_batch, smallest_sizes, to_device, typical_sizes
+from harness.catalogue import of_tier
+from harness.compat import TorchDispatchMode
+from harness.models.structure import Structure, structure_of
+from harness.properties.resources import LiveBytes
+from harness.runtime import free_memory
+from harness.tasks import TaskSpec
+from harness.user_code import raised
+from harness.wording import aligned, amount_of_memory, counted, duration
+
+_CALLS = {1: 14.0, 2: 6.0}
+"""Calls of a model that a test of a tier makes, on average, at about typical sizes: GPT-2 in the benchmark of large models."""
+
+_BACKWARD = 3
+"""How many times as many operations a call with its backward pass has."""
+
+SECOND = "a second model"
+GRADIENTS = "gradients"
+FLOAT64 = "float64"
+
+_NEEDS = {
+    **dict.fromkeys(("serialisation", "adapter_layers", "initialisation[symmetry]", "decoding[generate]"), SECOND),
+    **dict.fromkeys(("train_mode", "compiled", "representation_rank", "half_precision", "stateless"), SECOND),
+    **dict.fromkeys(
+        ("gradient_flow", "batch_independence[gradient]", "finite_output[fully_padded_row]", "memory_footprint"), GRADIENTS
+    ),
+    **dict.fromkeys(("initialisation", "rng_untouched", "accumulation"), GRADIENTS),
+    "gradcheck": FLOAT64,
+}
+"""What tests hold at their peak beside the model and its calls; a property without its case means all cases that are not named."""
+
+
+@dataclass(frozen=True)
+class CallCost:
+    """What a call takes.
+
+    Attributes:
+        sizes: Of what it is called with, in words.
+        flops: Floating-point operations.
+        bytes: What it holds at its peak beside the model.
+        kept: What it keeps for a backward pass.
+        logits: Shape of the logits.
+    """
+
+    sizes: str
+    flops: int
+    bytes: int
+    kept: int
+    logits: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A part of the memory that is planned.
+
+    Attributes:
+        name: What it is for.
+        bytes: What it takes, that of the steps it rests on included.
+        left_out: What is left out where it does not fit.
+    """
+
+    name: str
+    bytes: int
+    left_out: str
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What there is to compute with.
+
+    Attributes:
+        device: Such as ``cpu``.
+        cores: Threads that compute.
+        free: Bytes of memory that are free; 0 where nothing says so.
+        flops: Floating-point operations a second, in the model's dtype, measured; 0 where that was not done.
+    """
+
+    device: str
+    cores: int
+    free: int
+    flops: float = 0.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What judging a model takes on a machine.
+
+    Attributes:
+        structure: The model's.
+        machine: The machine.
+        calls: What calls of several sizes take; empty where the model cannot be called without data.
+        problem: Why it cannot.
+        tests: How many tests of each tier.
+    """
+
+    structure: Structure
+    machine: Machine
+    calls: tuple[CallCost, ...]
+    problem: str
+    tests: dict[int, int]
+
+    @cached_property
+    def steps(self) -> tuple[Step, ...]:
+        """What memory is for, each with what it rests on."""
+        held = self.structure.bytes
+        most = max((call.bytes for call in self.calls), default=0)
+        kept = max((call.kept for call in self.calls), default=0)
+        typical = self.calls[0].bytes if self.calls else 0
+        wide = 8 * self.structure.elements
+        return (
+            Step("weights", held, "everything: the model cannot be built here"),
+            Step("calls", held + most, "tests at the largest sizes"),
+            # A gradient is read and let go when it is complete; two of the largest exist at once.
+            Step(GRADIENTS, held + most + kept + 2 * self.structure.largest, "tests that go backwards"),
+            Step(
+                SECOND,
+                held * 2 + kept + self.structure.weights,
+                "tests with a second model, such as one that loads what was saved",
+            ),
+            Step(
+                FLOAT64, held + wide + 2 * typical, "the confirmation of differences in float64; bounds come from rounding alone"
+            ),
+        )
+
+    @property
+    def peak(self) -> int:
+        """Bytes at the peak of what fits."""
+        return max((step.bytes for step in self.steps if self._fits(step)), default=0)
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether the model can be judged at all."""
+        return self._fits(self.steps[0])
+
+    def _fits(self, step: Step) -> bool:
+        return not self.machine.free or step.bytes <= self.machine.free
+
+    def left_out(self, test: str) -> str:
+        """Why a test is left out, such as ``serialisation[pickle]``; empty where it fits."""
+        asked = _NEEDS.get(test) or _NEEDS.get(test.partition("[")[0]) or "calls"
+        lacking = next((step for step in self.steps if step.name in ("weights", asked) and not self._fits(step)), None)
+        if lacking is None:
+            return ""
+        needed, free = amount_of_memory(lacking.bytes), amount_of_memory(self.machine.free)
+        return f"not enough memory on {self.machine.device}: {needed} for {lacking.name}, and {free} are free"
+
+    @property
+    def number_of_calls(self) -> int:
+        """About how many calls the tests make."""
+        return round(sum(_CALLS.get(tier, _CALLS[2]) * number for tier, number in self.tests.items()))
+
+    @property
+    def seconds(self) -> float:
+        """About how long they take; 0 where the speed was not measured, or the model cannot be called without data."""
+        if not self.calls or not self.machine.flops:
+            return 0.0
+        return self.number_of_calls * self.calls[0].flops / self.machine.flops
+
+    def text(self) -> str:
+        """The plan for people."""
+        own, machine = self.structure, self.machine
+        lines = [
+            f"{own.parameters / 1e6:,.1f} million parameters ({', '.join(own.dtypes)}), {amount_of_memory(own.weights)} of weights, "
+            f"{amount_of_memory(own.buffers)} of buffers",
+            *(f"{number} equal blocks: {kind}" for kind, number in own.blocks[:3]),
+            *(f"tied: {' = '.join(group)}" for group in own.tied[:3]),
+            f"{machine.device}: {counted(machine.cores, 'thread')}, {amount_of_memory(machine.free)} of memory are free"
+            + (f", {machine.flops / 1e9:,.0f} GFLOP/s" if machine.flops else ""),
+            "",
+        ]
+        if self.problem:
+            lines += [
+                f"The model cannot be called without data, so that memory is planned for its weights only: {self.problem}",
+                "",
+            ]
+        if self.calls:
+            head = ("call", "logits", "GFLOP", "holds", "keeps for backward")
+            rows = [
+                (
+                    c.sizes,
+                    "x".join(map(str, c.logits)),
+                    f"{c.flops / 1e9:,.1f}",
+                    amount_of_memory(c.bytes),
+                    amount_of_memory(c.kept),
+                )
+                for c in self.calls
+            ]
+            lines += [*aligned([head, *rows]).splitlines(), ""]
+        steps = [
+            (step.name, amount_of_memory(step.bytes), "fits" if self._fits(step) else f"does not fit, left out: {step.left_out}")
+            for step in self.steps
+        ]
+        lines += aligned([("memory for", "needs", ""), *steps]).splitlines()
+        tests = ", ".join(f"{number} of tier {tier}" for tier, number in self.tests.items())
+        took = f", about {duration(self.seconds)}" if self.seconds else ""
+        lines += [
+            "",
+            f"{tests} tests: about {self.number_of_calls:,} calls{took}; at most {amount_of_memory(self.peak)} beside Python itself",
+        ]
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            **asdict(self),
+            "steps": [{**asdict(step), "fits": self._fits(step)} for step in self.steps],
+            "number_of_calls": self.number_of_calls,
+            "seconds": self.seconds,
+            "peak": self.peak,
+            "is_possible": self.is_possible,
+        }
+
+
+def plan_of(model: nn.Module, adapter: Adapter, task: TaskSpec, machine: Machine, tests: dict[int, int]) -> Plan:
+    """Plans the tests of a model.
+
+    Args:
+        model: The model on ``meta``, in eval mode.
+        adapter: How it is called.
+        task: What it is for.
+        machine: Where it is to be judged.
+        tests: How many tests of each tier.
+    """
+    calls, problem = [], ""
+    try:
+        for sizes in dict.fromkeys((typical_sizes(task), smallest_sizes(task), largest_sizes(task, 5))):
+            calls.append(_cost(model, adapter, task, sizes))
+    except Exception as error:  # of whatever code that reads a number out of a tensor raises
+        problem = raised(error)
+    return Plan(structure_of(model), machine, tuple(calls), problem, tests)
+
+
+class _SaysYes(TorchDispatchMode):
+    """Code that asks a tensor without data whether something holds is told that it does, as of a mask in which nothing is padded."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Answers, or runs the operator."""
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].dtype is torch.bool:
+            return True
+        return func(*args, **(kwargs or {}))
+
+
+def _cost(model: nn.Module, adapter: Adapter, task: TaskSpec, sizes: Sizes) -> CallCost:
+    batch = to_device(make_batch(task, sizes), "meta")
+    with torch.no_grad(), _SaysYes(), LiveBytes() as held, FlopCounterMode(display=False) as operations:
+        logits = adapter.logits(model, batch)
+    with torch.enable_grad(), _SaysYes(), LiveBytes() as kept:
+        result = adapter.logits(model, batch)
+        alive = kept.live
+        del result
+    return CallCost(sizes.describe(task), int(operations.get_total_flops()), held.peak, alive, tuple(logits.shape))
+
+
+_SIDE = 512
+
+
+def flops_a_second(dtype: torch.dtype, device: str = "cpu") -> float:
+    """How fast matrices are multiplied here: the median of a few products."""
+    left = torch.ones(_SIDE, _SIDE, dtype=dtype, device=device)
+    times = []
+    for _ in range(5):
+        began = time.perf_counter()
+        float((left @ left)[0, 0])  # reading it waits for the device
+        times.append(time.perf_counter() - began)
+    return 2.0 * _SIDE**3 / sorted(times)[len(times) // 2]
+
+
+def count_tests(task: TaskSpec, tiers: Iterable[int]) -> dict[int, int]:
+    """How many tests each tier has that is planned: those that need nothing but a model."""
+    asked = [tier for tier in tiers if tier in _CALLS]
+    return {
+        tier: sum(len(entry.cases_for(task)) if entry.has_cases else 1 for entry in of_tier(tier) if entry.applies_to(task))
+        for tier in asked
+    }
+
+
+def machine_of(device: str, dtype: torch.dtype | None = None, held: int = 0) -> Machine:
+    """This machine.
+
+    Args:
+        device: Where the model is judged.
+        held: Bytes that the model holds already, which count as free.
+        dtype: Its weights' dtype, in which the speed is measured; ``None`` to leave that out.
+    """
+    speed = 0.0 if dtype is None else flops_a_second(dtype, device)
+    free = free_memory(device)
+    return Machine(device, torch.get_num_threads(), free + held if free else 0, speed)
