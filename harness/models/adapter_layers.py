@@ -1,7 +1,8 @@
 """Adapters on frozen weights, such as LoRA: found by the methods that merge, unmerge and disable them, whoever wrote them.
 
-peft's models and layers are found like those written by hand. loralib's have no such methods: their ``train()`` takes the adapters out of the
-weights, and ``eval()`` folds them in, which is seen by what a change of the mode does to the weights.
+Adapters that cannot be merged, such as small networks between layers, are found by what switches them off. peft's models and layers are found
+like those written by hand. loralib's have no such methods: their ``train()`` takes the adapters out of the weights, and ``eval()`` folds them
+in, which is seen by what a change of the mode does to the weights.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from operator import methodcaller
 from typing import Any
 
@@ -35,8 +37,11 @@ _SWITCHES = (
     ("disable_adapter", "enable_adapter"),
     ("disable_lora", "enable_lora"),
 )
-_SETTERS = ("set_adapters_enabled", "set_adapter_enabled", "set_lora_enabled", "enable_adapters")
+_SETTERS = ("set_adapters_enabled", "set_enabled_adapters", "set_adapter_enabled", "set_lora_enabled", "enable_adapters")
 """Methods that take whether adapters are on."""
+
+_ON = ("enabled", "enable", "active")
+"""Names of the parameter that says it, where it is not the first."""
 
 _FLAGS = {"lora_enabled": False, "adapter_enabled": False, "use_lora": False, "lora_disabled": True, "adapter_disabled": True}
 """Attributes of a layer that say whether its adapter is on, with the value that switches it off."""
@@ -53,7 +58,7 @@ class Adapters:
 
     Attributes:
         layers: Paths of the modules that hold adapters.
-        pair: Names of the methods that merge and unmerge; empty where the mode does that.
+        pair: Names of the methods that merge and unmerge; empty where the mode does that, or nothing does.
         on_model: Whether those are methods of the model rather than of each layer.
         by_mode: Whether ``eval()`` merges, and ``train()`` unmerges.
     """
@@ -62,6 +67,11 @@ class Adapters:
     pair: tuple[str, str] = ("", "")
     on_model: bool = False
     by_mode: bool = False
+
+    @property
+    def can_merge(self) -> bool:
+        """Whether something puts them into the weights."""
+        return self.by_mode or bool(self.pair[0])
 
     def merge(self, model: nn.Module) -> None:
         """Puts the adapters into the weights."""
@@ -92,7 +102,7 @@ class Adapters:
 
 
 def find_adapters(model: nn.Module) -> Adapters | None:
-    """The adapters of a model; ``None`` where it has none that can be merged.
+    """The adapters of a model; ``None`` where it has none that can be merged or switched off.
 
     Args:
         model: In eval mode, with adapters that do something, as after some training; it is left with the weights and the mode it has.
@@ -105,7 +115,11 @@ def find_adapters(model: nn.Module) -> Adapters | None:
         pair = next(pair for pair in PAIRS if _has_pair(model.get_submodule(layers[0]), pair))
         return Adapters(layers, pair)
     folding = _folding_layers(model)
-    return Adapters(folding, by_mode=True) if folding else None
+    if folding:
+        return Adapters(folding, by_mode=True)
+    holders = _holders(model)
+    places = [model, *(model.get_submodule(path) for path in holders)]
+    return Adapters(holders) if named_as_adapters(model) and any(True for _ in _switches(places)) else None
 
 
 def has_signs_of_adapters(model: nn.Module) -> bool:
@@ -172,11 +186,32 @@ def _switches(places: list[nn.Module]) -> Iterator[tuple[str, Callable[[], None]
         if having := [place for place in places if _takes_nothing(place, off) and _takes_nothing(place, on)]:
             yield f"{off}()", each(having, methodcaller(off)), each(having, methodcaller(on))
     for name in _SETTERS:
-        if having := [place for place in places if callable(getattr(place, name, None)) and not _takes_nothing(place, name)]:
-            yield f"{name}(False)", each(having, methodcaller(name, False)), each(having, methodcaller(name, True))
+        if turns := [turn for place in places if (turn := _turned(place, name)) is not None]:
+            yield f"{name}(False)", partial(_call_each, turns, False), partial(_call_each, turns, True)
     for name, value in _FLAGS.items():
         if having := [place for place in places if isinstance(getattr(place, name, None), bool)]:
             yield f"{name} = {value}", each(having, _setting(name, value)), each(having, _setting(name, not value))
+
+
+def _call_each(turns: list[Callable[[bool], object]], on: bool) -> None:
+    for turn in turns:
+        turn(on)
+
+
+def _turned(module: nn.Module, name: str) -> Callable[[bool], object] | None:
+    """A method that is given whether adapters are on; ``None`` where the module has no such method."""
+    method = getattr(module, name, None)
+    if not callable(method) or isinstance(method, nn.Module):
+        return None
+    try:
+        parameters = inspect.signature(method).parameters
+        if named := next((each for each in _ON if each in parameters), ""):
+            inspect.signature(method).bind(**{named: True})
+            return lambda on: method(**{named: on})
+        inspect.signature(method).bind(True)
+    except (TypeError, ValueError):
+        return None
+    return None if _takes_nothing(module, name) else method
 
 
 def _setting(name: str, value: bool) -> Callable[[nn.Module], None]:
@@ -225,8 +260,14 @@ def named_as_adapters(model: nn.Module) -> list[str]:
 
 def _holders(model: nn.Module) -> tuple[str, ...]:
     """Paths of the modules whose own or inner parameters have names of adapters."""
-    outer = {_NAMES.split(name)[0].rstrip(".") for name in named_as_adapters(model)}
-    return tuple(sorted(path for path in outer if path in dict(model.named_modules())))
+    outer, paths = set(), dict(model.named_modules())
+    for name in named_as_adapters(model):
+        found = _NAMES.search(name)
+        assert found
+        head, end = name[: found.start()], name.find(".", found.end())
+        # In `input_adapter.down.weight` the word is a part of the module's name, in `layer.lora_a.weight` the module is the one before it.
+        outer.add(head if found.group(1) != "_" else name[:end] if end > 0 else head.rpartition(".")[0])
+    return tuple(sorted(path for path in outer if path in paths))
 
 
 def _overrides_modes(module: nn.Module) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -49,6 +50,8 @@ def merged_equals_unmerged(subject: Subject, seed: int = 0) -> Evidence:
     adapters = adapters_of(subject)
     if adapters is None:
         return Evidence(NAME, Status.SKIPPED, NONE)
+    if not adapters.can_merge:
+        return Evidence(NAME, Status.SKIPPED, "the model has no methods that merge its adapters and unmerge them")
     batch = subject.batch(seed=seed)
     at = f"{subject.typical.describe(subject.task)}, adapters moved at random, seed={seed}"
     models = Kept(subject)
@@ -106,7 +109,53 @@ def merged_equals_unmerged(subject: Subject, seed: int = 0) -> Evidence:
             cause="an unmerge that puts back what was kept elsewhere, and not what the merge replaced",
             code="weight_not_restored",
         )
-    return found
+    if found.status is not Status.OK or not _unmerge_asks(adapters, models.of(subject.model, "asked")):
+        return found
+    return _merged_again(subject, adapters, models, apart, seed)
+
+
+def _unmerge_asks(adapters: Adapters, model: nn.Module) -> bool:
+    """Whether unmerging leaves a model alone whose adapters are not merged; then merging is expected to ask as well."""
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    try:
+        adapters.unmerge(model)
+    except Exception:  # it needs what a merge keeps
+        return False
+    return all(torch.equal(now, then) for now, then in zip(model.parameters(), before, strict=True))
+
+
+def _merged_again(
+    subject: Subject, adapters: Adapters, models: Kept, apart: Callable[[nn.Module], Tensor], seed: int
+) -> Evidence:
+    """A warning where adapters that are merged once more, and then unmerged, leave something in the weights.
+
+    Only where unmerging knows whether they are merged: elsewhere both count on being called in turn.
+    """
+    batch = subject.batch(seed=seed)
+
+    def twice(model: nn.Module) -> None:
+        adapters.merge(model)
+        adapters.merge_and_unmerge(model)
+
+    again = partial(models.of, name="again", change=twice)
+
+    try:
+        again(subject.model)
+    except UserError:
+        raise
+    except Exception:  # merged adapters may refuse to be merged
+        again = partial(models.of, name="apart")
+    found = judge_equal(
+        subject,
+        NAME,
+        lambda judge: (apart(judge), subject.logits(batch, again(judge))),
+        f"{adapters.merging} a second time merges once more, and {adapters.unmerging} takes out only one of the two",
+        f"{subject.typical.describe(subject.task)}, adapters moved at random, seed={seed}",
+        "a merge that does not ask whether the adapters are merged, or an unmerge that keeps only what was merged last",
+        lambda judge: _first_layer(subject, adapters, models.of(judge, "apart"), again(judge), seed),
+        code="second_merge_counts",
+    )
+    return replace(found, status=Status.WARN) if found.status is Status.FAIL else found
 
 
 def _not_restored(before: nn.Module, after: nn.Module) -> str:
@@ -239,7 +288,7 @@ def _move(model: nn.Module, names: list[str], seed: int) -> None:
 def _parameters_of(subject: Subject, adapters: Adapters | None, models: Kept) -> list[str]:
     """Names of the adapters' parameters."""
     model, merged = models.of(subject.model, "named"), None
-    if adapters is not None and not adapters.by_mode:
+    if adapters is not None and adapters.pair[0]:
         try:
             merged = models.of(subject.model, "merged", adapters.merge)
         except Exception:  # what keeps them from being merged is said by the case `merged`

@@ -97,7 +97,19 @@ def _stuck(
 def _trained_bases(subject: Subject, adapters: Adapters | None, counterexample: str) -> Evidence:
     """A warning where some of the weights that adapters are merged into are trained as well, while others are frozen."""
     sound = Evidence(NAME, Status.OK, "training changes adapters, and nothing that is frozen", counterexample=counterexample)
-    if adapters is None or adapters.by_mode:
+    if adapters is None:
+        return sound
+    if beside := _trained_beside(subject.model, adapters):
+        return Evidence(
+            NAME,
+            Status.WARN,
+            f"`{beside}` is trained with the adapter of its layer: with the adapter off, the layer is not what it was before",
+            counterexample=counterexample,
+            module=beside,
+            cause="a bias that is not frozen with its weight",
+            code="trained_beside_adapter",
+        )
+    if not adapters.pair[0]:
         return sound
     model, merged = subject.fresh(), subject.fresh()
     for each in (model, merged):
@@ -130,6 +142,18 @@ def _trained_bases(subject: Subject, adapters: Adapters | None, counterexample: 
         "a loop that freezes the base model and misses a layer",
         code="base_is_trained",
     )
+
+
+def _trained_beside(model: nn.Module, adapters: Adapters) -> str:
+    """Name of a bias that is trained although the weight of the same module, which an adapter is for, is frozen; empty where there is none."""
+    known = dict(model.named_parameters())
+    for name, parameter in known.items():
+        owner, _, last = name.rpartition(".")
+        weight = known.get(f"{owner}.weight")
+        inside = any(path and f"{owner}.".startswith(f"{path}.") for path in adapters.layers)
+        if inside and last == "bias" and parameter.requires_grad and weight is not None and not weight.requires_grad:
+            return name
+    return ""
 
 
 def saved_adapters_load(subject: Subject, seed: int = 0) -> Evidence:

@@ -183,6 +183,76 @@ class OneBaseLayerForgotten(AdaptedPerceptron):
         self.stem.base.weight.requires_grad_(True)
 
 
+class _MergesEachTime(Adapted):
+    def merge(self) -> None:
+        self.add(self.scale)
+        self.merged = True
+
+
+@planted(
+    "adapter_layers[merged]",
+    task=TABLE,
+    sound=AdaptedPerceptron,
+    module="middle",
+    code="second_merge_counts",
+    source="huggingface/diffusers#5604",
+    status=Status.WARN,
+)
+class MergedEachTime(AdaptedPerceptron):
+    layer = _MergesEachTime
+
+
+@planted(
+    "adapter_layers[trained]",
+    task=TABLE,
+    sound=AdaptedPerceptron,
+    module="middle.base.bias",
+    code="trained_beside_adapter",
+    source="huggingface/peft#741",
+    status=Status.WARN,
+)
+class BiasForgotten(AdaptedPerceptron):
+    def __init__(self) -> None:
+        super().__init__()
+        self.middle.base.bias.requires_grad_(True)
+
+
+class Bottleneck(nn.Module):
+    """A small network that is added to what it reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.up, self.is_on = nn.Linear(WIDTH, 2), nn.Linear(2, WIDTH), True
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.up(self.down(x).tanh())
+
+
+class BottleneckPerceptron(Perceptron):
+    """A frozen perceptron with a small network behind its layers, which nothing merges and a method of the model switches."""
+
+    asks = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.requires_grad_(False)
+        self.last_adapter = Bottleneck()
+
+    def set_enabled_adapters(self, name: str = "", enabled: bool = True) -> None:
+        self.last_adapter.is_on = enabled
+
+    def finish(self, x: Tensor) -> Tensor:
+        return self.last_adapter(x) if self.last_adapter.is_on or not self.asks else x
+
+
+@planted(
+    "adapter_layers[disabled]", task=TABLE, sound=BottleneckPerceptron, module="last_adapter", source="NVIDIA-NeMo/Speech#8029"
+)
+class BottleneckThatIsNeverOff(BottleneckPerceptron):
+    asks = False
+
+
 class SavesItsAdapter(AdaptedPerceptron):
     """The same, with a method that says what is to be saved."""
 
