@@ -19,7 +19,9 @@ CACHE = Sign(_CACHES, "the model's code names no cache, no state that forward ta
 CACHE_OR_GENERATE = Sign(f"{_CACHES}|generate", CACHE.absent)
 GENERATE = Sign("generate", "the model's code names no `generate`")
 CHECKPOINTING = Sign(r"checkpoint|ckpt|recompute|^cp$|_cp$", "the model's code names no activation checkpointing")
-OWN_FORMAT = Sign("pretrained|Lightning", "the model's code has no methods that save and load it")
+OWN_FORMAT = Sign(
+    r"pretrained|Lightning|^def save(_model|_weights|_checkpoint)?$", "the model's code has no methods that save and load it"
+)
 RESIZING = Sign("resize_token_embeddings", "the model's code has no `resize_token_embeddings`")
 ROUTERS = Sign("rout|gat(e|ing)|switch", "the model's code names no router beside experts")
 END_OF_TEXT = Sign(r"eos|eot|end_?of_?text|(end|stop)_(token|id)", "the model's code names no token that ends a text")

@@ -62,7 +62,15 @@ class Loaded:
 
 
 class NotLoadedError(Exception):
-    """What was saved cannot be loaded; the message is for people."""
+    """What was saved cannot be loaded; the message is for people.
+
+    Attributes:
+        module: The module or parameter that is at fault; empty where none is known.
+    """
+
+    def __init__(self, told: str, module: str = "") -> None:
+        super().__init__(told)
+        self.module = module
 
 
 def state_dict_round_trip(subject: Subject, seed: int = 0) -> Evidence:
@@ -230,6 +238,7 @@ def judge_loading(
             NAME,
             Status.FAIL,
             told,
+            module=getattr(error, "module", ""),
             cause="parameters made during forward, or a factory that builds another architecture each time",
             code="does_not_load",
         )

@@ -119,8 +119,15 @@ def moved(subject: Subject, variant: nn.Module | None = None) -> nn.Module:
         variant: A copy of it with other values, such as the model in float64.
     """
     model = subject.fresh() if variant is None else subject.copies.of(variant).eval()
+    if subject.fresh_weights:
+        move(model)
+    return model
+
+
+@torch.no_grad()
+def move(model: nn.Module) -> None:
+    """Moves the weights of a model at random."""
     with seeded(0):
-        for parameter in model.parameters() if subject.fresh_weights else ():
+        for parameter in model.parameters():
             if parameter.is_floating_point() and not is_packed(parameter):
                 parameter.add_(torch.randn_like(parameter), alpha=_MOVED)
-    return model

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from harness.errors import ProbeUnsupportedError, UserError
@@ -21,12 +22,21 @@ from harness.properties.equality import judge_equal
 from harness.properties.loading import NAME, Load, NotLoadedError, judge_loading, tied_groups, unless_owned
 from harness.properties.meta_loading import filling_what_is_empty
 from harness.properties.model_variants import moved
+from harness.properties.resuming import in_train_mode
 from harness.properties.subject import Subject, in_dtype_of
 from harness.tasks.values import Ids
 from harness.user_code import raised
 
 _SAVE, _LOAD = "save_pretrained", "from_pretrained"
 _LOAD_CHECKPOINT = "load_from_checkpoint"
+_BY_PATH = (
+    ("save", "load"),
+    ("save_model", "load_model"),
+    ("save_weights", "load_weights"),
+    ("save_checkpoint", "load_checkpoint"),
+)
+"""Methods of a class that write a file or a folder, and read it."""
+
 _RESIZE = "resize_token_embeddings"
 _MORE_IDS = 8
 
@@ -36,28 +46,89 @@ def own_methods(subject: Subject, seed: int = 0) -> Evidence:
     load, how = _way_of(subject.model)
     if load is None:
         return Evidence(NAME, Status.SKIPPED, how)
+
+    def load_what_saw_a_batch(source: nn.Module, other: nn.Module) -> nn.Module:
+        with contextlib.suppress(ProbeUnsupportedError):  # without a train mode there are no statistics to save
+            in_train_mode(subject, source, seed + 1)
+        return load(source, other)
+
     found = judge_loading(
         subject,
-        load,
+        load_what_saw_a_batch,
         f"saved by {how}, and loaded, the model gives different logits",
         "a method that initialises weights runs after loading, a weight has another name in the file, or a buffer with persistent=False is "
         "computed in __init__ only",
         "state_dict_incomplete",
         seed,
-        second=lambda: subject.model,
+        second=None if load is _by_path else lambda: subject.model,
     )
     return unless_owned(subject, "own_methods", found)
 
 
 def _way_of(model: nn.Module) -> tuple[Load | None, str]:
     """How a model saves and loads itself, with its name; or nothing, with the reason."""
-    if hasattr(model, "peft_config") and callable(getattr(model, "get_base_model", None)):
+    if hasattr(model, "peft_config"):  # of peft, and of transformers' models after `add_adapter`
         return None, "the model saves its adapters only (see adapter_layers[saved])"
     if callable(getattr(model, _SAVE, None)) and callable(getattr(type(model), _LOAD, None)):
         return _pretrained, f"{_SAVE} and {_LOAD}"
     if callable(getattr(type(model), _LOAD_CHECKPOINT, None)):
         return _checkpoint, f"a checkpoint of Lightning and {_LOAD_CHECKPOINT}"
-    return None, f"the model has no methods that save and load it ({_SAVE} and {_LOAD}, or those of Lightning)"
+    if pair := _pair_by_path(model):
+        return _by_path, " and ".join(pair)
+    return None, f"the model has no methods that save and load it ({_SAVE} and {_LOAD}, save and load, or those of Lightning)"
+
+
+def _pair_by_path(model: nn.Module) -> tuple[str, str] | None:
+    """Names of the methods of a class of the user's that save it to a path and load it from there."""
+    if isinstance(model, torch.jit.ScriptModule) or not all(p.requires_grad for p in model.parameters()):
+        return None  # where a part is frozen, the rest may be all that is saved
+    for pair in _BY_PATH:
+        if all(_takes_a_path(model, name) for name in pair):
+            return pair
+    return None
+
+
+def _takes_a_path(model: nn.Module, name: str) -> bool:
+    method = getattr(model, name, None)
+    if not callable(method) or isinstance(method, nn.Module):
+        return False
+    try:
+        inspect.signature(method).bind("path")
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _by_path(source: nn.Module, other: nn.Module) -> nn.Module:
+    """Saves by a path and loads it into a second instance; a folder is tried before a file."""
+    pair = _pair_by_path(source)
+    assert pair
+    before = [parameter.detach().clone() for parameter in other.parameters()]
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        path = _written(source, pair[0], Path(folder))
+        try:
+            loaded = getattr(other, pair[1])(str(path))
+        except Exception as error:
+            raise NotLoadedError(f"{pair[1]} does not load what {pair[0]} wrote: {raised(error)}") from error
+    if isinstance(loaded, nn.Module):
+        return loaded
+    same = all(torch.equal(now, then) for now, then in zip(other.parameters(), before, strict=True))
+    if loaded is not None or same:
+        raise ProbeUnsupportedError(f"{pair[1]} does not load weights into the model that it is called on")
+    return other
+
+
+def _written(source: nn.Module, save: str, folder: Path) -> Path:
+    for path in (folder, folder / "model.pt"):
+        try:
+            getattr(source, save)(str(path))
+        except Exception as error:
+            told = raised(error)
+            continue
+        if any(folder.iterdir()):
+            return path
+        told = "and writes nothing there"
+    raise ProbeUnsupportedError(f"{save} cannot be called with a path only: it raises {told}")
 
 
 def _pretrained(source: nn.Module, _other: nn.Module) -> nn.Module:
@@ -103,7 +174,7 @@ def _saved_and_loaded(
         raise ProbeUnsupportedError(f"{names[1]} returns a {type(other).__name__}, and not the model")
     if lost := tied_groups(source) - tied_groups(other):
         first, second = sorted(next(iter(lost)))[:2]
-        raise NotLoadedError(f"`{first}` and `{second}` are tied, but not after {names[0]} and {names[1]}")
+        raise NotLoadedError(f"`{first}` and `{second}` are tied, but not after {names[0]} and {names[1]}", second)
     like, loaded = next(source.parameters(), None), next(other.parameters(), None)
     if like is None or loaded is None or (like.device, like.dtype) == (loaded.device, loaded.dtype):
         return other

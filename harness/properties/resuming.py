@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from harness.batches import Batch
 from harness.errors import ProbeUnsupportedError, UserError
 from harness.evidence import Evidence, Status
 from harness.models.copies import objects_reached
 from harness.owners import left_to
 from harness.properties.calling import ModelRaisedError, mode
 from harness.properties.loading import judge_loading, load_into, through_a_file, unless_owned
+from harness.properties.model_variants import move
 from harness.properties.noise import difference
 from harness.properties.quantised import is_packed
 from harness.properties.subject import Subject, step_by_sign
@@ -27,10 +30,14 @@ _GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, rand
 
 
 def after_training(subject: Subject, seed: int = 0) -> Evidence:
-    """A model that took a training step is saved and loaded: it gives the same logits, and so it does in train mode, and after that."""
+    """A model that took a training step is saved and loaded: it gives the same logits, and so it does in train mode, and after that.
+
+    It was evaluated before that step, as models are: what it kept of that call must not outlive its weights.
+    """
     batch, found = subject.batch(seed=seed), dict[nn.Module, Tensor]()
 
     def load(source: nn.Module, other: nn.Module) -> nn.Module:
+        subject.logits(batch, source)
         _train(subject, source, seed + 1)
         load_into(other, through_a_file(source))
         return other
@@ -39,7 +46,7 @@ def after_training(subject: Subject, seed: int = 0) -> Evidence:
         found[model] = subject.logits(batch, model)
         if any(isinstance(value, _GENERATORS) for value in objects_reached(model)):
             return found[model]  # in train mode it draws from a generator whose state no state dict holds
-        trained = _in_train_mode(subject, model, seed)
+        trained = in_train_mode(subject, model, seed)
         return torch.cat([each.flatten() for each in (found[model], trained, subject.logits(batch, model))])
 
     def wrong() -> str:
@@ -62,7 +69,28 @@ def after_training(subject: Subject, seed: int = 0) -> Evidence:
         subject, batch, subject.batch(seed=seed + 1), seed, train=False
     ):
         return left_to(evidence.name, "stateless", "a call changes the next one", code="depends_on_earlier_calls")
+    if evidence.status is Status.FAIL and _keeps_old_weights(subject, batch, seed):
+        return replace(
+            evidence,
+            message="evaluated before a training step and after it, the model answers with weights from before the step",
+            cause="something that is computed from the weights at the first call in eval mode and kept (embeddings, a fused weight); drop it in "
+            "train(), or compute it in each call",
+            code="keeps_old_weights",
+        )
     return unless_owned(subject, "after_training", evidence)
+
+
+def _keeps_old_weights(subject: Subject, batch: Batch, seed: int) -> bool:
+    """Whether a model that was evaluated before its weights changed gives something else after that than one that was not."""
+    found = []
+    for is_evaluated in (True, False):
+        model = subject.fresh()
+        if is_evaluated:
+            subject.logits(batch, model)
+        model.train().eval()
+        move(model)
+        found.append(subject.logits(batch, model))
+    return difference(*found) > subject.rounding
 
 
 def _train(subject: Subject, model: nn.Module, seed: int) -> None:
@@ -74,12 +102,17 @@ def _train(subject: Subject, model: nn.Module, seed: int) -> None:
         except ModelRaisedError as error:
             raise ProbeUnsupportedError(f"the model cannot be trained here: {error}") from None
         except UserError:  # without a loss, the statistics of a batch are what training leaves behind
-            _in_train_mode(subject, model, seed)
+            in_train_mode(subject, model, seed)
     step_by_sign((parameter for parameter in model.parameters() if not is_packed(parameter)), _STEP)
     model.zero_grad(set_to_none=True)
 
 
-def _in_train_mode(subject: Subject, model: nn.Module, seed: int) -> Tensor:
+def in_train_mode(subject: Subject, model: nn.Module, seed: int) -> Tensor:
+    """What a model gives in train mode, which leaves the statistics of the batch with it.
+
+    Raises:
+        ProbeUnsupportedError: It raises.
+    """
     with mode(model, train=True), seeded(seed):
         try:
             return subject.raw_logits(subject.batch(seed=seed), model)

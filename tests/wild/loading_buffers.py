@@ -228,7 +228,6 @@ _drawn(
     first_run=FirstRun(
         "d13d60a", found=True, named=False, said="serialisation[own_methods] fails and names both weights in its sentence only"
     ),
-    unnamed="the weights stand in the sentence only",
 )
 _drawn(
     "normaliser_not_saved_with_the_agent",
@@ -242,7 +241,6 @@ _drawn(
     wrong=change_in_a_loaded_agent,
     module="obs_normalizer",
     first_run=FirstRun("d13d60a", found=False, named=False, said="skipped: methods save and load are not known"),
-    missed="methods that are named save and load are not called",
 )
 _drawn(
     "reward_statistics_uninitialised",

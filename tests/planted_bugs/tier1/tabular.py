@@ -308,3 +308,63 @@ class GainsInListsOfLists(Perceptron):
     def finish(self, x: Tensor) -> Tensor:
         gain, first = self.gains["a"][0]
         return x * gain.to(x) * first
+
+
+class SavedByPath(Perceptron):
+    """A perceptron over normalised features that writes itself to a file, and reads it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scaled = nn.BatchNorm1d(FEATURES)
+
+    def prepare(self, features: Tensor) -> Tensor:
+        return self.scaled(features)
+
+    def saved(self) -> dict[str, Tensor]:
+        return self.state_dict()
+
+    def save(self, path: str) -> None:
+        torch.save(self.saved(), path)
+
+    def load(self, path: str) -> None:
+        self.load_state_dict(torch.load(path), strict=False)
+
+
+@planted(
+    "serialisation[own_methods]", task=TABLE, sound=SavedByPath, module="scaled.running_mean", source="chainer/chainerrl#376"
+)
+class StatisticsLeftOutOfTheFile(SavedByPath):
+    def saved(self) -> dict[str, Tensor]:
+        return dict(self.named_parameters())
+
+
+class KeepsItsScale(Perceptron):
+    """A perceptron that computes a scale from its weights, and keeps it while it is evaluated."""
+
+    forgets = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: Tensor | None = None
+
+    def train(self, mode: bool = True) -> KeepsItsScale:
+        if self.forgets and mode:
+            self.kept = None
+        return super().train(mode)
+
+    def prepare(self, features: Tensor) -> Tensor:
+        scale = self.stem.weight.square().mean(0)
+        if not self.training and not torch.is_grad_enabled():
+            self.kept = scale = scale if self.kept is None else self.kept
+        return features * scale * 10
+
+
+@planted(
+    "serialisation[after_training]",
+    task=TABLE,
+    sound=KeepsItsScale,
+    code="keeps_old_weights",
+    source="RUCAIBox/RecBole-GNN#64",
+)
+class KeepsTheFirstScale(KeepsItsScale):
+    forgets = False
