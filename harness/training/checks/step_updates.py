@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from harness.evidence import Evidence, Status
+from harness.evidence import WHOLE, Evidence, Status
 from harness.owners import owned_by
 from harness.properties.calling import mode
 from harness.properties.tracing import probing
 from harness.runtime import seeded
 from harness.tasks.teaching import targeted, trained_by_loss
 from harness.training.checks.gradient_noise import in_double
-from harness.training.checks.kept_buffers import frozen_norms, lasting_buffers, running_statistics
+from harness.training.checks.kept_buffers import frozen_by_a_flag, frozen_norms, lasting_buffers, running_statistics
 from harness.training.checks.observation import loss_name
 from harness.training.checks.optimizer_coverage import tensors_of
 from harness.training.trial import Training, Trial, TrialOptions, gradients_of
@@ -100,6 +100,7 @@ def step_updates(trial: Trial) -> Evidence:
         or _judge_frozen(trial, watch, values)
         or _judge_buffers(trial, watch, training.model)
         or _judge_frozen_statistics(watch, training.model)
+        or _judge_flags(training.model)
     )
     if found is None:
         frozen = f", {counted(len(watch.frozen), 'frozen parameter')} did not" if watch.frozen else ""
@@ -121,6 +122,19 @@ def step_updates(trial: Trial) -> Evidence:
         details=facts,
         code=code,
     )
+
+
+def _judge_flags(model: nn.Module) -> _Finding | None:
+    """A warning where an attribute says that something is frozen, and its parameters are trained all the same."""
+    meant = frozen_by_a_flag(model)
+    if not meant:
+        return None
+    path, flag = meant[0]
+    trained = [name for name, _ in model.named_parameters() if f"{name}.".startswith(f"{path}." if path else "")]
+    which = f"`{trained[0]}`{and_others(len(trained) - 1, 'parameter')}"
+    told = f"`{path or WHOLE}` has the attribute `{flag}`, which is False and freezes nothing: {which} is trained"
+    cause = "requires_grad set on a module, or under another name, where requires_grad_(False) is meant"
+    return Status.WARN, "flag_freezes_nothing", told, path or WHOLE, cause, trained
 
 
 def _take_steps(trial: Trial) -> tuple[_Watch, Training]:

@@ -56,6 +56,13 @@ class FrozenButNormalised(Frozen):
         return super().forward(features)
 
 
+class FrozenByAFlag(Frozen):
+    def __init__(self) -> None:
+        super().__init__()
+        self.project.weight.requires_grad_(True)
+        self.project.requires_grad = False  # type: ignore[assignment]
+
+
 class FrozenNorm(Scores):
     """A frozen projection with a norm; the bug lets the norm average the batches on."""
 
@@ -308,4 +315,15 @@ plant(
     module="body.1",
     status=Status.WARN,
     says="`body.1.running_mean` (and 1 other statistic) changes in training, though every parameter around it is frozen",
+)
+plant(
+    "flag_of_a_module",
+    "step_updates",
+    Training(TABLE, FrozenByAFlag),
+    Training(TABLE, Frozen),
+    "flag_freezes_nothing",
+    "catalyst-team/catalyst#79",
+    module="project",
+    status=Status.WARN,
+    says="`project` has the attribute `requires_grad`, which is False and freezes nothing: `project.weight` is trained",
 )
