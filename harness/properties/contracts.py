@@ -16,13 +16,13 @@ from harness.evidence import Blame, Evidence, Status
 from harness.owners import left_to
 from harness.properties.calling import ModelRaisedError, mode
 from harness.properties.equality import first_failure, judge_equal, remembered
-from harness.properties.independence import Run
+from harness.properties.independence import Run, record
 from harness.properties.places import writing_line
 from harness.properties.prerequisites import LENGTH_FIRST_CAUSE, READS_LENGTH_FIRST, SHAPE_OWNER, Unusable
 from harness.properties.subject import Subject
 from harness.properties.tracing import Call, finite, first_broken, first_divergence, first_misshapen, probing, recording, whole
 from harness.properties.vocabulary import unreadable_token
-from harness.tasks.axes import BATCH, fits_shape, shape_text
+from harness.tasks.axes import ANY_SIZE, BATCH, fits_shape, shape_text
 
 LAYOUTS = ("transposed", "strided", "offset", "expanded", "channels_last")
 """Memory layouts that inputs arrive in."""
@@ -93,12 +93,33 @@ def shape_contract(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
         f"logits have shape {tuple(logits.shape)} ({logits.dtype}) at {sizes.describe(subject.task)}, "
         f"expected {shape_text(expected)} ({', '.join(subject.task.facts.output)}){f': {READS_LENGTH_FIRST}' if turned else ''}",
         counterexample=counterexample,
-        investigate=lambda: _where_misshapen(subject, sizes, seed),
+        investigate=lambda: _where_misshapen(subject, sizes, seed) or _where_size_appears(subject, sizes, seed),
         cause=LENGTH_FIRST_CAUSE
         if turned
         else "a squeeze() without dim, a leftover transpose, a head of the wrong size, or a missing pooling",
         code="wrong_shape",
     )
+
+
+def _where_size_appears(subject: Subject, sizes: Sizes, seed: int) -> str:
+    """Path of the first module that returns a tensor with the wrong size of the logits and is given none; empty where none does."""
+    found: list[str] | None = None
+    for each in (subject.typical, sizes):
+        batch, expected = subject.batch(each, seed), each.logits_shape(subject.task)
+        calls, logits = record(subject, subject.model, batch), subject.logits(batch)
+        wrong = [here for here, there in zip(logits.shape, expected, strict=False) if here != there and there != ANY_SIZE]
+        if logits.ndim != len(expected) or not wrong:
+            return ""
+        if any(wrong[0] in value.shape for value in batch.values()):
+            continue  # an axis of the inputs has this size by chance
+        makes = [
+            call.module
+            for call in calls
+            if any(wrong[0] in tensor.shape for tensor in call.outputs)
+            and not any(wrong[0] in tensor.shape for tensor in call.inputs)
+        ]
+        found = makes if found is None else [path for path in found if path in makes]
+    return found[0] if found else ""
 
 
 def _cause_of(subject: Subject, error: ModelRaisedError) -> str:

@@ -211,7 +211,9 @@ def _judge(
         counterexample=counterexample,
         cause=cause,
         details={"ignored": ignored},
-        investigate=lambda: _where_lost(subject, changes, ignored[0], seed),
+        investigate=lambda: where_lost(
+            subject, subject.batch(seed=seed), dict(changes(subject.batch(seed=seed), seed))[ignored[0]]
+        ),
         code="ignored_input",
     )
     return left_to_batch_independence(subject, found)
@@ -247,10 +249,8 @@ def _influence(left: Tensor, right: Tensor) -> float:
     return gap / scale if scale else gap
 
 
-def _where_lost(subject: Subject, changes: Callable[[Batch, int], Iterable[Change]], label: str, seed: int) -> str:
-    """Path of the module that the change reaches and after which nothing shows it any more; empty where there is none."""
-    base = subject.batch(seed=seed)
-    changed = dict(changes(base, seed))[label]
+def where_lost(subject: Subject, base: Batch, changed: Batch) -> str:
+    """Path of the module that a change of the inputs reaches and after which nothing shows it any more; empty where there is none."""
     traces, model = [], calibrated(subject)
     for batch in (base, changed):
         with recording(model) as calls:

@@ -17,13 +17,14 @@ from harness.batches import Batch, other_batch
 from harness.errors import UserError
 from harness.evidence import Evidence, Status
 from harness.properties.calling import ModelRaisedError
+from harness.properties.dependence import where_lost
 from harness.properties.model_variants import calibrated, calibrated_double, moved
 from harness.properties.noise import FACTOR, difference
 from harness.properties.optional_inputs import lacking, without
 from harness.properties.prerequisites import not_finite
 from harness.properties.subject import Subject
 from harness.runtime import seeded
-from harness.tasks.axes import BATCH, rows_first
+from harness.tasks.axes import BATCH, MEASURED, rows_first
 from harness.tasks.signature import Input, Signature
 from harness.tasks.values import Ids, IndexOf, LengthsOf, Made, MaskOf
 from harness.wording import and_others
@@ -77,7 +78,8 @@ def depends_on_inputs(subject: Subject, seed: int = 0) -> Evidence:
     if found := _wrong_outputs(subject, model, seed, counterexample):
         return found
     parts = list(_parts(subject))
-    flat = _without_gradient(subject, model, parts, seed)
+    ends = list(_ends(subject))
+    flat = _without_gradient(subject, model, [*parts, *(part for pair in ends for part in pair)], seed)
     missing = [part for part in parts if part.place is None or part in flat]
     missing = _unread(subject, model, missing, seed, _DRAWS)
     missing = _unread(subject, model, missing, seed, _LOUD_DRAWS, loud=_LOUD)
@@ -88,6 +90,11 @@ def depends_on_inputs(subject: Subject, seed: int = 0) -> Evidence:
     if missing and subject.fresh_weights:
         missing = _unread(subject, moved(subject, model), missing, seed, _DRAWS)
     if not missing:
+        unread = [last for last, inner in ends if last in flat and inner not in flat]
+        for judge in (model, moved(subject, model)) if unread and subject.fresh_weights else (model,):
+            unread = _unread(subject, judge, unread, seed, _DRAWS)
+        if unread:
+            return _unread_end(subject, unread[0], seed, counterexample)
         return Evidence(_NAME, Status.OK, "every part of every input matters", counterexample=counterexample)
     return Evidence(
         _NAME,
@@ -98,8 +105,55 @@ def depends_on_inputs(subject: Subject, seed: int = 0) -> Evidence:
         f"of {len(parts)} parts ignored",
         counterexample,
         cause="an argument that forward does not use, a slice that leaves places out, or a branch that overwrites it",
+        investigate=lambda: _where_lost(subject, missing[0], seed),
         code="ignored_input",
     )
+
+
+def _unread_end(subject: Subject, part: Part, seed: int, counterexample: str) -> Evidence:
+    return Evidence(
+        _NAME,
+        Status.WARN,
+        f"no output depends on {part.told}, the last one, though others at its place in a stride matter",
+        1.0,
+        0.0,
+        "elements",
+        counterexample,
+        cause="padding that does not count the stride, so that the last window ends too early; on the left of a causal convolution it is the "
+        "kernel less the stride",
+        investigate=lambda: _where_lost(subject, part, seed),
+        code="unread_end",
+    )
+
+
+def _where_lost(subject: Subject, part: Part, seed: int) -> str:
+    base = subject.batch(seed=seed)
+    return where_lost(subject, base, part.changed(base, other_batch(subject.task, base, subject.batch(seed=seed + 1_000))))
+
+
+def _ends(subject: Subject) -> Iterator[tuple[Part, Part]]:
+    """The last element along each axis with a stride that leaves no remainder, with the element that has its place in the window before."""
+    signature = subject.task.signature
+    sizes = subject.typical.by_axis(subject.task)
+    for each in signature.inputs:
+        if each.state or isinstance(each.values, (LengthsOf, MaskOf, IndexOf, Made)):
+            continue
+        for place, axis in enumerate(each.axes[place] for place in rows_first(each.axes)):
+            strided = [
+                name for name in signature.axes if name != axis and isinstance(axis, str) and signature.axes[name].follows(axis)
+            ]
+            if axis == BATCH or len(strided) != 1 or signature.axes[strided[0]].source == MEASURED:
+                continue
+            size = signature.complete(sizes)[str(axis)]
+            outputs = [signature.complete({**sizes, str(axis): number})[strided[0]] for number in range(1, size + 1)]
+            grows = [number for number in range(1, size) if outputs[number] > outputs[number - 1]]
+            stride = grows[-1] - grows[-2] if len(grows) > 1 and grows[-1] == size - 1 else 0
+            if stride > 1:
+                at = [
+                    Part(each, place, end, end + 1, f"element {end} along `{axis}` of input `{each.name}`")
+                    for end in (size - 1, size - 1 - stride)
+                ]
+                yield at[0], at[1]
 
 
 def _wrong_outputs(subject: Subject, model: nn.Module, seed: int, counterexample: str) -> Evidence | None:

@@ -179,7 +179,7 @@ class _Padding:
             return self._real_parts(row, row_of(subject.logits(alone, model), 0, 1), model)
 
         def culprit(model: nn.Module) -> str:
-            return self._trace(model, row) if axis.padding == "right" else ""
+            return self._trace(model, row) if axis.padding in ("right", "left") else ""
 
         along = "" if self._reads_ids else f" along `{axis.name}`"
         added, had = (
@@ -266,7 +266,7 @@ class _Padding:
         total = self._signature.complete(clear.by_axis(subject.task))[self._axis.name]
         for short in range(clear.batch):
             lengths = [max(1, total // 2) if index == short else total for index in range(clear.batch)]
-            real = placed("right", lengths, total).to(subject.device)
+            real = placed("left" if self._axis.padding == "left" else "right", lengths, total).to(subject.device)
             if module := _Padding(subject, clear, self._axis, real, self._seed).first_broken(model, short):
                 return module
         return self.first_broken(model, row)
@@ -274,12 +274,13 @@ class _Padding:
     def first_broken(self, model: nn.Module, row: int) -> str:
         """Path of the first module that gives another output for a row alone than within the batch."""
         kept = self._kept_places(row)
-        length = int(self._real[row].sum())
+        length, total = int(self._real[row].sum()), self._real.shape[1]
+        begins = [size - length if self._axis.padding == "left" else 0 for size in (len(kept), total)]
         return first_divergence(
             record(self._subject, model, self._narrowed(row, kept)),
             record(self._subject, model, self._padded),
-            positions_view(1, len(kept), length, row=0),
-            positions_view(self._sizes.batch, self._real.shape[1], length, row=row),
+            positions_view(1, len(kept), begins[0] + length, row=0, start=begins[0]),
+            positions_view(self._sizes.batch, total, begins[1] + length, row=row, start=begins[1]),
         )
 
 

@@ -202,8 +202,8 @@ def row_view(sizes: Sizes, row: int) -> View:
     return view
 
 
-def positions_view(batch: int, seq: int, stop: int, row: int | None = None) -> View:
-    """The positions before ``stop`` of a sequence of length ``seq``, of every row or one; on both axes of attention weights."""
+def positions_view(batch: int, seq: int, stop: int, row: int | None = None, start: int = 0) -> View:
+    """The positions from ``start`` up to ``stop`` of a sequence of length ``seq``, of every row or one; on both axes of attention weights."""
     sizes = Sizes(batch=batch, seq=seq)
 
     def view(tensor: Tensor) -> Tensor | None:
@@ -214,7 +214,7 @@ def positions_view(batch: int, seq: int, stop: int, row: int | None = None) -> V
         if not axes and row is None:
             return None
         for axis in axes:
-            split = split.narrow(axis, 0, stop)
+            split = split.narrow(axis, start, stop - start)
         return split if row is None else split[row]
 
     return view

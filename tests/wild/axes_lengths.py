@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from harness.evidence import Status
 from tests.planted_bugs.setups import Model
 
 from .register import FirstRun, task_of, wild
@@ -229,13 +230,13 @@ _drawn(
     report="lucidrains/audiolm-pytorch#166",
     field="speech",
     test="input_dependence[inputs]",
+    status=Status.WARN,
     setup=partial(Model, SOUNDS),
     buggy=partial(SoundEncoder, True),
     sound=SoundEncoder,
     wrong=unread_samples,
     module="first",
     first_run=FirstRun("d13d60a", found=False, named=False, said="nothing"),
-    missed="single elements of an axis are not asked for where a stride makes another one of it",
 )
 _drawn(
     "upsampling_trimmed_on_both_sides",
@@ -250,5 +251,4 @@ _drawn(
     wrong=missing_samples,
     module="upsample",
     first_run=FirstRun("d13d60a", found=True, named=False, said="shape_contract fails and names no module"),
-    unnamed="shape_contract names no module for a wrong shape",
 )

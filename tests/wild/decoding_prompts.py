@@ -266,7 +266,6 @@ _drawn(
         named=False,
         said="padding_ignored fails without a module; decoding[left_padding] warns, in layers.0",
     ),
-    unnamed="padding_ignored names no module",
 )
 _drawn(
     "convolution_over_left_padding",
@@ -283,7 +282,6 @@ _drawn(
     first_run=FirstRun(
         "d13d60a", found=True, named=False, said="padding_ignored fails without a module; decoding[left_padding] warns, in conv"
     ),
-    unnamed="padding_ignored names no module",
 )
 _drawn(
     "generate_without_a_mask",
@@ -309,5 +307,4 @@ _drawn(
     wrong=ignored_last_value,
     module="(model)",
     first_run=FirstRun("d13d60a", found=True, named=False, said="input_dependence names the place of the input, and no module"),
-    unnamed="input_dependence names no module",
 )

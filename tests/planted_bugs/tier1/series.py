@@ -286,3 +286,80 @@ plant_declared(
     status=Status.WARN,
     source="PyTorch forums, BatchNorm1d over padded sequences",
 )
+
+
+class Strided(nn.Module):
+    """Frames of four samples; the bugs pad as without a stride, and trim what is upsampled on both sides."""
+
+    def __init__(self, wrong: str = "") -> None:
+        super().__init__()
+        self.wrong = wrong
+        self.down, self.up, self.out = nn.Conv1d(2, 8, 8, stride=4), nn.ConvTranspose1d(8, 8, 4, stride=2), nn.Conv1d(8, 3, 1)
+
+    def forward(self, wave: Tensor) -> Tensor:
+        frames = self.down(F.pad(wave, (7 if self.wrong == "padding" else 4, 0))).tanh()
+        longer = self.up(frames)[..., 2 if self.wrong == "trimmed" else 0 :]
+        return self.out(longer[..., :-2].tanh())
+
+
+STRIDED: Keys = {
+    "inputs": {"wave": {"axes": ["batch", 2, "samples"]}},
+    "outputs": {"values": {"axes": ["batch", 3, "frames"]}},
+    "axes": {
+        "samples": {"min": 8, "max": 32, "multiple_of": 4, "order": "causal"},
+        "frames": {"from": "samples // 4 * 2"},
+    },
+}
+plant_declared(
+    "last_samples_never_read",
+    Strided,
+    STRIDED,
+    "input_dependence[inputs]",
+    wrong="padding",
+    code="unread_end",
+    module="down",
+    status=Status.WARN,
+    source="lucidrains/audiolm-pytorch#166",
+)
+plant_declared(
+    "upsampled_frames_too_few",
+    Strided,
+    STRIDED,
+    "shape_contract",
+    wrong="trimmed",
+    code="wrong_shape",
+    also=("finite_output[typical]",),
+    source="vllm-project/vllm-omni#1241",
+)
+
+
+class LeftPadded(nn.Module):
+    """A label for each frame, from a convolution over frames that are padded on the left; the bug reads the padding."""
+
+    def __init__(self, wrong: bool = False) -> None:
+        super().__init__()
+        self.wrong = wrong
+        self.frames, self.conv, self.head = nn.Linear(6, 8), nn.Conv1d(8, 8, 3), nn.Linear(8, 4)
+
+    def forward(self, audio: Tensor, mask: Tensor) -> Tensor:
+        hidden = self.frames(audio)
+        hidden = hidden if self.wrong else hidden * mask[..., None]
+        return self.head(self.conv(F.pad(hidden.transpose(1, 2), (2, 0))).transpose(1, 2).tanh())
+
+
+plant_declared(
+    "convolution_reads_padding_on_the_left",
+    LeftPadded,
+    {
+        "inputs": {
+            "audio": {"axes": ["batch", "time", 6]},
+            "mask": {"axes": ["batch", "time"], "values": {"mask_of": "time"}},
+        },
+        "outputs": {"scores": {"axes": ["batch", "time", 4], "kind": "class_scores"}},
+        "axes": {"time": {"min": 2, "max": 12, "order": "causal", "padding": "left"}},
+    },
+    "padding_ignored",
+    module="conv",
+    also=("train_mode[padding]",),
+    source="Blaizzy/mlx-vlm#1946",
+)
