@@ -24,6 +24,10 @@ from harness.properties.noise import NoiseFloor, measure_floor
 from harness.properties.prerequisites import PrerequisiteFailure, Unusable, find_backward_error, find_prerequisite_failure
 from harness.runtime import free_memory, seeded
 from harness.tasks import TaskSpec
+from harness.tasks.axes import BATCH
+
+_MOST_ROWS = 5
+"""Rows of the largest batch that is judged at an anchor, as of those that are drawn."""
 
 
 @dataclass
@@ -302,8 +306,19 @@ class Subject:
             (self.typical, 1),
             (smallest_sizes(self.task), 0),
             (largest_sizes(self.task, 2), 0),
-            (largest_sizes(self.task, 5), 1),
+            (largest_sizes(self.task, _MOST_ROWS), 1),
+            *((sizes, 0) for sizes in self._with_an_empty_group()),
         )
+
+    def _with_an_empty_group(self) -> Iterator[Sizes]:
+        """Sizes with more groups, such as graphs, than elements, where a batch of few may have them."""
+        if self.task.declared is None or BATCH not in self.task.signature.grouping:
+            return
+        least = self.task.declared.smallest_sizes()
+        axes = [axis for axis, each in self.task.signature.grouped_axes.items() if each.values.axis == BATCH]
+        rows = min((least[axis] for axis in axes if axis in least), default=_MOST_ROWS) + 1
+        if rows <= _MOST_ROWS and self.task.declared.allows({**least, BATCH: rows}):
+            yield smallest_sizes(self.task, rows)
 
     @property
     def floor(self) -> NoiseFloor:
