@@ -67,7 +67,7 @@ def own_methods(subject: Subject, seed: int = 0) -> Evidence:
 
 def _way_of(model: nn.Module) -> tuple[Load | None, str]:
     """How a model saves and loads itself, with its name; or nothing, with the reason."""
-    if hasattr(model, "peft_config") and callable(getattr(model, "get_base_model", None)):
+    if hasattr(model, "peft_config"):  # of peft, and of transformers' models after `add_adapter`
         return None, "the model saves its adapters only (see adapter_layers[saved])"
     if callable(getattr(model, _SAVE, None)) and callable(getattr(type(model), _LOAD, None)):
         return _pretrained, f"{_SAVE} and {_LOAD}"
