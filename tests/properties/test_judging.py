@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from harness.adapters import make_adapter
+from harness.batches import Sizes
 from harness.evidence import Evidence, Status
 from harness.models.stubs import LMStub, build_stub
 from harness.properties.subject import Subject
@@ -191,3 +192,54 @@ def test_the_peak_of_memory_is_the_same_alone_and_after_others() -> None:
         return judge_model(lambda: LMStub(20, 12, width=16, depth=1), LM, only=only, share=0.1)["memory_footprint"].measured
 
     assert peak("memory_footprint") == peak("shape_contract", "eval_deterministic", "memory_footprint")
+
+
+class RowsAdded(LMStub):
+    """Each row reads the one before it, at the same positions."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        logits = super().forward(input_ids, attention_mask)
+        return logits + 0.1 * logits.roll(1, 0)
+
+
+class LooksAheadAlone(LMStub):
+    """A single row is read without a mask."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        logits = super().forward(input_ids, attention_mask)
+        return logits + 0.1 * logits.flip(1) if len(logits) == 1 else logits
+
+
+class LooksAheadInOneRow(LMStub):
+    """Of a long text of a large batch one row is read without a mask."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        logits = super().forward(input_ids, attention_mask)
+        if len(logits) > 6 and logits.shape[1] > 8:
+            logits = torch.cat((logits[:5], logits[5:6] + 0.1 * logits[5:6].flip(1), logits[6:]))
+        return logits
+
+
+def small(model: type[LMStub]) -> nn.Module:
+    return model(20, 12, width=16, depth=1)
+
+
+def test_rows_that_read_each_other_are_not_taken_for_a_leak_along_the_text() -> None:
+    found = judge_model(lambda: small(RowsAdded), LM, only=["causal", "batch_independence"])
+    assert found["causal"].status is Status.OK
+    assert found["batch_independence[forward]"].code == "reads_other_rows"
+
+
+@pytest.mark.parametrize("model", [LooksAheadAlone, LooksAheadInOneRow])
+def test_a_leak_that_only_some_batches_show_is_found_in_shared_calls(model: type[LMStub]) -> None:
+    assert judge_model(lambda: small(model), LM, only=["causal"])["causal"].code == "reads_later_positions"
+
+
+def test_the_largest_sizes_are_judged_whatever_is_drawn_and_made_smaller_where_they_fail(subject: Subject) -> None:
+    def check(_subject: Subject, sizes: Sizes) -> Evidence:
+        return Evidence("made_up", Status.FAIL if sizes.seq >= 10 else Status.OK, "too long", counterexample=f"seq={sizes.seq}")
+
+    judge = Judge("made_up", subject, share=5.0)
+    judge.for_all(check, st.just({"sizes": Sizes(1, 2)}), examples=1)
+    judge.holds_at_corner(check, sizes=Sizes(5, 12))
+    assert judge.finish().counterexample == "seq=10"
