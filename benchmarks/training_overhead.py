@@ -25,9 +25,8 @@ from harness.experiments.database import ExperimentDB
 from harness.models.stubs import build_stub
 from harness.training.checkpoints import CheckpointFolder
 from harness.training.compute import Machine, choose_compute
-from harness.training.engines import Job
+from harness.training.engines import Job, PlainEngine
 from harness.training.engines.lightning import LightningEngine, quiet
-from harness.training.engines.plain import PlainEngine
 from harness.training.events import Plan, RunLog
 from harness.training.history import History
 from harness.training.optimisation import make_optimizer

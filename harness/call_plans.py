@@ -70,9 +70,7 @@ def plan_call(model: nn.Module, inputs: tuple[str, ...]) -> CallPlan:
         ForwardError: ``forward`` requires more arguments than the task has fields, or takes none of them.
     """
     if getattr(model.forward, "__name__", "") == UNDEFINED_FORWARD:
-        raise ForwardError(
-            f"{type(model).__name__} has no forward of its own; define one that takes {listed(inputs, len(inputs))}"
-        )
+        raise ForwardError(f"{type(model).__name__} defines no forward; define one that takes {listed(inputs, len(inputs))}")
     signature = inspect.signature(model.forward)
     parameters = list(signature.parameters.values())
     variadic = {p.kind for p in parameters} & {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}

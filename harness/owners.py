@@ -151,19 +151,8 @@ def _with_answers(evidence: Evidence, own: str, selection: Selection) -> Evidenc
 
 def _as_answered(evidence: Evidence, answer: Evidence) -> Evidence:
     """A finding with what its owner measured, and whom it blames."""
-    return replace(
-        evidence,
-        status=answer.status,
-        measured=answer.measured,
-        bound=answer.bound,
-        unit=answer.unit,
-        counterexample=answer.counterexample,
-        module=answer.module,
-        cause=answer.cause,
-        place=answer.place,
-        investigate=answer.investigate,
-        code=answer.code,
-    )
+    own = {field: getattr(evidence, field) for field in ("name", "message", "details", "compared")}
+    return replace(answer, **own)
 
 
 def _is_same(own: str, owner: str) -> bool:

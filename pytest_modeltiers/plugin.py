@@ -152,7 +152,7 @@ def _move_hypothesis_files(config: pytest.Config) -> None:
     """
     if _HYPOTHESIS_FOLDER in os.environ or Path(".hypothesis").exists():
         return
-    from harness.export.store.cache import default_folder
+    from harness.export.store import default_folder
 
     os.environ[_HYPOTHESIS_FOLDER] = str(default_folder() / "hypothesis")
     config.add_cleanup(_forget_hypothesis_folder)

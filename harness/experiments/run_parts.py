@@ -207,7 +207,7 @@ def check_profile(profile: Any, name: str) -> None:
     if not is_profile:
         raise ExperimentError(
             f"expected a profile, as `modeltiers profile` makes one, got {_described(content)}; "
-            "other values can be stored under a name of their own, such as name='means'"
+            "other values can be stored under another name, such as name='means'"
         )
 
 

@@ -19,7 +19,7 @@ from harness.export import one_line
 from harness.export.formats import Exported, Exporter, ExportError, Inspection, make_exporter, outputs_by_name
 from harness.export.program import Outputs, Program, as_exported, program_of, returned_tensors
 from harness.export.shape_grid import Point, branch_candidates, choose_branch_inputs, make_point, path_of_batch, shape_grid
-from harness.export.store.cache import Artifact, Cache, describe, find_artifact, publish
+from harness.export.store import Artifact, Cache, describe, find_artifact, publish
 from harness.export.store.identity import code_of, identity_of, versions
 from harness.files import file_hash, json_hash
 from harness.models.wrapped import without_fast_path

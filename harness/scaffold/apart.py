@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import ConfigError, ModelSourceError, did_you_mean
-from harness.export.store.cache import default_folder
+from harness.export.store import default_folder
 from harness.files import text_hash, write_whole
 from harness.model_file import architecture_of, settings_of
 from harness.models.pretrained import CHECKPOINT

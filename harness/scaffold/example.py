@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from harness.errors import ConfigError, ExampleError, Mistake
-from harness.export.store.cache import Cache
+from harness.export.store import Cache
 from harness.export.store.identity import own_files, versions, with_imports
 from harness.export.store.object_hash import ObjectHash, never_again
 from harness.files import file_hash, json_hash

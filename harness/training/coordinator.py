@@ -245,7 +245,7 @@ class TrainingCoordinator:
             except ImportError as error:
                 raise MissingPackageError("run_training(engine='lightning') needs Lightning: pip install lightning") from error
             return LightningEngine(job)
-        from harness.training.engines.plain import PlainEngine
+        from harness.training.engines import PlainEngine
 
         return PlainEngine(job)
 

@@ -318,7 +318,7 @@ def _fit(job: Job, on_gradients: OnGradients | None) -> tuple[list[Optimizer], l
         engine = LightningEngine(job, on_gradients=on_gradients)
         engine.fit()
         return list(engine.trainer.optimizers), list(engine.trainer.lr_scheduler_configs)
-    from harness.training.engines.plain import PlainEngine
+    from harness.training.engines import PlainEngine
 
     plain = PlainEngine(job, on_gradients=on_gradients)
     plain.fit()

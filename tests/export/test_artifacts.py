@@ -19,7 +19,7 @@ from planted_bugs.tier4.models import Scores
 from harness.errors import UserError
 from harness.export.export_model import export_model
 from harness.export.formats import ExportError
-from harness.export.store.cache import Cache, find_artifact, manifest_path
+from harness.export.store import Cache, find_artifact, manifest_path
 from harness.files import file_hash, json_hash
 from harness.runtime import seeded
 
@@ -168,12 +168,12 @@ def test_killed_in_the_middle_it_leaves_no_half_file(tmp_path: Path) -> None:
         from pathlib import Path
         from planted_bugs.tier4.exports import make_exports
         from planted_bugs.tier4.models import Scores
-        from harness.export.store import cache
-        copy = cache._copy_whole
+        from harness.export import store
+        copy = store._copy_whole
         def slow(source, target):
             print("copying", flush=True)
             time.sleep(60)
-        cache._copy_whole = slow
+        store._copy_whole = slow
         make_exports(Scores(), Path(sys.argv[1]), "pytorch").artifact("pytorch")
     """)
     with subprocess.Popen(

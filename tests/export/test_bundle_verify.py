@@ -410,8 +410,8 @@ def read_elsewhere(golden: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (no_batches, "has nothing to be held to"),
-        (refuse_all, "has nothing to be held to"),
+        (no_batches, "no batch to compare a format on"),
+        (refuse_all, "no batch to compare a format on"),
         (read_elsewhere, "golden/../../secret.npz is not in the manifest"),
         (lambda golden: golden.pop("formats"), "KeyError: 'formats'"),
     ],

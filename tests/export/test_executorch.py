@@ -19,7 +19,7 @@ from harness.export.exports import Exports
 from harness.export.formats import ExportError
 from harness.export.formats import executorch as executorch_exporter
 from harness.export.formats.executorch import ExecuTorchExporter
-from harness.export.store.cache import Manifest
+from harness.export.store import Manifest
 from harness.runtime import seeded
 from harness.tasks import TaskSpec, TaskType
 

@@ -22,8 +22,7 @@ from harness.adapters import make_adapter  # noqa: E402  (after the packages it 
 from harness.batches import Batch, Sizes, make_batch  # noqa: E402
 from harness.export.formats import ExportError, QuantisationQuality  # noqa: E402
 from harness.export.formats.onnx import ONNXExporter  # noqa: E402
-from harness.export.onnx.quantisation import Kind, QuantisationFacts, quantise  # noqa: E402
-from harness.export.onnx.quantisation_quality import logits_sqnr, measure_quality  # noqa: E402
+from harness.export.onnx.quantisation import Kind, QuantisationFacts, logits_sqnr, measure_quality, quantise  # noqa: E402  # noqa: E402
 from harness.export.program import Program, make_program  # noqa: E402
 from harness.models.stubs import build_stub  # noqa: E402
 from harness.runtime import seeded  # noqa: E402

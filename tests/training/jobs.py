@@ -72,7 +72,7 @@ def train(
 
 def run(engine: Engine, job: Job) -> None:
     if engine == "plain":
-        from harness.training.engines.plain import PlainEngine
+        from harness.training.engines import PlainEngine
 
         PlainEngine(job).fit()
     else:

@@ -35,7 +35,7 @@ from harness.export.bundle.folder import (
 from harness.export.bundle.texts import LAYOUTS, check_layouts, inference_script, readme, requirements, write_layout
 from harness.export.exports import Exports
 from harness.export.formats import ExportError
-from harness.export.store.cache import Artifact
+from harness.export.store import Artifact
 from harness.export.store.identity import versions
 from harness.files import file_hash
 from harness.health import ExportHealthReport

@@ -203,7 +203,7 @@ def read_golden(folder: Path, listed: Container[str], formats: Mapping[str, str]
     if not all(outputs) or any(len(golden["formats"][format]) != len(inputs) for format in formats):
         raise ValueError("its batches are not complete")
     if any(all(tolerance is None for tolerance in held) for held in tolerances.values()):
-        raise ValueError("a format has nothing to be held to")
+        raise ValueError("no batch to compare a format on")
     names = tuple(batch["inputs"] for batch in golden["batches"])
     state = {str(name): TensorFacts.from_json(entry) for name, entry in golden["state"].items()}
     return Golden(names, tuple(inputs), tuple(outputs), tolerances, state)

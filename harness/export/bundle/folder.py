@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from harness.errors import UserError
 from harness.export.exports import Exports
 from harness.export.formats import ExportError
-from harness.export.store.cache import Artifact, Cache, Manifest, find_artifact, manifest_path
+from harness.export.store import Artifact, Cache, Manifest, find_artifact, manifest_path
 from harness.files import file_hash, json_hash
 
 

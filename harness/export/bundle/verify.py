@@ -132,7 +132,7 @@ class Replays:
         return self._run(format, path)
 
     def _file(self, format: str, path: Path) -> ExportedFile:
-        fields, outputs = (tuple(next(iter(each), ())) for each in (self.golden.inputs, self.golden.outputs))
+        fields, outputs = tuple(self.golden.inputs[0]), tuple(self.golden.outputs[0])
         return ExportedFile(exporter_class(format), path, fields, outputs, self.timeout, torch.get_num_threads())
 
     def _run(self, format: str, path: Path, config: Path | None = None) -> Evidence:

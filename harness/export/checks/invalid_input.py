@@ -15,7 +15,7 @@ from harness.export import outcome
 from harness.export.checks.performance import least_decibels
 from harness.export.clean_process.run import Answer, ExportedFile
 from harness.export.exports import Exports
-from harness.export.onnx.quantisation_quality import logits_sqnr
+from harness.export.onnx.quantisation import logits_sqnr
 from harness.export.program import LOGITS, Program
 from harness.properties.noise import difference
 from harness.tasks.axes import BATCH

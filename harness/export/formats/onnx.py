@@ -337,7 +337,7 @@ class QuantisedONNXExporter(ONNXExporter):
 
     def quality(self, plain: Path, path: Path, batches: Sequence[Batch], expected: Sequence[Outputs]) -> QuantisationQuality:
         """Signal over quantisation noise of the logits, and the weights that lost most."""
-        from harness.export.onnx.quantisation_quality import measure_quality
+        from harness.export.onnx.quantisation import measure_quality
 
         return measure_quality(plain, path, batches, tuple(batches[0]) if batches else (), expected)
 
