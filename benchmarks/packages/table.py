@@ -107,6 +107,8 @@ def write_results(work: Path) -> int:
         row = recorded.get(entry.key) if result is None else _row(entry, result)
         if row is not None:
             row.helped = recorded[entry.key].helped if entry.key in recorded else ""
+            if entry.key in recorded and row.init != "refused" and _is_open(recorded[entry.key].init, reviews.get(entry.key, {})):
+                row.init = recorded[entry.key].init  # a run of an entry does not run what `init` wrote
             if written := result_of(entry, work / "init"):
                 row.init = init_outcome(entry, written, reviews.get(entry.key, {}))
             if written := result_of(entry, work / "helped"):
@@ -129,6 +131,8 @@ def help_figures() -> str:
     option = sum(lines[key].startswith("--") for key in helped)
     meant = sum(row.init == "right" or row.helped == "right" for row in rows.values())
     share = (len(alone) + len(helped)) / max(1, len(rows))
+    if not any(row.helped for row in rows.values()):
+        return f"Without help {len(alone)} of {len(rows)} run."
     return (
         f"Without help {len(alone)} of {len(rows)} run, with one option of `init` {option} more, with a task of at most ten lines "
         f"{len(helped) - option} more:\n{share:.1%} together; {meant} of them as the task they are."
@@ -187,6 +191,12 @@ def init_outcome(entry: Entry, result: Mapping[str, Any], reviews: Mapping[str, 
     if _is_task_of(entry, config):
         return "right"
     return f"runs ({kind})" if tier1 is not None else f"other ({kind})"
+
+
+def _is_open(init: str, reviews: Mapping[str, Mapping[str, str]]) -> bool:
+    """Whether tier 1 of what `init` wrote told something, red or not, that no review has answered since."""
+    red = init.removeprefix("red (").removesuffix(")").split(", ") if init.startswith("red") else []
+    return init.startswith("runs") or any(reviews.get(test, {}).get("verdict") != "true" for test in red)
 
 
 def _is_task_of(entry: Entry, config: Mapping[str, Any]) -> bool:

@@ -110,3 +110,11 @@ def test_a_result_of_an_entry_that_was_changed_counts_for_nothing_and_init_can_b
     assert rows({**found, "model": "another"}, {}) == []
     assert [row["init"] for row in rows(found, {**found, "model": "another"})] == ["refused"]
     assert [row["init"] for row in rows(found, {**found, "init": {"config": dict(entry.task)}})] == ["right"]
+
+    (tmp_path / "init" / f"{entry.key}.json").unlink()
+    recorded = [{"key": entry.key, "package": "p", "name": "n", "init": "red (tier1::causal)", "fingerprint": entry.fingerprint}]
+    (tmp_path / "results.json").write_text(json.dumps(recorded), encoding="utf-8")
+    (tmp_path / f"{entry.key}.json").write_text(json.dumps({**found, "init": {"config": dict(entry.task)}}), encoding="utf-8")
+    write_results(tmp_path)
+    (row,) = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert (row["init"], row["passed"]) == ("red (tier1::causal)", 3), "what only a run of init tells stays"
