@@ -363,3 +363,16 @@ def timeless(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: timeless(item) for key, item in value.items() if key not in ("timestamp", "duration_seconds")}
     return [timeless(item) for item in value] if isinstance(value, list) else value
+
+
+@pytest.mark.long
+def test_tier_one_imports_nothing_that_only_other_tiers_need(project: Any) -> None:
+    project.config(only=None)
+    heavy = {"lightning", "matplotlib", "onnx", "pandas", "scipy", "sqlalchemy", "torchmetrics", "transformers"}
+    project.write(
+        "conftest.py",
+        f"import sys\ndef pytest_terminal_summary(terminalreporter):\n"
+        f"    terminalreporter.write_line('loaded: ' + repr(sorted({heavy!r} & set(sys.modules))))\n",
+    )
+    result = project.run_apart("--model-config", "cfg.json")
+    assert "loaded: []" in result.outlines
