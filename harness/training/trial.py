@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -32,6 +33,9 @@ from harness.training.supervisor import Supervisor, SupervisorOptions
 
 MOST_BATCHES = 16
 """Batches in which a training step that accumulates by itself must have taken an optimizer step."""
+
+_WAITS_FOR_VALIDATION = re.compile(r"conditioned on metric .* which is not available|could not find the monitored key")
+"""What Lightning says where a callback or a schedule reads the result of a validation that is not there."""
 
 Prepare = Callable[[nn.Module], None]
 """Changes a model before it is trained."""
@@ -121,12 +125,14 @@ class Trial:
         seconds: What one check may take; what would need longer is left out, with the reason.
         source: The config that the model came from: names its datasets, and another process builds the model from it. ``None`` for a
             model without one.
+        validates: Whether a validation pass follows each epoch, as a callback or schedule reads its result; known with ``batch_format``.
     """
 
     subject: Subject
     config: TrainingConfig = field(default_factory=TrainingConfig)
     seconds: float = math.inf
     source: SuiteConfig | None = None
+    validates: bool = False
 
     @staticmethod
     def of(subject: Subject, config: TrainingConfig, source: SuiteConfig | None = None) -> Trial:
@@ -149,9 +155,22 @@ class Trial:
             return as_dict  # the adapter puts the axes in the declared order
         unformed = replace(self)
         unformed.batch_format = as_dict
-        return find_batch_format(
-            self.subject.model, self.subject.adapter, lambda form: unformed.train([form(self.subject.batch())])
-        )
+
+        def take_step(form: BatchFormat) -> None:
+            try:
+                unformed.train([form(self.subject.batch())])
+            except Exception as error:
+                if not (_WAITS_FOR_VALIDATION.search(str(error)) and brings_validation(self.subject.model)):
+                    raise
+                unformed.train([form(self.subject.batch())], held_out=[form(self.held_out)])
+                self.validates = True
+
+        return find_batch_format(self.subject.model, self.subject.adapter, take_step)
+
+    @cached_property
+    def held_out(self) -> Batch:
+        """The rows of a validation pass, which are others than those that are trained on."""
+        return self.subject.batch(seed=100)
 
     @cached_property
     def batches_per_step(self) -> int:
@@ -170,6 +189,7 @@ class Trial:
         copies = self.subject.copies.of_variants(model)
         other = replace(self, subject=replace(self.subject, model=model, pristine=model, given_copies=copies, **shared))
         other.batch_format, other.batches_per_step = self.batch_format, self.batches_per_step
+        other.validates = self.validates
         return other
 
     def anew(self, seed: int = 0) -> nn.Module:
@@ -251,7 +271,9 @@ class Trial:
         Raises:
             TrainingError: The training cannot be taken, or diverged.
         """
-        subject = self.subject
+        subject, form = self.subject, self.batch_format
+        if held_out is None and self.validates:
+            held_out = [self.held_out]
         model = subject.fresh() if model is None else model
         if prepare is not None:
             prepare(model)
@@ -266,13 +288,13 @@ class Trial:
             subject.task,
             self._config_for(options),
             _compute(subject.device, options.processes),
-            FixedBatches(batches, self.batch_format),
+            FixedBatches(batches, form),
             options.epochs,
             options.seed,
             supervisor,
             options.resume,
             rank=options.rank,
-            held_out=None if held_out is None else FixedBatches(held_out, self.batch_format),
+            held_out=None if held_out is None else FixedBatches(held_out, form),
         )
         with nullcontext() if options.clip else without_clipping(model):
             optimizers, schedules = _fit(job, on_gradients)
@@ -300,6 +322,13 @@ class _Steps(Listener):
         self.taken.append(step)
         if self._until is not None and self._until(self._model, len(self.taken)):
             self.stop()
+
+
+def brings_validation(model: nn.Module) -> bool:
+    """Whether a LightningModule has a ``validation_step``."""
+    from lightning.pytorch.utilities.model_helpers import is_overridden
+
+    return bool(is_overridden("validation_step", model))  # type: ignore[arg-type]
 
 
 def _compute(device: torch.device, processes: int) -> Compute:

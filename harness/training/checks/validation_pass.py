@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,15 +12,12 @@ from torch.optim import Optimizer
 from harness.compat import NormBase
 from harness.errors import UserError
 from harness.evidence import Evidence, Status
-from harness.training.trial import Trial, TrialOptions, gradients_of
+from harness.training.trial import Trial, TrialOptions, brings_validation, gradients_of
 from harness.user_code import raised
 from harness.wording import and_others
 
 _NAME = "validation_pass"
 _EPOCHS = 2
-_VALIDATION = 100
-"""Seed of the rows of validation, which are others than those that are trained on."""
-
 _CAUSE = "a hook or callback of validation that changes the model and does not change it back: swapped weights, dropout, `requires_grad`"
 
 
@@ -72,9 +68,12 @@ def validation_pass(trial: Trial) -> Evidence:
     """With a validation pass between two epochs, a training ends with the weights that it ends with otherwise, to the bit."""
     if not trial.is_own:
         return Evidence(_NAME, Status.SKIPPED, "the model is no LightningModule, which would bring a validation step")
-    if not _validates(trial.subject.model):
+    if not brings_validation(trial.subject.model):
         return Evidence(_NAME, Status.SKIPPED, "the model has no `validation_step`")
     plain, again = (_trained(trial, validates=False) for _ in range(2))
+    if trial.validates:
+        reason = "a callback or a schedule of the model reads the result of validation, so that there is no training without it"
+        return Evidence(_NAME, Status.SKIPPED, reason)
     if _difference(plain, again):
         return Evidence(_NAME, Status.SKIPPED, "the training is not repeatable, with or without validation (see seeded_repeat)")
     try:
@@ -100,7 +99,7 @@ def _trained(trial: Trial, validates: bool) -> list[_Moment]:
     """What the model is before each step."""
     count = max(1, trial.batches_per_step)
     batches = [trial.subject.batch(seed=seed) for seed in range(2 * count)]
-    held_out = [trial.subject.batch(seed=_VALIDATION)] if validates else None
+    held_out = [trial.held_out] if validates else None
     watch = _Watch()
     trial.train(batches, TrialOptions(epochs=_EPOCHS), model=trial.anew(), on_gradients=watch.look, held_out=held_out)
     return watch.moments
@@ -162,9 +161,3 @@ def _numbers(model: nn.Module) -> dict[str, float]:
         for name, value in vars(module).items()
         if type(value) in (int, float, bool) and not name.startswith("_") and name != "training"
     }
-
-
-def _validates(model: Any) -> bool:
-    from lightning.pytorch.utilities.model_helpers import is_overridden
-
-    return bool(is_overridden("validation_step", model))
