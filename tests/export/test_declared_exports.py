@@ -10,7 +10,18 @@ import numpy as np
 import pytest
 import torch
 from planted_bugs.tier1.declared import CASES
-from planted_bugs.tier4.declared import CHOICE, POLICY, SEGMENTATION, STATEFUL, ActorCritic, Chosen, Recurrent, Segmenter
+from planted_bugs.tier4.declared import (
+    ANY_SIZE,
+    CHOICE,
+    POLICY,
+    SEGMENTATION,
+    STATEFUL,
+    ActorCritic,
+    Chosen,
+    PaddedToFours,
+    Recurrent,
+    Segmenter,
+)
 from planted_bugs.tier4.exports import make_exports
 from torch import Tensor, nn
 
@@ -117,6 +128,18 @@ def test_sizes_are_multiples_and_nothing_beyond_the_limits() -> None:
     grid = [point.sizes.by_axis(program.task) for point in shape_grid(program)]
     assert {sizes["height"] for sizes in grid} == {8, 16, 24, 40}
     assert len({(sizes["height"], sizes["width"]) for sizes in grid}) > 4
+
+
+def test_free_heights_and_widths_are_tried_at_odd_sizes_and_away_from_the_square() -> None:
+    program = make_exports(PaddedToFours(), None, task=ANY_SIZE).program
+
+    grid = [point.sizes.by_axis(program.task) for point in shape_grid(program)]
+
+    sides = {(sizes["height"], sizes["width"]) for sizes in grid}
+    assert any(height % 2 and width % 2 and height != width for height, width in sides)
+    assert any(height < width for height, width in sides)
+    assert any(height > width for height, width in sides)
+    assert {5, 21} <= {height for height, _ in sides} & {width for _, width in sides}
 
 
 def test_an_output_with_an_inputs_name_gets_another() -> None:
