@@ -281,7 +281,9 @@ def _differentiable_inputs(subject: Subject, batch: Batch, elements: Collection[
     Where rows are groups, ``elements`` names the inputs that have the elements of all groups, and only those are returned.
     """
     ids = {each.name for each in subject.task.signature.inputs if isinstance(each.values, Ids)}
-    tokens = [tensor for name, tensor in batch.items() if name in ids and (not elements or name in elements)]
+    signature = subject.task.signature
+    with_rows = elements or [name for name in subject.task.facts.inputs if BATCH in signature.axes_of(name)]
+    tokens = [tensor for name, tensor in batch.items() if name in ids and name in with_rows]
     captured: list[Tensor] = []
     turned = getattr(subject.adapter, "length_first", False)
 
@@ -309,7 +311,5 @@ def _differentiable_inputs(subject: Subject, batch: Batch, elements: Collection[
     finally:
         for handle in handles:
             handle.remove()
-    signature = subject.task.signature
-    with_rows = elements or [name for name in subject.task.facts.inputs if BATCH in signature.axes_of(name)]
     floating = [fields[name] for name in with_rows if name in fields and fields[name].requires_grad]
     return floating + captured, logits

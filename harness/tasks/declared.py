@@ -266,17 +266,13 @@ def _contradictions(keys: SignatureKeys, signature: Signature) -> Iterator[Mista
     inputs, outputs = {each.name: each for each in signature.inputs}, {each.name: each for each in signature.outputs}
     held = {axis for each in signature.inputs for axis in each.axes if isinstance(axis, str)} | signature.grouping
     yield from _of_axes(signature, held)
+    of_labels = {axis for each in signature.labels for axis in each.axes if isinstance(axis, str)}
     for each in (*signature.inputs, *signature.labels):
         spoken = each.values.axis
-        if spoken and spoken not in held:
-            yield _unknown(
-                "axis",
-                f"inputs.{each.name}.values",
-                f"no input has the axis {spoken!r}",
-                spoken,
-                held,
-                f"They have {_listed(held)}",
-            )
+        part, known = ("inputs", held) if each in signature.inputs else ("labels", held | of_labels)
+        if spoken and spoken not in known:
+            told = f"no {part.removesuffix('s')} has the axis {spoken!r}"
+            yield _unknown("axis", f"{part}.{each.name}.values", told, spoken, known, f"They have {_listed(known)}")
         if isinstance(each.values, LengthsOf) and len(each.axes) != 1:
             yield _wrong(f"inputs.{each.name}.axes", f"lengths have one axis, the rows': [{BATCH}]")
         if isinstance(each.values, MaskOf) and (len(each.axes) < 2 or each.axes[-1] != spoken):

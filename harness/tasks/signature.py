@@ -202,8 +202,9 @@ class Signature:
         Args:
             sizes: The free axes; one that is missing has its typical size.
         """
-        # An axis that only a state has begins at 0.
-        whole = {**dict.fromkeys(self.axes, 0), **self._typical_sizes, **sizes}
+        # An axis that only a state has begins at 0; one that only labels have, as the objects of an image, has a usual size.
+        of_labels = {axis: self.axes[axis].typical(()) for each in self.labels for axis in each.axes if isinstance(axis, str)}
+        whole = {**dict.fromkeys(self.axes, 0), **of_labels, **self._typical_sizes, **sizes}
         for axis in self.axes.values():
             if isinstance(axis.source, Formula):
                 whole[axis.name] = int(axis.source.value(whole))

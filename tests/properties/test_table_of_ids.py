@@ -9,6 +9,7 @@ from harness.adapters import Adapter
 from harness.batches import Batch
 from harness.evidence import Status
 from harness.tasks import TaskSpec, TaskType
+from harness.tasks.declared import read_signature
 from pytest_modeltiers.live import judge_model
 
 TABLE = TaskSpec(TaskType.TABULAR_CLASSIFICATION, num_features=4, num_classes=3)
@@ -61,3 +62,24 @@ def test_an_adapter_makes_ids_of_them() -> None:
     quick = ("shape_contract", "finite_output", "batch_independence", "eval_deterministic", "input_dependence")
     findings = judge_model(Fields, TABLE, adapter=AsIds(TABLE), only=quick, share=0.2)
     assert not [finding.explain() for finding in findings.values() if finding.status is Status.FAIL]
+
+
+class Matches(nn.Module):
+    """Each image with each text: the texts are no rows of the images' batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.image, self.text = nn.Linear(5, 8), nn.Embedding(20, 8)
+
+    def forward(self, image: Tensor, text: Tensor) -> Tensor:
+        return self.image(image) @ self.text(text).mean(1).T
+
+
+def test_ids_of_something_else_than_rows_have_no_rows() -> None:
+    keys = {
+        "inputs": {"image": {"axes": ["batch", 5]}, "text": {"axes": ["texts", 4], "values": {"ids": 20}}},
+        "outputs": {"logits": {"axes": ["batch", "texts"]}},
+    }
+    task = TaskSpec(TaskType.DECLARED, declared=read_signature(keys))
+    found = judge_model(Matches, task, only=("batch_independence",))
+    assert {name: each.status for name, each in found.items()} == dict.fromkeys(found, Status.OK)
