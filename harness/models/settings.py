@@ -296,9 +296,28 @@ def _candidates(module: ModuleType, target: Any, parameter: inspect.Parameter, g
         made = here.get(name)
         if inspect.isfunction(made) and _takes_nothing(made) and _works(made) and not isinstance(made(), tuple):
             yield Settings(argument, f"{name}()", made, (name,))
+    for name in _MAKERS if inspect.isclass(target) else ():
+        made = getattr(target, name, None)
+        if callable(made) and _takes_nothing(made) and _works(made):
+            yield _filled(argument, target, f"{target.__name__}.{name}()", made)
     for name, value in here.items():
         if isinstance(value, argparse.ArgumentParser) and _works(lambda value=value: value.parse_args([])):  # type: ignore[misc]
             yield Settings(argument, f"{name}.parse_args([])", lambda value=value: value.parse_args([]), (name,))  # type: ignore[misc]
+
+
+def _filled(argument: str, target: type, expression: str, make: Callable[[], Any]) -> Settings:
+    """What a class's own maker of settings returns, with usual sizes for what it leaves open, and without a preset that these contradict."""
+    known = dict(getattr(make(), "__dict__", {}))
+    sizes = {name: usual_value(name) for name, value in known.items() if value is None and usual_value(name) is not None}
+    presets = {name: None for name, value in known.items() if isinstance(value, str)}
+    if not _works(lambda: target(**{argument: make()})):
+        for more in (sizes, {**sizes, **presets}):
+            instance = partial(SimpleNamespace, **{**known, **more})
+            if more and _works(lambda made=instance: target(**{argument: made()})):  # type: ignore[misc]
+                written = ", ".join(f"{name!r}: {value!r}" for name, value in more.items())
+                whole = f"SimpleNamespace(**{{**vars({expression}), {written}}})"
+                return Settings(argument, whole, instance, (target.__name__,), tuple(more))
+    return Settings(argument, expression, make, (target.__name__,))
 
 
 def _is_settings(value: Any) -> bool:

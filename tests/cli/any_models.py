@@ -274,3 +274,28 @@ class Mixer(nn.Module):
         return self.net(x)
 """
 )
+
+OPEN_SETTINGS = (
+    HEAD
+    + """
+class Settings:
+    def __init__(self, **kwargs):
+        self.__dict__.update(kwargs)
+
+
+class TokenModel(nn.Module):
+    @staticmethod
+    def get_default_config():
+        return Settings(model_type="huge", n_embd=None, vocab_size=None, spam=3)
+
+    def __init__(self, config):
+        super().__init__()
+        assert config.vocab_size is not None
+        assert (config.model_type is None) == (config.n_embd is not None)
+        self.embed = nn.Embedding(config.vocab_size, config.n_embd)
+        self.head = nn.Linear(config.n_embd, config.spam)
+
+    def forward(self, ids):
+        return self.head(self.embed(ids).mean(1))
+"""
+)

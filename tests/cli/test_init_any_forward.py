@@ -218,3 +218,10 @@ def test_settings_beside_the_model_are_its_arguments(name: str, text: str, tmp_p
     (tmp_path / name).write_text(text)
     declared(models.SETTINGS, tmp_path)
     assert load_config(tmp_path / "modeltiers.toml").model_kwargs == {"spam": 7, "eggs": 5}
+
+
+def test_settings_that_a_class_leaves_open_get_usual_sizes(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(models.OPEN_SETTINGS)
+    config = load_config(scaffold(tmp_path / "model.py").config)
+    assert (config.task_type, config.vocab_size, config.num_classes) == ("sequence_classification", 256, 3)
+    assert "vars(TokenModel.get_default_config())" in (tmp_path / "modeltiers_model.py").read_text()

@@ -27,7 +27,7 @@ _EMBEDDINGS = (
 )
 
 _HELP_LINES = {
-    "vit-pytorch-twins_svt.TwinsSVT": "--task image_classification",
+    "vit-pytorch-twins_svt.TwinsSVT": "task",
     "transformers-XLNetForSequenceClassification": "task",  # padded on the left
     "reformer-pytorch-ReformerLM": "--task causal_lm",
     "g-mlp-pytorch-gMLP": "task",
@@ -37,6 +37,7 @@ _HELP_LINES = {
     "pytorch-tabnet-TabNetNoEmbeddings": _TABLE,
     "torch-geometric-LightGCN": "--input edge_label_index=2,pairs:ids=12",
     "pytorch-forecasting-NBeats": "--input x.encoder_cont=batch,8,1",
+    "torchaudio-Wav2Vec2Model": "task",  # of one frame attention has no gradient
     "torchaudio-Wav2Letter": "task",  # the signal of few samples vanishes
     "torchaudio-DeepSpeech": "--input x=batch,1,time,8",
     "stable-baselines3-ActorCriticPolicy_of_PPO,_evaluate_actions": "task",  # forward samples

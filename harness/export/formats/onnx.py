@@ -270,9 +270,12 @@ class ONNXExporter(Exporter):
         import torch
 
         from harness.export.formats.exported_program import tracing
+        from harness.export.onnx import tidy
         from harness.runtime import seeded
 
-        axes = {**program.axes, **program.output_axes}
+        # A traced graph takes no number for a name, such as that of an output which is the second of a tuple.
+        ports = {name: f"output_{name}" if name.isdigit() else name for name in program.outputs}
+        axes = {**program.axes, **{ports[name]: free for name, free in program.output_axes.items()}}
         with tracing() as frozen, seeded(0), torch.no_grad():
             torch.onnx.export(
                 program.forward,
@@ -280,11 +283,14 @@ class ONNXExporter(Exporter):
                 str(path),
                 dynamo=False,
                 input_names=list(program.fields),
-                output_names=list(program.outputs),
+                output_names=list(ports.values()),
                 dynamic_axes={name: free for name, free in axes.items() if free},
                 opset_version=self.opset_version or _DEFAULT_OPSET,
                 do_constant_folding=self.optimize and folding,
             )
+        unlike = {port: name for name, port in ports.items() if port != name}
+        if unlike:
+            tidy(path, {}, unlike)
         return frozen
 
     def _check(self, path: Path) -> None:
