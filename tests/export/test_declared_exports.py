@@ -260,3 +260,27 @@ def test_names_that_the_exporter_uses_inside_are_no_obstacle() -> None:
     assert exports.inspection("onnx").facts["inputs"].keys() == {"ids", "add"}
     assert exports.inspection("onnx").facts["outputs"].keys() == {"embedding"}
     assert judge_export("numerical_consistency", exports, "onnx").status is Status.OK
+
+
+class Branching(nn.Module):
+    """Decides by a value, which only tracing takes, and returns a tuple."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 3), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if float(x.abs().sum()) > 1e9:
+            x = x / 2
+        return self.first(x), self.second(x)
+
+
+def test_outputs_that_are_named_by_their_places_are_traced() -> None:
+    keys = {
+        "inputs": {"x": {"axes": ["batch", 4]}},
+        "outputs": {"0": {"axes": ["batch", 3]}, "1": {"axes": ["batch", 2]}},
+    }
+    exports = make_exports(Branching(), None, "onnx", task=task_of(keys))
+    for check in ("exports", "validation", "numerical_consistency"):
+        found = judge_export(check, exports, "onnx")
+        assert found.status is not Status.FAIL, found.explain()

@@ -17,7 +17,6 @@ from packages.entries import (
 )
 from packages.entry import Entry
 
-_TABLE = "--task tabular_classification"
 _EMBEDDINGS = (
     "LinearEmbeddings",
     "LinearReLUEmbeddings",
@@ -29,12 +28,12 @@ _EMBEDDINGS = (
 _HELP_LINES = {
     "vit-pytorch-twins_svt.TwinsSVT": "task",
     "transformers-XLNetForSequenceClassification": "task",  # padded on the left
-    "reformer-pytorch-ReformerLM": "--task causal_lm",
+    "reformer-pytorch-ReformerLM": "task",
     "g-mlp-pytorch-gMLP": "task",
     "open-clip-torch-TextTransformer": "task",
-    "rtdl-revisiting-models-FTTransformer": _TABLE,
-    **{f"rtdl-num-embeddings-{name}": _TABLE for name in _EMBEDDINGS},
-    "pytorch-tabnet-TabNetNoEmbeddings": _TABLE,
+    "rtdl-revisiting-models-FTTransformer": "task",
+    **{f"rtdl-num-embeddings-{name}": "task" for name in _EMBEDDINGS},
+    "pytorch-tabnet-TabNetNoEmbeddings": "task",
     "torch-geometric-LightGCN": "--input edge_label_index=2,pairs:ids=12",
     "pytorch-forecasting-NBeats": "--input x.encoder_cont=batch,8,1",
     "torchaudio-Wav2Vec2Model": "task",  # of one frame attention has no gradient
