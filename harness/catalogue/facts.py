@@ -52,10 +52,10 @@ def padded(task: TaskSpec) -> str:
 
 
 def masked_padding_id(task: TaskSpec) -> str:
-    """Ids have one that fills, and a mask says which are real."""
-    axes = {each.values.axis for each in task.signature.inputs if isinstance(each.values, MaskOf)}
+    """Ids have one that fills, and a mask or lengths say which are real."""
+    axes = {each.values.axis for each in task.signature.inputs if isinstance(each.values, (MaskOf, LengthsOf))}
     ids = [each for each in task.signature.inputs if isinstance(each.values, Ids) and each.values.pad is not None]
-    return _of("input", [each.name for each in ids if axes & set(each.axes)], "has an id for padding beside a mask")
+    return _of("input", [each.name for each in ids if axes & set(each.axes)], "has an id for padding beside a mask or lengths")
 
 
 def numbers(task: TaskSpec) -> str:

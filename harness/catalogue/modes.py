@@ -47,7 +47,7 @@ MODES = (
         "Contents that are rare and allowed are read and trained as others",
         cases={
             "padding_id": Case(
-                "A token with the id of padding that the mask says is real is read",
+                "A token with the id of padding that a mask or lengths say is real is read",
                 "harness.properties.contents:padding_id_is_read",
                 needs=facts.masked_padding_id,
                 owned_by=("padding_ignored",),

@@ -22,7 +22,7 @@ from harness.properties.tracing import hooked
 from harness.runtime import seeded
 from harness.tasks.axes import BATCH, rows_first
 from harness.tasks.signature import Input
-from harness.tasks.values import Ids, MaskOf, Normal, Uniform
+from harness.tasks.values import Ids, LengthsOf, MaskOf, Normal, Uniform
 
 NAME = "rare_contents"
 
@@ -52,7 +52,7 @@ def padding_id_is_read(subject: Subject, seed: int = 0) -> Evidence:
         return failure
     found = _ids_with_mask(subject)
     if found is None:
-        return Evidence(NAME, Status.SKIPPED, "forward takes no mask beside ids that have one for padding")
+        return Evidence(NAME, Status.SKIPPED, "forward takes no mask or lengths beside ids that have one for padding")
     each, axis = found
     assert isinstance(each.values, Ids)
     assert each.values.pad is not None
@@ -63,6 +63,8 @@ def padding_id_is_read(subject: Subject, seed: int = 0) -> Evidence:
     for mask in subject.task.signature.inputs:
         if isinstance(mask.values, MaskOf) and mask.values.axis == axis and mask.name in batch:
             batch[mask.name] = torch.full_like(batch[mask.name], 0 if mask.values.inverted else 1)
+        if isinstance(mask.values, LengthsOf) and mask.values.axis == axis and mask.name in batch:
+            batch[mask.name] = torch.full_like(batch[mask.name], ids.shape[each.axes.index(axis)])
     model, effects = calibrated(subject), dict[bool, float]()
     for is_pad in (False, True):
         changed = ids.clone()
@@ -76,9 +78,7 @@ def padding_id_is_read(subject: Subject, seed: int = 0) -> Evidence:
         if not seen:
             return Evidence(NAME, Status.SKIPPED, "no embedding is given the ids as they are")
         effects[is_pad] = difference(_elsewhere(subject, plain, axis), _elsewhere(subject, moved, axis))
-    counterexample = (
-        f"{subject.typical.describe(subject.task)}, id {each.values.pad} at place {_PLACE}, a mask of ones, seed={seed}"
-    )
+    counterexample = f"{subject.typical.describe(subject.task)}, id {each.values.pad} at place {_PLACE}, all real, seed={seed}"
     if not effects[False] > subject.rounding:
         return Evidence(NAME, Status.SKIPPED, "no other token counts there either")
     if effects[True] > subject.rounding:
@@ -90,7 +90,7 @@ def padding_id_is_read(subject: Subject, seed: int = 0) -> Evidence:
     return Evidence(
         NAME,
         Status.WARN,
-        f"a token with id {each.values.pad}, that of padding, is not read although the mask says that it is real",
+        f"a token with id {each.values.pad}, that of padding, is not read although it is said to be real",
         effects[True],
         subject.rounding,
         "of the outputs elsewhere",
@@ -186,11 +186,11 @@ def _entries(settings: Any) -> Mapping[str, Any]:
 
 
 def _ids_with_mask(subject: Subject) -> tuple[Input, str] | None:
-    """The ids that have one for padding, and the axis along which a mask that reaches the model says which are real."""
+    """The ids that have one for padding, and the axis along which a mask or lengths that reach the model say which are real."""
     signature = subject.task.signature
     for each in signature.inputs:
         if isinstance(each.values, Ids) and each.values.pad is not None:
-            masks = [m for m in signature.inputs if isinstance(m.values, MaskOf) and m.values.axis in each.axes]
+            masks = [m for m in signature.inputs if isinstance(m.values, (MaskOf, LengthsOf)) and m.values.axis in each.axes]
             for mask in masks:
                 if subject.adapter.takes(subject.model, mask.name):
                     return each, mask.values.axis

@@ -17,6 +17,7 @@ from harness.properties.subject import Subject
 from harness.properties.tracing import first_divergence, recording, whole
 from harness.properties.train_mode import DRAWS, NAME, changed_by_a_call, equals_eval, still
 from harness.runtime import processor_seconds, seeded
+from harness.wording import and_others, counted
 
 _ROWS = 32
 """Of as many a variance is about the same, whether it is divided by their number or by one less."""
@@ -40,9 +41,16 @@ def statistics_settle(subject: Subject, seed: int = 0) -> Evidence:
     sizes = replace(subject.typical, batch=_ROWS) if subject.task.has_rows else subject.typical
     batch = subject.batch(sizes, seed)
     try:
+        norms, unmoved = _norms_at_work(subject, batch, seed)
+        if unmoved:
+            return _say_never_moved(subject, unmoved)
         keepers = [path for path in changed_by_a_call(subject, batch, seed) if _is_own(subject.model.get_submodule(path))]
+        if not keepers and norms:
+            return Evidence(
+                NAME, Status.OK, f"the running statistics of {counted(len(norms), 'norm')} of PyTorch move in train mode"
+            )
         if not keepers:
-            return Evidence(NAME, Status.SKIPPED, "no layer but PyTorch's own norms keeps statistics of the batches it saw")
+            return Evidence(NAME, Status.SKIPPED, "no layer keeps statistics of the batches it saw")
         return _judge(subject, batch, keepers, seed)
     except UserError as error:
         return Evidence(NAME, Status.SKIPPED, f"forward cannot be called in train mode with the inputs of eval mode: {error}")
@@ -52,7 +60,7 @@ def _judge(subject: Subject, batch: Batch, keepers: list[str], seed: int) -> Evi
     model = subject.fresh()
     started, apart, passes = processor_seconds(), list[float](), 0
     trained = _logits(subject, batch, model, seed, train=True)
-    if not torch.equal(trained, _logits(subject, batch, model, seed + 1, train=True)):
+    if not torch.equal(trained, _logits(subject, batch, subject.fresh(), seed + 1, train=True)):
         return Evidence(NAME, Status.SKIPPED, DRAWS)
     while passes < _PASSES and processor_seconds() - started < _SECONDS:
         for _ in range(_PASSES // 2):
@@ -88,9 +96,49 @@ def _judge(subject: Subject, batch: Batch, keepers: list[str], seed: int) -> Evi
         "of the spread of the outputs",
         counterexample,
         cause="statistics of other axes or values than those that train mode divides by, an average that starts at zero and is never "
-        "corrected, a variance that is read as a deviation, or an update that is lost",
+        "corrected, a variance that is read as a deviation, an update that is lost, or one in the middle of forward",
         investigate=culprit,
         code="statistics_lead_elsewhere",
+    )
+
+
+def _norms_at_work(subject: Subject, batch: Batch, seed: int) -> tuple[list[str], list[str]]:
+    """Paths of PyTorch's norms that take part in train mode, and of those of them whose running statistics are the same after a batch."""
+    model, called = subject.fresh(), set[str]()
+    norms = {path: module for path, module in model.named_modules() if isinstance(module, NormBase) and _keeps(module)}
+    handles = [module.register_forward_pre_hook(lambda _m, _args, path=path: called.add(path)) for path, module in norms.items()]
+    before = {path: _statistics(module) for path, module in norms.items()}
+    _logits(subject, batch, model, seed, train=True)
+    for handle in handles:
+        handle.remove()
+    at_work = [path for path, module in norms.items() if path in called and module.training]
+    return at_work, [path for path in at_work if torch.equal(before[path], _statistics(norms[path]))]
+
+
+def _keeps(module: NormBase) -> bool:
+    """Whether a norm keeps running statistics, and is not frozen."""
+    trained = [parameter.requires_grad for parameter in module.parameters()]
+    return module.track_running_stats and isinstance(module.running_mean, Tensor) and (not trained or any(trained))
+
+
+def _statistics(module: NormBase) -> Tensor:
+    return torch.cat(
+        [each.detach().flatten() for each in (module.running_mean, module.running_var) if isinstance(each, Tensor)]
+    ).clone()
+
+
+def _say_never_moved(subject: Subject, paths: list[str]) -> Evidence:
+    return Evidence(
+        NAME,
+        Status.FAIL if subject.fresh_weights else Status.WARN,  # loaded statistics may be kept on purpose
+        f"`{paths[0]}`{and_others(len(paths) - 1, 'norm')} normalises by each batch in train mode and never changes its running statistics, by "
+        "which eval mode normalises",
+        float(len(paths)),
+        0.0,
+        "norms",
+        module=paths[0],
+        cause="momentum=0, which in PyTorch is the share of the new batch and elsewhere that of the old ones, or a forward that puts them back",
+        code="statistics_never_move",
     )
 
 

@@ -130,7 +130,6 @@ add(
     IMAGES,
     module="norm",
     first_run=FirstRun("d13d60a", False, False, "PyTorch's own norms are not judged"),
-    missed="the norms of PyTorch are not judged",
 )
 add(
     "variance_begins_at_zero",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,15 @@ _OFF = 1e-2
 
 _WHOLE = 1e-2
 """How far the weights of such a sum may be from 1 in all."""
+
+_MORE = 8
+"""Epochs after which the warm-up of an average has given way."""
+
+_MOST, _COPIED = 0.45, 1 - 1e-4
+"""Shares of the newest weights between which an average is none, and yet no copy."""
+
+_CONSTANT, _SAME_SHARE = 3, 1e-4
+"""Updates whose shares must be the same, and how far apart they may be."""
 
 Values = dict[str, Tensor]
 
@@ -122,11 +132,16 @@ def averaged_weights(trial: Trial) -> Evidence:
     averages = [pair for pair in watch.pairs if _moved(pair, model, watch.before, after)]
     if not averages:
         return Evidence(_NAME, Status.SKIPPED, f"no frozen part moves in {counted(len(watch.path), 'step')} of {_EPOCHS} epochs")
+    if any(_is_late(_shares(pair, model, watch, after)) for pair in averages):  # still warming up, or for good
+        watch = _Watch()
+        model = trial.train(batches, TrialOptions(epochs=_MORE), prepare=watch.start, on_gradients=watch.look).model
+        after = _tensors(model)
     for pair in averages:
         found = (
             _judge_buffers(trial, pair, model, watch.before, after)
             or _judge_start(pair, model, watch, after)
             or _judge_part(pair, model, watch.before, after)
+            or _judge_pace(pair, model, watch, after)
         )
         if found is not None:
             return found
@@ -228,6 +243,41 @@ def _judge_part(pair: Average, model: nn.Module, before: Values, after: Values) 
         pair.of(left[0]),
         Status.WARN,
     )
+
+
+def _judge_pace(pair: Average, model: nn.Module, watch: _Watch, after: Values) -> Evidence | None:
+    """A finding where the newest weights have the same large share at each update, so that nothing is averaged."""
+    shares = _shares(pair, model, watch, after)[-_CONSTANT:]
+    if len(shares) < _CONSTANT or not _is_late(shares) or max(shares) - min(shares) > _SAME_SHARE:
+        return None
+    return _finding(
+        f"`{pair.path}` takes {shares[-1]:.1%} of the newest weights of `{pair.source}` at each step, so it is hardly an average",
+        "a decay and its complement in each other's place (tau * slow + (1 - tau) * fast), or a warm-up that overwrites the final decay",
+        "average_follows_at_once",
+        pair.path,
+        Status.WARN,
+    )
+
+
+def _shares(pair: Average, model: nn.Module, watch: _Watch, after: Values) -> list[float]:
+    """The share that the newest weights had at each update of an average: of those after the step, or else of those before it."""
+    names = _moved(pair, model, watch.before, after)
+    states = [watch.before, *watch.path, after]
+    found = []
+    for old, new in pairwise(states):
+        was, now = (torch.cat([each[pair.of(name)].double().flatten() for name in names]) for each in (old, new))
+        for fast in (new, old):
+            way = torch.cat([fast[pair.source_of(name)].double().flatten() for name in names]) - was
+            share = float((now - was) @ way / way.square().sum().clamp(min=1e-30))
+            if share > 0 and float((now - was - share * way).norm()) <= _OFF * float((now - was).norm()):
+                found.append(share)
+                break
+    return found
+
+
+def _is_late(shares: Sequence[float]) -> bool:
+    """Whether the newest weights have most of an average, and are not simply copied."""
+    return bool(shares) and _MOST < shares[-1] < _COPIED
 
 
 def _finding(message: str, cause: str, code: str, module: str, status: Status) -> Evidence:

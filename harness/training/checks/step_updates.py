@@ -16,6 +16,7 @@ from harness.properties.calling import mode
 from harness.properties.tracing import probing
 from harness.runtime import seeded
 from harness.tasks.teaching import targeted, trained_by_loss
+from harness.training.checks.averaged_weights import Average, find_pairs
 from harness.training.checks.gradient_noise import in_double
 from harness.training.checks.kept_buffers import frozen_by_a_flag, frozen_norms, lasting_buffers, running_statistics
 from harness.training.checks.observation import loss_name
@@ -246,7 +247,9 @@ def _judge_outputs(trial: Trial, watch: _Watch) -> _Finding | None:
 
 def _judge_frozen(trial: Trial, watch: _Watch, values: dict[str, Tensor]) -> _Finding | None:
     moved = [name for name in watch.frozen if name in values and _changed(watch.parameters[name], values[name])]
-    moved = sorted(name for name in moved if not _is_average(name, watch, values))
+    averaged = [name for name in moved if _is_average(name, watch, values)]
+    pairs = find_pairs(trial.subject.model) if averaged else []
+    moved = sorted(name for name in moved if name not in averaged and not _is_beside(name, averaged, pairs, watch))
     if not moved:
         return None
     others = and_others(len(moved) - 1, "frozen parameter")
@@ -330,6 +333,14 @@ def _is_average(name: str, watch: _Watch, values: dict[str, Tensor]) -> bool:
         _is_mean_of(before, after, [*(step[other] for step in watch.paths if other in step), value])
         for other, value in leaders.items()
     )
+
+
+def _is_beside(name: str, averaged: Sequence[str], pairs: Sequence[Average], watch: _Watch) -> bool:
+    """Whether a frozen parameter of too few numbers to be told from chance is in one part with others that are averages."""
+    if watch.parameters[name].numel() > 2 * (len(watch.paths) + 1):
+        return False
+    homes = [f"{pair.path}." for pair in pairs if name.startswith(f"{pair.path}.")]
+    return any(other.startswith(home) for home in homes for other in averaged)
 
 
 def _is_mean_of(before: Tensor, after: Tensor, places: Sequence[Tensor]) -> bool:

@@ -79,6 +79,21 @@ class Weighted(nn.Module):
         return self.leave(dropped / kept if self.wrong else dropped)
 
 
+class Unmoved(nn.Module):
+    """A batch norm between two layers; the bug counts momentum as other libraries do."""
+
+    def __init__(self, wrong: bool = False) -> None:
+        super().__init__()
+        self.enter, self.norm, self.leave = (
+            nn.Linear(6, 12),
+            nn.BatchNorm1d(12, momentum=0.0 if wrong else 0.01),
+            nn.Linear(12, 4),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.leave(self.norm(self.enter(features)).relu())
+
+
 class OwnNorm(nn.Module):
     """A batch norm; the bug keeps the deviation and reads it as a variance."""
 
@@ -191,6 +206,15 @@ class Checkpointed(nn.Module):
 
 
 plant_declared("scaled_in_train_mode_only", Gated, TABLE, "train_mode[equals_eval]", source="PyTorch forums")
+plant_declared(
+    "statistics_with_momentum_zero",
+    Unmoved,
+    TABLE,
+    "train_mode[statistics]",
+    module="norm",
+    code="statistics_never_move",
+    source="svishwa/crowdcount-mcnn, issue 64",
+)
 plant_declared(
     "weighted_in_both_modes", Weighted, TABLE, "train_mode[equals_eval]", source="CSTR-Edinburgh/mlpractical, pull request 32"
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import torch
@@ -111,6 +112,31 @@ class StochasticAverage(Averaged):
         self.swa.update_parameters(self.net)
 
 
+class AtOnce(Averaged):
+    """Has the share of the old and of the new weights in each other's place."""
+
+    @torch.no_grad()
+    def on_train_batch_end(self, *_call: Any) -> None:
+        for mean, now in zip(self.average.parameters(), self.net.parameters(), strict=True):
+            mean.lerp_(now, 0.99)
+        self.copy_buffers()
+
+
+class Ramped(Averaged):
+    """Sound: the average begins by copying, and follows ever more slowly over thousands of steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("updates", torch.zeros(()))
+
+    @torch.no_grad()
+    def on_train_batch_end(self, *_call: Any) -> None:
+        self.updates += 1
+        for mean, now in zip(self.average.parameters(), self.net.parameters(), strict=True):
+            mean.lerp_(now, 1 - 0.9999 * (1 - math.exp(-float(self.updates) / 2000)))
+        self.copy_buffers()
+
+
 AVERAGED = Training(TABLE, Averaged)
 
 for name, buggy, sound, code, module, status, says in (
@@ -140,6 +166,15 @@ for name, buggy, sound, code, module, status, says in (
         "average",
         Status.WARN,
         "",
+    ),
+    (
+        "average_takes_the_newest",
+        AtOnce,
+        Training(TABLE, Ramped),
+        "average_follows_at_once",
+        "average",
+        Status.WARN,
+        "takes 99.0% of",
     ),
     ("average_without_the_head", WithoutHead, AVERAGED, "average_in_part", "average.3.weight", Status.WARN, ""),
 ):
