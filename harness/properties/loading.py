@@ -6,11 +6,14 @@ differs even where every instance starts with the same zeros or ones.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from tempfile import TemporaryFile
+from typing import IO
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +27,7 @@ from harness.properties.model_variants import moved
 from harness.properties.quantised import is_packed, quantised_part
 from harness.properties.subject import Subject, in_dtype_of
 from harness.properties.tracing import first_divergence, recording, whole
-from harness.runtime import seeded
+from harness.runtime import bytes_of_weights, seeded
 from harness.user_code import raised
 
 NAME = "serialisation"
@@ -278,11 +281,22 @@ def same_logits(
 
 def through_a_file(model: nn.Module) -> State:
     """A model's state dict, saved and read as files are: nothing in it is shared with the model, and no code is run."""
-    file = io.BytesIO()
-    torch.save(model.state_dict(), file)
-    file.seek(0)
-    state: State = torch.load(file, weights_only=True)
+    with file_for(model) as file:
+        torch.save(model.state_dict(), file)
+        file.seek(0)
+        state: State = torch.load(file, weights_only=True)
     return state
+
+
+_LARGE = 1 << 26
+
+
+def file_for(model: nn.Module) -> IO[bytes]:
+    """A file to save a model in and to load it from: in memory, or on disk where the model is large and the disk can be written to."""
+    if bytes_of_weights(model) >= _LARGE:
+        with contextlib.suppress(OSError):
+            return TemporaryFile()
+    return io.BytesIO()
 
 
 def load_into(model: nn.Module, state: State, assign: bool = False) -> None:

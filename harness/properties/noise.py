@@ -97,10 +97,11 @@ def measure_floors(subject: Subject, call: Call) -> dict[str, NoiseFloor]:
     batches = [subject.batch(seed=seed) for seed in range(_DRAWS)]
     # A model of its own for every call: what a call leaves behind is no rounding.
     outputs = [_seeded(call, batch, subject.fresh()) for batch in batches]
+    # The weights of these are let go before those in float64 are made.
+    nudged = [_seeded(call, batch, _nudged(subject.fresh(), seed)) for seed, batch in enumerate(batches)]
     doubled = None
     if subject.double is not None:
         doubled = [_seeded(call, batch, subject.fresh_double()) for batch in batches]
-    nudged = [_seeded(call, batch, _nudged(subject.fresh(), seed)) for seed, batch in enumerate(batches)]
     epsilon = coarsest_epsilon(lambda: _seeded(call, batches[0], subject.fresh()), subject.dtype)
 
     def largest(name: str, others: list[Mapping[str, Tensor]]) -> float:

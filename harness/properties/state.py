@@ -14,7 +14,7 @@ from harness.compat import CONTENTS_OF_MODULE, memory_key
 from harness.evidence import Evidence, Status
 from harness.properties.calling import NoGradientError, mode
 from harness.properties.equality import judge_equal
-from harness.properties.loading import same_logits
+from harness.properties.loading import file_for, same_logits
 from harness.properties.quantised import is_packed
 from harness.properties.subject import Subject
 from harness.runtime import seeded
@@ -125,7 +125,10 @@ def _trained_parts(subject: Subject, model: nn.Module, hidden: dict[str, Tensor 
 def pickle_round_trip(subject: Subject, seed: int = 0) -> Evidence:
     """A pickled copy gives the same logits; a model that cannot be pickled is a warning."""
     try:
-        loaded = pickle.loads(pickle.dumps(subject.model))
+        with file_for(subject.model) as file:
+            pickle.dump(subject.model, file)
+            file.seek(0)
+            loaded = pickle.load(file)
     except Exception as error:
         return Evidence(
             "serialisation",
