@@ -106,6 +106,8 @@ def _norms_at_work(subject: Subject, batch: Batch, seed: int) -> tuple[list[str]
     """Paths of PyTorch's norms that take part in train mode, and of those of them whose running statistics are the same after a batch."""
     model, called = subject.fresh(), set[str]()
     norms = {path: module for path, module in model.named_modules() if isinstance(module, NormBase) and _keeps(module)}
+    if not norms:
+        return [], []
     handles = [module.register_forward_pre_hook(lambda _m, _args, path=path: called.add(path)) for path, module in norms.items()]
     before = {path: _statistics(module) for path, module in norms.items()}
     _logits(subject, batch, model, seed, train=True)
