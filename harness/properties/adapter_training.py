@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from harness.errors import ProbeUnsupportedError, UserError
 from harness.evidence import Evidence, Status
-from harness.models.adapter_layers import Adapters, own_state
+from harness.models.adapter_layers import Adapters, disabled, own_state
 from harness.owners import failing_owner, owned_by
 from harness.properties.adapter_layers import NAME, NONE, adapters_of, with_effect
 from harness.properties.calling import ModelRaisedError, mode
@@ -99,7 +99,7 @@ def _trained_bases(subject: Subject, adapters: Adapters | None, counterexample: 
     sound = Evidence(NAME, Status.OK, "training changes adapters, and nothing that is frozen", counterexample=counterexample)
     if adapters is None:
         return sound
-    if beside := _trained_beside(subject.model, adapters):
+    if (beside := _trained_beside(subject.model, adapters)) and _has_switch(subject, adapters):
         return Evidence(
             NAME,
             Status.WARN,
@@ -142,6 +142,11 @@ def _trained_bases(subject: Subject, adapters: Adapters | None, counterexample: 
         "a loop that freezes the base model and misses a layer",
         code="base_is_trained",
     )
+
+
+def _has_switch(subject: Subject, adapters: Adapters) -> bool:
+    with disabled(subject.fresh(), adapters) as how:
+        return bool(how)
 
 
 def _trained_beside(model: nn.Module, adapters: Adapters) -> str:
