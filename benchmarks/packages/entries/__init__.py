@@ -35,7 +35,7 @@ _HELP_LINES = {
     **{f"rtdl-num-embeddings-{name}": "task" for name in _EMBEDDINGS},
     "pytorch-tabnet-TabNetNoEmbeddings": "task",
     "torch-geometric-LightGCN": "--input edge_label_index=2,pairs:ids=12",
-    "pytorch-forecasting-NBeats": "--input x.encoder_cont=batch,8,1",
+    "pytorch-forecasting-NBeats": "task",
     "torchaudio-Wav2Vec2Model": "task",  # of one frame attention has no gradient
     "torchaudio-Wav2Letter": "task",  # the signal of few samples vanishes
     "torchaudio-DeepSpeech": "--input x=batch,1,time,8",
