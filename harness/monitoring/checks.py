@@ -28,7 +28,7 @@ from harness.user_code import raised
 from harness.wording import counted, listed
 
 if TYPE_CHECKING:
-    from harness.evaluation import Evaluation
+    from harness.evaluation.evaluation import Evaluation
 
 
 _NO_PROFILE = "no reference profile to compare with: name one with `reference_profile_id`; `modeltiers profile` stores it"

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from harness.adapters import Adapter
     from harness.data.dataset import Dataset
     from harness.data.encoding import Encoder
-    from harness.evaluation import Evaluation
+    from harness.evaluation.evaluation import Evaluation
 
 _BATCH = 32
 
@@ -189,7 +189,7 @@ class Monitor:
         return DataReference.of_run(db.get_run(baseline).facts, db.get_configs(baseline))
 
     def _evaluated(self, data: Dataset) -> Evaluation:
-        from harness.evaluation import evaluate
+        from harness.evaluation.evaluation import evaluate
 
         task = replace(self.task, metrics=self.limits.metrics(self.task))
         with threads_for(self.model):

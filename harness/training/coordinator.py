@@ -37,7 +37,7 @@ from harness.user_code import is_users_file, raised
 if TYPE_CHECKING:
     from harness.experiments.run import Run
 if TYPE_CHECKING:
-    from harness.evaluation import Evaluation
+    from harness.evaluation.evaluation import Evaluation
 
 
 _OF_OUR_OPTIMIZER = ("learning_rate", "weight_decay", "warmup_ratio")
@@ -310,7 +310,7 @@ class Evaluator:
 
     def __call__(self, forward: Forward) -> dict[str, float]:
         """The metrics, by names such as ``val_loss``."""
-        from harness.evaluation import evaluate
+        from harness.evaluation.evaluation import evaluate
 
         device = next((parameter.device for parameter in self._model.parameters()), None)
         self.newest = evaluate(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from harness.adapters import Adapter, make_adapter
 from harness.data import Example
 from harness.data.loader import make_loader
-from harness.evaluation import Evaluation, evaluate
+from harness.evaluation.evaluation import Evaluation, evaluate
 from harness.tasks import TaskSpec, TaskType
 
 

@@ -18,7 +18,7 @@ from harness.data.dataset import Stream
 from harness.data.loader import make_loader
 from harness.data.opening import open_dataset
 from harness.errors import DataError, ForwardError, UserError
-from harness.evaluation import Evaluation, evaluate
+from harness.evaluation.evaluation import Evaluation, evaluate
 from harness.models.stubs import build_stub
 from harness.runtime import seeded
 from harness.tasks import TaskSpec

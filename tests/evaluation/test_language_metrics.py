@@ -11,7 +11,7 @@ from torch import Tensor
 
 from harness.batches import IGNORED
 from harness.data import Example
-from harness.evaluation import Evaluation
+from harness.evaluation.evaluation import Evaluation
 
 SIZE = 7
 LENGTHS = (2, 19, 3, 5, 30, 4, 2)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from harness.adapters import make_adapter
 from harness.data.loader import make_loader
 from harness.errors import ForwardError
-from harness.evaluation import evaluate
+from harness.evaluation.evaluation import evaluate
 from harness.runtime import RandomState
 
 LOGITS, LABELS = random_logits(10, 3)
@@ -122,6 +122,6 @@ def test_a_share_of_the_rows_without_the_other_processes_is_refused() -> None:
 def test_the_room_is_light_to_import() -> None:
     code = (
         "import sys, harness.evaluation, harness.evaluation.labelled_outputs; assert 'torch' not in sys.modules;"
-        "import harness.evaluation; assert 'torchmetrics' not in sys.modules"
+        "import harness.evaluation.evaluation; assert 'torchmetrics' not in sys.modules"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -19,7 +19,7 @@ from harness.config import SuiteConfig, load_config
 from harness.data.data_reference import dataset_id
 from harness.data.loader import make_loader
 from harness.errors import ConfigError
-from harness.evaluation import evaluate
+from harness.evaluation.evaluation import evaluate
 from harness.experiments.database import ExperimentDB
 from harness.models.loading import model_source
 from harness.monitoring.profile_command import profile_config

@@ -27,7 +27,7 @@ def test_one_config_gives_three_files(project: Any) -> None:
 def test_a_run_leaves_no_folder_of_hypothesis_behind(project: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("HYPOTHESIS_STORAGE_DIRECTORY", raising=False)
     monkeypatch.setenv("MODELTIERS_CACHE", str(tmp_path / "cache"))
-    project.config()
+    project.config(only=("shape_contract",))
 
     project.run_apart("--model-config", "cfg.json")
 

@@ -105,7 +105,8 @@ def test_what_cannot_be_trained_is_said_once(project: Project, model: str, says:
     chosen = "overfits_one_batch or step_updates or optimizer_coverage or training_loss"
     result = project.run("--model-config", config, "-k", chosen, "-rs")
     outcomes = result.parseoutcomes()
-    assert outcomes.keys() == {"failed", "skipped", "deselected"} and outcomes["failed"] == 1
+    assert outcomes.keys() == {"failed", "skipped", "deselected"}
+    assert outcomes["failed"] == 1
     assert says in output(result)
     assert "(see overfits_one_batch)" in output(result)
 

@@ -15,7 +15,7 @@ from harness.wording import counted
 
 if TYPE_CHECKING:
     from harness.data.dataset import Dataset
-    from harness.evaluation import Evaluation
+    from harness.evaluation.evaluation import Evaluation
     from harness.experiments.records import Scores
 
 

@@ -16,7 +16,7 @@ from harness.adapters import Adapter
 from harness.data.dataset import Dataset, Rows, Stream
 from harness.data.loader import Loader, make_loader
 from harness.errors import DataError, DivergedError
-from harness.evaluation import evaluate
+from harness.evaluation.evaluation import evaluate
 from harness.evidence import Evidence, Status
 from harness.runtime import processor_seconds
 from harness.statistics import sign_flip_p

@@ -13,7 +13,7 @@ from harness.models.stubs import EncoderStub
 from ..register import PYTORCH
 from .training import CLASSES, LENGTH, TABLE, TAGS, TEXT, VOCAB, LitLM, Scores, Training, plant
 
-CLASS_WEIGHTS = torch.tensor([0.5, 1.0, 3.0])
+CLASS_WEIGHTS = torch.tensor([1.0, 2.0, 6.0])
 WEIGHTED = f"{PYTORCH}, CrossEntropyLoss: the weighted mean is divided by the weights of the targets"
 
 
@@ -26,6 +26,9 @@ class ByWeightsOfTheLabels(Adapter):
 
     def divisor(self, labels: Tensor) -> Tensor:
         return CLASS_WEIGHTS[labels].sum()
+
+    def weight(self, batch: Batch) -> Tensor:
+        return CLASS_WEIGHTS[batch["labels"]].sum().long()
 
 
 class ByWeightsOfAllClasses(ByWeightsOfTheLabels):
@@ -43,6 +46,10 @@ class ByWeightsOfRealTokens(Adapter):
 
     def divisor(self, labels: Tensor) -> Tensor:
         return CLASS_WEIGHTS[labels[labels != -100]].sum()
+
+    def weight(self, batch: Batch) -> Tensor:
+        labels = batch["labels"]
+        return CLASS_WEIGHTS[labels[labels != -100]].sum().long()
 
 
 class ByWeightsOfEveryToken(ByWeightsOfRealTokens):
