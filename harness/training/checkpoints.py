@@ -142,6 +142,11 @@ class CheckpointFolder:
             file.rename(target / file.name)
         return target
 
+    def drop_unfinished(self) -> None:
+        """Deletes checkpoints that a killed run left half written: a run that goes on may never write those of their names again."""
+        for partial in self.folder.glob(".*.ckpt.partial"):
+            partial.unlink(missing_ok=True)
+
     def keep_best(self, name: str, source: Path | None = None) -> None:
         """Makes a checkpoint, by default the last one, the best as well, and drops the one that was.
 

@@ -172,9 +172,12 @@ class TrainingCoordinator:
     def _make_room(self, resume: Path | None, notes: list[str]) -> None:
         """Moves the checkpoints of another run aside: they would be overwritten, and the best of them deleted.
 
-        Called once the checkpoint to resume from was read, so that a wrong path moves nothing.
+        What a killed run left half written is deleted. Called once the checkpoint to resume from was read, so that a wrong path moves nothing.
         """
-        if not leads() or (resume is not None and resume.parent == self.checkpoints.folder):
+        if not leads():
+            return
+        self.checkpoints.drop_unfinished()
+        if resume is not None and resume.parent == self.checkpoints.folder:
             return
         aside = self.checkpoints.set_aside()
         if aside is not None:
