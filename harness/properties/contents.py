@@ -113,7 +113,7 @@ def _end_never_trained(path: str, pad: int, counterexample: str) -> Evidence:
         f"the embedding of id {pad}, which ends a text and is that of padding, is never trained",
         counterexample=counterexample,
         module=path,
-        cause="nn.Embedding(padding_idx=...) with the id that ends a text, whose row gets no gradient: give padding an id of its own",
+        cause="nn.Embedding(padding_idx=...) with the id that ends a text, whose row gets no gradient: give padding its own id",
         code="end_token_never_trained",
     )
 

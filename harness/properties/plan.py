@@ -28,7 +28,10 @@ from harness.user_code import raised
 from harness.wording import aligned, amount_of_memory, counted, duration
 
 _CALLS = {1: 14.0, 2: 6.0}
-"""Calls of a model that a test of a tier makes, on average, at about typical sizes: GPT-2 in the benchmark of large models."""
+"""Calls that a test of a tier makes, on average, at about typical sizes.
+
+Rough: tier 1 as nine tests of GPT-2 had it before calls were shared, so rather too many; tier 2 is a guess.
+"""
 
 GRADIENTS = "gradients"
 SECOND = "second models"
@@ -45,7 +48,7 @@ _NEEDS = {
 """What tests hold at their peak beside the model and its calls; a property without its case means all cases that are not named.
 
 The peaks of a GPT-2 with 35 million parameters, in times of its weights and beyond the model and Python: gradients 2 to 3, second models 4
-to 6, with float64 7 to 9. All others hold copies that share its weights, and float64 only where it fits.
+to 6 (``compiled`` 12, more than is planned), with float64 7 to 9. All others hold copies that share its weights, and float64 only where it fits.
 """
 
 

@@ -56,7 +56,7 @@ def end_of_text(trial: Trial) -> Evidence:
         "of the largest gradient",
         counterexample,
         cause="labels that are ignored where they equal the id of padding (`labels[labels == pad] = -100`, `ignore_index=pad`): ignore what the "
-        "attention mask says is padding, or give padding an id of its own",
+        "attention mask says is padding, or give padding its own id",
         code="end_of_text_ignored",
     )
 
