@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
+from functools import lru_cache
 from typing import Any, Literal, get_args
 
 from harness.catalogue import CATALOGUE
@@ -156,17 +157,24 @@ def _agree(check: CheckResult, other: CheckResult) -> bool:
 
 
 def _says_the_same(check: CheckResult, other: CheckResult) -> bool:
-    if check.status != other.status or _module(check) != _module(other):
+    blamed = _module(check)
+    if check.status != other.status or blamed != _module(other):
         return False
-    return check.message == other.message or (_split(check)[0] == _split(other)[0] and _kind(check) == _kind(other))
+    (name, case), (other_name, other_case) = _split(check), _split(other)
+    return check.message == other.message or (
+        name == other_name and _kind(check.message, case, bool(blamed)) == _kind(other.message, other_case, bool(blamed))
+    )
 
 
-def _kind(check: CheckResult) -> str:
-    """The message without what differs from case to case: the case, numbers, dtypes, where it was seen and, where a module is blamed, names."""
-    text = _WHERE.sub("", check.message)
-    case = _split(check)[1]
+@lru_cache(maxsize=4096)
+def _kind(message: str, case: str, blames: bool) -> str:
+    """A message without what differs from case to case: the case, numbers, dtypes, where it was seen and, where a module is blamed, names.
+
+    Kept, as each finding is compared with all that came before it.
+    """
+    text = _WHERE.sub("", message)
     text = re.sub(rf"\b{re.escape(case)}\b", "…", text) if case else text
-    text = _CODE.sub("`…`", text) if _module(check) else text
+    text = _CODE.sub("`…`", text) if blames else text
     text = _DTYPE.sub("…", text)
     return _NUMBER.sub("#", text)
 

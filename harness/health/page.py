@@ -24,6 +24,9 @@ from harness.wording import duration, figure
 
 _RING_GAP = 1.2
 _LONGEST_HEADLINE = 40
+MOST_CARDS = 100
+"""Findings that are told in full; a page of a thousand would take seconds to open."""
+
 _MAX_LABEL = 34
 _LONGEST_LEAD = 120
 _CODE_OR_BREAK = re.compile(r"`[^`\n]+`|; ")
@@ -57,8 +60,9 @@ def to_html(report: HealthResults) -> str:
     sections = markdown.by_tier(checks)
     causes = report.causes
     findings = {status: [cause for cause in causes if cause.status == status] for status in ("failed", "warning")}
-    anchors = {id(check): f"check-{number}" for number, check in enumerate(checks, 1)}
-    anchors |= {id(check): anchors[id(cause.owner)] for cause in causes for check in cause.also}
+    cards = {"failed": MOST_CARDS, "warning": max(MOST_CARDS - len(findings["failed"]), 0)}
+    in_full = [cause for status, most in cards.items() for cause in findings[status][:most]]
+    anchors = {id(check): f"check-{number}" for number, cause in enumerate(in_full, 1) for check in (cause.owner, *cause.also)}
     return _environment().get_template("page.html.j2").render(
         report=report,
         verdict=markdown.verdict(report),
@@ -70,6 +74,7 @@ def to_html(report: HealthResults) -> str:
         total_time=duration(sum(check.duration_seconds for check in checks)),
         contents=_contents(report, sections),
         findings=findings,
+        cards=cards,
         anchors=anchors,
         sections=sections,
         parameters=parameter_charts(report.layers),

@@ -165,7 +165,7 @@ def test_a_failure_card_leads_with_the_message_and_gives_all_that_is_known() -> 
         "Test",
         "Run it again",
     ]
-    assert page.texts("dd")[-1] == "pytest models.yaml -k causal Copy"
+    assert page.texts("dd")[-1] == "pytest models.yaml -k causal"
     assert "blocks.1.attn" in page.texts("code")
 
 
@@ -269,7 +269,7 @@ def test_a_report_of_skipped_checks_gives_the_reasons() -> None:
     page = page_of(skipped=[SkippedCheck("tier1::device_move", "no second device")])
     assert page.texts("p", class_="verdict empty") == ["Nothing was checked: 1 check skipped"]
     assert page.texts("details") == ["Skipped checks 1 tier1::device_move no second device"]
-    assert ("details", {"data-print", "open"}) in [(tag, set(attrs)) for tag, attrs, _ in page.elements]
+    assert ("details", {"class", "data-print", "open"}) in [(tag, set(attrs)) for tag, attrs, _ in page.elements]
 
 
 def test_no_text_of_a_report_becomes_markup() -> None:

@@ -94,6 +94,18 @@ def test_links_lead_to_the_cards(visit: Visiting) -> None:
     assert card.get_by_role("button").evaluate("one => one === document.activeElement")
 
 
+def test_a_search_leaves_what_has_all_its_words_and_opens_what_is_folded(visit: Visiting) -> None:
+    page = visit(PAGES["broken"], PHONE).page
+    rows = page.locator("tr[data-status]:visible")
+    page.get_by_role("searchbox", name="Search").fill("finite case3")
+    assert rows.count() == 1
+    assert page.get_by_role("heading", name="Failures").is_hidden()
+    page.get_by_role("searchbox", name="Search").fill("")
+    page.get_by_role("checkbox", name="Failed").uncheck()
+    assert page.get_by_role("article").count() == 1
+    assert page.locator("output").inner_text() == "9 of 12 checks in the tables"
+
+
 def test_a_command_is_copied(visit: Visiting) -> None:
     page = visit(PAGES["broken"]).page
     page.evaluate(STOP_CLOCK)
@@ -124,7 +136,9 @@ def test_it_reads_well_without_being_seen(visit: Visiting) -> None:
     # A phone shows the rows as blocks; to a screen reader they stay a table.
     table = page.get_by_role("table", name="Tier 1: critical properties")
     assert table.get_by_role("columnheader").all_inner_texts() == ["Status", "Property", "Measured", "Tried", "Time"]
-    assert table.get_by_role("row").count() == 11
+    assert table.get_by_role("row").count() == 3
+    page.locator("summary", has_text="8 passed").click()
+    assert page.get_by_role("table", name="Tier 1: critical properties 8 passed").get_by_role("row").count() == 9
     drawings = page.get_by_role("img").all()
     assert len(drawings) == 2
     assert all(drawing.aria_snapshot().startswith(('- img "', "- 'img \"")) for drawing in drawings)

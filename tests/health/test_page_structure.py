@@ -1,0 +1,91 @@
+"""The HTML report as a document: what its parts refer to is there, all that can be operated has a name, and a thousand findings fit."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from sample_reports import BROKEN, REPORTS
+from test_page import LEAK, SHAPE, Page, page_of, report_of
+
+from harness.health.checks import CheckResult, SkippedCheck, causes_of
+from harness.health.page import MOST_CARDS, to_html
+
+REFERENCES = ("aria-labelledby", "aria-describedby", "for")
+
+
+def finding(number: int) -> CheckResult:
+    """One that no other is like."""
+    details = {**LEAK.details, "module": f"blocks.{number}.attn", "place": f"models/gpt.py:{number}"}
+    message = f"{LEAK.message}, in a way of its own: {'x' * (number % 50)}"
+    return CheckResult(f"tier1::causal[case{number}]", "failed", message, details, 0.0123, LEAK.recommendation)
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_what_a_part_refers_to_is_there_once(name: str) -> None:
+    elements = [attrs for _, attrs, _ in Page(to_html(REPORTS[name])).elements]
+    ids = Counter(attrs["id"] for attrs in elements if "id" in attrs)
+    assert {one: times for one, times in ids.items() if times > 1} == {}
+    assert {id for attrs in elements for key in REFERENCES for id in (attrs.get(key) or "").split()} <= set(ids)
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_all_that_can_be_operated_has_a_name(name: str) -> None:
+    page = Page(to_html(REPORTS[name]))
+    for tag in ("a", "summary", "button", "label"):
+        assert all(page.texts(tag))
+    inputs = [attrs for tag, attrs, _ in page.elements if tag == "input"]
+    assert len(inputs) == len(page.texts("label"))
+    assert all(attrs.get("aria-label") or attrs.get("aria-labelledby") for _, attrs, _ in page.elements if "tabindex" in attrs)
+
+
+def test_what_passed_is_folded_and_what_did_not_is_not() -> None:
+    page = page_of(LEAK, *[replace(SHAPE, check_name=f"tier1::shape[{n}]") for n in range(3)])
+    assert page.texts("summary") == ["3 passed"]
+    assert ("details", {"class", "data-print"}) in page.skeleton
+    assert [attrs["data-status"] for tag, attrs, _ in page.elements if tag == "tr" and "data-status" in attrs] == ["failed"] + [
+        "passed"
+    ] * 3
+
+
+def test_a_page_can_be_searched_and_filtered_by_status() -> None:
+    page = page_of(LEAK, SHAPE, skipped=[SkippedCheck("tier1::device_move", "no second device")])
+    assert page.texts("label") == ["Search", "Failed", "Warnings", "Passed", "Skipped"]
+    form = next(attrs for tag, attrs, _ in page.elements if tag == "form")
+    assert "hidden" in form  # until the script that does it has run
+    assert {attrs["data-status"] for _, attrs, _ in page.elements if "data-status" in attrs} == {"failed", "passed", "skipped"}
+
+
+def test_a_thousand_findings_are_a_page_of_less_than_a_megabyte() -> None:
+    report = report_of(*map(finding, range(1000)))
+    started = time.process_time()
+    html = to_html(report)
+    took = time.process_time() - started
+
+    assert len(html.encode()) < 1_000_000
+    assert took < 3
+    page = Page(html)
+    assert len(page.texts("article")) == MOST_CARDS
+    assert f"The first {MOST_CARDS} are told in full" in page.texts("p", class_="beyond")[0]
+    beyond = page.texts("th", scope="row")[MOST_CARDS]
+    assert beyond.startswith(f"{LEAK.details['statement']} Token 5 leaks into position 3")
+
+
+def test_causes_of_a_thousand_findings_in_one_module_are_found_at_once() -> None:
+    alike = [replace(finding(number), details={"tier": 1, "module": "blocks.1", "property": "causal"}) for number in range(1000)]
+    started = time.process_time()
+    assert len(causes_of(alike)) == 50
+    assert time.process_time() - started < 3
+
+
+def test_failures_come_before_warnings_where_not_all_are_told_in_full() -> None:
+    warnings = [replace(finding(number), status="warning") for number in range(MOST_CARDS)]
+    page = page_of(*warnings, LEAK)
+    assert len(page.texts("article")) == MOST_CARDS
+    assert page.texts("article")[0].startswith("Token 5")
+
+
+def test_the_broken_sample_has_every_part() -> None:
+    assert {"form", "article", "details", "table", "svg", "nav"} <= {tag for tag, _ in Page(to_html(BROKEN)).skeleton}
