@@ -203,6 +203,11 @@ def check_range(record: Record, name: str, ids: Tensor, task: TaskSpec) -> None:
         raise record.refuse(f"`{name}` has {int(ids[at])} at position {at}: `{key}` {vocab} allows 0 to {vocab - 1}")
 
 
+UNKNOWN_CLASS = -101
+"""The label of a row whose class the model does not know, in production data: there is no loss to compute, and every answer is wrong. Of several
+such classes the second has one less, and so on."""
+
+
 @dataclass(frozen=True)
 class Classes:
     """What the labels of a task are called.
@@ -235,6 +240,13 @@ class Classes:
                 shown = ", ".join(repr(name) for name in sorted(names)[:8])
                 raise DataError(f"{source}: the labels have more than {count} names (`num_classes`): {shown} …")
         return Classes(count, tuple(sorted(names)))
+
+    def is_unknown(self, label: Any) -> bool:
+        """Whether a label is none of the classes, though written as they are: another name, or a number out of range."""
+        if self.names:
+            return str(label) not in self._ids
+        number = whole_number(label)
+        return number is not None and not 0 <= number < self.count
 
     def id_of(self, record: Record, label: Any, name: str = "label") -> int:
         """The id of a label.

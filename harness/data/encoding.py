@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -15,6 +15,7 @@ from torch import Tensor
 from harness.batches import IGNORED
 from harness.data import LABELS, TARGETS, Example, Record, Source
 from harness.data.columns import (
+    UNKNOWN_CLASS,
     Classes,
     check_range,
     checked_ids,
@@ -31,7 +32,9 @@ from harness.data.columns import (
 from harness.data.declared_rows import RowReader, label_fields
 from harness.data.readers.images import decode
 from harness.data.tokens import IdSpace, Tokenizer, filler, train_tokenizer
+from harness.errors import DataError
 from harness.tasks import TaskSpec
+from harness.wording import listed
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Encoder:
         columns: Feature columns in order, where a row's features are a column each.
         lenient: Whether rows are taken as production data comes: without labels, and with numbers that are not finite.
         labelled: Whether any row has a label; one without has -100 then, where a row has one class.
+        unknown_classes: Classes of production data that the training data does not have, in the order in which they were met.
     """
 
     task: TaskSpec
@@ -53,6 +57,7 @@ class Encoder:
     columns: tuple[str, ...] = ()
     lenient: bool = False
     labelled: bool = True
+    unknown_classes: list[str] = field(default_factory=list, compare=False)
 
     def __call__(self, record: Record) -> Example:
         """The example of a row, truncated to ``max_seq_len`` and not padded.
@@ -195,6 +200,10 @@ class Encoder:
 
     def _class_id(self, record: Record, label: object, name: str) -> int:
         assert self.classes is not None
+        if self.lenient and self.classes.is_unknown(label):
+            if str(label) not in self.unknown_classes:
+                self.unknown_classes.append(str(label))
+            return UNKNOWN_CLASS - self.unknown_classes.index(str(label))
         return self.classes.id_of(record, label, name)
 
     def _aligned_labels(self, record: Record, length: int) -> Tensor:
@@ -254,14 +263,36 @@ def fit_encoder(rows: Source, first: Record, task: TaskSpec, like: Encoder | Non
         columns = tuple(column for field in label_fields(task.signature) for column in field.columns)
         return Encoder(task, lenient=lenient, labelled=not lenient or _is_labelled(rows, first, columns))
     labelled = not lenient or _is_labelled(rows, first, _label_names(task))
+    classes = find_classes(rows.name, _labels(rows, task) if labelled else (), task, like)
+    if lenient and labelled and classes is not None:
+        _check_names(rows, task, classes)
     return Encoder(
         task,
         _tokenizer(rows, first, task, like),
-        find_classes(rows.name, _labels(rows, task) if labelled else (), task, like),
+        classes,
         _columns(first, task, like, lenient),
         lenient,
         labelled,
     )
+
+
+def _check_names(rows: Source, task: TaskSpec, classes: Classes) -> None:
+    """Refuses labels of production data whose numbers nothing can tell.
+
+    Raises:
+        DataError: No label is a class of the training data; or there is no training data, and some classes have no row.
+    """
+    labels = _labels(rows, task)
+    first = next(labels, None)
+    if first is None:
+        return
+    if classes.is_unknown(first[1]) and all(classes.is_unknown(label) for _, label in labels):
+        classes.id_of(*first)
+    if 0 < len(classes.names) < classes.count:
+        raise DataError(
+            f"{rows.name}: the labels name {len(classes.names)} of {classes.count} classes ({listed(classes.names)}), so that nothing says "
+            "which numbers they have: name the training data with `train`, or a reference with `reference_profile_id`"
+        )
 
 
 def _is_labelled(rows: Iterable[Record], first: Record, names: tuple[str, ...]) -> bool:

@@ -109,7 +109,9 @@ class _Collation:
                     f"`{field.name}` has no axis {BATCH!r} and differs between rows, so they cannot be put into one batch: set `batch_size` 1"
                 )
             return parts[0]
-        return torch.stack([self._padded(part, field) for part in parts])
+        stacked = torch.stack([self._padded(part, field) for part in parts])
+        # A class that the model does not know has no loss.
+        return stacked.clamp_min(IGNORED) if field.is_label and isinstance(field.values, Ids) else stacked
 
     def _padded(self, part: Tensor, field: Field) -> Tensor:
         sizes = zip(field.row_axes, part.shape, strict=False)

@@ -84,7 +84,7 @@ def evaluation(monitor: Monitor) -> Evidence:
         "thresholds": dict(expected.thresholds),
         "rows": found.examples,
     }
-    on = f"on {_rows(found)} of {monitor.data.origin.name}"
+    on = f"on {_rows(found)} of {monitor.data.origin.name}{_unknown(monitor)}"
     if not all(map(math.isfinite, metrics.values())):
         broken = [name for name, value in metrics.items() if not math.isfinite(value)]
         message = f"{_listed(broken)} not finite {on}: some logits are NaN or infinite"
@@ -206,6 +206,17 @@ def _rows(found: Evaluation) -> str:
     labelled = int(np.isfinite(found.scores["correct"]).sum()) if "correct" in found.scores else found.examples
     rows = counted(found.examples, "row")
     return rows if labelled == found.examples else f"{labelled:,} labelled of {rows}"
+
+
+def _unknown(monitor: Monitor) -> str:
+    """``; 97 rows have a class that the model does not know (d), which counts as wrong``, or nothing."""
+    if not monitor.unknown_rows:
+        return ""
+    have = "rows have" if monitor.unknown_rows > 1 else "row has"
+    names = listed(monitor.data.origin.encoder.unknown_classes, 4)
+    return (
+        f"; {monitor.unknown_rows:,} {have} a class that the model does not know ({names}), which counts as wrong in `accuracy`"
+    )
 
 
 def _missed(name: str, value: float | None, bound: float) -> str:

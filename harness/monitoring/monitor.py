@@ -9,6 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from harness.data.columns import UNKNOWN_CLASS
 from harness.data.data_reference import DataReference
 from harness.data.loader import make_loader
 from harness.errors import ComparisonError, ExperimentError
@@ -125,8 +128,21 @@ class Monitor:
 
     @cached_property
     def evaluation(self) -> Evaluation | None:
-        """How well the model does; ``None`` without labels."""
-        return self._evaluated(self.data) if self.has_labels else None
+        """How well the model does; ``None`` without labels. Answers to rows of a class that the model does not know are wrong."""
+        found = self._evaluated(self.data) if self.has_labels else None
+        if found is None or "accuracy" not in found.summary or not self.unknown_rows:
+            return found
+        known = int(np.isfinite(found.scores["correct"]).sum())
+        right = found.summary["accuracy"] * known / (known + self.unknown_rows)
+        return replace(found, summary={**found.summary, "accuracy": right})
+
+    @cached_property
+    def unknown_rows(self) -> int:
+        """Rows of a class that the model does not know; known once the data was read."""
+        if not self.data.origin.encoder.unknown_classes:
+            return 0
+        key = self.task.signature.label_name(self.task.signature.main)
+        return sum(int(example[key]) <= UNKNOWN_CLASS for example in self.data if not example[key].ndim)
 
     @cached_property
     def baseline_rows(self) -> BaselineRows | None:

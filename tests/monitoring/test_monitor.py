@@ -422,6 +422,8 @@ def named(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     features, labels = named_rows(900, 5)
     write(folder / "partly.csv", features, np.where(np.arange(900) % 3 == 0, labels, ""))
     write(folder / "empty.csv", features, np.full(900, ""))
+    write(folder / "new.csv", features, np.where(np.arange(900) % 9 == 0, "lost", labels))
+    write(folder / "other.csv", features, np.where(labels == "bad", "worst", "best"))
     data = {"train": {"path": "train.csv"}, "eval": {"path": "eval.csv"}}
     config = folder / "train.json"
     training = {"epochs": 6, "batch_size": 16, "learning_rate": 0.02, "log_to_db": True, "run_name": "named"}
@@ -477,3 +479,25 @@ def test_labels_that_some_rows_have_are_measured_there(named: Shop) -> None:
     sizes = {one["feature"]: one["differences"][0]["current_n"] for one in found["drift"]["features"]}
     assert (sizes["age"], sizes["label"], sizes["score.correct"]) == (900, 300, 300)
     assert not [one for one in found["drift"]["features"] if any(d["aspect"] == "missing values" for d in one["differences"])]
+
+
+def test_a_class_that_the_model_does_not_know_is_a_finding_and_every_answer_to_it_is_wrong(named: Shop) -> None:
+    found = watched(named, "new.csv")
+    assert "100 rows have a class that the model does not know (`lost`)" in found["checks"]["evaluation"]["message"]
+    assert found["eval_metrics"]["accuracy"] == pytest.approx(found["harm"]["accuracy"])
+    assert found["harm"]["accuracy"] <= 800 / 900
+    (label,) = [one for one in found["drift"]["features"] if one["feature"] == "label"]
+    (new,) = [one for one in label["differences"] if one["aspect"] == "new levels"]
+    assert new["finding"] == "drifted"
+    assert "11.1% of the values are levels that the reference does not have" in new["message"]
+
+
+def test_labels_of_other_names_altogether_are_refused(named: Shop) -> None:
+    with pytest.raises(DataError, match=r"other.csv:2: `label` '\w+' is not a class. The classes are bad, good, late"):
+        watched(named, "other.csv")
+
+
+def test_classes_are_never_numbered_by_a_window_that_lacks_one(named: Shop) -> None:
+    """No training data, no reference, no baseline: nothing says that `good` is class 1."""
+    with pytest.raises(DataError, match=r"the labels name 2 of 3 classes \(`good`, `late`\), so that nothing says which numbers"):
+        watched(named, "lacking.csv", reference_profile_id=None, thresholds={"accuracy": 0.5})

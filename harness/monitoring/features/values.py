@@ -78,6 +78,10 @@ SCORES = "score."
 """What the names of features begin with that need a label."""
 
 
+CORRECT = f"{SCORES}correct"
+"""Whether the answer to each row is right, 0 or 1."""
+
+
 @dataclass(frozen=True)
 class Block:
     """Some rows, measured.
@@ -99,7 +103,7 @@ class Block:
         values = self.values[name]
         if self.unlabelled is None or not name.startswith(SCORES) or not isinstance(values, Numbers):
             return values
-        return Numbers(np.ascontiguousarray(values.values[~self.unlabelled]))
+        return Numbers(np.ascontiguousarray(values.values[~self.unlabelled | np.isfinite(values.values)]))
 
     @property
     def nbytes(self) -> int:

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from harness.adapters import Adapter
 from harness.batches import IGNORED
 from harness.data import Example
-from harness.data.columns import Classes
+from harness.data.columns import UNKNOWN_CLASS, Classes
 from harness.data.dataset import Rows, Stream
 from harness.data.encoding import Encoder
 from harness.data.tokens import SymbolTokenizer
-from harness.monitoring.features.values import Block, Numbers, Values
+from harness.monitoring.features.values import CORRECT, Block, Numbers, Values
 from harness.monitoring.profiles.fields import Field, measure_field, real_elements, row_axes, share_of_each, size_along
 from harness.tasks import TaskSpec
 from harness.tasks.axes import BATCH
@@ -33,16 +33,28 @@ def example_blocks(dataset: Iterable[Example], task: TaskSpec, measures: Sequenc
     rows = iter(dataset) if not isinstance(dataset, Rows) else (dataset[index] for index in range(len(dataset)))
     while examples := list(islice(rows, batch_size)):
         values = {name: found for measure in measures for name, found in measure(examples).items()}
-        yield Block(len(examples), values, unlabelled=_unlabelled(task.signature, examples))
+        labels = _one_label(task.signature, examples)
+        if labels is not None and (labels <= UNKNOWN_CLASS).any():
+            values = _with_unknown_wrong(values, labels <= UNKNOWN_CLASS)
+        yield Block(len(examples), values, unlabelled=_where_any(labels <= IGNORED) if labels is not None else None)
 
 
-def _unlabelled(signature: Signature, examples: Sequence[Example]) -> NDArray[np.bool_] | None:
-    """The rows whose one label is not known, where others have one."""
+def _one_label(signature: Signature, examples: Sequence[Example]) -> NDArray[np.float64] | None:
+    """The label of each row, float64 ``[B]``; ``None`` where rows have none, or several."""
     key = signature.label_name(signature.main)
     if not signature.has_one_answer or any(key not in example or example[key].ndim for example in examples):
         return None
-    found = np.array([float(example[key]) == IGNORED for example in examples])
-    return found if found.any() else None
+    return np.array([float(example[key]) for example in examples])
+
+
+def _where_any(rows: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
+    return rows if rows.any() else None
+
+
+def _with_unknown_wrong(values: Mapping[str, Values], unknown: NDArray[np.bool_]) -> dict[str, Values]:
+    """What was measured, where each answer to a row of a class that the model does not know is wrong."""
+    right = values.get(CORRECT)
+    return {**values, CORRECT: Numbers(np.where(unknown, 0.0, right.values))} if isinstance(right, Numbers) else dict(values)
 
 
 def measures_of(task: TaskSpec, encoder: Encoder, model: Any = None, adapter: Adapter | None = None) -> list[Measure]:
@@ -157,6 +169,8 @@ class LabelMeter:
         for field in self._fields:
             if all(field.key in example for example in examples):
                 rows = _arrays(examples, field.key)
+                if isinstance(field.values, Ids):
+                    rows = [_numbered(row, field) for row in rows]
                 if isinstance(field.values, Ids) and field.axes:
                     rows = [row[row != IGNORED] for row in rows]
                 measured |= measure_field(field, rows, [None] * len(rows))
@@ -185,6 +199,13 @@ def _label_fields(signature: Signature, names: tuple[str, ...]) -> Iterator[Fiel
             are_tokens=isinstance(output.kind, (TokenScores, CtcScores)),
             names=names if is_main and isinstance(shape.values, Ids) else (),
         )
+
+
+def _numbered(row: NDArray[Any], field: Field) -> NDArray[Any]:
+    """Labels, where classes that the model does not know have numbers of their own, which the reference never has."""
+    assert isinstance(field.values, Ids)
+    count = field.values.count
+    return row if isinstance(count, tuple) else np.where(row <= UNKNOWN_CLASS, count + UNKNOWN_CLASS - row, row)
 
 
 def safe_name(name: str) -> str:
