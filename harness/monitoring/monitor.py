@@ -13,6 +13,7 @@ import numpy as np
 
 from harness.data.columns import UNKNOWN_CLASS
 from harness.data.data_reference import DataReference
+from harness.data.dataset import Stream
 from harness.data.loader import make_loader
 from harness.errors import ComparisonError, ExperimentError
 from harness.experiments.database import ExperimentDB, existing_database
@@ -142,7 +143,8 @@ class Monitor:
         if not self.data.origin.encoder.unknown_classes:
             return 0
         key = self.task.signature.label_name(self.task.signature.main)
-        return sum(int(example[key]) <= UNKNOWN_CLASS for example in self.data if not example[key].ndim)
+        examples = self.data if isinstance(self.data, Stream) else self.data.examples
+        return sum(int(example[key]) <= UNKNOWN_CLASS for example in examples if not example[key].ndim)
 
     @cached_property
     def baseline_rows(self) -> BaselineRows | None:
