@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Generator, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import Any
 import pytest
 
 from harness.catalogue import CATALOGUE
+from harness.documents import without_secrets
 from harness.errors import UserError
 from harness.evidence import Evidence, Status
 from harness.health import ExportHealthReport
 from harness.health.checks import SkippedCheck, label_of
+from harness.provenance import surroundings
 from pytest_modeltiers.hooks import TIERS
 from pytest_modeltiers.judge import VERDICT
 from pytest_modeltiers.results import Result, check_name, junit_properties, read_result, to_check, warned, without_plots
@@ -36,6 +39,7 @@ class Reporter:
         self.reports: dict[Path, ExportHealthReport] = {}
         self.written: list[Path] = []
         self.incomplete = False
+        self.started = time.time()
         self.in_order: list[pytest.TestReport] = []
         self.set_aside: list[pytest.TestReport] = []
 
@@ -192,6 +196,8 @@ class Reporter:
         file = self.config.getoption("modeltiers_json")
         summary = os.environ.get("GITHUB_STEP_SUMMARY")
         for path, report in self.reports.items():
+            if folder or file or summary:
+                self._say_where_it_ran(path, report)
             if folder:
                 target = Path(folder) if len(self.configs) == 1 else Path(folder) / _folder_name(path, self.configs)
                 try:
@@ -205,6 +211,18 @@ class Reporter:
             if summary:
                 append_summary(Path(summary), report)
 
+    def _say_where_it_ran(self, path: Path, report: ExportHealthReport) -> None:
+        """Adds the environment and the config to a report that is kept."""
+        config = Suite.of(path).config
+        folder = config.path.parent
+        report.environment = surroundings((folder / (config.model_file or "")).parent if config.model_file else folder) | {
+            "device": config.device,
+            "seed": config.seed,
+            "workers": self.config.getoption("numprocesses", None) or 1,
+            "seconds": round(time.time() - self.started, 1),
+        }
+        report.config = _relative_to(folder, without_secrets(config))
+
     def _about_crashed(self, report: pytest.TestReport) -> dict[str, Any] | None:
         """What a report without a finding is about, when the worker died under one of our tests."""
         if _CRASHED not in str(report.longrepr):
@@ -212,6 +230,15 @@ class Reporter:
         file = (self.config.rootpath / report.nodeid.partition("::")[0]).resolve()
         mine = next((path for path in self.configs if path.resolve() == file), None)
         return None if mine is None else {"config": str(file), "tier": _tier_in(report.nodeid), "finding": {}, "crashed": True}
+
+
+def _relative_to(folder: Path, value: Any) -> Any:
+    """A config whose paths do not tell where the folder is."""
+    if isinstance(value, dict):
+        return {key: _relative_to(folder, inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_relative_to(folder, inner) for inner in value]
+    return value.replace(f"{folder}{os.sep}", "") if isinstance(value, str) else value
 
 
 def _model_facts(suite: Suite, report: ExportHealthReport) -> dict[str, str]:

@@ -34,6 +34,7 @@ LEVELS = {
     "user_code": 0,
     "model_file": 0,
     "processes": 0,
+    "provenance": 0,
     "statistics": 0,
     "batches": 0,
     "call_plans": 0,

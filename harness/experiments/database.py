@@ -24,6 +24,7 @@ from harness.experiments.records import (
 from harness.experiments.run import Rhythm, Run
 from harness.experiments.store import Store, address_of, file_of
 from harness.experiments.tables import bring_up_to_date
+from harness.provenance import provenance
 
 
 class ExperimentDB:
@@ -81,7 +82,7 @@ class ExperimentDB:
             "sweep_id": sweep and sweep.sweep_id,
             "sweep_params": sweep and sweep.params,
             "facts": facts or {},
-            **runs.provenance(),
+            **provenance(),
         }
         with self.store.writing() as connection:
             if sweep:

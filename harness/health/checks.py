@@ -204,6 +204,8 @@ class HealthResults:
         coverage: How much of the suite ran, as a sentence; empty when all of it did.
         is_selection: Whether tests of the suite were left out, so that no grade can be given.
         skipped: Checks that did not run, with the reason.
+        environment: Where and how it ran: what ``harness.provenance.surroundings`` says, ``device``, ``seed``, ``workers``, ``seconds``.
+        config: The config with its defaults, without secrets.
         layers: Per-parameter facts for the plots: ``{"name", "shape", "count", "mean", "std", "rms", "grad_rms", "trainable"}``.
     """
 
@@ -215,6 +217,8 @@ class HealthResults:
     coverage: str = ""
     layers: list[dict[str, Any]] = field(default_factory=list)
     is_selection: bool = False
+    environment: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
 
     def add_check(self, check: CheckResult) -> None:
         """Adds a check."""
@@ -292,6 +296,8 @@ class HealthResults:
             "skipped": [asdict(check) for check in self.skipped],
             "recommendations": self.recommendations,
             "model_facts": self.model_facts,
+            "environment": self.environment,
+            "config": self.config,
             "layers": self.layers,
         }
         return {key: strict_json(value) for key, value in content.items()}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from harness.charts.distributions import ranking
 from harness.evidence import WHOLE
@@ -104,6 +106,50 @@ def _advice_beside(cause: str, advice: str) -> str:
     return "" if cause in rest else rest
 
 
+def head_facts(report: HealthResults) -> dict[str, str]:
+    """What is said of model and run at the head of a report; the score too, where it is not beside the grade."""
+    facts = dict(report.model_facts)
+    if report.grade and not score_text(report):
+        facts["health score"] = f"{report.health_score:g} of 100, which counts checks and not what they weigh"
+    return facts | ({"run": run_text(report)} if report.environment else {})
+
+
+def run_text(report: HealthResults) -> str:
+    """Where and how the checks ran, in one line; empty where it is not known."""
+    known = report.environment
+    if not known:
+        return ""
+    commit = str(known.get("commit") or "")[:10]
+    parts = (
+        f"commit `{commit}`{' with changes' if known.get('changed') else ''}" if commit else "no commit",
+        f"torch {known['versions']['torch']} on `{known.get('device', 'cpu')}`",
+        counted(int(known["threads"]), "thread"),
+        counted(workers, "process") if (workers := int(known.get("workers", 1))) > 1 else "",
+        f"seed {known.get('seed')}",
+        duration(float(known.get("seconds", 0))),
+    )
+    return ", ".join(filter(None, parts))
+
+
+def environment_texts(report: HealthResults) -> dict[str, str]:
+    """The environment, label to text."""
+    found = {key: value for key, value in report.environment.items() if key != "seconds"}
+    return {key: _environment_text(value) for key, value in found.items() if value not in (None, "", [], {})}
+
+
+def _environment_text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {inner}" for name, inner in value.items())
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def config_text(report: HealthResults) -> str:
+    """The config as JSON; what nobody set and has no default is left out."""
+    return json.dumps({key: value for key, value in report.config.items() if value not in (None, [], {}, "")}, indent=2)
+
+
 def by_tier(checks: Iterable[CheckResult]) -> dict[str, list[CheckResult]]:
     """Groups checks under ``Tier 1: critical properties``, ..., and last those without a tier under ``Checks``, in their order."""
     groups: dict[tuple[bool, int], list[CheckResult]] = {}
@@ -152,7 +198,7 @@ def _coverage(report: HealthResults) -> str:
 
 
 def _model_facts(report: HealthResults) -> str:
-    return "\n".join(f"- {_prose(label)}: {_prose(text)}" for label, text in report.model_facts.items())
+    return "\n".join(f"- {_prose(label)}: {_prose(text)}" for label, text in head_facts(report).items())
 
 
 def _findings(heading: str, causes: list[Cause]) -> list[str]:

@@ -66,6 +66,9 @@ def to_html(report: HealthResults) -> str:
     return _environment().get_template("page.html.j2").render(
         report=report,
         verdict=markdown.verdict(report),
+        facts=markdown.head_facts(report),
+        environment=markdown.environment_texts(report),
+        config=markdown.config_text(report),
         grade=markdown.grade_text(report),
         score=markdown.score_text(report),
         arcs=ring_arcs(report),

@@ -10,33 +10,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import Distribution, PackageNotFoundError, distribution, distributions, packages_distributions
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from harness.data.readers import package_for
-from harness.experiments.runs import provenance
-
-VARIABLES = (
-    "ATEN_CPU_CAPABILITY",
-    "CUBLAS_WORKSPACE_CONFIG",
-    "CUDA_LAUNCH_BLOCKING",
-    "CUDA_VISIBLE_DEVICES",
-    "DNNL_MAX_CPU_ISA",
-    "KMP_DETERMINISTIC_REDUCTION",
-    "MKL_CBWR",
-    "MKL_DYNAMIC",
-    "MKL_NUM_THREADS",
-    "NVIDIA_TF32_OVERRIDE",
-    "OMP_DYNAMIC",
-    "OMP_NUM_THREADS",
-    "ONEDNN_MAX_CPU_ISA",
-    "OPENBLAS_NUM_THREADS",
-    "PYTHONHASHSEED",
-    "PYTORCH_ENABLE_MPS_FALLBACK",
-    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
-    "WORLD_SIZE",
-)
-"""The only environment variables that are looked at: they change numbers, and hold no secrets."""
+from harness.provenance import VARIABLES, cpu_model, gpus, provenance
 
 
 def env_snapshot() -> dict[str, Any]:
@@ -52,7 +30,7 @@ def env_snapshot() -> dict[str, Any]:
     return {
         "python": {"version": platform.python_version(), "implementation": platform.python_implementation()},
         "platform": {"system": platform.system(), "machine": platform.machine(), "release": platform.platform()},
-        "cpu": {"model": _cpu_model(), "count": os.cpu_count(), "capability": torch.backends.cpu.get_cpu_capability()},
+        "cpu": {"model": cpu_model(), "count": os.cpu_count(), "capability": torch.backends.cpu.get_cpu_capability()},
         "packages": installed(),
         "torch": {
             "version": torch.__version__,
@@ -62,28 +40,10 @@ def env_snapshot() -> dict[str, Any]:
             "build": torch.__config__.show().splitlines()[1:],
         },
         "threads": {"intra_op": torch.get_num_threads(), "inter_op": torch.get_num_interop_threads()},
-        "gpus": _gpus(),
+        "gpus": gpus(),
         "git": {"commit": origin["git_commit"], "dirty": origin["git_dirty"]},
         "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
     }
-
-
-def _gpus() -> list[dict[str, Any]]:
-    import torch
-
-    if torch.cuda.is_available():
-        found = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
-        return [{"name": gpu.name, "capability": f"{gpu.major}.{gpu.minor}", "bytes": gpu.total_memory} for gpu in found]
-    return [{"name": "mps"}] if torch.backends.mps.is_available() else []
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    found = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    return found or platform.processor()
 
 
 OURS = "pytest-modeltiers"

@@ -13,7 +13,7 @@ import pytest
 
 from harness.config import load_config
 from harness.experiments import ExperimentDB, ExperimentError, SweepPoint, UnknownRunError, log_profile_to_db
-from harness.experiments.runs import provenance
+from harness.provenance import provenance
 
 ROOT = Path(__file__).parent.parent.parent
 

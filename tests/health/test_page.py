@@ -157,6 +157,7 @@ def test_a_failure_card_leads_with_the_message_and_gives_all_that_is_known() -> 
         "Token 5 leaks into position 3 (first seen in blocks.1.attn) ✕ Failed tier1::causal"
     )
     assert page.texts("dt") == [
+        "health score",
         "Blamed module",
         "Usual cause",
         "What to do",
@@ -172,7 +173,7 @@ def test_a_failure_card_leads_with_the_message_and_gives_all_that_is_known() -> 
 def test_what_the_details_lack_is_left_out() -> None:
     page = page_of(CheckResult("c", "failed", "It broke"))
     assert page.texts("article") == ["It broke ✕ Failed c"]
-    assert not page.texts("dt")
+    assert page.texts("dt") == ["health score"]
 
 
 def test_failures_come_before_warnings_and_passed_checks_get_no_card() -> None:

@@ -87,5 +87,33 @@ def test_failures_come_before_warnings_where_not_all_are_told_in_full() -> None:
     assert page.texts("article")[0].startswith("Token 5")
 
 
+ENVIRONMENT = {
+    "commit": "0123456789abcdef",
+    "changed": True,
+    "versions": {"torch": "2.13.0", "numpy": "2.4.6"},
+    "threads": 1,
+    "gpus": [],
+    "device": "cpu",
+    "seed": 3,
+    "workers": 2,
+    "seconds": 61.0,
+}
+
+
+def test_a_page_says_where_and_how_it_ran() -> None:
+    page = page_of(SHAPE, environment=ENVIRONMENT, config={"seed": 3, "eval": None, "model_file": "</pre>"})
+    told = "commit 0123456789 with changes, torch 2.13.0 on cpu, 1 thread, 2 processes, seed 3, 1 min 1 s"
+    assert page.texts("dd")[0] == told
+    assert page.texts("pre") == ['{ "seed": 3, "model_file": "</pre>" }']
+    assert {"versions", "commit"} <= set(page.texts("dt"))
+    assert "gpus" not in page.texts("dt")
+
+
+def test_the_score_stands_beside_a_grade_that_a_failure_caps() -> None:
+    facts = dict(zip(*map(page_of(*[SHAPE] * 16, LEAK).texts, ("dt", "dd")), strict=False))
+    assert facts["health score"] == "94.1 of 100, which counts checks and not what they weigh"
+    assert "health score" not in page_of(SHAPE, LEAK, is_selection=True).texts("dt")
+
+
 def test_the_broken_sample_has_every_part() -> None:
     assert {"form", "article", "details", "table", "svg", "nav"} <= {tag for tag, _ in Page(to_html(BROKEN)).skeleton}

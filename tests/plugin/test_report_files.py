@@ -82,6 +82,27 @@ def test_the_report_says_what_the_run_said(project: Any) -> None:
     assert causal["recommendation"]
 
 
+def test_the_report_says_where_it_ran_and_with_which_config_but_no_secret(project: Any) -> None:
+    file = project.write("model.py", LEAKY)
+    db = "postgresql://me:secret@host/runs"
+    project.config(only=("causal",), model_file=str(file), db_path=db, model_kwargs={}, seed=3)
+
+    project.run("--model-config", "cfg.json", "--model-report", "out")
+
+    report = project.json("out/health_report.json")
+    found = report["environment"]
+    assert {key: found[key] for key in ("device", "seed", "workers", "commit")} == {
+        "device": "cpu",
+        "seed": 3,
+        "workers": 1,
+        "commit": None,
+    }
+    assert (found["versions"]["pytest-modeltiers"], found["seconds"] > 0) == ("0.1.0", True)
+    assert (report["config"]["model_file"], report["config"]["db_path"]) == ("model.py", "postgresql://***@host/runs")
+    texts = [(project.path / "out" / file).read_text() for file in FILES]
+    assert not [text for text in texts if "secret@" in text or f"{project.path}" in text]
+
+
 def test_the_report_counts_the_calls_of_the_model_and_their_rows(project: Any) -> None:
     project.config(only=("full_length", "causal"))
     result = project.run("--model-config", "cfg.json", "-v", "--model-report", "out")
