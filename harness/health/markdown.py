@@ -6,8 +6,10 @@ import html
 import json
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from harness.charts.distributions import ranking
@@ -148,6 +150,27 @@ def _environment_text(value: Any) -> str:
 def config_text(report: HealthResults) -> str:
     """The config as JSON; what nobody set and has no default is left out."""
     return json.dumps({key: value for key, value in report.config.items() if value not in (None, [], {}, "")}, indent=2)
+
+
+def property_of(check: CheckResult) -> str:
+    """The property that a check judges, as the documentation calls it."""
+    return label_of(check).partition("[")[0]
+
+
+@cache
+def documentation() -> dict[str, list[str]]:
+    """What the page on properties says of each: paragraphs, the items of lists with a bullet; empty where the package has no such page."""
+    package = Path(__file__).parent
+    page = next(filter(Path.is_file, (package / "properties.md", package.parents[1] / "docs" / "properties.md")), None)
+    sections = page.read_text(encoding="utf-8").split("\n## ")[1:] if page else []
+    return {title: list(_blocks(text)) for title, _, text in (section.partition("\n") for section in sections)}
+
+
+def _blocks(text: str) -> Iterator[str]:
+    for block in re.split(r"\n\s*\n|\n(?=- )", text.strip()):
+        # Links lead to other pages, which are not here.
+        words = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", " ".join(block.split()))
+        yield f"• {words[2:]}" if words.startswith("- ") else words
 
 
 def by_tier(checks: Iterable[CheckResult]) -> dict[str, list[CheckResult]]:

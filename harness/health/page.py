@@ -6,7 +6,7 @@ import base64
 import hashlib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -63,6 +63,7 @@ def to_html(report: HealthResults) -> str:
     cards = {"failed": MOST_CARDS, "warning": max(MOST_CARDS - len(findings["failed"]), 0)}
     in_full = [cause for status, most in cards.items() for cause in findings[status][:most]]
     anchors = {id(check): f"check-{number}" for number, cause in enumerate(in_full, 1) for check in (cause.owner, *cause.also)}
+    about = {name: text for name, text in markdown.documentation().items() if name in set(map(markdown.property_of, checks))}
     return _environment().get_template("page.html.j2").render(
         report=report,
         verdict=markdown.verdict(report),
@@ -75,7 +76,8 @@ def to_html(report: HealthResults) -> str:
         mood=_mood(report),
         moment=_moment(report.timestamp),
         total_time=duration(sum(check.duration_seconds for check in checks)),
-        contents=_contents(report, sections),
+        contents=_contents(report, sections, about),
+        about=about,
         findings=findings,
         cards=cards,
         anchors=anchors,
@@ -179,7 +181,7 @@ def _cell(value: Any) -> str:
     return "none" if number is None else f"{value:,}" if isinstance(value, int) else figure(number)
 
 
-def _contents(report: HealthResults, sections: dict[str, list[CheckResult]]) -> list[Entry]:
+def _contents(report: HealthResults, sections: Mapping[str, Sequence[CheckResult]], about: Mapping[str, Any]) -> list[Entry]:
     """Where a reader may go from the top, with the tiers' shares of passed checks; empty where there is but one place."""
     causes = [cause.status for cause in report.causes]
     entries = [
@@ -189,7 +191,8 @@ def _contents(report: HealthResults, sections: dict[str, list[CheckResult]]) -> 
     for number, (heading, checks) in enumerate(sections.items(), 1):
         passed = sum(check.status == "passed" for check in checks)
         entries.append(Entry(f"section-{number}", heading.partition(":")[0], f"{passed} of {len(checks)} passed"))
-    entries += [Entry("skipped", "Skipped", str(len(report.skipped))), Entry("layers", "Layers", str(len(report.layers)))]
+    further: dict[str, Sized] = {"skipped": report.skipped, "layers": report.layers, "about": about}
+    entries += [Entry(anchor, anchor.capitalize(), str(len(there))) for anchor, there in further.items()]
     there = [entry for entry in entries if entry.count != "0"]
     return there if len(there) > 1 else []
 
@@ -277,6 +280,7 @@ def _environment() -> Environment:
         "words": markdown.WORDS,
         "facts_of": markdown.facts_of,
         "tried": markdown.examples_text,
+        "property_of": markdown.property_of,
         "longest_headline": _LONGEST_HEADLINE,
         "distributions_of": _distributions_of,
         "id": id,

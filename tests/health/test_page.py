@@ -184,7 +184,7 @@ def test_failures_come_before_warnings_and_passed_checks_get_no_card() -> None:
 
 def test_each_tier_has_a_table_worst_first_with_status_in_words() -> None:
     page = page_of(EXPORT, SHAPE, SLOW, LEAK)
-    assert page.texts("h2")[-3:] == ["Tier 1 2 checks", "Tier 2 1 check", "Checks 1"]
+    assert page.texts("h2")[-4:] == ["Tier 1 2 checks", "Tier 2 1 check", "Checks 1", "About the checks 1"]
     assert page.texts("td")[::4] == ["✕ Failed", "✓ Passed", "▲ Warning", "✓ Passed"]
     assert page.texts("td")[:4] == ["✕ Failed", "3.1e-02 (bound 4.0e-07)", "2,500", "12 ms"]
     assert page.texts("th", scope="row")[0] == "A position's logits never depend on later tokens tier1::causal"

@@ -10,7 +10,9 @@ import pytest
 from sample_reports import BROKEN, REPORTS
 from test_page import LEAK, SHAPE, Page, page_of, report_of
 
+from harness.catalogue import CATALOGUE
 from harness.health.checks import CheckResult, SkippedCheck, causes_of
+from harness.health.markdown import documentation
 from harness.health.page import MOST_CARDS, to_html
 
 REFERENCES = ("aria-labelledby", "aria-describedby", "for")
@@ -43,7 +45,7 @@ def test_all_that_can_be_operated_has_a_name(name: str) -> None:
 
 def test_what_passed_is_folded_and_what_did_not_is_not() -> None:
     page = page_of(LEAK, *[replace(SHAPE, check_name=f"tier1::shape[{n}]") for n in range(3)])
-    assert page.texts("summary") == ["3 passed"]
+    assert page.texts("summary")[0] == "3 passed"
     assert ("details", {"class", "data-print"}) in page.skeleton
     assert [attrs["data-status"] for tag, attrs, _ in page.elements if tag == "tr" and "data-status" in attrs] == ["failed"] + [
         "passed"
@@ -107,6 +109,21 @@ def test_a_page_says_where_and_how_it_ran() -> None:
     assert page.texts("pre") == ['{ "seed": 3, "model_file": "</pre>" }']
     assert {"versions", "commit"} <= set(page.texts("dt"))
     assert "gpus" not in page.texts("dt")
+
+
+def test_the_name_of_a_check_leads_to_what_the_documentation_says_of_it() -> None:
+    page = page_of(LEAK, replace(LEAK, check_name="tier1::unheard_of", status="passed"))
+    assert [attrs["href"] for tag, attrs, _ in page.elements if attrs.get("class") == "about"] == ["#about-causal"] * 2
+    about = next(text for text in page.texts("details") if text.startswith("causal"))
+    assert "The logits before a position do not change when its token changes" in about
+    assert "Usual causes: a mask that is shifted" in about
+
+
+def test_the_documentation_has_a_section_for_each_property() -> None:
+    sections = documentation()
+    assert set(CATALOGUE) <= set(sections)
+    assert all(sections[name] for name in CATALOGUE)
+    assert not [text for texts in sections.values() for text in texts if "](" in text]
 
 
 def test_the_score_stands_beside_a_grade_that_a_failure_caps() -> None:

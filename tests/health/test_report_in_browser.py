@@ -91,6 +91,8 @@ def test_links_lead_to_the_cards(visit: Visiting) -> None:
     assert box is not None
     assert 0 <= box["y"] < 100
     page.keyboard.press("Tab")
+    assert card.get_by_role("link", name="tier1::causal").evaluate("one => one === document.activeElement")
+    page.keyboard.press("Tab")
     assert card.get_by_role("button").evaluate("one => one === document.activeElement")
 
 
@@ -104,6 +106,14 @@ def test_a_search_leaves_what_has_all_its_words_and_opens_what_is_folded(visit: 
     page.get_by_role("checkbox", name="Failed").uncheck()
     assert page.get_by_role("article").count() == 1
     assert page.locator("output").inner_text() == "9 of 12 checks in the tables"
+
+
+def test_the_name_of_a_check_opens_what_the_documentation_says(visit: Visiting) -> None:
+    page = visit(PAGES["broken"], PHONE).page
+    text = page.get_by_text("The logits before a position do not change when its token changes.")
+    assert not text.is_visible()
+    page.get_by_role("article", name="the causal mask leaks").get_by_role("link").click()
+    text.wait_for()
 
 
 def test_a_command_is_copied(visit: Visiting) -> None:

@@ -1,0 +1,16 @@
+"""Builds the package with the page on properties in it, from which the health report explains its checks."""
+
+from setuptools import setup
+from setuptools.command.build_py import build_py
+
+
+class BuildWithDocumentation(build_py):
+    """Copies the page to where ``harness.health`` looks for it."""
+
+    def run(self) -> None:
+        """Builds, and copies."""
+        super().run()
+        self.copy_file("docs/properties.md", f"{self.build_lib}/harness/health/properties.md")
+
+
+setup(cmdclass={"build_py": BuildWithDocumentation})
