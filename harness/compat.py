@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import importlib
 import re
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -116,6 +118,7 @@ __all__ = [
     "called_directly",
     "children_of",
     "compiler_counters",
+    "compiler_left_out",
     "compiling_in_this_process",
     "forget_compiled",
     "is_shared_until_written",
@@ -263,6 +266,51 @@ def without_compiler(mode: type[Mode]) -> type[Mode]:
     """
     mode.__torch_dispatch__ = getattr(mode.__torch_dispatch__, "__wrapped__", mode.__torch_dispatch__)  # type: ignore[method-assign]
     return mode
+
+
+class _AbsentCompiler(ModuleType):
+    """Stands for ``torch._dynamo`` where functions are only to be left as they are; whatever else is asked for imports the real one."""
+
+    NAME = "torch._dynamo"
+
+    def __init__(self) -> None:
+        super().__init__(self.NAME)
+        self._left: list[Callable[..., Any]] = []
+
+    def disable(self, function: Callable[..., Any], *_: Any, **__: Any) -> Callable[..., Any]:
+        """The function itself, which nothing compiles now."""
+        self._left.append(function)
+        return function
+
+    def __getattr__(self, name: str) -> Any:
+        self.leave()
+        return getattr(importlib.import_module(self.NAME), name)
+
+    def leave(self) -> None:
+        """Makes way for the real module, which is asked again about every function."""
+        if sys.modules.get(self.NAME) is self:
+            del sys.modules[self.NAME]
+        for function in self._left:
+            vars(function).pop("__dynamo_disable", None)
+        self._left.clear()
+
+
+@contextmanager
+def compiler_left_out() -> Iterator[None]:
+    """A block in which Python code of torch for tensors without data does not import the compiler: ``torch._dynamo``.
+
+    torch marks these functions as not to be compiled (``torch._compile``) and imports the compiler for the mark, which takes as long as torch
+    itself. In a version that marks them in another way, that time is lost.
+    """
+    if _AbsentCompiler.NAME in sys.modules:
+        yield
+        return
+    absent = _AbsentCompiler()
+    sys.modules[_AbsentCompiler.NAME] = absent
+    try:
+        yield
+    finally:
+        absent.leave()
 
 
 def compiler_counters() -> Any:

@@ -173,6 +173,32 @@ def test_compiled_modules() -> None:
     assert {*compat.CONTENTS_OF_GRAPH_MODULE} <= {*vars(traced)}
 
 
+_WITHOUT_COMPILER = """
+import sys
+import torch
+from torch import nn
+from harness.compat import compiler_left_out
+
+norm, rows = nn.LayerNorm(4, device="meta"), torch.ones(2, 4, device="meta")
+with compiler_left_out():
+    norm(rows)
+    assert type(sys.modules["torch._dynamo"]).__name__ == "_AbsentCompiler"  # this version asks for it
+assert "torch._dynamo" not in sys.modules
+with compiler_left_out():
+    norm(rows)
+    import torch._dynamo
+    torch._dynamo.graph_break()  # what the stand-in does not have is the real one's
+assert type(sys.modules["torch._dynamo"]).__name__ == "module"
+norm(rows)
+double = torch.compile(nn.LayerNorm(4), backend="eager")
+assert double(torch.ones(2, 4)).shape == (2, 4)
+"""
+
+
+def test_the_compiler_is_left_out_where_nothing_compiles() -> None:
+    subprocess.run([sys.executable, "-c", _WITHOUT_COMPILER], check=True, cwd=ROOT)
+
+
 def test_storages_are_told_apart_also_without_data() -> None:
     one, other = torch.ones(2, device="meta"), torch.ones(2, device="meta")
     assert compat.storage_key(one) == compat.storage_key(one[1:]) != compat.storage_key(other)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.nn.parameter import is_lazy
 
+from harness.compat import compiler_left_out
 from harness.errors import FactoryError, UserError
 from harness.runtime import free_memory
 from harness.wording import amount_of_memory
@@ -98,7 +99,7 @@ def on_meta(source: ModelSource, seed: int = 0) -> nn.Module:
     Raises:
         FactoryError: It cannot be built so, as where its code reads a number out of a tensor.
     """
-    with torch.device("meta"):
+    with compiler_left_out(), torch.device("meta"):
         model = source.build(seed)
     if found := next(
         (name for name, p in model.named_parameters() if not is_lazy(p) and not p.is_meta and p.nbytes > _SMALL), ""

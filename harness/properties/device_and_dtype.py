@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from harness.compat import TorchDispatchMode, tree_leaves, without_compiler
+from harness.compat import TorchDispatchMode, compiler_left_out, tree_leaves, without_compiler
 from harness.evidence import Evidence, Status
 from harness.models.wrapped import without_fast_path
 from harness.properties.calling import ModelRaisedError
@@ -161,7 +161,7 @@ def _simulated_call(subject: Subject, seed: int, counterexample: str) -> Evidenc
     # A check such as `mask.all()` has no answer without data; either one leads down a path that real data can take.
     for answer in (1, 0):
         try:
-            with without_fast_path(), DeviceWatch(answer):
+            with compiler_left_out(), without_fast_path(), DeviceWatch(answer):
                 values = _values(moved, moved.model, seed)
             break
         except ModelRaisedError as error:

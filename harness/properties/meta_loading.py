@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.compat import buffers_of, saved_names
+from harness.compat import buffers_of, compiler_left_out, saved_names
 from harness.errors import ForwardError, ProbeUnsupportedError, UserError
 from harness.evidence import Evidence, Status
 from harness.models.copies import objects_reached
@@ -103,7 +103,7 @@ def unsaved_buffers(model: nn.Module) -> list[tuple[str, str]]:
 
 def _on_meta(subject: Subject) -> nn.Module:
     try:
-        with torch.device("meta"):
+        with compiler_left_out(), torch.device("meta"):
             return second_instance(subject)
     except Exception as error:
         told = str(error) if isinstance(error, UserError) else raised(error)

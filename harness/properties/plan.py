@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from harness.adapters import Adapter
 from harness.batches import Sizes, largest_sizes, make_batch, smallest_sizes, to_device, typical_sizes
 from harness.catalogue import of_tier
-from harness.compat import TorchDispatchMode
+from harness.compat import TorchDispatchMode, compiler_left_out, without_compiler
 from harness.models.structure import Structure, structure_of
 from harness.properties.resources import LiveBytes
 from harness.runtime import free_memory
@@ -249,6 +249,7 @@ def plan_of(model: nn.Module, adapter: Adapter, task: TaskSpec, machine: Machine
     return Plan(structure_of(model), machine, tuple(calls), problem, tests)
 
 
+@without_compiler
 class _SaysYes(TorchDispatchMode):
     """Code that asks a tensor without data whether something holds is told that it does, as of a mask in which nothing is padded."""
 
@@ -261,9 +262,9 @@ class _SaysYes(TorchDispatchMode):
 
 def _cost(model: nn.Module, adapter: Adapter, task: TaskSpec, sizes: Sizes) -> CallCost:
     batch = to_device(make_batch(task, sizes), "meta")
-    with torch.no_grad(), _SaysYes(), LiveBytes() as held, FlopCounterMode(display=False) as operations:
+    with compiler_left_out(), torch.no_grad(), _SaysYes(), LiveBytes() as held, FlopCounterMode(display=False) as operations:
         logits = adapter.logits(model, batch)
-    with torch.enable_grad(), _SaysYes(), LiveBytes() as kept:
+    with compiler_left_out(), torch.enable_grad(), _SaysYes(), LiveBytes() as kept:
         result = adapter.logits(model, batch)
         alive = kept.live
         del result

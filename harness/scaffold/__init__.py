@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from harness.compat import compiler_left_out
 from harness.errors import ConfigError, FactoryError, ModelSourceError, UserError
 from harness.files import write_whole
 from harness.models.attempts import Patience, methods_to_call
@@ -300,7 +301,7 @@ def _refuse_vast(made: Factory) -> None:
         FactoryError: It has too many parameters.
     """
     try:
-        with torch.device("meta"), contextlib.redirect_stdout(io.StringIO()):
+        with compiler_left_out(), torch.device("meta"), contextlib.redirect_stdout(io.StringIO()):
             count = sum(parameter.numel() for parameter in made.outline().parameters())
     except (Exception, SystemExit):  # a model that cannot be outlined is built
         return
