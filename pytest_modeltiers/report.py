@@ -17,6 +17,7 @@ from harness.errors import UserError
 from harness.evidence import Evidence, Status
 from harness.health import ExportHealthReport
 from harness.health.checks import SkippedCheck, label_of
+from harness.health.history import REPORT, remember, write_badge
 from harness.provenance import surroundings
 from pytest_modeltiers.hooks import TIERS
 from pytest_modeltiers.judge import VERDICT
@@ -201,7 +202,9 @@ class Reporter:
             if folder:
                 target = Path(folder) if len(self.configs) == 1 else Path(folder) / _folder_name(path, self.configs)
                 try:
-                    report.save_json(target / "health_report.json")
+                    remember(target, report)
+                    write_badge(target, report)
+                    report.save_json(target / REPORT)
                     report.save_markdown(target / "health_report.md")
                     yield report.save_html(target / "health_report.html")
                 except OSError as error:

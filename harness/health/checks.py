@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 from harness.catalogue import CATALOGUE
 from harness.documents import strict_json
 from harness.errors import did_you_mean
+from harness.health.comparison import Comparison
 from harness.owners import REFERS
 
 CheckStatus = Literal["passed", "warning", "failed"]
@@ -206,6 +207,8 @@ class HealthResults:
         skipped: Checks that did not run, with the reason.
         environment: Where and how it ran: what ``harness.provenance.surroundings`` says, ``device``, ``seed``, ``workers``, ``seconds``.
         config: The config with its defaults, without secrets.
+        comparison: What has changed since the last run, where there was one.
+        earlier: Earlier runs, the newest first: ``timestamp``, ``commit``, ``grade``, ``health_score``, ``problems``, ``seconds``.
         layers: Per-parameter facts for the plots: ``{"name", "shape", "count", "mean", "std", "rms", "grad_rms", "trainable"}``.
     """
 
@@ -219,6 +222,8 @@ class HealthResults:
     is_selection: bool = False
     environment: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
+    comparison: Comparison | None = None
+    earlier: list[dict[str, Any]] = field(default_factory=list)
 
     def add_check(self, check: CheckResult) -> None:
         """Adds a check."""
@@ -298,6 +303,7 @@ class HealthResults:
             "model_facts": self.model_facts,
             "environment": self.environment,
             "config": self.config,
+            "since_last_run": self.comparison.to_json() if self.comparison else None,
             "layers": self.layers,
         }
         return {key: strict_json(value) for key, value in content.items()}

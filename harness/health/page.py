@@ -20,6 +20,7 @@ from harness.charts.distributions import Distributions, distributions_of, share_
 from harness.charts.page import environment
 from harness.health import markdown
 from harness.health.checks import Cause, CheckResult, CheckStatus, HealthResults
+from harness.health.comparison import Comparison
 from harness.wording import duration, figure
 
 _RING_GAP = 1.2
@@ -84,6 +85,11 @@ def to_html(report: HealthResults) -> str:
         sections=sections,
         parameters=parameter_charts(report.layers),
     )  # fmt: skip
+
+
+def comparison_html(comparison: Comparison) -> str:
+    """A comparison of two reports as a self-contained HTML page."""
+    return _environment().get_template("comparison.html.j2").render(comparison=comparison)
 
 
 def ring_arcs(report: HealthResults) -> list[Arc]:

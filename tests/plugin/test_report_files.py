@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from small_models import LEAKY, output
 
-FILES = {"health_report.json", "health_report.md", "health_report.html"}
+FILES = {"health_report.json", "health_report.md", "health_report.html", "badge.json", "badge.svg"}
 
 
 def written(folder: Path) -> set[str]:
@@ -50,7 +51,7 @@ def test_two_configs_of_one_name_do_not_overwrite_each_other(project: Any) -> No
 
     project.run("--model-config", "a/cfg.json", "--model-config", "b/cfg.json", "--model-report", "out")
 
-    assert len(written(project.path / "out")) == 6
+    assert len(written(project.path / "out")) == 2 * len(FILES)
 
 
 def test_configs_of_one_stem_in_one_folder_do_not_overwrite_each_other(project: Any) -> None:
@@ -59,7 +60,7 @@ def test_configs_of_one_stem_in_one_folder_do_not_overwrite_each_other(project: 
 
     project.run("--model-config", "cfg.json", "--model-config", "cfg.toml", "-k", "causal", "--model-report", "out")
 
-    assert len(written(project.path / "out")) == 6
+    assert len(written(project.path / "out")) == 2 * len(FILES)
 
 
 def test_the_report_says_what_the_run_said(project: Any) -> None:
@@ -207,6 +208,21 @@ def test_an_earlier_report_is_replaced(project: Any) -> None:
     project.run("--model-config", "cfg.json", "--model-report", "out")
 
     assert project.json("out/health_report.json")["summary"]["total"] == 1
+
+
+def test_earlier_reports_are_kept_and_compared_with(project: Any) -> None:
+    project.config(only=("causal", "registration"))
+    project.run("--model-config", "cfg.json", "--model-report", "out")
+    project.config(only=("causal", "registration"), model=LEAKY)
+    project.run("--model-config", "cfg.json", "--model-report", "out")
+
+    earlier = project.json("out/health_report.json")["since_last_run"]
+    assert [finding["check_name"] for finding in earlier["new"]] == ["tier1::causal"]
+    assert earlier["status"] == "fail"
+    (kept,) = (project.path / "out/history").iterdir()
+    assert json.loads(kept.read_text())["all_passed"]
+    assert "Worse: 1 new" in (project.path / "out/health_report.html").read_text()
+    assert project.json("out/badge.json")["message"] == "F, 1 problem"
 
 
 def test_a_folder_that_cannot_be_written_is_said_in_one_line(project: Any) -> None:
