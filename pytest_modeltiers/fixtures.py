@@ -14,7 +14,7 @@ from torch import nn
 
 from harness.adapters import Adapter
 from harness.batches import Batch, Sizes
-from harness.catalogue import CATALOGUE
+from harness.catalogue import CATALOGUE, rank
 from harness.config import EvalConfig, TrainingConfig
 from harness.errors import MemoryFullError, TimeBudgetError
 from harness.evidence import Evidence
@@ -53,13 +53,31 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out the tests for which the model's code names nothing to judge, unless they are asked for by name; the report says why."""
-    if SELECTED in config.stash or config.getoption("keyword") or any("::" in argument for argument in config.args):
+    """Puts the tests that fail most often first, and leaves out those for which the model's code names nothing to judge.
+
+    Tests that are asked for by name run, and the report says why the others are left out. A user's own tests keep their places.
+    """
+    if SELECTED in config.stash or any("::" in argument for argument in config.args):
+        return
+    _put_worst_news_first(items)
+    if config.getoption("keyword"):
         return
     left = [item for item in items if _is_left_out(item)]
     if left:
         items[:] = [item for item in items if item not in left]
         config.hook.pytest_deselected(items=left)
+
+
+def _put_worst_news_first(items: list[pytest.Item]) -> None:
+    """Orders the tests of each suite among the places they have; the same in every worker, as it follows from their names alone."""
+    places: dict[Path, list[int]] = {}
+    for place, item in enumerate(items):
+        if (own := _suite_of(item)) is not None:
+            places.setdefault(own.config.path, []).append(place)
+    for mine in places.values():
+        ordered = sorted((items[place] for place in mine), key=lambda item: rank(item.name.removeprefix("test_")))
+        for place, item in zip(mine, ordered, strict=True):
+            items[place] = item
 
 
 def _is_left_out(item: pytest.Item) -> bool:

@@ -17,6 +17,7 @@ import pytest
 
 from pytest_modeltiers import hooks
 from pytest_modeltiers.hooks import CONFIGS, TIERS
+from pytest_modeltiers.progress import LiveLine, StartLine, may_redraw
 from pytest_modeltiers.without_config import add_option, models_in, said, written_configs
 
 if TYPE_CHECKING:
@@ -79,13 +80,18 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("trust_model"):
         os.environ[_TRUST] = "1"  # the processes that build the model too read it
         config.add_cleanup(_distrust)
-    from_option = [_absolute(path) for path in (*config.getoption("model_config"), *written_configs(config))]
+    line = StartLine(config)
+    from_option = [_absolute(path) for path in (*config.getoption("model_config"), *written_configs(config, line))]
     from_ini = [_absolute(path) for path in config.getini("model_config")]
     configs = list(dict.fromkeys(from_option or from_ini))
     config.stash[CONFIGS] = configs
     if not configs:
         return
-    _activate(config, configs)
+    line.say("preparing the tests")
+    try:
+        _activate(config, configs)
+    finally:
+        line.close()
     if from_option and not typed:
         config.args[:] = []
         _move_hypothesis_files(config)
@@ -214,6 +220,8 @@ def _activate(config: pytest.Config, configs: list[Path]) -> None:
     config.pluginmanager.register(reporter, "modeltiers_report")
     config.pluginmanager.register(JUnitCauses(reporter), "modeltiers_junit")
     config.pluginmanager.register(FailuresSection(reporter), "modeltiers_failures")
+    if may_redraw(config):
+        config.pluginmanager.register(LiveLine(reporter), "modeltiers_live_line")
     if any(Suite.of(path).config.isolation for path in configs):
         from pytest_modeltiers.isolated import Isolation
 

@@ -55,7 +55,7 @@ class Reporter:
 
     def pytest_itemcollected(self, item: pytest.Item) -> None:
         """Has a generated test point to the config, or to the file that asks for it, rather than into this plugin."""
-        if isinstance(getattr(getattr(item, "cls", None), "suite", None), Suite):
+        if self.is_own(item):
             shown = item.reportinfo()[2]
             item.reportinfo = lambda: (item.path, 0, shown)  # type: ignore[method-assign]
 
@@ -141,6 +141,11 @@ class Reporter:
             for path, report in self.reports.items():
                 for cause in report.causes:
                     terminalreporter.write_line(annotation(cause, path, self.config.rootpath, folder))
+
+    @staticmethod
+    def is_own(item: pytest.Item) -> bool:
+        """Whether a test is one of a suite, rather than a user's own."""
+        return isinstance(getattr(getattr(item, "cls", None), "suite", None), Suite)
 
     def tells(self, report: pytest.TestReport) -> bool:
         """Whether the summary tells all there is to say about a failure, so that pytest need not show it."""

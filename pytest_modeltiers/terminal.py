@@ -142,11 +142,16 @@ def title(report: ExportHealthReport) -> str:
     return ", ".join(filter(None, ("sound as far as it ran" if report.coverage else "sound", warned, graded)))
 
 
-def _print_cause(terminal: pytest.TerminalReporter, cause: Cause, result: Result, by_name: Mapping[str, Result]) -> None:
-    """One bug: what is wrong, how it shows, why, and which other tests are red because of it."""
+def print_headline(terminal: pytest.TerminalReporter, result: Result) -> None:
+    """What is wrong, in a sentence."""
     terminal.write(f"  {_WORDS[result.status]} ", **_MARKUP[result.status])
     terminal.write(f"{result.label}: ", bold=True)
     _print_wrapped(terminal, " " * (len(result.label) + 9), result.message, hanging=_INDENT, started=True)
+
+
+def _print_cause(terminal: pytest.TerminalReporter, cause: Cause, result: Result, by_name: Mapping[str, Result]) -> None:
+    """One bug: what is wrong, how it shows, why, and which other tests are red because of it."""
+    print_headline(terminal, result)
     if terminal.config.option.tbstyle not in _WITHOUT_DETAILS:
         evidence = result.evidence
         facts = {

@@ -1,6 +1,6 @@
 """``pytest --model``: a model without a config, on what ``modeltiers init`` would write.
 
-Every pytest start imports this module, so it imports the standard library and pytest alone.
+Every pytest start imports this module, so it imports the standard library and pytest alone, and one file as light as it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+
+from pytest_modeltiers.progress import StartLine
 
 OPTION = "--model"
 
@@ -42,8 +44,13 @@ def add_option(parser: pytest.Parser, args: Sequence[str]) -> None:
         )
 
 
-def written_configs(config: pytest.Config) -> list[Path]:
-    """The configs of the models that the command line names; the workers of pytest-xdist take those of the main process."""
+def written_configs(config: pytest.Config, line: StartLine) -> list[Path]:
+    """The configs of the models that the command line names; the workers of pytest-xdist take those of the main process.
+
+    Args:
+        config: pytest's.
+        line: Where to show what is being done.
+    """
     models = config.getoption("modeltiers_models", default=[])
     if not models:
         return []
@@ -51,14 +58,18 @@ def written_configs(config: pytest.Config) -> list[Path]:
         # A worker's own path is that of the main process when it started.
         sys.path[:0] = [folder for folder in os.environ["PYTHONPATH"].split(os.pathsep) if folder not in sys.path]
         return [Path(path) for path in os.environ[_FOUND].split(os.pathsep)]
+    line.say("importing PyTorch")
     from harness.errors import UserError
+    from harness.models.attempts import Patience
     from harness.scaffold.apart import config_apart
 
     found = []
     for model in models:
+        patience = Patience(say=line.say, stage=line.say)
         try:
-            found.append(config_apart(model, trust=config.getoption("trust_model")))
+            found.append(config_apart(model, trust=config.getoption("trust_model"), patience=patience))
         except UserError as error:
+            line.close()
             pytest.exit(str(error), returncode=2)
     _set(config, _FOUND, os.pathsep.join(str(each.config) for each in found))
     _put_on_path(config, [str(each.on_path) for each in found])

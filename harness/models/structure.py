@@ -111,13 +111,17 @@ def on_meta(source: ModelSource, seed: int = 0) -> nn.Module:
 _SMALL = 1 << 20
 
 
-class _StoppedError(BaseException):
+class StoppedError(BaseException):
     """More weights were made than are simply built."""
 
 
 @contextmanager
-def _stopping_at(limit: int) -> Iterator[None]:
-    """A block in which no more than so many bytes of parameters are registered on modules."""
+def stopping_at(limit: int) -> Iterator[None]:
+    """A block in which no more than so many bytes of parameters are registered on modules.
+
+    Raises:
+        StoppedError: There would be more.
+    """
     made: set[int] = set()
     total = 0
 
@@ -128,7 +132,7 @@ def _stopping_at(limit: int) -> Iterator[None]:
         made.add(id(parameter))
         total += parameter.nbytes
         if total > limit:
-            raise _StoppedError
+            raise StoppedError
 
     handle = register_module_parameter_registration_hook(count)
     try:
@@ -147,9 +151,9 @@ def build_if_it_fits(source: ModelSource, seed: int = 0) -> nn.Module:
     if not free:
         return source.build(seed)
     try:
-        with _stopping_at(free // _TRIED):
+        with stopping_at(free // _TRIED):
             return source.build(seed)
-    except _StoppedError:
+    except StoppedError:
         pass
     try:
         needed = structure_of(on_meta(source, seed)).bytes

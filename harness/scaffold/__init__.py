@@ -25,6 +25,7 @@ from harness.models.inspection import Guess, guess_task, signature_of
 from harness.models.loading import refuse_dangerous
 from harness.models.reuse import Reuse
 from harness.models.settings import compared_words
+from harness.models.structure import StoppedError, stopping_at
 from harness.models.wrapped import call_by
 from harness.models.written_calls import WrittenCalls
 from harness.scaffold.bridge import bridge_path, bridge_text, needs_bridge
@@ -39,6 +40,9 @@ _SHOWN = 2
 """Names of a file of which a message says what was wrong with each."""
 
 _VAST = 1_000_000_000
+_MANY = 1 << 26
+"""Bytes of parameters of a model that is simply built."""
+
 _MAKES = ("from_name", "from_config", "make_default", "make_", "build", "create")
 
 _WHAT_TO_ADD = (
@@ -247,9 +251,8 @@ def _makers(made: Factory) -> str:
 
 def _built(made: Factory) -> tuple[Factory, nn.Module]:
     """A model of a factory, called through a submodule where it has no ``forward``."""
-    _refuse_vast(made)
     try:
-        model = made.source.build()
+        model = _built_unless_vast(made)
     except FactoryError as error:
         if re.search(r"'int' object is not (?:iterable|subscriptable)|object of type 'int' has no len", str(error)):
             made, model = _built_from_lists(made, error)
@@ -292,6 +295,16 @@ def _built_by_other_words(made: Factory, refused: FactoryError) -> tuple[Factory
             with contextlib.suppress(FactoryError):
                 return other, other.source.build()
     raise refused
+
+
+def _built_unless_vast(made: Factory) -> nn.Module:
+    """A model; of one with many weights it is found out first how many, on meta, for which PyTorch imports its compiler for a second."""
+    try:
+        with stopping_at(_MANY):
+            return made.source.build()
+    except StoppedError:
+        _refuse_vast(made)
+    return made.source.build()
 
 
 def _refuse_vast(made: Factory) -> None:

@@ -15,6 +15,7 @@ from harness.errors import ConfigError, ModelSourceError, did_you_mean
 from harness.export.store import default_folder
 from harness.files import text_hash, write_whole
 from harness.model_file import architecture_of, settings_of
+from harness.models.attempts import Patience
 from harness.models.pretrained import CHECKPOINT
 from harness.scaffold import scaffold
 from harness.scaffold.config_text import SUGGESTIONS_FOLLOW, config_suggestions
@@ -39,12 +40,13 @@ class ConfigApart:
     keep: str
 
 
-def config_apart(model: str, trust: bool = False) -> ConfigApart:
+def config_apart(model: str, trust: bool = False, patience: Patience | None = None) -> ConfigApart:
     """Writes what ``modeltiers init`` would write.
 
     Args:
         model: A ``.py`` file, a folder of ``save_pretrained``, or ``pkg.mod:Class``.
         trust: Whether the file may start processes and use the network when it is imported.
+        patience: The time there is, and who is told what is being done.
 
     Raises:
         UserError: There is no such model, or nothing is found that fits it; one line and what was tried.
@@ -60,7 +62,7 @@ def config_apart(model: str, trust: bool = False) -> ConfigApart:
         near = [other.name for other in file.parent.glob("*.py")] if file.parent.is_dir() else []
         raise ModelSourceError(f"--model: no such file {file}.{did_you_mean(file.name, near)}")
     config = apart / f"{_stem(file)}.toml"
-    found = scaffold(file, config, overwrite=True, factory=factory, trust=trust, apart=True)
+    found = scaffold(file, config, overwrite=True, factory=factory, trust=trust, apart=True, patience=patience)
     keep = f"modeltiers init {shlex.quote(str(file))}" + (f" --factory {factory}" if factory else "")
     return ConfigApart(config, found.source.folder, _shown(config), keep)
 

@@ -234,7 +234,7 @@ def test_tests_that_have_no_time_left_are_skipped_and_named(project: Any) -> Non
     assert "failed" not in result.parseoutcomes(), output(result)
     said = " ".join(output(result).split())  # without the terminal's line breaks
     assert "the time budget of 1 s is spent" in said
-    assert re.search(r"The time budget of 1 s was spent before \d+ tests began: .*causal.*inference_speed", said)
+    assert re.search(r"The time budget of 1 s was spent before \d+ tests began: .*full_length.*inference_speed", said)
     report = project.json("out/health_report.json")
     assert any("is spent" in check["reason"] for check in report["skipped"])
     assert "inference_speed" in report["coverage"]
