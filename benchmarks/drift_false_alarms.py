@@ -1,6 +1,6 @@
 """How often the drift gate raises an alarm where there is no drift: windows and references drawn from one distribution.
 
-python benchmarks/drift_false_alarms.py [--quick] [--repeats 1000] [--processes 2]
+python benchmarks/drift_false_alarms.py [--quick] [--repeats 1000] [--processes 2] [--sessions]
 
 What a profile holds is counts, so counts are drawn: for edges on the quantiles of a reference, the shares between them follow a Dirichlet
 distribution, whatever the data's own (a skewed one too); tied values and categories are multinomial. The lines "from rows" draw the rows
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from harness.evidence import Status
 from harness.monitoring import DriftOptions
+from harness.monitoring.dependence import Groups, order_dependence
 from harness.monitoring.drift import DriftReport, compare_profiles
 from harness.monitoring.drift.verdict import Finding
 from harness.monitoring.features.categorical import LEVELS
@@ -204,6 +205,65 @@ def cases(quick: bool) -> list[Case]:
     return [*single, *texts, *several, *small_reference, *rows, *wide]
 
 
+ROWS_A_SESSION = 10
+MOVED = 0.6
+
+
+def sessions(generator: np.random.Generator, count: int, alike: float, move: float = 0.0) -> dict[str, NDArray[np.generic]]:
+    """Ten features of rows that come in sessions; so large a share of their variance is the session's. One of them moved."""
+    found: dict[str, NDArray[np.generic]] = {}
+    for place in range(10):
+        own = np.repeat(generator.normal(size=count), ROWS_A_SESSION)
+        rows = math.sqrt(alike) * own + math.sqrt(1 - alike) * generator.normal(size=len(own))
+        found[f"feature {place}"] = rows + (move if place == 0 else 0.0)
+    return found
+
+
+def of_sessions(alike: float, count: int, seeds: Iterable[int]) -> Counter[str]:
+    """What the gate says of windows of sessions: the group named or not, and of as many independent rows."""
+    found: Counter[str] = Counter()
+    for seed in seeds:
+        generator = np.random.default_rng([seed, count])
+        groups = Groups.of(np.repeat(np.arange(count), ROWS_A_SESSION).tolist(), "session")
+        before = sessions(generator, 1_000, alike)
+        kept = Groups.of(np.repeat(np.arange(1_000), ROWS_A_SESSION).tolist(), "session").one_of_each
+        for name, move in (("clean", 0.0), ("moved", MOVED)):
+            now = sessions(generator, count, alike, move)
+            found[f"{name} unnamed"] += failed(before, now)
+            found[f"{name} unnamed and warned"] += order_dependence(now) is not None
+            alone = [
+                {name: column[places] for name, column in side.items()}
+                for side, places in ((before, kept), (now, groups.one_of_each))
+            ]
+            found[f"{name} named"] += failed(*alone)
+            fresh = {name: column[:count] for name, column in sessions(generator, count, 0.0, move).items()}
+            found[f"{name} independent"] += failed(alone[0], fresh)
+    return found
+
+
+def failed(before: dict[str, NDArray[np.generic]], now: dict[str, NDArray[np.generic]]) -> bool:
+    reference = profile_columns(before)
+    return compare_profiles(reference, profile_columns(now, reference), DriftOptions(alpha=ALPHA)).status is Status.FAIL
+
+
+def print_sessions(repeats: int, processes: int) -> bool:
+    """Prints the table of sessions; says whether the group keeps the rate and the power."""
+    print(f"\n{ROWS_A_SESSION} rows a session, ten features, against 1,000 sessions, {repeats} windows a line\n")
+    print("| alike | sessions | clean: group named | without | warned that rows depend | moved: group named | independent rows |")
+    print("|--:|--:|--:|--:|--:|--:|--:|")
+    good = True
+    with Pool(processes) as pool:
+        for alike in (0.95, 0.5):
+            for count in (50, 100, 200):
+                parts = [range(first, repeats, 4 * processes) for first in range(4 * processes)]
+                found = sum(pool.starmap(of_sessions, [(alike, count, part) for part in parts]), Counter[str]())
+                names = ("clean named", "clean unnamed", "clean unnamed and warned", "moved named", "moved independent")
+                print(f"| {alike:.0%} | {count} | {' | '.join(f'{found[name] / repeats:.1%}' for name in names)} |", flush=True)
+                good &= found["clean named"] <= largest_allowed(repeats)
+                good &= found["moved named"] >= found["moved independent"] - 0.1 * repeats
+    return good
+
+
 def largest_allowed(repeats: int) -> int:
     """The upper end of the 95% interval of a binomial count at alpha."""
     chances = [math.comb(repeats, k) * ALPHA**k * (1 - ALPHA) ** (repeats - k) for k in range(repeats // 4)]
@@ -217,7 +277,10 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="100 repeats, three sizes")
     parser.add_argument("--only", default="", help="lines whose data has this in its name")
     parser.add_argument("--features", type=int, help="lines of so many features")
+    parser.add_argument("--sessions", action="store_true", help="windows of sessions instead, whose rows resemble each other")
     options = parser.parse_args()
+    if options.sessions:
+        return 0 if print_sessions(options.repeats or 200, options.processes) else 1
     repeats = options.repeats or (100 if options.quick else 1000)
     allowed = largest_allowed(repeats)
     print(

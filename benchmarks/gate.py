@@ -1,6 +1,6 @@
 """Measures how often the gate fails candidates that are equal to their baseline, and how often it catches one that is a point worse.
 
-    python benchmarks/gate.py [--repeats 1000] [--only equal worse looks family]
+    python benchmarks/gate.py [--repeats 1000] [--only equal worse looks family groups]
 
 Beside it stands the rule that fails whatever looks more than a point (of other scores: one percent) worse. Exit status 1 where equal models
 fail more often than alpha allows (99% binomial bound; of right-or-wrong scores the rate is computed exactly as well), or a true loss of one
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -19,6 +20,7 @@ from scipy.stats import binom
 
 from harness.evidence import Status
 from harness.experiments import Scores
+from harness.monitoring.dependence import Groups
 from harness.monitoring.gate import AlphaSpending, compare_all_scores
 from harness.monitoring.gate.comparison import Comparison
 from harness.monitoring.gate.pairs import SHARE_MARGIN
@@ -64,9 +66,9 @@ WORSE = {
 }
 
 
-def compared(metric: str, pair: Pair, spending: AlphaSpending | None = None) -> Comparison:
+def compared(metric: str, pair: Pair, spending: AlphaSpending | None = None, groups: Groups | None = None) -> Comparison:
     baseline, candidate = ({metric: Scores(metric, values, "benchmark")} for values in pair)
-    return compare_all_scores(baseline, candidate, alpha=ALPHA, spending=spending)[metric]
+    return compare_all_scores(baseline, candidate, alpha=ALPHA, spending=spending, groups=groups)[metric]
 
 
 def fixed_rule_fails(found: Comparison) -> bool:
@@ -201,7 +203,52 @@ def family(repeats: int) -> bool:
     return bool(fails <= binom.ppf(0.99, repeats, ALPHA))
 
 
-PARTS = {"equal": equal, "worse": worse, "looks": looks, "family": family}
+QUESTIONS = 10
+MOVING = 0.1
+
+
+def passages(random: np.random.Generator, count: int, worse: float, better: float, together: float = 1.0) -> Pair:
+    """Questions on passages, ten on each: of a passage that changes, so large a share of the questions changes with it."""
+    place = np.repeat(random.random(count), QUESTIONS)
+    place = np.where(random.random(len(place)) < together, place, random.random(len(place)))
+    return (place >= better).astype(float), (place < 1 - worse).astype(float)
+
+
+def grouped(repeats: int) -> bool:
+    """Passages that move together: false fails of equal models with and without the group, and power beside one question a passage."""
+    most = binom.ppf(0.99, repeats, ALPHA)
+    head(
+        f"{QUESTIONS} questions a passage",
+        "questions that move together",
+        "passages",
+        "equal, group named",
+        "equal, without",
+        "of those without, warned that rows depend",
+        "10 points worse, group named",
+        "10 points worse, one question a passage",
+    )
+    good = True
+    for together in (1.0, 0.5):
+        for count in (20, 50, 100, 200):
+            groups = Groups.of(np.repeat(np.arange(count), QUESTIONS).tolist(), "passage")
+            fails = Counter[str]()
+            for seed in range(repeats):
+                pair = passages(np.random.default_rng([count, seed]), count, MOVING, MOVING, together)
+                fails["named"] += compared("correct", pair, groups=groups).status is Status.FAIL
+                alone = compared("correct", pair)
+                fails["unnamed"] += alone.status is Status.FAIL
+                fails["warned"] += alone.neighbours is not None
+                pair = passages(np.random.default_rng([count, seed]), count, MOVING + 0.1, MOVING, together)
+                fails["caught"] += compared("correct", pair, groups=groups).status is Status.FAIL
+                one = tuple(scores[::QUESTIONS] for scores in pair)
+                fails["independent"] += compared("correct", (one[0], one[1])).status is Status.FAIL
+            good &= fails["named"] <= most and fails["caught"] >= fails["independent"] - 0.1 * repeats
+            names = ("named", "unnamed", "warned", "caught", "independent")
+            row(f"{together:.0%}", count, *(percent(fails[name], repeats) for name in names))
+    return good
+
+
+PARTS = {"equal": equal, "worse": worse, "looks": looks, "family": family, "groups": grouped}
 
 
 def main() -> int:

@@ -227,6 +227,13 @@ class EvalConfig(Keys):
     )
     arguments: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of `dataset` or `datamodule`.")
     split: str | None = None
+    group: Name | None = Field(
+        default=None,
+        description="Column that says which rows belong together, such as those of a session, a user, a passage or a day.",
+    )
+    slices: list[Name] = Field(
+        default_factory=list, description="Columns whose values are parts that tier 5 also judges one by one."
+    )
     max_eval_examples: Positive | None = None
     batch_size: Positive | None = None
     num_workers: NonNegative = 0
@@ -247,7 +254,14 @@ class EvalConfig(Keys):
 
     def source(self) -> EvalConfig:
         """Where the data is, without what is read of it."""
-        return EvalConfig(**{key: getattr(self, key) for key in (*DATA_SOURCES, "arguments") if getattr(self, key)})
+        return EvalConfig(
+            **{key: getattr(self, key) for key in (*DATA_SOURCES, "arguments", "group", "slices") if getattr(self, key)}
+        )
+
+    @property
+    def columns_about_rows(self) -> tuple[str, ...]:
+        """Columns that say something about a row beside its features."""
+        return tuple(dict.fromkeys([*([self.group] if self.group else []), *self.slices]))
 
 
 class DataKeys(Keys):

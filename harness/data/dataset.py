@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ from harness.data.columns import Classes
 from harness.data.encoding import Encoder
 from harness.data.python_rows import PythonRows
 from harness.data.tokens import Tokenizer
-from harness.errors import DataError
+from harness.errors import DataError, did_you_mean
 from harness.tasks import TaskSpec
+from harness.wording import listed
 
 
 @dataclass(frozen=True)
@@ -71,16 +72,43 @@ class Origin:
         }
 
 
+Reread = Callable[[str], Iterable[Record]]
+"""Reads the rows of the examples once more, those of pieces with the column whose name it is told."""
+
+
 @dataclass(frozen=True)
 class Rows:
-    """Examples that can be had by number."""
+    """Examples that can be had by number.
+
+    Attributes:
+        origin: Where they come from.
+        examples: The examples.
+        reread: Reads what they were made from once more; ``None`` where that cannot be done.
+    """
 
     origin: Origin
     examples: Sequence[Example]
+    reread: Reread | None = None
 
     def __len__(self) -> int:
         """How many there are."""
         return len(self.examples)
+
+    def column(self, name: str) -> list[object]:
+        """A column of the data that need not be an input, a value an example.
+
+        Raises:
+            DataError: There is no such column.
+        """
+        if self.reread is None:
+            raise DataError(f"{self.origin.name}: its rows have no columns, so there is no {name!r}")
+        return _column(self.reread(name), name, self.origin)
+
+    def chosen(self, numbers: Sequence[int]) -> Rows:
+        """Some of the examples, by their numbers."""
+        reread = self.reread
+        again = None if reread is None else partial(_numbered, reread, tuple(numbers))
+        return Rows(self.origin, ChosenExamples(self, numbers), again)
 
     def __getitem__(self, index: int) -> Example:
         """One of them, counted from 0."""
@@ -131,12 +159,75 @@ class Stream:
         """The example of a row."""
         return self.origin.encoder(record)
 
+    def column(self, name: str) -> list[object]:
+        """A column of the data that need not be an input, a value an example.
+
+        Raises:
+            DataError: There is no such column.
+        """
+        return _column(self.records(), name, self.origin)
+
+    def chosen(self, numbers: Sequence[int]) -> Stream:
+        """Some of the examples, by their numbers, ascending."""
+        return Stream(self.origin, ChosenRows(self.source, frozenset(numbers)), len(numbers))
+
     def __iter__(self) -> Iterator[Example]:
         """The examples in the file's order."""
         return map(self.encode, self.records())
 
 
 Dataset = Rows | Stream
+
+
+def _column(records: Iterable[Record], name: str, origin: Origin) -> list[object]:
+    found = []
+    for record in records:
+        if name not in record.fields:
+            raise DataError(
+                f"{origin.name}: no column {name!r}.{did_you_mean(name, record.fields)} It has {listed(list(record.fields))}"
+            )
+        found.append(record.fields[name])
+    return found
+
+
+def _numbered(reread: Reread, numbers: tuple[int, ...], name: str) -> Iterator[Record]:
+    records = list(reread(name))
+    return (records[number] for number in numbers)
+
+
+@dataclass(frozen=True)
+class ChosenRows:
+    """Some rows of a source, by their numbers."""
+
+    source: Source
+    numbers: frozenset[int]
+
+    @property
+    def name(self) -> str:
+        """The file."""
+        return self.source.name
+
+    def __iter__(self) -> Iterator[Record]:
+        """Those rows."""
+        return (record for number, record in enumerate(self.source) if number in self.numbers)
+
+
+@dataclass(frozen=True)
+class ChosenExamples(Sequence[Example]):
+    """Some examples of others, by their numbers."""
+
+    rows: Rows
+    numbers: Sequence[int]
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.numbers)
+
+    def __getitem__(self, index: Any) -> Any:
+        """One of them, or several for a slice."""
+        if isinstance(index, slice):
+            return [self[number] for number in range(len(self))[index]]
+        return self.rows[self.numbers[index]]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -245,7 +245,9 @@ _LOOKED_AT = 1000
 _TEXTS = ("text", "source", "target", "tokens", "words")
 
 
-def fit_encoder(rows: Source, first: Record, task: TaskSpec, like: Encoder | None, *, lenient: bool = False) -> Encoder:
+def fit_encoder(
+    rows: Source, first: Record, task: TaskSpec, like: Encoder | None, *, lenient: bool = False, beside: Sequence[str] = ()
+) -> Encoder:
     """The encoder for rows.
 
     Args:
@@ -254,6 +256,7 @@ def fit_encoder(rows: Source, first: Record, task: TaskSpec, like: Encoder | Non
         task: What they are for.
         like: The training data's encoder, where these are rows to evaluate on.
         lenient: Whether they are production data, which need not have labels.
+        beside: Columns that are features only where ``num_features`` counts them.
 
     Raises:
         DataError: The rows do not fit the task.
@@ -270,7 +273,7 @@ def fit_encoder(rows: Source, first: Record, task: TaskSpec, like: Encoder | Non
         task,
         _tokenizer(rows, first, task, like),
         classes,
-        _columns(first, task, like, lenient),
+        _columns(first, task, like, lenient, beside),
         lenient,
         labelled,
     )
@@ -353,7 +356,7 @@ def _label_names(task: TaskSpec) -> tuple[str, ...]:
     return TARGETS if task.facts.modality == "tabular" else LABELS
 
 
-def _columns(first: Record, task: TaskSpec, like: Encoder | None, lenient: bool) -> tuple[str, ...]:
+def _columns(first: Record, task: TaskSpec, like: Encoder | None, lenient: bool, beside: Sequence[str] = ()) -> tuple[str, ...]:
     """The feature columns of a table: all but the label's and the split's, in order."""
     if task.facts.modality != "tabular" or first.fields.get("features") is not None:
         return ()
@@ -364,6 +367,8 @@ def _columns(first: Record, task: TaskSpec, like: Encoder | None, lenient: bool)
     if label is None and not lenient:
         column(first, TARGETS, _PURPOSE)  # says that there is none
     names = tuple(name for name in first.fields if name not in (label, "split"))
+    if len(names) != task.num_features:
+        names = tuple(name for name in names if name not in beside)
     if len(names) != task.num_features:
         shown = ", ".join(names[:8]) + (" …" if len(names) > 8 else "")
         raise first.refuse(f"{len(names)} feature columns ({shown}), `num_features` says {task.num_features}")

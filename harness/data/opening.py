@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
 from harness.config import EvalConfig
-from harness.data import Example, IndexedReader, Reader, Record, Source
+from harness.data import Example, IndexedReader, Reader, Record, SizedSource, Source
 from harness.data.builtin import builtin_source, builtin_tokenizer, class_names, default_dataset
 from harness.data.columns import Classes, column, read_text, token_ids
 from harness.data.dataset import Dataset, LazyExamples, Origin, PackedExamples, Rows, Stream, no_rows
@@ -38,6 +40,7 @@ class _File:
         task: What they are for.
         like: Reads the training data.
         lenient: Whether these are production data.
+        beside: Columns that are beside the features, where the features are a column each.
     """
 
     path: Path
@@ -47,6 +50,7 @@ class _File:
     task: TaskSpec
     like: Encoder | None
     lenient: bool
+    beside: tuple[str, ...] = ()
 
     def origin(self, source: Source, encoder: Encoder, named: bool) -> Origin:
         if not named:
@@ -91,7 +95,7 @@ def open_dataset(
     whole = (folder / Path(config.path).expanduser()).resolve()
     path = locate(whole, asked)
     source = open_reader(path, task, lenient=lenient)
-    file = _File(path, path != whole, asked, config.max_eval_examples, task, known, lenient)
+    file = _File(path, path != whole, asked, config.max_eval_examples, task, known, lenient, config.columns_about_rows)
     if isinstance(source, IndexedReader) and not task.is_text:
         return _open_by_number(source, file)
     stream = not isinstance(source, IndexedReader) and path.stat().st_size * source.expansion > memory_limit
@@ -146,7 +150,7 @@ def _open_builtin(config: EvalConfig, task: TaskSpec, asked: Split) -> Dataset:
     )
     origin = Origin(dataset_id, str(asked), encoder)
     if not task.is_text:
-        return Rows(origin, LazyExamples(source, encoder, _picked(len(source), asked, config.max_eval_examples)))
+        return _by_number(origin, source, encoder, _picked(len(source), asked, config.max_eval_examples))
     return _in_memory(origin, _language(SplitRows(source, asked), task, encoder.tokenizer), config.max_eval_examples)
 
 
@@ -160,14 +164,14 @@ def _open_python(config: EvalConfig, task: TaskSpec, folder: Path, asked: Split,
     if first is None:
         raise DataError(f"{rows.name}: no rows")
     source: Source = rows if rows.is_indexed else SplitRows(rows, asked)
-    encoder = fit_encoder(source, first, task, like, lenient=lenient)
+    encoder = fit_encoder(source, first, task, like, lenient=lenient, beside=config.columns_about_rows)
     origin = replace(named.origin(rows, encoder, rows.tells_splits), path=code, is_python=True)
     if rows.is_indexed and task.facts.rows != "text":
         picked = _picked(len(rows), asked, config.max_eval_examples)
         if not picked:
             raise DataError(f"{rows.name}: no rows in {asked}")
         encoder(rows[picked[0]])  # what is wrong with every row is said now
-        return Rows(origin, LazyExamples(rows, encoder, picked))
+        return _by_number(origin, rows, encoder, picked)
     source = _language(source, task, encoder.tokenizer)
     return _held(origin, source, config.max_eval_examples)
 
@@ -186,7 +190,7 @@ def _held(origin: Origin, rows: Source, limit: int | None) -> Dataset:
             return Stream(origin, rows, limit)
     if not examples:
         raise no_rows(origin.name, origin.task)
-    return Rows(origin, examples)
+    return Rows(origin, examples, partial(_reread, rows, range(len(examples))))
 
 
 def _open_by_number(source: IndexedReader, file: _File) -> Rows:
@@ -199,7 +203,7 @@ def _open_by_number(source: IndexedReader, file: _File) -> Rows:
         raise DataError(f"{source.name}: no rows in {file.asked}")
     if file.task.facts.rows == "fields":
         encoder(source[picked[0]])  # what is wrong with every row is said now
-    return Rows(origin, LazyExamples(source, encoder, picked))
+    return _by_number(origin, source, encoder, picked)
 
 
 def _classes(source: IndexedReader, file: _File) -> Classes | None:
@@ -220,7 +224,7 @@ def _open_in_order(source: Reader, file: _File, stream: bool) -> Dataset:
     first = next(iter(rows), None)
     if first is None:
         raise DataError(f"{source.name}: no rows" + (f" in {file.asked}" if file.asked.is_share else ": the file is empty"))
-    encoder = fit_encoder(rows, first, file.task, file.like, lenient=file.lenient)
+    encoder = fit_encoder(rows, first, file.task, file.like, lenient=file.lenient, beside=file.beside)
     origin = file.origin(source, encoder, file.named or "split" in first.fields)
     rows = _language(rows, file.task, origin.tokenizer, are_joined=source.is_continuous)
     if source.is_continuous:
@@ -238,7 +242,27 @@ def _in_memory(origin: Origin, rows: Source, limit: int | None) -> Rows:
     examples = PackedExamples(made, origin.name) if origin.task.facts.rows != "fields" else list(made)
     if not examples:
         raise no_rows(origin.name, origin.task)
-    return Rows(origin, examples if limit is None else [examples[number] for number in _spread(range(len(examples)), limit)])
+    numbers = _spread(range(len(examples)), limit)
+    return Rows(origin, examples if limit is None else [examples[number] for number in numbers], partial(_reread, rows, numbers))
+
+
+def _reread(rows: Source, numbers: Sequence[int], name: str) -> Iterator[Record]:
+    """The rows of these numbers once more; those that were cut into pieces with one column of what they were cut from."""
+    wanted = iter(numbers)
+    number = next(wanted, None)
+    for place, record in enumerate(replace(rows, kept=name) if isinstance(rows, Pieces) else rows):
+        if place == number:
+            yield record
+            number = next(wanted, None)
+
+
+def _by_number(origin: Origin, source: SizedSource, encoder: Encoder, picked: Sequence[int]) -> Rows:
+    """Rows that are decoded when they are asked for."""
+    return Rows(origin, LazyExamples(source, encoder, picked), partial(_records, source, picked))
+
+
+def _records(source: SizedSource, picked: Sequence[int], _name: str) -> Iterator[Record]:
+    return (source[number] for number in picked)
 
 
 def _language(rows: Source, task: TaskSpec, tokenizer: Tokenizer | None, *, are_joined: bool = False) -> Source:
@@ -269,12 +293,14 @@ class Pieces:
         task: A language model's.
         tokenizer: Reads the texts.
         are_joined: Whether a text runs on from one row to the next.
+        kept: A column of a row that each of its pieces has too.
     """
 
     source: Source
     task: TaskSpec
     tokenizer: Tokenizer | None
     are_joined: bool = False
+    kept: str = ""
 
     @property
     def name(self) -> str:
@@ -290,16 +316,17 @@ class Pieces:
             if record.fields.get("labels") is not None and record.fields.get("input_ids") is not None:
                 yield record  # the encoder truncates it, as the labels of a later piece might all be ignored
             else:
-                yield from self._pieces(record.where, self._ids(record))
+                own = {self.kept: record.fields[self.kept]} if self.kept in record.fields else {}
+                yield from self._pieces(record.where, self._ids(record), own)
 
-    def _pieces(self, where: str, ids: list[int]) -> Iterator[Record]:
+    def _pieces(self, where: str, ids: list[int], own: Mapping[str, object] = MappingProxyType({})) -> Iterator[Record]:
         """Records of arrays, which are small where they wait to be shuffled, and travel to workers as plain bytes."""
         shortest = 2 if self.task.is_causal else 1
         longest = self.task.max_seq_len or 1
         for start in range(0, len(ids), longest):
             piece = ids[start : start + longest]
             if len(piece) >= shortest:
-                yield Record(where, {"input_ids": np.array(piece, dtype=np.int32)})
+                yield Record(where, {**own, "input_ids": np.array(piece, dtype=np.int32)})
 
     def _ids(self, record: Record) -> list[int]:
         name = column(record, ("input_ids", "text"), self.task.title)

@@ -148,10 +148,12 @@ def drift(monitor: Monitor, case: str) -> Evidence:
         return Evidence("drift", Status.SKIPPED, _why_none(monitor, case))
     statuses = [verdict.status_of(one) for one in found]
     blindness = verdict.drift.blindness if case == "inputs" else ""
-    worst = max([*statuses, Status.WARN if blindness else Status.OK], key=lambda status: status.severity)
+    order = monitor.order if case == "inputs" else None
+    worst = max([*statuses, Status.WARN if blindness or order else Status.OK], key=lambda status: status.severity)
     gravest = [one for one, status in zip(found, statuses, strict=True) if status is worst]
     changed = worst is not Status.OK and bool(gravest)
     message = _changed(gravest, verdict) if changed else blindness or _no_drift(case, verdict)
+    message += _about_rows(monitor)
     effect = found[0].verdicts[0].difference.effect
     names = {one.feature for one in found}
     details: dict[str, Any] = {
@@ -175,7 +177,7 @@ def drift(monitor: Monitor, case: str) -> Evidence:
         effect.floor if changed else None,
         effect.name if changed else "",
         details=details,
-        code=gravest[0].code if changed else "too_few_rows" if blindness else "",
+        code=gravest[0].code if changed else "too_few_rows" if blindness else "dependent_rows" if order else "",
     )
 
 
@@ -191,6 +193,13 @@ def harm(monitor: Monitor) -> Evidence:
     return Evidence(
         "harm", found.status, found.message, found.measured, found.bound, found.unit, details=details, code=found.code
     )
+
+
+def _about_rows(monitor: Monitor) -> str:
+    """Which rows count, or why their order says that they should not all count; or nothing."""
+    if monitor.groups is not None and monitor.groups.has_several:
+        return f"; {monitor.groups.said} is judged"
+    return f"; {monitor.order.message}" if monitor.order else ""
 
 
 def _nearest(rows: Sequence[ShiftedRow]) -> str:

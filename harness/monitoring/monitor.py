@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -19,11 +19,12 @@ from harness.errors import ComparisonError, ExperimentError
 from harness.experiments.database import ExperimentDB, existing_database
 from harness.experiments.records import RunRef
 from harness.monitoring import Limits
+from harness.monitoring.dependence import Groups, OrderDependence, first_rows, one_row_a_group, order_dependence
 from harness.monitoring.drift import compare_profiles
 from harness.monitoring.drift.shifted_rows import ShiftedRow, shifted_rows
 from harness.monitoring.gate import compare_with_baseline
 from harness.monitoring.gate.comparison import Comparisons
-from harness.monitoring.gate.pairs import slices_of
+from harness.monitoring.gate.pairs import slices_by_columns, slices_of
 from harness.monitoring.reference import BaselineRows, Reference, find_baseline_rows, load_reference, reference_encoder
 from harness.monitoring.verdict import WindowVerdict
 from harness.monitoring.window import Window, confidence_of, input_columns, measure_window
@@ -89,6 +90,8 @@ class Monitor:
         memory: What it is compared with.
         batch_size: Rows at once.
         on_batch: Told how many batches were evaluated, and of how many.
+        group: The column that says which rows belong together; ``None`` where rows are independent.
+        slices: Columns whose values are parts to be judged one by one.
     """
 
     model: nn.Module
@@ -99,6 +102,8 @@ class Monitor:
     memory: Memory = field(default_factory=Memory)
     batch_size: int = _BATCH
     on_batch: Callable[[int, int], None] | None = None
+    group: str | None = None
+    slices: Sequence[str] = ()
 
     @cached_property
     def data(self) -> Dataset:
@@ -196,7 +201,8 @@ class Monitor:
                     known,
                     margins=expected.score_margins,
                     alpha=expected.drift.alpha,
-                    slices=slices_of(rows.data, evaluation),
+                    slices={**slices_of(rows.data, evaluation), **slices_by_columns(rows.data, self.slices)},
+                    groups=Groups.of_data(rows.data, self.group),
                     expected_comparisons=expected.expected_comparisons,
                 )
 
@@ -222,13 +228,34 @@ class Monitor:
             return load_reference(db, self.memory.reference)
 
     @cached_property
+    def groups(self) -> Groups | None:
+        """Which rows of the data belong together; ``None`` where nothing says so.
+
+        Raises:
+            DataError: There is no such column, or all rows are of one group.
+        """
+        return Groups.of_data(self.data, self.group)
+
+    @cached_property
+    def independent_rows(self) -> Dataset:
+        """The rows whose distribution is judged: one of each group, or all."""
+        return one_row_a_group(self.data, self.groups)
+
+    @cached_property
+    def order(self) -> OrderDependence | None:
+        """What the order of the rows says against their independence; ``None`` where it says nothing, or a group is named."""
+        if self.group is not None:
+            return None
+        return order_dependence(first_rows(input_columns(self.data, self.task, self.batch_size)))
+
+    @cached_property
     def window(self) -> Window | None:
         """The data, measured on the reference's scales; ``None`` without a reference."""
         if self.reference is None:
             return None
         has_outputs = any(name.startswith("output.") for name in self.reference.profile.features)
         return measure_window(
-            self.data,
+            self.independent_rows,
             self.task,
             reference=self.reference.profile,
             model=self.model if has_outputs else None,
@@ -243,7 +270,7 @@ class Monitor:
         if reference is None or window is None:
             return None
         drift = compare_profiles(reference.profile, window.profile, self.limits.drift)
-        confidence = confidence_of(self.data, window, reference.ood_score)
+        confidence = confidence_of(self.independent_rows, window, reference.ood_score)
         return WindowVerdict.of(drift, reference, window, confidence, self.limits.impact_margin)
 
     @cached_property

@@ -14,6 +14,7 @@ from harness.data.dataset import Dataset
 from harness.experiments.database import ExperimentDB
 from harness.experiments.run_parts import measure
 from harness.models.loading import model_source
+from harness.monitoring.dependence import Groups, one_row_a_group
 from harness.monitoring.features.kinds import kind_of
 from harness.monitoring.profiles.profile import Profile
 from harness.monitoring.reference import Reference, open_window
@@ -59,7 +60,7 @@ def profile_config(
     """
     if db_path is None and (config.log_to_db or name is not None or run is not None):
         db_path = config.database
-    data = _opened(config, part)
+    data = _independent_rows(config, part)
     weights = _weights(config, db_path, run) if model is None else RunWeights(None)
     if weights.path is not None:
         config = config.model_copy(update={"weights": str(weights.path)})
@@ -125,6 +126,13 @@ def _opened(config: SuiteConfig, part: Part) -> Dataset:
     if part == "eval":
         return open_window(task, config.eval, config.train, folder)
     return open_datasets(task, config.train, config.eval, folder).train
+
+
+def _independent_rows(config: SuiteConfig, part: Part) -> Dataset:
+    """The rows that are profiled: one of each group, where a group is named."""
+    data = _opened(config, part)
+    named = (config.eval if part == "eval" else config.train) or config.eval_config()
+    return one_row_a_group(data, Groups.of_data(data, named.group))
 
 
 def _data(profile: Profile, data: Dataset, run_id: int | None, name: str | None) -> dict[str, Any]:

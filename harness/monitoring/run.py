@@ -79,6 +79,8 @@ def run_tier5_monitoring(
         Memory(db, baseline_run_id, reference_profile_id, run_name, window=DataReference(train_cfg, eval_cfg, Path(folder))),
         batch_size=(eval_cfg.batch_size if eval_cfg else None) or 32,
         on_batch=on_batch,
+        group=eval_cfg.group if eval_cfg else None,
+        slices=eval_cfg.slices if eval_cfg else (),
     )
     return results_of(all_evidence(monitor))
 
@@ -213,6 +215,8 @@ def monitor_of(
         ),
         batch_size=config.eval_config().batch_size or 32,
         on_batch=on_batch,
+        group=config.eval_config().group,
+        slices=config.eval_config().slices,
     )
 
 

@@ -27,10 +27,11 @@ def compare_scores(
 
 
 def right_or_wrong(samples: int, worse: int, better: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """A baseline and a candidate of which ``worse`` samples are right in the first alone, ``better`` in the second alone."""
+    """A baseline and a candidate of which ``worse`` samples are right in the first alone, ``better`` in the second alone, in no order."""
+    order = np.random.default_rng(0).permutation(samples)
     baseline, candidate = np.ones(samples), np.ones(samples)
-    candidate[:worse] = 0
-    baseline[worse : worse + better] = 0
+    candidate[order[:worse]] = 0
+    baseline[order[worse : worse + better]] = 0
     return baseline, candidate
 
 

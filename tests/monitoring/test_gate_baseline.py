@@ -67,8 +67,9 @@ def test_all_scores_in_common_are_compared_in_their_direction(db: ExperimentDB) 
 
 
 def test_slices_are_cut(db: ExperimentDB) -> None:
-    pair(db, 100, 100)
-    classes = np.r_[np.zeros(100, int), np.ones(4900, int)]
+    baseline, candidate = pair(db, 100, 100)
+    worse = db.get_scores(baseline, "correct").values > db.get_scores(candidate, "correct").values
+    classes = np.where(worse, 0, 1)
     found = compare_with_baseline(db, "candidate", "baseline", slices={"class": classes})
     assert "in class=0" in found.message
     assert found.status is Status.FAIL

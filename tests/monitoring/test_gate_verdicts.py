@@ -11,8 +11,9 @@ import pytest
 from gate_scores import compare_scores, losses, right_or_wrong, scores
 from numpy.typing import NDArray
 
-from harness.errors import ComparisonError
+from harness.errors import ComparisonError, DataError
 from harness.evidence import Evidence, Status
+from harness.monitoring.dependence import Groups
 from harness.monitoring.gate import AlphaSpending, compare_all_scores
 from harness.monitoring.gate.comparison import Comparison, Finding
 from harness.statistics import holm
@@ -153,8 +154,7 @@ def test_a_slice_that_fails_fails_the_whole_and_is_named(is_right_or_wrong: bool
 def test_slices_too_small_to_tell_do_not_warn_for_the_whole() -> None:
     buckets = np.r_[np.repeat(["short", "long"], 2490), np.repeat(["longest"], 20)]
     before, after = right_or_wrong(5000, 100, 100)
-    order = np.random.default_rng(0).permutation(5000)
-    pair = scores("correct", before[order]), scores("correct", after[order])
+    pair = scores("correct", before), scores("correct", after)
     whole = compare_scores(*pair, margin=0.01, higher_is_better=True)
     found = compare_scores(*pair, margin=0.01, higher_is_better=True, slices={"length": buckets, "row": np.arange(5000)})
     assert {part.slice: part.samples for part in found.slices} == {
@@ -165,6 +165,56 @@ def test_slices_too_small_to_tell_do_not_warn_for_the_whole() -> None:
     assert found.slices_left_out == 5000
     assert {part.finding for part in found.slices} & {Finding.CANNOT_TELL, Finding.UNPROVEN}
     assert whole.status is found.status is Status.OK
+
+
+def passages(count: int, questions: int, worse: float, seed: int, better: float = 0.1) -> tuple[Pair, Groups]:
+    """Questions on passages, those of a passage right or wrong together."""
+    place = np.repeat(np.random.default_rng(seed).random(count), questions)
+    pair = (place >= better).astype(float), (place < 1 - worse).astype(float)
+    return pair, Groups.of(np.repeat(np.arange(count), questions).tolist(), "passage")
+
+
+def by_passages(pair: Pair, **options: Any) -> Comparison:
+    return compare_scores(scores("correct", pair[0]), scores("correct", pair[1]), higher_is_better=True, **options)
+
+
+def test_groups_that_move_together_count_once() -> None:
+    drawn = [passages(40, 10, 0.1, seed) for seed in range(60)]
+    named = [by_passages(pair, groups=groups) for pair, groups in drawn]
+    unnamed = [by_passages(pair) for pair, _ in drawn]
+    assert sum(found.status is Status.FAIL for found in named) <= 7, "the 99% bound of 60 repeats at 0.05"
+    assert sum(found.status is Status.FAIL for found in unnamed) >= 12
+    assert all("neighbouring rows resemble each other in `correct`" in found.message for found in unnamed)
+    assert all(found.status is not Status.OK for found in unnamed)
+    one_each = by_passages((drawn[0][0][0][::10], drawn[0][0][1][::10]))
+    assert (named[0].p, named[0].worsening) == (pytest.approx(one_each.p), pytest.approx(one_each.worsening))
+    assert (named[0].samples, named[0].groups, named[0].neighbours) == (400, 40, None)
+    assert "on 400 samples in 40 groups of `passage`" in named[0].message
+
+
+def test_samples_that_are_groups_by_themselves_are_compared_as_if_none_were_named() -> None:
+    pair, _ = passages(500, 1, 0.2, seed=1)
+    groups = Groups.of([*range(499), None], "session")
+    assert by_passages(pair, groups=groups) == by_passages(pair)
+
+
+def test_slices_count_their_groups() -> None:
+    pair, groups = passages(60, 10, 0.3, seed=2)
+    languages = np.repeat(["en", "de"], [450, 150])
+    found = by_passages(pair, groups=groups, slices={"language": languages})
+    assert [part.slice for part in found.slices] == ["language=en"], "fifteen passages of the other show nothing"
+    assert (found.slices[0].samples, found.slices[0].groups, found.slices_left_out) == (450, 45, 1)
+
+
+def test_groups_that_leave_nothing_to_compare_are_refused() -> None:
+    with pytest.raises(DataError, match="all 20 rows have the same 'day', so nothing says how rows of different groups differ"):
+        Groups.of(["monday"] * 20, "day")
+    pair, groups = passages(2, 10, 0.3, seed=3)
+    half = np.where(np.arange(20) < 10, 1.0, np.nan)
+    with pytest.raises(ComparisonError, match="all samples with a label are of one group"):
+        by_passages((half * pair[0], half * pair[1]), groups=groups)
+    with pytest.raises(ComparisonError, match=r"groups: expected one for each of 19 samples, got shape \[20\]"):
+        by_passages((pair[0][:19], pair[1][:19]), groups=groups)
 
 
 def test_the_worst_of_several_slices() -> None:

@@ -165,6 +165,36 @@ def test_numbers_that_are_not_finite_are_counted(shop: Shop, monitored: Monitore
     assert "missing values of `income` have drifted" in message
 
 
+def write_sessions(path: Path, sessions: int, seed: int, move: float = 0.0) -> None:
+    """Ten rows a session, which differ little."""
+    features, _ = rows(sessions, seed, move)
+    features = np.repeat(features, 10, axis=0) + 0.05 * np.random.default_rng(seed).standard_normal((10 * sessions, 3))
+    labels = features[:, 0] + features[:, 1] > 0
+    lines = [
+        f"{','.join(f'{value:.5f}' for value in row)},{'s' + str(place // 10)},{'north' if place % 30 < 10 else 'south'},{int(label)}"
+        for place, (row, label) in enumerate(zip(features, labels, strict=True))
+    ]
+    path.write_text("\n".join([",".join((*COLUMNS, "session", "region", "label")), *lines]) + "\n", encoding="utf-8")
+
+
+def test_rows_of_sessions_count_once_where_the_column_is_named_and_warn_where_it_is_not(shop: Shop) -> None:
+    """Rates over many windows are in `benchmarks/drift_false_alarms.py`."""
+    write_sessions(shop.folder / "sessions.csv", 60, seed=1)
+    place = {"path": "sessions.csv", "slices": ["session", "region"]}
+    unnamed = shop.monitored("", eval=place)
+    assert "neighbouring rows resemble each other in `" in unnamed["checks"]["drift[inputs]"]["message"]
+    assert unnamed["drift"]["named"]
+    named = shop.monitored("", eval={**place, "group": "session"})
+    assert named["drift"]["named"] == []
+    assert "; 1 row of each of 60 groups of `session` is judged" in named["checks"]["drift[inputs]"]["message"]
+    assert "60 rows against 2,000" in named["checks"]["harm"]["message"]
+    write_sessions(shop.folder / "moved.csv", 200, seed=2, move=0.8)
+    moved = shop.monitored("", eval={**place, "path": "moved.csv", "group": "session"})
+    assert "age" in [*moved["drift"]["drifted"], *moved["drift"]["changed"]]
+    with pytest.raises(DataError, match=r"moved.csv: no column 'sesion'\. Did you mean 'session'\?"):
+        shop.monitored("", eval={**place, "path": "moved.csv", "group": "sesion"})
+
+
 def test_the_run_itself_as_baseline_is_no_worse(monitored: Monitored) -> None:
     found = monitored("eval.csv", baseline_run_id="shop-1")
     assert found["comparison"]["status"] == "ok"

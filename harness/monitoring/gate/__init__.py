@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import ComparisonError
 from harness.experiments import ExperimentDB, RunRef, Scores
 from harness.experiments.run_parts import read_comparisons, read_scored_metrics, write_comparison
+from harness.monitoring.dependence import Groups, OrderDependence, order_dependence
 from harness.monitoring.gate.comparison import Comparison, Comparisons
 from harness.monitoring.gate.paired_tests import Measurement, measure
 from harness.monitoring.gate.pairs import Pairs, ScoreKind, Sliced, SliceLabels, direction_of, kind_of
@@ -84,6 +85,7 @@ def compare_all_scores(
     alpha: float = 0.05,
     higher_is_better: Mapping[str, bool] | None = None,
     slices: SliceLabels | None = None,
+    groups: Groups | None = None,
     spending: AlphaSpending | None = None,
 ) -> Comparisons:
     """Compares a candidate with a baseline by several scores, of which any may fail it; alpha is for all of them together.
@@ -95,6 +97,7 @@ def compare_all_scores(
         alpha: The probability of failing a candidate that is not worse by any score.
         higher_is_better: What a greater score means, of names the project does not know.
         slices: A label a sample, ``[N]``, under the name of what is labelled; each part is compared as well. The whole keeps half of alpha.
+        groups: Which samples belong together, such as questions on one passage; ``None`` where samples are independent.
         spending: How often the baseline was compared with before; by default this is the only time.
 
     Raises:
@@ -104,14 +107,27 @@ def compare_all_scores(
         raise ComparisonError(
             f"the scores have other names: the baseline's {', '.join(baseline)}; the candidate's {', '.join(candidate)}"
         )
-    given = higher_is_better or {}
-    pairs = {name: Pairs.of(baseline[name], candidate[name], direction_of(name, given)) for name in candidate}
-    return Family.of(pairs, margins or {}, alpha, slices or {}).judged(spending)
+    return Family.of(_paired(baseline, candidate, higher_is_better, groups), margins or {}, alpha, slices or {}, groups).judged(
+        spending
+    )
+
+
+def _paired(
+    baseline: Mapping[str, Scores],
+    candidate: Mapping[str, Scores],
+    higher_is_better: Mapping[str, bool] | None,
+    groups: Groups | None,
+) -> dict[str, Pairs]:
+    codes = None if groups is None else groups.codes
+    return {
+        name: Pairs.of(baseline[name], scores, direction_of(name, higher_is_better or {}), codes)
+        for name, scores in candidate.items()
+    }
 
 
 @dataclass(frozen=True)
 class _Member:
-    """A score, measured on all samples and on slices."""
+    """A score, measured on all samples and on slices; with the number of samples by slice, and what their order says."""
 
     metric: str
     kind: ScoreKind
@@ -120,6 +136,8 @@ class _Member:
     is_right_or_wrong: bool
     parts: dict[str, Measurement]
     left_out: int
+    samples: dict[str, int]
+    neighbours: OrderDependence | None
 
     @property
     def tests(self) -> list[Measurement]:
@@ -139,9 +157,17 @@ class Family:
 
     members: tuple[_Member, ...]
     alpha: float
+    group: str = ""
 
     @classmethod
-    def of(cls, pairs: Mapping[str, Pairs], margins: Mapping[str, float], alpha: float, slices: SliceLabels) -> Family:
+    def of(
+        cls,
+        pairs: Mapping[str, Pairs],
+        margins: Mapping[str, float],
+        alpha: float,
+        slices: SliceLabels,
+        groups: Groups | None = None,
+    ) -> Family:
         """Measures pairs by the names of their scores.
 
         Raises:
@@ -154,7 +180,8 @@ class Family:
         unknown = [name for name in margins if name not in pairs]
         if unknown:
             raise ComparisonError(f"a margin is given for {unknown[0]!r}, which is not compared: {', '.join(pairs)}")
-        return cls(tuple(_measured(name, paired, margins.get(name), alpha, slices) for name, paired in pairs.items()), alpha)
+        members = tuple(_measured(name, paired, margins.get(name), alpha, slices) for name, paired in pairs.items())
+        return cls(members, alpha, groups.name if groups is not None and groups.has_several else "")
 
     def judged(self, spending: AlphaSpending | None) -> Comparisons:
         """The verdicts, each at the level that Holm's correction and the alpha spending leave it."""
@@ -183,7 +210,10 @@ class Family:
         return Comparison(
             metric=member.metric,
             slice=name,
-            samples=test.precision.samples,
+            samples=member.samples[name],
+            groups=test.precision.samples if self.group else 0,
+            group=self.group,
+            neighbours=None if name or member.neighbours is None else member.neighbours.likeness,
             baseline=test.baseline,
             candidate=test.candidate,
             difference=-test.worsening if better_up else test.worsening,
@@ -217,7 +247,10 @@ def _measured(metric: str, pairs: Pairs, given: float | None, alpha: float, labe
         raise ComparisonError(f"the margin of {metric!r} is how much worse is allowed, a number above 0, not {margin}")
     sliced = Sliced.of(pairs, labels)
     parts = {name: measure(part, margin, alpha) for name, part in sliced.parts.items()}
-    return _Member(metric, kind, margin, measure(pairs, margin, alpha), pairs.is_right_or_wrong, parts, sliced.left_out)
+    samples = {"": len(pairs), **{name: len(part) for name, part in sliced.parts.items()}}
+    neighbours = order_dependence({metric: pairs.worsening}) if pairs.groups is None else None
+    whole = measure(pairs, margin, alpha)
+    return _Member(metric, kind, margin, whole, pairs.is_right_or_wrong, parts, sliced.left_out, samples, neighbours)
 
 
 def _share(spending: AlphaSpending | None) -> float:
@@ -237,6 +270,7 @@ def compare_with_baseline(
     alpha: float = 0.05,
     higher_is_better: Mapping[str, bool] | None = None,
     slices: SliceLabels | None = None,
+    groups: Groups | None = None,
     expected_comparisons: int = 1,
 ) -> Comparisons:
     """Compares the stored scores of two runs, and stores the result with both.
@@ -255,6 +289,7 @@ def compare_with_baseline(
         alpha: The probability of failing a candidate that is not worse.
         higher_is_better: What a greater score means, for names the project does not know.
         slices: A label a sample, ``[N]``, under the name of what is labelled.
+        groups: Which samples belong together; ``None`` where samples are independent.
         expected_comparisons: About how many candidates will be compared with this baseline; what the first comparison says applies to all.
 
     Raises:
@@ -267,8 +302,7 @@ def compare_with_baseline(
         raise ComparisonError(f"run {ids[0]} ({db.get_run(ids[0]).name}) cannot be its own baseline: name two runs")
     chosen = tuple(metrics) if metrics is not None else _common_metrics(db, *ids)
     before, after = ({name: db.get_scores(run, name) for name in chosen} for run in ids)
-    pairs = {name: Pairs.of(before[name], after[name], direction_of(name, higher_is_better or {})) for name in chosen}
-    family = Family.of(pairs, margins or {}, alpha, slices or {})
+    family = Family.of(_paired(before, after, higher_is_better, groups), margins or {}, alpha, slices or {}, groups)
     return _judged_and_stored(db, ids, family, _digest(after.values()), expected_comparisons)
 
 

@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Any
 
 from harness.evidence import Evidence, Status
+from harness.monitoring.dependence import OrderDependence
 from harness.wording import figure, p_value
 
 _ENOUGH_POWER = 0.5
@@ -23,6 +24,8 @@ class Finding(str, Enum):
     """Significant alone."""
     UNPROVEN = "unproven"
     """Beyond the margin alone."""
+    DEPENDENT = "dependent rows"
+    """Samples that follow each other get worse together, so that the rates do not hold."""
     CANNOT_TELL = "cannot tell"
     """Neither, but a worsening by the margin would more likely be missed than seen."""
     NOT_WORSE = "not worse"
@@ -74,6 +77,10 @@ class Comparison:
         is_same: Whether the candidate answers every sample as the baseline does, to the last bit of its losses.
         slices: The same for parts of the samples; empty for a slice.
         slices_left_out: Parts too small to compare.
+        groups: How many groups the samples form; 0 where each counts by itself.
+        group: What the groups are, in the data's own word.
+        neighbours: How much neighbouring samples resemble each other, a correlation, where that is no chance and nothing says which belong
+            together; else ``None``. The rates do not hold then.
     """
 
     metric: str
@@ -98,6 +105,9 @@ class Comparison:
     is_same: bool
     slices: tuple[Comparison, ...] = ()
     slices_left_out: int = 0
+    groups: int = 0
+    group: str = ""
+    neighbours: float | None = None
 
     @property
     def worsening(self) -> float:
@@ -142,7 +152,7 @@ class Comparison:
     @property
     def _deciding(self) -> Finding:
         worst = self.worst_slice
-        found = [self.finding, *([worst.finding] if worst else [])]
+        found = [self.finding, *([worst.finding] if worst else []), *([Finding.DEPENDENT] if self.neighbours else [])]
         return max(found, key=lambda finding: finding.status.severity)
 
     @property
@@ -223,13 +233,21 @@ def _scale(comparison: Comparison) -> float:
 def _sentence(comparison: Comparison) -> str:
     """``accuracy fell by 1.2 points (allowed 0.5; 90% interval 0.6 to 1.8; p = 0.0003) on 5,000 samples; 0.7 points would be detected``."""
     return "; ".join(
-        part for part in (_change(comparison), *_bounds(comparison), _reservation(comparison), _worst_slice(comparison)) if part
+        part
+        for part in (
+            _change(comparison),
+            *_bounds(comparison),
+            _reservation(comparison),
+            _worst_slice(comparison),
+            _dependence(comparison),
+        )
+        if part
     )
 
 
 def _change(comparison: Comparison) -> str:
     where = f" in {comparison.slice}" if comparison.slice else ""
-    samples = f"on {comparison.samples:,} samples"
+    samples = _on(comparison)
     if comparison.is_same:
         return f"{comparison.label}{where} is the same, as is every score, {samples}"
     allowed = figure(comparison.margin * _scale(comparison))
@@ -275,7 +293,7 @@ def _cannot_tell(comparison: Comparison) -> str:
     number = f", comparison {comparison.look} with this baseline," if comparison.look > 1 else ""
     return (
         f"cannot tell: the allowed worsening{number} would be detected in {100 * comparison.power:.0f}% of such comparisons; "
-        f"{comparison.needed:,} samples would detect it in 80%"
+        f"{comparison.needed:,} {'groups' if comparison.groups else 'samples'} would detect it in 80%"
     )
 
 
@@ -285,7 +303,19 @@ def _worst_slice(comparison: Comparison) -> str:
         return ""
     worse = sum(part.is_significant for part in comparison.slices)
     rank = f", the worst of {worse} such slices," if worse > 1 else ""
-    return f"in {worst.slice}{rank} it {_moved(worst)} ({_certainty(worst)}) on {worst.samples:,} samples"
+    return f"in {worst.slice}{rank} it {_moved(worst)} ({_certainty(worst)}) {_on(worst)}"
+
+
+def _on(comparison: Comparison) -> str:
+    """``on 5,000 samples``, or ``on 5,000 samples in 500 groups of `passage```."""
+    groups = f" in {comparison.groups:,} groups of `{comparison.group}`" if comparison.groups else ""
+    return f"on {comparison.samples:,} samples{groups}"
+
+
+def _dependence(comparison: Comparison) -> str:
+    if comparison.neighbours is None:
+        return ""
+    return OrderDependence(comparison.metric, comparison.neighbours, 0.0).message
 
 
 def _unit(comparison: Comparison) -> str:

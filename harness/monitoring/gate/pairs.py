@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.errors import ComparisonError, did_you_mean
+from harness.monitoring.features.values import is_missing, level_name
 from harness.wording import counted
 
 if TYPE_CHECKING:
@@ -31,19 +32,27 @@ class Pairs:
         candidate: float64 ``[n]``.
         higher_is_better: What a greater score means.
         labelled: Which of the dataset's N samples these are, bool ``[N]``.
+        groups: The number of the group that each belongs to, ``[n]``; ``None`` where samples are independent.
     """
 
     baseline: NDArray[np.float64]
     candidate: NDArray[np.float64]
     higher_is_better: bool
     labelled: NDArray[np.bool_]
+    groups: NDArray[np.int64] | None = None
 
     @classmethod
-    def of(cls, baseline: Scores, candidate: Scores, higher_is_better: bool) -> Pairs:
+    def of(cls, baseline: Scores, candidate: Scores, higher_is_better: bool, groups: NDArray[np.int64] | None = None) -> Pairs:
         """Pairs the scores of two runs; a sample whose score is NaN in both has no label and is left out.
 
+        Args:
+            baseline: Scores of the one run.
+            candidate: Of the other.
+            higher_is_better: What a greater score means.
+            groups: The number of each sample's group, ``[N]``.
+
         Raises:
-            ComparisonError: The scores are of other samples, or too few, or not finite in one of the runs.
+            ComparisonError: The scores are of other samples, or too few, or not finite in one of the runs; or all are of one group.
         """
         _check_same_samples(baseline, candidate)
         before, after = baseline.values, candidate.values
@@ -54,11 +63,24 @@ class Pairs:
                 f"scores of {candidate.metric!r}: {counted(int(labelled.sum()), 'sample')} with a label; "
                 f"a comparison needs at least {_FEWEST}"
             )
-        return cls(before[labelled].astype(np.float64), after[labelled].astype(np.float64), higher_is_better, labelled)
+        if groups is not None and groups.shape != before.shape:
+            raise ComparisonError(f"groups: expected one for each of {len(before):,} samples, got shape {list(groups.shape)}")
+        own = None if groups is None else groups[labelled]
+        if own is not None and (own == own[0]).all():
+            raise ComparisonError(
+                f"scores of {candidate.metric!r}: all samples with a label are of one group; a comparison needs at least 2"
+            )
+        return cls(before[labelled].astype(np.float64), after[labelled].astype(np.float64), higher_is_better, labelled, own)
 
     def part(self, chosen: NDArray[np.intp]) -> Pairs:
         """Some of the pairs, by their places among them."""
-        return Pairs(self.baseline[chosen], self.candidate[chosen], self.higher_is_better, self.labelled)
+        groups = None if self.groups is None else self.groups[chosen]
+        return Pairs(self.baseline[chosen], self.candidate[chosen], self.higher_is_better, self.labelled, groups)
+
+    @cached_property
+    def units(self) -> int:
+        """How many of them are independent: the samples, or their groups."""
+        return len(self) if self.groups is None else len(np.unique(self.groups))
 
     def __len__(self) -> int:
         return len(self.baseline)
@@ -120,7 +142,7 @@ def slices_of(data: Dataset, evaluation: Evaluation) -> dict[str, NDArray[np.str
         names = data.origin.classes.names if data.origin.classes else ()
         found["class"] = np.array([_name(int(number), names) for number in label])
     if length is not None and len(np.unique(length)) > 1:
-        found["length"] = _ranges(length.astype(np.int64))
+        found["length"] = _ranges(length.astype(np.float64))
     return found
 
 
@@ -128,16 +150,38 @@ def _name(number: int, names: tuple[str, ...]) -> str:
     return names[number] if 0 <= number < len(names) else str(number)
 
 
-def _ranges(lengths: NDArray[np.int64]) -> NDArray[np.str_]:
-    """``3-8``: the smallest and the largest length of a quarter."""
-    ends = np.unique(np.quantile(lengths, np.arange(1, _LENGTHS + 1) / _LENGTHS, method="higher"))
-    part = np.searchsorted(ends, lengths)
-    said = [f"{lengths[part == number].min()}-{lengths[part == number].max()}" for number in range(len(ends))]
+def slices_by_columns(data: Dataset, names: Sequence[str]) -> dict[str, NDArray[np.str_]]:
+    """A label a sample, ``[N]``, for each of some columns: its value, or which quarter of the numbers it is in.
+
+    Raises:
+        DataError: There is no such column.
+    """
+    return {name: _values(data.column(name)) for name in names}
+
+
+def _values(column: Sequence[object]) -> NDArray[np.str_]:
+    """Values as text; of more than 20 different numbers the quarter, of more than 20 others the 20 most frequent and the rest together."""
+    said = np.array(["(empty)" if is_missing(value) or value == "" else level_name(value) for value in column])
+    values, where, counts = np.unique(said, return_inverse=True, return_counts=True)
+    if len(values) <= _MOST_CLASSES:
+        return said
+    try:
+        return _ranges(said.astype(np.float64))
+    except ValueError:
+        rare = np.argsort(-counts, kind="stable")[_MOST_CLASSES - 1 :]
+        return np.where(np.isin(where, rare), "(others)", said)
+
+
+def _ranges(numbers: NDArray[np.float64]) -> NDArray[np.str_]:
+    """``3-8``: the smallest and the largest number of a quarter."""
+    ends = np.unique(np.quantile(numbers, np.arange(1, _LENGTHS + 1) / _LENGTHS, method="higher"))
+    part = np.searchsorted(ends, numbers)
+    said = [f"{numbers[part == number].min():g}-{numbers[part == number].max():g}" for number in range(len(ends))]
     return np.array(said)[part]
 
 
 FEWEST_IN_SLICE = 20
-"""Below as many samples a slice shows nothing but a collapse, and would only take from the level of the others."""
+"""Below as many samples, or groups of them, a slice shows nothing but a collapse, and would only take from the level of the others."""
 
 SliceLabels = Mapping[str, NDArray[Any]]
 """A label a sample, ``[N]``, under the name of what is labelled: ``{"class": classes, "length": buckets}``."""
@@ -166,10 +210,11 @@ class Sliced:
         left_out = 0
         for name, given in labels.items():
             for value, places in _places(_labels(name, given, pairs)):
-                if len(places) < FEWEST_IN_SLICE:
+                part = pairs.part(places)
+                if part.units < FEWEST_IN_SLICE:
                     left_out += 1
                 else:
-                    parts[f"{name}={value}"] = pairs.part(places)
+                    parts[f"{name}={value}"] = part
         return cls(parts, left_out)
 
 
