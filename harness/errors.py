@@ -180,7 +180,7 @@ class UnknownRunError(ExperimentError, LookupError):
 
 
 class ComparisonError(UserError, ValueError):
-    """Two sets of per-sample scores cannot be paired, or what was asked of them is impossible."""
+    """Two sets of per-sample scores, or two reports, cannot be compared as was asked."""
 
     code = "comparison"
 

@@ -15,6 +15,7 @@ from dataclasses import asdict
 from typing import TextIO
 
 from harness import __version__
+from harness.cli.compare import add_compare
 from harness.cli.deploy import add_bundle, add_export, add_monitor, add_profile
 from harness.cli.doctor import add_doctor, add_plan
 from harness.cli.init import add_explain, add_gist, add_init, add_schema
@@ -24,6 +25,7 @@ from harness.errors import ConfigError, MemoryFullError, UserError
 
 _COMMANDS = (
     add_tiers,
+    add_compare,
     add_train,
     add_sweep,
     add_export,

@@ -45,7 +45,7 @@ def _tiers(arguments: argparse.Namespace) -> int:
         if done.returncode not in (0, 1):
             if not arguments.json and done.returncode != 5:
                 return 2
-            raise ConfigError(_what_stopped(done, config.tiers))
+            raise ConfigError(what_stopped(done, config.tiers))
         report = json.loads(found.read_text(encoding="utf-8"))
     summary = _summary(report, done.returncode)
     if arguments.json:
@@ -123,7 +123,7 @@ def _add(tiers: dict[str, dict[str, Any]], check_name: str, entry: dict[str, str
     tiers.setdefault(tier, {"tests": {}})["tests"][test] = entry
 
 
-def _what_stopped(done: subprocess.CompletedProcess[str], tiers: tuple[int, ...]) -> str:
+def what_stopped(done: subprocess.CompletedProcess[str], tiers: tuple[int, ...]) -> str:
     """Why pytest ran no test, from what it printed."""
     if done.returncode == 5:
         asked = ", ".join(str(tier) for tier in tiers)
