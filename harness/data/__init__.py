@@ -189,7 +189,9 @@ class Reader(ABC):
         Raises:
             DataError: The file is damaged, or is no table.
         """
-        records = iter(self)
+        yield from self._tables(iter(self), rows)
+
+    def _tables(self, records: Iterator[Record], rows: int) -> Iterator[Columns]:
         while part := list(islice(records, rows)):
             names = dict.fromkeys(name for record in part for name in record.fields)
             arrays = {name: column_array([self._cell(record.fields.get(name)) for record in part]) for name in names}

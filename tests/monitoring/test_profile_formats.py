@@ -23,7 +23,7 @@ COLUMNS = {
     "ids": np.array([str(number) for number in RNG.integers(0, 10**9, 20_000)]),
     "vectors": RNG.standard_normal((20_000, 64)).astype(np.float32),
 }
-PROFILE = profile_columns(COLUMNS)
+PROFILE = profile_columns(COLUMNS, categorical=["ids"])
 
 
 def as_if_counted(feature: FeatureCounts, times: int) -> FeatureCounts:

@@ -80,14 +80,14 @@ def test_new_levels_are_told_from_rare_ones() -> None:
 
 
 def test_new_levels_are_not_told_apart_where_the_known_are_too_many() -> None:
-    reference = profile_columns({"x": np.array([f"level {number}" for number in range(3000)])})
+    reference = profile_columns({"x": np.array([f"level {number}" for number in range(3000)])}, categorical="x")
     assert categorical(reference).known is None
     window = categorical(profile_columns({"x": np.array(["new"] * 10)}, reference))
     assert (window.unseen, window.rest) == (0, 10)
 
 
 def test_few_of_the_new_levels_are_taken_for_known() -> None:
-    reference = profile_columns({"x": np.array([f"level {number}" for number in range(500)])})
+    reference = profile_columns({"x": np.array([f"level {number}" for number in range(500)])}, categorical="x")
     window = categorical(profile_columns({"x": np.array([f"new {number}" for number in range(5000)], object)}, reference))
     assert window.unseen / 5000 > 0.95
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from harness.errors import DataError, ProfileError, ProfileMismatchError
+from harness.monitoring.features.counts import CategoricalCounts
 from harness.monitoring.profiles import compute_dataset_profile, profile_columns
 from harness.monitoring.profiles.profile import Profile
 
@@ -207,3 +208,61 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_a_bad_number_of_bins_is_refused() -> None:
     with pytest.raises(ProfileError, match="`bins` must be 2 to 160, got 1"):
         compute_dataset_profile(COLUMNS, bins=1)
+
+
+NOTES = np.array([f"order {number} für Köln" if number % 3 else f"заказ {number}" for number in range(400)], object)
+WHEN = np.datetime64("2026-03-01T08:00") + np.arange(400) * np.timedelta64(7, "m")
+MIXED = pa.table({"note": NOTES, "when": pa.array(WHEN.astype("M8[us]")), "day": pa.array(WHEN.astype("M8[D]"))})
+
+
+def texts_of(profile: Profile) -> dict[str, Any]:
+    return {name: feature.to_json() for name, feature in profile.features.items()}
+
+
+def test_texts_that_are_no_levels_are_measured_by_length_digits_and_script(tmp_path: Path) -> None:
+    pyarrow.csv.write_csv(MIXED, tmp_path / "mixed.csv")
+    pyarrow.parquet.write_table(MIXED, tmp_path / "mixed.parquet")
+    found = compute_dataset_profile(tmp_path / "mixed.csv")
+    assert list(found.features) == ["note.length", "note.digits", "note.script", "when", "when.hour", "day"]
+    script = found.features["note.script"]
+    assert isinstance(script, CategoricalCounts)
+    assert dict(zip(script.levels, script.counts.tolist(), strict=True)) == {"Latin": 266, "Cyrillic": 134}
+    columns = {"note": NOTES, "when": WHEN.astype("M8[us]"), "day": WHEN.astype("M8[D]")}
+    for source in (MIXED, tmp_path / "mixed.parquet", columns):
+        assert texts_of(compute_dataset_profile(source)) == texts_of(found)
+        assert texts_of(compute_dataset_profile(source, reference=found)) == texts_of(found)
+
+
+def test_a_wrong_encoding_shows_in_the_script_of_texts() -> None:
+    reference = compute_dataset_profile({"note": NOTES})
+    broken = np.array([text.encode().decode("cp1252", "replace") for text in NOTES], object)
+    script = compute_dataset_profile({"note": broken}, reference=reference).features["note.script"]
+    assert isinstance(script, CategoricalCounts)
+    assert script.unseen > 260
+
+
+def test_columns_can_be_left_out() -> None:
+    assert list(compute_dataset_profile(MIXED, without=["note", "day"]).features) == ["when", "when.hour"]
+    with pytest.raises(ProfileError, match=r"`without`: no column 'nots'\. Did you mean 'note'\?"):
+        compute_dataset_profile(MIXED, without=["nots"])
+
+
+def test_a_csv_file_is_the_same_without_arrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.csv").write_text(
+        "id;size;city;when\n"
+        + "".join(f"{n}; {n / 7:.3f} ;{'Ulm' if n % 3 else ' '};2026-01-{n % 28 + 1:02d}\n" for n in range(90)),
+        encoding="utf-8",
+    )
+    by_arrow = compute_dataset_profile(tmp_path / "a.csv")
+    monkeypatch.setattr("harness.data.readers.text.find_spec", lambda _: None)
+    assert texts_of(compute_dataset_profile(tmp_path / "a.csv")) == texts_of(by_arrow)
+    assert by_arrow.features["city"].missing == 30
+
+
+def test_what_is_wrong_with_a_csv_file_is_said_by_line(tmp_path: Path) -> None:
+    (tmp_path / "short.csv").write_text("a,b\n1,2\n3\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"short.csv:3: 1 cells, the header has 2"):
+        compute_dataset_profile(tmp_path / "short.csv")
+    (tmp_path / "latin.csv").write_bytes("a,b\nKöln,2\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"latin.csv:2: not UTF-8: byte 0xf6"):
+        compute_dataset_profile(tmp_path / "latin.csv")

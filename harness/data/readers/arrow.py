@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,6 +15,71 @@ from harness.data import Columns, Reader, Record
 from harness.errors import DataError, optional_package
 
 _ROWS_AT_ONCE = 1024
+
+CELLS_AT_ONCE = 1 << 21
+"""Of a table that is read by columns: the more columns, the fewer rows at once, so that memory stays the same."""
+
+
+_BUFFER = 1 << 16
+"""Bytes that are read of a column at once."""
+
+
+class TextColumn:
+    """Texts as Arrow holds them, and an array of objects where one is asked for.
+
+    Args:
+        texts: Strings of Arrow.
+        are_cells: Whether they are cells of a file of texts, where the spaces around a value do not count, and a blank is no value.
+    """
+
+    def __init__(self, texts: Any, are_cells: bool = False) -> None:
+        self.texts = texts
+        self._are_cells = are_cells
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self.trimmed().to_numpy(zero_copy_only=False), dtype)
+
+    def trimmed(self) -> Any:
+        """The texts, without spaces around the cells of a file of texts, and ``null`` for blank ones."""
+        if not self._are_cells:
+            return self.texts
+        compute = optional_package("pyarrow.compute", "Arrow")
+        bare = compute.utf8_trim_whitespace(self.texts)
+        return compute.if_else(compute.equal(bare, ""), None, bare)
+
+    def counted(self) -> tuple[dict[str, int], int]:
+        """How often each text occurs, and how many are missing."""
+        compute = optional_package("pyarrow.compute", "Arrow")
+        found = compute.value_counts(self.texts.drop_null())
+        counts: Counter[str] = Counter()
+        for text, count in zip(found.field("values").to_pylist(), found.field("counts").to_pylist(), strict=True):
+            counts[text.strip() if self._are_cells else text] += count
+        blank = counts.pop("", 0) if self._are_cells else 0
+        return counts, self.texts.null_count + blank
+
+    def parsed(self) -> np.ndarray | None:
+        """The moments that all texts are, or of the cells of a file of texts the numbers; ``None`` where some are neither."""
+        arrow = optional_package("pyarrow", "Arrow")
+        moments = (arrow.timestamp("us"), arrow.timestamp("us", "UTC"))
+        kinds = (arrow.int64(), arrow.float64(), *moments) if self._are_cells else moments
+        for is_trimmed in (False, True) if self._are_cells else (False,):
+            head = self._head.trimmed() if is_trimmed else self._head.texts
+            for kind in kinds:
+                with suppress(arrow.ArrowInvalid):
+                    head.cast(kind)  # most texts that are none are known by the first ones
+                    texts = self.trimmed() if is_trimmed else self.texts
+                    return np.asarray(texts.cast(kind).to_numpy(zero_copy_only=False))
+        return None
+
+    @property
+    def _head(self) -> TextColumn:
+        return TextColumn(self.texts.slice(0, _HEAD), self._are_cells)
+
+
+_HEAD = 16
 
 
 class _ArrowRows(Reader):
@@ -70,10 +137,12 @@ class ParquetFile(_ArrowRows):
     @contextmanager
     def _batches(self, rows: int) -> Iterator[Iterator[Any]]:
         with self._open() as file:
-            yield file.iter_batches(batch_size=rows)
+            columns = max(1, file.metadata.num_columns)
+            yield file.iter_batches(batch_size=min(rows, max(_ROWS_AT_ONCE, CELLS_AT_ONCE // columns)), use_threads=False)
 
     def _open(self) -> Any:
-        return optional_package("pyarrow.parquet", f"{self.name}: Parquet").ParquetFile(self.path, memory_map=True)
+        parquet = optional_package("pyarrow.parquet", f"{self.name}: Parquet")
+        return parquet.ParquetFile(self.path, pre_buffer=False, buffer_size=_BUFFER)  # a mapped file would count as memory
 
 
 class ArrowFile(_ArrowRows):
@@ -103,7 +172,7 @@ def arrow_columns(batch: Any) -> Columns:
     return {name: column for name, column in columns.items() if column is not None}
 
 
-def _array(column: Any) -> np.ndarray | None:
+def _array(column: Any) -> np.ndarray | TextColumn | None:
     arrow = optional_package("pyarrow", "Arrow")
     kind, types = column.type, arrow.types
     if types.is_fixed_size_list(kind) and (types.is_floating(kind.value_type) or types.is_integer(kind.value_type)):
@@ -118,6 +187,54 @@ def _array(column: Any) -> np.ndarray | None:
         column = column.cast(arrow.float64())
     if types.is_dictionary(kind):
         column = column.dictionary_decode()
-    if types.is_time(kind) or types.is_date(kind):
+    if types.is_string(column.type) or types.is_large_string(column.type):
+        return TextColumn(column)
+    if types.is_time(kind):
         column = column.cast(arrow.int32() if kind.bit_width == 32 else arrow.int64())
     return np.asarray(column.to_numpy(zero_copy_only=False))
+
+
+_BLOCK = 16 << 20
+"""Bytes of a CSV file that are read at once."""
+
+
+class CsvParts:
+    """The columns of a CSV file as texts, some rows at a time.
+
+    Args:
+        path: The file.
+        header: The names of its columns.
+        separator: What is between its cells.
+
+    Attributes:
+        rows: How many were read.
+        is_whole: Whether they are all: Arrow ends at the first row that it cannot read.
+    """
+
+    def __init__(self, path: Path, header: Sequence[str], separator: str) -> None:
+        self._path = path
+        self._header = list(header)
+        self._separator = separator
+        self.rows = 0
+        self.is_whole = False
+
+    def __iter__(self) -> Iterator[Columns]:
+        arrow, csv = optional_package("pyarrow", "CSV"), optional_package("pyarrow.csv", "CSV")
+        cells = csv.ConvertOptions(
+            column_types=dict.fromkeys(self._header, arrow.string()),
+            null_values=[""],
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=True,
+        )
+        read = csv.ReadOptions(column_names=self._header, skip_rows=1, block_size=_BLOCK, use_threads=False)
+        parse = csv.ParseOptions(delimiter=self._separator, newlines_in_values=True)
+        try:
+            with csv.open_csv(self._path, read, parse, cells) as batches:
+                for batch in batches:
+                    yield {
+                        name: TextColumn(column, are_cells=True) for name, column in zip(self._header, batch.columns, strict=True)
+                    }
+                    self.rows += batch.num_rows
+            self.is_whole = True
+        except (arrow.ArrowException, OSError):
+            return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -144,11 +145,15 @@ def clusters_of(ids: NDArray[np.int64], rows: NDArray[np.int64], size: int, name
     )
 
 
-def _counted_levels(array: NDArray[Any]) -> tuple[dict[str, int], int]:
-    """Values by level, and how many are missing."""
+def named_levels(counts: Mapping[Any, int], missing: int = 0) -> tuple[dict[str, int], int]:
+    """Values by the name of their level, and how many are missing.
+
+    Args:
+        counts: Distinct values, and how often each occurs.
+        missing: Missing values that are not among them.
+    """
     levels: Counter[str] = Counter()
-    missing = 0
-    for value, count in _distinct(array).items():
+    for value, count in counts.items():
         if is_missing(value):
             missing += count
         else:
@@ -179,7 +184,7 @@ class Categorical(FeatureKind[CategoricalCounts]):
 
     def values(self, array: NDArray[Any]) -> Levels:
         """A column as levels."""
-        return Levels(*_counted_levels(array))
+        return Levels(*named_levels(_distinct(array)))
 
     def survey(self) -> CategoricalSurvey:
         """The frequencies of a reference."""

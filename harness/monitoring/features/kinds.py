@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.data.readers.arrow import TextColumn
 from harness.errors import ProfileError
 from harness.monitoring.features import FeatureKind
-from harness.monitoring.features.categorical import Categorical
+from harness.monitoring.features.categorical import Categorical, named_levels
 from harness.monitoring.features.counts import FeatureCounts
 from harness.monitoring.features.numeric import Numeric
-from harness.monitoring.features.values import Block, Values
+from harness.monitoring.features.values import Block, Levels, Values
 from harness.monitoring.features.vectors import Vector
 
 FEATURE_KINDS: dict[str, FeatureKind[Any]] = {kind.name: kind for kind in (Categorical(), Numeric(), Vector())}
@@ -54,7 +55,7 @@ def kinds_of(columns: Mapping[str, Column]) -> dict[str, str]:
     return {name: _kind(name, np.asarray(column)) for name, column in columns.items()}
 
 
-def values_of(name: str, array: NDArray[Any], kind: str) -> Values:
+def values_of(name: str, column: Column, kind: str) -> Values:
     """A column as values of a kind.
 
     A text in a numeric column that is no number counts as NaN.
@@ -62,6 +63,9 @@ def values_of(name: str, array: NDArray[Any], kind: str) -> Values:
     Raises:
         ProfileError: The column has the wrong number of axes.
     """
+    if kind == Categorical.counts.kind and isinstance(column, TextColumn):
+        return Levels(*named_levels(*column.counted()))
+    array = np.asarray(column)
     axes = 2 if kind == "vector" else 1
     if array.ndim != axes:
         raise ProfileError(
@@ -76,7 +80,7 @@ def block_of(columns: Mapping[str, Column], kinds: Mapping[str, str]) -> Block:
     Raises:
         ProfileError: The columns are of different lengths, or one has values that cannot be counted.
     """
-    values = {name: values_of(name, np.asarray(columns[name]), kind) for name, kind in kinds.items() if name in columns}
+    values = {name: values_of(name, columns[name], kind) for name, kind in kinds.items() if name in columns}
     lengths = {name: len(columns[name]) for name in values}
     rows = next(iter(lengths.values()), 0)
     odd = next((name for name, length in lengths.items() if length != rows), None)

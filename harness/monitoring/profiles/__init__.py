@@ -37,6 +37,7 @@ def compute_dataset_profile(
     adapter: Adapter | None = None,
     bins: int = BINS,
     categorical: Iterable[str] = (),
+    without: Iterable[str] = (),
     reading: Reading = DEFAULT_READING,
 ) -> Profile:
     """The profile of a dataset: a reference, or with ``reference`` a window that can be compared with it.
@@ -53,6 +54,7 @@ def compute_dataset_profile(
         adapter: How it is called; the task's own by default.
         bins: The most bins of a numeric feature, 2 to 160.
         categorical: Columns of a table that are levels, whatever they look like.
+        without: Columns of a table that are no features.
         reading: How examples are read: the split, the training data whose tokenizer and classes are used, how many at once.
 
     Raises:
@@ -60,7 +62,7 @@ def compute_dataset_profile(
         ProfileMismatchError: The rows are not of the reference's kind: another modality, vocabulary or tokenizer, or a missing column.
         DataError: The data is missing, unreadable, or does not fit the task.
     """
-    options = Options(task, model, adapter, tuple(categorical), reading)
+    options = Options(task, model, adapter, tuple(categorical), tuple(without), reading)
     return profile_of_source(source_of(data, options), reference, bins)
 
 

@@ -1,0 +1,305 @@
+"""Tables, some rows at a time: what each column is, and what is measured of texts that are no levels, and of dates."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.data.readers.arrow import TextColumn, arrow_columns
+from harness.errors import ProfileError, did_you_mean, optional_package
+from harness.monitoring.features.kinds import Column, block_of, kinds_of
+from harness.monitoring.features.values import Block, is_missing
+
+if TYPE_CHECKING:
+    from harness.data import Reader
+
+Columns = Mapping[str, Column]
+
+ROWS_AT_ONCE = 1 << 16
+
+
+def table_blocks(
+    data: Any, kinds: Mapping[str, str] | None, categorical: Iterable[str] = (), without: Iterable[str] = ()
+) -> Iterator[Block]:
+    """The rows of a table.
+
+    Args:
+        data: What ``tables_of`` takes.
+        kinds: What each feature is; by default as the first rows have it.
+        categorical: Columns that are levels, whatever their first rows look like.
+        without: Columns that are no features.
+
+    Raises:
+        ProfileError: It is no table, or there is no such column.
+    """
+    tables = tables_of(data)
+    first = next(tables, None)
+    if first is None:
+        return
+    are_cells = isinstance(data, (str, Path)) and reader_of(Path(data)).are_texts
+    if kinds is None:
+        kinds = _chosen(first, list(categorical), set(without), are_cells)
+    for table in chain([first], tables):
+        block = block_of(_features(table, kinds, are_cells), kinds)
+        yield Block(block.rows, block.values, tuple(name for name in table if name not in kinds))
+
+
+def tables_of(data: Any) -> Iterator[Columns]:
+    """A table by parts of a bounded number of rows.
+
+    Args:
+        data: Columns by name, a data frame, Arrow data, the path of a file, or an iterable of any of these.
+
+    Raises:
+        ProfileError: It is none of these.
+        DataError: The file is missing or damaged.
+    """
+    if isinstance(data, (str, Path)):
+        yield from reader_of(Path(data)).columns(ROWS_AT_ONCE)
+    elif is_arrow(data):
+        yield from _arrow_parts(data)
+    elif isinstance(data, Mapping) or hasattr(data, "columns"):
+        yield from _parts(data if isinstance(data, Mapping) else {str(name): data[name] for name in data.columns})
+    elif isinstance(data, Iterable) and not isinstance(data, np.ndarray):
+        for part in data:
+            yield from tables_of(part)
+    else:
+        raise ProfileError(
+            f"a {type(data).__name__} cannot be profiled: give columns by name, a data frame, Arrow data, a dataset or a file"
+        )
+
+
+def reader_of(path: Path) -> Reader:
+    """What reads a file as a table."""
+    from harness.data.readers import table_of
+
+    return table_of(path)
+
+
+def is_arrow(data: Any) -> bool:
+    """Whether something is a table, a batch, a reader or a dataset of Arrow."""
+    return type(data).__module__.partition(".")[0] == "pyarrow"
+
+
+def _arrow_parts(data: Any) -> Iterator[Columns]:
+    """The columns of a ``RecordBatch``, a ``Table``, a ``RecordBatchReader`` (which can be read once) or a ``pyarrow.dataset.Dataset``."""
+    batches = data.to_batches() if hasattr(data, "to_batches") else data if hasattr(data, "read_next_batch") else [data]
+    for batch in batches:
+        for start in range(0, batch.num_rows, ROWS_AT_ONCE):
+            yield arrow_columns(batch.slice(start, ROWS_AT_ONCE))
+
+
+def _parts(columns: Columns) -> Iterator[Columns]:
+    arrays = {name: np.asarray(column) for name, column in columns.items()}
+    flat = next((name for name, array in arrays.items() if not array.ndim), None)
+    if flat is not None:
+        raise ProfileError(f"column {flat!r} is a single value, not an array of one a row")
+    rows = max((len(array) for array in arrays.values()), default=0)
+    for start in range(0, rows, ROWS_AT_ONCE) or [0]:
+        yield {name: array[start : start + ROWS_AT_ONCE] for name, array in arrays.items()}
+
+
+def _chosen(first: Columns, categorical: list[str], without: set[str], are_cells: bool) -> dict[str, str]:
+    """What each feature is, by the first rows."""
+    for key, asked in (("categorical", categorical), ("without", without)):
+        unknown = next((name for name in asked if name not in first), None)
+        if unknown is not None:
+            raise ProfileError(f"`{key}`: no column {unknown!r}.{did_you_mean(unknown, first)}")
+    kinds: dict[str, str] = {}
+    for name, column in first.items():
+        if name in categorical:
+            kinds[name] = "categorical"
+        elif name not in without:
+            kinds |= _kinds_of_column(name, column, are_cells)
+    return kinds
+
+
+def _kinds_of_column(name: str, column: Column, are_cells: bool) -> dict[str, str]:
+    read = _parsed(column, are_cells) if _are_texts(column) else None
+    if read is None and _is_own_level(column):
+        return {f"{name}.{part}": kind for part, (kind, _) in TEXT_PARTS.items()}
+    array = np.asarray(column if read is None else read)
+    found = kinds_of({name: array})
+    return found | ({f"{name}.{HOUR}": "numeric"} if array.dtype.kind == "M" and _has_hours(array) else {})
+
+
+def _features(table: Columns, kinds: Mapping[str, str], are_cells: bool) -> dict[str, Column]:
+    """The columns that are features, numbers among texts read; and what is measured of the others."""
+    found: dict[str, Column] = {}
+    for name, kind in kinds.items():
+        column, part = table.get(name), ""
+        if column is None:
+            source, _, part = name.rpartition(".")
+            column = table.get(source)
+        if column is None:
+            continue
+        if part == HOUR:
+            found[name] = _hours(column, are_cells)
+        elif part in TEXT_PARTS:
+            found[name] = TEXT_PARTS[part][1](column)
+        elif part:
+            continue
+        elif kind == "numeric" and _are_texts(column):
+            read = _parsed(column, are_cells)
+            found[name] = column if read is None else read
+        else:
+            found[name] = column
+    return found
+
+
+def _are_texts(column: Column) -> bool:
+    if isinstance(column, TextColumn):
+        return True
+    array = np.asarray(column)
+    return array.ndim == 1 and array.dtype.kind in "OU" and any(isinstance(value, str) for value in array.flat)
+
+
+_DAY = re.compile(r"\d{4}-\d\d-\d\d")
+
+
+def _parsed(column: Column, are_cells: bool) -> NDArray[Any] | None:
+    """Texts as the numbers (of a file of texts) or the moments that they all are; ``None`` where some are neither."""
+    if isinstance(column, TextColumn):
+        return column.parsed()
+    values = np.asarray(column).tolist()
+    texts = [value for value in values if not is_missing(value)]
+    if not all(isinstance(text, str) for text in texts):
+        return None
+    if are_cells:
+        for kind in (np.int64, np.float64):
+            with suppress(ValueError, OverflowError):
+                numbers = np.array(texts, kind)
+                return numbers if len(texts) == len(values) else _spread(values, numbers)
+    if texts and all(_DAY.match(text) for text in texts):
+        with suppress(ValueError):
+            return np.array(["NaT" if is_missing(value) else value for value in values], "datetime64[us]")
+    return None
+
+
+def _spread(values: list[Any], numbers: NDArray[Any]) -> NDArray[np.float64]:
+    """Numbers at the places of the values that are there, NaN at the others."""
+    found = np.full(len(values), np.nan)
+    found[[not is_missing(value) for value in values]] = numbers
+    return found
+
+
+OWN_LEVELS = 0.5
+"""Texts with more distinct values than this share of the rows are no levels: nearly each is one by itself."""
+
+_FEWEST_TEXTS = 100
+
+
+def _is_own_level(column: Column) -> bool:
+    """Whether nearly every value of a column of texts is its own level, as of ids and free text."""
+    if not _are_texts(column):
+        return False
+    distinct = len(column.counted()[0]) if isinstance(column, TextColumn) else len({*map(str, np.asarray(column).tolist())})
+    return distinct > max(_FEWEST_TEXTS, OWN_LEVELS * len(column))
+
+
+HOUR = "hour"
+"""The feature of moments that is left when the day goes on: the hour of the day, which shows another time zone."""
+
+
+def _hours(column: Column, are_cells: bool) -> NDArray[np.float64]:
+    moments = _parsed(column, are_cells) if _are_texts(column) else np.asarray(column)
+    if moments is None or moments.dtype.kind != "M":
+        return np.full(len(column), np.nan)
+    return _hour_of(moments)
+
+
+def _hour_of(moments: NDArray[Any]) -> NDArray[np.float64]:
+    seconds = (moments - moments.astype("M8[D]")).astype("m8[s]").astype(np.float64)
+    return np.where(np.isnat(moments), np.nan, np.floor(seconds / 3600))
+
+
+def _has_hours(moments: NDArray[Any]) -> bool:
+    hours = _hour_of(moments)
+    return bool(np.unique(hours[np.isfinite(hours)]).size > 1)
+
+
+_SCRIPTS = {
+    "Latin": "[A-Za-zÀ-ÖØ-öø-ɏ]",
+    "Greek": "[Ͱ-Ͽ]",
+    "Cyrillic": "[Ѐ-ӿ]",
+    "Hebrew": "[֐-׿]",
+    "Arabic": "[؀-ۿ]",
+    "Indic": "[ऀ-෿]",
+    "Thai": "[฀-๿]",
+    "East Asian": "[぀-ヿ㐀-鿿가-힯]",
+}
+"""Letters by script; a text is of the last one that it has letters of."""
+
+_NO_LETTERS = "no letters"
+_BROKEN = "broken"
+_BROKEN_LETTERS = "[ÃÂ][\u0080-¿]|\ufffd|â€"
+"""What texts of UTF-8 look like that were read as another encoding."""
+
+
+def _lengths(column: Column) -> NDArray[np.float64]:
+    if isinstance(column, TextColumn):
+        return _floats(_compute().utf8_length(column.trimmed()))
+    return np.array([np.nan if is_missing(text) else len(str(text)) for text in np.asarray(column).tolist()], np.float64)
+
+
+def _digits(column: Column) -> NDArray[np.float64]:
+    """The share of digits among the characters of each text."""
+    if isinstance(column, TextColumn):
+        found = _floats(_compute().count_substring_regex(column.trimmed(), "[0-9]"))
+    else:
+        texts = np.asarray(column).tolist()
+        found = np.array([np.nan if is_missing(text) else len(re.findall("[0-9]", str(text))) for text in texts], np.float64)
+    return found / np.maximum(_lengths(column), 1)
+
+
+def _scripts(column: Column) -> NDArray[Any]:
+    """The script of each text, ``broken`` of one in a wrong encoding; ``None`` where there is no text."""
+    if isinstance(column, TextColumn):
+        texts, match = column.trimmed(), _compute().match_substring_regex
+        there, is_ascii = np.asarray(texts.is_valid()), np.asarray(_compute().string_is_ascii(texts).fill_null(fill_value=True))
+        others = texts.filter(~is_ascii)
+        has = {
+            name: np.asarray(match(texts if name == "Latin" else others, letters).fill_null(fill_value=False))
+            for name, letters in {**_SCRIPTS, _BROKEN: _BROKEN_LETTERS}.items()
+        }
+    else:
+        values = np.asarray(column).tolist()
+        there = np.array([not is_missing(value) for value in values], bool)
+        whole = [str(value) if known else "" for value, known in zip(values, there.tolist(), strict=True)]
+        is_ascii = np.array([text.isascii() for text in whole], bool)
+        rest = [text for text in whole if not text.isascii()]
+        has = {
+            name: np.array([bool(re.search(letters, text)) for text in (whole if name == "Latin" else rest)], bool)
+            for name, letters in {**_SCRIPTS, _BROKEN: _BROKEN_LETTERS}.items()
+        }
+    found = np.where(has["Latin"], "Latin", _NO_LETTERS).astype(object)
+    others_found = found[~is_ascii]
+    for name in [*list(_SCRIPTS)[1:], _BROKEN]:
+        others_found[has[name]] = name
+    found[~is_ascii] = others_found
+    found[~there] = None
+    return found
+
+
+TEXT_PARTS: dict[str, tuple[str, Callable[[Column], NDArray[Any]]]] = {
+    "length": ("numeric", _lengths),
+    "digits": ("numeric", _digits),
+    "script": ("categorical", _scripts),
+}
+"""What is measured of texts that are no levels: the kind of the feature, and how it is measured."""
+
+
+def _compute() -> Any:
+    return optional_package("pyarrow.compute", "Arrow")
+
+
+def _floats(counts: Any) -> NDArray[np.float64]:
+    arrow = optional_package("pyarrow", "Arrow")
+    return np.asarray(counts.cast(arrow.float64()).to_numpy(zero_copy_only=False))
