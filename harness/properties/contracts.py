@@ -39,7 +39,8 @@ def shape_contract(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     expected = sizes.logits_shape(subject.task)
     counterexample = f"{sizes.describe(subject.task)}, seed={seed}"
     try:
-        logits = subject.logits(subject.batch(sizes, seed))
+        seen = subject.seen_at(sizes, seed)
+        logits = seen.like if seen else subject.logits(subject.batch(sizes, seed))
     except ModelRaisedError as error:
         if sizes.image is not None:
             return Evidence(

@@ -112,6 +112,19 @@ class PrerequisiteFailure:
 
 
 @dataclass(frozen=True)
+class AnchorLogits:
+    """What a copy of the model that was never called gave at an anchor.
+
+    Attributes:
+        like: A tensor of the shape and dtype of the logits, without data.
+        finite: Whether all of them are finite.
+    """
+
+    like: Tensor
+    finite: bool
+
+
+@dataclass(frozen=True)
 class Unusable:
     """Why no property can be judged; false where it can.
 
@@ -128,7 +141,7 @@ class Unusable:
 
 
 def find_prerequisite_failure(subject: Subject) -> PrerequisiteFailure:
-    """Calls fresh copies of a model at its anchors."""
+    """Calls fresh copies of a model at its anchors, and notes what they gave."""
     raises, not_finite, random = "", "", False
     for number, (sizes, seed) in enumerate(subject.anchors):
         batch, at = subject.batch(sizes, seed), f"{sizes.describe(subject.task)}, seed={seed}"
@@ -138,7 +151,9 @@ def find_prerequisite_failure(subject: Subject) -> PrerequisiteFailure:
         except ModelRaisedError as error:
             raises = raises or f"forward raises at {at}: {error}"
             continue
-        not_finite = not_finite or ("" if bool(first[0].isfinite().all()) else f"logits are not finite at {at}")
+        seen = AnchorLogits(first[0].to("meta"), bool(first[0].isfinite().all()))
+        subject.shared.anchor_logits[sizes, seed] = seen
+        not_finite = not_finite or ("" if seen.finite else f"logits are not finite at {at}")
         random = random or any(
             difference(one.nan_to_num(), other.nan_to_num()) > subject.floor.repeat_bound
             for others in again

@@ -21,7 +21,13 @@ from harness.models.axis_order import reading_length_first
 from harness.models.copies import Copies
 from harness.properties.calling import CALLS, BackwardRaisedError, NoGradientError, blaming
 from harness.properties.noise import NoiseFloor, measure_floor
-from harness.properties.prerequisites import PrerequisiteFailure, Unusable, find_backward_error, find_prerequisite_failure
+from harness.properties.prerequisites import (
+    AnchorLogits,
+    PrerequisiteFailure,
+    Unusable,
+    find_backward_error,
+    find_prerequisite_failure,
+)
 from harness.runtime import free_memory, seeded
 from harness.tasks import TaskSpec
 from harness.tasks.axes import BATCH
@@ -37,6 +43,7 @@ class Shared:
     Attributes:
         floor: Its rounding noise.
         prerequisite_failure: What is wrong with it at its anchors.
+        anchor_logits: What it gave there, by sizes and seed.
         length_first: Whether it reads token ids as ``[length, batch]``.
         calibrated: The model with running statistics that saw a few batches.
         outputs: Its further outputs.
@@ -48,6 +55,7 @@ class Shared:
 
     floor: NoiseFloor | None = None
     prerequisite_failure: PrerequisiteFailure | None = None
+    anchor_logits: dict[tuple[Sizes, int], AnchorLogits] = field(default_factory=dict)
     length_first: bool | None = None
     calibrated: nn.Module | None = None
     outputs: tuple[Any, ...] | None = None
@@ -290,6 +298,10 @@ class Subject:
                 self.shared.prerequisite_failure = None
                 raise
         return self.shared.prerequisite_failure
+
+    def seen_at(self, sizes: Sizes, seed: int) -> AnchorLogits | None:
+        """What is known of the logits at an anchor, which need not be computed again; ``None`` elsewhere, and where forward raised."""
+        return None if self.prerequisite_failure.raises else self.shared.anchor_logits.get((sizes, seed))
 
     @property
     def reads_length_first(self) -> bool:
