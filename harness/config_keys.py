@@ -349,6 +349,9 @@ class MonitoringKeys(Keys):
         description='How much worse than the baseline a score may be: {"correct": 0.005}; "harm" for drifted data.',
     )
     drift_floors: DriftFloors | None = Field(None, description="The least effects that count as drift.")
+    min_power: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="The power to see what matters, below which tier 5 warns of too few rows; by default it only says so."
+    )
     expected_comparisons: Positive = Field(1, description="About how many candidates will be compared with one baseline.")
 
 

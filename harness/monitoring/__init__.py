@@ -16,6 +16,10 @@ IMPACT_MARGIN = 0.05
 _LOWER_IS_BETTER = ("perplexity", "mae", "rmse")
 
 
+NOTED_POWER = 0.5
+"""Where no power is asked for, it is said that rows are too few if what matters would more likely be missed than seen."""
+
+
 @dataclass(frozen=True)
 class Floors:
     """The least effects that matter, whatever the number of rows.
@@ -40,7 +44,8 @@ class DriftOptions:
     Attributes:
         alpha: The probability of a failure without drift, at most.
         floors: The least effects that matter.
-        min_power: How likely a drift at its floor must be detected for the window to count as large enough; 0 asks for nothing.
+        min_power: How likely a drift at its floor must be detected, or else the window warns that its rows are too few. ``None``: below 0.5
+            that is said, and no warning; 0: it is not said either.
         draws: The most random tables that are drawn where no formula gives a p-value; more where there are many features.
 
     Raises:
@@ -49,14 +54,19 @@ class DriftOptions:
 
     alpha: float = 0.05
     floors: Floors = Floors()
-    min_power: float = 0.5
+    min_power: float | None = None
     draws: int = 1_999
 
     def __post_init__(self) -> None:
         if not 0 < self.alpha < 1:
             raise ValueError(f"alpha must be above 0 and below 1, got {self.alpha}")
-        if not 0 <= self.min_power < 1:
+        if self.min_power is not None and not 0 <= self.min_power < 1:
             raise ValueError(f"min_power must be 0 or more and below 1, got {self.min_power}")
+
+    @property
+    def noted_power(self) -> float:
+        """The power below which it is said that rows are too few."""
+        return NOTED_POWER if self.min_power is None else self.min_power
 
 
 DEFAULT_DRIFT_OPTIONS = DriftOptions()
@@ -70,7 +80,7 @@ class Limits:
         thresholds: The limit of a metric by name: a minimum, or a maximum for losses and errors.
         margins: How much worse than its baseline a model may be, by the name of a per-sample score and in its units (``correct`` and
             ``accuracy``: 0.005 is half a point); ``harm`` for the accuracy on drifted data.
-        drift: How the data is compared with the reference; its ``alpha`` is also that of the comparison with a baseline.
+        drift: How the data is compared with the reference; its ``alpha`` and ``min_power`` are also those of the comparison with a baseline.
         expected_comparisons: About how many candidates will be compared with one baseline.
     """
 

@@ -149,7 +149,8 @@ def drift(monitor: Monitor, case: str) -> Evidence:
     statuses = [verdict.status_of(one) for one in found]
     blindness = verdict.drift.blindness if case == "inputs" else ""
     order = monitor.order if case == "inputs" else None
-    worst = max([*statuses, Status.WARN if blindness or order else Status.OK], key=lambda status: status.severity)
+    is_too_small = bool(blindness) and verdict.drift.warns_of_size
+    worst = max([*statuses, Status.WARN if is_too_small or order else Status.OK], key=lambda status: status.severity)
     gravest = [one for one, status in zip(found, statuses, strict=True) if status is worst]
     changed = worst is not Status.OK and bool(gravest)
     message = _changed(gravest, verdict) if changed else blindness or _no_drift(case, verdict)
@@ -177,7 +178,7 @@ def drift(monitor: Monitor, case: str) -> Evidence:
         effect.floor if changed else None,
         effect.name if changed else "",
         details=details,
-        code=gravest[0].code if changed else "too_few_rows" if blindness else "dependent_rows" if order else "",
+        code=gravest[0].code if changed else "too_few_rows" if is_too_small else "dependent_rows" if order else "",
     )
 
 

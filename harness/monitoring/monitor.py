@@ -204,6 +204,7 @@ class Monitor:
                     slices={**slices_of(rows.data, evaluation), **slices_by_columns(rows.data, self.slices)},
                     groups=Groups.of_data(rows.data, self.group),
                     expected_comparisons=expected.expected_comparisons,
+                    min_power=expected.drift.min_power,
                 )
 
     def _scored_on(self, db: ExperimentDB, baseline: int, rows: BaselineRows) -> DataReference | None:

@@ -204,7 +204,12 @@ def monitor_of(
         adapter or make_adapter(task, config.adapter, config.path.parent),
         task,
         lambda known: open_window(task, config.eval, config.train, config.path.parent, like=known),
-        Limits(config.thresholds, config.margins, DriftOptions(floors=floors), config.expected_comparisons),
+        Limits(
+            config.thresholds,
+            config.margins,
+            DriftOptions(floors=floors, min_power=config.min_power),
+            config.expected_comparisons,
+        ),
         Memory(
             config.database,
             config.baseline_run_id,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -36,11 +36,6 @@ class ImpactFinding(str, Enum):
     NOT_WORSE = "harmless"
     """It is not, and is known well enough."""
 
-    @property
-    def status(self) -> Status:
-        """What the finding means for the gate."""
-        return {ImpactFinding.WORSE: Status.FAIL, ImpactFinding.NOT_WORSE: Status.OK}.get(self, Status.WARN)
-
 
 @dataclass(frozen=True)
 class PerformanceImpact:
@@ -49,10 +44,12 @@ class PerformanceImpact:
     Attributes:
         estimate: What was estimated.
         margin: The loss that is allowed, as a share: 0.05 is five points.
+        warns_in_doubt: Whether an interval that is too wide to tell is a reason to warn.
     """
 
     estimate: AccuracyEstimate
     margin: float = 0.05
+    warns_in_doubt: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.margin <= 1:
@@ -80,8 +77,15 @@ class PerformanceImpact:
 
     @property
     def status(self) -> Status:
-        """The verdict."""
-        return self.finding.status
+        """The verdict. That rows are too few to tell warns where that was asked for, and where it is drift whose harm nobody can tell."""
+        if not self.estimate.n:
+            return Status.WARN
+        return {
+            ImpactFinding.WORSE: Status.FAIL,
+            ImpactFinding.UNPROVEN: Status.WARN,
+            ImpactFinding.CANNOT_TELL: Status.WARN if self.warns_in_doubt else Status.OK,
+            ImpactFinding.NOT_WORSE: Status.OK,
+        }[self.finding]
 
     @property
     def message(self) -> str:
@@ -119,7 +123,7 @@ class PerformanceImpact:
             bound=100 * self.margin,
             unit="points",
             details=self.to_json(),
-            code="" if self.finding is ImpactFinding.NOT_WORSE else self.finding.value.replace(" ", "_"),
+            code="" if self.status is Status.OK else self.finding.value.replace(" ", "_"),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -213,7 +217,11 @@ class WindowVerdict:
         profiles = reference.profile.features, window.profile.features
         scores = [one.feature for one in drift.features if group_of(one.feature) == "scores"]
         improved = {name for name in scores if _has_improved(name, profiles[0][name], profiles[1][name])}
-        return cls(drift, _impact(reference, window, confidence, margin), frozenset(improved))
+        impact = _impact(reference, window, confidence, margin)
+        if impact is not None:
+            is_drift_unexplained = not impact.estimate.is_measured and bool(drift.names(Status.FAIL) or drift.names(Status.WARN))
+            impact = replace(impact, warns_in_doubt=drift.min_power is not None or is_drift_unexplained)
+        return cls(drift, impact, frozenset(improved))
 
     def group(self, name: str) -> list[FeatureDrift]:
         """The features of a group, the gravest first."""
@@ -235,7 +243,7 @@ class WindowVerdict:
     def status(self) -> Status:
         """The verdict on the window."""
         found = [self.status_of(one) for one in self.drift.features]
-        found.append(Status.WARN if self.drift.blind or not self.drift.current_n else Status.OK)
+        found.append(Status.WARN if self.drift.warns_of_size else Status.OK)
         if self.impact is not None:
             found.append(self.impact.status)
         return max(found, key=lambda status: status.severity)

@@ -81,6 +81,7 @@ KEYS = [
     "thresholds",
     "margins",
     "drift_floors",
+    "min_power",
     "expected_comparisons",
     "log_to_db",
     "run_name",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -36,10 +37,10 @@ def by_losses(pair: Pair, **options: Any) -> Comparison:
         ((5000, 130, 70), Finding.WORSE, Status.FAIL),
         ((50_000, 1050, 950), Finding.WORSE_WITHIN_MARGIN, Status.WARN),
         ((200, 5, 3), Finding.UNPROVEN, Status.WARN),
-        ((200, 4, 4), Finding.CANNOT_TELL, Status.WARN),
+        ((200, 4, 4), Finding.CANNOT_TELL, Status.OK),
         ((5000, 100, 100), Finding.NOT_WORSE, Status.OK),
         ((5000, 70, 130), Finding.NOT_WORSE, Status.OK),
-        ((200, 0, 0), Finding.CANNOT_TELL, Status.WARN),
+        ((200, 0, 0), Finding.CANNOT_TELL, Status.OK),
         ((2000, 0, 0), Finding.NOT_WORSE, Status.OK),
         ((2, 2, 0), Finding.UNPROVEN, Status.WARN),
     ],
@@ -47,6 +48,12 @@ def by_losses(pair: Pair, **options: Any) -> Comparison:
 def test_two_keys_fail_and_one_warns(counts: tuple[int, int, int], finding: Finding, status: Status) -> None:
     found = by_right_answers(*counts)
     assert (found.finding, found.status) == (finding, status)
+
+
+def test_too_few_samples_warn_where_a_power_is_asked_for() -> None:
+    found = replace(by_right_answers(200, 4, 4), min_power=0.5)
+    assert (found.finding, found.status, found.evidence().code) == (Finding.TOO_FEW_ROWS, Status.WARN, "too_few_rows")
+    assert replace(by_right_answers(5000, 100, 100), min_power=0.5).finding is Finding.NOT_WORSE
 
 
 def test_the_margin_is_the_users() -> None:

@@ -78,7 +78,7 @@ def test_without_an_estimate_the_drift_itself_decides() -> None:
     [
         (0.7, (0.15, 0.25), ImpactFinding.WORSE, Status.FAIL),
         (0.84, (0.02, 0.1), ImpactFinding.UNPROVEN, Status.WARN),
-        (0.9, (-0.2, 0.2), ImpactFinding.CANNOT_TELL, Status.WARN),
+        (0.9, (-0.2, 0.2), ImpactFinding.CANNOT_TELL, Status.OK),
         (0.88, (-0.02, 0.06), ImpactFinding.NOT_WORSE, Status.OK),
         (0.95, (-0.08, -0.02), ImpactFinding.NOT_WORSE, Status.OK),
     ],
@@ -92,6 +92,12 @@ def test_a_loss_is_held_against_the_margin_with_its_interval(
     assert bool(harm.evidence().code) is (status is not Status.OK)
     assert f"{accuracy:.1%}" in harm.message
     assert json.loads(json.dumps(harm.to_json(), allow_nan=False))["finding"] == finding.value
+
+
+def test_an_interval_that_is_too_wide_warns_where_there_is_doubt() -> None:
+    assert PerformanceImpact(estimated(0.9, (-0.2, 0.2)), 0.05, warns_in_doubt=True).status is Status.WARN
+    assert PerformanceImpact(estimated(0.9, (-0.2, 0.2)), 0.05, warns_in_doubt=True).evidence().code == "cannot_tell"
+    assert PerformanceImpact(estimated(0.88, (-0.02, 0.06)), 0.05, warns_in_doubt=True).status is Status.OK
 
 
 def test_the_message_gives_the_figures_and_how_they_came_about() -> None:

@@ -326,8 +326,10 @@ def test_what_does_not_exist_is_said_in_one_line(shop: Shop, tmp_path: Path) -> 
 def test_a_window_of_one_row_cannot_tell(shop: Shop, monitored: Monitored) -> None:
     write(shop.folder / "one.csv", *rows(1, 10))
     found = monitored("one.csv")
-    assert found["status"] == "warn"
+    assert found["status"] == "ok"
     assert "cannot tell" in found["checks"]["drift[inputs]"]["message"]
+    asked = monitored("one.csv", min_power=0.5)
+    assert {name for name, check in asked["checks"].items() if check["status"] == "warn"} == {"drift[inputs]", "harm"}
 
 
 def test_an_empty_window_is_said(shop: Shop) -> None:

@@ -79,8 +79,8 @@ def test_it_is_green_on_data_as_it_was_and_red_on_shorter_texts(project: Project
     assert "length" in (project.path / "out" / "health_report.html").read_text()
 
 
-def test_too_few_rows_to_tell_are_a_warning(project: Project) -> None:
-    config = project_config(project, reference_profile_id="production")
+def test_too_few_rows_to_tell_are_a_warning_where_power_is_asked_for(project: Project) -> None:
+    config = project_config(project, reference_profile_id="production", min_power=0.5)
     profile_config(load_config(config), project.path / "experiments.db", name="production")
     config.write_text(json.dumps({**json.loads(config.read_text()), "eval": {**DATA, "split": "train"}}))
     result = project.run("--model-config", config, "-k", "inputs")

@@ -79,6 +79,7 @@ class DriftReport:
         tests: How many hypotheses the gate tested.
         not_compared: Features of the reference that the window lacks: labels, or outputs.
         same: Features that are certain to be unchanged, as the window holds the reference's own rows; empty where it holds others.
+        min_power: The power that was asked for; ``None`` where too few rows are no reason to warn.
     """
 
     reference_n: int
@@ -88,6 +89,7 @@ class DriftReport:
     tests: int
     not_compared: tuple[str, ...] = ()
     same: frozenset[str] = frozenset()
+    min_power: float | None = None
 
     def __getitem__(self, feature: str) -> FeatureDrift:
         found = next((one for one in self.features if one.feature == feature), None)
@@ -97,16 +99,21 @@ class DriftReport:
 
     @property
     def status(self) -> Status:
-        """``fail`` where a feature drifted; ``warn`` where one did in part, or where rows are too few to tell."""
+        """``fail`` where a feature drifted; ``warn`` where one did in part, and where rows are fewer than what was asked for."""
         worst = max((one.status for one in self.features), key=lambda status: status.severity, default=Status.OK)
-        return Status.WARN if worst is Status.OK and (self.blind or not self.current_n) else worst
+        return Status.WARN if worst is Status.OK and self.warns_of_size else worst
+
+    @property
+    def warns_of_size(self) -> bool:
+        """Whether there are no rows, or so few that the power that was asked for is not reached."""
+        return not self.current_n or (self.min_power is not None and bool(self.blind))
 
     @property
     def blind(self) -> tuple[Verdict, ...]:
         """Verdicts for which rows are too few.
 
-        They warn once for the whole window. That depends on the numbers of rows, tests and levels and on nothing random, so that it is no
-        false alarm; and a gate that says ``ok`` of what it cannot see would be asleep.
+        This depends on the numbers of rows, tests and levels and on nothing random. It is said once for the whole window, and is a warning
+        only where a power was asked for: a warning of each window of a size is soon read no more.
         """
         return tuple(v for one in self.features for v in one.verdicts if not v.can_tell and v.status is Status.OK)
 
@@ -128,7 +135,13 @@ class DriftReport:
             return ""
         names = list(dict.fromkeys(verdict.difference.feature for verdict in self.blind))
         who = f"`{names[0]}`" if len(names) == 1 else f"{len(names)} of {len(self.features)} features"
-        return f"cannot tell about {who}: drift at the floor would be missed more often than detected; {rows_needed(self.blind)}"
+        return f"cannot tell about {who}: {self._missed}; {rows_needed(self.blind)}"
+
+    @property
+    def _missed(self) -> str:
+        if self.min_power is None:
+            return "drift at the floor would be missed more often than detected"
+        return f"drift at the floor would be detected with a power below {self.min_power:g} (`min_power`)"
 
     @property
     def message(self) -> str:
@@ -175,9 +188,12 @@ def judge_differences(
     by_feature: dict[str, list[Verdict]] = {}
     for one in differences:
         p_adjusted, q = next(corrected) if one.is_tested else (1.0, 1.0)
-        verdict = Verdict(one, p_adjusted, q, options.alpha, len(p_values), options.min_power, one.feature in same)
+        verdict = Verdict(one, p_adjusted, q, options.alpha, len(p_values), options.noted_power, one.feature in same)
         by_feature.setdefault(one.feature, []).append(verdict)
-    return DriftReport(reference_n, current_n, options.alpha, _ranked(by_feature), len(p_values), same=frozenset(same))
+    ranked = _ranked(by_feature)
+    return DriftReport(
+        reference_n, current_n, options.alpha, ranked, len(p_values), same=frozenset(same), min_power=options.min_power
+    )
 
 
 def _ranked(by_feature: dict[str, list[Verdict]]) -> tuple[FeatureDrift, ...]:

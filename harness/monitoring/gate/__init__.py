@@ -183,15 +183,19 @@ class Family:
         members = tuple(_measured(name, paired, margins.get(name), alpha, slices) for name, paired in pairs.items())
         return cls(members, alpha, groups.name if groups is not None and groups.has_several else "")
 
-    def judged(self, spending: AlphaSpending | None) -> Comparisons:
-        """The verdicts, each at the level that Holm's correction and the alpha spending leave it."""
+    def judged(self, spending: AlphaSpending | None, min_power: float | None = None) -> Comparisons:
+        """The verdicts, each at the level that Holm's correction and the alpha spending leave it.
+
+        Args:
+            spending: Comparisons before this one.
+            min_power: The power below which too few samples warn.
+        """
         weights = [weight / len(self.members) for member in self.members for weight in member.weights]
         p_values = [test.p for member in self.members for test in member.tests]
         adjusted = [min(1.0, p / _share(spending)) for p in holm(p_values, weights)]
         given = iter(zip(adjusted, weights, strict=True))
-        return Comparisons(
-            tuple(self._judge(member, list(islice(given, len(member.tests))), spending) for member in self.members)
-        )
+        judged = (self._judge(member, list(islice(given, len(member.tests))), spending) for member in self.members)
+        return Comparisons(tuple(replace(one, min_power=min_power) for one in judged))
 
     def _judge(self, member: _Member, given: list[tuple[float, float]], spending: AlphaSpending | None) -> Comparison:
         names = ["", *member.parts]
@@ -272,6 +276,7 @@ def compare_with_baseline(
     slices: SliceLabels | None = None,
     groups: Groups | None = None,
     expected_comparisons: int = 1,
+    min_power: float | None = None,
 ) -> Comparisons:
     """Compares the stored scores of two runs, and stores the result with both.
 
@@ -291,6 +296,7 @@ def compare_with_baseline(
         slices: A label a sample, ``[N]``, under the name of what is labelled.
         groups: Which samples belong together; ``None`` where samples are independent.
         expected_comparisons: About how many candidates will be compared with this baseline; what the first comparison says applies to all.
+        min_power: The power at the margin below which too few samples are a warning; ``None`` for no warning.
 
     Raises:
         UnknownRunError: A run does not exist.
@@ -303,7 +309,7 @@ def compare_with_baseline(
     chosen = tuple(metrics) if metrics is not None else _common_metrics(db, *ids)
     before, after = ({name: db.get_scores(run, name) for name in chosen} for run in ids)
     family = Family.of(_paired(before, after, higher_is_better, groups), margins or {}, alpha, slices or {}, groups)
-    return _judged_and_stored(db, ids, family, _digest(after.values()), expected_comparisons)
+    return _judged_and_stored(db, ids, family, _digest(after.values()), expected_comparisons, min_power)
 
 
 def _common_metrics(db: ExperimentDB, baseline: int, candidate: int) -> tuple[str, ...]:
@@ -316,11 +322,13 @@ def _common_metrics(db: ExperimentDB, baseline: int, candidate: int) -> tuple[st
     return common
 
 
-def _judged_and_stored(db: ExperimentDB, ids: tuple[int, int], family: Family, scores: str, expected: int) -> Comparisons:
+def _judged_and_stored(
+    db: ExperimentDB, ids: tuple[int, int], family: Family, scores: str, expected: int, min_power: float | None
+) -> Comparisons:
     """Judges while no other comparison runs, so that no two take the same number."""
     with db.store.alone() as connection:
         spending = AlphaSpending.of_stored(_marks(connection, ids[0]), scores, expected)
-        judged = family.judged(spending)
+        judged = family.judged(spending, min_power)
         for comparison in judged.metrics:
             write_comparison(connection, *ids, comparison.metric, {**comparison.to_json(), _KEY: spending.mark(scores)})
     return judged

@@ -8,10 +8,10 @@ from enum import Enum
 from typing import Any
 
 from harness.evidence import Evidence, Status
+from harness.monitoring import NOTED_POWER
 from harness.monitoring.dependence import OrderDependence
 from harness.wording import figure, p_value
 
-_ENOUGH_POWER = 0.5
 _ROUNDING = 1e-3  # of the margin: the same model on another machine may be off by as much, and always to one side
 
 
@@ -26,20 +26,23 @@ class Finding(str, Enum):
     """Beyond the margin alone."""
     DEPENDENT = "dependent rows"
     """Samples that follow each other get worse together, so that the rates do not hold."""
+    TOO_FEW_ROWS = "too few rows"
+    """Neither, but a worsening by the margin would be seen with less power than was asked for."""
     CANNOT_TELL = "cannot tell"
-    """Neither, but a worsening by the margin would more likely be missed than seen."""
+    """Neither, but a worsening by the margin would more likely be missed than seen; where no power was asked for, this is said and no more."""
     NOT_WORSE = "not worse"
     """Neither."""
 
     @property
     def code(self) -> str:
-        """The finding in snake case; empty where the candidate is not worse."""
-        return "" if self is Finding.NOT_WORSE else self.value.replace(" ", "_")
+        """The finding in snake case; empty where it is no reason to warn."""
+        return "" if self.status is Status.OK else self.value.replace(" ", "_")
 
     @property
     def status(self) -> Status:
         """What the finding means for the gate."""
-        return {Finding.WORSE: Status.FAIL, Finding.NOT_WORSE: Status.OK}.get(self, Status.WARN)
+        statuses = {Finding.WORSE: Status.FAIL, Finding.NOT_WORSE: Status.OK, Finding.CANNOT_TELL: Status.OK}
+        return statuses.get(self, Status.WARN)
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,8 @@ class Comparison:
     It fails with two keys: the worsening is significant, and the one seen exceeds the margin. Significance alone would fail candidates for
     worsenings nobody minds once n is large; the margin alone would fail equal models by chance while n is small. As both must hold, equal
     models fail with a probability of at most alpha at every n, and a true worsening of twice the margin or more fails as soon as n suffices
-    to see it. One key alone warns, and so does a comparison that would rather miss a worsening by the margin than see it.
+    to see it. One key alone warns. Where a worsening by the margin would rather be missed than seen, that is said; it warns where a power was
+    asked for.
 
     Attributes:
         metric: Name of the score.
@@ -81,6 +85,7 @@ class Comparison:
         group: What the groups are, in the data's own word.
         neighbours: How much neighbouring samples resemble each other, a correlation, where that is no chance and nothing says which belong
             together; else ``None``. The rates do not hold then.
+        min_power: The power that was asked for; ``None`` where too few samples are no reason to warn.
     """
 
     metric: str
@@ -108,6 +113,7 @@ class Comparison:
     groups: int = 0
     group: str = ""
     neighbours: float | None = None
+    min_power: float | None = None
 
     @property
     def worsening(self) -> float:
@@ -126,8 +132,9 @@ class Comparison:
 
     @property
     def can_tell(self) -> bool:
-        """Whether a worsening by the margin would rather be seen than missed, or is ruled out."""
-        return self.is_same or self.power >= _ENOUGH_POWER or self.margin_p <= self.alpha
+        """Whether a worsening by the margin would be seen with the power that is asked for (or rather than missed), or is ruled out."""
+        enough = NOTED_POWER if self.min_power is None else self.min_power
+        return self.is_same or self.power >= enough or self.margin_p <= self.alpha
 
     @property
     def finding(self) -> Finding:
@@ -136,7 +143,9 @@ class Comparison:
             return Finding.WORSE if self.is_beyond_margin else Finding.WORSE_WITHIN_MARGIN
         if self.is_beyond_margin:
             return Finding.UNPROVEN
-        return Finding.NOT_WORSE if self.can_tell else Finding.CANNOT_TELL
+        if self.can_tell:
+            return Finding.NOT_WORSE
+        return Finding.CANNOT_TELL if self.min_power is None else Finding.TOO_FEW_ROWS
 
     @property
     def worst_slice(self) -> Comparison | None:
