@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 _PLACES = {
     "ModelCheck": "pytest_modeltiers.checks",
+    "Judgement": "pytest_modeltiers.judgement",
     "judge_model": "pytest_modeltiers.live",
     "task_of_example": "pytest_modeltiers.live",
     "model_check": "pytest_modeltiers.checks",

@@ -1,31 +1,41 @@
-"""Tiers 1 and 2 on a model object, without a config file or a pytest run: for notebooks, benchmarks and the project's own tests.
+"""Tiers 1 and 2 on a model object, without a config file or a pytest run: for notebooks, trainings, benchmarks and the project's own tests.
 
+judge(model, example)     # a result that a notebook shows
 findings = judge_model(lambda: MyModel(), TaskSpec(TaskType.CAUSAL_LM, vocab_size=100, max_seq_len=32))
 print(findings["causal"].explain())
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import sys
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from harness.adapters import Adapter, make_adapter
 from harness.catalogue import CATALOGUE
+from harness.errors import ExampleError, FactoryError, did_you_mean
 from harness.evidence import Evidence
 from harness.models.annotated import axis_names
 from harness.models.copies import Copies
-from harness.models.examples import arguments_of
-from harness.models.wrapped import refuse_compiled, unwrapped, with_signature
+from harness.models.examples import arguments_of, find_example
+from harness.models.inspection import guess_task
+from harness.models.wrapped import refuse_compiled, taken, unwrapped, with_signature
 from harness.owners import Selection
-from harness.properties.subject import Shared, Subject
+from harness.properties.subject import Subject
 from harness.runtime import seeded, threads_for
 from harness.tasks import TaskSpec
 from harness.tasks.declared import read_signature
 from harness.tasks.finding import signature_from_call
 from pytest_modeltiers.judge import Judge
+from pytest_modeltiers.judgement import Judgement
+from pytest_modeltiers.judgement import progress as shown_progress
 from pytest_modeltiers.property_tests import Answers, run_test
 
 _TIERS = (1, 2)
@@ -44,6 +54,97 @@ def task_of_example(model: nn.Module, example: Any) -> TaskSpec:
     """
     found = signature_from_call(model, arguments_of(example, model, "the example"), axis_names=axis_names(model))
     return TaskSpec.of_signature(read_signature(found.keys), type(model).__name__)
+
+
+def judge(
+    model: nn.Module | Callable[[], nn.Module],
+    example: Any = None,
+    *,
+    task: TaskSpec | None = None,
+    adapter: Adapter | None = None,
+    only: Collection[str] | None = None,
+    tiers: Collection[int] = (1,),
+    share: float = 1.0,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> Judgement:
+    """Judges a model object as it is, trained or not; a notebook shows the result.
+
+    The model is left as it was, and so is the random state. Properties of fresh weights are skipped: whoever wants them judged gives a function
+    that builds the model instead.
+
+    Args:
+        model: The model, or a function (or class) that builds it.
+        example: Forward's arguments of one working call: a tensor, a tuple in order, or a dict by name. It can be left out where the model
+            reads token ids, images or rows of numbers, or gives an example itself (``example_input_array``, ``dummy_inputs``).
+        task: What the model is for; by default what its calls show.
+        adapter: How it is called; by default as the example was.
+        only: Names of properties, where not all are wanted.
+        tiers: Which tiers: 1, 2 or both.
+        share: Seconds that one test may go on drawing examples.
+        seed: Seed of what is drawn.
+        progress: Whether to show a bar; by default in notebooks and on terminals.
+
+    Raises:
+        ExampleError: There is no example, or the model cannot be called with it.
+        ValueError: A tier needs more than a model, or there is no such property.
+    """
+    given, name = _subject(model, example, task, adapter, seed)
+    tests = selected_tests(given.task, tiers, only)
+    found = Judgement(name, given.task.title, is_selection=only is not None, seed=seed, device=str(given.device))
+    with shown_progress(len(tests), progress) as tell, seeded(seed):
+        for done, (label, seconds, evidence) in enumerate(judged(given, tests, share), 1):
+            found.add(label, seconds, evidence)
+            tell(done, label)
+    return found
+
+
+def _subject(
+    model: nn.Module | Callable[[], nn.Module], example: Any, task: TaskSpec | None, adapter: Adapter | None, seed: int
+) -> tuple[Subject, str]:
+    """The model to judge, and its name; what is judged is a copy."""
+    if isinstance(model, nn.Module):
+        rebuild, original = None, taken(model)
+    else:
+
+        def rebuild(weights_seed: int) -> nn.Module:
+            with seeded(weights_seed):
+                return taken(model()).eval()
+
+        original = rebuild(seed)
+    pristine = Copies(original).fresh().eval()
+    name = type(original).__name__
+    with seeded(seed):
+        task = task or _task(pristine, example)
+    build = None if rebuild is None else partial(rebuild, seed)
+    copies = Copies(pristine, build)
+    how = adapter or make_adapter(task)
+    fresh = rebuild is not None
+    return Subject(pristine, how, task, pristine, rebuild, seed, fresh_weights=fresh, given_copies=copies), name
+
+
+def _task(model: nn.Module, example: Any) -> TaskSpec:
+    """The task type that a model fits, where no example says otherwise; or else the signature of its example, or of one that it gives itself.
+
+    A call shows the shapes of a language model, but not that it promises to be causal and to ignore padding: of token ids, its task is found.
+    """
+    arguments = None if example is None else arguments_of(example, model, "the example")
+    if arguments is None or _is_ids(next(iter(arguments.values()), None)):
+        with suppress(FactoryError):
+            guess = guess_task(Copies(model).fresh)
+            if guess.plan is None:
+                return guess.task
+    if arguments is None:
+        found = find_example(model, sys.modules.get(type(model).__module__))
+        if found is None:
+            name = type(model).__name__
+            raise ExampleError(f"{name} gives no example of a call: pass one, such as judge(model, torch.randn(2, 8))")
+        arguments = found.arguments
+    return task_of_example(model, arguments)
+
+
+def _is_ids(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dtype == torch.int64 and value.ndim == 2
 
 
 def judge_model(
@@ -73,14 +174,7 @@ def judge_model(
     Raises:
         ValueError: A tier needs more than a model.
     """
-    for tier in tiers:
-        if tier not in _TIERS:
-            raise ValueError(f"tier {tier} needs more than a model: name a config to pytest, or judge tiers 1 and 2")
-    judged = [
-        (name, entry)
-        for name, entry in CATALOGUE.items()
-        if entry.tier in tiers and entry.applies_to(task) and (only is None or name in only)
-    ]
+    tests = selected_tests(task, tiers, only)
 
     def build(weights_seed: int) -> nn.Module:
         with seeded(weights_seed):
@@ -91,22 +185,60 @@ def judge_model(
             return model.eval()
 
     pristine = build(seed)
-    adapter = adapter or make_adapter(task)
-    shared, copies = Shared(), Copies(pristine, lambda: build(seed))
+    copies = Copies(pristine, lambda: build(seed))
+    subject = Subject(pristine, adapter or make_adapter(task), task, pristine, build, seed, given_copies=copies)
+    return {label: evidence for label, _, evidence in judged(subject, tests, share)}
+
+
+Test = tuple[str, "str | None"]
+"""A property, and a case of it."""
+
+
+def selected_tests(task: TaskSpec, tiers: Collection[int], only: Collection[str] | None = None) -> list[Test]:
+    """The tests that make sense for a task.
+
+    Args:
+        task: The task.
+        tiers: Which tiers.
+        only: Names of properties, where not all are wanted.
+
+    Raises:
+        ValueError: A tier needs more than a model, or there is no such property.
+    """
+    for tier in tiers:
+        if tier not in _TIERS:
+            raise ValueError(f"tier {tier} needs more than a model: name a config to pytest, or judge tiers 1 and 2")
+    for name in only or ():
+        if name not in CATALOGUE:
+            raise ValueError(f"there is no property {name!r}.{did_you_mean(name, CATALOGUE)}")
+    entries = [
+        (name, entry)
+        for name, entry in CATALOGUE.items()
+        if entry.tier in tiers and entry.applies_to(task) and (only is None or name in only)
+    ]
+    return [(name, case) for name, entry in entries for case in (entry.cases_for(task) if entry.cases else (None,))]
+
+
+def judged(given: Subject, tests: Sequence[Test], share: float) -> Iterator[tuple[str, float, Evidence]]:
+    """Judges tests one after the other, each on a copy of the model: their names, seconds and evidence.
+
+    Args:
+        given: The model, with how it is copied.
+        tests: The tests.
+        share: Seconds that one test may go on drawing examples.
+    """
 
     def run(name: str, case: str | None) -> Evidence:
-        subject = Subject(
-            copies.fresh(), adapter, task, pristine=pristine, rebuild=build, seed=seed, shared=shared, given_copies=copies
-        )
-        with threads_for(pristine):
-            return run_test(Judge(name, subject, share, seed, selection, case), case, partial(_provide, subject))
+        subject = replace(given, model=given.copies.fresh(), given_copies=given.copies)
+        with threads_for(given.model):
+            return run_test(Judge(name, subject, share, given.seed, selection, case), case, partial(_provide, subject))
 
-    selection = Selection(frozenset(name for name, _ in judged), task.switched_off, partial(Answers(task, _TIERS).of, run))
-    found: dict[str, Evidence] = {}
-    for name, entry in judged:
-        for case in entry.cases_for(task) if entry.cases else (None,):
-            found[name if case is None else f"{name}[{case}]"] = run(name, case)
-    return found
+    answers = Answers(given.task, _TIERS)
+    selection = Selection(frozenset(name for name, _ in tests), given.task.switched_off, partial(answers.of, run))
+    for name, case in tests:
+        started = time.perf_counter()
+        evidence = run(name, case)
+        yield name if case is None else f"{name}[{case}]", time.perf_counter() - started, evidence
 
 
 def _provide(subject: Subject, fixture: str) -> object:

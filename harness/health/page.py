@@ -87,6 +87,20 @@ def to_html(report: HealthResults) -> str:
     )  # fmt: skip
 
 
+def fragment(report: HealthResults) -> str:
+    """The report as a part of somebody else's page, such as the output of a notebook's cell."""
+    return (
+        _environment()
+        .get_template("fragment.html.j2")
+        .render(
+            report=report,
+            verdict=markdown.verdict(report),
+            causes=report.causes[:MOST_CARDS],
+            passed=[check for check in report.checks if check.status == "passed"],
+        )
+    )
+
+
 def comparison_html(comparison: Comparison) -> str:
     """A comparison of two reports as a self-contained HTML page."""
     return _environment().get_template("comparison.html.j2").render(comparison=comparison)
