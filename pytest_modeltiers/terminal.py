@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import textwrap
 import xml.etree.ElementTree as ElementTree
-from collections import Counter
-from collections.abc import Generator, Mapping
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from harness.evidence import Status
+from harness.export import shortened
+from harness.export.store import default_folder
 from harness.health import ExportHealthReport
-from harness.health.checks import Cause, also_text, label_of
+from harness.health.checks import Cause, SkippedCheck, also_text, label_of
 from harness.health.markdown import problems_text
-from harness.wording import counted
+from harness.wording import counted, duration
 from pytest_modeltiers.hooks import TIERS
 from pytest_modeltiers.results import NODEID, Result, check_name, figures_of, most_calls
 
@@ -32,8 +34,14 @@ _MARKUP: dict[Status, dict[str, bool]] = {
 }
 _WORDS = {Status.FAIL: "FAIL", Status.WARN: "WARN", Status.OK: "ok", Status.SKIPPED: "skip"}
 _INDENT = " " * 7
-_SEVERAL = 4
-"""Tests that are skipped for one reason are counted from here on, rather than listed; ``-v`` lists them."""
+_REASON = 160
+"""Characters of a reason to skip a test; ``-v`` and the report have all of it."""
+
+_SEE = re.compile(r"\(see (?P<owner>[^()]+)\)$")
+"""How the reason of a test ends that is skipped because of what another one finds."""
+
+_CACHE = str(default_folder())
+"""Files in here are ours, and nobody looks for them unless asked to with ``-v``."""
 
 _FALLBACK = (80, 24)
 _NARROWEST = 40
@@ -85,16 +93,16 @@ def put_back(reporter: Reporter, terminal: pytest.TerminalReporter) -> None:
 
 
 def print_summary(terminal: pytest.TerminalReporter, path: Path, results: list[Result], report: ExportHealthReport) -> None:
-    """Prints the results of one config; with ``-q`` only what needs attention."""
-    quiet = terminal.verbosity < 0
+    """Prints the results of one config: what is wrong in full, the rest in a few lines; all of it with ``-v``, none with ``-q``."""
     colour = "red" if report.get_failed_checks() else "yellow" if report.summary["warnings"] or not report.checks else "green"
     terminal.write_sep("=", f"{report.model_name} ({path.name}): {title(report)}", bold=True, **{colour: True})
     by_name = {check_name(result): result for result in results}
     causes = report.causes
+    red = {check.check_name.partition("::")[2] for cause in causes for check in (cause.owner, *cause.also)}
     for tier in sorted({result.tier for result in results}):
         rows = [result for result in results if result.tier == tier]
-        counts = ", ".join(f"{n} {_WORDS[s].lower()}" for s in Status if (n := sum(r.status is s for r in rows)))
-        terminal.write_line(f"tier {tier} · {TIERS.get(tier, '')}: {counts}", bold=True)
+        left_out = [check for check in report.skipped if check.tier == tier and check.check_name not in by_name]
+        terminal.write_line(f"tier {tier} · {TIERS.get(tier, '')}: {_counts(rows, left_out)}", bold=True)
         for cause in causes:
             result = by_name[cause.owner.check_name]
             if result.tier == tier:
@@ -103,31 +111,62 @@ def print_summary(terminal: pytest.TerminalReporter, path: Path, results: list[R
                 if other.tier == tier != result.tier:
                     terminal.write(f"  {_WORDS[other.status]} ", **_MARKUP[other.status])
                     terminal.line(f"{other.label}: see {result.label}")
-        quiet_rows = [row for row in rows if row.status in (Status.OK, Status.SKIPPED)]
-        if not quiet:
-            alike = {} if terminal.verbosity > 0 else _skipped_alike(quiet_rows)
-            rest = [row for row in quiet_rows if row.status is Status.OK or row.message not in alike]
-            _print_rows(terminal, sorted(rest, key=lambda row: -row.status.severity))
-            for reason, number in alike.items():
-                terminal.write("  skip ", **_MARKUP[Status.SKIPPED])
-                _print_wrapped(terminal, _INDENT, f"{number} tests: {reason}", started=True, light=True)
-            for check in report.skipped:
-                if check.tier == tier and check.check_name not in by_name:
-                    terminal.write("  none ", **_MARKUP[Status.SKIPPED])
-                    label = check.check_name.partition("::")[2]
-                    _print_wrapped(terminal, _INDENT, f"{label}: {check.reason}", started=True, light=True)
+        if terminal.verbosity > 0:
+            _print_rows(terminal, [*_of(rows, Status.OK), *_of(rows, Status.SKIPPED)])
+            for check in left_out:
+                _print_names(terminal, "none", [check.check_name.partition("::")[2]], check.reason)
+        elif terminal.verbosity == 0:
+            _print_names(terminal, "ok", [row.label for row in _of(rows, Status.OK)])
+            for reason, names in _by_reason(_of(rows, Status.SKIPPED)).items():
+                if not _names_one_of(red, reason):
+                    _print_names(terminal, "skip", names, shortened(reason, _REASON))
         for text in figures_of(rows):
-            _print_wrapped(terminal, "  ", text)
+            if terminal.verbosity > 0 or _CACHE not in text:
+                _print_wrapped(terminal, "  ", text)
         if terminal.verbosity > 0 and (text := most_calls(rows)):
             _print_wrapped(terminal, "  ", text, hanging="    ", light=True)
     if report.coverage:
         _print_wrapped(terminal, "", report.coverage, yellow=True)
 
 
-def _skipped_alike(rows: list[Result]) -> dict[str, int]:
-    """Reasons for which several tests are skipped, and how many."""
-    reasons = Counter(row.message for row in rows if row.status is Status.SKIPPED)
-    return {reason: number for reason, number in reasons.items() if number >= _SEVERAL}
+def _of(rows: Iterable[Result], status: Status) -> list[Result]:
+    return [row for row in rows if row.status is status]
+
+
+def _counts(rows: list[Result], left_out: Sequence[SkippedCheck]) -> str:
+    """``39 ok, 1 fail, 10 skip, 4 left out``, and how long that took."""
+    counts = [f"{number} {_WORDS[status]}".lower() for status in Status if (number := len(_of(rows, status)))]
+    counts += [f"{len(left_out)} left out"] * bool(left_out)
+    took = duration(sum(row.seconds for row in rows))
+    return ", ".join(counts) + (f" ({took})" if took else "")
+
+
+def _by_reason(rows: Iterable[Result]) -> dict[str, list[str]]:
+    """The names of skipped tests by the reason."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        found.setdefault(row.message, []).append(row.label)
+    return found
+
+
+def _names_one_of(red: Collection[str], reason: str) -> bool:
+    """Whether a test is skipped because of a failure, which says itself how many are."""
+    see = _SEE.search(reason)
+    return see is not None and see["owner"] in red
+
+
+def _print_names(terminal: pytest.TerminalReporter, word: str, names: Sequence[str], reason: str = "") -> None:
+    """Tests of which one thing is said; the cases of a property as ``name[case, case]``."""
+    if not names:
+        return
+    status = next((status for status, known in _WORDS.items() if known == word), Status.SKIPPED)
+    terminal.write(f"  {word:<5}", **_MARKUP[status])
+    cases: dict[str, list[str]] = {}
+    for name in names:
+        entry, _, case = name.rstrip("]").partition("[")
+        cases.setdefault(entry, []).extend([case] if case else [])
+    told = ", ".join(f"{entry}[{', '.join(found)}]" if found else entry for entry, found in cases.items())
+    _print_wrapped(terminal, _INDENT, f"{told}: {reason}" if reason else told, hanging=_INDENT, started=True, light=True)
 
 
 def title(report: ExportHealthReport) -> str:
@@ -159,12 +198,20 @@ def _print_cause(terminal: pytest.TerminalReporter, cause: Cause, result: Result
             "measured": evidence.comparison if evidence else "",
             "usual cause": evidence.cause if evidence else "",
             "also shows as": also_text(cause.also),
+            "not judged": _waiting_text(cause, by_name.values()),
         }
         for label, text in facts.items():
             if text:
                 _print_wrapped(terminal, f"{_INDENT}{label}: ", text, hanging=_INDENT + "  ")
     for name in (cause.owner.check_name, *(check.check_name for check in cause.also)):
         _print_captured(terminal, by_name[name])
+
+
+def _waiting_text(cause: Cause, results: Iterable[Result]) -> str:
+    """How many tests wait for a bug to be mended."""
+    red = [check.check_name.partition("::")[2] for check in (cause.owner, *cause.also)]
+    waiting = sum(_names_one_of(red, result.message) for result in results if result.status is Status.SKIPPED)
+    return f"{counted(waiting, 'test')}, until this is mended" if waiting else ""
 
 
 def _print_captured(terminal: pytest.TerminalReporter, result: Result) -> None:

@@ -90,13 +90,27 @@ def test_a_failure_shows_no_traceback_and_no_code_of_the_plugin(project: Any) ->
         assert part not in text
 
 
-def test_a_passing_run_ends_with_a_table_of_the_tier(project: Any) -> None:
-    project.config()
+def test_a_passing_run_ends_with_the_names_of_the_tier(project: Any) -> None:
+    project.config(only=("causal", "dtype_move"))
 
     result = project.run("--model-config", "cfg.json")
 
     assert result.ret == 0
-    result.stdout.fnmatch_lines(["*lm_tiny (cfg.json): sound, grade A*", "tier 1 * critical properties: 1 ok", "  ok   causal *"])
+    result.stdout.fnmatch_lines(
+        [
+            "*lm_tiny (cfg.json): sound, grade A*",
+            "tier 1 * critical properties: 4 ok (*s)",
+            "  ok   causal, dtype_move[[]bfloat16, float16, float64]",
+        ]
+    )
+
+
+def test_every_test_has_a_row_with_v(project: Any) -> None:
+    project.config(only=("causal", "train_mode"))
+
+    result = project.run("--model-config", "cfg.json", "-v")
+
+    result.stdout.fnmatch_lines(["  ok   causal * s*", "  skip train_mode[[]statistics] *no layer keeps statistics*"])
 
 
 def test_quiet_shows_only_what_needs_attention(project: Any) -> None:
@@ -114,7 +128,7 @@ def test_a_warning_has_a_letter_of_its_own(project: Any) -> None:
     result = project.run("--model-config", "cfg.json")
 
     assert result.ret == 0
-    result.stdout.fnmatch_lines(["cfg.json w *", "*tier 1 * 1 warn", "  WARN registration: *`spare[[]0]` is not registered*"])
+    result.stdout.fnmatch_lines(["cfg.json w *", "*tier 1 * 1 warn *", "  WARN registration: *`spare[[]0]` is not registered*"])
     assert result.parseoutcomes() == {"warn": 1}
 
 
@@ -151,14 +165,25 @@ def test_a_skip_gives_its_reason(project: Any) -> None:
     result.stdout.fnmatch_lines(["SKIPPED * cfg.json:1: all sequences have the same length*"])
 
 
-@pytest.mark.parametrize(("option", "lines"), [((), 1), (("-v",), 4)])
-def test_tests_that_are_skipped_for_one_reason_are_one_line(project: Any, option: tuple[str, ...], lines: int) -> None:
+@pytest.mark.parametrize(("option", "lines"), [((), 0), (("-v",), 4)])
+def test_tests_that_a_failure_keeps_from_being_judged_are_counted_with_it(
+    project: Any, option: tuple[str, ...], lines: int
+) -> None:
     raising = GOOD.replace("x = self.embed(input_ids)", "raise ValueError")
     project.config(only=("shape_contract", "causal", "registration", "stateless", "mode_round_trip"), model=raising)
 
     result = project.run("--model-config", "cfg.json", *option)
 
     assert sum(line.startswith("  skip ") for line in result.outlines) == lines
+    result.stdout.fnmatch_lines(["  FAIL shape_contract: *", "*not judged: 4 tests, until this is mended"])
+
+
+def test_tests_that_are_skipped_for_one_reason_are_one_line(project: Any) -> None:
+    project.config(only=("adapter_layers",))
+
+    result = project.run("--model-config", "cfg.json", "-k", "adapter_layers")
+
+    result.stdout.fnmatch_lines(["  skip adapter_layers[[]disabled, merged, saved, trained]: the model has no adapters *"])
 
 
 @pytest.fixture(params=["xunit1", "xunit2"])

@@ -227,10 +227,11 @@ def model(task_spec):
 def test_what_the_code_of_a_model_names_nothing_of_is_left_out_and_told_once(project: Any) -> None:
     project.config(only=ADAPTERS)
 
-    result = project.run("--model-config", "cfg.json", "--model-report", "out")
+    result = project.run("--model-config", "cfg.json", "--model-report", "out", "-v")
 
     result.assert_outcomes(passed=1, deselected=4)
-    result.stdout.fnmatch_lines(["*(causal_lm, 1 tests)", "  none adapter_layers: the model's code names no adapters*"])
+    told = ["*(causal_lm, 1 tests)", "tier 1 *: 1 ok, 1 left out *", "  none adapter_layers: the model's code names no adapters*"]
+    result.stdout.fnmatch_lines(told)
     report = project.json("out/health_report.json")
     assert [check["check_name"] for check in report["skipped"]] == ["tier1::adapter_layers"]
     assert report["coverage"] == ""
@@ -359,9 +360,9 @@ def words(result: pytest.RunResult) -> dict[str, str]:
 
 
 def timeless(value: Any) -> Any:
-    """A report without what differs from run to run: times, and calls of the model, which the first test of a process makes for others too."""
+    """A report without what differs from run to run: how and when it ran, and calls of the model, which the first test of a process makes for all."""
     if isinstance(value, dict):
-        left_out = ("timestamp", "duration_seconds", "forwards", "rows")
+        left_out = ("timestamp", "environment", "duration_seconds", "forwards", "rows")
         return {key: timeless(item) for key, item in value.items() if key not in left_out}
     return [timeless(item) for item in value] if isinstance(value, list) else value
 
