@@ -6,7 +6,7 @@ import ast
 import operator
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -25,11 +25,17 @@ MEASURED = "measured"
 ANY_SIZE = -1
 """The size of an axis that is measured, in a shape that is promised."""
 
+_MOST_DRAWN = 8
+"""The largest size that is drawn of an axis without an upper limit, in multiples of the smallest."""
+
 _NEAR = 64
 """Sizes of an axis that are tried where a limit forbids the typical one."""
 
 _USUAL = 12
-"""The largest size that is drawn of an axis without an upper limit, in multiples of its step."""
+"""How many sizes above the smallest are drawn of an axis without an upper limit."""
+
+_SEVERAL = 3
+"""Elements of an axis that follows from another: of a single one, much says nothing, as attention to it is always whole."""
 
 _OPERATORS: dict[type[ast.operator], tuple[str, Callable[[Any, Any], Any]]] = {
     ast.Add: ("+", operator.add),
@@ -133,6 +139,7 @@ class Axis:
         empty: Whether a row may have no real element.
         source: The formula its size follows from, or ``measured``.
         independent: Of ``batch``: whether rows are independent in forward.
+        drawn: How many sizes above the smallest are drawn where there is no upper limit.
     """
 
     name: str
@@ -146,6 +153,7 @@ class Axis:
     empty: bool = False
     source: Formula | Literal["measured"] | None = None
     independent: bool = True
+    drawn: int = _USUAL
 
     @property
     def is_free(self) -> bool:
@@ -172,21 +180,40 @@ class Axis:
         return in_range and size % self.multiple_of == 0 and (not self.sizes or size in self.sizes)
 
     def choices(self) -> Sequence[int]:
-        """The sizes to draw from, smallest first; of an axis without an upper limit the first dozen. They may be billions: a range, no list."""
+        """The sizes to draw from, smallest first; of one without an upper limit the first ``drawn``. They may be billions: a range."""
         if self.sizes:
             return sorted(size for size in self.sizes if self.allows(size))
-        most = self.most if self.most is not None else self.least + _USUAL * self.multiple_of
+        most = self.most if self.most is not None else self.least + self.drawn * self.multiple_of
         first = -(-self.least // self.multiple_of) * self.multiple_of
         return range(first, most + 1, self.multiple_of)
 
-    def typical(self, taken: Collection[int] = ()) -> int:
+    def drawn_for(self, formulas: Collection[Formula]) -> Axis:
+        """The axis, of which so many sizes are drawn that those that follow from it alone are several elements long.
+
+        Args:
+            formulas: Sizes that follow from this axis.
+        """
+        if self.most is not None or self.sizes or not formulas:
+            return self
+        whole = replace(self, drawn=_MOST_DRAWN * max(self.least, _USUAL * self.multiple_of) // self.multiple_of)
+        needed = whole.first_of_several(formulas)
+        return self if needed is None else replace(self, drawn=max(self.drawn, (needed - self.least) // self.multiple_of + 1))
+
+    def first_of_several(self, formulas: Collection[Formula]) -> int | None:
+        """The smallest size to draw at which those that follow from it are several elements long; ``None`` where there is none."""
+        choices = self.choices()
+        first = bisect_left(choices, True, key=lambda size: all(each.value({self.name: size}) >= _SEVERAL for each in formulas))
+        return choices[first] if first < len(choices) else None
+
+    def typical(self, taken: Collection[int] = (), formulas: Collection[Formula] = ()) -> int:
         """A size of the middle that no other axis has, so that an axis can be told by its length.
 
         Args:
             taken: Sizes that other axes have.
+            formulas: Sizes that follow from this axis, and are several elements long where it allows.
         """
         choices = self.choices()
-        middle = choices[bisect_left(choices, min(_USUAL - 1, choices[-1] // 2)) :]
+        middle = choices[bisect_left(choices, max(self.first_of_several(formulas) or 0, min(_USUAL - 1, choices[-1] // 2))) :]
         return next((size for size in middle if size not in taken and size > 1), choices[-1])
 
     def near(self, size: int, taken: Collection[int] = ()) -> list[int]:
@@ -198,6 +225,12 @@ class Axis:
         """
         others = sorted(self.choices()[:_NEAR], key=lambda other: (other in taken, abs(other - size)))
         return [size, *others]
+
+
+def formulas_of(axis: Axis, axes: Mapping[str, Axis]) -> list[Formula]:
+    """The sizes that follow from an axis alone."""
+    sources = (each.source for each in axes.values())
+    return [source for source in sources if isinstance(source, Formula) and source.axes == (axis.name,)]
 
 
 def keep_limits(limits: Iterable[Limit], known: Mapping[str, int]) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import Mistake, did_you_mean, nearest
-from harness.tasks.axes import BATCH, MEASURED, Axis, Formula, Limit
+from harness.tasks.axes import BATCH, MEASURED, Axis, Formula, Limit, formulas_of
 from harness.tasks.keys import AxisKeys, InputKeys, LabelKeys, LossKeys, OutputKeys, SignatureKeys
 from harness.tasks.kinds import KINDS, LOSSES, Kind
 from harness.tasks.signature import Group, Input, Output, Signature
@@ -92,6 +92,7 @@ class _Reader:
             if name not in axes:
                 told, among = "no input or output has this axis", f"They have {_listed(axes)}"
                 self.mistakes.append(_unknown("axis", f"axes.{name}", told, name, axes, among))
+        axes = {name: axis.drawn_for(formulas_of(axis, axes)) for name, axis in axes.items()}
         loss = keys.loss if isinstance(keys.loss, LossKeys) else LossKeys(function=keys.loss or "", over=None)
         return Signature(
             inputs=tuple(self._input(name, each) for name, each in inputs.items()),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from harness.tasks.axes import ANY_SIZE, BATCH, MEASURED, Axis, Formula, Limit, Size, keep_limits, rows_first
+from harness.tasks.axes import ANY_SIZE, BATCH, MEASURED, Axis, Formula, Limit, Size, formulas_of, keep_limits, rows_first
 from harness.tasks.inputs_and_outputs import Group as Group
 from harness.tasks.inputs_and_outputs import Input as Input
 from harness.tasks.inputs_and_outputs import Output as Output
@@ -229,7 +229,7 @@ class Signature:
         found: dict[str, int] = {}
         for axis in self.free_axes:
             # Few rows: they are what everything else is multiplied by.
-            size = 3 if axis.name == BATCH and axis.allows(3) else axis.typical(taken)
+            size = 3 if axis.name == BATCH and axis.allows(3) else axis.typical(taken, formulas_of(axis, self.axes))
             kept = (near for near in axis.near(size, taken) if keep_limits(self.limits, {**found, axis.name: near}))
             found[axis.name] = next(kept, size)
             taken.add(found[axis.name])
