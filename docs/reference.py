@@ -120,6 +120,7 @@ PUBLIC = {
     "harness.monitoring.run": ("run_tier5_monitoring",),
     "harness.monitoring.profiles": ("compute_dataset_profile", "profile_columns"),
     "harness.monitoring.drift": ("compare_profiles",),
+    "pytest_modeltiers.callbacks": ("lightning_callback", "trainer_callback", "Watch"),
     "pytest_modeltiers.checks": ("model_check", "ModelCheck"),
     "pytest_modeltiers.hooks": ("pytest_modeltiers_checks",),
     "pytest_modeltiers.live": ("judge", "judge_model", "task_of_example"),

@@ -11,10 +11,13 @@ __version__ = "0.1.0"
 _PLACES = {
     "ModelCheck": "pytest_modeltiers.checks",
     "Judgement": "pytest_modeltiers.judgement",
+    "Watch": "pytest_modeltiers.callbacks",
     "judge_model": "pytest_modeltiers.live",
+    "lightning_callback": "pytest_modeltiers.callbacks",
     "task_of_example": "pytest_modeltiers.live",
     "model_check": "pytest_modeltiers.checks",
     "tests_for": "pytest_modeltiers.suite",
+    "trainer_callback": "pytest_modeltiers.callbacks",
 }
 
 __all__ = ["__version__", *_PLACES]

@@ -115,7 +115,7 @@ def _subject(
     pristine = Copies(original).fresh().eval()
     name = type(original).__name__
     with seeded(seed):
-        task = task or _task(pristine, example)
+        task = task or task_of_model(pristine, example)
     build = None if rebuild is None else partial(rebuild, seed)
     copies = Copies(pristine, build)
     how = adapter or make_adapter(task)
@@ -123,11 +123,12 @@ def _subject(
     return Subject(pristine, how, task, pristine, rebuild, seed, fresh_weights=fresh, given_copies=copies), name
 
 
-def _task(model: nn.Module, example: Any) -> TaskSpec:
+def task_of_model(model: nn.Module, example: Any) -> TaskSpec:
     """The task type that a model fits, where no example says otherwise; or else the signature of its example, or of one that it gives itself.
 
     A call shows the shapes of a language model, but not that it promises to be causal and to ignore padding: of token ids, its task is found.
     """
+    model = Copies(taken(model)).fresh().eval()
     arguments = None if example is None else arguments_of(example, model, "the example")
     if arguments is None or _is_ids(next(iter(arguments.values()), None)):
         with suppress(FactoryError):
