@@ -82,8 +82,9 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 def add_profile(commands: Any) -> None:
     """Adds ``profile``."""
-    profile = commands.add_parser("profile", help="profile the data of a config, as a reference for monitoring")
-    add_config(profile)
+    profile = commands.add_parser("profile", help="profile the data of a config, or a table, as a reference for monitoring")
+    profile.add_argument("file", type=Path, nargs="?", metavar="FILE", help="a table to profile without a model: Parquet, CSV, …")
+    add_config(profile, required=False)
     profile.add_argument("--part", choices=("eval", "train"), default="eval", help="which data of the config (default: eval)")
     profile.add_argument("--db", metavar="PATH", help="where to store it: a file, or the URL of a PostgreSQL database")
     profile.add_argument(
@@ -94,6 +95,12 @@ def add_profile(commands: Any) -> None:
     )
     profile.add_argument("--name", metavar="NAME", help='a name for that run from now on, such as "production"')
     profile.add_argument(
+        "--without", action="append", default=[], metavar="COLUMN", help="a column of FILE that is no feature; repeatable"
+    )
+    profile.add_argument(
+        "--categorical", action="append", default=[], metavar="COLUMN", help="a column of FILE that is levels; repeatable"
+    )
+    profile.add_argument(
         "--familiarity",
         action="store_true",
         help="estimate accuracy by how near rows are to training rows, of which up to 1,000 are then kept (images, tables)",
@@ -103,6 +110,19 @@ def add_profile(commands: Any) -> None:
 
 
 def _profile(arguments: argparse.Namespace) -> int:
+    if arguments.file is not None and arguments.config is None:
+        from harness.monitoring.tables import profile_file
+
+        answer = profile_file(
+            arguments.file,
+            arguments.db,
+            name=arguments.name,
+            categorical=arguments.categorical,
+            without=arguments.without,
+        )
+        print(json.dumps(answer.data, allow_nan=False) if arguments.json else answer.text)
+        return 0
+    _check_one(arguments, "profile")
     from harness.config import load_config
     from harness.monitoring.profile_command import profile_config
 
@@ -119,18 +139,39 @@ def _profile(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _check_one(arguments: argparse.Namespace, command: str) -> None:
+    """Refuses a table beside a config, and neither."""
+    if (arguments.file is None) == (arguments.config is None):
+        raise ConfigError(f"{command}: give --config FILE for a model and its data, or a table without a model")
+
+
 def add_monitor(commands: Any) -> None:
     """Adds ``monitor``."""
     monitor = commands.add_parser("monitor", help="evaluate a model, compare it with its baseline, and its data with a profile")
-    add_config(monitor)
+    monitor.add_argument("file", type=Path, nargs="?", metavar="FILE", help="a table to compare with --reference without a model")
+    add_config(monitor, required=False)
+    monitor.add_argument("--db", metavar="PATH", help="where the reference of FILE is stored (experiments.db)")
     monitor.add_argument("--baseline", metavar="RUN", help="the run to compare with, by id or name, instead of the config's")
-    monitor.add_argument("--reference", metavar="RUN", help="the run whose profile to compare with, instead of the config's")
+    monitor.add_argument(
+        "--reference",
+        metavar="RUN",
+        help="the run whose profile to compare with, instead of the config's; of FILE another file too",
+    )
     monitor.add_argument("--strict", action="store_true", help="warnings fail")
     add_json(monitor)
     monitor.set_defaults(run=_monitor)
 
 
 def _monitor(arguments: argparse.Namespace) -> int:
+    if arguments.file is not None and arguments.config is None:
+        from harness.monitoring.tables import monitor_file
+
+        if arguments.reference is None:
+            raise ConfigError("monitor: name what to compare with by --reference: a stored profile, or another file")
+        answer = monitor_file(arguments.file, arguments.reference, arguments.db)
+        print(json.dumps(answer.data, allow_nan=False) if arguments.json else answer.text)
+        return int(answer.data["status"] == "fail" or (arguments.strict and answer.data["status"] == "warn"))
+    _check_one(arguments, "monitor")
     from harness.config import load_config
     from harness.monitoring.run import monitor_config
 

@@ -15,11 +15,11 @@ from harness.experiments.database import ExperimentDB
 from harness.experiments.run_parts import measure
 from harness.models.loading import model_source
 from harness.monitoring.dependence import Groups, one_row_a_group
-from harness.monitoring.features.kinds import kind_of
+from harness.monitoring.drift.table import summary_rows, summary_table
 from harness.monitoring.profiles.profile import Profile
 from harness.monitoring.reference import Reference, open_window
 from harness.monitoring.window import measure_window, ood_score_of
-from harness.wording import Answer, aligned
+from harness.wording import Answer
 
 if TYPE_CHECKING:
     from torch import nn
@@ -158,26 +158,6 @@ def _text(profile: Profile, data: Dataset, run_id: int | None, name: str | None,
         known = f", known as {name!r}" if name else ""
         lines += ["", f'stored with run {run_id}{known}: "reference_profile_id": {json.dumps(name or run_id)}']
     return "\n".join(lines)
-
-
-def summary_rows(profile: Profile) -> list[dict[str, Any]]:
-    """Name, kind, values, missing ones and a summary of each feature, ready for JSON."""
-    return [
-        {
-            "feature": name,
-            "kind": feature.kind,
-            "n": feature.n,
-            "missing": feature.missing,
-            "summary": kind_of(feature).summary(feature),
-        }
-        for name, feature in profile.features.items()
-    ]
-
-
-def summary_table(profile: Profile) -> str:
-    """The same as text in aligned columns."""
-    rows = [[str(value) for value in row.values()] for row in summary_rows(profile)]
-    return aligned([["FEATURE", "KIND", "N", "MISSING", "SUMMARY"], *rows])
 
 
 _LAST = "checkpoint"

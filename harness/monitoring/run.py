@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,13 @@ from harness.experiments.records import RunRef
 from harness.models.loading import model_source
 from harness.monitoring import DEFAULT_LIMITS, DriftOptions, Floors, Limits
 from harness.monitoring.checks import judge_monitoring
+from harness.monitoring.drift.table import drift_table as drift_table
 from harness.monitoring.monitor import Memory, Monitor
 from harness.monitoring.reference import open_window
 from harness.tasks import TaskSpec
-from harness.wording import Answer, aligned, figure, p_value
+from harness.wording import Answer
 
 TIER = 5
-
-_MOST = 40
-_HEAD = ["FEATURE", "STATUS", "EFFECT", "FLOOR", "P", "FOUND"]
 
 
 def run_tier5_monitoring(
@@ -129,38 +127,6 @@ def _drift(found: Mapping[str, Evidence], features: list[dict[str, Any]]) -> dic
         "groups": {case: {"status": one.status.value, "message": one.message} for case, one in cases.items()},
         "features": sorted(features, key=lambda feature: -feature["contribution"]),
     }
-
-
-def drift_table(features: Sequence[Mapping[str, Any]], most: int = _MOST) -> str:
-    """A line a feature, by its gravest difference: the gravest first, then those with the larger part of the drift.
-
-    Args:
-        features: Features as JSON values, as ``FeatureDrift.to_json`` gives them.
-        most: The most lines; how many are left out is said.
-    """
-    ordered = sorted(features, key=lambda one: (-Status(one["status"]).severity, -one["contribution"]))
-    rows = [_row(one) for one in ordered[:most]]
-    left = len(ordered) - len(rows)
-    more = f"\n… and {left} other features, which --json lists" if left else ""
-    return aligned([_HEAD, *rows]) + more
-
-
-def _row(feature: Mapping[str, Any]) -> list[str]:
-    difference = feature["differences"][0]
-    effect = difference["effect"]
-    if difference["untested"]:
-        return [feature["feature"], feature["status"], "", "", "", difference["untested"]]
-    aspect = "" if difference["aspect"] == "values" else f"{difference['aspect']}: "
-    is_significant = difference["finding"] in ("drifted", "changed")
-    for_the_better = " for the better" if feature.get("is_improved") and is_significant else ""
-    return [
-        feature["feature"],
-        feature["status"],
-        f"{effect['name']} {figure(effect['value'])}",
-        f"{effect['floor']:g}",
-        p_value(difference["p_adjusted"]),
-        f"{aspect}{difference['finding']}{for_the_better}",
-    ]
 
 
 _MARKS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL", "skipped": "-   "}

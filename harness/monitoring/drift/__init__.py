@@ -13,6 +13,7 @@ from harness.monitoring import DEFAULT_DRIFT_OPTIONS, DriftOptions
 from harness.monitoring.drift.verdict import Verdict, rows_needed
 from harness.monitoring.features import Difference
 from harness.monitoring.features.kinds import kind_of
+from harness.monitoring.features.ranges import RANGE
 from harness.monitoring.profiles.profile import Profile, check_same_scale, is_optional
 from harness.statistics import false_discovery, holm
 from harness.wording import counted, listed
@@ -201,10 +202,15 @@ def _ranked(by_feature: dict[str, list[Verdict]]) -> tuple[FeatureDrift, ...]:
     strengths = {name: sum(verdict.difference.strength for verdict in verdicts) for name, verdicts in by_feature.items()}
     total = sum(strengths.values()) or 1.0
     features = [
-        FeatureDrift(name, tuple(sorted(verdicts, key=lambda v: (-v.status.severity, v.p_adjusted))), strengths[name] / total)
+        FeatureDrift(name, tuple(sorted(verdicts, key=_gravity)), strengths[name] / total)
         for name, verdicts in by_feature.items()
     ]
     return tuple(sorted(features, key=lambda one: -one.contribution))
+
+
+def _gravity(verdict: Verdict) -> tuple[int, bool, float]:
+    """The gravest first; what is outside the range is a detail of values that drifted altogether."""
+    return -verdict.status.severity, verdict.difference.aspect == RANGE, verdict.p_adjusted
 
 
 def _summary(report: DriftReport) -> str:

@@ -167,12 +167,13 @@ def _subject(verdict: Verdict) -> str:
     """``age``, or ``missing values of `age```."""
     difference = verdict.difference
     name = f"`{difference.feature}`"
-    return name if difference.aspect == "values" else f"{difference.aspect} of {name}"
+    aspect = "the range" if difference.aspect == "range" else difference.aspect
+    return name if difference.aspect == "values" else f"{aspect} of {name}"
 
 
 def _opening(verdict: Verdict) -> str:
     about = _subject(verdict)
-    have = "has" if verdict.difference.aspect == "values" else "have"
+    have = "has" if verdict.difference.aspect in ("values", "range") else "have"
     return {
         Finding.DRIFTED: f"{about} {have} drifted",
         Finding.CHANGED: f"{about} {have} changed, but by less than is allowed",

@@ -19,6 +19,10 @@ ALIKE = "all values are alike"
 TOO_FEW = "too few rows to compare"
 
 
+_LEAST_SPAN = 0.1
+"""Effects with a smaller floor count as if theirs were this, so that one of them is not all of the drift."""
+
+
 @dataclass(frozen=True)
 class Difference:
     """One hypothesis tested: that a feature is, in one respect, distributed as it was.
@@ -71,7 +75,7 @@ class Difference:
         if not self.is_tested:
             return 0.0
         effect = self.effect
-        span = max(effect.floor - effect.none, 1e-3)
+        span = max(effect.floor - effect.none, _LEAST_SPAN)
         return max(0.0, (effect.value - effect.none) ** 2 - self.noise) / span**2
 
 

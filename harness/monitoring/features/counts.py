@@ -105,6 +105,7 @@ class NumericCounts(FeatureCounts):
         nan: Values that are NaN or missing.
         positive_inf: Values that are +infinity.
         negative_inf: Values that are -infinity.
+        unit: ``date`` for moments, in microseconds since 1970.
     """
 
     edges: NDArray[np.float64]
@@ -112,6 +113,7 @@ class NumericCounts(FeatureCounts):
     nan: int = 0
     positive_inf: int = 0
     negative_inf: int = 0
+    unit: str = ""
 
     kind: ClassVar[str] = "numeric"
     added: ClassVar[tuple[str, ...]] = ("counts", "nan", "positive_inf", "negative_inf")
@@ -133,7 +135,7 @@ class NumericCounts(FeatureCounts):
 
     def scale(self) -> list[Any]:
         """What the counts are of, ready for JSON."""
-        return ["numeric", self.edges.tolist()]
+        return ["numeric", self.edges.tolist(), *([self.unit] if self.unit else [])]
 
     def to_json(self) -> dict[str, Any]:
         """The counts and their edges as JSON-ready values."""
@@ -143,6 +145,7 @@ class NumericCounts(FeatureCounts):
             "nan": self.nan,
             "positive_inf": self.positive_inf,
             "negative_inf": self.negative_inf,
+            **({"unit": self.unit} if self.unit else {}),
         }
 
     @classmethod
@@ -155,7 +158,8 @@ class NumericCounts(FeatureCounts):
         edges, counts = np.array(values["edges"], np.float64), np.array(values["counts"], np.int64)
         if len(counts) != len(edges) + 1:
             raise ProfileError(f"the profile is damaged: {len(counts)} counts between {len(edges)} edges")
-        return cls(edges, counts, *(int(values[name]) for name in ("nan", "positive_inf", "negative_inf")))
+        nan, positive, negative = (int(values[name]) for name in ("nan", "positive_inf", "negative_inf"))
+        return cls(edges, counts, nan, positive, negative, str(values.get("unit", "")))
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from harness.monitoring.features import (
 )
 from harness.monitoring.features.category_drift import compare_shares
 from harness.monitoring.features.counts import NumericCounts
+from harness.monitoring.features.ranges import DATE, RANGE, compare_ranges, edges_around, goes_on, shown
 from harness.monitoring.features.values import Numbers, QuantileSketch, is_missing
 from harness.monitoring.statistics import ks_critical, ks_distance, ks_p_value
 
@@ -94,6 +95,9 @@ def _distinct(edges: NDArray[np.float64]) -> NDArray[np.float64]:
 FEW_LEVELS = 20
 """Whole numbers with no more distinct values than this are levels, where each occurs five times or more on average."""
 
+_FEWEST_BINS = 20
+"""From here on there is room for bins outside the range of the reference."""
+
 MOST_POINTS = 50
 """Points of a plot."""
 
@@ -107,20 +111,30 @@ class NumericSurvey:
 
     def __init__(self) -> None:
         self._sketch = QuantileSketch()
+        self._unit = ""
+        self._low, self._high = math.inf, -math.inf
 
     def add(self, values: Numbers) -> None:
         """Reads the finite ones."""
+        self._unit = values.unit
         self.add_array(values.values)
 
     def add_array(self, values: NDArray[np.float64]) -> None:
         """Reads the finite ones of an array."""
         finite = np.isfinite(values)
-        self._sketch.add(values if finite.all() else values[finite])
+        kept = values if finite.all() else values[finite]
+        self._sketch.add(kept)
+        if kept.size:
+            self._low, self._high = min(self._low, float(kept.min())), max(self._high, float(kept.max()))
 
     def scale(self, bins: int) -> NumericCounts:
-        """Edges on their quantiles."""
-        edges = choose_edges(*self._sketch.weighted(), bins)
-        return NumericCounts(edges, np.zeros(len(edges) + 1, np.int64))
+        """Edges on their quantiles, and where there is room around all of them."""
+        values, weights = self._sketch.weighted()
+        around = np.zeros(0)
+        if _FEWEST_BINS <= bins <= 2 * len(values):  # of fewer values each has a bin, also the least and the greatest
+            around = edges_around(self._low, self._high, float(_after(np.array(self._high))), self._unit)
+        edges = _distinct(np.concatenate([choose_edges(values, weights, bins - len(around)), around]))
+        return NumericCounts(edges, np.zeros(len(edges) + 1, np.int64), unit=self._unit)
 
 
 def count_numbers(edges: NDArray[np.float64], values: NDArray[np.float64]) -> NumericCounts:
@@ -162,8 +176,8 @@ class NumericCounter:
 def compare_distributions(
     feature: str, reference: NumericCounts, current: NumericCounts, options: DriftOptions
 ) -> Iterable[Difference]:
-    """The difference of the finite values."""
-    return [ks_difference(feature, reference, current, options.floors.ks)]
+    """The difference of the finite values; none of moments that go on, as those at which rows were made do."""
+    return [] if goes_on(reference, current) else [ks_difference(feature, reference, current, options.floors.ks)]
 
 
 def compare_missing(
@@ -227,7 +241,9 @@ def _largest_gap(reference: NumericCounts, current: NumericCounts) -> str:
     """``the share below 3.2 went from 40% to 55%``, at the edge where the two are furthest apart."""
     before, now = (np.cumsum(side.counts)[:-1] / side.finite for side in (reference, current))
     edge = int(np.abs(now - before).argmax())
-    return f"the share below {reference.edges[edge]:.4g} went from {before[edge]:.1%} to {now[edge]:.1%}"
+    return (
+        f"the share below {shown(float(reference.edges[edge]), reference.unit)} went from {before[edge]:.1%} to {now[edge]:.1%}"
+    )
 
 
 def _by_finiteness(counts: NumericCounts) -> NDArray[np.int64]:
@@ -295,7 +311,7 @@ class Numeric(FeatureKind[NumericCounts]):
     """Numbers and dates, counted between edges on the quantiles of the reference and compared by Kolmogorov and Smirnov's distance."""
 
     counts = NumericCounts
-    statistics = (compare_distributions, compare_missing)
+    statistics = (compare_distributions, compare_ranges, compare_missing)
 
     def accepts(self, array: NDArray[Any]) -> bool:
         """Whether a column holds floats, dates, many different whole numbers, or nothing but numbers and missing values."""
@@ -309,7 +325,7 @@ class Numeric(FeatureKind[NumericCounts]):
 
     def values(self, array: NDArray[Any]) -> Numbers:
         """A column as numbers; a text that is no number counts as NaN."""
-        return Numbers(_numbers(array))
+        return Numbers(_numbers(array), DATE if array.dtype.kind == "M" else "")
 
     def survey(self) -> NumericSurvey:
         """Quantiles of a reference."""
@@ -330,7 +346,8 @@ class Numeric(FeatureKind[NumericCounts]):
         if not len(counts.edges):
             return "not binned: its reference has no finite value"
         low, middle, high = (_quantile(counts, share) for share in (0.05, 0.5, 0.95))
-        return f"median {middle:.4g}" if low == middle == high else f"median {middle:.4g}, 90% in {low:.4g} to {high:.4g}"
+        least, half, most = (shown(value, counts.unit) for value in (low, middle, high))
+        return f"median {half}" if low == middle == high else f"median {half}, 90% in {least} to {most}"
 
     def cells(self, counts: NumericCounts) -> NDArray[np.int64]:
         """Bins, then NaN, +inf and -inf."""
@@ -348,7 +365,7 @@ class Numeric(FeatureKind[NumericCounts]):
         """Shares between edges; of few distinct values as bars; of missing ones where these differ."""
         if not (reference.n and current.n):
             return None
-        if aspect == "values" and reference.finite and current.finite:
+        if aspect in ("values", RANGE) and reference.finite and current.finite:
             return _plot_of_numbers(reference, current)
         shares = shares_by_label(["finite", "NaN", "+inf", "-inf"], _by_finiteness(reference), _by_finiteness(current))
         return {"about": "missing values", **shares}

@@ -25,9 +25,11 @@ class Numbers:
 
     Attributes:
         values: float64 ``[N]``.
+        unit: ``date`` for moments, which are microseconds since 1970.
     """
 
     values: NDArray[np.float64]
+    unit: str = ""
 
     kind: ClassVar[str] = "numeric"
 

@@ -1,0 +1,182 @@
+"""Tables without a model: ``modeltiers profile FILE``, ``modeltiers monitor FILE``, and what only a whole table shows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+
+from harness.cli import main
+from harness.errors import ProfileMismatchError
+from harness.monitoring.profiles import profile_columns
+from harness.monitoring.tables import TableReport, compare_table, profile_of_table
+
+ROWS = 3000
+
+
+def table(seed: int, day: str = "2026-02-01", rows: int = ROWS) -> dict[str, Any]:
+    """A mixed table: an id, a moment, numbers of which two go together, a category, free text, a count."""
+    rng = np.random.default_rng(seed)
+    age = rng.normal(40, 10, rows)
+    hours = np.clip(rng.normal(13, 3, rows), 0, 23.9)
+    when = np.datetime64(day, "us") + ((rng.integers(0, 28, rows) * 24 + hours) * 3.6e9).astype("m8[us]")
+    words = np.array(["late", "fine", "broken", "für", "order"], object)
+    return {
+        "customer": np.array([f"C-{number:07d}" for number in rng.integers(0, 10**7, rows)], object),
+        "when": when,
+        "age": age,
+        "income": np.exp(0.03 * age + rng.normal(0, 0.3, rows)),
+        "temperature": rng.normal(60, 12, rows),
+        "city": np.array(["Ulm", "Bonn", "Köln", None], object)[rng.choice(4, rows, p=[0.5, 0.3, 0.15, 0.05])],
+        "note": np.array([" ".join(row) for row in words[rng.integers(0, 5, (rows, 7))]], object),
+        "visits": rng.poisson(3, rows),
+    }
+
+
+REFERENCE = profile_of_table(table(0, "2026-01-01"))
+
+
+def found(window: dict[str, Any]) -> TableReport:
+    return compare_table(window, REFERENCE)
+
+
+def codes(report: TableReport) -> list[str]:
+    return [each.code for each in report.findings]
+
+
+@pytest.mark.parametrize("seed", range(1, 5))
+def test_a_later_month_that_is_like_the_reference_is_ok(seed: int) -> None:
+    report = found(table(seed))
+    assert (report.status.value, codes(report)) == ("ok", [])
+    assert report.notes == (
+        "cannot tell whether the values of `customer`, `note` drifted, as nearly every value is its own level: "
+        "compared by `length`, `digits`, `script`",
+        "not compared, as time goes on after the reference: `when`",
+    )
+
+
+def test_a_few_values_in_other_units_are_outside_the_range() -> None:
+    window = table(1)
+    window["temperature"][::50] *= 1000
+    report = found(window)
+    assert report.drift.names("fail") == ["temperature"]
+    (verdict,) = [one for one in report.drift["temperature"].verdicts if one.difference.aspect == "range"]
+    assert verdict.message.startswith("the range of `temperature` has drifted: share outside = 0.0203 (allowed below 0.01;")
+    assert verdict.message.endswith("most of them 100 to 1,000 times as large: other units?")
+
+
+def test_another_time_zone_shows_in_the_hour() -> None:
+    window = table(1)
+    window["when"] = window["when"] + np.timedelta64(6, "h")
+    report = found(window)
+    assert report.drift.names("fail") == ["when.hour"]
+    assert "the share below" in report.drift["when.hour"].message
+
+
+def test_another_encoding_is_a_script_that_was_never_there() -> None:
+    window = table(1)
+    window["note"] = np.array([text.encode().decode("latin-1") for text in window["note"]], object)
+    report = found(window)
+    assert "note.script" in report.drift.names("fail")
+    assert "levels that the reference does not have" in report.drift["note.script"].message
+
+
+def test_columns_that_are_gone_and_new_ones_are_findings() -> None:
+    window = table(1)
+    window["Age"] = window.pop("age")
+    report = found(window)
+    assert [(each.status.value, each.code) for each in report.findings] == [("fail", "column_gone"), ("warn", "column_new")]
+    assert report.findings[0].message == "the column `age` is gone. Did you mean 'Age'?"
+    assert report.findings[1].message == "1 column that the reference does not have, not compared: `Age`"
+    with pytest.raises(ProfileMismatchError, match=r"none of the columns of the reference \(`customer`, .*: it has `x`"):
+        found({"x": np.zeros(10)})
+
+
+def test_columns_that_no_longer_go_together_are_a_finding() -> None:
+    window = table(1)
+    window["income"] = np.random.default_rng(0).permutation(window["income"])
+    report = found(window)
+    assert codes(report) == ["correlation_lost"]
+    assert report.drift.status.value == "ok"
+    assert report.findings[0].message.startswith("`age` and `income` go together otherwise: rank correlation ")
+
+
+def test_a_file_that_was_sent_twice_and_rows_of_the_reference_are_findings() -> None:
+    window = table(1)
+    twice = {name: np.concatenate([column, column[:600]]) for name, column in window.items()}
+    assert codes(found(twice)) == ["rows_repeated"]
+    assert (
+        found(twice).findings[0].message
+        == "17% of the rows are repetitions of others (0% in the reference): was a file sent twice?"
+    )
+    old = table(0, "2026-01-01")
+    mixed = {name: np.concatenate([column[:1500], old[name][:1500]]) for name, column in window.items()}
+    assert "rows_of_reference" in codes(found(mixed))
+
+
+def test_the_reference_itself_is_called_that() -> None:
+    report = found(table(0, "2026-01-01"))
+    assert (report.status.value, codes(report)) == ("ok", [])
+    assert "the same rows as the reference" in report.drift.message
+
+
+def test_a_profile_of_something_else_is_refused() -> None:
+    with pytest.raises(
+        ProfileMismatchError, match="the reference is not that of a table: profile one by `modeltiers profile FILE`"
+    ):
+        compare_table(table(1), profile_columns({"x": np.arange(10.0)}))
+
+
+def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any]]:
+    status = main([*arguments, "--json"])
+    document: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return status, document
+
+
+def test_the_command_line_profiles_and_monitors_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pyarrow.parquet.write_table(pa.table(table(0, "2026-01-01")), "january.parquet")
+    pyarrow.csv.write_csv(pa.table(table(1)), "february.csv")
+    window = table(2)
+    window["age"] += 8
+    pyarrow.parquet.write_table(pa.table(window), "march.parquet")
+    status, stored = answer(capsys, "profile", "january.parquet", "--name", "january", "--without", "visits")
+    assert (status, stored["rows"], stored["name"]) == (0, ROWS, "january")
+    assert "visits" not in [each["feature"] for each in stored["features"]]
+    assert answer(capsys, "monitor", "february.csv", "--reference", "january")[0] == 0
+    status, drifted = answer(capsys, "monitor", "march.parquet", "--reference", "january")
+    assert (status, drifted["status"], drifted["drift"]["drifted"][0]) == (1, "fail", "age")
+    status, by_file = answer(capsys, "monitor", "march.parquet", "--reference", "january.parquet")
+    assert (status, by_file["drift"]["drifted"]) == (1, drifted["drift"]["drifted"])
+    assert main(["monitor", "march.parquet", "--reference", "january"]) == 1
+    told = capsys.readouterr().out
+    assert told.startswith("FAIL  `age`")
+    assert told.endswith("status: fail\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["profile"], "profile: give --config FILE for a model and its data, or a table without a model"),
+        (["monitor", "a.csv"], "monitor: name what to compare with by --reference"),
+        (["monitor", "a.csv", "--reference", "x"], "no such database: name a stored reference, or a file to compare with"),
+        (["profile", "b.csv"], "no such file b.csv"),
+    ],
+)
+def test_what_is_wrong_is_one_line(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.csv").write_text("x\n1\n", encoding="utf-8")
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
