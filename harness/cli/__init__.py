@@ -8,22 +8,28 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
+import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TextIO
+from pathlib import Path
+from types import MappingProxyType
+from typing import NoReturn, TextIO
 
 from harness import __version__
 from harness.cli.compare import add_compare
+from harness.cli.completion import add_completion, options_of
 from harness.cli.deploy import add_bundle, add_export, add_monitor, add_profile
 from harness.cli.doctor import add_doctor, add_plan
 from harness.cli.init import add_explain, add_gist, add_init, add_schema
 from harness.cli.runs import add_repro, add_runs, add_sweep, add_train
-from harness.cli.tiers import add_tiers
-from harness.errors import ConfigError, MemoryFullError, UserError
+from harness.cli.tiers import add_check, add_tiers
+from harness.errors import ConfigError, MemoryFullError, UserError, did_you_mean
 
 _COMMANDS = (
+    add_check,
     add_tiers,
     add_compare,
     add_train,
@@ -40,14 +46,32 @@ _COMMANDS = (
     add_schema,
     add_plan,
     add_doctor,
+    add_completion,
 )
+
+_FIRST_STEPS = """\
+pytest-modeltiers: tests for PyTorch models.
+
+  modeltiers check model.py                      judge a model now, without a config
+  modeltiers init model.py                       write a config for it, to keep and to edit
+  pytest --model-config modeltiers.toml          run that config
+  pytest --model-config modeltiers.toml --model-report report
+                                                 and write a page about it
+
+Commands:
+"""
+"""What ``modeltiers`` alone prints, above the commands."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status."""
     with warnings.catch_warnings():
         warnings.showwarning = _say
-        return _run(_parser().parse_args(argv))
+        given = sys.argv[1:] if argv is None else list(argv)
+        if not given:
+            print(_first_steps())
+            return 0
+        return _run(_parser(given[0]).parse_args(given))
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -73,13 +97,46 @@ def _run(arguments: argparse.Namespace) -> int:
         return 1
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="modeltiers", description="Model validation as a test suite.")
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong with a command line, and what is near.
+
+    Attributes:
+        commands: The commands by name, of the parser that has some.
+        command: The one that is given.
+    """
+
+    commands: Mapping[str, argparse.ArgumentParser] = MappingProxyType({})
+    command: str = ""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends with status 2."""
+        unknown = re.search(r"unrecognized arguments: (--[\w-]+)", message)
+        if message.startswith("argument COMMAND: invalid choice"):
+            near = f" Did you mean `modeltiers check {self.command}`?" if Path(self.command).exists() else ""
+            near = near or did_you_mean(self.command, self.commands) or " `modeltiers` lists what there is"
+            message = f"no command {self.command!r}.{near}"
+        elif unknown is not None:
+            near = did_you_mean(unknown[1], options_of(self.commands.get(self.command, self)))
+            message = f"no option {unknown[1]}.{near or f' `modeltiers {self.command} --help` lists them'}"
+        else:
+            message = f"{message} (`{self.prog} --help` says what it takes)"
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def _parser(command: str = "") -> argparse.ArgumentParser:
+    parser = _Parser(prog="modeltiers", description="Model validation as a test suite.")
     parser.add_argument("--version", action="version", version=f"modeltiers {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for add_to in _COMMANDS:
         add_to(commands)
+    parser.commands, parser.command = commands.choices, command
     return parser
+
+
+def _first_steps() -> str:
+    """What one can do: the first steps, and every command in a line."""
+    listed = _parser().format_help().partition("COMMAND\n")[2].partition("\n\n")[0]
+    return f"{_FIRST_STEPS}{textwrap.indent(textwrap.dedent(listed), '  ')}\n\n`modeltiers COMMAND --help` says what a command takes."
 
 
 def _say(

@@ -1,4 +1,4 @@
-"""``modeltiers tiers``."""
+"""``modeltiers check`` and ``modeltiers tiers``: the suite of a model or of a config."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.cli.arguments import add_config, add_json
-from harness.errors import ConfigError
+from harness.errors import ConfigError, ModelSourceError
 
 if TYPE_CHECKING:
     from harness.evidence import Evidence
@@ -20,14 +20,65 @@ if TYPE_CHECKING:
 _WORDS = {"passed": "ok", "warning": "warn", "failed": "fail"}
 
 
+def add_check(commands: Any) -> None:
+    """Adds ``check``."""
+    check = commands.add_parser("check", help="judge a model now, without a config or with one")
+    check.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a .py file, a folder of save_pretrained, pkg.mod:Class, or a config; what breaks most is judged first",
+    )
+    check.add_argument("--tier", action="append", type=int, choices=range(1, 6), help="judge only this tier; repeatable")
+    _add_options(check)
+    check.add_argument(
+        "--trust", action="store_true", help="let the model's file start programs and use the network when it is imported"
+    )
+    check.set_defaults(run=_check)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    """Runs pytest, to which a config and a model without one are two options; returns its exit status."""
+    model = arguments.model
+    inside = Path(model) / "modeltiers.toml"
+    config = str(inside) if inside.is_file() else model if Path(model).suffix in _CONFIGS else ""
+    if not config and not model.endswith(".py") and ":" not in model and not Path(model).exists():
+        raise ModelSourceError(
+            f"no such file {model}; expected a .py file, a folder of save_pretrained, pkg.mod:Class or a config"
+        )
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        *(["--model-config", config] if config else ["--model", model]),
+        *_options(arguments),
+    ]
+    command += ["-m", " or ".join(f"tier{tier}" for tier in arguments.tier)] if arguments.tier else []
+    command += ["--trust-model"] * arguments.trust
+    status = subprocess.run(command, check=False).returncode
+    return status if status in (0, 1) else 2
+
+
+_CONFIGS = (".json", ".toml", ".yaml", ".yml")
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--report", type=Path, metavar="DIR", help="write the health report into DIR")
+    parser.add_argument("--strict", action="store_true", help="warnings fail")
+    parser.add_argument("-n", dest="processes", metavar="N", help="run in N processes (needs pytest-xdist)")
+
+
+def _options(arguments: argparse.Namespace) -> list[str]:
+    """What pytest calls the options."""
+    report = ["--model-report", str(arguments.report)] if arguments.report else []
+    return [*report, *["--modeltiers-strict"] * arguments.strict, *(["-n", arguments.processes] if arguments.processes else [])]
+
+
 def add_tiers(commands: Any) -> None:
     """Adds ``tiers``."""
     tiers = commands.add_parser("tiers", help="run the test suite of a config")
     add_config(tiers)
     add_json(tiers)
-    tiers.add_argument("--report", type=Path, metavar="DIR", help="write the health report into DIR")
-    tiers.add_argument("--strict", action="store_true", help="warnings fail")
-    tiers.add_argument("-n", dest="processes", metavar="N", help="run in N processes (needs pytest-xdist)")
+    _add_options(tiers)
     tiers.set_defaults(run=_tiers)
 
 
@@ -39,8 +90,7 @@ def _tiers(arguments: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         found = Path(scratch) / "report.json"
         command = [sys.executable, "-m", "pytest", "--model-config", str(arguments.config), "--modeltiers-json", str(found)]
-        command += ["--model-report", str(arguments.report)] if arguments.report else []
-        command += ["--modeltiers-strict"] * arguments.strict + (["-n", arguments.processes] if arguments.processes else [])
+        command += _options(arguments)
         done = subprocess.run(command, capture_output=arguments.json, text=True, check=False)
         if done.returncode not in (0, 1):
             if not arguments.json and done.returncode != 5:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -104,3 +105,79 @@ def test_tiers_names_no_file_that_is_gone(tmp_path: Path) -> None:
     assert "report:" not in said[False]
     named = Path(said[True].rpartition("report: ")[2].split()[0])
     assert named.is_file()
+
+
+def test_alone_it_says_what_one_can_do(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+
+    said = capsys.readouterr().out
+    assert "modeltiers check model.py" in said
+    assert "\n  train " in said
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["trian"], "no command 'trian'. Did you mean 'train'?"),
+        (["xyzzy"], "no command 'xyzzy'. `modeltiers` lists what there is"),
+        ([__file__], f"Did you mean `modeltiers check {__file__}`?"),
+        (["tiers", "--config", "x.toml", "--reprot", "out"], "no option --reprot. Did you mean '--report'?"),
+        (["tiers"], "required: --config (`modeltiers tiers --help` says what it takes)"),
+    ],
+)
+def test_a_mistyped_command_line_is_told_in_one_line_with_what_is_near(
+    given: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(given)
+
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert words in said
+    assert len(said.splitlines()) == 1
+
+
+def test_check_refuses_what_is_no_model_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "modle"]) == 2
+    assert "no such file modle; expected a .py file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [
+        (["net.py"], ["--model", "net.py"]),
+        (["pkg.mod:Net", "--tier", "1", "--tier", "3"], ["--model", "pkg.mod:Net", "-m", "tier1 or tier3"]),
+        (["lm.toml", "--report", "out", "-n", "2"], ["--model-config", "lm.toml", "--model-report", "out", "-n", "2"]),
+        (["folder"], ["--model-config", "folder/modeltiers.toml"]),
+    ],
+)
+def test_check_asks_pytest(given: list[str], asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[list[str]] = []
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "modeltiers.toml").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        subprocess, "run", lambda command, **_: commands.append(command) or subprocess.CompletedProcess(command, 1)
+    )
+
+    assert main(["check", *given]) == 1
+    assert commands[0][3:] == asked
+
+
+def test_bash_completes_commands_and_options(capsys: pytest.CaptureFixture[str]) -> None:
+    if shutil.which("bash") is None:
+        pytest.skip("no bash here")
+    assert main(["completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    typed = "COMP_WORDS=(modeltiers tr) COMP_CWORD=1; _modeltiers; echo ${COMPREPLY[@]}\n"
+    typed += "COMP_WORDS=(modeltiers check --re) COMP_CWORD=2; _modeltiers; echo ${COMPREPLY[@]}"
+
+    done = subprocess.run(["bash", "-c", f"{script}\n{typed}"], capture_output=True, text=True, check=True)
+
+    assert done.stdout.split() == ["train", "--report"]
+
+
+@pytest.mark.parametrize(("shell", "words"), [("zsh", "bashcompinit"), ("fish", "__fish_seen_subcommand_from check' -l report")])
+def test_other_shells_have_scripts_of_their_own(shell: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", shell]) == 0
+    assert words in capsys.readouterr().out

@@ -360,7 +360,7 @@ def words(result: pytest.RunResult) -> dict[str, str]:
 
 
 def timeless(value: Any) -> Any:
-    """A report without what differs from run to run: how and when it ran, and calls of the model, which the first test of a process makes for all."""
+    """A report without what differs from run to run: how and when it ran, and calls, which the first test of a process makes for all."""
     if isinstance(value, dict):
         left_out = ("timestamp", "environment", "duration_seconds", "forwards", "rows")
         return {key: timeless(item) for key, item in value.items() if key not in left_out}
