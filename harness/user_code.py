@@ -28,6 +28,9 @@ _LEVELS = 6
 _ROOT_FILES = (".git", "pyproject.toml", "setup.py", "setup.cfg")
 """What lies in the root of a repository."""
 
+FOLDERS_OF_CONFIGS: set[str] = set()
+"""What was put on ``sys.path`` for the sake of a config's files."""
+
 _OURS = Path(__file__).parent
 _spec = importlib.util.find_spec("torch")
 _NOT_THE_USERS = (_OURS, *((Path(_spec.origin).parent,) if _spec is not None and _spec.origin else ()))
@@ -103,6 +106,7 @@ def _import_as_part(path: Path, root: Path, key: str) -> ModuleType:
         for known in [known for known in sys.modules if known == top or known.startswith(f"{top}.")]:
             del sys.modules[known]
     sys.path[:] = [str(root), *(folder for folder in sys.path if folder != str(root))]
+    FOLDERS_OF_CONFIGS.add(str(root))
     importlib.invalidate_caches()
     return import_dotted(name, root, key)
 
@@ -164,6 +168,7 @@ def import_dotted(name: str, folder: Path, key: str) -> ModuleType:
     """
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
+        FOLDERS_OF_CONFIGS.add(str(folder))
     try:
         with seeded(0), command_line_of(name):
             return importlib.import_module(name)
@@ -244,6 +249,7 @@ def _make_siblings_importable(folder: Path) -> None:
     if str(folder) in sys.path:
         sys.path.remove(str(folder))
     sys.path.insert(0, str(folder))
+    FOLDERS_OF_CONFIGS.add(str(folder))
     for file in folder.glob("*.py"):
         loaded = getattr(sys.modules.get(file.stem), "__file__", None)
         others = Path(loaded).parent if loaded else folder

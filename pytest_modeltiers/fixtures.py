@@ -19,6 +19,7 @@ from harness.config import EvalConfig, TrainingConfig
 from harness.errors import MemoryFullError, TimeBudgetError
 from harness.evidence import Evidence
 from harness.owners import Selection
+from harness.process_state import ProcessState, kept_process
 from harness.properties.subject import Subject
 from harness.runtime import threads_for
 from harness.tasks import TaskSpec
@@ -306,7 +307,9 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
     result = None
     judge = _judge_of(pyfuncitem)
     try:
-        with time_limit(own.budget, own.limit), threads_for(own.pristine):
+        with time_limit(own.budget, own.limit), kept_process(own.home), threads_for(own.pristine):
+            if judge is not None:
+                judge.subject.shared.process = ProcessState()
             try:
                 result = yield
             except Exception as error:

@@ -73,8 +73,8 @@ def _search(entry: Property, judge: Judge, case: str) -> None:
     from pytest_modeltiers import strategies
 
     search, check = entry.search_of(case), entry.load(case)
-    if search.first:
-        judge.holds(load(search.first))
+    for path in search.first:
+        judge.holds(load(path))
     if search.anchors_first:
         judge.holds_at_anchors(check)
     if search.draws:

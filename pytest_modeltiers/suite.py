@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from harness.models.copies import Copies
     from harness.models.loading import ModelSource
     from harness.monitoring.monitor import Monitor
+    from harness.process_state import Change
     from harness.properties.plan import Plan
     from harness.properties.subject import Shared, Subject
     from harness.training.trial import Trial
@@ -110,6 +111,15 @@ class Suite:
 
         return bytes_of_weights(self.pristine) >= _LARGE
 
+    @cached_property
+    def home(self) -> tuple[Change, ...]:
+        """What importing and building the model changed of the process: it holds while the suite's tests run, and not elsewhere."""
+        from harness.process_state import in_words, left_by
+
+        changes = left_by(lambda: (self.adapter, self.pristine))
+        self.shared.left_by_build = in_words([change for change in changes if change.setting.grave])
+        return changes
+
     def no_memory_for(self, test: str) -> str:
         """Why there is not enough memory for a test, such as ``gradient_flow[finite]``; empty where there is."""
         return self.plan.left_out(test) if self.is_large else ""
@@ -137,7 +147,10 @@ class Suite:
 
     def model(self) -> nn.Module:
         """A copy of the model with no past."""
-        return self.copies.fresh()
+        from harness.process_state import kept_process
+
+        with kept_process(self.home):
+            return self.copies.fresh()
 
     def subject(self, model: nn.Module) -> Subject:
         """A copy of the suite's own model as the properties take it."""
@@ -223,11 +236,12 @@ class Suite:
             UserError: The model cannot be built, or inputs cannot be made for it.
         """
         from harness.errors import TimeBudgetError
+        from harness.process_state import kept_process
         from harness.runtime import threads_for
         from pytest_modeltiers.time_budget import CutShortError, time_limit
 
         try:
-            with self.budget.counting(), time_limit(self.budget), threads_for(self.pristine):
+            with self.budget.counting(), time_limit(self.budget), kept_process(self.home), threads_for(self.pristine):
                 self._prepare_once()
         except CutShortError as cut:
             seconds = self.config.time_budget
@@ -289,11 +303,10 @@ class Suite:
 
     def test_count(self) -> int:
         """How many tests of the catalogue a full run has, without those that are left out."""
-        return sum(map(self._tests_of, self.config.tiers))
-
-    def _tests_of(self, tier: int) -> int:
-        tests = [(entry, case) for entry in self.properties(tier) for case in (self.cases(entry) if entry.has_cases else ("",))]
-        return sum(not self.absent(entry, case) for entry, case in tests)
+        entries = [entry for tier in self.config.tiers for entry in self.properties(tier)]
+        return sum(
+            not self.absent(entry, case) for entry in entries for case in (self.cases(entry) if entry.has_cases else ("",))
+        )
 
     @property
     def share(self) -> float:

@@ -24,7 +24,7 @@ def test_every_function_is_where_its_entry_says(entry: Property) -> None:
     for case in entry.cases or ("",):
         assert callable(entry.load(case))
     for search in searches(entry):
-        for path in filter(None, (search.first, search.outputs and search.outputs.function)):
+        for path in filter(None, (*search.first, search.outputs and search.outputs.function)):
             assert callable(load(path))
 
 

@@ -267,7 +267,7 @@ CRITICAL = (
             "finite": Case(
                 "Every gradient is finite, at typical and at extreme inputs",
                 "harness.properties.numerics:finite_gradients",
-                search=Search("training_steps", examples=3, first="harness.properties.numerics:finite_gradients_by_content"),
+                search=Search("training_steps", examples=3, first=("harness.properties.numerics:finite_gradients_by_content",)),
             ),
         },
     ),
@@ -323,7 +323,10 @@ CRITICAL = (
         DIFFERENCE,
         owned_by=_WRITES,
         search=Search(
-            "call_sequences", examples=2, first="harness.properties.determinism:repeated_backward", corner="typical_then_largest"
+            "call_sequences",
+            examples=2,
+            first=("harness.properties.state:leaves_the_process", "harness.properties.determinism:repeated_backward"),
+            corner="typical_then_largest",
         ),
     ),
     Property(

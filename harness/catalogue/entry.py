@@ -55,7 +55,7 @@ class Search:
         draws: The strategy that draws inputs, by its name in ``pytest_modeltiers.strategies``; empty where nothing is drawn.
         examples: How many inputs are drawn, the time budget allowing.
         given: Arguments of the function where nothing is drawn, one call each.
-        first: A function that is judged once before, without arguments.
+        first: Functions that are judged once before, without arguments.
         anchors_first: Whether the fixed sizes and seeds of every subject are judged before any are drawn.
         corner: What is judged whatever was drawn, also where there was no time to draw, by its name in ``pytest_modeltiers.strategies``.
         outputs: Which further outputs are judged at typical sizes.
@@ -64,7 +64,7 @@ class Search:
     draws: str = ""
     examples: int = 8
     given: tuple[Mapping[str, Any], ...] = ({},)
-    first: str = ""
+    first: tuple[str, ...] = ()
     anchors_first: bool = False
     corner: str = ""
     outputs: FurtherOutputs | None = None

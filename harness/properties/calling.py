@@ -10,6 +10,7 @@ from torch import nn
 
 from harness.errors import ForwardError, UserError
 from harness.internal_errors import refuse_full_memory
+from harness.process_state import kept_for_calls
 from harness.properties.tracing import path_of
 from harness.user_code import raised
 
@@ -61,7 +62,7 @@ class BackwardRaisedError(ModelRaisedError):
 
 @contextmanager
 def blaming(model: nn.Module, kind: type[ModelRaisedError] = ModelRaisedError) -> Iterator[None]:
-    """Turns an exception of the model's code into a ModelRaisedError that names the module.
+    """Turns an exception of the model's code into a ModelRaisedError that names the module, and puts back what the next call meets.
 
     Args:
         model: The model.
@@ -71,7 +72,8 @@ def blaming(model: nn.Module, kind: type[ModelRaisedError] = ModelRaisedError) -
         MemoryFullError: Memory is full, which is no fault of the model.
     """
     try:
-        yield
+        with kept_for_calls():
+            yield
     except UserError:
         raise
     except Exception as error:

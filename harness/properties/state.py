@@ -1,22 +1,26 @@
-"""The state of a model: all of it is registered, and saved, pickled and copied with it."""
+"""The state of a model: all of it is registered, saved, pickled and copied with it, and none of it is kept in the process."""
 
 from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from harness.compat import CONTENTS_OF_MODULE, memory_key
-from harness.evidence import Evidence, Status
+from harness.evidence import Blame, Evidence, Status
+from harness.process_state import Change, ProcessState, in_words, kept_process, left_by
 from harness.properties.calling import NoGradientError, mode
 from harness.properties.equality import judge_equal
 from harness.properties.loading import file_for, same_logits
 from harness.properties.quantised import is_packed
 from harness.properties.subject import Subject
+from harness.properties.tracing import probing
 from harness.runtime import seeded
 
 _DEPTH = 5
@@ -120,6 +124,65 @@ def _trained_parts(subject: Subject, model: nn.Module, hidden: dict[str, Tensor 
         except NoGradientError:
             return []
     return [path for path, parts in tensors.items() if any(t.grad is not None for t in parts)]
+
+
+def leaves_the_process(subject: Subject, seed: int = 0) -> Evidence:
+    """Calls and backward passes leave the process as it was: grad mode, default dtype, hooks on all modules, torch's own functions.
+
+    What makes other models compute something else is a failure; what is only shared, such as warning filters, is a warning, as is what
+    happens while the model is imported or built. The random state is left to ``rng_untouched``.
+    """
+    name = "stateless"
+    counterexample = f"{subject.typical.describe(subject.task)}, seed={seed}"
+    subject.shared.process.restore()  # an earlier call of this test may have changed it already
+    loaded = len(sys.modules)
+    changes = left_by(partial(_call_and_step, subject, subject.fresh(), seed))
+    if changes and len(sys.modules) != loaded:  # what packages do when they are first imported is not the model's doing
+        again = {change.setting.name for change in left_by(partial(_call_and_step, subject, subject.fresh(), seed))}
+        changes = tuple(change for change in changes if change.setting.name in again)
+    if changes:
+        grave = any(change.setting.grave for change in changes)
+        return Evidence(
+            name,
+            Status.FAIL if grave else Status.WARN,
+            f"a call leaves the process changed, for all other models in it: {in_words(changes)}",
+            float(len(changes)),
+            0.0,
+            "settings",
+            counterexample,
+            cause="a global setting changed inside forward; use its context manager (`with torch.no_grad():`), or set it in the training script",
+            investigate=lambda: _changer(subject, changes, seed),
+            code="changes_process",
+        )
+    if subject.shared.left_by_build:
+        return Evidence(
+            name,
+            Status.WARN,
+            f"importing or building the model changes the process, for all other models in it: {subject.shared.left_by_build}",
+            cause="a global setting changed at the top of a file or in a constructor; set it in the training script",
+            code="changes_process_when_built",
+        )
+    return Evidence(name, Status.OK, "calls leave the process as it was")
+
+
+def _call_and_step(subject: Subject, model: nn.Module, seed: int) -> None:
+    batch = subject.batch(seed=seed)
+    try:
+        subject.logits_with_grad(batch, model)
+        with mode(model, train=True):
+            subject.backward(batch, model)
+    except Exception:
+        return  # what raises is judged elsewhere
+
+
+def _changer(subject: Subject, changes: Sequence[Change], seed: int) -> Blame:
+    """The innermost module during whose call a setting changed."""
+    names, model = {change.setting.name for change in changes}, subject.fresh()
+    subject.shared.process.restore()
+    with kept_process(), probing(model, ProcessState) as probes:
+        _call_and_step(subject, model, seed)
+    changed = (probe.module for probe in probes if names & {change.setting.name for change in probe.before.changes(probe.after)})
+    return Blame(next(changed, ""))
 
 
 def pickle_round_trip(subject: Subject, seed: int = 0) -> Evidence:

@@ -19,6 +19,7 @@ from harness.batches import Batch, Sizes, largest_sizes, make_batch, smallest_si
 from harness.errors import UserError
 from harness.models.axis_order import reading_length_first
 from harness.models.copies import Copies
+from harness.process_state import ProcessState
 from harness.properties.calling import CALLS, BackwardRaisedError, NoGradientError, blaming
 from harness.properties.noise import NoiseFloor, measure_floor
 from harness.properties.prerequisites import (
@@ -51,6 +52,8 @@ class Shared:
         by_output: The same of every further output that is declared, by its name.
         decoder: How it reads a text piece by piece, or why it does not.
         backward: What a backward pass raises in train mode and in eval mode; empty where it does not.
+        left_by_build: What importing and building it changed of the process, as words; empty where nothing.
+        process: The process before any of the calls that may have changed it.
     """
 
     floor: NoiseFloor | None = None
@@ -63,6 +66,8 @@ class Shared:
     backward: dict[bool, str] = field(default_factory=dict)
     by_output: dict[str, Shared] = field(default_factory=dict)
     decoder: Any = None
+    left_by_build: str = ""
+    process: ProcessState = field(default_factory=ProcessState)
 
 
 @dataclass

@@ -111,6 +111,14 @@ class PaddingMaskCachedByShape(Decoder):
         return self.seen[input_ids.shape]
 
 
+@planted("stateless", task=CAUSAL, sound=Decoder, source=f"{PYTORCH} `torch.set_default_dtype`: of the whole process")
+class DefaultDtypeSetInForward(Decoder):
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        logits = super().forward(input_ids, attention_mask)
+        torch.set_default_dtype(torch.float64)
+        return logits
+
+
 @planted("stateless", task=CAUSAL, sound=Decoder, source=f"{HUMBATOVA}: state kept between calls")
 class OutputScaledFromTheThirdCallOn(Decoder):
     def __init__(self) -> None:
