@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
+from typing import BinaryIO
 
+_TAIL = 4096
 _HERE = Path(__file__).parent
 _INSTALLED = ("site-packages", "dist-packages")
 _CAUSES = {
@@ -61,7 +63,7 @@ def environment_of_child(threads: int) -> dict[str, str]:
 
 def start_process(
     command: Sequence[str],
-    log: Path,
+    log: Path | BinaryIO,
     environment: Mapping[str, str],
     folder: Path | None = None,
     descriptors: Sequence[int] = (),
@@ -70,12 +72,12 @@ def start_process(
 
     Args:
         command: The program and its arguments.
-        log: File for what it prints. A pipe would stay open as long as anything that the process started.
+        log: File for what it prints, by path or opened. A pipe would stay open as long as anything that the process started.
         environment: Its environment variables.
         folder: Where it runs; by default here.
         descriptors: File descriptors that it inherits.
     """
-    with log.open("wb") as output:
+    with log.open("wb") if isinstance(log, Path) else nullcontext(log) as output:
         return subprocess.Popen(
             command,
             cwd=folder,
@@ -98,18 +100,21 @@ def stop_process(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def last_line(log: Path) -> str:
-    """The last line that a process printed; empty where it printed nothing."""
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+def last_line(log: Path | BinaryIO) -> str:
+    """The last line that a process printed; empty where it printed nothing. Only the end of the file is read."""
+    with log.open("rb") if isinstance(log, Path) else nullcontext(log) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _TAIL))
+        lines = file.read(_TAIL).decode(errors="replace").strip().splitlines()
     return lines[-1].strip() if lines else ""
 
 
-def end_in_words(status: int, log: Path | None = None) -> str:
+def end_in_words(status: int, log: Path | BinaryIO | None = None) -> str:
     """How a process ended: ``was killed by SIGKILL (out of memory?)``, or ``ended with status 3: `` and the last line that it printed.
 
     Args:
         status: As ``subprocess`` and ``multiprocessing`` give it: negative for a signal.
-        log: File with what it printed.
+        log: File with what it printed, by path or opened.
     """
     if status < 0:
         name = {number.value: number.name for number in signal.Signals}.get(-status, f"signal {-status}")

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+_DIRECTIONS_AND_HALVES = "\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff"
+_UNSEEN = re.compile(f"[\\x00-\\x1f{_DIRECTIONS_AND_HALVES}]")
+_UNSEEN_BUT_LINES = re.compile(f"[\\x00-\\x08\\x0b-\\x1f{_DIRECTIONS_AND_HALVES}]")
 _SIBILANT = re.compile(r"(s|x|z|(?<!o)ch|sh)$")  # batches, but epochs: the ch of "epoch" is a k
 _CONSONANT_Y = re.compile(r"(?<![aeiou])y$")
 
@@ -88,6 +91,33 @@ def duration(seconds: float) -> str:
 def amount_of_memory(size: float) -> str:
     """Bytes as people read them: ``1.5 GiB``, ``64 MiB``."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+
+
+def visible(text: str, lines: bool = False) -> str:
+    """A text in which characters that would control a terminal, or turn the direction of a line, are written as escapes.
+
+    Args:
+        text: From a model, its files or whoever else.
+        lines: Whether line breaks and tabs stay what they are.
+    """
+    if lines:
+        text = text.replace("\r\n", "\n")
+    return (_UNSEEN_BUT_LINES if lines else _UNSEEN).sub(_escape, text)
+
+
+def visible_values(value: Any) -> Any:
+    """JSON values with all texts in them ``visible``."""
+    if isinstance(value, str):
+        return visible(value, lines=True)
+    if isinstance(value, dict):
+        return {visible_values(key): visible_values(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(visible_values(one) for one in value)
+    return value
+
+
+def _escape(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode("ascii")
 
 
 def shortened(text: str, most: int) -> str:

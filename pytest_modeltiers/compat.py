@@ -21,14 +21,6 @@ def fixtures_by_name(item: pytest.Item) -> dict[str, Any]:
     return found
 
 
-def report_as_json(report: pytest.TestReport) -> dict[str, Any]:
-    """A report as JSON, as xdist sends it: ``report._to_json``.
-
-    The public hook ``pytest_report_to_serializable`` does the same but needs a whole plugin manager. Without it, isolated suites do not run.
-    """
-    return report._to_json() | {"$report_type": "TestReport"}
-
-
 @contextmanager
 def modules_may_raise() -> Iterator[None]:
     """Drawing goes on where a loaded module raises when it is asked for its file: ``providers._get_local_constants``.

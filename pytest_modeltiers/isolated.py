@@ -7,18 +7,27 @@ never built here.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
 from harness.errors import IsolationError
+from harness.evidence import Status
+from harness.health import ExportHealthReport
+from harness.health.markdown import to_markdown
+from harness.health.page import to_html
+from harness.isolation.process import IsolatedProcess
+from harness.isolation.sandbox import Limits
+from harness.wording import visible
+from pytest_modeltiers.isolated_messages import Answer, NonsenseError, Outcome, read_answer, read_started
+from pytest_modeltiers.results import figures_of, junit_properties, read_result, to_check, visible_report
 from pytest_modeltiers.time_budget import CLOCK_FACTOR
 
 if TYPE_CHECKING:
     from harness.config import SuiteConfig
-    from harness.isolation.process import IsolatedProcess
     from pytest_modeltiers.suite import Suite
 
 _GRACE = 60.0
@@ -83,7 +92,7 @@ class Isolation:
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Says what the model's code tried."""
         for path in self._facts:
-            terminalreporter.write_line(f"{path.name}: {self.facts(path)['isolation']}")
+            terminalreporter.write_line(f"{visible(path.name)}: {self.facts(path)['isolation']}")
 
     def facts(self, path: Path) -> dict[str, str]:
         """What the report says of a config's model and of its isolation."""
@@ -133,6 +142,7 @@ class _Elsewhere:
         self.config = config
         self._resolved = _resolved(suite.config)
         self._deaths = 0
+        self._is_over = ""
         self._at_start: list[str] = []
         self._model = ""
         self._process = self._start()
@@ -143,6 +153,8 @@ class _Elsewhere:
         Raises:
             IsolationError: The process died, or did not answer in time.
         """
+        if self._is_over:
+            raise _NotTriedError(self._is_over)
         if not self._process.is_alive:
             if self._deaths >= _DEATHS:
                 raise _NotTriedError(f"not tried: tests before it ended the isolated process {self._deaths} times")
@@ -150,12 +162,17 @@ class _Elsewhere:
             self._process = self._start()
         try:
             wanted = {"test": _short(item), "selected": self._selected(item)}
-            answer = self._process.ask(wanted, CLOCK_FACTOR * self.suite.config.time_budget + _GRACE)
+            sent = self._process.ask(wanted, CLOCK_FACTOR * self.suite.config.time_budget + _GRACE)
+            reports = reports_of(read_answer(sent, _short(item)), item, lambda refused: self.about(item, refused))
+        except NonsenseError as error:
+            # Code of this project sends no such thing: what comes next is not to be believed either.
+            self._process.kill()
+            self._is_over = f"not tried: {error}"
+            raise
         except IsolationError:
             self._deaths += 1
             raise
-        for data in answer["reports"]:
-            yield self._as_ours(item, data)
+        yield from reports
 
     def _selected(self, item: pytest.Item) -> list[str]:
         """The tests of this suite that run; the other side collects all of them."""
@@ -171,23 +188,8 @@ class _Elsewhere:
         """Ends the process."""
         self._process.close()
 
-    def _as_ours(self, item: pytest.Item, data: dict[str, Any]) -> pytest.TestReport:
-        """A report under the name that the test has on this side."""
-        report = self.config.hook.pytest_report_from_serializable(config=self.config, data=data)
-        if not isinstance(report, pytest.TestReport):
-            raise IsolationError("the isolated process sent something that is no report")
-        report.nodeid, report.location = item.nodeid, item.location
-        if isinstance(report.longrepr, list):  # a tuple, before it was JSON
-            report.longrepr = tuple(report.longrepr)
-        theirs = getattr(report, "modeltiers", {})
-        finding, refused = dict(theirs.get("finding", {})), list(theirs.get("refused", ()))
-        report.modeltiers = self.about(item, refused) | {"finding": finding}  # type: ignore[attr-defined]
-        return report
-
     def _start(self) -> IsolatedProcess:
         from harness.catalogue import modules_of
-        from harness.isolation.process import IsolatedProcess
-        from harness.isolation.sandbox import Limits
 
         config = self.suite.config
         argument = {
@@ -199,21 +201,98 @@ class _Elsewhere:
             "pytest_modeltiers.isolated_child:serve",
             argument,
             own=[config.path.parent, *_gist_folder(config, self._resolved)],
+            reads=[*_project(self.config, config), *_caches()],
             preload=["torch", "numpy", "pytest", "hypothesis", "pytest_modeltiers.fixtures", *modules_of(1)],
             limits=Limits(cpu_seconds=600 + int(_MORE_CPU * config.time_budget)),
             environment=_places(),
         )
         try:
-            answer = process.receive(CLOCK_FACTOR * config.time_budget + _GRACE)
-            if answer.get("error"):
-                raise IsolationError(str(answer["error"]))
-            self._at_start, self._model = [str(attempt) for attempt in answer["refused"]], str(answer["model"])
-        except (IsolationError, AttributeError, KeyError, TypeError) as error:
+            started = read_started(process.receive(CLOCK_FACTOR * config.time_budget + _GRACE))
+            if started.error:
+                raise IsolationError(visible(started.error))
+        except IsolationError:
             process.close()
-            raise (
-                error if isinstance(error, IsolationError) else IsolationError("the isolated process answered nonsense")
-            ) from None
+            raise
+        self._at_start, self._model = [visible(attempt) for attempt in started.refused], visible(started.model)
         return process
+
+
+def reports_of(answer: Answer, item: pytest.Item, about: Callable[[Sequence[str]], dict[str, Any]]) -> list[pytest.TestReport]:
+    """The reports of a test as this side would have made them.
+
+    Args:
+        answer: What the other side says of it.
+        item: The test.
+        about: What a report says of itself, with what was refused meanwhile.
+
+    Raises:
+        NonsenseError: They cannot be shown.
+    """
+    properties: list[tuple[str, Any]] = []
+    reports = []
+    for outcome in answer.outcomes:
+        longrepr = _longrepr(outcome, item)
+        keywords: dict[str, Literal[1]] = dict.fromkeys(item.keywords, 1)
+        report = pytest.TestReport(item.nodeid, item.location, keywords, outcome.outcome, longrepr, outcome.when)
+        report.duration = outcome.duration
+        report.sections = [(heading, content) for heading, content in outcome.sections]
+        report.modeltiers = about(outcome.refused) | {"finding": outcome.finding}  # type: ignore[attr-defined]
+        if outcome.when == "call" or outcome.outcome != "passed":
+            properties += junit_properties(report, outcome.finding)
+        # Of all: junitxml reads those of the last.
+        properties += [(str(name), value) for name, value in outcome.properties if (name, value) not in properties]
+        report.user_properties = list(properties)
+        reports.append(visible_report(report))
+    _try_to_show(reports)
+    return reports
+
+
+class _Raised:
+    """An exception of the other side: its text, and what it said."""
+
+    def __init__(self, text: str, headline: str) -> None:
+        self.text = text
+        self.reprcrash = SimpleNamespace(message=headline)
+
+    def toterminal(self, terminal: Any) -> None:
+        """As pytest has its own exceptions written."""
+        terminal.line(self.text)
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def _longrepr(outcome: Outcome, item: pytest.Item) -> Any:
+    if outcome.outcome == "passed":
+        return None
+    if outcome.outcome == "skipped":
+        return (str(item.path), 1, visible(outcome.said))
+    said = visible(outcome.said, lines=True)
+    return _Raised(said, visible(outcome.headline, lines=True)) if outcome.headline else said
+
+
+def _try_to_show(reports: Sequence[pytest.TestReport]) -> None:
+    """Reads and writes what was sent as the report of the run will.
+
+    Raises:
+        NonsenseError: That fails.
+    """
+    trial = ExportHealthReport("trial")
+    try:
+        for report in reports:
+            result = read_result(report, report.modeltiers)  # type: ignore[attr-defined]
+            if result.status is Status.SKIPPED:
+                continue
+            list(figures_of([result]))
+            trial.add_check(to_check(result))
+            details = result.evidence.details if result.evidence else {}
+            trial.layers = details.get("layers") or [] if result.finding.get("property") == "gradient_flow" else []
+            to_markdown(trial)
+            trial.to_json()
+            if trial.layers or details.get("plots"):
+                to_html(trial)
+    except Exception as error:  # whatever a stranger's values do
+        raise NonsenseError(f"the isolated process answered nonsense ({type(error).__name__} when it is shown)") from None
 
 
 def _resolved(config: SuiteConfig) -> dict[str, Any]:
@@ -236,6 +315,24 @@ def _gist_folder(config: SuiteConfig, resolved: dict[str, Any]) -> list[Path]:
 
     folder = open_gist(config.gist_id, resolved["gist_revision"]).folder
     return [] if folder is None else [folder]
+
+
+def _project(config: pytest.Config, suite: SuiteConfig) -> Iterator[Path]:
+    """What the tests read of the project: its files, without hidden ones, what pytest is configured by, and what the config names."""
+    from harness.isolation.reading import named_paths, visible_entries
+
+    named = list(named_paths(suite.model_dump(), suite.path.parent))
+    for folder in (config.rootpath, *(path.parent for path in named if path.suffix == ".py")):
+        yield from visible_entries(folder)
+    yield from (path for path in (suite.path, config.inipath, *named) if path is not None)
+
+
+def _caches() -> list[Path]:
+    """Downloaded models, data and gists, without the tokens that lie beside them."""
+    from harness.gists import GistSettings
+
+    gists, hub = GistSettings.from_environment(), Path(_places()["HF_HOME"])
+    return [gists.cache, gists.consent.parent, *(hub / name for name in ("hub", "datasets", "modules", "evaluate", "metrics"))]
 
 
 def _arguments(config: pytest.Config) -> list[str]:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_modeltiers.compat import report_as_json
 from pytest_modeltiers.hooks import SELECTED
+from pytest_modeltiers.isolated_messages import as_outcome
 
 if TYPE_CHECKING:
     from harness.isolation import Channel
@@ -78,7 +78,7 @@ class _Server:
             session.config.stash[SELECTED] = frozenset(asked["selected"])
             if wanted in tests:
                 tests[wanted].config.hook.pytest_runtest_protocol(item=tests[wanted], nextitem=None)
-            self.channel.send({"reports": self._reports})
+            self.channel.send({"test": wanted, "outcomes": self._reports})
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
@@ -110,7 +110,7 @@ class _Server:
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keeps a report for the other side."""
-        self._reports.append(report_as_json(report))
+        self._reports.append(as_outcome(report))
 
 
 def _skip(report: pytest.TestReport, reason: str) -> None:

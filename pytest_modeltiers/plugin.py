@@ -148,7 +148,9 @@ class ModelConfigFile(pytest.Module):
                 _check_model(suite, self.config)
             return test_module(suite, self.config)
         except UserError as error:
-            raise self.CollectError(str(error)) from None
+            from harness.wording import visible
+
+            raise self.CollectError(visible(str(error), lines=True)) from None
 
 
 def _move_hypothesis_files(config: pytest.Config) -> None:

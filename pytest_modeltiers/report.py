@@ -19,9 +19,19 @@ from harness.health import ExportHealthReport
 from harness.health.checks import SkippedCheck, label_of
 from harness.health.history import REPORT, remember, write_badge
 from harness.provenance import surroundings
+from harness.wording import visible, visible_values
 from pytest_modeltiers.hooks import TIERS
 from pytest_modeltiers.judge import VERDICT
-from pytest_modeltiers.results import Result, check_name, junit_properties, read_result, to_check, warned, without_plots
+from pytest_modeltiers.results import (
+    Result,
+    check_name,
+    junit_properties,
+    read_result,
+    to_check,
+    visible_report,
+    warned,
+    without_plots,
+)
 from pytest_modeltiers.suite import Suite
 from pytest_modeltiers.terminal import annotation, append_summary
 from pytest_modeltiers.time_budget import SPENT
@@ -43,12 +53,13 @@ class Reporter:
         self.started = time.time()
         self.in_order: list[pytest.TestReport] = []
         self.set_aside: list[pytest.TestReport] = []
+        self.annotations: list[str] = []
 
     def pytest_report_header(self) -> list[str]:
         """Says which models are judged."""
         suites = [Suite.of(path) for path in self.configs]
         return [
-            f"modeltiers: {suite.config.path.name} ({suite.task.title}, {suite.test_count()} tests"
+            f"modeltiers: {visible(suite.config.path.name)} ({suite.task.title}, {suite.test_count()} tests"
             f"{', on the dataloaders of the model, as no data is named' if suite.config.has_own_data else ''})"
             for suite in suites
         ]
@@ -68,7 +79,7 @@ class Reporter:
         suite = getattr(getattr(item, "cls", None), "suite", None)
         if not isinstance(suite, Suite):
             return report
-        finding = item.stash.get(VERDICT, {})
+        finding = visible_values(item.stash.get(VERDICT, {}))
         # Extra attributes of a report travel with it from worker to controller.
         report.modeltiers = {"config": str(suite.config.path), "tier": _tier_in(item.nodeid), "finding": finding}  # type: ignore[attr-defined]
         if (
@@ -85,7 +96,7 @@ class Reporter:
             # Of the item: junitxml reads them from the report of the teardown, which is made from the item's.
             item.user_properties.extend(junit_properties(report, finding))
             report.user_properties[:] = item.user_properties
-        return report
+        return visible_report(report)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keeps the result of a generated test."""
@@ -139,8 +150,7 @@ class Reporter:
         if os.environ.get("GITHUB_ACTIONS") == "true":
             folder = self.config.invocation_params.dir
             for path, report in self.reports.items():
-                for cause in report.causes:
-                    terminalreporter.write_line(annotation(cause, path, self.config.rootpath, folder))
+                self.annotations += [annotation(cause, path, self.config.rootpath, folder) for cause in report.causes]
 
     @staticmethod
     def is_own(item: pytest.Item) -> bool:
@@ -163,7 +173,7 @@ class Reporter:
     def health_report(self, path: Path) -> ExportHealthReport:
         """The health report of one config file."""
         suite = Suite.of(path)
-        report = ExportHealthReport(suite.config.run_name or suite.config.task_name or suite.config.name)
+        report = ExportHealthReport(visible(suite.config.run_name or suite.config.task_name or suite.config.name))
         results = self._of(path)
         for result in results:
             if result.status is Status.SKIPPED:
@@ -250,9 +260,9 @@ def _relative_to(folder: Path, value: Any) -> Any:
 
 
 def _model_facts(suite: Suite, report: ExportHealthReport) -> dict[str, str]:
-    facts = {"config": suite.config.path.name, "task": suite.task.title}
+    facts = {"config": visible(suite.config.path.name), "task": suite.task.title}
     with suppress(UserError):
-        facts["model"] = suite.source.origin
+        facts["model"] = visible(suite.source.origin)
     if report.layers:
         total = sum(layer["count"] for layer in report.layers)
         trainable = sum(layer["count"] for layer in report.layers if layer["trainable"])

@@ -13,6 +13,7 @@ from harness.catalogue import CATALOGUE
 from harness.evidence import WHOLE, Evidence, Status
 from harness.export.checks import recommendation as advice
 from harness.health.checks import CheckResult, CheckStatus
+from harness.wording import visible, visible_values
 from pytest_modeltiers.hooks import TIERS
 
 NODEID = "modeltiers_nodeid"
@@ -20,6 +21,21 @@ NODEID = "modeltiers_nodeid"
 
 _MOST_CALLS = 5
 """How many tests are named that call the model most often."""
+
+
+def visible_report(report: pytest.TestReport) -> pytest.TestReport:
+    """A report whose texts hold no characters that would control who shows them; changed in place."""
+    report.sections = [(visible(heading), visible(content, lines=True)) for heading, content in report.sections]
+    report.user_properties[:] = [(name, visible_values(value)) for name, value in report.user_properties]
+    if isinstance(report.longrepr, str):
+        report.longrepr = visible(report.longrepr, lines=True)
+    elif isinstance(report.longrepr, tuple):
+        path, line, reason = report.longrepr
+        report.longrepr = (path, line, visible(reason, lines=True))
+    if hasattr(report, "modeltiers"):
+        report.modeltiers = visible_values(report.modeltiers)  # type: ignore[attr-defined]
+    return report
+
 
 _STATUS: dict[Status, CheckStatus] = {Status.OK: "passed", Status.WARN: "warning", Status.FAIL: "failed"}
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import secrets
 import shutil
 import textwrap
 import xml.etree.ElementTree as ElementTree
@@ -18,7 +20,7 @@ from harness.export.store import default_folder
 from harness.health import ExportHealthReport
 from harness.health.checks import Cause, SkippedCheck, also_text, label_of
 from harness.health.markdown import problems_text
-from harness.wording import counted, duration
+from harness.wording import counted, duration, visible
 from pytest_modeltiers.hooks import TIERS
 from pytest_modeltiers.results import NODEID, Result, check_name, figures_of, most_calls
 
@@ -57,7 +59,14 @@ class FailuresSection:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> Generator[None, None, None]:
-        """Takes the reports away until the summary is printed; the short summary lists them again."""
+        """Takes the reports away until the summary is printed; the short summary lists them again.
+
+        On GitHub no line of all this is a command to the runner, whatever a model said or printed, until the annotations are written.
+        """
+        token = secrets.token_hex(16) if os.environ.get("GITHUB_ACTIONS") == "true" else ""
+        if token:
+            terminalreporter.ensure_newline()
+            terminalreporter.write_line(f"::stop-commands::{token}")
         failed = terminalreporter.stats.get("failed", [])
         self.reporter.set_aside = [report for report in failed if self.reporter.tells(report)]
         if self.reporter.set_aside:
@@ -69,6 +78,11 @@ class FailuresSection:
             for report in self.reporter.in_order:
                 if isinstance(report.longrepr, _Told):
                     report.longrepr = report.longrepr.text
+            if token:
+                terminalreporter.ensure_newline()
+                terminalreporter.write_line(f"::{token}::")
+                for line in self.reporter.annotations:
+                    terminalreporter.write_line(line)
 
 
 class _Told:
@@ -95,7 +109,7 @@ def put_back(reporter: Reporter, terminal: pytest.TerminalReporter) -> None:
 def print_summary(terminal: pytest.TerminalReporter, path: Path, results: list[Result], report: ExportHealthReport) -> None:
     """Prints the results of one config: what is wrong in full, the rest in a few lines; all of it with ``-v``, none with ``-q``."""
     colour = "red" if report.get_failed_checks() else "yellow" if report.summary["warnings"] or not report.checks else "green"
-    terminal.write_sep("=", f"{report.model_name} ({path.name}): {title(report)}", bold=True, **{colour: True})
+    terminal.write_sep("=", f"{report.model_name} ({visible(path.name)}): {title(report)}", bold=True, **{colour: True})
     by_name = {check_name(result): result for result in results}
     causes = report.causes
     red = {check.check_name.partition("::")[2] for cause in causes for check in (cause.owner, *cause.also)}
@@ -294,9 +308,18 @@ def annotation(cause: Cause, config: Path, root: Path, folder: Path) -> str:
     file = folder / place if is_there else config
     shown = file.relative_to(root) if root in file.parents else file
     also = f" (also shows as {also_text(cause.also)})" if cause.also else ""
-    message = f"{check.message}{also}".replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-    at = f",line={line}" if is_there else ""
-    return f"::{level} file={shown}{at},title=tier {check.details.get('tier')}%3A {label_of(check)}::{message}"
+    at = f",line={_as_property(line)}" if is_there else ""
+    heading = _as_property(f"tier {check.details.get('tier')}: {label_of(check)}")
+    return f"::{level} file={_as_property(str(shown))}{at},title={heading}::{_as_data(f'{check.message}{also}')}"
+
+
+def _as_data(text: str) -> str:
+    """A text as a workflow command takes it: in one line."""
+    return visible(text, lines=True).replace("%", "%25").replace("\n", "%0A")
+
+
+def _as_property(text: str) -> str:
+    return _as_data(text).replace(":", "%3A").replace(",", "%2C")
 
 
 CAUSE = "modeltiers_cause"

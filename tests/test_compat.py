@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from harness import compat
-from pytest_modeltiers.compat import fixtures_by_name, report_as_json
+from pytest_modeltiers.compat import fixtures_by_name
 
 ROOT = Path(__file__).parent.parent
 OTHERS = ("torch", "lightning", "pytest", "_pytest", "hypothesis")
@@ -260,7 +260,3 @@ def test_lightning() -> None:
 
 def test_pytest(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     assert fixtures_by_name(request.node)["tmp_path"][-1].func.__module__ == "_pytest.tmpdir"
-    report = pytest.TestReport("id", ("file", 1, "name"), {}, "passed", None, "call")
-    data = report_as_json(report)
-    again = request.config.hook.pytest_report_from_serializable(config=request.config, data=data)
-    assert (again.nodeid, again.outcome) == ("id", "passed")

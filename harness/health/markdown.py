@@ -15,7 +15,7 @@ from typing import Any
 from harness.charts.distributions import ranking
 from harness.evidence import WHOLE
 from harness.health.checks import Cause, CheckResult, CheckStatus, HealthResults, SkippedCheck, label_of
-from harness.wording import counted, duration
+from harness.wording import counted, duration, visible
 
 GLYPHS: dict[CheckStatus, str] = {"failed": "✕", "warning": "▲", "passed": "✓"}
 WORDS: dict[CheckStatus, str] = {"failed": "Failed", "warning": "Warning", "passed": "Passed"}
@@ -46,7 +46,7 @@ def to_markdown(report: HealthResults) -> str:
         *(_table(heading, checks) for heading, checks in by_tier(report.worst_first()).items()),
         _skipped(report.skipped),
     ]
-    return "\n\n".join(block for block in blocks if block) + "\n"
+    return visible("\n\n".join(block for block in blocks if block) + "\n", lines=True)
 
 
 def _recommendations(recommendations: list[str]) -> str:

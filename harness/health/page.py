@@ -21,7 +21,7 @@ from harness.charts.page import environment
 from harness.health import markdown
 from harness.health.checks import Cause, CheckResult, CheckStatus, HealthResults
 from harness.health.comparison import Comparison
-from harness.wording import duration, figure
+from harness.wording import duration, figure, visible
 
 _RING_GAP = 1.2
 _LONGEST_HEADLINE = 40
@@ -65,7 +65,7 @@ def to_html(report: HealthResults) -> str:
     in_full = [cause for status, most in cards.items() for cause in findings[status][:most]]
     anchors = {id(check): f"check-{number}" for number, cause in enumerate(in_full, 1) for check in (cause.owner, *cause.also)}
     about = {name: text for name, text in markdown.documentation().items() if name in set(map(markdown.property_of, checks))}
-    return _environment().get_template("page.html.j2").render(
+    page = _environment().get_template("page.html.j2").render(
         report=report,
         verdict=markdown.verdict(report),
         facts=markdown.head_facts(report),
@@ -85,25 +85,20 @@ def to_html(report: HealthResults) -> str:
         sections=sections,
         parameters=parameter_charts(report.layers),
     )  # fmt: skip
+    return visible(page, lines=True)
 
 
 def fragment(report: HealthResults) -> str:
     """The report as a part of somebody else's page, such as the output of a notebook's cell."""
-    return (
-        _environment()
-        .get_template("fragment.html.j2")
-        .render(
-            report=report,
-            verdict=markdown.verdict(report),
-            causes=report.causes[:MOST_CARDS],
-            passed=[check for check in report.checks if check.status == "passed"],
-        )
-    )
+    fragment = _environment().get_template("fragment.html.j2")
+    passed = [check for check in report.checks if check.status == "passed"]
+    causes = report.causes[:MOST_CARDS]
+    return visible(fragment.render(report=report, verdict=markdown.verdict(report), causes=causes, passed=passed), lines=True)
 
 
 def comparison_html(comparison: Comparison) -> str:
     """A comparison of two reports as a self-contained HTML page."""
-    return _environment().get_template("comparison.html.j2").render(comparison=comparison)
+    return visible(_environment().get_template("comparison.html.j2").render(comparison=comparison), lines=True)
 
 
 def ring_arcs(report: HealthResults) -> list[Arc]:

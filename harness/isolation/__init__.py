@@ -10,8 +10,11 @@ import json
 import os
 import selectors
 import time
+from collections.abc import Callable
 from typing import Any
 
+_ATOMIC = 512
+_BETWEEN_CHECKS = 0.5
 _CHUNK = 2**16
 _LONGEST = 64 * 2**20
 
@@ -28,18 +31,31 @@ class Channel:
         self._reading, self._writing = reading, writing
         self._buffer = bytearray()
 
-    def send(self, message: Any) -> None:
+    def send(self, message: Any, timeout: float | None = None) -> None:
         """Sends a message.
+
+        Args:
+            message: JSON-ready.
+            timeout: Seconds until the other end must have taken it.
 
         Raises:
             OSError: Nobody is there any more.
+            TimeoutError: The other end does not read.
         """
         data = memoryview(json.dumps(message, default=str).encode() + b"\n")
+        ends = None if timeout is None else time.monotonic() + timeout
         while data:
-            data = data[os.write(self._writing, data) :]
+            if not _is_ready(self._writing, selectors.EVENT_WRITE, ends):
+                raise TimeoutError
+            # A pipe that is ready takes this much without waiting.
+            data = data[os.write(self._writing, data[:_ATOMIC]) :]
 
-    def receive(self, timeout: float | None = None) -> Any:
+    def receive(self, timeout: float | None = None, check: Callable[[], None] | None = None) -> Any:
         """The next message.
+
+        Args:
+            timeout: Seconds to wait for all of it.
+            check: Called every now and then meanwhile; what it raises ends the wait.
 
         Raises:
             TimeoutError: None came in time.
@@ -48,7 +64,7 @@ class Channel:
         """
         ends = None if timeout is None else time.monotonic() + timeout
         while b"\n" not in self._buffer:
-            if not self._is_readable(ends):
+            if not self._is_readable(ends, check):
                 raise TimeoutError
             chunk = os.read(self._reading, _CHUNK)
             if not chunk:
@@ -68,9 +84,22 @@ class Channel:
         for descriptor in (self._reading, self._writing):
             os.close(descriptor)
 
-    def _is_readable(self, ends: float | None) -> bool:
-        if ends is None:
-            return True
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._reading, selectors.EVENT_READ)
-            return bool(selector.select(max(0.0, ends - time.monotonic())))
+    def _is_readable(self, ends: float | None, check: Callable[[], None] | None) -> bool:
+        if check is None:
+            return _is_ready(self._reading, selectors.EVENT_READ, ends)
+        while True:
+            check()
+            pause = time.monotonic() + _BETWEEN_CHECKS
+            if _is_ready(self._reading, selectors.EVENT_READ, pause if ends is None else min(ends, pause)):
+                return True
+            if ends is not None and time.monotonic() >= ends:
+                return False
+
+
+def _is_ready(descriptor: int, event: int, ends: float | None) -> bool:
+    """Whether a descriptor can be read or written before a moment; without one it is left to the call itself to wait."""
+    if ends is None:
+        return True
+    with selectors.DefaultSelector() as selector:
+        selector.register(descriptor, event)
+        return bool(selector.select(max(0.0, ends - time.monotonic())))

@@ -11,20 +11,23 @@ from pathlib import Path
 from typing import Any
 
 from harness.isolation import Channel
-from harness.isolation.sandbox import Guard, Limits, apply_sandbox
+from harness.isolation.kernel import apply_kernel_walls, system_folders
+from harness.isolation.sandbox import Guard, Limits
 
 
 def main() -> None:
     """Reads a job from the parent, applies the sandbox, and does the job."""
     channel = Channel(int(sys.argv[1]), int(sys.argv[2]))
     job = channel.receive()
-    layers = apply_sandbox(Path(job["folder"]))
+    folder = Path(job["folder"])
     sys.path.extend(entry for entry in job["sys_path"] if entry not in sys.path)
+    readable = [*job["readable"], *system_folders()]
+    layers = apply_kernel_walls(folder, readable, job["parent"])
     for module in job["preload"]:
         importlib.import_module(module)
     Limits(**job["limits"]).apply()
     target = _target(job["target"])
-    guard = Guard(Path(job["folder"]), [Path(path) for path in job["own"]])
+    guard = Guard(folder, [Path(path) for path in job["own"]], readable)
     guard.install()
     channel.send({"layers": [*layers, "audit hook"]})
     target(job["argument"], channel, guard)

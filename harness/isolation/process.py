@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from harness.errors import IsolationError
 from harness.isolation import Channel
+from harness.isolation.folder import OwnFolder, deleted_bytes
+from harness.isolation.reading import imported_folders
 from harness.isolation.sandbox import Attempt, Limits
 from harness.processes import end_in_words, module_command, start_process, stop_process
+from harness.wording import amount_of_memory
 
 _KEPT = frozenset(
     {
@@ -39,6 +42,13 @@ _IN_FOLDER = {
 """Folders that libraries write in."""
 
 _STARTING = 120.0
+
+
+_TAKING = 30.0
+
+
+class _TooMuchError(Exception):
+    """The process used more than it may; the text says what it did."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +75,7 @@ class IsolatedProcess:
         target: ``module:function`` that is called there with the argument, a ``Channel`` to answer on, and the ``Guard``.
         argument: JSON-ready.
         own: Folders of the code that is not trusted.
+        reads: Files and folders that it may read, beside Python, its packages, what lies on ``sys.path`` and the folders of its own code.
         preload: Modules that are imported before the guard is there.
         limits: What it may use up.
         environment: Further variables for it.
@@ -79,22 +90,29 @@ class IsolatedProcess:
         argument: Any,
         *,
         own: Sequence[Path] = (),
+        reads: Sequence[Path] = (),
         preload: Sequence[str] = (),
         limits: Limits | None = None,
         environment: dict[str, str] | None = None,
     ) -> None:
         if os.name != "posix":
             raise IsolationError('`isolation` "process" needs Linux or macOS')
-        self.folder = Path(tempfile.mkdtemp(prefix="modeltiers-isolated-"))
-        self._log = self.folder / "output.log"
+        self._own_folder = OwnFolder()
+        self.folder = self._own_folder.path
+        self._limits = limits or Limits()
+        # Without a name the other process could not put anything in its place.
+        self._log: BinaryIO = tempfile.TemporaryFile()  # type: ignore[assignment]  # noqa: SIM115  # closed by close()
         self._process, self._channel = self._start(environment or {})
+        self._own_folder.watch(self._process.pid)
         job = {
             "target": target,
             "argument": argument,
             "folder": str(self.folder),
             "own": [str(path) for path in own],
+            "readable": [*map(str, reads), *imported_folders(own)],
+            "parent": os.getpid(),
             "preload": list(preload),
-            "limits": (limits or Limits()).to_json(),
+            "limits": self._limits.to_json(),
             "sys_path": [entry for entry in sys.path if entry],
         }
         try:
@@ -113,8 +131,14 @@ class IsolatedProcess:
         Raises:
             IsolationError: The process died, did not answer in time, or answered nonsense; it is then ended.
         """
-        with contextlib.suppress(OSError):  # a process that is gone shows itself in the answer
-            self._channel.send(message)
+        self._pause(False)
+        try:
+            self._channel.send(message, _TAKING)
+        except TimeoutError:
+            self.kill()
+            raise IsolationError("the isolated process does not take what it is asked, and was ended") from None
+        except OSError:  # a process that is gone shows itself in the answer
+            pass
         return self.receive(timeout)
 
     def receive(self, timeout: float | None = None) -> Any:
@@ -124,7 +148,12 @@ class IsolatedProcess:
             IsolationError: As for ``ask``.
         """
         try:
-            return self._channel.receive(timeout)
+            self._pause(False)
+            answer = self._channel.receive(timeout, self._check_usage)
+            self._pause(True)
+            return answer
+        except _TooMuchError as error:
+            problem = f"the isolated process {error}, and was ended"
         except TimeoutError:
             problem = f"the isolated process did not answer within {timeout:g} s, and was ended"
         except (EOFError, OSError):
@@ -149,7 +178,22 @@ class IsolatedProcess:
             self.kill()
         with contextlib.suppress(OSError):
             self._channel.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._log.close()
+        self._own_folder.remove()
+
+    def _pause(self, is_paused: bool) -> None:
+        """Lets it run only while it is waited for: nothing of the model goes on between two tests."""
+        with contextlib.suppress(OSError):
+            if self.is_alive:
+                os.kill(self._process.pid, signal.SIGSTOP if is_paused else signal.SIGCONT)
+
+    def _check_usage(self) -> None:
+        files, size = self._own_folder.usage(self._limits.folder_files, self._limits.folder_bytes)
+        size += deleted_bytes(self._process.pid) + os.fstat(self._log.fileno()).st_blocks * 512
+        if files > self._limits.folder_files:
+            raise _TooMuchError(f"made more than {self._limits.folder_files:,} files, or folders within each other")
+        if size > self._limits.folder_bytes:
+            raise _TooMuchError(f"wrote more than {amount_of_memory(self._limits.folder_bytes)}")
 
     def __enter__(self) -> IsolatedProcess:
         return self
@@ -189,6 +233,7 @@ def run_isolated(
     argument: Any,
     *,
     own: Sequence[Path] = (),
+    reads: Sequence[Path] = (),
     preload: Sequence[str] = (),
     limits: Limits | None = None,
     seconds: float = 120.0,
@@ -199,6 +244,7 @@ def run_isolated(
         function: ``module:function``, which takes the argument and returns something JSON-ready.
         argument: JSON-ready.
         own: Folders of the code that is not trusted.
+        reads: Files and folders that it may read, beside Python, its packages, what lies on ``sys.path`` and the folders of its own code.
         preload: Modules that are imported before the guard is there.
         limits: What it may use up.
         seconds: How long it may take.
@@ -207,7 +253,9 @@ def run_isolated(
         IsolationError: The process could not be started, died, or took too long.
     """
     asked = {"function": function, "argument": argument}
-    with IsolatedProcess("harness.isolation.child:answer_once", asked, own=own, preload=preload, limits=limits) as process:
+    with IsolatedProcess(
+        "harness.isolation.child:answer_once", asked, own=own, reads=reads, preload=preload, limits=limits
+    ) as process:
         found = process.receive(seconds)
         try:
             attempts = [Attempt(**attempt) for attempt in found["attempts"]]

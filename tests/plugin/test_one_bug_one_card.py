@@ -109,7 +109,7 @@ def run(project: Any, monkeypatch: pytest.MonkeyPatch) -> Run:
     ]
     return Run(
         result.outlines,
-        [line for line in result.outlines if line.startswith("::")],
+        [line for line in result.outlines if line.startswith(("::error", "::warning"))],
         {name: project.json(f"out/{name}/health_report.json") for name in MODELS},
         {
             p["modeltiers_nodeid"].replace("::TestTier1::test_", " "): p["modeltiers_cause"]

@@ -287,7 +287,8 @@ def test_github_annotates_failures_and_warnings(project: Any, monkeypatch: pytes
 
     result = project.run("--model-config", "cfg.json")
 
-    notes = [line for line in result.outlines if line.startswith("::")]
+    stop, resume, *notes = [line for line in result.outlines if line.startswith("::")]
+    assert resume == f"::{stop.removeprefix('::stop-commands::')}::"
     places = [note.partition(",title")[0] for note in sorted(notes)]
     assert places == ["::error file=cfg_model.py,line=10", "::warning file=cfg.json"]
     assert "title=tier 1%3A causal::" in sorted(notes)[0]
