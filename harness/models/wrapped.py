@@ -193,3 +193,11 @@ def call_by(model: nn.Module, method: str, origin: str) -> None:
             f"It has: {', '.join(own) or 'none of its own'}"
         )
     model.forward = found  # type: ignore[method-assign]
+
+
+def called_like(model: nn.Module, other: nn.Module) -> nn.Module:
+    """A model that another one's class made, such as by loading it, called by the method that the other is called by; see ``call_by``."""
+    forward = vars(other).get("forward")
+    if inspect.ismethod(forward) and forward.__self__ is other and "forward" not in vars(model):
+        model.forward = getattr(model, forward.__name__)  # type: ignore[method-assign]
+    return model

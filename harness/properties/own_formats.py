@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from harness.errors import ProbeUnsupportedError, UserError
 from harness.evidence import Evidence, Status
+from harness.models.wrapped import called_like
 from harness.properties.calling import ModelRaisedError
 from harness.properties.equality import judge_equal
 from harness.properties.loading import NAME, Load, NotLoadedError, judge_loading, tied_groups, unless_owned
@@ -111,7 +112,7 @@ def _by_path(source: nn.Module, other: nn.Module) -> nn.Module:
         except Exception as error:
             raise NotLoadedError(f"{pair[1]} does not load what {pair[0]} wrote: {raised(error)}") from error
     if isinstance(loaded, nn.Module):
-        return loaded
+        return called_like(loaded, source)
     same = all(torch.equal(now, then) for now, then in zip(other.parameters(), before, strict=True))
     if loaded is not None or same:
         raise ProbeUnsupportedError(f"{pair[1]} does not load weights into the model that it is called on")
@@ -175,6 +176,7 @@ def _saved_and_loaded(
     if lost := tied_groups(source) - tied_groups(other):
         first, second = sorted(next(iter(lost)))[:2]
         raise NotLoadedError(f"`{first}` and `{second}` are tied, but not after {names[0]} and {names[1]}", second)
+    called_like(other, source)
     like, loaded = next(source.parameters(), None), next(other.parameters(), None)
     if like is None or loaded is None or (like.device, like.dtype) == (loaded.device, loaded.dtype):
         return other

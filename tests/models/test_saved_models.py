@@ -13,9 +13,11 @@ from harness.adapters import make_adapter
 from harness.batches import make_batch, typical_sizes
 from harness.config import SuiteConfig, load_config
 from harness.errors import ConfigError, FactoryError, ModelSourceError, UserError, WeightsError
+from harness.evidence import Status
 from harness.model_file import task_of
 from harness.models.copies import Copies
 from harness.models.loading import model_source
+from pytest_modeltiers.live import judge_model
 
 AGENT = """
 import torch
@@ -205,6 +207,36 @@ def test_given_arguments_win_over_those_of_the_checkpoint(agent: Path) -> None:
         agent, model="best.ckpt", model_file="agent.py", model_factory="Agent", model_kwargs={"classes": 3}, **declared(6, 3)
     )
     assert model_source(found).build().actor.out_features == 3
+
+
+SAVES_ITSELF = """
+import torch
+from torch import nn
+
+class Agent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.actor = nn.Linear(8, 4)
+
+    def act(self, x, action):
+        return {"scores": self.actor(x)}
+
+    def save(self, path):
+        torch.save(self.state_dict(), path)
+
+    @classmethod
+    def load(cls, path):
+        agent = cls()
+        agent.load_state_dict(torch.load(path))
+        return agent
+"""
+
+
+def test_what_a_method_of_the_class_loads_is_called_by_the_same_method(tmp_path: Path) -> None:
+    (tmp_path / "agent.py").write_text(SAVES_ITSELF, encoding="utf-8")
+    found = config(tmp_path, model_file="agent.py", model_factory="Agent", call="act", **declared(8, 4))
+    verdicts = judge_model(model_source(found).build, found.task_spec(), only=("serialisation",), share=0.2)
+    assert verdicts["serialisation[own_methods]"].status is Status.OK, verdicts["serialisation[own_methods]"].message
 
 
 @pytest.mark.parametrize(
