@@ -13,6 +13,9 @@ IMPACT = "harm"
 
 IMPACT_MARGIN = 0.05
 
+COMPARISONS = 10
+"""How many comparisons with a baseline share alpha, where the config does not say."""
+
 _LOWER_IS_BETTER = ("perplexity", "mae", "rmse")
 
 
@@ -81,13 +84,13 @@ class Limits:
         margins: How much worse than its baseline a model may be, by the name of a per-sample score and in its units (``correct`` and
             ``accuracy``: 0.005 is half a point); ``harm`` for the accuracy on drifted data.
         drift: How the data is compared with the reference; its ``alpha`` and ``min_power`` are also those of the comparison with a baseline.
-        expected_comparisons: About how many candidates will be compared with one baseline.
+        expected_comparisons: How many comparisons in a row with one baseline share alpha.
     """
 
     thresholds: Mapping[str, float] = field(default_factory=dict)
     margins: Mapping[str, float] = field(default_factory=dict)
     drift: DriftOptions = DriftOptions()
-    expected_comparisons: int = 1
+    expected_comparisons: int = COMPARISONS
 
     @property
     def impact_margin(self) -> float:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import ComparisonError
 from harness.experiments import ExperimentDB, RunRef, Scores
 from harness.experiments.run_parts import read_comparisons, read_scored_metrics, write_comparison
+from harness.monitoring import COMPARISONS
 from harness.monitoring.dependence import Groups, OrderDependence, order_dependence
 from harness.monitoring.gate.comparison import Comparison, Comparisons
 from harness.monitoring.gate.paired_tests import Measurement, measure
@@ -24,18 +25,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AlphaSpending:
-    """How often a baseline was compared with before.
+    """How many comparisons with a baseline share alpha.
 
-    Every comparison spends a share of alpha, and the shares of infinitely many comparisons add up to 1, so that all comparisons with a
-    baseline together fail a candidate that is not worse with a probability of at most alpha (alpha spending: Lan and DeMets, Biometrika 70,
-    1983; for a stream of tests, Foster and Stine, JRSS B 70, 2008). The bound is a sum of probabilities and so holds although all comparisons
-    use the same samples and the same baseline. E-values multiplied over comparisons would not do: a second comparison on the same samples is
-    no new evidence, and the product would count it as such.
+    Each of them may spend ``alpha / expected``, so that of any ``expected`` comparisons in a row one that fails a candidate that is not worse
+    is among them with a probability of at most alpha. The bound is a sum of probabilities (Bonferroni) and so holds although all comparisons
+    use the same samples and the same baseline, and whatever the earlier ones found.
+
+    The level does not fall with the number of comparisons. One error rate for all comparisons ever made (alpha spending: Lan and DeMets,
+    Biometrika 70, 1983; alpha investing: Foster and Stine, JRSS B 70, 2008) needs levels that add up to alpha, and leaves the two hundredth
+    comparison an eighth of its power. E-values cannot help: a comparison on the same samples is no new evidence about them, which a product
+    of e-values would count it as. A rate by stretches of time is what forgets old decisions (Ramdas et al., "Online control of the false
+    discovery rate with decaying memory", NeurIPS 2017).
 
     Attributes:
         made: Comparisons before this one.
-        expected: About how many there will be. The first spends ``1 / (expected + 1)`` of alpha, later ones less and less; expecting more
-            keeps more for later.
+        expected: How many comparisons in a row share alpha.
     """
 
     made: int = 0
@@ -52,16 +56,17 @@ class AlphaSpending:
         Args:
             marks: What ``mark`` gave of the earlier comparisons with the baseline, oldest first.
             scores: A hash of the candidate's scores.
-            expected: About how many comparisons there will be, if this is the first.
+            expected: How many comparisons share alpha, if this is the first that says so.
         """
         if not marks:
             return cls(0, expected)
         same = [mark["look"] for mark in marks if mark["scores"] == scores]
-        return cls(same[0] - 1 if same else max(mark["look"] for mark in marks), marks[0]["expected"])
+        agreed = next((mark[_AGREED] for mark in marks if _AGREED in mark), expected)
+        return cls(same[0] - 1 if same else max(mark["look"] for mark in marks), agreed)
 
     def mark(self, scores: str) -> dict[str, Any]:
         """What is stored with a comparison, so that later ones can be counted."""
-        return {"look": self.number, "expected": self.expected, "scores": scores}
+        return {"look": self.number, _AGREED: self.expected, "scores": scores}
 
     @property
     def number(self) -> int:
@@ -71,8 +76,10 @@ class AlphaSpending:
     @property
     def share(self) -> float:
         """The share of alpha that this comparison may spend."""
-        return self.expected / ((self.made + self.expected) * (self.number + self.expected))
+        return 1 / self.expected
 
+
+_AGREED = "comparisons_in_a_row"
 
 _SLICES_SHARE = 0.5
 
@@ -231,6 +238,7 @@ class Family:
             needed=test.precision.needed(member.margin, level),
             alpha=self.alpha,
             look=spending.number if spending else 1,
+            in_a_row=spending.expected if spending else 1,
             higher_is_better=better_up,
             label=member.kind.label,
             is_share=member.kind.is_share,
@@ -275,14 +283,14 @@ def compare_with_baseline(
     higher_is_better: Mapping[str, bool] | None = None,
     slices: SliceLabels | None = None,
     groups: Groups | None = None,
-    expected_comparisons: int = 1,
+    expected_comparisons: int = COMPARISONS,
     min_power: float | None = None,
 ) -> Comparisons:
     """Compares the stored scores of two runs, and stores the result with both.
 
-    Each comparison with a baseline spends some of alpha (``AlphaSpending``), so that all candidates ever compared with it together are failed
-    by mistake with a probability of at most alpha. The same scores compared again, as when a job is repeated, count as the same comparison.
-    Another baseline starts from the beginning.
+    Each comparison with a baseline spends a part of alpha (``AlphaSpending``), so that of ``expected_comparisons`` in a row any fails by mistake
+    with a probability of at most alpha. The same scores compared again, as when a job is repeated, count as the same comparison. Another
+    baseline starts from the beginning.
 
     Args:
         db: Where both runs are.
@@ -295,7 +303,7 @@ def compare_with_baseline(
         higher_is_better: What a greater score means, for names the project does not know.
         slices: A label a sample, ``[N]``, under the name of what is labelled.
         groups: Which samples belong together; ``None`` where samples are independent.
-        expected_comparisons: About how many candidates will be compared with this baseline; what the first comparison says applies to all.
+        expected_comparisons: How many comparisons in a row share alpha, such as those of a year; what the first comparison says applies to all.
         min_power: The power at the margin below which too few samples are a warning; ``None`` for no warning.
 
     Raises:

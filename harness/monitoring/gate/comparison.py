@@ -65,7 +65,8 @@ class Comparison:
         interval: Confidence interval of the difference with alpha on either side (90% for 0.05), not corrected for other tests. Where only
             one test is made, it leaves 0 out on the worse side exactly if ``p`` is at most alpha.
         p: One-sided, against the candidate not being worse.
-        p_adjusted: Corrected for the other scores and slices (Holm) and for earlier comparisons with the baseline; compare it with ``alpha``.
+        p_adjusted: Corrected for the other scores and slices (Holm) and for the comparisons in a row that share alpha; compare it with
+            ``alpha``.
         margin: How much worse is allowed, in the score's own units.
         margin_p: One-sided, against the candidate being worse by the margin or more: where it is at most alpha, the candidate is shown not
             to be.
@@ -75,6 +76,7 @@ class Comparison:
         needed: The number of samples with which a worsening by the margin would be.
         alpha: The error allowed to all tests and comparisons together.
         look: Which comparison with the baseline this is, from 1.
+        in_a_row: How many comparisons in a row share alpha.
         higher_is_better: What a greater score means.
         label: What the mean score is called.
         is_share: Whether messages tell it in points of a hundred.
@@ -104,6 +106,7 @@ class Comparison:
     needed: int
     alpha: float
     look: int
+    in_a_row: int
     higher_is_better: bool
     label: str
     is_share: bool
@@ -275,7 +278,8 @@ def _certainty(comparison: Comparison) -> str:
     low, high = comparison.interval if comparison.difference >= 0 else tuple(-end for end in reversed(comparison.interval))
     ends = f"{_figure(comparison, low)} to {_figure(comparison, high)}"
     adjusted = "adjusted " if comparison.p_adjusted > comparison.p else ""
-    return f"{100 * (1 - 2 * comparison.alpha):.3g}% interval {ends}; {adjusted}{p_value(comparison.p_adjusted)}"
+    row = f" for {comparison.in_a_row:,} comparisons in a row" if comparison.in_a_row > 1 and not comparison.slice else ""
+    return f"{100 * (1 - 2 * comparison.alpha):.3g}% interval {ends}; {adjusted}{p_value(comparison.p_adjusted)}{row}"
 
 
 def _bounds(comparison: Comparison) -> tuple[str, ...]:
