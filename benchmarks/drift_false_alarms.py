@@ -1,6 +1,6 @@
 """How often the drift gate raises an alarm where there is no drift: windows and references drawn from one distribution.
 
-python benchmarks/drift_false_alarms.py [--quick] [--repeats 1000] [--processes 2] [--sessions]
+python benchmarks/drift_false_alarms.py [--quick] [--repeats 1000] [--processes 2] [--sessions] [--nights]
 
 What a profile holds is counts, so counts are drawn: for edges on the quantiles of a reference, the shares between them follow a Dirichlet
 distribution, whatever the data's own (a skewed one too); tied values and categories are multinomial. The lines "from rows" draw the rows
@@ -264,9 +264,63 @@ def print_sessions(repeats: int, processes: int) -> bool:
     return good
 
 
+NIGHTS = 200
+YEAR_REFERENCE = 2_000
+MOVED_A_NIGHT = 0.4
+
+
+def year_of_nights(n: int, windows: int, seeds: Iterable[int]) -> Counter[str]:
+    """Clean windows, one a night, against one reference, at the rate of one and of all; and the last of them with a drift in it."""
+    found: Counter[str] = Counter()
+    for seed in seeds:
+        generator = np.random.default_rng([seed, n])
+        reference = profile_columns(columns(generator, YEAR_REFERENCE), categorical=["zipf", "pair"])
+        nights = Counter[str]()
+        for night in range(NIGHTS):
+            now = profile_columns(columns(generator, n), reference)
+            for name, number in (("night", 1), ("year", windows)):
+                report = compare_profiles(reference, now, DriftOptions(alpha=ALPHA, windows=number))
+                nights[f"{name} fail"] += report.status is Status.FAIL
+                nights[f"{name} warn"] += not report.names(Status.FAIL) and bool(report.names(Status.WARN))
+            if night % 10 == 0:
+                nights["looked at"] += 1
+                moved = columns(generator, n)
+                moved["lognormal 0"] = moved["lognormal 0"] * math.exp(2 * MOVED_A_NIGHT)
+                for name, number in (("night", 1), ("year", windows)):
+                    options = DriftOptions(alpha=ALPHA, windows=number)
+                    nights[f"{name} seen"] += (
+                        compare_profiles(reference, profile_columns(moved, reference), options).status is Status.FAIL
+                    )
+        found.update(nights)
+        found.update({f"{name} any": int(nights[f"{name} fail"] > 0) for name in ("night", "year")})
+        found["years"] += 1
+    return found
+
+
+def print_nights(repeats: int, processes: int) -> bool:
+    """Prints the table of nights; says whether a year's rate holds."""
+    print(f"\n{NIGHTS} clean windows in a row, 20 features, reference of {YEAR_REFERENCE:,}, {repeats} such years a line\n")
+    print(
+        "| n | rate of | windows that fail | windows that warn of drift | years with any fail | 0.4 deviations in one feature: fails |"
+    )
+    print("|--:|---|--:|--:|--:|--:|")
+    good = True
+    with Pool(processes) as pool:
+        for n in (200, 1_000):
+            parts = [(n, NIGHTS, range(first, repeats, 2 * processes)) for first in range(2 * processes)]
+            found = sum(pool.starmap(year_of_nights, parts), Counter[str]())
+            total = NIGHTS * found["years"]
+            for name, rate in (("night", "one night"), ("year", f"{NIGHTS} nights")):
+                shares = [found[f"{name} fail"] / total, found[f"{name} warn"] / total, found[f"{name} any"] / found["years"]]
+                shares.append(found[f"{name} seen"] / found["looked at"])
+                print(f"| {n:,} | {rate} | {' | '.join(f'{share:.2%}' for share in shares)} |", flush=True)
+            good &= found["year any"] <= largest_allowed(found["years"])
+    return good
+
+
 def largest_allowed(repeats: int) -> int:
     """The upper end of the 95% interval of a binomial count at alpha."""
-    chances = [math.comb(repeats, k) * ALPHA**k * (1 - ALPHA) ** (repeats - k) for k in range(repeats // 4)]
+    chances = [math.comb(repeats, k) * ALPHA**k * (1 - ALPHA) ** (repeats - k) for k in range(repeats // 4 + 4)]
     return int(np.searchsorted(np.cumsum(chances), 0.975))
 
 
@@ -278,7 +332,12 @@ def main() -> int:
     parser.add_argument("--only", default="", help="lines whose data has this in its name")
     parser.add_argument("--features", type=int, help="lines of so many features")
     parser.add_argument("--sessions", action="store_true", help="windows of sessions instead, whose rows resemble each other")
+    parser.add_argument(
+        "--nights", action="store_true", help="years of windows instead, one a night, at the rate of a night and of a year"
+    )
     options = parser.parse_args()
+    if options.nights:
+        return 0 if print_nights(options.repeats or 40, options.processes) else 1
     if options.sessions:
         return 0 if print_sessions(options.repeats or 200, options.processes) else 1
     repeats = options.repeats or (100 if options.quick else 1000)

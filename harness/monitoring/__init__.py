@@ -49,6 +49,9 @@ class DriftOptions:
         floors: The least effects that matter.
         min_power: How likely a drift at its floor must be detected, or else the window warns that its rows are too few. ``None``: below 0.5
             that is said, and no warning; 0: it is not said either.
+        windows: How many windows share alpha, such as the nights of a year: any of them fails by mistake with a probability of at most alpha.
+        least_expected: Values that a cell of a table of categories expects of either sample at least; more than 5 where the level is so small
+            that no number of random tables would reach it, and the chi-square distribution must hold.
         draws: The most random tables that are drawn where no formula gives a p-value; more where there are many features.
 
     Raises:
@@ -59,8 +62,12 @@ class DriftOptions:
     floors: Floors = Floors()
     min_power: float | None = None
     draws: int = 1_999
+    windows: int = 1
+    least_expected: float = 5.0
 
     def __post_init__(self) -> None:
+        if self.windows < 1:
+            raise ValueError(f"alpha is shared by one window at least, got {self.windows}")
         if not 0 < self.alpha < 1:
             raise ValueError(f"alpha must be above 0 and below 1, got {self.alpha}")
         if self.min_power is not None and not 0 <= self.min_power < 1:

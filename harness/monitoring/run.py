@@ -173,7 +173,7 @@ def monitor_of(
         Limits(
             config.thresholds,
             config.margins,
-            DriftOptions(floors=floors, min_power=config.min_power),
+            DriftOptions(floors=floors, min_power=config.min_power, windows=config.expected_windows),
             config.expected_comparisons,
         ),
         Memory(

@@ -171,7 +171,9 @@ def _normal(x: NDArray[np.floating], spread: float) -> Floats:
     return np.exp(-0.5 * (x / spread) ** 2) / (spread * math.sqrt(2 * math.pi))
 
 
-_PLENTY = 20.0  # expected in a cell, from which on the chi-square distribution holds far into its tail
+PLENTY = 20.0
+"""Values expected in a cell from which on the chi-square distribution holds far into its tail."""
+
 _CLEARLY_NONE = 0.3
 _MOST_COLORS = 10**9 - 1  # of NumPy's hypergeometric distribution
 
@@ -194,7 +196,7 @@ def contingency_p_value(reference: Counts, current: Counts, draws: int) -> float
         return ks_p_value(reference, current)
     statistic = chi_square(reference, current[None])[0]
     p = chi_square_tail(statistic, len(reference) - 1)
-    if least_expected(reference, current) >= _PLENTY or p > _CLEARLY_NONE:
+    if least_expected(reference, current) >= PLENTY or p > _CLEARLY_NONE:
         return p
     return _dealt_out(reference + current, int(current.sum()), statistic, draws)
 

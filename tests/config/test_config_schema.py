@@ -82,6 +82,7 @@ KEYS = [
     "margins",
     "drift_floors",
     "min_power",
+    "expected_windows",
     "expected_comparisons",
     "log_to_db",
     "run_name",

@@ -198,8 +198,10 @@ ANY_TASK: dict[str, st.SearchStrategy[Any]] = {
     "seed": st.integers(0, 2**32 - 1),
     "device": st.just("cpu"),
     "time_budget": st.integers(60, 10**6) | st.floats(60, 1e6),
-    **dict.fromkeys(("epochs", "batch_size", "num_nodes", "accumulate_grad_batches", "expected_comparisons"), COUNTS),
     "min_power": st.none() | st.floats(0.01, 0.99),
+    **dict.fromkeys(
+        ("epochs", "batch_size", "num_nodes", "accumulate_grad_batches", "expected_comparisons", "expected_windows"), COUNTS
+    ),
     **dict.fromkeys(("checkpoint_every_n_steps", "early_stopping_patience"), COUNTS | st.none()),
     **dict.fromkeys(("learning_rate", "weight_decay", "warmup_ratio", "max_grad_norm"), NUMBERS),
     **dict.fromkeys(("use_amp", "export_bundle", "deterministic", "use_gpu", "log_to_db"), FLAGS),

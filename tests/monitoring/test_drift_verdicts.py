@@ -283,3 +283,22 @@ def test_a_model_that_answers_otherwise_on_the_same_rows_is_compared() -> None:
     report = compare_profiles(reference, profile_columns({"x": x, "output.score": said + 1}, reference))
     assert report.same == {"x"}
     assert report.names(Status.FAIL) == ["output.score"]
+
+
+def test_windows_that_share_alpha_need_more_each_and_warn_of_what_one_window_alone_would_fail_for(reference: Profile) -> None:
+    """The rates over years of nights are in `benchmarks/README.md`."""
+    small = window_profile(reference, 150, QUIET[0], normal=0.4)
+    alone, of_year = (compare_profiles(reference, small, DriftOptions(windows=windows)) for windows in (1, 365))
+    of_one, of_many = (report["normal"].verdicts[0] for report in (alone, of_year))
+    assert (of_one.finding, of_many.finding) == (Finding.DRIFTED, Finding.UNPROVEN)
+    assert of_many.p_adjusted == pytest.approx(365 * of_one.p_adjusted)
+    assert of_many.p_alone == of_one.p_adjusted
+    assert f"adjusted for {alone.tests} tests and 365 windows; p = " in of_many.message
+    assert "for this window alone" in of_many.message
+    assert (of_many.needed or 0) > (of_one.needed or 0)
+    large = compare_profiles(
+        reference, window_profile(reference, 2_000, QUIET[0], normal=0.5, levels1000=0.5), DriftOptions(windows=365)
+    )
+    assert {*large.names(Status.FAIL)} == {"normal", "levels1000"}
+    with pytest.raises(ValueError, match="alpha is shared by one window at least, got 0"):
+        DriftOptions(windows=0)

@@ -15,6 +15,7 @@ from harness.monitoring.features import Difference
 from harness.monitoring.features.kinds import kind_of
 from harness.monitoring.features.ranges import RANGE
 from harness.monitoring.profiles.profile import Profile, check_same_scale, is_optional
+from harness.monitoring.statistics import PLENTY
 from harness.statistics import false_discovery, holm
 from harness.wording import counted, listed
 
@@ -81,6 +82,7 @@ class DriftReport:
         not_compared: Features of the reference that the window lacks: labels, or outputs.
         same: Features that are certain to be unchanged, as the window holds the reference's own rows; empty where it holds others.
         min_power: The power that was asked for; ``None`` where too few rows are no reason to warn.
+        windows: How many windows in a row share alpha.
     """
 
     reference_n: int
@@ -91,6 +93,7 @@ class DriftReport:
     not_compared: tuple[str, ...] = ()
     same: frozenset[str] = frozenset()
     min_power: float | None = None
+    windows: int = 1
 
     def __getitem__(self, feature: str) -> FeatureDrift:
         found = next((one for one in self.features if one.feature == feature), None)
@@ -155,6 +158,7 @@ class DriftReport:
             "status": self.status.value,
             "message": self.message,
             "alpha": self.alpha,
+            "windows": self.windows,
             "reference_n": self.reference_n,
             "current_n": self.current_n,
             "tests": self.tests,
@@ -188,12 +192,28 @@ def judge_differences(
     corrected = zip(holm(p_values), false_discovery(p_values), strict=True)
     by_feature: dict[str, list[Verdict]] = {}
     for one in differences:
-        p_adjusted, q = next(corrected) if one.is_tested else (1.0, 1.0)
-        verdict = Verdict(one, p_adjusted, q, options.alpha, len(p_values), options.noted_power, one.feature in same)
+        p_alone, q = next(corrected) if one.is_tested else (1.0, 1.0)
+        verdict = Verdict(
+            one,
+            min(1.0, options.windows * p_alone),
+            q,
+            options.alpha,
+            len(p_values),
+            options.noted_power,
+            one.feature in same,
+            options.windows,
+            p_alone,
+        )
         by_feature.setdefault(one.feature, []).append(verdict)
-    ranked = _ranked(by_feature)
     return DriftReport(
-        reference_n, current_n, options.alpha, ranked, len(p_values), same=frozenset(same), min_power=options.min_power
+        reference_n,
+        current_n,
+        options.alpha,
+        _ranked(by_feature),
+        len(p_values),
+        same=frozenset(same),
+        min_power=options.min_power,
+        windows=options.windows,
     )
 
 
@@ -244,7 +264,9 @@ def compare_profiles(reference: Profile, current: Profile, options: DriftOptions
 
     A feature fails if its difference is significant after correction for all tests (Holm), and its effect is above a floor. Significance
     alone would fail for differences that nobody minds once n is large, the effect alone by chance while n is small. As both must hold, a
-    window without drift fails with a probability of at most alpha, whatever its size. One of the two warns.
+    window without drift fails with a probability of at most alpha, whatever its size. One of the two warns. Where ``options.windows`` share
+    alpha, any of them fails with that probability: the level of each is divided by their number (Bonferroni), since all are compared with one
+    reference and depend on each other by it. A drift that is significant for one window only then warns.
 
     Args:
         reference: The reference's profile.
@@ -255,8 +277,9 @@ def compare_profiles(reference: Profile, current: Profile, options: DriftOptions
         ProfileMismatchError: The profiles were not counted on the same scales, or the window lacks a feature of the inputs.
     """
     shared = _shared(reference, current)
-    enough = math.ceil(2 * _HYPOTHESES_A_FEATURE * len(shared.features) / options.alpha)
-    drawn = replace(options, draws=min(max(options.draws, enough), _MOST_DRAWS))
+    enough = math.ceil(2 * _HYPOTHESES_A_FEATURE * len(shared.features) * options.windows / options.alpha)
+    least = options.least_expected if enough <= _MOST_DRAWS else max(options.least_expected, PLENTY)
+    drawn = replace(options, draws=min(max(options.draws, enough), _MOST_DRAWS), least_expected=least)
     found = [
         difference
         for name, feature in shared.features.items()

@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.evidence import Status
 from harness.monitoring.features import GOOD_POWER, Difference
-from harness.wording import figure, p_value
+from harness.wording import counted, figure, p_value
 
 
 class Finding(str, Enum):
@@ -45,12 +45,14 @@ class Verdict:
 
     Attributes:
         difference: What was measured.
-        p_adjusted: Corrected for all tests of the gate (Holm).
+        p_adjusted: Corrected for all tests of the gate (Holm), and for the windows that share alpha (Bonferroni).
         q: The share of wrong names among features named down to this one (Benjamini-Hochberg).
         alpha: What both are compared with.
         tests: How many tests there were.
         min_power: How likely a drift at the floor must be seen for the test to count as able to see it.
         is_same: Whether the values are the reference's own, which is certain for any number of rows.
+        windows: How many windows in a row share alpha.
+        p_alone: Corrected for all tests only, as if there were no other windows.
     """
 
     difference: Difference
@@ -60,11 +62,18 @@ class Verdict:
     tests: int
     min_power: float
     is_same: bool = False
+    windows: int = 1
+    p_alone: float = 1.0
 
     @property
     def is_significant(self) -> bool:
         """The first key."""
         return self.difference.is_tested and self.p_adjusted <= self.alpha
+
+    @property
+    def is_significant_by_itself(self) -> bool:
+        """Whether it would be significant were this the only window, and is not among all that share alpha."""
+        return self.difference.is_tested and not self.is_significant and self.p_alone <= self.alpha
 
     @property
     def is_named(self) -> bool:
@@ -98,6 +107,8 @@ class Verdict:
         is_large = self.difference.effect.is_large
         if self.is_significant:
             return Finding.DRIFTED if is_large else Finding.CHANGED
+        if is_large and self.is_significant_by_itself:
+            return Finding.UNPROVEN
         if not self.can_tell:
             return Finding.CANNOT_TELL
         return Finding.UNPROVEN if is_large and self.difference.is_tested else Finding.UNCHANGED
@@ -120,7 +131,7 @@ class Verdict:
     @property
     def _level(self) -> float:
         """The level of the strictest step of the correction."""
-        return self.alpha / max(self.tests, 1)
+        return self.alpha / max(self.tests, 1) / self.windows
 
     def to_json(self) -> dict[str, Any]:
         """The verdict as JSON-ready values."""
@@ -133,6 +144,7 @@ class Verdict:
             "test": difference.test,
             "p": difference.p,
             "p_adjusted": self.p_adjusted,
+            "p_alone": self.p_alone,
             "q": self.q,
             "effect": {"name": effect.name, "value": effect.value, "interval": [effect.low, effect.high], "floor": effect.floor},
             "detectable": self.detectable,
@@ -198,8 +210,11 @@ def _effect(verdict: Verdict) -> str:
 
 
 def _p_value(verdict: Verdict) -> str:
-    adjusted = f" adjusted for {verdict.tests} tests" if verdict.tests > 1 else ""
-    return f"{p_value(verdict.p_adjusted)}{adjusted}"
+    number = [counted(verdict.tests, "test")] if verdict.tests > 1 else []
+    number += [counted(verdict.windows, "window")] if verdict.windows > 1 else []
+    adjusted = f" adjusted for {' and '.join(number)}" if number else ""
+    alone = f"; {p_value(verdict.p_alone)} for this window alone" if verdict.is_significant_by_itself else ""
+    return f"{p_value(verdict.p_adjusted)}{adjusted}{alone}"
 
 
 def _sizes(verdict: Verdict) -> str:

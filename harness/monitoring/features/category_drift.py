@@ -30,7 +30,7 @@ def compare_categories(
     """The difference of the values that are not missing; none of features with several values a row, which ``compare_clusters`` compares."""
     if reference.clusters is not None:
         return []
-    return [compare_cells(feature, "values", cells_of(reference, current), options)]
+    return [compare_cells(feature, "values", cells_of(reference, current, options.least_expected), options)]
 
 
 def compare_absent(
@@ -135,13 +135,13 @@ class Cells:
         return Cells(tuple(self.labels[place] for place in places), self.reference[places], self.current[places])
 
 
-def cells_of(reference: CategoricalCounts, current: CategoricalCounts) -> Cells:
-    """The cells of a feature's levels, each expecting at least 5 values of either sample where there are enough for two such."""
+def cells_of(reference: CategoricalCounts, current: CategoricalCounts, least: float = MIN_EXPECTED) -> Cells:
+    """The cells of a feature's levels, each expecting so many values of either sample at least where there are enough for two such."""
     cells = _levels_and_buckets(reference, current).filled
     m, n = int(cells.reference.sum()), int(cells.current.sum())
     if len(cells.labels) < 2 or not (m and n):
         return cells
-    groups = _packed(cells.pooled, MIN_EXPECTED * (m + n) / min(m, n))
+    groups = _packed(cells.pooled, least * (m + n) / min(m, n))
     if len(groups) == 1:
         first, *others = groups[0]
         groups = [[first], others]
