@@ -365,4 +365,8 @@ class LoggingKeys(Keys):
     """What is remembered."""
 
     log_to_db: bool = False
+    log_to: list[Literal["mlflow", "wandb", "tensorboard"]] = Field(
+        default_factory=list,
+        description="where the health report of a run is logged: mlflow, wandb (offline without a key), tensorboard",
+    )
     run_name: str | None = None

@@ -197,6 +197,7 @@ def _bind_harness(config: pytest.Config) -> None:
 def _activate(config: pytest.Config, configs: list[Path]) -> None:
     """Checks the configs and brings in the fixtures and the report."""
     from harness.errors import UserError
+    from harness.health.loggers import require
     from harness.internal_errors import write_tracebacks_to
     from pytest_modeltiers.suite import Suite
 
@@ -204,7 +205,7 @@ def _activate(config: pytest.Config, configs: list[Path]) -> None:
     write_tracebacks_to(_absolute(folder) if folder else None)
     for path in configs:
         try:
-            Suite.of(path)
+            require(Suite.of(path).config.log_to)
         except UserError as error:
             pytest.exit(str(error), returncode=2)
     from pytest_modeltiers import fixtures

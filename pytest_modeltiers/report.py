@@ -51,6 +51,7 @@ class Reporter:
         self.written: list[Path] = []
         self.incomplete = False
         self.started = time.time()
+        self.logged: list[str] = []
         self.in_order: list[pytest.TestReport] = []
         self.set_aside: list[pytest.TestReport] = []
         self.annotations: list[str] = []
@@ -147,6 +148,8 @@ class Reporter:
         put_back(self, terminalreporter)
         for file in self.written:
             terminalreporter.write_line(f"report: {file}")
+        for line in self.logged:
+            terminalreporter.write_line(line)
         if os.environ.get("GITHUB_ACTIONS") == "true":
             folder = self.config.invocation_params.dir
             for path, report in self.reports.items():
@@ -212,7 +215,8 @@ class Reporter:
         file = self.config.getoption("modeltiers_json")
         summary = os.environ.get("GITHUB_STEP_SUMMARY")
         for path, report in self.reports.items():
-            if folder or file or summary:
+            loggers = Suite.of(path).config.log_to
+            if folder or file or summary or loggers:
                 self._say_where_it_ran(path, report)
             if folder:
                 target = Path(folder) if len(self.configs) == 1 else Path(folder) / _folder_name(path, self.configs)
@@ -228,6 +232,8 @@ class Reporter:
                 report.save_json(file)
             if summary:
                 append_summary(Path(summary), report)
+            files = [target / REPORT, target / "health_report.html"] if folder else []
+            self.logged += [_logged(name, report, files) for name in loggers]
 
     def _say_where_it_ran(self, path: Path, report: ExportHealthReport) -> None:
         """Adds the environment and the config to a report that is kept."""
@@ -248,6 +254,17 @@ class Reporter:
         file = (self.config.rootpath / report.nodeid.partition("::")[0]).resolve()
         mine = next((path for path in self.configs if path.resolve() == file), None)
         return None if mine is None else {"config": str(file), "tier": _tier_in(report.nodeid), "finding": {}, "crashed": True}
+
+
+def _logged(name: str, report: ExportHealthReport, files: list[Path]) -> str:
+    """Logs a report; what to say of it. A logger that fails takes nothing away from the run."""
+    from harness.health.loggers import log_report
+
+    try:
+        return f"logged to {log_report(name, report, files)}"
+    except Exception as error:
+        first = (str(error).splitlines() or [""])[0]
+        return f"not logged to {name}: {type(error).__name__}: {first}"
 
 
 def _relative_to(folder: Path, value: Any) -> Any:

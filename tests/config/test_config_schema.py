@@ -84,6 +84,7 @@ KEYS = [
     "min_power",
     "expected_windows",
     "expected_comparisons",
+    "log_to",
     "log_to_db",
     "run_name",
 ]

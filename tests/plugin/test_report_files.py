@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
+import types
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 from small_models import LEAKY, output
+
+from harness.health.loggers import LOGGERS
+from pytest_modeltiers import plugin
 
 FILES = {"health_report.json", "health_report.md", "health_report.html", "badge.json", "badge.svg"}
 
@@ -223,6 +229,26 @@ def test_earlier_reports_are_kept_and_compared_with(project: Any) -> None:
     assert json.loads(kept.read_text())["all_passed"]
     assert "Worse: 1 new" in (project.path / "out/health_report.html").read_text()
     assert project.json("out/badge.json")["message"] == "F, 1 problem"
+
+
+@pytest.mark.skipif(find_spec("wandb") is not None, reason="wandb is installed")
+def test_a_logger_that_is_not_installed_is_said_before_the_run(project: Any) -> None:
+    config = types.SimpleNamespace(getoption=lambda _: None)
+    with pytest.raises(pytest.exit.Exception, match="`log_to` wandb needs wandb, which is not installed") as left:
+        plugin._activate(config, [project.config(log_to=["wandb"])])  # type: ignore[arg-type]
+    assert left.value.returncode == 2
+
+
+def test_a_logger_that_fails_takes_nothing_away(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> str:
+        raise ConnectionError("no route\nto host")
+
+    monkeypatch.setitem(sys.modules, "wandb", types.ModuleType("wandb"))
+    monkeypatch.setitem(LOGGERS, "wandb", refuse)
+    project.config(log_to=["wandb"])
+    result = project.run("--model-config", "cfg.json", "--model-report", "out")
+    result.stdout.fnmatch_lines(["report: *", "not logged to wandb: ConnectionError: no route"])
+    assert result.ret == 0
 
 
 def test_a_folder_that_cannot_be_written_is_said_in_one_line(project: Any) -> None:
