@@ -10,6 +10,7 @@ from typing import Any
 
 from harness.compat import called_directly, refuses_gradients
 from harness.errors import ProbeUnsupportedError, TimeBudgetError
+from harness.excerpts import Excerpt, Mending
 from harness.internal_errors import CODE, describe, is_internal, missing_operator, refuse_full_memory
 from harness.wording import figure, with_unit
 
@@ -61,6 +62,8 @@ class Evidence:
         counterexample: The inputs that show it, such as ``batch=2, seq=6, position=3``.
         module: Path of the module or parameter to blame, ``(model)`` for the model's own forward; empty where none stands out.
         place: File and line of the user's code to look at, ``model.py:14``, relative to the current folder; empty where it is not known.
+        excerpt: The lines around it; ``None`` where they are not known.
+        mending: A change of the code with which the property was seen to hold; ``None`` where none was found.
         cause: What usually causes it.
         details: Further facts, JSON-ready.
         compared: How ``measured`` and ``bound`` are shown, where the usual words do not fit.
@@ -83,6 +86,8 @@ class Evidence:
     place: str = ""
     compared: str = ""
     code: str = ""
+    excerpt: Excerpt | None = None
+    mending: Mending | None = None
 
     def investigated(self) -> Evidence:
         """The evidence with the module to blame.
@@ -144,8 +149,10 @@ class Evidence:
             "counterexample": self.counterexample,
             "measured": self.comparison,
             "usual cause": self.cause,
+            f"with this change of {self.mending.place} the property holds" if self.mending else "": _indented(self.mending),
         }
-        return "\n".join([self.headline, *(f"  {name}: {text}" for name, text in facts.items() if text)])
+        lines = [f"    {line}" for line in self.excerpt.text.splitlines()] if self.excerpt is not None else []
+        return "\n".join([self.headline, *lines, *(f"  {name}: {text}" for name, text in facts.items() if text)])
 
     @property
     def comparison(self) -> str:
@@ -162,13 +169,19 @@ class Evidence:
 
     def to_json(self) -> dict[str, Any]:
         """The evidence as JSON-ready values."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "investigate"}
-        return {**plain, "status": self.status.value}
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("investigate", "excerpt", "mending")}
+        code = {"excerpt": self.excerpt, "mending": self.mending}
+        return {**plain, "status": self.status.value, **{name: each.to_json() for name, each in code.items() if each is not None}}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Evidence:
         """The inverse of ``to_json``."""
-        return cls(**{**data, "status": Status(data["status"])})
+        code = {"excerpt": Excerpt.from_json(data.get("excerpt")), "mending": Mending.from_json(data.get("mending"))}
+        return cls(**{**data, "status": Status(data["status"]), **code})
+
+
+def _indented(mending: Mending | None) -> str:
+    return "".join(f"\n    {line}" for line in mending.text.splitlines()) if mending else ""
 
 
 def internal_error(check: str, error: BaseException) -> Evidence:

@@ -151,9 +151,14 @@ class Reporter:
         for line in self.logged:
             terminalreporter.write_line(line)
         if os.environ.get("GITHUB_ACTIONS") == "true":
-            folder = self.config.invocation_params.dir
             for path, report in self.reports.items():
-                self.annotations += [annotation(cause, path, self.config.rootpath, folder) for cause in report.causes]
+                self.annotations += [annotation(cause, path, *self._roots) for cause in report.causes]
+
+    @property
+    def _roots(self) -> tuple[Path, ...]:
+        """Folders that files are named from, for those who read the report elsewhere: the repository in CI, and the root of the tests."""
+        named = os.environ.get("GITHUB_WORKSPACE") if os.environ.get("GITHUB_ACTIONS") == "true" else None
+        return (*([Path(named)] if named else []), self.config.rootpath, self.config.invocation_params.dir)
 
     @staticmethod
     def is_own(item: pytest.Item) -> bool:

@@ -11,6 +11,7 @@ import pytest
 
 from harness.catalogue import CATALOGUE
 from harness.evidence import WHOLE, Evidence, Status
+from harness.excerpts import Excerpt
 from harness.export.checks import recommendation as advice
 from harness.health.checks import CheckResult, CheckStatus
 from harness.wording import visible, visible_values
@@ -129,11 +130,17 @@ def junit_properties(report: pytest.TestReport, finding: dict[str, Any]) -> list
         "modeltiers_message": evidence.get("message"),
         "modeltiers_module": evidence.get("module"),
         "modeltiers_place": evidence.get("place"),
+        "modeltiers_line": _marked(evidence),
         "modeltiers_counterexample": evidence.get("counterexample") if status in ("fail", "warn") else None,
         "modeltiers_measured": evidence.get("measured"),
         "modeltiers_bound": evidence.get("bound"),
     }
     return [(name, str(value)) for name, value in shown.items() if value not in (None, "")]
+
+
+def _marked(evidence: dict[str, Any]) -> str:
+    excerpt = Excerpt.from_json(evidence.get("excerpt"))
+    return excerpt.marked if excerpt is not None else ""
 
 
 def to_check(result: Result) -> CheckResult:
@@ -153,6 +160,8 @@ def to_check(result: Result) -> CheckResult:
             "counterexample": evidence.counterexample if result.status in (Status.FAIL, Status.WARN) else None,
             "module": evidence.module,
             "place": evidence.place,
+            "excerpt": evidence.excerpt.to_json() if evidence.excerpt else None,
+            "mending": evidence.mending.to_json() if evidence.mending else None,
             "cause": evidence.cause,
             "comparison": evidence.comparison,
             "examples": result.finding.get("examples"),

@@ -207,6 +207,8 @@ def _print_cause(terminal: pytest.TerminalReporter, cause: Cause, result: Result
     print_headline(terminal, result)
     if terminal.config.option.tbstyle not in _WITHOUT_DETAILS:
         evidence = result.evidence
+        if evidence is not None and evidence.excerpt is not None:
+            _print_code(terminal, evidence.excerpt.text, ">")
         facts = {
             "counterexample": evidence.counterexample if evidence else "",
             "measured": evidence.comparison if evidence else "",
@@ -217,6 +219,9 @@ def _print_cause(terminal: pytest.TerminalReporter, cause: Cause, result: Result
         for label, text in facts.items():
             if text:
                 _print_wrapped(terminal, f"{_INDENT}{label}: ", text, hanging=_INDENT + "  ")
+        if evidence is not None and evidence.mending is not None:
+            _print_wrapped(terminal, _INDENT, f"with this change of {evidence.mending.place} the property holds:")
+            _print_code(terminal, evidence.mending.text, "+")
     for name in (cause.owner.check_name, *(check.check_name for check in cause.also)):
         _print_captured(terminal, by_name[name])
 
@@ -226,6 +231,14 @@ def _waiting_text(cause: Cause, results: Iterable[Result]) -> str:
     red = [check.check_name.partition("::")[2] for check in (cause.owner, *cause.also)]
     waiting = sum(_names_one_of(red, result.message) for result in results if result.status is Status.SKIPPED)
     return f"{counted(waiting, 'test')}, until this is mended" if waiting else ""
+
+
+def _print_code(terminal: pytest.TerminalReporter, text: str, mark: str) -> None:
+    """Lines of code below each other, cut where the terminal ends; those with a mark stand out."""
+    room = _columns() - len(_INDENT)
+    for line in text.splitlines():
+        shown = line if len(line) <= room else f"{line[: room - 1]}…"
+        terminal.line(f"{_INDENT}{shown}", bold=line.startswith(mark), light=not line.startswith(mark))
 
 
 def _print_captured(terminal: pytest.TerminalReporter, result: Result) -> None:
@@ -299,18 +312,24 @@ def append_summary(summary: Path, report: ExportHealthReport) -> None:
         print(f"GITHUB_STEP_SUMMARY: cannot write {summary}: {error.strerror}")
 
 
-def annotation(cause: Cause, config: Path, root: Path, folder: Path) -> str:
-    """A GitHub workflow command that shows a bug beside the line to look at, or beside the config where no line is known."""
+def annotation(cause: Cause, config: Path, *folders: Path) -> str:
+    """A GitHub workflow command that shows a bug beside the line to look at, or beside the config where that line is not in the repository.
+
+    Args:
+        cause: The bug.
+        config: The config file.
+        folders: Those that a file may be shown from: the repository's first.
+    """
     check = cause.owner
     level = "error" if cause.status == "failed" else "warning"
-    place, _, line = str(check.details.get("place") or "").rpartition(":")
-    is_there = bool(place) and (folder / place).is_file()
-    file = folder / place if is_there else config
-    shown = file.relative_to(root) if root in file.parents else file
+    excerpt = check.excerpt
+    code = excerpt.relative_to(*folders) if excerpt is not None else ""
+    shown = code or next((config.relative_to(root).as_posix() for root in folders if root in config.parents), str(config))
+    at = f",line={excerpt.line}" if excerpt is not None and code else ""
     also = f" (also shows as {also_text(cause.also)})" if cause.also else ""
-    at = f",line={_as_property(line)}" if is_there else ""
     heading = _as_property(f"tier {check.details.get('tier')}: {label_of(check)}")
-    return f"::{level} file={_as_property(str(shown))}{at},title={heading}::{_as_data(f'{check.message}{also}')}"
+    change = f"\nWith this change the property holds:\n{check.mending.text}" if check.mending else ""
+    return f"::{level} file={_as_property(shown)}{at},title={heading}::{_as_data(f'{check.message}{also}{change}')}"
 
 
 def _as_data(text: str) -> str:

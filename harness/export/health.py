@@ -121,6 +121,7 @@ def _add(report: ExportHealthReport, model: nn.Module, name: str, checks: Mappin
         "tier": 4,
         "module": worst.module,
         "place": worst.place,
+        "excerpt": worst.excerpt.to_json() if worst.excerpt is not None else None,
         "cause": worst.cause,
         "comparison": worst.comparison,
     }

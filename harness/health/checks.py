@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 from harness.catalogue import CATALOGUE
 from harness.documents import strict_json
 from harness.errors import did_you_mean
+from harness.excerpts import Excerpt, Mending
 from harness.health.comparison import Comparison
 from harness.owners import REFERS
 
@@ -33,7 +34,8 @@ class CheckResult:
         status: The verdict.
         message: One sentence.
         details: JSON-ready facts. Those with a meaning to the report: ``tier`` (int), ``nodeid``, ``property``, ``code``, ``statement``,
-            ``counterexample``, ``module``, ``place`` (file and line), ``cause``, ``comparison``, ``examples`` (how many inputs were tried),
+            ``counterexample``, ``module``, ``place`` (file and line), ``excerpt`` and ``mending`` (see
+            ``harness.excerpts``), ``cause``, ``comparison``, ``examples`` (how many inputs were tried),
             ``plots`` (see ``harness.charts.distributions``), which are drawn where the check failed or warned.
         duration_seconds: How long it took.
         recommendation: What to do about a failure or a warning.
@@ -56,6 +58,16 @@ class CheckResult:
         if self.status not in valid:
             told = f"status of check {self.check_name!r} is {self.status!r}; expected one of {', '.join(valid)}."
             raise ValueError(told + did_you_mean(str(self.status), valid))
+
+    @property
+    def excerpt(self) -> Excerpt | None:
+        """The lines of code to look at."""
+        return Excerpt.from_json(self.details.get("excerpt"))
+
+    @property
+    def mending(self) -> Mending | None:
+        """A change of the code with which the property was seen to hold."""
+        return Mending.from_json(self.details.get("mending"))
 
 
 @dataclass(frozen=True)

@@ -230,11 +230,22 @@ def _findings(heading: str, causes: list[Cause]) -> list[str]:
 
 def _finding(cause: Cause) -> str:
     check = cause.owner
-    lines = [f"### {GLYPHS[check.status]} {_prose(check.message)}", "", f"- **Check:** {_code(check.check_name)}"]
+    lines = [f"### {GLYPHS[check.status]} {_prose(check.message)}", ""]
+    if check.excerpt is not None:
+        lines += [*_block(check.excerpt.text), ""]
+    if check.mending is not None:
+        lines += [f"With this change of {_code(check.mending.place)} the property holds:", "", *_block(check.mending.text, "diff"), ""]
+    lines += [f"- **Check:** {_code(check.check_name)}"]
     lines += [
         f"- **{fact.label}:** {_code(fact.text) if fact.code else _prose(fact.text)}" for fact in facts_of(check, cause.also)
     ]
     return "\n".join(lines)
+
+
+def _block(text: str, language: str = "text") -> list[str]:
+    """A block of code; its fence is longer than any in it."""
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return [f"{fence}{language}", *text.splitlines(), fence]
 
 
 def _table(heading: str, checks: list[CheckResult]) -> str:

@@ -331,7 +331,7 @@ def _first_layer(subject: Subject, adapters: Adapters, apart: nn.Module, merged:
     """The first layer with adapters whose output differs though its inputs agree."""
     traces = []
     for model in (apart, merged):
-        with recording(model) as calls:
+        with recording(model, lines=True) as calls:
             if model is apart:
                 _unmerged_logits(subject, adapters, model, seed)
             else:
@@ -354,7 +354,7 @@ def _layer_that_is_on(subject: Subject, adapters: Adapters | None, models: Kept,
     traces = []
     for name in ("one", "other"):
         model = models.of(judge, name)
-        with disabled(model, adapters), recording(model) as calls:
+        with disabled(model, adapters), recording(model, lines=True) as calls:
             subject.logits(subject.batch(seed=seed), model)
         traces.append(calls)
     return first_divergence(traces[0], traces[1], whole)

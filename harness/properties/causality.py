@@ -136,7 +136,7 @@ def _causal_at(
     def culprit(model: nn.Module) -> str:
         length = signature.complete(sizes.by_axis(subject.task))[axis]
         view = positions_view(sizes.batch, length, position)
-        return first_divergence(record(subject, model, base), record(subject, model, changed), view)
+        return first_divergence(*(record(subject, model, given, lines=True) for given in (base, changed)), view)
 
     return judge_equal(
         subject,

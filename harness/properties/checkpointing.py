@@ -276,7 +276,7 @@ def _unchecked(subject: Subject) -> nn.Module:
 def _recorded(subject: Subject, checked: bool, seed: int) -> list[Call]:
     model = subject.fresh()
     switch(model, checked)
-    with mode(model, train=True), seeded(seed), recording(model) as calls:
+    with mode(model, train=True), seeded(seed), recording(model, lines=True) as calls:
         subject.logits_with_grad(subject.batch(seed=seed), model)
     return calls
 

@@ -169,7 +169,7 @@ def _where_misshapen(subject: Subject, sizes: Sizes, seed: int) -> str:
 
     def recorded(tried: Sizes) -> list[Call]:
         model = subject.fresh()
-        with recording(model) as calls, suppress(ModelRaisedError):
+        with recording(model, lines=True) as calls, suppress(ModelRaisedError):
             subject.logits(subject.batch(tried, seed), model)
         return calls
 
@@ -262,7 +262,7 @@ def _layout(subject: Subject, sizes: Sizes, layout: str, base: Batch, reference:
     def culprit(model: nn.Module) -> str:
         traces = []
         for batch in (base, relaid):
-            with recording(model) as calls:
+            with recording(model, lines=True) as calls:
                 subject.logits(batch, model)
             traces.append(calls)
         return first_divergence(traces[0], traces[1], whole)

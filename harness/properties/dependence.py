@@ -253,7 +253,7 @@ def where_lost(subject: Subject, base: Batch, changed: Batch) -> str:
     """Path of the module that a change of the inputs reaches and after which nothing shows it any more; empty where there is none."""
     traces, model = [], calibrated(subject)
     for batch in (base, changed):
-        with recording(model) as calls:
+        with recording(model, lines=True) as calls:
             subject.logits(batch, model)
         traces.append(calls)
     lost = ""

@@ -55,7 +55,7 @@ def eval_deterministic(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidenc
             return path
         traces = []
         for draw in range(1, 9):
-            with recording(model) as calls:
+            with recording(model, lines=True) as calls:
                 _under_seed(draw, subject, batch, model)
             traces.append(calls)
             if module := first_divergence(traces[0], calls, whole):
@@ -191,7 +191,7 @@ def stateless(subject: Subject, calls: tuple[Sizes, ...], seed: int = 0) -> Evid
             subject.logits(batch, called)
         traces = []
         for judge in (untouched, called):
-            with recording(judge) as trace:
+            with recording(judge, lines=True) as trace:
                 subject.logits(batches[0], judge)
             traces.append(trace)
         return first_divergence(traces[0], traces[1], whole)

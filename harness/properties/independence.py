@@ -131,9 +131,9 @@ def _row_independence(
 
     def culprit(model: nn.Module) -> str:
         single = Sizes(1, sizes.seq, sizes.target_seq, sizes.image)
-        among = record(subject, model, base)
-        return first_divergence(among, record(subject, model, changed), row_view(sizes, row)) or first_divergence(
-            among, record(subject, model, alone), row_view(sizes, row), row_view(single, 0)
+        among = record(subject, model, base, lines=True)
+        return first_divergence(among, record(subject, model, changed, lines=True), row_view(sizes, row)) or first_divergence(
+            among, record(subject, model, alone, lines=True), row_view(sizes, row), row_view(single, 0)
         )
 
     told = f"row {row}'s logits change when the other rows of its batch change"
@@ -268,9 +268,9 @@ def row_of(logits: Tensor, row: int, rows: int) -> Tensor:
     return logits[row]
 
 
-def record(subject: Subject, model: nn.Module, batch: Batch) -> list[Call]:
-    """What every module read and returned in a call."""
-    with recording(model) as calls:
+def record(subject: Subject, model: nn.Module, batch: Batch, lines: bool = False) -> list[Call]:
+    """What every module read and returned in a call; with ``lines`` also what each line of its code did."""
+    with recording(model, lines=lines) as calls:
         subject.logits(batch, model)
     return calls
 

@@ -226,7 +226,7 @@ def judge_loading(
             return name
         traces = []
         for model in (both.source, both.other):
-            with recording(model) as calls:
+            with recording(model, lines=True) as calls:
                 call(model)
             traces.append(calls)
         return first_divergence(traces[0], traces[1], whole)

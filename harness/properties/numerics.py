@@ -190,7 +190,7 @@ def _finite_forward(subject: Subject, batch: Batch, counterexample: str, where: 
     kind = "NaN" if bool(logits.isnan().any()) else "infinite"
 
     def culprit() -> str:
-        with recording(subject.model) as calls:
+        with recording(subject.model, lines=True) as calls:
             subject.logits(batch)
         return first_broken(calls, lambda tensor: not finite(tensor))
 

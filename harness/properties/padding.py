@@ -277,8 +277,8 @@ class _Padding:
         length, total = int(self._real[row].sum()), self._real.shape[1]
         begins = [size - length if self._axis.padding == "left" else 0 for size in (len(kept), total)]
         return first_divergence(
-            record(self._subject, model, self._narrowed(row, kept)),
-            record(self._subject, model, self._padded),
+            record(self._subject, model, self._narrowed(row, kept), lines=True),
+            record(self._subject, model, self._padded, lines=True),
             positions_view(1, len(kept), begins[0] + length, row=0, start=begins[0]),
             positions_view(self._sizes.batch, total, begins[1] + length, row=row, start=begins[1]),
         )

@@ -197,7 +197,7 @@ class _Trial:
         traces = []
         for batch, _ in self._both:
             model = self.fresh(like, fixed_norms)
-            with seeded(self._seed), recording(model) as trace:
+            with seeded(self._seed), recording(model, lines=True) as trace:
                 self.subject.raw_logits(batch, model)
             traces.append(trace)
         long, short = (real.shape[1] for _, real in self._both)

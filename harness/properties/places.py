@@ -7,6 +7,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from harness.compat import OpOverload, TorchDispatchMode, memory_key, tree_leaves, without_compiler
 from harness.evidence import WHOLE, Evidence, Status
+from harness.excerpts import Excerpt
 from harness.user_code import is_ours, is_users_file
 
 _DRAWS = torch.Tag.nondeterministic_seeded
@@ -26,14 +28,26 @@ _RAISED_AT = re.compile(r"\(([^()/\\]+\.py), line (\d+)\)")
 
 
 def located(evidence: Evidence, model: nn.Module) -> Evidence:
-    """The evidence of a failure or a warning with the line to look at, as far as it can be told.
+    """The evidence of a failure or a warning with the line to look at and those around it, as far as it can be told.
 
-    That is the line that raised, or else the forward of the blamed module.
+    That is the line that raised or did what is wrong, or else the forward of the blamed module.
     """
-    if evidence.place or evidence.status not in (Status.FAIL, Status.WARN):
+    if evidence.status not in (Status.FAIL, Status.WARN):
         return evidence
-    place = _raised_at(evidence.message, model) or (forward_of(model, evidence.module) if evidence.module else "")
-    return evidence.at(place)
+    place = evidence.place or _raised_at(evidence.message, model) or getattr(evidence.module, "place", "")
+    place = place or (forward_of(model, evidence.module) if evidence.module else "")
+    name, _, line = place.rpartition(":")
+    file = _file_of(name, model) if line.isdigit() else None
+    return replace(evidence, place=place, excerpt=None if file is None else Excerpt.of(file, int(line)))
+
+
+def _file_of(name: str, model: nn.Module) -> Path | None:
+    """The file that a place names: from the current folder, or by its name among those that the model's code, or any loaded code, is in."""
+    if Path(name).is_file():
+        return Path(name).absolute()
+    modules = [sys.modules.get(type(module).__module__) for module in model.modules()]
+    files = (getattr(module, "__file__", None) for module in (*modules, *list(sys.modules.values())))
+    return next((Path(file) for file in files if file and Path(file).name == name), None)
 
 
 def forward_of(model: nn.Module, path: str) -> str:

@@ -82,7 +82,7 @@ def _judge(subject: Subject, batch: Batch, keepers: list[str], seed: int) -> Evi
     def culprit() -> str:
         traces = []
         for train in (True, False):
-            with recording(model) as trace:
+            with recording(model, lines=True) as trace:
                 _logits(subject, batch, model, seed, train)
             traces.append(trace)
         return first_divergence(traces[0], traces[1], whole) or keepers[0]

@@ -7,23 +7,48 @@ it is not blamed; the module whose own code did the mixing is.
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from harness.batches import Sizes
 from harness.compat import tree_leaves, unwrapped
+from harness.evidence import Blame
 from harness.properties.noise import difference
+from harness.properties.places import users_line
+
+_MOST_BYTES = 1 << 28
+"""Of copies of what operators read and make; of what a model computes beyond that, no lines are told."""
 
 T = TypeVar("T")
+R = TypeVar("R", "Call", "Step")
 
 View = Callable[[Tensor], "Tensor | None"]
 """The part of a tensor that must not change; ``None`` where the tensor has no such part."""
+
+
+@dataclass
+class Step:
+    """One operator that a line of the user's code called.
+
+    Attributes:
+        place: The line, ``model.py:14``.
+        name: Of the operator.
+        inputs: Copies of the tensors it was given, as they were before.
+        outputs: Copies of the tensors it returned.
+    """
+
+    place: str
+    name: str
+    inputs: list[Tensor]
+    outputs: list[Tensor]
 
 
 @dataclass
@@ -34,11 +59,13 @@ class Call:
         module: Its path, ``(model)`` for the root.
         inputs: Copies of its tensor arguments, as they were before the call.
         outputs: Copies of the tensors it returned.
+        steps: What its own code computed, in order, where lines are recorded.
     """
 
     module: str
     inputs: list[Tensor]
     outputs: list[Tensor] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
 
 
 def path_of(name: str) -> str:
@@ -73,9 +100,36 @@ def hooked(
             handle.remove()
 
 
+class _Steps(TorchFunctionMode):
+    """Records the operators of the module that is running."""
+
+    def __init__(self, running: list[Call]) -> None:
+        super().__init__()
+        self._running = running
+        self._bytes = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not self._running or self._bytes > _MOST_BYTES:
+            return func(*args, **(kwargs or {}))
+        call, inputs = self._running[-1], _copies((args, kwargs))
+        result = func(*args, **(kwargs or {}))
+        # What is written into returns nothing, or an argument; either way that is what the operator made.
+        name = getattr(func, "__name__", "")
+        outputs = _copies(args[0] if name == "__setitem__" else result)
+        if outputs and (place := users_line(sys._getframe(1))):
+            call.steps.append(Step(place, name, inputs, outputs))
+            self._bytes += sum(tensor.numel() * tensor.element_size() for tensor in (*inputs, *outputs))
+        return result
+
+
 @contextmanager
-def recording(model: nn.Module) -> Iterator[list[Call]]:
-    """Records every module call, in the order in which they finish."""
+def recording(model: nn.Module, lines: bool = False) -> Iterator[list[Call]]:
+    """Records every module call, in the order in which they finish.
+
+    Args:
+        model: The model.
+        lines: Whether to record what each line of its code computes too, so that a line can be blamed.
+    """
     finished: list[Call] = []
     running: list[Call] = []
 
@@ -87,7 +141,7 @@ def recording(model: nn.Module) -> Iterator[list[Call]]:
         call.outputs = _copies(fields_of(output))
         finished.append(call)
 
-    with hooked(model, enter, leave):
+    with hooked(model, enter, leave), _Steps(running) if lines else nullcontext():
         yield finished
 
 
@@ -129,15 +183,26 @@ def first_divergence(left: list[Call], right: list[Call], view_left: View, view_
         The module's path; empty where no module stands out.
     """
     view_right = view_right or view_left
-    others = dict(_numbered(right))
-    fallback = ""
-    for key, call in _numbered(left):
-        other = others.get(key)
-        if other is None or not _differ(call.outputs, other.outputs, view_left, view_right):
+    found = _first_differing(_numbered(left), dict(_numbered(right)), view_left, view_right)
+    if found is None:
+        return ""
+    call, other = found
+    step = _first_differing(_numbered_steps(call), dict(_numbered_steps(other)), view_left, view_right)
+    return call.module if step is None else Blame(call.module, step[0].place)
+
+
+def _first_differing(
+    left: Iterable[tuple[Hashable, R]], right: dict[Hashable, R], view_left: View, view_right: View
+) -> tuple[R, R] | None:
+    """The first of two recordings' entries that differ in their outputs and agree in their inputs; without one, the first that differ."""
+    fallback: tuple[R, R] | None = None
+    for key, entry in left:
+        other = right.get(key)
+        if other is None or not _differ(entry.outputs, other.outputs, view_left, view_right):
             continue
-        if not _differ(call.inputs, other.inputs, view_left, view_right):
-            return call.module
-        fallback = fallback or call.module
+        if not _differ(entry.inputs, other.inputs, view_left, view_right):
+            return entry, other
+        fallback = fallback or (entry, other)
     return fallback
 
 
@@ -145,7 +210,9 @@ def first_broken(calls: list[Call], broken: Callable[[Tensor], bool]) -> str:
     """Path of the first module with a broken output and no broken input; empty where there is none."""
     for call in calls:
         if any(map(broken, call.outputs)) and not any(map(broken, call.inputs)):
-            return call.module
+            steps = (step for step in call.steps if any(map(broken, step.outputs)) and not any(map(broken, step.inputs)))
+            step = next(steps, None)
+            return call.module if step is None else Blame(call.module, step.place)
     return ""
 
 
@@ -262,7 +329,14 @@ def _differs(left: Tensor | None, right: Tensor | None) -> bool:
     return difference(left, right) > resolution * float(left.abs().max())
 
 
-def _numbered(calls: list[Call]) -> Iterator[tuple[tuple[str, int], Call]]:
+def _numbered_steps(call: Call) -> Iterator[tuple[Hashable, Step]]:
+    seen: Counter[tuple[str, str]] = Counter()
+    for step in call.steps:
+        yield (step.place, step.name, seen[step.place, step.name]), step
+        seen[step.place, step.name] += 1
+
+
+def _numbered(calls: list[Call]) -> Iterator[tuple[Hashable, Call]]:
     seen: Counter[str] = Counter()
     for call in calls:
         yield (call.module, seen[call.module]), call

@@ -133,7 +133,7 @@ def after_eval(subject: Subject, seed: int = 0) -> Evidence:
         traces = []
         for evaluated in (False, True):
             judge = fresh(model, evaluated)
-            with recording(judge) as trace:
+            with recording(judge, lines=True) as trace:
                 logits(judge)
             traces.append(trace)
         return first_divergence(traces[0], traces[1], whole)
@@ -257,7 +257,7 @@ class _Stilled:
     def calls_of(self, like: nn.Module) -> list[Call]:
         """The calls of the modules of a model, as those of ``calls``."""
         model = self._model(like)
-        with seeded(self._seed), recording(model) as calls:
+        with seeded(self._seed), recording(model, lines=True) as calls:
             self._subject.raw_logits(self._batch, model)
         return calls
 
@@ -304,7 +304,7 @@ def _settings_of(module: nn.Module) -> Iterator[Any]:
 
 
 def _recorded(subject: Subject, batch: Batch, model: nn.Module) -> list[Call]:
-    with recording(model) as calls:
+    with recording(model, lines=True) as calls:
         subject.logits(batch, model)
     return calls
 

@@ -146,9 +146,9 @@ class _LeftPadded:
 
     def _culprit(self, model: nn.Module) -> str:
         row = self.pads.index(self.most)
-        with recording(model) as alone:
+        with recording(model, lines=True) as alone:
             self._subject.logits(self._row(row), model)
-        with recording(model) as among:
+        with recording(model, lines=True) as among:
             self._with_padding(model)
         return first_divergence(
             alone, among, _row_view(1, 0, self.length - self.most, 0), _row_view(len(self.pads), row, self.length, self.most)

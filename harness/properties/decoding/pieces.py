@@ -248,12 +248,12 @@ def _judged(
 def _module_at_fault(subject: Subject, decoder: Decoder, text: Text, batch: Batch, cut: Cut, model: nn.Module) -> str:
     """Path of the first module that gives another output for the last place than in the whole call."""
     length, size = text.length_of(batch), cut.sizes[-1]
-    with recording(model) as whole:
+    with recording(model, lines=True) as whole:
         subject.logits(batch, model)
     session = decoder.begin(subject, model, text.rows_of(batch), length)
     for start, number in zip(cut.starts[:-1], cut.sizes[:-1], strict=True):
         session.read(text.piece(batch, start, number), start)
-    with recording(session.model) as last:
+    with recording(session.model, lines=True) as last:
         session.read(text.piece(batch, length - size, size), length - size)
     return first_divergence(whole, last, _last_of(length, size), _last_of(size, size))
 
