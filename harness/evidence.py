@@ -132,7 +132,7 @@ class Evidence:
     @property
     def _says_line(self) -> bool:
         name, _, line = self.place.rpartition(":")
-        return f"({Path(name).name}, line {line})" in self.message
+        return any(f"({Path(name).name}{between}{line})" in self.message for between in (", line ", ":"))
 
     @property
     def excess(self) -> float:

@@ -18,7 +18,7 @@ class Excerpt:
     """A few lines of a file.
 
     Attributes:
-        file: The file, absolute.
+        file: The file, from the current folder where it is inside, or else absolute.
         line: The line to look at, counted from 1.
         first: The first line that is shown.
         lines: What is shown, without the indentation that all of it has.
@@ -41,7 +41,7 @@ class Excerpt:
             shown, first = shown[1:], first + 1
         while shown and not shown[-1].strip():
             shown.pop()
-        return cls(os.path.abspath(file), line, first, tuple(shown))
+        return cls(from_here(file), line, first, tuple(shown))
 
     @classmethod
     def from_json(cls, data: dict[str, Any] | None) -> Excerpt | None:
@@ -67,7 +67,7 @@ class Excerpt:
 
     def relative_to(self, *folders: Path) -> str:
         """The file as seen from the first of some folders that holds it, with slashes; empty where none does."""
-        file = Path(self.file)
+        file = Path(self.file).absolute()
         return next((file.relative_to(folder).as_posix() for folder in folders if file.is_relative_to(folder)), "")
 
 
@@ -76,7 +76,7 @@ class Mending:
     """A change of a few lines that was tried on a copy of the code, and with which the property holds.
 
     Attributes:
-        file: The file, absolute; it is never written.
+        file: The file, as of an excerpt; it is never written.
         line: The first line that changes, counted from 1.
         old: The lines as they are.
         new: The lines that take their place.
@@ -107,3 +107,9 @@ class Mending:
     def place(self) -> str:
         """``model.py:14``, without the folder."""
         return f"{Path(self.file).name}:{self.line}"
+
+
+def from_here(file: str | Path) -> str:
+    """A file as it is named in a report: from the current folder where it is inside, so that no folder of a machine is told."""
+    path = Path(os.path.abspath(file))
+    return path.relative_to(Path.cwd()).as_posix() if path.is_relative_to(Path.cwd()) else path.as_posix()

@@ -46,6 +46,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "Without a config: --model FILE.py, a folder of save_pretrained, or pkg.mod:Class",
     )
     group.addoption("--model-report", metavar="DIR", help="write the health report (JSON, Markdown, HTML) into DIR")
+    group.addoption("--model-sarif", metavar="FILE", help="write the findings as SARIF, for code scanning and editors")
     group.addoption("--modeltiers-json", metavar="FILE", help=argparse.SUPPRESS)  # what `modeltiers tiers` reads
     group.addoption(
         "--trust-model", action="store_true", help="let a model_file start programs and use the network when it is imported"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Generator, Iterator
@@ -15,11 +16,14 @@ from harness.catalogue import CATALOGUE
 from harness.documents import without_secrets
 from harness.errors import UserError
 from harness.evidence import Evidence, Status
+from harness.files import write_whole
 from harness.health import ExportHealthReport
 from harness.health.checks import SkippedCheck, label_of
 from harness.health.history import REPORT, remember, write_badge
+from harness.health.sarif import to_sarif
 from harness.provenance import surroundings
 from harness.wording import visible, visible_values
+from pytest_modeltiers import __version__
 from pytest_modeltiers.hooks import TIERS
 from pytest_modeltiers.judge import VERDICT
 from pytest_modeltiers.results import (
@@ -66,10 +70,10 @@ class Reporter:
         ]
 
     def pytest_itemcollected(self, item: pytest.Item) -> None:
-        """Has a generated test point to the config, or to the file that asks for it, rather than into this plugin."""
+        """Has a generated test point to the line that it found at fault rather than into this plugin; before that, to the config."""
         if self.is_own(item):
             shown = item.reportinfo()[2]
-            item.reportinfo = lambda: (item.path, 0, shown)  # type: ignore[method-assign]
+            item.reportinfo = lambda: (*_place_of(item), shown)  # type: ignore[method-assign]
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
@@ -178,6 +182,15 @@ class Reporter:
                     found[str(check.details.get("nodeid"))] = label_of(cause.owner)
         return found
 
+    def lines_by_test(self) -> dict[str, tuple[str, int]]:
+        """File and line of what each red test found, by the test's node id."""
+        red = [check for report in self.reports.values() for check in report.checks if check.excerpt is not None]
+        return {
+            str(check.details.get("nodeid")): (check.excerpt.relative_to(*self._roots) or check.excerpt.file, check.excerpt.line)
+            for check in red
+            if check.excerpt is not None
+        }
+
     def health_report(self, path: Path) -> ExportHealthReport:
         """The health report of one config file."""
         suite = Suite.of(path)
@@ -239,6 +252,12 @@ class Reporter:
                 append_summary(Path(summary), report)
             files = [target / REPORT, target / "health_report.html"] if folder else []
             self.logged += [_logged(name, report, files) for name in loggers]
+        if sarif := self.config.getoption("model_sarif"):
+            log = to_sarif(self.reports, __version__, *self._roots)
+            try:
+                yield write_whole(Path(sarif), json.dumps(log, indent=2) + "\n")
+            except OSError as error:
+                raise pytest.UsageError(f"--model-sarif: cannot write {sarif}: {error.strerror}") from None
 
     def _say_where_it_ran(self, path: Path, report: ExportHealthReport) -> None:
         """Adds the environment and the config to a report that is kept."""
@@ -270,6 +289,13 @@ def _logged(name: str, report: ExportHealthReport, files: list[Path]) -> str:
     except Exception as error:
         first = (str(error).splitlines() or [""])[0]
         return f"not logged to {name}: {type(error).__name__}: {first}"
+
+
+def _place_of(item: pytest.Item) -> tuple[Path, int]:
+    """File and line, counted from 0, of what a test found; of a test that found nothing the file that asks for it."""
+    evidence = item.stash.get(VERDICT, {}).get("evidence")
+    excerpt = Evidence.from_json(evidence).excerpt if evidence else None
+    return (item.path, 0) if excerpt is None else (Path(excerpt.file).absolute(), excerpt.line - 1)
 
 
 def _relative_to(folder: Path, value: Any) -> Any:

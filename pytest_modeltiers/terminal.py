@@ -345,7 +345,7 @@ CAUSE = "modeltiers_cause"
 
 
 class JUnitCauses:
-    """Adds the property ``modeltiers_cause`` to the test cases of a file that pytest has just written."""
+    """Adds causes and lines to the test cases of a file that pytest has just written."""
 
     def __init__(self, reporter: Reporter) -> None:
         self.reporter = reporter
@@ -357,19 +357,24 @@ class JUnitCauses:
         file = self.reporter.config.getoption("xmlpath", None)
         causes = self.reporter.causes_by_test()
         if file and causes and Path(file).is_file():
-            add_causes(Path(file), causes)
+            add_causes(Path(file), causes, self.reporter.lines_by_test())
 
 
-def add_causes(file: Path, causes: Mapping[str, str]) -> None:
-    """Writes the cause of each red test into a JUnit file.
+def add_causes(file: Path, causes: Mapping[str, str], lines: Mapping[str, tuple[str, int]] | None = None) -> None:
+    """Writes the cause of each red test into a JUnit file, and the line to look at where the file's format has a place for it.
 
     Args:
         file: The file.
         causes: By the test's node id, the name of the check that its bug is shown under.
+        lines: By the test's node id, file and line.
     """
     tree = ElementTree.parse(file)
-    for properties in tree.iter("properties"):
-        nodeid = next((one.get("value") for one in properties if one.get("name") == NODEID), None)
-        if nodeid is not None and nodeid in causes:
-            ElementTree.SubElement(properties, "property", name=CAUSE, value=causes[nodeid])
+    for case in tree.iter("testcase"):
+        for properties in case.iter("properties"):
+            nodeid = next((one.get("value", "") for one in properties if one.get("name") == NODEID), "")
+            if nodeid in causes:
+                ElementTree.SubElement(properties, "property", name=CAUSE, value=causes[nodeid])
+            if case.get("file") and lines and nodeid in lines:  # attributes of xunit1
+                name, line = lines[nodeid]
+                case.attrib.update(file=name, line=str(line))
     tree.write(file, encoding="utf-8", xml_declaration=True)

@@ -234,7 +234,12 @@ def _finding(cause: Cause) -> str:
     if check.excerpt is not None:
         lines += [*_block(check.excerpt.text), ""]
     if check.mending is not None:
-        lines += [f"With this change of {_code(check.mending.place)} the property holds:", "", *_block(check.mending.text, "diff"), ""]
+        lines += [
+            f"With this change of {_code(check.mending.place)} the property holds:",
+            "",
+            *_block(check.mending.text, "diff"),
+            "",
+        ]
     lines += [f"- **Check:** {_code(check.check_name)}"]
     lines += [
         f"- **{fact.label}:** {_code(fact.text) if fact.code else _prose(fact.text)}" for fact in facts_of(check, cause.also)

@@ -8,15 +8,19 @@ import torch
 from torch import Tensor, nn
 
 from harness.batches import Batch, Sizes, other_batch, shares_rows, with_rows
-from harness.evidence import Evidence, Status
+from harness.evidence import Blame, Evidence, Status
 from harness.properties.equality import first_failure, judge_equal, judge_rows, remembered
 from harness.properties.independence import Run, ends_along, record
+from harness.properties.places import line_that_calls
 from harness.properties.prerequisites import left_to_batch_independence
 from harness.properties.subject import Subject
-from harness.properties.tracing import first_divergence, positions_view
+from harness.properties.tracing import first_divergence, mixes_by_attention, positions_view
 from harness.tasks.axes import BATCH, rows_first
 from harness.tasks.signature import Input
 from harness.tasks.values import Ids, IndexOf, LengthsOf, MaskOf
+
+_MASKING = ("triu", "tril", "triu_", "tril_")
+"""Calls that make a causal mask."""
 
 _MOST_POSITIONS = 16
 
@@ -136,7 +140,10 @@ def _causal_at(
     def culprit(model: nn.Module) -> str:
         length = signature.complete(sizes.by_axis(subject.task))[axis]
         view = positions_view(sizes.batch, length, position)
-        return first_divergence(*(record(subject, model, given, lines=True) for given in (base, changed)), view)
+        left, right = (record(subject, model, given, lines=True) for given in (base, changed))
+        found = first_divergence(left, right, view)
+        # Attention mixes where its mask lets it: what is wrong is in the line that makes the mask.
+        return Blame(found, line_that_calls(model, found, _MASKING) or found.place) if mixes_by_attention(found, left) else found
 
     return judge_equal(
         subject,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
+import linecache
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,8 +25,10 @@ from harness.user_code import is_ours, is_users_file
 
 _DRAWS = torch.Tag.nondeterministic_seeded
 
-_RAISED_AT = re.compile(r"\(([^()/\\]+\.py), line (\d+)\)")
-"""How a message names the line that raised (``harness.user_code.raised``)."""
+_REGISTERING = ("register_buffer", "register_parameter", "register_module", "add_module")
+
+_RAISED_AT = re.compile(r"\(([^()/\\]+\.py)(?:, line |:)(\d+)\)")
+"""How a message names the line that raised (``harness.user_code.raised``), or that an exporter speaks of."""
 
 
 def located(evidence: Evidence, model: nn.Module) -> Evidence:
@@ -51,29 +55,91 @@ def _file_of(name: str, model: nn.Module) -> Path | None:
 
 
 def forward_of(model: nn.Module, path: str) -> str:
-    """File and line of a module's forward, or of its class where it inherits forward; empty for torch's classes and code without a file.
+    """File and line of a module's forward, or of its class where it inherits forward; of what is no code of the user's, where it is made.
 
     Args:
         model: The model.
-        path: Of a module, or of a parameter of it.
+        path: Of a module, a parameter or another attribute.
+
+    Returns:
+        The place; empty for code without a file.
     """
-    module = model
-    for part in [] if path == WHOLE else re.split(r"[.\[\]]+", path.rstrip("]")):
+    module, holders = model, list[tuple[nn.Module, str]]()
+    for part in [] if path == WHOLE else filter(None, re.split(r"[.\[\]]+", path)):
+        holders.append((module, part))
         inner = dict(module.named_children()).get(part)
         if inner is None:
-            if module is model:
-                return ""
+            if not isinstance(getattr(module, part, None), Tensor):
+                return made_at(type(module), part)
             break  # a parameter of the module
         module = inner
     own = type(module)
     forward = vars(own).get("forward")
     code = getattr(inspect.unwrap(forward), "__code__", None) if callable(forward) else None
-    if code is not None:
-        return shown_place(code.co_filename, code.co_firstlineno)
-    try:  # a forward that is inherited says less than the class that changes what it calls
-        return shown_place(inspect.getsourcefile(own) or "", inspect.getsourcelines(own)[1])
-    except (OSError, TypeError):
-        return ""
+    place = "" if code is None else shown_place(code.co_filename, code.co_firstlineno)
+    if not place and code is None:
+        try:  # a forward that is inherited says less than the class that changes what it calls
+            place = shown_place(inspect.getsourcefile(own) or "", inspect.getsourcelines(own)[1])
+        except (OSError, TypeError):
+            place = ""
+    return place or next(filter(None, (made_at(type(holder), name) for holder, name in reversed(holders))), "")
+
+
+def made_at(owner: type, name: str) -> str:
+    """The line on which a class of the user's gives its instances an attribute, ``self.norm = …`` or ``self.register_buffer("norm", …)``."""
+    for cls in owner.__mro__:
+        file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+        if not file or not is_users_file(file):
+            continue
+        for statement in _statements_of(file, cls.__qualname__):
+            if name in _attributes_set(statement):
+                return shown_place(file, statement.lineno)
+    return ""
+
+
+def line_that_calls(model: nn.Module, path: str, names: Collection[str]) -> str:
+    """The first line of a module's class, or else of another class of the model's, that calls a function or method of some names."""
+    owners = [type(module) for name, module in model.named_modules() if (name or WHOLE) == path]
+    for owner in dict.fromkeys([*owners, *map(type, model.modules())]):
+        for cls in owner.__mro__:
+            file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+            if file and is_users_file(file):
+                for call in (node for part in _statements_of(file, cls.__qualname__) for node in ast.walk(part)):
+                    if isinstance(call, ast.Call) and getattr(call.func, "attr", getattr(call.func, "id", "")) in names:
+                        return shown_place(file, call.lineno)
+    return ""
+
+
+@lru_cache(maxsize=64)
+def _statements_of(file: str, qualname: str) -> tuple[ast.stmt, ...]:
+    """The statements of a class's methods that hold no others, in order."""
+    body: list[ast.stmt] = _parsed(file)
+    for name in qualname.split("."):
+        body = next((node.body for node in body if isinstance(node, ast.ClassDef) and node.name == name), [])
+    inner = (node for statement in body for node in ast.walk(statement))
+    found = (node for node in inner if isinstance(node, ast.stmt) and not getattr(node, "body", None))
+    return tuple(sorted(found, key=lambda node: node.lineno))
+
+
+def _parsed(file: str) -> list[ast.stmt]:
+    try:
+        return ast.parse("".join(linecache.getlines(file))).body
+    except SyntaxError:
+        return []
+
+
+def _attributes_set(statement: ast.stmt) -> Iterator[str]:
+    if isinstance(statement, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
+        targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+        for target in targets:
+            for node in target.elts if isinstance(target, ast.Tuple) else [target]:
+                if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self":
+                    yield node.attr
+    elif isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
+        call = statement.value
+        named = call.args[0] if isinstance(call.func, ast.Attribute) and call.func.attr in _REGISTERING and call.args else None
+        if isinstance(named, ast.Constant):
+            yield str(named.value)
 
 
 def raising_line(error: BaseException) -> str:

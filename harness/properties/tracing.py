@@ -24,6 +24,8 @@ from harness.evidence import Blame
 from harness.properties.noise import difference
 from harness.properties.places import users_line
 
+_ATTENTION = ("softmax", "scaled_dot_product_attention", "multi_head_attention_forward", "_native_multi_head_attention")
+
 _MOST_BYTES = 1 << 28
 """Of copies of what operators read and make; of what a model computes beyond that, no lines are told."""
 
@@ -34,7 +36,7 @@ View = Callable[[Tensor], "Tensor | None"]
 """The part of a tensor that must not change; ``None`` where the tensor has no such part."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Step:
     """One operator that a line of the user's code called.
 
@@ -170,7 +172,7 @@ def probing(model: nn.Module, read: Callable[[], T]) -> Iterator[list[Probe[T]]]
         yield finished
 
 
-def first_divergence(left: list[Call], right: list[Call], view_left: View, view_right: View | None = None) -> str:
+def first_divergence(left: list[Call], right: list[Call], view_left: View, view_right: View | None = None) -> Blame:
     """Path of the first module whose outputs differ between two recordings though its inputs agree.
 
     Args:
@@ -180,15 +182,35 @@ def first_divergence(left: list[Call], right: list[Call], view_left: View, view_
         view_right: The same for ``right``; ``view_left`` by default.
 
     Returns:
-        The module's path; empty where no module stands out.
+        The module's path, with the line where lines are recorded; empty where no module stands out.
     """
     view_right = view_right or view_left
     found = _first_differing(_numbered(left), dict(_numbered(right)), view_left, view_right)
     if found is None:
-        return ""
+        return Blame("")
     call, other = found
-    step = _first_differing(_numbered_steps(call), dict(_numbered_steps(other)), view_left, view_right)
-    return call.module if step is None else Blame(call.module, step[0].place)
+    steps, others = list(_numbered_steps(call)), dict(_numbered_steps(other))
+    step = _first_differing(steps, others, view_left, view_right)
+    if step is None:
+        return Blame(call.module)
+    # What it reads may lack the axis that the view is of, such as a mean over it: then whatever made that one mixed it.
+    before = steps[: [each for _, each in steps].index(step[0])]
+    mixing = _first_differing(before, others, _or_all(view_left), _or_all(view_right))
+    return Blame(call.module, (mixing or step)[0].place)
+
+
+def mixes_by_attention(blame: Blame, calls: list[Call]) -> bool:
+    """Whether a blamed line computes attention, as opposed to a mean or a convolution."""
+    blamed = (step for call in calls if call.module == blame for step in call.steps if step.place == blame.place)
+    return any(step.name in _ATTENTION for step in blamed)
+
+
+def _or_all(view: View) -> View:
+    def shown(tensor: Tensor) -> Tensor:
+        part = view(tensor)
+        return tensor if part is None else part
+
+    return shown
 
 
 def _first_differing(

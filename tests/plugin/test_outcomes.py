@@ -16,7 +16,7 @@ def test_a_failing_tests_first_line_says_what_is_wrong_with_the_model_and_where(
     result = project.run("--model-config", "cfg.json")
 
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines(["  FAIL causal: position * change when token *(cfg_model.py:10)"])
+    result.stdout.fnmatch_lines(["  FAIL causal: position * change when token *(cfg_model.py:15)"])
 
 
 def test_a_failure_is_told_once(project: Any) -> None:
@@ -290,7 +290,7 @@ def test_github_annotates_failures_and_warnings(project: Any, monkeypatch: pytes
     stop, resume, *notes = [line for line in result.outlines if line.startswith("::")]
     assert resume == f"::{stop.removeprefix('::stop-commands::')}::"
     places = [note.partition(",title")[0] for note in sorted(notes)]
-    assert places == ["::error file=cfg_model.py,line=10", "::warning file=cfg.json"]
+    assert places == ["::error file=cfg_model.py,line=15", "::warning file=cfg_model.py,line=7"]
     assert "title=tier 1%3A causal::" in sorted(notes)[0]
 
 

@@ -58,9 +58,20 @@ def test_a_module_is_found_where_its_forward_or_its_class_is(path: str, source: 
     assert forward_of(Outer(), path) == line(source, text)
 
 
-@pytest.mark.parametrize("path", ["inner.0.linear", "loose[0]", "nowhere"])
-def test_torchs_own_code_and_what_is_no_module_have_no_line(path: str) -> None:
-    assert forward_of(Outer(), path) == ""
+@pytest.mark.parametrize(
+    ("path", "source", "text"),
+    [
+        ("inner.0.linear", Inner, "self.linear = "),
+        ("inner.1.linear.weight", Inner, "self.linear = "),
+        ("loose[0]", Outer, "self.loose = "),
+    ],
+)
+def test_torchs_own_code_and_what_is_no_module_are_found_where_they_are_made(path: str, source: Any, text: str) -> None:
+    assert forward_of(Outer(), path) == line(source, text)
+
+
+def test_what_nothing_makes_has_no_line() -> None:
+    assert forward_of(Outer(), "nowhere") == ""
 
 
 def writes(given: Tensor) -> Tensor:

@@ -1,0 +1,106 @@
+"""Where a finding shows the line of the user's code: terminal, report, JUnit, GitHub, SARIF, and what other plugins ask of an item."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_models import LEAKY, running_text
+
+from harness.health.checks import Cause, CheckResult
+from pytest_modeltiers.terminal import annotation
+
+LINE, CODE = 15, "return x.mean(1, keepdim=True)"
+
+ASKS = """
+import pytest
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if call.when == "call":
+        path, line, _ = item.reportinfo()
+        print(f"asked: {path.name}:{line + 1}")
+    return report
+"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run with one bug left behind."""
+
+    text: str
+    notes: list[str]
+    sarif: dict[str, Any]
+    case: dict[str, str]
+    report: dict[str, Any]
+    page: str
+    markdown: str
+
+
+@pytest.fixture
+def run(project: Any, monkeypatch: pytest.MonkeyPatch) -> Run:
+    project.config("models/cfg.json", model=LEAKY)
+    project.write("conftest.py", ASKS)
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_WORKSPACE", str(project.path.parent))
+    options = (
+        "--model-report",
+        "out",
+        "--model-sarif",
+        "out/found.sarif",
+        "--junitxml=junit.xml",
+        "-o",
+        "junit_family=xunit1",
+        "-s",
+    )
+    result = project.run("--model-config", "models/cfg.json", *options)
+    return Run(
+        running_text(result),
+        [line for line in result.outlines if line.startswith("::")],
+        project.json("out/found.sarif"),
+        dict(next(project.tree("junit.xml").iter("testcase")).attrib),
+        project.json("out/health_report.json"),
+        (project.path / "out/health_report.html").read_text(),
+        (project.path / "out/health_report.md").read_text(),
+    )
+
+
+def test_a_finding_shows_its_line_wherever_it_is_told(run: Run, project: Any) -> None:
+    from_repository = f"{project.path.name}/models/cfg_model.py"
+    assert f"> {LINE} | {CODE}" in run.text
+    assert f"asked: cfg_model.py:{LINE}" in run.text
+    assert f"> {LINE} |" in run.markdown
+    assert f"<mark>&gt; {LINE} |" in run.page
+    assert [note.partition(",title")[0] for note in run.notes] == [f"::error file={from_repository},line={LINE}"]
+    assert (run.case["file"], run.case["line"]) == (from_repository, str(LINE))
+    excerpt = run.report["checks"][0]["details"]["excerpt"]
+    assert (excerpt["file"], excerpt["line"]) == ("models/cfg_model.py", LINE)
+    assert str(project.path) not in json.dumps(run.report)
+
+
+def test_the_sarif_log_has_what_the_schema_requires_and_code_scanning_shows(run: Run, project: Any) -> None:
+    log = run.sarif
+    assert log["version"] == "2.1.0"
+    (part,) = log["runs"]
+    driver, (found,) = part["tool"]["driver"], part["results"]
+    assert driver["name"]
+    assert driver["rules"][found["ruleIndex"]]["id"] == found["ruleId"] == "causal"
+    assert found["level"] == "error"
+    assert found["message"]["text"].startswith("position 0's logits change")
+    (where,) = found["locations"]
+    physical = where["physicalLocation"]
+    assert physical["artifactLocation"] == {"uri": f"{project.path.name}/models/cfg_model.py", "uriBaseId": "%SRCROOT%"}
+    assert physical["region"] == {"startLine": LINE, "snippet": {"text": CODE}}
+    assert physical["contextRegion"]["startLine"] <= LINE <= physical["contextRegion"]["endLine"]
+    assert len(found["partialFingerprints"]["modeltiers/v1"]) == 64
+
+
+def test_a_bug_in_code_elsewhere_is_shown_beside_the_config(tmp_path: Path) -> None:
+    code = {"file": "/elsewhere/model.py", "line": 3, "first": 2, "lines": ["def forward(self, x):", "    return x"]}
+    cause = Cause(CheckResult("tier1::causal", "failed", "it leaks", {"tier": 1, "excerpt": code}))
+
+    assert annotation(cause, tmp_path / "cfg.json", tmp_path) == "::error file=cfg.json,title=tier 1%3A causal::it leaks"
