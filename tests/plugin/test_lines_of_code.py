@@ -60,7 +60,7 @@ def run(project: Any, monkeypatch: pytest.MonkeyPatch) -> Run:
     result = project.run("--model-config", "models/cfg.json", *options)
     return Run(
         running_text(result),
-        [line for line in result.outlines if line.startswith("::")],
+        [line for line in result.outlines if line.startswith(("::error", "::warning"))],
         project.json("out/found.sarif"),
         dict(next(project.tree("junit.xml").iter("testcase")).attrib),
         project.json("out/health_report.json"),
