@@ -17,7 +17,7 @@ from harness.monitoring.profiles.sources import Source
 _ROWS = 8192
 """Rows that are kept at most, evenly spread."""
 
-_COLUMNS = 200
+_COLUMNS = 100
 """Columns of numbers whose correlations are looked at."""
 
 _HASHED = 32

@@ -19,8 +19,8 @@ from harness.monitoring.features.counts import FeatureCounts, NumericCounts
 from harness.monitoring.features.ranges import goes_on
 from harness.monitoring.profiles import BINS, profile_of_source
 from harness.monitoring.profiles.profile import Profile, load_profile
-from harness.monitoring.profiles.sources import Options, Source, source_of
-from harness.monitoring.profiles.tables import TEXT_PARTS, tables_of
+from harness.monitoring.profiles.sources import Options, source_of
+from harness.monitoring.profiles.tables import TEXT_PARTS, column_groups
 from harness.monitoring.row_sample import RowSample, lost_correlations
 from harness.wording import Answer, counted, listed
 
@@ -89,22 +89,40 @@ def profile_of_table(
         categorical: Columns that are levels, whatever they look like.
         without: Columns that are no features.
     """
-    return _profiled(source_of(data, Options(categorical=tuple(categorical), without=tuple(without))), data, reference, without)[
-        0
-    ]
+    return _profiled(data, reference, tuple(categorical), tuple(without))[0]
 
 
-def _profiled(source: Source, data: Any, reference: Profile | None, without: Iterable[str]) -> tuple[Profile, RowSample]:
-    sample = RowSample(source)
-    found = profile_of_source(replace(source, blocks=sample.blocks), reference, BINS)
-    if reference is not None:
-        return found, sample
-    kept = {"columns": _columns_of(data), "without": list(without), **sample.to_json()}
-    return replace(found, meta={**found.meta, TABLE: kept}), sample
+def _profiled(
+    data: Any, reference: Profile | None, categorical: tuple[str, ...] = (), without: tuple[str, ...] = ()
+) -> tuple[Profile, RowSample]:
+    """The profile of a table, read by groups of columns; and some rows of the first group."""
+    groups = column_groups(data)
+    columns = [name for _, names in groups for name in names]
+    _check_there(columns, categorical=categorical, without=without)
+    parts: list[Profile] = []
+    samples: list[RowSample] = []
+    for part, names in groups:
+        known = reference and reference.only(name for name in reference.features if column_of(name, columns) in names)
+        if set(names) <= set(without) or (known is not None and not known.features):
+            continue
+        own, other = (tuple(name for name in chosen if name in names) for chosen in (categorical, without))
+        source = source_of(part, Options(categorical=own, without=other))
+        samples.append(RowSample(source))
+        parts.append(profile_of_source(replace(source, blocks=samples[-1].blocks), known, BINS))
+    if not parts:
+        raise ProfileError("no column is left to profile")
+    features = {name: feature for part in parts for name, feature in part.features.items()}
+    meta = parts[0].meta if reference is None else reference.meta
+    if reference is None:
+        meta = {**meta, TABLE: {"columns": columns, "without": list(without), **samples[0].to_json()}}
+    return Profile.of(parts[0].n, features, meta), samples[0]
 
 
-def _columns_of(data: Any) -> list[str]:
-    return list(next(iter(tables_of(data)), {}))
+def _check_there(columns: Sequence[str], **asked: Sequence[str]) -> None:
+    for key, names in asked.items():
+        unknown = next((name for name in names if name not in columns), None)
+        if unknown is not None:
+            raise ProfileError(f"`{key}`: no column {unknown!r}.{did_you_mean(unknown, columns)}")
 
 
 def compare_table(data: Any, reference: Profile, options: DriftOptions = DEFAULT_DRIFT_OPTIONS) -> TableReport:
@@ -123,7 +141,7 @@ def compare_table(data: Any, reference: Profile, options: DriftOptions = DEFAULT
         raise ProfileMismatchError(
             "the reference is not that of a table: profile one by `modeltiers profile FILE`, or give the model's config by --config"
         )
-    there = _columns_of(data)
+    there = [name for _, names in column_groups(data) for name in names]
     if not there:
         raise ProfileError("the window has no rows")
     gone = [name for name in kept["columns"] if name not in there and name not in kept["without"]]
@@ -133,7 +151,7 @@ def compare_table(data: Any, reference: Profile, options: DriftOptions = DEFAULT
         raise ProfileMismatchError(
             f"the table has none of the columns of the reference ({listed(kept['columns'])}): it has {listed(there)}"
         )
-    current, sample = _profiled(source_of(data, Options()), data, compared, ())
+    current, sample = _profiled(data, compared)
     drift = compare_profiles(compared, current, options)
     found = [*_of_columns(gone, new), *_of_pairs(kept, sample), *([] if drift.same else _of_rows(kept, sample))]
     later = [name for name, each in compared.features.items() if _is_later(each, current.features[name])]

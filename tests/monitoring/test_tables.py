@@ -13,7 +13,7 @@ import pyarrow.parquet
 import pytest
 
 from harness.cli import main
-from harness.errors import ProfileMismatchError
+from harness.errors import ProfileError, ProfileMismatchError
 from harness.monitoring.profiles import profile_columns
 from harness.monitoring.tables import TableReport, compare_table, profile_of_table
 
@@ -160,6 +160,18 @@ def test_the_command_line_profiles_and_monitors_files(
     told = capsys.readouterr().out
     assert told.startswith("FAIL  `age`")
     assert told.endswith("status: fail\n")
+
+
+def test_a_wide_parquet_file_is_read_by_groups_of_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pyarrow.parquet.write_table(pa.table(table(0, "2026-01-01")), tmp_path / "a.parquet")
+    pyarrow.parquet.write_table(pa.table(table(1)), tmp_path / "b.parquet")
+    whole = profile_of_table(tmp_path / "a.parquet", without=["city"])
+    monkeypatch.setattr("harness.monitoring.profiles.tables.COLUMNS_AT_ONCE", 3)
+    parts = profile_of_table(tmp_path / "a.parquet", without=["city"])
+    assert (parts.edges_id, list(parts.features)) == (whole.edges_id, list(whole.features))
+    assert compare_table(tmp_path / "b.parquet", parts).drift.to_json() == compare_table(table(1), whole).drift.to_json()
+    with pytest.raises(ProfileError, match=r"`without`: no column 'town'"):
+        profile_of_table(tmp_path / "a.parquet", without=["town"])
 
 
 @pytest.mark.parametrize(

@@ -100,10 +100,10 @@ class _ArrowRows(Reader):
         return (arrow_columns(batch) for batch in self._guarded(rows))
 
     @abstractmethod
-    def _batches(self, rows: int) -> AbstractContextManager[Iterator[Any]]:
-        """Opens the file, as record batches."""
+    def _batches(self, rows: int, names: Sequence[str] | None) -> AbstractContextManager[Iterator[Any]]:
+        """Opens the file, as record batches; of some columns only where that saves reading."""
 
-    def _guarded(self, rows: int) -> Iterator[Any]:
+    def _guarded(self, rows: int, names: Sequence[str] | None = None) -> Iterator[Any]:
         """Record batches of at most so many rows; what is wrong with the file is said in one line.
 
         Raises:
@@ -113,7 +113,7 @@ class _ArrowRows(Reader):
         arrow = optional_package("pyarrow", f"{self.name}: {self.format_name}")
         number = 0
         try:
-            with self._batches(rows) as batches:
+            with self._batches(rows, names) as batches:
                 for batch in batches:
                     for start in range(0, batch.num_rows, rows):
                         yield batch.slice(start, rows)
@@ -125,6 +125,16 @@ class _ArrowRows(Reader):
 class ParquetFile(_ArrowRows):
     """The rows of a Parquet file."""
 
+    def columns_named(self, names: Sequence[str], rows: int) -> Iterator[Columns]:
+        """Some columns of the file, some rows at a time; the others are not read, and take no memory."""
+        return (arrow_columns(batch) for batch in self._guarded(rows, tuple(names)))
+
+    @property
+    def names(self) -> list[str]:
+        """The names of its columns, from the file's footer."""
+        with self._open() as file:
+            return list(file.schema_arrow.names)
+
     kind = format_name = "Parquet"
     suffixes = (".parquet",)
     layout = "a column for each field"
@@ -135,10 +145,11 @@ class ParquetFile(_ArrowRows):
             return int(file.metadata.num_rows)
 
     @contextmanager
-    def _batches(self, rows: int) -> Iterator[Iterator[Any]]:
+    def _batches(self, rows: int, names: Sequence[str] | None) -> Iterator[Iterator[Any]]:
         with self._open() as file:
-            columns = max(1, file.metadata.num_columns)
-            yield file.iter_batches(batch_size=min(rows, max(_ROWS_AT_ONCE, CELLS_AT_ONCE // columns)), use_threads=False)
+            columns = len(names) if names else max(1, file.metadata.num_columns)
+            size = min(rows, max(_ROWS_AT_ONCE, CELLS_AT_ONCE // columns))
+            yield file.iter_batches(batch_size=size, columns=names and list(names), use_threads=False)
 
     def _open(self) -> Any:
         parquet = optional_package("pyarrow.parquet", f"{self.name}: Parquet")
@@ -154,7 +165,7 @@ class ArrowFile(_ArrowRows):
     layout = "a column for each field; a file or a stream"
 
     @contextmanager
-    def _batches(self, rows: int) -> Iterator[Iterator[Any]]:
+    def _batches(self, rows: int, names: Sequence[str] | None) -> Iterator[Iterator[Any]]:
         arrow = optional_package("pyarrow", f"{self.name}: Arrow")
         with arrow.memory_map(str(self.path)) as source:
             try:

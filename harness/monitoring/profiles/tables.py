@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.data.readers.arrow import TextColumn, arrow_columns
+from harness.data.readers.arrow import ParquetFile, TextColumn, arrow_columns
 from harness.errors import ProfileError, did_you_mean, optional_package
 from harness.monitoring.features.kinds import Column, block_of, kinds_of
 from harness.monitoring.features.values import Block, is_missing
@@ -23,6 +24,38 @@ if TYPE_CHECKING:
 Columns = Mapping[str, Column]
 
 ROWS_AT_ONCE = 1 << 16
+
+
+COLUMNS_AT_ONCE = 100
+"""Columns of a Parquet file that are read together: each takes up to two megabytes, however few rows are read at once."""
+
+
+@dataclass(frozen=True)
+class ColumnGroup:
+    """Some columns of a Parquet file.
+
+    Attributes:
+        file: The file.
+        names: Of the columns.
+    """
+
+    file: ParquetFile
+    names: tuple[str, ...]
+
+
+def column_groups(data: Any) -> list[tuple[Any, tuple[str, ...]]]:
+    """A table in parts of its columns, so that memory does not depend on how many there are; whole where it is no Parquet file.
+
+    Returns:
+        What ``tables_of`` takes, and the names of its columns.
+    """
+    reader = reader_of(Path(data)) if isinstance(data, (str, Path)) else None
+    if not isinstance(reader, ParquetFile):
+        return [(data, tuple(next(iter(tables_of(data)), {})))]
+    names = reader.names
+    starts = range(0, len(names), COLUMNS_AT_ONCE)
+    groups = [tuple(names[start : start + COLUMNS_AT_ONCE]) for start in starts]
+    return [(ColumnGroup(reader, group), group) for group in groups]
 
 
 def table_blocks(
@@ -63,6 +96,8 @@ def tables_of(data: Any) -> Iterator[Columns]:
     """
     if isinstance(data, (str, Path)):
         yield from reader_of(Path(data)).columns(ROWS_AT_ONCE)
+    elif isinstance(data, ColumnGroup):
+        yield from data.file.columns_named(data.names, ROWS_AT_ONCE)
     elif is_arrow(data):
         yield from _arrow_parts(data)
     elif isinstance(data, Mapping) or hasattr(data, "columns"):
