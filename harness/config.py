@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError, field_validator, model_validator
 
 from harness.catalogue import CATALOGUE
-from harness.config_file import read_keys
+from harness.config_file import read_keys, refused
 from harness.config_keys import (
     PRESETS,
     TIERS,
@@ -27,7 +27,7 @@ from harness.config_keys import (
     TrainingConfig,
 )
 from harness.config_mistakes import explain, refusal, why_no_path
-from harness.errors import ConfigError, Mistake, did_you_mean, nearest
+from harness.errors import Mistake, did_you_mean, nearest
 from harness.files import text_hash
 from harness.model_file import brings_data, with_task
 from harness.tasks import FACTS, TaskSpec, TaskType
@@ -358,7 +358,7 @@ def load_config(path: str | Path) -> SuiteConfig:
     try:
         config = SuiteConfig.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError.of(file, explain(error, _keys_at)) from None
+        raise refused(file, explain(error, _keys_at)) from None
     config._path = file.resolve()
     try:
         if config.inputs:
@@ -366,14 +366,14 @@ def load_config(path: str | Path) -> SuiteConfig:
         elif not config.needs_example:  # an example is read when its signature is asked for
             config.task_spec()
     except SignatureError as error:
-        raise ConfigError.of(file, error.mistakes) from None
+        raise refused(file, error.mistakes) from None
     mistakes = [
         Mistake("no_path", key, f"`{key}`: {reason}")
         for key, path in config.named_paths()
         if (reason := why_no_path(path, config.resolve))
     ]
     if mistakes:
-        raise ConfigError.of(file, mistakes)
+        raise refused(file, mistakes)
     config._take_own_data()
     return config
 

@@ -8,9 +8,12 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from harness.config_places import placed, repeated_key
 from harness.errors import ConfigError, MissingPackageError, Mistake, did_you_mean, nearest
 
 if sys.version_info >= (3, 11):
@@ -19,6 +22,8 @@ else:  # pragma: no cover
     import tomli as tomllib
 
 _ENDINGS = (".json", ".toml", ".yaml", ".yml")
+
+_PYPROJECT = "pyproject.toml"
 
 _DEEPEST = 64
 """Levels that a value may be nested: far more than any setting, far fewer than a recursion gives up at."""
@@ -36,7 +41,7 @@ def read_keys(file: Path) -> dict[str, Any]:
     """
     _refuse_kind(file)
     raw = _parsed(file, _text(file))
-    if file.name == "pyproject.toml":
+    if file.name == _PYPROJECT:
         tools = raw.get("tool")
         raw = tools.get("modeltiers") if isinstance(tools, dict) else None
         if raw is None:
@@ -48,8 +53,30 @@ def read_keys(file: Path) -> dict[str, Any]:
         mistake = _mistake_in({key: value})
         if mistake:
             shown = key.encode("unicode_escape").decode()
-            raise _refused(file, "impossible_value", f"`{shown}`: {mistake}", shown)
+            raise refused(file, [Mistake("impossible_value", shown, f"`{shown}`: {mistake}")])
     return raw
+
+
+def refused(file: Path, mistakes: Sequence[Mistake]) -> ConfigError:
+    """The error of a file that parses, with the line and column of each mistake."""
+    kind = _kind(file)
+    with suppress(OSError, ValueError):
+        text = file.read_text(encoding="utf-8-sig")
+        text = without_comments(text) if kind == "JSON" else text
+        mistakes = placed(mistakes, text, kind, "tool.modeltiers" if file.name == _PYPROJECT else "")
+    return ConfigError.of(file, mistakes)
+
+
+def with_place(file: Path, message: str) -> str:
+    """What is said of a key of a config that was read, with the key's line and column in front; another message as it is."""
+    said = re.match(r"(?P<file>[^`:]*: )?(?P<told>`(?P<key>[\w.]+)`.*)", message, re.DOTALL)
+    if said is None or (said["file"] and Path(said["file"].removesuffix(": ")).name != file.name):
+        return message
+    return str(refused(file, [Mistake("", said["key"], said["told"])]))
+
+
+def _kind(file: Path) -> str:
+    return {".toml": "TOML", ".yaml": "YAML", ".yml": "YAML"}.get(file.suffix, "JSON")
 
 
 def _refused(place: object, code: str, text: str, key: str = "", suggestion: str = "") -> ConfigError:
@@ -83,7 +110,7 @@ def _refuse_kind(file: Path) -> None:
 
 
 def _parsed(file: Path, text: str) -> Any:
-    kind = "TOML" if file.suffix == ".toml" else "YAML" if file.suffix in (".yaml", ".yml") else "JSON"
+    kind = _kind(file)
     try:
         if kind == "TOML":
             return tomllib.loads(text)
@@ -91,12 +118,22 @@ def _parsed(file: Path, text: str) -> Any:
             return read_yaml(text, str(file))
         return json.loads(without_comments(text), object_pairs_hook=_without_duplicates)
     except json.JSONDecodeError as error:
-        place = f"{file}:{error.lineno}:{error.colno}"
-        raise _refused(place, "syntax", f"not JSON: {error.msg}") from None
+        raise _misread(file, f"not JSON: {error.msg}", error.lineno, error.colno) from None
     except tomllib.TOMLDecodeError as error:
-        raise _refused(file, "syntax", f"not TOML: {error}") from None
+        told = re.sub(r"(.*) \(at line (\d+), column (\d+)\)$", r"\2:\3: \1", str(error))
+        raise _misread(file, f"not TOML: {told}") from None
     except (RecursionError, ValueError) as error:
-        raise _refused(file, "syntax", f"not {kind} that can be read: {str(error).splitlines()[0]}") from None
+        told = str(error).splitlines()[0]
+        line, column = (repeated_key(without_comments(text)) if kind == "JSON" else None) or (0, 0)
+        raise _misread(file, f"not {kind} that can be read: {told}", line, column) from None
+
+
+def _misread(file: Path, told: str, line: int = 0, column: int = 0) -> ConfigError:
+    """The error of a file that does not parse; line and column may stand in what is told of it."""
+    at = re.search(r" (\d+):(\d+):", told)
+    if at and not line:
+        line, column, told = int(at[1]), int(at[2]), told[: at.start()] + told[at.end() :]
+    return ConfigError.of(file, [Mistake("syntax", "", told, line=line, column=column)])
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -36,12 +36,20 @@ class Mistake:
         key: The path of the key, such as ``eval.path``; empty where the mistake is in none, or in several together.
         message: What is wrong and what to do, without the file.
         suggestion: The nearest valid name; empty where none is near.
+        line: The line of the file, from 1; 0 where no place is known.
+        column: The column, from 1.
     """
 
     code: str
     key: str
     message: str
     suggestion: str = ""
+    line: int = 0
+    column: int = 0
+
+    def told(self, file: object) -> str:
+        """``cfg.toml:4:1: unknown key ...``."""
+        return f"{file}:{self.line}:{self.column}: {self.message}" if self.line else f"{file}: {self.message}"
 
 
 class ConfigError(UserError, ValueError):
@@ -60,7 +68,7 @@ class ConfigError(UserError, ValueError):
     @classmethod
     def of(cls, file: object, mistakes: Sequence[Mistake]) -> ConfigError:
         """The error of a file: one line a mistake."""
-        return cls("\n".join(f"{file}: {mistake.message}" for mistake in mistakes), mistakes)
+        return cls("\n".join(mistake.told(file) for mistake in mistakes), mistakes)
 
 
 class ModelSourceError(UserError, ImportError):

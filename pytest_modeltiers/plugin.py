@@ -140,6 +140,7 @@ class ModelConfigFile(pytest.Module):
     """A config file, as the module of tests that it stands for."""
 
     def _getobj(self) -> object:
+        from harness.config_file import with_place
         from harness.errors import UserError
         from pytest_modeltiers.suite import Suite, test_module
 
@@ -151,7 +152,7 @@ class ModelConfigFile(pytest.Module):
         except UserError as error:
             from harness.wording import visible
 
-            raise self.CollectError(visible(str(error), lines=True)) from None
+            raise self.CollectError(visible(with_place(self.path, str(error)), lines=True)) from None
 
 
 def _move_hypothesis_files(config: pytest.Config) -> None:

@@ -26,6 +26,7 @@ from harness.cli.doctor import add_doctor, add_plan
 from harness.cli.init import add_explain, add_gist, add_init, add_schema
 from harness.cli.runs import add_repro, add_runs, add_sweep, add_train
 from harness.cli.tiers import add_check, add_tiers
+from harness.config_file import with_place
 from harness.errors import ConfigError, MemoryFullError, UserError, did_you_mean
 
 _COMMANDS = (
@@ -81,7 +82,8 @@ def _run(arguments: argparse.Namespace) -> int:
         sys.stdout.flush()
         return status
     except UserError as error:
-        print(f"modeltiers: {error}", file=sys.stderr)
+        config = getattr(arguments, "config", None)
+        print(f"modeltiers: {with_place(config, str(error)) if isinstance(config, Path) else error}", file=sys.stderr)
         if as_json:
             mistakes = {"mistakes": [asdict(mistake) for mistake in error.mistakes]} if isinstance(error, ConfigError) else {}
             print(json.dumps({"status": "error", "code": error.code, "error": str(error), **mistakes}))

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from harness.errors import ConfigError, ExampleError, Mistake
+from harness.config_file import refused
+from harness.errors import ExampleError, Mistake
 from harness.export.store import Cache
 from harness.export.store.identity import own_files, versions, with_imports
 from harness.export.store.object_hash import ObjectHash, never_again
@@ -58,7 +59,7 @@ def read_example(config: SuiteConfig) -> ReadExample:
             '`isolation` "process": an example is read by calling the model in this very process; declare `inputs` and `outputs` '
             "(`modeltiers explain` on a copy without `isolation` prints them)"
         )
-        raise ConfigError.of(config.path, [Mistake("isolated_example", "isolation", message)])
+        raise refused(config.path, [Mistake("isolated_example", "isolation", message)])
     declared = config.declared_keys()
     given = declared.model_dump(by_alias=True, exclude_unset=True, exclude={"example"})
     given = {key: value for key, value in given.items() if value}
@@ -70,13 +71,13 @@ def read_example(config: SuiteConfig) -> ReadExample:
             return ReadExample(given, example.origin)
         found = _found(config, model, example)
     except ExampleError as error:
-        raise ConfigError.of(config.path, [Mistake("unusable_example", "example", str(error))]) from error
+        raise refused(config.path, [Mistake("unusable_example", "example", str(error))]) from error
     near = (config.resolve(config.model_file), "") if config.model_file else None
     merged = with_near_classes(_merged(given, found), config.path, near)
     try:
         read_signature(merged, config.path.parent, config.model_file)
     except SignatureError as error:
-        raise ConfigError.of(config.path, error.mistakes) from None
+        raise refused(config.path, error.mistakes) from None
     return ReadExample(merged, example.origin, found.reasons)
 
 

@@ -107,10 +107,10 @@ def test_yaml_is_taken(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("task_name: [lm_tiny\n", ": not YAML that can be read: 2:1: "),
-        ("epochs: 1\nepochs: 2\n", "2:1: the key 'epochs' is given twice"),
-        ("a: &x [1]\nb: *x\n", "2:4: a config takes no aliases"),
-        ("1: 2\n", "1:1: the key '1' is not text"),
+        ("task_name: [lm_tiny\n", ":2:1: not YAML that can be read: "),
+        ("epochs: 1\nepochs: 2\n", ":2:1: not YAML that can be read: the key 'epochs' is given twice"),
+        ("a: &x [1]\nb: *x\n", ":2:4: not YAML that can be read: a config takes no aliases"),
+        ("1: 2\n", ":1:1: not YAML that can be read: the key '1' is not text"),
         ("a: !!python/object:os.system ls\n", "could not determine a constructor"),
         ("", ": expected an object of keys, got NoneType"),
         ("- a\n", ": expected an object of keys, got list"),
@@ -153,3 +153,36 @@ def test_what_is_no_config_is_named_as_what_it_is(tmp_path: Path) -> None:
     (tmp_path / "modeltiers.toml").write_text("")
     with pytest.raises(ConfigError, match=r"is a folder, expected a config file; did you mean .*modeltiers.toml"):
         read_keys(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "places"),
+    [
+        (
+            "cfg.toml",
+            'task_name = "lm_tiny" # one\nsead = 3\n\n[train]\ndatset = """\na = 1\n"""\nlr.x = [1,\n 2]\n',
+            ["2:1", "5:1", "8:1"],
+        ),
+        ("cfg.toml", 'task_name = "lm_tiny"\nproperties = {causl = false}\n', ["2:15"]),
+        ("cfg.toml", 'task_name = "lm_tiny"\n"seed" = "x"\ntier = [1, 9]\n', ["2:1", "3:12"]),
+        (
+            "cfg.json",
+            '{"task_name": "lm_tiny", // "seed"\n  "sead": 3, "train": {"path": "a\\"b", "datset": [{}]},}',
+            ["2:3", "2:40"],
+        ),
+        ("cfg.yaml", "task_name: lm_tiny\nsead: 3\ntrain:\n  datset: [1]\ntier: [1, 9]\n", ["2:1", "4:3", "5:11"]),
+        ("pyproject.toml", '[tool.modeltiers]\ntask_name = "lm_tiny"\n[tool.modeltiers.train]\ndatset = 1\n', ["4:1"]),
+        ("cfg.json", '{"seed": 1,\n "seed": 2}', ["2:2"]),
+    ],
+    ids=["tables", "inline", "items", "json", "yaml", "pyproject", "twice"],
+)
+def test_every_mistake_has_its_line_and_column(name: str, text: str, places: list[str], tmp_path: Path) -> None:
+    if name.endswith("yaml"):
+        pytest.importorskip("yaml")
+    (tmp_path / name).write_text(text)
+
+    with pytest.raises(ConfigError) as caught:
+        load_config(tmp_path / name)
+
+    assert [f"{mistake.line}:{mistake.column}" for mistake in caught.value.mistakes] == places
+    assert [line.split(": ")[0] for line in str(caught.value).splitlines()] == [f"{tmp_path / name}:{at}" for at in places]

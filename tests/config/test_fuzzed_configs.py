@@ -398,7 +398,8 @@ def assert_is_clear(told: str, name: str) -> None:
     if lines[0].startswith(f"FOLDER/{name}:"):
         for line in lines:
             assert re.match(
-                rf"FOLDER/{name}:(\d+:\d+: not JSON: | not (TOML|JSON|YAML)| cannot be read: | expected an object| .*`)", line
+                rf"FOLDER/{name}:(\d+:\d+: (not (TOML|JSON|YAML)|.*`)| not (TOML|JSON|YAML)| cannot be read: | expected an object| .*`)",
+                line,
             ), told
     else:
         assert len(lines) == 1, told
@@ -558,4 +559,4 @@ def test_the_command_line_answers_in_one_line(tmp_path: Path, command: tuple[str
 def test_the_command_line_answers_a_model_that_cannot_be_had_in_one_line(tmp_path: Path) -> None:
     lines = told_by(tmp_path, (*TIERS, "--json"), b'{"task_name": "lm_tiny", "model_file": "nowhere.py"}')
 
-    assert lines[1:] == [f"modeltiers: `model_file`: no such file {tmp_path / 'nowhere.py'}."]
+    assert lines[1:] == [f"modeltiers: {tmp_path / 'cfg.json'}:1:26: `model_file`: no such file {tmp_path / 'nowhere.py'}."]

@@ -286,8 +286,8 @@ def test_adapters_over_a_frozen_head_are_judged_and_what_cannot_be_is_skipped_wi
 
     result.assert_outcomes(passed=4, skipped=2)
     text = text_of(result)
-    line_with(text, "skip adapter_layers[disabled] the model has no method or attribute that switches its adapters off")
-    line_with(text, "skip fine_tuning  the model has no layer before its last one that could be frozen")
+    line_with(text, "skip adapter_layers[disabled]: the model has no method or attribute that switches its adapters off")
+    line_with(text, "skip fine_tuning: the model has no layer before its last one that could be frozen")
 
 
 def test_a_state_of_another_layout_than_declared_is_told_in_one_line(project: Any) -> None:
