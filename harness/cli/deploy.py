@@ -157,6 +157,9 @@ def add_monitor(commands: Any) -> None:
         metavar="RUN",
         help="the run whose profile to compare with, instead of the config's; of FILE another file too",
     )
+    monitor.add_argument(
+        "--html", type=Path, metavar="PAGE", help="a page that lists every feature, the worst first, with a search"
+    )
     monitor.add_argument("--strict", action="store_true", help="warnings fail")
     add_json(monitor)
     monitor.set_defaults(run=_monitor)
@@ -168,7 +171,7 @@ def _monitor(arguments: argparse.Namespace) -> int:
 
         if arguments.reference is None:
             raise ConfigError("monitor: name what to compare with by --reference: a stored profile, or another file")
-        answer = monitor_file(arguments.file, arguments.reference, arguments.db)
+        answer = monitor_file(arguments.file, arguments.reference, arguments.db, arguments.html)
         print(json.dumps(answer.data, allow_nan=False) if arguments.json else answer.text)
         return int(answer.data["status"] == "fail" or (arguments.strict and answer.data["status"] == "warn"))
     _check_one(arguments, "monitor")
@@ -177,7 +180,9 @@ def _monitor(arguments: argparse.Namespace) -> int:
 
     config = load_config(arguments.config)
     with _progress(quiet=arguments.json) as on_batch:
-        found = monitor_config(config, baseline=arguments.baseline, reference=arguments.reference, on_batch=on_batch)
+        found = monitor_config(
+            config, baseline=arguments.baseline, reference=arguments.reference, on_batch=on_batch, html=arguments.html
+        )
     print(json.dumps(found.data, allow_nan=False) if arguments.json else found.text)
     return int(found.data["status"] == "fail" or (arguments.strict and found.data["status"] == "warn"))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -13,6 +13,7 @@ from harness.adapters import Adapter, make_adapter
 from harness.catalogue import of_tier
 from harness.config import EvalConfig, SuiteConfig
 from harness.data.data_reference import DataReference
+from harness.errors import ConfigError
 from harness.evidence import Evidence, Status
 from harness.experiments.database import ExperimentDB
 from harness.experiments.records import RunRef
@@ -24,6 +25,10 @@ from harness.monitoring.monitor import Memory, Monitor
 from harness.monitoring.reference import open_window
 from harness.tasks import TaskSpec
 from harness.wording import Answer
+
+if TYPE_CHECKING:
+    from harness.monitoring.drift.page import DriftPage
+
 
 TIER = 5
 
@@ -138,8 +143,16 @@ def monitor_config(
     baseline: RunRef | None = None,
     reference: RunRef | None = None,
     on_batch: Callable[[int, int], None] | None = None,
+    html: Path | None = None,
 ) -> Answer:
     """Monitors the model of a config on the data that it names.
+
+    Args:
+        config: The config.
+        baseline: The run to compare with, instead of the config's.
+        reference: The run whose profile the data is compared with, instead of the config's.
+        on_batch: Told how many batches were evaluated, and of how many.
+        html: Where a page that lists every feature is written, if anywhere.
 
     Raises:
         UserError: What keeps it from being monitored, in one line.
@@ -149,7 +162,23 @@ def monitor_config(
     memory = monitor.memory
     monitor.memory = replace(memory, baseline=baseline or memory.baseline, reference=reference or memory.reference)
     found = results_of(all_evidence(monitor))
+    if html is not None:
+        _page(monitor, found).write(html)
     return Answer(found, _text(found))
+
+
+def _page(monitor: Monitor, found: Mapping[str, Any]) -> DriftPage:
+    """Every feature of the window; without a reference there is none."""
+    from harness.monitoring.drift.page import DriftPage, Said, drawings_of
+
+    verdict, reference, window = monitor.verdict, monitor.reference, monitor.window
+    if verdict is None or reference is None or window is None:
+        raise ConfigError("--html: nothing to show without a reference profile: name one with `reference_profile_id`")
+    said = [Said(check["status"], check["message"]) for check in found["checks"].values() if check["status"] != "skipped"]
+    said.sort(key=lambda each: -Status(each.status).severity)
+    drawings = drawings_of(verdict.drift, reference.profile, window.profile)
+    features = found["drift"]["features"]
+    return DriftPage(monitor.data.origin.name, str(monitor.memory.reference), found["status"], said, features, drawings)
 
 
 def monitor_of(

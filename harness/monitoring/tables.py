@@ -57,9 +57,11 @@ class TableReport:
         drift: How its columns differ.
         findings: What is found beside, the gravest first.
         notes: What cannot be told, and what was not compared.
+        profiles: Of the reference and of the table, in the features that were compared.
     """
 
     drift: DriftReport
+    profiles: tuple[Profile, Profile]
     findings: tuple[TableFinding, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -156,7 +158,7 @@ def compare_table(data: Any, reference: Profile, options: DriftOptions = DEFAULT
     found = [*_of_columns(gone, new), *_of_pairs(kept, sample), *([] if drift.same else _of_rows(kept, sample))]
     later = [name for name, each in compared.features.items() if _is_later(each, current.features[name])]
     notes = [*_notes(compared, kept), *([f"not compared, as time goes on after the reference: {listed(later)}"] if later else [])]
-    return TableReport(drift, tuple(sorted(found, key=lambda one: -one.status.severity)), tuple(notes))
+    return TableReport(drift, (compared, current), tuple(sorted(found, key=lambda one: -one.status.severity)), tuple(notes))
 
 
 def _is_later(reference: FeatureCounts, current: FeatureCounts) -> bool:
@@ -268,19 +270,31 @@ def profile_file(
     return Answer(data, "\n".join(lines))
 
 
-def monitor_file(path: Path, reference: RunRef, db_path: str | Path | None = None) -> Answer:
+def monitor_file(path: Path, reference: RunRef, db_path: str | Path | None = None, html: Path | None = None) -> Answer:
     """Compares a file with a reference, without a model.
 
     Args:
         path: The file.
         reference: The run whose profile it is compared with, by id or name; or another file.
         db_path: Where the reference is stored; ``experiments.db`` by default.
+        html: Where a page that lists every feature is written, if anywhere.
 
     Raises:
         UserError: What keeps it from being compared, in one line.
     """
     report = compare_table(path, _reference(reference, db_path))
     found = {**report.to_json(), "data": {"name": path.name, "path": str(path)}, "reference": str(reference)}
+    if html is not None:
+        from harness.monitoring.drift.page import DriftPage, Said, drawings_of
+
+        said = [
+            *(Said(each.status.value, each.message) for each in report.findings),
+            *(Said("skipped", note) for note in report.notes),
+        ]
+        drawings = drawings_of(report.drift, *report.profiles)
+        features = found["drift"]["features"]
+        page = DriftPage(path.name, str(reference), report.status.value, said, features, drawings)
+        page.write(html)
     return Answer(found, _text(report))
 
 

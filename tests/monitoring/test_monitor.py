@@ -524,6 +524,14 @@ def test_a_class_that_the_model_does_not_know_is_a_finding_and_every_answer_to_i
     assert "11.1% of the values are levels that the reference does not have" in new["message"]
 
 
+def test_the_page_of_a_monitored_model_lists_every_feature(named: Shop) -> None:
+    config, page = named.config("lacking.csv", num_classes=3, train=None), named.folder / "page.html"
+    data = monitor_config(config, html=page).data
+    text = page.read_text(encoding="utf-8")
+    assert all(f"<code>{one['feature']}</code>" in text for one in data["drift"]["features"])
+    assert data["checks"]["harm"]["message"].split(":")[0] in text
+
+
 def test_labels_of_other_names_altogether_are_refused(named: Shop) -> None:
     with pytest.raises(DataError, match=r"other.csv:2: `label` '\w+' is not a class. The classes are bad, good, late"):
         watched(named, "other.csv")

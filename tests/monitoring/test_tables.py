@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from harness.cli import main
 from harness.errors import ProfileError, ProfileMismatchError
+from harness.monitoring.drift.page import MOST_DRAWN
 from harness.monitoring.profiles import profile_columns
 from harness.monitoring.tables import TableReport, compare_table, profile_of_table
 
@@ -172,6 +174,25 @@ def test_a_wide_parquet_file_is_read_by_groups_of_columns(tmp_path: Path, monkey
     assert compare_table(tmp_path / "b.parquet", parts).drift.to_json() == compare_table(table(1), whole).drift.to_json()
     with pytest.raises(ProfileError, match=r"`without`: no column 'town'"):
         profile_of_table(tmp_path / "a.parquet", without=["town"])
+
+
+def test_the_page_lists_every_feature_the_worst_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    pyarrow.parquet.write_table(pa.table({f"x{n}": rng.standard_normal(2000) for n in range(250)}), tmp_path / "a.parquet")
+    moved = {f"x{n}": rng.standard_normal(2000) + (0.5 if n >= 100 else 0) for n in range(250)}
+    pyarrow.parquet.write_table(pa.table({**moved, "<new>": rng.standard_normal(2000)}), tmp_path / "b.parquet")
+    files = [str(tmp_path / name) for name in ("b.parquet", "a.parquet", "page.html")]
+    assert main(["monitor", files[0], "--reference", files[1], "--html", files[2]]) == 1
+    capsys.readouterr()
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<h1>150 of 250 features drifted</h1>" in page
+    rows = re.findall(r'<tr class="\w+" data-status="(\w+)"><th scope="row"><code>x(\d+)</code>', page)
+    assert sorted(int(number) for _, number in rows) == list(range(250))
+    assert [status for status, _ in rows] == ["fail"] * 150 + ["ok"] * 100
+    assert page.count("<svg") == MOST_DRAWN
+    assert "&lt;new&gt;" in page
+    assert "<new>" not in page
+    assert len(page) < 150_000
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,128 @@
+"""All features of a window as one HTML page, the worst first, with a search; it needs no network and opens at once, however many there are."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Template
+
+from harness.charts.page import environment
+from harness.evidence import Status
+from harness.files import write_whole
+from harness.monitoring.drift import DriftReport
+from harness.monitoring.features import Plot
+from harness.monitoring.features.kinds import kind_of
+from harness.monitoring.profiles.profile import Profile
+from harness.wording import figure, p_value
+
+MOST_DRAWN = 100
+"""Features that are drawn; a page with a thousand drawings would take seconds to open."""
+
+_TONES = {"fail": "failed", "warn": "warning", "ok": "passed", "skipped": "empty"}
+_WIDTH, _HEIGHT = 120, 28
+
+
+@dataclass(frozen=True)
+class Said:
+    """A sentence of the page, and how bad it is: ``fail``, ``warn``, ``ok``, or ``skipped`` for a note."""
+
+    status: str
+    message: str
+
+
+@dataclass(frozen=True)
+class DriftPage:
+    """What a page shows.
+
+    Attributes:
+        window: What was compared.
+        reference: With what.
+        status: The worst of all.
+        said: Findings and notes, the gravest first.
+        features: Features as JSON values, as ``FeatureDrift.to_json`` gives them.
+        drawings: Reference and window of the features that changed most, by name.
+    """
+
+    window: str
+    reference: str
+    status: str
+    said: Sequence[Said]
+    features: Sequence[Mapping[str, Any]]
+    drawings: Mapping[str, str]
+
+    @property
+    def headline(self) -> str:
+        """How many features drifted; never that all is well where one did."""
+        count = len(self.features)
+        by_status = {status: sum(one["status"] == status for one in self.features) for status in ("fail", "warn")}
+        if by_status["fail"]:
+            return f"{by_status['fail']:,} of {count:,} features drifted"
+        if by_status["warn"]:
+            return f"{by_status['warn']:,} of {count:,} features changed"
+        return f"No drift found in {count:,} features"
+
+    def to_html(self) -> str:
+        """The page."""
+        ordered = sorted(self.features, key=lambda one: (-Status(one["status"]).severity, -one["contribution"]))
+        counts = {status: sum(one["status"] == status for one in ordered) for status in ("fail", "warn", "ok")}
+        return _template().render(page=self, rows=[_row(one) for one in ordered], counts=counts, tones=_TONES)
+
+    def write(self, path: Path) -> None:
+        """Writes the page to a file."""
+        write_whole(path, self.to_html())
+
+
+def _row(feature: Mapping[str, Any]) -> dict[str, str]:
+    worst = feature["differences"][0]
+    effect = worst["effect"]
+    tested = not worst["untested"]
+    return {
+        "name": feature["feature"],
+        "status": feature["status"],
+        "effect": f"{effect['name']} {figure(effect['value'])}" if tested else "",
+        "floor": f"{effect['floor']:g}" if tested else "",
+        "p": p_value(worst["p_adjusted"]) if tested else "",
+        "found": worst["untested"] or f"{'' if worst['aspect'] == 'values' else worst['aspect'] + ': '}{worst['finding']}",
+        "where": worst["where"] if feature["status"] != "ok" else "",
+    }
+
+
+def drawings_of(report: DriftReport, reference: Profile, current: Profile, most: int = MOST_DRAWN) -> dict[str, str]:
+    """Reference and window of the features that changed, those that make most of the drift first."""
+    changed = [one for one in report.features if one.status in (Status.FAIL, Status.WARN)]
+    found = {}
+    for one in changed[:most]:
+        before, now = reference.features.get(one.feature), current.features.get(one.feature)
+        if before is not None and now is not None:
+            plot = kind_of(before).plot(before, now, one.verdicts[0].difference.aspect)
+            if plot is not None:
+                found[one.feature] = _drawing(plot)
+    return found
+
+
+def _drawing(plot: Plot) -> str:
+    """The shares of both sides as steps over the bins or levels: two paths of an ``svg`` element."""
+    sides = [plot["reference"], plot["current"]]
+    highest = max(max(side) for side in sides) or 1.0
+    return "".join(
+        f'<path class="{name}" d="{_steps(side, highest)}"/>' for name, side in zip(("then", "now"), sides, strict=True)
+    )
+
+
+def _steps(shares: Sequence[float], highest: float) -> str:
+    width = _WIDTH / len(shares)
+    heights = [_HEIGHT - 1 - (_HEIGHT - 2) * share / highest for share in shares]
+    return f"M0 {heights[0]:.0f}" + "".join(f"V{height:.0f}h{width:.1f}" for height in heights)
+
+
+@cache
+def _template() -> Template:
+    made = environment("harness.monitoring.drift")
+    made.filters["digest"] = lambda script: f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
+    return made.get_template("features.html.j2")
