@@ -1,6 +1,7 @@
 """Every private part of PyTorch and Lightning that the project uses, and what happens in a version without it.
 
-Nothing private of these packages, of pytest or of Hypothesis is named elsewhere, except pytest's in ``pytest_modeltiers/compat.py``. Importing
+Nothing private of these packages, of pytest or of Hypothesis is named elsewhere, except pytest's in ``pytest_modeltiers/compat.py``,
+and modes and hooks of the process in ``process_state/compat.py``. Importing
 this module imports neither PyTorch nor Lightning; a name is looked up when it is first asked for. All of it was seen in torch 2.13 and
 Lightning 2.6; ``tests/test_compat.py`` asks the installed versions for each.
 """
@@ -108,7 +109,6 @@ __all__ = [
     "UNDEFINED_FORWARD",
     "BatchNorm",
     "Dropout",
-    "ModeStacks",
     "NormBase",
     "OpOverload",
     "OpOverloadPacket",
@@ -122,14 +122,12 @@ __all__ = [
     "compiler_left_out",
     "compiling_in_this_process",
     "forget_compiled",
-    "global_hooks",
     "is_shared_until_written",
     "memory_key",
     "read_loader_states",
     "refuses_gradients",
     "saved_names",
     "scale_in_place",
-    "set_global_hooks",
     "shared_until_written",
     "storage_key",
     "tree_leaves",
@@ -342,62 +340,6 @@ def read_loader_states(trainer: lightning.Trainer) -> None:
     reads its data from the beginning.
     """
     trainer.fit_loop._load_combined_loader_states()
-
-
-def global_hooks() -> dict[str, Any]:
-    """The hooks on all modules, by the name of their register: ``_global_*`` of ``torch.nn.modules.module``.
-
-    Without it, hooks that one model leaves on all modules reach the next model.
-    """
-    from torch.nn.modules import module
-
-    found = {name: value for name, value in vars(module).items() if name.startswith("_global_")}
-    return {name: dict(value) if isinstance(value, dict) else value for name, value in found.items()}
-
-
-def set_global_hooks(hooks: dict[str, Any]) -> None:
-    """Leaves only the given hooks on all modules; the registers stay the same objects, to which handles of hooks refer."""
-    from torch.nn.modules import module
-
-    for name, value in hooks.items():
-        register = getattr(module, name)
-        if isinstance(register, dict):
-            register.clear()
-            register.update(value)
-        else:
-            setattr(module, name, value)
-
-
-class ModeStacks:
-    """The modes that are on: of functions, of operators, and of what is kept for the backward pass; and the default device.
-
-    ``torch._C`` has their stacks. Without them, a mode that one model leaves on reaches the next model.
-    """
-
-    def __init__(self) -> None:
-        import torch
-
-        self.lengths = (torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack())
-        self.keeping = torch._C._autograd._top_saved_tensors_default_hooks(True)
-        context = getattr(torch._GLOBAL_DEVICE_CONTEXT, "device_context", None)
-        self.device = None if context is None else context.device
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, ModeStacks) and (self.lengths, self.keeping) == (other.lengths, other.keeping)
-
-    def __hash__(self) -> int:
-        return hash(self.lengths)
-
-    def trim(self) -> None:
-        """Leaves the modes that were entered since."""
-        import torch
-
-        while torch._C._len_torch_dispatch_stack() > self.lengths[1]:
-            torch._C._pop_torch_dispatch_stack()
-        while torch._C._len_torch_function_stack() > self.lengths[0]:
-            torch._C._pop_torch_function_stack()
-        while (top := torch._C._autograd._top_saved_tensors_default_hooks(True)) is not None and top != self.keeping:
-            torch._C._autograd._pop_saved_tensors_default_hooks()
 
 
 _REFUSAL = re.compile(r"checkpoint.*(incompatible|not compatible) with \.grad\(\)", re.IGNORECASE | re.DOTALL)

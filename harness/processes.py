@@ -22,6 +22,17 @@ _CAUSES = {
     "SIGXCPU": "its processor time was used up",
 }
 
+_TIED = """\
+import os, threading, time
+def end_with(parent):
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os.killpg(0, 9) if os.getpgrp() == os.getpid() else os._exit(1)
+if hasattr(os, "killpg"):
+    threading.Thread(target=end_with, args=(PARENT,), daemon=True).start()
+"""
+"""Ends the process, and all it started where it has a group of its own, once its parent is gone, in whatever way."""
+
 _BOOT = """\
 import importlib.util, runpy, sys
 sys.path.pop(0)
@@ -35,8 +46,8 @@ runpy.run_module(module, run_name="__main__", alter_sys=True)
 """Takes the current folder off the path, whose files may have the name of any module, and binds ``harness`` to this one."""
 
 
-def module_command(module: str, *arguments: str) -> list[str]:
-    """The command that runs a module of ``harness`` as a program.
+def module_command(module: str, *arguments: str, tied: bool = True) -> list[str]:
+    """The command that runs a module of ``harness`` as a program, which ends with the process that starts it.
 
     ``python -m`` would put the current folder first on the path: a ``harness`` of the user's own there, or a file called ``random.py``, would be
     imported instead.
@@ -44,8 +55,10 @@ def module_command(module: str, *arguments: str) -> list[str]:
     Args:
         module: Its dotted name.
         arguments: What it finds in ``sys.argv[1:]``.
+        tied: Whether it watches that process, which takes a thread.
     """
-    return [sys.executable, "-c", _BOOT, str(_HERE), module, *arguments]
+    watch = _TIED.replace("PARENT", str(os.getpid())) if tied else ""
+    return [sys.executable, "-c", watch + _BOOT, str(_HERE), module, *arguments]
 
 
 def environment_of_child(threads: int) -> dict[str, str]:

@@ -37,7 +37,6 @@ LEVELS = {
     "model_file": 0,
     "processes": 0,
     "provenance": 0,
-    "process_settings": 0,
     "process_state": 0,
     "statistics": 0,
     "batches": 0,

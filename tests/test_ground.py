@@ -188,3 +188,35 @@ def test_durations(seconds: float, text: str) -> None:
 def test_a_shortened_text_is_one_line() -> None:
     assert shortened("one\n two  three", 9) == "one two …"
     assert shortened("one two", 7) == "one two"
+
+
+PARENT = """\
+import subprocess, sys
+from harness.processes import module_command
+child = subprocess.Popen(module_command("http.server", "0", "--bind", "127.0.0.1"), start_new_session=True, stderr=subprocess.DEVNULL)
+print(child.pid, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs process groups")
+def test_a_process_ends_with_its_parent_in_whatever_way() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    assert _runs(child)
+    parent.kill()
+    parent.communicate()
+    until = time.monotonic() + 60
+    while time.monotonic() < until and _runs(child):
+        time.sleep(0.1)
+    assert not _runs(child)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    state = Path(f"/proc/{pid}/stat")
+    return not (state.is_file() and state.read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z")

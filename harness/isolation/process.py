@@ -203,7 +203,7 @@ class IsolatedProcess:
 
     def _start(self, environment: dict[str, str]) -> tuple[subprocess.Popen[bytes], Channel]:
         to_child, from_child = os.pipe(), os.pipe()
-        command = module_command("harness.isolation.child", str(to_child[0]), str(from_child[1]))
+        command = module_command("harness.isolation.child", str(to_child[0]), str(from_child[1]), tied=False)  # it has no threads
         inherited = (to_child[0], from_child[1])
         process = start_process(command, self._log, self._environment() | environment, self.folder, inherited)
         os.close(to_child[0])

@@ -7,9 +7,10 @@ import os
 import pickle
 import re
 import shutil
+import zipfile
 from argparse import Namespace
 from collections.abc import Mapping
-from dataclasses import is_dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,9 @@ from harness.files import replacing
 
 _SETTINGS = "hyper_parameters"
 """The key under which Lightning's ``save_hyperparameters`` keeps the arguments of a model."""
+
+STATE_KEY = "conductor"
+"""Where a checkpoint keeps the supervisor's state: an earlier name, so that checkpoints of earlier versions can be resumed."""
 
 LAST = "last.ckpt"
 """Name of the newest checkpoint."""
@@ -61,6 +65,10 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
         near = sorted(p.name for p in path.parent.glob("*.ckpt")) if path.parent.is_dir() else []
         there = f"; {path.parent} has {', '.join(near[-5:])}" if near else ""
         raise CheckpointError(f"`resume_from_checkpoint`: no such file {path}{there}")
+    if part := _damaged_part(path):
+        raise CheckpointError(
+            f"`resume_from_checkpoint`: {path} is damaged: {part} is not what was written; resume from another checkpoint"
+        )
     try:
         content = torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
@@ -79,6 +87,19 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
             f"`resume_from_checkpoint`: {path} is not a training checkpoint; give files with only weights as `weights`"
         )
     return content
+
+
+def _damaged_part(path: Path) -> str:
+    """The first part of a checkpoint whose bytes are not those that were written; torch writes a hash of each, and does not look at it.
+
+    What is no archive at all, such as a truncated file, is told from what torch says of it.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            part = archive.testzip()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError) as error:
+        return "" if not zipfile.is_zipfile(path) else f"its list of parts ({error})"
+    return f"its part {part.partition('/')[2] or part}" if part else ""
 
 
 def check_fits(content: Mapping[str, Any], model: nn.Module, path: Path) -> None:
@@ -108,6 +129,66 @@ def check_fits(content: Mapping[str, Any], model: nn.Module, path: Path) -> None
     wrong = "; ".join(f"{label}: {', '.join(names[:3])}{' …' * (len(names) > 3)}" for label, names in parts.items() if names)
     if wrong:
         raise CheckpointError(f"`resume_from_checkpoint`: {path} is not a checkpoint of this {type(model).__name__}; {wrong}")
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What a run is trained with, as its checkpoints keep it, so that a resumed run says what it does otherwise.
+
+    Attributes:
+        values: By the config's key; ``train`` and ``eval`` name the data.
+    """
+
+    values: Mapping[str, Any]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return dict(self.values)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Nothing: the settings of a resumed run are those of its config."""
+
+    def differences(self, content: Mapping[str, Any], path: Path) -> list[str]:
+        """What is said of settings that are others than those of a checkpoint, and are those of the config from there on.
+
+        Args:
+            content: The checkpoint; one of an earlier version has no settings, and nothing is said.
+            path: Its file, for messages.
+
+        Raises:
+            CheckpointError: With another setting the run cannot go on from there.
+        """
+        kept = _state_of_run(content).get(SETTINGS, {})
+        changed = {key: (kept[key], value) for key, value in self.values.items() if key in kept and kept[key] != value}
+        for key, (before, now) in changed.items():
+            why = _COUNTED.get(key)
+            if why:
+                raise CheckpointError(
+                    f"`resume_from_checkpoint`: {path} was written by a run with `{key}` {before}, and this one has {now}: {why}; "
+                    f"write `{key}` as it was, or train anew"
+                )
+        return [
+            f"`{key}` is {now} from here on; in the run that is resumed it was {before}" for key, (before, now) in changed.items()
+        ]
+
+
+SETTINGS = "settings"
+"""Where the supervisor's state holds them."""
+
+_ORDER = "which rows of the epoch are left follows from it"
+_COUNTED = {
+    "batch_size": "how far the run got is counted in batches",
+    "accumulate_grad_batches": "how far the run got is counted in steps",
+    "seed": _ORDER,
+    "train": _ORDER,
+}
+"""Settings that a run cannot go on without, with the reason."""
+
+
+def _state_of_run(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The supervisor's state in a checkpoint of either engine."""
+    state = content.get(STATE_KEY) or content.get("callbacks", {}).get("Bridge", {}).get(STATE_KEY)
+    return state if isinstance(state, Mapping) else {}
 
 
 class CheckpointFolder:

@@ -15,14 +15,14 @@ from torch import nn
 
 from harness.adapters import Adapter
 from harness.config import EvalConfig, TrainingConfig
-from harness.data.data_reference import Datasets, dataset_id, open_datasets
+from harness.data.data_reference import Datasets, brief_id, dataset_id, open_datasets
 from harness.data.dataset import Dataset
 from harness.data.loader import Loader, make_loader
 from harness.errors import MissingPackageError, TrainingError, UserError
 from harness.properties.subject import Subject
 from harness.runtime import threads_for
 from harness.tasks import TaskSpec
-from harness.training.checkpoints import CheckpointFolder, file_name, read_checkpoint
+from harness.training.checkpoints import SETTINGS, CheckpointFolder, RunSettings, file_name, read_checkpoint
 from harness.training.compute import Compute, Machine, choose_compute, leads
 from harness.training.dashboard import write_dashboard
 from harness.training.engines import Batches, Engine, Job, is_lightning_module, steps_of_epoch
@@ -113,6 +113,9 @@ class TrainingCoordinator:
         notes = [*self.compute.notes, *self.data.notes, *self._unused_keys()]
         resume = self._find_resume(notes)
         history, progress = History(), Progress(quiet=not (self.progress and leads()))
+        settings = self._settings()
+        if resume is not None:
+            notes += settings.differences(read_checkpoint(resume), resume)
         with threads_for(self.model):
             learnt, judged = self._loaders()
             evaluator = Evaluator(self.model, self.adapter, self.task, judged, progress.evaluating)
@@ -124,7 +127,7 @@ class TrainingCoordinator:
                 self.checkpoints,
                 SupervisorOptions(self.config.checkpoint_every_n_steps, self.config.early_stopping_patience, resumed=resume),
                 leads=leads(),
-                remembered={"history": history},
+                remembered={"history": history, SETTINGS: settings},
             )
             self._make_room(resume, notes)
             for note in notes if leads() else ():
@@ -156,6 +159,22 @@ class TrainingCoordinator:
             for key in _OF_OUR_OPTIMIZER:
                 if key in self.config.model_fields_set:
                     yield f"`{key}` has no effect: {type(self.model).__name__} configures its own optimizers"
+
+    def _settings(self) -> RunSettings:
+        """What checkpoints keep of what the run is trained with."""
+        config, data, keys = self.config, self.data, self.train_config or EvalConfig()
+        own = is_lightning_module(self.model)
+        values = {
+            **({} if own else {key: getattr(config, key) for key in _OF_OUR_OPTIMIZER}),
+            "max_grad_norm": config.max_grad_norm,
+            "batch_size": keys.batch_size or config.batch_size,
+            "accumulate_grad_batches": config.accumulate_grad_batches,
+            "precision": self.compute.precision,
+            "seed": self.seed,
+            "train": brief_id(data.train),
+            "eval": brief_id(data.held_out),
+        }
+        return RunSettings(values)
 
     def _find_resume(self, notes: list[str]) -> Path | None:
         """The checkpoint that training is resumed from."""

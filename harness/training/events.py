@@ -29,6 +29,10 @@ class Plan:
     start: int = 0
     monitor: str = "val_loss"
 
+    def ends_epoch(self, step: int) -> bool:
+        """Whether a step is the last one of an epoch."""
+        return bool(self.steps) and step % (self.steps // self.epochs) == 0
+
 
 @dataclass(frozen=True)
 class Step:

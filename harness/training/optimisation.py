@@ -187,6 +187,24 @@ def make_schedule(optimizer: Optimizer, config: TrainingConfig, steps: int) -> L
     return LambdaLR(optimizer, factor)
 
 
+def follow_config(optimizer: Optimizer, schedule: LambdaLR, model: nn.Module, config: TrainingConfig) -> None:
+    """Has the optimizer and schedule of a checkpoint go on with the config's rate and decay, where they had others.
+
+    Args:
+        optimizer: As ``make_optimizer`` makes it, with the state that was loaded.
+        schedule: As ``make_schedule`` makes it.
+        model: Whose parameters they are.
+        config: What they should follow.
+    """
+    for index, (group, fresh) in enumerate(
+        zip(optimizer.param_groups, parameter_groups(model, config.weight_decay), strict=True)
+    ):
+        group["weight_decay"] = fresh["weight_decay"]
+        if group["initial_lr"] != config.learning_rate:
+            group["initial_lr"] = schedule.base_lrs[index] = config.learning_rate
+            group["lr"] = config.learning_rate * schedule.lr_lambdas[index](schedule.last_epoch)
+
+
 def clip_gradients(model: nn.Module, max_norm: float) -> Tensor:
     """Scales the gradients down to a norm, 0 for as they are; returns the norm they had (a scalar)."""
     parameters = [p for p in model.parameters() if p.grad is not None]

@@ -86,10 +86,6 @@ Evaluate = Callable[[Forward], Mapping[str, float]]
 """Evaluates the model that is being trained."""
 
 
-STATE_KEY = "conductor"
-"""Where a checkpoint keeps the supervisor's state: an earlier name, so that checkpoints of earlier versions can be resumed."""
-
-
 class HasState(Protocol):
     """Has a state that a checkpoint keeps."""
 
@@ -192,7 +188,9 @@ class Supervisor:
             self.measure()
         if self._options.limit is not None and step >= self._options.limit:
             self.should_stop = True
-        if self._checkpoints is not None and self._options.checkpoint_every and step % self._options.checkpoint_every == 0:
+        every = self._options.checkpoint_every
+        # At the end of an epoch it is written once the epoch is evaluated: a run resumed from there would leave that out.
+        if self._checkpoints is not None and every and step % every == 0 and not self.plan.ends_epoch(step):
             self._save_last()
 
     def measure(self) -> None:
@@ -254,7 +252,8 @@ class Supervisor:
         self._waited, self._losses = state["waited"], (state["losses"][0], state["losses"][1])
         self.initial, self.metrics = state["initial"], state["metrics"]
         for name, remembered in self._remembered.items():
-            remembered.load_state_dict(state[name])
+            if name in state:  # an earlier version kept less
+                remembered.load_state_dict(state[name])
 
     def _save_last(self) -> None:
         self.measure()

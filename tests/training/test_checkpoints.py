@@ -61,6 +61,23 @@ def test_a_truncated_file_is_refused(tmp_path: Path, kept: int) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_flipped_bit_is_refused_wherever_it_changes_what_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    write_checkpoint(content(nn.Linear(8, 8)), path)
+    whole, data = read_checkpoint(path), path.read_bytes()
+    refused = 0
+    for place in range(0, len(data), 37):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :])
+        try:
+            found = read_checkpoint(path)
+        except CheckpointError:
+            refused += 1
+        else:  # a name or a time in a header, of which nothing is read
+            assert found.keys() == whole.keys()
+            assert all(torch.equal(found["state_dict"][name], tensor) for name, tensor in whole["state_dict"].items())
+    assert refused > 20
+
+
 def test_a_missing_file_names_those_that_are_there(tmp_path: Path) -> None:
     write_checkpoint(content(nn.Linear(2, 2)), tmp_path / "last.ckpt")
     with pytest.raises(CheckpointError, match=r"no such file .*lost\.ckpt; .* has last\.ckpt"):

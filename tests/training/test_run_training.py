@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import torch
 
 from harness.cli import main
 from harness.config import SuiteConfig, TrainingConfig
+from harness.errors import CheckpointError
 from harness.models.stubs import build_stub
 from harness.runtime import seeded
 from harness.training.run import run_training
+from harness.training.supervisor import Supervisor
 
 from .jobs import Engine
 
@@ -32,7 +35,8 @@ def trained(folder: Path, engine: Engine = "plain", **keys: Any) -> dict[str, An
     with seeded(0):
         model = build_stub(task)
     training, judged, learnt = suite.training_config(), suite.eval, suite.train
-    return run_training(model, None, training, task, judged, train_cfg=learnt, folder=folder, engine=engine, progress=False)
+    options: dict[str, Any] = {"train_cfg": learnt, "folder": folder, "engine": engine, "seed": suite.seed, "progress": False}
+    return run_training(model, None, training, task, judged, **options)
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +87,83 @@ def test_a_checkpoint_that_is_missing_moves_nothing(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="no such file"):
         trained(tmp_path, checkpoint_dir="own", resume_from_checkpoint="lost.ckpt")
     assert first["last_checkpoint"].is_file()
+
+
+@pytest.mark.parametrize("engine", ["plain", "lightning"])
+def test_another_rate_and_decay_hold_from_there_on_and_are_said(engine: Engine, tmp_path: Path) -> None:
+    first = trained(tmp_path, engine, learning_rate=1e-3, weight_decay=0.1)
+    keys = {"learning_rate": 1e-2, "weight_decay": 0.2, "max_grad_norm": 0.5}
+    with pytest.warns(UserWarning, match="`learning_rate` is 0.01 from here on; in the run that is resumed it was 0.001"):
+        after = trained(tmp_path, engine, epochs=2, resume_from_checkpoint="last", **keys)
+    said = " ".join(after["notes"])
+    assert all(f"`{key}` is {value} from here on" in said for key, value in keys.items())
+    groups = torch.load(after["last_checkpoint"], weights_only=True)["optimizer_states"][0]["param_groups"]
+    assert [(group["initial_lr"], group["weight_decay"]) for group in groups] == [(1e-2, 0.2), (1e-2, 0.0)]
+    rates = after["history"].curve("learning_rate")
+    assert max(rates[: first["steps"]]) <= 1e-3 < rates[first["steps"]]
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"batch_size": 4},
+        {"accumulate_grad_batches": 2},
+        {"seed": 1},
+        {"train": {"dataset_id": "lm_tiny_v1", "max_eval_examples": 24}},
+    ],
+    ids=lambda keys: next(iter(keys)),
+)
+def test_what_a_run_cannot_go_on_with_is_refused_in_one_line(keys: dict[str, Any], tmp_path: Path) -> None:
+    first = trained(tmp_path)
+    with pytest.raises(CheckpointError, match=f"written by a run with `{next(iter(keys))}` .*, and this one has ") as caught:
+        trained(tmp_path, epochs=2, resume_from_checkpoint="last", **keys)
+    assert "\n" not in str(caught.value)
+    assert first["last_checkpoint"].is_file()
+
+
+def test_another_precision_is_said(tmp_path: Path) -> None:
+    trained(tmp_path)
+    with pytest.warns(UserWarning, match="`precision` is 64-true from here on; in the run that is resumed it was 32-true"):
+        trained(tmp_path, epochs=2, resume_from_checkpoint="last", precision="64-true")
+
+
+class KilledError(BaseException):
+    """Stands for a kill."""
+
+
+def outcome(results: dict[str, Any]) -> tuple[Any, ...]:
+    """What must not depend on whether a run was killed."""
+    saved = torch.load(results["last_checkpoint"], weights_only=True)
+    weights = {name: tensor.tolist() for name, tensor in saved["state_dict"].items()}
+    history = results["history"]
+    epochs = [(epoch.epoch, epoch.step, dict(epoch.metrics)) for epoch in history.epochs]
+    return weights, epochs, history.steps, history.curve("loss"), results["best_checkpoint"].name, results["eval_summary"]
+
+
+@pytest.mark.parametrize("engine", ["plain", "lightning"])
+@pytest.mark.parametrize(
+    "moment", ["epoch_done", *(pytest.param(name, marks=pytest.mark.long) for name in ("_keep_best", "_tell"))]
+)
+def test_a_run_killed_at_the_end_of_an_epoch_ends_as_if_it_had_not_been(
+    engine: Engine, moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = {"epochs": 3, "checkpoint_every_n_steps": 1, "early_stopping_patience": 2, "learning_rate": 1e-2}
+    whole = outcome(trained(tmp_path / "whole", engine, **keys))
+    calls = count()
+    original = getattr(Supervisor, moment)
+
+    def killed(self: Supervisor, *arguments: Any) -> None:
+        if next(calls) == 1:  # of `_tell` and `_keep_best` the first call comes before training
+            raise KilledError
+        original(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Supervisor, moment, killed)
+        with pytest.raises(KilledError):
+            trained(tmp_path / "killed", engine, **keys)
+    resumed = trained(tmp_path / "killed", engine, **keys, resume_from_checkpoint="last")
+    assert outcome(resumed) == whole
+    assert resumed["notes"] == []
 
 
 def test_export_bundle_makes_a_bundle_and_says_where(tmp_path: Path) -> None:

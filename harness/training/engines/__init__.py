@@ -23,11 +23,11 @@ from harness.models.copies import move
 from harness.models.weights import not_finite
 from harness.runtime import seed_everything
 from harness.tasks import TaskSpec
-from harness.training.checkpoints import check_fits, read_checkpoint, write_checkpoint
+from harness.training.checkpoints import STATE_KEY, check_fits, read_checkpoint, write_checkpoint
 from harness.training.compute import Compute
 from harness.training.events import Step
-from harness.training.optimisation import Objective, clip_gradients, make_optimizer, make_schedule
-from harness.training.supervisor import STATE_KEY, Supervisor, diverged, find_culprit
+from harness.training.optimisation import Objective, clip_gradients, follow_config, make_optimizer, make_schedule
+from harness.training.supervisor import Supervisor, diverged, find_culprit
 
 _DELAY = 10
 """Steps whose losses are read at once from a GPU."""
@@ -272,7 +272,8 @@ class PlainEngine:
         self.model.load_state_dict({name.removeprefix("model."): value for name, value in content["state_dict"].items()})
         self.optimizer.load_state_dict(content["optimizer_states"][0])
         self.schedule.load_state_dict(content["lr_schedulers"][0])
-        if self._scaler.is_enabled():
+        follow_config(self.optimizer, self.schedule, self.model, self.job.config)
+        if self._scaler.is_enabled() and content["scaler"]:  # which the precision of the run before may not have needed
             self._scaler.load_state_dict(content["scaler"])
         self._epoch, self._batch, self._step = content["epoch"], content["batch"], content["global_step"]
         if self._batch:

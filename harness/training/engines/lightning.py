@@ -22,12 +22,12 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from harness.batches import Batch
 from harness.compat import read_loader_states
 from harness.errors import CheckpointError, UserError
-from harness.training.checkpoints import check_fits, read_checkpoint, write_checkpoint
+from harness.training.checkpoints import STATE_KEY, check_fits, read_checkpoint, write_checkpoint
 from harness.training.engines import Job, OnGradients, is_lightning_module, seed_batch
 from harness.training.engines.batch_formats import rows_of
 from harness.training.engines.configured import checking_configuration
-from harness.training.optimisation import Objective, clip_gradients, make_optimizer, make_schedule
-from harness.training.supervisor import STATE_KEY, diverged, find_culprit
+from harness.training.optimisation import Objective, clip_gradients, follow_config, make_optimizer, make_schedule
+from harness.training.supervisor import diverged, find_culprit
 
 
 class TaskModule(lightning.LightningModule):
@@ -115,6 +115,9 @@ class Bridge(Checkpoint):
         """Weights and states are in place."""
         # Where the module asked for ``estimated_stepping_batches``, Lightning has set up the data before it knew how far they were read.
         read_loader_states(trainer)
+        if self._job.resume is not None and isinstance(pl_module, TaskModule) and self._job.compute.strategy != "fsdp":
+            schedule: Any = trainer.lr_scheduler_configs[0].scheduler
+            follow_config(trainer.optimizers[0], schedule, self._job.model, self._job.config)
         self._job.supervisor.start(trainer.precision_plugin.forward_context)
         if self._job.supervisor.should_stop:
             trainer.should_stop = True

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness.compat import ModeStacks, global_hooks, set_global_hooks
+from harness.process_state.compat import ModeStacks, global_hooks, set_global_hooks
 from harness.runtime import RandomState
 from harness.user_code import FOLDERS_OF_CONFIGS
 

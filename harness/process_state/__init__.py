@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from harness.process_settings import RANDOM_NUMBERS, Setting, all_settings
+from harness.process_state.settings import RANDOM_NUMBERS, Setting, all_settings
 from harness.wording import counted, joined, shortened
 
 _LONGEST = 60
