@@ -102,8 +102,10 @@ def add_profile(commands: Any) -> None:
     )
     profile.add_argument(
         "--familiarity",
-        action="store_true",
-        help="estimate accuracy by how near rows are to training rows, of which up to 1,000 are then kept (images, tables)",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="estimate accuracy by how near rows are to training rows, of which up to 1,000 are kept (default: where inputs are "
+        "images or tables of at most 1,024 numbers a row); --no-familiarity keeps none and goes by the model's confidence",
     )
     add_json(profile)
     profile.set_defaults(run=_profile)
@@ -133,7 +135,7 @@ def _profile(arguments: argparse.Namespace) -> int:
         run=arguments.of_run,
         name=arguments.name,
         part=arguments.part,
-        ood_score=arguments.familiarity,
+        familiarity=arguments.familiarity,
     )
     print(json.dumps(found.data, allow_nan=False) if arguments.json else found.text)
     return 0

@@ -1,9 +1,16 @@
-"""Accuracy without labels: from which confidence on a model's answers count as right, and the share of rows above it."""
+"""Accuracy without labels: how probable it is that each answer is right, as learnt from labelled rows and from copies of them that were shifted.
+
+What is known of a row is how near it is to training rows, or how sure the model is of it. How that goes with being right is learnt where labels
+are: on the reference, and on rows of it that were shifted on purpose (Schelter et al. 2020, "Learning to validate the predictions of black box
+classifiers on unseen data"). How far such an estimate is off is measured on kinds of shift that were left out when it was learnt.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,189 +18,74 @@ from numpy.typing import ArrayLike, NDArray
 
 from harness.errors import DataError
 
-MOST = float(np.finfo(np.float64).max)
+Floats = NDArray[np.float64]
+
+ESTIMATE_LEVEL = 0.9
+"""How often the interval of an estimate is to hold the accuracy."""
+
+_Z = 1.645  # deviations either side that hold so much of a normal distribution
+_LEFT_OUT = 0.95  # of the estimates of left-out kinds, so that ESTIMATE_LEVEL of those of kinds that nobody thought of are held
+_UNCHECKED = 1.0  # the error where no shift could be simulated: rows that lie elsewhere may all be right, or all wrong
+_LEAST_MOVED = 0.1  # of a window that moved less, a wrong estimate says nothing of those that moved more
+_KS_NOISE = 1.36  # the distance of two samples of one distribution, in units of sqrt(1/n + 1/m), that chance rarely exceeds
+_QUANTILES = 201
+_LEAST_SPREAD = 1e-9
 
 
-def negative_entropy(probabilities: ArrayLike) -> NDArray[np.float64]:
-    """The entropy of each row in nats, times -1: 0 for a row that is certain, ``-log C`` for one that knows nothing.
+def confidence_measures(entropy: ArrayLike) -> Floats:
+    """What the entropy of each row says of it, ``[N, 2]``: with its sign changed, and the logarithm of its inverse; NaN for a row with NaN.
 
     Args:
-        probabilities: ``[N, C]``, each row of sum 1.
-
-    Returns:
-        float64 ``[N]``; NaN for a row with NaN.
+        entropy: In nats, ``[N]``.
     """
-    p = np.asarray(probabilities, np.float64)
-    return (p * np.log(np.where(p > 0, p, 1.0))).sum(axis=-1)
-
-
-def as_confidence(scores: ArrayLike) -> NDArray[np.float64]:
-    """Scores as finite float64 ``[N]``: NaN becomes the least number there is, since a model that says nothing is sure of nothing.
-
-    Raises:
-        DataError: They are no list of numbers.
-    """
-    try:
-        found = np.asarray(scores, np.float64)
-    except (TypeError, ValueError):
-        raise DataError("expected scores that are numbers, one a row") from None
-    if found.ndim != 1:
-        raise DataError(f"expected one score a row, got scores of shape {list(found.shape)}")
-    return np.where(np.isnan(found), -MOST, found).clip(-MOST, MOST)
-
-
-DEVIATIONS = 1.96
-"""Standard deviations either side of a mean that hold 95% of a normal distribution."""
+    nats = np.asarray(entropy, np.float64)
+    return np.stack([-nats, -np.log(np.maximum(nats, 0.0) + 1e-4)], axis=1)
 
 
 @dataclass(frozen=True)
-class Cut:
-    """A confidence that parts rows that count as right from those that do not.
+class AnsweredRows:
+    """Rows of which it is known whether the model is right.
 
     Attributes:
-        value: Rows above it count as right, those below it as wrong.
-        tied: How much of a right answer a row exactly at it counts for, from 0 to 1.
+        measures: What is known of each without its label, ``[N, F]``; NaN for a row that the model says nothing of.
+        correct: 0 or 1, ``[N]``; NaN for a row without a label.
+        kind: By what kind of shift they were made; empty for the reference.
     """
 
-    value: float
-    tied: float
+    measures: Floats
+    correct: Floats
+    kind: str = ""
 
-    @classmethod
-    def above(cls, ordered: NDArray[np.float64], wrong: float) -> Cut:
-        """The cut that counts so many rows as wrong.
-
-        Args:
-            ordered: Their confidence, ascending, ``[N]``.
-            wrong: How many, from 0 to N, and not necessarily a whole number.
-        """
-        value = float(ordered[min(math.floor(wrong), len(ordered) - 1)])
-        below, up_to = _bounds(ordered, value)
-        return cls(value, (up_to - wrong) / (up_to - below))
-
-    def right_among(self, ordered: NDArray[np.float64]) -> float:
-        """How many rows it counts as right.
-
-        Args:
-            ordered: Their confidence, ascending, ``[M]``.
-        """
-        below, up_to = _bounds(ordered, self.value)
-        return len(ordered) - up_to + self.tied * (up_to - below)
-
-
-@dataclass(frozen=True)
-class ConfidenceThreshold:
-    """Average thresholded confidence, fitted to a labelled reference (Garg et al. 2022, "Leveraging unlabeled data ...").
-
-    It holds a few numbers and no rows, and is kept with the run that its reference belongs to, beside the reference's profile:
-    ``db.log_profile(run, threshold, "confidence")``, and ``ConfidenceThreshold.from_json(db.get_profile(run, "confidence"))``.
-
-    Attributes:
-        accuracy: Of the reference.
-        n: Rows of the reference.
-        cut: Counts as many rows of the reference as right as there are.
-        lower: Where chance may have put the cut at the lowest (95%): what lies between is a share ``reach`` of the reference.
-        upper: Where it may have put it at the highest.
-        reach: 0 where the cut separates right from wrong without a mistake.
-    """
-
-    accuracy: float
-    n: int
-    cut: Cut
-    lower: Cut
-    upper: Cut
-    reach: float
-
-    def to_json(self) -> dict[str, Any]:
-        """The threshold as JSON-ready values."""
-        cuts = {name: [cut.value, cut.tied] for name, cut in (("cut", self.cut), ("lower", self.lower), ("upper", self.upper))}
-        return {"accuracy": self.accuracy, "n": self.n, "reach": self.reach, **cuts}
-
-    @classmethod
-    def from_json(cls, data: Any) -> ConfidenceThreshold:
-        """The inverse of ``to_json``.
+    def labelled(self) -> AnsweredRows:
+        """Those with a label.
 
         Raises:
-            DataError: It is something else.
+            DataError: ``correct`` is something else than 0, 1 and NaN, or there are not as many of the one as of the other.
         """
-        try:
-            cut, lower, upper = (Cut(*map(float, data[name])) for name in ("cut", "lower", "upper"))
-            return cls(float(data["accuracy"]), int(data["n"]), cut, lower, upper, float(data["reach"]))
-        except (KeyError, TypeError, ValueError):
-            raise DataError("expected a stored confidence threshold, got something else; fit it and store it again") from None
-
-
-def fit_threshold(scores: ArrayLike, correct: ArrayLike) -> ConfidenceThreshold:
-    """The threshold for a model, from rows that it was not trained on.
-
-    Args:
-        scores: How sure the model is of each row, such as ``negative_entropy`` of its probabilities, ``[N]``; NaN counts as not at all.
-        correct: Whether it is right, 0 or 1, ``[N]``; NaN for a row without a label, which is left out.
-
-    Raises:
-        DataError: There are no labelled rows, not as many of the one as of the other, or ``correct`` is something else.
-    """
-    confidence, right = as_confidence(scores), _as_outcomes(correct)
-    if confidence.shape != right.shape:
-        raise DataError(f"expected a score for each answer, got shapes {list(confidence.shape)} and {list(right.shape)}")
-    is_labelled = ~np.isnan(right)
-    confidence, right = confidence[is_labelled], right[is_labelled]
-    if not len(right):
-        raise DataError("expected at least one labelled row")
-    n, wrong = len(right), int((right == 0).sum())
-    ordered = np.sort(confidence)
-    cut = Cut.above(ordered, wrong)
-    counted = np.where(confidence == cut.value, cut.tied, confidence > cut.value)
-    shift = _shift(float(((right - counted) ** 2).sum()))
-    # below all rows of the reference, nothing tells how far
-    lower = Cut.above(ordered, wrong - shift) if wrong >= shift else Cut(-MOST, 0.0)
-    upper = Cut.above(ordered, min(wrong + shift, n))
-    return ConfidenceThreshold(1 - wrong / n, n, cut, lower, upper, shift / n)
-
-
-def _as_outcomes(correct: ArrayLike) -> NDArray[np.float64]:
-    try:
-        found = np.asarray(correct, np.float64)
-    except (TypeError, ValueError):
-        found = np.full(1, np.inf)
-    if not (np.isin(found, (0, 1)) | np.isnan(found)).all():
-        raise DataError("expected 0 or 1 for each answer: whether it is right")
-    return found
-
-
-def _shift(mistaken: float) -> float:
-    """By how many rows a cut may be misplaced that takes so many for right that are wrong, or the reverse.
-
-    As many of the one as of the other are expected, so that their difference has the variance of their sum. The score interval puts into that
-    sum what the shift itself would add, which leaves room for mistakes where none were seen: ``shift^2 = z^2 (mistaken + shift)``.
-    """
-    square = DEVIATIONS**2
-    return square / 2 + math.sqrt(square * mistaken + square**2 / 4)
-
-
-def _bounds(ordered: NDArray[np.float64], value: float) -> tuple[int, int]:
-    """How many of the ordered numbers are less than a value, and how many no greater."""
-    return int(np.searchsorted(ordered, value, "left")), int(np.searchsorted(ordered, value, "right"))
-
-
-_TAIL = 0.025
+        if self.measures.ndim != 2 or self.correct.shape != self.measures.shape[:1]:
+            shapes = f"{list(self.measures.shape)} and {list(self.correct.shape)}"
+            raise DataError(f"expected measures and an outcome for each row, got shapes {shapes}")
+        if not (np.isin(self.correct, (0, 1)) | np.isnan(self.correct)).all():
+            raise DataError("expected 0 or 1 for each answer: whether it is right")
+        kept = ~np.isnan(self.correct)
+        return AnsweredRows(self.measures[kept], self.correct[kept], self.kind)
 
 
 @dataclass(frozen=True)
 class AccuracyEstimate:
-    """How often a model is right in a window without labels, as far as its confidence tells.
-
-    The intervals are those of chance alone: of the rows that the reference and the window happen to hold. Where drift makes a model sure of
-    wrong answers, the estimate is too high by more than they say.
+    """How often a model is right in a window.
 
     Attributes:
-        accuracy: As estimated; that of the reference where the window is empty.
-        interval: Its 95% interval.
+        accuracy: As counted or estimated; that of the reference where the window is empty.
+        interval: What it lies in, by ``level``; of an estimate with its own error.
         reference_accuracy: What it was on the labelled reference.
         loss: By how much it fell.
-        loss_interval: Its 95% interval.
+        loss_interval: What that lies in.
         n: Rows of the window.
         reference_n: Rows of the reference.
-        is_measured: Whether the window has labels after all, by which this was counted and not estimated.
+        is_measured: Whether the window has labels, by which this was counted and not estimated.
+        level: How often such intervals hold the accuracy.
+        checked_on: How many kinds of simulated shift the error of an estimate was measured on.
     """
 
     accuracy: float
@@ -204,56 +96,210 @@ class AccuracyEstimate:
     n: int
     reference_n: int
     is_measured: bool = False
+    level: float = 0.95
+    checked_on: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The estimate as JSON-ready values."""
         return {**asdict(self), "interval": list(self.interval), "loss_interval": list(self.loss_interval)}
 
 
-def estimate_accuracy(threshold: ConfidenceThreshold, scores: ArrayLike) -> AccuracyEstimate:
-    """The share of rows that are more confident than the threshold.
+@dataclass(frozen=True, eq=False)
+class AccuracyEstimator:
+    """Estimates accuracy from what is known of rows without labels.
 
-    What is uncertain of it is added in squares, each on its own side, from exact intervals that are there for any number of rows (as Newcombe
-    1998 does for two shares): which rows the window holds, and where the cut would be in another reference. Of the loss it is also which
-    rows the reference holds. Its accuracy and its cut err together, so that of the cut's error only that part counts which is beyond it:
-    nothing where the window has no more rows near the cut than the reference. A reference with fewer than about ten mistakes hardly tells
-    where the cut is, and so cannot prove harm.
+    It holds a few hundred numbers and no rows, and is kept with the run that its reference belongs to, beside the reference's profile.
+
+    Attributes:
+        accuracy: Of the reference.
+        n: Labelled rows of the reference.
+        weights: Of the measures, in the logarithm of the odds that an answer is right, ``[F]``.
+        constant: What is added to them.
+        slope: By how much accuracy falls where the mean probability falls by 1.
+        quantiles: Of the probabilities of the reference's rows, ``[Q]``.
+        error: By how much the estimate of a window whose rows all lie elsewhere may be off, beside chance: what 19 of 20 estimates of left-out
+            kinds of shift were off by at most, as a share of how far their windows had moved.
+        kinds: The kinds of shift that it was learnt from and measured on.
+    """
+
+    accuracy: float
+    n: int
+    weights: Floats
+    constant: float
+    slope: float
+    quantiles: Floats
+    error: float = _UNCHECKED
+    kinds: tuple[str, ...] = ()
+
+    def probabilities(self, measures: Floats) -> Floats:
+        """How probable it is that each answer is right, ``[M]``; 0 of rows that the model says nothing of."""
+        from scipy.special import expit
+
+        said = np.isfinite(measures).all(axis=1)
+        found = np.zeros(len(measures))
+        found[said] = expit(measures[said] @ self.weights + self.constant)
+        return found
+
+    def estimate(self, measures: ArrayLike) -> AccuracyEstimate:
+        """The accuracy of a window.
+
+        Args:
+            measures: What is known of each row, as of those of the reference, ``[M, F]``.
+
+        Raises:
+            DataError: They are of another width.
+        """
+        rows = np.asarray(measures, np.float64)
+        if rows.ndim != 2 or rows.shape[1] != len(self.weights):
+            raise DataError(f"expected {len(self.weights)} measures a row, got shape {list(rows.shape)}")
+        n, before = len(rows), self.accuracy
+        if not n:
+            return AccuracyEstimate(before, (0.0, 1.0), before, 0.0, (before - 1, before), 0, self.n, level=ESTIMATE_LEVEL)
+        chances = self.probabilities(rows)
+        now = self._accuracy_of(chances)
+        half = self._chance(n, now) + self.error * self._moved(chances)
+        return AccuracyEstimate(
+            now,
+            (max(0.0, now - half), min(1.0, now + half)),
+            before,
+            before - now,
+            (max(before - 1, before - now - half), min(before, before - now + half)),
+            n,
+            self.n,
+            level=ESTIMATE_LEVEL,
+            checked_on=len(self.kinds),
+        )
+
+    def _accuracy_of(self, chances: Floats) -> float:
+        """That of the reference, less what the mean probability fell by: an error of all rows alike cancels out."""
+        fall = float(self.quantiles.mean() - chances.mean())
+        return min(1.0, max(0.0, self.accuracy - self.slope * fall))
+
+    def _chance(self, n: int, now: float) -> float:
+        """What chance alone makes of the difference of two shares, either way."""
+        return _Z * math.sqrt(_variance(now, n) + _variance(self.accuracy, self.n))
+
+    def _moved(self, chances: Floats) -> float:
+        """How far a window's probabilities lie from the reference's, from 0 to 1, beyond what chance explains."""
+        return max(0.0, _distance(chances, self.quantiles) - _KS_NOISE * math.sqrt(1 / len(chances) + 1 / self.n))
+
+    def to_json(self) -> dict[str, Any]:
+        """The estimator as JSON-ready values."""
+        return {**vars(self), "weights": self.weights.tolist(), "quantiles": self.quantiles.tolist(), "kinds": list(self.kinds)}
+
+    @classmethod
+    def from_json(cls, data: Any) -> AccuracyEstimator:
+        """The inverse of ``to_json``.
+
+        Raises:
+            DataError: It is something else, or an older version stored it.
+        """
+        try:
+            accuracy, constant, slope, error = (float(data[name]) for name in ("accuracy", "constant", "slope", "error"))
+            weights, quantiles = (np.asarray(data[name], np.float64) for name in ("weights", "quantiles"))
+            return cls(accuracy, int(data["n"]), weights, constant, slope, quantiles, error, tuple(map(str, data["kinds"])))
+        except (KeyError, TypeError, ValueError):
+            raise DataError(
+                "what is stored to estimate accuracy is not readable by this version: store the reference again with `modeltiers profile`"
+            ) from None
+
+
+def fit_estimator(reference: AnsweredRows, shifted: Sequence[AnsweredRows] = ()) -> AccuracyEstimator:
+    """The estimator for a model, from rows that it was not trained on.
 
     Args:
-        threshold: Fitted to the reference.
-        scores: How sure the same model is of each row of the window, ``[M]``, by the same measure.
+        reference: The rows of the reference.
+        shifted: Rows that were shifted, each as a window of its own.
 
     Raises:
-        DataError: The scores are no list of numbers.
+        DataError: There are no labelled rows, or they are something else.
     """
-    ordered = np.sort(as_confidence(scores))
-    n, m, before = len(ordered), threshold.n, threshold.accuracy
-    if not n:
-        return AccuracyEstimate(before, (0.0, 1.0), before, 0.0, (before - 1, before), 0, m)
-    most, now, least = (cut.right_among(ordered) / n for cut in (threshold.lower, threshold.cut, threshold.upper))
-    low, high = _exact_interval(now, n)
-    low_before, high_before = _exact_interval(before, m)
-    rises, falls = most - now, now - least
-    interval = max(0.0, now - math.hypot(now - low, falls)), min(1.0, now + math.hypot(high - now, rises))
-    gain = math.hypot(high - now, before - low_before, _beyond(rises, min(threshold.reach, 1 - before)))
-    loss = math.hypot(now - low, high_before - before, _beyond(falls, min(threshold.reach, before)))
-    loss_interval = max(-1.0, before - now - gain), min(1.0, before - now + loss)
-    return AccuracyEstimate(now, interval, before, before - now, loss_interval, n, m)
+    known = reference.labelled()
+    if not len(known.correct):
+        raise DataError("expected at least one labelled row")
+    windows = [one for one in (each.labelled() for each in shifted) if len(one.correct)]
+    fitted = _fitted(known, windows)
+    errors = list(_errors_of_left_out(known, windows))
+    if not errors:
+        return fitted
+    kinds = tuple(dict.fromkeys(one.kind for one in windows))
+    return replace(fitted, error=float(np.quantile(errors, _LEFT_OUT)), kinds=kinds)
 
 
-def _beyond(shift: float, reach: float) -> float:
-    """What the error of the cut adds to the loss, where it moves the estimate by ``shift`` and the reference's accuracy by ``reach``.
+def _errors_of_left_out(reference: AnsweredRows, windows: Sequence[AnsweredRows]) -> Iterator[float]:
+    """How far estimates of each kind of shift are off beyond chance, learnt from the others, as a share of how far the windows moved."""
+    kinds = dict.fromkeys(one.kind for one in windows)
+    for kind in kinds if len(kinds) > 1 else ():
+        fitted = _fitted(reference, [one for one in windows if one.kind != kind])
+        for one in windows:
+            if one.kind == kind:
+                chances = fitted.probabilities(one.measures)
+                now = fitted._accuracy_of(chances)
+                off = abs(now - float(one.correct.mean())) - fitted._chance(len(chances), now)
+                yield max(0.0, off) / max(fitted._moved(chances), _LEAST_MOVED)
 
-    With ``r = shift / reach`` times as many rows near the cut as in the reference, the variance of the loss is that of the reference's
-    accuracy plus ``r (r - 1)`` times that of the cut.
+
+def _fitted(reference: AnsweredRows, windows: Sequence[AnsweredRows]) -> AccuracyEstimator:
+    parts = [reference, *windows]
+    # the reference weighs as much as a quarter of all windows: it is what most rows of most nights are like
+    shares = [max(1.0, sum(len(one.correct) for one in windows) / 4 / len(reference.correct)), *[1.0] * len(windows)]
+    measures = np.concatenate([one.measures for one in parts])
+    correct = np.concatenate([one.correct for one in parts])
+    weights = np.concatenate([np.full(len(one.correct), share) for one, share in zip(parts, shares, strict=True)])
+    said = np.isfinite(measures).all(axis=1)
+    slopes, constant = _log_odds(measures[said], correct[said] > 0, weights[said])
+    accuracy = float(reference.correct.mean())
+    first = AccuracyEstimator(accuracy, len(reference.correct), slopes, constant, 1.0, np.zeros(1))
+    chances = first.probabilities(reference.measures)
+    quantiles = np.quantile(chances, (np.arange(_QUANTILES) + 0.5) / _QUANTILES)
+    falls = np.array([chances.mean() - first.probabilities(one.measures).mean() for one in windows])
+    losses = np.array([accuracy - one.correct.mean() for one in windows])
+    # a ridge towards 1, as of a window of ten points
+    slope = float((falls @ losses + 0.01) / (falls @ falls + 0.01)) if windows else 1.0
+    return AccuracyEstimator(accuracy, len(reference.correct), slopes, constant, max(slope, 0.0), quantiles)
+
+
+def _log_odds(measures: Floats, right: NDArray[np.bool_], weights: Floats) -> tuple[Floats, float]:
+    """Logistic regression with a ridge penalty of 1 in units of each measure's spread; no measure counts against an answer where it is high.
+
+    Returns:
+        Weights of the measures, and the constant.
     """
-    return math.sqrt(max(0.0, shift * (shift - reach)))
+    from scipy.optimize import minimize
+
+    if not len(measures):
+        return np.zeros(measures.shape[1]), 0.0
+    centre, spread = measures.mean(axis=0), np.maximum(measures.std(axis=0), _LEAST_SPREAD)
+    standard = np.c_[(measures - centre) / spread, np.ones(len(measures))]
+    loss = partial(_logistic_loss, standard, np.where(right, 1.0, -1.0), weights)
+    bounds = [*[(0, None)] * measures.shape[1], (None, None)]
+    found = minimize(loss, np.zeros(measures.shape[1] + 1), jac=True, bounds=bounds, method="L-BFGS-B").x
+    slopes = np.asarray(found[:-1] / spread)
+    return slopes, float(found[-1] - centre @ slopes)
 
 
-def _exact_interval(share: float, n: int) -> tuple[float, float]:
-    """The 95% interval of a share among ``n`` rows (Clopper and Pearson 1934)."""
-    from scipy.special import betaincinv
+def _logistic_loss(rows: Floats, signs: Floats, weights: Floats, at: Floats) -> tuple[float, Floats]:
+    """The loss and its gradient; the constant, which is last, is not penalised."""
+    from scipy.special import expit
 
-    right, wrong = share * n, (1 - share) * n
-    low = float(betaincinv(right, wrong + 1, _TAIL)) if right > 0 else 0.0
-    return low, float(betaincinv(right + 1, wrong, 1 - _TAIL)) if wrong > 0 else 1.0
+    margins = signs * (rows @ at)
+    penalised = np.append(at[:-1], 0.0)
+    value = float(weights @ np.logaddexp(0.0, -margins) + penalised @ penalised / 2)
+    return value, penalised - rows.T @ (weights * signs * expit(-margins))
+
+
+def _variance(share: float, n: int) -> float:
+    """Of a share among so many rows; never nothing, as of a share of all of them."""
+    shrunk = (share * n + 1) / (n + 2)
+    return shrunk * (1 - shrunk) / n
+
+
+def _distance(values: Floats, others: Floats) -> float:
+    """The most by which the share of values below some point differs."""
+    points = np.concatenate([values, others])
+    shares: list[Floats] = [_share_up_to(np.sort(each))(points) for each in (values, others)]
+    return float(np.abs(shares[0] - shares[1]).max())
+
+
+def _share_up_to(ordered: Floats) -> Callable[[Floats], Floats]:
+    return lambda points: np.searchsorted(ordered, points, "right") / len(ordered)

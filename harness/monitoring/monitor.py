@@ -26,8 +26,8 @@ from harness.monitoring.gate import compare_with_baseline
 from harness.monitoring.gate.comparison import Comparisons
 from harness.monitoring.gate.pairs import slices_by_columns, slices_of
 from harness.monitoring.reference import BaselineRows, Reference, find_baseline_rows, load_reference, reference_encoder
-from harness.monitoring.verdict import WindowVerdict
-from harness.monitoring.window import Window, confidence_of, input_columns, measure_window
+from harness.monitoring.verdict import WindowVerdict, measured_accuracy
+from harness.monitoring.window import Window, input_columns, measure_window, measures_of
 from harness.runtime import threads_for
 from harness.tasks import TaskSpec
 
@@ -271,8 +271,9 @@ class Monitor:
         if reference is None or window is None:
             return None
         drift = compare_profiles(reference.profile, window.profile, self.limits.drift)
-        confidence = confidence_of(self.independent_rows, window, reference.ood_score)
-        return WindowVerdict.of(drift, reference, window, confidence, self.limits.impact_margin)
+        is_estimated = reference.estimator is not None and measured_accuracy(reference.profile, window.profile) is None
+        measures = measures_of(self.independent_rows, window, reference.familiarity) if is_estimated else None
+        return WindowVerdict.of(drift, reference, window, measures, self.limits.impact_margin)
 
     @cached_property
     def shifted(self) -> list[ShiftedRow]:

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from harness.adapters import make_adapter
 from harness.config import SuiteConfig
 from harness.data.data_reference import open_datasets
 from harness.data.dataset import Dataset
+from harness.errors import ConfigError, UserError
 from harness.experiments.database import ExperimentDB
 from harness.experiments.run_parts import measure
 from harness.models.loading import model_source
+from harness.monitoring.accuracy_estimate import AnsweredRows
 from harness.monitoring.dependence import Groups, one_row_a_group
 from harness.monitoring.drift.table import summary_rows, summary_table
+from harness.monitoring.familiarity import WIDEST, Familiarity, familiarity_of, has_vectors, vectors_of
 from harness.monitoring.profiles.profile import Profile
-from harness.monitoring.reference import Reference, open_window
-from harness.monitoring.window import measure_window, ood_score_of
-from harness.wording import Answer
+from harness.monitoring.reference import KnownEncoding, Reference, open_window
+from harness.monitoring.simulated_shifts import estimator_of
+from harness.monitoring.window import measure_window, measures_of
+from harness.wording import Answer, counted
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,7 +46,7 @@ def profile_config(
     name: str | None = None,
     part: Part = "eval",
     model: nn.Module | None = None,
-    ood_score: bool = False,
+    familiarity: bool | None = None,
 ) -> Answer:
     """Profiles the data that a config names, and the outputs of its model where that is trained.
 
@@ -53,7 +60,8 @@ def profile_config(
         name: A name, such as ``"production"``, that refers to that run from now on.
         part: Which data.
         model: The trained model; by default the config's, with its ``weights`` or those of the run.
-        ood_score: Whether accuracy is to be estimated by how near rows are to training rows, of which up to 1,000 are kept.
+        familiarity: Whether accuracy is estimated by how near rows are to training rows, of which up to 1,000 are kept; by default where there
+            are such, of at most 1,024 numbers each.
 
     Raises:
         UserError: What keeps it from being profiled or stored, in one line.
@@ -64,21 +72,23 @@ def profile_config(
     weights = _weights(config, db_path, run) if model is None else RunWeights(None)
     if weights.path is not None:
         config = config.model_copy(update={"weights": str(weights.path)})
-    reference = reference_of(config, data, model, ood_score=ood_score)
+    reference = reference_of(config, data, model, familiarity=familiarity)
     profile = reference.profile
     run_id = None if db_path is None else _store(config, reference, db_path, run, name)
-    note = _note(profile, weights)
+    note = _note(profile, weights) + _kept(reference)
     return Answer({**_data(profile, data, run_id, name), "note": note}, _text(profile, data, run_id, name, note))
 
 
-def reference_of(config: SuiteConfig, data: Dataset, model: nn.Module | None = None, *, ood_score: bool = False) -> Reference:
-    """What later data is compared with: the profile of a config's data, and how sure its model is where it is right.
+def reference_of(
+    config: SuiteConfig, data: Dataset, model: nn.Module | None = None, *, familiarity: bool | None = None
+) -> Reference:
+    """What later data is compared with: the profile of a config's data, and what estimates its model's accuracy without labels.
 
     Args:
         config: The config.
         data: The data.
         model: The trained model; by default the config's, where it names ``weights``.
-        ood_score: Whether training rows say how sure the model is.
+        familiarity: Whether training rows are kept for that; by default where they can be.
     """
     if model is None and config.weights:
         model = model_source(config).build(config.seed)
@@ -86,8 +96,42 @@ def reference_of(config: SuiteConfig, data: Dataset, model: nn.Module | None = N
     adapter = make_adapter(task, config.adapter, config.path.parent) if model is not None else None
     batch_size = config.eval_config().batch_size or 32
     window = measure_window(data, task, model=model, adapter=adapter, batch_size=batch_size)
-    known = ood_score_of(task, _opened(config, "train"), data, window) if ood_score else None
-    return Reference.of(data, window, known)
+    encoding = KnownEncoding.of(data)
+    if model is None or window.predicted is None or window.correct is None or not np.isfinite(window.correct).any():
+        if familiarity:
+            raise ConfigError(_NO_FAMILIARITY)
+        return Reference(window.profile, encoding=encoding)
+    near = _familiarity(config, data, familiarity)
+    measures = measures_of(data, window, near)
+    assert measures is not None
+    known = AnsweredRows(measures, window.correct)
+    estimator = estimator_of(data, task, known, model, adapter, near, batch_size)
+    return Reference(window.profile, estimator, near, encoding)
+
+
+_NO_FAMILIARITY = (
+    "`--familiarity` needs images or a table with labels, and a classifier with weights; "
+    "leave it out to use the model's confidence"
+)
+
+
+def _familiarity(config: SuiteConfig, data: Dataset, asked: bool | None) -> Familiarity | None:
+    """How near rows are to the training rows; ``None`` where it is not asked for, or they cannot be kept."""
+    task = config.task_spec()
+    if asked is False:
+        return None
+    if not has_vectors(task):
+        if asked:
+            raise ConfigError(_NO_FAMILIARITY)
+        return None
+    if asked is None and vectors_of(list(islice(iter(data), 1)), task).shape[1] > WIDEST:
+        return None
+    try:
+        return familiarity_of(task, _opened(config, "train"))
+    except UserError:
+        if asked:
+            raise
+        return None  # there need be no training data where a reference is made
 
 
 def _weights(config: SuiteConfig, db_path: str | Path | None, run: RunRef | None) -> RunWeights:
@@ -105,6 +149,18 @@ def _note(profile: Profile, weights: RunWeights) -> str:
     if any(name.startswith("output.") for name in profile.features):
         return f"outputs and scores are those of {weights.path.name}" if weights.path else ""
     return f"without outputs and scores, so only inputs can be compared: {weights.lacking}" if weights.lacking else ""
+
+
+def _kept(reference: Reference) -> str:
+    """By what accuracy will be estimated, and what was kept for that."""
+    if reference.estimator is None:
+        return ""
+    by = "the model's confidence"
+    if reference.familiarity is not None:
+        kept = len(reference.familiarity.labels)
+        by = f"nearness to training rows, of which {kept:,} are kept (--no-familiarity keeps none)"
+    kinds = counted(len(reference.estimator.kinds), "kind")
+    return f"; without labels, accuracy is estimated by {by}, learnt and checked on {kinds} of simulated shifts"
 
 
 def _store(config: SuiteConfig, reference: Reference, db_path: str | Path, run: RunRef | None, name: str | None) -> int:

@@ -9,8 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from harness.config import EvalConfig
 from harness.data.columns import Classes
 from harness.data.data_reference import DataReference, dataset_id, open_datasets
@@ -20,9 +18,9 @@ from harness.data.opening import open_dataset
 from harness.errors import ExperimentError, UserError
 from harness.experiments.database import ExperimentDB, log_profile_to_db
 from harness.experiments.records import RunRef
-from harness.monitoring.accuracy_estimate import ConfidenceThreshold, fit_threshold
+from harness.monitoring.accuracy_estimate import AccuracyEstimator
+from harness.monitoring.familiarity import Familiarity
 from harness.monitoring.profiles.profile import Profile, load_profile
-from harness.monitoring.window import OodScore, Window, confidence_of
 from harness.tasks import TaskSpec
 
 ENCODING = "encoding"
@@ -181,8 +179,8 @@ def _held_out(reference: DataReference, task: TaskSpec, folder: Path) -> Dataset
     return open_datasets(task, reference.train, reference.eval, folder).held_out
 
 
-_CONFIDENCE = "confidence"
-_OOD_SCORE = "familiarity"
+_ESTIMATOR = "accuracy_estimator"
+_FAMILIARITY = "familiarity"
 
 
 @dataclass(frozen=True)
@@ -191,30 +189,15 @@ class Reference:
 
     Attributes:
         profile: How the data was distributed.
-        confidence: From which confidence on the model's answers count as right; ``None`` where there was no model, were no labels, or a row
-            has more than one answer.
-        ood_score: Measures how far rows are from the training data; ``None`` to use the model's own confidence.
+        estimator: Estimates accuracy without labels; ``None`` where there was no model, were no labels, or a row has more than one answer.
+        familiarity: How near rows are to the training rows, by which it estimates; ``None`` where it goes by the model's own confidence.
         encoding: How the data was read; ``None`` where that was not kept.
     """
 
     profile: Profile
-    confidence: ConfidenceThreshold | None = None
-    ood_score: OodScore | None = None
+    estimator: AccuracyEstimator | None = None
+    familiarity: Familiarity | None = None
     encoding: KnownEncoding | None = None
-
-    @classmethod
-    def of(cls, data: Dataset, window: Window, ood_score: OodScore | None = None) -> Reference:
-        """The reference that measured rows make.
-
-        Args:
-            data: The rows.
-            window: What was measured of them.
-            ood_score: Measures how far rows are from the training data.
-        """
-        sure, right = confidence_of(data, window, ood_score), window.correct
-        if sure is None or right is None or not np.isfinite(right).any():
-            return cls(window.profile, encoding=KnownEncoding.of(data))
-        return cls(window.profile, fit_threshold(sure, right), ood_score, KnownEncoding.of(data))
 
     def store(self, db: ExperimentDB, run: RunRef) -> int:
         """Stores it with a run, in the place of an older one.
@@ -225,7 +208,7 @@ class Reference:
         Raises:
             ExperimentError: There is no such run, or it cannot be stored.
         """
-        parts = ((_CONFIDENCE, self.confidence), (_OOD_SCORE, self.ood_score), (ENCODING, self.encoding))
+        parts = ((_ESTIMATOR, self.estimator), (_FAMILIARITY, self.familiarity), (ENCODING, self.encoding))
         for name, part in parts:
             db.log_profile(run, None if part is None else part.to_json(), name)
         return log_profile_to_db(db, run, self.profile.to_bytes())
@@ -244,11 +227,11 @@ def load_reference(db: ExperimentDB, run: RunRef) -> Reference:
         ProfileError: What is stored is no profile, or a newer version stored it.
     """
     profile = load_profile(db, run)
-    threshold, ood_score = (_stored(db, run, name) for name in (_CONFIDENCE, _OOD_SCORE))
+    estimator, familiarity = (_stored(db, run, name) for name in (_ESTIMATOR, _FAMILIARITY))
     return Reference(
         profile,
-        None if threshold is None else ConfidenceThreshold.from_json(threshold),
-        None if ood_score is None else OodScore.from_json(ood_score),
+        None if estimator is None else AccuracyEstimator.from_json(estimator),
+        None if familiarity is None or estimator is None else Familiarity.from_json(familiarity),
         KnownEncoding.from_json(_stored(db, run, ENCODING)),
     )
 

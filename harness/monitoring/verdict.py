@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from harness.evidence import Evidence, Status
 from harness.monitoring import is_better_low
-from harness.monitoring.accuracy_estimate import AccuracyEstimate, estimate_accuracy
+from harness.monitoring.accuracy_estimate import AccuracyEstimate
 from harness.monitoring.drift import DriftReport, FeatureDrift
 from harness.monitoring.features.counts import FeatureCounts, NumericCounts
 from harness.monitoring.profiles.profile import Profile
@@ -32,7 +32,7 @@ class ImpactFinding(str, Enum):
     UNPROVEN = "unproven"
     """The loss is beyond the margin, its interval not all of it."""
     CANNOT_TELL = "cannot tell"
-    """It is not, but the interval is so wide that it says little."""
+    """It is not, but the interval is so wide that it says little; of an estimate, that it reaches beyond the margin."""
     NOT_WORSE = "harmless"
     """It is not, and is known well enough."""
 
@@ -63,7 +63,8 @@ class PerformanceImpact:
             return ImpactFinding.WORSE
         if self.estimate.loss > self.margin:
             return ImpactFinding.UNPROVEN
-        return ImpactFinding.CANNOT_TELL if (high - low) / 2 > self.margin else ImpactFinding.NOT_WORSE
+        is_known = (high - low) / 2 <= self.margin if self.estimate.is_measured else self.is_ruled_out
+        return ImpactFinding.NOT_WORSE if is_known else ImpactFinding.CANNOT_TELL
 
     @property
     def is_ruled_out(self) -> bool:
@@ -93,25 +94,42 @@ class PerformanceImpact:
         estimate = self.estimate
         if not estimate.n:
             return "accuracy cannot be estimated: the window is empty"
-        opening = {
-            ImpactFinding.WORSE: "accuracy has fallen",
-            ImpactFinding.UNPROVEN: "accuracy may have fallen, but it may be chance",
-            ImpactFinding.CANNOT_TELL: "cannot tell whether accuracy has fallen",
-            ImpactFinding.NOT_WORSE: "accuracy has not fallen by more than is allowed",
-        }[self.finding]
         low, high = estimate.interval
-        how = "" if estimate.is_measured else ", estimated without labels"
+        figures = f"{estimate.level:.0%} interval {low:.1%} to {high:.1%}"
+        now = (
+            f"{estimate.accuracy:.1%} ({figures})"
+            if estimate.is_measured
+            else f"an estimate of {estimate.accuracy:.1%} ({figures})"
+        )
         return (
-            f"{opening}: {estimate.accuracy:.1%} (95% interval {low:.1%} to {high:.1%}{how}) against {estimate.reference_accuracy:.1%}, "
-            f"{_change(estimate, self.margin)}; {counted(estimate.n, 'row')} against {estimate.reference_n:,}{self._unseen}"
+            f"{self._opening}: {now} against {estimate.reference_accuracy:.1%}, {_change(estimate, self.margin)}; "
+            f"{counted(estimate.n, 'row')} against {estimate.reference_n:,}{self._reservation}"
         )
 
     @property
-    def _unseen(self) -> str:
-        """What an estimate that finds no loss cannot have seen."""
-        if not self.estimate.is_measured and self.finding is ImpactFinding.NOT_WORSE:
-            return "; an estimate does not see confident mistakes, or labels whose meaning changed"
-        return ""
+    def _opening(self) -> str:
+        is_measured = self.estimate.is_measured
+        return {
+            ImpactFinding.WORSE: "accuracy has fallen" if is_measured else "accuracy seems to have fallen",
+            ImpactFinding.UNPROVEN: "accuracy may have fallen" + (", but it may be chance" if is_measured else ""),
+            ImpactFinding.CANNOT_TELL: "cannot tell whether accuracy has fallen",
+            ImpactFinding.NOT_WORSE: "accuracy has not fallen by more than is allowed"
+            if is_measured
+            else "no loss of accuracy is seen",
+        }[self.finding]
+
+    @property
+    def _reservation(self) -> str:
+        """How far an estimate was checked, and what it cannot have seen."""
+        if self.estimate.is_measured:
+            return ""
+        kinds = self.estimate.checked_on
+        checked = (
+            f"its error was measured on {counted(kinds, 'kind')} of simulated shifts"
+            if kinds
+            else "its error could not be measured"
+        )
+        return f"; estimated without labels ({checked}): it does not see confident mistakes, or labels whose meaning changed"
 
     def evidence(self) -> Evidence:
         """The impact as evidence."""
@@ -203,7 +221,7 @@ class WindowVerdict:
 
     @classmethod
     def of(
-        cls, drift: DriftReport, reference: Reference, window: Window, confidence: NDArray[np.float64] | None, margin: float
+        cls, drift: DriftReport, reference: Reference, window: Window, measures: NDArray[np.float64] | None, margin: float
     ) -> WindowVerdict:
         """The verdict on a window.
 
@@ -211,13 +229,13 @@ class WindowVerdict:
             drift: How it differs.
             reference: From what.
             window: What was measured of it.
-            confidence: How sure the model is of each row, by the reference's measure, ``[N]``; ``None`` where that is not known.
+            measures: What is known of each row without its label, ``[N, F]``; ``None`` where nothing is.
             margin: The loss of accuracy that is allowed, as a share.
         """
         profiles = reference.profile.features, window.profile.features
         scores = [one.feature for one in drift.features if group_of(one.feature) == "scores"]
         improved = {name for name in scores if _has_improved(name, profiles[0][name], profiles[1][name])}
-        impact = _impact(reference, window, confidence, margin)
+        impact = _impact(reference, window, measures, margin)
         if impact is not None:
             is_drift_unexplained = not impact.estimate.is_measured and bool(drift.names(Status.FAIL) or drift.names(Status.WARN))
             impact = replace(impact, warns_in_doubt=drift.min_power is not None or is_drift_unexplained)
@@ -250,14 +268,14 @@ class WindowVerdict:
 
 
 def _impact(
-    reference: Reference, window: Window, confidence: NDArray[np.float64] | None, margin: float
+    reference: Reference, window: Window, measures: NDArray[np.float64] | None, margin: float
 ) -> PerformanceImpact | None:
     measured = measured_accuracy(reference.profile, window.profile)
     if measured is not None:
         return PerformanceImpact(measured, margin)
-    if reference.confidence is None or confidence is None:
+    if reference.estimator is None or measures is None:
         return None
-    return PerformanceImpact(estimate_accuracy(reference.confidence, confidence), margin)
+    return PerformanceImpact(reference.estimator.estimate(measures), margin)
 
 
 def _has_improved(name: str, reference: FeatureCounts, window: FeatureCounts) -> bool:

@@ -1,198 +1,230 @@
-"""Accuracy estimated without labels, held against the true one."""
+"""Accuracy estimated without labels, compared with the true one."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
-from scipy import ndimage
-from scipy.stats import norm
 
 from harness.errors import DataError
-from harness.monitoring.accuracy_estimate import estimate_accuracy, fit_threshold, negative_entropy
-from harness.monitoring.verdict import PerformanceImpact
-from harness.monitoring.window import OodScore, fit_ood_score
+from harness.monitoring.accuracy_estimate import (
+    AccuracyEstimator,
+    AnsweredRows,
+    confidence_measures,
+    fit_estimator,
+)
+from harness.monitoring.familiarity import Familiarity, fit_familiarity
+from harness.monitoring.simulated_shifts import ShiftSimulation
+from harness.monitoring.verdict import ImpactFinding, PerformanceImpact
+from harness.tasks import TaskSpec, TaskType
 
 Array = NDArray[Any]
-ROUNDS = 400
-WELL_WITHIN = 0.05
-"""How often a 95% interval may miss on either side: 0.025, and three standard errors of it in so many rounds."""
+TABLE = TaskSpec(TaskType.TABULAR_CLASSIFICATION, num_features=4, num_classes=3)
+IMAGES = TaskSpec(TaskType.IMAGE_CLASSIFICATION, image_size=(1, 8, 8), num_classes=2)
+TEXTS = TaskSpec(TaskType.SEQUENCE_CLASSIFICATION, vocab_size=50, max_seq_len=12, num_classes=2)
 
 
-def drawn(generator: np.random.Generator, n: int, mean: float, slope: float) -> tuple[Array, Array]:
-    """Scores, and whether the model is right, which is likelier the higher they are."""
-    scores = generator.normal(mean, 1, n)
-    return scores, generator.random(n) < 1 / (1 + np.exp(-slope * scores))
+class World:
+    """Three classes in four numbers, and a model that draws straight borders between them."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.centres = self.rng.normal(size=(3, 4)) * 1.5
+        rows, labels = self.drawn(500)
+        self.near = fit_familiarity(rows, labels)
+        known, truth = self.drawn(1000)
+        simulated = ShiftSimulation(examples(known, truth), TABLE).windows()
+        shifted = [self.answered(*as_arrays(part), kind) for kind, part in simulated]
+        self.estimator = fit_estimator(self.answered(known, truth), shifted)
+
+    def drawn(self, n: int) -> tuple[Array, Array]:
+        labels = self.rng.integers(3, size=n)
+        return self.centres[labels] + self.rng.normal(size=(n, 4)), labels
+
+    def answered(self, rows: Array, labels: Array, kind: str = "") -> AnsweredRows:
+        said = (np.nan_to_num(rows) @ self.centres.T - (self.centres**2).sum(1) / 2).argmax(1)
+        return AnsweredRows(self.near.measures(rows, said), (said == labels).astype(float), kind)
 
 
-def in_the_limit(mean: float, slope: float, shift: float) -> tuple[float, float]:
-    """Accuracy on the reference, and what a threshold estimates of the window, with any number of rows of either."""
-    grid = norm.ppf((np.arange(20_000) + 0.5) / 20_000) + mean
-    accuracy = float((1 / (1 + np.exp(-slope * grid))).mean())
-    return accuracy, float(norm.sf(norm.isf(accuracy) - shift))
+def examples(rows: Array, labels: Array) -> list[dict[str, torch.Tensor]]:
+    return [
+        {"features": torch.from_numpy(row).float(), "labels": torch.tensor(int(label))}
+        for row, label in zip(rows, labels, strict=True)
+    ]
 
 
-@pytest.mark.parametrize(
-    ("m", "n", "mean", "slope", "shift"),
-    [
-        (400, 1000, 2.5, 1, 0.0),
-        (400, 1000, 2.5, 1, -1.5),
-        (400, 20, 0.0, 4, -0.5),
-        (50, 50, 0.0, 1, -1.5),
-        (50, 50, 2.5, 4, -1.5),
-        (50, 1, 1.0, 1, 0.0),
-        (10, 10, 1.0, 4, 0.0),
-        (10, 200, 2.5, 4, -0.5),
-    ],
-)
-def test_the_intervals_hold_what_they_estimate_for_few_rows_and_for_many(
-    m: int, n: int, mean: float, slope: float, shift: float
-) -> None:
-    generator = np.random.default_rng(7)
-    before, now = in_the_limit(mean, slope, shift)
-    misses = np.zeros(4)
-    for _ in range(ROUNDS):
-        threshold = fit_threshold(*drawn(generator, m, mean, slope))
-        estimate = estimate_accuracy(threshold, drawn(generator, n, mean + shift, slope)[0])
-        pairs = ((now, estimate.interval), (before - now, estimate.loss_interval))
-        misses += [beyond for truth, (low, high) in pairs for beyond in (truth < low - 1e-9, truth > high + 1e-9)]
-    assert (misses / ROUNDS).max() <= WELL_WITHIN
+def as_arrays(part: list[dict[str, torch.Tensor]]) -> tuple[Array, Array]:
+    return np.stack([row["features"].numpy() for row in part]), np.array([int(row["labels"]) for row in part])
 
 
-@pytest.mark.parametrize(("m", "n"), [(5, 1), (10, 3), (20, 500), (400, 1), (400, 30)])
-@pytest.mark.parametrize("accuracy", [0.5, 0.9, 1.0])
-def test_without_drift_harm_is_not_alleged_however_few_the_rows(m: int, n: int, accuracy: float) -> None:
-    generator = np.random.default_rng(11)
-    alleged = 0
-    for _ in range(ROUNDS):
-        threshold = fit_threshold(generator.normal(size=m), generator.random(m) < accuracy)
-        alleged += PerformanceImpact(estimate_accuracy(threshold, generator.normal(size=n)), 0.05).status == "fail"
-    assert alleged / ROUNDS <= WELL_WITHIN
+def turned(rng: np.random.Generator, rows: Array) -> Array:
+    share = rng.uniform(0.1, 0.8)
+    return (1 - share) * rows + share * np.roll(rows, 1, axis=1)
 
 
-def test_more_rows_make_the_interval_narrower() -> None:
-    generator = np.random.default_rng(5)
-    threshold = fit_threshold(*drawn(generator, 2000, 1, 2))
-    widths = [np.diff(estimate_accuracy(threshold, drawn(generator, n, 1, 2)[0]).interval)[0] for n in (10, 100, 1000)]
-    assert widths == sorted(widths, reverse=True)
+def scaled(rng: np.random.Generator, rows: Array) -> Array:
+    return rows * rng.uniform(0.2, 2.5)
 
 
-def test_an_empty_window_says_nothing() -> None:
-    estimate = estimate_accuracy(fit_threshold([1.0, 2.0], [0, 1]), [])
-    assert (estimate.n, estimate.interval, estimate.loss, estimate.loss_interval) == (0, (0.0, 1.0), 0.0, (-0.5, 0.5))
-    assert json.loads(json.dumps(estimate.to_json()))["interval"] == [0.0, 1.0]
-
-
-def test_a_window_of_another_shape_is_refused() -> None:
-    with pytest.raises(DataError, match="one score a row"):
-        estimate_accuracy(fit_threshold([1.0, 2.0], [0, 1]), [[1.0], [2.0]])
+def clipped(rng: np.random.Generator, rows: Array) -> Array:
+    most = rng.uniform(0.3, 2)
+    return rows.clip(-most, most)
 
 
 @pytest.fixture(scope="module")
-def digits() -> dict[str, Any]:
-    """A softmax regression on small images of digits; a labelled reference and windows that it was not trained on."""
-    datasets, models = pytest.importorskip("sklearn.datasets"), pytest.importorskip("sklearn.linear_model")
-    images, labels = datasets.load_digits(return_X_y=True)
-    order = np.random.default_rng(0).permutation(len(images))
-    training, reference, window = (images[part] / 16 for part in np.split(order, [400, 800]))
-    of_training, of_reference, of_window = np.split(labels[order], [400, 800])
-    model = models.LogisticRegression(max_iter=300).fit(training, of_training)
-    return {
-        "predict": model.predict_proba,
-        "training": (training, of_training),
-        "reference": (reference, of_reference),
-        "window": (window, of_window),
-    }
+def worlds() -> list[World]:
+    return [World(seed) for seed in range(4)]
 
 
-def shifted(images: Array, move: float, share: float) -> Array:
-    """Some of the images, moved as far to the side and somewhat turned."""
-    generator = np.random.default_rng(1)
-    changed = images.copy()
-    for place in np.flatnonzero(generator.random(len(images)) < share):
-        image = ndimage.rotate(images[place].reshape(8, 8), 40 * move * generator.uniform(-1, 1), reshape=False, order=1)
-        changed[place] = ndimage.shift(image, generator.uniform(-move, move, 2), order=1, mode="nearest").clip(0, 1).ravel()
-    return changed
+NOT_SIMULATED: list[Callable[[np.random.Generator, Array], Array]] = [turned, scaled, clipped]
 
 
-def windows(digits: dict[str, Any]) -> Iterator[tuple[Array, Array]]:
-    images, labels = digits["window"]
-    yield images, labels
-    yield images[labels != 0], labels[labels != 0]
-    for move in (0.5, 1.5, 3.0):
-        for share in (0.1, 0.5, 1.0):
-            yield shifted(images, move, share), labels
+def test_estimates_are_near_and_their_intervals_hold_on_shifts_of_kinds_that_were_not_simulated(worlds: list[World]) -> None:
+    errors, held = [], []
+    for world in worlds:
+        for shift in NOT_SIMULATED:
+            for _ in range(4):
+                rows, labels = world.drawn(500)
+                window = world.answered(shift(world.rng, rows), labels)
+                estimate, true = world.estimator.estimate(window.measures), float(window.correct.mean())
+                errors.append(abs(estimate.accuracy - true))
+                held.append(estimate.interval[0] <= true <= estimate.interval[1])
+    assert len(held) == 48
+    assert np.mean(held) >= 0.85
+    assert np.mean(errors) <= 0.12
 
 
-def errors(digits: dict[str, Any], fit: Callable[[Array, Array, Array], Any], score: Callable[[Array, Array], Array]) -> Array:
-    images, labels = digits["reference"]
-    probabilities = digits["predict"](images)
-    said = probabilities.argmax(axis=1)
-    fit(images, said, said == labels)
-    threshold = fit_threshold(score(images, probabilities), said == labels)
+def test_of_windows_like_the_reference_no_loss_is_alleged_and_intervals_are_narrow(worlds: list[World]) -> None:
     found = []
-    for window, truth in windows(digits):
-        probabilities = digits["predict"](window)
-        estimate = estimate_accuracy(threshold, score(window, probabilities))
-        found.append(estimate.accuracy - (probabilities.argmax(axis=1) == truth).mean())
-    return np.array(found)
+    for world in worlds:
+        for _ in range(10):
+            window = world.answered(*world.drawn(1000))
+            estimate = world.estimator.estimate(window.measures)
+            assert estimate.accuracy == pytest.approx(window.correct.mean(), abs=0.05)
+            assert estimate.interval[1] - estimate.interval[0] < 0.1
+            found.append(PerformanceImpact(estimate, 0.05).finding)
+    assert found.count(ImpactFinding.NOT_WORSE) >= 0.9 * len(found)
+    assert ImpactFinding.WORSE not in found
 
 
-def test_familiarity_halves_the_error_of_confidence_on_shifted_images(
-    digits: dict[str, Any],
-) -> None:
-    by_confidence = errors(digits, lambda *_: None, lambda _images, probabilities: negative_entropy(probabilities))
-    fitted: list[OodScore] = []
-
-    def fit(images: Array, said: Array, correct: Array) -> None:
-        training, labels = digits["training"]
-        stored = fit_ood_score(training, labels, images, said, correct).to_json()
-        fitted.append(OodScore.from_json(json.loads(json.dumps(stored))))
-
-    familiar = errors(digits, fit, lambda images, probabilities: fitted[0].scores(images, probabilities.argmax(axis=1)))
-    assert np.abs(familiar).mean() < np.abs(by_confidence).mean() / 2
-    assert np.abs(by_confidence[:2]).max() <= 0.03  # where the images are as they were, confidence is enough
+def test_an_estimate_says_whether_its_error_was_measured(worlds: list[World]) -> None:
+    world = worlds[0]
+    plain = fit_estimator(world.answered(*world.drawn(1000)))
+    rows, labels = world.drawn(1000)
+    window = world.answered(rows * 1.5, labels).measures
+    unchecked, checked = plain.estimate(window), world.estimator.estimate(window)
+    assert (unchecked.checked_on, checked.checked_on) == (0, 8)
+    assert "its error could not be measured" in PerformanceImpact(unchecked, 0.05).message
+    assert f"measured on {checked.checked_on} kinds of simulated shifts" in PerformanceImpact(checked, 0.05).message
 
 
-def test_rows_that_are_not_finite_are_familiar_to_no_one() -> None:
-    rows = np.random.default_rng(0).normal(size=(40, 3))
-    labels = (rows[:, 0] > 0).astype(int)
-    familiarity = fit_ood_score(rows, labels, rows, labels, np.ones(40))
-    scores = familiarity.scores([[np.nan, 0, 0], [1.0, 0, 0]], [1, 1])
-    assert np.isnan(scores[0])
-    assert np.isfinite(scores[1])
-    assert familiarity.scores(np.zeros((0, 3)), []).shape == (0,)
+def test_what_is_stored_is_the_same_after_a_way_through_json(worlds: list[World]) -> None:
+    world = worlds[0]
+    window = world.answered(*world.drawn(300))
+    text = json.dumps(world.estimator.to_json(), allow_nan=False)
+    assert len(text) < 10_000
+    assert AccuracyEstimator.from_json(json.loads(text)).estimate(window.measures) == world.estimator.estimate(window.measures)
+    near = Familiarity.from_json(json.loads(json.dumps(world.near.to_json(), allow_nan=False)))
+    rows, labels = world.drawn(50)
+    assert near.measures(rows, labels) == pytest.approx(world.near.measures(rows, labels), abs=0.02)
 
 
-def test_a_class_that_was_never_trained_on_is_not_familiar() -> None:
-    rows = np.random.default_rng(0).normal(size=(40, 3))
-    labels = (rows[:, 0] > 0).astype(int)
-    familiarity = fit_ood_score(rows, labels, rows, labels, np.ones(40))
-    assert familiarity.scores(rows[:5], [2] * 5).max() < familiarity.scores(rows[:5], labels[:5]).min()
+@pytest.mark.parametrize("stored", [None, {}, [], "text", {"accuracy": 0.9}, {"accuracy": 0.9, "n": 3, "reach": 0, "cut": 1}])
+def test_what_another_version_stored_is_refused(stored: Any) -> None:
+    with pytest.raises(DataError, match="store the reference again"):
+        AccuracyEstimator.from_json(stored)
+    with pytest.raises(DataError, match="store the reference again"):
+        Familiarity.from_json(stored)
+
+
+def test_by_confidence_alone_surer_windows_are_more_often_right() -> None:
+    rng = np.random.default_rng(0)
+    entropy = rng.uniform(0, 1, 2000)
+    right = (rng.random(2000) > entropy / 2).astype(float)
+    estimator = fit_estimator(AnsweredRows(confidence_measures(entropy), right))
+    found = [estimator.estimate(confidence_measures(entropy * share)).accuracy for share in (1.0, 0.5, 0.1)]
+    assert found[0] == pytest.approx(right.mean(), abs=1e-4)
+    assert found == sorted(found)
+
+
+def test_an_answer_of_nan_is_wrong() -> None:
+    estimator = fit_estimator(AnsweredRows(confidence_measures([0.1, 0.2, np.nan, 0.3]), np.array([1.0, 1, 0, 1])))
+    assert estimator.probabilities(confidence_measures([np.nan, 0.1])).tolist()[0] == 0
+    assert estimator.estimate(confidence_measures([np.nan] * 5)).accuracy < 0.1
+
+
+@pytest.mark.parametrize("right", [0.0, 1.0])
+def test_where_all_answers_are_alike_the_interval_still_leaves_room(right: float) -> None:
+    measures = confidence_measures(np.linspace(0, 1, 20))
+    estimate = fit_estimator(AnsweredRows(measures, np.full(20, right))).estimate(measures)
+    low, high = estimate.loss_interval
+    assert estimate.accuracy == pytest.approx(right)
+    assert high - low > 0.1
+
+
+def test_an_empty_window_says_nothing() -> None:
+    estimator = fit_estimator(AnsweredRows(confidence_measures([0.1, 0.6]), np.array([1.0, 0.0])))
+    estimate = estimator.estimate(np.zeros((0, 2)))
+    assert (estimate.n, estimate.interval, estimate.loss, estimate.loss_interval) == (0, (0.0, 1.0), 0.0, (-0.5, 0.5))
+    with pytest.raises(DataError, match="2 measures a row"):
+        estimator.estimate([1.0, 2.0])
 
 
 @pytest.mark.parametrize(
-    ("training", "labels", "vectors", "said", "complaint"),
+    ("entropy", "correct", "complaint"),
     [
-        (np.ones((4, 2)), [0, 1, 0, 1], np.ones((3, 3)), [0] * 3, "same width"),
-        (np.ones((4, 2)), [0, 1], np.ones((3, 2)), [0] * 3, "a label for each"),
-        (np.ones((4, 2)), [0, 1, 0, 1], np.full((3, 2), np.nan), [0] * 3, "finite"),
-        (np.ones((1, 2)), [0], np.ones((3, 2)), [0] * 3, "same width"),
-        (np.ones(4), [0] * 4, np.ones((3, 2)), [0] * 3, "same width"),
+        ([], [], "at least one labelled row"),
+        ([0.1, 0.2], [np.nan, np.nan], "at least one labelled row"),
+        ([0.1, 0.2], [1], r"got shapes \[2, 2\] and \[1\]"),
+        ([0.1, 0.2], [1, 2], "0 or 1"),
     ],
 )
-def test_bad_rows_are_refused(training: Any, labels: Any, vectors: Any, said: Any, complaint: str) -> None:
+def test_bad_outcomes_are_refused_in_one_sentence(entropy: list[float], correct: list[float], complaint: str) -> None:
     with pytest.raises(DataError, match=complaint):
-        fit_ood_score(training, labels, vectors, said, [1, 1, 0])
+        fit_estimator(AnsweredRows(confidence_measures(entropy), np.array(correct, float)))
 
 
-def test_vectors_of_another_width_and_broken_files_are_refused() -> None:
-    familiarity = fit_ood_score(np.eye(4), [0, 1, 0, 1], np.eye(4), [0, 1, 0, 1], [1, 1, 0, 1])
-    with pytest.raises(DataError, match="vectors of 4 numbers"):
-        familiarity.scores(np.ones((2, 3)), [0, 1])
-    with pytest.raises(DataError, match="stored out-of-distribution score"):
-        OodScore.from_json({"centre": [0.0]})
+def test_missing_numbers_count_as_the_mean_and_a_class_never_seen_is_far() -> None:
+    rows = np.random.default_rng(0).normal(size=(40, 3))
+    labels = (rows[:, 0] > 0).astype(int)
+    near = fit_familiarity(rows, labels)
+    found = near.measures([[np.nan, 0, 0], [np.inf, 0, 0]], [1, 1])
+    assert np.isfinite(found).all()
+    assert found[0, 2] == pytest.approx(2 / 3)
+    assert near.measures(rows[:5], [2] * 5)[:, 1].max() < near.measures(rows[:5], labels[:5])[:, 1].min()
+    assert near.measures(np.zeros((0, 3)), []).shape == (0, 3)
+    with pytest.raises(DataError, match="vectors of 3 numbers"):
+        near.measures(np.ones((2, 2)), [0, 1])
+    with pytest.raises(DataError, match="a label for each"):
+        fit_familiarity(np.ones((4, 2)), [0, 1])
+
+
+def test_a_table_is_shifted_in_each_way_and_its_labels_stay() -> None:
+    rng = np.random.default_rng(0)
+    rows, labels = rng.normal(size=(50, 4)), rng.integers(3, size=50)
+    found = list(ShiftSimulation(examples(rows, labels), TABLE).windows())
+    assert {"noise", "missing values", "shuffled columns", "another unit"} <= {kind for kind, _ in found}
+    for kind, part in found:
+        shifted, of_them = as_arrays(part)
+        assert shifted.shape == (50, 4)
+        assert sorted(of_them) == sorted(labels)
+        assert kind == "missing values" or np.isfinite(shifted).all()
+        assert not {tuple(row) for row in shifted.tolist()} <= {tuple(row) for row in rows.astype(np.float32).tolist()}
+
+
+def test_images_are_moved_and_texts_lose_their_words() -> None:
+    rng = np.random.default_rng(0)
+    images = [{"pixel_values": torch.from_numpy(rng.random((1, 8, 8))).float(), "labels": torch.tensor(0)} for _ in range(10)]
+    kinds = {kind for kind, _ in ShiftSimulation(images, IMAGES).windows()}
+    assert {"moved images", "turned images"} <= kinds
+    assert "missing values" not in kinds
+    texts = [{"input_ids": torch.arange(size), "labels": torch.tensor(1)} for size in (3, 12, 7, 5)]
+    windows = dict(ShiftSimulation(texts, TEXTS).windows())
+    assert set(windows) == {"other ids", "another order"}
+    assert sorted(len(row["input_ids"]) for row in windows["other ids"]) == [3, 5, 7, 12]
+    assert list(ShiftSimulation([], TEXTS).windows()) == []

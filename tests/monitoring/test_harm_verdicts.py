@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from harness.evidence import Status
-from harness.monitoring.accuracy_estimate import AccuracyEstimate, estimate_accuracy, fit_threshold
+from harness.monitoring.accuracy_estimate import AccuracyEstimate, AnsweredRows, fit_estimator
 from harness.monitoring.drift import DriftReport, compare_profiles
 from harness.monitoring.profiles import profile_columns
 from harness.monitoring.verdict import ImpactFinding, PerformanceImpact, WindowVerdict
@@ -33,8 +33,8 @@ def judged(window: dict[str, Array]) -> tuple[DriftReport, PerformanceImpact]:
     correct = np.random.default_rng(1).random(2000) < 1 / (1 + np.exp(-2 * np.abs(reference["evidence"])))
     profile = profile_columns(reference)
     drift = compare_profiles(profile, profile_columns(window, profile))
-    threshold = fit_threshold(np.abs(reference["evidence"]), correct)
-    return drift, PerformanceImpact(estimate_accuracy(threshold, np.abs(window["evidence"])), 0.05)
+    known = AnsweredRows(np.abs(reference["evidence"])[:, None], correct.astype(float))
+    return drift, PerformanceImpact(fit_estimator(known).estimate(np.abs(window["evidence"])[:, None]), 0.05)
 
 
 def test_no_drift_is_fine() -> None:
@@ -58,13 +58,14 @@ def test_an_estimate_never_clears_a_drift() -> None:
     """It does not see a model that is sure of wrong answers."""
     drift, harm = judged(sampled(2000, 5, irrelevant=1.0))
     assert (harm.status, WindowVerdict(drift, harm).status) == (Status.OK, Status.FAIL)
-    assert harm.message.endswith("; an estimate does not see confident mistakes, or labels whose meaning changed")
+    assert harm.message.endswith("it does not see confident mistakes, or labels whose meaning changed")
 
 
 def test_drift_that_leaves_the_model_unsure_fails() -> None:
     drift, harm = judged(sampled(2000, 5, evidence=0.3))
     assert drift["evidence"].status is Status.FAIL
-    assert harm.finding is ImpactFinding.WORSE
+    assert harm.finding is ImpactFinding.UNPROVEN, "its error on other data was never measured"
+    assert harm.estimate.loss > 0.2
     assert WindowVerdict(drift, harm).status is Status.FAIL
 
 
@@ -79,7 +80,8 @@ def test_without_an_estimate_the_drift_itself_decides() -> None:
         (0.7, (0.15, 0.25), ImpactFinding.WORSE, Status.FAIL),
         (0.84, (0.02, 0.1), ImpactFinding.UNPROVEN, Status.WARN),
         (0.9, (-0.2, 0.2), ImpactFinding.CANNOT_TELL, Status.OK),
-        (0.88, (-0.02, 0.06), ImpactFinding.NOT_WORSE, Status.OK),
+        (0.88, (-0.02, 0.06), ImpactFinding.CANNOT_TELL, Status.OK),
+        (0.88, (-0.02, 0.04), ImpactFinding.NOT_WORSE, Status.OK),
         (0.95, (-0.08, -0.02), ImpactFinding.NOT_WORSE, Status.OK),
     ],
 )
@@ -97,13 +99,15 @@ def test_a_loss_is_held_against_the_margin_with_its_interval(
 def test_an_interval_that_is_too_wide_warns_where_there_is_doubt() -> None:
     assert PerformanceImpact(estimated(0.9, (-0.2, 0.2)), 0.05, warns_in_doubt=True).status is Status.WARN
     assert PerformanceImpact(estimated(0.9, (-0.2, 0.2)), 0.05, warns_in_doubt=True).evidence().code == "cannot_tell"
-    assert PerformanceImpact(estimated(0.88, (-0.02, 0.06)), 0.05, warns_in_doubt=True).status is Status.OK
+    assert PerformanceImpact(estimated(0.88, (-0.02, 0.06)), 0.05, warns_in_doubt=True).status is Status.WARN
+    assert measured(PerformanceImpact(estimated(0.88, (-0.02, 0.06)), 0.05, warns_in_doubt=True)).status is Status.OK
 
 
 def test_the_message_gives_the_figures_and_how_they_came_about() -> None:
     assert PerformanceImpact(estimated(0.7, (0.15, 0.25)), 0.05).message == (
-        "accuracy has fallen: 70.0% (95% interval 68.0% to 72.0%, estimated without labels) against 90.0%, "
-        "a loss of 20.0 points (15.0 to 25.0, allowed 5); 1,000 rows against 500"
+        "accuracy seems to have fallen: an estimate of 70.0% (95% interval 68.0% to 72.0%) against 90.0%, "
+        "a loss of 20.0 points (15.0 to 25.0, allowed 5); 1,000 rows against 500; estimated without labels (its error could not be "
+        "measured): it does not see confident mistakes, or labels whose meaning changed"
     )
     assert "a gain of 5.0 points (2.0 to 8.0, allowed 5)" in PerformanceImpact(estimated(0.95, (-0.08, -0.02)), 0.05).message
     assert "without labels" not in PerformanceImpact(replace(estimated(0.7, (0.15, 0.25)), is_measured=True), 0.05).message

@@ -407,22 +407,26 @@ def test_data_without_labels_is_no_collection_error(shop: Shop) -> None:
     example_maker(shop.config("unlabelled.csv"))
 
 
-def test_accuracy_is_estimated_by_familiar_rows_where_they_may_be_kept(shop: Shop, monitored: Monitored) -> None:
-    run = profile_config(shop.config("eval.csv"), shop.database, ood_score=True).data["reference_profile_id"]
+def test_accuracy_is_estimated_by_familiar_rows_unless_they_may_not_be_kept(shop: Shop, monitored: Monitored) -> None:
+    answer = profile_config(shop.config("eval.csv"), shop.database, familiarity=False)
+    assert "accuracy is estimated by the model's confidence" in answer.text
+    run = answer.data["reference_profile_id"]
     with ExperimentDB(shop.database) as db:
-        reference = load_reference(db, run)
-    assert reference.ood_score is not None
-    assert len(reference.ood_score.known) == 600
+        by_confidence, by_default = load_reference(db, run), load_reference(db, PRODUCTION)
+    assert by_confidence.familiarity is None
+    assert by_default.familiarity is not None
+    assert len(by_default.familiarity.known) == 600
     truth = monitored("shifted.csv")["eval_metrics"]["accuracy"]
-    found = shop.monitored("shifted_unlabelled.csv", reference_profile_id=run)
-    assert abs(found["harm"]["accuracy"] - truth) < 0.03
-    assert found["harm"]["accuracy"] != monitored("shifted_unlabelled.csv")["harm"]["accuracy"]
+    for found in (shop.monitored("shifted_unlabelled.csv", reference_profile_id=run), monitored("shifted_unlabelled.csv")):
+        low, high = found["harm"]["interval"]
+        assert low <= truth <= high
+        assert "estimated without labels (its error was measured on 8 kinds" in found["harm"]["message"]
 
 
 def test_familiarity_of_texts_is_refused() -> None:
     config = load_config(Path(__file__).parent.parent.parent / "examples" / "lm_tiny_monitoring.json")
     with pytest.raises(ConfigError, match="needs images or a table"):
-        profile_config(config, ood_score=True)
+        profile_config(config, familiarity=True)
 
 
 @pytest.mark.parametrize(("feature", "floor"), [("ks", 0.01), ("ks", 0.9), ("cramers_v", 0.9)])
