@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import re
+import runpy
 import subprocess
+import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -41,7 +45,7 @@ def test_it_is_short() -> None:
 
 
 def test_the_count_of_tests_is_right() -> None:
-    said = re.search(r"a table of (\d+) tests", README)
+    said = re.search(r"runs (\d+) tests", README)
     assert said is not None
     assert int(said.group(1)) == Suite.of(ROOT / "examples" / "lm_tiny.json").test_count()
 
@@ -57,3 +61,62 @@ def test_every_property_is_explained() -> None:
     assert set(sections) == set(CATALOGUE)
     for name, entry in CATALOGUE.items():
         assert ("Tolerance:" in sections[name] or "tolerance" in sections[name]) is (entry.tolerance is not None), name
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The commands that the first command of the README would run."""
+    commands: list[list[str]] = []
+    monkeypatch.delenv("PIP_INDEX_URL", raising=False)
+    monkeypatch.delenv("PIP_EXTRA_INDEX_URL", raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(
+        subprocess, "run", lambda command, **_: commands.append(command) or subprocess.CompletedProcess(command, 0)
+    )
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: io.BytesIO())
+    return commands
+
+
+def first_run() -> int:
+    script = ROOT / block("main").removeprefix("python3 ")
+    return int(runpy.run_path(str(script))["main"]())
+
+
+def test_the_first_command_says_what_it_does_and_what_comes_next(
+    steps: list[list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert first_run() == 0
+
+    said = capsys.readouterr().out
+    assert [command[-1] for command in steps] == [".venv", ".", "out"]
+    assert all(f"[{number}/3] " in said for number in (1, 2, 3))
+    assert "minutes" in said
+    assert "half a minute" in said
+    assert said.index("out/health_report.html") < said.index("modeltiers check model.py")
+
+
+def test_the_first_command_keeps_cuda_out(steps: list[list[str]]) -> None:
+    first_run()
+
+    assert steps[1][-4:-2] == ["--extra-index-url", "https://download.pytorch.org/whl/cpu"]
+
+
+def test_the_first_command_does_without_an_index_that_it_cannot_reach(
+    steps: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(urllib.request, "urlopen", unreachable)
+    first_run()
+
+    assert "--extra-index-url" not in steps[1]
+
+
+def test_the_first_command_leaves_the_choice_of_an_index_to_its_user(
+    steps: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_INDEX_URL", "https://example.org/simple")
+    first_run()
+
+    assert "--extra-index-url" not in steps[1]
