@@ -8,9 +8,10 @@ class BuildWithDocumentation(build_py):
     """Copies the page to where ``harness.health`` looks for it."""
 
     def run(self) -> None:
-        """Builds, and copies."""
+        """Builds, and copies; an editable install reads the page where it lies."""
         super().run()
-        self.copy_file("docs/properties.md", f"{self.build_lib}/harness/health/properties.md")
+        if not self.editable_mode:
+            self.copy_file("docs/properties.md", f"{self.build_lib}/harness/health/properties.md")
 
 
 setup(cmdclass={"build_py": BuildWithDocumentation})

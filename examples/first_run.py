@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,25 +29,27 @@ def main() -> int:
     if sys.version_info < (3, 10):  # noqa: UP036  # whoever runs this has installed nothing that checked it
         print(f"This is Python {platform.python_version()}; the project needs 3.10 or newer: python3.12 examples/first_run.py")
         return 2
-    python = str(PROGRAMS / "python")
-    steps = [
-        ("an environment in .venv: a few seconds", [sys.executable, "-m", "venv", ".venv"]),
-        (
-            "PyTorch and the other packages into .venv: 2 GB, one to ten minutes, most of them for downloads",
-            [python, *INSTALL, *cpu_builds(), "-e", "."],
-        ),
-        (
-            "the suite on a small language model: half a minute on two idle cores",
-            [str(PROGRAMS / "modeltiers"), "check", "examples/lm_tiny.json", "--report", "out"],
-        ),
-    ]
-    for number, (what, command) in enumerate(steps, 1):
-        status = run(f"[{number}/{len(steps)}] {what}", command)
+    for number, (what, command) in enumerate(steps(), 1):
+        status = run(f"[{number}/3] {what}", command)
         if status:
             return status
     print("\nOpen out/health_report.html in a browser. Then judge a model of yours:")
     print(f"  {PROGRAMS.relative_to(ROOT) / 'modeltiers'} check model.py")
     return 0
+
+
+def steps() -> Iterator[tuple[str, list[str]]]:
+    """What each step does, and its command."""
+    python = str(PROGRAMS / "python")
+    yield "an environment in .venv: a few seconds", [sys.executable, "-m", "venv", ".venv"]
+    yield (
+        "PyTorch and the other packages into .venv: 2 GB, one to ten minutes, most of them for downloads",
+        [python, *INSTALL, *cpu_builds(), "-e", "."],
+    )
+    yield (
+        "the suite on a small language model: half a minute on two idle cores",
+        [str(PROGRAMS / "modeltiers"), "check", "examples/lm_tiny.json", "--report", "out"],
+    )
 
 
 def run(what: str, command: Sequence[str]) -> int:
