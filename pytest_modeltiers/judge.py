@@ -35,6 +35,7 @@ from harness.properties.prerequisites import (
     left_to_weights,
     not_finite,
 )
+from harness.properties.reading import depicted
 from harness.properties.subject import Subject
 from harness.runtime import processor_seconds
 from harness.user_code import raised
@@ -215,7 +216,8 @@ class Judge:
             worst = self.worst or Evidence(self.name, Status.FAIL, "nothing was compared", code="nothing_compared")
             self._final = settled(self._confirmed(worst), self.label, self.selection)
             if self._final.status in (Status.FAIL, Status.WARN):
-                self._final = located(self._final.investigated(), self.subject.model)
+                case = self.label.partition("[")[2].rstrip("]")
+                self._final = depicted(located(self._final.investigated(), self.subject.model), self.subject, case)
         return self._final
 
     def verdict(self) -> dict[str, Any]:

@@ -304,6 +304,8 @@ def _relative_to(folder: Path, value: Any) -> Any:
         return {key: _relative_to(folder, inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [_relative_to(folder, inner) for inner in value]
+    if isinstance(value, str) and value.startswith(f"..{os.sep}"):  # of a config that was written elsewhere
+        return os.path.relpath(folder / value)
     return value.replace(f"{folder}{os.sep}", "") if isinstance(value, str) else value
 
 

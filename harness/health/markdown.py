@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.charts.distributions import ranking
+from harness.charts.pictures import reading_text
 from harness.evidence import WHOLE
 from harness.health.checks import Cause, CheckResult, CheckStatus, HealthResults, SkippedCheck, label_of
 from harness.wording import counted, duration, visible
@@ -92,6 +93,7 @@ def facts_of(check: CheckResult, also: Iterable[CheckResult] = ()) -> list[Fact]
         Fact("Counterexample", told["counterexample"], code=True),
         Fact("Measured", told["comparison"], code=True),
         Fact("Also shows as", "; ".join(f"`{label_of(other)}` ({other.message})" for other in also)),
+        Fact("What reads what", reading_text(check.details)),
         Fact("Contributions", ranking(check.details)),
         Fact("Test", "" if told["nodeid"] in command else told["nodeid"], code=True),
         Fact("Run it again", command, code=True),

@@ -18,6 +18,7 @@ from markupsafe import Markup, escape
 from harness.charts import Bar, BarChart
 from harness.charts.distributions import Distributions, distributions_of, share_text
 from harness.charts.page import environment
+from harness.charts.pictures import Matrix, layers_of, matrices_of
 from harness.health import markdown
 from harness.health.checks import Cause, CheckResult, CheckStatus, HealthResults
 from harness.health.comparison import Comparison
@@ -298,6 +299,9 @@ def _environment() -> Environment:
         "property_of": markdown.property_of,
         "longest_headline": _LONGEST_HEADLINE,
         "distributions_of": _distributions_of,
+        "pictures_of": _pictures_of,
+        "cell_words": {"wrong": "reads, and must not", "reads": "reads", "unread": "does not read"},
+        "cell_signs": {"wrong": "✕", "reads": "●", "unread": "·"},
         "id": id,
     }
     return made
@@ -305,3 +309,9 @@ def _environment() -> Environment:
 
 def _distributions_of(cause: Cause) -> list[Distributions]:
     return [found for check in (cause.owner, *cause.also) for found in distributions_of(check.details)]
+
+
+def _pictures_of(cause: Cause) -> tuple[list[Matrix], list[BarChart]]:
+    """The pictures of a bug: those of the check that owns it, or else of the first that has some."""
+    details = next((check.details for check in (cause.owner, *cause.also) if matrices_of(check.details)), cause.owner.details)
+    return matrices_of(details), layers_of(details)

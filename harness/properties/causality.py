@@ -13,6 +13,7 @@ from harness.properties.equality import first_failure, judge_equal, judge_rows, 
 from harness.properties.independence import Run, ends_along, record
 from harness.properties.places import line_that_calls
 from harness.properties.prerequisites import left_to_batch_independence
+from harness.properties.reading import MOST, Reading, changes_along
 from harness.properties.subject import Subject
 from harness.properties.tracing import first_divergence, mixes_by_attention, positions_view
 from harness.tasks.axes import BATCH, rows_first
@@ -171,3 +172,34 @@ def _swapped(each: Input, base: Tensor, others: Tensor, axis: str, positions: li
         for row, position in enumerate(positions):
             swapped[row].select(place - 1, position).copy_(others[row].select(place - 1, position))
     return swapped
+
+
+def positions_read(subject: Subject) -> Reading | None:
+    """Which position of the output reads which position of the input, along the first causal axis; ``None`` where there is no such picture."""
+    signature, sizes = subject.task.signature, subject.typical
+    by_axis = sizes.by_axis(subject.task)
+    axis = next((each.name for each in signature.with_order("causal") if any(True for _ in _read(subject, each.name))), None)
+    if axis is None:
+        return None
+    length = signature.complete(by_axis)[axis]
+    ends = {position: ends_along(signature, signature.main, axis, position, by_axis) for position in range(min(length, MOST))}
+    if not ends.get(1):
+        return None
+    model, place = subject.fresh(), ends[1][0][0]
+    base, others = _contents(subject, sizes, seed=0)
+    reference = subject.logits(base, model)
+    changed = [_changed(subject, axis, [position] * sizes.batch, base, others) for position in ends]
+    columns = [changes_along(reference, subject.logits(batch, model), place)[:MOST] for batch in changed]
+    rows = range(len(columns[0]))
+    before = [next((size for at, size in ends[position] if at == place), 0) for position in ends]
+    is_text = all(isinstance(each.values, Ids) for each in _read(subject, axis) if each.name in base)
+    return Reading(
+        f"Which position reads which {'token' if is_text else f'place of {axis}'}",
+        tuple(f"position {row}" for row in rows),
+        tuple(f"{'token' if is_text else axis} {position}" for position in ends),
+        [[column[row] for column in columns] for row in rows],
+        [[row < end for end in before] for row in rows],
+        base,
+        changed,
+        lambda _output, position: positions_view(sizes.batch, length, position),
+    )

@@ -20,6 +20,7 @@ from harness.properties.prerequisites import (
     LENGTH_FIRST_OWNER,
     READS_LENGTH_FIRST,
 )
+from harness.properties.reading import MOST, Reading, changes_along
 from harness.properties.subject import Subject
 from harness.properties.tracing import Call, first_divergence, recording, row_view
 from harness.tasks.axes import BATCH, rows_first
@@ -85,6 +86,28 @@ def _alone(subject: Subject, batch: Batch, row: int, own: Tensor, model: nn.Modu
     logits = subject.logits(subject.task.signature.rows(batch, [row]), model)
     # Logits that lost an axis are another property's matter; here they must only not be taken for a row.
     return logits[0] if logits.ndim == own.ndim + 1 else logits
+
+
+def rows_read(subject: Subject) -> Reading | None:
+    """Which row of the output reads which row of the batch; ``None`` where rows are not whole."""
+    signature, sizes = subject.task.signature, subject.typical
+    if BATCH in signature.grouping or BATCH not in signature.main.axes or sizes.batch < 2:
+        return None
+    model, rows = subject.fresh(), range(min(sizes.batch, MOST))
+    base, others = subject.batch(sizes, 0), subject.batch(sizes, 1)
+    reference = subject.logits(base, model)
+    changed = [_with_rows_of(subject, base, others, [row for row in range(sizes.batch) if row != each]) for each in rows]
+    columns = [changes_along(reference, subject.logits(batch, model), 0) for batch in changed]
+    return Reading(
+        "Which row reads which row",
+        tuple(f"row {row} of the output" for row in rows),
+        tuple(f"row {row}" for row in rows),
+        [[column[row] for column in columns] for row in rows],
+        [[row != other for other in rows] for row in rows],
+        base,
+        changed,
+        lambda output, _input: row_view(sizes, output),
+    )
 
 
 def gradient_independence(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:

@@ -13,6 +13,7 @@ from harness.evidence import Evidence, Status
 from harness.properties.equality import first_failure, judge_equal, judge_rows, remembered
 from harness.properties.independence import ends_along, record, row_of
 from harness.properties.prerequisites import left_to_batch_independence
+from harness.properties.reading import MOST, Reading, changes_along
 from harness.properties.subject import Subject
 from harness.properties.tracing import first_divergence, positions_view
 from harness.tasks.axes import BATCH, Axis, Side, rows_first
@@ -313,3 +314,53 @@ def _ignored(labels: Tensor, axes: list[int | str], axis: str, real: Tensor) -> 
     if axes[:2] == [BATCH, axis] and labels.shape[:2] == real.shape:
         return torch.where(real.reshape(*real.shape, *[1] * (labels.ndim - 2)), labels, IGNORED)
     return labels
+
+
+def padding_read(subject: Subject) -> Reading | None:
+    """Which real position of the output reads which place of a padded input; ``None`` where nothing tells the model what is padded."""
+    signature, sizes = subject.task.signature, subject.typical
+    by_axis = sizes.by_axis(subject.task)
+    along = next((axis for axis in signature.padded if tells_padding(subject, axis.name)), None)
+    if along is None or BATCH not in signature.main.axes:
+        return None
+    total = signature.complete(by_axis)[along.name]
+    if total < 2 or along.padding not in (None, "right"):
+        return None
+    ends = ends_along(signature, signature.main, along.name, total, by_axis)
+    length, model = max(1, min(total - 1, MOST - 2)), subject.fresh()
+    real = placed("right", [length] * sizes.batch, total).to(subject.device)
+    whole = subject.batch(sizes, 0)
+    others = other_batch(subject.task, whole, subject.batch(sizes, 10_007))
+    base = padded(signature, whole, along.name, real)
+    read = [each for each in signature.inputs if along.name in each.axes and not isinstance(each.values, (LengthsOf, MaskOf))]
+    reference, places = subject.logits(base, model), range(min(total, MOST))
+    changed = [
+        {**base, **{each.name: _changed_at(each, base[each.name], others[each.name], along.name, at) for each in read}}
+        for at in places
+    ]
+    columns = [changes_along(reference, subject.logits(batch, model), ends[0][0] if ends else None) for batch in changed]
+    outputs = [f"position {row}" for row in range(min(length, len(columns[0])))] if ends else ["the output"]
+    view = positions_view(sizes.batch, total, length)
+
+    def real_part(tensor: Tensor) -> Tensor | None:
+        part = view(tensor)
+        return tensor if part is None else part
+
+    return Reading(
+        f"Which {'real position' if ends else 'output'} reads which place",
+        tuple(outputs),
+        tuple(f"padding at {at}" if at >= length else f"{along.name} {at}" for at in places),
+        [[column[row] for column in columns] for row in range(len(outputs))],
+        [[at >= length for at in places] for _ in outputs],
+        base,
+        changed,
+        lambda _output, _input: real_part,
+    )
+
+
+def _changed_at(each: Input, base: Tensor, others: Tensor, axis: str, at: int) -> Tensor:
+    """An input with what others hold at a place along an axis."""
+    changed = base.clone()
+    for place in (number for number, laid in enumerate(rows_first(each.axes)) if each.axes[laid] == axis):
+        changed.select(place, at).copy_(others.select(place, at))
+    return changed

@@ -185,7 +185,7 @@ def first_divergence(left: list[Call], right: list[Call], view_left: View, view_
         The module's path, with the line where lines are recorded; empty where no module stands out.
     """
     view_right = view_right or view_left
-    found = _first_differing(_numbered(left), dict(_numbered(right)), view_left, view_right)
+    found = _first_differing(numbered(left), dict(numbered(right)), view_left, view_right)
     if found is None:
         return Blame("")
     call, other = found
@@ -259,8 +259,8 @@ def first_misshapen(calls: list[Call], sound: list[Call], rows: int, sound_rows:
     Returns:
         The module's path; empty where no module stands out.
     """
-    others = dict(_numbered(sound))
-    for key, call in _numbered(calls):
+    others = dict(numbered(sound))
+    for key, call in numbered(calls):
         other = others.get(key)
         if other is None or not (_starts_with(call.inputs, rows) and _starts_with(other.inputs, sound_rows)):
             continue
@@ -358,7 +358,8 @@ def _numbered_steps(call: Call) -> Iterator[tuple[Hashable, Step]]:
         seen[step.place, step.name] += 1
 
 
-def _numbered(calls: list[Call]) -> Iterator[tuple[Hashable, Call]]:
+def numbered(calls: list[Call]) -> Iterator[tuple[Hashable, Call]]:
+    """Every call by its module and which call of that it is."""
     seen: Counter[str] = Counter()
     for call in calls:
         yield (call.module, seen[call.module]), call

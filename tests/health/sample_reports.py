@@ -44,6 +44,23 @@ _LEAK = CheckResult(
         "nodeid": "gpt.json::TestTier1::test_causal",
         "rerun": "pytest --model-config gpt.json gpt.json::TestTier1::test_causal",
         "examples": 2500,
+        "plots": [
+            {
+                "kind": "matrix",
+                "title": "Which position reads which token",
+                "outputs": ["position 0", "position 1"],
+                "inputs": ["token 0", "token 1"],
+                "reads": [[True, True], [False, True]],
+                "forbidden": [[False, True], [False, False]],
+            },
+            {
+                "kind": "layers",
+                "title": "Divergence along the layers",
+                "caption": "With token 1 changed",
+                "labels": ["embed", "blocks.1.attn"],
+                "values": [0.0, 0.3],
+            },
+        ],
     },
     0.0123,
     "Build the mask with `torch.tril`.",

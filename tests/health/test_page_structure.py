@@ -132,5 +132,14 @@ def test_the_score_stands_beside_a_grade_that_a_failure_caps() -> None:
     assert "health score" not in page_of(SHAPE, LEAK, is_selection=True).texts("dt")
 
 
+def test_a_card_shows_what_reads_what_with_a_word_for_each_sign() -> None:
+    page = Page(to_html(BROKEN))
+    cells = [(attrs["class"], attrs["aria-label"]) for tag, attrs, _ in page.elements if tag == "td" and "aria-label" in attrs]
+    assert cells == [("reads", "reads"), ("wrong", "reads, and must not"), ("unread", "does not read"), ("reads", "reads")]
+    facts = dict(zip(page.texts("dt"), page.texts("dd"), strict=True))
+    assert facts["What reads what"] == "position 0 reads token 1"
+    assert "Divergence along the layers" in page.texts("strong")
+
+
 def test_the_broken_sample_has_every_part() -> None:
     assert {"form", "article", "details", "table", "svg", "nav"} <= {tag for tag, _ in Page(to_html(BROKEN)).skeleton}

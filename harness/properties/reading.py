@@ -1,0 +1,164 @@
+"""Pictures of what fails: which output reads which input, and how far two calls are apart along the layers.
+
+They are made of a failure only, on copies of the model, and travel as plots in the details of its evidence.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from harness.batches import Batch
+from harness.catalogue.entry import load
+from harness.errors import UserError
+from harness.evidence import Evidence, Status
+from harness.internal_errors import describe, is_internal
+from harness.properties.calling import ModelRaisedError
+from harness.properties.tracing import Call, View, numbered, recording
+
+if TYPE_CHECKING:
+    from harness.properties.subject import Subject
+
+MOST = 8
+"""Places that are changed one by one."""
+
+_MOST_LAYERS = 40
+
+_READERS = {
+    "causal": "harness.properties.causality:positions_read",
+    "batch_independence": "harness.properties.independence:rows_read",
+    "padding_ignored": "harness.properties.padding:padding_read",
+}
+"""What tells which output reads which input, by property; each returns a ``Reading``, or ``None`` where there is none."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Which output reads which input.
+
+    Attributes:
+        title: Of the picture.
+        outputs: Names of the outputs' places.
+        inputs: Names of the inputs' places, each of which was changed in a call of its own.
+        gaps: By how much each output changed with each input, ``[output][input]``.
+        forbidden: Which output must not read which input.
+        base: The batch.
+        changed: The batch of each call.
+        view: Of a tensor what must not change, by the number of an output and of an input.
+    """
+
+    title: str
+    outputs: tuple[str, ...]
+    inputs: tuple[str, ...]
+    gaps: Sequence[Sequence[float]]
+    forbidden: Sequence[Sequence[bool]]
+    base: Batch
+    changed: Sequence[Batch]
+    view: Callable[[int, int], View]
+
+
+def changes_along(reference: Tensor, logits: Tensor, place: int | None) -> list[float]:
+    """The largest change at each place of an axis of the logits, or the largest of all; NaN is an infinite one."""
+    gaps = (reference.double() - logits.double()).abs()
+    gaps = gaps.amax().reshape(1) if place is None else gaps.transpose(0, place).flatten(1).amax(1)
+    return [gap if math.isfinite(gap) else math.inf for gap in gaps.tolist()]
+
+
+def depicted(evidence: Evidence, subject: Subject, case: str = "") -> Evidence:
+    """The evidence of a failure with its pictures, where its property has some.
+
+    The finding stands, whether or not a broken model can be looked into. An error of this project's own code is added to it.
+
+    Args:
+        evidence: The failure.
+        subject: The model.
+        case: The case of the property, where it has some; what is read by way of gradients is another matter.
+    """
+    path = _READERS.get(evidence.name)
+    if (
+        path is None
+        or case == "gradient"
+        or evidence.status is not Status.FAIL
+        or evidence.code in ("raises", "internal_error", "not_measured")
+    ):
+        return evidence
+    try:
+        reader: Callable[..., Any] = load(path)
+        plots = _plots(reader(subject), evidence, subject)
+    except (UserError, ModelRaisedError):
+        return evidence
+    except Exception as error:
+        if not is_internal(error):
+            return evidence
+        told, details = describe(evidence.name, error)
+        return replace(evidence, message=f"{evidence.message}; it could not be drawn: {told}", details=evidence.details | details)
+    return replace(evidence, details={**evidence.details, "plots": plots}) if plots else evidence
+
+
+def _plots(reading: Reading | None, evidence: Evidence, subject: Subject) -> list[dict[str, Any]]:
+    """The matrix, and the layers between the worst two places; none where nothing that must not be read is read."""
+    if reading is None:
+        return []
+    bound = evidence.bound or 0.0
+    reads = [[gap > bound for gap in row] for row in reading.gaps]
+    wrong = [
+        (gap, output, place)
+        for output, row in enumerate(reading.gaps)
+        for place, gap in enumerate(row)
+        if reading.forbidden[output][place] and reads[output][place]
+    ]
+    if not wrong:
+        return []
+    matrix = {
+        "kind": "matrix",
+        "title": reading.title,
+        "outputs": list(reading.outputs),
+        "inputs": list(reading.inputs),
+        "reads": reads,
+        "forbidden": [list(row) for row in reading.forbidden],
+    }
+    _, output, place = max(wrong)
+    return [matrix, *_layers(reading, output, place, subject)]
+
+
+def _layers(reading: Reading, output: int, place: int, subject: Subject) -> list[dict[str, Any]]:
+    """How far the calls are apart in what each module returns, as a share of its largest value, in the order of the calls."""
+    model, view = subject.fresh(), reading.view(output, place)
+    left, right = (_recorded(subject, model, batch) for batch in (reading.base, reading.changed[place]))
+    others = dict(numbered(right))
+    found = [(call.module, _apart(call, others[key], view)) for key, call in numbered(left) if key in others]
+    known = [(module, share) for module, share in found if share is not None]
+    if not any(share for _, share in known):
+        return []
+    caption = f"With {reading.inputs[place]} changed, what each module says of {reading.outputs[output]}, as a share of its largest value"
+    return [
+        {
+            "kind": "layers",
+            "title": "Divergence along the layers",
+            "caption": caption,
+            "labels": [module for module, _ in known[-_MOST_LAYERS:]],
+            "values": [share for _, share in known[-_MOST_LAYERS:]],
+        }
+    ]
+
+
+def _recorded(subject: Subject, model: Any, batch: Batch) -> list[Call]:
+    with recording(model) as calls:
+        subject.logits(batch, model)
+    return calls
+
+
+def _apart(left: Call, right: Call, view: View) -> float | None:
+    """The largest difference of what two calls return, relative to its size; ``None`` where there is nothing to compare."""
+    shares = []
+    for one, other in zip(left.outputs, right.outputs, strict=False):
+        mine, its = view(one), view(other)
+        if mine is None or its is None or mine.shape != its.shape or not mine.is_floating_point() or not mine.numel():
+            continue
+        scale = float(one.double().abs().max()) or 1.0
+        shares.append(float((mine.double() - its.double()).abs().max()) / scale)
+    return max((share for share in shares if math.isfinite(share)), default=None)
