@@ -22,6 +22,7 @@ from harness.health.page import to_html
 from harness.isolation.process import IsolatedProcess
 from harness.isolation.sandbox import Limits
 from harness.wording import visible
+from pytest_modeltiers.hooks import CONFIGS
 from pytest_modeltiers.isolated_messages import Answer, NonsenseError, Outcome, read_answer, read_started
 from pytest_modeltiers.results import figures_of, junit_properties, read_result, to_check, visible_report
 from pytest_modeltiers.time_budget import CLOCK_FACTOR
@@ -66,6 +67,14 @@ class Isolation:
         """
         if suite.config.path not in self._running:
             self._running[suite.config.path] = _Elsewhere(suite, self.config)
+
+    def pytest_report_header(self) -> list[str]:
+        """Says which code of the project pytest runs outside of isolation."""
+        outside = dict.fromkeys(file for path in self.config.stash[CONFIGS] for file in _outside(path, self.config))
+        return [
+            f"modeltiers: {visible(str(file))} runs in this process, outside of isolation, with your rights (--noconftest leaves it out)"
+            for file in outside
+        ]
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
@@ -128,6 +137,20 @@ class Isolation:
         elsewhere = self._running.get(suite.config.path)
         report.modeltiers = _about(suite, item) if elsewhere is None else elsewhere.about(item)  # type: ignore[attr-defined]
         return report
+
+
+def _outside(path: Path, config: pytest.Config) -> Iterator[Path]:
+    """The ``conftest.py`` files that pytest runs here for an isolated config: beside it, and above it up to the root folder."""
+    from pytest_modeltiers.suite import Suite
+
+    if config.getoption("noconftest") or not Suite.of(path).config.isolation:
+        return
+    for folder in path.resolve().parents:
+        file = folder / "conftest.py"
+        if file.is_file():
+            yield Path(os.path.relpath(file, config.invocation_params.dir))
+        if folder == config.rootpath.resolve():
+            return
 
 
 class _NotTriedError(IsolationError):

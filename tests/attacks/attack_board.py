@@ -1,7 +1,7 @@
 """The board of attacks: how many attempts are through, and which wall stops each.
 
 ``PYTHONPATH=. python tests/attacks/attack_board.py`` prints the table of ``SECURITY.md``; ``--list`` each attempt.
-As root, ``--user`` runs it as nobody.
+As root, ``--user`` runs it as nobody, who may need ``--light`` and the system's Python.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parents[1])]
+sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parents[1])]
 
 from attack_child import needs_torch  # noqa: E402
 from attack_field import GROUPS, Field, attempts, remove, run_without_isolation  # noqa: E402
@@ -25,6 +25,16 @@ from harness.isolation.process import run_isolated  # noqa: E402
 from harness.isolation.sandbox import Limits  # noqa: E402
 
 LIMITS = Limits(file_bytes=2**20, memory_bytes=2 * 2**30)
+GROUPS_HERE = ("parent", "reports", "loaders")
+_SAID = {
+    "refused by isolation": "audit hook",
+    "picklescan found": "picklescan",
+    "loading it would run code": "weights_only",
+    "validation: ": "validation",
+    "channel: ": "channel",
+    "escapes": "escapes",
+    "refused: ": "the reader",
+}
 _BY_NUMBER = {1: "seccomp", 38: "seccomp", 13: "Landlock", 27: "limits", 12: "limits", 24: "limits"}
 
 
@@ -54,9 +64,10 @@ def wall_of(end: str) -> str:
     """The wall that an end shows."""
     if end == "through":
         return end
+    for said, wall in _SAID.items():
+        if said in end:
+            return wall
     kind, _, rest = end.partition(" ")
-    if kind == "RefusedError" or "refused by isolation" in end:
-        return "audit hook"
     number = rest.partition(":")[0]
     found = _BY_NUMBER.get(int(number)) if number.lstrip("-").isdigit() else None
     if found:
@@ -66,6 +77,17 @@ def wall_of(end: str) -> str:
     if "Permission denied" in end:
         return "Landlock"
     return {"empty:": "nothing was there", "nothing:": "seccomp", "MemoryError": "limits"}.get(kind, "other")
+
+
+def run_on_this_side(folder: Path) -> list[End]:
+    """Attempts on the process that asks, on who reads the reports, and on loaders; there is one way to run them."""
+    import attempts_by_files
+    import attempts_on_parent
+    import attempts_on_reports
+
+    folder.mkdir()
+    found = {**attempts_on_parent.run(), **attempts_on_reports.run(), **attempts_by_files.run(folder)}
+    return [End(name, "", "", "through" if end.startswith("through") else end) for name, end in found.items()]
 
 
 def run_board(folder: Path, code: Mapping[str, str], *, alone: bool = True, kernel: bool = True) -> list[End]:
@@ -112,13 +134,13 @@ def table(ends: list[End]) -> str:
         "| class | attempts | through without isolation | through the kernel's walls | through | stopped by |",
         "|---|--:|--:|--:|--:|---|",
     ]
-    for group in (*GROUPS, "all"):
+    for group in (*GROUPS, *GROUPS_HERE, "all"):
         rows = [end for end in ends if group in ("all", end.name.partition("::")[0])]
+        if not rows:
+            continue
         walls = Counter(end.wall for end in rows if end.wall != "through")
-        counts = [
-            sum(found == "through" for found in column)
-            for column in zip(*((e.alone, e.kernel, e.both) for e in rows), strict=True)
-        ]
+        columns = zip(*((end.alone, end.kernel, end.both) for end in rows), strict=True)
+        counts = [sum(found == "through" for found in column) if any(column) else "–" for column in columns]
         stopped = ", ".join(f"{wall} {number}" for wall, number in walls.most_common())
         lines.append(f"| {group} | {len(rows)} | {counts[0]} | {counts[1]} | {counts[2]} | {stopped} |")
     return "\n".join(lines)
@@ -129,6 +151,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--list", action="store_true", help="print how each attempt ended")
     parser.add_argument("--user", action="store_true", help="as root: run as nobody")
+    parser.add_argument(
+        "--light", action="store_true", help="leave out what needs torch, and what has nothing to do with the sandbox"
+    )
     options = parser.parse_args()
     if options.user and os.getuid() == 0:
         os.setgroups([])
@@ -137,7 +162,8 @@ def main() -> int:
         os.environ["HOME"] = "/nonexistent"
     folder = Path(tempfile.mkdtemp(prefix="modeltiers-attacks-"))
     try:
-        ends = run_board(folder, attempts())
+        code = {name: one for name, one in attempts().items() if not (options.light and needs_torch(one))}
+        ends = run_board(folder, code) + ([] if options.light else run_on_this_side(folder / "here"))
     finally:
         remove(folder)
     if options.list:

@@ -46,6 +46,7 @@ def test_verdicts_are_those_of_an_ordinary_run_and_the_model_is_never_here(proje
     assert result.parseoutcomes() == {"failed": 1, "passed": 2}
     assert "FAIL causal: position" in output(result)
     assert "counterexample" in output(result)
+    assert "conftest.py runs in this process, outside of isolation, with your rights" in output(result)
     assert not mark.exists()
     assert not is_imported_here()
     facts = project.json("out/health_report.json")["model_facts"]
