@@ -307,6 +307,7 @@ def _try_to_show(reports: Sequence[pytest.TestReport]) -> None:
             if result.status is Status.SKIPPED:
                 continue
             list(figures_of([result]))
+            _ = result.evidence and result.evidence.explain()
             trial.add_check(to_check(result))
             details = result.evidence.details if result.evidence else {}
             trial.layers = details.get("layers") or [] if result.finding.get("property") == "gradient_flow" else []

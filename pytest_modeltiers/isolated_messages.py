@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
-from typing import Any, Literal
+from dataclasses import MISSING, fields
+from typing import Any, Literal, get_type_hints
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model, field_validator, model_validator
 
 from harness.errors import IsolationError
+from harness.evidence import Evidence
 
 _LONGEST = 200_000
 _MOST = 1000
@@ -31,22 +34,24 @@ class _Layer(BaseModel):
     grad_rms: float | None = None
 
 
-class _Evidence(_Message):
+def _json_fields(kind: type) -> dict[str, Any]:
+    """The fields of a dataclass as pydantic takes them, so that a new one need not be written down here."""
+    hints = get_type_hints(kind)
+    given = {field.name: field for field in fields(kind) if field.name not in ("investigate", "status")}
+    return {name: (hints[name], ... if name in ("name", "message") else _default(field)) for name, field in given.items()}
+
+
+def _default(field: Any) -> Any:
+    return field.default if field.default is not MISSING else Field(default_factory=field.default_factory)
+
+
+_EvidenceFields = create_model("_EvidenceFields", __base__=_Message, **_json_fields(Evidence))
+
+
+class _Evidence(_EvidenceFields):  # type: ignore[valid-type,misc]
     """``Evidence`` as JSON."""
 
-    name: str
     status: Literal["ok", "warn", "fail", "skipped"]
-    message: str
-    measured: float | None = None
-    bound: float | None = None
-    unit: str = ""
-    counterexample: str = ""
-    module: str = ""
-    cause: str = ""
-    details: dict[str, Any] = Field(default_factory=dict)
-    place: str = ""
-    compared: str = ""
-    code: str = ""
 
     @model_validator(mode="after")
     def _has_usable_details(self) -> _Evidence:
@@ -98,7 +103,7 @@ class Outcome(_Message):
     @field_validator("finding")
     @classmethod
     def _is_a_finding(cls, finding: dict[str, Any]) -> dict[str, Any]:
-        _Finding.model_validate(finding)
+        _Finding.model_validate_json(json.dumps(finding))
         return finding
 
     @field_validator("duration")
@@ -184,7 +189,7 @@ def as_outcome(report: pytest.TestReport) -> dict[str, Any]:
 
 def _read(kind: type[Any], message: Any) -> Any:
     try:
-        return kind.model_validate(message)
+        return kind.model_validate_json(json.dumps(message))  # lists stand for tuples, and objects for dataclasses
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         place = ".".join(str(part)[:40] for part in first["loc"])

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from harness.evidence import Evidence, Status
+from harness.excerpts import Excerpt
 from harness.isolation import Channel
 from pytest_modeltiers.isolated import reports_of
 from pytest_modeltiers.isolated_messages import NonsenseError, read_answer, read_started
@@ -22,11 +23,21 @@ from pytest_modeltiers.isolated_messages import NonsenseError, read_answer, read
 TEST = "TestTier1::test_gradient_flow"
 LAYERS = [{"name": "head", "count": 8, "trainable": True, "shape": [2, 4], "rms": 0.1, "grad_rms": 0.2}]
 
+EXCERPT = {"file": "model.py", "line": 3, "first": 2, "lines": ["x", "y"]}
+
 
 def answer() -> dict[str, Any]:
     """A sound one."""
     evidence = Evidence(
-        "gradient_flow", Status.FAIL, "no gradient", 1.0, 0.0, details={"layers": LAYERS}, place="model.py:3", code="none"
+        "gradient_flow",
+        Status.FAIL,
+        "no gradient",
+        1.0,
+        0.0,
+        details={"layers": LAYERS},
+        place="model.py:3",
+        code="none",
+        excerpt=Excerpt("model.py", 3, 2, ("x", "y")),
     )
     finding = {"property": "gradient_flow", "evidence": evidence.to_json(), "examples": 3, "cut": False, "forwards": 2, "rows": 4}
     call = {
@@ -98,6 +109,15 @@ PLACES: dict[tuple[Any, ...], list[Any]] = {
         [{**LAYERS[0], "rms": "x"}],
     ],
     (*EVIDENCE, "details", "eval_metrics"): [[1], "x"],
+    (*EVIDENCE, "excerpt"): [
+        "x",
+        [1],
+        {"file": 3},
+        {**EXCERPT, "lines": 3},
+        {**EXCERPT, "line": 10**5000},
+        {**EXCERPT, "more": 1},
+    ],
+    (*EVIDENCE, "mending"): ["x", {"file": "x"}, {"file": "x", "line": 1, "old": [1], "new": []}],
     (*EVIDENCE, "investigate"): ["os.system"],
     (*EVIDENCE, "place"): [None, 3],
     (*EVIDENCE, "code"): [None, 3],
