@@ -234,6 +234,11 @@ def is_users_file(filename: str) -> bool:
     return not filename.startswith("<") and not any(folder in Path(filename).parents for folder in _NOT_THE_USERS)
 
 
+def is_written_here(filename: str) -> bool:
+    """Whether a file is the user's to change: neither torch's, nor this project's, nor that of an installed package."""
+    return is_users_file(filename) and not _is_installed(Path(filename).parent)
+
+
 def _is_standard_library(filename: str) -> bool:
     parts = Path(filename).parts
     return Path(traceback.__file__).parent in Path(filename).parents and not {"site-packages", "dist-packages"} & set(parts)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from torch import nn
@@ -27,6 +28,7 @@ from pytest_modeltiers.checks import FOUND
 from pytest_modeltiers.compat import fixtures_by_name
 from pytest_modeltiers.hooks import CONFIGS, SELECTED, TIERS
 from pytest_modeltiers.judge import VERDICT, Judge, conclude
+from pytest_modeltiers.mending import look_for_mending
 from pytest_modeltiers.property_tests import Answers, run_test
 from pytest_modeltiers.suite import Suite
 from pytest_modeltiers.time_budget import CutShortError, time_limit
@@ -318,6 +320,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
                 judge.meets(error)
             if judge is not None:
                 judge.finish()
+                _look_for_mending(pyfuncitem, judge, own)
     except TimeBudgetError as error:
         if judge is None:
             pytest.fail(str(error), pytrace=False)
@@ -332,6 +335,22 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
     if finding.get("evidence"):
         conclude(Evidence.from_json(finding["evidence"]), strict=pyfuncitem.config.getoption("modeltiers_strict"))
     return result
+
+
+def _look_for_mending(item: pytest.Function, judge: Judge, suite: Suite) -> None:
+    """Looks for a change of the model's code that mends a failure, while there is time for it."""
+
+    def remake(fixture: str, subject: Subject) -> Any:
+        made = {
+            "study": lambda: suite.study_of(subject, suite.config),
+            "trial": lambda: suite.trial_of(subject, suite.config.training_config(), suite.config),
+        }
+        return made[fixture]()
+
+    case = str(item.callspec.params["case"]) if hasattr(item, "callspec") else None
+    seconds = min(float(item.config.getoption("model_hints")), suite.budget.part)
+    with suppress(TimeBudgetError):
+        look_for_mending(judge, case, remake, seconds)
 
 
 def _suite_of(item: pytest.Item) -> Suite | None:

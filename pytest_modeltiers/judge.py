@@ -46,10 +46,8 @@ from pytest_modeltiers.time_budget import CutShortError
 VERDICT = pytest.StashKey[dict[str, Any]]()
 """What a test found, for the report."""
 
-
 EXAMPLES = 8
 """Draws for a property with free sizes."""
-
 Check = Callable[..., Evidence]
 """A property function: from a subject and the values of an example to evidence."""
 
@@ -86,6 +84,7 @@ class Judge:
         start: Seed of what is drawn.
         selection: What else is judged in this run.
         label: The property with its case, such as ``finite_output[typical]``.
+        looks_into: Whether a failure is looked into for the module and the line at fault.
         worst: The worst evidence so far, whoever owns it.
         examples: How many examples were judged.
         cut: Whether the time budget kept examples from being drawn.
@@ -99,6 +98,7 @@ class Judge:
         start: int = 0,
         selection: Selection = EVERYTHING,
         case: str | None = None,
+        looks_into: bool = True,
     ) -> None:
         self.name = name
         self.label = f"{name}[{case}]" if case else name
@@ -106,6 +106,7 @@ class Judge:
         self.subject = subject
         self.share = share
         self.start = start
+        self.looks_into = looks_into
         self.worst: Evidence | None = None
         self.examples = 0
         self.cut = False
@@ -210,15 +211,21 @@ class Judge:
             if not self._is_own_failure(evidence):
                 self._keep(evidence)
 
-    def finish(self) -> Evidence:
-        """The verdict: the worst evidence, judged once more, with its place, and left to its owner where it has one."""
+    def finish(self, told: Evidence | None = None) -> Evidence:
+        """The verdict: the worst evidence, judged once more, with its place, and left to its owner; or what was found out since."""
+        self._final = told or self._final
         if self._final is None:
             worst = self.worst or Evidence(self.name, Status.FAIL, "nothing was compared", code="nothing_compared")
             self._final = settled(self._confirmed(worst), self.label, self.selection)
-            if self._final.status in (Status.FAIL, Status.WARN):
+            if self.looks_into and self._final.status in (Status.FAIL, Status.WARN):
                 case = self.label.partition("[")[2].rstrip("]")
                 self._final = depicted(located(self._final.investigated(), self.subject.model), self.subject, case)
         return self._final
+
+    @property
+    def counterexample(self) -> tuple[Check, dict[str, Any]] | None:
+        """The property function and the values that showed the worst failure; ``None`` where they are not known."""
+        return self._again.args if isinstance(self._again, partial) else None
 
     def verdict(self) -> dict[str, Any]:
         """The finding as JSON-ready values; without evidence where the test ended before its verdict, as by a skip."""
@@ -236,6 +243,8 @@ class Judge:
     def cut_short(self, reason: str) -> None:
         """Records that time or memory ended the test before all was judged: what failed stays, what held says nothing of the rest."""
         self.cut = True
+        if self._final is not None:  # only how it could be mended was still looked for
+            return
         if self.worst is None or not self._is_own_failure(self.worst):
             held = f"; what was judged by then held ({self.examples} examples)" if self.worst and self.examples > 1 else ""
             self.worst = Evidence(self.name, Status.SKIPPED, reason + held)

@@ -36,6 +36,7 @@ from harness.tasks.finding import signature_from_call
 from pytest_modeltiers.judge import Judge
 from pytest_modeltiers.judgement import Judgement
 from pytest_modeltiers.judgement import progress as shown_progress
+from pytest_modeltiers.mending import look_for_mending
 from pytest_modeltiers.property_tests import Answers, run_test
 
 _TIERS = (1, 2)
@@ -157,6 +158,7 @@ def judge_model(
     share: float = 5.0,
     only: Collection[str] | None = None,
     tiers: Collection[int] = (1,),
+    mending_seconds: float = 0.0,
 ) -> dict[str, Evidence]:
     """Judges every property of some tiers that applies to a task.
 
@@ -168,6 +170,7 @@ def judge_model(
         share: Seconds that one property may go on drawing examples.
         only: Names of properties, where not all are wanted.
         tiers: Which tiers; those that need nothing but a model are 1 and 2.
+        mending_seconds: Processor time that may be spent on each failure to look for a change of the code that mends it.
 
     Returns:
         The worst evidence of every test, by its name, such as ``finite_output[extremes]``.
@@ -188,7 +191,7 @@ def judge_model(
     pristine = build(seed)
     copies = Copies(pristine, lambda: build(seed))
     subject = Subject(pristine, adapter or make_adapter(task), task, pristine, build, seed, given_copies=copies)
-    return {label: evidence for label, _, evidence in judged(subject, tests, share)}
+    return {label: evidence for label, _, evidence in judged(subject, tests, share, mending_seconds)}
 
 
 Test = tuple[str, "str | None"]
@@ -220,19 +223,27 @@ def selected_tests(task: TaskSpec, tiers: Collection[int], only: Collection[str]
     return [(name, case) for name, entry in entries for case in (entry.cases_for(task) if entry.cases else (None,))]
 
 
-def judged(given: Subject, tests: Sequence[Test], share: float) -> Iterator[tuple[str, float, Evidence]]:
+def judged(
+    given: Subject, tests: Sequence[Test], share: float, mending_seconds: float = 0.0
+) -> Iterator[tuple[str, float, Evidence]]:
     """Judges tests one after the other, each on a copy of the model: their names, seconds and evidence.
 
     Args:
         given: The model, with how it is copied.
         tests: The tests.
         share: Seconds that one test may go on drawing examples.
+        mending_seconds: See ``judge_model``.
     """
 
     def run(name: str, case: str | None) -> Evidence:
         subject = replace(given, model=given.copies.fresh(), given_copies=given.copies)
+        judge = Judge(name, subject, share, given.seed, selection, case)
         with threads_for(given.model):
-            return run_test(Judge(name, subject, share, given.seed, selection, case), case, partial(_provide, subject))
+            found = run_test(judge, case, partial(_provide, subject))
+            if mending_seconds:
+                look_for_mending(judge, case, lambda fixture, other: _provide(other, fixture), mending_seconds)
+                found = judge.finish()
+        return found
 
     answers = Answers(given.task, _TIERS)
     selection = Selection(frozenset(name for name, _ in tests), given.task.switched_off, partial(answers.of, run))

@@ -47,6 +47,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--model-report", metavar="DIR", help="write the health report (JSON, Markdown, HTML) into DIR")
     group.addoption("--model-sarif", metavar="FILE", help="write the findings as SARIF, for code scanning and editors")
+    group.addoption(
+        "--model-hints",
+        type=float,
+        default=2.0,
+        metavar="SECONDS",
+        help="processor time for each failure to look for a change of the model's code that mends it (2; 0: none)",
+    )
     group.addoption("--modeltiers-json", metavar="FILE", help=argparse.SUPPRESS)  # what `modeltiers tiers` reads
     group.addoption(
         "--trust-model", action="store_true", help="let a model_file start programs and use the network when it is imported"

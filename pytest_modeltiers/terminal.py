@@ -221,7 +221,7 @@ def _print_cause(terminal: pytest.TerminalReporter, cause: Cause, result: Result
                 _print_wrapped(terminal, f"{_INDENT}{label}: ", text, hanging=_INDENT + "  ")
         if evidence is not None and evidence.mending is not None:
             _print_wrapped(terminal, _INDENT, f"with this change of {evidence.mending.place} the property holds:")
-            _print_code(terminal, evidence.mending.text, "+")
+            _print_code(terminal, evidence.mending.text, "-+")
     for name in (cause.owner.check_name, *(check.check_name for check in cause.also)):
         _print_captured(terminal, by_name[name])
 
@@ -233,12 +233,15 @@ def _waiting_text(cause: Cause, results: Iterable[Result]) -> str:
     return f"{counted(waiting, 'test')}, until this is mended" if waiting else ""
 
 
-def _print_code(terminal: pytest.TerminalReporter, text: str, mark: str) -> None:
-    """Lines of code below each other, cut where the terminal ends; those with a mark stand out."""
+def _print_code(terminal: pytest.TerminalReporter, text: str, marks: str) -> None:
+    """Lines of code below each other: those with a mark whole, on several lines where they are long, the others cut where the terminal ends."""
     room = _columns() - len(_INDENT)
     for line in text.splitlines():
-        shown = line if len(line) <= room else f"{line[: room - 1]}…"
-        terminal.line(f"{_INDENT}{shown}", bold=line.startswith(mark), light=not line.startswith(mark))
+        is_marked = line.startswith(tuple(marks))
+        indent = " " * min(len(line) - len(line[1:].lstrip(" 0123456789|")) + 2, room // 2)
+        wrapped = textwrap.wrap(line, room, subsequent_indent=indent, drop_whitespace=False) if is_marked else []
+        for shown in wrapped or [line if len(line) <= room else f"{line[: room - 1]}…"]:
+            terminal.line(f"{_INDENT}{visible(shown)}", bold=is_marked, light=not is_marked)
 
 
 def _print_captured(terminal: pytest.TerminalReporter, result: Result) -> None:

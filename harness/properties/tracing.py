@@ -194,7 +194,7 @@ def first_divergence(left: list[Call], right: list[Call], view_left: View, view_
     if step is None:
         return Blame(call.module)
     # What it reads may lack the axis that the view is of, such as a mean over it: then whatever made that one mixed it.
-    before = steps[: [each for _, each in steps].index(step[0])]
+    before = [(key, each) for key, each in steps[: [each for _, each in steps].index(step[0])] if _reduces(each)]
     mixing = _first_differing(before, others, _or_all(view_left), _or_all(view_right))
     return Blame(call.module, (mixing or step)[0].place)
 
@@ -203,6 +203,11 @@ def mixes_by_attention(blame: Blame, calls: list[Call]) -> bool:
     """Whether a blamed line computes attention, as opposed to a mean or a convolution."""
     blamed = (step for call in calls if call.module == blame for step in call.steps if step.place == blame.place)
     return any(step.name in _ATTENTION for step in blamed)
+
+
+def _reduces(step: Step) -> bool:
+    """Whether an operator returns less than it reads, as a mean does."""
+    return sum(each.numel() for each in step.outputs) < max((each.numel() for each in step.inputs), default=0)
 
 
 def _or_all(view: View) -> View:

@@ -1,0 +1,114 @@
+"""A change of the user's code with which a property that failed holds: looked for near the line at fault, and tried in memory."""
+
+from __future__ import annotations
+
+import ast
+import linecache
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from harness.excerpts import Mending, from_here
+from harness.mending import probes, rules  # noqa: F401  # which fill the table of edits
+from harness.mending.edits import Edit, Source, edits_of, scopes_of
+from harness.mending.patching import CannotChangeError, changed
+from harness.runtime import processor_seconds
+
+_FAR = 12
+"""What it costs that a change is in another function of the class at fault; twice that in another class."""
+
+_NEAR = 15
+"""Lines beyond which a change is as far as it can be within a function."""
+
+
+def find_mending(
+    place: tuple[str, int] | None,
+    files: Iterable[str],
+    holds: Callable[[], bool],
+    broken: Callable[[], frozenset[str]],
+    seconds: float,
+) -> tuple[Mending, bool] | None:
+    """The first change with which a property holds, the most likely tried first; a usual one where there is one.
+
+    Args:
+        place: File and line at fault.
+        files: The files of the model's code.
+        holds: Builds the model anew and asks whether the property holds.
+        broken: The same of other properties: those that do not hold. None may join them.
+        seconds: Processor time that the search may take.
+
+    Returns:
+        The change, and whether it is a usual mending, that may be offered: another one only shows which line it depends on. ``None`` where
+        none was found in that time.
+    """
+    started = processor_seconds()
+    with _running_lines(set(files)) as lines:
+        if holds():  # not this time: what then mends it is chance
+            return None
+    sources = {file: Source(file, "".join(linecache.getlines(file))) for file in {file for file, _ in lines}}
+    was_broken: frozenset[str] | None = None
+    other: Mending | None = None
+    for _, file, edit in sorted(_ranked(place, sources, lines), key=lambda ranked: ranked[:1]):
+        if processor_seconds() - started > seconds:
+            break
+        if other is not None and not edit.is_known:
+            continue
+        try:
+            with changed(sources[file], edit):
+                also_broken = broken() if holds() else None
+        except CannotChangeError:
+            continue
+        if also_broken is None:
+            continue
+        was_broken = broken() if was_broken is None and also_broken else was_broken
+        if not also_broken - (was_broken or frozenset()):
+            found = Mending(from_here(file), edit.line, tuple(sources[file].lines[edit.line - 1 : edit.end]), edit.new)
+            if edit.is_known:
+                return found, True
+            other = found
+    return None if other is None else (other, False)
+
+
+def _ranked(
+    place: tuple[str, int] | None, sources: dict[str, Source], lines: set[tuple[str, int]]
+) -> Iterator[tuple[float, str, Edit]]:
+    """The changes of the lines that ran, with how unlikely each is to be the right one."""
+    for file, source in sources.items():
+        try:
+            scopes = scopes_of(source)
+        except SyntaxError:
+            continue
+        home = next((scope for scope in scopes if place and place[0] == file and _has(scope.function, place[1])), None)
+        for scope in scopes:
+            far = 0 if scope is home else _FAR if home and scope.owner is home.owner else 2 * _FAR
+            for edit in edits_of(scope):
+                if any((file, line) in lines for line in range(edit.line, edit.end + 1)):
+                    away = abs(edit.line - place[1]) if scope is home and place else _NEAR / 2
+                    yield 2 * edit.cost + far + min(away, _NEAR), file, edit
+
+
+def _has(function: ast.AST, line: int) -> bool:
+    return function.lineno <= line <= (getattr(function, "end_lineno", 0) or 0)  # type: ignore[attr-defined]
+
+
+@contextmanager
+def _running_lines(files: set[str]) -> Iterator[set[tuple[str, int]]]:
+    """Notes the lines of some files that run in a block."""
+    seen = set[tuple[str, int]]()
+
+    def inside(frame: FrameType, event: str, _argument: Any) -> Any:
+        if event == "line":
+            seen.add((frame.f_code.co_filename, frame.f_lineno))
+        return inside
+
+    def enter(frame: FrameType, _event: str, _argument: Any) -> Any:
+        return inside if frame.f_code.co_filename in files else None
+
+    before = sys.gettrace()
+    sys.settrace(enter)
+    try:
+        yield seen
+    finally:
+        sys.settrace(before)

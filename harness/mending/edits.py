@@ -1,0 +1,210 @@
+"""Changes of a line of code that mend known mistakes, read from the syntax tree of a function.
+
+Each rule looks at one node and yields the texts that might take its place. Whether one of them mends anything is not asked here: it is tried.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A change of a few lines.
+
+    Attributes:
+        line: The first line that changes, counted from 1.
+        end: The last one.
+        new: The lines that take their place.
+        rule: The name of the rule.
+        cost: How far from usual the change is; the usual ones are tried first.
+        is_known: Whether it is a usual mending, which may be offered. Any other only shows which line it depends on.
+    """
+
+    line: int
+    end: int
+    new: tuple[str, ...]
+    rule: str
+    cost: int
+    is_known: bool = True
+
+
+@dataclass
+class Source:
+    """A file of the user's.
+
+    Attributes:
+        file: The file.
+        text: What it holds.
+    """
+
+    file: str
+    text: str
+
+    @cached_property
+    def lines(self) -> list[str]:
+        """Its lines."""
+        return self.text.splitlines()
+
+    @cached_property
+    def tree(self) -> ast.Module:
+        """Its syntax tree."""
+        return ast.parse(self.text)
+
+    @cached_property
+    def parents(self) -> dict[ast.AST, ast.AST]:
+        """The node that each node is in."""
+        return {child: node for node in ast.walk(self.tree) for child in ast.iter_child_nodes(node)}
+
+    def around(self, edit: Edit) -> tuple[int, str]:
+        """The changed text of the class or function of the file that an edit is in, and how many lines stand before it."""
+        for node in self.tree.body:
+            first = min([node.lineno, *(each.lineno for each in getattr(node, "decorator_list", ()))])
+            if first <= edit.line and edit.end <= (node.end_lineno or 0):
+                before, after = self.lines[first - 1 : edit.line - 1], self.lines[edit.end : node.end_lineno]
+                return first - 1, "\n".join([*before, *edit.new, *after]) + "\n"
+        return 0, "\n".join([*self.lines[: edit.line - 1], *edit.new, *self.lines[edit.end :]]) + "\n"
+
+    def segment(self, node: ast.AST) -> str:
+        """The text of a node."""
+        return ast.get_source_segment(self.text, node) or ast.unparse(node)
+
+    def with_text(self, node: ast.expr | ast.stmt, text: str) -> tuple[int, int, tuple[str, ...]]:
+        """The lines of a node, first and last, and what they are with another text in its place."""
+        end = node.end_lineno or node.lineno
+        head = self.lines[node.lineno - 1].encode()[: node.col_offset].decode()
+        tail = self.lines[end - 1].encode()[node.end_col_offset :].decode()
+        return node.lineno, end, tuple(f"{head}{text}{tail}".splitlines())
+
+
+@dataclass
+class Scope:
+    """The function that a node is in, and what is known there.
+
+    Attributes:
+        source: The file.
+        function: The function.
+        owner: The class whose method it is.
+    """
+
+    source: Source
+    function: Function
+    owner: ast.ClassDef | None = None
+    text: Callable[[ast.AST], str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.text = self.source.segment
+
+    @cached_property
+    def parameters(self) -> list[str]:
+        """Names of its parameters, without ``self``."""
+        given = self.function.args
+        names = [each.arg for each in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
+        return [name for name in names if name not in ("self", "cls")]
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Its parameters, and what it assigns."""
+        stored = (n.id for n in ast.walk(self.function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store))
+        return list(dict.fromkeys([*self.parameters, *stored]))
+
+    @cached_property
+    def masks(self) -> list[str]:
+        """Parameters that say what is real."""
+        return [name for name in self.parameters if any(word in name.lower() for word in ("mask", "real", "valid", "known"))]
+
+    @property
+    def is_init(self) -> bool:
+        """Whether it sets up instances."""
+        return self.function.name in ("__init__", "__post_init__", "reset_parameters", "setup")
+
+
+Rule = Callable[[ast.AST, Scope], Iterator[str]]
+_RULES: list[tuple[str, int, bool, Rule]] = []
+
+
+def rule(name: str, cost: int, is_known: bool = True) -> Callable[[Rule], Rule]:
+    """Adds a rule.
+
+    Args:
+        name: What it changes.
+        cost: See ``Edit``.
+        is_known: See ``Edit``.
+    """
+
+    def add(function: Rule) -> Rule:
+        _RULES.append((name, cost, is_known, function))
+        return function
+
+    return add
+
+
+def edits_of(scope: Scope) -> Iterator[Edit]:
+    """Every change of a function that a rule knows; ``harness.mending`` imports the rules."""
+    seen = set[tuple[int, tuple[str, ...]]]()
+    for node in ast.walk(scope.function):
+        if node is scope.function or not isinstance(node, (ast.expr, ast.stmt)):
+            continue
+        for name, cost, is_known, make in _RULES:
+            for text in make(node, scope):
+                line, end, new = scope.source.with_text(node, text)
+                if (line, new) not in seen and new != tuple(scope.source.lines[line - 1 : end]):
+                    seen.add((line, new))
+                    yield Edit(line, end, new, name, cost, is_known)
+
+
+def scopes_of(source: Source) -> list[Scope]:
+    """The functions of a file and the methods of its classes."""
+    found = []
+    for node in ast.walk(source.tree):
+        if isinstance(node, Function):
+            holder = source.parents.get(node)
+            if not isinstance(holder, Function):
+                found.append(Scope(source, node, holder if isinstance(holder, ast.ClassDef) else None))
+    return found
+
+
+def called(node: ast.AST) -> str:
+    """The name of the function or method that a node calls; empty where it calls none."""
+    if not isinstance(node, ast.Call):
+        return ""
+    return node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+
+
+def receiver(node: ast.Call) -> ast.expr | None:
+    """What a method is called on; ``None`` of a function such as ``F.relu``."""
+    if not isinstance(node.func, ast.Attribute):
+        return None
+    value = node.func.value
+    if isinstance(value, ast.Name) and value.id in ("torch", "F", "nn", "functional", "math", "np"):
+        return None
+    return None if isinstance(value, ast.Attribute) and ast.unparse(value).startswith(("nn.", "torch.")) else value
+
+
+def subject_of(node: ast.Call) -> ast.expr | None:
+    """The tensor that a call is about: what a method is called on, or the first argument of a function."""
+    return receiver(node) or (node.args[0] if node.args else None)
+
+
+def call_text(node: ast.Call, scope: Scope, args: list[str], keywords: list[str]) -> str:
+    """The text of a call with other arguments."""
+    return f"{scope.text(node.func)}({', '.join([*args, *keywords])})"
+
+
+def arguments(node: ast.Call, scope: Scope) -> tuple[list[str], list[str]]:
+    """The texts of the arguments of a call, by place and by name."""
+    keywords = [f"{each.arg}={scope.text(each.value)}" if each.arg else f"**{scope.text(each.value)}" for each in node.keywords]
+    return [scope.text(each) for each in node.args], keywords
+
+
+def integer(node: ast.AST) -> int | None:
+    """The whole number that a node is, with its sign; ``None`` where it is none."""
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        inner = integer(node.operand)
+        return None if inner is None else -inner
+    return node.value if isinstance(node, ast.Constant) and type(node.value) is int else None

@@ -1,0 +1,360 @@
+"""The known changes: what one writes by mistake, and what was meant."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+
+from harness.mending.edits import Scope, arguments, call_text, called, integer, receiver, rule, subject_of
+
+_REDUCTIONS = frozenset(
+    (
+        *(
+            "mean",
+            "sum",
+            "softmax",
+            "log_softmax",
+            "max",
+            "min",
+            "amax",
+            "amin",
+            "var",
+            "std",
+            "norm",
+            "cumsum",
+            "cat",
+            "stack",
+            "flip",
+        ),
+        *("argmax", "size", "logsumexp", "median", "prod", "any", "all", "normalize", "unsqueeze", "squeeze", "select", "gather"),
+        *("chunk", "split", "unbind", "nanmedian", "nanmean", "roll", "index_select", "glu"),
+    )
+)
+_ACTIVATIONS = frozenset(["softmax", "log_softmax", "sigmoid", "logsigmoid", "relu", "tanh"])
+_NEW_TENSORS = frozenset(["zeros", "ones", "full", "arange", "empty", "tensor", "eye", "linspace"])
+_RELAID = frozenset(["transpose", "t", "permute", "flip", "contiguous", "detach"])
+
+
+@rule("diagonal of a mask", 0)
+def _diagonal(node: ast.AST, scope: Scope) -> Iterator[str]:
+    name = called(node).rstrip("_")
+    if not isinstance(node, ast.Call) or name not in ("triu", "tril"):
+        return
+    args, keywords = arguments(node, scope)
+    at = 0 if receiver(node) is not None else 1
+    for usual in ("1", "0") if name == "triu" else ("0", "-1"):
+        rest = [each for each in keywords if not each.startswith("diagonal=")]
+        wanted = [] if usual == "0" else [usual]
+        yield call_text(node, scope, [*args[:at], *wanted], rest)
+
+
+@rule("dropout that asks for the mode", 0)
+def _dropout(node: ast.AST, scope: Scope) -> Iterator[str]:
+    if isinstance(node, ast.Call) and "dropout" in called(node) and receiver(node) is None and scope.owner and node.args:
+        args, keywords = arguments(node, scope)
+        rest = [each for each in keywords if not each.startswith("training=")]
+        yield call_text(node, scope, args[:2], [*rest, "training=self.training"])
+
+
+@rule("no activation", 2)
+def _activation(node: ast.AST, scope: Scope) -> Iterator[str]:
+    if isinstance(node, ast.Call) and called(node) in _ACTIVATIONS and (subject := subject_of(node)) is not None:
+        yield scope.text(subject)
+
+
+@rule("no detach", 0)
+def _detach(node: ast.AST, scope: Scope) -> Iterator[str]:
+    if isinstance(node, ast.Call) and called(node) == "detach" and (subject := receiver(node)) is not None:
+        yield scope.text(subject)
+    if isinstance(node, ast.Attribute) and node.attr == "data" and isinstance(node.ctx, ast.Load):
+        yield scope.text(node.value)
+    if isinstance(node, ast.With) and any("no_grad" in ast.unparse(each) for each in node.items):
+        yield scope.text(node).replace("no_grad", "enable_grad", 1)
+
+
+@rule("the other switch", 2)
+def _switch(node: ast.AST, scope: Scope) -> Iterator[str]:
+    if not isinstance(node, ast.Call):
+        return
+    args, keywords = arguments(node, scope)
+    for number, each in enumerate(node.keywords):
+        if isinstance(each.value, ast.Constant) and type(each.value.value) is bool:
+            new = "self.training" if each.arg == "training" else str(not each.value.value)
+            yield call_text(node, scope, args, [*keywords[:number], f"{each.arg}={new}", *keywords[number + 1 :]])
+    for number, value in enumerate(node.args):
+        if isinstance(value, ast.Constant) and type(value.value) is bool:
+            yield call_text(node, scope, [*args[:number], str(not value.value), *args[number + 1 :]], keywords)
+
+
+@rule("the default of an argument", 8)
+def _default(node: ast.AST, scope: Scope) -> Iterator[str]:
+    if isinstance(node, ast.Call):
+        args, keywords = arguments(node, scope)
+        for number, each in enumerate(node.keywords):
+            if each.arg and not isinstance(each.value, ast.Name):
+                yield call_text(node, scope, args, [*keywords[:number], *keywords[number + 1 :]])
+
+
+@rule("a copy in place of a write", 0)
+def _in_place(node: ast.AST, scope: Scope) -> Iterator[str]:
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+        name, subject = called(node.value), receiver(node.value)
+        if name.endswith("_") and not name.startswith("_") and isinstance(subject, ast.Name):
+            args, keywords = arguments(node.value, scope)
+            yield f"{subject.id} = {subject.id}.{name[:-1]}({', '.join([*args, *keywords])})"
+        return
+    if isinstance(node, ast.Call) and (name := called(node)).endswith("_") and receiver(node) is not None:
+        args, keywords = arguments(node, scope)
+        assert isinstance(node.func, ast.Attribute)
+        yield f"{scope.text(node.func.value)}.{name[:-1]}({', '.join([*args, *keywords])})"
+    if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
+        operator = ast.unparse(ast.BinOp(ast.Name("a"), node.op, ast.Name("b")))[2:-2]
+        yield f"{node.target.id} = {node.target.id} {operator} ({scope.text(node.value)})"
+
+
+@rule("a copy of what is written into", 1)
+def _clone(node: ast.AST, scope: Scope) -> Iterator[str]:
+    body = [each for each in scope.function.body if not (isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant))]
+    if body and node is body[0] and isinstance(node, ast.stmt) and not scope.is_init:
+        written = [
+            target.value.id
+            for each in ast.walk(scope.function)
+            if isinstance(each, (ast.Assign, ast.AugAssign))
+            for target in (each.targets if isinstance(each, ast.Assign) else [each.target])
+            if isinstance(target, ast.Subscript) and isinstance(target.value, ast.Name)
+        ]
+        for name in dict.fromkeys(name for name in written if name in scope.parameters):
+            yield f"{name} = {name}.clone()\n{' ' * node.col_offset}{scope.text(node)}"
+    if isinstance(node, ast.Call) and called(node) == "register_buffer" and len(node.args) == 2:
+        args, keywords = arguments(node, scope)
+        yield call_text(node, scope, [args[0], f"{args[1]}.clone()"], keywords)
+
+
+@rule("away from zero", 1)
+def _away_from_zero(node: ast.AST, scope: Scope) -> Iterator[str]:
+    name = called(node)
+    if isinstance(node, ast.Call) and name in ("sqrt", "rsqrt", "log") and (subject := subject_of(node)) is not None:
+        inner = scope.text(subject)
+        inner = inner if isinstance(subject, (ast.Name, ast.Attribute, ast.Call, ast.Subscript)) else f"({inner})"
+        yield f"{inner}.clamp(min=1e-6).{name}()"
+    if isinstance(node, ast.Call) and name in ("norm", "std") and (receiver(node) is not None):
+        yield f"({scope.text(node)} + 1e-6)"
+    if isinstance(node, ast.Call) and name in ("clamp", "clamp_min", "maximum"):
+        for each in (*node.args, *(word.value for word in node.keywords)):
+            if isinstance(each, ast.Constant) and each.value == 0 and type(each.value) is not bool:
+                args, keywords = arguments(node, scope)
+                yield call_text(
+                    node,
+                    scope,
+                    ["1e-6" if value is each else text for value, text in zip(node.args, args, strict=True)],
+                    [
+                        f"{word.arg}=1e-6" if word.value is each else text
+                        for word, text in zip(node.keywords, keywords, strict=True)
+                    ],
+                )
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and not isinstance(node.right, ast.Constant):
+        yield f"{scope.text(node.left)} / ({scope.text(node.right)} + 1e-6)"
+        right = scope.text(node.right)
+        if isinstance(node.right, ast.Call):
+            yield f"{scope.text(node.left)} / {right}.clamp(min=1)"
+
+
+@rule("another axis", 3)
+def _axis(node: ast.AST, scope: Scope) -> Iterator[str]:
+    if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Attribute) and node.value.attr == "shape":
+        axis = integer(node.slice)
+        for other in (-1, -2, 0, 1, 2) if axis is not None else ():
+            if other != axis:
+                yield f"{scope.text(node.value)}[{other}]"
+    if isinstance(node, ast.Call) and called(node) in _REDUCTIONS:
+        args, keywords = arguments(node, scope)
+        for number, value in enumerate(node.args):
+            axis = integer(value)
+            for other in (1, -1, 0, 2) if axis is not None else ():
+                if other != axis:
+                    yield call_text(node, scope, [*args[:number], str(other), *args[number + 1 :]], keywords)
+        for number, word in enumerate(node.keywords):
+            axis = integer(word.value) if word.arg in ("dim", "axis") else None
+            for other in (1, -1, 0, 2) if axis is not None else ():
+                if other != axis:
+                    yield call_text(node, scope, args, [*keywords[:number], f"{word.arg}={other}", *keywords[number + 1 :]])
+
+
+@rule("a mean of what is real", 2)
+def _masked_mean(node: ast.AST, scope: Scope) -> Iterator[str]:
+    if isinstance(node, ast.Call) and called(node) == "mean" and (subject := receiver(node)) is not None and node.args:
+        axis = scope.text(node.args[0])
+        keep = ", keepdim=True" if any(word.arg == "keepdim" for word in node.keywords) else ""
+        for mask in scope.masks:
+            real, tensor = f"{mask}.unsqueeze(-1).to({scope.text(subject)}.dtype)", scope.text(subject)
+            yield f"({tensor} * {real}).sum({axis}{keep}) / {real}.sum({axis}{keep}).clamp(min=1)"
+
+
+@rule("a size in place of a factor", 1)
+def _size(node: ast.AST, scope: Scope) -> Iterator[str]:
+    if isinstance(node, ast.Call) and called(node) == "interpolate":
+        args, keywords = arguments(node, scope)
+        rest = [each for each in keywords if not each.startswith(("scale_factor=", "size="))]
+        if len(rest) < len(keywords):
+            own = {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
+            for name in scope.names:
+                if name not in own:
+                    yield call_text(node, scope, args[:1], [f"size={name}.shape[-2:]", *rest])
+            if {"height", "width"} <= set(scope.names):
+                yield call_text(node, scope, args[:1], ["size=(height, width)", *rest])
+
+
+@rule("registered", 1)
+def _registered(node: ast.AST, scope: Scope) -> Iterator[str]:
+    if not isinstance(node, (ast.Assign, ast.AnnAssign)) or not scope.is_init or node.value is None:
+        return
+    target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+    if not (isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name) and target.value.id == "self"):
+        return
+    value = scope.text(node.value)
+    if isinstance(node.value, (ast.List, ast.ListComp)):
+        yield f"self.{target.attr} = nn.ModuleList({value})"
+    elif isinstance(node.value, (ast.Dict, ast.DictComp)):
+        yield f"self.{target.attr} = nn.ModuleDict({value})"
+    elif isinstance(node.value, ast.Constant):
+        if isinstance(node.value.value, (int, float)):
+            yield f'self.register_buffer("{target.attr}", torch.tensor({value}))'
+    elif called(node.value) in ("Parameter", "clone", "randn", "rand", "zeros", "ones") or not isinstance(node.value, ast.Call):
+        yield f'self.register_buffer("{target.attr}", {value})'
+        yield f"self.{target.attr} = nn.Parameter({value})"
+    else:
+        yield f'self.register_buffer("{target.attr}", {value})'
+
+
+@rule("the same tensor", 0)
+def _same_tensor(node: ast.AST, scope: Scope) -> Iterator[str]:
+    if isinstance(node, ast.Call) and called(node) == "Parameter" and node.args:
+        inner = node.args[0]
+        while (isinstance(inner, ast.Attribute) and inner.attr == "data") or called(inner) in ("clone", "detach"):
+            inner = inner.value if isinstance(inner, ast.Attribute) else inner.func.value  # type: ignore[attr-defined]
+        if isinstance(inner, ast.Attribute) and inner is not node.args[0]:
+            yield scope.text(inner)
+    if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Attribute) and node.targets[0].attr == "requires_grad":
+        yield f"{scope.text(node.targets[0].value)}.requires_grad_({scope.text(node.value)})"
+
+
+@rule("a usual start", 2)
+def _start(node: ast.AST, scope: Scope) -> Iterator[str]:
+    name = called(node)
+    if isinstance(node, ast.Call) and name in ("normal_", "uniform_") and receiver(node) is None and node.args:
+        yield f"{scope.text(node.func).removesuffix(name)}xavier_uniform_({scope.text(node.args[0])})"
+    if isinstance(node, ast.Call) and name in ("zeros", "ones", "zeros_like", "ones_like"):
+        other = name.replace("zeros", "ones") if "zeros" in name else name.replace("ones", "zeros")
+        args, keywords = arguments(node, scope)
+        yield f"{scope.text(node.func).removesuffix(name)}{other}({', '.join([*args, *keywords])})"
+
+
+@rule("rows and places in their order", 1)
+def _view(node: ast.AST, scope: Scope) -> Iterator[str]:
+    if isinstance(node, ast.Call) and called(node) in ("view", "reshape") and len(node.args) >= 3:
+        args, _ = arguments(node, scope)
+        swapped = f"{scope.text(node.func)}({', '.join([args[0], args[2], args[1], *args[3:]])})"
+        yield f"{swapped}.transpose(1, 2)"
+        yield f"{scope.text(node.func)}({', '.join([args[1], args[0], *args[2:]])}).transpose(0, 1)"
+
+
+@rule("a mask for attention", 1)
+def _mask(node: ast.AST, scope: Scope) -> Iterator[str]:
+    if not isinstance(node, ast.Call):
+        return
+    args, keywords = arguments(node, scope)
+    named = {word.arg for word in node.keywords}
+    if called(node) == "scaled_dot_product_attention" and not named & {"attn_mask", "is_causal"} and len(args) == 3:
+        yield call_text(node, scope, args, [*keywords, "is_causal=True"])
+    if "need_weights" in named and "key_padding_mask" not in named:
+        for mask in scope.masks:
+            yield call_text(node, scope, args, [*keywords, f"key_padding_mask={mask} == 0"])
+    if (
+        "attn" in called(node).lower() + scope.text(node.func).lower()
+        and "key_padding_mask" not in named
+        and "need_weights" not in named
+    ):
+        for mask in scope.masks:
+            yield call_text(node, scope, args, [*keywords, f"key_padding_mask={mask} == 0"])
+
+
+@rule("the mask that is given", 1)
+def _given_mask(node: ast.AST, scope: Scope) -> Iterator[str]:
+    made = isinstance(node, ast.Compare) or called(node) in ("ones_like", "zeros_like", "new_ones", "ones")
+    if made and isinstance(node, (ast.Compare, ast.Call)):
+        for mask in scope.masks:
+            if mask not in {each.id for each in ast.walk(node) if isinstance(each, ast.Name)} or not isinstance(
+                node, ast.Compare
+            ):
+                yield mask
+                yield f"{mask}.bool()"
+
+
+@rule("the other way round", 3)
+def _opposite(node: ast.AST, scope: Scope) -> Iterator[str]:
+    holder = scope.source.parents.get(node)
+    if isinstance(holder, (ast.If, ast.IfExp, ast.BoolOp, ast.While)):
+        return  # what never runs breaks nothing, and mends nothing either
+    if isinstance(node, ast.Compare) and len(node.ops) == 1:
+        left, right = scope.text(node.left), scope.text(node.comparators[0])
+        other = {
+            ast.Eq: ("!=",),
+            ast.NotEq: ("==",),
+            ast.Lt: ("<=", ">="),
+            ast.LtE: ("<", ">"),
+            ast.Gt: (">=", "<="),
+            ast.GtE: (">", "<"),
+        }
+        for symbol in other.get(type(node.ops[0]), ()):
+            yield f"{left} {symbol} {right}"
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.Invert, ast.Not)):
+        yield scope.text(node.operand)
+    if isinstance(node, ast.Call) and called(node) in ("masked_fill", "masked_fill_") and node.args:
+        args, keywords = arguments(node, scope)
+        yield call_text(node, scope, [f"~({args[0]})", *args[1:]], keywords)
+
+
+@rule("only in training", 2)
+def _only_in_training(node: ast.AST, scope: Scope) -> Iterator[str]:
+    if scope.owner is None or scope.is_init or not isinstance(node, (ast.Expr, ast.Assign, ast.AugAssign)):
+        return
+    text = scope.text(node)
+    is_call = isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and text.startswith("self.")
+    draws = any(word in text for word in ("randn", "rand_like", "rand(", "bernoulli", "multinomial", "dropout"))
+    if is_call or draws:
+        indent = " " * node.col_offset
+        yield f"if self.training:\n{indent}    " + text.replace("\n", "\n    ")
+
+
+@rule("on the device and in the dtype of the input", 2)
+def _device(node: ast.AST, scope: Scope) -> Iterator[str]:
+    if isinstance(node, ast.Call) and called(node) in _NEW_TENSORS and receiver(node) is None and not scope.is_init:
+        args, keywords = arguments(node, scope)
+        if not any(word.arg == "device" for word in node.keywords):
+            for name in scope.parameters[:3]:
+                yield call_text(node, scope, args, [*keywords, f"device={name}.device"])
+        if not any(word.arg == "dtype" for word in node.keywords):
+            for name in scope.parameters[:2]:
+                yield call_text(node, scope, args, [*keywords, f"dtype={name}.dtype"])
+
+
+@rule("rows that were counted", 4)
+def _counted(node: ast.AST, scope: Scope) -> Iterator[str]:
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add) and ".max()" in scope.text(node.left):
+        used = {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
+        for name in scope.parameters:
+            if name not in used:
+                yield f"len({name})"
+
+
+@rule("all of it", 5)
+def _all_of_it(node: ast.AST, scope: Scope) -> Iterator[str]:
+    if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load):
+        parts = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+        slices = [part for part in parts if isinstance(part, ast.Slice)]
+        if len(slices) == len(parts) and any(part.lower or part.upper for part in slices):
+            yield scope.text(node.value)
+    if isinstance(node, ast.Attribute) and node.attr in ("T", "mT"):
+        yield scope.text(node.value)
+    if isinstance(node, ast.Call) and called(node) in _RELAID and (subject := receiver(node)) is not None:
+        yield scope.text(subject)

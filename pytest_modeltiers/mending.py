@@ -1,0 +1,129 @@
+"""Asks a property again with changed code: what makes it hold, and breaks nothing else, is offered."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from harness.catalogue import CATALOGUE
+from harness.evidence import Status
+from harness.excerpts import Excerpt
+from harness.mending import find_mending
+from harness.models.copies import Copies
+from harness.properties.places import shown_place
+from harness.properties.subject import Shared, Subject
+from harness.runtime import bytes_of_weights
+from harness.user_code import is_written_here
+from pytest_modeltiers.judge import Judge
+from pytest_modeltiers.property_tests import run_test
+
+SECONDS = 2.0
+"""Processor time that is spent on a finding."""
+
+_LAST_TIER = 3
+"""The last tier whose tests ask the model itself."""
+
+_SHARE = 0.05
+"""Seconds that a test may go on drawing examples when it is asked again."""
+
+_MOST_BYTES = 1 << 26
+"""Of weights: a larger model takes too long to be built again and again."""
+
+_STILL_HOLD = (
+    ("shape_contract", None),
+    ("finite_output", "typical"),
+    ("eval_deterministic", None),
+    ("batch_independence", "forward"),
+    ("input_dependence", "inputs"),
+    ("gradient_flow", "reaches_every_parameter"),
+    ("causal", None),
+)
+"""Tests that a change must not break, beside the one that it mends."""
+
+Remake = Callable[[str, Subject], Any]
+"""A fixture's value for another subject, by the fixture's name."""
+
+
+def look_for_mending(judge: Judge, case: str | None, remake: Remake, seconds: float = SECONDS) -> None:
+    """Adds a change of the code that mends it to what a judge found, where it is a failure and there is one.
+
+    Args:
+        judge: Who found it.
+        case: The case of the property.
+        remake: Makes what the tier works on from a subject.
+        seconds: Processor time that the search may take.
+    """
+    subject, evidence = judge.subject, judge.finish()
+    entry = CATALOGUE.get(evidence.name)
+    if seconds <= 0 or evidence.status is not Status.FAIL or entry is None or entry.tier > _LAST_TIER:
+        return
+    if bytes_of_weights(subject.model) > _MOST_BYTES or subject.rebuild is None:
+        return
+    files = [file for file in _files_of(subject.model) if is_written_here(file)]
+    excerpt = evidence.excerpt
+    place = (str(Path(excerpt.file).absolute()), excerpt.line) if excerpt is not None else None
+    again = _Again(judge, evidence.name, case, remake)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = find_mending(place, files, again.holds, again.broken, seconds)
+    if found is None:
+        return
+    mending, is_known = found
+    file = str(Path(mending.file).absolute())
+    if is_known:
+        judge.finish(replace(evidence, mending=mending))
+    else:
+        judge.finish(replace(evidence, excerpt=Excerpt.of(file, mending.line), place=shown_place(file, mending.line)))
+
+
+def _files_of(model: nn.Module) -> list[str]:
+    names = dict.fromkeys(cls.__module__ for module in model.modules() for cls in type(module).__mro__)
+    return [file for name in names if (file := getattr(sys.modules.get(name), "__file__", None))]
+
+
+class _Again:
+    """Asks tests once more, of a model that is built anew."""
+
+    def __init__(self, judge: Judge, name: str, case: str | None, remake: Remake) -> None:
+        self.judge, self.name, self.case, self.remake = judge, name, case, remake
+
+    def holds(self) -> bool:
+        """Whether the property holds: at the counterexample, which is asked first, and wherever else it is judged."""
+        try:
+            subject = self._anew()
+            given = self.judge.counterexample
+            if given is not None and given[0](replace(subject, model=subject.fresh()), **given[1]).status is not Status.OK:
+                return False
+            return self._status(subject, self.name, self.case) is Status.OK
+        except Exception:  # whatever a model raises whose code was changed
+            return False
+
+    def broken(self) -> frozenset[str]:
+        """Which of the other tests fail."""
+        task = self.judge.subject.task
+        asked = [(name, case) for name, case in _STILL_HOLD if CATALOGUE[name].applies_to(task) and name != self.name]
+        try:
+            subject = self._anew()
+            return frozenset(name for name, case in asked if self._status(subject, name, case) is Status.FAIL)
+        except Exception:  # such a change is not offered
+            return frozenset({*(name for name, _ in asked), "raises"})
+
+    def _anew(self) -> Subject:
+        old = self.judge.subject
+        assert old.rebuild is not None
+        build = partial(old.rebuild, old.seed)
+        pristine = build().eval()
+        copies = Copies(pristine, lambda: build().eval())
+        return replace(old, model=pristine, pristine=pristine, shared=Shared(), given_copies=copies)
+
+    def _status(self, subject: Subject, name: str, case: str | None) -> Status:
+        copy = replace(subject, model=subject.fresh())
+        judge = Judge(name, copy, _SHARE, self.judge.start, case=case, looks_into=False)
+        return run_test(judge, case, lambda fixture: self.remake(fixture, copy)).status

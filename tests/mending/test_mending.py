@@ -1,0 +1,162 @@
+"""Changes that mend a finding: found by rules, tried in memory, offered only where the property then holds."""
+
+from __future__ import annotations
+
+import ast
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness.excerpts import Mending
+from harness.mending.edits import Source, edits_of, scopes_of
+from harness.mending.patching import CannotChangeError, changed
+from harness.tasks import TaskSpec, TaskType
+from harness.user_code import import_file
+from pytest_modeltiers.live import judge_model
+
+TASK = TaskSpec(TaskType.CAUSAL_LM, vocab_size=23, max_seq_len=12)
+
+SOUND = """
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class Decoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.words, self.places = nn.Embedding(23, 8), nn.Embedding(12, 8)
+        self.mix = nn.Linear(8, 8)
+        self.register_buffer("scale", torch.full((8,), 0.5))
+        self.head = nn.Linear(8, 23)
+
+    def forward(self, input_ids):
+        length = input_ids.shape[1]
+        x = self.words(input_ids) + self.places.weight[:length]
+        x = F.dropout(x, 0.2, training=self.training)
+        ahead = torch.ones(length, length, dtype=torch.bool, device=x.device).triu(1)
+        scores = (x @ x.mT).masked_fill(ahead, float("-inf"))
+        return self.head(self.mix(scores.softmax(-1) @ x) * self.scale)
+"""
+
+BUGS = {
+    "causal": ("triu(1)", "triu(2)"),
+    "eval_deterministic": ("F.dropout(x, 0.2, training=self.training)", "F.dropout(x, 0.2)"),
+}
+
+
+def mending_of(folder: Path, text: str, name: str, seconds: float = 20.0) -> Mending | None:
+    file = folder / "model.py"
+    file.write_text(text)
+    model = import_file(file, "model_file").Decoder
+    found = judge_model(model, TASK, only=(name,), mending_seconds=seconds)
+    assert file.read_text() == text
+    return next((evidence.mending for evidence in found.values() if evidence.mending is not None), None)
+
+
+@pytest.mark.parametrize("name", ["causal", "eval_deterministic"])
+def test_a_usual_mistake_is_mended_on_its_line(name: str, tmp_path: Path) -> None:
+    right, wrong = BUGS[name]
+
+    found = mending_of(tmp_path, SOUND.replace(right, wrong), name)
+
+    assert found is not None
+    assert (right in found.new[0], wrong in found.old[0]) == (True, True)
+    assert found.line == SOUND.splitlines().index(next(line for line in SOUND.splitlines() if right in line)) + 1
+
+
+def test_a_sound_model_is_offered_nothing(tmp_path: Path) -> None:
+    assert mending_of(tmp_path, SOUND, "causal") is None
+
+
+def test_nothing_is_looked_for_in_no_time(tmp_path: Path) -> None:
+    assert mending_of(tmp_path, SOUND.replace("triu(1)", "triu(2)"), "causal", seconds=1e-6) is None
+
+
+def test_what_no_rule_mends_is_offered_nothing(tmp_path: Path) -> None:
+    mixed = SOUND.replace("length = input_ids.shape[1]", "length = input_ids.shape[1]\n        input_ids = input_ids.sort(1)[0]")
+
+    assert mending_of(tmp_path, mixed, "causal", seconds=0.4) is None
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("x = m.triu(2)", "x = m.triu(1)"),
+        ("x = torch.tril(m, 1)", "x = torch.tril(m)"),
+        ("x = F.dropout(x, 0.1)", "x = F.dropout(x, 0.1, training=self.training)"),
+        ("x = x.softmax(-1)", "x = x"),
+        ("x = x.detach()", "x = x"),
+        ("x.mul_(2)", "x = x.mul(2)"),
+        ("x += m", "x = x + (m)"),
+        ("x = x.mean(0)", "x = x.mean(1)"),
+        ("x = x.shape[-1]", "x = x.shape[-2]"),
+        ("x = x.mean(1)", "x = (x * mask.unsqueeze(-1).to(x.dtype)).sum(1) / mask.unsqueeze(-1).to(x.dtype).sum(1).clamp(min=1)"),
+        ("x = F.interpolate(x, scale_factor=2)", "x = F.interpolate(x, size=m.shape[-2:])"),
+        ("x = x.view(4, 2, 3)", "x = x.view(4, 3, 2).transpose(1, 2)"),
+        ("x = F.scaled_dot_product_attention(x, m, m)", "x = F.scaled_dot_product_attention(x, m, m, is_causal=True)"),
+        (
+            "x = self.attention(x, x, x, need_weights=False)",
+            "x = self.attention(x, x, x, need_weights=False, key_padding_mask=mask == 0)",
+        ),
+        ("real = x != 0", "real = mask"),
+        ("x = x / x.norm()", "x = x / (x.norm() + 1e-6)"),
+        ("x = torch.zeros(3)", "x = torch.zeros(3, device=x.device)"),
+        ("x = checkpoint(self.block, x, use_reentrant=True)", "x = checkpoint(self.block, x, use_reentrant=False)"),
+    ],
+)
+def test_a_rule_knows_what_was_meant(before: str, after: str) -> None:
+    source = Source("model.py", f"class Model:\n    def forward(self, x, m, mask):\n        {before}\n")
+    (scope,) = scopes_of(source)
+    texts = ["\n".join(edit.new).strip() for edit in edits_of(scope) if edit.is_known]
+    assert after in texts
+    for text in texts:
+        ast.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("self.mean = torch.zeros(3)", 'self.register_buffer("mean", torch.zeros(3))'),
+        ("self.count = 0", 'self.register_buffer("count", torch.tensor(0))'),
+        ("self.blocks = [nn.Linear(2, 2)]", "self.blocks = nn.ModuleList([nn.Linear(2, 2)])"),
+        ("self.head.weight = nn.Parameter(self.words.weight.data)", "self.head.weight = self.words.weight"),
+        ("self.words.requires_grad = False", "self.words.requires_grad_(False)"),
+        ('self.register_buffer("edges", edges, persistent=False)', 'self.register_buffer("edges", edges)'),
+    ],
+)
+def test_a_rule_knows_what_was_meant_of_a_models_parts(before: str, after: str) -> None:
+    source = Source("model.py", f"class Model:\n    def __init__(self, edges):\n        {before}\n")
+    (scope,) = scopes_of(source)
+    assert after in ["\n".join(edit.new).strip() for edit in edits_of(scope) if edit.is_known]
+
+
+def test_a_change_is_in_effect_in_its_block_only(tmp_path: Path) -> None:
+    file = tmp_path / "changing.py"
+    file.write_text(SOUND)
+    model = import_file(file, "model_file").Decoder().eval()
+    source = Source(str(file), SOUND)
+    (scope,) = [scope for scope in scopes_of(source) if scope.function.name == "forward"]
+    edit = next(edit for edit in edits_of(scope) if edit.rule == "diagonal of a mask")
+    ids, code = torch.arange(6)[None], type(model).forward.__code__
+    with torch.no_grad():
+        before = model(ids)
+        with changed(source, edit):
+            during = model(ids)
+        after = model(ids)
+    assert not torch.equal(before, during)
+    assert torch.equal(before, after)
+    assert type(model).forward.__code__ is code
+
+
+def test_a_change_that_is_no_code_is_none(tmp_path: Path) -> None:
+    file = tmp_path / "changing_too.py"
+    file.write_text(SOUND)
+    import_file(file, "model_file")
+    source = Source(str(file), SOUND)
+    edit = next(edits_of(scopes_of(source)[-1]))
+    broken = partial(type(edit), edit.line, edit.end, ("    return ((",), edit.rule, edit.cost)
+    with pytest.raises(CannotChangeError), changed(source, broken()):
+        pass
