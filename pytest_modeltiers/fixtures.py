@@ -22,7 +22,7 @@ from harness.evidence import Evidence
 from harness.owners import Selection
 from harness.process_state import ProcessState, kept_process
 from harness.properties.subject import Subject
-from harness.runtime import threads_for
+from harness.runtime import processor_seconds, threads_for
 from harness.tasks import TaskSpec
 from pytest_modeltiers.checks import FOUND
 from pytest_modeltiers.compat import fixtures_by_name
@@ -39,6 +39,13 @@ if TYPE_CHECKING:
     from harness.export.exports import Exports
     from harness.monitoring.monitor import Monitor
     from harness.training.trial import Trial
+
+
+_HINTED = pytest.StashKey[float]()
+"""Processor seconds that this process has spent on hints."""
+
+_MOST_HINTED = 6
+"""Times the time for one failure that a process spends on hints: where much is broken, the first findings are what to begin with."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -348,9 +355,11 @@ def _look_for_mending(item: pytest.Function, judge: Judge, suite: Suite) -> None
         return made[fixture]()
 
     case = str(item.callspec.params["case"]) if hasattr(item, "callspec") else None
-    seconds = min(float(item.config.getoption("model_hints")), suite.budget.part)
+    each, used = float(item.config.getoption("model_hints")), item.config.stash.get(_HINTED, 0.0)
+    started = processor_seconds()
     with suppress(TimeBudgetError):
-        look_for_mending(judge, case, remake, seconds)
+        look_for_mending(judge, case, remake, min(each, _MOST_HINTED * each - used, suite.budget.part))
+    item.config.stash[_HINTED] = used + processor_seconds() - started
 
 
 def _suite_of(item: pytest.Item) -> Suite | None:

@@ -11,9 +11,10 @@ from types import FrameType
 from typing import Any
 
 from harness.excerpts import Mending, from_here
-from harness.mending import probes, rules  # noqa: F401  # which fill the table of edits
 from harness.mending.edits import Edit, Source, edits_of, scopes_of
 from harness.mending.patching import CannotChangeError, changed
+from harness.mending.probes import PROBES
+from harness.mending.rules import RULES
 from harness.runtime import processor_seconds
 
 _FAR = 12
@@ -83,7 +84,7 @@ def _ranked(
         home = next((scope for scope in scopes if place and place[0] == file and _has(scope.function, place[1])), None)
         for scope in scopes:
             far = 0 if scope is home else _FAR if home and scope.owner is home.owner else 2 * _FAR
-            for edit in edits_of(scope):
+            for edit in edits_of(scope, (*RULES, *PROBES)):
                 if any((file, line) in lines for line in range(edit.line, edit.end + 1)):
                     away = abs(edit.line - place[1]) if scope is home and place else _NEAR / 2
                     yield 2 * edit.cost + far + min(away, _NEAR), file, edit

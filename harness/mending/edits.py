@@ -6,7 +6,7 @@ Each rule looks at one node and yields the texts that might take its place. Whet
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -124,38 +124,53 @@ class Scope:
         return self.function.name in ("__init__", "__post_init__", "reset_parameters", "setup")
 
 
-Rule = Callable[[ast.AST, Scope], Iterator[str]]
-_RULES: list[tuple[str, int, bool, Rule]] = []
+Make = Callable[[ast.AST, Scope], Iterator[str]]
+"""From a node to the texts that might take its place."""
 
 
-def rule(name: str, cost: int, is_known: bool = True) -> Callable[[Rule], Rule]:
-    """Adds a rule.
+@dataclass(frozen=True)
+class Rule:
+    """What one writes by mistake, and what was meant; see ``Edit`` for the other facts.
 
-    Args:
+    Attributes:
         name: What it changes.
-        cost: See ``Edit``.
-        is_known: See ``Edit``.
+        cost: How far from usual the change is.
+        is_known: Whether it is a usual mending.
+        make: Makes the texts.
     """
 
-    def add(function: Rule) -> Rule:
-        _RULES.append((name, cost, is_known, function))
-        return function
+    name: str
+    cost: int
+    is_known: bool
+    make: Make
 
-    return add
+
+def adding_to(table: list[Rule], is_known: bool) -> Callable[[str, int], Callable[[Make], Make]]:
+    """A decorator that adds a function to a table as a rule, given its name and its cost."""
+
+    def rule(name: str, cost: int) -> Callable[[Make], Make]:
+        def add(make: Make) -> Make:
+            table.append(Rule(name, cost, is_known, make))
+            return make
+
+        return add
+
+    return rule
 
 
-def edits_of(scope: Scope) -> Iterator[Edit]:
-    """Every change of a function that a rule knows; ``harness.mending`` imports the rules."""
+def edits_of(scope: Scope, table: Iterable[Rule]) -> Iterator[Edit]:
+    """Every change of a function that a rule knows."""
+    table = list(table)
     seen = set[tuple[int, tuple[str, ...]]]()
     for node in ast.walk(scope.function):
         if node is scope.function or not isinstance(node, (ast.expr, ast.stmt)):
             continue
-        for name, cost, is_known, make in _RULES:
-            for text in make(node, scope):
+        for each in table:
+            for text in each.make(node, scope):
                 line, end, new = scope.source.with_text(node, text)
                 if (line, new) not in seen and new != tuple(scope.source.lines[line - 1 : end]):
                     seen.add((line, new))
-                    yield Edit(line, end, new, name, cost, is_known)
+                    yield Edit(line, end, new, each.name, each.cost, each.is_known)
 
 
 def scopes_of(source: Source) -> list[Scope]:

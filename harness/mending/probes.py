@@ -5,16 +5,19 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from harness.mending.edits import Scope, arguments, call_text, called, rule
+from harness.mending.edits import Rule, Scope, adding_to, arguments, call_text, called
+
+PROBES: list[Rule] = []
+probe = adding_to(PROBES, is_known=False)
 
 
-@rule("another switch", 6, is_known=False)
+@probe("another switch", 6)
 def _constant_switch(node: ast.AST, scope: Scope) -> Iterator[str]:
     if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant) and type(node.value.value) is bool:
         yield f"{' = '.join(scope.text(each) for each in node.targets)} = {not node.value.value}"
 
 
-@rule("one of two", 6, is_known=False)
+@probe("one of two", 6)
 def _one_of_two(node: ast.AST, scope: Scope) -> Iterator[str]:
     if isinstance(node, ast.IfExp):
         yield scope.text(node.body)
@@ -25,7 +28,7 @@ def _one_of_two(node: ast.AST, scope: Scope) -> Iterator[str]:
         yield scope.text(node).replace('"sum"', '"mean"').replace("'sum'", "'mean'")
 
 
-@rule("what was left out", 7, is_known=False)
+@probe("what was left out", 7)
 def _left_out(node: ast.AST, scope: Scope) -> Iterator[str]:
     if not isinstance(node, ast.Call) or called(node) in ("isinstance", "len", "range", "super", "print"):
         return
@@ -53,7 +56,7 @@ def _attributes(owner: ast.ClassDef) -> list[str]:
     return list(dict.fromkeys(text for text in found if text.startswith("self.")))
 
 
-@rule("another number", 9, is_known=False)
+@probe("another number", 9)
 def _number(node: ast.AST, scope: Scope) -> Iterator[str]:
     if isinstance(node, ast.Constant) and type(node.value) is int and abs(node.value) < 100:
         yield from (f"{node.value + 1}", f"{node.value - 1}" if node.value > 0 else "(-1)")
@@ -61,7 +64,7 @@ def _number(node: ast.AST, scope: Scope) -> Iterator[str]:
             yield from scope.parameters[:4]
 
 
-@rule("without it", 10, is_known=False)
+@probe("without it", 10)
 def _without(node: ast.AST, scope: Scope) -> Iterator[str]:
     if isinstance(node, (ast.Expr, ast.Assign, ast.AugAssign)) and not (
         isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)

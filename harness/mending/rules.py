@@ -5,7 +5,10 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from harness.mending.edits import Scope, arguments, call_text, called, integer, receiver, rule, subject_of
+from harness.mending.edits import Rule, Scope, adding_to, arguments, call_text, called, integer, receiver, subject_of
+
+RULES: list[Rule] = []
+rule = adding_to(RULES, is_known=True)
 
 _REDUCTIONS = frozenset(
     (

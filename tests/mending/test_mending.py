@@ -12,6 +12,7 @@ import torch
 from harness.excerpts import Mending
 from harness.mending.edits import Source, edits_of, scopes_of
 from harness.mending.patching import CannotChangeError, changed
+from harness.mending.rules import RULES
 from harness.tasks import TaskSpec, TaskType
 from harness.user_code import import_file
 from pytest_modeltiers.live import judge_model
@@ -110,7 +111,7 @@ def test_what_no_rule_mends_is_offered_nothing(tmp_path: Path) -> None:
 def test_a_rule_knows_what_was_meant(before: str, after: str) -> None:
     source = Source("model.py", f"class Model:\n    def forward(self, x, m, mask):\n        {before}\n")
     (scope,) = scopes_of(source)
-    texts = ["\n".join(edit.new).strip() for edit in edits_of(scope) if edit.is_known]
+    texts = ["\n".join(edit.new).strip() for edit in edits_of(scope, RULES)]
     assert after in texts
     for text in texts:
         ast.parse(text)
@@ -130,7 +131,7 @@ def test_a_rule_knows_what_was_meant(before: str, after: str) -> None:
 def test_a_rule_knows_what_was_meant_of_a_models_parts(before: str, after: str) -> None:
     source = Source("model.py", f"class Model:\n    def __init__(self, edges):\n        {before}\n")
     (scope,) = scopes_of(source)
-    assert after in ["\n".join(edit.new).strip() for edit in edits_of(scope) if edit.is_known]
+    assert after in ["\n".join(edit.new).strip() for edit in edits_of(scope, RULES)]
 
 
 def test_a_change_is_in_effect_in_its_block_only(tmp_path: Path) -> None:
@@ -139,7 +140,7 @@ def test_a_change_is_in_effect_in_its_block_only(tmp_path: Path) -> None:
     model = import_file(file, "model_file").Decoder().eval()
     source = Source(str(file), SOUND)
     (scope,) = [scope for scope in scopes_of(source) if scope.function.name == "forward"]
-    edit = next(edit for edit in edits_of(scope) if edit.rule == "diagonal of a mask")
+    edit = next(edit for edit in edits_of(scope, RULES) if edit.rule == "diagonal of a mask")
     ids, code = torch.arange(6)[None], type(model).forward.__code__
     with torch.no_grad():
         before = model(ids)
@@ -156,7 +157,7 @@ def test_a_change_that_is_no_code_is_none(tmp_path: Path) -> None:
     file.write_text(SOUND)
     import_file(file, "model_file")
     source = Source(str(file), SOUND)
-    edit = next(edits_of(scopes_of(source)[-1]))
+    edit = next(edits_of(scopes_of(source)[-1], RULES))
     broken = partial(type(edit), edit.line, edit.end, ("    return ((",), edit.rule, edit.cost)
     with pytest.raises(CannotChangeError), changed(source, broken()):
         pass

@@ -56,6 +56,9 @@ class KeepsLibraries:
         self.modules = library_modules()
 
 
+_WITHOUT_HINTS = ("--model-hints", "0")
+
+
 class Project:
     """A folder with configs, models and tests."""
 
@@ -93,16 +96,18 @@ class Project:
         return file
 
     def run(self, *args: Any) -> pytest.RunResult:
-        """Runs pytest in this process."""
+        """Runs pytest in this process, without looking for hints unless it is told to."""
         # The plugin is imported already, so pytest cannot rewrite its assertions once more; it has none.
         kept = KeepsLibraries()
-        result = self.pytester.runpytest_inprocess(*args, "-W", "ignore::pytest.PytestAssertRewriteWarning", plugins=[kept])
+        result = self.pytester.runpytest_inprocess(
+            *_WITHOUT_HINTS, *args, "-W", "ignore::pytest.PytestAssertRewriteWarning", plugins=[kept]
+        )
         sys.modules.update(kept.modules)
         return result
 
     def run_apart(self, *args: Any) -> pytest.RunResult:
         """Runs pytest in a process of its own; one that hangs is ended, and on a busy machine others take long too."""
-        return self.pytester.runpytest_subprocess(*args, timeout=300)
+        return self.pytester.runpytest_subprocess(*_WITHOUT_HINTS, *args, timeout=300)
 
     def ids(self, *args: Any) -> list[str]:
         """Node ids that a run would have, in order."""

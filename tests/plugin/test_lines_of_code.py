@@ -104,3 +104,25 @@ def test_a_bug_in_code_elsewhere_is_shown_beside_the_config(tmp_path: Path) -> N
     cause = Cause(CheckResult("tier1::causal", "failed", "it leaks", {"tier": 1, "excerpt": code}))
 
     assert annotation(cause, tmp_path / "cfg.json", tmp_path) == "::error file=cfg.json,title=tier 1%3A causal::it leaks"
+
+
+def test_a_change_that_mends_a_failure_is_shown_and_the_file_stays_as_it_is(
+    project: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    leaky = LEAKY.replace(
+        "x.mean(1, keepdim=True)", "(x[:, None] * torch.ones(x.shape[1], x.shape[1]).tril(1)[:, :, None]).mean(2)"
+    )
+    project.config(model=leaky)
+
+    result = project.run(
+        "--model-config", "cfg.json", "--model-hints", "20", "--model-sarif", "found.sarif", "--model-report", "out"
+    )
+
+    assert "with this change of cfg_model.py:15 the property holds" in running_text(result)
+    assert "+ return (x[:, None] * torch.ones(x.shape[1], x.shape[1]).tril()" in running_text(result)
+    assert (project.path / "cfg_model.py").read_text() == leaky
+    (found,) = project.json("found.sarif")["runs"][0]["results"]
+    (change,) = found["fixes"][0]["artifactChanges"]
+    assert ".tril()" in change["replacements"][0]["insertedContent"]["text"]
+    assert ".tril()" in (project.path / "out/health_report.html").read_text()
