@@ -100,6 +100,11 @@ class Scope:
     def __post_init__(self) -> None:
         self.text = self.source.segment
 
+    def operand(self, node: ast.expr) -> str:
+        """The text of a node as it may stand anywhere: in parentheses, where what stands beside it could take a part of it."""
+        loose = isinstance(node, (ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.IfExp, ast.Lambda, ast.NamedExpr))
+        return f"({self.text(node)})" if loose else self.text(node)
+
     @cached_property
     def parameters(self) -> list[str]:
         """Names of its parameters, without ``self``."""

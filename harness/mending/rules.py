@@ -62,15 +62,15 @@ def _dropout(node: ast.AST, scope: Scope) -> Iterator[str]:
 @rule("no activation", 2)
 def _activation(node: ast.AST, scope: Scope) -> Iterator[str]:
     if isinstance(node, ast.Call) and called(node) in _ACTIVATIONS and (subject := subject_of(node)) is not None:
-        yield scope.text(subject)
+        yield scope.operand(subject)
 
 
 @rule("no detach", 0)
 def _detach(node: ast.AST, scope: Scope) -> Iterator[str]:
     if isinstance(node, ast.Call) and called(node) == "detach" and (subject := receiver(node)) is not None:
-        yield scope.text(subject)
+        yield scope.operand(subject)
     if isinstance(node, ast.Attribute) and node.attr == "data" and isinstance(node.ctx, ast.Load):
-        yield scope.text(node.value)
+        yield scope.operand(node.value)
     if isinstance(node, ast.With) and any("no_grad" in ast.unparse(each) for each in node.items):
         yield scope.text(node).replace("no_grad", "enable_grad", 1)
 
@@ -137,8 +137,7 @@ def _clone(node: ast.AST, scope: Scope) -> Iterator[str]:
 def _away_from_zero(node: ast.AST, scope: Scope) -> Iterator[str]:
     name = called(node)
     if isinstance(node, ast.Call) and name in ("sqrt", "rsqrt", "log") and (subject := subject_of(node)) is not None:
-        inner = scope.text(subject)
-        inner = inner if isinstance(subject, (ast.Name, ast.Attribute, ast.Call, ast.Subscript)) else f"({inner})"
+        inner = scope.operand(subject)
         yield f"{inner}.clamp(min=1e-6).{name}()"
     if isinstance(node, ast.Call) and name in ("norm", "std") and (receiver(node) is not None):
         yield f"({scope.text(node)} + 1e-6)"
@@ -156,10 +155,9 @@ def _away_from_zero(node: ast.AST, scope: Scope) -> Iterator[str]:
                     ],
                 )
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and not isinstance(node.right, ast.Constant):
-        yield f"{scope.text(node.left)} / ({scope.text(node.right)} + 1e-6)"
-        right = scope.text(node.right)
+        yield f"{scope.operand(node.left)} / ({scope.operand(node.right)} + 1e-6)"
         if isinstance(node.right, ast.Call):
-            yield f"{scope.text(node.left)} / {right}.clamp(min=1)"
+            yield f"{scope.operand(node.left)} / {scope.text(node.right)}.clamp(min=1)"
 
 
 @rule("another axis", 3)
@@ -189,7 +187,8 @@ def _masked_mean(node: ast.AST, scope: Scope) -> Iterator[str]:
         axis = scope.text(node.args[0])
         keep = ", keepdim=True" if any(word.arg == "keepdim" for word in node.keywords) else ""
         for mask in scope.masks:
-            real, tensor = f"{mask}.unsqueeze(-1).to({scope.text(subject)}.dtype)", scope.text(subject)
+            tensor = scope.operand(subject)
+            real = f"{mask}.unsqueeze(-1).to({tensor}.dtype)"
             yield f"({tensor} * {real}).sum({axis}{keep}) / {real}.sum({axis}{keep}).clamp(min=1)"
 
 
@@ -360,4 +359,4 @@ def _all_of_it(node: ast.AST, scope: Scope) -> Iterator[str]:
     if isinstance(node, ast.Attribute) and node.attr in ("T", "mT"):
         yield scope.text(node.value)
     if isinstance(node, ast.Call) and called(node) in _RELAID and (subject := receiver(node)) is not None:
-        yield scope.text(subject)
+        yield scope.operand(subject)

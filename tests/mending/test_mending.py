@@ -89,6 +89,8 @@ def test_what_no_rule_mends_is_offered_nothing(tmp_path: Path) -> None:
         ("x = torch.tril(m, 1)", "x = torch.tril(m)"),
         ("x = F.dropout(x, 0.1)", "x = F.dropout(x, 0.1, training=self.training)"),
         ("x = x.softmax(-1)", "x = x"),
+        ("x = m * (x + 1).sigmoid()", "x = m * (x + 1)"),
+        ("x = (x - m) / x.norm()", "x = (x - m) / (x.norm() + 1e-6)"),
         ("x = x.detach()", "x = x"),
         ("x.mul_(2)", "x = x.mul(2)"),
         ("x += m", "x = x + (m)"),
