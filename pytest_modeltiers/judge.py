@@ -105,11 +105,9 @@ class Judge:
         self.selection = selection
         self.subject = subject
         self.share = share
-        self.start = start
-        self.looks_into = looks_into
+        self.start, self.looks_into = start, looks_into
         self.worst: Evidence | None = None
-        self.examples = 0
-        self.cut = False
+        self.examples, self.cut = 0, False
         self._again: Callable[[], Evidence] | None = None
         self._final: Evidence | None = None
         self._called_before = replace(CALLS)
