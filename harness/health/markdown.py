@@ -41,6 +41,7 @@ def to_markdown(report: HealthResults) -> str:
         f"**{verdict(report)}**",
         _coverage(report),
         _model_facts(report),
+        _changes(report),
         *_findings("Failures", [cause for cause in causes if cause.status == "failed"]),
         *_findings("Warnings", [cause for cause in causes if cause.status == "warning"]),
         _recommendations(report.recommendations),
@@ -224,6 +225,16 @@ def _coverage(report: HealthResults) -> str:
 
 def _model_facts(report: HealthResults) -> str:
     return "\n".join(f"- {_prose(label)}: {_prose(text)}" for label, text in head_facts(report).items())
+
+
+def _changes(report: HealthResults) -> str:
+    """What has changed since the last run; empty where there was none."""
+    found = report.comparison
+    if found is None:
+        return ""
+    parts = [f"## Since the last run\n\n{_prose(found.headline)}"]
+    parts += [f"**{heading}**\n\n" + "\n".join(f"- {_prose(line)}" for line in lines) for heading, lines in found.sections]
+    return "\n\n".join(parts)
 
 
 def _findings(heading: str, causes: list[Cause]) -> list[str]:

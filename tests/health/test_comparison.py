@@ -14,6 +14,7 @@ from harness.health import ExportHealthReport
 from harness.health.checks import CheckResult, CheckStatus, SkippedCheck
 from harness.health.comparison import Comparison, compare
 from harness.health.history import KEPT, REPORT, badge_svg, remember, write_badge
+from harness.health.markdown import to_markdown
 from harness.health.page import comparison_html, to_html
 
 
@@ -121,6 +122,7 @@ def test_the_last_runs_are_kept_and_the_last_is_compared_with(tmp_path: Path) ->
     page = Page(to_html(run))
     assert "Earlier runs 20" in page.texts("h2")
     assert "Since the last run" in page.texts("h2")
+    assert "## Since the last run\n\nWorse: 1 new" in to_markdown(run)
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"checks": 3}'])

@@ -126,6 +126,7 @@ def test_a_class_is_judged_with_fresh_weights() -> None:
 def test_a_language_model_is_known_by_its_calls() -> None:
     found = judge(Leaking(), torch.randint(0, 50, (2, 9)), only=["causal"])
     assert repr(found).startswith("Leaking, causal_lm: Broken: 1 problem (1 failed check)")
+    assert '<td aria-label="reads, and must not"' in found._repr_html_()
     assert found["causal"].status is Status.FAIL
 
 
