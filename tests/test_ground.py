@@ -15,7 +15,19 @@ import pytest
 
 from harness.files import file_hash, json_hash, new_folder, replacing, text_hash, write_whole
 from harness.processes import end_in_words, environment_of_child, last_line, start_process, stop_process
-from harness.wording import and_others, counted, duration, figure, joined, listed, p_value, shortened, with_unit
+from harness.wording import (
+    and_others,
+    counted,
+    duration,
+    figure,
+    joined,
+    listed,
+    p_value,
+    shortened,
+    visible,
+    visible_values,
+    with_unit,
+)
 
 
 def names_in(folder: Path) -> list[str]:
@@ -220,3 +232,24 @@ def _runs(pid: int) -> bool:
         return False
     state = Path(f"/proc/{pid}/stat")
     return not (state.is_file() and state.read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain ünïcödé 漢字 🙂", "plain ünïcödé 漢字 🙂"),
+        ("\x1b[2J", "\\x1b[2J"),
+        ("\x9b2J\x7f\x00", "\\x9b2J\\x7f\\x00"),
+        ("a\u202eb\u2066\u2028", "a\\u202eb\\u2066\\u2028"),
+        ("\ud800", "\\ud800"),
+        ("a\tb\nc\r\nd\re", "a\\tb\\nc\\r\\nd\\re"),
+    ],
+)
+def test_characters_that_control_are_shown(text: str, shown: str) -> None:
+    assert visible(text) == shown
+    assert visible(shown) == shown
+
+
+def test_lines_may_stay_lines() -> None:
+    assert visible("a\tb\nc\r\nd\re", lines=True) == "a\tb\nc\nd\\re"
+    assert visible_values({"a\x1b": ["b\x07\n", ("c\r", 1, None)]}) == {"a\\x1b": ["b\\x07\n", ("c\\r", 1, None)]}
