@@ -22,6 +22,7 @@ from harness.config_keys import (
     LoggingKeys,
     ModelKeys,
     MonitoringKeys,
+    ReferenceWindows,
     RunKeys,
     TaskKeys,
     TrainingConfig,
@@ -388,10 +389,10 @@ def json_schema() -> dict[str, Any]:
 def _keys_at(path: list[str]) -> list[str]:
     """The keys that are valid inside a group of the config."""
     groups: dict[str, type[BaseModel]] = {
-        "train": EvalConfig,
-        "eval": EvalConfig,
+        **dict.fromkeys(("train", "eval"), EvalConfig),
         "export": ExportConfig,
         "drift_floors": DriftFloors,
+        "reference_windows": ReferenceWindows,
     }
     of_signature = keys_in(path)
     return (

@@ -330,6 +330,15 @@ class DriftFloors(Keys):
     cramers_v: Annotated[float, Field(ge=0, le=1)] = Field(0.15, description="Bias-corrected Cramér's V of categories.")
 
 
+class ReferenceWindows(Keys):
+    """Which earlier windows are compared with, in place of the reference's own profile."""
+
+    last: Positive = Field(description="The most windows, the latest first; windows that failed are left out.")
+    same: Literal["weekday", "hour", "weekday_and_hour"] | None = Field(
+        None, description="What they have in common with the window's time, for data with a season."
+    )
+
+
 class MonitoringKeys(Keys):
     """Baselines and profiles."""
 
@@ -338,6 +347,10 @@ class MonitoringKeys(Keys):
     )
     reference_profile_id: Annotated[int, _COUNTABLE] | str | None = Field(
         None, description="The run whose profile data is compared with, by id or name."
+    )
+    reference_windows: ReferenceWindows | None = Field(
+        None,
+        description="Earlier windows that drift is judged against, as soon as there are any: a moving reference, or one a season.",
     )
     db_path: str = Field("experiments.db", description="The experiment database: a file, or a PostgreSQL URL.")
     thresholds: dict[str, float] = Field(

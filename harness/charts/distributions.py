@@ -5,8 +5,11 @@ Drift travels as JSON in a check's ``details["plots"]``, a list of::
     {"title": "age", "caption": "...", "kind": "numeric", "reference": [0.1, 0.5, 0.4], "current": [0.2, 0.6, 0.2], "edges": [30, 50]}
     {"title": "city", "caption": "...", "kind": "categorical", "reference": [0.3, 0.7], "current": [0.5, 0.5], "labels": ["Rome", "Oslo"]}
 
-Numbers are shares. Of a numeric plot the first lies below all edges, the last above them. ``feature`` and ``contribution``, where a plot has
-them, make the ranking. What is not of that form is left out, as a check's details may hold anything.
+    {"title": "age: KS D", "caption": "...", "kind": "series", "reference": [0.1, 0.1], "current": [0.04, 0.3], "labels": ["Monday", "Tuesday"]}
+
+Numbers are shares; those of a series are one window's after the other, with their limit as the reference. Of a numeric plot the first lies
+below all edges, the last above them. ``feature`` and ``contribution``, where a plot has them, make the ranking. What is not of that form is
+left out, as a check's details may hold anything.
 """
 
 from __future__ import annotations
@@ -40,10 +43,12 @@ class Distributions:
     Attributes:
         pairs: The shares, without bins that both sides leave empty.
         chart: Lines for numbers: the share of values below each value; bars for levels.
+        heads: What the columns of the pairs are called.
     """
 
     pairs: tuple[Pair, ...]
     chart: LineChart | BarChart
+    heads: tuple[str, str, str] = ("Value", "Reference", "Now")
 
 
 def distributions_of(details: Mapping[str, Any]) -> list[Distributions]:
@@ -96,6 +101,9 @@ def _distributions(plot: dict[str, Any]) -> Distributions | None:
     if plot.get("kind") == "numeric" and len(edges) == len(before) - 1 and edges and 0 < edges[-1] - edges[0] < math.inf:
         pairs = (Pair(*row) for row in zip(bin_labels(edges), before, now, strict=True) if row[1] or row[2])
         return Distributions(tuple(pairs), _curves(title, caption, edges, before, now))
+    if plot.get("kind") == "series" and isinstance(labels, (list, tuple)) and len(labels) == len(before) > 1:
+        values = tuple(Pair(str(label), *both) for label, *both in zip(labels, before, now, strict=True))
+        return Distributions(values, _series(title, caption, values), ("Window", "Limit", "Measured"))
     if plot.get("kind") == "categorical" and isinstance(labels, (list, tuple)) and len(labels) == len(before):
         levels = tuple(Pair(str(label), *both) for label, *both in zip(labels, before, now, strict=True))
         return Distributions(levels, _bars(title, caption, levels))
@@ -118,6 +126,21 @@ def _curves(title: str, caption: str, edges: Sequence[float], before: Sequence[f
     y = Axis("Share of values below", 0.0, 1.0, ticks=(Tick(0.0, "0%"), Tick(0.5, "50%"), Tick(1.0, "100%")))
     lines = Line("reference", "reference", places, below[0]), Line("now", "current", places, below[1])
     return LineChart(title, caption, description, lines, x, y)
+
+
+def _series(title: str, caption: str, windows: Sequence[Pair]) -> LineChart:
+    """One value a window, and its limit."""
+    places = tuple(float(place) for place in range(len(windows)))
+    last = windows[-1]
+    description = (
+        f"{title}, {len(windows)} windows; the last, {last.label}, has {last.current:.3g} with a limit of {last.reference:.3g}."
+    )
+    lines = (
+        Line("limit", "reference", places, tuple(one.reference for one in windows)),
+        Line("measured", "current", places, tuple(one.current for one in windows)),
+    )
+    ends = Tick(0.0, windows[0].label), Tick(places[-1], last.label)
+    return LineChart(title, caption, description, lines, Axis("window", 0.0, places[-1], ticks=ends), Axis("measured"))
 
 
 def _bars(title: str, caption: str, pairs: Sequence[Pair]) -> BarChart:

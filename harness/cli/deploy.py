@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,9 @@ def add_monitor(commands: Any) -> None:
     monitor.add_argument(
         "--html", type=Path, metavar="PAGE", help="a page that lists every feature, the worst first, with a search"
     )
+    monitor.add_argument(
+        "--at", metavar="TIME", type=datetime.fromisoformat, help="when the data is of, such as 2026-11-30T02:00; by default now"
+    )
     monitor.add_argument("--strict", action="store_true", help="warnings fail")
     add_json(monitor)
     monitor.set_defaults(run=_monitor)
@@ -183,7 +187,12 @@ def _monitor(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.config)
     with _progress(quiet=arguments.json) as on_batch:
         found = monitor_config(
-            config, baseline=arguments.baseline, reference=arguments.reference, on_batch=on_batch, html=arguments.html
+            config,
+            baseline=arguments.baseline,
+            reference=arguments.reference,
+            time=arguments.at,
+            on_batch=on_batch,
+            html=arguments.html,
         )
     print(json.dumps(found.data, allow_nan=False) if arguments.json else found.text)
     return int(found.data["status"] == "fail" or (arguments.strict and found.data["status"] == "warn"))

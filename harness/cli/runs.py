@@ -98,7 +98,9 @@ def add_runs(commands: Any) -> None:
         help="a file, or the URL of a PostgreSQL database; by default that of --config, or experiments.db here",
     )
     runs.add_argument("--name", metavar="NAME", help="only runs of this name")
-    runs.add_argument("--metric", metavar="METRIC", help="show a metric of each run, the best first")
+    runs.add_argument(
+        "--metric", metavar="METRIC", help="show a metric of each run, the best first; of RUN one series of its windows"
+    )
     runs.add_argument("--to-mlflow", metavar="URI", help="copy RUN to the MLflow server or database at this address")
     add_json(runs)
     runs.set_defaults(run=_runs)

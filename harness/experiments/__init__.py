@@ -12,6 +12,7 @@ from harness.experiments.records import (
     Scores,
     SweepPoint,
     SweepRecord,
+    WindowRecord,
 )
 from harness.experiments.run import Rhythm, Run
 
@@ -31,5 +32,6 @@ __all__ = [
     "SweepPoint",
     "SweepRecord",
     "UnknownRunError",
+    "WindowRecord",
     "log_profile_to_db",
 ]

@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 from harness.documents import flat, plain, strict_json
 from harness.errors import ExperimentError, MissingPackageError
 from harness.experiments.database import ExperimentDB, existing_database
 from harness.experiments.records import MetricColumns, RunRecord, RunRef
+from harness.experiments.windows import series_answer, series_of, windows_json, windows_text
 from harness.wording import Answer, aligned, duration, six_digits
 
 _LIMIT = 50
@@ -27,7 +29,10 @@ def answer(db_path: str | Path, run: str | None = None, name: str | None = None,
         ExperimentError: There is no such database or no such run, or it cannot be read.
     """
     with existing_database(db_path, _NO_DATABASE) as db:
-        return runs_table(db, name, metric) if run is None else run_details(db, run)
+        if run is None:
+            return runs_table(db, name, metric)
+        series = series_of(db.get_windows(run)).get(metric) if metric else None
+        return run_details(db, run) if series is None else series_answer(series)
 
 
 def copy_to_mlflow(db_path: str | Path, run: str | None, tracking_uri: str) -> Answer:
@@ -66,7 +71,7 @@ def run_details(db: ExperimentDB, run: RunRef) -> Answer:
     record = db.get_run(run)
     (last,) = db.get_last_metrics([record])
     configs, artifacts = db.get_configs(record), db.get_artifacts(record)
-    compared = db.get_comparisons(record)
+    compared, windows = db.get_comparisons(record), db.get_windows(record)
     names = sorted(name for name, run_id in db.get_names().items() if run_id == record.id)
     data = {
         **record.to_json(),
@@ -75,6 +80,7 @@ def run_details(db: ExperimentDB, run: RunRef) -> Answer:
         "metrics": last,
         "artifacts": [asdict(artifact) for artifact in artifacts],
         "comparisons": [asdict(comparison) for comparison in compared],
+        **windows_json(windows),
     }
     parts = {
         "": _facts(record, names),
@@ -83,7 +89,9 @@ def run_details(db: ExperimentDB, run: RunRef) -> Answer:
         "artifacts": {artifact.path: f"{artifact.kind}, {artifact.bytes} bytes" for artifact in artifacts},
         "comparisons": {f"{c.metric}: {c.candidate_id} against {c.baseline_id}": _shown(c.result, 100) for c in compared},
     }
-    return Answer({"run": strict_json(plain(data))}, "\n\n".join(_part(title, rows) for title, rows in parts.items() if rows))
+    shown = [_part(title, rows) for title, rows in parts.items() if rows]
+    shown += [f"windows:\n{indent(windows_text(windows), '  ')}"] if windows else []
+    return Answer({"run": strict_json(plain(data))}, "\n\n".join(shown))
 
 
 def _line(run: RunRecord) -> list[str]:

@@ -20,6 +20,7 @@ from harness.experiments.records import (
     Status,
     SweepPoint,
     SweepRecord,
+    WindowRecord,
 )
 from harness.experiments.run import Rhythm, Run
 from harness.experiments.store import Store, address_of, file_of
@@ -240,6 +241,49 @@ class ExperimentDB:
         """The comparisons a run is part of, on either side, oldest first."""
         with self.store.reading() as connection:
             return run_parts.read_comparisons(connection, runs.resolve(connection, run))
+
+    def log_window(
+        self,
+        reference: RunRef,
+        name: str,
+        key: str,
+        result: Any,
+        *,
+        status: str,
+        rows: int,
+        time: float | None = None,
+        profile: bytes = b"",
+    ) -> None:
+        """Stores what a window of data came to, in place of what was stored of the same rows before.
+
+        Args:
+            reference: The run whose profile it was compared with.
+            name: What was monitored.
+            key: Tells its rows from others.
+            result: What was measured, JSON-ready.
+            status: ``ok``, ``warn`` or ``fail``.
+            rows: How many rows it has.
+            time: Of the data, in seconds since 1970, UTC; by default now, or as it was stored before.
+            profile: Its profile.
+        """
+        with self.store.writing() as connection:
+            run_id = runs.resolve(connection, reference)
+            row = {"name": name, "key": key, "status": status, "rows": rows, "result": result, "profile": profile or None}
+            run_parts.write_window(connection, run_id, row, time)
+
+    def get_windows(
+        self, reference: RunRef, name: str | None = None, limit: int | None = None, *, profiles: bool = False
+    ) -> list[WindowRecord]:
+        """The windows that were compared with a run's profile, by time; of more than ``limit`` the last.
+
+        Args:
+            reference: The run.
+            name: Only those of this name.
+            limit: How many at most.
+            profiles: Whether their profiles are read too.
+        """
+        with self.store.reading() as connection:
+            return run_parts.read_windows(connection, runs.resolve(connection, reference), name, limit, profiles=profiles)
 
     def start_sweep(self, name: str, space: Any) -> int:
         """Begins a sweep over a space of parameters; returns its id, for ``SweepPoint``."""

@@ -146,6 +146,33 @@ class ComparisonRecord:
 
 
 @dataclass(frozen=True)
+class WindowRecord:
+    """A window of data that was compared with the profile of a run.
+
+    Attributes:
+        reference_id: The run.
+        name: What was monitored: the name of the config, or of the caller.
+        key: Tells its rows from others.
+        time: Of the data.
+        created: When it was compared.
+        status: ``ok``, ``warn`` or ``fail``.
+        rows: How many rows it has.
+        result: What was measured, by name of the series, and whatever else is kept of it; JSON values.
+        profile: Its profile as bytes, where that was asked for.
+    """
+
+    reference_id: int
+    name: str
+    key: str
+    time: datetime
+    created: datetime
+    status: str
+    rows: int
+    result: Any
+    profile: bytes | None = None
+
+
+@dataclass(frozen=True)
 class SweepRecord:
     """A sweep: many runs over a space of parameters."""
 

@@ -15,8 +15,8 @@ from sqlalchemy import Connection, insert, or_, select, update
 from harness.documents import flat, plain, to_text
 from harness.errors import ExperimentError
 from harness.experiments import metrics, runs
-from harness.experiments.records import ArtifactRecord, ComparisonRecord, RunTable, Scores, Status, SweepRecord
-from harness.experiments.tables import Now, artifacts, comparisons, configs, moment, profiles, put, scores, sweeps
+from harness.experiments.records import ArtifactRecord, ComparisonRecord, RunTable, Scores, Status, SweepRecord, WindowRecord
+from harness.experiments.tables import Now, artifacts, comparisons, configs, moment, profiles, put, scores, sweeps, windows
 from harness.files import file_hash
 from harness.tasks import TaskSpec
 
@@ -288,6 +288,37 @@ def read_comparisons(connection: Connection, run_id: int) -> list[ComparisonReco
     mine = or_(comparisons.c.baseline_id == run_id, comparisons.c.candidate_id == run_id)
     found = connection.execute(select(comparisons).where(mine).order_by(comparisons.c.id))
     return [ComparisonRecord(row.baseline_id, row.candidate_id, row.metric, row.result, moment(row.created)) for row in found]
+
+
+def write_window(connection: Connection, reference_id: int, row: Mapping[str, Any], time: float | None) -> None:
+    """Writes a window of data, in place of an earlier one of the same rows, whose time it keeps where none is given."""
+    same = (windows.c.reference_id == reference_id, windows.c.name == row["name"], windows.c.key == row["key"])
+    known = connection.execute(select(windows.c.id).where(*same)).scalar()
+    at: dict[str, Any] = {} if time is None else {"time": time}
+    if known is not None:
+        connection.execute(update(windows).where(windows.c.id == known).values(**row, **at, created=Now()))
+    else:
+        connection.execute(insert(windows).values(reference_id=reference_id, **row, **(at or {"time": Now()}), created=Now()))
+
+
+def read_windows(
+    connection: Connection, reference_id: int, name: str | None, limit: int | None, *, profiles: bool
+) -> list[WindowRecord]:
+    """The windows compared with a run's profile, by time; of more than ``limit`` the last."""
+    columns = [column for column in windows.c if profiles or column.name != "profile"]
+    query = select(*columns).where(windows.c.reference_id == reference_id)
+    query = query if name is None else query.where(windows.c.name == name)
+    found = connection.execute(query.order_by(windows.c.time.desc(), windows.c.id.desc()).limit(limit))
+    records = [
+        WindowRecord(
+            **{key: row._mapping[key] for key in ("reference_id", "name", "key", "status", "rows", "result")},
+            time=moment(row.time),
+            created=moment(row.created),
+            profile=row.profile if profiles else None,
+        )
+        for row in found
+    ]
+    return records[::-1]
 
 
 def side_by_side(connection: Connection, run_ids: Sequence[int], grace: float) -> RunTable:

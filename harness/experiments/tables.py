@@ -185,6 +185,22 @@ scores = Table(
     Column("content", LargeBinary, nullable=False),
 )
 
+windows = Table(
+    "windows",
+    metadata,
+    Column("id", Id, primary_key=True),
+    _run("reference_id"),
+    Column("name", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("time", Double, nullable=False),
+    Column("created", Double, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("rows", BigInteger, nullable=False),
+    Column("result", Document, nullable=False),
+    Column("profile", LargeBinary),
+    Index("ix_windows_time", "reference_id", "time"),
+)
+
 names = Table(
     "names",
     metadata,
@@ -227,7 +243,12 @@ def put(connection: Connection, table: Table, **row: Any) -> None:
 
 Migration = Callable[[Connection], None]
 
-MIGRATIONS: tuple[Migration, ...] = ()
+
+def _add_windows(connection: Connection) -> None:
+    windows.create(connection)
+
+
+MIGRATIONS: tuple[Migration, ...] = (_add_windows,)
 """Step n, counted from 1, brings a database of version n to version n + 1. Append; never change one that was released."""
 
 

@@ -14,6 +14,7 @@ from harness.catalogue import CATALOGUE
 from harness.errors import TimeBudgetError, UserError
 from harness.evaluation.labelled_outputs import metric_definitions, score_definitions
 from harness.evidence import Evidence, Status, guarded
+from harness.experiments.windows import ACCURACY, Series, series_of
 from harness.monitoring import is_better_low
 from harness.monitoring.drift import SAME, DriftReport, FeatureDrift
 from harness.monitoring.drift.shifted_rows import ShiftedRow
@@ -166,14 +167,17 @@ def drift(monitor: Monitor, case: str) -> Evidence:
         "alpha": verdict.drift.alpha,
     }
     if changed:
-        details["plots"] = plots_of(verdict.drift, monitor.reference.profile, monitor.window.profile, among=names)
+        details["plots"] = plots_of(verdict.drift, monitor.compared_profile, monitor.window.profile, among=names)
+    lasting = _lasting(monitor, names)
+    details["history"] = {one.name: one.message for one in lasting}
+    details["plots"] = [*details.get("plots", []), *(one.plot() for one in lasting)]
     nearest = monitor.shifted if changed and case == "inputs" else []
     if nearest:
         details["nearest"] = [asdict(row) for row in nearest]
     return Evidence(
         "drift",
         worst,
-        message + _nearest(nearest),
+        message + _nearest(nearest) + "".join(f"; `{one.name}` is {one.message}" for one in lasting[:1]),
         effect.value if changed else None,
         effect.floor if changed else None,
         effect.name if changed else "",
@@ -190,7 +194,10 @@ def harm(monitor: Monitor) -> Evidence:
     if verdict.impact is None:
         return Evidence("harm", Status.SKIPPED, _why_no_accuracy(monitor))
     found = verdict.impact.evidence()
-    details = {"harm": found.details}
+    details: dict[str, Any] = {"harm": found.details}
+    lasting = _lasting(monitor, {ACCURACY})
+    details["history"] = {one.name: one.message for one in lasting}
+    details["plots"] = [one.plot() for one in lasting]
     return Evidence(
         "harm", found.status, found.message, found.measured, found.bound, found.unit, details=details, code=found.code
     )
@@ -198,9 +205,19 @@ def harm(monitor: Monitor) -> Evidence:
 
 def _about_rows(monitor: Monitor) -> str:
     """Which rows count, or why their order says that they should not all count; or nothing."""
+    earlier = monitor.earlier_windows
+    before = ""
+    if earlier and monitor.memory.earlier is not None:
+        before = f"; the reference is {counted(len(earlier), 'earlier window')}{monitor.memory.earlier.said}"
     if monitor.groups is not None and monitor.groups.has_several:
-        return f"; {monitor.groups.said} is judged"
-    return f"; {monitor.order.message}" if monitor.order else ""
+        return f"; {monitor.groups.said} is judged{before}"
+    return f"; {monitor.order.message}{before}" if monitor.order else before
+
+
+def _lasting(monitor: Monitor, names: Container[str]) -> list[Series]:
+    """The series that were beyond their limit before this window too, and still are; the window is stored with the others."""
+    found = [one for name, one in series_of(monitor.history).items() if name in names]
+    return [one for one in found if one.lasts > 1][:_SHOWN]
 
 
 def _nearest(rows: Sequence[ShiftedRow]) -> str:

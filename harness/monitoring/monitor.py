@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.data.columns import UNKNOWN_CLASS
-from harness.data.data_reference import DataReference
+from harness.data.data_reference import DataReference, dataset_id
 from harness.data.dataset import Stream
 from harness.data.loader import make_loader
 from harness.errors import ComparisonError, ExperimentError
 from harness.experiments.database import ExperimentDB, existing_database
-from harness.experiments.records import RunRef
+from harness.experiments.records import RunRef, WindowRecord
 from harness.monitoring import Limits
 from harness.monitoring.dependence import Groups, OrderDependence, first_rows, one_row_a_group, order_dependence
 from harness.monitoring.drift import compare_profiles
@@ -25,6 +26,8 @@ from harness.monitoring.drift.shifted_rows import ShiftedRow, shifted_rows
 from harness.monitoring.gate import compare_with_baseline
 from harness.monitoring.gate.comparison import Comparisons
 from harness.monitoring.gate.pairs import slices_by_columns, slices_of
+from harness.monitoring.history import EarlierWindows, measured_of, merged_profile, without_once
+from harness.monitoring.profiles.profile import Profile
 from harness.monitoring.reference import BaselineRows, Reference, find_baseline_rows, load_reference, reference_encoder
 from harness.monitoring.verdict import WindowVerdict, measured_accuracy
 from harness.monitoring.window import Window, input_columns, measure_window, measures_of
@@ -53,6 +56,8 @@ class Memory:
         run_name: The name of the run that is stored for the comparison.
         config: What is stored with it.
         window: Where the data is that is monitored, stored with it too; ``None`` where nobody could open it again.
+        time: When the data is of, in seconds since 1970, UTC; ``None`` for now.
+        earlier: Which earlier windows are the reference in place of its stored profile; ``None`` for none.
     """
 
     db: ExperimentDB | str | Path | None = None
@@ -61,6 +66,8 @@ class Memory:
     run_name: str = "monitoring"
     config: Any = None
     window: DataReference | None = None
+    time: float | None = None
+    earlier: EarlierWindows | None = None
 
     def opened(self, purpose: str) -> Any:
         """The database, as a context; one of the caller's own stays open.
@@ -265,12 +272,50 @@ class Monitor:
         )
 
     @cached_property
+    def earlier_windows(self) -> list[WindowRecord]:
+        """The windows that are the reference of the data's distribution; none where its stored profile is."""
+        earlier, known = self.memory.earlier, self.memory.reference
+        if earlier is None or known is None:
+            return []
+        time = datetime.fromtimestamp(self.memory.time, timezone.utc) if self.memory.time else datetime.now(timezone.utc)
+        with self.memory.opened("reference_profile_id") as db:
+            found = db.get_windows(known, self.memory.run_name, profiles=True)
+        return earlier.chosen([one for one in found if one.key != self._key], time)
+
+    @cached_property
+    def compared_profile(self) -> Profile:
+        """How the data was distributed before: in the stored profile, or in earlier windows."""
+        assert self.reference is not None
+        merged = merged_profile(self.earlier_windows, self.reference.profile)
+        return self.reference.profile if merged is None else without_once(merged)
+
+    @property
+    def _key(self) -> str:
+        return dataset_id(self.data)
+
+    @cached_property
+    def history(self) -> list[WindowRecord]:
+        """The windows that were compared with the reference, by time; this one is stored among them."""
+        known, verdict, window = self.memory.reference, self.verdict, self.window
+        if known is None or verdict is None or window is None:
+            return []
+        kept = {"series": measured_of(verdict), "data": self.data.origin.name}
+        profile = window.profile.to_bytes() if self.memory.earlier is not None else b""
+        status, rows, name = verdict.status.value, window.profile.n, self.memory.run_name
+        with self.memory.opened("reference_profile_id") as db:
+            db.log_window(known, name, self._key, kept, status=status, rows=rows, time=self.memory.time, profile=profile)
+            return list(db.get_windows(known, name))
+
+    @cached_property
     def verdict(self) -> WindowVerdict | None:
         """How the data differs from the reference, and what that does to the model; ``None`` without a reference."""
         reference, window = self.reference, self.window
         if reference is None or window is None:
             return None
-        drift = compare_profiles(reference.profile, window.profile, self.limits.drift)
+        before, now = self.compared_profile, window.profile
+        if before is not reference.profile:
+            now = without_once(now)
+        drift = compare_profiles(before, now, self.limits.drift)
         is_estimated = reference.estimator is not None and measured_accuracy(reference.profile, window.profile) is None
         measures = measures_of(self.independent_rows, window, reference.familiarity) if is_estimated else None
         return WindowVerdict.of(drift, reference, window, measures, self.limits.impact_margin)
@@ -281,4 +326,4 @@ class Monitor:
         if self.verdict is None or self.reference is None or self.window is None:
             return []
         columns = input_columns(self.data, self.task, self.batch_size)
-        return shifted_rows(self.verdict.drift, self.reference.profile, self.window.profile, columns)
+        return shifted_rows(self.verdict.drift, self.compared_profile, self.window.profile, columns)

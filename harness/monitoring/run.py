@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from harness.models.loading import model_source
 from harness.monitoring import DEFAULT_LIMITS, DriftOptions, Floors, Limits
 from harness.monitoring.checks import judge_monitoring
 from harness.monitoring.drift.table import drift_table as drift_table
+from harness.monitoring.history import EarlierWindows
 from harness.monitoring.monitor import Memory, Monitor
 from harness.monitoring.reference import open_window
 from harness.tasks import TaskSpec
@@ -46,6 +48,7 @@ def run_tier5_monitoring(
     train_cfg: EvalConfig | None = None,
     folder: str | Path = ".",
     run_name: str = "monitoring",
+    time: datetime | None = None,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Evaluates a model, compares it with its baseline and its data with a reference profile.
@@ -62,7 +65,8 @@ def run_tier5_monitoring(
         limits: Thresholds of metrics, allowed losses, and how much drift matters.
         train_cfg: What the model was trained on, whose tokenizer and classes the data is read with.
         folder: What relative paths are relative to.
-        run_name: The name of the run that is stored when a baseline is given.
+        run_name: The name of the run that is stored when a baseline is given, and of the windows.
+        time: When the data is of; ``None`` for now.
         on_batch: Told how many batches were evaluated, and of how many.
 
     Returns:
@@ -79,7 +83,14 @@ def run_tier5_monitoring(
         task_spec,
         lambda known: open_window(task_spec, eval_cfg, train_cfg, Path(folder), like=known),
         limits,
-        Memory(db, baseline_run_id, reference_profile_id, run_name, window=DataReference(train_cfg, eval_cfg, Path(folder))),
+        Memory(
+            db,
+            baseline_run_id,
+            reference_profile_id,
+            run_name,
+            window=DataReference(train_cfg, eval_cfg, Path(folder)),
+            time=None if time is None else time.timestamp(),
+        ),
         batch_size=(eval_cfg.batch_size if eval_cfg else None) or 32,
         on_batch=on_batch,
         group=eval_cfg.group if eval_cfg else None,
@@ -142,6 +153,7 @@ def monitor_config(
     *,
     baseline: RunRef | None = None,
     reference: RunRef | None = None,
+    time: datetime | None = None,
     on_batch: Callable[[int, int], None] | None = None,
     html: Path | None = None,
 ) -> Answer:
@@ -151,6 +163,7 @@ def monitor_config(
         config: The config.
         baseline: The run to compare with, instead of the config's.
         reference: The run whose profile the data is compared with, instead of the config's.
+        time: When the data is of; ``None`` for now.
         on_batch: Told how many batches were evaluated, and of how many.
         html: Where a page that lists every feature is written, if anywhere.
 
@@ -160,7 +173,12 @@ def monitor_config(
     model = model_source(config).build(config.seed)
     monitor = monitor_of(config, model, on_batch=on_batch)
     memory = monitor.memory
-    monitor.memory = replace(memory, baseline=baseline or memory.baseline, reference=reference or memory.reference)
+    monitor.memory = replace(
+        memory,
+        baseline=baseline or memory.baseline,
+        reference=reference or memory.reference,
+        time=None if time is None else time.timestamp(),
+    )
     found = results_of(all_evidence(monitor))
     if html is not None:
         _page(monitor, found).write(html)
@@ -193,6 +211,7 @@ def monitor_of(
         on_batch: Told how many batches were evaluated, and of how many.
     """
     task = config.task_spec()
+    earlier = config.reference_windows
     floors = Floors() if config.drift_floors is None else Floors(**config.drift_floors.model_dump())
     return Monitor(
         model,
@@ -212,6 +231,7 @@ def monitor_of(
             f"{config.run_name or config.name}-monitoring",
             config,
             DataReference(config.train, config.eval, config.path.parent),
+            earlier=None if earlier is None else EarlierWindows(earlier.last, earlier.same),
         ),
         batch_size=config.eval_config().batch_size or 32,
         on_batch=on_batch,

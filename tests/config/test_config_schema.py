@@ -77,6 +77,7 @@ KEYS = [
     "export",
     "baseline_run_id",
     "reference_profile_id",
+    "reference_windows",
     "db_path",
     "thresholds",
     "margins",
@@ -117,6 +118,7 @@ NESTED = {
     ],
     "export": ["formats", "quantization", "export_dir", "opset_version", "dynamic_shapes", "trust"],
     "drift_floors": ["ks", "cramers_v"],
+    "reference_windows": ["last", "same"],
 }
 TYPES = {
     "string": str,

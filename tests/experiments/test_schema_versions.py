@@ -66,7 +66,18 @@ def test_the_steps_lead_from_version_1_to_the_tables_of_a_new_database(address: 
     bring_up_to_date(old, MIGRATIONS)
     migrated = tables_of(old)
     with old.writing() as connection:
-        for name in ("names", "scores", "comparisons", "profiles", "artifacts", "metrics", "configs", "runs", "sweeps"):
+        for name in (
+            "windows",
+            "names",
+            "scores",
+            "comparisons",
+            "profiles",
+            "artifacts",
+            "metrics",
+            "configs",
+            "runs",
+            "sweeps",
+        ):
             connection.execute(text(f"DROP TABLE {name}"))
         connection.execute(text("DROP TABLE modeltiers_schema"))
     bring_up_to_date(old, MIGRATIONS)

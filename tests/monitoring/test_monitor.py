@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 from monitored import COLUMNS, MODEL, PRODUCTION, Shop, open_shop, rows, write
 
+from harness.charts import LineChart
+from harness.charts.distributions import distributions_of
 from harness.cli import main
 from harness.config import EvalConfig, TrainingConfig, load_config
 from harness.config_keys import DriftFloors
@@ -193,6 +196,61 @@ def test_rows_of_sessions_count_once_where_the_column_is_named_and_warn_where_it
     assert "age" in [*moved["drift"]["drifted"], *moved["drift"]["changed"]]
     with pytest.raises(DataError, match=r"moved.csv: no column 'sesion'\. Did you mean 'session'\?"):
         shop.monitored("", eval={**place, "path": "moved.csv", "group": "sesion"})
+
+
+@pytest.fixture(scope="module")
+def nights(shop: Shop) -> list[dict[str, Any]]:
+    """Five nights at two o'clock, which move from the third on; the fourth is monitored twice."""
+    found = []
+    for night in (0, 1, 2, 3, 3, 4):
+        write(shop.folder / f"night{night}.csv", *rows(500, 100 + night, move=0.6 if night > 1 else 0.0))
+        config = shop.config(f"night{night}.csv", run_name="nightly")
+        found.append(monitor_config(config, time=datetime(2026, 11, 2 + night, 2)).data)
+    return found
+
+
+def test_every_window_is_a_row_and_its_series_say_since_when_they_are_beyond_their_limit(
+    shop: Shop, nights: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert [night["status"] for night in nights] == ["ok", "ok", "warn", "warn", "warn", "warn"]
+    assert "`age` is beyond its limit since 2026-11-04 02:00 (3 windows)" in nights[-1]["checks"]["drift[inputs]"]["message"]
+    assert "since 2026" not in nights[2]["checks"]["drift[inputs]"]["message"]
+    assert main(["runs", "shop-1", "--db", str(shop.database)]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if "nightly-monitoring" in line]
+    assert [line[3] for line in lines] == ["ok", "ok", "warn", "warn", "warn"], "the rows of a night are counted once"
+    assert main(["runs", PRODUCTION, "--metric", "age", "--db", str(shop.database), "--json"]) == 0
+    series = json.loads(capsys.readouterr().out)
+    ours = [one for one in series["values"] if one["time"].startswith("2026-11-0")]
+    assert [one["is_outside"] for one in ours] == [False, False, True, True, True]
+    assert {one["limit"] for one in ours} == {0.1}
+
+
+def test_the_report_draws_the_series_of_what_is_beyond_its_limit(shop: Shop, nights: list[dict[str, Any]]) -> None:
+    config = shop.config("night4.csv", run_name="nightly")
+    evidence = judge_monitoring("drift", monitor_of(config, model_source(config).build(0)), "inputs")
+    (plot,) = [plot for plot in evidence.details["plots"] if plot["kind"] == "series"]
+    assert plot["title"] == "age: KS D over 5 windows"
+    (drawn,) = distributions_of({"plots": [plot]})
+    assert isinstance(drawn.chart, LineChart)
+    assert [len(line.y) for line in drawn.chart.lines] == [5, 5]
+    assert drawn.pairs[-1].current > drawn.pairs[-1].reference == 0.1
+
+
+def test_earlier_windows_are_a_reference_that_moves(shop: Shop) -> None:
+    """The third night is as the second, which is not as the reference was."""
+    for night in range(3):
+        write(shop.folder / f"moving{night}.csv", *rows(600, 200 + night, move=0.5 if night else 0.0))
+    statuses, messages = [], []
+    for night in range(3):
+        config = shop.config(f"moving{night}.csv", run_name="moving", reference_windows={"last": 1})
+        found = monitor_config(config, time=datetime(2026, 11, 2 + night, 2)).data
+        statuses.append("age" in found["drift"]["drifted"] + found["drift"]["changed"])
+        messages.append(found["checks"]["drift[inputs]"]["message"])
+    assert statuses == [False, True, False]
+    assert ["the reference is 1 earlier window" in message for message in messages] == [False, True, True]
+    weekly = shop.config("moving2.csv", run_name="moving", reference_windows={"last": 4, "same": "weekday"})
+    message = monitor_config(weekly, time=datetime(2026, 11, 9, 2)).data["checks"]["drift[inputs]"]["message"]
+    assert "the reference is 1 earlier window of the same weekday" in message
 
 
 def test_the_run_itself_as_baseline_is_no_worse(monitored: Monitored) -> None:
