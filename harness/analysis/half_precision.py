@@ -23,8 +23,9 @@ from harness.errors import ProbeUnsupportedError
 from harness.evidence import Evidence, Status
 from harness.properties.calling import ModelRaisedError
 from harness.properties.noise import FACTOR, difference
+from harness.properties.reading import layers_apart
 from harness.properties.subject import Subject
-from harness.properties.tracing import Call, finite, first_broken, recording
+from harness.properties.tracing import Call, finite, first_broken, recording, whole
 
 _NAME = "half_precision"
 _NESTED = (
@@ -126,7 +127,11 @@ def _judge(subject: Subject, precision: _Precision) -> Evidence:
             )
         if measured > bound and (module or is_told or measured > _foretold(subject, epsilon)):
             message = f"in {precision.label} the logits differ from those in full precision by more than rounding explains"
-            return Evidence(_NAME, Status.FAIL, message, module=module, cause=_TOO_FAR, code="beyond_rounding", **facts)
+            caption = f"{precision.label} against full precision, as a share of the largest value that a module returns"
+            drawn = {"plots": layers_apart(fine, coarse, whole, caption)}
+            return Evidence(
+                _NAME, Status.FAIL, message, module=module, cause=_TOO_FAR, code="beyond_rounding", details=drawn, **facts
+            )
         message = f"in {precision.label} the logits agree within its rounding"
         closest = closest or Evidence(_NAME, Status.OK, message, **facts)
     return closest or Evidence(_NAME, Status.SKIPPED, "no input gives finite logits in full precision")

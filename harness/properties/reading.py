@@ -126,24 +126,33 @@ def _plots(reading: Reading | None, evidence: Evidence, subject: Subject) -> lis
 
 
 def _layers(reading: Reading, output: int, place: int, subject: Subject) -> list[dict[str, Any]]:
-    """How far the calls are apart in what each module returns, as a share of its largest value, in the order of the calls."""
-    model, view = subject.fresh(), reading.view(output, place)
+    """The layers between a call and one with the input at a place changed."""
+    model = subject.fresh()
     left, right = (_recorded(subject, model, batch) for batch in (reading.base, reading.changed[place]))
+    caption = f"With {reading.inputs[place]} changed, what each module says of {reading.outputs[output]}, as a share of its largest value"
+    return layers_apart(left, right, reading.view(output, place), caption)
+
+
+def layers_apart(left: list[Call], right: list[Call], view: View, caption: str) -> list[dict[str, Any]]:
+    """How far two calls are apart in what each module returns, as a share of its largest value, in the order of the calls.
+
+    Args:
+        left: What the modules returned in one call.
+        right: The same in the other.
+        view: What is compared, of a tensor.
+        caption: What the two calls are.
+
+    Returns:
+        A plot; none where nothing differs.
+    """
     others = dict(numbered(right))
     found = [(call.module, _apart(call, others[key], view)) for key, call in numbered(left) if key in others]
     known = [(module, share) for module, share in found if share is not None]
     if not any(share for _, share in known):
         return []
-    caption = f"With {reading.inputs[place]} changed, what each module says of {reading.outputs[output]}, as a share of its largest value"
-    return [
-        {
-            "kind": "layers",
-            "title": "Divergence along the layers",
-            "caption": caption,
-            "labels": [module for module, _ in known[-_MOST_LAYERS:]],
-            "values": [share for _, share in known[-_MOST_LAYERS:]],
-        }
-    ]
+    labels, values = zip(*known[-_MOST_LAYERS:], strict=True)
+    title = "Divergence along the layers"
+    return [{"kind": "layers", "title": title, "caption": caption, "labels": list(labels), "values": list(values)}]
 
 
 def _recorded(subject: Subject, model: Any, batch: Batch) -> list[Call]:

@@ -11,9 +11,10 @@ from planted_bugs.tasks import CAUSAL, CLASSES, FEATURES, TABLE
 from planted_bugs.tester import SEEDS, red
 from planted_bugs.tier2.analysed import judge_all, study_of
 from planted_bugs.tier2.parts import Attention, Decoder, by_hand, by_kernel
-from planted_bugs.tier2.precision import Norm, Table
+from planted_bugs.tier2.precision import Difference, Norm, Table
 from torch import Tensor, nn
 
+from harness.charts.pictures import layers_of
 from harness.evidence import Status
 
 FAMILY = ("half_precision",)
@@ -62,3 +63,13 @@ def test_a_model_in_half_precision_is_not_compared_with_itself() -> None:
     found = judge_all(study_of(lambda: Table(partial(Norm, 1e-5)).bfloat16(), TABLE), FAMILY)
     assert {each.status for each in found.values()} == {Status.SKIPPED}
     assert "the model is already in bfloat16" in found["half_precision[float16]"].message
+
+
+def test_the_layers_show_where_the_precisions_part() -> None:
+    found = judge_all(study_of(partial(Table, partial(Difference, 500.0)), TABLE), FAMILY)["half_precision[bfloat16]"]
+    assert found.status is Status.FAIL
+    (chart,) = layers_of(found.details)
+    shares = {bar.label: bar.lengths[0] or 0.0 for bar in chart.bars}
+    assert chart.caption == "bfloat16 against full precision, as a share of the largest value that a module returns"
+    assert max(shares.values()) == 1.0
+    assert shares["inner"] > 0.1
