@@ -14,6 +14,7 @@ from harness.catalogue import CATALOGUE
 from harness.internal_errors import CODE
 from harness.monitoring.drift.verdict import Finding as DriftFinding
 from harness.monitoring.gate.comparison import Finding as GateFinding
+from harness.monitoring.thresholds import ThresholdFinding
 from harness.monitoring.verdict import ImpactFinding
 
 ROOT = Path(__file__).parent.parent
@@ -72,8 +73,12 @@ def codes_given(tree: ast.AST) -> set[str]:
 
 def of_enumerations() -> set[str]:
     """The codes of tier 5, which follow from the names of what a comparison comes to."""
-    kinds = [*DriftFinding, *GateFinding, *ImpactFinding]
-    return {kind.value.replace(" ", "_") for kind in kinds if kind.value not in ("unchanged", "not worse", "harmless")}
+    kinds = [*DriftFinding, *GateFinding, *ImpactFinding, *ThresholdFinding]
+    return {
+        kind.value.replace(" ", "_")
+        for kind in kinds
+        if kind.value not in ("unchanged", "not worse", "harmless", "meets threshold")
+    }
 
 
 def test_every_failure_and_warning_has_a_code() -> None:

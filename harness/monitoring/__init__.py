@@ -118,10 +118,6 @@ class Limits:
         check_metrics(task, self.thresholds, "thresholds")
         return tuple(dict.fromkeys((*chosen_metrics(task), *self.thresholds)))
 
-    def missed(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        """The thresholds that are not met; one is not met either where its metric is NaN or not defined for the data."""
-        return {name: limit for name, limit in self.thresholds.items() if not _meets(name, metrics.get(name), limit)}
-
 
 DEFAULT_LIMITS = Limits()
 
@@ -130,9 +126,3 @@ def is_better_low(metric: str) -> bool:
     """Whether a smaller value of a metric is better, as of losses and errors; an output's metric begins with its name."""
     name = metric.rpartition(".")[2].lower()
     return name in _LOWER_IS_BETTER or "loss" in name or "error" in name
-
-
-def _meets(metric: str, value: float | None, limit: float) -> bool:
-    if value is None:
-        return False
-    return value <= limit if is_better_low(metric) else value >= limit

@@ -15,7 +15,6 @@ from harness.errors import TimeBudgetError, UserError
 from harness.evaluation.labelled_outputs import metric_definitions, score_definitions
 from harness.evidence import Evidence, Status, guarded
 from harness.experiments.windows import ACCURACY, Series, series_of
-from harness.monitoring import is_better_low
 from harness.monitoring.drift import SAME, DriftReport, FeatureDrift
 from harness.monitoring.drift.shifted_rows import ShiftedRow
 from harness.monitoring.drift.verdict import Verdict
@@ -24,6 +23,7 @@ from harness.monitoring.features.kinds import kind_of
 from harness.monitoring.monitor import Monitor
 from harness.monitoring.profiles.profile import Profile
 from harness.monitoring.reference import BaselineRows
+from harness.monitoring.thresholds import ThresholdVerdict
 from harness.monitoring.verdict import WindowVerdict, group_of
 from harness.user_code import raised
 from harness.wording import counted, listed
@@ -90,13 +90,14 @@ def evaluation(monitor: Monitor) -> Evidence:
         broken = [name for name, value in metrics.items() if not math.isfinite(value)]
         message = f"{_listed(broken)} not finite {on}: some logits are NaN or infinite"
         return Evidence("evaluation", Status.FAIL, message, details=details, code="not_finite")
-    missed = expected.missed(metrics)
+    judged = [ThresholdVerdict.of(name, limit, found) for name, limit in expected.thresholds.items()]
+    missed = [one for one in judged if one.finding.status is not Status.OK]
     if missed:
-        said = "; ".join(_missed(name, metrics.get(name), bound) for name, bound in missed.items())
-        name, bound = next(iter(missed.items()))
-        return Evidence(
-            "evaluation", Status.FAIL, f"{said}, {on}", metrics.get(name), bound, details=details, code="misses_threshold"
-        )
+        first = max(missed, key=lambda one: one.finding.status.severity)
+        status = first.finding.status
+        said = "; ".join(one.message for one in missed if one.finding.status is status)
+        code = first.finding.code
+        return Evidence("evaluation", status, f"{said}, {on}", first.value, first.limit, details=details, code=code)
     said = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
     on += ", each token counts once" if monitor.task.signature.main.is_per_token else ""
     return Evidence("evaluation", Status.OK, f"{said}, {on}", details=details)
@@ -244,12 +245,6 @@ def _unknown(monitor: Monitor) -> str:
     return (
         f"; {monitor.unknown_rows:,} {have} a class that the model does not know ({names}), which counts as wrong in `accuracy`"
     )
-
-
-def _missed(name: str, value: float | None, bound: float) -> str:
-    if value is None:
-        return f"{name} is not defined for these rows, its threshold is {bound:g}"
-    return f"{name} is {value:.4g}, {'above' if is_better_low(name) else 'below'} the threshold {bound:g}"
 
 
 def _listed(names: list[str]) -> str:

@@ -17,11 +17,11 @@ from harness.monitoring.drift import DriftReport, FeatureDrift
 from harness.monitoring.features.counts import FeatureCounts, NumericCounts
 from harness.monitoring.profiles.profile import Profile
 from harness.monitoring.reference import Reference
+from harness.monitoring.thresholds import wilson_interval
 from harness.monitoring.window import Window
 from harness.wording import counted
 
 _CORRECT = "score.correct"
-_Z = 1.959964
 
 
 class ImpactFinding(str, Enum):
@@ -179,19 +179,11 @@ def _right(counts: NumericCounts) -> int:
 
 def _accuracy_with_labels(right_before: int, before: int, right_now: int, now: int) -> AccuracyEstimate:
     """The accuracies, and Newcombe's interval of their difference (1998, "Interval estimation for the difference ...", method 10)."""
-    p, (low_p, high_p) = right_before / before, _wilson(right_before, before)
-    q, (low_q, high_q) = right_now / now, _wilson(right_now, now)
+    p, (low_p, high_p) = right_before / before, wilson_interval(right_before / before, before)
+    q, (low_q, high_q) = right_now / now, wilson_interval(right_now / now, now)
     least = p - q - math.hypot(p - low_p, high_q - q)
     most = p - q + math.hypot(high_p - p, q - low_q)
     return AccuracyEstimate(q, (low_q, high_q), p, p - q, (least, most), now, before, is_measured=True)
-
-
-def _wilson(right: int, n: int) -> tuple[float, float]:
-    """The 95% score interval of a share (Wilson 1927)."""
-    share, z2 = right / n, _Z**2
-    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
-    reach = _Z * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    return max(0.0, middle - reach), min(1.0, middle + reach)
 
 
 _PREFIXES = {"outputs": ("output.",), "labels": ("label",), "scores": ("score.",)}

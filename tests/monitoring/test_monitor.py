@@ -354,7 +354,8 @@ def test_thresholds(monitored: Monitored, bounds: dict[str, float], status: str)
     found = monitored("clean.csv", thresholds=bounds)["checks"]["evaluation"]
     assert found["status"] == status
     if status == "fail":
-        assert "below the threshold 0.999, on 1,000 rows of clean.csv" in found["message"]
+        assert "below the threshold 0.999 (95% interval " in found["message"]
+        assert found["message"].endswith("), on 1,000 rows of clean.csv")
 
 
 def test_a_threshold_on_a_metric_of_its_own_is_measured_and_a_wrong_name_is_said(monitored: Monitored) -> None:

@@ -93,7 +93,7 @@ def test_too_few_rows_to_tell_are_a_warning_where_power_is_asked_for(project: Pr
     [
         ({"reference_profile_id": "nobody", "db_path": "gone.db"}, "gone.db: no such database"),
         ({"thresholds": {"accurac": 0.5}}, "no metric 'accurac'. Did you mean 'accuracy'"),
-        ({"thresholds": {"loss": 0.5}}, "loss is 4.*, above the threshold 0.5, on 60 rows of lm_tiny_v1"),
+        ({"thresholds": {"loss": 0.5}}, "loss is 4.*, above the threshold 0.5 (95% interval *), on 60 rows of lm_tiny_v1"),
     ],
 )
 def test_what_is_wrong_is_one_red_line(project: Project, keys: dict[str, Any], says: str) -> None:
