@@ -34,11 +34,20 @@ _STRONG = 0.5
 
 _PAIRS = 64
 
+_MOST_ALIKE = 0.8
+
 _LOST = 0.3
 """How far a correlation must have moved to matter."""
 
 _ALPHA = 0.001
 """The probability that a correlation of a window without drift is called lost, all pairs together."""
+
+
+_REPEATED = 0.01
+"""The share of rows that may be repetitions, beside that of the reference."""
+
+_SURELY = 4.0
+"""Standard errors."""
 
 
 class RowSample:
@@ -93,7 +102,18 @@ class RowSample:
     @property
     def repeated(self) -> float:
         """The share of rows that were there before, estimated."""
-        return 1 - len(self._hashes) / self._counts.sum() if len(self._hashes) else 0.0
+        return float(1 - len(self._hashes) / self._counts.sum()) if len(self._hashes) else 0.0
+
+    def repeats_more(self, reference: Mapping[str, Any]) -> bool:
+        """Whether more rows are repetitions than by chance: 1% more than in as many rows of the reference, and surely so.
+
+        Args:
+            reference: What ``to_json`` kept of it.
+        """
+        n, m = int(self._counts.sum()), max(1, int(reference["hashed_rows"]))
+        expected = min(1.0, float(reference["repeated"]) * max(1.0, self.rows / max(1, int(reference["all_rows"]))))
+        spread = math.sqrt(max(expected * (1 - expected), 1 / m) * (1 / max(n, 1) + 1 / m))
+        return self.repeated > expected + max(_REPEATED, _SURELY * spread)
 
     def share_of(self, known: Sequence[str]) -> float:
         """The share of rows that are among those of a reference, estimated.
@@ -108,22 +128,18 @@ class RowSample:
         total = int(self._counts[looked_at].sum())
         return float(self._counts[looked_at & np.isin(self._hashes, mine)].sum() / total) if total >= _FEWEST else 0.0
 
-    def correlations(self, pairs: Sequence[Sequence[Any]] | None = None) -> list[tuple[str, str, float]]:
-        """Rank correlations of two columns each: of some pairs, by default the strongest."""
+    def correlations(self, pairs: Sequence[Sequence[Any]] | None = None) -> list[tuple[str, str, float, float]]:
+        """Rank correlations of two columns each, with their standard errors: of some pairs, by default the strongest."""
         table = np.concatenate(self._kept) if self._kept else np.zeros((0, 0), np.float32)
         if len(table) < _FEWEST or table.shape[1] < 2:
             return []
-        names = self._names[: table.shape[1]]
-        found = rank_correlations(table)
-        if pairs is not None:
+        names, ranks = self._names[: table.shape[1]], standard_ranks(table)
+        if pairs is None:
+            chosen = _strongest(ranks, table)
+        else:
             places = {name: place for place, name in enumerate(names)}
-            known = [(a, b) for a, b, *_ in pairs if a in places and b in places]
-            return [(a, b, float(found[places[a], places[b]])) for a, b in known]
-        first, second = np.triu_indices(len(names), 1)
-        strength = np.abs(found[first, second])
-        order = np.argsort(-strength, kind="stable")[:_PAIRS]
-        chosen = [(int(first[place]), int(second[place])) for place in order if strength[place] >= _STRONG]
-        return [(names[a], names[b], round(float(found[a, b]), 4)) for a, b in chosen]
+            chosen = [(places[a], places[b]) for a, b, *_ in pairs if a in places and b in places]
+        return [(names[a], names[b], *_correlation(ranks[:, a], ranks[:, b])) for a, b in chosen]
 
     @property
     def size(self) -> int:
@@ -135,6 +151,8 @@ class RowSample:
         return {
             "correlations": [list(each) for each in self.correlations()],
             "correlated_rows": self.size,
+            "all_rows": self.rows,
+            "hashed_rows": int(self._counts.sum()),
             "repeated": self.repeated,
             "rows": [f"{each:x}" for each in self._hashes[:_STORED].tolist()],
         }
@@ -158,20 +176,35 @@ def row_hashes(columns: Sequence[NDArray[np.float64]]) -> NDArray[np.uint64]:
     return np.asarray(found ^ (found >> np.uint64(32)))
 
 
-def rank_correlations(table: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Spearman's correlations of the columns ``[N, D]``, float64 ``[D, D]``; missing values are in the middle, 0 of a column of one value."""
+def standard_ranks(table: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The ranks of each column of ``[N, D]`` with mean 0 and variance 1; missing values are in the middle, 0 in a column of one value."""
     ranks = np.empty(table.shape)
     for place, column in enumerate(table.T):
-        distinct, where = np.unique(column, return_inverse=True)
-        ends = np.cumsum(np.bincount(where, minlength=len(distinct)))
-        middle = (ends - np.bincount(where, minlength=len(distinct)) / 2)[where]
-        ranks[:, place] = np.where(
-            np.isnan(column), middle[~np.isnan(column)].mean() if not np.isnan(column).all() else 0, middle
-        )
+        _, where, counts = np.unique(column, return_inverse=True, return_counts=True)
+        middle = (np.cumsum(counts) - counts / 2)[where]
+        missing = np.isnan(column)
+        ranks[:, place] = np.where(missing, middle[~missing].mean() if not missing.all() else 0, middle)
     ranks -= ranks.mean(axis=0)
-    length = np.sqrt((ranks**2).sum(axis=0))
-    ranks /= np.where(length > 0, length, 1.0)
-    return np.asarray(ranks.T @ ranks)
+    spread = ranks.std(axis=0)
+    return np.asarray(ranks / np.where(spread > 0, spread, 1.0))
+
+
+def _strongest(ranks: NDArray[np.float64], table: NDArray[np.float32]) -> list[tuple[int, int]]:
+    """The pairs of columns whose ranks go together most; not of columns of which most is one value, where a few rows decide."""
+    found = np.abs(ranks.T @ ranks / len(ranks))
+    varied = [np.unique(column, return_counts=True)[1].max() <= _MOST_ALIKE * len(column) for column in table.T]
+    found *= np.outer(varied, varied)
+    first, second = np.triu_indices(len(found), 1)
+    strength = found[first, second]
+    order = np.argsort(-strength, kind="stable")[:_PAIRS]
+    return [(int(first[place]), int(second[place])) for place in order if strength[place] >= _STRONG]
+
+
+def _correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -> tuple[float, float]:
+    """A correlation and its standard error, by what each row makes of it, so that ties do not matter."""
+    found = float((first * second).mean())
+    influence = first * second - found * (first**2 + second**2) / 2
+    return round(found, 4), round(float(np.sqrt((influence**2).mean() / len(first))), 5)
 
 
 @dataclass(frozen=True)
@@ -190,26 +223,21 @@ class LostCorrelation:
 
 
 def lost_correlations(reference: Mapping[str, Any], window: RowSample) -> list[LostCorrelation]:
-    """The correlations of a reference that moved by 0.3 or more in a window, and surely so (Fisher's z, for ranks; Bonferroni).
+    """The correlations of a reference that moved by 0.3 or more in a window, and surely so (a normal test of each; Bonferroni).
 
     Args:
         reference: What ``to_json`` kept of it.
         window: Rows of the window.
     """
-    pairs, n = reference.get("correlations", []), int(reference.get("correlated_rows", 0))
-    now = {(a, b): value for a, b, value in window.correlations(pairs)}
-    if not now or min(n, window.size) < _FEWEST:
+    pairs = reference.get("correlations", [])
+    now = {(a, b): (value, error) for a, b, value, error in window.correlations(pairs)}
+    if not now or min(int(reference["correlated_rows"]), window.size) < _FEWEST:
         return []
     limit = NormalDist().inv_cdf(1 - _ALPHA / (2 * len(now)))
-    spread = math.sqrt(1.06 / (n - 3) + 1.06 / (window.size - 3))
     found = []
-    for a, b, before in pairs:
-        value = now.get((a, b))
-        if value is not None and abs(before - value) >= _LOST:
-            apart = abs(math.atanh(_inside(before)) - math.atanh(_inside(value)))
-            found += [LostCorrelation(a, b, before, value)] if apart > limit * spread else []
+    for a, b, before, error in pairs:
+        if (a, b) in now:
+            value, other = now[a, b]
+            apart = abs(before - value)
+            found += [LostCorrelation(a, b, before, value)] if apart >= max(_LOST, limit * math.hypot(error, other)) else []
     return sorted(found, key=lambda one: -abs(one.before - one.now))
-
-
-def _inside(correlation: float) -> float:
-    return max(-0.999, min(0.999, correlation))

@@ -29,8 +29,8 @@ TABLE = "table"
 
 DATABASE = "experiments.db"
 
-_REPEATED = 0.01
-"""The share of rows that may be there twice, beside the reference's."""
+_TELLING = 0.01
+"""Rows tell whose they are where no more than this share of the reference is repetitions."""
 
 _OF_REFERENCE = 0.05
 """The share of rows that may be the reference's own, as those of rows with few distinct values are by chance."""
@@ -195,12 +195,12 @@ def _of_pairs(kept: dict[str, Any], sample: RowSample) -> list[TableFinding]:
 
 def _of_rows(kept: dict[str, Any], sample: RowSample) -> list[TableFinding]:
     found = []
-    if sample.repeated > kept["repeated"] + _REPEATED:
+    if sample.repeats_more(kept):
         before = f"{kept['repeated']:.0%} in the reference"
         message = f"{sample.repeated:.0%} of the rows are repetitions of others ({before}): was a file sent twice?"
         found.append(TableFinding(Status.WARN, "rows_repeated", message))
     share = sample.share_of(kept["rows"])
-    if kept["repeated"] < _REPEATED and share > _OF_REFERENCE:
+    if kept["repeated"] < _TELLING and share > _OF_REFERENCE:
         message = f"about {share:.0%} of the rows are the reference's own, which hides drift of the others"
         found.append(TableFinding(Status.WARN, "rows_of_reference", message))
     return found

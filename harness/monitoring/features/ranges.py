@@ -26,6 +26,7 @@ _RARE = 1e-6
 """Values outside are told from this probability on. As it is so small, they are no test of each window, which would cost the others power."""
 
 _DECADES = 3
+_TAIL = 0.5
 _CONFIDENCE = 0.95
 
 
@@ -53,14 +54,19 @@ def goes_on(reference: NumericCounts, current: NumericCounts) -> bool:
 def compare_ranges(feature: str, reference: NumericCounts, current: NumericCounts, options: DriftOptions) -> Iterable[Difference]:
     """Whether values lie outside the range of the reference: too few of them to move a distribution, as 2% in other units are.
 
-    Of ``m + n`` values that are drawn alike, the ``u`` greatest are all in the window with the probability ``C(n, u) / C(m + n, u)``.
+    Of ``m + n`` values that are drawn alike, the ``u`` greatest are all in the window with the probability ``C(n, u) / C(m + n, u)``. Values ten
+    times as large as any of the reference are rarer still: where tails fall with the inverse square root or faster, by ``10 ** -0.5`` each.
     """
     m, n = reference.finite, current.finite
     if not (m and n) or goes_on(reference, current):
         return []
     first, last = _places(reference)
     below, above = int(current.counts[:first].sum()), int(current.counts[last + 1 :].sum())
-    p = min(1.0, 2 * math.exp(_log_all_in(n, m, max(below, above))))
+    logs = [_log_all_in(n, m, max(below, above))]
+    for power in range(1, _DECADES + 1):
+        count = sum(counts for reached, counts in _by_power(reference, current).items() if reached >= power)
+        logs.append(count * (math.log(n / (m + n)) - _TAIL * power * math.log(10)))
+    p = min(1.0, 2 * len(logs) * math.exp(min(logs)))
     if p > _RARE:
         return []
     share = (below + above) / n
@@ -95,21 +101,31 @@ def _fewest_seen(alpha: float, m: int, n: int) -> float:
 
 def _where(reference: NumericCounts, current: NumericCounts, share: float) -> str:
     """``2.0% of the values are outside 21.3 to 118, most of them 100 to 1,000 times as large: other units?``, where that is so."""
-    first, last = _places(reference)
-    edges = reference.edges
-    low, high = float(edges[max(first - 1, 0)]), float(edges[min(last, len(edges) - 1)])
+    low, high = _ends(reference)
     said = f"{share:.1%} of the values are outside {shown(low, reference.unit)} to {shown(high, reference.unit)}"
-    largest = max(abs(low), abs(high))
-    by_power: Counter[int] = Counter()
-    for place in np.flatnonzero(current.counts).tolist():
-        least = abs(float(edges[place - 1])) if place > last else abs(float(edges[place])) if place < first else 0.0
-        if largest and least > 5 * largest:
-            by_power[round(math.log10(least / largest))] += int(current.counts[place])
-    power, count = by_power.most_common(1)[0] if by_power else (0, 0)
+    power, count = _by_power(reference, current).most_common(1)[0] if _by_power(reference, current) else (0, 0)
     if 2 * count <= share * current.finite:
         return said
     times = f"{10**power:,} to {10 ** (power + 1):,}" if power < _DECADES else f"more than {10**power:,}"
     return f"{said}, most of them {times} times as large: other units?"
+
+
+def _ends(reference: NumericCounts) -> tuple[float, float]:
+    """The range of a reference."""
+    first, last = _places(reference)
+    return float(reference.edges[max(first - 1, 0)]), float(reference.edges[min(last, len(reference.edges) - 1)])
+
+
+def _by_power(reference: NumericCounts, current: NumericCounts) -> Counter[int]:
+    """How many values are 10, 100 and 1,000 times as large as the largest of the reference, by the power of ten."""
+    first, last = _places(reference)
+    edges, largest = reference.edges, max(map(abs, _ends(reference)))
+    found: Counter[int] = Counter()
+    for place in np.flatnonzero(current.counts).tolist():
+        least = abs(float(edges[place - 1])) if place > last else abs(float(edges[place])) if place < first else 0.0
+        if largest and least > 5 * largest:
+            found[round(math.log10(least / largest))] += int(current.counts[place])
+    return found
 
 
 def shown(value: float, unit: str) -> str:
