@@ -12,6 +12,10 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, ClassVar
 
+from harness.wording import visible
+
+_LONGEST_LINE = 1500
+
 
 class UserError(Exception):
     """Something only the user can put right; shown without a traceback.
@@ -21,6 +25,11 @@ class UserError(Exception):
     """
 
     code: ClassVar[str] = "wrong_input"
+
+    def __str__(self) -> str:
+        """The message, in which names and values of files control no terminal and fill no page."""
+        lines = visible(super().__str__(), lines=True).split("\n")
+        return "\n".join(line if len(line) <= _LONGEST_LINE else f"{line[: _LONGEST_LINE - 1]}…" for line in lines)
 
 
 class MemoryFullError(BaseException):

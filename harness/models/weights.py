@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from harness.errors import WeightsError
 from harness.models.wrapped import plain_name
+from harness.wording import shortened
 
 _SHOWN = 5
+_LONGEST = 200
 _USUAL_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 """Weights in a folder of ``save_pretrained``."""
 
@@ -46,6 +48,13 @@ def fill(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
     """
     state = _without_wrapper_prefix({plain_name(name): tensor for name, tensor in state.items()}, model)
     expected = model.state_dict()
+    other_kind = [
+        f"{name} is {_kind(state[name])}, {_DENSE.get(_kind(state[name]), 'expected another kind')}"
+        for name in expected
+        if name in state and _kind(state[name]) not in (PLAIN, _kind(expected[name]))
+    ]
+    if other_kind:
+        raise WeightsError(f"`weights`: {source} does not fit {type(model).__name__}; {_shown(other_kind)}")
     wrong_shape = [
         f"{name} {tuple(state[name].shape)} instead of {tuple(expected[name].shape)}"
         for name in expected
@@ -61,6 +70,32 @@ def fill(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
         ]
         raise WeightsError(f"`weights`: {source} does not fit {type(model).__name__}; " + "; ".join(parts))
     model.load_state_dict(state, strict=False)
+
+
+PLAIN = "dense"
+"""The kind of most tensors."""
+
+_DENSE = {
+    "sparse": "write it with to_dense()",
+    "nested": "write it padded, or part by part",
+    "quantised": "write it with dequantize()",
+    "without values": "it was saved from the meta device",
+    "complex": "the model's is real",
+}
+"""What to do with tensors of other kinds."""
+
+
+def _kind(tensor: Tensor) -> str:
+    """How a tensor keeps its values."""
+    if tensor.is_nested:
+        return "nested"
+    if tensor.layout is not torch.strided:
+        return "sparse"
+    if tensor.is_meta:
+        return "without values"
+    if tensor.is_quantized:
+        return "quantised"
+    return "complex" if tensor.is_complex() else PLAIN
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -93,6 +128,11 @@ def read_state(path: Path) -> dict[str, Tensor]:
         content = content["state_dict"]
     if not (isinstance(content, dict) and content and all(isinstance(v, Tensor) for v in content.values())):
         raise WeightsError(f"`weights`: {path} holds no state dict: expected names with tensors, got {type(content).__name__}")
+    odd = next((name for name in content if not isinstance(name, str)), None)
+    if odd is not None or None in content:
+        raise WeightsError(
+            f"`weights`: {path} holds no state dict: names are text, got {type(odd).__name__} {shortened(repr(odd), _LONGEST)}"
+        )
     return content
 
 
@@ -153,4 +193,4 @@ def _is_tied_to(name: str, state: dict[str, Tensor], expected: dict[str, Tensor]
 
 def _shown(names: list[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+    return ", ".join(shortened(name, _LONGEST) for name in names[:_SHOWN]) + more

@@ -71,9 +71,11 @@ def existing(path: Path) -> Path:
     """The path of a file or folder that is there.
 
     Raises:
-        DataError: It is not; the message names the file most like it.
+        DataError: It is not, and the message names the file most like it; or it is a pipe or a device, which would be waited for.
     """
     if not path.exists():
         near = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
         raise DataError(f"no such file {path}.{did_you_mean(path.name, near)}")
+    if not (path.is_file() or path.is_dir()):
+        raise DataError(f"{path} is neither a file nor a folder: a named pipe, a socket or a device cannot be read as data")
     return path

@@ -91,9 +91,22 @@ class _ArrowRows(Reader):
         """The rows; values are Python's own."""
         number = 0
         for batch in self._guarded(_ROWS_AT_ONCE):
-            for row in batch.to_pylist():
+            for row in self._values(batch, number):
                 number += 1
                 yield Record(f"{self.name}, row {number}", row)
+
+    def _values(self, batch: Any, number: int) -> list[dict[str, Any]]:
+        """The rows of a batch, whose offsets are looked at first: those of a damaged file may point anywhere in memory."""
+        try:
+            batch.validate(full=True)
+            rows: list[dict[str, Any]] = batch.to_pylist()
+        except (ValueError, TypeError, OverflowError, SystemError) as error:
+            raise self._damaged(number, error) from None
+        return rows
+
+    def _damaged(self, number: int, error: BaseException) -> DataError:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        return DataError(f"{self.path}: cannot be read after row {number}: {reason}")
 
     def columns(self, rows: int) -> Iterator[Columns]:
         """The columns as arrays."""
@@ -119,7 +132,7 @@ class _ArrowRows(Reader):
                         yield batch.slice(start, rows)
                     number += batch.num_rows
         except (arrow.ArrowException, OSError) as error:
-            raise DataError(f"{self.path}: cannot be read after row {number}: {str(error).splitlines()[0]}") from None
+            raise self._damaged(number, error) from None
 
 
 class ParquetFile(_ArrowRows):
