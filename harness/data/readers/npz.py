@@ -154,8 +154,16 @@ def _read(path: Path, _changed: int, _size: int) -> dict[str, Tensor]:
         with np.load(path, allow_pickle=False) as archive:
             table = {name: torch.from_numpy(np.ascontiguousarray(archive[name])) for name in archive.files}
     # A header may claim any number of rows: MemoryError.
-    except (OSError, ValueError, TypeError, AttributeError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        EOFError,
+        MemoryError,
+        OverflowError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise DataError(f"`path`: {path} cannot be read: {error}") from None
-    except (MemoryError, OverflowError) as error:
-        raise DataError(f"`path`: {path} names more values than memory holds: {error}") from None
     return {name: tensor.float() if name in ("pixel_values", "features") else tensor for name, tensor in table.items()}
