@@ -36,13 +36,18 @@ _SURE = 2.0
 """Seconds after which the pace of the run says how long the rest takes."""
 
 
+def is_ci() -> bool:
+    """Whether a machine reads what is printed, as pytest sees it."""
+    return any(os.environ.get(name) for name in ("CI", "BUILD_NUMBER"))
+
+
 def may_redraw(config: pytest.Config) -> bool:
     """Whether lines may be replaced on the screen: in a terminal, unless pytest is to print every test, or what tests print, or to debug."""
     option = config.option
     return (
         not hasattr(config, "workerinput")
         and os.environ.get("TERM") not in ("dumb", "unknown")
-        and not any(os.environ.get(name) for name in ("CI", "BUILD_NUMBER"))
+        and not is_ci()
         and -2 < config.get_verbosity() <= 0
         and option.capture != "no"
         and not (option.usepdb or option.trace or option.collectonly)

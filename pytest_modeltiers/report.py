@@ -26,6 +26,7 @@ from harness.wording import visible, visible_values
 from pytest_modeltiers import __version__
 from pytest_modeltiers.hooks import TIERS
 from pytest_modeltiers.judge import VERDICT
+from pytest_modeltiers.progress import is_ci
 from pytest_modeltiers.results import (
     Result,
     check_name,
@@ -152,11 +153,22 @@ class Reporter:
         put_back(self, terminalreporter)
         for file in self.written:
             terminalreporter.write_line(f"report: {file}")
+        if terminalreporter.verbosity == 0 and not is_ci():
+            self._say_what_is_next(terminalreporter)
         for line in self.logged:
             terminalreporter.write_line(line)
         if os.environ.get("GITHUB_ACTIONS") == "true":
             for path, report in self.reports.items():
                 self.annotations += [annotation(cause, path, *self._roots) for cause in report.causes]
+
+    def _say_what_is_next(self, terminal: pytest.TerminalReporter) -> None:
+        if any(report.get_failed_checks() for report in self.reports.values()):
+            if self.config.pluginmanager.has_plugin("lfplugin"):
+                terminal.write_line("next: the same command with --lf runs again what failed")
+        elif all(report.model_facts.get("model", "").startswith("embedded ") for report in self.reports.values()):
+            terminal.write_line("next: modeltiers check model.py judges a model of yours")
+        elif not self.config.getoption("model_report"):
+            terminal.write_line("next: --model-report DIR writes a page with every measurement")
 
     @property
     def _roots(self) -> tuple[Path, ...]:

@@ -113,6 +113,32 @@ def test_every_test_has_a_row_with_v(project: Any) -> None:
     result.stdout.fnmatch_lines(["  ok   causal * s*", "  skip train_mode[[]statistics] *no layer keeps statistics*"])
 
 
+@pytest.mark.parametrize(
+    ("model", "options", "said"),
+    [
+        (LEAKY, [], "next: the same command with --lf runs again what failed"),
+        (GOOD, [], "next: --model-report DIR writes a page with every measurement"),
+        (None, ["--model-report", "out"], "next: modeltiers check model.py judges a model of yours"),
+    ],
+    ids=["failed", "sound", "built-in"],
+)
+def test_a_run_ends_with_what_to_do_next(project: Any, model: str | None, options: list[str], said: str) -> None:
+    project.config(model=model)
+
+    project.run("--model-config", "cfg.json", *options).stdout.fnmatch_lines([said])
+
+
+@pytest.mark.parametrize("option", ["-q", "-v", "CI"])
+def test_what_to_do_next_is_for_people_who_asked_for_no_more_and_no_less(
+    project: Any, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    if option == "CI":
+        monkeypatch.setenv("CI", "1")
+    project.config(model=LEAKY)
+
+    assert "next: " not in output(project.run("--model-config", "cfg.json", *([] if option == "CI" else [option])))
+
+
 def test_quiet_shows_only_what_needs_attention(project: Any) -> None:
     project.config(only=("causal", "registration"), model=LEAKY)
 
