@@ -290,7 +290,9 @@ def _why_none(monitor: Monitor, case: str) -> str:
     assert monitor.reference is not None
     stored = any(group_of(name) == case for name in monitor.reference.profile.features)
     if stored:
-        return f"the data has no labels: nothing to compare the reference's {case} with"
+        has_estimate = case != "scores" or monitor.task.signature.has_one_answer
+        estimate = "" if has_estimate else "; without labels no error is estimated of answers that are numbers, or several a row"
+        return f"the data has no labels: nothing to compare the reference's {case} with{estimate}"
     needs = {"labels": "labels", "outputs": "a model's outputs", "scores": "labels and a model's outputs"}
     return f"the reference profile has no {case}: it was made without {needs.get(case, 'them')}"
 

@@ -53,6 +53,7 @@ def _series(count, seed, shift=0.0):
 
 def series(): return _series(300, 0)
 def series_clean(): return _series(300, 1)
+def series_unlabelled(): return [{"x": row["x"]} for row in series_clean()]
 def series_shifted(): return _series(300, 2, shift=4.0)
 
 def _images(count, seed, dark=0.0):
@@ -210,6 +211,13 @@ def test_a_loss_of_the_users_is_the_score_of_each_row(room: Room) -> None:
     assert found["eval_metrics"]["loss"] == pytest.approx(found["eval_metrics"]["mae"], rel=1e-4)
     assert "score.loss" in {each["feature"] for each in found["drift"]["features"]}
     assert "fail" not in statuses(found).values()
+
+
+def test_answers_without_an_estimate_are_said_to_have_none(room: Room) -> None:
+    scores = room.monitored("series", "series_unlabelled")["checks"]["drift[scores]"]
+    assert scores["status"] == "skipped"
+    assert scores["message"].endswith("; without labels no error is estimated of answers that are numbers, or several a row")
+    assert "no error is estimated" not in room.monitored("click", "unlabelled")["checks"]["drift[scores]"]["message"]
 
 
 def test_thresholds_are_held_and_a_metric_that_is_not_there_is_named(room: Room) -> None:
