@@ -28,7 +28,7 @@ from pytest_modeltiers.checks import FOUND
 from pytest_modeltiers.compat import fixtures_by_name
 from pytest_modeltiers.hooks import CONFIGS, SELECTED, TIERS
 from pytest_modeltiers.judge import VERDICT, Judge, conclude
-from pytest_modeltiers.mending import look_for_mending
+from pytest_modeltiers.mending import add_script, look_for_mending
 from pytest_modeltiers.property_tests import Answers, run_test
 from pytest_modeltiers.suite import Suite
 from pytest_modeltiers.time_budget import CutShortError, time_limit
@@ -358,6 +358,8 @@ def _look_for_mending(item: pytest.Function, judge: Judge, suite: Suite) -> None
     each, used = float(item.config.getoption("model_hints")), item.config.stash.get(_HINTED, 0.0)
     started = processor_seconds()
     with suppress(TimeBudgetError):
+        if each > 0 and not any(_overrides(item, name) for name in ("model", "adapter", "task_spec")):
+            add_script(judge, suite.source)
         look_for_mending(judge, case, remake, min(each, _MOST_HINTED * each - used, suite.budget.part))
     item.config.stash[_HINTED] = used + processor_seconds() - started
 

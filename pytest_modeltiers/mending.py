@@ -1,4 +1,4 @@
-"""Asks a property again with changed code: what makes it hold, and breaks nothing else, is offered."""
+"""What helps to mend a finding: a change of the code with which the property was seen to hold, and a script that was seen to fail as it does."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from harness.evidence import Status
 from harness.excerpts import Excerpt
 from harness.mending import find_mending
 from harness.models.copies import Copies
+from harness.models.loading import ModelSource
 from harness.properties.places import shown_place
+from harness.properties.reproduction import Building, script_of
 from harness.properties.subject import Shared, Subject
 from harness.runtime import bytes_of_weights
 from harness.user_code import is_written_here
@@ -81,6 +83,25 @@ def look_for_mending(judge: Judge, case: str | None, remake: Remake, seconds: fl
         judge.finish(replace(evidence, mending=mending))
     else:
         judge.finish(replace(evidence, excerpt=Excerpt.of(file, mending.line), place=shown_place(file, mending.line)))
+
+
+def add_script(judge: Judge, source: ModelSource) -> None:
+    """Adds a script that shows a failure of tier 1 without this package to what a judge found, where one is known that fails too.
+
+    Args:
+        judge: Who found it.
+        source: How the model is built.
+    """
+    evidence, subject = judge.finish(), judge.subject
+    entry = CATALOGUE.get(evidence.name)
+    if evidence.status is not Status.FAIL or entry is None or entry.tier > 1 or bytes_of_weights(subject.model) > _MOST_BYTES:
+        return
+    values = judge.counterexample[1] if judge.counterexample is not None else {}
+    building = Building.of(source)
+    if building is not None:
+        batch = subject.batch(values.get("sizes"), int(values.get("seed", 0)))
+        if text := script_of(evidence, subject, batch, building):
+            judge.finish(replace(evidence, details={**evidence.details, "script": text}))
 
 
 def _files_of(model: nn.Module) -> list[str]:

@@ -54,6 +54,7 @@ class Reporter:
         self.controls = not hasattr(config, "workerinput")
         self.reports: dict[Path, ExportHealthReport] = {}
         self.written: list[Path] = []
+        self.scripts: list[Path] = []
         self.incomplete = False
         self.started = time.time()
         self.logged: list[str] = []
@@ -153,6 +154,8 @@ class Reporter:
         put_back(self, terminalreporter)
         for file in self.written:
             terminalreporter.write_line(f"report: {file}")
+        for script in self.scripts:
+            terminalreporter.write_line(f"shows it without this package: python {script}")
         if terminalreporter.verbosity == 0 and not is_ci():
             self._say_what_is_next(terminalreporter)
         for line in self.logged:
@@ -255,6 +258,7 @@ class Reporter:
                     write_badge(target, report)
                     report.save_json(target / REPORT)
                     report.save_markdown(target / "health_report.md")
+                    self.scripts += report.save_scripts(target)
                     yield report.save_html(target / "health_report.html")
                 except OSError as error:
                     raise pytest.UsageError(f"--model-report: cannot write into {target}: {error.strerror}") from None

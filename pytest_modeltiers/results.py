@@ -162,6 +162,7 @@ def to_check(result: Result) -> CheckResult:
             "place": evidence.place,
             "excerpt": evidence.excerpt.to_json() if evidence.excerpt else None,
             "mending": evidence.mending.to_json() if evidence.mending else None,
+            "script": evidence.details.get("script"),
             "cause": evidence.cause,
             "comparison": evidence.comparison,
             "examples": result.finding.get("examples"),
@@ -233,7 +234,7 @@ def without_plots(finding: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_plots(details: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in details.items() if key not in ("layers", "plots")}
+    return {key: value for key, value in details.items() if key not in ("layers", "plots", "script")}
 
 
 def _finite(value: float | None) -> float | str | None:

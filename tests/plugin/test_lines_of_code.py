@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from small_models import LEAKY, running_text
+from small_models import GOOD, LEAKY, running_text
 
 from harness.health.checks import Cause, CheckResult
 from pytest_modeltiers.terminal import annotation
@@ -126,3 +128,22 @@ def test_a_change_that_mends_a_failure_is_shown_and_the_file_stays_as_it_is(
     (change,) = found["fixes"][0]["artifactChanges"]
     assert ".tril()" in change["replacements"][0]["insertedContent"]["text"]
     assert ".tril()" in (project.path / "out/health_report.html").read_text()
+
+
+def test_a_script_shows_a_failure_without_this_package(project: Any) -> None:
+    drops = GOOD.replace("x = self.embed(input_ids)", "x = nn.functional.dropout(self.embed(input_ids), 0.3)")
+    project.config(model=LEAKY)
+    project.config("drops.json", only=("eval_deterministic",), model=drops)
+
+    result = project.run(
+        "--model-config", "cfg.json", "--model-config", "drops.json", "--model-hints", "0.01", "--model-report", "out"
+    )
+
+    scripts = sorted(path.relative_to(project.path).as_posix() for path in (project.path / "out").rglob("*.py"))
+    assert scripts == ["out/cfg/repro_causal.py", "out/drops/repro_eval_deterministic.py"]
+    assert "shows it without this package: python out/cfg/repro_causal.py" in running_text(result)
+    text = (project.path / scripts[0]).read_text()
+    assert ("modeltiers" in text or "harness" in text, len(text.splitlines()) < 20) == (False, True)
+    ended = subprocess.run([sys.executable, scripts[0]], cwd=project.path, capture_output=True, text=True, check=False)
+    assert (ended.returncode, "AssertionError: differs by" in ended.stderr) == (1, True)
+    assert '<pre class="excerpt command"' in (project.path / "out/cfg/health_report.html").read_text()

@@ -1,0 +1,214 @@
+"""A few lines of Python that show a failure without this package: written for the failure at hand, run, and handed out only if they fail too."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import inspect
+import io
+import sys
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.batches import Batch
+from harness.evidence import Evidence
+from harness.excerpts import from_here
+from harness.models.arguments import factory_arguments
+from harness.models.loading import ModelSource
+from harness.properties.subject import Subject
+
+_MOST_WRITTEN = 32
+"""Numbers of a tensor that are written out; longer ones are drawn."""
+
+_OF_OTHER_SHAPES = ("batch_independence", "padding_ignored")
+"""Properties that compare calls of different shapes, for which even the same seed gives other random numbers."""
+
+_LOGITS = ("{}", "{}.logits", '{}["logits"]', "{}[0]")
+"""Where the logits are in what a model returns."""
+
+
+@dataclass(frozen=True)
+class Building:
+    """How a user builds the model.
+
+    Attributes:
+        folder: What the module is imported from, relative to the current folder.
+        module: Its name.
+        factory: The class or function.
+        kwargs: Its arguments.
+    """
+
+    folder: str
+    module: str
+    factory: str
+    kwargs: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, source: ModelSource) -> Building | None:
+        """How a source builds its model; ``None`` where a line of code cannot: weights from a file, or no file of the user's."""
+        name, _, factory = source.origin.rpartition(":")
+        if not source.has_fresh_weights or source.call or not factory:
+            return None
+        kwargs = factory_arguments(source.factory, source.kwargs)
+        file = Path(name)
+        if file.suffix != ".py":
+            return cls(".", name, factory, kwargs) if all(map(str.isidentifier, name.split("."))) else None
+        return cls(from_here(file.parent), file.stem, factory, kwargs) if file.stem.isidentifier() else None
+
+    @property
+    def call(self) -> str:
+        """The call that builds it."""
+        return f"{self.factory}({', '.join(f'{name}={value!r}' for name, value in self.kwargs.items())})"
+
+
+def script_of(evidence: Evidence, subject: Subject, batch: Batch, building: Building) -> str:
+    """A script that fails as the property does; empty where none is known that was seen to fail.
+
+    Args:
+        evidence: The failure.
+        subject: The model.
+        batch: The inputs that show it.
+        building: How the model is built.
+    """
+    try:
+        ast.literal_eval(repr(dict(building.kwargs)))
+        given, logits = _recorded(subject, batch)
+        is_random = subject.prerequisite_failure.random
+        body = [] if is_random and evidence.name in _OF_OTHER_SHAPES else _body(evidence, given, logits, is_random)
+    except Exception:  # a call that no few lines can write down
+        return ""
+    if not body:
+        return ""
+    what = evidence.message.splitlines()[0].partition("; ")[0]
+    lines = [
+        f"# {what}",
+        "import sys",
+        "import torch",
+        f"sys.path.insert(0, {building.folder!r})  # run it from the folder that the tests run in",
+        f"from {building.module} import {building.factory.partition('.')[0]}",
+        "torch.manual_seed(0)",
+        f"model = {building.call}.eval()",
+        f"given = {{{', '.join(f'{name!r}: {_written(value)}' for name, value in given.items())}}}",
+        *body,
+    ]
+    text = "\n".join(lines) + "\n"
+    return text if _fails(text, building.module) else ""
+
+
+def _recorded(subject: Subject, batch: Batch) -> tuple[dict[str, Any], str]:
+    """The arguments of forward by name, and where the logits are in what it returns."""
+    model, seen = subject.fresh(), list[dict[str, Any]]()
+
+    def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        seen.append(dict(inspect.signature(module.forward).bind(*args, **kwargs).arguments))
+
+    handle = model.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        with contextlib.suppress(Exception):  # a call that raises was recorded too
+            subject.logits(batch, model)
+    finally:
+        handle.remove()
+    given = {name: value for name, value in seen[0].items() if value is not None}
+    with torch.no_grad(), contextlib.suppress(Exception):
+        wanted, returned = subject.logits(batch, model), model(**given)
+        for place in _LOGITS:
+            with contextlib.suppress(Exception):
+                found = eval(place.format("returned"), {"returned": returned})
+                if isinstance(found, Tensor) and found.shape == wanted.shape:
+                    return given, place
+    return given, "{}"
+
+
+def _written(value: Any) -> str:
+    """The code of an argument."""
+    if not isinstance(value, Tensor):
+        ast.literal_eval(repr(value))
+        return repr(value)
+    shape = tuple(value.shape)
+    if value.numel() > 1 and bool((value == value.flatten()[0]).all()):
+        return f"torch.full({shape}, {value.flatten()[0].item()!r})"
+    if not value.is_floating_point() and value.numel() <= _MOST_WRITTEN:
+        return f"torch.tensor({value.tolist()})"
+    if value.is_floating_point():
+        return f"torch.randn({shape})" if bool((value < 0).any()) else f"torch.rand({shape})"
+    return f"torch.randint({int(value.min())}, {int(value.max()) + 1}, {shape})"
+
+
+def _body(evidence: Evidence, given: dict[str, Any], logits: str, is_random: bool) -> list[str]:
+    """The lines that ask what the property asks; of a model that draws numbers, which is another finding, under the same seed each time."""
+    seeded = "(torch.manual_seed(0), model(**{}))[1]" if is_random and evidence.name != "eval_deterministic" else "model(**{})"
+    call = logits.format(seeded.format("given"))
+    main, length = _main_input(given)
+    same = 'assert torch.allclose(left, right, atol=1e-5), f"differs by {(left - right).abs().max().item():.2g}"'
+    if evidence.code == "raises":
+        return [call]
+    if evidence.name == "eval_deterministic":
+        return ["with torch.no_grad():", f"    left, right = {call}, {call}", same]
+    if evidence.name == "finite_output":
+        return ["with torch.no_grad():", f"    logits = {call}", "assert logits.isfinite().all(), logits"]
+    if evidence.name == "inputs_unchanged":
+        return [f"before = given[{main!r}].clone()", "model(**given)", f"assert torch.equal(before, given[{main!r}])"]
+    if evidence.name == "batch_independence":
+        alone = logits.format("model(**{name: value[:1] for name, value in given.items()})")
+        return ["with torch.no_grad():", f"    left, right = {call}[:1], {alone}", same]
+    if evidence.name == "causal" and length:
+        other = logits.format(seeded.format("other"))
+        most = int(given[main].max())
+        change = f"torch.where(last == {most}, 0, last + 1)" if not given[main].is_floating_point() else "last + 1"
+        return [
+            f"other = {{**given, {main!r}: given[{main!r}].clone()}}",
+            f"last = other[{main!r}][:, -1]",
+            f"other[{main!r}][:, -1] = {change}",
+            "with torch.no_grad():",
+            f"    left, right = {call}[:, :-1], {other}[:, :-1]",
+            same,
+        ]
+    if evidence.name == "stateless":
+        return [
+            "with torch.no_grad():",
+            f"    left = {call}",
+            "    model(**{name: value.flip(0) + 0 * value for name, value in given.items()})",
+            f"    right = {call}",
+            same,
+        ]
+    if evidence.name == "gradient_flow" and evidence.module and evidence.code != "raises":
+        return [
+            f"{call}.float().square().mean().backward()",
+            f"gradient = model.get_parameter({evidence.module!r}).grad",
+            "assert gradient is not None and gradient.isfinite().all() and gradient.any(), gradient",
+        ]
+    return []
+
+
+def _main_input(given: dict[str, Any]) -> tuple[str, int]:
+    """The name of the first input, and the length of its second axis; 0 where it has none."""
+    name = next(name for name, value in given.items() if isinstance(value, Tensor))
+    return name, int(given[name].shape[1]) if given[name].ndim > 1 else 0
+
+
+def _fails(text: str, module: str) -> bool:
+    """Whether a script ends with an exception of the model's or of its last line; what it imports is forgotten again."""
+    path, top = list(sys.path), module.partition(".")[0]
+    kept = {name: found for name, found in sys.modules.items() if name == top or name.startswith(f"{top}.")}
+    for name in kept:
+        del sys.modules[name]
+    try:
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            exec(compile(text, "<script>", "exec"), {"__name__": "__main__"})
+    except AssertionError:
+        return True
+    except Exception:
+        return text.rstrip().endswith(")") and "assert" not in text.splitlines()[-1]  # a call that is to raise
+    finally:
+        sys.path[:] = path
+        for name in [name for name in sys.modules if name == top or name.startswith(f"{top}.")]:
+            del sys.modules[name]
+        sys.modules.update(kept)
+    return False
