@@ -28,11 +28,12 @@ from harness.properties.subject import Subject
 from harness.properties.tracing import path_of
 from harness.runtime import seeded
 from harness.user_code import is_users_file
-from harness.wording import and_others
+from harness.wording import and_others, joined
 
 _STEPS = 3
 _STEPS_WHERE_ABSENT = 16
 _NUDGE = 1e-2
+_OTHER_WEIGHTS = 3
 
 
 def gradient_reaches(subject: Subject, seed: int = 0) -> Evidence:
@@ -88,6 +89,21 @@ def gradient_reaches(subject: Subject, seed: int = 0) -> Evidence:
             code="cancels",
         )
     why, module = _cut(subject, model, unreached[0], gradients)
+    if all(path in gradients for path in unreached) and (seeds := _reached_by_other_weights(subject, unreached, seed)):
+        return Evidence(
+            name,
+            Status.WARN,
+            f"parameter `{unreached[0]}` receives no gradient{and_others(len(unreached) - 1, 'parameter')} with the weights of seed "
+            f"{subject.seed}, but one with those of {joined(seeds)}: {why}",
+            float(len(unreached)),
+            0.0,
+            "parameters",
+            counterexample,
+            module,
+            "units that are all dead by chance: a layer of few units behind a ReLU, or weights too small for its biases",
+            {"layers": layers, "unreached": unreached},
+            code="dead_by_chance",
+        )
     return Evidence(
         name,
         Status.FAIL,
@@ -120,6 +136,21 @@ def _unreached_again(
         return left
     evaluated = _accumulate(subject, _nudged(subject.copies.of(model)), seed, train=False)
     return [path for path in left if path not in zero or evaluated.get(path, 0.0) == 0.0]
+
+
+def _reached_by_other_weights(subject: Subject, unreached: list[str], seed: int) -> list[str]:
+    """Seeds of fresh weights with which a gradient reaches the parameters that it does not reach here; empty where one is never reached."""
+    if subject.rebuild is None or not subject.fresh_weights:
+        return []
+    left, seeds = set(unreached), []
+    for other in range(subject.seed + 1, subject.seed + 1 + _OTHER_WEIGHTS):
+        found = _accumulate(subject, subject.rebuild(other), seed)
+        if reached := {path for path in left if found.get(path, 0.0)}:
+            left -= reached
+            seeds.append(f"seed {other}")
+        if not left:
+            return seeds
+    return []
 
 
 def _reached_elsewhere(subject: Subject, model: nn.Module, unreached: list[str], seed: int) -> dict[str, str]:

@@ -20,10 +20,13 @@ TABLE = TaskSpec(TaskType.TABULAR_CLASSIFICATION, num_features=6, num_classes=3)
 WIDTH = 8
 
 
-def subject_of(build: type[nn.Module]) -> Subject:
-    with seeded(0):
-        model = build().eval()
-    return Subject(model, make_adapter(TABLE), TABLE, pristine=model)
+def subject_of(build: type[nn.Module], seed: int = 0) -> Subject:
+    def made(weights_seed: int) -> nn.Module:
+        with seeded(weights_seed):
+            return build().eval()
+
+    model = made(seed)
+    return Subject(model, make_adapter(TABLE), TABLE, pristine=model, rebuild=made, seed=seed)
 
 
 class Adapted(nn.Module):
@@ -129,6 +132,47 @@ def test_a_bias_that_is_subtracted_again_is_a_warning() -> None:
     assert evidence.status is Status.WARN, evidence.explain()
     assert (evidence.code, evidence.module) == ("cancels", "each")
     assert "the gradients of parameter `each.bias` from 2 calls cancel exactly" in evidence.message
+
+
+class Narrow(nn.Module):
+    """Two units behind a ReLU, which some weights leave dead."""
+
+    bias = 0.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.narrow, self.head = nn.Linear(6, 2), nn.Linear(2, 3)
+        dead = float(torch.rand(())) < 0.5
+        nn.init.constant_(self.narrow.bias, -9.0 if dead else self.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.head(self.narrow(features).relu())
+
+
+class AlwaysDead(Narrow):
+    """Starts dead whatever the weights."""
+
+    bias = -9.0
+
+
+def test_units_that_are_dead_with_some_weights_only_are_a_warning() -> None:
+    seed = next(seed for seed in range(20) if _is_dead(Narrow, seed) and not _is_dead(Narrow, seed + 1))
+    evidence = gradient_reaches(subject_of(Narrow, seed))
+
+    assert evidence.status is Status.WARN, evidence.explain()
+    assert (evidence.code, evidence.module) == ("dead_by_chance", "narrow")
+    assert "receives no gradient" in evidence.message
+
+
+def test_units_that_are_dead_with_all_weights_are_a_failure() -> None:
+    evidence = gradient_reaches(subject_of(AlwaysDead))
+
+    assert evidence.status is Status.FAIL, evidence.explain()
+
+
+def _is_dead(model: type[Narrow], seed: int) -> bool:
+    torch.manual_seed(seed)
+    return float(model().narrow.bias[0].detach()) < -1
 
 
 def test_weights_whose_gradients_cancel_are_a_failure() -> None:
