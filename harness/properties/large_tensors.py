@@ -19,7 +19,7 @@ def pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 def largest_gap(left: Tensor, right: Tensor) -> float:
     """Largest absolute difference of two tensors of one shape, in float64; NaN where one is met."""
-    gaps = torch.stack([(one.double() - other.double()).abs().max() for one, other in pieces(left, right)])
+    gaps = torch.stack([(one.double() - other.double()).abs().max() for one, other in pieces(left.detach(), right.detach())])
     return float(gaps.max())
 
 

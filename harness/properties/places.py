@@ -74,7 +74,8 @@ def forward_of(model: nn.Module, path: str) -> str:
             break  # a parameter of the module
         module = inner
     own = type(module)
-    forward = vars(own).get("forward")
+    called = vars(module).get("forward")  # a method that the config names, in the place of forward
+    forward = called if inspect.ismethod(called) else vars(own).get("forward")
     code = getattr(inspect.unwrap(forward), "__code__", None) if callable(forward) else None
     place = "" if code is None else shown_place(code.co_filename, code.co_firstlineno)
     if not place and code is None:

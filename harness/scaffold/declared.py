@@ -20,7 +20,8 @@ from harness.models.first_call.argument import Argument
 from harness.models.first_call.examples import written_examples
 from harness.models.first_call.given import GivenInput
 from harness.models.first_call.hints import read_hints
-from harness.models.first_call.search import FoundCall, find_call
+from harness.models.first_call.search import find_call
+from harness.models.first_call.tried import FoundCall
 from harness.tasks.axes import Formula
 from harness.tasks.declared import SignatureError, read_signature
 from harness.tasks.finding import signature_from_call

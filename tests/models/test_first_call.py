@@ -16,7 +16,8 @@ from harness.errors import ForwardError
 from harness.models.first_call.examples import written_examples
 from harness.models.first_call.given import GivenInput
 from harness.models.first_call.hints import read_hints
-from harness.models.first_call.search import FoundCall, find_call
+from harness.models.first_call.search import find_call
+from harness.models.first_call.tried import FoundCall
 from harness.user_code import import_file
 
 
@@ -113,6 +114,13 @@ def test_numbers_beside_a_mask_are_a_vector_for_each_position() -> None:
     assert shapes(found(forward, nn.Linear(4, 6))) == {"x": (3, 11, 4), "mask": (3, 11)}
 
 
+def test_a_column_that_meets_every_row_with_every_other_is_a_number_for_each_row() -> None:
+    def forward(self: nn.Module, x: Tensor, action: Tensor) -> Tensor:
+        return torch.distributions.Categorical(logits=self.layers[0](x)).log_prob(action)  # type: ignore[index,operator]
+
+    assert shapes(found(forward, nn.Linear(4, 6), given=("x=batch,4",)))["action"] == (3,)
+
+
 def test_a_call_that_broadcasts_at_one_number_of_rows_alone_is_not_taken() -> None:
     def forward(self: nn.Module, x: Tensor, weights: Tensor) -> Tensor:
         hidden = self.layers[0](x) * weights.unsqueeze(-1)  # type: ignore[index,operator]
@@ -173,6 +181,15 @@ def test_a_comment_says_the_axes() -> None:
 
     argument = found(forward, nn.Linear(4, 2)).arguments["series"]
     assert (argument.names, argument.sizes) == (("batch", "steps", "channels"), (3, 11, 4))
+
+
+@pytest.mark.parametrize("shape", ["(N,)", "[B]"])
+def test_a_docstring_says_that_there_is_one_number_for_each_row(shape: str) -> None:
+    def forward(self: nn.Module, x: Tensor, t: Tensor) -> Tensor:
+        return self.layers[0](x) + t.view(-1)[:, None]  # type: ignore[index,operator]
+
+    forward.__doc__ = f"x: (N, width) numbers\n    t: {shape} tensor of steps"
+    assert found(forward, nn.Linear(11, 2)).arguments["t"].sizes == (3,)
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ from harness.models.factories import Factory
 from harness.models.first_call.argument import Argument
 from harness.models.first_call.given import GivenInput
 from harness.models.first_call.hints import read_hints
-from harness.models.first_call.search import FoundCall, find_call
+from harness.models.first_call.search import find_call
+from harness.models.first_call.tried import FoundCall
 from harness.scaffold.declared import declare
 from harness.tasks.finding import signature_from_call
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import flex_attention
 
 from harness.evidence import Evidence, Status
+from harness.models.wrapped import call_by
 from harness.properties.places import drawing_line, forward_of, located, raising_line, shown_place, writing_line
 
 
@@ -68,6 +69,19 @@ def test_a_module_is_found_where_its_forward_or_its_class_is(path: str, source: 
 )
 def test_torchs_own_code_and_what_is_no_module_are_found_where_they_are_made(path: str, source: Any, text: str) -> None:
     assert forward_of(Outer(), path) == line(source, text)
+
+
+def test_a_method_that_is_called_in_place_of_forward_is_found() -> None:
+    class Agent(nn.Module):
+        def forward(self) -> None:
+            raise NotImplementedError
+
+        def act(self, x: Tensor) -> Tensor:
+            return x
+
+    agent = Agent()
+    call_by(agent, "act", "Agent")
+    assert forward_of(agent, "(model)") == line(Agent, "def act")
 
 
 def test_what_nothing_makes_has_no_line() -> None:

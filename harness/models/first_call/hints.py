@@ -67,6 +67,11 @@ _AXIS_NAMES = {
     "s": "seq", "seq_len": "seq", "seq_length": "seq",
 }  # fmt: skip
 _SHAPE = re.compile(r"[\[(]\s*((?:[A-Za-z_][\w ]*|\d+)(?:\s*[,x×]\s*(?:[A-Za-z_][\w ]*(?:\s*[*+/-]\s*\w+)?|\d+))+)\s*,?\s*[\])]")
+_ROWS = re.compile(
+    rf"\(\s*([A-Za-z_]\w*)\s*,\s*\)|[\[(]\s*({'|'.join(k for k, v in _AXIS_NAMES.items() if v == 'batch')})\s*[\])]",
+    re.IGNORECASE,
+)
+"""A single axis: ``(N,)``, or one whose name says that it is the rows, ``[B]``."""
 
 
 @dataclass(frozen=True)
@@ -251,7 +256,7 @@ def _annotated(annotation: Any) -> tuple[str, ...] | None:
 
 
 def _shapes_said(model: nn.Module, names: list[str]) -> dict[str, tuple[tuple[str, ...], str]]:
-    """Shapes in the docstring and comments of ``forward``: ``x: [B, T, C]``, ``x (Tensor): of shape (B, 3, H, W)``."""
+    """Shapes in the docstring and comments of ``forward``: ``x: [B, T, C]``, ``x (Tensor): of shape (B, 3, H, W)``, ``t: (N,)``."""
     try:
         source = inspect.getsource(type(model).forward)
     except (OSError, TypeError):
@@ -268,9 +273,10 @@ def _shapes_said(model: nn.Module, names: list[str]) -> dict[str, tuple[tuple[st
                     rf"(?:^|[\s`*(]){re.escape(name)}\b`?\s*(?:\([^)]*ensor[^)]*\))?\s*(?::|=|of shape|has shape|shape|is)[^\[(]*",
                     line,
                 )
-                shape = _SHAPE.search(line, match.end()) if match else None
+                shape = (_SHAPE.search(line, match.end()) or _ROWS.search(line, match.end())) if match else None
                 if shape and name not in found and shape.start() - (match.end() if match else 0) < 40:
-                    found[name] = (tuple(axis.strip().replace(" ", "_") for axis in re.split(r"[,x×](?![a-z])", shape[1])), where)
+                    axes = re.split(r"[,x×](?![a-z])", shape[1] or shape[2])
+                    found[name] = (tuple(axis.strip().replace(" ", "_") for axis in axes), where)
     return found
 
 

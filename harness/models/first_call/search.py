@@ -7,7 +7,7 @@ import inspect
 import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,9 +20,9 @@ from harness.models.first_call.guesses import Guesses
 from harness.models.first_call.hints import STATES, Hints, hidden_state
 from harness.models.first_call.refusal import shown, why_not
 from harness.models.first_call.repairs import last_resorts, repairs
-from harness.models.first_call.watching import Failure, Watch, tensors_in, watched_call
-from harness.models.reuse import Reuse
-from harness.runtime import Allowance, seeded, threads_for
+from harness.models.first_call.tried import FoundCall, TriedModel
+from harness.models.first_call.watching import Failure, Watch, tensors_in
+from harness.runtime import threads_for
 
 _MOST_CALLS = 300
 _MOST_CALLS_OF_AN_OPTION = 12
@@ -47,59 +47,6 @@ _SMALL_SIDES = (16, 8)
 """Height and width of the images of slow models."""
 
 
-@dataclass(frozen=True)
-class FoundCall:
-    """A call that works.
-
-    Attributes:
-        arguments: What is passed, by parameter.
-        values: The values that were passed.
-        returned: What forward returned.
-        optional: Parameters among them that the call works without.
-    """
-
-    arguments: Mapping[str, Argument]
-    values: Mapping[str, Any]
-    returned: Any
-    optional: tuple[str, ...] = ()
-
-    @property
-    def shown(self) -> str:
-        """The call for people."""
-        return ", ".join(f"{name}={shown(argument)}" for name, argument in self.arguments.items())
-
-
-class _Subject:
-    """A model that is called again and again, and built again only where a call changed it."""
-
-    def __init__(self, build: Callable[[], nn.Module], patience: Patience) -> None:
-        self._build = Reuse(build)
-        self.patience = patience
-        self.calls = 0
-        self.seconds = 0.0
-
-    @property
-    def model(self) -> nn.Module:
-        """The model."""
-        return self._build()
-
-    def call(self, guesses: Guesses, seed: int = 0) -> tuple[Any, Failure | None, Watch, dict[str, Any]]:
-        """Calls the model with guesses; returns the outcome and what was passed."""
-        self.calls += 1
-        rng = torch.Generator().manual_seed(0)
-        values = {name: argument.make(rng) for name, argument in guesses.arguments.items()}
-        model = self.model
-        # Forward may add to a dict that it is given.
-        positional, named = _bound(
-            model, {name: dict(value) if isinstance(value, dict) else value for name, value in values.items()}
-        )
-        used = Allowance(0)
-        with seeded(seed):
-            returned, failure, watch = watched_call(model, values, lambda: model(*positional, **named))
-        self.seconds = used.used
-        return returned, failure, watch, values
-
-
 def find_call(
     build: Callable[[], nn.Module],
     hints: Callable[[nn.Module], Hints],
@@ -117,7 +64,7 @@ def find_call(
     Raises:
         ForwardError: None was found; the message names the parameter that most likely is at fault, and what to say of it.
     """
-    subject = _Subject(build, patience or Patience())
+    subject = TriedModel(build, patience or Patience())
     known = hints(subject.model)
     said = {argument.name: argument for argument in given}
     _refuse_unknown(subject.model, said)
@@ -134,7 +81,7 @@ def find_call(
         found, closest = _search(subject, Guesses(begin), known.optional, _MOST_CALLS)
         if found is None:
             raise ForwardError(why_not(subject.model, subject.calls, closest))
-        found = _of_smaller_images(subject, found)
+        found = _without_crossed_rows(subject, _of_smaller_images(subject, found))
         found = _decided(subject, found, [name for name in known.optional if name not in found.arguments])
         return _with_options(subject, found, {name: guess for name, guess in known.optional.items() if name not in first})
 
@@ -157,7 +104,7 @@ def _with_rows_second(model: nn.Module, first: Mapping[str, Argument]) -> dict[s
 
 
 def _search(
-    subject: _Subject, first: Guesses, optional: Mapping[str, Argument], most: int
+    subject: TriedModel, first: Guesses, optional: Mapping[str, Argument], most: int
 ) -> tuple[FoundCall | None, tuple[Guesses, Failure] | None]:
     """The call, or the last failure of the guesses that came furthest."""
     order = itertools.count()
@@ -198,7 +145,7 @@ def _search(
     return doubtful, closest
 
 
-def _takes_more_rows(subject: _Subject, found: FoundCall) -> bool:
+def _takes_more_rows(subject: TriedModel, found: FoundCall) -> bool:
     """Whether several guesses take more rows together: what one size alone lets broadcast is no call to go by."""
     guesses = Guesses(found.arguments)
     arguments = {path: argument for path in guesses.paths() if (argument := guesses.at(path)) is not None}
@@ -210,7 +157,7 @@ def _takes_more_rows(subject: _Subject, found: FoundCall) -> bool:
     return subject.call(guesses)[1] is None
 
 
-def _as_it_reads(subject: _Subject, found: FoundCall, watch: Watch) -> FoundCall:
+def _as_it_reads(subject: TriedModel, found: FoundCall, watch: Watch) -> FoundCall:
     """The call with ids as large as the tables they are looked up in, and as many columns as are read, where it takes that."""
     guesses = Guesses(found.arguments)
     for path, rows in watch.ids.items():
@@ -227,7 +174,25 @@ def _as_it_reads(subject: _Subject, found: FoundCall, watch: Watch) -> FoundCall
     return found if failure is not None else FoundCall(guesses.arguments, values, returned)
 
 
-def _of_smaller_images(subject: _Subject, found: FoundCall) -> FoundCall:
+def _without_crossed_rows(subject: TriedModel, found: FoundCall) -> FoundCall:
+    """The call with a number for each row in the place of a column, where the column met every row with every other by broadcasting."""
+    for name, argument in found.arguments.items():
+        if not argument.is_free or argument.sizes != (BATCH, 1):
+            continue
+        guesses = Guesses(found.arguments).put(name, replace(argument, sizes=(BATCH,), names=argument.names[:1]))
+        returned, failure, _, values = subject.call(guesses)
+        if failure is None and _crossed(returned) < _crossed(found.returned):
+            found = FoundCall(guesses.arguments, values, returned)
+    return found
+
+
+def _crossed(returned: Any) -> int:
+    """How many axes of the outputs are as long as there are rows, beside the first of each."""
+    shapes = [tensor.shape for _, tensor in tensors_in(_plain(returned), "")]
+    return sum(max(0, list(shape).count(BATCH) - 1) for shape in shapes)
+
+
+def _of_smaller_images(subject: TriedModel, found: FoundCall) -> FoundCall:
     """The call with smaller images, where one call takes so long that little would be found out in the time there is."""
     for side in _SMALL_SIDES:
         guesses = Guesses(found.arguments)
@@ -263,7 +228,7 @@ def _options(guesses: Guesses, failure: Failure, optional: Mapping[str, Argument
     return [(cost, Guesses({**guesses.arguments, name: optional[name]})) for name, cost in costs.items()]
 
 
-def _with_options(subject: _Subject, found: FoundCall, optional: Mapping[str, Argument]) -> FoundCall:
+def _with_options(subject: TriedModel, found: FoundCall, optional: Mapping[str, Argument]) -> FoundCall:
     """The call with masks, lengths and states that it works without, and with what another output comes from."""
     for name, guess in optional.items():
         if subject.patience.is_over:
@@ -290,7 +255,7 @@ def _with_options(subject: _Subject, found: FoundCall, optional: Mapping[str, Ar
     return found
 
 
-def _matters(subject: _Subject, found: FoundCall, name: str) -> bool:
+def _matters(subject: TriedModel, found: FoundCall, name: str) -> bool:
     """Whether a mask or lengths change anything: where the last place of every row is no longer real, or where the call then fails."""
     argument, value = found.arguments[name], found.values[name]
     if not isinstance(value, Tensor) or not value.numel():
@@ -318,7 +283,7 @@ def _outputs(returned: Any) -> int:
     return sum(any(True for _ in tensors_in(item, "")) for item in items)
 
 
-def _with_state(subject: _Subject, found: FoundCall, name: str) -> FoundCall:
+def _with_state(subject: TriedModel, found: FoundCall, name: str) -> FoundCall:
     """The call with what it returned as the state of a call before it, where it takes that."""
     outputs = list(found.returned.values()) if isinstance(found.returned, Mapping) else found.returned
     for output in outputs[1:] if isinstance(outputs, (tuple, list)) else ():
@@ -331,7 +296,7 @@ def _with_state(subject: _Subject, found: FoundCall, name: str) -> FoundCall:
     return found
 
 
-def _decided(subject: _Subject, found: FoundCall, optional: Iterable[str]) -> FoundCall:
+def _decided(subject: TriedModel, found: FoundCall, optional: Iterable[str]) -> FoundCall:
     """The call with what forward drew at random passed to it instead, as the action of a policy that is to be judged."""
     if not isinstance(found.returned, (tuple, list)) or not _is_random(subject, found.arguments):
         return found
@@ -344,7 +309,7 @@ def _decided(subject: _Subject, found: FoundCall, optional: Iterable[str]) -> Fo
     return found
 
 
-def _is_random(subject: _Subject, arguments: Mapping[str, Argument]) -> bool:
+def _is_random(subject: TriedModel, arguments: Mapping[str, Argument]) -> bool:
     """Whether two calls return different things under different random states."""
     first, second = (tensors_in(_plain(subject.call(Guesses(arguments), seed)[0]), "") for seed in (0, 1))
     return any(not torch.equal(one, other) for (_, one), (_, other) in zip(first, second, strict=False))
@@ -358,16 +323,6 @@ def _like_the_first(guess: Argument, found: FoundCall) -> Argument:
     stem = guess.name.partition("_")[0]
     first = next((argument for argument in several if "_" in guess.name and argument.name.partition("_")[0] == stem), several[0])
     return replace(guess, count=first.sizes[1]) if guess.holds == "lengths" else replace(guess, sizes=first.sizes[:2])
-
-
-def _bound(model: nn.Module, values: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-    """The values as forward takes them: by position where it only takes them so."""
-    positional: list[Any] = []
-    named = dict(values)
-    for parameter in inspect.signature(model.forward).parameters.values():
-        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL) and parameter.name in named:
-            positional.append(named.pop(parameter.name))
-    return positional, named
 
 
 def _refuse_unknown(model: nn.Module, said: Mapping[str, Argument]) -> None:
