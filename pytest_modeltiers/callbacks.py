@@ -109,6 +109,20 @@ def lightning_callback(example: Any = None, **options: Any) -> Any:
         example: Forward's arguments of one working call, where the model gives none (``example_input_array``).
         options: Further attributes of ``Watch``: ``only``, ``every``, ``share``, ``stop``, ``folder``, ``task``.
     """
+    return _of_lightning(Watch(example, **options))
+
+
+def trainer_callback(example: Any = None, **options: Any) -> Any:
+    """A callback for the Trainer of Hugging Face; what it found is in its ``watch.history``.
+
+    Args:
+        example: Forward's arguments of one working call, where the model needs one.
+        options: Further attributes of ``Watch``: ``only``, ``every``, ``share``, ``stop``, ``folder``, ``task``.
+    """
+    return _of_hugging_face(Watch(example, **options))
+
+
+def _of_lightning(watch: Watch) -> Any:
     # Lightning goes by two names, whose classes are not the same.
     name = "pytorch_lightning" if "pytorch_lightning" in sys.modules and "lightning" not in sys.modules else "lightning.pytorch"
     lightning = optional_package(name, "a Lightning callback", "lightning")
@@ -118,6 +132,9 @@ def lightning_callback(example: Any = None, **options: Any) -> Any:
 
         def __init__(self, watch: Watch) -> None:
             self.watch = watch
+
+        def __reduce__(self) -> tuple[Any, ...]:  # processes that train together may get it as a pickle
+            return _of_lightning, (self.watch,)
 
         def _look(self, trainer: Any, module: Any) -> None:
             if not trainer.is_global_zero:
@@ -137,16 +154,10 @@ def lightning_callback(example: Any = None, **options: Any) -> Any:
         def on_train_end(self, trainer: Any, pl_module: Any) -> None:
             self._look(trainer, pl_module)
 
-    return ModelTiers(Watch(example, **options))
+    return ModelTiers(watch)
 
 
-def trainer_callback(example: Any = None, **options: Any) -> Any:
-    """A callback for the Trainer of Hugging Face; what it found is in its ``watch.history``.
-
-    Args:
-        example: Forward's arguments of one working call, where the model needs one.
-        options: Further attributes of ``Watch``: ``only``, ``every``, ``share``, ``stop``, ``folder``, ``task``.
-    """
+def _of_hugging_face(watch: Watch) -> Any:
     transformers = optional_package("transformers", "a TrainerCallback", "huggingface")
 
     class ModelTiers(transformers.TrainerCallback):  # type: ignore[misc, name-defined]
@@ -154,6 +165,9 @@ def trainer_callback(example: Any = None, **options: Any) -> Any:
 
         def __init__(self, watch: Watch) -> None:
             self.watch = watch
+
+        def __reduce__(self) -> tuple[Any, ...]:  # processes that train together may get it as a pickle
+            return _of_hugging_face, (self.watch,)
 
         def _look(self, state: Any, control: Any, model: nn.Module) -> None:
             if not state.is_world_process_zero:
@@ -173,4 +187,4 @@ def trainer_callback(example: Any = None, **options: Any) -> Any:
         def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
             self._look(state, control, model)
 
-    return ModelTiers(Watch(example, **options))
+    return ModelTiers(watch)

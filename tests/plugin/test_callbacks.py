@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -116,6 +117,12 @@ def test_a_whole_training_with_hugging_face_is_the_same(tmp_path: Path) -> None:
     callback = trainer_callback(only=["causal"])
     assert all(map(torch.equal, train(callback), train()))
     assert [(step, found.ok) for step, found in callback.watch.history] == [(0, True), (2, True)]
+
+
+@pytest.mark.parametrize("make", [lightning_callback, trainer_callback])
+def test_a_callback_reaches_other_processes(make: Any) -> None:
+    callback = pickle.loads(pickle.dumps(make(every=7)))
+    assert callback.watch.every == 7
 
 
 def test_a_model_that_cannot_be_called_is_said_once_and_the_training_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
