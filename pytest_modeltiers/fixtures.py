@@ -69,6 +69,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """
     if SELECTED in config.stash or any("::" in argument for argument in config.args):
         return
+    _leave_to_stubs(items)
     _put_worst_news_first(items)
     if config.getoption("keyword"):
         return
@@ -78,12 +79,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=left)
 
 
+def _leave_to_stubs(items: list[pytest.Item]) -> None:
+    """Takes away the tests of a config that a ``test_model.py`` takes from it too: each would run twice."""
+    in_stubs = {(own, item.name) for item in items if (own := _config_of(item)) and own != item.path}
+    items[:] = [item for item in items if _config_of(item) != item.path or (item.path, item.name) not in in_stubs]
+
+
+def _config_of(item: pytest.Item) -> Path | None:
+    own = _suite_of(item)
+    return None if own is None else own.config.path
+
+
 def _put_worst_news_first(items: list[pytest.Item]) -> None:
     """Orders the tests of each suite among the places they have; the same in every worker, as it follows from their names alone."""
     places: dict[Path, list[int]] = {}
     for place, item in enumerate(items):
-        if (own := _suite_of(item)) is not None:
-            places.setdefault(own.config.path, []).append(place)
+        if (own := _config_of(item)) is not None:
+            places.setdefault(own, []).append(place)
     for mine in places.values():
         ordered = sorted((items[place] for place in mine), key=lambda item: rank(item.name.removeprefix("test_")))
         for place, item in zip(mine, ordered, strict=True):

@@ -268,6 +268,15 @@ def test_a_stub_of_three_lines_collects_the_suite(project: Any) -> None:
     assert project.ids() == [node.replace("cfg.json", "test_model.py") for node in IDS]
 
 
+@pytest.mark.parametrize("how", [(), ("--model-config", "cfg.json", "test_model.py")], ids=["ini", "typed"])
+def test_a_stub_beside_its_config_runs_each_test_once(project: Any, how: tuple[str, ...]) -> None:
+    project.config(only=TWO)
+    project.write("test_model.py", STUB)
+    project.pytester.makeini("[pytest]\nmodel_config = cfg.json\n")
+
+    assert project.ids(*how) == [node.replace("cfg.json", "test_model.py") for node in IDS]
+
+
 def test_a_stub_of_three_lines_runs(project: Any) -> None:
     project.config(only=TWO)
     project.write("test_model.py", STUB)
@@ -297,7 +306,7 @@ def test_a_stub_of_a_refused_config_says_why_in_one_line(project: Any) -> None:
     result = project.run()
 
     assert result.ret == pytest.ExitCode.INTERRUPTED
-    result.stdout.fnmatch_lines(["*cfg.json: unknown key `vocab_sise`. Did you mean 'vocab_size'?*"])
+    result.stdout.fnmatch_lines(["*cfg.json:1:*: unknown key `vocab_sise`. Did you mean 'vocab_size'?*"])
 
 
 def test_an_unused_plugin_imports_nothing_heavy_and_prints_nothing(project: Any) -> None:
