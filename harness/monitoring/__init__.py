@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from statistics import NormalDist
 
 from harness.evaluation.labelled_outputs import check_metrics, chosen_metrics
 from harness.tasks import TaskSpec
@@ -24,16 +25,51 @@ NOTED_POWER = 0.5
 
 
 @dataclass(frozen=True)
+class FeatureFloor:
+    """The least change of a feature that matters, in units that a person has.
+
+    Attributes:
+        share: So large a share of the rows has another value: of numbers lies on the other side of some point, of categories is in another of
+            two that were equally frequent.
+        deviations: The mean of numbers is so many of their standard deviations away.
+
+    Raises:
+        ValueError: Not exactly one of the two is given.
+    """
+
+    share: float | None = None
+    deviations: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.share is None) == (self.deviations is None):
+            raise ValueError(
+                "a floor of a feature is a `share` of the rows, or a number of standard `deviations`: give one of them"
+            )
+
+    @property
+    def effect(self) -> float:
+        """As a KS distance and as Cramér's V; a normal distribution that moves by ``d`` deviations has a distance of ``2 F(d/2) - 1``."""
+        return self.share if self.share is not None else 2 * NormalDist().cdf((self.deviations or 0.0) / 2) - 1
+
+
+@dataclass(frozen=True)
 class Floors:
     """The least effects that matter, whatever the number of rows.
 
     Attributes:
         ks: Kolmogorov and Smirnov's distance D of numbers: the most by which the share of values below some point differs.
         cramers_v: Bias-corrected Cramér's V of categories, for samples of one size: 0.15 is two equally frequent categories at 58% and 42%.
+        features: Other floors of single features, by name.
     """
 
     ks: float = 0.1
     cramers_v: float = 0.15
+    features: Mapping[str, FeatureFloor] = field(default_factory=dict)
+
+    def of(self, feature: str) -> Floors:
+        """The floors of a feature."""
+        own = self.features.get(feature)
+        return self if own is None else Floors(own.effect, own.effect)
 
     def __post_init__(self) -> None:
         if not (0 <= self.ks <= 1 and 0 <= self.cramers_v <= 1):

@@ -19,7 +19,7 @@ from harness.evidence import Evidence, Status
 from harness.experiments.database import ExperimentDB
 from harness.experiments.records import RunRef
 from harness.models.loading import model_source
-from harness.monitoring import DEFAULT_LIMITS, DriftOptions, Floors, Limits
+from harness.monitoring import DEFAULT_LIMITS, DriftOptions, FeatureFloor, Floors, Limits
 from harness.monitoring.checks import judge_monitoring
 from harness.monitoring.drift.table import drift_table as drift_table
 from harness.monitoring.history import EarlierWindows
@@ -212,7 +212,9 @@ def monitor_of(
     """
     task = config.task_spec()
     earlier = config.reference_windows
-    floors = Floors() if config.drift_floors is None else Floors(**config.drift_floors.model_dump())
+    given = config.drift_floors
+    own = {name: FeatureFloor(one.share, one.deviations) for name, one in given.features.items()} if given else {}
+    floors = Floors(given.ks, given.cramers_v, own) if given else Floors()
     return Monitor(
         model,
         adapter or make_adapter(task, config.adapter, config.path.parent),

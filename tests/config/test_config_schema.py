@@ -117,7 +117,7 @@ NESTED = {
         "num_workers",
     ],
     "export": ["formats", "quantization", "export_dir", "opset_version", "dynamic_shapes", "trust"],
-    "drift_floors": ["ks", "cramers_v"],
+    "drift_floors": ["ks", "cramers_v", "features"],
     "reference_windows": ["last", "same"],
 }
 TYPES = {

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from drift_samples import KINDS, WORDS, columns, reference_profile, text_profile, texts, window_profile
 
+from harness.errors import ProfileMismatchError
 from harness.evidence import Status
-from harness.monitoring import DriftOptions, Floors
+from harness.monitoring import DriftOptions, FeatureFloor, Floors
 from harness.monitoring.drift import SAME, compare_profiles, judge_differences
 from harness.monitoring.drift.verdict import Finding
 from harness.monitoring.features.counts import CategoricalCounts
@@ -302,3 +303,21 @@ def test_windows_that_share_alpha_need_more_each_and_warn_of_what_one_window_alo
     assert {*large.names(Status.FAIL)} == {"normal", "levels1000"}
     with pytest.raises(ValueError, match="alpha is shared by one window at least, got 0"):
         DriftOptions(windows=0)
+
+
+def test_floors_of_single_features_are_in_units_that_people_have(reference: Profile) -> None:
+    window = window_profile(reference, 2_000, QUIET[0], normal=0.3, pair=0.12)
+    usual = compare_profiles(reference, window)
+    assert (usual["normal"].status, usual["pair"].status) == (Status.FAIL, Status.WARN)
+    own = Floors(features={"normal": FeatureFloor(deviations=0.5), "pair": FeatureFloor(share=0.05)})
+    found = compare_profiles(reference, window, DriftOptions(floors=own))
+    assert (found["normal"].status, found["pair"].status) == (Status.WARN, Status.FAIL)
+    assert found["normal"].verdicts[0].difference.effect.floor == pytest.approx(0.1974, abs=1e-4)
+    assert found["wider"].verdicts[0].difference.effect.floor == 0.1
+    with pytest.raises(
+        ProfileMismatchError, match=r"`drift_floors`: the reference has no feature 'norml'\. Did you mean 'normal'\?"
+    ):
+        compare_profiles(reference, window, DriftOptions(floors=Floors(features={"norml": FeatureFloor(share=0.1)})))
+    for floor in ({}, {"share": 0.1, "deviations": 1.0}):
+        with pytest.raises(ValueError, match="give one of them"):
+            FeatureFloor(**floor)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from harness.errors import ProfileMismatchError
+from harness.errors import ProfileMismatchError, did_you_mean
 from harness.evidence import Status
 from harness.monitoring import DEFAULT_DRIFT_OPTIONS, DriftOptions
 from harness.monitoring.drift.verdict import Verdict, rows_needed
@@ -274,16 +274,25 @@ def compare_profiles(reference: Profile, current: Profile, options: DriftOptions
         options: The allowed error, the least effects that matter, and the power that is asked for.
 
     Raises:
-        ProfileMismatchError: The profiles were not counted on the same scales, or the window lacks a feature of the inputs.
+        ProfileMismatchError: The profiles were not counted on the same scales, or the window lacks a feature of the inputs; or a floor is of
+            a feature that the reference does not have.
     """
     shared = _shared(reference, current)
+    unknown = next((name for name in options.floors.features if name not in reference.features), None)
+    if unknown is not None:
+        raise ProfileMismatchError(
+            f"`drift_floors`: the reference has no feature {unknown!r}.{did_you_mean(unknown, reference.features)} It has "
+            f"{listed(list(reference.features))}"
+        )
     enough = math.ceil(2 * _HYPOTHESES_A_FEATURE * len(shared.features) * options.windows / options.alpha)
     least = options.least_expected if enough <= _MOST_DRAWS else max(options.least_expected, PLENTY)
     drawn = replace(options, draws=min(max(options.draws, enough), _MOST_DRAWS), least_expected=least)
     found = [
         difference
         for name, feature in shared.features.items()
-        for difference in kind_of(feature).compare(name, feature, current.features[name], drawn)
+        for difference in kind_of(feature).compare(
+            name, feature, current.features[name], replace(drawn, floors=drawn.floors.of(name))
+        )
     ]
     report = judge_differences(
         found, options, reference_n=reference.n, current_n=current.n, same=same_features(reference, current)
