@@ -323,29 +323,12 @@ class ExportKeys(Keys):
     export: ExportConfig | None = None
 
 
-class FeatureFloor(Keys):
-    """The least change of one feature that counts as drift."""
-
-    share: Annotated[float, Field(gt=0, le=1)] | None = Field(None, description="Share of the rows that has another value.")
-    deviations: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="Standard deviations by which the mean of numbers moves."
-    )
-
-    @model_validator(mode="after")
-    def _one_unit(self) -> FeatureFloor:
-        if (self.share is None) == (self.deviations is None):
-            raise refusal(
-                "missing_key", "a floor of a feature is a `share` or a number of `deviations`; give one of them", "share"
-            )
-        return self
-
-
 class DriftFloors(Keys):
     """The least effects that count as drift, whatever the number of rows."""
 
     ks: Annotated[float, Field(ge=0, le=1)] = Field(0.1, description="Kolmogorov-Smirnov distance D of numbers.")
     cramers_v: Annotated[float, Field(ge=0, le=1)] = Field(0.15, description="Bias-corrected Cramér's V of categories.")
-    features: dict[str, FeatureFloor] = Field(
+    features: dict[str, dict[Literal["share", "deviations"], Annotated[float, Field(gt=0)]]] = Field(
         default_factory=dict, description='Floors of single features: {"age": {"deviations": 0.3}, "country": {"share": 0.05}}.'
     )
 

@@ -34,7 +34,7 @@ class FeatureFloor:
         deviations: The mean of numbers is so many of their standard deviations away.
 
     Raises:
-        ValueError: Not exactly one of the two is given.
+        ValueError: Not exactly one of the two is given, or the share is more than 1.
     """
 
     share: float | None = None
@@ -45,6 +45,8 @@ class FeatureFloor:
             raise ValueError(
                 "a floor of a feature is a `share` of the rows, or a number of standard `deviations`: give one of them"
             )
+        if self.share is not None and self.share > 1:
+            raise ValueError(f"a share of the rows is at most 1, got {self.share:g}: write 0.05 for 5%")
 
     @property
     def effect(self) -> float:

@@ -213,8 +213,7 @@ def monitor_of(
     task = config.task_spec()
     earlier = config.reference_windows
     given = config.drift_floors
-    own = {name: FeatureFloor(one.share, one.deviations) for name, one in given.features.items()} if given else {}
-    floors = Floors(given.ks, given.cramers_v, own) if given else Floors()
+    floors = Floors(given.ks, given.cramers_v, _floors_of(given.features)) if given else Floors()
     return Monitor(
         model,
         adapter or make_adapter(task, config.adapter, config.path.parent),
@@ -240,6 +239,16 @@ def monitor_of(
         group=config.eval_config().group,
         slices=config.eval_config().slices,
     )
+
+
+def _floors_of(features: Mapping[str, Mapping[Any, float]]) -> dict[str, FeatureFloor]:
+    found = {}
+    for name, given in features.items():
+        try:
+            found[name] = FeatureFloor(**given)
+        except ValueError as error:
+            raise ConfigError(f"`drift_floors`: `{name}`: {error}") from None
+    return found
 
 
 def _text(found: dict[str, Any]) -> str:

@@ -253,6 +253,16 @@ def test_earlier_windows_are_a_reference_that_moves(shop: Shop) -> None:
     assert "the reference is 1 earlier window of the same weekday" in message
 
 
+def test_floors_of_single_features_come_from_the_config(shop: Shop) -> None:
+    def floors(**own: float) -> dict[str, Any]:
+        return shop.monitored("clean.csv", drift_floors={"features": {"age": own}})
+
+    ages = [one for one in floors(deviations=0.5)["drift"]["features"] if one["feature"] == "age"]
+    assert ages[0]["differences"][0]["effect"]["floor"] == pytest.approx(0.1974, abs=1e-4)
+    with pytest.raises(ConfigError, match=r"`drift_floors`: `age`: a share of the rows is at most 1, got 5: write 0\.05 for 5%"):
+        floors(share=5.0)
+
+
 def test_the_run_itself_as_baseline_is_no_worse(monitored: Monitored) -> None:
     found = monitored("eval.csv", baseline_run_id="shop-1")
     assert found["comparison"]["status"] == "ok"
