@@ -154,6 +154,10 @@ class Reporter:
         put_back(self, terminalreporter)
         for file in self.written:
             terminalreporter.write_line(f"report: {file}")
+        for path, report in self.reports.items():
+            if report.comparison is not None:
+                of = f" of {path.name}" if len(self.configs) > 1 else ""
+                terminalreporter.write_line(f"since the last run{of}: {report.comparison.headline}")
         for script in self.scripts:
             terminalreporter.write_line(f"shows it without this package: python {script}")
         if terminalreporter.verbosity == 0 and not is_ci():

@@ -220,7 +220,8 @@ def test_earlier_reports_are_kept_and_compared_with(project: Any) -> None:
     project.config(only=("causal", "registration"))
     project.run("--model-config", "cfg.json", "--model-report", "out")
     project.config(only=("causal", "registration"), model=LEAKY)
-    project.run("--model-config", "cfg.json", "--model-report", "out")
+    result = project.run("--model-config", "cfg.json", "--model-report", "out")
+    result.stdout.fnmatch_lines(["since the last run: Worse: 1 new; grade A → F, health score 100 → 50"])
 
     earlier = project.json("out/health_report.json")["since_last_run"]
     assert [finding["check_name"] for finding in earlier["new"]] == ["tier1::causal"]
