@@ -90,6 +90,10 @@ def evaluation(monitor: Monitor) -> Evidence:
         broken = [name for name, value in metrics.items() if not math.isfinite(value)]
         message = f"{_listed(broken)} not finite {on}: some logits are NaN or infinite"
         return Evidence("evaluation", Status.FAIL, message, details=details, code="not_finite")
+    sliced = monitor.sliced
+    if sliced is not None:
+        details["slices"] = [one.to_json() for one in sliced.slices]
+    below = f"; {sliced.message}" if sliced is not None and sliced.below else ""
     judged = [ThresholdVerdict.of(name, limit, found) for name, limit in expected.thresholds.items()]
     missed = [one for one in judged if one.finding.status is not Status.OK]
     if missed:
@@ -97,9 +101,20 @@ def evaluation(monitor: Monitor) -> Evidence:
         status = first.finding.status
         said = "; ".join(one.message for one in missed if one.finding.status is status)
         code = first.finding.code
-        return Evidence("evaluation", status, f"{said}, {on}", first.value, first.limit, details=details, code=code)
+        return Evidence("evaluation", status, f"{said}, {on}{below}", first.value, first.limit, details=details, code=code)
     said = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
     on += ", each token counts once" if monitor.task.signature.main.is_per_token else ""
+    if sliced is not None and sliced.below:
+        worst = sliced.below[0]
+        return Evidence(
+            "evaluation",
+            Status.WARN,
+            f"{sliced.message}; {said}, {on}",
+            worst.accuracy,
+            sliced.limit,
+            details=details,
+            code="slice_misses_threshold",
+        )
     return Evidence("evaluation", Status.OK, f"{said}, {on}", details=details)
 
 

@@ -29,6 +29,7 @@ from harness.monitoring.gate.pairs import slices_by_columns, slices_of
 from harness.monitoring.history import EarlierWindows, measured_of, merged_profile, without_once
 from harness.monitoring.profiles.profile import Profile
 from harness.monitoring.reference import BaselineRows, Reference, find_baseline_rows, load_reference, reference_encoder
+from harness.monitoring.slices import SliceVerdict
 from harness.monitoring.verdict import WindowVerdict, measured_accuracy
 from harness.monitoring.window import Window, input_columns, measure_window, measures_of
 from harness.runtime import threads_for
@@ -270,6 +271,15 @@ class Monitor:
             adapter=self.adapter,
             batch_size=self.batch_size,
         )
+
+    @cached_property
+    def sliced(self) -> SliceVerdict | None:
+        """How often the model is right in the parts that the config names; ``None`` without parts, or a threshold of the accuracy."""
+        limit, found = self.limits.thresholds.get("accuracy"), self.evaluation if self.slices else None
+        if limit is None or found is None or "correct" not in found.scores:
+            return None
+        rows = None if self.groups is None else self.groups.one_of_each
+        return SliceVerdict.of(found.scores["correct"], slices_by_columns(self.data, self.slices), limit, rows)
 
     @cached_property
     def earlier_windows(self) -> list[WindowRecord]:

@@ -253,6 +253,25 @@ def test_earlier_windows_are_a_reference_that_moves(shop: Shop) -> None:
     assert "the reference is 1 earlier window of the same weekday" in message
 
 
+def test_a_slice_that_is_surely_below_the_threshold_warns_though_the_whole_is_above(shop: Shop) -> None:
+    features, labels = rows(1200, 31)
+    regions = np.array(["north", "south", "west"])[np.arange(1200) % 3]
+    labels = np.where((regions == "west") & (np.arange(1200) % 2 == 0), 1 - labels, labels)
+    lines = [
+        f"{','.join(f'{v:.5f}' for v in row)},{region},{label}"
+        for row, region, label in zip(features, regions, labels, strict=True)
+    ]
+    (shop.folder / "regions.csv").write_text(
+        "\n".join([",".join((*COLUMNS, "region", "label")), *lines]) + "\n", encoding="utf-8"
+    )
+    place = {"path": "regions.csv", "slices": ["region"]}
+    found = shop.monitored("", eval=place, thresholds={"accuracy": 0.7})["checks"]["evaluation"]
+    assert found["status"] == "warn"
+    assert found["message"].startswith("in region=west accuracy is 50.0%")
+    assert "on 400 rows, surely below the threshold 0.7 (p < 0.0001 adjusted for 3 slices)" in found["message"]
+    assert shop.monitored("", eval=place, thresholds={"accuracy": 0.3})["checks"]["evaluation"]["status"] == "ok"
+
+
 def test_floors_of_single_features_come_from_the_config(shop: Shop) -> None:
     def floors(**own: float) -> dict[str, Any]:
         return shop.monitored("clean.csv", drift_floors={"features": {"age": own}})
