@@ -64,7 +64,7 @@ def look_for_mending(judge: Judge, case: str | None, remake: Remake, seconds: fl
     """
     subject, evidence = judge.subject, judge.finish()
     entry = CATALOGUE.get(evidence.name)
-    if seconds <= 0 or evidence.status is not Status.FAIL or entry is None or entry.tier > _LAST_TIER:
+    if seconds <= 0 or evidence.status not in (Status.FAIL, Status.WARN) or entry is None or entry.tier > _LAST_TIER:
         return
     if bytes_of_weights(subject.model) > _MOST_BYTES or subject.rebuild is None:
         return

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import ProbeUnsupportedError, UserError
-from harness.evidence import Evidence, Status
+from harness.evidence import Blame, Evidence, Status
 from harness.models.adapter_layers import (
     Adapters,
     adapter_parameters,
@@ -26,6 +26,7 @@ from harness.models.adapter_layers import (
 from harness.properties.equality import judge_equal
 from harness.properties.loading import tied_groups
 from harness.properties.noise import difference
+from harness.properties.places import line_that_changes_a_weight
 from harness.properties.quantised import is_packed
 from harness.properties.subject import Subject
 from harness.properties.tracing import first_divergence, recording, whole
@@ -337,7 +338,8 @@ def _first_layer(subject: Subject, adapters: Adapters, apart: nn.Module, merged:
             else:
                 subject.logits(subject.batch(seed=seed), model)
         traces.append([call for call in calls if call.module in adapters.layers])
-    return first_divergence(traces[0], traces[1], whole) or _tied_to_merged(apart, merged)
+    found = first_divergence(traces[0], traces[1], whole)
+    return Blame(found, line_that_changes_a_weight(merged, found) or found.place) if found else _tied_to_merged(apart, merged)
 
 
 def _tied_to_merged(apart: nn.Module, merged: nn.Module) -> str:

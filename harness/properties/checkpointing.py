@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from harness.compat import NormBase
-from harness.evidence import Evidence, Status
+from harness.evidence import WHOLE, Evidence, Status
 from harness.properties.calling import ModelRaisedError, NoGradientError, mode
+from harness.properties.places import line_that_calls
 from harness.properties.prerequisites import hidden_by
 from harness.properties.subject import Subject, floating_dtype, gradient_of
 from harness.properties.tracing import Call, first_divergence, recording, whole
@@ -76,7 +77,8 @@ def same_with_checkpointing(subject: Subject, seed: int = 0) -> Evidence:
         return Evidence(
             NAME, Status.SKIPPED, "a training step under one seed gives other gradients each time, whatever is checkpointed"
         )
-    found: dict[str, Any] = {"name": NAME, "status": Status.FAIL, "counterexample": counterexample}
+    place = line_that_calls(subject.model, WHOLE, ("checkpoint",))
+    found: dict[str, Any] = {"name": NAME, "status": Status.FAIL, "counterexample": counterexample, "place": place}
     if differing.absent:
         path = differing.absent[0]
         return Evidence(
@@ -299,6 +301,7 @@ def _updated_twice(subject: Subject, statistics: list[str], how: str, counterexa
         if is_norm
         else "a counter or a statistic that is updated in forward, and once more when the block is computed again",
         code="statistics_updated_twice",
+        place=line_that_calls(subject.model, WHOLE, ("checkpoint",)),
     )
 
 

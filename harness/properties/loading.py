@@ -340,11 +340,16 @@ def tied_groups(model: nn.Module) -> set[frozenset[str]]:
 
 
 def unsaved(model: nn.Module, other: nn.Module) -> str:
-    """Path of a tensor that the state dict leaves out and that differs between two instances."""
+    """Path of a tensor that the state dict leaves out and that differs between two instances; without one, of a number or a switch."""
     for (path, left), (_, right) in zip(model.named_modules(), other.named_modules(), strict=False):
         for name in {*vars(left), *buffers_of(left)} - saved_names(left):
             a, b = getattr(left, name, None), getattr(right, name, None)
             if isinstance(a, Tensor) and isinstance(b, Tensor) and not (a.shape == b.shape and torch.equal(a, b)):
+                return f"{path}.{name}".lstrip(".")
+    for (path, left), (_, right) in zip(model.named_modules(), other.named_modules(), strict=False):
+        for name in sorted({*vars(left)} & {*vars(right)} - {"training"}):
+            a, b = vars(left)[name], vars(right)[name]
+            if not name.startswith("_") and type(a) in (bool, int, float) and (type(a) is not type(b) or a != b):
                 return f"{path}.{name}".lstrip(".")
     return ""
 

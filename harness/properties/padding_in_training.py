@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from harness.batches import IGNORED, Batch
 from harness.compat import NormBase
-from harness.evidence import Evidence, Status
+from harness.evidence import WHOLE, Evidence, Status
 from harness.owners import left_to
 from harness.properties.calling import ModelRaisedError
 from harness.properties.equality import judge_equal
 from harness.properties.independence import row_of
 from harness.properties.noise import difference
 from harness.properties.padding import no_padding, padded, placed, real_part, tells_padding, unknown_elements
+from harness.properties.places import line_that_calls
 from harness.properties.prerequisites import hidden_by
 from harness.properties.subject import Subject, gradient_of
 from harness.properties.tracing import first_divergence, positions_view, recording
@@ -71,10 +72,12 @@ def _judge(trial: _Trial) -> Evidence:
         return evidence
     if _compared(trial, fixed_norms=True).status is Status.FAIL:
         return evidence
+    parent, _, name = next(iter(norms)).rpartition(".")
     return replace(
         evidence,
         status=Status.WARN,
         module=next(iter(norms)),
+        place=line_that_calls(subject.model, parent or WHOLE, (name,)),
         investigate=None,
         cause="a batch norm whose mean and variance count padded elements: give it the real ones only, or use a norm of each element",
         code="padding_in_statistics",

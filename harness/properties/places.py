@@ -69,8 +69,9 @@ def forward_of(model: nn.Module, path: str) -> str:
         holders.append((module, part))
         inner = dict(module.named_children()).get(part)
         if inner is None:
-            if not isinstance(getattr(module, part, None), Tensor):
-                return made_at(type(module), part)
+            place = "" if isinstance(getattr(module, part, None), nn.Parameter) else made_at(type(module), part)
+            if place or not isinstance(getattr(module, part, None), Tensor):
+                return place
             break  # a parameter of the module
         module = inner
     own = type(module)
@@ -100,14 +101,34 @@ def made_at(owner: type, name: str) -> str:
 
 def line_that_calls(model: nn.Module, path: str, names: Collection[str]) -> str:
     """The first line of a module's class, or else of another class of the model's, that calls a function or method of some names."""
+    return _line_where(
+        model, path, lambda node: isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in names
+    )
+
+
+def line_that_changes_a_weight(model: nn.Module, path: str) -> str:
+    """The first line of a module's class, or else of another class of the model's, that adds to a weight, as a merge of adapters does."""
+
+    def changes(node: ast.AST) -> bool:
+        if isinstance(node, ast.AugAssign):
+            return "weight" in ast.unparse(node.target)
+        is_call = (
+            isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("add_", "sub_", "copy_")
+        )
+        return is_call and "weight" in ast.unparse(node.func.value)  # type: ignore[attr-defined]
+
+    return _line_where(model, path, changes)
+
+
+def _line_where(model: nn.Module, path: str, fits: Callable[[ast.AST], bool]) -> str:
     owners = [type(module) for name, module in model.named_modules() if (name or WHOLE) == path]
     for owner in dict.fromkeys([*owners, *map(type, model.modules())]):
         for cls in owner.__mro__:
             file = getattr(sys.modules.get(cls.__module__), "__file__", None)
             if file and is_users_file(file):
-                for call in (node for part in _statements_of(file, cls.__qualname__) for node in ast.walk(part)):
-                    if isinstance(call, ast.Call) and getattr(call.func, "attr", getattr(call.func, "id", "")) in names:
-                        return shown_place(file, call.lineno)
+                for node in (node for part in _statements_of(file, cls.__qualname__) for node in ast.walk(part)):
+                    if fits(node):
+                        return shown_place(file, node.lineno)  # type: ignore[attr-defined]
     return ""
 
 
