@@ -125,7 +125,7 @@ class Isolation:
 
     def _without_answer(self, suite: Suite, item: pytest.Item, error: Exception) -> pytest.TestReport:
         """The report of a test that has none: failed, or skipped where it was not even tried."""
-        problem, was_tried = str(error) or type(error).__name__, not isinstance(error, _NotTriedError)
+        problem, was_tried = visible(str(error) or type(error).__name__), not isinstance(error, _NotTriedError)
         report = pytest.TestReport(
             item.nodeid,
             item.location,

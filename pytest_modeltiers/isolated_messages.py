@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from harness.errors import IsolationError
 from harness.evidence import Evidence
+from harness.wording import visible
 
 _LONGEST = 200_000
 _MOST = 1000
@@ -193,4 +194,4 @@ def _read(kind: type[Any], message: Any) -> Any:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         place = ".".join(str(part)[:40] for part in first["loc"])
-        raise NonsenseError(f"the isolated process answered nonsense ({place}: {first['msg'][:200]})") from None
+        raise NonsenseError(visible(f"the isolated process answered nonsense ({place}: {first['msg'][:200]})")) from None

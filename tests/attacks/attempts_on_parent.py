@@ -17,6 +17,7 @@ import pytest
 from harness.evidence import Evidence, Status
 from harness.excerpts import Excerpt
 from harness.isolation import Channel
+from harness.wording import visible
 from pytest_modeltiers.isolated import reports_of
 from pytest_modeltiers.isolated_messages import NonsenseError, read_answer, read_started
 
@@ -76,6 +77,8 @@ PLACES: dict[tuple[Any, ...], list[Any]] = {
     (): [None, 1, "text", [], {}, [1, 2], {"reports": []}],
     ("test",): [None, 3, "", "TestTier1::test_another"],
     ("more",): ["x"],
+    ("\x1b[2J\n::error::forged",): ["x"],
+    (*CALL, "finding", "\x1b[2J\n"): ["x"],
     ("outcomes",): [None, [], {}, "xxx", [1], [None]],
     (*CALL, "when"): ["setup", "teardown", "collect", None, 3],
     (*CALL, "outcome"): ["ok", "warn", None, 1, []],
@@ -136,7 +139,7 @@ def run() -> dict[str, str]:
         message = copy.deepcopy(answer())
         if path:
             at(*path)(message, value)
-        ends[f"parent::answer_{number}_{'.'.join(map(str, path))}"] = _end_of(read, message if path else value)
+        ends[f"parent::answer_{number}_{visible('.'.join(map(str, path)))}"] = _end_of(read, message if path else value)
     for number, started in enumerate(STARTS):
         ends[f"parent::start_{number}"] = _end_of(read_started, started)
     for number, sent in enumerate(SENT):
@@ -174,7 +177,7 @@ def _end_of(use: Callable[[Any], Any], value: Any) -> str:
     try:
         use(value)
     except NonsenseError as error:
-        return f"validation: {error}" if "\n" not in str(error) else "through"
+        return f"validation: {error}" if visible(str(error)) == str(error) else "through"
     except (ValueError, EOFError, TimeoutError) as error:  # which the process turns into one line
         return f"channel: {type(error).__name__}"
     return "through"
