@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from harness.catalogue import CATALOGUE, rank
 from harness.config import EvalConfig, TrainingConfig
 from harness.errors import MemoryFullError, TimeBudgetError
 from harness.evidence import Evidence
+from harness.internal_errors import describe
 from harness.owners import Selection
 from harness.process_state import ProcessState, kept_process
 from harness.properties.subject import Subject
@@ -369,10 +369,16 @@ def _look_for_mending(item: pytest.Function, judge: Judge, suite: Suite) -> None
     case = str(item.callspec.params["case"]) if hasattr(item, "callspec") else None
     each, used = float(item.config.getoption("model_hints")), item.config.stash.get(_HINTED, 0.0)
     started = processor_seconds()
-    with suppress(TimeBudgetError):
+    try:
         if each > 0 and not any(_overrides(item, name) for name in ("model", "adapter", "task_spec")):
             add_script(judge, suite.source)
         look_for_mending(judge, case, remake, min(each, _MOST_HINTED * each - used, suite.budget.part))
+    except TimeBudgetError:
+        pass
+    except Exception as error:  # the finding stands; an error of ours is told with it
+        found, (message, details) = judge.finish(), describe(judge.name, error)
+        told = f"{found.message}; how to mend it could not be looked for: {message}"
+        judge.finish(replace(found, message=told, details=found.details | details))
     item.config.stash[_HINTED] = used + processor_seconds() - started
 
 

@@ -147,3 +147,17 @@ def test_a_script_shows_a_failure_without_this_package(project: Any) -> None:
     ended = subprocess.run([sys.executable, scripts[0]], cwd=project.path, capture_output=True, text=True, check=False)
     assert (ended.returncode, "AssertionError: differs by" in ended.stderr) == (1, True)
     assert '<pre class="excerpt command"' in (project.path / "out/cfg/health_report.html").read_text()
+
+
+def test_an_error_while_a_mending_is_looked_for_leaves_the_finding(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_given: Any) -> None:
+        raise KeyError("of ours")
+
+    monkeypatch.setattr("pytest_modeltiers.mending.find_mending", fails)
+    project.config(model=LEAKY)
+
+    result = project.run("--model-config", "cfg.json", "--model-hints", "1")
+
+    result.assert_outcomes(failed=1)
+    assert "the causal mask leaks; how to mend it could not be looked for:" in running_text(result)
+    assert f"> {LINE} | {CODE}" in running_text(result)
