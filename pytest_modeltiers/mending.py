@@ -16,6 +16,7 @@ from harness.catalogue import CATALOGUE
 from harness.evidence import Status
 from harness.excerpts import Excerpt
 from harness.mending import find_mending
+from harness.mending.rules import OF_STATE
 from harness.models.copies import Copies
 from harness.models.loading import ModelSource
 from harness.properties.places import shown_place
@@ -71,10 +72,11 @@ def look_for_mending(judge: Judge, case: str | None, remake: Remake, seconds: fl
     files = [file for file in _files_of(subject.model) if is_written_here(file)]
     excerpt = evidence.excerpt
     place = (str(Path(excerpt.file).absolute()), excerpt.line) if excerpt is not None else None
+    is_of_state = evidence.name in ("serialisation", "registration")
     again = _Again(judge, evidence.name, case, remake)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = find_mending(place, files, again.holds, again.broken, seconds)
+        found = find_mending(place, files, again.holds, again.broken, seconds, OF_STATE if is_of_state else None)
     if found is None:
         return
     mending, is_known = found

@@ -30,6 +30,7 @@ def find_mending(
     holds: Callable[[], bool],
     broken: Callable[[], frozenset[str]],
     seconds: float,
+    only: frozenset[str] | None = None,
 ) -> tuple[Mending, bool] | None:
     """The first change with which a property holds, the most likely tried first; a usual one where there is one.
 
@@ -39,6 +40,7 @@ def find_mending(
         holds: Builds the model anew and asks whether the property holds.
         broken: The same of other properties: those that do not hold. None may join them.
         seconds: Processor time that the search may take.
+        only: Names of the rules whose changes may be mendings; all by default.
 
     Returns:
         The change, and whether it is a usual mending, that may be offered: another one only shows which line it depends on. ``None`` where
@@ -54,7 +56,8 @@ def find_mending(
     for _, file, edit in sorted(_ranked(place, sources, lines), key=lambda ranked: ranked[:1]):
         if processor_seconds() - started > seconds:
             break
-        if other is not None and not edit.is_known:
+        is_known = edit.is_known and (only is None or edit.rule in only)
+        if other is not None and not is_known:
             continue
         try:
             with changed(sources[file], edit):
@@ -66,7 +69,7 @@ def find_mending(
         was_broken = broken() if was_broken is None and also_broken else was_broken
         if not also_broken - (was_broken or frozenset()):
             found = Mending(from_here(file), edit.line, tuple(sources[file].lines[edit.line - 1 : edit.end]), edit.new)
-            if edit.is_known:
+            if is_known:
                 return found, True
             other = found
     return None if other is None else (other, False)

@@ -7,6 +7,14 @@ from collections.abc import Iterator
 
 from harness.mending.edits import Rule, Scope, adding_to, arguments, call_text, called, integer, receiver, subject_of
 
+OF_STATE = frozenset(
+    (
+        *("registered", "the same tensor", "the other switch", "the default of an argument", "a copy of what is written into"),
+        *("a usual start", "no detach"),
+    )
+)
+"""Rules that may mend what is saved, or not: any other makes such a property hold by chance."""
+
 RULES: list[Rule] = []
 rule = adding_to(RULES, is_known=True)
 
@@ -77,8 +85,8 @@ def _detach(node: ast.AST, scope: Scope) -> Iterator[str]:
 
 @rule("the other switch", 2)
 def _switch(node: ast.AST, scope: Scope) -> Iterator[str]:
-    if not isinstance(node, ast.Call):
-        return
+    if not isinstance(node, ast.Call) or called(node) == "requires_grad_":
+        return  # what is frozen, or not, is a choice: the other one mends nothing
     args, keywords = arguments(node, scope)
     for number, each in enumerate(node.keywords):
         if isinstance(each.value, ast.Constant) and type(each.value.value) is bool:
