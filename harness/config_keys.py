@@ -234,6 +234,9 @@ class EvalConfig(Keys):
     slices: list[Name] = Field(
         default_factory=list, description="Columns whose values are parts that tier 5 also judges one by one."
     )
+    without: list[Name] = Field(
+        default_factory=list, description="Columns of a table that are no features, such as ids and dates."
+    )
     max_eval_examples: Positive | None = None
     batch_size: Positive | None = None
     num_workers: NonNegative = 0
@@ -255,13 +258,17 @@ class EvalConfig(Keys):
     def source(self) -> EvalConfig:
         """Where the data is, without what is read of it."""
         return EvalConfig(
-            **{key: getattr(self, key) for key in (*DATA_SOURCES, "arguments", "group", "slices") if getattr(self, key)}
+            **{
+                key: getattr(self, key)
+                for key in (*DATA_SOURCES, "arguments", "group", "slices", "without")
+                if getattr(self, key)
+            }
         )
 
     @property
     def columns_about_rows(self) -> tuple[str, ...]:
         """Columns that say something about a row beside its features."""
-        return tuple(dict.fromkeys([*([self.group] if self.group else []), *self.slices]))
+        return tuple(dict.fromkeys([*([self.group] if self.group else []), *self.slices, *self.without]))
 
 
 class DataKeys(Keys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -32,7 +33,7 @@ from harness.data.columns import (
 from harness.data.declared_rows import RowReader, label_fields
 from harness.data.readers.images import decode
 from harness.data.tokens import IdSpace, Tokenizer, filler, train_tokenizer
-from harness.errors import DataError
+from harness.errors import DataError, did_you_mean
 from harness.tasks import TaskSpec
 from harness.wording import listed
 
@@ -164,10 +165,13 @@ class Encoder:
             if tuple(features.shape) != (self.task.num_features,):
                 raise record.refuse(f"`features` of shape {tuple(features.shape)}, the task says ({self.task.num_features},)")
             return features
-        missing = next((name for name in self.columns if name not in record.fields), None)
-        if missing is not None:
-            raise record.refuse(f"no column `{missing}`; the features are {', '.join(self.columns)}")
-        return torch.tensor([number(record, name, finite=not self.lenient) for name in self.columns])
+        missing = [name for name in self.columns if name not in record.fields]
+        if missing and (not self.lenient or len(missing) == len(self.columns)):
+            near = did_you_mean(missing[0], record.fields)
+            raise record.refuse(f"no column `{missing[0]}`.{near} The features are {', '.join(self.columns)}")
+        # A column that is gone from production data is missing in every row, which is a finding of its drift.
+        there = {name: number(record, name, finite=not self.lenient) for name in self.columns if name not in missing}
+        return torch.tensor([there.get(name, math.nan) for name in self.columns])
 
     def _tokens(self, record: Record, name: str) -> Tensor:
         found = column(record, ("input_ids", name), "the model's input")

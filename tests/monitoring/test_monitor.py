@@ -616,6 +616,31 @@ def test_a_class_that_the_model_does_not_know_is_a_finding_and_every_answer_to_i
     assert "11.1% of the values are levels that the reference does not have" in new["message"]
 
 
+def test_a_column_that_is_gone_is_a_finding(shop: Shop) -> None:
+    lines = (shop.folder / "clean.csv").read_text(encoding="utf-8").splitlines()
+    cut = [",".join([*line.split(",")[:1], *line.split(",")[2:]]) for line in lines]
+    (shop.folder / "gone.csv").write_text("\n".join(cut) + "\n", encoding="utf-8")
+    found = shop.monitored("gone.csv")
+    (income,) = [one for one in found["drift"]["features"] if one["feature"] == "income"]
+    assert (income["status"], income["differences"][0]["aspect"]) == ("fail", "missing values")
+    assert found["checks"]["drift[inputs]"]["status"] == "fail"
+    assert found["status"] == "fail"
+    (shop.folder / "other.csv").write_text("a,b\n1,2\n", encoding="utf-8")
+    with pytest.raises(DataError, match="no column `age`"):
+        shop.monitored("other.csv")
+
+
+def test_columns_that_are_no_features_are_left_out(shop: Shop) -> None:
+    lines = (shop.folder / "clean.csv").read_text(encoding="utf-8").splitlines()
+    named = ["order,when," + lines[0], *(f"A-{n},2026-02-01,{line}" for n, line in enumerate(lines[1:]))]
+    (shop.folder / "orders.csv").write_text("\n".join(named) + "\n", encoding="utf-8")
+    data = {"path": "orders.csv", "without": ["order", "when"]}
+    found = shop.monitored("orders.csv", train=data, eval=data)
+    inputs = {one["feature"] for one in found["drift"]["features"] if not one["feature"].startswith(("output", "score", "label"))}
+    assert inputs == set(COLUMNS)
+    assert found["checks"]["drift[inputs]"]["status"] == "ok"
+
+
 def test_the_page_of_a_monitored_model_lists_every_feature(named: Shop) -> None:
     config, page = named.config("lacking.csv", num_classes=3, train=None), named.folder / "page.html"
     data = monitor_config(config, html=page).data
