@@ -21,7 +21,7 @@ from typing import NoReturn, TextIO
 from harness import __version__
 from harness.cli.compare import add_compare
 from harness.cli.completion import add_completion, options_of
-from harness.cli.deploy import add_bundle, add_export, add_monitor, add_profile
+from harness.cli.deploy import add_bundle, add_export, add_monitor, add_power, add_profile
 from harness.cli.doctor import add_doctor, add_plan
 from harness.cli.init import add_explain, add_gist, add_init, add_schema
 from harness.cli.runs import add_repro, add_runs, add_sweep, add_train
@@ -39,6 +39,7 @@ _COMMANDS = (
     add_bundle,
     add_profile,
     add_monitor,
+    add_power,
     add_runs,
     add_repro,
     add_init,

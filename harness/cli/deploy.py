@@ -198,6 +198,25 @@ def _monitor(arguments: argparse.Namespace) -> int:
     return int(found.data["status"] == "fail" or (arguments.strict and found.data["status"] == "warn"))
 
 
+def add_power(commands: Any) -> None:
+    """Adds ``power``."""
+    power = commands.add_parser(
+        "power", help="say how many rows a window needs for drift, a loss of accuracy or a missed threshold to be found"
+    )
+    add_config(power)
+    add_json(power)
+    power.set_defaults(run=_power)
+
+
+def _power(arguments: argparse.Namespace) -> int:
+    from harness.config import load_config
+    from harness.monitoring.power import power_config
+
+    found = power_config(load_config(arguments.config))
+    print(json.dumps(found.data, allow_nan=False) if arguments.json else found.text)
+    return 0
+
+
 @contextmanager
 def _progress(quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
     """A bar on stderr for as long as the evaluation takes, where there is a terminal."""

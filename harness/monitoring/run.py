@@ -212,19 +212,12 @@ def monitor_of(
     """
     task = config.task_spec()
     earlier = config.reference_windows
-    given = config.drift_floors
-    floors = Floors(given.ks, given.cramers_v, _floors_of(given.features)) if given else Floors()
     return Monitor(
         model,
         adapter or make_adapter(task, config.adapter, config.path.parent),
         task,
         lambda known: open_window(task, config.eval, config.train, config.path.parent, like=known),
-        Limits(
-            config.thresholds,
-            config.margins,
-            DriftOptions(floors=floors, min_power=config.min_power, windows=config.expected_windows),
-            config.expected_comparisons,
-        ),
+        limits_of(config),
         Memory(
             config.database,
             config.baseline_run_id,
@@ -239,6 +232,18 @@ def monitor_of(
         group=config.eval_config().group,
         slices=config.eval_config().slices,
     )
+
+
+def limits_of(config: SuiteConfig) -> Limits:
+    """What a config allows.
+
+    Raises:
+        ConfigError: The floor of a feature is impossible.
+    """
+    given = config.drift_floors
+    floors = Floors(given.ks, given.cramers_v, _floors_of(given.features)) if given else Floors()
+    drift = DriftOptions(floors=floors, min_power=config.min_power, windows=config.expected_windows)
+    return Limits(config.thresholds, config.margins, drift, config.expected_comparisons)
 
 
 def _floors_of(features: Mapping[str, Mapping[Any, float]]) -> dict[str, FeatureFloor]:

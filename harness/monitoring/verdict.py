@@ -169,7 +169,7 @@ def measured_accuracy(reference: Profile, window: Profile) -> AccuracyEstimate |
     before, now = reference.features.get(_CORRECT), window.features.get(_CORRECT)
     if not (isinstance(before, NumericCounts) and isinstance(now, NumericCounts) and before.finite and now.finite):
         return None
-    return _accuracy_with_labels(_right(before), before.finite, _right(now), now.finite)
+    return accuracy_with_labels(_right(before), before.finite, _right(now), now.finite)
 
 
 def _right(counts: NumericCounts) -> int:
@@ -177,7 +177,7 @@ def _right(counts: NumericCounts) -> int:
     return int(counts.counts[np.searchsorted(counts.edges, 1.0, side="right")])
 
 
-def _accuracy_with_labels(right_before: int, before: int, right_now: int, now: int) -> AccuracyEstimate:
+def accuracy_with_labels(right_before: int, before: int, right_now: int, now: int) -> AccuracyEstimate:
     """The accuracies, and Newcombe's interval of their difference (1998, "Interval estimation for the difference ...", method 10)."""
     p, (low_p, high_p) = right_before / before, wilson_interval(right_before / before, before)
     q, (low_q, high_q) = right_now / now, wilson_interval(right_now / now, now)

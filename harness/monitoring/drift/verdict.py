@@ -87,19 +87,17 @@ class Verdict:
             return True
         if not (self.difference.is_tested or self.difference.is_alike):
             return False
-        return not self.min_power or self.difference.resolution.can_show(
-            self.difference.effect.floor, self._level, self.min_power
-        )
+        return not self.min_power or self.difference.resolution.can_show(self.difference.effect.floor, self.level, self.min_power)
 
     @property
     def detectable(self) -> float | None:
         """The smallest effect that would be significant with power 0.8; ``None`` where there is none."""
-        return self.difference.resolution.detectable(self._level, GOOD_POWER)
+        return self.difference.resolution.detectable(self.level, GOOD_POWER)
 
     @property
     def needed(self) -> int | None:
         """Rows that the window needs for a drift at the floor to be significant with power 0.8; ``None`` where the reference is too small."""
-        return self.difference.resolution.needed(self.difference.effect.floor, self._level, GOOD_POWER)
+        return self.difference.resolution.needed(self.difference.effect.floor, self.level, GOOD_POWER)
 
     @property
     def finding(self) -> Finding:
@@ -129,7 +127,7 @@ class Verdict:
         return _sentence(self)
 
     @property
-    def _level(self) -> float:
+    def level(self) -> float:
         """The level of the strictest step of the correction."""
         return self.alpha / max(self.tests, 1) / self.windows
 
@@ -196,12 +194,12 @@ def _opening(verdict: Verdict) -> str:
 
 
 def rows_needed(verdicts: Sequence[Verdict]) -> str:
-    """``needs 662 rows or more``: as many as detect drift at the floor in 80% of such windows, for all of the verdicts."""
+    """``needs 662 rows or more for drift at the floor to be significant in 80% of windows``, for all of the verdicts."""
     needed = [verdict.needed for verdict in verdicts if verdict.needed is not None]
     if not needed:
         return "the reference is too small"
     rest = "" if len(needed) == len(verdicts) else ", and for some features the reference is too small"
-    return f"needs {max(needed):,} rows or more{rest}"
+    return f"needs {max(needed):,} rows or more for drift at the floor to be significant in {GOOD_POWER:.0%} of windows{rest}"
 
 
 def _effect(verdict: Verdict) -> str:
