@@ -27,6 +27,9 @@ TIERS = {
 CONFIGS = pytest.StashKey[list[Path]]()
 """The config files of this run, resolved."""
 
+SHOWN_AS = pytest.StashKey[dict[Path, str]]()
+"""What the config of a model without one is called in ids and on the screen: the model, from the root of the tests."""
+
 SELECTED = pytest.StashKey[frozenset[str]]()
 """The tests that run, where another process selected them."""
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_modeltiers import hooks
-from pytest_modeltiers.hooks import CONFIGS, TIERS
+from pytest_modeltiers.hooks import CONFIGS, SHOWN_AS, TIERS
 from pytest_modeltiers.progress import LiveLine, StartLine, may_redraw
 from pytest_modeltiers.without_config import add_option, models_in, said, written_configs
 
@@ -117,6 +117,8 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
     """Collects a config file as a module of generated tests."""
     if file_path not in parent.config.stash[CONFIGS]:
         return None
+    if shown := parent.config.stash[SHOWN_AS].get(file_path):
+        return ModelConfigFile.from_parent(parent, path=file_path, nodeid=shown)
     if parent.config.rootpath in file_path.parents:
         return ModelConfigFile.from_parent(parent, path=file_path)
     # pytest would leave the file's name out of the ids, and the tests of two such files would have the same ones.

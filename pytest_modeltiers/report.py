@@ -24,7 +24,7 @@ from harness.health.sarif import to_sarif
 from harness.provenance import surroundings
 from harness.wording import visible, visible_values
 from pytest_modeltiers import __version__
-from pytest_modeltiers.hooks import TIERS
+from pytest_modeltiers.hooks import SHOWN_AS, TIERS
 from pytest_modeltiers.judge import VERDICT
 from pytest_modeltiers.progress import is_ci
 from pytest_modeltiers.results import (
@@ -66,7 +66,7 @@ class Reporter:
         """Says which models are judged."""
         suites = [Suite.of(path) for path in self.configs]
         return [
-            f"modeltiers: {visible(suite.config.path.name)} ({suite.task.title}, {suite.test_count()} tests"
+            f"modeltiers: {visible(self.name_of(suite.config.path))} ({suite.task.title}, {suite.test_count()} tests"
             f"{', on the dataloaders of the model, as no data is named' if suite.config.has_own_data else ''})"
             for suite in suites
         ]
@@ -150,7 +150,7 @@ class Reporter:
         from pytest_modeltiers.terminal import print_summary, put_back
 
         for path, report in self.reports.items():
-            print_summary(terminalreporter, path, self._of(path), report)
+            print_summary(terminalreporter, self.name_of(path), self._of(path), report)
         put_back(self, terminalreporter)
         for file in self.written:
             terminalreporter.write_line(f"report: {file}")
@@ -182,6 +182,11 @@ class Reporter:
         """Folders that files are named from, for those who read the report elsewhere: the repository in CI, and the root of the tests."""
         named = os.environ.get("GITHUB_WORKSPACE") if os.environ.get("GITHUB_ACTIONS") == "true" else None
         return (*([Path(named)] if named else []), self.config.rootpath, self.config.invocation_params.dir)
+
+    def name_of(self, path: Path) -> str:
+        """What a config is called: by its file, or by that of the model it was written for."""
+        shown = self.config.stash[SHOWN_AS].get(path)
+        return path.name if shown is None else shown.rpartition("/")[2]
 
     @staticmethod
     def is_own(item: pytest.Item) -> bool:
@@ -295,7 +300,9 @@ class Reporter:
         """What a report without a finding is about, when the worker died under one of our tests."""
         if _CRASHED not in str(report.longrepr):
             return None
-        file = (self.config.rootpath / report.nodeid.partition("::")[0]).resolve()
+        shown = report.nodeid.partition("::")[0]
+        named = next((path for path, name in self.config.stash[SHOWN_AS].items() if name == shown), None)
+        file = (named or self.config.rootpath / shown).resolve()
         mine = next((path for path in self.configs if path.resolve() == file), None)
         return None if mine is None else {"config": str(file), "tier": _tier_in(report.nodeid), "finding": {}, "crashed": True}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from harness.catalogue import CATALOGUE
 from harness.evidence import WHOLE, Evidence, Status
 from harness.excerpts import Excerpt
 from harness.export.checks import recommendation as advice
+from harness.export.store import default_folder
 from harness.health.checks import CheckResult, CheckStatus
 from harness.wording import visible, visible_values
 from pytest_modeltiers.hooks import TIERS
@@ -151,7 +153,7 @@ def to_check(result: Result) -> CheckResult:
         "tier_title": TIERS.get(result.tier, ""),
         "nodeid": result.nodeid,
         "statement": _statement(result),
-        "rerun": f"pytest --model-config {shlex.quote(result.nodeid.partition('::')[0])} {shlex.quote(result.nodeid)}",
+        "rerun": f"pytest {_option(result)}{shlex.quote(result.nodeid)}",
     }
     if evidence is not None:
         details |= {
@@ -183,6 +185,14 @@ def to_check(result: Result) -> CheckResult:
         round(result.seconds, 4),
         _recommendation(result, evidence),
     )
+
+
+def _option(result: Result) -> str:
+    """What brings a test into a run: its config, or its model; nothing for a ``test_model.py`` that takes tests from a config."""
+    shown, config = result.nodeid.partition("::")[0], Path(result.config)
+    if shown.endswith(config.name):
+        return f"--model-config {shlex.quote(shown)} "
+    return f"--model {shlex.quote(shown)} " if default_folder() in config.parents else ""
 
 
 def _statement(result: Result) -> str:

@@ -106,10 +106,10 @@ def put_back(reporter: Reporter, terminal: pytest.TerminalReporter) -> None:
         reporter.set_aside = []
 
 
-def print_summary(terminal: pytest.TerminalReporter, path: Path, results: list[Result], report: ExportHealthReport) -> None:
+def print_summary(terminal: pytest.TerminalReporter, name: str, results: list[Result], report: ExportHealthReport) -> None:
     """Prints the results of one config: what is wrong in full, the rest in a few lines; all of it with ``-v``, none with ``-q``."""
     colour = "red" if report.get_failed_checks() else "yellow" if report.summary["warnings"] or not report.checks else "green"
-    terminal.write_sep("=", f"{report.model_name} ({visible(path.name)}): {title(report)}", bold=True, **{colour: True})
+    terminal.write_sep("=", f"{report.model_name} ({visible(name)}): {title(report)}", bold=True, **{colour: True})
     by_name = {check_name(result): result for result in results}
     causes = report.causes
     red = {check.check_name.partition("::")[2] for cause in causes for check in (cause.owner, *cause.also)}

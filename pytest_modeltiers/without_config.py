@@ -5,6 +5,7 @@ Every pytest start imports this module, so it imports the standard library and p
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_modeltiers.hooks import SHOWN_AS
 from pytest_modeltiers.progress import StartLine
 
 OPTION = "--model"
@@ -52,12 +54,13 @@ def written_configs(config: pytest.Config, line: StartLine) -> list[Path]:
         line: Where to show what is being done.
     """
     models = config.getoption("modeltiers_models", default=[])
+    config.stash[SHOWN_AS] = {}
     if not models:
         return []
     if hasattr(config, "workerinput"):
         # A worker's own path is that of the main process when it started.
         sys.path[:0] = [folder for folder in os.environ["PYTHONPATH"].split(os.pathsep) if folder not in sys.path]
-        return [Path(path) for path in os.environ[_FOUND].split(os.pathsep)]
+        return _noted(config, json.loads(os.environ[_FOUND]))
     line.say("importing PyTorch")
     from harness.errors import UserError
     from harness.models.attempts import Patience
@@ -71,7 +74,8 @@ def written_configs(config: pytest.Config, line: StartLine) -> list[Path]:
         except UserError as error:
             line.close()
             pytest.exit(str(error), returncode=2)
-    _set(config, _FOUND, os.pathsep.join(str(each.config) for each in found))
+    shown = [_from_root(config, model) for model in models]
+    _set(config, _FOUND, json.dumps([[str(each.config), name] for each, name in zip(found, shown, strict=True)]))
     _put_on_path(config, [str(each.on_path) for each in found])
     config.stash[_SAID] = [
         line
@@ -81,7 +85,29 @@ def written_configs(config: pytest.Config, line: StartLine) -> list[Path]:
             *(f"  {line}" for line in each.text.splitlines()),
         )
     ]
-    return [each.config for each in found]
+    return _noted(config, json.loads(os.environ[_FOUND]))
+
+
+def _noted(config: pytest.Config, found: list[list[str]]) -> list[Path]:
+    """Notes what each config is called, and has ids that are typed as they are shown find it."""
+    config.stash[SHOWN_AS] = names = {Path(path): name for path, name in found}
+    for place, argument in enumerate(config.args):
+        typed, colons, test = argument.partition("::Test")
+        path = next((path for path, name in names.items() if colons and name in (typed, _from_root(config, typed))), None)
+        if path is not None:
+            config.args[place] = f"{path}{colons}{test}"
+    return list(names)
+
+
+def _from_root(config: pytest.Config, model: str) -> str:
+    """A model's file or folder from the root of the tests, from where pytest shows paths; a module and its class as they are."""
+    path = Path(model).expanduser()
+    if not path.exists():
+        return model
+    try:
+        return Path(os.path.relpath(path, config.rootpath)).as_posix()
+    except ValueError:  # another drive
+        return path.as_posix()
 
 
 def said(config: pytest.Config) -> list[str]:

@@ -64,7 +64,8 @@ def config_apart(model: str, trust: bool = False, patience: Patience | None = No
     config = apart / f"{_stem(file)}.toml"
     found = scaffold(file, config, overwrite=True, factory=factory, trust=trust, apart=True, patience=patience)
     keep = f"modeltiers init {shlex.quote(str(file))}" + (f" --factory {factory}" if factory else "")
-    return ConfigApart(config, found.source.folder, _shown(config), keep)
+    written = json.dumps(Path(os.path.relpath(file.resolve(), config.resolve().parent)).as_posix())
+    return ConfigApart(config, found.source.folder, _shown(config).replace(written, json.dumps(file.name)), keep)
 
 
 def scaffold_folder(folder: Path, target: Path | None = None, *, overwrite: bool = False) -> Path:

@@ -28,6 +28,8 @@ def test_a_file_runs_without_a_config_which_is_printed(project: Project) -> None
     said = output(result)
     assert "net.py, as found (to keep it and edit it: modeltiers init net.py):" in said
     assert '  task_type = "causal_lm"' in said
+    assert '  model_file = "net.py"' in said
+    assert "modeltiers: net.py (causal_lm, " in said
     assert "More, when you want it" not in said
     assert sorted(path.name for path in project.path.iterdir() if path.suffix in (".toml", ".py")) == ["net.py"]
 
@@ -35,6 +37,28 @@ def test_a_file_runs_without_a_config_which_is_printed(project: Project) -> None
 def test_the_same_model_has_the_same_tests_in_the_next_run(project: Project) -> None:
     project.write("net.py", GOOD)
     assert project.ids("--model", "net.py", *ONLY) == project.ids("--model=net.py", *ONLY) != []
+
+
+def test_ids_name_the_model_and_can_be_typed_back_also_from_another_folder(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project.write("pkg/net.py", GOOD)
+    project.pytester.makeini("[pytest]\n")
+    node = "pkg/net.py::TestTier1::test_rng_untouched"
+
+    assert node in project.ids("--model", "pkg/net.py", *ONLY)
+    assert project.ids("--model", "pkg/net.py", node) == [node]
+    monkeypatch.chdir(project.path / "pkg")
+    assert project.ids("--model", "net.py", "net.py::TestTier1::test_rng_untouched") == [node]
+
+
+def test_the_report_says_how_to_run_a_test_again(project: Project) -> None:
+    project.write("net.py", GOOD)
+
+    project.run("--model", "net.py", *ONLY, "--model-report", "out")
+
+    checks = project.json("out/health_report.json")["checks"]
+    assert checks[0]["details"]["rerun"] == "pytest --model net.py net.py::TestTier1::test_shape_contract"
 
 
 def test_workers_run_the_config_of_the_main_process(project: Project) -> None:
@@ -54,7 +78,7 @@ def test_a_config_and_a_model_run_together(project: Project) -> None:
 
     ids = project.ids("--model-config", "cfg.json", "--model", "net.py", "-m", "tier1", "-k", "causal or shape_contract")
 
-    assert sorted({line.partition("::")[0].rpartition("/")[2] for line in ids}) == ["cfg.json", "net.toml"]
+    assert sorted({line.partition("::")[0].rpartition("/")[2] for line in ids}) == ["cfg.json", "net.py"]
 
 
 def test_a_folder_of_save_pretrained_runs(project: Project) -> None:
