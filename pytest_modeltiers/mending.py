@@ -80,11 +80,10 @@ def look_for_mending(judge: Judge, case: str | None, remake: Remake, seconds: fl
     if found is None:
         return
     mending, is_known = found
+    # The line to look at is the one to change, also where it is another one that shows what is wrong.
     file = str(Path(mending.file).absolute())
-    if is_known:
-        judge.finish(replace(evidence, mending=mending))
-    else:
-        judge.finish(replace(evidence, excerpt=Excerpt.of(file, mending.line), place=shown_place(file, mending.line)))
+    at = replace(evidence, excerpt=Excerpt.of(file, mending.line), place=shown_place(file, mending.line))
+    judge.finish(replace(at, mending=mending) if is_known else at)
 
 
 def add_script(judge: Judge, source: ModelSource) -> None:
