@@ -11,6 +11,7 @@ from torch import nn
 from harness.batches import Batch
 from harness.compat import UNDEFINED_FORWARD
 from harness.errors import ForwardError
+from harness.process_state import staying
 from harness.wording import listed
 
 TOKEN_FIELDS = ("input_ids", "decoder_input_ids")
@@ -47,13 +48,15 @@ class CallPlan:
         if self.length_first:
             batch = {name: tensor.t() if name in TOKEN_FIELDS else tensor for name, tensor in batch.items()}
         if self.whole:
-            return model(batch)
+            with staying():
+                return model(batch)
         lacking = (self.optional | self.states) - batch.keys()
         positional = list(self.positional)
         while positional and positional[-1] in lacking:
             positional.pop()
         given = (None if name in lacking else batch[name] for name in positional)
-        return model(*given, **{name: batch[name] for name in self.named if name not in lacking})
+        with staying():
+            return model(*given, **{name: batch[name] for name in self.named if name not in lacking})
 
 
 def plan_call(model: nn.Module, inputs: tuple[str, ...]) -> CallPlan:

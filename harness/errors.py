@@ -32,6 +32,10 @@ class UserError(Exception):
         return "\n".join(line if len(line) <= _LONGEST_LINE else f"{line[: _LONGEST_LINE - 1]}…" for line in lines)
 
 
+class LeavesProcessError(RuntimeError):
+    """The user's code would have ended the process that judges it."""
+
+
 class MemoryFullError(BaseException):
     """The memory of the machine, or of a device, is full. It passes through every ``except Exception``: no model is to blame for it."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import dis
 import importlib
 import importlib.util
 import json
@@ -69,8 +70,10 @@ def import_file(path: Path, key: str) -> ModuleType:
     try:
         with seeded(0), command_line_of(path):
             spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
         sys.modules.pop(name, None)
+        if isinstance(error, KeyboardInterrupt) and not is_raised_by_code(error):
+            raise
         root = _root_wanted(path, error)
         if root is None:
             raise ModelSourceError(f"`{key}`: importing {path} raised {raised(error)}{_missing_package(error)}") from error
@@ -222,6 +225,14 @@ def raised(error: BaseException) -> str:
     place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
     silent = f"`{own[-1].line}`" if own and own[-1].line else "no message"  # a bare assertion is its own message
     return f"{type(error).__name__}: {text[0] if text else silent}{place}"
+
+
+def is_raised_by_code(error: BaseException) -> bool:
+    """Whether a ``raise`` raised an exception, as opposed to Ctrl-C, which comes in the middle of anything."""
+    step = error.__traceback__
+    while step is not None and step.tb_next is not None:
+        step = step.tb_next
+    return step is not None and dis.opname[step.tb_frame.f_code.co_code[step.tb_lasti]] == "RAISE_VARARGS"
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

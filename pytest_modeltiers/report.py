@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Generator, Iterator
 from contextlib import suppress
@@ -42,6 +43,8 @@ from pytest_modeltiers.terminal import annotation, append_summary
 from pytest_modeltiers.time_budget import SPENT
 
 _CRASHED = "crashed while running"
+
+_exit = os._exit  # a model's call of it is refused while the model runs
 
 
 class Reporter:
@@ -118,6 +121,28 @@ class Reporter:
                 return
         if report.when == "call" or report.outcome != "passed":
             self.results[report.nodeid] = read_result(report, about)
+
+    def end_run(self, item: pytest.Item, reason: str) -> None:
+        """Ends the run in the middle of a test that cannot be ended: what was judged is reported, and the test fails.
+
+        A worker only ends itself: the controller reports the test, and another worker runs the others.
+        """
+        try:
+            if self.controls:
+                capture = self.config.pluginmanager.getplugin("capturemanager")
+                if capture is not None:
+                    capture.suspend_global_capture(in_=True)
+                finding = {
+                    "property": item.name,
+                    "evidence": Evidence(item.name, Status.FAIL, reason, code="not_measured").to_json(),
+                }
+                report = pytest.TestReport(item.nodeid, item.location, {}, "failed", reason, "call")
+                report.modeltiers = {"config": str(item.path), "tier": _tier_in(item.nodeid), "finding": finding}  # type: ignore[attr-defined]
+                self.config.hook.pytest_runtest_logreport(report=report)
+                self.config.hook.pytest_sessionfinish(session=item.session, exitstatus=pytest.ExitCode.TESTS_FAILED)
+                sys.stdout.flush()
+        finally:
+            _exit(int(pytest.ExitCode.TESTS_FAILED))
 
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
         """Shows a warning as its own letter and word."""

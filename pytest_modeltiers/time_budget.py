@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -104,6 +106,9 @@ _SHORTEST = 0.02
 _CLEANING = 2.0
 """Seconds until a block that goes on in spite of its end is ended once more."""
 
+_PATROL = 1.0
+"""Seconds between two looks at whether the alarm is overdue."""
+
 _IDLE = 0.02
 """A test that used less than this share of the time that passed by the clock was waiting, not computing."""
 
@@ -133,8 +138,12 @@ class _HangError(BaseException):
     """A model does not answer."""
 
 
+Lost = Callable[[str], None]
+"""Ends the run, from another thread, with the reason."""
+
+
 @contextmanager
-def time_limit(budget: Budget, part: float | None = None) -> Iterator[None]:
+def time_limit(budget: Budget, part: float | None = None, lost: Lost | None = None) -> Iterator[None]:
     """Ends the block when it has used its part of the budget.
 
     A call of the model that is in progress then may still return, so that one that never does can be told from one that is slow: it has
@@ -142,11 +151,12 @@ def time_limit(budget: Budget, part: float | None = None) -> Iterator[None]:
     nothing is left of the budget.
 
     It works through SIGALRM, so in the main thread of a POSIX process; elsewhere it does nothing. Code that never returns to the
-    interpreter cannot be stopped from within it.
+    interpreter cannot be stopped from within it: after as long again, ``lost`` ends the run.
 
     Args:
         budget: The budget, which is counting.
         part: Processor seconds that the block may use; by default all that is left.
+        lost: Called from a thread where native code does not return; ``None`` to wait for it.
 
     Raises:
         TimeBudgetError: The model does not answer.
@@ -158,6 +168,8 @@ def time_limit(budget: Budget, part: float | None = None) -> Iterator[None]:
     watch = _Watch(budget, budget.left if part is None else part)
     handler = signal.signal(signal.SIGALRM, watch.look)
     outer, interval = signal.setitimer(signal.ITIMER_REAL, watch.pause)
+    if lost is not None:
+        threading.Thread(target=watch.keep_watch, args=(lost, threading.get_ident()), daemon=True).start()
     try:
         with ended_by(lambda: watch.end):
             yield
@@ -172,6 +184,7 @@ def time_limit(budget: Budget, part: float | None = None) -> Iterator[None]:
         raise
     finally:
         watch.is_over = True
+        watch.ended.set()
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)
         if outer:  # somebody else's alarm, which is late by what this block took
@@ -189,6 +202,20 @@ class _Watch:
         self._began = ComputedSince()
         self._call: FrameType | None = None
         self._call_seen = 0.0
+        self.ended = threading.Event()
+        self._silence, self._due = ComputedSince(), time.monotonic() + self.pause
+
+    def keep_watch(self, lost: Lost, main_thread: int) -> None:
+        """Waits, in a thread, for the block's end, or until an alarm is overdue by so much that native code hangs."""
+        whole = self._budget.seconds
+        while not self.ended.wait(_PATROL):
+            late = time.monotonic() - self._due
+            if late > CLOCK_FACTOR * whole or (late > whole and self._silence.seconds > whole + self._part):
+                place = _place(sys._current_frames().get(main_thread))
+                lost(
+                    f"the model did not answer within the `time_budget` of {whole:g} s, in native code that nothing can stop; it was {place}"
+                )
+                return
 
     @property
     def used(self) -> float:
@@ -211,13 +238,16 @@ class _Watch:
         """Handles the alarm."""
         if self.is_over:
             return
+        self._silence = ComputedSince()
         try:
             self._judge(frame)
         except BaseException as end:  # whoever swallows the error meets it again, but not while cleaning up after it
             self.end = end
             signal.setitimer(signal.ITIMER_REAL, _CLEANING)
+            self._due = time.monotonic() + _CLEANING
             raise
         signal.setitimer(signal.ITIMER_REAL, self.pause)
+        self._due = time.monotonic() + self.pause
 
     def _judge(self, frame: FrameType | None) -> None:
         used, whole = self.used, self._budget.seconds

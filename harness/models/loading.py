@@ -26,7 +26,7 @@ from harness.models.weights import load_weights
 from harness.models.wrapped import call_by, refuse_compiled, unwrapped, with_signature
 from harness.runtime import seeded
 from harness.scan import ScanWarning, dangerous_calls, scan_source
-from harness.user_code import command_line_of, import_dotted, import_file, raised
+from harness.user_code import command_line_of, import_dotted, import_file, is_raised_by_code, raised
 
 
 class TakesFacts(Protocol):
@@ -79,7 +79,9 @@ class ModelSource:
                 model = self.factory(**factory_arguments(self.factory, self.kwargs))
             except UserError:
                 raise
-            except (Exception, SystemExit) as error:
+            except (Exception, SystemExit, KeyboardInterrupt) as error:
+                if isinstance(error, KeyboardInterrupt) and not is_raised_by_code(error):
+                    raise
                 raise FactoryError(f"{self.origin} raised {raised(error)}{self._path_hint(error)}") from error
         if not isinstance(model, (nn.Module, torch.export.ExportedProgram)):
             raise FactoryError(f"{self.origin} returned {_describe(model)}, expected an nn.Module")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NoReturn
 
+from harness.errors import LeavesProcessError
 from harness.process_state.settings import RANDOM_NUMBERS, Setting, all_settings
+from harness.user_code import is_raised_by_code
 from harness.wording import counted, joined, shortened
 
 _LONGEST = 60
@@ -96,11 +99,38 @@ _left_by_calls: dict[str, Change] = {}
 
 
 @contextmanager
-def kept_for_calls() -> Iterator[None]:
-    """A call of a model, after which what the next call would compute with is as it was: a few settings, read in microseconds."""
-    before = [(setting, _read(setting)) for setting in _settings() if setting.per_call]
+def staying() -> Iterator[None]:
+    """A block of the user's code that cannot end the process: what would, by ``sys.exit``, ``os._exit`` or as Ctrl-C does, is an error.
+
+    Raises:
+        LeavesProcessError: It would have.
+    """
+    leave, here = os._exit, os.getpid()
+
+    def refuse(status: int = 0) -> NoReturn:
+        if os.getpid() != here:  # in a process that the model has forked
+            leave(status)
+        raise SystemExit(f"os._exit({status})")
+
+    os._exit = refuse
     try:
         yield
+    except (SystemExit, KeyboardInterrupt) as error:
+        if isinstance(error, KeyboardInterrupt) and not is_raised_by_code(error):
+            raise  # by somebody at the keyboard
+        said = f"{type(error).__name__}: {error}".removesuffix(": ")
+        raise LeavesProcessError(said).with_traceback(error.__traceback__) from None
+    finally:
+        os._exit = leave
+
+
+@contextmanager
+def kept_for_calls() -> Iterator[None]:
+    """A call of a model that cannot end the process, and after which what the next call would compute with is as it was."""
+    before = [(setting, _read(setting)) for setting in _settings() if setting.per_call]
+    try:
+        with staying():
+            yield
     finally:
         for change in _changed(before):
             change.undo()
