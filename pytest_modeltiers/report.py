@@ -123,10 +123,7 @@ class Reporter:
             self.results[report.nodeid] = read_result(report, about)
 
     def end_run(self, item: pytest.Item, reason: str) -> None:
-        """Ends the run in the middle of a test that cannot be ended: what was judged is reported, and the test fails.
-
-        A worker only ends itself: the controller reports the test, and another worker runs the others.
-        """
+        """Ends the run in the middle of a test that nothing else ends, with the report; a worker only ends itself, which is reported."""
         try:
             if self.controls:
                 capture = self.config.pluginmanager.getplugin("capturemanager")
