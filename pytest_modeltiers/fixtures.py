@@ -30,6 +30,7 @@ from pytest_modeltiers.hooks import CONFIGS, SELECTED, TIERS
 from pytest_modeltiers.judge import VERDICT, Judge, conclude
 from pytest_modeltiers.mending import add_script, look_for_mending
 from pytest_modeltiers.property_tests import Answers, run_test
+from pytest_modeltiers.results import end_run
 from pytest_modeltiers.suite import Suite
 from pytest_modeltiers.time_budget import CutShortError, time_limit
 
@@ -310,7 +311,7 @@ def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
     if reason := own.no_memory_for(item.name.removeprefix("test_")):
         pytest.skip(reason)
     try:
-        with time_limit(own.budget, lost=_ending(item)):
+        with time_limit(own.budget, lost=partial(end_run, item)):
             return (yield)
     except (CutShortError, MemoryFullError) as cut:
         pytest.skip(str(cut))
@@ -328,7 +329,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
     result = None
     judge = _judge_of(pyfuncitem)
     try:
-        with time_limit(own.budget, own.limit, _ending(pyfuncitem)), kept_process(own.home), threads_for(own.pristine):
+        with time_limit(own.budget, own.limit, partial(end_run, pyfuncitem)), kept_process(own.home), threads_for(own.pristine):
             if judge is not None:
                 judge.subject.shared.process = ProcessState()
             try:
@@ -380,12 +381,6 @@ def _look_for_mending(item: pytest.Function, judge: Judge, suite: Suite) -> None
         told = f"{found.message}; how to mend it could not be looked for: {message}"
         judge.finish(replace(found, message=told, details=found.details | details))
     item.config.stash[_HINTED] = used + processor_seconds() - started
-
-
-def _ending(item: pytest.Item) -> Callable[[str], None] | None:
-    """What ends the run in the middle of a test."""
-    reporter = item.config.pluginmanager.getplugin("modeltiers_report")
-    return None if reporter is None else partial(reporter.end_run, item)
 
 
 def _suite_of(item: pytest.Item) -> Suite | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from collections.abc import Generator, Iterator
 from contextlib import suppress
@@ -25,7 +24,7 @@ from harness.health.sarif import to_sarif
 from harness.provenance import surroundings
 from harness.wording import visible, visible_values
 from pytest_modeltiers import __version__
-from pytest_modeltiers.hooks import SHOWN_AS, TIERS
+from pytest_modeltiers.hooks import SHOWN_AS
 from pytest_modeltiers.judge import VERDICT
 from pytest_modeltiers.progress import is_ci
 from pytest_modeltiers.results import (
@@ -33,6 +32,7 @@ from pytest_modeltiers.results import (
     check_name,
     junit_properties,
     read_result,
+    tier_in,
     to_check,
     visible_report,
     warned,
@@ -43,8 +43,6 @@ from pytest_modeltiers.terminal import annotation, append_summary
 from pytest_modeltiers.time_budget import SPENT
 
 _CRASHED = "crashed while running"
-
-_exit = os._exit  # a model's call of it is refused while the model runs
 
 
 class Reporter:
@@ -91,7 +89,7 @@ class Reporter:
             return report
         finding = visible_values(item.stash.get(VERDICT, {}))
         # Extra attributes of a report travel with it from worker to controller.
-        report.modeltiers = {"config": str(suite.config.path), "tier": _tier_in(item.nodeid), "finding": finding}  # type: ignore[attr-defined]
+        report.modeltiers = {"config": str(suite.config.path), "tier": tier_in(item.nodeid), "finding": finding}  # type: ignore[attr-defined]
         if (
             report.failed
             and report.when == "call"
@@ -121,25 +119,6 @@ class Reporter:
                 return
         if report.when == "call" or report.outcome != "passed":
             self.results[report.nodeid] = read_result(report, about)
-
-    def end_run(self, item: pytest.Item, reason: str) -> None:
-        """Ends the run in the middle of a test that nothing else ends, with the report; a worker only ends itself, which is reported."""
-        try:
-            if self.controls:
-                capture = self.config.pluginmanager.getplugin("capturemanager")
-                if capture is not None:
-                    capture.suspend_global_capture(in_=True)
-                finding = {
-                    "property": item.name,
-                    "evidence": Evidence(item.name, Status.FAIL, reason, code="not_measured").to_json(),
-                }
-                report = pytest.TestReport(item.nodeid, item.location, {}, "failed", reason, "call")
-                report.modeltiers = {"config": str(item.path), "tier": _tier_in(item.nodeid), "finding": finding}  # type: ignore[attr-defined]
-                self.config.hook.pytest_runtest_logreport(report=report)
-                self.config.hook.pytest_sessionfinish(session=item.session, exitstatus=pytest.ExitCode.TESTS_FAILED)
-                sys.stdout.flush()
-        finally:
-            _exit(int(pytest.ExitCode.TESTS_FAILED))
 
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
         """Shows a warning as its own letter and word."""
@@ -326,7 +305,7 @@ class Reporter:
         named = next((path for path, name in self.config.stash[SHOWN_AS].items() if name == shown), None)
         file = (named or self.config.rootpath / shown).resolve()
         mine = next((path for path in self.configs if path.resolve() == file), None)
-        return None if mine is None else {"config": str(file), "tier": _tier_in(report.nodeid), "finding": {}, "crashed": True}
+        return None if mine is None else {"config": str(file), "tier": tier_in(report.nodeid), "finding": {}, "crashed": True}
 
 
 def _logged(name: str, report: ExportHealthReport, files: list[Path]) -> str:
@@ -405,7 +384,3 @@ def _folder_name(path: Path, configs: list[Path]) -> str:
         if sum(name in (p.stem, p.name.replace(".", "-"), f"{p.parent.name}-{p.name.replace('.', '-')}") for p in configs) == 1:
             return name
     return f"{configs.index(path)}-{path.stem}"
-
-
-def _tier_in(nodeid: str) -> int:
-    return next((number for number in TIERS if f"::TestTier{number}::" in nodeid), 0)

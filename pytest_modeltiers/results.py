@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -250,3 +252,33 @@ def _without_plots(details: dict[str, Any]) -> dict[str, Any]:
 def _finite(value: float | None) -> float | str | None:
     """JSON has no infinity."""
     return value if value is None or abs(value) < float("inf") else str(value)
+
+
+_exit = os._exit  # a model's call of it is refused while the model runs
+
+
+def end_run(item: pytest.Item, reason: str) -> None:
+    """Ends the run in the middle of a test that nothing else ends, with the report; a worker only ends itself, which is reported."""
+    config, hook = item.config, item.config.hook
+    try:
+        if not hasattr(config, "workerinput"):
+            capture = config.pluginmanager.getplugin("capturemanager")
+            if capture is not None:
+                capture.suspend_global_capture(in_=True)
+            evidence = Evidence(item.name, Status.FAIL, reason, code="not_measured").to_json()
+            about = {
+                "config": str(item.path),
+                "tier": tier_in(item.nodeid),
+                "finding": {"property": item.name, "evidence": evidence},
+            }
+            report = pytest.TestReport(item.nodeid, item.location, {}, "failed", reason, "call", modeltiers=about)
+            hook.pytest_runtest_logreport(report=report)
+            hook.pytest_sessionfinish(session=item.session, exitstatus=1)
+            sys.stdout.flush()
+    finally:
+        _exit(1)
+
+
+def tier_in(nodeid: str) -> int:
+    """The tier that a test is of; 0 for a test of the user's own."""
+    return next((number for number in TIERS if f"::TestTier{number}::" in nodeid), 0)
