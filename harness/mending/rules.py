@@ -102,7 +102,7 @@ def _default(node: ast.AST, scope: Scope) -> Iterator[str]:
     if isinstance(node, ast.Call):
         args, keywords = arguments(node, scope)
         for number, each in enumerate(node.keywords):
-            if each.arg and not isinstance(each.value, ast.Name):
+            if each.arg not in (None, "dim", "axis", "keepdim") and not isinstance(each.value, ast.Name):
                 yield call_text(node, scope, args, [*keywords[:number], *keywords[number + 1 :]])
 
 
