@@ -166,12 +166,13 @@ def drift(monitor: Monitor, case: str) -> Evidence:
     statuses = [verdict.status_of(one) for one in found]
     blindness = verdict.drift.blindness if case == "inputs" else ""
     order = monitor.order if case == "inputs" else None
+    slices = monitor.drifted_slices if case == "inputs" else []
     is_too_small = bool(blindness) and verdict.drift.warns_of_size
-    worst = max([*statuses, Status.WARN if is_too_small or order else Status.OK], key=lambda status: status.severity)
+    worst = max([*statuses, Status.WARN if is_too_small or order or slices else Status.OK], key=lambda status: status.severity)
     gravest = [one for one, status in zip(found, statuses, strict=True) if status is worst]
     changed = worst is not Status.OK and bool(gravest)
     message = _changed(gravest, verdict) if changed else blindness or _no_drift(case, verdict)
-    message += _about_rows(monitor)
+    message += "".join(f"; {one.message}" for one in slices[:1]) + _about_rows(monitor)
     effect = found[0].verdicts[0].difference.effect
     names = {one.feature for one in found}
     details: dict[str, Any] = {
@@ -184,6 +185,8 @@ def drift(monitor: Monitor, case: str) -> Evidence:
     }
     if changed:
         details["plots"] = plots_of(verdict.drift, monitor.compared_profile, monitor.window.profile, among=names)
+    if slices:
+        details["slices"] = {one.name: one.message for one in slices}
     lasting = _lasting(monitor, names)
     details["history"] = {one.name: one.message for one in lasting}
     details["plots"] = [*details.get("plots", []), *(one.plot() for one in lasting)]
@@ -198,7 +201,9 @@ def drift(monitor: Monitor, case: str) -> Evidence:
         effect.floor if changed else None,
         effect.name if changed else "",
         details=details,
-        code=gravest[0].code if changed else "too_few_rows" if is_too_small else "dependent_rows" if order else "",
+        code=gravest[0].code
+        if changed
+        else _code_of_rows(is_too_small=is_too_small, depend=order is not None, slices=bool(slices)),
     )
 
 
@@ -228,6 +233,13 @@ def _about_rows(monitor: Monitor) -> str:
     if monitor.groups is not None and monitor.groups.has_several:
         return f"; {monitor.groups.said} is judged{before}"
     return f"; {monitor.order.message}{before}" if monitor.order else before
+
+
+def _code_of_rows(*, is_too_small: bool, depend: bool, slices: bool) -> str:
+    """The code of a window none of whose features changed."""
+    code = "slice_drifted" if slices else ""
+    code = "dependent_rows" if depend else code
+    return "too_few_rows" if is_too_small else code
 
 
 def _lasting(monitor: Monitor, names: Container[str]) -> list[Series]:

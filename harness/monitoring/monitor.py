@@ -29,7 +29,7 @@ from harness.monitoring.gate.pairs import slices_by_columns, slices_of
 from harness.monitoring.history import EarlierWindows, measured_of, merged_profile, without_once
 from harness.monitoring.profiles.profile import Profile
 from harness.monitoring.reference import BaselineRows, Reference, find_baseline_rows, load_reference, reference_encoder
-from harness.monitoring.slices import SliceVerdict
+from harness.monitoring.slices import SLICES, SliceDrift, SliceVerdict, drifted_slices, slice_profiles
 from harness.monitoring.verdict import WindowVerdict, measured_accuracy
 from harness.monitoring.window import Window, input_columns, measure_window, measures_of
 from harness.runtime import threads_for
@@ -280,6 +280,21 @@ class Monitor:
             return None
         rows = None if self.groups is None else self.groups.one_of_each
         return SliceVerdict.of(found.scores["correct"], slices_by_columns(self.data, self.slices), limit, rows)
+
+    @cached_property
+    def drifted_slices(self) -> list[SliceDrift]:
+        """The parts of the data that drifted, the surest first; none where the reference has no such parts."""
+        known, reference = self.memory.reference, self.reference
+        if not self.slices or known is None or reference is None:
+            return []
+        try:
+            with self.memory.opened("reference_profile_id") as db:
+                stored = db.get_profile(known, SLICES)
+        except ExperimentError:
+            return []
+        before = {name: Profile.from_json(each) for name, each in stored.items()}
+        now = slice_profiles(self.independent_rows, self.task, self.slices, reference.profile, self.batch_size)
+        return drifted_slices(before, now, self.limits.drift)
 
     @cached_property
     def earlier_windows(self) -> list[WindowRecord]:

@@ -25,6 +25,7 @@ from harness.monitoring.familiarity import WIDEST, Familiarity, familiarity_of, 
 from harness.monitoring.profiles.profile import Profile
 from harness.monitoring.reference import KnownEncoding, Reference, open_window
 from harness.monitoring.simulated_shifts import estimator_of
+from harness.monitoring.slices import SLICES, slice_profiles
 from harness.monitoring.window import measure_window, measures_of
 from harness.wording import Answer, counted
 
@@ -75,6 +76,11 @@ def profile_config(
     reference = reference_of(config, data, model, familiarity=familiarity)
     profile = reference.profile
     run_id = None if db_path is None else _store(config, reference, db_path, run, name)
+    named = (config.eval if part == "eval" else config.train) or config.eval_config()
+    if run_id is not None and db_path is not None and named.slices:
+        parts = slice_profiles(data, config.task_spec(), named.slices, profile, named.batch_size or 32)
+        with ExperimentDB(db_path) as db:
+            db.log_profile(run_id, {name: each.to_json() for name, each in parts.items()}, SLICES)
     note = _note(profile, weights) + _kept(reference)
     return Answer({**_data(profile, data, run_id, name), "note": note}, _text(profile, data, run_id, name, note))
 

@@ -253,17 +253,40 @@ def test_earlier_windows_are_a_reference_that_moves(shop: Shop) -> None:
     assert "the reference is 1 earlier window of the same weekday" in message
 
 
-def test_a_slice_that_is_surely_below_the_threshold_warns_though_the_whole_is_above(shop: Shop) -> None:
-    features, labels = rows(1200, 31)
-    regions = np.array(["north", "south", "west"])[np.arange(1200) % 3]
-    labels = np.where((regions == "west") & (np.arange(1200) % 2 == 0), 1 - labels, labels)
+def write_regions(path: Path, seed: int, wrong: bool = False, move: float = 0.0) -> None:
+    """Rows of three regions, in turn; those of the west moved, or half of them with the wrong label."""
+    features, labels = rows(1200, seed)
+    place = np.arange(1200)
+    features[place % 3 == 2, 2] += move
+    labels = np.where(wrong & (place % 6 == 2), 1 - labels, labels)
     lines = [
-        f"{','.join(f'{v:.5f}' for v in row)},{region},{label}"
-        for row, region, label in zip(features, regions, labels, strict=True)
+        f"{','.join(f'{value:.5f}' for value in row)},{('north', 'south', 'west')[number % 3]},{label}"
+        for number, (row, label) in enumerate(zip(features, labels, strict=True))
     ]
-    (shop.folder / "regions.csv").write_text(
-        "\n".join([",".join((*COLUMNS, "region", "label")), *lines]) + "\n", encoding="utf-8"
-    )
+    path.write_text("\n".join([",".join((*COLUMNS, "region", "label")), *lines]) + "\n", encoding="utf-8")
+
+
+def test_a_slice_that_drifts_warns_though_the_whole_has_not(shop: Shop) -> None:
+    write_regions(shop.folder / "regions_before.csv", 41)
+    write_regions(shop.folder / "regions_same.csv", 42)
+    write_regions(shop.folder / "regions_moved.csv", 43, move=0.5)
+    place = {"path": "regions_before.csv", "slices": ["region"]}
+    profile_config(shop.config("", eval=place), shop.database, name="regions")
+
+    def inputs(file: str) -> dict[str, Any]:
+        found = shop.monitored("", eval={**place, "path": file}, reference_profile_id="regions", drift_floors={"ks": 0.15})
+        check: dict[str, Any] = found["checks"]["drift[inputs]"]
+        return check
+
+    assert inputs("regions_same.csv")["status"] == "ok"
+    moved = inputs("regions_moved.csv")
+    assert moved["status"] == "warn"
+    assert "in region=west `visits` has drifted: KS D = 0.2" in moved["message"]
+    assert "tests and 3 slices" in moved["message"]
+
+
+def test_a_slice_that_is_surely_below_the_threshold_warns_though_the_whole_is_above(shop: Shop) -> None:
+    write_regions(shop.folder / "regions.csv", 31, wrong=True)
     place = {"path": "regions.csv", "slices": ["region"]}
     found = shop.monitored("", eval=place, thresholds={"accuracy": 0.7})["checks"]["evaluation"]
     assert found["status"] == "warn"
