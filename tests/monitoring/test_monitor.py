@@ -216,8 +216,10 @@ def test_every_window_is_a_row_and_its_series_say_since_when_they_are_beyond_the
     assert "`age` is beyond its limit since 2026-11-04 02:00 (3 windows)" in nights[-1]["checks"]["drift[inputs]"]["message"]
     assert "since 2026" not in nights[2]["checks"]["drift[inputs]"]["message"]
     assert main(["runs", "shop-1", "--db", str(shop.database)]) == 0
-    lines = [line.split() for line in capsys.readouterr().out.splitlines() if "nightly-monitoring" in line]
-    assert [line[3] for line in lines] == ["ok", "ok", "warn", "warn", "warn"], "the rows of a night are counted once"
+    assert "TIME              NAME" in capsys.readouterr().out
+    assert main(["runs", "shop-1", "--db", str(shop.database), "--json"]) == 0
+    windows = [one for one in json.loads(capsys.readouterr().out)["run"]["windows"] if one["name"] == "nightly-monitoring"]
+    assert [one["status"] for one in windows] == ["ok", "ok", "warn", "warn", "warn"], "the rows of a night are counted once"
     assert main(["runs", PRODUCTION, "--metric", "age", "--db", str(shop.database), "--json"]) == 0
     series = json.loads(capsys.readouterr().out)
     ours = [one for one in series["values"] if one["time"].startswith("2026-11-0")]
@@ -271,10 +273,10 @@ def test_a_slice_that_drifts_warns_though_the_whole_has_not(shop: Shop) -> None:
     write_regions(shop.folder / "regions_same.csv", 42)
     write_regions(shop.folder / "regions_moved.csv", 43, move=0.5)
     place = {"path": "regions_before.csv", "slices": ["region"]}
-    profile_config(shop.config("", eval=place), shop.database, name="regions")
+    before = profile_config(shop.config("", eval=place), shop.database).data["reference_profile_id"]
 
     def inputs(file: str) -> dict[str, Any]:
-        found = shop.monitored("", eval={**place, "path": file}, reference_profile_id="regions", drift_floors={"ks": 0.15})
+        found = shop.monitored("", eval={**place, "path": file}, reference_profile_id=before, drift_floors={"ks": 0.15})
         check: dict[str, Any] = found["checks"]["drift[inputs]"]
         return check
 
