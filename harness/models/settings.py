@@ -75,6 +75,7 @@ _LIKE: tuple[tuple[str, Any], ...] = (
     (r".*(?:mlp_dims|hidden_dims|hidden_units|hidden_sizes|layer_sizes|hidden_layers|dnn_units)", [16, 16]),
     (r"n_?feats?|state_?dim|obs_?dim|observation_dim|.*input.*dim|dim_input|num_inputs|enc_in|dec_in", 8),
     (r"n_?class(?:es)?|action_?dim|act_?dim|(?:n_|num_)?actions|dim_output|num_outputs|c_out", 4),
+    (r"(?:kernel|filter)_sizes", [3, 4, 5]),
     (r"im(?:g|age)?_?(?:h|w|height|width)", 32),
     (r"nc|in_?ch(?:annels?)?|input_nc|n_?channels?", 3),
     (r"out_?ch(?:annels?)?|output_nc", 4),
@@ -132,19 +133,34 @@ def compared_words(name: str, target: Any) -> list[str]:
         name: The argument or setting, also as the attribute that it is kept in.
         target: What makes the model.
     """
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(target)))
-    except (OSError, TypeError, SyntaxError):
-        return []
     words: list[str] = []
-    for node in ast.walk(tree):
+    for node in _nodes_of(target):
         if not isinstance(node, ast.Compare):
             continue
         sides = [node.left, *node.comparators]
-        if any(getattr(side, "attr", getattr(side, "id", None)) == name for side in sides):
+        if any(_name_of(side) == name for side in sides):
             inner = [item for side in sides for item in (getattr(side, "elts", None) or [side])]
             words += [item.value for item in inner if isinstance(item, ast.Constant) and isinstance(item.value, str)]
     return [word for word, _ in Counter(words).most_common()]
+
+
+def is_switch(name: str, target: Any) -> bool:
+    """Whether the code of a factory only asks of an argument or setting whether it holds: ``if args.static:``."""
+    tests = [node.test for node in _nodes_of(target) if isinstance(node, (ast.If, ast.IfExp))]
+    asked = [node.operand if isinstance(node, ast.UnaryOp) else node for node in tests]
+    return any(_name_of(node) == name for node in asked)
+
+
+def _nodes_of(target: Any) -> list[ast.AST]:
+    try:
+        return list(ast.walk(ast.parse(textwrap.dedent(inspect.getsource(target)))))
+    except (OSError, TypeError, SyntaxError):
+        return []
+
+
+def _name_of(node: ast.AST) -> str | None:
+    found: str | None = getattr(node, "attr", getattr(node, "id", None))
+    return found
 
 
 class Wanted:
@@ -177,6 +193,8 @@ class Wanted:
         default = self._defaults.get(name)
         is_usual = name not in self._given and default is not None
         found = default if found is None or (is_usual and (self._as_by_default or isinstance(found, list))) else found
+        if found is None and is_switch(name, self._target):
+            found = False
         if name == "device" and str(found).startswith("cuda"):
             found = SIZES["device"]
         if found is None:
@@ -234,7 +252,9 @@ def read_settings(
         unknown = [
             name
             for name in reads_from(argument, target)
-            if name not in {**given, **defaults} and usual_value(name) is None and compared_word(name, target) is None
+            if name not in {**given, **defaults}
+            and usual_value(name) is None
+            and not (compared_word(name, target) or is_switch(name, target))
         ]
         if "no setting `" in str(error) and unknown:
             named = ", ".join(f"`{name}`" for name in unknown)

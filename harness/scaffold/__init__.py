@@ -304,6 +304,10 @@ def _built_unless_vast(made: Factory) -> nn.Module:
             return made.source.build()
     except StoppedError:
         _refuse_vast(made)
+    except FactoryError as error:
+        if "memory" in str(error.__cause__):  # a single weight that is larger than memory is refused before it is counted
+            _refuse_vast(made)
+        raise
     return made.source.build()
 
 

@@ -87,6 +87,13 @@ def test_settings_that_the_model_reads_get_usual_sizes_or_given_ones(tmp_path: P
     assert logits(config).shape == (3, 4)
 
 
+def test_a_setting_that_is_only_asked_whether_it_holds_is_off(tmp_path: Path) -> None:
+    asked = odd.READS_SETTINGS.replace(
+        "        super().__init__()\n", "        super().__init__()\n        if config.frozen:\n            raise ValueError\n"
+    )
+    assert "frozen=False" in scaffold(written(asked, tmp_path)).factory.settings.expression  # type: ignore[union-attr]
+
+
 def test_a_setting_of_no_usual_name_is_named(tmp_path: Path) -> None:
     model = written(odd.READS_SETTINGS.replace("config.num_features", "config.foo"), tmp_path)
     with pytest.raises(Exception, match="reads its settings from `config`; give `foo` as --arg foo=VALUE"):
