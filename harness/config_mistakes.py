@@ -97,6 +97,8 @@ def _explain_one(item: Mapping[str, Any], path: list[str], keys_at: Callable[[li
     if context.get("is_ours"):
         inner = ".".join(part for part in (key, context["key"]) if part)
         return Mistake(kind, inner, f"`{key}`: {context['message']}" if key else context["message"], context["suggestion"])
+    if kind == "missing":
+        return Mistake("missing_key", key, f"`{key}` is missing: `{'.'.join(path[:-1])}` needs it")
     if kind == "value_error":
         message = str(context["error"])
         return Mistake("impossible_value", key, f"`{key}`: {message}" if key else message)

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
-from harness.errors import ModelSourceError, did_you_mean
+from harness.errors import LeavesProcessError, ModelSourceError, did_you_mean
 from harness.files import text_hash
 from harness.runtime import seeded
 
@@ -224,7 +224,8 @@ def raised(error: BaseException) -> str:
     own = [frame for frame in frames if is_users_file(frame.filename) and not _is_standard_library(frame.filename)]
     place = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
     silent = f"`{own[-1].line}`" if own and own[-1].line else "no message"  # a bare assertion is its own message
-    return f"{type(error).__name__}: {text[0] if text else silent}{place}"
+    kind = "" if isinstance(error, LeavesProcessError) else f"{type(error).__name__}: "
+    return f"{kind}{text[0] if text else silent}{place}"
 
 
 def is_raised_by_code(error: BaseException) -> bool:

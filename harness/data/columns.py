@@ -203,7 +203,7 @@ def check_range(record: Record, name: str, ids: Tensor, task: TaskSpec) -> None:
         raise record.refuse(f"`{name}` has {int(ids[at])} at position {at}: `{key}` {vocab} allows 0 to {vocab - 1}")
 
 
-UNKNOWN_CLASS = -101
+UNKNOWN_CLASS = -(1 << 30)
 """The label of a row whose class the model does not know, in production data: there is no loss to compute, and every answer is wrong. Of several
 such classes the second has one less, and so on."""
 

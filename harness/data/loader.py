@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from harness.batches import IGNORED, Batch
 from harness.data import Example
+from harness.data.columns import UNKNOWN_CLASS
 from harness.data.dataset import Rows, Stream
 from harness.data.declared_rows import Field, input_fields, is_padded, label_fields
 from harness.data.order import BatchOrder, Pick
@@ -111,7 +112,8 @@ class _Collation:
             return parts[0]
         stacked = torch.stack([self._padded(part, field) for part in parts])
         # A class that the model does not know has no loss.
-        return stacked.clamp_min(IGNORED) if field.is_label and isinstance(field.values, Ids) else stacked
+        is_class = field.is_label and isinstance(field.values, Ids)
+        return stacked.masked_fill(stacked <= UNKNOWN_CLASS, IGNORED) if is_class else stacked
 
     def _padded(self, part: Tensor, field: Field) -> Tensor:
         sizes = zip(field.row_axes, part.shape, strict=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -98,6 +99,9 @@ _left_by_calls: dict[str, Change] = {}
 """What single calls changed and was put back, by the name of the setting."""
 
 
+_BY_EXIT, _IS_BY_EXIT = "os._exit({})", re.compile(r"os\._exit\(-?\d+\)")
+
+
 @contextmanager
 def staying() -> Iterator[None]:
     """A block of the user's code that cannot end the process: what would, by ``sys.exit``, ``os._exit`` or as Ctrl-C does, is an error.
@@ -110,7 +114,7 @@ def staying() -> Iterator[None]:
     def refuse(status: int = 0) -> NoReturn:
         if os.getpid() != here:  # in a process that the model has forked
             leave(status)
-        raise SystemExit(f"os._exit({status})")
+        raise SystemExit(_BY_EXIT.format(status))
 
     os._exit = refuse
     try:
@@ -118,7 +122,7 @@ def staying() -> Iterator[None]:
     except (SystemExit, KeyboardInterrupt) as error:
         if isinstance(error, KeyboardInterrupt) and not is_raised_by_code(error):
             raise  # by somebody at the keyboard
-        said = f"{type(error).__name__}: {error}".removesuffix(": ")
+        said = str(error) if _IS_BY_EXIT.fullmatch(str(error)) else f"{type(error).__name__}: {error}".removesuffix(": ")
         raise LeavesProcessError(said).with_traceback(error.__traceback__) from None
     finally:
         os._exit = leave

@@ -199,6 +199,9 @@ ANY_TASK: dict[str, st.SearchStrategy[Any]] = {
     "device": st.just("cpu"),
     "time_budget": st.integers(60, 10**6) | st.floats(60, 1e6),
     "min_power": st.none() | st.floats(0.01, 0.99),
+    "log_to": st.lists(st.sampled_from(["mlflow", "wandb", "tensorboard"]), max_size=2, unique=True),
+    "reference_windows": st.none()
+    | st.fixed_dictionaries({"last": COUNTS}, optional={"same": st.sampled_from(["weekday", "hour"])}),
     **dict.fromkeys(
         ("epochs", "batch_size", "num_nodes", "accumulate_grad_batches", "expected_comparisons", "expected_windows"), COUNTS
     ),

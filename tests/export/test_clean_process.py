@@ -35,7 +35,7 @@ FORMATS = ("torchscript", "onnx", "torch_export", "pytorch", "safetensors")
 WEIGHTS = ("pytorch", "safetensors")
 SUFFIXES = {"torch_export": "pt2"}
 
-FIRST_LINES = "import os, subprocess, sys, time\nimport torch\nfrom torch import nn\n"
+FIRST_LINES = "import ctypes, os, subprocess, sys, time\nimport torch\nfrom torch import nn\n"
 
 
 def tiny_program(model: nn.Module | None = None) -> Program:
@@ -280,9 +280,10 @@ def test_a_child_that_is_killed_is_said_in_words(build: str, forward: str, said:
         ),
         ("", "raise RuntimeError('first\\nsecond')", "running raised RuntimeError: first"),
         ("", "sys.exit(3)", "running raised SystemExit: 3"),
+        ("", "os._exit(0)", "running raised os._exit(0)"),
         (
             "",
-            "print('the last words', flush=True); os._exit(0)",
+            "print('the last words', flush=True); ctypes.CDLL(None)._exit(0)",
             "ended with status 0 and no answer (the last words) while running",
         ),
     ],

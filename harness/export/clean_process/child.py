@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.errors import LeavesProcessError
 from harness.files import replacing, write_whole
 
 if TYPE_CHECKING:
@@ -220,7 +221,8 @@ def one_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or ["no message"]
     line = lines[-1] if "TorchScript interpreter" in lines[0] else lines[0]
     line = next((line for line in lines if "unsupported" in line.lower()), line)  # torch.load says it in its third line or later
-    return f"{type(error).__name__}: {line[:_LONGEST_LINE]}"
+    kind = "" if isinstance(error, LeavesProcessError) else f"{type(error).__name__}: "
+    return f"{kind}{line[:_LONGEST_LINE]}"
 
 
 def _write_arrays(path: Path, arrays: list[np.ndarray[Any, Any]]) -> None:

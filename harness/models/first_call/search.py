@@ -177,7 +177,7 @@ def _as_it_reads(subject: TriedModel, found: FoundCall, watch: Watch) -> FoundCa
 def _without_crossed_rows(subject: TriedModel, found: FoundCall) -> FoundCall:
     """The call with a number for each row in the place of a column, where the column met every row with every other by broadcasting."""
     for name, argument in found.arguments.items():
-        if not argument.is_free or argument.sizes != (BATCH, 1):
+        if not argument.is_free or len(argument.sizes) != 2 or argument.sizes[0] != BATCH:
             continue
         guesses = Guesses(found.arguments).put(name, replace(argument, sizes=(BATCH,), names=argument.names[:1]))
         returned, failure, _, values = subject.call(guesses)
