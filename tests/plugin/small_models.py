@@ -1,8 +1,10 @@
-"""Model files of a few lines, sound and not."""
+"""Models and model files of a few lines, sound and not."""
 
 from __future__ import annotations
 
 import pytest
+import torch
+from torch import nn
 
 GOOD = """\
 import torch
@@ -31,6 +33,20 @@ LEAKY = GOOD.replace("return x.cumsum(1) / torch.arange(1, x.shape[1] + 1)[:, No
 
 HIDING = GOOD.replace("self.embed =", "self.spare = [nn.Linear(2, 2)]\n        self.embed =")
 """A layer that nothing uses is not registered: a warning."""
+
+
+class Leaking(nn.Module):
+    """Writes tokens, and reads one that is still to come."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read, self.say = nn.Embedding(50, 8), nn.Linear(8, 50)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        read = self.read(tokens)
+        return self.say(read + read.roll(-1, 1))
+
+    def generate(self) -> None: ...
 
 
 def output(result: pytest.RunResult) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_models import Leaking
 from torch import nn
 
 from pytest_modeltiers.callbacks import Watch, lightning_callback, trainer_callback
@@ -64,18 +65,6 @@ def test_a_failure_can_end_the_training(tmp_path: Path) -> None:
     fit(callback)
     assert [step for step, _ in callback.watch.history] == [0, 2]
     assert sorted(folder.name for folder in tmp_path.iterdir()) == ["step-0", "step-2"]
-
-
-class Leaking(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.read, self.say = nn.Embedding(50, 8), nn.Linear(8, 50)
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        read = self.read(tokens)
-        return self.say(read + read.roll(-1, 1))
-
-    def generate(self) -> None: ...
 
 
 def test_a_trainer_of_hugging_face_calls_it_at_start_intervals_and_end() -> None:

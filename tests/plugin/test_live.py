@@ -11,6 +11,7 @@ import pytest
 import torch
 from planted_bugs.tasks import TABLE
 from planted_bugs.tier1.tabular import Perceptron
+from small_models import Leaking
 from torch import nn
 
 from harness.errors import ExampleError
@@ -83,20 +84,6 @@ class Mixing(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.inner(x - x.mean(0))
-
-
-class Leaking(nn.Module):
-    """Writes tokens, and reads one that is still to come."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.read, self.say = nn.Embedding(50, 8), nn.Linear(8, 50)
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        read = self.read(tokens)
-        return self.say(read + read.roll(-1, 1))
-
-    def generate(self) -> None: ...
 
 
 def test_an_instance_is_judged_as_it_is_and_left_as_it_was() -> None:
