@@ -291,9 +291,15 @@ class _AbsentCompiler(ModuleType):
         """Makes way for the real module, which is asked again about every function."""
         if sys.modules.get(self.NAME) is self:
             del sys.modules[self.NAME]
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)
         for function in self._left:
             vars(function).pop("__dynamo_disable", None)
         self._left.clear()
+
+    def find_spec(self, *_: Any) -> None:
+        """Makes way where a module is imported: it may need the compiler in the middle, where importing it would go in a circle."""
+        self.leave()
 
 
 @contextmanager
@@ -306,8 +312,12 @@ def compiler_left_out() -> Iterator[None]:
     if _AbsentCompiler.NAME in sys.modules:
         yield
         return
+    importlib.import_module(
+        "torch.fx.experimental.symbolic_shapes"
+    )  # torch's own import for these tensors is no reason to make way
     absent = _AbsentCompiler()
     sys.modules[_AbsentCompiler.NAME] = absent
+    sys.meta_path.insert(0, absent)
     try:
         yield
     finally:

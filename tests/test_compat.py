@@ -195,8 +195,21 @@ assert double(torch.ones(2, 4)).shape == (2, 4)
 """
 
 
-def test_the_compiler_is_left_out_where_nothing_compiles() -> None:
-    subprocess.run([sys.executable, "-c", _WITHOUT_COMPILER], check=True, cwd=ROOT)
+_IMPORTS_WITHOUT_COMPILER = """
+import sys
+from harness.compat import compiler_left_out
+
+with compiler_left_out():  # as a factory imports what it builds
+    from torch.distributed.tensor import DTensor, DeviceMesh
+    from torch.distributed.tensor.parallel import parallelize_module
+assert type(sys.modules["torch._dynamo"]).__name__ == "module"
+assert not any(type(finder).__name__ == "_AbsentCompiler" for finder in sys.meta_path)
+"""
+
+
+@pytest.mark.parametrize("script", [_WITHOUT_COMPILER, _IMPORTS_WITHOUT_COMPILER], ids=["calls", "imports"])
+def test_the_compiler_is_left_out_where_nothing_compiles(script: str) -> None:
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT)
 
 
 def test_storages_are_told_apart_also_without_data() -> None:
