@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from harness.config_places import placed, repeated_key
+from harness.config_mistakes import placed, repeated_key
 from harness.errors import ConfigError, MissingPackageError, Mistake, did_you_mean, nearest
 
 if sys.version_info >= (3, 11):

@@ -343,7 +343,7 @@ def _gist_folder(config: SuiteConfig, resolved: dict[str, Any]) -> list[Path]:
 
 def _project(config: pytest.Config, suite: SuiteConfig) -> Iterator[Path]:
     """What the tests read of the project: its files, without hidden ones, what pytest is configured by, and what the config names."""
-    from harness.isolation.reading import named_paths, visible_entries
+    from harness.isolation.process import named_paths, visible_entries
 
     named = list(named_paths(suite.model_dump(), suite.path.parent))
     for folder in (config.rootpath, *(path.parent for path in named if path.suffix == ".py")):

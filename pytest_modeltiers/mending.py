@@ -13,8 +13,7 @@ from typing import Any
 from torch import nn
 
 from harness.catalogue import CATALOGUE
-from harness.evidence import Status
-from harness.excerpts import Excerpt
+from harness.evidence import Excerpt, Status
 from harness.mending import find_mending
 from harness.mending.rules import OF_STATE
 from harness.models.copies import Copies

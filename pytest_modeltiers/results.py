@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 
 from harness.catalogue import CATALOGUE
-from harness.evidence import WHOLE, Evidence, Status
-from harness.excerpts import Excerpt
+from harness.evidence import WHOLE, Evidence, Excerpt, Status
 from harness.export.checks import recommendation as advice
 from harness.export.store import default_folder
 from harness.health.checks import CheckResult, CheckStatus

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 from harness.catalogue import CATALOGUE
 from harness.documents import strict_json
 from harness.errors import did_you_mean
-from harness.excerpts import Excerpt, Mending
+from harness.evidence import Excerpt, Mending
 from harness.health.comparison import Comparison
 from harness.owners import REFERS
 
@@ -35,7 +35,7 @@ class CheckResult:
         message: One sentence.
         details: JSON-ready facts. Those with a meaning to the report: ``tier`` (int), ``nodeid``, ``property``, ``code``, ``statement``,
             ``counterexample``, ``module``, ``place`` (file and line), ``excerpt`` and ``mending`` (see
-            ``harness.excerpts``), ``script`` (Python that shows it), ``cause``, ``comparison``, ``examples`` (how many inputs were tried),
+            ``harness.evidence``), ``script`` (Python that shows it), ``cause``, ``comparison``, ``examples`` (how many inputs were tried),
             ``plots`` (see ``harness.charts.distributions``), which are drawn where the check failed or warned.
         duration_seconds: How long it took.
         recommendation: What to do about a failure or a warning.

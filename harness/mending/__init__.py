@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from harness.excerpts import Mending, from_here
+from harness.evidence import Mending, from_here
 from harness.mending.edits import Edit, Source, edits_of, scopes_of
 from harness.mending.patching import CannotChangeError, changed
 from harness.mending.probes import PROBES

@@ -19,8 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.compat import OpOverload, TorchDispatchMode, memory_key, tree_leaves, without_compiler
-from harness.evidence import WHOLE, Evidence, Status
-from harness.excerpts import Excerpt
+from harness.evidence import WHOLE, Evidence, Excerpt, Status
 from harness.user_code import is_ours, is_users_file
 
 _DRAWS = torch.Tag.nondeterministic_seeded

@@ -17,8 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.batches import Batch
-from harness.evidence import Evidence
-from harness.excerpts import from_here
+from harness.evidence import Evidence, from_here
 from harness.models.arguments import factory_arguments
 from harness.models.loading import ModelSource
 from harness.properties.subject import Subject

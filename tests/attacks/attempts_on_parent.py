@@ -14,8 +14,7 @@ from typing import Any
 
 import pytest
 
-from harness.evidence import Evidence, Status
-from harness.excerpts import Excerpt
+from harness.evidence import Evidence, Excerpt, Status
 from harness.isolation import Channel
 from harness.wording import visible
 from pytest_modeltiers.isolated import reports_of

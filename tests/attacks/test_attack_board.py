@@ -15,7 +15,7 @@ from attack_child import needs_torch
 from attack_field import attempts
 from attempts_on_parent import answer, read
 
-from harness.isolation.system_calls import MACHINES, program
+from harness.isolation.kernel import MACHINES, program
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="native code is stopped only by the Linux kernel")
 

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import IsolationError
-from harness.isolation.process import run_isolated
-from harness.isolation.reading import imported_folders, named_paths, visible_entries
+from harness.isolation.process import imported_folders, named_paths, run_isolated, visible_entries
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.excerpts import Mending
+from harness.evidence import Mending
 from harness.mending.edits import Source, edits_of, scopes_of
 from harness.mending.patching import CannotChangeError, changed
 from harness.mending.rules import RULES
