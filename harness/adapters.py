@@ -13,11 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.batches import IGNORED, Batch
-from harness.call_plans import CallPlan as CallPlan
-from harness.call_plans import plan_call as plan_call
 from harness.errors import ConfigError, ModelSourceError, OutputError, did_you_mean
 from harness.tasks import FACTS, TaskSpec
 from harness.tasks.axes import fits_shape
+from harness.tasks.calls import CallPlan as CallPlan
 from harness.tasks.calls import (
     arguments_of,
     batch_as_declared,
@@ -29,6 +28,7 @@ from harness.tasks.calls import (
     parameters_of,
     with_rows_first,
 )
+from harness.tasks.calls import plan_call as plan_call
 from harness.tasks.losses import DeclaredLoss
 from harness.user_code import import_file, raised
 

@@ -38,7 +38,6 @@ LEVELS = {
     "process_state": 0,
     "statistics": 0,
     "batches": 0,
-    "call_plans": 0,
     "adapters": 0,
     "scan": 0,
     "isolation": 0,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from harness.evidence import Status
 from harness.export.checks import judge_export
-from harness.export.clean_process.run import Answer, ExportedFile
+from harness.export.clean_process import Answer, ExportedFile
 from harness.export.exports import Exports
 from harness.export.formats.onnx import ONNXExporter
 from harness.tasks import TaskSpec, TaskType

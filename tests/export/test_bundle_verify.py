@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from harness.evidence import Evidence, Status
 from harness.export.bundle import contract, verify, write_bundle
 from harness.export.bundle.verify import BundleReport, verify_bundle
-from harness.export.clean_process.run import ExportedFile
+from harness.export.clean_process import ExportedFile
 from harness.export.formats import Exporter, ExportError
 from harness.files import file_hash
 

@@ -20,7 +20,7 @@ from torch.export import Dim
 
 from harness.adapters import make_adapter
 from harness.batches import Sizes, make_batch
-from harness.export.clean_process.run import CleanRun, ExportedFile
+from harness.export.clean_process import CleanRun, ExportedFile
 from harness.export.formats import exporter_class
 from harness.export.program import Program, make_program
 from harness.models.stubs import build_stub

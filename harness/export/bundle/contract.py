@@ -19,9 +19,9 @@ from harness.errors import UserError
 from harness.export import one_line
 from harness.export.bundle.folder import GOLDEN, SIGNATURE
 from harness.export.checks.numerical_consistency import compare
-from harness.export.clean_process.tensor_facts import TensorFacts, facts_of
 from harness.export.exports import Exports
 from harness.export.formats import ExportError, exporter_class
+from harness.export.formats.weights_files import TensorFacts, facts_of
 from harness.export.program import Outputs, promised_outputs
 from harness.export.shape_grid import Point
 from harness.formats import formats as known_formats

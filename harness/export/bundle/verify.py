@@ -21,7 +21,7 @@ from harness.evidence import Evidence, Status
 from harness.export.bundle.contract import Golden, load_arrays, read_golden
 from harness.export.bundle.folder import INFERENCE, MANIFEST, made_here, mistakes_in, parse_manifest, read_manifest
 from harness.export.bundle.texts import inference_script, runnable
-from harness.export.clean_process.run import ExportedFile
+from harness.export.clean_process import ExportedFile
 from harness.export.formats import ExportError, exporter_class, make_exporter
 from harness.export.program import LOGITS, Outputs
 from harness.files import file_hash

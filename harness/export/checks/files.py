@@ -11,7 +11,7 @@ import torch
 from harness.errors import UserError
 from harness.evidence import Evidence, Status
 from harness.export import outcome
-from harness.export.clean_process.run import CleanRun, ExportedFile
+from harness.export.clean_process import CleanRun, ExportedFile
 from harness.export.exports import Exports, Run
 from harness.export.program import LOGITS, UNLIMITED, Outputs, Program
 from harness.export.shape_grid import Point

@@ -13,7 +13,7 @@ from harness.batches import Batch, Sizes
 from harness.evidence import Evidence, Status
 from harness.export import outcome
 from harness.export.checks.performance import least_decibels
-from harness.export.clean_process.run import Answer, ExportedFile
+from harness.export.clean_process import Answer, ExportedFile
 from harness.export.exports import Exports
 from harness.export.onnx.quantisation import logits_sqnr
 from harness.export.program import LOGITS, Program

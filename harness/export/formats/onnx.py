@@ -119,7 +119,7 @@ class ONNXExporter(Exporter):
 
     def _export(self, program: Program, path: Path) -> Exported:
         from harness.export import one_line
-        from harness.export.clean_process.run import try_other_sizes
+        from harness.export.clean_process import try_other_sizes
         from harness.export.formats.exported_program import capture, failures
         from harness.export.onnx import operators
 
@@ -159,7 +159,7 @@ class ONNXExporter(Exporter):
 
         ``torch.export`` unrolls a recurrent layer over the steps of its example; the tracing exporter has an operator for it.
         """
-        from harness.export.clean_process.run import try_other_sizes
+        from harness.export.clean_process import try_other_sizes
 
         traced = path.with_name(f"traced-{path.name}")
         try:

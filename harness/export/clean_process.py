@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 
 from harness.batches import Batch, make_batch
-from harness.export.clean_process.child import ANSWER, INPUTS, OUTPUTS, STAGE
-from harness.export.clean_process.tensor_facts import TensorFacts, facts_of
+from harness.export.clean_process_child import ANSWER, INPUTS, OUTPUTS, STAGE
 from harness.export.formats import Exporter, ExportError
+from harness.export.formats.weights_files import TensorFacts, facts_of
 from harness.export.program import LOGITS, Outputs, Program, as_exported
 from harness.export.shape_grid import shape_grid
 from harness.processes import end_in_words, environment_of_child, last_line, module_command, start_process, stop_process
 
-_CHILD = "harness.export.clean_process.child"
+_CHILD = "harness.export.clean_process_child"
 _REQUEST, _LOG = "request.json", "log.txt"
 
 

@@ -1,6 +1,6 @@
 """The process that loads one exported file, runs it on the batches of a request, and writes what it saw and measured.
 
-Started by ``harness.export.clean_process.run`` with the path of a request. An exporter's module and what stands at the top of this file are
+Started by ``harness.export.clean_process`` with the path of a request. An exporter's module and what stands at the top of this file are
 all that a file meets besides NumPy and the runtime of its format.
 """
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import nn
 
-    from harness.export.clean_process.tensor_facts import TensorFacts
     from harness.export.formats import Arrays, Exporter, Run
+    from harness.export.formats.weights_files import TensorFacts
 
 ANSWER, INPUTS, OUTPUTS, STAGE = "answer.json", "inputs.npz", "outputs.npz", "stage"
 """Names of the files that lie beside the request."""
@@ -125,8 +125,8 @@ def _with_weights(exporter: Exporter, request: dict[str, Any]) -> Run | None:
     """Runs a model built from its config with the weights; without a config, compares them with what is expected."""
     import torch
 
-    from harness.export.clean_process.tensor_facts import TensorFacts, facts_of
     from harness.export.formats import by_position
+    from harness.export.formats.weights_files import TensorFacts, facts_of
 
     torch.set_num_threads(request["threads"])
     state = exporter.read_weights(Path(request["artifact"]))
@@ -156,7 +156,7 @@ def _build(config: Any) -> nn.Module:
 
 
 def _check(state: dict[str, Any], expected: Mapping[str, TensorFacts]) -> None:
-    from harness.export.clean_process.tensor_facts import misfits
+    from harness.export.formats.weights_files import misfits
 
     if not expected:
         raise MisfitError("there is nothing to compare its weights with: the model has none, and no config says how to build it")

@@ -1,1 +1,0 @@
-"""A file loaded and run in a process that never saw the exporter, as a deployment would."""
