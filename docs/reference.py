@@ -123,8 +123,7 @@ PUBLIC = {
     "pytest_modeltiers.callbacks": ("lightning_callback", "trainer_callback", "Watch"),
     "pytest_modeltiers.checks": ("model_check", "ModelCheck"),
     "pytest_modeltiers.hooks": ("pytest_modeltiers_checks",),
-    "pytest_modeltiers.live": ("judge", "judge_model", "task_of_example"),
-    "pytest_modeltiers.judgement": ("Judgement",),
+    "pytest_modeltiers.live": ("judge", "judge_model", "task_of_example", "Judgement"),
     "pytest_modeltiers.suite": ("tests_for",),
 }
 """What users may rely on, by module; whatever is not here may change in any version."""

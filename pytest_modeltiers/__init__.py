@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 
 _PLACES = {
     "ModelCheck": "pytest_modeltiers.checks",
-    "Judgement": "pytest_modeltiers.judgement",
+    "Judgement": "pytest_modeltiers.live",
     "Watch": "pytest_modeltiers.callbacks",
     "judge_model": "pytest_modeltiers.live",
     "lightning_callback": "pytest_modeltiers.callbacks",

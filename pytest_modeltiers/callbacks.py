@@ -18,8 +18,7 @@ from harness.errors import UserError, optional_package
 from harness.evidence import Status
 from harness.runtime import seeded
 from harness.tasks import TaskSpec
-from pytest_modeltiers.judgement import Judgement
-from pytest_modeltiers.live import judge, task_of_model
+from pytest_modeltiers.live import Judgement, judge, task_of_model
 
 USUAL = ("finite_output", "eval_deterministic", "batch_independence", "causal", "padding_ignored", "stateless", "mode_round_trip")
 """Properties that hold of a model however long it has been trained, and that take few calls."""

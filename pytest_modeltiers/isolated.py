@@ -23,7 +23,7 @@ from harness.isolation.process import IsolatedProcess
 from harness.isolation.sandbox import Limits
 from harness.wording import visible
 from pytest_modeltiers.hooks import CONFIGS
-from pytest_modeltiers.isolated_messages import Answer, NonsenseError, Outcome, read_answer, read_started
+from pytest_modeltiers.isolated_child import Answer, NonsenseError, Outcome, read_answer, read_started
 from pytest_modeltiers.results import figures_of, junit_properties, read_result, to_check, visible_report
 from pytest_modeltiers.time_budget import CLOCK_FACTOR
 

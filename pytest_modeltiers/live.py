@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +22,9 @@ from torch import Tensor, nn
 from harness.adapters import Adapter, make_adapter
 from harness.catalogue import CATALOGUE
 from harness.errors import ExampleError, FactoryError, did_you_mean
-from harness.evidence import Evidence
+from harness.evidence import Evidence, Status
+from harness.health import ExportHealthReport
+from harness.health.checks import SkippedCheck
 from harness.models.annotated import axis_names
 from harness.models.copies import Copies
 from harness.models.examples import arguments_of, find_example
@@ -34,10 +37,10 @@ from harness.tasks import TaskSpec
 from harness.tasks.declared import read_signature
 from harness.tasks.finding import signature_from_call
 from pytest_modeltiers.judge import Judge
-from pytest_modeltiers.judgement import Judgement
-from pytest_modeltiers.judgement import progress as shown_progress
 from pytest_modeltiers.mending import look_for_mending
+from pytest_modeltiers.progress import shown_progress
 from pytest_modeltiers.property_tests import Answers, run_test
+from pytest_modeltiers.results import Result, check_name, to_check
 
 _TIERS = (1, 2)
 """Tiers that need nothing but a model."""
@@ -55,6 +58,78 @@ def task_of_example(model: nn.Module, example: Any) -> TaskSpec:
     """
     found = signature_from_call(model, arguments_of(example, model, "the example"), axis_names=axis_names(model))
     return TaskSpec.of_signature(read_signature(found.keys), type(model).__name__)
+
+
+class Judgement(Mapping[str, Evidence]):
+    """The findings on a model, by the names of tests such as ``finite_output[extremes]``; a notebook shows it as a page.
+
+    Attributes:
+        report: The health report, for ``save_html``, ``save_json`` and ``save_markdown``.
+    """
+
+    def __init__(self, model_name: str, task: str = "", is_selection: bool = False, seed: int = 0, device: str = "cpu") -> None:
+        self.seed, self.device = seed, device
+        self.report = ExportHealthReport(model_name, is_selection=is_selection, model_facts={"task": task} if task else {})
+        self._found: dict[str, Evidence] = {}
+
+    def add(self, label: str, seconds: float, evidence: Evidence) -> None:
+        """Adds what a test found."""
+        self._found[label] = evidence
+        tier = CATALOGUE[evidence.name].tier if evidence.name in CATALOGUE else 1
+        result = Result(label, "", tier, evidence.status, evidence.headline, seconds, {"evidence": evidence.to_json()})
+        if evidence.status is Status.SKIPPED:
+            self.report.skipped.append(SkippedCheck(check_name(result), evidence.message, tier))
+            return
+        check = to_check(result)
+        for key in ("nodeid", "rerun"):  # there is no test to run again
+            check.details.pop(key, None)
+        self.report.add_check(check)
+        if evidence.name == "gradient_flow" and "layers" in evidence.details:
+            self.report.layers = evidence.details["layers"]
+
+    @property
+    def ok(self) -> bool:
+        """Whether something was judged and nothing failed."""
+        return self.report.all_passed
+
+    @property
+    def failed(self) -> dict[str, Evidence]:
+        """The findings that failed."""
+        return {label: evidence for label, evidence in self._found.items() if evidence.status is Status.FAIL}
+
+    def __getitem__(self, label: str) -> Evidence:
+        return self._found[label]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def __repr__(self) -> str:
+        from harness.health.markdown import verdict
+
+        task = self.report.model_facts.get("task", "")
+        lines = [f"{self.report.model_name}{f', {task}' if task else ''}: {verdict(self.report)}"]
+        for cause in self.report.causes:
+            also = f" (also {', '.join(check.check_name.rpartition('::')[2] for check in cause.also)})" if cause.also else ""
+            lines.append(f"  {cause.status}: {cause.owner.check_name.rpartition('::')[2]}: {cause.owner.message}{also}")
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        from harness.health.page import fragment
+
+        return fragment(self.report)
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes the report as JSON, Markdown and HTML into a folder; returns the page."""
+        from harness.provenance import surroundings
+
+        folder = Path(folder)
+        self.report.environment = surroundings(Path.cwd()) | {"seed": self.seed, "device": self.device}
+        self.report.save_json(folder / "health_report.json")
+        self.report.save_markdown(folder / "health_report.md")
+        return self.report.save_html(folder / "health_report.html")
 
 
 def judge(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from pytest_modeltiers.suite import Suite
 
 _FIXTURES = "modeltiers_fixtures"
+
+_HARNESS = Path(__file__).parents[1] / "harness"
 
 _TRUST = "MODELTIERS_TRUST_MODEL"
 
@@ -198,11 +201,48 @@ def _from(folder: Path, file: Path) -> str:
 
 
 def _bind_harness(config: pytest.Config) -> None:
-    from pytest_modeltiers.own_harness import bind
-
-    config.stash[_HIDDEN] = bind(config.invocation_params.dir, config.rootpath)
+    config.stash[_HIDDEN] = bind_own_harness(config.invocation_params.dir, config.rootpath)
     if config.stash[_HIDDEN]:
         sys.stderr.write(f"{config.stash[_HIDDEN]}\n")  # shown where a conftest.py then fails
+
+
+def bind_own_harness(*folders: Path) -> str:
+    """Imports this project's ``harness``, before a ``conftest.py`` or the current folder can bring another one.
+
+    Returns:
+        What to say of such a package; empty where there is none.
+    """
+    loaded = sys.modules.get("harness")
+    if loaded is not None and not _is_ours(Path(str(getattr(loaded, "__file__", "")))):
+        pytest.exit(
+            f"pytest-modeltiers: the name `harness` is taken by {getattr(loaded, '__file__', 'another package')}, which was imported before. "
+            "pytest-modeltiers has a package of that name: rename yours, or run its tests and `--model-config` apart",
+            returncode=2,
+        )
+    if loaded is None and (_HARNESS / "__init__.py").is_file():
+        spec = importlib.util.spec_from_file_location(
+            "harness", _HARNESS / "__init__.py", submodule_search_locations=[str(_HARNESS)]
+        )
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules["harness"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules["harness"])
+    other = next((place for folder in folders if (place := _package_in(folder)) and not _is_ours(place)), None)
+    if other is None:
+        return ""
+    return (
+        f"pytest-modeltiers: in this run `harness` is the package of pytest-modeltiers; {other.parent} is hidden. Tests that import it "
+        "belong into a run without --model-config"
+    )
+
+
+def _is_ours(file: Path) -> bool:
+    return not (_HARNESS / "__init__.py").is_file() or os.path.realpath(file.parent) == os.path.realpath(_HARNESS)
+
+
+def _package_in(folder: Path) -> Path | None:
+    candidates = (folder / "harness" / "__init__.py", folder / "src" / "harness" / "__init__.py", folder / "harness.py")
+    return next((file for file in candidates if file.is_file()), None)
 
 
 def _activate(config: pytest.Config, configs: list[Path]) -> None:

@@ -1,7 +1,7 @@
-"""What a terminal shows while one waits, and nothing elsewhere: logs, CI and ``-v`` see what pytest prints.
+"""What a terminal or a notebook shows while one waits, and nothing elsewhere: logs, CI and ``-v`` see what pytest prints.
 
-Before the header that is what is being done; then one line with how far the run is, how long it still takes and which test runs, and each
-failure when it happens. ``plugin.py`` imports this file, so that it imports the standard library and pytest alone.
+In a run of pytest that is, before the header, what is being done; then one line with how far the run is, how long it still takes and which test
+runs, and each failure when it happens. ``plugin.py`` imports this file, so that it imports the standard library and pytest alone.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from html import escape
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
@@ -163,6 +165,58 @@ class LiveLine:
         if seconds < 10:
             return "a few seconds left"
         return f"about {round(seconds, -1):.0f} s left" if seconds < 95 else f"about {seconds / 60:.0f} min left"
+
+
+class Told(Protocol):
+    """Is told how far a judging is."""
+
+    def __call__(self, done: int, label: str) -> None:
+        """So many tests are done, and this one is next."""
+
+
+@contextmanager
+def shown_progress(total: int, wanted: bool | None) -> Iterator[Told]:
+    """Shows how far a judging is: a bar in a notebook, or on a terminal; elsewhere nothing.
+
+    Args:
+        total: How many tests there are.
+        wanted: Whether to show it; ``None`` for where somebody watches.
+    """
+    shell = sys.modules.get("IPython")
+    if wanted is not False and shell is not None and hasattr(shell.get_ipython(), "kernel"):
+        yield from _in_notebook(total)
+    elif wanted or (wanted is None and sys.stderr.isatty()):
+        yield from _on_terminal(total)
+    else:
+        yield lambda done, label: None
+
+
+def _on_terminal(total: int) -> Iterator[Told]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("judging"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}")
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=total)
+
+        def tell(done: int, label: str) -> None:
+            bar.update(task, completed=done, description=escape(label))
+
+        yield tell
+
+
+def _in_notebook(total: int) -> Iterator[Told]:
+    from IPython.display import HTML, display  # type: ignore[import-not-found, unused-ignore]
+
+    def shown(done: int, label: str) -> Any:
+        words = f"{done} of {total} {escape(label)}"
+        return HTML(f'<progress value="{done}" max="{total}" aria-label="tests that are done"></progress> <code>{words}</code>')
+
+    handle = display(shown(0, ""), display_id=True)
+    try:
+        yield lambda done, label: handle.update(shown(done, label))
+    finally:
+        handle.update(HTML(""))
 
 
 def _property(nodeid: str) -> str:

@@ -18,7 +18,7 @@ from harness.evidence import Evidence, Excerpt, Status
 from harness.isolation import Channel
 from harness.wording import visible
 from pytest_modeltiers.isolated import reports_of
-from pytest_modeltiers.isolated_messages import NonsenseError, read_answer, read_started
+from pytest_modeltiers.isolated_child import NonsenseError, read_answer, read_started
 
 TEST = "TestTier1::test_gradient_flow"
 LAYERS = [{"name": "head", "count": 8, "trainable": True, "shape": [2, 4], "rms": 0.1, "grad_rms": 0.2}]

@@ -16,8 +16,8 @@ from torch import nn
 
 from harness.errors import ExampleError
 from harness.evidence import Status
-from pytest_modeltiers.judgement import progress
 from pytest_modeltiers.live import judge, judge_model, task_of_example
+from pytest_modeltiers.progress import shown_progress
 
 
 def test_tier_one_is_judged_by_default() -> None:
@@ -146,7 +146,7 @@ def test_a_notebook_shows_findings_and_folds_the_rest(tmp_path: Path) -> None:
 def test_a_bar_is_shown_on_a_terminal_and_in_a_notebook_and_nowhere_else(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with progress(2, None) as tell:
+    with shown_progress(2, None) as tell:
         tell(1, "causal")
     assert capsys.readouterr() == ("", "")
     shown: list[str] = []
@@ -155,10 +155,10 @@ def test_a_bar_is_shown_on_a_terminal_and_in_a_notebook_and_nowhere_else(
     shell = types.SimpleNamespace(kernel=None)
     monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell, display=display))  # type: ignore[arg-type]
     monkeypatch.setitem(sys.modules, "IPython.display", display)  # type: ignore[arg-type]
-    with progress(2, None) as tell:
+    with shown_progress(2, None) as tell:
         tell(1, "<b>")
     assert [re.findall(r'value="(\d)" max="2"', html) for html in shown] == [["0"], ["1"], []]
     assert "&lt;b&gt;" in shown[1]
-    with progress(2, False) as tell:
+    with shown_progress(2, False) as tell:
         tell(1, "causal")
     assert len(shown) == 3

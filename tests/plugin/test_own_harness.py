@@ -12,7 +12,7 @@ import pytest
 
 import harness
 from harness.processes import module_command
-from pytest_modeltiers import own_harness
+from pytest_modeltiers.plugin import bind_own_harness
 
 
 def test_a_package_of_that_name_is_hidden_and_said_to_be(project: Any) -> None:
@@ -54,16 +54,16 @@ def test_a_name_that_is_taken_already_ends_the_run_in_a_line(monkeypatch: pytest
     other.__file__ = str(tmp_path / "harness" / "__init__.py")
     monkeypatch.setitem(sys.modules, "harness", other)
     with pytest.raises(pytest.exit.Exception, match="the name `harness` is taken by") as left:
-        own_harness.bind()
+        bind_own_harness()
     assert left.value.returncode == 2
     assert "\n" not in str(left.value)
 
 
 def test_ours_is_bound_and_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert own_harness.bind(Path(harness.__file__).parents[1]) == ""
+    assert bind_own_harness(Path(harness.__file__).parents[1]) == ""
     assert sys.modules["harness"] is harness
     monkeypatch.delitem(sys.modules, "harness")
-    assert own_harness.bind() == ""
+    assert bind_own_harness() == ""
     assert Path(str(sys.modules["harness"].__file__)) == Path(harness.__file__)
 
 
