@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.catalogue.entry import DIFFERENCE, Case, Property
+from harness.catalogue.entry import DIFFERENCE, FLOAT64, SECOND, Case, Property
 
 ANALYSIS = (
     Property(
@@ -83,6 +83,7 @@ ANALYSIS = (
             "autocast": Case("Under autocast the logits agree within its rounding", "harness.analysis.half_precision:autocast"),
         },
         owned_by=("dtype_move",),
+        memory=SECOND,
     ),
     Property(
         "attention_kernels",
@@ -97,9 +98,12 @@ ANALYSIS = (
         "torch.compile gives the same logits and gradients",
         "harness.analysis.compiled:compiled",
         DIFFERENCE,
+        memory=SECOND,
         marks=("slow",),
     ),
-    Property("gradcheck", 2, "Gradients are the derivatives of the output", "harness.analysis.gradcheck:gradcheck"),
+    Property(
+        "gradcheck", 2, "Gradients are the derivatives of the output", "harness.analysis.gradcheck:gradcheck", memory=FLOAT64
+    ),
     Property(
         "calibration",
         2,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.catalogue import facts
-from harness.catalogue.entry import DIFFERENCE, Case, FurtherOutputs, Property, Search
+from harness.catalogue.entry import DIFFERENCE, FLOAT64, GRADIENTS, Case, FurtherOutputs, Property, Search
 from harness.catalogue.saving import SAVING
 
 _WRITES = ("inputs_unchanged",)
@@ -57,6 +57,7 @@ CRITICAL = (
                 "harness.properties.numerics:fully_padded_row",
                 needs=facts.empty_rows,
                 search=Search("several_rows", examples=4, outputs=FurtherOutputs(declared=True)),
+                memory=GRADIENTS,
             ),
         },
     ),
@@ -86,6 +87,7 @@ CRITICAL = (
                 search=Search(
                     "several_rows", examples=3, corner="largest_sizes", outputs=FurtherOutputs("by_row", declared=True)
                 ),
+                memory=GRADIENTS,
             ),
         },
     ),
@@ -260,6 +262,7 @@ CRITICAL = (
         "gradient_flow",
         1,
         "Every trainable parameter receives a gradient, and every gradient is finite",
+        memory=GRADIENTS,
         cases={
             "reaches_every_parameter": Case(
                 "Every trainable parameter receives a gradient", "harness.properties.gradients:gradient_reaches"
@@ -290,6 +293,7 @@ CRITICAL = (
         1,
         "Fresh weights break symmetry, keep signals in range, and start at the loss of a uniform guess",
         tolerance="how far the first loss may be above that of a uniform guess, in nats (case `loss`)",
+        memory=GRADIENTS,
         cases={
             "loss": Case(
                 "Training starts at the loss of a uniform guess",
@@ -328,6 +332,7 @@ CRITICAL = (
             first=("harness.properties.state:leaves_the_process", "harness.properties.determinism:repeated_backward"),
             corner="typical_then_largest",
         ),
+        memory=GRADIENTS,
     ),
     Property(
         "rng_untouched",
@@ -335,6 +340,7 @@ CRITICAL = (
         "forward neither seeds nor, in eval mode, consumes the global random state",
         "harness.properties.determinism:rng_untouched",
         owned_by=("eval_deterministic",),
+        memory=GRADIENTS,
         search=Search("several_rows", examples=2),
     ),
     Property(
@@ -359,8 +365,8 @@ CRITICAL = (
         "The model runs after a move to another floating dtype",
         "harness.properties.device_and_dtype:dtype_move",
         cases={
-            dtype: Case(f"The model runs in {dtype}", search=Search(given=({"dtype": dtype},)))
-            for dtype in ("float64", "bfloat16", "float16")
+            dtype: Case(f"The model runs in {dtype}", search=Search(given=({"dtype": dtype},)), memory=memory)
+            for dtype, memory in (("float64", FLOAT64), ("bfloat16", ""), ("float16", ""))
         },
     ),
     Property(
@@ -373,6 +379,7 @@ CRITICAL = (
         "Memory is bounded and does not grow from call to call",
         "harness.properties.resources:memory_footprint",
         "MiB that one call may hold at its peak",
+        memory=GRADIENTS,
     ),
     Property(
         "inference_speed",

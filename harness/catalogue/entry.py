@@ -30,6 +30,14 @@ def any_task(_task: TaskSpec) -> str:
     return "it holds of every model"
 
 
+GRADIENTS, SECOND, FLOAT64, BOTH = "gradients", "second models", "float64", "second models in float64"
+"""What a test may hold at its peak beside the model and its calls, see ``harness.properties.plan``.
+
+The peaks of a GPT-2 with 35 million parameters, in times of its weights and beyond the model and Python: gradients 2 to 3, second models 4
+to 6 (``compiled`` 12, more than is planned), with float64 7 to 9. All others hold copies that share its weights, and float64 only where it fits.
+"""
+
+
 @dataclass(frozen=True)
 class FurtherOutputs:
     """Which outputs beside the logits a property of tier 1 is judged on as well.
@@ -102,6 +110,7 @@ class Case:
         owned_by: What explains a violation of this case, besides the property's own owners.
         search: How inputs are searched.
         sign: What the code of a model that has a matter for it must name.
+        memory: What it holds beside the model and its calls; empty for the property's own.
     """
 
     statement: str
@@ -110,6 +119,7 @@ class Case:
     owned_by: tuple[str, ...] = ()
     search: Search = ONCE
     sign: Sign | None = None
+    memory: str = ""
 
 
 @dataclass(frozen=True)
@@ -130,6 +140,7 @@ class Property:
         search: How inputs are searched, in tier 1.
         marks: Marks of its test, such as ``slow``.
         sign: What the code of a model that has a matter for it must name; a case may have its own.
+        memory: What it holds beside the model and its calls, such as ``GRADIENTS``; a case may have its own.
     """
 
     name: str
@@ -144,6 +155,7 @@ class Property:
     search: Search = ONCE
     marks: tuple[str, ...] = ()
     sign: Sign | None = None
+    memory: str = ""
 
     def owners(self, case: str = "") -> tuple[str, ...]:
         """The properties, or cases ``name[case]``, whose violation shows as one of this property, or of one case of it."""
@@ -194,6 +206,10 @@ class Property:
     def search_of(self, case: str = "") -> Search:
         """How inputs are searched for one case."""
         return self.cases[case].search if case in self.cases else self.search
+
+    def memory_of(self, case: str = "") -> str:
+        """What one case holds at its peak beside the model and its calls; empty for nothing."""
+        return (self.cases[case].memory if case in self.cases else "") or self.memory
 
     def path_of(self, case: str = "") -> str:
         """Dotted path of the function that judges a case."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.catalogue import facts
-from harness.catalogue.entry import DIFFERENCE, Case, Property
+from harness.catalogue.entry import DIFFERENCE, GRADIENTS, SECOND, Case, Property
 
 MODES = (
     Property(
@@ -11,6 +11,7 @@ MODES = (
         1,
         "Train mode trains the function that eval mode computes, whatever the padding, and with activation checkpointing too",
         tolerance=DIFFERENCE,
+        memory=GRADIENTS,
         cases={
             "equals_eval": Case(
                 "Without dropout, and with norms fixed, train mode gives the logits of eval mode",
@@ -32,12 +33,14 @@ MODES = (
                 "harness.properties.padding_in_training:padding_in_training",
                 needs=facts.padded,
                 owned_by=("padding_ignored",),
+                memory=SECOND,
             ),
             "checkpointing": Case(
                 "The model's own activation checkpointing gives the same loss, gradients and statistics",
                 "harness.properties.checkpointing:same_with_checkpointing",
                 owned_by=("eval_deterministic",),
                 sign=facts.CHECKPOINTING,
+                memory=SECOND,
             ),
         },
     ),

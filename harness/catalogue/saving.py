@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.catalogue import facts
-from harness.catalogue.entry import DIFFERENCE, Case, Property
+from harness.catalogue.entry import BOTH, DIFFERENCE, GRADIENTS, SECOND, Case, Property
 
 _UNSAVED = ("serialisation[state_dict]",)
 
@@ -13,6 +13,7 @@ SAVING = (
         1,
         "Saved, pickled and copied models give the same logits, and tied weights stay tied",
         tolerance=DIFFERENCE,
+        memory=SECOND,
         cases={
             "state_dict": Case(
                 "A second instance with the saved state dict gives the same logits",
@@ -41,11 +42,13 @@ SAVING = (
                 "A state dict in another dtype gives its values, and leaves the model in its own dtype",
                 "harness.properties.loading:other_dtype",
                 owned_by=_UNSAVED,
+                memory=BOTH,
             ),
             "after_training": Case(
                 "A model that was trained, saved and loaded answers and trains on as the one that was saved",
                 "harness.properties.resuming:after_training",
                 owned_by=_UNSAVED,
+                memory=BOTH,
             ),
             "own_methods": Case(
                 "What save_pretrained or a Lightning checkpoint saves gives the same logits once loaded",
@@ -66,6 +69,7 @@ SAVING = (
         1,
         "Adapters on frozen weights (LoRA and the like) do the same merged, disabled, trained and saved",
         tolerance=DIFFERENCE,
+        memory=GRADIENTS,
         sign=facts.ADAPTERS,
         cases={
             "merged": Case(

@@ -18,7 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from harness.adapters import Adapter
 from harness.batches import Sizes, largest_sizes, make_batch, smallest_sizes, to_device, typical_sizes
-from harness.catalogue import of_tier
+from harness.catalogue import CATALOGUE, of_tier
+from harness.catalogue.entry import BOTH, FLOAT64, GRADIENTS, SECOND
 from harness.compat import TorchDispatchMode, compiler_left_out, without_compiler
 from harness.models.structure import Structure, structure_of
 from harness.properties.resources import LiveBytes
@@ -31,24 +32,6 @@ _CALLS = {1: 14.0, 2: 6.0}
 """Calls that a test of a tier makes, on average, at about typical sizes.
 
 Rough: tier 1 as nine tests of GPT-2 had it before calls were shared, so rather too many; tier 2 is a guess.
-"""
-
-GRADIENTS = "gradients"
-SECOND = "second models"
-FLOAT64 = "float64"
-BOTH = "second models in float64"
-
-_NEEDS = {
-    **dict.fromkeys(("serialisation", "train_mode[padding]", "train_mode[checkpointing]", "half_precision", "compiled"), SECOND),
-    **dict.fromkeys(("serialisation[dtype]", "serialisation[after_training]"), BOTH),
-    **dict.fromkeys(("gradient_flow", "batch_independence[gradient]", "finite_output[fully_padded_row]", "stateless"), GRADIENTS),
-    **dict.fromkeys(("initialisation", "adapter_layers", "train_mode", "memory_footprint", "rng_untouched"), GRADIENTS),
-    **dict.fromkeys(("gradcheck", "dtype_move[float64]"), FLOAT64),
-}
-"""What tests hold at their peak beside the model and its calls; a property without its case means all cases that are not named.
-
-The peaks of a GPT-2 with 35 million parameters, in times of its weights and beyond the model and Python: gradients 2 to 3, second models 4
-to 6 (``compiled`` 12, more than is planned), with float64 7 to 9. All others hold copies that share its weights, and float64 only where it fits.
 """
 
 
@@ -156,7 +139,8 @@ class Plan:
 
     def left_out(self, test: str) -> str:
         """Why a test is left out, such as ``serialisation[pickle]``; empty where it fits."""
-        asked = _NEEDS.get(test) or _NEEDS.get(test.partition("[")[0]) or "calls"
+        name, _, case = test.rstrip("]").partition("[")
+        asked = (CATALOGUE[name].memory_of(case) if name in CATALOGUE else "") or "calls"
         lacking = next((step for step in self.steps if step.name in ("weights", asked) and not self._fits(step)), None)
         if lacking is None:
             return ""

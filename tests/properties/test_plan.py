@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from harness.adapters import make_adapter
 from harness.batches import make_batch, typical_sizes
+from harness.catalogue.entry import FLOAT64, GRADIENTS
 from harness.cli import main
 from harness.errors import MemoryFullError
 from harness.evidence import Evidence, guarded
 from harness.internal_errors import refuse_full_memory
 from harness.properties.calling import blaming
-from harness.properties.plan import FLOAT64, GRADIENTS, Machine, Plan, count_tests, plan_of
+from harness.properties.plan import Machine, Plan, count_tests, plan_of
 from harness.properties.resources import LiveBytes
 from harness.tasks import TaskSpec, TaskType
 
