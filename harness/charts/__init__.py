@@ -1,4 +1,4 @@
-"""What a chart shows, as data: lines, points, cells; and the ends and ticks of an axis, where its facts leave them open."""
+"""What a chart shows, as data: lines, points, cells; the ends and ticks of an axis, where its facts leave them open; and the colours."""
 
 from __future__ import annotations
 
@@ -16,6 +16,55 @@ LineStyle: TypeAlias = Literal["raw", "mean", "epochs", "start", "reference", "c
 """How a line looks: ``raw`` faint, for noisy values behind their ``mean``; ``epochs`` for values measured once an epoch; ``start`` for one
 measured before training; ``reference`` and ``current`` for two distributions; ``trials`` for faint dots, ``trend`` for a line with dots
 and ``values`` for dots without a line."""
+
+LIGHT = {
+    "page": "#fbfaf7",
+    "line": "#e2dfd7",
+    "track": "#e6e3db",
+    "empty": "#efece5",
+    "ink": "#1d1c1a",
+    "soft": "#5e5a53",
+    "focus": "#1f5fbf",
+    "bar": "#5b7a99",
+    "failed": "#a8261c",
+    "failed-tint": "#fcf1ee",
+    "failed-band": "#f9e4e0",
+    "failed-line": "#efcdc7",
+    "warning": "#7d5200",
+    "warning-tint": "#fbf3e0",
+    "warning-line": "#e8d5a6",
+    "passed": "#20693f",
+    "raw": "#9db8cf",
+    "mean": "#2a6194",
+    "band": "#d5e1ec",
+    "epochs": "#b0501a",
+}
+DARK = {
+    "page": "#151514",
+    "line": "#353430",
+    "track": "#33322f",
+    "empty": "#232321",
+    "ink": "#eceae4",
+    "soft": "#aaa69c",
+    "focus": "#8ab8ff",
+    "bar": "#7d9cbc",
+    "failed": "#ff9c8f",
+    "failed-tint": "#251a18",
+    "failed-band": "#33211e",
+    "failed-line": "#56322d",
+    "warning": "#e8b95a",
+    "warning-tint": "#262114",
+    "warning-line": "#54461f",
+    "passed": "#7fcf9d",
+    "raw": "#46627b",
+    "mean": "#8fbde6",
+    "band": "#26394a",
+    "epochs": "#f0a264",
+}
+"""Colours of pages and pictures: in a light room, and in a dark one."""
+
+VARIABLES = {name: f"#fe{index:02x}fe" for index, name in enumerate(LIGHT)}
+"""Colours that stand for the variables of a style sheet while matplotlib draws."""
 
 MOST_DOTS = 60
 """Points that each get a dot; of more only the line is drawn."""

@@ -12,8 +12,7 @@ from contextlib import contextmanager
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
 
-from harness.charts import NOTHING_TO_DRAW, Axis, HeatMap, Line, LineChart, Point, Span, Tick, Values, limits_of, ticks_of
-from harness.charts.style import FONT, GOOD_TO_BAD, LIGHT, LINES
+from harness.charts import LIGHT, NOTHING_TO_DRAW, Axis, HeatMap, Line, LineChart, Point, Span, Tick, Values, limits_of, ticks_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,6 +29,25 @@ _TOP = 0.965
 CLASS = "class-"
 """What the id of an artist begins with that is to become the class of an SVG element."""
 
+_GOOD_TO_BAD = ("#123f6b", "#2a6194", "#6b9cc4", "#b5d0e4", "#f1f0ea")
+"""Of a heat map, the best first."""
+
+_FONT = "DejaVu Sans"
+"""It comes with matplotlib, so a picture looks the same everywhere."""
+
+_LINES: dict[str, dict[str, Any]] = {
+    "raw": {"color": "raw", "linewidth": 0.9, "markersize": 2.5},
+    "mean": {"color": "mean", "linewidth": 1.9, "markersize": 4.5},
+    "epochs": {"color": "epochs", "linewidth": 1.6, "markersize": 6.5},
+    "start": {"color": "epochs", "linewidth": 0.0, "markersize": 6.5, "hollow": True},
+    "reference": {"color": "soft", "linewidth": 1.9, "markersize": 4.5, "linestyle": (0, (3, 2))},
+    "current": {"color": "focus", "linewidth": 1.9, "markersize": 4.5},
+    "trials": {"color": "raw", "linewidth": 0.0, "markersize": 6.0},
+    "trend": {"color": "mean", "linewidth": 1.7, "markersize": 8.0},
+    "values": {"color": "mean", "linewidth": 0.0, "markersize": 8.0},
+}
+"""The style of a line: its colour's name, widths and sizes, whether its dots are hollow."""
+
 _one_at_a_time = Lock()
 
 
@@ -39,7 +57,12 @@ def plain_matplotlib() -> Iterator[None]:
     import matplotlib
     from matplotlib import style
 
-    ours: dict[Any, Any] = {"text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": "modeltiers", "font.family": [FONT]}
+    ours: dict[Any, Any] = {
+        "text.parse_math": False,
+        "svg.fonttype": "none",
+        "svg.hashsalt": "modeltiers",
+        "font.family": [_FONT],
+    }
     with _one_at_a_time, style.context("default"):
         matplotlib.rcParams.update(ours)
         yield
@@ -60,7 +83,7 @@ def png_bytes(figure: Figure) -> bytes:
     from matplotlib.font_manager import findfont, get_font
     from matplotlib.text import Text
 
-    known = get_font(findfont(FONT)).get_charmap()
+    known = get_font(findfont(_FONT)).get_charmap()
     for text in figure.findobj(Text):
         assert isinstance(text, Text)
         letters = (letter if letter == "\n" or ord(letter) in known else "\N{WHITE SQUARE}" for letter in text.get_text())
@@ -141,7 +164,7 @@ def draw_heat_map(axes: Axes, chart: HeatMap, colours: Mapping[str, str] = LIGHT
     values = [cell.value for cell in chart.cells if cell.value is not None] or [0.0, 1.0]
     low, high = min(values), max(values)
     norm = LogNorm(low, high) if chart.scale.log else Normalize(low, high if high > low else low + (abs(low) or 1.0))
-    stops = GOOD_TO_BAD if chart.best_is_low else GOOD_TO_BAD[::-1]
+    stops = _GOOD_TO_BAD if chart.best_is_low else _GOOD_TO_BAD[::-1]
     shades: Any = ScalarMappable(norm, LinearSegmentedColormap.from_list("good to bad", stops))
     labelled = len(chart.cells) <= _MOST_LABELLED_CELLS
     for cell in chart.cells:
@@ -279,7 +302,7 @@ def _draw_mark(axes: Axes, chart: LineChart, colours: Mapping[str, str], fontsiz
 
 
 def _draw_line(axes: Axes, line: Line, colours: Mapping[str, str]) -> None:
-    style = dict(LINES[line.style])
+    style = dict(_LINES[line.style])
     colour, hollow = colours[style.pop("color")], style.pop("hollow", False)
     axes.plot(
         line.x,

@@ -2,32 +2,65 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 from xml.etree import ElementTree
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, PrefixLoader, StrictUndefined
 from markupsafe import Markup
 
-from harness.charts import LineChart
+from harness.charts import DARK, LIGHT, VARIABLES, LineChart
 from harness.charts.drawing import CLASS, draw_lines, plain_matplotlib
-from harness.charts.style import VARIABLES, css_variables
+from harness.wording import visible
 
 
-def environment(package: str) -> Environment:
+class Templates:
     """The templates of a package, which can use ``charts/page.css`` and ``charts/figures.html.j2``."""
-    shared = PrefixLoader({"charts": PackageLoader("harness.charts", "")})
-    made = Environment(
-        autoescape=True,
-        loader=ChoiceLoader([PackageLoader(package, ""), shared]),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    made.globals |= {"css_variables": css_variables, "draw": _draw}
-    return made
+
+    def __init__(self, package: str, filters: Mapping[str, Callable[..., Any]] | None = None, **names: Any) -> None:
+        """Finds nothing yet.
+
+        Args:
+            package: The package, as ``harness.health``.
+            filters: What its templates can use as filters.
+            names: What they know by name.
+        """
+        self._package, self._filters, self._names = package, filters or {}, names
+
+    def render(self, template: str, **values: Any) -> str:
+        """A template filled in; no character in it controls a terminal, or turns the direction of a line."""
+        return visible(self._environment.get_template(template).render(**values), lines=True)
+
+    @cached_property
+    def _environment(self) -> Environment:
+        shared = PrefixLoader({"charts": PackageLoader("harness.charts", "")})
+        made = Environment(
+            autoescape=True,
+            loader=ChoiceLoader([PackageLoader(self._package, ""), shared]),
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        made.filters |= {"digest": _digest, **self._filters}
+        made.globals |= {"css_variables": css_variables, "draw": _draw, **self._names}
+        return made
+
+
+def _digest(script: str) -> str:
+    """What a content security policy calls a script by, so that no other runs."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
+
+
+def css_variables() -> str:
+    """The colours as variables of a style sheet."""
+    light, dark = (" ".join(f"--{name}: {colour};" for name, colour in colours.items()) for colours in (LIGHT, DARK))
+    return f":root {{ {light} }}\n@media screen and (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}"
 
 
 def _draw(chart: LineChart, key: str, width: int, height: int, roomy: bool = False) -> tuple[Markup, str]:

@@ -1,12 +1,17 @@
-"""Pictures of a failure: which output reads which input, as a matrix, and how far two calls are apart along the layers, as bars.
+"""What the plots of a check's details show: distributions then and now; which output reads which input; how far two calls are apart.
 
-They travel as JSON in a check's ``details["plots"]``, beside distributions::
+They travel as JSON in a check's ``details["plots"]``, a list of::
 
+    {"title": "age", "caption": "...", "kind": "numeric", "reference": [0.1, 0.5, 0.4], "current": [0.2, 0.6, 0.2], "edges": [30, 50]}
+    {"title": "city", "caption": "...", "kind": "categorical", "reference": [0.3, 0.7], "current": [0.5, 0.5], "labels": ["Rome", "Oslo"]}
+    {"title": "age: KS D", "caption": "...", "kind": "series", "reference": [0.1, 0.1], "current": [0.04, 0.3], "labels": ["Monday", "Tuesday"]}
     {"kind": "matrix", "title": "...", "outputs": ["position 0"], "inputs": ["token 0", "token 1"], "reads": [[true, true]],
      "forbidden": [[false, true]]}
     {"kind": "layers", "title": "...", "caption": "...", "labels": ["embed", "blocks.0"], "values": [0.0, 0.3]}
 
-What is not of that form is left out, as a check's details may hold anything.
+Numbers of the first three are shares; those of a series are one window's after the other, with their limit as the reference. Of a numeric
+plot the first lies below all edges, the last above them. ``feature`` and ``contribution``, where a plot has them, make the ranking. What is
+not of that form is left out, as a check's details may hold anything.
 """
 
 from __future__ import annotations
@@ -14,16 +19,164 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any, Literal
 
-from harness.charts import Bar, BarChart
-from harness.wording import counted, figure, joined
+from harness.charts import Axis, Bar, BarChart, Line, LineChart, Tick
+from harness.wording import counted, figure, joined, shortened
+
+_LEAST_SPAN = 1e-300
+_LONGEST_LABEL = 60
+_MOST_TOLD = 8
+_SMALLEST = 1e-12
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Shares of the same bin or level, from 0 to 1."""
+
+    label: str
+    reference: float
+    current: float
+
+
+@dataclass(frozen=True)
+class Distributions:
+    """Two distributions of the same thing.
+
+    Attributes:
+        pairs: The shares, without bins that both sides leave empty.
+        chart: Lines for numbers: the share of values below each value; bars for levels.
+        heads: What the columns of the pairs are called.
+    """
+
+    pairs: tuple[Pair, ...]
+    chart: LineChart | BarChart
+    heads: tuple[str, str, str] = ("Value", "Reference", "Now")
+
+
+def distributions_of(details: Mapping[str, Any]) -> list[Distributions]:
+    """The distributions in the details of a check."""
+    return [found for found in map(_distributions, _plots(details)) if found is not None]
+
+
+def ranking(details: Mapping[str, Any]) -> str:
+    """``age 64%, city 20%``: what the plots' features contribute; empty where that is not said of two or more."""
+    shares = [(str(one.get("feature") or one.get("title")), one.get("contribution")) for one in _plots(details)]
+    told = [f"{name} {share:.0%}" for name, share in shares if isinstance(share, float) and math.isfinite(share)]
+    return ", ".join(told) if len(told) > 1 else ""
+
+
+def bin_labels(edges: Sequence[float]) -> list[str]:
+    """``below 3``, ``3``, ``3 to 5``, ``5 and above``: what lies between ascending edges; one of a bin too narrow to tell its ends apart."""
+    if not edges:
+        return ["all values"]
+    names = [_edge(edge) for edge in edges]
+    inner = [low if low == high else f"{low} to {high}" for low, high in pairwise(names)]
+    return [
+        f"below {names[0]}",
+        *inner,
+        f"above {names[-1]}" if len(names) > 1 and names[-1] == names[-2] else f"{names[-1]} and above",
+    ]
+
+
+def share_text(share: float) -> str:
+    """``12.3%``; ``<0.1%`` of a share that would round to nothing."""
+    return "<0.1%" if 0 < share < 0.0005 else f"{share:.1%}"
+
+
+def _edge(value: float) -> str:
+    if abs(value) < _LEAST_SPAN:
+        return "0"
+    return f"{value:,.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:.4g}"
+
+
+def _plots(details: Mapping[str, Any], kind: str = "") -> list[Mapping[str, Any]]:
+    """The plots of a kind, or all."""
+    plots = details.get("plots")
+    found = [one for one in plots if isinstance(one, Mapping)] if isinstance(plots, (list, tuple)) else []
+    return [one for one in found if kind in ("", one.get("kind"))]
+
+
+def _distributions(plot: Mapping[str, Any]) -> Distributions | None:
+    before, now = _numbers(plot.get("reference")), _numbers(plot.get("current"))
+    if not before or len(before) != len(now):
+        return None
+    title, caption = str(plot.get("title") or "unnamed"), str(plot.get("caption") or "")
+    edges, labels = _numbers(plot.get("edges")), plot.get("labels")
+    if plot.get("kind") == "numeric" and len(edges) == len(before) - 1 and edges and 0 < edges[-1] - edges[0] < math.inf:
+        pairs = (Pair(*row) for row in zip(bin_labels(edges), before, now, strict=True) if row[1] or row[2])
+        return Distributions(tuple(pairs), _curves(title, caption, edges, before, now))
+    if plot.get("kind") == "series" and isinstance(labels, (list, tuple)) and len(labels) == len(before) > 1:
+        values = tuple(Pair(str(label), *both) for label, *both in zip(labels, before, now, strict=True))
+        return Distributions(values, _series(title, caption, values), ("Window", "Limit", "Measured"))
+    if plot.get("kind") == "categorical" and isinstance(labels, (list, tuple)) and len(labels) == len(before):
+        levels = tuple(Pair(str(label), *both) for label, *both in zip(labels, before, now, strict=True))
+        return Distributions(levels, _bars(title, caption, levels))
+    return None
+
+
+def _curves(title: str, caption: str, edges: Sequence[float], before: Sequence[float], now: Sequence[float]) -> LineChart:
+    """The share of values below each edge; behind the last edge the rest lies, no one knows where."""
+    below = [tuple(min(share, 1.0) for share in accumulate(shares))[:-1] for shares in (before, now)]
+    gap = max(range(len(edges)), key=lambda place: abs(below[0][place] - below[1][place]))
+    description = (
+        f"Share of the values of {title} below each value, in the reference and now. They are furthest apart at {_edge(edges[gap])}: "
+        f"{below[0][gap]:.1%} of the reference lie below it, and {below[1][gap]:.1%} now."
+    )
+    x, places = Axis(title, edges[0], edges[-1]), tuple(edges)
+    span = edges[-1] - edges[0]
+    if not _LEAST_SPAN < span < 1 / _LEAST_SPAN:  # too near or too far apart for the arithmetic of a drawing
+        places = tuple((edge - edges[0]) / span for edge in edges)
+        x = Axis(title, 0.0, 1.0, ticks=(Tick(0.0, _edge(edges[0])), Tick(1.0, _edge(edges[-1]))))
+    y = Axis("Share of values below", 0.0, 1.0, ticks=(Tick(0.0, "0%"), Tick(0.5, "50%"), Tick(1.0, "100%")))
+    lines = Line("reference", "reference", places, below[0]), Line("now", "current", places, below[1])
+    return LineChart(title, caption, description, lines, x, y)
+
+
+def _series(title: str, caption: str, windows: Sequence[Pair]) -> LineChart:
+    """One value a window, and its limit."""
+    places = tuple(float(place) for place in range(len(windows)))
+    last = windows[-1]
+    description = (
+        f"{title}, {len(windows)} windows; the last, {last.label}, has {last.current:.3g} with a limit of {last.reference:.3g}."
+    )
+    lines = (
+        Line("limit", "reference", places, tuple(one.reference for one in windows)),
+        Line("measured", "current", places, tuple(one.current for one in windows)),
+    )
+    ends = Tick(0.0, windows[0].label), Tick(places[-1], last.label)
+    return LineChart(title, caption, description, lines, Axis("window", 0.0, places[-1], ticks=ends), Axis("measured"))
+
+
+def _bars(title: str, caption: str, pairs: Sequence[Pair]) -> BarChart:
+    most = max(pairs, key=lambda pair: abs(pair.current - pair.reference))
+    description = (
+        f"Shares of the values of {title}, in the reference and now, {len(pairs)} in all. The largest change is that of {most.label}, "
+        f"from {most.reference:.1%} to {most.current:.1%}."
+    )
+    longest = max(max(pair.reference, pair.current) for pair in pairs) or 1.0
+    bars = [
+        Bar(
+            shortened(pair.label, _LONGEST_LABEL),
+            f"{share_text(pair.reference)} → {share_text(pair.current)}",
+            (max(pair.reference, 0.0) / longest, max(pair.current, 0.0) / longest),
+        )
+        for pair in pairs
+    ]
+    return BarChart(title, caption, description, tuple(bars))
+
+
+def _numbers(values: Any) -> list[float]:
+    """Finite numbers as they stand; none where something else is among them."""
+    if not isinstance(values, (list, tuple)):
+        return []
+    is_fit = all(isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) for value in values)
+    return [float(value) for value in values] if is_fit else []
+
 
 Cell = Literal["wrong", "reads", "unread"]
 """It is read and must not be; it is read; it is not."""
-
-_MOST_TOLD = 8
-_SMALLEST = 1e-12
 
 
 @dataclass(frozen=True)
@@ -67,13 +220,6 @@ def layers_of(details: Mapping[str, Any]) -> list[BarChart]:
 def reading_text(details: Mapping[str, Any]) -> str:
     """What must not be read and is, in words; empty where no matrix shows it."""
     return "; ".join(filter(None, (matrix.description for matrix in matrices_of(details))))
-
-
-def _plots(details: Mapping[str, Any], kind: str) -> list[Mapping[str, Any]]:
-    plots = details.get("plots")
-    return (
-        [one for one in plots if isinstance(one, Mapping) and one.get("kind") == kind] if isinstance(plots, (list, tuple)) else []
-    )
 
 
 def _matrix(plot: Mapping[str, Any]) -> Matrix | None:

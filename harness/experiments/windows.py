@@ -64,7 +64,7 @@ class Series:
         )
 
     def plot(self) -> dict[str, Any]:
-        """The series as a plot, see ``harness.charts.distributions``."""
+        """The series as a plot, see ``harness.charts.pictures``."""
         points = self.points[-_DRAWN:]
         return {
             "kind": "series",

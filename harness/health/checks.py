@@ -36,7 +36,7 @@ class CheckResult:
         details: JSON-ready facts. Those with a meaning to the report: ``tier`` (int), ``nodeid``, ``property``, ``code``, ``statement``,
             ``counterexample``, ``module``, ``place`` (file and line), ``excerpt`` and ``mending`` (see
             ``harness.evidence``), ``script`` (Python that shows it), ``cause``, ``comparison``, ``examples`` (how many inputs were tried),
-            ``plots`` (see ``harness.charts.distributions``), which are drawn where the check failed or warned.
+            ``plots`` (see ``harness.charts.pictures``), which are drawn where the check failed or warned.
         duration_seconds: How long it took.
         recommendation: What to do about a failure or a warning.
     """

@@ -12,8 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from harness.charts.distributions import ranking
-from harness.charts.pictures import reading_text
+from harness.charts.pictures import ranking, reading_text
 from harness.evidence import WHOLE
 from harness.health.checks import Cause, CheckResult, CheckStatus, HealthResults, SkippedCheck, label_of
 from harness.wording import counted, duration, visible

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
 from typing import Any
 
-from jinja2 import Environment
 from markupsafe import Markup, escape
 
 from harness.charts import Bar, BarChart
-from harness.charts.distributions import Distributions, distributions_of, share_text
-from harness.charts.page import environment
-from harness.charts.pictures import Matrix, layers_of, matrices_of
+from harness.charts.page import Templates
+from harness.charts.pictures import Distributions, Matrix, distributions_of, layers_of, matrices_of, share_text
 from harness.health import markdown
 from harness.health.checks import Cause, CheckResult, CheckStatus, HealthResults
 from harness.health.comparison import Comparison
-from harness.wording import duration, figure, visible
+from harness.wording import duration, figure
 
 _RING_GAP = 1.2
 _LONGEST_HEADLINE = 40
@@ -66,7 +61,8 @@ def to_html(report: HealthResults) -> str:
     in_full = [cause for status, most in cards.items() for cause in findings[status][:most]]
     anchors = {id(check): f"check-{number}" for number, cause in enumerate(in_full, 1) for check in (cause.owner, *cause.also)}
     about = {name: text for name, text in markdown.documentation().items() if name in set(map(markdown.property_of, checks))}
-    page = _environment().get_template("page.html.j2").render(
+    return _TEMPLATES.render(
+        "page.html.j2",
         report=report,
         verdict=markdown.verdict(report),
         facts=markdown.head_facts(report),
@@ -86,20 +82,18 @@ def to_html(report: HealthResults) -> str:
         sections=sections,
         parameters=parameter_charts(report.layers),
     )  # fmt: skip
-    return visible(page, lines=True)
 
 
 def fragment(report: HealthResults) -> str:
     """The report as a part of somebody else's page, such as the output of a notebook's cell."""
-    fragment = _environment().get_template("fragment.html.j2")
     passed = [check for check in report.checks if check.status == "passed"]
     causes = report.causes[:MOST_CARDS]
-    return visible(fragment.render(report=report, verdict=markdown.verdict(report), causes=causes, passed=passed), lines=True)
+    return _TEMPLATES.render("fragment.html.j2", report=report, verdict=markdown.verdict(report), causes=causes, passed=passed)
 
 
 def comparison_html(comparison: Comparison) -> str:
     """A comparison of two reports as a self-contained HTML page."""
-    return visible(_environment().get_template("comparison.html.j2").render(comparison=comparison), lines=True)
+    return _TEMPLATES.render("comparison.html.j2", comparison=comparison)
 
 
 def ring_arcs(report: HealthResults) -> list[Arc]:
@@ -231,11 +225,6 @@ def _moment(timestamp: str) -> str:
     return f"{moment.day} {moment:%B %Y, %H:%M} {moment.tzname() or ''}".strip()
 
 
-def _digest(script: str) -> str:
-    """What a content security policy calls a script by, so that no other runs."""
-    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
-
-
 def shorten(name: str, limit: int = _MAX_LABEL) -> str:
     """A name that fits: ``encoder.layers.17.attention.weight`` as ``e.l.17.attention.weight``; any other loses its middle.
 
@@ -277,36 +266,6 @@ def prose(text: Any) -> Markup:
     return Markup("").join(spans)
 
 
-@cache
-def _environment() -> Environment:
-    made = environment("harness.health")
-    made.filters |= {
-        "prose": prose,
-        "breakable": breakable,
-        "digest": _digest,
-        "lead_and_rest": lead_and_rest,
-        "number": _cell,
-        "shape": shape_text,
-        "took": duration,
-        "shorten": shorten,
-        "share": share_text,
-    }
-    made.globals |= {
-        "glyphs": markdown.GLYPHS,
-        "words": markdown.WORDS,
-        "facts_of": markdown.facts_of,
-        "tried": markdown.examples_text,
-        "property_of": markdown.property_of,
-        "longest_headline": _LONGEST_HEADLINE,
-        "distributions_of": _distributions_of,
-        "pictures_of": _pictures_of,
-        "cell_words": {"wrong": "reads, and must not", "reads": "reads", "unread": "does not read"},
-        "cell_signs": {"wrong": "✕", "reads": "●", "unread": "·"},
-        "id": id,
-    }
-    return made
-
-
 def _distributions_of(cause: Cause) -> list[Distributions]:
     return [found for check in (cause.owner, *cause.also) for found in distributions_of(check.details)]
 
@@ -315,3 +274,29 @@ def _pictures_of(cause: Cause) -> tuple[list[Matrix], list[BarChart]]:
     """The pictures of a bug: those of the check that owns it, or else of the first that has some."""
     details = next((check.details for check in (cause.owner, *cause.also) if matrices_of(check.details)), cause.owner.details)
     return matrices_of(details), layers_of(details)
+
+
+_TEMPLATES = Templates(
+    "harness.health",
+    {
+        "prose": prose,
+        "breakable": breakable,
+        "lead_and_rest": lead_and_rest,
+        "number": _cell,
+        "shape": shape_text,
+        "took": duration,
+        "shorten": shorten,
+        "share": share_text,
+    },
+    glyphs=markdown.GLYPHS,
+    words=markdown.WORDS,
+    facts_of=markdown.facts_of,
+    tried=markdown.examples_text,
+    property_of=markdown.property_of,
+    longest_headline=_LONGEST_HEADLINE,
+    distributions_of=_distributions_of,
+    pictures_of=_pictures_of,
+    cell_words={"wrong": "reads, and must not", "reads": "reads", "unread": "does not read"},
+    cell_signs={"wrong": "✕", "reads": "●", "unread": "·"},
+    id=id,
+)

@@ -13,9 +13,8 @@ from importlib.util import find_spec
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from harness.charts import Axis, Cell, HeatMap, Line, LineChart, Point, Tick
+from harness.charts import LIGHT, Axis, Cell, HeatMap, Line, LineChart, Point, Tick
 from harness.charts.drawing import draw_heat_map, draw_lines, new_figure, plain_matplotlib, png_bytes
-from harness.charts.style import LIGHT
 from harness.errors import ExperimentError
 from harness.files import write_whole
 from harness.sweeps.grid import identity, shown

@@ -11,10 +11,9 @@ import matplotlib
 import pytest
 from matplotlib.figure import Figure
 
-from harness.charts import Axis, Band, Line, LineChart, Mark, Point, Span, Tick, limits_of, tick_labels, ticks_of
+from harness.charts import DARK, LIGHT, Axis, Band, Line, LineChart, Mark, Point, Span, Tick, limits_of, tick_labels, ticks_of
 from harness.charts.drawing import draw_lines, plain_matplotlib
-from harness.charts.page import draw_svg
-from harness.charts.style import DARK, LIGHT, css_variables
+from harness.charts.page import css_variables, draw_svg
 
 HOSTILE = "</title><script>alert('x')</script>\" onload=\"y|$\\frac{$"
 CHART = LineChart(

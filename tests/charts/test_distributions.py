@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from harness.charts import BarChart, LineChart
-from harness.charts.distributions import bin_labels, distributions_of, ranking
 from harness.charts.page import draw_svg
+from harness.charts.pictures import bin_labels, distributions_of, ranking
 from harness.evidence import Evidence, Status
 from harness.health import ExportHealthReport
 from harness.health.checks import CheckResult

@@ -13,7 +13,7 @@ import pytest
 from monitored import COLUMNS, MODEL, PRODUCTION, Shop, open_shop, rows, write
 
 from harness.charts import LineChart
-from harness.charts.distributions import distributions_of
+from harness.charts.pictures import distributions_of
 from harness.cli import main
 from harness.config import EvalConfig, TrainingConfig, load_config
 from harness.config_keys import DriftFloors

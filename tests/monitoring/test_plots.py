@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from harness.charts.distributions import distributions_of
+from harness.charts.pictures import distributions_of
 from harness.monitoring.checks import MOST_PLOTS, plots_of
 from harness.monitoring.drift import compare_profiles
 from harness.monitoring.features.numeric import MOST_POINTS

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Template
-
-from harness.charts.page import environment
+from harness.charts.page import Templates
 from harness.evidence import Status
 from harness.files import write_whole
 from harness.monitoring.drift import DriftReport
@@ -24,6 +19,7 @@ from harness.wording import figure, p_value
 MOST_DRAWN = 100
 """Features that are drawn; a page with a thousand drawings would take seconds to open."""
 
+_TEMPLATES = Templates("harness.monitoring.drift")
 _TONES = {"fail": "failed", "warn": "warning", "ok": "passed", "skipped": "empty"}
 _WIDTH, _HEIGHT = 120, 28
 
@@ -71,7 +67,7 @@ class DriftPage:
         """The page."""
         ordered = sorted(self.features, key=lambda one: (-Status(one["status"]).severity, -one["contribution"]))
         counts = {status: sum(one["status"] == status for one in ordered) for status in ("fail", "warn", "ok")}
-        return _template().render(page=self, rows=[_row(one) for one in ordered], counts=counts, tones=_TONES)
+        return _TEMPLATES.render("features.html.j2", page=self, rows=[_row(one) for one in ordered], counts=counts, tones=_TONES)
 
     def write(self, path: Path) -> None:
         """Writes the page to a file."""
@@ -119,10 +115,3 @@ def _steps(shares: Sequence[float], highest: float) -> str:
     width = _WIDTH / len(shares)
     heights = [_HEIGHT - 1 - (_HEIGHT - 2) * share / highest for share in shares]
     return f"M0 {heights[0]:.0f}" + "".join(f"V{height:.0f}h{width:.1f}" for height in heights)
-
-
-@cache
-def _template() -> Template:
-    made = environment("harness.monitoring.drift")
-    made.filters["digest"] = lambda script: f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
-    return made.get_template("features.html.j2")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.charts.distributions import bin_labels
+from harness.charts.pictures import bin_labels
 from harness.monitoring import DriftOptions
 from harness.monitoring.features import (
     ALIKE,

@@ -7,18 +7,14 @@ import textwrap
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from jinja2 import Environment
-
-from harness.charts import Line, LineChart, tick_labels
+from harness.charts import LIGHT, Line, LineChart, tick_labels
 from harness.charts.drawing import draw_legend, draw_lines, new_figure, plain_matplotlib, png_bytes
-from harness.charts.page import environment
-from harness.charts.style import LIGHT
+from harness.charts.page import Templates
 from harness.files import write_whole
 from harness.training.dashboard.charts import MOST_METRICS, epoch_name, further_metrics
 from harness.training.events import Plan
@@ -30,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+_TEMPLATES = Templates("harness.training.dashboard")
 _NO_FACTS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -249,7 +246,8 @@ def to_html(charts: Sequence[LineChart], history: History, plan: Plan, facts: Ma
     mood, words = verdict(history, plan)
     share = share_done(history, plan)
     left_out = len(further_metrics(history)) - MOST_METRICS
-    return _environment().get_template("page.html.j2").render(
+    return _TEMPLATES.render(
+        "page.html.j2",
         name=plan.name or "training",
         mood=mood,
         verdict=words,
@@ -292,8 +290,3 @@ def _short_labels(chart: LineChart) -> list[tuple[str, Line]]:
 
 def _digits(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.5g}")
-
-
-@cache
-def _environment() -> Environment:
-    return environment("harness.training.dashboard")
