@@ -3,6 +3,7 @@
 
 python benchmarks/wild.py                        # both halves, a table by area
 python benchmarks/wild.py --drawn after --json wild.json
+python benchmarks/wild.py --draw 3                # the third draw only
 python benchmarks/wild.py --only loading --verbose
 
 A pair counts as found when the test that is about the bug fails (or warns, where it warns by design), as blamed when the module or the line
@@ -44,7 +45,7 @@ class Outcome:
     Attributes:
         name: The pair.
         area: Its area.
-        drawn_after: Whether it was written when its check was finished.
+        draw: In which draw it was written, once the checks were finished; 0 where it was written before.
         shown: Whether plain PyTorch shows the bug in one model and not in the other.
         found: Whether the right test is red.
         elsewhere: Tests that are red where the right one is not.
@@ -56,7 +57,7 @@ class Outcome:
 
     name: str
     area: str
-    drawn_after: bool
+    draw: int
     shown: bool = False
     found: bool = False
     elsewhere: list[str] = field(default_factory=list)
@@ -71,7 +72,9 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = [
         bug.name
         for bug in wild_bugs()
-        if options.only in str(bug) and options.drawn in ("both", "after" if bug.drawn_after else "before")
+        if options.only in str(bug)
+        and options.drawn in ("both", "after" if bug.drawn_after else "before")
+        and options.draw in (None, bug.draw)
     ]
     if not chosen:
         print("no pair has such a name")
@@ -97,6 +100,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--drawn", default="both", choices=("before", "after", "both"), help="pairs written before or after their check"
     )
+    parser.add_argument("--draw", type=int, help="pairs of this draw only; 0 for those written before their check")
     parser.add_argument("--only", default="", help="pairs whose area or name holds this")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--json", type=Path)
@@ -113,7 +117,7 @@ def judge_pair(name: str) -> Outcome:
     """What the suite finds in both models of a pair."""
     warnings.simplefilter("ignore")
     bug, started = _pairs()[name], time.perf_counter()
-    outcome = Outcome(name, bug.area, bug.drawn_after, names_module=bool(bug.module or bug.line))
+    outcome = Outcome(name, bug.area, bug.draw, names_module=bool(bug.module or bug.line))
     outcome.shown = not wrongness(bug, bug.buggy) <= 10 * NOISE and wrongness(bug, bug.sound) <= NOISE
     near = {name for each in bug.judged for name in judged_of_a_bug(each)}
     judged = tuple(name for name in whole_tier(bug.tier) if bug.tier < 3 or name in near)
@@ -137,28 +141,32 @@ def _red(found: dict[str, Evidence]) -> list[str]:
 
 
 def table(outcomes: list[Outcome]) -> str:
-    """The figures by area, and of both halves, as a Markdown table."""
+    """The figures by area, of the pairs written before the checks, and of each draw after them, as a Markdown table."""
     rows = [("bugs", "pairs", "found by the right test", "right module or line named", "false alarms on twins")]
     rows += [_row(area, same) for area in AREAS if (same := [outcome for outcome in outcomes if outcome.area == area])]
-    for after, label in ((False, "written before the checks"), (True, "written after the checks")):
-        if same := [outcome for outcome in outcomes if outcome.drawn_after is after]:
-            rows.append(_row(f"**{label}**", same))
+    for draw in sorted({outcome.draw for outcome in outcomes}):
+        label = f"draw {draw}, written after the checks" if draw else "written before the checks"
+        rows.append(_row(f"**{label}**", [outcome for outcome in outcomes if outcome.draw == draw]))
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([lines[0], "|---|--:|--:|--:|--:|", *lines[1:]])
 
 
 def first_run(bugs: list[WildBug]) -> str:
-    """What the suite found of pairs when it met them for the first time: a count of what is kept in their register."""
-    drawn = [bug for bug in bugs if bug.drawn_after]
-    kept = [bug for bug in drawn if bug.first_run]
-    runs = [run for bug in kept if (run := bug.first_run)]
-    named = [run.found and run.named for bug in kept if (run := bug.first_run) and bug.module]
-    return (
-        "At the first run (history, kept in tests/wild, not measured now), of pairs written after the checks: "
-        f"found {_share(run.found for run in runs)}, "
-        f"right module or line named {_share(named)}, false alarms on twins {sum(len(run.alarms) for run in runs)}; "
-        f"of {len(drawn) - len(kept)} more the first run was not kept."
-    )
+    """What the suite found of pairs when it met them for the first time, a line for each draw: a count of what their register keeps."""
+    lines = ["At the first run (history, kept in tests/wild, not measured now):"]
+    for draw in sorted({bug.draw for bug in bugs if bug.drawn_after}):
+        drawn = [bug for bug in bugs if bug.draw == draw]
+        runs = [(bug, bug.first_run) for bug in drawn if bug.first_run]
+        if not runs:
+            lines.append(f"- draw {draw}: not kept of its {len(drawn)} pairs")
+            continue
+        named = [run.found and run.named for bug, run in runs if bug.module or bug.line]
+        alarmed = sum(bool(run.alarms) for _, run in runs)
+        lines.append(
+            f"- draw {draw}: found {_share(run.found for _, run in runs)}, right module or line named {_share(named)}, "
+            f"a false alarm on {alarmed} of {len(runs)} twins"
+        )
+    return "\n".join(lines)
 
 
 def _row(label: str, outcomes: list[Outcome]) -> tuple[str, ...]:
@@ -187,7 +195,7 @@ def _line(outcome: Outcome) -> str:
 
 def reached(outcomes: list[Outcome]) -> bool:
     """Whether the goals hold: all bugs shown, no alarm, and the shares on the pairs drawn after the checks."""
-    after = [outcome for outcome in outcomes if outcome.drawn_after]
+    after = [outcome for outcome in outcomes if outcome.draw]
     named = [outcome for outcome in after if outcome.names_module]
     return (
         all(outcome.shown and not outcome.alarms for outcome in outcomes)

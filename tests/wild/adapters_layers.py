@@ -305,7 +305,7 @@ class Stacked(nn.Module):
 def pair(name: str, build: Callable[..., nn.Module], task: Any, **facts: Any) -> None:
     """A model class whose argument ``wrong`` plants the bug."""
     found = {"area": "adapters", "setup": partial(Model, task), "buggy": partial(build, wrong=True), "sound": build}
-    wild(name, drawn_after=True, **{**found, **facts})
+    wild(name, draw=1, **{**found, **facts})
 
 
 pair(

@@ -233,7 +233,7 @@ def left_of_two_fusions(model: nn.Module) -> float:
         return float((model(sample, steps) - before).abs().max())
 
 
-_drawn = partial(wild, area="adapters", drawn_after=True)
+_drawn = partial(wild, area="adapters", draw=2)
 _drawn(
     "merged_embedding_adds_again",
     title="An embedding with an adapter does not ask whether it is merged, and adds the update twice",

@@ -178,7 +178,7 @@ def missing_samples(model: nn.Module) -> float:
         return float(abs(model(torch.randn(1, WIDTH, 8)).shape[-1] - 16))
 
 
-_drawn = partial(wild, area="axes", drawn_after=True)
+_drawn = partial(wild, area="axes", draw=2)
 _drawn(
     "octave_of_an_odd_image",
     title="An octave convolution adds coarse features that are twice as large, which does not fit where a side is odd",

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.evidence import Status
-from tests.planted_bugs.setups import Factory, Model
+from tests.planted_bugs.setups import Model
 from tests.planted_bugs.tier3.training import Training
 
-from .register import FirstRun, task_of, wild
+from .register import FirstRun, pair_of_one_class, task_of
 
 ITEMS, LENGTH, WIDTH, HORIZON, ANCHORS, CLASSES = 23, 10, 16, 3, 7, 4
 BASKETS = task_of(
@@ -199,16 +199,7 @@ def undefined_without_boxes(model: Any) -> float:
     return float(not torch.isfinite(model.training_step(batch, 0)))
 
 
-def trained(task: Any, build: Factory) -> Training:
-    return Training(task, build)
-
-
-def add(name: str, title: str, report: str, field: str, test: str, model: Any, wrong: Any, setup: Any, **more: Any) -> None:
-    """Adds a pair of one class, whose first argument is the bug."""
-    facts: dict[str, Any] = {"setup": setup, "buggy": partial(model, True), "sound": model, "wrong": wrong, **more}
-    wild(name, title=title, report=report, area="contents", field=field, test=test, drawn_after=True, **facts)
-
-
+add = partial(pair_of_one_class, area="contents", judge=Training, draw=2)
 add(
     "item_zero_taken_for_filling",
     "Short histories are filled with 0, which is also the id of a film, so that the film is never read",
@@ -217,7 +208,8 @@ add(
     "rare_contents[padding_id]",
     Basket,
     change_by_real_zero,
-    partial(Model, BASKETS),
+    BASKETS,
+    judge=Model,
     status=Status.WARN,
     first_run=FirstRun(
         "d13d60a", False, False, "not asked beside lengths; `padding_ignored` fails, as the filling is not masked by them"
@@ -231,7 +223,8 @@ add(
     "finite_output[fully_padded_row]",
     MedianScaled,
     undefined_without_values,
-    partial(Model, SERIES),
+    SERIES,
+    judge=Model,
     or_tests=("finite_output[typical]", "finite_output[extremes]"),
     module="(model)",
     first_run=FirstRun("d13d60a", True, True, "the forward of the model itself"),
@@ -244,7 +237,8 @@ add(
     "finite_output[typical]",
     Mesh,
     size_without_neighbours,
-    partial(Model, MESH),
+    MESH,
+    judge=Model,
     or_tests=("finite_output[extremes]",),
     module="first",
     unnamed="the first to be infinite is named, not the one whose largest finite number makes it so",
@@ -258,7 +252,7 @@ add(
     "training_loss[targets]",
     Writer,
     untaught_ends,
-    partial(trained, TEXT),
+    TEXT,
     or_tests=("training_loss[ignored_labels]", "training_loss[end_of_text]"),
     line="return F.cross_entropy(",
     first_run=FirstRun("d13d60a", False, False, "no batch has a real token with the id of padding"),
@@ -271,7 +265,7 @@ add(
     "training_loss[one_class]",
     Detector,
     undefined_without_boxes,
-    partial(trained, BOXES),
+    BOXES,
     line="return loss /",
     first_run=FirstRun("d13d60a", True, False, "`Detector.training_step`, without a line", ("accumulation",)),
 )

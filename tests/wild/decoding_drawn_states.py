@@ -55,7 +55,7 @@ def change_word_by_word(model: nn.Module) -> float:
     return float((torch.cat(read, 1) - whole).abs().max())
 
 
-_pair = partial(wild, area="decoding", drawn_after=True)
+_pair = partial(wild, area="decoding", draw=1)
 _pair(
     "past_length_from_the_axis_of_heads",
     title="The length of the past is read from another axis of the cache, so that words stand at wrong places",

@@ -88,7 +88,7 @@ _pair = partial(
     test="decoding[cache]",
     setup=partial(Model, TEXT),
     wrong=change_token_by_token,
-    drawn_after=True,
+    draw=1,
 )
 _pair(
     "tokens_seen_are_counted_too_early",

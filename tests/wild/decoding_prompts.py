@@ -1,4 +1,4 @@
-"""Reported bugs of masks, prompts in batches and forecasts step by step, drawn without a look at the checks."""
+"""Reported bugs of masks, prompts in batches and forecasts step by step; all but that of padded positions drawn after the checks."""
 
 from __future__ import annotations
 
@@ -233,7 +233,52 @@ def ignored_last_value(model: nn.Module) -> float:
     return float(bool((history.grad[:, -1] == 0).all()))
 
 
-_drawn = partial(wild, area="decoding", drawn_after=True)
+class PromptDecoder(nn.Module):
+    """One layer of attention over learnt positions; the bug counts the padding on the left as places of the text."""
+
+    def __init__(self, wrong: bool = False) -> None:
+        super().__init__()
+        self.wrong = wrong
+        self.tokens, self.places = nn.Embedding(VOCAB, WIDTH), nn.Embedding(LENGTH, WIDTH)
+        self.attention, self.head = nn.MultiheadAttention(WIDTH, 2, batch_first=True), nn.Linear(WIDTH, VOCAB)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        time = input_ids.shape[1]
+        places = torch.arange(time, device=input_ids.device).expand_as(input_ids)
+        if not self.wrong:
+            places = (attention_mask.long().cumsum(1) - 1).clamp(min=0)
+        x = self.tokens(input_ids) + self.places(places)
+        ahead = torch.ones(time, time, dtype=torch.bool, device=x.device).triu(1)
+        hidden = ahead | (attention_mask[:, None, :] == 0)
+        hidden = (hidden & ~torch.eye(time, dtype=torch.bool, device=x.device)).repeat_interleave(2, 0)
+        return self.head(x + self.attention(x, x, x, attn_mask=hidden, need_weights=False)[0])
+
+
+def change_by_left_padding(model: nn.Module) -> float:
+    """How much four places of padding before a prompt change its scores."""
+    ids, padding = torch.randint(1, VOCAB, (1, 7)), torch.zeros(1, 4, dtype=torch.long)
+    ones = torch.ones_like(ids)
+    with torch.no_grad():
+        alone = model(ids, ones)
+        padded = model(torch.cat([padding, ids], 1), torch.cat([padding, ones], 1))
+    return float((padded[:, 4:] - alone).abs().max())
+
+
+wild(
+    "positions_count_left_padding",
+    title="Positions count the padding on the left, so that short prompts of a batch are read at the wrong places",
+    report="unslothai/unsloth#3699",
+    area="decoding",
+    field="text",
+    test="padding_ignored",
+    setup=partial(Model, PROMPTS),
+    buggy=partial(PromptDecoder, True),
+    sound=PromptDecoder,
+    wrong=change_by_left_padding,
+)
+
+
+_drawn = partial(wild, area="decoding", draw=2)
 _drawn(
     "mask_made_with_the_caches",
     title="The causal mask is made where caches are set up, so that a call without caches sees every later token",

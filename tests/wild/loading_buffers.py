@@ -199,7 +199,7 @@ def change_behind_meta(model: nn.Module) -> float:
         return float((model.eval()(ids) - other.eval()(ids)).abs().nan_to_num(1.0, 1.0).max())
 
 
-_drawn = partial(wild, area="loading", drawn_after=True)
+_drawn = partial(wild, area="loading", draw=2)
 _drawn(
     "neighbours_of_the_data_as_a_float",
     title="The average number of neighbours is a float that is taken from the data, and a checkpoint does not bring it back",

@@ -256,7 +256,7 @@ def pair(name: str, build: Callable[..., nn.Module], task: Any, **facts: Any) ->
         "setup": partial(Model, task),
         "buggy": partial(build, wrong=True),
         "sound": build,
-        "drawn_after": True,
+        "draw": 1,
     }
     wild(name, **{**found, **facts})
 

@@ -11,10 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.evidence import Status
-from tests.planted_bugs.setups import Factory
 from tests.planted_bugs.tier3.training import Training
 
-from .register import FirstRun, task_of, wild
+from .register import FirstRun, pair_of_one_class, task_of
 
 PEOPLE, COLUMNS, GLYPHS, QUANTILES, ANCHORS, SEEN = 12, 12, 6, 8, 9, 6
 PICTURES = task_of(
@@ -163,22 +162,7 @@ def weight_beside_the_other(model: Any) -> float:
     return abs(float(without / within) - 3)
 
 
-def trained(task: Any, build: Factory) -> Training:
-    return Training(task, build)
-
-
-def add(name: str, title: str, report: str, field: str, test: str, model: Any, wrong: Any, task: Any, **more: Any) -> None:
-    """Adds a pair of one class, whose first argument is the bug."""
-    facts: dict[str, Any] = {
-        "setup": partial(trained, task),
-        "buggy": partial(model, True),
-        "sound": model,
-        "wrong": wrong,
-        **more,
-    }
-    wild(name, title=title, report=report, area="losses", field=field, test=test, drawn_after=True, **facts)
-
-
+add = partial(pair_of_one_class, area="losses", judge=Training, draw=2)
 add(
     "mean_over_no_other_picture",
     "The supervised contrastive loss divides by the number of other pictures of a class, which is 0 for a class seen once",

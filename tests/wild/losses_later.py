@@ -13,7 +13,7 @@ from tests.planted_bugs.setups import Model
 from tests.planted_bugs.tier3.training import Training
 
 from .losses_scores import IGNORED, TAGS, TEXT, Learner, Mixtral, Summariser, change_by_collapse
-from .register import task_of, wild
+from .register import pair_of_one_class, task_of
 
 FEATURES, ACTIONS, STEPS, BANDS = 6, 4, 9, 5
 CENSUS = task_of(inputs={"person": {"axes": ["batch", FEATURES]}}, outputs={"rich": {"axes": ["batch"], "kind": "binary_scores"}})
@@ -206,12 +206,7 @@ def change_by_frames_in_sight(model: Any) -> float:
     return float((model.training_step({**longer, "labels": torch.zeros(2, 12, BANDS)}, 0) - once).abs())
 
 
-def add(name: str, title: str, report: str, field: str, test: str, model: Any, wrong: Any, task: Any, **more: Any) -> None:
-    """Adds a pair of one class, whose first argument is the bug."""
-    facts: dict[str, Any] = {"setup": partial(Training, task), "buggy": partial(model, True), "sound": model, "wrong": wrong}
-    wild(name, title=title, report=report, area="losses", field=field, test=test, drawn_after=True, **{**facts, **more})
-
-
+add = partial(pair_of_one_class, area="losses", judge=Training, draw=1)
 add(
     "sigmoid_of_an_income",
     "A redundant sigmoid stands before BCEWithLogitsLoss",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tests.planted_bugs.tier3.training import Training
 
-from .register import task_of, wild
+from .register import pair_of_one_class, task_of
 
 WORDS, LENGTH, USERS, ITEMS, NODES = 31, 10, 12, 15, 6
 IGNORED = -100
@@ -171,12 +171,7 @@ def change_by_collapse(model: Any) -> float:
     return max(0.0, 0.5 - float(model.balance(together) - model.balance(spread)))
 
 
-def add(name: str, title: str, report: str, field: str, test: str, model: Any, wrong: Any, task: Any, **more: Any) -> None:
-    """Adds a pair of one class, whose first argument is the bug."""
-    facts: dict[str, Any] = {"setup": partial(Training, task), "buggy": partial(model, True), "sound": model, "wrong": wrong}
-    wild(name, title=title, report=report, area="losses", field=field, test=test, **{**facts, **more})
-
-
+add = partial(pair_of_one_class, area="losses", judge=Training)
 add(
     "sigmoid_before_a_loss_with_logits",
     "The probability of a click is given to a loss that expects a score, so the loss does not converge",

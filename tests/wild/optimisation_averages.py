@@ -12,10 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.evidence import Status
-from tests.planted_bugs.setups import Factory
 from tests.planted_bugs.tier3.training import Training
 
-from .register import task_of, wild
+from .register import pair_of_one_class, task_of
 
 WORDS, LENGTH = 31, 10
 IMAGES = task_of(task_type="image_classification", image_size=[3, 8, 8], num_classes=4)
@@ -167,16 +166,7 @@ def larger_than_one_batch(model: Any) -> float:
     return float(sizes[0] / sizes[1] - 1)
 
 
-def add(name: str, title: str, report: str, field: str, test: str, model: Any, wrong: Any, task: Any, **more: Any) -> None:
-    """Adds a pair of one class, whose first argument is the bug."""
-
-    def setup(build: Factory) -> Training:
-        return Training(task, build)
-
-    facts: dict[str, Any] = {"setup": setup, "buggy": partial(model, True), "sound": model, "wrong": wrong, **more}
-    wild(name, title=title, report=report, area="optimisation", field=field, test=test, **facts)
-
-
+add = partial(pair_of_one_class, area="optimisation", judge=Training)
 add(
     "teacher_without_running_statistics",
     "The teacher averages the student's parameters, and keeps batch norms of mean 0 and variance 1",

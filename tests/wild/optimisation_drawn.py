@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from harness.evidence import Status
-from tests.planted_bugs.setups import Factory
 from tests.planted_bugs.tier3.training import Training
 
-from .register import FirstRun, task_of, wild
+from .register import FirstRun, pair_of_one_class, task_of
 
 VOCAB, LENGTH, WIDTH, TAGS = 23, 10, 16, 5
 TEXT = task_of(task_type="causal_lm", vocab_size=VOCAB, max_seq_len=LENGTH, pad_token_id=0)
@@ -250,22 +249,7 @@ def change_by_longer_texts(model: Any) -> float:
     return max(0.0, float((model.loss(long) / model.loss(short)).log()) - 0.5)
 
 
-def trained(task: Any, build: Factory) -> Training:
-    return Training(task, build)
-
-
-def add(name: str, title: str, report: str, field: str, test: str, model: Any, wrong: Any, task: Any, **more: Any) -> None:
-    """Adds a pair of one class, whose first argument is the bug."""
-    facts: dict[str, Any] = {
-        "setup": partial(trained, task),
-        "buggy": partial(model, True),
-        "sound": model,
-        "wrong": wrong,
-        **more,
-    }
-    wild(name, title=title, report=report, field=field, test=test, drawn_after=True, **{"area": "optimisation", **facts})
-
-
+add = partial(pair_of_one_class, area="optimisation", judge=Training, draw=2)
 add(
     "decay_of_biases_and_norms",
     "Weight decay is applied to all parameters, layer norms and biases too",

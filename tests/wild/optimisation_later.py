@@ -14,12 +14,11 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import LambdaLR
 
 from harness.evidence import Status
-from tests.planted_bugs.setups import Factory
 from tests.planted_bugs.tier3.training import Training
 
 from .optimisation_averages import MeanTeacher, Recorder, network
 from .optimisation_steps import Contrasted, Trained, configured
-from .register import task_of, wild
+from .register import pair_of_one_class, task_of
 
 FEATURES, ACTIONS, WORDS, LENGTH = 6, 4, 31, 10
 IMAGES = task_of(task_type="image_classification", image_size=[3, 8, 8], num_classes=4)
@@ -263,23 +262,7 @@ def decayed_vectors(model: Any) -> float:
     return float(sum(p.ndim < 2 for group in groups if group["weight_decay"] for p in group["params"]))
 
 
-def add(name: str, title: str, report: str, field: str, test: str, model: Any, wrong: Any, task: Any, **more: Any) -> None:
-    """Adds a pair of one class, whose first argument is the bug."""
-
-    def setup(build: Factory) -> Training:
-        return Training(task, build)
-
-    facts: dict[str, Any] = {
-        "setup": setup,
-        "buggy": partial(model, True),
-        "sound": model,
-        "wrong": wrong,
-        "drawn_after": True,
-        **more,
-    }
-    wild(name, title=title, report=report, area="optimisation", field=field, test=test, **facts)
-
-
+add = partial(pair_of_one_class, area="optimisation", judge=Training, draw=1)
 WARNS: dict[str, Any] = {"status": Status.WARN}
 
 add(

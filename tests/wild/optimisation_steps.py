@@ -13,10 +13,9 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, LambdaLR
 
 from harness.evidence import Status
-from tests.planted_bugs.setups import Factory
 from tests.planted_bugs.tier3.training import Training
 
-from .register import task_of, wild
+from .register import pair_of_one_class, task_of
 
 BANDS, FRAMES, SOUNDS, CELLS = 6, 10, 5, 7
 IMAGES = task_of(task_type="image_classification", image_size=[3, 8, 8], num_classes=4)
@@ -233,17 +232,7 @@ def step_above_the_limit(model: Any) -> float:
     return max(0.0, float((after - before).norm()) - 0.05)
 
 
-def add(name: str, title: str, report: str, field: str, test: str, model: Any, wrong: Any, task: Any, **more: Any) -> None:
-    """Adds a pair of one class, whose first argument is the bug."""
-    config = more.pop("config", {"learning_rate": 5e-3})
-
-    def setup(build: Factory) -> Training:
-        return Training(task, build, config=config)
-
-    facts: dict[str, Any] = {"setup": setup, "buggy": partial(model, True), "sound": model, "wrong": wrong, **more}
-    wild(name, title=title, report=report, area="optimisation", field=field, test=test, **facts)
-
-
+add = partial(pair_of_one_class, area="optimisation", judge=Training)
 add(
     "cosine_of_steps_by_epoch",
     "A cosine over as many steps as there are batches is stepped once an epoch, and hardly moves",
@@ -276,7 +265,7 @@ add(
     share_of_line_at_the_end,
     NOISE,
     status=Status.WARN,
-    config={"accumulate_grad_batches": 2},
+    judge=partial(Training, config={"accumulate_grad_batches": 2}),
 )
 add(
     "clipped_before_unscaling",

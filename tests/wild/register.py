@@ -11,6 +11,7 @@ import linecache
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +81,11 @@ class WildBug:
         module: What must be blamed, or the start of its path; empty where no module can be named.
         line: A part of the line of the pair's file that must be named; empty where no line is asked for.
         status: What the finding must be; a warning where the property warns by design.
-        drawn_after: Whether the pair was written when its check was finished already.
+        draw: In which draw of reports it was written, once the checks were finished; 0 where it was written before or while its check was.
         missed: Why nothing finds it, where nothing does; its test then demands that this is still so.
         unnamed: Why another module or none is blamed, where that is so; its test then demands that this is still so.
         first_run: What the suite said of it at first, of pairs that were drawn after the checks; ``None`` where that was not kept.
+        long: Whether its tests run with ``--long`` only.
     """
 
     name: str
@@ -99,14 +101,20 @@ class WildBug:
     module: str = ""
     line: str = ""
     status: Status = Status.FAIL
-    drawn_after: bool = False
+    draw: int = 0
     missed: str = ""
     or_tests: tuple[str, ...] = ()
     unnamed: str = ""
     first_run: FirstRun | None = None
+    long: bool = False
 
     def __str__(self) -> str:
         return f"{self.area}-{self.name}"
+
+    @property
+    def drawn_after(self) -> bool:
+        """Whether it was written when its check was finished already."""
+        return self.draw > 0
 
     @property
     def tier(self) -> int:
@@ -152,6 +160,37 @@ def wild(name: str, **facts: Any) -> None:
     if name in _REGISTER:
         raise ValueError(f"two wild bugs are named {name!r}")
     _REGISTER[name] = WildBug(name, **facts)
+
+
+def pair_of_one_class(
+    name: str,
+    title: str,
+    report: str,
+    field: str,
+    test: str,
+    model: Callable[..., nn.Module],
+    wrong: Callable[[Any], float],
+    task: TaskSpec,
+    *,
+    judge: Callable[[TaskSpec, Factory], Setup],
+    **facts: Any,
+) -> None:
+    """Adds a pair that is one class, whose first argument says whether it has the bug.
+
+    Args:
+        name: The pair.
+        title: As of ``WildBug``, like the facts that follow.
+        report: Where it was reported.
+        field: Its field.
+        test: The test that must find it.
+        model: The class.
+        wrong: How wrong a model is.
+        task: What the model is for.
+        judge: Makes what judges it, from the task and one of the two models.
+        **facts: Other facts of ``WildBug``.
+    """
+    made: dict[str, Any] = {"setup": partial(judge, task), "buggy": partial(model, True), "sound": model, "wrong": wrong}
+    wild(name, title=title, report=report, field=field, test=test, **{**made, **facts})
 
 
 def wild_bugs() -> list[WildBug]:

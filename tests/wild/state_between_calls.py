@@ -198,7 +198,7 @@ def written_labels(model: nn.Module) -> float:
     return float(abs(int(places[1]) - LENGTH - 2))
 
 
-_drawn = partial(wild, area="state", drawn_after=True)
+_drawn = partial(wild, area="state", draw=2)
 _drawn(
     "edges_of_the_first_graph",
     title="A graph convolution keeps the normalised edges of the first graph, and refuses or misreads every other one",

@@ -68,7 +68,7 @@ def moved_statistics(shape: tuple[int, ...], model: nn.Module) -> float:
     return float(norm.running_mean.abs().max())
 
 
-_frozen = partial(wild, area="state", test="step_updates", status=Status.WARN, drawn_after=True)
+_frozen = partial(wild, area="state", test="step_updates", status=Status.WARN, draw=1)
 _frozen(
     "freezing_undone_by_train",
     title="Frozen batch norms are in eval mode until the next train(), and then average the batches again",
@@ -135,5 +135,5 @@ wild(
     buggy=partial(Whitened, True),
     sound=Whitened,
     wrong=change_by_a_call,
-    drawn_after=True,
+    draw=1,
 )

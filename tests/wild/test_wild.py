@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,17 +16,20 @@ from tests.planted_bugs.tester import judged_of_a_bug, whole_tier
 from .register import AREAS, FIELDS, NOISE, WildBug, wild_bugs, wrongness
 
 BUGS = wild_bugs()
-FOUND = [bug for bug in BUGS if not bug.missed]
 REPORT = re.compile(r"[\w.-]+/[\w.-]+(#\d+|@[0-9a-f]{7,40})")
 
 
-@pytest.mark.parametrize("bug", BUGS, ids=str)
+def _marked(bugs: Iterable[WildBug]) -> list[Any]:
+    return [pytest.param(bug, marks=pytest.mark.long) if bug.long else bug for bug in bugs]
+
+
+@pytest.mark.parametrize("bug", _marked(BUGS), ids=str)
 def test_the_bug_is_in_one_model_and_not_in_the_other(bug: WildBug) -> None:
     assert not wrongness(bug, bug.buggy) <= 10 * NOISE
     assert wrongness(bug, bug.sound) <= NOISE
 
 
-@pytest.mark.parametrize("bug", FOUND, ids=str)
+@pytest.mark.parametrize("bug", _marked(bug for bug in BUGS if not bug.missed), ids=str)
 def test_a_wild_bug_is_found(bug: WildBug, tmp_path: Path) -> None:
     found = bug.setup(bug.buggy).judge(judged_for(bug), tmp_path)
     evidence = bug.finding(found)
@@ -34,13 +39,13 @@ def test_a_wild_bug_is_found(bug: WildBug, tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("bug", [bug for bug in BUGS if bug.missed], ids=str)
+@pytest.mark.parametrize("bug", _marked(bug for bug in BUGS if bug.missed), ids=str)
 def test_a_missed_bug_is_still_missed(bug: WildBug, tmp_path: Path) -> None:
     evidence = bug.finding(bug.setup(bug.buggy).judge(judged_for(bug), tmp_path))
     assert evidence is None, f"found now: drop `missed`. {evidence.explain()}"
 
 
-@pytest.mark.parametrize("bug", BUGS, ids=str)
+@pytest.mark.parametrize("bug", _marked(BUGS), ids=str)
 def test_a_corrected_model_is_quiet(bug: WildBug, tmp_path: Path) -> None:
     judged = whole_tier(1) if bug.tier == 1 else judged_for(bug)
     found = bug.setup(bug.sound).judge(judged, tmp_path)

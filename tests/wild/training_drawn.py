@@ -41,7 +41,7 @@ WAVES = task_of(
     axes={"time": {"min": 3, "max": 24, "padding": "right"}},
 )
 TABLE = task_of(task_type="tabular_regression", num_features=6)
-_pair = partial(wild, area="train_mode", drawn_after=True)
+_pair = partial(wild, area="train_mode", draw=1)
 
 
 class Chunked(nn.Module):

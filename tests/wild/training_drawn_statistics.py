@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from harness.evidence import Status
 from tests.planted_bugs.setups import Model
 
-from .register import FirstRun, task_of, wild
+from .register import FirstRun, pair_of_one_class, task_of
 
 BANDS, FRAMES, WIDTH, CLASSES = 6, 12, 16, 4
 NOISY = task_of(
@@ -259,12 +259,7 @@ def change_by_filling(model: nn.Module) -> float:
     return float((after - before)[real].abs().max())
 
 
-def add(name: str, title: str, report: str, field: str, test: str, model: Any, wrong: Any, task: Any, **more: Any) -> None:
-    """Adds a pair of one class, whose first argument is the bug."""
-    facts: dict[str, Any] = {"setup": partial(Model, task), "buggy": partial(model, True), "sound": model, "wrong": wrong, **more}
-    wild(name, title=title, report=report, area="train_mode", field=field, test=test, drawn_after=True, **facts)
-
-
+add = partial(pair_of_one_class, area="train_mode", judge=Model, draw=2)
 add(
     "recomputed_with_other_masks",
     "Checkpointing does not restore the random state, so that dropout drops other units when it recomputes",
