@@ -248,7 +248,7 @@ def _package_in(folder: Path) -> Path | None:
 def _activate(config: pytest.Config, configs: list[Path]) -> None:
     """Checks the configs and brings in the fixtures and the report."""
     from harness.errors import UserError
-    from harness.health.loggers import require
+    from harness.health.history import require
     from harness.internal_errors import write_tracebacks_to
     from pytest_modeltiers.suite import Suite
 

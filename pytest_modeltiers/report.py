@@ -17,10 +17,9 @@ from harness.documents import without_secrets
 from harness.errors import UserError
 from harness.evidence import Evidence, Status
 from harness.files import write_whole
-from harness.health import ExportHealthReport
+from harness.health import ExportHealthReport, to_sarif
 from harness.health.checks import SkippedCheck, label_of
 from harness.health.history import REPORT, remember, write_badge
-from harness.health.sarif import to_sarif
 from harness.provenance import surroundings
 from harness.wording import visible, visible_values
 from pytest_modeltiers import __version__
@@ -310,7 +309,7 @@ class Reporter:
 
 def _logged(name: str, report: ExportHealthReport, files: list[Path]) -> str:
     """Logs a report; what to say of it. A logger that fails takes nothing away from the run."""
-    from harness.health.loggers import log_report
+    from harness.health.history import log_report
 
     try:
         return f"logged to {log_report(name, report, files)}"

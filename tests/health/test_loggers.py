@@ -13,7 +13,7 @@ import pytest
 from harness.errors import MissingPackageError
 from harness.health import ExportHealthReport
 from harness.health.checks import CheckResult
-from harness.health.loggers import LOGGERS, log_report, metrics_of, require
+from harness.health.history import LOGGERS, log_report, metrics_of, require
 
 REPORT = ExportHealthReport(
     "net",

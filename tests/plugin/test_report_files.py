@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from small_models import LEAKY, output
 
-from harness.health.loggers import LOGGERS
+from harness.health.history import LOGGERS
 from pytest_modeltiers import plugin
 
 FILES = {"health_report.json", "health_report.md", "health_report.html", "badge.json", "badge.svg"}
