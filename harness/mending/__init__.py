@@ -11,11 +11,27 @@ from types import FrameType
 from typing import Any
 
 from harness.evidence import Mending, from_here
-from harness.mending.edits import Edit, Source, edits_of, scopes_of
-from harness.mending.patching import CannotChangeError, changed
-from harness.mending.probes import PROBES
+from harness.mending.edits import (
+    CannotChangeError,
+    Edit,
+    Rule,
+    Scope,
+    Source,
+    adding_to,
+    arguments,
+    call_text,
+    called,
+    changed,
+    edits_of,
+    scopes_of,
+)
 from harness.mending.rules import RULES
 from harness.runtime import processor_seconds
+
+_PROBES: list[Rule] = []
+"""Changes that are no mendings, and show which line it depends on whether a property holds: at the end of this file."""
+
+_probe = adding_to(_PROBES, is_known=False)
 
 _FAR = 12
 """What it costs that a change is in another function of the class at fault; twice that in another class."""
@@ -87,7 +103,7 @@ def _ranked(
         home = next((scope for scope in scopes if place and place[0] == file and _has(scope.function, place[1])), None)
         for scope in scopes:
             far = 0 if scope is home else _FAR if home and scope.owner is home.owner else 2 * _FAR
-            for edit in edits_of(scope, (*RULES, *PROBES)):
+            for edit in edits_of(scope, (*RULES, *_PROBES)):
                 if any((file, line) in lines for line in range(edit.line, edit.end + 1)):
                     away = abs(edit.line - place[1]) if scope is home and place else _NEAR / 2
                     yield 2 * edit.cost + far + min(away, _NEAR), file, edit
@@ -116,3 +132,64 @@ def _running_lines(files: set[str]) -> Iterator[set[tuple[str, int]]]:
         yield seen
     finally:
         sys.settrace(before)
+
+
+@_probe("another switch", 6)
+def _constant_switch(node: ast.AST, scope: Scope) -> Iterator[str]:
+    if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant) and type(node.value.value) is bool:
+        yield f"{' = '.join(scope.text(each) for each in node.targets)} = {not node.value.value}"
+
+
+@_probe("one of two", 6)
+def _one_of_two(node: ast.AST, scope: Scope) -> Iterator[str]:
+    if isinstance(node, ast.IfExp):
+        yield scope.text(node.body)
+        yield scope.text(node.orelse)
+    if isinstance(node, ast.AugAssign):
+        yield f"{scope.text(node.target)} = {scope.text(node.value)}"
+    if isinstance(node, ast.Call) and any(word.arg == "reduction" for word in node.keywords):
+        yield scope.text(node).replace('"sum"', '"mean"').replace("'sum'", "'mean'")
+
+
+@_probe("what was left out", 7)
+def _left_out(node: ast.AST, scope: Scope) -> Iterator[str]:
+    if not isinstance(node, ast.Call) or called(node) in ("isinstance", "len", "range", "super", "print"):
+        return
+    args, keywords = arguments(node, scope)
+    used = {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
+    if called(node) == "checkpoint":
+        for name in scope.names:
+            if name not in used:
+                yield call_text(node, scope, [*args, name], keywords)
+    for number, value in enumerate(node.args):
+        rest = args[number + 1 :]
+        if isinstance(value, ast.Name) and value.id in scope.names:
+            others = [name for name in scope.names if name != value.id][:6]
+            for other in [*others, *(["None"] if number else [])]:
+                yield call_text(node, scope, [*args[:number], other, *rest], keywords)
+        elif isinstance(value, ast.Constant) and value.value is None and scope.owner is not None:
+            for name in ("bias", "mask"):
+                found = [t for t in _attributes(scope.owner) if t.endswith(f".{name}")]
+                for other in found[:3]:
+                    yield call_text(node, scope, [*args[:number], other, *rest], keywords)
+
+
+def _attributes(owner: ast.ClassDef) -> list[str]:
+    found = (ast.unparse(node) for node in ast.walk(owner) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load))
+    return list(dict.fromkeys(text for text in found if text.startswith("self.")))
+
+
+@_probe("another number", 9)
+def _number(node: ast.AST, scope: Scope) -> Iterator[str]:
+    if isinstance(node, ast.Constant) and type(node.value) is int and abs(node.value) < 100:
+        yield from (f"{node.value + 1}", f"{node.value - 1}" if node.value > 0 else "(-1)")
+        if node.value == 1:
+            yield from scope.parameters[:4]
+
+
+@_probe("without it", 10)
+def _without(node: ast.AST, scope: Scope) -> Iterator[str]:
+    if isinstance(node, (ast.Expr, ast.Assign, ast.AugAssign)) and not (
+        isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    ):
+        yield "pass"

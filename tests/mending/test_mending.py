@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from harness.evidence import Mending
-from harness.mending.edits import Source, edits_of, scopes_of
-from harness.mending.patching import CannotChangeError, changed
+from harness.mending.edits import CannotChangeError, Source, changed, edits_of, scopes_of
 from harness.mending.rules import RULES
 from harness.tasks import TaskSpec, TaskType
 from harness.user_code import import_file
