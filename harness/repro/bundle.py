@@ -25,20 +25,22 @@ from harness.experiments import ExperimentDB, RunRef
 from harness.files import BLOCK, blocks_of, replacing
 from harness.repro.comparison import MetricRecords
 from harness.repro.contents import Contents, check_names, collect, files_below, free_place
-from harness.repro.environment import OURS, needed, requirements
-from harness.repro.environment import env_snapshot as snapshot
 from harness.repro.manifest import (
     CONFIG,
     ENVIRONMENT,
     MANIFEST,
     METRICS,
+    OURS,
     README,
     REQUIREMENTS,
     FileFacts,
     Manifest,
     ReproError,
     is_inside,
+    needed,
+    requirements,
 )
+from harness.repro.manifest import env_snapshot as snapshot
 from harness.repro.recorded import RecordedRun, config_of, read_run, why_not_rebuilt
 from harness.wording import and_others
 

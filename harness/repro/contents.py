@@ -3,14 +3,70 @@
 from __future__ import annotations
 
 import ast
+import copy
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from harness.documents import flat
 from harness.errors import did_you_mean
-from harness.repro.manifest import OUTPUTS, ReproError, files_named, is_function, is_inside, text_at, with_paths
+from harness.repro.manifest import ReproError, is_inside
+
+_PYTHON_DATA = ("train.dataset", "train.datamodule", "eval.dataset", "eval.datamodule")
+INPUTS = (
+    *("model", "model_file", "adapter", "example", "loss", "weights", "resume_from_checkpoint", "train.path", "eval.path"),
+    *_PYTHON_DATA,
+)
+"""Files that a training reads. Functions of outputs and labels, such as ``outputs.scores.loss``, are files too."""
+
+OUTPUTS = {"checkpoint_dir": "checkpoints", "export.export_dir": "exports", "db_path": "experiments.db"}
+"""Files and folders that it writes, and what they are called in a bundle."""
+
+
+def text_at(config: Mapping[str, Any], key: str) -> str | None:
+    """The text at a key; ``None`` where there is none."""
+    found: Any = config
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found if isinstance(found, str) else None
+
+
+def is_function(key: str) -> bool:
+    """Whether a key may name something in a file, as ``file.py:name``."""
+    return key in _PYTHON_DATA or key.partition(".")[0] in ("adapter", "example", "loss", "outputs", "labels", "metrics")
+
+
+def files_named(config: Mapping[str, Any]) -> dict[str, str]:
+    """The file or folder that each of ``INPUTS`` names; of ``file.py:name`` the file, and what is built in is no file."""
+    declared = {group: config[group] for group in ("loss", "outputs", "labels") if isinstance(config.get(group), Mapping)}
+    functions = {key: text for key, text in flat(declared).items() if isinstance(text, str)}
+    functions |= {f"metrics.{place}": str(name) for place, name in enumerate(config.get("metrics") or ()) if ":" in str(name)}
+    found = {key: text_at(config, key) for key in INPUTS} | functions
+    return {key: file for key, text in found.items() if text is not None and (file := _file_of(key, text))}
+
+
+def _file_of(key: str, text: str) -> str:
+    """The file in a key's text; empty where it names none."""
+    if not is_function(key):
+        return text
+    file, separator, _ = text.rpartition(":")
+    return file if separator and file.endswith(".py") else ""
+
+
+def with_paths(config: Mapping[str, Any], places: Mapping[str, str]) -> dict[str, Any]:
+    """A copy of a config that names other files; of ``file.py:name`` the name stays."""
+    new: dict[str, Any] = copy.deepcopy(dict(config))
+    for key, place in places.items():
+        groups = key.split(".")
+        inner: Any = new
+        for group in groups[:-1]:
+            inner = inner[group]
+        last: Any = int(groups[-1]) if isinstance(inner, list) else groups[-1]
+        inner[last] = f"{place}:{inner[last].rpartition(':')[2]}" if is_function(key) else place
+    return new
+
 
 DATA_LIMIT = 64 << 20
 """Bytes of data that a bundle holds; of more it has the hashes alone."""

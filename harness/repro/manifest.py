@@ -1,77 +1,29 @@
-"""The manifest of a repro bundle: what it is of, and the sha256 and size of every other file; which names and paths a bundle takes."""
+"""What a repro bundle records: its manifest, with the hash of every other file; the environment of the run, and what differs later."""
 
 from __future__ import annotations
 
-import copy
+import json
+import os
+import platform
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib.metadata import Distribution, PackageNotFoundError, distribution, distributions, packages_distributions
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from harness.documents import flat
+from harness.data.readers import package_for
 from harness.errors import UserError
 from harness.files import file_hash
+from harness.provenance import VARIABLES, cpu_model, gpus, provenance
 
 
 class ReproError(UserError, RuntimeError):
     """A repro bundle cannot be made, is not whole, or cannot be run again."""
 
     code = "repro"
-
-
-_PYTHON_DATA = ("train.dataset", "train.datamodule", "eval.dataset", "eval.datamodule")
-INPUTS = (
-    *("model", "model_file", "adapter", "example", "loss", "weights", "resume_from_checkpoint", "train.path", "eval.path"),
-    *_PYTHON_DATA,
-)
-"""Files that a training reads. Functions of outputs and labels, such as ``outputs.scores.loss``, are files too."""
-
-OUTPUTS = {"checkpoint_dir": "checkpoints", "export.export_dir": "exports", "db_path": "experiments.db"}
-"""Files and folders that it writes, and what they are called in a bundle."""
-
-
-def text_at(config: Mapping[str, Any], key: str) -> str | None:
-    """The text at a key; ``None`` where there is none."""
-    found: Any = config
-    for part in key.split("."):
-        found = found.get(part) if isinstance(found, Mapping) else None
-    return found if isinstance(found, str) else None
-
-
-def is_function(key: str) -> bool:
-    """Whether a key may name something in a file, as ``file.py:name``."""
-    return key in _PYTHON_DATA or key.partition(".")[0] in ("adapter", "example", "loss", "outputs", "labels", "metrics")
-
-
-def files_named(config: Mapping[str, Any]) -> dict[str, str]:
-    """The file or folder that each of ``INPUTS`` names; of ``file.py:name`` the file, and what is built in is no file."""
-    declared = {group: config[group] for group in ("loss", "outputs", "labels") if isinstance(config.get(group), Mapping)}
-    functions = {key: text for key, text in flat(declared).items() if isinstance(text, str)}
-    functions |= {f"metrics.{place}": str(name) for place, name in enumerate(config.get("metrics") or ()) if ":" in str(name)}
-    found = {key: text_at(config, key) for key in INPUTS} | functions
-    return {key: file for key, text in found.items() if text is not None and (file := _file_of(key, text))}
-
-
-def _file_of(key: str, text: str) -> str:
-    """The file in a key's text; empty where it names none."""
-    if not is_function(key):
-        return text
-    file, separator, _ = text.rpartition(":")
-    return file if separator and file.endswith(".py") else ""
-
-
-def with_paths(config: Mapping[str, Any], places: Mapping[str, str]) -> dict[str, Any]:
-    """A copy of a config that names other files; of ``file.py:name`` the name stays."""
-    new: dict[str, Any] = copy.deepcopy(dict(config))
-    for key, place in places.items():
-        groups = key.split(".")
-        inner: Any = new
-        for group in groups[:-1]:
-            inner = inner[group]
-        last: Any = int(groups[-1]) if isinstance(inner, list) else groups[-1]
-        inner[last] = f"{place}:{inner[last].rpartition(':')[2]}" if is_function(key) else place
-    return new
 
 
 def is_inside(name: str) -> bool:
@@ -207,3 +159,175 @@ def _parse_files(data: Mapping[str, Any]) -> dict[str, FileFacts]:
         if not _HASH.fullmatch(facts.sha256) or facts.bytes < 0:
             raise ValueError(f"{name} has no sha256 and size")
     return files
+
+
+def env_snapshot() -> dict[str, Any]:
+    """What a training depends on beside its config and code, as JSON values; no host, user, path or secret is in it.
+
+    Returns:
+        ``python``, ``platform``, ``cpu``, ``packages`` (every installed distribution), ``torch``, ``threads``, ``gpus``, ``git`` (the commit
+        of the current folder), and ``variables``: those of ``VARIABLES`` that are set.
+    """
+    import torch
+
+    origin = provenance()
+    return {
+        "python": {"version": platform.python_version(), "implementation": platform.python_implementation()},
+        "platform": {"system": platform.system(), "machine": platform.machine(), "release": platform.platform()},
+        "cpu": {"model": cpu_model(), "count": os.cpu_count(), "capability": torch.backends.cpu.get_cpu_capability()},
+        "packages": installed(),
+        "torch": {
+            "version": torch.__version__,
+            "commit": torch.version.git_version,
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version() if torch.cuda.is_available() else None,
+            "build": torch.__config__.show().splitlines()[1:],
+        },
+        "threads": {"intra_op": torch.get_num_threads(), "inter_op": torch.get_num_interop_threads()},
+        "gpus": gpus(),
+        "git": {"commit": origin["git_commit"], "dirty": origin["git_dirty"]},
+        "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
+    }
+
+
+def installed() -> dict[str, str]:
+    """The version of every distribution that is installed, by name."""
+    found = ((found.metadata["Name"], found.version) for found in distributions())
+    return dict(sorted(((name, version) for name, version in found if name), key=lambda pair: pair[0].lower()))
+
+
+OURS = "pytest-modeltiers"
+
+_TRAINING = ("torch", "numpy", "lightning", OURS)
+"""What trains; which of its two ways it takes depends on whether Lightning is there."""
+
+_INCLUDED = {"harness", "pytest_modeltiers", *sys.stdlib_module_names}
+
+
+def needed(modules: Iterable[str], data: Iterable[str]) -> tuple[list[str], list[str]]:
+    """The distributions that training needs.
+
+    Returns:
+        Names of distributions that are installed, and the modules that belong to none.
+    """
+    by_module = _by_module()
+    modules = {*modules} - _INCLUDED
+    names = {*_TRAINING, *(name for module in modules for name in by_module.get(module, ()))}
+    names |= {package_for(suffix) for suffix in {PurePosixPath(name).suffix for name in data}}
+    return sorted(name for name in names if name and _found(name)), sorted(
+        module for module in modules if module not in by_module
+    )
+
+
+def requirements(names: Iterable[str]) -> str:
+    """A ``requirements.txt`` that pins distributions to the versions found here."""
+    lines = ["# What the run was trained with."]
+    for name in names:
+        found = _found(name)
+        if found is None:
+            continue
+        # What follows a plus names a build, such as +cpu, that no index has.
+        lines.append(f"{name}=={found.version.partition('+')[0]}")
+        if found.read_text("direct_url.json"):
+            lines.append(f"# {name} was installed from a folder or a URL; an index may have another, or none")
+    return "\n".join(lines) + "\n"
+
+
+def names_in(text: str) -> list[str]:
+    """The distributions that a ``requirements.txt`` of this project pins."""
+    return [line.partition("==")[0] for line in text.splitlines() if "==" in line and not line.startswith("#")]
+
+
+@cache
+def _by_module() -> Mapping[str, list[str]]:
+    return packages_distributions()
+
+
+def _found(name: str) -> Distribution | None:
+    try:
+        return distribution(name)
+    except PackageNotFoundError:
+        return None
+
+
+_FACTS = (
+    "python.version",
+    "python.implementation",
+    "platform.system",
+    "platform.machine",
+    "cpu.model",
+    "cpu.capability",
+    "torch.version",
+    "torch.commit",
+    "torch.cuda",
+    "torch.cudnn",
+    "torch.build",
+    "threads.intra_op",
+    "gpus",
+    "variables",
+)
+"""What can change the last bits of a result. Other facts of a snapshot are for people to read."""
+
+_ABSENT = "none"
+
+
+@dataclass(frozen=True)
+class EnvironmentChange:
+    """A fact of the environment that was another one then.
+
+    Attributes:
+        name: Such as ``torch.version``, ``packages.numpy`` or ``variables.OMP_NUM_THREADS``.
+        then: What it was when the run was trained, or bundled.
+        now: What it is here.
+    """
+
+    name: str
+    then: str
+    now: str
+
+    def to_json(self) -> dict[str, str]:
+        """The change as JSON values."""
+        return asdict(self)
+
+
+def environment_changes(
+    then: Mapping[str, Any], now: Mapping[str, Any], packages: Iterable[str]
+) -> tuple[EnvironmentChange, ...]:
+    """The facts that differ and that can change what is computed.
+
+    Args:
+        then: A snapshot. What it does not tell counts as another, since nobody can know that it was the same.
+        now: A snapshot.
+        packages: The distributions that training needs; the versions of others change nothing.
+    """
+    facts = (*_FACTS, *(f"packages.{name}" for name in packages))
+    found: list[EnvironmentChange] = []
+    for fact in facts:
+        before, after = _at(then, fact), _at(now, fact)
+        if before == after:
+            continue
+        if fact == "variables" and isinstance(before, Mapping) and isinstance(after, Mapping):
+            found += [EnvironmentChange(f"{fact}.{name}", *pair) for name, pair in _changed(before, after).items()]
+        else:
+            found.append(EnvironmentChange(fact, _shown(before), _shown(after)))
+    return tuple(found)
+
+
+def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    names = sorted(before.keys() | after.keys())
+    return {name: (_shown(before.get(name)), _shown(after.get(name))) for name in names if before.get(name) != after.get(name)}
+
+
+def _at(snapshot: Mapping[str, Any], fact: str) -> Any:
+    group, _, name = fact.partition(".")
+    found = snapshot.get(group)
+    return found.get(name) if name and isinstance(found, Mapping) else None if name else found
+
+
+def _shown(value: Any) -> str:
+    if value is None or value == []:
+        return _ABSENT
+    if isinstance(value, list) and all(isinstance(entry, Mapping) and "name" in entry for entry in value):
+        return ", ".join(str(entry["name"]) for entry in value)
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:59]}…"

@@ -24,7 +24,7 @@ from harness.data.examples import example_maker
 from harness.data.opening import open_dataset
 from harness.errors import DataError
 from harness.monitoring.profiles import compute_dataset_profile
-from harness.repro.environment import needed
+from harness.repro.manifest import needed
 from harness.scaffold.config_text import config_suggestions
 
 DOCS = Path(__file__).parent.parent.parent / "docs"

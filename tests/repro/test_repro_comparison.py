@@ -8,6 +8,7 @@ import math
 import pytest
 
 from harness.evidence import Status
+from harness.repro import ReproResult
 from harness.repro.comparison import (
     Curve,
     MetricRecords,
@@ -18,8 +19,7 @@ from harness.repro.comparison import (
     first_difference,
     is_timing,
 )
-from harness.repro.environment import VARIABLES, env_snapshot, environment_changes
-from harness.repro.rerun import ReproResult
+from harness.repro.manifest import VARIABLES, env_snapshot, environment_changes
 
 
 def logged(name: str, values: list[float], first: int = 1, spacing: int = 1) -> MetricRecords:

@@ -18,8 +18,7 @@ from harness.errors import UserError
 from harness.experiments import ExperimentDB
 from harness.repro import create_repro_bundle, repro
 from harness.repro.contents import code_of_file, code_of_module, collect
-from harness.repro.environment import names_in, needed, requirements
-from harness.repro.manifest import ReproError
+from harness.repro.manifest import ReproError, names_in, needed, requirements
 from harness.tasks import TaskSpec, TaskType
 
 

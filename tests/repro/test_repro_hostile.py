@@ -15,7 +15,8 @@ from small_runs import LOSSES, edited_config, made, relisted, trainer
 from harness.config import EvalConfig, ExportConfig, SuiteConfig
 from harness.repro import repro
 from harness.repro.bundle import open_bundle
-from harness.repro.manifest import INPUTS, OUTPUTS, ReproError, is_inside
+from harness.repro.contents import INPUTS, OUTPUTS
+from harness.repro.manifest import ReproError, is_inside
 
 Change = Callable[[zipfile.ZipFile], None]
 
