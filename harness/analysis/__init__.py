@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, wraps
 
@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from harness.adapters import SignatureAdapter
 from harness.batches import Batch, Sizes
-from harness.catalogue import CATALOGUE, names_of
+from harness.catalogue import CATALOGUE
 from harness.config import SuiteConfig
 from harness.data.loader import Loader, make_loader
 from harness.data.opening import open_dataset
 from harness.errors import UserError
 from harness.evidence import Evidence, Status, guarded, internal_error
 from harness.internal_errors import is_from_backward
-from harness.owners import Selection, left_to, settled
+from harness.owners import left_to
 from harness.properties import padding
 from harness.properties.calling import BackwardRaisedError
 from harness.properties.model_variants import calibrated_subject, moved
@@ -88,22 +88,6 @@ class Study:
         )
         dataset = open_dataset(data, task, folder, "validation", like=like)
         return make_loader(dataset, task, data.batch_size or _BATCH)
-
-
-def judge_analysis(name: str, study: Study, case: str = "", judged: Collection[str] | None = None) -> Evidence:
-    """The verdict of one check; see ``find_analysis``.
-
-    Args:
-        name: The check.
-        study: The model.
-        case: The case, of a check that has them.
-        judged: Names of the checks of this run; by default all of this tier.
-    """
-    return settled(
-        find_analysis(name, study, case),
-        f"{name}[{case}]" if case else name,
-        Selection(names_of(2) if judged is None else judged),
-    )
 
 
 def find_analysis(name: str, study: Study, case: str = "") -> Evidence:

@@ -22,7 +22,7 @@ from harness.evidence import Evidence, Status
 from harness.models.copies import Copies
 from harness.models.wrapped import without_fast_path
 from harness.properties.calling import ModelRaisedError
-from harness.properties.equality import judge_equal
+from harness.properties.noise import judge_equal
 from harness.properties.subject import Subject
 from harness.properties.tracing import finite, first_broken, first_divergence, recording, whole
 

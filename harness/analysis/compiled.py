@@ -24,8 +24,7 @@ from harness.batches import Batch, Sizes
 from harness.compat import compiler_counters, compiling_in_this_process
 from harness.evidence import Evidence, Status
 from harness.properties.calling import BackwardRaisedError, ModelRaisedError, blaming
-from harness.properties.noise import FACTOR, difference
-from harness.properties.quantised import is_packed
+from harness.properties.noise import FACTOR, difference, is_packed
 from harness.properties.subject import Subject
 from harness.properties.tracing import hooked, path_of
 from harness.runtime import processor_seconds

@@ -16,8 +16,7 @@ from harness.analysis import Study, each_output, rows_first_axes, with_rows
 from harness.batches import Sizes
 from harness.compat import BatchNorm
 from harness.evidence import Evidence, Status
-from harness.properties.noise import FACTOR
-from harness.properties.quantised import is_packed
+from harness.properties.noise import FACTOR, is_packed
 from harness.properties.subject import Subject
 from harness.properties.tracing import Call, path_of, recording
 from harness.tasks.axes import BATCH

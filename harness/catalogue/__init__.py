@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from harness.catalogue.analysis import ANALYSIS
 from harness.catalogue.critical import CRITICAL
-from harness.catalogue.decoding import DECODING
+from harness.catalogue.deployment import EXPORT, MONITORING
 from harness.catalogue.entry import Case, Property, Search
-from harness.catalogue.export import EXPORT
-from harness.catalogue.modes import MODES
-from harness.catalogue.monitoring import MONITORING
+from harness.catalogue.in_use import DECODING, MODES
 from harness.catalogue.training import TRAINING
 
 __all__ = ["BREAK_MOST", "CATALOGUE", "Case", "Property", "Search", "modules_of", "names_of", "of_tier", "rank", "register"]

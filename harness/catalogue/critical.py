@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from harness.catalogue import facts
 from harness.catalogue.entry import DIFFERENCE, FLOAT64, GRADIENTS, Case, FurtherOutputs, Property, Search
-from harness.catalogue.saving import SAVING
+from harness.catalogue.in_use import SAVING
 
 _WRITES = ("inputs_unchanged",)
 
@@ -136,12 +136,12 @@ CRITICAL = (
         cases={
             "left_out": Case(
                 "Without optional inputs the outputs have their shape and are finite",
-                "harness.properties.optional_inputs:works_without",
+                "harness.properties.promises:works_without",
                 search=Search("batches", examples=5),
             ),
             "full_mask": Case(
                 "A mask that hides nothing gives what no mask gives",
-                "harness.properties.optional_inputs:full_mask_is_none",
+                "harness.properties.promises:full_mask_is_none",
                 needs=facts.optional_mask,
                 search=Search("batches", examples=5),
             ),

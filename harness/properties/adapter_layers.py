@@ -23,11 +23,9 @@ from harness.models.adapter_layers import (
     has_signs_of_adapters,
     named_as_adapters,
 )
-from harness.properties.equality import judge_equal
 from harness.properties.loading import tied_groups
-from harness.properties.noise import difference
+from harness.properties.noise import difference, is_packed, judge_equal
 from harness.properties.places import line_that_changes_a_weight
-from harness.properties.quantised import is_packed
 from harness.properties.subject import Subject
 from harness.properties.tracing import first_divergence, recording, whole
 from harness.runtime import seeded

@@ -14,8 +14,7 @@ from harness.batches import Batch, Sizes
 from harness.compat import tree_leaves
 from harness.evidence import Evidence, Status
 from harness.properties.calling import ModelRaisedError
-from harness.properties.equality import first_failure, judge_equal, remembered
-from harness.properties.noise import FACTOR, difference
+from harness.properties.noise import FACTOR, difference, first_failure, judge_equal, remembered
 from harness.properties.subject import Subject
 from harness.tasks.axes import Axis, fits_shape, rows_first, shape_text
 from harness.tasks.values import LengthsOf

@@ -15,8 +15,8 @@ from harness.errors import OutputError
 from harness.evidence import Blame, Evidence, Status
 from harness.owners import left_to
 from harness.properties.calling import ModelRaisedError, mode
-from harness.properties.equality import first_failure, judge_equal, remembered
 from harness.properties.independence import Run, record
+from harness.properties.noise import first_failure, judge_equal, remembered
 from harness.properties.places import writing_line
 from harness.properties.prerequisites import LENGTH_FIRST_CAUSE, READS_LENGTH_FIRST, SHAPE_OWNER, Unusable
 from harness.properties.subject import Subject

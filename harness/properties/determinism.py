@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from harness.batches import Batch, Sizes
 from harness.evidence import Blame, Evidence, Status
 from harness.properties.calling import BackwardRaisedError, ModelRaisedError, NoGradientError, mode
-from harness.properties.equality import judge_equal
-from harness.properties.noise import difference
+from harness.properties.noise import difference, judge_equal
 from harness.properties.padding import padded, placed, tells_padding
 from harness.properties.places import drawing_line
 from harness.properties.prerequisites import REPEATS

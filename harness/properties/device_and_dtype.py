@@ -19,7 +19,7 @@ from harness.compat import TorchDispatchMode, compiler_left_out, tree_leaves, wi
 from harness.evidence import Evidence, Status
 from harness.models.wrapped import without_fast_path
 from harness.properties.calling import ModelRaisedError
-from harness.properties.quantised import quantised_part
+from harness.properties.noise import quantised_part
 from harness.properties.subject import Subject
 from harness.properties.tracing import Call, finite, first_broken, first_of_other_dtype, recording
 

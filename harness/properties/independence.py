@@ -12,9 +12,8 @@ from harness.batches import Batch, Sizes
 from harness.evidence import Evidence, Status
 from harness.owners import owned_by
 from harness.properties.calling import ModelRaisedError
-from harness.properties.equality import first_failure, judge_equal, judge_rows, remembered
 from harness.properties.gradient_tracing import is_finite, recording_graph
-from harness.properties.noise import FACTOR, difference
+from harness.properties.noise import FACTOR, difference, first_failure, judge_equal, judge_rows, remembered
 from harness.properties.prerequisites import (
     LENGTH_FIRST_CAUSE,
     LENGTH_FIRST_OWNER,

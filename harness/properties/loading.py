@@ -22,9 +22,8 @@ from harness.compat import buffers_of, is_shared_until_written, saved_names, sto
 from harness.errors import ProbeUnsupportedError, UserError
 from harness.evidence import Evidence, Status
 from harness.owners import failing_owner, owned_by
-from harness.properties.equality import first_failure, judge_equal
 from harness.properties.model_variants import moved
-from harness.properties.quantised import is_packed, quantised_part
+from harness.properties.noise import first_failure, is_packed, judge_equal, quantised_part
 from harness.properties.subject import Subject, in_dtype_of
 from harness.properties.tracing import first_divergence, recording, whole
 from harness.runtime import bytes_of_weights, seeded

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from harness.compat import NormBase
 from harness.errors import UserError
 from harness.properties.calling import mode
-from harness.properties.quantised import is_packed
+from harness.properties.noise import is_packed
 from harness.properties.subject import Shared, Subject
 from harness.runtime import seeded
 

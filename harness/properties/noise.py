@@ -1,4 +1,4 @@
-"""The rounding noise of a model's logits, from which every bound on a difference is derived.
+"""The rounding noise of a model's logits, the bounds on differences that are derived from it, and the verdict on logits that should be equal.
 
 Two estimates are taken, and the larger one counts:
 
@@ -8,25 +8,27 @@ Two estimates are taken, and the larger one counts:
 
 On 34 small real architectures a row alone and the same row in a batch differed by at most 1.5 times the first estimate, so a
 factor of ten leaves room on both sides: sound models stay far below it, and a real dependence is usually thousands of times above.
+
+PyTorch's quantised modules run in float32 alone and have no gradient. The dynamic ones also take the scale of their integers from the
+range of the whole batch, so that a row's rounding depends on what stands beside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from harness.evidence import WHOLE, Evidence, Status
 from harness.properties.large_tensors import largest_gap, pieces
-from harness.properties.quantised import is_packed
 from harness.runtime import seeded
 
 if TYPE_CHECKING:
     from harness.properties.subject import Subject
-
 
 Call = Callable[[nn.Module, dict[str, Tensor]], Mapping[str, Tensor]]
 """From a model and a batch to outputs by name."""
@@ -181,3 +183,164 @@ def _finite(value: float) -> bool:
 
 def _or_zero(value: float) -> float:
     return value if _finite(value) else 0.0
+
+
+_COMPARES_CALLS = ("batch_independence", "causal", "padding_ignored", "eval_deterministic", "memory_layout")
+"""Properties that compare calls of one model, which earlier calls may disturb."""
+
+Result = TypeVar("Result")
+
+Comparison = Callable[[nn.Module], "tuple[Tensor, Tensor]"]
+"""From a model to two tensors that should be equal."""
+
+
+def judge_equal(
+    subject: Subject,
+    name: str,
+    compare: Comparison,
+    wrong: str | Callable[[], str],
+    counterexample: str,
+    cause: str | Callable[[], str],
+    investigate: Callable[[nn.Module], str] | None = None,
+    bound: float | None = None,
+    code: str = "differs",
+) -> Evidence:
+    """Holds two results of a model to the bound derived from its noise.
+
+    A difference above the bound must also survive in float64, where the model runs there: rounding shrinks by nine orders of
+    magnitude, a real dependence stays as large as it was.
+
+    Args:
+        subject: The model.
+        name: The property.
+        compare: Computes the two results.
+        wrong: What is wrong with the model when they differ.
+        counterexample: The inputs, for people.
+        cause: What usually causes it.
+        investigate: Finds the module to blame, given the model on which to look.
+        bound: Bound on the difference; by default the subject's for this property.
+        code: What kind of finding a difference is.
+    """
+    left, right = compare(subject.model)
+    measured = difference(left, right)
+    bound = subject.bound(name) if bound is None else subject.task.tolerances.get(name, bound)
+    facts: dict[str, Any] = {"name": name, "measured": measured, "bound": bound, "counterexample": counterexample}
+    if measured <= bound:
+        return Evidence(status=Status.OK, message="equal within rounding", **facts)
+    double = subject.double if name not in subject.task.tolerances else None
+    if double is not None:
+        confirmed = difference(*compare(double))
+        if confirmed < measured / FACTOR:
+            return Evidence(
+                status=Status.OK,
+                message="equal within rounding (the difference vanishes in float64)",
+                details={"float64_difference": confirmed},
+                **facts,
+            )
+    if part := dynamically_quantised_part(subject.model):
+        told = wrong if isinstance(wrong, str) else wrong()
+        return Evidence(
+            status=Status.WARN,
+            message=f"{told}; `{part}` quantises its inputs by the range of the whole batch, so some of that is by design",
+            module=part,
+            cause="dynamic quantisation; judge the model before it is quantised, and the quantised one by its answers",
+            code="quantised_by_batch",
+            **facts,
+        )
+    if name in _COMPARES_CALLS and _is_state(subject, compare, bound):
+        told = wrong if isinstance(wrong, str) else wrong()
+        return Evidence(
+            status=Status.WARN,
+            message=f"{told}, but not on fresh copies of the model: an earlier call leaves state behind (see stateless)",
+            cause="a hidden state, key/value cache, mask or counter kept on the module between calls",
+            code="depends_on_earlier_calls",
+            **facts,
+        )
+    judge = double if double is not None else subject.model
+    return Evidence(
+        status=Status.FAIL,
+        message=wrong if isinstance(wrong, str) else wrong(),
+        cause=cause if isinstance(cause, str) else cause(),
+        investigate=None if investigate is None else lambda: investigate(judge),
+        code=code,
+        **facts,
+    )
+
+
+def judge_rows(
+    subject: Subject, name: str, pairs: Sequence[tuple[Tensor, Tensor]], by_itself: Callable[[int], Evidence], counterexample: str
+) -> Evidence:
+    """Judges questions that the rows of shared calls answered; one whose answer is wrong is asked again, in calls of its own.
+
+    So many questions cost two calls, and a row that reads other rows makes none of them fail.
+
+    Args:
+        subject: The model.
+        name: The property.
+        pairs: For each question the two parts of results that should be equal.
+        by_itself: Judges one question, by its number, with calls that ask nothing else.
+        counterexample: The inputs of all, for people.
+    """
+    gaps, bound = [difference(*pair) for pair in pairs], subject.bound(name)
+    doubtful = [number for number, gap in enumerate(gaps) if not gap <= bound]
+    if doubtful:
+        return first_failure(map(by_itself, doubtful))
+    return Evidence(name, Status.OK, "equal within rounding", max(gaps), bound, counterexample=counterexample)
+
+
+def _is_state(subject: Subject, compare: Comparison, bound: float) -> bool:
+    """Whether two results agree as soon as each call is made on a copy of its own, so that only ``stateless`` is violated."""
+    with subject.isolating():
+        return difference(*compare(subject.model)) <= bound
+
+
+def first_failure(findings: Iterable[Evidence]) -> Evidence:
+    """The first failure, or where nothing fails the finding that came closest to one."""
+    closest: Evidence | None = None
+    for evidence in findings:
+        if evidence.status is Status.FAIL:
+            return evidence
+        if closest is None or evidence.excess > closest.excess:
+            closest = evidence
+    if closest is None:
+        raise ValueError("nothing was compared")
+    return closest
+
+
+def remembered(subject: Subject, run: Callable[[nn.Module], Result]) -> Callable[[nn.Module], Result]:
+    """Runs once for each model, and once more on a copy without a past where calls are isolated."""
+    results: dict[tuple[nn.Module, bool], Result] = {}
+
+    def once(model: nn.Module) -> Result:
+        key = (model, subject.isolated)
+        if key not in results:
+            results[key] = run(model)
+        return results[key]
+
+    return once
+
+
+_PACKAGES = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.nn.quantized")
+
+
+def quantised_part(model: nn.Module) -> str:
+    """Path of the first quantised module; empty where there is none."""
+    found = (
+        path for path, module in model.named_modules() if type(module).__module__.startswith(_PACKAGES) or _holds_packed(module)
+    )
+    return next((path or WHOLE for path in found), "")
+
+
+def is_packed(tensor: Tensor) -> bool:
+    """Whether a tensor is made of others, as the quantised weights of torchao are: most arithmetic in place is not defined for it."""
+    return hasattr(tensor, "__tensor_flatten__")
+
+
+def _holds_packed(module: nn.Module) -> bool:
+    return any(map(is_packed, module.parameters(recurse=False)))
+
+
+def dynamically_quantised_part(model: nn.Module) -> str:
+    """Path of the first module that quantises what it is given by the range of the whole batch; empty where there is none."""
+    quantised = ((path, type(module).__module__) for path, module in model.named_modules())
+    return next((path or WHOLE for path, home in quantised if home.startswith(_PACKAGES) and ".dynamic" in home), "")

@@ -12,11 +12,11 @@ from harness.adapters import make_adapter
 from harness.batches import IGNORED, Batch, Sizes, joined, with_rows
 from harness.evidence import Evidence, Status
 from harness.properties.calling import ModelRaisedError, NoGradientError, mode
-from harness.properties.equality import first_failure
 from harness.properties.gradient_tracing import first_bad_gradient, recording_graph
 from harness.properties.independence import ends_along
 from harness.properties.large_tensors import all_finite, reading_gradients
 from harness.properties.model_variants import calibrated, has_running_statistics, mixed_with_typical
+from harness.properties.noise import first_failure
 from harness.properties.padding import padded, placed, tells_padding
 from harness.properties.subject import Subject
 from harness.properties.tracing import finite, first_broken, path_of, recording

@@ -19,10 +19,10 @@ from harness.errors import ProbeUnsupportedError, UserError
 from harness.evidence import Evidence, Status
 from harness.models.wrapped import called_like
 from harness.properties.calling import ModelRaisedError
-from harness.properties.equality import judge_equal
 from harness.properties.loading import NAME, Load, NotLoadedError, judge_loading, tied_groups, unless_owned
 from harness.properties.meta_loading import filling_what_is_empty
 from harness.properties.model_variants import moved
+from harness.properties.noise import judge_equal
 from harness.properties.resuming import in_train_mode
 from harness.properties.subject import Subject, in_dtype_of
 from harness.tasks.values import Ids

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from harness.batches import IGNORED, Batch, Sizes, joined, other_batch, shares_rows
 from harness.evidence import Evidence, Status
-from harness.properties.equality import first_failure, judge_equal, judge_rows, remembered
 from harness.properties.independence import ends_along, record, row_of
+from harness.properties.noise import first_failure, judge_equal, judge_rows, remembered
 from harness.properties.prerequisites import left_to_batch_independence
 from harness.properties.reading import MOST, Reading, changes_along
 from harness.properties.subject import Subject

@@ -13,9 +13,8 @@ from harness.compat import NormBase
 from harness.evidence import WHOLE, Evidence, Status
 from harness.owners import left_to
 from harness.properties.calling import ModelRaisedError
-from harness.properties.equality import judge_equal
 from harness.properties.independence import row_of
-from harness.properties.noise import difference
+from harness.properties.noise import difference, judge_equal
 from harness.properties.padding import no_padding, padded, placed, real_part, tells_padding, unknown_elements
 from harness.properties.places import line_that_calls
 from harness.properties.prerequisites import hidden_by

@@ -1,27 +1,40 @@
-"""The state of a model: all of it is registered, saved, pickled and copied with it, and none of it is kept in the process."""
+"""The state of a model: it is registered, saved, pickled and copied with it, tied weights stay tied, and none is kept in the process."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import pickle
 import sys
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from harness.compat import CONTENTS_OF_MODULE, memory_key
+from harness.errors import ProbeUnsupportedError
 from harness.evidence import Blame, Evidence, Status
 from harness.process_state import Change, ProcessState, in_words, kept_process, left_by
 from harness.properties.calling import NoGradientError, mode
-from harness.properties.equality import judge_equal
-from harness.properties.loading import file_for, same_logits
-from harness.properties.quantised import is_packed
+from harness.properties.loading import (
+    NAME,
+    NotLoadedError,
+    file_for,
+    judge_loading,
+    same_logits,
+    second_instance,
+    tied_groups,
+    unless_owned,
+)
+from harness.properties.noise import is_packed, judge_equal
 from harness.properties.subject import Subject
 from harness.properties.tracing import probing
 from harness.runtime import seeded
+from harness.user_code import raised
 
 _DEPTH = 5
 """How deep lists, dicts and plain objects are looked into."""
@@ -270,3 +283,70 @@ def _unpicklable(model: nn.Module) -> str:
             except Exception:
                 return f"{path}.{name}".lstrip(".")
     return ""
+
+
+def tied_weights(subject: Subject, seed: int = 0) -> Evidence:
+    """Weights that are tied stay tied through deepcopy, a dtype move and loading."""
+    original = subject.rebuild(seed) if subject.rebuild is not None else subject.model
+    tied = tied_groups(original)
+    if not tied:
+        return Evidence(NAME, Status.SKIPPED, "no weights are tied")
+    moves: dict[str, Callable[[], nn.Module]] = {"a dtype move": lambda: subject.copies.of(original).double()}
+    if not subject.copies.fault:
+        moves = {"deepcopy": lambda: copy.deepcopy(original), **moves}
+    if subject.rebuild is not None:
+        moves["loading into a second instance"] = lambda: _copied_into(second_instance(subject), subject.model)
+    for label, move in moves.items():
+        lost = tied - tied_groups(move())
+        if lost:
+            names = sorted(next(iter(lost)))
+            return Evidence(
+                NAME,
+                Status.FAIL,
+                f"`{names[0]}` and `{names[1]}` are tied, but not after {label}",
+                module=names[1],
+                cause="weights tied by copying their data, or tied outside __init__, which a rebuilt model does not repeat",
+                code="loses_tied_weights",
+            )
+    if subject.rebuild is not None:
+        with contextlib.suppress(ProbeUnsupportedError):  # that safetensors cannot save it is said by the export of that format
+            stored_once = _through_safetensors(subject, seed)
+            if stored_once.status is Status.FAIL:
+                return unless_owned(subject, "tied_weights", stored_once)
+    return Evidence(NAME, Status.OK, f"{len(tied)} groups of tied weights stay tied")
+
+
+def _through_safetensors(subject: Subject, seed: int) -> Evidence:
+    """A file of safetensors, which holds tied weights once, gives the same logits."""
+    from safetensors.torch import load_model, save_model
+
+    def load(source: nn.Module, other: nn.Module) -> nn.Module:
+        with tempfile.TemporaryDirectory() as folder:
+            file = str(Path(folder, "model.safetensors"))
+            try:
+                save_model(source, file)
+            except (RuntimeError, ValueError) as error:
+                raise ProbeUnsupportedError(f"safetensors cannot save the model: {raised(error)}") from None
+            try:
+                load_model(other, file)
+            except RuntimeError as error:  # of a model whose own load_state_dict names what it does not need
+                raise ProbeUnsupportedError(f"safetensors refuses what it saved: {raised(error)}") from None
+            except Exception as error:
+                raise NotLoadedError(
+                    f"the model does not load from safetensors, which stores tied weights once: {raised(error)}"
+                ) from error
+        return other
+
+    return judge_loading(
+        subject,
+        load,
+        "a second instance loaded from safetensors, which stores tied weights once, gives different logits",
+        "weights tied outside __init__, or a load_state_dict that undoes the tie",
+        "state_dict_incomplete",
+        seed,
+    )
+
+
+def _copied_into(other: nn.Module, model: nn.Module) -> nn.Module:
+    other.load_state_dict(model.state_dict())
+    return other

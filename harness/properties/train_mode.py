@@ -22,8 +22,7 @@ from harness.evidence import Evidence, Status
 from harness.owners import left_to, owned_by
 from harness.properties.adapter_layers import merged_equals_unmerged
 from harness.properties.calling import NoGradientError
-from harness.properties.equality import judge_equal
-from harness.properties.noise import difference
+from harness.properties.noise import difference, judge_equal
 from harness.properties.prerequisites import hidden_by
 from harness.properties.subject import Subject
 from harness.properties.tracing import Call, first_divergence, recording, whole

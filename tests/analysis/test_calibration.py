@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch.nn.functional as F
 from planted_bugs.register import all_bugs
-from planted_bugs.setups import Factory
+from planted_bugs.setups import Factory, verdict_of
 from planted_bugs.tasks import CLASSES, TABLE
 from planted_bugs.tester import twins_of
 from planted_bugs.tier2.analysed import study_of
 from planted_bugs.tier2.calibration import TOLERANT, Drawn, Scores, Trained
 from torch import Tensor, nn
 
-from harness.analysis import Study, judge_analysis
+from harness.analysis import Study
 from harness.data.loader import make_loader
 from harness.evidence import Evidence, Status
 from harness.tasks import TaskSpec
@@ -29,7 +29,7 @@ def trained(factory: Factory, task: TaskSpec, count: int = 600) -> Study:
 
 
 def judge(study: Study) -> Evidence:
-    return judge_analysis("calibration", study)
+    return verdict_of("calibration", study)
 
 
 @pytest.mark.parametrize("twin", TWINS, ids=lambda twin: twin.name)

@@ -6,13 +6,13 @@ from functools import partial
 
 import pytest
 import torch.nn.functional as F
-from planted_bugs.setups import Factory
+from planted_bugs.setups import Factory, verdict_of
 from planted_bugs.tasks import TABLE
 from planted_bugs.tier2.compiled import Table, timed
 from torch import Tensor, nn
 
 from harness.adapters import Adapter
-from harness.analysis import Study, judge_analysis
+from harness.analysis import Study
 from harness.batches import Batch
 from harness.evidence import Status
 
@@ -24,7 +24,7 @@ def study(build: Factory, seconds: float = 30.0) -> Study:
 
 @pytest.mark.parametrize("breaks", [False, True])
 def test_twin_passes(breaks: bool) -> None:
-    evidence = judge_analysis("compiled", study(partial(Table, breaks=breaks)))
+    evidence = verdict_of("compiled", study(partial(Table, breaks=breaks)))
     assert evidence.status is Status.OK, evidence.explain()
     assert "(backends eager, aot_eager" in evidence.message
     assert ("graph break" in evidence.message) == breaks
@@ -65,25 +65,25 @@ def called_by(adapter: Adapter, fault: str = "") -> Study:
 
 
 def test_where_an_adapter_calls_the_parts_those_are_compiled() -> None:
-    assert judge_analysis("compiled", called_by(CallsTheParts(TABLE))).status is Status.OK
-    evidence = judge_analysis("compiled", called_by(CallsTheParts(TABLE), "logits"))
+    assert verdict_of("compiled", called_by(CallsTheParts(TABLE))).status is Status.OK
+    evidence = verdict_of("compiled", called_by(CallsTheParts(TABLE), "logits"))
     assert evidence.status is Status.FAIL
     assert "the logits differ from the uncompiled model's" in evidence.message
 
 
 def test_where_it_calls_none_there_is_nothing_to_compile() -> None:
-    evidence = judge_analysis("compiled", called_by(CallsNothing(TABLE)))
+    evidence = verdict_of("compiled", called_by(CallsNothing(TABLE)))
     assert evidence.status is Status.SKIPPED
     assert "calls no module" in evidence.message
 
 
 def test_a_recurrent_layer_that_the_compiler_leaves_as_it_is_is_no_fault_of_the_model() -> None:
-    evidence = judge_analysis("compiled", study(Steps))
+    evidence = verdict_of("compiled", study(Steps))
     assert evidence.status is Status.SKIPPED, evidence.explain()
     assert "calls nn.GRU uncompiled" in evidence.message
 
 
 def test_what_there_is_no_time_for_is_left_out() -> None:
-    evidence = judge_analysis("compiled", study(Table, 2.0))
+    evidence = verdict_of("compiled", study(Table, 2.0))
     assert evidence.status is Status.SKIPPED
     assert "`time_budget` leaves 2 s" in evidence.message

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from planted_bugs.setups import verdict_of
 from torch import Tensor, nn
 
 from harness.adapters import make_adapter
@@ -10,7 +11,6 @@ from harness.evidence import Status
 from harness.models.copies import move
 from harness.properties.subject import Subject
 from harness.tasks import TaskSpec, TaskType
-from harness.training.checks.table import judge_training
 from harness.training.trial import Trial
 
 
@@ -43,4 +43,4 @@ def test_it_is_trained() -> None:
     task = TaskSpec(TaskType.TABULAR_CLASSIFICATION, num_features=4, num_classes=3)
     trial = Trial(Subject(OwnTo().eval(), make_adapter(task), task))
 
-    assert judge_training("optimizer_coverage", trial, "", ()).status is Status.OK
+    assert verdict_of("optimizer_coverage", trial, "", ()).status is Status.OK

@@ -10,9 +10,13 @@ from pathlib import Path
 
 from torch import nn
 
-from harness.catalogue import CATALOGUE
+from harness.analysis import Study, find_analysis
+from harness.catalogue import CATALOGUE, names_of
 from harness.evidence import Evidence
+from harness.owners import Selection, settled
 from harness.tasks import TaskSpec
+from harness.training.checks.table import find_training
+from harness.training.trial import Trial
 from pytest_modeltiers.live import judge_model
 
 Factory = Callable[[], nn.Module]
@@ -74,3 +78,17 @@ def tests_of(name: str, task: TaskSpec) -> list[tuple[str, str]]:
     if not entry.applies_to(task):
         return []
     return [(f"{name}[{case}]", case) for case in entry.cases_for(task)] if entry.cases else [(name, "")]
+
+
+def verdict_of(name: str, subject: Study | Trial, case: str = "", judged: Collection[str] | None = None) -> Evidence:
+    """The verdict of one test of tier 2 or 3.
+
+    Args:
+        name: The property.
+        subject: The model, as its tier looks at it.
+        case: The case, of a property that has them.
+        judged: Names of the properties of this run; by default all of the tier.
+    """
+    found = find_analysis(name, subject, case) if isinstance(subject, Study) else find_training(name, subject, case)
+    selection = Selection(names_of(CATALOGUE[name].tier) if judged is None else judged)
+    return settled(found, f"{name}[{case}]" if case else name, selection)

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from harness.adapters import make_adapter
 from harness.evidence import Status
 from harness.models.stubs import build_stub
-from harness.properties.equality import first_failure, judge_equal
-from harness.properties.noise import FACTOR, difference
+from harness.properties.noise import FACTOR, difference, first_failure, judge_equal
 from harness.properties.subject import Subject
 from harness.tasks import TaskSpec, TaskType
 from pytest_modeltiers.live import judge_model

@@ -15,7 +15,7 @@ from harness.evidence import Status
 from harness.tasks import TaskSpec, TaskType
 from harness.tasks.declared import read_signature
 from harness.tasks.finding import signature_from_call
-from harness.tasks.finding.formulas import fitted, product
+from harness.tasks.finding.outputs import fitted, product
 from harness.tasks.written import declared_keys
 from pytest_modeltiers.live import judge_model
 

@@ -11,6 +11,7 @@ import lightning
 import pytest
 import torch
 import torch.nn.functional as F
+from planted_bugs.setups import verdict_of
 from planted_bugs.tier3.declared_tasks import AUTOENCODER, IMITATION, PAIR, POLICY, SEGMENTATION, Autoencoder, Policy, over_batch
 from torch import Tensor, nn
 
@@ -24,7 +25,6 @@ from harness.tasks import TaskSpec, TaskType
 from harness.tasks.declared import read_signature
 from harness.training.checks.baseline_models import Prior, features_of
 from harness.training.checks.labels import guessing_loss
-from harness.training.checks.table import judge_training
 from harness.training.engines.batch_formats import Declared
 from harness.training.optimisation import Objective
 from harness.training.run import train_config
@@ -102,7 +102,7 @@ def test_the_loss_is_the_weighted_sum_over_the_outputs_with_labels() -> None:
 def test_a_loss_that_raises_is_told_once(tmp_path: Path) -> None:
     (tmp_path / "losses.py").write_text("def loss(outputs, batch):\n    return outputs['image'].mean() * batch['missing']\n")
     trial = trial_of({**AUTOENCODER, "loss": "losses.py:loss"}, Autoencoder(), tmp_path)
-    found = {name: judge_training(name, trial, judged=["step_updates", "resume"]) for name in ("step_updates", "resume")}
+    found = {name: verdict_of(name, trial, judged=["step_updates", "resume"]) for name in ("step_updates", "resume")}
     assert found["step_updates"].status is Status.FAIL
     assert found["step_updates"].message == (
         "`loss`: losses.py:loss reads 'missing', which is not there: `outputs` has `image`, `mu`, `logvar`, `batch` has `image`"
@@ -187,7 +187,7 @@ def test_a_training_step_is_given_batches_as_it_takes_them(model: type[LitSpeech
 
 
 def verdict(name: str, trial: Trial) -> Evidence:
-    return judge_training(name, trial, judged=[name])
+    return verdict_of(name, trial, judged=[name])
 
 
 class Saturated(nn.Module):
@@ -349,6 +349,6 @@ def test_labels_that_a_loss_never_reads_are_none(tmp_path: Path, name: str, has_
 
     assert ("labels" in trial.subject.batch()) == has_labels
     for check, case in (("training_loss", "targets"), ("overfits_one_batch", "")):
-        evidence = judge_training(check, trial, case)
+        evidence = verdict_of(check, trial, case)
         assert evidence.status is (Status.OK if has_labels else Status.SKIPPED), evidence.explain()
         assert has_labels or evidence.message.startswith("the loss reads no labels")

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from planted_bugs.setups import verdict_of
 from planted_bugs.tier3.declared_tasks import POLICY, Policy
 from torch import Tensor, nn
 
 from harness.adapters import SignatureAdapter
 from harness.errors import OutputError
 from harness.evidence import Status
-from harness.training.checks.table import judge_training
 
 from .test_declared_trainings import Keys, task_of, trial_of, verdict
 
@@ -87,5 +87,5 @@ def test_labels_that_forward_is_not_given_are_none(model: type[nn.Module], has_l
     trial = trial_of({"inputs": {"x": {"axes": ["batch", 4]}}, "outputs": outputs}, model())
 
     assert ("labels" in trial.subject.batch()) == has_labels
-    assert judge_training("training_loss", trial, "targets").status is (Status.OK if has_labels else Status.SKIPPED)
+    assert verdict_of("training_loss", trial, "targets").status is (Status.OK if has_labels else Status.SKIPPED)
     assert verdict("step_updates", trial).status is Status.OK

@@ -20,7 +20,7 @@ from harness.batches import Batch
 from harness.compat import tree_leaves
 from harness.errors import OutputError
 from harness.properties.calling import blaming
-from harness.properties.decoding.texts import Text, whole_text
+from harness.properties.decoding import Text, whole_text
 from harness.properties.subject import Subject, floating_dtype
 from harness.wording import listed
 

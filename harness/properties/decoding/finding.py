@@ -14,8 +14,8 @@ from torch import nn
 from harness.batches import Batch
 from harness.errors import OutputError
 from harness.properties.calling import ModelRaisedError
+from harness.properties.decoding import Text, whole_text
 from harness.properties.decoding.caches import Decoder, HeldCache, NoDecoder, PassedCache, PassedSession, StepMethod, candidates
-from harness.properties.decoding.texts import Text, whole_text
 from harness.properties.noise import difference
 from harness.properties.subject import Subject
 

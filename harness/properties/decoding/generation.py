@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from harness.batches import Batch, Sizes
 from harness.evidence import Evidence, Status
 from harness.properties.calling import ModelRaisedError
-from harness.properties.decoding.texts import Text, whole_text
+from harness.properties.decoding import Text, whole_text
 from harness.properties.decoding.writers import CannotWriteError, Writer, Written, find_writer
-from harness.properties.equality import judge_equal
+from harness.properties.noise import judge_equal
 from harness.properties.padding import padded, placed
 from harness.properties.subject import Subject
 from harness.tasks.signature import Signature

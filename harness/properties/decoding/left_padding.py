@@ -13,10 +13,10 @@ from harness.batches import Batch, Sizes
 from harness.errors import OutputError
 from harness.evidence import Evidence, Status
 from harness.properties.calling import ModelRaisedError
+from harness.properties.decoding import Text, whole_text
 from harness.properties.decoding.caches import NoDecoder, PassedCache
 from harness.properties.decoding.finding import find_decoder, positions_of
-from harness.properties.decoding.texts import Text, whole_text
-from harness.properties.equality import judge_equal, remembered
+from harness.properties.noise import judge_equal, remembered
 from harness.properties.padding import padded, placed
 from harness.properties.subject import Subject
 from harness.properties.tracing import View, first_divergence, recording

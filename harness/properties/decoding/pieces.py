@@ -14,10 +14,10 @@ from harness.evidence import Evidence, Status
 from harness.owners import owned_by
 from harness.properties.calling import ModelRaisedError
 from harness.properties.causality import causality
+from harness.properties.decoding import Text, whole_text
 from harness.properties.decoding.caches import Decoder, HeldCache, NoDecoder, PassedCache, Session, StepMethod
 from harness.properties.decoding.finding import find_decoder, positions_of
-from harness.properties.decoding.texts import Text, whole_text
-from harness.properties.equality import first_failure, judge_equal, remembered
+from harness.properties.noise import first_failure, judge_equal, remembered
 from harness.properties.subject import Subject
 from harness.properties.tracing import View, first_divergence, recording
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from harness.batches import Batch
 from harness.properties.calling import ModelRaisedError, blaming
-from harness.properties.decoding.texts import Text
+from harness.properties.decoding import Text
 from harness.properties.subject import Subject
 from harness.runtime import seeded
 from harness.wording import listed

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import dataclasses
 import inspect
 import sys
+import textwrap
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -323,3 +325,34 @@ def _copy(model: nn.Module) -> nn.Module:
 
 def _described(returned: Any) -> str:
     return "None" if returned is None else f"a {type(returned).__name__} without tensors"
+
+
+_VAGUE = ("out", "output", "outputs", "ret", "res", "result", "count", "index", "input", "inputs")
+"""Names of variables that say nothing, or that every tuple has; those of a single letter say nothing either."""
+
+
+def names_of(forward: Callable[..., Any], outputs: Sequence[str]) -> dict[str, str]:
+    """A name for each output: its key, or the variable that forward returns in its place; its place where that says nothing."""
+    if not all(name == SINGLE or name.isdigit() for name in outputs):
+        return {name: name for name in outputs}
+    variables = _returned_variables(forward)
+    usual = {name: "output" if name == SINGLE else name for name in outputs}
+    if len(variables) != len(outputs) or len(set(variables)) != len(variables):
+        return usual
+    return {
+        name: variable if len(variable) > 1 and variable not in _VAGUE else usual[name]
+        for name, variable in zip(outputs, variables, strict=True)
+    }
+
+
+def _returned_variables(forward: Callable[..., Any]) -> list[str]:
+    """The names of what the last ``return`` of a function gives, as far as they are plain variables."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(forward)))
+    except (OSError, TypeError, SyntaxError, ValueError):
+        return []
+    values = [node.value for node in ast.walk(tree) if isinstance(node, ast.Return) and node.value is not None]
+    if len(values) != 1:
+        return []
+    parts = values[0].elts if isinstance(values[0], ast.Tuple) else [values[0]]
+    return [part.id if isinstance(part, ast.Name) else "" for part in parts]

@@ -12,11 +12,9 @@ from torch import Tensor
 from harness.errors import ExampleError
 from harness.tasks.axes import BATCH, Size
 from harness.tasks.declared import read_signature
-from harness.tasks.finding.calling import Call, Place, Tensors, is_there, resized, tensors_in
+from harness.tasks.finding.calling import Call, Place, Tensors, is_there, names_of, resized, tensors_in
 from harness.tasks.finding.contents import content_of, index_axis, is_group_of_each
-from harness.tasks.finding.returned import names_of
-from harness.tasks.finding.sizes import Found, sizes_of
-from harness.tasks.finding.ties import find_rows, find_ties, same
+from harness.tasks.finding.free_axes import Found, find_rows, find_ties, same, sizes_of
 from harness.tasks.signature import Signature
 
 _POSITIONS = {5: {2: "depth", 3: "height", 4: "width"}, 4: {2: "height", 3: "width"}}

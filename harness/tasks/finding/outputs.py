@@ -1,18 +1,18 @@
-"""The outputs of a signature: their axes, as they follow from those of the inputs, and what they mean."""
+"""The outputs of a signature: their axes, as they follow from those of the inputs, and what they mean, from their values and their functions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from math import gcd
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from harness.tasks.axes import BATCH, MEASURED, Size
-from harness.tasks.finding.calling import is_there
-from harness.tasks.finding.formulas import fitted, product
+from harness.tasks.finding.calling import is_there, names_of, tensors_in
 from harness.tasks.finding.inputs import FoundInputs
-from harness.tasks.finding.returned import keys_of, main_first, names_of
 
 _SECONDS = 3.0
 """For the sizes of the outputs; of a slower model only as many as a formula needs are tried after that."""
@@ -144,3 +144,159 @@ class FoundOutputs:
             else "no formula fits the sizes that were tried"
         )
         return name
+
+
+_LARGEST_STEP = 256
+
+
+def fitted(axis: str, seen: Mapping[int, int]) -> str | None:
+    """The formula of one axis that gives every size that was seen, such as ``time // 4``; ``None`` where there is none.
+
+    Args:
+        axis: The input's axis.
+        seen: The output's size by the input's; of four inputs at least, or no formula is more than a guess.
+    """
+    found = _fitted_steps(axis, seen)
+    unit = gcd(*(size - min(seen.values()) for size in seen.values()))
+    if found is None and unit > 1:
+        # What an encoder rounds, the decoder multiplies.
+        rest = min(seen.values()) % unit
+        inner = _fitted_steps(axis, {a: (o - rest) // unit for a, o in seen.items()})
+        return None if inner is None else _added(f"({inner}) * {unit}", rest)
+    return found
+
+
+def _fitted_steps(axis: str, seen: Mapping[int, int]) -> str | None:
+    """A formula of one slope, of which whole steps remain."""
+    small, large = min(seen), max(seen)
+    rise = seen[large] - seen[small]
+    if rise <= 0:
+        return None
+    if rise >= large - small:
+        factor = round(rise / (large - small))
+        rest = seen[small] - factor * small
+        return _written(axis, factor, rest, 1) if all(factor * a + rest == o for a, o in seen.items()) else None
+    slope = (large - small) / rise
+    around = sorted(range(2, min(_LARGEST_STEP, 2 * round(slope) + 2)), key=lambda step: (abs(step - slope), step))
+    for step in around:
+        # (a + rest) // step == o for every pair, that is o * step - a <= rest < (o + 1) * step - a.
+        low = max(o * step - a for a, o in seen.items())
+        high = min((o + 1) * step - a for a, o in seen.items())
+        if low < high:
+            rest = min(range(low, high), key=lambda rest: (rest != 0, (rest % step) != 0, abs(rest)))
+            return _written(axis, 1, rest, step)
+    return None
+
+
+def product(factors: Sequence[tuple[str, Mapping[int, int]]], sizes: Mapping[str, int], size: int) -> str | None:
+    """The formula of an output's axis that several axes of the inputs change, as of patches; ``None`` where it is none of the usual ones.
+
+    Args:
+        factors: The axes, each with the sizes that were seen when only it changed.
+        sizes: The sizes of the axes when none changed.
+        size: The output's size then.
+    """
+    if len(factors) != 2:
+        return None
+    (first, by_first), (second, by_second) = factors
+    if _is_sum(by_first) and _is_sum(by_second):
+        return _added(f"{first} + {second}", size - sizes[first] - sizes[second])
+    for extra in (0, 1, 2):
+        pairs = [
+            (one, two)
+            for one in _parts(first, by_first, extra, sizes[first])
+            for two in _parts(second, by_second, extra, sizes[second])
+            if one[1] * two[1] == size - extra
+        ]
+        if pairs:
+            one, two = min(pairs, key=lambda pair: abs(pair[0][2] - pair[1][2]))
+            return _added(f"{one[0]} * {two[0]}", extra)
+    return None
+
+
+def _parts(axis: str, seen: Mapping[int, int], extra: int, at: int) -> list[tuple[str, int, int]]:
+    """What one factor of a product may be: a formula, its size, and its step."""
+    found = []
+    for step in range(1, min(seen) + 1):
+        if len({(o - extra) / (a // step) for a, o in seen.items()}) == 1:
+            found.append((axis if step == 1 else f"({axis} // {step})", at // step, step))
+    return found
+
+
+def _is_sum(seen: Mapping[int, int]) -> bool:
+    return all(o2 - o1 == a2 - a1 for (a1, o1), (a2, o2) in combinations(sorted(seen.items()), 2))
+
+
+def _written(axis: str, factor: int, rest: int, step: int) -> str:
+    inner = axis if factor == 1 else f"{factor} * {axis}"
+    if step == 1:
+        return _added(inner, rest)
+    if rest and rest % step == 0:
+        return _added(f"{inner} // {step}", rest // step)
+    if rest == step - 1:
+        return f"({inner} - 1) // {step} + 1"
+    return f"({_added(inner, rest)}) // {step}" if rest else f"{inner} // {step}"
+
+
+def _added(text: str, rest: int) -> str:
+    return text if not rest else f"{text} {'+' if rest > 0 else '-'} {abs(rest)}"
+
+
+_RANGES = {"sigmoid": [0.0, 1.0], "tanh": [-1.0, 1.0]}
+
+
+def keys_of(name: str, value: Any, axes: Sequence[Size], promise: str) -> tuple[dict[str, Any], str]:
+    """The keys of the config that declare an output, without its axes, and what they were read from.
+
+    Args:
+        name: Its name.
+        value: What the example gave.
+        axes: Its axes.
+        promise: The function it comes from: ``sigmoid``, ``tanh``, ``normalize``, or none.
+    """
+    if not isinstance(value, Tensor):
+        shapes = ", ".join(str(list(tensor.shape)) for tensor in tensors_in(value))
+        return {"kind": "state"}, f"a {type(value).__name__} of tensors {shapes}"
+    if not value.ndim and "loss" in name.lower():
+        return {"kind": "loss"}, "a single number, by its name"
+    if not value.ndim:
+        return {"kind": "other"}, "a single number for all rows: only its shape is promised"
+    if value.numel() == 1 and not any(isinstance(axis, str) for axis in axes):
+        return {"kind": "other"}, "a single number for all rows: only its shape is promised"
+    if not value.is_floating_point():
+        return {"kind": "other"}, f"{str(value.dtype).removeprefix('torch.')}: only its shape is promised"
+    classes = _adds_up_along(value.exp()) if not bool((value > 0).any()) else None
+    if classes is not None and isinstance(axes[classes], int):
+        position = classes - value.ndim
+        keys = {"kind": "class_scores"} | ({} if position == -1 else {"classes": position})
+        return keys, f"the exponentials of its values add up to 1 along the axis {position}: logarithms of probabilities"
+    along = _adds_up_along(value)
+    if along is not None:
+        if isinstance(axes[along], int):
+            position = along - value.ndim
+            return {"kind": "probabilities", "classes": position}, f"its values add up to 1 along the axis {position}"
+        return {"kind": "other", "range": [0.0, 1.0]}, f"its values add up to 1 along `{axes[along]}`, as attention does"
+    if promise in _RANGES:
+        return {"range": _RANGES[promise]}, f"it comes from {promise}"
+    if value.ndim > 1 and value.shape[-1] > 1 and torch.allclose(value.norm(dim=-1), torch.ones_like(value[..., 0]), atol=1e-4):
+        return {"kind": "embedding", "norm": 1.0}, "its vectors have length 1"
+    return {}, "numbers; if they are scores of classes, say `kind: class_scores`"
+
+
+def main_first(outputs: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The outputs with the one that is judged where one is enough first: neither a loss, nor a state, nor whole numbers."""
+    last = ("loss", "state", "other")
+    main = next((name for name, keys in outputs.items() if keys.get("kind") not in last and BATCH in keys["axes"]), None)
+    main = main or next((name for name, keys in outputs.items() if keys.get("kind") not in last), None)
+    return outputs if main is None else {main: outputs[main], **{k: v for k, v in outputs.items() if k != main}}
+
+
+def _adds_up_along(value: Tensor) -> int | None:
+    """The axis along which all values are positive and add up to 1; the last one where several do."""
+    if not value.numel() or not bool((value >= 0).all()):
+        return None
+    for along in reversed(range(value.ndim)):
+        total = value.sum(along)
+        if value.shape[along] > 1 and torch.allclose(total, torch.ones_like(total), atol=1e-4):
+            return along
+    return None

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.errors import TrainingError
-from harness.properties.noise import FACTOR, coarsest_epsilon, difference
-from harness.properties.quantised import is_packed
+from harness.properties.noise import FACTOR, coarsest_epsilon, difference, is_packed
 from harness.properties.subject import Shared
 from harness.training.trial import UNVARIED, Trial, TrialOptions, Variation
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
-from harness.catalogue import CATALOGUE, names_of
+from harness.catalogue import CATALOGUE
 from harness.errors import DivergedError, UserError
 from harness.evidence import Evidence, Status, guarded
 from harness.internal_errors import is_from_backward
-from harness.owners import Selection, left_to, owned_by, settled
+from harness.owners import left_to, owned_by
 from harness.properties.calling import BackwardRaisedError
 from harness.properties.prerequisites import GRADIENT_OWNER, broken_weight
 from harness.training.checks.code_lines import with_line
@@ -33,22 +31,6 @@ _STEPS = {
     "validation_pass": 12,
 }
 """Training steps that a check takes, where it does not see to its time itself."""
-
-
-def judge_training(name: str, trial: Trial, case: str = "", judged: Collection[str] | None = None) -> Evidence:
-    """The verdict of one check; see ``find_training``.
-
-    Args:
-        name: The check.
-        trial: The model.
-        case: The case, of a check that has them.
-        judged: Names of the checks of this run; by default all of this tier.
-    """
-    return settled(
-        find_training(name, trial, case),
-        f"{name}[{case}]" if case else name,
-        Selection(names_of(3) if judged is None else judged),
-    )
 
 
 def find_training(name: str, trial: Trial, case: str = "") -> Evidence:

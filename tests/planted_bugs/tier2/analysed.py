@@ -11,14 +11,14 @@ from typing import Any
 from torch import nn
 
 from harness.adapters import make_adapter
-from harness.analysis import Study, judge_analysis
+from harness.analysis import Study
 from harness.evidence import Evidence
 from harness.properties.subject import Subject
 from harness.runtime import seeded, threads_for
 from harness.tasks import TaskSpec
 
 from ..register import PlantedBug, register
-from ..setups import Factory, Setup, factory_name, tests_of
+from ..setups import Factory, Setup, factory_name, tests_of, verdict_of
 
 
 @dataclass(frozen=True)
@@ -76,5 +76,5 @@ def judge_all(study: Study, properties: Collection[str]) -> dict[str, Evidence]:
     with threads_for(study.subject.model):
         for name in properties:
             for test, case in tests_of(name, study.subject.task):
-                found[test] = judge_analysis(name, study, case, properties).investigated()
+                found[test] = verdict_of(name, study, case, properties).investigated()
     return found

@@ -21,11 +21,10 @@ from harness.models.stubs import LMStub
 from harness.properties.subject import Subject
 from harness.runtime import seeded, threads_for
 from harness.tasks import TaskSpec, TaskType
-from harness.training.checks.table import judge_training
 from harness.training.trial import Trial
 
 from ..register import PlantedBug, register
-from ..setups import Setup, factory_name, tests_of
+from ..setups import Setup, factory_name, tests_of, verdict_of
 
 VOCAB, LENGTH, FEATURES, CLASSES = 23, 12, 6, 3
 
@@ -72,7 +71,7 @@ class Training(Setup):
         with threads_for(trial.subject.model):
             for name in properties:
                 for test, case in tests_of(name, self.task):
-                    found[test] = judge_training(name, trial, case, properties).investigated()
+                    found[test] = verdict_of(name, trial, case, properties).investigated()
         return found
 
     def trial(self, folder: Path) -> Trial:
