@@ -78,8 +78,7 @@ def _search(entry: Property, judge: Judge, case: str) -> None:
     if search.anchors_first:
         judge.holds_at_anchors(check)
     if search.draws:
-        drawn = getattr(strategies, search.draws)(judge.subject.task).filter(judge.subject.reach.allows)
-        judge.for_all(check, drawn, examples=search.examples)
+        judge.for_all(check, getattr(strategies, search.draws)(judge.subject.task), examples=search.examples)
         if search.corner:
             judge.holds_at_corner(check, **getattr(strategies, search.corner)(judge.subject))
     else:

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from harness.batches import Sizes
+from harness.batches import largest_sizes as largest
 from harness.evidence import Evidence, Status
 from harness.internal_errors import CODE
-from harness.properties.reach import MOST_ROWS
 from harness.tasks import TaskSpec
 from harness.tasks.axes import BATCH, Axis
 from harness.tasks.signature import Signature
@@ -32,6 +32,7 @@ Cases = SearchStrategy[dict[str, Any]]
 """Keyword arguments of a property function."""
 
 _SEEDS = st.integers(0, 7)
+_MOST_ROWS = 5
 
 LONGEST_USUAL = 48
 """Lengths up to this one are drawn, and the declared one; those between are too slow to be drawn often."""
@@ -50,7 +51,7 @@ def sizes(task: TaskSpec, min_batch: int = 1, min_seq: int = 1, longer_than_leas
         return _declared_sizes(task.declared, min_batch, min_seq, longer_than_least)
     return st.builds(
         Sizes,
-        batch=st.integers(min_batch, max(min_batch, MOST_ROWS)),
+        batch=st.integers(min_batch, max(min_batch, _MOST_ROWS)),
         seq=_lengths(task, max(min_seq, task.min_seq_len)),
         target_seq=_lengths(task, min_seq) if task.is_seq2seq else st.just(1),
     )
@@ -122,12 +123,12 @@ def call_sequences(task: TaskSpec) -> Cases:
 
 def largest_sizes(subject: Subject) -> dict[str, Any]:
     """Many rows at full length, where faults show that show at some sizes only."""
-    return {"sizes": subject.reach.largest(MOST_ROWS)}
+    return {"sizes": largest(subject.task, _MOST_ROWS)}
 
 
 def largest_padding(subject: Subject) -> dict[str, Any]:
     """The largest sizes, each row with more padding than the one before."""
-    sizes, axis = subject.reach.largest(MOST_ROWS), subject.task.signature.padded[0]
+    sizes, axis = largest(subject.task, _MOST_ROWS), subject.task.signature.padded[0]
     total = subject.task.signature.complete(sizes.by_axis(subject.task))[axis.name]
     lengths = tuple(max(shortest(axis, total), total - 1 - 2 * row) for row in range(sizes.batch))
     return {"sizes": sizes, "lengths": lengths}
@@ -135,7 +136,7 @@ def largest_padding(subject: Subject) -> dict[str, Any]:
 
 def typical_then_largest(subject: Subject) -> dict[str, Any]:
     """A call at typical sizes, one at the largest, and of images that a task type names one at twice their height and width."""
-    calls = [subject.typical, subject.reach.largest(MOST_ROWS)]
+    calls = [subject.typical, largest(subject.task, _MOST_ROWS)]
     if subject.task.image_size is not None:
         _, height, width = subject.task.image_size
         calls.append(replace(subject.typical, image=(2 * height, 2 * width)))
@@ -151,7 +152,7 @@ def _declared_sizes(signature: Signature, min_batch: int, min_seq: int, longer: 
     if longer in choices:
         choices[longer] = choices[longer][1:] or choices[longer]
     if BATCH in choices:
-        choices[BATCH] = _between(choices[BATCH], min_batch, max(min_batch, MOST_ROWS))
+        choices[BATCH] = _between(choices[BATCH], min_batch, max(min_batch, _MOST_ROWS))
     drawn = st.fixed_dictionaries({name: st.sampled_from(sizes) for name, sizes in choices.items()})
     return (drawn.filter(signature.allows) if signature.limits else drawn).map(Sizes.of)
 

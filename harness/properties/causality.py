@@ -24,8 +24,6 @@ _MASKING = ("triu", "tril", "triu_", "tril_")
 """Calls that make a causal mask."""
 
 _MOST_POSITIONS = 16
-_FEW_POSITIONS = 4
-"""Positions at which something else stands, and of a large model at its largest sizes."""
 
 
 def causality(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
@@ -38,7 +36,6 @@ def causality(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
     """
     signature = subject.task.signature
     whole = signature.complete(sizes.by_axis(subject.task))
-    most = _FEW_POSITIONS if subject.reach.is_dear(sizes) else _MOST_POSITIONS
     found: list[Evidence] = []
     for axis in signature.with_order("causal"):
         length = whole[axis.name]
@@ -47,14 +44,14 @@ def causality(subject: Subject, sizes: Sizes, seed: int = 0) -> Evidence:
             and ends_along(signature, signature.main, axis.name, 1, whole)
             and any(True for _ in _read(subject, axis.name))
         ):
-            found.append(_causal_along(subject, sizes, axis.name, _spread(length, most), seed))
+            found.append(_causal_along(subject, sizes, axis.name, _spread(length), seed))
     if not found:
         return Evidence("causal", Status.SKIPPED, f"`{signature.main.name}` has no two positions along a causal axis")
     return left_to_batch_independence(subject, first_failure(found))
 
 
-def _spread(length: int, most: int) -> list[int]:
-    places: list[int] = torch.linspace(1, length - 1, min(length - 1, most)).round().long().unique().tolist()
+def _spread(length: int) -> list[int]:
+    places: list[int] = torch.linspace(1, length - 1, min(length - 1, _MOST_POSITIONS)).round().long().unique().tolist()
     return places
 
 
